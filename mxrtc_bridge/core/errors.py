@@ -1,0 +1,99 @@
+"""The exception tree.
+
+    MxrtcError
+    ├── LocalError           our own caller, configuration or machine: fix it here
+    │   ├── ConfigError      the configuration cannot be used
+    │   ├── StateError       an operation that the object's state does not allow
+    │   └── TargetError      a local service could not be reached
+    └── RemoteError          the other side broke a rule; it is told ``code``, and only its own session suffers
+        ├── EventError       the content of a call event
+        ├── DescriptionError an SDP description or a candidate
+        ├── WireError        something on a data channel
+        └── TransportError   ICE, DTLS or SCTP did not come up, or ended
+    HomeserverError          the homeserver said no, or nothing
+
+``str(error)`` is a complete sentence for a person; no caller needs the traceback to understand it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class MxrtcError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class LocalError(MxrtcError):
+    """Our own side cannot do what was asked."""
+
+
+class ConfigError(LocalError):
+    """The configuration cannot be used; all its problems are listed, one a line."""
+
+
+class StateError(LocalError):
+    """The operation is not allowed in the present state."""
+
+
+class TargetFailure(Enum):
+    """Why a local service could not be reached; the value goes over the wire."""
+
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    UNAVAILABLE = "unavailable"
+
+
+class TargetError(LocalError):
+    """A local service could not be reached."""
+
+    def __init__(self, failure: TargetFailure, message: str) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+class RemoteError(MxrtcError):
+    """The other side broke a rule of the protocol.
+
+    Attributes:
+        code: a short stable word, fit for a counter label and for the wire.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class EventError(RemoteError):
+    """A call event whose content breaks the schema or a limit."""
+
+
+class DescriptionError(RemoteError):
+    """An SDP description or a candidate that we do not hand to the transport."""
+
+
+class WireError(RemoteError):
+    """A message on a data channel that breaks the protocol or a limit."""
+
+
+class TransportError(RemoteError):
+    """The peer connection did not come up, or ended."""
+
+
+class HomeserverError(MxrtcError):
+    """A request to the homeserver failed.
+
+    Attributes:
+        status: the HTTP status, or 0 when there was no answer at all.
+        errcode: the Matrix error code (``M_FORBIDDEN``, ...), or an empty string.
+    """
+
+    def __init__(self, message: str, status: int = 0, errcode: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.errcode = errcode
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.status == 0 or self.status == 429 or self.status >= 500

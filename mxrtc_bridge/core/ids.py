@@ -1,0 +1,82 @@
+"""Identifiers and the names of services: parsed once at the border, then trusted.
+
+Grammars: user ids by the Matrix specification (appendices, "User identifiers"), service names by docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NewType
+
+from mxrtc_bridge.core.errors import EventError
+
+UserId = NewType("UserId", str)
+RoomId = NewType("RoomId", str)
+EventId = NewType("EventId", str)
+CallId = NewType("CallId", str)
+PartyId = NewType("PartyId", str)
+ServiceName = NewType("ServiceName", str)
+
+MAX_ID_CHARS = 255
+"""Limit for every Matrix identifier (specification, appendices)."""
+
+# Historical user ids may hold any printable ASCII but ':'; we meet them from other servers.
+_USER_ID = re.compile(r"@([!-9;-~]{0,254}):([A-Za-z0-9.\-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
+_ROOM_ID = re.compile(r"![!-~]{1,254}")
+_EVENT_ID = re.compile(r"\$[!-~]{1,254}")
+_OPAQUE_ID = re.compile(r"[!-~]{1,255}")
+_SERVICE = re.compile(r"[a-z0-9._-]{1,63}")
+
+
+def _parse(kind: str, pattern: re.Pattern[str], value: object) -> str:
+    if not isinstance(value, str):
+        raise EventError("bad_id", f"{kind} must be a string, not {type(value).__name__}")
+    if len(value) > MAX_ID_CHARS:
+        raise EventError("bad_id", f"{kind} has {len(value)} characters; the limit is {MAX_ID_CHARS}")
+    if pattern.fullmatch(value) is None:
+        raise EventError("bad_id", f"{kind} {value[:80]!a} does not have the form of one")
+    return value
+
+
+def parse_user_id(value: object) -> UserId:
+    """Return ``value`` as a user id.
+
+    Raises:
+        EventError: it is not of the form ``@localpart:server``, or longer than 255 characters.
+    """
+    return UserId(_parse("user id", _USER_ID, value))
+
+
+def parse_room_id(value: object) -> RoomId:
+    """Return ``value`` as a room id (room version 12 ids have no server part)."""
+    return RoomId(_parse("room id", _ROOM_ID, value))
+
+
+def parse_event_id(value: object) -> EventId:
+    """Return ``value`` as an event id."""
+    return EventId(_parse("event id", _EVENT_ID, value))
+
+
+def parse_call_id(value: object) -> CallId:
+    """Return ``value`` as a call id: opaque, 1 to 255 printable ASCII characters."""
+    return CallId(_parse("call_id", _OPAQUE_ID, value))
+
+
+def parse_party_id(value: object) -> PartyId:
+    """Return ``value`` as a party id: opaque, 1 to 255 printable ASCII characters."""
+    return PartyId(_parse("party_id", _OPAQUE_ID, value))
+
+
+def parse_service_name(value: object) -> ServiceName:
+    """Return ``value`` as the name of a service: ``[a-z0-9._-]{1,63}``, never a host or a port."""
+    return ServiceName(_parse("service name", _SERVICE, value))
+
+
+def server_of(user: UserId) -> str:
+    """The server part of a user id, in lower case; compared whole, never by suffix."""
+    return user.partition(":")[2].lower()
+
+
+def localpart_of(user: UserId) -> str:
+    """The part between ``@`` and the first colon."""
+    return user[1:].partition(":")[0]

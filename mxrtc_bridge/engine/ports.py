@@ -1,0 +1,236 @@
+"""What the engine needs from the outside, as small protocols.
+
+Each has two real users: the bridge (transactions, many sessions) and the ``mxrtc`` client (sync, one session).
+The edges implement them without inheriting, and never see the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mxrtc_bridge.core.events import CallMessage
+from mxrtc_bridge.core.ice import Path
+from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.sdp import Candidate, Description
+from mxrtc_bridge.core.targets import Target
+
+
+class Clock(Protocol):
+    """Time for the engine: monotonic seconds for every deadline, the wall clock only to judge events."""
+
+    def monotonic(self) -> float: ...
+
+    def wall_ms(self) -> int: ...
+
+
+class Signaller(Protocol):
+    """Sends the call events of our side."""
+
+    async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
+        """Send ``message`` to ``room`` as ``sender``; returns when the homeserver has it.
+
+        Args:
+            step: names this message within its call, so that a repeated send is the same transaction.
+
+        Raises:
+            HomeserverError: it was refused, or the homeserver did not answer in time.
+        """
+        ...
+
+
+class ChannelListener(Protocol):
+    """Receives what happens on one data channel; methods are called from the loop, must not block and not raise."""
+
+    def channel_opened(self) -> None: ...
+
+    def text_received(self, text: str) -> None: ...
+
+    def binary_received(self, data: bytes) -> None: ...
+
+    def channel_closed(self) -> None:
+        """No more calls follow."""
+        ...
+
+
+class Channel(Protocol):
+    """One data channel. Messages go out in order; nothing is ever silently dropped."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def protocol(self) -> str: ...
+
+    def set_listener(self, listener: ChannelListener) -> None:
+        """Attach the receiver; messages that came before are delivered now, in order."""
+        ...
+
+    def send(self, message: str | bytes) -> None:
+        """Queue a message (at most 64 KiB). Does nothing on a channel that is closed."""
+        ...
+
+    def consumed(self, size: int) -> None:
+        """Say that ``size`` bytes of received payload have left our memory; reopens the SCTP receive window."""
+        ...
+
+    def close(self) -> None:
+        """Close after what was queued has been sent (RFC 8831 section 6.7)."""
+        ...
+
+
+class PeerListener(Protocol):
+    """Receives what happens on one peer connection; same rules as :class:`ChannelListener`."""
+
+    def channel_offered(self, channel: Channel) -> None:
+        """The remote side opened a channel: attach a listener or close it, now."""
+        ...
+
+    def send_space(self) -> None:
+        """The send queue fell below its mark: payload may be queued again."""
+        ...
+
+    def connection_lost(self, reason: str) -> None:
+        """The connection has ended by itself (consent expired, DTLS alert, SCTP abort); no more calls follow."""
+        ...
+
+
+class Peer(Protocol):
+    """One data-only WebRTC connection. Methods are called in the order of a call; each at most once but the last four."""
+
+    async def create_offer(self) -> str:
+        """Gather candidates and return the SDP offer, all candidates included."""
+        ...
+
+    async def create_answer(self, offer: Description) -> str:
+        """Take the filtered offer, gather, and return the SDP answer."""
+        ...
+
+    def apply_answer(self, answer: Description) -> None:
+        """Take the filtered answer to our offer."""
+        ...
+
+    def add_candidates(self, candidates: Sequence[Candidate]) -> None:
+        """Add filtered remote candidates; allowed from the first description on until the end."""
+        ...
+
+    async def connect(self) -> Path:
+        """Run ICE, DTLS and SCTP to the end.
+
+        Raises:
+            TransportError: with the code ``ice_failed``, ``ice_timeout``, ``dtls_failed`` or ``sctp_failed``.
+        """
+        ...
+
+    def set_listener(self, listener: PeerListener) -> None: ...
+
+    def open_channel(self, label: str, protocol: str) -> Channel:
+        """Open a reliable, ordered channel (RFC 8832). Messages queued before it is open are sent afterwards."""
+        ...
+
+    def can_send(self) -> bool:
+        """Whether the transport's send queue is below its mark, all channels together."""
+        ...
+
+    def path(self) -> Path | None:
+        """The nominated pair, or None while there is none."""
+        ...
+
+    async def close(self) -> None:
+        """End the connection and free everything; may be called at any time, any number of times."""
+        ...
+
+
+class PeerFactory(Protocol):
+    """Makes peer connections; knows ICE servers, interfaces and the certificate of ``local``."""
+
+    async def create(self, local: UserId) -> Peer: ...
+
+
+class SinkListener(Protocol):
+    """Receives what a local byte stream does; same rules as :class:`ChannelListener`."""
+
+    def data_received(self, data: bytes) -> None: ...
+
+    def eof_received(self) -> None:
+        """The local side will write no more; we may still write."""
+        ...
+
+    def bytes_written(self, size: int) -> None:
+        """The operating system has taken ``size`` more bytes of what was written."""
+        ...
+
+    def sink_closed(self, error: str | None) -> None:
+        """The stream is gone; ``error`` is None after an orderly end. No more calls follow."""
+        ...
+
+
+class Sink(Protocol):
+    """A local byte stream: a socket that we connected or accepted, or standard input and output."""
+
+    def set_listener(self, listener: SinkListener) -> None:
+        """Attach the receiver and start to read."""
+        ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def write_eof(self) -> None:
+        """Half-close after all that was written."""
+        ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def reset(self) -> None:
+        """End at once, so that the local side sees a reset and not an orderly end."""
+        ...
+
+    def close(self) -> None:
+        """End in order, after all that was written."""
+        ...
+
+
+class Connector(Protocol):
+    """Connects to the target of a service."""
+
+    async def connect(self, target: Target) -> Sink:
+        """Connect within the target's own time limit.
+
+        Raises:
+            TargetError: with the reason, in words for the admin's log.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One call as the call directory keeps it."""
+
+    room_id: RoomId
+    call_id: CallId
+    local: UserId
+    remote: UserId
+    party_id: PartyId | None
+    """Our own party id in the call: needed to hang it up after a restart."""
+
+
+class CallDirectory(Protocol):
+    """Remembers calls durably, so that nothing is acted on twice and nothing stays open after a crash."""
+
+    async def claim(self, record: CallRecord, event_id: EventId, now_ms: int) -> bool:
+        """Store the call as open, before anything is done for it.
+
+        Returns:
+            False if this (room, call, local) or this event was claimed before: a replay, to be ignored.
+        """
+        ...
+
+    async def end(self, record: CallRecord, reason: str, now_ms: int) -> None:
+        """Mark the call as ended; ending twice is harmless."""
+        ...
+
+    async def open_calls(self) -> Sequence[CallRecord]:
+        """Calls without an end: after a start, those that the last run left behind."""
+        ...
