@@ -1,15 +1,31 @@
 """Who may use what: default deny, grants only add, ``deny`` comes first.
 
-Evaluation: deny list, then the union of all grants that match user, service and time. Pure: the configuration
-is turned into a :class:`Policy` elsewhere, and a new one replaces it at each reload.
+A decision has three steps, and their order is the whole rule:
+
+1. a subject of the deny list that matches the user refuses everything;
+2. otherwise every grant counts that names the user, holds the service and has not ended; one is enough;
+3. otherwise the answer is no.
+
+Grants cannot take anything away, so their order never changes what is allowed: it only decides which of several is
+named as the reason. Users are compared by their parsed parts: the local part exactly, the server whole and in lower
+case. Nothing is compared by prefix, suffix or pattern, so ``example.org`` never stands for ``example.org.evil.test``.
+
+Pure: the configuration is turned into a :class:`Policy` elsewhere, and a new one replaces it at each reload.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.errors import ConfigError, EventError
+from mxrtc_bridge.core.ids import ServiceName, UserId, localpart_of, parse_user_id, server_of
+
+_SERVER = re.compile(r"([a-z0-9.\-]{1,230}|\[[0-9a-f:.]{2,45}\])(:[0-9]{1,5})?")
+
+NO_GRANT = "no grant"
+"""The rule that a :class:`Deny` names when nothing matched at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +34,80 @@ class Service:
 
     peer: UserId
     name: ServiceName
+
+
+@dataclass(frozen=True, slots=True)
+class UserSubject:
+    """One user."""
+
+    localpart: str
+    server: str
+    """In lower case."""
+
+    def __str__(self) -> str:
+        return f"@{self.localpart}:{self.server}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSubject:
+    """Every user of one homeserver."""
+
+    server: str
+    """In lower case."""
+
+    def __str__(self) -> str:
+        return f"server:{self.server}"
+
+
+@dataclass(frozen=True, slots=True)
+class Everyone:
+    """Every user of every homeserver that federates with ours."""
+
+    def __str__(self) -> str:
+        return "*"
+
+
+Subject = UserSubject | ServerSubject | Everyone
+
+
+def parse_subject(text: str) -> Subject:
+    """Read ``@user:server``, ``user:@user:server``, ``server:name`` or ``*``.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if text == "*":
+        return Everyone()
+    kind, _, rest = text.partition(":")
+    if kind == "server":
+        server = rest.lower()
+        if _SERVER.fullmatch(server) is None:
+            raise ConfigError(f"{rest[:80]!a} is not the name of a homeserver (like example.org)")
+        return ServerSubject(server)
+    try:
+        return user_subject(parse_user_id(rest if kind == "user" else text))
+    except EventError:
+        raise ConfigError(f"{text[:80]!a} is not a subject (@user:server, server:name or *)") from None
+
+
+def user_subject(user: UserId) -> UserSubject:
+    """Return the subject that matches ``user`` and nobody else."""
+    return UserSubject(localpart_of(user), server_of(user))
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One rule that allows something."""
+
+    id: str
+    subjects: frozenset[Subject]
+    services: frozenset[Service]
+    until_ms: int | None = None
+    """Wall-clock time at which it ends, in milliseconds since 1970: not in force any more at that very moment."""
+
+    def in_force(self, now_ms: int) -> bool:
+        """Whether the grant has not ended."""
+        return self.until_ms is None or now_ms < self.until_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +128,66 @@ Decision = Allow | Deny
 
 
 class Policy:
-    """The rules in force."""
+    """The rules in force. Without arguments: nobody may do anything."""
+
+    __slots__ = ("_denied", "_grants", "_grants_by_subject")
+
+    def __init__(self, grants: Iterable[Grant] = (), deny: Iterable[Subject] = ()) -> None:
+        self._grants = tuple(grants)
+        self._denied = frozenset(deny)
+        # A call costs three look-ups instead of a walk over all grants, however long the configuration is.
+        self._grants_by_subject: dict[Subject, list[int]] = {}
+        for index, grant in enumerate(self._grants):
+            for subject in grant.subjects:
+                self._grants_by_subject.setdefault(subject, []).append(index)
 
     def peer_access(self, user: UserId, peer: UserId, now_ms: int) -> Decision:
         """Decide whether ``user`` may call ``peer`` at all: only if some service of it is granted."""
-        raise NotImplementedError
+        matching = (grant for grant in self._grants_for(user) if any(s.peer == peer for s in grant.services))
+        return self._denial(user) or _first_in_force(matching, now_ms)
 
     def service_access(self, user: UserId, peer: UserId, service: str, now_ms: int) -> Decision:
         """Decide whether ``user`` may use ``service`` of ``peer``; an unknown service is denied like any other."""
-        raise NotImplementedError
+        wanted = Service(peer, ServiceName(service))
+        matching = (grant for grant in self._grants_for(user) if wanted in grant.services)
+        return self._denial(user) or _first_in_force(matching, now_ms)
 
     def services_for(self, user: UserId, now_ms: int) -> Mapping[UserId, tuple[ServiceName, ...]]:
         """All that ``user`` may use, by peer, sorted."""
-        raise NotImplementedError
+        if self._denial(user) is not None:
+            return {}
+        granted: dict[UserId, set[ServiceName]] = {}
+        for grant in self._grants_for(user):
+            if grant.in_force(now_ms):
+                for service in grant.services:
+                    granted.setdefault(service.peer, set()).add(service.name)
+        return {peer: tuple(sorted(granted[peer])) for peer in sorted(granted)}
 
     def next_change(self, now_ms: int) -> int | None:
         """The next time at which a grant ends by itself, in milliseconds, or None."""
-        raise NotImplementedError
+        return min((g.until_ms for g in self._grants if g.until_ms is not None and g.until_ms > now_ms), default=None)
+
+    def _denial(self, user: UserId) -> Deny | None:
+        for subject in _subjects_of(user):
+            if subject in self._denied:
+                return Deny(f"deny: {subject}")
+        return None
+
+    def _grants_for(self, user: UserId) -> Iterator[Grant]:
+        """The grants that name ``user``, in the order in which they were given."""
+        indexes = {i for subject in _subjects_of(user) for i in self._grants_by_subject.get(subject, ())}
+        return (self._grants[index] for index in sorted(indexes))
 
 
-__all__ = ["Allow", "Decision", "Deny", "Iterable", "Policy", "Service"]
+def _subjects_of(user: UserId) -> tuple[Subject, ...]:
+    """The three subjects that match ``user``, the narrowest first."""
+    return user_subject(user), ServerSubject(server_of(user)), Everyone()
+
+
+def _first_in_force(matching: Iterable[Grant], now_ms: int) -> Decision:
+    ended = None
+    for grant in matching:
+        if grant.in_force(now_ms):
+            return Allow(grant.id)
+        ended = ended or grant.id
+    return Deny(NO_GRANT if ended is None else f"{NO_GRANT}: {ended} has ended")

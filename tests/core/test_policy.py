@@ -1,0 +1,218 @@
+"""The rules of access, as a table to read and against a short evaluator written in another way."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mxrtc_bridge.core.errors import ConfigError
+from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.policy import (
+    Allow,
+    Decision,
+    Deny,
+    Everyone,
+    Grant,
+    Policy,
+    ServerSubject,
+    Service,
+    Subject,
+    UserSubject,
+    parse_subject,
+)
+
+BUILD, LAB = UserId("@rtc_build:example.org"), UserId("@rtc_lab:example.org")
+SSH, WEB, DB = (Service(BUILD, ServiceName(n)) for n in ("ssh", "web", "db"))
+LAB_SSH = Service(LAB, ServiceName("ssh"))
+NOON = 1_000_000
+
+
+def grant(name: str, subjects: str, *services: Service, until_ms: int | None = None) -> Grant:
+    return Grant(name, frozenset(parse_subject(s) for s in subjects.split()), frozenset(services), until_ms)
+
+
+POLICY = Policy(
+    grants=[
+        grant("ops-ssh", "@alice:example.org @bob:example.org", SSH),
+        grant("staff-web", "server:example.org", WEB),
+        grant("partner-db", "@Carol:partner.test:8448 server:[2001:db8::1]", DB, until_ms=NOON),
+        grant("open-lab", "*", LAB_SSH),
+        grant("ops-all", "@alice:example.org", SSH, WEB, DB),
+    ],
+    deny=[parse_subject("server:evil.test"), parse_subject("@mallory:example.org")],
+)
+
+CASES: list[tuple[str, str, UserId, str, int, Decision]] = [
+    # what the case shows, user, peer, service, time, decision
+    ("a user named by a grant", "@bob:example.org", BUILD, "ssh", 0, Allow("ops-ssh")),
+    ("the first matching grant is named", "@alice:example.org", BUILD, "ssh", 0, Allow("ops-ssh")),
+    ("grants add up", "@alice:example.org", BUILD, "db", 0, Allow("ops-all")),
+    ("a whole server", "@zoe:example.org", BUILD, "web", 0, Allow("staff-web")),
+    ("a server grant holds only its service", "@zoe:example.org", BUILD, "ssh", 0, Deny("no grant")),
+    ("the case of a server name does not matter", "@zoe:Example.ORG", BUILD, "web", 0, Allow("staff-web")),
+    ("a longer server name is another server", "@zoe:example.org.evil.com", BUILD, "web", 0, Deny("no grant")),
+    ("a subdomain is another server", "@zoe:sub.example.org", BUILD, "web", 0, Deny("no grant")),
+    ("a suffix is another server", "@zoe:badexample.org", BUILD, "web", 0, Deny("no grant")),
+    ("a port makes another server", "@zoe:example.org:8448", BUILD, "web", 0, Deny("no grant")),
+    ("the same name on another server", "@bob:partner.test", BUILD, "ssh", 0, Deny("no grant")),
+    ("the case of a local part matters", "@Bob:example.org", BUILD, "ssh", 0, Deny("no grant")),
+    ("a server with a port", "@Carol:partner.test:8448", BUILD, "db", 0, Allow("partner-db")),
+    ("a server that is an IPv6 address", "@x:[2001:DB8::1]", BUILD, "db", 0, Allow("partner-db")),
+    ("just before a grant ends", "@x:[2001:db8::1]", BUILD, "db", NOON - 1, Allow("partner-db")),
+    ("the moment it ends", "@x:[2001:db8::1]", BUILD, "db", NOON, Deny("no grant: partner-db has ended")),
+    ("everybody", "@anyone:anywhere.test", LAB, "ssh", 0, Allow("open-lab")),
+    ("everybody, but on that peer only", "@anyone:anywhere.test", BUILD, "ssh", 0, Deny("no grant")),
+    ("a denied server beats everybody", "@anyone:evil.test", LAB, "ssh", 0, Deny("deny: server:evil.test")),
+    ("its case does not open a way around", "@anyone:EVIL.test", LAB, "ssh", 0, Deny("deny: server:evil.test")),
+    ("a denied user", "@mallory:example.org", BUILD, "web", 0, Deny("deny: @mallory:example.org")),
+    ("a denied user's namesake", "@mallory:partner.test", LAB, "ssh", 0, Allow("open-lab")),
+    ("an unknown service", "@alice:example.org", BUILD, "telnet", 0, Deny("no grant")),
+    ("an unknown peer", "@alice:example.org", UserId("@rtc_x:example.org"), "ssh", 0, Deny("no grant")),
+]
+
+
+@pytest.mark.parametrize(
+    ("user", "peer", "service", "now", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
+def test_service_access_decides_as_in_the_table(
+    user: str, peer: UserId, service: str, now: int, expected: Decision
+) -> None:
+    assert POLICY.service_access(UserId(user), peer, service, now) == expected
+
+
+def test_empty_policy_denies_everything() -> None:
+    policy = Policy()
+    assert policy.service_access(UserId("@a:b"), BUILD, "ssh", 0) == Deny("no grant")
+    assert policy.peer_access(UserId("@a:b"), BUILD, 0) == Deny("no grant")
+    assert policy.services_for(UserId("@a:b"), 0) == {}
+    assert policy.next_change(0) is None
+
+
+def test_peer_access_needs_one_granted_service() -> None:
+    assert POLICY.peer_access(UserId("@bob:example.org"), BUILD, 0) == Allow("ops-ssh")
+    assert POLICY.peer_access(UserId("@x:elsewhere.test"), BUILD, 0) == Deny("no grant")
+    assert POLICY.peer_access(UserId("@x:evil.test"), LAB, 0) == Deny("deny: server:evil.test")
+    assert POLICY.peer_access(UserId("@x:[2001:db8::1]"), BUILD, NOON) == Deny("no grant: partner-db has ended")
+
+
+def test_services_are_listed_by_peer_and_sorted() -> None:
+    listed = POLICY.services_for(UserId("@alice:example.org"), 0)
+    assert list(listed.items()) == [(BUILD, ("db", "ssh", "web")), (LAB, ("ssh",))]
+    assert POLICY.services_for(UserId("@mallory:example.org"), 0) == {}
+
+
+def test_next_change_is_the_next_end_of_a_grant() -> None:
+    policy = Policy([grant("a", "*", SSH, until_ms=50), grant("b", "*", SSH, until_ms=20), grant("c", "*", SSH)])
+    assert [policy.next_change(now) for now in (0, 19, 20, 49, 50, 51)] == [20, 20, 50, 50, None, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "subject"),
+    [
+        ("*", Everyone()),
+        ("@alice:example.org", UserSubject("alice", "example.org")),
+        ("user:@alice:Example.org", UserSubject("alice", "example.org")),
+        ("@Alice:example.org:8448", UserSubject("Alice", "example.org:8448")),
+        ("server:Example.ORG", ServerSubject("example.org")),
+        ("server:[::1]:8448", ServerSubject("[::1]:8448")),
+    ],
+)
+def test_parse_subject_reads_each_form(text: str, subject: Subject) -> None:
+    assert parse_subject(text) == subject
+    assert parse_subject(str(subject)) == subject
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "alice", "@alice", "user:alice", "user:", "server:", "server:*", "server:*.example.org", 
+     "server:example.org/x", "@alice:exam ple.org", "server:example.org\n", "@alice:example.org\n", "group:ops", "**",
+     "server:" + "a" * 231, "@" + "a" * 255 + ":b"],
+)  # fmt: skip
+def test_parse_subject_refuses_everything_else(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_subject(text)
+
+
+def test_an_asterisk_in_a_user_id_is_no_pattern() -> None:
+    """It is a legal historical user id, and means the user of that name."""
+    policy = Policy([grant("star", "@*:example.org", SSH)])
+    assert policy.service_access(UserId("@*:example.org"), BUILD, "ssh", 0) == Allow("star")
+    assert policy.service_access(UserId("@alice:example.org"), BUILD, "ssh", 0) == Deny("no grant")
+
+
+# -- against a reference evaluator that walks everything -------------------------------------------------------------
+
+USERS = [UserId(f"@{local}:{server}") for local in ("a", "b", "A") for server in ("one.test", "ONE.test", "two.test")]
+SUBJECTS: list[Subject] = [
+    Everyone(),
+    *(ServerSubject(s) for s in ("one.test", "two.test", "three.test")),
+    *(UserSubject(local, s) for local in ("a", "b", "A") for s in ("one.test", "two.test")),
+]
+SERVICES = [SSH, WEB, DB, LAB_SSH]
+
+
+def matches(subject: Subject, user: UserId) -> bool:
+    local, server = user[1:].split(":", 1)
+    match subject:
+        case UserSubject():
+            return subject.localpart == local and subject.server == server.lower()
+        case ServerSubject():
+            return subject.server == server.lower()
+        case Everyone():
+            return True
+
+
+def allowed(grants: list[Grant], deny: list[Subject], user: UserId, service: Service, now: int) -> str | None:
+    """The reference: the id of the deciding grant, or None."""
+    if any(matches(s, user) for s in deny):
+        return None
+    for g in grants:
+        if (
+            any(matches(s, user) for s in g.subjects)
+            and service in g.services
+            and (g.until_ms is None or now < g.until_ms)
+        ):
+            return g.id
+    return None
+
+
+grants_strategy = st.lists(
+    st.builds(
+        lambda subjects, services, until: (subjects, services, until),
+        st.frozensets(st.sampled_from(SUBJECTS), max_size=4),
+        st.frozensets(st.sampled_from(SERVICES), max_size=4),
+        st.sampled_from([None, 9, 10, 11]),
+    ),
+    max_size=5,
+).map(lambda rows: [Grant(f"g{i}", *row) for i, row in enumerate(rows)])
+
+
+@settings(max_examples=300, deadline=None)
+@given(grants=grants_strategy, deny=st.lists(st.sampled_from(SUBJECTS), max_size=2), user=st.sampled_from(USERS))
+def test_policy_agrees_with_the_reference(grants: list[Grant], deny: list[Subject], user: UserId) -> None:
+    policy, now = Policy(grants, deny), 10
+    expected: dict[UserId, set[str]] = {}
+    for service in SERVICES:
+        rule = allowed(grants, deny, user, service, now)
+        decision = policy.service_access(user, service.peer, service.name, now)
+        if rule is None:
+            assert isinstance(decision, Deny)
+        else:
+            assert decision == Allow(rule)
+            expected.setdefault(service.peer, set()).add(service.name)
+    assert {peer: set(names) for peer, names in policy.services_for(user, now).items()} == expected
+    for peer in (BUILD, LAB):
+        assert isinstance(policy.peer_access(user, peer, now), Allow) == (peer in expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(grants=grants_strategy, extra=grants_strategy, user=st.sampled_from(USERS), data=st.data())
+def test_grants_only_ever_add_and_denials_only_ever_remove(
+    grants: list[Grant], extra: list[Grant], user: UserId, data: st.DataObject
+) -> None:
+    fewer = Policy(grants).services_for(user, 10)
+    more = Policy(grants + extra).services_for(user, 10)
+    assert all(set(names) <= set(more.get(peer, ())) for peer, names in fewer.items())
+    denied = data.draw(st.sampled_from([s for s in SUBJECTS if matches(s, user)]))
+    assert Policy(grants + extra, [denied]).services_for(user, 10) == {}
