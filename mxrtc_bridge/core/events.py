@@ -1,15 +1,36 @@
-"""Call events as frozen values: the only reader and the only writer of call content.
+"""Call events as frozen values, and the limits that they keep.
 
-Covers the Matrix specification's "Voice over IP" module, version 0 and "1". Content from the room is hostile until
-:func:`parse_message` has returned; unknown keys are ignored, known ones are bounded in type, size and count.
+Covers the Matrix specification's "Voice over IP" module, version 0 and "1". A value of these types has passed
+:func:`mxrtc_bridge.core.event_codec.parse_message` or was made by us; nobody behind that border checks it again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
+
+MAX_SDP_BYTES = 16 * 1024
+"""Limit for a session description, in UTF-8 bytes; data-only descriptions of browsers have 1 to 4 KiB."""
+
+MAX_CANDIDATES = 64
+"""Candidates in one ``m.call.candidates`` event, the end-of-candidates mark not counted."""
+
+MAX_CANDIDATE_CHARS = 512
+"""Length of one candidate attribute; RFC 8839 has no limit, real ones have 60 to 200 characters."""
+
+MIN_LIFETIME_MS = 10_000
+MAX_LIFETIME_MS = 120_000
+"""A lifetime outside these bounds is moved to the nearer one: it is a wish of the caller, and it holds our memory."""
+
+DEFAULT_LIFETIME_MS = 60_000
+"""Lifetime of a version 0 invite that names none; also what Element sends."""
+
+MAX_REASON_CHARS = 64
+"""A reason is shown and logged, never interpreted beyond the words of the specification."""
 
 
 class Version(Enum):
@@ -111,6 +132,19 @@ class Negotiate:
 
 
 CallMessage = Invite | Answer | Candidates | SelectAnswer | Reject | Hangup | Negotiate
+
+EVENT_TYPES: Mapping[str, type[CallMessage]] = MappingProxyType(
+    {
+        "m.call.invite": Invite,
+        "m.call.answer": Answer,
+        "m.call.candidates": Candidates,
+        "m.call.select_answer": SelectAnswer,
+        "m.call.reject": Reject,
+        "m.call.hangup": Hangup,
+        "m.call.negotiate": Negotiate,
+    }
+)
+"""The event types that carry a call; iterating gives their names, in the order of a call."""
 
 
 @dataclass(frozen=True, slots=True)
