@@ -4,6 +4,7 @@
     ├── LocalError           our own caller, configuration or machine: fix it here
     │   ├── ConfigError      the configuration cannot be used
     │   ├── StateError       an operation that the object's state does not allow
+    │   ├── StorageError     the database cannot take or give anything at the moment
     │   └── TargetError      a local service could not be reached
     └── RemoteError          the other side broke a rule; it is told ``code``, and only its own session suffers
         ├── EventError       the content of a call event
@@ -34,6 +35,10 @@ class ConfigError(LocalError):
 
 class StateError(LocalError):
     """The operation is not allowed in the present state."""
+
+
+class StorageError(LocalError):
+    """The database cannot take or give anything at the moment; nothing of what was asked has been stored."""
 
 
 class TargetFailure(Enum):

@@ -1,0 +1,99 @@
+"""Counters of the bridge, as Prometheus text.
+
+Never holds a user id, a room id, an address or any other text that somebody outside chose: every label has a fixed
+set of values, and what is not in the set counts as ``other``. So the number of time series is known at the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+OTHER = "other"
+
+TRANSACTION_OUTCOMES = frozenset({"accepted", "unauthorized", "refused", "unavailable", "failed"})
+"""``refused``: not a transaction at all; ``unavailable``: not ready, or nothing can be stored; it will be sent again."""
+EVENT_OUTCOMES = frozenset({"stored", "duplicate", "ignored", "handled", "set_aside", "timeout"})
+CALL_OUTCOMES = frozenset({"connected", "ended", "rejected", "ignored", "expired", "failed", "lost"})
+STREAM_OUTCOMES = frozenset({"opened", "closed", "reset", "refused", "failed"})
+DIRECTIONS = frozenset({"to_target", "to_peer"})
+REFUSALS = frozenset(
+    {
+        "bad_id", "bad_event", "bad_description", "bad_candidate", "bad_address", "too_large", "too_many", "too_deep",
+        "denied", "expired", "replay", "busy", "unknown_service", "unreachable", "protocol", "not_direct", "encrypted",
+        "ice_failed", "ice_timeout", "dtls_failed", "sctp_failed",
+    }
+)  # fmt: skip
+"""Codes of refusals that every part knows; :class:`Metrics` takes more at construction."""
+
+
+class Metrics:
+    """All counters of one running bridge, in a registry of their own.
+
+    Methods are cheap, never raise and never block, so any layer above may call them anywhere on the loop.
+    """
+
+    def __init__(self, *, refusal_codes: Iterable[str] = ()) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._refusal_codes = REFUSALS | frozenset(refusal_codes)
+        self._transactions = self._counter("transactions", "Requests of the homeserver to take events.", "outcome")
+        self._events = self._counter("events", "Room events by what became of them.", "outcome")
+        self._calls = self._counter("calls", "Calls by what became of them.", "outcome")
+        self._streams = self._counter("streams", "Streams by what became of them.", "outcome")
+        self._bytes = self._counter("payload_bytes", "Payload bytes carried.", "direction")
+        self._refusals = self._counter("refusals", "Requests of others that broke a rule or lacked a right.", "code")
+        self._pending = self._gauge("events_pending", "Stored events that wait to be handled.")
+        self._sessions_live = self._gauge("sessions_live", "Peer connections that exist now.")
+        self._streams_live = self._gauge("streams_live", "Streams that exist now.")
+
+    def transaction(self, outcome: str) -> None:
+        """Count one request of the homeserver; ``outcome`` from :data:`TRANSACTION_OUTCOMES`."""
+        self._count(self._transactions, outcome, TRANSACTION_OUTCOMES)
+
+    def events(self, outcome: str, count: int = 1) -> None:
+        """Count events; ``outcome`` from :data:`EVENT_OUTCOMES`."""
+        self._count(self._events, outcome, EVENT_OUTCOMES, count)
+
+    def events_pending(self, count: int) -> None:
+        """Say how many stored events wait to be handled."""
+        self._pending.set(count)
+
+    def call(self, outcome: str) -> None:
+        """Count one call; ``outcome`` from :data:`CALL_OUTCOMES`."""
+        self._count(self._calls, outcome, CALL_OUTCOMES)
+
+    def sessions_live(self, count: int) -> None:
+        """Say how many peer connections exist."""
+        self._sessions_live.set(count)
+
+    def stream(self, outcome: str) -> None:
+        """Count one stream; ``outcome`` from :data:`STREAM_OUTCOMES`."""
+        self._count(self._streams, outcome, STREAM_OUTCOMES)
+
+    def streams_live(self, count: int) -> None:
+        """Say how many streams exist."""
+        self._streams_live.set(count)
+
+    def payload(self, direction: str, size: int) -> None:
+        """Count ``size`` payload bytes; ``direction`` from :data:`DIRECTIONS`."""
+        self._count(self._bytes, direction, DIRECTIONS, size)
+
+    def refusal(self, code: str) -> None:
+        """Count a refusal by the ``code`` of its error; a code that was not announced counts as ``other``."""
+        self._count(self._refusals, code, self._refusal_codes)
+
+    def render(self) -> bytes:
+        """All values in the Prometheus text format, version 0.0.4."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, label: str) -> Counter:
+        return Counter(name, text, (label,), namespace="mxrtc", registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, namespace="mxrtc", registry=self.registry)
+
+    @staticmethod
+    def _count(counter: Counter, value: str, known: frozenset[str], amount: int = 1) -> None:
+        if amount > 0:
+            counter.labels(value if value in known else OTHER).inc(amount)
