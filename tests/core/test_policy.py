@@ -125,7 +125,7 @@ def test_parse_subject_reads_each_form(text: str, subject: Subject) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "alice", "@alice", "user:alice", "user:", "server:", "server:*", "server:*.example.org", 
+    ["", "alice", "@alice", "user:alice", "user:", "server:", "server:*", "server:*.example.org",
      "server:example.org/x", "@alice:exam ple.org", "server:example.org\n", "@alice:example.org\n", "group:ops", "**",
      "server:" + "a" * 231, "@" + "a" * 255 + ":b"],
 )  # fmt: skip
