@@ -1,0 +1,92 @@
+# make test     everything that is checked: lint, types, import contracts, all tests
+# make demo     see it work, then try it by hand; ONCE=1 ends after the checks
+# make bench    measure throughput, set-up time and latency
+#
+# Nothing needs to be prepared but python3 and make: each target first makes the virtual environments that it needs,
+# once. As root on Debian or Ubuntu missing programs are installed, otherwise the command for it is printed.
+# PYTHON=... names another interpreter, MXRTC_SYNAPSE_PYTHON=... one that has Synapse already.
+
+SHELL := /bin/sh
+.SHELLFLAGS := -eu -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+SYNAPSE := matrix-synapse>=1.141,<2
+PYTEST_ARGS ?=
+
+RUN_READY := .venv/.ready-to-run
+TEST_READY := .venv/.ready-to-test
+BROWSER_READY := tests/browser/node_modules/.ready
+ifdef MXRTC_SYNAPSE_PYTHON
+SYNAPSE_READY :=
+else
+SYNAPSE_READY := .synapse/.ready
+endif
+
+.PHONY: help
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+.PHONY: test
+test: lint pytest
+
+.PHONY: pytest
+pytest: packages-test $(TEST_READY) $(SYNAPSE_READY) $(BROWSER_READY)
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(TEST_READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(TEST_READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: demo
+demo: $(RUN_READY) $(SYNAPSE_READY)
+	@$(BIN)/python -m mxrtc_bridge.demo $(if $(filter-out 0,$(ONCE)),--once)
+
+.PHONY: bench
+bench: $(RUN_READY) $(SYNAPSE_READY)
+	@$(BIN)/python -m mxrtc_bridge.demo.bench --output bench.json
+
+# The pages and examples that are printed by the program; the tests compare them.
+.PHONY: docs
+docs: $(TEST_READY)
+	$(BIN)/pytest --write-generated -m generated $(PYTEST_ARGS)
+
+.PHONY: synapse
+synapse: $(SYNAPSE_READY)
+
+.PHONY: clean
+clean:
+	rm -rf .venv .synapse tests/browser/node_modules build dist bench.json .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	find mxrtc_bridge tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: packages-test packages-demo
+packages-test:
+	@.ci/packages test
+packages-demo:
+	@.ci/packages demo
+
+$(RUN_READY): pyproject.toml .ci/venv | packages-demo
+	.ci/venv .venv --editable .
+	@touch $@
+
+$(TEST_READY): pyproject.toml .ci/venv | packages-demo
+	.ci/venv .venv --editable '.[test]'
+	@touch $@ $(RUN_READY)
+
+.synapse/.ready: Makefile .ci/venv | packages-demo
+	.ci/venv .synapse '$(SYNAPSE)'
+	@touch $@
+
+# Nothing but the packages that the lock file names by hash is taken, and none of their scripts runs.
+$(BROWSER_READY): tests/browser/package.json tests/browser/package-lock.json | packages-test
+	cd tests/browser && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
