@@ -53,7 +53,7 @@ demo: $(RUN_READY) $(SYNAPSE_READY)
 
 .PHONY: bench
 bench: $(RUN_READY) $(SYNAPSE_READY)
-	@$(BIN)/python -m mxrtc_bridge.demo.bench --output bench.json
+	@$(BIN)/python -m tests.bench
 
 # The pages and examples that are printed by the program; the tests compare them.
 .PHONY: docs

@@ -1,0 +1,124 @@
+"""What all tests share: real homeservers, generated files, and a watch over what a test leaves behind.
+
+Event loops: each async test runs in a loop of its own (``asyncio_mode = auto``), the standard library's and not
+uvloop, because its debug mode and its warnings about unclosed transports are better. The programs that the tests
+start as child processes choose their loop themselves, so uvloop is used there as in real life.
+
+Left behind: every warning is an error, a ``ResourceWarning`` about a socket, a file or a child included. The garbage
+collector runs at the end of each test file, so that such a warning falls to the file that caused it, and no child
+process may be left at the end of the session.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import pytest_asyncio
+
+from mxrtc_bridge.demo.synapse import Synapse
+
+REAL_FIXTURES = frozenset({"homeserver", "make_homeserver"})
+"""A test that asks for one of these is marked ``real`` without saying so."""
+
+
+class HomeserverFactory(Protocol):
+    """Starts a homeserver of the test's own; the arguments are those of :class:`Synapse`."""
+
+    async def __call__(self, *, started: bool = True, **options: Any) -> Synapse: ...
+
+
+class GeneratedFile(Protocol):
+    """Compares a file of the source tree with what the program prints now."""
+
+    def __call__(self, path: str, text: str) -> None: ...
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-generated", action="store_true", help="write the generated files instead of comparing")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if REAL_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.real)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def homeserver(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Synapse]:
+    """A homeserver without application services, shared by the whole session: choose user names of your own."""
+    async with Synapse(tmp_path_factory.mktemp("homeserver")) as synapse:
+        yield synapse
+
+
+@pytest_asyncio.fixture
+async def make_homeserver(tmp_path: Path) -> AsyncIterator[HomeserverFactory]:
+    """A factory for homeservers that belong to one test; with ``started=False`` the test starts them itself."""
+    async with AsyncExitStack() as stack:
+        count = 0
+
+        async def make(*, started: bool = True, **options: Any) -> Synapse:
+            nonlocal count
+            count += 1
+            folder = tmp_path / f"homeserver-{count}"
+            folder.mkdir()
+            synapse = Synapse(folder, **options)
+            stack.push_async_callback(synapse.stop)
+            if started:
+                await synapse.start()
+            return synapse
+
+        yield make
+
+
+@pytest.fixture
+def generated_file(request: pytest.FixtureRequest) -> GeneratedFile:
+    """Compare a file that is printed by the program; ``make docs`` writes it instead.
+
+    A test that uses it carries the marker ``generated``.
+    """
+    root = request.config.rootpath
+
+    def compare(path: str, text: str) -> None:
+        file = root / path
+        if request.config.getoption("--write-generated"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        assert file.exists(), f"{path} is missing: run 'make docs'"
+        assert file.read_text() == text, f"{path} is not what the program prints: run 'make docs'"
+
+    return compare
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collected() -> Iterator[None]:
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_child_left() -> Iterator[None]:
+    before = children()
+    yield
+    left = {pid: name for pid, name in children().items() if pid not in before}
+    assert not left, f"the tests left child processes behind: {left}"
+
+
+def children() -> dict[int, str]:
+    """Return the ids and names of the child processes of this process that still run."""
+    found: dict[int, str] = {}
+    for task in Path("/proc/self/task").iterdir():
+        for pid in map(int, (task / "children").read_text().split()):
+            try:
+                state = Path(f"/proc/{pid}/stat").read_text()
+            except OSError:
+                continue  # it ended meanwhile
+            name = state[state.index("(") + 1 : state.rindex(")")]
+            if pid != os.getpid():
+                found[pid] = name
+    return found

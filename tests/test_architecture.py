@@ -1,0 +1,138 @@
+"""The rules of the source tree that neither the type checker nor the import contracts can state."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "mxrtc_bridge"
+PURE = ("core", "sctp")
+"""The packages that are values in, values out; the second may not exist."""
+
+MAX_LINES = 500
+
+IMPURE_MODULES = frozenset(
+    {"asyncio", "concurrent", "datetime", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets",
+     "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "sys", "tempfile", "threading",
+     "time", "urllib", "uuid"}
+)  # fmt: skip
+IMPURE_CALLS = frozenset({"open", "print", "input", "exec", "eval", "__import__", "breakpoint"})
+ASYNC_NODES = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
+
+# A path that only exists on somebody's own machine has no place in a published tree.
+MACHINE_PATH = re.compile(r"(?<![\w./~*{}$-])/(?:work|root|Users|home/(?!me\b|user\b|alice\b))/?[\w.-]+/[\w.-]+")
+
+TEXT_SUFFIXES = frozenset({".py", ".md", ".toml", ".yaml", ".yml", ".example", ".service", ".js", ".json", ".sh", ""})
+NOT_OURS = frozenset({"node_modules", "__pycache__", "build", "dist"})
+
+
+def is_ours(file: Path) -> bool:
+    """Whether a file belongs to the source tree, and not to a cache or an environment inside of it."""
+    parts = file.relative_to(ROOT).parts
+    return not NOT_OURS.intersection(parts) and not any(part.startswith(".") and part != ".ci" for part in parts)
+
+
+def sources(*folders: Path) -> list[Path]:
+    return sorted(file for folder in folders for file in folder.rglob("*.py") if is_ours(file))
+
+
+def relative(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def impurities(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield the line and the kind of everything in a module that is more than values in, values out."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                for name in names:
+                    if name.name.partition(".")[0] in IMPURE_MODULES:
+                        yield node.lineno, f"imports {name.name}"
+            case ast.ImportFrom(module=str(module), level=0) if module.partition(".")[0] in IMPURE_MODULES:
+                yield node.lineno, f"imports from {module}"
+            case ast.Call(func=ast.Name(id=name)) if name in IMPURE_CALLS:
+                yield node.lineno, f"calls {name}"
+            case ast.Global() | ast.Nonlocal():
+                yield node.lineno, "keeps state outside of its values"
+            case _ if isinstance(node, ASYNC_NODES) or (isinstance(node, ast.comprehension) and node.is_async):
+                yield getattr(node, "lineno", 0), "is asynchronous"
+            case _:
+                pass
+
+
+@pytest.mark.parametrize("file", sources(*(PACKAGE / name for name in PURE)), ids=relative)
+def test_pure_module_has_no_way_to_the_outside(file: Path) -> None:
+    """No I/O, clock, randomness, logging or waiting: what a machine does depends on its arguments alone."""
+    assert list(impurities(ast.parse(file.read_text()))) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import time", ["imports time"]),
+        ("import os.path as p", ["imports os.path"]),
+        ("from random import choice", ["imports from random"]),
+        ("def f():\n    from asyncio import sleep", ["imports from asyncio"]),
+        ("async def f(): pass", ["is asynchronous"]),
+        ("open('file')", ["calls open"]),
+        ("print(1)", ["calls print"]),
+        ("def f():\n    global x\n    x = 1", ["keeps state outside of its values"]),
+        ("import re\nfrom mxrtc_bridge.core.time import x\nopened = {}\nopened.open()", []),
+    ],
+)
+def test_the_search_for_impurities_finds_them(source: str, expected: list[str]) -> None:
+    assert [what for _, what in impurities(ast.parse(source))] == expected
+
+
+@pytest.mark.parametrize("file", sources(PACKAGE), ids=relative)
+def test_module_says_at_its_head_what_it_is(file: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
+    assert len(docstring.split()) >= 3, "the head docstring says what the module is"
+
+
+@pytest.mark.parametrize("file", sources(PACKAGE), ids=relative)
+def test_module_names_its_subject(file: Path) -> None:
+    assert file.stem not in {"utils", "util", "helpers", "helper", "common", "misc"}
+
+
+@pytest.mark.parametrize("file", sources(PACKAGE, ROOT / "tests"), ids=relative)
+def test_file_has_one_subject(file: Path) -> None:
+    """A file of more than 500 lines has a second subject that wants a file of its own."""
+    assert len(file.read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("package", sorted(path for path in PACKAGE.iterdir() if path.is_dir()), ids=relative)
+def test_package_is_a_package(package: Path) -> None:
+    """A folder without ``__init__`` is invisible to the import contracts."""
+    assert package.name == "__pycache__" or not list(package.glob("*.py")) or (package / "__init__.py").exists()
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    found = []
+    for file in sorted(ROOT.rglob("*")):
+        if not is_ours(file) or file.suffix not in TEXT_SUFFIXES or not file.is_file() or file == Path(__file__):
+            continue
+        for number, line in enumerate(file.read_text(errors="replace").splitlines(), 1):
+            if match := MACHINE_PATH.search(line):
+                found.append(f"{relative(file)}:{number}: {match[0]}")
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("text", "is_found"),
+    [
+        ("see /work/project/notes.md", True),
+        ('open("/root/x/y")', True),
+        ("/home/somebody/src/x", True),
+        ("/home/alice/.ssh/config", False),
+        ("https://example.org/work/a/b", False),
+        ("networking /work", False),
+    ],
+)
+def test_a_path_of_one_machine_is_recognised(text: str, *, is_found: bool) -> None:
+    assert bool(MACHINE_PATH.search(text)) is is_found
