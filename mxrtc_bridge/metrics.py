@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 OTHER = "other"
 
 TRANSACTION_OUTCOMES = frozenset({"accepted", "unauthorized", "refused", "unavailable", "failed"})
-"""``refused``: not a transaction at all; ``unavailable``: not ready, or nothing can be stored; it will be sent again."""
+"""``refused``: not a transaction at all; ``unavailable``: not ready or storage full, so it comes again."""
 EVENT_OUTCOMES = frozenset({"stored", "duplicate", "ignored", "handled", "set_aside", "timeout"})
 CALL_OUTCOMES = frozenset({"connected", "ended", "rejected", "ignored", "expired", "failed", "lost"})
 STREAM_OUTCOMES = frozenset({"opened", "closed", "reset", "refused", "failed"})

@@ -1,0 +1,116 @@
+"""Calls that were begun: so that a replay is never acted on, and no call stays open after a crash.
+
+Implements :class:`mxrtc_bridge.engine.ports.CallDirectory`. The check for a replay and the entry are one statement; two
+claims at the same moment cannot both win.
+"""
+
+from __future__ import annotations
+
+from mautrix.util.async_db import Connection
+
+from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
+from mxrtc_bridge.engine.ports import CallRecord
+from mxrtc_bridge.storage.database import Database
+
+KEEP_MS = 30 * 24 * 3600 * 1000
+"""How long an ended call is remembered. A replay after that fails the check of the event's age (at most minutes)."""
+MAX_ENDED = 200_000
+MAX_OPEN = 10_000
+"""Open calls that are reported after a start, far above the limit for sessions."""
+MAX_REASON_CHARS = 200
+_BATCH = 1000
+
+
+class CallStore:
+    """The table ``call``."""
+
+    def __init__(self, database: Database, *, max_ended: int = MAX_ENDED) -> None:
+        self._database = database
+        self._max_ended = max_ended
+
+    async def claim(self, record: CallRecord, event_id: EventId, now_ms: int) -> bool:
+        """Store the call as open; False if this call or this event was claimed before."""
+
+        async def insert(connection: Connection) -> bool:
+            # No conflict target: the key of the call and the event id refuse alike.
+            claimed = await connection.fetchval(
+                "INSERT INTO call (room_id, call_id, local_user, remote_user, party_id, event_id, claimed_ms) "
+                "VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING 1",
+                record.room_id,
+                record.call_id,
+                record.local,
+                record.remote,
+                record.party_id,
+                event_id,
+                now_ms,
+            )
+            return claimed is not None
+
+        return await self._database.transaction(insert)
+
+    async def end(self, record: CallRecord, reason: str, now_ms: int) -> None:
+        """Mark the call as ended; the first reason stays."""
+
+        async def update(connection: Connection) -> None:
+            await connection.execute(
+                "UPDATE call SET ended_ms = $4, end_reason = $5 "
+                "WHERE room_id = $1 AND call_id = $2 AND local_user = $3 AND ended_ms IS NULL",
+                record.room_id,
+                record.call_id,
+                record.local,
+                now_ms,
+                reason[:MAX_REASON_CHARS],
+            )
+
+        await self._database.transaction(update)
+
+    async def open_calls(self) -> list[CallRecord]:
+        """Calls without an end, oldest first."""
+
+        async def select(connection: Connection) -> list[CallRecord]:
+            rows = await connection.fetch(
+                "SELECT room_id, call_id, local_user, remote_user, party_id FROM call WHERE ended_ms IS NULL "
+                "ORDER BY claimed_ms, event_id LIMIT $1",
+                MAX_OPEN,
+            )
+            return [
+                CallRecord(
+                    room_id=RoomId(row["room_id"]),
+                    call_id=CallId(row["call_id"]),
+                    local=UserId(row["local_user"]),
+                    remote=UserId(row["remote_user"]),
+                    party_id=None if row["party_id"] is None else PartyId(row["party_id"]),
+                )
+                for row in rows
+            ]
+
+        return await self._database.transaction(select)
+
+    async def prune(self, now_ms: int) -> int:
+        """Forget ended calls that are too old or too many, in small transactions; returns how many."""
+        forgotten = 0
+        while (count := await self._prune_batch(now_ms)) > 0:
+            forgotten += count
+        return forgotten
+
+    async def _prune_batch(self, now_ms: int) -> int:
+        async def delete(connection: Connection) -> int:
+            excess = await connection.fetchval(
+                "SELECT COUNT(*) - $1 FROM call WHERE ended_ms IS NOT NULL", self._max_ended
+            )
+            rows = await connection.fetch(
+                "DELETE FROM call WHERE event_id IN (SELECT event_id FROM call WHERE ended_ms < $1 "
+                "ORDER BY ended_ms LIMIT $2) RETURNING 1",
+                now_ms - KEEP_MS,
+                _BATCH,
+            )
+            if rows or excess <= 0:
+                return len(rows)
+            rows = await connection.fetch(
+                "DELETE FROM call WHERE event_id IN (SELECT event_id FROM call WHERE ended_ms IS NOT NULL "
+                "ORDER BY ended_ms, event_id LIMIT $1) RETURNING 1",
+                min(excess, _BATCH),
+            )
+            return len(rows)
+
+        return await self._database.transaction(delete)

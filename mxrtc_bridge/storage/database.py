@@ -1,0 +1,249 @@
+"""The database: opened once, closed always, and one way to run statements in it.
+
+:meth:`Database.transaction` is the only way in. What it guarantees:
+
+- The statements of one call are committed together or not at all.
+- Once begun, they run to their end although the caller is cancelled: a pooled connection is never left inside a
+  transaction, which would make every later one fail. (mautrix's own ``transaction()`` leaves it so after a
+  cancellation and after a failed COMMIT; therefore it is not used with SQLite.)
+- A database that is locked, full or away is asked again for some seconds; then the caller gets a
+  :class:`~mxrtc_bridge.core.errors.StorageError` and nothing has been stored.
+
+SQLite runs in WAL mode with ``synchronous=FULL``. ``NORMAL`` would be faster (0.02 ms instead of 0.4 ms for a commit on
+a solid-state disk) but may forget the last commits when the power fails, and both the 200 that we give the homeserver
+and the claim of a call promise that this does not happen. The inbox makes few, big commits instead.
+
+The file holds private keys and call content, so it is readable by its owner only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from mautrix.util.async_db import Connection, DatabaseException, Scheme
+from mautrix.util.async_db import Database as Pool
+from yarl import URL
+
+from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.storage.schema import UPGRADES
+
+T = TypeVar("T")
+Work = Callable[[Connection], Awaitable[T]]
+
+PATIENCE_S = 5.0
+"""How long a failing transaction is tried again; well below the 60 s after which a homeserver gives a request up."""
+MAX_WAITING = 2000
+"""Transactions that may wait for a connection; the next one fails at once."""
+POSTGRES_CONNECTIONS = 4
+MIN_SQLITE = (3, 35, 0)
+
+_log = logging.getLogger(__name__)
+_OWNER = "mxrtc-bridge"
+_SQLITE_COMMANDS = (
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA busy_timeout = 500",
+)
+
+
+class Database:
+    """An open database. Made by :meth:`open`; use it as an async context manager, or call :meth:`close` in a finally.
+
+    A database that is not closed keeps a thread alive, and with it the whole process.
+    """
+
+    def __init__(self, pool: Pool, *, patience_s: float = PATIENCE_S) -> None:
+        self._pool = pool
+        self._patience_s = patience_s
+        self._running: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    @classmethod
+    async def open(cls, url: str, *, patience_s: float = PATIENCE_S) -> Self:
+        """Open the database and bring its tables up to date.
+
+        Args:
+            url: ``sqlite:relative.db``, ``sqlite:///absolute.db`` or ``postgres://user:password@host/name``.
+            patience_s: see :data:`PATIENCE_S`.
+
+        Raises:
+            StorageError: it cannot be reached or written, belongs to another program, or is of a newer version.
+        """
+        pool = await asyncio.to_thread(_make_pool, url)
+        try:
+            await pool.start()
+        except BaseException as error:
+            await pool.stop()
+            if isinstance(error, DatabaseException):
+                raise StorageError(f"the database cannot be used: {error}") from error
+            if isinstance(error, (sqlite3.Error, OSError, *_postgres_errors("PostgresError", "InterfaceError"))):
+                raise StorageError(f"the database cannot be opened: {_brief(error)}") from error
+            raise
+        return cls(pool, patience_s=patience_s)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let running transactions end, then close all connections; calling it again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            while self._running:
+                await asyncio.wait(self._running)
+        finally:
+            await self._pool.stop()
+
+    async def transaction(self, work: Work[T]) -> T:
+        """Run ``work`` with a connection, in one transaction, and return what it returns.
+
+        ``work`` may be called more than once, so it must change nothing but the database.
+
+        Raises:
+            StorageError: the database is closed, or has refused for as long as we ask.
+        """
+        if self._closed:
+            raise StorageError("the database is closed")
+        if len(self._running) >= MAX_WAITING:
+            raise StorageError(f"{MAX_WAITING} transactions wait for the database already; it is too slow or away")
+        task = asyncio.create_task(self._persist(work))
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The caller sees it as well, unless it was cancelled meanwhile.
+            _log.debug("! transaction failed: %s", error)
+
+    async def _persist(self, work: Work[T]) -> T:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience_s
+        pause_s = 0.05
+        while True:
+            try:
+                async with self._pool.acquire_direct() as connection:
+                    return await self._run_once(connection, work)
+            except _TRANSIENT as error:
+                if loop.time() + pause_s > deadline:
+                    raise StorageError(f"the database cannot be used at the moment: {_brief(error)}") from error
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
+                    raise
+                raise StorageError(f"the database is damaged: {_brief(error)}") from error
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, 1.0)
+
+    async def _run_once(self, connection: Connection, work: Work[T]) -> T:
+        if connection.scheme != Scheme.SQLITE:
+            async with connection.wrapped.transaction():
+                return await work(connection)
+        raw = connection.wrapped
+        try:
+            # IMMEDIATE takes the write lock here, where waiting for it is possible; a later upgrade would just fail.
+            await raw.execute("BEGIN IMMEDIATE")
+            result = await work(connection)
+            await raw.execute("COMMIT")
+        except BaseException:
+            await raw.rollback()
+            raise
+        return result
+
+
+def _make_pool(text: str) -> Pool:
+    try:
+        url = URL(text)
+    except ValueError as error:
+        # The text may hold a password, so it is not repeated.
+        raise StorageError("the database URL does not have the form of a URL") from error
+    # mautrix writes whole URLs at DEBUG.
+    logging.getLogger("mau.db").setLevel(logging.INFO)
+    if url.scheme in ("sqlite", "sqlite3"):
+        if url.host or url.query_string or url.fragment or url.path in ("", "/", ":memory:"):
+            raise StorageError(
+                "the database URL must be sqlite:relative.db or sqlite:///absolute.db (three slashes), without ? and #"
+            )
+        _prepare_file(Path(url.path))
+        options: dict[str, Any] = {"min_size": 1, "init_commands": list(_SQLITE_COMMANDS), "timeout": 0.5}
+    elif url.scheme in ("postgres", "postgresql"):
+        if not _postgres_errors("PostgresError"):
+            raise StorageError("PostgreSQL needs the package asyncpg: pip install 'mxrtc-bridge[postgres]'")
+        options = {
+            "min_size": 1,
+            "max_size": POSTGRES_CONNECTIONS,
+            "timeout": 5,
+            "command_timeout": 10,
+            "meow_exit_on_ice": False,
+        }
+    else:
+        raise StorageError(f"the database URL must begin with sqlite: or postgres://, not {url.scheme[:20]!a}")
+    return Pool.create(url, db_args=options, upgrade_table=UPGRADES, owner_name=_OWNER, ignore_foreign_tables=False)
+
+
+def _prepare_file(path: Path) -> None:
+    """Make the file with its final mode, and find out here whether SQLite takes it.
+
+    mautrix loses, without closing it, a connection on which the first statement fails, and the lost connection's
+    thread keeps the process from ending.
+    """
+    if sqlite3.sqlite_version_info < MIN_SQLITE:
+        raise StorageError(f"SQLite is {sqlite3.sqlite_version}; 3.35 or newer is needed")
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # SQLite gives the mode of the main file to its journal files.
+        if path.stat().st_mode & 0o077:
+            _log.warning("the database file was readable by others; its mode is 0600 now")
+            path.chmod(0o600)
+        probe = sqlite3.connect(path, timeout=PATIENCE_S)
+        try:
+            for command in _SQLITE_COMMANDS:
+                probe.execute(command)
+            probe.execute("SELECT count(*) FROM sqlite_master")
+        finally:
+            probe.close()
+    except (OSError, sqlite3.Error) as error:
+        raise StorageError(f"the database file {str(path)!a} cannot be used: {_brief(error)}") from error
+
+
+def _postgres_errors(*names: str) -> tuple[type[Exception], ...]:
+    """The exception classes of asyncpg of these names; none when it is not installed (it is an extra)."""
+    try:
+        module = importlib.import_module("asyncpg")
+    except ImportError:
+        return ()
+    return tuple(getattr(module, name) for name in names)
+
+
+def _brief(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+_TRANSIENT: tuple[type[Exception], ...] = (
+    sqlite3.OperationalError,  # locked, busy, disk full, I/O error, read-only: SQLite has one class for all of them
+    OSError,
+    TimeoutError,
+    *_postgres_errors(
+        "InterfaceError",
+        "PostgresConnectionError",
+        "OperatorInterventionError",
+        "InsufficientResourcesError",
+        "TransactionRollbackError",
+        "ReadOnlySQLTransactionError",
+    ),
+)

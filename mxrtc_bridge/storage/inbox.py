@@ -1,0 +1,196 @@
+"""Room events that have arrived, until they are handled: what the homeserver's 200 stands for.
+
+An event is stored once by its id, whatever transaction brings it: transaction ids start again with a new homeserver
+database, and the same event may come in different transactions. Settled events leave a row behind, without the payload
+when all went well, so that a late repetition is still known; :meth:`InboxStore.prune` takes these rows away in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mautrix.util.async_db import Connection
+
+from mxrtc_bridge.storage.database import Database
+
+KEEP_MS = 30 * 24 * 3600 * 1000
+"""How long a settled event is remembered."""
+MAX_DONE = 500_000
+MAX_SET_ASIDE = 10_000
+"""Fewer than of the others, because these keep their payload for the admin to look at."""
+MAX_REASON_CHARS = 200
+_BATCH = 1000
+
+_NEW, _DONE, _SET_ASIDE = 0, 1, 2
+
+
+class Arrival(Protocol):
+    """An event to be stored."""
+
+    @property
+    def key(self) -> str:
+        """The event id, or another unique name for what has none."""
+        ...
+
+    @property
+    def room_id(self) -> str: ...
+
+    @property
+    def payload(self) -> str: ...
+
+    @property
+    def refusal(self) -> str | None:
+        """Why it is set aside at once; None for an event to be handled."""
+        ...
+
+
+class Verdict(Protocol):
+    """What became of a stored event."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def refusal(self) -> str | None:
+        """Why it is set aside; None when it was handled."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event that waits to be handled."""
+
+    seq: int
+    """Place in the order of arrival, over all rooms."""
+    key: str
+    payload: str
+
+
+class InboxStore:
+    """The table ``event``."""
+
+    def __init__(self, database: Database, *, max_done: int = MAX_DONE, max_set_aside: int = MAX_SET_ASIDE) -> None:
+        self._database = database
+        self._limits = ((_DONE, max_done), (_SET_ASIDE, max_set_aside))
+
+    async def store(self, arrivals: Sequence[Arrival], now_ms: int) -> list[int | None]:
+        """Store events in this order, all or none.
+
+        Returns:
+            For each arrival its place in the order, or None if its key was stored before.
+
+        Raises:
+            StorageError: nothing has been stored.
+        """
+
+        async def insert(connection: Connection) -> list[int | None]:
+            return [
+                await connection.fetchval(
+                    "INSERT INTO event (event_id, room_id, state, reason, payload, received_ms, settled_ms) "
+                    "VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (event_id) DO NOTHING RETURNING seq",
+                    arrival.key,
+                    arrival.room_id,
+                    _NEW if arrival.refusal is None else _SET_ASIDE,
+                    _cut(arrival.refusal),
+                    arrival.payload,
+                    now_ms,
+                    None if arrival.refusal is None else now_ms,
+                )
+                for arrival in arrivals
+            ]
+
+        return await self._database.transaction(insert) if arrivals else []
+
+    async def waiting_rooms(self, limit: int) -> list[str]:
+        """Rooms with events that wait, the one that has waited longest first."""
+
+        async def select(connection: Connection) -> list[str]:
+            rows = await connection.fetch(
+                "SELECT room_id FROM event WHERE state = 0 GROUP BY room_id ORDER BY MIN(seq) LIMIT $1", limit
+            )
+            return [row["room_id"] for row in rows]
+
+        return await self._database.transaction(select)
+
+    async def waiting(self, room_id: str, after: int, limit: int) -> list[StoredEvent]:
+        """Events of a room that wait and came after the place ``after``, oldest first."""
+
+        async def select(connection: Connection) -> list[StoredEvent]:
+            rows = await connection.fetch(
+                "SELECT seq, event_id, payload FROM event WHERE state = 0 AND room_id = $1 AND seq > $2 "
+                "ORDER BY seq LIMIT $3",
+                room_id,
+                after,
+                limit,
+            )
+            return [StoredEvent(seq=row["seq"], key=row["event_id"], payload=row["payload"]) for row in rows]
+
+        return await self._database.transaction(select)
+
+    async def count_waiting(self) -> int:
+        """How many events wait."""
+
+        async def count(connection: Connection) -> int:
+            return int(await connection.fetchval("SELECT COUNT(*) FROM event WHERE state = 0"))
+
+        return await self._database.transaction(count)
+
+    async def settle(self, verdicts: Sequence[Verdict], now_ms: int) -> None:
+        """Mark waiting events as handled or set aside, all or none; settling again changes nothing."""
+
+        async def update(connection: Connection) -> None:
+            # The casts: PostgreSQL wants one type for each parameter, and cannot see it from IS NULL.
+            await connection.executemany(
+                "UPDATE event SET state = CASE WHEN CAST($2 AS TEXT) IS NULL THEN 1 ELSE 2 END, "
+                "reason = CAST($2 AS TEXT), settled_ms = $3, "
+                "payload = CASE WHEN CAST($2 AS TEXT) IS NULL THEN '' ELSE payload END "
+                "WHERE event_id = $1 AND state = 0",
+                [(verdict.key, _cut(verdict.refusal), now_ms) for verdict in verdicts],
+            )
+
+        if verdicts:
+            await self._database.transaction(update)
+
+    async def set_aside(self, limit: int = 100) -> list[tuple[str, str]]:
+        """The newest events that were set aside, each with its reason."""
+
+        async def select(connection: Connection) -> list[tuple[str, str]]:
+            rows = await connection.fetch(
+                "SELECT event_id, reason FROM event WHERE state = 2 ORDER BY seq DESC LIMIT $1", limit
+            )
+            return [(row["event_id"], row["reason"]) for row in rows]
+
+        return await self._database.transaction(select)
+
+    async def prune(self, now_ms: int) -> int:
+        """Forget settled events that are too old or too many, in small transactions; returns how many."""
+        forgotten = 0
+        for state, limit in self._limits:
+            while (count := await self._prune_batch(state, limit, now_ms)) > 0:
+                forgotten += count
+        return forgotten
+
+    async def _prune_batch(self, state: int, limit: int, now_ms: int) -> int:
+        async def delete(connection: Connection) -> int:
+            excess = await connection.fetchval(
+                "SELECT seq FROM event WHERE state = $1 AND state <> 0 ORDER BY seq DESC LIMIT 1 OFFSET $2",
+                state,
+                limit,
+            )
+            rows = await connection.fetch(
+                "DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE state = $1 AND state <> 0 "
+                "AND (settled_ms < $2 OR seq <= $3) ORDER BY seq LIMIT $4) RETURNING seq",
+                state,
+                now_ms - KEEP_MS,
+                excess if excess is not None else -1,
+                _BATCH,
+            )
+            return len(rows)
+
+        return await self._database.transaction(delete)
+
+
+def _cut(reason: str | None) -> str | None:
+    return None if reason is None else reason[:MAX_REASON_CHARS]

@@ -1,0 +1,61 @@
+"""The tables, by version. A version that was released is never edited: a change is the next function.
+
+All times are milliseconds of the wall clock. Statements keep to what SQLite (3.35) and PostgreSQL (12) share.
+"""
+
+from __future__ import annotations
+
+from mautrix.util.async_db import Connection, Scheme, UpgradeTable
+
+UPGRADES = UpgradeTable(version_table_name="mxrtc_version", database_name="mxrtc-bridge database")
+
+
+async def _create_tables(connection: Connection, scheme: Scheme) -> None:
+    # Both count upwards and never give a number twice, also not after the newest row was deleted: the order of arrival.
+    sequence = "INTEGER PRIMARY KEY AUTOINCREMENT" if scheme == Scheme.SQLITE else "BIGSERIAL PRIMARY KEY"
+    await connection.execute(
+        f"""CREATE TABLE event (
+            seq         {sequence},
+            event_id    TEXT     NOT NULL UNIQUE,
+            room_id     TEXT     NOT NULL,
+            state       SMALLINT NOT NULL,
+            reason      TEXT,
+            payload     TEXT     NOT NULL,
+            received_ms BIGINT   NOT NULL,
+            settled_ms  BIGINT
+        )"""
+    )
+    await connection.execute("CREATE INDEX event_waiting ON event (room_id, seq) WHERE state = 0")
+    await connection.execute("CREATE INDEX event_settled ON event (state, seq) WHERE state <> 0")
+    await connection.execute(
+        """CREATE TABLE call (
+            room_id    TEXT   NOT NULL,
+            call_id    TEXT   NOT NULL,
+            local_user TEXT   NOT NULL,
+            remote_user TEXT  NOT NULL,
+            party_id   TEXT,
+            event_id   TEXT   NOT NULL UNIQUE,
+            claimed_ms BIGINT NOT NULL,
+            ended_ms   BIGINT,
+            end_reason TEXT,
+            PRIMARY KEY (room_id, call_id, local_user)
+        )"""
+    )
+    await connection.execute("CREATE INDEX call_open ON call (claimed_ms) WHERE ended_ms IS NULL")
+    await connection.execute("CREATE INDEX call_ended ON call (ended_ms) WHERE ended_ms IS NOT NULL")
+    await connection.execute("CREATE TABLE certificate (user_id TEXT PRIMARY KEY, pem TEXT NOT NULL)")
+    await connection.execute(
+        """CREATE TABLE peer_room (
+            peer           TEXT   NOT NULL,
+            room_id        TEXT   NOT NULL,
+            user_id        TEXT   NOT NULL,
+            last_active_ms BIGINT NOT NULL,
+            PRIMARY KEY (peer, room_id)
+        )"""
+    )
+    await connection.execute("CREATE INDEX peer_room_active ON peer_room (last_active_ms)")
+    await connection.execute("CREATE TABLE notice (user_id TEXT PRIMARY KEY, last_ms BIGINT NOT NULL)")
+    await connection.execute("CREATE INDEX notice_last ON notice (last_ms)")
+
+
+UPGRADES.register(_create_tables, description="first tables")

@@ -1,0 +1,277 @@
+"""The database is private, durable, patient, and never left in a broken state."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mautrix.util.async_db import Connection
+
+from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.storage import database as database_module
+from mxrtc_bridge.storage.database import Database
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """An SQLite thread that is not ended keeps the program from ending."""
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
+    assert [thread.name for thread in left if not thread.name.startswith("asyncio_")] == []
+
+
+async def insert_notice(connection: Connection, user: str = "@a:example.org") -> None:
+    await connection.execute("INSERT INTO notice (user_id, last_ms) VALUES ($1, $2)", user, 1)
+
+
+async def count_notices(connection: Connection) -> int:
+    return int(await connection.fetchval("SELECT COUNT(*) FROM notice"))
+
+
+async def pragma(database: Database, name: str) -> object:
+    async def read(connection: Connection) -> object:
+        return await connection.fetchval(f"PRAGMA {name}")
+
+    return await database.transaction(read)
+
+
+async def test_sqlite_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+    """The main file and both journal files hold keys; the umask of the process does not matter."""
+    old = os.umask(0)
+    try:
+        async with await Database.open(f"sqlite:///{tmp_path}/bridge.db") as database:
+            await database.transaction(insert_notice)
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    finally:
+        os.umask(old)
+    assert modes == {"bridge.db": 0o600, "bridge.db-wal": 0o600, "bridge.db-shm": 0o600}
+
+
+async def test_sqlite_file_that_others_could_read_is_closed_to_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "bridge.db"
+    path.touch(mode=0o644)
+    async with await Database.open(f"sqlite:///{path}"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "readable by others" in caplog.text
+
+
+async def test_sqlite_commits_survive_a_power_failure_by_its_settings(tmp_path: Path) -> None:
+    async with await Database.open(f"sqlite:///{tmp_path}/bridge.db") as database:
+        assert await pragma(database, "journal_mode") == "wal"
+        assert await pragma(database, "synchronous") == 2
+        assert await pragma(database, "foreign_keys") == 1
+
+
+async def test_what_was_committed_is_there_after_opening_again(url: str) -> None:
+    async with await Database.open(url) as database:
+        await database.transaction(insert_notice)
+    async with await Database.open(url) as database:
+        assert await database.transaction(count_notices) == 1
+
+
+async def test_transaction_leaves_nothing_when_it_fails(database: Database) -> None:
+    async def fail(connection: Connection) -> None:
+        await insert_notice(connection)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await database.transaction(fail)
+    assert await database.transaction(count_notices) == 0
+
+
+async def test_transaction_is_finished_when_its_caller_is_cancelled(database: Database) -> None:
+    """The connection must not go back to the pool inside a transaction."""
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(connection: Connection) -> None:
+        await insert_notice(connection)
+        entered.set()
+        await go_on.wait()
+
+    caller = asyncio.create_task(database.transaction(slow))
+    await entered.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    go_on.set()
+    await asyncio.wait(database._running)
+    assert await database.transaction(count_notices) == 1
+
+
+async def test_transaction_is_rolled_back_when_it_is_cancelled_itself(database: Database) -> None:
+    """Even when the loop is torn down around it, the connection stays usable."""
+    entered = asyncio.Event()
+
+    async def slow(connection: Connection) -> None:
+        await insert_notice(connection)
+        entered.set()
+        await asyncio.Event().wait()
+
+    caller = asyncio.create_task(database.transaction(slow))
+    await entered.wait()
+    for task in database._running:
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert await database.transaction(count_notices) == 0
+
+
+async def test_close_waits_for_a_running_transaction(url: str) -> None:
+    database = await Database.open(url)
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(connection: Connection) -> None:
+        entered.set()
+        await go_on.wait()
+        await insert_notice(connection)
+
+    caller = asyncio.create_task(database.transaction(slow))
+    await entered.wait()
+    closing = asyncio.create_task(database.close())
+    await asyncio.sleep(0)
+    with pytest.raises(StorageError, match="closed"):
+        await database.transaction(count_notices)
+    go_on.set()
+    await caller
+    await closing
+    await database.close()
+    async with await Database.open(url) as again:
+        assert await again.transaction(count_notices) == 1
+
+
+async def test_locked_database_is_asked_again_until_it_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.db"
+    async with await Database.open(f"sqlite:///{path}") as database:
+        other = sqlite3.connect(path, isolation_level=None)
+        try:
+            other.execute("BEGIN IMMEDIATE")
+            writing = asyncio.create_task(database.transaction(insert_notice))
+            done, _ = await asyncio.wait([writing], timeout=0.7)
+            assert not done
+            other.execute("COMMIT")
+            await writing
+        finally:
+            other.close()
+        assert await database.transaction(count_notices) == 1
+
+
+async def test_locked_database_is_an_error_after_a_while_and_works_afterwards(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.db"
+    async with await Database.open(f"sqlite:///{path}", patience_s=0.1) as database:
+        other = sqlite3.connect(path, isolation_level=None)
+        try:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StorageError, match="cannot be used at the moment"):
+                await database.transaction(insert_notice)
+        finally:
+            other.close()
+        await database.transaction(insert_notice)
+        assert await database.transaction(count_notices) == 1
+
+
+async def test_full_disk_is_an_error_and_loses_nothing_that_was_stored(tmp_path: Path) -> None:
+    """SQLite's own page limit stands for a disk without space."""
+    async with await Database.open(f"sqlite:///{tmp_path}/bridge.db", patience_s=0.1) as database:
+        await database.transaction(insert_notice)
+        pages = await pragma(database, "page_count")
+        await pragma(database, f"max_page_count = {pages}")
+
+        async def insert_much(connection: Connection) -> None:
+            for number in range(200):
+                await insert_notice(connection, f"@{number}{'x' * 200}:example.org")
+
+        with pytest.raises(StorageError, match="full"):
+            await database.transaction(insert_much)
+        assert await database.transaction(count_notices) == 1
+        await pragma(database, "max_page_count = 100000")
+        await database.transaction(insert_much)
+        assert await database.transaction(count_notices) == 201
+
+
+async def test_transactions_beyond_the_limit_fail_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "MAX_WAITING", 3)
+    go_on = asyncio.Event()
+
+    async def slow(connection: Connection) -> None:
+        await go_on.wait()
+
+    waiting = [asyncio.create_task(database.transaction(slow)) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(StorageError, match="3 transactions wait"):
+        await database.transaction(count_notices)
+    go_on.set()
+    await asyncio.gather(*waiting)
+    assert await database.transaction(count_notices) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("mysql://example.org/db", "must begin with sqlite: or postgres://"),
+        ("bridge.db", "must begin with sqlite: or postgres://"),
+        ("sqlite://bridge.db", "three slashes"),
+        ("sqlite:", "three slashes"),
+        ("sqlite::memory:", "three slashes"),
+        ("sqlite:///tmp/x.db?mode=ro", "without \\? and #"),
+        ("postgres://user:secret@[bad/db", "form of a URL"),
+        ("sqlite:///nowhere/at/all/bridge.db", "No such file"),
+    ],
+)
+async def test_database_url_that_cannot_be_used_is_explained(text: str, complaint: str) -> None:
+    with pytest.raises(StorageError, match=complaint) as caught:
+        await Database.open(text)
+    assert "secret" not in str(caught.value)
+
+
+async def test_file_that_is_no_database_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("dear diary, " * 1000)
+    with pytest.raises(StorageError, match="not a database"):
+        await Database.open(f"sqlite:///{path}")
+    assert path.read_text().startswith("dear diary")
+
+
+async def test_database_of_a_newer_version_is_refused(url: str) -> None:
+    async with await Database.open(url) as database:
+
+        async def age(connection: Connection) -> None:
+            await connection.execute("UPDATE mxrtc_version SET version = 99")
+
+        await database.transaction(age)
+    with pytest.raises(StorageError, match="v99"):
+        await Database.open(url)
+
+
+async def test_database_of_another_program_is_refused(url: str) -> None:
+    async with await Database.open(url) as database:
+
+        async def rename(connection: Connection) -> None:
+            await connection.execute("UPDATE database_owner SET owner = 'somebody'")
+
+        await database.transaction(rename)
+    with pytest.raises(StorageError, match="owned by somebody"):
+        await Database.open(url)
+
+
+async def test_postgres_that_is_away_is_explained(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("asyncpg")
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(StorageError, match="cannot be opened"):
+        await Database.open("postgres://user:secret@127.0.0.1:1/db")
+    assert "secret" not in caplog.text
+
+
+async def test_postgres_without_its_package_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "_postgres_errors", lambda *names: ())
+    with pytest.raises(StorageError, match=r"mxrtc-bridge\[postgres\]"):
+        await Database.open("postgres://user:secret@127.0.0.1:1/db")

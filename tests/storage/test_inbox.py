@@ -1,0 +1,154 @@
+"""Events are stored once, kept in order, and forgotten when nobody needs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mautrix.util.async_db import Connection
+
+from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.inbox import KEEP_MS, InboxStore, StoredEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Both an arrival and a verdict."""
+
+    key: str
+    room_id: str = "!a"
+    payload: str = "{}"
+    refusal: str | None = None
+
+
+@pytest.fixture
+def inbox(database: Database) -> InboxStore:
+    return InboxStore(database)
+
+
+async def keys(inbox: InboxStore, room_id: str = "!a", after: int = 0, limit: int = 100) -> list[str]:
+    return [event.key for event in await inbox.waiting(room_id, after, limit)]
+
+
+async def rows(database: Database) -> list[tuple[str, int, str, str | None]]:
+    async def select(connection: Connection) -> list[tuple[str, int, str, str | None]]:
+        found = await connection.fetch("SELECT event_id, state, payload, reason FROM event ORDER BY seq")
+        return [tuple(row) for row in found]
+
+    return await database.transaction(select)
+
+
+async def test_store_gives_places_in_order_of_arrival(inbox: InboxStore) -> None:
+    places = await inbox.store([Row("$1"), Row("$2"), Row("$3")], 10)
+    assert None not in places
+    assert places == sorted(places)  # type: ignore[type-var]
+    assert await inbox.waiting("!a", 0, 100) == [
+        StoredEvent(place, key, "{}") for place, key in zip(places, ("$1", "$2", "$3"), strict=True)
+    ]
+
+
+async def test_store_knows_an_event_again_whatever_brings_it(inbox: InboxStore) -> None:
+    """In the same transaction, in a later one, and after it was settled."""
+    first = await inbox.store([Row("$1"), Row("$1"), Row("$2")], 10)
+    assert [place is None for place in first] == [False, True, False]
+    assert await inbox.store([Row("$2", payload="other")], 11) == [None]
+    await inbox.settle([Row("$1"), Row("$2", refusal="bad")], 12)
+    assert await inbox.store([Row("$1"), Row("$2")], 13) == [None, None]
+    assert await inbox.count_waiting() == 0
+
+
+async def test_store_of_nothing_returns_nothing(inbox: InboxStore) -> None:
+    assert await inbox.store([], 1) == []
+
+
+async def test_refused_arrival_is_kept_aside_and_never_waits(inbox: InboxStore) -> None:
+    await inbox.store([Row("hash:1", room_id="", refusal="not an object"), Row("$2")], 10)
+    assert await keys(inbox, "") == []
+    assert await inbox.count_waiting() == 1
+    assert await inbox.set_aside() == [("hash:1", "not an object")]
+
+
+async def test_waiting_rooms_come_by_their_oldest_event(inbox: InboxStore) -> None:
+    await inbox.store([Row("$1", "!a"), Row("$2", "!b"), Row("$3", "!c"), Row("$4", "!a")], 10)
+    assert await inbox.waiting_rooms(10) == ["!a", "!b", "!c"]
+    await inbox.settle([Row("$1")], 11)
+    assert await inbox.waiting_rooms(10) == ["!b", "!c", "!a"]
+    assert await inbox.waiting_rooms(2) == ["!b", "!c"]
+
+
+async def test_waiting_comes_in_pages(inbox: InboxStore) -> None:
+    places = await inbox.store([Row(f"${number}") for number in range(5)], 10)
+    assert await keys(inbox, limit=2) == ["$0", "$1"]
+    assert await keys(inbox, after=places[1] or 0, limit=2) == ["$2", "$3"]
+    assert await keys(inbox, after=places[4] or 0) == []
+
+
+async def test_handled_event_leaves_no_content_behind(inbox: InboxStore, database: Database) -> None:
+    """What people said to each other is not kept; what went wrong is, for the admin."""
+    await inbox.store([Row("$1", payload="sdp"), Row("$2", payload="odd")], 10)
+    await inbox.settle([Row("$1"), Row("$2", refusal="handler raised KeyError" + "!" * 300)], 11)
+    assert await rows(database) == [
+        ("$1", 1, "", None),
+        ("$2", 2, "odd", ("handler raised KeyError" + "!" * 300)[:200]),
+    ]
+
+
+async def test_first_verdict_stays(inbox: InboxStore, database: Database) -> None:
+    await inbox.store([Row("$1")], 10)
+    await inbox.settle([Row("$1", refusal="bad")], 11)
+    await inbox.settle([Row("$1"), Row("$unknown")], 12)
+    assert await rows(database) == [("$1", 2, "{}", "bad")]
+
+
+async def test_prune_forgets_old_settled_events_only(inbox: InboxStore) -> None:
+    await inbox.store([Row("$old"), Row("$waits"), Row("$new"), Row("$aside", refusal="bad")], 0)
+    await inbox.settle([Row("$old")], 1000)
+    await inbox.settle([Row("$new")], 1001)
+    assert await inbox.prune(1000 + KEEP_MS) == 1, "$aside, settled at 0"
+    assert await inbox.prune(1001 + KEEP_MS) == 1, "$old"
+    assert await keys(inbox) == ["$waits"]
+    stored = await inbox.store([Row("$old"), Row("$waits"), Row("$new"), Row("$aside")], 1)
+    assert [place is not None for place in stored] == [True, False, False, True]
+
+
+async def test_prune_keeps_the_newest_of_too_many(database: Database) -> None:
+    inbox = InboxStore(database, max_done=3, max_set_aside=2)
+    await inbox.store([Row(f"$done{number}") for number in range(5)], 1)
+    await inbox.store([Row(f"$aside{number}", refusal="bad") for number in range(5)], 1)
+    await inbox.settle([Row(f"$done{number}") for number in range(5)], 1)
+    assert await inbox.prune(2) == 5
+    assert [row[0] for row in await rows(database)] == ["$done2", "$done3", "$done4", "$aside3", "$aside4"]
+    assert await inbox.prune(2) == 0
+
+
+async def test_prune_takes_more_than_one_batch(inbox: InboxStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mxrtc_bridge.storage.inbox._BATCH", 3)
+    await inbox.store([Row(f"$a{number}", refusal="bad") for number in range(10)], 1)
+    assert await inbox.prune(2 + KEEP_MS) == 10
+
+
+async def test_places_are_not_given_twice_after_pruning(inbox: InboxStore) -> None:
+    """A room that remembers the last place it has read would miss an event with a lower one."""
+    (first,) = await inbox.store([Row("$1", refusal="bad")], 1)
+    await inbox.prune(2 + KEEP_MS)
+    (second,) = await inbox.store([Row("$2")], 1)
+    assert first is not None
+    assert second is not None
+    assert second > first
+
+
+async def test_failed_store_stores_nothing(tmp_path: Path) -> None:
+    """All events of a transaction, or none: the homeserver will send all of them again."""
+    async with await Database.open(f"sqlite:///{tmp_path}/bridge.db", patience_s=0.1) as database:
+
+        async def limit(connection: Connection) -> None:
+            pages = await connection.fetchval("PRAGMA page_count")
+            await connection.fetchval(f"PRAGMA max_page_count = {pages}")
+
+        inbox = InboxStore(database)
+        await database.transaction(limit)
+        with pytest.raises(StorageError):
+            await inbox.store([Row(f"${number}", payload="x" * 1000) for number in range(100)], 1)
+        assert await inbox.count_waiting() == 0
