@@ -1,0 +1,69 @@
+"""Untrusted text for terminals, logs and messages to people.
+
+Names, reasons and error texts of others may hold escape sequences that drive a terminal, line ends that forge log
+lines, and bidirectional or invisible characters that make one name look like another. :func:`display` is the one way
+for such text to a person. It never interprets and never drops a character: what cannot be shown becomes an escape.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+DEFAULT_LIMIT = 120
+"""Columns; enough for every name that people type."""
+
+ELLIPSIS = "\u2026"
+
+# Letters, marks and symbols that Unicode counts as printable but that show nothing.
+_INVISIBLE = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+    + "".join(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+)
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    if code <= 0xFFFF:
+        return f"\\u{code:04x}"
+    return f"\\U{code:08x}"
+
+
+def _piece(char: str, *, first: bool) -> tuple[str, int]:
+    """Return what stands for ``char``, and its columns."""
+    if char == "\\":
+        return "\\\\", 2
+    # A leading combining mark would change whatever stands before the text.
+    if not char.isprintable() or char in _INVISIBLE or (first and unicodedata.category(char).startswith("M")):
+        escape = _escape(char)
+        return escape, len(escape)
+    # A combining mark takes no column, but counts as one, or a name could carry thousands of them.
+    return char, 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def display(text: str, limit: int = DEFAULT_LIMIT) -> str:
+    r"""Return ``text`` in a form that is safe to print, at most ``limit`` columns wide.
+
+    Control and format characters (C0, C1, escape, bidirectional controls, zero width), lone surrogates, unassigned
+    code points and blanks other than the space become ``\xNN``, ``\uNNNN`` or ``\UNNNNNNNN``; a backslash is doubled,
+    so that nobody can imitate an escape. Text that does not fit ends in an ellipsis; an escape is never cut.
+
+    Raises:
+        ValueError: ``limit`` is below 1.
+    """
+    if limit < 1:
+        raise ValueError(f"limit is {limit}, it must be at least 1 column")
+    pieces: list[tuple[str, int]] = []
+    width = 0
+    # No character takes less than a column: what lies beyond the limit need not be looked at.
+    for index, char in enumerate(text[: limit + 1]):
+        piece, columns = _piece(char, first=index == 0)
+        pieces.append((piece, columns))
+        width += columns
+        if width > limit:
+            while width > limit - 1:
+                width -= pieces.pop()[1]
+            pieces.append((ELLIPSIS, 1))
+            break
+    return "".join(piece for piece, _ in pieces)
