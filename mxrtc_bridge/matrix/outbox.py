@@ -1,0 +1,129 @@
+"""Sends the call events of our side: the ``Signaller`` of the engine, for the bridge and for the client.
+
+It must never send two events of a room out of the order in which they were handed over, and never let a repeated send
+become a second event.
+
+How it works: one lock a room, handed on in order of arrival; the caller's own task does the sending, so that there is
+no task to own here. The transaction id is a hash of the room, the call, the sender and the step, which makes the
+homeserver recognise a repetition even after a restart of ours. At the bounds a send fails at once: a room that far
+behind has no call left that could be saved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.event_codec import content_of
+from mxrtc_bridge.core.events import CallMessage
+from mxrtc_bridge.core.ids import CallId, EventId, RoomId, UserId
+
+MAX_WAITING_PER_ROOM = 128
+"""Sends in one room at the same time; at the limit a send fails. A call sends about six events."""
+MAX_WAITING = 4096
+"""Sends at the same time, all rooms together."""
+SEND_TIMEOUT_S = 60.0
+"""Seconds for one send, its time in the queue included."""
+
+
+class EventSender(Protocol):
+    """The part of the homeserver that sends events."""
+
+    async def send_event(
+        self, room: RoomId, event_type: str, content: Mapping[str, object], txn_id: str, as_user: UserId | None = None
+    ) -> EventId: ...
+
+
+def transaction_id(room: RoomId, sender: UserId, call_id: CallId | str, step: str) -> str:
+    """Name one send for good. The parts are told apart by length, so that no two different sends share a name."""
+    digest = hashlib.sha256()
+    for part in (room, sender, call_id, step):
+        data = part.encode()
+        digest.update(len(data).to_bytes(4, "big"))
+        digest.update(data)
+    return f"mxrtc-{digest.hexdigest()[:40]}"
+
+
+class _RoomQueue:
+    __slots__ = ("lock", "waiting")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+
+
+class Outbox:
+    """Ordered sends per room."""
+
+    def __init__(self, homeserver: EventSender, *, masquerade: bool, timeout_s: float = SEND_TIMEOUT_S) -> None:
+        """Make an outbox.
+
+        Args:
+            homeserver: sends the events.
+            masquerade: whether our token is an application service's, which names the sender in each request.
+            timeout_s: seconds for one send, its time in the queue included.
+        """
+        self._homeserver = homeserver
+        self._masquerade = masquerade
+        self._timeout_s = timeout_s
+        self._rooms: dict[RoomId, _RoomQueue] = {}
+        self._waiting = 0
+
+    async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
+        """Send a call event; returns when the homeserver has it.
+
+        Args:
+            room: the room of the call.
+            sender: our side of the call.
+            message: what to say.
+            step: names this message within its call: the same step again is the same event.
+
+        Raises:
+            HomeserverError: it was refused, too many sends wait, or the homeserver did not take it in time.
+        """
+        event_type, content = content_of(message)
+        await self._send(room, sender, event_type, content, transaction_id(room, sender, message.call_id, step))
+
+    async def send_notice(self, room: RoomId, sender: UserId, text: str, *, key: str) -> None:
+        """Send plain text in its turn; the same ``key`` again is the same event.
+
+        Raises:
+            HomeserverError: as for :meth:`send`.
+        """
+        content: dict[str, object] = {"msgtype": "m.notice", "body": text, "m.mentions": {}}
+        await self._send(room, sender, "m.room.message", content, transaction_id(room, sender, key, "notice"))
+
+    async def _send(
+        self, room: RoomId, sender: UserId, event_type: str, content: Mapping[str, object], txn_id: str
+    ) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s), self._turn(room):
+                as_user = sender if self._masquerade else None
+                await self._homeserver.send_event(room, event_type, content, txn_id, as_user)
+        except TimeoutError as error:
+            raise HomeserverError(
+                f"could not send {event_type} to {room}: "
+                f"the homeserver did not take it within {self._timeout_s:g} seconds"
+            ) from error
+
+    @asynccontextmanager
+    async def _turn(self, room: RoomId) -> AsyncIterator[None]:
+        queue = self._rooms.get(room)
+        if self._waiting >= MAX_WAITING or (queue is not None and queue.waiting >= MAX_WAITING_PER_ROOM):
+            raise HomeserverError(f"could not send to {room}: too many messages wait for the homeserver")
+        if queue is None:
+            queue = self._rooms[room] = _RoomQueue()
+        queue.waiting += 1
+        self._waiting += 1
+        try:
+            async with queue.lock:
+                yield
+        finally:
+            queue.waiting -= 1
+            self._waiting -= 1
+            if not queue.waiting:
+                del self._rooms[room]

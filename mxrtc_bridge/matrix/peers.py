@@ -1,0 +1,458 @@
+"""The virtual users: their registration, their rooms, and who is in them.
+
+A peer must never be in a room that its user has no grant for, never stay where it is not used, and never tell an
+uninvited caller anything: an invitation that is not taken is declined without a word.
+
+How it works: :meth:`Peers.start` registers the users and reads from the homeserver which rooms they are in; from then
+on :meth:`Peers.handle` keeps that knowledge up to date from the events of the transactions, which arrive in order for
+each room. Before a room is left because of an event, the homeserver is asked once more, since an event that waited out
+an outage may be old. What cannot be left now is remembered and left at the next sweep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.matrix.homeserver import RoomFacts
+from mxrtc_bridge.matrix.outbox import transaction_id
+from mxrtc_bridge.matrix.room_event import RoomEvent
+from mxrtc_bridge.matrix.rooms import Change, PeerRoom, RoomBook, Unfit, is_closed, judge_invite
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+CONCURRENCY = 8
+"""Requests at the same time while many users or rooms are gone through."""
+MAX_UNLEFT = 10_000
+"""Rooms remembered because leaving them failed; beyond that the next start finds them."""
+HANDLE_TIMEOUT_S = 50.0
+"""Limit for one event, requests included: events of the same room wait behind it."""
+TOUCH_EVERY_MS = 10 * 60 * 1000
+"""A room's last use is stored at most this often: idle times are counted in days."""
+
+_ENCRYPTED = (
+    "This room is encrypted, and I cannot read encrypted messages yet: calls from here do not reach me. "
+    "Please start a direct chat with me without encryption."
+)
+_THIRD = "I take calls only in rooms that hold exactly one other person. Calls work again once the others have left."
+
+
+class PeerServer(Protocol):
+    """What this module needs of the homeserver."""
+
+    async def register_user(self, user: UserId) -> bool: ...
+
+    async def set_displayname(self, user: UserId, name: str) -> bool: ...
+
+    async def joined_rooms(self, as_user: UserId | None = None) -> tuple[RoomId, ...]: ...
+
+    async def joined_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]: ...
+
+    async def room_facts(self, room: RoomId, as_user: UserId | None = None) -> RoomFacts: ...
+
+    async def join(self, room: RoomId, as_user: UserId | None = None) -> None: ...
+
+    async def leave(self, room: RoomId, as_user: UserId | None = None, reason: str | None = None) -> None: ...
+
+    async def send_notice(self, room: RoomId, text: str, txn_id: str, as_user: UserId | None = None) -> EventId: ...
+
+
+class StoredRoom(Protocol):
+    """A room as the directory keeps it."""
+
+    @property
+    def peer(self) -> UserId: ...
+
+    @property
+    def room_id(self) -> RoomId: ...
+
+    @property
+    def user(self) -> UserId: ...
+
+    @property
+    def last_active_ms(self) -> int: ...
+
+
+class RoomDirectory(Protocol):
+    """Remembers durably which room belongs to whom, and when it was last used."""
+
+    async def upsert(self, peer: UserId, room_id: RoomId, user: UserId, now_ms: int) -> None: ...
+
+    async def touch(self, peer: UserId, room_id: RoomId, now_ms: int) -> None: ...
+
+    async def remove(self, peer: UserId, room_id: RoomId) -> None: ...
+
+    async def idle_since(self, before_ms: int) -> Sequence[StoredRoom]:
+        """Rooms that were last used before ``before_ms``."""
+        ...
+
+    async def all(self) -> Sequence[StoredRoom]: ...
+
+
+class RoomListener(Protocol):
+    """Told about what ends calls; must not block."""
+
+    def member_left(self, room: RoomId, user: UserId) -> None:
+        """A party of the room has left it."""
+        ...
+
+    def room_changed(self, room: RoomId) -> None:
+        """A third member has joined, or the others have left again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PeerProfile:
+    """A virtual user as the configuration has it."""
+
+    user_id: UserId
+    displayname: str
+
+
+class Peers:
+    """All virtual users of the bridge."""
+
+    def __init__(
+        self,
+        homeserver: PeerServer,
+        directory: RoomDirectory,
+        listener: RoomListener,
+        *,
+        profiles: Iterable[PeerProfile],
+        bot: PeerProfile | None,
+        is_own: Callable[[UserId], bool],
+        may_use: Callable[[UserId, UserId], bool],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        """Make the peers; nothing is sent before :meth:`start`.
+
+        Args:
+            homeserver: acts as any virtual user.
+            directory: keeps rooms over restarts.
+            listener: told about members that leave and rooms that change.
+            profiles: the peers.
+            bot: the bridge's own account; it joins nothing.
+            is_own: whether a user is of the bridge's namespace.
+            may_use: whether a user (first) holds a grant for a peer (second).
+            wall_ms: milliseconds since the epoch.
+        """
+        self._homeserver = homeserver
+        self._directory = directory
+        self._listener = listener
+        self._profiles = {profile.user_id: profile for profile in profiles}
+        self._bot = bot
+        self._is_own = is_own
+        self._may_use = may_use
+        self._wall_ms = wall_ms
+        self._book = RoomBook()
+        self._unleft: dict[tuple[UserId, RoomId], None] = {}
+
+    # --- what others ask
+
+    def members(self, room: RoomId) -> frozenset[UserId] | None:
+        """The joined members, or None for a room in which no peer is."""
+        entry = self._book.get(room)
+        return None if entry is None else frozenset(entry.members)
+
+    def is_own(self, user: UserId) -> bool:
+        """Whether ``user`` is of the bridge's namespace."""
+        return self._is_own(user)
+
+    def is_peer(self, user: UserId) -> bool:
+        """Whether ``user`` is one of the configured peers."""
+        return user in self._profiles
+
+    def peer_in(self, room: RoomId) -> UserId | None:
+        """The peer of a room."""
+        entry = self._book.get(room)
+        return None if entry is None else entry.peer
+
+    # --- start, reload, sweep
+
+    async def start(self) -> None:
+        """Register and name all users, then learn their rooms.
+
+        Raises:
+            HomeserverError: a user could not be registered: the registration does not cover it, or the token is wrong.
+        """
+        await self._register(self._profiles.values())
+        if self._bot is not None:
+            await self._register([self._bot])
+        await self.reconcile()
+
+    async def reload(self, profiles: Iterable[PeerProfile]) -> None:
+        """Take over a changed configuration: new peers appear, rooms without a right or without a peer are left.
+
+        ``may_use`` must answer by the new configuration already. When a new peer cannot be registered, the rooms that
+        must be left have been left all the same.
+
+        Raises:
+            HomeserverError: a new user could not be registered.
+        """
+        wanted = {profile.user_id: profile for profile in profiles}
+        new = [profile for user, profile in wanted.items() if self._profiles.get(user) != profile]
+        self._profiles = wanted
+        doomed = [room for room in self._book if not (self.is_peer(room.peer) and self._may_use(room.user, room.peer))]
+        await _each(doomed, self._leave)
+        await self._register(new)
+
+    async def reconcile(self) -> None:
+        """Read the rooms and members of all peers from the homeserver, and leave what must not be.
+
+        Raises:
+            HomeserverError: the list of rooms could not be read.
+        """
+        found: list[tuple[UserId, RoomId]] = []
+
+        async def list_rooms(peer: UserId) -> None:
+            found.extend((peer, room) for room in await self._homeserver.joined_rooms(peer))
+
+        await _each(self._profiles, list_rooms)
+        peers_in = Counter(room for _, room in found)
+        stored = {(room.peer, room.room_id): room for room in await self._directory.all()}
+
+        async def learn(place: tuple[UserId, RoomId]) -> None:
+            await self._learn(*place, stored.pop(place, None), shared=peers_in[place[1]] > 1)
+
+        await _each(found, learn)
+        for peer, room in stored:
+            if not self.is_peer(peer):
+                # Taken out of the configuration while the bridge was down.
+                await self._request_leave(peer, room)
+            await self._directory.remove(peer, room)
+        logger.info("%d peers in %d rooms", len(self._profiles), len(self._book))
+
+    async def leave_idle(self, before_ms: int) -> int:
+        """Leave all rooms that were last used before ``before_ms``, and those that could not be left earlier.
+
+        Returns:
+            How many were left.
+        """
+        for peer, room in tuple(self._unleft):
+            if self._book.get(room) is None:
+                await self._request_leave(peer, room)
+        count = 0
+        for idle in await self._directory.idle_since(before_ms):
+            entry = self._book.get(idle.room_id)
+            if entry is not None and entry.peer == idle.peer:
+                await self._leave(entry)
+                count += 1
+            else:
+                await self._directory.remove(idle.peer, idle.room_id)
+        return count
+
+    # --- events
+
+    async def handle(self, event: RoomEvent) -> None:
+        """Take one event of a room into account; takes a limited time. Failures of the homeserver are logged only."""
+        try:
+            async with asyncio.timeout(HANDLE_TIMEOUT_S):
+                await self._dispatch(event)
+        except TimeoutError:
+            logger.warning("%s of %s was not handled within %g s", event.type, event.room_id, HANDLE_TIMEOUT_S)
+        except HomeserverError as error:
+            logger.warning("%s of %s was not handled: %s", event.type, event.room_id, error)
+
+    async def _dispatch(self, event: RoomEvent) -> None:
+        if event.type == "m.room.member" and event.state_key is not None:
+            await self._handle_membership(event)
+        elif event.type == "m.room.encryption" and event.state_key == "":
+            await self._handle_encryption(event)
+        else:
+            await self._touch(event)
+
+    async def _handle_membership(self, event: RoomEvent) -> None:
+        # Whatever the form of the id: what the server counts as a member is one.
+        target = UserId(event.state_key or "")
+        membership = event.content.get("membership")
+        if self._is_own(target) and membership == "invite":
+            await self._handle_invite(event, target)
+            return
+        if self.is_peer(target) and membership == "join" and self._book.get(event.room_id) is None:
+            # Our own join, whose answer was lost; after a join that was taken back at once the request is refused.
+            await self._learn(target, event.room_id, None, shared=False)
+            return
+        room = self._book.get(event.room_id)
+        change = self._book.apply_membership(event.room_id, target, membership)
+        if room is None or change is Change.NOTHING:
+            return
+        await self._changed(room, change)
+
+    async def _changed(self, room: PeerRoom, change: Change) -> None:
+        match change:
+            case Change.PEER_GONE:
+                self._book.drop(room.room_id)
+                self._listener.member_left(room.room_id, room.peer)
+                await self._directory.remove(room.peer, room.room_id)
+                logger.info("%s was removed from %s", room.peer, room.room_id)
+            case Change.USER_GONE:
+                self._listener.member_left(room.room_id, room.user)
+                # An old event after an outage: the user may be back long since.
+                room.members = set(await self._members_now(room))
+                if room.user not in room.members:
+                    await self._leave(room)
+            case Change.THIRD_JOINED:
+                self._listener.room_changed(room.room_id)
+                await self._tell_once(room, "third", _THIRD)
+            case Change.PAIR_AGAIN:
+                self._listener.room_changed(room.room_id)
+
+    async def _members_now(self, room: PeerRoom) -> frozenset[UserId]:
+        """The members by the homeserver; nobody when it says that the peer is not there itself."""
+        try:
+            return await self._homeserver.joined_members(room.room_id, room.peer)
+        except HomeserverError as error:
+            if error.retryable:
+                raise
+            return frozenset()
+
+    async def _handle_invite(self, event: RoomEvent, peer: UserId) -> None:
+        known = self._book.get(event.room_id)
+        # An invitation to a room that the peer seems to be in: we missed that it left, so joining is right.
+        unfit = Unfit.SECOND_PEER if known is not None and known.peer != peer else None
+        unfit = unfit or judge_invite(
+            event.sender,
+            peer,
+            event.invite_room_state,
+            is_peer=self.is_peer,
+            is_own=self._is_own,
+            may_use=self._may_use,
+        )
+        if unfit is not None:
+            logger.debug("declining an invitation of %s to %s: %s", event.sender, peer, unfit.value)
+            await self._request_leave(peer, event.room_id)
+            return
+        await self._homeserver.join(event.room_id, peer)
+        await self._look_around(event.room_id, peer, event.sender)
+
+    async def _look_around(self, room_id: RoomId, peer: UserId, user: UserId) -> None:
+        """Decide again with the facts, now that the peer is in the room."""
+        facts = await self._homeserver.room_facts(room_id, peer)
+        members = await self._homeserver.joined_members(room_id, peer)
+        room = PeerRoom(room_id, peer, user, set(members), facts.encrypted, self._wall_ms())
+        unfit = None
+        if facts.room_type is not None:
+            unfit = Unfit.SPACE
+        elif not is_closed(facts.join_rule):
+            unfit = Unfit.OPEN_ROOM
+        elif not room.is_pair:
+            unfit = Unfit.NOT_A_PAIR
+        if unfit is not None:
+            logger.info("%s leaves a room of %s again: %s", peer, user, unfit.value)
+            await self._request_leave(peer, room_id)
+            return
+        self._book.enter(room)
+        self._unleft.pop((peer, room_id), None)
+        await self._directory.upsert(peer, room_id, user, room.active_ms)
+        logger.info("%s joined a room of %s", peer, user)
+        if room.encrypted:
+            await self._tell_once(room, "encrypted", _ENCRYPTED)
+        for surplus in self._book.surplus(user, peer, keep=room_id):
+            await self._leave(surplus)
+
+    async def _handle_encryption(self, event: RoomEvent) -> None:
+        room = self._book.get(event.room_id)
+        if room is not None and not room.encrypted:
+            room.encrypted = True
+            await self._tell_once(room, "encrypted", _ENCRYPTED)
+
+    async def _touch(self, event: RoomEvent) -> None:
+        room = self._book.get(event.room_id)
+        if room is None or event.sender != room.user:
+            return
+        now_ms = self._wall_ms()
+        if now_ms - room.active_ms >= TOUCH_EVERY_MS:
+            room.active_ms = now_ms
+            await self._directory.touch(room.peer, room.room_id, now_ms)
+
+    # --- steps
+
+    async def _register(self, profiles: Iterable[PeerProfile]) -> None:
+        async def register(profile: PeerProfile) -> None:
+            await self._homeserver.register_user(profile.user_id)
+            await self._homeserver.set_displayname(profile.user_id, profile.displayname)
+
+        await _each(profiles, register)
+
+    async def _learn(self, peer: UserId, room_id: RoomId, stored: StoredRoom | None, *, shared: bool) -> None:
+        """Take a room that the peer is in already into the book, or leave it."""
+        try:
+            members = await self._homeserver.joined_members(room_id, peer)
+            facts = await self._homeserver.room_facts(room_id, peer)
+        except HomeserverError as error:
+            if error.retryable:
+                raise
+            logger.debug("%s is not in %s after all: %s", peer, room_id, error)
+            return
+        others = members - {peer}
+        owner = None if stored is None else stored.user
+        if owner is None and len(others) == 1:
+            (owner,) = others
+        fit = owner in others and not shared and facts.room_type is None and is_closed(facts.join_rule)
+        if owner is None or not fit or self._is_own(owner) or not self._may_use(owner, peer):
+            await self._request_leave(peer, room_id)
+            await self._directory.remove(peer, room_id)
+            return
+        room = PeerRoom(room_id, peer, owner, set(members), facts.encrypted)
+        # A room that is known already was told these things when it became so.
+        room.told.update(("encrypted",) if room.encrypted else ())
+        self._book.enter(room)
+        if stored is None:
+            # Only then: a start is no use of the room, and must not make an idle one look busy.
+            await self._directory.upsert(peer, room_id, owner, self._wall_ms())
+
+    async def _leave(self, room: PeerRoom) -> None:
+        if self._book.get(room.room_id) is not room:
+            return
+        self._book.drop(room.room_id)
+        self._listener.member_left(room.room_id, room.peer)
+        await self._directory.remove(room.peer, room.room_id)
+        await self._request_leave(room.peer, room.room_id)
+        logger.info("%s left its room with %s", room.peer, room.user)
+
+    async def _request_leave(self, peer: UserId, room: RoomId) -> None:
+        """Leave or decline; a refusal means that the peer is not there, any other failure is tried again later."""
+        self._unleft.pop((peer, room), None)
+        try:
+            await self._homeserver.leave(room, peer)
+        except HomeserverError as error:
+            if error.retryable and len(self._unleft) < MAX_UNLEFT:
+                self._unleft[peer, room] = None
+            logger.debug("%s could not leave %s: %s", peer, room, error)
+
+    async def _tell_once(self, room: PeerRoom, key: str, text: str) -> None:
+        if key in room.told:
+            return
+        room.told.add(key)
+        txn_id = transaction_id(room.room_id, room.peer, key, str(self._wall_ms()))
+        try:
+            await self._homeserver.send_notice(room.room_id, text, txn_id, room.peer)
+        except HomeserverError as error:
+            logger.debug("a notice of %s was not sent: %s", room.peer, error)
+
+
+async def _each(items: Iterable[Item], action: Callable[[Item], Awaitable[None]]) -> None:
+    """Do ``action`` for all items, a few at a time; the first failure cancels the rest and is raised by itself."""
+    todo = iter(items)
+
+    async def work() -> None:
+        for item in todo:
+            await action(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CONCURRENCY):
+                group.create_task(work())
+    except* HomeserverError as failures:
+        failure: BaseException = failures
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+        raise failure from None

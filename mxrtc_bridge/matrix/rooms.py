@@ -1,0 +1,150 @@
+"""What the bridge knows about the rooms of its peers, and which invitations it takes: decisions without requests.
+
+A room fit for calls holds exactly one peer and one user who may use it: then nobody else can answer, inject candidates
+or read the addresses in a description. A room keeps its two parties for its whole life; a third member makes it unfit
+until they have left again.
+
+:class:`RoomBook` must never be larger than the homeserver's truth allows: rooms enter it only after a join of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from mxrtc_bridge.core.ids import RoomId, UserId
+
+MAX_ROOMS_PER_PAIR = 16
+"""Rooms of one user with one peer; the least recently used one is left when another is joined."""
+MAX_STRIPPED_EVENTS = 64
+"""Events of ``invite_room_state`` that are looked at."""
+
+
+class Unfit(Enum):
+    """Why an invitation is declined; the text is for the log, the inviter is told nothing."""
+
+    NOT_A_PEER = "the invited user is not a peer"
+    OWN_NAMESPACE = "the inviter is one of the bridge's own users"
+    NO_GRANT = "the inviter holds no grant for the peer"
+    SPACE = "the room is a space or another special room"
+    OPEN_ROOM = "the room can be joined without an invitation"
+    SECOND_PEER = "another peer is in the room already"
+    NOT_A_PAIR = "others than the inviter are in the room"
+
+
+def judge_invite(
+    inviter: UserId,
+    peer: UserId,
+    stripped_state: Sequence[Mapping[str, object]],
+    *,
+    is_peer: Callable[[UserId], bool],
+    is_own: Callable[[UserId], bool],
+    may_use: Callable[[UserId, UserId], bool],
+) -> Unfit | None:
+    """Return the reason to decline an invitation, or None when the peer should join and look.
+
+    ``stripped_state`` is what the inviter's server tells about the room (``unsigned.invite_room_state``). It can lie,
+    so it only ever saves a join: the facts are read again once the peer is in the room.
+    """
+    if not is_peer(peer):
+        return Unfit.NOT_A_PEER
+    if is_own(inviter):
+        return Unfit.OWN_NAMESPACE
+    if not may_use(inviter, peer):
+        return Unfit.NO_GRANT
+    for event in stripped_state[:MAX_STRIPPED_EVENTS]:
+        content = event.get("content")
+        if not isinstance(content, Mapping):
+            continue
+        kind = event.get("type")
+        if kind == "m.room.create" and content.get("type") is not None:
+            return Unfit.SPACE
+        if kind == "m.room.join_rules" and not is_closed(content.get("join_rule")):
+            return Unfit.OPEN_ROOM
+    return None
+
+
+def is_closed(join_rule: object) -> bool:
+    """Whether only invited users come in; ``private`` is reserved and means the same to servers."""
+    return join_rule in ("invite", "private")
+
+
+class Change(Enum):
+    """What a membership event meant for a room."""
+
+    NOTHING = "nothing"
+    PEER_GONE = "the peer has left or was removed"
+    USER_GONE = "the user has left or was banned"
+    THIRD_JOINED = "somebody else has joined"
+    PAIR_AGAIN = "the others have left"
+
+
+@dataclass(slots=True)
+class PeerRoom:
+    """A room that a peer is in."""
+
+    room_id: RoomId
+    peer: UserId
+    user: UserId
+    """The one user whose room this is."""
+    members: set[UserId]
+    encrypted: bool = False
+    active_ms: int = 0
+    """When the user was last seen to do something here, as far as it is stored."""
+    told: set[str] = field(default_factory=set)
+    """Notices that were given here: each is given once."""
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether exactly the peer and its user are joined."""
+        return self.members == {self.peer, self.user}
+
+
+class RoomBook:
+    """The rooms of all peers."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[RoomId, PeerRoom] = {}
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    def __iter__(self) -> Iterator[PeerRoom]:
+        return iter(tuple(self._rooms.values()))
+
+    def get(self, room: RoomId) -> PeerRoom | None:
+        """The room, if a peer is in it."""
+        return self._rooms.get(room)
+
+    def enter(self, room: PeerRoom) -> None:
+        """Add a room that a peer has joined."""
+        self._rooms[room.room_id] = room
+
+    def drop(self, room: RoomId) -> PeerRoom | None:
+        """Forget a room."""
+        return self._rooms.pop(room, None)
+
+    def surplus(self, user: UserId, peer: UserId, *, keep: RoomId) -> list[PeerRoom]:
+        """Rooms of ``user`` with ``peer`` beyond the limit, least recently used first, ``keep`` never among them."""
+        rooms = [room for room in self._rooms.values() if room.user == user and room.peer == peer]
+        excess = len(rooms) - MAX_ROOMS_PER_PAIR
+        rooms.sort(key=lambda room: (room.room_id == keep, room.active_ms))
+        return rooms[: max(excess, 0)]
+
+    def apply_membership(self, room_id: RoomId, user: UserId, membership: object) -> Change:
+        """Take a membership event of a room into account and say what it meant; unknown rooms are ignored."""
+        room = self._rooms.get(room_id)
+        if room is None:
+            return Change.NOTHING
+        if membership == "join":
+            known = user in room.members
+            room.members.add(user)
+            return Change.NOTHING if known or user in (room.peer, room.user) else Change.THIRD_JOINED
+        if user not in room.members:
+            return Change.NOTHING
+        # Whatever is not "join" is not a member: leave, ban, knock, invite, and what a later version may add.
+        room.members.discard(user)
+        if user in (room.peer, room.user):
+            return Change.PEER_GONE if user == room.peer else Change.USER_GONE
+        return Change.PAIR_AGAIN if room.is_pair else Change.NOTHING

@@ -1,0 +1,313 @@
+"""Requests to the homeserver: one place for time limits, repetition, size limits and the wording of failures.
+
+It must never log a request or an answer (they hold tokens, SDP and addresses), never follow a redirect with a token in
+its hand, and never let a foreign exception out: every failure is a :class:`~mxrtc_bridge.core.errors.HomeserverError`.
+
+How it works: mautrix's ``HTTPAPI`` builds and sends the request; its own repetition (502 to 504 only, and blind to
+``retry_after_ms``) is off and replaced by :class:`RetryPolicy`, which honours what a rate limit asks for as long as the
+sum stays within the budget. An answer is read up to a limit, never whatever the other side feels like sending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import random
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+from urllib.parse import urlsplit
+
+from mautrix.api import HTTPAPI, Method, PathBuilder
+from mautrix.errors import MatrixConnectionError
+
+from mxrtc_bridge.core.display import display
+from mxrtc_bridge.core.errors import ConfigError, HomeserverError, StateError
+from mxrtc_bridge.core.ids import UserId
+
+# mautrix writes whole request bodies at DEBUG. The level of its root logger is a wall that no logging configuration of
+# ours lowers by accident, since children inherit it.
+logging.getLogger("mau").setLevel(logging.WARNING)
+_SILENT = logging.getLogger("mau.mxrtc")
+
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+"""Limit for one answer; the largest honest ones are the first sync and the member list of a huge room."""
+
+_MAX_WORDS = 200
+_MAX_REDIRECTS = 3
+
+
+class Repeat(Enum):
+    """When a failed request may be sent again."""
+
+    ALWAYS = "always"
+    """The request has the same effect once or many times (a GET, a PUT with a transaction id)."""
+    IF_UNTOUCHED = "if untouched"
+    """Only after a rate limit: the one failure that says for certain that nothing happened."""
+    NEVER = "never"
+
+    def allows(self, error: HomeserverError) -> bool:
+        """Whether this failure may be followed by another attempt."""
+        if self is Repeat.ALWAYS:
+            return error.retryable
+        return self is Repeat.IF_UNTOUCHED and error.status == 429
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long one request is worth waiting for."""
+
+    total_s: float = 60.0
+    """Seconds from the first attempt on in which a new attempt may begin."""
+    first_s: float = 0.5
+    """Pause after the first failure; doubles from then on."""
+    longest_s: float = 8.0
+    """Longest pause between two attempts when the homeserver names none."""
+
+    def pause(self, attempt: int, spent_s: float, asked_s: float | None, jitter: float) -> float | None:
+        """Seconds to wait before the next attempt, or None when the budget does not allow one.
+
+        Args:
+            attempt: number of failures so far, from 1.
+            spent_s: seconds since the first attempt began.
+            asked_s: what the homeserver asked for, if it did; never undercut.
+            jitter: a random number in [0, 1) that spreads clients which failed together.
+        """
+        if asked_s is not None:
+            wait = max(asked_s, 0.05)
+        else:
+            wait = min(self.first_s * 2.0 ** min(attempt - 1, 30), self.longest_s) * (0.75 + jitter / 2)
+        return wait if spent_s + wait <= self.total_s else None
+
+
+class _FailedError(HomeserverError):
+    """A failed attempt, with what the homeserver said about trying again."""
+
+    def __init__(self, message: str, status: int = 0, errcode: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message, status, errcode)
+        self.retry_after_s = retry_after_s
+
+
+class _BoundedApi(HTTPAPI):
+    """``HTTPAPI`` with a limit for answers, and refusals that keep the pause the homeserver asked for."""
+
+    max_answer_bytes: int = MAX_ANSWER_BYTES
+    max_redirects: int = 0
+
+    async def _send(
+        self, method: Method, url: Any, content: Any, query_params: dict[str, str], headers: dict[str, str]
+    ) -> tuple[Any, Any]:
+        async with self.session.request(
+            str(method),
+            url,
+            data=content,
+            params=query_params,
+            headers=headers,
+            allow_redirects=self.max_redirects > 0,
+            max_redirects=max(self.max_redirects, 1),
+        ) as response:
+            if response.url.scheme != self.base_url.scheme:
+                raise _FailedError("the homeserver redirects from TLS to a connection without", 300)
+            body = bytearray()
+            async for chunk in response.content.iter_chunked(64 * 1024):
+                body += chunk
+                if len(body) > self.max_answer_bytes:
+                    raise _FailedError(
+                        f"the answer of the homeserver is longer than {self.max_answer_bytes} bytes", response.status
+                    )
+            answer = _decode(bytes(body))
+            if not 200 <= response.status < 300:
+                raise _refusal(response.status, answer, response.headers.get("Retry-After"))
+            if not isinstance(answer, dict):
+                raise _FailedError("the answer of the homeserver is not a JSON object", response.status)
+            return answer, response
+
+
+def _decode(body: bytes) -> object:
+    try:
+        value: object = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value
+
+
+def _refusal(status: int, answer: object, retry_after: str | None) -> _FailedError:
+    fields = answer if isinstance(answer, dict) else {}
+    errcode, words, asked_ms = fields.get("errcode"), fields.get("error"), fields.get("retry_after_ms")
+    errcode = display(errcode, 64) if isinstance(errcode, str) else ""
+    sentence = f"the homeserver answered {status}" + (f" {errcode}" if errcode else "")
+    if isinstance(words, str) and words:
+        sentence += f": {display(words, _MAX_WORDS)}"
+    elif 300 <= status < 400:
+        sentence += ": it redirects; use the address that it redirects to"
+    elif not fields:
+        sentence += " without a Matrix error; is there a proxy that does not pass /_matrix/ on?"
+    asked_s = None
+    # The header replaces retry_after_ms since Matrix 1.10; servers send one of them or both.
+    if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
+        asked_s = float(retry_after[:9])
+    if isinstance(asked_ms, int | float) and 0 <= asked_ms < 1e12:
+        asked_s = asked_ms / 1000
+    return _FailedError(sentence, status, errcode, asked_s)
+
+
+def _unreachable(error: BaseException) -> str:
+    """Say why there was no answer, without addresses."""
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and len(links) < 8:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    for link in links:
+        if isinstance(link, ssl.SSLError):
+            return f"TLS failed: {display(link.reason or type(link).__name__, 80)}"
+        if isinstance(link, socket.gaierror):
+            return "its name cannot be resolved"
+    for link in links:
+        if isinstance(link, OSError) and link.errno is not None and link.errno > 0:
+            return os.strerror(link.errno).lower()
+    return "the connection ended without an answer"
+
+
+class Transport:
+    """Sends requests with one access token. Must be made inside a running event loop, and closed."""
+
+    def __init__(
+        self,
+        base_url: str,
+        token: str = "",
+        *,
+        retry: RetryPolicy | None = None,
+        timeout_s: float = 20.0,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """Make a transport.
+
+        Args:
+            base_url: the client-server address of the homeserver, ``http://`` or ``https://``.
+            token: access token of a user, or the appservice's; empty before a login.
+            retry: budget of each request that may be repeated.
+            timeout_s: seconds for one attempt.
+            max_answer_bytes: limit for one answer.
+            clock: monotonic seconds.
+            sleep: waits between attempts.
+            jitter: random numbers in [0, 1).
+
+        Raises:
+            ConfigError: ``base_url`` is not the address of a web server.
+        """
+        _check_address(base_url)
+        self._api = _BoundedApi(base_url, token, log=_SILENT, default_retry_count=0)  # type: ignore[arg-type]
+        self._api.max_answer_bytes = max_answer_bytes
+        self._retry = retry or RetryPolicy()
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._sleep = sleep
+        self._jitter = jitter
+        self._closed = False
+
+    async def close(self) -> None:
+        """Close all connections; may be called twice."""
+        self._closed = True
+        await self._api.session.close()
+
+    def follow_redirects(self) -> None:
+        """Follow up to three redirects from now on: only for a transport without a token (server discovery)."""
+        if self._api.token:
+            raise StateError("a transport with a token must not follow redirects")
+        self._api.max_redirects = _MAX_REDIRECTS
+
+    async def request(
+        self,
+        what: str,
+        method: Method,
+        path: PathBuilder | str,
+        *,
+        content: Mapping[str, object] | None = None,
+        query: Mapping[str, str] | None = None,
+        as_user: UserId | None = None,
+        timeout_s: float | None = None,
+        repeat: Repeat = Repeat.ALWAYS,
+    ) -> dict[str, object]:
+        """Send a request, again if it makes sense, and return the JSON object of the answer.
+
+        Args:
+            what: what was attempted, for the error: "join !room".
+            method: the HTTP method.
+            path: path below the base address.
+            content: JSON body.
+            query: query parameters.
+            as_user: user of the appservice's namespace to act as.
+            timeout_s: seconds for one attempt, when the usual limit does not fit.
+            repeat: whether a failed attempt may be followed by another.
+
+        Raises:
+            HomeserverError: the last attempt failed, and no other fits into the budget.
+        """
+        parameters = dict(query or {})
+        if as_user is not None:
+            parameters["user_id"] = as_user
+        started = self._clock()
+        attempt = 0
+        while True:
+            try:
+                return await self._attempt(method, path, content, parameters, timeout_s or self._timeout_s)
+            except _FailedError as error:
+                attempt += 1
+                pause = None
+                if repeat.allows(error):
+                    spent = self._clock() - started
+                    pause = self._retry.pause(attempt, spent, error.retry_after_s, self._jitter())
+                if pause is None:
+                    raise _explained(what, error) from error.__cause__
+            await self._sleep(pause)
+
+    async def _attempt(
+        self,
+        method: Method,
+        path: PathBuilder | str,
+        content: Mapping[str, object] | None,
+        query: Mapping[str, str],
+        timeout_s: float,
+    ) -> dict[str, object]:
+        if self._closed:
+            raise StateError("this connection to the homeserver has been closed")
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await self._api.request(
+                    method, path, content=dict(content or {}), query_params=dict(query), sensitive=True
+                )
+        except TimeoutError as error:
+            raise _FailedError(f"the homeserver did not answer within {timeout_s:g} seconds") from error
+        except MatrixConnectionError as error:
+            raise _FailedError(f"the homeserver cannot be reached: {_unreachable(error)}") from error
+        assert isinstance(answer, dict)
+        return answer
+
+
+def _explained(what: str, error: _FailedError) -> HomeserverError:
+    sentence = f"could not {what}: {error}"
+    if error.status == 429 and error.retry_after_s is not None:
+        sentence += f" (it asks to wait {error.retry_after_s:.0f} seconds)"
+    return HomeserverError(sentence, error.status, error.errcode)
+
+
+def _check_address(base_url: str) -> None:
+    try:
+        parts = urlsplit(base_url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"homeserver address {base_url[:200]!a} must look like https://matrix.example.org")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ConfigError("the homeserver address must hold no user name, password, query or fragment")
