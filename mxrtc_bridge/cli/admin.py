@@ -1,0 +1,193 @@
+"""``mxrtc-bridge``: the admin's command line.
+
+Data goes to standard output, everything for people to standard error. Exit codes:
+
+====  =============================================================
+   0  done; for ``check``: nothing is wrong; for ``explain``: allowed
+   1  failed now, may succeed later; for ``check``: something is wrong
+   2  the command line cannot be understood, or a file exists already
+   3  ``explain``: denied
+  78  the configuration cannot be used (``EX_CONFIG``): do not retry
+ 130  interrupted
+====  =============================================================
+
+Mistakes of people never show a traceback here; a defect of the program does, because it must be reported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from mxrtc_bridge import __version__
+from mxrtc_bridge.cli.admin_check import check_command
+from mxrtc_bridge.cli.admin_init import init_command
+from mxrtc_bridge.config import Config, load_config
+from mxrtc_bridge.config.example import example_config
+from mxrtc_bridge.config.files import write_private
+from mxrtc_bridge.config.notation import parse_time
+from mxrtc_bridge.config.registration import random_sender, render_registration
+from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError
+from mxrtc_bridge.core.ids import UserId, parse_user_id
+from mxrtc_bridge.core.policy import Allow
+
+EXIT_OK = 0
+EXIT_RETRY = 1
+EXIT_USAGE = 2
+EXIT_DENIED = 3
+EXIT_CONFIG = 78
+EXIT_INTERRUPTED = 130
+
+config_option = click.option(
+    "-c",
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    default="config.yaml",
+    show_default=True,
+    envvar="MXRTC_CONFIG",
+    show_envvar=True,
+    help="The configuration.",
+)
+
+
+def say(text: str, style: str = "") -> None:
+    """Write to standard error for a person. The text is never read as markup: parts of it may come from elsewhere."""
+    Console(stderr=True, highlight=False).print(Text(text, style=style), soft_wrap=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", prog_name="mxrtc-bridge")
+def cli() -> None:
+    """Reach TCP services through Matrix calls: the bridge, for its admin.
+
+    The bridge owns a set of Matrix users ("peers"). A user who has a right to it calls a peer, and every data channel
+    of the call is piped to a local service. Begin with `mxrtc-bridge init`.
+    """
+
+
+cli.add_command(init_command)
+cli.add_command(check_command)
+
+
+@cli.command("run")
+@config_option
+def run_command(path: Path) -> int:
+    """Run the bridge until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
+    config = load_config(path)
+    start_logging(config)
+    # Imported here: the other commands must work, and quickly, without the network libraries.
+    app = importlib.import_module("mxrtc_bridge.app")
+    return int(app.run(config) or EXIT_OK)
+
+
+def start_logging(config: Config) -> None:
+    """Log to standard error at the configured level; under systemd without a time, which the journal adds itself."""
+    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    form = f"{stamp}%(levelname)-7s %(name)s: %(message)s"
+    logging.basicConfig(level=config.log_level.upper(), format=form, stream=sys.stderr)
+
+
+@cli.command("example-config")
+def example_config_command() -> int:
+    """Print a complete configuration with an explanation of every key."""
+    click.echo(example_config(), nl=False)
+    return EXIT_OK
+
+
+@cli.command("registration")
+@config_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file (mode 0600) instead.")
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+def registration_command(path: Path, output: Path | None, force: bool) -> int:
+    """Print the registration for the homeserver; it holds both tokens."""
+    config = load_config(path)
+    text = render_registration(config, random_sender())
+    if config.appservice.sender_localpart is None:
+        say("appservice.sender_localpart is not set, so the registration has a new random one each time", "yellow")
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_private(output, text, replace=force)
+        say(f"wrote {output} (mode 0600)")
+    return EXIT_OK
+
+
+@cli.command("explain")
+@config_option
+@click.option("--at", "moment", metavar="TIME", help="Decide as of this time (2030-01-31 or 2030-01-31T18:00:00Z).")
+@click.argument("user", metavar="@USER:SERVER")
+@click.argument("service", metavar="PEER[/SERVICE]")
+def explain_command(path: Path, moment: str | None, user: str, service: str) -> int:
+    """Say whether a user may use a service (or call a peer at all), and which rule decides.
+
+    Prints `allow` or `deny` and the rule; exit code 0 for allow, 3 for deny.
+    """
+    config = load_config(path)
+    try:
+        user_id = parse_user_id(user)
+        now_ms = time.time_ns() // 1_000_000 if moment is None else parse_time(moment)
+    except (EventError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    name, slash, service_name = service.partition("/")
+    peer = UserId(name) if name.startswith("@") else config.peer_id(name)
+    if peer not in config.peers:
+        say(f"there is no peer {name[:80]!a}; known: {_known(p.name for p in config.peers.values())}", "yellow")
+    elif slash and config.service(peer, service_name) is None:
+        say(f"{name} has no service {service_name[:80]!a}; known: {_known(config.service_names(peer))}", "yellow")
+    policy = config.policy()
+    if slash:
+        decision = policy.service_access(user_id, peer, service_name, now_ms)
+    else:
+        decision = policy.peer_access(user_id, peer, now_ms)
+    if isinstance(decision, Allow):
+        click.echo(f"allow: grant {decision.rule}")
+        return EXIT_OK
+    click.echo(decision.rule if decision.rule.startswith("deny") else f"deny: {decision.rule}")
+    return EXIT_DENIED
+
+
+def _known(names: object) -> str:
+    return ", ".join(sorted(str(name) for name in names)) if hasattr(names, "__iter__") else ""
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; expected failures are said in one clear text."""
+    try:
+        result = cli.main(list(arguments), prog_name="mxrtc-bridge", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE
+    except (click.Abort, KeyboardInterrupt):
+        say("interrupted", "yellow")
+        return EXIT_INTERRUPTED
+    except ConfigError as error:
+        say(str(error), "red")
+        return EXIT_CONFIG
+    except HomeserverError as error:
+        say(str(error), "red")
+        return EXIT_RETRY if error.retryable else EXIT_CONFIG
+    except (MxrtcError, OSError) as error:
+        say(str(error), "red")
+        return EXIT_RETRY
+    return result if isinstance(result, int) else EXIT_OK
+
+
+def main() -> None:
+    """Entry point of ``mxrtc-bridge``."""
+    code = invoke(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has gone; the interpreter must not complain about it at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

@@ -1,0 +1,90 @@
+"""``mxrtc-bridge check``: everything that can be wrong between a configuration and a running bridge, with its fix."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+
+from mxrtc_bridge.config import Config, Finding, Level, load_config
+from mxrtc_bridge.config.inspection import inspect
+
+_MAX_PORTS_TRIED = 1000
+_STYLES = {Level.OK: ("ok  ", "green"), Level.WARN: ("warn", "yellow"), Level.FAIL: ("FAIL", "red")}
+
+
+@click.command("check")
+@click.option(
+    "-c", "--config", "path", type=click.Path(path_type=Path), default="config.yaml", envvar="MXRTC_CONFIG",
+    show_default=True, show_envvar=True, help="The configuration.",
+)  # fmt: skip
+@click.option("--offline", is_flag=True, help="Look at the configuration and this machine only.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def check_command(path: Path, offline: bool, as_json: bool) -> int:
+    """Check configuration, files, homeserver, TURN, ports and targets; each finding comes with its fix.
+
+    Exit code 0 if the bridge can work (perhaps with warnings), 1 if something is wrong, 78 if the configuration is.
+    """
+    config = load_config(path)
+    failed = False
+    for finding in _findings(config, offline):
+        failed = failed or finding.level is Level.FAIL
+        _show(finding, as_json)
+    return 1 if failed else 0
+
+
+def _findings(config: Config, offline: bool) -> Iterator[Finding]:
+    yield from inspect(config, time.time_ns() // 1_000_000)
+    yield from udp_findings(config)
+    if not offline:
+        # Imported here: what can be said without the network libraries is said first.
+        app = importlib.import_module("mxrtc_bridge.app")
+        found: Iterable[Finding] = app.check(config)
+        yield from found
+
+
+def _show(finding: Finding, as_json: bool) -> None:
+    if as_json:
+        row = {"kind": "finding", "level": finding.level.value, "what": finding.what, "fix": finding.fix}
+        click.echo(json.dumps(row))
+        return
+    word, colour = _STYLES[finding.level]
+    click.echo(f"{click.style(word, fg=colour)}  {finding.what}")
+    if finding.fix:
+        click.echo(f"      fix: {finding.fix}")
+
+
+def udp_findings(config: Config) -> list[Finding]:
+    """Try to bind the UDP ports that sessions will use; of a large range, a sample."""
+    if config.ice.port_range is None:
+        return []
+    first, last = config.ice.port_range
+    step = max(1, (last - first + 1) // _MAX_PORTS_TRIED)
+    tried = range(first, last + 1, step)
+    name = f"the UDP ports {first} to {last}"
+    busy = 0
+    for port in tried:
+        try:
+            _bind(port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                fix = "choose ports in ice.port_range that the bridge's user may bind"
+                return [Finding(Level.FAIL, f"{name} cannot be bound: {error.strerror}", fix)]
+            busy += 1
+    if busy == len(tried):
+        return [Finding(Level.FAIL, f"{name} are all in use", "choose another ice.port_range, or end what uses it")]
+    if busy * 2 > len(tried):
+        fix = "choose another ice.port_range; if the bridge is running now, these may be its own calls"
+        return [Finding(Level.WARN, f"more than half of {name} is in use", fix)]
+    return [Finding(Level.OK, f"{name} can be bound (tried: {len(tried)}, in use: {busy})")]
+
+
+def _bind(port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("", port))

@@ -1,0 +1,40 @@
+"""The configuration: read from a file, checked as a whole, handed out as frozen values."""
+
+from __future__ import annotations
+
+from mxrtc_bridge.config.findings import Finding, Level
+from mxrtc_bridge.config.loader import load_config, parse_config
+from mxrtc_bridge.config.problems import InvalidConfigError, Problem
+from mxrtc_bridge.config.settings import (
+    AppserviceSettings,
+    Config,
+    HomeserverSettings,
+    IceSettings,
+    LimitSettings,
+    Listen,
+    PeerSettings,
+    PolicyTest,
+    ServiceSettings,
+    TcpListen,
+    UnixListen,
+)
+
+__all__ = [
+    "AppserviceSettings",
+    "Config",
+    "Finding",
+    "HomeserverSettings",
+    "IceSettings",
+    "InvalidConfigError",
+    "Level",
+    "LimitSettings",
+    "Listen",
+    "PeerSettings",
+    "PolicyTest",
+    "Problem",
+    "ServiceSettings",
+    "TcpListen",
+    "UnixListen",
+    "load_config",
+    "parse_config",
+]

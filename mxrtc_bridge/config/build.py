@@ -1,0 +1,233 @@
+"""From validated sections to :class:`Config`: everything that needs more than one key to be judged.
+
+Mistakes are reported to a collector and do not stop the others from being found; a :class:`Config` exists only when
+there was none. Sections are independent, so those without mistakes are judged even when others could not be read.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import quote, unquote, urlsplit
+
+from mxrtc_bridge.config import models, notation
+from mxrtc_bridge.config.control_sockets import what_it_controls
+from mxrtc_bridge.config.problems import KeyPath, quoted
+from mxrtc_bridge.config.secrets import complaint_about_token, find_secret, read_secret_file
+from mxrtc_bridge.config.settings import (
+    AppserviceSettings,
+    IceSettings,
+    LimitSettings,
+    PeerSettings,
+    ServiceSettings,
+    TcpListen,
+)
+from mxrtc_bridge.core.addresses import AddressPolicy
+from mxrtc_bridge.core.errors import ConfigError
+from mxrtc_bridge.core.ice import IcePolicy, IceServer
+from mxrtc_bridge.core.ids import MAX_ID_CHARS, ServiceName, UserId
+from mxrtc_bridge.core.targets import IpNetwork, Target, TcpTarget, UnixTarget
+
+Complain = Callable[[KeyPath, str], None]
+"""Reports one mistake: where, and what."""
+
+
+def build_appservice(
+    section: models.AppserviceSection, domain: str, folder: Path, environ: Mapping[str, str], complain: Complain
+) -> AppserviceSettings:
+    """Judge names, address and tokens of the application service."""
+    listen = notation.parse_listen(section.listen)
+    url = section.url
+    if url is None and isinstance(listen, TcpListen) and not ipaddress.ip_address(listen.host).is_unspecified:
+        url = f"http://{listen}"
+    if url is None:
+        text = f"needed because the homeserver cannot call {section.listen}; write where it reaches the bridge"
+        complain(("appservice", "url"), text)
+    sender = section.sender_localpart
+    if sender is not None and (sender == section.bot or sender.startswith(section.peer_prefix)):
+        complain(("appservice", "sender_localpart"), "must be neither the bot nor one of the peers; use a random word")
+    tokens = {name: _token(name, section, folder, environ, complain) for name in ("hs_token", "as_token")}
+    if tokens["hs_token"] and tokens["hs_token"] == tokens["as_token"]:
+        complain(("appservice", "as_token"), "must not be the same as hs_token")
+    return AppserviceSettings(
+        id=section.id,
+        listen=listen,
+        url=url or "",
+        bot=UserId(f"@{section.bot}:{domain}"),
+        peer_prefix=section.peer_prefix,
+        sender_localpart=sender,
+        hs_token=tokens["hs_token"],
+        as_token=tokens["as_token"],
+    )
+
+
+def _token(
+    name: str, section: models.AppserviceSection, folder: Path, environ: Mapping[str, str], complain: Complain
+) -> str:
+    inline, file = getattr(section, name), getattr(section, f"{name}_file")
+    if inline is not None and file is not None:
+        complain(("appservice", name), f"give {name} or {name}_file, not both")
+        return ""
+    try:
+        token = find_secret(name, inline, file, folder, environ)
+    except ConfigError as error:
+        complain(("appservice", f"{name}_file"), str(error))
+        return ""
+    if token is None:
+        complain(("appservice", name), f"there is no token; set {name}, {name}_file or $MXRTC_{name.upper()}")
+        return ""
+    complaint = complaint_about_token(token)
+    if complaint is not None:
+        complain(("appservice", name), complaint)
+    return token
+
+
+def build_database(text: str, folder: Path, environ: Mapping[str, str], complain: Complain) -> str:
+    """Return the database's URL, with an absolute path for a file. The text may hold a password and is never shown."""
+    try:
+        url = find_secret("database", text, None, folder, environ) or text
+    except ConfigError as error:
+        complain(("database",), str(error))
+        return ""
+    scheme, _, rest = url.partition(":")
+    if scheme == "sqlite":
+        name = unquote(rest.removeprefix("//") if rest.startswith("///") else rest)
+        if not name or name.startswith("//") or name.endswith("/") or ":memory:" in name or "\0" in name:
+            complain(
+                ("database",), "is not sqlite:FILE, like sqlite:mxrtc-bridge.db or sqlite:/var/lib/mxrtc/bridge.db"
+            )
+        return f"sqlite:{quote(str((folder / name).absolute()))}"
+    try:
+        usable = scheme in ("postgres", "postgresql") and bool(urlsplit(url).path.strip("/"))
+    except ValueError:
+        usable = False
+    if not usable:
+        complain(("database",), "is neither sqlite:FILE nor postgres://USER:PASSWORD@HOST/NAME")
+    return url
+
+
+def build_peers(
+    sections: Mapping[str, models.PeerSection], prefix: str, bot: str, domain: str, complain: Complain
+) -> dict[str, PeerSettings]:
+    """Return the peers by their name in the file."""
+    peers = {}
+    for name, section in sections.items():
+        path: KeyPath = ("peers", name)
+        user_id = f"@{prefix}{name}:{domain}"
+        if user_id == f"@{bot}:{domain}":
+            complain(path, f"would have the same user id as the bot, {user_id}; rename one of them")
+        if len(user_id) > MAX_ID_CHARS:
+            complain(path, f"the user id {user_id[:40]}... would have {len(user_id)} characters; Matrix allows 255")
+        services = {
+            ServiceName(service): _service(service, value, (*path, "services", service), complain)
+            for service, value in section.services.items()
+        }
+        settings = PeerSettings(name, UserId(user_id), section.displayname or name, MappingProxyType(services))
+        peers[name] = settings
+    return peers
+
+
+def _service(name: str, section: models.ServiceSection, path: KeyPath, complain: Complain) -> ServiceSettings:
+    return ServiceSettings(
+        name=ServiceName(name),
+        target=_target(section, path, complain),
+        raw=section.raw,
+        max_streams=section.limits.streams,
+        idle_s=section.limits.idle,
+    )
+
+
+def _target(section: models.ServiceSection, path: KeyPath, complain: Complain) -> Target:
+    target = notation.parse_target(section.target)
+    expect = tuple(notation.parse_network(text) for text in section.expect)
+    if isinstance(target, UnixTarget):
+        controls = what_it_controls(target.path)
+        if controls is not None and not section.i_know_this_is_root:
+            text = f"{quoted(target.path)} controls {controls}, and so this machine"
+            complain((*path, "target"), f"{text}; if you mean it, add i_know_this_is_root: true")
+        if expect:
+            complain((*path, "expect"), "is for TCP targets; a unix socket has no network")
+        return replace(target, connect_timeout_s=section.connect_timeout)
+    return TcpTarget(target.host, target.port, _checked_expect(target, expect, path, complain), section.connect_timeout)
+
+
+def _checked_expect(
+    target: TcpTarget, expect: tuple[IpNetwork, ...], path: KeyPath, complain: Complain
+) -> tuple[IpNetwork, ...]:
+    try:
+        address = ipaddress.ip_address(target.host)
+    except ValueError:
+        return expect
+    if expect and not any(address in network for network in expect):
+        complain((*path, "expect"), f"does not hold the target's own address {address}, so nothing could be reached")
+    return expect
+
+
+def build_ice(section: models.IceSection, folder: Path, complain: Complain) -> IceSettings:
+    """Judge servers, ports and addresses."""
+    servers = tuple(
+        _ice_server(server, ("ice", "servers", index), folder, complain)
+        for index, server in enumerate(section.servers or [])
+    )
+    has_turn = any(url.startswith("turn") for server in servers for url in server.urls)
+    if section.policy == "relay" and section.servers is not None and not has_turn:
+        complain(("ice", "policy"), "relay needs a TURN server, but ice.servers names none")
+    for index, text in enumerate(section.advertise):
+        address = ipaddress.ip_address(text)
+        if address.is_unspecified or address.is_multicast:
+            complain(("ice", "advertise", index), f"{address} is not an address that callers can reach")
+    return IceSettings(
+        use_homeserver_servers=section.servers is None,
+        servers=servers,
+        policy=IcePolicy(section.policy),
+        interfaces=tuple(section.interfaces),
+        advertise=tuple(section.advertise),
+        port_range=_port_range(section.port_range, complain),
+        remote=AddressPolicy(
+            private=section.remote.private,
+            loopback=section.remote.loopback,
+            allow=tuple(notation.parse_network(text) for text in section.remote.allow),
+            deny=tuple(notation.parse_network(text) for text in section.remote.deny),
+        ),
+    )
+
+
+def _port_range(ports: list[int] | None, complain: Complain) -> tuple[int, int] | None:
+    if ports is None:
+        return None
+    first, last = ports
+    if first > last:
+        complain(("ice", "port_range"), f"the first port {first} is larger than the last one {last}")
+    return first, last
+
+
+def _ice_server(section: models.IceServerSection, path: KeyPath, folder: Path, complain: Complain) -> IceServer:
+    credential = section.credential
+    if section.credential_file is not None:
+        if credential is not None:
+            complain((*path, "credential"), "give credential or credential_file, not both")
+        try:
+            credential = read_secret_file(folder / section.credential_file)
+        except ConfigError as error:
+            complain((*path, "credential_file"), str(error))
+            return IceServer(tuple(section.urls))
+    if any(url.startswith("turn") for url in section.urls) and not (section.username and credential):
+        complain(path, "a TURN server needs username and credential (or credential_file)")
+    return IceServer(tuple(section.urls), section.username or "", credential or "")
+
+
+def build_limits(section: models.LimitsSection) -> LimitSettings:
+    """Rename the limits to names with units."""
+    return LimitSettings(
+        calls_per_user=section.calls_per_user,
+        calls_per_server=section.calls_per_server,
+        calls_total=section.calls_total,
+        invites_per_minute=section.invites_per_minute,
+        setup_s=section.setup,
+        streams_per_session=section.streams_per_session,
+        session_max_s=section.session_max,
+        idle_room_s=section.idle_room,
+    )

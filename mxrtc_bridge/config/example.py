@@ -1,0 +1,126 @@
+"""The example files, and new configurations: all written from the models, so that they cannot fall behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mxrtc_bridge.config.models import Root
+from mxrtc_bridge.config.placeholders import DOMAIN, TOKEN
+from mxrtc_bridge.config.registration import random_sender, random_token, registration_text
+from mxrtc_bridge.config.settings import AppserviceSettings, TcpListen
+from mxrtc_bridge.config.writer import Off, section
+from mxrtc_bridge.core.ids import UserId
+
+_HEAD = """\
+# Configuration of mxrtc-bridge. Every key that may be left out is shown with its default.
+# `mxrtc-bridge check -c FILE` tells what is wrong with it and how to mend it.
+# Nothing is reachable that is not named here, and nobody may use anything that is not granted below.
+
+"""
+
+_NEW_HEAD = """\
+# Configuration of mxrtc-bridge, written by `mxrtc-bridge init`. All keys: `mxrtc-bridge example-config`.
+# It holds secrets: keep its mode at 0600. After a change: `mxrtc-bridge check -c FILE`, then send the bridge SIGHUP.
+
+"""
+
+_EXAMPLE: dict[str, Any] = {
+    "version": 1,
+    "homeserver": {"address": "http://127.0.0.1:8008", "domain": DOMAIN},
+    "appservice": {
+        "url": Off("http://127.0.0.1:29350"),
+        "sender_localpart": Off("mxrtc4f0x0r5wq2mvnbt1k7h3"),
+        "hs_token": f"{TOKEN}-hs_token",
+        "hs_token_file": Off("hs_token"),
+        "as_token": f"{TOKEN}-as_token",
+        "as_token_file": Off("as_token"),
+    },
+    "peers": {
+        "build": {
+            "displayname": "Build machine",
+            "services": {
+                "ssh": {"target": "tcp:127.0.0.1:22", "expect": ["127.0.0.1/32"], "limits": {"idle": Off("1h")}},
+                "web": {"target": "unix:/run/build/web.sock", "raw": True},
+            },
+        }
+    },
+    "groups": {"ops": [f"@alice:{DOMAIN}", f"@bob:{DOMAIN}"]},
+    "grants": [
+        {"id": "ops-all", "from": ["group:ops"], "to": ["build"]},
+        {"id": "staff-web", "from": [f"server:{DOMAIN}"], "to": ["build/web"]},
+        {"id": "partner-web", "from": ["@carol:partner.example"], "to": ["build/web"], "until": "2035-01-31"},
+    ],
+    "deny": [f"@mallory:{DOMAIN}"],
+    "ice": {"port_range": Off([50000, 50999]), "remote": {}},
+    "limits": {},
+    "metrics": {"listen": Off("127.0.0.1:29351")},
+    "logging": {},
+    "tests": [
+        {"as": f"@alice:{DOMAIN}", "may": ["build"]},
+        {"as": f"@bob:{DOMAIN}", "may": ["build/ssh", "build/web"]},
+        {"as": f"@zoe:{DOMAIN}", "may": ["build/web"], "may_not": ["build/ssh"]},
+        {"as": "@carol:partner.example", "may": ["build/web"], "may_not": ["build/ssh"]},
+        {"as": f"@mallory:{DOMAIN}", "may_not": ["build"]},
+        {"as": "@alice:elsewhere.example", "may_not": ["build"]},
+    ],
+}
+
+
+def example_config() -> str:
+    """The commented example of the configuration; it is refused as it stands, because of its placeholders."""
+    return _HEAD + "\n".join(section(Root, _EXAMPLE, complete=True)) + "\n"
+
+
+def example_registration() -> str:
+    """The example of the registration that belongs to the example of the configuration."""
+    appservice = AppserviceSettings(
+        id="mxrtc",
+        listen=TcpListen("127.0.0.1", 29350),
+        url="http://127.0.0.1:29350",
+        bot=UserId(f"@rtcbot:{DOMAIN}"),
+        peer_prefix="rtc_",
+        sender_localpart=None,
+        hs_token=f"{TOKEN}-hs_token",
+        as_token=f"{TOKEN}-as_token",
+    )
+    return registration_text(appservice, DOMAIN, "mxrtc4f0x0r5wq2mvnbt1k7h3")
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What an admin tells about a new installation."""
+
+    address: str
+    domain: str
+    listen: str
+    peer: str | None = None
+    services: Mapping[str, str] | None = None
+    """Targets by name of the service."""
+    allow: tuple[str, ...] = ()
+    """Users who may use all services of the peer."""
+
+
+def new_config(wishes: Wishes) -> str:
+    """Write a configuration with fresh tokens, a grant for the users named, and tests that hold it to that."""
+    values: dict[str, Any] = {
+        "version": 1,
+        "homeserver": {"address": wishes.address, "domain": wishes.domain},
+        "appservice": {
+            "listen": wishes.listen,
+            "sender_localpart": random_sender(),
+            "hs_token": random_token(),
+            "as_token": random_token(),
+        },
+        "database": "sqlite:mxrtc-bridge.db",
+    }
+    if wishes.peer is not None:
+        services = {name: {"target": target} for name, target in (wishes.services or {}).items()}
+        values["peers"] = {wishes.peer: {"services": services}}
+        nobody = "@nobody:elsewhere.invalid"
+        if wishes.allow:
+            values["grants"] = [{"id": f"{wishes.peer}-users", "from": list(wishes.allow), "to": [wishes.peer]}]
+            values["tests"] = [{"as": user, "may": [wishes.peer]} for user in wishes.allow if user.startswith("@")]
+        values["tests"] = [*values.get("tests", []), {"as": nobody, "may_not": [wishes.peer]}]
+    return _NEW_HEAD + "\n".join(section(Root, values, complete=False)) + "\n"

@@ -1,0 +1,124 @@
+"""What deserves a second look in a configuration that can be used: found without any network."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+from mxrtc_bridge.config.findings import Finding, Level
+from mxrtc_bridge.config.secrets import exposure
+from mxrtc_bridge.config.settings import Config, Listen, TcpListen
+from mxrtc_bridge.core.policy import Everyone
+from mxrtc_bridge.core.targets import TcpTarget
+
+_PORTS_PER_CALL = 2
+"""A session needs a port for each local address; most machines have one of IPv4 and one of IPv6."""
+
+
+def inspect(config: Config, now_ms: int) -> list[Finding]:
+    """Look for settings that are legal and perhaps not meant, and for files that others can read.
+
+    Args:
+        config: the configuration.
+        now_ms: wall-clock time in milliseconds since 1970: some grants may have ended.
+    """
+    return [
+        *_summary(config),
+        *_rules(config, now_ms),
+        *_targets(config),
+        *_listeners(config),
+        *_ice(config),
+        *_database_file(config),
+    ]
+
+
+def _warn(what: str, fix: str) -> Finding:
+    return Finding(Level.WARN, what, fix)
+
+
+def _summary(config: Config) -> Iterator[Finding]:
+    services = sum(len(peer.services) for peer in config.peers.values())
+    counts = f"peers: {len(config.peers)}, services: {services}, grants: {len(config.grants)}"
+    yield Finding(
+        Level.OK, f"the configuration {config.path} can be used ({counts}, tests passed: {len(config.tests)})"
+    )
+
+
+def _rules(config: Config, now_ms: int) -> Iterator[Finding]:
+    if not config.peers:
+        yield _warn("there are no peers, so there is nothing to call", "add a peer with a service under peers:")
+    elif not config.grants:
+        yield _warn("there are no grants, so nobody may use anything", "add one under grants:")
+    elif not config.tests:
+        fix = "add claims under tests: that must hold, so that a slip in the grants cannot open more than you mean"
+        yield _warn("there are no policy tests", fix)
+    granted = {service for grant in config.grants if grant.in_force(now_ms) for service in grant.services}
+    for grant in config.grants:
+        if not grant.in_force(now_ms):
+            yield _warn(f"the grant {grant.id} has ended", "remove it, or give it a later until:")
+        if any(isinstance(subject, Everyone) for subject in grant.subjects):
+            yield _warn(f"the grant {grant.id} lets in users of every server", "name users or servers, unless meant")
+    for peer in config.peers.values() if config.grants else ():
+        for name in peer.services:
+            if not any(service.peer == peer.user_id and service.name == name for service in granted):
+                yield _warn(f"nobody may use {peer.name}/{name}", "grant it to somebody, or remove it")
+
+
+def _targets(config: Config) -> Iterator[Finding]:
+    for peer in config.peers.values():
+        for service in peer.services.values():
+            target = service.target
+            if isinstance(target, TcpTarget) and not target.expect and not _is_address(target.host):
+                what = f"the target of {peer.name}/{service.name} is the name {target.host}, which may be rebound"
+                yield _warn(what, "add expect: with the networks that its address must lie in")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _listeners(config: Config) -> Iterator[Finding]:
+    if _is_open(config.appservice.listen) and config.appservice.url.startswith("http:"):
+        what = f"the homeserver's requests arrive without encryption on {config.appservice.listen}"
+        yield _warn(what, "listen on 127.0.0.1 or a unix socket, unless only the homeserver's network can reach it")
+    if config.metrics_listen is not None and _is_open(config.metrics_listen):
+        yield _warn(f"everybody who reaches {config.metrics_listen} can read the metrics", "listen on 127.0.0.1")
+
+
+def _is_open(listen: Listen) -> bool:
+    return isinstance(listen, TcpListen) and not ipaddress.ip_address(listen.host).is_loopback
+
+
+def _ice(config: Config) -> Iterator[Finding]:
+    if config.ice.remote.loopback:
+        fix = "remove ice.remote.loopback, which is for trials on one machine"
+        yield _warn("callers can make the bridge send packets to this machine itself", fix)
+    if config.ice.port_range is not None:
+        first, last = config.ice.port_range
+        needed = config.limits.calls_total * _PORTS_PER_CALL
+        if last - first + 1 < needed:
+            what = f"ice.port_range has {last - first + 1} ports, but {config.limits.calls_total} calls need {needed}"
+            yield _warn(what, "widen ice.port_range, or lower limits.calls_total")
+
+
+def _database_file(config: Config) -> Iterator[Finding]:
+    scheme, _, path = config.database.partition(":")
+    if scheme != "sqlite":
+        return
+    file = Path(unquote(path))
+    if file.exists():
+        status = file.stat()
+        complaint = exposure(file, status.st_mode, status.st_uid)
+        if complaint is not None:
+            what, _, fix = complaint.partition("; run: ")
+            yield Finding(Level.FAIL, what, fix)
+    elif not os.access(file.parent, os.W_OK | os.X_OK):
+        fix = "create it for the user that runs the bridge, or change database:"
+        yield Finding(Level.FAIL, f"the folder of the database, {file.parent}, is not there or not writable", fix)

@@ -1,0 +1,309 @@
+"""The shape of the configuration file: names, types, bounds, defaults, and the text that explains each key.
+
+The docstring below a key is the only place where it is described: the example file and the reference page are made
+from it. The models are strict (text is never taken for a number) and know nothing of each other; whatever needs two
+keys at once is checked in :mod:`mxrtc_bridge.config.build`. They stay inside this package: the rest of the program
+gets :class:`mxrtc_bridge.config.settings.Config`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from mxrtc_bridge.config import notation
+from mxrtc_bridge.core.errors import ConfigError
+from mxrtc_bridge.core.policy import parse_subject
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a value is called in the reference and in messages."""
+
+    text: str
+    default: str | None = None
+    """How the default is written in the file, where the value itself does not show it."""
+
+
+def _checked_subject(text: str) -> str:
+    if text.startswith("group:"):
+        return text
+    try:
+        parse_subject(text)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _checked_server(entry: object) -> object:
+    """A bare URI is short for a server without credentials."""
+    return {"urls": [entry]} if isinstance(entry, str) else entry
+
+
+def _word(pattern: str) -> StringConstraints:
+    return StringConstraints(pattern=rf"\A{pattern}\z")
+
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=255), Kind("text")]
+Secret = Annotated[str, StringConstraints(max_length=4096), Kind("text, secret")]
+FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4096), Kind("path")]
+Duration = Annotated[float, BeforeValidator(notation.parse_duration), Kind("duration")]
+Time = Annotated[str, AfterValidator(lambda text: (notation.parse_time(text), text)[1]), Kind("date or time")]
+Target = Annotated[str, AfterValidator(lambda text: (notation.parse_target(text), text)[1]), Kind("target")]
+ListenText = Annotated[str, AfterValidator(lambda text: str(notation.parse_listen(text))), Kind("listen address")]
+Network = Annotated[str, AfterValidator(lambda text: str(notation.parse_network(text))), Kind("network")]
+Address = Annotated[str, AfterValidator(notation.parse_address), Kind("IP address")]
+Interface = Annotated[str, AfterValidator(notation.parse_interface), Kind("interface or network")]
+ServerName = Annotated[str, AfterValidator(notation.parse_server_name), Kind("server name")]
+HttpUrl = Annotated[str, AfterValidator(notation.parse_http_url), Kind("URL")]
+IceUri = Annotated[str, AfterValidator(notation.parse_ice_uri), Kind("STUN or TURN URI")]
+Subject = Annotated[str, AfterValidator(_checked_subject), Kind("subject")]
+Localpart = Annotated[str, _word(r"[a-z0-9][a-z0-9._=-]{0,62}"), Kind("lower-case name")]
+PeerName = Annotated[str, _word(r"[a-z0-9][a-z0-9._-]{0,62}"), Kind("lower-case name")]
+GroupName = Annotated[str, _word(r"[a-z0-9][a-z0-9._-]{0,62}"), Kind("lower-case name")]
+ServiceNameText = Annotated[str, _word(r"[a-z0-9._-]{1,63}"), Kind("service name")]
+RuleName = Annotated[str, _word(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,62}"), Kind("name")]
+Reference = Annotated[str, _word(r"[a-z0-9._-]{1,63}(/[a-z0-9._-]{1,63})?"), Kind("PEER/SERVICE or PEER")]
+Port = Annotated[int, Field(ge=1024, le=65535), Kind("port")]
+
+
+class Section(BaseModel):
+    """Common settings of all sections."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        regex_engine="rust-regex",
+        protected_namespaces=(),
+    )
+
+
+class HomeserverSection(Section):
+    """The homeserver that the bridge belongs to."""
+
+    address: HttpUrl
+    """Client-server API of the homeserver, as the bridge reaches it."""
+    domain: ServerName
+    """Server name of the homeserver: the part after the colon of its user ids."""
+
+
+class AppserviceSection(Section):
+    """How bridge and homeserver know and reach each other; the same values stand in registration.yaml."""
+
+    id: Annotated[str, _word(r"[A-Za-z0-9._-]{1,64}"), Kind("name")] = "mxrtc"
+    """Name of this application service at the homeserver."""
+    listen: ListenText = "127.0.0.1:29350"
+    """Where the bridge listens for the homeserver: ADDRESS:PORT or unix:/path."""
+    url: HttpUrl | None = None
+    """Where the homeserver reaches the bridge; made from `listen`, unless that is a unix socket or a wildcard."""
+    bot: Localpart = "rtcbot"
+    """Local part of the bridge's own user."""
+    peer_prefix: Annotated[str, _word(r"[a-z0-9._=-]{1,32}"), Kind("lower-case text")] = "rtc_"
+    """Local parts of peers begin with this; the bridge claims all such names for itself."""
+    sender_localpart: Localpart | None = None
+    """A user that the homeserver wants to exist and nobody uses: random. Only written to registration.yaml."""
+    hs_token: Secret | None = None
+    """Token that the homeserver shows to the bridge. Or hs_token_file, or the environment: MXRTC_HS_TOKEN,
+    MXRTC_HS_TOKEN_FILE, or a file hs_token in $CREDENTIALS_DIRECTORY."""
+    hs_token_file: FilePath | None = None
+    """File that holds the token, mode 0600 or 0640; relative to this file."""
+    as_token: Secret | None = None
+    """Token that the bridge shows to the homeserver; same choices, with MXRTC_AS_TOKEN and as_token."""
+    as_token_file: FilePath | None = None
+    """File that holds the token."""
+
+
+class ServiceLimitsSection(Section):
+    """Limits of one service."""
+
+    streams: Annotated[int, Field(ge=1, le=256), Kind("number")] = 64
+    """Streams of this service that one session may have open at a time."""
+    idle: Annotated[Duration, Field(ge=1, le=30 * 86400)] | None = None
+    """A stream without traffic for this long is reset; without it, never."""
+
+
+class ServiceSection(Section):
+    """A named service: the caller sends the name, only this file knows where it leads."""
+
+    target: Target
+    """Where streams are piped to: tcp:HOST:PORT or unix:/path."""
+    expect: Annotated[list[Network], Field(max_length=64)] = []
+    """Networks that the address of the target must lie in when it is connected; a name may be rebound, these cannot.
+    Empty: any."""
+    raw: bool = False
+    """Let bare browsers use the service without the stream protocol. It has no half-close and no end-to-end credit."""
+    connect_timeout: Annotated[Duration, Field(ge=0.1, le=120)] = 10.0
+    """How long connecting to the target may take."""
+    i_know_this_is_root: bool = False
+    """Needed for sockets like docker.sock, whose users control the whole machine."""
+    limits: ServiceLimitsSection = ServiceLimitsSection()
+    """Limits of this service."""
+
+
+class PeerSection(Section):
+    """A virtual user that can be called."""
+
+    displayname: Annotated[str, StringConstraints(min_length=1, max_length=128), Kind("text")] | None = None
+    """Name that Matrix clients show; without it, the name of the peer."""
+    services: Annotated[dict[ServiceNameText, ServiceSection], Field(min_length=1, max_length=128)]
+    """What can be reached through this peer, by name."""
+
+
+class GrantSection(Section):
+    """A rule that allows something; grants only add, so their order does not matter."""
+
+    id: RuleName
+    """Name of the rule in logs and in `mxrtc-bridge explain`."""
+    from_: Annotated[list[Subject], Field(alias="from", min_length=1, max_length=1000)]
+    """Who: "@user:server", "server:example.org" (exactly that server), "group:NAME", or "*" for everybody."""
+    to: Annotated[list[Reference], Field(min_length=1, max_length=1000)]
+    """What: PEER/SERVICE, or PEER for all its services."""
+    until: Time | None = None
+    """When the rule ends: a date (its beginning, UTC) or a time with an offset."""
+    acknowledge: Literal["open-to-federation"] | None = None
+    """Must be "open-to-federation" where "*" is used: it lets in users of every server in the world."""
+
+
+class TestSection(Section):
+    """A claim about the rules above; the bridge refuses a configuration in which it does not hold."""
+
+    as_: Annotated[str, Field(alias="as"), Kind("user id")]
+    """The user that the claim is about."""
+    may: Annotated[list[Reference], Field(max_length=1000)] = []
+    """What the user must be able to use. The ends of grants (`until`) do not count here."""
+    may_not: Annotated[list[Reference], Field(max_length=1000)] = []
+    """What the user must not be able to use."""
+
+
+class IceServerSection(Section):
+    """A STUN or TURN server of your own."""
+
+    urls: Annotated[list[IceUri], Field(min_length=1, max_length=8)]
+    """URIs of one server."""
+    username: Text | None = None
+    """User name for TURN."""
+    credential: Secret | None = None
+    """Password for TURN; or credential_file."""
+    credential_file: FilePath | None = None
+    """File that holds the password."""
+
+
+IceServerEntry = Annotated[IceServerSection, BeforeValidator(_checked_server), Kind("URI or server")]
+
+
+def _checked_servers(value: object) -> object:
+    """The word for the homeserver's own servers becomes None: one type less in the model, and clearer messages."""
+    if value == "homeserver":
+        return None
+    if not isinstance(value, list):
+        raise ValueError(f"{str(value)[:80]!a} is neither the word homeserver nor a list of servers")  # noqa: TRY004
+    return value
+
+
+class RemoteSection(Section):
+    """Which addresses of callers the bridge sends packets to. Link-local and multicast never."""
+
+    private: bool = False
+    """Allow private networks (10.0.0.0/8, 192.168.0.0/16, fc00::/7, ...): for callers in your own network."""
+    loopback: bool = False
+    """Allow this machine itself: for trials on one machine only."""
+    allow: Annotated[list[Network], Field(max_length=256)] = []
+    """Private networks that are allowed all the same."""
+    deny: Annotated[list[Network], Field(max_length=256)] = []
+    """Networks that are refused in any case."""
+
+
+class IceSection(Section):
+    """How sessions find a path through the network."""
+
+    servers: Annotated[
+        Annotated[list[IceServerEntry], Field(max_length=16)] | None,
+        BeforeValidator(_checked_servers),
+        Kind("homeserver, or list of servers", default="homeserver"),
+    ] = None
+    """STUN and TURN servers: those that the homeserver names, or a list of your own, or [] for none."""
+    policy: Literal["all", "relay"] = "all"
+    """all: direct paths where possible; relay: only through TURN, which hides the bridge's addresses."""
+    interfaces: Annotated[list[Interface], Field(max_length=64)] = []
+    """Interfaces or networks whose addresses are offered to callers; empty: all but loopback."""
+    advertise: Annotated[list[Address], Field(max_length=16)] = []
+    """External addresses, where a router maps them one to one to this machine."""
+    port_range: Annotated[list[Port], Field(min_length=2, max_length=2)] | None = None
+    """First and last UDP port for sessions, for a firewall; without it, any free port."""
+    remote: RemoteSection = RemoteSection()
+    """Which addresses of callers the bridge sends packets to."""
+
+
+class LimitsSection(Section):
+    """What callers may take. At a limit new calls are refused; running ones go on."""
+
+    calls_per_user: Annotated[int, Field(ge=1, le=1000), Kind("number")] = 4
+    """Calls that one user may have at a time."""
+    calls_per_server: Annotated[int, Field(ge=1, le=10000), Kind("number")] = 20
+    """Calls that all users of one other homeserver may have at a time."""
+    calls_total: Annotated[int, Field(ge=1, le=10000), Kind("number")] = 200
+    """Calls at a time."""
+    invites_per_minute: Annotated[int, Field(ge=1, le=6000), Kind("number")] = 30
+    """Calls that one user may begin in a minute."""
+    setup: Annotated[Duration, Field(ge=5, le=300)] = 30.0
+    """Time from the answer to the open connection."""
+    streams_per_session: Annotated[int, Field(ge=1, le=256), Kind("number")] = 256
+    """Streams that one session may have open at a time."""
+    session_max: Annotated[Duration, Field(ge=60, le=365 * 86400)] = 43200.0
+    """A session ends after this time, whatever it does."""
+    idle_room: Annotated[Duration, Field(ge=3600, le=3650 * 86400)] = 2592000.0
+    """A peer leaves a room after this long without a call."""
+
+
+class MetricsSection(Section):
+    """Counters for Prometheus; they hold no user ids."""
+
+    listen: ListenText | None = None
+    """Where they are served, like 127.0.0.1:29351. There is no access control; without it, they are not served."""
+
+
+class LoggingSection(Section):
+    """The log on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much is logged. Only `debug` shows addresses of callers."""
+
+
+class Root(Section):
+    """The whole file."""
+
+    version: Literal[1]
+    """Version of this format."""
+    homeserver: HomeserverSection
+    """The homeserver that the bridge belongs to."""
+    appservice: AppserviceSection
+    """How bridge and homeserver know and reach each other; the same values stand in registration.yaml."""
+    database: Annotated[str, StringConstraints(min_length=1, max_length=2048), Kind("database URL")] = (
+        "sqlite:mxrtc-bridge.db"
+    )
+    """sqlite:FILE (relative to this file) or postgres://USER:PASSWORD@HOST/NAME."""
+    peers: Annotated[dict[PeerName, PeerSection], Field(max_length=256)] = {}
+    """Virtual users and their services. A peer `build` has the user id @rtc_build:DOMAIN."""
+    groups: Annotated[
+        dict[GroupName, Annotated[list[Subject], Field(min_length=1, max_length=1000)]], Field(max_length=256)
+    ] = {}
+    """Names for sets of users and servers."""
+    grants: Annotated[list[GrantSection], Field(max_length=1000)] = []
+    """Who may use what. Nothing is allowed that is not granted here."""
+    deny: Annotated[list[Subject], Field(max_length=1000)] = []
+    """Users and servers that may use nothing, whatever the grants say."""
+    ice: IceSection = IceSection()
+    """How sessions find a path through the network."""
+    limits: LimitsSection = LimitsSection()
+    """What callers may take. At a limit new calls are refused; running ones go on."""
+    metrics: MetricsSection = MetricsSection()
+    """Counters for Prometheus; they hold no user ids."""
+    logging: LoggingSection = LoggingSection()
+    """The log on standard error."""
+    tests: Annotated[list[TestSection], Field(max_length=1000)] = []
+    """Claims about the grants that are checked whenever this file is loaded; if one fails, the file is refused."""

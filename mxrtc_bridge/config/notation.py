@@ -1,0 +1,200 @@
+"""The small languages inside the values: durations, sizes, targets, listen addresses, networks, times.
+
+Each ``parse_*`` takes the text as it stands in the file and returns a value, or raises :class:`ValueError` with a
+phrase that says what is allowed. Each ``format_*`` is the inverse, for the example and the reference.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from datetime import UTC, date, datetime
+from urllib.parse import urlsplit
+
+from mxrtc_bridge.config.problems import quoted
+from mxrtc_bridge.config.settings import Listen, TcpListen, UnixListen
+from mxrtc_bridge.core.targets import IpNetwork, Target, TcpTarget, UnixTarget
+
+_DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB)")
+_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[^\[\]:/@\s]{1,253}):([0-9]{1,5})")
+_HOST_NAME = re.compile(
+    r"(?=.{1,253}\Z)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.?"
+)
+_SERVER_NAME = re.compile(r"([A-Za-z0-9.\-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
+_ICE_URI = re.compile(
+    r"(stuns?|turns?):(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?(\?transport=(udp|tcp))?"
+)
+
+MAX_UNIX_PATH = 107
+"""Linux: ``sun_path`` has 108 bytes with the closing zero (unix(7))."""
+
+
+def parse_duration(text: object) -> float:
+    """Read ``500ms``, ``10s``, ``5m``, ``12h`` or ``30d``, and return seconds."""
+    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(
+            f"{quoted(text)} is not a duration; write a whole number and a unit, like 500ms, 10s, 5m, 12h, 30d"
+        )
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def format_duration(seconds: float) -> str:
+    """Write ``seconds`` with the largest unit that needs no fraction."""
+    milliseconds = round(seconds * 1000)
+    for unit in ("d", "h", "m", "s"):
+        size = round(_SECONDS[unit] * 1000)
+        if milliseconds >= size and milliseconds % size == 0:
+            return f"{milliseconds // size}{unit}"
+    return f"{milliseconds}ms"
+
+
+def parse_size(text: object) -> int:
+    """Read ``512B``, ``64KiB``, ``64MiB`` or ``2GiB``, and return bytes."""
+    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"{quoted(text)} is not a size; write a whole number and a unit, like 64KiB, 64MiB, 2GiB")
+    return int(match[1]) * _BYTES[match[2]]
+
+
+def format_size(size: int) -> str:
+    """Write ``size`` with the largest unit that needs no fraction."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size >= _BYTES[unit] and size % _BYTES[unit] == 0:
+            return f"{size // _BYTES[unit]}{unit}"
+    return f"{size}B"
+
+
+def parse_target(text: str) -> Target:
+    """Read ``tcp:HOST:PORT`` (an IPv6 address in brackets) or ``unix:/absolute/path``."""
+    scheme, _, rest = text.partition(":")
+    if scheme == "unix":
+        return UnixTarget(_unix_path(rest))
+    if scheme != "tcp":
+        raise ValueError(f"{quoted(text)} is not a target; write tcp:HOST:PORT or unix:/path")
+    host, port = _host_and_port(rest)
+    return TcpTarget(host, port)
+
+
+def parse_listen(text: str) -> Listen:
+    """Read ``ADDRESS:PORT`` or ``unix:/absolute/path``; names are not resolved, so the address must be one."""
+    if text.startswith("unix:"):
+        return UnixListen(_unix_path(text.removeprefix("unix:")))
+    host, port = _host_and_port(text)
+    if _address(host) is None:
+        raise ValueError(f"{quoted(host)} is not an IP address; listen on one, like 127.0.0.1:29350, or on unix:/path")
+    return TcpListen(host, port)
+
+
+def _unix_path(path: str) -> str:
+    if not path.startswith("/") or "\0" in path or not path.isprintable():
+        raise ValueError(f"{quoted(path)} is not an absolute path; write unix:/path/of/the.sock")
+    size = len(path.encode())
+    if size > MAX_UNIX_PATH:
+        raise ValueError(f"the path of the socket has {size} bytes; the limit is {MAX_UNIX_PATH}")
+    return path
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    match = _HOST_PORT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{quoted(text)} is not HOST:PORT; an IPv6 address stands in brackets, like [::1]:22")
+    host, port = match[1], int(match[2])
+    bracketed = host.startswith("[")
+    host = host.strip("[]")
+    address = _address(host)
+    if address is None and (bracketed or _HOST_NAME.fullmatch(host) is None):
+        raise ValueError(f"{quoted(host)} is neither an IP address nor a host name")
+    if not 1 <= port <= 65535:
+        raise ValueError(f"the port {port} is not between 1 and 65535")
+    return str(address) if address is not None else host, port
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def parse_network(text: str) -> IpNetwork:
+    """Read an address or a network like ``10.0.0.0/8``; bits behind the prefix are a mistake."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{quoted(text)} is not a network; write one like 192.0.2.0/24 or 2001:db8::/32") from None
+    raise ValueError(f"{quoted(text)} has bits set behind its prefix; did you mean {meant}?")
+
+
+def parse_address(text: str) -> str:
+    """Read an IP address and return it in its usual form."""
+    address = _address(text)
+    if address is None:
+        raise ValueError(f"{quoted(text)} is not an IP address")
+    return str(address)
+
+
+def parse_interface(text: str) -> str:
+    """Read the name of a network interface (``eth0``), an address or a network."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.\-]{0,14}", text):
+        return text
+    try:
+        return str(parse_network(text))
+    except ValueError:
+        raise ValueError(f"{quoted(text)} is neither an interface like eth0 nor a network like 192.0.2.0/24") from None
+
+
+def parse_server_name(text: str) -> str:
+    """Read a Matrix server name (specification, appendices): a host name or an address, and perhaps a port."""
+    if _SERVER_NAME.fullmatch(text) is None:
+        scheme = "; write the server name without https://" if "://" in text else ""
+        raise ValueError(f"{quoted(text)} is not a server name (the part after the colon of your user ids){scheme}")
+    return text
+
+
+def parse_http_url(text: str) -> str:
+    """Read the base of an HTTP API; a slash at the end is dropped."""
+    try:
+        parts = urlsplit(text)
+        port_is_fine = parts.port != 0  # raises for anything that is no port
+    except ValueError:
+        parts, port_is_fine = urlsplit(""), False
+    usable = parts.scheme in ("http", "https") and bool(parts.hostname) and port_is_fine and text.isprintable()
+    if not usable or " " in text:
+        raise ValueError(f"{quoted(text)} is not a URL like http://127.0.0.1:8008 or https://matrix.example.org")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("the URL holds a user name, a query or a fragment; write only scheme, host, port and path")
+    return text.rstrip("/")
+
+
+def parse_ice_uri(text: str) -> str:
+    """Read a STUN URI (RFC 7064) or a TURN URI (RFC 7065)."""
+    if _ICE_URI.fullmatch(text) is None:
+        example = "stun:stun.example.org:3478 or turn:turn.example.org:3478?transport=udp"
+        raise ValueError(f"{quoted(text)} is not a STUN or TURN URI like {example}")
+    return text
+
+
+def parse_time(text: str) -> int:
+    """Read a date (its beginning, UTC) or a time with its offset; return milliseconds since 1970."""
+    try:
+        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+            day = date.fromisoformat(text)
+            moment = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        else:
+            moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{quoted(text)} is not a time; write 2030-01-31 or 2030-01-31T18:00:00+01:00") from None
+    if moment.tzinfo is None:
+        raise ValueError(f"{quoted(text)} does not say its offset from UTC; add Z or one like +01:00")
+    try:
+        return round(moment.timestamp() * 1000)
+    except OverflowError:
+        raise ValueError(f"{quoted(text)} is out of range") from None

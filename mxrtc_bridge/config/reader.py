@@ -1,0 +1,210 @@
+"""YAML text to plain data with the line of every key: the only user of the YAML library's parser.
+
+The library's loaders build objects, follow aliases and recurse; a configuration needs none of that. This reader walks
+the parser's flat stream of events with a stack of its own, so it can
+
+- refuse aliases, anchors, tags, second documents and keys that are not words, each with its line;
+- report a duplicate key instead of letting the last one win;
+- bound the depth and the number of values before anything is built.
+
+Scalars follow the JSON-like core of YAML 1.2: ``null``, ``true``/``false``, decimal numbers, everything else is text.
+So ``no`` and ``on`` are words, ``010`` is not eight, and a date stays as it was written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    DocumentStartEvent,
+    Event,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+)
+
+from mxrtc_bridge.config.problems import KeyPath, Problem, quoted
+
+MAX_DEPTH = 16
+MAX_VALUES = 20_000
+"""Room for thousands of users and grants; reading that many takes about a second."""
+
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_FLOAT = re.compile(r"-?[0-9]{1,17}\.[0-9]{1,17}")
+_WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "true": True, "false": False}
+
+Value = None | bool | int | float | str | list["Value"] | dict[str, "Value"]
+
+
+@dataclass(slots=True)
+class Document:
+    """What was read."""
+
+    data: Value = None
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    """Line of each key and list item, from 1."""
+    problems: list[Problem] = field(default_factory=list)
+    complete: bool = True
+    """Whether the text was read to its end; after a syntax error it was not."""
+
+
+class _StopReadingError(Exception):
+    """The text cannot be read any further."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A mapping or a list that is still open."""
+
+    path: KeyPath
+    value: dict[str, Value] | list[Value]
+    key: str | None = None
+    """In a mapping: the key whose value comes next."""
+    skip: bool = False
+    """In a mapping: the next value belongs to a duplicate key and is dropped."""
+
+
+def read_yaml(text: str) -> Document:
+    """Read one YAML document; every mistake ends up in ``problems``, nothing is raised."""
+    document = Document()
+    try:
+        _build(_events(text), document)
+    except _StopReadingError as error:
+        document.problems.append(Problem((), str(error), error.line))
+        document.complete = False
+    return document
+
+
+def _events(text: str) -> Iterator[Event]:
+    try:
+        yield from YAML(typ="safe", pure=True).parse(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark is not None else 1
+        raise _StopReadingError(line, f"not valid YAML: {_explain(error, text, line)}") from None
+    except (YAMLError, ValueError, IndexError, AssertionError, AttributeError) as error:
+        # The library's scanner meets some broken escapes and directives with plain exceptions.
+        reason = str(error).strip().splitlines()
+        raise _StopReadingError(1, f"not valid YAML: {quoted(reason[0] if reason else type(error).__name__)}") from None
+
+
+def _explain(error: MarkedYAMLError, text: str, line: int) -> str:
+    """The library's words, and for the usual traps of Matrix ids and wildcards what to write instead."""
+    reason = " ".join(str(error.problem or error.context or "unknown").split())
+    lines = text.splitlines()
+    shown = lines[line - 1] if line <= len(lines) else ""
+    if "\t" in shown and "'\\t'" in reason:
+        return f"{reason} (indent with spaces)"
+    if "'@'" in reason:
+        return f"{reason} (write user ids in quotes)"
+    if "alias" in f"{error.context}":
+        return f'{reason} (write "*" in quotes)'
+    return reason[:200]
+
+
+def _build(events: Iterator[Event], document: Document) -> None:
+    stack: list[_Frame] = []
+    documents = values = 0
+    for event in events:
+        line = event.start_mark.line + 1
+        match event:
+            case DocumentStartEvent():
+                documents += 1
+                if documents > 1:
+                    raise _StopReadingError(line, "a second document begins; the configuration is one document")
+            case MappingEndEvent() | SequenceEndEvent():
+                stack.pop()
+            case AliasEvent():
+                raise _StopReadingError(line, 'aliases are not used here; write "*" in quotes if you mean everybody')
+            case ScalarEvent() | MappingStartEvent() | SequenceStartEvent():
+                values += 1
+                if values > MAX_VALUES:
+                    raise _StopReadingError(line, f"more than {MAX_VALUES} values")
+                _check_node(event, line, len(stack))
+                _take(event, line, stack, document)
+            case _:
+                pass
+
+
+def _check_node(event: ScalarEvent | MappingStartEvent | SequenceStartEvent, line: int, depth: int) -> None:
+    if event.anchor is not None:
+        raise _StopReadingError(line, f"anchor {quoted(event.anchor)}: anchors and aliases are not used here")
+    if event.tag is not None:
+        raise _StopReadingError(line, f"tag {quoted(event.tag)}: tags are not used here")
+    if depth >= MAX_DEPTH:
+        raise _StopReadingError(line, f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _take(
+    event: ScalarEvent | MappingStartEvent | SequenceStartEvent, line: int, stack: list[_Frame], document: Document
+) -> None:
+    """Put one node where it belongs: a key, a value of a mapping, an item of a list, or the root."""
+    frame = stack[-1] if stack else None
+    if frame is not None and isinstance(frame.value, dict) and frame.key is None:
+        _take_key(event, line, frame, document)
+        return
+    value: Value
+    match event:
+        case ScalarEvent():
+            value = _scalar(event)
+        case MappingStartEvent():
+            value = {}
+        case SequenceStartEvent():
+            value = []
+    path: KeyPath = ()
+    if frame is None:
+        document.data = value
+        document.lines[()] = line
+    elif isinstance(frame.value, list):
+        path = (*frame.path, len(frame.value))
+        frame.value.append(value)
+        document.lines.setdefault(path, line)
+    else:
+        assert frame.key is not None
+        path = (*frame.path, frame.key)
+        if not frame.skip:
+            frame.value[frame.key] = value
+        frame.key, frame.skip = None, False
+    if isinstance(value, dict | list):
+        stack.append(_Frame(path, value))
+
+
+def _take_key(
+    event: ScalarEvent | MappingStartEvent | SequenceStartEvent, line: int, frame: _Frame, document: Document
+) -> None:
+    if not isinstance(event, ScalarEvent):
+        raise _StopReadingError(line, "a key must be a word")
+    assert isinstance(frame.value, dict)
+    frame.key = event.value
+    path = (*frame.path, event.value)
+    if event.value in frame.value:
+        frame.skip = True
+        message = f"this key was given before, in line {document.lines[path]}"
+        document.problems.append(Problem(path, message, line))
+    else:
+        document.lines[path] = line
+
+
+def _scalar(event: ScalarEvent) -> Value:
+    text: str = event.value
+    plain: bool = event.implicit[0]
+    if not plain:
+        return text
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return text

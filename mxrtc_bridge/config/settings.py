@@ -1,0 +1,196 @@
+"""The configuration as the rest of the program sees it: frozen values, complete and checked.
+
+Everything here was validated by :mod:`mxrtc_bridge.config.build`; nobody checks it a second time. No value knows how
+it was written in the file. Secrets are left out of ``repr``, so that a configuration in a log line cannot leak them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mxrtc_bridge.core.addresses import AddressPolicy
+from mxrtc_bridge.core.ice import IcePolicy, IceServer
+from mxrtc_bridge.core.ids import ServiceName, UserId, localpart_of, server_of
+from mxrtc_bridge.core.policy import Grant, Policy, Subject
+from mxrtc_bridge.core.targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class TcpListen:
+    """A TCP address to listen on."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixListen:
+    """A unix socket to listen on."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Listen = TcpListen | UnixListen
+
+
+@dataclass(frozen=True, slots=True)
+class HomeserverSettings:
+    """The homeserver that the bridge belongs to."""
+
+    address: str
+    """Base URL of the client-server API, without a slash at the end."""
+    domain: str
+    """Server name: the part after the colon of its user ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppserviceSettings:
+    """How bridge and homeserver know and reach each other."""
+
+    id: str
+    listen: Listen
+    url: str
+    """Where the homeserver reaches the bridge."""
+    bot: UserId
+    peer_prefix: str
+    sender_localpart: str | None
+    hs_token: str = field(repr=False)
+    """What the homeserver shows us."""
+    as_token: str = field(repr=False)
+    """What we show the homeserver."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """A named service of a peer."""
+
+    name: ServiceName
+    target: Target
+    raw: bool
+    """Whether a browser may use it without the stream protocol."""
+    max_streams: int
+    """Streams of this service that one session may have open."""
+    idle_s: float | None
+    """A stream without any traffic for this long is reset; None: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSettings:
+    """A virtual user."""
+
+    name: str
+    user_id: UserId
+    displayname: str
+    services: Mapping[ServiceName, ServiceSettings]
+
+
+@dataclass(frozen=True, slots=True)
+class IceSettings:
+    """How sessions find a path."""
+
+    use_homeserver_servers: bool
+    """Ask the homeserver for STUN and TURN servers; otherwise exactly ``servers`` are used, which may be none."""
+    servers: tuple[IceServer, ...]
+    policy: IcePolicy
+    interfaces: tuple[str, ...]
+    """Names or networks; empty: all but loopback."""
+    advertise: tuple[str, ...]
+    """External addresses of a one-to-one NAT."""
+    port_range: tuple[int, int] | None
+    """First and last UDP port; None: whatever the system gives."""
+    remote: AddressPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """What one user, one server and everybody together may take."""
+
+    calls_per_user: int
+    calls_per_server: int
+    calls_total: int
+    invites_per_minute: int
+    """From one user."""
+    setup_s: float
+    """From the answer to the open connection."""
+    streams_per_session: int
+    session_max_s: float
+    idle_room_s: float
+    """A peer leaves a room in which nothing was called for this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTest:
+    """A claim about the policy that must hold whenever the configuration is loaded."""
+
+    user: UserId
+    may: tuple[tuple[UserId, ServiceName], ...]
+    may_not: tuple[tuple[UserId, ServiceName], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A configuration that can be used."""
+
+    path: Path
+    """The file it was read from: to be read again at a reload."""
+    homeserver: HomeserverSettings
+    appservice: AppserviceSettings
+    database: str = field(repr=False)
+    """URL: ``sqlite:/absolute/path`` or ``postgres://...`` (which may hold a password)."""
+    peers: Mapping[UserId, PeerSettings]
+    grants: tuple[Grant, ...]
+    deny: tuple[Subject, ...]
+    ice: IceSettings
+    limits: LimitSettings
+    metrics_listen: Listen | None
+    log_level: str
+    tests: tuple[PolicyTest, ...]
+    _policy: Policy = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_policy", Policy(self.grants, self.deny))
+
+    def policy(self) -> Policy:
+        """The rules of access."""
+        return self._policy
+
+    def address_policy(self) -> AddressPolicy:
+        """Which remote addresses ICE may send to."""
+        return self.ice.remote
+
+    def peer_id(self, name: str) -> UserId:
+        """The user id of a peer called ``name``, whether it is configured or not."""
+        return UserId(f"@{self.appservice.peer_prefix}{name}:{self.homeserver.domain}")
+
+    def service(self, peer: UserId, service: str) -> ServiceSettings | None:
+        """The service, or None if the peer or the service is not configured."""
+        settings = self.peers.get(peer)
+        return None if settings is None else settings.services.get(ServiceName(service))
+
+    def target(self, peer: UserId, service: str) -> Target | None:
+        """Where the service leads, or None if the peer or the service is not configured."""
+        settings = self.service(peer, service)
+        return None if settings is None else settings.target
+
+    def service_names(self, peer: UserId) -> tuple[ServiceName, ...]:
+        """Names of the services of ``peer``, sorted; empty for an unknown peer."""
+        settings = self.peers.get(peer)
+        return () if settings is None else tuple(sorted(settings.services))
+
+    def own_user(self, user: str) -> bool:
+        """Whether ``user`` is the bot or a configured peer: nobody else exists in our namespace."""
+        return user == self.appservice.bot or user in self.peers
+
+    def claims(self, user: UserId) -> bool:
+        """Whether ``user`` lies in the namespace that the registration claims for the bridge."""
+        if server_of(user) != self.homeserver.domain.lower():
+            return False
+        return user == self.appservice.bot or localpart_of(user).startswith(self.appservice.peer_prefix)
