@@ -1,0 +1,135 @@
+"""Standard input and output as one byte stream: the local side of ``mxrtc nc``.
+
+They may be anything: pipes (ssh's ProxyCommand), a terminal, files, ``/dev/null``, one socket for both (inetd).
+
+The loop must not block, but whether a descriptor blocks is a property of what it points to, shared with every other
+program that has it open: a shell whose terminal became non-blocking misbehaves. Pipes and terminals are therefore
+opened anew, through ``/proc``. For sockets, and where that is not possible (another user's terminal), the shared flag
+is set and put back at the end. Files and devices that cannot be waited for are left to the loop's executor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Callable
+
+from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.sinks.files import FileReader, FileWriter
+from mxrtc_bridge.sinks.polled import PolledReader, PolledWriter
+from mxrtc_bridge.sinks.stream import StreamSink
+
+
+class _Handle:
+    """A private descriptor for what ``original`` points to.
+
+    Raises:
+        OSError: ``original`` is not open.
+    """
+
+    def __init__(self, original: int, access: int) -> None:
+        mode = os.fstat(original).st_mode
+        self._original = original
+        self._flags: int | None = None
+        self.is_socket = stat.S_ISSOCK(mode)
+        self.is_pipe = stat.S_ISFIFO(mode)
+        self.pollable = self.is_socket or self.is_pipe or os.isatty(original)
+        self.descriptor = self._open_anew(access) if self.pollable and not self.is_socket else -1
+        if self.descriptor == -1:
+            self.descriptor = os.dup(original)
+            if self.pollable:
+                self._flags = fcntl.fcntl(original, fcntl.F_GETFL)
+                fcntl.fcntl(original, fcntl.F_SETFL, self._flags | os.O_NONBLOCK)
+
+    def _open_anew(self, access: int) -> int:
+        try:
+            return os.open(f"/proc/self/fd/{self._original}", access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            return -1
+
+    def restore(self) -> None:
+        """Put the shared flags back."""
+        if self._flags is not None:
+            fcntl.fcntl(self._original, fcntl.F_SETFL, self._flags)
+            self._flags = None
+
+    def close(self) -> None:
+        """Close the private descriptor."""
+        if self.descriptor != -1:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def _open(name: str, original: int, access: int) -> _Handle:
+    try:
+        return _Handle(original, access)
+    except OSError as error:
+        words = os.strerror(error.errno or 0)
+        raise LocalError(f"{name} cannot be used ({words}); give one, for instance /dev/null") from error
+
+
+class StdioSink(StreamSink):
+    """A reading and a writing descriptor as one stream. Implements :class:`mxrtc_bridge.engine.ports.Sink`.
+
+    Half-closing really ends the output: a pipe is closed, and the descriptor's number is left pointing to
+    ``/dev/null``, so that a late ``print`` harms nobody; a socket is shut down for writing. What is no stream (a
+    terminal, a file) has no end to be told. ``reset`` has no more to say than that either.
+
+    Args:
+        stdin: the descriptor to read from.
+        stdout: the descriptor to write to; from now on nothing else may write there.
+
+    Raises:
+        LocalError: one of them is not open.
+    """
+
+    lingers = False
+
+    def __init__(self, stdin: int = 0, stdout: int = 1) -> None:
+        super().__init__()
+        self._stdout = stdout
+        self._input = _open("standard input", stdin, os.O_RDONLY)
+        try:
+            self._output = _open("standard output", stdout, os.O_WRONLY)
+        except LocalError:
+            self._input.restore()
+            self._input.close()
+            raise
+        self._output_ended = False
+        make_reader: Callable[..., PolledReader | FileReader] = PolledReader if self._input.pollable else FileReader
+        make_writer: Callable[..., PolledWriter | FileWriter] = PolledWriter if self._output.pollable else FileWriter
+        self._set_halves(
+            make_reader(self._input.descriptor, self, self._input.close),
+            make_writer(self._output.descriptor, self, self._output.close),
+        )
+
+    def _finish_writing(self) -> None:
+        self._writer.stop()
+        self._end_output()
+
+    def _prepare_reset(self) -> None:
+        """Nothing: there is no such thing for standard output."""
+
+    def _release(self) -> None:
+        self._end_output()
+        # In this order: where both are the same, the first to be opened knows the flags that were there before.
+        self._output.restore()
+        self._input.restore()
+
+    def _end_output(self) -> None:
+        if self._output_ended:
+            return
+        self._output_ended = True
+        if self._output.is_socket:
+            # It may be gone already, and then there is nothing to end.
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._stdout)) as sock:
+                sock.shutdown(socket.SHUT_WR)
+        elif self._output.is_pipe:
+            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            # Restored first: the number will point to something else.
+            self._output.restore()
+            os.dup2(null, self._stdout)
+            os.close(null)
