@@ -1,0 +1,94 @@
+"""Events on their way into the store: read, judged by their envelope, and never a reason to refuse a transaction.
+
+A homeserver repeats a refused transaction for ever, and everything behind it waits. So an event that cannot be used
+gets a key and a reason here, is stored as set aside, and the ones around it go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.ids import parse_event_id
+from mxrtc_bridge.matrix.room_event import RoomEvent, encode, parse_room_event
+from mxrtc_bridge.matrix.verdicts import Verdict
+
+MAX_EVIDENCE_CHARS = 4096
+"""What is kept of an event that cannot be read, for the admin to look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An event on its way into the store."""
+
+    key: str
+    """The event id; for what has none, a hash of its content."""
+    room_id: str
+    payload: str = field(repr=False)
+    refusal: str | None = None
+    """Why it is set aside at once."""
+    event: RoomEvent | None = None
+
+
+class StoredEvent(Protocol):
+    """An event that the store gives back."""
+
+    @property
+    def seq(self) -> int: ...
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def payload(self) -> str: ...
+
+
+class EventStore(Protocol):
+    """The durable side; every method may raise StorageError, and then has changed nothing."""
+
+    async def store(self, arrivals: Sequence[Arrival], now_ms: int) -> Sequence[int | None]:
+        """Store all or none; returns for each its place in the order of arrival, None for one that was known."""
+        ...
+
+    async def waiting_rooms(self, limit: int) -> Sequence[str]: ...
+
+    async def waiting(self, room_id: str, after: int, limit: int) -> Sequence[StoredEvent]: ...
+
+    async def count_waiting(self) -> int: ...
+
+    async def settle(self, verdicts: Sequence[Verdict], now_ms: int) -> None: ...
+
+
+def read_arrival(raw: object, types: frozenset[str] | None) -> Arrival | None:
+    """Return ``raw`` (parsed JSON) as an arrival; None for a type that nobody here handles.
+
+    Args:
+        raw: what stood in the transaction.
+        types: the types that are handled, None for all.
+    """
+    if types is not None and isinstance(raw, dict):
+        kind = raw.get("type")
+        if isinstance(kind, str) and kind not in types:
+            return None
+    try:
+        event = parse_room_event(raw)
+        return Arrival(event.event_id, event.room_id, encode(event), event=event)
+    except EventError as error:
+        return _refused(raw, f"{error.code}: {error}")
+
+
+def _refused(raw: object, reason: str) -> Arrival:
+    try:
+        evidence = json.dumps(raw, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError):
+        evidence = "not JSON"
+    try:
+        key: str = parse_event_id(raw.get("event_id") if isinstance(raw, dict) else None)
+    except EventError:
+        # Stable, so that a repetition is known.
+        key = "hash:" + hashlib.sha256(evidence.encode("ascii")).hexdigest()
+    return Arrival(key, "", evidence[:MAX_EVIDENCE_CHARS], refusal=reason)

@@ -1,0 +1,109 @@
+"""Writes down what became of stored events: many verdicts in one database transaction.
+
+One commit for each event would cost a disk flush for each event. Instead the verdicts that come in while a commit is
+under way are written together by the next one. The price: after a crash the events of the last commits may be handled
+once more, so handlers must know a repetition (calls are claimed durably; a hangup of an ended call does nothing).
+
+Never loses a verdict while the process lives: when the database refuses, it is asked again until it takes them, and
+:meth:`Verdicts.put` lets its callers wait once :attr:`limit` verdicts are held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from mxrtc_bridge.core.errors import StorageError
+
+T = TypeVar("T")
+
+BATCH = 500
+MAX_PAUSE_S = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one stored event."""
+
+    key: str
+    refusal: str | None = None
+    """Why it is set aside; None when it was handled."""
+
+
+async def ask_until_done(operation: Callable[[], Awaitable[T]], *, pause_s: float) -> T:
+    """Return the result of ``operation``, repeating it with growing pauses while the database refuses."""
+    refused = False
+    while True:
+        try:
+            result = await operation()
+        except StorageError as error:
+            if not refused:
+                _log.warning("! waiting for the database: %s", error)
+            refused = True
+        else:
+            if refused:
+                _log.warning("the database works again")
+            return result
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, MAX_PAUSE_S)
+
+
+class Verdicts:
+    """The verdicts that are not yet in the database."""
+
+    def __init__(
+        self, settle: Callable[[Sequence[Verdict]], Awaitable[None]], *, limit: int = 1000, pause_s: float = 1.0
+    ) -> None:
+        self._settle = settle
+        self._limit = limit
+        self._pause_s = pause_s
+        self._held: deque[Verdict] = deque()
+        self._given = 0
+        self._settled = 0
+        self._changed = asyncio.Event()
+
+    @property
+    def held(self) -> int:
+        """Verdicts that are not yet committed."""
+        return len(self._held)
+
+    async def put(self, verdict: Verdict) -> int:
+        """Hand over a verdict; waits while too many are held. Returns its ticket for :meth:`settled`."""
+        while len(self._held) >= self._limit:
+            await self._changed.wait()
+        self._held.append(verdict)
+        self._given += 1
+        self._signal()
+        return self._given
+
+    async def settled(self, ticket: int) -> None:
+        """Return when the verdict of this ticket, and all before it, are committed."""
+        while self._settled < ticket:
+            await self._changed.wait()
+
+    async def run(self) -> None:
+        """Write verdicts until cancelled."""
+        while True:
+            while not self._held:
+                await self._changed.wait()
+            batch = [self._held[place] for place in range(min(BATCH, len(self._held)))]
+
+            async def settle(batch: Sequence[Verdict] = batch) -> None:
+                await self._settle(batch)
+
+            await ask_until_done(settle, pause_s=self._pause_s)
+            for _ in batch:
+                self._held.popleft()
+            self._settled += len(batch)
+            self._signal()
+
+    def _signal(self) -> None:
+        """Wake all that wait; each looks for itself whether its wait is over."""
+        self._changed.set()
+        self._changed = asyncio.Event()
