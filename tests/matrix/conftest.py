@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from mautrix.api import Method
 
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.demo.synapse import Synapse
@@ -79,13 +80,13 @@ class Person:
 
     async def state(self, room: RoomId, kind: str, content: dict[str, Any]) -> None:
         path = f"_matrix/client/v3/rooms/{room}/state/{kind}/"
-        await self.homeserver._transport.request("set state", "PUT", path, content=content)
+        await self.homeserver._transport.request("set state", Method.PUT, path, content=content)
 
     async def timeline(self, room: RoomId, kind: str) -> list[dict[str, Any]]:
         """Events of one type, oldest first."""
         query = {"dir": "f", "limit": "200", "filter": json.dumps({"types": [kind]})}
         path = f"_matrix/client/v3/rooms/{room}/messages"
-        return (await self.homeserver._transport.request("read", "GET", path, query=query))["chunk"]
+        return (await self.homeserver._transport.request("read", Method.GET, path, query=query))["chunk"]
 
     async def wait_for(self, room: RoomId, user: UserId, membership: str | None) -> None:
         """Wait until ``user`` has the given membership in ``room``."""
