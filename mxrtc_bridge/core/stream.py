@@ -236,7 +236,8 @@ class StreamMachine:
         self._continue_sending(now)
 
     def _text_received(self, now: float, text: str) -> None:
-        self._emit(Consumed(text_size(text)))
+        if text:
+            self._emit(Consumed(text_size(text)))
         # The other side answers only after it saw the channel open, whatever our transport has told us so far.
         self._channel_opened(now)
         first, self._heard = not self._heard, True
