@@ -135,8 +135,10 @@ class SyncStream:
                 await self._lost(error)
                 continue
             self._found()
-            for event in self._new_events(answer):
-                yield event
+            for event in events_of(answer):
+                # One by one: what a consumer that stops has not taken is given again, and only that.
+                if event.type in self._types and self._is_new(event.event_id):
+                    yield event
             self._since = next_batch
 
     async def _request(self, wait_s: float) -> dict[str, object]:
@@ -163,15 +165,13 @@ class SyncStream:
             if self._on_change is not None:
                 self._on_change(None)
 
-    def _new_events(self, answer: Mapping[str, object]) -> list[RoomEvent]:
-        events = [
-            event for event in events_of(answer) if event.type in self._types and event.event_id not in self._seen
-        ]
-        for event in events:
-            self._seen[event.event_id] = None
-        while len(self._seen) > MAX_SEEN:
+    def _is_new(self, event_id: EventId) -> bool:
+        if event_id in self._seen:
+            return False
+        self._seen[event_id] = None
+        if len(self._seen) > MAX_SEEN:
             self._seen.popitem(last=False)
-        return events
+        return True
 
 
 def events_of(answer: Mapping[str, object]) -> list[RoomEvent]:
