@@ -21,7 +21,7 @@ Rules whose reason is not obvious:
   ``m.call.hangup``), not the way in which it failed.
 * *A homeserver that is away* does not end a call that is connected: the peer connection does not need it.
 
-The times are monotonic seconds and come from outside, as do ids. docs/reference/call-states.md is made from the tables.
+Times and ids come from outside. docs/reference/call-states.md is made from the tables.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ from typing import Any
 
 from mxrtc_bridge.core.call_candidates import RemoteCandidates
 from mxrtc_bridge.core.call_values import (
+    CALL_LIFETIME_MS,
     LOCAL_KINDS,
     REMOTE_KINDS,
+    SETUP_TIMEOUT_S,
     AddCandidates,
     Admit,
     Admitted,
@@ -78,13 +80,6 @@ from mxrtc_bridge.core.events import (
 )
 from mxrtc_bridge.core.ids import CallId, PartyId, UserId
 
-CALL_LIFETIME_MS = 90_000
-"""How long an invite of ours may ring (the specification recommends at least this), and the longest that we let a
-call of somebody else stay unanswered."""
-
-SETUP_TIMEOUT_S = 30.0
-"""From both descriptions to a connection, and for making an offer."""
-
 
 class CallMachine:
     """One call; see the head of this module.
@@ -97,6 +92,9 @@ class CallMachine:
         remote: the user at the other end.
         lifetime_ms: caller: lifetime of our invite; callee: upper bound for the lifetime of theirs.
         setup_timeout_s: time from both descriptions to a connection, and for making an offer.
+
+    Raises:
+        StateError: both users are the same, so that our own echo could not be told from the other side.
     """
 
     def __init__(
@@ -110,6 +108,8 @@ class CallMachine:
         lifetime_ms: int = CALL_LIFETIME_MS,
         setup_timeout_s: float = SETUP_TIMEOUT_S,
     ) -> None:
+        if local == remote:
+            raise StateError(f"{local} cannot call itself")
         self._role = role
         self._call_id = call_id
         self._local = local
@@ -179,7 +179,7 @@ class CallMachine:
 
     def _concerns_us(self, event: Remote) -> bool:
         message = event.message
-        if event.sender != self._remote or message.call_id != self._call_id or event.sender == self._local:
+        if event.sender != self._remote or message.call_id != self._call_id:  # our own echo among them
             return False
         if self._party_chosen:
             return message.party_id == self._remote_party
@@ -285,8 +285,7 @@ class CallMachine:
     # What the rules are made of
 
     def _enter(self, state: State, deadline: float | None) -> None:
-        self._state = state
-        self._deadline = deadline
+        self._state, self._deadline = state, deadline
 
     def _choose(self, message: Invite | Answer) -> None:
         self._party_chosen = True

@@ -11,6 +11,13 @@ from enum import Enum
 from mxrtc_bridge.core.events import EVENT_TYPES, CallMessage, CandidateLine, Invite
 from mxrtc_bridge.core.ids import UserId
 
+CALL_LIFETIME_MS = 90_000
+"""How long an invite of ours may ring (the specification recommends at least this), and the longest that we let a
+call of somebody else stay unanswered."""
+
+SETUP_TIMEOUT_S = 30.0
+"""From both descriptions to a connection, and for making an offer."""
+
 
 class Role(Enum):
     """Which end of the call we are."""
