@@ -31,7 +31,8 @@ MAX_TIMELINE = 100
 """Events of one room in one answer. More than that in one outage are call events of calls that are long over."""
 MAX_SEEN = 4096
 """Event ids remembered against repetition."""
-_LONGEST_PAUSE_S = 10.0
+# A call is offered for a minute or two: better ask a server in trouble once more than miss its answer.
+_LONGEST_PAUSE_S = 4.0
 
 
 class SyncServer(Protocol):

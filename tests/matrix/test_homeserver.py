@@ -207,6 +207,18 @@ async def test_bad_event_id_is_refused(scripted: ScriptedServer, answer: object)
             await homeserver.send_event(ROOM, "m.x", {}, "t")
 
 
+async def test_virtual_user_is_registered_without_a_session(scripted: ScriptedServer) -> None:
+    """A server with delegated login accepts nothing else, and no device is left behind."""
+    scripted.answers = [web.json_response({"user_id": "@rtc_a:example.org"})]
+    async with plain(scripted) as homeserver:
+        await homeserver.register_user(UserId("@rtc_a:example.org"))
+    assert scripted.requests[0][3] == {
+        "type": "m.login.application_service",
+        "username": "rtc_a",
+        "inhibit_login": True,
+    }
+
+
 async def test_room_is_created_at_most_once_whatever_fails(scripted: ScriptedServer) -> None:
     scripted.answers = [web.Response(status=502)]
     async with Homeserver(Transport(scripted.url, "token")) as homeserver:
