@@ -17,21 +17,16 @@ from mxrtc_bridge.core.sdp import Candidate, Description
 from mxrtc_bridge.core.targets import Target
 
 
-class Clock(Protocol):
-    """Time for the engine: monotonic seconds for every deadline, the wall clock only to judge events."""
-
-    def monotonic(self) -> float: ...
-
-    def wall_ms(self) -> int: ...
-
-
 class Signaller(Protocol):
     """Sends the call events of our side."""
 
     async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
-        """Send ``message`` to ``room`` as ``sender``; returns when the homeserver has it.
+        """Send a message; returns when the homeserver has it.
 
         Args:
+            room: the room of the call.
+            sender: our side of the call.
+            message: what to say.
             step: names this message within its call, so that a repeated send is the same transaction.
 
         Raises:
@@ -97,7 +92,7 @@ class PeerListener(Protocol):
 
 
 class Peer(Protocol):
-    """One data-only WebRTC connection. Methods are called in the order of a call; each at most once but the last four."""
+    """One data-only WebRTC connection. The methods stand in the order of a call."""
 
     async def create_offer(self) -> str:
         """Gather candidates and return the SDP offer, all candidates included."""
@@ -233,4 +228,28 @@ class CallDirectory(Protocol):
 
     async def open_calls(self) -> Sequence[CallRecord]:
         """Calls without an end: after a start, those that the last run left behind."""
+        ...
+
+
+class Counters(Protocol):
+    """What is counted; every label comes from a bounded set, and nothing names a user."""
+
+    def call(self, outcome: str) -> None:
+        """A call has ended."""
+        ...
+
+    def sessions_live(self, count: int) -> None: ...
+
+    def stream(self, outcome: str) -> None:
+        """A stream has ended."""
+        ...
+
+    def streams_live(self, count: int) -> None: ...
+
+    def payload(self, direction: str, size: int) -> None:
+        """Payload of a stream that has ended; ``direction`` is ``sent`` or ``received``."""
+        ...
+
+    def refusal(self, code: str) -> None:
+        """Something was refused or ignored."""
         ...

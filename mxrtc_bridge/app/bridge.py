@@ -1,0 +1,282 @@
+"""The running bridge: starts everything in order, keeps it together, stops it in order.
+
+Start: database, endpoint (answers 503), homeserver, peers, calls left open by the last run, stored events; then ready,
+and a ping so that the homeserver delivers what it holds. Stop: no new calls, farewell to live ones, then the reverse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+from contextlib import AsyncExitStack
+
+from mxrtc_bridge.app.rights import Rights
+from mxrtc_bridge.config import Config, load_config
+from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError
+from mxrtc_bridge.core.event_codec import parse_message
+from mxrtc_bridge.core.events import EVENT_TYPES, CallEvent
+from mxrtc_bridge.core.ice import IceServer
+from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
+from mxrtc_bridge.core.policy import Allow
+from mxrtc_bridge.core.quota import CallLimits
+from mxrtc_bridge.engine.acceptor import AcceptorLinks
+from mxrtc_bridge.engine.calls import CallManager, CallSettings
+from mxrtc_bridge.engine.clock import LoopClock
+from mxrtc_bridge.matrix.homeserver import Homeserver
+from mxrtc_bridge.matrix.inbox import Inbox
+from mxrtc_bridge.matrix.liveness import ping_loop, wait_for_homeserver
+from mxrtc_bridge.matrix.outbox import Outbox
+from mxrtc_bridge.matrix.peers import PeerProfile, Peers
+from mxrtc_bridge.matrix.room_event import RoomEvent
+from mxrtc_bridge.matrix.transport import Transport
+from mxrtc_bridge.metrics import Metrics
+from mxrtc_bridge.rtc.factory import AiortcPeerFactory
+from mxrtc_bridge.rtc.settings import RtcSettings
+from mxrtc_bridge.sinks.connect import SocketConnector
+from mxrtc_bridge.storage.certificates import CertificateStore
+from mxrtc_bridge.storage.stores import Stores, open_stores
+from mxrtc_bridge.web.appservice import AppserviceEndpoint
+from mxrtc_bridge.web.metrics import metrics_application
+from mxrtc_bridge.web.server import Server
+
+log = logging.getLogger("mxrtc_bridge")
+
+DRAIN_S = 5.0
+"""How long live sessions may take to end when the bridge stops."""
+NOTICE_EVERY_MS = 24 * 3600 * 1000
+"""A refused user is told so in words once in this time."""
+HOUSEKEEPING_S = 3600.0
+REFUSED_TEXT = "Your call was refused. If you think that you should have access, ask the admin of this bridge."
+
+
+class Bridge:
+    """One running bridge.
+
+    Args:
+        config: the configuration to start with.
+        stores: the open database.
+    """
+
+    def __init__(self, config: Config, stores: Stores) -> None:
+        self._config = config
+        self._stores = stores
+        self._clock = LoopClock()
+        self._metrics = Metrics()
+        self._rights = Rights(config, self._clock.wall_ms)
+        self._homeserver = Homeserver(Transport(config.homeserver.address, config.appservice.as_token))
+        self._outbox = Outbox(self._homeserver, masquerade=True)
+        self._connector = SocketConnector()
+        self._calls = CallManager(
+            settings=_call_settings(config),
+            rights=self._rights,
+            rooms=self,
+            directory=stores.calls,
+            signaller=self._outbox,
+            peers=AiortcPeerFactory(_rtc_settings(config), _Pem(stores.certificates), self._ice_servers),
+            make_links=self._make_links,
+            refused=self._say_refused,
+            new_party_id=lambda: PartyId(secrets.token_hex(8)),
+            counters=self._metrics,
+            clock=self._clock,
+        )
+        self._peers = Peers(
+            self._homeserver,
+            stores.rooms,
+            self._calls,
+            profiles=_profiles(config),
+            bot=None,
+            is_own=self.is_own,
+            may_use=lambda user, peer: isinstance(self._rights.may_call(user, peer), Allow),
+            wall_ms=self._clock.wall_ms,
+        )
+        self._inbox = Inbox(
+            stores.inbox,
+            self._handle,
+            wall_ms=self._clock.wall_ms,
+            knows_user=self._knows_user,
+            metrics=self._metrics,
+            types=frozenset({*EVENT_TYPES, "m.room.member", "m.room.encryption"}),
+        )
+
+    async def run(self, stop: asyncio.Event, reload: asyncio.Event) -> None:
+        """Run until ``stop`` is set.
+
+        Raises:
+            HomeserverError: the homeserver refuses us for good.
+            LocalError: an address cannot be listened on, or the database cannot be used.
+        """
+        config = self._config
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._homeserver.close)
+            endpoint = AppserviceEndpoint(self._inbox, token=config.appservice.hs_token, metrics=self._metrics)
+            await stack.enter_async_context(Server(endpoint.application(), config.appservice.listen))
+            if config.metrics_listen is not None:
+                await stack.enter_async_context(
+                    Server(metrics_application(self._metrics.render), config.metrics_listen)
+                )
+            async with asyncio.TaskGroup() as tasks:
+                owned = [
+                    tasks.create_task(self._inbox.run(), name="inbox"),
+                    tasks.create_task(self._calls.run(), name="calls"),
+                ]
+                await self._get_ready()
+                owned += [
+                    tasks.create_task(ping_loop(self._homeserver, config.appservice.id), name="ping"),
+                    tasks.create_task(self._reload_when_asked(reload), name="reload"),
+                    tasks.create_task(self._keep_house(), name="housekeeping"),
+                ]
+                await stop.wait()
+                log.info("stopping")
+                self._inbox.set_ready(False)
+                await self._calls.drain(DRAIN_S)
+                for task in owned:
+                    task.cancel()
+        log.info("stopped")
+
+    async def _get_ready(self) -> None:
+        await wait_for_homeserver(self._homeserver)
+        await self._peers.start()
+        await self._calls.hang_up_leftovers()
+        self._inbox.set_ready(True)
+        log.info("bridge ready: %d peers", len(self._config.peers))
+
+    # Events
+
+    async def _handle(self, event: RoomEvent) -> None:
+        """Take one event of a room; events of a room come in order."""
+        await self._peers.handle(event)
+        if event.type not in EVENT_TYPES:
+            return
+        local = self._peers.peer_in(event.room_id)
+        if local is None:
+            return
+        try:
+            message = parse_message(event.type, event.content)
+        except EventError as error:
+            self._metrics.refusal(error.code)
+            log.info("x %s from %s ignored: %s", event.type, event.sender, error.code)
+            return
+        call_event = CallEvent(event.room_id, event.event_id, event.sender, event.origin_server_ts, message)
+        await self._calls.receive(call_event, local)
+
+    # What the engine asks
+
+    def members(self, room: RoomId) -> frozenset[UserId] | None:
+        return self._peers.members(room)
+
+    def is_own(self, user: UserId) -> bool:
+        return self._rights.config.claims(user)
+
+    def _knows_user(self, user: str) -> bool:
+        return self._rights.config.own_user(user)
+
+    def _make_links(self, local: UserId, remote: UserId) -> AcceptorLinks:
+        return AcceptorLinks(
+            gate=self._rights.gate(local, remote),
+            connector=self._connector,
+            clock=self._clock,
+            counters=self._metrics,
+            max_streams=self._rights.config.limits.streams_per_session,
+        )
+
+    async def _ice_servers(self, local: UserId) -> tuple[IceServer, ...]:
+        ice = self._rights.config.ice
+        if not ice.use_homeserver_servers:
+            return ice.servers
+        try:
+            return (*ice.servers, *await self._homeserver.turn_server(local))
+        except HomeserverError as error:
+            log.warning("no TURN servers from the homeserver: %s", error)
+            return ice.servers
+
+    async def _say_refused(self, room: RoomId, local: UserId, user: UserId) -> None:
+        if await self._stores.notices.may_notify(user, self._clock.wall_ms(), NOTICE_EVERY_MS):
+            try:
+                await self._outbox.send_notice(room, local, REFUSED_TEXT, key=f"refused-{self._clock.wall_ms()}")
+            except HomeserverError as error:
+                log.warning("the refusal of %s could not be explained: %s", user, error)
+
+    # Reload, housekeeping
+
+    async def _reload_when_asked(self, asked: asyncio.Event) -> None:
+        while True:
+            await asked.wait()
+            asked.clear()
+            try:
+                config = await asyncio.to_thread(load_config, self._config.path)
+                await self._take_over(config)
+            except ConfigError as error:
+                log.error("the configuration was not reloaded, the old one stays in force:\n%s", error)
+            except HomeserverError as error:
+                log.error("not all of the new configuration is in force: %s", error)
+
+    async def _take_over(self, config: Config) -> None:
+        for name in ("homeserver", "appservice", "database", "metrics_listen"):
+            if getattr(config, name) != getattr(self._config, name):
+                log.warning("a change of %s takes effect after a restart only", name)
+        self._rights.config = config
+        # Rights first: what was taken away ends now, whatever becomes of the rest.
+        self._calls.rights_changed()
+        await self._peers.reload(_profiles(config))
+        log.info("configuration reloaded: %d peers, %d grants", len(config.peers), len(config.grants))
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            now_ms = self._clock.wall_ms()
+            idle_ms = round(self._rights.config.limits.idle_room_s * 1000)
+            forgotten = await self._stores.prune(now_ms)
+            left = await self._peers.leave_idle(now_ms - idle_ms)
+            log.info("housekeeping: %d rows forgotten, %d idle rooms left", forgotten, left)
+
+
+class _Pem:
+    """Certificates as bytes, which is what cryptography reads; the database keeps text."""
+
+    def __init__(self, store: CertificateStore) -> None:
+        self._store = store
+
+    async def load(self, user: UserId) -> bytes | None:
+        text = await self._store.load(user)
+        return None if text is None else text.encode()
+
+    async def save(self, user: UserId, pem: bytes) -> None:
+        await self._store.save(user, pem.decode())
+
+
+def _profiles(config: Config) -> list[PeerProfile]:
+    """All virtual users; the bot is one of them, a peer without services that knows all the others."""
+    bot = PeerProfile(config.appservice.bot, "RTC bridge")
+    return [bot, *(PeerProfile(peer.user_id, peer.displayname) for peer in config.peers.values())]
+
+
+def _call_settings(config: Config) -> CallSettings:
+    limits = config.limits
+    return CallSettings(
+        limits=CallLimits(limits.calls_per_user, limits.calls_per_server, limits.calls_total),
+        invites_per_minute=limits.invites_per_minute,
+        session_max_s=limits.session_max_s,
+        addresses=config.address_policy(),
+        setup_s=limits.setup_s,
+    )
+
+
+def _rtc_settings(config: Config) -> RtcSettings:
+    ice = config.ice
+    return RtcSettings(policy=ice.policy, interfaces=ice.interfaces, advertise=ice.advertise, port_range=ice.port_range)
+
+
+async def run(config: Config) -> None:
+    """Run the bridge until SIGTERM or SIGINT; SIGHUP reloads the configuration.
+
+    Raises:
+        MxrtcError: it could not start, or cannot go on; the message says why and what to do.
+    """
+    stop, reload = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
+        loop.add_signal_handler(number, event.set)
+    async with open_stores(config.database) as stores:
+        await Bridge(config, stores).run(stop, reload)

@@ -1,0 +1,162 @@
+"""What can be checked only by asking others: database, homeserver, the way back from it, TURN, targets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from mxrtc_bridge.config import Config, Finding, Level
+from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, TargetError
+from mxrtc_bridge.core.ice import IcePolicy, IceServer
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.homeserver import Homeserver
+from mxrtc_bridge.matrix.liveness import ping
+from mxrtc_bridge.matrix.transport import RetryPolicy, Transport
+from mxrtc_bridge.metrics import Metrics
+from mxrtc_bridge.rtc.certificates import NoCertificates
+from mxrtc_bridge.rtc.factory import AiortcPeerFactory
+from mxrtc_bridge.rtc.settings import RtcSettings
+from mxrtc_bridge.sinks.connect import SocketConnector
+from mxrtc_bridge.storage.stores import open_stores
+from mxrtc_bridge.web.appservice import AppserviceEndpoint
+from mxrtc_bridge.web.server import Server
+
+PATIENCE_S = 5.0
+
+
+class _Answering:
+    """Stands in for a bridge that does not run, so that the homeserver's ping has somebody to reach."""
+
+    ready = True
+
+    async def accept(self, txn_id: str, events: Sequence[object]) -> None:
+        # Nothing may be taken from the homeserver's queue here: the running bridge must get it.
+        raise LocalError(f"transaction {txn_id[:20]} with {len(events)} events came during a check")
+
+    def knows_user(self, user_id: str) -> bool:  # noqa: ARG002 - nobody is known to a check
+        return False
+
+
+async def check(config: Config) -> list[Finding]:
+    """Check all that needs the network; every finding comes with its fix."""
+    findings = [await _check_database(config)]
+    async with Homeserver(
+        Transport(config.homeserver.address, config.appservice.as_token, retry=RetryPolicy(total_s=PATIENCE_S))
+    ) as homeserver:
+        findings += [finding async for finding in _check_homeserver(config, homeserver)]
+    findings += [finding async for finding in _check_targets(config)]
+    return findings
+
+
+async def _check_database(config: Config) -> Finding:
+    try:
+        async with open_stores(config.database):
+            return Finding(Level.OK, "the database opens")
+    except MxrtcError as error:
+        return Finding(Level.FAIL, f"the database does not open: {error}", "correct database: in the configuration")
+
+
+async def _check_homeserver(config: Config, homeserver: Homeserver) -> AsyncIterator[Finding]:
+    address = config.homeserver.address
+    try:
+        versions = await homeserver.versions()
+    except HomeserverError as error:
+        yield Finding(Level.FAIL, f"the homeserver does not answer: {error}", "correct homeserver.address, or start it")
+        return
+    yield Finding(Level.OK, f"the homeserver at {address} answers (up to {versions[-1] if versions else 'unknown'})")
+    try:
+        identity = await homeserver.whoami()
+    except HomeserverError as error:
+        yield Finding(
+            Level.FAIL,
+            f"the homeserver does not know the as_token: {error}",
+            "add registration.yaml to app_service_config_files in homeserver.yaml and restart the homeserver",
+        )
+        return
+    if not identity.user_id.endswith(f":{config.homeserver.domain}"):
+        yield Finding(
+            Level.FAIL,
+            f"the homeserver's users are like {identity.user_id}, the configuration says {config.homeserver.domain}",
+            "correct homeserver.domain",
+        )
+        return
+    yield Finding(Level.OK, "the homeserver accepts the as_token")
+    yield await _check_way_back(config, homeserver)
+    async for finding in _check_turn(config, homeserver):
+        yield finding
+
+
+async def _check_way_back(config: Config, homeserver: Homeserver) -> Finding:
+    """Have the homeserver reach the bridge; where no bridge runs, stand in for it."""
+    fix = f"the homeserver must reach {config.appservice.url}: correct appservice.url and listen, then register again"
+    try:
+        endpoint = AppserviceEndpoint(_Answering(), token=config.appservice.hs_token, metrics=Metrics())
+        async with Server(endpoint.application(), config.appservice.listen):
+            duration = await ping(homeserver, config.appservice.id)
+    except LocalError:
+        # The address is taken, as a rule by the running bridge: then that one answers.
+        try:
+            duration = await ping(homeserver, config.appservice.id)
+        except HomeserverError as error:
+            return Finding(Level.FAIL, f"the homeserver does not reach the bridge: {error}", fix)
+    except HomeserverError as error:
+        return Finding(Level.FAIL, f"the homeserver does not reach the bridge: {error}", fix)
+    return Finding(Level.OK, f"the homeserver reaches the bridge ({duration} ms)")
+
+
+async def _check_turn(config: Config, homeserver: Homeserver) -> AsyncIterator[Finding]:
+    local = next(iter(config.peers), config.appservice.bot)
+    servers = config.ice.servers
+    if config.ice.use_homeserver_servers:
+        try:
+            await homeserver.register_user(local)
+            servers = (*servers, *await homeserver.turn_server(local))
+        except HomeserverError as error:
+            yield Finding(
+                Level.WARN, f"the homeserver gives no TURN servers: {error}", "set turn_uris in homeserver.yaml"
+            )
+            return
+    urls = [url for server in servers for url in server.urls if url.startswith("turn")]
+    if not urls:
+        level = Level.FAIL if config.ice.policy is IcePolicy.RELAY else Level.WARN
+        yield Finding(
+            level,
+            "there is no TURN server, so users behind strict firewalls cannot connect",
+            "run coturn and set turn_uris and turn_shared_secret in homeserver.yaml",
+        )
+        return
+    if await _relays(servers, config.ice.interfaces, local):
+        yield Finding(Level.OK, f"TURN gives a relayed address ({len(urls)} URIs)")
+    else:
+        yield Finding(
+            Level.FAIL,
+            f"none of {', '.join(urls[:4])} gives a relayed address",
+            "check the secret, the ports and coturn's log",
+        )
+
+
+async def _relays(servers: tuple[IceServer, ...], interfaces: tuple[str, ...], local: UserId) -> bool:
+    async def given(_local: UserId) -> tuple[IceServer, ...]:
+        return servers
+
+    settings = RtcSettings(policy=IcePolicy.RELAY, interfaces=interfaces)
+    peer = await AiortcPeerFactory(settings, NoCertificates(), given).create(local)
+    try:
+        return " typ relay" in await peer.create_offer()
+    except MxrtcError:
+        return False
+    finally:
+        await peer.close()
+
+
+async def _check_targets(config: Config) -> AsyncIterator[Finding]:
+    connector = SocketConnector()
+    for peer in config.peers.values():
+        for service in peer.services.values():
+            name = f"{peer.name}/{service.name}"
+            try:
+                sink = await connector.connect(service.target)
+            except TargetError as error:
+                yield Finding(Level.WARN, f"{name}: {error}", f"start what should answer at {service.target}")
+            else:
+                sink.reset()
+                yield Finding(Level.OK, f"{name} answers")

@@ -1,0 +1,222 @@
+"""``mxrtc``: the user's command line. Reads options, runs one command, turns what happened into an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+import click
+import uvloop
+
+from mxrtc_bridge import __version__
+from mxrtc_bridge.client import commands
+from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.options import CallOptions, Forward, parse_forward
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.state import StateFolder
+from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError
+from mxrtc_bridge.core.ice import IcePolicy
+
+EXIT_CODES = """
+Exit codes: 0 done; 1 try again later; 2 wrong usage or login; 3 denied or no such service, do not retry;
+4 the peer does not answer; 5 no network path between the two sides; 6 data was cut or damaged;
+7 a local port or file cannot be used; 130 Ctrl-C.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Options that all commands share."""
+
+    state: StateFolder
+    as_json: bool
+    quiet: bool
+    call: CallOptions
+
+    def report(self, *, data_on_stdout: bool = False) -> Report:
+        return Report(as_json=self.as_json, quiet=self.quiet, data_on_stdout=data_on_stdout)
+
+
+def run(report: Report, work: Callable[[], Awaitable[None]]) -> NoReturn:
+    """Run one command to its end and exit with its code."""
+    try:
+        uvloop.run(_supervised(work))
+    except ClientError as error:
+        report.error(str(error), code=int(error.code))
+        sys.exit(error.code)
+    except HomeserverError as error:
+        code = Exit.RETRY if error.retryable else Exit.USAGE
+        report.error(str(error), code=int(code))
+        sys.exit(code)
+    except LocalError as error:
+        report.error(str(error), code=int(Exit.USAGE))
+        sys.exit(Exit.USAGE)
+    except MxrtcError as error:
+        report.error(str(error), code=int(Exit.RETRY))
+        sys.exit(Exit.RETRY)
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+    sys.exit(Exit.DONE)
+
+
+async def _supervised(work: Callable[[], Awaitable[None]]) -> None:
+    """Run ``work`` so that SIGTERM ends it like Ctrl-C does: in order, with everything closed."""
+    task = asyncio.ensure_future(work())
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    except BaseExceptionGroup as group:
+        raise _first_leaf(group) from None
+
+
+def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that a person should read of those that ended a command at the same time."""
+    for error in group.exceptions:
+        leaf = _first_leaf(error) if isinstance(error, BaseExceptionGroup) else error
+        if not isinstance(leaf, asyncio.CancelledError):
+            return leaf
+    return group
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MXRTC"}, epilog=EXIT_CODES)
+@click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="Folder for the login and known rooms.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of sentences.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("--relay-only", is_flag=True, help="Never show my addresses to the peer: only TURN, slower.")
+@click.option("--interface", "interfaces", multiple=True, metavar="NAME", help="Use only these network interfaces.")
+@click.option(
+    "--timeout", type=click.FloatRange(1, 600), default=40.0, show_default=True, help="Seconds to get through."
+)
+@click.version_option(__version__, prog_name="mxrtc")
+@click.pass_context
+def main(
+    context: click.Context,
+    state: Path | None,
+    as_json: bool,
+    quiet: bool,
+    relay_only: bool,
+    interfaces: tuple[str, ...],
+    timeout: float,
+) -> None:
+    """Reach TCP services behind a Matrix peer, end to end over WebRTC.
+
+    You connect; the peer's bridge is what listens. Names: build/ssh, build@example.org/ssh, @rtc_build:example.org/ssh.
+    """
+    context.obj = Context(
+        state=StateFolder.default() if state is None else StateFolder(state),
+        as_json=as_json,
+        quiet=quiet,
+        call=CallOptions(
+            policy=IcePolicy.RELAY if relay_only else IcePolicy.ALL, interfaces=interfaces, timeout_s=timeout
+        ),
+    )
+
+
+@main.command()
+@click.argument("user", metavar="@USER:SERVER")
+@click.option("--homeserver", metavar="URL", help="Address of the homeserver; found by the server's name otherwise.")
+@click.option(
+    "--password-file", type=click.File("r"), help="Read the password from a file, or from '-'; else it is asked."
+)
+@click.option("--prefix", default="rtc_", show_default=True, help="Prefix of the peers' names on my server.")
+@click.option("--bot", default="rtcbot", show_default=True, help="Local name of the bridge's bot on my server.")
+@click.pass_obj
+def login(
+    context: Context,
+    user: str,
+    homeserver: str | None,
+    password_file: TextIO | None,
+    prefix: str,
+    bot: str,
+) -> None:
+    """Log in to my homeserver; the token is kept in the state folder, readable by me only."""
+    if password_file is not None:
+        password = password_file.readline().rstrip("\r\n")
+    else:
+        password = click.prompt(f"Password of {user}", hide_input=True, err=True)
+    report = context.report()
+    run(report, lambda: commands.login(context.state, report, user, password, homeserver, prefix, bot))
+
+
+@main.command()
+@click.pass_obj
+def logout(context: Context) -> None:
+    """Log out and forget the token."""
+    report = context.report()
+    run(report, lambda: commands.logout(context.state, report))
+
+
+@main.command("ls")
+@click.argument("peer", required=False)
+@click.pass_obj
+def list_services(context: Context, peer: str | None) -> None:
+    """List the services that I may use: of all peers of my server's bridge, or of one PEER."""
+    report = context.report()
+    run(report, lambda: commands.list_services(context.state, report, context.call, peer))
+
+
+@main.command()
+@click.argument("peer", metavar="PEER[/SERVICE]")
+@click.option(
+    "-L",
+    "--listen",
+    "listens",
+    multiple=True,
+    required=True,
+    metavar="[BIND:]PORT[=SERVICE]",
+    help="Listen here and forward each connection; repeatable. PORT 0 takes a free one.",
+)
+@click.option("--no-reconnect", is_flag=True, help="End when the session is lost, instead of calling again.")
+@click.pass_obj
+def connect(context: Context, peer: str, listens: tuple[str, ...], no_reconnect: bool) -> None:
+    """Listen on local ports and forward connections to services of a peer, all over one peer connection."""
+    report = context.report()
+
+    async def work() -> None:
+        forwards: list[Forward] = [parse_forward(text) for text in listens]
+        await commands.connect(context.state, report, context.call, peer, forwards, reconnect=not no_reconnect)
+
+    run(report, work)
+
+
+@main.command()
+@click.argument("peer", metavar="PEER[/SERVICE]")
+@click.pass_obj
+def nc(context: Context, peer: str) -> None:
+    """Join standard input and output to a service; works as ssh's ProxyCommand.
+
+    ssh -o ProxyCommand='mxrtc nc build/ssh' me@build
+    """
+    report = context.report(data_on_stdout=True)
+    run(report, lambda: commands.nc(context.state, report, context.call, peer))
+
+
+@main.command()
+@click.argument("peer", metavar="PEER")
+@click.option("-c", "--count", type=click.IntRange(1, 100_000), default=4, show_default=True, help="How many.")
+@click.option("-i", "--interval", type=click.FloatRange(0.25, 3600), default=1.0, help="Seconds between them.")
+@click.pass_obj
+def ping(context: Context, peer: str, count: int, interval: float) -> None:
+    """Call a peer and measure the round trip over the data channel; says direct or relayed."""
+    report = context.report()
+    run(report, lambda: commands.ping(context.state, report, context.call, peer, count, interval))
+
+
+@main.command()
+@click.pass_obj
+def status(context: Context) -> None:
+    """Show who is logged in, whether the homeserver answers, and what runs."""
+    report = context.report()
+    run(report, lambda: commands.status(context.state, report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""A logged-in user who calls peers: homeserver, sync, rooms, and one peer connection for each call.
+
+What comes out of a call is a :class:`~mxrtc_bridge.client.connection.Connection`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator
+
+from mxrtc_bridge.client.connection import Connection, explain
+from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.options import CallOptions
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.core import call, call_values
+from mxrtc_bridge.core.addresses import AddressPolicy
+from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.event_codec import parse_message
+from mxrtc_bridge.core.events import EVENT_TYPES
+from mxrtc_bridge.core.ice import IceServer
+from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.naming import short_name
+from mxrtc_bridge.engine.clock import LoopClock
+from mxrtc_bridge.engine.opener import NoCounters, OpenerLinks
+from mxrtc_bridge.engine.session import Session
+from mxrtc_bridge.matrix.direct import DirectFailure, DirectRoomError, DirectRooms
+from mxrtc_bridge.matrix.homeserver import Homeserver
+from mxrtc_bridge.matrix.login import Account
+from mxrtc_bridge.matrix.outbox import Outbox
+from mxrtc_bridge.matrix.room_event import RoomEvent
+from mxrtc_bridge.matrix.sync import SyncStream
+from mxrtc_bridge.rtc.certificates import NoCertificates
+from mxrtc_bridge.rtc.factory import AiortcPeerFactory
+from mxrtc_bridge.rtc.settings import RtcSettings
+
+log = logging.getLogger("mxrtc_bridge.client")
+
+INVITE_LIFETIME_MS = 30_000
+"""A person waits in front of this call; the bridge answers within a second or not at all."""
+
+GOODBYE_S = 3.0
+"""How long hanging up in order may take."""
+
+_FAILURES: dict[DirectFailure, Exit] = {
+    DirectFailure.NO_SUCH_PEER: Exit.DENIED,
+    DirectFailure.DECLINED: Exit.DENIED,
+    DirectFailure.NO_ANSWER: Exit.OFFLINE,
+    DirectFailure.ENCRYPTED: Exit.USAGE,
+}
+
+
+class Caller:
+    """Calls peers for one user; use it as an asynchronous context manager."""
+
+    def __init__(self, state: StateFolder, login: Login, options: CallOptions, report: Report) -> None:
+        self.login = login
+        self._state = state
+        self._options = options
+        self._report = report
+        account = Account(login.homeserver, login.user_id, login.device_id, login.access_token)
+        self._homeserver: Homeserver = account.connect()
+        self._sync = SyncStream(
+            self._homeserver, types=[*EVENT_TYPES, "m.room.member"], on_change=self._homeserver_changed
+        )
+        self._outbox = Outbox(self._homeserver, masquerade=False)
+        self._sessions: dict[tuple[RoomId, CallId], Session] = {}
+        self._syncing: asyncio.Task[None] | None = None
+        self._turn: asyncio.Task[tuple[IceServer, ...]] | None = None
+
+    async def __aenter__(self) -> Caller:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in (self._syncing, self._turn):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+        await self._homeserver.close()
+
+    def name_of(self, peer: UserId) -> str:
+        return short_name(peer, server=self.login.server, prefix=self.login.prefix)
+
+    @contextlib.asynccontextmanager
+    async def call(self, peer: UserId) -> AsyncIterator[Connection]:
+        """Call ``peer``; the connection lives inside the context, and is hung up in order at its end.
+
+        Raises:
+            ClientError: the call did not get through; says why, and whether to try again.
+        """
+        clock = LoopClock()
+        began = clock.monotonic()
+        try:
+            async with asyncio.timeout(self._options.timeout_s):
+                room = await self._find_room(peer)
+                session, links = self._new_session(peer, room, clock)
+        except TimeoutError:
+            raise ClientError(Exit.RETRY, "the homeserver did not answer in time; try again later") from None
+        key = (session.room, session.call_id)
+        self._sessions[key] = session
+        running = asyncio.create_task(session.run(), name="call")
+        try:
+            session.feed(call.Place())
+            await self._wait_until_connected(peer, session, links, running, began)
+            yield Connection(peer, session, links, clock.monotonic() - began)
+        finally:
+            session.feed(call.HangUp("user_hangup"))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await asyncio.wait([running])
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+            del self._sessions[key]
+
+    async def _wait_until_connected(
+        self, peer: UserId, session: Session, links: OpenerLinks, running: asyncio.Task[call_values.Ended], began: float
+    ) -> None:
+        up = asyncio.create_task(links.up.wait())
+        left = self._options.timeout_s - (asyncio.get_running_loop().time() - began)
+        try:
+            done, _ = await asyncio.wait([up, running], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            up.cancel()
+        if up in done:
+            return
+        if running in done:
+            lost = explain(running.result(), links.bye)
+            raise ClientError(lost.code, f"{self.name_of(peer)}: {lost.sentence}")
+        code = Exit.OFFLINE if session.state is call.State.INVITING else Exit.NO_PATH
+        raise ClientError(code, f"{self.name_of(peer)} could not be reached within {self._options.timeout_s:g} seconds")
+
+    async def _find_room(self, peer: UserId) -> RoomId:
+        """Find the room while the point in the event stream is fixed and TURN credentials are fetched."""
+        known = self._state.load_room(self.login.user_id, peer)
+        if self._turn is None or self._turn.done():
+            self._turn = asyncio.create_task(self._homeserver.turn_server(), name="turn-credentials")
+        direct = DirectRooms(self._homeserver, self.login.user_id)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._start_sync())
+                finding = tasks.create_task(direct.find_or_create_direct(peer, known=known))
+        except BaseExceptionGroup as group:
+            error = group.exceptions[0]
+            if isinstance(error, DirectRoomError):
+                raise ClientError(_FAILURES[error.failure], str(error)) from error
+            raise error from None
+        room = finding.result()
+        if room != known:
+            self._state.save_room(self.login.user_id, peer, room)
+        return room
+
+    async def _start_sync(self) -> None:
+        if self._syncing is None:
+            await self._sync.start()
+            self._syncing = asyncio.create_task(self._receive(), name="sync")
+
+    def _new_session(self, peer: UserId, room: RoomId, clock: LoopClock) -> tuple[Session, OpenerLinks]:
+        call_id = CallId(secrets.token_urlsafe(16))
+        party_id = PartyId(secrets.token_hex(8))
+        lo = any(name in ("lo", "127.0.0.1", "127.0.0.0/8") for name in self._options.interfaces)
+        settings = RtcSettings(policy=self._options.policy, interfaces=self._options.interfaces)
+        links = OpenerLinks(clock=clock, counters=NoCounters())
+        session = Session(
+            call.CallMachine(
+                call.Role.CALLER,
+                call_id=call_id,
+                local=self.login.user_id,
+                party_id=party_id,
+                remote=peer,
+                lifetime_ms=INVITE_LIFETIME_MS,
+            ),
+            call_id=call_id,
+            room=room,
+            local=self.login.user_id,
+            remote=peer,
+            signaller=self._outbox,
+            peers=AiortcPeerFactory(settings, NoCertificates(), self._ice_servers),
+            links=links,
+            addresses=AddressPolicy(private=True, loopback=lo),
+            clock=clock,
+        )
+        return session, links
+
+    async def _ice_servers(self, _local: UserId) -> tuple[IceServer, ...]:
+        assert self._turn is not None
+        return await self._turn
+
+    async def _receive(self) -> None:
+        async for event in self._sync.events():
+            self._route(event)
+
+    def _route(self, event: RoomEvent) -> None:
+        if event.type == "m.room.member":
+            if event.content.get("membership") in ("leave", "ban"):
+                for session in tuple(self._sessions.values()):
+                    if session.room == event.room_id and event.state_key in (session.local, session.remote):
+                        session.feed(call.MemberLeft())
+            return
+        try:
+            message = parse_message(event.type, event.content)
+        except EventError as error:
+            log.debug("call event ignored: %s", error)
+            return
+        session_of_call = self._sessions.get((event.room_id, message.call_id))
+        if session_of_call is not None:
+            session_of_call.feed(call.Remote(event.sender, message))
+
+    def _homeserver_changed(self, error: Exception | None) -> None:
+        if error is None:
+            self._report.say("homeserver", "the homeserver is back", reachable=True)
+        else:
+            self._report.say(
+                "homeserver", "the homeserver does not answer; open connections are not affected", reachable=False
+            )

@@ -1,0 +1,192 @@
+"""The commands of ``mxrtc``, without the command line: each returns when it is done, or raises ClientError."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import statistics
+
+from mxrtc_bridge.client.caller import Caller
+from mxrtc_bridge.client.connection import check_finished, list_services_of, only_service, report_connected
+from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.forwarding import Forwarding
+from mxrtc_bridge.client.options import CallOptions, Forward
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.running import running_commands
+from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.core.errors import EventError, HomeserverError
+from mxrtc_bridge.core.ids import UserId, parse_user_id
+from mxrtc_bridge.core.naming import PeerName, parse_peer_name
+from mxrtc_bridge.core.stream_events import Outcome
+from mxrtc_bridge.matrix import login as matrix_login
+from mxrtc_bridge.matrix.login import Account
+from mxrtc_bridge.sinks.stdio import StdioSink
+
+LIST_TIMEOUT_S = 10.0
+PING_TIMEOUT_S = 5.0
+
+
+async def login(
+    state: StateFolder, report: Report, user: str, password: str, homeserver: str | None, prefix: str, bot: str
+) -> None:
+    """Log in and keep the token."""
+    try:
+        user_id = parse_user_id(user)
+    except EventError as error:
+        raise ClientError(Exit.USAGE, f"{error}; write it like @you:example.org") from error
+    if not password:
+        raise ClientError(Exit.USAGE, "the password is empty")
+    address = homeserver or await matrix_login.discover(user_id)
+    account = await matrix_login.log_in(address, user_id, password, f"mxrtc on {platform.node() or 'this machine'}")
+    state.save_login(
+        Login(account.base_url, account.user_id, account.device_id, account.access_token, prefix=prefix, bot=bot)
+    )
+    report.say(
+        "login", f"logged in as {account.user_id}", user=account.user_id, device=account.device_id, homeserver=address
+    )
+
+
+async def logout(state: StateFolder, report: Report) -> None:
+    """End the session at the homeserver and forget the token; forgets it even where the homeserver is away."""
+    login = state.load_login()
+    try:
+        await matrix_login.log_out(_account(login))
+    except HomeserverError as error:
+        state.forget_login()
+        raise ClientError(
+            Exit.RETRY,
+            f"the token is forgotten here, but the homeserver was not told ({error}); "
+            f"remove the session {login.device_id} in another client",
+        ) from error
+    state.forget_login()
+    report.say("logout", f"logged out {login.user_id}", user=login.user_id)
+
+
+async def list_services(state: StateFolder, report: Report, options: CallOptions, peer: str | None) -> None:
+    """Ask the bridge which services this user may use."""
+    login = state.load_login()
+    asked = UserId(f"@{login.bot}:{login.server}") if peer is None else _name(login, peer).peer
+    async with Caller(state, login, options, report) as caller, caller.call(asked) as connection:
+        found = await list_services_of(connection)
+        wanted = found if peer is None else {asked: found.get(asked, ())}
+        for each, services in sorted(wanted.items()):
+            for service in services:
+                name = f"{caller.name_of(each)}/{service}"
+                if report.as_json:
+                    report.say("service", "", name=name, peer=each, service=service)
+                else:
+                    print(name, flush=True)  # noqa: T201 - this is the data that was asked for
+        if not any(wanted.values()):
+            report.say("nothing", "there is nothing that you may use")
+
+
+async def connect(
+    state: StateFolder, report: Report, options: CallOptions, peer: str, forwards: list[Forward], *, reconnect: bool
+) -> None:
+    """Listen and forward until Ctrl-C, or until the right has ended."""
+    login = state.load_login()
+    name = _name(login, peer)
+    for forward in forwards:
+        if forward.service is not None and name.service not in (None, forward.service):
+            raise ClientError(
+                Exit.USAGE, f"-L names the service {forward.service}, but the peer was given as {peer}; name only one"
+            )
+    async with Caller(state, login, options, report) as caller:
+        await Forwarding(caller, report, name, forwards, state).run(reconnect=reconnect)
+
+
+async def nc(state: StateFolder, report: Report, options: CallOptions, peer: str) -> None:
+    """Join standard input and output to one service."""
+    login = state.load_login()
+    name = _name(login, peer)
+    async with Caller(state, login, options, report) as caller, caller.call(name.peer) as connection:
+        service = name.service or only_service(caller.name_of(name.peer), name.peer, await list_services_of(connection))
+        stream = connection.links.open_stream(service, StdioSink())
+        full_name = f"{caller.name_of(name.peer)}/{service}"
+        report_connected(report, full_name, connection)
+        try:
+            finished = await stream.finished
+        finally:
+            stream.reset("closed", "ended here")
+        report.say(
+            "closed",
+            f"{full_name} closed: {finished.sent} bytes sent, {finished.received} received",
+            name=full_name,
+            outcome=finished.outcome.value,
+            sent=finished.sent,
+            received=finished.received,
+        ) if finished.outcome is Outcome.CLEAN else None
+        check_finished(full_name, finished)
+
+
+async def ping(
+    state: StateFolder, report: Report, options: CallOptions, peer: str, count: int, interval_s: float
+) -> None:
+    """Measure round trips over the data channel."""
+    login = state.load_login()
+    name = _name(login, peer)
+    async with Caller(state, login, options, report) as caller, caller.call(name.peer) as connection:
+        short = caller.name_of(name.peer)
+        report_connected(report, short, connection)
+        trips: list[float] = []
+        for number in range(1, count + 1):
+            if number > 1:
+                await asyncio.sleep(interval_s)
+            try:
+                async with asyncio.timeout(PING_TIMEOUT_S):
+                    trip_ms = await connection.links.ping() * 1000
+            except TimeoutError:
+                report.say("timeout", f"{short}: no answer to {number} within {PING_TIMEOUT_S:g} s", number=number)
+            else:
+                trips.append(trip_ms)
+                report.say(
+                    "pong", f"{short}: {number} of {count}, {trip_ms:.1f} ms", number=number, ms=round(trip_ms, 3)
+                )
+        if not trips:
+            raise ClientError(Exit.OFFLINE, f"{short} answered none of {count}")
+        report.say(
+            "summary",
+            f"{short}: {len(trips)} of {count} answered, median {statistics.median(trips):.1f} ms",
+            sent=count,
+            answered=len(trips),
+            median_ms=round(statistics.median(trips), 3),
+            path=str(connection.path),
+        )
+
+
+async def status(state: StateFolder, report: Report) -> None:
+    """Show the login, whether the homeserver answers, and the running commands."""
+    login = state.load_login()
+    try:
+        await matrix_login.check(_account(login))
+        reachable, problem = True, ""
+    except HomeserverError as error:
+        reachable, problem = False, str(error)
+    report.say(
+        "login",
+        f"{login.user_id} at {login.homeserver}: " + ("the homeserver answers" if reachable else problem),
+        user=login.user_id,
+        device=login.device_id,
+        homeserver=login.homeserver,
+        reachable=reachable,
+        problem=problem,
+    )
+    found = await running_commands(state)
+    for each in found:
+        sentence = (
+            f"{each.get('peer')} (process {each.get('pid')}): {each.get('path') or 'not connected'}, "
+            f"{each.get('streams')} streams, {each.get('sent')} bytes sent, {each.get('received')} received"
+        )
+        report.say("session", sentence, **{key: value for key, value in each.items() if key not in ("kind", "time")})
+    if not found:
+        report.say("sessions", "no connections are running", running=0)
+    if not reachable:
+        raise ClientError(Exit.RETRY, problem)
+
+
+def _name(login: Login, text: str) -> PeerName:
+    return parse_peer_name(text, server=login.server, prefix=login.prefix)
+
+
+def _account(login: Login) -> Account:
+    return Account(login.homeserver, login.user_id, login.device_id, login.access_token)

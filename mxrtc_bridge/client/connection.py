@@ -1,0 +1,150 @@
+"""One call that got through, and what its life and end mean to a person.
+
+It outlives the homeserver: once the peer connection is up, nothing on the way of the bytes depends on Matrix any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+
+from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.core import call
+from mxrtc_bridge.core.errors import TransportError
+from mxrtc_bridge.core.ice import Path
+from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.stream_events import Finished, Outcome
+from mxrtc_bridge.engine.opener import OpenerLinks
+from mxrtc_bridge.engine.session import Session
+
+LIST_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Why a connection ended, for a person and for the exit code."""
+
+    code: Exit
+    sentence: str
+
+
+class Connection:
+    """One call that got through."""
+
+    def __init__(self, peer: UserId, session: Session, links: OpenerLinks, setup_s: float) -> None:
+        self.peer = peer
+        self.links = links
+        self.setup_s = setup_s
+        self._session = session
+
+    @property
+    def path(self) -> Path:
+        assert self._session.path is not None
+        return self._session.path
+
+    @property
+    def ended(self) -> bool:
+        return self._session.outcome is not None
+
+    def lost(self) -> Lost:
+        """Why it ended."""
+        outcome = self._session.outcome
+        assert outcome is not None
+        return explain(outcome, self.links.bye)
+
+
+def explain(outcome: call.Ended, bye: tuple[str, str] | None) -> Lost:
+    """Say in words why a call ended, and whether trying again makes sense."""
+    if bye is not None:
+        code, message = bye
+        return Lost(Exit.DENIED if code == "denied" else Exit.RETRY, f"the peer ended the session: {message or code}")
+    match outcome.outcome, outcome.reason:
+        case call.Outcome.REJECTED, "user_busy":
+            return Lost(Exit.RETRY, "the bridge has too many calls now; try again later")
+        case call.Outcome.REJECTED, _:
+            return Lost(Exit.DENIED, "the call was refused: you have no right to it, or the room is not fit for calls")
+        case call.Outcome.MEMBER_LEFT, _:
+            return Lost(Exit.DENIED, "the peer has left the room: your right to use it may have ended")
+        case call.Outcome.TIMED_OUT, "invite_timeout":
+            return Lost(Exit.OFFLINE, "no answer; the bridge may not be running")
+        case (call.Outcome.TIMED_OUT, _) | (call.Outcome.FAILED, "ice_failed" | "ice_timeout"):
+            return Lost(
+                Exit.NO_PATH,
+                "signalling works, but no packets pass between the two sides; "
+                "a TURN server on the homeserver (voip/turnServer) would relay them",
+            )
+        case call.Outcome.FAILED, reason:
+            return Lost(Exit.RETRY, f"the connection failed ({reason})")
+        case _, reason:
+            return Lost(Exit.RETRY, f"the peer hung up ({reason})" if reason else "the peer hung up")
+
+
+def report_connected(report: Report, name: str, connection: Connection) -> None:
+    """Say that a connection is up, and how it travels."""
+    report.say(
+        "connected",
+        f"connected to {name}: {connection.path}, {connection.setup_s * 1000:.0f} ms",
+        name=name,
+        peer=connection.peer,
+        path=str(connection.path),
+        path_kind=connection.path.kind.value,
+        setup_ms=round(connection.setup_s * 1000, 1),
+        pid=os.getpid(),
+    )
+
+
+def only_service(peer_name: str, peer: UserId, services: dict[UserId, tuple[ServiceName, ...]]) -> ServiceName:
+    """The one service of ``peer``.
+
+    Raises:
+        ClientError: it has none for this user, or several.
+    """
+    names = services.get(peer, ())
+    match names:
+        case (name,):
+            return name
+        case ():
+            raise ClientError(Exit.DENIED, f"{peer_name} has no service that you may use")
+        case _:
+            choices = ", ".join(f"{peer_name}/{name}" for name in names)
+            raise ClientError(Exit.USAGE, f"{peer_name} has several services; name one of {choices}")
+
+
+def check_finished(name: str, finished: Finished) -> None:
+    """Raise what a stream's end means for the command.
+
+    Raises:
+        ClientError: unless the stream ended in order.
+    """
+    match finished.outcome, finished.code:
+        case Outcome.CLEAN, _:
+            return
+        case Outcome.REFUSED, "denied" | "unknown":
+            raise ClientError(Exit.DENIED, f"{name}: there is no such service, or you have no right to it")
+        case Outcome.REFUSED, code:
+            raise ClientError(Exit.RETRY, f"{name}: the service cannot be reached now ({finished.message or code})")
+        case Outcome.RESET, "denied":
+            raise ClientError(Exit.DENIED, f"{name}: your right to it has ended")
+        case _, code:
+            raise ClientError(
+                Exit.INTEGRITY,
+                f"{name}: the stream was cut ({finished.message or code}) after {finished.sent} bytes sent "
+                f"and {finished.received} received; bytes may be missing",
+            )
+
+
+async def list_services_of(connection: Connection) -> dict[UserId, tuple[ServiceName, ...]]:
+    """Ask the other side which services this user may use.
+
+    Raises:
+        ClientError: there was no answer.
+    """
+    try:
+        async with asyncio.timeout(LIST_TIMEOUT_S):
+            return await connection.links.list_services()
+    except TimeoutError:
+        raise ClientError(Exit.OFFLINE, "the peer did not list its services in time") from None
+    except TransportError as error:
+        raise ClientError(Exit.RETRY, f"the connection was lost ({error})") from error

@@ -1,0 +1,38 @@
+"""Exit codes of ``mxrtc``: a script can tell "try again" from "never" (docs/reference/exit-codes.md)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from mxrtc_bridge.core.errors import MxrtcError
+
+
+class Exit(IntEnum):
+    """What the exit code says."""
+
+    DONE = 0
+    """Done."""
+    RETRY = 1
+    """Network or homeserver trouble: the same command may work later."""
+    USAGE = 2
+    """The command line or the login is wrong: never works unchanged."""
+    DENIED = 3
+    """No right, or no such service: do not retry."""
+    OFFLINE = 4
+    """The peer does not answer: the bridge may be down."""
+    NO_PATH = 5
+    """Signalling works, but no packets pass between the two sides."""
+    INTEGRITY = 6
+    """Data arrived that is not what was sent, or a stream was cut."""
+    LOCAL = 7
+    """A local file, socket or port could not be used."""
+    INTERRUPTED = 130
+    """Ended by Ctrl-C."""
+
+
+class ClientError(MxrtcError):
+    """Something the user should know; ends the command with ``code``."""
+
+    def __init__(self, code: Exit, message: str) -> None:
+        super().__init__(message)
+        self.code = code

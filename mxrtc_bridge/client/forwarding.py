@@ -1,0 +1,186 @@
+"""``mxrtc connect``: local listeners, one warm peer connection, and a new one when it is lost.
+
+The listeners stay open while a lost connection is made again; what was in flight is reset, because a local program
+must never take a cut stream for a complete one. New local connections wait for the peer, for a bounded time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+
+from mxrtc_bridge.client.caller import Caller
+from mxrtc_bridge.client.connection import Connection, list_services_of, only_service, report_connected
+from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.options import Forward
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.running import serve_status
+from mxrtc_bridge.client.state import StateFolder
+from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.core.ids import ServiceName
+from mxrtc_bridge.core.naming import PeerName
+from mxrtc_bridge.core.stream_events import Finished, Outcome
+from mxrtc_bridge.engine.opener import OpenedStream
+from mxrtc_bridge.sinks.listen import Listener
+from mxrtc_bridge.sinks.sockets import SocketSink
+
+WAIT_FOR_PEER_S = 30.0
+"""How long a local connection waits while the peer connection is being made again."""
+
+MAX_WAITING = 64
+"""Local connections that may wait so; further ones are reset."""
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 15.0
+
+
+class Forwarding:
+    """Forwards for one peer.
+
+    Args:
+        caller: makes connections.
+        report: where to say what happens.
+        name: the peer, and the service of those forwards that name none.
+        forwards: where to listen.
+        state: the state folder, for ``mxrtc status``.
+    """
+
+    def __init__(
+        self, caller: Caller, report: Report, name: PeerName, forwards: list[Forward], state: StateFolder
+    ) -> None:
+        self._caller = caller
+        self._report = report
+        self._name = name
+        self._short = caller.name_of(name.peer)
+        self._forwards = forwards
+        self._state = state
+        self._connection: Connection | None = None
+        self._available = asyncio.Event()
+        self._waiting = 0
+        self._listening: list[str] = []
+        self._sent = 0
+        self._received = 0
+
+    async def run(self, *, reconnect: bool) -> None:
+        """Connect, listen, forward.
+
+        Raises:
+            ClientError: the first connection failed, a port cannot be used, the right has ended, or the connection
+                was lost and is not to be made again.
+        """
+        async with asyncio.TaskGroup() as tasks, serve_status(self._state, self._status):
+            listeners: list[Listener] = []
+            pause = FIRST_PAUSE_S
+            try:
+                while True:
+                    try:
+                        async with self._caller.call(self._name.peer) as connection:
+                            pause = FIRST_PAUSE_S
+                            report_connected(self._report, self._short, connection)
+                            default = self._name.service
+                            if default is None and any(forward.service is None for forward in self._forwards):
+                                default = only_service(self._short, self._name.peer, await list_services_of(connection))
+                            self._use(connection)
+                            if not listeners:
+                                await self._listen(listeners, tasks, default)
+                            await connection.links.lost.wait()
+                            self._use(None)
+                        lost = connection.lost()
+                        error = ClientError(lost.code, f"{self._short}: {lost.sentence}")
+                    except ClientError as failed:
+                        if not listeners:
+                            raise
+                        error = failed
+                    if not reconnect or error.code in (Exit.DENIED, Exit.USAGE, Exit.LOCAL):
+                        raise error
+                    self._report.say(
+                        "lost", f"connection lost: {error}; calling again", reason=str(error), code=int(error.code)
+                    )
+                    await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - only spreads the load
+                    pause = min(pause * 2, LONGEST_PAUSE_S)
+            finally:
+                self._use(None)
+                for listener in listeners:
+                    listener.close()
+
+    def _use(self, connection: Connection | None) -> None:
+        self._connection = connection
+        if connection is None:
+            self._available.clear()
+        else:
+            self._available.set()
+
+    async def _listen(self, listeners: list[Listener], tasks: asyncio.TaskGroup, default: ServiceName | None) -> None:
+        for forward in self._forwards:
+            service = forward.service or default
+            assert service is not None
+
+            def accepted(sink: SocketSink, service: ServiceName = service) -> None:
+                tasks.create_task(self._forward(sink, service), name=f"forward {service}")
+
+            try:
+                listener = await Listener.open_tcp(forward.host, forward.port, accepted)
+            except LocalError as error:
+                raise ClientError(Exit.LOCAL, str(error)) from error
+            listeners.append(listener)
+            where = f"{forward.host}:{listener.port}"
+            self._listening.append(where)
+            full_name = f"{self._short}/{service}"
+            self._report.say(
+                "listening", f"listening on {where} for {full_name}", address=where, port=listener.port, name=full_name
+            )
+
+    async def _forward(self, sink: SocketSink, service: ServiceName) -> None:
+        """One local connection, from accept to end."""
+        stream = await self._open(sink, service)
+        if stream is None:
+            sink.reset()
+            return
+        finished = await stream.finished
+        self._sent += finished.sent
+        self._received += finished.received
+        self._tell_end(f"{self._short}/{service}", finished)
+
+    async def _open(self, sink: SocketSink, service: ServiceName) -> OpenedStream | None:
+        if not self._available.is_set():
+            if self._waiting >= MAX_WAITING:
+                return None
+            self._waiting += 1
+            try:
+                async with asyncio.timeout(WAIT_FOR_PEER_S):
+                    await self._available.wait()
+            except TimeoutError:
+                return None
+            finally:
+                self._waiting -= 1
+        assert self._connection is not None
+        return self._connection.links.open_stream(service, sink)
+
+    def _tell_end(self, name: str, finished: Finished) -> None:
+        fields = {
+            "name": name,
+            "outcome": finished.outcome.value,
+            "code": finished.code,
+            "sent": finished.sent,
+            "received": finished.received,
+        }
+        if finished.outcome is Outcome.CLEAN:
+            if self._report.as_json:
+                self._report.say("stream", "", **fields)
+        else:
+            why = finished.message or finished.code
+            self._report.say("stream", f"{name}: connection {finished.outcome.value}: {why}", **fields)
+
+    def _status(self) -> dict[str, object]:
+        links = self._connection.links if self._connection is not None else None
+        live = links.totals() if links is not None else (0, 0, 0)
+        return {
+            "pid": os.getpid(),
+            "peer": self._short,
+            "path": str(self._connection.path) if self._connection is not None else None,
+            "listening": self._listening,
+            "streams": live[0],
+            "sent": self._sent + live[1],
+            "received": self._received + live[2],
+        }

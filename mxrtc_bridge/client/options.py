@@ -1,0 +1,56 @@
+"""Command-line values, read once and strictly."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.ice import IcePolicy
+from mxrtc_bridge.core.ids import ServiceName, parse_service_name
+
+DEFAULT_BIND = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """How to call."""
+
+    policy: IcePolicy = IcePolicy.ALL
+    interfaces: tuple[str, ...] = ()
+    """Names of network interfaces, or networks; empty for all but loopback."""
+    timeout_s: float = 40.0
+    """Seconds from the start until the peer connection is up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """One ``-L``: where to listen, and for which service (None: the one named with the peer)."""
+
+    host: str
+    port: int
+    service: ServiceName | None
+
+
+_FORWARD = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253}|\*):)?(\d{1,5})(?:=(.+))?")
+
+
+def parse_forward(text: str) -> Forward:
+    """Read ``[BIND:]PORT[=SERVICE]``.
+
+    Raises:
+        ClientError: with the form that is allowed.
+    """
+    match = _FORWARD.fullmatch(text)
+    if match is None or int(match[2]) > 65535:
+        raise ClientError(
+            Exit.USAGE, f"-L {text[:80]!a}: write [BIND:]PORT[=SERVICE], for example 2222, 127.0.0.1:8080 or 8080=web"
+        )
+    try:
+        service = None if match[3] is None else parse_service_name(match[3])
+    except EventError as error:
+        raise ClientError(Exit.USAGE, f"-L {text[:80]!a}: {error}") from error
+    host = match[1] or DEFAULT_BIND
+    # "*" listens for everybody on the network, so it has to be typed; nothing implies it.
+    return Forward("0.0.0.0" if host == "*" else host.strip("[]"), int(match[2]), service)  # noqa: S104

@@ -1,0 +1,53 @@
+"""What the user reads: sentences on standard error, or one JSON object a line with ``--json``.
+
+Data has standard output for itself. With ``--json`` the objects go to standard output too, except where that carries
+data (``mxrtc nc``). Every object has ``kind``; keys may be added in later versions, never change their meaning.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TextIO
+
+from mxrtc_bridge.core.display import display
+
+
+class Report:
+    """Where a command says what happens.
+
+    Args:
+        as_json: one object a line instead of sentences.
+        quiet: sentences only for errors.
+        data_on_stdout: standard output belongs to data, so objects go to standard error.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, data_on_stdout: bool = False) -> None:
+        self._as_json = as_json
+        self._quiet = quiet
+        self._objects: TextIO = sys.stderr if data_on_stdout else sys.stdout
+
+    @property
+    def as_json(self) -> bool:
+        return self._as_json
+
+    def say(self, kind: str, sentence: str, **fields: object) -> None:
+        """Tell one fact, in words or as an object; ``sentence`` may hold text from outside."""
+        if self._as_json:
+            self._object(kind, fields)
+        elif not self._quiet:
+            self._sentence(sentence)
+
+    def error(self, sentence: str, **fields: object) -> None:
+        """Tell why the command ends."""
+        if self._as_json:
+            self._object("error", {"message": sentence, **fields})
+        else:
+            self._sentence(f"mxrtc: {sentence}")
+
+    def _object(self, kind: str, fields: dict[str, object]) -> None:
+        print(json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}), file=self._objects, flush=True)
+
+    def _sentence(self, sentence: str) -> None:
+        print("\n".join(display(line, limit=400) for line in sentence.split("\n")), file=sys.stderr, flush=True)  # noqa: T201

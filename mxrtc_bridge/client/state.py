@@ -1,0 +1,174 @@
+"""The state folder of ``mxrtc``: the login, known rooms, sockets of running commands.
+
+Everything in it is readable by its owner only. What it holds is data, read as strictly as anything from outside:
+another version, or a person with an editor, may have written it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.ids import RoomId, UserId, parse_room_id, parse_user_id, server_of
+
+MAX_FILE_BYTES = 256 * 1024
+MAX_ROOMS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A logged-in user; the token never leaves this value but for requests."""
+
+    homeserver: str
+    user_id: UserId
+    device_id: str
+    access_token: str
+    prefix: str = "rtc_"
+    """Prefix of the bridge's virtual users on the user's own server."""
+    bot: str = "rtcbot"
+    """Localpart of the bridge's bot, which knows all peers."""
+
+    @property
+    def server(self) -> str:
+        return server_of(self.user_id)
+
+    def __repr__(self) -> str:
+        return f"Login(user_id={self.user_id!r}, homeserver={self.homeserver!r})"
+
+
+class StateFolder:
+    """The folder itself.
+
+    Args:
+        path: where it is; made with mode 0700 when something is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def default(cls) -> StateFolder:
+        """``$MXRTC_STATE``, else ``mxrtc`` below ``$XDG_STATE_HOME`` or ``~/.local/state``."""
+        if named := os.environ.get("MXRTC_STATE"):
+            return cls(Path(named))
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        return cls(Path(base) / "mxrtc")
+
+    # Login
+
+    def load_login(self) -> Login:
+        """Return the login.
+
+        Raises:
+            ClientError: nobody is logged in, or the file cannot be trusted.
+        """
+        path = self.path / "login.json"
+        data = self._read(path)
+        if data is None:
+            raise ClientError(Exit.USAGE, "nobody is logged in; run: mxrtc login @you:example.org")
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            raise ClientError(
+                Exit.USAGE, f"{path} can be read by others (mode {mode:04o}); run: chmod 600 {path}, or log in again"
+            )
+        try:
+            return _read_login(data)
+        except (LookupError, EventError) as error:
+            raise ClientError(Exit.USAGE, f"{path} is damaged ({error}); log in again: mxrtc login") from error
+
+    def save_login(self, login: Login) -> None:
+        self._write(self.path / "login.json", asdict(login))
+
+    def forget_login(self) -> None:
+        """Remove the login and all that depends on it."""
+        for name in ("login.json", "rooms.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+    # Rooms: a cache, so damage is no error
+
+    def load_room(self, user: UserId, peer: UserId) -> RoomId | None:
+        """The room in which ``user`` last met ``peer``."""
+        try:
+            room = self._rooms().get(f"{user} {peer}")
+            return None if room is None else parse_room_id(room)
+        except EventError:
+            return None
+
+    def save_room(self, user: UserId, peer: UserId, room: RoomId) -> None:
+        rooms = self._rooms()
+        rooms.pop(f"{user} {peer}", None)
+        rooms[f"{user} {peer}"] = room
+        self._write(self.path / "rooms.json", dict(list(rooms.items())[-MAX_ROOMS:]))
+
+    def known_peers(self, user: UserId) -> list[UserId]:
+        """Peers that ``user`` has met from here."""
+        return sorted(UserId(key.split(" ")[1]) for key in self._rooms() if key.startswith(f"{user} "))
+
+    def _rooms(self) -> dict[str, object]:
+        try:
+            return self._read(self.path / "rooms.json") or {}
+        except ClientError:
+            return {}
+
+    # Sockets of running commands
+
+    def run_folder(self) -> Path:
+        """The folder for sockets, made if it is missing."""
+        folder = self.path / "run"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    def _read(self, path: Path) -> dict[str, object] | None:
+        try:
+            with path.open("rb") as file:
+                raw = file.read(MAX_FILE_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ClientError(Exit.LOCAL, f"{path} cannot be read: {error.strerror}") from error
+        if len(raw) > MAX_FILE_BYTES:
+            raise ClientError(Exit.USAGE, f"{path} has more than {MAX_FILE_BYTES} bytes; it is not ours, remove it")
+        try:
+            data = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise ClientError(Exit.USAGE, f"{path} is damaged; remove it and log in again") from error
+        if not isinstance(data, dict):
+            raise ClientError(Exit.USAGE, f"{path} is damaged; remove it and log in again")
+        return data
+
+    def _write(self, path: Path, data: dict[str, object]) -> None:
+        """Write aside and rename: a reader sees the old file or the new one, and never anything between."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            aside = path.with_suffix(f".{os.getpid()}.new")
+            aside.unlink(missing_ok=True)
+            with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                json.dump(data, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.rename(path)
+        except OSError as error:
+            raise ClientError(Exit.LOCAL, f"{path} cannot be written: {error.strerror}") from error
+
+
+def _read_login(data: Mapping[str, object]) -> Login:
+    def text(name: str, default: str | None = None) -> str:
+        value = data.get(name, default)
+        if not isinstance(value, str) or not 0 < len(value) <= 4096:
+            raise LookupError(f"{name} is missing or no short text")
+        return value
+
+    return Login(
+        homeserver=text("homeserver"),
+        user_id=parse_user_id(text("user_id")),
+        device_id=text("device_id"),
+        access_token=text("access_token"),
+        prefix=text("prefix", "rtc_"),
+        bot=text("bot", "rtcbot"),
+    )

@@ -1,0 +1,113 @@
+"""Limits on calls: how fresh an invite must be, how often a user may call, how many calls may live at a time.
+
+Pure counters; whoever owns them tells the time. All of them are bounded in the number of users they remember, so that
+a server full of invented users cannot grow them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TypeVar
+
+from mxrtc_bridge.core.ids import UserId, server_of
+
+KeyT = TypeVar("KeyT")
+
+CLOCK_TOLERANCE_MS = 60_000
+"""How far the clocks of two homeservers may be apart, beyond the lifetime of the invite."""
+
+MAX_REMEMBERED = 10_000
+"""Users that one limiter remembers; beyond that the one seen longest ago is forgotten."""
+
+
+def is_fresh(sent_at_ms: int, lifetime_ms: int, now_ms: int) -> bool:
+    """Whether an invite may still be answered.
+
+    ``origin_server_ts`` is set by the sender's server and proves nothing; this only sorts out honest latecomers
+    (a homeserver that delivers its backlog). Replays are caught by the call directory.
+    """
+    return abs(now_ms - sent_at_ms) <= lifetime_ms + CLOCK_TOLERANCE_MS
+
+
+class RateLimit:
+    """A token bucket for each user and for each server.
+
+    Args:
+        per_user: invites a minute of one user.
+        per_server: invites a minute of all users of one server.
+    """
+
+    def __init__(self, per_user: int, per_server: int) -> None:
+        self._rates = (per_user / 60, per_server / 60)
+        self._bursts = (float(max(1, per_user)), float(max(1, per_server)))
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def allow(self, user: UserId, now: float) -> bool:
+        """Take one token from both buckets of ``user``, or none from either.
+
+        Args:
+            user: who calls.
+            now: monotonic seconds.
+        """
+        keys = (user, server_of(user))
+        levels = [self._level(key, i, now) for i, key in enumerate(keys)]
+        allowed = all(level >= 1 for level in levels)
+        for key, level in zip(keys, levels, strict=True):
+            self._buckets[key] = (level - 1 if allowed else level, now)
+            self._buckets.move_to_end(key)
+        while len(self._buckets) > MAX_REMEMBERED:
+            self._buckets.popitem(last=False)
+        return allowed
+
+    def _level(self, key: str, kind: int, now: float) -> float:
+        level, since = self._buckets.get(key, (self._bursts[kind], now))
+        return min(self._bursts[kind], level + (now - since) * self._rates[kind])
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """How many calls may live at a time."""
+
+    per_user: int = 4
+    per_server: int = 20
+    total: int = 200
+
+
+class LiveCalls:
+    """Counts live calls by user and by server of the user."""
+
+    def __init__(self, limits: CallLimits) -> None:
+        self.limits = limits
+        self._total = 0
+        self._by_user: dict[UserId, int] = {}
+        self._by_server: dict[str, int] = {}
+
+    def begin(self, user: UserId) -> bool:
+        """Count a new call of ``user``; False, and nothing is counted, where a limit is reached."""
+        server = server_of(user)
+        if (
+            self._total >= self.limits.total
+            or self._by_user.get(user, 0) >= self.limits.per_user
+            or self._by_server.get(server, 0) >= self.limits.per_server
+        ):
+            return False
+        self._total += 1
+        self._by_user[user] = self._by_user.get(user, 0) + 1
+        self._by_server[server] = self._by_server.get(server, 0) + 1
+        return True
+
+    def end(self, user: UserId) -> None:
+        """Take back one :meth:`begin` of ``user`` that returned True."""
+        self._total -= 1
+        _count_down(self._by_user, user)
+        _count_down(self._by_server, server_of(user))
+
+    def __len__(self) -> int:
+        return self._total
+
+
+def _count_down(counts: dict[KeyT, int], key: KeyT) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]

@@ -1,0 +1,324 @@
+"""All calls of the bridge: routes events to sessions, admits new ones, ends those that lost their right.
+
+The order of trust (docs/explanation/architecture.md) is the order of the checks in :meth:`CallManager.receive` and
+:meth:`CallManager._judge`: nothing behind a step runs before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mxrtc_bridge.core import call
+from mxrtc_bridge.core.addresses import AddressPolicy
+from mxrtc_bridge.core.errors import DescriptionError, HomeserverError
+from mxrtc_bridge.core.events import CallEvent, DescriptionType, Hangup, Invite, Version
+from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.policy import Decision, Deny
+from mxrtc_bridge.core.quota import CallLimits, LiveCalls, RateLimit, is_fresh
+from mxrtc_bridge.core.sdp import parse_description
+from mxrtc_bridge.engine.acceptor import AcceptorLinks
+from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.ports import CallDirectory, CallRecord, Counters, PeerFactory, Signaller
+from mxrtc_bridge.engine.session import Admitted, Refused, Session
+
+log = logging.getLogger("mxrtc_bridge.calls")
+
+GOODBYE_S = 1.0
+"""How long the other side may take to end a session by itself after it was told to."""
+
+Key = tuple[RoomId, CallId, UserId]
+
+
+@dataclass(frozen=True, slots=True)
+class CallSettings:
+    """What an admin may set about calls."""
+
+    limits: CallLimits = field(default_factory=CallLimits)
+    invites_per_minute: int = 30
+    invites_per_minute_of_server: int = 120
+    session_max_s: float = 12 * 3600.0
+    setup_s: float = 30.0
+    """From our answer until the peer connection is up."""
+    addresses: AddressPolicy = field(default_factory=AddressPolicy)
+
+
+class Rooms(Protocol):
+    """What the manager must know about rooms."""
+
+    def members(self, room: RoomId) -> frozenset[UserId] | None:
+        """The joined members, or None for a room in which no peer is."""
+        ...
+
+    def is_own(self, user: UserId) -> bool:
+        """Whether ``user`` is one of the bridge's own virtual users."""
+        ...
+
+
+class Rights(Protocol):
+    """Who may call whom, by the rules in force at the moment of asking."""
+
+    def may_call(self, user: UserId, local: UserId) -> Decision: ...
+
+    def next_change(self) -> int | None:
+        """The wall-clock time, in milliseconds, at which a right ends by itself; None if none does."""
+        ...
+
+
+RefusalNotice = Callable[[RoomId, UserId, UserId], Awaitable[None]]
+"""Tells (room, peer, user) in words that the call was refused; rate-limited by whoever implements it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """A session with what the manager needs of it."""
+
+    session: Session
+    links: AcceptorLinks
+    end_count: Callable[[], None]
+
+
+class CallManager:
+    """All live calls of one process.
+
+    Args:
+        settings: limits.
+        rights: the rules in force.
+        rooms: membership, as the homeserver pushes it.
+        directory: the durable list of calls.
+        signaller: sends call events.
+        peers: makes peer connections.
+        make_links: makes the part that serves the channels of a call between (peer, user).
+        refused: called for refused calls.
+        new_party_id: draws a party id.
+        counters: what is counted.
+        clock: where time comes from.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: CallSettings,
+        rights: Rights,
+        rooms: Rooms,
+        directory: CallDirectory,
+        signaller: Signaller,
+        peers: PeerFactory,
+        make_links: Callable[[UserId, UserId], AcceptorLinks],
+        refused: RefusalNotice,
+        new_party_id: Callable[[], PartyId],
+        counters: Counters,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._rights = rights
+        self._rooms = rooms
+        self._directory = directory
+        self._signaller = signaller
+        self._peers = peers
+        self._make_links = make_links
+        self._refused = refused
+        self._new_party_id = new_party_id
+        self._counters = counters
+        self._clock = clock
+        self._sessions: dict[Key, _Live] = {}
+        self._live = LiveCalls(settings.limits)
+        self._invites = RateLimit(settings.invites_per_minute, settings.invites_per_minute_of_server)
+        self._tasks: asyncio.TaskGroup | None = None
+        self._draining = False
+        self._idle = asyncio.Event()
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        return tuple(live.session for live in self._sessions.values())
+
+    async def run(self) -> None:
+        """Own all sessions, until cancelled; must run before the first event comes."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            self._expiry = tasks.create_task(self._watch_expiry(), name="grant-expiry")
+            await asyncio.get_running_loop().create_future()
+
+    async def hang_up_leftovers(self) -> None:
+        """Hang up the calls that the last run left open, so that no client waits for a dead session."""
+        for record in await self._directory.open_calls():
+            hangup = Hangup(record.call_id, record.party_id, Version.V1, "unknown_error")
+            try:
+                await self._signaller.send(record.room_id, record.local, hangup, step="hangup")
+            except HomeserverError as error:
+                log.warning("! leftover call %s could not be hung up: %s", record.call_id, error)
+            await self._directory.end(record, "restart", self._clock.wall_ms())
+
+    async def receive(self, event: CallEvent, local: UserId) -> None:
+        """Take one call event of a room that ``local`` is in; events of a room must come in order."""
+        if self._rooms.is_own(event.sender):
+            return
+        message = event.message
+        live = self._sessions.get((event.room_id, message.call_id, local))
+        if live is not None:
+            live.session.feed(call.Remote(event.sender, message))
+        elif isinstance(message, Invite):
+            await self._begin(event, message, local)
+
+    async def _begin(self, event: CallEvent, invite: Invite, local: UserId) -> None:
+        if invite.invitee is not None and invite.invitee != local:
+            return
+        now_ms = self._clock.wall_ms()
+        if not is_fresh(event.sent_at_ms, invite.lifetime_ms, now_ms):
+            self._counters.refusal("stale_invite")
+            log.info("x stale invite from %s ignored", event.sender)
+            return
+        if self._draining or not self._invites.allow(event.sender, self._clock.monotonic()):
+            self._counters.refusal("rate")
+            return
+        record = CallRecord(event.room_id, invite.call_id, local, event.sender, self._new_party_id())
+        if not await self._directory.claim(record, event.event_id, now_ms):
+            self._counters.refusal("replay")
+            return
+        live = self._new_session(record)
+        live.session.feed(call.Remote(event.sender, invite))
+        self._sessions[record.room_id, record.call_id, local] = live
+        self._counters.sessions_live(len(self._sessions))
+        assert self._tasks is not None
+        self._tasks.create_task(self._live_through(live, record), name=f"call {record.call_id}")
+
+    def _new_session(self, record: CallRecord) -> _Live:
+        assert record.party_id is not None
+        machine = call.CallMachine(
+            call.Role.CALLEE,
+            call_id=record.call_id,
+            local=record.local,
+            party_id=record.party_id,
+            remote=record.remote,
+            setup_timeout_s=self._settings.setup_s,
+        )
+        counted = False
+
+        async def admit(invite: Invite) -> Admitted | Refused:
+            nonlocal counted
+            verdict = self._judge(record, invite)
+            if isinstance(verdict, Admitted):
+                counted = self._live.begin(record.remote)
+                if not counted:
+                    self._counters.refusal("calls_limit")
+                    return Refused("user_busy")
+            elif verdict.reason is None:
+                await self._refused(record.room_id, record.local, record.remote)
+            return verdict
+
+        links = self._make_links(record.local, record.remote)
+        session = Session(
+            machine,
+            call_id=record.call_id,
+            room=record.room_id,
+            local=record.local,
+            remote=record.remote,
+            signaller=self._signaller,
+            peers=self._peers,
+            links=links,
+            addresses=self._settings.addresses,
+            clock=self._clock,
+            admission=admit,
+        )
+        return _Live(session, links, lambda: self._live.end(record.remote) if counted else None)
+
+    def _judge(self, record: CallRecord, invite: Invite) -> Admitted | Refused:
+        """Right, room, description: in this order. The reasons tell a stranger nothing about what exists."""
+        if isinstance(self._rights.may_call(record.remote, record.local), Deny):
+            self._counters.refusal("denied")
+            log.info("x call from %s to %s denied", record.remote, record.local)
+            return Refused(None)
+        if self._rooms.members(record.room_id) != frozenset({record.local, record.remote}):
+            self._counters.refusal("room")
+            log.info("x call from %s: %s is not a room of two", record.remote, record.room_id)
+            return Refused("not_a_direct_room")
+        try:
+            offer = parse_description(invite.sdp, DescriptionType.OFFER, self._settings.addresses)
+        except DescriptionError as error:
+            self._counters.refusal(error.code)
+            log.info("x offer of %s refused: %s", record.remote, error.code)
+            return Refused("user_busy" if error.code == "media_refused" else error.code)
+        return Admitted(offer)
+
+    async def _live_through(self, live: _Live, record: CallRecord) -> None:
+        session = live.session
+        timer = self._clock.call_at(
+            self._clock.monotonic() + self._settings.session_max_s, lambda: session.feed(call.HangUp("session_max"))
+        )
+        reason = "internal_error"
+        try:
+            outcome = await session.run()
+            reason = outcome.reason
+            self._counters.call(outcome.outcome.name.lower())
+        finally:
+            timer.cancel()
+            del self._sessions[record.room_id, record.call_id, record.local]
+            live.end_count()
+            self._counters.sessions_live(len(self._sessions))
+            await self._directory.end(record, reason, self._clock.wall_ms())
+            if not self._sessions:
+                self._idle.set()
+
+    # Rights and rooms that change
+
+    def member_left(self, room: RoomId, user: UserId) -> None:
+        """End the calls of ``room`` that ``user`` takes part in."""
+        for session in self.sessions:
+            if session.room == room and user in (session.remote, session.local):
+                session.feed(call.MemberLeft())
+
+    def room_changed(self, room: RoomId) -> None:
+        """End the calls of a room that is no longer a room of two."""
+        for session in self.sessions:
+            if session.room == room and self._rooms.members(room) != frozenset({session.local, session.remote}):
+                session.feed(call.HangUp("not_a_direct_room"))
+
+    def rights_changed(self) -> None:
+        """Judge every live session again: calls that lost their peer end, streams that lost their service are reset."""
+        self._judge_again()
+        if self._tasks is not None:
+            self._expiry.cancel()
+            self._expiry = self._tasks.create_task(self._watch_expiry(), name="grant-expiry")
+
+    def _judge_again(self) -> None:
+        for live in tuple(self._sessions.values()):
+            session = live.session
+            if isinstance(self._rights.may_call(session.remote, session.local), Deny):
+                log.info("x session of %s with %s: right withdrawn", session.remote, session.local)
+                self._dismiss(live, "denied", "your right to use this peer has ended")
+            else:
+                live.links.judge_again()
+
+    async def _watch_expiry(self) -> None:
+        while True:
+            change = self._rights.next_change()
+            # At most an hour at a time: the wall clock may be set.
+            wait_s = 3600.0 if change is None else min(3600.0, max(0.05, (change - self._clock.wall_ms()) / 1000))
+            await asyncio.sleep(wait_s)
+            self._judge_again()
+
+    def _dismiss(self, live: _Live, code: str, message: str) -> None:
+        """Tell the other side why, then end the session; at once where it cannot be told."""
+        session = live.session
+        if live.links.say_bye(code, message):
+            self._clock.call_at(self._clock.monotonic() + GOODBYE_S, lambda: session.feed(call.HangUp("user_hangup")))
+        else:
+            session.feed(call.HangUp("user_hangup"))
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new calls, tell live sessions that the bridge goes away, and wait for their end."""
+        self._draining = True
+        for live in tuple(self._sessions.values()):
+            self._dismiss(live, "unavailable", "the bridge is shutting down; try again in a moment")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._all_ended()
+
+    async def _all_ended(self) -> None:
+        self._idle.clear()
+        if self._sessions:
+            await self._idle.wait()

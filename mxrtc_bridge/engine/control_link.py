@@ -1,0 +1,153 @@
+"""The control channel of a session, driven: liveness, lists and the farewell."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from mxrtc_bridge.core import control
+from mxrtc_bridge.core.errors import TransportError
+from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.driver import Driver
+from mxrtc_bridge.engine.ports import Channel
+
+log = logging.getLogger("mxrtc_bridge.control")
+
+ResultT = TypeVar("ResultT")
+
+Listing = Sequence[tuple[UserId, tuple[ServiceName, ...]]]
+
+TRAFFIC_EVERY_S = 1.0
+"""Signs of life from other channels are passed on at most so often: they come with every packet."""
+
+
+class ControlLink:
+    """Runs a control machine on a channel.
+
+    Args:
+        role: which side of the channel we are.
+        channel: the control channel.
+        clock: where time comes from.
+        listing: what the other side may use, asked each time; None where we have nothing to list.
+        over: called once when the session is of no use any more, with a short word for the log.
+    """
+
+    def __init__(
+        self,
+        role: control.Role,
+        channel: Channel,
+        *,
+        clock: Clock,
+        listing: Callable[[], Listing] | None,
+        over: Callable[[str], None],
+    ) -> None:
+        self.bye: tuple[str, str] | None = None
+        self._channel = channel
+        self._clock = clock
+        self._listing = listing
+        self._over = over
+        self._lists: list[asyncio.Future[dict[UserId, tuple[ServiceName, ...]]]] = []
+        self._pings: list[asyncio.Future[float]] = []
+        self._next_traffic = 0.0
+        self._driver: Driver[control.ControlEvent, control.ControlEffect] = Driver(
+            control.ControlMachine(role), perform=self._perform, tick=control.Tick(), clock=clock
+        )
+        channel.set_listener(self)
+        if role is control.Role.ACCEPTOR:
+            self._driver.feed(control.ChannelOpened())
+
+    def list_services(self) -> asyncio.Future[dict[UserId, tuple[ServiceName, ...]]]:
+        """Ask the other side what we may use; fails with TransportError when the session ends first."""
+        answer: asyncio.Future[dict[UserId, tuple[ServiceName, ...]]] = asyncio.get_running_loop().create_future()
+        self._lists.append(answer)
+        self._driver.feed(control.AskList())
+        return answer
+
+    def ping(self) -> asyncio.Future[float]:
+        """Measure a round trip, in seconds; fails with TransportError when the session ends first."""
+        answer: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._pings.append(answer)
+        self._driver.feed(control.AskPing())
+        return answer
+
+    def traffic(self) -> None:
+        """Something came on another channel."""
+        now = self._clock.monotonic()
+        if now >= self._next_traffic:
+            self._next_traffic = now + TRAFFIC_EVERY_S
+            self._driver.feed(control.TrafficSeen())
+
+    def say_bye(self, code: str, message: str) -> None:
+        """Tell the other side that the session ends."""
+        self._driver.feed(control.Farewell(code, message))
+
+    def close(self) -> None:
+        """Stop; whoever waits for an answer learns that there will be none."""
+        self._driver.close()
+        self._fail("the session has ended")
+
+    # ChannelListener
+
+    def channel_opened(self) -> None:
+        self._driver.feed(control.ChannelOpened())
+
+    def text_received(self, text: str) -> None:
+        self._driver.feed(control.TextReceived(text))
+
+    def binary_received(self, data: bytes) -> None:
+        self._driver.feed(control.BinaryReceived(data))
+
+    def channel_closed(self) -> None:
+        self._driver.feed(control.ChannelClosed())
+
+    # Effects
+
+    def _perform(self, effect: control.ControlEffect) -> None:
+        match effect:
+            case control.SendText(text=text):
+                self._channel.send(text)
+            case control.Consumed(size=size):
+                self._channel.consumed(size)
+            case control.CloseChannel():
+                self._channel.close()
+            case control.Greeted(version=version):
+                log.debug("= control channel greeted, version %d", version)
+            case control.RoundTrip(seconds=seconds):
+                for ping in _taken(self._pings):
+                    ping.set_result(seconds)
+            case control.ListRequested(number=number):
+                entries = tuple(self._listing()) if self._listing is not None else ()
+                self._driver.feed(control.ListAnswer(number, entries))
+            case control.ListReceived(entries=entries):
+                for answer in _taken(self._lists):
+                    answer.set_result(dict(entries))
+            case control.ListFailed():
+                self._fail_lists("the other side did not list its services in time")
+            case control.ByeReceived(code=code, message=message):
+                self.bye = (code, message)
+                self._end(f"bye_{code}")
+            case control.Violated(code=code) | control.Dead(code=code):
+                self._end(f"control_{code}")
+
+    def _end(self, reason: str) -> None:
+        self._fail("the session has ended")
+        self._over(reason)
+
+    def _fail(self, why: str) -> None:
+        self._fail_lists(why)
+        for ping in _taken(self._pings):
+            ping.set_exception(TransportError("lost", why))
+
+    def _fail_lists(self, why: str) -> None:
+        for answer in _taken(self._lists):
+            answer.set_exception(TransportError("lost", why))
+
+
+def _taken(waiting: list[asyncio.Future[ResultT]]) -> list[asyncio.Future[ResultT]]:
+    """Empty the list; those who wait no longer (a timeout) are left out."""
+    taken = [future for future in waiting if not future.done()]
+    waiting.clear()
+    return taken

@@ -1,0 +1,145 @@
+"""All channels of one session: whose turn it is to send, how large the windows are, and one end for everything.
+
+The bridge's side, which judges what the caller opens, is :mod:`mxrtc_bridge.engine.acceptor`; the user's side, which
+opens, is :mod:`mxrtc_bridge.engine.opener`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+
+from mxrtc_bridge.core import stream
+from mxrtc_bridge.core.ice import Path
+from mxrtc_bridge.core.raw_stream import RawStreamMachine
+from mxrtc_bridge.core.schedule import Scheduler, WindowBudget
+from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.control_link import ControlLink
+from mxrtc_bridge.engine.pipe import Pipe
+from mxrtc_bridge.engine.ports import Channel, Counters, Peer
+
+Spawn = Callable[[Coroutine[None, None, None]], None]
+
+
+class Links(ABC):
+    """What both sides share.
+
+    Args:
+        clock: where time comes from.
+        counters: what is counted.
+        max_streams: streams that may be open at a time.
+    """
+
+    def __init__(self, *, clock: Clock, counters: Counters, max_streams: int) -> None:
+        self.up = asyncio.Event()
+        self.lost = asyncio.Event()
+        self._clock = clock
+        self._counters = counters
+        self._max_streams = max_streams
+        self._peer: Peer | None = None
+        self._spawn: Spawn | None = None
+        self._report_lost: Callable[[str], None] = lambda _reason: None
+        self._scheduler: Scheduler[Pipe] = Scheduler()
+        self._budget: WindowBudget[Pipe] = WindowBudget()
+        self._pipes: set[Pipe] = set()
+        self._control: ControlLink | None = None
+        self._ended = False
+        self._sent = 0
+        self._received = 0
+
+    # PeerLinks
+
+    def attach(self, peer: Peer, *, spawn: Spawn) -> None:
+        self._peer = peer
+        self._spawn = spawn
+
+    def on_lost(self, report: Callable[[str], None]) -> None:
+        self._report_lost = report
+
+    def connected(self, path: Path) -> None:  # noqa: ARG002 - the path is the session's business
+        self.up.set()
+
+    def ended(self) -> None:
+        """End all streams: local programs see a reset, never an orderly end that did not happen."""
+        if self._ended:
+            return
+        self._ended = True
+        for pipe in tuple(self._pipes):
+            pipe.reset("unavailable", "the session has ended")
+        if self._control is not None:
+            self._control.close()
+        self.lost.set()
+
+    def totals(self) -> tuple[int, int, int]:
+        """Open streams, and payload bytes sent and received by those that have ended."""
+        return len(self._pipes), self._sent, self._received
+
+    # PeerListener
+
+    @abstractmethod
+    def channel_offered(self, channel: Channel) -> None: ...
+
+    def send_space(self) -> None:
+        self._take_turns()
+
+    def connection_lost(self, reason: str) -> None:
+        self._report_lost(reason)
+
+    # Turns
+
+    def _ready(self, pipe: Pipe, pending: int) -> None:
+        self._scheduler.ready(pipe, pending)
+        self._take_turns()
+
+    def _take_turns(self) -> None:
+        """Let streams send, one message each in turn, while the transport's queue is short."""
+        assert self._peer is not None
+        while self._peer.can_send() and (turn := self._scheduler.next()) is not None:
+            pipe, limit = turn
+            pipe.turn(limit)
+
+    # Streams
+
+    def _add(
+        self,
+        machine: stream.StreamMachine | RawStreamMachine,
+        channel: Channel,
+        finished: Callable[[stream.Finished], None],
+        *,
+        early: bool = False,
+        idle_s: float | None = None,
+    ) -> Pipe:
+        def end(pipe: Pipe, how: stream.Finished) -> None:
+            self._scheduler.remove(pipe)
+            self._budget.give_back(pipe)
+            self._pipes.discard(pipe)
+            self._sent += how.sent
+            self._received += how.received
+            self._counters.stream(how.outcome.value)
+            self._counters.payload("sent", how.sent)
+            self._counters.payload("received", how.received)
+            self._counters.streams_live(len(self._pipes))
+            finished(how)
+
+        pipe = Pipe(
+            machine,
+            channel,
+            clock=self._clock,
+            ready=self._ready,
+            finished=end,
+            heard=self._heard,
+            hold_early=(lambda size: self._budget.hold_early(pipe, size)) if early else None,
+            idle_s=idle_s,
+        )
+        self._pipes.add(pipe)
+        return pipe
+
+    def _over(self, reason: str) -> None:
+        """The control channel says that the session is of no use any more."""
+        self._report_lost(reason)
+
+    def _heard(self) -> None:
+        """Something came from the other side on a stream."""
+        if self._control is not None:
+            self._control.traffic()

@@ -1,0 +1,171 @@
+"""One stream: a data channel on one side, a local byte stream on the other, a pure machine between them.
+
+The pipe holds no bytes of its own. What the machine has not been allowed to send stays in the machine (bounded, and
+the sink is paused); what the sink has not taken stays in the sink (bounded by the credit that we gave).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mxrtc_bridge.core import stream
+from mxrtc_bridge.engine.clock import Clock, Timer
+from mxrtc_bridge.engine.driver import Driver, Machine
+from mxrtc_bridge.engine.ports import Channel, Sink
+
+StreamMachine = Machine[stream.Event, stream.Effect]
+
+
+class Pipe:
+    """Joins ``channel`` and a sink by ``machine``.
+
+    Args:
+        machine: a fresh stream machine; its role says which side opened the channel.
+        channel: the data channel; the pipe becomes its listener.
+        clock: where time comes from.
+        ready: called when the machine has payload that may be sent.
+        finished: called exactly once, with how the stream ended.
+        accepted: called when the acceptor said yes.
+        heard: called for every message: a sign of life.
+        hold_early: asked before payload is held for a local side that is not there yet; False refuses the stream.
+        idle_s: reset the stream when no payload has moved for so many seconds.
+    """
+
+    def __init__(
+        self,
+        machine: StreamMachine,
+        channel: Channel,
+        *,
+        clock: Clock,
+        ready: Callable[[Pipe, int], None],
+        finished: Callable[[Pipe, stream.Finished], None],
+        accepted: Callable[[], None] | None = None,
+        heard: Callable[[], None] | None = None,
+        hold_early: Callable[[int], bool] | None = None,
+        idle_s: float | None = None,
+    ) -> None:
+        self.channel = channel
+        self._sink: Sink | None = None
+        self._ready = ready
+        self._finished = finished
+        self._accepted = accepted
+        self._heard = heard
+        self._hold_early = hold_early
+        self._clock = clock
+        self._idle_s = idle_s
+        self._moved_at = clock.monotonic()
+        self._idle_timer: Timer | None = None
+        self._driver: Driver[stream.Event, stream.Effect] = Driver(
+            machine, perform=self._perform, tick=stream.Tick(), clock=clock
+        )
+        self._watch_idleness()
+        channel.set_listener(self)
+
+    def connect_sink(self, sink: Sink) -> None:
+        """The local side is there: begin to move bytes."""
+        self._sink = sink
+        self._hold_early = None
+        self._driver.feed(stream.SinkConnected())
+        sink.set_listener(self)
+
+    def refuse(self, code: str, message: str) -> None:
+        """The local side cannot be had."""
+        self._driver.feed(stream.SinkRefused(code, message))
+
+    def turn(self, limit: int) -> None:
+        """It is this stream's turn to send up to ``limit`` bytes of payload."""
+        self._driver.feed(stream.Turn(limit))
+
+    def reset(self, code: str, message: str) -> None:
+        """End the stream at once, on both sides."""
+        self._driver.feed(stream.Reset(code, message))
+
+    # ChannelListener
+
+    def channel_opened(self) -> None:
+        self._driver.feed(stream.ChannelOpened())
+
+    def text_received(self, text: str) -> None:
+        self._note_message()
+        self._driver.feed(stream.TextReceived(text))
+
+    def binary_received(self, data: bytes) -> None:
+        self._note_message()
+        self._moved_at = self._clock.monotonic()
+        if self._hold_early is not None and not self._hold_early(len(data)):
+            self.refuse("limit", "too many bytes wait for services that are not connected yet")
+        self._driver.feed(stream.BinaryReceived(data))
+
+    def channel_closed(self) -> None:
+        self._driver.feed(stream.ChannelClosed())
+
+    def _note_message(self) -> None:
+        if self._heard is not None:
+            self._heard()
+
+    # SinkListener
+
+    def data_received(self, data: bytes) -> None:
+        self._moved_at = self._clock.monotonic()
+        self._driver.feed(stream.SinkData(data))
+
+    def eof_received(self) -> None:
+        self._driver.feed(stream.SinkEof())
+
+    def bytes_written(self, size: int) -> None:
+        self._driver.feed(stream.SinkWritten(size))
+
+    def sink_closed(self, error: str | None) -> None:
+        self._driver.feed(stream.SinkClosed(error))
+
+    # Idleness
+
+    def _watch_idleness(self) -> None:
+        if self._idle_s is None:
+            return
+        due = self._moved_at + self._idle_s
+        if due <= self._clock.monotonic():
+            self.reset("timeout", f"nothing has moved for {self._idle_s:g} s")
+        else:
+            self._idle_timer = self._clock.call_at(due, self._watch_idleness)
+
+    # Effects
+
+    def _perform(self, effect: stream.Effect) -> None:
+        match effect:
+            case stream.SendText(text=text):
+                self.channel.send(text)
+            case stream.SendBinary(data=data):
+                self.channel.send(data)
+            case stream.Consumed(size=size):
+                self.channel.consumed(size)
+            case stream.CloseChannel():
+                self.channel.close()
+            case stream.Ready(pending=pending):
+                self._ready(self, pending)
+            case stream.Accepted():
+                if self._accepted is not None:
+                    self._accepted()
+            case stream.Finished():
+                if self._idle_timer is not None:
+                    self._idle_timer.cancel()
+                self._finished(self, effect)
+            case _:
+                self._perform_on_sink(effect)
+
+    def _perform_on_sink(self, effect: stream.Effect) -> None:
+        if self._sink is None:
+            return
+        match effect:
+            case stream.WriteSink(data=data):
+                self._sink.write(data)
+            case stream.FinishSink():
+                self._sink.write_eof()
+            case stream.ResetSink():
+                self._sink.reset()
+            case stream.CloseSink():
+                self._sink.close()
+            case stream.PauseSink():
+                self._sink.pause_reading()
+            case stream.ResumeSink():
+                self._sink.resume_reading()

@@ -1,0 +1,315 @@
+"""One call, from the first event to the last: runs a call machine and carries out its effects.
+
+A session owns its peer connection, its links and every task that it starts; when :meth:`Session.run` returns, all of
+them have ended. It never decides who may do what: the admission it was given does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Protocol
+
+from mxrtc_bridge.core import call
+from mxrtc_bridge.core.addresses import AddressPolicy
+from mxrtc_bridge.core.errors import DescriptionError, HomeserverError, RemoteError
+from mxrtc_bridge.core.events import CallMessage, DescriptionType, Invite
+from mxrtc_bridge.core.ice import Path
+from mxrtc_bridge.core.ids import CallId, RoomId, UserId
+from mxrtc_bridge.core.sdp import Candidate, Description, parse_candidate, parse_description
+from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.driver import Driver
+from mxrtc_bridge.engine.ports import Peer, PeerFactory, PeerListener, Signaller
+
+log = logging.getLogger("mxrtc_bridge.session")
+
+FAREWELL_TIMEOUT_S = 10.0
+"""How long the last messages of an ended call may take to reach the homeserver."""
+
+MAX_UNSENT_MESSAGES = 64
+"""More messages of one call than this can only be a homeserver that is away: the call ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The invite passed all checks; ``offer`` is what is left of it after the filter."""
+
+    offer: Description
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The invite was refused; ``reason`` goes into the reject event and tells nothing about what exists."""
+
+    reason: str | None
+
+
+Admission = Callable[[Invite], Awaitable[Admitted | Refused]]
+
+
+class PeerLinks(PeerListener, Protocol):
+    """What a session needs from whoever serves the channels of its peer connection."""
+
+    def attach(self, peer: Peer, *, spawn: Callable[[Coroutine[None, None, None]], None]) -> None:
+        """Begin to serve ``peer``; tasks are started with ``spawn`` and end with the session."""
+        ...
+
+    def connected(self, path: Path) -> None:
+        """The peer connection is up."""
+        ...
+
+    def on_lost(self, report: Callable[[str], None]) -> None:
+        """Set whom to tell that the connection is of no use any more."""
+        ...
+
+    def ended(self) -> None:
+        """The call has ended: end all streams."""
+        ...
+
+    def totals(self) -> tuple[int, int, int]:
+        """Open streams, and payload bytes sent and received by those that have ended."""
+        ...
+
+
+class Session:
+    """One call.
+
+    Args:
+        machine: a fresh call machine of either role.
+        room: the room of the call.
+        local: our own side: a virtual user, or the user of the client.
+        remote: the other side.
+        signaller: sends our events.
+        peers: makes the peer connection.
+        links: serves its channels.
+        addresses: which remote addresses may be used.
+        clock: where time comes from.
+        admission: judges an invite; only the callee has one.
+    """
+
+    def __init__(
+        self,
+        machine: call.CallMachine,
+        *,
+        call_id: CallId,
+        room: RoomId,
+        local: UserId,
+        remote: UserId,
+        signaller: Signaller,
+        peers: PeerFactory,
+        links: PeerLinks,
+        addresses: AddressPolicy,
+        clock: Clock,
+        admission: Admission | None = None,
+    ) -> None:
+        self.call_id = call_id
+        self.room = room
+        self.local = local
+        self.remote = remote
+        self.links = links
+        self.started_at = clock.monotonic()
+        self.connected_at: float | None = None
+        self.path: Path | None = None
+        self._machine = machine
+        self._signaller = signaller
+        self._peers = peers
+        self._addresses = addresses
+        self._clock = clock
+        self._admission = admission
+        self._peer: Peer | None = None
+        self._offer: Description | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._unsent: asyncio.Queue[tuple[CallMessage, str] | None] = asyncio.Queue(MAX_UNSENT_MESSAGES)
+        self._finished = asyncio.Event()
+        self._outcome: call.Ended | None = None
+        self._before_start: list[call.Event] = []
+        self._driver: Driver[call.Event, call.Effect] = Driver(
+            machine, perform=self._perform, tick=call.Tick(), clock=clock
+        )
+
+    @property
+    def state(self) -> call.State:
+        return self._machine.state
+
+    @property
+    def outcome(self) -> call.Ended | None:
+        """How the call ended, or None while it lives."""
+        return self._outcome
+
+    def feed(self, event: call.Event) -> None:
+        """Hand an event to the call, at once; before :meth:`run` has begun it waits for it, in order."""
+        if self._tasks is None:
+            self._before_start.append(event)
+        else:
+            self._driver.feed(event)
+
+    async def run(self) -> call.Ended:
+        """Live through the call.
+
+        Returns:
+            how it ended. Whatever the other side does, no exception leaves this method but cancellation.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                sender = tasks.create_task(self._send_messages(), name="call-sender")
+                background = tasks.create_task(self._serve(), name="call-serve")
+                await self._finished.wait()
+                background.cancel()
+                self._queue_end_of_messages()
+                await asyncio.wait([sender], timeout=FAREWELL_TIMEOUT_S)
+                sender.cancel()
+        finally:
+            self._driver.close()
+            self.links.ended()
+            if self._peer is not None:
+                await self._peer.close()
+        assert self._outcome is not None
+        if self.connected_at is not None:
+            _, sent, received = self.links.totals()
+            live_s = self._clock.monotonic() - self.connected_at
+            log.info(
+                "x session closed: %s with %s, %s, %.1f s, %d bytes sent, %d received",
+                self.remote,
+                self.local,
+                self._outcome.reason,
+                live_s,
+                sent,
+                received,
+            )
+        return self._outcome
+
+    async def _serve(self) -> None:
+        """Start the machine and hold the group of tasks that serve this call, so that they end with it."""
+        async with asyncio.TaskGroup() as serving:
+            self._spawn_in = serving
+            for event in self._before_start:
+                self._driver.feed(event)
+            self._before_start.clear()
+            await asyncio.get_running_loop().create_future()
+
+    # Effects
+
+    def _perform(self, effect: call.Effect) -> None:
+        match effect:
+            case call.Admit(invite=invite):
+                self._spawn(self._admit(invite))
+            case call.CreateOffer():
+                self._spawn(self._create_offer())
+            case call.CreateAnswer():
+                self._spawn(self._create_answer())
+            case call.ApplyAnswer(sdp=sdp):
+                self._apply_answer(sdp)
+            case call.AddCandidates(lines=lines):
+                self._add_candidates([line.candidate for line in lines])
+            case call.Connect():
+                self._spawn(self._connect())
+            case call.Send(message=message, step=step):
+                self._send(message, step)
+            case call.ClosePeer():
+                self.links.ended()
+            case call.Ended():
+                self._outcome = effect
+                self._finished.set()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = self._spawn_in.create_task(self._guarded(work))
+        # A task that is cancelled before its first step would leave its work neither run nor closed.
+        task.add_done_callback(lambda _task: work.close())
+
+    async def _guarded(self, work: Coroutine[None, None, None]) -> None:
+        """Turn what can go wrong into an event; a defect of ours ends this call, and no other."""
+        try:
+            await work
+        except RemoteError as error:
+            log.info("! call %s: %s", self.call_id, error.code)
+            log.debug("call %s: %s", self.call_id, error)
+            self._driver.feed(call.TransportFailed(error.code))
+        except HomeserverError as error:
+            log.warning("! call %s: %s", self.call_id, error)
+            self._driver.feed(call.SendFailed("homeserver"))
+        except Exception:
+            log.exception("! call %s: unexpected error", self.call_id)
+            self._driver.feed(call.TransportFailed("internal_error"))
+
+    async def _admit(self, invite: Invite) -> None:
+        assert self._admission is not None
+        match await self._admission(invite):
+            case Admitted(offer=offer):
+                self._offer = offer
+                self._driver.feed(call.Admitted())
+            case Refused(reason=reason):
+                self._driver.feed(call.Refused(reason))
+
+    async def _make_peer(self) -> Peer:
+        peer = await self._peers.create(self.local)
+        self._peer = peer
+        self.links.on_lost(lambda reason: self._driver.feed(call.TransportFailed(reason)))
+        peer.set_listener(self.links)
+        self.links.attach(peer, spawn=self._spawn)
+        return peer
+
+    async def _create_offer(self) -> None:
+        peer = await self._make_peer()
+        self._driver.feed(call.OfferReady(await peer.create_offer()))
+
+    async def _create_answer(self) -> None:
+        assert self._offer is not None
+        peer = await self._make_peer()
+        self._driver.feed(call.AnswerReady(await peer.create_answer(self._offer)))
+
+    def _apply_answer(self, sdp: str) -> None:
+        assert self._peer is not None
+        try:
+            self._peer.apply_answer(parse_description(sdp, DescriptionType.ANSWER, self._addresses))
+        except DescriptionError as error:
+            log.info("! call %s: answer refused: %s", self.call_id, error.code)
+            self._driver.feed(call.TransportFailed(error.code))
+
+    def _add_candidates(self, lines: list[str]) -> None:
+        assert self._peer is not None
+        accepted: list[Candidate] = []
+        for line in lines:
+            try:
+                candidate = parse_candidate(line, self._addresses)
+            except DescriptionError as error:
+                log.debug("call %s: candidate refused: %s", self.call_id, error.code)
+            else:
+                if candidate is not None:
+                    accepted.append(candidate)
+        self._peer.add_candidates(accepted)
+
+    async def _connect(self) -> None:
+        assert self._peer is not None
+        path = await self._peer.connect()
+        self.path = path
+        self.connected_at = self._clock.monotonic()
+        setup_ms = (self.connected_at - self.started_at) * 1000
+        log.info("= session open: %s with %s, %s, %.0f ms", self.remote, self.local, path, setup_ms)
+        self._driver.feed(call.Connected())
+        self.links.connected(path)
+
+    # Messages go out one after the other: an answer never overtakes what came before it.
+
+    def _send(self, message: CallMessage, step: str) -> None:
+        try:
+            self._unsent.put_nowait((message, step))
+        except asyncio.QueueFull:
+            log.warning("! call %s: %d messages wait for the homeserver", self.call_id, MAX_UNSENT_MESSAGES)
+            self._driver.feed(call.SendFailed("homeserver"))
+
+    def _queue_end_of_messages(self) -> None:
+        # A full queue means that the homeserver is away: then the bounded wait in run() ends the sender.
+        if not self._unsent.full():
+            self._unsent.put_nowait(None)
+
+    async def _send_messages(self) -> None:
+        while (item := await self._unsent.get()) is not None:
+            message, step = item
+            try:
+                await self._signaller.send(self.room, self.local, message, step=step)
+            except HomeserverError as error:
+                log.warning("! call %s: %s not sent: %s", self.call_id, step, error)
+                self._driver.feed(call.SendFailed("homeserver"))

@@ -1,0 +1,216 @@
+"""A small real world for the end-to-end tests: Synapse, the bridge as a process, users, and services behind a peer."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Self
+
+
+from mxrtc_bridge.demo.processes import ManagedProcess, PortReservation
+from mxrtc_bridge.demo.synapse import Synapse
+
+DOMAIN = "example.test"
+PASSWORD = "correct horse"
+BIN = Path(sys.executable).parent
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send everything back; end when the other side ends."""
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof()
+
+
+async def digest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read to the end, and only then answer with the SHA-256: works only if half-close does."""
+    hasher = hashlib.sha256()
+    while data := await reader.read(65536):
+        hasher.update(data)
+    writer.write(hasher.hexdigest().encode() + b"\n")
+
+
+async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Accept and never read."""
+    await asyncio.Event().wait()
+
+
+class World:
+    """Everything that runs; made by :meth:`start`, ended in reverse order by the exit stack."""
+
+    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+        self.folder = folder
+        self._stack = stack
+        self._as_port = PortReservation()
+        stack.callback(self._as_port.close)
+        self.homeserver: Synapse
+        self.bridge: ManagedProcess | None = None
+        # One that nobody is granted, so that the configuration is complete from the start.
+        self.services: dict[str, dict[str, Any]] = {"unused": {"target": "tcp:127.0.0.1:1"}}
+        self.grants: list[dict[str, Any]] = []
+        self.settings: dict[str, Any] = {}
+        self._runs = 0
+
+    @classmethod
+    async def start(cls, folder: Path, stack: AsyncExitStack, **homeserver: Any) -> Self:
+        """Start the homeserver with the bridge's registration; the bridge itself is started by the test."""
+        world = cls(folder, stack)
+        home = folder / "synapse"
+        home.mkdir()
+        registration = folder / "registration.yaml"
+        world.homeserver = Synapse(home, server_name=DOMAIN, app_services=[registration], **homeserver)
+        stack.push_async_callback(world.homeserver.stop)
+        config = world.write_config()
+        made = ManagedProcess(
+            "registration", [BIN / "mxrtc-bridge", "registration", "-c", config, "-o", registration], folder=folder
+        )
+        async with made:
+            assert await made.wait(30) == 0, made.tail()
+        await world.homeserver.start()
+        return world
+
+    # Services
+
+    async def serve(self, name: str, handler: Handler, **options: Any) -> int:
+        """Run a TCP service of this process behind the peer ``build``; returns its port."""
+
+        async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await handler(reader, writer)
+            except (OSError, asyncio.CancelledError):
+                pass
+            finally:
+                writer.close()
+
+        server = await asyncio.start_server(guarded, "127.0.0.1", 0)
+        self._stack.callback(server.close)
+        port: int = server.sockets[0].getsockname()[1]
+        self.services[name] = {"target": f"tcp:127.0.0.1:{port}", **options}
+        return port
+
+    def grant(self, user: str, *services: str) -> None:
+        self.grants.append({"id": f"grant-{len(self.grants)}", "from": [f"@{user}:{DOMAIN}"], "to": list(services)})
+
+    # Bridge
+
+    def write_config(self) -> Path:
+        import json
+
+        config = {
+            "version": 1,
+            "homeserver": {"address": self.homeserver.url, "domain": DOMAIN},
+            "appservice": {
+                "listen": f"127.0.0.1:{self._as_port.port}",
+                "as_token": "as" * 24,
+                "hs_token": "hs" * 24,
+            },
+            "database": f"sqlite:{self.folder / 'bridge.db'}",
+            "peers": {"build": {"services": self.services}},
+            "grants": self.grants,
+            "ice": {"interfaces": ["lo"], "remote": {"loopback": True, "private": True}},
+            **self.settings,
+        }
+        path = self.folder / "config.yaml"
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(config, indent=1))
+        return path
+
+    async def start_bridge(self) -> ManagedProcess:
+        """Run ``mxrtc-bridge run`` and wait until it is ready."""
+        self._runs += 1
+        config = self.write_config()
+        self.bridge = ManagedProcess(
+            f"bridge-{self._runs}", [BIN / "mxrtc-bridge", "run", "-c", config], folder=self.folder
+        )
+        await self._stack.enter_async_context(self.bridge)
+        await self.bridge.wait_for_line("bridge ready", 40)
+        return self.bridge
+
+    def reload(self) -> None:
+        """Write the configuration anew and tell the bridge."""
+        import signal
+
+        self.write_config()
+        assert self.bridge is not None
+        self.bridge.send_signal(signal.SIGHUP)
+
+    # Users
+
+    def env(self, user: str) -> dict[str, str]:
+        return {"MXRTC_STATE": str(self.folder / f"state-{user}"), "MXRTC_INTERFACES": "lo"}
+
+    async def add_user(self, name: str) -> None:
+        """Register a user and log in with ``mxrtc login``."""
+        await self.homeserver.register_user(name, PASSWORD)
+        process = self.mxrtc(
+            name,
+            "login",
+            f"@{name}:{DOMAIN}",
+            "--homeserver",
+            self.homeserver.url,
+            "--password-file",
+            "-",
+            stdin=PASSWORD.encode() + b"\n",
+        )
+        async with process:
+            assert await process.wait(30) == 0, process.tail()
+
+    def mxrtc(self, user: str, *args: str | Path, stdin: bytes = b"") -> ManagedProcess:
+        """An ``mxrtc`` command of ``user``, not started yet."""
+        self._runs += 1
+        return ManagedProcess(
+            f"mxrtc-{self._runs}-{args[0]}",
+            [BIN / "mxrtc", *args],
+            folder=self.folder,
+            env=self.env(user),
+            stdin=stdin,
+        )
+
+    async def run_mxrtc(
+        self, user: str, *args: str | Path, stdin: bytes = b"", timeout_s: float = 60
+    ) -> tuple[int, bytes, str]:
+        """Run ``mxrtc`` to its end; returns exit code, standard output and standard error."""
+        async with self.mxrtc(user, *args, stdin=stdin) as process:
+            code = await process.wait(timeout_s)
+            return code, process.output("stdout"), process.output("stderr").decode()
+
+    async def connect(self, user: str, *args: str) -> tuple[ManagedProcess, int]:
+        """Run ``mxrtc connect`` on a free port; returns the process and the port, once it listens."""
+        process = self.mxrtc(user, "connect", *args)
+        await self._stack.enter_async_context(process)
+        found = await process.wait_for_line(r"listening on 127\.0\.0\.1:(\d+)", 40)
+        return process, int(found[1])
+
+    def log_text(self) -> str:
+        """Everything that all bridges of this world have logged."""
+        return "".join(p.read_text(errors="replace") for p in sorted(self.folder.glob("bridge-*.std*")))
+
+
+async def pump(port: int, payload: bytes, *, chunk: int = 65536) -> bytes:
+    """Send ``payload`` to a port, half-close, and return everything that comes back; both ways at once."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def send() -> None:
+        for start in range(0, len(payload), chunk):
+            writer.write(payload[start : start + chunk])
+            await writer.drain()
+        writer.write_eof()
+
+    try:
+        _, received = await asyncio.gather(send(), reader.read())
+        return received
+    finally:
+        writer.close()
+
+
+def payload(size: int) -> bytes:
+    """Bytes that no shift, loss or repetition leaves unnoticed."""
+    return os.urandom(size)

@@ -1,0 +1,370 @@
+"""The call manager: the order of trust, quotas, replays, rights that change, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import pytest
+
+from mxrtc_bridge.core.addresses import AddressPolicy
+from mxrtc_bridge.core.errors import HomeserverError, TransportError
+from mxrtc_bridge.core.events import (
+    Answer,
+    CallEvent,
+    CallMessage,
+    DescriptionType,
+    Hangup,
+    Invite,
+    Reject,
+    SelectAnswer,
+    Version,
+)
+from mxrtc_bridge.core.ice import Path, PathKind
+from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.policy import Allow, Decision, Deny
+from mxrtc_bridge.core.quota import CallLimits
+from mxrtc_bridge.core.sdp import Description, Fingerprint, Setup, format_description
+from mxrtc_bridge.engine.acceptor import AcceptorLinks
+from mxrtc_bridge.engine.calls import CallManager, CallSettings
+from mxrtc_bridge.engine.clock import LoopClock
+from mxrtc_bridge.engine.ports import CallRecord
+from tests.engine.test_links import Connector, Gate
+from tests.fakes import FakePeer, RecordingCounters, joined_peers
+
+PEER = UserId("@rtc_build:example.org")
+ALICE = UserId("@alice:example.org")
+BOB = UserId("@bob:example.org")
+ROOM = RoomId("!room:example.org")
+
+DESCRIPTION = Description(
+    mid="0",
+    ufrag="ufrag",
+    password="p" * 24,
+    ice_lite=False,
+    fingerprints=(Fingerprint("sha-256", ":".join(["AB"] * 32)),),
+    setup=Setup.ACTPASS,
+    sctp_port=5000,
+    max_message_size=65536,
+    candidates=(),
+    end_of_candidates=True,
+)
+OFFER = format_description(DESCRIPTION, DescriptionType.OFFER, session_id=1)
+
+
+class Peer(FakePeer):
+    """A peer connection that comes up at once, unless told otherwise."""
+
+    def __init__(self, fate: str) -> None:
+        super().__init__(joined_peers()[2])
+        self.fate = fate
+        self.closed = False
+
+    async def create_answer(self, _offer: Description) -> str:
+        return format_description(replace(DESCRIPTION, setup=Setup.ACTIVE), DescriptionType.ANSWER, session_id=2)
+
+    def add_candidates(self, _candidates: object) -> None: ...
+
+    async def connect(self) -> Path:
+        if self.fate == "fails":
+            raise TransportError("ice_failed", "no pair works")
+        if self.fate == "raises":
+            raise RuntimeError("a defect")
+        if self.fate == "hangs":
+            await asyncio.Event().wait()
+        return Path(PathKind.DIRECT, "host", "host", "ipv4")
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Bridge:
+    """A manager with everything around it faked; it is its own signaller, directory, rights and rooms."""
+
+    def __init__(self, **settings: object) -> None:
+        self.clock = LoopClock()
+        self.sent: list[CallMessage] = []
+        self.homeserver_down = False
+        self.denied: set[UserId] = set()
+        self.room_members: dict[RoomId, frozenset[UserId]] = {ROOM: frozenset({PEER, ALICE})}
+        self.claimed: set[tuple[object, ...]] = set()
+        self.open: dict[CallId, CallRecord] = {}
+        self.ended: dict[CallId, str] = {}
+        self.told: list[UserId] = []
+        self.peers: list[Peer] = []
+        self.fate = "works"
+        self.changes_at: int | None = None
+        self.counters = RecordingCounters()
+        self.gate = Gate()
+        self.manager = CallManager(
+            settings=CallSettings(addresses=AddressPolicy(private=True), **settings),  # type: ignore[arg-type]
+            rights=self,
+            rooms=self,
+            directory=self,
+            signaller=self,
+            peers=self,
+            make_links=lambda _local, _remote: AcceptorLinks(
+                gate=self.gate, connector=Connector(), clock=self.clock, counters=self.counters
+            ),
+            refused=self.say_refused,
+            new_party_id=lambda: PartyId("ours"),
+            counters=self.counters,
+            clock=self.clock,
+        )
+
+    async def send(self, _room: RoomId, _sender: UserId, message: CallMessage, *, step: str) -> None:
+        if self.homeserver_down:
+            raise HomeserverError("the homeserver is away")
+        self.sent.append(message)
+
+    async def create(self, _local: UserId) -> Peer:
+        self.peers.append(Peer(self.fate))
+        return self.peers[-1]
+
+    def may_call(self, user: UserId, _local: UserId) -> Decision:
+        return Deny("test") if user in self.denied else Allow("test")
+
+    def next_change(self) -> int | None:
+        return self.changes_at
+
+    def members(self, room: RoomId) -> frozenset[UserId] | None:
+        return self.room_members.get(room)
+
+    def is_own(self, user: UserId) -> bool:
+        return user.startswith("@rtc_")
+
+    async def claim(self, record: CallRecord, event_id: EventId, _now_ms: int) -> bool:
+        keys = {("call", record.room_id, record.call_id, record.local), ("event", event_id)}
+        if keys & self.claimed:
+            return False
+        self.claimed |= keys
+        self.open[record.call_id] = record
+        return True
+
+    async def end(self, record: CallRecord, reason: str, _now_ms: int) -> None:
+        self.open.pop(record.call_id, None)
+        self.ended.setdefault(record.call_id, reason)
+
+    async def open_calls(self) -> list[CallRecord]:
+        return list(self.open.values())
+
+    async def say_refused(self, _room: RoomId, _local: UserId, user: UserId) -> None:
+        self.told.append(user)
+
+    # What a test does
+
+    async def invite(
+        self, call_id: str = "c1", *, sender: UserId = ALICE, room: RoomId = ROOM, **changes: object
+    ) -> None:
+        invite = replace(
+            Invite(CallId(call_id), PartyId("theirs"), Version.V1, OFFER, 60_000),
+            **{key: value for key, value in changes.items() if key not in ("event_id", "age_ms")},  # type: ignore[arg-type]
+        )
+        sent_at = self.clock.wall_ms() - int(changes.get("age_ms", 0))  # type: ignore[call-overload]
+        event_id = EventId(str(changes.get("event_id", f"$invite-{call_id}")))
+        await self.manager.receive(CallEvent(room, event_id, sender, sent_at, invite), PEER)
+
+    async def message(self, message: CallMessage, sender: UserId = ALICE) -> None:
+        event = CallEvent(ROOM, EventId(f"${id(message)}"), sender, self.clock.wall_ms(), message)
+        await self.manager.receive(event, PEER)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Let the loop run until something is so; far more turns than anything here needs."""
+        for _ in range(500):
+            if condition():
+                return
+            await asyncio.sleep(0)
+        raise AssertionError(f"not so in 500 turns; sent {self.sent}, ended {self.ended}")
+
+    def refusals(self) -> list[str]:
+        return [code for kind, code in self.counters.counted if kind == "refusal"]
+
+
+async def running(bridge: Bridge) -> AsyncIterator[Bridge]:
+    task = asyncio.create_task(bridge.manager.run())
+    await asyncio.sleep(0)
+    yield bridge
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert all(peer.closed for peer in bridge.peers), "no peer connection outlives its session"
+
+
+@pytest.fixture
+async def bridge() -> AsyncIterator[Bridge]:
+    async for each in running(Bridge()):
+        yield each
+
+
+def connected(bridge: Bridge) -> Callable[[], bool]:
+    return lambda: bool(bridge.manager.sessions) and bridge.manager.sessions[-1].connected_at is not None
+
+
+async def test_invite_is_answered_and_ends_with_the_hangup(bridge: Bridge) -> None:
+    await bridge.invite()
+    await bridge.until(connected(bridge))
+    assert [type(message) for message in bridge.sent] == [Answer]
+    await bridge.message(SelectAnswer(CallId("c1"), PartyId("theirs"), Version.V1, PartyId("ours")))
+    await bridge.message(Hangup(CallId("c1"), PartyId("theirs"), Version.V1))
+    await bridge.until(lambda: not bridge.manager.sessions)
+    assert bridge.ended == {CallId("c1"): "user_hangup"}
+
+
+async def test_denied_user_is_rejected_without_a_peer_connection(bridge: Bridge) -> None:
+    bridge.denied.add(ALICE)
+    await bridge.invite()
+    await bridge.until(lambda: not bridge.manager.sessions)
+    assert [type(message) for message in bridge.sent] == [Reject]
+    assert bridge.sent[0].reason is None  # type: ignore[union-attr]
+    assert bridge.peers == []
+    assert bridge.told == [ALICE]
+
+
+@pytest.mark.parametrize("members", [None, frozenset({PEER}), frozenset({PEER, ALICE, BOB}), frozenset({PEER, BOB})])
+async def test_call_in_a_room_that_is_not_of_two_is_rejected(bridge: Bridge, members: frozenset[UserId] | None) -> None:
+    if members is None:
+        del bridge.room_members[ROOM]
+    else:
+        bridge.room_members[ROOM] = members
+    await bridge.invite()
+    await bridge.until(lambda: not bridge.manager.sessions)
+    assert [type(message) for message in bridge.sent] == [Reject]
+    assert bridge.peers == []
+
+
+@pytest.mark.parametrize("sdp", ["", "v=0\r\n", OFFER.replace("m=application", "m=audio"), OFFER + "m=video 9 X 1\r\n"])
+async def test_offer_that_the_filter_refuses_never_reaches_a_peer_connection(bridge: Bridge, sdp: str) -> None:
+    await bridge.invite(sdp=sdp)
+    await bridge.until(lambda: not bridge.manager.sessions)
+    assert [type(message) for message in bridge.sent] == [Reject]
+    assert bridge.peers == []
+
+
+async def test_same_call_and_same_event_are_acted_on_once(bridge: Bridge) -> None:
+    await bridge.invite()
+    await bridge.until(connected(bridge))
+    await bridge.message(Hangup(CallId("c1"), PartyId("theirs"), Version.V1))
+    await bridge.until(lambda: not bridge.manager.sessions)
+    await bridge.invite(event_id="$another")
+    await bridge.invite("c2", event_id="$invite-c1")
+    assert bridge.refusals() == ["replay", "replay"]
+    assert not bridge.manager.sessions
+    assert len(bridge.peers) == 1
+
+
+@pytest.mark.parametrize(("age_ms", "begins"), [(0, True), (119_000, True), (121_000, False), (-121_000, False)])
+async def test_stale_invite_is_ignored(bridge: Bridge, age_ms: int, begins: bool) -> None:
+    await bridge.invite(age_ms=age_ms)
+    assert bool(bridge.manager.sessions) is begins
+    assert bool(bridge.claimed) is begins
+
+
+async def test_invite_for_somebody_else_and_of_our_own_users_is_ignored(bridge: Bridge) -> None:
+    await bridge.invite(invitee=BOB)
+    await bridge.invite("c2", sender=UserId("@rtc_other:example.org"))
+    assert not bridge.manager.sessions
+    assert bridge.sent == []
+
+
+async def test_calls_beyond_the_limit_of_a_user_are_rejected_as_busy() -> None:
+    async for bridge in running(Bridge(limits=CallLimits(per_user=2, per_server=10, total=10))):
+        for number in range(3):
+            await bridge.invite(f"c{number}")
+        await bridge.until(lambda: len(bridge.sent) == 3)
+        assert sorted(type(message).__name__ for message in bridge.sent) == ["Answer", "Answer", "Reject"]
+        assert bridge.refusals() == ["calls_limit"]
+        await bridge.message(Hangup(CallId("c0"), PartyId("theirs"), Version.V1))
+        await bridge.until(lambda: CallId("c0") in bridge.ended)
+        await bridge.invite("c3")
+        await bridge.until(lambda: isinstance(bridge.sent[-1], Answer))
+
+
+async def test_invites_beyond_the_rate_are_not_even_claimed() -> None:
+    async for bridge in running(Bridge(invites_per_minute=2)):
+        bridge.denied.add(ALICE)
+        for number in range(4):
+            await bridge.invite(f"c{number}")
+        assert len(bridge.claimed) == 4
+        assert bridge.refusals() == ["rate", "rate"]
+        await bridge.until(lambda: not bridge.manager.sessions)
+
+
+@pytest.mark.parametrize(("fate", "reason"), [("fails", "ice_failed"), ("raises", "internal_error")])
+async def test_connection_that_does_not_come_up_ends_its_own_call_only(bridge: Bridge, fate: str, reason: str) -> None:
+    await bridge.invite("good")
+    await bridge.until(connected(bridge))
+    bridge.fate = fate
+    await bridge.invite("bad")
+    await bridge.until(lambda: CallId("bad") in bridge.ended)
+    assert bridge.ended == {CallId("bad"): reason}
+    assert isinstance(bridge.sent[-1], Hangup)
+    assert [session.call_id for session in bridge.manager.sessions] == ["good"]
+
+
+async def test_setup_that_hangs_is_hung_up_at_its_deadline() -> None:
+    async for bridge in running(Bridge(setup_s=0.05)):
+        bridge.fate = "hangs"
+        await bridge.invite()
+        async with asyncio.timeout(5):
+            while bridge.manager.sessions:
+                await asyncio.sleep(0.01)
+        assert isinstance(bridge.sent[-1], Hangup)
+
+
+async def test_right_that_ends_ends_the_live_session(bridge: Bridge) -> None:
+    await bridge.invite()
+    await bridge.until(connected(bridge))
+    bridge.denied.add(ALICE)
+    bridge.manager.rights_changed()
+    await bridge.until(lambda: not bridge.manager.sessions)
+    assert isinstance(bridge.sent[-1], Hangup)
+
+
+async def test_right_that_expires_ends_the_live_session(bridge: Bridge) -> None:
+    await bridge.invite()
+    await bridge.until(connected(bridge))
+    bridge.changes_at = bridge.clock.wall_ms() + 80
+    bridge.manager.rights_changed()
+    bridge.denied.add(ALICE)
+    async with asyncio.timeout(5):
+        while bridge.manager.sessions:
+            await asyncio.sleep(0.01)
+
+
+async def test_leaving_or_a_third_member_ends_the_call(bridge: Bridge) -> None:
+    await bridge.invite("c1")
+    await bridge.until(connected(bridge))
+    bridge.manager.member_left(ROOM, ALICE)
+    await bridge.until(lambda: not bridge.manager.sessions)
+    assert len(bridge.sent) == 1, "nobody is there to read a hangup"
+    await bridge.invite("c2")
+    await bridge.until(connected(bridge))
+    bridge.room_members[ROOM] = frozenset({PEER, ALICE, BOB})
+    bridge.manager.room_changed(ROOM)
+    await bridge.until(lambda: not bridge.manager.sessions)
+    assert isinstance(bridge.sent[-1], Hangup)
+
+
+async def test_connected_call_outlives_the_homeserver(bridge: Bridge) -> None:
+    await bridge.invite()
+    await bridge.until(connected(bridge))
+    bridge.homeserver_down = True
+    await asyncio.sleep(0.01)
+    assert len(bridge.manager.sessions) == 1
+
+
+async def test_calls_of_the_last_run_are_hung_up_at_the_start(bridge: Bridge) -> None:
+    record = CallRecord(ROOM, CallId("old"), PEER, ALICE, PartyId("then"))
+    await bridge.claim(record, EventId("$old"), 0)
+    await bridge.manager.hang_up_leftovers()
+    assert bridge.sent == [Hangup(CallId("old"), PartyId("then"), Version.V1, "unknown_error")]
+    assert bridge.ended == {CallId("old"): "restart"}
+
+
+async def test_drain_ends_live_sessions_and_takes_no_new_ones(bridge: Bridge) -> None:
+    await bridge.invite()
+    await bridge.until(connected(bridge))
+    await bridge.manager.drain(5.0)
+    assert not bridge.manager.sessions
+    await bridge.invite("c2")
+    assert not bridge.manager.sessions

@@ -1,0 +1,337 @@
+"""Both sides of a session joined in memory: streams, lists, rights, turns, ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+
+import pytest
+
+from mxrtc_bridge.core import stream, wire
+from mxrtc_bridge.core.errors import TargetError, TargetFailure, TransportError
+from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.targets import Target, TcpTarget
+from mxrtc_bridge.engine.acceptor import AcceptorLinks, Grant
+from mxrtc_bridge.engine.control_link import Listing
+from mxrtc_bridge.engine.opener import OpenerLinks
+from tests.fakes import FakeClock, FakePeer, FakeSink, RecordingCounters, joined_peers
+
+PEER = UserId("@rtc_build:example.org")
+TARGET = TcpTarget("localhost", 22)
+
+
+class Gate:
+    """A gate whose rules a test can change."""
+
+    def __init__(self) -> None:
+        self.services: dict[str, Grant] = {
+            "ssh": Grant(TARGET, raw=False),
+            "web": Grant(TARGET, raw=True),
+            "few": Grant(TARGET, raw=False, max_streams=2),
+            "idle": Grant(TARGET, raw=False, idle_s=60.0),
+        }
+
+    def open(self, service: ServiceName) -> Grant | None:
+        return self.services.get(service)
+
+    def listing(self) -> Listing:
+        return [(PEER, tuple(ServiceName(name) for name in sorted(self.services)))]
+
+
+class Connector:
+    """Connects to a sink that the test holds, or fails."""
+
+    def __init__(self) -> None:
+        self.sinks: list[FakeSink] = []
+        self.failure: TargetFailure | None = None
+        self.takes = True
+
+    async def connect(self, _target: Target) -> FakeSink:
+        if self.failure is not None:
+            raise TargetError(self.failure, "it is down")
+        self.sinks.append(FakeSink(takes=self.takes))
+        return self.sinks[-1]
+
+
+class Session:
+    """A session in memory."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.gate = Gate()
+        self.connector = Connector()
+        self.counters = RecordingCounters()
+        self.near: FakePeer
+        self.far: FakePeer
+        self.network: deque[Callable[[], None]]
+        self.near, self.far, self.network = joined_peers()
+        self.opener = OpenerLinks(clock=self.clock, counters=RecordingCounters())
+        self.acceptor = AcceptorLinks(
+            gate=self.gate, connector=self.connector, clock=self.clock, counters=self.counters, max_streams=8
+        )
+        self.lost: list[tuple[str, str]] = []
+        for name, links, peer in (("near", self.opener, self.near), ("far", self.acceptor, self.far)):
+            peer.set_listener(links)
+            links.on_lost(lambda reason, name=name: self.lost.append((name, reason)))  # type: ignore[misc]
+        self.acceptor.attach(self.far, spawn=self.spawn)
+        self.opener.attach(self.near, spawn=self.spawn)
+        self.work: list[Coroutine[None, None, None]] = []
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        self.work.append(work)
+
+    async def settle(self) -> None:
+        """Deliver everything, until nothing moves any more."""
+        while self.network or self.work:
+            while self.network:
+                self.network.popleft()()
+                self.opener.send_space()
+                self.acceptor.send_space()
+            for work in tuple(self.work):
+                self.work.remove(work)
+                await work
+
+
+@pytest.fixture
+async def session() -> Session:
+    session = Session()
+    await session.settle()
+    return session
+
+
+async def open_stream(
+    session: Session, service: str = "ssh"
+) -> tuple[FakeSink, FakeSink, asyncio.Future[stream.Finished]]:
+    """Open a stream and return both sinks and its end."""
+    local = FakeSink()
+    opened = session.opener.open_stream(ServiceName(service), local)
+    await session.settle()
+    return local, session.connector.sinks[-1], opened.finished
+
+
+async def test_bytes_pass_both_ways_and_both_halves_close(session: Session) -> None:
+    local, remote, finished = await open_stream(session)
+    local.listener.data_received(b"ping")
+    remote.listener.data_received(b"pong")
+    await session.settle()
+    assert (local.written, remote.written) == (b"pong", b"ping")
+    local.listener.eof_received()
+    await session.settle()
+    assert remote.events == ["eof"]
+    remote.listener.data_received(b"the rest")
+    remote.listener.eof_received()
+    await session.settle()
+    assert local.written == b"pongthe rest"
+    assert (local.events, remote.events) == (["eof", "close"], ["eof", "close"])
+    assert finished.result().outcome is stream.Outcome.CLEAN
+    assert session.opener.totals() == (0, 4, 12)
+
+
+async def test_all_memory_of_received_messages_is_given_back(session: Session) -> None:
+    local, remote, _ = await open_stream(session)
+    local.listener.data_received(bytes(40_000))
+    local.listener.eof_received()
+    remote.listener.eof_received()
+    await session.settle()
+    assert [channel.unconsumed for channel in session.near.channels + session.far.channels] == [0] * 4
+
+
+@pytest.mark.parametrize("service", ["unknown", "UPPER", ""])
+async def test_stream_to_what_is_not_allowed_is_refused_without_a_hint(session: Session, service: str) -> None:
+    local = FakeSink()
+    opened = session.opener.open_stream(ServiceName(service), local)
+    await session.settle()
+    how = opened.finished.result()
+    assert how.outcome in (stream.Outcome.REFUSED, stream.Outcome.LOST)
+    assert local.events == ["reset"]
+    assert session.connector.sinks == []
+
+
+@pytest.mark.parametrize("failure", list(TargetFailure))
+async def test_target_that_cannot_be_reached_is_told_by_its_code(session: Session, failure: TargetFailure) -> None:
+    session.connector.failure = failure
+    local = FakeSink()
+    opened = session.opener.open_stream(ServiceName("ssh"), local)
+    await session.settle()
+    how = opened.finished.result()
+    assert (how.outcome, how.code) == (stream.Outcome.REFUSED, failure.value)
+    assert "down" not in how.message, "what the admin reads in the log is not for the user"
+
+
+async def test_stream_beyond_the_service_limit_is_refused(session: Session) -> None:
+    for _ in range(2):
+        await open_stream(session, "few")
+    opened = session.opener.open_stream(ServiceName("few"), FakeSink())
+    await session.settle()
+    assert opened.finished.result().code == "limit"
+    await open_stream(session, "ssh")
+
+
+async def test_stream_beyond_the_session_limit_is_refused(session: Session) -> None:
+    for _ in range(8):
+        await open_stream(session)
+    opened = session.opener.open_stream(ServiceName("ssh"), FakeSink())
+    await session.settle()
+    assert opened.finished.result().code == "limit"
+
+
+@pytest.mark.parametrize(
+    ("label", "protocol", "counted"),
+    [
+        ("ssh", "raw.mxrtc", "denied"),
+        ("ssh", "", "denied"),
+        ("none", "raw.mxrtc", "denied"),
+        ("ssh", "file.v9.mxrtc", "unknown_protocol"),
+        ("../etc", "tcp.v1.mxrtc", "bad_label"),
+        ("", "ctl.v1.mxrtc", "second_control"),
+    ],
+)
+async def test_channel_that_is_nothing_we_serve_is_closed(
+    session: Session, label: str, protocol: str, counted: str
+) -> None:
+    channel = session.near.open_channel(label, protocol)
+    await session.settle()
+    assert channel.closed
+    assert ("refusal", counted) in session.counters.counted
+    assert session.connector.sinks == []
+
+
+async def test_raw_channel_carries_bytes_and_holds_the_window_until_they_are_taken(session: Session) -> None:
+    session.connector.takes = False
+    channel = session.near.open_channel("web", "raw.mxrtc")
+    channel.set_listener(FakeSinkListener())
+    await session.settle()
+    channel.send(b"GET / HTTP/1.0\r\n\r\n")
+    await session.settle()
+    sink = session.connector.sinks[-1]
+    far = session.far.channels[-1]
+    assert sink.written == b"GET / HTTP/1.0\r\n\r\n"
+    assert far.unconsumed == len(sink.written)
+    sink.take()
+    assert far.unconsumed == 0
+    sink.listener.data_received(b"hello")
+    sink.listener.eof_received()
+    await session.settle()
+    assert far.sent == [b"hello"]
+    assert channel.closed
+
+
+class FakeSinkListener:
+    """Listens to a channel and keeps nothing."""
+
+    def channel_opened(self) -> None: ...
+
+    def text_received(self, text: str) -> None: ...
+
+    def binary_received(self, data: bytes) -> None: ...
+
+    def channel_closed(self) -> None: ...
+
+
+async def test_right_that_ends_resets_its_streams_and_no_other(session: Session) -> None:
+    local, remote, finished = await open_stream(session, "ssh")
+    other_local, other_remote, other_finished = await open_stream(session, "few")
+    del session.gate.services["ssh"]
+    session.acceptor.judge_again()
+    await session.settle()
+    assert finished.result().outcome is stream.Outcome.RESET
+    assert finished.result().code == "denied"
+    assert (local.events, remote.events) == (["reset"], ["reset"])
+    other_local.listener.data_received(b"still here")
+    await session.settle()
+    assert other_remote.written == b"still here"
+    assert not other_finished.done()
+
+
+async def test_list_holds_what_the_gate_allows(session: Session) -> None:
+    answer = session.opener._control.list_services()  # type: ignore[union-attr]
+    await session.settle()
+    assert answer.result() == {PEER: ("few", "idle", "ssh", "web")}
+
+
+async def test_list_that_never_comes_fails_when_the_session_ends(session: Session) -> None:
+    answer = asyncio.ensure_future(session.opener.list_services())
+    await asyncio.sleep(0)
+    session.opener.ended()
+    with pytest.raises(TransportError):
+        await answer
+
+
+async def test_end_of_the_session_resets_every_stream(session: Session) -> None:
+    local, remote, finished = await open_stream(session)
+    session.opener.ended()
+    session.acceptor.ended()
+    assert local.events == ["reset"]
+    assert remote.events == ["reset"]
+    assert finished.result().outcome is stream.Outcome.RESET
+    late = session.opener.open_stream(ServiceName("ssh"), FakeSink())
+    assert late.finished.result().outcome is stream.Outcome.LOST
+
+
+async def test_goodbye_is_told_with_its_reason(session: Session) -> None:
+    assert session.acceptor.say_bye("denied", "your right has ended")
+    await session.settle()
+    assert session.opener.bye == ("denied", "your right has ended")
+    assert ("near", "bye_denied") in session.lost
+
+
+async def test_silent_peer_is_dead_after_12_s(session: Session) -> None:
+    session.network.clear()
+    session.clock.advance(11.9)
+    session.network.clear()
+    assert session.lost == []
+    session.clock.advance(0.2)
+    assert sorted(session.lost) == [("far", "control_timeout"), ("near", "control_timeout")]
+
+
+async def test_stream_of_a_service_with_an_idle_limit_is_reset_when_nothing_moves(session: Session) -> None:
+    local, remote, finished = await open_stream(session, "idle")
+    session.clock.advance(1.0)
+    await session.settle()
+    for _ in range(58):
+        session.clock.advance(1.0)
+        await session.settle()
+    local.listener.data_received(b"x")
+    await session.settle()
+    for _ in range(59):
+        session.clock.advance(1.0)
+        await session.settle()
+    assert not finished.done()
+    for _ in range(3):
+        session.clock.advance(1.0)
+        await session.settle()
+    assert finished.result().code == "timeout"
+
+
+async def test_slow_sink_holds_back_its_own_writer_only(session: Session) -> None:
+    session.connector.takes = False
+    slow_local, slow_remote, _ = await open_stream(session)
+    session.connector.takes = True
+    local, remote, _ = await open_stream(session)
+    given = 0
+    while not slow_local.paused and given < 10**7:
+        slow_local.listener.data_received(bytes(16384))
+        given += 16384
+        await session.settle()
+    assert given < 512 * 1024
+    assert slow_remote.untaken <= wire.DEFAULT_WINDOW
+    local.listener.data_received(b"through")
+    await session.settle()
+    assert remote.written == b"through"
+    slow_remote.take()
+    await session.settle()
+    assert not slow_local.paused
+
+
+async def test_many_streams_at_once_wait_in_line_and_all_come_through(session: Session) -> None:
+    session.acceptor._max_streams = 1000
+    session.gate.services["ssh"] = Grant(TARGET, raw=False, max_streams=1000)
+    opened = [session.opener.open_stream(ServiceName("ssh"), FakeSink()) for _ in range(239)]
+    await session.settle()
+    assert len(session.connector.sinks) == 200
+    for _ in range(40):
+        session.clock.advance(0.1)
+        await session.settle()
+    assert len(session.connector.sinks) == 239
+    assert not any(each.finished.done() for each in opened)
