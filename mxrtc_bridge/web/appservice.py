@@ -1,0 +1,212 @@
+"""The endpoint that the homeserver talks to (application service API, version 1.4 and later).
+
+What it must never do: read, answer or store anything before the token was checked; answer 200 before the events are
+durable; refuse a transaction because of what is in an event, since it would come back for ever and block all others.
+
+Answers: 401 without the right token, 503 while not ready or when nothing can be stored (the homeserver tries again),
+413/415/408 and 400 for what is not a transaction, else 200.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from aiohttp import ClientError, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from mxrtc_bridge.core.errors import EventError, StorageError
+from mxrtc_bridge.core.ids import MAX_ID_CHARS, parse_user_id
+from mxrtc_bridge.metrics import Metrics
+from mxrtc_bridge.web.authorization import Authorization, authorize
+from mxrtc_bridge.web.transaction_body import Refusal, read_events
+
+MAX_BODY = 64 * 1024 * 1024
+"""Synapse sends up to 300 items of up to 64 KiB, and never sends a smaller transaction instead of a refused one."""
+READ_TIMEOUT_S = 30.0
+MAX_IN_FLIGHT = 4
+"""Transactions at the same time. A homeserver sends one after the other, and another one after its own timeout."""
+_THREAD_ABOVE = 256 * 1024
+"""Larger bodies are parsed in a thread, so that sessions do not notice."""
+_COMPLAIN_EVERY_S = 60.0
+_OPEN_PATHS = frozenset({"/_matrix/mau/live", "/_matrix/mau/ready"})
+
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class TransactionSink(Protocol):
+    """Takes what the homeserver sends."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether transactions are taken now."""
+        ...
+
+    async def accept(self, txn_id: str, events: list[object]) -> None:
+        """Store the events; returns when they are durable.
+
+        Args:
+            txn_id: of the transaction; says nothing about whether its events are new.
+            events: parsed JSON; anything, in the order of the transaction.
+
+        Raises:
+            StorageError: nothing was taken, the homeserver should send it again.
+        """
+        ...
+
+    def knows_user(self, user_id: str) -> bool:
+        """Whether we have a virtual user of this id; answered from the configuration, without side effects."""
+        ...
+
+
+class AppserviceEndpoint:
+    """The routes of the application service API, and the two health checks."""
+
+    def __init__(
+        self, sink: TransactionSink, *, token: str, metrics: Metrics, read_timeout_s: float = READ_TIMEOUT_S
+    ) -> None:
+        if not token:
+            raise ValueError("the homeserver's token must not be empty")
+        self._sink = sink
+        self._token = token
+        self._metrics = metrics
+        self._read_timeout_s = read_timeout_s
+        self._in_flight = 0
+        self._complained_at = float("-inf")
+
+    def application(self) -> web.Application:
+        """Make the aiohttp application; serve it with :class:`mxrtc_bridge.web.server.Server`."""
+        application = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY)
+        application.router.add_put("/_matrix/app/v1/transactions/{txn_id}", self._transaction)
+        application.router.add_get("/_matrix/app/v1/users/{user_id}", self._user, allow_head=False)
+        application.router.add_get("/_matrix/app/v1/rooms/{alias}", self._room, allow_head=False)
+        application.router.add_post("/_matrix/app/v1/ping", self._ping)
+        application.router.add_get("/_matrix/app/v1/thirdparty/{rest:.*}", self._thirdparty, allow_head=False)
+        application.router.add_get("/_matrix/mau/live", self._live)
+        application.router.add_get("/_matrix/mau/ready", self._ready)
+        return application
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Check the token for everything but the health checks, and give every error a JSON body."""
+        if request.path not in _OPEN_PATHS:
+            result = authorize(request.headers.getall("Authorization", []), self._token)
+            if result is not Authorization.GRANTED:
+                return self._unauthorized(request, result)
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            return _error(404, "M_UNRECOGNIZED", "there is nothing at this path")
+        except web.HTTPMethodNotAllowed as error:
+            response = _error(405, "M_UNRECOGNIZED", "this path does not know the method")
+            response.headers["Allow"] = error.headers.get("Allow", "")
+            return response
+
+    def _unauthorized(self, request: web.Request, result: Authorization) -> web.Response:
+        self._metrics.transaction("unauthorized")
+        now = asyncio.get_running_loop().time()
+        if now - self._complained_at >= _COMPLAIN_EVERY_S:
+            self._complained_at = now
+            _log.warning(
+                "! request refused: %s; compare hs_token in the registration file and in the configuration",
+                "no token in the Authorization header" if result is Authorization.MISSING else "wrong token",
+            )
+        response = _error(401, result.value, "the homeserver's token is needed")
+        response.headers["WWW-Authenticate"] = "Bearer"
+        return _closing(response, request)
+
+    async def _transaction(self, request: web.Request) -> web.Response:
+        txn_id = request.match_info["txn_id"]
+        try:
+            await self._take(txn_id, request)
+        except Refusal as refusal:
+            self._metrics.transaction("unavailable" if refusal.status == 503 else "refused")
+            _log.warning("! transaction %a not taken: %s", txn_id[:40], refusal)
+            return _closing(_error(refusal.status, refusal.errcode, str(refusal)), request)
+        except Exception as error:  # noqa: BLE001 - the homeserver gets an answer whatever happens here
+            self._metrics.transaction("failed")
+            # The text of the error may hold content, so it is for DEBUG only.
+            _log.error("! transaction %a failed: %s", txn_id[:40], type(error).__name__)
+            _log.debug("! transaction %a failed", txn_id[:40], exc_info=True)
+            return _closing(_error(500, "M_UNKNOWN", "internal error"), request)
+        self._metrics.transaction("accepted")
+        return web.json_response({})
+
+    async def _take(self, txn_id: str, request: web.Request) -> None:
+        if len(txn_id) > MAX_ID_CHARS:
+            raise Refusal(400, "M_INVALID_PARAM", f"the transaction id is longer than {MAX_ID_CHARS} characters")
+        if not self._sink.ready:
+            raise Refusal(503, "M_UNKNOWN", "the bridge is not ready yet")
+        if self._in_flight >= MAX_IN_FLIGHT:
+            raise Refusal(503, "M_UNKNOWN", f"{MAX_IN_FLIGHT} transactions are being taken already")
+        self._in_flight += 1
+        try:
+            await self._sink.accept(txn_id, await self._read(request))
+        except StorageError as error:
+            raise Refusal(503, "M_UNKNOWN", f"the events cannot be stored: {error}") from error
+        finally:
+            self._in_flight -= 1
+
+    async def _read(self, request: web.Request) -> list[object]:
+        encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise Refusal(415, "M_UNKNOWN", "the body must not be compressed")
+        if request.content_length is not None and request.content_length > MAX_BODY:
+            raise _too_large()
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._read_timeout_s):
+                async for chunk in request.content.iter_any():
+                    if len(body) + len(chunk) > MAX_BODY:
+                        raise _too_large()
+                    body += chunk
+        except TimeoutError as error:
+            raise Refusal(408, "M_UNKNOWN", f"the body did not come within {self._read_timeout_s:g} s") from error
+        except (ClientError, HttpProcessingError, OSError) as error:
+            raise Refusal(400, "M_UNKNOWN", f"the body did not come whole: {type(error).__name__}") from error
+        content = bytes(body)
+        del body
+        if len(content) > _THREAD_ABOVE:
+            return await asyncio.to_thread(read_events, content)
+        return read_events(content)
+
+    async def _user(self, request: web.Request) -> web.Response:
+        try:
+            known = self._sink.knows_user(parse_user_id(request.match_info["user_id"]))
+        except EventError:
+            known = False
+        return web.json_response({}) if known else _error(404, "M_NOT_FOUND", "no such user")
+
+    async def _room(self, _: web.Request) -> web.Response:
+        return _error(404, "M_NOT_FOUND", "this bridge has no room aliases")
+
+    async def _ping(self, _: web.Request) -> web.Response:
+        return web.json_response({})
+
+    async def _thirdparty(self, _: web.Request) -> web.Response:
+        return _error(404, "M_NOT_FOUND", "this bridge has no third-party networks")
+
+    async def _live(self, _: web.Request) -> web.Response:
+        return web.json_response({})
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        return web.json_response({}, status=200 if self._sink.ready else 503)
+
+
+def _too_large() -> Refusal:
+    return Refusal(413, "M_TOO_LARGE", f"the body is larger than {MAX_BODY} bytes")
+
+
+def _error(status: int, errcode: str, message: str) -> web.Response:
+    return web.json_response({"errcode": errcode, "error": message}, status=status)
+
+
+def _closing(response: web.Response, request: web.Request) -> web.Response:
+    """End the connection after the answer if a body is still to come, rather than read what nobody wants."""
+    if not request.content.at_eof():
+        response.force_close()
+    return response

@@ -1,0 +1,128 @@
+"""The body of a transaction: bytes to events, with nothing in one event able to spoil the others.
+
+A body that is no transaction at all is refused. But a homeserver repeats what is refused for ever, so an event that is
+merely odd never makes the whole be refused: one nested too deeply is replaced by a short text before the parser sees it
+(a server passes on what its users nest), numbers beyond any use become null, and judging the rest is the inbox's part.
+
+Pure and synchronous: may run in a thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from typing import Any
+
+MAX_EVENTS = 1000
+"""Events of one transaction. Synapse sends at most 100, and no server is known that sends more."""
+MAX_DEPTH = 32
+"""Levels of one event, itself included. The deepest standard content has fewer than ten."""
+_AROUND = 2
+"""Levels around an event: the transaction object and its list."""
+MAX_SCANNED_DEPTH = 40_000
+"""Levels that no event of 64 KiB can have; a body with more is left to the parser, which refuses it."""
+MAX_INTEGER_CHARS = 20
+"""Enough for every 64-bit integer; Python refuses to convert more than 4300 digits, which would spoil the whole."""
+
+# Strings are matched whole, so that brackets inside them do not count. An unterminated one reaches to the end:
+# otherwise the search would begin again inside it, and take quadratic time.
+_STRING = rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
+_STRUCTURE = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
+_NOT_STRUCTURE = re.compile(_STRING + rb"|[^\[\]{}\"]++", re.DOTALL)
+_SQUARE = bytes.maketrans(b"{}", b"[]")
+
+
+class Refusal(Exception):  # noqa: N818 - an answer, not a failure
+    """What was sent is not taken.
+
+    Attributes:
+        status: the HTTP status to answer with.
+        errcode: the Matrix error code.
+    """
+
+    def __init__(self, status: int, errcode: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.errcode = errcode
+
+
+def read_events(body: bytes) -> list[object]:
+    """Return the entries of ``events``, whatever they are.
+
+    Raises:
+        Refusal: it is not JSON, not an object with a list ``events``, or the list is too long.
+    """
+    try:
+        text = replace_deep_values(body).decode("utf-8")
+        transaction = json.loads(text, parse_int=_parse_int, parse_float=_parse_float, parse_constant=_parse_constant)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, "M_NOT_JSON", "the body is not JSON in UTF-8") from error
+    if not isinstance(transaction, dict):
+        raise Refusal(400, "M_BAD_JSON", f"the body must be an object, not {_kind(transaction)}")
+    events = transaction.get("events")
+    if not isinstance(events, list):
+        raise Refusal(400, "M_BAD_JSON", f"events must be a list, not {_kind(events)}")
+    if len(events) > MAX_EVENTS:
+        raise Refusal(413, "M_TOO_LARGE", f"the transaction has {len(events)} events; the limit is {MAX_EVENTS}")
+    return events
+
+
+def replace_deep_values(body: bytes) -> bytes:
+    """Replace each event (or other value two levels down) that is nested too deeply by a text with its hash.
+
+    The text is no event, so the inbox sets it aside, and knows it again by the hash. A body that is not JSON comes out
+    as another one that is not JSON.
+    """
+    limit = MAX_DEPTH + _AROUND
+    if _is_shallow(body, limit):
+        return body
+    pieces: list[bytes] = []
+    depth = taken = start = deepest = 0
+    for match in _STRUCTURE.finditer(body):
+        mark = body[match.start()]
+        if mark in b"[{":
+            depth += 1
+            if depth > MAX_SCANNED_DEPTH:
+                return body
+            deepest = max(deepest, depth)
+            if depth == _AROUND + 1:
+                start, deepest = match.start(), depth
+        elif mark in b"]}":
+            if depth == _AROUND + 1 and deepest > limit:
+                digest = hashlib.sha256(body[start : match.end()]).hexdigest()
+                pieces += [body[taken:start], b'"nested too deeply: sha256:', digest.encode("ascii"), b'"']
+                taken = match.end()
+            depth -= 1
+    return b"".join([*pieces, body[taken:]]) if pieces else body
+
+
+def _is_shallow(body: bytes, limit: int) -> bool:
+    """Whether no value is nested deeper than ``limit``; exact for JSON, and fast because no loop here is in Python."""
+    if body.count(b"[") + body.count(b"{") <= limit:
+        return True
+    brackets = _NOT_STRUCTURE.sub(b"", body).translate(_SQUARE)
+    for _ in range(limit):
+        # Takes the innermost level away, and no more than that: what becomes adjacent is not looked at again.
+        brackets = brackets.replace(b"[]", b"")
+        if not brackets:
+            return True
+    return False
+
+
+def _parse_int(text: str) -> int | None:
+    return int(text) if len(text) <= MAX_INTEGER_CHARS else None
+
+
+def _parse_float(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _parse_constant(_: str) -> None:
+    """NaN and the infinities, which are not JSON but which some writers emit."""
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__

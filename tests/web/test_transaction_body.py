@@ -1,0 +1,202 @@
+"""A body becomes events; what is odd in one of them does not touch the others."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mxrtc_bridge.web.transaction_body import (
+    MAX_DEPTH,
+    MAX_EVENTS,
+    Refusal,
+    _is_shallow,
+    read_events,
+    replace_deep_values,
+)
+
+
+def nested(depth: int) -> Any:
+    """An object of so many levels."""
+    value: Any = {}
+    for _ in range(depth - 1):
+        value = {"content": value}
+    return value
+
+
+def body_of(*events: Any, **others: Any) -> bytes:
+    return json.dumps({"events": list(events), **others}).encode()
+
+
+def test_events_are_returned_in_order() -> None:
+    assert read_events(body_of({"a": 1}, {"b": "ü\U0001f600"}, 3)) == [{"a": 1}, {"b": "ü\U0001f600"}, 3]
+    assert read_events(b' {"events" : [ ] } ') == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "errcode"),
+    [
+        (b"", 400, "M_NOT_JSON"),
+        (b"{", 400, "M_NOT_JSON"),
+        (b'{"events": [}', 400, "M_NOT_JSON"),
+        (b'{"events": []} more', 400, "M_NOT_JSON"),
+        (b'\xff\xfe{\x00"\x00', 400, "M_NOT_JSON"),
+        (b'{"events": ["\xff"]}', 400, "M_NOT_JSON"),
+        ('{"events": []}'.encode("utf-16"), 400, "M_NOT_JSON"),
+        (b"[" * 1_000_000, 400, "M_NOT_JSON"),
+        (b'{"events":' * 100_000, 400, "M_NOT_JSON"),
+        (b"[1]", 400, "M_BAD_JSON"),
+        (b"null", 400, "M_BAD_JSON"),
+        (b'"events"', 400, "M_BAD_JSON"),
+        (b"{}", 400, "M_BAD_JSON"),
+        (b'{"events": null}', 400, "M_BAD_JSON"),
+        (b'{"events": {}}', 400, "M_BAD_JSON"),
+        (b"[" * 100 + b"]" * 100, 400, "M_BAD_JSON"),
+        (body_of(*range(MAX_EVENTS + 1)), 413, "M_TOO_LARGE"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_body_that_is_no_transaction_is_refused(body: bytes, status: int, errcode: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        read_events(body)
+    assert (caught.value.status, caught.value.errcode) == (status, errcode)
+
+
+def test_as_many_events_as_the_limit_are_taken() -> None:
+    assert read_events(body_of(*range(MAX_EVENTS))) == list(range(MAX_EVENTS))
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH - 1, MAX_DEPTH])
+def test_event_of_the_greatest_depth_is_left_alone(depth: int) -> None:
+    events = [nested(depth), {"a": "[[[[[[{{{{" * 20}, nested(depth)]
+    assert read_events(body_of(*events)) == events
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, MAX_DEPTH + 2, 900, 20_000])
+def test_event_that_is_too_deep_is_replaced_and_its_neighbours_are_not(depth: int) -> None:
+    """Even when the parser alone would give up on the whole body."""
+    deep = b'{"a":' * depth + b"1" + b"}" * depth
+    good = {"text": 'quote " and \\ and [[{{', "n": 1}
+    before, first, second, after = read_events(b'{"events":[%s,%s,%s,%s]}' % ((body_of(good)[12:-2], deep) * 2))[:4]
+    assert before == second == good
+    assert first == after
+    assert isinstance(first, str)
+    assert first.startswith("nested too deeply: sha256:")
+
+
+def test_deep_values_elsewhere_do_not_spoil_the_events() -> None:
+    """Keys that we do not read, of extensions that we do not know."""
+    deep = "[" * 500 + "]" * 500
+    body = f'{{"ephemeral":[{deep},1],"x":{{"y":{deep}}},"events":[{{"a":1}}],"z":{deep}}}'
+    assert read_events(body.encode()) == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("number", "value"),
+    [
+        ("9007199254740991", 2**53 - 1),
+        ("-9223372036854775808", -(2**63)),
+        ("9" * 21, None),
+        ("9" * 100_000, None),
+        ("1e999", None),
+        ("-1e999", None),
+        ("NaN", None),
+        ("Infinity", None),
+        ("1.5", 1.5),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_number_beyond_any_use_is_null_and_the_rest_goes_on(number: str, value: object) -> None:
+    """Python refuses to read 100,000 digits; the homeserver would send them again for ever."""
+    assert read_events(b'{"events":[{"a":%s},{"b":2}]}' % number.encode()) == [{"a": value}, {"b": 2}]
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.text(max_size=8)
+    | st.sampled_from(['"[', "\\{", "\\"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    events=st.lists(JSON, max_size=5),
+    others=st.dictionaries(st.text(max_size=5), JSON, max_size=3),
+    ascii_=st.booleans(),
+)
+def test_whatever_is_not_too_deep_comes_through_unchanged(
+    events: list[Any], others: dict[str, Any], ascii_: bool
+) -> None:
+    # The many brackets make sure that the body is scanned at all.
+    transaction = {"filler": [[]] * 40, **others, "events": events}
+    body = json.dumps(transaction, ensure_ascii=ascii_).encode("utf-8", "replace")
+    assert replace_deep_values(body) == body
+    # And the slow way, which one deep neighbour brings about.
+    deep = b"[" * 50 + b"]" * 50
+    scanned = replace_deep_values(b"{" + b'"deep":{"x":' + deep + b"}," + body[1:])
+    assert scanned.endswith(body[1:])
+    assert b'{"x":"nested too deeply' in scanned
+
+
+def depth_of(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth_of, inner), default=0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.recursive(
+        st.sampled_from([1, '"[{']) | st.builds(dict) | st.builds(list),
+        lambda inner: st.lists(inner, max_size=3) | inner.map(lambda value: {"a": value}),
+    )
+)
+def test_depth_is_measured_exactly(value: Any) -> None:
+    body = json.dumps([value] * 40).encode()
+    depth = depth_of(value) + 1
+    assert _is_shallow(body, depth)
+    assert not _is_shallow(body, depth - 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.binary(max_size=60)
+    | st.text(alphabet='[]{}",:\\e\n1', max_size=120).map(str.encode)
+    | st.lists(st.sampled_from([b"[", b"{", b"]", b"}", b'"', b'{"events":[', b",", b"1"]), max_size=150).map(b"".join)
+)
+@example(b'"' + b"\\")
+@example(b"[" * 40 + b'"\\')
+def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
+    """Nothing but a refusal is ever raised."""
+    for candidate in (body, b"[" * 40 + body):
+        try:
+            events = read_events(candidate)
+        except Refusal:
+            continue
+        assert isinstance(events, list)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 2_000_000,
+        b'"\\"' * 700_000,
+        b'["' * 40 + b'\\"' * 1_000_000,
+        b"[]," * 700_000,
+        b'{"a' * 40 + b"x" * 2_000_000,
+    ],
+    ids=lambda body: repr(body[:12]),
+)
+def test_scan_of_hostile_bytes_is_linear(body: bytes) -> None:
+    """2 MB take far less than a second; a quadratic scan would take minutes."""
+    started = time.process_time()
+    with pytest.raises(Refusal):
+        read_events(body)
+    assert time.process_time() - started < 5
