@@ -1,0 +1,98 @@
+"""The DTLS certificate of a virtual user: made once, kept, so that its fingerprint stays the same.
+
+A self-signed ECDSA P-256 certificate (RFC 8827 section 6.5). Nobody checks its dates or its name: it is known by its
+fingerprint alone, so it is made to last. Private keys never appear in logs or errors.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from typing import Protocol
+
+from aiortc import RTCCertificate
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from mxrtc_bridge.core.errors import ConfigError
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.sdp import Fingerprint
+
+VALIDITY = dt.timedelta(days=25 * 365)
+
+DIGESTS = {"sha-256": "sha256", "sha-384": "sha384", "sha-512": "sha512"}
+"""Fingerprint algorithms that we accept (RFC 8122 section 5), and their names in :mod:`hashlib`."""
+
+
+class CertificateStore(Protocol):
+    """Keeps the certificate and private key of each user, as PEM."""
+
+    async def load(self, user: UserId) -> bytes | None:
+        """Return what was saved for ``user``, or None."""
+        ...
+
+    async def save(self, user: UserId, pem: bytes) -> None:
+        """Keep ``pem`` durably; it holds a private key."""
+        ...
+
+
+class NoCertificates:
+    """A store that keeps nothing: for a side that nobody recognises by its fingerprint."""
+
+    async def load(self, user: UserId) -> bytes | None:  # noqa: ARG002 - nothing is kept of anybody
+        return None
+
+    async def save(self, user: UserId, pem: bytes) -> None: ...
+
+
+def make_certificate() -> RTCCertificate:
+    """Make a private key and its self-signed certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "WebRTC")])
+    now = dt.datetime.now(tz=dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + VALIDITY)
+        .sign(key, hashes.SHA256())
+    )
+    return RTCCertificate(key=key, cert=certificate)
+
+
+def certificate_to_pem(certificate: RTCCertificate) -> bytes:
+    """Return private key and certificate as PEM, to be kept in a safe place."""
+    key = certificate._key.private_bytes(  # aiortc has no public accessor
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return key + certificate._cert.public_bytes(serialization.Encoding.PEM)
+
+
+def certificate_from_pem(pem: bytes) -> RTCCertificate:
+    """Read what :func:`certificate_to_pem` wrote.
+
+    Raises:
+        ConfigError: it cannot be read, or key and certificate do not belong together.
+    """
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+        certificate = x509.load_pem_x509_certificate(pem)
+    except (ValueError, TypeError) as error:
+        raise ConfigError("the stored certificate cannot be read; remove it and a new one is made") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise ConfigError("the stored private key and certificate do not match; remove them and new ones are made")
+    return RTCCertificate(key=key, cert=certificate)
+
+
+def fingerprint_of(der: bytes, algorithm: str) -> str:
+    """Return the fingerprint of a certificate as ``a=fingerprint`` writes it: upper-case hex with colons."""
+    return hashlib.new(DIGESTS[algorithm], der).digest().hex(":").upper()
+
+
+def local_fingerprint(certificate: RTCCertificate) -> Fingerprint:
+    """Return the SHA-256 fingerprint of our own certificate."""
+    return Fingerprint("sha-256", fingerprint_of(certificate._cert.public_bytes(serialization.Encoding.DER), "sha-256"))

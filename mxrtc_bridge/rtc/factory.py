@@ -1,0 +1,93 @@
+"""Makes peer connections: finds the certificate of a user, asks for ICE servers, hands both to a fresh peer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+from aiortc import RTCCertificate
+
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ice import IceServer
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.rtc.certificates import (
+    CertificateStore,
+    certificate_from_pem,
+    certificate_to_pem,
+    make_certificate,
+)
+from mxrtc_bridge.rtc.peer import DataPeer
+from mxrtc_bridge.rtc.servers import ServerPlan, plan_servers
+from mxrtc_bridge.rtc.settings import RtcSettings
+
+log = logging.getLogger("mxrtc_bridge.rtc")
+
+MAX_CACHED_CERTIFICATES = 256
+"""More virtual users than this read their certificate from the store again."""
+
+SERVERS_TIMEOUT_S = 5.0
+"""How long to wait for the list of servers; a call without TURN often still connects."""
+
+IceServers = Callable[[UserId], Awaitable[tuple[IceServer, ...]]]
+
+
+class AiortcPeerFactory:
+    """Makes peer connections (:class:`mxrtc_bridge.engine.ports.PeerFactory`).
+
+    Args:
+        settings: of all of them.
+        certificates: where certificates are kept.
+        ice_servers: gives the STUN and TURN servers for a user; its failure costs the servers, not the call.
+    """
+
+    def __init__(self, settings: RtcSettings, certificates: CertificateStore, ice_servers: IceServers) -> None:
+        self._settings = settings
+        self._store = certificates
+        self._ice_servers = ice_servers
+        self._cache: OrderedDict[UserId, RTCCertificate] = OrderedDict()
+        self._making = asyncio.Lock()
+
+    async def create(self, local: UserId) -> DataPeer:
+        """Make a peer connection for ``local``.
+
+        Raises:
+            ConfigError: the stored certificate cannot be read.
+        """
+        certificate = await self._certificate(local)
+        return DataPeer(self._settings, certificate, await self._plan(local))
+
+    async def _plan(self, local: UserId) -> ServerPlan:
+        try:
+            async with asyncio.timeout(SERVERS_TIMEOUT_S):
+                plan = plan_servers(await self._ice_servers(local))
+        except TimeoutError:
+            log.warning("no list of STUN and TURN servers within %g s; going on without", SERVERS_TIMEOUT_S)
+            return ServerPlan()
+        except HomeserverError as error:
+            log.warning("no list of STUN and TURN servers: %s; going on without", error)
+            return ServerPlan()
+        for uri in plan.ignored:
+            log.info("ICE server %r cannot be used", uri)
+        return plan
+
+    async def _certificate(self, local: UserId) -> RTCCertificate:
+        # One at a time: two calls to a new user must not make two certificates.
+        async with self._making:
+            certificate = self._cache.get(local)
+            if certificate is None:
+                certificate = await self._load_or_make(local)
+                self._cache[local] = certificate
+                if len(self._cache) > MAX_CACHED_CERTIFICATES:
+                    self._cache.popitem(last=False)
+            self._cache.move_to_end(local)
+            return certificate
+
+    async def _load_or_make(self, local: UserId) -> RTCCertificate:
+        pem = await self._store.load(local)
+        if pem is not None:
+            return certificate_from_pem(pem)
+        certificate = make_certificate()
+        await self._store.save(local, certificate_to_pem(certificate))
+        return certificate

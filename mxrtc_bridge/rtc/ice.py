@@ -1,0 +1,303 @@
+"""An ICE connection for the open internet: aioice's agent with bounds where it trusts the network.
+
+What aioice does stays with it: checks, roles, nomination, STUN. What is ours:
+
+- payload is accepted only from addresses with a successful, authenticated check, and queued within bounds;
+- candidates, pairs and checked addresses are counted and limited;
+- gathering with deadlines, port range, interfaces and several servers (:mod:`mxrtc_bridge.rtc.gathering`);
+- consent (RFC 7675) that survives a slow path: late answers count, and so does any other authenticated packet.
+
+The end of candidates is never declared: `connect` is bounded by its caller's deadline, and a candidate that comes
+late, or a peer that only we can be reached by, still gets its chance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import secrets
+from random import random
+
+from aioice import stun
+from aioice.candidate import Candidate as AioiceCandidate
+from aioice.ice import CandidatePair, Connection, StunProtocol, TransportPolicy
+from aioice.utils import random_string
+
+from mxrtc_bridge.core.ice import IcePolicy, Path, PathKind
+from mxrtc_bridge.core.sdp import Candidate
+from mxrtc_bridge.rtc.datagrams import Address, Drops, GuardedStun
+from mxrtc_bridge.rtc.gathering import COMPONENT, Gathering
+from mxrtc_bridge.rtc.servers import ServerPlan
+from mxrtc_bridge.rtc.settings import RtcSettings
+
+log = logging.getLogger("mxrtc_bridge.rtc")
+
+# aioice writes addresses at INFO, and formats every packet at DEBUG.
+logging.getLogger("aioice").setLevel(logging.WARNING)
+
+MAX_REMOTE_CANDIDATES = 64
+MAX_CHECKED_ADDRESSES = 128
+"""Addresses that may prove themselves, peer-reflexive ones included."""
+MAX_PAIRS = 200
+"""RFC 8445 section 6.1.2.5 recommends a limit and proposes 100."""
+
+EARLY_QUEUE = 64
+"""Datagrams kept before DTLS is up: one flight of a handshake, several times."""
+OPEN_QUEUE = 2048
+"""Datagrams kept afterwards: more than a receive window. The newest is dropped, as a full socket buffer does."""
+
+RELAY_CLOSE_S = 1.5
+"""How long a TURN server may take to confirm that an allocation ends; then it expires there by itself."""
+
+CONSENT_RETRANSMISSIONS = 5
+"""With STUN's 0.5 s, 1 s, 2 s, ... an answer counts for half a minute after the question."""
+
+
+class IceConnection(Connection):
+    """One ICE agent with one component.
+
+    Args:
+        settings: policy, interfaces, ports, deadlines.
+        plan: STUN and TURN servers.
+        controlling: the initial role; the offerer's is controlling (RFC 8445 section 6.1.1).
+    """
+
+    def __init__(self, settings: RtcSettings, plan: ServerPlan, *, controlling: bool) -> None:
+        relay_only = settings.policy is IcePolicy.RELAY
+        super().__init__(
+            ice_controlling=controlling,
+            transport_policy=TransportPolicy.RELAY if relay_only else TransportPolicy.ALL,
+            local_username=random_string(8),
+            local_password=random_string(24),
+        )
+        self.drops = Drops()
+        self.consent_expired = False
+        self._settings = settings
+        self._plan = plan
+        self._checked: set[Address] = set()
+        self._queue_limit = EARLY_QUEUE
+        self._alive_at = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def role(self) -> str:
+        """``controlling`` or ``controlled``: what aiortc's DTLS transport asks its ICE transport for."""
+        return "controlling" if self.ice_controlling else "controlled"
+
+    # Gathering and candidates
+
+    async def gather_candidates(self) -> None:
+        """Gather local candidates; call once.
+
+        Raises:
+            TransportError: ``ice_failed``, there is none.
+        """
+        if self._local_candidates_start:
+            return
+        self._local_candidates_start = True
+        try:
+            self._local_candidates += await Gathering(self, self._settings, self._plan).run()
+        finally:
+            if self._closing:
+                await self.close()
+        self._local_candidates_end = True
+
+    def add_protocol(self, protocol: GuardedStun) -> None:
+        """Take a socket into the connection."""
+        self._protocols.append(protocol)
+
+    def add_candidate(self, candidate: Candidate) -> None:
+        """Add a remote candidate that passed the filter; beyond the limit it is dropped."""
+        if self._closing:
+            return
+        if len(self._remote_candidates) >= MAX_REMOTE_CANDIDATES:
+            self.drops.excess += 1
+            return
+        host = str(candidate.address)
+        self._add_remote_candidate(
+            AioiceCandidate(
+                foundation=candidate.foundation,
+                component=COMPONENT,
+                transport="udp",
+                priority=candidate.priority,
+                host=host,
+                port=candidate.port,
+                type=candidate.type,
+            ),
+            host,
+        )
+
+    def _pair_remote_candidate(self, remote_candidate: AioiceCandidate) -> None:
+        if len(self._check_list) >= MAX_PAIRS:
+            self.drops.excess += 1
+            return
+        super()._pair_remote_candidate(remote_candidate)
+
+    # Checks
+
+    def check_incoming(self, message: stun.Message, addr: Address, protocol: StunProtocol) -> None:
+        """Handle a check of the other side, already authenticated with our password."""
+        known = addr in self._checked
+        if "PRIORITY" not in message.attributes or (not known and len(self._checked) >= MAX_CHECKED_ADDRESSES):
+            self.drops.excess += 1
+            return
+        self._checked.add(addr)
+        self.note_alive()
+        super().check_incoming(message, addr, protocol)
+
+    def check_complete(self, pair: CandidatePair) -> None:
+        """Handle the end of one of our checks."""
+        if pair.state == CandidatePair.State.SUCCEEDED:
+            self._checked.add(pair.remote_addr)
+        super().check_complete(pair)
+
+    async def check_start(self, pair: CandidatePair) -> None:
+        """Run one check; a socket that cannot send fails the pair and not the task."""
+        try:
+            await super().check_start(pair)
+        except (OSError, ValueError) as error:
+            log.debug("check failed: %s", type(error).__name__)
+            self.check_state(pair, CandidatePair.State.FAILED)
+            self.check_complete(pair)
+
+    # Payload
+
+    def data_received(self, data: bytes, component: int) -> None:  # noqa: ARG002 - called by aioice for what is not STUN
+        """Drop what has the first byte of STUN and is none: nothing else of ours begins so (RFC 7983)."""
+        self.drops.malformed += 1
+
+    def payload_received(self, data: bytes, address: Address) -> None:
+        """Queue a datagram that is not STUN, if it comes from a checked address."""
+        if address not in self._checked:
+            self.drops.stranger += 1
+        elif self._queue.qsize() >= self._queue_limit:
+            self.drops.overflow += 1
+        else:
+            self._queue.put_nowait((data, COMPONENT))
+
+    def open_queue(self) -> None:
+        """DTLS is up, so what is queued from now on is read at once: allow for bursts."""
+        self._queue_limit = OPEN_QUEUE
+
+    @property
+    def input_pending(self) -> bool:
+        """Whether another datagram waits to be read."""
+        return not self._queue.empty()
+
+    def send_now(self, data: bytes) -> None:
+        """Send a datagram on the nominated pair.
+
+        Raises:
+            ConnectionError: there is none.
+        """
+        pair = self._nominated.get(COMPONENT)
+        if pair is None:
+            raise ConnectionError("no nominated pair")
+        pair.protocol.transport.sendto(data, pair.remote_addr)
+
+    def path(self) -> Path | None:
+        """The nominated pair in words, or None."""
+        pair = self._nominated.get(COMPONENT)
+        if pair is None:
+            return None
+        local, remote = pair.local_candidate, pair.remote_candidate
+        relayed = "relay" in (local.type, remote.type)
+        return Path(
+            kind=PathKind.RELAYED if relayed else PathKind.DIRECT,
+            local=local.type,
+            remote=remote.type,
+            family="ipv6" if ":" in local.host else "ipv4",
+        )
+
+    # Consent
+
+    def note_alive(self) -> None:
+        """An authenticated packet came from the other side."""
+        self._alive_at = self._loop.time()
+
+    async def query_consent(self) -> None:
+        """Keep asking whether we may send (RFC 7675); without any sign of life the connection ends.
+
+        The answers to older questions count as well: a path that our own data has filled delays them by seconds. For
+        the same reason other authenticated traffic counts, which proves at least as much as an answer would.
+        """
+        questions: set[asyncio.Task[None]] = set()
+        self.note_alive()
+        try:
+            while (silence := self._loop.time() - self._alive_at) < self._settings.consent_expiry_s:
+                pause = self._settings.consent_interval_s * (0.8 + 0.4 * random())  # noqa: S311 - spreads load, no secret
+                await asyncio.sleep(min(pause, self._settings.consent_expiry_s - silence))
+                for pair in list(self._nominated.values()):
+                    task = asyncio.create_task(self._ask_consent(pair))
+                    questions.add(task)
+                    task.add_done_callback(questions.discard)
+        finally:
+            for task in questions:
+                task.cancel()
+        self.consent_expired = True
+        self._queue.put_nowait(None)  # wakes whoever reads, with a ConnectionError
+
+    async def _ask_consent(self, pair: CandidatePair) -> None:
+        assert self.remote_password is not None
+        try:
+            await pair.protocol.request(
+                self.build_request(pair, nominate=False),
+                pair.remote_addr,
+                integrity_key=self.remote_password.encode(),
+                retransmissions=CONSENT_RETRANSMISSIONS,
+            )
+        except (stun.TransactionError, OSError, ValueError):
+            return
+        self.note_alive()
+
+    # End
+
+    async def close(self) -> None:
+        """Close all sockets and end all tasks; relayed ones are given a moment to say goodbye to their server."""
+        self._closing = True
+        relays = [p for p in self._protocols if p.local_candidate.type == "relay"]
+        for protocol in relays:
+            self._protocols.remove(protocol)
+        await super().close()
+        if relays:
+            await _close_relays(relays)
+
+
+async def _close_relays(relays: list[StunProtocol]) -> None:
+    closing = [asyncio.create_task(protocol.close()) for protocol in relays]
+    _, late = await asyncio.wait(closing, timeout=RELAY_CLOSE_S)
+    for protocol in relays:
+        # A server that is gone would hold these tasks for a minute; aioice offers no other way to end them.
+        leftovers = set(getattr(protocol.transport, "_TurnTransport__send_tasks"))  # noqa: B009
+        close_task = getattr(protocol.transport, "_TurnTransport__close_task")  # noqa: B009
+        if close_task is not None:
+            leftovers.add(close_task)
+        for task in leftovers:
+            task.cancel()
+        await asyncio.gather(*leftovers, return_exceptions=True)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+
+
+def described_candidates(connection: IceConnection) -> tuple[Candidate, ...]:
+    """Return the local candidates as values for a description."""
+    return tuple(
+        Candidate(
+            foundation=c.foundation,
+            component=c.component,
+            priority=c.priority,
+            address=ipaddress.ip_address(c.host),
+            port=c.port,
+            type=c.type,
+            related_address=c.related_address,
+            related_port=c.related_port,
+        )
+        for c in connection.local_candidates
+    )
+
+
+def new_session_id() -> int:
+    """Return a session id for the origin line: 63 random bits (RFC 9429 section 5.2.1)."""
+    return secrets.randbits(63)

@@ -1,0 +1,117 @@
+"""Local addresses and UDP sockets for host candidates.
+
+Chooses the addresses that the settings allow, binds one UDP socket to each, and says which address a candidate shows
+(RFC 8445 section 5.1.1.1; the external address of a one-to-one NAT in place of the local one).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+from collections.abc import Sequence
+
+import ifaddr
+
+from mxrtc_bridge.core.errors import TransportError
+from mxrtc_bridge.rtc.settings import IpAddress, RtcSettings
+
+MAX_HOST_SOCKETS = 8
+"""A machine full of container bridges would otherwise offer dozens of candidates that lead nowhere."""
+
+SOCKET_BUFFER = 4 * 1024 * 1024
+"""Asked for in both directions; the system grants what ``net.core.rmem_max`` allows. One busy association needs about
+1 MiB so that a pause of the loop does not look like loss."""
+
+LocalAddress = tuple[str, IpAddress]
+"""Name of the interface, and an address of it."""
+
+
+def local_addresses() -> list[LocalAddress]:
+    """All addresses of this machine that a socket can be bound to; link-local IPv6 needs a zone and is left out."""
+    found: list[LocalAddress] = []
+    for adapter in ifaddr.get_adapters():
+        for ip in adapter.ips:
+            if isinstance(ip.ip, str):
+                found.append((adapter.nice_name, ipaddress.IPv4Address(ip.ip)))
+            elif ip.ip[2] == 0:
+                found.append((adapter.nice_name, ipaddress.IPv6Address(ip.ip[0])))
+    return found
+
+
+def choose_addresses(available: Sequence[LocalAddress], interfaces: Sequence[str]) -> list[IpAddress]:
+    """Return the addresses that ``interfaces`` allows, at most ``MAX_HOST_SOCKETS``.
+
+    Raises:
+        TransportError: ``ice_failed``, when none is left; the text names the interfaces that exist.
+    """
+    chosen = [address for name, address in available if _allowed(name, address, interfaces)]
+    if not chosen:
+        names = ", ".join(sorted({name for name, _ in available})) or "none"
+        wanted = ", ".join(interfaces) or "any but loopback"
+        raise TransportError("ice_failed", f"no network interface matches ({wanted}); this machine has: {names}")
+    return chosen[:MAX_HOST_SOCKETS]
+
+
+def _allowed(name: str, address: IpAddress, interfaces: Sequence[str]) -> bool:
+    if not interfaces:
+        return not address.is_loopback
+    return any(entry == name or _in_network(address, entry) for entry in interfaces)
+
+
+def _in_network(address: IpAddress, entry: str) -> bool:
+    try:
+        network = ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return False  # the name of an interface
+    return address.version == network.version and address in network
+
+
+def shown_address(address: IpAddress, settings: RtcSettings) -> IpAddress:
+    """Return the address that a host candidate shows to the other side."""
+    for entry in settings.advertised:
+        if entry.external.version == address.version and entry.local in (None, address):
+            return entry.external
+    return address
+
+
+def bind_udp(address: IpAddress, port_range: tuple[int, int] | None) -> socket.socket:
+    """Return a bound, non-blocking UDP socket with large buffers.
+
+    Args:
+        address: a local address.
+        port_range: first and last port; the search starts at a random one, so that concurrent calls rarely collide.
+
+    Raises:
+        OSError: no port could be bound.
+    """
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+        _bind(sock, str(address), port_range)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind(sock: socket.socket, address: str, port_range: tuple[int, int] | None) -> None:
+    if port_range is None:
+        sock.bind((address, 0))
+        return
+    first, last = port_range
+    count = last - first + 1
+    start = secrets.randbelow(count)
+    failure = OSError(f"no free UDP port within {first}-{last}")
+    for step in range(count):
+        try:
+            sock.bind((address, first + (start + step) % count))
+        except OSError as error:
+            failure = error
+        else:
+            return
+    raise failure

@@ -1,0 +1,103 @@
+"""Everything that can be set about a peer connection, as one frozen value.
+
+The values come from the configuration or the command line; what they name is checked here once, so that a mistake
+is found at start and not in the first call.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from mxrtc_bridge.core.errors import ConfigError
+from mxrtc_bridge.core.ice import IcePolicy
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Advertised:
+    """One entry of ``advertise``: an external address, and the local address behind it if that was named."""
+
+    external: IpAddress
+    local: IpAddress | None
+
+
+def parse_advertised(entry: str) -> Advertised:
+    """Read ``external`` or ``external/local``.
+
+    Raises:
+        ConfigError: it is neither, or the two are not of the same family.
+    """
+    external_text, slash, local_text = entry.partition("/")
+    try:
+        external = ipaddress.ip_address(external_text)
+        local = ipaddress.ip_address(local_text) if slash else None
+    except ValueError as error:
+        raise ConfigError(f"advertise: {entry!r} is neither ADDRESS nor EXTERNAL/LOCAL") from error
+    if local is not None and local.version != external.version:
+        raise ConfigError(f"advertise: {entry!r} joins an IPv4 address with an IPv6 address")
+    return Advertised(external, local)
+
+
+@dataclass(frozen=True, slots=True)
+class RtcSettings:
+    """Settings of all peer connections. Times are in seconds, sizes in bytes."""
+
+    policy: IcePolicy = IcePolicy.ALL
+    """Which local candidates may be used; ``RELAY`` hides every local address."""
+    interfaces: tuple[str, ...] = ()
+    """Names of network interfaces, addresses or networks to use; empty means all but loopback."""
+    advertise: tuple[str, ...] = ()
+    """External addresses of a one-to-one NAT, shown in place of the local ones: ``external`` or ``external/local``."""
+    port_range: tuple[int, int] | None = None
+    """First and last UDP port for local candidates; None leaves the choice to the operating system."""
+
+    gather_timeout_s: float = 2.5
+    """Longest wait for STUN and TURN servers; after it, the description goes out with what there is."""
+    ice_timeout_s: float = 25.0
+    dtls_timeout_s: float = 15.0
+    sctp_timeout_s: float = 10.0
+    consent_interval_s: float = 5.0
+    """Between two consent checks (RFC 7675 section 5.1), varied by a fifth."""
+    consent_expiry_s: float = 30.0
+    """Without any authenticated packet for this long, the other side is gone."""
+
+    max_channels: int = 256
+    """Channels of one connection, those of both sides together."""
+    opens_per_second: int = 32
+    """Lasting rate at which the other side may open channels; a burst of ``max_channels`` is let through."""
+    max_message: int = 64 * 1024
+    """Largest message in either direction."""
+    max_channel_name: int = 256
+    """Label and protocol of a channel, together, in bytes."""
+    send_mark: int = 64 * 1024
+    """Below this much queued payload, more is welcome."""
+    send_limit: int = 8 * 1024 * 1024
+    """Queued payload that ends the connection: somebody did not look at the mark."""
+    receive_window: int = 1024 * 1024
+    """Received payload that may wait in our memory for its consumer, over all channels."""
+    reassembly_limit: int = 1024 * 1024
+    """Fragments that may wait for missing ones, over all channels."""
+
+    def __post_init__(self) -> None:
+        if self.port_range is not None:
+            first, last = self.port_range
+            if not 1024 <= first <= last <= 65535:
+                raise ConfigError(f"port_range: {first}-{last} is not an ascending range within 1024-65535")
+        for entry in self.advertise:
+            parse_advertised(entry)
+        for name in ("gather_timeout_s", "ice_timeout_s", "dtls_timeout_s", "sctp_timeout_s", "consent_interval_s"):
+            if not 0 < getattr(self, name) <= 600:
+                raise ConfigError(f"{name}: {getattr(self, name)} is not within 0-600 s")
+        if not 16 * 1024 <= self.max_message <= 256 * 1024:
+            raise ConfigError(f"max_message: {self.max_message} is not within 16384-262144")
+        if not 1 <= self.max_channels <= 1024:
+            raise ConfigError(f"max_channels: {self.max_channels} is not within 1-1024")
+        if self.receive_window < 2 * self.max_message:
+            raise ConfigError(f"receive_window: {self.receive_window} is less than two messages")
+
+    @property
+    def advertised(self) -> tuple[Advertised, ...]:
+        """The entries of ``advertise`` as values."""
+        return tuple(parse_advertised(entry) for entry in self.advertise)
