@@ -16,7 +16,6 @@ Mistakes of people never show a traceback here; a defect of the program does, be
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
@@ -25,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import uvloop
 from rich.console import Console
 from rich.text import Text
 
@@ -36,6 +36,7 @@ from mxrtc_bridge.config.example import example_config
 from mxrtc_bridge.config.files import write_private
 from mxrtc_bridge.config.notation import parse_time
 from mxrtc_bridge.config.registration import random_sender, render_registration
+from mxrtc_bridge.core.display import display
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
 from mxrtc_bridge.core.policy import Allow
@@ -46,6 +47,9 @@ EXIT_USAGE = 2
 EXIT_DENIED = 3
 EXIT_CONFIG = 78
 EXIT_INTERRUPTED = 130
+
+MAX_ERROR_COLUMNS = 500
+"""Errors may quote what a homeserver said; nothing useful is longer."""
 
 config_option = click.option(
     "-c",
@@ -85,9 +89,11 @@ def run_command(path: Path) -> int:
     """Run the bridge until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
     config = load_config(path)
     start_logging(config)
-    # Imported here: the other commands must work, and quickly, without the network libraries.
-    app = importlib.import_module("mxrtc_bridge.app")
-    return int(app.run(config) or EXIT_OK)
+    # The other commands answer quickly because they never load the network libraries.
+    from mxrtc_bridge.app import run  # noqa: PLC0415
+
+    uvloop.run(run(config))
+    return EXIT_OK
 
 
 def start_logging(config: Config) -> None:
@@ -141,7 +147,7 @@ def explain_command(path: Path, moment: str | None, user: str, service: str) -> 
     name, slash, service_name = service.partition("/")
     peer = UserId(name) if name.startswith("@") else config.peer_id(name)
     if peer not in config.peers:
-        say(f"there is no peer {name[:80]!a}; known: {_known(p.name for p in config.peers.values())}", "yellow")
+        say(f"there is no peer {name[:80]!a}; known: {_known([p.name for p in config.peers.values()])}", "yellow")
     elif slash and config.service(peer, service_name) is None:
         say(f"{name} has no service {service_name[:80]!a}; known: {_known(config.service_names(peer))}", "yellow")
     policy = config.policy()
@@ -156,8 +162,8 @@ def explain_command(path: Path, moment: str | None, user: str, service: str) -> 
     return EXIT_DENIED
 
 
-def _known(names: object) -> str:
-    return ", ".join(sorted(str(name) for name in names)) if hasattr(names, "__iter__") else ""
+def _known(names: Sequence[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 def invoke(arguments: Sequence[str]) -> int:
@@ -174,10 +180,10 @@ def invoke(arguments: Sequence[str]) -> int:
         say(str(error), "red")
         return EXIT_CONFIG
     except HomeserverError as error:
-        say(str(error), "red")
+        say(display(str(error), MAX_ERROR_COLUMNS), "red")
         return EXIT_RETRY if error.retryable else EXIT_CONFIG
     except (MxrtcError, OSError) as error:
-        say(str(error), "red")
+        say(display(str(error), MAX_ERROR_COLUMNS), "red")
         return EXIT_RETRY
     return result if isinstance(result, int) else EXIT_OK
 

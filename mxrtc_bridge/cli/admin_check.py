@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import uvloop
 
 from mxrtc_bridge.config import Config, Finding, Level, load_config
 from mxrtc_bridge.config.inspection import inspect
+from mxrtc_bridge.core.display import display
 
 _MAX_PORTS_TRIED = 1000
+_MAX_COLUMNS = 500
 _STYLES = {Level.OK: ("ok  ", "green"), Level.WARN: ("warn", "yellow"), Level.FAIL: ("FAIL", "red")}
 
 
@@ -43,10 +45,10 @@ def _findings(config: Config, offline: bool) -> Iterator[Finding]:
     yield from inspect(config, time.time_ns() // 1_000_000)
     yield from udp_findings(config)
     if not offline:
-        # Imported here: what can be said without the network libraries is said first.
-        app = importlib.import_module("mxrtc_bridge.app")
-        found: Iterable[Finding] = app.check(config)
-        yield from found
+        # What can be said without the network libraries is said before they are loaded.
+        from mxrtc_bridge.app import check  # noqa: PLC0415
+
+        yield from uvloop.run(check(config))
 
 
 def _show(finding: Finding, as_json: bool) -> None:
@@ -55,9 +57,10 @@ def _show(finding: Finding, as_json: bool) -> None:
         click.echo(json.dumps(row))
         return
     word, colour = _STYLES[finding.level]
-    click.echo(f"{click.style(word, fg=colour)}  {finding.what}")
+    # A finding may quote what a homeserver or a TURN server said.
+    click.echo(f"{click.style(word, fg=colour)}  {display(finding.what, _MAX_COLUMNS)}")
     if finding.fix:
-        click.echo(f"      fix: {finding.fix}")
+        click.echo(f"      fix: {display(finding.fix, _MAX_COLUMNS)}")
 
 
 def udp_findings(config: Config) -> list[Finding]:

@@ -99,7 +99,7 @@ def build_database(text: str, folder: Path, environ: Mapping[str, str], complain
             complain(
                 ("database",), "is not sqlite:FILE, like sqlite:mxrtc-bridge.db or sqlite:/var/lib/mxrtc/bridge.db"
             )
-        return f"sqlite:{quote(str((folder / name).absolute()))}"
+        return f"sqlite://{quote(str((folder / name).absolute()))}"
     try:
         usable = scheme in ("postgres", "postgresql") and bool(urlsplit(url).path.strip("/"))
     except ValueError:
@@ -175,10 +175,6 @@ def build_ice(section: models.IceSection, folder: Path, complain: Complain) -> I
     has_turn = any(url.startswith("turn") for server in servers for url in server.urls)
     if section.policy == "relay" and section.servers is not None and not has_turn:
         complain(("ice", "policy"), "relay needs a TURN server, but ice.servers names none")
-    for index, text in enumerate(section.advertise):
-        address = ipaddress.ip_address(text)
-        if address.is_unspecified or address.is_multicast:
-            complain(("ice", "advertise", index), f"{address} is not an address that callers can reach")
     return IceSettings(
         use_homeserver_servers=section.servers is None,
         servers=servers,

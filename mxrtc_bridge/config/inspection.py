@@ -109,7 +109,7 @@ def _ice(config: Config) -> Iterator[Finding]:
 
 
 def _database_file(config: Config) -> Iterator[Finding]:
-    scheme, _, path = config.database.partition(":")
+    scheme, _, path = config.database.partition("://")
     if scheme != "sqlite":
         return
     file = Path(unquote(path))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -71,6 +72,11 @@ def _first_of_each_place(problems: list[Problem]) -> list[Problem]:
     return list(seen.values())
 
 
+@cache
+def _adapter(section: str) -> TypeAdapter[Any]:
+    return TypeAdapter(models.Root.model_fields[section].rebuild_annotation())
+
+
 class _Reader:
     """One attempt to turn a document into a configuration."""
 
@@ -110,9 +116,8 @@ class _Reader:
                 self._complain((key,), unknown_key(key, keys_of(models.Root)))
         for name, field in models.Root.model_fields.items():
             if name in data:
-                adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
                 try:
-                    self._sections[name] = adapter.validate_python(data[name], strict=True)
+                    self._sections[name] = _adapter(name).validate_python(data[name], strict=True)
                 except ValidationError as error:
                     located = problems_from(error.errors(include_url=False), prefix=(name,))
                     self.problems += located

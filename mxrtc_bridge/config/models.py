@@ -54,7 +54,7 @@ Time = Annotated[str, AfterValidator(lambda text: (notation.parse_time(text), te
 Target = Annotated[str, AfterValidator(lambda text: (notation.parse_target(text), text)[1]), Kind("target")]
 ListenText = Annotated[str, AfterValidator(lambda text: str(notation.parse_listen(text))), Kind("listen address")]
 Network = Annotated[str, AfterValidator(lambda text: str(notation.parse_network(text))), Kind("network")]
-Address = Annotated[str, AfterValidator(notation.parse_address), Kind("IP address")]
+Advertised = Annotated[str, AfterValidator(notation.parse_advertised), Kind("IP address")]
 Interface = Annotated[str, AfterValidator(notation.parse_interface), Kind("interface or network")]
 ServerName = Annotated[str, AfterValidator(notation.parse_server_name), Kind("server name")]
 HttpUrl = Annotated[str, AfterValidator(notation.parse_http_url), Kind("URL")]
@@ -121,7 +121,7 @@ class AppserviceSection(Section):
 class ServiceLimitsSection(Section):
     """Limits of one service."""
 
-    streams: Annotated[int, Field(ge=1, le=256), Kind("number")] = 64
+    streams: Annotated[int, Field(ge=1, le=256), Kind("number")] = 256
     """Streams of this service that one session may have open at a time."""
     idle: Annotated[Duration, Field(ge=1, le=30 * 86400)] | None = None
     """A stream without traffic for this long is reset; without it, never."""
@@ -231,8 +231,9 @@ class IceSection(Section):
     """all: direct paths where possible; relay: only through TURN, which hides the bridge's addresses."""
     interfaces: Annotated[list[Interface], Field(max_length=64)] = []
     """Interfaces or networks whose addresses are offered to callers; empty: all but loopback."""
-    advertise: Annotated[list[Address], Field(max_length=16)] = []
-    """External addresses, where a router maps them one to one to this machine."""
+    advertise: Annotated[list[Advertised], Field(max_length=16)] = []
+    """External addresses, where a router maps them one to one to this machine; EXTERNAL/LOCAL says to which of its
+    addresses, if it has several."""
     port_range: Annotated[list[Port], Field(min_length=2, max_length=2)] | None = None
     """First and last UDP port for sessions, for a firewall; without it, any free port."""
     remote: RemoteSection = RemoteSection()

@@ -20,8 +20,9 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB)")
 _BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[^\[\]:/@\s]{1,253}):([0-9]{1,5})")
+# The last label begins with a letter: 127.1 and 0x7f000001 are addresses to the system's resolver, and no names.
 _HOST_NAME = re.compile(
-    r"(?=.{1,253}\Z)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.?"
+    r"(?=.{1,253}\Z)([A-Za-z0-9_]([\w-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z]([\w-]{0,61}[A-Za-z0-9])?\.?", re.A
 )
 _SERVER_NAME = re.compile(r"([A-Za-z0-9.\-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 _ICE_URI = re.compile(
@@ -133,12 +134,17 @@ def parse_network(text: str) -> IpNetwork:
     raise ValueError(f"{quoted(text)} has bits set behind its prefix; did you mean {meant}?")
 
 
-def parse_address(text: str) -> str:
-    """Read an IP address and return it in its usual form."""
-    address = _address(text)
-    if address is None:
-        raise ValueError(f"{quoted(text)} is not an IP address")
-    return str(address)
+def parse_advertised(text: str) -> str:
+    """Read an external address, or ``EXTERNAL/LOCAL`` to say which local address lies behind it."""
+    addresses = [_address(part) for part in text.split("/")]
+    if len(addresses) > 2 or None in addresses:
+        raise ValueError(f"{quoted(text)} is neither an IP address nor EXTERNAL/LOCAL")
+    known = [address for address in addresses if address is not None]
+    if any(address.is_unspecified or address.is_multicast for address in known):
+        raise ValueError(f"{quoted(text)} is not an address that callers can reach")
+    if len({address.version for address in known}) > 1:
+        raise ValueError(f"{quoted(text)} joins an IPv4 address with an IPv6 address")
+    return "/".join(str(address) for address in known)
 
 
 def parse_interface(text: str) -> str:

@@ -38,6 +38,7 @@ MAX_VALUES = 20_000
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"-?[0-9]{1,17}\.[0-9]{1,17}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 Value = None | bool | int | float | str | list["Value"] | dict[str, "Value"]
@@ -90,7 +91,9 @@ def _events(text: str) -> Iterator[Event]:
     try:
         yield from YAML(typ="safe", pure=True).parse(text)
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        # A quote or bracket that is never closed is better searched where it was opened.
+        at_the_end = "end of stream" in str(error.problem)
+        mark = error.context_mark if at_the_end and error.context_mark else error.problem_mark or error.context_mark
         line = mark.line + 1 if mark is not None else 1
         raise _StopReadingError(line, f"not valid YAML: {_explain(error, text, line)}") from None
     except (YAMLError, ValueError, IndexError, AssertionError, AttributeError) as error:
@@ -144,6 +147,8 @@ def _check_node(event: ScalarEvent | MappingStartEvent | SequenceStartEvent, lin
         raise _StopReadingError(line, f"tag {quoted(event.tag)}: tags are not used here")
     if depth >= MAX_DEPTH:
         raise _StopReadingError(line, f"nested deeper than {MAX_DEPTH} levels")
+    if isinstance(event, ScalarEvent) and _SURROGATE.search(event.value):
+        raise _StopReadingError(line, "an escape like \\ud83d is half a character; write the whole, like \\U0001f600")
 
 
 def _take(

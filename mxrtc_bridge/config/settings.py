@@ -103,7 +103,7 @@ class IceSettings:
     interfaces: tuple[str, ...]
     """Names or networks; empty: all but loopback."""
     advertise: tuple[str, ...]
-    """External addresses of a one-to-one NAT."""
+    """External addresses of a one-to-one NAT, each ``EXTERNAL`` or ``EXTERNAL/LOCAL``."""
     port_range: tuple[int, int] | None
     """First and last UDP port; None: whatever the system gives."""
     remote: AddressPolicy
@@ -144,7 +144,7 @@ class Config:
     homeserver: HomeserverSettings
     appservice: AppserviceSettings
     database: str = field(repr=False)
-    """URL: ``sqlite:/absolute/path`` or ``postgres://...`` (which may hold a password)."""
+    """URL: ``sqlite:///absolute/path`` or ``postgres://...`` (which may hold a password)."""
     peers: Mapping[UserId, PeerSettings]
     grants: tuple[Grant, ...]
     deny: tuple[Subject, ...]

@@ -6,7 +6,6 @@ are written here, and every text that comes out is read back by the tests.
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +58,14 @@ def _text(text: str) -> str:
     # Without backslashes both quotings read the same; with them, single quotes keep a regex legible.
     if "\\" in text and text.isprintable():
         return "'" + text.replace("'", "''") + "'"
-    return json.dumps(text)
+    return '"' + "".join(_escaped(char) for char in text) + '"'
+
+
+def _escaped(char: str) -> str:
+    if char in '"\\':
+        return f"\\{char}"
+    # Not the escapes of JSON: YAML does not join the two halves of a surrogate pair.
+    return char if char.isprintable() else f"\\U{ord(char):08x}"
 
 
 def comment(text: str, indent: int) -> Iterator[str]:

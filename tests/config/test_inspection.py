@@ -1,0 +1,105 @@
+"""Legal settings that deserve a second look are found, each with what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mxrtc_bridge.config import Finding, Level
+from mxrtc_bridge.config.inspection import inspect
+
+from .samples import GOOD, changed, load
+
+YEAR_2001_MS = 1_000_000_000_000
+
+
+def careful(tmp_path: Path) -> dict[str, Any]:
+    """A configuration about which there is nothing to say."""
+    data = changed("peers", to={"build": {"services": {"ssh": {"target": "tcp:127.0.0.1:22"}}}})
+    data["tests"] = [{"as": "@alice:example.org", "may": ["build"]}]
+    data["database"] = f"sqlite:{tmp_path}/bridge.db"
+    return data
+
+
+def findings(data: dict[str, Any], now_ms: int = YEAR_2001_MS) -> list[Finding]:
+    return inspect(load(data), now_ms)
+
+
+def test_a_careful_configuration_passes(tmp_path: Path) -> None:
+    [finding] = findings(careful(tmp_path))
+    assert finding.level is Level.OK
+    assert "peers: 1, services: 1, grants: 1, tests passed: 1" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "what"),
+    [
+        (("peers",), {}, "there are no peers"),
+        (("grants",), [], "there are no grants"),
+        (("tests",), [], "there are no policy tests"),
+        (("appservice", "listen"), "192.0.2.1:1", "without encryption on 192.0.2.1:1"),
+        (("metrics",), {"listen": "0.0.0.0:9000"}, "can read the metrics"),
+        (("ice",), {"remote": {"loopback": True}}, "to this machine itself"),
+        (("ice",), {"port_range": [50000, 50398]}, "has 399 ports, but 200 calls need 400"),
+        (("peers", "build", "services", "ssh", "target"), "tcp:build.internal:22", "which may be rebound"),
+        (("peers", "build", "services", "web"), {"target": "tcp:127.0.0.1:80"}, "nobody may use build/web"),
+    ],
+)
+def test_what_is_perhaps_not_meant_is_a_warning(tmp_path: Path, path: tuple[str, ...], value: Any, what: str) -> None:
+    data = careful(tmp_path)
+    if path in (("peers",), ("grants",)):
+        del data["tests"]
+        data["grants"] = []
+    elif path[-1] == "web":
+        data["tests"][0]["may"] = ["build/ssh"]
+    place: Any = data
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    warnings = [finding for finding in findings(data) if finding.level is not Level.OK]
+    assert [what in finding.what for finding in warnings] == [True], warnings
+    assert all(finding.level is Level.WARN and finding.fix for finding in warnings)
+
+
+def test_enough_ports_are_no_warning(tmp_path: Path) -> None:
+    data = careful(tmp_path) | {"ice": {"port_range": [50000, 50399]}}
+    assert [finding.level for finding in findings(data)] == [Level.OK]
+
+
+def test_a_grant_that_has_ended_is_a_warning_and_no_mistake(tmp_path: Path) -> None:
+    """A temporary right that ran out as planned must not keep the bridge from starting."""
+    data = careful(tmp_path)
+    data["grants"][0]["until"] = "2001-09-08"
+    whats = [finding.what for finding in findings(data)[1:]]
+    assert whats == ["the grant ops-ssh has ended", "nobody may use build/ssh"]
+    assert len(findings(data, now_ms=0)) == 1
+
+
+def test_a_grant_to_everybody_is_a_warning(tmp_path: Path) -> None:
+    data = careful(tmp_path)
+    data["grants"][0] |= {"from": ["*"], "acknowledge": "open-to-federation"}
+    assert findings(data)[1].what == "the grant ops-ssh lets in users of every server"
+
+
+def test_a_database_that_others_can_read_is_a_failure(tmp_path: Path) -> None:
+    file = tmp_path / "bridge.db"
+    file.touch(0o644)
+    file.chmod(0o644)
+    [finding] = findings(careful(tmp_path))[1:]
+    assert finding.level is Level.FAIL
+    assert finding.fix == f"chmod 0600 {file}"
+    file.chmod(0o600)
+    assert len(findings(careful(tmp_path))) == 1
+
+
+def test_a_missing_folder_of_the_database_is_a_failure() -> None:
+    [finding] = [f for f in findings(changed("database", to="sqlite:/does/not/exist/x.db")) if f.level is Level.FAIL]
+    assert "/does/not/exist" in finding.what
+
+
+def test_the_good_sample_has_only_warnings() -> None:
+    levels = {f.level for f in findings(changed("database", to="postgres://localhost/x"))}
+    assert levels == {Level.OK, Level.WARN}
+    assert GOOD["version"] == 1
