@@ -1,0 +1,133 @@
+"""What the documentation shows exists: links lead somewhere, and shown commands have the options shown with them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+BIN = Path(sys.executable).parent
+
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`((?:mxrtc|mxrtc-bridge|make) [^`\n]+)`")
+PROGRAMS = ("mxrtc", "mxrtc-bridge", "make")
+BEFORE_A_COMMAND = re.compile(r"^(?:(?:sudo|time|exec|\w+=\S*|docker exec \S+|docker compose exec \S+) )+")
+
+
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def prose(page: Path) -> str:
+    return FENCE.sub("", page.read_text())
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments that GitHub makes from a page's headings."""
+    titles = (re.sub(r"[`*]", "", title).lower() for title in HEADING.findall(prose(page)))
+    return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_inside_the_tree_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in LINK.findall(prose(page)):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        path, _, fragment = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (fragment and file.suffix == ".md" and fragment not in anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+def shown_commands(page: Path) -> Iterator[list[str]]:
+    """Yield the words of each command of ours that a page shows, in a block of shell or in a line of prose."""
+    text = page.read_text()
+    lines = list(INLINE.findall(prose(page)))
+    for _, language, block in FENCE.findall(text):
+        if language in {"sh", "console", "bash", "shell"}:
+            lines += block.replace("\\\n", " ").splitlines()
+    for line in lines:
+        command = BEFORE_A_COMMAND.sub("", line.strip().removeprefix("$ "), count=1)
+        try:
+            words = shlex.split(command, comments=True)
+        except ValueError:
+            continue  # a line of a longer quotation, no command by itself
+        if words and words[0].rpartition("/")[2] in PROGRAMS:
+            yield [words[0].rpartition("/")[2], *words[1:]]
+        for word in words:
+            if match := re.search(r"ProxyCommand=(.+)", word):
+                yield shlex.split(match[1])
+
+
+COMMANDS = [
+    pytest.param(words, id=f"{page_name(page)}: {' '.join(words)[:60]}")
+    for page in PAGES
+    for words in shown_commands(page)
+]
+
+
+@cache
+def help_of(program: str, *subcommand: str) -> str:
+    """Return a help text as the program prints it, or an empty one if there is no such command."""
+    result = subprocess.run(
+        [BIN / program, *subcommand, "--help"], capture_output=True, text=True, check=False, timeout=60
+    )
+    return result.stdout if result.returncode == 0 else ""
+
+
+def option_names(words: list[str]) -> list[str]:
+    return [word.partition("=")[0] for word in words if re.match(r"--?[a-zA-Z]", word)]
+
+
+@cache
+def make_targets() -> frozenset[str]:
+    return frozenset(re.findall(r"^([a-z-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_shown_command_exists_with_its_options(words: list[str]) -> None:
+    program, *rest = words
+    rest = rest[: next((i for i, word in enumerate(rest) if word in {"|", ">", "&", "&&", ";", "<"}), len(rest))]
+    if program == "make":
+        targets = {word for word in rest if "=" not in word and not word.startswith("-")}
+        assert targets <= make_targets()
+        return
+    top = help_of(program)
+    assert top, f"{program} --help fails"
+    subcommand = next((word for word in rest if re.search(rf"^ +{re.escape(word)}\b", top, re.MULTILINE)), None)
+    known = top if subcommand is None else top + help_of(program, subcommand)
+    if subcommand is None:
+        assert rest, f"{program} without a command shows nothing"
+        assert all(word.startswith("-") for word in rest), f"{program} has no command {rest[0]}"
+    else:
+        assert help_of(program, subcommand)
+    missing = [name for name in option_names(rest) if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", known)]
+    assert missing == [], f"{program} {subcommand} has no such options"
+
+
+def test_the_search_for_commands_finds_them(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Say `mxrtc ls --json` or `make demo`, not `other thing`.\n"
+        "```sh\npip install mxrtc\n$ sudo A=b /opt/x/mxrtc-bridge run \\\n  -c x.yaml  # a comment\n"
+        "ssh -o ProxyCommand='mxrtc nc build/ssh' me@build\n```\n"
+        "```yaml\nmxrtc: no command\n```\n"
+    )
+    assert list(shown_commands(page)) == [
+        ["mxrtc", "ls", "--json"],
+        ["make", "demo"],
+        ["mxrtc-bridge", "run", "-c", "x.yaml"],
+        ["mxrtc", "nc", "build/ssh"],
+    ]

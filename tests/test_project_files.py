@@ -1,0 +1,135 @@
+"""The files around the code agree with it and with each other: packaging, make, continuous integration, the unit."""
+
+from __future__ import annotations
+
+import configparser
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+
+# Packaging
+
+
+@pytest.mark.parametrize(("script", "target"), PROJECT["scripts"].items())
+def test_a_console_script_can_be_called_and_is_installed(script: str, target: str) -> None:
+    module, _, name = target.partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+    version = subprocess.run([BIN / script, "--version"], capture_output=True, text=True, check=True).stdout
+    assert importlib.import_module("mxrtc_bridge").__version__ in version
+
+
+def test_the_licence_is_the_one_that_is_declared() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert PROJECT["license"] == "Apache-2.0"
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_every_file_of_the_source_distribution_exists() -> None:
+    included = PYPROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert [name for name in included if not (ROOT / name).exists()] == []
+
+
+def test_make_and_the_demo_extra_ask_for_the_same_synapse() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert [re.findall(r"^SYNAPSE := (.+)$", makefile, re.MULTILINE)] == [PROJECT["optional-dependencies"]["demo"]]
+
+
+def test_a_dependency_that_we_reach_into_has_an_upper_limit() -> None:
+    limits = {re.split(r"[<>=;\[]", each)[0]: each for each in PROJECT["dependencies"]}
+    assert all("<" in limits[name] for name in ("aiortc", "aioice", "mautrix", "aiohttp", "pydantic"))
+
+
+# Continuous integration
+
+
+@pytest.mark.parametrize("script", ["run", "packages", "venv", "find-python"])
+def test_a_script_of_continuous_integration_can_be_run(script: str) -> None:
+    path = ROOT / ".ci" / script
+    assert os.access(path, os.X_OK)
+    shell = path.read_text().splitlines()[0].split("/")[-1].split()[-1]
+    subprocess.run([shell, "-n", path], check=True)
+
+
+def test_continuous_integration_runs_what_a_person_runs() -> None:
+    lines = (ROOT / ".ci/run").read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("#!/usr/bin/env bash", "exec make test")
+    assert "set -euo pipefail" in lines
+
+
+def test_missing_programs_are_named_to_who_may_not_install_them(tmp_path: Path) -> None:
+    """Somebody who is not root gets the command to paste, with every package that is missing, and a failure."""
+    for name in ("sh", "dirname", "basename"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "id").chmod(0o755)
+    result = subprocess.run(
+        ["/bin/sh", ROOT / ".ci/packages", "test"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    advice = result.stderr.splitlines()[-1]
+    assert "apt-get install" in advice
+    assert {"python3", "python3-venv", "npm", "gcc"} <= set(advice.split())
+    assert result.stdout == ""
+
+
+def test_an_old_python_is_passed_over(tmp_path: Path) -> None:
+    for name, answer in (("python3", 1), ("python3.13", 1), ("python3.12", 0)):
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {answer}\n")
+        (tmp_path / name).chmod(0o755)
+
+    def find(**env: str) -> subprocess.CompletedProcess[str]:
+        command = ["/bin/sh", ROOT / ".ci/find-python"]
+        env["PATH"] = str(tmp_path)
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    assert find().stdout.strip() == str(tmp_path / "python3.12")
+    refused = find(PYTHON="python3")
+    assert (refused.returncode, "3.11 or newer" in refused.stderr) == (1, True)
+
+
+def test_browser_packages_are_exact_and_bound_to_no_registry() -> None:
+    package = json.loads((ROOT / "tests/browser/package.json").read_text())
+    lock = json.loads((ROOT / "tests/browser/package-lock.json").read_text())
+    asked = {**package["dependencies"], **package["devDependencies"]}
+    locked = {path.removeprefix("node_modules/"): entry for path, entry in lock["packages"].items() if path}
+    assert {name: locked[name]["version"] for name in asked} == asked
+    assert [name for name, entry in locked.items() if "resolved" in entry] == []
+    assert [name for name, entry in locked.items() if "integrity" not in entry] == []
+
+
+# The service unit
+
+
+def test_the_service_unit_is_hardened_and_runs_the_bridge() -> None:
+    parser = configparser.RawConfigParser(strict=False, delimiters=("=",), comment_prefixes=("#",))
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read(ROOT / "docs/how-to/mxrtc-bridge.service")
+    service = dict(parser["Service"])
+    assert service["ExecStart"].split()[0].endswith("/mxrtc-bridge")
+    assert service["ExecStart"].split()[1:3] == ["run", "-c"]
+    assert {name: service[name] for name in ("DynamicUser", "NoNewPrivileges", "ProtectSystem", "UMask")} == {
+        "DynamicUser": "yes",
+        "NoNewPrivileges": "yes",
+        "ProtectSystem": "strict",
+        "UMask": "0077",
+    }
+    assert service["CapabilityBoundingSet"] == ""
+    assert {"AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"} == set(service["RestrictAddressFamilies"].split())
