@@ -167,7 +167,11 @@ def _known(names: Sequence[str]) -> str:
 
 
 def invoke(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code; expected failures are said in one clear text."""
+    """Run one command and return its exit code; expected failures are said in one clear text.
+
+    Raises:
+        BrokenPipeError: nobody reads standard output any more.
+    """
     try:
         result = cli.main(list(arguments), prog_name="mxrtc-bridge", standalone_mode=False)
     except click.ClickException as error:
@@ -182,6 +186,8 @@ def invoke(arguments: Sequence[str]) -> int:
     except HomeserverError as error:
         say(display(str(error), MAX_ERROR_COLUMNS), "red")
         return EXIT_RETRY if error.retryable else EXIT_CONFIG
+    except BrokenPipeError:
+        raise
     except (MxrtcError, OSError) as error:
         say(display(str(error), MAX_ERROR_COLUMNS), "red")
         return EXIT_RETRY
@@ -190,10 +196,11 @@ def invoke(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of ``mxrtc-bridge``."""
-    code = invoke(sys.argv[1:])
     try:
+        code = invoke(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader (head, less) has gone; the interpreter must not complain about it at its exit.
+        # The reader (head, less) has seen enough; the interpreter must not complain about it at its exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_OK
     sys.exit(code)
