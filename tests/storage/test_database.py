@@ -43,7 +43,7 @@ async def pragma(database: Database, name: str) -> object:
     return await database.transaction(read)
 
 
-async def test_sqlite_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+async def test_sqlite_files_are_readable_by_their_owner_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The main file and both journal files hold keys; the umask of the process does not matter."""
     old = os.umask(0)
     try:
@@ -53,6 +53,7 @@ async def test_sqlite_files_are_readable_by_their_owner_only(tmp_path: Path) -> 
     finally:
         os.umask(old)
     assert modes == {"bridge.db": 0o600, "bridge.db-wal": 0o600, "bridge.db-shm": 0o600}
+    assert caplog.text == "", "it never had another mode that was corrected afterwards"
 
 
 async def test_sqlite_file_that_others_could_read_is_closed_to_them(
@@ -163,6 +164,25 @@ async def test_locked_database_is_asked_again_until_it_is_free(tmp_path: Path) -
         finally:
             other.close()
         assert await database.transaction(count_notices) == 1
+
+
+async def test_close_waits_for_a_transaction_that_waits_for_the_lock(tmp_path: Path) -> None:
+    """Between two attempts it holds no connection, but it is not abandoned."""
+    path = tmp_path / "bridge.db"
+    database = await Database.open(f"sqlite:///{path}")
+    other = sqlite3.connect(path, isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        writing = asyncio.create_task(database.transaction(insert_notice))
+        await asyncio.wait([writing], timeout=0.52)
+        closing = asyncio.create_task(database.close())
+        await asyncio.wait([closing], timeout=0.1)
+        other.execute("COMMIT")
+        await writing
+        await closing
+        assert other.execute("SELECT COUNT(*) FROM notice").fetchone() == (1,)
+    finally:
+        other.close()
 
 
 async def test_locked_database_is_an_error_after_a_while_and_works_afterwards(tmp_path: Path) -> None:
