@@ -58,7 +58,7 @@ bench: $(RUN_READY) $(SYNAPSE_READY)
 # The pages and examples that are printed by the program; the tests compare them.
 .PHONY: docs
 docs: $(TEST_READY)
-	$(BIN)/pytest --write-generated -m generated $(PYTEST_ARGS)
+	@$(BIN)/python -m tests.write_docs
 
 .PHONY: synapse
 synapse: $(SYNAPSE_READY)

@@ -1,4 +1,4 @@
-"""What all tests share: real homeservers, generated files, and a watch over what a test leaves behind.
+"""What all tests share: real homeservers, and a watch over what a test leaves behind.
 
 Event loops: each async test runs in a loop of its own (``asyncio_mode = auto``), the standard library's and not
 uvloop, because its debug mode and its warnings about unclosed transports are better. The programs that the tests
@@ -33,16 +33,6 @@ class HomeserverFactory(Protocol):
     async def __call__(self, *, started: bool = True, **options: Any) -> Synapse: ...
 
 
-class GeneratedFile(Protocol):
-    """Compares a file of the source tree with what the program prints now."""
-
-    def __call__(self, path: str, text: str) -> None: ...
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-generated", action="store_true", help="write the generated files instead of comparing")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if REAL_FIXTURES.intersection(getattr(item, "fixturenames", ())):
@@ -74,25 +64,6 @@ async def make_homeserver(tmp_path: Path) -> AsyncIterator[HomeserverFactory]:
             return synapse
 
         yield make
-
-
-@pytest.fixture
-def generated_file(request: pytest.FixtureRequest) -> GeneratedFile:
-    """Compare a file that is printed by the program; ``make docs`` writes it instead.
-
-    A test that uses it carries the marker ``generated``.
-    """
-    root = request.config.rootpath
-
-    def compare(path: str, text: str) -> None:
-        file = root / path
-        if request.config.getoption("--write-generated"):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
-        assert file.exists(), f"{path} is missing: run 'make docs'"
-        assert file.read_text() == text, f"{path} is not what the program prints: run 'make docs'"
-
-    return compare
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,0 +1,34 @@
+"""Writes the files that are made by the program: ``python -m tests.write_docs``, or ``make docs``.
+
+Each has a test beside the code that makes it, which compares and never writes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mxrtc_bridge.config.example import example_config, example_registration
+from mxrtc_bridge.config.reference import reference_page
+from tests.core import call_states_page
+
+ROOT = Path(__file__).parent.parent
+
+GENERATED = {
+    ROOT / "config.example.yaml": example_config,
+    ROOT / "registration.yaml.example": example_registration,
+    ROOT / "docs/reference/configuration.md": reference_page,
+    call_states_page.PAGE: call_states_page.render,
+}
+
+
+def main() -> None:
+    """Write each file that is not what the program makes now, and name it."""
+    for path, make in GENERATED.items():
+        text = make()
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            print(f"written: {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
