@@ -354,10 +354,10 @@ class StreamMachine:
         if not 0 < size <= half.given - half.written:
             raise StateError(f"SinkWritten({size}), but {half.given - half.written} bytes are with the sink")
         half.written += size
-        self._release()
         if half.state is ReceiveState.OPEN and half.ack_due:
             half.promise()
             self._say(wire.Ack(half.acked, half.window))
+        self._release()
         self._settle_receiving()
 
     def _sink_closed(self, now: float, error: str | None) -> None:
