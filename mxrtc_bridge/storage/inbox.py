@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 from mautrix.util.async_db import Connection
@@ -22,6 +23,9 @@ MAX_SET_ASIDE = 10_000
 """Fewer than of the others, because these keep their payload for the admin to look at."""
 MAX_REASON_CHARS = 200
 _BATCH = 1000
+_ROWS = 100
+"""Rows of one INSERT; with all their columns far below the 32,766 values that both databases take."""
+_COLUMNS = 7
 
 _NEW, _DONE, _SET_ASIDE = 0, 1, 2
 
@@ -85,23 +89,20 @@ class InboxStore:
             StorageError: nothing has been stored.
         """
 
-        async def insert(connection: Connection) -> list[int | None]:
-            return [
-                await connection.fetchval(
-                    "INSERT INTO event (event_id, room_id, state, reason, payload, received_ms, settled_ms) "
-                    "VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (event_id) DO NOTHING RETURNING seq",
-                    arrival.key,
-                    arrival.room_id,
-                    _NEW if arrival.refusal is None else _SET_ASIDE,
-                    _cut(arrival.refusal),
-                    arrival.payload,
-                    now_ms,
-                    None if arrival.refusal is None else now_ms,
-                )
-                for arrival in arrivals
-            ]
+        async def insert(connection: Connection) -> dict[str, int]:
+            places: dict[str, int] = {}
+            for start in range(0, len(arrivals), _ROWS):
+                rows = arrivals[start : start + _ROWS]
+                values = [value for arrival in rows for value in _row(arrival, now_ms)]
+                stored = await connection.fetch(_insert_statement(len(rows)), *values)
+                places.update((row["event_id"], row["seq"]) for row in stored)
+            return places
 
-        return await self._database.transaction(insert) if arrivals else []
+        if not arrivals:
+            return []
+        places = await self._database.transaction(insert)
+        # Taken out at the first mention: a second one in the same transaction is a repetition.
+        return [places.pop(arrival.key, None) for arrival in arrivals]
 
     async def waiting_rooms(self, limit: int) -> list[str]:
         """Rooms with events that wait, the one that has waited longest first."""
@@ -190,6 +191,24 @@ class InboxStore:
             return len(rows)
 
         return await self._database.transaction(delete)
+
+
+@cache
+def _insert_statement(rows: int) -> str:
+    """One statement for so many rows: a statement for each would be a change of thread for each."""
+    groups = (
+        "(" + ", ".join(f"${row * _COLUMNS + column}" for column in range(1, _COLUMNS + 1)) + ")" for row in range(rows)
+    )
+    return (
+        "INSERT INTO event (event_id, room_id, state, reason, payload, received_ms, settled_ms) "  # noqa: S608 - numbers
+        f"VALUES {', '.join(groups)} ON CONFLICT (event_id) DO NOTHING RETURNING event_id, seq"
+    )
+
+
+def _row(arrival: Arrival, now_ms: int) -> tuple[str | int | None, ...]:
+    if arrival.refusal is None:
+        return (arrival.key, arrival.room_id, _NEW, None, arrival.payload, now_ms, None)
+    return (arrival.key, arrival.room_id, _SET_ASIDE, _cut(arrival.refusal), arrival.payload, now_ms, now_ms)
 
 
 def _cut(reason: str | None) -> str | None:

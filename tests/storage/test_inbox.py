@@ -59,6 +59,16 @@ async def test_store_knows_an_event_again_whatever_brings_it(inbox: InboxStore) 
     assert await inbox.count_waiting() == 0
 
 
+@pytest.mark.parametrize("count", [99, 100, 101, 1000])
+async def test_store_keeps_the_order_of_many(inbox: InboxStore, count: int) -> None:
+    """Also over the limit of rows that one statement inserts, with repetitions on both sides of it."""
+    arrivals = [Row(f"${number}") for number in range(count)]
+    places = await inbox.store([*arrivals, arrivals[0], arrivals[-1]], 10)
+    assert places[count:] == [None, None]
+    assert places[:count] == sorted(place for place in places if place is not None)
+    assert await keys(inbox, limit=2000) == [row.key for row in arrivals]
+
+
 async def test_store_of_nothing_returns_nothing(inbox: InboxStore) -> None:
     assert await inbox.store([], 1) == []
 
