@@ -252,8 +252,10 @@ async def test_close_does_not_reset_a_peer_that_is_still_sending() -> None:
     await pair.send(bytes(200_000))
     pair.sink.write(b"goodbye")
     pair.sink.close()
-    await pair.send(bytes(200_000))
     assert await pair.receive_all() == b"goodbye"
+    for _ in range(3):
+        await pair.send(bytes(200_000))
+        await asyncio.sleep(0.01)
     pair.peer.close()
     await recorder.until(lambda r: r.closed == [None])
     assert not recorder.data, "what comes after the close is of no interest"
