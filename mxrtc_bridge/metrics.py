@@ -10,22 +10,34 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
+from mxrtc_bridge.core.call_values import Outcome as CallOutcome
+from mxrtc_bridge.core.stream_events import Outcome as StreamOutcome
+
 OTHER = "other"
 
 TRANSACTION_OUTCOMES = frozenset({"accepted", "unauthorized", "refused", "unavailable", "failed"})
 """``refused``: not a transaction at all; ``unavailable``: not ready or storage full, so it comes again."""
 EVENT_OUTCOMES = frozenset({"stored", "duplicate", "ignored", "handled", "set_aside", "timeout"})
-CALL_OUTCOMES = frozenset({"connected", "ended", "rejected", "ignored", "expired", "failed", "lost"})
-STREAM_OUTCOMES = frozenset({"opened", "closed", "reset", "refused", "failed"})
-DIRECTIONS = frozenset({"to_target", "to_peer"})
+CALL_OUTCOMES = frozenset(outcome.name.lower() for outcome in CallOutcome)
+STREAM_OUTCOMES = frozenset({"opened", *(outcome.value for outcome in StreamOutcome)})
+DIRECTIONS = frozenset({"sent", "received"})
+"""As the bridge sees it: ``sent`` to the user, ``received`` from the user."""
 REFUSALS = frozenset(
     {
-        "bad_id", "bad_event", "bad_description", "bad_candidate", "bad_address", "too_large", "too_many", "too_deep",
-        "denied", "expired", "replay", "busy", "unknown_service", "unreachable", "protocol", "not_direct", "encrypted",
-        "ice_failed", "ice_timeout", "dtls_failed", "sctp_failed",
+        # call events (core/events, core/event_codec)
+        "bad_content", "bad_event", "bad_id", "bad_version", "candidate_too_long", "sdp_too_large", "too_many_candidates",
+        "unknown_type",
+        # descriptions (core/sdp)
+        "bad_attribute", "bad_candidate", "bad_fingerprint", "bad_line", "bad_section", "conflicting_attribute",
+        "conflicting_fingerprints", "many_sections", "media_refused", "missing_attribute", "no_data_section",
+        "no_fingerprint", "section_rejected", "too_large", "weak_fingerprint",
+        # calls (engine/calls)
+        "calls_limit", "denied", "rate", "replay", "room", "stale_invite",
+        # channels (engine/acceptor)
+        "bad_label", "limit", "second_control", "unknown_protocol",
     }
 )  # fmt: skip
-"""Codes of refusals that every part knows; :class:`Metrics` takes more at construction."""
+"""Codes of refusals; :class:`Metrics` takes more at construction, and counts all others as ``other``."""
 
 
 class Metrics:

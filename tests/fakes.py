@@ -110,7 +110,7 @@ class FakeChannel:
         if self.closed:
             return
         self.closed = True
-        self._peer.network.append(lambda: self.other.remote_closed())
+        self._peer.network.append(self.other.remote_closed)
         self._peer.network.append(lambda: self.tell(lambda listener: listener.channel_closed()))
 
     def remote_closed(self) -> None:

@@ -19,9 +19,9 @@ def test_metrics_count_by_label() -> None:
     metrics.transaction("accepted")
     metrics.events("stored", 3)
     metrics.events("stored")
-    metrics.call("connected")
+    metrics.call("remote_hangup")
     metrics.stream("opened")
-    metrics.payload("to_peer", 65536)
+    metrics.payload("sent", 65536)
     metrics.refusal("denied")
     metrics.sessions_live(2)
     metrics.streams_live(5)
@@ -29,9 +29,9 @@ def test_metrics_count_by_label() -> None:
     assert series(metrics) == {
         'mxrtc_transactions_total{outcome="accepted"}': 1,
         'mxrtc_events_total{outcome="stored"}': 4,
-        'mxrtc_calls_total{outcome="connected"}': 1,
+        'mxrtc_calls_total{outcome="remote_hangup"}': 1,
         'mxrtc_streams_total{outcome="opened"}': 1,
-        'mxrtc_payload_bytes_total{direction="to_peer"}': 65536,
+        'mxrtc_payload_bytes_total{direction="sent"}': 65536,
         'mxrtc_refusals_total{code="denied"}': 1,
         "mxrtc_sessions_live": 2,
         "mxrtc_streams_live": 5,
@@ -64,7 +64,7 @@ def test_refusal_codes_can_be_announced() -> None:
 def test_a_count_of_nothing_changes_nothing(size: int) -> None:
     """A counter never falls, and a zero makes no series."""
     metrics = Metrics()
-    metrics.payload("to_target", size)
+    metrics.payload("received", size)
     assert not any("payload" in name for name in series(metrics))
 
 

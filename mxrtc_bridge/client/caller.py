@@ -45,6 +45,16 @@ INVITE_LIFETIME_MS = 30_000
 GOODBYE_S = 3.0
 """How long hanging up in order may take."""
 
+FIRST_PROGRESS_S = 2.0
+PROGRESS_EVERY_S = 8.0
+
+_PROGRESS: dict[call.State, str] = {
+    call.State.IDLE: "the homeserver, and for the peer to join our room",
+    call.State.OFFERING: "STUN and TURN servers",
+    call.State.INVITING: "the peer to answer",
+    call.State.CONNECTING: "a network path to the peer",
+}
+
 _FAILURES: dict[DirectFailure, Exit] = {
     DirectFailure.NO_SUCH_PEER: Exit.DENIED,
     DirectFailure.DECLINED: Exit.DENIED,
@@ -94,20 +104,27 @@ class Caller:
         """
         clock = LoopClock()
         began = clock.monotonic()
+        progress = asyncio.create_task(self._tell_progress(peer), name="progress")
         try:
             async with asyncio.timeout(self._options.timeout_s):
                 room = await self._find_room(peer)
                 session, links = self._new_session(peer, room, clock)
         except TimeoutError:
+            progress.cancel()
             raise ClientError(Exit.RETRY, "the homeserver did not answer in time; try again later") from None
+        except BaseException:
+            progress.cancel()
+            raise
         key = (session.room, session.call_id)
         self._sessions[key] = session
         running = asyncio.create_task(session.run(), name="call")
         try:
             session.feed(call.Place())
             await self._wait_until_connected(peer, session, links, running, began)
+            progress.cancel()
             yield Connection(peer, session, links, clock.monotonic() - began)
         finally:
+            progress.cancel()
             session.feed(call.HangUp("user_hangup"))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GOODBYE_S):
@@ -116,6 +133,17 @@ class Caller:
             with contextlib.suppress(asyncio.CancelledError):
                 await running
             del self._sessions[key]
+
+    async def _tell_progress(self, peer: UserId) -> None:
+        """Say what is waited for, once it takes long enough to wonder."""
+        pause = FIRST_PROGRESS_S
+        while True:
+            await asyncio.sleep(pause)
+            pause = PROGRESS_EVERY_S
+            states = [session.state for session in self._sessions.values() if session.remote == peer]
+            waiting_for = _PROGRESS.get(states[-1] if states else call.State.IDLE)
+            if waiting_for is not None:
+                self._report.say("waiting", f"{self.name_of(peer)}: waiting for {waiting_for}", waiting_for=waiting_for)
 
     async def _wait_until_connected(
         self, peer: UserId, session: Session, links: OpenerLinks, running: asyncio.Task[call_values.Ended], began: float

@@ -55,7 +55,7 @@ class Connection:
         return explain(outcome, self.links.bye)
 
 
-def explain(outcome: call.Ended, bye: tuple[str, str] | None) -> Lost:
+def explain(outcome: call.Ended, bye: tuple[str, str] | None) -> Lost:  # noqa: PLR0911 - one row for each ending
     """Say in words why a call ended, and whether trying again makes sense."""
     if bye is not None:
         code, message = bye

@@ -33,7 +33,7 @@ class Forward:
     service: ServiceName | None
 
 
-_FORWARD = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253}|\*):)?(\d{1,5})(?:=(.+))?")
+_FORWARD = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253}|\*):)?([0-9]{1,5})(?:=(.+))?")
 
 
 def parse_forward(text: str) -> Forward:

@@ -105,7 +105,7 @@ class ControlLink:
 
     # Effects
 
-    def _perform(self, effect: control.ControlEffect) -> None:
+    def _perform(self, effect: control.ControlEffect) -> None:  # noqa: C901 - one row for each effect
         match effect:
             case control.SendText(text=text):
                 self._channel.send(text)

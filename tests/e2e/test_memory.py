@@ -39,7 +39,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 async def test_sink_that_stops_reading_does_not_grow_either_side(world: World) -> None:
     """1 GiB is offered to a service that reads nothing: what cannot move on stays with the writer."""
-    process, port = await world.connect("alice", "build", "-L", "0=stall", "-L", "0=echo")
+    process, _ = await world.connect("alice", "build", "-L", "0=stall", "-L", "0=echo")
     ports = [int(line.rsplit(":", 1)[1].split()[0]) for line in process.lines() if "listening on 127.0.0.1:" in line]
     assert len(ports) == 2
     assert world.bridge is not None

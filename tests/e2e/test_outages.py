@@ -46,7 +46,7 @@ async def test_pipe_goes_on_while_the_homeserver_is_away(world: World) -> None:
     await exchange(reader, writer)
     writer.close()
     # New calls are answered soon after the homeserver is back, not after its back-off of minutes.
-    code, out, err = await world.run_mxrtc("alice", "ping", "build", "-c", "1", timeout_s=60)
+    code, _, err = await world.run_mxrtc("alice", "ping", "build", "-c", "1", timeout_s=60)
     assert code == 0, err
 
 
@@ -59,19 +59,16 @@ async def test_client_reconnects_after_the_bridge_was_killed(world: World) -> No
     world.bridge.kill()
     await world.start_bridge()
     await process.wait_for_line(r"(?i)lost|ended", 40, after=mark)
-    with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
-        # A stream that was cut is reset: the local program must not take it for a complete one.
-        while True:
-            writer.write(b"x")
-            await writer.drain()
-            await asyncio.wait_for(reader.readexactly(1), 20)
+    # A stream that was cut is reset: the local program must not take it for a complete one.
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(reader.read(), 20)
     await process.wait_for_line(r"connected", 60, after=mark)
     data = payload(200_000)
     assert await asyncio.wait_for(pump(port, data), 20) == data
     # Nothing was acted on twice: each call id was answered once and has ended, but the one that lives.
     database = sqlite3.connect(world.folder / "bridge.db")
     try:
-        calls = database.execute("SELECT call_id, ended_at_ms FROM calls").fetchall()
+        calls = database.execute("SELECT call_id, ended_ms FROM call").fetchall()
     finally:
         database.close()
     assert len({call_id for call_id, _ in calls}) == len(calls)
@@ -112,7 +109,7 @@ async def test_withdrawn_service_resets_its_streams_and_leaves_the_others(world:
     process, port = await world.connect("alice", "build", "-L", "0=echo")
     found = await process.wait_for_line(r"listening on", 5)
     assert found
-    process_other, other_port = await world.connect("alice", "build/other", "-L", "0")
+    _, other_port = await world.connect("alice", "build/other", "-L", "0")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     other_reader, other_writer = await asyncio.open_connection("127.0.0.1", other_port)
     await exchange(reader, writer)
@@ -138,6 +135,6 @@ async def test_bridge_that_stops_says_goodbye_and_leaves_nothing_open(world: Wor
     writer.close()
     database = sqlite3.connect(world.folder / "bridge.db")
     try:
-        assert database.execute("SELECT count(*) FROM calls WHERE ended_at_ms IS NULL").fetchone() == (0,)
+        assert database.execute("SELECT count(*) FROM call WHERE ended_ms IS NULL").fetchone() == (0,)
     finally:
         database.close()

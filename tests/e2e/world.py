@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
 
-
 from mxrtc_bridge.demo.processes import ManagedProcess, PortReservation
 from mxrtc_bridge.demo.synapse import Synapse
 
@@ -58,6 +57,14 @@ class World:
         self.grants: list[dict[str, Any]] = []
         self.settings: dict[str, Any] = {}
         self._runs = 0
+        self._served: set[asyncio.Task[Any]] = set()
+        stack.push_async_callback(self._end_services)
+
+    async def _end_services(self) -> None:
+        served = tuple(self._served)
+        for task in served:
+            task.cancel()
+        await asyncio.gather(*served, return_exceptions=True)
 
     @classmethod
     async def start(cls, folder: Path, stack: AsyncExitStack, **homeserver: Any) -> Self:
@@ -83,11 +90,15 @@ class World:
         """Run a TCP service of this process behind the peer ``build``; returns its port."""
 
         async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._served.add(task)
             try:
                 await handler(reader, writer)
             except (OSError, asyncio.CancelledError):
                 pass
             finally:
+                self._served.discard(task)
                 writer.close()
 
         server = await asyncio.start_server(guarded, "127.0.0.1", 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -181,6 +182,7 @@ class Bridge:
         return [code for kind, code in self.counters.counted if kind == "refusal"]
 
 
+@contextlib.asynccontextmanager
 async def running(bridge: Bridge) -> AsyncIterator[Bridge]:
     task = asyncio.create_task(bridge.manager.run())
     await asyncio.sleep(0)
@@ -192,7 +194,7 @@ async def running(bridge: Bridge) -> AsyncIterator[Bridge]:
 
 @pytest.fixture
 async def bridge() -> AsyncIterator[Bridge]:
-    async for each in running(Bridge()):
+    async with running(Bridge()) as each:
         yield each
 
 
@@ -267,7 +269,7 @@ async def test_invite_for_somebody_else_and_of_our_own_users_is_ignored(bridge: 
 
 
 async def test_calls_beyond_the_limit_of_a_user_are_rejected_as_busy() -> None:
-    async for bridge in running(Bridge(limits=CallLimits(per_user=2, per_server=10, total=10))):
+    async with running(Bridge(limits=CallLimits(per_user=2, per_server=10, total=10))) as bridge:
         for number in range(3):
             await bridge.invite(f"c{number}")
         await bridge.until(lambda: len(bridge.sent) == 3)
@@ -280,7 +282,7 @@ async def test_calls_beyond_the_limit_of_a_user_are_rejected_as_busy() -> None:
 
 
 async def test_invites_beyond_the_rate_are_not_even_claimed() -> None:
-    async for bridge in running(Bridge(invites_per_minute=2)):
+    async with running(Bridge(invites_per_minute=2)) as bridge:
         bridge.denied.add(ALICE)
         for number in range(4):
             await bridge.invite(f"c{number}")
@@ -302,7 +304,7 @@ async def test_connection_that_does_not_come_up_ends_its_own_call_only(bridge: B
 
 
 async def test_setup_that_hangs_is_hung_up_at_its_deadline() -> None:
-    async for bridge in running(Bridge(setup_s=0.05)):
+    async with running(Bridge(setup_s=0.05)) as bridge:
         bridge.fate = "hangs"
         await bridge.invite()
         async with asyncio.timeout(5):

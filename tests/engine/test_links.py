@@ -286,7 +286,7 @@ async def test_silent_peer_is_dead_after_12_s(session: Session) -> None:
 
 
 async def test_stream_of_a_service_with_an_idle_limit_is_reset_when_nothing_moves(session: Session) -> None:
-    local, remote, finished = await open_stream(session, "idle")
+    local, _, finished = await open_stream(session, "idle")
     session.clock.advance(1.0)
     await session.settle()
     for _ in range(58):

@@ -1,0 +1,79 @@
+"""What the end of a call or a stream means for the exit code."""
+
+from __future__ import annotations
+
+import pytest
+
+from mxrtc_bridge.client.connection import check_finished, explain, only_service
+from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.core import call
+from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.stream_events import Finished, Outcome
+
+PEER = UserId("@rtc_build:example.org")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "code"),
+    [
+        (call.Outcome.REJECTED, "rejected", Exit.DENIED),
+        (call.Outcome.REJECTED, "user_busy", Exit.RETRY),
+        (call.Outcome.MEMBER_LEFT, "member_left", Exit.DENIED),
+        (call.Outcome.TIMED_OUT, "invite_timeout", Exit.OFFLINE),
+        (call.Outcome.TIMED_OUT, "setup_timeout", Exit.NO_PATH),
+        (call.Outcome.FAILED, "ice_failed", Exit.NO_PATH),
+        (call.Outcome.FAILED, "ice_timeout", Exit.NO_PATH),
+        (call.Outcome.FAILED, "homeserver", Exit.RETRY),
+        (call.Outcome.REMOTE_HANGUP, "unknown_error", Exit.RETRY),
+        (call.Outcome.LOCAL_HANGUP, "", Exit.RETRY),
+    ],
+)
+def test_end_of_a_call_separates_again_from_never(outcome: call.Outcome, reason: str, code: Exit) -> None:
+    lost = explain(call.Ended(outcome, reason), None)
+    assert lost.code is code
+    assert lost.sentence
+
+
+@pytest.mark.parametrize("outcome", list(call.Outcome))
+def test_every_outcome_has_a_sentence(outcome: call.Outcome) -> None:
+    assert len(explain(call.Ended(outcome, "something"), None).sentence) > 10
+
+
+def test_words_of_farewell_count_more_than_the_hangup() -> None:
+    ended = call.Ended(call.Outcome.REMOTE_HANGUP, "user_hangup")
+    assert explain(ended, ("denied", "your right has ended")).code is Exit.DENIED
+    assert explain(ended, ("shutdown", "")).code is Exit.RETRY
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "exit_code"),
+    [
+        (Outcome.REFUSED, "denied", Exit.DENIED),
+        (Outcome.REFUSED, "unknown", Exit.DENIED),
+        (Outcome.REFUSED, "refused", Exit.RETRY),
+        (Outcome.REFUSED, "limit", Exit.RETRY),
+        (Outcome.RESET, "denied", Exit.DENIED),
+        (Outcome.RESET, "reset", Exit.INTEGRITY),
+        (Outcome.LOST, "", Exit.INTEGRITY),
+        (Outcome.VIOLATION, "violation", Exit.INTEGRITY),
+    ],
+)
+def test_end_of_a_stream_that_was_not_clean_has_its_exit_code(outcome: Outcome, code: str, exit_code: Exit) -> None:
+    with pytest.raises(ClientError) as caught:
+        check_finished("build/ssh", Finished(outcome, code, "", 1, 2))
+    assert caught.value.code is exit_code
+
+
+def test_clean_end_is_no_error() -> None:
+    check_finished("build/ssh", Finished(Outcome.CLEAN, "", "", 1, 2))
+
+
+def test_service_may_be_left_out_where_there_is_one() -> None:
+    ssh, web = ServiceName("ssh"), ServiceName("web")
+    assert only_service("build", PEER, {PEER: (ssh,)}) == ssh
+    with pytest.raises(ClientError, match="build/ssh, build/web") as caught:
+        only_service("build", PEER, {PEER: (ssh, web)})
+    assert caught.value.code is Exit.USAGE
+    with pytest.raises(ClientError) as caught:
+        only_service("build", PEER, {})
+    assert caught.value.code is Exit.DENIED
