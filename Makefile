@@ -9,6 +9,7 @@
 SHELL := /bin/sh
 .SHELLFLAGS := -eu -c
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
@@ -29,7 +30,7 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 .PHONY: test
-test: lint pytest
+test: packages-test lint pytest
 
 .PHONY: pytest
 pytest: packages-test $(TEST_READY) $(SYNAPSE_READY) $(BROWSER_READY)
