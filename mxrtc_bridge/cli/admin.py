@@ -167,11 +167,7 @@ def _known(names: Sequence[str]) -> str:
 
 
 def invoke(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code; expected failures are said in one clear text.
-
-    Raises:
-        BrokenPipeError: nobody reads standard output any more.
-    """
+    """Run one command and return its exit code; expected failures are said in one clear text."""
     try:
         result = cli.main(list(arguments), prog_name="mxrtc-bridge", standalone_mode=False)
     except click.ClickException as error:
@@ -186,8 +182,6 @@ def invoke(arguments: Sequence[str]) -> int:
     except HomeserverError as error:
         say(display(str(error), MAX_ERROR_COLUMNS), "red")
         return EXIT_RETRY if error.retryable else EXIT_CONFIG
-    except BrokenPipeError:
-        raise
     except (MxrtcError, OSError) as error:
         say(display(str(error), MAX_ERROR_COLUMNS), "red")
         return EXIT_RETRY
@@ -196,11 +190,4 @@ def invoke(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of ``mxrtc-bridge``."""
-    try:
-        code = invoke(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough; the interpreter must not complain about it at its exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_OK
-    sys.exit(code)
+    sys.exit(invoke(sys.argv[1:]))

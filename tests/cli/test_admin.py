@@ -392,7 +392,7 @@ def test_program_survives_a_reader_that_goes_away() -> None:
         )
     finally:
         os.close(writing)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_commands_that_need_no_network_do_not_load_it() -> None:
