@@ -183,6 +183,8 @@ class RawStreamMachine:
         self._write_held()
 
     def _channel_closed(self, now: float) -> None:
+        if self._channel is ChannelState.CLOSED:
+            return
         if self._sink is not SinkState.ABSENT:
             self._end(Outcome.CLEAN, "", "the channel ended", FinishSink(), CloseSink())
         elif self._held:
@@ -278,8 +280,9 @@ class RawStreamMachine:
             self._end(Outcome.LOST, "timeout", f"the local side was not there within {CLOSE_TIMEOUT_S:.0f} s")
 
     def _end(self, outcome: Outcome, code: str, message: str, *effects: Effect) -> None:
+        channel_open = self._channel in {ChannelState.OPENING, ChannelState.OPEN}
         for effect in effects:
-            if self._sink is SinkState.PRESENT or isinstance(effect, CloseChannel):
+            if channel_open if isinstance(effect, CloseChannel) else self._sink is SinkState.PRESENT:
                 self._effects.append(effect)
         self._channel = ChannelState.FINISHED
         self._deadline = None
