@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Coroutine
 from typing import Protocol
@@ -105,7 +106,7 @@ class Gathering:
                 protocols.append(await self._open_host_socket(address, 65535 - index))
             except OSError as error:
                 failure = error
-                log.debug("could not bind a UDP socket: %s", error)
+                log.debug("could not bind a UDP socket: %s", _without_addresses(error))
         if not protocols:
             raise TransportError("ice_failed", self._bind_text(failure)) from failure
         return protocols
@@ -184,7 +185,7 @@ class Gathering:
         try:
             addresses = await _resolve(server.host, server.port)
         except OSError as error:
-            log.debug("STUN server not resolved: %s", error)
+            log.debug("STUN server not resolved: %s", _without_addresses(error))
             return
         await asyncio.gather(
             *(
@@ -291,6 +292,8 @@ def _without_addresses(error: BaseException) -> str:
     """What is known about a failure, without what may hold an address."""
     if isinstance(error, stun.TransactionFailed):
         return f"error {error.response.error_code}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.partition(":")[0].partition("[")[0].strip()
+    if isinstance(error, socket.gaierror):
+        return "its name does not resolve"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
     return type(error).__name__

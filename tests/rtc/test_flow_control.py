@@ -1,0 +1,196 @@
+"""Both directions of flow control: the send mark, the receive window, and what memory they cost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from mxrtc_bridge.core.errors import StateError, TransportError
+from mxrtc_bridge.rtc.ice import IceConnection
+from tests.rtc.peers import Pair, RecordingChannel, answer_of, make_peer, offer_of
+from tests.rtc.stock import MixedPair, stock_on_loopback
+
+__all__ = ["stock_on_loopback"]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+async def pump(pair: Pair, channel: RecordingChannel, total: int) -> int:
+    """Send ``total`` bytes as the engine does: while there is space. Return the largest queue seen."""
+    peer = pair.caller.peer
+    sent = largest = 0
+    while sent < total:
+        while peer.can_send() and sent < total:
+            channel.channel.send(bytes(16 * KIB))
+            sent += 16 * KIB
+        largest = max(largest, peer._association._queued)
+        spaces = pair.caller.spaces
+        if sent < total:
+            await pair.caller.until(lambda recorder, spaces=spaces: recorder.spaces > spaces)
+    return largest
+
+
+@pytest.mark.both_loops
+async def test_send_queue_stays_at_its_mark_and_space_is_announced() -> None:
+    async with Pair() as pair:
+        ours, theirs = await pair.open()
+        theirs.events = []
+        largest = await pump(pair, ours, 4 * MIB)
+        assert largest < 64 * KIB + 16 * KIB
+        await theirs.until(lambda channel: channel.received_bytes == 4 * MIB)
+        assert pair.caller.spaces > 10
+
+
+async def test_space_is_announced_once_for_each_time_the_mark_was_reached() -> None:
+    async with Pair() as pair:
+        ours, theirs = await pair.open()
+        assert pair.caller.peer.can_send()
+        ours.channel.send(bytes(63 * KIB))
+        assert pair.caller.peer.can_send()
+        ours.channel.send(bytes(KIB))
+        assert not pair.caller.peer.can_send()
+        await theirs.until(lambda channel: channel.received_bytes == 64 * KIB)
+        await asyncio.sleep(0.05)
+        assert pair.caller.spaces == 1
+        ours.channel.send(b"small")
+        await theirs.until(lambda channel: channel.received_bytes == 64 * KIB + 5)
+        assert pair.caller.spaces == 1
+
+
+async def test_queue_without_end_ends_the_connection() -> None:
+    async with Pair() as pair:
+        ours, _ = await pair.open()
+        for _ in range(8 * MIB // (64 * KIB) + 1):
+            ours.channel.send(bytes(64 * KIB))
+        assert await pair.caller.until_lost() == "the send queue overflowed"
+
+
+async def test_sender_stops_when_nothing_is_consumed_and_goes_on_when_it_is() -> None:
+    async with Pair(consume=False) as pair:
+        ours, theirs = await pair.open()
+        pumping = asyncio.create_task(pump(pair, ours, 4 * MIB))
+        await theirs.until(lambda channel: channel.received_bytes > MIB - 64 * KIB)
+        await asyncio.sleep(0.5)
+        stalled = theirs.received_bytes
+        # One window, what was in flight when it closed, and a few probes.
+        assert stalled <= MIB + 32 * KIB
+        assert not pumping.done()
+        reported = 0
+        while theirs.received_bytes < 4 * MIB:
+            news = theirs.received_bytes - reported
+            theirs.channel.consumed(news)
+            reported += news
+            if theirs.received_bytes - reported < 512 * KIB:
+                await theirs.until(lambda channel, seen=reported: channel.received_bytes > seen)
+        await pumping
+        assert pair.callee.peer._association._unread <= MIB
+
+
+async def test_window_of_one_stalled_channel_does_not_leak_when_it_is_closed() -> None:
+    async with Pair(consume=False) as pair:
+        ours, theirs = await pair.open()
+        ours.channel.send(bytes(64 * KIB))
+        await theirs.until(lambda channel: channel.received_bytes == 64 * KIB)
+        assert pair.callee.peer._association._unread == 64 * KIB
+        ours.channel.close()
+        await theirs.until_closed()
+        assert pair.callee.peer._association._unread == 0
+
+
+async def test_consuming_more_than_was_received_opens_nothing() -> None:
+    async with Pair(consume=False) as pair:
+        ours, theirs = await pair.open()
+        ours.channel.send(bytes(10))
+        await theirs.until_count(2)
+        theirs.channel.consumed(10**9)
+        assert pair.callee.peer._association._unread == 0
+
+
+async def test_text_needs_no_report() -> None:
+    async with Pair(consume=False) as pair:
+        ours, theirs = await pair.open()
+        for _ in range(100):
+            ours.channel.send("t" * 4096)
+        await theirs.until_count(101)
+        assert pair.callee.peer._association._unread == 0
+
+
+@pytest.mark.usefixtures("stock_on_loopback")
+async def test_sender_that_ignores_the_window_is_held_within_the_limits() -> None:
+    """Stock aiortc never looks at the window: what it sends beyond is neither kept nor acknowledged."""
+    async with MixedPair(stock_calls=True, receive_window=256 * KIB, reassembly_limit=256 * KIB) as pair:
+        pair.ours.consume = False
+        offered = await pair.ours.offered_channel()
+        offered.consume = False
+        for _ in range(200):
+            pair.stock.channels[0].send(bytes(16 * KIB))
+        for _ in range(20):
+            await asyncio.sleep(0.05)
+            assert offered.received_bytes <= 512 * KIB + 16 * KIB
+        assert pair.ours.lost == []
+        offered.consume = True
+        offered.channel.consumed(offered.received_bytes)
+        await offered.until(lambda channel: channel.received_bytes == 200 * 16 * KIB, 30.0)
+
+
+async def test_peer_with_tiny_messages_is_refused() -> None:
+    caller, callee = make_peer(), make_peer()
+    offer = (await caller.create_offer()).replace("a=max-message-size:65536", "a=max-message-size:1024")
+    caller.apply_answer(answer_of(await callee.create_answer(offer_of(offer))))
+    connecting = asyncio.create_task(caller.connect())
+    with pytest.raises(TransportError, match="messages of 1024 bytes") as caught:
+        await callee.connect()
+    assert caught.value.code == "sctp_failed"
+    await callee.close()
+    with pytest.raises(TransportError):
+        await connecting
+    await caller.close()
+
+
+async def test_smaller_limit_of_the_other_side_holds() -> None:
+    async with Pair(make_peer(), make_peer(max_message=16 * KIB)) as pair:
+        ours, theirs = await pair.open()
+        with pytest.raises(StateError, match="16385 bytes is larger than the limit of 16384"):
+            ours.channel.send(bytes(16 * KIB + 1))
+        ours.channel.send(bytes(16 * KIB))
+        await theirs.until(lambda channel: channel.received_bytes == 16 * KIB)
+
+
+async def test_loss_and_reordering_do_not_break_the_stream() -> None:
+    """The wire drops and swaps datagrams; every byte still arrives, in order."""
+    chance = random.Random(3)
+    async with Pair() as pair:
+        ours, theirs = await pair.open()
+        lost = [_make_lossy(peer._ice, chance) for peer in (pair.caller.peer, pair.callee.peer)]
+        sent = [bytes([number % 251]) * chance.choice([1, 1160, 5000, 16384]) for number in range(150)]
+        for message in sent:
+            ours.channel.send(message)
+        await theirs.until_count(1 + len(sent))
+        assert theirs.events == ["opened", *sent]
+        ours.channel.close()
+        await theirs.until_closed()
+        await ours.until_closed()
+        assert all(count > 3 for (count,) in lost)
+
+
+def _make_lossy(ice: IceConnection, chance: random.Random) -> list[int]:
+    send = ice.send_now
+    held: list[bytes] = []
+    lost = [0]
+
+    def lossy(data: bytes) -> None:
+        draw = chance.random()
+        if draw < 0.02:
+            lost[0] += 1
+        elif draw < 0.06 and not held:
+            held.append(data)
+        else:
+            send(data)
+            while held:
+                send(held.pop())
+
+    ice.send_now = lossy  # type: ignore[method-assign]
+    return lost

@@ -1,0 +1,182 @@
+"""Gathering: what is offered, what a dead server costs, and what happens when there is nothing to offer."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import cast
+
+import pytest
+import pytest_asyncio
+from aioice import stun
+
+from mxrtc_bridge.core.errors import TransportError
+from mxrtc_bridge.core.ice import IcePolicy
+from mxrtc_bridge.core.sdp import Candidate
+from mxrtc_bridge.rtc.servers import ServerPlan, StunServer, TurnServer
+from tests.rtc.peers import make_peer, offer_of
+from tests.rtc.test_interfaces import free_range
+
+
+@pytest.fixture
+def silent_server() -> Iterator[int]:
+    """A UDP port that takes everything and says nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+class StunResponder(asyncio.DatagramProtocol):
+    """Says that every asker has the address 203.0.113.7 and its own port."""
+
+    transport: asyncio.DatagramTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.DatagramTransport, transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        request = stun.parse_message(data)
+        response = stun.Message(
+            message_method=stun.Method.BINDING,
+            message_class=stun.Class.RESPONSE,
+            transaction_id=request.transaction_id,
+        )
+        response.attributes["XOR-MAPPED-ADDRESS"] = ("203.0.113.7", addr[1])
+        self.transport.sendto(bytes(response), addr)
+
+
+@pytest_asyncio.fixture
+async def stun_server() -> AsyncIterator[int]:
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(StunResponder, local_addr=("127.0.0.1", 0))
+    yield transport.get_extra_info("sockname")[1]
+    transport.close()
+
+
+async def offered(plan: ServerPlan | None = None, **changes: object) -> tuple[tuple[Candidate, ...], float]:
+    """Candidates of an offer, and the seconds it took."""
+    peer = make_peer(plan=plan, **changes)
+    start = asyncio.get_running_loop().time()
+    try:
+        description = offer_of(await peer.create_offer())
+    finally:
+        await peer.close()
+    return description.candidates, asyncio.get_running_loop().time() - start
+
+
+def shapes(candidates: tuple[Candidate, ...]) -> list[tuple[str, str]]:
+    return [(candidate.type, str(candidate.address)) for candidate in candidates]
+
+
+async def test_host_candidates_only_without_servers() -> None:
+    candidates, seconds = await offered()
+    assert shapes(candidates) == [("host", "127.0.0.1")]
+    assert seconds < 0.5
+
+
+async def test_reflexive_candidate_hides_the_address_behind_it(stun_server: int) -> None:
+    candidates, seconds = await offered(ServerPlan(stun=(StunServer("127.0.0.1", stun_server),)))
+    assert shapes(candidates) == [("host", "127.0.0.1"), ("srflx", "203.0.113.7")]
+    assert (candidates[1].related_address, candidates[1].port) == ("0.0.0.0", candidates[0].port)
+    assert candidates[0].priority > candidates[1].priority
+    assert seconds < 0.5
+
+
+async def test_dead_stun_server_costs_the_deadline_and_no_more(silent_server: int) -> None:
+    plan = ServerPlan(stun=(StunServer("127.0.0.1", silent_server),))
+    candidates, seconds = await offered(plan, gather_timeout_s=0.4)
+    assert shapes(candidates) == [("host", "127.0.0.1")]
+    assert 0.3 < seconds < 0.8
+
+
+async def test_dead_server_beside_a_living_one_costs_a_moment(silent_server: int, stun_server: int) -> None:
+    plan = ServerPlan(stun=(StunServer("127.0.0.1", silent_server), StunServer("127.0.0.1", stun_server)))
+    candidates, seconds = await offered(plan, gather_timeout_s=5.0)
+    assert ("srflx", "203.0.113.7") in shapes(candidates)
+    assert seconds < 1.0
+
+
+async def test_server_names_that_do_not_resolve_cost_nothing_but_time() -> None:
+    plan = ServerPlan(
+        stun=(StunServer("does-not-exist.invalid", 3478),),
+        turn=(TurnServer("does-not-exist.invalid", 3478, "udp", False, "u", "p"),),
+    )
+    candidates, seconds = await offered(plan, gather_timeout_s=1.0)
+    assert shapes(candidates) == [("host", "127.0.0.1")]
+    assert seconds < 1.5
+
+
+async def test_dead_turn_servers_of_all_kinds_cost_the_deadline(silent_server: int) -> None:
+    plan = ServerPlan(
+        turn=(
+            TurnServer("127.0.0.1", silent_server, "udp", False, "u", "p"),
+            TurnServer("127.0.0.1", 9, "tcp", False, "u", "p"),
+            TurnServer("127.0.0.1", 9, "tcp", True, "u", "p"),
+        )
+    )
+    candidates, seconds = await offered(plan, gather_timeout_s=0.5)
+    assert shapes(candidates) == [("host", "127.0.0.1")]
+    assert seconds < 1.0
+
+
+async def test_advertised_address_is_shown_instead_of_the_local_one() -> None:
+    candidates, _ = await offered(advertise=("198.51.100.4",))
+    assert shapes(candidates) == [("host", "198.51.100.4")]
+
+
+async def test_ports_come_from_the_range() -> None:
+    first = free_range(2)
+    candidates, _ = await offered(port_range=(first, first + 1))
+    assert candidates[0].port in (first, first + 1)
+
+
+async def test_exhausted_range_is_told_with_the_remedy() -> None:
+    first = free_range(1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", first))
+        with pytest.raises(TransportError) as caught:
+            await offered(port_range=(first, first))
+    assert caught.value.code == "ice_failed"
+    assert str(caught.value) == (
+        f"no free UDP port within {first}-{first}; every call takes one port per address: widen port_range"
+    )
+
+
+async def test_interface_that_does_not_exist_is_told_with_those_that_do() -> None:
+    with pytest.raises(TransportError, match=r"no network interface matches \(wg7\); this machine has: .*lo"):
+        await offered(interfaces=("wg7",))
+
+
+async def test_relay_policy_without_a_server_is_told() -> None:
+    with pytest.raises(TransportError, match="no usable TURN server is configured"):
+        await offered(policy=IcePolicy.RELAY)
+
+
+async def test_relay_policy_with_a_dead_server_is_told(silent_server: int) -> None:
+    plan = ServerPlan(turn=(TurnServer("127.0.0.1", silent_server, "udp", False, "u", "p"),))
+    with pytest.raises(TransportError, match=r"none of 1 TURN servers gave a relayed address within 0\.3 s"):
+        await offered(plan, policy=IcePolicy.RELAY, gather_timeout_s=0.3)
+
+
+async def test_close_while_gathering_leaves_nothing_behind(silent_server: int) -> None:
+    before = asyncio.all_tasks()
+    peer = make_peer(plan=ServerPlan(stun=(StunServer("127.0.0.1", silent_server),)), gather_timeout_s=0.5)
+    offering = asyncio.create_task(peer.create_offer())
+    await asyncio.sleep(0.1)
+    await peer.close()
+    with pytest.raises(TransportError, match="closed while candidates were gathered"):
+        await offering
+    assert peer._ice._protocols == []
+    assert asyncio.all_tasks() == before
+
+
+async def test_cancelled_gathering_leaves_nothing_behind(silent_server: int) -> None:
+    before = asyncio.all_tasks()
+    peer = make_peer(plan=ServerPlan(stun=(StunServer("127.0.0.1", silent_server),)))
+    offering = asyncio.create_task(peer.create_offer())
+    await asyncio.sleep(0.1)
+    offering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await offering
+    await peer.close()
+    assert asyncio.all_tasks() == before

@@ -1,0 +1,363 @@
+"""What strangers on the network and authenticated but hostile peers can do: nothing, and end their own session."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+import struct
+from dataclasses import replace
+
+import pytest
+from aiortc import RTCCertificate
+from aiortc.rtcsctptransport import (
+    AbortChunk,
+    Chunk,
+    DataChunk,
+    ForwardTsnChunk,
+    InitChunk,
+    ReconfigChunk,
+    SackChunk,
+    serialize_packet,
+)
+from OpenSSL import SSL
+
+from mxrtc_bridge.rtc import dcep
+from mxrtc_bridge.rtc.certificates import make_certificate
+from mxrtc_bridge.rtc.ice import EARLY_QUEUE
+from mxrtc_bridge.rtc.peer import DataPeer
+from tests.rtc.peers import Pair, answer_of, join, make_peer, offer_of
+from tests.rtc.stock import MixedPair, stock_on_loopback
+from tests.rtc.test_sctp_guard import HOSTILE
+
+__all__ = ["stock_on_loopback"]
+
+
+def client_hello() -> bytes:
+    """The first flight of a real DTLS client."""
+    ssl = SSL.Connection(_context(make_certificate()))
+    ssl.set_connect_state()
+    with pytest.raises(SSL.WantReadError):
+        ssl.do_handshake()
+    return ssl.bio_read(1500)
+
+
+def _context(certificate: RTCCertificate) -> SSL.Context:
+    context = SSL.Context(SSL.DTLS_METHOD)
+    context.use_certificate(certificate._cert)
+    context.use_privatekey(certificate._key)
+    return context
+
+
+def stun_like(length: int = 8, attribute: bytes = b"") -> bytes:
+    return struct.pack("!HHI", 0x0001, length, 0x2112A442) + bytes(12) + attribute
+
+
+def strange_datagrams() -> list[bytes]:
+    chance = random.Random(7)
+    return [
+        b"",
+        b"\0",
+        client_hello(),
+        bytes([22]) + bytes(100),
+        stun_like(8, b"\x00\x20\x00\x01\x00\x00\x00\x00"),  # an address of one byte
+        stun_like(8, b"\x00\x06\x00\x04\xff\xfe\xfd\xfc"),  # a user name that is not UTF-8
+        stun_like(4, b"\x80\x29\x00\x02"),
+        stun_like(60000),
+        *[chance.randbytes(chance.randrange(1, 1500)) for _ in range(200)],
+        *[bytes([first]) + chance.randbytes(40) for first in range(256)],
+    ]
+
+
+def ports_of(sdp: str) -> list[int]:
+    return [candidate.port for candidate in offer_of(sdp).candidates]
+
+
+async def test_strangers_do_not_hurt_before_during_and_after_the_handshake() -> None:
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    caller, callee = make_peer(), make_peer()
+    stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    datagrams = strange_datagrams()
+
+    def attack(ports: list[int]) -> None:
+        for port in ports:
+            for datagram in datagrams:
+                stranger.sendto(datagram, ("127.0.0.1", port))
+
+    offer = await caller.create_offer()
+    attack(ports_of(offer))
+    await asyncio.sleep(0.05)  # lets the sockets be read
+    answer = await callee.create_answer(offer_of(offer))
+    attack(ports_of(offer) + ports_of(answer.replace("a=setup:active", "a=setup:actpass")))
+    caller.apply_answer(answer_of(answer))
+    connecting = asyncio.gather(caller.connect(), callee.connect())
+    for _ in range(5):
+        attack(ports_of(offer))
+        await asyncio.sleep(0.01)
+    await connecting
+    attack(ports_of(offer))
+    await asyncio.sleep(0.05)
+    assert errors == []
+    assert caller.drops.empty >= 1
+    assert caller.drops.malformed >= 1
+    assert caller.drops.stranger >= 100
+    await _still_works(caller, callee)
+    stranger.close()
+    await asyncio.gather(caller.close(), callee.close())
+
+
+async def _still_works(caller: DataPeer, callee: DataPeer) -> None:
+    ours, theirs = await Pair(caller, callee).open()
+    ours.channel.send("alive")
+    assert await theirs.until_count(2) == ["opened", "alive"]
+
+
+async def test_payload_of_a_stranger_is_never_queued() -> None:
+    peer = make_peer()
+    offer = await peer.create_offer()
+    stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for _ in range(500):
+        stranger.sendto(bytes([22]) + bytes(1000), ("127.0.0.1", ports_of(offer)[0]))
+    await asyncio.sleep(0.1)
+    assert not peer._ice.input_pending
+    assert peer.drops.stranger > 0
+    stranger.close()
+    await peer.close()
+
+
+async def test_flood_from_a_checked_address_is_bounded_before_dtls() -> None:
+    caller, callee = make_peer(), make_peer()
+    answer = await callee.create_answer(offer_of(await caller.create_offer()))
+    caller.apply_answer(answer_of(answer))
+    await asyncio.gather(caller._connect_ice(), callee._connect_ice())
+    for _ in range(10 * EARLY_QUEUE):
+        callee._ice.send_now(bytes([22]) + bytes(1000))
+    await asyncio.sleep(0.1)
+    assert caller._ice._queue.qsize() == EARLY_QUEUE
+    assert caller.drops.overflow > 0
+    await asyncio.gather(caller.close(), callee.close())
+
+
+async def test_candidates_beyond_the_limit_are_dropped() -> None:
+    caller, callee = make_peer(), make_peer()
+    offer = await caller.create_offer()
+    description = offer_of(offer)
+    await callee.create_answer(description)
+    for port in range(20000, 20200):
+        callee.add_candidates([replace(description.candidates[0], port=port)])
+    assert len(callee._ice._remote_candidates) == 64
+    assert callee.drops.excess == 200 - 63
+    await asyncio.gather(caller.close(), callee.close())
+
+
+def seal(pair: MixedPair, chunk: Chunk) -> bytes:
+    sctp = pair.stock.sctp
+    return serialize_packet(5000, 5000, sctp._remote_verification_tag, chunk)
+
+
+@pytest.mark.usefixtures("stock_on_loopback")
+@pytest.mark.parametrize("name", [name for name in HOSTILE if name not in ("empty", "oversized")])
+async def test_malformed_packet_ends_only_the_session_of_its_sender(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bystander = Pair()
+    async with bystander, MixedPair(stock_calls=True) as pair:
+        offered = await pair.ours.offered_channel()
+        await pair.stock.send_packet(HOSTILE[name])
+        reason = await pair.ours.until_lost(2.0)
+        assert reason.startswith("protocol violation: malformed SCTP packet: ")
+        await offered.until_closed()
+        assert len(pair.ours.lost) == 1
+        await bystander.open()
+        assert bystander.caller.lost == bystander.callee.lost == []
+    assert [record for record in caplog.records if record.name.startswith(("aiortc", "mxrtc"))] == []
+
+
+def data(pair: MixedPair, stream: int, protocol: int, payload: bytes, *, flags: int = 3, ahead: int = 0) -> DataChunk:
+    sctp = pair.stock.sctp
+    chunk = DataChunk(flags=flags)
+    chunk.tsn = (sctp._local_tsn + ahead) % 2**32
+    chunk.stream_id = stream
+    chunk.stream_seq = sctp._outbound_stream_seq.get(stream, 0)
+    chunk.protocol = protocol
+    chunk.user_data = payload
+    return chunk
+
+
+def parity(pair: MixedPair) -> int:
+    return 1 if pair.stock.sctp.is_server else 0
+
+
+def hostile_chunks(pair: MixedPair, name: str) -> Chunk:
+    free = 100 + parity(pair)
+    opening = dcep.format_open(dcep.Open("label", "protocol"))
+    sctp = pair.stock.sctp
+    if name == "open of a used stream":
+        return data(pair, pair.stock.channels[0].id, 50, opening)
+    if name == "open with the wrong parity":
+        return data(pair, free + 1, 50, opening)
+    if name == "ack for nothing":
+        return data(pair, free, 50, dcep.ACK)
+    if name == "label that is not UTF-8":
+        return data(pair, free, 50, opening.replace(b"label", b"l\xffbel"))
+    if name == "lengths that do not add up":
+        return data(pair, free, 50, opening + b"!")
+    if name == "label of 300 bytes":
+        return data(pair, free, 50, dcep.format_open(dcep.Open("l" * 300, "")))
+    if name == "unknown control message":
+        return data(pair, free, 50, b"\x09")
+    if name == "text that is not UTF-8":
+        return data(pair, pair.stock.channels[0].id, 51, b"\xff\xfe")
+    if name == "forward tsn":
+        chunk = ForwardTsnChunk()
+        chunk.cumulative_tsn = sctp._local_tsn
+        return chunk
+    sack = SackChunk()
+    sack.advertised_rwnd = 65536
+    if name == "sack for what was never sent":
+        sack.cumulative_tsn = (sctp._last_received_tsn + 10) % 2**32
+    if name == "gap blocks for what was never sent":
+        sack.cumulative_tsn = sctp._last_received_tsn
+        sack.gaps = [(2, 60000)]
+    return sack
+
+
+VIOLATIONS = [
+    "open of a used stream",
+    "open with the wrong parity",
+    "ack for nothing",
+    "label that is not UTF-8",
+    "lengths that do not add up",
+    "label of 300 bytes",
+    "unknown control message",
+    "text that is not UTF-8",
+    "forward tsn",
+    "sack for what was never sent",
+    "gap blocks for what was never sent",
+]
+
+
+@pytest.mark.usefixtures("stock_on_loopback")
+@pytest.mark.parametrize("name", VIOLATIONS)
+async def test_violation_ends_the_session_of_its_sender(name: str) -> None:
+    async with MixedPair(stock_calls=True) as pair:
+        await pair.ours.offered_channel()
+        await pair.stock.send_packet(seal(pair, hostile_chunks(pair, name)))
+        assert (await pair.ours.until_lost(2.0)).startswith("protocol violation: ")
+
+
+@pytest.mark.usefixtures("stock_on_loopback")
+async def test_endless_message_is_cut_off_at_the_limit() -> None:
+    async with MixedPair(stock_calls=True) as pair:
+        await pair.ours.offered_channel()
+        stream = pair.stock.channels[0].id
+        sent = 0
+        while not pair.ours.lost and sent < 4 * 1024 * 1024:
+            flags = 2 if sent == 0 else 0
+            await pair.stock.send_packet(
+                seal(pair, data(pair, stream, 53, bytes(1100), flags=flags, ahead=sent // 1100))
+            )
+            sent += 1100
+            assert pair.ours.peer._association._held_bytes <= 1024 * 1024 + 64 * 1024
+            if sent % 11000 == 0:
+                await asyncio.sleep(0)
+        reason = await pair.ours.until_lost(2.0)
+        assert "fragments of unfinished messages exceed the limit" in reason
+        assert pair.ours.peer._association._held_bytes == 0
+
+
+@pytest.mark.usefixtures("stock_on_loopback")
+async def test_message_of_more_than_the_limit_is_a_violation() -> None:
+    async with MixedPair(stock_calls=True) as pair:
+        await pair.ours.offered_channel()
+        pair.stock.sctp._remote_max_message_size = 0  # ignores what we announced
+        pair.stock.channels[0].send(b"x" * 65537)
+        assert "a message of 65537 bytes; the limit is 65536" in await pair.ours.until_lost()
+
+
+@pytest.mark.usefixtures("stock_on_loopback")
+async def test_isolated_chunks_are_held_within_limits() -> None:
+    """Every second chunk is missing for ever: what can be kept is bounded, the rest is not acknowledged."""
+    async with MixedPair(stock_calls=True) as pair:
+        await pair.ours.offered_channel()
+        stream = pair.stock.channels[0].id
+        for number in range(3000):
+            await pair.stock.send_packet(seal(pair, data(pair, stream, 53, b"x", ahead=1 + 2 * number)))
+            if number % 50 == 0:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0.1)
+        association = pair.ours.peer._association
+        assert association._held_chunks <= 2048
+        assert len(association._sack_misordered) <= 2048
+        assert pair.ours.lost == []
+
+
+@pytest.mark.usefixtures("stock_on_loopback")
+async def test_data_on_unknown_streams_is_dropped() -> None:
+    async with MixedPair(stock_calls=True) as pair:
+        offered = await pair.ours.offered_channel()
+        await pair.stock.send_packet(seal(pair, data(pair, 500 + parity(pair), 53, b"nobody")))
+        await pair.stock.send_packet(seal(pair, data(pair, pair.stock.channels[0].id, 51, b"somebody", ahead=1)))
+        assert await offered.until_count(2) == ["opened", "somebody"]
+        assert pair.ours.peer._association._unread == 0
+
+
+@pytest.mark.usefixtures("stock_on_loopback")
+async def test_second_init_does_not_disturb_the_association() -> None:
+    async with MixedPair(stock_calls=True) as pair:
+        offered = await pair.ours.offered_channel()
+        init = InitChunk()
+        init.initiate_tag, init.advertised_rwnd, init.outbound_streams, init.inbound_streams = 5, 65536, 10, 10
+        init.initial_tsn = 77
+        await pair.stock.send_packet(serialize_packet(5000, 5000, 0, init))
+        pair.stock.channels[0].send("still in order")
+        assert await offered.until_count(2) == ["opened", "still in order"]
+
+
+@pytest.mark.usefixtures("stock_on_loopback")
+async def test_packet_with_a_wrong_tag_is_ignored() -> None:
+    async with MixedPair(stock_calls=True) as pair:
+        offered = await pair.ours.offered_channel()
+        await pair.stock.send_packet(serialize_packet(5000, 5000, 12345, AbortChunk()))
+        pair.stock.channels[0].send("still here")
+        assert await offered.until_count(2) == ["opened", "still here"]
+
+
+@pytest.mark.usefixtures("stock_on_loopback")
+async def test_reset_of_streams_that_do_not_exist_is_harmless() -> None:
+    async with MixedPair(stock_calls=True) as pair:
+        offered = await pair.ours.offered_channel()
+        sctp = pair.stock.sctp
+        reset = ReconfigChunk()
+        body = struct.pack("!LLL", sctp._reconfig_request_seq, 0, (sctp._local_tsn - 1) % 2**32)
+        reset.params = [(13, body + struct.pack("!HHH", 300, 301, 65535))]
+        await pair.stock.send_packet(seal(pair, reset))
+        pair.stock.channels[0].send("still here")
+        assert await offered.until_count(2) == ["opened", "still here"]
+
+
+async def test_early_flood_of_channels_does_not_reach_the_listener_beyond_the_limit() -> None:
+    pair = Pair(make_peer(max_channels=20), make_peer(max_channels=5))
+    async with pair:
+        for number in range(8):
+            pair.caller.peer.open_channel(f"c{number}", "")
+        await asyncio.sleep(0.3)
+        assert len(pair.callee.offered) == 5
+        assert pair.callee.lost == []
+
+
+async def test_connections_end_without_unretrieved_errors_when_both_close_at_once() -> None:
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    for _ in range(5):
+        caller, callee = make_peer(), make_peer()
+        await join(caller, callee)
+        channel = caller.open_channel("busy", "")
+        for _ in range(50):
+            channel.send(bytes(16384))
+        await asyncio.sleep(0.01)
+        await asyncio.gather(caller.close(), callee.close())
+    assert errors == []

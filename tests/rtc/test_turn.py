@@ -1,0 +1,167 @@
+"""Relayed paths over a real coturn on loopback, by UDP and TCP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
+
+import pytest
+import pytest_asyncio
+
+from mxrtc_bridge.core.ice import IcePolicy, PathKind
+from mxrtc_bridge.core.sdp import Description
+from mxrtc_bridge.rtc.servers import ServerPlan, StunServer, TurnServer
+from tests.rtc.peers import Pair, answer_of, make_peer, offer_of
+from tests.rtc.test_interfaces import free_range
+
+TURNSERVER = shutil.which("turnserver")
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(TURNSERVER is None, reason="coturn is not installed: apt-get install coturn"),
+]
+
+
+@dataclass(frozen=True)
+class Coturn:
+    port: int
+    process: asyncio.subprocess.Process
+
+    def plan(self, transport: str = "udp", credential: str = "secret", *, stun: bool = False) -> ServerPlan:
+        return ServerPlan(
+            stun=(StunServer("127.0.0.1", self.port),) if stun else (),
+            turn=(TurnServer("127.0.0.1", self.port, transport, False, "user", credential),),
+        )
+
+
+@pytest_asyncio.fixture
+async def coturn(tmp_path: FilePath) -> AsyncIterator[Coturn]:
+    assert TURNSERVER is not None
+    port = free_range(1)
+    options = [
+        "-n",
+        "--listening-ip=127.0.0.1",
+        "--relay-ip=127.0.0.1",
+        f"--listening-port={port}",
+        "--lt-cred-mech",
+        "--user=user:secret",
+        "--realm=test",
+        "--allow-loopback-peers",
+        "--no-tls",
+        "--no-dtls",
+        "--no-cli",
+        "--min-port=61000",
+        "--max-port=61200",
+        "--log-file=stdout",
+        "--simple-log",
+        f"--pidfile={tmp_path / 'pid'}",
+        f"--db={tmp_path / 'db'}",
+    ]
+    process = await asyncio.create_subprocess_exec(
+        TURNSERVER, *options, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, cwd=tmp_path
+    )
+    try:
+        await _listening(port)
+        yield Coturn(port, process)
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGKILL)
+        await process.wait()
+
+
+async def _listening(port: int) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                await writer.wait_closed()
+                return
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.both_loops
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_relay_only_peer_is_reached_through_its_server(coturn: Coturn, transport: str) -> None:
+    caller = make_peer(plan=coturn.plan(transport), policy=IcePolicy.RELAY)
+    async with Pair(caller) as pair:
+        assert pair.paths is not None
+        assert (pair.paths[0].kind, pair.paths[0].local) == (PathKind.RELAYED, "relay")
+        assert (pair.paths[1].kind, pair.paths[1].remote) == (PathKind.RELAYED, "relay")
+        ours, theirs = await pair.open()
+        for _ in range(50):
+            ours.channel.send(bytes(16384))
+            theirs.channel.send(bytes(16384))
+        await theirs.until(lambda channel: channel.received_bytes == 50 * 16384)
+        await ours.until(lambda channel: channel.received_bytes == 50 * 16384)
+
+
+async def test_relay_policy_shows_no_local_address(coturn: Coturn) -> None:
+    peer = make_peer(plan=coturn.plan(stun=True), policy=IcePolicy.RELAY)
+    description = offer_of(await peer.create_offer())
+    assert [candidate.type for candidate in description.candidates] == ["relay"]
+    assert description.candidates[0].related_address == "0.0.0.0"
+    await peer.close()
+
+
+async def test_two_relay_only_peers_meet(coturn: Coturn) -> None:
+    sides = [make_peer(plan=coturn.plan(), policy=IcePolicy.RELAY) for _ in range(2)]
+    async with Pair(*sides) as pair:
+        ours, theirs = await pair.open()
+        ours.channel.send("over two relays")
+        assert await theirs.until_count(2) == ["opened", "over two relays"]
+
+
+async def test_direct_path_is_preferred_over_the_relay(coturn: Coturn) -> None:
+    async with Pair(make_peer(plan=coturn.plan())) as pair:
+        assert pair.paths is not None
+        assert pair.paths[0].kind is PathKind.DIRECT
+
+
+async def test_unreachable_first_server_does_not_keep_the_second_from_its_turn(coturn: Coturn) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        dead = TurnServer("127.0.0.1", silent.getsockname()[1], "udp", False, "user", "secret")
+        plan = ServerPlan(turn=(dead, *coturn.plan("tcp").turn))
+        peer = make_peer(plan=plan, policy=IcePolicy.RELAY, gather_timeout_s=3.0)
+        assert "typ relay" in await peer.create_offer()
+        await peer.close()
+
+
+async def test_wrong_credential_costs_the_relay_and_not_the_call(coturn: Coturn) -> None:
+    async with Pair(make_peer(plan=coturn.plan(credential="wrong"))) as pair:
+        assert pair.paths is not None
+        assert pair.paths[0].kind is PathKind.DIRECT
+
+
+def _without_hosts(description: Description) -> Description:
+    return replace(description, candidates=tuple(c for c in description.candidates if c.type == "relay"))
+
+
+async def test_server_that_dies_ends_the_session_and_its_close_is_quick(coturn: Coturn) -> None:
+    settings = {"consent_interval_s": 0.1, "consent_expiry_s": 0.8}
+    caller = make_peer(plan=coturn.plan(), policy=IcePolicy.RELAY, **settings)
+    pair = Pair(caller, make_peer(**settings))
+    async with pair:
+        await pair.open()
+        coturn.process.send_signal(signal.SIGKILL)
+        await coturn.process.wait()
+        await pair.caller.until_lost(5.0)
+        await pair.callee.until_lost(5.0)
+        start = asyncio.get_running_loop().time()
+        await pair.close()
+        assert asyncio.get_running_loop().time() - start < 3.0
+
+
+async def test_relayed_candidates_alone_are_enough_for_the_answer(coturn: Coturn) -> None:
+    caller, callee = make_peer(plan=coturn.plan()), make_peer()
+    offer = _without_hosts(offer_of(await caller.create_offer()))
+    caller.apply_answer(answer_of(await callee.create_answer(offer)))
+    await asyncio.gather(caller.connect(), callee.connect())
+    await asyncio.gather(caller.close(), callee.close())

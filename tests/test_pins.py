@@ -1,0 +1,252 @@
+"""What we rely on inside our libraries, beyond what they promise.
+
+A failure here means that an upgrade moved something that we override or reach into. Read the library's changes, adapt
+the module named in the message, run its tests, then widen the tested range.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from importlib.metadata import version
+
+import pytest
+
+TESTED = {"aiortc": ("1.16",), "aioice": ("0.13",), "mautrix": ("0.21",)}
+
+SIGNATURES = {
+    # mxrtc_bridge.rtc.ice and datagrams
+    "aioice.ice:Connection.__init__": (
+        "ice_controlling",
+        "components",
+        "stun_server",
+        "turn_server",
+        "turn_username",
+        "turn_password",
+        "turn_ssl",
+        "turn_transport",
+        "use_ipv4",
+        "use_ipv6",
+        "transport_policy",
+        "local_username",
+        "local_password",
+    ),
+    "aioice.ice:Connection.gather_candidates": (),
+    "aioice.ice:Connection.connect": (),
+    "aioice.ice:Connection.close": (),
+    "aioice.ice:Connection.recv": (),
+    "aioice.ice:Connection.query_consent": (),
+    "aioice.ice:Connection.data_received": ("data", "component"),
+    "aioice.ice:Connection.check_incoming": ("message", "addr", "protocol"),
+    "aioice.ice:Connection.check_complete": ("pair",),
+    "aioice.ice:Connection.check_start": ("pair",),
+    "aioice.ice:Connection.check_state": ("pair", "state"),
+    "aioice.ice:Connection.build_request": ("pair", "nominate"),
+    "aioice.ice:Connection._add_remote_candidate": ("remote_candidate", "network_host"),
+    "aioice.ice:Connection._pair_remote_candidate": ("remote_candidate",),
+    "aioice.ice:StunProtocol.__init__": ("receiver",),
+    "aioice.ice:StunProtocol.datagram_received": ("data", "addr"),
+    "aioice.ice:StunProtocol.request": ("request", "addr", "integrity_key", "retransmissions"),
+    "aioice.ice:StunProtocol.close": (),
+    "aioice.candidate:candidate_priority": ("candidate_component", "candidate_type", "local_pref"),
+    "aioice.candidate:candidate_foundation": ("candidate_type", "candidate_transport", "base_address"),
+    "aioice.turn:create_turn_endpoint": (
+        "protocol_factory",
+        "server_addr",
+        "username",
+        "password",
+        "lifetime",
+        "channel_refresh_time",
+        "ssl",
+        "transport",
+    ),
+    "aioice.turn:TurnTransport.sendto": ("data", "addr"),
+    "aioice.utils:random_string": ("length",),
+    # mxrtc_bridge.rtc.dtls and certificates
+    "aiortc:RTCCertificate.__init__": ("key", "cert"),
+    "aiortc.rtcdtlstransport:RTCDtlsTransport.__init__": ("transport", "certificates"),
+    "aiortc.rtcdtlstransport:RTCDtlsTransport.start": ("remoteParameters",),
+    "aiortc.rtcdtlstransport:RTCDtlsTransport.stop": (),
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._do_handshake": (),
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._recv_next": (),
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._write_ssl": (),
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._send_data": ("data",),
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._set_role": ("role",),
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._set_state": ("state",),
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._setup_srtp": (),
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._validate_peer_identity": ("remoteParameters",),
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._register_data_receiver": ("receiver",),
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._unregister_data_receiver": ("receiver",),
+    # mxrtc_bridge.rtc.sctp*
+    "aiortc.rtcsctptransport:RTCSctpTransport.__init__": ("transport", "port"),
+    "aiortc.rtcsctptransport:RTCSctpTransport.start": ("remoteCaps", "remotePort"),
+    "aiortc.rtcsctptransport:RTCSctpTransport.stop": (),
+    "aiortc.rtcsctptransport:RTCSctpTransport._handle_data": ("data",),
+    "aiortc.rtcsctptransport:RTCSctpTransport._receive_chunk": ("chunk",),
+    "aiortc.rtcsctptransport:RTCSctpTransport._receive_data_chunk": ("chunk",),
+    "aiortc.rtcsctptransport:RTCSctpTransport._receive_sack_chunk": ("chunk",),
+    "aiortc.rtcsctptransport:RTCSctpTransport._receive": ("stream_id", "pp_id", "data"),
+    "aiortc.rtcsctptransport:RTCSctpTransport._mark_received": ("tsn",),
+    "aiortc.rtcsctptransport:RTCSctpTransport._reset_deferred_streams": (),
+    "aiortc.rtcsctptransport:RTCSctpTransport._send_chunk": ("chunk",),
+    "aiortc.rtcsctptransport:RTCSctpTransport._send_sack": (),
+    "aiortc.rtcsctptransport:RTCSctpTransport._set_state": ("state",),
+    "aiortc.rtcsctptransport:RTCSctpTransport._transmit": (),
+    "aiortc.rtcsctptransport:RTCSctpTransport._transmit_reconfig": (),
+    "aiortc.rtcsctptransport:RTCSctpTransport._update_rto": ("R",),
+    "aiortc.rtcsctptransport:RTCSctpTransport._t3_expired": (),
+    "aiortc.rtcsctptransport:RTCSctpTransport._t3_start": (),
+    "aiortc.rtcsctptransport:RTCSctpTransport._t3_restart": (),
+    "aiortc.rtcsctptransport:RTCSctpTransport._flight_size_increase": ("chunk",),
+    "aiortc.rtcsctptransport:RTCSctpTransport._data_channel_flush": (),
+    "aiortc.rtcsctptransport:RTCSctpTransport._data_channel_close": ("channel",),
+    "aiortc.rtcsctptransport:RTCSctpTransport._data_channel_closed": ("stream_id",),
+    "aiortc.rtcsctptransport:RTCSctpTransport._data_channel_receive": ("stream_id", "pp_id", "data"),
+    "aiortc.rtcsctptransport:InboundStream.add_chunk": ("chunk",),
+    "aiortc.rtcsctptransport:InboundStream.pop_messages": (),
+    "aiortc.rtcsctptransport:serialize_packet": (
+        "source_port",
+        "destination_port",
+        "verification_tag",
+        "chunk",
+    ),
+}
+
+SOURCES = {
+    # The base class asks its ICE transport for nothing but these; IceConnection has the role, the rest is overridden.
+    "aiortc.rtcdtlstransport:RTCDtlsTransport": (
+        "self.transport._recv",
+        "self.transport._send",
+        "self.transport.role",
+        "self._task = asyncio.ensure_future(self.__run())",
+    ),
+    "aioice.turn:TurnTransport": ("self.__close_task", "self.__send_tasks"),
+    # Decisions of the base class that our overrides build on.
+    "aiortc.rtcsctptransport:RTCSctpTransport._handle_data": ("if self._sack_needed:", "await self._send_sack()"),
+    "aiortc.rtcsctptransport:RTCSctpTransport._receive_sack_chunk": (
+        "await self._data_channel_flush()",
+        "await self._transmit()",
+        "chunk._retransmit = True",
+    ),
+    "aiortc.rtcsctptransport:RTCSctpTransport._transmit_reconfig": ("self._data_channel_queue",),
+    "aioice.ice:Connection.connect": ("self._query_consent_task = asyncio.create_task(self.query_consent())",),
+}
+
+
+def find(name: str) -> object:
+    module, _, path = name.partition(":")
+    found: object = importlib.import_module(module)
+    for part in path.split("."):
+        assert hasattr(found, part), f"{name} is gone: adapt what overrides or calls it"
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize("library", TESTED)
+def test_version_is_one_that_was_tested(library: str) -> None:
+    installed = version(library)
+    series = ".".join(installed.split(".")[:2])
+    assert series in TESTED[library], (
+        f"{library} {installed} was not tested with this package, which reaches into it; tested: {TESTED[library]}"
+    )
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_what_we_override_or_call_takes_the_same_arguments(name: str) -> None:
+    parameters = tuple(p for p in inspect.signature(find(name)).parameters if p != "self")  # type: ignore[arg-type]
+    assert parameters == SIGNATURES[name], f"{name} takes other arguments now: {parameters}"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_what_we_rely_on_is_still_done(name: str) -> None:
+    source = inspect.getsource(find(name))  # type: ignore[arg-type]
+    for text in SOURCES[name]:
+        assert text in source, f"{name} no longer has {text!r}"
+
+
+CONNECTION_STATE = (
+    "_check_list",
+    "_closing",
+    "_local_candidates",
+    "_local_candidates_end",
+    "_local_candidates_start",
+    "_nominated",
+    "_protocols",
+    "_queue",
+    "_remote_candidates",
+    "ice_controlling",
+    "remote_is_lite",
+    "remote_password",
+    "remote_username",
+)
+DTLS_STATE = ("_data_receiver", "_role", "_ssl", "_state", "_task", "encrypted")
+SCTP_STATE = (
+    "_advertised_rwnd",
+    "_association_state",
+    "_cwnd",
+    "_data_channel_id",
+    "_data_channel_queue",
+    "_data_channels",
+    "_fast_recovery_exit",
+    "_fast_recovery_transmit",
+    "_flight_size",
+    "_inbound_streams",
+    "_last_received_tsn",
+    "_last_sacked_tsn",
+    "_local_partial_reliability",
+    "_local_port",
+    "_local_tsn",
+    "_outbound_queue",
+    "_outbound_stream_seq",
+    "_outbound_streams_count",
+    "_reconfig_deferred",
+    "_reconfig_queue",
+    "_reconfig_request",
+    "_remote_max_message_size",
+    "_remote_port",
+    "_remote_verification_tag",
+    "_rto",
+    "_rttvar",
+    "_sack_duplicates",
+    "_sack_misordered",
+    "_sack_needed",
+    "_sent_queue",
+    "_srtt",
+    "_t3_handle",
+)
+
+
+async def test_state_that_we_share_exists_and_ours_hides_nothing() -> None:
+    """Attributes of the base classes are there, and no attribute of ours has the name of one by accident."""
+    from aioice.ice import Connection
+    from aiortc import RTCCertificate
+    from aiortc.rtcdtlstransport import RTCDtlsTransport
+    from aiortc.rtcicetransport import RTCIceGatherer, RTCIceTransport
+    from aiortc.rtcsctptransport import RTCSctpTransport
+
+    connection = Connection(ice_controlling=True)
+    dtls = RTCDtlsTransport(RTCIceTransport(RTCIceGatherer(iceServers=[])), [RTCCertificate.generateCertificate()])
+    sctp = RTCSctpTransport(dtls)
+    for thing, names in ((connection, CONNECTION_STATE), (dtls, DTLS_STATE), (sctp, SCTP_STATE)):
+        missing = [name for name in names if not hasattr(thing, name)]
+        assert missing == [], f"{type(thing).__name__} has lost {missing}"
+    await _assert_no_accidental_names(connection, dtls, sctp)
+
+
+async def _assert_no_accidental_names(connection: object, dtls: object, sctp: object) -> None:
+    from tests.rtc.peers import make_peer
+
+    peer = make_peer()
+    shared = {"_advertised_rwnd", "_cwnd", "_local_partial_reliability"}
+    for ours, theirs in ((peer._ice, connection), (peer._dtls, dtls), (peer._association, sctp)):
+        package = "mxrtc_bridge"
+        assigned = {
+            name
+            for kind in type(ours).__mro__
+            if kind.__module__.startswith(package) and "__init__" in vars(kind)
+            for name in kind.__init__.__code__.co_names
+            if name.startswith("_") and not name.startswith("__")
+        }
+        accidental = (assigned & set(vars(theirs))) - shared
+        assert accidental == set(), f"{type(ours).__name__} and its base class both use {accidental}"
+    await peer.close()
