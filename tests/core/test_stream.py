@@ -251,6 +251,15 @@ def test_acknowledgement_that_crossed_the_fin_counts_for_it() -> None:
     assert driven.hear('{"t":"ack","o":3,"w":65536}') == []
 
 
+def test_acknowledgement_of_a_part_does_not_count_for_the_fin() -> None:
+    driven = flowing_opener()
+    driven.feed(stream.SinkData(b"abc"))
+    driven.feed(stream.SinkEof())
+    driven.feed(stream.Turn(3))
+    driven.hear('{"t":"ack","o":2,"w":65536}')
+    assert driven.machine.send_state is SendState.FIN_SENT
+
+
 def test_fin_waits_until_the_credit_let_everything_out() -> None:
     driven = opener()
     driven.feed(stream.SinkData(b"x" * (64 * KIB + 1)))
