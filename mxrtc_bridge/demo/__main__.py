@@ -1,0 +1,108 @@
+"""``make demo``: see the bridge work with a real homeserver on this machine, then try it by hand.
+
+Must never leave anything behind: whatever way it ends, children are ended and the folder is removed. Only when a step
+failed, the logs that it names are kept, in a folder that the last line names.
+
+Exit codes: 0 everything worked (and, without ``--once``, Ctrl-C ended it after that); 1 a step failed; 2 wrong usage;
+130 interrupted before everything was checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import click
+import uvloop
+from rich.console import Console
+
+from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.demo.story import StepError, Story
+from mxrtc_bridge.demo.synapse import find_synapse_python
+from mxrtc_bridge.demo.tour import Tour
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+INTRODUCTION = """\
+A Matrix user reaches a service behind a bridge: everything is real, and nothing leaves this machine.
+"""
+
+
+class Demonstration:
+    """One run, from the empty folder to the removed one.
+
+    Args:
+        console: where to tell it.
+        once: whether to end after the checks.
+    """
+
+    def __init__(self, console: Console, *, once: bool) -> None:
+        self._story = Story(console)
+        self._once = once
+        self._checked = False
+
+    async def run(self) -> int:
+        """Run until the checks are done, or until interrupted, and return the exit code."""
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        try:
+            return await self._run()
+        except asyncio.CancelledError:
+            # Ended as asked: nobody outside of this task waits for its cancellation.
+            self._story.text("\nended, and everything is removed" if self._checked else "\ninterrupted", "yellow")
+            return EXIT_OK if self._checked else EXIT_INTERRUPTED
+
+    async def _run(self) -> int:
+        self._story.text(INTRODUCTION)
+        try:
+            find_synapse_python()
+        except LocalError as error:
+            self._story.text(str(error), "bold red")
+            return EXIT_FAILED
+        # Short, because the path of a unix socket below it must fit into 107 bytes.
+        with tempfile.TemporaryDirectory(prefix="mxrtc-demo-") as name:
+            try:
+                async with AsyncExitStack() as stack:
+                    tour = Tour(Path(name), self._story, stack)
+                    await tour.run()
+                    self._checked = True
+                    if not self._once:
+                        await tour.stay_up()
+            except StepError as error:
+                self._story.failure(error, keep_logs(error))
+                return EXIT_FAILED
+        return EXIT_OK
+
+
+def keep_logs(error: StepError) -> dict[Path, Path]:
+    """Copy the logs that a failure names to where the end of the run does not remove them.
+
+    Returns:
+        The copy of each log that has something in it.
+    """
+    logs = [log for log in error.logs if log.exists() and log.stat().st_size]
+    if not logs:
+        return {}
+    kept = Path(tempfile.mkdtemp(prefix="mxrtc-demo-logs-"))
+    return {log: Path(shutil.copy(log, kept / log.name)) for log in logs}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--once", is_flag=True, envvar="ONCE", help="End after the checks, with exit code 0 or 1.")
+def main(once: bool) -> None:
+    """Start a homeserver, the bridge and a web server; reach the server as a Matrix user would; say what happened."""
+    console = Console(highlight=False)
+    sys.exit(uvloop.run(Demonstration(console, once=once).run()))
+
+
+if __name__ == "__main__":
+    main()
