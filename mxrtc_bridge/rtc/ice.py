@@ -17,6 +17,7 @@ import asyncio
 import ipaddress
 import logging
 import secrets
+from collections import deque
 from random import random
 
 from aioice import stun
@@ -47,6 +48,10 @@ EARLY_QUEUE = 64
 OPEN_QUEUE = 2048
 """Datagrams kept afterwards: more than a receive window. The newest is dropped, as a full socket buffer does."""
 
+MAX_HELD_DATAGRAMS = 16
+"""Payload from an address whose check is about to succeed: the first flight of the other side's handshake often comes
+right behind its check or its answer to ours. Dropped, it would be repeated a second later."""
+
 RELAY_CLOSE_S = 1.5
 """How long a TURN server may take to confirm that an allocation ends; then it expires there by itself."""
 
@@ -76,6 +81,7 @@ class IceConnection(Connection):
         self._settings = settings
         self._plan = plan
         self._checked: set[Address] = set()
+        self._held: deque[tuple[bytes, Address]] = deque(maxlen=MAX_HELD_DATAGRAMS)
         self._queue_limit = EARLY_QUEUE
         self._alive_at = 0.0
         self._loop = asyncio.get_running_loop()
@@ -142,14 +148,14 @@ class IceConnection(Connection):
         if "PRIORITY" not in message.attributes or (not known and len(self._checked) >= MAX_CHECKED_ADDRESSES):
             self.drops.excess += 1
             return
-        self._checked.add(addr)
+        self._trust(addr)
         self.note_alive()
         super().check_incoming(message, addr, protocol)
 
     def check_complete(self, pair: CandidatePair) -> None:
         """Handle the end of one of our checks."""
         if pair.state == CandidatePair.State.SUCCEEDED:
-            self._checked.add(pair.remote_addr)
+            self._trust(pair.remote_addr)
         super().check_complete(pair)
 
     async def check_start(self, pair: CandidatePair) -> None:
@@ -170,15 +176,36 @@ class IceConnection(Connection):
     def payload_received(self, data: bytes, address: Address) -> None:
         """Queue a datagram that is not STUN, if it comes from a checked address."""
         if address not in self._checked:
-            self.drops.stranger += 1
+            self._hold(data, address)
         elif self._queue.qsize() >= self._queue_limit:
             self.drops.overflow += 1
         else:
             self._queue.put_nowait((data, COMPONENT))
 
+    def _hold(self, data: bytes, address: Address) -> None:
+        """Keep payload that comes before its address has proved itself, if that is still being found out.
+
+        So it is with the address of a candidate, and with one whose checks are good but wait for `connect`.
+        """
+        asked = any(pair.remote_addr == address for pair in self._check_list)
+        asking = any(source == address for _, source, _ in self._early_checks)
+        if self._queue_limit == EARLY_QUEUE and (asked or asking):
+            self._held.append((data, address))
+        else:
+            self.drops.stranger += 1
+
+    def _trust(self, address: Address) -> None:
+        """``address`` has passed an authenticated check."""
+        if address not in self._checked:
+            self._checked.add(address)
+            held, self._held = self._held, deque(maxlen=MAX_HELD_DATAGRAMS)
+            for data, source in held:
+                self.payload_received(data, source)  # of other addresses: held again
+
     def open_queue(self) -> None:
         """DTLS is up, so what is queued from now on is read at once: allow for bursts."""
         self._queue_limit = OPEN_QUEUE
+        self._held.clear()
 
     @property
     def input_pending(self) -> bool:

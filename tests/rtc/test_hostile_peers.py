@@ -127,6 +127,45 @@ async def test_payload_of_a_stranger_is_never_queued() -> None:
     await peer.close()
 
 
+async def test_handshake_that_overtakes_the_end_of_its_check_is_kept_until_then() -> None:
+    """The other side's first flight may be read before our own check is complete; a second would be lost without it."""
+    caller, callee = make_peer(), make_peer()
+    answer = answer_of(await callee.create_answer(offer_of(await caller.create_offer())))
+    caller.apply_answer(answer)
+    ice = caller._ice
+    address = ("127.0.0.1", answer.candidates[0].port)
+    for pair in ice._check_list:
+        assert pair.remote_addr == address
+    for number in range(100):
+        ice.payload_received(bytes([22, number]), address)
+    assert not ice.input_pending
+    ice.payload_received(b"from elsewhere", ("127.0.0.1", 1))
+    assert ice.drops.stranger == 1
+    ice._trust(address)
+    assert [ice._queue.get_nowait() for _ in range(ice._queue.qsize())] == [
+        (bytes([22, number]), 1) for number in range(84, 100)
+    ]
+    await asyncio.gather(caller.close(), callee.close())
+
+
+async def test_handshake_that_comes_before_the_answer_is_kept() -> None:
+    """Some callees begin with DTLS as soon as their own checks succeed: long before we have their description."""
+    caller, callee = make_peer(), make_peer()
+    answer = answer_of(await callee.create_answer(offer_of(await caller.create_offer())))
+    connecting = asyncio.create_task(callee.connect())
+    async with asyncio.timeout(5):
+        while not caller._ice._early_checks:
+            await asyncio.sleep(0.01)
+    caller._ice.payload_received(bytes([22]) + bytes(20), ("127.0.0.1", answer.candidates[0].port))
+    assert (len(caller._ice._held), caller.drops.stranger) == (1, 0)
+    assert not caller._ice.input_pending
+    caller.apply_answer(answer)
+    await asyncio.gather(caller.connect(), connecting)
+    assert len(caller._ice._held) == 0
+    assert caller.drops.stranger == 0
+    await asyncio.gather(caller.close(), callee.close())
+
+
 async def test_flood_from_a_checked_address_is_bounded_before_dtls() -> None:
     caller, callee = make_peer(), make_peer()
     answer = await callee.create_answer(offer_of(await caller.create_offer()))

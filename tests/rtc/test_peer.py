@@ -162,7 +162,7 @@ async def test_closed_channel_ignores_sends_and_second_closes() -> None:
 
 
 async def test_channel_numbers_are_reused_after_a_close() -> None:
-    async with Pair(make_peer(max_channels=4), make_peer(max_channels=4, opens_per_second=1000)) as pair:
+    async with Pair(make_peer(max_channels=4), make_peer(max_channels=4, opens_per_second=1_000_000)) as pair:
         for round_number in range(12):
             ours, theirs = await pair.open(f"round{round_number}")
             ours.channel.send(f"hello {round_number}")
