@@ -403,7 +403,7 @@ class StreamMachine:
 
     @property
     def _may_send(self) -> bool:
-        return self._phase in {Phase.AWAITING_OK, Phase.FLOWING}
+        return self._phase is Phase.FLOWING or self._phase is Phase.AWAITING_OK
 
     def _continue_sending(self, now: float) -> None:
         half = self._send

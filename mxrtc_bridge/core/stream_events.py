@@ -101,7 +101,10 @@ class SinkConnected:
 
 @dataclass(frozen=True, slots=True)
 class SinkRefused:
-    """The local side cannot be had; ``code`` is one of ``ErrCode``, any other counts as ``unavailable``."""
+    """The local side cannot be had; ``code`` is one of ``ErrCode``, any other counts as ``unavailable``.
+
+    ``message`` is told to the other side: it must not name addresses or anything else that only the admin may know.
+    """
 
     code: str
     message: str
