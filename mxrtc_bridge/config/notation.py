@@ -1,4 +1,4 @@
-"""The small languages inside the values: durations, sizes, targets, listen addresses, networks, times.
+"""The small languages inside the values: durations, targets, listen addresses, networks, times.
 
 Each ``parse_*`` takes the text as it stands in the file and returns a value, or raises :class:`ValueError` with a
 phrase that says what is allowed. Each ``format_*`` is the inverse, for the example and the reference.
@@ -17,8 +17,6 @@ from mxrtc_bridge.core.targets import IpNetwork, Target, TcpTarget, UnixTarget
 
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB)")
-_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[^\[\]:/@\s]{1,253}):([0-9]{1,5})")
 # The last label begins with a letter: 127.1 and 0x7f000001 are addresses to the system's resolver, and no names.
 _HOST_NAME = re.compile(
@@ -51,22 +49,6 @@ def format_duration(seconds: float) -> str:
         if milliseconds >= size and milliseconds % size == 0:
             return f"{milliseconds // size}{unit}"
     return f"{milliseconds}ms"
-
-
-def parse_size(text: object) -> int:
-    """Read ``512B``, ``64KiB``, ``64MiB`` or ``2GiB``, and return bytes."""
-    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
-        raise ValueError(f"{quoted(text)} is not a size; write a whole number and a unit, like 64KiB, 64MiB, 2GiB")
-    return int(match[1]) * _BYTES[match[2]]
-
-
-def format_size(size: int) -> str:
-    """Write ``size`` with the largest unit that needs no fraction."""
-    for unit in ("GiB", "MiB", "KiB"):
-        if size >= _BYTES[unit] and size % _BYTES[unit] == 0:
-            return f"{size // _BYTES[unit]}{unit}"
-    return f"{size}B"
 
 
 def parse_target(text: str) -> Target:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ipaddress
 import re
 from pathlib import Path
 from typing import Any
@@ -404,3 +405,22 @@ def test_a_damaged_configuration_is_read_or_refused(data: dict[str, Any]) -> Non
 def test_any_text_is_a_config_error(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_config(text, PATH, {})
+
+
+def test_settings_of_a_service_reach_its_target() -> None:
+    data = changed(*SSH, to={"target": "tcp:h:22", "connect_timeout": "3s", "expect": ["10.0.0.0/8"]})
+    data["peers"]["build"]["services"]["web"] |= {"connect_timeout": "500ms", "limits": {"streams": 3, "idle": "1h"}}
+    config = load(data)
+    ssh, web = (config.service(config.peer_id("build"), name) for name in ("ssh", "web"))
+    assert ssh is not None
+    assert web is not None
+    assert ssh.target == TcpTarget("h", 22, (ipaddress.ip_network("10.0.0.0/8"),), 3.0)
+    assert web.target == UnixTarget("/run/build/web.sock", 0.5)
+    assert (web.raw, web.max_streams, web.idle_s) == (True, 3, 3600)
+
+
+@pytest.mark.parametrize("until", ["1960-01-01", "2001-01-01"])
+def test_policy_tests_leave_out_the_ends_of_grants(until: str) -> None:
+    data = changed("grants", 0, "until", to=until)
+    data["tests"] = [{"as": "@alice:example.org", "may": ["build/ssh"]}]
+    assert mistakes(data) == []
