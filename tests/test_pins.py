@@ -64,6 +64,7 @@ SIGNATURES = {
     "aioice.utils:random_string": ("length",),
     # mxrtc_bridge.rtc.dtls and certificates
     "aiortc:RTCCertificate.__init__": ("key", "cert"),
+    "aiortc:RTCCertificate._create_ssl_context": ("srtp_profiles",),
     "aiortc.rtcdtlstransport:RTCDtlsTransport.__init__": ("transport", "certificates"),
     "aiortc.rtcdtlstransport:RTCDtlsTransport.start": ("remoteParameters",),
     "aiortc.rtcdtlstransport:RTCDtlsTransport.stop": (),
@@ -120,6 +121,7 @@ SOURCES = {
         "self.transport.role",
         "self._task = asyncio.ensure_future(self.__run())",
     ),
+    "aiortc.rtcdtlstransport:RTCDtlsTransport.start": ("_create_ssl_context(",),
     "aioice.turn:TurnTransport": ("self.__close_task", "self.__send_tasks"),
     # Decisions of the base class that our overrides build on.
     "aiortc.rtcsctptransport:RTCSctpTransport._handle_data": ("if self._sack_needed:", "await self._send_sack()"),

@@ -11,13 +11,18 @@ import hashlib
 from typing import Protocol
 
 from aiortc import RTCCertificate
+from aiortc.rtcdtlstransport import SRTPProtectionProfile
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from OpenSSL import SSL
 
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.sdp import Fingerprint
+
+DTLS_1_2 = 0xFEFD
+"""Version number on the wire (RFC 6347 section 4.1); RFC 8827 section 6.5 asks for 1.2 or later."""
 
 VALIDITY = dt.timedelta(days=25 * 365)
 
@@ -46,6 +51,19 @@ class NoCertificates:
     async def save(self, user: UserId, pem: bytes) -> None: ...
 
 
+class DtlsCertificate(RTCCertificate):
+    """A certificate whose connections are DTLS 1.2 or later and are not renegotiated.
+
+    A renegotiation could bring another certificate than the one that was compared with the description.
+    """
+
+    def _create_ssl_context(self, srtp_profiles: list[SRTPProtectionProfile]) -> SSL.Context:
+        context = super()._create_ssl_context(srtp_profiles)
+        context.set_options(SSL.OP_NO_RENEGOTIATION)
+        context.set_min_proto_version(DTLS_1_2)
+        return context
+
+
 def make_certificate() -> RTCCertificate:
     """Make a private key and its self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -61,7 +79,7 @@ def make_certificate() -> RTCCertificate:
         .not_valid_after(now + VALIDITY)
         .sign(key, hashes.SHA256())
     )
-    return RTCCertificate(key=key, cert=certificate)
+    return DtlsCertificate(key=key, cert=certificate)
 
 
 def certificate_to_pem(certificate: RTCCertificate) -> bytes:
@@ -85,7 +103,7 @@ def certificate_from_pem(pem: bytes) -> RTCCertificate:
         raise ConfigError("the stored certificate cannot be read; remove it and a new one is made") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
         raise ConfigError("the stored private key and certificate do not match; remove them and new ones are made")
-    return RTCCertificate(key=key, cert=certificate)
+    return DtlsCertificate(key=key, cert=certificate)
 
 
 def fingerprint_of(der: bytes, algorithm: str) -> str:

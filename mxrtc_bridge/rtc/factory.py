@@ -12,6 +12,7 @@ from aiortc import RTCCertificate
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ice import IceServer
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.engine.ports import Peer
 from mxrtc_bridge.rtc.certificates import (
     CertificateStore,
     certificate_from_pem,
@@ -49,7 +50,7 @@ class AiortcPeerFactory:
         self._cache: OrderedDict[UserId, RTCCertificate] = OrderedDict()
         self._making = asyncio.Lock()
 
-    async def create(self, local: UserId) -> DataPeer:
+    async def create(self, local: UserId) -> Peer:
         """Make a peer connection for ``local``.
 
         Raises:

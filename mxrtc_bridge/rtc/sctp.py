@@ -123,6 +123,8 @@ class Association(SendingTransport, ReceivingTransport):
     # Packets
 
     async def _handle_data(self, data: bytes) -> None:
+        if self._settled.is_set() and not self.established:
+            return  # over: not even a valid cookie brings it back
         self._handling = True
         try:
             check_packet(data)

@@ -35,6 +35,11 @@ MAX_HELD_CHUNKS = 2048
 """Chunks that may wait for missing ones; a full window of full packets has about 900."""
 MAX_TSN_AHEAD = 8192
 """How far beyond the last TSN in order one may be."""
+TRICKLE_S = 10.0
+"""Beyond all limits one packet is still taken this often: a sender whose every packet is lost gives the association
+up after about ten tries, and a consumer that rests is no reason for that."""
+TRICKLE_LIMIT = 1024 * 1024
+"""How much may gather in that way; it takes hours."""
 TSN_MASK = 0xFFFFFFFF
 
 _WHOLE = SCTP_DATA_FIRST_FRAG | SCTP_DATA_LAST_FRAG
@@ -53,6 +58,7 @@ class ReceivingTransport(GuardedTransport):
         self._unsacked = 0
         self._window_low = False
         self._shut_timer: asyncio.TimerHandle | None = None
+        self._trickled_at = 0.0
 
     # Window
 
@@ -90,7 +96,8 @@ class ReceivingTransport(GuardedTransport):
         size = len(chunk.user_data)
         settings = self._settings
         ahead = (chunk.tsn - self._received_tsn()) & TSN_MASK
-        if self._unread + size > settings.receive_window + settings.reassembly_limit:
+        excess = self._unread + size - settings.receive_window - settings.reassembly_limit
+        if excess > 0 and not (ahead == 1 and self._trickle(excess)):
             return False
         if ahead == 1:
             # The next in order is always taken, or the ones behind it would be stuck.
@@ -101,6 +108,13 @@ class ReceivingTransport(GuardedTransport):
             return True  # a duplicate, to be counted as one
         full = self._held_bytes + size > settings.reassembly_limit or self._held_chunks >= MAX_HELD_CHUNKS
         return not full and ahead <= MAX_TSN_AHEAD and len(self._sack_misordered) < MAX_HELD_CHUNKS
+
+    def _trickle(self, excess: int) -> bool:
+        now = self._running_loop.time()
+        if excess > TRICKLE_LIMIT or now - self._trickled_at < TRICKLE_S:
+            return False
+        self._trickled_at = now
+        return True
 
     def _received_tsn(self) -> int:
         assert self._last_received_tsn is not None

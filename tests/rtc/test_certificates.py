@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from contextlib import suppress
 
 import pytest
+from aiortc.rtcdtlstransport import SRTP_PROFILES
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL
 
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.rtc.certificates import (
@@ -58,3 +61,39 @@ def test_broken_certificate_is_refused_without_showing_it(pem: bytes) -> None:
         certificate_from_pem(pem)
     assert "BEGIN" not in str(caught.value)
     assert "remove" in str(caught.value)
+
+
+def shake_hands(client: SSL.Connection, server: SSL.Connection) -> None:
+    """Carry the flights of a handshake between two connections in memory."""
+    client.set_connect_state()
+    server.set_accept_state()
+    for _ in range(6):
+        for here, there in ((client, server), (server, client)):
+            with suppress(SSL.WantReadError):
+                here.do_handshake()
+            with suppress(SSL.WantReadError):
+                there.bio_write(here.bio_read(65536))
+
+
+def ours() -> SSL.Context:
+    return make_certificate()._create_ssl_context(SRTP_PROFILES)
+
+
+def test_connections_use_dtls_1_2_and_refuse_renegotiation() -> None:
+    client, server = SSL.Connection(ours()), SSL.Connection(ours())
+    shake_hands(client, server)
+    assert client.get_protocol_version_name() == server.get_protocol_version_name() == "DTLSv1.2"
+    with pytest.raises(SSL.Error, match="renegotiation"):
+        client.renegotiate()
+
+
+def test_older_versions_are_refused() -> None:
+    certificate = make_certificate()
+    context = SSL.Context(SSL.DTLS_METHOD)
+    context.use_certificate(certificate._cert)
+    context.use_privatekey(certificate._key)
+    context.set_cipher_list(b"ALL:@SECLEVEL=0")
+    context.set_min_proto_version(0xFEFF)
+    context.set_max_proto_version(0xFEFF)
+    with pytest.raises(SSL.Error, match="unsupported protocol"):
+        shake_hands(SSL.Connection(context), SSL.Connection(ours()))

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from mxrtc_bridge.core.errors import StateError, TransportError
+from mxrtc_bridge.rtc import sctp_receive
 from mxrtc_bridge.rtc.ice import IceConnection
 from tests.rtc.peers import Pair, RecordingChannel, answer_of, make_peer, offer_of
 from tests.rtc.stock import MixedPair, stock_on_loopback
@@ -87,6 +88,25 @@ async def test_sender_stops_when_nothing_is_consumed_and_goes_on_when_it_is() ->
                 await theirs.until(lambda channel, seen=reported: channel.received_bytes > seen)
         await pumping
         assert pair.callee.peer._association._unread <= MIB
+
+
+@pytest.mark.usefixtures("stock_on_loopback")
+async def test_stalled_consumer_takes_one_packet_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any progress a sender would give the whole association up."""
+    monkeypatch.setattr(sctp_receive, "TRICKLE_S", 0.3)
+    async with MixedPair(stock_calls=True, receive_window=128 * KIB, reassembly_limit=128 * KIB) as pair:
+        offered = await pair.ours.offered_channel()
+        offered.consume = False
+        for _ in range(400):
+            pair.stock.channels[0].send(bytes(KIB))
+        await offered.until(lambda channel: channel.received_bytes == 256 * KIB)
+        start = asyncio.get_running_loop().time()
+        await offered.until(lambda channel: channel.received_bytes == 258 * KIB)
+        assert asyncio.get_running_loop().time() - start > 0.3
+        monkeypatch.setattr(sctp_receive, "TRICKLE_LIMIT", 0)
+        seen = offered.received_bytes
+        await asyncio.sleep(0.7)
+        assert offered.received_bytes == seen
 
 
 async def test_window_of_one_stalled_channel_does_not_leak_when_it_is_closed() -> None:
@@ -174,6 +194,22 @@ async def test_loss_and_reordering_do_not_break_the_stream() -> None:
         await theirs.until_closed()
         await ours.until_closed()
         assert all(count > 3 for (count,) in lost)
+
+
+async def test_path_that_comes_back_after_an_outage_is_used_again() -> None:
+    """Everything in flight is lost: only the retransmission timer can know, and it must not back off for ever."""
+    async with Pair() as pair:
+        ours, theirs = await pair.open()
+        await asyncio.sleep(0.05)  # lets the opening be acknowledged
+        ice = pair.caller.peer._ice
+        send = ice.send_now
+        ice.send_now = lambda data: None  # type: ignore[method-assign]
+        ours.channel.send(bytes(5000))
+        ours.channel.send("after it")
+        await asyncio.sleep(0.7)
+        assert pair.caller.peer._association._rto >= 0.4
+        ice.send_now = send  # type: ignore[method-assign]
+        assert await theirs.until_count(3) == ["opened", bytes(5000), "after it"]
 
 
 def _make_lossy(ice: IceConnection, chance: random.Random) -> list[int]:

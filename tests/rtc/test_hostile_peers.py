@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import random
 import socket
@@ -14,6 +15,7 @@ from aiortc import RTCCertificate
 from aiortc.rtcsctptransport import (
     AbortChunk,
     Chunk,
+    CookieEchoChunk,
     DataChunk,
     ForwardTsnChunk,
     InitChunk,
@@ -323,12 +325,15 @@ async def test_isolated_chunks_are_held_within_limits() -> None:
     async with MixedPair(stock_calls=True) as pair:
         await pair.ours.offered_channel()
         stream = pair.stock.channels[0].id
-        for number in range(3000):
-            await pair.stock.send_packet(seal(pair, data(pair, stream, 53, b"x", ahead=1 + 2 * number)))
-            if number % 50 == 0:
-                await asyncio.sleep(0)
-        await asyncio.sleep(0.1)
         association = pair.ours.peer._association
+        await pair.stock.send_packet(seal(pair, data(pair, stream, 53, b"x", ahead=20000)))
+        await asyncio.sleep(0.05)
+        assert association._sack_misordered == set()
+        for number in range(2500):
+            await pair.stock.send_packet(seal(pair, data(pair, stream, 53, b"x", ahead=1 + 2 * number)))
+            async with asyncio.timeout(5):
+                while len(association._sack_misordered) < min(number + 1, 2048):
+                    await asyncio.sleep(0)
         assert association._held_chunks <= 2048
         assert len(association._sack_misordered) <= 2048
         assert pair.ours.lost == []
@@ -354,6 +359,22 @@ async def test_second_init_does_not_disturb_the_association() -> None:
         await pair.stock.send_packet(serialize_packet(5000, 5000, 0, init))
         pair.stock.channels[0].send("still in order")
         assert await offered.until_count(2) == ["opened", "still in order"]
+
+
+@pytest.mark.usefixtures("stock_on_loopback")
+async def test_ended_association_is_not_brought_back_by_a_cookie() -> None:
+    async with MixedPair(stock_calls=True) as pair:
+        await pair.ours.offered_channel()
+        association = pair.ours.peer._association
+        stamp = struct.pack("!L", association._get_timestamp())
+        echo = CookieEchoChunk(body=stamp + hmac.digest(association._hmac_key, stamp, "sha1"))
+        packet = seal(pair, echo)
+        await association._handle_data(packet)
+        assert association.established
+        association.abort("test")
+        await association._handle_data(packet)
+        assert not association.established
+        assert await pair.ours.until_lost() == "test"
 
 
 @pytest.mark.usefixtures("stock_on_loopback")
