@@ -1,8 +1,9 @@
 """The sending half of the association: the queue, the window of the other side, retransmission.
 
 Differences to aiortc: the peer's receive window bounds what is in flight, and a closed one is probed (RFC 9260
-section 6.1); the sent queue is only searched for retransmissions after something was marked; the retransmission timer
-has a lower floor and backs off. A SACK for what was never sent ends the association.
+section 6.1); the congestion window does not grow into a standing queue; the sent queue is only searched for
+retransmissions after something was marked; the retransmission timer has a lower floor and backs off. A SACK for what
+was never sent ends the association.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from aiortc.rtcsctptransport import (
 from mxrtc_bridge.core.errors import StateError, WireError
 from mxrtc_bridge.rtc.dtls import DtlsTransport
 from mxrtc_bridge.rtc.sctp_base import GuardedTransport
+from mxrtc_bridge.rtc.sctp_delay import QueueingDelay
 from mxrtc_bridge.rtc.sctp_stream import SctpStream
 from mxrtc_bridge.rtc.settings import RtcSettings
 
@@ -38,8 +40,11 @@ INITIAL_WINDOW = 10 * USERDATA_MAX_LENGTH
 """As TCP (RFC 6928)."""
 MAX_BURST = 10 * USERDATA_MAX_LENGTH
 RECOVERY_BURST = 2 * USERDATA_MAX_LENGTH
+UNWATCHED_WINDOW = 128 * 1024
+"""Up to here the window grows whatever the delay: on a path that others have filled there must be something left."""
 PROBE_S = (1.0, 15.0)
 """First and longest pause between probes of a closed window."""
+MAX_ROUND_TRIP_S = 60.0
 TSN_MASK = 0xFFFFFFFF
 
 
@@ -56,6 +61,7 @@ class SendingTransport(GuardedTransport):
         self._peer_window = 0
         self._probe_timer: asyncio.TimerHandle | None = None
         self._probe_pause = PROBE_S[0]
+        self._queueing = QueueingDelay()
 
     # For the association
 
@@ -215,10 +221,13 @@ class SendingTransport(GuardedTransport):
         self._rto = min(2 * self._rto, RTO_MAX_S)  # RFC 9260 section 6.3.3, rule E2
 
     def _update_rto(self, R: float) -> None:  # noqa: N803 - name of the base class
+        if not 0 <= R <= MAX_ROUND_TRIP_S:
+            return  # the base class measures with the wall clock, and somebody has set it
         super()._update_rto(R)
         assert self._srtt is not None
         assert self._rttvar is not None
         self._rto = max(RTO_MIN_S, min(self._srtt + 4 * self._rttvar, RTO_MAX_S))
+        self._queueing.add(self._running_loop.time(), R)
 
     async def _receive_sack_chunk(self, chunk: SackChunk) -> None:
         self._check_sack(chunk)
@@ -228,7 +237,11 @@ class SendingTransport(GuardedTransport):
                 self._probe_pause = PROBE_S[0]
         if chunk.gaps:
             self._marked = True  # the base class may mark chunks as lost
+        before = self._cwnd
         await super()._receive_sack_chunk(chunk)
+        grown = self._cwnd > max(before, UNWATCHED_WINDOW)
+        if grown and self._srtt is not None and self._queueing.is_high(self._srtt):
+            self._cwnd = max(before, UNWATCHED_WINDOW)
 
     def _check_sack(self, chunk: SackChunk) -> None:
         """Refuse what acknowledges more than was sent; it also bounds the work for gap blocks by our own flight."""

@@ -212,6 +212,30 @@ async def test_path_that_comes_back_after_an_outage_is_used_again() -> None:
         assert await theirs.until_count(3) == ["opened", bytes(5000), "after it"]
 
 
+async def test_window_does_not_fill_a_deep_buffer() -> None:
+    """A slow link with a buffer of megabytes and no loss: the queue in it must stay short, or keystrokes wait."""
+    rate = 1.5 * MIB
+    async with Pair() as pair:
+        ours, theirs = await pair.open()
+        theirs.events = []
+        ice = pair.caller.peer._ice
+        loop = asyncio.get_running_loop()
+        send = ice.send_now
+        free_at = 0.0
+
+        def slow_link(data: bytes) -> None:
+            nonlocal free_at
+            free_at = max(free_at, loop.time()) + len(data) / rate
+            loop.call_at(free_at, send, data)
+
+        ice.send_now = slow_link  # type: ignore[method-assign]
+        await pump(pair, ours, 3 * MIB)
+        queue_s = free_at - loop.time()
+        assert queue_s < 0.25
+        await theirs.until(lambda channel: channel.received_bytes == 3 * MIB)
+        ice.send_now = send  # type: ignore[method-assign]
+
+
 def _make_lossy(ice: IceConnection, chance: random.Random) -> list[int]:
     send = ice.send_now
     held: list[bytes] = []
