@@ -1,0 +1,60 @@
+"""The test link has the quality that it is told to have: what is measured over it means something."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from mxrtc_bridge.demo.processes import ManagedProcess
+from tests.links import ADDRESS_B, Quality, TwoHosts
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and TUN devices need root"),
+]
+
+PING = (sys.executable, "-m", "tests.links.udp_ping")
+
+
+@asynccontextmanager
+async def answering(folder: Path, quality: Quality) -> AsyncIterator[TwoHosts]:
+    async with TwoHosts(folder, quality) as hosts:
+        server = ManagedProcess("echo", hosts.on_b(*PING, "serve", ADDRESS_B), folder=folder)
+        async with server:
+            await server.wait_for_line("ready", 10)
+            yield hosts
+
+
+async def ping(hosts: TwoHosts, count: int) -> tuple[float, int]:
+    """Returns the mean round trip in ms, and how many of ``count`` were lost."""
+    process = await asyncio.create_subprocess_exec(
+        *hosts.on_a(*PING, "ask", ADDRESS_B, str(count)), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    found = re.search(r"mean ([\d.]+) lost (\d+)", out.decode())
+    assert found is not None
+    return float(found[1]), int(found[2])
+
+
+async def test_link_delays_by_what_it_is_told(tmp_path: Path) -> None:
+    async with answering(tmp_path, Quality(delay_ms=20)) as hosts:
+        mean, lost = await ping(hosts, 20)
+    assert 40 <= mean < 60
+    assert lost == 0
+
+
+async def test_link_loses_and_can_be_cut(tmp_path: Path) -> None:
+    async with answering(tmp_path, Quality(loss_percent=20, seed=7)) as hosts:
+        _, lost = await ping(hosts, 60)
+        assert 8 < lost < 40, "36 percent of round trips"
+        hosts.cut()
+        assert (await ping(hosts, 3))[1] == 3
+        hosts.cut()
+        assert (await ping(hosts, 20))[1] < 20
