@@ -145,7 +145,7 @@ async def test_close_of_a_channel_reaches_both_sides(libdatachannel: Libdatachan
     libdatachannel.tell(kind="close", label="first")
     await offered.until_closed()
     channel = RecordingChannel(ours.peer.open_channel("ours", ""))
-    await channel.until_count(1)
+    await libdatachannel.until("open", label="ours")  # only then does it watch for the close
     channel.channel.close()
     await libdatachannel.until("closed", label="ours")
     await channel.until_closed()
@@ -154,11 +154,13 @@ async def test_close_of_a_channel_reaches_both_sides(libdatachannel: Libdatachan
 
 async def test_its_end_is_noticed(libdatachannel: Libdatachannel, ours: RecordingPeer) -> None:
     await it_calls(libdatachannel, ours)
+    await libdatachannel.until("open", label="first")
     libdatachannel.tell(kind="quit")
     await ours.until_lost(5.0)
 
 
 async def test_our_end_is_noticed(libdatachannel: Libdatachannel, ours: RecordingPeer) -> None:
     await it_calls(libdatachannel, ours)
+    await libdatachannel.until("open", label="first")
     await ours.peer.close()
     await libdatachannel.until("closed", label="first")
