@@ -81,11 +81,11 @@ async def test_port_in_use_is_explained() -> None:
 
 async def test_metrics_are_served_as_prometheus_text() -> None:
     metrics = Metrics()
-    metrics.call("connected")
+    metrics.call("remote_hangup")
     server = Server(metrics_application(metrics.render), TcpListen("127.0.0.1", 0))
     async with server, ClientSession() as http:
         async with http.get(f"http://127.0.0.1:{server.port}/metrics") as response:
             assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-            assert 'mxrtc_calls_total{outcome="connected"} 1.0' in await response.text()
+            assert 'mxrtc_calls_total{outcome="remote_hangup"} 1.0' in await response.text()
         async with http.get(f"http://127.0.0.1:{server.port}/") as response:
             assert response.status == 404
