@@ -63,7 +63,7 @@ class NewReno:
     def on_sent(self, now: float, packet: SentPacket) -> None:
         pass
 
-    def on_ack(self, now: float, sample: RateSample) -> None:
+    def on_ack(self, now: float, sample: RateSample) -> None:  # noqa: ARG002 - the interface
         if not sample.window_limited or sample.newly_lost:
             return
         if self._window < self._slow_start_threshold:
@@ -75,17 +75,17 @@ class NewReno:
                 self._window += self._packet
         self._window = min(self._window, self._max_window)
 
-    def on_loss(self, now: float, packet: SentPacket, lost_bytes: int, inflight: int) -> None:
+    def on_loss(self, now: float, packet: SentPacket, lost_bytes: int, inflight: int) -> None:  # noqa: ARG002
         if packet.sent_at <= self._recovery_at:
             return  # lost in the round trip that was already answered (section 7.2.4)
         self._reduce(now, max(self._window // 2, 4 * self._packet))
         self._window = self._slow_start_threshold
 
-    def on_timeout(self, now: float, inflight: int) -> None:
+    def on_timeout(self, now: float, inflight: int) -> None:  # noqa: ARG002
         self._reduce(now, max(self._window // 2, 4 * self._packet))
         self._window = self._packet
 
-    def on_spurious(self, now: float) -> None:
+    def on_spurious(self, now: float) -> None:  # noqa: ARG002
         if self._undo_window:
             self._window = max(self._window, self._undo_window)
             self._slow_start_threshold = max(self._slow_start_threshold, self._undo_threshold)

@@ -1,0 +1,304 @@
+"""What waits for sending: streams, their messages, and which of them the next chunk is cut from.
+
+Fair queueing over streams: each has a virtual time that grows by what it sent, divided by its weight, and the one that
+is furthest behind is next. A stream that wakes up starts at the present, so it is next at once, but saves up nothing.
+
+With I-DATA the choice is made again for every chunk, so a small message waits behind one packet of a bulk stream at
+most. Without it the fragments of a message must have consecutive TSNs (RFC 9260 section 6.9): then the choice is made
+for every message, and a layer above that wants short waits keeps its messages short.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heappop, heappush
+
+from mxrtc_bridge.sctp.chunks import BEGINS, DATA, DATA_HEADER, ENDS, I_DATA, I_DATA_HEADER, IMMEDIATE, UNORDERED
+from mxrtc_bridge.sctp.congestion import SentPacket
+from mxrtc_bridge.sctp.numbers import MASK16, MASK32
+
+IN_FLIGHT = 0
+LOST = 1
+ACKED = 2
+ABANDONED = 3
+
+_MIN_FRAGMENT = 256
+"""A packet that is already in use takes the beginning of a message only if this much of it fits."""
+_NEVER = SentPacket(-1, 0, 0.0, 0, 0.0, 0.0, False, 0, 0, [])
+_PADS = (b"", bytes(3), bytes(2), bytes(1))
+
+
+class OutMessage:
+    """A message on its way out."""
+
+    __slots__ = (
+        "abandoned",
+        "chunks",
+        "data",
+        "expires_at",
+        "flags",
+        "fragments",
+        "max_retransmissions",
+        "number",
+        "offset",
+        "ppid",
+        "size",
+        "stream",
+    )
+
+    def __init__(self, stream: OutStream, ppid: int, data: bytes, ordered: bool) -> None:
+        self.stream = stream
+        self.ppid = ppid
+        self.data = data
+        self.size = len(data)
+        self.flags = 0 if ordered else UNORDERED
+        self.offset = 0
+        self.number = -1
+        self.fragments = 0
+        self.expires_at = 0.0
+        self.max_retransmissions = -1
+        self.abandoned = False
+        self.chunks: list[OutChunk] | None = None  # kept for messages that may be given up only
+
+
+class OutChunk:
+    """A DATA or I-DATA chunk that has a TSN, until it is acknowledged cumulatively."""
+
+    __slots__ = (
+        "ends",
+        "header",
+        "message",
+        "packet",
+        "payload",
+        "payload_size",
+        "size",
+        "state",
+        "transmissions",
+        "tsn",
+    )
+
+    def __init__(self, tsn: int, message: OutMessage, header: bytes, payload: bytes, size: int, ends: bool) -> None:
+        self.tsn = tsn
+        self.message = message
+        self.header = header
+        self.payload = payload
+        self.payload_size = len(payload)
+        self.size = size
+        self.ends = ends
+        self.state = IN_FLIGHT
+        self.transmissions = 0
+        self.packet = _NEVER
+        """The packet that carried it last."""
+
+
+class OutStream:
+    """The sending half of a stream.
+
+    Attributes:
+        queued: bytes that were never sent.
+        enqueued: bytes ever queued.
+        acked: bytes acknowledged cumulatively, or given up.
+        flush_mark: value of ``acked`` to be reported, -1 for none.
+        resetting: its end is announced: no more messages.
+    """
+
+    __slots__ = (
+        "acked",
+        "active",
+        "enqueued",
+        "flush_mark",
+        "id",
+        "low_armed",
+        "low_mark",
+        "messages",
+        "next_number",
+        "next_unordered",
+        "queued",
+        "resetting",
+        "virtual",
+        "weight",
+    )
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+        self.messages: deque[OutMessage] = deque()
+        self.next_number = 0
+        self.next_unordered = 0
+        self.weight = 1.0
+        self.virtual = 0.0
+        self.active = False
+        self.queued = 0
+        self.enqueued = 0
+        self.acked = 0
+        self.flush_mark = -1
+        self.low_mark = 0
+        self.low_armed = False
+        self.resetting = False
+
+
+class Scheduler:
+    """Cuts the next chunk from the stream whose turn it is."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, OutStream]] = []
+        self._pushes = 0
+        self._clock = 0.0
+        self._current: OutMessage | None = None
+        self.interleaving = False
+        self.queued = 0
+        """Bytes that were never sent, all streams."""
+        self.message_count = 0
+        self.expired: list[OutMessage] = []
+        """Messages that ran out of time before their first chunk; the caller takes them."""
+        self.lowered: list[OutStream] = []
+        """Streams whose queue fell to its mark; the caller takes them."""
+        self.drained: list[OutStream] = []
+        """Streams that are to be reset and have nothing left to send; the caller takes them."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits."""
+        return self._current is None and not self._heap
+
+    def push(self, message: OutMessage) -> None:
+        """Queue a message behind the others of its stream."""
+        stream = message.stream
+        stream.messages.append(message)
+        stream.queued += message.size
+        stream.enqueued += message.size
+        self.queued += message.size
+        self.message_count += 1
+        if not stream.active:
+            stream.active = True
+            stream.virtual = max(stream.virtual, self._clock)
+            self._wait(stream)
+
+    def _wait(self, stream: OutStream) -> None:
+        self._pushes += 1
+        heappush(self._heap, (stream.virtual, self._pushes, stream))
+
+    def _select(self, now: float) -> OutMessage | None:
+        while self._heap:
+            stream = heappop(self._heap)[2]
+            self._clock = stream.virtual
+            messages = stream.messages
+            while messages:
+                message = messages[0]
+                if message.offset or not message.expires_at or message.expires_at > now:
+                    return message
+                self.drop(message)
+                self.expired.append(message)
+            self._sleep(stream)
+        return None
+
+    def drop(self, message: OutMessage) -> None:
+        """Remove what was not sent of a message at the head of its stream."""
+        stream = message.stream
+        stream.messages.popleft()
+        left = message.size - message.offset
+        stream.queued -= left
+        self.queued -= left
+        self.message_count -= 1
+        if message is self._current:
+            self._current = None
+            self._rotate(stream)
+
+    def _rotate(self, stream: OutStream) -> None:
+        if stream.messages:
+            self._wait(stream)
+        else:
+            self._sleep(stream)
+
+    def _sleep(self, stream: OutStream) -> None:
+        stream.active = False
+        if stream.resetting:
+            self.drained.append(stream)
+
+    def cut(self, now: float, tsn: int, room: int, fresh: bool) -> OutChunk | None:
+        """Return the next chunk, or None if nothing waits or ``room`` is too small to begin anything.
+
+        Args:
+            now: seconds; messages that ran out of time are left in ``expired``.
+            tsn: number of the chunk.
+            room: bytes for it, header and padding included.
+            fresh: the packet is empty: the room will not get any larger.
+        """
+        message = self._current
+        if message is None or (self.interleaving and self._heap):
+            if message is not None:
+                self._current = None
+                self._wait(message.stream)
+            message = self._select(now)
+            if message is None:
+                return None
+            self._current = message
+        interleaving = self.interleaving
+        offset, size = message.offset, message.size
+        left = size - offset
+        space = room - (20 if interleaving else 16)
+        if left > space:
+            if space < (4 if fresh else _MIN_FRAGMENT):
+                return None
+            left = space & ~3
+        end = offset + left
+        ends = end == size
+        stream = message.stream
+        payload = message.data if left == size else message.data[offset:end]
+        flags = message.flags
+        if ends:
+            flags |= ENDS
+            if not self._heap and len(stream.messages) == 1:
+                flags |= IMMEDIATE  # RFC 7053: nothing follows that would bring the acknowledgement out
+        if not offset:
+            flags |= BEGINS
+            self._number(message, stream)
+        if interleaving:
+            length = 20 + left
+            last = message.fragments if offset else message.ppid
+            wire = (I_DATA, flags, length, tsn & MASK32, stream.id, 0, message.number & MASK32, last)
+            header = I_DATA_HEADER.pack(*wire)
+            message.fragments += 1
+        else:
+            length = 16 + left
+            number = 0 if message.flags else message.number & MASK16
+            header = DATA_HEADER.pack(DATA, flags, length, tsn & MASK32, stream.id, number, message.ppid)
+        chunk = OutChunk(tsn, message, header, payload, length + (-length & 3), ends)
+        if message.chunks is not None:
+            message.chunks.append(chunk)
+        message.offset = end
+        stream.queued -= left
+        self.queued -= left
+        if stream.low_armed and stream.queued <= stream.low_mark:
+            stream.low_armed = False
+            self.lowered.append(stream)
+        stream.virtual += length / stream.weight
+        if ends:
+            stream.messages.popleft()
+            self.message_count -= 1
+            self._current = None
+            self._rotate(stream)
+        return chunk
+
+    @staticmethod
+    def _number(message: OutMessage, stream: OutStream) -> None:
+        if message.flags & UNORDERED:
+            message.number = stream.next_unordered
+            stream.next_unordered += 1
+        else:
+            message.number = stream.next_number
+            stream.next_number += 1
+
+    def placeholder(self, message: OutMessage, tsn: int) -> OutChunk:
+        """Return a chunk without payload that stands for the rest of a message given up (RFC 3758 section 3.5)."""
+        chunk = OutChunk(tsn, message, b"", b"", 0, True)
+        chunk.state = ABANDONED
+        return chunk
+
+
+def write(chunk: OutChunk, parts: list[bytes]) -> None:
+    """Append a chunk to the parts of a packet."""
+    parts.append(chunk.header)
+    parts.append(chunk.payload)
+    pad = chunk.payload_size & 3
+    if pad:
+        parts.append(_PADS[pad])

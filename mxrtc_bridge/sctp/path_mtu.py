@@ -1,0 +1,89 @@
+"""Path MTU discovery by probing (RFC 8899), with HEARTBEAT and PAD (RFC 4820) as its section 6.2.1 describes.
+
+A probe carries no user data, so its loss says nothing about congestion. The largest size is tried first, as it works on
+most paths, then the middle of what remains. When retransmissions fail while packets are larger than at the start, the
+path may have got narrower without saying so: the size falls back to that of the start, and is probed again later.
+"""
+
+from __future__ import annotations
+
+from mxrtc_bridge.sctp import chunks
+
+_FOREVER = float("inf")
+_TRIES = 3
+_PRECISION = 16
+_RETRY_S = 60.0
+_RAISE_S = 600.0
+"""RFC 8899 section 5.1.1, PMTU_RAISE_TIMER."""
+
+
+class PathMtu:
+    """Searches for the largest packet that arrives.
+
+    Args:
+        start: bytes of an SCTP packet that arrives on every path.
+        ceiling: the largest that is tried.
+
+    Attributes:
+        size: the largest packet to send now.
+        probe_at: when the next probe is due; infinity for never.
+    """
+
+    __slots__ = ("_candidate", "_ceiling", "_high", "_nonce", "_start", "_tries", "probe_at", "size")
+
+    def __init__(self, start: int, ceiling: int) -> None:
+        self._start = self.size = start & ~3
+        self._ceiling = max(ceiling & ~3, self._start)
+        self._high = self._ceiling
+        self._candidate = self._ceiling
+        self._tries = 0
+        self._nonce = 0
+        self.probe_at = _FOREVER
+
+    def begin(self, now: float) -> None:
+        """Start a search, if there is anything to find."""
+        self._high = self._candidate = self._ceiling
+        self._tries = 0
+        self.probe_at = now if self._ceiling > self.size else _FOREVER
+
+    def probe(self, now: float, timeout: float) -> list[bytes] | None:
+        """Return the chunks of the probe that is due, or None if the one before it was the last."""
+        if self._tries >= _TRIES:
+            self._high = self._candidate - 4
+            if not self._next():
+                self.probe_at = now + _RAISE_S
+                return None
+        if self._candidate <= self.size:
+            self.begin(now)  # the raise timer expired
+        self._tries += 1
+        self._nonce += 1
+        self.probe_at = now + timeout
+        heartbeat = chunks.chunk(chunks.HEARTBEAT, chunks.parameter(1, b"M" + self._nonce.to_bytes(7, "big")))
+        rest = self._candidate - chunks.HEADER_SIZE - len(heartbeat) - 4
+        return [heartbeat, chunks.chunk(chunks.PAD, bytes(max(rest, 0)))]
+
+    def acknowledged(self, now: float, information: bytes) -> bool:
+        """Take the information of a HEARTBEAT-ACK; True if packets may be larger from now on."""
+        if information != b"M" + self._nonce.to_bytes(7, "big") or not self._tries:
+            return False
+        self.size = self._candidate
+        self.probe_at = now if self._next() else (_FOREVER if self.size == self._ceiling else now + _RAISE_S)
+        return True
+
+    def _next(self) -> bool:
+        self._tries = 0
+        if self._high - self.size < _PRECISION:
+            self._candidate = self.size
+            return False
+        self._candidate = (self.size + self._high + 4) // 2 & ~3
+        return True
+
+    def black_hole(self, now: float) -> bool:
+        """Fall back to the size of the start; True if packets were larger than that."""
+        if self.size == self._start:
+            return False
+        self.size = self._start
+        self._high = self._candidate = self._ceiling
+        self._tries = 0
+        self.probe_at = now + _RETRY_S
+        return True

@@ -1,0 +1,233 @@
+"""The receiving half: which TSNs arrived, when they are acknowledged, and how much more may come.
+
+Acknowledgement (RFC 9260 section 6.2): every second packet, a single one after a short delay, at once after a gap, a
+duplicate or a chunk that asks for it. "At once" means when the caller next collects packets, so that a batch that was
+received together is acknowledged once.
+
+Window: what the application has not consumed and what is incomplete is subtracted from it. A sender that ignores the
+window gains nothing: chunks that do not fit are dropped, and never acknowledged. While the window is closed,
+acknowledgements leave at intervals only, as some senders answer each with one packet more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mxrtc_bridge.sctp import chunks
+from mxrtc_bridge.sctp.chunks import DATA_HEADER, I_DATA_HEADER, IMMEDIATE, MalformedError
+from mxrtc_bridge.sctp.events import MessageReceived
+from mxrtc_bridge.sctp.numbers import MASK32, Ranges, unwrap
+from mxrtc_bridge.sctp.reassembly import Reassembly
+from mxrtc_bridge.sctp.settings import SctpSettings
+
+_MAX_DUPLICATES = 32
+"""Duplicate TSNs reported in one SACK; more are not remembered."""
+_CLOSED_BELOW = 1500
+"""Less window than about a packet is announced as none (RFC 1122 section 4.2.3.3: no silly windows)."""
+_FOREVER = float("inf")
+
+
+class Receiver:
+    """Takes DATA and I-DATA, makes SACKs.
+
+    Args:
+        settings: limits.
+        initial_tsn: of the other side.
+        emit: takes each whole message.
+        drop: counts a chunk that was refused, by reason.
+
+    Attributes:
+        cumulative: highest TSN received with all before it.
+        ack_at: when a SACK is due; -1.0 for at once, infinity for never.
+    """
+
+    def __init__(
+        self,
+        settings: SctpSettings,
+        initial_tsn: int,
+        emit: Callable[[MessageReceived], None],
+        drop: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._drop = drop
+        self.reassembly = Reassembly(emit, settings.max_message)
+        self.cumulative = initial_tsn - 1
+        self._expected = initial_tsn & MASK32
+        self._beyond = Ranges()
+        self._duplicates: list[int] = []
+        self.ack_at = _FOREVER
+        self._packets = 0
+        self._fresh = False
+        self._at_once = False
+        self._announced = settings.receive_window
+        self._closed_until = 0.0
+        self.unread_messages = 0
+        """Messages whose event was not polled yet: each costs memory beyond its payload."""
+
+    # Arrival
+
+    def receive_data(self, packet: bytes, position: int, length: int, interleaved: bool) -> int:
+        """Take a chunk; return the number of its stream if there is no such stream, else -1.
+
+        Raises:
+            MalformedError: it breaks the protocol.
+        """
+        if interleaved:
+            if length <= 20:
+                raise MalformedError("an I-DATA chunk without payload")
+            _, flags, _, wire, stream, _, number, last = I_DATA_HEADER.unpack_from(packet, position)
+            payload = packet[position + 20 : position + length]
+        else:
+            if length <= 16:
+                raise MalformedError("a DATA chunk without payload")
+            _, flags, _, wire, stream, number, last = DATA_HEADER.unpack_from(packet, position)
+            payload = packet[position + 16 : position + length]
+        self._fresh = True
+        cumulative = self.cumulative
+        in_order = wire == self._expected
+        tsn = cumulative + 1 if in_order else unwrap(wire, cumulative)
+        if not in_order and self._is_known(tsn):
+            return -1
+        reassembly = self.reassembly
+        charged = reassembly.held + reassembly.unconsumed + len(payload)
+        if charged > self._settings.receive_window and not self._has_room(in_order, len(payload)):
+            self._at_once = True
+            self._drop("window")
+            return -1
+        if not self._mark(tsn, in_order):
+            return -1
+        if flags & IMMEDIATE:
+            self._at_once = True
+        if stream >= self._settings.max_streams:
+            self._drop("stream")
+            return int(stream)
+        if interleaved:
+            reassembly.add_interleaved(flags, stream, number, last, payload)
+        else:
+            reassembly.add_data(tsn, flags, stream, number, last, payload)
+        if reassembly.fragments > 2 * self._settings.max_fragments:
+            raise MalformedError(f"more than {2 * self._settings.max_fragments} fragments of incomplete messages")
+        return -1
+
+    def _is_known(self, tsn: int) -> bool:
+        if tsn <= self.cumulative or tsn in self._beyond:
+            self._at_once = True
+            if len(self._duplicates) < _MAX_DUPLICATES:
+                self._duplicates.append(tsn)
+            self._drop("duplicate")
+            return True
+        if tsn - self.cumulative > self._settings.max_tsn_span:
+            self._drop("span")
+            return True
+        return False
+
+    def _has_room(self, in_order: bool, size: int) -> bool:
+        """Whether a chunk may exceed the window.
+
+        The one that everything else waits for may, as long as the application is not what the window waits for:
+        otherwise a window full of incomplete messages could never be emptied.
+        """
+        window, reassembly = self._settings.receive_window, self.reassembly
+        if not in_order or reassembly.unconsumed + size > window:
+            return False
+        if reassembly.held + size > 2 * window:
+            raise MalformedError(f"incomplete messages of more than {2 * window} bytes")
+        return True
+
+    def _mark(self, tsn: int, in_order: bool) -> bool:
+        beyond = self._beyond
+        if in_order:
+            if len(beyond):
+                tsn = beyond.drop_to(tsn)
+                self._at_once = True
+            self.cumulative = tsn
+            self._expected = tsn + 1 & MASK32
+            return True
+        self._at_once = True
+        too_many = len(beyond) >= self._settings.max_gaps and tsn != beyond.ends[-1] + 1
+        if too_many or self.reassembly.fragments >= self._settings.max_fragments:
+            self._drop("gaps" if too_many else "fragments")
+            return False
+        beyond.add(tsn)
+        return True
+
+    def packet_done(self, now: float) -> None:
+        """Say that all chunks of a packet were taken: decides when the SACK is due."""
+        if not self._fresh:
+            return
+        self._fresh = False
+        self._packets += 1
+        if now < self._closed_until:
+            self._at_once = False
+            self.ack_at = self._closed_until
+        elif self._at_once or self._packets >= 2:
+            self._at_once = False
+            self.ack_at = -1.0
+        elif self.ack_at == _FOREVER:
+            self.ack_at = now + self._settings.ack_delay
+
+    def may_piggyback(self, now: float) -> bool:
+        """Whether a SACK that is not due yet may leave with data."""
+        return self.ack_at != _FOREVER and now >= self._closed_until
+
+    def acknowledge_now(self) -> None:
+        """Make the SACK due at once."""
+        self.ack_at = -1.0
+
+    # Window
+
+    @property
+    def window(self) -> int:
+        """What may still come, as announced."""
+        reassembly = self.reassembly
+        free = self._settings.receive_window - reassembly.held - reassembly.unconsumed - 64 * self.unread_messages
+        return free if free >= _CLOSED_BELOW else 0
+
+    def consumed(self, size: int) -> None:
+        """Say that ``size`` bytes of received payload have left the memory of the application."""
+        reassembly = self.reassembly
+        reassembly.unconsumed = max(0, reassembly.unconsumed - size)
+        half = self._settings.receive_window // 2
+        if self._announced < half and self.window >= half:
+            self._closed_until = 0.0
+            self._announced = self.window
+            self.ack_at = -1.0
+
+    # SACK
+
+    def sack(self, now: float, room: int) -> bytes:
+        """Return a SACK of at most ``room`` bytes (at least 16)."""
+        window = self.window
+        blocks: list[int] = []
+        beyond, cumulative = self._beyond, self.cumulative
+        if len(beyond):
+            count = min(len(beyond), (room - 16) // 4)
+            for start, end in zip(beyond.starts[:count], beyond.ends[:count], strict=True):
+                blocks.append(start - cumulative)
+                blocks.append(end - cumulative)
+        duplicates = self._duplicates
+        if duplicates:
+            count = max(0, min(len(duplicates), (room - 16 - 2 * len(blocks)) // 4))
+            chunk = chunks.sack(cumulative & MASK32, window, blocks, [tsn & MASK32 for tsn in duplicates[:count]])
+            duplicates.clear()
+        else:
+            chunk = chunks.sack(cumulative & MASK32, window, blocks, ())
+        self._announced = window
+        if not window:
+            self._closed_until = now + self._settings.closed_window_ack
+        self._packets = 0
+        self.ack_at = _FOREVER
+        return chunk
+
+    # Messages given up by the sender
+
+    def forward(self, wire: int) -> bool:
+        """Take the new cumulative TSN of a FORWARD-TSN; False if it is old (RFC 3758 section 3.6)."""
+        tsn = unwrap(wire, self.cumulative)
+        self._at_once = self._fresh = True
+        if tsn <= self.cumulative:
+            return False
+        self.reassembly.skip_loose(self.cumulative + 1, tsn)
+        self.cumulative = self._beyond.drop_to(tsn)
+        self._expected = self.cumulative + 1 & MASK32
+        return True
