@@ -185,14 +185,8 @@ class Listener:
             make_reset_on_close(sock)
             sock.close()
             return
-        try:
-            sink = SocketSink(sock, released=self._released)
-        except OSError:
-            # The other side was gone before we looked.
-            sock.close()
-            return
         self.connections += 1
-        self._accepted(sink)
+        self._accepted(SocketSink(sock, released=self._released))
 
     def _released(self) -> None:
         self.connections -= 1

@@ -36,8 +36,10 @@ class SocketSink(StreamSink):
         super().__init__()
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:
-            # Keystrokes must not wait for acknowledgements; bulk data comes in large writes anyway.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Keystrokes must not wait for acknowledgements; bulk data comes in large writes anyway. A socket whose
+            # other side is gone already may refuse the option; reading will tell.
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = sock
         self._released = released
         self._set_halves(PolledReader(sock.fileno(), self), PolledWriter(sock.fileno(), self))
