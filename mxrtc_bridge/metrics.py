@@ -25,8 +25,8 @@ DIRECTIONS = frozenset({"sent", "received"})
 REFUSALS = frozenset(
     {
         # call events (core/events, core/event_codec)
-        "bad_content", "bad_event", "bad_id", "bad_version", "candidate_too_long", "sdp_too_large", "too_many_candidates",
-        "unknown_type",
+        "bad_content", "bad_event", "bad_id", "bad_version", "candidate_too_long", "sdp_too_large",
+        "too_many_candidates", "unknown_type",
         # descriptions (core/sdp)
         "bad_attribute", "bad_candidate", "bad_fingerprint", "bad_line", "bad_section", "conflicting_attribute",
         "conflicting_fingerprints", "many_sections", "media_refused", "missing_attribute", "no_data_section",

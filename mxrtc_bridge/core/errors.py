@@ -101,4 +101,4 @@ class HomeserverError(MxrtcError):
     @property
     def retryable(self) -> bool:
         """Whether the same request may succeed later."""
-        return self.status == 0 or self.status == 429 or self.status >= 500
+        return self.status in {0, 429} or self.status >= 500

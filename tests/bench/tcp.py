@@ -1,7 +1,7 @@
 """TCP over a test link, with the congestion control of one's choice: what a pipe over the same link is compared with.
 
-``tcp receive ADDRESS`` listens and prints ``ready``; ``tcp send ADDRESS CONTROL SECONDS`` sends for so long. The receiver
-prints ``received BYTES in SECONDS`` for each connection, counted from the first byte to the last.
+``tcp receive ADDRESS`` listens and prints ``ready``; ``tcp send ADDRESS CONTROL SECONDS`` sends for so long. The
+receiver prints ``received BYTES in SECONDS`` for each connection, counted from the first byte to the last.
 """
 
 from __future__ import annotations
