@@ -1,186 +1,66 @@
 """Run the benchmark and print a table; the same numbers go to ``bench.json``.
 
-Absolute numbers of a shared machine mean little; the ratios to the relay, taken in the same run, mean more.
+``python -m tests.bench [pipe] [transport] [links] [idle]``, all of them by default. Absolute numbers of a shared machine
+mean little; ratios within one run mean more.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import statistics
 import sys
 import tempfile
-import time
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
+from rich.console import Console
+from rich.table import Table
 
-from mxrtc_bridge.demo.processes import ManagedProcess
-from tests.e2e.world import World
+from tests.bench.idle import measure_idle
+from tests.bench.links import measure_links
+from tests.bench.pipe import measure_pipe
+from tests.bench.transport import measure_transport
 
-MB = 1_000_000
-BULK_BYTES = int(os.environ.get("BENCH_MB", "192")) * MB
-EXCHANGES = 300
-
-
-async def download(port: int, size: int) -> float:
-    """Fetch ``size`` bytes from the source; returns bytes a second."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
-    began = time.perf_counter()
-    writer.write(b"%d\n" % size)
-    received = 0
-    while received < size:
-        data = await reader.read(1 << 18)
-        if not data:
-            raise RuntimeError(f"the source ended after {received} of {size} bytes")
-        received += len(data)
-    took = time.perf_counter() - began
-    writer.close()
-    return size / took
-
-
-async def upload(port: int, size: int) -> float:
-    """Send ``size`` bytes to the sink and wait for its count; returns bytes a second."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    block = bytes(1 << 18)
-    began = time.perf_counter()
-    for start in range(0, size, len(block)):
-        writer.write(block[: size - start])
-        await writer.drain()
-    writer.write_eof()
-    count = int(await reader.readline())
-    took = time.perf_counter() - began
-    writer.close()
-    if count != size:
-        raise RuntimeError(f"the sink counted {count} of {size} bytes")
-    return size / took
-
-
-async def exchanges(port: int, count: int) -> list[float]:
-    """One byte there and back, again and again; returns the times in milliseconds."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    times: list[float] = []
-    for _ in range(count):
-        began = time.perf_counter()
-        writer.write(b"x")
-        await reader.readexactly(1)
-        times.append((time.perf_counter() - began) * 1000)
-        await asyncio.sleep(0.002)
-    writer.close()
-    return times
-
-
-async def beside_bulk(port: int, bulk_port: int) -> list[float]:
-    """Exchanges while a bulk stream of the same session is running all the time."""
-    stop = asyncio.Event()
-
-    async def bulk() -> None:
-        while not stop.is_set():
-            await download(bulk_port, 16 * MB)
-
-    task = asyncio.create_task(bulk())
-    await asyncio.sleep(0.5)
-    try:
-        return await exchanges(port, EXCHANGES)
-    finally:
-        stop.set()
-        await task
-
-
-def cpu_seconds(process: ManagedProcess) -> float:
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def summary(times: list[float]) -> dict[str, float]:
-    ordered = sorted(times)
-    return {"median_ms": statistics.median(times), "p95_ms": ordered[int(len(ordered) * 0.95)], "max_ms": ordered[-1]}
-
-
-async def measure(stack: AsyncExitStack, folder: Path) -> dict[str, object]:
-    services = ManagedProcess("services", [sys.executable, "-m", "tests.bench.services"], folder=folder)
-    await stack.enter_async_context(services)
-    ports = {name: int((await services.wait_for_line(rf"^{name} (\d+)"))[1]) for name in ("source", "sink", "echo")}
-    relays: dict[str, int] = {}
-    for name, port in ports.items():
-        relay = ManagedProcess(f"relay-{name}", [sys.executable, "-m", "tests.bench.relay", str(port)], folder=folder)
-        await stack.enter_async_context(relay)
-        relays[name] = int((await relay.wait_for_line(r"listening on 127\.0\.0\.1:(\d+)"))[1])
-
-    world = await World.start(folder, stack)
-    world.services |= {name: {"target": f"tcp:127.0.0.1:{port}"} for name, port in ports.items()}
-    world.grant("alice", "build")
-    await world.add_user("alice")
-    bridge = await world.start_bridge()
-
-    setups: list[float] = []
-    for _ in range(8):
-        code, out, err = await world.run_mxrtc("alice", "--json", "ping", "build", "-c", "1")
-        if code:
-            raise RuntimeError(err)
-        setups += [o["setup_ms"] for o in map(json.loads, out.splitlines()) if o["kind"] == "connected"]
-
-    process, _ = await world.connect("alice", "build", *(part for n in ports for part in ("-L", f"0={n}")))
-    await process.wait_for_line("listening on .*=.*|echo", 10)
-    await asyncio.sleep(0.5)
-    listening = [line for line in process.lines() if "listening on" in line]
-    pipes = {name: int(line.split("127.0.0.1:")[1].split()[0]) for name, line in zip(ports, listening, strict=True)}
-
-    results: dict[str, object] = {"bulk_mb": BULK_BYTES / MB, "cores": os.cpu_count()}
-    results["setup_ms"] = {"median": statistics.median(setups), "min": min(setups), "max": max(setups)}
-    before = cpu_seconds(bridge), cpu_seconds(process)
-    rates = {
-        "relay_down": await download(relays["source"], BULK_BYTES),
-        "pipe_down": await download(pipes["source"], BULK_BYTES),
-        "pipe_up": await upload(pipes["sink"], BULK_BYTES),
-        "relay_up": await upload(relays["sink"], BULK_BYTES),
-    }
-    after = cpu_seconds(bridge), cpu_seconds(process)
-    results["rate_mb_s"] = {name: rate / MB for name, rate in rates.items()}
-    results["pipe_to_relay"] = {
-        "down": rates["pipe_down"] / rates["relay_down"],
-        "up": rates["pipe_up"] / rates["relay_up"],
-    }
-    gigabytes = 2 * BULK_BYTES / 1e9
-    results["cpu_s_per_gb"] = {
-        "bridge": (after[0] - before[0]) / gigabytes,
-        "client": (after[1] - before[1]) / gigabytes,
-    }
-    results["exchange"] = {
-        "relay": summary(await exchanges(relays["echo"], EXCHANGES)),
-        "pipe": summary(await exchanges(pipes["echo"], EXCHANGES)),
-        "pipe_beside_bulk": summary(await beside_bulk(pipes["echo"], pipes["source"])),
-    }
-    return results
+SECTIONS: dict[str, Callable[[Path], Awaitable[object]]] = {
+    "pipe": measure_pipe,
+    "transport": measure_transport,
+    "links": measure_links,
+    "idle": measure_idle,
+}
 
 
 def show(results: dict[str, object]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+    """Print all numbers as one table, nested names joined by spaces."""
     table = Table(title="mxrtc-bridge benchmark (one run, one machine: compare within the table)")
     table.add_column("what")
     table.add_column("value", justify="right")
-    for name, value in results.items():
-        for key, number in value.items() if isinstance(value, dict) else {"": value}.items():
-            if isinstance(number, dict):
-                shown = "  ".join(f"{k} {v:.2f}" for k, v in number.items())
-            else:
-                shown = f"{number:.2f}" if isinstance(number, float) else str(number)
-            table.add_row(f"{name} {key}".strip(), shown)
-    Console().print(table)
+    for name, value in _flat(results):
+        table.add_row(name, f"{value:.2f}" if isinstance(value, float) else str(value))
+    Console(width=110).print(table)
 
 
-async def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="mxrtc-bench-") as folder:
-        async with AsyncExitStack() as stack:
-            results = await measure(stack, Path(folder))
+def _flat(value: object, name: str = "") -> list[tuple[str, object]]:
+    if not isinstance(value, dict):
+        return [(name, value)]
+    return [row for key, inner in value.items() for row in _flat(inner, f"{name}: {key}" if name else str(key))]
+
+
+async def main(wanted: list[str]) -> None:
+    unknown = set(wanted) - set(SECTIONS)
+    if unknown:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there is {', '.join(SECTIONS)}")
+    if not wanted and os.geteuid() != 0:
+        print("the section links needs root (network namespaces) and is left out", file=sys.stderr)
+        wanted = [name for name in SECTIONS if name != "links"]
+    results: dict[str, object] = {"cores": os.cpu_count()}
+    for name in wanted or SECTIONS:
+        with tempfile.TemporaryDirectory(prefix="mxrtc-bench-") as folder:
+            results[name] = await SECTIONS[name](Path(folder))
     show(results)
     Path("bench.json").write_text(json.dumps(results, indent=1) + "\n")
     print("written: bench.json")
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    uvloop.run(main(sys.argv[1:]))

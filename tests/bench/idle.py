@@ -1,0 +1,107 @@
+"""Many idle peer connections in one process: what each costs while nothing happens, and what is left after the end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+from mxrtc_bridge.core.addresses import AddressPolicy
+from mxrtc_bridge.core.events import DescriptionType
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.sdp import parse_description
+from mxrtc_bridge.rtc.certificates import NoCertificates
+from mxrtc_bridge.rtc.factory import AiortcPeerFactory
+from mxrtc_bridge.rtc.settings import RtcSettings
+
+PAIRS = int(os.environ.get("BENCH_IDLE_PAIRS", "500"))
+IDLE_S = 20.0
+ONE = UserId("@bench:example.org")
+
+
+class _Quiet:
+    """Listens to a connection on which nothing happens."""
+
+    def channel_offered(self, channel: Any) -> None:
+        channel.set_listener(self)
+
+    def send_space(self) -> None: ...
+
+    def connection_lost(self, reason: str) -> None: ...
+
+    def channel_opened(self) -> None: ...
+
+    def text_received(self, text: str) -> None: ...
+
+    def binary_received(self, data: bytes) -> None: ...
+
+    def channel_closed(self) -> None: ...
+
+
+def _resident_kib() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    return 0
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def _no_servers(_user: UserId) -> tuple[()]:
+    return ()
+
+
+async def measure_idle(_folder: Path) -> dict[str, object]:
+    """Both ends live in this process, so there are twice as many peer connections as pairs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 16384), hard))
+    policy = AddressPolicy(private=True, loopback=True)
+    factory = AiortcPeerFactory(RtcSettings(interfaces=("127.0.0.1",)), NoCertificates(), _no_servers)
+
+    async def connect() -> list[Any]:
+        offerer, answerer = await factory.create(ONE), await factory.create(ONE)
+        for peer in (offerer, answerer):
+            peer.set_listener(_Quiet())
+        offer = parse_description(await offerer.create_offer(), DescriptionType.OFFER, policy)
+        answer = parse_description(await answerer.create_answer(offer), DescriptionType.ANSWER, policy)
+        offerer.apply_answer(answer)
+        offerer.open_channel("idle", "bench").set_listener(_Quiet())
+        await asyncio.gather(offerer.connect(), answerer.connect())
+        return [offerer, answerer]
+
+    for peer in await connect():
+        await peer.close()
+    gc.collect()
+    before = _resident_kib(), _open_files(), len(asyncio.all_tasks())
+    peers: list[Any] = []
+    for start in range(0, PAIRS, 10):
+        for pair in await asyncio.gather(*(connect() for _ in range(min(10, PAIRS - start)))):
+            peers += pair
+    count = len(peers)
+    live = _resident_kib(), _open_files(), len(asyncio.all_tasks())
+    cpu = resource.getrusage(resource.RUSAGE_SELF)
+    await asyncio.sleep(IDLE_S)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    idle_cpu = (after.ru_utime + after.ru_stime - cpu.ru_utime - cpu.ru_stime) / IDLE_S
+    for start in range(0, count, 50):
+        await asyncio.gather(*(peer.close() for peer in peers[start : start + 50]))
+    peers.clear()
+    await asyncio.sleep(1.0)
+    gc.collect()
+    end = _resident_kib(), _open_files(), len(asyncio.all_tasks())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return {
+        "peer_connections": count,
+        "kib_each": (live[0] - before[0]) / count,
+        "cpu_percent_all": idle_cpu * 100,
+        "files_each": (live[1] - before[1]) / count,
+        "tasks_each": (live[2] - before[2]) / count,
+        "files_left": end[1] - before[1],
+        "tasks_left": end[2] - before[2],
+        "mib_left": (end[0] - before[0]) / 1024,
+    }
