@@ -1,0 +1,314 @@
+"""What BBR believes about the path: how much it carries, how long it is, and how much fits into it.
+
+Three kinds of estimates, each with its own memory (draft-ietf-ccwg-bbr-06 section 5.5):
+
+- the bandwidth ``max_bw``, the highest delivery rate of two probing cycles, and the propagation delay ``min_rtt``;
+- long-term bounds, from what was lost while we probed: ``inflight_longterm``;
+- short-term bounds, from what was lost while we did not: ``bw_shortterm``, ``inflight_shortterm``.
+
+The model never decides what to do next: :mod:`mxrtc_bridge.sctp.bbr` does. It must never take the word of a single
+sample for a bound: rates enter through a maximum, delays through a minimum, losses by the round trip.
+
+Where it leaves the draft (docs/explanation/congestion-control.md says why): a round lasts at least
+:data:`MIN_ROUND`, and loss counts as a sign of congestion only where :func:`is_excessive` says so.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Final
+
+from mxrtc_bridge.sctp.congestion import RateSample
+
+LOSS_THRESHOLD: Final = 0.02
+"""The share of the flight whose loss is tolerated."""
+_FEW_PACKETS: Final = 3
+_LARGE_SHARE: Final = 0.125
+BETA: Final = 0.7
+"""The largest reduction by one round trip with excessive loss."""
+MIN_ROUND: Final = 0.003
+"""Seconds that a round lasts at least: below, it is the host's scheduling that is measured and not the path."""
+
+_SHORTEST_INTERVAL: Final = 0.99
+_FULL_PIPE_GROWTH: Final = 1.25
+_FULL_PIPE_ROUNDS: Final = 3
+_MIN_RTT_WINDOW: Final = 10.0
+_PROBE_RTT_INTERVAL: Final = 5.0
+_EXTRA_ACKED_ROUNDS: Final = 5
+"""Rounds in one half of the aggregation filter: its memory is five to ten rounds."""
+_EXTRA_ACKED_SECONDS: Final = 0.1
+
+
+def is_excessive(lost: int, volume: float, packet_size: int) -> bool:
+    """Say whether losing ``lost`` of ``volume`` bytes means congestion.
+
+    Beyond the draft's 2 % it takes three packets, or an eighth of the flight: of fifty packets one is already 2 %, and
+    a single packet is lost for other reasons too.
+    """
+    return lost > volume * LOSS_THRESHOLD and (lost >= _FEW_PACKETS * packet_size or lost >= volume * _LARGE_SHARE)
+
+
+class PathModel:
+    """The estimates, and the clocks in round trips that they need.
+
+    Attributes:
+        bw: bytes per second that the path carries, as far as we may use it now.
+        max_bw: bytes per second, the most of two probing cycles.
+        min_rtt: seconds; infinite before the first sample.
+        extra_acked: bytes acknowledged beyond ``bw`` at once, the most of some round trips.
+        rate: bytes per second of the present sample, 0.0 when it gives none.
+        app_limited: the present sample says nothing about the path's limit.
+        delivered: bytes delivered in all.
+        lost: bytes lost in all.
+        round_start: the present sample is the first of a new round trip.
+        round_count: round trips so far.
+        loss_round_start: the present sample ends the round trip after a loss.
+        full_bw_now: sending faster did not deliver faster for three round trips.
+        probe_rtt_due: it is time to measure the propagation delay again.
+        inflight_longterm: bytes that were too many when we probed; infinite when not known.
+    """
+
+    __slots__ = (
+        "_bw_previous_cycle",
+        "_bw_this_cycle",
+        "_extra_acked_before",
+        "_extra_acked_bytes",
+        "_extra_acked_from",
+        "_extra_acked_now",
+        "_extra_acked_round",
+        "_full_bw",
+        "_full_bw_count",
+        "_limited_from",
+        "_limited_until",
+        "_loss_round_delivered",
+        "_loss_round_ends",
+        "_loss_round_from",
+        "_loss_round_lost",
+        "_min_rtt_at",
+        "_next_round_delivered",
+        "_probe_rtt_delay",
+        "_round_ends",
+        "app_limited",
+        "bw",
+        "bw_latest",
+        "bw_shortterm",
+        "delivered",
+        "extra_acked",
+        "full_bw_now",
+        "inflight_latest",
+        "inflight_longterm",
+        "inflight_shortterm",
+        "loss_in_round",
+        "loss_ranges",
+        "loss_round_start",
+        "lost",
+        "max_bw",
+        "min_rtt",
+        "packet_size",
+        "probe_rtt_at",
+        "probe_rtt_due",
+        "rate",
+        "round_count",
+        "round_start",
+    )
+
+    def __init__(self, packet_size: int) -> None:
+        self.packet_size = packet_size
+        self.bw = 0.0
+        self.max_bw = 0.0
+        self._bw_previous_cycle = 0.0
+        self._bw_this_cycle = 0.0
+        self.rate = 0.0
+        self.app_limited = False
+        self._limited_from = 0
+        self._limited_until = -1
+
+        self.min_rtt = inf
+        self._min_rtt_at = inf
+        self._probe_rtt_delay = inf
+        self.probe_rtt_at = inf
+        self.probe_rtt_due = False
+
+        self.delivered = 0
+        self.round_start = False
+        self.round_count = 0
+        self._next_round_delivered = 0
+        self._round_ends = -inf
+
+        self.lost = 0
+        self.loss_in_round = False
+        self.loss_round_start = False
+        self.loss_ranges = 0
+        self._loss_round_delivered = 0
+        self._loss_round_ends = -inf
+        self._loss_round_from = 0
+        self._loss_round_lost = 0
+
+        self._full_bw = 0.0
+        self._full_bw_count = 0
+        self.full_bw_now = False
+
+        self.extra_acked = 0
+        self._extra_acked_before = 0
+        self._extra_acked_now = 0
+        self._extra_acked_round = 0
+        self._extra_acked_bytes = 0
+        self._extra_acked_from = 0.0
+
+        self.bw_latest = 0.0
+        self.inflight_latest = 0
+        self.bw_shortterm = inf
+        self.inflight_shortterm = inf
+        self.inflight_longterm = inf
+
+    # Rates and rounds, at each acknowledgement
+
+    def take_sample(self, now: float, sample: RateSample) -> None:
+        """Update rounds, bandwidth and the full-pipe estimate from what a SACK acknowledged."""
+        delivered = sample.delivered
+        interval = sample.interval
+        prior = sample.prior_delivered
+        # An interval below the propagation delay belongs to a retransmission whose original arrived (section 4.1.2.3).
+        plausible = interval > 0.0 and (self.min_rtt == inf or interval > self.min_rtt * _SHORTEST_INTERVAL)
+        rate = delivered / interval if plausible else 0.0
+        self.rate = rate
+        limited = sample.app_limited or self._limited_from <= prior <= self._limited_until
+        self.app_limited = limited
+        self.delivered = total = sample.total_delivered
+
+        self.bw_latest = max(self.bw_latest, rate)
+        self.inflight_latest = max(self.inflight_latest, delivered)
+        if prior >= self._loss_round_delivered and now >= self._loss_round_ends:
+            self._loss_round_delivered = total
+            self._loss_round_ends = now + MIN_ROUND
+            self.loss_round_start = True
+        else:
+            self.loss_round_start = False
+
+        if prior >= self._next_round_delivered and now >= self._round_ends:
+            self.start_round(now)
+            self.round_count += 1
+            self.round_start = True
+        else:
+            self.round_start = False
+
+        if rate > 0.0 and (not limited or rate >= self.max_bw):
+            if rate > self._bw_this_cycle:
+                self._bw_this_cycle = rate
+                self.max_bw = max(self._bw_previous_cycle, rate)
+            if not limited and not self.full_bw_now:
+                self._look_for_full_pipe(rate)
+
+    def start_round(self, now: float) -> None:
+        """Let the round trip end with a packet that leaves from now on."""
+        self._next_round_delivered = self.delivered
+        self._round_ends = now + MIN_ROUND
+
+    def advance_max_bw(self) -> None:
+        """Forget the bandwidth of the probing cycle before the last one; a cycle without samples does not count."""
+        if self._bw_this_cycle > 0.0:
+            self._bw_previous_cycle = self._bw_this_cycle
+            self._bw_this_cycle = 0.0
+            self.max_bw = self._bw_previous_cycle
+
+    def ignore_rates(self, inflight: int) -> None:
+        """Take the samples of what is sent until one flight after this call as limited by us (section 4.1.2.4)."""
+        if self._limited_until < self.delivered:
+            self._limited_from = self.delivered
+        self._limited_until = self.delivered + inflight
+
+    def bound_bw(self, delivered: int) -> None:
+        """End the work for a sample of ``delivered`` bytes: apply the short-term bound, begin new maxima."""
+        if self.loss_round_start:
+            self.bw_latest = self.rate
+            self.inflight_latest = delivered
+        self.bw = min(self.max_bw, self.bw_shortterm)
+
+    def _look_for_full_pipe(self, rate: float) -> None:
+        if rate >= self._full_bw * _FULL_PIPE_GROWTH:
+            self.expect_growth(rate)
+        elif self.round_start:
+            self._full_bw_count += 1
+            self.full_bw_now = self._full_bw_count >= _FULL_PIPE_ROUNDS
+
+    def expect_growth(self, rate: float) -> None:
+        """Start to look for a plateau of the delivery rate, from ``rate`` (section 5.3.1.2)."""
+        self._full_bw = rate
+        self._full_bw_count = 0
+        self.full_bw_now = False
+
+    # Delay and aggregation
+
+    def take_rtt(self, now: float, rtt: float | None) -> None:
+        """Update ``min_rtt`` and say in ``probe_rtt_due`` whether it is too old (section 5.3.4.3)."""
+        self.probe_rtt_due = due = now > self.probe_rtt_at + _PROBE_RTT_INTERVAL
+        if rtt is not None and (due or rtt <= self._probe_rtt_delay):
+            self._probe_rtt_delay = rtt
+            self.probe_rtt_at = now
+        if self._probe_rtt_delay < self.min_rtt or now > self._min_rtt_at + _MIN_RTT_WINDOW:
+            self.min_rtt = self._probe_rtt_delay
+            self._min_rtt_at = self.probe_rtt_at
+
+    def take_aggregation(self, now: float, newly_acked: int, window: int, startup: bool) -> None:
+        """Update ``extra_acked``; ``startup`` shortens its memory to one round (section 5.5.9)."""
+        expected = self.bw * (now - self._extra_acked_from)
+        if self._extra_acked_bytes <= expected:
+            self._extra_acked_bytes = 0
+            self._extra_acked_from = now
+            expected = 0.0
+        self._extra_acked_bytes += newly_acked
+        extra = min(self._extra_acked_bytes - int(expected), window, int(self.bw * _EXTRA_ACKED_SECONDS))
+        if self.round_start and self.round_count - self._extra_acked_round >= (1 if startup else _EXTRA_ACKED_ROUNDS):
+            self._extra_acked_round = self.round_count
+            self._extra_acked_before = 0 if startup else self._extra_acked_now
+            self._extra_acked_now = 0
+        self._extra_acked_now = max(self._extra_acked_now, extra)
+        self.extra_acked = max(self._extra_acked_now, self._extra_acked_before)
+
+    def restart_aggregation(self, now: float) -> None:
+        """Do not take the burst after an idle time for aggregation (section 5.4.1)."""
+        self._extra_acked_from = now
+        self._extra_acked_bytes = 0
+
+    # Loss
+
+    def take_loss(self, now: float, lost_bytes: int, new_range: bool) -> bool:
+        """Count a loss; return True when it is the first one of its round trip."""
+        self.lost += lost_bytes
+        first = not self.loss_in_round
+        if first:
+            self.loss_in_round = True
+            self.loss_ranges = 0
+            self._loss_round_delivered = self._loss_round_from = self.delivered
+            self._loss_round_ends = now + MIN_ROUND
+            self._loss_round_lost = 0
+        self._loss_round_lost += lost_bytes
+        if new_range:
+            self.loss_ranges += 1
+        return first
+
+    def loss_round_is_excessive(self) -> bool:
+        """Whether the round trip that just ended lost more than is tolerated."""
+        lost = self._loss_round_lost
+        return is_excessive(lost, lost + self.delivered - self._loss_round_from, self.packet_size)
+
+    def end_loss_round(self, window: int, probing: bool) -> None:
+        """Lower the short-term bounds once for a round trip with excessive loss, unless we probe (section 5.5.10.3)."""
+        if not self.loss_in_round:
+            return
+        self.loss_in_round = False
+        if probing or not self.loss_round_is_excessive():
+            return
+        bw = self.max_bw if self.bw_shortterm == inf else self.bw_shortterm
+        inflight = window if self.inflight_shortterm == inf else self.inflight_shortterm
+        self.bw_shortterm = max(self.bw_latest, BETA * bw)
+        self.inflight_shortterm = max(self.inflight_latest, BETA * inflight)
+
+    def reset_congestion_signals(self) -> None:
+        self.loss_in_round = False
+        self.bw_latest = 0.0
+        self.inflight_latest = 0
+
+    def reset_short_term(self) -> None:
+        self.bw_shortterm = inf
+        self.inflight_shortterm = inf
