@@ -426,7 +426,7 @@ class Association(Lifecycle):
             out.append(packets.popleft())
         if self._writer is not None and self._state is not State.ENDED:
             self._fill_packets(now, limit, out)
-        self._more_at = now if len(out) >= limit else _FOREVER
+        self._more_at = now if len(out) >= limit or packets else _FOREVER
         self.packets_sent += len(out)
         return out
 
@@ -491,7 +491,6 @@ class Association(Lifecycle):
             if probe is not None:
                 assert self._writer is not None
                 self._packets.append(self._writer.write(probe))
-                self._more_at = now
 
     def _begin_resets(self, drained: list[OutStream]) -> None:
         assert self._reconfiguration is not None
@@ -559,8 +558,9 @@ class Association(Lifecycle):
     def _beat(self, now: float) -> None:
         """Ask whether the other side is there, if nothing came for a while (RFC 9260 section 8.3)."""
         interval = self._settings.heartbeat_interval
-        if now - self._last_received_at < interval:
-            self._heartbeat_at = self._last_received_at + interval
+        due = self._last_received_at + interval
+        if due > now:
+            self._heartbeat_at = due
             return
         self._heartbeats_unanswered += 1
         self._reply(chunks.chunk(chunks.HEARTBEAT, chunks.parameter(_HEARTBEAT_INFO, b"alive   ")))

@@ -4,8 +4,9 @@ Acknowledgement (RFC 9260 section 6.2): every second packet, a single one after 
 duplicate or a chunk that asks for it. "At once" means when the caller next collects packets, so that a batch that was
 received together is acknowledged once.
 
-Window: what the application has not consumed and what is incomplete is subtracted from it. A sender that ignores the
-window gains nothing: chunks that do not fit are dropped, and never acknowledged. While the window is closed,
+Window: what the application has not consumed is subtracted from it. What is incomplete has as much room of its own, so
+that a loss does not close the window while it is repaired. A sender that ignores the window gains nothing: chunks that
+do not fit are dropped, and never acknowledged. While the window is closed,
 acknowledgements leave at intervals only, as some senders answer each with one packet more.
 """
 
@@ -90,7 +91,7 @@ class Receiver:
             return -1
         reassembly = self.reassembly
         charged = reassembly.held + reassembly.unconsumed + len(payload)
-        if charged > self._settings.receive_window and not self._has_room(in_order, len(payload)):
+        if charged > 2 * self._settings.receive_window and not self._has_room(in_order, len(payload)):
             self._at_once = True
             self._drop("window")
             return -1
@@ -122,7 +123,7 @@ class Receiver:
         return False
 
     def _has_room(self, in_order: bool, size: int) -> bool:
-        """Whether a chunk may exceed the window.
+        """Whether a chunk may exceed the memory that the window stands for.
 
         The one that everything else waits for may, as long as the application is not what the window waits for:
         otherwise a window full of incomplete messages could never be emptied.
@@ -130,8 +131,8 @@ class Receiver:
         window, reassembly = self._settings.receive_window, self.reassembly
         if not in_order or reassembly.unconsumed + size > window:
             return False
-        if reassembly.held + size > 2 * window:
-            raise MalformedError(f"incomplete messages of more than {2 * window} bytes")
+        if reassembly.held + size > 2 * window + self._settings.max_message:
+            raise MalformedError(f"incomplete messages of more than {2 * window + self._settings.max_message} bytes")
         return True
 
     def _mark(self, tsn: int, in_order: bool) -> bool:
@@ -179,8 +180,9 @@ class Receiver:
     @property
     def window(self) -> int:
         """What may still come, as announced."""
-        reassembly = self.reassembly
-        free = self._settings.receive_window - reassembly.held - reassembly.unconsumed - 64 * self.unread_messages
+        reassembly, size = self.reassembly, self._settings.receive_window
+        waiting = reassembly.unconsumed + 64 * self.unread_messages
+        free = min(size, 2 * size - reassembly.held) - waiting
         return free if free >= _CLOSED_BELOW else 0
 
     def consumed(self, size: int) -> None:

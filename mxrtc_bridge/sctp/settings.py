@@ -30,7 +30,7 @@ class SctpSettings:
     """Accept, and send where accepted, a checksum of zero (RFC 9653): DTLS protects every packet already."""
 
     receive_window: int = 4 * MIB
-    """Received bytes that may wait for the application, fragments of messages included."""
+    """Received bytes that may wait for the application; incomplete messages may take as much again."""
     max_message: int = 256 * KIB
     """Largest message received; a larger one aborts the association."""
     max_remote_message: int = 64 * KIB

@@ -25,7 +25,7 @@ class Path:
     delay: float = 0.01
     loss: float = 0.0
     burst: float = 0.0
-    """Probability that a burst of loss begins; it lasts for 5 packets on average."""
+    """Probability that a burst of loss begins; it lasts for 5 packets on average, 0.3 s at most."""
     reorder: float = 0.0
     hold: float = 0.02
     """How long a reordered packet is held back at most."""
@@ -43,6 +43,7 @@ class Direction:
         self.path = path
         self._rng = rng
         self._in_burst = False
+        self._burst_until = 0.0
         self._free_at = 0.0
         self.lost = 0
         self.carried = 0
@@ -62,7 +63,10 @@ class Direction:
             start += len(packet) / path.rate
             self._free_at = start
         if path.burst:
-            self._in_burst = rng.random() < (0.8 if self._in_burst else path.burst)
+            lasts = self._in_burst and now < self._burst_until
+            self._in_burst = rng.random() < (0.8 if lasts else path.burst)
+            if self._in_burst and not lasts:
+                self._burst_until = now + 0.3
         if self._in_burst or rng.random() < path.loss:
             self.lost += 1
             return []
