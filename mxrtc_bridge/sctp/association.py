@@ -12,23 +12,12 @@ from __future__ import annotations
 
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.sctp import chunks
-from mxrtc_bridge.sctp.chunks import HEADER, HEADER_SIZE, MalformedError
+from mxrtc_bridge.sctp.chunks import HEADER_SIZE
 from mxrtc_bridge.sctp.congestion import CongestionControl
-from mxrtc_bridge.sctp.events import (
-    BufferedLow,
-    Event,
-    Flushed,
-    MessageReceived,
-    ResetDone,
-    SendSpace,
-    StreamReset,
-)
-from mxrtc_bridge.sctp.handshake import Proposal
-from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, Lifecycle, State
+from mxrtc_bridge.sctp.events import BufferedLow, Event, Flushed, MessageReceived, ResetDone, SendSpace
+from mxrtc_bridge.sctp.inbound import HEARTBEAT_INFO, Inbound
+from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, State
 from mxrtc_bridge.sctp.outgoing import OutMessage, OutStream
-from mxrtc_bridge.sctp.packets import checksum_matches
-from mxrtc_bridge.sctp.path_mtu import PathMtu
-from mxrtc_bridge.sctp.reconfig import Reconfiguration
 from mxrtc_bridge.sctp.settings import SctpSettings
 
 _FOREVER = float("inf")
@@ -36,8 +25,16 @@ _DATA_STATES = frozenset({State.ESTABLISHED, State.SHUTDOWN_PENDING, State.SHUTD
 _HEARTBEAT_INFO = 1
 
 
-class Association(Lifecycle):
-    """One association; the arguments are those of :class:`Lifecycle`."""
+class Association(Inbound):
+    """One association.
+
+    Args:
+        settings: ports, limits, times.
+        tag: our verification tag: random, not 0.
+        initial_tsn: random, 32 bits.
+        cookie_key: random, at least 16 bytes.
+        congestion: decides how much may be in flight, and how fast it may leave.
+    """
 
     def __init__(
         self,
@@ -49,42 +46,15 @@ class Association(Lifecycle):
         congestion: CongestionControl,
     ) -> None:
         super().__init__(settings, tag=tag, initial_tsn=initial_tsn, cookie_key=cookie_key, congestion=congestion)
-        self._congestion = congestion
-        self._streams: dict[int, OutStream] = {}
-        self._path = PathMtu(settings.packet_size, settings.packet_size_ceiling)
-        self._tell_packet_size()
-        self._reconfiguration: Reconfiguration | None = None
-        self._peer_resets = False
-        self._heartbeats_unanswered = 0
-        self._heartbeat_at = _FOREVER
         self._space_mark = 0
         self._space_armed = False
         self._more_at = _FOREVER
         self._black_hole = False
         self._sender.on_blackhole = self._suspect_black_hole
-        self.packets_received = 0
         self.packets_sent = 0
-
-    def _tell_packet_size(self) -> None:
-        self._congestion.set_packet_size(self._path.size - HEADER_SIZE)
 
     def _suspect_black_hole(self) -> None:
         self._black_hole = True
-
-    # What Lifecycle asks for
-
-    def _peer_learned(self, theirs: Proposal) -> None:
-        self._peer_resets = theirs.reconfiguration
-        self._reconfiguration = Reconfiguration(self._initial_tsn, theirs.initial_tsn, self._reply, self._streams_reset)
-
-    def _established(self, now: float) -> None:
-        self._path.begin(now)
-        self._set_heartbeat(now)
-
-    def _message_received(self, message: MessageReceived) -> None:
-        self._events.append(message)
-        assert self._receiver is not None
-        self._receiver.unread_messages += 1
 
     # Events
 
@@ -97,210 +67,6 @@ class Association(Lifecycle):
             assert self._receiver is not None
             self._receiver.unread_messages -= 1
         return event
-
-    # Packets from the other side
-
-    def receive(self, now: float, packet: bytes) -> None:
-        """Take a packet; whatever is in it, nothing is raised."""
-        if self._state is State.ENDED:
-            return
-        self.packets_received += 1
-        size = len(packet)
-        if size < 16:
-            self._drop("short")
-            return
-        source, destination, tag, checksum = HEADER.unpack_from(packet)
-        if destination != self._settings.local_port or source != self._settings.remote_port:
-            self._drop("port")
-            return
-        if (checksum or not self._settings.zero_checksum or not tag) and not checksum_matches(packet):
-            self._drop("checksum")
-            return
-        if tag != self._tag and not self._is_tag_allowed(tag, packet):
-            self._drop("tag")
-            return
-        self._last_received_at = now
-        self._heartbeats_unanswered = 0
-        try:
-            self._receive_chunks(now, packet, size)
-        except MalformedError as error:
-            self._abort("violation", f"the other side broke the protocol: {error}", chunks.PROTOCOL_VIOLATION)
-            return
-        receiver = self._receiver
-        if receiver is not None:
-            receiver.packet_done(now)
-            reconfiguration = self._reconfiguration
-            if reconfiguration is not None and reconfiguration.waits_for_data:
-                reconfiguration.advance(receiver.cumulative)
-
-    def _is_tag_allowed(self, tag: int, packet: bytes) -> bool:
-        """Whether a packet without our tag is allowed (RFC 9260 section 8.5.1)."""
-        kind, flags = packet[12], packet[13]
-        if kind == chunks.INIT:
-            # Alone in its packet, and with a tag of zero.
-            length = int.from_bytes(packet[14:16], "big")
-            return tag == 0 and 12 + length + (-length & 3) >= len(packet)
-        reflected = kind in (chunks.ABORT, chunks.SHUTDOWN_COMPLETE) and flags & chunks.REFLECTED_TAG
-        return bool(reflected and self._peer_tag and tag == self._peer_tag)
-
-    def _receive_chunks(self, now: float, packet: bytes, size: int) -> None:
-        position = HEADER_SIZE
-        while position + 4 <= size:
-            kind = packet[position]
-            length = packet[position + 2] << 8 | packet[position + 3]
-            if length < 4 or position + length > size:
-                self._drop("chunk_length")
-                return
-            if kind == chunks.DATA or kind == chunks.I_DATA:
-                if not self._receive_data(now, packet, position, length, kind):
-                    return
-            elif kind == chunks.SACK:
-                if self._state in OPEN_STATES:
-                    self._receive_sack(now, packet, position, length)
-            else:
-                body = packet[position + 4 : position + length]
-                if not self._receive_control(now, kind, packet[position + 1], body):
-                    return
-                if self._state is State.ENDED:
-                    return
-            position += length + (-length & 3)
-        if position < size:
-            self._drop("trailing")
-
-    def _receive_data(self, now: float, packet: bytes, position: int, length: int, kind: int) -> bool:
-        receiver = self._receiver
-        if self._state is State.COOKIE_ECHOED:
-            self._establish(now)  # the other side is: only our COOKIE-ACK got lost, or overtaken
-        if receiver is None or self._state not in _DATA_STATES:
-            self._drop("state")
-            return True
-        interleaved = kind == chunks.I_DATA
-        if interleaved is not self._interleaving:
-            if interleaved:
-                return self._receive_unknown(kind, packet[position + 4 : position + length])
-            raise MalformedError("DATA where I-DATA was agreed")
-        missing = receiver.receive_data(packet, position, length, interleaved)
-        if missing >= 0:
-            cause = chunks.parameter(chunks.INVALID_STREAM, chunks.PAIR.pack(missing, 0))
-            self._reply(chunks.chunk(chunks.ERROR, cause))
-        if self._state is State.SHUTDOWN_SENT:
-            receiver.acknowledge_now()
-        return True
-
-    def _receive_sack(self, now: float, packet: bytes, position: int, length: int) -> None:
-        limit = self._settings.max_gap_blocks
-        self._sender.receive_sack(now, *chunks.read_sack(packet, position, length, limit))
-        self._after_acknowledgement(now)
-
-    def _after_acknowledgement(self, now: float) -> None:
-        flushed = self._sender.flight.flushed
-        if flushed:
-            self._events.extend([Flushed(stream.id) for stream in flushed])
-            flushed.clear()
-        if self._state is not State.ESTABLISHED:
-            self._progress_shutdown(now)
-
-    def _receive_control(self, now: float, kind: int, flags: int, body: bytes) -> bool:
-        """Take any other chunk; False if the rest of the packet must not be looked at."""
-        match kind:
-            case chunks.INIT:
-                self._receive_init(now, body)
-                return False
-            case chunks.INIT_ACK:
-                self._receive_init_ack(now, body)
-                return False
-            case chunks.COOKIE_ECHO:
-                self._receive_cookie_echo(now, body)
-            case chunks.COOKIE_ACK:
-                if self._state is State.COOKIE_ECHOED:
-                    self._establish(now)
-            case chunks.ABORT:
-                self._receive_abort(body)
-            case chunks.ERROR:
-                self._receive_error(body)
-            case chunks.SHUTDOWN:
-                self._receive_shutdown(now, body)
-                self._after_acknowledgement(now)
-            case chunks.SHUTDOWN_ACK:
-                self._receive_shutdown_ack()
-            case chunks.SHUTDOWN_COMPLETE:
-                self._receive_shutdown_complete()
-            case chunks.HEARTBEAT:
-                self._reply(chunks.chunk(chunks.HEARTBEAT_ACK, body))
-            case chunks.HEARTBEAT_ACK:
-                self._receive_heartbeat_ack(now, body)
-            case chunks.RE_CONFIG | chunks.FORWARD_TSN | chunks.I_FORWARD_TSN:
-                return self._receive_extension(now, kind, body)
-            case chunks.PAD:
-                pass
-            case _:
-                return self._receive_unknown(kind, body)
-        return True
-
-    def _receive_error(self, body: bytes) -> None:
-        if self._state is State.COOKIE_ECHOED and body[:2] == chunks.STALE_COOKIE.to_bytes(2, "big"):
-            self._end("refused", "the other side says that its cookie is too old")
-        self._drop("peer_error")
-
-    def _receive_heartbeat_ack(self, now: float, body: bytes) -> None:
-        for kind, value in chunks.parameters(body):
-            if kind == _HEARTBEAT_INFO and self._path.acknowledged(now, value):
-                self._tell_packet_size()
-
-    def _receive_extension(self, now: float, kind: int, body: bytes) -> bool:
-        receiver, reconfiguration = self._receiver, self._reconfiguration
-        if receiver is None or reconfiguration is None or self._state not in OPEN_STATES:
-            self._drop("state")
-            return True
-        if kind == chunks.RE_CONFIG:
-            timeout = self._sender.rtt.timeout
-            done, accepted = reconfiguration.receive(now, body, receiver.cumulative, timeout)
-            for stream in done:
-                self._streams.pop(stream.id, None)
-                self._events.append(ResetDone(stream.id, accepted))
-            return True
-        interleaved = kind == chunks.I_FORWARD_TSN
-        if interleaved is not self._interleaving:
-            raise MalformedError("a FORWARD-TSN of the kind that was not agreed")
-        self._receive_forward_tsn(body, interleaved)
-        return True
-
-    def _receive_forward_tsn(self, body: bytes, interleaved: bool) -> None:
-        receiver = self._receiver
-        assert receiver is not None
-        reassembly = receiver.reassembly
-        if interleaved:
-            tsn, messages = chunks.read_i_forward_tsn(body)
-            if receiver.forward(tsn):
-                for stream, unordered, number in messages:
-                    if stream >= self._settings.max_streams:
-                        continue
-                    if unordered:
-                        reassembly.skip_unordered(stream, number)
-                    else:
-                        reassembly.skip_ordered(stream, number, interleaved=True)
-        else:
-            tsn, streams = chunks.read_forward_tsn(body)
-            if receiver.forward(tsn):
-                for stream, number in streams:
-                    if stream < self._settings.max_streams:
-                        reassembly.skip_ordered(stream, number, interleaved=False)
-
-    def _receive_unknown(self, kind: int, body: bytes) -> bool:
-        """Act on an unknown chunk as its two highest bits say (RFC 9260 section 3.2)."""
-        self._drop("unknown_chunk")
-        if kind & 0x40 and self._writer is not None:
-            cause = chunks.parameter(chunks.UNRECOGNIZED_CHUNK, chunks.chunk(kind, body[:64]))
-            self._reply(chunks.chunk(chunks.ERROR, cause))
-        return bool(kind & 0x80)
-
-    def _streams_reset(self, streams: tuple[int, ...]) -> None:
-        receiver = self._receiver
-        assert receiver is not None
-        for stream in streams or receiver.reassembly.stream_ids():
-            if stream < self._settings.max_streams:
-                receiver.reassembly.reset(stream)
-                self._events.append(StreamReset(stream))
 
     # Messages to the other side
 
@@ -362,6 +128,18 @@ class Association(Lifecycle):
             out.low_armed = True
         if sender.scheduler.queued > self._space_mark:
             self._space_armed = True
+
+    def reply(self, stream: int, ppid: int, data: bytes) -> None:
+        """Queue a small reliable message on a stream if that is possible; what stands in its way ends it anyway."""
+        out = self._streams.get(stream)
+        if self._state is not State.ESTABLISHED or stream >= self._outbound_streams or (out and out.resetting):
+            return
+        self._sender.scheduler.push(OutMessage(self._stream(stream), ppid, data, True))
+
+    @property
+    def peer_resets(self) -> bool:
+        """Whether the other side can reset streams."""
+        return self._peer_resets
 
     def set_weight(self, stream: int, weight: float) -> None:
         """Give a stream a share of the path in proportion to ``weight``; 1.0 is that of all others."""
@@ -550,11 +328,6 @@ class Association(Lifecycle):
         if sender.failed or gave_up or self._heartbeats_unanswered > self._settings.max_retransmissions // 2:
             self._abort("timeout", "the other side does not answer any more")
 
-    def _set_heartbeat(self, now: float) -> None:
-        interval = self._settings.heartbeat_interval
-        if interval:
-            self._heartbeat_at = now + interval
-
     def _beat(self, now: float) -> None:
         """Ask whether the other side is there, if nothing came for a while (RFC 9260 section 8.3)."""
         interval = self._settings.heartbeat_interval
@@ -563,7 +336,7 @@ class Association(Lifecycle):
             self._heartbeat_at = due
             return
         self._heartbeats_unanswered += 1
-        self._reply(chunks.chunk(chunks.HEARTBEAT, chunks.parameter(_HEARTBEAT_INFO, b"alive   ")))
+        self._reply(chunks.chunk(chunks.HEARTBEAT, chunks.parameter(HEARTBEAT_INFO, b"alive   ")))
         self._heartbeat_at = now + min(interval, 2 * self._sender.rtt.timeout)
 
 

@@ -1,7 +1,7 @@
 """The wire formats of RFC 9260 section 3 and its extensions: numbers, structures, and how chunks are written.
 
-Reading a control chunk is done by functions that return a value or raise :class:`MalformedError`; DATA and SACK are read in
-place by those who handle them, with the structures defined here.
+Reading a control chunk is done by functions that return a value or raise :class:`MalformedError`; DATA is read in place
+by those who handle it, with the structures defined here.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ class CongestionControl(Protocol):
 
     @property
     def window_bytes(self) -> int:
-        """The congestion window: a packet may leave while fewer bytes than this are in flight (RFC 9260 section 6.1)."""
+        """The congestion window: a packet may leave while less than this is in flight (RFC 9260 section 6.1)."""
         ...
 
     @property

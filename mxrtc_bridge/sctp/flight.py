@@ -107,7 +107,7 @@ class Flight:
 
     # Acknowledgement
 
-    def receive_sack(self, now: float, cumulative: int, blocks: list[tuple[int, int]], duplicates: list[int]) -> bool:
+    def receive_sack(self, now: float, cumulative: int, blocks: list[tuple[int, int]], duplicates: list[int]) -> bool:  # noqa: C901 - one pass
         """Take a SACK whose numbers were widened; False if it is older than one before.
 
         Raises:

@@ -79,7 +79,7 @@ def format_greeting(kind: int, ours: Proposal, cookie: bytes = b"", unrecognized
     return chunks.chunk(kind, b"".join(body))
 
 
-def read_greeting(body: bytes) -> Greeting:
+def read_greeting(body: bytes) -> Greeting:  # noqa: C901 - one pass
     """Return what an INIT or INIT-ACK says.
 
     Raises:

@@ -289,9 +289,14 @@ class Lifecycle:
 
     # Abort
 
-    def abort(self, reason: str = "") -> None:
-        """End at once; the other side is told ``reason``, and nothing that was queued is delivered."""
-        self._abort("local", reason or "ended by this side", cause=chunks.USER_ABORT)
+    def abort(self, reason: str = "", code: str = "local") -> None:
+        """End at once; the other side is told ``reason``, and nothing that was queued is delivered.
+
+        Args:
+            reason: a sentence.
+            code: of the ``Ended`` that follows.
+        """
+        self._abort(code, reason or "ended by this side")
 
     def _abort(self, code: str, reason: str, cause: int = chunks.USER_ABORT) -> None:
         if self._state is State.ENDED:

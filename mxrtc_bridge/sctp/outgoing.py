@@ -224,15 +224,11 @@ class Scheduler:
             fresh: the packet is empty: the room will not get any larger.
         """
         message = self._current
-        if message is None or (self.interleaving and self._heap):
-            if message is not None:
-                self._current = None
-                self._wait(message.stream)
-            message = self._select(now)
+        interleaving = self.interleaving
+        if message is None or (interleaving and self._heap):
+            message = self._turn(now)
             if message is None:
                 return None
-            self._current = message
-        interleaving = self.interleaving
         offset, size = message.offset, message.size
         left = size - offset
         space = room - (20 if interleaving else 16)
@@ -244,24 +240,10 @@ class Scheduler:
         ends = end == size
         stream = message.stream
         payload = message.data if left == size else message.data[offset:end]
-        flags = message.flags
-        if ends:
-            flags |= ENDS
-            if not self._heap and len(stream.messages) == 1:
-                flags |= IMMEDIATE  # RFC 7053: nothing follows that would bring the acknowledgement out
         if not offset:
-            flags |= BEGINS
             self._number(message, stream)
-        if interleaving:
-            length = 20 + left
-            last = message.fragments if offset else message.ppid
-            wire = (I_DATA, flags, length, tsn & MASK32, stream.id, 0, message.number & MASK32, last)
-            header = I_DATA_HEADER.pack(*wire)
-            message.fragments += 1
-        else:
-            length = 16 + left
-            number = 0 if message.flags else message.number & MASK16
-            header = DATA_HEADER.pack(DATA, flags, length, tsn & MASK32, stream.id, number, message.ppid)
+        length = left + (20 if interleaving else 16)
+        header = self._header(message, tsn, length, ends)
         chunk = OutChunk(tsn, message, header, payload, length + (-length & 3), ends)
         if message.chunks is not None:
             message.chunks.append(chunk)
@@ -278,6 +260,30 @@ class Scheduler:
             self._current = None
             self._rotate(stream)
         return chunk
+
+    def _turn(self, now: float) -> OutMessage | None:
+        """Put the present message back, and return the one whose turn it is."""
+        message = self._current
+        if message is not None:
+            self._current = None
+            self._wait(message.stream)
+        message = self._current = self._select(now)
+        return message
+
+    def _header(self, message: OutMessage, tsn: int, length: int, ends: bool) -> bytes:
+        offset, stream, flags = message.offset, message.stream, message.flags
+        if not offset:
+            flags |= BEGINS
+        if ends:
+            flags |= ENDS
+            if not self._heap and len(stream.messages) == 1:
+                flags |= IMMEDIATE  # RFC 7053: nothing follows that would bring the acknowledgement out
+        if not self.interleaving:
+            number = 0 if message.flags else message.number & MASK16
+            return DATA_HEADER.pack(DATA, flags, length, tsn & MASK32, stream.id, number, message.ppid)
+        last = message.fragments if offset else message.ppid
+        message.fragments += 1
+        return I_DATA_HEADER.pack(I_DATA, flags, length, tsn & MASK32, stream.id, 0, message.number & MASK32, last)
 
     @staticmethod
     def _number(message: OutMessage, stream: OutStream) -> None:

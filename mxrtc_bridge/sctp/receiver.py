@@ -67,7 +67,8 @@ class Receiver:
 
     # Arrival
 
-    def receive_data(self, packet: bytes, position: int, length: int, interleaved: bool) -> int:
+    # Long, as it runs for every packet: a call costs more than what it would do.
+    def receive_data(self, packet: bytes, position: int, length: int, interleaved: bool) -> int:  # noqa: C901
         """Take a chunk; return the number of its stream if there is no such stream, else -1.
 
         Raises:

@@ -1,0 +1,277 @@
+"""Packets from the other side: checked, taken apart, and each chunk handed to whom it concerns.
+
+What it must never do: raise because of what is in a packet. One that cannot belong to the association is dropped and
+counted; one that breaks the protocol aborts the association.
+"""
+
+from __future__ import annotations
+
+from mxrtc_bridge.sctp import chunks
+from mxrtc_bridge.sctp.chunks import HEADER, HEADER_SIZE, MalformedError
+from mxrtc_bridge.sctp.congestion import CongestionControl
+from mxrtc_bridge.sctp.events import Flushed, MessageReceived, ResetDone, StreamReset
+from mxrtc_bridge.sctp.handshake import Proposal
+from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, Lifecycle, State
+from mxrtc_bridge.sctp.outgoing import OutStream
+from mxrtc_bridge.sctp.packets import checksum_matches
+from mxrtc_bridge.sctp.path_mtu import PathMtu
+from mxrtc_bridge.sctp.reconfig import Reconfiguration
+from mxrtc_bridge.sctp.settings import SctpSettings
+
+_FOREVER = float("inf")
+_DATA_STATES = frozenset({State.ESTABLISHED, State.SHUTDOWN_PENDING, State.SHUTDOWN_SENT})
+HEARTBEAT_INFO = 1
+_DATA_CHUNKS = frozenset({chunks.DATA, chunks.I_DATA})
+_SETUP_CHUNKS = frozenset({chunks.INIT, chunks.INIT_ACK, chunks.COOKIE_ECHO, chunks.COOKIE_ACK})
+_EXTENSIONS = frozenset({chunks.RE_CONFIG, chunks.FORWARD_TSN, chunks.I_FORWARD_TSN, chunks.PAD})
+
+
+class Inbound(Lifecycle):
+    """The receiving side of an association; the arguments are those of :class:`Lifecycle`."""
+
+    def __init__(
+        self,
+        settings: SctpSettings,
+        *,
+        tag: int,
+        initial_tsn: int,
+        cookie_key: bytes,
+        congestion: CongestionControl,
+    ) -> None:
+        super().__init__(settings, tag=tag, initial_tsn=initial_tsn, cookie_key=cookie_key, congestion=congestion)
+        self._congestion = congestion
+        self._streams: dict[int, OutStream] = {}
+        self._path = PathMtu(settings.packet_size, settings.packet_size_ceiling)
+        self._reconfiguration: Reconfiguration | None = None
+        self._peer_resets = False
+        self._heartbeats_unanswered = 0
+        self._heartbeat_at = _FOREVER
+        self.packets_received = 0
+        self._tell_packet_size()
+
+    def _tell_packet_size(self) -> None:
+        self._congestion.set_packet_size(self._path.size - HEADER_SIZE)
+
+    # What Lifecycle asks for
+
+    def _peer_learned(self, theirs: Proposal) -> None:
+        self._peer_resets = theirs.reconfiguration
+        self._reconfiguration = Reconfiguration(self._initial_tsn, theirs.initial_tsn, self._reply, self._streams_reset)
+
+    def _established(self, now: float) -> None:
+        self._path.begin(now)
+        self._set_heartbeat(now)
+
+    def _message_received(self, message: MessageReceived) -> None:
+        self._events.append(message)
+        assert self._receiver is not None
+        self._receiver.unread_messages += 1
+
+    def _set_heartbeat(self, now: float) -> None:
+        interval = self._settings.heartbeat_interval
+        if interval:
+            self._heartbeat_at = now + interval
+
+    # Packets from the other side
+
+    def receive(self, now: float, packet: bytes) -> None:
+        """Take a packet; whatever is in it, nothing is raised."""
+        if self._state is State.ENDED:
+            return
+        self.packets_received += 1
+        size = len(packet)
+        if size < 16:
+            self._drop("short")
+            return
+        source, destination, tag, checksum = HEADER.unpack_from(packet)
+        if destination != self._settings.local_port or source != self._settings.remote_port:
+            self._drop("port")
+            return
+        if (checksum or not self._settings.zero_checksum or not tag) and not checksum_matches(packet):
+            self._drop("checksum")
+            return
+        if tag != self._tag and not self._is_tag_allowed(tag, packet):
+            self._drop("tag")
+            return
+        self._last_received_at = now
+        self._heartbeats_unanswered = 0
+        try:
+            self._receive_chunks(now, packet, size)
+        except MalformedError as error:
+            self._abort("violation", f"the other side broke the protocol: {error}", chunks.PROTOCOL_VIOLATION)
+            return
+        receiver = self._receiver
+        if receiver is not None:
+            receiver.packet_done(now)
+            reconfiguration = self._reconfiguration
+            if reconfiguration is not None and reconfiguration.waits_for_data:
+                reconfiguration.advance(receiver.cumulative)
+
+    def _is_tag_allowed(self, tag: int, packet: bytes) -> bool:
+        """Whether a packet without our tag is allowed (RFC 9260 section 8.5.1)."""
+        kind, flags = packet[12], packet[13]
+        if kind == chunks.INIT:
+            # Alone in its packet, and with a tag of zero.
+            length = int.from_bytes(packet[14:16], "big")
+            return tag == 0 and 12 + length + (-length & 3) >= len(packet)
+        reflected = kind in (chunks.ABORT, chunks.SHUTDOWN_COMPLETE) and flags & chunks.REFLECTED_TAG
+        return bool(reflected and self._peer_tag and tag == self._peer_tag)
+
+    def _receive_chunks(self, now: float, packet: bytes, size: int) -> None:
+        position = HEADER_SIZE
+        while position + 4 <= size:
+            kind = packet[position]
+            length = packet[position + 2] << 8 | packet[position + 3]
+            if length < 4 or position + length > size:
+                self._drop("chunk_length")
+                return
+            if kind in _DATA_CHUNKS:
+                if not self._receive_data(now, packet, position, length, kind):
+                    return
+            elif kind == chunks.SACK:
+                if self._state in OPEN_STATES:
+                    self._receive_sack(now, packet, position, length)
+            else:
+                body = packet[position + 4 : position + length]
+                if not self._receive_control(now, kind, body):
+                    return
+                if self._state is State.ENDED:
+                    return
+            position += length + (-length & 3)
+        if position < size:
+            self._drop("trailing")
+
+    def _receive_data(self, now: float, packet: bytes, position: int, length: int, kind: int) -> bool:
+        receiver = self._receiver
+        if self._state is State.COOKIE_ECHOED:
+            self._establish(now)  # the other side is: only our COOKIE-ACK got lost, or overtaken
+        if receiver is None or self._state not in _DATA_STATES:
+            self._drop("state")
+            return True
+        interleaved = kind == chunks.I_DATA
+        if interleaved is not self._interleaving:
+            if interleaved:
+                return self._receive_unknown(kind, packet[position + 4 : position + length])
+            raise MalformedError("DATA where I-DATA was agreed")
+        missing = receiver.receive_data(packet, position, length, interleaved)
+        if missing >= 0:
+            cause = chunks.parameter(chunks.INVALID_STREAM, chunks.PAIR.pack(missing, 0))
+            self._reply(chunks.chunk(chunks.ERROR, cause))
+        if self._state is State.SHUTDOWN_SENT:
+            receiver.acknowledge_now()
+        return True
+
+    def _receive_sack(self, now: float, packet: bytes, position: int, length: int) -> None:
+        limit = self._settings.max_gap_blocks
+        self._sender.receive_sack(now, *chunks.read_sack(packet, position, length, limit))
+        self._after_acknowledgement(now)
+
+    def _after_acknowledgement(self, now: float) -> None:
+        flushed = self._sender.flight.flushed
+        if flushed:
+            self._events.extend([Flushed(stream.id) for stream in flushed])
+            flushed.clear()
+        if self._state is not State.ESTABLISHED:
+            self._progress_shutdown(now)
+
+    def _receive_control(self, now: float, kind: int, body: bytes) -> bool:
+        """Take any other chunk; False if the rest of the packet must not be looked at."""
+        if kind in _SETUP_CHUNKS:
+            return self._receive_setup(now, kind, body)
+        if kind in _EXTENSIONS:
+            self._receive_extension(now, kind, body)
+            return True
+        match kind:
+            case chunks.HEARTBEAT:
+                self._reply(chunks.chunk(chunks.HEARTBEAT_ACK, body))
+            case chunks.HEARTBEAT_ACK:
+                self._receive_heartbeat_ack(now, body)
+            case chunks.ABORT:
+                self._receive_abort(body)
+            case chunks.ERROR:
+                self._receive_error(body)
+            case chunks.SHUTDOWN:
+                self._receive_shutdown(now, body)
+                self._after_acknowledgement(now)
+            case chunks.SHUTDOWN_ACK:
+                self._receive_shutdown_ack()
+            case chunks.SHUTDOWN_COMPLETE:
+                self._receive_shutdown_complete()
+            case _:
+                return self._receive_unknown(kind, body)
+        return True
+
+    def _receive_setup(self, now: float, kind: int, body: bytes) -> bool:
+        if kind == chunks.INIT:
+            self._receive_init(now, body)
+        elif kind == chunks.INIT_ACK:
+            self._receive_init_ack(now, body)
+        elif kind == chunks.COOKIE_ECHO:
+            self._receive_cookie_echo(now, body)
+        elif self._state is State.COOKIE_ECHOED:
+            self._establish(now)
+        return kind not in (chunks.INIT, chunks.INIT_ACK)  # which must be alone in their packet
+
+    def _receive_error(self, body: bytes) -> None:
+        if self._state is State.COOKIE_ECHOED and body[:2] == chunks.STALE_COOKIE.to_bytes(2, "big"):
+            self._end("refused", "the other side says that its cookie is too old")
+        self._drop("peer_error")
+
+    def _receive_heartbeat_ack(self, now: float, body: bytes) -> None:
+        for kind, value in chunks.parameters(body):
+            if kind == HEARTBEAT_INFO and self._path.acknowledged(now, value):
+                self._tell_packet_size()
+
+    def _receive_extension(self, now: float, kind: int, body: bytes) -> None:
+        receiver, reconfiguration = self._receiver, self._reconfiguration
+        if kind == chunks.PAD:
+            return
+        if receiver is None or reconfiguration is None or self._state not in OPEN_STATES:
+            self._drop("state")
+        elif kind == chunks.RE_CONFIG:
+            timeout = self._sender.rtt.timeout
+            done, accepted = reconfiguration.receive(now, body, receiver.cumulative, timeout)
+            for stream in done:
+                self._streams.pop(stream.id, None)
+                self._events.append(ResetDone(stream.id, accepted))
+        elif (kind == chunks.I_FORWARD_TSN) is not self._interleaving:
+            raise MalformedError("a FORWARD-TSN of the kind that was not agreed")
+        else:
+            self._receive_forward_tsn(body, self._interleaving)
+
+    def _receive_forward_tsn(self, body: bytes, interleaved: bool) -> None:
+        receiver = self._receiver
+        assert receiver is not None
+        reassembly = receiver.reassembly
+        if interleaved:
+            tsn, messages = chunks.read_i_forward_tsn(body)
+            if receiver.forward(tsn):
+                for stream, unordered, number in messages:
+                    if stream >= self._settings.max_streams:
+                        continue
+                    if unordered:
+                        reassembly.skip_unordered(stream, number)
+                    else:
+                        reassembly.skip_ordered(stream, number, interleaved=True)
+        else:
+            tsn, streams = chunks.read_forward_tsn(body)
+            if receiver.forward(tsn):
+                for stream, number in streams:
+                    if stream < self._settings.max_streams:
+                        reassembly.skip_ordered(stream, number, interleaved=False)
+
+    def _receive_unknown(self, kind: int, body: bytes) -> bool:
+        """Act on an unknown chunk as its two highest bits say (RFC 9260 section 3.2)."""
+        self._drop("unknown_chunk")
+        if kind & 0x40 and self._writer is not None:
+            cause = chunks.parameter(chunks.UNRECOGNIZED_CHUNK, chunks.chunk(kind, body[:64]))
+            self._reply(chunks.chunk(chunks.ERROR, cause))
+        return bool(kind & 0x80)
+
+    def _streams_reset(self, streams: tuple[int, ...]) -> None:
+        receiver = self._receiver
+        assert receiver is not None
+        for stream in streams or receiver.reassembly.stream_ids():
+            if stream < self._settings.max_streams:
+                receiver.reassembly.reset(stream)
+                self._events.append(StreamReset(stream))
