@@ -144,7 +144,7 @@ class Reassembly:
     ) -> None:
         if number != stream.next:
             if number < stream.next:
-                raise MalformedError("a fragment of a message that is complete")
+                return  # of a message that was skipped: its fragments may still be on their way
             self._hold(stream.pending, number, fragment, flags, ppid, payload)
             return
         if fragment == stream.expected:
