@@ -1,0 +1,223 @@
+"""What peers do when members come and go, when rooms are idle, and when rights change."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.homeserver import RoomFacts
+from mxrtc_bridge.matrix.peers import PeerProfile
+from mxrtc_bridge.matrix.rooms import Change, PeerRoom, RoomBook, Unfit, judge_invite
+from tests.matrix.peers_bench import ALICE, MALLORY, PEER, PEER_2, ROOM, Bench, event
+
+# --- members
+
+
+async def test_third_member_makes_the_room_unfit_says_so_once_and_leaving_makes_it_fit_again() -> None:
+    bench = Bench()
+    await bench.invited()
+    await bench.member(MALLORY, "join")
+    assert bench.peers.members(ROOM) == {ALICE, PEER, MALLORY}
+    assert [(room, user) for room, user, _ in bench.homeserver.notices] == [(ROOM, PEER)]
+    await bench.member(MALLORY, "join")  # a new display name, say
+    await bench.member(MALLORY, "leave")
+    assert bench.peers.members(ROOM) == {ALICE, PEER}
+    await bench.member(MALLORY, "join")
+    assert bench.listener.heard == [("changed", ROOM)] * 3
+    assert len(bench.homeserver.notices) == 1
+
+
+async def test_odd_user_id_counts_as_a_third_member() -> None:
+    bench = Bench()
+    await bench.invited()
+    await bench.member(UserId("no user id at all"), "join")
+    assert bench.peers.members(ROOM) != {ALICE, PEER}
+
+
+@pytest.mark.parametrize("membership", ["leave", "ban", "knock", None, 5, {}])
+async def test_peer_leaves_when_its_user_is_gone(membership: object) -> None:
+    bench = Bench()
+    await bench.invited()
+    await bench.member(ALICE, membership)
+    assert bench.peers.members(ROOM) is None
+    assert bench.homeserver.of("leave") == [("leave", ROOM, PEER)]
+    assert bench.listener.heard == [("left", ROOM, ALICE), ("left", ROOM, PEER)]
+    assert bench.directory.rooms == {}
+
+
+async def test_peer_does_not_stay_with_the_third_when_its_user_leaves() -> None:
+    bench = Bench()
+    bench.granted.add((MALLORY, PEER))
+    await bench.invited()
+    await bench.member(MALLORY, "join")
+    await bench.member(ALICE, "leave")
+    assert bench.peers.members(ROOM) is None
+    assert bench.homeserver.of("leave") == [("leave", ROOM, PEER)]
+
+
+async def test_old_departure_ends_calls_but_not_the_room_when_the_user_is_back() -> None:
+    bench = Bench()
+    await bench.invited()
+    await bench.peers.handle(event("m.room.member", {"membership": "leave"}, ALICE, ALICE))
+    assert bench.peers.members(ROOM) == {ALICE, PEER}
+    assert bench.listener.heard == [("left", ROOM, ALICE)]
+    assert bench.homeserver.of("leave") == []
+
+
+@pytest.mark.parametrize("membership", ["leave", "ban"])
+async def test_room_is_forgotten_when_the_peer_is_removed(membership: str) -> None:
+    bench = Bench()
+    await bench.invited()
+    await bench.member(PEER, membership, sender=ALICE)
+    assert bench.peers.members(ROOM) is None
+    assert bench.listener.heard == [("left", ROOM, PEER)]
+    assert bench.directory.rooms == {}
+
+
+async def test_join_whose_answer_was_lost_is_learnt_from_the_event() -> None:
+    bench = Bench()
+    bench.homeserver.members[ROOM] = {ALICE}
+    await bench.member(PEER, "join")
+    assert bench.peers.members(ROOM) == {ALICE, PEER}
+
+
+async def test_echo_of_a_join_that_was_taken_back_changes_nothing() -> None:
+    bench = Bench()
+    await bench.peers.handle(event("m.room.member", {"membership": "join"}, PEER, PEER))
+    assert bench.peers.members(ROOM) is None
+    assert bench.homeserver.of("join", "leave") == []
+
+
+async def test_events_of_other_rooms_cost_nothing() -> None:
+    bench = Bench()
+    await bench.member(MALLORY, "join")
+    await bench.peers.handle(event("m.room.message", {"body": "hello"}))
+    await bench.peers.handle(event("m.room.encryption", {}, state_key=""))
+    assert bench.homeserver.log == []
+
+
+async def test_peer_says_once_that_it_cannot_read_an_encrypted_room() -> None:
+    bench = Bench()
+    await bench.invited()
+    for _ in range(2):
+        await bench.peers.handle(event("m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"}, state_key=""))
+    assert ["encrypted" in text for _, _, text in bench.homeserver.notices] == [True]
+    other = RoomId("!other:example.org")
+    bench.homeserver.facts[other] = RoomFacts(encrypted=True, join_rule="invite", room_type=None)
+    await bench.invited(room=other)
+    assert [room for room, _, _ in bench.homeserver.notices] == [ROOM, other]
+
+
+# --- leaving
+
+
+async def test_idle_room_is_left_and_a_used_one_is_kept() -> None:
+    bench = Bench()
+    used, idle = RoomId("!used:example.org"), RoomId("!idle:example.org")
+    for room in (used, idle):
+        await bench.invited(room=room)
+    bench.now_ms += 10 * 60 * 1000
+    await bench.peers.handle(event("m.call.invite", {}, ALICE, room=used))
+    await bench.peers.handle(event("m.call.invite", {}, MALLORY, room=idle))
+    assert await bench.peers.leave_idle(bench.now_ms) == 1
+    assert (bench.peers.members(used), bench.peers.members(idle)) == ({ALICE, PEER}, None)
+    assert bench.listener.heard == [("left", idle, PEER)]
+
+
+async def test_use_of_a_room_is_stored_at_most_every_ten_minutes() -> None:
+    bench = Bench()
+    await bench.invited()
+    start = bench.now_ms
+    stored = []
+    for minutes in (9, 10, 19, 20):
+        bench.now_ms = start + minutes * 60_000
+        await bench.peers.handle(event("m.room.message", {}))
+        stored.append((bench.directory.rooms[PEER, ROOM].last_active_ms - start) // 60_000)
+    assert stored == [0, 10, 10, 20]
+
+
+async def test_room_that_could_not_be_left_is_left_at_the_next_sweep() -> None:
+    bench = Bench()
+    await bench.invited()
+    bench.homeserver.failures["leave"] = HomeserverError("away", 0)
+    await bench.member(ALICE, "leave")
+    assert bench.peers.members(ROOM) is None
+    bench.homeserver.failures.clear()
+    await bench.peers.leave_idle(0)
+    await bench.peers.leave_idle(0)
+    assert bench.homeserver.of("leave") == [("leave", ROOM, PEER)] * 2
+    assert bench.homeserver.members[ROOM] == set()
+
+
+async def test_room_joined_again_is_not_left_by_the_sweep() -> None:
+    bench = Bench()
+    await bench.invited()
+    bench.homeserver.failures["leave"] = HomeserverError("away", 0)
+    await bench.member(ALICE, "leave")
+    bench.homeserver.failures.clear()
+    bench.homeserver.members[ROOM] = {ALICE}
+    await bench.invited()
+    await bench.peers.leave_idle(0)
+    assert bench.peers.members(ROOM) == {ALICE, PEER}
+
+
+async def test_reload_leaves_rooms_whose_right_is_gone_and_registers_new_peers() -> None:
+    bench = Bench()
+    kept, lost, removed = (RoomId(f"!{name}:example.org") for name in ["kept", "lost", "removed"])
+    bench.granted.add((MALLORY, PEER))
+    await bench.invited(room=kept)
+    await bench.invited(room=lost, by=MALLORY)
+    await bench.invited(PEER_2, room=removed)
+    bench.granted.discard((MALLORY, PEER))
+    bench.homeserver.log.clear()
+    new = PeerProfile(UserId("@rtc_new:example.org"), "New")
+    await bench.peers.reload([PeerProfile(PEER, "Build"), new])
+    assert [bench.peers.members(room) is None for room in (kept, lost, removed)] == [False, True, True]
+    assert bench.homeserver.of("register") == [("register", new.user_id)]
+    assert not bench.peers.is_peer(PEER_2)
+    assert sorted(bench.listener.heard) == [("left", lost, PEER), ("left", removed, PEER_2)]
+
+
+# --- decisions without requests
+
+
+def test_invite_state_of_any_form_is_read_without_an_error() -> None:
+    state = [{"type": "m.room.create"}, {"type": [], "content": {}}, {"content": 5}, {}]
+    verdict = judge_invite(
+        ALICE, PEER, state, is_peer=lambda _: True, is_own=lambda _: False, may_use=lambda _, __: True
+    )
+    assert verdict is None
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([ALICE, PEER, MALLORY]), st.sampled_from(["join", "leave", "ban", "invite", "knock", 7])
+        ),
+        max_size=20,
+    )
+)
+def test_book_agrees_with_a_plain_count_of_members(steps: list[tuple[UserId, object]]) -> None:
+    book = RoomBook()
+    book.enter(PeerRoom(ROOM, PEER, ALICE, {ALICE, PEER}))
+    members = {ALICE, PEER}
+    for user, membership in steps:
+        before = set(members)
+        (members.add if membership == "join" else members.discard)(user)
+        change = book.apply_membership(ROOM, user, membership)
+        room = book.get(ROOM)
+        assert room is not None
+        assert room.members == members
+        assert room.is_pair == (members == {ALICE, PEER})
+        if change is Change.NOTHING:
+            assert before == members or user in (ALICE, PEER) or members != {ALICE, PEER}
+        if user == MALLORY and before != members and membership == "join":
+            assert change is Change.THIRD_JOINED
+
+
+def test_reasons_are_words_for_the_log() -> None:
+    assert len({reason.value for reason in Unfit}) == len(Unfit)
