@@ -106,7 +106,8 @@ def test_a_shown_command_exists_with_its_options(words: list[str]) -> None:
         return
     top = help_of(program)
     assert top, f"{program} --help fails"
-    subcommand = next((word for word in rest if re.search(rf"^ +{re.escape(word)}\b", top, re.MULTILINE)), None)
+    names = [word for word in rest if re.search(rf"^ +{re.escape(word)}\b", top, re.MULTILINE)]
+    subcommand = next((name for name in names if not name.startswith("-")), None)
     known = top if subcommand is None else top + help_of(program, subcommand)
     if subcommand is None:
         assert rest, f"{program} without a command shows nothing"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mxrtc_bridge.config.example import example_config, example_registration
 from mxrtc_bridge.config.reference import reference_page
+from tests import metrics_page
+from tests.cli import command_pages
 from tests.core import call_states_page
 
 ROOT = Path(__file__).parent.parent
@@ -18,6 +20,9 @@ GENERATED = {
     ROOT / "registration.yaml.example": example_registration,
     ROOT / "docs/reference/configuration.md": reference_page,
     call_states_page.PAGE: call_states_page.render,
+    command_pages.USER_PAGE: command_pages.user_page,
+    command_pages.ADMIN_PAGE: command_pages.admin_page,
+    metrics_page.PAGE: metrics_page.render,
 }
 
 

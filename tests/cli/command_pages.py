@@ -1,0 +1,105 @@
+"""Makes docs/reference/mxrtc.md and docs/reference/mxrtc-bridge.md from the commands' own help.
+
+``make docs`` writes the pages; a test compares them with what is checked in. The options are taken from click's values
+and not from its layout, which differs between its releases.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from mxrtc_bridge.cli import admin, user
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+USER_PAGE = REFERENCE / "mxrtc.md"
+ADMIN_PAGE = REFERENCE / "mxrtc-bridge.md"
+
+_NOTE = "<!-- Made from the program's help by `make docs`; do not edit. -->"
+
+_USER_HEAD = """\
+Data goes to standard output, everything else to standard error.
+What `--json` prints is described in [JSON output](json-output.md).
+The options of `mxrtc` itself stand before the command: `mxrtc --json ls`.
+
+Without `--state` and `MXRTC_STATE` the state folder is `$XDG_STATE_HOME/mxrtc`, or `~/.local/state/mxrtc`.
+It holds the access token and is readable by its owner only.
+Without `--interface` all network interfaces but loopback are used.
+"""
+
+_ADMIN_HEAD = """\
+Data goes to standard output, everything else to standard error.
+Only `run` and `check` use the network, and all commands but `run` end by themselves.
+"""
+
+
+def user_page() -> str:
+    """Return docs/reference/mxrtc.md."""
+    return _page("mxrtc", user.main, _USER_HEAD)
+
+
+def admin_page() -> str:
+    """Return docs/reference/mxrtc-bridge.md."""
+    return _page("mxrtc-bridge", admin.cli, _ADMIN_HEAD)
+
+
+def _page(name: str, group: click.Group, head: str) -> str:
+    top = click.Context(group, info_name=name, auto_envvar_prefix=group.context_settings.get("auto_envvar_prefix"))
+    parts = [f"# `{name}`", _NOTE, _sentences(group.help), head.strip(), f"```text\n{name} [OPTIONS] COMMAND ...\n```"]
+    parts += [_options(top, group), "What the exit codes mean: [exit codes](exit-codes.md)."]
+    for command_name, command in sorted(group.commands.items()):
+        # Without the prefix: variables for the options of single commands work, but nobody is told to rely on them.
+        context = click.Context(command, info_name=command_name)
+        usage = " ".join([name, command_name, *command.collect_usage_pieces(context)])
+        parts += [f"## `{name} {command_name}`", _sentences(command.help), f"```text\n{usage}\n```"]
+        parts.append(_options(context, command))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _sentences(text: str | None) -> str:
+    """Put each sentence of a help text on a line of its own, and commands into blocks."""
+    paragraphs = [" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n")]
+    return "\n\n".join(
+        f"```sh\n{paragraph}\n```" if paragraph.startswith("ssh ") else re.sub(r"(?<=[.:]) (?=[A-Z])", "\n", paragraph)
+        for paragraph in paragraphs
+    )
+
+
+def _options(context: click.Context, command: click.Command) -> str:
+    rows = [row for parameter in command.params if (row := _row(context, parameter))]
+    if not rows:
+        return ""
+    return "\n".join(["| option | | default | environment |", "|---|---|---|---|", *rows])
+
+
+def _row(context: click.Context, option: click.Parameter) -> str | None:
+    if not isinstance(option, click.Option) or option.is_eager:
+        return None
+    names = ", ".join(f"`{name}`" for name in option.opts)
+    if not option.is_flag:
+        names += f" `{_value(context, option)}`"
+    text = (option.help or "").replace("|", "\\|")
+    default = f"`{option.default}`" if option.show_default and option.default is not None else ""
+    if option.required:
+        default = "required"
+    return f"| {names} | {text} | {default} | {_variable(context, option)} |"
+
+
+def _value(context: click.Context, option: click.Option) -> str:
+    if option.metavar is not None:
+        return option.metavar
+    kind = option.type
+    if isinstance(kind, click.types._NumberRangeBase):
+        return f"{kind.min:g} to {kind.max:g}"
+    return {"path": "PATH", "directory": "FOLDER", "filename": "FILE", "float": "NUMBER", "integer": "NUMBER"}.get(
+        kind.name, kind.name.upper()
+    )
+
+
+def _variable(context: click.Context, option: click.Option) -> str:
+    names = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
+    if not names and context.auto_envvar_prefix is not None and option.name is not None:
+        names = [f"{context.auto_envvar_prefix}_{option.name.upper()}"]
+    return ", ".join(f"`{name}`" for name in names)

@@ -1,0 +1,74 @@
+"""Makes docs/reference/metrics.md from the counters themselves.
+
+``make docs`` writes the page; a test compares it with what is checked in.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mxrtc_bridge import metrics
+
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "metrics.md"
+
+_HEAD = """\
+# Metrics
+
+<!-- Made from mxrtc_bridge/metrics.py by `make docs`; do not edit. -->
+
+With `metrics.listen` in the configuration the bridge serves its counters at `/metrics`, as Prometheus text.
+There is no access control there, and without that key they are not served at all.
+No label holds a user, a room, a service or an address.
+A value that is not listed here is counted as `other`, so the number of time series is bounded.
+Counters begin at 0 when the bridge starts, and a series appears when it is first counted.
+
+| metric | kind | meaning | label |
+|---|---|---|---|
+"""
+
+_LABELS = {
+    "mxrtc_transactions": metrics.TRANSACTION_OUTCOMES,
+    "mxrtc_events": metrics.EVENT_OUTCOMES,
+    "mxrtc_calls": metrics.CALL_OUTCOMES,
+    "mxrtc_streams": metrics.STREAM_OUTCOMES,
+    "mxrtc_payload_bytes": metrics.DIRECTIONS,
+    "mxrtc_refusals": metrics.REFUSALS,
+}
+
+_NOTES = """\
+## What the words mean
+
+- Transactions: `refused` was no transaction at all, `unavailable` came while the bridge was not ready or could not store, and comes again.
+- Events: `stored` are new ones, `handled` those that were acted on, `set_aside` those whose handling failed, `timeout` those whose handling took too long.
+- Calls are counted at their end; the outcomes are those of the [call states](call-states.md).
+- Streams: `opened` when one begins, and one of the others when it ends. `clean` alone means that every byte arrived in both directions.
+- Payload bytes are counted at the end of a stream: `sent` to the user, `received` from the user.
+- Refusals: `denied` is a call or a stream without a right; `limit` and `calls_limit` are limits that were reached.
+- Refusals, too: `rate` is a user or server who calls too often, `replay` an invite that was seen before, `stale_invite` one that came too late, `room` a call in a room that does not hold exactly two.
+- All other refusals are faults of a call event, its description or a channel.
+
+## What to watch
+
+- `mxrtc_events_pending` that does not fall: handling is stuck, most likely at the homeserver or the database.
+- `mxrtc_transactions_total{outcome="unauthorized"}` that rises: somebody tries tokens, or the two files disagree about `hs_token`.
+- `mxrtc_calls_total{outcome="failed"}` beside few `remote_hangup`: calls find no path; see [troubleshooting](../how-to/troubleshooting.md).
+- `mxrtc_refusals_total{code="denied"}` that rises: somebody without a right tries.
+"""  # noqa: E501 - one sentence a line
+
+
+def render() -> str:
+    """Return the page."""
+    return _HEAD + "".join(f"{row}\n" for row in _rows()) + "\n" + _NOTES
+
+
+def _rows() -> list[str]:
+    rows = []
+    for family in metrics.Metrics().registry.collect():
+        counter = family.type == "counter"
+        name = f"{family.name}_total" if counter else family.name
+        label = ""
+        if family.name in _LABELS:
+            key = {"mxrtc_payload_bytes": "direction", "mxrtc_refusals": "code"}.get(family.name, "outcome")
+            label = f"`{key}`: " + ", ".join(f"`{value}`" for value in sorted(_LABELS[family.name]))
+        rows.append(f"| `{name}` | {family.type} | {family.documentation} | {label} |")
+    return rows
