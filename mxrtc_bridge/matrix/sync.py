@@ -6,6 +6,10 @@ What happened before :meth:`SyncStream.start` is not given: an old call is nobod
 How it works: a filter lets only the wanted types through; the token of the last answer (``since``) is advanced only
 after the events of that answer have been taken, so that nothing is lost between two requests. An answer is at most as
 large as the transport allows, and the events of one answer are the only buffer.
+
+Synapse answers a first request (one without ``since``) from a cache for two minutes when all its parameters are the
+same (``sync_response_cache_duration``). "Now" would then be a point in the past, and what happened to an earlier
+command would happen to this one: so the filter of the first request is never the same.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
@@ -116,8 +121,9 @@ class SyncStream:
             HomeserverError: the homeserver does not answer or refuses; not repeated, since a person is waiting.
         """
         if self._since is None:
-            answer = await self._request(wait_s=0)
-            self._since = _next_batch(answer)
+            # A room that nobody is in: nothing but the token is wanted, and no cache has seen the question.
+            nowhere = RoomId(f"!{secrets.token_hex(16)}:nowhere.invalid")
+            self._since = _next_batch(await self._request(wait_s=0, rooms=[nowhere]))
 
     async def events(self) -> AsyncIterator[RoomEvent]:
         """Give events, in the order of each room, until cancelled or closed.
@@ -142,9 +148,9 @@ class SyncStream:
                     yield event
             self._since = next_batch
 
-    async def _request(self, wait_s: float) -> dict[str, object]:
+    async def _request(self, wait_s: float, *, rooms: Iterable[RoomId] | None = None) -> dict[str, object]:
         return await self._homeserver.sync(
-            filter_json=build_filter(self._types, self._rooms),
+            filter_json=build_filter(self._types, self._rooms if rooms is None else rooms),
             since=self._since,
             wait_s=wait_s,
             timeout_s=wait_s + ANSWER_SLACK_S,
