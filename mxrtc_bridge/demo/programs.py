@@ -43,13 +43,16 @@ class Programs:
         self._stack = stack
         self._runs = 0
         self._lasting: list[ManagedProcess] = []
+        self._vital: list[ManagedProcess] = []
 
-    async def start(self, step: Step, name: str, argv: Sequence[str | Path]) -> ManagedProcess:
-        """Start a program that should run until the end of the demonstration."""
+    async def start(self, step: Step, name: str, argv: Sequence[str | Path], *, vital: bool = True) -> ManagedProcess:
+        """Start a program that lasts; a ``vital`` one takes the demonstration with it when it ends."""
         process = ManagedProcess(name, argv, folder=self._folder, env=self.environment)
         self.see_logs(step, process)
         await self._stack.enter_async_context(process)
         self._lasting.append(process)
+        if vital:
+            self._vital.append(process)
         return process
 
     async def run(self, step: Step, program: str, *arguments: str, stdin: bytes = b"") -> str:
@@ -86,13 +89,13 @@ class Programs:
             step.see(*(self._folder / f"{process.name}.{stream}" for stream in ("stderr", "stdout")))
 
     async def watch(self) -> None:
-        """Wait until one of the lasting programs ends.
+        """Wait until one of the vital programs ends.
 
         Raises:
             CommandError: one has ended; the text says which.
         """
         while True:
-            for process in self._lasting:
+            for process in self._vital:
                 if process.returncode is not None:
                     raise CommandError(f"{process.name} ended with exit code {process.returncode}")
             await asyncio.sleep(_WATCH_INTERVAL_S)

@@ -49,9 +49,13 @@ class Tour:
         self._folder = folder
         self._story = story
         self._stack = stack
-        environment = {"MXRTC_STATE": str(folder / "alice"), "MXRTC_INTERFACES": "lo"}
-        self._programs = Programs(folder, environment, stack)
         self._config = folder / "bridge" / "config.yaml"
+        environment = {
+            "MXRTC_STATE": str(folder / "alice"),
+            "MXRTC_INTERFACES": "lo",
+            "MXRTC_CONFIG": str(self._config),
+        }
+        self._programs = Programs(folder, environment, stack)
         self._port = 0
         self._connected = ""
 
@@ -106,6 +110,7 @@ class Tour:
             with self._config.open("a") as config:
                 config.write(LOOPBACK_ONLY)
             step.say("it wrote config.yaml and registration.yaml there, with random tokens")
+            step.say("MXRTC_CONFIG names the first of them from here on")
             step.say(f"the peer @rtc_{PEER}:{DOMAIN} has the service web, and {USER} may use it; nobody else may")
             return homeserver
 
@@ -121,7 +126,7 @@ class Tour:
 
     async def _check(self) -> None:
         with self._story.step("The admin looks for mistakes") as step:
-            found = await self._programs.run(step, "mxrtc-bridge", "check", "-c", str(self._config), "--json")
+            found = await self._programs.run(step, "mxrtc-bridge", "check", "--json")
             findings = [json.loads(line) for line in found.splitlines()]
             for finding in findings:
                 step.output(f"{finding['level']:<4}  {finding['what']}")
@@ -130,9 +135,8 @@ class Tour:
 
     async def _run_bridge(self) -> None:
         with self._story.step("The bridge starts") as step:
-            command = ["run", "-c", str(self._config)]
-            step.command(shlex.join(["mxrtc-bridge", *command]))
-            bridge = await self._programs.start(step, "bridge", [find_program("mxrtc-bridge"), *command])
+            step.command("mxrtc-bridge run")
+            bridge = await self._programs.start(step, "bridge", [find_program("mxrtc-bridge"), "run"])
             ready = await bridge.wait_for_line("bridge ready", COMMAND_TIMEOUT_S)
             step.output(ready.string)
 
@@ -155,7 +159,8 @@ class Tour:
         with self._story.step("The user opens the pipe: a port here that leads to the service there") as step:
             command = ["connect", SERVICE, "-L", "0"]
             step.command(shlex.join(["mxrtc", *command]))
-            connect = await self._programs.start(step, "connect", [find_program("mxrtc"), *command])
+            # Whoever tries things out may well take the right to it away.
+            connect = await self._programs.start(step, "connect", [find_program("mxrtc"), *command], vital=False)
             connected = await connect.wait_for_line(r"^connected to \S+: (.+), (\d+) ms$", COMMAND_TIMEOUT_S)
             listening = await connect.wait_for_line(r"^listening on 127\.0\.0\.1:(\d+) for ", COMMAND_TIMEOUT_S)
             step.output(connected.string)
@@ -209,7 +214,6 @@ class Tour:
             await self._programs.watch()
 
     def _invitation(self) -> str:
-        explain = f"mxrtc-bridge explain -c {shlex.quote(str(self._config))}"
         return f"""
 Paste into another terminal:
 
@@ -220,8 +224,8 @@ mxrtc ls
 mxrtc ping {PEER}
 mxrtc connect {SERVICE} -L 8080
 printf 'GET / HTTP/1.0\\r\\n\\r\\n' | mxrtc nc {SERVICE}
-{explain} {USER} {SERVICE}
-{explain} {STRANGER} {SERVICE}
+mxrtc-bridge explain {USER} {SERVICE}
+mxrtc-bridge explain {STRANGER} {SERVICE}
 
 The logs are in {self._folder}.
 Ctrl-C ends everything and removes that folder."""
