@@ -192,7 +192,7 @@ class Flight:
         self._newly_acked += acked
         self.cumulative = cumulative
         if len(self._gaps):
-            self._gaps.drop_to(cumulative)
+            self._gaps.discard_to(cumulative)
 
     def _acknowledge_blocks(self, blocks: list[tuple[int, int]]) -> None:
         known = self._gaps

@@ -100,6 +100,15 @@ class Ranges:
         del starts[:index], ends[:index]
         return number
 
+    def discard_to(self, number: int) -> None:
+        """Remove everything up to ``number``, and nothing else."""
+        starts, ends = self.starts, self.ends
+        index = bisect_right(starts, number)
+        if index and ends[index - 1] > number:
+            index -= 1
+            starts[index] = number + 1
+        del starts[:index], ends[:index]
+
     def clear(self) -> None:
         """Remove everything."""
         self.starts.clear()

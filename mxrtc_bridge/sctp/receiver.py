@@ -4,10 +4,10 @@ Acknowledgement (RFC 9260 section 6.2): every second packet, a single one after 
 duplicate or a chunk that asks for it. "At once" means when the caller next collects packets, so that a batch that was
 received together is acknowledged once.
 
-Window: what the application has not consumed is subtracted from it. What is incomplete has as much room of its own, so
-that a loss does not close the window while it is repaired. A sender that ignores the window gains nothing: chunks that
-do not fit are dropped, and never acknowledged. While the window is closed,
-acknowledgements leave at intervals only, as some senders answer each with one packet more.
+Window: what the application has not consumed is subtracted from it. While it reads, what is incomplete has as much room
+of its own, so that a loss does not close the window while it is repaired. A sender that ignores the window gains
+nothing: chunks beyond what was announced (and one packet) are dropped, and never acknowledged. While the window is
+closed, acknowledgements leave at intervals only, as some senders answer each with one packet more.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ class Receiver:
         self._fresh = False
         self._at_once = False
         self._announced = settings.receive_window
+        self._accepted = 0  # bytes of payload, ever
+        self._edge = settings.receive_window + _CLOSED_BELOW  # of the bytes that were announced, ever
         self._closed_until = 0.0
         self.unread_messages = 0
         """Messages whose event was not polled yet: each costs memory beyond its payload."""
@@ -91,13 +93,14 @@ class Receiver:
         if not in_order and self._is_known(tsn):
             return -1
         reassembly = self.reassembly
-        charged = reassembly.held + reassembly.unconsumed + len(payload)
-        if charged > 2 * self._settings.receive_window and not self._has_room(in_order, len(payload)):
+        accepted = self._accepted + len(payload)
+        if accepted > self._edge and not self._has_room(in_order, len(payload)):
             self._at_once = True
             self._drop("window")
             return -1
         if not self._mark(tsn, in_order):
             return -1
+        self._accepted = accepted
         if flags & IMMEDIATE:
             self._at_once = True
         if stream >= self._settings.max_streams:
@@ -124,13 +127,13 @@ class Receiver:
         return False
 
     def _has_room(self, in_order: bool, size: int) -> bool:
-        """Whether a chunk may exceed the memory that the window stands for.
+        """Whether a chunk beyond the announced window may be taken all the same.
 
         The one that everything else waits for may, as long as the application is not what the window waits for:
         otherwise a window full of incomplete messages could never be emptied.
         """
         window, reassembly = self._settings.receive_window, self.reassembly
-        if not in_order or reassembly.unconsumed + size > window:
+        if not in_order or reassembly.unconsumed > window // 2:
             return False
         if reassembly.held + size > 2 * window + self._settings.max_message:
             raise MalformedError(f"incomplete messages of more than {2 * window + self._settings.max_message} bytes")
@@ -183,7 +186,7 @@ class Receiver:
         """What may still come, as announced."""
         reassembly, size = self.reassembly, self._settings.receive_window
         waiting = reassembly.unconsumed + 64 * self.unread_messages
-        free = min(size, 2 * size - reassembly.held) - waiting
+        free = min(size - waiting, 2 * (size - waiting) - reassembly.held)
         return free if free >= _CLOSED_BELOW else 0
 
     def consumed(self, size: int) -> None:
@@ -205,9 +208,8 @@ class Receiver:
         beyond, cumulative = self._beyond, self.cumulative
         if len(beyond):
             count = min(len(beyond), (room - 16) // 4)
-            for start, end in zip(beyond.starts[:count], beyond.ends[:count], strict=True):
-                blocks.append(start - cumulative)
-                blocks.append(end - cumulative)
+            pairs = zip(beyond.starts[:count], beyond.ends[:count], strict=True)
+            blocks = [tsn - cumulative for pair in pairs for tsn in pair]
         duplicates = self._duplicates
         if duplicates:
             count = max(0, min(len(duplicates), (room - 16 - 2 * len(blocks)) // 4))
@@ -216,7 +218,9 @@ class Receiver:
         else:
             chunk = chunks.sack(cumulative & MASK32, window, blocks, ())
         self._announced = window
-        if not window:
+        if window:
+            self._edge = max(self._edge, self._accepted + window + _CLOSED_BELOW)
+        else:
             self._closed_until = now + self._settings.closed_window_ack
         self._packets = 0
         self.ack_at = _FOREVER

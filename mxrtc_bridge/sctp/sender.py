@@ -63,6 +63,7 @@ class Sender:
         self._probe_window_at = _FOREVER
         self._paced_until = 0.0
         self._pacing_blocked = False
+        self._last_blocks: tuple[int, tuple[int, ...]] = (-1, ())
         self.on_blackhole: Callable[[], None] | None = None
 
     # Filling packets
@@ -219,15 +220,7 @@ class Sender:
         """
         flight = self.flight
         number = unwrap(cumulative, flight.cumulative)
-        blocks: list[tuple[int, int]] = []
-        if offsets:
-            last = 0
-            for index in range(0, len(offsets), 2):
-                start, end = offsets[index], offsets[index + 1]
-                if start <= last or end < start:
-                    raise MalformedError("gap blocks out of order")
-                last = end
-                blocks.append((number + start, number + end))
+        blocks = self._new_blocks(number, offsets) if offsets else []
         before = flight.delivered
         duplicates = [unwrap(tsn, flight.cumulative) for tsn in repeated] if repeated else []
         if not flight.receive_sack(now, number, blocks, duplicates):
@@ -241,12 +234,35 @@ class Sender:
             self._probe_due = False
         self.abandonment.acknowledged(number)
 
+    def _new_blocks(self, cumulative: int, offsets: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Return the gap blocks as ranges of TSNs, without those that the SACK before this one began with as well.
+
+        While a hole is open, one SACK differs from the next in its last block only, and may have a hundred.
+        """
+        known = 0
+        last_cumulative, last_offsets = self._last_blocks
+        if last_cumulative == cumulative:
+            shared = min(len(offsets), len(last_offsets)) - 2
+            if shared > 0 and offsets[:shared] == last_offsets[:shared]:
+                known = shared
+        end = offsets[known - 1] if known else 0
+        blocks = []
+        for index in range(known, len(offsets), 2):
+            start = offsets[index]
+            if start <= end or offsets[index + 1] < start:
+                raise MalformedError("gap blocks out of order")
+            end = offsets[index + 1]
+            blocks.append((cumulative + start, cumulative + end))
+        self._last_blocks = (cumulative, offsets)
+        return blocks
+
     # Time
 
     @property
     def _timeout(self) -> float:
-        # RFC 9260 section 6.3.3 rule E2, bounded.
-        return min(self.rtt.timeout * 2.0 ** min(self._backoff, _MAX_BACKOFF), self._settings.rto_max)
+        # RFC 9260 section 6.3.3 rule E2, bounded. A closed window is asked about more often: it may be open again.
+        limit = self._settings.rto_max if self.peer_window else _MAX_PROBE_INTERVAL_S
+        return min(self.rtt.timeout * 2.0 ** min(self._backoff, _MAX_BACKOFF), limit)
 
     def _tail_probe_at(self) -> float:
         flight, smoothed = self.flight, self.rtt.smoothed

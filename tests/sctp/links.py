@@ -153,6 +153,12 @@ class World:
         self.right.association.start(self.now)
         self.flush()
 
+    def all_established(self) -> bool:
+        return self.left.established and self.right.established
+
+    def all_ended(self) -> bool:
+        return self.left.ended is not None and self.right.ended is not None
+
     def flush(self) -> None:
         """Collect what both ends have to send, and give them their events."""
         for end, direction, other in ((self.left, self.there, self.right), (self.right, self.back, self.left)):
@@ -224,5 +230,5 @@ def pair(
 def established(world: World) -> World:
     """Start, and wait until both ends are up."""
     world.start()
-    assert world.run(60.0, lambda: world.left.established and world.right.established)
+    assert world.run(60.0, world.all_established)
     return world

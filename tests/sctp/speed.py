@@ -10,6 +10,7 @@ import sys
 import time
 
 from mxrtc_bridge.sctp.association import Association
+from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import MessageReceived
 from mxrtc_bridge.sctp.newreno import NewReno
@@ -33,8 +34,8 @@ def exchange(now: float, one: Association, other: Association) -> int:
     return got
 
 
-def measure(name: str, settings: SctpSettings, size: int, total: int, congestion: type[NewReno] = NewReno) -> None:
-    control: CongestionControl = congestion(settings.packet_size - 12, 1 << 20)
+def measure(name: str, settings: SctpSettings, size: int, total: int, control: CongestionControl | None = None) -> None:
+    control = control or NewReno(settings.packet_size - 12, 1 << 20)
     left, right = association(1, settings, control), association(2, settings)
     now = 0.0
     left.start(now)
@@ -67,6 +68,7 @@ def main() -> None:
     measure("16 KiB, I-DATA, zero checksum", SctpSettings(), 16384, total)
     measure("16 KiB, I-DATA, CRC32c", SctpSettings(zero_checksum=False), 16384, total)
     measure("64 KiB, I-DATA, 1440-byte packets", SctpSettings(packet_size=1440), 65536, total)
+    measure("16 KiB, I-DATA, BBR", SctpSettings(), 16384, total, Bbr(1160, 1, 1 << 20))
     measure("100 bytes, I-DATA", SctpSettings(), 100, total // 30)
 
 

@@ -238,7 +238,7 @@ async def test_partial_reliability_and_unordered_channels_carry_everything_witho
 
 
 async def test_graceful_close_is_understood() -> None:
-    async with connected(dtls_client=True) as (ours, theirs):
+    async with connected(dtls_client=True) as (ours, _):
         ours.association.close(ours.now)
         ours.flush()
         await ours.until(lambda: bool(ours.of(Ended)))

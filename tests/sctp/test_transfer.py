@@ -103,9 +103,9 @@ def test_messages_arrive_once_and_in_order_on_any_path(block: int) -> None:
                 Traffic(world, world.right, world.left, rng),
             ]
             world.flush()
-            assert world.run(900.0, lambda: not any(traffic.left for traffic in traffics)), "stalled"
+            assert world.run(900.0, lambda traffics=traffics: not any(traffic.left for traffic in traffics)), "stalled"
             world.left.association.close(world.now)
-            assert world.run(300.0, lambda: world.left.ended is not None and world.right.ended is not None)
+            assert world.run(300.0, world.all_ended)
             check_empty(world.left)
             check_empty(world.right)
         except BaseException as error:

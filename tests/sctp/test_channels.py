@@ -1,0 +1,227 @@
+"""Channels between two ends of ours, and against a peer that breaks their rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mxrtc_bridge.core.errors import StateError
+from mxrtc_bridge.sctp import chunks, dcep
+from mxrtc_bridge.sctp.channels import (
+    ChannelClosed,
+    ChannelClosing,
+    ChannelEvent,
+    ChannelMessage,
+    ChannelOffered,
+    ChannelOpened,
+    DataChannels,
+)
+from mxrtc_bridge.sctp.dcep import Open
+from mxrtc_bridge.sctp.events import Ended
+from mxrtc_bridge.sctp.settings import SctpSettings
+from tests.sctp.hostile import Puppet
+from tests.sctp.links import Path, World, pair
+
+
+class Two:
+    """Two sets of channels over a simulated path."""
+
+    def __init__(self, path: Path | None = None, settings: SctpSettings | None = None, limit: int = 512) -> None:
+        self.world: World = pair(1, path, settings)
+        self.left = DataChannels(self.world.left.association, dtls_client=True, max_channels=limit)
+        self.right = DataChannels(self.world.right.association, dtls_client=False, max_channels=limit)
+        self.left_events: list[ChannelEvent] = []
+        self.right_events: list[ChannelEvent] = []
+        self.world.left.drain = drain(self.left, self.left_events)  # type: ignore[method-assign]
+        self.world.right.drain = drain(self.right, self.right_events)  # type: ignore[method-assign]
+        self.world.start()
+        self.run(5 if path else 1)
+
+    @property
+    def now(self) -> float:
+        return self.world.now
+
+    def run(self, seconds: float) -> None:
+        self.world.flush()
+        self.world.run(seconds)
+
+
+def drain(channels: DataChannels, events: list[ChannelEvent]) -> Callable[[], None]:
+    def take() -> None:
+        while (event := channels.poll_event()) is not None:
+            if isinstance(event, ChannelMessage):
+                channels.consumed(event.channel, event.size)
+            if isinstance(
+                event, ChannelMessage | ChannelOffered | ChannelOpened | ChannelClosing | ChannelClosed | Ended
+            ):
+                events.append(event)
+
+    return take
+
+
+def test_numbers_follow_the_dtls_role_and_both_may_open_at_once() -> None:
+    two = Two()
+    ours = [two.left.open(two.now, Open(f"l{index}", "p")) for index in range(3)]
+    theirs = [two.right.open(two.now, Open(f"r{index}", "")) for index in range(3)]
+    two.run(1)
+    assert (ours, theirs) == ([0, 2, 4], [1, 3, 5])
+    assert [event.opened.label for event in two.right_events if isinstance(event, ChannelOffered)] == ["l0", "l1", "l2"]
+    assert [event for event in two.left_events if isinstance(event, ChannelOpened)] == [ChannelOpened(n) for n in ours]
+
+
+def test_text_binary_and_empty_arrive_distinct_and_in_order() -> None:
+    two = Two()
+    number = two.left.open(two.now, Open("a", ""))
+    sent: list[str | bytes] = ["", b"", "snow \u2603", b"\0", "", b"x" * 9000]
+    for message in sent:
+        two.left.send(two.now, number, message)
+    two.run(1)
+    assert [event.data for event in two.right_events if isinstance(event, ChannelMessage)] == sent
+
+
+def test_unordered_messages_do_not_overtake_the_open() -> None:
+    for seed in range(10):
+        two = Two(Path(loss=0.1, reorder=0.5, hold=0.05))
+        number = two.left.open(two.now, Open("u", "", ordered=False, max_retransmissions=5))
+        for index in range(20):
+            two.left.send(two.now, number, bytes([index]))
+        two.run(20)
+        got = sum(isinstance(event, ChannelMessage) for event in two.right_events)
+        assert 18 <= got <= 20, f"seed {seed}"
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.2])
+def test_close_delivers_what_was_queued_and_ends_both_directions(loss: float) -> None:
+    two = Two(Path(loss=loss))
+    number = two.left.open(two.now, Open("a", ""))
+    two.run(3)
+    two.right.send(two.now, number, b"their last")
+    for _ in range(5):
+        two.left.send(two.now, number, bytes(20_000))
+    two.left.close(number)
+    with pytest.raises(StateError, match="closed"):
+        two.left.send(two.now, number, b"late")
+    two.run(60)
+    kinds = [type(event).__name__ for event in two.right_events]
+    assert kinds == ["ChannelOffered", *["ChannelMessage"] * 5, "ChannelClosing", "ChannelClosed"]
+    assert [type(event).__name__ for event in two.left_events] == ["ChannelOpened", "ChannelMessage", "ChannelClosed"]
+    assert (len(two.left), len(two.right)) == (0, 0)
+
+
+def test_both_may_close_at_once() -> None:
+    two = Two()
+    number = two.left.open(two.now, Open("a", ""))
+    two.run(1)
+    two.left.close(number)
+    two.right.close(number)
+    two.run(2)
+    assert two.left_events[-1] == two.right_events[-1] == ChannelClosed(number)
+
+
+def test_five_hundred_channels_open_talk_close_and_their_numbers_are_used_again() -> None:
+    two = Two(Path(loss=0.01))
+    for turn in range(2):
+        numbers = [two.left.open(two.now, Open(f"c{index}", "")) for index in range(500)]
+        for number in numbers:
+            two.left.send(two.now, number, number.to_bytes(2, "big") * 500)
+        two.run(30)
+        for number in numbers:
+            two.left.close(number)
+        two.run(60)
+        got = [event for event in two.right_events if isinstance(event, ChannelMessage)]
+        assert len(got) == 500 * (turn + 1)
+        assert all(event.data == event.channel.to_bytes(2, "big") * 500 for event in got)
+        assert (len(two.left), len(two.right)) == (0, 0)
+    assert max(event.channel for event in two.left_events if isinstance(event, ChannelOpened)) == 998
+
+
+def test_number_may_be_used_again_at_once_whatever_gets_lost() -> None:
+    """The next OPEN may overtake the answer to our reset."""
+    for seed in range(15):
+        two = Two(Path(loss=0.25, reorder=0.3, hold=0.05))
+        for turn in range(6):
+            number = two.left.open(two.now, Open(f"t{turn}", ""))
+            two.left.send(two.now, number, f"message {turn}")
+            two.left.close(number)
+            two.world.flush()
+            for _ in range(400):
+                two.world.run(0.1)
+                if not len(two.left):
+                    break
+        two.run(60)
+        texts = [event.data for event in two.right_events if isinstance(event, ChannelMessage)]
+        assert texts == [f"message {turn}" for turn in range(6)], f"seed {seed}"
+        assert not any(isinstance(event, Ended) for event in two.left_events + two.right_events)
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_channels_beyond_the_limit_are_reset_at_once(count: int) -> None:
+    two = Two(limit=4)
+    two.left._max_channels = 100
+    for index in range(count):
+        two.left.open(two.now, Open(f"c{index}", ""))
+    two.run(3)
+    assert sum(isinstance(event, ChannelOffered) for event in two.right_events) == min(count, 4)
+    assert sum(isinstance(event, ChannelClosed) for event in two.left_events) == max(0, count - 4)
+    with pytest.raises(StateError, match="that is the limit"):
+        for _ in range(5):
+            two.right.open(two.now, Open("mine", ""))
+
+
+def test_bytes_that_nobody_consumed_are_given_back_when_a_channel_closes() -> None:
+    two = Two(settings=SctpSettings(receive_window=64 * 1024))
+    two.right.consumed = lambda channel, size: None  # type: ignore[method-assign]
+    number = two.left.open(two.now, Open("a", ""))
+    two.left.send(two.now, number, bytes(40_000))
+    two.run(1)
+    receiver = two.world.right.association._receiver
+    assert receiver is not None
+    assert receiver.reassembly.unconsumed == 40_000
+    two.left.close(number)
+    two.run(2)
+    assert receiver.reassembly.unconsumed == 0
+
+
+def hostile_channels(limit: int = 4) -> tuple[Puppet, DataChannels, list[ChannelEvent]]:
+    puppet = Puppet()
+    channels = DataChannels(puppet.association, dtls_client=True, max_channels=limit)
+    events: list[ChannelEvent] = []
+    puppet.end.drain = drain(channels, events)  # type: ignore[method-assign]
+    return puppet, channels, events
+
+
+OPEN = dcep.format_open(Open("x", ""))
+
+
+@pytest.mark.parametrize(
+    ("messages", "complaint"),
+    [
+        ([(1, 50, OPEN), (1, 50, OPEN)], "not free"),
+        ([(2, 50, OPEN)], "not free"),
+        ([(1, 50, b"")], None),
+        ([(1, 50, b"\x07")], "neither OPEN nor ACK"),
+        ([(1, 50, OPEN[:-1])], "names of"),
+        ([(1, 50, OPEN), (1, 51, b"\xff\xfe")], "not UTF-8"),
+        ([(number, 50, OPEN) for number in range(1, 20, 2)], "faster than refusals"),
+        ([(1, 50, dcep.ACK), (9, 53, b"nobody"), (9, 51, b"\xff")], None),
+        ([(1, 50, OPEN), (1, 52, b"old"), (1, 54, b"old"), (1, 0, b"none")], None),
+    ],
+)
+def test_channel_rules_hold_against_any_peer(messages: list[tuple[int, int, bytes]], complaint: str | None) -> None:
+    """What breaks them ends the association; what concerns no channel is dropped, and uses up no window."""
+    puppet, _, events = hostile_channels()
+    sequences: dict[int, int] = {}
+    for tsn, (stream, ppid, data) in enumerate(messages):
+        sequence = sequences.get(stream, 0)
+        sequences[stream] = sequence + 1
+        if data:
+            puppet.send(puppet.data(tsn, data, stream=stream, sequence=sequence, ppid=ppid))
+    ended = [event for event in events if isinstance(event, Ended)]
+    if complaint is None:
+        assert not ended
+        assert puppet.held == 0
+    else:
+        assert [event.code for event in ended] == ["violation"]
+        assert complaint in ended[0].reason
+        assert chunks.ABORT in dict(puppet.answers())

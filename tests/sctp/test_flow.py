@@ -1,0 +1,291 @@
+"""Flow control between two ends, fairness between streams, loss recovery in time, and path MTU."""
+
+from __future__ import annotations
+
+import pytest
+
+from mxrtc_bridge.core.errors import StateError
+from mxrtc_bridge.sctp import chunks
+from mxrtc_bridge.sctp.events import BufferedLow, Flushed, MessageReceived, SendSpace
+from mxrtc_bridge.sctp.settings import KIB, SctpSettings
+from tests.sctp.links import Path, World, established, pair
+
+
+def send_bulk(world: World, total: int, stream: int = 0, size: int = 16 * KIB) -> None:
+    for _ in range(total // size):
+        world.left.association.send(world.now, stream, 53, bytes(size))
+    world.flush()
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+@pytest.mark.parametrize("interleaving", [False, True])
+def test_reader_that_stops_stops_the_sender_and_resumes(loss: float, interleaving: bool) -> None:
+    """Neither side grows while nobody reads; once it reads again, everything comes."""
+    settings = SctpSettings(receive_window=128 * KIB, interleaving=interleaving)
+    world = established(pair(1, Path(loss=loss), settings))
+    world.right.consume = False
+    send_bulk(world, 1024 * KIB)
+    reassembly = world.right.association._receiver.reassembly  # type: ignore[union-attr]
+    stored = []
+    for _ in range(20):
+        world.run(10)
+        stored.append(reassembly.unconsumed + reassembly.held)
+    more = 64 * KIB if loss else 20 * KIB
+    assert settings.receive_window - 3000 <= stored[0] <= settings.receive_window + more
+    assert len(set(stored)) == 1
+    assert world.left.ended is None, "a peer that does not read is not a dead one"
+    assert world.left.association._sender.flight.inflight <= 4096
+    world.right.consume = True
+    world.right.association.consumed(world.right.unread)
+    assert world.run(60, lambda: len(world.right.messages) == 64)
+
+
+def test_window_update_that_is_lost_costs_a_probe_and_not_the_connection() -> None:
+    world = established(pair(2, settings=SctpSettings(receive_window=64 * KIB)))
+    world.right.consume = False
+    send_bulk(world, 256 * KIB)
+    world.run(10)
+    world.tap = lambda end, packet: None if end is world.right else packet
+    world.right.association.consumed(world.right.unread)
+    world.flush()
+    world.tap = None
+    world.right.consume = True
+    assert world.run(5, lambda: len(world.right.messages) == 16)
+
+
+def test_tiny_window_still_moves_large_messages() -> None:
+    world = established(pair(3, Path(delay=0.001), SctpSettings(receive_window=16 * KIB)))
+    send_bulk(world, 256 * KIB, size=64 * KIB)
+    assert world.run(120, lambda: len(world.right.messages) == 4)
+
+
+def arrival_order(interleaving: bool) -> list[int]:
+    """Return the streams of messages in the order of arrival: bulk is stream 0, one small message is stream 1."""
+    world = established(pair(4, Path(delay=0.005, rate=1e6, queue=10**7), SctpSettings(interleaving=interleaving)))
+    send_bulk(world, 512 * KIB)
+    world.run(0.05)
+    sent = len(world.right.messages)
+    world.left.association.send(world.now, 1, 51, b"key")
+    world.flush()
+    world.run(30, lambda: len(world.right.messages) == 33)
+    return [message.stream for message in world.right.messages[sent:]]
+
+
+def test_small_message_passes_a_queue_of_bulk() -> None:
+    assert arrival_order(interleaving=True).index(1) <= 3
+    assert arrival_order(interleaving=False).index(1) <= 4
+
+
+def test_chunks_of_streams_alternate_when_interleaving() -> None:
+    """A bulk message is cut up between others, packet by packet."""
+    world = established(pair(5))
+    order: list[int] = []
+
+    def look(end: object, packet: bytes) -> bytes:
+        if end is world.left and packet[12] == chunks.I_DATA:
+            order.append(chunks.I_DATA_HEADER.unpack_from(packet, 12)[4])
+        return packet
+
+    world.tap = look
+    for stream in (1, 2, 3):
+        world.left.association.send(world.now, stream, 53, bytes(60_000))
+    world.flush()
+    assert world.run(10, lambda: len(world.right.messages) == 3)
+    middle = order[6:-12]
+    assert all(len(set(middle[index : index + 3])) == 3 for index in range(0, len(middle) - 3, 3))
+
+
+def test_weight_divides_the_path() -> None:
+    world = established(pair(6, Path(rate=500_000.0, queue=30_000)))
+    left = world.left.association
+    left.set_weight(1, 3.0)
+    for _ in range(40):
+        for stream in (0, 1):
+            left.send(world.now, stream, 53, bytes(8000))
+    world.flush()
+    world.run(20, lambda: len(world.right.messages) >= 30)
+    share = [message.stream for message in world.right.messages].count(1)
+    assert 20 <= share <= 25
+
+
+def test_flush_low_mark_and_space_are_reported_once_each() -> None:
+    world = established(pair(7))
+    left = world.left.association
+    left.set_low_mark(3, 10_000)
+    left.set_space_mark(20_000)
+    for _ in range(10):
+        left.send(world.now, 3, 53, bytes(5000))
+    left.flush(3)
+    assert (left.buffered(3), left.buffered(), left.unacknowledged(3)) == (50_000, 50_000, 50_000)
+    world.flush()
+    world.run(2)
+    assert world.left.of(BufferedLow) == [BufferedLow(3)]
+    assert world.left.of(SendSpace) == [SendSpace()]
+    assert world.left.of(Flushed) == [Flushed(3)]
+    assert (left.buffered(3), left.unacknowledged(3), left.acknowledged(3)) == (0, 0, 50_000)
+
+
+def test_queue_is_bounded() -> None:
+    settings = SctpSettings(max_queued=100_000, max_queued_messages=50)
+    world = established(pair(8, settings=settings))
+    left = world.left.association
+    for _ in range(6):
+        left.send(world.now, 0, 53, bytes(16_000))
+    with pytest.raises(StateError, match="the limit is 100000"):
+        left.send(world.now, 0, 53, bytes(4001))
+    left.send(world.now, 0, 53, bytes(4000))
+    small = established(pair(9, settings=settings)).left.association
+    for _ in range(50):
+        small.send(0.0, 0, 53, b"x")
+    with pytest.raises(StateError):
+        small.send(0.0, 0, 53, b"x")
+
+
+@pytest.mark.parametrize("size", [0, 64 * KIB + 1])
+def test_message_that_cannot_be_sent_is_refused(size: int) -> None:
+    with pytest.raises(StateError, match="can be sent"):
+        pair(10).left.association.send(0.0, 0, 53, bytes(size))
+
+
+def test_stream_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(StateError, match="no stream 2048"):
+        pair(10).left.association.send(0.0, 2048, 53, b"x")
+
+
+def drop_data(world: World, count: int) -> list[int]:
+    """Lose the next ``count`` packets with data of the left end; return a list that counts them down."""
+    left = [count]
+
+    def tap(end: object, packet: bytes) -> bytes | None:
+        if end is world.left and packet[12] in (chunks.DATA, chunks.I_DATA) and left[0]:
+            left[0] -= 1
+            return None
+        return packet
+
+    world.tap = tap
+    return left
+
+
+def test_lost_keystroke_costs_two_round_trips_and_not_a_timeout() -> None:
+    """A tail loss probe repeats the only packet after 2 RTT and the allowance for its acknowledgement."""
+    world = established(pair(11, Path(delay=0.02)))
+    left = world.left.association
+    for _ in range(5):
+        left.send(world.now, 0, 51, b"k")
+        world.flush()
+        world.run(0.2)
+    drop_data(world, 1)
+    began = world.now
+    left.send(world.now, 0, 51, b"lost")
+    world.flush()
+    assert world.run(2, lambda: world.right.messages[-1].data == b"lost")
+    assert world.now - began <= 2 * 0.04 + 0.03 + 0.02 + 0.005
+
+
+def test_loss_in_the_middle_is_repaired_in_a_round_trip_and_a_quarter() -> None:
+    world = established(pair(12, Path(delay=0.02)))
+    send_bulk(world, 64 * KIB)
+    world.run(1)
+    drop_data(world, 1)
+    arrived: list[float] = []
+    world.right.on_message = lambda event: arrived.append(world.now)
+    began = world.now
+    send_bulk(world, 16 * KIB)
+    assert world.run(2, lambda: len(arrived) == 1)
+    assert arrived[0] - began <= 0.02 + 0.04 + 0.01 + 0.02
+
+
+def test_loss_of_retransmissions_is_repaired_too() -> None:
+    world = established(pair(13, Path(delay=0.02)))
+    send_bulk(world, 64 * KIB)
+    world.run(1)
+    drop_data(world, 30)
+    send_bulk(world, 64 * KIB)
+    assert world.run(30, lambda: len(world.right.messages) == 8)
+
+
+def test_reordering_is_not_taken_for_loss_for_long() -> None:
+    """Packets that overtake each other make the reordering window grow until nothing is sent twice any more."""
+    world = established(pair(14, Path(delay=0.02, reorder=0.2, hold=0.018)))
+    flight = world.left.association._sender.flight
+    send_bulk(world, 4096 * KIB)
+    assert world.run(60, lambda: len(world.right.messages) == 256)
+    before = flight.retransmitted_chunks
+    send_bulk(world, 4096 * KIB)
+    assert world.run(60, lambda: len(world.right.messages) == 512)
+    assert flight.retransmitted_chunks - before <= 20
+    assert flight.spurious > 0
+
+
+def test_window_comes_back_after_a_spurious_loss() -> None:
+    """A delay spike makes everything look lost; when it all arrives, the reduction is undone."""
+    world = established(pair(15, Path(delay=0.02)))
+    send_bulk(world, 2048 * KIB)
+    assert world.run(20, lambda: len(world.right.messages) == 128)
+    window = world.left.association._congestion.window_bytes
+    send_bulk(world, 16 * KIB)
+    world.run(0.001)
+    world._queue[:] = [(at + 0.5, count, end, packet) for at, count, end, packet in world._queue]
+    assert world.run(20, lambda: len(world.right.messages) == 129)
+    world.run(2)
+    assert world.left.association._sender.flight.spurious > 0
+    assert world.left.association._congestion.window_bytes >= window
+
+
+def test_receiver_that_forgets_what_it_acknowledged_gets_it_again() -> None:
+    """RFC 9260 section 6.2.1: a gap block is not a promise."""
+    world = established(pair(16, Path(delay=0.01)))
+    drop_data(world, 1)
+    send_bulk(world, 8 * KIB, size=4 * KIB)
+    world.run(0.011)
+    receiver = world.right.association._receiver
+    assert receiver is not None
+    assert len(receiver._beyond) == 1
+    world.flush()
+    receiver._beyond.clear()
+    receiver.reassembly._streams.clear()
+    receiver.reassembly.held = receiver.reassembly.fragments = 0
+    assert world.run(20, lambda: len(world.right.messages) == 2)
+
+
+@pytest.mark.parametrize("mtu", [1172, 1180, 1300, 1400, 1444])
+def test_probing_finds_the_path_mtu(mtu: int) -> None:
+    settings = SctpSettings(packet_size_ceiling=1444)
+    world = established(pair(17, Path(mtu=mtu), settings))
+    world.run(60)
+    assert mtu - 20 <= world.left.association._path.size <= mtu
+    send_bulk(world, 256 * KIB)
+    assert world.run(10, lambda: len(world.right.messages) == 16)
+
+
+def test_packets_get_smaller_when_the_path_gets_narrower() -> None:
+    settings = SctpSettings(packet_size_ceiling=1444)
+    world = established(pair(18, settings=settings))
+    world.run(5)
+    left = world.left.association
+    assert left._path.size == 1444
+    world.there.path = Path(mtu=1172)
+    left.send(world.now, 0, 53, bytes(60_000))
+    world.flush()
+    world.run(5)
+    assert left._path.size == 1172
+    world.there.path = Path()
+    assert world.run(60, lambda: len(world.right.messages) == 1)
+
+
+def test_messages_polled_late_are_charged_for_their_number_too() -> None:
+    """One-byte messages cost memory that their payload does not show."""
+    world = established(pair(19, settings=SctpSettings(receive_window=64 * KIB)))
+    right = world.right.association
+    receiver = right._receiver
+    assert receiver is not None
+    before = receiver.window
+    for _ in range(200):
+        world.left.association.send(world.now, 0, 53, b"x")
+    for packet in world.left.association.datagrams(world.now):
+        right.receive(world.now, packet)
+    polled = 0
+    assert before - receiver.window > 64 * 50
+    while isinstance(right.poll_event(), MessageReceived):
+        polled += 1
+    assert before - receiver.window == polled
