@@ -325,7 +325,7 @@ class Association(Inbound):
         if self._heartbeat_at <= now:
             self._beat(now)
         gave_up = reconfiguration.failures > self._settings.max_retransmissions
-        if sender.failed or gave_up or self._heartbeats_unanswered > self._settings.max_retransmissions // 2:
+        if sender.failed or gave_up or self._heartbeats_unanswered > self._settings.max_retransmissions:
             self._abort("timeout", "the other side does not answer any more")
 
     def _beat(self, now: float) -> None:
@@ -337,7 +337,8 @@ class Association(Inbound):
             return
         self._heartbeats_unanswered += 1
         self._reply(chunks.chunk(chunks.HEARTBEAT, chunks.parameter(HEARTBEAT_INFO, b"alive   ")))
-        self._heartbeat_at = now + min(interval, 2 * self._sender.rtt.timeout)
+        patience = self._sender.rtt.timeout * 2.0 ** min(self._heartbeats_unanswered, 6)
+        self._heartbeat_at = now + min(interval, patience, self._settings.rto_max)
 
 
 _SENDING_STATES = frozenset({State.CLOSED, State.COOKIE_WAIT, State.COOKIE_ECHOED, State.ESTABLISHED})

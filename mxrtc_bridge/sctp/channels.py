@@ -115,7 +115,7 @@ class _Channel:
         self.ours_reset = False
         self.theirs_reset = False
         self.unread = 0
-        self.early: list[MessageReceived] = []
+        self.early: list[MessageReceived | StreamReset] = []
         """Came after their reset: of the next channel with this number, whose OPEN overtook the answer to our reset."""
 
 
@@ -306,7 +306,11 @@ class DataChannels:
 
     def _their_reset(self, number: int) -> None:
         entry = self._channels.get(number)
-        if entry is None or entry.theirs_reset:
+        if entry is None:
+            return
+        if entry.theirs_reset:
+            if 0 < len(entry.early) < _MAX_EARLY:
+                entry.early.append(StreamReset(number))
             return
         entry.theirs_reset = True
         if entry.state is not ChannelState.CLOSING:
@@ -331,6 +335,9 @@ class DataChannels:
                 self._free.append(number)
             self._events.append(ChannelClosed(number))
             for event in entry.early:
+                if isinstance(event, StreamReset):
+                    self._their_reset(number)
+                    continue
                 message = self._receive(event)
                 if message is not None:
                     self._events.append(message)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import ResetDone, StreamReset
 from mxrtc_bridge.sctp.newreno import NewReno
@@ -113,9 +115,9 @@ def test_messages_arrive_once_and_in_order_on_any_path(block: int) -> None:
             raise
 
 
-def control_for(seed: int):  # type: ignore[no-untyped-def]
+def control_for(seed: int) -> Callable[[SctpSettings], CongestionControl]:
     def make(settings: SctpSettings) -> CongestionControl:
-        return NewReno(settings.packet_size - 12)
+        return Bbr(settings.packet_size - 12, seed) if seed % 3 else NewReno(settings.packet_size - 12)
 
     return make
 
