@@ -25,6 +25,7 @@ from mxrtc_bridge.sctp.settings import SctpSettings
 
 _FOREVER = float("inf")
 _MAX_BACKOFF = 6
+_MAX_PACKETS = 16
 
 
 class State(Enum):
@@ -160,8 +161,14 @@ class Lifecycle:
         cookie = handshake.make_cookie(self._cookie_key, now, self._tag, theirs)
         writer = PacketWriter(self._settings.local_port, self._settings.remote_port, theirs.tag)
         answer = handshake.format_greeting(chunks.INIT_ACK, self._proposal, cookie, greeting.unrecognized)
-        if len(self._packets) < 16:
-            self._packets.append(writer.write([answer]))
+        self._send_alone(writer.write([answer]))
+
+    def _send_alone(self, packet: bytes) -> None:
+        """Queue a packet with a tag of its own; one that the other side asks for too often is not sent."""
+        if len(self._packets) < _MAX_PACKETS:
+            self._packets.append(packet)
+        else:
+            self._drop("control")
 
     def _receive_init_ack(self, now: float, body: bytes) -> None:
         if self._state is not State.COOKIE_WAIT:
@@ -192,7 +199,7 @@ class Lifecycle:
             writer = PacketWriter(self._settings.local_port, self._settings.remote_port, theirs.tag)
             staleness = int(min((now - made_at - self._settings.cookie_lifetime) * 1e6, MASK32)).to_bytes(4, "big")
             cause = chunks.parameter(chunks.STALE_COOKIE, staleness)
-            self._packets.append(writer.write([chunks.chunk(chunks.ERROR, cause)]))
+            self._send_alone(writer.write([chunks.chunk(chunks.ERROR, cause)]))
             return
         if self._receiver is None or theirs.tag != self._peer_tag:
             self._learn(theirs)
