@@ -27,16 +27,19 @@ class Clock(Protocol):
 
 
 class LoopClock:
-    """The clock of the running asyncio loop."""
+    """The system's monotonic clock, and timers of the running loop.
+
+    Not the loop's own clock: uvloop counts in whole milliseconds, which is as long as a round trip may take.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._loop = loop or asyncio.get_running_loop()
 
     def monotonic(self) -> float:
-        return self._loop.time()
+        return time.monotonic()
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
-        return self._loop.call_at(when, callback)
+        return self._loop.call_later(max(0.0, when - time.monotonic()), callback)
