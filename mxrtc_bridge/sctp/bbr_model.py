@@ -32,6 +32,9 @@ MIN_ROUND: Final = 0.003
 _SHORTEST_INTERVAL: Final = 0.99
 _FULL_PIPE_GROWTH: Final = 1.25
 _FULL_PIPE_ROUNDS: Final = 3
+_SLOW_SHARE: Final = 0.5
+_SLOW_ROUNDS: Final = 4
+_SLOW_SECONDS: Final = 0.5
 _MIN_RTT_WINDOW: Final = 10.0
 _PROBE_RTT_INTERVAL: Final = 5.0
 _EXTRA_ACKED_ROUNDS: Final = 5
@@ -88,6 +91,10 @@ class PathModel:
         "_next_round_delivered",
         "_probe_rtt_delay",
         "_round_ends",
+        "_round_rate",
+        "_slow_best",
+        "_slow_from",
+        "_slow_rounds",
         "app_limited",
         "bw",
         "bw_latest",
@@ -118,6 +125,10 @@ class PathModel:
         self.max_bw = 0.0
         self._bw_previous_cycle = 0.0
         self._bw_this_cycle = 0.0
+        self._round_rate = 0.0
+        self._slow_best = 0.0
+        self._slow_from = 0.0
+        self._slow_rounds = 0
         self.rate = 0.0
         self.app_limited = False
         self._limited_from = 0
@@ -185,10 +196,12 @@ class PathModel:
         else:
             self.loss_round_start = False
 
+        self._round_rate = max(self._round_rate, rate)
         if prior >= self._next_round_delivered and now >= self._round_ends:
             self.start_round(now)
             self.round_count += 1
             self.round_start = True
+            self._count_slow_round(now)
         else:
             self.round_start = False
 
@@ -210,6 +223,27 @@ class PathModel:
             self._bw_previous_cycle = self._bw_this_cycle
             self._bw_this_cycle = 0.0
             self.max_bw = self._bw_previous_cycle
+
+    def path_is_slower(self, now: float) -> bool:
+        """Whether, for some time, not even half of ``max_bw`` came through although we sent what we could."""
+        return self._slow_rounds >= _SLOW_ROUNDS and now >= self._slow_from + _SLOW_SECONDS
+
+    def accept_slower_path(self) -> None:
+        """Believe what came through lately rather than the last two probing cycles."""
+        self._bw_previous_cycle = 0.0
+        self._bw_this_cycle = self.max_bw = self._slow_best
+        self._slow_rounds = 0
+
+    def _count_slow_round(self, now: float) -> None:
+        rate, self._round_rate = self._round_rate, 0.0
+        if self.app_limited or rate >= self.max_bw * _SLOW_SHARE:
+            self._slow_rounds = 0
+            return
+        if not self._slow_rounds:
+            self._slow_from = now
+            self._slow_best = 0.0
+        self._slow_rounds += 1
+        self._slow_best = max(self._slow_best, rate)
 
     def ignore_rates(self, inflight: int) -> None:
         """Take the samples of what is sent until one flight after this call as limited by us (section 4.1.2.4)."""
