@@ -66,7 +66,6 @@ class Flight:
         self.spurious = 0
         self._gaps = Ranges()
         self._sample = RateSample()
-        self._newest: SentPacket | None = None
         self._newest_unambiguous = False
         self._newly_acked = 0
         self._rack_number = -1
@@ -119,18 +118,15 @@ class Flight:
             raise MalformedError("an acknowledgement of a TSN that was never sent")
         prior_inflight = self.inflight
         prior_lost = self.lost_bytes
-        self._newest = None
         self._newly_acked = 0
         advanced = cumulative > self.cumulative
-        if advanced:
-            self._acknowledge_to(cumulative)
+        newest = self._acknowledge_to(cumulative) if advanced else None
         if blocks:
-            self._acknowledge_blocks(blocks)
+            newest = self._acknowledge_blocks(blocks, newest)
         if len(self._gaps):
             self._find_reneging()
         if duplicates:
             self._count_duplicates(duplicates)
-        newest = self._newest
         sample = self._sample
         sample.rtt = None
         sample.interval = 0.0
@@ -155,10 +151,11 @@ class Flight:
             self._undo(now)
         return True
 
-    def _acknowledge_to(self, cumulative: int) -> None:
+    def _acknowledge_to(self, cumulative: int) -> SentPacket | None:
+        """Acknowledge everything up to ``cumulative``; return the packet among it that was sent last."""
         outstanding = self.outstanding
-        newest = self._newest
-        newest_number = newest.number if newest is not None else -1
+        newest: SentPacket | None = None
+        newest_number = -1
         inflight = payload = pending = acked = 0
         for tsn in range(self.cumulative + 1, cumulative + 1):
             chunk = outstanding.pop(tsn)
@@ -184,7 +181,6 @@ class Flight:
                 payload += chunk.payload_size
                 chunk.state = ACKED
                 self._was_not_lost()
-        self._newest = newest
         self.inflight -= inflight
         self.unacked_payload -= payload
         self.pending_payload -= pending
@@ -193,8 +189,10 @@ class Flight:
         self.cumulative = cumulative
         if len(self._gaps):
             self._gaps.discard_to(cumulative)
+        return newest
 
-    def _acknowledge_blocks(self, blocks: list[tuple[int, int]]) -> None:
+    def _acknowledge_blocks(self, blocks: list[tuple[int, int]], newest: SentPacket | None) -> SentPacket | None:
+        """Acknowledge gap blocks; return the packet that was sent last, among these and ``newest``."""
         known = self._gaps
         for start, end in blocks:
             for first, last in known.add_range(start, end):
@@ -204,8 +202,8 @@ class Flight:
                         packet = chunk.packet
                         packet.pending -= 1
                         self.inflight -= chunk.size
-                        if self._newest is None or packet.number > self._newest.number:
-                            self._newest = packet
+                        if newest is None or packet.number > newest.number:
+                            newest = packet
                             self._newest_unambiguous = chunk.transmissions == 1
                     elif chunk.state == LOST:
                         self._was_not_lost()
@@ -215,6 +213,7 @@ class Flight:
                     self.unacked_payload -= chunk.payload_size
                     self.delivered += chunk.size
                     self._newly_acked += chunk.size
+        return newest
 
     def _find_reneging(self) -> None:
         # The chunk after the cumulative acknowledgement cannot be in a gap block: if it was in one, it was dropped.
