@@ -1,19 +1,28 @@
-"""Reference pages say what the program does: metrics, exit codes, JSON output."""
+"""The documentation says what the program does: metrics, exit codes, JSON output, messages, parts of configurations."""
 
 from __future__ import annotations
 
 import ast
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
 
 from mxrtc_bridge.cli import admin
 from mxrtc_bridge.client.exits import Exit
+from mxrtc_bridge.config import InvalidConfigError
+from mxrtc_bridge.config.loader import parse_config
+from mxrtc_bridge.config.models import Root
 from mxrtc_bridge.demo import __main__ as demo
 from mxrtc_bridge.metrics import Metrics
 from tests import metrics_page
 
 ROOT = Path(__file__).parent.parent
+FENCE = re.compile(r"^( *)```yaml\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 REFERENCE = ROOT / "docs" / "reference"
 
 
@@ -74,3 +83,75 @@ def kinds_said() -> Iterator[str]:
 def test_every_kind_of_json_object_is_described() -> None:
     page = (REFERENCE / "json-output.md").read_text()
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == {*kinds_said(), "error"}
+
+
+def spoken() -> str:
+    """Return every text in the program's source, without what is filled in when it runs."""
+    parts = []
+    for path in sorted((ROOT / "mxrtc_bridge").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                parts.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                parts.append("".join(v.value if isinstance(v, ast.Constant) else "\0" for v in node.values))
+    return "\n".join(parts)
+
+
+def test_every_message_that_troubleshooting_explains_is_one_of_the_program() -> None:
+    page = (ROOT / "docs" / "how-to" / "troubleshooting.md").read_text()
+    quoted = re.findall(r"^### `(.+?)`", page, re.MULTILINE)
+    assert len(quoted) > 20
+    texts = spoken().replace("\0 mistake\0:", "1 mistake:")
+    assert [message for message in quoted if message not in texts] == []
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    page = (ROOT / "docs" / "explanation" / "threat-model.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", page)
+    assert len(named) > 30
+    missing = [f"{path}::{name}" for path, name in named if not _has_test(ROOT / path, name)]
+    assert missing == []
+
+
+def _has_test(path: Path, name: str) -> bool:
+    return path.exists() and f"def {name}(" in path.read_text()
+
+
+BASE = """
+version: 1
+homeserver: {address: "http://127.0.0.1:8008", domain: example.test}
+appservice: {hs_token: 0123456789abcdef0123, as_token: 123456789abcdef01234}
+peers:
+  demo: {services: {web: {target: "tcp:127.0.0.1:80"}}}
+"""
+
+
+def shown_settings() -> Iterator[object]:
+    """Yield each block of YAML in the documentation that is a part of a configuration."""
+    yaml = YAML(typ="safe", pure=True)
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for number, (pad, block) in enumerate(FENCE.findall(page.read_text())):
+            data = yaml.load(re.sub(f"^{pad}", "", block, flags=re.MULTILINE))
+            # Blocks of homeserver.yaml and of systemd have other keys.
+            if isinstance(data, dict) and data.keys() <= Root.model_fields.keys():
+                yield pytest.param(data, id=f"{page.relative_to(ROOT)} {number}")
+
+
+@pytest.mark.parametrize("shown", list(shown_settings()))
+def test_a_shown_part_of_a_configuration_is_accepted(shown: dict[str, Any], tmp_path: Path) -> None:
+    secret = tmp_path / "turn-password"
+    secret.touch(mode=0o600)
+    secret.write_text("a password")
+    merged = YAML(typ="safe", pure=True).load(BASE)
+    for key, value in shown.items():
+        merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
+    out = io.StringIO()
+    YAML(typ="safe", pure=True).dump(merged, out)
+    try:
+        parse_config(out.getvalue(), tmp_path / "config.yaml", environ={})
+    except InvalidConfigError as error:
+        pytest.fail(str(error))
+
+
+def test_the_search_for_shown_settings_finds_them() -> None:
+    assert len(list(shown_settings())) > 10
