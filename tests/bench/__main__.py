@@ -1,7 +1,7 @@
 """Run the benchmark and print a table; the same numbers go to ``bench.json``.
 
-``python -m tests.bench [pipe] [transport] [links] [idle]``, all of them by default. Absolute numbers of a shared machine
-mean little; ratios within one run mean more.
+``python -m tests.bench [pipe] [transport] [links] [idle]``, all of them by default. Absolute numbers of a shared
+machine mean little; ratios within one run mean more.
 """
 
 from __future__ import annotations
