@@ -10,11 +10,12 @@ import asyncio
 import logging
 import secrets
 import signal
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.config import Config, load_config
-from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError
+from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError, StorageError
 from mxrtc_bridge.core.event_codec import parse_message
 from mxrtc_bridge.core.events import EVENT_TYPES, CallEvent
 from mxrtc_bridge.core.ice import IceServer
@@ -45,6 +46,8 @@ log = logging.getLogger("mxrtc_bridge")
 
 DRAIN_S = 5.0
 """How long live sessions may take to end when the bridge stops."""
+LAST_EVENTS_S = 2.0
+"""How long the events that are being handled then may take; what does not end is handled again after the start."""
 NOTICE_EVERY_MS = 24 * 3600 * 1000
 """A refused user is told so in words once in this time."""
 HOUSEKEEPING_S = 3600.0
@@ -74,7 +77,7 @@ class Bridge:
             rooms=self,
             directory=stores.calls,
             signaller=self._outbox,
-            peers=AiortcPeerFactory(_rtc_settings(config), _Pem(stores.certificates), self._ice_servers),
+            peers=self._peer_factory(config),
             make_links=self._make_links,
             refused=self._say_refused,
             new_party_id=lambda: PartyId(secrets.token_hex(8)),
@@ -91,6 +94,7 @@ class Bridge:
             may_use=lambda user, peer: isinstance(self._rights.may_call(user, peer), Allow),
             wall_ms=self._clock.wall_ms,
         )
+        self._taking: asyncio.Task[None] | None = None
         self._inbox = Inbox(
             stores.inbox,
             self._handle,
@@ -116,31 +120,39 @@ class Bridge:
                 await stack.enter_async_context(
                     Server(metrics_application(self._metrics.render), config.metrics_listen)
                 )
-            async with asyncio.TaskGroup() as tasks:
-                owned = [
-                    tasks.create_task(self._inbox.run(), name="inbox"),
-                    tasks.create_task(self._calls.run(), name="calls"),
-                ]
-                await self._get_ready()
-                owned += [
-                    tasks.create_task(ping_loop(self._homeserver, config.appservice.id), name="ping"),
-                    tasks.create_task(self._reload_when_asked(reload), name="reload"),
-                    tasks.create_task(self._keep_house(), name="housekeeping"),
-                ]
-                await stop.wait()
-                log.info("stopping")
-                self._inbox.set_ready(False)
-                await self._calls.drain(DRAIN_S)
-                for task in owned:
-                    task.cancel()
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    living = tasks.create_task(self._live(reload), name="bridge")
+                    await stop.wait()
+                    log.info("stopping")
+                    await self._wind_down()
+                    living.cancel()
+            except BaseExceptionGroup as group:
+                raise _first_leaf(group) from None
         log.info("stopped")
 
-    async def _get_ready(self) -> None:
-        await wait_for_homeserver(self._homeserver)
-        await self._peers.start()
-        await self._calls.hang_up_leftovers()
-        self._inbox.set_ready(True)
-        log.info("bridge ready: %d peers", len(self._config.peers))
+    async def _live(self, reload: asyncio.Event) -> None:
+        """Get ready, then serve until cancelled; a stop is heard in every phase, also while the homeserver is away."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._calls.run(), name="calls")
+            await wait_for_homeserver(self._homeserver)
+            await self._peers.start()
+            await self._calls.hang_up_leftovers()
+            # Not earlier: what an earlier run has left in the inbox is judged by the rooms that the peers are in.
+            self._taking = tasks.create_task(self._inbox.run(), name="inbox")
+            self._inbox.set_ready(True)
+            log.info("bridge ready: %d peers", len(self._config.peers))
+            tasks.create_task(ping_loop(self._homeserver, self._config.appservice.id), name="ping")
+            tasks.create_task(self._reload_when_asked(reload), name="reload")
+            tasks.create_task(self._keep_house(), name="housekeeping")
+
+    async def _wind_down(self) -> None:
+        """Take nothing new, say goodbye, and let the events that are being handled end; all within some seconds."""
+        self._inbox.set_ready(False)
+        await self._calls.drain(DRAIN_S)
+        self._inbox.close()
+        if self._taking is not None:
+            await asyncio.wait([self._taking], timeout=LAST_EVENTS_S)
 
     # Events
 
@@ -162,6 +174,9 @@ class Bridge:
         await self._calls.receive(call_event, local)
 
     # What the engine asks
+
+    def _peer_factory(self, config: Config) -> AiortcPeerFactory:
+        return AiortcPeerFactory(_rtc_settings(config), _Pem(self._stores.certificates), self._ice_servers)
 
     def members(self, room: RoomId) -> frozenset[UserId] | None:
         return self._peers.members(room)
@@ -192,11 +207,11 @@ class Bridge:
             return ice.servers
 
     async def _say_refused(self, room: RoomId, local: UserId, user: UserId) -> None:
-        if await self._stores.notices.may_notify(user, self._clock.wall_ms(), NOTICE_EVERY_MS):
-            try:
+        try:
+            if await self._stores.notices.may_notify(user, self._clock.wall_ms(), NOTICE_EVERY_MS):
                 await self._outbox.send_notice(room, local, REFUSED_TEXT, key=f"refused-{self._clock.wall_ms()}")
-            except HomeserverError as error:
-                log.warning("the refusal of %s could not be explained: %s", user, error)
+        except (HomeserverError, StorageError) as error:
+            log.warning("the refusal of %s could not be explained: %s", user, error)
 
     # Reload, housekeeping
 
@@ -206,30 +221,54 @@ class Bridge:
             asked.clear()
             try:
                 config = await asyncio.to_thread(load_config, self._config.path)
-                await self._take_over(config)
             except ConfigError as error:
                 log.error("the configuration was not reloaded, the old one stays in force:\n%s", error)
-            except HomeserverError as error:
-                log.error("not all of the new configuration is in force: %s", error)
+            else:
+                await _outlive("not all of the new configuration is in force", self._take_over(config))
 
     async def _take_over(self, config: Config) -> None:
-        for name in ("homeserver", "appservice", "database", "metrics_listen"):
+        for name in ("homeserver", "appservice", "database", "metrics_listen", "log_level"):
             if getattr(config, name) != getattr(self._config, name):
                 log.warning("a change of %s takes effect after a restart only", name)
         self._rights.config = config
         # Rights first: what was taken away ends now, whatever becomes of the rest.
         self._calls.rights_changed()
+        self._calls.reconfigure(_call_settings(config), self._peer_factory(config))
         await self._peers.reload(_profiles(config))
         log.info("configuration reloaded: %d peers, %d grants", len(config.peers), len(config.grants))
 
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            now_ms = self._clock.wall_ms()
-            idle_ms = round(self._rights.config.limits.idle_room_s * 1000)
-            forgotten = await self._stores.prune(now_ms)
-            left = await self._peers.leave_idle(now_ms - idle_ms)
-            log.info("housekeeping: %d rows forgotten, %d idle rooms left", forgotten, left)
+            await _outlive("old rows were not forgotten", self._forget())
+            await _outlive("idle rooms were not left", self._leave_idle_rooms())
+
+    async def _forget(self) -> None:
+        log.info("housekeeping: %d rows forgotten", await self._stores.prune(self._clock.wall_ms()))
+
+    async def _leave_idle_rooms(self) -> None:
+        idle_ms = round(self._rights.config.limits.idle_room_s * 1000)
+        busy = frozenset(session.room for session in self._calls.sessions)
+        left = await self._peers.leave_idle(self._clock.wall_ms() - idle_ms, busy=busy)
+        log.info("housekeeping: %d idle rooms left", left)
+
+
+async def _outlive(consequence: str, work: Awaitable[None]) -> None:
+    """Do work whose failure must not end the bridge: it is tried again the next time it is due."""
+    try:
+        await work
+    except MxrtcError as error:
+        log.error("! %s: %s", consequence, error)
+    except Exception:
+        log.exception("! %s", consequence)
+
+
+def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended the bridge: of those that came at the same time, the first."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class _Pem:

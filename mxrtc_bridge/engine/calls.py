@@ -15,7 +15,7 @@ from typing import Protocol
 
 from mxrtc_bridge.core import call
 from mxrtc_bridge.core.addresses import AddressPolicy
-from mxrtc_bridge.core.errors import DescriptionError, HomeserverError
+from mxrtc_bridge.core.errors import DescriptionError, HomeserverError, StorageError
 from mxrtc_bridge.core.events import CallEvent, DescriptionType, Hangup, Invite, Version
 from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.policy import Decision, Deny
@@ -151,6 +151,8 @@ class CallManager:
                 await self._signaller.send(record.room_id, record.local, hangup, step="hangup")
             except HomeserverError as error:
                 log.warning("! leftover call %s could not be hung up: %s", record.call_id, error)
+                if error.retryable:
+                    return  # the homeserver has gone away again: the rest would only wait for it, one by one
             await self._directory.end(record, "restart", self._clock.wall_ms())
 
     async def receive(self, event: CallEvent, local: UserId) -> None:
@@ -249,21 +251,43 @@ class CallManager:
         timer = self._clock.call_at(
             self._clock.monotonic() + self._settings.session_max_s, lambda: session.feed(call.HangUp("session_max"))
         )
-        reason = "internal_error"
         try:
-            outcome = await session.run()
-            reason = outcome.reason
-            self._counters.call(outcome.outcome.name.lower())
+            # A session that is cancelled has not said goodbye: it stays open in the directory, for the next start.
+            await self._note_end(record, await self._outcome_of(session))
         finally:
             timer.cancel()
             del self._sessions[record.room_id, record.call_id, record.local]
             live.end_count()
             self._counters.sessions_live(len(self._sessions))
-            await self._directory.end(record, reason, self._clock.wall_ms())
             if not self._sessions:
                 self._idle.set()
 
-    # Rights and rooms that change
+    async def _outcome_of(self, session: Session) -> str:
+        """Run the session and say in a word how it ended; a defect in it ends this call and no other."""
+        try:
+            outcome = await session.run()
+        except Exception:
+            log.exception("! call %s: unexpected error", session.call_id)
+            return "internal_error"
+        self._counters.call(outcome.outcome.name.lower())
+        return outcome.reason
+
+    async def _note_end(self, record: CallRecord, reason: str) -> None:
+        try:
+            await self._directory.end(record, reason, self._clock.wall_ms())
+        except StorageError as error:
+            log.warning("! the end of call %s was not stored: %s", record.call_id, error)
+
+    # Settings, rights and rooms that change
+
+    def reconfigure(self, settings: CallSettings, peers: PeerFactory) -> None:
+        """Take over new settings; calls that live keep what they began with."""
+        rates = (settings.invites_per_minute, settings.invites_per_minute_of_server)
+        if rates != (self._settings.invites_per_minute, self._settings.invites_per_minute_of_server):
+            self._invites = RateLimit(*rates)
+        self._settings = settings
+        self._live.limits = settings.limits
+        self._peers = peers
 
     def member_left(self, room: RoomId, user: UserId) -> None:
         """End the calls of ``room`` that ``user`` takes part in."""

@@ -14,7 +14,14 @@ from typing import Protocol
 
 from mxrtc_bridge.core import call
 from mxrtc_bridge.core.addresses import AddressPolicy
-from mxrtc_bridge.core.errors import DescriptionError, HomeserverError, RemoteError
+from mxrtc_bridge.core.errors import (
+    ConfigError,
+    DescriptionError,
+    HomeserverError,
+    LocalError,
+    RemoteError,
+    StorageError,
+)
 from mxrtc_bridge.core.events import CallMessage, DescriptionType, Invite
 from mxrtc_bridge.core.ice import Path
 from mxrtc_bridge.core.ids import CallId, RoomId, UserId
@@ -120,7 +127,7 @@ class Session:
         self._admission = admission
         self._peer: Peer | None = None
         self._offer: Description | None = None
-        self._tasks: asyncio.TaskGroup | None = None
+        self._serving: asyncio.TaskGroup | None = None
         self._unsent: asyncio.Queue[tuple[CallMessage, str] | None] = asyncio.Queue(MAX_UNSENT_MESSAGES)
         self._finished = asyncio.Event()
         self._outcome: call.Ended | None = None
@@ -140,7 +147,7 @@ class Session:
 
     def feed(self, event: call.Event) -> None:
         """Hand an event to the call, at once; before :meth:`run` has begun it waits for it, in order."""
-        if self._tasks is None:
+        if self._serving is None:
             self._before_start.append(event)
         else:
             self._driver.feed(event)
@@ -153,7 +160,6 @@ class Session:
         """
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
                 sender = tasks.create_task(self._send_messages(), name="call-sender")
                 background = tasks.create_task(self._serve(), name="call-serve")
                 await self._finished.wait()
@@ -184,7 +190,7 @@ class Session:
     async def _serve(self) -> None:
         """Start the machine and hold the group of tasks that serve this call, so that they end with it."""
         async with asyncio.TaskGroup() as serving:
-            self._spawn_in = serving
+            self._serving = serving
             for event in self._before_start:
                 self._driver.feed(event)
             self._before_start.clear()
@@ -215,7 +221,8 @@ class Session:
                 self._finished.set()
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = self._spawn_in.create_task(self._guarded(work))
+        assert self._serving is not None
+        task = self._serving.create_task(self._guarded(work))
         # A task that is cancelled before its first step would leave its work neither run nor closed.
         task.add_done_callback(lambda _task: work.close())
 
@@ -230,6 +237,9 @@ class Session:
         except HomeserverError as error:
             log.warning("! call %s: %s", self.call_id, error)
             self._driver.feed(call.SendFailed("homeserver"))
+        except (StorageError, ConfigError) as error:
+            log.warning("! call %s: %s", self.call_id, error)
+            self._driver.feed(call.TransportFailed("unavailable"))
         except Exception:
             log.exception("! call %s: unexpected error", self.call_id)
             self._driver.feed(call.TransportFailed("internal_error"))
@@ -310,6 +320,6 @@ class Session:
             message, step = item
             try:
                 await self._signaller.send(self.room, self.local, message, step=step)
-            except HomeserverError as error:
+            except (HomeserverError, LocalError) as error:
                 log.warning("! call %s: %s not sent: %s", self.call_id, step, error)
                 self._driver.feed(call.SendFailed("homeserver"))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -230,8 +230,12 @@ class Peers:
             await self._directory.remove(peer, room)
         logger.info("%d peers in %d rooms", len(self._profiles), len(self._book))
 
-    async def leave_idle(self, before_ms: int) -> int:
+    async def leave_idle(self, before_ms: int, *, busy: Container[RoomId] = ()) -> int:
         """Leave all rooms that were last used before ``before_ms``, and those that could not be left earlier.
+
+        Args:
+            before_ms: milliseconds since the epoch.
+            busy: rooms that are in use although nothing happens in them: a call may last for days.
 
         Returns:
             How many were left.
@@ -242,6 +246,8 @@ class Peers:
         count = 0
         for idle in await self._directory.idle_since(before_ms):
             entry = self._book.get(idle.room_id)
+            if idle.room_id in busy:
+                continue
             if entry is not None and entry.peer == idle.peer:
                 await self._leave(entry)
                 count += 1

@@ -127,6 +127,16 @@ async def test_idle_room_is_left_and_a_used_one_is_kept() -> None:
     assert bench.listener.heard == [("left", idle, PEER)]
 
 
+async def test_idle_room_with_a_live_call_is_kept() -> None:
+    """A pipe that runs for days needs no event in its room."""
+    bench = Bench()
+    await bench.invited()
+    bench.now_ms += 1
+    assert await bench.peers.leave_idle(bench.now_ms, busy={ROOM}) == 0
+    assert bench.peers.members(ROOM) == {ALICE, PEER}
+    assert await bench.peers.leave_idle(bench.now_ms) == 1
+
+
 async def test_use_of_a_room_is_stored_at_most_every_ten_minutes() -> None:
     bench = Bench()
     await bench.invited()

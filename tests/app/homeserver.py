@@ -1,0 +1,112 @@
+"""A homeserver in memory, as far as a bridge needs one to start, and a configuration that leads to it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import ClientSession, web
+
+from mxrtc_bridge.config import Config, load_config
+from mxrtc_bridge.demo.processes import PortReservation
+
+DOMAIN = "example.org"
+PEER = f"@rtc_build:{DOMAIN}"
+ALICE = f"@alice:{DOMAIN}"
+ROOM = f"!room:{DOMAIN}"
+AS_TOKEN, HS_TOKEN = "as" * 24, "hs" * 24
+
+
+@dataclass
+class FakeHomeserver:
+    """Answers what the bridge asks at its start; rooms are those of ``members``."""
+
+    folder: Path
+    as_token: str = AS_TOKEN
+    away: bool = False
+    """Answer everything with 503."""
+    members: dict[str, list[str]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    sent: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    """Type and content of each event that the bridge has sent."""
+    left: list[str] = field(default_factory=list)
+
+    async def __aenter__(self) -> FakeHomeserver:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.port = self._runner.addresses[0][1]
+        self.reserved = PortReservation()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.reserved.close()
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        parts = unquote(request.raw_path.partition("?")[0]).removeprefix("/_matrix/client/").split("/")
+        self.asked.append("/".join(parts))
+        if self.away:
+            return web.json_response({"errcode": "M_UNKNOWN", "error": "away"}, status=503)
+        if parts == ["versions"]:
+            return web.json_response({"versions": ["v1.11"]})
+        if request.headers.get("Authorization") != f"Bearer {self.as_token}":
+            return web.json_response({"errcode": "M_UNKNOWN_TOKEN", "error": "unknown"}, status=401)
+        body = json.loads(await request.read() or b"{}")
+        return self._authorized(parts[1:], request.query.get("user_id", ""), body)
+
+    def _authorized(self, parts: list[str], user: str, body: dict[str, Any]) -> web.Response:
+        match parts:
+            case ["account", "whoami"]:
+                answer: dict[str, Any] = {"user_id": f"@sender:{DOMAIN}"}
+            case ["profile", whose, *_]:
+                answer = {"displayname": "build" if whose == PEER else "RTC bridge"}
+            case ["joined_rooms"]:
+                answer = {"joined_rooms": [room for room, members in self.members.items() if user in members]}
+            case ["rooms", room, "joined_members"]:
+                answer = {"joined": {member: {} for member in self.members.get(room, [])}}
+            case ["rooms", _, "state", *_]:
+                return web.json_response({"errcode": "M_NOT_FOUND", "error": ""}, status=404)
+            case ["rooms", _, "send", kind, _]:
+                self.sent.append((kind, body))
+                answer = {"event_id": f"$sent{len(self.sent)}"}
+            case ["rooms", room, "leave"]:
+                self.left.append(room)
+                self.members.get(room, [user]).remove(user)
+                answer = {}
+            case _:
+                answer = {}
+        return web.json_response(answer)
+
+    # The bridge's side
+
+    def config(self, **changes: Any) -> Config:
+        """Write a configuration and load it."""
+        grant = {"id": "alice", "from": [ALICE], "to": ["build/echo"]}
+        content = {
+            "version": 1,
+            "homeserver": {"address": f"http://127.0.0.1:{self.port}", "domain": DOMAIN},
+            "appservice": {"listen": f"127.0.0.1:{self.reserved.port}", "as_token": AS_TOKEN, "hs_token": HS_TOKEN},
+            "database": f"sqlite:{self.folder / 'bridge.db'}",
+            "peers": {"build": {"services": {"echo": {"target": "tcp:127.0.0.1:1"}}}},
+            "grants": [grant],
+            **changes,
+        }
+        path = self.folder / "config.yaml"
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(content))
+        return load_config(path)
+
+    async def push(self, *events: dict[str, Any]) -> int:
+        """Send the bridge a transaction; returns the status of its answer."""
+        url = f"http://127.0.0.1:{self.reserved.port}/_matrix/app/v1/transactions/t{len(self.asked)}"
+        async with (
+            ClientSession(headers={"Authorization": f"Bearer {HS_TOKEN}"}) as http,
+            http.put(url, json={"events": list(events)}) as response,
+        ):
+            return response.status

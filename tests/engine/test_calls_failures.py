@@ -1,0 +1,156 @@
+"""What goes wrong around a call ends that call at most: defects, a database that refuses, a homeserver that is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from mxrtc_bridge.core.errors import HomeserverError, StorageError
+from mxrtc_bridge.core.events import Answer, CandidateLine, Candidates, Hangup, Reject, Version
+from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
+from mxrtc_bridge.core.quota import CallLimits
+from mxrtc_bridge.engine.calls import CallSettings
+from mxrtc_bridge.engine.ports import CallRecord
+from tests.engine.test_calls import ALICE, PEER, ROOM, Bridge, connected, running
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_call_whose_end_cannot_be_stored_leaves_the_others_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(Bridge()) as bridge:
+        await bridge.invite("good")
+        await bridge.until(connected(bridge))
+        await bridge.invite("bad")
+        await bridge.until(lambda: len(bridge.sent) == 2)
+
+        async def locked(*_: object) -> None:
+            raise StorageError("the database is locked")
+
+        monkeypatch.setattr(bridge, "end", locked)
+        await bridge.message(Hangup(CallId("bad"), PartyId("theirs"), Version.V1))
+        await bridge.until(lambda: len(bridge.manager.sessions) == 1)
+        await bridge.invite("next")
+        await bridge.until(lambda: len(bridge.sent) == 3)
+        assert {session.call_id for session in bridge.manager.sessions} == {"good", "next"}
+        assert "was not stored: the database is locked" in caplog.text
+        assert not errors(caplog)
+
+
+async def test_defect_in_a_session_ends_its_own_call_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(Bridge()) as bridge:
+        await bridge.invite("good")
+        await bridge.until(connected(bridge))
+        send = bridge.send
+
+        async def defective(*args: object, **more: object) -> None:
+            if len(bridge.sent) == 1:
+                raise RuntimeError("a defect of the sender")
+            await send(*args, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(bridge, "send", defective)
+        await bridge.invite("bad")
+        await bridge.until(lambda: CallId("bad") in bridge.ended)
+        assert bridge.ended == {CallId("bad"): "internal_error"}
+        assert [session.call_id for session in bridge.manager.sessions] == ["good"]
+        assert len(errors(caplog)) == 1
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_events_right_behind_the_invite_are_never_lost(turns: int) -> None:
+    """A hangup that comes while the call is being started ends it, however many turns of the loop it comes later."""
+    async with running(Bridge()) as bridge:
+        await bridge.invite()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        candidate = CandidateLine("candidate:1 1 udp 1 192.0.2.1 9 typ host", "0", 0)
+        await bridge.message(Candidates(CallId("c1"), PartyId("theirs"), Version.V1, (candidate,)))
+        await bridge.message(Hangup(CallId("c1"), PartyId("theirs"), Version.V1))
+        await bridge.until(lambda: not bridge.manager.sessions)
+        assert bridge.ended == {CallId("c1"): "user_hangup"}
+
+
+async def test_invite_and_hangup_of_one_backlog_are_not_answered() -> None:
+    async with running(Bridge()) as bridge:
+        await bridge.invite()
+        await bridge.message(Hangup(CallId("c1"), PartyId("theirs"), Version.V1))
+        await bridge.until(lambda: not bridge.manager.sessions)
+        assert bridge.sent == []
+        assert bridge.peers == []
+
+
+async def test_certificate_that_cannot_be_read_rejects_the_call_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(_local: UserId) -> None:
+        raise StorageError("the database is locked")
+
+    async with running(Bridge()) as bridge:
+        monkeypatch.setattr(bridge, "create", refuse)
+        await bridge.invite()
+        await bridge.until(lambda: not bridge.manager.sessions)
+        assert [type(message) for message in bridge.sent] == [Reject]
+        assert not errors(caplog)
+        assert "the database is locked" in caplog.text
+
+
+async def test_call_that_is_cancelled_without_a_goodbye_is_hung_up_by_the_next_run() -> None:
+    bridge = Bridge()
+    async with running(bridge):
+        await bridge.invite()
+        await bridge.until(connected(bridge))
+    assert list(bridge.open) == ["c1"]
+    await bridge.manager.hang_up_leftovers()
+    assert isinstance(bridge.sent[-1], Hangup)
+    assert bridge.open == {}
+
+
+async def test_leftovers_wait_for_the_next_start_when_the_homeserver_goes_away_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bridge, asked = Bridge(), []
+    for name in ("one", "two"):
+        await bridge.claim(CallRecord(ROOM, CallId(name), PEER, ALICE, PartyId("then")), EventId(f"${name}"), 0)
+
+    async def away(*_: object, **__: object) -> None:
+        asked.append(1)
+        raise HomeserverError("the homeserver is away")
+
+    monkeypatch.setattr(bridge, "send", away)
+    await bridge.manager.hang_up_leftovers()
+    assert len(asked) == 1
+    assert len(bridge.open) == 2
+
+
+async def test_leftover_in_a_room_that_was_left_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    bridge = Bridge()
+    await bridge.claim(CallRecord(ROOM, CallId("old"), PEER, ALICE, PartyId("then")), EventId("$old"), 0)
+
+    async def forbidden(*_: object, **__: object) -> None:
+        raise HomeserverError("not in the room", 403, "M_FORBIDDEN")
+
+    monkeypatch.setattr(bridge, "send", forbidden)
+    await bridge.manager.hang_up_leftovers()
+    assert bridge.open == {}
+
+
+async def test_new_limits_hold_for_the_next_call_and_live_calls_stay() -> None:
+    async with running(Bridge()) as bridge:
+        await bridge.invite("c1")
+        await bridge.until(connected(bridge))
+        bridge.manager.reconfigure(CallSettings(limits=CallLimits(per_user=1), invites_per_minute=2), bridge)
+        await bridge.invite("c2")
+        await bridge.until(lambda: CallId("c2") in bridge.ended)
+        assert [type(message) for message in bridge.sent] == [Answer, Reject]
+        assert [session.call_id for session in bridge.manager.sessions] == ["c1"]
+        await bridge.invite("c3")
+        await bridge.invite("c4")
+        assert bridge.refusals() == ["calls_limit", "rate"]
+        await bridge.until(lambda: len(bridge.sent) == 3)
