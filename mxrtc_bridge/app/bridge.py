@@ -317,5 +317,5 @@ async def run(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
         loop.add_signal_handler(number, event.set)
-    async with open_stores(config.database) as stores:
+    async with open_stores(config.database, sole=True) as stores:
         await Bridge(config, stores).run(stop, reload)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from mxrtc_bridge.storage.calls import CallStore
@@ -12,6 +12,7 @@ from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.inbox import InboxStore
 from mxrtc_bridge.storage.notices import NoticeStore
 from mxrtc_bridge.storage.rooms import RoomStore
+from mxrtc_bridge.storage.sole_use import sole_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +31,26 @@ class Stores:
 
 
 @asynccontextmanager
-async def open_stores(url: str) -> AsyncIterator[Stores]:
+async def open_stores(url: str, *, sole: bool = False) -> AsyncIterator[Stores]:
     """Open the database at ``url`` for the length of a ``with`` block.
 
+    Args:
+        url: see :meth:`mxrtc_bridge.storage.database.Database.open`.
+        sole: refuse if another process has opened it so; a look at it (``check``) goes without.
+
     Raises:
-        StorageError: see :meth:`mxrtc_bridge.storage.database.Database.open`.
+        StorageError: another bridge uses it, or it cannot be opened.
     """
-    async with await Database.open(url) as database:
-        yield Stores(
-            inbox=InboxStore(database),
-            calls=CallStore(database),
-            certificates=CertificateStore(database),
-            rooms=RoomStore(database),
-            notices=NoticeStore(database),
-        )
+    with sole_use(url) if sole else nullcontext():
+        async with await Database.open(url) as database:
+            yield _stores(database)
+
+
+def _stores(database: Database) -> Stores:
+    return Stores(
+        inbox=InboxStore(database),
+        calls=CallStore(database),
+        certificates=CertificateStore(database),
+        rooms=RoomStore(database),
+        notices=NoticeStore(database),
+    )

@@ -1,0 +1,54 @@
+"""One bridge for one database file: two would hang up each other's calls and handle each other's events.
+
+The lock is on a file beside the database, because SQLite locks the database itself by its own rules. The kernel gives
+it back when the process ends, however it ends; the empty file stays. A database server is not covered: there the admin
+sees that only one bridge is registered under its address.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from yarl import URL
+
+from mxrtc_bridge.core.errors import StorageError
+
+
+@contextmanager
+def sole_use(url: str) -> Iterator[None]:
+    """Hold the database at ``url`` for ourselves; does nothing for one that is not a file.
+
+    Raises:
+        StorageError: another process holds it, or the file beside it cannot be written.
+    """
+    path = _path_of(url)
+    if path is None:
+        yield
+        return
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageError(f"the file {str(path)!a} cannot be used: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            database = str(path).removesuffix(".lock")
+            raise StorageError(f"another bridge uses the database {database!a}; stop it before this one") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _path_of(url: str) -> Path | None:
+    try:
+        parsed = URL(url)
+    except ValueError:
+        return None  # opening the database says what is wrong with it
+    if parsed.scheme not in ("sqlite", "sqlite3") or parsed.path in ("", "/", ":memory:"):
+        return None
+    return Path(f"{parsed.path}.lock")

@@ -1,0 +1,50 @@
+"""Two bridges never use one database file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.storage.sole_use import sole_use
+from mxrtc_bridge.storage.stores import open_stores
+
+HOLD = """
+import sys
+from mxrtc_bridge.storage.sole_use import sole_use
+with sole_use(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+async def test_database_of_another_bridge_is_refused_until_it_has_ended_however_it_ended(tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path / 'bridge.db'}"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StorageError, match=r"another bridge uses the database .*bridge\.db'; stop it"):
+            async with open_stores(url, sole=True):
+                pass
+        async with open_stores(url) as stores:
+            assert await stores.calls.open_calls() == [], "a look at it is allowed"
+        holder.kill()
+        holder.wait()
+    async with open_stores(url, sole=True):
+        assert (tmp_path / "bridge.db.lock").stat().st_mode & 0o077 == 0
+
+
+def test_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="missing"), sole_use(f"sqlite:{tmp_path / 'missing' / 'bridge.db'}"):
+        pass
+
+
+@pytest.mark.parametrize("url", ["postgres://user@host/name", "sqlite:", "://", "nonsense"])
+def test_what_is_no_file_is_left_to_the_database(url: str) -> None:
+    with sole_use(url):
+        pass
