@@ -83,9 +83,9 @@ class Metrics:
         """Count one stream; ``outcome`` from :data:`STREAM_OUTCOMES`."""
         self._count(self._streams, outcome, STREAM_OUTCOMES)
 
-    def streams_live(self, count: int) -> None:
-        """Say how many streams exist."""
-        self._streams_live.set(count)
+    def streams_live(self, change: int) -> None:
+        """Say that there are so many streams more, or fewer; sessions come and go on their own."""
+        self._streams_live.inc(change)
 
     def payload(self, direction: str, size: int) -> None:
         """Count ``size`` payload bytes; ``direction`` from :data:`DIRECTIONS`."""

@@ -18,7 +18,7 @@ from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core import call, call_values
 from mxrtc_bridge.core.addresses import AddressPolicy
-from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.event_codec import parse_message
 from mxrtc_bridge.core.events import EVENT_TYPES
 from mxrtc_bridge.core.ice import IceServer
@@ -85,11 +85,10 @@ class Caller:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in (self._syncing, self._turn):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await task
+        tasks = [task for task in (self._syncing, self._turn) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._homeserver.close()
 
     def name_of(self, peer: UserId) -> str:
@@ -101,6 +100,7 @@ class Caller:
 
         Raises:
             ClientError: the call did not get through; says why, and whether to try again.
+            HomeserverError: the homeserver refuses us, or is away.
         """
         clock = LoopClock()
         began = clock.monotonic()
@@ -148,14 +148,19 @@ class Caller:
     async def _wait_until_connected(
         self, peer: UserId, session: Session, links: OpenerLinks, running: asyncio.Task[call_values.Ended], began: float
     ) -> None:
+        assert self._syncing is not None
         up = asyncio.create_task(links.up.wait())
         left = self._options.timeout_s - (asyncio.get_running_loop().time() - began)
         try:
-            done, _ = await asyncio.wait([up, running], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            # Without events no answer can come: then it is of no use to wait for one.
+            ends = [up, running, self._syncing]
+            done, _ = await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             up.cancel()
         if up in done:
             return
+        if self._syncing in done:
+            self._syncing.result()
         if running in done:
             lost = explain(running.result(), links.bye)
             raise ClientError(lost.code, f"{self.name_of(peer)}: {lost.sentence}")
@@ -167,6 +172,8 @@ class Caller:
         known = self._state.load_room(self.login.user_id, peer)
         if self._turn is None or self._turn.done():
             self._turn = asyncio.create_task(self._homeserver.turn_server(), name="turn-credentials")
+            # Whether anybody asks for the result depends on how far the call gets.
+            self._turn.add_done_callback(lambda task: task.cancelled() or task.exception())
         direct = DirectRooms(self._homeserver, self.login.user_id)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -183,6 +190,9 @@ class Caller:
         return room
 
     async def _start_sync(self) -> None:
+        if self._syncing is not None and self._syncing.done():
+            # It ends only when the homeserver refuses us for good: its error says why.
+            self._syncing.result()
         if self._syncing is None:
             await self._sync.start()
             self._syncing = asyncio.create_task(self._receive(), name="sync")
@@ -219,8 +229,18 @@ class Caller:
         return await self._turn
 
     async def _receive(self) -> None:
-        async for event in self._sync.events():
-            self._route(event)
+        try:
+            async for event in self._sync.events():
+                self._route(event)
+        except HomeserverError as error:
+            if any(session.state is call.State.CONNECTED for session in self._sessions.values()):
+                self._report.say(
+                    "homeserver",
+                    f"{error}; open connections are not affected, but they cannot be made again",
+                    reachable=True,
+                    refused=True,
+                )
+            raise
 
     def _route(self, event: RoomEvent) -> None:
         if event.type == "m.room.member":

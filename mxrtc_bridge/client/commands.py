@@ -8,7 +8,7 @@ import statistics
 
 from mxrtc_bridge.client.caller import Caller
 from mxrtc_bridge.client.connection import check_finished, list_services_of, only_service, report_connected
-from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.exits import ClientError, Exit, explain_refusal
 from mxrtc_bridge.client.forwarding import Forwarding
 from mxrtc_bridge.client.options import CallOptions, Forward
 from mxrtc_bridge.client.report import Report
@@ -22,7 +22,6 @@ from mxrtc_bridge.matrix import login as matrix_login
 from mxrtc_bridge.matrix.login import Account
 from mxrtc_bridge.sinks.stdio import StdioSink
 
-LIST_TIMEOUT_S = 10.0
 PING_TIMEOUT_S = 5.0
 
 
@@ -108,14 +107,15 @@ async def nc(state: StateFolder, report: Report, options: CallOptions, peer: str
             finished = await stream.finished
         finally:
             stream.reset("closed", "ended here")
-        report.say(
-            "closed",
-            f"{full_name} closed: {finished.sent} bytes sent, {finished.received} received",
-            name=full_name,
-            outcome=finished.outcome.value,
-            sent=finished.sent,
-            received=finished.received,
-        ) if finished.outcome is Outcome.CLEAN else None
+        if finished.outcome is Outcome.CLEAN:
+            report.say(
+                "closed",
+                f"{full_name} closed: {finished.sent} bytes sent, {finished.received} received",
+                name=full_name,
+                outcome=finished.outcome.value,
+                sent=finished.sent,
+                received=finished.received,
+            )
         check_finished(full_name, finished)
 
 
@@ -159,9 +159,10 @@ async def status(state: StateFolder, report: Report) -> None:
     login = state.load_login()
     try:
         await matrix_login.check(_account(login))
-        reachable, problem = True, ""
+        reachable, problem, code = True, "", Exit.DONE
     except HomeserverError as error:
-        reachable, problem = False, str(error)
+        reachable, problem = False, explain_refusal(error)
+        code = Exit.RETRY if error.retryable else Exit.USAGE
     report.say(
         "login",
         f"{login.user_id} at {login.homeserver}: " + ("the homeserver answers" if reachable else problem),
@@ -181,7 +182,7 @@ async def status(state: StateFolder, report: Report) -> None:
     if not found:
         report.say("sessions", "no connections are running", running=0)
     if not reachable:
-        raise ClientError(Exit.RETRY, problem)
+        raise ClientError(code, problem)
 
 
 def _name(login: Login, text: str) -> PeerName:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from mxrtc_bridge.core.errors import MxrtcError
+from mxrtc_bridge.core.errors import HomeserverError, MxrtcError
 
 
 class Exit(IntEnum):
@@ -36,3 +36,10 @@ class ClientError(MxrtcError):
     def __init__(self, code: Exit, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+def explain_refusal(error: HomeserverError) -> str:
+    """The homeserver's sentence, with the remedy where there is one that we know."""
+    if error.errcode in ("M_UNKNOWN_TOKEN", "M_MISSING_TOKEN"):
+        return f"{error}; the login is not valid any more, log in again: mxrtc login"
+    return str(error)

@@ -17,7 +17,7 @@ from mxrtc_bridge.client.options import Forward
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.running import serve_status
 from mxrtc_bridge.client.state import StateFolder
-from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.core.errors import HomeserverError, LocalError
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.core.naming import PeerName
 from mxrtc_bridge.core.stream_events import Finished, Outcome
@@ -92,6 +92,11 @@ class Forwarding:
                         if not listeners:
                             raise
                         error = failed
+                    except HomeserverError as failed:
+                        # Away at the same time as the bridge, as after a power cut: calling again is the remedy.
+                        if not listeners or not failed.retryable:
+                            raise
+                        error = ClientError(Exit.RETRY, str(failed))
                     if not reconnect or error.code in (Exit.DENIED, Exit.USAGE, Exit.LOCAL):
                         raise error
                     self._report.say(
@@ -105,6 +110,10 @@ class Forwarding:
                     listener.close()
 
     def _use(self, connection: Connection | None) -> None:
+        if self._connection is not None:
+            _, sent, received = self._connection.links.totals()
+            self._sent += sent
+            self._received += received
         self._connection = connection
         if connection is None:
             self._available.clear()
@@ -133,28 +142,31 @@ class Forwarding:
 
     async def _forward(self, sink: SocketSink, service: ServiceName) -> None:
         """One local connection, from accept to end."""
-        stream = await self._open(sink, service)
+        stream = None
+        try:
+            stream = await self._open(sink, service)
+        finally:
+            if stream is None:
+                sink.reset()
         if stream is None:
-            sink.reset()
             return
         finished = await stream.finished
-        self._sent += finished.sent
-        self._received += finished.received
         self._tell_end(f"{self._short}/{service}", finished)
 
     async def _open(self, sink: SocketSink, service: ServiceName) -> OpenedStream | None:
-        if not self._available.is_set():
+        if self._connection is None:
             if self._waiting >= MAX_WAITING:
                 return None
             self._waiting += 1
             try:
                 async with asyncio.timeout(WAIT_FOR_PEER_S):
-                    await self._available.wait()
+                    # More than once: a connection may be lost again before those who waited for it have their turn.
+                    while self._connection is None:
+                        await self._available.wait()
             except TimeoutError:
                 return None
             finally:
                 self._waiting -= 1
-        assert self._connection is not None
         return self._connection.links.open_stream(service, sink)
 
     def _tell_end(self, name: str, finished: Finished) -> None:

@@ -119,7 +119,7 @@ class Links(ABC):
             self._counters.stream(how.outcome.value)
             self._counters.payload("sent", how.sent)
             self._counters.payload("received", how.received)
-            self._counters.streams_live(len(self._pipes))
+            self._counters.streams_live(-1)
             finished(how)
 
         pipe = Pipe(
@@ -133,6 +133,9 @@ class Links(ABC):
             idle_s=idle_s,
         )
         self._pipes.add(pipe)
+        self._counters.streams_live(1)
+        # Only now: what came early may end the stream at once.
+        pipe.begin()
         return pipe
 
     def _over(self, reason: str) -> None:

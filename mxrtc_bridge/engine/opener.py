@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 
 from mxrtc_bridge.core import control, stream, wire
+from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.control_link import ControlLink
@@ -40,7 +41,7 @@ class NoCounters:
 
     def stream(self, outcome: str) -> None: ...
 
-    def streams_live(self, count: int) -> None: ...
+    def streams_live(self, change: int) -> None: ...
 
     def payload(self, direction: str, size: int) -> None: ...
 
@@ -143,7 +144,13 @@ class OpenerLinks(Links):
                 opened.finished.set_result(how)
             self._open_waiting()
 
-        channel = self._peer.open_channel(service, wire.PROTOCOL_TCP)
+        try:
+            channel = self._peer.open_channel(service, wire.PROTOCOL_TCP)
+        except LocalError as error:
+            # The connection has just ended, or has no number left for a channel: this stream's trouble alone.
+            sink.reset()
+            opened.finished.set_result(stream.Finished(stream.Outcome.LOST, "lost", str(error), 0, 0))
+            return
         machine = stream.StreamMachine(stream.Role.OPENER)
         pipe = self._add(machine, channel, finished)
         machine.set_window(self._budget.take(pipe))

@@ -58,8 +58,11 @@ class Pipe:
         self._driver: Driver[stream.Event, stream.Effect] = Driver(
             machine, perform=self._perform, tick=stream.Tick(), clock=clock
         )
+
+    def begin(self) -> None:
+        """Listen to the channel; what came before is taken now."""
         self._watch_idleness()
-        channel.set_listener(self)
+        self.channel.set_listener(self)
 
     def connect_sink(self, sink: Sink) -> None:
         """The local side is there: begin to move bytes."""

@@ -244,7 +244,9 @@ class Counters(Protocol):
         """A stream has ended."""
         ...
 
-    def streams_live(self, count: int) -> None: ...
+    def streams_live(self, change: int) -> None:
+        """So many streams more, or fewer."""
+        ...
 
     def payload(self, direction: str, size: int) -> None:
         """Payload of a stream that has ended; ``direction`` is ``sent`` or ``received``."""

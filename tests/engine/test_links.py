@@ -335,3 +335,24 @@ async def test_many_streams_at_once_wait_in_line_and_all_come_through(session: S
         await session.settle()
     assert len(session.connector.sinks) == 239
     assert not any(each.finished.done() for each in opened)
+
+
+async def test_stream_that_ends_by_what_came_early_leaves_nothing_behind(session: Session) -> None:
+    """The violation is there before anybody listens: the stream ends while it is being made."""
+    channel = session.near.open_channel("ssh", "tcp.v1.mxrtc")
+    channel.set_listener(FakeSinkListener())
+    channel.send("no control message")
+    await session.settle()
+    assert session.acceptor.totals()[0] == 0
+    assert len(session.acceptor._services) == 0
+
+
+async def test_live_streams_are_counted_over_all_sessions(session: Session) -> None:
+    changes: list[int] = []
+    session.counters.streams_live = changes.append  # type: ignore[method-assign]
+    local, remote, _ = await open_stream(session)
+    await open_stream(session)
+    local.listener.eof_received()
+    remote.listener.eof_received()
+    await session.settle()
+    assert changes == [1, 1, -1]
