@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -15,7 +16,7 @@ import uvloop
 
 from mxrtc_bridge import __version__
 from mxrtc_bridge.client import commands
-from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.exits import ClientError, Exit, explain_refusal
 from mxrtc_bridge.client.options import CallOptions, Forward, parse_forward
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import StateFolder
@@ -27,6 +28,10 @@ Exit codes: 0 done; 1 try again later; 2 wrong usage or login; 3 denied or no su
 4 the peer does not answer; 5 no network path between the two sides; 6 data was cut or damaged;
 7 a local port or file cannot be used; 130 Ctrl-C.
 """
+
+
+MAX_PASSWORD_CHARS = 4096
+"""Of the line that is read from a file; homeservers take fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ def run(report: Report, work: Callable[[], Awaitable[None]]) -> NoReturn:
         sys.exit(error.code)
     except HomeserverError as error:
         code = Exit.RETRY if error.retryable else Exit.USAGE
-        report.error(str(error), code=int(code))
+        report.error(explain_refusal(error), code=int(code))
         sys.exit(code)
     except LocalError as error:
         report.error(str(error), code=int(Exit.USAGE))
@@ -59,16 +64,23 @@ def run(report: Report, work: Callable[[], Awaitable[None]]) -> NoReturn:
     except MxrtcError as error:
         report.error(str(error), code=int(Exit.RETRY))
         sys.exit(Exit.RETRY)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise  # whoever read our output has had enough; click ends quietly
+        report.error(f"this machine refuses: {error.strerror or error}", code=int(Exit.LOCAL))
+        sys.exit(Exit.LOCAL)
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
     sys.exit(Exit.DONE)
 
 
 async def _supervised(work: Callable[[], Awaitable[None]]) -> None:
-    """Run ``work`` so that SIGTERM ends it like Ctrl-C does: in order, with everything closed."""
+    """Run ``work`` so that SIGTERM and SIGHUP end it like Ctrl-C does: in order, with everything closed."""
     task = asyncio.ensure_future(work())
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored, and means it
+        loop.add_signal_handler(signal.SIGHUP, task.cancel)
     try:
         await task
     except asyncio.CancelledError:
@@ -138,11 +150,17 @@ def login(
     bot: str,
 ) -> None:
     """Log in to my homeserver; the token is kept in the state folder, readable by me only."""
-    if password_file is not None:
-        password = password_file.readline().rstrip("\r\n")
-    else:
-        password = click.prompt(f"Password of {user}", hide_input=True, err=True)
     report = context.report()
+    try:
+        if password_file is not None:
+            password = password_file.readline(MAX_PASSWORD_CHARS).rstrip("\r\n")
+        else:
+            password = click.prompt(f"Password of {user}", hide_input=True, err=True)
+    except click.Abort:
+        sys.exit(Exit.INTERRUPTED)
+    except UnicodeDecodeError:
+        report.error("the password is not text in UTF-8", code=int(Exit.USAGE))
+        sys.exit(Exit.USAGE)
     run(report, lambda: commands.login(context.state, report, user, password, homeserver, prefix, bot))
 
 

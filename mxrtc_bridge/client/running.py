@@ -8,11 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+from mxrtc_bridge.client.exits import ClientError
 from mxrtc_bridge.client.state import StateFolder
+
+log = logging.getLogger("mxrtc_bridge.client")
 
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_SOCKETS = 256
@@ -21,9 +25,7 @@ ANSWER_TIMEOUT_S = 2.0
 
 @contextlib.asynccontextmanager
 async def serve_status(state: StateFolder, status: Callable[[], dict[str, object]]) -> AsyncIterator[None]:
-    """Answer with ``status()`` while the context lasts."""
-    path = state.run_folder() / f"{os.getpid()}.sock"
-    path.unlink(missing_ok=True)
+    """Answer with ``status()`` while the context lasts; where that is not possible, do without."""
 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -31,7 +33,15 @@ async def serve_status(state: StateFolder, status: Callable[[], dict[str, object
             await writer.drain()
         writer.close()
 
-    server = await asyncio.start_unix_server(answer, path)
+    try:
+        path = state.run_folder() / f"{os.getpid()}.sock"
+        path.unlink(missing_ok=True)
+        server = await asyncio.start_unix_server(answer, path)
+    except (ClientError, OSError) as error:
+        # The folder's name may be too long for a socket; no reason not to connect.
+        log.warning("mxrtc status will not show this command: %s", error)
+        yield
+        return
     try:
         yield
     finally:

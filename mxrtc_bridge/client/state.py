@@ -119,9 +119,16 @@ class StateFolder:
     # Sockets of running commands
 
     def run_folder(self) -> Path:
-        """The folder for sockets, made if it is missing."""
+        """The folder for sockets, made if it is missing.
+
+        Raises:
+            ClientError: it cannot be made.
+        """
         folder = self.path / "run"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ClientError(Exit.LOCAL, f"{folder} cannot be made: {error.strerror}") from error
         return folder
 
     def _read(self, path: Path) -> dict[str, object] | None:

@@ -6,6 +6,8 @@ import asyncio
 import os
 from pathlib import Path
 
+import pytest
+
 from mxrtc_bridge.client.running import running_commands, serve_status
 from mxrtc_bridge.client.state import StateFolder
 
@@ -43,3 +45,12 @@ async def test_socket_that_answers_nonsense_is_left_out(tmp_path: Path) -> None:
     server = await asyncio.start_unix_server(answer, state.run_folder() / "2.sock")
     async with server:
         assert await running_commands(state) == []
+
+
+async def test_folder_that_cannot_hold_a_socket_is_said_and_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in (tmp_path / ("long" * 30), Path("/proc/none")):
+        caplog.clear()
+        async with serve_status(StateFolder(folder), dict):
+            assert "mxrtc status will not show this command" in caplog.text

@@ -1,0 +1,247 @@
+"""Local connections while the peer connection comes and goes, with the caller faked and the sockets real."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mxrtc_bridge.client import forwarding as forwarding_module
+from mxrtc_bridge.client.connection import Lost
+from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.forwarding import Forwarding
+from mxrtc_bridge.client.options import Forward
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.state import StateFolder
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ice import Path as IcePath
+from mxrtc_bridge.core.ice import PathKind
+from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.naming import PeerName
+from mxrtc_bridge.core.stream_events import Finished, Outcome
+from mxrtc_bridge.engine.opener import OpenedStream
+
+PEER = UserId("@rtc_build:example.org")
+ECHO = ServiceName("echo")
+AWAY = HomeserverError("the homeserver is away")
+
+
+class Links:
+    """Takes streams and leaves them open until the connection is lost."""
+
+    def __init__(self) -> None:
+        self.lost = asyncio.Event()
+        self.streams: list[tuple[ServiceName, Any, OpenedStream]] = []
+
+    def open_stream(self, service: ServiceName, sink: Any) -> OpenedStream:
+        opened = OpenedStream(asyncio.get_running_loop().create_future())
+        self.streams.append((service, sink, opened))
+        return opened
+
+    def totals(self) -> tuple[int, int, int]:
+        return len(self.streams), 0, 0
+
+    def end(self) -> None:
+        self.lost.set()
+        for _, sink, opened in self.streams:
+            sink.reset()
+            if not opened.finished.done():
+                opened.finished.set_result(Finished(Outcome.LOST, "lost", "the session has ended", 0, 0))
+
+
+class Connection:
+    path = IcePath(PathKind.DIRECT, "host", "host", "ipv4")
+    peer = PEER
+    setup_s = 0.1
+
+    def __init__(self) -> None:
+        self.links = Links()
+
+    def lost(self) -> Lost:
+        return Lost(Exit.RETRY, "the peer hung up")
+
+
+class Caller:
+    """Gives prepared connections and failures, one a call; waits for ever when there are no more."""
+
+    def __init__(self, *answers: Connection | Exception) -> None:
+        self.answers = list(answers)
+        self.calls = 0
+
+    def name_of(self, _peer: UserId) -> str:
+        return "build"
+
+    @contextlib.asynccontextmanager
+    async def call(self, _peer: UserId) -> AsyncIterator[Connection]:
+        self.calls += 1
+        if not self.answers:
+            await asyncio.Event().wait()
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        try:
+            yield answer
+        finally:
+            answer.links.end()
+
+
+class Bench:
+    def __init__(self, folder: Path, *answers: Connection | Exception, ports: tuple[int, ...] = (0,)) -> None:
+        self.caller = Caller(*answers)
+        self.said = io.StringIO()
+        report = Report()
+        report._sentence = lambda text: print(text, file=self.said)  # type: ignore[method-assign]
+        self.forwarding = Forwarding(
+            self.caller,  # type: ignore[arg-type]
+            report,
+            PeerName(PEER, ECHO),
+            [Forward("127.0.0.1", port, None) for port in ports],
+            StateFolder(folder),
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
+        task = asyncio.create_task(self.forwarding.run(reconnect=True))
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def local(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        await until(lambda: self.forwarding._listening)
+        host, _, port = self.forwarding._listening[0].rpartition(":")
+        return await asyncio.open_connection(host, int(port))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarding_module, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(forwarding_module, "LONGEST_PAUSE_S", 0.02)
+
+
+async def test_lost_connection_is_made_again_although_the_homeserver_is_away_for_a_while(tmp_path: Path) -> None:
+    first, second = Connection(), Connection()
+    bench = Bench(tmp_path, first, AWAY, AWAY, ClientError(Exit.OFFLINE, "no answer"), second)
+    async with bench.running() as task:
+        await until(lambda: bench.forwarding._listening)
+        first.links.lost.set()
+        await until(lambda: bench.caller.calls == 5)
+        _, writer = await bench.local()
+        await until(lambda: second.links.streams)
+        assert not task.done()
+        writer.close()
+    assert bench.said.getvalue().count("the homeserver is away; calling again") == 2
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [HomeserverError("unknown token", 401, "M_UNKNOWN_TOKEN"), ClientError(Exit.DENIED, "no right")],
+)
+async def test_what_never_works_again_ends_the_command(tmp_path: Path, failure: Exception) -> None:
+    first = Connection()
+    bench = Bench(tmp_path, first, failure)
+    async with bench.running() as task:
+        await until(lambda: bench.forwarding._listening)
+        first.links.lost.set()
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await asyncio.wait_for(task, 10)
+    assert raised.value.exceptions == (failure,)
+
+
+async def test_failure_of_the_first_call_ends_the_command(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, AWAY)
+    async with bench.running() as task:
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await asyncio.wait_for(task, 10)
+    assert raised.value.exceptions == (AWAY,)
+    assert bench.forwarding._listening == []
+
+
+async def test_port_in_use_ends_the_command_and_leaves_nothing_open(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bench = Bench(tmp_path, Connection(), ports=(0, taken.getsockname()[1]))
+        async with bench.running() as task:
+            with pytest.raises(BaseExceptionGroup) as raised:
+                await asyncio.wait_for(task, 10)
+        (error,) = raised.value.exceptions
+        assert isinstance(error, ClientError)
+        assert error.code is Exit.LOCAL
+        assert str(taken.getsockname()[1]) in str(error)
+        with pytest.raises(ConnectionRefusedError):
+            await bench.local()
+
+
+async def test_local_connections_wait_for_the_peer_through_several_losses(tmp_path: Path) -> None:
+    """Also one that is lost in the very moment in which it was made, before those who waited have their turn."""
+    first, brief, last = Connection(), Connection(), Connection()
+    brief.links.lost.set()
+    bench = Bench(tmp_path, first)
+    async with bench.running() as task:
+        await until(lambda: bench.forwarding._listening)
+        first.links.lost.set()
+        await until(lambda: bench.caller.calls == 2)
+        local = [await bench.local() for _ in range(3)]
+        await until(lambda: bench.forwarding._waiting == 3)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        # Cancelled while they wait: reset, for an orderly end would tell that all has come.
+        for reader, writer in local:
+            with pytest.raises(ConnectionResetError):
+                await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+    bench = Bench(tmp_path, Connection(), AWAY, brief, AWAY, last)
+    async with bench.running() as task:
+        await until(lambda: bench.forwarding._listening)
+        bench.forwarding._connection.links.lost.set()  # type: ignore[union-attr]
+        local = [await bench.local() for _ in range(3)]
+        await until(lambda: len(last.links.streams) == 3)
+        assert not task.done()
+        for _, writer in local:
+            writer.close()
+
+
+async def test_local_connections_beyond_the_limit_are_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarding_module, "MAX_WAITING", 2)
+    first = Connection()
+    bench = Bench(tmp_path, first)
+    async with bench.running():
+        await until(lambda: bench.forwarding._listening)
+        first.links.lost.set()
+        await until(lambda: bench.caller.calls == 2)
+        local = [await bench.local() for _ in range(2)]
+        await until(lambda: bench.forwarding._waiting == 2)
+        reader, writer = await bench.local()
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        for _, each in local:
+            each.close()
+
+
+async def test_local_connection_is_reset_when_the_peer_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forwarding_module, "WAIT_FOR_PEER_S", 0.05)
+    first = Connection()
+    bench = Bench(tmp_path, first)
+    async with bench.running():
+        await until(lambda: bench.forwarding._listening)
+        first.links.lost.set()
+        await until(lambda: bench.caller.calls == 2)
+        reader, writer = await bench.local()
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), 10)
+        writer.close()
