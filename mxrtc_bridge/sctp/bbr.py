@@ -73,6 +73,7 @@ class Bbr:
         "_probe_up_step",
         "_probe_wait",
         "_rounds_since_probe",
+        "_saved_at",
         "_state",
         "_timed_out",
         "_undo_bw_shortterm",
@@ -112,6 +113,7 @@ class Bbr:
         self._probe_rtt_done_at = 0.0
         self._probe_rtt_round_done = False
 
+        self._saved_at = -inf
         self._undo_state: BbrState | None = None
         self._undo_bw_shortterm = 0.0
         self._undo_inflight_shortterm = 0.0
@@ -182,14 +184,16 @@ class Bbr:
                 self._check_probe_rtt(now, sample)
             self._idle_restart = False
             model.bound_bw(sample.delivered)
-        self._limits.update_rate(sample.rtt, self._full_bw_reached)
-        self._limits.update_window(newly_acked, self._state, self._full_bw_reached)
+        limits = self._limits
+        limits.update_rate(sample.rtt, self._full_bw_reached)
+        limits.update_window(newly_acked, self._state, self._full_bw_reached)
 
     def on_loss(self, now: float, packet: SentPacket, lost_bytes: int, inflight: int) -> None:  # noqa: ARG002 - as told
         model = self._model
         number = packet.number
-        if model.take_loss(now, lost_bytes, number != self._last_lost + 1):
-            self._save_for_undo()
+        if packet.sent_at > self._saved_at:
+            self._save_for_undo(now)
+        model.take_loss(now, lost_bytes, number != self._last_lost + 1)
         self._last_lost = number
         if not self._is_probe_sample:
             return
@@ -203,7 +207,7 @@ class Bbr:
         """Nothing came back: begin with one packet, and take the window back after a round trip (section 5.6.4.4)."""
         model = self._model
         if not self._timed_out:
-            self._save_for_undo()
+            self._save_for_undo(now)
         model.take_loss(now, inflight, new_range=True)
         if self._is_probe_sample:
             self._undo_state = UP if self._state is UP else self._undo_state
@@ -264,9 +268,11 @@ class Bbr:
         if self._state is UP:
             self._start_down(now)
 
-    def _save_for_undo(self) -> None:
+    def _save_for_undo(self, now: float) -> None:
+        """Remember how it was before the losses of what was sent until now (section 5.5.11.1)."""
         model = self._model
         self._save_window()
+        self._saved_at = now
         self._undo_state = None
         self._undo_bw_shortterm = model.bw_shortterm
         self._undo_inflight_shortterm = model.inflight_shortterm
@@ -300,7 +306,7 @@ class Bbr:
             if model.round_start:
                 self._is_probe_sample = True
                 self._start_up(now)
-        elif state is UP and self._probe_is_over(sample.inflight):
+        elif state is UP and self._probe_is_over(sample.prior_inflight):
             self._probe_too_high = False  # as far as we know: its losses may still come
             self._start_down(now)
 
@@ -372,11 +378,14 @@ class Bbr:
         rounds = self._rounds_since_probe
         if now > self._cycle_at + self._probe_wait or rounds >= _MAX_RENO_ROUNDS:
             return True
-        return rounds * self._limits.packet_size >= min(self._limits.bdp(), self._limits.window)
+        limits = self._limits
+        volume = rounds * limits.packet_size
+        return volume >= limits.window or volume >= limits.bdp()
 
     def _probe_is_over(self, inflight: int) -> bool:
         model = self._model
-        if self._probe_too_high and inflight >= model.inflight_longterm:
+        # The window keeps the flight a part of a packet below the bound: that is as near as it comes.
+        if self._probe_too_high and inflight + self._limits.packet_size > model.inflight_longterm:
             self._precautionary = True
             return True
         if self._cwnd_limited_before and self._limits.window >= model.inflight_longterm:

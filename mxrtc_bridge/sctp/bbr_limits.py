@@ -133,6 +133,8 @@ class Limits:
             self._set_rate(rate)
 
     def _set_rate(self, rate: float) -> None:
+        if rate == self.rate:
+            return
         self.rate = rate = max(rate, self._slowest_rate())
         self.quantum = self._quantum_at(rate)
 
@@ -152,7 +154,8 @@ class Limits:
             most += 2 * self.packet_size
         window = self.window
         if full_bw_reached:
-            window = int(min(window + newly_acked, most))
+            window += newly_acked
+            window = window if window < most else int(most)
         elif window < most or model.delivered < self._initial_window:
             window += newly_acked
         if state is PROBE_RTT:
@@ -164,12 +167,15 @@ class Limits:
             bound = min(bound, model.inflight_longterm)
         if bound < window:
             window = int(bound)
-        self.window = min(max(window, least), self._max_window)
+        window = window if window > least else least
+        self.window = window if window < self._max_window else self._max_window
 
     def _max_inflight(self, least: int) -> float:
         model = self._model
         if model.min_rtt == inf:
             most = self._window_gain * self._initial_window
         else:
-            most = model.bw * max(self._window_gain * model.min_rtt, _HOST_SECONDS) + model.extra_acked
-        return max(most, self.quantum, least)
+            seconds = self._window_gain * model.min_rtt
+            most = model.bw * (seconds if seconds > _HOST_SECONDS else _HOST_SECONDS) + model.extra_acked
+        most = most if most > self.quantum else self.quantum
+        return most if most > least else least

@@ -22,7 +22,6 @@ from mxrtc_bridge.sctp.congestion import RateSample
 
 LOSS_THRESHOLD: Final = 0.02
 """The share of the flight whose loss is tolerated."""
-_FEW_PACKETS: Final = 3
 _LARGE_SHARE: Final = 0.125
 BETA: Final = 0.7
 """The largest reduction by one round trip with excessive loss."""
@@ -45,10 +44,10 @@ _EXTRA_ACKED_SECONDS: Final = 0.1
 def is_excessive(lost: int, volume: float, packet_size: int) -> bool:
     """Say whether losing ``lost`` of ``volume`` bytes means congestion.
 
-    Beyond the draft's 2 % it takes three packets, or an eighth of the flight: of fifty packets one is already 2 %, and
-    a single packet is lost for other reasons too.
+    That is more than the draft's 2 % and one packet, or an eighth of the flight: of fifty packets one is already 2 %,
+    and a single packet is lost for other reasons too.
     """
-    return lost > volume * LOSS_THRESHOLD and (lost >= _FEW_PACKETS * packet_size or lost >= volume * _LARGE_SHARE)
+    return lost > volume * LOSS_THRESHOLD + packet_size or (lost > 0 and lost >= volume * _LARGE_SHARE)
 
 
 class PathModel:
@@ -187,8 +186,9 @@ class PathModel:
         self.app_limited = limited
         self.delivered = total = sample.total_delivered
 
-        self.bw_latest = max(self.bw_latest, rate)
-        self.inflight_latest = max(self.inflight_latest, delivered)
+        # Conditional expressions instead of max() and min(), here and below: a call costs more than all the rest.
+        self.bw_latest = rate if rate > self.bw_latest else self.bw_latest
+        self.inflight_latest = delivered if delivered > self.inflight_latest else self.inflight_latest
         if prior >= self._loss_round_delivered and now >= self._loss_round_ends:
             self._loss_round_delivered = total
             self._loss_round_ends = now + MIN_ROUND
@@ -196,7 +196,7 @@ class PathModel:
         else:
             self.loss_round_start = False
 
-        self._round_rate = max(self._round_rate, rate)
+        self._round_rate = rate if rate > self._round_rate else self._round_rate
         if prior >= self._next_round_delivered and now >= self._round_ends:
             self.start_round(now)
             self.round_count += 1
@@ -256,7 +256,7 @@ class PathModel:
         if self.loss_round_start:
             self.bw_latest = self.rate
             self.inflight_latest = delivered
-        self.bw = min(self.max_bw, self.bw_shortterm)
+        self.bw = self.max_bw if self.max_bw < self.bw_shortterm else self.bw_shortterm
 
     def _look_for_full_pipe(self, rate: float) -> None:
         if rate >= self._full_bw * _FULL_PIPE_GROWTH:
@@ -291,13 +291,15 @@ class PathModel:
             self._extra_acked_from = now
             expected = 0.0
         self._extra_acked_bytes += newly_acked
-        extra = min(self._extra_acked_bytes - int(expected), window, int(self.bw * _EXTRA_ACKED_SECONDS))
+        extra = self._extra_acked_bytes - int(expected)
         if self.round_start and self.round_count - self._extra_acked_round >= (1 if startup else _EXTRA_ACKED_ROUNDS):
             self._extra_acked_round = self.round_count
             self._extra_acked_before = 0 if startup else self._extra_acked_now
             self._extra_acked_now = 0
-        self._extra_acked_now = max(self._extra_acked_now, extra)
-        self.extra_acked = max(self._extra_acked_now, self._extra_acked_before)
+        if extra > self._extra_acked_now:
+            self._extra_acked_now = min(extra, window, int(self.bw * _EXTRA_ACKED_SECONDS))
+        present, before = self._extra_acked_now, self._extra_acked_before
+        self.extra_acked = present if present > before else before
 
     def restart_aggregation(self, now: float) -> None:
         """Do not take the burst after an idle time for aggregation (section 5.4.1)."""
@@ -306,11 +308,10 @@ class PathModel:
 
     # Loss
 
-    def take_loss(self, now: float, lost_bytes: int, new_range: bool) -> bool:
-        """Count a loss; return True when it is the first one of its round trip."""
+    def take_loss(self, now: float, lost_bytes: int, new_range: bool) -> None:
+        """Count a loss; the first one of a round trip begins the round that losses are judged by."""
         self.lost += lost_bytes
-        first = not self.loss_in_round
-        if first:
+        if not self.loss_in_round:
             self.loss_in_round = True
             self.loss_ranges = 0
             self._loss_round_delivered = self._loss_round_from = self.delivered
@@ -319,7 +320,6 @@ class PathModel:
         self._loss_round_lost += lost_bytes
         if new_range:
             self.loss_ranges += 1
-        return first
 
     def loss_round_is_excessive(self) -> bool:
         """Whether the round trip that just ended lost more than is tolerated."""
