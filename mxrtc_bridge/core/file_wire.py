@@ -393,9 +393,9 @@ def _read_announce(fields: Fields) -> Announce:
     if kind == EntryKind.FILE.value:
         version = read_matching(fields, "x", _VERSION)
         return Announce(index, Entry(path, EntryKind.FILE, read_count(fields, "s"), modified, version))
-    if kind == EntryKind.DIRECTORY.value:
-        return Announce(index, Entry(path, EntryKind.DIRECTORY, modified_ms=modified))
-    refuse("k", kind, "f or d")
+    if kind != EntryKind.DIRECTORY.value:
+        refuse("k", kind, "f or d")
+    return Announce(index, Entry(path, EntryKind.DIRECTORY, modified_ms=modified))
 
 
 def _read_get(fields: Fields) -> Get:

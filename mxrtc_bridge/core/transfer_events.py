@@ -1,8 +1,8 @@
 """What happens to a transfer, and what a transfer wants done: the values that the machines of ``file.v1.mxrtc`` share.
 
 Only values. Which event leads to which effect is decided in :mod:`mxrtc_bridge.core.transfer_source` and
-:mod:`mxrtc_bridge.core.transfer_receiver`; the words of the wire are in :mod:`mxrtc_bridge.core.file_wire`. What concerns
-the channel and its turns is the same as for a byte stream, and has the same names.
+:mod:`mxrtc_bridge.core.transfer_receiver`; the words of the wire are in :mod:`mxrtc_bridge.core.file_wire`. What
+concerns the channel and its turns is the same as for a byte stream, and has the same names.
 
 A *driver* is whoever owns a machine: it carries out the effects, in order, and reports what came of them as events.
 No effect returns anything. The machine touches no file; it names each by the index of its entry. The rules for both:
