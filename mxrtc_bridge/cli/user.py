@@ -1,4 +1,8 @@
-"""``mxrtc``: the user's command line. Reads options, runs one command, turns what happened into an exit code."""
+"""``mxrtc``: the user's command line. Reads options, runs one command, turns what happened into an exit code.
+
+The commands themselves, and with them the network libraries, are loaded when one of them runs: help answers at once,
+and Ctrl-C while they load is heard by the loop and ends the command in silence.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,6 @@ import click
 import uvloop
 
 from mxrtc_bridge import __version__
-from mxrtc_bridge.client import commands
 from mxrtc_bridge.client.exits import ClientError, Exit, explain_refusal
 from mxrtc_bridge.client.options import CallOptions, Forward, parse_forward
 from mxrtc_bridge.client.report import Report
@@ -161,7 +164,13 @@ def login(
     except UnicodeDecodeError:
         report.error("the password is not text in UTF-8", code=int(Exit.USAGE))
         sys.exit(Exit.USAGE)
-    run(report, lambda: commands.login(context.state, report, user, password, homeserver, prefix, bot))
+
+    async def work() -> None:
+        from mxrtc_bridge.client import commands  # noqa: PLC0415
+
+        await commands.login(context.state, report, user, password, homeserver, prefix, bot)
+
+    run(report, work)
 
 
 @main.command()
@@ -169,7 +178,13 @@ def login(
 def logout(context: Context) -> None:
     """Log out and forget the token."""
     report = context.report()
-    run(report, lambda: commands.logout(context.state, report))
+
+    async def work() -> None:
+        from mxrtc_bridge.client import commands  # noqa: PLC0415
+
+        await commands.logout(context.state, report)
+
+    run(report, work)
 
 
 @main.command("ls")
@@ -178,7 +193,13 @@ def logout(context: Context) -> None:
 def list_services(context: Context, peer: str | None) -> None:
     """List the services that I may use: of all peers of my server's bridge, or of one PEER."""
     report = context.report()
-    run(report, lambda: commands.list_services(context.state, report, context.call, peer))
+
+    async def work() -> None:
+        from mxrtc_bridge.client import commands  # noqa: PLC0415
+
+        await commands.list_services(context.state, report, context.call, peer)
+
+    run(report, work)
 
 
 @main.command()
@@ -199,6 +220,8 @@ def connect(context: Context, peer: str, listens: tuple[str, ...], no_reconnect:
     report = context.report()
 
     async def work() -> None:
+        from mxrtc_bridge.client import commands  # noqa: PLC0415
+
         forwards: list[Forward] = [parse_forward(text) for text in listens]
         await commands.connect(context.state, report, context.call, peer, forwards, reconnect=not no_reconnect)
 
@@ -214,7 +237,13 @@ def nc(context: Context, peer: str) -> None:
     ssh -o ProxyCommand='mxrtc nc build/ssh' me@build
     """
     report = context.report(data_on_stdout=True)
-    run(report, lambda: commands.nc(context.state, report, context.call, peer))
+
+    async def work() -> None:
+        from mxrtc_bridge.client import commands  # noqa: PLC0415
+
+        await commands.nc(context.state, report, context.call, peer)
+
+    run(report, work)
 
 
 @main.command()
@@ -225,7 +254,13 @@ def nc(context: Context, peer: str) -> None:
 def ping(context: Context, peer: str, count: int, interval: float) -> None:
     """Call a peer and measure the round trip over the data channel; says direct or relayed."""
     report = context.report()
-    run(report, lambda: commands.ping(context.state, report, context.call, peer, count, interval))
+
+    async def work() -> None:
+        from mxrtc_bridge.client import commands  # noqa: PLC0415
+
+        await commands.ping(context.state, report, context.call, peer, count, interval)
+
+    run(report, work)
 
 
 @main.command()
@@ -233,7 +268,13 @@ def ping(context: Context, peer: str, count: int, interval: float) -> None:
 def status(context: Context) -> None:
     """Show who is logged in, whether the homeserver answers, and what runs."""
     report = context.report()
-    run(report, lambda: commands.status(context.state, report))
+
+    async def work() -> None:
+        from mxrtc_bridge.client import commands  # noqa: PLC0415
+
+        await commands.status(context.state, report)
+
+    run(report, work)
 
 
 if __name__ == "__main__":
