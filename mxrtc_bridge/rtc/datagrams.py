@@ -38,13 +38,11 @@ class Drops:
 
 
 class DatagramReceiver(Protocol):
-    """What a socket, or a relayed one, needs from the connection it belongs to."""
+    """What a socket needs from the connection it belongs to."""
 
     drops: Drops
 
-    def payload_received(self, data: bytes, address: Address) -> None:
-        """Take one datagram that is not STUN."""
-        ...
+    def payload_received(self, data: bytes, address: Address) -> None: ...
 
 
 class GuardedStun(StunProtocol):
