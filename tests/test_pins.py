@@ -71,46 +71,10 @@ SIGNATURES = {
     "aiortc.rtcdtlstransport:RTCDtlsTransport._do_handshake": (),
     "aiortc.rtcdtlstransport:RTCDtlsTransport._recv_next": (),
     "aiortc.rtcdtlstransport:RTCDtlsTransport._write_ssl": (),
-    "aiortc.rtcdtlstransport:RTCDtlsTransport._send_data": ("data",),
     "aiortc.rtcdtlstransport:RTCDtlsTransport._set_role": ("role",),
     "aiortc.rtcdtlstransport:RTCDtlsTransport._set_state": ("state",),
     "aiortc.rtcdtlstransport:RTCDtlsTransport._setup_srtp": (),
     "aiortc.rtcdtlstransport:RTCDtlsTransport._validate_peer_identity": ("remoteParameters",),
-    "aiortc.rtcdtlstransport:RTCDtlsTransport._register_data_receiver": ("receiver",),
-    "aiortc.rtcdtlstransport:RTCDtlsTransport._unregister_data_receiver": ("receiver",),
-    # mxrtc_bridge.rtc.sctp*
-    "aiortc.rtcsctptransport:RTCSctpTransport.__init__": ("transport", "port"),
-    "aiortc.rtcsctptransport:RTCSctpTransport.start": ("remoteCaps", "remotePort"),
-    "aiortc.rtcsctptransport:RTCSctpTransport.stop": (),
-    "aiortc.rtcsctptransport:RTCSctpTransport._handle_data": ("data",),
-    "aiortc.rtcsctptransport:RTCSctpTransport._receive_chunk": ("chunk",),
-    "aiortc.rtcsctptransport:RTCSctpTransport._receive_data_chunk": ("chunk",),
-    "aiortc.rtcsctptransport:RTCSctpTransport._receive_sack_chunk": ("chunk",),
-    "aiortc.rtcsctptransport:RTCSctpTransport._receive": ("stream_id", "pp_id", "data"),
-    "aiortc.rtcsctptransport:RTCSctpTransport._mark_received": ("tsn",),
-    "aiortc.rtcsctptransport:RTCSctpTransport._reset_deferred_streams": (),
-    "aiortc.rtcsctptransport:RTCSctpTransport._send_chunk": ("chunk",),
-    "aiortc.rtcsctptransport:RTCSctpTransport._send_sack": (),
-    "aiortc.rtcsctptransport:RTCSctpTransport._set_state": ("state",),
-    "aiortc.rtcsctptransport:RTCSctpTransport._transmit": (),
-    "aiortc.rtcsctptransport:RTCSctpTransport._transmit_reconfig": (),
-    "aiortc.rtcsctptransport:RTCSctpTransport._update_rto": ("R",),
-    "aiortc.rtcsctptransport:RTCSctpTransport._t3_expired": (),
-    "aiortc.rtcsctptransport:RTCSctpTransport._t3_start": (),
-    "aiortc.rtcsctptransport:RTCSctpTransport._t3_restart": (),
-    "aiortc.rtcsctptransport:RTCSctpTransport._flight_size_increase": ("chunk",),
-    "aiortc.rtcsctptransport:RTCSctpTransport._data_channel_flush": (),
-    "aiortc.rtcsctptransport:RTCSctpTransport._data_channel_close": ("channel",),
-    "aiortc.rtcsctptransport:RTCSctpTransport._data_channel_closed": ("stream_id",),
-    "aiortc.rtcsctptransport:RTCSctpTransport._data_channel_receive": ("stream_id", "pp_id", "data"),
-    "aiortc.rtcsctptransport:InboundStream.add_chunk": ("chunk",),
-    "aiortc.rtcsctptransport:InboundStream.pop_messages": (),
-    "aiortc.rtcsctptransport:serialize_packet": (
-        "source_port",
-        "destination_port",
-        "verification_tag",
-        "chunk",
-    ),
 }
 
 SOURCES = {
@@ -122,15 +86,10 @@ SOURCES = {
         "self._task = asyncio.ensure_future(self.__run())",
     ),
     "aiortc.rtcdtlstransport:RTCDtlsTransport.start": ("_create_ssl_context(",),
+    # While DTLS is open the queue carries nothing but the end: these put None into it.
+    "aioice.ice:Connection.protocol_lost": ("self._queue.put_nowait(None)",),
+    "aioice.ice:Connection.recvfrom": ("await self._queue.get()", "if result is None:"),
     "aioice.turn:TurnTransport": ("self.__close_task", "self.__send_tasks"),
-    # Decisions of the base class that our overrides build on.
-    "aiortc.rtcsctptransport:RTCSctpTransport._handle_data": ("if self._sack_needed:", "await self._send_sack()"),
-    "aiortc.rtcsctptransport:RTCSctpTransport._receive_sack_chunk": (
-        "await self._data_channel_flush()",
-        "await self._transmit()",
-        "chunk._retransmit = True",
-    ),
-    "aiortc.rtcsctptransport:RTCSctpTransport._transmit_reconfig": ("self._data_channel_queue",),
     "aioice.ice:Connection.connect": ("self._query_consent_task = asyncio.create_task(self.query_consent())",),
 }
 
@@ -181,41 +140,7 @@ CONNECTION_STATE = (
     "remote_password",
     "remote_username",
 )
-DTLS_STATE = ("_data_receiver", "_role", "_ssl", "_state", "_task", "encrypted")
-SCTP_STATE = (
-    "_advertised_rwnd",
-    "_association_state",
-    "_cwnd",
-    "_data_channel_id",
-    "_data_channel_queue",
-    "_data_channels",
-    "_fast_recovery_exit",
-    "_fast_recovery_transmit",
-    "_flight_size",
-    "_inbound_streams",
-    "_last_received_tsn",
-    "_last_sacked_tsn",
-    "_local_partial_reliability",
-    "_local_port",
-    "_local_tsn",
-    "_outbound_queue",
-    "_outbound_stream_seq",
-    "_outbound_streams_count",
-    "_reconfig_deferred",
-    "_reconfig_queue",
-    "_reconfig_request",
-    "_remote_max_message_size",
-    "_remote_port",
-    "_remote_verification_tag",
-    "_rto",
-    "_rttvar",
-    "_sack_duplicates",
-    "_sack_misordered",
-    "_sack_needed",
-    "_sent_queue",
-    "_srtt",
-    "_t3_handle",
-)
+DTLS_STATE = ("_role", "_ssl", "_state", "_task", "encrypted")
 
 
 async def test_state_that_we_share_exists_and_ours_hides_nothing() -> None:
@@ -224,23 +149,20 @@ async def test_state_that_we_share_exists_and_ours_hides_nothing() -> None:
     from aiortc import RTCCertificate
     from aiortc.rtcdtlstransport import RTCDtlsTransport
     from aiortc.rtcicetransport import RTCIceGatherer, RTCIceTransport
-    from aiortc.rtcsctptransport import RTCSctpTransport
 
     connection = Connection(ice_controlling=True)
     dtls = RTCDtlsTransport(RTCIceTransport(RTCIceGatherer(iceServers=[])), [RTCCertificate.generateCertificate()])
-    sctp = RTCSctpTransport(dtls)
-    for thing, names in ((connection, CONNECTION_STATE), (dtls, DTLS_STATE), (sctp, SCTP_STATE)):
+    for thing, names in ((connection, CONNECTION_STATE), (dtls, DTLS_STATE)):
         missing = [name for name in names if not hasattr(thing, name)]
         assert missing == [], f"{type(thing).__name__} has lost {missing}"
-    await _assert_no_accidental_names(connection, dtls, sctp)
+    await _assert_no_accidental_names(connection, dtls)
 
 
-async def _assert_no_accidental_names(connection: object, dtls: object, sctp: object) -> None:
+async def _assert_no_accidental_names(connection: object, dtls: object) -> None:
     from tests.rtc.peers import make_peer
 
     peer = make_peer()
-    shared = {"_advertised_rwnd", "_cwnd", "_local_partial_reliability"}
-    for ours, theirs in ((peer._ice, connection), (peer._dtls, dtls), (peer._association, sctp)):
+    for ours, theirs in ((peer._ice, connection), (peer._dtls, dtls)):
         package = "mxrtc_bridge"
         assigned = {
             name
@@ -249,6 +171,6 @@ async def _assert_no_accidental_names(connection: object, dtls: object, sctp: ob
             for name in kind.__init__.__code__.co_names
             if name.startswith("_") and not name.startswith("__")
         }
-        accidental = (assigned & set(vars(theirs))) - shared
+        accidental = assigned & set(vars(theirs))
         assert accidental == set(), f"{type(ours).__name__} and its base class both use {accidental}"
     await peer.close()

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Protocol
 
 from mxrtc_bridge.engine.ports import ChannelListener
-from mxrtc_bridge.rtc.sctp_stream import StreamListener
+from mxrtc_bridge.rtc.stream import StreamListener
 
 log = logging.getLogger("mxrtc_bridge.rtc")
 
@@ -79,7 +79,7 @@ class DataChannel:
         self._stream.send(message)
 
     def consumed(self, size: int) -> None:
-        """Say that ``size`` bytes of received binary payload have left our memory; text need not be reported."""
+        """Say that ``size`` bytes of received payload have left our memory; text counts by its UTF-8."""
         self._stream.consumed(size)
 
     def close(self) -> None:

@@ -38,11 +38,13 @@ class Drops:
 
 
 class DatagramReceiver(Protocol):
-    """What a socket needs from the connection it belongs to."""
+    """What a socket, or a relayed one, needs from the connection it belongs to."""
 
     drops: Drops
 
-    def payload_received(self, data: bytes, address: Address) -> None: ...
+    def payload_received(self, data: bytes, address: Address) -> None:
+        """Take one datagram that is not STUN."""
+        ...
 
 
 class GuardedStun(StunProtocol):

@@ -5,6 +5,8 @@ Differences to the class below it:
 - media is absent: no SRTP keys are derived, and a peer that does not offer SRTP is welcome;
 - the certificate of the other side is compared by the digest of its DER bytes, without parsing it;
 - all records of a datagram are read, and our flights are cut at record boundaries;
+- once it is open there is no task and no queue: runs of datagrams go in and lists of packets come out, and the other
+  way round, in one call each;
 - nothing that arrives can raise: the end of the connection is a state, with a reason in words.
 
 Datagrams only come from checked addresses (:mod:`mxrtc_bridge.rtc.ice`), so a forged ClientHello never gets here.
@@ -18,13 +20,14 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
 from aiortc import RTCCertificate, RTCDtlsFingerprint, RTCDtlsParameters, RTCIceTransport
-from aiortc.rtcdtlstransport import DataReceiver, RTCDtlsTransport, State
+from aiortc.rtcdtlstransport import RTCDtlsTransport, State
 from OpenSSL import SSL, crypto
 
 from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.sdp import Fingerprint
 from mxrtc_bridge.rtc.certificates import DIGESTS, fingerprint_of
 from mxrtc_bridge.rtc.ice import IceConnection
+from mxrtc_bridge.rtc.udp import MAX_RUN, MAX_SEGMENTS
 
 RECORD_HEADER = 13
 """Type, version, epoch, sequence number, length (RFC 6347 section 4.1)."""
@@ -32,16 +35,18 @@ MAX_DATAGRAM = 1200
 """Our handshake flights are cut so that they fit every path; application data is sized by SCTP."""
 MAX_PLAINTEXT = 2048
 """More than fits into one unfragmented datagram."""
+MAX_EXPANSION = 80
+"""A record is longer than what is in it by no more than this, whatever the cipher."""
+MAX_JOINED = 16 * 1024
+"""Records that OpenSSL gets at once: it reads into a buffer of this size, and what does not fit would be cut off."""
 APPLICATION_DATA = 23
 
 
 class PacketReceiver(Protocol):
     """What gets the decrypted packets."""
 
-    async def _handle_data(self, data: bytes) -> None: ...
-
-    def input_drained(self) -> None:
-        """No further packet waits at the moment."""
+    def packets_received(self, packets: list[bytes]) -> None:
+        """Take all packets of a batch, in the order of arrival."""
         ...
 
 
@@ -76,6 +81,9 @@ class DtlsTransport(RTCDtlsTransport):
         self._closed_by_peer = False
         self._identity_refused = False
         self._receiver: PacketReceiver | None = None
+        self._packets: list[bytes] = []
+        self._over = False
+        self._handshake_timer: asyncio.TimerHandle | None = None
 
     @property
     def end_reason(self) -> str:
@@ -108,23 +116,14 @@ class DtlsTransport(RTCDtlsTransport):
             )
         if self._state is not State.CONNECTED:
             raise TransportError("dtls_failed", "the DTLS handshake failed")
-        self._connection.open_queue()
 
-    @property
-    def input_pending(self) -> bool:
-        """Whether another datagram waits to be read."""
-        return self._connection.input_pending
+    def attach(self, receiver: PacketReceiver) -> None:
+        """Hand packets to ``receiver`` from now on, beginning with those that came since the handshake."""
+        self._receiver = receiver
+        self._watch_last_flight()
+        self._connection.attach(self)
 
-    # Called by the base class, and by the SCTP transport above
-
-    def _register_data_receiver(self, receiver: DataReceiver) -> None:
-        super()._register_data_receiver(receiver)
-        self._receiver = cast(PacketReceiver, receiver)
-
-    def _unregister_data_receiver(self, receiver: DataReceiver) -> None:
-        super()._unregister_data_receiver(receiver)
-        if self._data_receiver is None:
-            self._receiver = None
+    # Called by the base class
 
     def _setup_srtp(self) -> None:
         """Data only: no keys for media."""
@@ -147,13 +146,12 @@ class DtlsTransport(RTCDtlsTransport):
             self._ended()
 
     async def _recv_next(self) -> None:
-        """Read one datagram, or let a handshake timer expire.
+        """Read one datagram of the handshake, or let a timer of it expire; afterwards wait for the end.
 
         Raises:
             ConnectionError: the connection has ended.
         """
-        assert self._ssl is not None
-        timeout_s = self._retransmission_timeout()
+        timeout_s = None if self._state is State.CONNECTED else self._retransmission_timeout()
         if timeout_s is None:
             datagram = await self._connection.recv()
         else:
@@ -163,17 +161,9 @@ class DtlsTransport(RTCDtlsTransport):
             except TimeoutError:
                 self._retransmit_flight()
                 return
-        if 20 <= datagram[0] <= 63:  # RFC 7983; the rest would be media
-            self._ssl.bio_write(datagram)
-            count = self._records_in(datagram)
-            for _ in range(count):
-                packet = self._read_record()
-                if packet and self._receiver is not None:
-                    await self._receiver._handle_data(packet)
-            if datagram[0] != APPLICATION_DATA or not self._handshake_settled:
-                await self._write_ssl()
-        if self._receiver is not None and not self._connection.input_pending:
-            self._receiver.input_drained()
+        self._take_datagram(datagram)
+        if self._over:
+            raise ConnectionError(self.end_reason)
 
     def _retransmission_timeout(self) -> float | None:
         if self._handshake_settled:
@@ -192,6 +182,84 @@ class DtlsTransport(RTCDtlsTransport):
             raise ConnectionError("the DTLS handshake got no answer") from error
         self._flush()
 
+    def _watch_last_flight(self) -> None:
+        """The last flight of a handshake may have to be sent again after its end (DTLS 1.3)."""
+        self._handshake_timer = None
+        timeout_s = self._retransmission_timeout()
+        if timeout_s is not None and self._state is State.CONNECTED:
+            self._handshake_timer = asyncio.get_running_loop().call_later(timeout_s, self._last_flight_due)
+
+    def _last_flight_due(self) -> None:
+        try:
+            self._retransmit_flight()
+        except ConnectionError:
+            self._end()
+        else:
+            self._watch_last_flight()
+
+    # Receiving
+
+    def run_received(self, data: bytes, size: int) -> None:
+        """Decrypt a run of datagrams (:class:`mxrtc_bridge.rtc.ice.RunSink`)."""
+        if self._over:
+            return
+        whole = len(data) // size * size
+        if whole > size and _is_uniform(data, size, whole):
+            assert self._ssl is not None
+            step = max(1, MAX_JOINED // size) * size
+            for start in range(0, whole, step):
+                part = data[start : min(start + step, whole)]
+                self._ssl.bio_write(part)
+                self._read_records(len(part) // size)
+            data = data[whole:]
+        try:
+            for start in range(0, len(data), size):
+                self._take_datagram(data[start : start + size])
+        except ConnectionError:
+            self._over = True  # what had to be answered cannot be sent any more
+
+    def runs_ended(self) -> None:
+        """Hand the packets of a batch over."""
+        packets = self._packets
+        if packets:
+            self._packets = []
+            self._connection.note_alive()
+            if self._receiver is not None:
+                self._receiver.packets_received(packets)
+        if self._over:
+            self._connection.wake()
+
+    def _end(self) -> None:
+        self._over = True
+        self._connection.wake()
+
+    def _take_datagram(self, datagram: bytes) -> None:
+        if self._over or not 20 <= datagram[0] <= 63:  # RFC 7983; the rest would be media
+            return
+        assert self._ssl is not None
+        self._ssl.bio_write(datagram)
+        self._read_records(self._records_in(datagram))
+        if datagram[0] != APPLICATION_DATA or not self._handshake_settled:
+            self._flush()
+
+    def _read_records(self, count: int) -> None:
+        """Read so many times: SSL_read returns one record at a time."""
+        assert self._ssl is not None
+        receive, packets = self._ssl.recv, self._packets
+        for _ in range(count):
+            try:
+                packets.append(receive(MAX_PLAINTEXT))
+            except SSL.WantReadError:
+                return
+            except SSL.ZeroReturnError:
+                self._closed_by_peer = self._over = True
+                return
+            except SSL.Error:
+                # In the handshake the next step reports it. Later it is a fatal alert, or nothing that concerns us.
+                if self._handshake_settled and self._ssl.get_shutdown() & SSL.RECEIVED_SHUTDOWN:
+                    self._closed_by_peer = self._over = True
+                    return
+
     def _records_in(self, datagram: bytes) -> int:
         """How many times to read: SSL_read returns one application record at a time."""
         count = position = 0
@@ -200,23 +268,7 @@ class DtlsTransport(RTCDtlsTransport):
             count += 1
         return max(1, count)
 
-    def _read_record(self) -> bytes:
-        assert self._ssl is not None
-        try:
-            packet: bytes = self._ssl.recv(MAX_PLAINTEXT)
-        except SSL.WantReadError:
-            return b""
-        except SSL.ZeroReturnError:
-            self._closed_by_peer = True
-            raise ConnectionError("closed by the other side") from None
-        except SSL.Error:
-            # In the handshake the next step reports it. Later it is a fatal alert, or nothing that concerns us.
-            if self._handshake_settled and self._ssl.get_shutdown() & SSL.RECEIVED_SHUTDOWN:
-                self._closed_by_peer = True
-                raise ConnectionError("ended by an alert") from None
-            return b""
-        self._connection.note_alive()
-        return packet
+    # Sending
 
     async def _write_ssl(self) -> None:
         self._flush()
@@ -230,27 +282,51 @@ class DtlsTransport(RTCDtlsTransport):
         for datagram in split_records(flight):
             self._connection.send_now(datagram)
 
-    def send_packet(self, packet: bytes) -> None:
-        """Encrypt and send one packet.
+    def send_packets(self, packets: list[bytes]) -> None:
+        """Encrypt and send packets, runs of one size together.
 
         Raises:
             ConnectionError: the transport is not open.
         """
-        if self._state is not State.CONNECTED or self._ssl is None:
+        ssl = self._ssl
+        if self._state is not State.CONNECTED or ssl is None or self._over:
             raise ConnectionError("DTLS is not open")
+        encrypt, send_run = ssl.send, self._connection.send_run
+        start, count = 0, len(packets)
         try:
-            self._ssl.send(packet)
-            record: bytes = self._ssl.bio_read(MAX_PLAINTEXT)
+            while start < count:
+                size = len(packets[start])
+                end, limit = start + 1, min(count, start + min(MAX_SEGMENTS, MAX_RUN // (size + MAX_EXPANSION)))
+                while end < limit and len(packets[end]) == size:
+                    end += 1
+                if end < limit and len(packets[end]) < size:
+                    end += 1
+                for packet in packets[start:end]:
+                    encrypt(packet)
+                records: bytes = ssl.bio_read((size + MAX_EXPANSION) * (end - start))
+                send_run(records, RECORD_HEADER + (records[11] << 8 | records[12]))
+                start = end
         except SSL.Error as error:
             raise ConnectionError("DTLS is shut down") from error
-        self._connection.send_now(record)
-
-    async def _send_data(self, data: bytes) -> None:
-        self.send_packet(data)
 
     async def stop(self) -> None:
         """Say goodbye and end the reading task; the ICE connection stays open."""
+        self._connection.detach()
+        self._receiver = None
+        if self._handshake_timer is not None:
+            self._handshake_timer.cancel()
         task = self._task
         await super().stop()
         if task is not None:
             await asyncio.gather(task, return_exceptions=True)
+
+
+def _is_uniform(data: bytes, size: int, whole: int) -> bool:
+    """Whether every datagram of a run is one record of application data that fills it.
+
+    Only then may OpenSSL get several of them at once: a length that lies would take its neighbours with it.
+    """
+    if size <= RECORD_HEADER or data[0] != APPLICATION_DATA or data[11] << 8 | data[12] != size - RECORD_HEADER:
+        return False
+    count = whole // size
+    return all(data[at:whole:size].count(data[at]) == count for at in (0, 1, 2, 3, 4, 11, 12))

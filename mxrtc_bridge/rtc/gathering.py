@@ -25,6 +25,7 @@ from mxrtc_bridge.rtc.datagrams import Address, DatagramReceiver, GuardedStun
 from mxrtc_bridge.rtc.interfaces import bind_udp, choose_addresses, local_addresses, shown_address
 from mxrtc_bridge.rtc.servers import ServerPlan, StunServer, TurnServer
 from mxrtc_bridge.rtc.settings import IpAddress, RtcSettings
+from mxrtc_bridge.rtc.udp import RunReceiver, UdpTransport
 
 log = logging.getLogger("mxrtc_bridge.rtc")
 
@@ -40,7 +41,7 @@ COMPONENT = 1
 _SERVER_ERRORS = (OSError, ValueError, LookupError, stun.TransactionError, asyncio.IncompleteReadError)
 
 
-class CandidateOwner(DatagramReceiver, Protocol):
+class CandidateOwner(DatagramReceiver, RunReceiver, Protocol):
     """The connection that candidates are gathered for; it owns the sockets from the moment they exist."""
 
     def add_protocol(self, protocol: GuardedStun) -> None: ...
@@ -73,7 +74,7 @@ class Gathering:
         hosts: list[GuardedStun] = []
         if self._settings.policy is IcePolicy.ALL:
             try:
-                hosts = await self._open_host_sockets()
+                hosts = self._open_host_sockets()
             except TransportError as error:
                 problem = error
         await self._ask_servers(hosts)
@@ -97,13 +98,13 @@ class Gathering:
 
     # Host candidates
 
-    async def _open_host_sockets(self) -> list[GuardedStun]:
+    def _open_host_sockets(self) -> list[GuardedStun]:
         addresses = choose_addresses(local_addresses(), self._settings.interfaces)
         protocols: list[GuardedStun] = []
         failure: OSError | None = None
         for index, address in enumerate(addresses):
             try:
-                protocols.append(await self._open_host_socket(address, 65535 - index))
+                protocols.append(self._open_host_socket(address, 65535 - index))
             except OSError as error:
                 failure = error
                 log.debug("could not bind a UDP socket: %s", _without_addresses(error))
@@ -117,15 +118,10 @@ class Gathering:
             return f"no free UDP port within {first}-{last}; every call takes one port per address: widen port_range"
         return f"no UDP socket could be opened: {failure.strerror if failure else 'no address'}"
 
-    async def _open_host_socket(self, address: IpAddress, preference: int) -> GuardedStun:
-        sock = bind_udp(address, self._settings.port_range)
-        loop = asyncio.get_running_loop()
-        try:
-            _, protocol = await loop.create_datagram_endpoint(lambda: GuardedStun(self._owner), sock=sock)
-        except BaseException:
-            sock.close()
-            raise
-        host, port = protocol.transport.get_extra_info("sockname")[:2]
+    def _open_host_socket(self, address: IpAddress, preference: int) -> GuardedStun:
+        protocol = GuardedStun(self._owner)
+        transport = UdpTransport(bind_udp(address, self._settings.port_range), protocol, self._owner)
+        host, port = transport.get_extra_info("sockname")[:2]
         protocol.local_candidate = Candidate(
             foundation=candidate_foundation("host", "udp", host),
             component=COMPONENT,

@@ -19,6 +19,7 @@ import logging
 import secrets
 from collections import deque
 from random import random
+from typing import Protocol
 
 from aioice import stun
 from aioice.candidate import Candidate as AioiceCandidate
@@ -31,6 +32,7 @@ from mxrtc_bridge.rtc.datagrams import Address, Drops, GuardedStun
 from mxrtc_bridge.rtc.gathering import COMPONENT, Gathering
 from mxrtc_bridge.rtc.servers import ServerPlan
 from mxrtc_bridge.rtc.settings import RtcSettings
+from mxrtc_bridge.rtc.udp import UdpTransport
 
 log = logging.getLogger("mxrtc_bridge.rtc")
 
@@ -45,8 +47,8 @@ MAX_PAIRS = 200
 
 EARLY_QUEUE = 64
 """Datagrams kept before DTLS is up: one flight of a handshake, several times."""
-OPEN_QUEUE = 2048
-"""Datagrams kept afterwards: more than a receive window. The newest is dropped, as a full socket buffer does."""
+RELAYED_QUEUE = 2048
+"""Relayed datagrams that come in one turn of the loop; the newest is dropped, as a full socket buffer does."""
 
 MAX_HELD_DATAGRAMS = 16
 """Payload from an address whose check is about to succeed: the first flight of the other side's handshake often comes
@@ -57,6 +59,18 @@ RELAY_CLOSE_S = 1.5
 
 CONSENT_RETRANSMISSIONS = 5
 """With STUN's 0.5 s, 1 s, 2 s, ... an answer counts for half a minute after the question."""
+
+
+class RunSink(Protocol):
+    """Gets payload once DTLS is up: in runs, without a queue in between."""
+
+    def run_received(self, data: bytes, size: int) -> None:
+        """Take datagrams of ``size`` bytes each, one behind the other, of which the last may be shorter."""
+        ...
+
+    def runs_ended(self) -> None:
+        """No further payload comes with this batch."""
+        ...
 
 
 class IceConnection(Connection):
@@ -82,7 +96,8 @@ class IceConnection(Connection):
         self._plan = plan
         self._checked: set[Address] = set()
         self._held: deque[tuple[bytes, Address]] = deque(maxlen=MAX_HELD_DATAGRAMS)
-        self._queue_limit = EARLY_QUEUE
+        self._sink: RunSink | None = None
+        self._relayed: deque[bytes] = deque()
         self._alive_at = 0.0
         self._loop = asyncio.get_running_loop()
 
@@ -173,11 +188,42 @@ class IceConnection(Connection):
         """Drop what has the first byte of STUN and is none: nothing else of ours begins so (RFC 7983)."""
         self.drops.malformed += 1
 
+    def run_received(self, data: bytes, size: int, address: Address) -> None:
+        """Take payload that a socket has read, if it comes from a checked address."""
+        if self._sink is not None and address in self._checked:
+            self._sink.run_received(data, size)
+            return
+        for start in range(0, len(data), size):
+            self._take_early(data[start : start + size], address)
+
+    def runs_ended(self) -> None:
+        """The socket has read a batch."""
+        if self._sink is not None:
+            self._sink.runs_ended()
+
     def payload_received(self, data: bytes, address: Address) -> None:
-        """Queue a datagram that is not STUN, if it comes from a checked address."""
+        """Take one datagram that came through a relay."""
+        if self._sink is None or address not in self._checked:
+            self._take_early(data, address)
+        elif len(self._relayed) >= RELAYED_QUEUE:
+            self.drops.overflow += 1
+        else:
+            # They come one by one; those of one turn of the loop are a batch.
+            if not self._relayed:
+                self._loop.call_soon(self._hand_relayed)
+            self._relayed.append(data)
+
+    def _hand_relayed(self) -> None:
+        relayed, self._relayed = self._relayed, deque()
+        if self._sink is not None:
+            for datagram in relayed:
+                self._sink.run_received(datagram, len(datagram))
+            self._sink.runs_ended()
+
+    def _take_early(self, data: bytes, address: Address) -> None:
         if address not in self._checked:
             self._hold(data, address)
-        elif self._queue.qsize() >= self._queue_limit:
+        elif self._queue.qsize() >= EARLY_QUEUE:
             self.drops.overflow += 1
         else:
             self._queue.put_nowait((data, COMPONENT))
@@ -189,7 +235,7 @@ class IceConnection(Connection):
         """
         asked = any(pair.remote_addr == address for pair in self._check_list)
         asking = any(source == address for _, source, _ in self._early_checks)
-        if self._queue_limit == EARLY_QUEUE and (asked or asking):
+        if self._sink is None and (asked or asking):
             self._held.append((data, address))
         else:
             self.drops.stranger += 1
@@ -200,17 +246,33 @@ class IceConnection(Connection):
             self._checked.add(address)
             held, self._held = self._held, deque(maxlen=MAX_HELD_DATAGRAMS)
             for data, source in held:
-                self.payload_received(data, source)  # of other addresses: held again
+                self._take_early(data, source)  # of other addresses: held again
 
-    def open_queue(self) -> None:
-        """DTLS is up, so what is queued from now on is read at once: allow for bursts."""
-        self._queue_limit = OPEN_QUEUE
+    def attach(self, sink: RunSink) -> None:
+        """DTLS is up: hand what was queued to ``sink``, and everything from now on, in the order of arrival.
+
+        The queue then only says, by waking whoever reads from it, that the connection has ended.
+        """
         self._held.clear()
+        self._sink = sink
+        ended = False
+        while not self._queue.empty():
+            item = self._queue.get_nowait()
+            if item is None:
+                ended = True
+            else:
+                sink.run_received(item[0], len(item[0]))
+        if ended:
+            self._queue.put_nowait(None)
+        sink.runs_ended()
 
-    @property
-    def input_pending(self) -> bool:
-        """Whether another datagram waits to be read."""
-        return not self._queue.empty()
+    def detach(self) -> None:
+        """Hand out nothing any more."""
+        self._sink = None
+
+    def wake(self) -> None:
+        """End the wait of whoever reads from the queue, with a ConnectionError."""
+        self._queue.put_nowait(None)
 
     def send_now(self, data: bytes) -> None:
         """Send a datagram on the nominated pair.
@@ -218,10 +280,23 @@ class IceConnection(Connection):
         Raises:
             ConnectionError: there is none.
         """
+        self.send_run(data, len(data))
+
+    def send_run(self, data: bytes, size: int) -> None:
+        """Send datagrams of ``size`` bytes each, of which the last may be shorter, on the nominated pair.
+
+        Raises:
+            ConnectionError: there is none.
+        """
         pair = self._nominated.get(COMPONENT)
         if pair is None:
             raise ConnectionError("no nominated pair")
-        pair.protocol.transport.sendto(data, pair.remote_addr)
+        transport = pair.protocol.transport
+        if isinstance(transport, UdpTransport):
+            transport.send_run(data, size, pair.remote_addr)
+        else:
+            for start in range(0, len(data), size):
+                transport.sendto(data[start : start + size], pair.remote_addr)
 
     def path(self) -> Path | None:
         """The nominated pair in words, or None."""
@@ -263,7 +338,7 @@ class IceConnection(Connection):
             for task in questions:
                 task.cancel()
         self.consent_expired = True
-        self._queue.put_nowait(None)  # wakes whoever reads, with a ConnectionError
+        self.wake()
 
     async def _ask_consent(self, pair: CandidatePair) -> None:
         assert self.remote_password is not None
@@ -283,6 +358,7 @@ class IceConnection(Connection):
     async def close(self) -> None:
         """Close all sockets and end all tasks; relayed ones are given a moment to say goodbye to their server."""
         self._closing = True
+        self._sink = None
         relays = [p for p in self._protocols if p.local_candidate.type == "relay"]
         for protocol in relays:
             self._protocols.remove(protocol)

@@ -21,20 +21,18 @@ from mxrtc_bridge.core.events import DescriptionType
 from mxrtc_bridge.core.ice import Path
 from mxrtc_bridge.core.sdp import Candidate, Description, Setup, format_description
 from mxrtc_bridge.engine.ports import PeerListener
+from mxrtc_bridge.rtc.association import LOCAL_PORT, PeerAssociation
 from mxrtc_bridge.rtc.certificates import local_fingerprint
 from mxrtc_bridge.rtc.channel import DataChannel
 from mxrtc_bridge.rtc.datagrams import Drops
 from mxrtc_bridge.rtc.dtls import DtlsTransport
 from mxrtc_bridge.rtc.ice import IceConnection, described_candidates, new_session_id
-from mxrtc_bridge.rtc.sctp import Association
-from mxrtc_bridge.rtc.sctp_stream import SctpStream
 from mxrtc_bridge.rtc.servers import ServerPlan
 from mxrtc_bridge.rtc.settings import RtcSettings
+from mxrtc_bridge.rtc.stream import SctpStream
 
 log = logging.getLogger("mxrtc_bridge.rtc")
 
-SCTP_PORT = 5000
-"""The number every implementation uses (RFC 8841 section 5.1); it has nothing to do with UDP ports."""
 DEFAULT_MID = "0"
 
 
@@ -67,7 +65,7 @@ class DataPeer:
         self._certificate = certificate
         self._ice = IceConnection(settings, plan, controlling=False)
         self._dtls = DtlsTransport(self._ice, certificate, ended=self._dtls_ended)
-        self._association = Association(self._dtls, settings, self)
+        self._association = PeerAssociation(self._dtls, settings, self)
         self._listener: PeerListener | None = None
         self._state = State.NEW
         self._remote: Description | None = None
@@ -144,7 +142,7 @@ class DataPeer:
             ice_lite=False,
             fingerprints=(local_fingerprint(self._certificate),),
             setup=setup,
-            sctp_port=SCTP_PORT,
+            sctp_port=LOCAL_PORT,
             max_message_size=self._settings.max_message,
             candidates=described_candidates(self._ice),
             end_of_candidates=True,
@@ -171,6 +169,7 @@ class DataPeer:
             timeout_s=self._settings.dtls_timeout_s,
         )
         await self._association.establish(
+            dtls_client=not self._dtls_server,
             port=remote.sctp_port,
             max_message_size=remote.max_message_size,
             timeout_s=self._settings.sctp_timeout_s,

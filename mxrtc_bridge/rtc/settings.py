@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from enum import Enum
 
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.ice import IcePolicy
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class CongestionKind(Enum):
+    """Which congestion control our side sends with; the other side does not notice which."""
+
+    BBR = "bbr"
+    """By a model of the path: a single loss is no reason to slow down."""
+    NEWRENO = "newreno"
+    """By loss alone (RFC 9260 section 7.2), as other WebRTC implementations do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +81,14 @@ class RtcSettings:
     """Largest message in either direction."""
     max_channel_name: int = 256
     """Label and protocol of a channel, together, in bytes."""
-    send_mark: int = 64 * 1024
+    send_mark: int = 256 * 1024
     """Below this much queued payload, more is welcome."""
     send_limit: int = 8 * 1024 * 1024
     """Queued payload that ends the connection: somebody did not look at the mark."""
-    receive_window: int = 1024 * 1024
-    """Received payload that may wait in our memory for its consumer, over all channels."""
-    reassembly_limit: int = 1024 * 1024
-    """Fragments that may wait for missing ones, over all channels."""
+    receive_window: int = 4 * 1024 * 1024
+    """Received payload that may wait in our memory for its consumer, over all channels; incomplete messages may take as
+    much again. It bounds the rate of one connection: 80 MB/s at 50 ms of round trip."""
+    congestion: CongestionKind = CongestionKind.BBR
 
     def __post_init__(self) -> None:
         if self.port_range is not None:

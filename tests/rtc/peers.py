@@ -38,6 +38,8 @@ class RecordingChannel:
 
     def text_received(self, text: str) -> None:
         self._note(text)
+        if self.consume:
+            self.channel.consumed(len(text.encode()))
 
     def binary_received(self, data: bytes) -> None:
         self.received_bytes += len(data)
@@ -107,6 +109,14 @@ class RecordingPeer:
 
 def make_peer(settings: RtcSettings = LOOPBACK, plan: ServerPlan | None = None, **changes: object) -> DataPeer:
     return DataPeer(replace(settings, **changes), make_certificate(), plan or ServerPlan())  # type: ignore[arg-type]
+
+
+def unconsumed(peer: DataPeer) -> int:
+    """Received bytes of ``peer`` that count against its receive window."""
+    machine = peer._association._machine
+    assert machine is not None
+    assert machine._receiver is not None
+    return machine._receiver.reassembly.unconsumed
 
 
 def offer_of(sdp: str) -> Description:

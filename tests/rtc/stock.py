@@ -57,6 +57,14 @@ class StockPeer:
     def sctp(self) -> Any:
         return self.connection.sctp
 
+    def hear_nothing(self) -> None:
+        """Ignore every SCTP packet from now on."""
+
+        async def ignore(data: bytes) -> None:
+            """Do nothing."""
+
+        self.sctp._handle_data = ignore
+
     async def send_packet(self, packet: bytes) -> None:
         """Send a raw SCTP packet inside DTLS, as only a hostile or broken peer does."""
         await self.sctp.transport._send_data(packet)

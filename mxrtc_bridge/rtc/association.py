@@ -1,0 +1,483 @@
+"""The SCTP association of a peer connection: joins the pure machine (:mod:`mxrtc_bridge.sctp`) to DTLS and the loop.
+
+It gives the machine packets and the time, sends what it wants sent, keeps one timer for its next deadline, and tells
+its listener what happened. All of that happens in *turns*: one after each batch of packets, one when the timer fires,
+and one for all calls that were made in the same turn of the loop. In a turn events are told first, so that what they
+make the listener send leaves with the same acknowledgements; the listener is never called from inside one of its calls.
+
+What it must never do: raise into the event loop because of the other side, or work for long without letting others
+read: a turn sends a bounded number of packets and goes on in the next turn of the loop.
+
+The time is that of the monotonic clock, not the loop's: uvloop's has milliseconds, which is longer than a round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import secrets
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from mxrtc_bridge.core.errors import StateError, TransportError
+from mxrtc_bridge.rtc.settings import CongestionKind, RtcSettings
+from mxrtc_bridge.rtc.stream import SctpStream
+from mxrtc_bridge.sctp.association import Association
+from mxrtc_bridge.sctp.bbr import Bbr
+from mxrtc_bridge.sctp.channels import (
+    ChannelClosed,
+    ChannelClosing,
+    ChannelEvent,
+    ChannelMessage,
+    ChannelOffered,
+    ChannelOpened,
+    DataChannels,
+)
+from mxrtc_bridge.sctp.congestion import CongestionControl
+from mxrtc_bridge.sctp.dcep import Open
+from mxrtc_bridge.sctp.events import Ended, Established, SendSpace
+from mxrtc_bridge.sctp.newreno import NewReno
+from mxrtc_bridge.sctp.settings import SctpSettings
+
+log = logging.getLogger("mxrtc_bridge.rtc")
+
+LOCAL_PORT = 5000
+"""The number every implementation uses (RFC 8841 section 5.1); it has nothing to do with UDP ports."""
+MIN_REMOTE_MESSAGE = 16 * 1024
+"""Payload travels in messages of this size: a peer that takes less is of no use."""
+PACKET_SIZE = 1160
+"""With the 37 bytes of a DTLS record it makes less than the 1200 of UDP payload that RFC 8831 section 5 recommends."""
+IN_FLIGHT = 64 * 1024 * 1024
+"""Room of the machine for what was sent and is not acknowledged, on top of the send limit."""
+PACKETS_PER_CALL = 64
+CALLS_PER_TURN = 4
+"""So a turn sends about 300 KB at most: two milliseconds of work."""
+
+_REASONS = {
+    "aborted": "the other side ended the association",
+    "closed": "the other side shut the association down",
+}
+
+
+class PacketTransport(Protocol):
+    """What the association needs from DTLS."""
+
+    def attach(self, receiver: PeerAssociation) -> None:
+        """Call ``receiver.packets_received`` from now on."""
+        ...
+
+    def send_packets(self, packets: list[bytes]) -> None:
+        """Send packets.
+
+        Raises:
+            ConnectionError: the transport is over; its owner calls :meth:`PeerAssociation.give_up`.
+        """
+        ...
+
+
+class AssociationListener(Protocol):
+    """Receives what happens on an association; methods must not raise."""
+
+    def stream_offered(self, stream: SctpStream) -> None:
+        """The other side opened ``stream``: attach a listener or close it, now."""
+        ...
+
+    def send_space(self) -> None:
+        """The send queue fell below its mark."""
+        ...
+
+    def association_ended(self, reason: str) -> None:
+        """The association has ended; no more calls follow."""
+        ...
+
+
+class PeerAssociation:
+    """One association over a DTLS transport.
+
+    Args:
+        transport: an open one by the time of :meth:`establish`.
+        settings: limits and the send mark.
+        listener: called in order, never from inside a method that it calls.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        transport: PacketTransport,
+        settings: RtcSettings,
+        listener: AssociationListener,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._transport = transport
+        self._settings = settings
+        self._listener = listener
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._machine: Association | None = None
+        self._channels: DataChannels | None = None
+        self._streams: dict[int, SctpStream] = {}
+        self._waiting: list[SctpStream] = []
+        self._waiting_bytes = 0
+        self._message_limit = settings.max_message
+        self._settled = asyncio.Event()
+        self._established = False
+        self._ended = False
+        self._end_reason = "the association ended"
+        self._in_turn = False
+        self._turn_due: asyncio.Handle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
+        self._open_tokens = float(settings.max_channels)
+        self._open_tokens_at = clock()
+
+    # Life
+
+    async def establish(self, *, dtls_client: bool, port: int, max_message_size: int, timeout_s: float) -> None:
+        """Set the association up.
+
+        Args:
+            dtls_client: our role; it decides which numbers our channels get (RFC 8832 section 6).
+            port: SCTP port of the other side.
+            max_message_size: what the other side takes; 0 is without a limit.
+            timeout_s: for all of it.
+
+        Raises:
+            TransportError: ``sctp_failed``.
+        """
+        if 0 < max_message_size < MIN_REMOTE_MESSAGE:
+            text = f"the other side takes messages of {max_message_size} bytes; {MIN_REMOTE_MESSAGE} are needed"
+            raise TransportError("sctp_failed", text)
+        if not self._ended:
+            self._start(dtls_client, port, max_message_size)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._settled.wait()
+        except TimeoutError:
+            raise TransportError("sctp_failed", f"no SCTP association within {timeout_s:g} s") from None
+        if not self._established:
+            raise TransportError("sctp_failed", f"no SCTP association: {self._end_reason}")
+
+    def _start(self, dtls_client: bool, port: int, max_message_size: int) -> None:
+        settings = self._settings
+        self._message_limit = min(settings.max_message, max_message_size or settings.max_message)
+        machine = self._machine = Association(
+            SctpSettings(
+                local_port=LOCAL_PORT,
+                remote_port=port,
+                packet_size=PACKET_SIZE,
+                packet_size_ceiling=PACKET_SIZE,
+                receive_window=settings.receive_window,
+                max_message=settings.max_message,
+                max_remote_message=self._message_limit,
+                max_queued=settings.send_limit + IN_FLIGHT,
+                heartbeat_interval=0,  # ICE asks for consent all the time (RFC 7675)
+            ),
+            tag=secrets.randbelow(2**32 - 1) + 1,
+            initial_tsn=secrets.randbits(32),
+            cookie_key=secrets.token_bytes(32),
+            congestion=_congestion(settings.congestion),
+        )
+        # An event comes when the queue falls to the space mark, and there is space below the send mark.
+        machine.set_space_mark(settings.send_mark - 1)
+        self._channels = DataChannels(machine, dtls_client=dtls_client, max_channels=settings.max_channels)
+        machine.start(self._clock())
+        self._announce_waiting()
+        self._schedule()
+        self._transport.attach(self)
+
+    def _announce_waiting(self) -> None:
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        for stream in waiting:
+            self._announce(stream)
+            early, stream.early = stream.early, []
+            try:
+                for message in early:
+                    self.send_message(stream, message)
+            except StateError as error:
+                self.abort(str(error))  # the other side's limit was not known when it was queued
+            if stream.closing:
+                self.close_stream(stream)
+
+    def _announce(self, stream: SctpStream) -> None:
+        assert self._channels is not None
+        number = self._channels.open(self._clock(), Open(stream.label, stream.protocol))
+        stream.number = number
+        self._streams[number] = stream
+
+    def abort(self, reason: str) -> None:
+        """End the association at once and tell the other side."""
+        if self._machine is None:
+            self._finish(reason)
+        elif not self._ended:
+            self._end_reason = reason
+            self._machine.abort(reason)
+            self._schedule()
+
+    def give_up(self, reason: str) -> None:
+        """The transport below is gone: end without a word."""
+        self._finish(reason)
+
+    async def stop(self) -> None:
+        """End the association and everything that belongs to it."""
+        self.abort("the connection was closed")
+        if not self._in_turn:
+            self._turn()
+        self._finish(self._end_reason)
+
+    def _finish(self, reason: str) -> None:
+        """Everything ends here, once."""
+        if self._ended:
+            return
+        self._ended = True
+        self._end_reason = reason
+        for handle in (self._timer, self._turn_due):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._turn_due = None
+        streams = [*self._streams.values(), *self._waiting]
+        self._streams.clear()
+        self._waiting.clear()
+        self._machine = self._channels = None
+        self._established, was_established = False, self._established
+        self._settled.set()
+        for stream in streams:
+            stream.tell_closed()
+        if was_established:
+            self._listener.association_ended(reason)
+
+    # Calls of the peer and of streams
+
+    def can_send(self) -> bool:
+        """Whether less than the send mark waits, not counting what is on its way."""
+        return self._queued() < self._settings.send_mark
+
+    def _queued(self) -> int:
+        return self._machine.buffered() if self._machine is not None else self._waiting_bytes
+
+    def open_stream(self, label: str, protocol: str) -> SctpStream:
+        """Open a stream; what is sent on it before the association is up is sent afterwards.
+
+        Raises:
+            StateError: the name is too long or not ASCII, there are too many channels, or the association is over.
+        """
+        # aiortc and others count characters where RFC 8832 counts bytes: ASCII makes no difference.
+        limit = self._settings.max_channel_name
+        if not (label + protocol).isascii() or len(label) + len(protocol) > limit:
+            raise StateError(f"channel name {label[:40]!a} is not ASCII, or longer than {limit} with its protocol")
+        count = len(self._channels) if self._channels is not None else len(self._waiting)
+        if count >= self._settings.max_channels:
+            raise StateError(f"{self._settings.max_channels} channels are open; that is the limit for one connection")
+        if self._ended:
+            raise StateError("the connection has ended")
+        stream = SctpStream(self, label, protocol)
+        if self._channels is None:
+            self._waiting.append(stream)
+        else:
+            self._announce(stream)
+            self._schedule()
+        return stream
+
+    def send_message(self, stream: SctpStream, message: str | bytes) -> None:
+        """Queue a message.
+
+        Raises:
+            StateError: it is larger than either side allows.
+        """
+        if not stream.sendable:
+            return
+        size = len(message) if isinstance(message, bytes) or message.isascii() else len(message.encode())
+        if size > self._message_limit:
+            raise StateError(f"a message of {size} bytes is larger than the limit of {self._message_limit}")
+        if self._queued() + size > self._settings.send_limit:
+            self.abort("the send queue overflowed")
+        elif self._channels is None:
+            stream.early.append(message)
+            self._waiting_bytes += size
+        else:
+            self._queue(self._channels, stream, message)
+
+    def _queue(self, channels: DataChannels, stream: SctpStream, message: str | bytes) -> None:
+        assert stream.number is not None
+        try:
+            channels.send(self._clock(), stream.number, message)
+        except StateError as error:
+            self.abort(f"the send queue overflowed: {error}")
+        else:
+            self._schedule()
+
+    def close_stream(self, stream: SctpStream) -> None:
+        """Reset a stream once its queued messages are sent."""
+        stream.sendable = False
+        if stream.number is None:
+            stream.closing = True
+        elif self._channels is not None:
+            self._channels.close(stream.number)
+            self._schedule()
+
+    def credit(self, stream: SctpStream, size: int) -> None:
+        """The application is done with ``size`` bytes of ``stream``: they count as free again."""
+        if self._channels is not None and stream.number is not None:
+            self._channels.consumed(stream.number, size)
+            self._schedule()
+
+    # Turns
+
+    def packets_received(self, packets: list[bytes]) -> None:
+        """Take a batch of packets."""
+        machine = self._machine
+        if machine is None:
+            return
+        now = self._clock()
+        receive = machine.receive
+        for packet in packets:
+            receive(now, packet)
+        self._turn()
+
+    def _schedule(self) -> None:
+        """Take a turn soon; several calls make one."""
+        if not self._in_turn and self._turn_due is None and not self._ended:
+            self._turn_due = self._loop.call_soon(self._take_due_turn)
+
+    def _take_due_turn(self) -> None:
+        self._turn_due = None
+        self._turn()
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        if self._machine is not None:
+            self._machine.handle_timeout(self._clock())
+            self._turn()
+
+    def _turn(self) -> None:
+        """Tell what happened, send what may leave, until neither gives anything more; then wait for the deadline."""
+        if self._in_turn or self._machine is None:
+            return
+        more = False
+        self._in_turn = True
+        try:
+            self._tell_events()
+            for _ in range(CALLS_PER_TURN):
+                sent = self._send_packets()
+                if not self._tell_events() and not sent:
+                    break
+            else:
+                more = True
+        finally:
+            self._in_turn = False
+        if more:
+            self._schedule()  # let others read first
+        self._set_timer()
+
+    def _send_packets(self) -> bool:
+        """Send what may leave now, up to a limit; True if there was anything."""
+        machine = self._machine
+        if machine is None:
+            return False
+        packets = machine.datagrams(self._clock(), PACKETS_PER_CALL)
+        if not packets:
+            return False
+        try:
+            self._transport.send_packets(packets)
+        except ConnectionError:
+            return False  # lost packets; the owner of the transport hears of its end
+        return True
+
+    def _set_timer(self) -> None:
+        """Have the timer fire at the next deadline, or before: moving it for every packet would cost too much."""
+        machine = self._machine
+        deadline = machine.next_deadline() if machine is not None else None
+        if deadline is None:
+            return
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
+            self._timer.cancel()
+        wait = deadline - self._clock()
+        if wait <= 0:
+            self._timer_at = -math.inf
+            self._timer = self._loop.call_soon(self._timer_fired)
+        else:
+            self._timer_at = deadline
+            self._timer = self._loop.call_later(wait, self._timer_fired)
+
+    # Events
+
+    def _tell_events(self) -> bool:
+        """Tell everything that has happened; True if there was anything."""
+        told = False
+        while self._channels is not None and (event := self._channels.poll_event()) is not None:
+            told = True
+            if type(event) is ChannelMessage:
+                stream = self._streams.get(event.channel)
+                if stream is not None and stream.listener is not None:
+                    stream.listener.message_received(event.data)
+                else:
+                    self._channels.consumed(event.channel, event.size)  # nobody wanted the channel
+            else:
+                self._tell(event)
+        return told
+
+    def _tell(self, event: ChannelEvent) -> None:
+        match event:
+            case SendSpace():
+                self._listener.send_space()
+            case ChannelOffered(channel=number, opened=opened):
+                self._offer(number, opened)
+            case Established():
+                self._established = True
+                self._settled.set()
+            case Ended(code=code, reason=reason):
+                log.debug("= association ended (%s): %s", code, reason)
+                self._send_packets()  # the last words
+                self._finish(self._end_reason if code == "local" else _reason(code, reason))
+            case ChannelOpened() | ChannelClosing() | ChannelClosed():
+                self._tell_stream(event)
+
+    def _tell_stream(self, event: ChannelOpened | ChannelClosing | ChannelClosed) -> None:
+        stream = self._streams.get(event.channel)
+        if stream is None:
+            return  # refused
+        if isinstance(event, ChannelOpened):
+            stream.tell_opened()
+        elif isinstance(event, ChannelClosing):
+            stream.sendable = False
+        else:
+            del self._streams[event.channel]
+            stream.tell_closed()
+
+    def _offer(self, number: int, opened: Open) -> None:
+        assert self._channels is not None
+        names = len(opened.label.encode()) + len(opened.protocol.encode())
+        usual = opened.ordered and opened.reliable
+        if not usual or names > self._settings.max_channel_name or not self._take_open_token():
+            log.debug("! channel refused: %s", "too many, or a long name" if usual else "not reliable and ordered")
+            self._channels.close(number)
+            return
+        stream = SctpStream(self, opened.label, opened.protocol)
+        stream.number = number
+        self._streams[number] = stream
+        self._listener.stream_offered(stream)
+
+    def _take_open_token(self) -> bool:
+        now = self._clock()
+        earned = (now - self._open_tokens_at) * self._settings.opens_per_second
+        self._open_tokens = min(self._open_tokens + earned, float(self._settings.max_channels))
+        self._open_tokens_at = now
+        if self._open_tokens < 1:
+            return False
+        self._open_tokens -= 1
+        return True
+
+
+def _congestion(kind: CongestionKind) -> CongestionControl:
+    if kind is CongestionKind.NEWRENO:
+        return NewReno(PACKET_SIZE)
+    return Bbr(PACKET_SIZE, secrets.randbits(64))
+
+
+def _reason(code: str, reason: str) -> str:
+    """Why an association has ended, in our words where the other side's would be shown otherwise."""
+    return f"protocol violation: {reason}" if code == "violation" else _REASONS.get(code, reason)
