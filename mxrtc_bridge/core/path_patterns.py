@@ -57,7 +57,9 @@ class NamePattern:
         return "".join(map(str, self.tokens)) if all(isinstance(token, str) for token in self.tokens) else None
 
     def matches(self, name: str) -> bool:
-        """Whether the whole of ``name`` matches."""
+        """Whether the whole of ``name`` matches; the pattern taken literally does, so that ``a[1]`` can be named."""
+        if name == self.text:
+            return True
         if name[:1] == "." and self.tokens[:1] != (".",):
             return False
         return _match(self.tokens, name)
@@ -199,6 +201,12 @@ class Place:
     def leads_on(self) -> bool:
         """Whether something below may be meant."""
         return bool(self.chosen or self.positions)
+
+
+def literal_path(parts: Sequence[str], *, below: bool = False) -> PathPattern:
+    """Return the pattern that selects exactly this path or, with ``below``, what the directory there has."""
+    named = [NamePattern(part, tuple(part)) for part in parts]
+    return PathPattern("/".join(parts), tuple([*named, NamePattern("*", (_STAR,))] if below else named))
 
 
 class Selection:

@@ -13,6 +13,7 @@ from mxrtc_bridge.core.filenames import FileNameError
 from mxrtc_bridge.core.path_patterns import (
     MAX_PATTERNS,
     Selection,
+    literal_path,
     name_allowed,
     parse_name_pattern,
     parse_path_pattern,
@@ -75,6 +76,22 @@ def test_a_deep_pattern_made_to_be_slow_is_not() -> None:
         place = selection.below(place, "a")
         assert len(place.positions) <= MAX_PATTERNS * 32
     assert not place.selected
+
+
+def test_a_name_with_brackets_can_be_named() -> None:
+    assert parse_name_pattern("a[1].txt").matches("a[1].txt")
+    assert parse_name_pattern("a[1].txt").matches("a1.txt")
+
+
+def test_a_literal_path_selects_itself_or_what_is_below() -> None:
+    """Characters that are special in patterns are not special here."""
+    itself, below = Selection([literal_path(("[a]", "b"))]), Selection([literal_path(("[a]",), below=True)])
+    assert itself.below(itself.below(itself.root, "[a]"), "b").selected
+    assert not itself.below(itself.root, "a").leads_on
+    directory = below.below(below.root, "[a]")
+    assert not directory.selected
+    assert below.below(directory, "b").selected
+    assert not below.below(directory, ".b").selected
 
 
 def test_too_many_patterns_are_refused() -> None:
@@ -147,8 +164,8 @@ def test_allowed_names_are_all_where_none_are_given() -> None:
 
 @given(st.text(alphabet="ab*?[]!-.", min_size=1, max_size=12), st.text(alphabet="ab.-!]", min_size=1, max_size=8))
 def test_patterns_mean_what_the_standard_library_takes_them_for(pattern: str, name: str) -> None:
-    """Apart from leading dots and brackets that are not closed, which it takes for literal ones."""
-    if name[0] == "." or "^" in pattern:
+    """Apart from leading dots, brackets that are not closed, and patterns that stand for themselves as well."""
+    if name[0] == "." or "^" in pattern or name == pattern:
         return
     try:
         parsed = parse_name_pattern(pattern)
