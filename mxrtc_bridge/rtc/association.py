@@ -47,8 +47,6 @@ LOCAL_PORT = 5000
 """The number every implementation uses (RFC 8841 section 5.1); it has nothing to do with UDP ports."""
 MIN_REMOTE_MESSAGE = 16 * 1024
 """Payload travels in messages of this size: a peer that takes less is of no use."""
-PACKET_SIZE = 1160
-"""With the 37 bytes of a DTLS record it makes less than the 1200 of UDP payload that RFC 8831 section 5 recommends."""
 IN_FLIGHT = 64 * 1024 * 1024
 """Room of the machine for what was sent and is not acknowledged, on top of the send limit."""
 PACKETS_PER_CALL = 64
@@ -66,6 +64,10 @@ class PacketTransport(Protocol):
 
     def attach(self, receiver: PeerAssociation) -> None:
         """Call ``receiver.packets_received`` from now on."""
+        ...
+
+    def packet_sizes(self) -> tuple[int, int]:
+        """How large packets may be at the start, and the largest that are worth a probe (RFC 8899)."""
         ...
 
     def send_packets(self, packets: list[bytes]) -> None:
@@ -163,12 +165,13 @@ class PeerAssociation:
     def _start(self, dtls_client: bool, port: int, max_message_size: int) -> None:
         settings = self._settings
         self._message_limit = min(settings.max_message, max_message_size or settings.max_message)
+        packet_size, largest_packet = self._transport.packet_sizes()
         machine = self._machine = Association(
             SctpSettings(
                 local_port=LOCAL_PORT,
                 remote_port=port,
-                packet_size=PACKET_SIZE,
-                packet_size_ceiling=PACKET_SIZE,
+                packet_size=packet_size,
+                packet_size_ceiling=largest_packet,
                 receive_window=settings.receive_window,
                 max_message=settings.max_message,
                 max_remote_message=self._message_limit,
@@ -178,7 +181,7 @@ class PeerAssociation:
             tag=secrets.randbelow(2**32 - 1) + 1,
             initial_tsn=secrets.randbits(32),
             cookie_key=secrets.token_bytes(32),
-            congestion=_congestion(settings.congestion),
+            congestion=_congestion(settings.congestion, packet_size),
         )
         # An event comes when the queue falls to the space mark, and there is space below the send mark.
         machine.set_space_mark(settings.send_mark - 1)
@@ -472,10 +475,10 @@ class PeerAssociation:
         return True
 
 
-def _congestion(kind: CongestionKind) -> CongestionControl:
+def _congestion(kind: CongestionKind, packet_size: int) -> CongestionControl:
     if kind is CongestionKind.NEWRENO:
-        return NewReno(PACKET_SIZE)
-    return Bbr(PACKET_SIZE, secrets.randbits(64))
+        return NewReno(packet_size)
+    return Bbr(packet_size, secrets.randbits(64))
 
 
 def _reason(code: str, reason: str) -> str:

@@ -26,7 +26,7 @@ from OpenSSL import SSL, crypto
 from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.sdp import Fingerprint
 from mxrtc_bridge.rtc.certificates import DIGESTS, fingerprint_of
-from mxrtc_bridge.rtc.ice import IceConnection
+from mxrtc_bridge.rtc.ice import SAFE_DATAGRAM, IceConnection
 from mxrtc_bridge.rtc.udp import MAX_RUN, MAX_SEGMENTS
 
 RECORD_HEADER = 13
@@ -35,6 +35,8 @@ MAX_DATAGRAM = 1200
 """Our handshake flights are cut so that they fit every path; application data is sized by SCTP."""
 MAX_PLAINTEXT = 2048
 """More than fits into one unfragmented datagram."""
+CIPHER_EXPANSION = 24
+"""Explicit nonce and tag of AES-GCM (RFC 5288), the cipher of all implementations."""
 MAX_EXPANSION = 80
 """A record is longer than what is in it by no more than this, whatever the cipher."""
 MAX_JOINED = 16 * 1024
@@ -122,6 +124,11 @@ class DtlsTransport(RTCDtlsTransport):
         self._receiver = receiver
         self._watch_last_flight()
         self._connection.attach(self)
+
+    def packet_sizes(self) -> tuple[int, int]:
+        """How large packets may be: those that pass everywhere, and the largest that are worth a probe."""
+        overhead = RECORD_HEADER + CIPHER_EXPANSION
+        return SAFE_DATAGRAM - overhead, self._connection.largest_datagram() - overhead
 
     # Called by the base class
 

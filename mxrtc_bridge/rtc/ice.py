@@ -30,6 +30,7 @@ from mxrtc_bridge.core.ice import IcePolicy, Path, PathKind
 from mxrtc_bridge.core.sdp import Candidate
 from mxrtc_bridge.rtc.datagrams import Address, Drops, GuardedStun
 from mxrtc_bridge.rtc.gathering import COMPONENT, Gathering
+from mxrtc_bridge.rtc.interfaces import never_fragments
 from mxrtc_bridge.rtc.servers import ServerPlan
 from mxrtc_bridge.rtc.settings import RtcSettings
 from mxrtc_bridge.rtc.udp import UdpTransport
@@ -49,6 +50,12 @@ EARLY_QUEUE = 64
 """Datagrams kept before DTLS is up: one flight of a handshake, several times."""
 RELAYED_QUEUE = 2048
 """Relayed datagrams that come in one turn of the loop; the newest is dropped, as a full socket buffer does."""
+
+SAFE_DATAGRAM = 1200
+"""UDP payload that passes everywhere (RFC 8831 section 5)."""
+ETHERNET_MTU = 1500
+"""Larger packets exist, but other implementations have buffers of little more than this."""
+IPV4_HEADERS, IPV6_HEADERS = 28, 48
 
 MAX_HELD_DATAGRAMS = 16
 """Payload from an address whose check is about to succeed: the first flight of the other side's handshake often comes
@@ -297,6 +304,15 @@ class IceConnection(Connection):
         else:
             for start in range(0, len(data), size):
                 transport.sendto(data[start : start + size], pair.remote_addr)
+
+    def largest_datagram(self) -> int:
+        """How large datagrams may be that are worth a probe on the nominated pair, in bytes of UDP payload."""
+        pair = self._nominated.get(COMPONENT)
+        if pair is None or not isinstance(pair.protocol.transport, UdpTransport):
+            return SAFE_DATAGRAM  # a relay adds a header of its own, and its socket is not ours
+        if not never_fragments(pair.protocol.transport.get_extra_info("socket")):
+            return SAFE_DATAGRAM
+        return ETHERNET_MTU - (IPV6_HEADERS if ":" in pair.remote_addr[0] else IPV4_HEADERS)
 
     def path(self) -> Path | None:
         """The nominated pair in words, or None."""

@@ -10,6 +10,7 @@ import ipaddress
 import secrets
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 
 import ifaddr
 
@@ -22,6 +23,11 @@ MAX_HOST_SOCKETS = 8
 SOCKET_BUFFER = 4 * 1024 * 1024
 """Asked for in both directions; the system grants what ``net.core.rmem_max`` allows. One busy association needs about
 1 MiB so that a pause of the loop does not look like loss."""
+
+MTU_DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (socket.IPPROTO_IPV6, 23)}
+PROBE = 3
+"""``IP_MTU_DISCOVER`` and ``IPV6_MTU_DISCOVER`` of Linux, without names in Python's socket module, and the value that
+never fragments and leaves the search for the right size to us."""
 
 LocalAddress = tuple[str, IpAddress]
 """Name of the interface, and an address of it."""
@@ -76,7 +82,9 @@ def shown_address(address: IpAddress, settings: RtcSettings) -> IpAddress:
 
 
 def bind_udp(address: IpAddress, port_range: tuple[int, int] | None) -> socket.socket:
-    """Return a bound, non-blocking UDP socket with large buffers.
+    """Return a bound, non-blocking UDP socket with large buffers that does not fragment.
+
+    Whether it really does not is up to the system: :func:`never_fragments` tells.
 
     Args:
         address: a local address.
@@ -92,11 +100,21 @@ def bind_udp(address: IpAddress, port_range: tuple[int, int] | None) -> socket.s
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+        with suppress(OSError):
+            sock.setsockopt(*MTU_DISCOVER[family], PROBE)
         _bind(sock, str(address), port_range)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def never_fragments(sock: socket.socket) -> bool:
+    """Whether what is too large for the path is lost, so that a probe which arrives tells something (RFC 8899)."""
+    try:
+        return sock.getsockopt(*MTU_DISCOVER[sock.family]) == PROBE
+    except (OSError, KeyError):
+        return False
 
 
 def _bind(sock: socket.socket, address: str, port_range: tuple[int, int] | None) -> None:
