@@ -380,7 +380,7 @@ class Bbr:
             return True
         limits = self._limits
         volume = rounds * limits.packet_size
-        return volume >= limits.window or volume >= limits.bdp()
+        return volume >= limits.window or volume >= limits.drained()
 
     def _probe_is_over(self, inflight: int) -> bool:
         model = self._model

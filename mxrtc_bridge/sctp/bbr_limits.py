@@ -3,7 +3,7 @@
 Draft-ietf-ccwg-bbr-06 section 5.6. It must never stop a flow: the window holds at least four packets, and the rate has
 a floor, whatever was measured.
 
-Where it leaves the draft (docs/explanation/congestion-control.md says why): the window covers at least eight
+Where it leaves the draft (docs/explanation/congestion-control.md says why): the window covers at least four
 milliseconds, a burst may take two, and the smallest window in flight while measuring the delay is one burst.
 """
 
@@ -34,7 +34,7 @@ _FIRST_RTT: Final = 0.001
 _QUANTUM_SECONDS: Final = 0.002
 """Timers of an event loop fire up to a millisecond late: bursts of twice that keep the rate."""
 _MAX_QUANTUM: Final = 64 * 1024
-_HOST_SECONDS: Final = 0.008
+_HOST_SECONDS: Final = 0.004
 """The window covers this much time whatever the round trip: both hosts stop for milliseconds now and then."""
 _SLOWEST_ROUND: Final = 0.1
 """The rate's floor is the smallest window in this time, or in ``min_rtt`` where that is longer."""
