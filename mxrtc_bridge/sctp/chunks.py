@@ -125,7 +125,7 @@ def read_sack(
     if length < 16:
         raise MalformedError(f"a SACK of {length} bytes")
     _, _, _, cumulative, window, blocks, duplicates = SACK_HEADER.unpack_from(packet, position)
-    if 16 + 4 * (blocks + duplicates) > length:
+    if 16 + 4 * (blocks + duplicates) != length:
         raise MalformedError(f"{blocks} gap blocks and {duplicates} duplicates in a SACK of {length} bytes")
     if not blocks and not duplicates:
         return cumulative, window, (), ()
