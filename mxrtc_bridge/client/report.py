@@ -32,6 +32,10 @@ class Report:
     def as_json(self) -> bool:
         return self._as_json
 
+    @property
+    def quiet(self) -> bool:
+        return self._quiet
+
     def say(self, kind: str, sentence: str, **fields: object) -> None:
         """Tell one fact, in words or as an object; ``sentence`` may hold text from outside."""
         if self._as_json:

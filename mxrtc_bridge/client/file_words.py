@@ -1,0 +1,263 @@
+"""What a transfer's numbers and its end mean to a person and to the exit code. Pure: values in, words out.
+
+Paths and messages in here may come from the other side. They are shortened here, and kept from beginning lines of their
+own; :class:`~mxrtc_bridge.client.report.Report` makes the sentences displayable, like all sentences.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+from mxrtc_bridge.client.exits import Exit
+from mxrtc_bridge.core.display import ELLIPSIS, display
+from mxrtc_bridge.core.transfer_events import Failure, FileCode, Finished, Outcome, Progress
+
+SHOWN_FAILURES = 10
+"""Failures that are told in words; ``--json`` tells all that are known."""
+
+_RATE_WINDOW_S = 10.0
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+class Direction(Enum):
+    """Which way the files go, seen from here."""
+
+    SEND = "send"
+    GET = "get"
+
+
+def _one_line(text: str, limit: int) -> str:
+    short = text if len(text) <= limit else f"{text[: limit - 1]}{ELLIPSIS}"
+    return short.replace("\n", "\N{SYMBOL FOR NEWLINE}")
+
+
+# Numbers
+
+
+def size_words(size: float) -> str:
+    """``999 B``, ``1.5 MiB``: three digits that matter."""
+    if size < 1024:
+        return f"{size:.0f} B"
+    for unit in _UNITS:
+        size /= 1024
+        if size < 1023.5 or unit == _UNITS[-1]:
+            return f"{size:.{0 if size >= 99.95 else 1}f} {unit}"
+    raise AssertionError("the last unit takes everything")
+
+
+def time_words(seconds: float) -> str:
+    """``4.2 s``, ``3:07``, ``2:00:09``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def count_words(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return (
+        f"{number} {noun}"
+        if number == 1
+        else f"{number} {noun.removesuffix('y') + 'ies' if noun[-1] == 'y' else noun + 's'}"
+    )
+
+
+def moved(progress: Progress) -> int:
+    """Bytes that came over the channel, without those that were there before."""
+    return max(progress.bytes_done - progress.bytes_kept, 0)
+
+
+class Rate:
+    """Bytes a second over the last ten seconds."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque(maxlen=256)
+
+    def sample(self, now: float, total: int) -> float:
+        """Add the number of bytes that were moved by ``now``, and return the rate."""
+        if self._samples and total < self._samples[-1][1]:
+            # Another attempt, or a file that failed and counts no more.
+            self._samples.clear()
+        self._samples.append((now, total))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - _RATE_WINDOW_S:
+            self._samples.popleft()
+        began, before = self._samples[0]
+        return (total - before) / (now - began) if now > began else 0.0
+
+
+def remaining_s(progress: Progress, rate: float) -> float | None:
+    """Seconds until the end if it goes on so; None while that cannot be known."""
+    if not progress.listed or rate <= 0:
+        return None
+    return max(progress.size - progress.bytes_done, 0) / rate
+
+
+def progress_sentence(progress: Progress, rate: float, path: str) -> str:
+    """One line for a log."""
+    so_far = "" if progress.listed else " so far"
+    parts = [
+        f"{size_words(progress.bytes_done)} of {size_words(progress.size)}{so_far}",
+        f"{progress.files_done} of {count_words(progress.files, 'file')}",
+        f"{size_words(rate)}/s",
+    ]
+    if (left := remaining_s(progress, rate)) is not None:
+        parts.append(f"{time_words(left)} left")
+    parts.append(path)
+    return ", ".join(parts)
+
+
+def progress_fields(progress: Progress, rate: float, path: str) -> dict[str, object]:
+    """The same for programs."""
+    left = remaining_s(progress, rate)
+    return {
+        "files": progress.files,
+        "files_done": progress.files_done,
+        "directories": progress.directories,
+        "directories_done": progress.directories_done,
+        "size": progress.size,
+        "listed": progress.listed,
+        "bytes_done": progress.bytes_done,
+        "bytes_kept": progress.bytes_kept,
+        "failed": progress.failed,
+        "current": progress.current,
+        "rate": round(rate),
+        "remaining_s": None if left is None else round(left, 1),
+        "path": path,
+    }
+
+
+# The end
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the end of one attempt means."""
+
+    code: Exit
+    sentence: str
+    """Empty when all is done."""
+    again: bool = False
+    """Whether calling again goes on from here."""
+
+
+# What a repetition cures stands last: a script that sees RETRY knows that nothing else is wrong.
+_WORST_FIRST = (Exit.INTEGRITY, Exit.LOCAL, Exit.DENIED, Exit.RETRY)
+
+_EVERYWHERE = {
+    FileCode.INTEGRITY: Exit.INTEGRITY,
+    FileCode.VIOLATION: Exit.INTEGRITY,
+    FileCode.DENIED: Exit.DENIED,
+    FileCode.UNKNOWN: Exit.DENIED,
+    FileCode.LIMIT: Exit.DENIED,
+    FileCode.NAME: Exit.DENIED,
+    FileCode.EXISTS: Exit.DENIED,
+    FileCode.GONE: Exit.DENIED,
+}
+# Codes that tell of a disk tell of ours, if it is ours that does what they are about.
+_HERE = {
+    Direction.SEND: {FileCode.GONE: Exit.LOCAL},
+    Direction.GET: {
+        FileCode.SPACE: Exit.LOCAL,
+        FileCode.IO: Exit.LOCAL,
+        FileCode.NAME: Exit.LOCAL,
+        FileCode.EXISTS: Exit.LOCAL,
+    },
+}
+
+
+def exit_of(code: FileCode, direction: Direction) -> Exit:
+    """The exit code for one entry, or a job, that failed with ``code``."""
+    return _HERE[direction].get(code) or _EVERYWHERE.get(code, Exit.RETRY)
+
+
+def judge(name: str, direction: Direction, finished: Finished) -> Verdict:  # noqa: PLR0911 - one row for each ending
+    """Say what the end of an attempt means.
+
+    Args:
+        name: of the service, as shown.
+        direction: which way the files went.
+        finished: how it ended.
+    """
+    why = _one_line(finished.message or finished.code or "for no reason that was told", 200)
+    code = _code(finished.code)
+    match finished.outcome:
+        case Outcome.CLEAN:
+            return Verdict(Exit.DONE, "")
+        case Outcome.PARTIAL:
+            return _judge_partial(name, direction, finished.progress)
+        case Outcome.REFUSED if code in (FileCode.DENIED, FileCode.UNKNOWN):
+            return Verdict(Exit.DENIED, f"{name}: {_refused(finished)}")
+        case Outcome.REFUSED:
+            return Verdict(exit_of(code, direction), f"{name}: not possible now: {why}")
+        case Outcome.VIOLATION:
+            return Verdict(Exit.INTEGRITY, f"{name}: the other side broke the protocol ({why}); nothing wrong was kept")
+        case Outcome.INTERRUPTED if code is FileCode.DENIED:
+            return Verdict(Exit.DENIED, f"{name}: your right to it has ended")
+        case Outcome.INTERRUPTED:
+            found = exit_of(code, direction)
+            return Verdict(found, f"{name}: interrupted: {why}", again=found is Exit.RETRY)
+
+
+def _refused(finished: Finished) -> str:
+    general = "there is no such service, or you have no right to it"
+    if finished.code == FileCode.UNKNOWN.value and finished.message:
+        return f"{general} ({_one_line(finished.message, 200)})"
+    return general
+
+
+def _code(text: str) -> FileCode:
+    try:
+        return FileCode(text)
+    except ValueError:
+        return FileCode.UNAVAILABLE
+
+
+def _judge_partial(name: str, direction: Direction, progress: Progress) -> Verdict:
+    found = {exit_of(failure.code, direction) for failure in progress.failures}
+    code = next((code for code in _WORST_FIRST if code in found), Exit.RETRY)
+    verb = "sent" if direction is Direction.SEND else "fetched"
+    return Verdict(code, f"{name}: {progress.failed} could not be {verb}; everything else is there")
+
+
+def failure_sentences(progress: Progress) -> list[str]:
+    """What failed and why, a line each, and how many more there are."""
+    lines = [failure_sentence(failure) for failure in progress.failures[:SHOWN_FAILURES]]
+    if (more := progress.failed - len(lines)) > 0:
+        lines.append(f"and {more} more")
+    return lines
+
+
+def failure_sentence(failure: Failure) -> str:
+    """One thing that failed."""
+    return f"{_one_line(failure.path, 160)}: {_one_line(failure.message or failure.code.value, 200)}"
+
+
+def summary_sentence(name: str, direction: Direction, progress: Progress, seconds: float, sha256: str) -> str:
+    """What was done: bytes, time, rate, and the digest if it was one file.
+
+    ``seconds`` are those of the whole command after the first connection, pauses included.
+    """
+    verb, way = ("sent", "to") if direction is Direction.SEND else ("fetched", "from")
+    parts = [f"{verb} {count_words(progress.files_done, 'file')}, {size_words(progress.bytes_done)}"]
+    if progress.bytes_kept:
+        parts[0] += f" ({size_words(progress.bytes_kept)} were there already)"
+    parts[0] += f" {way} {name}"
+    parts.append(f"{time_words(seconds)}, {size_words(moved(progress) / max(seconds, 0.001))}/s")
+    if sha256:
+        parts.append(f"SHA-256 {sha256}")
+    return "; ".join(parts)
+
+
+def go_on_sentence(progress: Progress | None, command: str) -> str:
+    """What Ctrl-C leaves, and how to go on."""
+    done = f"{size_words(progress.bytes_done)} of {size_words(progress.size)} are there; " if progress else ""
+    # A line that was changed for display, or cut, must not be offered for pasting.
+    same = (
+        f"the same command goes on:\n{command}"
+        if display(command, limit=380) == command
+        else "the same command goes on"
+    )
+    return f"interrupted; {done}{same}"

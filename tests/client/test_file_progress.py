@@ -1,0 +1,123 @@
+"""How a transfer is shown: a bar on a terminal, lines elsewhere, objects for programs."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from mxrtc_bridge.client.file_progress import BarView, LineView, Meter, bar_line, make_view
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.core.transfer_events import Progress
+
+MIB = 1 << 20
+
+
+def progress(done: int, current: str = "") -> Progress:
+    return Progress(
+        files=2,
+        directories=0,
+        size=8 * MIB,
+        listed=True,
+        files_done=0,
+        directories_done=0,
+        bytes_done=done,
+        bytes_kept=0,
+        failed=0,
+        failures=(),
+        current=current,
+    )
+
+
+def drawn(value: Progress, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        console.print(bar_line(value, MIB, "relayed", width))
+    return capture.get()
+
+
+def test_bar_shows_name_rate_remaining_time_and_path() -> None:
+    line = drawn(progress(4 * MIB, "a [red]b[/red].txt"))
+    for part in ("a [red]b[/red].txt", "4.0 MiB of 8.0 MiB", "0/2", "1.0 MiB/s", "4.0 s left", "relayed"):
+        assert part in line
+    assert line.count("\n") == 1
+
+
+def test_bar_shows_no_control_characters_of_a_name() -> None:
+    line = drawn(progress(MIB, "a\x1b]0;owned\x07\u202eb"))
+    assert "\x07" not in line
+    assert "\u202e" not in line
+    assert "]0;owned" in line
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 300])
+def test_bar_takes_one_line_however_narrow_the_terminal(width: int) -> None:
+    assert drawn(progress(MIB, "x" * 500), width).count("\n") == 1
+
+
+def test_bar_leaves_nothing_behind_and_keeps_standard_output_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    out = io.StringIO()
+    view = BarView(Console(file=out, width=100, force_terminal=True))
+    view.show(progress(MIB, "a.txt"), MIB, "direct")
+    print("data")
+    view.close()
+    assert "a.txt" in out.getvalue()
+    assert "data" not in out.getvalue()
+    assert capsys.readouterr().out == "data\n"
+
+
+def test_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    view = make_view(Report())
+    assert isinstance(view, LineView)
+    assert view.every_s == 10
+    view.show(progress(MIB), MIB, "direct")
+    captured = capsys.readouterr()
+    assert captured.err == "1.0 MiB of 8.0 MiB, 0 of 2 files, 1.0 MiB/s, 7.0 s left, direct\n"
+    assert captured.out == ""
+
+
+def test_objects_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    view = make_view(Report(as_json=True))
+    assert view is not None
+    view.show(progress(MIB, "a"), MIB, "direct")
+    found = json.loads(capsys.readouterr().out)
+    assert found["kind"] == "progress"
+    assert (found["bytes_done"], found["size"], found["rate"], found["current"]) == (MIB, 8 * MIB, MIB, "a")
+
+
+def test_quiet_shows_nothing() -> None:
+    assert make_view(Report(quiet=True)) is None
+
+
+class Shown:
+    every_s = 3600.0
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.closed = False
+
+    def show(self, progress: Progress, rate: float, path: str) -> None:
+        self.rates.append(rate)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_meter_measures_what_it_shows() -> None:
+    view = Shown()
+    meter = Meter(view)
+    for second in range(4):
+        meter.tick(second, progress(second * MIB), "direct")
+    meter.close()
+    assert view.rates == [0, MIB, MIB, MIB]
+    assert view.closed
+
+
+async def test_watching_ends_with_its_context() -> None:
+    meter = Meter(Shown())
+    async with meter.watching(lambda: progress(0), "direct"):
+        pass
+    async with Meter(None).watching(lambda: progress(0), "direct"):
+        pass

@@ -1,0 +1,180 @@
+"""What the numbers and the end of a transfer mean: words, fields and exit codes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mxrtc_bridge.client import file_words
+from mxrtc_bridge.client.exits import Exit
+from mxrtc_bridge.client.file_words import Direction, Rate, judge, size_words, time_words
+from mxrtc_bridge.core.transfer_events import Failure, FileCode, Finished, Outcome, Progress
+
+MIB = 1 << 20
+HALF = Progress(
+    files=4,
+    directories=1,
+    size=100 * MIB,
+    listed=True,
+    files_done=2,
+    directories_done=1,
+    bytes_done=50 * MIB,
+    bytes_kept=10 * MIB,
+    failed=0,
+    failures=(),
+    current="trip/a.jpg",
+)
+
+
+def finished(outcome: Outcome, code: str = "", message: str = "", progress: Progress = HALF) -> Finished:
+    return Finished(outcome, code, message, 0, 0, progress)
+
+
+def failed(*codes: FileCode) -> Progress:
+    failures = tuple(Failure(f"f{number}", code, "a reason") for number, code in enumerate(codes))
+    return dataclasses.replace(HALF, failed=len(failures), failures=failures)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        (1023.9 * 1024, "1.0 MiB"),
+        (256 * MIB, "256 MiB"),
+        (1 << 40, "1.0 TiB"),
+        (1 << 63, "8192 PiB"),
+    ],
+)
+def test_sizes(size: float, words: str) -> None:
+    assert size_words(size) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "0.0 s"), (59.9, "59.9 s"), (59.96, "1:00"), (187, "3:07"), (7209, "2:00:09")]
+)
+def test_times(seconds: float, words: str) -> None:
+    assert time_words(seconds) == words
+
+
+@given(st.floats(0, 1e18))
+def test_every_size_is_short(size: float) -> None:
+    assert len(size_words(size)) <= 9
+
+
+def test_rate_is_that_of_the_last_ten_seconds() -> None:
+    rate = Rate()
+    assert rate.sample(0, 0) == 0
+    for second in range(1, 31):
+        last = rate.sample(second, second * 1000)
+    assert last == 1000
+    for second in range(31, 60):
+        last = rate.sample(second, 30_000)
+    assert last == 0, "what stands still has no rate"
+
+
+def test_rate_begins_anew_with_another_attempt() -> None:
+    rate = Rate()
+    rate.sample(0, 0)
+    rate.sample(1, 5000)
+    assert rate.sample(2, 10) == 0
+    assert rate.sample(3, 110) == 100
+
+
+def test_progress_in_one_line() -> None:
+    line = file_words.progress_sentence(HALF, MIB, "direct (host to host, ipv4)")
+    assert line == "50.0 MiB of 100 MiB, 2 of 4 files, 1.0 MiB/s, 50.0 s left, direct (host to host, ipv4)"
+
+
+def test_nothing_is_predicted_before_everything_is_known() -> None:
+    early = dataclasses.replace(HALF, listed=False)
+    line = file_words.progress_sentence(early, MIB, "relayed")
+    assert "so far" in line
+    assert "left" not in line
+    assert file_words.progress_fields(early, MIB, "relayed")["remaining_s"] is None
+    assert file_words.remaining_s(HALF, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "expected", "again"),
+    [
+        (Outcome.CLEAN, "", Exit.DONE, False),
+        (Outcome.REFUSED, "denied", Exit.DENIED, False),
+        (Outcome.REFUSED, "unknown", Exit.DENIED, False),
+        (Outcome.REFUSED, "quota", Exit.RETRY, False),
+        (Outcome.REFUSED, "something-new", Exit.RETRY, False),
+        (Outcome.VIOLATION, "bad-index", Exit.INTEGRITY, False),
+        (Outcome.INTERRUPTED, "denied", Exit.DENIED, False),
+        (Outcome.INTERRUPTED, "unavailable", Exit.RETRY, True),
+        (Outcome.INTERRUPTED, "timeout", Exit.RETRY, True),
+        (Outcome.INTERRUPTED, "lost", Exit.RETRY, True),
+        (Outcome.INTERRUPTED, "limit", Exit.DENIED, False),
+    ],
+)
+@pytest.mark.parametrize("direction", Direction)
+def test_end_of_an_attempt(outcome: Outcome, code: str, expected: Exit, again: bool, direction: Direction) -> None:
+    verdict = judge("build/inbox", direction, finished(outcome, code, "so it is"))
+    assert (verdict.code, verdict.again) == (expected, again)
+    assert bool(verdict.sentence) is (expected is not Exit.DONE)
+
+
+@pytest.mark.parametrize(
+    ("codes", "sending", "getting"),
+    [
+        ([FileCode.INTEGRITY, FileCode.SPACE, FileCode.CHANGED], Exit.INTEGRITY, Exit.INTEGRITY),
+        ([FileCode.CHANGED, FileCode.DENIED], Exit.DENIED, Exit.DENIED),
+        ([FileCode.SPACE], Exit.RETRY, Exit.LOCAL),
+        ([FileCode.IO], Exit.RETRY, Exit.LOCAL),
+        ([FileCode.GONE], Exit.LOCAL, Exit.DENIED),
+        ([FileCode.QUOTA], Exit.RETRY, Exit.RETRY),
+        ([FileCode.NAME], Exit.DENIED, Exit.LOCAL),
+        ([FileCode.CHANGED], Exit.RETRY, Exit.RETRY),
+    ],
+)
+def test_worst_failure_of_a_job_decides(codes: list[FileCode], sending: Exit, getting: Exit) -> None:
+    for direction, expected in ((Direction.SEND, sending), (Direction.GET, getting)):
+        verdict = judge("build/inbox", direction, finished(Outcome.PARTIAL, progress=failed(*codes)))
+        assert verdict.code == expected
+        assert not verdict.again, "a job that came to its end is not repeated by itself"
+
+
+@pytest.mark.parametrize("code", FileCode)
+@pytest.mark.parametrize("direction", Direction)
+def test_every_code_has_an_exit_that_is_no_success(code: FileCode, direction: Direction) -> None:
+    assert file_words.exit_of(code, direction) in (Exit.RETRY, Exit.DENIED, Exit.INTEGRITY, Exit.LOCAL)
+
+
+def test_failures_are_told_up_to_a_number_a_line_each() -> None:
+    progress = failed(*[FileCode.IO] * 30)
+    progress = dataclasses.replace(progress, failures=(Failure("a" * 500, FileCode.IO, "x\ny"), *progress.failures))
+    lines = file_words.failure_sentences(dataclasses.replace(progress, failed=500))
+    assert len(lines) == 11
+    assert lines[0] == "a" * 159 + "\u2026: x\u2424y"
+    assert lines[-1] == "and 490 more"
+
+
+def test_summary_has_bytes_time_rate_and_digest() -> None:
+    line = file_words.summary_sentence("build/inbox", Direction.SEND, HALF, 4, "ab" * 32)
+    assert line == (
+        "sent 2 files, 50.0 MiB (10.0 MiB were there already) to build/inbox; 4.0 s, 10.0 MiB/s; SHA-256 " + "ab" * 32
+    )
+    assert "SHA-256" not in file_words.summary_sentence("build/inbox", Direction.GET, HALF, 0, "")
+
+
+def test_the_same_command_is_offered_only_if_it_can_be_shown_as_it_is() -> None:
+    assert file_words.go_on_sentence(HALF, "mxrtc send a build/inbox").endswith("goes on:\nmxrtc send a build/inbox")
+    hostile = file_words.go_on_sentence(HALF, "mxrtc send '\x1b]0;x\x07' build/inbox")
+    assert "\x1b" not in hostile
+    assert hostile.endswith("the same command goes on")
+    assert file_words.go_on_sentence(None, "mxrtc send a b") == "interrupted; the same command goes on:\nmxrtc send a b"
+
+
+@given(st.text(max_size=50), st.text(max_size=50))
+def test_no_text_of_the_other_side_begins_a_line_of_its_own(message: str, code: str) -> None:
+    for outcome in Outcome:
+        assert "\n" not in judge("b/i", Direction.GET, finished(outcome, code, message)).sentence
