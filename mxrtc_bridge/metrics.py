@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from mxrtc_bridge.core.call_values import Outcome as CallOutcome
 from mxrtc_bridge.core.stream_events import Outcome as StreamOutcome
+from mxrtc_bridge.core.transfer_events import Outcome as TransferOutcome
 
 OTHER = "other"
 
@@ -20,6 +21,7 @@ TRANSACTION_OUTCOMES = frozenset({"accepted", "unauthorized", "refused", "unavai
 EVENT_OUTCOMES = frozenset({"stored", "duplicate", "ignored", "handled", "set_aside", "timeout"})
 CALL_OUTCOMES = frozenset(outcome.name.lower() for outcome in CallOutcome)
 STREAM_OUTCOMES = frozenset({"opened", *(outcome.value for outcome in StreamOutcome)})
+TRANSFER_OUTCOMES = frozenset({"opened", *(outcome.value for outcome in TransferOutcome)})
 DIRECTIONS = frozenset({"sent", "received"})
 """As the bridge sees it: ``sent`` to the user, ``received`` from the user."""
 REFUSALS = frozenset(
@@ -53,11 +55,12 @@ class Metrics:
         self._events = self._counter("events", "Room events by what became of them.", "outcome")
         self._calls = self._counter("calls", "Calls by what became of them.", "outcome")
         self._streams = self._counter("streams", "Streams by what became of them.", "outcome")
+        self._transfers = self._counter("transfers", "Transfers of files by what became of them.", "outcome")
         self._bytes = self._counter("payload_bytes", "Payload bytes carried.", "direction")
         self._refusals = self._counter("refusals", "Requests of others that broke a rule or lacked a right.", "code")
         self._pending = self._gauge("events_pending", "Stored events that wait to be handled.")
         self._sessions_live = self._gauge("sessions_live", "Peer connections that exist now.")
-        self._streams_live = self._gauge("streams_live", "Streams that exist now.")
+        self._streams_live = self._gauge("streams_live", "Streams and transfers of files that exist now.")
 
     def transaction(self, outcome: str) -> None:
         """Count one request of the homeserver; ``outcome`` from :data:`TRANSACTION_OUTCOMES`."""
@@ -83,8 +86,12 @@ class Metrics:
         """Count one stream; ``outcome`` from :data:`STREAM_OUTCOMES`."""
         self._count(self._streams, outcome, STREAM_OUTCOMES)
 
+    def transfer(self, outcome: str) -> None:
+        """Count one transfer of files; ``outcome`` from :data:`TRANSFER_OUTCOMES`."""
+        self._count(self._transfers, outcome, TRANSFER_OUTCOMES)
+
     def streams_live(self, change: int) -> None:
-        """Say that there are so many streams more, or fewer; sessions come and go on their own."""
+        """Say that there are so many streams and transfers more, or fewer; sessions come and go on their own."""
         self._streams_live.inc(change)
 
     def payload(self, direction: str, size: int) -> None:

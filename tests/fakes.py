@@ -221,6 +221,9 @@ class RecordingCounters:
     def stream(self, outcome: str) -> None:
         self.counted.append(("stream", outcome))
 
+    def transfer(self, outcome: str) -> None:
+        self.counted.append(("transfer", outcome))
+
     def streams_live(self, change: int) -> None: ...
 
     def payload(self, direction: str, size: int) -> None: ...

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
+
+from mxrtc_bridge.core.path_patterns import NamePattern
+
+GIB = 1024**3
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -35,3 +40,55 @@ class UnixTarget:
 
 
 Target = TcpTarget | UnixTarget
+"""Where streams of bytes lead."""
+
+
+class Direction(Enum):
+    """What callers may do with the files of a directory; seen from the bridge."""
+
+    RECEIVE = "receive"
+    """Put files into it: a drop box."""
+    SEND = "send"
+    """List and get what is in it: a share."""
+    BOTH = "both"
+
+    @property
+    def receives(self) -> bool:
+        return self is not Direction.SEND
+
+    @property
+    def sends(self) -> bool:
+        return self is not Direction.RECEIVE
+
+
+@dataclass(frozen=True, slots=True)
+class FileLimits:
+    """What a directory takes from callers. Sizes in bytes; None means no limit."""
+
+    file_bytes: int | None = 16 * GIB
+    """The largest file."""
+    user_bytes: int | None = 64 * GIB
+    """All files of one user that are there, the unfinished ones included."""
+    total_bytes: int | None = None
+    """Everything in it, whoever put it there."""
+    free_floor_bytes: int = GIB
+    """What the file system must have left after every file that has begun."""
+    partial_age_s: float = 7 * 86400.0
+    """When an unfinished file that nobody goes on with is removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilesTarget:
+    """A directory for the file protocol."""
+
+    path: str
+    """Absolute."""
+    direction: Direction
+    sanitise: bool = False
+    """Make names safe that are not accepted, instead of refusing them."""
+    allowed: tuple[NamePattern, ...] = ()
+    """Names of files that are taken; empty means all."""
+    limits: FileLimits = field(default_factory=FileLimits)
+
+    def __str__(self) -> str:
+        return f"files:{self.path} ({self.direction.value})"

@@ -1,5 +1,6 @@
 """The bridge's side of a session: judges each channel that the caller opens, and joins it to the service behind.
 
+What a channel speaks must fit what the service is: streams of bytes go to a socket, the file protocol to a directory.
 Nothing of a channel is looked at before its protocol and label are; nothing is connected before the right is there;
 and a right that ends resets the streams that lived by it.
 """
@@ -11,15 +12,22 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mxrtc_bridge.core import control, stream, wire
+from mxrtc_bridge.core import transfer_events as tx
 from mxrtc_bridge.core.errors import EventError, TargetError
+from mxrtc_bridge.core.file_errors import FileError
+from mxrtc_bridge.core.file_wire import PROTOCOL_FILE, FileCode, Get, Job, Ls
 from mxrtc_bridge.core.ids import ServiceName, parse_service_name
 from mxrtc_bridge.core.raw_stream import RawStreamMachine
-from mxrtc_bridge.core.targets import Target
+from mxrtc_bridge.core.targets import FilesTarget, Target
+from mxrtc_bridge.core.transfer import AcceptedTransfer
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.control_link import ControlLink, Listing
-from mxrtc_bridge.engine.links import Links
+from mxrtc_bridge.engine.file_ports import FileServices
+from mxrtc_bridge.engine.file_work import ReceiverHands, SourceHands
+from mxrtc_bridge.engine.links import Line, Links
 from mxrtc_bridge.engine.pipe import Pipe
 from mxrtc_bridge.engine.ports import Channel, Connector, Counters
+from mxrtc_bridge.engine.transfers import Transfer
 
 log = logging.getLogger("mxrtc_bridge.streams")
 
@@ -28,12 +36,18 @@ log = logging.getLogger("mxrtc_bridge.streams")
 class Grant:
     """A service that the caller may use now."""
 
-    target: Target
+    target: Target | FilesTarget
     raw: bool
     max_streams: int = 64
     """Streams of this service that one session may have open."""
     idle_s: float | None = None
     """A stream without traffic for so long is reset; None for never."""
+
+    def allows(self, job: Job) -> bool:
+        """Whether this is a directory that the job can be done with."""
+        if not isinstance(self.target, FilesTarget):
+            return False
+        return self.target.direction.sends if isinstance(job, Get | Ls) else self.target.direction.receives
 
 
 class ServiceGate(Protocol):
@@ -53,25 +67,34 @@ class AcceptorLinks(Links):
 
     Args:
         gate: decides about services.
-        connector: reaches them.
+        connector: reaches those that are sockets.
+        files: those that are directories; None if there are none.
         clock: where time comes from.
         counters: what is counted.
         max_streams: streams that the caller may have open at a time.
     """
 
     def __init__(
-        self, *, gate: ServiceGate, connector: Connector, clock: Clock, counters: Counters, max_streams: int = 256
+        self,
+        *,
+        gate: ServiceGate,
+        connector: Connector,
+        files: FileServices | None = None,
+        clock: Clock,
+        counters: Counters,
+        max_streams: int = 256,
     ) -> None:
         super().__init__(clock=clock, counters=counters, max_streams=max_streams)
         self._gate = gate
         self._connector = connector
-        self._services: dict[Pipe, ServiceName] = {}
+        self._files = files
+        self._services: dict[Line, ServiceName] = {}
 
     def channel_offered(self, channel: Channel) -> None:
         if channel.protocol == wire.PROTOCOL_CTL:
             self._accept_control(channel)
             return
-        if channel.protocol != wire.PROTOCOL_TCP and channel.protocol not in wire.RAW_PROTOCOLS:
+        if channel.protocol not in {wire.PROTOCOL_TCP, PROTOCOL_FILE, *wire.RAW_PROTOCOLS}:
             self._turn_away(channel, "unknown_protocol")
             return
         try:
@@ -79,7 +102,10 @@ class AcceptorLinks(Links):
         except EventError:
             self._turn_away(channel, "bad_label")
             return
-        self._accept_stream(channel, service)
+        if channel.protocol == PROTOCOL_FILE:
+            self._accept_transfer(channel, service)
+        else:
+            self._accept_stream(channel, service)
 
     def _accept_control(self, channel: Channel) -> None:
         if self._control is not None or self._ended:
@@ -96,15 +122,17 @@ class AcceptorLinks(Links):
     def _accept_stream(self, channel: Channel, service: ServiceName) -> None:
         raw = channel.protocol in wire.RAW_PROTOCOLS
         grant = self._gate.open(service)
-        if grant is not None and raw and not grant.raw:
-            grant = None
-        full = self._ended or len(self._pipes) >= self._max_streams
-        if grant is not None and not full:
-            full = sum(name == service for name in self._services.values()) >= grant.max_streams
-        if grant is None or full:
-            self._refuse(channel, raw=raw, code="denied" if grant is None else "limit")
+        if grant is None or isinstance(grant.target, FilesTarget) or (raw and not grant.raw):
+            self._refuse(channel, raw=raw, code="denied")
+        elif self._is_full(service, grant):
+            self._refuse(channel, raw=raw, code="limit")
         else:
-            self._serve(channel, service, grant, raw=raw)
+            self._serve(channel, service, grant, grant.target, raw=raw)
+
+    def _is_full(self, service: ServiceName, grant: Grant) -> bool:
+        if self._ended or len(self._pipes) >= self._max_streams:
+            return True
+        return sum(name == service for name in self._services.values()) >= grant.max_streams
 
     def _refuse(self, channel: Channel, *, raw: bool, code: str) -> None:
         """Say no in the words of the stream's language; one without words is closed. Never tells what exists."""
@@ -115,7 +143,7 @@ class AcceptorLinks(Links):
         why = "too many streams" if code == "limit" else "no such service, or no right to it"
         self._add(stream.StreamMachine(stream.Role.ACCEPTOR), channel, lambda _how: None).refuse(code, why)
 
-    def _serve(self, channel: Channel, service: ServiceName, grant: Grant, *, raw: bool) -> None:
+    def _serve(self, channel: Channel, service: ServiceName, grant: Grant, target: Target, *, raw: bool) -> None:
         machine: stream.StreamMachine | RawStreamMachine
         machine = RawStreamMachine(stream.Role.ACCEPTOR) if raw else stream.StreamMachine(stream.Role.ACCEPTOR)
         pipe = self._add(
@@ -132,7 +160,7 @@ class AcceptorLinks(Links):
             machine.set_window(self._budget.take(pipe))
         self._counters.stream("opened")
         assert self._spawn is not None
-        self._spawn(self._connect(pipe, service, grant.target))
+        self._spawn(self._connect(pipe, service, target))
 
     async def _connect(self, pipe: Pipe, service: ServiceName, target: Target) -> None:
         try:
@@ -150,12 +178,65 @@ class AcceptorLinks(Links):
             "x stream %s %s %s, %d bytes out, %d in", service, how.outcome.value, how.code, how.sent, how.received
         )
 
+    # Transfers of files
+
+    def _accept_transfer(self, channel: Channel, service: ServiceName) -> None:
+        """Hear what the caller wants; whether there is a right to it depends on that as well."""
+        if self._ended or len(self._pipes) >= self._max_streams:
+            self._turn_away(channel, "limit")
+            return
+        self._add_transfer(
+            AcceptedTransfer(),
+            channel,
+            lambda transfer, how: self._transfer_ended(transfer, service, how),
+            job_received=lambda transfer, job: self._judge_job(transfer, service, job),
+        )
+
+    def _judge_job(self, transfer: Transfer, service: ServiceName, job: Job) -> None:
+        grant = None if self._files is None else self._gate.open(service)
+        if grant is None or not isinstance(grant.target, FilesTarget) or not grant.allows(job):
+            self._counters.refusal("denied")
+            transfer.refuse(FileCode.DENIED, "no such service for files, or no right to do this with it")
+        elif sum(name == service for name in self._services.values()) >= grant.max_streams:
+            self._counters.refusal("limit")
+            transfer.refuse(FileCode.LIMIT, "too many transfers")
+        else:
+            self._services[transfer] = service
+            self._counters.transfer("opened")
+            assert self._spawn is not None
+            self._spawn(self._begin_transfer(transfer, service, grant.target, job))
+
+    async def _begin_transfer(self, transfer: Transfer, service: ServiceName, target: FilesTarget, job: Job) -> None:
+        try:
+            assert self._files is not None
+            if isinstance(job, Get | Ls):
+                transfer.serve(SourceHands(await self._files.source(target, job)))
+            else:
+                transfer.serve(ReceiverHands(self._files.receiver(target)))
+        except FileError as error:
+            log.info("! service %s: %s", service, error)
+            transfer.refuse(error.code, str(error))
+
+    def _transfer_ended(self, transfer: Transfer, service: ServiceName, how: tx.Finished) -> None:
+        self._services.pop(transfer, None)
+        log.info(
+            "x transfer %s %s %s, %d of %d files, %d bytes out, %d in",
+            service,
+            how.outcome.value,
+            how.code,
+            how.progress.files_done,
+            how.progress.files,
+            how.sent,
+            how.received,
+        )
+
     def judge_again(self) -> None:
-        """Reset the streams whose service is not allowed any more."""
-        for pipe, service in tuple(self._services.items()):
-            if self._gate.open(service) is None:
+        """Reset the streams and transfers that are not allowed any more."""
+        for line, service in tuple(self._services.items()):
+            grant = self._gate.open(service)
+            if grant is None or not _fits(line, grant):
                 log.info("x stream to %s: right withdrawn", service)
-                pipe.reset("denied", "your right to this service has ended")
+                line.reset("denied", "your right to this service has ended")
 
     def say_bye(self, code: str, message: str) -> bool:
         """Tell the other side that the session ends; False where it has no control channel."""
@@ -167,3 +248,10 @@ class AcceptorLinks(Links):
     def _turn_away(self, channel: Channel, code: str) -> None:
         self._counters.refusal(code)
         channel.close()
+
+
+def _fits(line: Line, grant: Grant) -> bool:
+    """Whether what was begun may go on."""
+    if isinstance(line, Transfer):
+        return line.job is not None and grant.allows(line.job)
+    return not isinstance(grant.target, FilesTarget)

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 
 from mxrtc_bridge.core import stream
+from mxrtc_bridge.core import transfer_events as tx
+from mxrtc_bridge.core.file_wire import Job
 from mxrtc_bridge.core.ice import Path
 from mxrtc_bridge.core.raw_stream import RawStreamMachine
 from mxrtc_bridge.core.schedule import Scheduler, WindowBudget
+from mxrtc_bridge.core.transfer_source import SourceMachine
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.control_link import ControlLink
+from mxrtc_bridge.engine.file_ports import Lister
+from mxrtc_bridge.engine.file_work import Hands, Spawn
 from mxrtc_bridge.engine.pipe import Pipe
 from mxrtc_bridge.engine.ports import Channel, Counters, Peer
+from mxrtc_bridge.engine.transfers import Record, Transfer, TransferMachine
 
-Spawn = Callable[[Coroutine[None, None, None]], None]
+Line = Pipe | Transfer
+"""What a channel carries: a byte stream, or a transfer of files. Both count as streams, and take turns."""
 
 
 class Links(ABC):
@@ -40,9 +47,9 @@ class Links(ABC):
         self._peer: Peer | None = None
         self._spawn: Spawn | None = None
         self._report_lost: Callable[[str], None] = lambda _reason: None
-        self._scheduler: Scheduler[Pipe] = Scheduler()
-        self._budget: WindowBudget[Pipe] = WindowBudget()
-        self._pipes: set[Pipe] = set()
+        self._scheduler: Scheduler[Line] = Scheduler()
+        self._budget: WindowBudget[Line] = WindowBudget()
+        self._pipes: set[Line] = set()
         self._control: ControlLink | None = None
         self._ended = False
         self._sent = 0
@@ -61,7 +68,7 @@ class Links(ABC):
         self.up.set()
 
     def ended(self) -> None:
-        """End all streams: local programs see a reset, never an orderly end that did not happen."""
+        """End all streams and transfers: local programs see a reset, never an orderly end that did not happen."""
         if self._ended:
             return
         self._ended = True
@@ -88,7 +95,7 @@ class Links(ABC):
 
     # Turns
 
-    def _ready(self, pipe: Pipe, pending: int) -> None:
+    def _ready(self, pipe: Line, pending: int) -> None:
         self._scheduler.ready(pipe, pending)
         self._take_turns()
 
@@ -111,15 +118,8 @@ class Links(ABC):
         idle_s: float | None = None,
     ) -> Pipe:
         def end(pipe: Pipe, how: stream.Finished) -> None:
-            self._scheduler.remove(pipe)
-            self._budget.give_back(pipe)
-            self._pipes.discard(pipe)
-            self._sent += how.sent
-            self._received += how.received
+            self._forget(pipe, how)
             self._counters.stream(how.outcome.value)
-            self._counters.payload("sent", how.sent)
-            self._counters.payload("received", how.received)
-            self._counters.streams_live(-1)
             finished(how)
 
         pipe = Pipe(
@@ -137,6 +137,51 @@ class Links(ABC):
         # Only now: what came early may end the stream at once.
         pipe.begin()
         return pipe
+
+    def _add_transfer(
+        self,
+        machine: TransferMachine,
+        channel: Channel,
+        finished: Callable[[Transfer, tx.Finished], None],
+        *,
+        files: Hands | Lister | None = None,
+        job_received: Callable[[Transfer, Job], None] | None = None,
+        record: Record | None = None,
+    ) -> Transfer:
+        assert self._spawn is not None
+
+        def end(transfer: Transfer, how: tx.Finished) -> None:
+            self._forget(transfer, how)
+            self._counters.transfer(how.outcome.value)
+            finished(transfer, how)
+
+        transfer = Transfer(
+            machine,
+            channel,
+            clock=self._clock,
+            spawn=self._spawn,
+            ready=self._ready,
+            finished=end,
+            heard=self._heard,
+            job_received=None if job_received is None else lambda job: job_received(transfer, job),
+            record=record,
+        )
+        if not isinstance(machine, SourceMachine):
+            machine.set_window(self._budget.take(transfer))
+        self._pipes.add(transfer)
+        self._counters.streams_live(1)
+        transfer.begin(files)
+        return transfer
+
+    def _forget(self, line: Line, how: stream.Finished | tx.Finished) -> None:
+        self._scheduler.remove(line)
+        self._budget.give_back(line)
+        self._pipes.discard(line)
+        self._sent += how.sent
+        self._received += how.received
+        self._counters.payload("sent", how.sent)
+        self._counters.payload("received", how.received)
+        self._counters.streams_live(-1)
 
     def _over(self, reason: str) -> None:
         """The control channel says that the session is of no use any more."""

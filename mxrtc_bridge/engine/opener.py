@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 
 from mxrtc_bridge.core import control, stream, wire
+from mxrtc_bridge.core import transfer_events as tx
 from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.core.file_wire import PROTOCOL_FILE, Job
 from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.transfer import opened_transfer
+from mxrtc_bridge.core.transfer_progress import Tally
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.control_link import ControlLink
-from mxrtc_bridge.engine.links import Links, Spawn
+from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource, Lister
+from mxrtc_bridge.engine.file_work import Hands, Spawn, hands_for
+from mxrtc_bridge.engine.links import Links
 from mxrtc_bridge.engine.pipe import Pipe
 from mxrtc_bridge.engine.ports import Channel, Counters, Peer, Sink
+from mxrtc_bridge.engine.transfers import Record, Transfer
 
 
 class OpenedStream:
@@ -32,6 +40,57 @@ class OpenedStream:
             self.pipe.reset(code, message)
 
 
+class OpenedTransfer:
+    """A transfer that we opened."""
+
+    def __init__(self, finished: asyncio.Future[tx.Finished]) -> None:
+        self.finished = finished
+        self.transfer: Transfer | None = None
+
+    @property
+    def progress(self) -> tx.Progress:
+        """How far it is, at any time."""
+        return Tally().value() if self.transfer is None else self.transfer.progress
+
+    def reset(self, code: str, message: str) -> None:
+        """End it at once; what is verified is kept. Harmless after its end."""
+        if self.finished.done():
+            return
+        if self.transfer is None:
+            self.give_up(code, message)
+        else:
+            self.transfer.reset(code, message)
+
+    def give_up(self, code: str, message: str) -> None:
+        """It never began."""
+        if not self.finished.done():
+            how = tx.Finished(tx.Outcome.INTERRUPTED, code, message, 0, 0, Tally().value())
+            self.finished.set_result(how)
+
+
+@dataclass(frozen=True, slots=True)
+class _StreamInLine:
+    service: ServiceName
+    sink: Sink
+    opened: OpenedStream
+
+    def give_up(self, reason: str) -> None:
+        self.sink.reset()
+        self.opened.finished.set_result(stream.Finished(stream.Outcome.LOST, "lost", reason, 0, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _TransferInLine:
+    service: ServiceName
+    job: Job
+    files: Hands | Lister
+    record: Record | None
+    opened: OpenedTransfer
+
+    def give_up(self, reason: str) -> None:
+        self.opened.give_up("lost", reason)
+
+
 class NoCounters:
     """A user's process counts nothing."""
 
@@ -40,6 +99,8 @@ class NoCounters:
     def sessions_live(self, count: int) -> None: ...
 
     def stream(self, outcome: str) -> None: ...
+
+    def transfer(self, outcome: str) -> None: ...
 
     def streams_live(self, change: int) -> None: ...
 
@@ -58,7 +119,7 @@ class OpenerLinks(Links):
 
     def __init__(self, *, clock: Clock, counters: Counters, max_streams: int = 240) -> None:
         super().__init__(clock=clock, counters=counters, max_streams=max_streams)
-        self._waiting: deque[tuple[ServiceName, Sink, OpenedStream]] = deque()
+        self._waiting: deque[_StreamInLine | _TransferInLine] = deque()
         self._openings = float(OPENINGS_BURST)
         self._openings_at = clock.monotonic()
         self._opening_timer_armed = False
@@ -85,12 +146,27 @@ class OpenerLinks(Links):
     def open_stream(self, service: ServiceName, sink: Sink) -> OpenedStream:
         """Join ``sink`` to a service; opens wait in line where there are many at once."""
         opened = OpenedStream(asyncio.get_running_loop().create_future())
-        if self._ended:
-            sink.reset()
-            opened.finished.set_result(stream.Finished(stream.Outcome.LOST, "lost", "the session has ended", 0, 0))
-        else:
-            self._waiting.append((service, sink, opened))
-            self._open_waiting()
+        self._line_up(_StreamInLine(service, sink, opened))
+        return opened
+
+    def open_transfer(
+        self,
+        service: ServiceName,
+        job: Job,
+        files: FileSource | FileReceiver | Lister,
+        record: Record | None = None,
+    ) -> OpenedTransfer:
+        """Move files to or from a service; opens wait in line where there are many at once.
+
+        Args:
+            service: whose files.
+            job: what is to be done.
+            files: what there is for ``Put``, where it goes for ``Get``, and for ``Ls`` a function that shows an entry.
+                To be closed by the caller, after the session has ended.
+            record: told what became of each entry.
+        """
+        opened = OpenedTransfer(asyncio.get_running_loop().create_future())
+        self._line_up(_TransferInLine(service, job, hands_for(job, files), record, opened))
         return opened
 
     async def list_services(self) -> dict[UserId, tuple[ServiceName, ...]]:
@@ -114,15 +190,23 @@ class OpenerLinks(Links):
     def ended(self) -> None:
         super().ended()
         while self._waiting:
-            _, sink, opened = self._waiting.popleft()
-            sink.reset()
-            opened.finished.set_result(stream.Finished(stream.Outcome.LOST, "lost", "the session has ended", 0, 0))
+            self._waiting.popleft().give_up("the session has ended")
+
+    def _line_up(self, wanted: _StreamInLine | _TransferInLine) -> None:
+        if self._ended:
+            wanted.give_up("the session has ended")
+        else:
+            self._waiting.append(wanted)
+            self._open_waiting()
 
     def _open_waiting(self) -> None:
         self._refill()
         while self._waiting and self._openings >= 1 and len(self._pipes) < self._max_streams:
+            wanted = self._waiting.popleft()
+            if isinstance(wanted, _TransferInLine) and wanted.opened.finished.done():
+                continue  # reset while it waited
             self._openings -= 1
-            self._open_now(*self._waiting.popleft())
+            self._open_now(wanted)
         if self._waiting and self._openings < 1 and not self._opening_timer_armed:
             self._opening_timer_armed = True
             self._clock.call_at(self._clock.monotonic() + 1 / OPENINGS_PER_S, self._opening_due)
@@ -136,23 +220,39 @@ class OpenerLinks(Links):
         self._openings = min(float(OPENINGS_BURST), self._openings + (now - self._openings_at) * OPENINGS_PER_S)
         self._openings_at = now
 
-    def _open_now(self, service: ServiceName, sink: Sink, opened: OpenedStream) -> None:
+    def _open_now(self, wanted: _StreamInLine | _TransferInLine) -> None:
         assert self._peer is not None
+        protocol = wire.PROTOCOL_TCP if isinstance(wanted, _StreamInLine) else PROTOCOL_FILE
+        try:
+            channel = self._peer.open_channel(wanted.service, protocol)
+        except LocalError as error:
+            # The connection has just ended, or has no number left for a channel: this one's trouble alone.
+            wanted.give_up(str(error))
+            return
+        if isinstance(wanted, _StreamInLine):
+            self._begin_stream(wanted, channel)
+        else:
+            self._begin_transfer(wanted, channel)
 
+    def _begin_stream(self, wanted: _StreamInLine, channel: Channel) -> None:
         def finished(how: stream.Finished) -> None:
-            if not opened.finished.done():
-                opened.finished.set_result(how)
+            if not wanted.opened.finished.done():
+                wanted.opened.finished.set_result(how)
             self._open_waiting()
 
-        try:
-            channel = self._peer.open_channel(service, wire.PROTOCOL_TCP)
-        except LocalError as error:
-            # The connection has just ended, or has no number left for a channel: this stream's trouble alone.
-            sink.reset()
-            opened.finished.set_result(stream.Finished(stream.Outcome.LOST, "lost", str(error), 0, 0))
-            return
         machine = stream.StreamMachine(stream.Role.OPENER)
         pipe = self._add(machine, channel, finished)
         machine.set_window(self._budget.take(pipe))
-        opened.pipe = pipe
-        pipe.connect_sink(sink)
+        wanted.opened.pipe = pipe
+        pipe.connect_sink(wanted.sink)
+
+    def _begin_transfer(self, wanted: _TransferInLine, channel: Channel) -> None:
+        def finished(_transfer: Transfer, how: tx.Finished) -> None:
+            if not wanted.opened.finished.done():
+                wanted.opened.finished.set_result(how)
+            self._open_waiting()
+
+        machine = opened_transfer(wanted.job)
+        wanted.opened.transfer = self._add_transfer(
+            machine, channel, finished, files=wanted.files, record=wanted.record
+        )

@@ -244,12 +244,16 @@ class Counters(Protocol):
         """A stream has ended."""
         ...
 
+    def transfer(self, outcome: str) -> None:
+        """A transfer of files has ended."""
+        ...
+
     def streams_live(self, change: int) -> None:
-        """So many streams more, or fewer."""
+        """So many streams and transfers more, or fewer."""
         ...
 
     def payload(self, direction: str, size: int) -> None:
-        """Payload of a stream that has ended; ``direction`` is ``sent`` or ``received``."""
+        """Payload of a stream or transfer that has ended; ``direction`` is ``sent`` or ``received``."""
         ...
 
     def refusal(self, code: str) -> None:

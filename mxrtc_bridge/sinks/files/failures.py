@@ -8,33 +8,10 @@ from __future__ import annotations
 import errno
 import os
 
-from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.core.file_errors import FileError
 from mxrtc_bridge.core.file_wire import FileCode
 
-
-class FileError(LocalError):
-    """One file, or one job, cannot go on; ``str`` is the sentence."""
-
-    def __init__(self, code: FileCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-    @property
-    def resumable(self) -> bool:
-        """Whether what was received is kept, and the same transfer may go on when the cause is gone."""
-        return self.code in _RESUMABLE
-
-
-_RESUMABLE = frozenset(
-    {
-        FileCode.DENIED,
-        FileCode.QUOTA,
-        FileCode.SPACE,
-        FileCode.IO,
-        FileCode.UNAVAILABLE,
-        FileCode.INTERRUPTED,
-    }
-)
+__all__ = ["FileError", "translated"]
 
 _DENIED = (FileCode.DENIED, "this is not permitted there (owner, mode or a read-only file system)")
 _SPACE = (FileCode.SPACE, "the disk is full; it can go on when there is room")

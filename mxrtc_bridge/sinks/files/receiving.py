@@ -43,6 +43,10 @@ class Keeper(Protocol):
         """It is over; ``kept`` bytes stay as a partial file."""
         ...
 
+    def suspend_soon(self, reception: Reception) -> None:
+        """Suspend it in a task of the keeper's own."""
+        ...
+
 
 class Committer:
     """Publishes in batches, one after the other.
@@ -229,6 +233,11 @@ class Reception:
         async with self._turn:
             if not self._ended:
                 await self._end_early()
+
+    def abandon(self) -> None:
+        """Suspend, without waiting for it: whoever received has no time left, or is being cancelled itself."""
+        if not self._ended:
+            self._keeper.suspend_soon(self)
 
     async def discard(self) -> None:
         """Stop for good: nothing is kept. Does nothing once it has ended."""

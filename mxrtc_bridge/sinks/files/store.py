@@ -81,6 +81,7 @@ class Store:
         self._box: Box | None = None
         self._committer: Committer | None = None
         self._removals: dict[str, asyncio.Task[None]] = {}
+        self._suspensions: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def open(self) -> None:
@@ -183,6 +184,8 @@ class Store:
         self._closed = True
         for reception in list(self._live.values()):
             await reception.suspend()
+        if self._suspensions:
+            await asyncio.wait(self._suspensions)
         if self._committer is not None:
             await self._committer.close()
         if self._removals:
@@ -213,6 +216,12 @@ class Store:
         self._accounts.add(identity.sender, -identity.size, -1)
         if kept:
             self._keep(Kept(identity, kept, self._clock()))
+
+    def suspend_soon(self, reception: Reception) -> None:
+        """Suspend in a task of our own, which :meth:`close` waits for."""
+        task = asyncio.get_running_loop().create_task(reception.suspend())
+        self._suspensions.add(task)
+        task.add_done_callback(self._suspensions.discard)
 
     # Steps of begin
 

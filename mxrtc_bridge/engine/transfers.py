@@ -1,0 +1,172 @@
+"""One transfer of files: a data channel on one side, a disk on the other, a pure machine between them.
+
+What the machine asks of the disk goes to :class:`~mxrtc_bridge.engine.file_work.FileWork`, which holds it and reports
+what came of it; all the rest is done here, as in :class:`~mxrtc_bridge.engine.pipe.Pipe`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mxrtc_bridge.core import transfer_events as tx
+from mxrtc_bridge.core.file_wire import FileCode, Job
+from mxrtc_bridge.core.transfer import AcceptedTransfer
+from mxrtc_bridge.core.transfer_receiver import ReceiverMachine
+from mxrtc_bridge.core.transfer_source import SourceMachine
+from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.driver import Driver
+from mxrtc_bridge.engine.file_ports import Lister
+from mxrtc_bridge.engine.file_work import FileWork, Hands, Operation, Spawn
+from mxrtc_bridge.engine.ports import Channel
+
+TransferMachine = SourceMachine | ReceiverMachine | AcceptedTransfer
+FileEffect = tx.Accepted | tx.EntryDone | tx.EntryFailed | tx.CloseFile | Operation
+Record = Callable[[tx.EntryDone | tx.EntryFailed], None]
+"""Told what became of each entry; must not block and not raise."""
+
+
+class Transfer:
+    """Joins ``channel`` and a disk by ``machine``.
+
+    Args:
+        machine: a fresh machine; its role says which side opened the channel.
+        channel: the data channel; the transfer becomes its listener.
+        clock: where time comes from.
+        spawn: starts a task that ends with the session.
+        ready: called when the machine has payload that may be sent.
+        finished: called exactly once, with how the transfer ended.
+        heard: called for every message: a sign of life.
+        job_received: called with what the opener wants; then :meth:`serve` or :meth:`refuse` must be called.
+        record: told what became of each entry.
+    """
+
+    def __init__(
+        self,
+        machine: TransferMachine,
+        channel: Channel,
+        *,
+        clock: Clock,
+        spawn: Spawn,
+        ready: Callable[[Transfer, int], None],
+        finished: Callable[[Transfer, tx.Finished], None],
+        heard: Callable[[], None],
+        job_received: Callable[[Job], None] | None = None,
+        record: Record | None = None,
+    ) -> None:
+        self.channel = channel
+        self._machine = machine
+        self._spawn = spawn
+        self._ready = ready
+        self._finished = finished
+        self._heard = heard
+        self._job_received = job_received
+        self._record = record
+        self._work: FileWork | None = None
+        self._lister: Lister | None = None
+        self._driver: Driver[tx.Event, tx.Effect] = Driver(machine, perform=self._perform, tick=tx.Tick(), clock=clock)
+
+    @property
+    def progress(self) -> tx.Progress:
+        """How far it is."""
+        return self._machine.progress
+
+    @property
+    def job(self) -> Job | None:
+        """What it is for; None while an opener has not said so."""
+        return self._machine.job
+
+    def begin(self, files: Hands | Lister | None = None) -> None:
+        """Listen to the channel; what came before is taken now.
+
+        Args:
+            files: the disk's side, if we are the opener; a function for a listing.
+        """
+        if files is not None:
+            self._join(files)
+        if isinstance(self._machine, AcceptedTransfer):
+            # The channel was offered to us, so it is open; nobody else says so.
+            self._driver.feed(tx.ChannelOpened())
+        self.channel.set_listener(self)
+
+    def serve(self, files: Hands) -> None:
+        """Acceptor: the job may begin."""
+        self._join(files)
+        self._driver.feed(tx.ServiceReady())
+
+    def refuse(self, code: FileCode, message: str) -> None:
+        """Acceptor: there will be no transfer."""
+        self._driver.feed(tx.ServiceRefused(code, message))
+
+    def turn(self, limit: int) -> None:
+        """It is this transfer's turn to send up to ``limit`` bytes of payload."""
+        self._driver.feed(tx.Turn(limit))
+
+    def reset(self, code: str, message: str) -> None:
+        """End the transfer at once, on both sides; what is verified is kept."""
+        self._driver.feed(tx.Reset(code, message))
+
+    # ChannelListener
+
+    def channel_opened(self) -> None:
+        self._driver.feed(tx.ChannelOpened())
+
+    def text_received(self, text: str) -> None:
+        self._heard()
+        self._driver.feed(tx.TextReceived(text))
+
+    def binary_received(self, data: bytes) -> None:
+        self._heard()
+        self._driver.feed(tx.BinaryReceived(data))
+
+    def channel_closed(self) -> None:
+        self._driver.feed(tx.ChannelClosed())
+
+    # Effects
+
+    def _join(self, files: Hands | Lister) -> None:
+        if isinstance(files, Hands):
+            self._work = FileWork(files, spawn=self._spawn, report=self._driver.feed)
+        else:
+            self._lister = files
+
+    def _perform(self, effect: tx.Effect) -> None:
+        match effect:
+            case tx.SendText(text=text):
+                self.channel.send(text)
+            case tx.SendBinary(data=data):
+                self.channel.send(data)
+            case tx.Consumed(size=size):
+                self.channel.consumed(size)
+            case tx.CloseChannel():
+                self.channel.close()
+            case tx.Ready(pending=pending):
+                self._ready(self, pending)
+            case tx.JobReceived(job=job):
+                assert self._job_received is not None
+                self._job_received(job)
+            case tx.Finished():
+                if self._work is not None:
+                    self._work.close()
+                self._finished(self, effect)
+            case _:
+                self._perform_on_files(effect)
+
+    def _perform_on_files(self, effect: FileEffect) -> None:
+        match effect:
+            case tx.Accepted():
+                pass
+            case tx.EntryDone() | tx.EntryFailed():
+                if self._record is not None:
+                    self._record(effect)
+            case tx.CloseFile(index=index):
+                if self._work is not None:
+                    self._work.drop(index)
+            case _:
+                self._work_on(effect)
+
+    def _work_on(self, operation: Operation) -> None:
+        if self._work is not None:
+            self._work.add(operation)
+        elif self._lister is not None and isinstance(operation, tx.CheckEntry):
+            self._lister(operation.entry)
+            self._driver.feed(tx.EntryChecked(operation.index, tx.Listed()))

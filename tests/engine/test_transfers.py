@@ -1,0 +1,395 @@
+"""Both sides of a session joined in memory, with real directories behind them: files move, stop, and go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from mxrtc_bridge.core import transfer_events as tx
+from mxrtc_bridge.core.errors import StateError
+from mxrtc_bridge.core.file_errors import FileError
+from mxrtc_bridge.core.file_wire import PROTOCOL_FILE, Entry, FileCode, Get, Ls, Put
+from mxrtc_bridge.core.ids import ServiceName
+from mxrtc_bridge.core.targets import Direction, FilesTarget
+from mxrtc_bridge.engine.acceptor import Grant
+from mxrtc_bridge.engine.opener import OpenedTransfer
+from mxrtc_bridge.sinks.files.dropbox import DropBox
+from mxrtc_bridge.sinks.files.jobs import ReceivedFrom, Selected
+from mxrtc_bridge.sinks.files.local import Destination, Sources
+from mxrtc_bridge.sinks.files.share import Share
+from tests.engine.test_links import Session, open_stream
+from tests.fakes import FakeSink
+from tests.sinks.files.senders import ALICE, ROOMY, content, files_in, partials_in
+
+MIB = 1024 * 1024
+
+
+class Services:
+    """A drop box and a share of a test."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "share").mkdir()
+        self.box = DropBox(folder / "box", ROOMY)
+        self.share = Share(folder / "share")
+        self.failure: FileError | None = None
+
+    async def source(self, _target: FilesTarget, job: Get | Ls) -> Selected:
+        if self.failure is not None:
+            raise self.failure
+        return await Selected.open(self.share, job)
+
+    def receiver(self, _target: FilesTarget) -> ReceivedFrom:
+        if self.failure is not None:
+            raise self.failure
+        return ReceivedFrom(self.box, ALICE)
+
+
+class World(Session):
+    """A session with services for files; what is put and where things go on the user's side is below ``folder``."""
+
+    def __init__(self, folder: Path, services: Services) -> None:
+        super().__init__()
+        self.folder = folder
+        self.services = services
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.records: list[tx.EntryDone | tx.EntryFailed] = []
+        self.acceptor._files = services
+        for name, direction in (("in", "receive"), ("out", "send"), ("both", "both")):
+            target = FilesTarget(str(folder), Direction(direction))
+            self.gate.services[name] = Grant(target, raw=True, max_streams=4)
+
+    async def settle(self, *, upto: int | None = None) -> None:
+        """Deliver everything until nothing moves any more, or until so many bytes of messages were delivered."""
+        delivered = 0
+        while self.network or self.work or self.tasks:
+            for work in self.work:
+                self.tasks.add(asyncio.ensure_future(work))
+            self.work.clear()
+            while self.network:
+                self.network.popleft()()
+                delivered += 1
+                self.opener.send_space()
+                self.acceptor.send_space()
+                if upto is not None and delivered >= upto:
+                    return
+            if self.tasks and not self.work:
+                done, self.tasks = await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+
+    async def end(self) -> None:
+        """End both sides as a session does: first the streams, then the tasks."""
+        self.opener.ended()
+        self.acceptor.ended()
+        for work in self.work:
+            work.close()
+        for task in self.tasks:
+            task.cancel()
+        if self.tasks:
+            await asyncio.wait(self.tasks)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    services = Services(tmp_path)
+    await services.box.open()
+    world = World(tmp_path, services)
+    await world.settle()
+    yield world
+    await world.end()
+    await services.box.close()
+    services.share.close()
+
+
+async def sources_of(world: World, files: dict[str, bytes]) -> Sources:
+    for name, data in files.items():
+        path = world.folder / "mine" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    sources = Sources([str(path) for path in sorted((world.folder / "mine").iterdir())])
+    await sources.open()
+    return sources
+
+
+def put(world: World, sources: Sources, service: str = "in") -> OpenedTransfer:
+    return world.opener.open_transfer(ServiceName(service), Put(), sources, world.records.append)
+
+
+def outcome(opened: OpenedTransfer) -> tuple[tx.Outcome, str]:
+    how = opened.finished.result()
+    return how.outcome, how.code
+
+
+CLEAN = (tx.Outcome.CLEAN, "")
+TREE = {"a.bin": content(3 * MIB + 7, 1), "d/empty": b"", "d/e/small": b"small", "z.bin": content(MIB, 2)}
+
+
+async def test_put_brings_a_tree_into_the_box_and_gives_all_memory_back(world: World) -> None:
+    sources = await sources_of(world, TREE)
+    opened = put(world, sources)
+    await world.settle()
+    assert outcome(opened) == CLEAN
+    assert files_in(world.folder / "box") == TREE
+    how = opened.finished.result()
+    assert (how.progress.files_done, how.progress.failed) == (4, 0)
+    assert how.sent == sum(map(len, TREE.values()))
+    assert world.opener.totals() == (0, how.sent, 0)
+    assert world.acceptor.totals() == (0, 0, how.sent)
+    assert [channel.unconsumed for channel in world.near.channels + world.far.channels] == [0] * 4
+    assert world.services.box.live == 0
+    assert {type(record) for record in world.records} == {tx.EntryDone}
+    assert sorted(record.entry.path for record in world.records) == sorted((*TREE, "d", "d/e"))
+    sources.close()
+
+
+async def test_put_of_the_same_again_moves_nothing(world: World) -> None:
+    sources = await sources_of(world, TREE)
+    put(world, sources)
+    await world.settle()
+    again = put(world, sources)
+    await world.settle()
+    assert outcome(again) == CLEAN
+    assert again.finished.result().sent == 0
+    assert files_in(world.folder / "box") == TREE
+    sources.close()
+
+
+async def test_hundreds_of_small_files_arrive(world: World) -> None:
+    files = {f"many/{number:04}": content(number % 97, number) for number in range(700)}
+    sources = await sources_of(world, files)
+    opened = put(world, sources)
+    await world.settle()
+    assert outcome(opened) == CLEAN
+    assert files_in(world.folder / "box") == files
+    sources.close()
+
+
+async def test_get_brings_what_is_selected_and_tells_of_a_pattern_without_match(world: World) -> None:
+    shared = world.folder / "share"
+    (shared / "docs").mkdir()
+    (shared / "docs" / "big.bin").write_bytes(content(2 * MIB + 1))
+    (shared / "docs" / "small.txt").write_bytes(b"text")
+    (shared / ".hidden").write_bytes(b"secret")
+    destination = Destination(world.folder / "got")
+    await destination.open()
+    receiver = ReceivedFrom(destination, "@rtc_build:example.org")
+    opened = world.opener.open_transfer(ServiceName("out"), Get(("docs", "none*", ".hidden")), receiver)
+    await world.settle()
+    how = opened.finished.result()
+    assert how.outcome is tx.Outcome.PARTIAL
+    assert how.progress.files_done == 2
+    assert how.received == 2 * MIB + 5
+    await destination.close(tidy=True)
+    assert files_in(world.folder / "got") == {"docs/big.bin": content(2 * MIB + 1), "docs/small.txt": b"text"}
+
+
+async def test_ls_shows_one_level(world: World) -> None:
+    shared = world.folder / "share"
+    (shared / "docs" / "deep").mkdir(parents=True)
+    (shared / "docs" / "a").write_bytes(b"12345")
+    shown: list[Entry] = []
+    opened = world.opener.open_transfer(ServiceName("both"), Ls("docs"), shown.append)
+    await world.settle()
+    assert outcome(opened) == CLEAN
+    assert [(entry.path, entry.size) for entry in shown] == [("docs/a", 5), ("docs/deep", 0)]
+
+
+async def test_ls_of_what_is_not_there_is_refused(world: World) -> None:
+    opened = world.opener.open_transfer(ServiceName("out"), Ls("nothing"), lambda _entry: None)
+    await world.settle()
+    assert outcome(opened) == (tx.Outcome.REFUSED, "unknown")
+
+
+async def test_cut_session_keeps_what_is_verified_and_the_next_goes_on(world: World) -> None:
+    data = content(8 * MIB, 3)
+    sources = await sources_of(world, {"big.bin": data})
+    opened = put(world, sources)
+    while opened.progress.bytes_done < 5 * MIB:
+        await world.settle(upto=50)
+    await world.end()
+    assert opened.finished.result().outcome is tx.Outcome.INTERRUPTED
+    await world.services.box.close()
+    assert partials_in(world.folder / "box") == [".map", ".part"]
+
+    world.services.box = DropBox(world.folder / "box", ROOMY)
+    await world.services.box.open()
+    later = World(world.folder, world.services)
+    await later.settle()
+    again = put(later, sources)
+    await later.settle()
+    assert outcome(again) == CLEAN
+    assert again.finished.result().sent <= 5 * MIB
+    assert again.finished.result().progress.bytes_kept >= 3 * MIB
+    assert files_in(world.folder / "box") == {"big.bin": data}
+    await later.end()
+    sources.close()
+
+
+async def test_reset_ends_both_sides_and_lets_all_files_go(world: World) -> None:
+    sources = await sources_of(world, {"big.bin": content(4 * MIB)})
+    opened = put(world, sources)
+    while opened.progress.bytes_done < MIB:
+        await world.settle(upto=20)
+    opened.reset("interrupted", "you pressed Ctrl-C")
+    assert outcome(opened) == (tx.Outcome.INTERRUPTED, "interrupted")
+    opened.reset("interrupted", "again")
+    await world.settle()
+    assert ("transfer", "interrupted") in world.counters.counted
+    await world.services.box.close()
+    assert world.services.box.live == 0
+    assert world.opener.totals()[0] == world.acceptor.totals()[0] == 0
+    sources.close()
+
+
+async def test_transfers_run_beside_a_stream(world: World) -> None:
+    local, remote, _ = await open_stream(world)
+    sources = await sources_of(world, {"big.bin": content(2 * MIB)})
+    box = world.folder / "box"
+    (world.folder / "share" / "other.bin").write_bytes(content(MIB, 5))
+    destination = Destination(world.folder / "got")
+    await destination.open()
+    one = put(world, sources)
+    two = world.opener.open_transfer(ServiceName("out"), Get(("*",)), ReceivedFrom(destination, "peer"))
+    await world.settle(upto=40)
+    local.listener.data_received(b"ping")
+    await world.settle(upto=40)
+    assert remote.written == b"ping", "a keystroke does not wait for the files"
+    assert not one.finished.done()
+    await world.settle()
+    assert (outcome(one), outcome(two)) == (CLEAN, CLEAN)
+    assert files_in(box) == {"big.bin": content(2 * MIB)}
+    await destination.close()
+    sources.close()
+
+
+@pytest.mark.parametrize("service", ["out", "ssh", "unknown"])
+async def test_put_without_a_right_to_it_is_refused_without_a_hint(world: World, service: str) -> None:
+    sources = await sources_of(world, {"a": b"1"})
+    opened = put(world, sources, service)
+    await world.settle()
+    assert outcome(opened) == (tx.Outcome.REFUSED, "denied")
+    assert ("refusal", "denied") in world.counters.counted
+    assert world.connector.sinks == []
+    sources.close()
+
+
+@pytest.mark.parametrize("service", ["in", "ssh", "unknown"])
+async def test_get_and_ls_without_a_right_to_them_are_refused(world: World, service: str) -> None:
+    listing = world.opener.open_transfer(ServiceName(service), Ls(""), lambda _entry: None)
+    getting = world.opener.open_transfer(ServiceName(service), Get(("*",)), ReceivedFrom(world.services.box, "x"))
+    await world.settle()
+    assert outcome(listing) == outcome(getting) == (tx.Outcome.REFUSED, "denied")
+
+
+@pytest.mark.parametrize("protocol", ["tcp.v1.mxrtc", "raw.mxrtc"])
+async def test_stream_of_bytes_to_a_directory_is_refused(world: World, protocol: str) -> None:
+    if protocol == "raw.mxrtc":
+        channel = world.near.open_channel("both", protocol)
+        await world.settle()
+        assert channel.closed
+    else:
+        opened = world.opener.open_stream(ServiceName("both"), FakeSink())
+        await world.settle()
+        assert opened.finished.result().code == "denied"
+    assert ("refusal", "denied") in world.counters.counted
+
+
+async def test_service_that_is_not_available_says_so(world: World) -> None:
+    world.services.failure = FileError(FileCode.UNAVAILABLE, "not at the moment")
+    sources = await sources_of(world, {"a": b"1"})
+    opened = put(world, sources)
+    await world.settle()
+    assert outcome(opened) == (tx.Outcome.REFUSED, "unavailable")
+    sources.close()
+
+
+async def test_transfers_beyond_the_limit_of_the_service_are_refused(world: World) -> None:
+    (world.folder / "share" / "a").write_bytes(b"1")
+    channels = [world.near.open_channel("out", PROTOCOL_FILE) for _ in range(4)]
+    for channel in channels:
+        channel.set_listener(_Deaf())
+        channel.send('{"t":"get","p":["*"]}')
+    await world.settle()
+    opened = world.opener.open_transfer(ServiceName("out"), Ls(""), lambda _entry: None)
+    await world.settle()
+    assert outcome(opened) == (tx.Outcome.REFUSED, "limit")
+
+
+async def test_transfers_count_for_the_limit_of_the_session(world: World) -> None:
+    for _ in range(8):
+        world.near.open_channel("out", PROTOCOL_FILE)
+    await world.settle()
+    late = world.near.open_channel("out", PROTOCOL_FILE)
+    await world.settle()
+    assert late.closed
+    assert ("refusal", "limit") in world.counters.counted
+
+
+@pytest.mark.parametrize("change", ["none", "send", "socket"])
+async def test_right_that_ends_resets_the_transfer(world: World, change: str) -> None:
+    sources = await sources_of(world, {"big.bin": content(4 * MIB)})
+    opened = put(world, sources, "both")
+    while opened.progress.bytes_done < MIB:
+        await world.settle(upto=20)
+    world.acceptor.judge_again()
+    assert not opened.finished.done()
+    if change == "none":
+        del world.gate.services["both"]
+    elif change == "send":
+        world.gate.services["both"] = world.gate.services["out"]
+    else:
+        world.gate.services["both"] = world.gate.services["ssh"]
+    world.acceptor.judge_again()
+    await world.settle()
+    assert outcome(opened) == (tx.Outcome.INTERRUPTED, "denied")
+    sources.close()
+
+
+async def test_opener_that_says_nothing_is_given_up(world: World) -> None:
+    channel = world.near.open_channel("in", PROTOCOL_FILE)
+    await world.settle()
+    world.clock.advance(16)
+    await world.settle()
+    assert channel.closed
+    assert world.acceptor.totals()[0] == 0
+
+
+async def test_transfer_after_the_end_of_the_session_is_interrupted_at_once(world: World) -> None:
+    world.opener.ended()
+    opened = world.opener.open_transfer(ServiceName("out"), Ls(""), lambda _entry: None)
+    assert outcome(opened) == (tx.Outcome.INTERRUPTED, "lost")
+    assert opened.progress.files == 0
+
+
+async def test_files_that_do_not_fit_the_job_are_a_mistake_of_the_caller(world: World) -> None:
+    with pytest.raises(StateError, match="of no use for put"):
+        world.opener.open_transfer(ServiceName("in"), Put(), lambda _entry: None)
+
+
+async def test_file_that_changes_on_the_way_fails_alone(world: World) -> None:
+    sources = await sources_of(world, {"a.bin": content(3 * MIB), "b.bin": b"other"})
+    opened = put(world, sources)
+    while opened.progress.bytes_done < MIB:
+        await world.settle(upto=20)
+    (world.folder / "mine" / "a.bin").write_bytes(b"rewritten")
+    await world.settle()
+    how = opened.finished.result()
+    assert how.outcome is tx.Outcome.PARTIAL
+    assert [(failure.path, failure.code) for failure in how.progress.failures] == [("a.bin", FileCode.CHANGED)]
+    assert files_in(world.folder / "box") == {"b.bin": b"other"}
+    sources.close()
+
+
+class _Deaf:
+    """Hears a channel and does nothing."""
+
+    def channel_opened(self) -> None: ...
+
+    def text_received(self, text: str) -> None: ...
+
+    def binary_received(self, data: bytes) -> None: ...
+
+    def channel_closed(self) -> None: ...
