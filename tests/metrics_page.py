@@ -31,6 +31,7 @@ _LABELS = {
     "mxrtc_events": metrics.EVENT_OUTCOMES,
     "mxrtc_calls": metrics.CALL_OUTCOMES,
     "mxrtc_streams": metrics.STREAM_OUTCOMES,
+    "mxrtc_transfers": metrics.TRANSFER_OUTCOMES,
     "mxrtc_payload_bytes": metrics.DIRECTIONS,
     "mxrtc_refusals": metrics.REFUSALS,
 }
@@ -42,8 +43,9 @@ _NOTES = """\
 - Events: `stored` are new ones, `handled` those that were acted on, `set_aside` those whose handling failed, `timeout` those whose handling took too long.
 - Calls are counted at their end; the outcomes are those of the [call states](call-states.md).
 - Streams: `opened` when one begins, and one of the others when it ends. `clean` alone means that every byte arrived in both directions.
-- Payload bytes are counted at the end of a stream: `sent` to the user, `received` from the user.
-- Refusals: `denied` is a call or a stream without a right; `limit` and `calls_limit` are limits that were reached.
+- Transfers of files are counted like streams; `clean` means that everything is where it should be, `partial` that some files were refused or failed, `interrupted` that the same can be done again and goes on.
+- Payload bytes are counted at the end of a stream or transfer: `sent` to the user, `received` from the user.
+- Refusals: `denied` is a call, a stream or a transfer without a right; `limit` and `calls_limit` are limits that were reached.
 - Refusals, too: `rate` is a user or server who calls too often, `replay` an invite that was seen before, `stale_invite` one that came too late, `room` a call in a room that does not hold exactly two.
 - All other refusals are faults of a call event, its description or a channel.
 
