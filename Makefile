@@ -19,6 +19,7 @@ PYTEST_ARGS ?=
 RUN_READY := .venv/.ready-to-run
 TEST_READY := .venv/.ready-to-test
 BROWSER_READY := tests/browser/node_modules/.ready
+INTEROP_READY := tests/rtc/interop/node_modules/.ready
 ifdef MXRTC_SYNAPSE_PYTHON
 SYNAPSE_READY :=
 else
@@ -33,7 +34,7 @@ help:
 test: packages-test lint pytest
 
 .PHONY: pytest
-pytest: packages-test $(TEST_READY) $(SYNAPSE_READY) $(BROWSER_READY)
+pytest: packages-test $(TEST_READY) $(SYNAPSE_READY) $(BROWSER_READY) $(INTEROP_READY)
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 .PHONY: lint
@@ -66,7 +67,7 @@ synapse: $(SYNAPSE_READY)
 
 .PHONY: clean
 clean:
-	rm -rf .venv .synapse tests/browser/node_modules build dist bench.json .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .synapse tests/browser/node_modules tests/rtc/interop/node_modules build dist bench.json .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 	find mxrtc_bridge tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: packages-test packages-demo
@@ -90,4 +91,8 @@ $(TEST_READY): pyproject.toml .ci/venv | packages-demo
 # Nothing but the packages that the lock file names by hash is taken, and none of their scripts runs.
 $(BROWSER_READY): tests/browser/package.json tests/browser/package-lock.json | packages-test
 	cd tests/browser && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+$(INTEROP_READY): tests/rtc/interop/package.json tests/rtc/interop/package-lock.json | packages-test
+	cd tests/rtc/interop && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@

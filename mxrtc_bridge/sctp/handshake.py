@@ -33,7 +33,13 @@ MAX_COOKIE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What one side says of itself in its INIT or INIT-ACK."""
+    """What one side says of itself in its INIT or INIT-ACK.
+
+    Attributes:
+        skips_unknown: it names extensions that most do without, so it can be trusted to skip a chunk that it does not
+            know (RFC 9260 section 3.2). Small implementations name the two that browsers need, and werift 0.24 throws
+            an exception at any other chunk, PAD among them.
+    """
 
     tag: int
     window: int
@@ -44,6 +50,7 @@ class Proposal:
     partial: bool = False
     reconfiguration: bool = False
     zero_checksum: bool = False
+    skips_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,8 @@ class Greeting:
 def format_greeting(kind: int, ours: Proposal, cookie: bytes = b"", unrecognized: tuple[bytes, ...] = ()) -> bytes:
     """Return an INIT (no cookie) or an INIT-ACK."""
     extensions = [chunks.RE_CONFIG, chunks.FORWARD_TSN]
+    if ours.skips_unknown:
+        extensions.append(chunks.PAD)
     if ours.interleaving:
         extensions += [chunks.I_DATA, chunks.I_FORWARD_TSN]
     body = [
@@ -118,10 +127,12 @@ def read_greeting(body: bytes) -> Greeting:  # noqa: C901 - one pass
         partial=partial or chunks.FORWARD_TSN in extensions,
         reconfiguration=chunks.RE_CONFIG in extensions,
         zero_checksum=zero,
+        skips_unknown=not _COMMON.issuperset(extensions),
     )
     return Greeting(proposal, cookie, tuple(unrecognized[:8]))
 
 
+_COMMON = frozenset({chunks.RE_CONFIG, chunks.FORWARD_TSN})
 _IGNORED = frozenset({5, 6, 9, 11, 12, 13, _UNRECOGNIZED, 0x8000, 0x8002, 0x8003, 0x8004, 0xC004, 0xC006})
 """Known parameters that mean nothing over DTLS: addresses, cookie preservation, ECN, AUTH, address reconfiguration."""
 
@@ -136,6 +147,7 @@ def make_cookie(key: bytes, now: float, ours: int, theirs: Proposal) -> bytes:
         theirs: from the INIT.
     """
     flags = theirs.interleaving | theirs.partial << 1 | theirs.reconfiguration << 2 | theirs.zero_checksum << 3
+    flags |= theirs.skips_unknown << 4
     streams = (theirs.outbound_streams, theirs.inbound_streams)
     state = _COOKIE.pack(now, ours, theirs.tag, theirs.window, *streams, theirs.initial_tsn, flags)
     return state + hmac.digest(key, state, hashlib.sha256)
@@ -161,5 +173,6 @@ def open_cookie(key: bytes, ours: int, cookie: bytes) -> tuple[float, Proposal] 
         partial=bool(flags & 2),
         reconfiguration=bool(flags & 4),
         zero_checksum=bool(flags & 8),
+        skips_unknown=bool(flags & 16),
     )
     return made_at, proposal

@@ -56,6 +56,8 @@ class Inbound(Lifecycle):
 
     def _peer_learned(self, theirs: Proposal) -> None:
         self._peer_resets = theirs.reconfiguration
+        if not theirs.skips_unknown:
+            self._path = PathMtu(self._path.size, self._path.size)  # a probe has PAD in it
         self._reconfiguration = Reconfiguration(self._initial_tsn, theirs.initial_tsn, self._reply, self._streams_reset)
 
     def _established(self, now: float) -> None:

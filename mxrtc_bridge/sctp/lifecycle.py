@@ -90,6 +90,7 @@ class Lifecycle:
             partial=True,
             reconfiguration=True,
             zero_checksum=settings.zero_checksum,
+            skips_unknown=True,
         )
         self._peer_tag = 0
         self._writer: PacketWriter | None = None

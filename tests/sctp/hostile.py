@@ -29,6 +29,7 @@ class Puppet:
         interleaving: bool = False,
         window: int = 1 << 20,
         streams: int = 65_535,
+        skips_unknown: bool = True,
     ) -> None:
         self.now = 50.0
         self.association: Association = association(77, settings)
@@ -42,6 +43,7 @@ class Puppet:
             interleaving=interleaving,
             partial=True,
             reconfiguration=True,
+            skips_unknown=skips_unknown,
         )
         self.association.start(self.now)
         (packet,) = self.association.datagrams(self.now)

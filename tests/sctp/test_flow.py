@@ -8,6 +8,7 @@ from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.events import BufferedLow, Flushed, MessageReceived, SendSpace
 from mxrtc_bridge.sctp.settings import KIB, SctpSettings
+from tests.sctp.hostile import Puppet
 from tests.sctp.links import Path, World, established, pair
 
 
@@ -271,6 +272,13 @@ def test_packets_get_smaller_when_the_path_gets_narrower() -> None:
     assert left._path.size == 1172
     world.there.path = Path()
     assert world.run(60, lambda: len(world.right.messages) == 1)
+
+
+@pytest.mark.parametrize("skips_unknown", [True, False])
+def test_probes_go_only_to_those_who_skip_the_padding(skips_unknown: bool) -> None:
+    """Others may end at a chunk that they do not know."""
+    puppet = Puppet(SctpSettings(packet_size_ceiling=1444), skips_unknown=skips_unknown)
+    assert (chunks.PAD in [kind for kind, _ in puppet.wait(20.0)]) == skips_unknown
 
 
 def test_messages_polled_late_are_charged_for_their_number_too() -> None:

@@ -32,6 +32,7 @@ proposals = st.builds(
     zero_checksum=st.booleans(),
     partial=st.just(True),
     reconfiguration=st.just(True),
+    skips_unknown=st.just(True),
 )
 
 

@@ -1,5 +1,12 @@
-// A libdatachannel peer driven by lines of JSON on standard input and output; used by test_libdatachannel_interop.py.
-// It echoes every message, and reports what it sees.
+// A libdatachannel peer driven by lines of JSON on standard input and output; used by the interoperability tests.
+// It echoes every message, and reports what it sees. The commands, each with a "kind":
+//
+//   open         open the channel "label" with "protocol"; the first one makes an offer
+//   description  take the other side's "sdp" of "type"; an offer is answered
+//   close        close the channel "label"
+//   flood        send "total" bytes in messages of "size" on "label", as fast as its buffer allows
+//   buffered     report how much waits on "label"
+//   quit         close the connection and end
 import readline from "node:readline";
 import nodeDataChannel from "node-datachannel";
 
@@ -33,10 +40,31 @@ function watch(channel) {
   });
 }
 
+function flood(channel, total, size) {
+  const message = Buffer.alloc(size);
+  let left = total;
+  channel.setBufferedAmountLowThreshold(256 * 1024);
+  const more = () => {
+    while (left > 0 && channel.bufferedAmount() < 1024 * 1024) {
+      channel.sendMessageBinary(message);
+      left -= size;
+    }
+    if (left <= 0) say({ kind: "flooded", label: channel.getLabel() });
+  };
+  channel.onBufferedAmountLow(() => { if (left > 0) more(); });
+  more();
+}
+
+const find = (label) => channels.findLast((channel) => channel.getLabel() === label);
+
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
   const command = JSON.parse(line);
   if (command.kind === "open") watch(peer.createDataChannel(command.label, { protocol: command.protocol }));
   if (command.kind === "description") peer.setRemoteDescription(command.sdp, command.type);
-  if (command.kind === "close") channels.find((channel) => channel.getLabel() === command.label)?.close();
+  if (command.kind === "close") find(command.label)?.close();
+  if (command.kind === "flood") flood(find(command.label), command.total, command.size);
+  if (command.kind === "buffered") {
+    say({ kind: "buffered", label: command.label, amount: find(command.label).bufferedAmount() });
+  }
   if (command.kind === "quit") { peer.close(); nodeDataChannel.cleanup(); process.exit(0); }
 });

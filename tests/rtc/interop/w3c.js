@@ -1,0 +1,86 @@
+// A peer over the RTCPeerConnection of the W3C, driven by the commands that peer.mjs describes. Node programs and the
+// page of the browsers share it, so it uses nothing but what all of them have.
+
+export function serve(RTCPeerConnection, say, configuration = {}) {
+  const peer = new RTCPeerConnection({ iceServers: [], ...configuration });
+  const channels = new Map();
+
+  function watch(channel) {
+    const label = channel.label;
+    channels.set(label, channel);
+    channel.binaryType = "arraybuffer";
+    const early = [];  // Chromium hands over messages before it says that the channel is open
+    const opened = () => {
+      say({ kind: "open", label, protocol: channel.protocol });
+      early.forEach((data) => channel.send(data));
+    };
+    if (channel.readyState === "open") opened(); else channel.onopen = opened;
+    channel.onclose = () => say({ kind: "closed", label });
+    channel.onmessage = ({ data }) => {
+      if (channel.readyState === "open") channel.send(data);
+      else if (channel.readyState === "connecting") early.push(data);
+    };
+  }
+
+  // What is not sent in one go waits until the buffer is low, as a page would write it.
+  function flood(channel, total, size) {
+    const message = new Uint8Array(size);
+    let left = total;
+    channel.bufferedAmountLowThreshold = 256 * 1024;
+    const more = () => {
+      while (left > 0 && channel.bufferedAmount < 1024 * 1024) {
+        channel.send(message);
+        left -= size;
+      }
+      if (left <= 0) {
+        channel.onbufferedamountlow = null;
+        say({ kind: "flooded", label: channel.label });
+      }
+    };
+    channel.onbufferedamountlow = more;
+    more();
+  }
+
+  const describe = () => {
+    const { sdp, type } = peer.localDescription;
+    say({ kind: "description", sdp, type });
+  };
+  async function setLocal(description) {
+    const complete = new Promise((resolve) => {
+      const look = () => { if (peer.iceGatheringState === "complete") resolve(); };
+      peer.onicegatheringstatechange = look;
+      peer.onicecandidate = look;  // werift has the one event, the others have both
+      peer.setLocalDescription(description).then(look);
+    });
+    await complete;
+    describe();
+  }
+
+  peer.ondatachannel = ({ channel }) => watch(channel);
+  peer.onconnectionstatechange = () => say({ kind: "state", state: peer.connectionState });
+
+  async function handle(command) {
+    const { kind, label } = command;
+    if (kind === "open") {
+      watch(peer.createDataChannel(label, { protocol: command.protocol }));
+      if (peer.localDescription === null || peer.localDescription === undefined) await setLocal(await peer.createOffer());
+    } else if (kind === "description") {
+      await peer.setRemoteDescription({ type: command.type, sdp: command.sdp });
+      if (command.type === "offer") await setLocal(await peer.createAnswer());
+    } else if (kind === "close") {
+      channels.get(label).close();
+    } else if (kind === "flood") {
+      flood(channels.get(label), command.total, command.size);
+    } else if (kind === "buffered") {
+      say({ kind: "buffered", label, amount: channels.get(label).bufferedAmount });
+    } else if (kind === "quit") {
+      await peer.close();
+    }
+  }
+  // In order, one after the other: a description is not to overtake the one before it.
+  let last = Promise.resolve();
+  return (command) => {
+    last = last.then(() => handle(command)).catch((error) => say({ kind: "failed", reason: String(error) }));
+    return last;
+  };
+}
