@@ -58,11 +58,7 @@ def time_words(seconds: float) -> str:
 
 def count_words(number: int, noun: str) -> str:
     """``1 file``, ``2 files``."""
-    return (
-        f"{number} {noun}"
-        if number == 1
-        else f"{number} {noun.removesuffix('y') + 'ies' if noun[-1] == 'y' else noun + 's'}"
-    )
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def moved(progress: Progress) -> int:
@@ -235,17 +231,24 @@ def failure_sentence(failure: Failure) -> str:
     return f"{_one_line(failure.path, 160)}: {_one_line(failure.message or failure.code.value, 200)}"
 
 
-def summary_sentence(name: str, direction: Direction, progress: Progress, seconds: float, sha256: str) -> str:
+def summary_sentence(
+    name: str, direction: Direction, progress: Progress, moved_bytes: int, seconds: float, sha256: str
+) -> str:
     """What was done: bytes, time, rate, and the digest if it was one file.
 
-    ``seconds`` are those of the whole command after the first connection, pauses included.
+    Args:
+        name: of the service, as shown.
+        direction: which way the files went.
+        progress: at the end.
+        moved_bytes: that came over the channel, in all attempts of this command.
+        seconds: since the first connection, pauses included.
+        sha256: of the file, or an empty string.
     """
     verb, way = ("sent", "to") if direction is Direction.SEND else ("fetched", "from")
-    parts = [f"{verb} {count_words(progress.files_done, 'file')}, {size_words(progress.bytes_done)}"]
-    if progress.bytes_kept:
-        parts[0] += f" ({size_words(progress.bytes_kept)} were there already)"
-    parts[0] += f" {way} {name}"
-    parts.append(f"{time_words(seconds)}, {size_words(moved(progress) / max(seconds, 0.001))}/s")
+    done = f"{verb} {count_words(progress.files_done, 'file')}, {size_words(progress.bytes_done)}"
+    if (before := progress.bytes_done - moved_bytes) > 0:
+        done += f" ({size_words(before)} were there already)"
+    parts = [f"{done} {way} {name}", f"{time_words(seconds)}, {size_words(moved_bytes / max(seconds, 0.001))}/s"]
     if sha256:
         parts.append(f"SHA-256 {sha256}")
     return "; ".join(parts)

@@ -159,11 +159,11 @@ def test_failures_are_told_up_to_a_number_a_line_each() -> None:
 
 
 def test_summary_has_bytes_time_rate_and_digest() -> None:
-    line = file_words.summary_sentence("build/inbox", Direction.SEND, HALF, 4, "ab" * 32)
+    line = file_words.summary_sentence("build/inbox", Direction.SEND, HALF, 40 * MIB, 4, "ab" * 32)
     assert line == (
         "sent 2 files, 50.0 MiB (10.0 MiB were there already) to build/inbox; 4.0 s, 10.0 MiB/s; SHA-256 " + "ab" * 32
     )
-    assert "SHA-256" not in file_words.summary_sentence("build/inbox", Direction.GET, HALF, 0, "")
+    assert "SHA-256" not in file_words.summary_sentence("build/inbox", Direction.GET, HALF, 0, 0, "")
 
 
 def test_the_same_command_is_offered_only_if_it_can_be_shown_as_it_is() -> None:

@@ -10,11 +10,12 @@ temporary file without a name first, and sent from there when its end is known.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import stat
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mxrtc_bridge.core.errors import LocalError
@@ -51,12 +52,16 @@ class Sources:
         paths: files, directories, or ``-`` for standard input.
         name: the name of standard input for the other side.
         stdin: its descriptor.
+        resume: let the other side go on with what it has of these files, and know those that it has as a whole.
     """
 
-    def __init__(self, paths: Sequence[str], *, name: str | None = None, stdin: int = 0) -> None:
+    def __init__(self, paths: Sequence[str], *, name: str | None = None, stdin: int = 0, resume: bool = True) -> None:
         self._paths = tuple(paths)
         self._name = name
         self._stdin = stdin
+        # A receiver knows a file by its version: one that it has never seen begins anew. It stays the same as long as
+        # this object lives, so that a lost connection costs nothing even then.
+        self._mark = "" if resume else f"{secrets.token_hex(8)}-"
         self._workers = Workers()
         self._trees: list[Tree] = []
         self._singles: list[_Single] = []
@@ -87,6 +92,7 @@ class Sources:
         Raises:
             FileError: it is not what was found any more, or cannot be read.
         """
+        entry = replace(entry, version=entry.version.removeprefix(self._mark))
         kind, _, rest = entry.origin.partition(":")
         if kind == "single":
             single = self._singles[int(rest)]
@@ -122,7 +128,15 @@ class Sources:
             everything = Selection([parse_path_pattern("")])
             origin = f"tree:{len(self._trees)}:"
             self._trees.append(
-                Tree(Beneath(path), everything, hidden=True, prefix=(name,), origin=origin, hard_links=True)
+                Tree(
+                    Beneath(path),
+                    everything,
+                    hidden=True,
+                    prefix=(name,),
+                    origin=origin,
+                    version=self._mark,
+                    hard_links=True,
+                )
             )
             self._entries.append(Entry(name, EntryKind.DIRECTORY, 0, max(status.st_mtime_ns // 1_000_000, 0)))
         elif stat.S_ISREG(status.st_mode):
@@ -134,7 +148,9 @@ class Sources:
         origin = f"single:{len(self._singles)}"
         self._singles.append(single)
         modified_ms = max(status.st_mtime_ns // 1_000_000, 0)
-        self._entries.append(Entry(name, EntryKind.FILE, status.st_size, modified_ms, version_of(status), origin))
+        self._entries.append(
+            Entry(name, EntryKind.FILE, status.st_size, modified_ms, self._mark + version_of(status), origin)
+        )
 
     def _offered_name(self, path: Path) -> str:
         # "." and "dir/.." have no name of their own; the directory that they mean has.

@@ -46,6 +46,8 @@ class Tree:
     """Put before the offered paths."""
     origin: str = ""
     """Put before the origins of the entries."""
+    version: str = ""
+    """Put before their versions."""
     hard_links: bool = False
     """Whether files that have several names are sent."""
     deep: bool = True
@@ -184,7 +186,7 @@ def _entry(tree: Tree, parts: tuple[str, ...], place: Place, status: os.stat_res
     modified_ms = max(status.st_mtime_ns // 1_000_000, 0)
     if stat.S_ISDIR(status.st_mode):
         return Entry(path, EntryKind.DIRECTORY, 0, modified_ms, "", origin)
-    return Entry(path, EntryKind.FILE, status.st_size, modified_ms, version_of(status), origin)
+    return Entry(path, EntryKind.FILE, status.st_size, modified_ms, tree.version + version_of(status), origin)
 
 
 def _problem(tree: Tree, parts: tuple[str, ...], status: os.stat_result) -> Failure | None:

@@ -196,3 +196,21 @@ async def test_two_programs_may_fetch_into_one_directory(tmp_path: Path) -> None
     await one.close(tidy=True)
     assert files_in(tmp_path) == {"big": data, "small": b"x"}
     assert not (tmp_path / ".mxrtc").exists()
+
+
+async def test_without_resuming_a_receiver_sees_versions_that_it_has_never_seen(tmp_path: Path) -> None:
+    """One object keeps them, so that a lost connection costs nothing; another has others. Contents can be read."""
+    make_tree(tmp_path, "dir/a one")
+    named = [str(tmp_path / "dir"), str(tmp_path / "one")]
+    seen: list[dict[str, str]] = []
+    for resume in (True, False, False):
+        sources = Sources(named, resume=resume)
+        await sources.open()
+        walks = [{entry.path: entry.version for entry in (await everything(sources.walk()))[0]} for _ in range(2)]
+        assert walks[0] == walks[1]
+        assert await offered(sources) == {"dir": None, "dir/a": b"dir/a", "one": b"one"}
+        seen.append(walks[0])
+        sources.close()
+    for path in ("dir/a", "one"):
+        assert len({versions[path] for versions in seen}) == 3
+        assert all(len(versions[path]) <= 64 for versions in seen)

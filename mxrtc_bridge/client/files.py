@@ -1,0 +1,207 @@
+"""``mxrtc send``, ``mxrtc get`` and the listing of files, without the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mxrtc_bridge.client.caller import Caller
+from mxrtc_bridge.client.connection import list_services_of, only_service
+from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.file_progress import Meter, make_view
+from mxrtc_bridge.client.file_words import Direction, go_on_sentence, judge
+from mxrtc_bridge.client.one_file import OneFile, pour
+from mxrtc_bridge.client.options import CallOptions
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.client.transfers import Transferring
+from mxrtc_bridge.core.display import display
+from mxrtc_bridge.core.file_wire import Entry, EntryKind, Get, Ls, Put
+from mxrtc_bridge.core.remote_names import RemoteName, parse_remote_name
+from mxrtc_bridge.sinks.files.jobs import ReceivedFrom
+from mxrtc_bridge.sinks.files.local import Destination, Sources
+
+EVERYTHING = "*"
+"""What is fetched where no path is given."""
+
+MAX_LISTED = 100_000
+"""Entries of a listing that are kept in memory and shown."""
+
+
+async def send(
+    state: StateFolder,
+    report: Report,
+    options: CallOptions,
+    paths: Sequence[str],
+    peer: str,
+    *,
+    name: str | None,
+    resume: bool,
+    reconnect: bool,
+) -> None:
+    """Send files and directories to a drop box."""
+    login = state.load_login()
+    remote = _remote(login, peer)
+    if remote.path:
+        raise ClientError(
+            Exit.USAGE, f"{peer[:80]!a}: what is sent has no path at the other side; name a peer or service"
+        )
+    sources = Sources(paths, name=name, resume=resume)
+    await sources.open()
+    try:
+        async with Caller(state, login, options, report) as caller:
+            meter = Meter(make_view(report))
+            transferring = Transferring(caller, report, remote.name, Direction.SEND, Put(), sources, meter)
+            await _run(transferring, report, meter, reconnect=reconnect)
+    finally:
+        sources.close()
+
+
+async def get(
+    state: StateFolder,
+    report: Report,
+    options: CallOptions,
+    remote_name: str,
+    *,
+    directory: Path,
+    force: bool,
+    resume: bool,
+    reconnect: bool,
+) -> None:
+    """Fetch what a path or pattern selects into a directory."""
+    login = state.load_login()
+    remote = _remote(login, remote_name)
+    destination = Destination(directory, force=force, resume=resume)
+    await destination.open()
+    try:
+        await _get(
+            state, login, report, options, remote, ReceivedFrom(destination, remote.name.peer), reconnect=reconnect
+        )
+    finally:
+        await destination.close(tidy=True)
+
+
+async def get_to_output(
+    state: StateFolder, report: Report, options: CallOptions, remote_name: str, *, reconnect: bool
+) -> None:
+    """Fetch one file and write it to standard output, once all of it is there and verified."""
+    login = state.load_login()
+    remote = _remote(login, remote_name)
+    with tempfile.TemporaryDirectory(prefix="mxrtc-") as folder:
+        destination = Destination(Path(folder))
+        await destination.open()
+        try:
+            await _get(
+                state, login, report, options, remote, OneFile(destination, remote.name.peer), reconnect=reconnect
+            )
+        finally:
+            await destination.close()
+        found = [path for path in Path(folder).iterdir() if path.is_file()]  # noqa: ASYNC240 - a folder of our own
+        if len(found) != 1:
+            raise ClientError(Exit.DENIED, f"{remote_name[:80]!a}: there is no such file")
+        await pour(found[0], sys.stdout.fileno())
+
+
+def names_files(state: StateFolder, remote_name: str) -> bool:
+    """Whether files are meant, and not the services of a peer."""
+    remote = _remote(state.load_login(), remote_name)
+    return remote.name.service is not None or remote.path != ""
+
+
+async def list_files(state: StateFolder, report: Report, options: CallOptions, remote_name: str) -> None:
+    """Show what is in a directory of a service."""
+    login = state.load_login()
+    remote = _remote(login, remote_name)
+    entries: list[Entry] = []
+    count = 0
+
+    def take(entry: Entry) -> None:
+        nonlocal count
+        count += 1
+        if len(entries) < MAX_LISTED:
+            entries.append(entry)
+
+    async with Caller(state, login, options, report) as caller, caller.call(remote.name.peer) as connection:
+        short = caller.name_of(remote.name.peer)
+        service = remote.name.service or only_service(short, remote.name.peer, await list_services_of(connection))
+        opened = connection.links.open_transfer(service, Ls(remote.path), take)
+        try:
+            await asyncio.wait([opened.finished])
+        finally:
+            opened.reset("interrupted", "ended by the user")
+        finished = opened.finished.result()
+    for entry in entries:
+        _show(report, entry)
+    if count > len(entries):
+        report.say("more", f"{count - len(entries)} more are not shown", count=count - len(entries))
+    verdict = judge(f"{short}/{service}", Direction.GET, finished)
+    if verdict.code is not Exit.DONE:
+        raise ClientError(verdict.code, verdict.sentence)
+
+
+def _show(report: Report, entry: Entry) -> None:
+    directory = entry.kind is EntryKind.DIRECTORY
+    if report.as_json:
+        report.say(
+            "file",
+            "",
+            path=entry.path,
+            type=entry.kind.name.lower(),
+            size=None if directory else entry.size,
+            modified_ms=entry.modified_ms,
+        )
+        return
+    size = "-" if directory else str(entry.size)
+    name = display(entry.path, limit=4 * 1024) + ("/" if directory else "")
+    print(f"{size:>14}  {modified_words(entry.modified_ms)}  {name}")  # noqa: T201 - this is the data that was asked for
+
+
+def modified_words(modified_ms: int) -> str:
+    """``2026-11-25 04:30`` in local time; dashes where no calendar has that day."""
+    try:
+        return datetime.fromtimestamp(modified_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):
+        return "----------------"
+
+
+async def _get(
+    state: StateFolder,
+    login: Login,
+    report: Report,
+    options: CallOptions,
+    remote: RemoteName,
+    files: ReceivedFrom,
+    *,
+    reconnect: bool,
+) -> None:
+    async with Caller(state, login, options, report) as caller:
+        meter = Meter(make_view(report))
+        job = Get((remote.path or EVERYTHING,))
+        transferring = Transferring(caller, report, remote.name, Direction.GET, job, files, meter)
+        await _run(transferring, report, meter, reconnect=reconnect)
+
+
+async def _run(transferring: Transferring, report: Report, meter: Meter, *, reconnect: bool) -> None:
+    try:
+        await transferring.run(reconnect=reconnect)
+    except asyncio.CancelledError:
+        meter.close()
+        command = command_line()
+        report.error(go_on_sentence(transferring.progress, command), code=int(Exit.INTERRUPTED), command=command)
+        raise
+    finally:
+        meter.close()
+
+
+def command_line() -> str:
+    """This command as it can be typed again."""
+    return shlex.join(["mxrtc", *sys.argv[1:]])
+
+
+def _remote(login: Login, text: str) -> RemoteName:
+    return parse_remote_name(text, server=login.server, prefix=login.prefix)

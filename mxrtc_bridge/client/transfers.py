@@ -1,0 +1,222 @@
+"""One job with files, over as many calls as it takes.
+
+A lost connection costs nothing but time: what was verified is kept by the side that receives, so the same job over the
+next connection goes on where it was cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+
+from mxrtc_bridge.client.caller import Caller
+from mxrtc_bridge.client.connection import Connection, list_services_of, only_service, report_connected
+from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.file_progress import Meter
+from mxrtc_bridge.client.file_words import (
+    Direction,
+    failure_sentences,
+    judge,
+    moved,
+    summary_sentence,
+)
+from mxrtc_bridge.client.forwarding import FIRST_PAUSE_S, LONGEST_PAUSE_S
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.file_wire import EntryKind, Job
+from mxrtc_bridge.core.ids import ServiceName
+from mxrtc_bridge.core.naming import PeerName
+from mxrtc_bridge.core.transfer_events import EntryDone, EntryFailed, Finished, Outcome, Progress
+from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource
+from mxrtc_bridge.engine.opener import OpenedTransfer
+
+GOODBYE_S = 3.0
+"""How long an interrupted transfer may take to keep what it has."""
+
+
+@dataclass(slots=True)
+class Digests:
+    """The digest of the file, if it is one; of many only that they are many."""
+
+    files: int = 0
+    sha256: str = ""
+    _seen: set[str] = field(default_factory=set)
+
+    def add(self, done: EntryDone) -> None:
+        """Note a file; one that was done in an earlier attempt comes again."""
+        if done.entry.kind is not EntryKind.FILE or self.files > 1 or done.entry.path in self._seen:
+            return
+        self._seen.add(done.entry.path)
+        self.files += 1
+        self.sha256 = done.sha256 if self.files == 1 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How one attempt failed."""
+
+    error: ClientError
+    again: bool
+    moved: bool
+    """Whether anything came over the connection."""
+
+
+class Transferring:
+    """One ``send`` or ``get``.
+
+    Args:
+        caller: makes connections.
+        report: where to say what happens.
+        name: the peer, and the service if it was named.
+        direction: which way the files go.
+        job: what the other side is asked for.
+        files: what is sent, or where it is put; open.
+        meter: shows the progress.
+    """
+
+    def __init__(
+        self,
+        caller: Caller,
+        report: Report,
+        name: PeerName,
+        direction: Direction,
+        job: Job,
+        files: FileSource | FileReceiver,
+        meter: Meter,
+    ) -> None:
+        self.progress: Progress | None = None
+        """Of the last attempt."""
+        self._caller = caller
+        self._report = report
+        self._name = name
+        self._short = caller.name_of(name.peer)
+        self._direction = direction
+        self._job = job
+        self._files = files
+        self._meter = meter
+        self._service = name.service
+        self._digests = Digests()
+        self._moved = 0
+        self._began: float | None = None
+
+    async def run(self, *, reconnect: bool) -> None:
+        """Transfer until everything is where it should be; says what was done.
+
+        Raises:
+            ClientError: the first connection failed, something was refused or failed, or the connection was lost and
+                is not to be made again.
+            HomeserverError: the homeserver refuses us.
+        """
+        pause = FIRST_PAUSE_S
+        while (ending := await self._attempt()) is not None:
+            error = ending.error
+            if not ending.again:
+                raise error
+            if not reconnect:
+                raise ClientError(error.code, f"{error}; the same command goes on")
+            if ending.moved:
+                pause = FIRST_PAUSE_S
+            self._report.say(
+                "lost", f"connection lost: {error}; calling again", reason=str(error), code=int(error.code)
+            )
+            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - only spreads the load
+            pause = min(pause * 2, LONGEST_PAUSE_S)
+
+    async def _attempt(self) -> _Ending | None:
+        """Call and do the job; returns None when all is done."""
+        before = self._moved
+        try:
+            return await self._attempt_once()
+        except HomeserverError as failed:
+            # Away at the same time as the bridge, as after a power cut: calling again is the remedy.
+            if self._began is None or not failed.retryable:
+                raise
+            return _Ending(ClientError(Exit.RETRY, str(failed)), again=True, moved=self._moved > before)
+        except ClientError as failed:
+            if self._began is None or failed.code in (Exit.DENIED, Exit.USAGE, Exit.LOCAL):
+                raise
+            return _Ending(failed, again=True, moved=self._moved > before)
+
+    async def _attempt_once(self) -> _Ending | None:
+        before = self._moved
+        async with self._caller.call(self._name.peer) as connection:
+            if self._service is None:
+                self._service = only_service(self._short, self._name.peer, await list_services_of(connection))
+            report_connected(self._report, self._full_name, connection)
+            if self._began is None:
+                self._began = asyncio.get_running_loop().time()
+            finished = await self._transfer(connection, self._service)
+            lost = connection.links.lost.is_set()
+        verdict = judge(self._full_name, self._direction, finished)
+        moved_now = self._moved > before
+        if verdict.again and lost:
+            why = connection.lost()
+            error = ClientError(why.code, f"{self._short}: {why.sentence}")
+            return _Ending(error, again=why.code is not Exit.DENIED, moved=moved_now)
+        if finished.outcome in (Outcome.CLEAN, Outcome.PARTIAL):
+            self._tell_summary(finished)
+        if verdict.code is Exit.DONE:
+            return None
+        return _Ending(ClientError(verdict.code, verdict.sentence), again=verdict.again, moved=moved_now)
+
+    @property
+    def _full_name(self) -> str:
+        return f"{self._short}/{self._service}"
+
+    async def _transfer(self, connection: Connection, service: ServiceName) -> Finished:
+        opened = connection.links.open_transfer(service, self._job, self._files, record=self._entry_ended)
+        try:
+            async with self._meter.watching(lambda: opened.progress, str(connection.path)):
+                # Not awaited itself: when this task is cancelled, the transfer is to end in its own order.
+                await asyncio.wait([opened.finished])
+        finally:
+            await self._end(opened)
+        return opened.finished.result()
+
+    async def _end(self, opened: OpenedTransfer) -> None:
+        if not opened.finished.done():
+            opened.reset("interrupted", "ended by the user")
+            await asyncio.wait([opened.finished], timeout=GOODBYE_S)
+        self.progress = opened.finished.result().progress if opened.finished.done() else opened.progress
+        self._moved += moved(self.progress)
+
+    def _entry_ended(self, ended: EntryDone | EntryFailed) -> None:
+        if isinstance(ended, EntryDone):
+            self._digests.add(ended)
+            if self._report.as_json:
+                self._report.say(
+                    "entry",
+                    "",
+                    path=ended.entry.path,
+                    type=ended.entry.kind.name.lower(),
+                    name=ended.name,
+                    size=ended.entry.size,
+                    sha256=ended.sha256 or None,
+                    kept=ended.kept,
+                )
+        elif self._report.as_json:
+            self._report.say("failure", "", path=ended.entry.path, code=ended.code.value, message=ended.message)
+
+    def _tell_summary(self, finished: Finished) -> None:
+        assert self._began is not None
+        progress = finished.progress
+        seconds = asyncio.get_running_loop().time() - self._began
+        sha256 = self._digests.sha256 if progress.files == 1 else ""
+        sentence = summary_sentence(self._full_name, self._direction, progress, self._moved, seconds, sha256)
+        if progress.failed:
+            sentence = "\n".join([*failure_sentences(progress), sentence])
+        self._report.say(
+            "transferred",
+            sentence,
+            name=self._full_name,
+            direction=self._direction.value,
+            files=progress.files_done,
+            directories=progress.directories_done,
+            bytes=progress.bytes_done,
+            moved=self._moved,
+            failed=progress.failed,
+            seconds=round(seconds, 3),
+            rate=round(self._moved / max(seconds, 0.001)),
+            sha256=sha256 or None,
+        )

@@ -1,0 +1,203 @@
+"""Pieces of the file commands: listings, and one file for standard output."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mxrtc_bridge.client import files
+from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.one_file import OneFile, pour
+from mxrtc_bridge.client.options import CallOptions
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.core.file_errors import FileError
+from mxrtc_bridge.core.file_wire import Entry, EntryKind, FileCode, Ls
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.transfer_events import Finished, Held, Outcome
+from mxrtc_bridge.core.transfer_progress import Tally
+from mxrtc_bridge.sinks.files.local import Destination
+
+
+def entry(path: str, data: bytes = b"", kind: EntryKind = EntryKind.FILE) -> Entry:
+    return Entry(path, kind, len(data), 0, "" if kind is EntryKind.DIRECTORY else "v")
+
+
+async def test_one_file_and_nothing_else_is_taken(tmp_path: Path) -> None:
+    destination = Destination(tmp_path)
+    await destination.open()
+    try:
+        only = OneFile(destination, "peer")
+        with pytest.raises(FileError) as caught:
+            await only.begin(entry("dir", kind=EntryKind.DIRECTORY))
+        assert caught.value.code is FileCode.LIMIT
+        begun = await only.begin(entry("a", b"data"))
+        assert not isinstance(begun, Held)
+        with pytest.raises(FileError):
+            await only.begin(entry("b", b"data"))
+        await begun.write(b"data")
+        await begun.publish(hashlib.sha256(b"data").hexdigest())
+        assert isinstance(await only.begin(entry("a", b"data")), Held), "the same one, over the next connection"
+    finally:
+        await destination.close()
+    assert (tmp_path / "a").read_bytes() == b"data"
+
+
+async def test_file_is_poured_into_a_pipe_that_is_read_slowly(tmp_path: Path) -> None:
+    data = os.urandom(1 << 20)
+    (tmp_path / "file").write_bytes(data)
+    reading, writing = os.pipe()
+    task = asyncio.create_task(pour(tmp_path / "file", writing))
+    received = await asyncio.to_thread(_read, reading, len(data))
+    await task
+    os.close(writing)
+    os.close(reading)
+    assert received == data
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        received += os.read(descriptor, 7001)
+    return received
+
+
+async def test_pipe_that_nobody_reads_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with pytest.raises(OSError, match="pipe") as caught:
+        await pour(tmp_path / "file", writing)
+    os.close(writing)
+    assert caught.value.errno == errno.EPIPE
+
+
+async def test_blocked_output_keeps_nobody_from_ending(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(1 << 20))
+    reading, writing = os.pipe()
+    task = asyncio.create_task(pour(tmp_path / "file", writing))
+    assert await asyncio.to_thread(os.read, reading, 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.to_thread(_read, reading, (1 << 20) - 1)
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("modified_ms", "words"),
+    [(0, "1970-01-01 00:00"), ((1 << 53) - 1, "-" * 16), (1_700_000_000_000, "2023-11-14 22:13")],
+)
+def test_times_of_a_listing(modified_ms: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    import time
+
+    time.tzset()
+    assert files.modified_words(modified_ms) == words
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateFolder:
+    folder = StateFolder(tmp_path / "state")
+    folder.save_login(Login("http://localhost", UserId("@me:example.org"), "DEVICE", "token"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("build", False), ("build:", False), ("build/share", True), ("build:docs", True)]
+)
+def test_when_files_are_meant(state: StateFolder, name: str, expected: bool) -> None:
+    assert files.names_files(state, name) is expected
+
+
+class Opened:
+    def __init__(self, finished: Finished) -> None:
+        self.finished: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
+        self.finished.set_result(finished)
+
+    def reset(self, code: str, message: str) -> None:
+        """Harmless after the end."""
+
+
+class Links:
+    entries: tuple[Entry, ...] = ()
+    outcome = Outcome.CLEAN
+    code = ""
+
+    def open_transfer(self, service: str, job: Any, take: Any) -> Opened:
+        assert (service, job) == ("share", Ls("docs"))
+        for each in self.entries:
+            take(each)
+        return Opened(Finished(self.outcome, self.code, "a reason", 0, 0, Tally().value()))
+
+
+class Caller:
+    """Stands in for the class: the listing makes one itself."""
+
+    links = Links()
+
+    def __init__(self, *_: object) -> None: ...
+
+    async def __aenter__(self) -> Caller:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    def name_of(self, _peer: UserId) -> str:
+        return "build"
+
+    @contextlib.asynccontextmanager
+    async def call(self, _peer: UserId) -> AsyncIterator[Caller]:
+        yield self
+
+
+@pytest.fixture
+def links(monkeypatch: pytest.MonkeyPatch) -> Links:
+    monkeypatch.setattr(Caller, "links", Links())
+    monkeypatch.setattr(files, "Caller", Caller)
+    return Caller.links
+
+
+async def test_listing_shows_names_in_a_displayable_form(
+    state: StateFolder, links: Links, capsys: pytest.CaptureFixture[str]
+) -> None:
+    links.entries = (entry("docs/a\x1b[2J.txt", b"1234"), entry("docs/sub", kind=EntryKind.DIRECTORY))
+    await files.list_files(state, Report(), CallOptions(), "build/share:docs")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[0] == "4"
+    assert first.endswith(r"docs/a\x1b[2J.txt")
+    assert second.endswith("docs/sub/")
+
+
+async def test_listing_has_a_limit_and_says_so(
+    state: StateFolder, links: Links, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_LISTED", 2)
+    links.entries = tuple(entry(f"docs/{number}") for number in range(5))
+    await files.list_files(state, Report(), CallOptions(), "build/share:docs")
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2
+    assert captured.err == "3 more are not shown\n"
+
+
+async def test_listing_that_was_refused_is_an_error(state: StateFolder, links: Links) -> None:
+    links.outcome, links.code = Outcome.REFUSED, "denied"
+    with pytest.raises(ClientError) as caught:
+        await files.list_files(state, Report(), CallOptions(), "build/share:docs")
+    assert caught.value.code == Exit.DENIED
+
+
+async def test_path_at_the_other_side_is_no_place_to_send_to(state: StateFolder) -> None:
+    with pytest.raises(ClientError, match="has no path at the other side"):
+        await files.send(
+            state, Report(), CallOptions(), ["x"], "build/inbox:docs", name=None, resume=True, reconnect=True
+        )

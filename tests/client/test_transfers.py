@@ -1,0 +1,231 @@
+"""One job over several calls, with the caller and the other side faked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from mxrtc_bridge.client import transfers as transfers_module
+from mxrtc_bridge.client.connection import Lost
+from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.file_progress import Meter
+from mxrtc_bridge.client.file_words import Direction
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.transfers import Transferring
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.file_wire import Entry, EntryKind, Put
+from mxrtc_bridge.core.ice import Path as IcePath
+from mxrtc_bridge.core.ice import PathKind
+from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.naming import PeerName
+from mxrtc_bridge.core.transfer_events import EntryDone, Failure, FileCode, Finished, Outcome, Progress
+
+PEER = UserId("@rtc_build:example.org")
+SHA = "ab" * 32
+ENTRY = Entry("a.txt", EntryKind.FILE, 1000, 0, "v")
+
+
+def progress(done: int, kept: int = 0, failures: tuple[Failure, ...] = ()) -> Progress:
+    return Progress(
+        files=1,
+        directories=0,
+        size=1000,
+        listed=True,
+        files_done=int(done == 1000),
+        directories_done=0,
+        bytes_done=done,
+        bytes_kept=kept,
+        failed=len(failures),
+        failures=failures,
+        current="",
+    )
+
+
+def ended(outcome: Outcome, code: str = "", *, at: Progress | None = None) -> Finished:
+    return Finished(outcome, code, code and f"because of {code}", 0, 0, at or progress(1000))
+
+
+class Opened:
+    def __init__(self, finished: Finished | None) -> None:
+        self.finished: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
+        self.progress = progress(300)
+        self.resets: list[str] = []
+        if finished is not None:
+            self.finished.set_result(finished)
+            self.progress = finished.progress
+
+    def reset(self, code: str, message: str) -> None:
+        self.resets.append(code)
+        self.finished.set_result(ended(Outcome.INTERRUPTED, code, at=self.progress))
+
+
+class Links:
+    def __init__(self, finished: Finished | None, *, lost: bool) -> None:
+        self.lost = asyncio.Event()
+        if lost:
+            self.lost.set()
+        self.finished = finished
+        self.opened: Opened | None = None
+
+    def open_transfer(self, service: ServiceName, job: Any, files: Any, *, record: Callable[..., None]) -> Opened:
+        assert (service, job, files) == ("inbox", Put(), "files")
+        self.opened = Opened(self.finished)
+        if self.finished is not None and self.finished.outcome is Outcome.CLEAN:
+            record(EntryDone(0, ENTRY, "a.txt", SHA, False))
+        return self.opened
+
+    async def list_services(self) -> dict[UserId, tuple[ServiceName, ...]]:
+        return {PEER: (ServiceName("inbox"),)}
+
+
+class Connection:
+    path = IcePath(PathKind.DIRECT, "host", "host", "ipv4")
+    peer = PEER
+    setup_s = 0.1
+
+    def __init__(self, finished: Finished | None = None, *, lost: Exit | None = None) -> None:
+        self.links = Links(finished, lost=lost is not None)
+        self.code = lost
+
+    def lost(self) -> Lost:
+        assert self.code is not None
+        return Lost(self.code, "the peer hung up")
+
+
+class Caller:
+    """Gives prepared connections and failures, one a call."""
+
+    def __init__(self, *answers: Connection | Exception) -> None:
+        self.answers = list(answers)
+
+    def name_of(self, _peer: UserId) -> str:
+        return "build"
+
+    @contextlib.asynccontextmanager
+    async def call(self, _peer: UserId) -> AsyncIterator[Connection]:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        yield answer
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfers_module, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(transfers_module, "LONGEST_PAUSE_S", 0.0)
+
+
+class Said:
+    def __init__(self) -> None:
+        self.out = io.StringIO()
+        self.report = Report(as_json=True)
+        self.report._objects = self.out
+
+    def objects(self, kind: str) -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in self.out.getvalue().splitlines()]
+        return [each for each in found if each["kind"] == kind]
+
+
+@pytest.fixture
+def said() -> Said:
+    return Said()
+
+
+def transferring(said: Said, *answers: Connection | Exception, service: str | None = "inbox") -> Transferring:
+    name = PeerName(PEER, None if service is None else ServiceName(service))
+    caller: Any = Caller(*answers)
+    files: Any = "files"
+    return Transferring(caller, said.report, name, Direction.SEND, Put(), files, Meter(None))
+
+
+@pytest.mark.parametrize("service", ["inbox", None])
+async def test_clean_end_is_summed_up_with_the_digest(said: Said, service: str | None) -> None:
+    await transferring(said, Connection(ended(Outcome.CLEAN)), service=service).run(reconnect=True)
+    (done,) = said.objects("transferred")
+    assert (done["name"], done["files"], done["bytes"], done["moved"]) == ("build/inbox", 1, 1000, 1000)
+    assert done["sha256"] == SHA
+    (entry,) = said.objects("entry")
+    assert (entry["path"], entry["sha256"], entry["type"]) == ("a.txt", SHA, "file")
+
+
+async def test_lost_connection_is_made_again_and_what_was_moved_before_counts(said: Said) -> None:
+    job = transferring(
+        said,
+        Connection(ended(Outcome.INTERRUPTED, "unavailable", at=progress(400)), lost=Exit.RETRY),
+        ClientError(Exit.OFFLINE, "no answer"),
+        HomeserverError("away"),
+        Connection(ended(Outcome.CLEAN, at=progress(1000, kept=400))),
+    )
+    await job.run(reconnect=True)
+    assert [each["code"] for each in said.objects("lost")] == [1, 4, 1]
+    (done,) = said.objects("transferred")
+    assert (done["bytes"], done["moved"]) == (1000, 1000)
+
+
+async def test_without_reconnecting_the_error_says_that_the_same_command_goes_on(said: Said) -> None:
+    job = transferring(said, Connection(ended(Outcome.INTERRUPTED, "unavailable"), lost=Exit.RETRY))
+    with pytest.raises(ClientError, match="the same command goes on") as caught:
+        await job.run(reconnect=False)
+    assert caught.value.code == Exit.RETRY
+
+
+@pytest.mark.parametrize("first", [ClientError(Exit.OFFLINE, "no answer"), HomeserverError("away")])
+async def test_first_call_is_not_repeated(said: Said, first: Exception) -> None:
+    with pytest.raises(type(first)):
+        await transferring(said, first).run(reconnect=True)
+
+
+@pytest.mark.parametrize("code", [Exit.DENIED, Exit.USAGE, Exit.LOCAL])
+async def test_what_no_repetition_cures_ends_it(said: Said, code: Exit) -> None:
+    lost = Connection(ended(Outcome.INTERRUPTED, "unavailable"), lost=Exit.RETRY)
+    with pytest.raises(ClientError) as caught:
+        await transferring(said, lost, ClientError(code, "for good")).run(reconnect=True)
+    assert caught.value.code == code
+
+
+async def test_right_that_has_ended_ends_it(said: Said) -> None:
+    job = transferring(said, Connection(ended(Outcome.INTERRUPTED, "unavailable"), lost=Exit.DENIED))
+    with pytest.raises(ClientError) as caught:
+        await job.run(reconnect=True)
+    assert caught.value.code == Exit.DENIED
+
+
+@pytest.mark.parametrize(
+    ("finished", "code"),
+    [
+        (ended(Outcome.REFUSED, "denied"), Exit.DENIED),
+        (ended(Outcome.VIOLATION, "bad-index"), Exit.INTEGRITY),
+        (
+            ended(Outcome.PARTIAL, at=progress(0, failures=(Failure("a.txt", FileCode.INTEGRITY, "damaged"),))),
+            Exit.INTEGRITY,
+        ),
+        (ended(Outcome.PARTIAL, at=progress(0, failures=(Failure("a.txt", FileCode.QUOTA, "full"),))), Exit.RETRY),
+    ],
+)
+async def test_bad_end_is_the_exit_code(said: Said, finished: Finished, code: Exit) -> None:
+    with pytest.raises(ClientError) as caught:
+        await transferring(said, Connection(finished)).run(reconnect=True)
+    assert caught.value.code == code
+    assert len(said.objects("transferred")) == (finished.outcome is Outcome.PARTIAL)
+
+
+async def test_cancelled_transfer_ends_in_its_own_order_and_is_known_how_far(said: Said) -> None:
+    connection = Connection()
+    job = transferring(said, connection)
+    task = asyncio.create_task(job.run(reconnect=True))
+    async with asyncio.timeout(5):
+        while connection.links.opened is None:
+            await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert connection.links.opened.resets == ["interrupted"]
+    assert job.progress is not None
+    assert job.progress.bytes_done == 300
