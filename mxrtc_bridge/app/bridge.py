@@ -13,6 +13,7 @@ import signal
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 
+from mxrtc_bridge.app.directories import Directories
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError, StorageError
@@ -71,6 +72,7 @@ class Bridge:
         self._homeserver = Homeserver(Transport(config.homeserver.address, config.appservice.as_token))
         self._outbox = Outbox(self._homeserver, masquerade=True)
         self._connector = SocketConnector()
+        self._directories = Directories()
         self._calls = CallManager(
             settings=_call_settings(config),
             rights=self._rights,
@@ -114,6 +116,8 @@ class Bridge:
         config = self._config
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._homeserver.close)
+            # After the sessions, which end with the tasks below.
+            stack.push_async_callback(self._directories.close)
             endpoint = AppserviceEndpoint(self._inbox, token=config.appservice.hs_token, metrics=self._metrics)
             await stack.enter_async_context(Server(endpoint.application(), config.appservice.listen))
             if config.metrics_listen is not None:
@@ -135,6 +139,7 @@ class Bridge:
         """Get ready, then serve until cancelled; a stop is heard in every phase, also while the homeserver is away."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._calls.run(), name="calls")
+            await self._directories.serve(self._config.files_targets())
             await wait_for_homeserver(self._homeserver)
             await self._peers.start()
             await self._calls.hang_up_leftovers()
@@ -191,6 +196,7 @@ class Bridge:
         return AcceptorLinks(
             gate=self._rights.gate(local, remote),
             connector=self._connector,
+            files=self._directories.for_user(remote),
             clock=self._clock,
             counters=self._metrics,
             max_streams=self._rights.config.limits.streams_per_session,
@@ -233,6 +239,7 @@ class Bridge:
         self._rights.config = config
         # Rights first: what was taken away ends now, whatever becomes of the rest.
         self._calls.rights_changed()
+        await self._directories.serve(config.files_targets())
         self._calls.reconfigure(_call_settings(config), self._peer_factory(config))
         await self._peers.reload(_profiles(config))
         log.info("configuration reloaded: %d peers, %d grants", len(config.peers), len(config.grants))
@@ -241,6 +248,7 @@ class Bridge:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             await _outlive("old rows were not forgotten", self._forget())
+            await _outlive("unfinished files were not removed", self._directories.keep_house())
             await _outlive("idle rooms were not left", self._leave_idle_rooms())
 
     async def _forget(self) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 from mxrtc_bridge.config import Config, Finding, Level
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, TargetError
 from mxrtc_bridge.core.ice import IcePolicy, IceServer
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.targets import FilesTarget
 from mxrtc_bridge.matrix.homeserver import Homeserver
 from mxrtc_bridge.matrix.liveness import ping
 from mxrtc_bridge.matrix.transport import RetryPolicy, Transport
@@ -153,6 +157,9 @@ async def _check_targets(config: Config) -> AsyncIterator[Finding]:
     for peer in config.peers.values():
         for service in peer.services.values():
             name = f"{peer.name}/{service.name}"
+            if isinstance(service.target, FilesTarget):
+                yield await asyncio.to_thread(_check_directory, name, service.target)
+                continue
             try:
                 sink = await connector.connect(service.target)
             except TargetError as error:
@@ -160,3 +167,18 @@ async def _check_targets(config: Config) -> AsyncIterator[Finding]:
             else:
                 sink.reset()
                 yield Finding(Level.OK, f"{name} answers")
+
+
+def _check_directory(name: str, target: FilesTarget) -> Finding:
+    """Whether the bridge could use it: as whoever runs this check, who should be the bridge's user."""
+    path = Path(target.path)
+    needed = os.X_OK | (os.R_OK if target.direction.sends else 0) | (os.W_OK if target.direction.receives else 0)
+    if path.is_dir():
+        if os.access(path, needed):
+            return Finding(Level.OK, f"{name} can be used")
+        return Finding(Level.WARN, f"{name}: {target.path} is not open to this user", "change its owner or mode")
+    if not path.exists() and target.direction.receives and os.access(path.parent, os.W_OK | os.X_OK):
+        return Finding(Level.OK, f"{name}: {target.path} will be made")
+    return Finding(
+        Level.WARN, f"{name}: {target.path} is not a directory", "make it, for the user that runs the bridge"
+    )

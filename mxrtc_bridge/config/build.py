@@ -7,7 +7,7 @@ there was none. Sections are independent, so those without mistakes are judged e
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from mxrtc_bridge.config import models, notation
 from mxrtc_bridge.config.control_sockets import what_it_controls
-from mxrtc_bridge.config.problems import KeyPath, quoted
+from mxrtc_bridge.config.file_services import build_files, shared_directories
+from mxrtc_bridge.config.problems import Complain, KeyPath, quoted
 from mxrtc_bridge.config.secrets import complaint_about_token, find_secret, read_secret_file
 from mxrtc_bridge.config.settings import (
     AppserviceSettings,
@@ -29,10 +30,7 @@ from mxrtc_bridge.core.addresses import AddressPolicy
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.ice import IcePolicy, IceServer
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, ServiceName, UserId
-from mxrtc_bridge.core.targets import IpNetwork, Target, TcpTarget, UnixTarget
-
-Complain = Callable[[KeyPath, str], None]
-"""Reports one mistake: where, and what."""
+from mxrtc_bridge.core.targets import FilesTarget, IpNetwork, Target, TcpTarget, UnixTarget
 
 
 def build_appservice(
@@ -127,21 +125,31 @@ def build_peers(
         }
         settings = PeerSettings(name, UserId(user_id), section.displayname or name, MappingProxyType(services))
         peers[name] = settings
+    for path, text in shared_directories(peers):
+        complain(path, text)
     return peers
 
 
 def _service(name: str, section: models.ServiceSection, path: KeyPath, complain: Complain) -> ServiceSettings:
     return ServiceSettings(
         name=ServiceName(name),
-        target=_target(section, path, complain),
+        target=_target_or_files(section, path, complain),
         raw=section.raw,
         max_streams=section.limits.streams,
         idle_s=section.limits.idle,
     )
 
 
-def _target(section: models.ServiceSection, path: KeyPath, complain: Complain) -> Target:
-    target = notation.parse_target(section.target)
+def _target_or_files(section: models.ServiceSection, path: KeyPath, complain: Complain) -> Target | FilesTarget:
+    if section.files is not None:
+        return build_files(section, section.files, path, complain)
+    if section.target is None:
+        complain(path, "give target (where streams of bytes lead) or files (a directory)")
+        return UnixTarget("")
+    return _target(section, notation.parse_target(section.target), path, complain)
+
+
+def _target(section: models.ServiceSection, target: Target, path: KeyPath, complain: Complain) -> Target:
     expect = tuple(notation.parse_network(text) for text in section.expect)
     if isinstance(target, UnixTarget):
         controls = what_it_controls(target.path)

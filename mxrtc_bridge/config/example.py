@@ -41,8 +41,14 @@ _EXAMPLE: dict[str, Any] = {
         "build": {
             "displayname": "Build machine",
             "services": {
-                "ssh": {"target": "tcp:127.0.0.1:22", "expect": ["127.0.0.1/32"], "limits": {"idle": Off("1h")}},
+                "ssh": {
+                    "target": "tcp:127.0.0.1:22",
+                    "files": Off({"dir": "/srv/inbox", "direction": "receive"}),
+                    "expect": ["127.0.0.1/32"],
+                    "limits": {"idle": Off("1h")},
+                },
                 "web": {"target": "unix:/run/build/web.sock", "raw": True},
+                "inbox": {"files": {"dir": "/srv/inbox", "direction": "receive", "allow": ["*.pdf", "*.zip"]}},
             },
         }
     },

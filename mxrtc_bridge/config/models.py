@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from mxrtc_bridge.config import notation
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.policy import parse_subject
+from mxrtc_bridge.core.targets import GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,9 @@ Secret = Annotated[str, StringConstraints(max_length=4096), Kind("text, secret")
 FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4096), Kind("path")]
 Duration = Annotated[float, BeforeValidator(notation.parse_duration), Kind("duration")]
 Time = Annotated[str, AfterValidator(lambda text: (notation.parse_time(text), text)[1]), Kind("date or time")]
+Size = Annotated[int, BeforeValidator(notation.parse_size), Kind("size")]
+Directory = Annotated[FilePath, AfterValidator(notation.parse_directory), Kind("absolute path")]
+AllowedName = Annotated[Text, AfterValidator(notation.parse_allowed_name), Kind("pattern")]
 Target = Annotated[str, AfterValidator(lambda text: (notation.parse_target(text), text)[1]), Kind("target")]
 ListenText = Annotated[str, AfterValidator(lambda text: str(notation.parse_listen(text))), Kind("listen address")]
 Network = Annotated[str, AfterValidator(lambda text: str(notation.parse_network(text))), Kind("network")]
@@ -122,16 +126,48 @@ class ServiceLimitsSection(Section):
     """Limits of one service."""
 
     streams: Annotated[int, Field(ge=1, le=256), Kind("number")] = 256
-    """Streams of this service that one session may have open at a time."""
+    """Streams, or transfers of files, of this service that one session may have open at a time."""
     idle: Annotated[Duration, Field(ge=1, le=30 * 86400)] | None = None
     """A stream without traffic for this long is reset; without it, never."""
 
 
-class ServiceSection(Section):
-    """A named service: the caller sends the name, only this file knows where it leads."""
+class FileLimitsSection(Section):
+    """What a directory takes from callers. What would not fit is refused before it is sent."""
 
-    target: Target
+    file_size: Annotated[Size, Kind("size", default="16GiB")] = 16 * GIB
+    """The largest file."""
+    per_user: Annotated[Size, Kind("size", default="64GiB")] = 64 * GIB
+    """Everything that one user has there; what is moved away does not count any more."""
+    total: Size | None = None
+    """Everything in the directory, whoever put it there; without it, no limit."""
+    keep_free: Annotated[Size, Kind("size", default="1GiB")] = GIB
+    """What the file system must have left after every file that has begun."""
+    partial_age: Annotated[Duration, Field(ge=3600, le=365 * 86400)] = 604800.0
+    """An unfinished file that nobody goes on with is removed after this long."""
+
+
+class FilesSection(Section):
+    """A directory of the machine of the bridge that callers move files into or out of, by the file protocol."""
+
+    dir: Directory
+    """The directory. If callers may put files into it, it is made where it is missing."""
+    direction: Literal["receive", "send", "both"]
+    """receive: callers may put files in, and see nothing; send: they may list and fetch what is there; or both."""
+    names: Literal["refuse", "sanitise"] = "refuse"
+    """Names that could do harm (control characters, leading dots, reserved names) are refused, or made safe."""
+    allow: Annotated[list[AllowedName], Field(max_length=64)] = []
+    """Names of files that are received, like "*.pdf"; empty: all."""
+    limits: FileLimitsSection = FileLimitsSection()
+    """What the directory takes from callers."""
+
+
+class ServiceSection(Section):
+    """A named service: the caller sends the name, only this file knows where it leads. It has a target, or files."""
+
+    target: Target | None = None
     """Where streams are piped to: tcp:HOST:PORT or unix:/path."""
+    files: FilesSection | None = None
+    """Instead of a target: a directory that files are put into or fetched from."""
     expect: Annotated[list[Network], Field(max_length=64)] = []
     """Networks that the address of the target must lie in when it is connected; a name may be rebound, these cannot.
     Empty: any."""

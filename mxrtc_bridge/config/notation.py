@@ -9,13 +9,18 @@ from __future__ import annotations
 import ipaddress
 import re
 from datetime import UTC, date, datetime
+from posixpath import normpath
 from urllib.parse import urlsplit
 
 from mxrtc_bridge.config.problems import quoted
 from mxrtc_bridge.config.settings import Listen, TcpListen, UnixListen
+from mxrtc_bridge.core.filenames import FileNameError
+from mxrtc_bridge.core.path_patterns import parse_name_pattern
 from mxrtc_bridge.core.targets import IpNetwork, Target, TcpTarget, UnixTarget
 
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
+_SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
+_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[^\[\]:/@\s]{1,253}):([0-9]{1,5})")
 # The last label begins with a letter: 127.1 and 0x7f000001 are addresses to the system's resolver, and no names.
@@ -27,6 +32,13 @@ _ICE_URI = re.compile(
     r"(stuns?|turns?):(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?(\?transport=(udp|tcp))?"
 )
 
+_NOT_FOR_CALLERS = frozenset(
+    {"/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr"}
+    | {"/var", "/var/lib", "/var/log"}
+)
+
+MAX_SIZE = 2**53 - 1
+"""Largest size that the file protocol can name."""
 MAX_UNIX_PATH = 107
 """Linux: ``sun_path`` has 108 bytes with the closing zero (unix(7))."""
 
@@ -49,6 +61,35 @@ def format_duration(seconds: float) -> str:
         if milliseconds >= size and milliseconds % size == 0:
             return f"{milliseconds // size}{unit}"
     return f"{milliseconds}ms"
+
+
+def parse_size(text: object) -> int:
+    """Read ``0B``, ``500MiB``, ``16GiB`` or ``2TiB``, and return bytes."""
+    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"{quoted(text)} is not a size; write a whole number and a unit, like 500MiB, 16GiB, 2TiB")
+    size = int(match[1]) * _BYTES[match[2]]
+    if size > MAX_SIZE:
+        raise ValueError(f"{quoted(text)} is more than the file protocol can name; at most 8191TiB")
+    return size
+
+
+def parse_directory(text: str) -> str:
+    """Read the absolute path of a directory that callers may be let into; it cannot be one that the system lives in."""
+    if not text.startswith("/") or "\0" in text or not text.isprintable():
+        raise ValueError(f"{quoted(text)} is not an absolute path like /srv/inbox")
+    path = normpath("/" + text.lstrip("/"))
+    if path in _NOT_FOR_CALLERS or path.startswith(("/proc/", "/sys/", "/dev/")):
+        raise ValueError(f"{quoted(path)} belongs to the system; give a directory of its own, like /srv/inbox")
+    return path
+
+
+def parse_allowed_name(text: str) -> str:
+    """Read a pattern for names of files, like ``*.pdf``."""
+    try:
+        return parse_name_pattern(text).text
+    except FileNameError as error:
+        raise ValueError(str(error)) from None
 
 
 def parse_target(text: str) -> Target:

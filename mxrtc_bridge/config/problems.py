@@ -8,13 +8,16 @@ allowed, and the name they probably meant. Nothing here prints a value that a ca
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from mxrtc_bridge.core.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
 """Where a value stands: names of keys and, for lists, positions from 0."""
+
+Complain = Callable[[KeyPath, str], None]
+"""Reports one mistake: where, and what."""
 
 MAX_SHOWN_PROBLEMS = 50
 """More would scroll the first one off the screen."""

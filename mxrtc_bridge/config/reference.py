@@ -30,9 +30,11 @@ Without any grant the bridge answers nobody.
 | kind | how it is written |
 |---|---|
 | duration | a whole number and a unit: `500ms`, `10s`, `5m`, `12h`, `30d` |
+| size | a whole number and a unit: `0B`, `500MiB`, `16GiB`, `2TiB` |
 | target | `tcp:HOST:PORT` (an IPv6 address in brackets) or `unix:/absolute/path` |
 | listen address | `ADDRESS:PORT` or `unix:/absolute/path` |
 | network | an address or `ADDRESS/PREFIX`: `10.0.0.0/8`, `2001:db8::/32` |
+| pattern | a name in which `*` stands for any characters, `?` for one and `[abc]` for one of these: `"*.pdf"` |
 | date or time | `2030-01-31` (its beginning, UTC) or `2030-01-31T18:00:00+01:00` |
 | subject | `"@user:server"`, `"server:example.org"`, `"group:NAME"` or `"*"`; in quotes, because YAML keeps `@` and `*` for itself |
 | PEER/SERVICE or PEER | `build/ssh`, or `build` for all services of that peer |

@@ -14,7 +14,7 @@ from mxrtc_bridge.core.addresses import AddressPolicy
 from mxrtc_bridge.core.ice import IcePolicy, IceServer
 from mxrtc_bridge.core.ids import ServiceName, UserId, localpart_of, server_of
 from mxrtc_bridge.core.policy import Grant, Policy, Subject
-from mxrtc_bridge.core.targets import Target
+from mxrtc_bridge.core.targets import FilesTarget, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class ServiceSettings:
     """A named service of a peer."""
 
     name: ServiceName
-    target: Target
+    target: Target | FilesTarget
     raw: bool
     """Whether a browser may use it without the stream protocol."""
     max_streams: int
@@ -175,10 +175,15 @@ class Config:
         settings = self.peers.get(peer)
         return None if settings is None else settings.services.get(ServiceName(service))
 
-    def target(self, peer: UserId, service: str) -> Target | None:
+    def target(self, peer: UserId, service: str) -> Target | FilesTarget | None:
         """Where the service leads, or None if the peer or the service is not configured."""
         settings = self.service(peer, service)
         return None if settings is None else settings.target
+
+    def files_targets(self) -> tuple[FilesTarget, ...]:
+        """The directories of all services, each once."""
+        targets = (service.target for peer in self.peers.values() for service in peer.services.values())
+        return tuple(dict.fromkeys(target for target in targets if isinstance(target, FilesTarget)))
 
     def service_names(self, peer: UserId) -> tuple[ServiceName, ...]:
         """Names of the services of ``peer``, sorted; empty for an unknown peer."""

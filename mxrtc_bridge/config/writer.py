@@ -77,10 +77,10 @@ def comment(text: str, indent: int) -> Iterator[str]:
 
 def default_text(field: FieldInfo) -> str | None:
     """How the default of ``field`` is written in the file; None if it has none, or nothing is its default."""
-    kind = next((item for item in field.metadata if isinstance(item, Kind)), None)
+    written = [item.default for item in field.metadata if isinstance(item, Kind) and item.default is not None]
     default = field.get_default()
-    if kind is not None and kind.default is not None:
-        return kind.default
+    if written:
+        return written[-1]
     if field.is_required() or default is None or isinstance(default, BaseModel):
         return None
     if isinstance(default, float):  # the only floats are durations

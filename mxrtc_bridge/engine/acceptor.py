@@ -68,7 +68,7 @@ class AcceptorLinks(Links):
     Args:
         gate: decides about services.
         connector: reaches those that are sockets.
-        files: those that are directories; None if there are none.
+        files: those that are directories.
         clock: where time comes from.
         counters: what is counted.
         max_streams: streams that the caller may have open at a time.
@@ -79,7 +79,7 @@ class AcceptorLinks(Links):
         *,
         gate: ServiceGate,
         connector: Connector,
-        files: FileServices | None = None,
+        files: FileServices,
         clock: Clock,
         counters: Counters,
         max_streams: int = 256,
@@ -89,6 +89,7 @@ class AcceptorLinks(Links):
         self._connector = connector
         self._files = files
         self._services: dict[Line, ServiceName] = {}
+        self._directories: dict[Transfer, FilesTarget] = {}
 
     def channel_offered(self, channel: Channel) -> None:
         if channel.protocol == wire.PROTOCOL_CTL:
@@ -193,7 +194,7 @@ class AcceptorLinks(Links):
         )
 
     def _judge_job(self, transfer: Transfer, service: ServiceName, job: Job) -> None:
-        grant = None if self._files is None else self._gate.open(service)
+        grant = self._gate.open(service)
         if grant is None or not isinstance(grant.target, FilesTarget) or not grant.allows(job):
             self._counters.refusal("denied")
             transfer.refuse(FileCode.DENIED, "no such service for files, or no right to do this with it")
@@ -202,13 +203,13 @@ class AcceptorLinks(Links):
             transfer.refuse(FileCode.LIMIT, "too many transfers")
         else:
             self._services[transfer] = service
+            self._directories[transfer] = grant.target
             self._counters.transfer("opened")
             assert self._spawn is not None
             self._spawn(self._begin_transfer(transfer, service, grant.target, job))
 
     async def _begin_transfer(self, transfer: Transfer, service: ServiceName, target: FilesTarget, job: Job) -> None:
         try:
-            assert self._files is not None
             if isinstance(job, Get | Ls):
                 transfer.serve(SourceHands(await self._files.source(target, job)))
             else:
@@ -219,6 +220,7 @@ class AcceptorLinks(Links):
 
     def _transfer_ended(self, transfer: Transfer, service: ServiceName, how: tx.Finished) -> None:
         self._services.pop(transfer, None)
+        self._directories.pop(transfer, None)
         log.info(
             "x transfer %s %s %s, %d of %d files, %d bytes out, %d in",
             service,
@@ -237,6 +239,9 @@ class AcceptorLinks(Links):
             if grant is None or not _fits(line, grant):
                 log.info("x stream to %s: right withdrawn", service)
                 line.reset("denied", "your right to this service has ended")
+            elif isinstance(line, Transfer) and grant.target != self._directories[line]:
+                # Nobody may read or write in a directory that the configuration does not name any more.
+                line.reset("interrupted", "the settings of this service have changed; the same can be done again")
 
     def say_bye(self, code: str, message: str) -> bool:
         """Tell the other side that the session ends; False where it has no control channel."""

@@ -51,7 +51,7 @@ def test_example_is_refused_as_long_as_it_holds_placeholders() -> None:
 
 def test_example_can_be_used_when_it_is_filled_in() -> None:
     config = load(filled_in())
-    assert config.service_names(config.peer_id("build")) == ("ssh", "web")
+    assert config.service_names(config.peer_id("build")) == ("inbox", "ssh", "web")
 
 
 def test_registration_example_belongs_to_the_config_example() -> None:

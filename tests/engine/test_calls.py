@@ -31,7 +31,7 @@ from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.calls import CallManager, CallSettings
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.ports import CallRecord
-from tests.engine.test_links import Connector, Gate
+from tests.engine.test_links import Connector, Gate, NoFiles
 from tests.fakes import FakePeer, RecordingCounters, joined_peers
 
 PEER = UserId("@rtc_build:example.org")
@@ -106,7 +106,7 @@ class Bridge:
             signaller=self,
             peers=self,
             make_links=lambda _local, _remote: AcceptorLinks(
-                gate=self.gate, connector=Connector(), clock=self.clock, counters=self.counters
+                gate=self.gate, connector=Connector(), files=NoFiles(), clock=self.clock, counters=self.counters
             ),
             refused=self.say_refused,
             new_party_id=lambda: PartyId("ours"),

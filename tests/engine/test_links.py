@@ -10,10 +10,12 @@ import pytest
 
 from mxrtc_bridge.core import stream, wire
 from mxrtc_bridge.core.errors import TargetError, TargetFailure, TransportError
+from mxrtc_bridge.core.file_wire import Get, Ls
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.targets import Target, TcpTarget
+from mxrtc_bridge.core.targets import FilesTarget, Target, TcpTarget
 from mxrtc_bridge.engine.acceptor import AcceptorLinks, Grant
 from mxrtc_bridge.engine.control_link import Listing
+from mxrtc_bridge.engine.file_ports import FileReceiver, FileServices, FileSource
 from mxrtc_bridge.engine.opener import OpenerLinks
 from tests.fakes import FakeClock, FakePeer, FakeSink, RecordingCounters, joined_peers
 
@@ -54,10 +56,21 @@ class Connector:
         return self.sinks[-1]
 
 
+class NoFiles:
+    """No service has files here."""
+
+    async def source(self, target: FilesTarget, job: Get | Ls) -> FileSource:
+        raise AssertionError(target, job)
+
+    def receiver(self, target: FilesTarget) -> FileReceiver:
+        raise AssertionError(target)
+
+
 class Session:
     """A session in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: FileServices | None = None) -> None:
+        self.files = files or NoFiles()
         self.clock = FakeClock()
         self.gate = Gate()
         self.connector = Connector()
@@ -68,7 +81,12 @@ class Session:
         self.near, self.far, self.network = joined_peers()
         self.opener = OpenerLinks(clock=self.clock, counters=RecordingCounters())
         self.acceptor = AcceptorLinks(
-            gate=self.gate, connector=self.connector, clock=self.clock, counters=self.counters, max_streams=8
+            gate=self.gate,
+            connector=self.connector,
+            files=self.files,
+            clock=self.clock,
+            counters=self.counters,
+            max_streams=8,
         )
         self.lost: list[tuple[str, str]] = []
         for name, links, peer in (("near", self.opener, self.near), ("far", self.acceptor, self.far)):

@@ -51,12 +51,11 @@ class World(Session):
     """A session with services for files; what is put and where things go on the user's side is below ``folder``."""
 
     def __init__(self, folder: Path, services: Services) -> None:
-        super().__init__()
+        super().__init__(services)
         self.folder = folder
         self.services = services
         self.tasks: set[asyncio.Task[None]] = set()
         self.records: list[tx.EntryDone | tx.EntryFailed] = []
-        self.acceptor._files = services
         for name, direction in (("in", "receive"), ("out", "send"), ("both", "both")):
             target = FilesTarget(str(folder), Direction(direction))
             self.gate.services[name] = Grant(target, raw=True, max_streams=4)
@@ -328,7 +327,7 @@ async def test_transfers_count_for_the_limit_of_the_session(world: World) -> Non
     assert ("refusal", "limit") in world.counters.counted
 
 
-@pytest.mark.parametrize("change", ["none", "send", "socket"])
+@pytest.mark.parametrize("change", ["none", "send", "socket", "other settings"])
 async def test_right_that_ends_resets_the_transfer(world: World, change: str) -> None:
     sources = await sources_of(world, {"big.bin": content(4 * MIB)})
     opened = put(world, sources, "both")
@@ -340,11 +339,14 @@ async def test_right_that_ends_resets_the_transfer(world: World, change: str) ->
         del world.gate.services["both"]
     elif change == "send":
         world.gate.services["both"] = world.gate.services["out"]
-    else:
+    elif change == "socket":
         world.gate.services["both"] = world.gate.services["ssh"]
+    else:
+        world.gate.services["both"] = Grant(FilesTarget("/srv/other", Direction.BOTH), raw=False)
     world.acceptor.judge_again()
     await world.settle()
-    assert outcome(opened) == (tx.Outcome.INTERRUPTED, "denied")
+    code = "interrupted" if change == "other settings" else "denied"
+    assert outcome(opened) == (tx.Outcome.INTERRUPTED, code)
     sources.close()
 
 

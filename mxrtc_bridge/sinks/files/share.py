@@ -70,6 +70,11 @@ class Share:
         parts = entry.origin.split("/")
         return await open_source(lambda: self._root.open(parts, os.O_RDONLY), entry, self._workers, offset)
 
+    async def end(self) -> None:
+        """Let go as soon as the disk has answered what was asked; walks and files that are left can do no more."""
+        await self._workers.drain()
+        self._root.close()
+
     def close(self) -> None:
         """Let go, after all walks and files are done."""
         self._workers.close()

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from mxrtc_bridge.sinks.files.failures import translated
+from mxrtc_bridge.core.file_wire import FileCode
+from mxrtc_bridge.sinks.files.failures import FileError, translated
 
 ResultT = TypeVar("ResultT")
 
@@ -30,13 +31,16 @@ class Workers:
 
     def __init__(self, threads: int = DEFAULT_THREADS) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="mxrtc-files")
+        self._closed = False
 
     async def run(self, job: Callable[[], ResultT]) -> ResultT:
         """Run ``job`` in a thread; returns, or is cancelled, only when it has ended.
 
         Raises:
-            FileError: the job raised it, or an OSError.
+            FileError: the job raised it, or an OSError; or this is closed.
         """
+        if self._closed:
+            raise FileError(FileCode.UNAVAILABLE, "these files are not served any more")
         future = asyncio.get_running_loop().run_in_executor(self._pool, job)
         cancelled = False
         while not future.done():
@@ -52,6 +56,12 @@ class Workers:
         except OSError as error:
             raise translated(error) from error
 
+    async def drain(self) -> None:
+        """Take no more jobs, and wait for those that were taken."""
+        self._closed = True
+        await asyncio.to_thread(self._pool.shutdown)
+
     def close(self) -> None:
         """Let the threads end when their jobs have; jobs that have not begun are dropped."""
+        self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
