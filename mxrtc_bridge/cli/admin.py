@@ -30,6 +30,7 @@ from rich.text import Text
 
 from mxrtc_bridge import __version__
 from mxrtc_bridge.cli.admin_check import check_command
+from mxrtc_bridge.cli.admin_files import files_command
 from mxrtc_bridge.cli.admin_init import init_command
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.example import example_config
@@ -81,6 +82,7 @@ def cli() -> None:
 
 cli.add_command(init_command)
 cli.add_command(check_command)
+cli.add_command(files_command)
 
 
 @cli.command("run")

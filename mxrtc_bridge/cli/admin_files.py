@@ -1,0 +1,82 @@
+"""``mxrtc-bridge files``: what callers have put into a directory, and who it was."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from mxrtc_bridge.config import Config, load_config
+from mxrtc_bridge.core.display import display
+from mxrtc_bridge.core.targets import FilesTarget
+from mxrtc_bridge.sinks.files.dropbox import BoxEntry, read_box
+
+_MAX_COLUMNS = 4096
+"""Longer than any path, also when all of it is escaped but the end."""
+
+
+@click.command("files")
+@click.option(
+    "-c", "--config", "path", type=click.Path(path_type=Path), default="config.yaml", envvar="MXRTC_CONFIG",
+    show_default=True, show_envvar=True, help="The configuration.",
+)  # fmt: skip
+@click.option("--all", "everything", is_flag=True, help="Also what was moved away or changed since.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.argument("service", metavar="PEER/SERVICE")
+def files_command(path: Path, everything: bool, as_json: bool, service: str) -> int:
+    """List the files that callers have put into a service: time, sender, size, SHA-256 and name, oldest first.
+
+    The columns are separated by tabs. Works while the bridge runs. What is unfinished is not listed.
+    """
+    target = _target(load_config(path), service)
+    for entry in read_box(Path(target.path)):
+        if entry.receipt.is_directory or not (everything or entry.present):
+            continue
+        # Line by line: a ledger has no limit, and a reader like head may stop early.
+        click.echo(_as_json(entry) if as_json else _as_line(entry))
+    sys.stdout.flush()
+    return 0
+
+
+def _target(config: Config, service: str) -> FilesTarget:
+    name, _, service_name = service.partition("/")
+    target = config.target(config.peer_id(name), service_name)
+    if isinstance(target, FilesTarget) and target.direction.receives:
+        return target
+    known = sorted(
+        f"{peer.name}/{settings.name}"
+        for peer in config.peers.values()
+        for settings in peer.services.values()
+        if isinstance(settings.target, FilesTarget) and settings.target.direction.receives
+    )
+    raise click.UsageError(f"{service[:80]!a} receives no files; these do: {', '.join(known) or 'none'}")
+
+
+def _time(entry: BoxEntry) -> str:
+    moment = datetime.fromtimestamp(entry.receipt.time_ms / 1000, UTC)
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _as_line(entry: BoxEntry) -> str:
+    receipt = entry.receipt
+    columns = (_time(entry), display(receipt.sender), str(receipt.size), receipt.digest)
+    gone = () if entry.present else ("gone",)
+    return "\t".join((*columns, display(receipt.name, _MAX_COLUMNS), *gone))
+
+
+def _as_json(entry: BoxEntry) -> str:
+    receipt = entry.receipt
+    return json.dumps(
+        {
+            "time": _time(entry),
+            "sender": receipt.sender,
+            "size": receipt.size,
+            "sha256": receipt.digest,
+            "name": receipt.name,
+            "offered_as": receipt.path,
+            "present": entry.present,
+        }
+    )
