@@ -36,7 +36,7 @@ from mxrtc_bridge.matrix.transport import Transport
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.rtc.settings import RtcSettings
-from mxrtc_bridge.sinks.connect import SocketConnector
+from mxrtc_bridge.sinks.targets import TargetConnector
 from mxrtc_bridge.storage.certificates import CertificateStore
 from mxrtc_bridge.storage.stores import Stores, open_stores
 from mxrtc_bridge.web.appservice import AppserviceEndpoint
@@ -71,7 +71,7 @@ class Bridge:
         self._rights = Rights(config, self._clock.wall_ms)
         self._homeserver = Homeserver(Transport(config.homeserver.address, config.appservice.as_token))
         self._outbox = Outbox(self._homeserver, masquerade=True)
-        self._connector = SocketConnector()
+        self._connector = TargetConnector()
         self._directories = Directories()
         self._calls = CallManager(
             settings=_call_settings(config),

@@ -11,7 +11,7 @@ from mxrtc_bridge.config import Config, Finding, Level
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, TargetError
 from mxrtc_bridge.core.ice import IcePolicy, IceServer
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.targets import FilesTarget
+from mxrtc_bridge.core.targets import AppendTarget, FilesTarget, ReadTarget
 from mxrtc_bridge.matrix.homeserver import Homeserver
 from mxrtc_bridge.matrix.liveness import ping
 from mxrtc_bridge.matrix.transport import RetryPolicy, Transport
@@ -19,7 +19,7 @@ from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.certificates import NoCertificates
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.rtc.settings import RtcSettings
-from mxrtc_bridge.sinks.connect import SocketConnector
+from mxrtc_bridge.sinks.targets import TargetConnector
 from mxrtc_bridge.storage.stores import open_stores
 from mxrtc_bridge.web.appservice import AppserviceEndpoint
 from mxrtc_bridge.web.server import Server
@@ -152,13 +152,28 @@ async def _relays(servers: tuple[IceServer, ...], interfaces: tuple[str, ...], l
         await peer.close()
 
 
+def _check_file(name: str, target: AppendTarget | ReadTarget) -> Finding:
+    """Look, but do not open: that would make the file, or wake whoever waits at the other end of a FIFO."""
+    path, writes = Path(target.path), isinstance(target, AppendTarget)
+    # An append service makes its file when it is first used.
+    looked_at = path if path.exists() or not writes else path.parent
+    if looked_at == path and not (path.is_file() or path.is_fifo()):
+        return Finding(Level.WARN, f"{name}: there is no file or FIFO at its path", f"make one at {path}")
+    if not os.access(looked_at, os.W_OK if writes else os.R_OK):
+        return Finding(Level.WARN, f"{name}: this user may not use its file", f"check {looked_at}, its owner and mode")
+    return Finding(Level.OK, f"{name} can be {'appended to' if writes else 'read'}")
+
+
 async def _check_targets(config: Config) -> AsyncIterator[Finding]:
-    connector = SocketConnector()
+    connector = TargetConnector()
     for peer in config.peers.values():
         for service in peer.services.values():
             name = f"{peer.name}/{service.name}"
             if isinstance(service.target, FilesTarget):
                 yield await asyncio.to_thread(_check_directory, name, service.target)
+                continue
+            if isinstance(service.target, AppendTarget | ReadTarget):
+                yield _check_file(name, service.target)
                 continue
             try:
                 sink = await connector.connect(service.target)

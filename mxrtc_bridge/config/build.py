@@ -151,15 +151,16 @@ def _target_or_files(section: models.ServiceSection, path: KeyPath, complain: Co
 
 def _target(section: models.ServiceSection, target: Target, path: KeyPath, complain: Complain) -> Target:
     expect = tuple(notation.parse_network(text) for text in section.expect)
-    if isinstance(target, UnixTarget):
-        controls = what_it_controls(target.path)
-        if controls is not None and not section.i_know_this_is_root:
-            text = f"{quoted(target.path)} controls {controls}, and so this machine"
-            complain((*path, "target"), f"{text}; if you mean it, add i_know_this_is_root: true")
-        if expect:
-            complain((*path, "expect"), "is for TCP targets; a unix socket has no network")
-        return replace(target, connect_timeout_s=section.connect_timeout)
-    return TcpTarget(target.host, target.port, _checked_expect(target, expect, path, complain), section.connect_timeout)
+    if isinstance(target, TcpTarget):
+        expect = _checked_expect(target, expect, path, complain)
+        return TcpTarget(target.host, target.port, expect, section.connect_timeout)
+    controls = what_it_controls(target.path) if isinstance(target, UnixTarget) else None
+    if controls is not None and not section.i_know_this_is_root:
+        text = f"{quoted(target.path)} controls {controls}, and so this machine"
+        complain((*path, "target"), f"{text}; if you mean it, add i_know_this_is_root: true")
+    if expect:
+        complain((*path, "expect"), "is for TCP targets; a path has no network")
+    return replace(target, connect_timeout_s=section.connect_timeout)
 
 
 def _checked_expect(

@@ -165,7 +165,8 @@ class ServiceSection(Section):
     """A named service: the caller sends the name, only this file knows where it leads. It has a target, or files."""
 
     target: Target | None = None
-    """Where streams are piped to: tcp:HOST:PORT or unix:/path."""
+    """Where streams are piped to: tcp:HOST:PORT or unix:/path. append:/path adds what a caller sends to the end of a
+    file, or writes it into a FIFO; read:/path gives a file or FIFO to its end."""
     files: FilesSection | None = None
     """Instead of a target: a directory that files are put into or fetched from."""
     expect: Annotated[list[Network], Field(max_length=64)] = []

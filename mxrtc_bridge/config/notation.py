@@ -16,7 +16,7 @@ from mxrtc_bridge.config.problems import quoted
 from mxrtc_bridge.config.settings import Listen, TcpListen, UnixListen
 from mxrtc_bridge.core.filenames import FileNameError
 from mxrtc_bridge.core.path_patterns import parse_name_pattern
-from mxrtc_bridge.core.targets import IpNetwork, Target, TcpTarget, UnixTarget
+from mxrtc_bridge.core.targets import AppendTarget, IpNetwork, ReadTarget, Target, TcpTarget, UnixTarget
 
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
@@ -41,6 +41,8 @@ MAX_SIZE = 2**53 - 1
 """Largest size that the file protocol can name."""
 MAX_UNIX_PATH = 107
 """Linux: ``sun_path`` has 108 bytes with the closing zero (unix(7))."""
+MAX_FILE_PATH = 4095
+"""Linux: ``PATH_MAX`` is 4096 with the closing zero."""
 
 
 def parse_duration(text: object) -> float:
@@ -93,14 +95,19 @@ def parse_allowed_name(text: str) -> str:
 
 
 def parse_target(text: str) -> Target:
-    """Read ``tcp:HOST:PORT`` (an IPv6 address in brackets) or ``unix:/absolute/path``."""
+    """Read ``tcp:HOST:PORT`` (an IPv6 address in brackets), or ``unix:``, ``append:`` or ``read:/absolute/path``."""
     scheme, _, rest = text.partition(":")
-    if scheme == "unix":
-        return UnixTarget(_unix_path(rest))
-    if scheme != "tcp":
-        raise ValueError(f"{quoted(text)} is not a target; write tcp:HOST:PORT or unix:/path")
-    host, port = _host_and_port(rest)
-    return TcpTarget(host, port)
+    match scheme:
+        case "tcp":
+            host, port = _host_and_port(rest)
+            return TcpTarget(host, port)
+        case "unix":
+            return UnixTarget(_unix_path(rest))
+        case "append":
+            return AppendTarget(_file_path(rest, scheme))
+        case "read":
+            return ReadTarget(_file_path(rest, scheme))
+    raise ValueError(f"{quoted(text)} is not a target; write tcp:HOST:PORT, unix:/path, append:/path or read:/path")
 
 
 def parse_listen(text: str) -> Listen:
@@ -119,6 +126,15 @@ def _unix_path(path: str) -> str:
     size = len(path.encode())
     if size > MAX_UNIX_PATH:
         raise ValueError(f"the path of the socket has {size} bytes; the limit is {MAX_UNIX_PATH}")
+    return path
+
+
+def _file_path(path: str, scheme: str) -> str:
+    if not path.startswith("/") or path.endswith("/") or not path.isprintable():
+        raise ValueError(f"{quoted(path)} is not the absolute path of a file; write {scheme}:/path/of/the/file")
+    size = len(path.encode())
+    if size > MAX_FILE_PATH:
+        raise ValueError(f"the path of the file has {size} bytes; the limit is {MAX_FILE_PATH}")
     return path
 
 

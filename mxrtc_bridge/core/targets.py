@@ -39,7 +39,29 @@ class UnixTarget:
         return f"unix:{self.path}"
 
 
-Target = TcpTarget | UnixTarget
+@dataclass(frozen=True, slots=True)
+class AppendTarget:
+    """A file or FIFO that takes what a caller sends; nothing comes back."""
+
+    path: str
+    connect_timeout_s: float = 10.0
+
+    def __str__(self) -> str:
+        return f"append:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTarget:
+    """A file or FIFO that is given to its end; the caller may send nothing."""
+
+    path: str
+    connect_timeout_s: float = 10.0
+
+    def __str__(self) -> str:
+        return f"read:{self.path}"
+
+
+Target = TcpTarget | UnixTarget | AppendTarget | ReadTarget
 """Where streams of bytes lead."""
 
 

@@ -1,4 +1,4 @@
-"""Connecting to the target of a service.
+"""Connecting to the socket that is the target of a service.
 
 A name is resolved once per connection, each address of the answer is compared with the networks that the target
 expects, and the connection goes to an address that was compared and to no other: a name that is pointed elsewhere
@@ -17,7 +17,7 @@ import stat
 
 from mxrtc_bridge.core.addresses import IpAddress
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
-from mxrtc_bridge.core.targets import IpNetwork, Target, TcpTarget, UnixTarget
+from mxrtc_bridge.core.targets import IpNetwork, TcpTarget, UnixTarget
 from mxrtc_bridge.sinks.sockets import SocketSink
 
 MAX_ADDRESSES = 8
@@ -135,21 +135,18 @@ async def _connect_unix(target: UnixTarget) -> socket.socket:
         raise
 
 
-class SocketConnector:
-    """Connects to TCP and unix targets. Implements :class:`mxrtc_bridge.engine.ports.Connector`."""
+async def connect_socket(target: TcpTarget | UnixTarget) -> SocketSink:
+    """Connect within ``target.connect_timeout_s``, name resolution included.
 
-    async def connect(self, target: Target) -> SocketSink:
-        """Connect within ``target.connect_timeout_s``, name resolution included.
-
-        Raises:
-            TargetError: REFUSED, TIMEOUT or UNAVAILABLE, with a sentence that says what to check.
-        """
-        try:
-            async with asyncio.timeout(target.connect_timeout_s):
-                if isinstance(target, TcpTarget):
-                    return SocketSink(await _connect_tcp(target))
-                return SocketSink(await _connect_unix(target))
-        except TimeoutError as error:
-            raise _timed_out(target.connect_timeout_s) from error
-        except OSError as error:
-            raise _translated(error) from error
+    Raises:
+        TargetError: REFUSED, TIMEOUT or UNAVAILABLE, with a sentence that says what to check.
+    """
+    try:
+        async with asyncio.timeout(target.connect_timeout_s):
+            if isinstance(target, TcpTarget):
+                return SocketSink(await _connect_tcp(target))
+            return SocketSink(await _connect_unix(target))
+    except TimeoutError as error:
+        raise _timed_out(target.connect_timeout_s) from error
+    except OSError as error:
+        raise _translated(error) from error

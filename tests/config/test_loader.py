@@ -174,7 +174,8 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
     ("a peer without services", changed("peers", "empty", to={"services": {}}),
      "line 4: peers.empty.services: has 0 entries; at least 1 needed"),
     ("a bad target", changed(*SSH, "target", to="localhost:22"),
-     "line 4: peers.build.services.ssh.target: 'localhost:22' is not a target; write tcp:HOST:PORT or unix:/path"),
+     ("line 4: peers.build.services.ssh.target: 'localhost:22' is not a target; write tcp:HOST:PORT, unix:/path, "
+     "append:/path or read:/path")),
     ("a socket of the machine", changed(*SSH, "target", to="unix:/var/run/docker.sock"),
      ("line 4: peers.build.services.ssh.target: '/var/run/docker.sock' controls a container engine, and so this "
      "machine; if you mean it, add i_know_this_is_root: true")),
@@ -182,7 +183,7 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
      ("line 4: peers.build.services.ssh.expect: does not hold the target's own address 127.0.0.1, so nothing could be "
      "reached")),
     ("networks for a unix socket", changed("peers", "build", "services", "web", "expect", to=["10.0.0.0/8"]),
-     "line 4: peers.build.services.web.expect: is for TCP targets; a unix socket has no network"),
+     "line 4: peers.build.services.web.expect: is for TCP targets; a path has no network"),
     ("the bot as a peer", changed("appservice", "bot", to="rtc_build"),
      "line 4: peers.build: would have the same user id as the bot, @rtc_build:example.org; rename one of them"),
     ("the sender as a peer", changed("appservice", "sender_localpart", to="rtc_x"),

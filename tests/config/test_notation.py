@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxrtc_bridge.config import TcpListen, UnixListen, notation
-from mxrtc_bridge.core.targets import TcpTarget, UnixTarget
+from mxrtc_bridge.core.targets import AppendTarget, ReadTarget, TcpTarget, UnixTarget
 
 GOOD: list[tuple[Callable[[Any], Any], object, object]] = [
     (notation.parse_duration, "500ms", 0.5),
@@ -27,6 +27,8 @@ GOOD: list[tuple[Callable[[Any], Any], object, object]] = [
     (notation.parse_target, "tcp:docker_name:80", TcpTarget("docker_name", 80)),
     (notation.parse_target, "unix:/run/x.sock", UnixTarget("/run/x.sock")),
     (notation.parse_target, "unix:/" + "x" * 106, UnixTarget("/" + "x" * 106)),
+    (notation.parse_target, "append:/var/log/it.log", AppendTarget("/var/log/it.log")),
+    (notation.parse_target, "read:/" + "x" * 4094, ReadTarget("/" + "x" * 4094)),
     (notation.parse_listen, "127.0.0.1:1", TcpListen("127.0.0.1", 1)),
     (notation.parse_listen, "[0:0:0:0:0:0:0:1]:29350", TcpListen("::1", 29350)),
     (notation.parse_listen, "unix:/run/mxrtc/as.sock", UnixListen("/run/mxrtc/as.sock")),
@@ -60,6 +62,10 @@ BAD: list[tuple[Callable[[Any], Any], object, str]] = [
     (notation.parse_duration, "1234567890s", "not a duration"),
     (notation.parse_target, "127.0.0.1:22", "write tcp:HOST:PORT"),
     (notation.parse_target, "udp:127.0.0.1:22", "write tcp:HOST:PORT"),
+    (notation.parse_target, "append:log", "absolute path of a file"),
+    (notation.parse_target, "append:/var/log/", "absolute path of a file"),
+    (notation.parse_target, "read:/a\0b", "absolute path of a file"),
+    (notation.parse_target, "read:/" + "x" * 4095, "the limit is 4095"),
     (notation.parse_target, "tcp:127.0.0.1", "not HOST:PORT"),
     (notation.parse_target, "tcp:::1:22", "in brackets"),
     (notation.parse_target, "tcp:127.0.0.1:0", "between 1 and 65535"),

@@ -28,7 +28,9 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         await world.serve("digest", digest)
         await world.serve("secret", echo)
         world.services["down"] = {"target": "tcp:127.0.0.1:1"}
-        world.grant("alice", "build/echo", "build/digest", "build/down")
+        world.services["log"] = {"target": f"append:{folder / 'log'}"}
+        world.services["motd"] = {"target": f"read:{folder / 'log'}"}
+        world.grant("alice", "build/echo", "build/digest", "build/down", "build/log", "build/motd")
         await world.add_user("alice")
         await world.add_user("mallory")
         await world.start_bridge()
@@ -51,6 +53,16 @@ async def test_nc_receives_the_rest_after_its_stdin_has_closed(world: World) -> 
     code, out, err = await world.run_mxrtc("alice", "nc", "build/digest", stdin=data)
     assert code == 0, err
     assert out.decode().strip() == hashlib.sha256(data).hexdigest()
+
+
+async def test_nc_appends_to_a_file_and_reads_it(world: World) -> None:
+    data = payload(2 * MIB + 3)
+    for part in (data[:MIB], data[MIB:]):
+        code, out, err = await world.run_mxrtc("alice", "nc", "build/log", stdin=part)
+        assert (code, out) == (0, b""), err
+    assert (world.folder / "log").read_bytes() == data
+    code, out, err = await world.run_mxrtc("alice", "nc", "build/motd")
+    assert (code, out == data) == (0, True), err
 
 
 async def test_200_parallel_connections_share_one_session(world: World) -> None:

@@ -16,10 +16,10 @@ import pytest
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
 from mxrtc_bridge.core.targets import Target, TcpTarget, UnixTarget
 from mxrtc_bridge.sinks import connect
-from mxrtc_bridge.sinks.connect import SocketConnector
+from mxrtc_bridge.sinks.targets import TargetConnector
 from tests.sinks.conftest import Recorder
 
-CONNECTOR = SocketConnector()
+CONNECTOR = TargetConnector()
 Answer = tuple[int, int, int, str, tuple[Any, ...]]
 
 
