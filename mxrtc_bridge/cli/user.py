@@ -13,6 +13,7 @@ from typing import TextIO
 import click
 
 from mxrtc_bridge import __version__
+from mxrtc_bridge.cli import user_files
 from mxrtc_bridge.cli.running import Context, run
 from mxrtc_bridge.client.exits import Exit
 from mxrtc_bridge.client.options import CallOptions, Forward, parse_forward
@@ -50,7 +51,7 @@ def main(
     interfaces: tuple[str, ...],
     timeout: float,
 ) -> None:
-    """Reach TCP services behind a Matrix peer, end to end over WebRTC.
+    """Reach TCP services and files behind a Matrix peer, end to end over WebRTC.
 
     You connect; the peer's bridge is what listens. Names: build/ssh, build@example.org/ssh, @rtc_build:example.org/ssh.
     """
@@ -117,16 +118,22 @@ def logout(context: Context) -> None:
 
 
 @main.command("ls")
-@click.argument("peer", required=False)
+@click.argument("peer", required=False, metavar="[PEER[/SERVICE][:PATH]]")
 @click.pass_obj
 def list_services(context: Context, peer: str | None) -> None:
-    """List the services that I may use: of all peers of my server's bridge, or of one PEER."""
+    """List the services that I may use, of all peers of my server's bridge or of one; or the files of a service.
+
+    With a SERVICE or PATH: one line for each file and directory there, with size, time of change and path.
+    """
     report = context.report()
 
     async def work() -> None:
-        from mxrtc_bridge.client import commands  # noqa: PLC0415
+        from mxrtc_bridge.client import commands, files  # noqa: PLC0415
 
-        await commands.list_services(context.state, report, context.call, peer)
+        if peer is None or not files.names_files(context.state, peer):
+            await commands.list_services(context.state, report, context.call, peer)
+        else:
+            await files.list_files(context.state, report, context.call, peer)
 
     run(report, work)
 
@@ -204,6 +211,10 @@ def status(context: Context) -> None:
         await commands.status(context.state, report)
 
     run(report, work)
+
+
+main.add_command(user_files.send)
+main.add_command(user_files.get)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from enum import Enum
 from mxrtc_bridge.client.exits import Exit
 from mxrtc_bridge.core.display import ELLIPSIS, display
 from mxrtc_bridge.core.transfer_events import Failure, FileCode, Finished, Outcome, Progress
+from mxrtc_bridge.core.transfer_progress import MAX_FAILURES
 
 SHOWN_FAILURES = 10
 """Failures that are told in words; ``--json`` tells all that are known."""
@@ -213,16 +214,28 @@ def _code(text: str) -> FileCode:
 
 def _judge_partial(name: str, direction: Direction, progress: Progress) -> Verdict:
     found = {exit_of(failure.code, direction) for failure in progress.failures}
+    if not_offered(progress):
+        found.add(Exit.DENIED)
+        if not progress.files + progress.directories:
+            return Verdict(Exit.DENIED, f"{name}: there is nothing of this name that can be fetched")
     code = next((code for code in _WORST_FIRST if code in found), Exit.RETRY)
     verb = "sent" if direction is Direction.SEND else "fetched"
     return Verdict(code, f"{name}: {progress.failed} could not be {verb}; everything else is there")
 
 
+def not_offered(progress: Progress) -> int:
+    """How many things the source could not offer: it tells us their number only."""
+    return progress.failed - len(progress.failures) if len(progress.failures) < MAX_FAILURES else 0
+
+
 def failure_sentences(progress: Progress) -> list[str]:
     """What failed and why, a line each, and how many more there are."""
     lines = [failure_sentence(failure) for failure in progress.failures[:SHOWN_FAILURES]]
-    if (more := progress.failed - len(lines)) > 0:
+    unknown = not_offered(progress)
+    if (more := progress.failed - unknown - len(lines)) > 0:
         lines.append(f"and {more} more")
+    if unknown:
+        lines.append(f"{unknown} not offered by the other side (nothing of this name, a link, or not readable there)")
     return lines
 
 

@@ -77,11 +77,13 @@ def _options(context: click.Context, command: click.Command) -> str:
 def _row(context: click.Context, option: click.Parameter) -> str | None:
     if not isinstance(option, click.Option) or option.is_eager:
         return None
-    names = ", ".join(f"`{name}`" for name in option.opts)
+    names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
     if not option.is_flag:
         names += f" `{_value(context, option)}`"
     text = (option.help or "").replace("|", "\\|")
     default = f"`{option.default}`" if option.show_default and option.default is not None else ""
+    if option.secondary_opts and option.show_default:
+        default = f"`{option.opts[0] if option.default else option.secondary_opts[0]}`"
     if option.required:
         default = "required"
     return f"| {names} | {text} | {default} | {_variable(context, option)} |"

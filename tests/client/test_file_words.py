@@ -152,10 +152,24 @@ def test_every_code_has_an_exit_that_is_no_success(code: FileCode, direction: Di
 def test_failures_are_told_up_to_a_number_a_line_each() -> None:
     progress = failed(*[FileCode.IO] * 30)
     progress = dataclasses.replace(progress, failures=(Failure("a" * 500, FileCode.IO, "x\ny"), *progress.failures))
-    lines = file_words.failure_sentences(dataclasses.replace(progress, failed=500))
+    progress = dataclasses.replace(progress, failures=progress.failures * 4, failed=500)
+    lines = file_words.failure_sentences(progress)
     assert len(lines) == 11
     assert lines[0] == "a" * 159 + "\u2026: x\u2424y"
     assert lines[-1] == "and 490 more"
+
+
+def test_what_the_source_could_not_offer_is_known_by_its_number_only() -> None:
+    progress = dataclasses.replace(failed(FileCode.CHANGED), failed=3)
+    assert file_words.failure_sentences(progress) == [
+        "f0: a reason",
+        "2 not offered by the other side (nothing of this name, a link, or not readable there)",
+    ]
+    assert judge("b/s", Direction.GET, finished(Outcome.PARTIAL, progress=progress)).code == Exit.DENIED
+    nothing = dataclasses.replace(HALF, files=0, directories=0, failed=1)
+    verdict = judge("b/s", Direction.GET, finished(Outcome.PARTIAL, progress=nothing))
+    assert verdict.code == Exit.DENIED
+    assert "nothing of this name" in verdict.sentence
 
 
 def test_summary_has_bytes_time_rate_and_digest() -> None:

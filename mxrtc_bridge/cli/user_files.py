@@ -1,0 +1,95 @@
+"""``mxrtc send`` and ``mxrtc get``: their options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mxrtc_bridge.cli.running import Context, run
+
+STANDARD_OUTPUT = "-"
+
+
+def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--no-reconnect", is_flag=True, help="End when the connection is lost, instead of calling again."),
+        click.option(
+            "--resume/--no-resume",
+            default=True,
+            show_default=True,
+            help="Go on with what an earlier command has left unfinished.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("peer", metavar="PEER[/SERVICE]")
+@click.option("--name", metavar="NAME", help="What standard input (PATH '-') is called at the other side.")
+@_shared
+@click.pass_obj
+def send(
+    context: Context, paths: tuple[str, ...], peer: str, name: str | None, resume: bool, no_reconnect: bool
+) -> None:
+    """Send files and directories to a peer, verified; the same command goes on after an interruption.
+
+    Nothing is ever replaced there: a name that is taken becomes "name (2).ext".
+    """
+    report = context.report()
+
+    async def work() -> None:
+        from mxrtc_bridge.client import files  # noqa: PLC0415
+
+        await files.send(
+            context.state, report, context.call, paths, peer, name=name, resume=resume, reconnect=not no_reconnect
+        )
+
+    run(report, work)
+
+
+@click.command()
+@click.argument("remote", metavar="PEER[/SERVICE][:PATH]")
+@click.option(
+    "-o",
+    "--output",
+    default=".",
+    show_default=True,
+    metavar="DIR",
+    help="Where to put it; '-' writes one file to standard output, once it is verified.",
+)
+@click.option("--force", is_flag=True, help="Replace files of the same names, instead of choosing other names.")
+@_shared
+@click.pass_obj
+def get(context: Context, remote: str, output: str, force: bool, resume: bool, no_reconnect: bool) -> None:
+    """Fetch files from a peer, verified; the same command goes on after an interruption.
+
+    PATH may have the wildcards *, ?, [abc] and **; quote it, it means files of the other side. Without it everything
+    is fetched.
+    """
+    to_output = output == STANDARD_OUTPUT
+    report = context.report(data_on_stdout=to_output)
+
+    async def work() -> None:
+        from mxrtc_bridge.client import files  # noqa: PLC0415
+
+        reconnect = not no_reconnect
+        if to_output:
+            await files.get_to_output(context.state, report, context.call, remote, reconnect=reconnect)
+        else:
+            await files.get(
+                context.state,
+                report,
+                context.call,
+                remote,
+                directory=Path(output),
+                force=force,
+                resume=resume,
+                reconnect=reconnect,
+            )
+
+    run(report, work)

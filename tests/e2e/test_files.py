@@ -1,0 +1,249 @@
+"""Files through a real homeserver: there and back, cut at both ends, refused, and out of room."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from mxrtc_bridge.demo.processes import ManagedProcess
+from tests.e2e.world import World, echo, payload
+
+pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
+
+MIB = 1 << 20
+LARGE = 256 * MIB
+MANY = 10_000
+STATE = ".mxrtc"
+QUOTA = 8 * MIB
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    folder: Path = tmp_path_factory.mktemp("files")
+    for name in ("inbox", "small", "share"):
+        (folder / name).mkdir()
+    async with AsyncExitStack() as stack:
+        world = await World.start(folder, stack)
+        await world.serve("echo", echo)
+        world.services["inbox"] = {"files": {"dir": str(folder / "inbox"), "direction": "both"}}
+        world.services["small"] = {
+            "files": {"dir": str(folder / "small"), "direction": "receive", "limits": {"per_user": "8MiB"}}
+        }
+        world.services["share"] = {"files": {"dir": str(folder / "share"), "direction": "send"}}
+        world.grant("alice", "build/inbox", "build/small", "build/share", "build/echo")
+        for user in ("alice", "mallory"):
+            await world.add_user(user)
+        await world.start_bridge()
+        yield world
+
+
+def make(root: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Path and SHA-256 of everything below ``root`` that is not the state of a drop box."""
+    found: dict[str, str] = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        if STATE not in path.relative_to(root).parts and path.is_file():
+            with path.open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def objects(out: bytes, kind: str) -> list[dict[str, object]]:
+    return [each for each in map(json.loads, out.decode().splitlines()) if each["kind"] == kind]
+
+
+async def test_tree_with_odd_names_goes_there_and_comes_back_unchanged(world: World, tmp_path: Path) -> None:
+    tree = make(
+        tmp_path / "odd tree",
+        {
+            "a b.txt": payload(100),
+            "emoji \N{GRINNING FACE}/\N{LATIN SMALL LETTER A WITH DIAERESIS}.bin": payload(3 * MIB + 5),
+            "empty": b"",
+            "deep/er/and/deeper/x": payload(70_000),
+            "[brackets] &c; $(so) 'it goes'": b"1",
+            "exactly one chunk": payload(MIB),
+        },
+    )
+    (tree / "nothing in here").mkdir()
+    code, out, err = await world.run_mxrtc("alice", "--json", "send", tree, "build/inbox")
+    assert code == 0, (err, out)
+    (done,) = objects(out, "transferred")
+    assert done["files"] == 6
+    sent = digests(tree)
+    entries = objects(out, "entry")
+    assert {each["path"]: each["sha256"] for each in entries if each["type"] == "file"} == {
+        f"odd tree/{name}": digest for name, digest in sent.items()
+    }
+    code, out, err = await world.run_mxrtc("alice", "get", "build/inbox:odd tree", "-o", tmp_path / "back")
+    assert code == 0, (err, out)
+    assert out == b"", "standard output is for data"
+    assert digests(tmp_path / "back" / "odd tree") == sent
+    assert (tmp_path / "back" / "odd tree" / "nothing in here").is_dir()
+    assert not (tmp_path / "back" / STATE).exists()
+    # Once more: nothing is sent again, and nothing is there twice.
+    code, out, err = await world.run_mxrtc("alice", "--json", "send", tree, "build/inbox")
+    assert code == 0, (err, out)
+    (again,) = objects(out, "transferred")
+    assert again["moved"] == 0
+    assert not [name for name in os.listdir(world.folder / "inbox") if "(2)" in name]
+
+
+async def test_patterns_standard_input_and_standard_output(world: World, tmp_path: Path) -> None:
+    share = make(world.folder / "share", {"docs/a.txt": b"A", "docs/b.txt": b"B", "docs/c.pdf": b"C", ".hidden": b"H"})
+    code, out, err = await world.run_mxrtc("alice", "get", "build/share:docs/*.txt", "-o", tmp_path)
+    assert code == 0, (err, out)
+    assert set(digests(tmp_path)) == {"a.txt", "b.txt"}
+    code, out, err = await world.run_mxrtc("alice", "get", "build/share:docs/c.pdf", "-o", "-")
+    assert (code, out) == (0, b"C"), err
+    code, out, err = await world.run_mxrtc("alice", "get", "build/share:docs", "-o", "-")
+    assert (code, out) == (3, b""), err
+    code, out, err = await world.run_mxrtc("alice", "get", "build/share:docs/nothing*", "-o", tmp_path)
+    assert code == 3, err
+    code, out, err = await world.run_mxrtc("alice", "ls", "build/share:docs")
+    assert code == 0, (err, out)
+    assert [line.split()[-1] for line in out.decode().splitlines()] == ["docs/a.txt", "docs/b.txt", "docs/c.pdf"]
+    code, out, err = await world.run_mxrtc("alice", "ls", "build/share")
+    assert [line.split()[-1] for line in out.decode().splitlines()] == ["docs/"], err
+    code, out, err = await world.run_mxrtc("alice", "ls", "build/share:nothing")
+    assert code == 3, err
+    data = payload(2 * MIB + 1)
+    code, out, err = await world.run_mxrtc("alice", "send", "-", "build/inbox", "--name", "from stdin", stdin=data)
+    assert code == 0, (err, out)
+    assert hashlib.sha256(data).hexdigest() in err
+    assert (world.folder / "inbox" / "from stdin").read_bytes() == data
+    assert digests(share)["docs/a.txt"] == hashlib.sha256(b"A").hexdigest()
+
+
+async def test_many_small_files(world: World, tmp_path: Path) -> None:
+    tree = make(tmp_path / "many", {f"{n % 100:02}/{n}.txt": str(n).encode() * 20 for n in range(MANY)})
+    code, out, err = await world.run_mxrtc("alice", "send", tree, "build/inbox", timeout_s=150)
+    assert code == 0, (err, out)
+    assert digests(world.folder / "inbox" / "many") == digests(tree)
+
+
+async def test_who_has_no_right_is_refused_for_good(world: World, tmp_path: Path) -> None:
+    make(tmp_path, {"x": b"x"})
+    for args in (
+        ("send", tmp_path / "x", "build/inbox"),
+        ("get", "build/share", "-o", tmp_path),
+        ("ls", "build/share"),
+    ):
+        code, out, err = await world.run_mxrtc("mallory", *args)
+        assert (code, out) == (3, b""), err
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("service", ["share", "echo", "nothing"])
+async def test_what_takes_no_files_is_refused(world: World, tmp_path: Path, service: str) -> None:
+    make(tmp_path, {"x": b"x"})
+    code, _, err = await world.run_mxrtc("alice", "send", tmp_path / "x", f"build/{service}")
+    assert code == 3, err
+    assert not (world.folder / "share" / "x").exists()
+
+
+async def test_quota_refuses_what_is_too_much_and_takes_the_rest(world: World, tmp_path: Path) -> None:
+    tree = make(tmp_path / "tree", {"1 small": payload(MIB), "2 large": payload(QUOTA + 1), "3 small": payload(MIB)})
+    code, out, err = await world.run_mxrtc("alice", "--json", "send", tree, "build/small")
+    assert code == 1, err
+    assert [(each["path"], each["code"]) for each in objects(out, "failure")] == [("tree/2 large", "quota")]
+    assert set(digests(world.folder / "small")) == {"tree/1 small", "tree/3 small"}
+
+
+def large_file(folder: Path, name: str) -> Path:
+    """Sparse, but for some blocks that tell one place from another."""
+    path = folder / name
+    with path.open("wb") as file:
+        file.truncate(LARGE)
+        for offset in range(0, LARGE, 16 * MIB):
+            file.seek(offset + offset // 16)
+            file.write(payload(1000))
+    return path
+
+
+async def until_moved(process: ManagedProcess, size: int) -> None:
+    """Wait until a command with ``--json`` has reported that ``size`` bytes are done."""
+    mark = process.mark()
+    while True:
+        found = await process.wait_for_line(r'"kind": "progress".*"bytes_done": (\d+)', 60, after=mark)
+        if int(found[1]) >= size:
+            return
+        mark = process.mark()
+
+
+async def test_large_file_survives_the_death_of_the_client(world: World, tmp_path: Path) -> None:
+    source = large_file(tmp_path, "client-killed.bin")
+    async with world.mxrtc("alice", "--json", "send", source, "build/inbox") as process:
+        await until_moved(process, 20 * MIB)
+        process.kill()
+    assert not (world.folder / "inbox" / source.name).exists(), "nothing appears before it is whole"
+    code, out, err = await world.run_mxrtc("alice", "--json", "send", source, "build/inbox", timeout_s=120)
+    assert code == 0, (err, out)
+    (done,) = objects(out, "transferred")
+    assert isinstance(done["moved"], int)
+    assert done["moved"] < LARGE - 10 * MIB, "it went on, and did not begin anew"
+    expected = digests(tmp_path)[source.name]
+    assert done["sha256"] == expected
+    assert digests(world.folder / "inbox")[source.name] == expected
+
+
+async def test_transfer_goes_on_by_itself_after_the_death_of_the_bridge(world: World, tmp_path: Path) -> None:
+    source = large_file(tmp_path, "bridge-killed.bin")
+    async with world.mxrtc("alice", "--json", "send", source, "build/inbox") as process:
+        await until_moved(process, 20 * MIB)
+        assert world.bridge is not None
+        world.bridge.kill()
+        assert not (world.folder / "inbox" / source.name).exists()
+        await world.start_bridge()
+        assert await process.wait(150) == 0, process.tail()
+        out = process.output()
+    assert len(objects(out, "lost")) >= 1
+    (done,) = objects(out, "transferred")
+    assert isinstance(done["moved"], int)
+    assert done["moved"] < 2 * LARGE - 10 * MIB
+    assert digests(world.folder / "inbox")[source.name] == digests(tmp_path)[source.name] == done["sha256"]
+
+
+async def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(world: World, tmp_path: Path) -> None:
+    large_file(world.folder / "share", "big.bin")
+    args = ("--json", "get", "build/share:big.bin", "-o", tmp_path / "to")
+    async with world.mxrtc("alice", *args) as process:
+        await until_moved(process, 20 * MIB)
+        process.send_signal(signal.SIGINT)
+        assert await process.wait(15) == 130, process.tail()
+        (error,) = objects(process.output(), "error")
+        assert error["command"] == f"mxrtc --json get build/share:big.bin -o {tmp_path / 'to'}"
+        assert "Traceback" not in process.tail()
+    assert digests(tmp_path / "to") == {}, "nothing appears before it is whole"
+    code, out, err = await world.run_mxrtc("alice", *args, timeout_s=120)
+    assert code == 0, (err, out)
+    (done,) = objects(out, "transferred")
+    assert isinstance(done["moved"], int)
+    assert done["moved"] < LARGE - 10 * MIB
+    assert digests(tmp_path / "to") == {"big.bin": digests(world.folder / "share")["big.bin"]}
+    assert not (tmp_path / "to" / STATE).exists()
+    # Force: the same name, replaced; without it another name.
+    await asyncio.to_thread((tmp_path / "to" / "big.bin").write_bytes, b"old")
+    code, out, err = await world.run_mxrtc("alice", "get", "build/share:docs/a.txt", "-o", tmp_path / "to")
+    assert code == 0, (err, out)
+    (tmp_path / "to" / "a.txt").write_bytes(b"old")
+    for option, name in ((), "a (2).txt"), (("--force",), "a.txt"):
+        code, out, err = await world.run_mxrtc("alice", "get", "build/share:docs/a.txt", "-o", tmp_path / "to", *option)
+        assert code == 0, (err, out)
+        assert (tmp_path / "to" / name).read_bytes() == b"A"
