@@ -12,6 +12,7 @@ closed, acknowledgements leave at intervals only, as some senders answer each wi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from mxrtc_bridge.sctp import chunks
@@ -64,13 +65,14 @@ class Receiver:
         self._accepted = 0  # bytes of payload, ever
         self._edge = settings.receive_window + _CLOSED_BELOW  # of the bytes that were announced, ever
         self._closed_until = 0.0
+        self._withheld: tuple[bytes, bool] | None = None
         self.unread_messages = 0
         """Messages whose event was not polled yet: each costs memory beyond its payload."""
 
     # Arrival
 
     # Long, as it runs for every packet: a call costs more than what it would do.
-    def receive_data(self, packet: bytes, position: int, length: int, interleaved: bool) -> int:  # noqa: C901
+    def receive_data(self, packet: bytes, position: int, length: int, interleaved: bool) -> int:  # noqa: C901, PLR0912
         """Take a chunk; return the number of its stream if there is no such stream, else -1.
 
         Raises:
@@ -97,6 +99,8 @@ class Receiver:
         if accepted > self._edge and not self._has_room(in_order, len(payload)):
             self._at_once = True
             self._drop("window")
+            if in_order:
+                self._withheld = (packet[position : position + length], interleaved)
             return -1
         if not self._mark(tsn, in_order):
             return -1
@@ -198,6 +202,22 @@ class Receiver:
             self._closed_until = 0.0
             self._announced = self.window
             self.ack_at = -1.0
+            self._take_withheld()
+
+    def _take_withheld(self) -> None:
+        """Take the chunk that came while the window was closed, now that it is open.
+
+        Such a probe fills the congestion window of a sender that has had a timeout (RFC 9260 section 7.2.3): until the
+        probe is acknowledged, or the timer expires once more, it would send nothing, however large the window is.
+        """
+        if self._withheld is None:
+            return
+        (chunk, interleaved), self._withheld = self._withheld, None
+        if int.from_bytes(chunk[4:8], "big") != self._expected:
+            return  # it came again, or was given up
+        self._edge = max(self._edge, self._accepted + self._announced)
+        with contextlib.suppress(MalformedError):  # it comes again, and is answered then
+            self.receive_data(chunk, 0, len(chunk), interleaved)
 
     # SACK
 

@@ -8,7 +8,7 @@ from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.events import BufferedLow, Flushed, MessageReceived, SendSpace
 from mxrtc_bridge.sctp.settings import KIB, SctpSettings
-from tests.sctp.hostile import Puppet
+from tests.sctp.hostile import THEIR_TSN, Puppet
 from tests.sctp.links import Path, World, established, pair
 
 
@@ -272,6 +272,30 @@ def test_packets_get_smaller_when_the_path_gets_narrower() -> None:
     assert left._path.size == 1172
     world.there.path = Path()
     assert world.run(60, lambda: len(world.right.messages) == 1)
+
+
+def test_probe_of_a_closed_window_is_acknowledged_once_it_opens() -> None:
+    """Senders whose congestion window it fills would otherwise wait for their timer."""
+    puppet = Puppet(SctpSettings(receive_window=64 * KIB))
+    puppet.end.consume = False
+    for tsn in range(64):
+        puppet.send(puppet.data(tsn, bytes(KIB), sequence=tsn))
+        puppet.answers()
+    for _ in range(3):
+        puppet.send(puppet.data(64, b"a" * KIB * 2, sequence=64))
+        puppet.wait(1.0)
+    assert puppet.association.dropped == {"window": 3}
+    assert len(puppet.end.messages) == 64
+    puppet.association.consumed(64 * KIB)
+    ((kind, body),) = puppet.answers()
+    cumulative, window = int.from_bytes(body[:4], "big"), int.from_bytes(body[4:8], "big")
+    assert (kind, cumulative - THEIR_TSN & 0xFFFFFFFF) == (chunks.SACK, 64)
+    assert window >= 32 * KIB
+    puppet.end.drain()
+    assert puppet.end.messages[-1].data == b"a" * KIB * 2
+    puppet.send(puppet.data(64, b"a" * KIB * 2, sequence=64))
+    assert len(puppet.end.messages) == 65
+    assert puppet.association.dropped == {"window": 3, "duplicate": 1}
 
 
 @pytest.mark.parametrize("skips_unknown", [True, False])

@@ -5,7 +5,6 @@
 //   description  take the other side's "sdp" of "type"; an offer is answered
 //   close        close the channel "label"
 //   flood        send "total" bytes in messages of "size" on "label", as fast as its buffer allows
-//   buffered     report how much waits on "label"
 //   quit         close the connection and end
 import readline from "node:readline";
 import nodeDataChannel from "node-datachannel";
@@ -16,7 +15,7 @@ const peer = new nodeDataChannel.PeerConnection("libdatachannel", {
   bindAddress: "127.0.0.1",
 });
 let description;
-const channels = [];
+const channels = new Map();
 
 peer.onLocalDescription((sdp, type) => { description = { sdp, type }; });
 peer.onGatheringStateChange((state) => {
@@ -29,8 +28,8 @@ peer.onStateChange((state) => say({ kind: "state", state }));
 peer.onDataChannel(watch);
 
 function watch(channel) {
-  channels.push(channel);
   const label = channel.getLabel();
+  channels.set(label, channel);
   const opened = () => say({ kind: "open", label, protocol: channel.getProtocol() });
   if (channel.isOpen()) opened(); else channel.onOpen(opened);
   channel.onClosed(() => say({ kind: "closed", label }));
@@ -55,16 +54,11 @@ function flood(channel, total, size) {
   more();
 }
 
-const find = (label) => channels.findLast((channel) => channel.getLabel() === label);
-
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
   const command = JSON.parse(line);
   if (command.kind === "open") watch(peer.createDataChannel(command.label, { protocol: command.protocol }));
   if (command.kind === "description") peer.setRemoteDescription(command.sdp, command.type);
-  if (command.kind === "close") find(command.label)?.close();
-  if (command.kind === "flood") flood(find(command.label), command.total, command.size);
-  if (command.kind === "buffered") {
-    say({ kind: "buffered", label: command.label, amount: find(command.label).bufferedAmount() });
-  }
+  if (command.kind === "close") channels.get(command.label)?.close();
+  if (command.kind === "flood") flood(channels.get(command.label), command.total, command.size);
   if (command.kind === "quit") { peer.close(); nodeDataChannel.cleanup(); process.exit(0); }
 });

@@ -32,12 +32,15 @@ export function serve(RTCPeerConnection, say, configuration = {}) {
         channel.send(message);
         left -= size;
       }
-      if (left <= 0) {
+      if (left <= 0 && timer !== undefined) {
         channel.onbufferedamountlow = null;
+        clearInterval(timer);
+        timer = undefined;
         say({ kind: "flooded", label: channel.label });
       }
     };
     channel.onbufferedamountlow = more;
+    let timer = setInterval(more, 20);  // @roamhq/wrtc does not always tell
     more();
   }
 
@@ -71,8 +74,6 @@ export function serve(RTCPeerConnection, say, configuration = {}) {
       channels.get(label).close();
     } else if (kind === "flood") {
       flood(channels.get(label), command.total, command.size);
-    } else if (kind === "buffered") {
-      say({ kind: "buffered", label, amount: channels.get(label).bufferedAmount });
     } else if (kind === "quit") {
       await peer.close();
     }

@@ -1,0 +1,80 @@
+"""Record associations with other implementations for the tests: ``python -m tests.rtc.capture [NAME...]``.
+
+What is recorded is SCTP after DTLS has decrypted it: see :mod:`tests.sctp.recorded`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from unittest import mock
+
+from mxrtc_bridge.rtc.settings import CongestionKind
+from tests.rtc.implementations import ALL, BROWSERS, Browser, OtherPeer, node_peer
+from tests.rtc.peers import RecordingChannel, RecordingPeer, make_peer
+from tests.sctp.recorded import FOLDER, RecordedAssociation
+
+
+async def converse(other: OtherPeer, ours: RecordingPeer) -> None:
+    """Do a little of everything: messages of both kinds, resets from both sides, a number used again, the end."""
+    await other.call(ours)
+    first = await ours.offered_channel()
+    await other.until("open", label="first")
+    sizes = [1, 1161, 4096] if other.name == "werift" else [1, 0, 1161, 4096]
+    for size in sizes:
+        first.channel.send(b"b" * size)
+        first.channel.send("t" * size)
+    await first.until_count(1 + 2 * len(sizes))
+    for turn in range(2):
+        mine = RecordingChannel(ours.peer.open_channel(f"ours {turn}", "tcp.v1.mxrtc"))
+        mine.channel.send(f"message {turn}")
+        await mine.until_count(2)
+        await other.until("open", label=f"ours {turn}")
+        mine.channel.close()
+        await mine.until_closed()
+        await other.until("closed", label=f"ours {turn}")
+    other.tell(kind="flood", label="first", total=8 * 1024, size=1024)
+    await first.until(lambda channel: channel.received_bytes >= 8 * 1024 + sum(sizes))
+    other.tell(kind="close", label="first")
+    await first.until_closed()
+    await other.until("closed", label="first")
+    other.tell(kind="quit")
+    if other.name != "werift":  # which ends without a word
+        await ours.until_lost()
+
+
+async def record(name: str) -> None:
+    made: list[RecordedAssociation] = []
+
+    def make(*args: object, **values: object) -> RecordedAssociation:
+        made.append(RecordedAssociation(*args, **values))  # type: ignore[arg-type]
+        return made[-1]
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch("mxrtc_bridge.rtc.association.Association", make))
+        if name in BROWSERS:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            context = stack.enter_context(Browser(name, folder).running()).peer()
+        else:
+            context = node_peer(shutil.which("node") or "node", name)
+        async with context as other:
+            ours = RecordingPeer(make_peer(congestion=CongestionKind.NEWRENO))
+            try:
+                await converse(other, ours)
+            finally:
+                await ours.peer.close()
+    (association,) = made
+    FOLDER.mkdir(exist_ok=True)
+    lines = [json.dumps(line, separators=(",", ":")) for line in association.lines]
+    (FOLDER / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    print(f"{name}: {len(lines)} calls")
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or [name for name in ALL if name != "werift"]:
+        asyncio.run(record(chosen))
