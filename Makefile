@@ -1,6 +1,7 @@
 # make test     everything that is checked: lint, types, import contracts, all tests
 # make demo     see it work, then try it by hand; ONCE=1 ends after the checks
 # make bench    measure throughput, set-up time and latency
+# make fuzz     look for packets that the association cannot stand, for FUZZ_SECONDS=300
 #
 # Nothing needs to be prepared but python3 and make: each target first makes the virtual environments that it needs,
 # once. As root on Debian or Ubuntu missing programs are installed, otherwise the command for it is printed.
@@ -56,6 +57,12 @@ demo: $(RUN_READY) $(SYNAPSE_READY)
 .PHONY: bench
 bench: $(RUN_READY) $(SYNAPSE_READY)
 	@$(BIN)/python -m tests.bench
+
+FUZZ_SECONDS ?= 300
+.PHONY: fuzz
+fuzz: $(TEST_READY)
+	.ci/venv .venv --editable '.[test,fuzz]'
+	$(BIN)/python -m tests.sctp.fuzz -max_total_time=$(FUZZ_SECONDS)
 
 # The pages and examples that are printed by the program; the tests compare them.
 .PHONY: docs
