@@ -146,5 +146,7 @@ class Meter:
             self.tick(now(), progress(), path)
 
     def close(self) -> None:
+        """Show nothing any more; harmless the second time."""
         if self._view is not None:
             self._view.close()
+            self._view = None

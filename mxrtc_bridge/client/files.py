@@ -21,10 +21,11 @@ from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.client.transfers import Transferring
 from mxrtc_bridge.core.display import display
+from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.file_wire import Entry, EntryKind, Get, Ls, Put
 from mxrtc_bridge.core.remote_names import RemoteName, parse_remote_name
 from mxrtc_bridge.sinks.files.jobs import ReceivedFrom
-from mxrtc_bridge.sinks.files.local import Destination, Sources
+from mxrtc_bridge.sinks.files.local import STDIN, Destination, Sources
 
 EVERYTHING = "*"
 """What is fetched where no path is given."""
@@ -51,8 +52,10 @@ async def send(
         raise ClientError(
             Exit.USAGE, f"{peer[:80]!a}: what is sent has no path at the other side; name a peer or service"
         )
+    if STDIN in paths and name is None:
+        raise ClientError(Exit.USAGE, "standard input needs a name for the other side; give one with --name")
     sources = Sources(paths, name=name, resume=resume)
-    await sources.open()
+    await _opened(sources)
     try:
         async with Caller(state, login, options, report) as caller:
             meter = Meter(make_view(report))
@@ -77,7 +80,7 @@ async def get(
     login = state.load_login()
     remote = _remote(login, remote_name)
     destination = Destination(directory, force=force, resume=resume)
-    await destination.open()
+    await _opened(destination)
     try:
         await _get(
             state, login, report, options, remote, ReceivedFrom(destination, remote.name.peer), reconnect=reconnect
@@ -94,7 +97,7 @@ async def get_to_output(
     remote = _remote(login, remote_name)
     with tempfile.TemporaryDirectory(prefix="mxrtc-") as folder:
         destination = Destination(Path(folder))
-        await destination.open()
+        await _opened(destination)
         try:
             await _get(
                 state, login, report, options, remote, OneFile(destination, remote.name.peer), reconnect=reconnect
@@ -184,6 +187,13 @@ async def _get(
         job = Get((remote.path or EVERYTHING,))
         transferring = Transferring(caller, report, remote.name, Direction.GET, job, files, meter)
         await _run(transferring, report, meter, reconnect=reconnect)
+
+
+async def _opened(files: Sources | Destination) -> None:
+    try:
+        await files.open()
+    except LocalError as error:
+        raise ClientError(Exit.LOCAL, str(error)) from error
 
 
 async def _run(transferring: Transferring, report: Report, meter: Meter, *, reconnect: bool) -> None:

@@ -200,6 +200,8 @@ class Transferring:
 
     def _tell_summary(self, finished: Finished) -> None:
         assert self._began is not None
+        # Beside a bar, a digest would be broken into two lines where the terminal is narrow.
+        self._meter.close()
         progress = finished.progress
         seconds = asyncio.get_running_loop().time() - self._began
         sha256 = self._digests.sha256 if progress.files == 1 else ""

@@ -196,6 +196,31 @@ async def test_listing_that_was_refused_is_an_error(state: StateFolder, links: L
     assert caught.value.code == Exit.DENIED
 
 
+@pytest.mark.parametrize(("path", "code"), [("nothing", Exit.LOCAL), ("-", Exit.USAGE)])
+async def test_what_cannot_be_sent_is_told_before_anybody_is_called(
+    state: StateFolder, tmp_path: Path, path: str, code: Exit
+) -> None:
+    named = path if path == "-" else str(tmp_path / path)
+    with pytest.raises(ClientError) as caught:
+        await files.send(state, Report(), CallOptions(), [named], "build/inbox", name=None, resume=True, reconnect=True)
+    assert caught.value.code == code
+
+
+async def test_place_that_cannot_be_written_is_told_before_anybody_is_called(state: StateFolder) -> None:
+    with pytest.raises(ClientError) as caught:
+        await files.get(
+            state,
+            Report(),
+            CallOptions(),
+            "build/share",
+            directory=Path("/proc/nothing"),
+            force=False,
+            resume=True,
+            reconnect=True,
+        )
+    assert caught.value.code == Exit.LOCAL
+
+
 async def test_path_at_the_other_side_is_no_place_to_send_to(state: StateFolder) -> None:
     with pytest.raises(ClientError, match="has no path at the other side"):
         await files.send(

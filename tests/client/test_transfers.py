@@ -154,6 +154,30 @@ async def test_clean_end_is_summed_up_with_the_digest(said: Said, service: str |
     assert (entry["path"], entry["sha256"], entry["type"]) == ("a.txt", SHA, "file")
 
 
+class View:
+    every_s = 3600.0
+
+    def __init__(self, said: Said) -> None:
+        self.said = said
+        self.said_before: list[int] = []
+
+    def show(self, progress: Progress, rate: float, path: str) -> None: ...
+
+    def close(self) -> None:
+        self.said_before.append(len(self.said.objects("transferred")))
+
+
+async def test_bar_is_gone_when_the_digest_is_shown(said: Said) -> None:
+    view = View(said)
+    caller: Any = Caller(Connection(ended(Outcome.CLEAN)))
+    files: Any = "files"
+    meter = Meter(view)
+    name = PeerName(PEER, ServiceName("inbox"))
+    await Transferring(caller, said.report, name, Direction.SEND, Put(), files, meter).run(reconnect=True)
+    meter.close()
+    assert view.said_before == [0]
+
+
 async def test_lost_connection_is_made_again_and_what_was_moved_before_counts(said: Said) -> None:
     job = transferring(
         said,

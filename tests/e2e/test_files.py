@@ -247,3 +247,18 @@ async def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(world: World, 
         code, out, err = await world.run_mxrtc("alice", "get", "build/share:docs/a.txt", "-o", tmp_path / "to", *option)
         assert code == 0, (err, out)
         assert (tmp_path / "to" / name).read_bytes() == b"A"
+
+
+async def test_withdrawn_right_ends_the_transfer_and_leaves_nothing_half(world: World, tmp_path: Path) -> None:
+    source = large_file(tmp_path, "withdrawn.bin")
+    async with world.mxrtc("alice", "--json", "send", source, "build/inbox") as process:
+        await until_moved(process, 10 * MIB)
+        kept = list(world.grants)
+        world.grants.clear()
+        world.reload()
+        try:
+            assert await process.wait(10) == 3, process.tail()
+        finally:
+            world.grants.extend(kept)
+            world.reload()
+    assert not (world.folder / "inbox" / source.name).exists()
