@@ -186,6 +186,27 @@ async def test_reload_leaves_the_rooms_of_a_denied_user_and_takes_over_limits(ho
         assert homeserver.sent == []
 
 
+async def test_directories_are_open_while_the_configuration_names_them(homeserver: FakeHomeserver) -> None:
+    def peers(**limits: str) -> dict[str, Any]:
+        files = {"dir": str(homeserver.folder / "inbox"), "direction": "receive", "limits": limits}
+        echo = {"target": "tcp:127.0.0.1:1"}
+        return {"build": {"services": {"echo": echo, "inbox": {"files": files}}}}
+
+    async with running(homeserver, peers=peers()) as (bridge, _stores, reload):
+        config = bridge._config
+        (first,) = config.files_targets()
+        box = bridge._directories.box(first)
+        (second,) = homeserver.config(peers=peers(per_user="1GiB")).files_targets()
+        reload.set()
+        await until(lambda: second in bridge._directories._open)
+        assert list(bridge._directories._open) == [second]
+        assert bridge._directories.box(second) is not box
+        homeserver.config()
+        reload.set()
+        await until(lambda: not bridge._directories._open)
+    assert (homeserver.folder / "inbox" / ".mxrtc" / "ledger.jsonl").exists()
+
+
 async def test_reload_that_the_homeserver_spoils_does_not_end_the_bridge(
     homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
