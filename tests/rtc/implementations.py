@@ -43,6 +43,9 @@ CHROMIUM_FLAGS = [
 FIREFOX_PREFERENCES = {
     "media.peerconnection.ice.loopback": True,
     "media.peerconnection.ice.obfuscate_host_addresses": False,
+    # Between two tests of the browser nobody answers the page, for as long as those of the others take.
+    "network.websocket.delay-failed-reconnects": False,
+    "network.websocket.timeout.open": 3600,
     # No page but ours, and nothing fetched.
     "app.normandy.enabled": False,
     "app.update.enabled": False,
@@ -222,9 +225,9 @@ class Browser:
         async def lines(request: web.Request) -> web.WebSocketResponse:
             response = web.WebSocketResponse(max_msg_size=1 << 20)
             await response.prepare(request)
-            if connected.done():
-                await response.close()
-            else:
+            # What waited for too long, while other tests ran, the page has given up.
+            first = await response.receive()
+            if first.type is WSMsgType.TEXT and not connected.done():
                 connected.set_result(response)
                 await done.wait()
             return response
