@@ -55,7 +55,7 @@ demo: $(RUN_READY) $(SYNAPSE_READY)
 	@$(BIN)/python -m mxrtc_bridge.demo $(if $(filter-out 0,$(ONCE)),--once)
 
 .PHONY: bench
-bench: $(RUN_READY) $(SYNAPSE_READY)
+bench: packages-test $(TEST_READY) $(SYNAPSE_READY) $(INTEROP_READY)
 	@$(BIN)/python -m tests.bench
 
 FUZZ_SECONDS ?= 300

@@ -1,7 +1,7 @@
 """Run the benchmark and print a table; the same numbers go to ``bench.json``.
 
-``python -m tests.bench [pipe] [transport] [links] [idle]``, all of them by default. Absolute numbers of a shared
-machine mean little; ratios within one run mean more.
+``python -m tests.bench [pipe] [transport] [links] [idle] [files]``, all by default. Absolute numbers of a shared
+machine mean little; ratios within one run mean more, and :mod:`tests.bench.goals` says what they should be.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.files import measure_files
+from tests.bench.goals import judged
 from tests.bench.idle import measure_idle
 from tests.bench.links import measure_links
 from tests.bench.pipe import measure_pipe
@@ -27,6 +29,7 @@ SECTIONS: dict[str, Callable[[Path], Awaitable[object]]] = {
     "transport": measure_transport,
     "links": measure_links,
     "idle": measure_idle,
+    "files": measure_files,
 }
 
 
@@ -37,6 +40,17 @@ def show(results: dict[str, object]) -> None:
     table.add_column("value", justify="right")
     for name, value in _flat(results):
         table.add_row(name, f"{value:.2f}" if isinstance(value, float) else str(value))
+    Console(width=110).print(table)
+
+
+def show_goals(goals: list[dict[str, object]]) -> None:
+    """Print what was required and what came of it."""
+    table = Table(title="goals (ratios within this run)")
+    for column in ("goal", "value", "required", ""):
+        table.add_column(column)
+    for goal in goals:
+        verdict = "[green]held[/green]" if goal["held"] else "[red]missed[/red]"
+        table.add_row(str(goal["what"]), f"{goal['value']:.2f}", str(goal["required"]), verdict)
     Console(width=110).print(table)
 
 
@@ -58,6 +72,8 @@ async def main(wanted: list[str]) -> None:
         with tempfile.TemporaryDirectory(prefix="mxrtc-bench-") as folder:
             results[name] = await SECTIONS[name](Path(folder))
     show(results)
+    results["goals"] = goals = list(judged(results))
+    show_goals(goals)
     Path("bench.json").write_text(json.dumps(results, indent=1) + "\n")
     print("written: bench.json")
 

@@ -33,6 +33,7 @@ async def measure_links(folder: Path) -> dict[str, dict[str, float]]:
                 beside_ms, _ = await pair.ping(50, beside_bulk=True)
         row = {"channel_mb_s": rate, "tcp_bbr_mb_s": tcp["bbr"], "tcp_cubic_mb_s": tcp["cubic"]}
         row |= {"to_tcp_bbr": rate / tcp["bbr"], "ping_idle_ms": idle_ms, "ping_beside_bulk_ms": beside_ms}
+        row["ping_added_ms"] = beside_ms - idle_ms
         if quality.rate_mbit:
             row["of_the_link"] = rate * 8 / quality.rate_mbit
         results[name] = row

@@ -1,6 +1,6 @@
 """The whole pipe: TCP client, ``mxrtc connect``, bridge, TCP service, signalled through a real Synapse.
 
-Beside it, in the same run, a plain TCP relay to the same services.
+Beside it, in the same run, a plain TCP relay to the same services, and libdatachannel's bare channel.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from mxrtc_bridge.demo.processes import ManagedProcess
+from tests.bench.transport import ENDS, SECONDS, Pair
 from tests.e2e.world import World
 
 MB = 1_000_000
@@ -133,24 +134,26 @@ async def _measure(stack: AsyncExitStack, folder: Path) -> dict[str, object]:
 
     results: dict[str, object] = {"bulk_mb": BULK_BYTES / MB, "cores": os.cpu_count()}
     results["setup_ms"] = {"median": statistics.median(setups), "min": min(setups), "max": max(setups)}
-    before = cpu_seconds(bridge), cpu_seconds(process)
+    processes = {"bridge": bridge, "client": process, "services": services}
+    before = {name: cpu_seconds(each) for name, each in processes.items()}
     rates = {
-        "relay_down": await download(relays["source"], BULK_BYTES),
         "pipe_down": await download(pipes["source"], BULK_BYTES),
         "pipe_up": await upload(pipes["sink"], BULK_BYTES),
+    }
+    spent = {name: cpu_seconds(each) - before[name] for name, each in processes.items()}
+    rates |= {
+        "relay_down": await download(relays["source"], BULK_BYTES),
         "relay_up": await upload(relays["sink"], BULK_BYTES),
     }
-    after = cpu_seconds(bridge), cpu_seconds(process)
-    results["rate_mb_s"] = {name: rate / MB for name, rate in rates.items()}
-    results["pipe_to_relay"] = {
-        "down": rates["pipe_down"] / rates["relay_down"],
-        "up": rates["pipe_up"] / rates["relay_up"],
-    }
-    gigabytes = 2 * BULK_BYTES / 1e9
-    results["cpu_s_per_gb"] = {
-        "bridge": (after[0] - before[0]) / gigabytes,
-        "client": (after[1] - before[1]) / gigabytes,
-    }
+    async with Pair(*ENDS["libdatachannel"]) as pair:
+        bare = (await pair.bulk(SECONDS)).mb_s
+    results["rate_mb_s"] = {name: rate / MB for name, rate in rates.items()} | {"libdatachannel_bare": bare}
+    for other, down, up in (
+        ("relay", rates["relay_down"], rates["relay_up"]),
+        ("libdatachannel", bare * MB, bare * MB),
+    ):
+        results[f"pipe_to_{other}"] = {"down": rates["pipe_down"] / down, "up": rates["pipe_up"] / up}
+    results["cpu_s_per_gb"] = {name: seconds / (2 * BULK_BYTES / 1e9) for name, seconds in spent.items()}
     results["exchange"] = {
         "relay": summary(await exchanges(relays["echo"], EXCHANGES)),
         "pipe": summary(await exchanges(pipes["echo"], EXCHANGES)),

@@ -133,6 +133,7 @@ async def measure_transport(_folder: Path) -> dict[str, object]:
                 idle, beside = await pair.ping(200), await pair.ping(200, beside_bulk=True)
                 row = {"idle_ms": idle[0], "idle_p95_ms": idle[1], "beside_bulk_ms": beside[0]}
                 row["beside_bulk_p95_ms"] = beside[1]
+                row["beside_to_idle"] = beside[0] / idle[0]
                 if name not in pings or row["beside_bulk_ms"] < pings[name]["beside_bulk_ms"]:
                     pings[name] = row
     rates = {name: bulk.mb_s for name, bulk in best.items()}

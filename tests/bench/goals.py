@@ -1,0 +1,55 @@
+"""What the numbers should be: ratios within one run, so that they mean something on any machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One requirement."""
+
+    what: str
+    path: tuple[str, ...]
+    """Where the number stands in the results."""
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def held_by(self, value: float) -> bool:
+        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+
+    @property
+    def required(self) -> str:
+        return f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
+
+
+_LINKS = ("50 ms", "50 ms, 0.1 % loss", "50 ms, 1 % loss")
+_SLOW = "20 ms, 100 Mbit/s"
+
+GOALS = (
+    Goal("one channel, to libdatachannel", ("transport", "ours_to_libdatachannel"), at_least=1.2),
+    Goal("one channel, to stock aiortc", ("transport", "ours_to_stock"), at_least=3),
+    Goal("1 byte beside bulk, to idle, loopback", ("transport", "ping", "ours", "beside_to_idle"), at_most=2),
+    Goal("whole pipe down, to libdatachannel's bare channel", ("pipe", "pipe_to_libdatachannel", "down"), at_least=0.8),
+    Goal("whole pipe up, to libdatachannel's bare channel", ("pipe", "pipe_to_libdatachannel", "up"), at_least=0.8),
+    *(Goal(f"{name}, to TCP bbr", ("links", name, "to_tcp_bbr"), at_least=0.5) for name in _LINKS),
+    Goal(f"{_SLOW}, share of the link", ("links", _SLOW, "of_the_link"), at_least=0.95),
+    Goal(f"{_SLOW}, ms added beside bulk", ("links", _SLOW, "ping_added_ms"), at_most=25),
+    Goal("idle, files left open after close", ("idle", "files_left"), at_most=0),
+    Goal("idle, tasks left after close", ("idle", "tasks_left"), at_most=0),
+    Goal("large file, to the plain pipe", ("files", "send_to_pipe"), at_least=0.9),
+    Goal("large file, MiB that the bridge grows", ("files", "memory_growth_mib", "bridge"), at_most=32),
+    Goal("large file, MiB that the client grows", ("files", "memory_growth_mib", "client"), at_most=32),
+)
+
+
+def judged(results: Mapping[str, Any]) -> Iterator[dict[str, object]]:
+    """Yield each goal that this run has a number for, with the number and whether it holds."""
+    for goal in GOALS:
+        value: Any = results
+        for key in goal.path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, int | float):
+            yield {"what": goal.what, "value": value, "required": goal.required, "held": goal.held_by(value)}
