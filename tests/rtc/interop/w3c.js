@@ -9,16 +9,20 @@ export function serve(RTCPeerConnection, say, configuration = {}) {
     const label = channel.label;
     channels.set(label, channel);
     channel.binaryType = "arraybuffer";
-    const early = [];  // Chromium hands over messages before it says that the channel is open
+    // Some hand over messages before they say that the channel is open, and its state may change between the two: what
+    // came before must still go back first.
+    const early = [];
+    let told = false;
     const opened = () => {
+      told = true;
       say({ kind: "open", label, protocol: channel.protocol });
       early.forEach((data) => channel.send(data));
     };
     if (channel.readyState === "open") opened(); else channel.onopen = opened;
     channel.onclose = () => say({ kind: "closed", label });
     channel.onmessage = ({ data }) => {
-      if (channel.readyState === "open") channel.send(data);
-      else if (channel.readyState === "connecting") early.push(data);
+      if (!told) early.push(data);
+      else if (channel.readyState === "open") channel.send(data);
     };
   }
 
