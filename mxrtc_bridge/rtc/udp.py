@@ -28,8 +28,8 @@ UDP_GRO = 104
 """Socket options of Linux (``linux/udp.h``), without names in Python's socket module."""
 
 MAX_READ = 65536
-MAX_DATAGRAMS_PER_TURN = 192
-"""Read at most so many before others get their turn: about two milliseconds of work."""
+MAX_DATAGRAMS_PER_TURN = 64
+"""Read at most so many before others get their turn: about half a millisecond of work."""
 MAX_SEGMENTS = 64
 """The kernel's limit for one call (UDP_MAX_SEGMENTS)."""
 MAX_RUN = 65_000
