@@ -284,7 +284,6 @@ async def test_database_of_another_program_is_refused(url: str) -> None:
 
 
 async def test_postgres_that_is_away_is_explained(caplog: pytest.LogCaptureFixture) -> None:
-    pytest.importorskip("asyncpg")
     caplog.set_level(logging.DEBUG)
     with pytest.raises(StorageError, match="cannot be opened"):
         await Database.open("postgres://user:secret@127.0.0.1:1/db")
