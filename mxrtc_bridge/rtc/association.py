@@ -24,6 +24,7 @@ from typing import Protocol
 from mxrtc_bridge.core.errors import StateError, TransportError
 from mxrtc_bridge.rtc.settings import CongestionKind, RtcSettings
 from mxrtc_bridge.rtc.stream import SctpStream
+from mxrtc_bridge.rtc.turns import Turns
 from mxrtc_bridge.sctp.association import Association
 from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.channels import (
@@ -49,11 +50,6 @@ MIN_REMOTE_MESSAGE = 16 * 1024
 """Payload travels in messages of this size: a peer that takes less is of no use."""
 IN_FLIGHT = 64 * 1024 * 1024
 """Room of the machine for what was sent and is not acknowledged, on top of the send limit."""
-PACKETS_PER_CALL = 32
-CALLS_PER_TURN = 1
-"""So a turn sends about 40 KB at most, a quarter of a millisecond of work: a keystroke beside a bulk stream waits for
-the end of turns. Half of it shortens that wait by a third more, and costs a fifth of the rate."""
-
 _REASONS = {
     "aborted": "the other side ended the association",
     "closed": "the other side shut the association down",
@@ -129,6 +125,7 @@ class PeerAssociation:
         self._established = False
         self._ended = False
         self._end_reason = "the association ended"
+        self._turns = Turns()
         self._in_turn = False
         self._turn_due: asyncio.Handle | None = None
         self._timer: asyncio.Handle | None = None
@@ -305,8 +302,10 @@ class PeerAssociation:
 
     def _queue(self, channels: DataChannels, stream: SctpStream, message: str | bytes) -> None:
         assert stream.number is not None
+        now = self._clock()
+        self._turns.passed(now, stream, len(message), beside_bulk=self._queued() > 0)
         try:
-            channels.send(self._clock(), stream.number, message)
+            channels.send(now, stream.number, message)
         except StateError as error:
             self.abort(f"the send queue overflowed: {error}")
         else:
@@ -356,19 +355,14 @@ class PeerAssociation:
             self._turn()
 
     def _turn(self) -> None:
-        """Tell what happened, send what may leave, until neither gives anything more; then wait for the deadline."""
+        """Tell what happened and send what may leave; go on in another turn while there is more of it."""
         if self._in_turn or self._machine is None:
             return
-        more = False
         self._in_turn = True
         try:
             self._tell_events()
-            for _ in range(CALLS_PER_TURN):
-                sent = self._send_packets()
-                if not self._tell_events() and not sent:
-                    break
-            else:
-                more = True
+            full = self._send_packets()
+            more = self._tell_events() or full
         finally:
             self._in_turn = False
         if more:
@@ -376,18 +370,20 @@ class PeerAssociation:
         self._set_timer()
 
     def _send_packets(self) -> bool:
-        """Send what may leave now, up to a limit; True if there was anything."""
+        """Send what may leave now, up to a limit; True if that was reached."""
         machine = self._machine
         if machine is None:
             return False
-        packets = machine.datagrams(self._clock(), PACKETS_PER_CALL)
+        now = self._clock()
+        limit = self._turns.packets(now)
+        packets = machine.datagrams(now, limit)
         if not packets:
             return False
         try:
             self._transport.send_packets(packets)
         except ConnectionError:
             return False  # lost packets; the owner of the transport hears of its end
-        return True
+        return len(packets) >= limit
 
     def _set_timer(self) -> None:
         """Have the timer fire at the next deadline, or before: moving it for every packet would cost too much."""
@@ -412,11 +408,13 @@ class PeerAssociation:
     def _tell_events(self) -> bool:
         """Tell everything that has happened; True if there was anything."""
         told = False
+        now = self._clock()
         while self._channels is not None and (event := self._channels.poll_event()) is not None:
             told = True
             if type(event) is ChannelMessage:
                 stream = self._streams.get(event.channel)
                 if stream is not None and stream.listener is not None:
+                    self._turns.passed(now, stream, event.size, beside_bulk=self._queued() > 0)
                     stream.listener.message_received(event.data)
                 else:
                     self._channels.consumed(event.channel, event.size)  # nobody wanted the channel

@@ -38,9 +38,10 @@ class SctpStream:
         sendable: messages may still be sent.
         early: what was sent before the association was up.
         closing: its close was asked for before the association was up.
+        bulky_until: when its last large message will be so long ago that it counts as interactive.
     """
 
-    __slots__ = ("_owner", "closing", "early", "label", "listener", "number", "protocol", "sendable")
+    __slots__ = ("_owner", "bulky_until", "closing", "early", "label", "listener", "number", "protocol", "sendable")
 
     def __init__(self, owner: StreamOwner, label: str, protocol: str) -> None:
         self._owner = owner
@@ -51,6 +52,7 @@ class SctpStream:
         self.sendable = True
         self.early: list[str | bytes] = []
         self.closing = False
+        self.bulky_until = 0.0
 
     def set_listener(self, listener: StreamListener) -> None:
         """Attach the listener; must happen before the first event can arrive."""

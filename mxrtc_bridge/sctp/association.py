@@ -1,7 +1,7 @@
 """One SCTP association: packets, calls and the time go in; packets, events and a deadline come out.
 
 How to drive it: hand every packet that arrived to :meth:`Association.receive`, the whole batch; drain
-:meth:`poll_event`; send what :meth:`datagrams` returns, and call it again while it returns as many as its limit; then
+:meth:`poll_event`; send what :meth:`datagrams` returns, and call it again until it returns nothing; then
 wait for the next packet, call, or :meth:`next_deadline`, on which :meth:`handle_timeout` and again the same.
 
 What it must never do: raise because of what the other side sent. A packet that cannot belong to the association is
@@ -21,6 +21,8 @@ from mxrtc_bridge.sctp.outgoing import OutMessage, OutStream
 from mxrtc_bridge.sctp.settings import SctpSettings
 
 _FOREVER = float("inf")
+_MIN_AHEAD_S = 0.001
+"""Batches of one packet cost too much to be made for every message."""
 _DATA_STATES = frozenset({State.ESTABLISHED, State.SHUTDOWN_PENDING, State.SHUTDOWN_SENT})
 _HEARTBEAT_INFO = 1
 
@@ -49,6 +51,7 @@ class Association(Inbound):
         self._space_mark = 0
         self._space_armed = False
         self._more_at = _FOREVER
+        self._ahead_at = 0.0
         self._black_hole = False
         self._sender.on_blackhole = self._suspect_black_hole
         self.packets_sent = 0
@@ -197,7 +200,15 @@ class Association(Inbound):
     # Packets to the other side
 
     def datagrams(self, now: float, limit: int = 64) -> list[bytes]:
-        """Return the packets that may leave now, at most ``limit``; if that many, there may be more."""
+        """Return the packets that may leave now, at most ``limit``; if there may be more, the deadline is now.
+
+        A small message that has begun to wait beside others leaves alone with what shares its packet: the caller would
+        encrypt and send everything that is returned together, and it would wait for that.
+        """
+        scheduler = self._sender.scheduler
+        ahead = scheduler.woken and now - self._ahead_at >= _MIN_AHEAD_S
+        if ahead:
+            limit = 1
         out: list[bytes] = []
         packets = self._packets
         while packets and len(out) < limit:
@@ -205,7 +216,11 @@ class Association(Inbound):
         if self._writer is not None and self._state is not State.ENDED:
             self._fill_packets(now, limit, out)
         self._more_at = now if len(out) >= limit or packets else _FOREVER
-        self.packets_sent += len(out)
+        if out:
+            scheduler.woken = False
+            if ahead:
+                self._ahead_at = now
+            self.packets_sent += len(out)
         return out
 
     def _fill_packets(self, now: float, limit: int, out: list[bytes]) -> None:

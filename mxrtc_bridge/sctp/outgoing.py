@@ -22,6 +22,7 @@ LOST = 1
 ACKED = 2
 ABANDONED = 3
 
+_SMALL_MESSAGE = 1024
 _MIN_FRAGMENT = 256
 """A packet that is already in use takes the beginning of a message only if this much of it fits."""
 _NEVER = SentPacket(-1, 0, 0.0, 0, 0.0, 0.0, False, 0, 0, [])
@@ -145,6 +146,8 @@ class Scheduler:
         self._clock = 0.0
         self._current: OutMessage | None = None
         self.interleaving = False
+        self.woken = False
+        """A small message has begun to wait beside those of other streams; the caller takes it back."""
         self.queued = 0
         """Bytes that were never sent, all streams."""
         self.message_count = 0
@@ -169,6 +172,8 @@ class Scheduler:
         self.queued += message.size
         self.message_count += 1
         if not stream.active:
+            if message.size <= _SMALL_MESSAGE and not self.empty:
+                self.woken = True
             stream.active = True
             stream.virtual = max(stream.virtual, self._clock)
             self._wait(stream)

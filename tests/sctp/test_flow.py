@@ -77,6 +77,47 @@ def test_small_message_passes_a_queue_of_bulk() -> None:
     assert arrival_order(interleaving=False).index(1) <= 4
 
 
+def fast_pair() -> World:
+    """Two ends whose congestion window has opened, and bulk that waits at the left one."""
+    world = established(pair(4, Path(delay=0.001)))
+    send_bulk(world, 2048 * KIB)
+    assert world.run(5, lambda: len(world.right.messages) == 128)
+    world.run(0.1)
+    for _ in range(16):
+        world.left.association.send(world.now, 0, 53, bytes(16 * KIB))
+    return world
+
+
+def test_small_message_beside_bulk_leaves_before_the_batch() -> None:
+    """All packets of one call are encrypted and sent together: it would wait for the others."""
+    world = fast_pair()
+    left = world.left.association
+    left.send(world.now, 1, 51, b"key")
+    (first,) = left.datagrams(world.now)
+    assert b"key" in first
+    assert left.next_deadline() == world.now, "the rest follows at once"
+    assert len(left.datagrams(world.now)) == 64
+
+
+def test_small_messages_do_not_take_all_batches_apart() -> None:
+    world = fast_pair()
+    left = world.left.association
+    sizes = []
+    for stream in (1, 2):
+        left.send(world.now, stream, 51, b"key")
+        sizes.append(len(left.datagrams(world.now)))
+    left.send(world.now + 0.002, 3, 51, b"key")
+    sizes.append(len(left.datagrams(world.now + 0.002)))
+    assert sizes == [1, 64, 1]
+
+
+def test_bulk_that_wakes_beside_bulk_takes_no_batch_apart() -> None:
+    world = fast_pair()
+    left = world.left.association
+    left.send(world.now, 1, 53, bytes(1025))
+    assert len(left.datagrams(world.now)) == 64
+
+
 def test_chunks_of_streams_alternate_when_interleaving() -> None:
     """A bulk message is cut up between others, packet by packet."""
     world = established(pair(5))
