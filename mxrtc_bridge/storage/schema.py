@@ -59,3 +59,33 @@ async def _create_tables(connection: Connection, scheme: Scheme) -> None:
 
 
 UPGRADES.register(_create_tables, description="first tables")
+
+
+async def _create_requests(connection: Connection, scheme: Scheme) -> None:
+    sequence = "INTEGER PRIMARY KEY AUTOINCREMENT" if scheme == Scheme.SQLITE else "BIGSERIAL PRIMARY KEY"
+    await connection.execute(
+        f"""CREATE TABLE request (
+            number       {sequence},
+            user_id      TEXT   NOT NULL,
+            peer         TEXT   NOT NULL,
+            service      TEXT   NOT NULL,
+            for_s        BIGINT NOT NULL,
+            because      TEXT   NOT NULL,
+            room_id      TEXT   NOT NULL,
+            asked_ms     BIGINT NOT NULL,
+            state        TEXT   NOT NULL,
+            decided_by   TEXT,
+            decided_ms   BIGINT,
+            notice_event TEXT
+        )"""
+    )
+    # One open request of a user for a service: the database itself refuses the second.
+    await connection.execute(
+        "CREATE UNIQUE INDEX request_open ON request (user_id, peer, service) WHERE state = 'asked'"
+    )
+    await connection.execute("CREATE INDEX request_user ON request (user_id, number)")
+    await connection.execute("CREATE INDEX request_notice ON request (notice_event) WHERE notice_event IS NOT NULL")
+    await connection.execute("CREATE INDEX request_ended ON request (decided_ms) WHERE state <> 'asked'")
+
+
+UPGRADES.register(_create_requests, description="requests for access")

@@ -11,6 +11,7 @@ from mxrtc_bridge.storage.certificates import CertificateStore
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.inbox import InboxStore
 from mxrtc_bridge.storage.notices import NoticeStore
+from mxrtc_bridge.storage.requests import RequestStore
 from mxrtc_bridge.storage.rooms import RoomStore
 from mxrtc_bridge.storage.sole_use import sole_use
 
@@ -24,10 +25,11 @@ class Stores:
     certificates: CertificateStore
     rooms: RoomStore
     notices: NoticeStore
+    requests: RequestStore
 
     async def prune(self, now_ms: int) -> int:
         """Forget what is too old or too much, everywhere; to be called about once an hour. Returns the rows."""
-        return await self.inbox.prune(now_ms) + await self.calls.prune(now_ms)
+        return await self.inbox.prune(now_ms) + await self.calls.prune(now_ms) + await self.requests.prune(now_ms)
 
 
 @asynccontextmanager
@@ -53,4 +55,5 @@ def _stores(database: Database) -> Stores:
         certificates=CertificateStore(database),
         rooms=RoomStore(database),
         notices=NoticeStore(database),
+        requests=RequestStore(database),
     )

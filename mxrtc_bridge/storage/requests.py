@@ -1,0 +1,172 @@
+"""Requests for access, kept until they are answered and a while longer.
+
+A decision is written only where the request is still open, in one statement: of two admins who answer at the same
+moment, one is told that the other was first. Bounded: ended requests are forgotten by age and by number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mautrix.util.async_db import Connection
+
+from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId
+from mxrtc_bridge.core.requests import Request, RequestState
+from mxrtc_bridge.storage.database import Database
+
+KEEP_MS = 90 * 24 * 3600 * 1000
+"""How long an ended request is remembered."""
+MAX_ENDED = 20_000
+MAX_LISTED = 1000
+_BATCH = 500
+_COLUMNS = (
+    "number, user_id, peer, service, for_s, because, room_id, asked_ms, state, decided_by, decided_ms, notice_event"
+)
+
+
+class RequestStore:
+    """The table ``request``."""
+
+    def __init__(self, database: Database, *, max_ended: int = MAX_ENDED) -> None:
+        self._database = database
+        self._max_ended = max_ended
+
+    async def add(self, request: Request) -> int | None:
+        """Store an open request and return its number; None if the user has one open for the service already."""
+
+        async def insert(connection: Connection) -> int | None:
+            number = await connection.fetchval(
+                "INSERT INTO request (user_id, peer, service, for_s, because, room_id, asked_ms, state) "
+                "VALUES ($1, $2, $3, $4, $5, $6, $7, 'asked') ON CONFLICT DO NOTHING RETURNING number",
+                request.user,
+                request.peer,
+                request.service,
+                request.for_s,
+                request.because,
+                request.room,
+                request.asked_ms,
+            )
+            return None if number is None else int(number)
+
+        return await self._database.transaction(insert)
+
+    async def settle(self, request: Request) -> bool:
+        """Write down how an open request ended; False if it had ended before."""
+
+        async def update(connection: Connection) -> bool:
+            number = await connection.fetchval(
+                "UPDATE request SET state = $2, decided_by = $3, decided_ms = $4 "
+                "WHERE number = $1 AND state = 'asked' RETURNING number",
+                request.number,
+                request.state.value,
+                request.decided_by,
+                request.decided_ms,
+            )
+            return number is not None
+
+        return await self._database.transaction(update)
+
+    async def reopen(self, number: int) -> None:
+        """Take back a decision that could not be carried out."""
+
+        async def update(connection: Connection) -> None:
+            await connection.execute(
+                "UPDATE request SET state = 'asked', decided_by = NULL, decided_ms = NULL WHERE number = $1", number
+            )
+
+        await self._database.transaction(update)
+
+    async def set_notice(self, number: int, notice: EventId) -> None:
+        """Remember the notice that reactions to this request answer to."""
+
+        async def update(connection: Connection) -> None:
+            await connection.execute("UPDATE request SET notice_event = $2 WHERE number = $1", number, notice)
+
+        await self._database.transaction(update)
+
+    async def get(self, number: int) -> Request | None:
+        """The request with this number."""
+        found = await self._select("WHERE number = $1", number)
+        return found[0] if found else None
+
+    async def by_notice(self, notice: EventId) -> Request | None:
+        """The request that a notice is about."""
+        found = await self._select("WHERE notice_event = $1", notice)
+        return found[0] if found else None
+
+    async def open_requests(self) -> list[Request]:
+        """All that wait for an answer, oldest first; at most :data:`MAX_LISTED`."""
+        return await self._select(f"WHERE state = 'asked' ORDER BY number LIMIT {MAX_LISTED}")
+
+    async def of_user(self, user: UserId, since_ms: int) -> list[Request]:
+        """The requests of a user that are open, or were asked or decided since then; newest first."""
+        return await self._select(
+            "WHERE user_id = $1 AND (state = 'asked' OR asked_ms >= $2 OR decided_ms >= $2) "
+            f"ORDER BY number DESC LIMIT {MAX_LISTED}",
+            user,
+            since_ms,
+        )
+
+    async def count_open(self) -> int:
+        """How many wait for an answer."""
+
+        async def count(connection: Connection) -> int:
+            return int(await connection.fetchval("SELECT COUNT(*) FROM request WHERE state = 'asked'"))
+
+        return await self._database.transaction(count)
+
+    async def prune(self, now_ms: int) -> int:
+        """Forget ended requests that are too old or too many; returns how many."""
+        forgotten = 0
+        while (count := await self._prune_batch(now_ms)) > 0:
+            forgotten += count
+        return forgotten
+
+    async def _prune_batch(self, now_ms: int) -> int:
+        async def delete(connection: Connection) -> int:
+            rows = await connection.fetch(
+                "DELETE FROM request WHERE number IN (SELECT number FROM request WHERE state <> 'asked' "
+                "AND decided_ms < $1 ORDER BY number LIMIT $2) RETURNING 1",
+                now_ms - KEEP_MS,
+                _BATCH,
+            )
+            if rows:
+                return len(rows)
+            excess = await connection.fetchval(
+                "SELECT COUNT(*) - $1 FROM request WHERE state <> 'asked'", self._max_ended
+            )
+            if excess <= 0:
+                return 0
+            rows = await connection.fetch(
+                "DELETE FROM request WHERE number IN (SELECT number FROM request WHERE state <> 'asked' "
+                "ORDER BY number LIMIT $1) RETURNING 1",
+                min(excess, _BATCH),
+            )
+            return len(rows)
+
+        return await self._database.transaction(delete)
+
+    async def _select(self, where: str, *values: object) -> list[Request]:
+        async def select(connection: Connection) -> list[Request]:
+            # Only column names and fixed conditions are put together here; values are arguments.
+            rows = await connection.fetch(f"SELECT {_COLUMNS} FROM request {where}", *values)  # noqa: S608
+            return [_request(row) for row in rows]
+
+        return await self._database.transaction(select)
+
+
+def _request(row: Any) -> Request:
+    return Request(
+        number=row["number"],
+        user=UserId(row["user_id"]),
+        peer=UserId(row["peer"]),
+        service=ServiceName(row["service"]),
+        for_s=row["for_s"],
+        because=row["because"],
+        room=RoomId(row["room_id"]),
+        asked_ms=row["asked_ms"],
+        state=RequestState(row["state"]),
+        decided_by=None if row["decided_by"] is None else UserId(row["decided_by"]),
+        decided_ms=row["decided_ms"],
+        notice=None if row["notice_event"] is None else EventId(row["notice_event"]),
+    )
