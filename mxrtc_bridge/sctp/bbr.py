@@ -38,6 +38,8 @@ _MAX_RENO_ROUNDS: Final = 63
 _PROBE_WAIT: Final = 2.0
 _PROBE_RTT_SECONDS: Final = 0.2
 _MAX_SLOPE_ROUNDS: Final = 30
+_DRAIN_FACTOR: Final = 10.0
+"""A queue that is our own is gone after so many times its length, at the rate of ProbeBW Down; a shared one is not."""
 
 
 class Bbr:
@@ -54,6 +56,7 @@ class Bbr:
         "_cwnd_limited_before",
         "_cycle_at",
         "_drain_round",
+        "_drain_until",
         "_draws",
         "_feedback",
         "_full_bw_reached",
@@ -91,6 +94,7 @@ class Bbr:
         self._state = STARTUP
         self._full_bw_reached = False
         self._drain_round = 0
+        self._drain_until = inf
         self._idle_restart = False
         self._timed_out = False
 
@@ -301,7 +305,7 @@ class Bbr:
             return
         state = self._state
         if state is CRUISE or state is DOWN:
-            self._advance_between_probes(now, sample.inflight)
+            self._advance_between_probes(now, sample)
         elif state is REFILL:
             if model.round_start:
                 self._is_probe_sample = True
@@ -310,14 +314,22 @@ class Bbr:
             self._probe_too_high = False  # as far as we know: its losses may still come
             self._start_down(now)
 
-    def _advance_between_probes(self, now: float, inflight: int) -> None:
+    def _advance_between_probes(self, now: float, sample: RateSample) -> None:
         model = self._model
+        inflight = sample.inflight
+        if self._state is CRUISE and sample.rtt is not None:
+            queue = model.correct_by_standing_queue(now, sample.rtt)
+            if queue:
+                self._enter(DOWN)
+                self._drain_until = now + queue * _DRAIN_FACTOR
         if self._may_slow_down and model.path_is_slower(now):
             self._may_slow_down = False
             model.accept_slower_path()
         if self._probe_is_due(now):
             self._start_refill(now)
-        elif self._state is DOWN and inflight <= min(self._limits.with_headroom(), self._limits.drained()):
+        elif self._state is DOWN and (
+            now >= self._drain_until or inflight <= min(self._limits.with_headroom(), self._limits.drained())
+        ):
             self._enter(CRUISE)
 
     def _adapt_long_term(self, now: float, sample: RateSample) -> bool:
@@ -352,6 +364,7 @@ class Bbr:
         self._probe_wait = _PROBE_WAIT + self._draws.fraction()
         self._cycle_at = now
         self._may_slow_down = True
+        self._drain_until = inf
         self._feedback = Feedback.PROBE_STOPPING
         model.start_round(now)
         self._enter(DOWN)
@@ -359,6 +372,7 @@ class Bbr:
     def _start_refill(self, now: float) -> None:
         model = self._model
         model.reset_short_term()
+        model.forget_correction()
         self._probe_up_rounds = 0
         self._probe_up_acked = 0
         self._precautionary = False

@@ -39,6 +39,16 @@ _PROBE_RTT_INTERVAL: Final = 5.0
 _EXTRA_ACKED_ROUNDS: Final = 5
 """Rounds in one half of the aggregation filter: its memory is five to ten rounds."""
 _EXTRA_ACKED_SECONDS: Final = 0.1
+_HOST_DELAY: Final = 0.004
+"""Seconds: shorter delays come from the hosts and not from queues on the path."""
+_HOST_JITTER: Final = 0.001
+"""Seconds by which the same delay looks different: the queue was empty all the same."""
+_STANDING_SHARE: Final = 0.125
+_STANDING_SECONDS: Final = 0.1
+"""In this time hosts that are a millisecond late make an error of one percent."""
+_STANDING_ROUNDS: Final = 2
+_LARGEST_CORRECTION: Final = 0.2
+"""By what share late hosts may have made ``max_bw`` too high."""
 
 
 def is_excessive(lost: int, volume: float, packet_size: int) -> bool:
@@ -94,6 +104,10 @@ class PathModel:
         "_slow_best",
         "_slow_from",
         "_slow_rounds",
+        "_standing_delivered",
+        "_standing_from",
+        "_steady_bw",
+        "_uncorrected_bw",
         "app_limited",
         "bw",
         "bw_latest",
@@ -128,6 +142,10 @@ class PathModel:
         self._slow_best = 0.0
         self._slow_from = 0.0
         self._slow_rounds = 0
+        self._standing_from = inf
+        self._standing_delivered = 0
+        self._steady_bw = 0.0
+        self._uncorrected_bw = 0.0
         self.rate = 0.0
         self.app_limited = False
         self._limited_from = 0
@@ -206,7 +224,7 @@ class PathModel:
             self.round_start = False
 
         if rate > 0.0 and (not limited or rate >= self.max_bw):
-            if rate > self._bw_this_cycle:
+            if rate > self._bw_this_cycle and not self._steady_bw <= rate < self._uncorrected_bw:
                 self._bw_this_cycle = rate
                 self.max_bw = max(self._bw_previous_cycle, rate)
             if not limited and not self.full_bw_now:
@@ -223,6 +241,36 @@ class PathModel:
             self._bw_previous_cycle = self._bw_this_cycle
             self._bw_this_cycle = 0.0
             self.max_bw = self._bw_previous_cycle
+
+    def correct_by_standing_queue(self, now: float, rtt: float) -> float:
+        """Between probes: lower ``max_bw`` to what comes through while a queue stands; return its seconds if so.
+
+        A rate sample spans a round trip, and both of its ends are as inexact as hosts are late; the maximum keeps the
+        most inexact one. At that rate the queue grows until the window stops it. But as long as it stands the
+        bottleneck is busy, so what comes through in several round trips is the rate that it has for us.
+        """
+        min_rtt = self.min_rtt
+        queue = rtt - min_rtt
+        if queue < max(_HOST_DELAY, min_rtt * _STANDING_SHARE) or self.app_limited or min_rtt < _HOST_DELAY:
+            self._standing_from = inf
+        elif self._standing_from == inf:
+            self._standing_from = now
+            self._standing_delivered = self.delivered
+        elif now - self._standing_from >= max(_STANDING_SECONDS, _STANDING_ROUNDS * min_rtt):
+            rate = (self.delivered - self._standing_delivered) / (now - self._standing_from)
+            self._standing_from = inf
+            most = self._uncorrected_bw or self.max_bw
+            # Beyond that it is another flow that takes its share, and the next probe will tell.
+            if most * (1.0 - _LARGEST_CORRECTION) <= rate < self.max_bw:
+                self._uncorrected_bw = most
+                self._steady_bw = self._bw_this_cycle = self._bw_previous_cycle = self.max_bw = rate
+                return queue
+        return 0.0
+
+    def forget_correction(self) -> None:
+        """Believe all samples again: a probe begins."""
+        self._standing_from = inf
+        self._steady_bw = self._uncorrected_bw = 0.0
 
     def path_is_slower(self, now: float) -> bool:
         """Whether, for some time, not even half of ``max_bw`` came through although we sent what we could."""
@@ -278,6 +326,8 @@ class PathModel:
         self.probe_rtt_due = due = now > self.probe_rtt_at + _PROBE_RTT_INTERVAL
         if rtt is not None and (due or rtt <= self._probe_rtt_delay):
             self._probe_rtt_delay = rtt
+            self.probe_rtt_at = now
+        elif rtt is not None and rtt <= self._probe_rtt_delay + _HOST_JITTER:
             self.probe_rtt_at = now
         if self._probe_rtt_delay < self.min_rtt or now > self._min_rtt_at + _MIN_RTT_WINDOW:
             self.min_rtt = self._probe_rtt_delay

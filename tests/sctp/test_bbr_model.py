@@ -251,6 +251,97 @@ def test_min_rtt_falls_at_once() -> None:
     assert model.min_rtt == 0.01
 
 
+def test_a_delay_that_a_host_cannot_tell_from_the_least_one_puts_the_measurement_off() -> None:
+    """The queue was empty: there is nothing to measure for the sake of which the flow would have to slow down."""
+    model = PathModel(PACKET)
+    model.take_rtt(0.0, 0.03)
+    model.take_rtt(4.0, 0.031)
+    model.take_rtt(8.9, 0.0312)
+    assert not model.probe_rtt_due
+    assert model.min_rtt == 0.03
+    model.take_rtt(9.1, 0.0312)
+    assert model.probe_rtt_due
+
+
+# A standing queue
+
+
+def standing(rate: float, *, rtt: float = 0.12, rounds: int = 3, app_limited: bool = False) -> tuple[PathModel, float]:
+    """A model that believes in 110,000 bytes a second over 100 ms, after some round trips with a queue."""
+    driver = Driver()
+    driver.round(110_000.0)
+    model, queue = driver.model, 0.0
+    for _ in range(rounds):
+        prior = driver.total
+        driver.now += rtt
+        driver.total += int(rate * rtt)
+        model.take_sample(driver.now, sample(driver.total, prior=prior, rate=rate, app_limited=app_limited))
+        queue = model.correct_by_standing_queue(driver.now, rtt)
+    return model, queue
+
+
+def test_a_queue_that_stands_shows_the_rate_of_the_path() -> None:
+    model, queue = standing(100_000.0)
+    assert model.max_bw == pytest.approx(100_000.0)
+    assert queue == pytest.approx(0.02)
+
+
+def test_two_round_trips_are_needed_to_tell() -> None:
+    model, queue = standing(100_000.0, rounds=2)
+    assert (model.max_bw, queue) == (110_000.0, 0.0)
+
+
+@pytest.mark.parametrize("rtt", [0.1, 0.112])
+def test_without_a_queue_what_comes_through_is_what_we_send(rtt: float) -> None:
+    model, queue = standing(100_000.0, rtt=rtt, rounds=5)
+    assert (model.max_bw, queue) == (110_000.0, 0.0)
+
+
+def test_what_the_application_holds_back_is_not_the_rate_of_the_path() -> None:
+    model, queue = standing(100_000.0, app_limited=True)
+    assert (model.max_bw, queue) == (110_000.0, 0.0)
+
+
+def test_a_rate_that_is_far_below_is_that_of_a_path_with_others_on_it() -> None:
+    assert standing(88_000.0)[0].max_bw == pytest.approx(88_000.0)
+    assert standing(87_000.0)[0].max_bw == 110_000.0
+
+
+def test_several_corrections_together_go_no_further_than_one() -> None:
+    driver = Driver()
+    driver.round(110_000.0)
+    for rate in (100_000.0, 89_000.0, 80_000.0):
+        for _ in range(4):
+            driver.total += int(rate * 0.12)
+            driver.now += 0.12
+            driver.model.take_sample(driver.now, sample(driver.total, prior=driver.total - 1, rate=rate))
+            driver.model.correct_by_standing_queue(driver.now, 0.12)
+    assert driver.model.max_bw == pytest.approx(89_000.0)
+
+
+def test_hosts_are_not_exact_enough_to_correct_a_short_path() -> None:
+    driver = Driver()
+    driver.round(110_000.0, rtt=0.0039)
+    for _ in range(100):
+        driver.total += 1000
+        driver.now += 0.01
+        driver.model.take_sample(driver.now, sample(driver.total, prior=driver.total - 1000))
+        assert driver.model.correct_by_standing_queue(driver.now, 0.02) == 0.0
+    assert driver.model.max_bw == 110_000.0
+
+
+def test_after_a_correction_the_inexact_samples_are_not_believed_until_the_next_probe() -> None:
+    model, _ = standing(100_000.0)
+    model.take_sample(2.0, sample(10**6, prior=10**6 - 1, rate=105_000.0))
+    assert model.max_bw == pytest.approx(100_000.0)
+    model.take_sample(2.1, sample(10**6, prior=10**6 - 1, rate=115_000.0))
+    assert model.max_bw == pytest.approx(115_000.0), "more than ever: the path has changed"
+    model, _ = standing(100_000.0)
+    model.forget_correction()
+    model.take_sample(2.0, sample(10**6, prior=10**6 - 1, rate=105_000.0))
+    assert model.max_bw == pytest.approx(105_000.0)
+
+
 # Aggregation
 
 
