@@ -361,8 +361,8 @@ class PeerAssociation:
         self._in_turn = True
         try:
             self._tell_events()
-            full = self._send_packets()
-            more = self._tell_events() or full
+            sent = self._send_packets()
+            more = self._tell_events() or sent
         finally:
             self._in_turn = False
         if more:
@@ -370,20 +370,19 @@ class PeerAssociation:
         self._set_timer()
 
     def _send_packets(self) -> bool:
-        """Send what may leave now, up to a limit; True if that was reached."""
+        """Send what may leave now, up to a limit; True if there was anything."""
         machine = self._machine
         if machine is None:
             return False
         now = self._clock()
-        limit = self._turns.packets(now)
-        packets = machine.datagrams(now, limit)
+        packets = machine.datagrams(now, self._turns.packets(now))
         if not packets:
             return False
         try:
             self._transport.send_packets(packets)
         except ConnectionError:
             return False  # lost packets; the owner of the transport hears of its end
-        return len(packets) >= limit
+        return True
 
     def _set_timer(self) -> None:
         """Have the timer fire at the next deadline, or before: moving it for every packet would cost too much."""

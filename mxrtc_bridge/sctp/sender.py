@@ -89,6 +89,7 @@ class Sender:
             return
         slack = self._congestion.send_quantum / rate
         self._paced_until = max(self._paced_until, now - slack) + size / rate
+        self._pacing_blocked = self._paced_until > now and not self._probe_due
 
     def fill(self, now: float, parts: list[bytes], room: int, fresh: bool) -> int:
         """Append chunks that may leave now to ``parts``; return their size in bytes, 0 for none.

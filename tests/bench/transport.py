@@ -30,9 +30,14 @@ ROUNDS = 3
 class Bulk:
     """One bulk transfer."""
 
-    mb_s: float
+    size: int
+    seconds: float
     cpu_s_per_gb: tuple[float, float]
     """Of the sender and of the receiver."""
+
+    @property
+    def mb_s(self) -> float:
+        return self.size / self.seconds / 1e6
 
 
 class End:
@@ -111,7 +116,7 @@ class Pair:
         after = (await self.sender.cpu(), await self.receiver.cpu())
         size = int(found[1])
         costs = (after[0] - before[0]) / size * 1e9, (after[1] - before[1]) / size * 1e9
-        return Bulk(size / float(found[2]) / 1e6, costs)
+        return Bulk(size, float(found[2]), costs)
 
     async def ping(self, count: int, *, beside_bulk: bool = False) -> tuple[float, float]:
         """Exchange one byte so many times; median and 95th percentile, in milliseconds."""

@@ -80,6 +80,12 @@ class TwoHosts:
         """The command line that runs ``argv`` on the second host."""
         return ["ip", "netns", "exec", self.names[1], *map(str, argv)]
 
+    async def delivered_to_b(self) -> int:
+        """Return how many bytes of IP packets the link has delivered to the second host until now."""
+        text = await asyncio.to_thread(subprocess.check_output, self.on_b("cat", "/proc/net/dev"), text=True)
+        counters = next(line for line in text.splitlines() if line.strip().startswith("wire0:"))
+        return int(counters.split(":")[1].split()[0])
+
     def cut(self) -> None:
         """Cut the link, or join it again."""
         assert self._wire is not None

@@ -58,3 +58,13 @@ async def test_link_loses_and_can_be_cut(tmp_path: Path) -> None:
         assert (await ping(hosts, 3))[1] == 3
         hosts.cut()
         assert (await ping(hosts, 20))[1] < 20
+
+
+async def test_link_counts_ip_packets_with_their_headers(tmp_path: Path) -> None:
+    """That is what its rate is about, and what the bench takes for the share that is filled."""
+    async with answering(tmp_path, Quality()) as hosts:
+        await ping(hosts, 1)
+        before = await hosts.delivered_to_b()
+        await ping(hosts, 10)
+        size = await hosts.delivered_to_b() - before
+    assert 10 * (4 + 28) <= size < 20 * (4 + 28), "what the kernel says on its own is little"

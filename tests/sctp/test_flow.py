@@ -6,6 +6,7 @@ import pytest
 
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.sctp import chunks
+from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.events import BufferedLow, Flushed, MessageReceived, SendSpace
 from mxrtc_bridge.sctp.settings import KIB, SctpSettings
 from tests.sctp.hostile import THEIR_TSN, Puppet
@@ -116,6 +117,24 @@ def test_bulk_that_wakes_beside_bulk_takes_no_batch_apart() -> None:
     left = world.left.association
     left.send(world.now, 1, 53, bytes(1025))
     assert len(left.datagrams(world.now)) == 64
+
+
+def test_after_a_burst_the_deadline_says_when_the_next_may_leave() -> None:
+    """Also to a driver that does not ask again: its flow would be clocked by acknowledgements, a burst for each."""
+    path = Path(delay=0.02, rate=2e6, queue=100_000)
+    world = established(pair(4, path, congestion=lambda settings: Bbr(settings.packet_size - 12, 1)))
+    send_bulk(world, 4096 * KIB)
+    world.run(1.0)
+    left = world.left.association
+    now, bursts = world.now, 0
+    for _ in range(5):
+        deadline = left.next_deadline()
+        assert deadline is not None
+        assert now < deadline < now + 0.01
+        now = deadline
+        left.handle_timeout(now)
+        bursts += bool(left.datagrams(now))
+    assert bursts >= 4
 
 
 def test_chunks_of_streams_alternate_when_interleaving() -> None:
