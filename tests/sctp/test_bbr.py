@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import isfinite
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,24 +23,30 @@ CYCLE = [
 ]
 
 
-class Traced(Bbr):
-    """Notes when it enters a state, and the limits at the end of each acknowledgement."""
+class Traced:
+    """Notes when it enters a state, and the limits at the end of each acknowledgement.
+
+    It has a control and is none: a compiled class has no interpreted subclasses.
+    """
 
     def __init__(self, seed: int = 1) -> None:
-        super().__init__(PACKET, seed)
+        self._bbr = Bbr(PACKET, seed)
         self.entered: list[tuple[float, BbrState]] = [(0.0, BbrState.STARTUP)]
         self.limits: list[tuple[float, BbrState, int, float]] = []
         self.limited_while_measuring = False
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bbr, name)
+
     def on_ack(self, now: float, sample: RateSample) -> None:
-        super().on_ack(now, sample)
+        self._bbr.on_ack(now, sample)
         self._note(now)
         if self.state is BbrState.PROBE_RTT:
             self.limited_while_measuring = self._model.app_limited
         self.limits.append((now, self.state, self.window_bytes, self.pacing_rate or 0.0))
 
     def on_loss(self, now: float, packet: SentPacket, lost_bytes: int, inflight: int) -> None:
-        super().on_loss(now, packet, lost_bytes, inflight)
+        self._bbr.on_loss(now, packet, lost_bytes, inflight)
         self._note(now)
 
     def _note(self, now: float) -> None:
