@@ -175,6 +175,7 @@ class Program:
         self.ends: Ends
         self._echo: asyncio.Event = asyncio.Event()
         self._offers = False
+        self._sent = 0
         self._total = 0
         self._began = 0.0
 
@@ -224,11 +225,13 @@ class Program:
         while time.perf_counter() < end:
             await self.ends.room()
             self.ends.send(MESSAGE)
+            self._sent += len(MESSAGE)
         self.ends.send(STOP)
         print("sent", flush=True)
 
     async def _ping(self, count: int) -> None:
         times: list[float] = []
+        sent, start = self._sent, time.perf_counter()
         for _ in range(count):
             self._echo.clear()
             began = time.perf_counter()
@@ -236,8 +239,10 @@ class Program:
             await self._echo.wait()
             times.append((time.perf_counter() - began) * 1000)
             await asyncio.sleep(0.003)
+        bulk = (self._sent - sent) / (time.perf_counter() - start) / 1e6
         times.sort()
-        print(f"ping median {times[len(times) // 2]:.3f} p95 {times[int(len(times) * 0.95)]:.3f}", flush=True)
+        median, p95 = times[len(times) // 2], times[int(len(times) * 0.95)]
+        print(f"ping median {median:.3f} p95 {p95:.3f} beside {bulk:.1f} MB/s", flush=True)
 
     def _tell_cpu(self) -> None:
         usage = resource.getrusage(resource.RUSAGE_SELF)

@@ -41,12 +41,15 @@ const room = (channel) => channel.bufferedAmount() <= LOW ? Promise.resolve()
   // The callback comes from another thread and may have come already: so look again by the clock as well.
   : new Promise((yes) => { channel.onBufferedAmountLow(yes); setTimeout(yes, 1); });
 
+let sent = 0;
+
 async function bulk(seconds, ended = () => false) {
   channels[0].sendMessageBinary(START);
   const end = Date.now() + seconds * 1000;
   for (let count = 0; Date.now() < end && !ended(); count++) {
     await room(channels[0]);
     channels[0].sendMessageBinary(MESSAGE);
+    sent += MESSAGE.length;
     if (count % 64 === 0) await new Promise(setImmediate);
   }
   channels[0].sendMessageBinary(STOP);
@@ -55,6 +58,7 @@ async function bulk(seconds, ended = () => false) {
 
 async function ping(count) {
   const times = [];
+  const already = sent, began = process.hrtime.bigint();
   for (let i = 0; i < count; i++) {
     const before = process.hrtime.bigint();
     const back = new Promise((yes) => { echoed = yes; });
@@ -63,8 +67,10 @@ async function ping(count) {
     times.push(Number(process.hrtime.bigint() - before) / 1e6);
     await new Promise((yes) => setTimeout(yes, 3));
   }
+  const rate = (sent - already) / (Number(process.hrtime.bigint() - began) / 1e3);
   times.sort((a, b) => a - b);
-  console.log(`ping median ${times[times.length >> 1].toFixed(3)} p95 ${times[Math.floor(times.length * 0.95)].toFixed(3)}`);
+  const [median, p95] = [times[times.length >> 1], times[Math.floor(times.length * 0.95)]];
+  console.log(`ping median ${median.toFixed(3)} p95 ${p95.toFixed(3)} beside ${rate.toFixed(1)} MB/s`);
 }
 
 async function describe() {

@@ -99,6 +99,8 @@ class Pair:
 
     def __init__(self, offerer: Sequence[str], answerer: Sequence[str]) -> None:
         self._commands = (offerer, answerer)
+        self.beside_mb_s = 0.0
+        """What was sent as bulk during the last exchanges."""
 
     async def __aenter__(self) -> Self:
         self.sender = await End.start(self._commands[0])
@@ -126,7 +128,8 @@ class Pair:
     async def ping(self, count: int, *, beside_bulk: bool = False) -> tuple[float, float]:
         """Exchange one byte so many times; median and 95th percentile, in milliseconds."""
         self.sender.tell(f"{'both' if beside_bulk else 'ping'} {count}")
-        found = await self.sender.hear(r"ping median ([\d.]+) p95 ([\d.]+)", 120)
+        found = await self.sender.hear(r"ping median ([\d.]+) p95 ([\d.]+) beside ([\d.]+) MB/s", 120)
+        self.beside_mb_s = float(found[3])
         return float(found[1]), float(found[2])
 
 
@@ -144,6 +147,7 @@ async def measure_transport(_folder: Path) -> dict[str, object]:
                 row = {"idle_ms": idle[0], "idle_p95_ms": idle[1], "beside_bulk_ms": beside[0]}
                 row["beside_bulk_p95_ms"] = beside[1]
                 row["beside_to_idle"] = beside[0] / idle[0]
+                row["bulk_mb_s"] = pair.beside_mb_s
                 if name not in pings or row["beside_bulk_ms"] < pings[name]["beside_bulk_ms"]:
                     pings[name] = row
     rates = {name: bulk.mb_s for name, bulk in best.items()}
