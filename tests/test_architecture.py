@@ -112,6 +112,12 @@ def test_package_is_a_package(package: Path) -> None:
     assert package.name == "__pycache__" or not list(package.glob("*.py")) or (package / "__init__.py").exists()
 
 
+def test_olm_library_is_imported_in_one_place() -> None:
+    """The rest of the edge must run on a machine that has no Olm library."""
+    found = [relative(f) for f in sources(PACKAGE) if re.search(r"^\s*(import|from) vodozemac", f.read_text(), re.M)]
+    assert found == ["mxrtc_bridge/matrix/crypto/binding.py"]
+
+
 def test_no_file_names_a_path_of_one_machine() -> None:
     found = []
     for file in sorted(ROOT.rglob("*")):

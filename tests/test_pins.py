@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 import pytest
 
-TESTED = {"aiortc": ("1.16",), "aioice": ("0.13",), "mautrix": ("0.21",)}
+TESTED = {"aiortc": ("1.16",), "aioice": ("0.13",), "mautrix": ("0.21",), "vodozemac": ("0.10",)}
 
 SIGNATURES = {
     # mxrtc_bridge.rtc.ice and datagrams

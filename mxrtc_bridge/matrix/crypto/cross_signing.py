@@ -1,0 +1,86 @@
+"""The identity of one of our own users: published once, and its signature under the user's device.
+
+For the users of an application service the homeserver asks for no confirmation (MSC4190). An identity that is there
+already and is not ours is replaced: others then see that the user's identity has changed, so it is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.crypto.key_server import KeyServer
+from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys, SigningKey
+from mxrtc_bridge.matrix.crypto.signed_json import is_signed, parse_cross_signing, with_signature
+from mxrtc_bridge.matrix.crypto.values import DeviceId
+
+_log = logging.getLogger(__name__)
+
+
+def _key_object(user: UserId, usage: str, key: SigningKey) -> dict[str, Any]:
+    return {"user_id": user, "usage": [usage], "keys": {f"ed25519:{key.public}": key.public}}
+
+
+def identity_content(user: UserId, keys: IdentityKeys) -> dict[str, Any]:
+    """The body of ``/keys/device_signing/upload``."""
+    master, name = _key_object(user, "master", keys.master), keys.master.public
+    return {
+        "master_key": master,
+        "self_signing_key": with_signature(
+            _key_object(user, "self_signing", keys.self_signing), user, name, keys.master.sign
+        ),
+        "user_signing_key": with_signature(
+            _key_object(user, "user_signing", keys.user_signing), user, name, keys.master.sign
+        ),
+    }
+
+
+async def publish_identity(
+    server: KeyServer,
+    device: DeviceId,
+    keys: IdentityKeys,
+    device_keys: Mapping[str, Any],
+    device_sign: Callable[[bytes], str],
+) -> None:
+    """See to it that the homeserver shows our identity, and our device signed by it.
+
+    Args:
+        server: the homeserver, for our user.
+        device: our device.
+        keys: the identity.
+        device_keys: the signed keys of the device, as uploaded.
+        device_sign: signs with the key of the device.
+
+    Raises:
+        HomeserverError: it refuses.
+    """
+    user = server.user
+    answer = await server.query_keys(device, [user])
+    shown = parse_cross_signing(_of(answer, "master_keys", user), _of(answer, "self_signing_keys", user), user)
+    ours = (keys.master.public, keys.self_signing.public)
+    if shown is None or (shown.master, shown.self_signing) != ours:
+        if shown is not None and shown.master != keys.master.public:
+            _log.warning(
+                "! %s gets another identity: the encryption key was replaced, or somebody else's is there", user
+            )
+        await server.upload_identity(device, identity_content(user, keys))
+    listed = _of(answer, "device_keys", user)
+    mine = listed.get(device) if isinstance(listed, dict) else None
+    name = keys.self_signing.public
+    if isinstance(mine, dict) and is_signed(mine, user, name, name):
+        return
+    # The device signs the master key as well, so that its own key vouches for the identity.
+    master = with_signature(_key_object(user, "master", keys.master), user, device, device_sign)
+    signed = with_signature(device_keys, user, name, keys.self_signing.sign)
+    failures = await server.upload_signatures(device, {user: {device: signed, keys.master.public: master}})
+    if failures:
+        raise HomeserverError(f"the homeserver refused the signatures of {user}", 200)
+    _log.info("%s has a device that its identity has signed", user)
+
+
+def _of(answer: Mapping[str, object], section: str, user: UserId) -> object:
+    found = answer.get(section)
+    return found.get(user) if isinstance(found, dict) else None

@@ -1,0 +1,450 @@
+"""One device of one user, able to read and write encrypted messages.
+
+It serves a virtual user of the bridge (device without a login, identity of its own) and an ordinary user with a token
+alike (``identity=None``: the identity belongs to the user's other sessions, which may sign this device).
+
+After making one you must call :meth:`CryptoDevice.start`, and then give it every sync answer, in order, with
+:meth:`receive_sync` and afterwards :meth:`settle`; :class:`mxrtc_bridge.matrix.crypto.sync.DeviceSync` does both.
+
+What it does not do: keys of rooms are not asked for (``m.room_key_request``), since clients answer only the user's own
+devices, and requests of others are not answered; rooms' history is not kept in a key backup.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from mxrtc_bridge.core.errors import EventError, HomeserverError, StateError
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_user_id
+from mxrtc_bridge.matrix.crypto.account import OwnAccount
+from mxrtc_bridge.matrix.crypto.cross_signing import publish_identity
+from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
+from mxrtc_bridge.matrix.crypto.inbound import InboundSessions, unknown_device
+from mxrtc_bridge.matrix.crypto.key_server import KeyServer, one_time_keys_in
+from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage, OlmSessions
+from mxrtc_bridge.matrix.crypto.outbound import OutboundSessions
+from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
+from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
+from mxrtc_bridge.matrix.crypto.store import Changes, CryptoStore, InboundRecord
+from mxrtc_bridge.matrix.crypto.values import (
+    Decrypted,
+    DeviceId,
+    DeviceIdentity,
+    RoomEncryption,
+    ToDeviceEvent,
+    Trust,
+    Undecryptable,
+    UserDevices,
+)
+
+_log = logging.getLogger(__name__)
+
+MAX_TO_DEVICE = 1000
+"""Messages of one answer that are looked at; Synapse sends at most 100."""
+SAVE_TOKEN_EVERY_MS = 10 * 60 * 1000
+UNWEDGE_EVERY_MS = 3600 * 1000
+"""A broken session is replaced at most this often, so that nobody makes us send by sending rubbish."""
+MAX_UNWEDGED = 1000
+
+
+class CryptoDevice:
+    """See the head of this module."""
+
+    def __init__(
+        self,
+        server: KeyServer,
+        store: CryptoStore,
+        *,
+        user: UserId,
+        pickle_key: bytes,
+        display_name: str,
+        wall_ms: Callable[[], int],
+        identity: IdentityKeys | None = None,
+        device: DeviceId | None = None,
+        known_identities: Mapping[UserId, str] | None = None,
+    ) -> None:
+        """Make a device; nothing is sent before :meth:`start`.
+
+        Args:
+            server: the homeserver, as ``user``.
+            store: the memory of this device.
+            user: whose device it is.
+            pickle_key: 32 bytes that secrets in the store are encrypted with.
+            display_name: what the user's clients call the device.
+            wall_ms: milliseconds since the epoch.
+            identity: the user's identity, which signs the device; None where another session holds it.
+            device: the device of the token; None to make one without a login.
+            known_identities: master keys that were compared by hand.
+        """
+        self.user = user
+        self._server = server
+        self._store = store
+        self._pickle_key = pickle_key
+        self._display_name = display_name
+        self._wall_ms = wall_ms
+        self._identity = identity
+        self._given_device = device
+        self._account: OwnAccount | None = None
+        self._olm: OlmSessions
+        self._outbound: OutboundSessions
+        self.lists = DeviceLists(server, store, wall_ms=wall_ms, known=known_identities)
+        self._inbound = InboundSessions(store, pickle_key, wall_ms=wall_ms)
+        # Sessions change with every message: one task at a time.
+        self._lock = asyncio.Lock()
+        self._token: str | None = None
+        self._token_saved_ms = 0
+        self._unwedged: dict[str, int] = {}
+        self._new_keys: list[InboundRecord] = []
+
+    # --- the device itself
+
+    @property
+    def device_id(self) -> DeviceId:
+        """Our device id."""
+        return self._own.device
+
+    @property
+    def ed25519(self) -> str:
+        """The fingerprint of our device."""
+        return self._own.ed25519
+
+    @property
+    def curve25519(self) -> str:
+        """The key that others make Olm sessions with."""
+        return self._own.curve25519
+
+    @property
+    def master_key(self) -> str | None:
+        """The public master key of our user's identity, where we hold it."""
+        return None if self._identity is None else self._identity.master.public
+
+    @property
+    def sync_token(self) -> str | None:
+        """Of the last answer that was dealt with completely."""
+        return self._token
+
+    @property
+    def _own(self) -> OwnAccount:
+        if self._account is None:
+            raise StateError("the device has not been started")
+        return self._account
+
+    async def start(self) -> None:
+        """Bring up the device at the homeserver: the one of the last run, or a new one where that is lost.
+
+        Raises:
+            HomeserverError: it refuses, or does not know devices without a login (Matrix 1.17, MSC4190).
+        """
+        record = await self._store.account()
+        if record is not None and self._given_device not in (None, record.device):
+            record = None
+        if record is not None:
+            self._use(OwnAccount(self.user, record, self._pickle_key))
+            if not await self._is_known_as_ours():
+                _log.warning("! the device %s of %s is not at the homeserver any more", record.device, self.user)
+                record = None
+        if record is None:
+            await self._begin_anew()
+        await self._publish()
+
+    def _use(self, account: OwnAccount) -> None:
+        self._account = account
+        self._token = account.stored.sync_token
+        self._olm = OlmSessions(account, self._store, self._server, self._pickle_key, wall_ms=self._wall_ms)
+        self._outbound = OutboundSessions(
+            account, self._olm, self.lists, self._store, self._server, self._pickle_key, wall_ms=self._wall_ms
+        )
+
+    async def _is_known_as_ours(self) -> bool:
+        """Whether the homeserver has our device with our keys (a database may have been restored from a copy)."""
+        own = self._own
+        if not own.stored.uploaded:
+            return True
+        answer = (await self._server.query_keys(None, [self.user])).get("device_keys")
+        listed = answer.get(self.user) if isinstance(answer, dict) else None
+        return any(
+            each.device == own.device and each.ed25519 == own.ed25519 for each in parse_devices(listed, self.user)
+        )
+
+    async def _begin_anew(self) -> None:
+        await self._store.forget()
+        device = self._given_device or DeviceId("".join(secrets.choice(string.ascii_uppercase) for _ in range(10)))
+        account = OwnAccount.new(self.user, device, self._pickle_key)
+        await self._store.save(Changes(account=account.record()))
+        self._use(account)
+
+    async def _publish(self) -> None:
+        own = self._own
+        if self._given_device is None and not own.stored.uploaded:
+            await self._server.make_device(own.device, self._display_name)
+        if not own.stored.uploaded:
+            await self._server.upload_keys(own.device, {"device_keys": own.device_keys()})
+            await self._store.save(Changes(account=own.record(uploaded=True)))
+        count = await self._server.upload_keys(own.device, {})
+        await self._refill(count, fallback_used=own.stored.fallback_ms == 0)
+        if self._identity is not None:
+            await publish_identity(self._server, own.device, self._identity, own.device_keys(), own.sign)
+            await self.lists.mark_outdated([self.user])
+        if self._given_device is None:
+            await self._delete_stale()
+
+    async def _delete_stale(self) -> None:
+        """Delete the user's other devices, which nobody reads for: others would encrypt to them for ever."""
+        stale = [device for device in await self._server.devices() if device != self.device_id]
+        if stale:
+            await self._server.delete_devices(stale)
+            _log.info("%d old devices of %s deleted", len(stale), self.user)
+
+    async def _refill(self, count: int | None, *, fallback_used: bool) -> None:
+        own = self._own
+        async with self._lock:
+            if not own.make_keys(count, fallback_used=fallback_used, now_ms=self._wall_ms()):
+                return
+            # Saved first: a key that the homeserver hands out must be one that we can use.
+            await self._store.save(Changes(account=own.record()))
+            await self._server.upload_keys(own.device, own.keys_to_upload())
+            own.published()
+            await self._store.save(Changes(account=own.record()))
+
+    # --- receiving
+
+    async def receive_sync(self, answer: Mapping[str, Any]) -> tuple[ToDeviceEvent, ...]:
+        """Take one sync answer: keys are kept, lists noted, and what is for others is returned, in order.
+
+        After the events were handled, :meth:`settle` must be called with the answer's token.
+        """
+        await self.lists.receive(answer.get("device_lists"))
+        to_device = answer.get("to_device")
+        raw = to_device.get("events") if isinstance(to_device, dict) else None
+        events: list[ToDeviceEvent] = []
+        for item in (raw if isinstance(raw, list) else ())[:MAX_TO_DEVICE]:
+            event = await self._receive(item)
+            if event is not None:
+                events.append(event)
+        return tuple(events)
+
+    async def settle(self, token: str, answer: Mapping[str, Any]) -> None:
+        """Save what the answer has brought and its token, and give the homeserver the keys that it lacks.
+
+        The token of an answer that has brought nothing is saved now and then only: an older one gives nothing twice.
+
+        Raises:
+            StorageError: the database refuses; the answer has to be asked for again.
+        """
+        now = self._wall_ms()
+        if _has_brought(answer) or now - self._token_saved_ms >= SAVE_TOKEN_EVERY_MS:
+            async with self._lock:
+                await self._flush(account=self._own.record(sync_token=token))
+            self._token_saved_ms = now
+        self._token = token
+        counts = one_time_keys_in(answer.get("device_one_time_keys_count"))
+        unused = answer.get("device_unused_fallback_key_types")
+        used = isinstance(unused, list) and "signed_curve25519" not in unused
+        try:
+            await self._refill(counts, fallback_used=used)
+        except HomeserverError as error:
+            # The next answer has the count again.
+            _log.info("! keys of %s were not uploaded: %s", self.user, error)
+
+    async def _flush(self, **more: Any) -> None:
+        keys, self._new_keys = self._new_keys, []
+        try:
+            await self._store.save(self._olm.changes(inbound=keys, **more))
+        except BaseException:
+            self._new_keys = keys + self._new_keys
+            raise
+        self._olm.saved()
+        for key in keys:
+            self._inbound.key_saved(key)
+
+    async def _receive(self, item: object) -> ToDeviceEvent | None:
+        try:
+            event_type, sender, content = _envelope(item)
+        except EventError:
+            return None
+        if event_type == "m.room_key.withheld":
+            self._inbound.read_withheld(sender, content)
+            return None
+        if event_type != "m.room.encrypted":
+            return ToDeviceEvent(event_type, sender, content, None)
+        try:
+            return await self._receive_encrypted(sender, content)
+        except EventError as error:
+            _log.info("x a message of %s to a device of %s is ignored: %s", sender, self.user, error)
+            if error.code == "undecryptable":
+                await self._unwedge(sender, str(content.get("sender_key")))
+            return None
+
+    async def _receive_encrypted(self, sender: UserId, content: Mapping[str, Any]) -> ToDeviceEvent | None:
+        async with self._lock:
+            message = await self._olm.decrypt(sender, content)
+        device = await self._device_of(sender, message)
+        match message.type:
+            case "m.room_key":
+                key = self._inbound.read_key(sender, message, device)
+                async with self._lock:
+                    self._new_keys.append(key)
+                    await self._flush()
+                return None
+            case "m.dummy":
+                return None
+            case _:
+                return ToDeviceEvent(message.type, sender, message.content, device)
+
+    async def _device_of(self, sender: UserId, message: OlmMessage) -> DeviceIdentity:
+        """The device that has sent a message: proven by its list, or by the keys in the message itself."""
+        if message.device_keys is not None:
+            known = await self._known(sender)
+            for device in known.devices if known is not None else ():
+                if (device.curve25519, device.ed25519) == (message.curve25519, message.ed25519):
+                    return device
+        device_found = await self.lists.find(sender, message.curve25519, message.ed25519)
+        if device_found is not None:
+            return device_found
+        if message.device_keys is None:
+            raise EventError("bad_event", "nobody knows the device that has sent it")
+        return identity_of(message.device_keys, Trust.UNSIGNED)
+
+    async def _known(self, user: UserId) -> UserDevices | None:
+        try:
+            return (await self.lists.of([user]))[user]
+        except HomeserverError as error:
+            _log.info("the devices of %s could not be asked for: %s", user, error)
+            return None
+
+    async def _unwedge(self, sender: UserId, curve25519: str) -> None:
+        """Begin a new session with a device whose messages we cannot read; it uses the newest from then on."""
+        now = self._wall_ms()
+        if now - self._unwedged.get(curve25519, -UNWEDGE_EVERY_MS) < UNWEDGE_EVERY_MS:
+            return
+        self._unwedged[curve25519] = now
+        while len(self._unwedged) > MAX_UNWEDGED:
+            del self._unwedged[next(iter(self._unwedged))]
+        known = await self._known(sender)
+        for device in known.devices if known is not None else ():
+            if device.curve25519 == curve25519:
+                try:
+                    async with self._lock:
+                        await self._olm.claim([device])
+                    await self.send_to_device([device], "m.dummy", {})
+                except HomeserverError as error:
+                    _log.info("no new session with %s: %s", sender, error)
+
+    # --- other users
+
+    async def devices_of(self, user: UserId, *, fresh: bool = False) -> UserDevices:
+        """The devices of a user and how far each is trusted; ``fresh`` where no room is shared with the user.
+
+        Raises:
+            HomeserverError: they are not known, and it does not answer.
+        """
+        return (await self.lists.of([user], fresh=fresh))[user]
+
+    # --- to one device
+
+    async def encrypt_to_device(
+        self, device: DeviceIdentity, event_type: str, content: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the content of the ``m.room.encrypted`` message for one device; its type tells nobody anything.
+
+        Raises:
+            HomeserverError: no session could be made; with status 0 when it did not answer.
+        """
+        async with self._lock:
+            await self._olm.claim(await self._olm.lacking([device]))
+            encrypted = await self._olm.encrypt(device, event_type, content)
+            await self._flush()
+        if encrypted is None:
+            raise HomeserverError(f"the device {device.device} of {device.user} has no keys left to begin with", 200)
+        return encrypted
+
+    async def send_to_device(
+        self, devices: Sequence[DeviceIdentity], event_type: str, content: Mapping[str, Any]
+    ) -> None:
+        """Send an encrypted message to some devices; returns when the homeserver has it.
+
+        Raises:
+            HomeserverError: see :meth:`encrypt_to_device`; then nothing was sent.
+        """
+        messages: dict[UserId, dict[str, Mapping[str, object]]] = {}
+        for device in devices:
+            messages.setdefault(device.user, {})[device.device] = await self.encrypt_to_device(
+                device, event_type, content
+            )
+        await self._server.send_to_device(self.device_id, "m.room.encrypted", messages, secrets.token_hex(12))
+
+    async def send_plain_to_device(
+        self, user: UserId, device: DeviceId, event_type: str, content: Mapping[str, Any]
+    ) -> None:
+        """Send a message that everybody on its way can read: for verification, which begins so."""
+        await self._server.send_to_device(self.device_id, event_type, {user: {device: content}}, secrets.token_hex(12))
+
+    # --- rooms
+
+    async def prepare_room(self, encryption: RoomEncryption, members: Iterable[UserId], *, least: Trust) -> None:
+        """Give the devices in a room our key before there is something to say."""
+        async with self._lock:
+            await self._outbound.prepare(encryption, members, least=least)
+
+    async def encrypt_room_event(
+        self,
+        encryption: RoomEncryption,
+        members: Iterable[UserId],
+        event_type: str,
+        content: Mapping[str, Any],
+        *,
+        least: Trust,
+    ) -> dict[str, Any]:
+        """Return the content of the ``m.room.encrypted`` event for a room; all admitted devices have its key then.
+
+        Args:
+            encryption: the room and when its session is replaced.
+            members: all who are joined.
+            event_type: type of the event inside.
+            content: content of the event inside.
+            least: devices that are trusted less get no key.
+
+        Raises:
+            HomeserverError: keys could not be asked for or sent.
+        """
+        async with self._lock:
+            return await self._outbound.encrypt(encryption, members, event_type, content, least=least)
+
+    async def decrypt_room_event(
+        self, room: RoomId, event_id: EventId, sender: UserId, content: Mapping[str, Any]
+    ) -> Decrypted | Undecryptable:
+        """Decrypt an ``m.room.encrypted`` event of a room."""
+        found = await self._inbound.decrypt(room, event_id, sender, content)
+        if isinstance(found, Undecryptable):
+            return found
+        event_type, inner, key = found
+        device = await self.lists.find(sender, key.curve25519, key.ed25519)
+        return Decrypted(event_type, inner, device or unknown_device(key))
+
+    async def wait_for_key(self, room: RoomId, session_id: str, sender: UserId, timeout_s: float) -> bool:
+        """Wait until the key of a room's session has come; False after the time."""
+        return await self._inbound.wait_for_key(room, session_id, sender, timeout_s)
+
+
+def _envelope(item: object) -> tuple[str, UserId, Mapping[str, Any]]:
+    if not isinstance(item, dict):
+        raise EventError("bad_event", "a message must be an object")
+    event_type, content = item.get("type"), item.get("content")
+    if not isinstance(event_type, str) or len(event_type) > 255 or not isinstance(content, dict):
+        raise EventError("bad_event", "a message must have a type and a content")
+    return event_type, parse_user_id(item.get("sender")), content
+
+
+def _has_brought(answer: Mapping[str, Any]) -> bool:
+    """Whether the answer holds messages or changes of devices."""
+    to_device, lists = answer.get("to_device"), answer.get("device_lists")
+    sections = (
+        to_device.get("events") if isinstance(to_device, dict) else None,
+        lists.get("changed") if isinstance(lists, dict) else None,
+    )
+    return any(sections)

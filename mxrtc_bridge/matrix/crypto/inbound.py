@@ -1,0 +1,158 @@
+"""Megolm, receiving: the keys that others send, and the events that they fit (client-server API, "m.megolm.v1").
+
+An event is believed to be from the device that has sent the key, and only if that device belongs to the sender of the
+event. An index of a session is taken once: the homeserver cannot play an event a second time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_room_id
+from mxrtc_bridge.matrix.crypto.binding import vodozemac
+from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage
+from mxrtc_bridge.matrix.crypto.signed_json import is_key
+from mxrtc_bridge.matrix.crypto.store import CryptoStore, InboundRecord
+from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceId, DeviceIdentity, Obstacle, Undecryptable
+
+MAX_WITHHELD = 1000
+MAX_WAITING = 256
+"""Events of one device that wait for their key at the same time; the next one does not wait."""
+MAX_SESSION_KEY_CHARS = 1024
+
+Name = tuple[RoomId, str, UserId]
+
+
+class InboundSessions:
+    """The Megolm sessions of others, as one device of ours has received them."""
+
+    def __init__(self, store: CryptoStore, pickle_key: bytes, *, wall_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._pickle_key = pickle_key
+        self._wall_ms = wall_ms
+        self._withheld: dict[Name, str] = {}
+        self._waiting: dict[Name, asyncio.Event] = {}
+
+    def read_key(self, sender: UserId, message: OlmMessage, device: DeviceIdentity) -> InboundRecord:
+        """Read an ``m.room_key``; to be saved together with the session that has brought it.
+
+        Raises:
+            EventError: it is malformed.
+        """
+        content = message.content
+        room = parse_room_id(content.get("room_id"))
+        session_id, key = content.get("session_id"), content.get("session_key")
+        if content.get("algorithm") != MEGOLM or not is_key(session_id):
+            raise EventError("bad_event", "the key of a room is malformed")
+        if not isinstance(key, str) or len(key) > MAX_SESSION_KEY_CHARS:
+            raise EventError("bad_event", "the key of a room is malformed or too long")
+        try:
+            session = vodozemac.InboundGroupSession(vodozemac.SessionKey(key))
+        except ValueError as error:
+            raise EventError("bad_event", "the key of a room is damaged") from error
+        if session.session_id != session_id:
+            raise EventError("bad_event", "the key of a room is that of another session")
+        return InboundRecord(
+            room=room,
+            session_id=str(session_id),
+            pickle=session.pickle(self._pickle_key),
+            user=sender,
+            curve25519=message.curve25519,
+            ed25519=message.ed25519,
+            device=device.device,
+            received_ms=self._wall_ms(),
+        )
+
+    def key_saved(self, record: InboundRecord) -> None:
+        """Wake whoever waits for this key."""
+        name = (record.room, record.session_id, record.user)
+        self._withheld.pop(name, None)
+        if (waiting := self._waiting.get(name)) is not None:
+            waiting.set()
+
+    def read_withheld(self, sender: UserId, content: Mapping[str, Any]) -> None:
+        """Take ``m.room_key.withheld``: a key will not come, or not yet."""
+        room, session_id, code = (content.get(name) for name in ("room_id", "session_id", "code"))
+        if not (isinstance(room, str) and isinstance(session_id, str) and isinstance(code, str)):
+            return
+        if max(len(room), len(session_id), len(code)) > 255:
+            return
+        self._withheld[RoomId(room), session_id, sender] = code
+        if len(self._withheld) > MAX_WITHHELD:
+            del self._withheld[next(iter(self._withheld))]
+
+    async def wait_for_key(self, room: RoomId, session_id: str, sender: UserId, timeout_s: float) -> bool:
+        """Wait until the key of a session has come; False after the time, or when too many wait already."""
+        name = (room, session_id, sender)
+        if await self._store.inbound(*name) is not None:
+            return True
+        if name not in self._waiting and len(self._waiting) >= MAX_WAITING:
+            return False
+        event = self._waiting.setdefault(name, asyncio.Event())
+        try:
+            # The key may have come while the database was asked.
+            if await self._store.inbound(*name) is not None:
+                return True
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting.pop(name, None)
+        return True
+
+    async def decrypt(
+        self, room: RoomId, event_id: EventId, sender: UserId, content: Mapping[str, Any]
+    ) -> tuple[str, Mapping[str, Any], InboundRecord] | Undecryptable:
+        """Decrypt the content of an ``m.room.encrypted`` event: type, content, and the key that fitted."""
+        session_id, ciphertext = content.get("session_id"), content.get("ciphertext")
+        if content.get("algorithm") != MEGOLM:
+            return Undecryptable(Obstacle.UNKNOWN_ALGORITHM)
+        if not is_key(session_id) or not isinstance(ciphertext, str):
+            return Undecryptable(Obstacle.MALFORMED)
+        record = await self._store.inbound(room, str(session_id), sender)
+        if record is None:
+            code = self._withheld.get((room, str(session_id), sender), "")
+            return Undecryptable(Obstacle.WITHHELD if code else Obstacle.NO_KEY, str(session_id), code)
+        opened = self._open(record, ciphertext)
+        if isinstance(opened, Undecryptable):
+            return opened
+        index, event_type, inner = opened
+        if not await self._store.claim_index(room, record.session_id, index, event_id):
+            return Undecryptable(Obstacle.REPLAY, record.session_id)
+        return event_type, inner, record
+
+    def _open(self, record: InboundRecord, ciphertext: str) -> tuple[int, str, Mapping[str, Any]] | Undecryptable:
+        try:
+            session = vodozemac.InboundGroupSession.from_pickle(record.pickle, self._pickle_key)
+            message = vodozemac.MegolmMessage.from_base64(ciphertext)
+            if message.message_index() < session.first_known_index:
+                # The key was given to us later than this event was sent.
+                return Undecryptable(Obstacle.WITHHELD, record.session_id, "m.history")
+            decrypted = session.decrypt(message)
+            payload = json.loads(decrypted.plaintext)
+        except (ValueError, RecursionError):
+            return Undecryptable(Obstacle.MALFORMED, record.session_id)
+        event = _inner_event(payload, record.room)
+        if event is None:
+            return Undecryptable(Obstacle.MALFORMED, record.session_id)
+        return decrypted.message_index, *event
+
+
+def _inner_event(payload: object, room: RoomId) -> tuple[str, Mapping[str, Any]] | None:
+    if not isinstance(payload, dict) or payload.get("room_id") != room:
+        return None
+    event_type, content = payload.get("type"), payload.get("content")
+    if not isinstance(event_type, str) or not 0 < len(event_type) <= 255 or not isinstance(content, dict):
+        return None
+    # An encrypted event inside of an encrypted one would be read twice.
+    return None if event_type == "m.room.encrypted" else (event_type, content)
+
+
+def unknown_device(record: InboundRecord) -> DeviceIdentity:
+    """The sender of a key whose device the homeserver does not list: nobody but itself vouches for it."""
+    return DeviceIdentity(record.user, DeviceId(record.device), record.ed25519, record.curve25519)

@@ -1,0 +1,263 @@
+"""Olm: messages between our device and one other device (client-server API, "m.olm.v1.curve25519-aes-sha2").
+
+Must never use the state of a session twice: it is saved before what it has encrypted is sent. What a message has
+changed is saved together with what it has brought, by the caller, who knows both (:meth:`OlmSessions.changes`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.crypto.account import OwnAccount
+from mxrtc_bridge.matrix.crypto.binding import vodozemac
+from mxrtc_bridge.matrix.crypto.key_server import KeyServer
+from mxrtc_bridge.matrix.crypto.signed_json import (
+    from_unpadded,
+    is_key,
+    parse_device_keys,
+    parse_one_time_key,
+    unpadded,
+)
+from mxrtc_bridge.matrix.crypto.store import Changes, CryptoStore, OlmRecord
+from mxrtc_bridge.matrix.crypto.values import OLM, DeviceId, DeviceIdentity, DeviceKeys
+
+MAX_CIPHERTEXT_CHARS = 128 * 1024
+"""An event has at most 64 KiB; to-device messages have no limit of their own."""
+MAX_SESSIONS = 8
+"""Sessions with one device that are tried; a new one is made only when an old one is broken."""
+MAX_CACHED = 512
+"""Devices whose sessions are held in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class OlmMessage:
+    """A message that was decrypted and names us and its sender rightly."""
+
+    type: str
+    content: Mapping[str, Any] = field(repr=False)
+    curve25519: str
+    ed25519: str
+    """What the sender says its key is; proven by ``device_keys`` or by the list of devices."""
+    device_keys: DeviceKeys | None = None
+    """The sender's device, where the message itself proves it (MSC4147)."""
+
+
+@dataclass(slots=True)
+class _Live:
+    olm: Any
+    used_ms: int
+
+
+class OlmSessions:
+    """All Olm sessions of our device. Not for two tasks at the same time: the owner has a lock."""
+
+    def __init__(
+        self,
+        account: OwnAccount,
+        store: CryptoStore,
+        server: KeyServer,
+        pickle_key: bytes,
+        *,
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self._account = account
+        self._store = store
+        self._server = server
+        self._pickle_key = pickle_key
+        self._wall_ms = wall_ms
+        self._live: dict[str, list[_Live]] = {}
+        self._dirty: dict[tuple[str, str], _Live] = {}
+        self._account_dirty = False
+
+    def changes(self, **more: Any) -> Changes:
+        """What has to be saved, as one transaction, together with ``more``; counts as saved from now on."""
+        olm = [
+            OlmRecord(key, session_id, live.olm.pickle(self._pickle_key), live.used_ms)
+            for (key, session_id), live in self._dirty.items()
+        ]
+        if self._account_dirty and "account" not in more:
+            more["account"] = self._account.record()
+        return Changes(olm=olm, **more)
+
+    def saved(self) -> None:
+        """Say that what :meth:`changes` gave has been saved; only now may sessions leave the memory."""
+        self._dirty.clear()
+        self._account_dirty = False
+        while len(self._live) > MAX_CACHED:
+            del self._live[next(iter(self._live))]
+
+    # --- receiving
+
+    async def decrypt(self, sender: UserId, content: Mapping[str, Any]) -> OlmMessage:
+        """Decrypt an ``m.room.encrypted`` to-device event.
+
+        Raises:
+            EventError: with the code ``bad_event`` for a message that is malformed, not for us or not from ``sender``,
+                and ``undecryptable`` where the session is broken.
+        """
+        sender_key, kind, body = self._parse(content)
+        payload = _json_object(await self._plaintext(sender_key, kind, body))
+        keys, recipient_keys = payload.get("keys"), payload.get("recipient_keys")
+        ed25519 = keys.get("ed25519") if isinstance(keys, dict) else None
+        ours = recipient_keys.get("ed25519") if isinstance(recipient_keys, dict) else None
+        event_type, inner = payload.get("type"), payload.get("content")
+        if payload.get("sender") != sender or not is_key(ed25519):
+            raise EventError("bad_event", "the message inside names another sender")
+        if payload.get("recipient") != self._account.user or ours != self._account.ed25519:
+            raise EventError("bad_event", "the message inside was meant for another device")
+        if not isinstance(event_type, str) or len(event_type) > 255 or not isinstance(inner, dict):
+            raise EventError("bad_event", "the message inside is no event")
+        proof = payload.get("sender_device_keys") or payload.get("org.matrix.msc4147.device_keys")
+        device_keys = None
+        if proof is not None:
+            device_keys = parse_device_keys(proof, sender)
+            if (device_keys.curve25519, device_keys.ed25519) != (sender_key, ed25519):
+                raise EventError("bad_event", "the message carries the keys of another device")
+        return OlmMessage(event_type, inner, sender_key, str(ed25519), device_keys)
+
+    def _parse(self, content: Mapping[str, Any]) -> tuple[str, int, bytes]:
+        sender_key, ciphertext = content.get("sender_key"), content.get("ciphertext")
+        if content.get("algorithm") != OLM:
+            raise EventError("bad_event", "the message is encrypted in a way that is not known here")
+        if not is_key(sender_key) or not isinstance(ciphertext, dict):
+            raise EventError("bad_event", "the encrypted message is malformed")
+        ours = ciphertext.get(self._account.curve25519)
+        if not isinstance(ours, dict):
+            raise EventError("bad_event", "the message was encrypted for another device")
+        kind, body = ours.get("type"), ours.get("body")
+        if type(kind) is not int or kind not in (0, 1):
+            raise EventError("bad_event", "the encrypted message is of no known kind")
+        if not isinstance(body, str) or len(body) > MAX_CIPHERTEXT_CHARS:
+            raise EventError("bad_event", "the encrypted message is malformed or too long")
+        return str(sender_key), kind, from_unpadded(body)
+
+    async def _plaintext(self, sender_key: str, kind: int, body: bytes) -> bytes:
+        try:
+            message = vodozemac.AnyOlmMessage.from_parts(kind, body)
+            if kind == 0:
+                return await self._first_plaintext(sender_key, message)
+        except ValueError as error:
+            raise EventError("undecryptable", "the message fits no session with its sender") from error
+        for live in await self._with(sender_key):
+            try:
+                plaintext: bytes = live.olm.decrypt(message)
+            except ValueError:
+                continue
+            self._used(sender_key, live)
+            return plaintext
+        raise EventError("undecryptable", "the message fits no session with its sender")
+
+    async def _first_plaintext(self, sender_key: str, message: Any) -> bytes:
+        """Decrypt a message of a sender that has not heard of us yet: it holds what a session is made of."""
+        pre_key = message.to_pre_key()
+        for live in await self._with(sender_key):
+            if live.olm.session_matches(pre_key):
+                plaintext: bytes = live.olm.decrypt(message)
+                self._used(sender_key, live)
+                return plaintext
+        olm, plaintext = self._account.olm.create_inbound_session(
+            vodozemac.Curve25519PublicKey.from_base64(sender_key), pre_key
+        )
+        self._account_dirty = True
+        self._add(sender_key, olm)
+        return plaintext
+
+    # --- sending
+
+    async def lacking(self, devices: Sequence[DeviceIdentity]) -> list[DeviceIdentity]:
+        """The devices that there is no session with."""
+        return [device for device in devices if not await self._with(device.curve25519)]
+
+    async def claim(self, devices: Sequence[DeviceIdentity]) -> None:
+        """Begin a session with each of the devices that has a key left; for the others nothing happens.
+
+        Raises:
+            HomeserverError: it did not answer.
+        """
+        wanted: dict[UserId, list[DeviceId]] = {}
+        for device in devices:
+            wanted.setdefault(device.user, []).append(device.device)
+        if not wanted:
+            return
+        claimed = await self._server.claim_keys(self._account.device, wanted)
+        for device in devices:
+            key = parse_one_time_key(claimed.get(device.user, {}).get(device.device), device)
+            if key is None:
+                continue
+            try:
+                olm = self._account.olm.create_outbound_session(
+                    vodozemac.Curve25519PublicKey.from_base64(device.curve25519),
+                    vodozemac.Curve25519PublicKey.from_base64(key),
+                )
+            except ValueError:
+                continue
+            self._add(device.curve25519, olm)
+
+    async def encrypt(
+        self, device: DeviceIdentity, event_type: str, content: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """Encrypt for one device; None where there is no session. Save :meth:`changes` before sending it."""
+        sessions = await self._with(device.curve25519)
+        if not sessions:
+            return None
+        payload = {
+            "type": event_type,
+            "content": content,
+            "sender": self._account.user,
+            "recipient": device.user,
+            "recipient_keys": {"ed25519": device.ed25519},
+            "keys": {"ed25519": self._account.ed25519},
+            "sender_device_keys": self._account.device_keys(),
+        }
+        live = sessions[0]
+        kind, body = live.olm.encrypt(json.dumps(payload, separators=(",", ":")).encode()).to_parts()
+        self._dirty[device.curve25519, live.olm.session_id] = live
+        return {
+            "algorithm": OLM,
+            "sender_key": self._account.curve25519,
+            "ciphertext": {device.curve25519: {"type": kind, "body": unpadded(body)}},
+        }
+
+    # --- memory
+
+    async def _with(self, key: str) -> list[_Live]:
+        """Sessions with a device, the one to encrypt with first."""
+        found = self._live.get(key)
+        if found is None:
+            records = (await self._store.olm_sessions(key))[:MAX_SESSIONS]
+            loaded = [
+                _Live(vodozemac.Session.from_pickle(record.pickle, self._pickle_key), record.used_ms)
+                for record in records
+            ]
+            # Somebody else may have loaded or made them meanwhile.
+            found = self._live.setdefault(key, loaded)
+        return found
+
+    def _add(self, key: str, olm: Any) -> None:
+        live = _Live(olm, self._wall_ms())
+        sessions = self._live.setdefault(key, [])
+        sessions.insert(0, live)
+        self._dirty[key, olm.session_id] = live
+        del sessions[MAX_SESSIONS:]
+
+    def _used(self, key: str, live: _Live) -> None:
+        live.used_ms = self._wall_ms()
+        sessions = self._live[key]
+        sessions.remove(live)
+        sessions.insert(0, live)
+        self._dirty[key, live.olm.session_id] = live
+
+
+def _json_object(text: bytes) -> Mapping[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise EventError("bad_event", "the message inside is not JSON") from error
+    if not isinstance(value, dict):
+        raise EventError("bad_event", "the message inside is not an object")
+    return value

@@ -1,0 +1,222 @@
+"""Megolm, sending: one session a room, given to the devices that may have it, and replaced when one may no longer.
+
+Must never encrypt with a state that is not saved, and never give a session to a device below the trust that policy
+asks for. A device that gets no key is told so once for each session (``m.room_key.withheld``), so that its user reads
+a reason and not "waiting for this message".
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.crypto.account import OwnAccount
+from mxrtc_bridge.matrix.crypto.binding import vodozemac
+from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
+from mxrtc_bridge.matrix.crypto.key_server import KeyServer
+from mxrtc_bridge.matrix.crypto.olm_sessions import OlmSessions
+from mxrtc_bridge.matrix.crypto.store import Changes, CryptoStore, OutboundRecord
+from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceIdentity, RoomEncryption, Trust
+
+DEVICES_PER_REQUEST = 100
+MAX_ROOMS_CACHED = 1000
+CLAIM_AGAIN_MS = 5 * 60 * 1000
+"""A device that had no key left is asked for one again after this long."""
+
+
+@dataclass(slots=True)
+class _Session:
+    record: OutboundRecord
+    olm: Any
+
+
+@dataclass(slots=True)
+class _Recipients:
+    admitted: list[DeviceIdentity] = field(default_factory=list)
+    refused: list[DeviceIdentity] = field(default_factory=list)
+
+
+class OutboundSessions:
+    """Our Megolm sessions. Not for two tasks at the same time: the owner has a lock."""
+
+    def __init__(
+        self,
+        account: OwnAccount,
+        olm: OlmSessions,
+        lists: DeviceLists,
+        store: CryptoStore,
+        server: KeyServer,
+        pickle_key: bytes,
+        *,
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self._account = account
+        self._olm = olm
+        self._lists = lists
+        self._store = store
+        self._server = server
+        self._pickle_key = pickle_key
+        self._wall_ms = wall_ms
+        self._sessions: dict[RoomId, _Session] = {}
+        self._without_key: dict[tuple[UserId, str], int] = {}
+
+    async def encrypt(
+        self,
+        encryption: RoomEncryption,
+        members: Iterable[UserId],
+        event_type: str,
+        content: Mapping[str, Any],
+        *,
+        least: Trust,
+    ) -> dict[str, Any]:
+        """Return the content of an ``m.room.encrypted`` event; whoever may read it has the key by then.
+
+        Raises:
+            HomeserverError: the devices or their keys could not be asked for, or the key could not be sent.
+        """
+        session = await self.prepare(encryption, members, least=least)
+        payload: dict[str, Any] = {"type": event_type, "content": content, "room_id": encryption.room}
+        message = session.olm.encrypt(json.dumps(payload, separators=(",", ":")).encode())
+        await self._save(session, messages=session.record.messages + 1)
+        encrypted: dict[str, Any] = {
+            "algorithm": MEGOLM,
+            "sender_key": self._account.curve25519,
+            "device_id": self._account.device,
+            "session_id": session.record.session_id,
+            "ciphertext": message.to_base64(),
+        }
+        if "m.relates_to" in content:
+            encrypted["m.relates_to"] = content["m.relates_to"]
+        return encrypted
+
+    async def prepare(self, encryption: RoomEncryption, members: Iterable[UserId], *, least: Trust) -> _Session:
+        """Have a session that the devices of all members have: before the first message, so that this one is quick."""
+        recipients = await self._recipients(members, least)
+        session = await self._load(encryption.room)
+        if session is None or self._is_spent(session.record, encryption, recipients):
+            session = await self._begin(encryption.room)
+        await self._share(session, recipients.admitted)
+        await self._say_withheld(session, recipients.refused, "m.unverified")
+        return session
+
+    async def _recipients(self, members: Iterable[UserId], least: Trust) -> _Recipients:
+        recipients = _Recipients()
+        ours = (self._account.user, self._account.device)
+        for known in (await self._lists.of(members)).values():
+            for device in known.devices:
+                if (device.user, device.device) != ours:
+                    (recipients.admitted if device.trust.meets(least) else recipients.refused).append(device)
+        return recipients
+
+    def _is_spent(self, record: OutboundRecord, encryption: RoomEncryption, recipients: _Recipients) -> bool:
+        if record.messages >= encryption.rotate_after_messages:
+            return True
+        if self._wall_ms() - record.created_ms >= encryption.rotate_after_ms:
+            return True
+        # Somebody who has it may have it no more: has left, was deleted, or is trusted less than before.
+        return bool(record.shared - {(each.user, each.device, each.curve25519) for each in recipients.admitted})
+
+    async def _load(self, room: RoomId) -> _Session | None:
+        session = self._sessions.get(room)
+        if session is None and (record := await self._store.outbound(room)) is not None:
+            olm = vodozemac.GroupSession.from_pickle(record.pickle, self._pickle_key)
+            session = self._keep(room, _Session(record, olm))
+        return session
+
+    async def _begin(self, room: RoomId) -> _Session:
+        olm = vodozemac.GroupSession()
+        record = OutboundRecord(
+            room=room,
+            session_id=olm.session_id,
+            pickle=olm.pickle(self._pickle_key),
+            created_ms=self._wall_ms(),
+            messages=0,
+            shared=frozenset(),
+        )
+        await self._store.save(Changes(outbound=[record]))
+        return self._keep(room, _Session(record, olm))
+
+    def _keep(self, room: RoomId, session: _Session) -> _Session:
+        self._sessions[room] = session
+        while len(self._sessions) > MAX_ROOMS_CACHED:
+            del self._sessions[next(iter(self._sessions))]
+        return session
+
+    async def _save(self, session: _Session, **changes: Any) -> None:
+        session.record = replace(session.record, pickle=session.olm.pickle(self._pickle_key), **changes)
+        await self._store.save(Changes(outbound=[session.record]))
+
+    # --- who has the key
+
+    async def _share(self, session: _Session, devices: Sequence[DeviceIdentity]) -> None:
+        new = [each for each in devices if (each.user, each.device, each.curve25519) not in session.record.shared]
+        if not new:
+            return
+        lacking = [
+            each
+            for each in await self._olm.lacking(new)
+            if self._wall_ms() - self._without_key.get((each.user, each.device), -CLAIM_AGAIN_MS) >= CLAIM_AGAIN_MS
+        ]
+        await self._olm.claim(lacking)
+        content = {
+            "algorithm": MEGOLM,
+            "room_id": session.record.room,
+            "session_id": session.record.session_id,
+            "session_key": session.olm.session_key.to_base64(),
+        }
+        without: list[DeviceIdentity] = []
+        for start in range(0, len(new), DEVICES_PER_REQUEST):
+            without += await self._send_key(session, new[start : start + DEVICES_PER_REQUEST], content)
+        for device in without:
+            self._without_key[device.user, device.device] = self._wall_ms()
+        while len(self._without_key) > MAX_ROOMS_CACHED:
+            del self._without_key[next(iter(self._without_key))]
+        await self._say_withheld(session, without, "m.no_olm")
+
+    async def _send_key(
+        self, session: _Session, devices: Sequence[DeviceIdentity], content: Mapping[str, Any]
+    ) -> list[DeviceIdentity]:
+        """Send the key to some devices; returns those that there is no session with."""
+        messages: dict[UserId, dict[str, Mapping[str, object]]] = {}
+        reached: list[DeviceIdentity] = []
+        for device in devices:
+            encrypted = await self._olm.encrypt(device, "m.room_key", content)
+            if encrypted is not None:
+                messages.setdefault(device.user, {})[device.device] = encrypted
+                reached.append(device)
+        if messages:
+            await self._store.save(self._olm.changes())
+            self._olm.saved()
+            await self._server.send_to_device(self._account.device, "m.room.encrypted", messages, secrets.token_hex(12))
+            shared = session.record.shared | {(each.user, each.device, each.curve25519) for each in reached}
+            await self._save(session, shared=shared)
+        return [device for device in devices if device not in reached]
+
+    async def _say_withheld(self, session: _Session, devices: Sequence[DeviceIdentity], code: str) -> None:
+        new = [each for each in devices if (each.user, each.device) not in session.record.withheld]
+        if not new:
+            return
+        messages: dict[UserId, dict[str, Mapping[str, object]]] = {}
+        for device in new[:DEVICES_PER_REQUEST]:
+            content: dict[str, object] = {
+                "algorithm": MEGOLM,
+                "code": code,
+                "reason": _REASONS[code],
+                "sender_key": self._account.curve25519,
+            }
+            # "m.no_olm" is about the device as a whole, and names no session (specification, "Reporting that …").
+            if code != "m.no_olm":
+                content |= {"room_id": session.record.room, "session_id": session.record.session_id}
+            messages.setdefault(device.user, {})[device.device] = content
+        await self._server.send_to_device(self._account.device, "m.room_key.withheld", messages, secrets.token_hex(12))
+        await self._save(session, withheld=session.record.withheld | {(each.user, each.device) for each in new})
+
+
+_REASONS = {
+    "m.unverified": "This bridge sends its keys only to devices that their users have verified.",
+    "m.no_olm": "No secure channel to your device could be made.",
+}

@@ -1,0 +1,76 @@
+"""A crypto store that forgets everything with the process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.matrix.crypto.store import (
+    AccountRecord,
+    Changes,
+    InboundRecord,
+    OlmRecord,
+    OutboundRecord,
+    UserRecord,
+)
+from mxrtc_bridge.matrix.crypto.values import RoomEncryption
+
+
+class MemoryStore:
+    def __init__(self) -> None:
+        self._account: AccountRecord | None = None
+        self._olm: dict[tuple[str, str], OlmRecord] = {}
+        self._inbound: dict[tuple[RoomId, str, UserId], InboundRecord] = {}
+        self._outbound: dict[RoomId, OutboundRecord] = {}
+        self._users: dict[UserId, UserRecord] = {}
+        self._rooms: dict[RoomId, RoomEncryption] = {}
+        self._indexes: dict[tuple[RoomId, str, int], EventId] = {}
+
+    async def account(self) -> AccountRecord | None:
+        return self._account
+
+    async def save(self, changes: Changes) -> None:
+        self._account = changes.account or self._account
+        self._olm |= {(each.curve25519, each.session_id): each for each in changes.olm}
+        for key in changes.inbound:
+            self._inbound.setdefault((key.room, key.session_id, key.user), key)
+        self._outbound |= {each.room: each for each in changes.outbound}
+        self._users |= {each.user: each for each in changes.users}
+        self._rooms |= {each.room: each for each in changes.rooms}
+
+    async def forget(self) -> None:
+        self._account = None
+        for table in self._secrets():
+            table.clear()
+
+    def _secrets(self) -> tuple[dict[object, object], ...]:
+        return (self._olm, self._inbound, self._outbound, self._indexes)  # type: ignore[return-value]
+
+    async def olm_sessions(self, curve25519: str) -> Sequence[OlmRecord]:
+        found = [each for (key, _), each in self._olm.items() if key == curve25519]
+        return sorted(found, key=lambda each: -each.used_ms)
+
+    async def inbound(self, room: RoomId, session_id: str, user: UserId) -> InboundRecord | None:
+        return self._inbound.get((room, session_id, user))
+
+    async def outbound(self, room: RoomId) -> OutboundRecord | None:
+        return self._outbound.get(room)
+
+    async def drop_outbound(self, room: RoomId) -> None:
+        self._outbound.pop(room, None)
+
+    async def claim_index(self, room: RoomId, session_id: str, index: int, event_id: EventId) -> bool:
+        return self._indexes.setdefault((room, session_id, index), event_id) == event_id
+
+    async def user(self, user: UserId) -> UserRecord | None:
+        return self._users.get(user)
+
+    async def mark_outdated(self, users: Sequence[UserId]) -> None:
+        self._users |= {user: replace(self._users[user], outdated=True) for user in users if user in self._users}
+
+    async def room(self, room: RoomId) -> RoomEncryption | None:
+        return self._rooms.get(room)
+
+    async def prune(self, now_ms: int) -> int:
+        return 0
