@@ -89,3 +89,91 @@ async def _create_requests(connection: Connection, scheme: Scheme) -> None:
 
 
 UPGRADES.register(_create_requests, description="requests for access")
+
+
+async def _create_crypto_tables(connection: Connection, scheme: Scheme) -> None:  # noqa: ARG001 - the same for both
+    # "owner" is the user of ours whose device it is; flags are integers because the databases differ in booleans.
+    await connection.execute(
+        """CREATE TABLE crypto_account (
+            owner       TEXT     PRIMARY KEY,
+            device_id   TEXT     NOT NULL,
+            pickle      TEXT     NOT NULL,
+            uploaded    SMALLINT NOT NULL,
+            fallback_ms BIGINT   NOT NULL,
+            sync_token  TEXT
+        )"""
+    )
+    await connection.execute(
+        """CREATE TABLE crypto_olm (
+            owner      TEXT   NOT NULL,
+            curve25519 TEXT   NOT NULL,
+            session_id TEXT   NOT NULL,
+            pickle     TEXT   NOT NULL,
+            used_ms    BIGINT NOT NULL,
+            PRIMARY KEY (owner, curve25519, session_id)
+        )"""
+    )
+    await connection.execute(
+        """CREATE TABLE crypto_inbound (
+            owner       TEXT   NOT NULL,
+            room_id     TEXT   NOT NULL,
+            session_id  TEXT   NOT NULL,
+            user_id     TEXT   NOT NULL,
+            pickle      TEXT   NOT NULL,
+            curve25519  TEXT   NOT NULL,
+            ed25519     TEXT   NOT NULL,
+            device_id   TEXT   NOT NULL,
+            received_ms BIGINT NOT NULL,
+            PRIMARY KEY (owner, room_id, session_id, user_id)
+        )"""
+    )
+    await connection.execute("CREATE INDEX crypto_inbound_received ON crypto_inbound (received_ms)")
+    await connection.execute(
+        """CREATE TABLE crypto_outbound (
+            owner      TEXT    NOT NULL,
+            room_id    TEXT    NOT NULL,
+            session_id TEXT    NOT NULL,
+            pickle     TEXT    NOT NULL,
+            created_ms BIGINT  NOT NULL,
+            messages   INTEGER NOT NULL,
+            shared     TEXT    NOT NULL,
+            withheld   TEXT    NOT NULL,
+            PRIMARY KEY (owner, room_id)
+        )"""
+    )
+    await connection.execute(
+        """CREATE TABLE crypto_index (
+            owner      TEXT   NOT NULL,
+            room_id    TEXT   NOT NULL,
+            session_id TEXT   NOT NULL,
+            position   BIGINT NOT NULL,
+            event_id   TEXT   NOT NULL,
+            used_ms    BIGINT NOT NULL,
+            PRIMARY KEY (owner, room_id, session_id, position)
+        )"""
+    )
+    await connection.execute("CREATE INDEX crypto_index_used ON crypto_index (used_ms)")
+    await connection.execute(
+        """CREATE TABLE crypto_user (
+            owner           TEXT     NOT NULL,
+            user_id         TEXT     NOT NULL,
+            keys_json       TEXT     NOT NULL,
+            queried_ms      BIGINT   NOT NULL,
+            outdated        SMALLINT NOT NULL,
+            pinned_master   TEXT,
+            verified_master TEXT,
+            PRIMARY KEY (owner, user_id)
+        )"""
+    )
+    await connection.execute(
+        """CREATE TABLE crypto_room (
+            owner           TEXT    NOT NULL,
+            room_id         TEXT    NOT NULL,
+            rotate_messages INTEGER NOT NULL,
+            rotate_ms       BIGINT  NOT NULL,
+            PRIMARY KEY (owner, room_id)
+        )"""
+    )
+
+
+UPGRADES.register(_create_crypto_tables, description="devices with encryption")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mxrtc_bridge.storage.calls import CallStore
 from mxrtc_bridge.storage.certificates import CertificateStore
+from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.inbox import InboxStore
 from mxrtc_bridge.storage.notices import NoticeStore
@@ -25,11 +26,17 @@ class Stores:
     certificates: CertificateStore
     rooms: RoomStore
     notices: NoticeStore
+    crypto: CryptoStore
     requests: RequestStore
 
     async def prune(self, now_ms: int) -> int:
         """Forget what is too old or too much, everywhere; to be called about once an hour. Returns the rows."""
-        return await self.inbox.prune(now_ms) + await self.calls.prune(now_ms) + await self.requests.prune(now_ms)
+        return (
+            await self.inbox.prune(now_ms)
+            + await self.calls.prune(now_ms)
+            + await self.crypto.prune(now_ms)
+            + await self.requests.prune(now_ms)
+        )
 
 
 @asynccontextmanager
@@ -55,5 +62,6 @@ def _stores(database: Database) -> Stores:
         certificates=CertificateStore(database),
         rooms=RoomStore(database),
         notices=NoticeStore(database),
+        crypto=CryptoStore(database),
         requests=RequestStore(database),
     )

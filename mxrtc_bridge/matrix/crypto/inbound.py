@@ -122,7 +122,7 @@ class InboundSessions:
         if isinstance(opened, Undecryptable):
             return opened
         index, event_type, inner = opened
-        if not await self._store.claim_index(room, record.session_id, index, event_id):
+        if not await self._store.claim_index(room, record.session_id, index, event_id, self._wall_ms()):
             return Undecryptable(Obstacle.REPLAY, record.session_id)
         return event_type, inner, record
 

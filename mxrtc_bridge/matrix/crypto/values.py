@@ -8,30 +8,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NewType
+from typing import Any
 
-from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.encryption import DeviceId, RoomEncryption, Trust
+from mxrtc_bridge.core.ids import UserId
 
-DeviceId = NewType("DeviceId", str)
+__all__ = [
+    "MEGOLM",
+    "OLM",
+    "CrossSigningKeys",
+    "Decrypted",
+    "DeviceId",
+    "DeviceIdentity",
+    "DeviceKeys",
+    "Obstacle",
+    "RoomEncryption",
+    "ToDeviceEvent",
+    "Trust",
+    "Undecryptable",
+    "UserDevices",
+]
 
 OLM = "m.olm.v1.curve25519-aes-sha2"
 MEGOLM = "m.megolm.v1.aes-sha2"
-
-
-class Trust(Enum):
-    """How far a device is known to belong to its user; ordered by :meth:`meets`."""
-
-    UNSIGNED = "any"
-    """The user has not signed it, or its user's identity has changed: only the homeserver vouches for it."""
-    CROSS_SIGNED = "cross-signed"
-    """Signed by its user, whose identity is the one that was seen first."""
-    VERIFIED = "verified"
-    """As before, and the identity was compared over another way."""
-
-    def meets(self, least: Trust) -> bool:
-        """Whether this is at least ``least``."""
-        order = list(Trust)
-        return order.index(self) >= order.index(least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +129,3 @@ class Undecryptable:
     def may_come(self) -> bool:
         """Whether waiting for the key makes sense."""
         return self.obstacle is Obstacle.NO_KEY
-
-
-@dataclass(frozen=True, slots=True)
-class RoomEncryption:
-    """How a room is encrypted (``m.room.encryption``)."""
-
-    room: RoomId
-    rotate_after_messages: int = 100
-    rotate_after_ms: int = 604_800_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mxrtc_bridge.core.encryption import RoomEncryption
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.crypto.store import (
     AccountRecord,
@@ -14,7 +15,6 @@ from mxrtc_bridge.matrix.crypto.store import (
     OutboundRecord,
     UserRecord,
 )
-from mxrtc_bridge.matrix.crypto.values import RoomEncryption
 
 
 class MemoryStore:
@@ -57,10 +57,7 @@ class MemoryStore:
     async def outbound(self, room: RoomId) -> OutboundRecord | None:
         return self._outbound.get(room)
 
-    async def drop_outbound(self, room: RoomId) -> None:
-        self._outbound.pop(room, None)
-
-    async def claim_index(self, room: RoomId, session_id: str, index: int, event_id: EventId) -> bool:
+    async def claim_index(self, room: RoomId, session_id: str, index: int, event_id: EventId, now_ms: int) -> bool:
         return self._indexes.setdefault((room, session_id, index), event_id) == event_id
 
     async def user(self, user: UserId) -> UserRecord | None:
@@ -71,6 +68,3 @@ class MemoryStore:
 
     async def room(self, room: RoomId) -> RoomEncryption | None:
         return self._rooms.get(room)
-
-    async def prune(self, now_ms: int) -> int:
-        return 0

@@ -1,0 +1,311 @@
+"""The memory of encrypted devices: one :class:`CryptoUserStore` for each user of ours, all in the same tables.
+
+Implements :class:`mxrtc_bridge.matrix.crypto.store.CryptoStore`. Pickles are encrypted before they come here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mautrix.util.async_db import Connection
+
+from mxrtc_bridge.core.encryption import (
+    AccountRecord,
+    Changes,
+    DeviceId,
+    InboundRecord,
+    OlmRecord,
+    OutboundRecord,
+    RoomEncryption,
+    UserRecord,
+)
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.storage.database import Database
+
+DAY_MS = 24 * 3600 * 1000
+KEEP_INBOUND_MS = 7 * DAY_MS
+"""How long the key of a session of others is kept: calls are of the moment, and history is not read again."""
+KEEP_OLM_MS = 90 * DAY_MS
+"""How long a session with a device is kept that has not used it."""
+MAX_OLM = 8
+"""Sessions with one device; the newest are read."""
+
+_TABLES = ("crypto_account", "crypto_olm", "crypto_inbound", "crypto_outbound", "crypto_index")
+
+
+class CryptoStore:
+    """The tables ``crypto_*``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of(self, user: UserId) -> CryptoUserStore:
+        """The memory of one user of ours."""
+        return CryptoUserStore(self._database, user)
+
+    async def prune(self, now_ms: int) -> int:
+        """Forget keys and sessions that nobody will use, of all users; returns how many."""
+
+        async def delete(connection: Connection) -> int:
+            gone = await connection.fetch(
+                "DELETE FROM crypto_inbound WHERE received_ms < $1 RETURNING 1", now_ms - KEEP_INBOUND_MS
+            )
+            gone += await connection.fetch(
+                "DELETE FROM crypto_index WHERE used_ms < $1 RETURNING 1", now_ms - KEEP_INBOUND_MS
+            )
+            gone += await connection.fetch(
+                "DELETE FROM crypto_olm WHERE used_ms < $1 RETURNING 1", now_ms - KEEP_OLM_MS
+            )
+            return len(gone)
+
+        return await self._database.transaction(delete)
+
+
+class CryptoUserStore:
+    """The memory of one user's device."""
+
+    def __init__(self, database: Database, owner: UserId) -> None:
+        self._database = database
+        self._owner = owner
+
+    async def account(self) -> AccountRecord | None:
+        """The device of the last run."""
+        row = await self._row(
+            "SELECT device_id, pickle, uploaded, fallback_ms, sync_token FROM crypto_account WHERE owner = $1"
+        )
+        if row is None:
+            return None
+        return AccountRecord(
+            DeviceId(row["device_id"]), row["pickle"], bool(row["uploaded"]), row["fallback_ms"], row["sync_token"]
+        )
+
+    async def save(self, changes: Changes) -> None:
+        """Save everything in one transaction."""
+
+        async def write(connection: Connection) -> None:
+            if changes.account is not None:
+                await _write_account(connection, self._owner, changes.account)
+            for olm in changes.olm:
+                await _write_olm(connection, self._owner, olm)
+            for inbound in changes.inbound:
+                await _write_inbound(connection, self._owner, inbound)
+            for outbound in changes.outbound:
+                await _write_outbound(connection, self._owner, outbound)
+            for user in changes.users:
+                await _write_user(connection, self._owner, user)
+            for room in changes.rooms:
+                await _write_room(connection, self._owner, room)
+
+        await self._database.transaction(write)
+
+    async def forget(self) -> None:
+        """Remove the device and its sessions; what is known of others and of rooms stays."""
+
+        async def delete(connection: Connection) -> None:
+            for table in _TABLES:
+                await connection.execute(f"DELETE FROM {table} WHERE owner = $1", self._owner)  # noqa: S608 - ours
+
+        await self._database.transaction(delete)
+
+    async def olm_sessions(self, curve25519: str) -> Sequence[OlmRecord]:
+        """The newest sessions with a device, newest first."""
+
+        async def select(connection: Connection) -> list[OlmRecord]:
+            rows = await connection.fetch(
+                "SELECT curve25519, session_id, pickle, used_ms FROM crypto_olm WHERE owner = $1 AND curve25519 = $2 "
+                "ORDER BY used_ms DESC, session_id LIMIT $3",
+                self._owner,
+                curve25519,
+                MAX_OLM,
+            )
+            return [OlmRecord(*tuple(row)) for row in rows]
+
+        return await self._database.transaction(select)
+
+    async def inbound(self, room: RoomId, session_id: str, user: UserId) -> InboundRecord | None:
+        """The session that ``user`` has sent the key of."""
+        row = await self._row(
+            "SELECT pickle, curve25519, ed25519, device_id, received_ms FROM crypto_inbound "
+            "WHERE owner = $1 AND room_id = $2 AND session_id = $3 AND user_id = $4",
+            room,
+            session_id,
+            user,
+        )
+        if row is None:
+            return None
+        return InboundRecord(
+            room=room,
+            session_id=session_id,
+            pickle=row["pickle"],
+            user=user,
+            curve25519=row["curve25519"],
+            ed25519=row["ed25519"],
+            device=DeviceId(row["device_id"]),
+            received_ms=row["received_ms"],
+        )
+
+    async def outbound(self, room: RoomId) -> OutboundRecord | None:
+        """Our session of a room."""
+        row = await self._row(
+            "SELECT session_id, pickle, created_ms, messages, shared, withheld FROM crypto_outbound "
+            "WHERE owner = $1 AND room_id = $2",
+            room,
+        )
+        if row is None:
+            return None
+        return OutboundRecord(
+            room=room,
+            session_id=row["session_id"],
+            pickle=row["pickle"],
+            created_ms=row["created_ms"],
+            messages=row["messages"],
+            shared=frozenset((UserId(a), DeviceId(b), c) for a, b, c in json.loads(row["shared"])),
+            withheld=frozenset((UserId(a), DeviceId(b)) for a, b in json.loads(row["withheld"])),
+        )
+
+    async def claim_index(self, room: RoomId, session_id: str, index: int, event_id: EventId, now_ms: int) -> bool:
+        """Remember which event used an index of a session; False if it was another one."""
+
+        async def claim(connection: Connection) -> bool:
+            await connection.execute(
+                "INSERT INTO crypto_index (owner, room_id, session_id, position, event_id, used_ms) "
+                "VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+                self._owner,
+                room,
+                session_id,
+                index,
+                event_id,
+                now_ms,
+            )
+            found = await connection.fetchval(
+                "SELECT event_id FROM crypto_index "
+                "WHERE owner = $1 AND room_id = $2 AND session_id = $3 AND position = $4",
+                self._owner,
+                room,
+                session_id,
+                index,
+            )
+            return bool(found == event_id)
+
+        return await self._database.transaction(claim)
+
+    async def user(self, user: UserId) -> UserRecord | None:
+        """What is known of another user's keys."""
+        row = await self._row(
+            "SELECT keys_json, queried_ms, outdated, pinned_master, verified_master FROM crypto_user "
+            "WHERE owner = $1 AND user_id = $2",
+            user,
+        )
+        if row is None:
+            return None
+        return UserRecord(
+            user,
+            row["keys_json"],
+            row["queried_ms"],
+            outdated=bool(row["outdated"]),
+            pinned_master=row["pinned_master"],
+            verified_master=row["verified_master"],
+        )
+
+    async def mark_outdated(self, users: Sequence[UserId]) -> None:
+        """Have these users' keys asked for anew; unknown users are ignored."""
+
+        async def update(connection: Connection) -> None:
+            for user in users:
+                await connection.execute(
+                    "UPDATE crypto_user SET outdated = 1 WHERE owner = $1 AND user_id = $2", self._owner, user
+                )
+
+        await self._database.transaction(update)
+
+    async def room(self, room: RoomId) -> RoomEncryption | None:
+        """How a room is encrypted; None if it never was."""
+        row = await self._row(
+            "SELECT rotate_messages, rotate_ms FROM crypto_room WHERE owner = $1 AND room_id = $2", room
+        )
+        return None if row is None else RoomEncryption(room, row["rotate_messages"], row["rotate_ms"])
+
+    async def _row(self, statement: str, *values: str) -> Any:
+        async def select(connection: Connection) -> Any:
+            return await connection.fetchrow(statement, self._owner, *values)
+
+        return await self._database.transaction(select)
+
+
+async def _upsert(connection: Connection, table: str, keys: dict[str, Any], values: dict[str, Any]) -> None:
+    columns = [*keys, *values]
+    places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+    updates = ", ".join(f"{name} = excluded.{name}" for name in values)
+    await connection.execute(
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places}) "  # noqa: S608 - names of ours
+        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {updates}",
+        *keys.values(),
+        *values.values(),
+    )
+
+
+async def _write_account(connection: Connection, owner: UserId, record: AccountRecord) -> None:
+    values = {
+        "device_id": record.device,
+        "pickle": record.pickle,
+        "uploaded": int(record.uploaded),
+        "fallback_ms": record.fallback_ms,
+        "sync_token": record.sync_token,
+    }
+    await _upsert(connection, "crypto_account", {"owner": owner}, values)
+
+
+async def _write_olm(connection: Connection, owner: UserId, record: OlmRecord) -> None:
+    keys = {"owner": owner, "curve25519": record.curve25519, "session_id": record.session_id}
+    await _upsert(connection, "crypto_olm", keys, {"pickle": record.pickle, "used_ms": record.used_ms})
+
+
+async def _write_inbound(connection: Connection, owner: UserId, record: InboundRecord) -> None:
+    """The first key of a session stays: a later one can only read less, or be another."""
+    await connection.execute(
+        "INSERT INTO crypto_inbound (owner, room_id, session_id, user_id, pickle, curve25519, ed25519, device_id, "
+        "received_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+        owner,
+        record.room,
+        record.session_id,
+        record.user,
+        record.pickle,
+        record.curve25519,
+        record.ed25519,
+        record.device,
+        record.received_ms,
+    )
+
+
+async def _write_outbound(connection: Connection, owner: UserId, record: OutboundRecord) -> None:
+    values = {
+        "session_id": record.session_id,
+        "pickle": record.pickle,
+        "created_ms": record.created_ms,
+        "messages": record.messages,
+        "shared": _listed(record.shared),
+        "withheld": _listed(record.withheld),
+    }
+    await _upsert(connection, "crypto_outbound", {"owner": owner, "room_id": record.room}, values)
+
+
+async def _write_user(connection: Connection, owner: UserId, record: UserRecord) -> None:
+    values = {
+        "keys_json": record.keys_json,
+        "queried_ms": record.queried_ms,
+        "outdated": int(record.outdated),
+        "pinned_master": record.pinned_master,
+        "verified_master": record.verified_master,
+    }
+    await _upsert(connection, "crypto_user", {"owner": owner, "user_id": record.user}, values)
+
+
+async def _write_room(connection: Connection, owner: UserId, record: RoomEncryption) -> None:
+    values = {"rotate_messages": record.rotate_after_messages, "rotate_ms": record.rotate_after_ms}
+    await _upsert(connection, "crypto_room", {"owner": owner, "room_id": record.room}, values)
+
+
+def _listed(values: Iterable[tuple[str, ...]]) -> str:
+    return json.dumps(sorted(values), separators=(",", ":"))
