@@ -21,6 +21,8 @@ IMPURE_MODULES = frozenset(
      "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "sys", "tempfile", "threading",
      "time", "urllib", "uuid"}
 )  # fmt: skip
+PURE_SUBMODULES = frozenset({"urllib.parse"})
+"""Parts of such packages that only turn text into text."""
 IMPURE_CALLS = frozenset({"open", "print", "input", "exec", "eval", "__import__", "breakpoint"})
 ASYNC_NODES = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
 
@@ -53,7 +55,9 @@ def impurities(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 for name in names:
                     if name.name.partition(".")[0] in IMPURE_MODULES:
                         yield node.lineno, f"imports {name.name}"
-            case ast.ImportFrom(module=str(module), level=0) if module.partition(".")[0] in IMPURE_MODULES:
+            case ast.ImportFrom(module=str(module), level=0) if (
+                module.partition(".")[0] in IMPURE_MODULES and module not in PURE_SUBMODULES
+            ):
                 yield node.lineno, f"imports from {module}"
             case ast.Call(func=ast.Name(id=name)) if name in IMPURE_CALLS:
                 yield node.lineno, f"calls {name}"

@@ -14,6 +14,33 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from mxrtc_bridge.core.command_text import PREFIX, free_text, parse_duration, take_duration, unquoted
+from mxrtc_bridge.core.command_values import (
+    AllowRequest,
+    CheckBridge,
+    CloseSessions,
+    Command,
+    DenyRequest,
+    GiveGrant,
+    Help,
+    KickSession,
+    KickUser,
+    ListGrants,
+    ListPeers,
+    ListSessions,
+    Mistake,
+    Names,
+    OpenPeer,
+    Pause,
+    ReloadConfig,
+    RequestAccess,
+    Resume,
+    RevokeAccess,
+    RevokeGrant,
+    ShowHow,
+    ShowLog,
+    ShowStatus,
+    WithdrawRequest,
+)
 from mxrtc_bridge.core.display import display
 from mxrtc_bridge.core.errors import ConfigError, EventError
 from mxrtc_bridge.core.ids import ServiceName, UserId, parse_user_id
@@ -23,217 +50,6 @@ from mxrtc_bridge.core.policy import Subject, parse_subject
 MAX_PAGE = 10_000
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,79}")
 _SHOWN_WORD = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Help:
-    """Explain the commands, or one of them."""
-
-    topic: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ListPeers:
-    """What the sender may use; for admins with ``everything``, all that there is."""
-
-    everything: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class OpenPeer:
-    """Have a peer invite the sender to a direct chat."""
-
-    peer: UserId
-
-
-@dataclass(frozen=True, slots=True)
-class ShowStatus:
-    """The sender's live sessions, grants with an end, and open requests."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShowHow:
-    """Lines to paste into a terminal."""
-
-    peer: UserId
-    service: ServiceName | None
-
-
-@dataclass(frozen=True, slots=True)
-class RequestAccess:
-    """Ask the admins for a service."""
-
-    peer: UserId
-    service: ServiceName
-    for_s: int | None = None
-    """Seconds asked for; None: what is usual here."""
-    because: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class WithdrawRequest:
-    """Take back an own request."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class CloseSessions:
-    """End the sender's live sessions, or those with one peer."""
-
-    peer: UserId | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ListGrants:
-    """All grants that are in force."""
-
-    page: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class GiveGrant:
-    """Give a right that ends by itself."""
-
-    subject: Subject
-    peer: UserId
-    service: ServiceName
-    for_s: int
-    because: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RevokeGrant:
-    """Take back a grant by its id."""
-
-    grant: str
-    because: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RevokeAccess:
-    """Take back all grants of a subject, or those for one service."""
-
-    subject: Subject
-    peer: UserId | None = None
-    service: ServiceName | None = None
-    because: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ListSessions:
-    """All live sessions."""
-
-    page: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class KickSession:
-    """End a session by its id."""
-
-    session: str
-    because: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class KickUser:
-    """End all sessions of a user."""
-
-    user: UserId
-    because: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ShowLog:
-    """Decisions and session ends, newest first."""
-
-    user: UserId | None = None
-    peer: UserId | None = None
-    since_s: int | None = None
-    """How far back, in seconds."""
-    page: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class CheckBridge:
-    """Whether everything works."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReloadConfig:
-    """Read the configuration again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Take no new sessions."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """Take new sessions again."""
-
-
-@dataclass(frozen=True, slots=True)
-class AllowRequest:
-    """Allow a request, for one session or for a time (None: the time that was asked for)."""
-
-    number: int
-    once: bool = False
-    for_s: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DenyRequest:
-    """Refuse a request."""
-
-    number: int
-    because: str = ""
-
-
-Command = (
-    Help
-    | ListPeers
-    | OpenPeer
-    | ShowStatus
-    | ShowHow
-    | RequestAccess
-    | WithdrawRequest
-    | CloseSessions
-    | ListGrants
-    | GiveGrant
-    | RevokeGrant
-    | RevokeAccess
-    | ListSessions
-    | KickSession
-    | KickUser
-    | ShowLog
-    | CheckBridge
-    | ReloadConfig
-    | Pause
-    | Resume
-    | AllowRequest
-    | DenyRequest
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """Words that are no command; all three are sentences or commands for the person, without anything unsafe."""
-
-    problem: str
-    usage: str | None = None
-    """The form of the command that was probably meant."""
-    suggestion: str | None = None
-    """The nearest command."""
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What short names of peers are completed with."""
-
-    server: str
-    prefix: str = "rtc_"
 
 
 class _Wrong(Exception):  # noqa: N818 - not an error of the program: the way out of a parser

@@ -7,8 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.command_text import command_words
-from mxrtc_bridge.core.commands import (
-    COMMANDS,
+from mxrtc_bridge.core.command_values import (
     AllowRequest,
     CheckBridge,
     CloseSessions,
@@ -34,6 +33,9 @@ from mxrtc_bridge.core.commands import (
     ShowLog,
     ShowStatus,
     WithdrawRequest,
+)
+from mxrtc_bridge.core.commands import (
+    COMMANDS,
     addressed,
     form_of,
     parse_command,
