@@ -1,0 +1,372 @@
+"""Messages of people to the bridge's users: which of them are commands, and the replies.
+
+Must never answer itself or another bot, never take an edit, a quotation or an old message for a command, never let one
+person's commands hold up anybody's calls, and never raise because of what somebody wrote.
+
+How it works: :meth:`Conversation.receive` judges an event without waiting (who, what, how old, how often) and puts
+what is left into the queue of one of a few workers, always the same one for the same person, so that commands of a
+person are carried out in order. At a full queue the message is dropped and counted in the log: whoever writes that
+fast reads no answers. What a worker does ends within :data:`COMMAND_TIMEOUT_S`. A queue is not kept over a restart:
+what was not answered then is typed again.
+
+An encrypted event is given to :meth:`Conversation.receive` once it is decrypted; one that is not is no command, and
+:mod:`mxrtc_bridge.matrix.peers` has told the room that it cannot be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from mxrtc_bridge.core.answers import Answer, Code, Line, Page, pages, say, text
+from mxrtc_bridge.core.command_text import command_words, message_text
+from mxrtc_bridge.core.command_values import (
+    CheckBridge,
+    Command,
+    Help,
+    ListGrants,
+    ListPeers,
+    ListSessions,
+    Mistake,
+    Names,
+    ShowHow,
+    ShowLog,
+    ShowStatus,
+)
+from mxrtc_bridge.core.commands import addressed, parse_command
+from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_event_id
+from mxrtc_bridge.core.quota import RateLimit
+from mxrtc_bridge.matrix.outbox import transaction_id
+from mxrtc_bridge.matrix.room_event import RoomEvent
+
+log = logging.getLogger(__name__)
+
+MESSAGE_TYPES = frozenset({"m.room.message", "m.reaction"})
+"""What :meth:`Conversation.receive` reads."""
+MAX_AGE_MS = 5 * 60 * 1000
+"""A message that took longer is no command any more; also how far a sender's clock may be ahead."""
+WORKERS = 8
+QUEUE = 32
+"""Messages that wait for one worker."""
+COMMAND_TIMEOUT_S = 40.0
+COMMANDS_PER_MINUTE = 20
+COMMANDS_PER_MINUTE_OF_SERVER = 120
+STRANGER_EVERY_S = 3600.0
+"""Somebody without rights is told so once in this time."""
+STRANGERS_PER_MINUTE = 30
+"""Of all strangers together: a crowd of new accounts cannot make the bridge talk without end."""
+MAX_STRANGERS = 10_000
+"""Strangers that are remembered; then the one that was told longest ago."""
+
+STRANGER_TEXT = "You have no rights here, so I take no commands from you. Ask the admin of this bridge."
+TOO_FAST_TEXT = "That was too fast for me; please wait a minute."
+RESTARTED_TEXT = "I was started only after you had written this, so I did nothing. Send it again if you still want it."
+FAILED_TEXT = "That did not work; the bridge's log says why."
+TIMEOUT_TEXT = "That took too long, and I have given up waiting for it."
+
+# What only looks may be answered late; what changes something is not done twice.
+_HARMLESS = (Help, ListPeers, ShowStatus, ShowHow, ListGrants, ListSessions, ShowLog, CheckBridge)
+
+
+class Rank(Enum):
+    """What the rules in force make of a person."""
+
+    STRANGER = "stranger"
+    USER = "user"
+    """Has a right, or may ask for one."""
+    ADMIN = "admin"
+    """By the configuration; a power level in a room makes nobody one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who gave a command, and where."""
+
+    user: UserId
+    admin: bool
+    room: RoomId
+    speaker: UserId
+    """The user of the bridge that was spoken to, and that answers."""
+    direct: bool
+    """Whether nobody else is in the room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """An ``m.annotation`` to an event."""
+
+    user: UserId
+    room: RoomId
+    target: EventId
+    key: str
+
+
+class Commander(Protocol):
+    """Carries out what was said."""
+
+    def rank(self, user: UserId) -> Rank: ...
+
+    def names(self) -> Names: ...
+
+    async def carry_out(self, command: Command, asker: Asker) -> Answer: ...
+
+    async def reacted(self, reaction: Reaction) -> None: ...
+
+
+class EventSender(Protocol):
+    """The part of the homeserver that sends events."""
+
+    async def send_event(
+        self, room: RoomId, event_type: str, content: Mapping[str, object], txn_id: str, as_user: UserId | None = None
+    ) -> EventId: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A message that was taken."""
+
+    event: RoomEvent
+    command: Command | Mistake
+    asker: Asker
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line that needs no command."""
+
+    event: RoomEvent
+    speaker: UserId
+    direct: bool
+    line: str
+
+
+class Conversation:
+    """Takes messages and reactions, and answers.
+
+    After making one you must run :meth:`run` in a task; until then, and at full queues, what comes in is dropped.
+    """
+
+    def __init__(
+        self,
+        sender: EventSender,
+        commander: Commander,
+        *,
+        is_own: Callable[[UserId], bool],
+        wall_ms: Callable[[], int],
+        monotonic: Callable[[], float],
+    ) -> None:
+        """Make a conversation.
+
+        Args:
+            sender: sends the replies.
+            commander: carries out commands.
+            is_own: whether a user is of the bridge's namespace.
+            wall_ms: milliseconds since the epoch.
+            monotonic: seconds.
+        """
+        self._sender = sender
+        self._commander = commander
+        self._is_own = is_own
+        self._wall_ms = wall_ms
+        self._monotonic = monotonic
+        self._started_ms = wall_ms()
+        self._queues: list[asyncio.Queue[_Said | Reaction | _Line]] = [asyncio.Queue(QUEUE) for _ in range(WORKERS)]
+        self._rate = RateLimit(COMMANDS_PER_MINUTE, COMMANDS_PER_MINUTE_OF_SERVER)
+        self._warned: OrderedDict[UserId, None] = OrderedDict()
+        self._strangers: OrderedDict[UserId, float] = OrderedDict()
+        self._stranger_rate = RateLimit(STRANGERS_PER_MINUTE, STRANGERS_PER_MINUTE)
+
+    @property
+    def types(self) -> frozenset[str]:
+        """The types of events that :meth:`receive` reads."""
+        return MESSAGE_TYPES
+
+    async def run(self) -> None:
+        """Carry out commands until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for queue in self._queues:
+                tasks.create_task(self._work(queue), name="conversation")
+
+    async def idle(self) -> None:
+        """Return when everything that was taken has been answered."""
+        for queue in self._queues:
+            await queue.join()
+
+    def receive(self, event: RoomEvent, speaker: UserId, *, direct: bool) -> None:
+        """Take one event of a room in which ``speaker`` is; never waits, never raises for its content.
+
+        Args:
+            event: a message or reaction, decrypted if it was encrypted; others are ignored.
+            speaker: the user of the bridge that answers in this room.
+            direct: whether the room holds nobody but the sender and ``speaker``.
+        """
+        if event.state_key is not None or self._is_own(event.sender) or not self._is_fresh(event):
+            return
+        if event.type == "m.reaction":
+            reaction = _reaction(event)
+            if reaction is not None and self._commander.rank(event.sender) is Rank.ADMIN:
+                self._put(event.sender, reaction)
+        elif event.type == "m.room.message":
+            said = _text(event.content)
+            words = None if said is None else command_words(said, direct=direct)
+            if words is not None:
+                self._take(event, words, speaker, direct=direct)
+
+    def _take(self, event: RoomEvent, words: tuple[str, ...], speaker: UserId, *, direct: bool) -> None:
+        rank = self._commander.rank(event.sender)
+        if rank is Rank.STRANGER:
+            if self._may_tell_stranger(event.sender):
+                self._put(event.sender, _Line(event, speaker, direct, STRANGER_TEXT))
+        elif self._rate.allow(event.sender, self._monotonic()):
+            self._warned.pop(event.sender, None)
+            admin = rank is Rank.ADMIN
+            command = parse_command(words, self._commander.names(), admin=admin)
+            self._put(event.sender, _Said(event, command, Asker(event.sender, admin, event.room_id, speaker, direct)))
+        elif event.sender not in self._warned:
+            self._warned[event.sender] = None
+            while len(self._warned) > MAX_STRANGERS:
+                self._warned.popitem(last=False)
+            self._put(event.sender, _Line(event, speaker, direct, TOO_FAST_TEXT))
+
+    def _is_fresh(self, event: RoomEvent) -> bool:
+        """Whether the message is of now. Its time is its server's claim: a lie makes it old, or no older than it is."""
+        return abs(self._wall_ms() - event.origin_server_ts) <= MAX_AGE_MS
+
+    def _may_tell_stranger(self, user: UserId) -> bool:
+        now = self._monotonic()
+        told = self._strangers.get(user)
+        if told is not None and now - told < STRANGER_EVERY_S:
+            return False
+        # One bucket for everybody: the name stands for no user.
+        if not self._stranger_rate.allow(UserId("@strangers:all"), now):
+            return False
+        self._strangers[user] = now
+        self._strangers.move_to_end(user)
+        while len(self._strangers) > MAX_STRANGERS:
+            self._strangers.popitem(last=False)
+        return True
+
+    def _put(self, user: UserId, work: _Said | Reaction | _Line) -> None:
+        try:
+            self._queues[zlib.crc32(user.encode()) % WORKERS].put_nowait(work)
+        except asyncio.QueueFull:
+            log.warning("! a message of %s was dropped: too many wait", user)
+
+    # Workers
+
+    async def _work(self, queue: asyncio.Queue[_Said | Reaction | _Line]) -> None:
+        while True:
+            work = await queue.get()
+            try:
+                async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                    await self._do(work)
+            except TimeoutError:
+                log.warning("! a command was not carried out within %g s", COMMAND_TIMEOUT_S)
+            except HomeserverError as error:
+                log.warning("! an answer was not sent: %s", error)
+            except Exception:
+                log.exception("! a message was not handled")
+            finally:
+                queue.task_done()
+
+    async def _do(self, work: _Said | Reaction | _Line) -> None:
+        match work:
+            case Reaction():
+                await self._commander.reacted(work)
+            case _Line(event=event, speaker=speaker, direct=direct, line=line):
+                await self._reply(event, speaker, say(line), direct=direct)
+            case _Said(event=event, asker=asker):
+                await self._reply(event, asker.speaker, await self._answer(work), direct=asker.direct)
+
+    async def _answer(self, said: _Said) -> Answer:
+        command, asker = said.command, said.asker
+        if isinstance(command, Mistake):
+            return mistake_answer(command, direct=asker.direct)
+        if said.event.origin_server_ts < self._started_ms and not isinstance(command, _HARMLESS):
+            # Perhaps the last run has done it already, and was ended before it could say so.
+            return say(RESTARTED_TEXT)
+        log.info("< %s: %s", asker.user, type(command).__name__)
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S * 0.75):
+                return await self._commander.carry_out(command, asker)
+        except TimeoutError:
+            return say(TIMEOUT_TEXT)
+        except MxrtcError as error:
+            log.warning("! %s of %s failed: %s", type(command).__name__, asker.user, error)
+            return say(FAILED_TEXT)
+        except Exception:
+            log.exception("! %s of %s failed", type(command).__name__, asker.user)
+            return say(FAILED_TEXT)
+
+    async def _reply(self, event: RoomEvent, speaker: UserId, answer: Answer, *, direct: bool) -> None:
+        relation = _relation(event, direct=direct)
+        for number, page in enumerate(pages(answer)):
+            txn_id = transaction_id(event.room_id, speaker, event.event_id, f"reply-{number}")
+            await self._sender.send_event(
+                event.room_id, "m.room.message", {**notice_content(page), **relation}, txn_id, speaker
+            )
+
+
+def notice_content(page: Page) -> dict[str, object]:
+    """A page as an ``m.notice``, which bots do not answer, and which mentions nobody."""
+    return {
+        "msgtype": "m.notice",
+        "body": page.plain,
+        "format": "org.matrix.custom.html",
+        "formatted_body": page.html,
+        "m.mentions": {},
+    }
+
+
+def mistake_answer(mistake: Mistake, *, direct: bool) -> Answer:
+    """What a wrong command gets: the problem, the form, and the nearest right command."""
+    lines: list[Line] = [text(mistake.problem)]
+    if mistake.suggestion is not None:
+        lines.append(text("Did you mean ", Code(addressed(mistake.suggestion, direct=direct)), "?"))
+    if mistake.usage is not None and mistake.usage != mistake.suggestion:
+        lines.append(text("Usage: ", Code(addressed(mistake.usage, direct=direct))))
+    return Answer(tuple(lines))
+
+
+def _text(content: Mapping[str, object]) -> str | None:
+    """What the person typed; None for edits, notices, pictures, and what was redacted."""
+    relates = content.get("m.relates_to")
+    relation = relates if isinstance(relates, Mapping) else {}
+    if content.get("msgtype") != "m.text" or "m.new_content" in content or relation.get("rel_type") == "m.replace":
+        return None
+    formatted = content.get("formatted_body") if content.get("format") == "org.matrix.custom.html" else None
+    return message_text(content.get("body"), formatted, is_reply="m.in_reply_to" in relation)
+
+
+def _reaction(event: RoomEvent) -> Reaction | None:
+    relates = event.content.get("m.relates_to")
+    if not isinstance(relates, Mapping) or relates.get("rel_type") != "m.annotation":
+        return None
+    key = relates.get("key")
+    if not isinstance(key, str) or len(key) > 64:
+        return None
+    try:
+        return Reaction(event.sender, event.room_id, parse_event_id(relates.get("event_id")), key)
+    except EventError:
+        return None
+
+
+def _relation(event: RoomEvent, *, direct: bool) -> dict[str, object]:
+    """Stay in the thread in which was asked; in a room of many, say what is answered."""
+    relates = event.content.get("m.relates_to")
+    reply = {"event_id": event.event_id}
+    if isinstance(relates, Mapping) and relates.get("rel_type") == "m.thread":
+        try:
+            root = parse_event_id(relates.get("event_id"))
+        except EventError:
+            root = event.event_id
+        thread = {"rel_type": "m.thread", "event_id": root, "is_falling_back": True, "m.in_reply_to": reply}
+        return {"m.relates_to": thread}
+    return {} if direct else {"m.relates_to": {"m.in_reply_to": reply}}
