@@ -37,6 +37,8 @@ REFUSALS = frozenset(
         "calls_limit", "denied", "rate", "replay", "room", "stale_invite",
         # channels (engine/acceptor)
         "bad_label", "limit", "second_control", "unknown_protocol",
+        # encryption (app/private_events)
+        "device", "plain_in_encrypted", "undecryptable",
     }
 )  # fmt: skip
 """Codes of refusals; :class:`Metrics` takes more at construction, and counts all others as ``other``."""

@@ -46,7 +46,7 @@ _NOTES = """\
 - Transfers of files are counted like streams; `clean` means that everything is where it should be, `partial` that some files were refused or failed, `interrupted` that the same can be done again and goes on.
 - Payload bytes are counted at the end of a stream or transfer: `sent` to the user, `received` from the user.
 - Refusals: `denied` is a call, a stream or a transfer without a right; `limit` and `calls_limit` are limits that were reached.
-- Refusals, too: `rate` is a user or server who calls too often, `replay` an invite that was seen before, `stale_invite` one that came too late, `room` a call in a room that does not hold exactly two.
+- Refusals, too: `rate` is a user or server who calls too often, `replay` an invite that was seen before, `stale_invite` one that came too late, `room` a call in a room that does not hold exactly two, `device` a call from a device that `encryption.devices` does not admit, `undecryptable` an event that could not be decrypted, `plain_in_encrypted` one in plain text in an encrypted room.
 - All other refusals are faults of a call event, its description or a channel.
 
 ## What to watch

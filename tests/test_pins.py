@@ -174,3 +174,19 @@ async def _assert_no_accidental_names(connection: object, dtls: object) -> None:
         accidental = assigned & set(vars(theirs))
         assert accidental == set(), f"{type(ours).__name__} and its base class both use {accidental}"
     await peer.close()
+
+
+def test_olm_library_has_what_its_stubs_do_not_say() -> None:
+    """Fallback keys, unpublished keys only, and the old message format that Matrix uses (version 3)."""
+    import vodozemac
+
+    account = vodozemac.Account()
+    account.generate_one_time_keys(1)
+    account.generate_fallback_key()
+    (key,) = account.one_time_keys.values()
+    assert list(account.fallback_key.values())[0].to_base64()
+    account.mark_keys_as_published()
+    assert (account.one_time_keys, account.fallback_key) == ({}, {})
+    session = vodozemac.Account().create_outbound_session(account.curve25519_key, key)
+    assert session.encrypt(b"x").to_parts()[1][0] == 3
+    assert vodozemac.GroupSession().encrypt(b"x").to_bytes()[0] == 3

@@ -10,10 +10,12 @@ import asyncio
 import logging
 import secrets
 import signal
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 
 from mxrtc_bridge.app.directories import Directories
+from mxrtc_bridge.app.encryption import Encryption
+from mxrtc_bridge.app.private_events import PrivateEvents
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError, StorageError
@@ -26,7 +28,9 @@ from mxrtc_bridge.core.quota import CallLimits
 from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.calls import CallManager, CallSettings
 from mxrtc_bridge.engine.clock import LoopClock
-from mxrtc_bridge.matrix.homeserver import Homeserver
+from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from mxrtc_bridge.matrix.crypto.rooms import SealingHomeserver
+from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 from mxrtc_bridge.matrix.inbox import Inbox
 from mxrtc_bridge.matrix.liveness import ping_loop, wait_for_homeserver
 from mxrtc_bridge.matrix.outbox import Outbox
@@ -69,7 +73,11 @@ class Bridge:
         self._clock = LoopClock()
         self._metrics = Metrics()
         self._rights = Rights(config, self._clock.wall_ms)
-        self._homeserver = Homeserver(Transport(config.homeserver.address, config.appservice.as_token))
+        self._encryption = Encryption(
+            config, stores.crypto, wall_ms=self._clock.wall_ms, to_device=self._handle_to_device
+        )
+        transport = Transport(config.homeserver.address, config.appservice.as_token)
+        self._homeserver = SealingHomeserver(transport, self._seal)
         self._outbox = Outbox(self._homeserver, masquerade=True)
         self._connector = TargetConnector()
         self._directories = Directories()
@@ -93,8 +101,19 @@ class Bridge:
             profiles=_profiles(config),
             bot=None,
             is_own=self.is_own,
-            may_use=lambda user, peer: isinstance(self._rights.may_call(user, peer), Allow),
+            may_use=self._may_use,
             wall_ms=self._clock.wall_ms,
+            reads_encrypted=lambda: self._encryption.is_on,
+        )
+        self._private = PrivateEvents(
+            self._encryption,
+            self._peers,
+            self._outbox,
+            stores.notices,
+            rights=self._rights,
+            counters=self._metrics,
+            wall_ms=self._clock.wall_ms,
+            handle_call=self._handle_call,
         )
         self._taking: asyncio.Task[None] | None = None
         self._inbox = Inbox(
@@ -103,7 +122,7 @@ class Bridge:
             wall_ms=self._clock.wall_ms,
             knows_user=self._knows_user,
             metrics=self._metrics,
-            types=frozenset({*EVENT_TYPES, "m.room.member", "m.room.encryption"}),
+            types=frozenset({*EVENT_TYPES, "m.room.member", "m.room.encryption", "m.room.encrypted"}),
         )
 
     async def run(self, stop: asyncio.Event, reload: asyncio.Event) -> None:
@@ -116,6 +135,7 @@ class Bridge:
         config = self._config
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._homeserver.close)
+            stack.push_async_callback(self._encryption.close)
             # After the sessions, which end with the tasks below.
             stack.push_async_callback(self._directories.close)
             endpoint = AppserviceEndpoint(self._inbox, token=config.appservice.hs_token, metrics=self._metrics)
@@ -142,6 +162,8 @@ class Bridge:
             await self._directories.serve(self._config.files_targets())
             await wait_for_homeserver(self._homeserver)
             await self._peers.start()
+            await self._encryption.start(profile.user_id for profile in _profiles(self._config))
+            tasks.create_task(self._encryption.run(), name="encryption")
             await self._calls.hang_up_leftovers()
             # Not earlier: what an earlier run has left in the inbox is judged by the rooms that the peers are in.
             self._taking = tasks.create_task(self._inbox.run(), name="inbox")
@@ -164,11 +186,12 @@ class Bridge:
     async def _handle(self, event: RoomEvent) -> None:
         """Take one event of a room; events of a room come in order."""
         await self._peers.handle(event)
-        if event.type not in EVENT_TYPES:
-            return
         local = self._peers.peer_in(event.room_id)
-        if local is None:
-            return
+        if local is not None and not self.is_own(event.sender):
+            await self._private.handle(event, local)
+
+    async def _handle_call(self, event: RoomEvent, local: UserId) -> None:
+        """Take an event of a call in plain text, with whose device the policy agrees."""
         try:
             message = parse_message(event.type, event.content)
         except EventError as error:
@@ -177,6 +200,19 @@ class Bridge:
             return
         call_event = CallEvent(event.room_id, event.event_id, event.sender, event.origin_server_ts, message)
         await self._calls.receive(call_event, local)
+
+    async def _seal(
+        self, room: RoomId, local: UserId, event_type: str, content: Mapping[str, object]
+    ) -> tuple[str, Mapping[str, object]]:
+        """Encrypt what is about to be sent, where the room is encrypted."""
+        members = self._peers.members(room) or frozenset({local})
+        return await self._encryption.seal(
+            room, local, event_type, content, state=self._peers.is_encrypted(room), members=members
+        )
+
+    async def _handle_to_device(self, device: CryptoDevice, event: ToDeviceEvent) -> None:
+        """Take what another device has sent to one of ours."""
+        log.debug("< %s of %s to a device of %s ignored", event.type, event.sender, device.user)
 
     # What the engine asks
 
@@ -188,6 +224,9 @@ class Bridge:
 
     def is_own(self, user: UserId) -> bool:
         return self._rights.config.claims(user)
+
+    def _may_use(self, user: UserId, peer: UserId) -> bool:
+        return isinstance(self._rights.may_call(user, peer), Allow)
 
     def _knows_user(self, user: str) -> bool:
         return self._rights.config.own_user(user)
@@ -241,7 +280,9 @@ class Bridge:
         self._calls.rights_changed()
         await self._directories.serve(config.files_targets())
         self._calls.reconfigure(_call_settings(config), self._peer_factory(config))
+        self._encryption.configure(config)
         await self._peers.reload(_profiles(config))
+        await self._encryption.serve(profile.user_id for profile in _profiles(config))
         log.info("configuration reloaded: %d peers, %d grants", len(config.peers), len(config.grants))
 
     async def _keep_house(self) -> None:

@@ -61,6 +61,11 @@ _EXAMPLE: dict[str, Any] = {
     "deny": [f"@mallory:{DOMAIN}"],
     "ice": {"port_range": Off([50000, 50999]), "remote": {}},
     "limits": {},
+    "encryption": {
+        "key": Off(f"{TOKEN}-encryption-key"),
+        "key_file": Off("encryption.key"),
+        "identities": Off({f"@alice:{DOMAIN}": "A" * 43}),
+    },
     "metrics": {"listen": Off("127.0.0.1:29351")},
     "logging": {},
     "tests": [

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from mxrtc_bridge.config import build, models, rules
+from mxrtc_bridge.config.encryption import build_encryption
 from mxrtc_bridge.config.mistakes import keys_of, problems_from, unknown_key
 from mxrtc_bridge.config.notation import parse_listen
 from mxrtc_bridge.config.placeholders import placeholder_problems
@@ -143,8 +144,18 @@ class _Reader:
             ice = build.build_ice(sections["ice"], folder, complain)
         if "database" in sections:
             database = build.build_database(sections["database"], folder, environ, complain)
+        encryption = None
+        if database is not None and "encryption" in sections:
+            encryption = build_encryption(sections["encryption"], database, folder, environ, complain)
         self._check_exposure()
-        if self.problems or homeserver is None or appservice is None or ice is None or database is None:
+        if (
+            encryption is None
+            or self.problems
+            or homeserver is None
+            or appservice is None
+            or ice is None
+            or database is None
+        ):
             return None
         groups = sections["groups"]
         return Config(
@@ -157,6 +168,7 @@ class _Reader:
             deny=tuple(sorted(rules.make_subjects(sections["deny"], groups), key=str)),
             ice=ice,
             limits=build.build_limits(sections["limits"]),
+            encryption=encryption,
             metrics_listen=sections["metrics"].listen and parse_listen(sections["metrics"].listen),
             log_level=sections["logging"].level,
             tests=rules.make_tests(sections["tests"], peers),
@@ -169,6 +181,8 @@ class _Reader:
     def _holds_secret(self) -> bool:
         appservice, ice = self._sections.get("appservice"), self._sections.get("ice")
         tokens = appservice is not None and (appservice.hs_token or appservice.as_token)
+        encryption = self._sections.get("encryption")
+        key = encryption is not None and encryption.key
         credentials = ice is not None and any(server.credential for server in ice.servers or [])
         database = _PASSWORD_IN_URL.search(str(self._sections.get("database", "")))
-        return bool(tokens or credentials or database)
+        return bool(tokens or key or credentials or database)

@@ -73,6 +73,9 @@ Reference = Annotated[str, _word(r"[a-z0-9._-]{1,63}(/[a-z0-9._-]{1,63})?"), Kin
 Port = Annotated[int, Field(ge=1024, le=65535), Kind("port")]
 
 
+MasterKey = Annotated[str, _word(r"[A-Za-z0-9+/]{43}"), Kind("public key")]
+
+
 class Section(BaseModel):
     """Common settings of all sections."""
 
@@ -298,6 +301,25 @@ class LimitsSection(Section):
     """A peer leaves a room after this long without a call."""
 
 
+class EncryptionSection(Section):
+    """End-to-end encryption: each peer has a device of its own, signed by the peer's own identity."""
+
+    enabled: Literal["auto", "on", "off"] = "auto"
+    """auto: on, and off with a warning where the Olm library is missing or the homeserver cannot do it; on: the bridge
+    does not start without; off: calls from encrypted rooms are not understood."""
+    key: Secret | None = None
+    """Secret that the identities of all peers are made from, at least 32 characters. Without it one is made and kept
+    in the file encryption.key beside the SQLite database, or beside this file. Keep a copy: with it the identities
+    outlive the database."""
+    key_file: FilePath | None = None
+    """File that holds the key; the environment (MXRTC_ENCRYPTION_KEY) and credentials work as for the tokens."""
+    devices: Literal["any", "cross-signed", "verified"] = "any"
+    """Which devices of callers are talked to. any: all, and rooms without encryption too; cross-signed: those that
+    their users have verified with another session; verified: those of the identities below."""
+    identities: Annotated[dict[Text, MasterKey], Field(max_length=1000)] = {}
+    """Master keys (public, unpadded base64) that you have compared yourself, by user id: no other is believed."""
+
+
 class MetricsSection(Section):
     """Counters for Prometheus; they hold no user ids."""
 
@@ -339,6 +361,8 @@ class Root(Section):
     """How sessions find a path through the network."""
     limits: LimitsSection = LimitsSection()
     """What callers may take. At a limit new calls are refused; running ones go on."""
+    encryption: EncryptionSection = EncryptionSection()
+    """End-to-end encryption: each peer has a device of its own, signed by the peer's own identity."""
     metrics: MetricsSection = MetricsSection()
     """Counters for Prometheus; they hold no user ids."""
     logging: LoggingSection = LoggingSection()

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from mxrtc_bridge.core.addresses import AddressPolicy
+from mxrtc_bridge.core.encryption import Trust
 from mxrtc_bridge.core.ice import IcePolicy, IceServer
 from mxrtc_bridge.core.ids import ServiceName, UserId, localpart_of, server_of
 from mxrtc_bridge.core.policy import Grant, Policy, Subject
@@ -126,6 +128,31 @@ class LimitSettings:
     """A peer leaves a room in which nothing was called for this long."""
 
 
+class EncryptionMode(Enum):
+    """Whether encryption is wanted."""
+
+    AUTO = "auto"
+    """Where it is possible."""
+    ON = "on"
+    """Or the bridge does not start."""
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptionSettings:
+    """End-to-end encryption."""
+
+    mode: EncryptionMode
+    key: bytes | None = field(repr=False)
+    """What the admin has given; None: that of ``key_file``."""
+    key_file: Path
+    """Where a key is kept that the bridge makes for itself."""
+    least: Trust
+    """Devices that are trusted less are not talked to."""
+    identities: Mapping[UserId, str]
+    """Master keys that the admin has compared."""
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyTest:
     """A claim about the policy that must hold whenever the configuration is loaded."""
@@ -150,6 +177,7 @@ class Config:
     deny: tuple[Subject, ...]
     ice: IceSettings
     limits: LimitSettings
+    encryption: EncryptionSettings
     metrics_listen: Listen | None
     log_level: str
     tests: tuple[PolicyTest, ...]

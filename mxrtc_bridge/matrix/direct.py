@@ -194,7 +194,7 @@ class DirectRooms:
             if await self._encrypted(room):
                 raise DirectRoomError(
                     DirectFailure.ENCRYPTED,
-                    "your homeserver encrypts every new private room, and the bridge cannot read encrypted calls; "
+                    "your homeserver encrypts every new private room, and mxrtc cannot encrypt its calls yet; "
                     "ask its admin to set encryption_enabled_by_default_for_room_type to 'off' (or to 'invite' rooms "
                     "of other kinds only)",
                 )

@@ -39,8 +39,8 @@ TOUCH_EVERY_MS = 10 * 60 * 1000
 """A room's last use is stored at most this often: idle times are counted in days."""
 
 _ENCRYPTED = (
-    "This room is encrypted, and I cannot read encrypted messages yet: calls from here do not reach me. "
-    "Please start a direct chat with me without encryption."
+    "This room is encrypted, and encryption is switched off in this bridge: calls from here do not reach me. "
+    "Please start a direct chat with me without encryption, or ask the bridge's admin."
 )
 _THIRD = "I take calls only in rooms that hold exactly one other person. Calls work again once the others have left."
 
@@ -131,6 +131,7 @@ class Peers:
         is_own: Callable[[UserId], bool],
         may_use: Callable[[UserId, UserId], bool],
         wall_ms: Callable[[], int],
+        reads_encrypted: Callable[[], bool] = lambda: False,
     ) -> None:
         """Make the peers; nothing is sent before :meth:`start`.
 
@@ -143,8 +144,10 @@ class Peers:
             is_own: whether a user is of the bridge's namespace.
             may_use: whether a user (first) holds a grant for a peer (second).
             wall_ms: milliseconds since the epoch.
+            reads_encrypted: whether encrypted rooms are understood.
         """
         self._homeserver = homeserver
+        self._reads_encrypted = reads_encrypted
         self._directory = directory
         self._listener = listener
         self._profiles = {profile.user_id: profile for profile in profiles}
@@ -161,6 +164,11 @@ class Peers:
         """The joined members, or None for a room in which no peer is."""
         entry = self._book.get(room)
         return None if entry is None else frozenset(entry.members)
+
+    def is_encrypted(self, room: RoomId) -> bool:
+        """Whether the state of a room says that it is encrypted; False for a room in which no peer is."""
+        entry = self._book.get(room)
+        return entry is not None and entry.encrypted
 
     def is_own(self, user: UserId) -> bool:
         """Whether ``user`` is of the bridge's namespace."""
@@ -359,7 +367,7 @@ class Peers:
         self._unleft.pop((peer, room_id), None)
         await self._directory.upsert(peer, room_id, user, room.active_ms)
         logger.info("%s joined a room of %s", peer, user)
-        if room.encrypted:
+        if room.encrypted and not self._reads_encrypted():
             await self._tell_once(room, "encrypted", _ENCRYPTED)
         for surplus in self._book.surplus(user, peer, keep=room_id):
             await self._leave(surplus)
@@ -368,7 +376,8 @@ class Peers:
         room = self._book.get(event.room_id)
         if room is not None and not room.encrypted:
             room.encrypted = True
-            await self._tell_once(room, "encrypted", _ENCRYPTED)
+            if not self._reads_encrypted():
+                await self._tell_once(room, "encrypted", _ENCRYPTED)
 
     async def _touch(self, event: RoomEvent) -> None:
         room = self._book.get(event.room_id)

@@ -209,11 +209,13 @@ class CryptoUserStore:
             verified_master=row["verified_master"],
         )
 
-    async def mark_outdated(self, users: Sequence[UserId]) -> None:
-        """Have these users' keys asked for anew; unknown users are ignored."""
+    async def mark_outdated(self, users: Sequence[UserId] | None) -> None:
+        """Have these users' keys, or those of everybody, asked for anew; unknown users are ignored."""
 
         async def update(connection: Connection) -> None:
-            for user in users:
+            if users is None:
+                await connection.execute("UPDATE crypto_user SET outdated = 1 WHERE owner = $1", self._owner)
+            for user in users or ():
                 await connection.execute(
                     "UPDATE crypto_user SET outdated = 1 WHERE owner = $1 AND user_id = $2", self._owner, user
                 )

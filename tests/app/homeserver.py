@@ -95,6 +95,8 @@ class FakeHomeserver:
             "database": f"sqlite:{self.folder / 'bridge.db'}",
             "peers": {"build": {"services": {"echo": {"target": "tcp:127.0.0.1:1"}}}},
             "grants": [grant],
+            # What the devices of peers do is tested against a real homeserver.
+            "encryption": {"enabled": "off"},
             **changes,
         }
         path = self.folder / "config.yaml"

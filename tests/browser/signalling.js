@@ -25,7 +25,8 @@ export function random(size) {
   return bytes;
 }
 
-export async function login(homeserver, user, password) {
+// `prepare` is given the client before it starts: encryption must be there for the first answer.
+export async function login(homeserver, user, password, prepare = () => {}) {
   const anonymous = sdk.createClient({ baseUrl: homeserver });
   const reply = await anonymous.loginRequest({
     type: "m.login.password",
@@ -38,6 +39,7 @@ export async function login(homeserver, user, password) {
     userId: reply.user_id,
     deviceId: reply.device_id,
   });
+  await prepare(client);
   await client.startClient({ initialSyncLimit: 5 });
   await within(20000, "first sync", new Promise((yes) => client.once("sync", yes)));
   return client;

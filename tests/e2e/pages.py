@@ -14,6 +14,7 @@ from tests.e2e.world import DOMAIN, PASSWORD, World
 
 PAGE = b"<!doctype html><meta charset=utf-8><script src=/page.js></script>"
 FOLDER = Path(__file__).parent.parent / "browser"
+WASM = FOLDER / "node_modules/@matrix-org/matrix-sdk-crypto-wasm/pkg/matrix_sdk_crypto_wasm_bg.wasm"
 CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -28,6 +29,9 @@ async def bundle(script: Path, target: Path) -> None:
         "--bundle",
         "--format=iife",
         "--define:global=globalThis",
+        # The Rust crypto looks for its WebAssembly beside its script, which a bundle of this format has no address of.
+        "--define:import.meta.url=MODULE_URL",
+        "--banner:js=const MODULE_URL = document.currentScript.src;",
         f"--outfile={target}",
         "--log-level=error",
         env={**os.environ},
@@ -36,15 +40,18 @@ async def bundle(script: Path, target: Path) -> None:
 
 
 async def serve_page(folder: Path) -> tuple[asyncio.Server, int]:
-    """Serve the two files of the page from loopback, which browsers take for a secure origin."""
+    """Serve the files of the page from loopback, which browsers take for a secure origin."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = await reader.readline()
         while (await reader.readline()).strip():
             pass
-        script = b"/page.js" in line
-        body = (folder / "page.js").read_bytes() if script else PAGE
-        kind = b"text/javascript" if script else b"text/html"
+        if b".wasm" in line:
+            body, kind = WASM.read_bytes(), b"application/wasm"
+        elif b"/page.js" in line:
+            body, kind = (folder / "page.js").read_bytes(), b"text/javascript"
+        else:
+            body, kind = PAGE, b"text/html"
         head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
         writer.write(head % (kind, len(body)) + body)
         await writer.drain()
@@ -54,7 +61,7 @@ async def serve_page(folder: Path) -> tuple[asyncio.Server, int]:
     return server, server.sockets[0].getsockname()[1]
 
 
-async def run_page(script: str, function: str, world: World, folder: Path) -> dict[str, Any]:
+async def run_page(script: str, function: str, world: World, folder: Path, **options: Any) -> dict[str, Any]:
     """Open a page with ``script`` and return what its ``function`` gives, called by Alice for the peer ``build``."""
     await bundle(FOLDER / script, folder / "page.js")
     server, port = await serve_page(folder)
@@ -71,6 +78,7 @@ async def run_page(script: str, function: str, world: World, folder: Path) -> di
                     "user": "alice",
                     "password": PASSWORD,
                     "peer": f"@rtc_build:{DOMAIN}",
+                    **options,
                 },
             )
         finally:

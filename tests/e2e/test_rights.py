@@ -144,8 +144,12 @@ async def test_call_that_was_given_up_while_the_bridge_was_away_is_not_answered(
     assert await count_events(world, "m.call.reject") == rejected
 
 
-async def test_call_in_an_encrypted_room_is_explained_once_and_others_go_on(world: World) -> None:
-    """What a client encrypts never reaches the bridge; so the peer says it when encryption is turned on."""
+async def test_encrypted_room_is_explained_once_where_encryption_is_off_and_others_go_on(world: World) -> None:
+    """What a client encrypts cannot be read then; so the peer says it when encryption is turned on."""
+    assert world.bridge is not None
+    await world.bridge.terminate()
+    world.settings["encryption"] = {"enabled": "off"}
+    await world.start_bridge()
     code, _, said = await world.run_mxrtc("alice", "ping", "build", "-c", "1")
     assert code == 0, said
     alice = Alice(world)
@@ -157,6 +161,23 @@ async def test_call_in_an_encrypted_room_is_explained_once_and_others_go_on(worl
     code, _, said = await world.run_mxrtc("alice", "ping", "build", "-c", "1")
     assert code == 0, said
     assert await count_events(world, "m.room.message") == told + 1
+
+
+async def test_message_that_cannot_be_read_is_explained_once_and_encrypted(world: World) -> None:
+    """Events of calls in plain text are not believed any more once the room is encrypted."""
+    code, _, said = await world.run_mxrtc("alice", "ping", "build", "-c", "1")
+    assert code == 0, said
+    alice = Alice(world)
+    told, hung_up = await count_events(world, "m.room.message"), await count_events(world, "m.call.reject")
+    await alice.request("PUT", f"rooms/{alice.room}/state/m.room.encryption/", {"algorithm": "m.megolm.v1.aes-sha2"})
+    for _ in range(2):
+        await alice.send("m.room.encrypted", algorithm="m.megolm.v1.aes-sha2", ciphertext="x", session_id="y")
+    await until_counted(world, "m.room.encrypted", 3)
+    await alice.send("m.call.invite", call_id="plain", party_id="p", version="1", lifetime=60000, offer={"sdp": "v=0"})
+    await world.bridge.wait_for_line("in plain text, in an encrypted room", 20)  # type: ignore[union-attr]
+    assert await count_events(world, "m.room.encrypted") == 3
+    assert await count_events(world, "m.room.message") == told
+    assert await count_events(world, "m.call.reject") == hung_up
 
 
 @pytest.mark.parametrize("live", [True, False])

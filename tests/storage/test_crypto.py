@@ -100,6 +100,10 @@ async def test_outdated_is_noted_for_those_who_are_known(store: CryptoUserStore)
     await store.mark_outdated([ALICE, OTHER])
     assert await store.user(ALICE) == replace(USER, outdated=True)
     assert await store.user(OTHER) is None
+    await store.save(Changes(users=[USER, replace(USER, user=OTHER)]))
+    await store.mark_outdated(None)
+    known = [await store.user(user) for user in (ALICE, OTHER)]
+    assert [record is not None and record.outdated for record in known] == [True, True]
 
 
 async def test_forgotten_device_leaves_what_is_known_of_others(store: CryptoUserStore) -> None:

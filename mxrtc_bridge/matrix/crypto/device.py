@@ -218,6 +218,9 @@ class CryptoDevice:
 
         After the events were handled, :meth:`settle` must be called with the answer's token.
         """
+        if self._token is None:
+            # The first answer of a device says nothing of the changes before it.
+            await self.lists.mark_all_outdated()
         await self.lists.receive(answer.get("device_lists"))
         to_device = answer.get("to_device")
         raw = to_device.get("events") if isinstance(to_device, dict) else None

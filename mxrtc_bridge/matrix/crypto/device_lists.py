@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 MAX_AGE_MS = 24 * 3600 * 1000
 """After this long a list is asked for again, whatever the homeserver has said."""
 MAX_CACHED = 1000
+_EVERYBODY = UserId("")
 MAX_CHANGED = 10_000
 """Users of one answer that are looked at; a device shares rooms with far fewer."""
 
@@ -86,9 +87,15 @@ class DeviceLists:
             self._cache.pop(user, None)
             self._changed_at[user] = self._changes
         if len(self._changed_at) > MAX_CHANGED:
-            self._changed_at.clear()
-            self._changed_at[UserId("")] = self._changes
+            self._changed_at = {_EVERYBODY: self._changes}
         await self._store.mark_outdated(users)
+
+    async def mark_all_outdated(self) -> None:
+        """Ask for everybody's devices anew: nobody has told us of changes for a while."""
+        self._changes += 1
+        self._cache.clear()
+        self._changed_at = {_EVERYBODY: self._changes}
+        await self._store.mark_outdated(None)
 
     async def of(self, users: Iterable[UserId], *, fresh: bool = False) -> dict[UserId, UserDevices]:
         """The devices of some users, asked for where they are not known.
@@ -153,7 +160,7 @@ class DeviceLists:
             user=user,
             keys_json=json.dumps(keys, separators=(",", ":")),
             queried_ms=self._wall_ms(),
-            outdated=max(self._changed_at.get(user, 0), self._changed_at.get(UserId(""), 0)) > before,
+            outdated=max(self._changed_at.get(user, 0), self._changed_at.get(_EVERYBODY, 0)) > before,
             pinned_master=pinned,
             verified_master=None if old is None else old.verified_master,
         )

@@ -59,7 +59,9 @@ class CryptoStore(Protocol):
 
     async def user(self, user: UserId) -> UserRecord | None: ...
 
-    async def mark_outdated(self, users: Sequence[UserId]) -> None: ...
+    async def mark_outdated(self, users: Sequence[UserId] | None) -> None:
+        """Note that these users' keys, or those of everybody, must be asked for anew."""
+        ...
 
     async def room(self, room: RoomId) -> RoomEncryption | None:
         """How the room is encrypted; None if it never was."""

@@ -63,7 +63,8 @@ class MemoryStore:
     async def user(self, user: UserId) -> UserRecord | None:
         return self._users.get(user)
 
-    async def mark_outdated(self, users: Sequence[UserId]) -> None:
+    async def mark_outdated(self, users: Sequence[UserId] | None) -> None:
+        users = list(self._users) if users is None else users
         self._users |= {user: replace(self._users[user], outdated=True) for user in users if user in self._users}
 
     async def room(self, room: RoomId) -> RoomEncryption | None:

@@ -1,0 +1,333 @@
+"""The devices of all virtual users: brought up at the start, kept listening, and between events and the bridge.
+
+Must never stop the bridge because of one device, nor hold up a room for longer than :data:`KEY_WAIT_S` because a key
+is late: what is late is handled when its key comes, for a minute, and then its sender is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from mxrtc_bridge.config import Config
+from mxrtc_bridge.config.files import write_private
+from mxrtc_bridge.config.secrets import read_secret_file
+from mxrtc_bridge.config.settings import EncryptionMode, EncryptionSettings
+from mxrtc_bridge.core.encryption import Trust
+from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.crypto.binding import available
+from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from mxrtc_bridge.matrix.crypto.key_server import KeyServer
+from mxrtc_bridge.matrix.crypto.rooms import EncryptedRooms, Opened
+from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys, pickle_key
+from mxrtc_bridge.matrix.crypto.sync import DeviceSync
+from mxrtc_bridge.matrix.crypto.values import Obstacle, ToDeviceEvent, Undecryptable
+from mxrtc_bridge.matrix.homeserver import Homeserver
+from mxrtc_bridge.matrix.room_event import RoomEvent
+from mxrtc_bridge.matrix.transport import Transport
+from mxrtc_bridge.storage.crypto import CryptoStore
+
+log = logging.getLogger("mxrtc_bridge.encryption")
+
+KEY_WAIT_S = 4.0
+"""How long an event waits for its key, and its room with it; keys are sent before the events that need them."""
+LATE_KEY_S = 60.0
+MAX_LATE = 64
+"""Events that wait longer, without their rooms; for the next one its sender is told at once."""
+DEVICES_PER_TRANSPORT = 64
+"""Long polls that share a pool of connections."""
+STARTS_AT_A_TIME = 8
+RESTART_S = 60.0
+
+NO_LIBRARY = "the package vodozemac is not installed (it exists for Linux on x86-64 and aarch64)"
+
+_LEAST: ContextVar[Trust | None] = ContextVar("least trust", default=None)
+"""Overrides the policy for what the current task sends."""
+
+ToDeviceHandler = Callable[[CryptoDevice, ToDeviceEvent], Awaitable[None]]
+LateHandler = Callable[[RoomEvent, "Opened | Undecryptable"], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _End:
+    rooms: EncryptedRooms
+    sync: DeviceSync
+    task: asyncio.Task[None] | None = None
+
+
+def load_key(settings: EncryptionSettings) -> bytes:
+    """Return the key of the configuration, or the bridge's own, which is made where there is none.
+
+    Raises:
+        ConfigError: the file cannot be read or written.
+    """
+    if settings.key is not None:
+        return settings.key
+    path = settings.key_file
+    if not path.exists():
+        write_private(path, secrets.token_urlsafe(32) + "\n", replace=False)
+        log.warning("the key of all identities was made: %s; keep a copy of it", path)
+    return read_secret_file(path).encode()
+
+
+class Encryption:
+    """End-to-end encryption of the bridge."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: CryptoStore,
+        *,
+        wall_ms: Callable[[], int],
+        to_device: ToDeviceHandler,
+    ) -> None:
+        """Make it; nothing is sent before :meth:`start`.
+
+        Args:
+            config: the configuration.
+            store: remembers all devices.
+            wall_ms: milliseconds since the epoch.
+            to_device: given what other devices send, one at a time for each of ours.
+        """
+        self._config = config
+        self._store = store
+        self._wall_ms = wall_ms
+        self._to_device = to_device
+        self._ends: dict[UserId, _End] = {}
+        self._transports: list[Transport] = []
+        self._polling_users = 0
+        self._transport: Transport | None = None
+        self._key = b""
+        self._tasks: asyncio.TaskGroup | None = None
+        self._late = 0
+        self.why_off: str | None = "it has not been started"
+
+    @property
+    def is_on(self) -> bool:
+        """Whether encrypted rooms are understood."""
+        return self.why_off is None
+
+    def configure(self, config: Config) -> None:
+        """Take over who is trusted; the rest takes effect after a restart."""
+        self._config = config
+
+    async def start(self, users: Iterable[UserId]) -> None:
+        """Bring up the devices of all virtual users, which must be registered.
+
+        Raises:
+            LocalError: encryption was demanded (``enabled: on``) and is not possible.
+            HomeserverError: the same, because of the homeserver.
+        """
+        settings = self._config.encryption
+        if settings.mode is EncryptionMode.OFF:
+            self.why_off = "encryption.enabled is off"
+            log.warning("encryption is off: the configuration says so; calls from encrypted rooms are not understood")
+            return
+        try:
+            if not available():
+                raise LocalError(NO_LIBRARY)
+            self._key = await asyncio.to_thread(load_key, settings)
+            self._transport = self._new_transport()
+            self.why_off = None
+            await self.serve(users)
+        except MxrtcError as error:
+            if settings.mode is EncryptionMode.ON:
+                raise
+            self.why_off = str(error)
+            log.warning("encryption is off: %s", error)
+
+    def _new_transport(self) -> Transport:
+        transport = Transport(self._config.homeserver.address, self._config.appservice.as_token)
+        self._transports.append(transport)
+        return transport
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for transport in self._transports:
+            await transport.close()
+
+    async def serve(self, users: Iterable[UserId]) -> None:
+        """Have a device for each of the users and for nobody else.
+
+        Raises:
+            HomeserverError: the homeserver refuses devices.
+        """
+        if not self.is_on:
+            return
+        wanted = set(users)
+        for user in set(self._ends) - wanted:
+            end = self._ends.pop(user)
+            if end.task is not None:
+                end.task.cancel()
+        todo = iter(sorted(wanted - set(self._ends)))
+
+        async def work() -> None:
+            for user in todo:
+                await self._bring_up(user)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(STARTS_AT_A_TIME):
+                    group.create_task(work())
+        except* MxrtcError as failures:
+            failure: BaseException = failures
+            while isinstance(failure, BaseExceptionGroup):
+                failure = failure.exceptions[0]
+            raise failure from None
+        log.info("encryption is on: %d devices", len(self._ends))
+
+    async def _bring_up(self, user: UserId) -> None:
+        assert self._transport is not None
+        if self._polling_users % DEVICES_PER_TRANSPORT == 0:
+            self._new_transport()
+        self._polling_users += 1
+        server = KeyServer(self._transport, user, masquerade=True, polling=self._transports[-1])
+        device = CryptoDevice(
+            server,
+            self._store.of(user),
+            user=user,
+            pickle_key=pickle_key(self._key),
+            display_name="mxrtc-bridge",
+            wall_ms=self._wall_ms,
+            identity=IdentityKeys.derived(self._key, user),
+            known_identities=self._config.encryption.identities,
+        )
+        await device.start()
+        rooms = EncryptedRooms(device, self._store.of(user), Homeserver(self._transport))
+        end = _End(rooms, DeviceSync(server, device, self._to_device))
+        self._ends[user] = end
+        if self._tasks is not None:
+            end.task = self._tasks.create_task(self._listen(end), name=f"device of {user}")
+
+    async def run(self) -> None:
+        """Listen for all devices, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            for user, end in self._ends.items():
+                end.task = tasks.create_task(self._listen(end), name=f"device of {user}")
+            await asyncio.get_running_loop().create_future()
+
+    async def _listen(self, end: _End) -> None:
+        while True:
+            try:
+                await end.sync.run()
+            except (HomeserverError, LocalError) as error:
+                log.error("! the device of %s hears nothing: %s", end.rooms.device.user, error)
+            await asyncio.sleep(RESTART_S)
+            try:
+                # It may have been deleted at the homeserver: then a new one takes its place.
+                await end.rooms.device.start()
+            except MxrtcError as error:
+                log.error("! the device of %s did not come up: %s", end.rooms.device.user, error)
+
+    def device_of(self, user: UserId) -> CryptoDevice | None:
+        """The device of one of our users, where it has one."""
+        end = self._ends.get(user)
+        return None if end is None else end.rooms.device
+
+    # --- rooms
+
+    async def is_encrypted(self, room: RoomId, local: UserId, *, state: bool) -> bool:
+        """Whether a room is or ever was encrypted, as far as we know; ``state`` is what its state says now."""
+        end = self._ends.get(local)
+        return state if end is None else await end.rooms.encryption_of(room, encrypted=state) is not None
+
+    async def seal(
+        self,
+        room: RoomId,
+        local: UserId,
+        event_type: str,
+        content: Mapping[str, object],
+        *,
+        state: bool,
+        members: frozenset[UserId],
+    ) -> tuple[str, Mapping[str, object]]:
+        """Return what is to be sent in a room: encrypted where the room is, and where we can.
+
+        Without encryption the bridge says in plain text, in the one fixed sentence, that it cannot read; nothing else.
+
+        Raises:
+            HomeserverError: keys could not be asked for or sent.
+        """
+        end = self._ends.get(local)
+        if end is None or event_type in ("m.reaction",):
+            return event_type, content
+        encryption = await end.rooms.encryption_of(room, encrypted=state)
+        if encryption is None:
+            return event_type, content
+        least = _LEAST.get() or self._config.encryption.least
+        return await end.rooms.seal(encryption, members, event_type, content, least=least)
+
+    async def prepare(self, room: RoomId, local: UserId, members: frozenset[UserId]) -> None:
+        """Give the devices of a room our key before there is something to say; failures are not the caller's."""
+        end = self._ends.get(local)
+        if end is None:
+            return
+        try:
+            encryption = await end.rooms.encryption_of(room, encrypted=True)
+            if encryption is not None:
+                await end.rooms.device.prepare_room(encryption, members, least=self._config.encryption.least)
+        except (HomeserverError, LocalError) as error:
+            log.info("the keys of a room of %s are not prepared: %s", local, error)
+
+    async def open(self, event: RoomEvent, local: UserId, late: LateHandler) -> Opened | Undecryptable | None:
+        """Decrypt an event; None where it waits for its key: ``late`` is given it when the key has come, or will not.
+
+        Raises:
+            StateError: encryption is off.
+        """
+        end = self._ends.get(local)
+        if end is None:
+            raise StateError(f"encryption is off: {self.why_off}")
+        result = await end.rooms.open(event, key_wait_s=KEY_WAIT_S)
+        if not isinstance(result, Undecryptable) or not result.may_come:
+            return result
+        if self._late >= MAX_LATE or self._tasks is None:
+            return result
+        self._late += 1
+        self._tasks.create_task(self._wait_late(end, event, late), name="late key")
+        return None
+
+    async def _wait_late(self, end: _End, event: RoomEvent, late: LateHandler) -> None:
+        try:
+            await late(event, await end.rooms.open(event, key_wait_s=LATE_KEY_S))
+        except MxrtcError as error:
+            log.warning("! an event whose key was late was not handled: %s", error)
+        except Exception:
+            log.exception("! an event whose key was late was not handled")
+        finally:
+            self._late -= 1
+
+
+@contextmanager
+def readable_for_all() -> Iterator[None]:
+    """Let untrusted devices read what is sent in this block: a refusal that they cannot read is none.
+
+    They get the session from this message on; it is replaced before anything else is said.
+    """
+    token = _LEAST.set(Trust.UNSIGNED)
+    try:
+        yield
+    finally:
+        _LEAST.reset(token)
+
+
+def explain(result: Undecryptable) -> str:
+    """Say to a user why we could not read a message, and what to do."""
+    words = f"I could not read your last message: {result.obstacle.value}."
+    match result.obstacle:
+        case Obstacle.NO_KEY:
+            return f"{words} Please try again; if that does not help, restart your client."
+        case Obstacle.WITHHELD:
+            return f"{words} Please check in your client's security settings that you let devices like mine read along."
+        case _:
+            return f"{words} Please send it again from an up-to-date client."
+
+
+__all__ = ["Encryption", "explain", "load_key", "readable_for_all"]

@@ -1,0 +1,183 @@
+"""Events between the inbox and the calls: decrypted where they are encrypted, refused where policy asks for more.
+
+Must never let an event of a call through that came in plain text into an encrypted room, or from a device that the
+policy does not admit; and must tell the caller why, in words, once an hour at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from mxrtc_bridge.app.encryption import Encryption, explain, readable_for_all
+from mxrtc_bridge.app.rights import Rights
+from mxrtc_bridge.core.encryption import Trust
+from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
+from mxrtc_bridge.core.event_codec import parse_message
+from mxrtc_bridge.core.events import EVENT_TYPES, Reject, Version
+from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
+from mxrtc_bridge.core.policy import Allow
+from mxrtc_bridge.matrix.crypto.rooms import Opened
+from mxrtc_bridge.matrix.crypto.values import Undecryptable
+from mxrtc_bridge.matrix.outbox import Outbox
+from mxrtc_bridge.matrix.room_event import RoomEvent
+
+log = logging.getLogger("mxrtc_bridge.encryption")
+
+RECENT_MS = 5 * 60 * 1000
+"""Only who has just written something is told that it could not be read."""
+EXPLAIN_EVERY_MS = 3600 * 1000
+PLAIN_TEXT = (
+    "I take calls only from encrypted rooms: please start an encrypted direct chat with me, and call from there."
+)
+UNTRUSTED_DEVICE = (
+    "I take calls only from verified devices, and the one that you call from is not. "
+    "Please verify it with another session of yours (in the security settings of your client), then call again."
+)
+
+
+class Rooms(Protocol):
+    """What this module must know about rooms."""
+
+    def members(self, room: RoomId) -> frozenset[UserId] | None: ...
+
+    def peer_in(self, room: RoomId) -> UserId | None: ...
+
+    def is_encrypted(self, room: RoomId) -> bool: ...
+
+
+class Notices(Protocol):
+    """Remembers who was told what."""
+
+    async def may_notify(self, user: UserId, now_ms: int, interval_ms: int, /) -> bool: ...
+
+
+class Refusals(Protocol):
+    """Counts what is refused."""
+
+    def refusal(self, code: str) -> None: ...
+
+
+class PrivateEvents:
+    """See the head of this module."""
+
+    def __init__(
+        self,
+        encryption: Encryption,
+        rooms: Rooms,
+        outbox: Outbox,
+        notices: Notices,
+        *,
+        rights: Rights,
+        counters: Refusals,
+        wall_ms: Callable[[], int],
+        handle_call: Callable[[RoomEvent, UserId], Awaitable[None]],
+    ) -> None:
+        """Make it.
+
+        Args:
+            encryption: the devices of our users.
+            rooms: who is in which room, and which are encrypted.
+            outbox: sends refusals.
+            notices: remembers who was told what.
+            rights: the rules in force, the policy for devices among them.
+            counters: counts what is refused.
+            wall_ms: milliseconds since the epoch.
+            handle_call: given each event of a call that may be looked at, in plain text, and the peer it is for.
+        """
+        self._encryption = encryption
+        self._rooms = rooms
+        self._outbox = outbox
+        self._notices = notices
+        self._rights = rights
+        self._counters = counters
+        self._wall_ms = wall_ms
+        self._handle_call = handle_call
+
+    async def handle(self, event: RoomEvent, local: UserId) -> None:
+        """Take one event of a room of the peer ``local``; events of a room come in order."""
+        if event.type in ("m.room.member", "m.room.encryption"):
+            await self._prepare_keys(event.room_id, local)
+        elif event.type == "m.room.encrypted":
+            await self._handle_encrypted(event, local)
+        elif event.type in EVENT_TYPES and await self._is_believed(event, local):
+            await self._handle_call(event, local)
+
+    async def _prepare_keys(self, room: RoomId, local: UserId) -> None:
+        """Share our key when somebody has joined, so that the first answer need not wait for it."""
+        members = self._rooms.members(room)
+        if members is not None and self._rooms.is_encrypted(room):
+            await self._encryption.prepare(room, local, members)
+
+    async def _is_believed(self, event: RoomEvent, local: UserId) -> bool:
+        """Whether an event in plain text is one that the room and the policy allow."""
+        if self._encryption.is_on and await self._encryption.is_encrypted(
+            event.room_id, local, state=self._rooms.is_encrypted(event.room_id)
+        ):
+            # Everybody on its way could have written it.
+            self._counters.refusal("plain_in_encrypted")
+            log.info("x %s from %s ignored: in plain text, in an encrypted room", event.type, event.sender)
+            return False
+        if self._least is Trust.UNSIGNED:
+            return True
+        await self._refuse(event, local, PLAIN_TEXT)
+        return False
+
+    @property
+    def _least(self) -> Trust:
+        return self._rights.config.encryption.least
+
+    async def _handle_encrypted(self, event: RoomEvent, local: UserId) -> None:
+        if not self._encryption.is_on:
+            return
+
+        async def late(event: RoomEvent, opened: Opened | Undecryptable) -> None:
+            if self._rooms.peer_in(event.room_id) == local:
+                await self._handle_opened(event, opened, local)
+
+        opened = await self._encryption.open(event, local, late)
+        if opened is not None:
+            await self._handle_opened(event, opened, local)
+
+    async def _handle_opened(self, event: RoomEvent, opened: Opened | Undecryptable, local: UserId) -> None:
+        if isinstance(opened, Undecryptable):
+            self._counters.refusal("undecryptable")
+            log.info("x an event of %s to %s cannot be read: %s", event.sender, local, opened.obstacle.value)
+            await self._say_once(event, local, "undecryptable", explain(opened))
+        elif opened.event.type in EVENT_TYPES:
+            if opened.device.trust.meets(self._least):
+                await self._handle_call(opened.event, local)
+            else:
+                await self._refuse(opened.event, local, UNTRUSTED_DEVICE)
+
+    async def _refuse(self, event: RoomEvent, local: UserId, text: str) -> None:
+        """Reject a call because of the device that has sent it, and say why."""
+        self._counters.refusal("device")
+        log.info("x %s from %s ignored: the device is not trusted enough", event.type, event.sender)
+        if event.type != "m.call.invite" or not self._may_use(event.sender, local):
+            return
+        await self._say_once(event, local, "device", text)
+        try:
+            invite = parse_message(event.type, event.content)
+            reject = Reject(invite.call_id, PartyId(secrets.token_hex(8)), Version.V1)
+            with readable_for_all():
+                await self._outbox.send(event.room_id, local, reject, step="device")
+        except (EventError, HomeserverError) as error:
+            log.info("a call was not rejected: %s", error)
+
+    async def _say_once(self, event: RoomEvent, local: UserId, what: str, text: str) -> None:
+        """Tell the sender of a recent event something, not more often than once an hour."""
+        now = self._wall_ms()
+        if now - event.origin_server_ts > RECENT_MS or not self._may_use(event.sender, local):
+            return
+        try:
+            if await self._notices.may_notify(UserId(f"{what} {event.sender}"), now, EXPLAIN_EVERY_MS):
+                with readable_for_all():
+                    await self._outbox.send_notice(event.room_id, local, text, key=f"{what}-{event.event_id}")
+        except (HomeserverError, StorageError) as error:
+            log.warning("%s could not be told why: %s", event.sender, error)
+
+    def _may_use(self, user: UserId, local: UserId) -> bool:
+        return isinstance(self._rights.may_call(user, local), Allow)
