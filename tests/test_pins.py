@@ -184,7 +184,7 @@ def test_olm_library_has_what_its_stubs_do_not_say() -> None:
     account.generate_one_time_keys(1)
     account.generate_fallback_key()
     (key,) = account.one_time_keys.values()
-    assert list(account.fallback_key.values())[0].to_base64()
+    assert next(iter(account.fallback_key.values())).to_base64()
     account.mark_keys_as_published()
     assert (account.one_time_keys, account.fallback_key) == ({}, {})
     session = vodozemac.Account().create_outbound_session(account.curve25519_key, key)
