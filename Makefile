@@ -1,4 +1,5 @@
 # make test     everything that is checked: lint, types, import contracts, all tests
+# make test-long what takes too long for every run: a file of 2 GiB, bridge and client killed 56 times
 # make demo     see it work, then try it by hand; ONCE=1 ends after the checks
 # make bench    measure throughput, set-up time and latency
 # make compiled build the package with a compiled association, and test that one; make bench measures it beside the other
@@ -17,6 +18,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 SYNAPSE := matrix-synapse>=1.141,<2
 PYTEST_ARGS ?=
+LONG_TESTS := tests/e2e/test_large_files.py tests/e2e/test_files_killed.py tests/sinks/files/test_dropbox_killed.py
 
 RUN_READY := .venv/.ready-to-run
 TEST_READY := .venv/.ready-to-test
@@ -38,6 +40,10 @@ test: packages-test lint pytest
 .PHONY: pytest
 pytest: packages-test $(TEST_READY) $(SYNAPSE_READY) $(BROWSER_READY) $(INTEROP_READY)
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: test-long
+test-long: packages-test $(TEST_READY) $(SYNAPSE_READY)
+	MXRTC_LONG_TESTS=1 $(BIN)/pytest -rP $(LONG_TESTS) $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(TEST_READY)

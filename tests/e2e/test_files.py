@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -14,15 +13,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from mxrtc_bridge.demo.processes import ManagedProcess
+from tests.e2e.files import MIB, STATE, digests, make, objects, sparse_file, until_moved
 from tests.e2e.world import World, echo, payload
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 
-MIB = 1 << 20
 LARGE = 256 * MIB
 MANY = 10_000
-STATE = ".mxrtc"
 QUOTA = 8 * MIB
 
 
@@ -44,29 +41,6 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
             await world.add_user(user)
         await world.start_bridge()
         yield world
-
-
-def make(root: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return root
-
-
-def digests(root: Path) -> dict[str, str]:
-    """Path and SHA-256 of everything below ``root`` that is not the state of a drop box."""
-    found: dict[str, str] = {}
-    for path in sorted(root.rglob("*")):
-        name = str(path.relative_to(root))
-        if STATE not in path.relative_to(root).parts and path.is_file():
-            with path.open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
-
-
-def objects(out: bytes, kind: str) -> list[dict[str, object]]:
-    return [each for each in map(json.loads, out.decode().splitlines()) if each["kind"] == kind]
 
 
 async def test_tree_with_odd_names_goes_there_and_comes_back_unchanged(world: World, tmp_path: Path) -> None:
@@ -166,29 +140,8 @@ async def test_quota_refuses_what_is_too_much_and_takes_the_rest(world: World, t
     assert set(digests(world.folder / "small")) == {"tree/1 small", "tree/3 small"}
 
 
-def large_file(folder: Path, name: str) -> Path:
-    """Sparse, but for some blocks that tell one place from another."""
-    path = folder / name
-    with path.open("wb") as file:
-        file.truncate(LARGE)
-        for offset in range(0, LARGE, 16 * MIB):
-            file.seek(offset + offset // 16)
-            file.write(payload(1000))
-    return path
-
-
-async def until_moved(process: ManagedProcess, size: int) -> None:
-    """Wait until a command with ``--json`` has reported that ``size`` bytes are done."""
-    mark = process.mark()
-    while True:
-        found = await process.wait_for_line(r'"kind": "progress".*"bytes_done": (\d+)', 60, after=mark)
-        if int(found[1]) >= size:
-            return
-        mark = process.mark()
-
-
 async def test_large_file_survives_the_death_of_the_client(world: World, tmp_path: Path) -> None:
-    source = large_file(tmp_path, "client-killed.bin")
+    source = sparse_file(tmp_path / "client-killed.bin", LARGE)
     async with world.mxrtc("alice", "--json", "send", source, "build/inbox") as process:
         await until_moved(process, 20 * MIB)
         process.kill()
@@ -204,7 +157,7 @@ async def test_large_file_survives_the_death_of_the_client(world: World, tmp_pat
 
 
 async def test_transfer_goes_on_by_itself_after_the_death_of_the_bridge(world: World, tmp_path: Path) -> None:
-    source = large_file(tmp_path, "bridge-killed.bin")
+    source = sparse_file(tmp_path / "bridge-killed.bin", LARGE)
     async with world.mxrtc("alice", "--json", "send", source, "build/inbox") as process:
         await until_moved(process, 20 * MIB)
         assert world.bridge is not None
@@ -221,7 +174,7 @@ async def test_transfer_goes_on_by_itself_after_the_death_of_the_bridge(world: W
 
 
 async def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(world: World, tmp_path: Path) -> None:
-    large_file(world.folder / "share", "big.bin")
+    sparse_file(world.folder / "share" / "big.bin", LARGE)
     args = ("--json", "get", "build/share:big.bin", "-o", tmp_path / "to")
     async with world.mxrtc("alice", *args) as process:
         await until_moved(process, 20 * MIB)
@@ -250,7 +203,7 @@ async def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(world: World, 
 
 
 async def test_withdrawn_right_ends_the_transfer_and_leaves_nothing_half(world: World, tmp_path: Path) -> None:
-    source = large_file(tmp_path, "withdrawn.bin")
+    source = sparse_file(tmp_path / "withdrawn.bin", LARGE)
     async with world.mxrtc("alice", "--json", "send", source, "build/inbox") as process:
         await until_moved(process, 10 * MIB)
         kept = list(world.grants)

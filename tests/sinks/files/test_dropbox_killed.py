@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -12,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.sinks.files.dropbox import read_box
+from tests.long import LONG
 from tests.sinks.files.killed_writer import SIZES, data_of, path_of
 from tests.sinks.files.senders import files_in, partials_in
 
-KILLS = 60 if os.environ.get("MXRTC_LONG") else 6
+KILLS = 60 if LONG else 6
 
 
 def check_visible(box: Path, expected: dict[str, bytes]) -> int:
