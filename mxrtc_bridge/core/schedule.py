@@ -34,7 +34,7 @@ MESSAGE_OVERHEAD_BYTES = 512
 MAX_STREAMS = 1024
 """Above any number of channels that a session may have; more is a leak in the caller."""
 
-SESSION_BUDGET_BYTES = 4 * wire.KIB * wire.KIB
+SESSION_BUDGET_BYTES = 8 * wire.LARGEST_WINDOW
 MAX_EARLY_BYTES = 1 * wire.KIB * wire.KIB
 """Payload that all streams of a session together may send before they are accepted."""
 
@@ -155,13 +155,13 @@ class WindowBudget(Generic[KeyT]):
         return self._held
 
     def take(self, key: KeyT) -> int:
-        """Return a window for a stream, 16 KiB to 256 KiB: an eighth of what is left.
+        """Return a window for a stream, 16 KiB to 4 MiB: an eighth of what is left.
 
         A stream that has one gives it back first, so that taking again fits it to what is open now.
         """
         self._given -= self._windows.pop(key, 0)
         share = (self._total - self._given) // 8
-        window = min(max(share, wire.MIN_WINDOW), wire.DEFAULT_WINDOW)
+        window = min(max(share, wire.MIN_WINDOW), wire.LARGEST_WINDOW)
         self._windows[key] = window
         self._given += window
         return window

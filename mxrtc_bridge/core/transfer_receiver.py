@@ -18,7 +18,7 @@ that we have given up keeps its place in the line until the source has noticed.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from mxrtc_bridge.core import file_wire, wire
@@ -53,6 +53,8 @@ from mxrtc_bridge.core.transfer_events import (
 
 MAX_ENTRIES = 1_000_000
 """Entries of one job that are received, unless the driver says otherwise."""
+GATHER_BYTES = 512 * wire.KIB
+"""Payload that is kept back so that the disk is given much at a time: each call of it costs as much as many messages."""
 SEEN_EVERY = file_wire.MAX_OPEN_ENTRIES // 4
 """Entries of a listing that are taken before the source is told."""
 
@@ -95,8 +97,11 @@ class _Item:
     """Up to where it has come."""
     verified: int = 0
     """The end of the last chunk whose digest came."""
+    gathered: list[bytes] = field(default_factory=list)
+    """Payload that the driver was not given yet."""
+    gathered_bytes: int = 0
     given: int = 0
-    """Payload bytes that the driver was given."""
+    """Payload bytes that the driver was given, or will be."""
     written: int = 0
     sha256: str = ""
     in_line: bool = False
@@ -143,6 +148,8 @@ class ReceiverMachine(TransferMachine):
         self._waiting: deque[_Item] = deque()
         self._path_bytes = 0
         self._open_wants = 0
+        self._gathered = 0
+        """Payload of all files that the driver was not given yet."""
         self._working = 0
         """Entries that are checked or published by our side."""
         self._announced = 0
@@ -182,7 +189,7 @@ class ReceiverMachine(TransferMachine):
         """The source announces by itself."""
 
     def _is_working(self) -> bool:
-        return self._working > 0 or self._half.given > self._half.written
+        return self._working > 0 or self._half.given - self._gathered > self._half.written
 
     def _lacks_nothing(self) -> bool:
         return self._tally.listed and not self._items and not self._line
@@ -192,6 +199,7 @@ class ReceiverMachine(TransferMachine):
             if item.state is not ItemState.CHECKING and item.entry.kind is EntryKind.FILE:
                 self._emit(CloseFile(item.index))
         self._items.clear()
+        self._gathered = 0
         self._line.clear()
         self._waiting.clear()
         self._report_consumed(self._half.received)
@@ -243,8 +251,9 @@ class ReceiverMachine(TransferMachine):
                 self._move_seen()
 
     def _written(self, item: _Item, size: int) -> None:
-        if not 0 < size <= item.given - item.written:
-            raise StateError(f"DataWritten({size}), but {item.given - item.written} bytes of it are outstanding")
+        outstanding = item.given - item.gathered_bytes - item.written
+        if not 0 < size <= outstanding:
+            raise StateError(f"DataWritten({size}), but {outstanding} bytes of it are outstanding")
         item.written += size
         self._count_written(size)
 
@@ -277,6 +286,9 @@ class ReceiverMachine(TransferMachine):
 
     def _close(self, item: _Item) -> None:
         del self._items[item.index]
+        self._gathered -= item.gathered_bytes
+        item.gathered.clear()
+        item.gathered_bytes = 0
         self._path_bytes -= text_size(item.entry.path)
         if item.state in {ItemState.CHECKING, ItemState.PUBLISHING}:
             self._working -= 1
@@ -380,15 +392,30 @@ class ReceiverMachine(TransferMachine):
             raise WireError("bad_size", f"entry {item.index} has more than the announced {item.entry.size} bytes")
         if item.chunk_is_due or item.position % CHUNK_BYTES + size > CHUNK_BYTES:
             raise WireError("out_of_turn", f"payload of entry {item.index} goes beyond its chunk")
-        offset, item.position = item.position, item.position + size
+        item.position += size
         half.given += size
         if item.state is ItemState.CLOSED:
             self._count_written(size)
             return
         item.given += size
         self._tally.bytes_done += size
-        self._emit(WriteData(item.index, offset, data))
+        self._gather(item, data)
         self._report_consumed(min(half.received, max(half.promised, half.written)))
+
+    def _gather(self, item: _Item, data: bytes) -> None:
+        """Keep ``data`` back until there is enough of it, or no more can come."""
+        item.gathered.append(data)
+        item.gathered_bytes += len(data)
+        self._gathered += len(data)
+        # A quarter of the open credit, so that what is kept back never keeps an acknowledgement back.
+        enough = min(GATHER_BYTES, (self._half.limit - self._half.acked) // 4)
+        if item.gathered_bytes < enough and item.position % CHUNK_BYTES and item.position < item.entry.size:
+            return
+        offset, together = item.position - item.gathered_bytes, b"".join(item.gathered)
+        self._gathered -= item.gathered_bytes
+        item.gathered.clear()
+        item.gathered_bytes = 0
+        self._emit(WriteData(item.index, offset, together))
 
     def _chunk_ended(self, message: file_wire.ChunkEnd) -> None:
         item = self._head(message.index)

@@ -18,11 +18,11 @@ from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.file_wire import CHUNK_BYTES, Entry, FileCode
 from mxrtc_bridge.core.transfer_events import FileRead, OpenFile, ReadFile
 
-BLOCK_BYTES = 64 * wire.KIB
+BLOCK_BYTES = 256 * wire.KIB
 """What is read from a disk at a time."""
-HEAD_BYTES = 192 * wire.KIB
+HEAD_BYTES = 4 * BLOCK_BYTES
 """Read and not yet sent, of the file that is being sent."""
-AHEAD_BYTES = 64 * wire.KIB
+AHEAD_BYTES = BLOCK_BYTES
 """The same, of all files behind it together."""
 AHEAD_FILES = 32
 """Files that are open behind the first."""

@@ -179,7 +179,7 @@ def test_every_request_gets_exactly_one_turn(requests: list[tuple[str, int]]) ->
 def test_first_streams_get_large_windows_and_later_ones_smaller() -> None:
     budget = WindowBudget[int]()
     windows = [budget.take(key) for key in range(256)]
-    assert windows[:9] == [wire.DEFAULT_WINDOW] * 9
+    assert windows[:2] == [wire.LARGEST_WINDOW, wire.LARGEST_WINDOW * 7 // 8]
     assert windows == sorted(windows, reverse=True)
     assert windows[-1] == wire.MIN_WINDOW
 
@@ -188,7 +188,7 @@ def test_windows_stay_within_the_budget_and_the_floor() -> None:
     budget = WindowBudget[int]()
     for key in range(256):
         window = budget.take(key)
-        assert wire.MIN_WINDOW <= window <= wire.DEFAULT_WINDOW
+        assert wire.MIN_WINDOW <= window <= wire.LARGEST_WINDOW
         assert budget.given <= SESSION_BUDGET_BYTES + wire.MIN_WINDOW * (key + 1)
 
 
@@ -200,8 +200,7 @@ def test_window_that_is_given_back_is_there_for_others() -> None:
         budget.give_back(key)
         budget.give_back(key)
     assert budget.given == wire.MIN_WINDOW
-    assert budget.take(99) == wire.DEFAULT_WINDOW, "taking again fits the window to what is open now"
-    assert budget.given == wire.DEFAULT_WINDOW
+    assert budget.take(99) == wire.LARGEST_WINDOW, "taking again fits the window to what is open now"
     budget.give_back(99)
     assert budget.given == 0
 

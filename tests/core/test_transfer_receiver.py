@@ -52,6 +52,15 @@ class Driven:
     def data(self, size: int) -> list[tx.Effect]:
         return self.feed(tx.BinaryReceived(bytes(size)))
 
+    def next_deadline_is_silence(self) -> bool:
+        return self.machine.next_deadline() == self.now + SILENCE_S
+
+    def written(self, size: int) -> None:
+        """Payload comes, and what the machine gives to the disk is written at once."""
+        for effect in self.data(size):
+            if isinstance(effect, tx.WriteData):
+                self.feed(tx.DataWritten(effect.index, len(effect.data)))
+
     def announce(self, *sizes: int) -> None:
         for size in sizes:
             index, self.entries = self.entries, self.entries + 1
@@ -103,10 +112,12 @@ def test_opener_sends_its_job_and_its_window_at_once() -> None:
 
 def test_file_is_written_verified_published_and_only_then_acknowledged() -> None:
     driven = flowing().wanted(CHUNK_BYTES + 3)
-    for piece in range(64):
-        effects = driven.data(FULL)
-        assert effects == [tx.WriteData(0, piece * FULL, bytes(FULL))]
-        driven.feed(tx.DataWritten(0, FULL))
+    # A quarter of the credit of 256 KiB is given to the disk at a time.
+    for piece in range(16):
+        for _ in range(3):
+            assert driven.data(FULL) == []
+        assert driven.data(FULL) == [tx.WriteData(0, piece * 4 * FULL, bytes(4 * FULL))]
+        driven.feed(tx.DataWritten(0, 4 * FULL))
     assert driven.hear(file_wire.ChunkEnd(0, 0, HASH)) == [tx.VerifyChunk(0, 0, HASH)]
     assert driven.data(3) == [tx.WriteData(0, CHUNK_BYTES, bytes(3))]
     assert driven.hear(file_wire.FileEnd(0, CHUNK_BYTES + 3, HASH)) == [tx.PublishFile(0, HASH)]
@@ -283,8 +294,7 @@ def after_chunk(driven: Driven) -> Driven:
     """All of chunk 0 of file 0 has come, its digest has not."""
     driven.wanted(BIG)
     for _ in range(64):
-        driven.data(FULL)
-        driven.feed(tx.DataWritten(0, FULL))
+        driven.written(FULL)
     return driven
 
 
@@ -357,11 +367,38 @@ def test_payload_may_not_cross_the_end_of_a_chunk() -> None:
     driven = flowing().wanted(BIG)
     driven.data(1)
     for _ in range(63):
-        driven.data(FULL)
-        driven.feed(tx.DataWritten(0, FULL))
+        driven.written(FULL)
     driven.data(FULL)
     assert driven.finished is not None
     assert driven.finished.code == "out_of_turn"
+
+
+def test_payload_is_kept_back_for_the_disk_and_never_an_acknowledgement_with_it() -> None:
+    """With a large window half a megabyte goes to the disk at a time; the end of a file goes at once."""
+    driven = flowing(window=4 * CHUNK_BYTES).wanted(CHUNK_BYTES + FULL)
+    for _ in range(31):
+        assert driven.data(FULL) == []
+    assert driven.next_deadline_is_silence(), "nothing that we could wait for is at work"
+    (write,) = driven.data(FULL)
+    assert write == tx.WriteData(0, 0, bytes(CHUNK_BYTES // 2))
+    assert driven.feed(tx.DataWritten(0, CHUNK_BYTES // 2)) == [
+        say(file_wire.Ack(CHUNK_BYTES // 2, 4 * CHUNK_BYTES))
+    ]
+    for _ in range(31):
+        assert driven.data(FULL) == []
+    assert driven.data(FULL) == [tx.WriteData(0, CHUNK_BYTES // 2, bytes(CHUNK_BYTES // 2))]
+    driven.hear(file_wire.ChunkEnd(0, 0, HASH))
+    assert driven.data(FULL - 1) == []
+    assert driven.data(1) == [tx.WriteData(0, CHUNK_BYTES, bytes(FULL))]
+
+
+def test_what_is_kept_back_of_a_file_that_fails_counts_as_written() -> None:
+    driven = flowing(window=4 * CHUNK_BYTES).wanted(CHUNK_BYTES)
+    driven.data(FULL)
+    effects = driven.feed(tx.FileFailed(0, FileCode.SPACE, "full"))
+    assert say(file_wire.No(0, FileCode.SPACE, "full")) in effects
+    assert driven.machine.unwritten == 0
+    assert driven.consumed == driven.arrived
 
 
 @pytest.mark.parametrize("over", [0, 1])
