@@ -19,7 +19,7 @@ from collections import deque
 from typing import Protocol
 
 from mxrtc_bridge.core.file_wire import FileCode
-from mxrtc_bridge.sinks.files.box import Box
+from mxrtc_bridge.sinks.files.box import Box, Kept
 from mxrtc_bridge.sinks.files.failures import FileError
 from mxrtc_bridge.sinks.files.partial import Identity, Partial
 from mxrtc_bridge.sinks.files.publisher import Published, Wanted
@@ -117,6 +117,7 @@ class Reception:
         workers: threads.
         committer: of the box.
         keeper: of the box.
+        before: what an earlier session has left of it.
     """
 
     def __init__(
@@ -128,8 +129,10 @@ class Reception:
         workers: Workers,
         committer: Committer,
         keeper: Keeper,
+        before: Kept | None = None,
     ) -> None:
         self.identity = identity
+        self.before = before
         self.offset = 0
         """Where the source is to go on: the end of the last verified chunk."""
         self.restarted = False
@@ -150,6 +153,11 @@ class Reception:
     @property
     def ended(self) -> bool:
         return self._ended
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything on the disk is another than it was before."""
+        return self._partial is not None
 
     async def take_up(self) -> None:
         """Find what is there already; sets :attr:`offset`.

@@ -216,6 +216,9 @@ class Store:
         self._accounts.add(identity.sender, -identity.size, -1)
         if kept:
             self._keep(Kept(identity, kept, self._clock()))
+        elif reception.before is not None and not reception.touched:
+            # It ended before it had looked at what was there, which is therefore still there.
+            self._keep(reception.before)
 
     def suspend_soon(self, reception: Reception) -> None:
         """Suspend in a task of our own, which :meth:`close` waits for."""
@@ -306,6 +309,7 @@ class Store:
             workers=self._workers,
             committer=self._commit,
             keeper=self,
+            before=kept,
         )
         self._live[identity.key] = reception
         return reception

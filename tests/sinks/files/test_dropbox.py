@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,32 @@ async def test_a_transfer_goes_on_after_a_restart_and_others_cannot_have_it(tmp_
         await write(again, data)
         await again.publish(sha256(data))
     assert files_in(tmp_path) == {"name": data}
+
+
+async def test_a_link_that_dies_before_the_disk_was_looked_at_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session is gone while the name is checked; the next one finds what was there, in the same process."""
+    data = content(2 * CHUNK_BYTES)
+    async with opened(tmp_path) as box:
+        await write(await begun(box, "name", len(data)), data, upto=CHUNK_BYTES)
+    async with opened(tmp_path) as box:
+        entered, leave = threading.Event(), threading.Event()
+
+        def check_place(parts: tuple[str, ...]) -> None:
+            entered.set()
+            assert leave.wait(30)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(box.box.publisher, "check_place", check_place)
+            beginning = asyncio.create_task(begun(box, "name", len(data)))
+            await asyncio.to_thread(entered.wait)
+            beginning.cancel()
+            leave.set()
+            with pytest.raises(asyncio.CancelledError):
+                await beginning
+        assert box.usage(ALICE).size == CHUNK_BYTES
+        assert (await begun(box, "name", len(data))).offset == CHUNK_BYTES
 
 
 async def test_bytes_that_the_disk_has_lost_are_received_again(tmp_path: Path) -> None:
