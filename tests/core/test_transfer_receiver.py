@@ -52,9 +52,6 @@ class Driven:
     def data(self, size: int) -> list[tx.Effect]:
         return self.feed(tx.BinaryReceived(bytes(size)))
 
-    def next_deadline_is_silence(self) -> bool:
-        return self.machine.next_deadline() == self.now + SILENCE_S
-
     def written(self, size: int) -> None:
         """Payload comes, and what the machine gives to the disk is written at once."""
         for effect in self.data(size):
@@ -371,32 +368,6 @@ def test_payload_may_not_cross_the_end_of_a_chunk() -> None:
     driven.data(FULL)
     assert driven.finished is not None
     assert driven.finished.code == "out_of_turn"
-
-
-def test_payload_is_kept_back_for_the_disk_and_never_an_acknowledgement_with_it() -> None:
-    """With a large window half a megabyte goes to the disk at a time; the end of a file goes at once."""
-    driven = flowing(window=4 * CHUNK_BYTES).wanted(CHUNK_BYTES + FULL)
-    for _ in range(31):
-        assert driven.data(FULL) == []
-    assert driven.next_deadline_is_silence(), "nothing that we could wait for is at work"
-    (write,) = driven.data(FULL)
-    assert write == tx.WriteData(0, 0, bytes(CHUNK_BYTES // 2))
-    assert driven.feed(tx.DataWritten(0, CHUNK_BYTES // 2)) == [say(file_wire.Ack(CHUNK_BYTES // 2, 4 * CHUNK_BYTES))]
-    for _ in range(31):
-        assert driven.data(FULL) == []
-    assert driven.data(FULL) == [tx.WriteData(0, CHUNK_BYTES // 2, bytes(CHUNK_BYTES // 2))]
-    driven.hear(file_wire.ChunkEnd(0, 0, HASH))
-    assert driven.data(FULL - 1) == []
-    assert driven.data(1) == [tx.WriteData(0, CHUNK_BYTES, bytes(FULL))]
-
-
-def test_what_is_kept_back_of_a_file_that_fails_counts_as_written() -> None:
-    driven = flowing(window=4 * CHUNK_BYTES).wanted(CHUNK_BYTES)
-    driven.data(FULL)
-    effects = driven.feed(tx.FileFailed(0, FileCode.SPACE, "full"))
-    assert say(file_wire.No(0, FileCode.SPACE, "full")) in effects
-    assert driven.machine.unwritten == 0
-    assert driven.consumed == driven.arrived
 
 
 @pytest.mark.parametrize("over", [0, 1])
