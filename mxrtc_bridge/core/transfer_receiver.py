@@ -54,7 +54,8 @@ from mxrtc_bridge.core.transfer_events import (
 MAX_ENTRIES = 1_000_000
 """Entries of one job that are received, unless the driver says otherwise."""
 GATHER_BYTES = 512 * wire.KIB
-"""Payload that is kept back so that the disk is given much at a time: each call of it costs as much as many messages."""
+"""Payload that is kept back so that the disk is given much at a time: each call of it costs as much as many
+messages."""
 SEEN_EVERY = file_wire.MAX_OPEN_ENTRIES // 4
 """Entries of a listing that are taken before the source is told."""
 
