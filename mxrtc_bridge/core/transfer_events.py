@@ -230,6 +230,8 @@ class FileRead:
     sha256: str = ""
     """Of the whole file, from its first byte on, lower-case hex. Given exactly with the bytes that reach the announced
     size; the driver then closes the file by itself."""
+    chunk_sha256: str = ""
+    """Of the chunk that these bytes end, if they end one; no read goes beyond a chunk."""
 
 
 @dataclass(frozen=True, slots=True)

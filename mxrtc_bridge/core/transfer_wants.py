@@ -9,7 +9,6 @@ read: it is all there is of a small one. They have a budget of their own, so tha
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -52,7 +51,8 @@ class WantedFile:
     """By us: ``end`` or ``no`` was sent."""
     closed: bool = False
     """By the receiver: ``got`` or ``no`` came."""
-    chunk: hashlib._Hash = field(default_factory=hashlib.sha256)
+    chunk_digests: deque[str] = field(default_factory=deque)
+    """Of chunks that are read and not completely sent, in order."""
 
     @property
     def is_complete(self) -> bool:
@@ -65,11 +65,12 @@ class WantedFile:
         return self.opened and not self.sha256 and self.failure is None
 
     def next_block(self) -> int:
-        return min(self.entry.size - self.asked, BLOCK_BYTES)
+        return min(self.entry.size - self.asked, BLOCK_BYTES, CHUNK_BYTES - self.asked % CHUNK_BYTES)
 
     def fail(self, code: FileCode, message: str) -> None:
         self.failure = code, message
         self.unsent.clear()
+        self.chunk_digests.clear()
         self.held = 0
         self.reading = None
 
@@ -80,18 +81,13 @@ class WantedFile:
         del self.unsent[:size]
         self.held -= size
         self.position += size
-        if self.entry.size - self.offset <= CHUNK_BYTES:
-            return data, None  # Nobody will ask for the digest of the only chunk.
-        self.chunk.update(data)
         if self.position % CHUNK_BYTES or self.position == self.entry.size:
             return data, None
         return data, self.position // CHUNK_BYTES - 1
 
     def chunk_digest(self) -> str:
-        """Return the digest of the chunk that is complete, and begin the next one."""
-        digest = self.chunk.hexdigest()
-        self.chunk = hashlib.sha256()
-        return digest
+        """Return the digest of the chunk that is complete."""
+        return self.chunk_digests.popleft()
 
     def piece(self, limit: int) -> int:
         """Return how much of what is read can be one message of at most ``limit`` bytes."""
@@ -170,6 +166,10 @@ class Wants:
         at_end = want.asked - (asked - size) == want.entry.size
         if at_end != bool(event.sha256):
             raise StateError(f"FileRead for entry {want.index} must have a digest exactly at the end of the file")
+        if not at_end and (want.asked - (asked - size)) % CHUNK_BYTES == 0:
+            if not event.chunk_sha256:
+                raise StateError(f"FileRead for entry {want.index} must have the digest of the chunk that it ends")
+            want.chunk_digests.append(event.chunk_sha256)
         want.asked -= asked - size
         want.held -= asked - size
         want.reading = None

@@ -39,6 +39,10 @@ class FileReader(Protocol):
         """SHA-256 of everything up to here, from the first byte on, in hexadecimal."""
         ...
 
+    def chunk_digest(self) -> str:
+        """SHA-256 of the chunk that ends here, in hexadecimal; empty if none does."""
+        ...
+
     def close_now(self) -> None:
         """Close; no call is running."""
         ...

@@ -202,7 +202,7 @@ class SourceHands(Hands):
         reader = self._readers[index]
         data = await reader.read(size) if size else b""
         if not reader.at_end:
-            return tx.FileRead(index, data)
+            return tx.FileRead(index, data, chunk_sha256=reader.chunk_digest())
         digest = reader.digest()
         self.let_go(index)
         return tx.FileRead(index, data, digest)

@@ -133,7 +133,8 @@ def test_each_chunk_but_the_last_is_followed_by_its_digest() -> None:
     while position < size:
         request = next(effect for effect in effects if isinstance(effect, (tx.OpenFile, tx.ReadFile)))
         end = position + request.size
-        effects = driven.feed(tx.FileRead(0, data[position:end], HASH if end == size else ""))
+        chunk = sha256(data[end - CHUNK_BYTES : end]) if end == CHUNK_BYTES else ""
+        effects = driven.feed(tx.FileRead(0, data[position:end], HASH if end == size else "", chunk))
         position = end
         effects += driven.turns()
         messages += [effect for effect in effects if isinstance(effect, (tx.SendText, tx.SendBinary))]
@@ -149,11 +150,21 @@ def test_resumed_file_begins_with_the_digest_of_its_own_first_chunk() -> None:
     driven.hear(file_wire.Ack(0, wire.MAX_WINDOW))
     assert driven.hear(want(0, CHUNK_BYTES)) == [tx.OpenFile(0, file(0, size), CHUNK_BYTES, BLOCK_BYTES)]
     said: list[str] = []
-    for block in range(CHUNK_BYTES // BLOCK_BYTES):
-        driven.feed(tx.FileRead(0, bytes([block]) * BLOCK_BYTES))
+    blocks = CHUNK_BYTES // BLOCK_BYTES
+    for block in range(1, blocks + 1):
+        driven.feed(tx.FileRead(0, bytes(BLOCK_BYTES), chunk_sha256=sha256(b"x") if block == blocks else ""))
         said += [effect.text for effect in driven.turns() if isinstance(effect, tx.SendText)]
-    data = b"".join(bytes([block]) * BLOCK_BYTES for block in range(CHUNK_BYTES // BLOCK_BYTES))
-    assert said == [file_wire.encode(file_wire.ChunkEnd(0, 1, sha256(data)))]
+    assert said == [file_wire.encode(file_wire.ChunkEnd(0, 1, sha256(b"x")))]
+
+
+def test_end_of_a_chunk_without_its_digest_is_a_mistake_of_the_driver() -> None:
+    driven = announced(2 * CHUNK_BYTES)
+    driven.hear(want(0))
+    for _ in range(CHUNK_BYTES // BLOCK_BYTES - 1):
+        driven.feed(tx.FileRead(0, bytes(BLOCK_BYTES)))
+        driven.turns()
+    with pytest.raises(StateError, match="digest of the chunk"):
+        driven.feed(tx.FileRead(0, bytes(BLOCK_BYTES)))
 
 
 @pytest.mark.parametrize(("size", "offset"), [(0, 0), (5, 5), (CHUNK_BYTES, CHUNK_BYTES)])
@@ -179,7 +190,7 @@ def test_blocks_are_read_ahead_within_the_budget() -> None:
     driven = announced(10 * CHUNK_BYTES)
     driven.hear(want(0))
     blocks = 1
-    while tx.ReadFile(0, BLOCK_BYTES) in driven.feed(tx.FileRead(0, bytes(BLOCK_BYTES))):
+    while tx.ReadFile(0, BLOCK_BYTES) in driven.feed(tx.FileRead(0, bytes(BLOCK_BYTES), chunk_sha256=HASH)):
         blocks += 1
     assert blocks * BLOCK_BYTES == driven.machine.buffered == HEAD_BYTES
 

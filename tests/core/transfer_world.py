@@ -130,7 +130,8 @@ class SourceDriver:
             del self.positions[index]
             return tx.FileRead(index, piece, sha256(data))
         self.positions[index] = entry, end
-        return tx.FileRead(index, piece)
+        chunk = data[end - CHUNK_BYTES : end] if piece and end % CHUNK_BYTES == 0 else None
+        return tx.FileRead(index, piece, chunk_sha256=sha256(chunk) if chunk is not None else "")
 
 
 class ReceiverDriver:

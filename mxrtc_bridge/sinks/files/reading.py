@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import os
 
-from mxrtc_bridge.core.file_wire import FileCode
+from mxrtc_bridge.core.file_wire import CHUNK_BYTES, FileCode
 from mxrtc_bridge.sinks.files.failures import FileError
 from mxrtc_bridge.sinks.files.partial import Hash, hash_range
 from mxrtc_bridge.sinks.files.workers import Workers
@@ -46,6 +46,8 @@ class SourceFile:
         self._descriptor = descriptor
         self._workers = workers
         self._hash: Hash = hashlib.sha256()
+        self._chunk: Hash = hashlib.sha256()
+        self._chunk_digest = ""
         self._turn = asyncio.Lock()
 
     async def skip(self, offset: int) -> None:
@@ -71,6 +73,13 @@ class SourceFile:
     def digest(self) -> str:
         """Return the SHA-256 of all that was read or skipped so far, in hexadecimal."""
         return self._hash.hexdigest()
+
+    def chunk_digest(self) -> str:
+        """Return the SHA-256 of the chunk that ends at :attr:`offset`, in hexadecimal; empty if none does.
+
+        Known where reading began at the beginning of the chunk, and no read went beyond its end.
+        """
+        return self._chunk_digest
 
     @property
     def at_end(self) -> bool:
@@ -101,16 +110,23 @@ class SourceFile:
             raise FileError(FileCode.INTERRUPTED, "the file was closed")
         wanted = min(size, self.size - self.offset)
         pieces: list[bytes] = []
+        self._chunk_digest = ""
         while wanted:
             piece = os.pread(self._descriptor, wanted, self.offset)
             if not piece:
                 break
             self._hash.update(piece)
+            # A file of one chunk has no digest but its own.
+            if self.size > CHUNK_BYTES:
+                self._chunk.update(piece)
             self.offset += len(piece)
             wanted -= len(piece)
             pieces.append(piece)
         # Afterwards, so that it vouches for what was just read; a file that has shrunk is caught here as well.
         self._check()
+        if self.offset % CHUNK_BYTES == 0 and pieces:
+            self._chunk_digest = self._chunk.hexdigest()
+            self._chunk = hashlib.sha256()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _check(self) -> None:
