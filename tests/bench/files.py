@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from mxrtc_bridge.demo.processes import ManagedProcess
@@ -79,20 +80,27 @@ async def _measure(stack: AsyncExitStack, folder: Path) -> dict[str, object]:
     _, port = await world.connect("alice", "build", "-L", "0=sink")
     pipe = await upload(port, LARGE_MB * MB)
     before = cpu_seconds(bridge)
-    sent, growth = await _send(world, bridge, large)
+    sent = await _transfer(world, bridge, "send", large, "build/box")
     cpu = cpu_seconds(bridge) - before
     scp = await _timed(lambda: _scp(ssh, large, folder / "scp.bin"))
-    fetched = await _timed(lambda: _mxrtc(world, "get", "build/box:large.bin", "-o", folder / "fetched"))
+    fetched = await _transfer(world, bridge, "get", "build/box:large.bin", "-o", folder / "fetched")
     small_sent = await _timed(lambda: _mxrtc(world, "send", small, "build/box"))
     tar = await _timed(lambda: _tar(small, folder / "untarred"))
-    rates = {"pipe_up": pipe / MB, "send": LARGE_MB / sent, "get": LARGE_MB / fetched, "scp": LARGE_MB / scp}
+    rates = {
+        "pipe_up": pipe / MB,
+        "send": LARGE_MB / sent.took_s,
+        "get": LARGE_MB / fetched.took_s,
+        "scp": LARGE_MB / scp,
+    }
     return {
         "large_mb": LARGE_MB,
         "rate_mb_s": rates,
+        "started_s": sent.started_s,
         "send_to_pipe": rates["send"] / rates["pipe_up"],
+        "get_to_pipe": rates["get"] / rates["pipe_up"],
         "send_to_scp": rates["send"] / rates["scp"],
         "bridge_cpu_s_per_gb": cpu * 1000 / LARGE_MB,
-        "memory_growth_mib": growth,
+        "memory_growth_mib": sent.growth_mib,
         "small_files": SMALL_COUNT,
         "small_files_per_s": {"send": SMALL_COUNT / small_sent, "tar_over_tcp": SMALL_COUNT / tar},
     }
@@ -113,18 +121,29 @@ async def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-async def _send(world: World, bridge: ManagedProcess, path: Path) -> tuple[float, dict[str, float]]:
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    started_s: float
+    """From the start of the command to the connection: the program, the homeserver, the call."""
+    took_s: float
+    """From there to the end of the command: everything is safe, and told."""
+    growth_mib: dict[str, float]
+
+
+async def _transfer(world: World, bridge: ManagedProcess, *args: str | Path) -> _Moved:
     began = time.perf_counter()
-    async with world.mxrtc("alice", "send", path, "build/box") as process:
+    async with world.mxrtc("alice", "--json", *args) as process:
+        await process.wait_for_line('"kind": "connected"', 30)
+        connected = time.perf_counter()
         peak = _Peak(bridge=bridge.pid, client=process.pid)
         watching = asyncio.create_task(peak.watch())
         code = await process.wait(600)
-        took = time.perf_counter() - began
+        ended = time.perf_counter()
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         if code:
             raise RuntimeError(process.tail())
-    return took, peak.growth_mib
+    return _Moved(connected - began, ended - connected, peak.growth_mib)
 
 
 async def _mxrtc(world: World, *args: str | Path) -> None:
