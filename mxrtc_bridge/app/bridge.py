@@ -18,6 +18,7 @@ from mxrtc_bridge.app.encryption import Encryption
 from mxrtc_bridge.app.private_events import PrivateEvents
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.config import Config, load_config
+from mxrtc_bridge.core.deliveries import Delivery, announcement, receipt
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError, StorageError
 from mxrtc_bridge.core.event_codec import parse_message
 from mxrtc_bridge.core.events import EVENT_TYPES, CallEvent
@@ -25,14 +26,17 @@ from mxrtc_bridge.core.ice import IceServer
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
 from mxrtc_bridge.core.policy import Allow
 from mxrtc_bridge.core.quota import CallLimits
+from mxrtc_bridge.core.targets import FilesTarget
 from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.calls import CallManager, CallSettings
 from mxrtc_bridge.engine.clock import LoopClock
+from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.rooms import SealingHomeserver
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 from mxrtc_bridge.matrix.inbox import Inbox
 from mxrtc_bridge.matrix.liveness import ping_loop, wait_for_homeserver
+from mxrtc_bridge.matrix.notices import Notices
 from mxrtc_bridge.matrix.outbox import Outbox
 from mxrtc_bridge.matrix.peers import PeerProfile, Peers
 from mxrtc_bridge.matrix.room_event import RoomEvent
@@ -94,12 +98,15 @@ class Bridge:
             counters=self._metrics,
             clock=self._clock,
         )
+        self._notices = Notices(self._outbox)
+        self._bot_rooms = BotRooms(self._homeserver, config.appservice.bot, config.rooms.named())
         self._peers = Peers(
             self._homeserver,
             stores.rooms,
             self._calls,
             profiles=_profiles(config),
-            bot=None,
+            bot_rooms=self._bot_rooms,
+            tell=lambda room, sender, text, key: self._notices.post(room, sender, text, key=key),
             is_own=self.is_own,
             may_use=self._may_use,
             wall_ms=self._clock.wall_ms,
@@ -166,6 +173,8 @@ class Bridge:
             tasks.create_task(self._encryption.run(), name="encryption")
             await self._calls.hang_up_leftovers()
             # Not earlier: what an earlier run has left in the inbox is judged by the rooms that the peers are in.
+            tasks.create_task(self._notices.run(), name="notices")
+            tasks.create_task(self._bot_rooms.run(), name="rooms of the bot")
             self._taking = tasks.create_task(self._inbox.run(), name="inbox")
             self._inbox.set_ready(True)
             log.info("bridge ready: %d peers", len(self._config.peers))
@@ -206,9 +215,10 @@ class Bridge:
     ) -> tuple[str, Mapping[str, object]]:
         """Encrypt what is about to be sent, where the room is encrypted."""
         members = self._peers.members(room) or frozenset({local})
-        return await self._encryption.seal(
-            room, local, event_type, content, state=self._peers.is_encrypted(room), members=members
-        )
+        state = self._peers.is_encrypted(room)
+        if self._bot_rooms.is_encrypted(room):
+            state, members = True, await self._homeserver.joined_members(room, local)
+        return await self._encryption.seal(room, local, event_type, content, state=state, members=members)
 
     async def _handle_to_device(self, device: CryptoDevice, event: ToDeviceEvent) -> None:
         """Take what another device has sent to one of ours."""
@@ -239,7 +249,24 @@ class Bridge:
             clock=self._clock,
             counters=self._metrics,
             max_streams=self._rights.config.limits.streams_per_session,
+            delivered=lambda service, tally: self._tell_of_delivery(tally.delivery(remote, local, service)),
         )
+
+    def _tell_of_delivery(self, delivery: Delivery | None) -> None:
+        """Tell the sender, and the room for notices, what has arrived."""
+        service = None if delivery is None else self._rights.config.service(delivery.peer, delivery.service)
+        if delivery is None or service is None:
+            return
+        if not isinstance(service.target, FilesTarget) or not service.target.announce:
+            return
+        key = f"delivery-{secrets.token_hex(8)}"
+        room = self._peers.room_with(delivery.sender, delivery.peer)
+        if room is not None:
+            text = receipt(delivery)
+            self._notices.post(room, delivery.peer, text.plain, text.html, key=key)
+        if (room := self._bot_rooms.room("notices")) is not None:
+            text = announcement(delivery)
+            self._notices.post(room, self._rights.config.appservice.bot, text.plain, text.html, key=key)
 
     async def _ice_servers(self, local: UserId) -> tuple[IceServer, ...]:
         ice = self._rights.config.ice
@@ -281,6 +308,7 @@ class Bridge:
         await self._directories.serve(config.files_targets())
         self._calls.reconfigure(_call_settings(config), self._peer_factory(config))
         self._encryption.configure(config)
+        await self._bot_rooms.reload(config.rooms.named())
         await self._peers.reload(_profiles(config))
         await self._encryption.serve(profile.user_id for profile in _profiles(config))
         log.info("configuration reloaded: %d peers, %d grants", len(config.peers), len(config.grants))

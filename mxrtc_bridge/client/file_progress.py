@@ -23,11 +23,10 @@ from mxrtc_bridge.client.file_words import (
     progress_fields,
     progress_sentence,
     remaining_s,
-    size_words,
     time_words,
 )
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.core.display import display
+from mxrtc_bridge.core.display import display, size_words
 from mxrtc_bridge.core.transfer_events import Progress
 
 BAR_EVERY_S = 0.25

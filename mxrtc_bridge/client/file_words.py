@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mxrtc_bridge.client.exits import Exit
-from mxrtc_bridge.core.display import ELLIPSIS, display
+from mxrtc_bridge.core.display import ELLIPSIS, display, size_words
 from mxrtc_bridge.core.transfer_events import Failure, FileCode, Finished, Outcome, Progress
 from mxrtc_bridge.core.transfer_progress import MAX_FAILURES
 
@@ -19,7 +19,6 @@ SHOWN_FAILURES = 10
 """Failures that are told in words; ``--json`` tells all that are known."""
 
 _RATE_WINDOW_S = 10.0
-_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 class Direction(Enum):
@@ -35,17 +34,6 @@ def _one_line(text: str, limit: int) -> str:
 
 
 # Numbers
-
-
-def size_words(size: float) -> str:
-    """``999 B``, ``1.5 MiB``: three digits that matter."""
-    if size < 1024:
-        return f"{size:.0f} B"
-    for unit in _UNITS:
-        size /= 1024
-        if size < 1023.5 or unit == _UNITS[-1]:
-            return f"{size:.{0 if size >= 99.95 else 1}f} {unit}"
-    raise AssertionError("the last unit takes everything")
 
 
 def time_words(seconds: float) -> str:

@@ -12,7 +12,7 @@ from mxrtc_bridge.core.path_patterns import parse_name_pattern
 from mxrtc_bridge.core.targets import Direction, FileLimits, FilesTarget
 
 _FOR_TARGETS = ("target", "expect", "raw", "connect_timeout", "i_know_this_is_root")
-_FOR_RECEIVING = ("names", "allow", "limits")
+_FOR_RECEIVING = ("names", "allow", "announce", "limits")
 
 
 def build_files(
@@ -33,6 +33,7 @@ def build_files(
         section.dir,
         direction,
         sanitise=section.names == "sanitise",
+        announce=section.announce,
         allowed=tuple(parse_name_pattern(text) for text in section.allow),
         limits=FileLimits(limits.file_size, limits.per_user, limits.total, limits.keep_free, limits.partial_age),
     )

@@ -25,7 +25,8 @@ from mxrtc_bridge.config.placeholders import placeholder_problems
 from mxrtc_bridge.config.problems import InvalidConfigError, KeyPath, Problem
 from mxrtc_bridge.config.reader import Document, Value, read_yaml
 from mxrtc_bridge.config.secrets import read_file
-from mxrtc_bridge.config.settings import Config, HomeserverSettings, PeerSettings
+from mxrtc_bridge.config.settings import Config, HomeserverSettings, PeerSettings, RoomSettings
+from mxrtc_bridge.core.ids import parse_user_id
 
 _PASSWORD_IN_URL = re.compile(r"//[^/@]*:[^/@]+@")
 
@@ -172,6 +173,8 @@ class _Reader:
             metrics_listen=sections["metrics"].listen and parse_listen(sections["metrics"].listen),
             log_level=sections["logging"].level,
             tests=rules.make_tests(sections["tests"], peers),
+            admins=frozenset(parse_user_id(user) for user in sections["admins"]),
+            rooms=RoomSettings(sections["rooms"].admin, sections["rooms"].notices),
         )
 
     def _check_exposure(self) -> None:

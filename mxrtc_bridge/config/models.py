@@ -64,6 +64,8 @@ ServerName = Annotated[str, AfterValidator(notation.parse_server_name), Kind("se
 HttpUrl = Annotated[str, AfterValidator(notation.parse_http_url), Kind("URL")]
 IceUri = Annotated[str, AfterValidator(notation.parse_ice_uri), Kind("STUN or TURN URI")]
 Subject = Annotated[str, AfterValidator(_checked_subject), Kind("subject")]
+UserText = Annotated[str, AfterValidator(notation.parse_user), Kind("user id")]
+RoomText = Annotated[str, AfterValidator(notation.parse_room), Kind("room id or alias")]
 Localpart = Annotated[str, _word(r"[a-z0-9][a-z0-9._=-]{0,62}"), Kind("lower-case name")]
 PeerName = Annotated[str, _word(r"[a-z0-9][a-z0-9._-]{0,62}"), Kind("lower-case name")]
 GroupName = Annotated[str, _word(r"[a-z0-9][a-z0-9._-]{0,62}"), Kind("lower-case name")]
@@ -160,6 +162,8 @@ class FilesSection(Section):
     """Names that could do harm (control characters, leading dots, reserved names) are refused, or made safe."""
     allow: Annotated[list[AllowedName], Field(max_length=64)] = []
     """Names of files that are received, like "*.pdf"; empty: all."""
+    announce: bool = True
+    """What has arrived is told to its sender in the direct chat, and in the room for notices."""
     limits: FileLimitsSection = FileLimitsSection()
     """What the directory takes from callers."""
 
@@ -320,6 +324,15 @@ class EncryptionSection(Section):
     """Master keys (public, unpadded base64) that you have compared yourself, by user id: no other is believed."""
 
 
+class RoomsSection(Section):
+    """Rooms that the bot joins and writes to. Invite it, and prefer ids: whoever rules over an alias can move it."""
+
+    admin: RoomText | None = None
+    """Where admins are told what needs them."""
+    notices: RoomText | None = None
+    """Where it is told what has happened, like the arrival of files."""
+
+
 class MetricsSection(Section):
     """Counters for Prometheus; they hold no user ids."""
 
@@ -357,6 +370,10 @@ class Root(Section):
     """Who may use what. Nothing is allowed that is not granted here."""
     deny: Annotated[list[Subject], Field(max_length=1000)] = []
     """Users and servers that may use nothing, whatever the grants say."""
+    admins: Annotated[list[UserText], Field(max_length=100)] = []
+    """Users who may give commands to the bridge. It is no grant: they use services by grants, like everybody."""
+    rooms: RoomsSection = RoomsSection()
+    """Rooms that the bot joins and writes to."""
     ice: IceSection = IceSection()
     """How sessions find a path through the network."""
     limits: LimitsSection = LimitsSection()

@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 
 from mxrtc_bridge.config.problems import quoted
 from mxrtc_bridge.config.settings import Listen, TcpListen, UnixListen
+from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.filenames import FileNameError
+from mxrtc_bridge.core.ids import MAX_ID_CHARS, parse_user_id
 from mxrtc_bridge.core.path_patterns import parse_name_pattern
 from mxrtc_bridge.core.targets import AppendTarget, IpNetwork, ReadTarget, Target, TcpTarget, UnixTarget
 
@@ -31,6 +33,9 @@ _SERVER_NAME = re.compile(r"([A-Za-z0-9.\-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-
 _ICE_URI = re.compile(
     r"(stuns?|turns?):(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?(\?transport=(udp|tcp))?"
 )
+
+_ROOM_ID = re.compile(r"![!-~]+")
+_ROOM_ALIAS = re.compile(r"#[^:\s\x00-\x1f\x7f]+:([A-Za-z0-9.\-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 
 _NOT_FOR_CALLERS = frozenset(
     {"/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr"}
@@ -92,6 +97,21 @@ def parse_allowed_name(text: str) -> str:
         return parse_name_pattern(text).text
     except FileNameError as error:
         raise ValueError(str(error)) from None
+
+
+def parse_user(text: str) -> str:
+    """Read the id of a user, like ``@alice:example.org``."""
+    try:
+        return parse_user_id(text)
+    except EventError:
+        raise ValueError(f"{quoted(text)} is not a user id like @alice:example.org") from None
+
+
+def parse_room(text: str) -> str:
+    """Read the id of a room, or an alias of it."""
+    if len(text) <= MAX_ID_CHARS and (_ROOM_ID.fullmatch(text) or _ROOM_ALIAS.fullmatch(text)):
+        return text
+    raise ValueError(f"{quoted(text)} is neither a room id like !abc:example.org nor an alias like #rtc:example.org")
 
 
 def parse_target(text: str) -> Target:

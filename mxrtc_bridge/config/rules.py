@@ -26,8 +26,16 @@ def reference_problems(data: Mapping[str, Value]) -> list[Problem]:
         *_group_problems(data),
         *_grant_problems(data),
         *_subject_problems(_list(data.get("deny")), ("deny",), data),
+        *_admin_problems(data),
         *_test_problems(data),
     ]
+
+
+def _admin_problems(data: Mapping[str, Value]) -> Iterator[Problem]:
+    denied = _list(data.get("deny"))
+    for index, admin in enumerate(_list(data.get("admins"))):
+        if admin in denied:
+            yield Problem(("admins", index), "this user is denied below; take the name out of one of the two")
 
 
 def _list(value: Value) -> list[Value]:

@@ -154,6 +154,19 @@ class EncryptionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RoomSettings:
+    """Rooms that the bot is in besides its direct chats; each a room id or an alias."""
+
+    admin: str | None = None
+    notices: str | None = None
+
+    def named(self) -> dict[str, str]:
+        """What is configured, by its key in the file."""
+        both = {"admin": self.admin, "notices": self.notices}
+        return {purpose: room for purpose, room in both.items() if room is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyTest:
     """A claim about the policy that must hold whenever the configuration is loaded."""
 
@@ -181,6 +194,9 @@ class Config:
     metrics_listen: Listen | None
     log_level: str
     tests: tuple[PolicyTest, ...]
+    admins: frozenset[UserId] = frozenset()
+    """Users who may give commands; which services they may use is said by grants alone."""
+    rooms: RoomSettings = RoomSettings()
     _policy: Policy = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

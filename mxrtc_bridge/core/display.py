@@ -13,6 +13,7 @@ DEFAULT_LIMIT = 120
 """Columns; enough for every name that people type."""
 
 ELLIPSIS = "\u2026"
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 # Letters, marks and symbols that Unicode counts as printable but that show nothing.
 _INVISIBLE = frozenset(
@@ -67,3 +68,14 @@ def display(text: str, limit: int = DEFAULT_LIMIT) -> str:
             pieces.append((ELLIPSIS, 1))
             break
     return "".join(piece for piece, _ in pieces)
+
+
+def size_words(size: float) -> str:
+    """Return a number of bytes for people, ``999 B`` or ``1.5 MiB``: three digits that matter."""
+    if size < 1024:
+        return f"{size:.0f} B"
+    for unit in _UNITS:
+        size /= 1024
+        if size < 1023.5 or unit == _UNITS[-1]:
+            return f"{size:.{0 if size >= 99.95 else 1}f} {unit}"
+    raise AssertionError("the last unit takes everything")

@@ -108,6 +108,8 @@ class FilesTarget:
     direction: Direction
     sanitise: bool = False
     """Make names safe that are not accepted, instead of refusing them."""
+    announce: bool = True
+    """Tell people what has arrived."""
     allowed: tuple[NamePattern, ...] = ()
     """Names of files that are taken; empty means all."""
     limits: FileLimits = field(default_factory=FileLimits)

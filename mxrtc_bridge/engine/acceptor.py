@@ -8,14 +8,16 @@ and a right that ends resets the streams that lived by it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from mxrtc_bridge.core import control, stream, wire
 from mxrtc_bridge.core import transfer_events as tx
+from mxrtc_bridge.core.deliveries import DeliveryTally
 from mxrtc_bridge.core.errors import EventError, TargetError
 from mxrtc_bridge.core.file_errors import FileError
-from mxrtc_bridge.core.file_wire import PROTOCOL_FILE, FileCode, Get, Job, Ls
+from mxrtc_bridge.core.file_wire import PROTOCOL_FILE, FileCode, Get, Job, Ls, Put
 from mxrtc_bridge.core.ids import ServiceName, parse_service_name
 from mxrtc_bridge.core.raw_stream import RawStreamMachine
 from mxrtc_bridge.core.targets import FilesTarget, Target
@@ -72,6 +74,7 @@ class AcceptorLinks(Links):
         clock: where time comes from.
         counters: what is counted.
         max_streams: streams that the caller may have open at a time.
+        delivered: told what a transfer has brought, once it has ended; must not block and not raise.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class AcceptorLinks(Links):
         clock: Clock,
         counters: Counters,
         max_streams: int = 256,
+        delivered: Callable[[ServiceName, DeliveryTally], None] = lambda _service, _tally: None,
     ) -> None:
         super().__init__(clock=clock, counters=counters, max_streams=max_streams)
         self._gate = gate
@@ -90,6 +94,7 @@ class AcceptorLinks(Links):
         self._files = files
         self._services: dict[Line, ServiceName] = {}
         self._directories: dict[Transfer, FilesTarget] = {}
+        self._delivered = delivered
 
     def channel_offered(self, channel: Channel) -> None:
         if channel.protocol == wire.PROTOCOL_CTL:
@@ -186,11 +191,13 @@ class AcceptorLinks(Links):
         if self._ended or len(self._pipes) >= self._max_streams:
             self._turn_away(channel, "limit")
             return
+        tally = DeliveryTally()
         self._add_transfer(
             AcceptedTransfer(),
             channel,
-            lambda transfer, how: self._transfer_ended(transfer, service, how),
+            lambda transfer, how: self._transfer_ended(transfer, service, tally, how),
             job_received=lambda transfer, job: self._judge_job(transfer, service, job),
+            record=tally.record,
         )
 
     def _judge_job(self, transfer: Transfer, service: ServiceName, job: Job) -> None:
@@ -218,8 +225,9 @@ class AcceptorLinks(Links):
             log.info("! service %s: %s", service, error)
             transfer.refuse(error.code, str(error))
 
-    def _transfer_ended(self, transfer: Transfer, service: ServiceName, how: tx.Finished) -> None:
-        self._services.pop(transfer, None)
+    def _transfer_ended(self, transfer: Transfer, service: ServiceName, tally: DeliveryTally, how: tx.Finished) -> None:
+        if self._services.pop(transfer, None) is not None and isinstance(transfer.job, Put):
+            self._delivered(service, tally)
         self._directories.pop(transfer, None)
         log.info(
             "x transfer %s %s %s, %d of %d files, %d bytes out, %d in",

@@ -242,6 +242,16 @@ class Homeserver:
         """Join a room, by an invitation as a rule."""
         await self._post(f"join {room}", _room(room).join, as_user=as_user, timeout_s=_JOIN_TIMEOUT_S)
 
+    async def resolve_alias(self, alias: str, as_user: UserId | None = None) -> RoomId:
+        """The room that an alias stands for."""
+        answer = await self._get(f"look up {alias}", Path.v3.directory.room[alias], as_user=as_user)
+        return _parsed_room(answer.get("room_id"))
+
+    async def join_alias(self, alias: str, as_user: UserId | None = None) -> RoomId:
+        """Join the room that an alias stands for, also one that this homeserver does not know yet; returns the room."""
+        answer = await self._post(f"join {alias}", Path.v3.join[alias], as_user=as_user, timeout_s=_JOIN_TIMEOUT_S)
+        return _parsed_room(answer.get("room_id"))
+
     async def leave(self, room: RoomId, as_user: UserId | None = None, reason: str | None = None) -> None:
         """Leave a room, or decline the invitation to it."""
         content = {"reason": reason} if reason else None

@@ -88,22 +88,33 @@ class Outbox:
         event_type, content = content_of(message)
         await self._send(room, sender, event_type, content, transaction_id(room, sender, message.call_id, step))
 
-    async def send_notice(self, room: RoomId, sender: UserId, text: str, *, key: str) -> None:
-        """Send plain text in its turn; the same ``key`` again is the same event.
+    async def send_notice(
+        self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str
+    ) -> EventId:
+        """Send an ``m.notice`` (which bots do not answer) in its turn, without calling anybody's attention.
+
+        Args:
+            room: where to.
+            sender: our side.
+            text: the plain body.
+            html: the same as HTML, all foreign text in it escaped.
+            key: names this message: the same key again is the same event.
 
         Raises:
             HomeserverError: as for :meth:`send`.
         """
         content: dict[str, object] = {"msgtype": "m.notice", "body": text, "m.mentions": {}}
-        await self._send(room, sender, "m.room.message", content, transaction_id(room, sender, key, "notice"))
+        if html is not None:
+            content |= {"format": "org.matrix.custom.html", "formatted_body": html}
+        return await self._send(room, sender, "m.room.message", content, transaction_id(room, sender, key, "notice"))
 
     async def _send(
         self, room: RoomId, sender: UserId, event_type: str, content: Mapping[str, object], txn_id: str
-    ) -> None:
+    ) -> EventId:
         try:
             async with asyncio.timeout(self._timeout_s), self._turn(room):
                 as_user = sender if self._masquerade else None
-                await self._homeserver.send_event(room, event_type, content, txn_id, as_user)
+                return await self._homeserver.send_event(room, event_type, content, txn_id, as_user)
         except TimeoutError as error:
             raise HomeserverError(
                 f"could not send {event_type} to {room}: "

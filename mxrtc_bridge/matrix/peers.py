@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.homeserver import RoomFacts
-from mxrtc_bridge.matrix.outbox import transaction_id
 from mxrtc_bridge.matrix.room_event import RoomEvent
 from mxrtc_bridge.matrix.rooms import Change, PeerRoom, RoomBook, Unfit, is_closed, judge_invite
 
@@ -61,8 +61,6 @@ class PeerServer(Protocol):
     async def join(self, room: RoomId, as_user: UserId | None = None) -> None: ...
 
     async def leave(self, room: RoomId, as_user: UserId | None = None, reason: str | None = None) -> None: ...
-
-    async def send_notice(self, room: RoomId, text: str, txn_id: str, as_user: UserId | None = None) -> EventId: ...
 
 
 class StoredRoom(Protocol):
@@ -127,7 +125,8 @@ class Peers:
         listener: RoomListener,
         *,
         profiles: Iterable[PeerProfile],
-        bot: PeerProfile | None,
+        bot_rooms: BotRooms,
+        tell: Callable[[RoomId, UserId, str, str], None],
         is_own: Callable[[UserId], bool],
         may_use: Callable[[UserId, UserId], bool],
         wall_ms: Callable[[], int],
@@ -139,8 +138,9 @@ class Peers:
             homeserver: acts as any virtual user.
             directory: keeps rooms over restarts.
             listener: told about members that leave and rooms that change.
-            profiles: the peers.
-            bot: the bridge's own account; it joins nothing.
+            profiles: the peers, and the bridge's own account, which takes direct chats like a peer.
+            bot_rooms: the rooms that are named for the bot: no rooms for calls, and never left here.
+            tell: posts a notice: the room, the sender, the text, and a key that names it; must not block.
             is_own: whether a user is of the bridge's namespace.
             may_use: whether a user (first) holds a grant for a peer (second).
             wall_ms: milliseconds since the epoch.
@@ -151,7 +151,8 @@ class Peers:
         self._directory = directory
         self._listener = listener
         self._profiles = {profile.user_id: profile for profile in profiles}
-        self._bot = bot
+        self._bot_rooms = bot_rooms
+        self._tell = tell
         self._is_own = is_own
         self._may_use = may_use
         self._wall_ms = wall_ms
@@ -183,6 +184,11 @@ class Peers:
         entry = self._book.get(room)
         return None if entry is None else entry.peer
 
+    def room_with(self, user: UserId, peer: UserId) -> RoomId | None:
+        """The room of a user and a peer that nobody else is in; of several, the one that was used last."""
+        rooms = [room for room in self._book if (room.user, room.peer) == (user, peer) and room.is_pair]
+        return max(rooms, key=lambda room: room.active_ms).room_id if rooms else None
+
     # --- start, reload, sweep
 
     async def start(self) -> None:
@@ -192,8 +198,7 @@ class Peers:
             HomeserverError: a user could not be registered: the registration does not cover it, or the token is wrong.
         """
         await self._register(self._profiles.values())
-        if self._bot is not None:
-            await self._register([self._bot])
+        await self._bot_rooms.enter()
         await self.reconcile()
 
     async def reload(self, profiles: Iterable[PeerProfile]) -> None:
@@ -221,7 +226,8 @@ class Peers:
         found: list[tuple[UserId, RoomId]] = []
 
         async def list_rooms(peer: UserId) -> None:
-            found.extend((peer, room) for room in await self._homeserver.joined_rooms(peer))
+            rooms = await self._homeserver.joined_rooms(peer)
+            found.extend((peer, room) for room in rooms if not self._bot_rooms.keeps(peer, room))
 
         await _each(self._profiles, list_rooms)
         peers_in = Counter(room for _, room in found)
@@ -290,6 +296,10 @@ class Peers:
         if self._is_own(target) and membership == "invite":
             await self._handle_invite(event, target)
             return
+        if self._bot_rooms.holds(target, event.room_id):
+            if membership != "join":
+                self._bot_rooms.removed(event.room_id)
+            return
         if self.is_peer(target) and membership == "join" and self._book.get(event.room_id) is None:
             # Our own join, whose answer was lost; after a join that was taken back at once the request is refused.
             await self._learn(target, event.room_id, None, shared=False)
@@ -315,7 +325,7 @@ class Peers:
                     await self._leave(room)
             case Change.THIRD_JOINED:
                 self._listener.room_changed(room.room_id)
-                await self._tell_once(room, "third", _THIRD)
+                self._tell_once(room, "third", _THIRD)
             case Change.PAIR_AGAIN:
                 self._listener.room_changed(room.room_id)
 
@@ -329,6 +339,8 @@ class Peers:
             return frozenset()
 
     async def _handle_invite(self, event: RoomEvent, peer: UserId) -> None:
+        if self._bot_rooms.is_for(peer) and await self._bot_rooms.invited(event.room_id):
+            return
         known = self._book.get(event.room_id)
         # An invitation to a room that the peer seems to be in: we missed that it left, so joining is right.
         unfit = Unfit.SECOND_PEER if known is not None and known.peer != peer else None
@@ -368,16 +380,17 @@ class Peers:
         await self._directory.upsert(peer, room_id, user, room.active_ms)
         logger.info("%s joined a room of %s", peer, user)
         if room.encrypted and not self._reads_encrypted():
-            await self._tell_once(room, "encrypted", _ENCRYPTED)
+            self._tell_once(room, "encrypted", _ENCRYPTED)
         for surplus in self._book.surplus(user, peer, keep=room_id):
             await self._leave(surplus)
 
     async def _handle_encryption(self, event: RoomEvent) -> None:
+        self._bot_rooms.now_encrypted(event.room_id)
         room = self._book.get(event.room_id)
         if room is not None and not room.encrypted:
             room.encrypted = True
             if not self._reads_encrypted():
-                await self._tell_once(room, "encrypted", _ENCRYPTED)
+                self._tell_once(room, "encrypted", _ENCRYPTED)
 
     async def _touch(self, event: RoomEvent) -> None:
         room = self._book.get(event.room_id)
@@ -443,15 +456,11 @@ class Peers:
                 self._unleft[peer, room] = None
             logger.debug("%s could not leave %s: %s", peer, room, error)
 
-    async def _tell_once(self, room: PeerRoom, key: str, text: str) -> None:
+    def _tell_once(self, room: PeerRoom, key: str, text: str) -> None:
         if key in room.told:
             return
         room.told.add(key)
-        txn_id = transaction_id(room.room_id, room.peer, key, str(self._wall_ms()))
-        try:
-            await self._homeserver.send_notice(room.room_id, text, txn_id, room.peer)
-        except HomeserverError as error:
-            logger.debug("a notice of %s was not sent: %s", room.peer, error)
+        self._tell(room.room_id, room.peer, text, f"{key}-{self._wall_ms()}")
 
 
 async def _each(items: Iterable[Item], action: Callable[[Item], Awaitable[None]]) -> None:

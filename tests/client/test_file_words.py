@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.client import file_words
 from mxrtc_bridge.client.exits import Exit
-from mxrtc_bridge.client.file_words import Direction, Rate, judge, size_words, time_words
+from mxrtc_bridge.client.file_words import Direction, Rate, judge, time_words
+from mxrtc_bridge.core.display import size_words
 from mxrtc_bridge.core.transfer_events import Failure, FileCode, Finished, Outcome, Progress
 
 MIB = 1 << 20

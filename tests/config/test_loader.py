@@ -145,8 +145,8 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
     ("a missing key", changed("homeserver", to={"address": "http://x.test"}),
      "line 2: homeserver.domain: this key is missing"),
     ("an unknown section", changed("grant", to=[]),
-     ("line 7: grant: unknown key; allowed here: appservice, database, deny, encryption, grants, groups, homeserver, "
-     "ice, limits, logging, metrics, peers, tests, version; did you mean 'grants'?")),
+     ("line 7: grant: unknown key; allowed here: admins, appservice, database, deny, encryption, grants, groups, "
+     "homeserver, ice, limits, logging, metrics, peers, rooms, tests, version; did you mean 'grants'?")),
     ("an unknown key", changed("logging", to={"levle": "info"}),
      "line 7: logging.levle: unknown key; allowed here: level; did you mean 'level'?"),
     ("a word that is nothing like", changed("metrics", to={"port": 9}),
@@ -260,6 +260,27 @@ def test_everybody_can_be_let_in_on_purpose() -> None:
     data = changed("grants", 0, "from", to=["*"])
     data["grants"][0]["acknowledge"] = "open-to-federation"
     assert mistakes(data) == []
+
+
+def test_admins_and_rooms_of_the_bot_are_read() -> None:
+    data = changed("admins", to=["@alice:example.org"])
+    data["rooms"] = {"admin": "!room:example.org", "notices": "#rtc:example.org"}
+    config = load(data)
+    assert config.admins == {"@alice:example.org"}
+    assert config.rooms.named() == {"admin": "!room:example.org", "notices": "#rtc:example.org"}
+    assert (load(GOOD).admins, load(GOOD).rooms.named()) == (frozenset(), {})
+
+
+def test_admin_who_is_denied_and_names_that_are_none_are_mistakes() -> None:
+    data = changed("admins", to=["@alice:example.org", "alice", "@bob:example.org"])
+    data["deny"] = ["@bob:example.org"]
+    data["rooms"] = {"admin": "room:example.org", "notices": "#two words:example.org"}
+    assert [line.partition(": ")[2].partition(": ")[0] for line in mistakes(data)] == [
+        "admins[1]",
+        "admins[2]",
+        "rooms.admin",
+        "rooms.notices",
+    ]
 
 
 def test_a_socket_of_the_machine_can_be_published_on_purpose() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.homeserver import RoomFacts
 from mxrtc_bridge.matrix.peers import PeerProfile, Peers
 from mxrtc_bridge.matrix.room_event import RoomEvent
@@ -32,7 +33,8 @@ class FakeHomeserver:
     log: list[tuple[object, ...]] = field(default_factory=list)
     names: dict[UserId, str] = field(default_factory=dict)
     failures: dict[str, HomeserverError] = field(default_factory=dict)
-    notices: list[tuple[RoomId, UserId | None, str]] = field(default_factory=list)
+    notices: list[tuple[RoomId, UserId, str]] = field(default_factory=list)
+    aliases: dict[str, RoomId] = field(default_factory=dict)
     busy: int = 0
     most_busy: int = 0
 
@@ -82,10 +84,15 @@ class FakeHomeserver:
         assert as_user is not None
         self.members.get(room, set()).discard(as_user)
 
-    async def send_notice(self, room: RoomId, text: str, txn_id: str, as_user: UserId | None = None) -> EventId:
-        await self._request("notice", room)
-        self.notices.append((room, as_user, text))
-        return EventId("$e")
+    async def resolve_alias(self, alias: str, as_user: UserId | None = None) -> RoomId:
+        await self._request("resolve", alias)
+        if alias not in self.aliases:
+            raise HomeserverError("no such alias", 404, "M_NOT_FOUND")
+        return self.aliases[alias]
+
+    async def join_alias(self, alias: str, as_user: UserId | None = None) -> RoomId:
+        await self.join(self.aliases[alias], as_user)
+        return self.aliases[alias]
 
 
 @dataclass(frozen=True)
@@ -138,14 +145,17 @@ class Bench:
     granted: set[tuple[UserId, UserId]] = field(default_factory=lambda: {(ALICE, PEER), (ALICE, PEER_2)})
     now_ms: int = 1_000_000_000
     profiles: tuple[PeerProfile, ...] = (PeerProfile(PEER, "Build"), PeerProfile(PEER_2, "Logs"))
+    named: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.bot_rooms = BotRooms(self.homeserver, BOT, self.named)
         self.peers = Peers(
             self.homeserver,
             self.directory,
             self.listener,
             profiles=self.profiles,
-            bot=PeerProfile(BOT, "Bridge"),
+            bot_rooms=self.bot_rooms,
+            tell=lambda room, sender, text, key: self.homeserver.notices.append((room, sender, text)),
             is_own=lambda user: user.startswith("@rtc_"),
             may_use=lambda user, peer: (user, peer) in self.granted,
             wall_ms=lambda: self.now_ms,

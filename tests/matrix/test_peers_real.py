@@ -12,10 +12,13 @@ import pytest_asyncio
 
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix import liveness
+from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.homeserver import Homeserver
+from mxrtc_bridge.matrix.notices import Notices
+from mxrtc_bridge.matrix.outbox import Outbox
 from mxrtc_bridge.matrix.peers import PeerProfile, Peers
 from tests.matrix.conftest import APPSERVICE_ID, BridgeWorld, MakePerson
-from tests.matrix.peers_bench import FakeDirectory, Recorder
+from tests.matrix.peers_bench import BOT, FakeDirectory, Recorder
 
 
 @dataclass
@@ -34,12 +37,15 @@ MakePeers = Callable[[], RealPeers]
 async def real_peers(bridge_world: BridgeWorld, bridge: Homeserver) -> AsyncIterator[RealPeers]:
     """Peers that hear the transactions of a real homeserver."""
     peer, granted, listener, directory = bridge_world.peer(), set[UserId](), Recorder(), FakeDirectory()
+    notices = Notices(Outbox(bridge, masquerade=True))
+    sending = asyncio.create_task(notices.run())
     peers = Peers(
         bridge,
         directory,
         listener,
         profiles=[PeerProfile(peer, "A peer")],
-        bot=None,
+        bot_rooms=BotRooms(bridge, BOT),
+        tell=lambda room, sender, text, key: notices.post(room, sender, text, key=key),
         is_own=lambda user: user.startswith("@rtc_"),
         may_use=lambda user, wanted: user in granted and wanted == peer,
         wall_ms=lambda: 1,
@@ -49,6 +55,7 @@ async def real_peers(bridge_world: BridgeWorld, bridge: Homeserver) -> AsyncIter
     await liveness.ping(bridge, APPSERVICE_ID)
     yield RealPeers(peers, peer, granted, listener, directory)
     bridge_world.receiver.handler = None
+    sending.cancel()
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -120,7 +127,8 @@ async def test_real_rooms_are_found_again_after_a_restart(
         real_peers.directory,
         Recorder(),
         profiles=[PeerProfile(real_peers.peer, "A peer")],
-        bot=None,
+        bot_rooms=BotRooms(bridge, BOT),
+        tell=lambda *_: None,
         is_own=lambda user: user.startswith("@rtc_"),
         may_use=lambda user, _: user in real_peers.granted,
         wall_ms=lambda: 1,

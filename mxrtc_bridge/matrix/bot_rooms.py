@@ -1,0 +1,169 @@
+"""The rooms that the configuration names for the bot: joined, joined again, and left when they are named no more.
+
+These are the only rooms of the bridge with any number of members. No calls are taken in them, and membership in them
+means nothing: who may do what is said by the configuration.
+
+Never leaves a room because it could not find out which one is meant: while an alias has not been resolved, the bot
+stays where it is. What could not be joined is tried again with growing pauses, and at each invitation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.homeserver import RoomFacts
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 3600.0
+"""Between two attempts to join what could not be joined."""
+
+
+class RoomServer(Protocol):
+    """What this module needs of the homeserver."""
+
+    async def resolve_alias(self, alias: str, as_user: UserId | None = None) -> RoomId: ...
+
+    async def join(self, room: RoomId, as_user: UserId | None = None) -> None: ...
+
+    async def join_alias(self, alias: str, as_user: UserId | None = None) -> RoomId: ...
+
+    async def leave(self, room: RoomId, as_user: UserId | None = None, reason: str | None = None) -> None: ...
+
+    async def room_facts(self, room: RoomId, as_user: UserId | None = None) -> RoomFacts: ...
+
+
+class BotRooms:
+    """The named rooms of one bot. After making them you should run :meth:`run` in a task."""
+
+    def __init__(self, homeserver: RoomServer, bot: UserId, named: Mapping[str, str] | None = None) -> None:
+        """Nothing is sent before :meth:`enter`.
+
+        Args:
+            homeserver: acts as the bot.
+            bot: the user that joins.
+            named: room ids or aliases by what the room is for.
+        """
+        self._homeserver = homeserver
+        self._bot = bot
+        self._named = dict(named or {})
+        self._ids: dict[str, RoomId] = {}
+        """Which room an alias or id stands for; an alias that was resolved once keeps its room until the next start."""
+        self._joined: set[RoomId] = set()
+        self._encrypted: set[RoomId] = set()
+        self._told: dict[str, str] = {}
+        """The last failure of each name: the same one is logged once."""
+        self._missing = asyncio.Event()
+        self._entering = asyncio.Lock()
+
+    def room(self, purpose: str) -> RoomId | None:
+        """The room for ``purpose`` if the bot is in it."""
+        name = self._named.get(purpose)
+        room = None if name is None else self._ids.get(name)
+        return room if room in self._joined else None
+
+    def is_for(self, user: UserId) -> bool:
+        """Whether ``user`` is the bot."""
+        return user == self._bot
+
+    def holds(self, user: UserId, room: RoomId) -> bool:
+        """Whether ``room`` is one of the named ones, for this user, who may be in it or not."""
+        return self.is_for(user) and room in self._wanted()
+
+    def keeps(self, user: UserId, room: RoomId) -> bool:
+        """Whether ``user`` must not leave ``room``: it is named, or may be what an unresolved alias stands for."""
+        unresolved = any(name not in self._ids for name in self._named.values())
+        return self.holds(user, room) or (self.is_for(user) and unresolved)
+
+    def is_encrypted(self, room: RoomId) -> bool | None:
+        """Whether what is sent to a named room must be encrypted; None if the bot is not in it."""
+        return room in self._encrypted if room in self._joined else None
+
+    def now_encrypted(self, room: RoomId) -> None:
+        """Take into account that a room is encrypted from now on, for good."""
+        if room in self._joined:
+            self._encrypted.add(room)
+
+    async def enter(self) -> None:
+        """Join what is named and not joined yet. Failures are logged only."""
+        async with self._entering:
+            for purpose, name in tuple(self._named.items()):
+                if self._ids.get(name) in self._joined:
+                    continue
+                try:
+                    await self._enter(name)
+                except HomeserverError as error:
+                    self._missing.set()
+                    if self._told.get(name) != str(error):
+                        self._told[name] = str(error)
+                        logger.warning(
+                            "! %s is not in the room for %s (%s): %s; invite it", self._bot, purpose, name, error
+                        )
+                else:
+                    self._told.pop(name, None)
+                    logger.info("%s is in the room for %s", self._bot, purpose)
+
+    async def _enter(self, name: str) -> None:
+        if name.startswith("!"):
+            self._ids[name] = RoomId(name)
+            await self._homeserver.join(RoomId(name), self._bot)
+        else:
+            if name not in self._ids:
+                self._ids[name] = await self._homeserver.resolve_alias(name, self._bot)
+            # By the alias: it tells the homeserver which servers to ask for a room that it does not know.
+            room = await self._homeserver.join_alias(name, self._bot)
+            self._ids[name] = room
+        # Before anything is sent there.
+        facts = await self._homeserver.room_facts(self._ids[name], self._bot)
+        if facts.encrypted:
+            self._encrypted.add(self._ids[name])
+        self._joined.add(self._ids[name])
+
+    async def reload(self, named: Mapping[str, str]) -> None:
+        """Take over other names: join the new ones and leave what is named no more."""
+        self._named = dict(named)
+        await self.enter()
+        for room in tuple(self._joined - self._wanted()):
+            self._joined.discard(room)
+            try:
+                await self._homeserver.leave(room, self._bot)
+            except HomeserverError as error:
+                logger.warning("! %s did not leave %s: %s", self._bot, room, error)
+
+    async def invited(self, room: RoomId) -> bool:
+        """Join if ``room`` is a named one, whoever invites; returns whether it is."""
+        if room not in self._wanted() and any(name not in self._ids for name in self._named.values()):
+            await self.enter()
+        if room not in self._wanted():
+            return False
+        self._joined.discard(room)
+        await self.enter()
+        return True
+
+    def removed(self, room: RoomId) -> None:
+        """Take into account that the bot has left a named room, or was removed."""
+        if room in self._joined:
+            self._joined.discard(room)
+            self._missing.set()
+            logger.warning("! %s is not in the named room %s any more; invite it again", self._bot, room)
+
+    async def run(self) -> None:
+        """Try again what could not be joined, until cancelled."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            await self._missing.wait()
+            self._missing.clear()
+            await asyncio.sleep(pause_s)
+            await self.enter()
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S) if self._missing.is_set() else FIRST_PAUSE_S
+
+    def _wanted(self) -> set[RoomId]:
+        return {self._ids[name] for name in self._named.values() if name in self._ids} | {
+            RoomId(name) for name in self._named.values() if name.startswith("!")
+        }

@@ -1,0 +1,116 @@
+"""What has arrived is told: to its sender by the peer, and to the room for notices by the bot."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.e2e.files import make
+from tests.e2e.world import DOMAIN, PASSWORD, World, payload
+
+pytestmark = pytest.mark.real
+
+BOT, PEER = f"@rtcbot:{DOMAIN}", f"@rtc_build:{DOMAIN}"
+
+
+class Person:
+    """A user with an ordinary client."""
+
+    def __init__(self, world: World, token: str) -> None:
+        self._homeserver = world.homeserver
+        self._token = token
+
+    @classmethod
+    async def login(cls, world: World, name: str) -> Person:
+        return cls(world, (await world.homeserver.login(name, PASSWORD)).access_token)
+
+    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        found: dict[str, Any] = await self._homeserver.request(
+            method, f"/_matrix/client/v3/{path}", token=self._token, body=body
+        )
+        return found
+
+    async def rooms(self) -> list[str]:
+        found: list[str] = (await self.request("GET", "joined_rooms"))["joined_rooms"]
+        return found
+
+    async def notices(self, room: str, at_least: int) -> list[dict[str, Any]]:
+        """The notices of a room, oldest first, once there are enough of them."""
+        async with asyncio.timeout(20):
+            while True:
+                found = await self.request("GET", f"rooms/{quote(room)}/messages?dir=b&limit=50")
+                notices = [each for each in found["chunk"] if each["content"].get("msgtype") == "m.notice"]
+                if len(notices) >= at_least:
+                    return notices[::-1]
+                await asyncio.sleep(0.1)
+
+    async def until_joined(self, room: str, user: str) -> None:
+        async with asyncio.timeout(20):
+            while user not in (await self.request("GET", f"rooms/{quote(room)}/joined_members"))["joined"]:
+                await asyncio.sleep(0.1)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        world = await World.start(tmp_path, stack)
+        world.services["inbox"] = {"files": {"dir": str(tmp_path / "inbox"), "direction": "receive"}}
+        world.services["quiet"] = {"files": {"dir": str(tmp_path / "quiet"), "direction": "receive", "announce": False}}
+        world.grant("alice", "build/inbox", "build/quiet")
+        await world.add_user("alice")
+        await world.homeserver.register_user("carol", PASSWORD)
+        await world.start_bridge()
+        yield world
+
+
+async def test_sender_and_the_room_for_notices_are_told_what_has_arrived(world: World, tmp_path: Path) -> None:
+    carol = await Person.login(world, "carol")
+    created = await carol.request("POST", "createRoom", {"preset": "private_chat"})
+    room = created["room_id"]
+    world.settings["rooms"] = {"notices": room}
+    world.reload()
+    assert world.bridge is not None
+    await world.bridge.wait_for_line(r"is not in the room for notices .*; invite it", 20)
+    await carol.request("POST", f"rooms/{quote(room)}/invite", {"user_id": BOT})
+    await carol.until_joined(room, BOT)
+
+    data = payload(2000)
+    tree = make(tmp_path, {"a & b.txt": data, "many/1": b"1", "many/2": b"22", "many/sub/3": b"333"})
+    single = tree / "a & b.txt"
+    for paths in ([single, "build/inbox"], [single, "build/inbox"], [tree / "many", "build/inbox"]):
+        code, _, err = await world.run_mxrtc("alice", "send", *paths)
+        assert code == 0, err
+    code, _, err = await world.run_mxrtc("alice", "send", single, "build/quiet")
+    assert code == 0, err
+
+    digest = hashlib.sha256(data).hexdigest()
+    alice = await Person.login(world, "alice")
+    (direct,) = await alice.rooms()
+    told = await alice.notices(direct, 2)
+    assert [(each["sender"], each["content"]["body"]) for each in told] == [
+        (PEER, f"Received a & b.txt, 2.0 KiB, SHA-256 {digest}"),
+        (PEER, "Received 3 files, 6 B: many/1, many/2, many/sub/3"),
+    ], "what was there already is no news, and a service may be quiet"
+    assert told[0]["content"]["formatted_body"] == (
+        f"Received <code>a &amp; b.txt</code>, 2.0 KiB, SHA-256 <code>{digest}</code>"
+    )
+    assert told[0]["content"]["m.mentions"] == {}
+
+    announced = await carol.notices(room, 2)
+    assert [(each["sender"], each["content"]["body"]) for each in announced] == [
+        (BOT, f"@alice:{DOMAIN} has put a & b.txt into {PEER}/inbox: 2.0 KiB, SHA-256 {digest}"),
+        (BOT, f"@alice:{DOMAIN} has put 3 files into {PEER}/inbox, 6 B: many/1, many/2, many/sub/3"),
+    ]
+    # Named no more: the bot leaves.
+    del world.settings["rooms"]
+    world.reload()
+    async with asyncio.timeout(20):
+        while BOT in (await carol.request("GET", f"rooms/{quote(room)}/joined_members"))["joined"]:
+            await asyncio.sleep(0.1)

@@ -1,0 +1,137 @@
+"""The rooms that are named for the bot: joined, joined again, and left when they are named no more."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import RoomId
+from mxrtc_bridge.matrix import bot_rooms as module
+from mxrtc_bridge.matrix.homeserver import RoomFacts
+from tests.matrix.peers_bench import ALICE, BOT, MALLORY, PEER, Bench
+
+ADMIN, NOTICES, OTHER = (RoomId(f"!{name}:example.org") for name in ("admin", "notices", "other"))
+AWAY = HomeserverError("away", 502)
+NOT_INVITED = HomeserverError("you are not invited", 403, "M_FORBIDDEN")
+
+
+async def entered(**named: str) -> Bench:
+    bench = Bench(named=named)
+    await bench.bot_rooms.enter()
+    return bench
+
+
+async def test_named_rooms_are_joined_by_id_and_by_alias() -> None:
+    bench = Bench(named={"admin": ADMIN, "notices": "#rtc:example.org"})
+    bench.homeserver.aliases["#rtc:example.org"] = NOTICES
+    assert bench.bot_rooms.room("admin") is None, "not before it is in it"
+    await bench.bot_rooms.enter()
+    assert (bench.bot_rooms.room("admin"), bench.bot_rooms.room("notices")) == (ADMIN, NOTICES)
+    assert bench.bot_rooms.room("another purpose") is None
+    await bench.bot_rooms.enter()
+    assert len(bench.homeserver.of("join")) == 2, "what it is in already is not joined again"
+
+
+async def test_failure_to_join_is_logged_once_and_mended_by_an_invitation(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(named={"notices": NOTICES})
+    bench.homeserver.failures["join"] = NOT_INVITED
+    await bench.bot_rooms.enter()
+    await bench.bot_rooms.enter()
+    assert caplog.text.count("invite it") == 1
+    assert bench.bot_rooms.room("notices") is None
+    del bench.homeserver.failures["join"]
+    await bench.invited(BOT, MALLORY, room=NOTICES)
+    assert bench.bot_rooms.room("notices") == NOTICES
+    assert bench.homeserver.of("leave") == []
+
+
+async def test_invitation_to_a_room_that_is_not_named_is_judged_like_any() -> None:
+    bench = await entered(notices=NOTICES)
+    await bench.invited(BOT, MALLORY, room=OTHER)
+    assert bench.homeserver.of("leave") == [("leave", OTHER, BOT)]
+
+
+async def test_peer_is_not_let_in_by_the_name_of_a_room_for_the_bot() -> None:
+    bench = await entered(notices=NOTICES)
+    await bench.invited(PEER, MALLORY, room=NOTICES)
+    assert bench.homeserver.of("leave") == [("leave", NOTICES, PEER)]
+
+
+async def test_named_room_has_any_number_of_members_and_takes_no_calls() -> None:
+    bench = await entered(notices=NOTICES)
+    bench.homeserver.members[NOTICES] |= {ALICE, MALLORY}
+    await bench.peers.start()
+    assert bench.homeserver.of("leave") == []
+    assert bench.peers.members(NOTICES) is None
+    assert bench.peers.peer_in(NOTICES) is None
+
+
+async def test_removed_bot_comes_back_when_it_is_invited_again() -> None:
+    bench = await entered(notices=NOTICES)
+    await bench.member(BOT, "leave", sender=ALICE, room=NOTICES)
+    assert bench.bot_rooms.room("notices") is None
+    await bench.invited(BOT, ALICE, room=NOTICES)
+    assert bench.bot_rooms.room("notices") == NOTICES
+
+
+async def test_reload_joins_what_is_new_and_leaves_what_is_named_no_more() -> None:
+    bench = await entered(admin=ADMIN, notices=NOTICES)
+    await bench.bot_rooms.reload({"admin": OTHER, "notices": NOTICES})
+    assert (bench.bot_rooms.room("admin"), bench.bot_rooms.room("notices")) == (OTHER, NOTICES)
+    assert bench.homeserver.of("leave") == [("leave", ADMIN, BOT)]
+
+
+async def test_no_room_is_left_while_it_is_unknown_which_one_an_alias_means() -> None:
+    bench = Bench(named={"notices": "#rtc:example.org"})
+    await bench.bot_rooms.enter()
+    assert bench.bot_rooms.keeps(BOT, OTHER)
+    assert not bench.bot_rooms.keeps(PEER, OTHER)
+    bench.homeserver.aliases["#rtc:example.org"] = NOTICES
+    await bench.bot_rooms.enter()
+    assert not bench.bot_rooms.keeps(BOT, OTHER)
+    assert bench.bot_rooms.keeps(BOT, NOTICES)
+
+
+async def test_what_must_be_encrypted_is_known_before_anything_is_sent_there() -> None:
+    bench = Bench(named={"admin": ADMIN, "notices": NOTICES})
+    bench.homeserver.facts[NOTICES] = RoomFacts(encrypted=True, join_rule="invite", room_type=None)
+    assert bench.bot_rooms.is_encrypted(NOTICES) is None
+    await bench.bot_rooms.enter()
+    assert bench.bot_rooms.is_encrypted(NOTICES) is True
+    assert bench.bot_rooms.is_encrypted(ADMIN) is False
+    bench.bot_rooms.now_encrypted(ADMIN)
+    bench.bot_rooms.now_encrypted(OTHER)
+    assert bench.bot_rooms.is_encrypted(ADMIN) is True
+    assert bench.bot_rooms.is_encrypted(OTHER) is None
+
+
+async def test_room_whose_facts_cannot_be_read_is_not_sent_to() -> None:
+    bench = Bench(named={"notices": NOTICES})
+    bench.homeserver.failures["facts"] = AWAY
+    await bench.bot_rooms.enter()
+    assert bench.bot_rooms.room("notices") is None
+
+
+async def test_what_could_not_be_joined_is_tried_again_with_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    bench = Bench(named={"notices": NOTICES})
+    bench.homeserver.failures["join"] = AWAY
+    await bench.bot_rooms.enter()
+    sleep = asyncio.sleep
+
+    async def pause(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+            if len(pauses) == 10:
+                bench.homeserver.failures.clear()
+        await sleep(0)
+
+    monkeypatch.setattr(module.asyncio, "sleep", pause)
+    task = asyncio.create_task(bench.bot_rooms.run())
+    for _ in range(200):
+        await sleep(0)
+    task.cancel()
+    assert pauses == [min(module.FIRST_PAUSE_S * 2**n, module.LONGEST_PAUSE_S) for n in range(10)]
+    assert bench.bot_rooms.room("notices") == NOTICES
