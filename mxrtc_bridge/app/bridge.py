@@ -13,10 +13,12 @@ import signal
 from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 
+from mxrtc_bridge.app.chat import Chat
 from mxrtc_bridge.app.directories import Directories
 from mxrtc_bridge.app.encryption import Encryption
 from mxrtc_bridge.app.private_events import PrivateEvents
 from mxrtc_bridge.app.rights import Rights
+from mxrtc_bridge.app.target_states import TargetStates
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.core.deliveries import Delivery, announcement, receipt
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError, StorageError
@@ -31,14 +33,17 @@ from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.calls import CallManager, CallSettings
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
+from mxrtc_bridge.matrix.conversation import MESSAGE_TYPES, Conversation
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.rooms import SealingHomeserver
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 from mxrtc_bridge.matrix.inbox import Inbox
 from mxrtc_bridge.matrix.liveness import ping_loop, wait_for_homeserver
 from mxrtc_bridge.matrix.notices import Notices
+from mxrtc_bridge.matrix.openings import Openings
 from mxrtc_bridge.matrix.outbox import Outbox
-from mxrtc_bridge.matrix.peers import PeerProfile, Peers
+from mxrtc_bridge.matrix.peer_ports import PeerProfile
+from mxrtc_bridge.matrix.peers import Peers
 from mxrtc_bridge.matrix.room_event import RoomEvent
 from mxrtc_bridge.matrix.transport import Transport
 from mxrtc_bridge.metrics import Metrics
@@ -121,6 +126,21 @@ class Bridge:
             counters=self._metrics,
             wall_ms=self._clock.wall_ms,
             handle_call=self._handle_call,
+            handle_message=self._handle_message,
+        )
+        self._conversation = Conversation(
+            self._homeserver,
+            Chat(
+                self._rights,
+                self._calls,
+                Openings(self._homeserver, self._peers, reads_encrypted=lambda: self._encryption.is_on),
+                TargetStates(self._connector, self._clock.monotonic),
+                wall_ms=self._clock.wall_ms,
+                monotonic=self._clock.monotonic,
+            ),
+            is_own=self.is_own,
+            wall_ms=self._clock.wall_ms,
+            monotonic=self._clock.monotonic,
         )
         self._taking: asyncio.Task[None] | None = None
         self._inbox = Inbox(
@@ -129,7 +149,7 @@ class Bridge:
             wall_ms=self._clock.wall_ms,
             knows_user=self._knows_user,
             metrics=self._metrics,
-            types=frozenset({*EVENT_TYPES, "m.room.member", "m.room.encryption", "m.room.encrypted"}),
+            types=frozenset({*EVENT_TYPES, *MESSAGE_TYPES, "m.room.member", "m.room.encryption", "m.room.encrypted"}),
         )
 
     async def run(self, stop: asyncio.Event, reload: asyncio.Event) -> None:
@@ -166,6 +186,7 @@ class Bridge:
         """Get ready, then serve until cancelled; a stop is heard in every phase, also while the homeserver is away."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._calls.run(), name="calls")
+            tasks.create_task(self._conversation.run(), name="conversation")
             await self._directories.serve(self._config.files_targets())
             await wait_for_homeserver(self._homeserver)
             await self._peers.start()
@@ -195,12 +216,19 @@ class Bridge:
     async def _handle(self, event: RoomEvent) -> None:
         """Take one event of a room; events of a room come in order."""
         await self._peers.handle(event)
-        local = self._peers.peer_in(event.room_id)
+        local = self._peers.speaker_in(event.room_id)
         if local is not None and not self.is_own(event.sender):
             await self._private.handle(event, local)
 
+    async def _handle_message(self, event: RoomEvent, local: UserId) -> None:
+        """Take a message or a reaction in plain text, with whose device the policy agrees."""
+        members = self._peers.members(event.room_id)
+        self._conversation.receive(event, local, direct=members == frozenset({local, event.sender}))
+
     async def _handle_call(self, event: RoomEvent, local: UserId) -> None:
         """Take an event of a call in plain text, with whose device the policy agrees."""
+        if self._peers.peer_in(event.room_id) is None:
+            return  # A room that is named for the bot takes no calls.
         try:
             message = parse_message(event.type, event.content)
         except EventError as error:
@@ -214,10 +242,10 @@ class Bridge:
         self, room: RoomId, local: UserId, event_type: str, content: Mapping[str, object]
     ) -> tuple[str, Mapping[str, object]]:
         """Encrypt what is about to be sent, where the room is encrypted."""
-        members = self._peers.members(room) or frozenset({local})
-        state = self._peers.is_encrypted(room)
-        if self._bot_rooms.is_encrypted(room):
-            state, members = True, await self._homeserver.joined_members(room, local)
+        members, state = self._peers.members(room), self._peers.is_encrypted(room)
+        if members is None:
+            named = state and self._peers.speaker_in(room) == local
+            members = await self._homeserver.joined_members(room, local) if named else frozenset({local})
         return await self._encryption.seal(room, local, event_type, content, state=state, members=members)
 
     async def _handle_to_device(self, device: CryptoDevice, event: ToDeviceEvent) -> None:
@@ -260,10 +288,10 @@ class Bridge:
         if not isinstance(service.target, FilesTarget) or not service.target.announce:
             return
         key = f"delivery-{secrets.token_hex(8)}"
-        room = self._peers.room_with(delivery.sender, delivery.peer)
-        if room is not None:
+        rooms = [room for room in self._peers.rooms_of(delivery.peer, delivery.sender) if room.is_pair]
+        if rooms:
             text = receipt(delivery)
-            self._notices.post(room, delivery.peer, text.plain, text.html, key=key)
+            self._notices.post(rooms[0].room_id, delivery.peer, text.plain, text.html, key=key)
         if (room := self._bot_rooms.room("notices")) is not None:
             text = announcement(delivery)
             self._notices.post(room, self._rights.config.appservice.bot, text.plain, text.html, key=key)

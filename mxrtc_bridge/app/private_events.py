@@ -29,12 +29,10 @@ log = logging.getLogger("mxrtc_bridge.encryption")
 RECENT_MS = 5 * 60 * 1000
 """Only who has just written something is told that it could not be read."""
 EXPLAIN_EVERY_MS = 3600 * 1000
-PLAIN_TEXT = (
-    "I take calls only from encrypted rooms: please start an encrypted direct chat with me, and call from there."
-)
+PLAIN_TEXT = "I take calls and commands only from encrypted rooms: please start an encrypted direct chat with me."
 UNTRUSTED_DEVICE = (
-    "I take calls only from verified devices, and the one that you call from is not. "
-    "Please verify it with another session of yours (in the security settings of your client), then call again."
+    "I take calls and commands only from verified devices, and yours is not. "
+    "Please verify it with another session of yours (in the security settings of your client), then try again."
 )
 
 
@@ -43,7 +41,7 @@ class Rooms(Protocol):
 
     def members(self, room: RoomId) -> frozenset[UserId] | None: ...
 
-    def peer_in(self, room: RoomId) -> UserId | None: ...
+    def speaker_in(self, room: RoomId) -> UserId | None: ...
 
     def is_encrypted(self, room: RoomId) -> bool: ...
 
@@ -74,6 +72,7 @@ class PrivateEvents:
         counters: Refusals,
         wall_ms: Callable[[], int],
         handle_call: Callable[[RoomEvent, UserId], Awaitable[None]],
+        handle_message: Callable[[RoomEvent, UserId], Awaitable[None]],
     ) -> None:
         """Make it.
 
@@ -86,6 +85,7 @@ class PrivateEvents:
             counters: counts what is refused.
             wall_ms: milliseconds since the epoch.
             handle_call: given each event of a call that may be looked at, in plain text, and the peer it is for.
+            handle_message: the same for messages and reactions.
         """
         self._encryption = encryption
         self._rooms = rooms
@@ -95,6 +95,7 @@ class PrivateEvents:
         self._counters = counters
         self._wall_ms = wall_ms
         self._handle_call = handle_call
+        self._handle_message = handle_message
 
     async def handle(self, event: RoomEvent, local: UserId) -> None:
         """Take one event of a room of the peer ``local``; events of a room come in order."""
@@ -104,6 +105,11 @@ class PrivateEvents:
             await self._handle_encrypted(event, local)
         elif event.type in EVENT_TYPES and await self._is_believed(event, local):
             await self._handle_call(event, local)
+        elif event.type == "m.room.message" and await self._is_believed(event, local):
+            await self._handle_message(event, local)
+        elif event.type == "m.reaction" and self._least is Trust.UNSIGNED:
+            # Clients send reactions in plain text in encrypted rooms as well.
+            await self._handle_message(event, local)
 
     async def _prepare_keys(self, room: RoomId, local: UserId) -> None:
         """Share our key when somebody has joined, so that the first answer need not wait for it."""
@@ -134,7 +140,7 @@ class PrivateEvents:
             return
 
         async def late(event: RoomEvent, opened: Opened | Undecryptable) -> None:
-            if self._rooms.peer_in(event.room_id) == local:
+            if self._rooms.speaker_in(event.room_id) == local:
                 await self._handle_opened(event, opened, local)
 
         opened = await self._encryption.open(event, local, late)
@@ -146,19 +152,23 @@ class PrivateEvents:
             self._counters.refusal("undecryptable")
             log.info("x an event of %s to %s cannot be read: %s", event.sender, local, opened.obstacle.value)
             await self._say_once(event, local, "undecryptable", explain(opened))
-        elif opened.event.type in EVENT_TYPES:
-            if opened.device.trust.meets(self._least):
+        elif opened.event.type in EVENT_TYPES or opened.event.type == "m.room.message":
+            if not opened.device.trust.meets(self._least):
+                await self._refuse(opened.event, local, UNTRUSTED_DEVICE)
+            elif opened.event.type in EVENT_TYPES:
                 await self._handle_call(opened.event, local)
             else:
-                await self._refuse(opened.event, local, UNTRUSTED_DEVICE)
+                await self._handle_message(opened.event, local)
 
     async def _refuse(self, event: RoomEvent, local: UserId, text: str) -> None:
         """Reject a call because of the device that has sent it, and say why."""
         self._counters.refusal("device")
         log.info("x %s from %s ignored: the device is not trusted enough", event.type, event.sender)
-        if event.type != "m.call.invite" or not self._may_use(event.sender, local):
+        if event.type not in ("m.call.invite", "m.room.message") or not self._may_use(event.sender, local):
             return
         await self._say_once(event, local, "device", text)
+        if event.type != "m.call.invite":
+            return
         try:
             invite = parse_message(event.type, event.content)
             reject = Reject(invite.call_id, PartyId(secrets.token_hex(8)), Version.V1)

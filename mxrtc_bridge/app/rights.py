@@ -22,12 +22,21 @@ class Rights:
         self._wall_ms = wall_ms
 
     def may_call(self, user: UserId, local: UserId) -> Decision:
-        """Whether ``user`` may call ``local``: a peer with a service for them, or the bot with any service at all."""
+        """Whether ``user`` may call ``local``: a peer with a service for them, or the bot with any service at all.
+
+        Admins may talk to the bot without any service.
+        """
         now_ms = self._wall_ms()
         policy = self.config.policy()
         if local != self.config.appservice.bot:
             return policy.peer_access(user, local, now_ms)
+        if self.is_admin(user):
+            return Allow("admin")
         return Allow("directory") if policy.services_for(user, now_ms) else Deny("no grant")
+
+    def is_admin(self, user: UserId) -> bool:
+        """Whether ``user`` may give commands to the bridge: said by the configuration alone."""
+        return user in self.config.admins
 
     def next_change(self) -> int | None:
         """When the next grant ends by itself, in milliseconds of the wall clock."""

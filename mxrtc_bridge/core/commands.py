@@ -72,17 +72,20 @@ class CommandForm:
     examples: tuple[str, ...] = ()
 
 
-def parse_command(words: Words, names: Names, *, admin: bool) -> Command | Mistake:
+def parse_command(
+    words: Words, names: Names, *, admin: bool, missing: frozenset[str] = frozenset()
+) -> Command | Mistake:
     """Read the words of a command.
 
     Args:
         words: what :func:`mxrtc_bridge.core.command_text.command_words` has given.
         names: for short names.
         admin: whether commands of admins are known; to others they do not exist.
+        missing: verbs that nobody carries out here: they do not exist either.
     """
     if not words:
         return Mistake("There is no command.", suggestion="help")
-    forms = {form.verb: form for form in COMMANDS if admin or not form.admin}
+    forms = {form.verb: form for form in usable_forms(admin=admin) if form.verb not in missing}
     verb = unquoted(words[0]).lower()
     form = forms.get(verb)
     if form is None:

@@ -333,6 +333,18 @@ class CallManager:
         else:
             session.feed(call.HangUp("user_hangup"))
 
+    def end_sessions(self, which: Callable[[Session], bool], message: str) -> int:
+        """End the live sessions for which ``which`` is true, for good; returns how many.
+
+        Args:
+            which: judges a session.
+            message: what the other side is told. The code is ``denied``, or its client would call again at once.
+        """
+        chosen = [live for live in self._sessions.values() if which(live.session)]
+        for live in chosen:
+            self._dismiss(live, "denied", message)
+        return len(chosen)
+
     async def drain(self, timeout_s: float) -> None:
         """Take no new calls, tell live sessions that the bridge goes away, and wait for their end."""
         self._draining = True

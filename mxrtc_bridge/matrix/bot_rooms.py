@@ -81,6 +81,10 @@ class BotRooms:
         unresolved = any(name not in self._ids for name in self._named.values())
         return self.holds(user, room) or (self.is_for(user) and unresolved)
 
+    def speaker_in(self, room: RoomId) -> UserId | None:
+        """The bot, if it is in this named room."""
+        return self._bot if room in self._joined else None
+
     def is_encrypted(self, room: RoomId) -> bool | None:
         """Whether what is sent to a named room must be encrypted; None if the bot is not in it."""
         return room in self._encrypted if room in self._joined else None

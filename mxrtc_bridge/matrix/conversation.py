@@ -115,6 +115,8 @@ class Commander(Protocol):
 
     def names(self) -> Names: ...
 
+    def missing(self) -> frozenset[str]: ...
+
     async def carry_out(self, command: Command, asker: Asker) -> Answer: ...
 
     async def reacted(self, reaction: Reaction) -> None: ...
@@ -227,7 +229,7 @@ class Conversation:
         elif self._rate.allow(event.sender, self._monotonic()):
             self._warned.pop(event.sender, None)
             admin = rank is Rank.ADMIN
-            command = parse_command(words, self._commander.names(), admin=admin)
+            command = parse_command(words, self._commander.names(), admin=admin, missing=self._commander.missing())
             self._put(event.sender, _Said(event, command, Asker(event.sender, admin, event.room_id, speaker, direct)))
         elif event.sender not in self._warned:
             self._warned[event.sender] = None

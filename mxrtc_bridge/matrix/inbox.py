@@ -100,8 +100,8 @@ class Inbox:
             wall_ms: the wall clock.
             knows_user: whether a user id is one of ours, answered from the configuration only.
             metrics: counts outcomes.
-            types: the event types that are handled; others are counted and neither stored nor handled, so that
-                what people write in a room does not end up in our database. None takes all.
+            types: the event types that are handled; others are counted and neither stored nor handled. None
+                takes all. What was handled leaves no content behind in the database.
             limits: bounds.
         """
         self._store = store

@@ -14,14 +14,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
-from mxrtc_bridge.matrix.homeserver import RoomFacts
+from mxrtc_bridge.matrix.peer_ports import PeerProfile, PeerServer, RoomDirectory, RoomListener, StoredRoom
 from mxrtc_bridge.matrix.room_event import RoomEvent
 from mxrtc_bridge.matrix.rooms import Change, PeerRoom, RoomBook, Unfit, is_closed, judge_invite
 
@@ -43,76 +43,6 @@ _ENCRYPTED = (
     "Please start a direct chat with me without encryption, or ask the bridge's admin."
 )
 _THIRD = "I take calls only in rooms that hold exactly one other person. Calls work again once the others have left."
-
-
-class PeerServer(Protocol):
-    """What this module needs of the homeserver."""
-
-    async def register_user(self, user: UserId) -> bool: ...
-
-    async def set_displayname(self, user: UserId, name: str) -> bool: ...
-
-    async def joined_rooms(self, as_user: UserId | None = None) -> tuple[RoomId, ...]: ...
-
-    async def joined_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]: ...
-
-    async def room_facts(self, room: RoomId, as_user: UserId | None = None) -> RoomFacts: ...
-
-    async def join(self, room: RoomId, as_user: UserId | None = None) -> None: ...
-
-    async def leave(self, room: RoomId, as_user: UserId | None = None, reason: str | None = None) -> None: ...
-
-
-class StoredRoom(Protocol):
-    """A room as the directory keeps it."""
-
-    @property
-    def peer(self) -> UserId: ...
-
-    @property
-    def room_id(self) -> RoomId: ...
-
-    @property
-    def user(self) -> UserId: ...
-
-    @property
-    def last_active_ms(self) -> int: ...
-
-
-class RoomDirectory(Protocol):
-    """Remembers durably which room belongs to whom, and when it was last used."""
-
-    async def upsert(self, peer: UserId, room_id: RoomId, user: UserId, now_ms: int) -> None: ...
-
-    async def touch(self, peer: UserId, room_id: RoomId, now_ms: int) -> None: ...
-
-    async def remove(self, peer: UserId, room_id: RoomId) -> None: ...
-
-    async def idle_since(self, before_ms: int) -> Sequence[StoredRoom]:
-        """Rooms that were last used before ``before_ms``."""
-        ...
-
-    async def all(self) -> Sequence[StoredRoom]: ...
-
-
-class RoomListener(Protocol):
-    """Told about what ends calls; must not block."""
-
-    def member_left(self, room: RoomId, user: UserId) -> None:
-        """A party of the room has left it."""
-        ...
-
-    def room_changed(self, room: RoomId) -> None:
-        """A third member has joined, or the others have left again."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class PeerProfile:
-    """A virtual user as the configuration has it."""
-
-    user_id: UserId
-    displayname: str
 
 
 class Peers:
@@ -158,6 +88,7 @@ class Peers:
         self._wall_ms = wall_ms
         self._book = RoomBook()
         self._unleft: dict[tuple[UserId, RoomId], None] = {}
+        self._expecting: Counter[UserId] = Counter()
 
     # --- what others ask
 
@@ -167,9 +98,9 @@ class Peers:
         return None if entry is None else frozenset(entry.members)
 
     def is_encrypted(self, room: RoomId) -> bool:
-        """Whether the state of a room says that it is encrypted; False for a room in which no peer is."""
+        """Whether the state of a room says that it is encrypted; False for a room in which none of our users is."""
         entry = self._book.get(room)
-        return entry is not None and entry.encrypted
+        return bool(self._bot_rooms.is_encrypted(room)) if entry is None else entry.encrypted
 
     def is_own(self, user: UserId) -> bool:
         """Whether ``user`` is of the bridge's namespace."""
@@ -184,10 +115,37 @@ class Peers:
         entry = self._book.get(room)
         return None if entry is None else entry.peer
 
-    def room_with(self, user: UserId, peer: UserId) -> RoomId | None:
-        """The room of a user and a peer that nobody else is in; of several, the one that was used last."""
-        rooms = [room for room in self._book if (room.user, room.peer) == (user, peer) and room.is_pair]
-        return max(rooms, key=lambda room: room.active_ms).room_id if rooms else None
+    def speaker_in(self, room: RoomId) -> UserId | None:
+        """Our user in a room: its peer, or the bot in a room that is named for it."""
+        return self.peer_in(room) or self._bot_rooms.speaker_in(room)
+
+    def rooms_of(self, peer: UserId, user: UserId) -> tuple[PeerRoom, ...]:
+        """The rooms of ``user`` with ``peer``, the last used first."""
+        rooms = [room for room in self._book if (room.peer, room.user) == (peer, user)]
+        return tuple(sorted(rooms, key=lambda room: -room.active_ms))
+
+    # --- rooms that a peer makes
+
+    @contextmanager
+    def expecting(self, peer: UserId) -> Iterator[None]:
+        """While a peer makes a room: its own join there may come before the answer that names the room."""
+        self._expecting[peer] += 1
+        try:
+            yield
+        finally:
+            self._expecting[peer] -= 1
+            if not self._expecting[peer]:
+                del self._expecting[peer]
+
+    async def adopt(self, room: RoomId, peer: UserId, user: UserId) -> None:
+        """Take a room into the book that ``peer`` has made for ``user``, who is invited; calls wait for the join."""
+        if self._book.get(room) is None:
+            # A homeserver may encrypt every room that is made on it.
+            facts = await self._homeserver.room_facts(room, peer)
+            self._book.enter(PeerRoom(room, peer, user, {peer}, facts.encrypted, self._wall_ms()))
+        await self._directory.upsert(peer, room, user, self._wall_ms())
+        for surplus in self._book.surplus(user, peer, keep=room):
+            await self._leave(surplus)
 
     # --- start, reload, sweep
 
@@ -302,6 +260,8 @@ class Peers:
             return
         if self.is_peer(target) and membership == "join" and self._book.get(event.room_id) is None:
             # Our own join, whose answer was lost; after a join that was taken back at once the request is refused.
+            if self._expecting[target]:
+                return
             await self._learn(target, event.room_id, None, shared=False)
             return
         room = self._book.get(event.room_id)

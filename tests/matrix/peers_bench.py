@@ -12,7 +12,8 @@ from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.homeserver import RoomFacts
-from mxrtc_bridge.matrix.peers import PeerProfile, Peers
+from mxrtc_bridge.matrix.peer_ports import PeerProfile
+from mxrtc_bridge.matrix.peers import Peers
 from mxrtc_bridge.matrix.room_event import RoomEvent
 
 ALICE = UserId("@alice:example.org")

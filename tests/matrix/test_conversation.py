@@ -57,6 +57,9 @@ class Fake:
     def names(self) -> Names:
         return Names("example.org")
 
+    def missing(self) -> frozenset[str]:
+        return frozenset({"withdraw"})
+
     async def carry_out(self, command: Command, asker: Asker) -> Answer:
         self.commands.append(command)
         if self.failure is not None:
@@ -249,6 +252,12 @@ async def test_a_command_that_is_only_for_admins_is_unknown_to_others(fake: Fake
     await hear(fake, fake.message(ALICE, "who"))
     assert fake.commands == []
     assert 'do not know "who"' in fake.said[0]
+
+
+async def test_a_command_that_nobody_carries_out_here_is_unknown(fake: Fake) -> None:
+    await hear(fake, fake.message(ADMIN, "withdraw 1"))
+    assert fake.commands == []
+    assert 'do not know "withdraw"' in fake.said[0]
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("a defect"), EventError("bad", "x"), HomeserverError("away")])

@@ -13,7 +13,7 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix import peers as peers_module
 from mxrtc_bridge.matrix import rooms as rooms_module
 from mxrtc_bridge.matrix.homeserver import RoomFacts
-from mxrtc_bridge.matrix.peers import PeerProfile
+from mxrtc_bridge.matrix.peer_ports import PeerProfile
 from tests.matrix.peers_bench import ALICE, BOT, MALLORY, PEER, PEER_2, ROOM, Bench, FakeDirectory, StoredRoom, stripped
 
 # --- start

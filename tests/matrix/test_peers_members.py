@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.homeserver import RoomFacts
-from mxrtc_bridge.matrix.peers import PeerProfile
+from mxrtc_bridge.matrix.peer_ports import PeerProfile
 from mxrtc_bridge.matrix.rooms import Change, PeerRoom, RoomBook, Unfit, judge_invite
 from tests.matrix.peers_bench import ALICE, MALLORY, PEER, PEER_2, ROOM, Bench, event
 

@@ -16,7 +16,8 @@ from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.homeserver import Homeserver
 from mxrtc_bridge.matrix.notices import Notices
 from mxrtc_bridge.matrix.outbox import Outbox
-from mxrtc_bridge.matrix.peers import PeerProfile, Peers
+from mxrtc_bridge.matrix.peer_ports import PeerProfile
+from mxrtc_bridge.matrix.peers import Peers
 from tests.matrix.conftest import APPSERVICE_ID, BridgeWorld, MakePerson
 from tests.matrix.peers_bench import BOT, FakeDirectory, Recorder
 

@@ -1,0 +1,223 @@
+"""Carries out what people ask for in a chat, by the rules in force at that moment.
+
+Everything said here is about the person who asks: their services, their sessions. A peer or service that does not exist
+and one that they may not use get the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from mxrtc_bridge.app.rights import Rights
+from mxrtc_bridge.app.target_states import TargetStates
+from mxrtc_bridge.core.answers import Answer, Code, Line, Link, Strong, answer, code, item, say, text
+from mxrtc_bridge.core.command_text import PREFIX, say_duration
+from mxrtc_bridge.core.command_values import (
+    CloseSessions,
+    Command,
+    Help,
+    ListPeers,
+    Names,
+    OpenPeer,
+    ShowHow,
+    ShowStatus,
+)
+from mxrtc_bridge.core.commands import COMMANDS, addressed, form_of, usable_forms
+from mxrtc_bridge.core.how_to_connect import lines_for, name_for
+from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.naming import short_name
+from mxrtc_bridge.core.policy import Allow
+from mxrtc_bridge.engine.session import Session
+from mxrtc_bridge.matrix.conversation import Asker, Rank, Reaction
+from mxrtc_bridge.matrix.openings import Opening
+
+EVERYBODYS = frozenset({"help", "peers", "open", "status", "how", "close"})
+"""Verbs that are carried out here."""
+CLOSED = "you ended the session with the command 'close'"
+
+
+class LiveSessions(Protocol):
+    """The sessions of the bridge."""
+
+    @property
+    def sessions(self) -> Sequence[Session]: ...
+
+    def end_sessions(self, which: Callable[[Session], bool], message: str) -> int: ...
+
+
+class RoomOpener(Protocol):
+    """Makes direct chats."""
+
+    async def open(self, peer: UserId, user: UserId) -> Opening: ...
+
+
+class Chat:
+    """Implements :class:`mxrtc_bridge.matrix.conversation.Commander`."""
+
+    def __init__(
+        self,
+        rights: Rights,
+        sessions: LiveSessions,
+        openings: RoomOpener,
+        states: TargetStates,
+        *,
+        wall_ms: Callable[[], int],
+        monotonic: Callable[[], float],
+    ) -> None:
+        """Make it.
+
+        Args:
+            rights: the rules in force.
+            sessions: live sessions.
+            openings: makes direct chats.
+            states: whether targets answer.
+            wall_ms: milliseconds since the epoch.
+            monotonic: seconds, of the clock that sessions use.
+        """
+        self._rights = rights
+        self._sessions = sessions
+        self._openings = openings
+        self._states = states
+        self._wall_ms = wall_ms
+        self._monotonic = monotonic
+
+    # What the conversation asks
+
+    def rank(self, user: UserId) -> Rank:
+        """What the rules in force make of ``user``."""
+        return Rank.USER if self._services(user) else Rank.STRANGER
+
+    def names(self) -> Names:
+        """What short names stand for: peers of this bridge."""
+        config = self._rights.config
+        return Names(config.homeserver.domain, config.appservice.peer_prefix)
+
+    def missing(self) -> frozenset[str]:
+        """Verbs that nobody carries out in this bridge."""
+        return frozenset(form.verb for form in COMMANDS) - EVERYBODYS
+
+    async def carry_out(self, command: Command, asker: Asker) -> Answer:  # noqa: PLR0911 - one row for each command
+        """Do what was said."""
+        match command:
+            case Help(topic=topic):
+                return self._help(topic, asker)
+            case ListPeers():
+                return await self._list_peers(asker)
+            case OpenPeer(peer=peer):
+                return await self._open(peer, asker)
+            case ShowStatus():
+                return self._status(asker)
+            case ShowHow(peer=peer, service=service):
+                return self._how(peer, service, asker)
+            case CloseSessions(peer=peer):
+                return self._close(peer, asker)
+        return say("I do not do this here.")
+
+    async def reacted(self, reaction: Reaction) -> None:
+        """Take an admin's reaction; there is nothing yet to react to."""
+
+    # Commands
+
+    def _help(self, topic: str | None, asker: Asker) -> Answer:
+        forms = [form for form in usable_forms(admin=asker.admin) if form.verb not in self.missing()]
+        form = None if topic is None else form_of(topic, forms)
+        if form is not None:
+            examples = [item(Code(addressed(example, direct=asker.direct))) for example in form.examples]
+            return answer(text(Code(addressed(form.usage, direct=asker.direct)), ": ", form.summary, "."), *examples)
+        where = (
+            "Here you write the command alone."
+            if asker.direct
+            else f"In a direct chat with me you need no {PREFIX} in front."
+        )
+        return answer(
+            text("This is what I understand. ", where),
+            *(item(Code(addressed(form.usage, direct=asker.direct)), ": ", form.summary) for form in forms),
+        )
+
+    async def _list_peers(self, asker: Asker) -> Answer:
+        services = self._services(asker.user)
+        config = self._rights.config
+        targets = {
+            (peer, name): target
+            for peer, names in services.items()
+            for name in names
+            if (target := config.target(peer, name)) is not None
+        }
+        up = await self._states.of(targets.values())
+        lines = []
+        for peer, names in services.items():
+            states = [f"{name} ({_state(up.get(targets[peer, name]))})" for name in names]
+            lines.append(item(Link(peer, self._name(peer)), ": ", ", ".join(states)))
+        return answer(text("You may use:"), *lines, text("For lines to paste: ", _typed("how PEER/SERVICE", asker)))
+
+    async def _open(self, peer: UserId, asker: Asker) -> Answer:
+        if not isinstance(self._rights.may_call(asker.user, peer), Allow):
+            return self._unknown(peer, None, asker)
+        opened = await self._openings.open(peer, asker.user)
+        link = Link(opened.room, "this room")
+        if opened.joined:
+            return say(Strong(self._name(peer)), " is in ", link, " with you already.")
+        return say(Strong(self._name(peer)), " has invited you to ", link, ".")
+
+    def _status(self, asker: Asker) -> Answer:
+        lines: list[Line] = []
+        for session in self._sessions.sessions:
+            if session.remote == asker.user:
+                streams, sent, received = session.links.totals()
+                age = say_duration(self._monotonic() - session.started_at)
+                path = "connecting" if session.path is None else str(session.path)
+                lines.append(
+                    item(
+                        Link(session.local, self._name(session.local)),
+                        f": {path}, for {age}, {streams} open streams; "
+                        f"those that ended took {received} bytes and gave {sent}",
+                    )
+                )
+        head = text("Your live sessions:") if lines else text("You have no live session.")
+        services = self._services(asker.user)
+        count = sum(len(names) for names in services.values())
+        return answer(head, *lines, text(f"You may use {count} services; ", _typed("peers", asker), " lists them."))
+
+    def _how(self, peer: UserId, service: ServiceName | None, asker: Asker) -> Answer:
+        usable = self._services(asker.user).get(peer, ())
+        wanted = usable if service is None else tuple(name for name in usable if name == service)
+        if not wanted:
+            return self._unknown(peer, service, asker)
+        config = self._rights.config
+        name = name_for(asker.user, peer, config.appservice.peer_prefix)
+        lines: list[Line] = []
+        for each in wanted:
+            target = config.target(peer, each)
+            if target is not None:
+                lines += [text(Strong(f"{self._name(peer)}/{each}"), ":"), *map(code, lines_for(name, each, target))]
+        return answer(*lines)
+
+    def _close(self, peer: UserId | None, asker: Asker) -> Answer:
+        count = self._sessions.end_sessions(
+            lambda session: session.remote == asker.user and peer in (None, session.local), CLOSED
+        )
+        return say("You had no live session." if not count else f"I have ended {count} of your sessions.")
+
+    # Words
+
+    def _services(self, user: UserId) -> dict[UserId, tuple[ServiceName, ...]]:
+        """What ``user`` may use and what exists, by peer."""
+        listing = self._rights.listing(user, self._rights.config.appservice.bot)
+        return {peer: names for peer, names in listing if names}
+
+    def _name(self, peer: UserId) -> str:
+        names = self.names()
+        return short_name(peer, server=names.server, prefix=names.prefix)
+
+    def _unknown(self, peer: UserId, service: ServiceName | None, asker: Asker) -> Answer:
+        named = self._name(peer) + (f"/{service}" if service else "")
+        return say("There is no ", Code(named), " that you may use; ", _typed("peers", asker), " lists what there is.")
+
+
+def _state(up: bool | None) -> str:
+    return {True: "up", False: "down", None: "not looked at"}[up]
+
+
+def _typed(command: str, asker: Asker) -> Code:
+    return Code(addressed(command, direct=asker.direct))

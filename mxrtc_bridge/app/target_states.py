@@ -1,0 +1,85 @@
+"""Whether the targets of services answer right now: looked at when somebody asks, and not more often.
+
+Must never keep anybody waiting for a target that does not answer, and never knock on one again and again: a look takes
+at most :data:`LOOK_S`, its result is kept for :data:`KEEP_S`, and people who ask at the same time share one look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mxrtc_bridge.core.errors import TargetError
+from mxrtc_bridge.core.targets import AppendTarget, FilesTarget, ReadTarget, Target
+from mxrtc_bridge.engine.ports import Connector
+
+LOOK_S = 1.5
+KEEP_S = 15.0
+AT_A_TIME = 8
+MAX_LOOKS = 64
+"""Targets that one question looks at; for others nothing is said."""
+MAX_KEPT = 4096
+
+AnyTarget = Target | FilesTarget
+
+
+@dataclass(slots=True)
+class _Look:
+    done: asyncio.Future[bool]
+    until: float
+
+
+class TargetStates:
+    """Looks at targets."""
+
+    def __init__(self, connector: Connector, monotonic: Callable[[], float]) -> None:
+        self._connector = connector
+        self._monotonic = monotonic
+        self._looks: dict[AnyTarget, _Look] = {}
+        self._places = asyncio.Semaphore(AT_A_TIME)
+
+    async def of(self, targets: Iterable[AnyTarget]) -> dict[AnyTarget, bool]:
+        """Which of the targets are up; those beyond :data:`MAX_LOOKS` are left out."""
+        wanted = list(dict.fromkeys(targets))[:MAX_LOOKS]
+        async with asyncio.TaskGroup() as tasks:
+            looks = {target: tasks.create_task(self._state(target)) for target in wanted}
+        return {target: look.result() for target, look in looks.items()}
+
+    async def _state(self, target: AnyTarget) -> bool:
+        now = self._monotonic()
+        look = self._looks.get(target)
+        if look is not None and now < look.until and not look.done.cancelled():
+            return await asyncio.shield(look.done)
+        look = self._looks[target] = _Look(asyncio.get_running_loop().create_future(), now + KEEP_S)
+        while len(self._looks) > MAX_KEPT:
+            del self._looks[next(iter(self._looks))]
+        try:
+            async with self._places:
+                up = await self._answers(target)
+        except BaseException:
+            # Whoever waits for this look sees it cancelled; the next one who asks looks anew.
+            look.done.cancel()
+            raise
+        look.done.set_result(up)
+        return up
+
+    async def _answers(self, target: AnyTarget) -> bool:
+        if isinstance(target, FilesTarget | AppendTarget | ReadTarget):
+            # Opened it would be made, or wake whoever waits at the other end of a FIFO.
+            return await asyncio.to_thread(_is_there, target)
+        try:
+            async with asyncio.timeout(LOOK_S):
+                sink = await self._connector.connect(target)
+        except (TargetError, TimeoutError):
+            return False
+        sink.reset()
+        return True
+
+
+def _is_there(target: FilesTarget | AppendTarget | ReadTarget) -> bool:
+    path = Path(target.path)
+    if isinstance(target, AppendTarget):
+        return path.exists() or path.parent.is_dir()
+    return path.is_dir() if isinstance(target, FilesTarget) else path.exists()
