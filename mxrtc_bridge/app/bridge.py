@@ -13,17 +13,18 @@ import signal
 from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 
-from mxrtc_bridge.app.chat import Chat
 from mxrtc_bridge.app.directories import Directories
 from mxrtc_bridge.app.encryption import Encryption
+from mxrtc_bridge.app.given_grants import GivenGrants
+from mxrtc_bridge.app.people import People
 from mxrtc_bridge.app.private_events import PrivateEvents
 from mxrtc_bridge.app.rights import Rights
-from mxrtc_bridge.app.target_states import TargetStates
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.core.deliveries import Delivery, announcement, receipt
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError, StorageError
 from mxrtc_bridge.core.event_codec import parse_message
 from mxrtc_bridge.core.events import EVENT_TYPES, CallEvent
+from mxrtc_bridge.core.grants import GrantTable
 from mxrtc_bridge.core.ice import IceServer
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
 from mxrtc_bridge.core.policy import Allow
@@ -33,14 +34,14 @@ from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.calls import CallManager, CallSettings
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
-from mxrtc_bridge.matrix.conversation import MESSAGE_TYPES, Conversation
+from mxrtc_bridge.matrix.conversation import MESSAGE_TYPES
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.rooms import SealingHomeserver
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 from mxrtc_bridge.matrix.inbox import Inbox
 from mxrtc_bridge.matrix.liveness import ping_loop, wait_for_homeserver
+from mxrtc_bridge.matrix.member_lists import MemberLists
 from mxrtc_bridge.matrix.notices import Notices
-from mxrtc_bridge.matrix.openings import Openings
 from mxrtc_bridge.matrix.outbox import Outbox
 from mxrtc_bridge.matrix.peer_ports import PeerProfile
 from mxrtc_bridge.matrix.peers import Peers
@@ -81,7 +82,9 @@ class Bridge:
         self._stores = stores
         self._clock = LoopClock()
         self._metrics = Metrics()
-        self._rights = Rights(config, self._clock.wall_ms)
+        self._rooms_named = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._rights = Rights(config, self._clock.wall_ms, self._rooms_of)
         self._encryption = Encryption(
             config, stores.crypto, wall_ms=self._clock.wall_ms, to_device=self._handle_to_device
         )
@@ -104,7 +107,17 @@ class Bridge:
             clock=self._clock,
         )
         self._notices = Notices(self._outbox)
-        self._bot_rooms = BotRooms(self._homeserver, config.appservice.bot, config.rooms.named())
+        bot = config.appservice.bot
+        self._members = MemberLists(self._homeserver, bot, self._rights_changed)
+        self._bot_rooms = BotRooms(self._homeserver, bot, self._named_rooms(), self._members)
+        self._given = GivenGrants(
+            stores.grants,
+            GrantTable(),
+            config=lambda: self._rights.config,
+            rooms_of=self._members.rooms_of,
+            changed=self._rights_changed,
+            wall_ms=self._clock.wall_ms,
+        )
         self._peers = Peers(
             self._homeserver,
             stores.rooms,
@@ -126,21 +139,22 @@ class Bridge:
             counters=self._metrics,
             wall_ms=self._clock.wall_ms,
             handle_call=self._handle_call,
-            handle_message=self._handle_message,
+            handle_message=self._hear,
         )
-        self._conversation = Conversation(
+        self._people = People(
             self._homeserver,
-            Chat(
-                self._rights,
-                self._calls,
-                Openings(self._homeserver, self._peers, reads_encrypted=lambda: self._encryption.is_on),
-                TargetStates(self._connector, self._clock.monotonic),
-                wall_ms=self._clock.wall_ms,
-                monotonic=self._clock.monotonic,
-            ),
-            is_own=self.is_own,
-            wall_ms=self._clock.wall_ms,
-            monotonic=self._clock.monotonic,
+            self._outbox,
+            self._notices,
+            self._peers,
+            self._bot_rooms,
+            rights=self._rights,
+            given=self._given,
+            calls=self._calls,
+            requests=stores.requests,
+            connector=self._connector,
+            clock=self._clock,
+            reads_encrypted=lambda: self._encryption.is_on,
+            reload=self._reload_now,
         )
         self._taking: asyncio.Task[None] | None = None
         self._inbox = Inbox(
@@ -185,8 +199,11 @@ class Bridge:
     async def _live(self, reload: asyncio.Event) -> None:
         """Get ready, then serve until cancelled; a stop is heard in every phase, also while the homeserver is away."""
         async with asyncio.TaskGroup() as tasks:
+            await self._given.load()
+            self._rights.given = self._given
+            tasks.create_task(self._given.run(), name="ends of grants")
             tasks.create_task(self._calls.run(), name="calls")
-            tasks.create_task(self._conversation.run(), name="conversation")
+            tasks.create_task(self._people.run(), name="people")
             await self._directories.serve(self._config.files_targets())
             await wait_for_homeserver(self._homeserver)
             await self._peers.start()
@@ -196,6 +213,7 @@ class Bridge:
             # Not earlier: what an earlier run has left in the inbox is judged by the rooms that the peers are in.
             tasks.create_task(self._notices.run(), name="notices")
             tasks.create_task(self._bot_rooms.run(), name="rooms of the bot")
+            tasks.create_task(self._follow_named_rooms(), name="named rooms")
             self._taking = tasks.create_task(self._inbox.run(), name="inbox")
             self._inbox.set_ready(True)
             log.info("bridge ready: %d peers", len(self._config.peers))
@@ -220,11 +238,6 @@ class Bridge:
         if local is not None and not self.is_own(event.sender):
             await self._private.handle(event, local)
 
-    async def _handle_message(self, event: RoomEvent, local: UserId) -> None:
-        """Take a message or a reaction in plain text, with whose device the policy agrees."""
-        members = self._peers.members(event.room_id)
-        self._conversation.receive(event, local, direct=members == frozenset({local, event.sender}))
-
     async def _handle_call(self, event: RoomEvent, local: UserId) -> None:
         """Take an event of a call in plain text, with whose device the policy agrees."""
         if self._peers.peer_in(event.room_id) is None:
@@ -248,6 +261,10 @@ class Bridge:
             members = await self._homeserver.joined_members(room, local) if named else frozenset({local})
         return await self._encryption.seal(room, local, event_type, content, state=state, members=members)
 
+    async def _hear(self, event: RoomEvent, local: UserId) -> None:
+        """Take what somebody has written, in plain text."""
+        await self._people.hear(event, local)
+
     async def _handle_to_device(self, device: CryptoDevice, event: ToDeviceEvent) -> None:
         """Take what another device has sent to one of ours."""
         log.debug("< %s of %s to a device of %s ignored", event.type, event.sender, device.user)
@@ -266,17 +283,41 @@ class Bridge:
     def _may_use(self, user: UserId, peer: UserId) -> bool:
         return isinstance(self._rights.may_call(user, peer), Allow)
 
+    def _rooms_of(self, user: UserId) -> frozenset[RoomId]:
+        return self._members.rooms_of(user)
+
+    def _named_rooms(self) -> dict[str, str]:
+        """The rooms that the bot must be in, by what for."""
+        watched = {f"the members of {room}": str(room) for room in self._rights.named_rooms()}
+        return {**self._rights.config.rooms.named(), **watched}
+
+    def _rights_changed(self) -> None:
+        self._calls.rights_changed()
+        self._rooms_named.set()
+
+    async def _follow_named_rooms(self) -> None:
+        """Join the rooms that given grants name, and leave those that none names any more."""
+        known = self._named_rooms()
+        while True:
+            await self._rooms_named.wait()
+            self._rooms_named.clear()
+            if (named := self._named_rooms()) != known:
+                await _outlive("rooms that grants name were not joined", self._bot_rooms.reload(named))
+                known = named
+
     def _knows_user(self, user: str) -> bool:
         return self._rights.config.own_user(user)
 
     def _make_links(self, local: UserId, remote: UserId) -> AcceptorLinks:
+        gate = self._rights.gate(local, remote)
         return AcceptorLinks(
-            gate=self._rights.gate(local, remote),
+            gate=gate,
             connector=self._connector,
             files=self._directories.for_user(remote),
             clock=self._clock,
             counters=self._metrics,
             max_streams=self._rights.config.limits.streams_per_session,
+            over=lambda: self._given.session_ended(gate),
             delivered=lambda service, tally: self._tell_of_delivery(tally.delivery(remote, local, service)),
         )
 
@@ -319,12 +360,18 @@ class Bridge:
         while True:
             await asked.wait()
             asked.clear()
+            await self._reload_now()
+
+    async def _reload_now(self) -> str:
+        async with self._reloading:
             try:
                 config = await asyncio.to_thread(load_config, self._config.path)
             except ConfigError as error:
                 log.error("the configuration was not reloaded, the old one stays in force:\n%s", error)
-            else:
-                await _outlive("not all of the new configuration is in force", self._take_over(config))
+                return "The configuration has mistakes, so the old one stays in force; the log says which."
+            if not await _outlive("not all of the new configuration is in force", self._take_over(config)):
+                return "Not all of the new configuration is in force; the log says why."
+            return f"The configuration is in force: {len(config.peers)} peers, {len(config.grants)} grants."
 
     async def _take_over(self, config: Config) -> None:
         for name in ("homeserver", "appservice", "database", "metrics_listen", "log_level"):
@@ -336,7 +383,7 @@ class Bridge:
         await self._directories.serve(config.files_targets())
         self._calls.reconfigure(_call_settings(config), self._peer_factory(config))
         self._encryption.configure(config)
-        await self._bot_rooms.reload(config.rooms.named())
+        await self._bot_rooms.reload(self._named_rooms())
         await self._peers.reload(_profiles(config))
         await self._encryption.serve(profile.user_id for profile in _profiles(config))
         log.info("configuration reloaded: %d peers, %d grants", len(config.peers), len(config.grants))
@@ -347,6 +394,7 @@ class Bridge:
             await _outlive("old rows were not forgotten", self._forget())
             await _outlive("unfinished files were not removed", self._directories.keep_house())
             await _outlive("idle rooms were not left", self._leave_idle_rooms())
+            await _outlive("old requests were not ended", self._people.keep_house())
 
     async def _forget(self) -> None:
         log.info("housekeeping: %d rows forgotten", await self._stores.prune(self._clock.wall_ms()))
@@ -358,7 +406,7 @@ class Bridge:
         log.info("housekeeping: %d idle rooms left", left)
 
 
-async def _outlive(consequence: str, work: Awaitable[None]) -> None:
+async def _outlive(consequence: str, work: Awaitable[None]) -> bool:
     """Do work whose failure must not end the bridge: it is tried again the next time it is due."""
     try:
         await work
@@ -366,6 +414,9 @@ async def _outlive(consequence: str, work: Awaitable[None]) -> None:
         log.error("! %s: %s", consequence, error)
     except Exception:
         log.exception("! %s", consequence)
+    else:
+        return True
+    return False
 
 
 def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from mxrtc_bridge.app.access_requests import AccessRequests
+from mxrtc_bridge.app.admin_commands import ADMINS_VERBS, AdminCommands
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.app.target_states import TargetStates
 from mxrtc_bridge.core.answers import Answer, Code, Line, Link, Strong, answer, code, item, say, text
@@ -20,8 +22,10 @@ from mxrtc_bridge.core.command_values import (
     ListPeers,
     Names,
     OpenPeer,
+    RequestAccess,
     ShowHow,
     ShowStatus,
+    WithdrawRequest,
 )
 from mxrtc_bridge.core.commands import COMMANDS, addressed, form_of, usable_forms
 from mxrtc_bridge.core.how_to_connect import lines_for, name_for
@@ -32,8 +36,8 @@ from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.conversation import Asker, Rank, Reaction
 from mxrtc_bridge.matrix.openings import Opening
 
-EVERYBODYS = frozenset({"help", "peers", "open", "status", "how", "close"})
-"""Verbs that are carried out here."""
+CARRIED_OUT = frozenset({"help", "peers", "open", "status", "how", "close", "request", "withdraw"}) | ADMINS_VERBS
+"""Verbs that somebody carries out."""
 CLOSED = "you ended the session with the command 'close'"
 
 
@@ -61,8 +65,9 @@ class Chat:
         sessions: LiveSessions,
         openings: RoomOpener,
         states: TargetStates,
+        requests: AccessRequests,
+        admins: AdminCommands,
         *,
-        wall_ms: Callable[[], int],
         monotonic: Callable[[], float],
     ) -> None:
         """Make it.
@@ -72,21 +77,26 @@ class Chat:
             sessions: live sessions.
             openings: makes direct chats.
             states: whether targets answer.
-            wall_ms: milliseconds since the epoch.
+            requests: for access.
+            admins: carries out what only admins may do.
             monotonic: seconds, of the clock that sessions use.
         """
         self._rights = rights
         self._sessions = sessions
         self._openings = openings
         self._states = states
-        self._wall_ms = wall_ms
+        self._requests = requests
+        self._admins = admins
         self._monotonic = monotonic
 
     # What the conversation asks
 
     def rank(self, user: UserId) -> Rank:
         """What the rules in force make of ``user``."""
-        return Rank.USER if self._services(user) else Rank.STRANGER
+        if self._rights.is_admin(user):
+            return Rank.ADMIN
+        known = self._services(user) or self._rights.could_ask_for_anything(user)
+        return Rank.USER if known else Rank.STRANGER
 
     def names(self) -> Names:
         """What short names stand for: peers of this bridge."""
@@ -95,15 +105,15 @@ class Chat:
 
     def missing(self) -> frozenset[str]:
         """Verbs that nobody carries out in this bridge."""
-        return frozenset(form.verb for form in COMMANDS) - EVERYBODYS
+        return frozenset(form.verb for form in COMMANDS) - CARRIED_OUT
 
     async def carry_out(self, command: Command, asker: Asker) -> Answer:  # noqa: PLR0911 - one row for each command
         """Do what was said."""
         match command:
             case Help(topic=topic):
                 return self._help(topic, asker)
-            case ListPeers():
-                return await self._list_peers(asker)
+            case ListPeers(everything=everything):
+                return await self._list_peers(asker, everything=everything)
             case OpenPeer(peer=peer):
                 return await self._open(peer, asker)
             case ShowStatus():
@@ -112,10 +122,19 @@ class Chat:
                 return self._how(peer, service, asker)
             case CloseSessions(peer=peer):
                 return self._close(peer, asker)
-        return say("I do not do this here.")
+            case RequestAccess(peer=peer, service=service):
+                said = await self._requests.ask(command, asker.user, asker.room)
+                return self._unknown(peer, service, asker) if said is None else say(said)
+            case WithdrawRequest(number=number):
+                return say(await self._requests.withdraw(number, asker.user))
+        # By the rules of this moment, not of the moment at which it was read.
+        if not self._rights.is_admin(asker.user):
+            return say("Only admins may do that.")
+        return await self._admins.carry_out(command, asker.user)
 
     async def reacted(self, reaction: Reaction) -> None:
-        """Take an admin's reaction; there is nothing yet to react to."""
+        """Take an admin's reaction to a request."""
+        await self._requests.reacted(reaction.room, reaction.target, reaction.key, reaction.user)
 
     # Commands
 
@@ -135,9 +154,11 @@ class Chat:
             *(item(Code(addressed(form.usage, direct=asker.direct)), ": ", form.summary) for form in forms),
         )
 
-    async def _list_peers(self, asker: Asker) -> Answer:
-        services = self._services(asker.user)
+    async def _list_peers(self, asker: Asker, *, everything: bool) -> Answer:
         config = self._rights.config
+        services = self._services(asker.user)
+        if everything and self._rights.is_admin(asker.user):
+            services = {peer.user_id: tuple(sorted(peer.services)) for peer in config.peers.values()}
         targets = {
             (peer, name): target
             for peer, names in services.items()
@@ -149,7 +170,12 @@ class Chat:
         for peer, names in services.items():
             states = [f"{name} ({_state(up.get(targets[peer, name]))})" for name in names]
             lines.append(item(Link(peer, self._name(peer)), ": ", ", ".join(states)))
-        return answer(text("You may use:"), *lines, text("For lines to paste: ", _typed("how PEER/SERVICE", asker)))
+        if not lines:
+            return say(
+                "There is nothing that you may use now; ", _typed("request PEER/SERVICE", asker), " asks for it."
+            )
+        head = "All there is:" if everything else "You may use:"
+        return answer(text(head), *lines, text("For lines to paste: ", _typed("how PEER/SERVICE", asker)))
 
     async def _open(self, peer: UserId, asker: Asker) -> Answer:
         if not isinstance(self._rights.may_call(asker.user, peer), Allow):

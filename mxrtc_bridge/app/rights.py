@@ -1,72 +1,164 @@
-"""The configuration as the engine asks it: who may call whom, who may use what, where it leads.
+"""The rules as the engine asks for them: who may call whom, who may use what, where it leads.
 
-Every answer is by the configuration in force at the moment of asking, so a reload needs nothing but a new one.
+Every answer is by the configuration, the given grants and the members of rooms at the moment of asking, so that a
+change of any of them needs nothing but to judge live sessions again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Protocol
 
 from mxrtc_bridge.config import Config
-from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.policy import Allow, Decision, Deny
+from mxrtc_bridge.core.grants import Claimant, Covers, GrantTable, StoredGrant
+from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
+from mxrtc_bridge.core.policy import Allow, Decision, Deny, RoomSubject, Subject, subjects_of
 from mxrtc_bridge.engine.acceptor import Grant
 from mxrtc_bridge.engine.control_link import Listing
 
 
-class Rights:
-    """The rules in force."""
+class Given(Protocol):
+    """The grants that people have given."""
 
-    def __init__(self, config: Config, wall_ms: Callable[[], int]) -> None:
+    @property
+    def table(self) -> GrantTable: ...
+
+    def claimed(self, grant: StoredGrant, claimant: Claimant) -> None: ...
+
+
+class Rights:
+    """The rules in force.
+
+    Args:
+        config: what the admin has written down.
+        wall_ms: milliseconds since the epoch.
+        rooms_of: the rooms that a user is joined to, of those that grants name.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        wall_ms: Callable[[], int],
+        rooms_of: Callable[[UserId], Collection[RoomId]] = lambda _user: (),
+    ) -> None:
         self.config = config
+        self.given: Given | None = None
+        """Set once the database has been read; nothing is given before."""
         self._wall_ms = wall_ms
+        self._rooms_of = rooms_of
 
     def may_call(self, user: UserId, local: UserId) -> Decision:
         """Whether ``user`` may call ``local``: a peer with a service for them, or the bot with any service at all.
 
         Admins may talk to the bot without any service.
         """
-        now_ms = self._wall_ms()
-        policy = self.config.policy()
         if local != self.config.appservice.bot:
-            return policy.peer_access(user, local, now_ms)
+            return self._peer_access(user, local)
         if self.is_admin(user):
             return Allow("admin")
-        return Allow("directory") if policy.services_for(user, now_ms) else Deny("no grant")
+        return Allow("directory") if self._services(user) else Deny("no grant")
 
     def is_admin(self, user: UserId) -> bool:
         """Whether ``user`` may give commands to the bridge: said by the configuration alone."""
-        return user in self.config.admins
+        return user in self.config.admins and self.config.policy().denial(user) is None
+
+    def may_ask(self, user: UserId, peer: UserId, service: ServiceName) -> bool:
+        """Whether ``user`` could be given this service, and so may ask for it."""
+        return self.config.policy().denial(user) is None and self._covers(user, peer, service)
+
+    def could_ask_for_anything(self, user: UserId) -> bool:
+        """Whether there is any service that ``user`` could be given."""
+        mine = frozenset(subjects_of(user, self._rooms_of(user)))
+        return self.config.policy().denial(user) is None and any(
+            not mine.isdisjoint(service.grantable_to)
+            for peer in self.config.peers.values()
+            for service in peer.services.values()
+        )
 
     def next_change(self) -> int | None:
         """When the next grant ends by itself, in milliseconds of the wall clock."""
-        return self.config.policy().next_change(self._wall_ms())
+        times = [self.config.policy().next_change(self._wall_ms())]
+        if self.given is not None:
+            times.append(self.given.table.next_end())
+        return min((time for time in times if time is not None), default=None)
+
+    def named_rooms(self) -> frozenset[RoomId]:
+        """The rooms whose members some rule names."""
+        grantable: frozenset[Subject] = frozenset().union(
+            *(service.grantable_to for peer in self.config.peers.values() for service in peer.services.values())
+        )
+        from_config = {subject.room for subject in grantable if isinstance(subject, RoomSubject)}
+        given = self.given.table.rooms() if self.given is not None else frozenset()
+        return self.config.policy().rooms() | from_config | given
 
     def gate(self, local: UserId, user: UserId) -> Gate:
         """What ``user`` may use in a session with ``local``."""
         return Gate(self, local, user)
 
-    def grant(self, user: UserId, peer: UserId, service: ServiceName) -> Grant | None:
-        """The service, if ``user`` may use it now."""
-        if isinstance(self.config.policy().service_access(user, peer, service, self._wall_ms()), Deny):
-            return None
+    def decide(
+        self, user: UserId, peer: UserId, service: ServiceName, claimant: Claimant | None = None
+    ) -> tuple[Decision, StoredGrant | None]:
+        """Whether ``user`` may use a service now, and the given grant by which they do, if it is one."""
+        rooms, policy = self._rooms_of(user), self.config.policy()
+        decision = policy.service_access(user, peer, service, self._wall_ms(), rooms)
+        if isinstance(decision, Allow) or self.given is None or policy.denial(user) is not None:
+            return decision, None
+        for grant in self._matching(user, rooms, claimant):
+            if (grant.service.peer, grant.service.name) == (peer, service):
+                return Allow(grant.rule), grant
+        return decision, None
+
+    def grant(self, user: UserId, peer: UserId, service: ServiceName, claimant: Claimant | None = None) -> Grant | None:
+        """The service, if ``user`` may use it now; a grant for one session is claimed by that."""
+        decision, given = self.decide(user, peer, service, claimant)
         settings = self.config.service(peer, service)
-        if settings is None:
+        if isinstance(decision, Deny) or settings is None:
             return None
+        if given is not None and claimant is not None and self.given is not None:
+            self.given.claimed(given, claimant)
         return Grant(settings.target, settings.raw, settings.max_streams, settings.idle_s)
 
     def listing(self, user: UserId, local: UserId) -> Listing:
         """The services of ``local`` for ``user``; of all peers where ``local`` is the bot."""
-        everything = self.config.policy().services_for(user, self._wall_ms())
+        everything = self._services(user)
         wanted = everything if local == self.config.appservice.bot else {local: everything.get(local, ())}
         return [
             (peer, tuple(name for name in services if self.config.service(peer, name) is not None))
             for peer, services in sorted(wanted.items())
         ]
 
+    def _peer_access(self, user: UserId, peer: UserId) -> Decision:
+        rooms, policy = self._rooms_of(user), self.config.policy()
+        decision = policy.peer_access(user, peer, self._wall_ms(), rooms)
+        if isinstance(decision, Allow) or self.given is None or policy.denial(user) is not None:
+            return decision
+        for grant in self._matching(user, rooms, None, any_session=True):
+            if grant.service.peer == peer:
+                return Allow(grant.rule)
+        return decision
+
+    def _services(self, user: UserId) -> dict[UserId, tuple[ServiceName, ...]]:
+        rooms, policy = self._rooms_of(user), self.config.policy()
+        found = {peer: set(names) for peer, names in policy.services_for(user, self._wall_ms(), rooms).items()}
+        if self.given is not None and policy.denial(user) is None:
+            for grant in self._matching(user, rooms, None, any_session=True):
+                found.setdefault(grant.service.peer, set()).add(grant.service.name)
+        return {peer: tuple(sorted(names)) for peer, names in found.items()}
+
+    def _matching(
+        self, user: UserId, rooms: Collection[RoomId], claimant: Claimant | None, *, any_session: bool = False
+    ) -> list[StoredGrant]:
+        assert self.given is not None
+        covers: Covers = lambda grant: self._covers(user, grant.service.peer, grant.service.name)  # noqa: E731
+        return list(self.given.table.matching(user, rooms, self._wall_ms(), covers, claimant, any_session=any_session))
+
+    def _covers(self, user: UserId, peer: UserId, service: ServiceName) -> bool:
+        settings = self.config.service(peer, service)
+        return settings is not None and not settings.grantable_to.isdisjoint(subjects_of(user, self._rooms_of(user)))
+
 
 class Gate:
-    """:class:`mxrtc_bridge.engine.links.ServiceGate` of one session."""
+    """:class:`mxrtc_bridge.engine.acceptor.ServiceGate` of one session; stands for it where grants are claimed."""
 
     def __init__(self, rights: Rights, local: UserId, user: UserId) -> None:
         self._rights = rights
@@ -74,7 +166,7 @@ class Gate:
         self._user = user
 
     def open(self, service: ServiceName) -> Grant | None:
-        return self._rights.grant(self._user, self._local, service)
+        return self._rights.grant(self._user, self._local, service, self)
 
     def listing(self) -> Listing:
         return self._rights.listing(self._user, self._local)

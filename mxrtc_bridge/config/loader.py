@@ -159,6 +159,7 @@ class _Reader:
         ):
             return None
         groups = sections["groups"]
+        peers = rules.with_grantable(peers, sections["peers"], groups)
         return Config(
             path=self._path,
             homeserver=HomeserverSettings(homeserver.address, homeserver.domain),

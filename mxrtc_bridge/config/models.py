@@ -185,6 +185,9 @@ class ServiceSection(Section):
     """How long connecting to the target may take."""
     i_know_this_is_root: bool = False
     """Needed for sockets like docker.sock, whose users control the whole machine."""
+    grantable_to: Annotated[list[Subject], Field(max_length=1000)] = []
+    """Users, servers, groups and rooms that admins may give this service to while the bridge runs, for a time. Empty:
+    nobody; only the grants of this file count."""
     limits: ServiceLimitsSection = ServiceLimitsSection()
     """Limits of this service."""
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
-from mxrtc_bridge.config.models import GrantSection, TestSection
+from mxrtc_bridge.config.models import GrantSection, PeerSection, TestSection
 from mxrtc_bridge.config.notation import parse_time
 from mxrtc_bridge.config.problems import KeyPath, Problem, near_miss, quoted
 from mxrtc_bridge.config.reader import Value
@@ -26,6 +27,8 @@ def reference_problems(data: Mapping[str, Value]) -> list[Problem]:
         *_group_problems(data),
         *_grant_problems(data),
         *_subject_problems(_list(data.get("deny")), ("deny",), data),
+        *_denied_room_problems(_list(data.get("deny"))),
+        *_grantable_problems(data),
         *_admin_problems(data),
         *_test_problems(data),
     ]
@@ -36,6 +39,13 @@ def _admin_problems(data: Mapping[str, Value]) -> Iterator[Problem]:
     for index, admin in enumerate(_list(data.get("admins"))):
         if admin in denied:
             yield Problem(("admins", index), "this user is denied below; take the name out of one of the two")
+
+
+def _denied_room_problems(denied: Sequence[Value]) -> Iterator[Problem]:
+    for index, subject in enumerate(denied):
+        if isinstance(subject, str) and subject.startswith("room:"):
+            # Whoever leaves the room would be let in again.
+            yield Problem(("deny", index), "a room cannot be denied; name users and servers")
 
 
 def _list(value: Value) -> list[Value]:
@@ -80,6 +90,13 @@ def _subject_problems(subjects: Sequence[Value], path: KeyPath, data: Mapping[st
             name = subject.removeprefix("group:")
             if name not in groups:
                 yield Problem((*path, index), f"there is no group {quoted(name)}{near_miss(name, groups)}")
+
+
+def _grantable_problems(data: Mapping[str, Value]) -> Iterator[Problem]:
+    for name, peer in _dict(data.get("peers")).items():
+        for service, section in _dict(_dict(peer).get("services")).items():
+            path: KeyPath = ("peers", name, "services", service, "grantable_to")
+            yield from _subject_problems(_list(_dict(section).get("grantable_to")), path, data)
 
 
 def _target_problems(references: Value, path: KeyPath, data: Mapping[str, Value]) -> Iterator[Problem]:
@@ -130,6 +147,26 @@ def make_grants(
         )
         for section in sections
     )
+
+
+def with_grantable(
+    peers: Mapping[str, PeerSettings], sections: Mapping[str, PeerSection], groups: Mapping[str, Sequence[str]]
+) -> dict[str, PeerSettings]:
+    """Say for each service whom it may be given to; all names of groups must exist."""
+    return {
+        name: replace(
+            peer,
+            services=MappingProxyType(
+                {
+                    service: replace(
+                        settings, grantable_to=make_subjects(sections[name].services[service].grantable_to, groups)
+                    )
+                    for service, settings in peer.services.items()
+                }
+            ),
+        )
+        for name, peer in peers.items()
+    }
 
 
 def make_subjects(texts: Iterable[str], groups: Mapping[str, Sequence[str]]) -> frozenset[Subject]:

@@ -82,6 +82,8 @@ class ServiceSettings:
     """Streams of this service that one session may have open."""
     idle_s: float | None
     """A stream without any traffic for this long is reset; None: never."""
+    grantable_to: frozenset[Subject] = frozenset()
+    """Whom admins may give it to while the bridge runs."""
 
 
 @dataclass(frozen=True, slots=True)

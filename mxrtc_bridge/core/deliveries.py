@@ -43,7 +43,7 @@ class Delivery:
     peer: UserId
     service: ServiceName
     files: tuple[ReceivedFile, ...]
-    """The first of them."""
+    """The first of them to arrive, in the order of their names: files of one transfer finish in any order."""
     count: int
     size: int
     """Of all of them, in bytes."""
@@ -78,7 +78,8 @@ class DeliveryTally:
         """Return what has come, or None if nothing has."""
         if not self._count:
             return None
-        return Delivery(sender, peer, service, tuple(self._files), self._count, self._size)
+        named = sorted(self._files, key=lambda file: file.name)
+        return Delivery(sender, peer, service, tuple(named), self._count, self._size)
 
 
 def receipt(delivery: Delivery) -> Text:

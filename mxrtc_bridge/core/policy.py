@@ -16,12 +16,13 @@ Pure: the configuration is turned into a :class:`Policy` elsewhere, and a new on
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from mxrtc_bridge.core.errors import ConfigError, EventError
-from mxrtc_bridge.core.ids import ServiceName, UserId, localpart_of, parse_user_id, server_of
+from mxrtc_bridge.core.ids import MAX_ID_CHARS, RoomId, ServiceName, UserId, localpart_of, parse_user_id, server_of
 
+_ROOM = re.compile(r"![!-~]+")
 _SERVER = re.compile(r"([a-z0-9.\-]{1,230}|\[[0-9a-f:.]{2,45}\])(:[0-9]{1,5})?")
 
 NO_GRANT = "no grant"
@@ -67,11 +68,21 @@ class Everyone:
         return "*"
 
 
-Subject = UserSubject | ServerSubject | Everyone
+@dataclass(frozen=True, slots=True)
+class RoomSubject:
+    """Every user who is joined to one room, named by its id: no alias, and no room that follows it, is that room."""
+
+    room: RoomId
+
+    def __str__(self) -> str:
+        return f"room:{self.room}"
+
+
+Subject = UserSubject | ServerSubject | RoomSubject | Everyone
 
 
 def parse_subject(text: str) -> Subject:
-    """Read ``@user:server``, ``user:@user:server``, ``server:name`` or ``*``.
+    """Read ``@user:server``, ``user:@user:server``, ``server:name``, ``room:!id`` or ``*``.
 
     Raises:
         ConfigError: it is none of these.
@@ -84,10 +95,14 @@ def parse_subject(text: str) -> Subject:
         if _SERVER.fullmatch(server) is None:
             raise ConfigError(f"{rest[:80]!a} is not the name of a homeserver (like example.org)")
         return ServerSubject(server)
+    if kind == "room":
+        if len(rest) > MAX_ID_CHARS or _ROOM.fullmatch(rest) is None:
+            raise ConfigError(f"{rest[:80]!a} is not the id of a room (like !abc:example.org); an alias names no room")
+        return RoomSubject(RoomId(rest))
     try:
         return user_subject(parse_user_id(rest if kind == "user" else text))
     except EventError:
-        raise ConfigError(f"{text[:80]!a} is not a subject (@user:server, server:name or *)") from None
+        raise ConfigError(f"{text[:80]!a} is not a subject (@user:server, server:name, room:!id or *)") from None
 
 
 def user_subject(user: UserId) -> UserSubject:
@@ -135,29 +150,33 @@ class Policy:
     def __init__(self, grants: Iterable[Grant] = (), deny: Iterable[Subject] = ()) -> None:
         self._grants = tuple(grants)
         self._denied = frozenset(deny)
-        # A call costs three look-ups instead of a walk over all grants, however long the configuration is.
+        # A call costs a few look-ups instead of a walk over all grants, however long the configuration is.
         self._grants_by_subject: dict[Subject, list[int]] = {}
         for index, grant in enumerate(self._grants):
             for subject in grant.subjects:
                 self._grants_by_subject.setdefault(subject, []).append(index)
 
-    def peer_access(self, user: UserId, peer: UserId, now_ms: int) -> Decision:
-        """Decide whether ``user`` may call ``peer`` at all: only if some service of it is granted."""
-        matching = (grant for grant in self._grants_for(user) if any(s.peer == peer for s in grant.services))
-        return self._denial(user) or _first_in_force(matching, now_ms)
+    def peer_access(self, user: UserId, peer: UserId, now_ms: int, rooms: Collection[RoomId] = ()) -> Decision:
+        """Decide whether ``user``, who is joined to ``rooms``, may call ``peer``: if any service of it is granted."""
+        matching = (grant for grant in self._grants_for(user, rooms) if any(s.peer == peer for s in grant.services))
+        return self.denial(user) or _first_in_force(matching, now_ms)
 
-    def service_access(self, user: UserId, peer: UserId, service: str, now_ms: int) -> Decision:
+    def service_access(
+        self, user: UserId, peer: UserId, service: str, now_ms: int, rooms: Collection[RoomId] = ()
+    ) -> Decision:
         """Decide whether ``user`` may use ``service`` of ``peer``; an unknown service is denied like any other."""
         wanted = Service(peer, ServiceName(service))
-        matching = (grant for grant in self._grants_for(user) if wanted in grant.services)
-        return self._denial(user) or _first_in_force(matching, now_ms)
+        matching = (grant for grant in self._grants_for(user, rooms) if wanted in grant.services)
+        return self.denial(user) or _first_in_force(matching, now_ms)
 
-    def services_for(self, user: UserId, now_ms: int) -> Mapping[UserId, tuple[ServiceName, ...]]:
+    def services_for(
+        self, user: UserId, now_ms: int, rooms: Collection[RoomId] = ()
+    ) -> Mapping[UserId, tuple[ServiceName, ...]]:
         """All that ``user`` may use, by peer, sorted."""
-        if self._denial(user) is not None:
+        if self.denial(user) is not None:
             return {}
         granted: dict[UserId, set[ServiceName]] = {}
-        for grant in self._grants_for(user):
+        for grant in self._grants_for(user, rooms):
             if grant.in_force(now_ms):
                 for service in grant.services:
                     granted.setdefault(service.peer, set()).add(service.name)
@@ -167,21 +186,26 @@ class Policy:
         """The next time at which a grant ends by itself, in milliseconds, or None."""
         return min((g.until_ms for g in self._grants if g.until_ms is not None and g.until_ms > now_ms), default=None)
 
-    def _denial(self, user: UserId) -> Deny | None:
-        for subject in _subjects_of(user):
+    def rooms(self) -> frozenset[RoomId]:
+        """The rooms whose members some grant names."""
+        return frozenset(subject.room for subject in self._grants_by_subject if isinstance(subject, RoomSubject))
+
+    def denial(self, user: UserId) -> Deny | None:
+        """Why ``user`` may use nothing, whatever is granted; None if that is not so."""
+        for subject in subjects_of(user):
             if subject in self._denied:
                 return Deny(f"deny: {subject}")
         return None
 
-    def _grants_for(self, user: UserId) -> Iterator[Grant]:
+    def _grants_for(self, user: UserId, rooms: Collection[RoomId]) -> Iterator[Grant]:
         """The grants that name ``user``, in the order in which they were given."""
-        indexes = {i for subject in _subjects_of(user) for i in self._grants_by_subject.get(subject, ())}
+        indexes = {i for subject in subjects_of(user, rooms) for i in self._grants_by_subject.get(subject, ())}
         return (self._grants[index] for index in sorted(indexes))
 
 
-def _subjects_of(user: UserId) -> tuple[Subject, ...]:
-    """The three subjects that match ``user``, the narrowest first."""
-    return user_subject(user), ServerSubject(server_of(user)), Everyone()
+def subjects_of(user: UserId, rooms: Collection[RoomId] = ()) -> tuple[Subject, ...]:
+    """All subjects that match ``user``, who is joined to ``rooms``; the narrowest first."""
+    return user_subject(user), *map(RoomSubject, rooms), ServerSubject(server_of(user)), Everyone()
 
 
 def _first_in_force(matching: Iterable[Grant], now_ms: int) -> Decision:

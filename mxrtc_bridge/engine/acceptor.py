@@ -75,6 +75,7 @@ class AcceptorLinks(Links):
         counters: what is counted.
         max_streams: streams that the caller may have open at a time.
         delivered: told what a transfer has brought, once it has ended; must not block and not raise.
+        over: told that the session has ended, after all its streams; must not block and not raise.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class AcceptorLinks(Links):
         counters: Counters,
         max_streams: int = 256,
         delivered: Callable[[ServiceName, DeliveryTally], None] = lambda _service, _tally: None,
+        over: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(clock=clock, counters=counters, max_streams=max_streams)
         self._gate = gate
@@ -95,6 +97,12 @@ class AcceptorLinks(Links):
         self._services: dict[Line, ServiceName] = {}
         self._directories: dict[Transfer, FilesTarget] = {}
         self._delivered = delivered
+        self._tell_over = over
+
+    def ended(self) -> None:
+        if not self._ended:
+            super().ended()
+            self._tell_over()
 
     def channel_offered(self, channel: Channel) -> None:
         if channel.protocol == wire.PROTOCOL_CTL:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -130,6 +131,9 @@ class CallManager:
         self._invites = RateLimit(settings.invites_per_minute, settings.invites_per_minute_of_server)
         self._tasks: asyncio.TaskGroup | None = None
         self._draining = False
+        self.paused = False
+        """Take no new calls; live ones go on."""
+        self._numbers = itertools.count(1)
         self._idle = asyncio.Event()
 
     @property
@@ -226,6 +230,7 @@ class CallManager:
             clock=self._clock,
             admission=admit,
         )
+        session.number = next(self._numbers)
         return _Live(session, links, lambda: self._live.end(record.remote) if counted else None)
 
     def _judge(self, record: CallRecord, invite: Invite) -> Admitted | Refused:
@@ -234,6 +239,10 @@ class CallManager:
             self._counters.refusal("denied")
             log.info("x call from %s to %s denied", record.remote, record.local)
             return Refused(None)
+        if self.paused:
+            self._counters.refusal("paused")
+            log.info("x call from %s: paused", record.remote)
+            return Refused("user_busy")
         if self._rooms.members(record.room_id) != frozenset({record.local, record.remote}):
             self._counters.refusal("room")
             log.info("x call from %s: %s is not a room of two", record.remote, record.room_id)

@@ -116,6 +116,8 @@ class Session:
         self.local = local
         self.remote = remote
         self.links = links
+        self.number = 0
+        """What people call this session; given by whoever keeps several."""
         self.started_at = clock.monotonic()
         self.connected_at: float | None = None
         self.path: Path | None = None

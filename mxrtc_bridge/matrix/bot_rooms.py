@@ -1,7 +1,7 @@
 """The rooms that the configuration names for the bot: joined, joined again, and left when they are named no more.
 
-These are the only rooms of the bridge with any number of members. No calls are taken in them, and membership in them
-means nothing: who may do what is said by the configuration.
+These are the only rooms of the bridge with any number of members. No calls are taken in them. Membership in one means
+something only where a grant names the room, and a power level never does.
 
 Never leaves a room because it could not find out which one is meant: while an alias has not been resolved, the bot
 stays where it is. What could not be joined is tried again with growing pauses, and at each invitation.
@@ -17,6 +17,7 @@ from typing import Protocol
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.homeserver import RoomFacts
+from mxrtc_bridge.matrix.member_lists import MemberLists
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +43,22 @@ class RoomServer(Protocol):
 class BotRooms:
     """The named rooms of one bot. After making them you should run :meth:`run` in a task."""
 
-    def __init__(self, homeserver: RoomServer, bot: UserId, named: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        homeserver: RoomServer,
+        bot: UserId,
+        named: Mapping[str, str] | None = None,
+        members: MemberLists | None = None,
+    ) -> None:
         """Nothing is sent before :meth:`enter`.
 
         Args:
             homeserver: acts as the bot.
             bot: the user that joins.
             named: room ids or aliases by what the room is for.
+            members: keeps the members of the rooms.
         """
+        self._members = members
         self._homeserver = homeserver
         self._bot = bot
         self._named = dict(named or {})
@@ -72,14 +81,14 @@ class BotRooms:
         """Whether ``user`` is the bot."""
         return user == self._bot
 
-    def holds(self, user: UserId, room: RoomId) -> bool:
-        """Whether ``room`` is one of the named ones, for this user, who may be in it or not."""
-        return self.is_for(user) and room in self._wanted()
+    def is_named(self, room: RoomId) -> bool:
+        """Whether ``room`` is one of the named ones; the bot may be in it or not."""
+        return room in self._wanted()
 
     def keeps(self, user: UserId, room: RoomId) -> bool:
         """Whether ``user`` must not leave ``room``: it is named, or may be what an unresolved alias stands for."""
         unresolved = any(name not in self._ids for name in self._named.values())
-        return self.holds(user, room) or (self.is_for(user) and unresolved)
+        return self.is_for(user) and (unresolved or self.is_named(room))
 
     def speaker_in(self, room: RoomId) -> UserId | None:
         """The bot, if it is in this named room."""
@@ -127,6 +136,8 @@ class BotRooms:
         facts = await self._homeserver.room_facts(self._ids[name], self._bot)
         if facts.encrypted:
             self._encrypted.add(self._ids[name])
+        if self._members is not None:
+            await self._members.learn(self._ids[name])
         self._joined.add(self._ids[name])
 
     async def reload(self, named: Mapping[str, str]) -> None:
@@ -134,7 +145,7 @@ class BotRooms:
         self._named = dict(named)
         await self.enter()
         for room in tuple(self._joined - self._wanted()):
-            self._joined.discard(room)
+            self._forget(room)
             try:
                 await self._homeserver.leave(room, self._bot)
             except HomeserverError as error:
@@ -146,14 +157,26 @@ class BotRooms:
             await self.enter()
         if room not in self._wanted():
             return False
-        self._joined.discard(room)
+        self._forget(room)
         await self.enter()
         return True
 
-    def removed(self, room: RoomId) -> None:
-        """Take into account that the bot has left a named room, or was removed."""
+    def member_changed(self, room: RoomId, user: UserId, membership: object) -> None:
+        """Take a membership event of a named room into account."""
+        if user == self._bot:
+            if membership != "join":
+                self._removed(room)
+        elif self._members is not None:
+            self._members.apply(room, user, membership)
+
+    def _forget(self, room: RoomId) -> None:
+        self._joined.discard(room)
+        if self._members is not None:
+            self._members.forget(room)
+
+    def _removed(self, room: RoomId) -> None:
         if room in self._joined:
-            self._joined.discard(room)
+            self._forget(room)
             self._missing.set()
             logger.warning("! %s is not in the named room %s any more; invite it again", self._bot, room)
 

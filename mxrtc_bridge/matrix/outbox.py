@@ -108,6 +108,16 @@ class Outbox:
             content |= {"format": "org.matrix.custom.html", "formatted_body": html}
         return await self._send(room, sender, "m.room.message", content, transaction_id(room, sender, key, "notice"))
 
+    async def send_event(
+        self, room: RoomId, sender: UserId, event_type: str, content: Mapping[str, object], *, key: str
+    ) -> EventId:
+        """Send any other event in its turn; the same ``key`` again is the same event.
+
+        Raises:
+            HomeserverError: as for :meth:`send`.
+        """
+        return await self._send(room, sender, event_type, content, transaction_id(room, sender, key, event_type))
+
     async def _send(
         self, room: RoomId, sender: UserId, event_type: str, content: Mapping[str, object], txn_id: str
     ) -> EventId:

@@ -254,9 +254,8 @@ class Peers:
         if self._is_own(target) and membership == "invite":
             await self._handle_invite(event, target)
             return
-        if self._bot_rooms.holds(target, event.room_id):
-            if membership != "join":
-                self._bot_rooms.removed(event.room_id)
+        if self._bot_rooms.is_named(event.room_id) and self._book.get(event.room_id) is None:
+            self._bot_rooms.member_changed(event.room_id, target, membership)
             return
         if self.is_peer(target) and membership == "join" and self._book.get(event.room_id) is None:
             # Our own join, whose answer was lost; after a join that was taken back at once the request is refused.

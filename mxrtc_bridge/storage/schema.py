@@ -177,3 +177,29 @@ async def _create_crypto_tables(connection: Connection, scheme: Scheme) -> None:
 
 
 UPGRADES.register(_create_crypto_tables, description="devices with encryption")
+
+
+async def _create_grants(connection: Connection, scheme: Scheme) -> None:
+    sequence = "INTEGER PRIMARY KEY AUTOINCREMENT" if scheme == Scheme.SQLITE else "BIGSERIAL PRIMARY KEY"
+    await connection.execute(
+        f"""CREATE TABLE given_grant (
+            number     {sequence},
+            subject    TEXT     NOT NULL,
+            peer       TEXT     NOT NULL,
+            service    TEXT     NOT NULL,
+            giver      TEXT     NOT NULL,
+            since_ms   BIGINT   NOT NULL,
+            until_ms   BIGINT   NOT NULL,
+            reason     TEXT     NOT NULL,
+            once       SMALLINT NOT NULL,
+            claimed_ms BIGINT,
+            ended_ms   BIGINT,
+            ended_how  TEXT,
+            ended_by   TEXT
+        )"""
+    )
+    await connection.execute("CREATE INDEX given_grant_live ON given_grant (until_ms) WHERE ended_ms IS NULL")
+    await connection.execute("CREATE INDEX given_grant_ended ON given_grant (ended_ms) WHERE ended_ms IS NOT NULL")
+
+
+UPGRADES.register(_create_grants, description="grants that people give")

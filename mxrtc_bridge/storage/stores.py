@@ -10,6 +10,7 @@ from mxrtc_bridge.storage.calls import CallStore
 from mxrtc_bridge.storage.certificates import CertificateStore
 from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.grants import GrantStore
 from mxrtc_bridge.storage.inbox import InboxStore
 from mxrtc_bridge.storage.notices import NoticeStore
 from mxrtc_bridge.storage.requests import RequestStore
@@ -28,6 +29,7 @@ class Stores:
     notices: NoticeStore
     crypto: CryptoStore
     requests: RequestStore
+    grants: GrantStore
 
     async def prune(self, now_ms: int) -> int:
         """Forget what is too old or too much, everywhere; to be called about once an hour. Returns the rows."""
@@ -36,6 +38,7 @@ class Stores:
             + await self.calls.prune(now_ms)
             + await self.crypto.prune(now_ms)
             + await self.requests.prune(now_ms)
+            + await self.grants.prune(now_ms)
         )
 
 
@@ -64,4 +67,5 @@ def _stores(database: Database) -> Stores:
         notices=NoticeStore(database),
         crypto=CryptoStore(database),
         requests=RequestStore(database),
+        grants=GrantStore(database),
     )

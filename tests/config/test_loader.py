@@ -233,7 +233,7 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
     ("an idle acknowledgement", changed("grants", 0, "acknowledge", to="open-to-federation"),
      'line 6: grants[0].acknowledge: there is nothing to acknowledge without "*" in from'),
     ("a pattern", changed("deny", to=["@*:*.example.org"]),
-     "line 7: deny[0]: '@*:*.example.org' is not a subject (@user:server, server:name or *)"),
+     "line 7: deny[0]: '@*:*.example.org' is not a subject (@user:server, server:name, room:!id or *)"),
     ("a test that says nothing", changed("tests", to=[{"as": "@a:b.test"}]),
      "line 7: tests[0]: a test without may and may_not says nothing"),
     ("a test of a service that is not there", changed("tests", to=[{"as": "@a:b.test", "may_not": ["lab/web"]}]),

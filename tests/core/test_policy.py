@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.core.policy import (
     Allow,
     Decision,
@@ -15,6 +17,7 @@ from mxrtc_bridge.core.policy import (
     Everyone,
     Grant,
     Policy,
+    RoomSubject,
     ServerSubject,
     Service,
     Subject,
@@ -81,6 +84,19 @@ def test_service_access_decides_as_in_the_table(
     assert POLICY.service_access(UserId(user), peer, service, now) == expected
 
 
+def test_members_of_a_room_are_those_who_are_joined_to_just_that_room() -> None:
+    room, other = RoomId("!ops:example.org"), RoomId("!ops2:example.org")
+    policy = Policy([grant("ops-room", f"room:{room}", SSH)], [parse_subject("server:evil.test")])
+    member, denied = UserId("@anyone:anywhere.test"), UserId("@x:evil.test")
+    assert policy.service_access(member, BUILD, "ssh", 0, (room,)) == Allow("ops-room")
+    assert policy.peer_access(member, BUILD, 0, (other, room)) == Allow("ops-room")
+    for rooms in ((), (other,)):
+        assert policy.service_access(member, BUILD, "ssh", 0, rooms) == Deny("no grant")
+        assert policy.services_for(member, 0, rooms) == {}
+    assert policy.service_access(denied, BUILD, "ssh", 0, (room,)) == Deny("deny: server:evil.test")
+    assert policy.rooms() == {room}
+
+
 def test_empty_policy_denies_everything() -> None:
     policy = Policy()
     assert policy.service_access(UserId("@a:b"), BUILD, "ssh", 0) == Deny("no grant")
@@ -116,6 +132,8 @@ def test_next_change_is_the_next_end_of_a_grant() -> None:
         ("@Alice:example.org:8448", UserSubject("Alice", "example.org:8448")),
         ("server:Example.ORG", ServerSubject("example.org")),
         ("server:[::1]:8448", ServerSubject("[::1]:8448")),
+        ("room:!Abc-9:example.org", RoomSubject(RoomId("!Abc-9:example.org"))),
+        ("room:!no-domain-since-v12", RoomSubject(RoomId("!no-domain-since-v12"))),
     ],
 )
 def test_parse_subject_reads_each_form(text: str, subject: Subject) -> None:
@@ -127,6 +145,7 @@ def test_parse_subject_reads_each_form(text: str, subject: Subject) -> None:
     "text",
     ["", "alice", "@alice", "user:alice", "user:", "server:", "server:*", "server:*.example.org",
      "server:example.org/x", "@alice:exam ple.org", "server:example.org\n", "@alice:example.org\n", "group:ops", "**",
+     "room:", "room:#alias:example.org", "room:!", "room:!a b", "room:!" + "a" * 255, "!room:example.org",
      "server:" + "a" * 231, "@" + "a" * 255 + ":b"],
 )  # fmt: skip
 def test_parse_subject_refuses_everything_else(text: str) -> None:
@@ -144,32 +163,39 @@ def test_an_asterisk_in_a_user_id_is_no_pattern() -> None:
 # -- against a reference evaluator that walks everything -------------------------------------------------------------
 
 USERS = [UserId(f"@{local}:{server}") for local in ("a", "b", "A") for server in ("one.test", "ONE.test", "two.test")]
+ROOMS = [RoomId("!one:one.test"), RoomId("!two:one.test")]
 SUBJECTS: list[Subject] = [
     Everyone(),
     *(ServerSubject(s) for s in ("one.test", "two.test", "three.test")),
     *(UserSubject(local, s) for local in ("a", "b", "A") for s in ("one.test", "two.test")),
+    *(RoomSubject(room) for room in ROOMS),
 ]
+DENIABLE = [subject for subject in SUBJECTS if not isinstance(subject, RoomSubject)]
 SERVICES = [SSH, WEB, DB, LAB_SSH]
 
 
-def matches(subject: Subject, user: UserId) -> bool:
+def matches(subject: Subject, user: UserId, rooms: Collection[RoomId] = ()) -> bool:
     local, server = user[1:].split(":", 1)
     match subject:
         case UserSubject():
             return subject.localpart == local and subject.server == server.lower()
         case ServerSubject():
             return subject.server == server.lower()
+        case RoomSubject():
+            return subject.room in rooms
         case Everyone():
             return True
 
 
-def allowed(grants: list[Grant], deny: list[Subject], user: UserId, service: Service, now: int) -> str | None:
+def allowed(
+    grants: list[Grant], deny: list[Subject], user: UserId, service: Service, now: int, rooms: Collection[RoomId]
+) -> str | None:
     """The reference: the id of the deciding grant, or None."""
     if any(matches(s, user) for s in deny):
         return None
     for g in grants:
         if (
-            any(matches(s, user) for s in g.subjects)
+            any(matches(s, user, rooms) for s in g.subjects)
             and service in g.services
             and (g.until_ms is None or now < g.until_ms)
         ):
@@ -189,21 +215,28 @@ grants_strategy = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(grants=grants_strategy, deny=st.lists(st.sampled_from(SUBJECTS), max_size=2), user=st.sampled_from(USERS))
-def test_policy_agrees_with_the_reference(grants: list[Grant], deny: list[Subject], user: UserId) -> None:
+@given(
+    grants=grants_strategy,
+    deny=st.lists(st.sampled_from(DENIABLE), max_size=2),
+    user=st.sampled_from(USERS),
+    rooms=st.frozensets(st.sampled_from(ROOMS)),
+)
+def test_policy_agrees_with_the_reference(
+    grants: list[Grant], deny: list[Subject], user: UserId, rooms: frozenset[RoomId]
+) -> None:
     policy, now = Policy(grants, deny), 10
     expected: dict[UserId, set[str]] = {}
     for service in SERVICES:
-        rule = allowed(grants, deny, user, service, now)
-        decision = policy.service_access(user, service.peer, service.name, now)
+        rule = allowed(grants, deny, user, service, now, rooms)
+        decision = policy.service_access(user, service.peer, service.name, now, rooms)
         if rule is None:
             assert isinstance(decision, Deny)
         else:
             assert decision == Allow(rule)
             expected.setdefault(service.peer, set()).add(service.name)
-    assert {peer: set(names) for peer, names in policy.services_for(user, now).items()} == expected
+    assert {peer: set(names) for peer, names in policy.services_for(user, now, rooms).items()} == expected
     for peer in (BUILD, LAB):
-        assert isinstance(policy.peer_access(user, peer, now), Allow) == (peer in expected)
+        assert isinstance(policy.peer_access(user, peer, now, rooms), Allow) == (peer in expected)
 
 
 @settings(max_examples=100, deadline=None)

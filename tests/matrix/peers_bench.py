@@ -12,6 +12,7 @@ from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.homeserver import RoomFacts
+from mxrtc_bridge.matrix.member_lists import MemberLists
 from mxrtc_bridge.matrix.peer_ports import PeerProfile
 from mxrtc_bridge.matrix.peers import Peers
 from mxrtc_bridge.matrix.room_event import RoomEvent
@@ -149,7 +150,8 @@ class Bench:
     named: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.bot_rooms = BotRooms(self.homeserver, BOT, self.named)
+        self.lists = MemberLists(self.homeserver, BOT, lambda: None)
+        self.bot_rooms = BotRooms(self.homeserver, BOT, self.named, self.lists)
         self.peers = Peers(
             self.homeserver,
             self.directory,

@@ -1,0 +1,276 @@
+"""Requests for access: asked in a direct chat, shown in the room of the admins, answered there.
+
+A request is stored before it is shown, and decided in the database before anything comes of it: of two admins who
+answer at the same moment one is told that the other was first. What was allowed is a grant, given by the admin who
+allowed it; if it cannot be given the request is open again. Only who is an admin by the configuration decides.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from html import escape
+from typing import Protocol
+
+from mxrtc_bridge.app.desk import Desk
+from mxrtc_bridge.app.given_grants import GrantError
+from mxrtc_bridge.app.rights import Rights
+from mxrtc_bridge.core.command_text import say_duration
+from mxrtc_bridge.core.command_values import RequestAccess
+from mxrtc_bridge.core.display import display
+from mxrtc_bridge.core.errors import HomeserverError, StorageError
+from mxrtc_bridge.core.grants import MAX_FOR_S, MIN_FOR_S
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.policy import Allow, Service, user_subject
+from mxrtc_bridge.core.requests import (
+    Answer,
+    Refused,
+    Request,
+    RequestLimits,
+    answer_of,
+    ask,
+    decide,
+    expired,
+    said,
+    withdraw,
+)
+from mxrtc_bridge.matrix.outbox import transaction_id
+from mxrtc_bridge.storage.requests import RequestStore
+
+log = logging.getLogger("mxrtc_bridge.requests")
+
+DEFAULT_FOR_S = 2 * 3600
+DAY_MS = 24 * 3600 * 1000
+_HOW_TO_ANSWER = "React with \u2705 to allow it, 1\ufe0f\u20e3 for one session, \u274c to deny it; or write"
+
+
+class Sender(Protocol):
+    """Sends into rooms of the bot."""
+
+    async def send_notice(
+        self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str
+    ) -> EventId: ...
+
+    async def send_event(
+        self, room: RoomId, sender: UserId, event_type: str, content: dict[str, object], *, key: str
+    ) -> EventId: ...
+
+
+class Poster(Protocol):
+    """Posts notices that nobody waits for."""
+
+    def post(self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str) -> None: ...
+
+
+class AccessRequests:
+    """See the head of this module."""
+
+    def __init__(
+        self,
+        store: RequestStore,
+        desk: Desk,
+        rights: Rights,
+        sender: Sender,
+        poster: Poster,
+        *,
+        admin_room: Callable[[], RoomId | None],
+        speaker_in: Callable[[RoomId], UserId | None],
+        wall_ms: Callable[[], int],
+        limits: RequestLimits | None = None,
+    ) -> None:
+        """Make it.
+
+        Args:
+            store: the database.
+            desk: gives what is allowed.
+            rights: the rules in force.
+            sender: shows requests to admins.
+            poster: tells people what became of theirs.
+            admin_room: the room of the admins, if the bot is in it.
+            speaker_in: our user in a room.
+            wall_ms: milliseconds since the epoch.
+            limits: bounds.
+        """
+        self._store = store
+        self._desk = desk
+        self._rights = rights
+        self._sender = sender
+        self._poster = poster
+        self._admin_room = admin_room
+        self._speaker_in = speaker_in
+        self._wall_ms = wall_ms
+        self._limits = limits or RequestLimits()
+
+    async def ask(self, command: RequestAccess, user: UserId, room: RoomId) -> str | None:
+        """Take a request; returns what the person is told, or None if there is nothing that they could ask for.
+
+        Raises:
+            StorageError: the database does not take it.
+        """
+        if isinstance(self._rights.decide(user, command.peer, command.service)[0], Allow):
+            return "You may use this already."
+        if not self._rights.may_ask(user, command.peer, command.service):
+            return None
+        admins = self._admin_room()
+        if admins is None:
+            return "Nobody can be asked here: the room of the admins is not set up. Ask an admin yourself."
+        for_s = DEFAULT_FOR_S if command.for_s is None else command.for_s
+        if not MIN_FOR_S <= for_s <= MAX_FOR_S:
+            return f"You can ask for {say_duration(MIN_FOR_S)} to {say_duration(MAX_FOR_S)}."
+        wanted = Request(0, user, command.peer, command.service, for_s, command.because, room, self._wall_ms())
+        return await self._take(wanted, admins)
+
+    async def withdraw(self, number: int, user: UserId) -> str:
+        """Take a request back; returns what the person is told.
+
+        Raises:
+            StorageError: the database does not take it.
+        """
+        request = await self._store.get(number)
+        judged = (
+            Refused(f"You have no request {number}.") if request is None else withdraw(request, user, self._wall_ms())
+        )
+        if isinstance(judged, Refused):
+            return judged.reason
+        if not await self._store.settle(judged):
+            return f"Request {number} was answered just now."
+        self._tell_admins(judged, f"Request {number} was withdrawn.")
+        return f"I have taken request {number} back."
+
+    async def answer(self, number: int, answer: Answer, by: UserId, *, for_s: int | None = None, why: str = "") -> str:
+        """Decide a request; returns what the admin is told.
+
+        Raises:
+            StorageError: the database does not take it.
+        """
+        request = await self._store.get(number)
+        if request is None:
+            return f"There is no request {number}."
+        return await self._decide(request, answer, by, for_s, why)
+
+    async def reacted(self, room: RoomId, target: EventId, key: str, by: UserId) -> None:
+        """Take a reaction to an event; nothing happens unless it answers a request in the room of the admins.
+
+        Raises:
+            StorageError: the database does not take it.
+        """
+        answer = answer_of(key)
+        if answer is None or room != self._admin_room():
+            return
+        request = await self._store.by_notice(target)
+        if request is None:
+            return
+        outcome = await self._decide(request, answer, by, None, "")
+        if not request.is_open or outcome.startswith("That"):
+            self._tell_admins(request, outcome)
+
+    async def expire(self) -> None:
+        """End the requests that nobody has answered in time, and tell those who asked.
+
+        Raises:
+            StorageError: the database cannot be used.
+        """
+        for request in await self._store.open_requests():
+            await self._expire(request)
+
+    async def _take(self, wanted: Request, admins: RoomId) -> str:
+        """Store what is asked for, if the limits let it, and show it to the admins."""
+        user, now_ms = wanted.user, wanted.asked_ms
+        earlier = await self._store.of_user(user, now_ms - DAY_MS)
+        for request in earlier:
+            await self._expire(request)
+        judged = ask(wanted, earlier, await self._store.count_open(), self._limits)
+        if isinstance(judged, Refused):
+            return judged.reason
+        number = await self._store.add(judged)
+        if number is None:
+            return "You have asked for this already."
+        log.info("? request %d: %s asks for %s/%s", number, user, wanted.peer, wanted.service)
+        try:
+            await self._show(admins, number, judged)
+        except HomeserverError as error:
+            log.warning("! request %d could not be shown to the admins: %s", number, error)
+            taken_back = withdraw(replace(judged, number=number), user, now_ms)
+            if isinstance(taken_back, Request):
+                await self._store.settle(taken_back)
+            return "The admins could not be told just now; please try again."
+        return f"I have asked the admins (request {number}). You will be told here what they say."
+
+    async def _decide(self, request: Request, answer: Answer, by: UserId, for_s: int | None, why: str) -> str:
+        await self._expire(request)
+        now_ms = self._wall_ms()
+        judged = decide(request, answer, by, now_ms, admins=self._rights.config.admins, limits=self._limits)
+        if isinstance(judged, Refused):
+            return judged.reason
+        if not await self._store.settle(judged):
+            now = await self._store.get(request.number)
+            return f"Request {request.number} {said(now) if now is not None else 'is gone'} already."
+        if answer is not Answer.DENY:
+            try:
+                await self._desk.give(
+                    user_subject(request.user),
+                    Service(request.peer, request.service),
+                    for_s or request.for_s,
+                    by,
+                    reason=request.because,
+                    once=answer is Answer.ALLOW_ONCE,
+                )
+            except (GrantError, StorageError) as error:
+                await self._store.reopen(request.number)
+                return f"That did not work: {error} Request {request.number} is open again."
+        outcome = said(judged)
+        log.info("= request %d %s", request.number, outcome)
+        length = say_duration(for_s or request.for_s)
+        self._tell_admins(judged, f"Request {request.number} of {request.user} {outcome}.")
+        self._tell_asker(
+            request,
+            f"Your request {request.number} for {self._named(request)} {outcome.partition(' by ')[0]}"
+            + {Answer.ALLOW: f" for {length}.", Answer.ALLOW_ONCE: f", for one session within {length}."}.get(
+                answer, "."
+            )
+            + (f" {display(why, 300)}" if why else ""),
+        )
+        return f"Request {request.number} {outcome}."
+
+    async def _show(self, room: RoomId, number: int, request: Request) -> None:
+        bot = self._rights.config.appservice.bot
+        because = f' "{display(request.because, 300)}"' if request.because else " (no reason given)"
+        asked = f"{request.user} asks for {self._named(request)} for {say_duration(request.for_s)}:{because}"
+        words = f"{_HOW_TO_ANSWER} allow {number}, allow {number} once, deny {number}."
+        notice = await self._sender.send_notice(
+            room, bot, f"{asked}\n{words}", f"<p>{escape(asked)}</p><p>{escape(words)}</p>", key=f"request-{number}"
+        )
+        await self._store.set_notice(number, notice)
+        for answer in Answer:
+            relation = {"rel_type": "m.annotation", "event_id": notice, "key": answer.value}
+            try:
+                await self._sender.send_event(
+                    room, bot, "m.reaction", {"m.relates_to": relation}, key=f"request-{number}-{answer.name}"
+                )
+            except HomeserverError as error:
+                # A convenience: the words say what to react with.
+                log.info("! a reaction to request %d was not sent: %s", number, error)
+                return
+
+    async def _expire(self, request: Request) -> None:
+        ended = expired(request, self._wall_ms(), self._limits)
+        if ended is not None and await self._store.settle(ended):
+            self._tell_asker(
+                request, f"Nobody has answered your request {request.number} for {self._named(request)} in time."
+            )
+
+    def _named(self, request: Request) -> str:
+        peer = self._rights.config.peers.get(request.peer)
+        return f"{peer.name if peer is not None else request.peer}/{request.service}"
+
+    def _tell_asker(self, request: Request, text: str) -> None:
+        speaker = self._speaker_in(request.room)
+        if speaker is not None:
+            self._poster.post(request.room, speaker, text, key=f"request-{request.number}-told-{self._wall_ms()}")
+
+    def _tell_admins(self, request: Request, text: str) -> None:
+        room = self._admin_room()
+        if room is not None:
+            key = transaction_id(room, request.user, str(request.number), f"{text}-{self._wall_ms()}")
+            self._poster.post(room, self._rights.config.appservice.bot, text, key=key)

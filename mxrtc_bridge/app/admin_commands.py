@@ -1,0 +1,149 @@
+"""Carries out what admins type in a chat, by the :class:`~mxrtc_bridge.app.desk.Desk`; who is one is judged before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from mxrtc_bridge.app.access_requests import AccessRequests
+from mxrtc_bridge.app.desk import Desk, Page, SessionRow
+from mxrtc_bridge.app.given_grants import GrantError
+from mxrtc_bridge.config import Config
+from mxrtc_bridge.core.answers import Answer, Code, Line, Link, answer, item, say, text
+from mxrtc_bridge.core.command_text import say_duration
+from mxrtc_bridge.core.command_values import (
+    AllowRequest,
+    Command,
+    DenyRequest,
+    GiveGrant,
+    KickSession,
+    KickUser,
+    ListGrants,
+    ListSessions,
+    Pause,
+    ReloadConfig,
+    Resume,
+    RevokeAccess,
+    RevokeGrant,
+)
+from mxrtc_bridge.core.display import size_words
+from mxrtc_bridge.core.grants import StoredGrant
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.policy import Service
+from mxrtc_bridge.core.requests import Answer as Decision
+
+ADMINS_VERBS = frozenset({"grants", "grant", "revoke", "who", "kick", "reload", "pause", "resume", "allow", "deny"})
+"""Verbs that are carried out here."""
+
+
+class AdminCommands:
+    """See the head of this module.
+
+    Args:
+        desk: does it.
+        requests: for access.
+        config: the configuration in force.
+        wall_ms: milliseconds since the epoch.
+    """
+
+    def __init__(
+        self, desk: Desk, requests: AccessRequests, *, config: Callable[[], Config], wall_ms: Callable[[], int]
+    ) -> None:
+        self._desk = desk
+        self._requests = requests
+        self._config = config
+        self._wall_ms = wall_ms
+
+    async def carry_out(self, command: Command, by: UserId) -> Answer:
+        """Do what an admin has said."""
+        try:
+            return await self._carry_out(command, by)
+        except GrantError as error:
+            return say(str(error))
+
+    async def _carry_out(self, command: Command, by: UserId) -> Answer:  # noqa: C901, PLR0911 - a table
+        match command:
+            case ListGrants(page=page):
+                return self._grants(self._desk.grants(page))
+            case GiveGrant(subject=subject, peer=peer, service=service, for_s=for_s, because=because):
+                given = await self._desk.give(subject, Service(peer, service), for_s, by, reason=because)
+                return say(f"Grant {given.number}: {self._line(given)}.")
+            case RevokeGrant(grant=name, because=_):
+                return await self._revoke(name, by)
+            case RevokeAccess(subject=subject, peer=peer_of, service=service_of):
+                gone = await self._desk.revoke_all(subject, peer_of, service_of, by)
+                return say(f"Taken back: {_numbers(gone)}." if gone else f"Nothing was given to {subject}.")
+            case ListSessions(page=page):
+                return self._who(self._desk.who(page))
+            case KickSession(session=number, because=because):
+                count = self._desk.kick(by, number=int(number), reason=because) if number.isdecimal() else 0
+                return say(f"Ended session {number}." if count else f"There is no session {number}.")
+            case KickUser(user=user, because=because):
+                count = self._desk.kick(by, user=user, reason=because)
+                return say(f"Ended {count} of {user}." if count else f"{user} has no live session.")
+            case Pause():
+                self._desk.pause(by)
+                return say("New sessions are refused now; live ones go on. ", Code("resume"), " takes them again.")
+            case Resume():
+                self._desk.resume(by)
+                return say("New sessions are taken.")
+            case ReloadConfig():
+                return say(await self._desk.reload(by))
+            case AllowRequest(number=number_of, once=once, for_s=length):
+                decision = Decision.ALLOW_ONCE if once else Decision.ALLOW
+                return say(await self._requests.answer(number_of, decision, by, for_s=length))
+            case DenyRequest(number=number_of, because=because):
+                return say(await self._requests.answer(number_of, Decision.DENY, by, why=because))
+        return say("I do not do this here.")
+
+    async def _revoke(self, name: str, by: UserId) -> Answer:
+        if not name.isdecimal():
+            if any(grant.id == name for grant in self._config().grants):
+                return say(f"{name} is a grant of the configuration; take it out there, then ", Code("reload"), ".")
+            return say(f"There is no grant {name}.")
+        grant = await self._desk.revoke(int(name), by)
+        return say(f"Taken back: {self._line(grant)}.")
+
+    def _grants(self, page: Page[StoredGrant]) -> Answer:
+        in_config = text(f"The configuration has {len(self._config().grants)} grants of its own.")
+        if not page.total:
+            return answer(text("No grants have been given."), in_config)
+        lines = (item(f"{grant.number}: {self._line(grant)}") for grant in page.rows)
+        return answer(text(f"Given grants in force ({page.total}):"), *lines, *_where(page, "grants"), in_config)
+
+    def _who(self, page: Page[SessionRow]) -> Answer:
+        paused = [text("New sessions are refused (", Code("resume"), ").")] if self._desk.paused else []
+        if not page.total:
+            return answer(text("There is no live session."), *paused)
+        lines = (
+            item(
+                f"{row.number}: ",
+                Link(row.user, row.user),
+                f" with {self._peer(row.peer)}, {row.path or 'connecting'}, for {say_duration(row.age_s)}, "
+                f"{row.streams} streams, {size_words(row.sent)} given and {size_words(row.received)} taken",
+            )
+            for row in page.rows
+        )
+        return answer(text(f"Live sessions ({page.total}):"), *lines, *_where(page, "who"), *paused)
+
+    def _line(self, grant: StoredGrant) -> str:
+        left = say_duration((grant.until_ms - self._wall_ms()) / 1000)
+        once = ", for one session" if grant.once else ""
+        reason = f' "{grant.reason}"' if grant.reason else ""
+        where = f"{self._peer(grant.service.peer)}/{grant.service.name}"
+        return f"{grant.subject} may use {where} for {left} more{once}, by {grant.giver}{reason}"
+
+    def _peer(self, peer: UserId) -> str:
+        settings = self._config().peers.get(peer)
+        return settings.name if settings is not None else peer
+
+
+def _numbers(grants: Iterable[StoredGrant]) -> str:
+    return ", ".join(f"grant {grant.number}" for grant in grants)
+
+
+def _where(page: Page[StoredGrant] | Page[SessionRow], verb: str) -> list[Line]:
+    if page.pages == 1:
+        return []
+    return [
+        text(f"Page {page.number} of {page.pages}; ", Code(f"{verb} {min(page.number + 1, page.pages)}"), " is next.")
+    ]

@@ -1,0 +1,107 @@
+"""Puts together what serves the people who talk to the bridge: the desk, requests, the chat, the conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from mxrtc_bridge.app.access_requests import AccessRequests
+from mxrtc_bridge.app.admin_commands import AdminCommands
+from mxrtc_bridge.app.chat import Chat
+from mxrtc_bridge.app.desk import Desk
+from mxrtc_bridge.app.given_grants import GivenGrants
+from mxrtc_bridge.app.rights import Rights
+from mxrtc_bridge.app.target_states import TargetStates
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.engine.calls import CallManager
+from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.ports import Connector
+from mxrtc_bridge.matrix.bot_rooms import BotRooms
+from mxrtc_bridge.matrix.conversation import Conversation
+from mxrtc_bridge.matrix.homeserver import Homeserver
+from mxrtc_bridge.matrix.notices import Notices
+from mxrtc_bridge.matrix.openings import Openings
+from mxrtc_bridge.matrix.outbox import Outbox
+from mxrtc_bridge.matrix.peers import Peers
+from mxrtc_bridge.matrix.room_event import RoomEvent
+from mxrtc_bridge.storage.requests import RequestStore
+
+
+class People:
+    """Everybody who talks to the bridge in a room."""
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        outbox: Outbox,
+        notices: Notices,
+        peers: Peers,
+        bot_rooms: BotRooms,
+        *,
+        rights: Rights,
+        given: GivenGrants,
+        calls: CallManager,
+        requests: RequestStore,
+        connector: Connector,
+        clock: Clock,
+        reads_encrypted: Callable[[], bool],
+        reload: Callable[[], Awaitable[str]],
+    ) -> None:
+        """Make it; :meth:`run` must run for anybody to be answered.
+
+        Args:
+            homeserver: makes direct chats and sends answers.
+            outbox: sends to the room of the admins.
+            notices: tells people what they do not wait for.
+            peers: who is in which room.
+            bot_rooms: the rooms that are named for the bot.
+            rights: the rules in force.
+            given: the grants that admins give.
+            calls: live sessions.
+            requests: the table of requests.
+            connector: looks whether targets answer.
+            clock: where time comes from.
+            reads_encrypted: whether encrypted rooms are understood.
+            reload: reads the configuration again, and says what came of it.
+        """
+        self._peers = peers
+        self.desk = Desk(given, calls, reload=reload, monotonic=clock.monotonic)
+        self._requests = AccessRequests(
+            requests,
+            self.desk,
+            rights,
+            outbox,
+            notices,
+            admin_room=lambda: bot_rooms.room("admin"),
+            speaker_in=peers.speaker_in,
+            wall_ms=clock.wall_ms,
+        )
+        admins = AdminCommands(self.desk, self._requests, config=lambda: rights.config, wall_ms=clock.wall_ms)
+        chat = Chat(
+            rights,
+            calls,
+            Openings(homeserver, peers, reads_encrypted=reads_encrypted),
+            TargetStates(connector, clock.monotonic),
+            self._requests,
+            admins,
+            monotonic=clock.monotonic,
+        )
+        self._conversation = Conversation(
+            homeserver, chat, is_own=rights.config.claims, wall_ms=clock.wall_ms, monotonic=clock.monotonic
+        )
+
+    async def run(self) -> None:
+        """Answer until cancelled."""
+        await self._conversation.run()
+
+    async def hear(self, event: RoomEvent, local: UserId) -> None:
+        """Take a message or a reaction of a room of ``local``, in plain text."""
+        members = self._peers.members(event.room_id)
+        self._conversation.receive(event, local, direct=members == frozenset({local, event.sender}))
+
+    async def keep_house(self) -> None:
+        """End requests that nobody answers.
+
+        Raises:
+            StorageError: the database cannot be used.
+        """
+        await self._requests.expire()

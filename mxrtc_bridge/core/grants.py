@@ -1,0 +1,174 @@
+"""Grants that people give while the bridge runs: they end by themselves, and never go beyond the configuration.
+
+A stored grant adds to the grants of the configuration and can take nothing away. It is worth something only where the
+service says in ``grantable_to`` that people like the user may be given it at all. That is asked at every use, not only
+when the grant is given: a reload that narrows it ends what went beyond.
+
+A grant for one session (``once``) is claimed by the first session that opens the service with it, is of no use to any
+other from then on, and ends with that session, or at its time if that comes first.
+
+Pure: :class:`GrantTable` is what the database holds, in an order in which a decision costs a few look-ups however many
+grants there are.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.policy import Everyone, RoomSubject, ServerSubject, Service, Subject, UserSubject, subjects_of
+
+MAX_GRANTS = 20_000
+"""In force at a time; beyond that none is given."""
+MAX_FOR_S = 366 * 24 * 3600
+"""The longest that a grant can be given for, in seconds."""
+MIN_FOR_S = 60
+
+Claimant = object
+"""Stands for a session."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGrant:
+    """A right that a person has given."""
+
+    number: int
+    """Given by the store, shown to people; 0 before it is stored."""
+    subject: Subject
+    service: Service
+    giver: UserId
+    since_ms: int
+    until_ms: int
+    """Wall-clock milliseconds since 1970; not in force any more at that very moment."""
+    reason: str = ""
+    once: bool = False
+
+    @property
+    def rule(self) -> str:
+        """What a decision names."""
+        return f"given {self.number}"
+
+    def in_force(self, now_ms: int) -> bool:
+        """Whether it has not ended by itself."""
+        return now_ms < self.until_ms
+
+
+Covers = Callable[[StoredGrant], bool]
+"""Whether the service of a grant may be given to the user in question."""
+
+
+class GrantTable:
+    """The grants that have not ended."""
+
+    def __init__(self) -> None:
+        self._grants: dict[int, StoredGrant] = {}
+        self._by_subject: dict[Subject, dict[int, StoredGrant]] = {}
+        self._ends: list[tuple[int, int]] = []
+        """Times and numbers, those that were taken back included."""
+        self._claims: dict[int, Claimant] = {}
+
+    def __len__(self) -> int:
+        return len(self._grants)
+
+    def add(self, grant: StoredGrant) -> None:
+        """Add a grant; its number must be new."""
+        assert grant.number not in self._grants
+        self._grants[grant.number] = grant
+        self._by_subject.setdefault(grant.subject, {})[grant.number] = grant
+        heapq.heappush(self._ends, (grant.until_ms, grant.number))
+
+    def remove(self, number: int) -> StoredGrant | None:
+        """Take a grant out, and return it."""
+        grant = self._grants.pop(number, None)
+        if grant is None:
+            return None
+        mine = self._by_subject[grant.subject]
+        del mine[number]
+        if not mine:
+            del self._by_subject[grant.subject]
+        self._claims.pop(number, None)
+        return grant
+
+    def get(self, number: int) -> StoredGrant | None:
+        """The grant with this number."""
+        return self._grants.get(number)
+
+    def of_subject(self, subject: Subject) -> tuple[StoredGrant, ...]:
+        """The grants to exactly this subject."""
+        return tuple(self._by_subject.get(subject, {}).values())
+
+    def __iter__(self) -> Iterator[StoredGrant]:
+        """All grants, the newest first."""
+        return iter(sorted(self._grants.values(), key=lambda grant: -grant.number))
+
+    def rooms(self) -> frozenset[RoomId]:
+        """The rooms whose members some grant names."""
+        return frozenset(subject.room for subject in self._by_subject if isinstance(subject, RoomSubject))
+
+    def next_end(self) -> int | None:
+        """When the next grant ends by itself, in wall-clock milliseconds."""
+        while self._ends and self._ends[0][1] not in self._grants:
+            heapq.heappop(self._ends)
+        return self._ends[0][0] if self._ends else None
+
+    def take_ended(self, now_ms: int) -> list[StoredGrant]:
+        """Take out the grants that have ended by themselves, and return them."""
+        ended = []
+        while (end := self.next_end()) is not None and end <= now_ms:
+            grant = self.remove(heapq.heappop(self._ends)[1])
+            assert grant is not None
+            ended.append(grant)
+        return ended
+
+    def matching(
+        self,
+        user: UserId,
+        rooms: Collection[RoomId],
+        now_ms: int,
+        covers: Covers,
+        claimant: Claimant | None = None,
+        *,
+        any_session: bool = False,
+    ) -> Iterator[StoredGrant]:
+        """The grants that give ``user``, who is joined to ``rooms``, something now.
+
+        Args:
+            user: who asks.
+            rooms: that the user is joined to.
+            now_ms: wall-clock milliseconds.
+            covers: whether the service of a grant may be given to this user at all.
+            claimant: the session that asks; grants for one session that another has claimed are left out.
+            any_session: leave them in: is there anything at all?
+        """
+        for subject in subjects_of(user, rooms):
+            for grant in self._by_subject.get(subject, {}).values():
+                held = self._claims.get(grant.number)
+                if grant.in_force(now_ms) and (any_session or held is None or held is claimant) and covers(grant):
+                    yield grant
+
+    def claim(self, grant: StoredGrant, claimant: Claimant) -> bool:
+        """Bind a grant for one session to a session; returns whether that is news."""
+        if not grant.once or grant.number in self._claims:
+            return False
+        self._claims[grant.number] = claimant
+        return True
+
+    def claimed_by(self, claimant: Claimant) -> tuple[StoredGrant, ...]:
+        """The grants for one session that a session has claimed."""
+        return tuple(self._grants[number] for number, holder in self._claims.items() if holder is claimant)
+
+
+def may_be_given(subject: Subject, grantable_to: Collection[Subject], users_rooms: Collection[RoomId] = ()) -> bool:
+    """Whether ``grantable_to`` of a service lets ``subject`` be given it.
+
+    A user is covered by themselves, their server, a room that they are joined to (``users_rooms``), or everybody; a
+    server or a room by itself or everybody. Everybody is never given anything: that is for the configuration alone.
+    """
+    if isinstance(subject, Everyone):
+        return False
+    covering: set[Subject] = {subject, Everyone()}
+    if isinstance(subject, UserSubject):
+        covering |= {ServerSubject(subject.server), *map(RoomSubject, users_rooms)}
+    return not covering.isdisjoint(grantable_to)
