@@ -16,7 +16,7 @@ from typing import Protocol
 from mxrtc_bridge.app.desk import Desk
 from mxrtc_bridge.app.given_grants import GrantError
 from mxrtc_bridge.app.rights import Rights
-from mxrtc_bridge.core.command_text import say_duration
+from mxrtc_bridge.core.command_text import PREFIX, say_duration
 from mxrtc_bridge.core.command_values import RequestAccess
 from mxrtc_bridge.core.display import display
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
@@ -149,6 +149,19 @@ class AccessRequests:
             return f"There is no request {number}."
         return await self._decide(request, answer, by, for_s, why)
 
+    async def open_of(self, user: UserId) -> list[Request]:
+        """The requests of ``user`` that wait for an answer.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        now_ms = self._wall_ms()
+        return [
+            request
+            for request in await self._store.of_user(user, now_ms - DAY_MS)
+            if request.is_open and expired(request, now_ms, self._limits) is None
+        ]
+
     async def reacted(self, room: RoomId, target: EventId, key: str, by: UserId) -> None:
         """Take a reaction to an event; nothing happens unless it answers a request in the room of the admins.
 
@@ -237,7 +250,10 @@ class AccessRequests:
         bot = self._rights.config.appservice.bot
         because = f' "{display(request.because, 300)}"' if request.because else " (no reason given)"
         asked = f"{request.user} asks for {self._named(request)} for {say_duration(request.for_s)}:{because}"
-        words = f"{_HOW_TO_ANSWER} allow {number}, allow {number} once, deny {number}."
+        typed = ", ".join(
+            f"{PREFIX} {words}" for words in (f"allow {number}", f"allow {number} once", f"deny {number}")
+        )
+        words = f"{_HOW_TO_ANSWER} {typed}."
         notice = await self._sender.send_notice(
             room, bot, f"{asked}\n{words}", f"<p>{escape(asked)}</p><p>{escape(words)}</p>", key=f"request-{number}"
         )

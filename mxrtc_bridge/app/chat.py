@@ -38,6 +38,8 @@ from mxrtc_bridge.matrix.openings import Opening
 
 CARRIED_OUT = frozenset({"help", "peers", "open", "status", "how", "close", "request", "withdraw"}) | ADMINS_VERBS
 """Verbs that somebody carries out."""
+_SHOWN = 20
+"""Given grants of one user that are listed."""
 CLOSED = "you ended the session with the command 'close'"
 
 
@@ -69,6 +71,7 @@ class Chat:
         admins: AdminCommands,
         *,
         monotonic: Callable[[], float],
+        wall_ms: Callable[[], int],
     ) -> None:
         """Make it.
 
@@ -80,7 +83,9 @@ class Chat:
             requests: for access.
             admins: carries out what only admins may do.
             monotonic: seconds, of the clock that sessions use.
+            wall_ms: milliseconds since the epoch.
         """
+        self._wall_ms = wall_ms
         self._rights = rights
         self._sessions = sessions
         self._openings = openings
@@ -117,7 +122,7 @@ class Chat:
             case OpenPeer(peer=peer):
                 return await self._open(peer, asker)
             case ShowStatus():
-                return self._status(asker)
+                return await self._status(asker)
             case ShowHow(peer=peer, service=service):
                 return self._how(peer, service, asker)
             case CloseSessions(peer=peer):
@@ -186,7 +191,7 @@ class Chat:
             return say(Strong(self._name(peer)), " is in ", link, " with you already.")
         return say(Strong(self._name(peer)), " has invited you to ", link, ".")
 
-    def _status(self, asker: Asker) -> Answer:
+    async def _status(self, asker: Asker) -> Answer:
         lines: list[Line] = []
         for session in self._sessions.sessions:
             if session.remote == asker.user:
@@ -203,7 +208,24 @@ class Chat:
         head = text("Your live sessions:") if lines else text("You have no live session.")
         services = self._services(asker.user)
         count = sum(len(names) for names in services.values())
-        return answer(head, *lines, text(f"You may use {count} services; ", _typed("peers", asker), " lists them."))
+        given = [
+            item(
+                f"{self._name(grant.service.peer)}/{grant.service.name}, for "
+                f"{say_duration((grant.until_ms - self._wall_ms()) / 1000)} more{', for one session' * grant.once}"
+            )
+            for grant in self._rights.given_to(asker.user)[:_SHOWN]
+        ]
+        waiting = [
+            item(f"request {each.number} for {self._name(each.peer)}/{each.service}, for {say_duration(each.for_s)}")
+            for each in await self._requests.open_of(asker.user)
+        ]
+        return answer(
+            head,
+            *lines,
+            text(f"You may use {count} services; ", _typed("peers", asker), " lists them."),
+            *([text("For a time:"), *given] if given else []),
+            *([text("Waiting for an answer:"), *waiting] if waiting else []),
+        )
 
     def _how(self, peer: UserId, service: ServiceName | None, asker: Asker) -> Answer:
         usable = self._services(asker.user).get(peer, ())

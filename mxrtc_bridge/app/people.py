@@ -84,6 +84,7 @@ class People:
             self._requests,
             admins,
             monotonic=clock.monotonic,
+            wall_ms=clock.wall_ms,
         )
         self._conversation = Conversation(
             homeserver, chat, is_own=rights.config.claims, wall_ms=clock.wall_ms, monotonic=clock.monotonic

@@ -75,6 +75,12 @@ class Rights:
             for service in peer.services.values()
         )
 
+    def given_to(self, user: UserId) -> list[StoredGrant]:
+        """The given grants by which ``user`` may use something now."""
+        if self.given is None or self.config.policy().denial(user) is not None:
+            return []
+        return self._matching(user, self._rooms_of(user), None, any_session=True)
+
     def next_change(self) -> int | None:
         """When the next grant ends by itself, in milliseconds of the wall clock."""
         times = [self.config.policy().next_change(self._wall_ms())]

@@ -1,7 +1,8 @@
 """``mxrtc connect``: local listeners, one warm peer connection, and a new one when it is lost.
 
 The listeners stay open while a lost connection is made again; what was in flight is reset, because a local program
-must never take a cut stream for a complete one. New local connections wait for the peer, for a bounded time.
+must never take a cut stream for a complete one. New local connections wait for the peer, for a bounded time. A service
+to which the right has ended is listened for no more, and when that was the last one the command ends.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import random
 
 from mxrtc_bridge.client.caller import Caller
-from mxrtc_bridge.client.connection import Connection, list_services_of, only_service, report_connected
+from mxrtc_bridge.client.connection import Connection, check_finished, list_services_of, only_service, report_connected
 from mxrtc_bridge.client.exits import ClientError, Exit
 from mxrtc_bridge.client.options import Forward
 from mxrtc_bridge.client.report import Report
@@ -70,7 +71,7 @@ class Forwarding:
                 was lost and is not to be made again.
         """
         async with asyncio.TaskGroup() as tasks, serve_status(self._state, self._status):
-            listeners: list[Listener] = []
+            listeners: dict[Listener, ServiceName] = {}
             pause = FIRST_PAUSE_S
             try:
                 while True:
@@ -120,19 +121,21 @@ class Forwarding:
         else:
             self._available.set()
 
-    async def _listen(self, listeners: list[Listener], tasks: asyncio.TaskGroup, default: ServiceName | None) -> None:
+    async def _listen(
+        self, listeners: dict[Listener, ServiceName], tasks: asyncio.TaskGroup, default: ServiceName | None
+    ) -> None:
         for forward in self._forwards:
             service = forward.service or default
             assert service is not None
 
             def accepted(sink: SocketSink, service: ServiceName = service) -> None:
-                tasks.create_task(self._forward(sink, service), name=f"forward {service}")
+                tasks.create_task(self._forward(sink, service, listeners), name=f"forward {service}")
 
             try:
                 listener = await Listener.open_tcp(forward.host, forward.port, accepted)
             except LocalError as error:
                 raise ClientError(Exit.LOCAL, str(error)) from error
-            listeners.append(listener)
+            listeners[listener] = service
             where = f"{forward.host}:{listener.port}"
             self._listening.append(where)
             full_name = f"{self._short}/{service}"
@@ -140,8 +143,12 @@ class Forwarding:
                 "listening", f"listening on {where} for {full_name}", address=where, port=listener.port, name=full_name
             )
 
-    async def _forward(self, sink: SocketSink, service: ServiceName) -> None:
-        """One local connection, from accept to end."""
+    async def _forward(self, sink: SocketSink, service: ServiceName, listeners: dict[Listener, ServiceName]) -> None:
+        """One local connection, from accept to end.
+
+        Raises:
+            ClientError: the right to the service has ended, and there is no other.
+        """
         stream = None
         try:
             stream = await self._open(sink, service)
@@ -152,6 +159,15 @@ class Forwarding:
             return
         finished = await stream.finished
         self._tell_end(f"{self._short}/{service}", finished)
+        try:
+            check_finished(f"{self._short}/{service}", finished)
+        except ClientError as error:
+            if error.code is Exit.DENIED:
+                for listener in [each for each, of in listeners.items() if of == service]:
+                    listener.close()
+                    del listeners[listener]
+                if not listeners:
+                    raise
 
     async def _open(self, sink: SocketSink, service: ServiceName) -> OpenedStream | None:
         if self._connection is None:

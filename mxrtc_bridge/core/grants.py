@@ -24,7 +24,7 @@ MAX_GRANTS = 20_000
 """In force at a time; beyond that none is given."""
 MAX_FOR_S = 366 * 24 * 3600
 """The longest that a grant can be given for, in seconds."""
-MIN_FOR_S = 60
+MIN_FOR_S = 10
 
 Claimant = object
 """Stands for a session."""

@@ -1,0 +1,36 @@
+"""The page of what can be written in a chat, made from the table that the program reads by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mxrtc_bridge.app.chat import CARRIED_OUT
+from mxrtc_bridge.core.commands import COMMANDS
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "chat-commands.md"
+
+HEAD = """# What can be written in a chat
+
+<!-- Made from the table in mxrtc_bridge/core/commands.py by `make docs`; do not edit. -->
+
+In a direct chat with the bot or a peer you write the command alone; in a room with others, `!rtc` comes in front.
+An edit is no new command, and what was written more than five minutes ago is none any more.
+A name of a peer is its name in the configuration (`build`), its user id, or a mention of it.
+A time is like `45s`, `30m`, `2h`, `3d`, `1w` or `1h30m`.
+What comes after `because` is kept with the grant or the request, or told to whom it is about.
+
+How it is used: [ask for access, give it, and take it back](../how-to/access.md).
+"""
+
+
+def render() -> str:
+    """Return the page."""
+    parts = [HEAD]
+    for title, admin in (("For everybody who may use or ask for something", False), ("For admins", True)):
+        parts.append(f"\n## {title}\n\n| Write | For | Like |\n|---|---|---|\n")
+        for form in COMMANDS:
+            if form.admin is admin and form.verb in CARRIED_OUT:
+                usage = form.usage.replace("|", "\\|")
+                examples = ", ".join(f"`{example}`" for example in form.examples)
+                parts.append(f"| `{usage}` | {form.summary} | {examples} |\n")
+    return "".join(parts)

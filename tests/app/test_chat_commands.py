@@ -1,0 +1,33 @@
+"""The page of the chat commands, and that what it shows is understood."""
+
+from __future__ import annotations
+
+import re
+
+from mxrtc_bridge.core.command_text import command_words
+from mxrtc_bridge.core.command_values import Mistake, Names
+from mxrtc_bridge.core.commands import parse_command
+from tests.app import chat_commands_page
+
+
+def test_the_page_is_made_from_the_table() -> None:
+    assert chat_commands_page.PAGE.read_text() == chat_commands_page.render(), "run 'make docs'"
+
+
+def test_every_example_of_the_page_is_a_command() -> None:
+    examples = re.findall(r"`([^`]+)`", "".join(re.findall(r"[^|]+ \|$", chat_commands_page.render(), re.MULTILINE)))
+    assert len(examples) > 20
+    for example in examples:
+        words = command_words(example, direct=True)
+        assert words is not None
+        assert not isinstance(parse_command(words, Names("example.org"), admin=True), Mistake), example
+
+
+def test_every_line_of_the_access_page_is_a_command() -> None:
+    page = (chat_commands_page.PAGE.parent.parent / "how-to" / "access.md").read_text()
+    lines = re.findall(r"^> (.+)$", page, re.MULTILINE)
+    assert len(lines) > 8
+    for line in lines:
+        words = command_words(line, direct=True)
+        assert words is not None
+        assert not isinstance(parse_command(words, Names("example.org"), admin=True), Mistake), line
