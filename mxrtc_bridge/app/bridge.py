@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 from mxrtc_bridge.app.directories import Directories
 from mxrtc_bridge.app.encryption import Encryption
 from mxrtc_bridge.app.given_grants import GivenGrants
+from mxrtc_bridge.app.named_rooms import NamedRooms
 from mxrtc_bridge.app.people import People
 from mxrtc_bridge.app.private_events import PrivateEvents
 from mxrtc_bridge.app.rights import Rights
@@ -28,19 +29,18 @@ from mxrtc_bridge.core.grants import GrantTable
 from mxrtc_bridge.core.ice import IceServer
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
 from mxrtc_bridge.core.policy import Allow
+from mxrtc_bridge.core.policy_lists import RULE_TYPES
 from mxrtc_bridge.core.quota import CallLimits
 from mxrtc_bridge.core.targets import FilesTarget
 from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.calls import CallManager, CallSettings
 from mxrtc_bridge.engine.clock import LoopClock
-from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.conversation import MESSAGE_TYPES
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.rooms import SealingHomeserver
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 from mxrtc_bridge.matrix.inbox import Inbox
 from mxrtc_bridge.matrix.liveness import ping_loop, wait_for_homeserver
-from mxrtc_bridge.matrix.member_lists import MemberLists
 from mxrtc_bridge.matrix.notices import Notices
 from mxrtc_bridge.matrix.outbox import Outbox
 from mxrtc_bridge.matrix.peer_ports import PeerProfile
@@ -82,9 +82,8 @@ class Bridge:
         self._stores = stores
         self._clock = LoopClock()
         self._metrics = Metrics()
-        self._rooms_named = asyncio.Event()
         self._reloading = asyncio.Lock()
-        self._rights = Rights(config, self._clock.wall_ms, self._rooms_of)
+        self._rights = Rights(config, self._clock.wall_ms)
         self._encryption = Encryption(
             config, stores.crypto, wall_ms=self._clock.wall_ms, to_device=self._handle_to_device
         )
@@ -107,15 +106,14 @@ class Bridge:
             clock=self._clock,
         )
         self._notices = Notices(self._outbox)
-        bot = config.appservice.bot
-        self._members = MemberLists(self._homeserver, bot, self._rights_changed)
-        self._bot_rooms = BotRooms(self._homeserver, bot, self._named_rooms(), self._members)
+        self._named_rooms = NamedRooms(self._homeserver, self._rights, self._calls.rights_changed)
+        self._bot_rooms = self._named_rooms.bot_rooms
         self._given = GivenGrants(
             stores.grants,
             GrantTable(),
             config=lambda: self._rights.config,
-            rooms_of=self._members.rooms_of,
-            changed=self._rights_changed,
+            rooms_of=self._named_rooms.rooms_of,
+            changed=self._named_rooms.rights_changed,
             wall_ms=self._clock.wall_ms,
         )
         self._peers = Peers(
@@ -163,7 +161,9 @@ class Bridge:
             wall_ms=self._clock.wall_ms,
             knows_user=self._knows_user,
             metrics=self._metrics,
-            types=frozenset({*EVENT_TYPES, *MESSAGE_TYPES, "m.room.member", "m.room.encryption", "m.room.encrypted"}),
+            types=frozenset(
+                {*EVENT_TYPES, *MESSAGE_TYPES, *RULE_TYPES, "m.room.member", "m.room.encryption", "m.room.encrypted"}
+            ),
         )
 
     async def run(self, stop: asyncio.Event, reload: asyncio.Event) -> None:
@@ -213,7 +213,7 @@ class Bridge:
             # Not earlier: what an earlier run has left in the inbox is judged by the rooms that the peers are in.
             tasks.create_task(self._notices.run(), name="notices")
             tasks.create_task(self._bot_rooms.run(), name="rooms of the bot")
-            tasks.create_task(self._follow_named_rooms(), name="named rooms")
+            tasks.create_task(self._named_rooms.run(), name="named rooms")
             self._taking = tasks.create_task(self._inbox.run(), name="inbox")
             self._inbox.set_ready(True)
             log.info("bridge ready: %d peers", len(self._config.peers))
@@ -233,6 +233,7 @@ class Bridge:
 
     async def _handle(self, event: RoomEvent) -> None:
         """Take one event of a room; events of a room come in order."""
+        self._named_rooms.receive(event)
         await self._peers.handle(event)
         local = self._peers.speaker_in(event.room_id)
         if local is not None and not self.is_own(event.sender):
@@ -282,28 +283,6 @@ class Bridge:
 
     def _may_use(self, user: UserId, peer: UserId) -> bool:
         return isinstance(self._rights.may_call(user, peer), Allow)
-
-    def _rooms_of(self, user: UserId) -> frozenset[RoomId]:
-        return self._members.rooms_of(user)
-
-    def _named_rooms(self) -> dict[str, str]:
-        """The rooms that the bot must be in, by what for."""
-        watched = {f"the members of {room}": str(room) for room in self._rights.named_rooms()}
-        return {**self._rights.config.rooms.named(), **watched}
-
-    def _rights_changed(self) -> None:
-        self._calls.rights_changed()
-        self._rooms_named.set()
-
-    async def _follow_named_rooms(self) -> None:
-        """Join the rooms that given grants name, and leave those that none names any more."""
-        known = self._named_rooms()
-        while True:
-            await self._rooms_named.wait()
-            self._rooms_named.clear()
-            if (named := self._named_rooms()) != known:
-                await _outlive("rooms that grants name were not joined", self._bot_rooms.reload(named))
-                known = named
 
     def _knows_user(self, user: str) -> bool:
         return self._rights.config.own_user(user)
@@ -383,7 +362,7 @@ class Bridge:
         await self._directories.serve(config.files_targets())
         self._calls.reconfigure(_call_settings(config), self._peer_factory(config))
         self._encryption.configure(config)
-        await self._bot_rooms.reload(self._named_rooms())
+        await self._named_rooms.reload()
         await self._peers.reload(_profiles(config))
         await self._encryption.serve(profile.user_id for profile in _profiles(config))
         log.info("configuration reloaded: %d peers, %d grants", len(config.peers), len(config.grants))

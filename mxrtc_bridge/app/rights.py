@@ -32,20 +32,17 @@ class Rights:
     Args:
         config: what the admin has written down.
         wall_ms: milliseconds since the epoch.
-        rooms_of: the rooms that a user is joined to, of those that grants name.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        wall_ms: Callable[[], int],
-        rooms_of: Callable[[UserId], Collection[RoomId]] = lambda _user: (),
-    ) -> None:
+    def __init__(self, config: Config, wall_ms: Callable[[], int]) -> None:
         self.config = config
+        self.rooms_of: Callable[[UserId], Collection[RoomId]] = lambda _user: ()
+        """The rooms that a user is joined to, of those that grants name."""
+        self.listed: Callable[[UserId], str | None] = lambda _user: None
+        """The rule of a policy list that denies a user everything."""
         self.given: Given | None = None
         """Set once the database has been read; nothing is given before."""
         self._wall_ms = wall_ms
-        self._rooms_of = rooms_of
 
     def may_call(self, user: UserId, local: UserId) -> Decision:
         """Whether ``user`` may call ``local``: a peer with a service for them, or the bot with any service at all.
@@ -56,20 +53,33 @@ class Rights:
             return self._peer_access(user, local)
         if self.is_admin(user):
             return Allow("admin")
+        denial = self.denial(user)
+        if denial is not None:
+            return denial
         return Allow("directory") if self._services(user) else Deny("no grant")
 
+    def denial(self, user: UserId) -> Deny | None:
+        """Why ``user`` may use nothing, whatever is granted: by the configuration or a policy list; else None."""
+        denied = self.config.policy().denial(user)
+        if denied is None and (rule := self.listed(user)) is not None:
+            return Deny(rule)
+        return denied
+
     def is_admin(self, user: UserId) -> bool:
-        """Whether ``user`` may give commands to the bridge: said by the configuration alone."""
+        """Whether ``user`` may give commands to the bridge: said by the configuration alone.
+
+        A policy list takes away services only: whoever keeps one must not be able to disarm the admins.
+        """
         return user in self.config.admins and self.config.policy().denial(user) is None
 
     def may_ask(self, user: UserId, peer: UserId, service: ServiceName) -> bool:
         """Whether ``user`` could be given this service, and so may ask for it."""
-        return self.config.policy().denial(user) is None and self._covers(user, peer, service)
+        return self.denial(user) is None and self._covers(user, peer, service)
 
     def could_ask_for_anything(self, user: UserId) -> bool:
         """Whether there is any service that ``user`` could be given."""
-        mine = frozenset(subjects_of(user, self._rooms_of(user)))
-        return self.config.policy().denial(user) is None and any(
+        mine = frozenset(subjects_of(user, self.rooms_of(user)))
+        return self.denial(user) is None and any(
             not mine.isdisjoint(service.grantable_to)
             for peer in self.config.peers.values()
             for service in peer.services.values()
@@ -77,9 +87,9 @@ class Rights:
 
     def given_to(self, user: UserId) -> list[StoredGrant]:
         """The given grants by which ``user`` may use something now."""
-        if self.given is None or self.config.policy().denial(user) is not None:
+        if self.given is None or self.denial(user) is not None:
             return []
-        return self._matching(user, self._rooms_of(user), None, any_session=True)
+        return self._matching(user, self.rooms_of(user), None, any_session=True)
 
     def next_change(self) -> int | None:
         """When the next grant ends by itself, in milliseconds of the wall clock."""
@@ -105,9 +115,11 @@ class Rights:
         self, user: UserId, peer: UserId, service: ServiceName, claimant: Claimant | None = None
     ) -> tuple[Decision, StoredGrant | None]:
         """Whether ``user`` may use a service now, and the given grant by which they do, if it is one."""
-        rooms, policy = self._rooms_of(user), self.config.policy()
-        decision = policy.service_access(user, peer, service, self._wall_ms(), rooms)
-        if isinstance(decision, Allow) or self.given is None or policy.denial(user) is not None:
+        if (denied := self.denial(user)) is not None:
+            return denied, None
+        rooms = self.rooms_of(user)
+        decision = self.config.policy().service_access(user, peer, service, self._wall_ms(), rooms)
+        if isinstance(decision, Allow) or self.given is None:
             return decision, None
         for grant in self._matching(user, rooms, claimant):
             if (grant.service.peer, grant.service.name) == (peer, service):
@@ -134,9 +146,11 @@ class Rights:
         ]
 
     def _peer_access(self, user: UserId, peer: UserId) -> Decision:
-        rooms, policy = self._rooms_of(user), self.config.policy()
-        decision = policy.peer_access(user, peer, self._wall_ms(), rooms)
-        if isinstance(decision, Allow) or self.given is None or policy.denial(user) is not None:
+        if (denied := self.denial(user)) is not None:
+            return denied
+        rooms = self.rooms_of(user)
+        decision = self.config.policy().peer_access(user, peer, self._wall_ms(), rooms)
+        if isinstance(decision, Allow) or self.given is None:
             return decision
         for grant in self._matching(user, rooms, None, any_session=True):
             if grant.service.peer == peer:
@@ -144,9 +158,12 @@ class Rights:
         return decision
 
     def _services(self, user: UserId) -> dict[UserId, tuple[ServiceName, ...]]:
-        rooms, policy = self._rooms_of(user), self.config.policy()
-        found = {peer: set(names) for peer, names in policy.services_for(user, self._wall_ms(), rooms).items()}
-        if self.given is not None and policy.denial(user) is None:
+        if self.denial(user) is not None:
+            return {}
+        rooms = self.rooms_of(user)
+        granted = self.config.policy().services_for(user, self._wall_ms(), rooms)
+        found = {peer: set(names) for peer, names in granted.items()}
+        if self.given is not None:
             for grant in self._matching(user, rooms, None, any_session=True):
                 found.setdefault(grant.service.peer, set()).add(grant.service.name)
         return {peer: tuple(sorted(names)) for peer, names in found.items()}
@@ -160,7 +177,7 @@ class Rights:
 
     def _covers(self, user: UserId, peer: UserId, service: ServiceName) -> bool:
         settings = self.config.service(peer, service)
-        return settings is not None and not settings.grantable_to.isdisjoint(subjects_of(user, self._rooms_of(user)))
+        return settings is not None and not settings.grantable_to.isdisjoint(subjects_of(user, self.rooms_of(user)))
 
 
 class Gate:

@@ -59,6 +59,7 @@ _EXAMPLE: dict[str, Any] = {
         {"id": "partner-web", "from": ["@carol:partner.example"], "to": ["build/web"], "until": "2035-01-31"},
     ],
     "deny": [f"@mallory:{DOMAIN}"],
+    "policy_lists": Off([f"!ghi:{DOMAIN}"]),
     "admins": [f"@alice:{DOMAIN}"],
     "rooms": {"admin": Off(f"!abc:{DOMAIN}"), "notices": Off(f"!def:{DOMAIN}")},
     "ice": {"port_range": Off([50000, 50999]), "remote": {}},

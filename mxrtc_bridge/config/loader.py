@@ -26,7 +26,7 @@ from mxrtc_bridge.config.problems import InvalidConfigError, KeyPath, Problem
 from mxrtc_bridge.config.reader import Document, Value, read_yaml
 from mxrtc_bridge.config.secrets import read_file
 from mxrtc_bridge.config.settings import Config, HomeserverSettings, PeerSettings, RoomSettings
-from mxrtc_bridge.core.ids import parse_user_id
+from mxrtc_bridge.core.ids import RoomId, parse_user_id
 
 _PASSWORD_IN_URL = re.compile(r"//[^/@]*:[^/@]+@")
 
@@ -176,6 +176,7 @@ class _Reader:
             tests=rules.make_tests(sections["tests"], peers),
             admins=frozenset(parse_user_id(user) for user in sections["admins"]),
             rooms=RoomSettings(sections["rooms"].admin, sections["rooms"].notices),
+            policy_lists=tuple(RoomId(room) for room in sections["policy_lists"]),
         )
 
     def _check_exposure(self) -> None:

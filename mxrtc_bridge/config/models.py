@@ -65,6 +65,7 @@ HttpUrl = Annotated[str, AfterValidator(notation.parse_http_url), Kind("URL")]
 IceUri = Annotated[str, AfterValidator(notation.parse_ice_uri), Kind("STUN or TURN URI")]
 Subject = Annotated[str, AfterValidator(_checked_subject), Kind("subject")]
 UserText = Annotated[str, AfterValidator(notation.parse_user), Kind("user id")]
+RoomIdText = Annotated[str, AfterValidator(notation.parse_room_id), Kind("room id")]
 RoomText = Annotated[str, AfterValidator(notation.parse_room), Kind("room id or alias")]
 Localpart = Annotated[str, _word(r"[a-z0-9][a-z0-9._=-]{0,62}"), Kind("lower-case name")]
 PeerName = Annotated[str, _word(r"[a-z0-9][a-z0-9._-]{0,62}"), Kind("lower-case name")]
@@ -373,6 +374,8 @@ class Root(Section):
     """Who may use what. Nothing is allowed that is not granted here."""
     deny: Annotated[list[Subject], Field(max_length=1000)] = []
     """Users and servers that may use nothing, whatever the grants say."""
+    policy_lists: Annotated[list[RoomIdText], Field(max_length=20)] = []
+    """Ids of rooms that hold moderation policy lists; whom they ban may use nothing. Invite the bot to them."""
     admins: Annotated[list[UserText], Field(max_length=100)] = []
     """Users who may give commands to the bridge. It is no grant: they use services by grants, like everybody."""
     rooms: RoomsSection = RoomsSection()

@@ -107,6 +107,13 @@ def parse_user(text: str) -> str:
         raise ValueError(f"{quoted(text)} is not a user id like @alice:example.org") from None
 
 
+def parse_room_id(text: str) -> str:
+    """Read the id of a room; an alias names no certain room."""
+    if len(text) <= MAX_ID_CHARS and _ROOM_ID.fullmatch(text):
+        return text
+    raise ValueError(f"{quoted(text)} is not a room id like !abc:example.org; an alias can be moved to another room")
+
+
 def parse_room(text: str) -> str:
     """Read the id of a room, or an alias of it."""
     if len(text) <= MAX_ID_CHARS and (_ROOM_ID.fullmatch(text) or _ROOM_ALIAS.fullmatch(text)):

@@ -14,7 +14,7 @@ from pathlib import Path
 from mxrtc_bridge.core.addresses import AddressPolicy
 from mxrtc_bridge.core.encryption import Trust
 from mxrtc_bridge.core.ice import IcePolicy, IceServer
-from mxrtc_bridge.core.ids import ServiceName, UserId, localpart_of, server_of
+from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, localpart_of, server_of
 from mxrtc_bridge.core.policy import Grant, Policy, Subject
 from mxrtc_bridge.core.targets import FilesTarget, Target
 
@@ -199,6 +199,8 @@ class Config:
     admins: frozenset[UserId] = frozenset()
     """Users who may give commands; which services they may use is said by grants alone."""
     rooms: RoomSettings = RoomSettings()
+    policy_lists: tuple[RoomId, ...] = ()
+    """Rooms that hold policy lists."""
     _policy: Policy = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from mxrtc_bridge.core.errors import HomeserverError
@@ -40,6 +40,12 @@ class RoomServer(Protocol):
     async def room_facts(self, room: RoomId, as_user: UserId | None = None) -> RoomFacts: ...
 
 
+class Learner(Protocol):
+    """Wants to know more of the rooms that the bot is in."""
+
+    async def learn(self, room: RoomId) -> None: ...
+
+
 class BotRooms:
     """The named rooms of one bot. After making them you should run :meth:`run` in a task."""
 
@@ -49,6 +55,7 @@ class BotRooms:
         bot: UserId,
         named: Mapping[str, str] | None = None,
         members: MemberLists | None = None,
+        learners: Sequence[Learner] = (),
     ) -> None:
         """Nothing is sent before :meth:`enter`.
 
@@ -57,7 +64,9 @@ class BotRooms:
             bot: the user that joins.
             named: room ids or aliases by what the room is for.
             members: keeps the members of the rooms.
+            learners: read what they need of each room before it counts as joined.
         """
+        self._learners = learners if members is None else (members, *learners)
         self._members = members
         self._homeserver = homeserver
         self._bot = bot
@@ -136,8 +145,8 @@ class BotRooms:
         facts = await self._homeserver.room_facts(self._ids[name], self._bot)
         if facts.encrypted:
             self._encrypted.add(self._ids[name])
-        if self._members is not None:
-            await self._members.learn(self._ids[name])
+        for learner in self._learners:
+            await learner.learn(self._ids[name])
         self._joined.add(self._ids[name])
 
     async def reload(self, named: Mapping[str, str]) -> None:

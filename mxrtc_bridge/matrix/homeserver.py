@@ -10,7 +10,7 @@ a user it stays None. Sections name the Matrix client-server API unless they say
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from mautrix.api import Method, Path, PathBuilder
@@ -26,7 +26,8 @@ from mxrtc_bridge.core.ids import (
     parse_room_id,
     parse_user_id,
 )
-from mxrtc_bridge.matrix.transport import Repeat, Transport
+from mxrtc_bridge.matrix.room_event import MAX_TYPE_CHARS
+from mxrtc_bridge.matrix.transport import ARRAY, Repeat, Transport
 
 MAX_TURN_URIS = 16
 _TURN_SCHEMES = ("stun:", "stuns:", "turn:", "turns:")
@@ -226,6 +227,24 @@ class Homeserver:
             if error.status == 404:
                 return None
             raise
+
+    async def all_state(
+        self, room: RoomId, types: Collection[str], as_user: UserId | None = None
+    ) -> list[tuple[str, str, dict[str, object]]]:
+        """Type, state key and content of a room's state events of some types; what is malformed is left out."""
+        answer = await self._get(f"read the state of {room}", _room(room).state, as_user=as_user)
+        events = answer.get(ARRAY)
+        if not isinstance(events, list):
+            raise HomeserverError(f"could not read the state of {room}: the answer holds no list", 200)
+        return [
+            (event["type"], event["state_key"], event["content"])
+            for event in events
+            if isinstance(event, dict)
+            and event.get("type") in types
+            and isinstance(event.get("state_key"), str)
+            and len(event["state_key"]) <= MAX_TYPE_CHARS
+            and isinstance(event.get("content"), dict)
+        ]
 
     async def room_facts(self, room: RoomId, as_user: UserId | None = None) -> RoomFacts:
         """Read what decides whether a room is fit for calls."""

@@ -36,6 +36,8 @@ from mxrtc_bridge.core.ids import UserId
 logging.getLogger("mau").setLevel(logging.WARNING)
 _SILENT = logging.getLogger("mau.mxrtc")
 
+ARRAY = ""
+"""Key under which an answer that is an array is handed on; no object of the client-server API has it."""
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 """Limit for one answer; the largest honest ones are the first sync and the member list of a huge room."""
 
@@ -124,6 +126,8 @@ class _BoundedApi(HTTPAPI):
             answer = _decode(bytes(body))
             if not 200 <= response.status < 300:
                 raise _refusal(response.status, answer, response.headers.get("Retry-After"))
+            if isinstance(answer, list):
+                answer = {ARRAY: answer}
             if not isinstance(answer, dict):
                 raise _FailedError("the answer of the homeserver is not a JSON object", response.status)
             return answer, response

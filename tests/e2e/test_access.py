@@ -260,6 +260,26 @@ async def test_a_member_of_the_room_may_and_one_who_is_kicked_may_not_any_more(s
     await (await scene.open("team")).end()
 
 
+async def test_a_policy_list_denies_whom_it_bans_and_cuts_them(scene: Scene) -> None:
+    assert scene.world.bridge is not None
+    banned = await scene.carol.gather("list")
+    await scene.carol.ask("POST", f"rooms/{quote(banned)}/invite", {"user_id": BOT})
+    rule = f"rooms/{quote(banned)}/state/m.policy.rule.user/alice"
+    scene.world.settings["policy_lists"] = [banned]
+    scene.world.reload()
+    await scene.carol.until_member(banned, BOT)
+    stream = await scene.open("team")
+    await scene.carol.ask("PUT", rule, {"entity": f"@al*:{DOMAIN}", "recommendation": "m.ban", "reason": "spam"})
+    await stream.cut(5, "your right to use this peer has ended")
+    scene.world.bridge.kill()
+    await scene.world.start_bridge()
+    code, _, said = await scene.world.run_mxrtc("alice", "nc", "build/team")
+    assert code == DENIED, said
+    await scene.carol.ask("PUT", rule, {})
+    await scene.world.bridge.wait_for_line(r"the policy list .* has 0 rules now", 20)
+    await (await scene.open("team")).end()
+
+
 async def test_a_member_who_was_kicked_while_the_bridge_was_away_has_no_right_at_its_start(scene: Scene) -> None:
     assert scene.world.bridge is not None
     scene.world.bridge.kill()

@@ -15,7 +15,7 @@ from mautrix.api import Method
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.matrix.transport import Repeat, RetryPolicy, Transport
+from mxrtc_bridge.matrix.transport import ARRAY, Repeat, RetryPolicy, Transport
 from tests.matrix.conftest import ScriptedServer
 
 
@@ -161,11 +161,16 @@ async def test_answer_without_end_is_cut(scripted: ScriptedServer) -> None:
         await ask(make(scripted, VirtualTime(), max_answer_bytes=1 << 20))
 
 
-@pytest.mark.parametrize("body", ["", "[]", "3", "nonsense", "[" * 100_000, '{"a"'])
+@pytest.mark.parametrize("body", ["", "3", "nonsense", "[" * 100_000, '{"a"'])
 async def test_answer_that_is_no_object_is_refused(scripted: ScriptedServer, body: str) -> None:
     scripted.answers = [web.Response(text=body)]
     with pytest.raises(HomeserverError, match="not a JSON object"):
         await ask(make(scripted, VirtualTime()))
+
+
+async def test_an_array_is_handed_on_under_a_name_that_no_object_has(scripted: ScriptedServer) -> None:
+    scripted.answers = [web.Response(text='[1, {"type": "x"}]')]
+    assert await ask(make(scripted, VirtualTime())) == {ARRAY: [1, {"type": "x"}]}
 
 
 @pytest.mark.parametrize("body", [[], "x", None, {"errcode": 5, "error": {}}, {"errcode": "M_\x1b[31m" + "x" * 900}])

@@ -1,0 +1,95 @@
+"""Reads the policy lists that the admin has named, and follows them.
+
+A list is read when the bot has joined its room and at every start, before calls are taken; then its events are
+followed. What is known stays in force while the bot cannot see the room; only a list that the configuration names no
+more is forgotten. A list that cannot be read at the start denies nobody, and the log says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.policy_lists import MAX_RULES, RULE_TYPES, DenyLists, ListRule, RuleKey, parse_rule
+from mxrtc_bridge.matrix.room_event import RoomEvent
+
+log = logging.getLogger(__name__)
+
+
+class StateServer(Protocol):
+    """What this module needs of the homeserver."""
+
+    async def all_state(
+        self, room: RoomId, types: Collection[str], as_user: UserId | None = None
+    ) -> list[tuple[str, str, dict[str, object]]]: ...
+
+
+class PolicyLists:
+    """The lists of one bot.
+
+    Args:
+        homeserver: acts as the bot.
+        bot: who sees.
+        rooms: that are lists.
+        changed: called after each change; must not block.
+    """
+
+    def __init__(
+        self, homeserver: StateServer, bot: UserId, rooms: Collection[RoomId], changed: Callable[[], None]
+    ) -> None:
+        self._homeserver = homeserver
+        self._bot = bot
+        self._rooms = frozenset(rooms)
+        self._changed = changed
+        self._lists = DenyLists()
+        self._meanwhile: dict[RoomId, dict[RuleKey, ListRule | None]] = {}
+        """What has changed in the lists that are being read just now."""
+
+    def denial(self, user: UserId) -> str | None:
+        """The rule that denies ``user`` everything, or None."""
+        return self._lists.denial(user)
+
+    def reload(self, rooms: Collection[RoomId]) -> None:
+        """Take over which rooms are lists; those that are new are read when the bot joins them."""
+        self._rooms = frozenset(rooms)
+        gone = self._lists.rooms() - self._rooms
+        for room in gone:
+            self._lists.drop(room)
+        if gone:
+            self._changed()
+
+    async def learn(self, room: RoomId) -> None:
+        """Read a list, if ``room`` is one.
+
+        Raises:
+            HomeserverError: the homeserver did not give it; what was known stays in force.
+        """
+        if room not in self._rooms:
+            return
+        # Events come in order but the answer may be older than some of them: they are applied to it once more. One that
+        # is older than the answer is followed by what has replaced it.
+        self._meanwhile[room] = {}
+        try:
+            state = await self._homeserver.all_state(room, RULE_TYPES, self._bot)
+        finally:
+            meanwhile = self._meanwhile.pop(room)
+        parsed = [((kind, key), parse_rule(kind, content)) for kind, key, content in state]
+        if not self._lists.replace(room, [(key, rule) for key, rule in parsed if rule is not None]):
+            log.warning("! the policy list %s has more than %d rules; those beyond are not used", room, MAX_RULES)
+        for key, rule in meanwhile.items():
+            self._lists.set_rule(room, key, rule)
+        log.info("the policy list %s has %d rules", room, self._lists.count(room))
+        self._changed()
+
+    def apply(self, event: RoomEvent) -> None:
+        """Take a state event of a list into account; others mean nothing."""
+        if event.room_id not in self._rooms or event.type not in RULE_TYPES or event.state_key is None:
+            return
+        key, rule = (event.type, event.state_key), parse_rule(event.type, event.content)
+        if event.room_id in self._meanwhile:
+            self._meanwhile[event.room_id][key] = rule
+        if self._lists.set_rule(event.room_id, key, rule):
+            log.info("the policy list %s has %d rules now", event.room_id, self._lists.count(event.room_id))
+            self._changed()
