@@ -15,7 +15,16 @@ from collections.abc import Awaitable, Callable, Collection
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.command_text import say_duration
 from mxrtc_bridge.core.errors import MxrtcError, StorageError
-from mxrtc_bridge.core.grants import MAX_FOR_S, MAX_GRANTS, MIN_FOR_S, Claimant, GrantTable, StoredGrant, may_be_given
+from mxrtc_bridge.core.grants import (
+    MAX_FOR_S,
+    MAX_GRANTS,
+    MAX_SAME,
+    MIN_FOR_S,
+    Claimant,
+    GrantTable,
+    StoredGrant,
+    may_be_given,
+)
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, parse_user_id
 from mxrtc_bridge.core.policy import Service, Subject, UserSubject
 from mxrtc_bridge.storage.grants import GrantStore
@@ -60,6 +69,7 @@ class GivenGrants:
         self._changed = changed
         self._wall_ms = wall_ms
         self._unwritten: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        """Two for each grant at most, so bounded by their number."""
 
     async def load(self) -> None:
         """Take over what the database holds.
@@ -108,6 +118,8 @@ class GivenGrants:
             raise GrantError(f"{subject} is denied by the configuration; a grant would change nothing.")
         if len(self.table) >= MAX_GRANTS:
             raise GrantError(f"{MAX_GRANTS} grants are in force; that is the limit. Revoke some first.")
+        if self._table.count_same(subject, service) >= MAX_SAME:
+            raise GrantError(f"{subject} has {MAX_SAME} grants of this already; that is the limit. Revoke some first.")
         now_ms = self._wall_ms()
         grant = StoredGrant(0, subject, service, giver, now_ms, now_ms + for_s * 1000, reason, once)
         number = await self._store.add(grant)

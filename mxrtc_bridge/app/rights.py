@@ -6,11 +6,11 @@ change of any of them needs nothing but to judge live sessions again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 from mxrtc_bridge.config import Config
-from mxrtc_bridge.core.grants import Claimant, Covers, GrantTable, StoredGrant
+from mxrtc_bridge.core.grants import Claimant, GrantTable, StoredGrant
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.core.policy import Allow, Decision, Deny, RoomSubject, Subject, subjects_of
 from mxrtc_bridge.engine.acceptor import Grant
@@ -89,7 +89,7 @@ class Rights:
         """The given grants by which ``user`` may use something now."""
         if self.given is None or self.denial(user) is not None:
             return []
-        return self._matching(user, self.rooms_of(user), None, any_session=True)
+        return list(self._matching(user, self.rooms_of(user), any_session=True))
 
     def next_change(self) -> int | None:
         """When the next grant ends by itself, in milliseconds of the wall clock."""
@@ -121,9 +121,8 @@ class Rights:
         decision = self.config.policy().service_access(user, peer, service, self._wall_ms(), rooms)
         if isinstance(decision, Allow) or self.given is None:
             return decision, None
-        for grant in self._matching(user, rooms, claimant):
-            if (grant.service.peer, grant.service.name) == (peer, service):
-                return Allow(grant.rule), grant
+        for grant in self._matching(user, rooms, claimant, peer=peer, service=service):
+            return Allow(grant.rule), grant
         return decision, None
 
     def grant(self, user: UserId, peer: UserId, service: ServiceName, claimant: Claimant | None = None) -> Grant | None:
@@ -152,9 +151,8 @@ class Rights:
         decision = self.config.policy().peer_access(user, peer, self._wall_ms(), rooms)
         if isinstance(decision, Allow) or self.given is None:
             return decision
-        for grant in self._matching(user, rooms, None, any_session=True):
-            if grant.service.peer == peer:
-                return Allow(grant.rule)
+        for grant in self._matching(user, rooms, any_session=True, peer=peer):
+            return Allow(grant.rule)
         return decision
 
     def _services(self, user: UserId) -> dict[UserId, tuple[ServiceName, ...]]:
@@ -164,16 +162,31 @@ class Rights:
         granted = self.config.policy().services_for(user, self._wall_ms(), rooms)
         found = {peer: set(names) for peer, names in granted.items()}
         if self.given is not None:
-            for grant in self._matching(user, rooms, None, any_session=True):
+            for grant in self._matching(user, rooms, any_session=True):
                 found.setdefault(grant.service.peer, set()).add(grant.service.name)
         return {peer: tuple(sorted(names)) for peer, names in found.items()}
 
     def _matching(
-        self, user: UserId, rooms: Collection[RoomId], claimant: Claimant | None, *, any_session: bool = False
-    ) -> list[StoredGrant]:
+        self,
+        user: UserId,
+        rooms: Collection[RoomId],
+        claimant: Claimant | None = None,
+        *,
+        any_session: bool = False,
+        peer: UserId | None = None,
+        service: ServiceName | None = None,
+    ) -> Iterator[StoredGrant]:
         assert self.given is not None
-        covers: Covers = lambda grant: self._covers(user, grant.service.peer, grant.service.name)  # noqa: E731
-        return list(self.given.table.matching(user, rooms, self._wall_ms(), covers, claimant, any_session=any_session))
+        return self.given.table.matching(
+            user,
+            rooms,
+            self._wall_ms(),
+            lambda wanted: self._covers(user, wanted.peer, wanted.name),
+            claimant,
+            any_session=any_session,
+            peer=peer,
+            service=service,
+        )
 
     def _covers(self, user: UserId, peer: UserId, service: ServiceName) -> bool:
         settings = self.config.service(peer, service)

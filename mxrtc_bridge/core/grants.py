@@ -14,14 +14,20 @@ grants there are.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.core.policy import Everyone, RoomSubject, ServerSubject, Service, Subject, UserSubject, subjects_of
+
+KeyT = TypeVar("KeyT")
+ValueT = TypeVar("ValueT")
 
 MAX_GRANTS = 20_000
 """In force at a time; beyond that none is given."""
+MAX_SAME = 100
+"""To the same subject for the same service: a decision compares them."""
 MAX_FOR_S = 366 * 24 * 3600
 """The longest that a grant can be given for, in seconds."""
 MIN_FOR_S = 10
@@ -55,8 +61,10 @@ class StoredGrant:
         return now_ms < self.until_ms
 
 
-Covers = Callable[[StoredGrant], bool]
-"""Whether the service of a grant may be given to the user in question."""
+Covers = Callable[[Service], bool]
+"""Whether a service may be given to the user in question."""
+
+_ByService = dict[ServiceName, dict[int, StoredGrant]]
 
 
 class GrantTable:
@@ -64,7 +72,8 @@ class GrantTable:
 
     def __init__(self) -> None:
         self._grants: dict[int, StoredGrant] = {}
-        self._by_subject: dict[Subject, dict[int, StoredGrant]] = {}
+        self._by_subject: dict[Subject, dict[UserId, _ByService]] = {}
+        """By subject, peer and service: however many others there are, a decision looks at those in question only."""
         self._ends: list[tuple[int, int]] = []
         """Times and numbers, those that were taken back included."""
         self._claims: dict[int, Claimant] = {}
@@ -76,7 +85,8 @@ class GrantTable:
         """Add a grant; its number must be new."""
         assert grant.number not in self._grants
         self._grants[grant.number] = grant
-        self._by_subject.setdefault(grant.subject, {})[grant.number] = grant
+        peers = self._by_subject.setdefault(grant.subject, {})
+        peers.setdefault(grant.service.peer, {}).setdefault(grant.service.name, {})[grant.number] = grant
         heapq.heappush(self._ends, (grant.until_ms, grant.number))
 
     def remove(self, number: int) -> StoredGrant | None:
@@ -84,10 +94,15 @@ class GrantTable:
         grant = self._grants.pop(number, None)
         if grant is None:
             return None
-        mine = self._by_subject[grant.subject]
-        del mine[number]
-        if not mine:
-            del self._by_subject[grant.subject]
+        peers = self._by_subject[grant.subject]
+        services = peers[grant.service.peer]
+        del services[grant.service.name][number]
+        if not services[grant.service.name]:
+            del services[grant.service.name]
+            if not services:
+                del peers[grant.service.peer]
+                if not peers:
+                    del self._by_subject[grant.subject]
         self._claims.pop(number, None)
         return grant
 
@@ -97,7 +112,13 @@ class GrantTable:
 
     def of_subject(self, subject: Subject) -> tuple[StoredGrant, ...]:
         """The grants to exactly this subject."""
-        return tuple(self._by_subject.get(subject, {}).values())
+        peers = self._by_subject.get(subject, {})
+        found = (grant for services in peers.values() for grants in services.values() for grant in grants.values())
+        return tuple(sorted(found, key=lambda grant: grant.number))
+
+    def count_same(self, subject: Subject, service: Service) -> int:
+        """How many grants give exactly this subject exactly this service."""
+        return len(self._by_subject.get(subject, {}).get(service.peer, {}).get(service.name, ()))
 
     def __iter__(self) -> Iterator[StoredGrant]:
         """All grants, the newest first."""
@@ -131,22 +152,34 @@ class GrantTable:
         claimant: Claimant | None = None,
         *,
         any_session: bool = False,
+        peer: UserId | None = None,
+        service: ServiceName | None = None,
     ) -> Iterator[StoredGrant]:
-        """The grants that give ``user``, who is joined to ``rooms``, something now.
+        """The grants by which ``user``, who is joined to ``rooms``, may do something: for each service the best ones.
 
         Args:
             user: who asks.
             rooms: that the user is joined to.
             now_ms: wall-clock milliseconds.
-            covers: whether the service of a grant may be given to this user at all.
+            covers: whether a service may be given to this user at all.
             claimant: the session that asks; grants for one session that another has claimed are left out.
             any_session: leave them in: is there anything at all?
+            peer: only what is given of this peer.
+            service: only what is given of this service of the peer.
         """
+
+        def counts(grant: StoredGrant) -> bool:
+            held = self._claims.get(grant.number)
+            return grant.in_force(now_ms) and (any_session or held is None or held is claimant)
+
         for subject in subjects_of(user, rooms):
-            for grant in self._by_subject.get(subject, {}).values():
-                held = self._claims.get(grant.number)
-                if grant.in_force(now_ms) and (any_session or held is None or held is claimant) and covers(grant):
-                    yield grant
+            for each, services in _chosen(self._by_subject.get(subject, {}), peer):
+                for name, grants in _chosen(services, service):
+                    if covers(Service(each, name)):
+                        # One for one session is kept for when it is needed.
+                        found = max(filter(counts, grants.values()), key=_worth, default=None)
+                        if found is not None:
+                            yield found
 
     def claim(self, grant: StoredGrant, claimant: Claimant) -> bool:
         """Bind a grant for one session to a session; returns whether that is news."""
@@ -158,6 +191,17 @@ class GrantTable:
     def claimed_by(self, claimant: Claimant) -> tuple[StoredGrant, ...]:
         """The grants for one session that a session has claimed."""
         return tuple(self._grants[number] for number, holder in self._claims.items() if holder is claimant)
+
+
+def _worth(grant: StoredGrant) -> tuple[bool, int]:
+    return not grant.once, grant.until_ms
+
+
+def _chosen(table: Mapping[KeyT, ValueT], key: KeyT | None) -> Iterable[tuple[KeyT, ValueT]]:
+    """One row of a table, or all of it."""
+    if key is None:
+        return table.items()
+    return ((key, table[key]),) if key in table else ()
 
 
 def may_be_given(subject: Subject, grantable_to: Collection[Subject], users_rooms: Collection[RoomId] = ()) -> bool:

@@ -1,7 +1,7 @@
 """Run the benchmark and print a table; the same numbers go to ``bench.json``.
 
-``python -m tests.bench [pipe] [transport] [links] [idle] [files]``, all by default. Absolute numbers of a shared
-machine mean little; ratios within one run mean more, and :mod:`tests.bench.goals` says what they should be.
+``python -m tests.bench [pipe] [transport] [links] [idle] [files] [people]``, all by default. Absolute numbers of a
+shared machine mean little; ratios within one run mean more, and :mod:`tests.bench.goals` says what they should be.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tests.bench.files import measure_files
 from tests.bench.goals import judged
 from tests.bench.idle import measure_idle
 from tests.bench.links import measure_links
+from tests.bench.people import measure_people
 from tests.bench.pipe import measure_pipe
 from tests.bench.transport import measure_transport
 
@@ -30,6 +31,7 @@ SECTIONS: dict[str, Callable[[Path], Awaitable[object]]] = {
     "links": measure_links,
     "idle": measure_idle,
     "files": measure_files,
+    "people": measure_people,
 }
 
 

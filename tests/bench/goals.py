@@ -48,6 +48,12 @@ GOALS = (
     Goal("large file, fetched, to the plain pipe", ("files", "get_to_pipe"), at_least=0.9),
     Goal("large file, MiB that the bridge grows", ("files", "memory_growth_mib", "bridge"), at_most=32),
     Goal("large file, MiB that the client grows", ("files", "memory_growth_mib", "client"), at_most=32),
+    *(
+        Goal(f"10,000 grants, us for a decision: {who}", ("people", "decision", who, "slowest_of_100_us"), at_most=1000)
+        for who in ("allowed", "denied", "a stranger", "a call")
+    ),
+    Goal("1,000 sessions, us for a page of who", ("people", "who, a page", "slowest_of_100_us"), at_most=50_000),
+    Goal("10,000 grants, us for a page of them", ("people", "grants, a page", "slowest_of_100_us"), at_most=50_000),
 )
 
 

@@ -47,7 +47,8 @@ def test_a_user_a_server_and_the_members_of_a_room_are_found() -> None:
 
 def test_a_grant_counts_until_its_time_and_not_at_it() -> None:
     made = table(stored(1, "@alice:example.org", until_ms=50), stored(2, "@alice:example.org", until_ms=70))
-    assert (numbers(made, now_ms=49), numbers(made, now_ms=50), numbers(made, now_ms=70)) == ({1, 2}, {2}, set())
+    assert (numbers(made, now_ms=49), numbers(made, now_ms=50), numbers(made, now_ms=70)) == ({2}, {2}, set())
+    assert numbers(table(stored(1, "@alice:example.org", until_ms=50)), now_ms=49) == {1}
     assert made.next_end() == 50
     assert [grant.number for grant in made.take_ended(50)] == [1]
     assert made.next_end() == 70
@@ -57,7 +58,7 @@ def test_a_grant_counts_until_its_time_and_not_at_it() -> None:
 
 def test_what_the_configuration_does_not_cover_counts_for_nothing() -> None:
     made = table(stored(1, "@alice:example.org", SSH), stored(2, "@alice:example.org", WEB))
-    assert numbers(made, covers=lambda grant: grant.service == WEB) == {2}
+    assert numbers(made, covers=lambda service: service == WEB) == {2}
 
 
 def test_a_grant_that_was_taken_back_is_gone_from_everywhere() -> None:
@@ -83,6 +84,23 @@ def test_a_grant_for_one_session_is_of_no_use_to_another_one() -> None:
     assert made.claimed_by(second) == ()
     made.remove(1)
     assert made.claimed_by(first) == ()
+
+
+def test_a_grant_for_one_session_is_kept_while_there_is_another() -> None:
+    made = table(stored(1, "@alice:example.org", until_ms=90, once=True), stored(2, "@alice:example.org", until_ms=50))
+    assert (numbers(made, now_ms=10), numbers(made, now_ms=60)) == ({2}, {1})
+
+
+def test_only_the_peer_or_the_service_in_question_is_looked_at() -> None:
+    lab = Service(UserId("@rtc_lab:example.org"), SSH.name)
+    made = table(*(stored(number, "@alice:example.org", each) for number, each in enumerate((SSH, WEB, lab), 1)))
+    assert numbers(made, peer=PEER) == {1, 2}
+    assert numbers(made, peer=PEER, service=WEB.name) == {2}
+    assert numbers(made, peer=lab.peer, service=SSH.name) == {3}
+    assert numbers(made, peer=lab.peer, service=WEB.name) == set()
+    assert made.count_same(parse_subject("@alice:example.org"), WEB) == 1
+    made.remove(2)
+    assert made.count_same(parse_subject("@alice:example.org"), WEB) == 0
 
 
 def test_a_grant_for_many_sessions_is_claimed_by_none() -> None:
@@ -135,7 +153,9 @@ def test_the_table_agrees_with_a_walk_over_all_grants(
     for number in gone:
         made.remove(number)
     texts = {str(user), f"server:{user.partition(':')[2]}", "*"} | ({f"room:{ROOM}"} if member else set())
-    expected = {g.number for g in grants if g.number not in gone and str(g.subject) in texts and now < g.until_ms}
+    counting = [g for g in grants if g.number not in gone and str(g.subject) in texts and now < g.until_ms]
+    longest = {(g.subject, g.service): g for g in sorted(counting, key=lambda g: (g.until_ms, -g.number))}
+    expected = {g.number for g in longest.values()}
     assert numbers(made, user, now, (ROOM,) if member else ()) == expected
     ended = {grant.number for grant in made.take_ended(now)}
     assert ended == {g.number for g in grants if g.number not in gone and g.until_ms <= now}

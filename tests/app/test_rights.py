@@ -1,0 +1,271 @@
+"""Who may use what, by everything together: the configuration, given grants, members of rooms, policy lists.
+
+A table to read, and the same against a short evaluator that walks over everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mxrtc_bridge.app.rights import Rights
+from mxrtc_bridge.config import Config
+from mxrtc_bridge.core.grants import Claimant, GrantTable, StoredGrant
+from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
+from mxrtc_bridge.core.policy import Allow, Deny, Service, Subject, parse_subject
+from tests.config.samples import GOOD, load
+
+NOW = 1_700_000_000_000
+ADMIN = UserId("@admin:example.org")
+ALICE, BOB, ZOE = UserId("@alice:example.org"), UserId("@bob:partner.test"), UserId("@zoe:example.org")
+USERS = (ALICE, BOB, ZOE)
+TEAM, OTHER = RoomId("!team:example.org"), RoomId("!other:example.org")
+PEER = UserId("@rtc_build:example.org")
+BOT = UserId("@rtcbot:example.org")
+SERVICES = tuple(ServiceName(name) for name in ("ssh", "web", "db"))
+
+
+@dataclass
+class Given:
+    """What people have given."""
+
+    table: GrantTable
+
+    def claimed(self, grant: StoredGrant, claimant: Claimant) -> None:
+        self.table.claim(grant, claimant)
+
+
+def config(
+    grants: list[tuple[str, str]] = [],  # noqa: B006 - never changed
+    grantable: dict[str, list[str]] = {},  # noqa: B006
+    deny: list[str] = [],  # noqa: B006
+) -> Config:
+    services = {
+        name: {"target": f"tcp:127.0.0.1:{port}", "grantable_to": grantable.get(name, [])}
+        for port, name in enumerate(SERVICES, 1)
+    }
+    return load(
+        {
+            **GOOD,
+            "peers": {"build": {"services": services}},
+            "groups": {},
+            "tests": [],
+            "grants": [
+                {
+                    "id": f"g{number}",
+                    "from": [subject],
+                    "to": [f"build/{service}"],
+                    **({"acknowledge": "open-to-federation"} if subject == "*" else {}),
+                }
+                for number, (subject, service) in enumerate(grants)
+            ],
+            "deny": deny,
+            "admins": [str(ADMIN)],
+        }
+    )
+
+
+def rights(
+    made: Config,
+    given: list[StoredGrant] = [],  # noqa: B006
+    rooms: dict[UserId, frozenset[RoomId]] = {},  # noqa: B006
+    listed: frozenset[UserId] = frozenset(),
+) -> Rights:
+    table = GrantTable()
+    for grant in given:
+        table.add(grant)
+    each = Rights(made, lambda: NOW)
+    each.given = Given(table)
+    each.rooms_of = lambda user: rooms.get(user, frozenset())
+    each.listed = lambda user: f"policy list: {user}" if user in listed else None
+    return each
+
+
+def stored(number: int, subject: str, service: str = "ssh", until_ms: int = NOW + 1, once: bool = False) -> StoredGrant:
+    return StoredGrant(
+        number, parse_subject(subject), Service(PEER, ServiceName(service)), ADMIN, NOW - 1, until_ms, "", once
+    )
+
+
+CASES: list[tuple[str, dict[str, object], UserId, str | None]] = [
+    # what the case shows, the world, user, the rule that lets them use ssh
+    ("nothing is allowed by itself", {}, ALICE, None),
+    ("a grant of the configuration", {"grants": [("@alice:example.org", "ssh")]}, ALICE, "g0"),
+    ("nobody else", {"grants": [("@alice:example.org", "ssh")]}, ZOE, None),
+    (
+        "a given grant",
+        {"grantable": ["@alice:example.org"], "given": [stored(1, "@alice:example.org")]},
+        ALICE,
+        "given 1",
+    ),
+    (
+        "not beyond grantable_to",
+        {"grantable": ["@zoe:example.org"], "given": [stored(1, "@alice:example.org")]},
+        ALICE,
+        None,
+    ),
+    ("nor without one", {"given": [stored(1, "@alice:example.org")]}, ALICE, None),
+    ("not after its end", {"grantable": ["*"], "given": [stored(1, "@alice:example.org", until_ms=NOW)]}, ALICE, None),
+    ("not for another service", {"grantable": ["*"], "given": [stored(1, "@alice:example.org", "web")]}, ALICE, None),
+    (
+        "given to a server",
+        {"grantable": ["server:partner.test"], "given": [stored(1, "server:partner.test")]},
+        BOB,
+        "given 1",
+    ),
+    (
+        "a server, as far as it is grantable",
+        {"grantable": ["@bob:partner.test"], "given": [stored(1, "server:partner.test")]},
+        BOB,
+        "given 1",
+    ),
+    ("a room in the configuration", {"grants": [(f"room:{TEAM}", "ssh")], "rooms": {BOB: [TEAM]}}, BOB, "g0"),
+    ("who is not in it", {"grants": [(f"room:{TEAM}", "ssh")], "rooms": {BOB: [OTHER]}}, BOB, None),
+    (
+        "given to a room",
+        {"grantable": [f"room:{TEAM}"], "given": [stored(1, f"room:{TEAM}")], "rooms": {BOB: [TEAM]}},
+        BOB,
+        "given 1",
+    ),
+    (
+        "given to a member who has left",
+        {"grantable": [f"room:{TEAM}"], "given": [stored(1, "@bob:partner.test")]},
+        BOB,
+        None,
+    ),
+    (
+        "given to a member",
+        {"grantable": [f"room:{TEAM}"], "given": [stored(1, "@bob:partner.test")], "rooms": {BOB: [TEAM]}},
+        BOB,
+        "given 1",
+    ),
+    ("deny comes first", {"grants": [("*", "ssh")], "deny": ["server:partner.test"]}, BOB, None),
+    (
+        "before what is given too",
+        {"grantable": ["*"], "given": [stored(1, "@bob:partner.test")], "deny": ["@bob:partner.test"]},
+        BOB,
+        None,
+    ),
+    ("and so does a policy list", {"grants": [("*", "ssh")], "listed": {BOB}}, BOB, None),
+    ("which denies nobody else", {"grants": [("*", "ssh")], "listed": {BOB}}, ALICE, "g0"),
+    ("an admin uses nothing by being one", {}, ADMIN, None),
+    (
+        "the configuration's grant is named first",
+        {"grants": [("*", "ssh")], "grantable": ["*"], "given": [stored(1, "@zoe:example.org")]},
+        ZOE,
+        "g0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("world", "user", "rule"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_access_is_decided_as_in_the_table(world: dict[str, object], user: UserId, rule: str | None) -> None:
+    each = rights(
+        config(world.get("grants", []), {"ssh": world.get("grantable", [])}, world.get("deny", [])),  # type: ignore[arg-type,dict-item]
+        world.get("given", []),  # type: ignore[arg-type]
+        {user: frozenset(rooms) for user, rooms in world.get("rooms", {}).items()},  # type: ignore[attr-defined]
+        frozenset(world.get("listed", ())),  # type: ignore[call-overload]
+    )
+    decision, _ = each.decide(user, PEER, SERVICES[0])
+    assert (decision.rule if isinstance(decision, Allow) else None) == rule
+    assert isinstance(each.may_call(user, PEER), Allow) is (rule is not None)
+    assert (each.grant(user, PEER, SERVICES[0]) is not None) is (rule is not None)
+    assert dict(each.listing(user, PEER))[PEER] == (SERVICES[:1] if rule else ())
+
+
+def test_admins_talk_to_the_bot_even_where_a_policy_list_names_them() -> None:
+    each = rights(config(), listed=frozenset({ADMIN, ALICE}))
+    assert (each.is_admin(ADMIN), each.is_admin(ALICE)) == (True, False)
+    assert each.may_call(ADMIN, BOT) == Allow("admin")
+    assert isinstance(each.may_call(ALICE, BOT), Deny)
+    assert not rights(config(deny=["server:example.org"])).is_admin(ADMIN)
+
+
+def test_only_what_could_be_given_may_be_asked_for() -> None:
+    each = rights(config(grantable={"ssh": ["@alice:example.org", f"room:{TEAM}"]}), rooms={BOB: frozenset({TEAM})})
+    assert [each.may_ask(user, PEER, SERVICES[0]) for user in USERS] == [True, True, False]
+    assert [each.could_ask_for_anything(user) for user in USERS] == [True, True, False]
+    assert not each.may_ask(ALICE, PEER, SERVICES[1])
+    assert not each.may_ask(ALICE, UserId("@rtc_other:example.org"), SERVICES[0])
+    each.listed = lambda _user: "policy list"
+    assert not each.may_ask(ALICE, PEER, SERVICES[0])
+    assert not each.could_ask_for_anything(ALICE)
+
+
+def test_a_grant_for_one_session_belongs_to_the_first_that_uses_it() -> None:
+    each = rights(config(grantable={"ssh": ["*"]}), [stored(1, "@alice:example.org", once=True)])
+    first, second = each.gate(PEER, ALICE), each.gate(PEER, ALICE)
+    assert first.open(SERVICES[0]) is not None
+    assert second.open(SERVICES[0]) is None
+    assert first.open(SERVICES[0]) is not None, "as often as it likes"
+
+
+def test_rooms_that_any_rule_names_are_followed() -> None:
+    one, two, three = (RoomId(f"!{name}:example.org") for name in ("one", "two", "three"))
+    each = rights(
+        config([(f"room:{one}", "web")], {"ssh": [f"room:{two}"]}), [stored(1, f"room:{three}"), stored(2, str(ALICE))]
+    )
+    assert each.named_rooms() == {one, two, three}
+
+
+def test_the_next_change_is_the_first_end_of_any_grant() -> None:
+    each = rights(config(), [stored(1, str(ALICE), until_ms=NOW + 50), stored(2, str(ALICE), until_ms=NOW + 20)])
+    assert each.next_change() == NOW + 20
+    assert rights(config()).next_change() is None
+
+
+# -- against a reference evaluator that walks everything -------------------------------------------------------------
+
+SUBJECTS = ["*", "server:example.org", "server:partner.test", *map(str, USERS), f"room:{TEAM}", f"room:{OTHER}"]
+DENIABLE = [subject for subject in SUBJECTS if not subject.startswith("room:") and subject != str(ADMIN)]
+GIVEN = [subject for subject in SUBJECTS if subject != "*"]
+names = st.sampled_from([str(name) for name in SERVICES])
+
+
+def fits(subject: str, user: UserId, rooms: frozenset[RoomId]) -> bool:
+    return subject in {"*", str(user), "server:" + user.partition(":")[2], *(f"room:{room}" for room in rooms)}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    grants=st.lists(st.tuples(st.sampled_from(SUBJECTS), names), max_size=4),
+    grantable=st.dictionaries(names, st.lists(st.sampled_from(SUBJECTS), max_size=2)),
+    deny=st.lists(st.sampled_from(DENIABLE), max_size=1),
+    given_rows=st.lists(st.tuples(st.sampled_from(GIVEN), names, st.sampled_from([NOW, NOW + 1])), max_size=5),
+    rooms=st.dictionaries(st.sampled_from(USERS), st.frozensets(st.sampled_from([TEAM, OTHER]))),
+    listed=st.frozensets(st.sampled_from(USERS), max_size=1),
+)
+def test_rights_agree_with_the_reference(
+    grants: list[tuple[str, str]],
+    grantable: dict[str, list[str]],
+    deny: list[str],
+    given_rows: list[tuple[str, str, int]],
+    rooms: dict[UserId, frozenset[RoomId]],
+    listed: frozenset[UserId],
+) -> None:
+    given = [stored(number, subject, name, until) for number, (subject, name, until) in enumerate(given_rows, 1)]
+    each = rights(config(grants, grantable, deny), given, rooms, listed)
+    for user in USERS:
+        joined = rooms.get(user, frozenset())
+
+        def may(name: str, user: UserId = user, joined: frozenset[RoomId] = joined) -> bool:
+            if user in listed or any(fits(subject, user, joined) for subject in deny):
+                return False
+            if any(fits(subject, user, joined) for subject, service in grants if service == name):
+                return True
+            return any(fits(subject, user, joined) for subject in grantable.get(name, [])) and any(
+                fits(subject, user, joined) for subject, service, until in given_rows if service == name and until > NOW
+            )
+
+        wanted = [name for name in SERVICES if may(name)]
+        assert [name for name in SERVICES if isinstance(each.decide(user, PEER, name)[0], Allow)] == wanted
+        assert sorted(dict(each.listing(user, PEER))[PEER]) == sorted(wanted)
+        assert isinstance(each.may_call(user, PEER), Allow) is bool(wanted)
+
+
+def test_subjects_of_the_reference_are_those_of_the_program() -> None:
+    parsed: list[Subject] = [parse_subject(subject) for subject in SUBJECTS]
+    assert [str(subject) for subject in parsed] == SUBJECTS

@@ -1,0 +1,137 @@
+"""What a decision and a page of a list cost with many grants and many live sessions.
+
+The sessions are real, with stand-ins for their peer connections: what is measured is who may do what, and what is
+shown of it. Times are microseconds of one processor; the goals are those of an admin who waits for an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mxrtc_bridge.app.desk import Desk
+from mxrtc_bridge.app.given_grants import GivenGrants
+from mxrtc_bridge.app.rights import Rights
+from mxrtc_bridge.config import Config, parse_config
+from mxrtc_bridge.core.grants import GrantTable, StoredGrant
+from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
+from mxrtc_bridge.core.policy import Allow, Deny, Service, parse_subject
+from mxrtc_bridge.core.quota import CallLimits
+from mxrtc_bridge.storage.stores import open_stores
+from tests.engine.test_calls import PEER as CALLED
+from tests.engine.test_calls import Bridge, running
+
+GRANTS = 10_000
+SESSIONS = 1_000
+DECISIONS = 2_000
+SERVER = "example.org"
+ADMIN = UserId(f"@admin:{SERVER}")
+HOUR_MS = 3_600_000
+
+
+def _config() -> Config:
+    services = "\n".join(
+        f"      s{number}: {{target: 'tcp:127.0.0.1:{number + 1}', grantable_to: ['server:{SERVER}']}}"
+        for number in range(10)
+    )
+    peers = "\n".join(f"  p{number}:\n    services:\n{services}" for number in range(10))
+    text = f"""
+version: 1
+homeserver: {{address: 'http://127.0.0.1:8008', domain: {SERVER}}}
+appservice: {{hs_token: hs-token-for-the-bench, as_token: as-token-for-the-bench}}
+peers:
+{peers}
+admins: ['{ADMIN}']
+"""
+    return parse_config(text, Path("/etc/mxrtc/config.yaml"), {})
+
+
+def _services() -> list[Service]:
+    return [
+        Service(UserId(f"@rtc_p{peer}:{SERVER}"), ServiceName(f"s{name}")) for peer in range(10) for name in range(10)
+    ]
+
+
+def _each_us(work: Callable[[int], object], times: int) -> tuple[float, float]:
+    """Run ``work`` often; returns the mean and the slowest of a hundred, in microseconds."""
+    spent = []
+    for number in range(times):
+        started = time.perf_counter()
+        work(number)
+        spent.append(time.perf_counter() - started)
+    spent.sort()
+    return sum(spent) / times * 1e6, spent[int(times * 0.99)] * 1e6
+
+
+async def measure_people(folder: Path) -> dict[str, object]:
+    """Ten peers with ten services each, 10,000 grants, 1,000 sessions."""
+    async with open_stores(f"sqlite:///{folder / 'bench.db'}") as stores:
+        rights = Rights(_config(), lambda: int(time.time() * 1000))
+        given = GivenGrants(
+            stores.grants,
+            GrantTable(),
+            config=lambda: rights.config,
+            rooms_of=lambda _user: (),
+            changed=lambda: None,
+            wall_ms=lambda: int(time.time() * 1000),
+        )
+        rights.given = given
+        results: dict[str, object] = {"grants": GRANTS, "sessions": SESSIONS, "decision": _decisions(rights, given)}
+        bridge = Bridge(
+            limits=CallLimits(SESSIONS, SESSIONS, SESSIONS),
+            invites_per_minute=SESSIONS,
+            invites_per_minute_of_server=SESSIONS,
+        )
+        return {**results, **await _lists(bridge, given)}
+
+
+def _decisions(rights: Rights, given: GivenGrants) -> dict[str, object]:
+    """Half of the grants name one user each, the others all name the same server, as dense as they may be."""
+    services, now = _services(), int(time.time() * 1000)
+    for number in range(GRANTS):
+        subject = f"@u{number // 2}:{SERVER}" if number % 2 else f"server:{SERVER}"
+        # Those of the server leave out the last service, so that a user without a grant of it walks in vain.
+        service = services[number % 99] if not number % 2 else services[number % 100]
+        given.table.add(StoredGrant(number + 1, parse_subject(subject), service, ADMIN, now, now + HOUR_MS))
+    last = services[99]
+    users = [UserId(f"@u{number}:{SERVER}") for number in range(GRANTS // 2)]
+    stranger = UserId("@stranger:elsewhere.test")
+    assert isinstance(rights.decide(users[49], last.peer, last.name)[0], Allow)
+    assert isinstance(rights.decide(users[0], last.peer, last.name)[0], Deny)
+    found: dict[str, object] = {}
+    for name, user_of, service in (
+        ("allowed", lambda number: users[number % len(users)], services[0]),
+        ("denied", lambda number: users[number % 49], last),
+        ("a stranger", lambda _number: stranger, services[0]),
+    ):
+        mean, slow = _each_us(lambda n, u=user_of, s=service: rights.decide(u(n), s.peer, s.name), DECISIONS)  # type: ignore[misc]
+        found[name] = {"mean_us": mean, "slowest_of_100_us": slow}
+    mean, slow = _each_us(lambda n: rights.may_call(users[n % len(users)], last.peer), DECISIONS)
+    found["a call"] = {"mean_us": mean, "slowest_of_100_us": slow}
+    return found
+
+
+async def _lists(bridge: Bridge, given: GivenGrants) -> dict[str, object]:
+    async with running(bridge):
+        for number in range(SESSIONS):
+            room, user = RoomId(f"!{number}:{SERVER}"), UserId(f"@u{number}:{SERVER}")
+            bridge.room_members[room] = frozenset({CALLED, user})
+            await bridge.invite(f"c{number}", sender=user, room=room)
+        async with asyncio.timeout(60):
+            while sum(each.connected_at is not None for each in bridge.manager.sessions) < SESSIONS:
+                await asyncio.sleep(0.05)
+
+        async def no_reload() -> str:
+            return ""
+
+        desk = Desk(given, bridge.manager, reload=no_reload, monotonic=time.monotonic)
+        assert (desk.who(1).total, desk.grants(1).total) == (SESSIONS, GRANTS)
+        found: dict[str, object] = {}
+        for name, work in (("who, a page", desk.who), ("grants, a page", desk.grants)):
+            mean, slow = _each_us(lambda n, w=work: w(n % 40 + 1), 200)  # type: ignore[misc]
+            found[name] = {"mean_us": mean, "slowest_of_100_us": slow}
+        mean, slow = _each_us(lambda _n: bridge.manager.rights_changed(), 20)
+        found["all sessions judged again"] = {"mean_us": mean, "slowest_of_100_us": slow}
+        return found
