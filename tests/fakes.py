@@ -230,3 +230,18 @@ class RecordingCounters:
 
     def refusal(self, code: str) -> None:
         self.counted.append(("refusal", code))
+
+
+class Records:
+    """An audit that remembers."""
+
+    def __init__(self) -> None:
+        self.all: list[Any] = []
+        self.durable = True
+
+    async def record(self, record: Any) -> bool:
+        self.all.append(record)
+        return self.durable
+
+    def note(self, record: Any) -> None:
+        self.all.append(record)

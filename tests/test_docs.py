@@ -114,6 +114,9 @@ def test_a_shown_command_exists_with_its_options(words: list[str]) -> None:
         assert all(word.startswith("-") for word in rest), f"{program} has no command {rest[0]}"
     else:
         assert help_of(program, subcommand)
+        inner = rest[rest.index(subcommand) + 1 :]
+        if inner and re.search(rf"^ +{re.escape(inner[0])} ", help_of(program, subcommand), re.MULTILINE):
+            known += help_of(program, subcommand, inner[0])
     missing = [name for name in option_names(rest) if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", known)]
     assert missing == [], f"{program} {subcommand} has no such options"
 

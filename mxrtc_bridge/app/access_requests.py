@@ -13,6 +13,7 @@ from dataclasses import replace
 from html import escape
 from typing import Protocol
 
+from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.app.desk import Desk
 from mxrtc_bridge.app.given_grants import GrantError
 from mxrtc_bridge.app.rights import Rights
@@ -74,6 +75,7 @@ class AccessRequests:
         sender: Sender,
         poster: Poster,
         *,
+        audited: Audited,
         admin_room: Callable[[], RoomId | None],
         speaker_in: Callable[[RoomId], UserId | None],
         wall_ms: Callable[[], int],
@@ -87,6 +89,7 @@ class AccessRequests:
             rights: the rules in force.
             sender: shows requests to admins.
             poster: tells people what became of theirs.
+            audited: where it is written down.
             admin_room: the room of the admins, if the bot is in it.
             speaker_in: our user in a room.
             wall_ms: milliseconds since the epoch.
@@ -97,6 +100,7 @@ class AccessRequests:
         self._rights = rights
         self._sender = sender
         self._poster = poster
+        self._audited = audited
         self._admin_room = admin_room
         self._speaker_in = speaker_in
         self._wall_ms = wall_ms
@@ -135,6 +139,7 @@ class AccessRequests:
             return judged.reason
         if not await self._store.settle(judged):
             return f"Request {number} was answered just now."
+        self._audited.answered(judged, "withdrawn", user)
         self._tell_admins(judged, f"Request {number} was withdrawn.")
         return f"I have taken request {number} back."
 
@@ -200,6 +205,7 @@ class AccessRequests:
         if number is None:
             return "You have asked for this already."
         log.info("? request %d: %s asks for %s/%s", number, user, wanted.peer, wanted.service)
+        self._audited.asked(judged, number)
         try:
             await self._show(admins, number, judged)
         except HomeserverError as error:
@@ -234,6 +240,7 @@ class AccessRequests:
                 return f"That did not work: {error} Request {request.number} is open again."
         outcome = said(judged)
         log.info("= request %d %s", request.number, outcome)
+        self._audited.answered(judged, judged.state.value + (f": {why}" if why else ""), by)
         length = say_duration(for_s or request.for_s)
         self._tell_admins(judged, f"Request {request.number} of {request.user} {outcome}.")
         self._tell_asker(

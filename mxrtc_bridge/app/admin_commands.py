@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import UTC, datetime
 
 from mxrtc_bridge.app.access_requests import AccessRequests
+from mxrtc_bridge.app.check import check
 from mxrtc_bridge.app.desk import Desk, Page, SessionRow
 from mxrtc_bridge.app.given_grants import GrantError
-from mxrtc_bridge.config import Config
+from mxrtc_bridge.config import Config, Finding, Level
 from mxrtc_bridge.core.answers import Answer, Code, Line, Link, answer, item, say, text
+from mxrtc_bridge.core.audit import AuditRecord
+from mxrtc_bridge.core.audit_words import describe
 from mxrtc_bridge.core.command_text import say_duration
 from mxrtc_bridge.core.command_values import (
     AllowRequest,
+    CheckBridge,
     Command,
     DenyRequest,
     GiveGrant,
@@ -24,14 +29,20 @@ from mxrtc_bridge.core.command_values import (
     Resume,
     RevokeAccess,
     RevokeGrant,
+    ShowLog,
 )
 from mxrtc_bridge.core.display import size_words
 from mxrtc_bridge.core.grants import StoredGrant
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.policy import Service
 from mxrtc_bridge.core.requests import Answer as Decision
+from mxrtc_bridge.storage.audit import AuditQuery
 
-ADMINS_VERBS = frozenset({"grants", "grant", "revoke", "who", "kick", "reload", "pause", "resume", "allow", "deny"})
+Check = Callable[[Config], Awaitable[list[Finding]]]
+
+ADMINS_VERBS = frozenset(
+    {"grants", "grant", "revoke", "who", "kick", "log", "check", "reload", "pause", "resume", "allow", "deny"}
+)
 """Verbs that are carried out here."""
 
 
@@ -43,15 +54,23 @@ class AdminCommands:
         requests: for access.
         config: the configuration in force.
         wall_ms: milliseconds since the epoch.
+        check: looks at everything around the bridge.
     """
 
     def __init__(
-        self, desk: Desk, requests: AccessRequests, *, config: Callable[[], Config], wall_ms: Callable[[], int]
+        self,
+        desk: Desk,
+        requests: AccessRequests,
+        *,
+        config: Callable[[], Config],
+        wall_ms: Callable[[], int],
+        check: Check = check,
     ) -> None:
         self._desk = desk
         self._requests = requests
         self._config = config
         self._wall_ms = wall_ms
+        self._check_all = check
 
     async def carry_out(self, command: Command, by: UserId) -> Answer:
         """Do what an admin has said."""
@@ -60,7 +79,7 @@ class AdminCommands:
         except GrantError as error:
             return say(str(error))
 
-    async def _carry_out(self, command: Command, by: UserId) -> Answer:  # noqa: C901, PLR0911 - a table
+    async def _carry_out(self, command: Command, by: UserId) -> Answer:  # noqa: C901, PLR0911, PLR0912 - a table
         match command:
             case ListGrants(page=page):
                 return self._grants(self._desk.grants(page))
@@ -80,6 +99,11 @@ class AdminCommands:
             case KickUser(user=user, because=because):
                 count = self._desk.kick(by, user=user, reason=because)
                 return say(f"Ended {count} of {user}." if count else f"{user} has no live session.")
+            case ShowLog(user=user_of, peer=peer_of, since_s=since_s, page=page):
+                since_ms = None if since_s is None else self._wall_ms() - since_s * 1000
+                return _log(await self._desk.log(AuditQuery(user_of, peer_of, since_ms), page), command)
+            case CheckBridge():
+                return await self._check()
             case Pause():
                 self._desk.pause(by)
                 return say("New sessions are refused now; live ones go on. ", Code("resume"), " takes them again.")
@@ -125,6 +149,16 @@ class AdminCommands:
         )
         return answer(text(f"Live sessions ({page.total}):"), *lines, *_where(page, "who"), *paused)
 
+    async def _check(self) -> Answer:
+        findings = await self._check_all(self._config())
+        wrong = [finding for finding in findings if finding.level is not Level.OK]
+        if not wrong:
+            return say(f"All is well: {len(findings)} checks.")
+        # What to do about it names files and addresses, which have no place in a room.
+        lines = [item(f"{each.level.value}: {each.what}") for each in wrong]
+        remedy = text("On the bridge's machine, ", Code("mxrtc-bridge check"), " says what to do.")
+        return answer(text(f"{len(wrong)} of {len(findings)} checks are not well:"), *lines, remedy)
+
     def _line(self, grant: StoredGrant) -> str:
         left = say_duration((grant.until_ms - self._wall_ms()) / 1000)
         once = ", for one session" if grant.once else ""
@@ -141,7 +175,21 @@ def _numbers(grants: Iterable[StoredGrant]) -> str:
     return ", ".join(f"grant {grant.number}" for grant in grants)
 
 
-def _where(page: Page[StoredGrant] | Page[SessionRow], verb: str) -> list[Line]:
+def _log(page: Page[tuple[int, AuditRecord]], asked: ShowLog) -> Answer:
+    if not page.total:
+        return say("Nothing of that kind has been written down.")
+    lines = (item(f"{number}, {_time(record.at_ms)}: {describe(record)}") for number, record in page.rows)
+    about = asked.user or asked.peer
+    since = "" if asked.since_s is None else f" since {say_duration(asked.since_s)}"
+    again = "log" + (f" {about}" if about else "") + since + " page"
+    return answer(text(f"Written down ({page.total}), the newest first:"), *lines, *_where(page, again))
+
+
+def _time(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _where(page: Page[StoredGrant] | Page[SessionRow] | Page[tuple[int, AuditRecord]], verb: str) -> list[Line]:
     if page.pages == 1:
         return []
     return [

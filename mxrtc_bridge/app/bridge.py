@@ -13,6 +13,9 @@ import signal
 from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 
+from mxrtc_bridge.app.audit import Audit
+from mxrtc_bridge.app.audited import Audited
+from mxrtc_bridge.app.bulletins import Bulletins
 from mxrtc_bridge.app.directories import Directories
 from mxrtc_bridge.app.encryption import Encryption
 from mxrtc_bridge.app.given_grants import GivenGrants
@@ -21,7 +24,6 @@ from mxrtc_bridge.app.people import People
 from mxrtc_bridge.app.private_events import PrivateEvents
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.config import Config, load_config
-from mxrtc_bridge.core.deliveries import Delivery, announcement, receipt
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError, StorageError
 from mxrtc_bridge.core.event_codec import parse_message
 from mxrtc_bridge.core.events import EVENT_TYPES, CallEvent
@@ -31,7 +33,6 @@ from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
 from mxrtc_bridge.core.policy import Allow
 from mxrtc_bridge.core.policy_lists import RULE_TYPES
 from mxrtc_bridge.core.quota import CallLimits
-from mxrtc_bridge.core.targets import FilesTarget
 from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.calls import CallManager, CallSettings
 from mxrtc_bridge.engine.clock import LoopClock
@@ -90,6 +91,16 @@ class Bridge:
         transport = Transport(config.homeserver.address, config.appservice.as_token)
         self._homeserver = SealingHomeserver(transport, self._seal)
         self._outbox = Outbox(self._homeserver, masquerade=True)
+        self._notices = Notices(self._outbox)
+        self._bulletins = Bulletins(self._notices, self._rights, self._named_room, self._direct_rooms)
+        self._audit = Audit(
+            stores.audit,
+            config.audit,
+            wall_ms=self._clock.wall_ms,
+            tell_admins=self._bulletins.to_admins,
+            mirror=self._bulletins.mirror,
+        )
+        self._audited = Audited(self._audit, self._clock.wall_ms, self._clock.monotonic)
         self._connector = TargetConnector()
         self._directories = Directories()
         self._calls = CallManager(
@@ -100,12 +111,12 @@ class Bridge:
             signaller=self._outbox,
             peers=self._peer_factory(config),
             make_links=self._make_links,
+            auditor=self._audited,
             refused=self._say_refused,
             new_party_id=lambda: PartyId(secrets.token_hex(8)),
             counters=self._metrics,
             clock=self._clock,
         )
-        self._notices = Notices(self._outbox)
         self._named_rooms = NamedRooms(self._homeserver, self._rights, self._calls.rights_changed)
         self._bot_rooms = self._named_rooms.bot_rooms
         self._given = GivenGrants(
@@ -114,6 +125,7 @@ class Bridge:
             config=lambda: self._rights.config,
             rooms_of=self._named_rooms.rooms_of,
             changed=self._named_rooms.rights_changed,
+            audited=self._audited,
             wall_ms=self._clock.wall_ms,
         )
         self._peers = Peers(
@@ -149,6 +161,8 @@ class Bridge:
             given=self._given,
             calls=self._calls,
             requests=stores.requests,
+            audit=self._audit,
+            audited=self._audited,
             connector=self._connector,
             clock=self._clock,
             reads_encrypted=lambda: self._encryption.is_on,
@@ -179,6 +193,7 @@ class Bridge:
             stack.push_async_callback(self._encryption.close)
             # After the sessions, which end with the tasks below.
             stack.push_async_callback(self._directories.close)
+            stack.push_async_callback(self._audit.close)
             endpoint = AppserviceEndpoint(self._inbox, token=config.appservice.hs_token, metrics=self._metrics)
             await stack.enter_async_context(Server(endpoint.application(), config.appservice.listen))
             if config.metrics_listen is not None:
@@ -199,6 +214,8 @@ class Bridge:
     async def _live(self, reload: asyncio.Event) -> None:
         """Get ready, then serve until cancelled; a stop is heard in every phase, also while the homeserver is away."""
         async with asyncio.TaskGroup() as tasks:
+            await self._audit.start()
+            tasks.create_task(self._audit.run(), name="audit")
             await self._given.load()
             self._rights.given = self._given
             tasks.create_task(self._given.run(), name="ends of grants")
@@ -284,11 +301,17 @@ class Bridge:
     def _may_use(self, user: UserId, peer: UserId) -> bool:
         return isinstance(self._rights.may_call(user, peer), Allow)
 
+    def _named_room(self, purpose: str) -> RoomId | None:
+        return self._bot_rooms.room(purpose)
+
+    def _direct_rooms(self, peer: UserId, user: UserId) -> list[RoomId]:
+        return [room.room_id for room in self._peers.rooms_of(peer, user) if room.is_pair]
+
     def _knows_user(self, user: str) -> bool:
         return self._rights.config.own_user(user)
 
     def _make_links(self, local: UserId, remote: UserId) -> AcceptorLinks:
-        gate = self._rights.gate(local, remote)
+        gate = self._rights.gate(local, remote, self._audited.services(remote, local))
         return AcceptorLinks(
             gate=gate,
             connector=self._connector,
@@ -297,24 +320,8 @@ class Bridge:
             counters=self._metrics,
             max_streams=self._rights.config.limits.streams_per_session,
             over=lambda: self._given.session_ended(gate),
-            delivered=lambda service, tally: self._tell_of_delivery(tally.delivery(remote, local, service)),
+            delivered=lambda service, tally: self._bulletins.delivered(tally.delivery(remote, local, service)),
         )
-
-    def _tell_of_delivery(self, delivery: Delivery | None) -> None:
-        """Tell the sender, and the room for notices, what has arrived."""
-        service = None if delivery is None else self._rights.config.service(delivery.peer, delivery.service)
-        if delivery is None or service is None:
-            return
-        if not isinstance(service.target, FilesTarget) or not service.target.announce:
-            return
-        key = f"delivery-{secrets.token_hex(8)}"
-        rooms = [room for room in self._peers.rooms_of(delivery.peer, delivery.sender) if room.is_pair]
-        if rooms:
-            text = receipt(delivery)
-            self._notices.post(rooms[0].room_id, delivery.peer, text.plain, text.html, key=key)
-        if (room := self._bot_rooms.room("notices")) is not None:
-            text = announcement(delivery)
-            self._notices.post(room, self._rights.config.appservice.bot, text.plain, text.html, key=key)
 
     async def _ice_servers(self, local: UserId) -> tuple[IceServer, ...]:
         ice = self._rights.config.ice
@@ -353,7 +360,7 @@ class Bridge:
             return f"The configuration is in force: {len(config.peers)} peers, {len(config.grants)} grants."
 
     async def _take_over(self, config: Config) -> None:
-        for name in ("homeserver", "appservice", "database", "metrics_listen", "log_level"):
+        for name in ("homeserver", "appservice", "database", "audit", "metrics_listen", "log_level"):
             if getattr(config, name) != getattr(self._config, name):
                 log.warning("a change of %s takes effect after a restart only", name)
         self._rights.config = config

@@ -10,11 +10,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.app.given_grants import GivenGrants
+from mxrtc_bridge.core.audit import AuditKind, AuditRecord
 from mxrtc_bridge.core.grants import StoredGrant
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.policy import Service, Subject
 from mxrtc_bridge.engine.session import Session
+from mxrtc_bridge.storage.audit import AuditQuery
 
 log = logging.getLogger("mxrtc_bridge.desk")
 
@@ -62,6 +65,12 @@ class Calls(Protocol):
     def end_sessions(self, which: Callable[[Session], bool], message: str) -> int: ...
 
 
+class AuditPages(Protocol):
+    """What the audit holds."""
+
+    async def page(self, query: AuditQuery, number: int, rows: int) -> tuple[list[tuple[int, AuditRecord]], int]: ...
+
+
 class Desk:
     """See the head of this module."""
 
@@ -70,6 +79,8 @@ class Desk:
         given: GivenGrants,
         calls: Calls,
         *,
+        audit: AuditPages,
+        audited: Audited,
         reload: Callable[[], Awaitable[str]],
         monotonic: Callable[[], float],
     ) -> None:
@@ -78,11 +89,15 @@ class Desk:
         Args:
             given: the grants.
             calls: the live sessions.
+            audit: what was written down.
+            audited: where it is written down.
             reload: reads the configuration again, and says in a sentence what came of it.
             monotonic: seconds, of the clock that sessions use.
         """
         self._given = given
         self._calls = calls
+        self._audit = audit
+        self._audited = audited
         self._reload = reload
         self._monotonic = monotonic
 
@@ -134,6 +149,7 @@ class Desk:
     def kick(self, by: UserId, *, number: int | None = None, user: UserId | None = None, reason: str = "") -> int:
         """End a session, or all of a user; returns how many. Both ends are told."""
         log.info("- sessions of %s ended by %s", user or f"number {number}", by)
+        self._audited.acted(AuditKind.KICK, by, user=user, session=number, reason=reason)
         message = "an admin has ended this session" + (f": {reason}" if reason else "")
         return self._calls.end_sessions(
             lambda session: session.number == number if user is None else session.remote == user, message
@@ -150,12 +166,27 @@ class Desk:
     async def reload(self, by: UserId) -> str:
         """Read the configuration again; returns in a sentence what came of it."""
         log.info("the configuration is read again for %s", by)
-        return await self._reload()
+        said = await self._reload()
+        self._audited.acted(AuditKind.RELOAD, by, reason=said)
+        return said
+
+    async def log(self, query: AuditQuery, page: int) -> Page[tuple[int, AuditRecord]]:
+        """Decisions, ends of sessions and what admins did, the newest first, with their numbers.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        rows, total = await self._audit.page(query, max(1, page), PAGE_ROWS)
+        pages = max(1, -(-total // PAGE_ROWS))
+        if page > pages:
+            rows, total = await self._audit.page(query, pages, PAGE_ROWS)
+        return Page(tuple(rows), min(max(1, page), pages), pages, total)
 
     def _set_paused(self, by: UserId, *, paused: bool) -> bool:
         news = self._calls.paused is not paused
         self._calls.paused = paused
         if news:
+            self._audited.acted(AuditKind.PAUSE if paused else AuditKind.RESUME, by)
             log.warning("! new sessions are %s, by %s", "refused" if paused else "taken again", by)
         return news
 

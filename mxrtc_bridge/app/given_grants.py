@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
+from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.command_text import say_duration
 from mxrtc_bridge.core.errors import MxrtcError, StorageError
@@ -50,6 +51,7 @@ class GivenGrants:
         config: Callable[[], Config],
         rooms_of: Callable[[UserId], Collection[RoomId]],
         changed: Callable[[], None],
+        audited: Audited,
         wall_ms: Callable[[], int],
     ) -> None:
         """Make it; :meth:`load` comes next.
@@ -60,6 +62,7 @@ class GivenGrants:
             config: the configuration in force.
             rooms_of: the rooms that a user is joined to, of those that grants name.
             changed: called after each change, to judge live sessions again; must not block.
+            audited: where it is written down.
             wall_ms: milliseconds since the epoch.
         """
         self._store = store
@@ -67,6 +70,7 @@ class GivenGrants:
         self._config = config
         self._rooms_of = rooms_of
         self._changed = changed
+        self._audited = audited
         self._wall_ms = wall_ms
         self._unwritten: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         """Two for each grant at most, so bounded by their number."""
@@ -124,6 +128,9 @@ class GivenGrants:
         grant = StoredGrant(0, subject, service, giver, now_ms, now_ms + for_s * 1000, reason, once)
         number = await self._store.add(grant)
         stored = StoredGrant(number, subject, service, giver, now_ms, grant.until_ms, reason, once)
+        if not await self._audited.grant_given(stored):
+            await self._store.end(number, self._wall_ms(), "unrecorded")
+            raise GrantError("That cannot be written into the audit now, so it was not given; the log says why.")
         self._table.add(stored)
         log.info("+ grant %d: %s may use %s/%s, by %s", number, subject, service.peer, service.name, giver)
         self._changed()
@@ -141,6 +148,7 @@ class GivenGrants:
         if grant is None:
             raise GrantError(f"There is no grant {number} in force.")
         log.info("- grant %d: revoked by %s", number, by)
+        self._audited.grant_ended(grant, "revoked", by)
         self._changed()
         await self._store.end(number, self._wall_ms(), "revoked", by)
         return grant
@@ -188,6 +196,7 @@ class GivenGrants:
 
     def _write_end(self, grant: StoredGrant, ended_ms: int, how: str) -> None:
         log.info("- grant %d: %s", grant.number, how)
+        self._audited.grant_ended(grant, how)
         self._unwritten.put_nowait(lambda: self._store.end(grant.number, ended_ms, how))
 
 

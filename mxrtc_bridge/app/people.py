@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from mxrtc_bridge.app.access_requests import AccessRequests
 from mxrtc_bridge.app.admin_commands import AdminCommands
+from mxrtc_bridge.app.audit import Audit
+from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.app.chat import Chat
 from mxrtc_bridge.app.desk import Desk
 from mxrtc_bridge.app.given_grants import GivenGrants
@@ -41,6 +43,8 @@ class People:
         given: GivenGrants,
         calls: CallManager,
         requests: RequestStore,
+        audit: Audit,
+        audited: Audited,
         connector: Connector,
         clock: Clock,
         reads_encrypted: Callable[[], bool],
@@ -58,19 +62,22 @@ class People:
             given: the grants that admins give.
             calls: live sessions.
             requests: the table of requests.
+            audit: what was written down.
+            audited: where it is written down.
             connector: looks whether targets answer.
             clock: where time comes from.
             reads_encrypted: whether encrypted rooms are understood.
             reload: reads the configuration again, and says what came of it.
         """
         self._peers = peers
-        self.desk = Desk(given, calls, reload=reload, monotonic=clock.monotonic)
+        self.desk = Desk(given, calls, audit=audit, audited=audited, reload=reload, monotonic=clock.monotonic)
         self._requests = AccessRequests(
             requests,
             self.desk,
             rights,
             outbox,
             notices,
+            audited=audited,
             admin_room=lambda: bot_rooms.room("admin"),
             speaker_in=peers.speaker_in,
             wall_ms=clock.wall_ms,

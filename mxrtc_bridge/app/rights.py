@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
+from mxrtc_bridge.app.audited import ServiceAudit
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.grants import Claimant, GrantTable, StoredGrant
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
@@ -107,9 +108,9 @@ class Rights:
         given = self.given.table.rooms() if self.given is not None else frozenset()
         return self.config.policy().rooms() | from_config | given
 
-    def gate(self, local: UserId, user: UserId) -> Gate:
-        """What ``user`` may use in a session with ``local``."""
-        return Gate(self, local, user)
+    def gate(self, local: UserId, user: UserId, audit: ServiceAudit) -> Gate:
+        """What ``user`` may use in a session with ``local``, and where that is written down."""
+        return Gate(self, local, user, audit)
 
     def decide(
         self, user: UserId, peer: UserId, service: ServiceName, claimant: Claimant | None = None
@@ -133,7 +134,7 @@ class Rights:
             return None
         if given is not None and claimant is not None and self.given is not None:
             self.given.claimed(given, claimant)
-        return Grant(settings.target, settings.raw, settings.max_streams, settings.idle_s)
+        return Grant(settings.target, settings.raw, settings.max_streams, settings.idle_s, decision.rule)
 
     def listing(self, user: UserId, local: UserId) -> Listing:
         """The services of ``local`` for ``user``; of all peers where ``local`` is the bot."""
@@ -196,13 +197,22 @@ class Rights:
 class Gate:
     """:class:`mxrtc_bridge.engine.acceptor.ServiceGate` of one session; stands for it where grants are claimed."""
 
-    def __init__(self, rights: Rights, local: UserId, user: UserId) -> None:
+    def __init__(self, rights: Rights, local: UserId, user: UserId, audit: ServiceAudit) -> None:
         self._rights = rights
         self._local = local
         self._user = user
+        self._audit = audit
 
     def open(self, service: ServiceName) -> Grant | None:
         return self._rights.grant(self._user, self._local, service, self)
 
     def listing(self) -> Listing:
         return self._rights.listing(self._user, self._local)
+
+    async def recorded(self, service: ServiceName, rule: str) -> bool:
+        return await self._audit.used(service, rule)
+
+    def refused(self, service: ServiceName) -> None:
+        decision, _ = self._rights.decide(self._user, self._local, service, self)
+        # Where there is a right, it is the way of using the service that does not fit.
+        self._audit.denied(service, decision.rule if isinstance(decision, Deny) else "not in this way")

@@ -4,7 +4,7 @@ Data goes to standard output, everything for people to standard error. Exit code
 
 ====  =============================================================
    0  done; for ``check``: nothing is wrong; for ``explain``: allowed
-   1  failed now, may succeed later; for ``check``: something is wrong
+   1  failed now, may succeed later; for ``check`` and ``audit``: something is wrong
    2  the command line cannot be understood, or a file exists already
    3  ``explain``: denied
   78  the configuration cannot be used (``EX_CONFIG``): do not retry
@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mxrtc_bridge import __version__
+from mxrtc_bridge.cli.admin_audit import audit_command
 from mxrtc_bridge.cli.admin_check import check_command
 from mxrtc_bridge.cli.admin_files import files_command
 from mxrtc_bridge.cli.admin_init import init_command
@@ -82,6 +83,7 @@ def cli() -> None:
 
 cli.add_command(init_command)
 cli.add_command(check_command)
+cli.add_command(audit_command)
 cli.add_command(files_command)
 
 

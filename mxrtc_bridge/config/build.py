@@ -20,6 +20,7 @@ from mxrtc_bridge.config.problems import Complain, KeyPath, quoted
 from mxrtc_bridge.config.secrets import complaint_about_token, find_secret, read_secret_file
 from mxrtc_bridge.config.settings import (
     AppserviceSettings,
+    AuditSettings,
     IceSettings,
     LimitSettings,
     PeerSettings,
@@ -236,3 +237,18 @@ def build_limits(section: models.LimitsSection) -> LimitSettings:
         session_max_s=section.session_max,
         idle_room_s=section.idle_room,
     )
+
+
+AUDIT_FILE = "audit.jsonl"
+
+
+def build_audit(section: models.AuditSection, beside: Path, folder: Path) -> AuditSettings:
+    """Say where the audit is kept.
+
+    Args:
+        section: the section.
+        beside: the folder of the database, where it lies by default.
+        folder: what relative paths are relative to.
+    """
+    file = beside / AUDIT_FILE if section.file is None else folder / section.file
+    return AuditSettings(file, section.max_size, section.keep)

@@ -44,7 +44,7 @@ def build_encryption(
     return EncryptionSettings(
         mode=EncryptionMode(section.enabled),
         key=_key(section, folder, environ, complain),
-        key_file=_beside(database, folder) / KEY_FILE,
+        key_file=beside(database, folder) / KEY_FILE,
         least=Trust(section.devices),
         identities=MappingProxyType(identities),
     )
@@ -70,7 +70,7 @@ def _key(
     return None if key is None else key.encode()
 
 
-def _beside(database: str, folder: Path) -> Path:
-    """The folder of a database file, which the bridge can write to; that of the configuration for a server."""
+def beside(database: str, folder: Path) -> Path:
+    """Return the folder of a database file, which the bridge can write to; that of the configuration for a server."""
     scheme, _, path = database.partition("://")
     return Path(unquote(path)).parent if scheme == "sqlite" and path else folder

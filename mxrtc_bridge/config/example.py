@@ -61,9 +61,10 @@ _EXAMPLE: dict[str, Any] = {
     "deny": [f"@mallory:{DOMAIN}"],
     "policy_lists": Off([f"!ghi:{DOMAIN}"]),
     "admins": [f"@alice:{DOMAIN}"],
-    "rooms": {"admin": Off(f"!abc:{DOMAIN}"), "notices": Off(f"!def:{DOMAIN}")},
+    "rooms": {"admin": Off(f"!abc:{DOMAIN}"), "notices": Off(f"!def:{DOMAIN}"), "audit": Off(f"!jkl:{DOMAIN}")},
     "ice": {"port_range": Off([50000, 50999]), "remote": {}},
     "limits": {},
+    "audit": {"file": Off("audit.jsonl")},
     "encryption": {
         "key": Off(f"{TOKEN}-encryption-key"),
         "key_file": Off("encryption.key"),

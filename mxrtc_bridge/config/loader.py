@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from mxrtc_bridge.config import build, models, rules
-from mxrtc_bridge.config.encryption import build_encryption
+from mxrtc_bridge.config.encryption import beside, build_encryption
 from mxrtc_bridge.config.mistakes import keys_of, problems_from, unknown_key
 from mxrtc_bridge.config.notation import parse_listen
 from mxrtc_bridge.config.placeholders import placeholder_problems
@@ -171,11 +171,12 @@ class _Reader:
             ice=ice,
             limits=build.build_limits(sections["limits"]),
             encryption=encryption,
+            audit=build.build_audit(sections["audit"], beside(database, folder), folder),
             metrics_listen=sections["metrics"].listen and parse_listen(sections["metrics"].listen),
             log_level=sections["logging"].level,
             tests=rules.make_tests(sections["tests"], peers),
             admins=frozenset(parse_user_id(user) for user in sections["admins"]),
-            rooms=RoomSettings(sections["rooms"].admin, sections["rooms"].notices),
+            rooms=RoomSettings(sections["rooms"].admin, sections["rooms"].notices, sections["rooms"].audit),
             policy_lists=tuple(RoomId(room) for room in sections["policy_lists"]),
         )
 

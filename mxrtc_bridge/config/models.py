@@ -335,6 +335,20 @@ class RoomsSection(Section):
     """Where admins are told what needs them."""
     notices: RoomText | None = None
     """Where it is told what has happened, like the arrival of files."""
+    audit: RoomText | None = None
+    """Where each record of the audit is repeated, for all who can read that room."""
+
+
+class AuditSection(Section):
+    """Who was let in to what, as a chain of lines that nobody changes unseen; the database holds them as well."""
+
+    file: FilePath | None = None
+    """Where the lines are appended; without it, audit.jsonl beside the database file. Nothing happens that cannot be
+    written there: with a full disk no new sessions are taken."""
+    max_size: Annotated[Size, Kind("size", default="64MiB")] = 64 * 1024 * 1024
+    """At this size a new file is begun, and the old one gets a number."""
+    keep: Annotated[int, Field(ge=1, le=10_000), Kind("number")] = 50
+    """Full files that are kept; the oldest is removed first."""
 
 
 class MetricsSection(Section):
@@ -386,6 +400,8 @@ class Root(Section):
     """What callers may take. At a limit new calls are refused; running ones go on."""
     encryption: EncryptionSection = EncryptionSection()
     """End-to-end encryption: each peer has a device of its own, signed by the peer's own identity."""
+    audit: AuditSection = AuditSection()
+    """Who was let in to what, as a chain of lines that nobody changes unseen; the database holds them as well."""
     metrics: MetricsSection = MetricsSection()
     """Counters for Prometheus; they hold no user ids."""
     logging: LoggingSection = LoggingSection()

@@ -161,11 +161,23 @@ class RoomSettings:
 
     admin: str | None = None
     notices: str | None = None
+    audit: str | None = None
 
     def named(self) -> dict[str, str]:
         """What is configured, by its key in the file."""
-        both = {"admin": self.admin, "notices": self.notices}
-        return {purpose: room for purpose, room in both.items() if room is not None}
+        all_of_them = {"admin": self.admin, "notices": self.notices, "audit": self.audit}
+        return {purpose: room for purpose, room in all_of_them.items() if room is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """Where the audit is kept."""
+
+    file: Path
+    max_bytes: int
+    """A new file is begun at this size."""
+    keep: int
+    """Full files that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +205,7 @@ class Config:
     ice: IceSettings
     limits: LimitSettings
     encryption: EncryptionSettings
+    audit: AuditSettings
     metrics_listen: Listen | None
     log_level: str
     tests: tuple[PolicyTest, ...]

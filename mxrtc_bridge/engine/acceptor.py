@@ -44,6 +44,8 @@ class Grant:
     """Streams of this service that one session may have open."""
     idle_s: float | None = None
     """A stream without traffic for so long is reset; None for never."""
+    rule: str = ""
+    """By which it is allowed; for the audit, never for the caller."""
 
     def allows(self, job: Job) -> bool:
         """Whether this is a directory that the job can be done with."""
@@ -61,6 +63,14 @@ class ServiceGate(Protocol):
 
     def listing(self) -> Listing:
         """All that this user may see from here."""
+        ...
+
+    async def recorded(self, service: ServiceName, rule: str) -> bool:
+        """Write down that the service is used, by which rule; False if that failed, and then it must not be."""
+        ...
+
+    def refused(self, service: ServiceName) -> None:
+        """Write down, soon, that the service was asked for and denied."""
         ...
 
 
@@ -137,6 +147,7 @@ class AcceptorLinks(Links):
         raw = channel.protocol in wire.RAW_PROTOCOLS
         grant = self._gate.open(service)
         if grant is None or isinstance(grant.target, FilesTarget) or (raw and not grant.raw):
+            self._gate.refused(service)
             self._refuse(channel, raw=raw, code="denied")
         elif self._is_full(service, grant):
             self._refuse(channel, raw=raw, code="limit")
@@ -174,9 +185,12 @@ class AcceptorLinks(Links):
             machine.set_window(self._budget.take(pipe))
         self._counters.stream("opened")
         assert self._spawn is not None
-        self._spawn(self._connect(pipe, service, target))
+        self._spawn(self._connect(pipe, service, target, grant.rule))
 
-    async def _connect(self, pipe: Pipe, service: ServiceName, target: Target) -> None:
+    async def _connect(self, pipe: Pipe, service: ServiceName, target: Target, rule: str) -> None:
+        if not await self._gate.recorded(service, rule):
+            pipe.refuse("unavailable", "the service cannot be used at the moment")
+            return
         try:
             sink = await self._connector.connect(target)
         except TargetError as error:
@@ -211,6 +225,7 @@ class AcceptorLinks(Links):
     def _judge_job(self, transfer: Transfer, service: ServiceName, job: Job) -> None:
         grant = self._gate.open(service)
         if grant is None or not isinstance(grant.target, FilesTarget) or not grant.allows(job):
+            self._gate.refused(service)
             self._counters.refusal("denied")
             transfer.refuse(FileCode.DENIED, "no such service for files, or no right to do this with it")
         elif sum(name == service for name in self._services.values()) >= grant.max_streams:
@@ -221,9 +236,14 @@ class AcceptorLinks(Links):
             self._directories[transfer] = grant.target
             self._counters.transfer("opened")
             assert self._spawn is not None
-            self._spawn(self._begin_transfer(transfer, service, grant.target, job))
+            self._spawn(self._begin_transfer(transfer, service, grant, grant.target, job))
 
-    async def _begin_transfer(self, transfer: Transfer, service: ServiceName, target: FilesTarget, job: Job) -> None:
+    async def _begin_transfer(
+        self, transfer: Transfer, service: ServiceName, grant: Grant, target: FilesTarget, job: Job
+    ) -> None:
+        if not await self._gate.recorded(service, grant.rule):
+            transfer.refuse(FileCode.UNAVAILABLE, "the service cannot be used at the moment")
+            return
         try:
             if isinstance(job, Get | Ls):
                 transfer.serve(SourceHands(await self._files.source(target, job)))

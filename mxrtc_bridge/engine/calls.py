@@ -48,6 +48,18 @@ class CallSettings:
     addresses: AddressPolicy = field(default_factory=AddressPolicy)
 
 
+class Auditor(Protocol):
+    """Keeps what was decided about calls, and how they ended."""
+
+    async def call_decided(self, session: Session, *, allowed: bool, rule: str) -> bool:
+        """Write a decision down; False if that failed, and then nobody must be let in."""
+        ...
+
+    def session_ended(self, session: Session, reason: str) -> None:
+        """Write down, soon, that a session that was let in has ended."""
+        ...
+
+
 class Rooms(Protocol):
     """What the manager must know about rooms."""
 
@@ -74,13 +86,17 @@ RefusalNotice = Callable[[RoomId, UserId, UserId], Awaitable[None]]
 """Tells (room, peer, user) in words that the call was refused; rate-limited by whoever implements it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Live:
     """A session with what the manager needs of it."""
 
     session: Session
     links: AcceptorLinks
     end_count: Callable[[], None]
+    let_in: bool = False
+    """Whether the audit says that it was admitted."""
+    why: str = ""
+    """Why we end it, if we do."""
 
 
 class CallManager:
@@ -110,6 +126,7 @@ class CallManager:
         signaller: Signaller,
         peers: PeerFactory,
         make_links: Callable[[UserId, UserId], AcceptorLinks],
+        auditor: Auditor,
         refused: RefusalNotice,
         new_party_id: Callable[[], PartyId],
         counters: Counters,
@@ -122,6 +139,7 @@ class CallManager:
         self._signaller = signaller
         self._peers = peers
         self._make_links = make_links
+        self._auditor = auditor
         self._refused = refused
         self._new_party_id = new_party_id
         self._counters = counters
@@ -206,13 +224,20 @@ class CallManager:
 
         async def admit(invite: Invite) -> Admitted | Refused:
             nonlocal counted
-            verdict = self._judge(record, invite)
+            verdict, rule = self._judge(record, invite)
             if isinstance(verdict, Admitted):
                 counted = self._live.begin(record.remote)
                 if not counted:
                     self._counters.refusal("calls_limit")
-                    return Refused("user_busy")
-            elif verdict.reason is None:
+                    verdict, rule = Refused("user_busy"), "limit of calls"
+            admitted = isinstance(verdict, Admitted)
+            # What changes meanwhile ends the session: it is judged again with all the others.
+            durable = await self._auditor.call_decided(session, allowed=admitted, rule=rule)
+            if admitted and not durable:
+                self._counters.refusal("audit")
+                return Refused("user_busy")
+            live.let_in = admitted
+            if isinstance(verdict, Refused) and verdict.reason is None:
                 await self._refused(record.room_id, record.local, record.remote)
             return verdict
 
@@ -231,29 +256,35 @@ class CallManager:
             admission=admit,
         )
         session.number = next(self._numbers)
-        return _Live(session, links, lambda: self._live.end(record.remote) if counted else None)
+        live = _Live(session, links, lambda: self._live.end(record.remote) if counted else None)
+        return live
 
-    def _judge(self, record: CallRecord, invite: Invite) -> Admitted | Refused:
-        """Right, room, description: in this order. The reasons tell a stranger nothing about what exists."""
-        if isinstance(self._rights.may_call(record.remote, record.local), Deny):
+    def _judge(self, record: CallRecord, invite: Invite) -> tuple[Admitted | Refused, str]:
+        """Right, room, description: in this order. The reasons tell a stranger nothing about what exists.
+
+        Returns the verdict and the rule by which it is so, which is for the audit.
+        """
+        decision = self._rights.may_call(record.remote, record.local)
+        if isinstance(decision, Deny):
             self._counters.refusal("denied")
             log.info("x call from %s to %s denied", record.remote, record.local)
-            return Refused(None)
+            return Refused(None), decision.rule
         if self.paused:
             self._counters.refusal("paused")
             log.info("x call from %s: paused", record.remote)
-            return Refused("user_busy")
+            return Refused("user_busy"), "paused"
         if self._rooms.members(record.room_id) != frozenset({record.local, record.remote}):
             self._counters.refusal("room")
             log.info("x call from %s: %s is not a room of two", record.remote, record.room_id)
-            return Refused("not_a_direct_room")
+            return Refused("not_a_direct_room"), "not a room of two"
         try:
             offer = parse_description(invite.sdp, DescriptionType.OFFER, self._settings.addresses)
         except DescriptionError as error:
             self._counters.refusal(error.code)
             log.info("x offer of %s refused: %s", record.remote, error.code)
-            return Refused("user_busy" if error.code == "media_refused" else error.code)
-        return Admitted(offer)
+            code = "user_busy" if error.code == "media_refused" else error.code
+            return Refused(code), f"offer: {error.code}"
+        return Admitted(offer), decision.rule
 
     async def _live_through(self, live: _Live, record: CallRecord) -> None:
         session = live.session
@@ -262,7 +293,12 @@ class CallManager:
         )
         try:
             # A session that is cancelled has not said goodbye: it stays open in the directory, for the next start.
-            await self._note_end(record, await self._outcome_of(session))
+            reason = await self._outcome_of(session)
+            self._note_audit(live, reason)
+            await self._note_end(record, reason)
+        except asyncio.CancelledError:
+            self._note_audit(live, "shutdown")
+            raise
         finally:
             timer.cancel()
             del self._sessions[record.room_id, record.call_id, record.local]
@@ -280,6 +316,10 @@ class CallManager:
             return "internal_error"
         self._counters.call(outcome.outcome.name.lower())
         return outcome.reason
+
+    def _note_audit(self, live: _Live, reason: str) -> None:
+        if live.let_in:
+            self._auditor.session_ended(live.session, live.why or reason)
 
     async def _note_end(self, record: CallRecord, reason: str) -> None:
         try:
@@ -337,6 +377,7 @@ class CallManager:
     def _dismiss(self, live: _Live, code: str, message: str) -> None:
         """Tell the other side why, then end the session; at once where it cannot be told."""
         session = live.session
+        live.why = live.why or message
         if live.links.say_bye(code, message):
             self._clock.call_at(self._clock.monotonic() + GOODBYE_S, lambda: session.feed(call.HangUp("user_hangup")))
         else:

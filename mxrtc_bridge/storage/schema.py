@@ -203,3 +203,22 @@ async def _create_grants(connection: Connection, scheme: Scheme) -> None:
 
 
 UPGRADES.register(_create_grants, description="grants that people give")
+
+
+async def _create_audit(connection: Connection) -> None:
+    await connection.execute(
+        """CREATE TABLE audit (
+            number  BIGINT PRIMARY KEY,
+            digest  TEXT   NOT NULL,
+            at_ms   BIGINT NOT NULL,
+            user_id TEXT,
+            peer    TEXT,
+            line    TEXT   NOT NULL
+        )"""
+    )
+    await connection.execute("CREATE INDEX audit_user ON audit (user_id, number)")
+    await connection.execute("CREATE INDEX audit_peer ON audit (peer, number)")
+    await connection.execute("CREATE INDEX audit_time ON audit (at_ms)")
+
+
+UPGRADES.register(_create_audit, description="audit")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
+from mxrtc_bridge.storage.audit import AuditStore
 from mxrtc_bridge.storage.calls import CallStore
 from mxrtc_bridge.storage.certificates import CertificateStore
 from mxrtc_bridge.storage.crypto import CryptoStore
@@ -30,6 +31,7 @@ class Stores:
     crypto: CryptoStore
     requests: RequestStore
     grants: GrantStore
+    audit: AuditStore
 
     async def prune(self, now_ms: int) -> int:
         """Forget what is too old or too much, everywhere; to be called about once an hour. Returns the rows."""
@@ -39,6 +41,7 @@ class Stores:
             + await self.crypto.prune(now_ms)
             + await self.requests.prune(now_ms)
             + await self.grants.prune(now_ms)
+            + await self.audit.prune(now_ms)
         )
 
 
@@ -68,4 +71,5 @@ def _stores(database: Database) -> Stores:
         crypto=CryptoStore(database),
         requests=RequestStore(database),
         grants=GrantStore(database),
+        audit=AuditStore(database),
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from mxrtc_bridge.core.command_text import command_words
 from mxrtc_bridge.core.command_values import Mistake, Names
 from mxrtc_bridge.core.commands import parse_command
@@ -23,10 +25,11 @@ def test_every_example_of_the_page_is_a_command() -> None:
         assert not isinstance(parse_command(words, Names("example.org"), admin=True), Mistake), example
 
 
-def test_every_line_of_the_access_page_is_a_command() -> None:
-    page = (chat_commands_page.PAGE.parent.parent / "how-to" / "access.md").read_text()
+@pytest.mark.parametrize(("name", "least"), [("access.md", 9), ("audit.md", 3)])
+def test_every_line_of_a_how_to_page_is_a_command(name: str, least: int) -> None:
+    page = (chat_commands_page.PAGE.parent.parent / "how-to" / name).read_text()
     lines = re.findall(r"^> (.+)$", page, re.MULTILINE)
-    assert len(lines) > 8
+    assert len(lines) >= least
     for line in lines:
         words = command_words(line, direct=True)
         assert words is not None

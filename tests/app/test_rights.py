@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mxrtc_bridge.app.audited import MAX_DENIED, ServiceAudit
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.grants import Claimant, GrantTable, StoredGrant
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.core.policy import Allow, Deny, Service, Subject, parse_subject
 from tests.config.samples import GOOD, load
+from tests.fakes import Records
 
 NOW = 1_700_000_000_000
 ADMIN = UserId("@admin:example.org")
@@ -197,10 +199,35 @@ def test_only_what_could_be_given_may_be_asked_for() -> None:
 
 def test_a_grant_for_one_session_belongs_to_the_first_that_uses_it() -> None:
     each = rights(config(grantable={"ssh": ["*"]}), [stored(1, "@alice:example.org", once=True)])
-    first, second = each.gate(PEER, ALICE), each.gate(PEER, ALICE)
+    first, second = (each.gate(PEER, ALICE, ServiceAudit(Records(), lambda: NOW, ALICE, PEER)) for _ in range(2))
     assert first.open(SERVICES[0]) is not None
     assert second.open(SERVICES[0]) is None
     assert first.open(SERVICES[0]) is not None, "as often as it likes"
+
+
+async def test_what_is_used_and_what_is_denied_is_written_down_each_denial_once() -> None:
+    records = Records()
+    each = rights(config([("@alice:example.org", "ssh")]))
+    gate = each.gate(PEER, ALICE, ServiceAudit(records, lambda: NOW, ALICE, PEER))
+    grant = gate.open(SERVICES[0])
+    assert grant is not None
+    assert await gate.recorded(SERVICES[0], grant.rule)
+    records.durable = False
+    assert not await gate.recorded(SERVICES[0], grant.rule)
+    for _ in range(3):
+        gate.refused(SERVICES[1])
+        gate.refused(SERVICES[0])
+    for number in range(100):
+        gate.refused(ServiceName(f"guess{number}"))
+    found = [(record.service, record.allowed, record.rule) for record in records.all]
+    assert found[:4] == [
+        ("ssh", True, "g0"),
+        ("ssh", True, "g0"),
+        ("web", False, "no grant"),
+        ("ssh", False, "not in this way"),
+    ]
+    assert len(found) == 2 + MAX_DENIED + 1
+    assert found[-1] == (None, False, f"and more than {MAX_DENIED} others")
 
 
 def test_rooms_that_any_rule_names_are_followed() -> None:

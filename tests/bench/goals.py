@@ -53,6 +53,12 @@ GOALS = (
         for who in ("allowed", "denied", "a stranger", "a call")
     ),
     Goal("1,000 sessions, us for a page of who", ("people", "who, a page", "slowest_of_100_us"), at_most=50_000),
+    *(
+        Goal(
+            f"100,000 records, ms for a page of the log: {what}", ("people", "audit", "log page, ms", what), at_most=250
+        )
+        for what in ("the newest", "of a user", "of a peer")
+    ),
     Goal("10,000 grants, us for a page of them", ("people", "grants, a page", "slowest_of_100_us"), at_most=50_000),
 )
 

@@ -11,21 +11,28 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from mxrtc_bridge.app.audit import Audit
+from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.app.desk import Desk
 from mxrtc_bridge.app.given_grants import GivenGrants
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.config import Config, parse_config
+from mxrtc_bridge.config.settings import AuditSettings
+from mxrtc_bridge.core.audit import NO_LINES, AuditKind, AuditRecord, entry_after
 from mxrtc_bridge.core.grants import GrantTable, StoredGrant
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.core.policy import Allow, Deny, Service, parse_subject
 from mxrtc_bridge.core.quota import CallLimits
+from mxrtc_bridge.storage.audit import AuditQuery, AuditStore
 from mxrtc_bridge.storage.stores import open_stores
 from tests.engine.test_calls import PEER as CALLED
 from tests.engine.test_calls import Bridge, running
+from tests.fakes import Records
 
 GRANTS = 10_000
 SESSIONS = 1_000
 DECISIONS = 2_000
+RECORDS = 100_000
 SERVER = "example.org"
 ADMIN = UserId(f"@admin:{SERVER}")
 HOUR_MS = 3_600_000
@@ -75,6 +82,7 @@ async def measure_people(folder: Path) -> dict[str, object]:
             config=lambda: rights.config,
             rooms_of=lambda _user: (),
             changed=lambda: None,
+            audited=Audited(Records(), lambda: 0, time.monotonic),
             wall_ms=lambda: int(time.time() * 1000),
         )
         rights.given = given
@@ -84,7 +92,57 @@ async def measure_people(folder: Path) -> dict[str, object]:
             invites_per_minute=SESSIONS,
             invites_per_minute_of_server=SESSIONS,
         )
-        return {**results, **await _lists(bridge, given)}
+        return {**results, **await _lists(bridge, given), "audit": await _audit(stores.audit, folder)}
+
+
+async def _audit(store: AuditStore, folder: Path) -> dict[str, object]:
+    """What a decision costs that waits for the disk, alone and among many, and a page of the log."""
+    head, number = NO_LINES, 0
+    while number < RECORDS:
+        entries = []
+        for _ in range(1000):
+            number += 1
+            user = f"@u{number % 500}:{SERVER}"
+            record = AuditRecord(AuditKind.CALL, number, user=user, peer=CALLED, allowed=True, rule="bench")
+            entries.append(entry_after(head, record))
+            head = entries[-1].head
+        await store.add(entries)
+    audit = Audit(
+        store,
+        AuditSettings(folder / "audit.jsonl", 1 << 26, 3),
+        wall_ms=lambda: int(time.time() * 1000),
+        tell_admins=lambda _text: None,
+        mirror=lambda _number, _record: None,
+    )
+    await audit.start()
+    writing = asyncio.create_task(audit.run())
+    record = AuditRecord(AuditKind.CALL, 0, user=str(ADMIN), peer=CALLED, allowed=True, rule="bench")
+    started = time.perf_counter()
+    for _ in range(200):
+        assert await audit.record(record)
+    alone_us = (time.perf_counter() - started) / 200 * 1e6
+    started = time.perf_counter()
+    assert all(await asyncio.gather(*(audit.record(record) for _ in range(2000))))
+    together_us = (time.perf_counter() - started) / 2000 * 1e6
+    pages = {}
+    for name, query in {
+        "the newest": AuditQuery(),
+        "of a user": AuditQuery(user=f"@u7:{SERVER}"),
+        "of a peer": AuditQuery(peer=CALLED),
+    }.items():
+        started = time.perf_counter()
+        for page in range(1, 21):
+            await audit.page(query, page, 20)
+        pages[name] = (time.perf_counter() - started) / 20 * 1000
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    await audit.close()
+    return {
+        "records": RECORDS,
+        "decision alone, us": alone_us,
+        "among 2000, us each": together_us,
+        "log page, ms": pages,
+    }
 
 
 def _decisions(rights: Rights, given: GivenGrants) -> dict[str, object]:
@@ -113,6 +171,13 @@ def _decisions(rights: Rights, given: GivenGrants) -> dict[str, object]:
     return found
 
 
+class NoPages:
+    """The log is measured by itself."""
+
+    async def page(self, query: AuditQuery, number: int, rows: int) -> tuple[list[tuple[int, AuditRecord]], int]:
+        raise NotImplementedError((query, number, rows))
+
+
 async def _lists(bridge: Bridge, given: GivenGrants) -> dict[str, object]:
     async with running(bridge):
         for number in range(SESSIONS):
@@ -126,7 +191,14 @@ async def _lists(bridge: Bridge, given: GivenGrants) -> dict[str, object]:
         async def no_reload() -> str:
             return ""
 
-        desk = Desk(given, bridge.manager, reload=no_reload, monotonic=time.monotonic)
+        desk = Desk(
+            given,
+            bridge.manager,
+            audit=NoPages(),
+            audited=Audited(Records(), lambda: 0, time.monotonic),
+            reload=no_reload,
+            monotonic=time.monotonic,
+        )
         assert (desk.who(1).total, desk.grants(1).total) == (SESSIONS, GRANTS)
         found: dict[str, object] = {}
         for name, work in (("who, a page", desk.who), ("grants, a page", desk.grants)):

@@ -7,6 +7,7 @@ and not from its layout, which differs between its releases.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -45,11 +46,20 @@ def admin_page() -> str:
     return _page("mxrtc-bridge", admin.cli, _ADMIN_HEAD)
 
 
+def _leaves(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield each command with its words; a group of commands is its commands."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _leaves(command, f"{before}{name} ")
+        else:
+            yield before + name, command
+
+
 def _page(name: str, group: click.Group, head: str) -> str:
     top = click.Context(group, info_name=name, auto_envvar_prefix=group.context_settings.get("auto_envvar_prefix"))
     parts = [f"# `{name}`", _NOTE, _sentences(group.help), head.strip(), f"```text\n{name} [OPTIONS] COMMAND ...\n```"]
     parts += [_options(top, group), "What the exit codes mean: [exit codes](exit-codes.md)."]
-    for command_name, command in sorted(group.commands.items()):
+    for command_name, command in sorted(_leaves(group)):
         # Without the prefix: variables for the options of single commands work, but nobody is told to rely on them.
         context = click.Context(command, info_name=command_name)
         usage = " ".join([name, command_name, *command.collect_usage_pieces(context)])

@@ -35,14 +35,20 @@ def test_the_page_leaves_no_command_and_no_option_out(program: str) -> None:
     def printed(*words: str) -> str:
         return subprocess.run([BIN / program, *words, "--help"], capture_output=True, text=True, check=True).stdout
 
-    commands = re.findall(r"^  ([a-z-]+) ", printed().partition("Commands:")[2].partition("\n\n")[0], re.MULTILINE)
-    assert commands
-    assert re.findall(rf"^## `{program} ([a-z-]+)`$", page, re.MULTILINE) == sorted(commands)
-    for words in ([], *([command] for command in commands)):
+    def commands(*words: str) -> list[str]:
+        """All commands that do something, each with the words before it."""
+        listed = printed(*words).partition("Commands:")[2].partition("\n\n")[0]
+        names = re.findall(r"^  ([a-z-]+) ", listed, re.MULTILINE)
+        return [each for name in names for each in commands(*words, name)] if names else [" ".join(words)]
+
+    found = commands()
+    assert len(found) > 5
+    assert re.findall(rf"^## `{program} ([a-z -]+)`$", page, re.MULTILINE) == sorted(found)
+    for words in ([], *(command.split() for command in found)):
         options = set(
             re.findall(r"(?<![\w-])--[a-z-]+", printed(*words).partition("Options:")[2].partition("Commands:")[0])
         )
-        section = page.partition(f"## `{program} {words[0]}`")[2].partition("\n## ")[0] if words else page
+        section = page.partition(f"## `{program} {' '.join(words)}`")[2].partition("\n## ")[0] if words else page
         assert {option for option in options - {"--help", "--version"} if f"`{option}`" not in section} == set()
 
 

@@ -31,6 +31,7 @@ from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.calls import CallManager, CallSettings
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.ports import CallRecord
+from mxrtc_bridge.engine.session import Session
 from tests.engine.test_links import Connector, Gate, NoFiles
 from tests.fakes import FakePeer, RecordingCounters, joined_peers
 
@@ -93,6 +94,9 @@ class Bridge:
         self.open: dict[CallId, CallRecord] = {}
         self.ended: dict[CallId, str] = {}
         self.told: list[UserId] = []
+        self.durable = True
+        self.decided: list[tuple[UserId, bool, str]] = []
+        self.audited_ends: list[tuple[UserId, str]] = []
         self.peers: list[Peer] = []
         self.fate = "works"
         self.changes_at: int | None = None
@@ -108,6 +112,7 @@ class Bridge:
             make_links=lambda _local, _remote: AcceptorLinks(
                 gate=self.gate, connector=Connector(), files=NoFiles(), clock=self.clock, counters=self.counters
             ),
+            auditor=self,
             refused=self.say_refused,
             new_party_id=lambda: PartyId("ours"),
             counters=self.counters,
@@ -125,6 +130,13 @@ class Bridge:
 
     def may_call(self, user: UserId, _local: UserId) -> Decision:
         return Deny("test") if user in self.denied else Allow("test")
+
+    async def call_decided(self, session: Session, *, allowed: bool, rule: str) -> bool:
+        self.decided.append((session.remote, allowed, rule))
+        return self.durable
+
+    def session_ended(self, session: Session, reason: str) -> None:
+        self.audited_ends.append((session.remote, reason))
 
     def next_change(self) -> int | None:
         return self.changes_at
@@ -220,6 +232,26 @@ async def test_denied_user_is_rejected_without_a_peer_connection(bridge: Bridge)
     assert bridge.sent[0].reason is None  # type: ignore[union-attr]
     assert bridge.peers == []
     assert bridge.told == [ALICE]
+
+
+async def test_every_decision_is_written_down_before_it_takes_effect(bridge: Bridge) -> None:
+    await bridge.invite("c1")
+    await bridge.until(connected(bridge))
+    bridge.denied.add(ALICE)
+    await bridge.invite("c2")
+    await bridge.until(lambda: len(bridge.manager.sessions) == 1)
+    assert bridge.decided == [(ALICE, True, "test"), (ALICE, False, "test")]
+    bridge.manager.end_sessions(lambda _session: True, "kicked by a test")
+    await bridge.until(lambda: not bridge.manager.sessions)
+    assert bridge.audited_ends == [(ALICE, "kicked by a test")], "one that was never let in has no end"
+
+
+async def test_nobody_is_let_in_whose_admission_cannot_be_written_down(bridge: Bridge) -> None:
+    bridge.durable = False
+    await bridge.invite()
+    await bridge.until(lambda: bool(bridge.sent) and not bridge.manager.sessions)
+    assert [(type(message), message.reason) for message in bridge.sent] == [(Reject, "user_busy")]  # type: ignore[union-attr]
+    assert (bridge.peers, bridge.refusals(), bridge.audited_ends) == ([], ["audit"], [])
 
 
 @pytest.mark.parametrize("members", [None, frozenset({PEER}), frozenset({PEER, ALICE, BOB}), frozenset({PEER, BOB})])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 
 import pytest
 
@@ -33,9 +34,19 @@ class Gate:
             "few": Grant(TARGET, raw=False, max_streams=2),
             "idle": Grant(TARGET, raw=False, idle_s=60.0),
         }
+        self.durable = True
+        self.used: list[tuple[str, str]] = []
+        self.denied: list[str] = []
 
     def open(self, service: ServiceName) -> Grant | None:
         return self.services.get(service)
+
+    async def recorded(self, service: ServiceName, rule: str) -> bool:
+        self.used.append((service, rule))
+        return self.durable
+
+    def refused(self, service: ServiceName) -> None:
+        self.denied.append(service)
 
     def listing(self) -> Listing:
         return [(PEER, tuple(ServiceName(name) for name in sorted(self.services)))]
@@ -164,6 +175,20 @@ async def test_stream_to_what_is_not_allowed_is_refused_without_a_hint(session: 
     assert how.outcome in (stream.Outcome.REFUSED, stream.Outcome.LOST)
     assert local.events == ["reset"]
     assert session.connector.sinks == []
+
+
+async def test_what_is_used_and_what_is_denied_is_written_down_before_anything_is_connected(session: Session) -> None:
+    session.gate.services["ssh"] = replace(session.gate.services["ssh"], rule="by test")
+    await open_stream(session, "ssh")
+    assert session.gate.used == [("ssh", "by test")]
+    session.opener.open_stream(ServiceName("secret"), FakeSink())
+    await session.settle()
+    assert session.gate.denied == ["secret"]
+    session.gate.durable = False
+    opened = session.opener.open_stream(ServiceName("ssh"), FakeSink())
+    await session.settle()
+    assert (opened.finished.result().outcome, opened.finished.result().code) == (stream.Outcome.REFUSED, "unavailable")
+    assert len(session.connector.sinks) == 1
 
 
 @pytest.mark.parametrize("failure", list(TargetFailure))

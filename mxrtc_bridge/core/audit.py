@@ -1,0 +1,237 @@
+"""The audit: who was let in to what and by which rule, as a chain of lines that nobody changes unseen.
+
+A line is one JSON object, ASCII, with sorted keys and no spaces. It has a number (``n``), one more than that of the
+line before, and the SHA-256 of the line before (``prev``, without the line's end; 64 zeros before the first). So a
+line that is changed, taken out, put in or moved breaks the chain at the line behind it. What no chain can show by
+itself is a change of its last line, or its absence: for that, :class:`Head` of the chain is kept elsewhere as well.
+
+What a record can hold is bounded and listed in :class:`AuditRecord`; there is no field for addresses, contents or
+secrets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any
+
+from mxrtc_bridge.core.display import display
+from mxrtc_bridge.core.errors import MxrtcError
+
+MAX_LINE_BYTES = 16384
+MAX_REASON = 300
+"""Columns of a reason, which people may have written."""
+_ZERO = "0" * 64
+
+
+class AuditKind(Enum):
+    """What has happened."""
+
+    START = "start"
+    """The bridge begins to take calls. Sessions of the run before have ended."""
+    STOP = "stop"
+    CALL = "call"
+    """A call was decided: may the user reach the peer at all."""
+    SERVICE = "service"
+    """The use of a service was decided: a stream or a transfer of files."""
+    END = "end"
+    """A session has ended."""
+    REQUEST = "request"
+    """Somebody asks for access, or takes that back."""
+    ANSWER = "answer"
+    """An admin has answered a request."""
+    GRANT = "grant"
+    """A grant was given."""
+    GRANT_END = "grant_end"
+    """A given grant was revoked, has been used up or has ended by itself."""
+    KICK = "kick"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RELOAD = "reload"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One thing that has happened; what does not apply is None."""
+
+    kind: AuditKind
+    at_ms: int
+    """Wall-clock milliseconds since 1970."""
+    user: str | None = None
+    """Whom it is about: the caller, or the subject of a grant."""
+    peer: str | None = None
+    service: str | None = None
+    allowed: bool | None = None
+    rule: str | None = None
+    """By which rule it was decided."""
+    by: str | None = None
+    """Who did it, if not the user."""
+    session: int | None = None
+    """Number of the session, since the last start."""
+    grant: int | None = None
+    request: int | None = None
+    until_ms: int | None = None
+    """When a grant ends."""
+    path: str | None = None
+    """Kind of the path, direct or relayed; never an address."""
+    lasted_ms: int | None = None
+    """How long the session was connected."""
+    sent: int | None = None
+    """Payload bytes to the user."""
+    received: int | None = None
+    reason: str | None = None
+
+
+_FIELDS = {each.name for each in fields(AuditRecord)}
+_TEXTS = {"user", "peer", "service", "rule", "by", "path", "reason"}
+_NUMBERS = {"at_ms", "session", "grant", "request", "until_ms", "lasted_ms", "sent", "received"}
+MAX_NUMBER = 2**53 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The last line of a chain."""
+
+    number: int
+    digest: str
+    """SHA-256 of the line, in hexadecimal."""
+
+
+NO_LINES = Head(0, _ZERO)
+
+
+class ChainError(MxrtcError):
+    """A line is not what the chain says it must be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the chain."""
+
+    line: str
+    """As it stands in the file, without its end."""
+    head: Head
+    previous: str
+    record: AuditRecord
+
+
+def entry_after(head: Head, record: AuditRecord) -> Entry:
+    """Write a record as the line behind ``head``."""
+    content: dict[str, Any] = {"n": head.number + 1, "prev": head.digest}
+    for each in fields(AuditRecord):
+        value = getattr(record, each.name)
+        if value is not None:
+            content[each.name] = _bounded(value)
+    line = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    return Entry(line, Head(head.number + 1, hashlib.sha256(line.encode()).hexdigest()), head.digest, record)
+
+
+def read_line(line: bytes) -> Entry:
+    """Read a line, without its end.
+
+    Raises:
+        ChainError: it cannot be one.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        raise ChainError(f"it has {len(line)} bytes; the limit is {MAX_LINE_BYTES}")
+    try:
+        text = line.decode("ascii")
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ChainError("it is not JSON") from None
+    if not isinstance(content, dict):
+        raise ChainError("it is not an object")
+    number, previous = content.pop("n", None), content.pop("prev", None)
+    if not _is_number(number) or number < 1:
+        raise ChainError("its number is missing")
+    if not isinstance(previous, str) or len(previous) != len(_ZERO):
+        raise ChainError("the hash of the line before is missing")
+    return Entry(text, Head(number, hashlib.sha256(line).hexdigest()), previous, _record(content))
+
+
+def read_chain(lines: Iterable[bytes]) -> Iterator[Entry]:
+    """Read lines that follow each other; the first may have any number, because older files may be gone.
+
+    Raises:
+        ChainError: a line does not fit to the one before; names it.
+    """
+    last: Head | None = None
+    for place, line in enumerate(lines, 1):
+        try:
+            entry = read_line(line)
+            problem = _misfit(last, entry)
+        except ChainError as error:
+            problem = str(error)
+        if problem is not None:
+            raise ChainError(f"line {place}: {problem}")
+        last = entry.head
+        yield entry
+
+
+def _misfit(last: Head | None, entry: Entry) -> str | None:
+    """Why a line cannot stand behind another one; None if it can."""
+    if last is None:
+        return "the first line of all has one before it" if entry.head.number == 1 and entry.previous != _ZERO else None
+    if entry.head.number != last.number + 1:
+        return f"its number is {entry.head.number}, behind {last.number}: lines are missing or moved"
+    if entry.previous != last.digest:
+        return "the line before it is not the one that stood there when it was written"
+    return None
+
+
+def check_head(entries: Iterable[Entry], head: Head) -> int:
+    """Read a chain to its end and compare it with what was kept elsewhere; returns the number of lines.
+
+    Lines behind ``head`` are none of its business: they were written after it was read.
+
+    Raises:
+        ChainError: a line is wrong, or the chain does not reach or does not hold ``head``.
+    """
+    count, last = 0, NO_LINES
+    for entry in entries:
+        count, last = count + 1, entry.head
+        if last.number == head.number and last.digest != head.digest:
+            raise ChainError(f"the line with number {head.number} is not the one that the database knows")
+    if last.number < head.number:
+        raise ChainError(f"it ends with number {last.number}; the database knows {head.number}: lines are missing")
+    return count
+
+
+def _bounded(value: object) -> object:
+    if isinstance(value, AuditKind):
+        return value.value
+    if isinstance(value, str):
+        return display(value, MAX_REASON)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return max(0, min(value, MAX_NUMBER))
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NUMBER
+
+
+def _record(content: dict[str, Any]) -> AuditRecord:
+    unknown = content.keys() - _FIELDS
+    if unknown:
+        raise ChainError(f"it has a field {min(unknown)[:40]!a} that no record has")
+    for name, value in content.items():
+        right = (
+            isinstance(value, str)
+            if name in _TEXTS or name == "kind"
+            else _is_number(value)
+            if name in _NUMBERS
+            else isinstance(value, bool)
+        )
+        if not right:
+            raise ChainError(f"its field {name} is of the wrong type")
+    if "at_ms" not in content:
+        raise ChainError("its time is missing")
+    try:
+        kind = AuditKind(content.pop("kind", None))
+    except ValueError:
+        raise ChainError("its kind is none that there is") from None
+    return AuditRecord(kind=kind, **content)
