@@ -15,14 +15,14 @@ from typing import Protocol
 
 from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.app.desk import Desk
-from mxrtc_bridge.app.given_grants import GrantError
+from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.core.command_text import PREFIX, say_duration
 from mxrtc_bridge.core.command_values import RequestAccess
 from mxrtc_bridge.core.display import display
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.grants import MAX_FOR_S, MIN_FOR_S
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId, is_local
 from mxrtc_bridge.core.policy import Allow, Service, user_subject
 from mxrtc_bridge.core.requests import (
     Answer,
@@ -143,15 +143,25 @@ class AccessRequests:
         self._tell_admins(judged, f"Request {number} was withdrawn.")
         return f"I have taken request {number} back."
 
+    async def waiting(self) -> list[Request]:
+        """The requests that wait for an answer, the oldest first.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        now_ms = self._wall_ms()
+        return [each for each in await self._store.open_requests() if expired(each, now_ms, self._limits) is None]
+
     async def answer(self, number: int, answer: Answer, by: UserId, *, for_s: int | None = None, why: str = "") -> str:
         """Decide a request; returns what the admin is told.
 
         Raises:
+            DeskError: it cannot be decided so.
             StorageError: the database does not take it.
         """
         request = await self._store.get(number)
         if request is None:
-            return f"There is no request {number}."
+            raise DeskError(f"There is no request {number}.")
         return await self._decide(request, answer, by, for_s, why)
 
     async def open_of(self, user: UserId) -> list[Request]:
@@ -179,9 +189,12 @@ class AccessRequests:
         request = await self._store.by_notice(target)
         if request is None:
             return
-        outcome = await self._decide(request, answer, by, None, "")
-        if not request.is_open or outcome.startswith("That"):
-            self._tell_admins(request, outcome)
+        try:
+            await self._decide(request, answer, by, None, "")
+        except DeskError as error:
+            # Whoever is no admin gets no word.
+            if by in self._rights.config.admins:
+                self._tell_admins(request, str(error))
 
     async def expire(self) -> None:
         """End the requests that nobody has answered in time, and tell those who asked.
@@ -219,12 +232,14 @@ class AccessRequests:
     async def _decide(self, request: Request, answer: Answer, by: UserId, for_s: int | None, why: str) -> str:
         await self._expire(request)
         now_ms = self._wall_ms()
-        judged = decide(request, answer, by, now_ms, admins=self._rights.config.admins, limits=self._limits)
+        # Whoever is at the machine could write themselves into the configuration as well.
+        admins = self._rights.config.admins | ({by} if is_local(by) else frozenset())
+        judged = decide(request, answer, by, now_ms, admins=admins, limits=self._limits)
         if isinstance(judged, Refused):
-            return judged.reason
+            raise DeskError(judged.reason)
         if not await self._store.settle(judged):
             now = await self._store.get(request.number)
-            return f"Request {request.number} {said(now) if now is not None else 'is gone'} already."
+            raise DeskError(f"Request {request.number} {said(now) if now is not None else 'is gone'} already.")
         if answer is not Answer.DENY:
             try:
                 await self._desk.give(
@@ -235,9 +250,9 @@ class AccessRequests:
                     reason=request.because,
                     once=answer is Answer.ALLOW_ONCE,
                 )
-            except (GrantError, StorageError) as error:
+            except (DeskError, StorageError) as error:
                 await self._store.reopen(request.number)
-                return f"That did not work: {error} Request {request.number} is open again."
+                raise DeskError(f"That did not work: {error} Request {request.number} is open again.") from error
         outcome = said(judged)
         log.info("= request %d %s", request.number, outcome)
         self._audited.answered(judged, judged.state.value + (f": {why}" if why else ""), by)

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from mxrtc_bridge.app.access_requests import AccessRequests
 from mxrtc_bridge.app.check import check
-from mxrtc_bridge.app.desk import Desk, Page, SessionRow
-from mxrtc_bridge.app.given_grants import GrantError
+from mxrtc_bridge.app.desk import PAGE_ROWS, Desk, Page, SessionRow
+from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.config import Config, Finding, Level
 from mxrtc_bridge.core.answers import Answer, Code, Line, Link, answer, item, say, text
 from mxrtc_bridge.core.audit import AuditRecord
@@ -23,6 +23,7 @@ from mxrtc_bridge.core.command_values import (
     KickSession,
     KickUser,
     ListGrants,
+    ListRequests,
     ListSessions,
     Pause,
     ReloadConfig,
@@ -31,17 +32,32 @@ from mxrtc_bridge.core.command_values import (
     RevokeGrant,
     ShowLog,
 )
-from mxrtc_bridge.core.display import size_words
+from mxrtc_bridge.core.display import display, size_words
 from mxrtc_bridge.core.grants import StoredGrant
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.policy import Service
 from mxrtc_bridge.core.requests import Answer as Decision
+from mxrtc_bridge.core.requests import Request
 from mxrtc_bridge.storage.audit import AuditQuery
 
 Check = Callable[[Config], Awaitable[list[Finding]]]
 
 ADMINS_VERBS = frozenset(
-    {"grants", "grant", "revoke", "who", "kick", "log", "check", "reload", "pause", "resume", "allow", "deny"}
+    [
+        "grants",
+        "grant",
+        "revoke",
+        "who",
+        "kick",
+        "log",
+        "check",
+        "reload",
+        "pause",
+        "resume",
+        "requests",
+        "allow",
+        "deny",
+    ]
 )
 """Verbs that are carried out here."""
 
@@ -75,11 +91,17 @@ class AdminCommands:
     async def carry_out(self, command: Command, by: UserId) -> Answer:
         """Do what an admin has said."""
         try:
-            return await self._carry_out(command, by)
-        except GrantError as error:
+            return await self.do(command, by)
+        except DeskError as error:
             return say(str(error))
 
-    async def _carry_out(self, command: Command, by: UserId) -> Answer:  # noqa: C901, PLR0911, PLR0912 - a table
+    async def do(self, command: Command, by: UserId) -> Answer:  # noqa: C901, PLR0911, PLR0912 - a table
+        """Do it.
+
+        Raises:
+            DeskError: it cannot be done.
+            StorageError: the database cannot be used.
+        """
         match command:
             case ListGrants(page=page):
                 return self._grants(self._desk.grants(page))
@@ -90,15 +112,23 @@ class AdminCommands:
                 return await self._revoke(name, by)
             case RevokeAccess(subject=subject, peer=peer_of, service=service_of):
                 gone = await self._desk.revoke_all(subject, peer_of, service_of, by)
-                return say(f"Taken back: {_numbers(gone)}." if gone else f"Nothing was given to {subject}.")
+                if not gone:
+                    raise DeskError(f"Nothing was given to {subject}.")
+                return say(f"Taken back: {_numbers(gone)}.")
+            case ListRequests():
+                return self._waiting(await self._requests.waiting())
             case ListSessions(page=page):
                 return self._who(self._desk.who(page))
             case KickSession(session=number, because=because):
                 count = self._desk.kick(by, number=int(number), reason=because) if number.isdecimal() else 0
-                return say(f"Ended session {number}." if count else f"There is no session {number}.")
+                if not count:
+                    raise DeskError(f"There is no session {number}.")
+                return say(f"Ended session {number}.")
             case KickUser(user=user, because=because):
                 count = self._desk.kick(by, user=user, reason=because)
-                return say(f"Ended {count} of {user}." if count else f"{user} has no live session.")
+                if not count:
+                    raise DeskError(f"{user} has no live session.")
+                return say(f"Ended {count} of {user}.")
             case ShowLog(user=user_of, peer=peer_of, since_s=since_s, page=page):
                 since_ms = None if since_s is None else self._wall_ms() - since_s * 1000
                 return _log(await self._desk.log(AuditQuery(user_of, peer_of, since_ms), page), command)
@@ -117,13 +147,13 @@ class AdminCommands:
                 return say(await self._requests.answer(number_of, decision, by, for_s=length))
             case DenyRequest(number=number_of, because=because):
                 return say(await self._requests.answer(number_of, Decision.DENY, by, why=because))
-        return say("I do not do this here.")
+        raise DeskError("I do not do this here.")
 
     async def _revoke(self, name: str, by: UserId) -> Answer:
         if not name.isdecimal():
             if any(grant.id == name for grant in self._config().grants):
-                return say(f"{name} is a grant of the configuration; take it out there, then ", Code("reload"), ".")
-            return say(f"There is no grant {name}.")
+                raise DeskError(f"{name} is a grant of the configuration; take it out there, then reload.")
+            raise DeskError(f"There is no grant {name}.")
         grant = await self._desk.revoke(int(name), by)
         return say(f"Taken back: {self._line(grant)}.")
 
@@ -133,6 +163,20 @@ class AdminCommands:
             return answer(text("No grants have been given."), in_config)
         lines = (item(f"{grant.number}: {self._line(grant)}") for grant in page.rows)
         return answer(text(f"Given grants in force ({page.total}):"), *lines, *_where(page, "grants"), in_config)
+
+    def _waiting(self, requests: list[Request]) -> Answer:
+        if not requests:
+            return say("No request waits for an answer.")
+        lines = (
+            item(
+                f"{each.number}: ",
+                Link(each.user, each.user),
+                f" asks for {self._peer(each.peer)}/{each.service} for {say_duration(each.for_s)}"
+                + (f' "{display(each.because, 300)}"' if each.because else ""),
+            )
+            for each in requests[:PAGE_ROWS]
+        )
+        return answer(text(f"Requests that wait for an answer ({len(requests)}):"), *lines)
 
     def _who(self, page: Page[SessionRow]) -> Answer:
         paused = [text("New sessions are refused (", Code("resume"), ").")] if self._desk.paused else []

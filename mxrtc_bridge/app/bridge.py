@@ -22,8 +22,9 @@ from mxrtc_bridge.app.given_grants import GivenGrants
 from mxrtc_bridge.app.named_rooms import NamedRooms
 from mxrtc_bridge.app.people import People
 from mxrtc_bridge.app.private_events import PrivateEvents
+from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.app.rights import Rights
-from mxrtc_bridge.config import Config, load_config
+from mxrtc_bridge.config import Config, UnixListen, load_config
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError, StorageError
 from mxrtc_bridge.core.event_codec import parse_message
 from mxrtc_bridge.core.events import EVENT_TYPES, CallEvent
@@ -55,6 +56,7 @@ from mxrtc_bridge.sinks.targets import TargetConnector
 from mxrtc_bridge.storage.certificates import CertificateStore
 from mxrtc_bridge.storage.stores import Stores, open_stores
 from mxrtc_bridge.web.appservice import AppserviceEndpoint
+from mxrtc_bridge.web.control import SOCKET_MODE, control_application
 from mxrtc_bridge.web.metrics import metrics_application
 from mxrtc_bridge.web.server import Server
 
@@ -200,6 +202,10 @@ class Bridge:
                 await stack.enter_async_context(
                     Server(metrics_application(self._metrics.render), config.metrics_listen)
                 )
+            if config.control_socket is not None:
+                control = control_application(self._people.control.handle, DeskError)
+                listen = UnixListen(str(config.control_socket))
+                await stack.enter_async_context(Server(control, listen, unix_mode=SOCKET_MODE))
             try:
                 async with asyncio.TaskGroup() as tasks:
                     living = tasks.create_task(self._live(reload), name="bridge")
@@ -360,7 +366,7 @@ class Bridge:
             return f"The configuration is in force: {len(config.peers)} peers, {len(config.grants)} grants."
 
     async def _take_over(self, config: Config) -> None:
-        for name in ("homeserver", "appservice", "database", "audit", "metrics_listen", "log_level"):
+        for name in ("homeserver", "appservice", "database", "audit", "control_socket", "metrics_listen", "log_level"):
             if getattr(config, name) != getattr(self._config, name):
                 log.warning("a change of %s takes effect after a restart only", name)
         self._rights.config = config

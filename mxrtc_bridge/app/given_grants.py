@@ -13,9 +13,10 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 
 from mxrtc_bridge.app.audited import Audited
+from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.command_text import say_duration
-from mxrtc_bridge.core.errors import MxrtcError, StorageError
+from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.grants import (
     MAX_FOR_S,
     MAX_GRANTS,
@@ -36,7 +37,7 @@ RETRY_S = 5.0
 """After the database did not take what has ended."""
 
 
-class GrantError(MxrtcError):
+class GrantError(DeskError):
     """A grant cannot be given or taken back; the sentence is for the admin who tried."""
 
 

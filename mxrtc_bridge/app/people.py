@@ -9,6 +9,7 @@ from mxrtc_bridge.app.admin_commands import AdminCommands
 from mxrtc_bridge.app.audit import Audit
 from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.app.chat import Chat
+from mxrtc_bridge.app.control import Control
 from mxrtc_bridge.app.desk import Desk
 from mxrtc_bridge.app.given_grants import GivenGrants
 from mxrtc_bridge.app.rights import Rights
@@ -93,6 +94,7 @@ class People:
             monotonic=clock.monotonic,
             wall_ms=clock.wall_ms,
         )
+        self.control = Control(self.desk, admins, self._requests, chat.names, clock.wall_ms)
         self._conversation = Conversation(
             homeserver, chat, is_own=rights.config.claims, wall_ms=clock.wall_ms, monotonic=clock.monotonic
         )

@@ -31,6 +31,7 @@ from rich.text import Text
 from mxrtc_bridge import __version__
 from mxrtc_bridge.cli.admin_audit import audit_command
 from mxrtc_bridge.cli.admin_check import check_command
+from mxrtc_bridge.cli.admin_control import COMMANDS
 from mxrtc_bridge.cli.admin_files import files_command
 from mxrtc_bridge.cli.admin_init import init_command
 from mxrtc_bridge.config import Config, load_config
@@ -84,6 +85,8 @@ def cli() -> None:
 cli.add_command(init_command)
 cli.add_command(check_command)
 cli.add_command(audit_command)
+for each in COMMANDS:
+    cli.add_command(each)
 cli.add_command(files_command)
 
 

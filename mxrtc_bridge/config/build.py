@@ -252,3 +252,26 @@ def build_audit(section: models.AuditSection, beside: Path, folder: Path) -> Aud
     """
     file = beside / AUDIT_FILE if section.file is None else folder / section.file
     return AuditSettings(file, section.max_size, section.keep)
+
+
+CONTROL_SOCKET = "control.sock"
+_MAX_SOCKET_BYTES = 107
+"""Of the path of a unix socket (unix(7), sun_path)."""
+
+
+def build_control(section: models.ControlSection, beside: Path, folder: Path, complain: Complain) -> Path | None:
+    """Say where the control socket is, or None where there is none.
+
+    Args:
+        section: the section.
+        beside: the folder of the database, where it lies by default.
+        folder: what relative paths are relative to.
+        complain: told each mistake.
+    """
+    if not section.enabled:
+        return None
+    path = (beside / CONTROL_SOCKET if section.socket is None else folder / section.socket).absolute()
+    if len(bytes(path)) > _MAX_SOCKET_BYTES:
+        complain(("control", "socket"), f"{quoted(str(path))} is longer than {_MAX_SOCKET_BYTES} bytes; choose another")
+        return None
+    return path

@@ -65,6 +65,7 @@ _EXAMPLE: dict[str, Any] = {
     "ice": {"port_range": Off([50000, 50999]), "remote": {}},
     "limits": {},
     "audit": {"file": Off("audit.jsonl")},
+    "control": {"socket": Off("control.sock")},
     "encryption": {
         "key": Off(f"{TOKEN}-encryption-key"),
         "key_file": Off("encryption.key"),

@@ -148,6 +148,9 @@ class _Reader:
         encryption = None
         if database is not None and "encryption" in sections:
             encryption = build_encryption(sections["encryption"], database, folder, environ, complain)
+        control_socket = None
+        if database is not None and "control" in sections:
+            control_socket = build.build_control(sections["control"], beside(database, folder), folder, complain)
         self._check_exposure()
         if (
             encryption is None
@@ -172,6 +175,7 @@ class _Reader:
             limits=build.build_limits(sections["limits"]),
             encryption=encryption,
             audit=build.build_audit(sections["audit"], beside(database, folder), folder),
+            control_socket=control_socket,
             metrics_listen=sections["metrics"].listen and parse_listen(sections["metrics"].listen),
             log_level=sections["logging"].level,
             tests=rules.make_tests(sections["tests"], peers),

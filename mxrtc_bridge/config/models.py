@@ -351,6 +351,15 @@ class AuditSection(Section):
     """Full files that are kept; the oldest is removed first."""
 
 
+class ControlSection(Section):
+    """The socket by which `mxrtc-bridge who`, `grant`, `kick` and so on talk to the running bridge."""
+
+    enabled: bool = True
+    """Whether there is one."""
+    socket: FilePath | None = None
+    """Where; without it, control.sock beside the database file. Only the bridge's user and root are answered."""
+
+
 class MetricsSection(Section):
     """Counters for Prometheus; they hold no user ids."""
 
@@ -402,6 +411,8 @@ class Root(Section):
     """End-to-end encryption: each peer has a device of its own, signed by the peer's own identity."""
     audit: AuditSection = AuditSection()
     """Who was let in to what, as a chain of lines that nobody changes unseen; the database holds them as well."""
+    control: ControlSection = ControlSection()
+    """The socket by which `mxrtc-bridge who`, `grant`, `kick` and so on talk to the running bridge."""
     metrics: MetricsSection = MetricsSection()
     """Counters for Prometheus; they hold no user ids."""
     logging: LoggingSection = LoggingSection()

@@ -206,6 +206,8 @@ class Config:
     limits: LimitSettings
     encryption: EncryptionSettings
     audit: AuditSettings
+    control_socket: Path | None
+    """Where the admin's command line reaches the running bridge; None for nowhere."""
     metrics_listen: Listen | None
     log_level: str
     tests: tuple[PolicyTest, ...]

@@ -158,6 +158,11 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class ListRequests:
+    """The requests that wait for an answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class AllowRequest:
     """Allow a request, for one session or for a time (None: the time that was asked for)."""
 
@@ -195,6 +200,7 @@ Command = (
     | ReloadConfig
     | Pause
     | Resume
+    | ListRequests
     | AllowRequest
     | DenyRequest
 )

@@ -26,6 +26,7 @@ from mxrtc_bridge.core.command_values import (
     KickUser,
     ListGrants,
     ListPeers,
+    ListRequests,
     ListSessions,
     Mistake,
     Names,
@@ -368,6 +369,14 @@ COMMANDS: tuple[CommandForm, ...] = (
         "end your live sessions, or those with one peer",
         _close_sessions,
         examples=("close", "close build"),
+    ),
+    CommandForm(
+        "requests",
+        "requests",
+        "what waits for an answer",
+        _alone("requests", ListRequests()),
+        admin=True,
+        examples=("requests",),
     ),
     CommandForm(
         "allow",

@@ -17,6 +17,8 @@ CallId = NewType("CallId", str)
 PartyId = NewType("PartyId", str)
 ServiceName = NewType("ServiceName", str)
 
+LOCAL = "local:"
+"""In front of the name of somebody who acts on the bridge's own machine, where otherwise a user id stands."""
 MAX_ID_CHARS = 255
 """Limit for every Matrix identifier (specification, appendices)."""
 
@@ -26,6 +28,16 @@ _ROOM_ID = re.compile(r"![!-~]{1,254}")
 _EVENT_ID = re.compile(r"\$[!-~]{1,254}")
 _OPAQUE_ID = re.compile(r"[!-~]{1,255}")
 _SERVICE = re.compile(r"[a-z0-9._-]{1,63}")
+
+
+def local_admin(name: str) -> UserId:
+    """Stand-in for a user id where somebody acts on the bridge's own machine; no user id begins like it."""
+    return UserId(f"{LOCAL}{name[: MAX_ID_CHARS - len(LOCAL)]}")
+
+
+def is_local(user: UserId) -> bool:
+    """Whether this is such a stand-in."""
+    return user.startswith(LOCAL)
 
 
 def _parse(kind: str, pattern: re.Pattern[str], value: object) -> str:

@@ -32,6 +32,7 @@ from mxrtc_bridge.core.command_values import (
     Help,
     ListGrants,
     ListPeers,
+    ListRequests,
     ListSessions,
     Mistake,
     Names,
@@ -72,7 +73,7 @@ FAILED_TEXT = "That did not work; the bridge's log says why."
 TIMEOUT_TEXT = "That took too long, and I have given up waiting for it."
 
 # What only looks may be answered late; what changes something is not done twice.
-_HARMLESS = (Help, ListPeers, ShowStatus, ShowHow, ListGrants, ListSessions, ShowLog, CheckBridge)
+_HARMLESS = (Help, ListPeers, ShowStatus, ShowHow, ListGrants, ListRequests, ListSessions, ShowLog, CheckBridge)
 
 
 class Rank(Enum):

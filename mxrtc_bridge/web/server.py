@@ -73,8 +73,9 @@ _http_log.addFilter(_HttpLogFilter())
 class Server:
     """A running server; use it as an async context manager, or call :meth:`start` and :meth:`stop`."""
 
-    def __init__(self, application: web.Application, listen: Listen) -> None:
+    def __init__(self, application: web.Application, listen: Listen, *, unix_mode: int = UNIX_MODE) -> None:
         self._listen = listen
+        self._unix_mode = unix_mode
         self._bound = False
         application.on_response_prepare.append(_name_server)
         self._runner = web.AppRunner(
@@ -116,7 +117,7 @@ class Server:
         await self._runner.setup()
         try:
             if isinstance(self._listen, UnixListen):
-                await web.SockSite(self._runner, _bind_unix(self._listen.path)).start()
+                await web.SockSite(self._runner, _bind_unix(self._listen.path, self._unix_mode)).start()
                 self._bound = True
             else:
                 await web.TCPSite(self._runner, self._listen.host, self._listen.port).start()
@@ -136,7 +137,7 @@ class Server:
             _remove_socket(self._listen.path)
 
 
-def _bind_unix(path: str) -> socket.socket:
+def _bind_unix(path: str, mode: int) -> socket.socket:
     """Bind a unix socket in place of one that an earlier run left; anything else of this name is left alone."""
     if _is_in_use(path):
         raise OSError(errno.EADDRINUSE, "another program listens there")
@@ -144,7 +145,7 @@ def _bind_unix(path: str) -> socket.socket:
     try:
         _remove_socket(path)
         # Narrow from the start: between bind and a later chmod somebody else could connect.
-        old = os.umask(0o777 & ~UNIX_MODE)
+        old = os.umask(0o777 & ~mode)
         try:
             listening.bind(path)
         finally:

@@ -145,8 +145,8 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
     ("a missing key", changed("homeserver", to={"address": "http://x.test"}),
      "line 2: homeserver.domain: this key is missing"),
     ("an unknown section", changed("grant", to=[]),
-     ("line 7: grant: unknown key; allowed here: admins, appservice, audit, database, deny, encryption, grants, "
-     "groups, homeserver, ice, limits, logging, metrics, peers, policy_lists, rooms, tests, version; "
+     ("line 7: grant: unknown key; allowed here: admins, appservice, audit, control, database, deny, encryption, "
+     "grants, groups, homeserver, ice, limits, logging, metrics, peers, policy_lists, rooms, tests, version; "
      "did you mean 'grants'?")),
     ("an unknown key", changed("logging", to={"levle": "info"}),
      "line 7: logging.levle: unknown key; allowed here: level; did you mean 'level'?"),

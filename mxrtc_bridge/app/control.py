@@ -1,0 +1,116 @@
+"""What the admin's command line asks of the running bridge: the commands of a chat, with rows instead of sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from enum import Enum
+
+from mxrtc_bridge.app.access_requests import AccessRequests
+from mxrtc_bridge.app.admin_commands import ADMINS_VERBS, AdminCommands
+from mxrtc_bridge.app.desk import Desk, Page, SessionRow
+from mxrtc_bridge.app.refusals import DeskError
+from mxrtc_bridge.core.answers import pages
+from mxrtc_bridge.core.audit import AuditRecord
+from mxrtc_bridge.core.audit_words import describe
+from mxrtc_bridge.core.command_values import ListGrants, ListRequests, ListSessions, Mistake, Names, ShowLog
+from mxrtc_bridge.core.commands import COMMANDS, parse_command
+from mxrtc_bridge.core.grants import StoredGrant
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.requests import Request
+from mxrtc_bridge.storage.audit import AuditQuery
+
+_OTHER_VERBS = frozenset(form.verb for form in COMMANDS) - ADMINS_VERBS
+
+
+class Control:
+    """See the head of this module.
+
+    Args:
+        desk: does what is asked for.
+        admins: words what cannot be shown as rows.
+        requests: for access.
+        names: what short names stand for.
+        wall_ms: milliseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        admins: AdminCommands,
+        requests: AccessRequests,
+        names: Callable[[], Names],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self._desk = desk
+        self._admins = admins
+        self._requests = requests
+        self._names = names
+        self._wall_ms = wall_ms
+
+    async def handle(self, by: UserId, words: tuple[str, ...]) -> dict[str, object]:
+        """Carry out a command; returns ``rows`` with their page, or what was ``said``.
+
+        Raises:
+            DeskError: it is no command, or cannot be done.
+            StorageError: the database cannot be used.
+        """
+        command = parse_command(words, self._names(), admin=True, missing=_OTHER_VERBS)
+        match command:
+            case Mistake(problem=problem, usage=usage):
+                raise DeskError(problem + (f" Usage: {usage}" if usage else ""))
+            case ListSessions(page=page):
+                found = self._desk.who(page)
+                return {**_page(found), "rows": [_row(each) for each in found.rows], "paused": self._desk.paused}
+            case ListGrants(page=page):
+                given = self._desk.grants(page)
+                return {**_page(given), "rows": [_grant(each) for each in given.rows]}
+            case ShowLog(user=user, peer=peer, since_s=since_s, page=page):
+                since_ms = None if since_s is None else self._wall_ms() - since_s * 1000
+                log = await self._desk.log(AuditQuery(user, peer, since_ms), page)
+                return {**_page(log), "rows": [_record(number, record) for number, record in log.rows]}
+            case ListRequests():
+                waiting = await self._requests.waiting()
+                return {"page": 1, "pages": 1, "total": len(waiting), "rows": [_request(each) for each in waiting]}
+        said = await self._admins.do(command, by)
+        return {"said": "\n".join(page.plain for page in pages(said))}
+
+
+def _page(page: Page[SessionRow] | Page[StoredGrant] | Page[tuple[int, AuditRecord]]) -> dict[str, object]:
+    return {"page": page.number, "pages": page.pages, "total": page.total}
+
+
+def _row(value: object) -> dict[str, object]:
+    return {each.name: getattr(value, each.name) for each in fields(value)}  # type: ignore[arg-type]
+
+
+def _grant(grant: StoredGrant) -> dict[str, object]:
+    return {
+        "number": grant.number,
+        "subject": str(grant.subject),
+        "peer": grant.service.peer,
+        "service": grant.service.name,
+        "giver": grant.giver,
+        "since_ms": grant.since_ms,
+        "until_ms": grant.until_ms,
+        "once": grant.once,
+        "reason": grant.reason,
+    }
+
+
+def _record(number: int, record: AuditRecord) -> dict[str, object]:
+    values = {name: value for name, value in _row(record).items() if value is not None}
+    plain = {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
+    return {"number": number, **plain, "words": describe(record)}
+
+
+def _request(request: Request) -> dict[str, object]:
+    return {
+        "number": request.number,
+        "user": request.user,
+        "peer": request.peer,
+        "service": request.service,
+        "for_s": request.for_s,
+        "because": request.because,
+        "asked_ms": request.asked_ms,
+    }

@@ -1,0 +1,133 @@
+"""The control socket: a unix socket that the admin's command line talks to.
+
+Only the user that runs the bridge and root get an answer: the file is open to its owner alone, and the kernel says who
+is at the other end (``SO_PEERCRED``), whatever became of the mode of the file.
+
+One path, ``POST /v1/command`` with ``{"words": [...]}``: the words of a command as in a chat. The answer is an object;
+with a status of 400 and above it has ``error``, a sentence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector, web
+
+from mxrtc_bridge.core.errors import LocalError, MxrtcError
+from mxrtc_bridge.core.ids import UserId, local_admin
+
+MAX_BODY = 64 * 1024
+MAX_WORDS = 200
+MAX_WORD_CHARS = 4096
+MAX_ANSWER = 4 * 1024 * 1024
+TIMEOUT_S = 60.0
+SOCKET_MODE = 0o600
+PATH = "/v1/command"
+
+log = logging.getLogger(__name__)
+
+Handle = Callable[[UserId, tuple[str, ...]], Awaitable[Mapping[str, object]]]
+
+
+def control_application(handle: Handle, refusal: type[MxrtcError]) -> web.Application:
+    """Make the application; serve it with :data:`SOCKET_MODE`.
+
+    Args:
+        handle: carries out words for somebody.
+        refusal: what it raises with a sentence for whoever asked.
+    """
+
+    async def command(request: web.Request) -> web.Response:  # noqa: PLR0911 - one row for each outcome
+        uid = _peer_uid(request)
+        if uid is None or uid not in (0, os.geteuid()):
+            log.warning("! somebody else than the bridge's user or root was at the control socket")
+            return _error(403, "this socket is for the user that runs the bridge, and for root")
+        words = _words(await request.read())
+        if words is None:
+            return _error(400, "this is not a list of words")
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return web.json_response(await handle(local_admin(_name(uid)), words))
+        except refusal as error:
+            return _error(409, str(error))
+        except MxrtcError as error:
+            return _error(503, str(error))
+        except TimeoutError:
+            return _error(504, f"it takes longer than {TIMEOUT_S:g} s; it may still be done")
+        except Exception:
+            log.exception("! a command at the control socket failed")
+            return _error(500, "that did not work; the bridge's log says why")
+
+    application = web.Application(client_max_size=MAX_BODY)
+    application.router.add_post(PATH, command)
+    return application
+
+
+async def ask(path: str, words: tuple[str, ...]) -> tuple[int, dict[str, object]]:
+    """Have the running bridge carry out a command; returns the status and the answer.
+
+    Raises:
+        LocalError: no bridge answers there.
+    """
+    try:
+        async with (
+            ClientSession(connector=UnixConnector(path), timeout=ClientTimeout(total=TIMEOUT_S + 5)) as session,
+            session.post(f"http://bridge{PATH}", json={"words": words}) as response,
+        ):
+            body = await response.content.read(MAX_ANSWER + 1)
+            answer = json.loads(body)
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise LocalError(f"the bridge is not running, or not with this configuration: nobody is at {path}") from error
+    except PermissionError as error:
+        raise LocalError(f"{path} is for the user that runs the bridge, and for root") from error
+    except (ClientError, OSError, ValueError, TimeoutError) as error:
+        if isinstance(error.__cause__ or error, FileNotFoundError | ConnectionRefusedError):
+            raise LocalError(
+                f"the bridge is not running, or not with this configuration: nobody is at {path}"
+            ) from error
+        if isinstance(error.__cause__ or error, PermissionError):
+            raise LocalError(f"{path} is for the user that runs the bridge, and for root") from error
+        raise LocalError(f"the bridge did not answer as it should: {type(error).__name__}") from error
+    if not isinstance(answer, dict):
+        raise LocalError("the bridge did not answer as it should")
+    return response.status, answer
+
+
+def _peer_uid(request: web.Request) -> int | None:
+    transport = request.transport
+    peer = None if transport is None else transport.get_extra_info("socket")
+    if peer is None:
+        return None
+    _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return int(uid)
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _words(body: bytes) -> tuple[str, ...] | None:
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    words = content.get("words") if isinstance(content, dict) else None
+    if not isinstance(words, list) or not 1 <= len(words) <= MAX_WORDS:
+        return None
+    if not all(isinstance(word, str) and len(word) <= MAX_WORD_CHARS for word in words):
+        return None
+    return tuple(words)
+
+
+def _error(status: int, text: str) -> web.Response:
+    return web.json_response({"error": text}, status=status)

@@ -1,0 +1,167 @@
+"""What an admin does at the bridge's own machine, through the control socket of a real bridge."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from mxrtc_bridge.demo.processes import ManagedProcess
+from tests.e2e.test_access import Stream
+from tests.e2e.test_outages import exchange
+from tests.e2e.world import BIN, DOMAIN, World, echo
+
+pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
+
+ALICE, BUILD = f"@alice:{DOMAIN}", f"@rtc_build:{DOMAIN}"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        world = await World.start(tmp_path_factory.mktemp("control"), stack)
+        await world.serve("echo", echo, grantable_to=[ALICE])
+        await world.add_user("alice")
+        await world.start_bridge()
+        yield world
+        assert world.bridge is not None
+        await world.bridge.terminate(20)
+        assert "Traceback" not in world.log_text()
+        assert not (world.folder / "control.sock").exists()
+
+
+async def admin(world: World, *args: str, prefix: tuple[str | Path, ...] = ()) -> tuple[int, str, str]:
+    """Run ``mxrtc-bridge``; returns exit code, output and errors."""
+    world._runs += 1
+    command = [*prefix, BIN / "mxrtc-bridge", *args, "-c", world.folder / "config.yaml"]
+    async with ManagedProcess(f"admin-{world._runs}", command, folder=world.folder) as process:
+        code = await process.wait(30)
+        return code, process.output("stdout").decode(), process.output("stderr").decode()
+
+
+async def rows(world: World, *args: str) -> list[dict[str, object]]:
+    code, out, err = await admin(world, *args, "--json")
+    assert code == 0, err
+    return [json.loads(line) for line in out.splitlines()]
+
+
+async def connected(world: World) -> Stream:
+    process, port = await world.connect("alice", "build/echo", "-L", "0")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await exchange(reader, writer)
+    return Stream(process, reader, writer)
+
+
+async def test_grant_use_see_kick_and_revoke(world: World) -> None:
+    assert await rows(world, "grants") == []
+    code, out, err = await admin(world, "grant", ALICE, "build/echo", "--for", "2h", "--because", "a test: it's <b>")
+    assert code == 0, err
+    assert out.startswith(f"Grant 1: {ALICE} may use build/echo for")
+    (grant,) = await rows(world, "grants")
+    assert grant["giver"].startswith("local:")  # type: ignore[attr-defined]
+    assert (grant["subject"], grant["reason"]) == (ALICE, "a test: it's <b>")
+    stream = await connected(world)
+    (session,) = await rows(world, "who")
+    assert (session["user"], session["peer"], session["streams"]) == (ALICE, BUILD, 1)
+    code, out, _ = await admin(world, "who")
+    assert (code, ALICE in out, "direct" in out) == (0, True, True)
+    code, out, err = await admin(world, "kick", str(session["number"]), "--because", "the backup starts")
+    assert code == 0, err
+    await stream.cut(5, "an admin has ended this session: the backup starts")
+
+    stream = await connected(world)
+    code, out, err = await admin(world, "revoke", ALICE)
+    assert (code, out) == (0, "Taken back: grant 1.\n"), err
+    await stream.cut(5, "your right")
+    code, _, err = await admin(world, "revoke", ALICE)
+    assert (code, "Nothing was given" in err) == (1, True)
+
+    what = [row["words"] for row in await rows(world, "log", "--since", "1h")]
+    assert any("has kicked session" in words and "local:" in words for words in what)  # type: ignore[operator]
+    assert any(f"grant 1 of {ALICE}" in words and "revoked by local:" in words for words in what)  # type: ignore[operator]
+
+
+async def test_pause_resume_and_reload(world: World) -> None:
+    assert (await admin(world, "grant", ALICE, "build/echo", "--for", "1h"))[0] == 0
+    assert (await admin(world, "pause"))[0] == 0
+    _, _, err = await admin(world, "who")
+    assert "New sessions are refused" in err
+    code, _, _ = await world.run_mxrtc("alice", "ping", "build", "-c", "1")
+    assert code != 0
+    assert (await admin(world, "resume"))[0] == 0
+    code, _, said = await world.run_mxrtc("alice", "ping", "build", "-c", "1")
+    assert code == 0, said
+    code, out, _ = await admin(world, "reload")
+    assert (code, "is in force" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("args", "wanted"),
+    [
+        (("kick", "99"), "There is no session 99"),
+        (("kick", "@nobody:example.test"), "no live session"),
+        (("kick", "!"), "is not the id of a session"),
+        (("grant", "nobody", "build/echo", "--for", "1h"), "is not a subject"),
+        (("grant", ALICE, "build/echo", "--for", "1y"), "After for, a time is wanted"),
+        (("grant", ALICE, "build/none", "--for", "1h"), "There is no such service"),
+        (("grant", f"server:{DOMAIN}", "build/echo", "--for", "1h"), "grantable_to"),
+        (("revoke", "77"), "no grant 77"),
+        (("allow", "9"), "There is no request 9"),
+        (("log", "--since", "yesterday"), "a time is wanted"),
+    ],
+)
+async def test_what_cannot_be_done_is_said_in_a_sentence(world: World, args: tuple[str, ...], wanted: str) -> None:
+    code, out, err = await admin(world, *args)
+    assert (code, out, wanted in err) == (1, "", True), err
+    assert "Traceback" not in err
+
+
+async def test_only_the_bridges_user_and_root_are_answered(world: World) -> None:
+    path = world.folder / "control.sock"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    if os.geteuid():
+        pytest.skip("this needs root, to become somebody else")
+    try:
+        # Even where the mode of the file would let them.
+        for folder in (*reversed(world.folder.parents), world.folder):
+            if str(folder).startswith("/tmp/pytest"):
+                folder.chmod(folder.stat().st_mode | 0o055)
+        path.chmod(0o666)
+        nobody = await asyncio.create_subprocess_exec(
+            "python3", "-c", CONNECT, str(path), stdout=asyncio.subprocess.PIPE, user=65534, group=65534, cwd="/"
+        )
+        printed, _ = await nobody.communicate()
+        assert b" 403 " in printed, printed
+    finally:
+        path.chmod(0o600)
+    assert world.bridge is not None
+    await world.bridge.wait_for_line("somebody else than the bridge's user or root", 10)
+
+
+CONNECT = """
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+body = b'{"words": ["pause"]}'
+head = b"POST /v1/command HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n"
+s.sendall(head + b"Content-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+print(s.recv(4096).decode())
+"""
+
+
+async def test_without_a_bridge_it_says_so_and_a_dead_socket_is_replaced(world: World) -> None:
+    assert world.bridge is not None
+    world.bridge.kill()
+    await world.bridge.wait(10)
+    assert (world.folder / "control.sock").exists(), "a kill leaves it"
+    code, _, err = await admin(world, "who")
+    assert (code, "the bridge is not running" in err) == (1, True), err
+    await world.start_bridge()
+    assert await rows(world, "who") == []

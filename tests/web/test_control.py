@@ -1,0 +1,123 @@
+"""The control socket: who is answered, and what is no command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession, UnixConnector
+
+from mxrtc_bridge.config import UnixListen
+from mxrtc_bridge.core.errors import LocalError, MxrtcError, StorageError
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.web import control as module
+from mxrtc_bridge.web.control import MAX_BODY, MAX_WORD_CHARS, MAX_WORDS, SOCKET_MODE, ask, control_application
+from mxrtc_bridge.web.server import Server
+
+
+class RefusedError(MxrtcError):
+    """What was asked for cannot be done."""
+
+
+class Desk:
+    def __init__(self) -> None:
+        self.asked: list[tuple[UserId, tuple[str, ...]]] = []
+        self.failure: BaseException | None = None
+
+    async def handle(self, by: UserId, words: tuple[str, ...]) -> Mapping[str, object]:
+        self.asked.append((by, words))
+        if self.failure is not None:
+            raise self.failure
+        return {"said": "done"}
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+async def path(tmp_path: Path, desk: Desk) -> AsyncIterator[str]:
+    where = str(tmp_path / "control.sock")
+    application = control_application(desk.handle, RefusedError)
+    async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE):
+        yield where
+
+
+async def test_words_reach_the_desk_with_who_has_said_them(path: str, desk: Desk) -> None:
+    assert await ask(path, ("grant", "@a:b", "x y")) == (200, {"said": "done"})
+    ((by, words),) = desk.asked
+    assert words == ("grant", "@a:b", "x y")
+    assert by.startswith("local:")
+    assert Path(path).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "text"),
+    [
+        (RefusedError("There is no session 4."), 409, "There is no session 4."),
+        (StorageError("the database is away"), 503, "the database is away"),
+        (RuntimeError("a defect with a secret"), 500, "that did not work; the bridge's log says why"),
+    ],
+)
+async def test_failures_are_sentences(path: str, desk: Desk, failure: Exception, status: int, text: str) -> None:
+    desk.failure = failure
+    assert await ask(path, ("who",)) == (status, {"error": text})
+
+
+async def test_what_takes_too_long_is_given_up(path: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.01)
+
+    async def slow(by: UserId, words: tuple[str, ...]) -> Mapping[str, object]:
+        await asyncio.Event().wait()
+        return {}
+
+    monkeypatch.setattr(desk, "handle", slow)
+    where = path.replace("control", "slow")
+    async with Server(control_application(desk.handle, RefusedError), UnixListen(where), unix_mode=SOCKET_MODE):
+        status, _ = await ask(where, ("who",))
+    assert status == 504
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"3",
+        b"{}",
+        b"nonsense",
+        b"[" * 20_000,
+        json.dumps({"words": "who"}).encode(),
+        json.dumps({"words": []}).encode(),
+        json.dumps({"words": [1]}).encode(),
+        json.dumps({"words": ["x"] * (MAX_WORDS + 1)}).encode(),
+        json.dumps({"words": ["x" * (MAX_WORD_CHARS + 1)]}).encode(),
+        b" " * (MAX_BODY + 1),
+    ],
+)
+async def test_what_is_no_list_of_words_is_refused(path: str, desk: Desk, body: bytes) -> None:
+    async with (
+        ClientSession(connector=UnixConnector(path)) as session,
+        session.post("http://x/v1/command", data=body) as answer,
+    ):
+        assert answer.status in (400, 413)
+    assert desk.asked == []
+
+
+async def test_somebody_else_gets_no_answer(path: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_peer_uid", lambda _request: os.geteuid() + 1)
+    status, answer = await ask(path, ("pause",))
+    assert (status, "for the user that runs the bridge" in str(answer["error"])) == (403, True)
+    monkeypatch.setattr(module, "_peer_uid", lambda _request: None)
+    assert (await ask(path, ("pause",)))[0] == 403
+    assert desk.asked == []
+
+
+async def test_where_nobody_listens_it_is_said(tmp_path: Path) -> None:
+    with pytest.raises(LocalError, match="the bridge is not running"):
+        await ask(str(tmp_path / "nothing.sock"), ("who",))
