@@ -24,6 +24,7 @@ from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.grants import MAX_FOR_S, MIN_FOR_S
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, is_local
 from mxrtc_bridge.core.policy import Allow, Service, user_subject
+from mxrtc_bridge.core.request_words import ALREADY, asked_words, decided_words, unanswered_words
 from mxrtc_bridge.core.requests import (
     Answer,
     Refused,
@@ -113,7 +114,7 @@ class AccessRequests:
             StorageError: the database does not take it.
         """
         if isinstance(self._rights.decide(user, command.peer, command.service)[0], Allow):
-            return "You may use this already."
+            return ALREADY
         if not self._rights.may_ask(user, command.peer, command.service):
             return None
         admins = self._admin_room()
@@ -227,7 +228,7 @@ class AccessRequests:
             if isinstance(taken_back, Request):
                 await self._store.settle(taken_back)
             return "The admins could not be told just now; please try again."
-        return f"I have asked the admins (request {number}). You will be told here what they say."
+        return asked_words(number)
 
     async def _decide(self, request: Request, answer: Answer, by: UserId, for_s: int | None, why: str) -> str:
         await self._expire(request)
@@ -256,15 +257,10 @@ class AccessRequests:
         outcome = said(judged)
         log.info("= request %d %s", request.number, outcome)
         self._audited.answered(judged, judged.state.value + (f": {why}" if why else ""), by)
-        length = say_duration(for_s or request.for_s)
         self._tell_admins(judged, f"Request {request.number} of {request.user} {outcome}.")
         self._tell_asker(
             request,
-            f"Your request {request.number} for {self._named(request)} {outcome.partition(' by ')[0]}"
-            + {Answer.ALLOW: f" for {length}.", Answer.ALLOW_ONCE: f", for one session within {length}."}.get(
-                answer, "."
-            )
-            + (f" {display(why, 300)}" if why else ""),
+            decided_words(judged, self._named(request), answer, for_s or request.for_s, display(why, 300)),
         )
         return f"Request {request.number} {outcome}."
 
@@ -294,9 +290,7 @@ class AccessRequests:
     async def _expire(self, request: Request) -> None:
         ended = expired(request, self._wall_ms(), self._limits)
         if ended is not None and await self._store.settle(ended):
-            self._tell_asker(
-                request, f"Nobody has answered your request {request.number} for {self._named(request)} in time."
-            )
+            self._tell_asker(request, unanswered_words(request, self._named(request)))
 
     def _named(self, request: Request) -> str:
         peer = self._rights.config.peers.get(request.peer)

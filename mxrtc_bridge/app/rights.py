@@ -13,9 +13,9 @@ from mxrtc_bridge.app.audited import ServiceAudit
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.grants import Claimant, GrantTable, StoredGrant
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
-from mxrtc_bridge.core.policy import Allow, Decision, Deny, RoomSubject, Subject, subjects_of
+from mxrtc_bridge.core.policy import Allow, Decision, Deny, RoomSubject, Service, Subject, subjects_of
 from mxrtc_bridge.engine.acceptor import Grant
-from mxrtc_bridge.engine.control_link import Listing
+from mxrtc_bridge.engine.control_link import Expiries, Listing
 
 
 class Given(Protocol):
@@ -57,7 +57,10 @@ class Rights:
         denial = self.denial(user)
         if denial is not None:
             return denial
-        return Allow("directory") if self._services(user) else Deny("no grant")
+        if self._services(user):
+            return Allow("directory")
+        # Somebody must be there to ask.
+        return Allow("may ask") if self.could_ask_for_anything(user) else Deny("no grant")
 
     def denial(self, user: UserId) -> Deny | None:
         """Why ``user`` may use nothing, whatever is granted: by the configuration or a policy list; else None."""
@@ -145,6 +148,20 @@ class Rights:
             for peer, services in sorted(wanted.items())
         ]
 
+    def expiries(self, user: UserId, local: UserId) -> Expiries:
+        """When what :meth:`listing` has ends by itself; what has no end is left out."""
+        rooms, now_ms = self.rooms_of(user), self._wall_ms()
+        ends: dict[Service, int | None] = dict(self.config.policy().ends(user, now_ms, rooms))
+        for grant in self.given_to(user):
+            so_far = ends.get(grant.service, 0)
+            ends[grant.service] = None if so_far is None else max(so_far, grant.until_ms)
+        everything = local == self.config.appservice.bot
+        return {
+            (service.peer, service.name): end
+            for service, end in ends.items()
+            if end is not None and (everything or service.peer == local)
+        }
+
     def _peer_access(self, user: UserId, peer: UserId) -> Decision:
         if (denied := self.denial(user)) is not None:
             return denied
@@ -208,6 +225,9 @@ class Gate:
 
     def listing(self) -> Listing:
         return self._rights.listing(self._user, self._local)
+
+    def expiries(self) -> Expiries:
+        return self._rights.expiries(self._user, self._local)
 
     async def recorded(self, service: ServiceName, rule: str) -> bool:
         return await self._audit.used(service, rule)

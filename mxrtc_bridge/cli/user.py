@@ -200,6 +200,28 @@ def ping(context: Context, peer: str, count: int, interval: float) -> None:
 
 
 @main.command()
+@click.argument("name", metavar="PEER/SERVICE")
+@click.option("--for", "for_time", metavar="TIME", help="How long: 30m, 2h, 3d.")
+@click.option("--because", metavar="TEXT", help="Why; the admins read it.")
+@click.option("--wait", is_flag=True, help="Until the admins have decided.")
+@click.pass_obj
+def request(context: Context, name: str, for_time: str | None, because: str | None, wait: bool) -> None:
+    """Ask the bridge's admins for a service; they answer in the direct chat with the bridge's bot.
+
+    With --wait it ends with 0 once the request is allowed, and with the code for "denied" if it is not.
+    """
+    report = context.report()
+
+    async def work() -> None:
+        from mxrtc_bridge.client import asking, commands  # noqa: PLC0415
+
+        wanted = commands.peer_name(context.state, name)
+        await asking.request(context.state, report, wanted, for_time=for_time, because=because, wait=wait)
+
+    run(report, work)
+
+
+@main.command()
 @click.pass_obj
 def status(context: Context) -> None:
     """Show who is logged in, whether the homeserver answers, and what runs."""

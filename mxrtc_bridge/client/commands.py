@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import statistics
+from datetime import UTC, datetime
 
 from mxrtc_bridge.client.caller import Caller
 from mxrtc_bridge.client.connection import check_finished, list_services_of, only_service, report_connected
@@ -71,10 +72,12 @@ async def list_services(state: StateFolder, report: Report, options: CallOptions
         for each, services in sorted(wanted.items()):
             for service in services:
                 name = f"{caller.name_of(each)}/{service}"
+                until_ms = connection.links.expiries.get((each, service))
                 if report.as_json:
-                    report.say("service", "", name=name, peer=each, service=service)
+                    report.say("service", "", name=name, peer=each, service=service, until=_time(until_ms))
                 else:
-                    print(name, flush=True)  # noqa: T201 - this is the data that was asked for
+                    ends = f"\tuntil {_time(until_ms)}" if until_ms is not None else ""
+                    print(f"{name}{ends}", flush=True)  # noqa: T201 - this is the data that was asked for
         if not any(wanted.values()):
             report.say("nothing", "there is nothing that you may use")
 
@@ -183,6 +186,26 @@ async def status(state: StateFolder, report: Report) -> None:
         report.say("sessions", "no connections are running", running=0)
     if not reachable:
         raise ClientError(code, problem)
+
+
+def _time(at_ms: int | None) -> str | None:
+    """A time for people and programs; None stays None, and so does one that no calendar has."""
+    if at_ms is None:
+        return None
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):
+        return "a time that no calendar has"
+
+
+def peer_name(state: StateFolder, text: str) -> PeerName:
+    """Read the name of a peer, perhaps with a service.
+
+    Raises:
+        ClientError: nobody is logged in.
+        EventError: it is no name.
+    """
+    return _name(state.load_login(), text)
 
 
 def _name(login: Login, text: str) -> PeerName:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import assert_never
 
@@ -47,6 +47,8 @@ REQUEST_BURST = 32
 REQUESTS_PER_S = 4.0
 MAX_LIST_MESSAGES = 1024
 SERVICES_PER_MESSAGE = 32
+ENDING_SERVICES_PER_MESSAGE = 20
+"""Where some have an end, which takes the same place again."""
 """Half of what a receiver must take: with the longest names, the message is still below 4 KiB."""
 
 CAPS = (wire.PROTOCOL_CTL, wire.PROTOCOL_TCP, wire.PROTOCOL_RAW)
@@ -84,6 +86,8 @@ class ListAnswer:
 
     number: int
     entries: tuple[Entry, ...]
+    until: Mapping[tuple[UserId, ServiceName], int] = field(default_factory=dict)
+    """When the right to some of them ends by itself, in wall-clock milliseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,8 @@ class ListReceived:
     """The whole answer to our AskList, one entry for each peer."""
 
     entries: tuple[Entry, ...]
+    until: tuple[tuple[UserId, ServiceName, int], ...] = ()
+    """When the right to some of them ends by itself, in wall-clock milliseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +261,7 @@ class ControlMachine:
         self._list_by: float | None = None
         self._list_messages = 0
         self._listed: dict[UserId, tuple[ServiceName, ...]] = {}
+        self._listed_until: list[tuple[UserId, ServiceName, int]] = []
         self._effects: deque[ControlEffect] = deque()
 
     @property
@@ -310,8 +317,8 @@ class ControlMachine:
             case AskList():
                 self._list_wanted = True
                 self._ask_list(now)
-            case ListAnswer(number=number, entries=entries):
-                self._answer_list(number, entries)
+            case ListAnswer():
+                self._answer_list(event)
             case AskPing():
                 if self._ping_at is not None and not self._pings:
                     self._ping_at = min(self._ping_at, max(now, self._pinged_at + MIN_PING_GAP_S))
@@ -356,8 +363,8 @@ class ControlMachine:
                     raise WireError("out_of_turn", "list came before the last one was answered")
                 self._answering = number
                 self._emit(ListRequested(number))
-            case wire.PeerServices(number=number, peer=peer, services=services):
-                self._peer_listed(number, peer, services)
+            case wire.PeerServices():
+                self._peer_listed(message)
             case wire.ListEnd(number=number):
                 self._list_ended(number)
             case wire.Bye(code=code, message=reason):
@@ -393,35 +400,40 @@ class ControlMachine:
             # Too late already, and another one may not be sent before its end.
             self._emit(ListFailed())
 
-    def _peer_listed(self, number: int, peer: UserId, services: tuple[ServiceName, ...]) -> None:
-        if number != self._list_number:
+    def _peer_listed(self, message: wire.PeerServices) -> None:
+        if message.number != self._list_number:
             raise WireError("out_of_turn", "peer came without a list that asked for it")
         self._list_messages += 1
         if self._list_messages > MAX_LIST_MESSAGES:
             raise WireError("too_long", f"an answer of more than {MAX_LIST_MESSAGES} messages")
-        self._listed[peer] = self._listed.get(peer, ()) + services
+        self._listed[message.peer] = self._listed.get(message.peer, ()) + message.services
+        self._listed_until += [(message.peer, name, until_ms) for name, until_ms in message.until]
 
     def _list_ended(self, number: int) -> None:
         if number != self._list_number:
             raise WireError("out_of_turn", "end came without a list that asked for it")
         if self._list_by is not None:
-            self._emit(ListReceived(tuple(self._listed.items())))
+            self._emit(ListReceived(tuple(self._listed.items()), tuple(self._listed_until)))
         self._list_number = self._list_by = None
         self._list_messages = 0
         self._listed = {}
+        self._listed_until = []
 
-    def _answer_list(self, number: int, entries: tuple[Entry, ...]) -> None:
-        if number != self._answering:
+    def _answer_list(self, answer: ListAnswer) -> None:
+        if answer.number != self._answering:
             return
         self._answering = None
-        parts = [
-            wire.PeerServices(number, peer, services[start : start + SERVICES_PER_MESSAGE])
-            for peer, services in entries
-            for start in range(0, len(services), SERVICES_PER_MESSAGE)
-        ]
-        for part in parts[:MAX_LIST_MESSAGES]:
-            self._say(part)
-        self._say(wire.ListEnd(number))
+        parts: list[wire.PeerServices] = []
+        for peer, services in answer.entries:
+            ends = {name: answer.until[peer, name] for name in services if (peer, name) in answer.until}
+            size = ENDING_SERVICES_PER_MESSAGE if ends else SERVICES_PER_MESSAGE
+            for start in range(0, len(services), size):
+                part = services[start : start + size]
+                until = tuple((name, ends[name]) for name in part if name in ends)
+                parts.append(wire.PeerServices(answer.number, peer, part, until))
+        for message in parts[:MAX_LIST_MESSAGES]:
+            self._say(message)
+        self._say(wire.ListEnd(answer.number))
 
     # Time
 
@@ -455,6 +467,7 @@ class ControlMachine:
     def _end(self, *effects: ControlEffect) -> None:
         self._phase = Phase.ENDED
         self._listed = {}
+        self._listed_until = []
         self._pings = {}
         for effect in effects:
             self._emit(effect)

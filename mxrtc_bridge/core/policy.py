@@ -182,6 +182,16 @@ class Policy:
                     granted.setdefault(service.peer, set()).add(service.name)
         return {peer: tuple(sorted(granted[peer])) for peer in sorted(granted)}
 
+    def ends(self, user: UserId, now_ms: int, rooms: Collection[RoomId] = ()) -> Mapping[Service, int | None]:
+        """When the right of ``user`` to each service that is granted ends by itself; None where it does not."""
+        ends: dict[Service, int | None] = {}
+        for grant in self._grants_for(user, rooms):
+            if grant.in_force(now_ms):
+                for service in grant.services:
+                    so_far = ends.get(service, 0)
+                    ends[service] = None if so_far is None or grant.until_ms is None else max(so_far, grant.until_ms)
+        return ends
+
     def next_change(self, now_ms: int) -> int | None:
         """The next time at which a grant ends by itself, in milliseconds, or None."""
         return min((g.until_ms for g in self._grants if g.until_ms is not None and g.until_ms > now_ms), default=None)

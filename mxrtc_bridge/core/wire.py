@@ -152,6 +152,8 @@ class PeerServices:
     number: int
     peer: UserId
     services: tuple[ServiceName, ...]
+    until: tuple[tuple[ServiceName, int], ...] = ()
+    """When the right to some of them ends by itself, in wall-clock milliseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +232,9 @@ def _fields_of(message: Message) -> Fields:  # noqa: PLR0911, PLR0912, C901 - on
             return {"t": "pong", "n": number}
         case List(number=number):
             return {"t": "list", "n": number}
-        case PeerServices(number=number, peer=peer, services=services):
-            return {"t": "peer", "n": number, "peer": peer, "services": list(services)}
+        case PeerServices(number=number, peer=peer, services=services, until=until):
+            ends: Fields = {"until": dict(until)} if until else {}
+            return {"t": "peer", "n": number, "peer": peer, "services": list(services), **ends}
         case ListEnd(number=number):
             return {"t": "end", "n": number}
         case Bye(code=bye_code, message=text):
@@ -260,7 +263,15 @@ def _read_peer(fields: Fields) -> PeerServices:
         services = tuple(parse_service_name(name) for name in read_items(fields, "services", MAX_SERVICES_PER_MESSAGE))
     except EventError as error:
         raise WireError("bad_field", str(error)) from error
-    return PeerServices(read_count(fields, "n"), peer, services)
+    return PeerServices(read_count(fields, "n"), peer, services, _read_until(fields, services))
+
+
+def _read_until(fields: Fields, services: tuple[ServiceName, ...]) -> tuple[tuple[ServiceName, int], ...]:
+    ends = fields.get("until", {})
+    if not isinstance(ends, dict) or len(ends) > MAX_SERVICES_PER_MESSAGE:
+        refuse("until", ends, f"an object with at most {MAX_SERVICES_PER_MESSAGE} services")
+    # A service that is not in the list has no right that could end.
+    return tuple((name, read_count(ends, name)) for name in services if name in ends)
 
 
 _ERR_CODES = frozenset(code.value for code in ErrCode)

@@ -23,7 +23,7 @@ from mxrtc_bridge.core.raw_stream import RawStreamMachine
 from mxrtc_bridge.core.targets import FilesTarget, Target
 from mxrtc_bridge.core.transfer import AcceptedTransfer
 from mxrtc_bridge.engine.clock import Clock
-from mxrtc_bridge.engine.control_link import ControlLink, Listing
+from mxrtc_bridge.engine.control_link import ControlLink, Expiries, Listing
 from mxrtc_bridge.engine.file_ports import FileServices
 from mxrtc_bridge.engine.file_work import ReceiverHands, SourceHands
 from mxrtc_bridge.engine.links import Line, Links
@@ -63,6 +63,10 @@ class ServiceGate(Protocol):
 
     def listing(self) -> Listing:
         """All that this user may see from here."""
+        ...
+
+    def expiries(self) -> Expiries:
+        """When what the listing has ends by itself."""
         ...
 
     async def recorded(self, service: ServiceName, rule: str) -> bool:
@@ -141,6 +145,7 @@ class AcceptorLinks(Links):
             clock=self._clock,
             listing=self._gate.listing,
             over=self._over,
+            expiries=self._gate.expiries,
         )
 
     def _accept_stream(self, channel: Channel, service: ServiceName) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from mxrtc_bridge.core import control
@@ -19,6 +19,8 @@ log = logging.getLogger("mxrtc_bridge.control")
 ResultT = TypeVar("ResultT")
 
 Listing = Sequence[tuple[UserId, tuple[ServiceName, ...]]]
+Expiries = Mapping[tuple[UserId, ServiceName], int]
+"""Wall-clock milliseconds at which the right to a service ends by itself; one without is not in it."""
 
 TRAFFIC_EVERY_S = 1.0
 """Signs of life from other channels are passed on at most so often: they come with every packet."""
@@ -33,6 +35,7 @@ class ControlLink:
         clock: where time comes from.
         listing: what the other side may use, asked each time; None where we have nothing to list.
         over: called once when the session is of no use any more, with a short word for the log.
+        expiries: when what ``listing`` gives ends by itself.
     """
 
     def __init__(
@@ -43,7 +46,11 @@ class ControlLink:
         clock: Clock,
         listing: Callable[[], Listing] | None,
         over: Callable[[str], None],
+        expiries: Callable[[], Expiries] = dict,
     ) -> None:
+        self.expiries: dict[tuple[UserId, ServiceName], int] = {}
+        """When what was listed last ends by itself, in wall-clock milliseconds; what is missing has no end."""
+        self._tell_expiries = expiries
         self.bye: tuple[str, str] | None = None
         self._channel = channel
         self._clock = clock
@@ -120,8 +127,9 @@ class ControlLink:
                     ping.set_result(seconds)
             case control.ListRequested(number=number):
                 entries = tuple(self._listing()) if self._listing is not None else ()
-                self._driver.feed(control.ListAnswer(number, entries))
-            case control.ListReceived(entries=entries):
+                self._driver.feed(control.ListAnswer(number, entries, self._tell_expiries()))
+            case control.ListReceived(entries=entries, until=until):
+                self.expiries = {(peer, name): until_ms for peer, name, until_ms in until}
                 for answer in _taken(self._lists):
                     answer.set_result(dict(entries))
             case control.ListFailed():

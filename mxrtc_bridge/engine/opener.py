@@ -18,7 +18,7 @@ from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.transfer import opened_transfer
 from mxrtc_bridge.core.transfer_progress import Tally
 from mxrtc_bridge.engine.clock import Clock
-from mxrtc_bridge.engine.control_link import ControlLink
+from mxrtc_bridge.engine.control_link import ControlLink, Expiries
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource, Lister
 from mxrtc_bridge.engine.file_work import Hands, Spawn, hands_for
 from mxrtc_bridge.engine.links import Links
@@ -177,6 +177,11 @@ class OpenerLinks(Links):
         """
         assert self._control is not None
         return await self._control.list_services()
+
+    @property
+    def expiries(self) -> Expiries:
+        """When what was listed last ends by itself."""
+        return {} if self._control is None else self._control.expiries
 
     async def ping(self) -> float:
         """Measure one round trip, in seconds.

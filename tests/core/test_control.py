@@ -192,6 +192,36 @@ def test_list_is_answered_in_messages_that_fit() -> None:
     ]
 
 
+def test_ends_of_rights_are_listed_in_messages_that_fit_and_put_together_again() -> None:
+    driven, asking = Driven(), Driven()
+    driven.hear('{"t":"list","n":2}')
+    long = tuple(ServiceName(f"{number:063d}") for number in range(50))
+    longest_peer = UserId("@" + '"' * 200 + ":" + "s" * 53)
+    until = {(longest_peer, name): 2**53 - 1 for name in long} | {(PEER, ServiceName("ssh")): 5}
+    entries = ((longest_peer, long), (PEER, (ServiceName("ssh"), ServiceName("web"))))
+    effects = driven.feed(control.ListAnswer(2, entries, until))
+    texts = [effect.text for effect in effects if isinstance(effect, control.SendText)]
+    assert all(len(text.encode()) <= wire.MAX_CONTROL_BYTES for text in texts)
+    asking.feed(control.AskList())
+    (received,) = [effect for text in texts for effect in asking.hear(text)]
+    assert received == control.ListReceived(entries, tuple((peer, name, ms) for (peer, name), ms in until.items()))
+
+
+@pytest.mark.parametrize("until", ["5", "[]", '{"ssh":"5"}', '{"ssh":-1}', '{"ssh":1.5}', '{"ssh":null}'])
+def test_an_end_that_is_no_time_is_a_violation(until: str) -> None:
+    asking = Driven()
+    asking.feed(control.AskList())
+    effects = asking.hear(f'{{"t":"peer","n":2,"peer":"{PEER}","services":["ssh"],"until":{until}}}')
+    assert any(isinstance(effect, control.Violated) for effect in effects)
+
+
+def test_an_end_of_what_is_not_listed_means_nothing() -> None:
+    asking = Driven()
+    asking.feed(control.AskList())
+    asking.hear(f'{{"t":"peer","n":2,"peer":"{PEER}","services":["ssh"],"until":{{"web":5,"\u202e":"x"}}}}')
+    assert asking.hear('{"t":"end","n":2}') == [control.ListReceived(((PEER, (ServiceName("ssh"),)),))]
+
+
 def test_list_is_answered_once() -> None:
     driven = Driven()
     driven.hear('{"t":"list","n":5}')

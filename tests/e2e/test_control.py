@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
+from aiohttp import ClientSession
 
 from mxrtc_bridge.demo.processes import ManagedProcess
+from tests.e2e.people import Person
 from tests.e2e.test_access import Stream
 from tests.e2e.test_outages import exchange
-from tests.e2e.world import BIN, DOMAIN, World, echo
+from tests.e2e.world import BIN, DOMAIN, PASSWORD, World, echo
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 
-ALICE, BUILD = f"@alice:{DOMAIN}", f"@rtc_build:{DOMAIN}"
+ALICE, BUILD, BOT = f"@alice:{DOMAIN}", f"@rtc_build:{DOMAIN}", f"@rtcbot:{DOMAIN}"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -29,6 +33,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         world = await World.start(tmp_path_factory.mktemp("control"), stack)
         await world.serve("echo", echo, grantable_to=[ALICE])
         await world.add_user("alice")
+        await world.homeserver.register_user("bob", PASSWORD)
         await world.start_bridge()
         yield world
         assert world.bridge is not None
@@ -86,6 +91,42 @@ async def test_grant_use_see_kick_and_revoke(world: World) -> None:
     what = [row["words"] for row in await rows(world, "log", "--since", "1h")]
     assert any("has kicked session" in words and "local:" in words for words in what)  # type: ignore[operator]
     assert any(f"grant 1 of {ALICE}" in words and "revoked by local:" in words for words in what)  # type: ignore[operator]
+
+
+async def test_a_request_from_the_terminal_to_its_use(world: World) -> None:
+    code, _, said = await world.run_mxrtc("alice", "request", "build/none")
+    assert (code, "There is no" in said) == (3, True), said
+    admins = world.settings.setdefault("rooms", {})
+    code, _, said = await world.run_mxrtc("alice", "request", "build/echo")
+    assert (code, "the room of the admins is not set up" in said) == (3, True), said
+    async with ClientSession() as http:
+        bob = await Person.log_in(world, "bob", http)
+        admins["admin"] = await bob.gather("admins")
+        await bob.ask("POST", f"rooms/{quote(admins['admin'])}/invite", {"user_id": BOT})
+        world.reload()
+        await bob.until_member(admins["admin"], BOT)
+    asking = world.mxrtc("alice", "request", "build/echo", "--for", "1h", "--because", "it is due; no", "--wait")
+    async with asking:
+        await asking.wait_for_line(r"I have asked the admins \(request 1\)", 20)
+        (waiting,) = await rows(world, "requests")
+        assert (waiting["user"], waiting["service"], waiting["for_s"]) == (ALICE, "echo", 3600)
+        assert waiting["because"] == "it is due; no"
+        code, out, err = await admin(world, "allow", "1")
+        assert (code, "was allowed by local:" in out) == (0, True), err
+        assert await asking.wait(10) == 0, asking.tail()
+    code, out_bytes, said = await world.run_mxrtc("alice", "ls")
+    assert re.fullmatch(r"build/echo\tuntil 20\d\d-\d\d-\d\dT[0-9:]+Z\n", out_bytes.decode()), said
+    stream = await connected(world)
+    assert (await admin(world, "revoke", ALICE))[0] == 0
+    await stream.cut(5, "your right")
+    asking = world.mxrtc("alice", "request", "build/echo", "--wait")
+    async with asking:
+        await asking.wait_for_line(r"I have asked the admins \(request 2\)", 20)
+        assert (await admin(world, "deny", "2", "--because", "not now"))[0] == 0
+        assert await asking.wait(10) == 3, asking.tail()
+        assert "was denied. not now" in asking.output("stderr").decode()
+    code, _, said = await world.run_mxrtc("alice", "request", "build/echo", "--for", "1y")
+    assert (code, "After for, a time is wanted" in said) == (3, True), said
 
 
 async def test_pause_resume_and_reload(world: World) -> None:
