@@ -7,7 +7,9 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from mxrtc_bridge.app.encryption import why_impossible
 from mxrtc_bridge.config import Config, Finding, Level
+from mxrtc_bridge.config.settings import EncryptionMode
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, TargetError
 from mxrtc_bridge.core.ice import IcePolicy, IceServer
 from mxrtc_bridge.core.ids import UserId
@@ -42,7 +44,7 @@ class _Answering:
 
 async def check(config: Config) -> list[Finding]:
     """Check all that needs the network; every finding comes with its fix."""
-    findings = [await _check_database(config)]
+    findings = [await _check_database(config), _check_encryption(config)]
     async with Homeserver(
         Transport(config.homeserver.address, config.appservice.as_token, retry=RetryPolicy(total_s=PATIENCE_S))
     ) as homeserver:
@@ -57,6 +59,17 @@ async def _check_database(config: Config) -> Finding:
             return Finding(Level.OK, "the database opens")
     except MxrtcError as error:
         return Finding(Level.FAIL, f"the database does not open: {error}", "correct database: in the configuration")
+
+
+def _check_encryption(config: Config) -> Finding:
+    settings = config.encryption
+    why = why_impossible(settings)
+    if why is None:
+        kept = "the configuration" if settings.key is not None else str(settings.key_file)
+        return Finding(Level.OK, f"encrypted rooms can be understood; the key of all identities is in {kept}")
+    fix = "set encryption.enabled to auto" if settings.mode is EncryptionMode.OFF else "pip install vodozemac"
+    level = Level.FAIL if settings.mode is EncryptionMode.ON else Level.WARN
+    return Finding(level, f"calls from encrypted rooms are not understood: {why}", fix)
 
 
 async def _check_homeserver(config: Config, homeserver: Homeserver) -> AsyncIterator[Finding]:

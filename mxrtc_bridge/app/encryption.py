@@ -19,7 +19,7 @@ from mxrtc_bridge.config.files import write_private
 from mxrtc_bridge.config.secrets import read_secret_file
 from mxrtc_bridge.config.settings import EncryptionMode, EncryptionSettings
 from mxrtc_bridge.core.encryption import Trust
-from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError
+from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.crypto.binding import available
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -58,7 +58,16 @@ LateHandler = Callable[[RoomEvent, "Opened | Undecryptable"], Awaitable[None]]
 class _End:
     rooms: EncryptedRooms
     sync: DeviceSync
+    up: bool = False
+    """Whether its device has been brought up at the homeserver in this run."""
     task: asyncio.Task[None] | None = None
+
+
+def why_impossible(settings: EncryptionSettings) -> str | None:
+    """Why encryption cannot be had, as far as it can be told without the homeserver; None if it can."""
+    if settings.mode is EncryptionMode.OFF:
+        return "encryption.enabled is off"
+    return None if available() else NO_LIBRARY
 
 
 def load_key(settings: EncryptionSettings) -> bytes:
@@ -86,6 +95,7 @@ class Encryption:
         *,
         wall_ms: Callable[[], int],
         to_device: ToDeviceHandler,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Make it; nothing is sent before :meth:`start`.
 
@@ -94,7 +104,9 @@ class Encryption:
             store: remembers all devices.
             wall_ms: milliseconds since the epoch.
             to_device: given what other devices send, one at a time for each of ours.
+            sleep: waits before a device is brought up again.
         """
+        self._sleep = sleep
         self._config = config
         self._store = store
         self._wall_ms = wall_ms
@@ -198,9 +210,15 @@ class Encryption:
             identity=IdentityKeys.derived(self._key, user),
             known_identities=self._config.encryption.identities,
         )
-        await device.start()
         rooms = EncryptedRooms(device, self._store.of(user), Homeserver(self._transport))
         end = _End(rooms, DeviceSync(server, device, self._to_device))
+        try:
+            await device.start()
+            end.up = True
+        except (HomeserverError, StorageError) as error:
+            if isinstance(error, HomeserverError) and not error.retryable:
+                raise
+            log.warning("! the device of %s comes up later: %s", user, error)
         self._ends[user] = end
         if self._tasks is not None:
             end.task = self._tasks.create_task(self._listen(end), name=f"device of {user}")
@@ -216,20 +234,24 @@ class Encryption:
     async def _listen(self, end: _End) -> None:
         while True:
             try:
+                if not end.up:
+                    # It may have been deleted at the homeserver: then a new one takes its place.
+                    await end.rooms.device.start()
+                    end.up = True
                 await end.sync.run()
             except (HomeserverError, LocalError) as error:
-                log.error("! the device of %s hears nothing: %s", end.rooms.device.user, error)
-            await asyncio.sleep(RESTART_S)
-            try:
-                # It may have been deleted at the homeserver: then a new one takes its place.
-                await end.rooms.device.start()
-            except MxrtcError as error:
-                log.error("! the device of %s did not come up: %s", end.rooms.device.user, error)
+                log.error("! the device of %s is deaf for a minute: %s", end.rooms.device.user, error)
+                end.up = False
+            await self._sleep(RESTART_S)
 
     def device_of(self, user: UserId) -> CryptoDevice | None:
-        """The device of one of our users, where it has one."""
-        end = self._ends.get(user)
+        """The device of one of our users, where it has one that is up."""
+        end = self._end_of(user)
         return None if end is None else end.rooms.device
+
+    def _end_of(self, user: UserId) -> _End | None:
+        end = self._ends.get(user)
+        return end if end is not None and end.up else None
 
     # --- rooms
 
@@ -250,23 +272,25 @@ class Encryption:
     ) -> tuple[str, Mapping[str, object]]:
         """Return what is to be sent in a room: encrypted where the room is, and where we can.
 
-        Without encryption the bridge says in plain text, in the one fixed sentence, that it cannot read; nothing else.
+        Where encryption is switched off everything is plain text, and users are told so in each encrypted room.
 
         Raises:
-            HomeserverError: keys could not be asked for or sent.
+            HomeserverError: keys could not be asked for or sent, or the device is not up.
         """
         end = self._ends.get(local)
-        if end is None or event_type in ("m.reaction",):
+        if end is None and not (self.is_on and state):
             return event_type, content
-        encryption = await end.rooms.encryption_of(room, encrypted=state)
-        if encryption is None:
+        encryption = None if end is None else await end.rooms.encryption_of(room, encrypted=state)
+        if end is not None and encryption is None:
             return event_type, content
+        if end is None or encryption is None or not end.up:
+            raise HomeserverError(f"{local} cannot speak in an encrypted room: its device is not up")
         least = _LEAST.get() or self._config.encryption.least
         return await end.rooms.seal(encryption, members, event_type, content, least=least)
 
     async def prepare(self, room: RoomId, local: UserId, members: frozenset[UserId]) -> None:
         """Give the devices of a room our key before there is something to say; failures are not the caller's."""
-        end = self._ends.get(local)
+        end = self._end_of(local)
         if end is None:
             return
         try:
@@ -280,11 +304,11 @@ class Encryption:
         """Decrypt an event; None where it waits for its key: ``late`` is given it when the key has come, or will not.
 
         Raises:
-            StateError: encryption is off.
+            StateError: encryption is off, or the device is not up.
         """
-        end = self._ends.get(local)
+        end = self._end_of(local)
         if end is None:
-            raise StateError(f"encryption is off: {self.why_off}")
+            raise StateError(self.why_off or f"the device of {local} is not up")
         result = await end.rooms.open(event, key_wait_s=KEY_WAIT_S)
         if not isinstance(result, Undecryptable) or not result.may_come:
             return result
@@ -330,4 +354,4 @@ def explain(result: Undecryptable) -> str:
             return f"{words} Please send it again from an up-to-date client."
 
 
-__all__ = ["Encryption", "explain", "load_key", "readable_for_all"]
+__all__ = ["Encryption", "explain", "load_key", "readable_for_all", "why_impossible"]

@@ -30,7 +30,7 @@ from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage, OlmSessions
 from mxrtc_bridge.matrix.crypto.outbound import OutboundSessions
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
-from mxrtc_bridge.matrix.crypto.store import Changes, CryptoStore, InboundRecord
+from mxrtc_bridge.matrix.crypto.store import AccountRecord, Changes, CryptoStore, InboundRecord
 from mxrtc_bridge.matrix.crypto.values import (
     Decrypted,
     DeviceId,
@@ -143,14 +143,22 @@ class CryptoDevice:
         record = await self._store.account()
         if record is not None and self._given_device not in (None, record.device):
             record = None
-        if record is not None:
-            self._use(OwnAccount(self.user, record, self._pickle_key))
-            if not await self._is_known_as_ours():
-                _log.warning("! the device %s of %s is not at the homeserver any more", record.device, self.user)
-                record = None
-        if record is None:
+        if record is None or not await self._take_up(record):
             await self._begin_anew()
         await self._publish()
+
+    async def _take_up(self, record: AccountRecord) -> bool:
+        """Go on with the device of the last run; False if it is of no use any more."""
+        try:
+            account = OwnAccount(self.user, record, self._pickle_key)
+        except ValueError:
+            _log.warning("! the database of %s was written with another encryption key", self.user)
+            return False
+        self._use(account)
+        if await self._is_known_as_ours():
+            return True
+        _log.warning("! the device %s of %s is not at the homeserver any more", record.device, self.user)
+        return False
 
     def _use(self, account: OwnAccount) -> None:
         self._account = account

@@ -79,8 +79,8 @@ async def make_end(bridge_world: BridgeWorld) -> AsyncIterator[MakeEnd]:
         transports.append(transport)
         server = KeyServer(transport, user, masquerade=peer)
         kept = store or MemoryStore()
-        options = {"wall_ms": wall_ms, "display_name": "test", **options}
-        made = CryptoDevice(server, kept, user=user, pickle_key=pickle_key(KEY), device=device, **options)
+        options = {"wall_ms": wall_ms, "display_name": "test", "pickle_key": pickle_key(KEY), **options}
+        made = CryptoDevice(server, kept, user=user, device=device, **options)
         await made.start()
         end: End
 

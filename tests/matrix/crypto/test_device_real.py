@@ -11,9 +11,17 @@ import pytest
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId
-from mxrtc_bridge.matrix.crypto.account import KEYS_WANTED
+from mxrtc_bridge.matrix.crypto.account import KEYS_WANTED, OwnAccount
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
-from mxrtc_bridge.matrix.crypto.values import Decrypted, DeviceIdentity, Obstacle, RoomEncryption, Trust, Undecryptable
+from mxrtc_bridge.matrix.crypto.values import (
+    Decrypted,
+    DeviceId,
+    DeviceIdentity,
+    Obstacle,
+    RoomEncryption,
+    Trust,
+    Undecryptable,
+)
 from tests.matrix.crypto.conftest import End, MakeEnd
 from tests.matrix.crypto.memory import MemoryStore
 
@@ -93,6 +101,13 @@ async def test_lost_database_gives_a_new_device_of_the_same_identity(make_end: M
     assert [(each.device, each.trust) for each in after.devices] == [(again.device.device_id, Trust.CROSS_SIGNED)]
     assert after.master == before.master
     assert not after.identity_changed
+
+
+async def test_database_of_another_key_gives_a_new_device(make_end: MakeEnd, caplog: pytest.LogCaptureFixture) -> None:
+    peer = await make_end(peer=True)
+    again = await make_end(peer=True, user=peer.user, store=peer.store, pickle_key=b"o" * 32)
+    assert again.device.device_id != peer.device.device_id
+    assert "another encryption key" in caplog.text
 
 
 async def test_changed_identity_is_seen_and_trusted_again_only_on_purpose(make_end: MakeEnd) -> None:
@@ -217,6 +232,9 @@ async def test_message_with_the_keys_of_another_device_is_ignored(make_end: Make
     target = await only_device(peer, mallory)
     mallory.device._own.device_keys = person.device._own.device_keys  # type: ignore[method-assign]
     await mallory.device.send_to_device([target], "io.example.n", {"n": "forged"})
+    other = OwnAccount.new(mallory.user, DeviceId("OTHER"), bytes(32))
+    mallory.device._own.device_keys = other.device_keys  # type: ignore[method-assign]
+    await mallory.device.send_to_device([target], "io.example.n", {"n": "of another device"})
     mallory.device._own.user = person.user
     await mallory.device.send_to_device([target], "io.example.n", {"n": "forged"})
     await person.device.send_to_device([target], "io.example.n", {"n": "right"})

@@ -1,0 +1,125 @@
+"""The long poll of one device: what happens when the homeserver or the database is away, and when a handler fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mxrtc_bridge.core.errors import HomeserverError, StorageError
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.crypto.sync import LONG_POLL_S, LONGEST_PAUSE_S, DeviceSync
+from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent
+
+ALICE = UserId("@alice:example.org")
+
+
+class Device:
+    """Counts what a device is told, in order."""
+
+    user = UserId("@rtc_build:example.org")
+    device_id = DeviceId("DEVICE")
+    sync_token: str | None = None
+
+    def __init__(self) -> None:
+        self.story: list[str] = []
+        self.refusals = 0
+
+    async def receive_sync(self, answer: dict[str, Any]) -> tuple[ToDeviceEvent, ...]:
+        return tuple(ToDeviceEvent(name, ALICE, {}, None) for name in answer.get("names", ()))
+
+    async def settle(self, token: str, answer: dict[str, Any]) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise StorageError("the database is away")
+        self.sync_token = token
+        self.story.append(f"settled {token}")
+
+
+class Server:
+    """Gives prepared answers, then stops the poll."""
+
+    def __init__(self, *answers: dict[str, Any] | Exception) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str | None, float]] = []
+
+    async def sync(self, device: DeviceId, *, since: str | None, wait_s: float, timeout_s: float) -> dict[str, Any]:
+        assert timeout_s > wait_s
+        self.asked.append((since, wait_s))
+        if not self.answers:
+            raise asyncio.CancelledError
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def run(
+    server: Server, device: Device, handler: Callable[[str], None] | None = None, *, pauses: list[float] | None = None
+) -> None:
+    async def handle(_: Any, event: ToDeviceEvent) -> None:
+        device.story.append(event.type)
+        if handler is not None:
+            handler(event.type)
+
+    async def sleep(pause: float) -> None:
+        if pauses is not None:
+            pauses.append(pause)
+
+    sync = DeviceSync(server, device, handle, sleep=sleep, jitter=lambda: 0.5)  # type: ignore[arg-type]
+    with pytest.raises(asyncio.CancelledError):
+        await sync.run()
+
+
+async def test_token_advances_after_its_messages_were_handled() -> None:
+    device, server = Device(), Server({"next_batch": "s1", "names": ["a", "b"]}, {"next_batch": "s2", "names": ["c"]})
+    await run(server, device)
+    assert device.story == ["a", "b", "settled s1", "c", "settled s2"]
+    assert server.asked == [(None, 0), ("s1", LONG_POLL_S), ("s2", LONG_POLL_S)]
+
+
+async def test_handler_that_fails_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(name: str) -> None:
+        if name == "a":
+            raise KeyError("a defect")
+
+    device = Device()
+    await run(Server({"next_batch": "s1", "names": ["a", "b"]}), device, fail)
+    assert device.story == ["a", "b", "settled s1"]
+    assert "was not handled" in caplog.text
+
+
+async def test_database_that_refuses_has_the_messages_come_again() -> None:
+    device, answer = Device(), {"next_batch": "s1", "names": ["a"]}
+    device.refusals = 1
+    server = Server(answer, answer)
+    await run(server, device)
+    assert device.story == ["a", "a", "settled s1"]
+    assert [since for since, _ in server.asked] == [None, None, "s1"]
+
+
+async def test_outage_is_waited_out_with_growing_pauses_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    pauses: list[float] = []
+    away = [HomeserverError("away", status) for status in (0, 502, 429, *[503] * 6)]
+    device, server = Device(), Server({"next_batch": "s1"}, *away, {"next_batch": "s2"})
+    await run(server, device, pauses=pauses)
+    assert device.story == ["settled s1", "settled s2"]
+    assert pauses == [0.5, 1, 2, 4, 8, 16, *[LONGEST_PAUSE_S] * 3]
+    assert caplog.text.count("no messages for") == 1
+    assert [wait for _, wait in server.asked[2:-1]] == [0] * 9, "after an outage nothing is waited for"
+
+
+@pytest.mark.parametrize("failure", [HomeserverError("no", 401, "M_UNKNOWN_TOKEN"), HomeserverError("odd", 200)])
+async def test_refusal_for_good_ends_the_poll(failure: HomeserverError) -> None:
+    sync = DeviceSync(Server(failure), Device(), lambda *_: asyncio.sleep(0))  # type: ignore[arg-type]
+    with pytest.raises(HomeserverError):
+        await sync.run()
+
+
+@pytest.mark.parametrize("token", [None, 5, "", "x" * 5000])
+async def test_answer_without_a_token_is_refused(token: object) -> None:
+    sync = DeviceSync(Server({"next_batch": token}), Device(), lambda *_: asyncio.sleep(0))  # type: ignore[arg-type]
+    with pytest.raises(HomeserverError, match="next_batch"):
+        await sync.once(0)
