@@ -24,6 +24,7 @@ from mxrtc_bridge.app.people import People
 from mxrtc_bridge.app.private_events import PrivateEvents
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.app.rights import Rights
+from mxrtc_bridge.app.signals import Signals
 from mxrtc_bridge.config import Config, UnixListen, load_config
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError, StorageError
 from mxrtc_bridge.core.event_codec import parse_message
@@ -34,6 +35,7 @@ from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
 from mxrtc_bridge.core.policy import Allow
 from mxrtc_bridge.core.policy_lists import RULE_TYPES
 from mxrtc_bridge.core.quota import CallLimits
+from mxrtc_bridge.core.signal import channel_ends
 from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.calls import CallManager, CallSettings
 from mxrtc_bridge.engine.clock import LoopClock
@@ -86,6 +88,7 @@ class Bridge:
         self._clock = LoopClock()
         self._metrics = Metrics()
         self._reloading = asyncio.Lock()
+        self._serving = asyncio.Event()
         self._rights = Rights(config, self._clock.wall_ms)
         self._encryption = Encryption(
             config, stores.crypto, wall_ms=self._clock.wall_ms, to_device=self._handle_to_device
@@ -105,12 +108,20 @@ class Bridge:
         self._audited = Audited(self._audit, self._clock.wall_ms, self._clock.monotonic)
         self._connector = TargetConnector()
         self._directories = Directories()
+        self._signals = Signals(
+            self._outbox,
+            self._encryption.device_of,
+            self._receive_call,
+            rights=self._rights,
+            counters=self._metrics,
+            wall_ms=self._clock.wall_ms,
+        )
         self._calls = CallManager(
             settings=_call_settings(config),
             rights=self._rights,
             rooms=self,
             directory=stores.calls,
-            signaller=self._outbox,
+            signaller=self._signals,
             peers=self._peer_factory(config),
             make_links=self._make_links,
             auditor=self._audited,
@@ -239,6 +250,7 @@ class Bridge:
             tasks.create_task(self._named_rooms.run(), name="named rooms")
             self._taking = tasks.create_task(self._inbox.run(), name="inbox")
             self._inbox.set_ready(True)
+            self._serving.set()
             log.info("bridge ready: %d peers", len(self._config.peers))
             tasks.create_task(ping_loop(self._homeserver, self._config.appservice.id), name="ping")
             tasks.create_task(self._reload_when_asked(reload), name="reload")
@@ -291,7 +303,12 @@ class Bridge:
 
     async def _handle_to_device(self, device: CryptoDevice, event: ToDeviceEvent) -> None:
         """Take what another device has sent to one of ours."""
-        log.debug("< %s of %s to a device of %s ignored", event.type, event.sender, device.user)
+        await self._signals.handle(device, event)
+
+    async def _receive_call(self, event: CallEvent, local: UserId) -> None:
+        # What comes while the bridge starts waits here, and the messages of this device behind it.
+        await self._serving.wait()
+        await self._calls.receive(event, local)
 
     # What the engine asks
 
@@ -299,7 +316,8 @@ class Bridge:
         return AiortcPeerFactory(_rtc_settings(config), _Pem(self._stores.certificates), self._ice_servers)
 
     def members(self, room: RoomId) -> frozenset[UserId] | None:
-        return self._peers.members(room)
+        ends = channel_ends(room)
+        return self._peers.members(room) if ends is None else frozenset({ends.local, ends.remote})
 
     def is_own(self, user: UserId) -> bool:
         return self._rights.config.claims(user)
@@ -340,6 +358,8 @@ class Bridge:
             return ice.servers
 
     async def _say_refused(self, room: RoomId, local: UserId, user: UserId) -> None:
+        if channel_ends(room) is not None:
+            return  # Between two devices there is no room to say it in; the caller's program does.
         try:
             if await self._stores.notices.may_notify(user, self._clock.wall_ms(), NOTICE_EVERY_MS):
                 await self._outbox.send_notice(room, local, REFUSED_TEXT, key=f"refused-{self._clock.wall_ms()}")

@@ -16,7 +16,7 @@ from mxrtc_bridge import __version__
 from mxrtc_bridge.cli import user_files
 from mxrtc_bridge.cli.running import Context, run
 from mxrtc_bridge.client.exits import Exit
-from mxrtc_bridge.client.options import CallOptions, Forward, parse_forward
+from mxrtc_bridge.client.options import CallOptions, Forward, SignalBy, parse_forward
 from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.core.ice import IcePolicy
 
@@ -40,6 +40,13 @@ MAX_PASSWORD_CHARS = 4096
 @click.option(
     "--timeout", type=click.FloatRange(1, 600), default=40.0, show_default=True, help="Seconds to get through."
 )
+@click.option(
+    "--signal",
+    type=click.Choice([each.value for each in SignalBy]),
+    default=SignalBy.AUTO.value,
+    show_default=True,
+    help="Call by an encrypted message to the peer's device, by events in a room, or by a room if a device fails.",
+)
 @click.version_option(__version__, prog_name="mxrtc")
 @click.pass_context
 def main(
@@ -50,6 +57,7 @@ def main(
     relay_only: bool,
     interfaces: tuple[str, ...],
     timeout: float,
+    signal: str,
 ) -> None:
     """Reach TCP services and files behind a Matrix peer, end to end over WebRTC.
 
@@ -60,7 +68,10 @@ def main(
         as_json=as_json,
         quiet=quiet,
         call=CallOptions(
-            policy=IcePolicy.RELAY if relay_only else IcePolicy.ALL, interfaces=interfaces, timeout_s=timeout
+            policy=IcePolicy.RELAY if relay_only else IcePolicy.ALL,
+            interfaces=interfaces,
+            timeout_s=timeout,
+            signal=SignalBy(signal),
         ),
     )
 
@@ -217,6 +228,39 @@ def request(context: Context, name: str, for_time: str | None, because: str | No
 
         wanted = commands.peer_name(context.state, name)
         await asking.request(context.state, report, wanted, for_time=for_time, because=because, wait=wait)
+
+    run(report, work)
+
+
+@main.command()
+@click.argument("peer", required=False, metavar="[PEER]")
+@click.pass_obj
+def devices(context: Context, peer: str | None) -> None:
+    """List my devices, or those of a peer: device, key, and how far it is trusted.
+
+    `any`: nobody but the homeserver vouches for it. `cross-signed`: its owner has signed it.
+    """
+    report = context.report()
+
+    async def work() -> None:
+        from mxrtc_bridge.client import commands  # noqa: PLC0415
+
+        await commands.devices(context.state, report, peer)
+
+    run(report, work)
+
+
+@main.command()
+@click.argument("peer", metavar="PEER")
+@click.pass_obj
+def trust(context: Context, peer: str) -> None:
+    """Accept the identity that a peer shows now, after its admin has told you that it was changed on purpose."""
+    report = context.report()
+
+    async def work() -> None:
+        from mxrtc_bridge.client import commands  # noqa: PLC0415
+
+        await commands.trust(context.state, report, peer)
 
     run(report, work)
 

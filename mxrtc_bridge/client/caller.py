@@ -10,23 +10,27 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from mxrtc_bridge.client.connection import Connection, explain
+from mxrtc_bridge.client.device import DeviceCalls, NoDeviceError, calls_by_device
 from mxrtc_bridge.client.exits import ClientError, Exit
-from mxrtc_bridge.client.options import CallOptions
+from mxrtc_bridge.client.options import CallOptions, SignalBy
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core import call, call_values
 from mxrtc_bridge.core.addresses import AddressPolicy
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.event_codec import parse_message
-from mxrtc_bridge.core.events import EVENT_TYPES
+from mxrtc_bridge.core.events import EVENT_TYPES, CallMessage
 from mxrtc_bridge.core.ice import IceServer
 from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.naming import short_name
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.opener import NoCounters, OpenerLinks
+from mxrtc_bridge.engine.ports import Signaller
 from mxrtc_bridge.engine.session import Session
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 from mxrtc_bridge.matrix.direct import DirectFailure, DirectRoomError, DirectRooms
 from mxrtc_bridge.matrix.homeserver import Homeserver
 from mxrtc_bridge.matrix.login import Account
@@ -61,6 +65,34 @@ _FAILURES: dict[DirectFailure, Exit] = {
     DirectFailure.NO_ANSWER: Exit.OFFLINE,
     DirectFailure.ENCRYPTED: Exit.USAGE,
 }
+
+
+DEVICE_ANSWER_S = 5.0
+"""Without a sign of life from the device that was called (docs/reference/signal.md, section 4)."""
+
+
+class _SilentError(Exception):
+    """The device that was called gives no sign of life."""
+
+
+@dataclass(slots=True)
+class _Placed:
+    """A call that has been placed."""
+
+    session: Session
+    links: OpenerLinks
+    running: asyncio.Task[call_values.Ended]
+    began: float
+    connection: Connection
+
+
+async def _no_answer(calls: DeviceCalls, session: Session) -> None:
+    """End with an error if a call is not answered in time; run on otherwise."""
+    await calls.invited.wait()
+    await asyncio.sleep(DEVICE_ANSWER_S)
+    if session.state is call.State.INVITING:
+        raise _SilentError
+    await asyncio.get_running_loop().create_future()
 
 
 class Caller:
@@ -102,37 +134,102 @@ class Caller:
             ClientError: the call did not get through; says why, and whether to try again.
             HomeserverError: the homeserver refuses us, or is away.
         """
+        progress = asyncio.create_task(self._tell_progress(peer), name="progress")
+        try:
+            placed = await self._place(peer)
+        finally:
+            progress.cancel()
+        try:
+            yield placed.connection
+        finally:
+            await self._end(placed)
+
+    async def _place(self, peer: UserId) -> _Placed:
+        """Call by the devices of both sides if that works, else by a room; returns once the connection is up."""
         clock = LoopClock()
         began = clock.monotonic()
-        progress = asyncio.create_task(self._tell_progress(peer), name="progress")
+        if self._options.signal is not SignalBy.ROOM:
+            try:
+                placed = await self._place_by_device(peer, clock, began)
+            except NoDeviceError as error:
+                if self._options.signal is SignalBy.DEVICE:
+                    raise ClientError(
+                        Exit.RETRY, f"{self.name_of(peer)} cannot be called by a device: {error}"
+                    ) from error
+                log.info("no call by a device: %s", error)
+            else:
+                if placed is not None:
+                    return placed
+                if self._options.signal is SignalBy.DEVICE:
+                    raise ClientError(Exit.OFFLINE, f"{self.name_of(peer)}: no answer; the bridge may not be running")
+                log.info("no answer by a device of %s", peer)
         try:
             async with asyncio.timeout(self._options.timeout_s):
                 room = await self._find_room(peer)
-                session, links = self._new_session(peer, room, clock)
         except TimeoutError:
-            progress.cancel()
             raise ClientError(Exit.RETRY, "the homeserver did not answer in time; try again later") from None
-        except BaseException:
-            progress.cancel()
-            raise
-        key = (session.room, session.call_id)
-        self._sessions[key] = session
+        assert self._syncing is not None
+        placed = self._begin(peer, room, self._outbox, clock, began)
+        # Without events no answer can come: then it is of no use to wait for one.
+        await self._wait_until_connected(placed, self._syncing)
+        return placed
+
+    async def _place_by_device(self, peer: UserId, clock: LoopClock, began: float) -> _Placed | None:
+        """Call by devices; None if there is no sign of life from the other one.
+
+        Raises:
+            NoDeviceError: that is not possible now.
+        """
+        self._want_turn()
+        async with contextlib.AsyncExitStack() as holding:
+            try:
+                async with asyncio.timeout(self._options.timeout_s):
+                    calls = await holding.enter_async_context(calls_by_device(self._state, self.login, peer))
+            except TimeoutError:
+                raise ClientError(Exit.RETRY, "the homeserver did not answer in time; try again later") from None
+            placed = self._begin(peer, calls.channel, calls, clock, began, device=calls.peer)
+
+            def heard(user: UserId, message: CallMessage) -> None:
+                if message.call_id == placed.session.call_id:
+                    placed.session.feed(call.Remote(user, message))
+
+            calls.listener = heard
+            silent = asyncio.create_task(_no_answer(calls, placed.session))
+            try:
+                await self._wait_until_connected(placed, silent)
+            except _SilentError:
+                await self._end(placed)
+                return None
+            finally:
+                silent.cancel()
+            return placed
+
+    def _begin(
+        self,
+        peer: UserId,
+        room: RoomId,
+        signaller: Signaller,
+        clock: LoopClock,
+        began: float,
+        *,
+        device: DeviceIdentity | None = None,
+    ) -> _Placed:
+        session, links = self._new_session(peer, room, clock, signaller)
+        self._sessions[session.room, session.call_id] = session
         running = asyncio.create_task(session.run(), name="call")
-        try:
-            session.feed(call.Place())
-            await self._wait_until_connected(peer, session, links, running, began)
-            progress.cancel()
-            yield Connection(peer, session, links, clock.monotonic() - began)
-        finally:
-            progress.cancel()
-            session.feed(call.HangUp("user_hangup"))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GOODBYE_S):
-                    await asyncio.wait([running])
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
-            del self._sessions[key]
+        session.feed(call.Place())
+        return _Placed(session, links, running, began, Connection(peer, session, links, began, device))
+
+    async def _end(self, placed: _Placed) -> None:
+        """Hang up in order, as far as that goes quickly."""
+        placed.session.feed(call.HangUp("user_hangup"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await asyncio.wait([placed.running])
+        placed.running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await placed.running
+        self._sessions.pop((placed.session.room, placed.session.call_id), None)
 
     async def _tell_progress(self, peer: UserId) -> None:
         """Say what is waited for, once it takes long enough to wonder."""
@@ -145,35 +242,49 @@ class Caller:
             if waiting_for is not None:
                 self._report.say("waiting", f"{self.name_of(peer)}: waiting for {waiting_for}", waiting_for=waiting_for)
 
-    async def _wait_until_connected(
-        self, peer: UserId, session: Session, links: OpenerLinks, running: asyncio.Task[call_values.Ended], began: float
-    ) -> None:
-        assert self._syncing is not None
-        up = asyncio.create_task(links.up.wait())
-        left = self._options.timeout_s - (asyncio.get_running_loop().time() - began)
+    async def _wait_until_connected(self, placed: _Placed, breaking: asyncio.Task[None]) -> None:
+        """Wait until the connection is up; what ends ``breaking`` makes waiting useless, and is raised.
+
+        Whatever goes wrong ends the call.
+        """
         try:
-            # Without events no answer can come: then it is of no use to wait for one.
-            ends = [up, running, self._syncing]
-            done, _ = await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            await self._until_connected(placed, breaking)
+        except _SilentError:
+            raise
+        except BaseException:
+            await self._end(placed)
+            raise
+        placed.connection.setup_s = asyncio.get_running_loop().time() - placed.began
+
+    async def _until_connected(self, placed: _Placed, breaking: asyncio.Task[None]) -> None:
+        session, running, peer = placed.session, placed.running, placed.session.remote
+        up = asyncio.create_task(placed.links.up.wait())
+        left = self._options.timeout_s - (asyncio.get_running_loop().time() - placed.began)
+        try:
+            done, _ = await asyncio.wait([up, running, breaking], timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             up.cancel()
         if up in done:
             return
-        if self._syncing in done:
-            self._syncing.result()
         if running in done:
-            lost = explain(running.result(), links.bye)
+            lost = explain(running.result(), placed.links.bye)
             raise ClientError(lost.code, f"{self.name_of(peer)}: {lost.sentence}")
+        if breaking in done:
+            breaking.result()
         code = Exit.OFFLINE if session.state is call.State.INVITING else Exit.NO_PATH
         raise ClientError(code, f"{self.name_of(peer)} could not be reached within {self._options.timeout_s:g} seconds")
 
-    async def _find_room(self, peer: UserId) -> RoomId:
-        """Find the room while the point in the event stream is fixed and TURN credentials are fetched."""
-        known = self._state.load_room(self.login.user_id, peer)
+    def _want_turn(self) -> None:
+        """Have TURN credentials fetched, if that is not under way."""
         if self._turn is None or self._turn.done():
             self._turn = asyncio.create_task(self._homeserver.turn_server(), name="turn-credentials")
             # Whether anybody asks for the result depends on how far the call gets.
             self._turn.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def _find_room(self, peer: UserId) -> RoomId:
+        """Find the room while the point in the event stream is fixed and TURN credentials are fetched."""
+        known = self._state.load_room(self.login.user_id, peer)
+        self._want_turn()
         direct = DirectRooms(self._homeserver, self.login.user_id)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -197,7 +308,9 @@ class Caller:
             await self._sync.start()
             self._syncing = asyncio.create_task(self._receive(), name="sync")
 
-    def _new_session(self, peer: UserId, room: RoomId, clock: LoopClock) -> tuple[Session, OpenerLinks]:
+    def _new_session(
+        self, peer: UserId, room: RoomId, clock: LoopClock, signaller: Signaller
+    ) -> tuple[Session, OpenerLinks]:
         call_id = CallId(secrets.token_urlsafe(16))
         party_id = PartyId(secrets.token_hex(8))
         lo = any(name in ("lo", "127.0.0.1", "127.0.0.0/8") for name in self._options.interfaces)
@@ -216,7 +329,7 @@ class Caller:
             room=room,
             local=self.login.user_id,
             remote=peer,
-            signaller=self._outbox,
+            signaller=signaller,
             peers=AiortcPeerFactory(settings, NoCertificates(), self._ice_servers),
             links=links,
             addresses=AddressPolicy(private=True, loopback=lo),

@@ -18,6 +18,7 @@ from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream_events import Finished, Outcome
 from mxrtc_bridge.engine.opener import OpenerLinks
 from mxrtc_bridge.engine.session import Session
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 
 LIST_TIMEOUT_S = 10.0
 
@@ -33,10 +34,19 @@ class Lost:
 class Connection:
     """One call that got through."""
 
-    def __init__(self, peer: UserId, session: Session, links: OpenerLinks, setup_s: float) -> None:
+    def __init__(
+        self,
+        peer: UserId,
+        session: Session,
+        links: OpenerLinks,
+        setup_s: float,
+        device: DeviceIdentity | None = None,
+    ) -> None:
         self.peer = peer
         self.links = links
         self.setup_s = setup_s
+        self.device = device
+        """The device that was called; None where the call went by a room."""
         self._session = session
 
     @property
@@ -63,6 +73,11 @@ def explain(outcome: call.Ended, bye: tuple[str, str] | None) -> Lost:  # noqa: 
     match outcome.outcome, outcome.reason:
         case call.Outcome.REJECTED, "user_busy":
             return Lost(Exit.RETRY, "the bridge has too many calls now; try again later")
+        case call.Outcome.REJECTED, "untrusted_device":
+            return Lost(
+                Exit.DENIED,
+                "the bridge takes calls only from verified devices: verify this session in another client of yours",
+            )
         case call.Outcome.REJECTED, _:
             return Lost(Exit.DENIED, "the call was refused: you have no right to it, or the room is not fit for calls")
         case call.Outcome.MEMBER_LEFT, _:
@@ -90,6 +105,10 @@ def report_connected(report: Report, name: str, connection: Connection) -> None:
         peer=connection.peer,
         path=str(connection.path),
         path_kind=connection.path.kind.value,
+        signalling="room" if connection.device is None else "device",
+        peer_device=None if connection.device is None else connection.device.device,
+        peer_device_key=None if connection.device is None else connection.device.ed25519,
+        peer_trust=None if connection.device is None else connection.device.trust.value,
         setup_ms=round(connection.setup_s * 1000, 1),
         pid=os.getpid(),
     )

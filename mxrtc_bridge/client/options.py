@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import Enum
 
 from mxrtc_bridge.client.exits import ClientError, Exit
 from mxrtc_bridge.core.errors import EventError
@@ -11,6 +12,17 @@ from mxrtc_bridge.core.ice import IcePolicy
 from mxrtc_bridge.core.ids import ServiceName, parse_service_name
 
 DEFAULT_BIND = "127.0.0.1"
+
+
+class SignalBy(Enum):
+    """How a call is signalled."""
+
+    AUTO = "auto"
+    """By a device, and by a room where that does not work."""
+    DEVICE = "device"
+    """By a device only: nothing is left in a room."""
+    ROOM = "room"
+    """By events in the direct chat with the peer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +34,7 @@ class CallOptions:
     """Names of network interfaces, or networks; empty for all but loopback."""
     timeout_s: float = 40.0
     """Seconds from the start until the peer connection is up."""
+    signal: SignalBy = SignalBy.AUTO
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,8 +87,8 @@ class StateFolder:
 
     def forget_login(self) -> None:
         """Remove the login and all that depends on it."""
-        for name in ("login.json", "rooms.json"):
-            (self.path / name).unlink(missing_ok=True)
+        for path in (self.path / "login.json", self.path / "rooms.json", *self.path.glob("crypto.*")):
+            path.unlink(missing_ok=True)
 
     # Rooms: a cache, so damage is no error
 

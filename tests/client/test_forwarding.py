@@ -59,6 +59,7 @@ class Connection:
     path = IcePath(PathKind.DIRECT, "host", "host", "ipv4")
     peer = PEER
     setup_s = 0.1
+    device = None
 
     def __init__(self) -> None:
         self.links = Links()

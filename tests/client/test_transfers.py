@@ -88,6 +88,7 @@ class Connection:
     path = IcePath(PathKind.DIRECT, "host", "host", "ipv4")
     peer = PEER
     setup_s = 0.1
+    device = None
 
     def __init__(self, finished: Finished | None = None, *, lost: Exit | None = None) -> None:
         self.links = Links(finished, lost=lost is not None)

@@ -56,6 +56,8 @@ class World:
         self.services: dict[str, dict[str, Any]] = {"unused": {"target": "tcp:127.0.0.1:1"}}
         self.grants: list[dict[str, Any]] = []
         self.settings: dict[str, Any] = {}
+        self.signal = "room"
+        """How the client calls."""
         self._runs = 0
         self._served: set[asyncio.Task[Any]] = set()
         stack.push_async_callback(self._end_services)
@@ -156,7 +158,11 @@ class World:
     # Users
 
     def env(self, user: str) -> dict[str, str]:
-        return {"MXRTC_STATE": str(self.folder / f"state-{user}"), "MXRTC_INTERFACES": "lo"}
+        return {
+            "MXRTC_STATE": str(self.folder / f"state-{user}"),
+            "MXRTC_INTERFACES": "lo",
+            "MXRTC_SIGNAL": self.signal,
+        }
 
     async def add_user(self, name: str) -> None:
         """Register a user and log in with ``mxrtc login``."""

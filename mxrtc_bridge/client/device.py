@@ -1,0 +1,216 @@
+"""The encrypted device of the client: its keys in the state folder, and calls by it (docs/reference/signal.md).
+
+Only one process at a time may use a device: its messages are delivered once, and its sessions change with each. So a
+command holds it from the beginning of a call until the connection is up, and another one meanwhile calls by a room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.core.encryption import DeviceId, Trust
+from mxrtc_bridge.core.errors import EventError, MxrtcError
+from mxrtc_bridge.core.events import CallMessage, Invite
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.signal import SIGNAL_TYPE, Signal, SignalOrder, channel_of, parse_signal, signal_content
+from mxrtc_bridge.matrix.crypto.binding import available
+from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from mxrtc_bridge.matrix.crypto.key_server import KeyServer
+from mxrtc_bridge.matrix.crypto.secrets import pickle_key
+from mxrtc_bridge.matrix.crypto.sync import DeviceSync
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
+from mxrtc_bridge.matrix.transport import Transport
+from mxrtc_bridge.storage.crypto import CryptoStore
+from mxrtc_bridge.storage.database import Database
+
+log = logging.getLogger("mxrtc_bridge.client.device")
+
+LOCK_WAIT_S = 8.0
+"""How long another command may hold the device before this one calls by a room: longer than one waits for an answer."""
+LAST_SENDS_S = 2.0
+MAX_KEY_BYTES = 256
+
+
+class NoDeviceError(MxrtcError):
+    """Calls cannot be made by devices now; says why."""
+
+
+class DeviceCalls:
+    """Calls one device of a peer from ours. Implements :class:`mxrtc_bridge.engine.ports.Signaller`."""
+
+    def __init__(self, device: CryptoDevice, peer: DeviceIdentity) -> None:
+        self.peer = peer
+        self.channel: RoomId = channel_of(device.user, peer.user, peer.device)
+        self._device = device
+        self._order = SignalOrder()
+        self._sent = 0
+        self._sending = asyncio.Lock()
+        self._open = True
+        self.invited = asyncio.Event()
+        """Set once the homeserver has the invite."""
+        self.listener: Callable[[UserId, CallMessage], None] = lambda _user, _message: None
+        """Given each message of a call from the peer, in order."""
+
+    async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
+        """Send a message of a call; none any more once the device was given back.
+
+        Raises:
+            HomeserverError: it was not taken.
+        """
+        async with self._sending:
+            if not self._open:
+                # The control channel has said it.
+                log.debug("the device is given back: %s of a call of %s in %s is not sent", step, sender, room)
+                return
+            content = signal_content(Signal(self._sent, time.time_ns() // 1_000_000, message))
+            self._sent += 1
+            await self._device.send_to_device([self.peer], SIGNAL_TYPE, content)
+            if isinstance(message, Invite):
+                self.invited.set()
+
+    async def handle(self, _device: CryptoDevice, event: ToDeviceEvent) -> None:
+        """Take what has come for our device: only the one that was called is heard, and only encrypted."""
+        if event.type != SIGNAL_TYPE or event.device is None or event.sender != self.peer.user:
+            return
+        if (event.device.device, event.device.ed25519) != (self.peer.device, self.peer.ed25519):
+            log.info("x a message of a call from another device of %s ignored", event.sender)
+            return
+        try:
+            for signal in self._order.put(event.sender, event.device.device, parse_signal(event.content)):
+                self.listener(event.sender, signal.message)
+        except EventError as error:
+            log.info("x a message of a call from %s ignored: %s", event.sender, error.code)
+
+    async def close(self) -> None:
+        """Send nothing more, once what is being sent has gone."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SENDS_S), self._sending:
+                pass
+        self._open = False
+
+
+@contextlib.asynccontextmanager
+async def calls_by_device(state: StateFolder, login: Login, peer: UserId) -> AsyncIterator[DeviceCalls]:
+    """Hold the client's device, and reach the device of a peer.
+
+    Raises:
+        NoDeviceError: that is not possible now; a call by a room may be.
+        ClientError: the peer's identity is another than before.
+        HomeserverError: the homeserver refuses us, or is away.
+    """
+    async with own_device(state, login) as (device, server):
+        calls = DeviceCalls(device, await _device_of_peer(device, peer))
+        listening = asyncio.create_task(DeviceSync(server, device, calls.handle).run(), name="device")
+        try:
+            yield calls
+        finally:
+            await calls.close()
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def own_device(state: StateFolder, login: Login) -> AsyncIterator[tuple[CryptoDevice, KeyServer]]:
+    """Hold the client's device.
+
+    Raises:
+        NoDeviceError: there is none, or another command holds it.
+        HomeserverError: the homeserver refuses us, or is away.
+    """
+    if not available():
+        raise NoDeviceError("the package vodozemac is not installed")
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(await _locked(state.path / "crypto.lock"))
+        key = _key(state.path / "crypto.key")
+        database = await stack.enter_async_context(await Database.open(_url(state.path / "crypto.db")))
+        transport = Transport(login.homeserver, login.access_token)
+        stack.push_async_callback(transport.close)
+        server = KeyServer(transport, login.user_id, masquerade=False)
+        device = CryptoDevice(
+            server,
+            CryptoStore(database).of(login.user_id),
+            user=login.user_id,
+            pickle_key=pickle_key(key),
+            display_name="mxrtc",
+            wall_ms=lambda: time.time_ns() // 1_000_000,
+            device=DeviceId(login.device_id),
+        )
+        await device.start()
+        yield device, server
+
+
+async def _device_of_peer(device: CryptoDevice, peer: UserId) -> DeviceIdentity:
+    """The one device of a peer that its owner has signed.
+
+    Raises:
+        NoDeviceError: it has none.
+        ClientError: its identity has changed.
+    """
+    found = await device.devices_of(peer, fresh=True)
+    if found.identity_changed:
+        raise ClientError(
+            Exit.DENIED,
+            f"{peer} shows another identity than before: somebody may be in between, or its admin has made a new one; "
+            f"ask the admin, and if that is so: mxrtc trust {peer}",
+        )
+    signed = [each for each in found.devices if each.trust.meets(Trust.CROSS_SIGNED)]
+    if not signed:
+        raise NoDeviceError(f"{peer} has no device with a signed identity")
+    return signed[-1]
+
+
+async def _locked(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Take the lock on our device, waiting a little for another command."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise NoDeviceError(f"{path} cannot be used: {error.strerror}") from error
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                raise NoDeviceError("another mxrtc command is using the device") from None
+            await asyncio.sleep(0.05)
+        else:
+            break
+
+    return _held(descriptor)
+
+
+@contextlib.contextmanager
+def _held(descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _url(path: Path) -> str:
+    return f"sqlite://{quote(str(path.absolute()))}"
+
+
+def _key(path: Path) -> bytes:
+    """The key that the secrets of our device are encrypted with, made where there is none."""
+    try:
+        return path.read_bytes()[:MAX_KEY_BYTES]
+    except FileNotFoundError:
+        pass
+    key = secrets.token_urlsafe(32).encode()
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(key)
+        os.fsync(file.fileno())
+    return key
