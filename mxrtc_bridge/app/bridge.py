@@ -25,6 +25,7 @@ from mxrtc_bridge.app.private_events import PrivateEvents
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.app.signals import Signals
+from mxrtc_bridge.app.traces import Traces
 from mxrtc_bridge.config import Config, UnixListen, load_config
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError, StorageError
 from mxrtc_bridge.core.event_codec import parse_message
@@ -108,8 +109,15 @@ class Bridge:
         self._audited = Audited(self._audit, self._clock.wall_ms, self._clock.monotonic)
         self._connector = TargetConnector()
         self._directories = Directories()
-        self._signals = Signals(
+        self._traces = Traces(
             self._outbox,
+            self._homeserver,
+            stores.traces,
+            wanted=lambda: self._rights.config.redact_calls,
+            wall_ms=self._clock.wall_ms,
+        )
+        self._signals = Signals(
+            self._traces,
             self._encryption.device_of,
             self._receive_call,
             rights=self._rights,
@@ -125,6 +133,7 @@ class Bridge:
             peers=self._peer_factory(config),
             make_links=self._make_links,
             auditor=self._audited,
+            call_over=self._traces.call_over,
             refused=self._say_refused,
             new_party_id=lambda: PartyId(secrets.token_hex(8)),
             counters=self._metrics,
@@ -246,6 +255,7 @@ class Bridge:
             await self._calls.hang_up_leftovers()
             # Not earlier: what an earlier run has left in the inbox is judged by the rooms that the peers are in.
             tasks.create_task(self._notices.run(), name="notices")
+            tasks.create_task(self._traces.run(), name="traces of calls")
             tasks.create_task(self._bot_rooms.run(), name="rooms of the bot")
             tasks.create_task(self._named_rooms.run(), name="named rooms")
             self._taking = tasks.create_task(self._inbox.run(), name="inbox")

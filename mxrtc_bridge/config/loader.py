@@ -181,6 +181,7 @@ class _Reader:
             tests=rules.make_tests(sections["tests"], peers),
             admins=frozenset(parse_user_id(user) for user in sections["admins"]),
             rooms=RoomSettings(sections["rooms"].admin, sections["rooms"].notices, sections["rooms"].audit),
+            redact_calls=sections["rooms"].redact_calls,
             policy_lists=tuple(RoomId(room) for room in sections["policy_lists"]),
         )
 

@@ -335,6 +335,8 @@ class RoomsSection(Section):
     """Where admins are told what needs them."""
     notices: RoomText | None = None
     """Where it is told what has happened, like the arrival of files."""
+    redact_calls: bool = True
+    """Whether the peers take back their own events of a call once it is over, so that no description stays behind."""
     audit: RoomText | None = None
     """Where each record of the audit is repeated, for all who can read that room."""
 

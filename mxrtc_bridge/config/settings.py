@@ -214,6 +214,8 @@ class Config:
     admins: frozenset[UserId] = frozenset()
     """Users who may give commands; which services they may use is said by grants alone."""
     rooms: RoomSettings = RoomSettings()
+    redact_calls: bool = True
+    """Whether peers take back their events of a call once it is over."""
     policy_lists: tuple[RoomId, ...] = ()
     """Rooms that hold policy lists."""
     _policy: Policy = field(init=False, repr=False, compare=False)

@@ -127,6 +127,7 @@ class CallManager:
         peers: PeerFactory,
         make_links: Callable[[UserId, UserId], AcceptorLinks],
         auditor: Auditor,
+        call_over: Callable[[CallRecord], Awaitable[None]],
         refused: RefusalNotice,
         new_party_id: Callable[[], PartyId],
         counters: Counters,
@@ -140,6 +141,7 @@ class CallManager:
         self._peers = peers
         self._make_links = make_links
         self._auditor = auditor
+        self._call_over = call_over
         self._refused = refused
         self._new_party_id = new_party_id
         self._counters = counters
@@ -324,6 +326,7 @@ class CallManager:
     async def _note_end(self, record: CallRecord, reason: str) -> None:
         try:
             await self._directory.end(record, reason, self._clock.wall_ms())
+            await self._call_over(record)
         except StorageError as error:
             log.warning("! the end of call %s was not stored: %s", record.call_id, error)
 

@@ -20,7 +20,7 @@ from mxrtc_bridge.core.targets import Target
 class Signaller(Protocol):
     """Sends the call events of our side."""
 
-    async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
+    async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> object:
         """Send a message; returns when the homeserver has it.
 
         Args:

@@ -73,8 +73,8 @@ class Outbox:
         self._rooms: dict[RoomId, _RoomQueue] = {}
         self._waiting = 0
 
-    async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
-        """Send a call event; returns when the homeserver has it.
+    async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> EventId:
+        """Send a call event; returns its id when the homeserver has it.
 
         Args:
             room: the room of the call.
@@ -86,7 +86,7 @@ class Outbox:
             HomeserverError: it was refused, too many sends wait, or the homeserver did not take it in time.
         """
         event_type, content = content_of(message)
-        await self._send(room, sender, event_type, content, transaction_id(room, sender, message.call_id, step))
+        return await self._send(room, sender, event_type, content, transaction_id(room, sender, message.call_id, step))
 
     async def send_notice(
         self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str

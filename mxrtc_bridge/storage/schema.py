@@ -222,3 +222,21 @@ async def _create_audit(connection: Connection) -> None:
 
 
 UPGRADES.register(_create_audit, description="audit")
+
+
+async def _create_call_trace(connection: Connection) -> None:
+    await connection.execute(
+        """CREATE TABLE call_trace (
+            event_id TEXT     PRIMARY KEY,
+            room_id  TEXT     NOT NULL,
+            sender   TEXT     NOT NULL,
+            call_id  TEXT     NOT NULL,
+            sent_ms  BIGINT   NOT NULL,
+            is_over  SMALLINT NOT NULL
+        )"""
+    )
+    await connection.execute("CREATE INDEX call_trace_call ON call_trace (room_id, call_id)")
+    await connection.execute("CREATE INDEX call_trace_sent ON call_trace (sent_ms)")
+
+
+UPGRADES.register(_create_call_trace, description="events that calls leave behind")

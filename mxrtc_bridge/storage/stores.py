@@ -17,6 +17,7 @@ from mxrtc_bridge.storage.notices import NoticeStore
 from mxrtc_bridge.storage.requests import RequestStore
 from mxrtc_bridge.storage.rooms import RoomStore
 from mxrtc_bridge.storage.sole_use import sole_use
+from mxrtc_bridge.storage.traces import TraceStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Stores:
     requests: RequestStore
     grants: GrantStore
     audit: AuditStore
+    traces: TraceStore
 
     async def prune(self, now_ms: int) -> int:
         """Forget what is too old or too much, everywhere; to be called about once an hour. Returns the rows."""
@@ -42,6 +44,7 @@ class Stores:
             + await self.requests.prune(now_ms)
             + await self.grants.prune(now_ms)
             + await self.audit.prune(now_ms)
+            + await self.traces.prune(now_ms)
         )
 
 
@@ -72,4 +75,5 @@ def _stores(database: Database) -> Stores:
         requests=RequestStore(database),
         grants=GrantStore(database),
         audit=AuditStore(database),
+        traces=TraceStore(database),
     )

@@ -1,7 +1,8 @@
 """Run the benchmark and print a table; the same numbers go to ``bench.json``.
 
-``python -m tests.bench [pipe] [transport] [links] [idle] [files] [people]``, all by default. Absolute numbers of a
-shared machine mean little; ratios within one run mean more, and :mod:`tests.bench.goals` says what they should be.
+``python -m tests.bench [pipe] [transport] [links] [idle] [files] [people] [peers] [setup]``, all by default. Absolute
+numbers of a shared machine mean little; ratios within one run mean more, and :mod:`tests.bench.goals` says what they
+should be.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from tests.bench.files import measure_files
 from tests.bench.goals import judged
 from tests.bench.idle import measure_idle
 from tests.bench.links import measure_links
+from tests.bench.peers import measure_peers
 from tests.bench.people import measure_people
 from tests.bench.pipe import measure_pipe
+from tests.bench.setup import measure_setup
 from tests.bench.transport import measure_transport
 
 SECTIONS: dict[str, Callable[[Path], Awaitable[object]]] = {
@@ -32,6 +35,8 @@ SECTIONS: dict[str, Callable[[Path], Awaitable[object]]] = {
     "idle": measure_idle,
     "files": measure_files,
     "people": measure_people,
+    "peers": measure_peers,
+    "setup": measure_setup,
 }
 
 

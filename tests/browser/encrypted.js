@@ -114,3 +114,30 @@ window.refusedCall = async (options) => {
     return { failed: String(error), log };
   }
 };
+
+// Commands in an encrypted direct chat with the bot, one after the other: what it says.
+window.encryptedChat = async (options) => {
+  try {
+    const client = await start(options);
+    const room = await directRoom(client, options.bot);
+    await within(10000, "encryption of the room", (async () => {
+      while (!(await client.getCrypto().isEncryptionEnabledInRoom(room))) await new Promise((yes) => setTimeout(yes, 50));
+    })());
+    let said = [];
+    for (const body of options.bodies) {
+      const before = said.length;
+      await client.sendTextMessage(room, body);
+      said = await within(20000, `answer to ${body}`, (async () => {
+        for (;;) {
+          const bodies = (await judged(client, room, options.bot)).filter((event) => event.body);
+          if (bodies.length > before) return bodies;
+          await new Promise((yes) => setTimeout(yes, 50));
+        }
+      })());
+    }
+    client.stopClient();
+    return { said };
+  } catch (error) {
+    return { failed: String(error) };
+  }
+};

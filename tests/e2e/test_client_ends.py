@@ -136,6 +136,8 @@ async def end_login(world: World) -> None:
 
 async def test_login_that_was_ended_elsewhere_stops_new_calls_and_no_open_pipe(world: World) -> None:
     """Last in this file: afterwards alice is logged out."""
+    # After a call by devices nobody asks the homeserver for anything, so nobody would notice.
+    world.signal = "room"
     process, port = await world.connect("alice", "build/echo", "-L", "0")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     mark = process.mark()

@@ -64,6 +64,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         world.services["inbox"] = {"files": {"dir": str(tmp_path / "inbox"), "direction": "receive"}}
         world.services["quiet"] = {"files": {"dir": str(tmp_path / "quiet"), "direction": "receive", "announce": False}}
         world.grant("alice", "build/inbox", "build/quiet")
+        # Who calls by a device has no chat with the peer, as a rule, in which something could be told.
+        world.signal = "room"
         await world.add_user("alice")
         await world.homeserver.register_user("carol", PASSWORD)
         await world.start_bridge()

@@ -17,7 +17,7 @@ from tests.e2e.world import DOMAIN, PASSWORD, World, echo
 
 pytestmark = pytest.mark.real
 
-PEER = f"@rtc_build:{DOMAIN}"
+PEER, BOT = f"@rtc_build:{DOMAIN}", f"@rtcbot:{DOMAIN}"
 DEFAULT_ENCRYPTED = {"encryption_enabled_by_default_for_room_type": "all"}
 
 
@@ -90,6 +90,21 @@ async def test_call_from_a_default_encrypted_chat_passes_bytes_and_leaves_nothin
     for address in addresses - {"127.0.0.1"}:
         assert address not in stored
     assert "v=0" not in world.log_text()
+
+
+async def test_commands_in_an_encrypted_chat_with_the_bot_are_answered_encrypted(world: World, tmp_path: Path) -> None:
+    await world.start_bridge()
+    bodies = ["peers", "how build/raw-echo", "nonsense"]
+    result = await run_page("encrypted.js", "encryptedChat", world, tmp_path, sign=True, bot=BOT, bodies=bodies)
+    assert "failed" not in result, result
+    said = result["said"]
+    for each in said:
+        assert each["encrypted"], each
+        assert not each["failed"], each
+        assert each["shield"] == 0, each
+    wanted = ["You may use:", "build/raw-echo", 'I do not know "nonsense"']
+    assert [word in each["body"] for word, each in zip(wanted, said, strict=True)] == [True] * 3, said
+    assert "raw-echo" not in everything_stored(world)
 
 
 async def test_clients_that_exclude_insecure_devices_call_and_the_policy_asks_for_the_same(

@@ -30,6 +30,8 @@ async def standing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wo
         world = await World.start(tmp_path_factory.mktemp("rights"), stack)
         await world.serve("echo", echo)
         await world.add_user("alice")
+        # Events are sent by hand here, into the room that the client has made.
+        world.signal = "room"
         yield world
 
 

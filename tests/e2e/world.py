@@ -56,7 +56,7 @@ class World:
         self.services: dict[str, dict[str, Any]] = {"unused": {"target": "tcp:127.0.0.1:1"}}
         self.grants: list[dict[str, Any]] = []
         self.settings: dict[str, Any] = {}
-        self.signal = "room"
+        self.signal = "auto"
         """How the client calls."""
         self._runs = 0
         self._served: set[asyncio.Task[Any]] = set()

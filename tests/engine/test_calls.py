@@ -95,6 +95,7 @@ class Bridge:
         self.ended: dict[CallId, str] = {}
         self.told: list[UserId] = []
         self.durable = True
+        self.over: list[CallId] = []
         self.decided: list[tuple[UserId, bool, str]] = []
         self.audited_ends: list[tuple[UserId, str]] = []
         self.peers: list[Peer] = []
@@ -113,6 +114,7 @@ class Bridge:
                 gate=self.gate, connector=Connector(), files=NoFiles(), clock=self.clock, counters=self.counters
             ),
             auditor=self,
+            call_over=self.call_over,
             refused=self.say_refused,
             new_party_id=lambda: PartyId("ours"),
             counters=self.counters,
@@ -134,6 +136,9 @@ class Bridge:
     async def call_decided(self, session: Session, *, allowed: bool, rule: str) -> bool:
         self.decided.append((session.remote, allowed, rule))
         return self.durable
+
+    async def call_over(self, record: CallRecord) -> None:
+        self.over.append(record.call_id)
 
     def session_ended(self, session: Session, reason: str) -> None:
         self.audited_ends.append((session.remote, reason))
