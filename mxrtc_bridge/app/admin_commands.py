@@ -186,7 +186,8 @@ class AdminCommands:
             item(
                 f"{row.number}: ",
                 Link(row.user, row.user),
-                f" with {self._peer(row.peer)}, {row.path or 'connecting'}, for {say_duration(row.age_s)}, "
+                f" with {self._peer(row.peer)}, {f'device {row.device}, ' if row.device else ''}"
+                f"{row.path or 'connecting'}, for {say_duration(row.age_s)}, "
                 f"{row.streams} streams, {size_words(row.sent)} given and {size_words(row.received)} taken",
             )
             for row in page.rows

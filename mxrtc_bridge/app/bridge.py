@@ -27,6 +27,7 @@ from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.app.signals import Signals
 from mxrtc_bridge.app.traces import Traces
 from mxrtc_bridge.config import Config, UnixListen, load_config
+from mxrtc_bridge.core.encryption import CallerDevice
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError, StorageError
 from mxrtc_bridge.core.event_codec import parse_message
 from mxrtc_bridge.core.events import EVENT_TYPES, CallEvent
@@ -284,7 +285,7 @@ class Bridge:
         if local is not None and not self.is_own(event.sender):
             await self._private.handle(event, local)
 
-    async def _handle_call(self, event: RoomEvent, local: UserId) -> None:
+    async def _handle_call(self, event: RoomEvent, local: UserId, device: CallerDevice | None) -> None:
         """Take an event of a call in plain text, with whose device the policy agrees."""
         if self._peers.peer_in(event.room_id) is None:
             return  # A room that is named for the bot takes no calls.
@@ -294,7 +295,7 @@ class Bridge:
             self._metrics.refusal(error.code)
             log.info("x %s from %s ignored: %s", event.type, event.sender, error.code)
             return
-        call_event = CallEvent(event.room_id, event.event_id, event.sender, event.origin_server_ts, message)
+        call_event = CallEvent(event.room_id, event.event_id, event.sender, event.origin_server_ts, message, device)
         await self._calls.receive(call_event, local)
 
     async def _seal(

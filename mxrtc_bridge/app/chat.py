@@ -198,6 +198,7 @@ class Chat:
                 streams, sent, received = session.links.totals()
                 age = say_duration(self._monotonic() - session.started_at)
                 path = "connecting" if session.path is None else str(session.path)
+                path += "" if session.device is None else f", by your device {session.device}"
                 lines.append(
                     item(
                         Link(session.local, self._name(session.local)),

@@ -46,6 +46,8 @@ class SessionRow:
     user: UserId
     peer: UserId
     age_s: float
+    device: str
+    """The device that has called, with how far it is trusted; empty where only the homeserver vouches for the user."""
     path: str
     """Direct or relayed; empty while it connects."""
     streams: int
@@ -206,6 +208,7 @@ def _row(session: Session, now: float) -> SessionRow:
         session.remote,
         session.local,
         now - session.started_at,
+        "" if session.device is None else str(session.device),
         "" if session.path is None else str(session.path),
         streams,
         sent,

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from mxrtc_bridge.app.encryption import Encryption, explain, readable_for_all
 from mxrtc_bridge.app.rights import Rights
-from mxrtc_bridge.core.encryption import Trust
+from mxrtc_bridge.core.encryption import CallerDevice, Trust
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
 from mxrtc_bridge.core.event_codec import parse_message
 from mxrtc_bridge.core.events import EVENT_TYPES, Reject, Version
@@ -71,7 +71,7 @@ class PrivateEvents:
         rights: Rights,
         counters: Refusals,
         wall_ms: Callable[[], int],
-        handle_call: Callable[[RoomEvent, UserId], Awaitable[None]],
+        handle_call: Callable[[RoomEvent, UserId, CallerDevice | None], Awaitable[None]],
         handle_message: Callable[[RoomEvent, UserId], Awaitable[None]],
     ) -> None:
         """Make it.
@@ -84,7 +84,8 @@ class PrivateEvents:
             rights: the rules in force, the policy for devices among them.
             counters: counts what is refused.
             wall_ms: milliseconds since the epoch.
-            handle_call: given each event of a call that may be looked at, in plain text, and the peer it is for.
+            handle_call: given each event of a call that may be looked at, in plain text, the peer it is for, and the
+                device that has encrypted it.
             handle_message: the same for messages and reactions.
         """
         self._encryption = encryption
@@ -104,7 +105,7 @@ class PrivateEvents:
         elif event.type == "m.room.encrypted":
             await self._handle_encrypted(event, local)
         elif event.type in EVENT_TYPES and await self._is_believed(event, local):
-            await self._handle_call(event, local)
+            await self._handle_call(event, local, None)
         elif event.type == "m.room.message" and await self._is_believed(event, local):
             await self._handle_message(event, local)
         elif event.type == "m.reaction" and self._least is Trust.UNSIGNED:
@@ -156,7 +157,9 @@ class PrivateEvents:
             if not opened.device.trust.meets(self._least):
                 await self._refuse(opened.event, local, UNTRUSTED_DEVICE)
             elif opened.event.type in EVENT_TYPES:
-                await self._handle_call(opened.event, local)
+                device = opened.device
+                known = CallerDevice(device.device, device.ed25519, device.trust)
+                await self._handle_call(opened.event, local, known)
             else:
                 await self._handle_message(opened.event, local)
 

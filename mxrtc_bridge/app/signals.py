@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from mxrtc_bridge.app.rights import Rights
+from mxrtc_bridge.core.encryption import CallerDevice
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.events import CallEvent, CallMessage, Invite, Reject, Version
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
@@ -106,7 +107,9 @@ class Signals:
         self._remember(channel, caller)
         for each in ready:
             event_id = _event_id(channel, each)
-            await self._receive(CallEvent(channel, event_id, event.sender, each.sent_ms, each.message), device.user)
+            known = CallerDevice(caller.device, caller.ed25519, caller.trust)
+            call_event = CallEvent(channel, event_id, event.sender, each.sent_ms, each.message, known)
+            await self._receive(call_event, device.user)
 
     async def _refuse_device(self, device: CryptoDevice, caller: DeviceIdentity, signal: Signal) -> None:
         self._refused("device", caller.user)

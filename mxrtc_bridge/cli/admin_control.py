@@ -239,6 +239,7 @@ _WHO: Columns = {
     "session": _text("number"),
     "user": _text("user"),
     "peer": _text("peer"),
+    "device": _text("device"),
     "path": lambda row: str(row.get("path") or "connecting"),
     "age": lambda row: say_duration(_number(row, "age_s")),
     "streams": _text("streams"),

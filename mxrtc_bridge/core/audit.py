@@ -69,6 +69,8 @@ class AuditRecord:
     """By which rule it was decided."""
     by: str | None = None
     """Who did it, if not the user."""
+    device: str | None = None
+    """The device that has called, with how far it is trusted; None where only the homeserver vouches for the user."""
     session: int | None = None
     """Number of the session, since the last start."""
     grant: int | None = None
@@ -86,7 +88,7 @@ class AuditRecord:
 
 
 _FIELDS = {each.name for each in fields(AuditRecord)}
-_TEXTS = {"user", "peer", "service", "rule", "by", "path", "reason"}
+_TEXTS = {"user", "peer", "service", "rule", "by", "path", "reason", "device"}
 _NUMBERS = {"at_ms", "session", "grant", "request", "until_ms", "lasted_ms", "sent", "received"}
 MAX_NUMBER = 2**53 - 1
 

@@ -18,7 +18,8 @@ def describe(record: AuditRecord) -> str:  # noqa: C901, PLR0911, PLR0912 - one 
         case AuditKind.STOP:
             return "the bridge stops"
         case AuditKind.CALL if record.allowed:
-            return f"{user} calls {place}, allowed by {_shown(record.rule)}, session {record.session}"
+            device = f" by the device {_shown(record.device)}" if record.device else ""
+            return f"{user} calls {place}{device}, allowed by {_shown(record.rule)}, session {record.session}"
         case AuditKind.CALL:
             return f"{user} calls {place}, refused: {_shown(record.rule)}"
         case AuditKind.SERVICE if record.allowed:

@@ -32,6 +32,19 @@ class Trust(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class CallerDevice:
+    """Which device has called, as its encryption proves it."""
+
+    device: DeviceId
+    ed25519: str
+    """Its fingerprint."""
+    trust: Trust
+
+    def __str__(self) -> str:
+        return f"{self.device} ({self.trust.value})"
+
+
+@dataclass(frozen=True, slots=True)
 class RoomEncryption:
     """How a room is encrypted (``m.room.encryption``)."""
 

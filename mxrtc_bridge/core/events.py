@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
+from mxrtc_bridge.core.encryption import CallerDevice
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 
 MAX_SDP_BYTES = 16 * 1024
@@ -157,3 +158,5 @@ class CallEvent:
     sent_at_ms: int
     """``origin_server_ts``: claimed by the sender's server, so never trusted alone."""
     message: CallMessage
+    device: CallerDevice | None = None
+    """Which device has sent it; None where it came in plain text, so that only the homeserver vouches for it."""

@@ -206,6 +206,7 @@ class CallManager:
             self._counters.refusal("replay")
             return
         live = self._new_session(record)
+        live.session.device = event.device
         live.session.feed(call.Remote(event.sender, invite))
         self._sessions[record.room_id, record.call_id, local] = live
         self._counters.sessions_live(len(self._sessions))

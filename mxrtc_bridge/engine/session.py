@@ -14,6 +14,7 @@ from typing import Protocol
 
 from mxrtc_bridge.core import call
 from mxrtc_bridge.core.addresses import AddressPolicy
+from mxrtc_bridge.core.encryption import CallerDevice
 from mxrtc_bridge.core.errors import (
     ConfigError,
     DescriptionError,
@@ -118,6 +119,8 @@ class Session:
         self.links = links
         self.number = 0
         """What people call this session; given by whoever keeps several."""
+        self.device: CallerDevice | None = None
+        """Which device of the other side has called, where that is proven; set by whoever begins the session."""
         self.started_at = clock.monotonic()
         self.connected_at: float | None = None
         self.path: Path | None = None

@@ -12,8 +12,9 @@ from contextlib import AsyncExitStack, closing
 import pytest
 import pytest_asyncio
 
+from mxrtc_bridge.demo.processes import ManagedProcess
 from tests.e2e.test_outages import count_events, exchange
-from tests.e2e.world import DOMAIN, World, echo, payload, pump
+from tests.e2e.world import BIN, DOMAIN, World, echo, payload, pump
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 
@@ -62,6 +63,19 @@ async def test_bytes_pass_and_nothing_is_left_at_the_homeserver(world: World) ->
     assert await count_events(world, "m.room.create") == 0, "not even a room"
     rooms = world.folder / "state-alice" / "rooms.json"
     assert not rooms.exists()
+
+
+async def test_the_bridge_knows_which_device_has_called(world: World) -> None:
+    login = json.loads((world.folder / "state-alice" / "login.json").read_text())
+    await world.connect("alice", "build/echo", "-L", "0")
+    world._runs += 1
+    command = [BIN / "mxrtc-bridge", "who", "--json", "-c", world.folder / "config.yaml"]
+    async with ManagedProcess(f"who-{world._runs}", command, folder=world.folder) as process:
+        assert await process.wait(30) == 0, process.tail()
+        rows = [json.loads(line) for line in process.output("stdout").splitlines()]
+    assert {row["device"] for row in rows} == {f"{login['device_id']} (any)"}
+    records = [json.loads(line) for line in (world.folder / "audit.jsonl").read_text().splitlines()]
+    assert f"{login['device_id']} (any)" in {record.get("device") for record in records}
 
 
 async def test_what_was_called_is_said_for_programs(world: World) -> None:
