@@ -1,0 +1,101 @@
+"""The client's end of calls between devices: only the device that was called is heard."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mxrtc_bridge.client import device as module
+from mxrtc_bridge.client.device import DeviceCalls, NoDeviceError
+from mxrtc_bridge.core.encryption import DeviceId, Trust
+from mxrtc_bridge.core.events import Answer, CallMessage, Hangup, Invite, Version
+from mxrtc_bridge.core.ids import CallId, PartyId, UserId
+from mxrtc_bridge.core.signal import SIGNAL_TYPE, Signal, parse_signal, signal_content
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
+
+ALICE, PEER = UserId("@alice:example.org"), UserId("@rtc_build:example.org")
+BUILD = DeviceIdentity(PEER, DeviceId("BUILD"), "ed", "curve", Trust.CROSS_SIGNED)
+CALL, PARTY = CallId("call"), PartyId("party")
+INVITE, HANGUP = Invite(CALL, PARTY, Version.V1, "v=0\r\n", 60_000), Hangup(CALL, PARTY, Version.V1)
+ANSWER = Answer(CALL, PARTY, Version.V1, "v=0\r\n")
+
+
+@dataclass
+class Own:
+    user: UserId = ALICE
+    sent: list[Signal] = field(default_factory=list)
+
+    async def send_to_device(self, devices: list[DeviceIdentity], event_type: str, content: dict[str, Any]) -> None:
+        assert (devices, event_type) == ([BUILD], SIGNAL_TYPE)
+        self.sent.append(parse_signal(content))
+
+
+class World:
+    def __init__(self) -> None:
+        self.own = Own()
+        self.calls = DeviceCalls(self.own, BUILD)  # type: ignore[arg-type]
+        self.heard: list[CallMessage] = []
+        self.calls.listener = lambda _user, message: self.heard.append(message)
+
+    async def come(
+        self,
+        message: CallMessage = ANSWER,
+        device: DeviceIdentity | None = BUILD,
+        sender: UserId = PEER,
+        kind: str = SIGNAL_TYPE,
+        **changes: Any,
+    ) -> None:
+        content = {**signal_content(Signal(0, 5, message)), **changes}
+        await self.calls.handle(self.own, ToDeviceEvent(kind, sender, content, device))  # type: ignore[arg-type]
+
+
+async def test_what_we_say_is_numbered_and_ends_with_the_device() -> None:
+    world = World()
+    assert not world.calls.invited.is_set()
+    await world.calls.send(world.calls.channel, ALICE, INVITE, step="invite")
+    assert world.calls.invited.is_set()
+    await world.calls.send(world.calls.channel, ALICE, HANGUP, step="hangup")
+    await world.calls.close()
+    await world.calls.send(world.calls.channel, ALICE, HANGUP, step="hangup")
+    assert [(signal.seq, type(signal.message)) for signal in world.own.sent] == [(0, Invite), (1, Hangup)]
+
+
+async def test_the_device_that_was_called_is_heard_and_nothing_else() -> None:
+    world = World()
+    await world.come(device=None)
+    await world.come(device=replace(BUILD, device=DeviceId("OTHER")))
+    await world.come(device=replace(BUILD, ed25519="forged"))
+    await world.come(sender=ALICE)
+    await world.come(kind="m.call.answer")
+    await world.come(seq=-1)
+    await world.come(content={"call_id": CALL})
+    assert world.heard == []
+    await world.come()
+    await world.come()
+    assert world.heard == [ANSWER]
+
+
+async def test_one_command_at_a_time_holds_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOCK_WAIT_S", 0.1)
+    path = tmp_path / "crypto.lock"
+    with await module._locked(path):
+        with pytest.raises(NoDeviceError, match="another mxrtc command"):
+            await module._locked(path)
+        waiting = asyncio.create_task(module._locked(path))
+        await asyncio.sleep(0.02)
+    with await waiting:
+        pass
+    with pytest.raises(NoDeviceError, match="cannot be used"):
+        await module._locked(tmp_path / "missing" / "crypto.lock")
+
+
+def test_the_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "crypto.key"
+    key = module._key(path)
+    assert len(key) >= 32
+    assert module._key(path) == key
+    assert path.stat().st_mode & 0o777 == 0o600
