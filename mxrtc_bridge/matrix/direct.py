@@ -194,9 +194,8 @@ class DirectRooms:
             if await self._encrypted(room):
                 raise DirectRoomError(
                     DirectFailure.ENCRYPTED,
-                    "your homeserver encrypts every new private room, and mxrtc cannot encrypt its calls yet; "
-                    "ask its admin to set encryption_enabled_by_default_for_room_type to 'off' (or to 'invite' rooms "
-                    "of other kinds only)",
+                    "your homeserver encrypts every new private room, and mxrtc calls from plain rooms or by devices; "
+                    "the bridge's encryption may be off: --signal device says more",
                 )
             await self._wait_for_join(room, peer)
         except (HomeserverError, asyncio.CancelledError):

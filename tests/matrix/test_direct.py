@@ -226,7 +226,7 @@ async def test_silent_peer_is_waited_for_a_limited_time() -> None:
 async def test_homeserver_that_encrypts_everything_is_explained() -> None:
     error = await failure(FakeHomeserver(encrypts_all=True))
     assert (error.failure, error.retryable) == (DirectFailure.ENCRYPTED, False)
-    assert "encryption_enabled_by_default_for_room_type" in str(error)
+    assert "--signal device says more" in str(error)
 
 
 async def test_outage_is_not_taken_for_a_missing_room() -> None:
