@@ -24,6 +24,7 @@ from mxrtc_bridge.app.people import People
 from mxrtc_bridge.app.private_events import PrivateEvents
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.app.rights import Rights
+from mxrtc_bridge.app.settings import Pem, call_settings, profiles, rtc_settings
 from mxrtc_bridge.app.signals import Signals
 from mxrtc_bridge.app.traces import Traces
 from mxrtc_bridge.config import Config, UnixListen, load_config
@@ -36,10 +37,9 @@ from mxrtc_bridge.core.ice import IceServer
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
 from mxrtc_bridge.core.policy import Allow
 from mxrtc_bridge.core.policy_lists import RULE_TYPES
-from mxrtc_bridge.core.quota import CallLimits
 from mxrtc_bridge.core.signal import channel_ends
 from mxrtc_bridge.engine.acceptor import AcceptorLinks
-from mxrtc_bridge.engine.calls import CallManager, CallSettings
+from mxrtc_bridge.engine.calls import CallManager
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.matrix.conversation import MESSAGE_TYPES
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -49,15 +49,12 @@ from mxrtc_bridge.matrix.inbox import Inbox
 from mxrtc_bridge.matrix.liveness import ping_loop, wait_for_homeserver
 from mxrtc_bridge.matrix.notices import Notices
 from mxrtc_bridge.matrix.outbox import Outbox
-from mxrtc_bridge.matrix.peer_ports import PeerProfile
 from mxrtc_bridge.matrix.peers import Peers
 from mxrtc_bridge.matrix.room_event import RoomEvent
 from mxrtc_bridge.matrix.transport import Transport
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
-from mxrtc_bridge.rtc.settings import RtcSettings
 from mxrtc_bridge.sinks.targets import TargetConnector
-from mxrtc_bridge.storage.certificates import CertificateStore
 from mxrtc_bridge.storage.stores import Stores, open_stores
 from mxrtc_bridge.web.appservice import AppserviceEndpoint
 from mxrtc_bridge.web.control import SOCKET_MODE, control_application
@@ -126,7 +123,7 @@ class Bridge:
             wall_ms=self._clock.wall_ms,
         )
         self._calls = CallManager(
-            settings=_call_settings(config),
+            settings=call_settings(config),
             rights=self._rights,
             rooms=self,
             directory=stores.calls,
@@ -155,7 +152,7 @@ class Bridge:
             self._homeserver,
             stores.rooms,
             self._calls,
-            profiles=_profiles(config),
+            profiles=profiles(config),
             bot_rooms=self._bot_rooms,
             tell=lambda room, sender, text, key: self._notices.post(room, sender, text, key=key),
             is_own=self.is_own,
@@ -251,9 +248,10 @@ class Bridge:
             await self._directories.serve(self._config.files_targets())
             await wait_for_homeserver(self._homeserver)
             await self._peers.start()
-            await self._encryption.start(profile.user_id for profile in _profiles(self._config))
+            await self._encryption.start(profile.user_id for profile in profiles(self._config))
             tasks.create_task(self._encryption.run(), name="encryption")
             await self._calls.hang_up_leftovers()
+            await self._traces.start()
             # Not earlier: what an earlier run has left in the inbox is judged by the rooms that the peers are in.
             tasks.create_task(self._notices.run(), name="notices")
             tasks.create_task(self._traces.run(), name="traces of calls")
@@ -324,7 +322,7 @@ class Bridge:
     # What the engine asks
 
     def _peer_factory(self, config: Config) -> AiortcPeerFactory:
-        return AiortcPeerFactory(_rtc_settings(config), _Pem(self._stores.certificates), self._ice_servers)
+        return AiortcPeerFactory(rtc_settings(config), Pem(self._stores.certificates), self._ice_servers)
 
     def members(self, room: RoomId) -> frozenset[UserId] | None:
         ends = channel_ends(room)
@@ -404,11 +402,11 @@ class Bridge:
         # Rights first: what was taken away ends now, whatever becomes of the rest.
         self._calls.rights_changed()
         await self._directories.serve(config.files_targets())
-        self._calls.reconfigure(_call_settings(config), self._peer_factory(config))
+        self._calls.reconfigure(call_settings(config), self._peer_factory(config))
         self._encryption.configure(config)
         await self._named_rooms.reload()
-        await self._peers.reload(_profiles(config))
-        await self._encryption.serve(profile.user_id for profile in _profiles(config))
+        await self._peers.reload(profiles(config))
+        await self._encryption.serve(profile.user_id for profile in profiles(config))
         log.info("configuration reloaded: %d peers, %d grants", len(config.peers), len(config.grants))
 
     async def _keep_house(self) -> None:
@@ -448,42 +446,6 @@ def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-class _Pem:
-    """Certificates as bytes, which is what cryptography reads; the database keeps text."""
-
-    def __init__(self, store: CertificateStore) -> None:
-        self._store = store
-
-    async def load(self, user: UserId) -> bytes | None:
-        text = await self._store.load(user)
-        return None if text is None else text.encode()
-
-    async def save(self, user: UserId, pem: bytes) -> None:
-        await self._store.save(user, pem.decode())
-
-
-def _profiles(config: Config) -> list[PeerProfile]:
-    """All virtual users; the bot is one of them, a peer without services that knows all the others."""
-    bot = PeerProfile(config.appservice.bot, "RTC bridge")
-    return [bot, *(PeerProfile(peer.user_id, peer.displayname) for peer in config.peers.values())]
-
-
-def _call_settings(config: Config) -> CallSettings:
-    limits = config.limits
-    return CallSettings(
-        limits=CallLimits(limits.calls_per_user, limits.calls_per_server, limits.calls_total),
-        invites_per_minute=limits.invites_per_minute,
-        session_max_s=limits.session_max_s,
-        addresses=config.address_policy(),
-        setup_s=limits.setup_s,
-    )
-
-
-def _rtc_settings(config: Config) -> RtcSettings:
-    ice = config.ice
-    return RtcSettings(policy=ice.policy, interfaces=ice.interfaces, advertise=ice.advertise, port_range=ice.port_range)
 
 
 async def run(config: Config) -> None:

@@ -32,7 +32,7 @@ class Redactor(Protocol):
 
 
 class Traces:
-    """Sends events of calls into rooms, and takes them back. :meth:`run` must run for the second."""
+    """Sends events of calls into rooms, and takes them back: :meth:`start` comes first, then :meth:`run` must run."""
 
     def __init__(
         self,
@@ -81,9 +81,16 @@ class Traces:
         await self._store.call_over(record.room_id, record.call_id)
         self._due.set()
 
-    async def run(self) -> None:
-        """Take back what may go, until cancelled; what an earlier run has left at once."""
+    async def start(self) -> None:
+        """Let go what an earlier run has left: none of its calls lives. To be called before there are new ones.
+
+        Raises:
+            StorageError: the database does not take it.
+        """
         await self._store.call_over(None, None)
+
+    async def run(self) -> None:
+        """Take back what may go, until cancelled."""
         while True:
             failed = await self._take_back()
             try:

@@ -36,8 +36,9 @@ class World:
         self.slept: list[float] = []
         self.tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> Traces:
+    async def start(self) -> Traces:
         traces = Traces(self, self, self.store, wanted=lambda: self.wanted, wall_ms=lambda: 5, sleep=self.sleep)  # type: ignore[arg-type]
+        await traces.start()
         self.tasks.append(asyncio.create_task(traces.run()))
         return traces
 
@@ -77,8 +78,7 @@ async def say(traces: Traces, call: str, step: str) -> None:
 
 
 async def test_the_events_of_a_call_are_taken_back_when_it_is_over_and_no_others(world: World) -> None:
-    traces = world.start()
-    await asyncio.sleep(0.05)
+    traces = await world.start()
     for call, step in (("a", "answer"), ("a", "hangup"), ("b", "answer")):
         await say(traces, call, step)
     await traces.call_over(record("a"))
@@ -90,16 +90,15 @@ async def test_the_events_of_a_call_are_taken_back_when_it_is_over_and_no_others
 
 
 async def test_what_a_crash_has_left_is_taken_back_at_the_start(world: World) -> None:
-    first = world.start()
-    await asyncio.sleep(0.05)
+    first = await world.start()
     await say(first, "a", "answer")
     world.tasks[0].cancel()
-    world.start()
+    await world.start()
     assert await world.until_redacted(1) == ["$a-answer"]
 
 
 async def test_where_it_is_not_wanted_everything_stays(world: World) -> None:
-    traces = world.start()
+    traces = await world.start()
     world.wanted = False
     await say(traces, "a", "answer")
     await traces.call_over(record("a"))
@@ -113,8 +112,7 @@ async def test_what_may_not_be_redacted_holds_up_nothing_and_an_outage_is_waited
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mxrtc_bridge.app.traces.RETRY_S", 0.02)
-    traces = world.start()
-    await asyncio.sleep(0.05)
+    traces = await world.start()
     await say(traces, "a", "answer")
     world.failure = HomeserverError("away", 0)
     await traces.call_over(record("a"))

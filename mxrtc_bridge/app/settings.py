@@ -1,0 +1,49 @@
+"""What the configuration says, in the words of those who need it."""
+
+from __future__ import annotations
+
+from mxrtc_bridge.config import Config
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.quota import CallLimits
+from mxrtc_bridge.engine.calls import CallSettings
+from mxrtc_bridge.matrix.peer_ports import PeerProfile
+from mxrtc_bridge.rtc.settings import RtcSettings
+from mxrtc_bridge.storage.certificates import CertificateStore
+
+
+class Pem:
+    """Certificates as bytes, which is what cryptography reads; the database keeps text."""
+
+    def __init__(self, store: CertificateStore) -> None:
+        self._store = store
+
+    async def load(self, user: UserId) -> bytes | None:
+        text = await self._store.load(user)
+        return None if text is None else text.encode()
+
+    async def save(self, user: UserId, pem: bytes) -> None:
+        await self._store.save(user, pem.decode())
+
+
+def profiles(config: Config) -> list[PeerProfile]:
+    """All virtual users; the bot is one of them, a peer without services that knows all the others."""
+    bot = PeerProfile(config.appservice.bot, "RTC bridge")
+    return [bot, *(PeerProfile(peer.user_id, peer.displayname) for peer in config.peers.values())]
+
+
+def call_settings(config: Config) -> CallSettings:
+    """What the admin has set about calls."""
+    limits = config.limits
+    return CallSettings(
+        limits=CallLimits(limits.calls_per_user, limits.calls_per_server, limits.calls_total),
+        invites_per_minute=limits.invites_per_minute,
+        session_max_s=limits.session_max_s,
+        addresses=config.address_policy(),
+        setup_s=limits.setup_s,
+    )
+
+
+def rtc_settings(config: Config) -> RtcSettings:
+    """How sessions find a path."""
+    ice = config.ice
+    return RtcSettings(policy=ice.policy, interfaces=ice.interfaces, advertise=ice.advertise, port_range=ice.port_range)
