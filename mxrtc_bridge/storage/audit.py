@@ -13,6 +13,7 @@ from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.audit import NO_LINES, AuditRecord, ChainError, Entry, Head, read_line
 from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.pruning import in_batches
 
 KEEP_MS = 400 * 24 * 3600 * 1000
 MAX_ROWS = 500_000
@@ -109,10 +110,7 @@ class AuditStore:
 
     async def prune(self, now_ms: int) -> int:
         """Forget what is too old or too much; returns the rows."""
-        forgotten = 0
-        while (count := await self._prune_batch(now_ms)) > 0:
-            forgotten += count
-        return forgotten
+        return await in_batches(lambda: self._prune_batch(now_ms))
 
     async def _prune_batch(self, now_ms: int) -> int:
         async def delete(connection: Connection) -> int:

@@ -11,6 +11,7 @@ from mautrix.util.async_db import Connection
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.pruning import in_batches
 
 KEEP_MS = 30 * 24 * 3600 * 1000
 """How long an ended call is remembered. A replay after that fails the check of the event's age (at most minutes)."""
@@ -88,10 +89,7 @@ class CallStore:
 
     async def prune(self, now_ms: int) -> int:
         """Forget ended calls that are too old or too many, in small transactions; returns how many."""
-        forgotten = 0
-        while (count := await self._prune_batch(now_ms)) > 0:
-            forgotten += count
-        return forgotten
+        return await in_batches(lambda: self._prune_batch(now_ms))
 
     async def _prune_batch(self, now_ms: int) -> int:
         async def delete(connection: Connection) -> int:

@@ -14,6 +14,7 @@ from mxrtc_bridge.core.grants import StoredGrant
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.policy import Service, parse_subject
 from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.pruning import in_batches
 
 KEEP_MS = 365 * 24 * 3600 * 1000
 """How long an ended grant is remembered."""
@@ -105,10 +106,7 @@ class GrantStore:
 
     async def prune(self, now_ms: int) -> int:
         """Forget ended grants that are too old or too many; returns how many."""
-        forgotten = 0
-        while (count := await self._prune_batch(now_ms)) > 0:
-            forgotten += count
-        return forgotten
+        return await in_batches(lambda: self._prune_batch(now_ms))
 
     async def _prune_batch(self, now_ms: int) -> int:
         async def delete(connection: Connection) -> int:

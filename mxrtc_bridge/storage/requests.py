@@ -13,6 +13,7 @@ from mautrix.util.async_db import Connection
 from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId
 from mxrtc_bridge.core.requests import Request, RequestState
 from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.pruning import in_batches
 
 KEEP_MS = 90 * 24 * 3600 * 1000
 """How long an ended request is remembered."""
@@ -117,10 +118,7 @@ class RequestStore:
 
     async def prune(self, now_ms: int) -> int:
         """Forget ended requests that are too old or too many; returns how many."""
-        forgotten = 0
-        while (count := await self._prune_batch(now_ms)) > 0:
-            forgotten += count
-        return forgotten
+        return await in_batches(lambda: self._prune_batch(now_ms))
 
     async def _prune_batch(self, now_ms: int) -> int:
         async def delete(connection: Connection) -> int:

@@ -11,8 +11,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from aiohttp import ClientSession
 
 from tests.e2e.files import make
+from tests.e2e.people import Person
 from tests.e2e.world import DOMAIN, PASSWORD, World, payload
 
 pytestmark = pytest.mark.real
@@ -20,41 +22,12 @@ pytestmark = pytest.mark.real
 BOT, PEER = f"@rtcbot:{DOMAIN}", f"@rtc_build:{DOMAIN}"
 
 
-class Person:
-    """A user with an ordinary client."""
-
-    def __init__(self, world: World, token: str) -> None:
-        self._homeserver = world.homeserver
-        self._token = token
-
-    @classmethod
-    async def login(cls, world: World, name: str) -> Person:
-        return cls(world, (await world.homeserver.login(name, PASSWORD)).access_token)
-
-    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        found: dict[str, Any] = await self._homeserver.request(
-            method, f"/_matrix/client/v3/{path}", token=self._token, body=body
-        )
-        return found
-
-    async def rooms(self) -> list[str]:
-        found: list[str] = (await self.request("GET", "joined_rooms"))["joined_rooms"]
-        return found
-
-    async def notices(self, room: str, at_least: int) -> list[dict[str, Any]]:
-        """The notices of a room, oldest first, once there are enough of them."""
-        async with asyncio.timeout(20):
-            while True:
-                found = await self.request("GET", f"rooms/{quote(room)}/messages?dir=b&limit=50")
-                notices = [each for each in found["chunk"] if each["content"].get("msgtype") == "m.notice"]
-                if len(notices) >= at_least:
-                    return notices[::-1]
-                await asyncio.sleep(0.1)
-
-    async def until_joined(self, room: str, user: str) -> None:
-        async with asyncio.timeout(20):
-            while user not in (await self.request("GET", f"rooms/{quote(room)}/joined_members"))["joined"]:
-                await asyncio.sleep(0.1)
+async def notices(person: Person, room: str, at_least: int) -> list[dict[str, Any]]:
+    """The notices of a room, oldest first, once there are enough of them."""
+    async with asyncio.timeout(20):
+        while len(found := await person.notices(room)) < at_least:
+            await asyncio.sleep(0.1)
+    return found
 
 
 @pytest.fixture
@@ -72,16 +45,24 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield world
 
 
-async def test_sender_and_the_room_for_notices_are_told_what_has_arrived(world: World, tmp_path: Path) -> None:
-    carol = await Person.login(world, "carol")
-    created = await carol.request("POST", "createRoom", {"preset": "private_chat"})
+@pytest.fixture
+async def http() -> AsyncIterator[ClientSession]:
+    async with ClientSession() as session:
+        yield session
+
+
+async def test_sender_and_the_room_for_notices_are_told_what_has_arrived(
+    world: World, http: ClientSession, tmp_path: Path
+) -> None:
+    carol = await Person.log_in(world, "carol", http)
+    created = await carol.ask("POST", "createRoom", {"preset": "private_chat"})
     room = created["room_id"]
     world.settings["rooms"] = {"notices": room}
     world.reload()
     assert world.bridge is not None
     await world.bridge.wait_for_line(r"is not in the room for notices .*; invite it", 20)
-    await carol.request("POST", f"rooms/{quote(room)}/invite", {"user_id": BOT})
-    await carol.until_joined(room, BOT)
+    await carol.ask("POST", f"rooms/{quote(room)}/invite", {"user_id": BOT})
+    await carol.until_member(room, BOT)
 
     data = payload(2000)
     tree = make(tmp_path, {"a & b.txt": data, "many/1": b"1", "many/2": b"22", "many/sub/3": b"333"})
@@ -93,9 +74,9 @@ async def test_sender_and_the_room_for_notices_are_told_what_has_arrived(world: 
     assert code == 0, err
 
     digest = hashlib.sha256(data).hexdigest()
-    alice = await Person.login(world, "alice")
-    (direct,) = await alice.rooms()
-    told = await alice.notices(direct, 2)
+    alice = await Person.log_in(world, "alice", http)
+    (direct,) = (await alice.ask("GET", "joined_rooms"))["joined_rooms"]
+    told = await notices(alice, direct, 2)
     assert [(each["sender"], each["content"]["body"]) for each in told] == [
         (PEER, f"Received a & b.txt, 2.0 KiB, SHA-256 {digest}"),
         (PEER, "Received 3 files, 6 B: many/1, many/2, many/sub/3"),
@@ -105,7 +86,7 @@ async def test_sender_and_the_room_for_notices_are_told_what_has_arrived(world: 
     )
     assert told[0]["content"]["m.mentions"] == {}
 
-    announced = await carol.notices(room, 2)
+    announced = await notices(carol, room, 2)
     assert [(each["sender"], each["content"]["body"]) for each in announced] == [
         (BOT, f"@alice:{DOMAIN} has put a & b.txt into {PEER}/inbox: 2.0 KiB, SHA-256 {digest}"),
         (BOT, f"@alice:{DOMAIN} has put 3 files into {PEER}/inbox, 6 B: many/1, many/2, many/sub/3"),
@@ -114,5 +95,5 @@ async def test_sender_and_the_room_for_notices_are_told_what_has_arrived(world: 
     del world.settings["rooms"]
     world.reload()
     async with asyncio.timeout(20):
-        while BOT in (await carol.request("GET", f"rooms/{quote(room)}/joined_members"))["joined"]:
+        while BOT in (await carol.ask("GET", f"rooms/{quote(room)}/joined_members"))["joined"]:
             await asyncio.sleep(0.1)
