@@ -33,6 +33,7 @@ from mxrtc_bridge.cli.admin_audit import audit_command
 from mxrtc_bridge.cli.admin_check import check_command
 from mxrtc_bridge.cli.admin_control import COMMANDS
 from mxrtc_bridge.cli.admin_files import files_command
+from mxrtc_bridge.cli.admin_identity import identity_command
 from mxrtc_bridge.cli.admin_init import init_command
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.example import example_config
@@ -85,6 +86,7 @@ def cli() -> None:
 cli.add_command(init_command)
 cli.add_command(check_command)
 cli.add_command(audit_command)
+cli.add_command(identity_command)
 for each in COMMANDS:
     cli.add_command(each)
 cli.add_command(files_command)

@@ -252,15 +252,20 @@ def devices(context: Context, peer: str | None) -> None:
 
 @main.command()
 @click.argument("peer", metavar="PEER")
+@click.option("--key", metavar="KEY", help="The identity that its admin has told you: accept this one only.")
 @click.pass_obj
-def trust(context: Context, peer: str) -> None:
-    """Accept the identity that a peer shows now, after its admin has told you that it was changed on purpose."""
+def trust(context: Context, peer: str, key: str | None) -> None:
+    """Accept the identity that a peer shows now, after its admin has told you that it was changed on purpose.
+
+    With a KEY that you have from the admin over another way, the peer's devices count as verified from then on; its
+    admin reads it with: mxrtc-bridge identity
+    """
     report = context.report()
 
     async def work() -> None:
         from mxrtc_bridge.client import commands  # noqa: PLC0415
 
-        await commands.trust(context.state, report, peer)
+        await commands.trust(context.state, report, peer, key)
 
     run(report, work)
 

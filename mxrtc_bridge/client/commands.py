@@ -167,6 +167,8 @@ async def devices(state: StateFolder, report: Report, peer: str | None) -> None:
     whose = login.user_id if peer is None else _name(login, peer).peer
     async with _device(state, login) as device:
         found = await device.devices_of(whose, fresh=True)
+        if found.master is not None and not report.as_json:
+            report.say("device", f"identity of {whose}: {found.master}")
         for each in sorted(found.devices, key=lambda each: (each.device != device.device_id, each.device)):
             own = (whose, each.device) == (login.user_id, device.device_id)
             trust = f"{each.trust.value}{', this one' if own else ''}"
@@ -189,18 +191,22 @@ async def devices(state: StateFolder, report: Report, peer: str | None) -> None:
             raise ClientError(Exit.DENIED, f"{whose} shows another identity than before")
 
 
-async def trust(state: StateFolder, report: Report, peer: str) -> None:
-    """Accept the identity that a peer shows now."""
+async def trust(state: StateFolder, report: Report, peer: str, key: str | None) -> None:
+    """Accept the identity that a peer shows now; with a key only if it is that one, which is verified then."""
     login = state.load_login()
     whose = _name(login, peer).peer
     async with _device(state, login) as device:
         found = await device.devices_of(whose, fresh=True)
         if found.master is None:
             raise ClientError(Exit.DENIED, f"{whose} has no identity that could be accepted")
-        accepted = await device.lists.accept_identity(whose)
+        if key is not None and key.rstrip("=") != found.master:
+            raise ClientError(
+                Exit.DENIED, f"{whose} shows the identity {found.master}, which is not the one that you gave"
+            )
+        accepted = await device.lists.accept_identity(whose, verified=None if key is None else found.master)
         report.say(
             "trust",
-            f"{whose} is known by the identity {accepted.master} now",
+            f"{whose} is known by the identity {accepted.master} now" + (", verified" if key is not None else ""),
             user=whose,
             identity=accepted.master,
             before=found.pinned,

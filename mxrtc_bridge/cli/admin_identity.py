@@ -1,0 +1,38 @@
+"""``mxrtc-bridge identity``: the identities of the peers, for users to compare with what they see."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from mxrtc_bridge.config import load_config
+from mxrtc_bridge.core.errors import LocalError
+
+
+@click.command("identity")
+@click.option(
+    "-c", "--config", "path", type=click.Path(path_type=Path), default="config.yaml", envvar="MXRTC_CONFIG",
+    show_default=True, show_envvar=True, help="The configuration.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def identity_command(path: Path, as_json: bool) -> int:
+    """Print the identity of each peer and of the bot: user and public master key, separated by a tab.
+
+    A user who gets a key from you over another way compares it: mxrtc trust PEER --key KEY. Works while the bridge
+    runs or not.
+    """
+    config = load_config(path)
+    settings = config.encryption
+    if settings.key is None and not settings.key_file.exists():
+        raise LocalError(f"there are no identities yet: the bridge makes {settings.key_file} at its first start")
+    # Only this command needs the Olm library without the network.
+    from mxrtc_bridge.app.encryption import load_key  # noqa: PLC0415
+    from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys  # noqa: PLC0415
+
+    key = load_key(settings)
+    for user in (config.appservice.bot, *config.peers):
+        master = IdentityKeys.derived(key, user).master.public
+        click.echo(json.dumps({"user": user, "identity": master}) if as_json else f"{user}\t{master}")
+    return 0
