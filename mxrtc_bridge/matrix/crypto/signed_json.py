@@ -1,6 +1,6 @@
-"""Signed JSON: its canonical form, signatures, and the strict reading of keys that a homeserver passes on.
+"""Signed JSON: signatures, and the strict reading of keys that a homeserver passes on.
 
-Appendices of the specification, "Canonical JSON" and "Signing JSON". Whatever comes from ``/keys/query`` and
+Appendices of the specification, "Signing JSON". Whatever comes from ``/keys/query`` and
 ``/keys/claim`` was written by users of any server: it is bounded here, and a device whose keys are not well-formed and
 signed by itself does not exist for us.
 """
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mxrtc_bridge.core.canonical_json import canonical_json
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
@@ -23,46 +23,8 @@ MAX_DEVICES = 256
 """Devices of one user that are looked at. People have a few; a bot that leaks a device with each login has hundreds."""
 MAX_KEY_CHARS = 8192
 """The canonical JSON of one device's keys, or of one cross-signing key."""
-MAX_DEPTH = 16
-_MAX_INTEGER = 2**53 - 1
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}")
 _DEVICE_ID = re.compile(r"[!-~]{1,255}")
-
-
-def canonical_json(value: Mapping[str, Any]) -> bytes:
-    """Return the one form of ``value`` that is signed.
-
-    Raises:
-        EventError: it holds what canonical JSON cannot: fractions, huge numbers, lone surrogates, or too deep a tree.
-    """
-    _check(value, 0)
-    try:
-        return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise EventError("bad_json", "this is not canonical JSON") from error
-
-
-def _check(value: object, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise EventError("bad_json", f"canonical JSON deeper than {MAX_DEPTH} is not signed here")
-    if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            raise EventError("bad_json", "a key of canonical JSON is not text")
-        items = list(value.values())
-    elif isinstance(value, list | tuple):
-        items = list(value)
-    else:
-        _check_leaf(value)
-        return
-    for item in items:
-        _check(item, depth + 1)
-
-
-def _check_leaf(value: object) -> None:
-    if value is not None and not isinstance(value, str | int):
-        raise EventError("bad_json", f"canonical JSON holds no {type(value).__name__}")
-    if isinstance(value, int) and abs(value) > _MAX_INTEGER:
-        raise EventError("bad_json", "a number is beyond the range of canonical JSON")
 
 
 def signable(value: Mapping[str, Any]) -> bytes:

@@ -1,9 +1,8 @@
-"""Canonical JSON, signatures, and keys that a hostile homeserver or user has written."""
+"""Signatures, and keys that a hostile homeserver or user has written."""
 
 from __future__ import annotations
 
 import copy
-import json
 from typing import Any
 
 import pytest
@@ -18,9 +17,7 @@ from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.cross_signing import identity_content
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys, derive
 from mxrtc_bridge.matrix.crypto.signed_json import (
-    MAX_DEPTH,
     MAX_DEVICES,
-    canonical_json,
     identity_of,
     is_key,
     is_signed,
@@ -52,45 +49,6 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=10,
 )
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        # The examples of the specification (appendices, "Canonical JSON").
-        ({}, "{}"),
-        ({"one": 1, "two": "Two"}, '{"one":1,"two":"Two"}'),
-        ({"b": "2", "a": "1"}, '{"a":"1","b":"2"}'),
-        ({"a": "日本語"}, '{"a":"日本語"}'),
-        ({"本": 2, "日": 1}, '{"日":1,"本":2}'),
-        ({"a": "\u65e5"}, '{"a":"日"}'),
-        ({"a": None}, '{"a":null}'),
-    ],
-)
-def test_canonical_json_has_the_form_of_the_specification(value: dict[str, Any], text: str) -> None:
-    assert canonical_json(value) == text.encode()
-
-
-@given(OBJECT)
-def test_canonical_json_is_json_of_the_same_value_whatever_the_order(value: dict[str, Any]) -> None:
-    text = canonical_json(value)
-    assert json.loads(text) == value
-    assert canonical_json(dict(reversed(value.items()))) == text
-
-
-@pytest.mark.parametrize("leaf", [1.5, float("nan"), 2**53, -(2**53), "\ud800", {1: 2}, b"x", {"\ud800": 1}])
-def test_what_is_not_canonical_is_refused(leaf: object) -> None:
-    with pytest.raises(EventError):
-        canonical_json({"a": [leaf]})
-
-
-def test_depth_is_limited() -> None:
-    value: dict[str, Any] = {}
-    for _ in range(MAX_DEPTH):
-        value = {"a": value}
-    canonical_json(value)
-    with pytest.raises(EventError, match="deeper"):
-        canonical_json({"a": value})
 
 
 @given(OBJECT)
