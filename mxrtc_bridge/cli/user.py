@@ -243,9 +243,9 @@ def devices(context: Context, peer: str | None) -> None:
     report = context.report()
 
     async def work() -> None:
-        from mxrtc_bridge.client import commands  # noqa: PLC0415
+        from mxrtc_bridge.client import identities  # noqa: PLC0415
 
-        await commands.devices(context.state, report, peer)
+        await identities.devices(context.state, report, peer)
 
     run(report, work)
 
@@ -263,9 +263,29 @@ def trust(context: Context, peer: str, key: str | None) -> None:
     report = context.report()
 
     async def work() -> None:
-        from mxrtc_bridge.client import commands  # noqa: PLC0415
+        from mxrtc_bridge.client import identities  # noqa: PLC0415
 
-        await commands.trust(context.state, report, peer, key)
+        await identities.trust(context.state, report, peer, key)
+
+    run(report, work)
+
+
+@main.command()
+@click.argument("peer", required=False, metavar="[PEER]")
+@click.pass_obj
+def verify(context: Context, peer: str | None) -> None:
+    """Compare emoji with another session of mine, or with the admin of a peer; both must show the same seven.
+
+    Without a PEER: another session signs this device, which then counts as cross-signed. Accept the request there, or
+    begin there. With a PEER: its admin reads the emoji with mxrtc-bridge verify; its identity then counts as verified.
+    The answer, yes or no, is read from standard input.
+    """
+    report = context.report()
+
+    async def work() -> None:
+        from mxrtc_bridge.client import verifying  # noqa: PLC0415
+
+        await verifying.verify(context.state, report, peer)
 
     run(report, work)
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import platform
 import statistics
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 from mxrtc_bridge.client.caller import Caller
 from mxrtc_bridge.client.connection import check_finished, list_services_of, only_service, report_connected
-from mxrtc_bridge.client.device import NoDeviceError, own_device
 from mxrtc_bridge.client.exits import ClientError, Exit, explain_refusal
 from mxrtc_bridge.client.forwarding import Forwarding
 from mxrtc_bridge.client.options import CallOptions, Forward
@@ -23,7 +20,6 @@ from mxrtc_bridge.core.ids import UserId, parse_user_id
 from mxrtc_bridge.core.naming import PeerName, parse_peer_name
 from mxrtc_bridge.core.stream_events import Outcome
 from mxrtc_bridge.matrix import login as matrix_login
-from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.login import Account
 from mxrtc_bridge.sinks.stdio import StdioSink
 
@@ -159,67 +155,6 @@ async def ping(
             median_ms=round(statistics.median(trips), 3),
             path=str(connection.path),
         )
-
-
-async def devices(state: StateFolder, report: Report, peer: str | None) -> None:
-    """List the devices of a user, our own first, and how far each is trusted."""
-    login = state.load_login()
-    whose = login.user_id if peer is None else _name(login, peer).peer
-    async with _device(state, login) as device:
-        found = await device.devices_of(whose, fresh=True)
-        if found.master is not None and not report.as_json:
-            report.say("device", f"identity of {whose}: {found.master}")
-        for each in sorted(found.devices, key=lambda each: (each.device != device.device_id, each.device)):
-            own = (whose, each.device) == (login.user_id, device.device_id)
-            trust = f"{each.trust.value}{', this one' if own else ''}"
-            if report.as_json:
-                report.say(
-                    "device",
-                    "",
-                    user=whose,
-                    device=each.device,
-                    key=each.ed25519,
-                    trust=each.trust.value,
-                    own=own,
-                    identity=found.master,
-                    identity_changed=found.identity_changed,
-                )
-            else:
-                line = f"{each.device}\t{each.ed25519}\t{trust}"
-                print(line, flush=True)  # noqa: T201 - this is the data that was asked for
-        if found.identity_changed:
-            raise ClientError(Exit.DENIED, f"{whose} shows another identity than before")
-
-
-async def trust(state: StateFolder, report: Report, peer: str, key: str | None) -> None:
-    """Accept the identity that a peer shows now; with a key only if it is that one, which is verified then."""
-    login = state.load_login()
-    whose = _name(login, peer).peer
-    async with _device(state, login) as device:
-        found = await device.devices_of(whose, fresh=True)
-        if found.master is None:
-            raise ClientError(Exit.DENIED, f"{whose} has no identity that could be accepted")
-        if key is not None and key.rstrip("=") != found.master:
-            raise ClientError(
-                Exit.DENIED, f"{whose} shows the identity {found.master}, which is not the one that you gave"
-            )
-        accepted = await device.lists.accept_identity(whose, verified=None if key is None else found.master)
-        report.say(
-            "trust",
-            f"{whose} is known by the identity {accepted.master} now" + (", verified" if key is not None else ""),
-            user=whose,
-            identity=accepted.master,
-            before=found.pinned,
-        )
-
-
-@contextlib.asynccontextmanager
-async def _device(state: StateFolder, login: Login) -> AsyncIterator[CryptoDevice]:
-    try:
-        async with own_device(state, login) as (device, _):
-            yield device
-    except NoDeviceError as error:
-        raise ClientError(Exit.RETRY, str(error)) from error
 
 
 async def status(state: StateFolder, report: Report) -> None:

@@ -150,6 +150,21 @@ async def own_device(state: StateFolder, login: Login) -> AsyncIterator[tuple[Cr
         yield device, server
 
 
+@contextlib.asynccontextmanager
+async def required_device(state: StateFolder, login: Login) -> AsyncIterator[tuple[CryptoDevice, KeyServer]]:
+    """Hold the client's device, for a command that cannot do without.
+
+    Raises:
+        ClientError: there is none, or another command holds it.
+        HomeserverError: the homeserver refuses us, or is away.
+    """
+    try:
+        async with own_device(state, login) as held:
+            yield held
+    except NoDeviceError as error:
+        raise ClientError(Exit.RETRY, str(error)) from error
+
+
 async def _device_of_peer(device: CryptoDevice, peer: UserId) -> DeviceIdentity:
     """The one device of a peer that its owner has signed.
 

@@ -356,6 +356,21 @@ class CryptoDevice:
         """
         return (await self.lists.of([user], fresh=fresh))[user]
 
+    async def own_keys(self) -> dict[str, str]:
+        """The keys that this device vouches for in a verification, by their ids: its own, and the identity if verified.
+
+        Raises:
+            HomeserverError: the devices of our user are not known, and it does not answer.
+        """
+        keys = {f"ed25519:{self.device_id}": self.ed25519}
+        master = self.master_key
+        if master is None:
+            own = await self.devices_of(self.user)
+            master = own.master if any(each.trust is Trust.VERIFIED for each in own.devices) else None
+        if master is not None:
+            keys[f"ed25519:{master}"] = master
+        return keys
+
     # --- to one device
 
     async def encrypt_to_device(
@@ -389,11 +404,16 @@ class CryptoDevice:
             )
         await self._server.send_to_device(self.device_id, "m.room.encrypted", messages, secrets.token_hex(12))
 
-    async def send_plain_to_device(
-        self, user: UserId, device: DeviceId, event_type: str, content: Mapping[str, Any]
+    async def send_plain_to_devices(
+        self, user: UserId, devices: Iterable[DeviceId], event_type: str, content: Mapping[str, Any]
     ) -> None:
-        """Send a message that everybody on its way can read: for verification, which begins so."""
-        await self._server.send_to_device(self.device_id, event_type, {user: {device: content}}, secrets.token_hex(12))
+        """Send a message that everybody on its way can read: for verification, which proves itself.
+
+        Raises:
+            HomeserverError: it was not taken.
+        """
+        messages: dict[UserId, dict[str, Mapping[str, object]]] = {user: dict.fromkeys(devices, content)}
+        await self._server.send_to_device(self.device_id, event_type, messages, secrets.token_hex(12))
 
     # --- rooms
 

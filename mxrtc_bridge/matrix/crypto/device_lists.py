@@ -214,12 +214,27 @@ class DeviceLists:
             verified: the master key as it was compared over another way; None to accept it unseen.
         """
         shown = (await self.of([user], fresh=True))[user]
-        record = await self._store.user(user)
-        if record is not None and (verified is None or verified == shown.master):
-            changed = replace(record, pinned_master=shown.master, verified_master=verified)
-            await self._store.save(Changes(users=[changed]))
-            self._keep(self._judge(changed))
+        if shown.master is not None and (verified is None or verified == shown.master):
+            await self._remember(user, shown.master, verified)
         return (await self.of([user]))[user]
+
+    async def vouch_for(self, user: UserId, master: str) -> None:
+        """Take an identity for the right one that was compared over another way, whatever the homeserver shows.
+
+        Raises:
+            StorageError: the database refuses.
+        """
+        await self._remember(user, master, master)
+
+    async def _remember(self, user: UserId, pinned: str, verified: str | None) -> None:
+        # Not between a list's being read and being written again.
+        async with self._asking:
+            record = await self._store.user(user) or UserRecord(user, "", 0, outdated=True)
+            changed = replace(record, pinned_master=pinned, verified_master=verified)
+            await self._store.save(Changes(users=[changed]))
+            self._cache.pop(user, None)
+            if changed.keys_json:
+                self._keep(self._judge(changed))
 
 
 def _of(answer: Mapping[str, object], section: str, user: UserId) -> Any:

@@ -1,0 +1,258 @@
+"""Verifications by messages between devices: the edge between one device of ours and the machine of the core.
+
+Must never take a key for somebody's before a person has said that both sides show the same
+(:mod:`mxrtc_bridge.core.verification`), nor let anybody begin whom its owner does not admit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+
+from mxrtc_bridge.core.errors import EventError, HomeserverError
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.sas_codes import ShortCode
+from mxrtc_bridge.core.sas_events import EVENT_TYPES, TYPES, Request, parse_sas_event, transaction_of
+from mxrtc_bridge.core.verification import Stage, Verification
+from mxrtc_bridge.core.verification_values import (
+    Agreement,
+    Ask,
+    Compared,
+    Effect,
+    Ended,
+    GiveUp,
+    Ours,
+    Received,
+    Send,
+    Theirs,
+    Tick,
+    VerificationEvent,
+    Vouched,
+)
+from mxrtc_bridge.matrix.crypto.binding import vodozemac
+from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent
+
+_log = logging.getLogger(__name__)
+
+OLDEST_MS = 10 * 60 * 1000
+NEWEST_MS = 5 * 60 * 1000
+"""How far a request's time may be from ours, as the specification says."""
+MAX_OPEN = 16
+"""Verifications of one device at a time; of one user there is one, the newest."""
+
+
+class OlmSecret:
+    """An ephemeral key. Implements :class:`mxrtc_bridge.core.verification_values.Secret`."""
+
+    def __init__(self) -> None:
+        self._sas = vodozemac.Sas()
+        self.public = self._sas.public_key.to_base64()
+
+    def agree(self, key: str) -> Agreement:
+        """Agree with the other side's key; once.
+
+        Raises:
+            ValueError: that is no key.
+        """
+        return _OlmAgreement(self._sas.diffie_hellman(vodozemac.Curve25519PublicKey.from_base64(key)))
+
+
+class _OlmAgreement:
+    def __init__(self, established: vodozemac.EstablishedSas) -> None:
+        self._established = established
+
+    def code(self, info: str) -> ShortCode:
+        found = self._established.bytes(info)
+        return ShortCode(tuple(found.emoji_indices), found.decimals)
+
+    def mac(self, text: str, info: str) -> str:
+        return self._established.calculate_mac(text, info)
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """One verification with one user."""
+
+    user: UserId
+    transaction: str
+    machine: Verification
+    vouched: Vouched | None = None
+    """What is verified."""
+    ended: Ended | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One event at a time, with all that follows from it: messages must leave in order."""
+
+    @property
+    def device(self) -> DeviceId | None:
+        """Their device, once it is known."""
+        return self.machine.device
+
+    @property
+    def code(self) -> ShortCode | None:
+        """What is to be compared, once it is known."""
+        return self.machine.code
+
+    @property
+    def waits_for_us(self) -> bool:
+        """Whether our person has still to compare."""
+        return self.machine.stage in (Stage.COMPARING, Stage.THEY_AGREE)
+
+
+Changed = Callable[[Exchange, Effect], Awaitable[None]]
+
+
+class Verifications:
+    """The verifications of one device of ours."""
+
+    def __init__(
+        self,
+        device: CryptoDevice,
+        *,
+        admits: Callable[[UserId], bool],
+        changed: Changed,
+        monotonic: Callable[[], float],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        """Make them.
+
+        Args:
+            device: our device.
+            admits: whether a user may begin one.
+            changed: given what is to be shown, what is verified, and how it ends.
+            monotonic: seconds.
+            wall_ms: milliseconds since the epoch.
+        """
+        self._device = device
+        self._admits = admits
+        self._changed = changed
+        self._monotonic = monotonic
+        self._wall_ms = wall_ms
+        self._open: dict[tuple[UserId, str], Exchange] = {}
+
+    @property
+    def open(self) -> tuple[Exchange, ...]:
+        """All that have not ended, the oldest first."""
+        return tuple(self._open.values())
+
+    async def ask(self, user: UserId, devices: Iterable[DeviceId] | None = None) -> Exchange | None:
+        """Ask devices of a user, or all; None where there is none.
+
+        Raises:
+            HomeserverError: it does not answer.
+        """
+        theirs = await self._theirs(user, devices)
+        if not theirs.devices:
+            return None
+        exchange = await self._begin(user, secrets.token_hex(16), theirs)
+        await self._feed(exchange, Ask(self._wall_ms()))
+        return exchange
+
+    async def receive(self, event: ToDeviceEvent) -> bool:
+        """Take what has come for our device; False if it is no message of a verification.
+
+        Raises:
+            HomeserverError: an answer could not be sent.
+        """
+        if event.type not in EVENT_TYPES:
+            return False
+        try:
+            transaction = transaction_of(event.content)
+        except EventError as error:
+            _log.info("x a message of a verification from %s ignored: %s", event.sender, error.code)
+            return True
+        exchange = self._open.get((event.sender, transaction))
+        if exchange is None and event.type == TYPES[Request]:
+            exchange = await self._asked(event, transaction)
+        if exchange is not None:
+            await self._feed(exchange, Received(event.type, event.content))
+        return True
+
+    async def _asked(self, event: ToDeviceEvent, transaction: str) -> Exchange | None:
+        if not self._admits(event.sender):
+            _log.info("x %s may not be verified with %s", event.sender, self._device.user)
+            return None
+        try:
+            request = parse_sas_event(event.type, event.content)
+        except EventError as error:
+            _log.info("x a request of %s ignored: %s", event.sender, error.code)
+            return None
+        assert isinstance(request, Request)
+        age_ms = self._wall_ms() - (request.timestamp_ms or 0)
+        if not -NEWEST_MS <= age_ms <= OLDEST_MS:
+            _log.info("x a request of %s ignored: it is too old, or a clock is wrong", event.sender)
+            return None
+        return await self._begin(event.sender, transaction, await self._theirs(event.sender, None))
+
+    async def _theirs(self, user: UserId, devices: Iterable[DeviceId] | None) -> Theirs:
+        known = await self._device.devices_of(user, fresh=True)
+        wanted = None if devices is None else set(devices)
+        own = self._device.device_id if user == self._device.user else None
+        keys = {
+            each.device: each.ed25519
+            for each in known.devices
+            if each.device != own and (wanted is None or each.device in wanted)
+        }
+        return Theirs(user, keys, known.master)
+
+    async def _begin(self, user: UserId, transaction: str, theirs: Theirs) -> Exchange:
+        ours = Ours(self._device.user, self._device.device_id, await self._device.own_keys())
+        machine = Verification(
+            ours,
+            theirs,
+            reference={"transaction_id": transaction},
+            transaction=transaction,
+            secret=OlmSecret(),
+            now=self._monotonic(),
+        )
+        exchange = Exchange(user, transaction, machine)
+        # Whoever tries again need not wait until the first one is too old.
+        of_user = [each for each in self.open if each.user == user]
+        for old in of_user or self.open[: max(0, len(self._open) - MAX_OPEN + 1)]:
+            await self.give_up(old)
+        self._open[user, transaction] = exchange
+        return exchange
+
+    async def compared(self, exchange: Exchange, *, same: bool) -> None:
+        """Say whether both sides show the same.
+
+        Raises:
+            HomeserverError: the other side could not be told.
+        """
+        await self._feed(exchange, Compared(same))
+
+    async def give_up(self, exchange: Exchange) -> None:
+        """End one."""
+        await self._feed(exchange, GiveUp())
+
+    async def tick(self) -> None:
+        """End those that take too long."""
+        for exchange in self.open:
+            await self._feed(exchange, Tick())
+
+    async def _feed(self, exchange: Exchange, event: VerificationEvent) -> None:
+        async with exchange.turn:
+            effects = exchange.machine.handle(self._monotonic(), event)
+            for effect in effects:
+                if isinstance(effect, Ended):
+                    exchange.ended = effect
+                    self._open.pop((exchange.user, exchange.transaction), None)
+                elif isinstance(effect, Vouched):
+                    exchange.vouched = effect
+            for effect in effects:
+                if isinstance(effect, Send):
+                    await self._send(exchange, effect)
+                else:
+                    await self._changed(exchange, effect)
+
+    async def _send(self, exchange: Exchange, effect: Send) -> None:
+        try:
+            await self._device.send_plain_to_devices(exchange.user, effect.devices, effect.type, effect.content)
+        except HomeserverError as error:
+            if exchange.ended is None:
+                raise
+            # It is over here in any case; there it ends by its time.
+            _log.info("%s was not told of the end of a verification: %s", exchange.user, error)
