@@ -102,6 +102,12 @@ class Audited:
         """An admin has done something that is no grant."""
         self.recorder.note(AuditRecord(kind, self._wall_ms(), by=by, user=user, session=session, reason=reason or None))
 
+    def verified(self, by: UserId, user: UserId, peer: UserId, device: str | None, outcome: str) -> None:
+        """An admin has compared what two devices show."""
+        self.recorder.note(
+            AuditRecord(AuditKind.VERIFY, self._wall_ms(), by=by, user=user, peer=peer, device=device, reason=outcome)
+        )
+
     def _of_grant(self, kind: AuditKind, grant: StoredGrant, by: UserId | None, reason: str | None) -> AuditRecord:
         return AuditRecord(
             kind,

@@ -27,6 +27,7 @@ from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.app.settings import Pem, call_settings, profiles, rtc_settings
 from mxrtc_bridge.app.signals import Signals
 from mxrtc_bridge.app.traces import Traces
+from mxrtc_bridge.app.verifications import BridgeVerifications
 from mxrtc_bridge.config import Config, UnixListen, load_config
 from mxrtc_bridge.core.encryption import CallerDevice
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError, StorageError
@@ -160,6 +161,14 @@ class Bridge:
             wall_ms=self._clock.wall_ms,
             reads_encrypted=lambda: self._encryption.is_on,
         )
+        self._verifications = BridgeVerifications(
+            self._encryption,
+            self._outbox,
+            rights=self._rights,
+            audited=self._audited,
+            tell_admins=self._bulletins.to_admins,
+            clock=self._clock,
+        )
         self._private = PrivateEvents(
             self._encryption,
             self._peers,
@@ -170,6 +179,7 @@ class Bridge:
             wall_ms=self._clock.wall_ms,
             handle_call=self._handle_call,
             handle_message=self._hear,
+            handle_verification=self._handle_verification,
         )
         self._people = People(
             self._homeserver,
@@ -184,6 +194,7 @@ class Bridge:
             audit=self._audit,
             audited=self._audited,
             connector=self._connector,
+            verifications=self._verifications,
             clock=self._clock,
             reads_encrypted=lambda: self._encryption.is_on,
             reload=self._reload_now,
@@ -250,6 +261,7 @@ class Bridge:
             await self._peers.start()
             await self._encryption.start(profile.user_id for profile in profiles(self._config))
             tasks.create_task(self._encryption.run(), name="encryption")
+            tasks.create_task(self._verifications.run(), name="verifications")
             await self._calls.hang_up_leftovers()
             await self._traces.start()
             # Not earlier: what an earlier run has left in the inbox is judged by the rooms that the peers are in.
@@ -312,7 +324,12 @@ class Bridge:
 
     async def _handle_to_device(self, device: CryptoDevice, event: ToDeviceEvent) -> None:
         """Take what another device has sent to one of ours."""
-        await self._signals.handle(device, event)
+        if not await self._verifications.handle(device, event):
+            await self._signals.handle(device, event)
+
+    async def _handle_verification(self, event: RoomEvent, local: UserId) -> bool:
+        device = self._encryption.device_of(local)
+        return device is not None and await self._verifications.handle_in_room(device, event)
 
     async def _receive_call(self, event: CallEvent, local: UserId) -> None:
         # What comes while the bridge starts waits here, and the messages of this device behind it.

@@ -10,6 +10,7 @@ from mxrtc_bridge.app.access_requests import AccessRequests
 from mxrtc_bridge.app.admin_commands import ADMINS_VERBS, AdminCommands
 from mxrtc_bridge.app.desk import Desk, Page, SessionRow
 from mxrtc_bridge.app.refusals import DeskError
+from mxrtc_bridge.app.verifications import BridgeVerifications
 from mxrtc_bridge.core.answers import pages
 from mxrtc_bridge.core.audit import AuditRecord
 from mxrtc_bridge.core.audit_words import describe
@@ -20,6 +21,7 @@ from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.requests import Request
 from mxrtc_bridge.storage.audit import AuditQuery
 
+VERIFY = "verify"
 _OTHER_VERBS = frozenset(form.verb for form in COMMANDS) - ADMINS_VERBS
 
 
@@ -30,6 +32,7 @@ class Control:
         desk: does what is asked for.
         admins: words what cannot be shown as rows.
         requests: for access.
+        verifications: that wait for an admin.
         names: what short names stand for.
         wall_ms: milliseconds since the epoch.
     """
@@ -39,12 +42,14 @@ class Control:
         desk: Desk,
         admins: AdminCommands,
         requests: AccessRequests,
+        verifications: BridgeVerifications,
         names: Callable[[], Names],
         wall_ms: Callable[[], int],
     ) -> None:
         self._desk = desk
         self._admins = admins
         self._requests = requests
+        self._verifications = verifications
         self._names = names
         self._wall_ms = wall_ms
 
@@ -55,6 +60,9 @@ class Control:
             DeskError: it is no command, or cannot be done.
             StorageError: the database cannot be used.
         """
+        if words[:1] == (VERIFY,):
+            # No command of a chat: what is compared must not pass through the homeserver.
+            return await self._verify(by, words[1:])
         command = parse_command(words, self._names(), admin=True, missing=_OTHER_VERBS)
         match command:
             case Mistake(problem=problem, usage=usage):
@@ -74,6 +82,16 @@ class Control:
                 return {"page": 1, "pages": 1, "total": len(waiting), "rows": [_request(each) for each in waiting]}
         said = await self._admins.do(command, by)
         return {"said": "\n".join(page.plain for page in pages(said))}
+
+    async def _verify(self, by: UserId, words: tuple[str, ...]) -> dict[str, object]:
+        match words:
+            case ():
+                rows = self._verifications.rows()
+                return {"page": 1, "pages": 1, "total": len(rows), "rows": rows}
+            case number, "same" | "different" as answer if number.isascii() and number.isdigit() and len(number) < 10:
+                said = await self._verifications.decide(int(number), same=answer == "same", by=by)
+                return {"said": said}
+        raise DeskError(f"Usage: {VERIFY} [N same|different]")
 
 
 def _page(page: Page[SessionRow] | Page[StoredGrant] | Page[tuple[int, AuditRecord]]) -> dict[str, object]:

@@ -177,7 +177,8 @@ class Encryption:
             end = self._ends.pop(user)
             if end.task is not None:
                 end.task.cancel()
-        todo = iter(sorted(wanted - set(self._ends)))
+        new = wanted - set(self._ends)
+        todo = iter(sorted(new))
 
         async def work() -> None:
             for user in todo:
@@ -192,6 +193,7 @@ class Encryption:
             while isinstance(failure, BaseExceptionGroup):
                 failure = failure.exceptions[0]
             raise failure from None
+        await self._share_vouched(new)
         log.info("encryption is on: %d devices", len(self._ends))
 
     async def _bring_up(self, user: UserId) -> None:
@@ -243,6 +245,23 @@ class Encryption:
                 log.error("! the device of %s is deaf for a minute: %s", end.rooms.device.user, error)
                 end.up = False
             await self._sleep(RESTART_S)
+
+    async def vouch_for(self, user: UserId, master: str) -> None:
+        """Take an identity for the right one that was compared with one of our devices: all of them trust it then.
+
+        Raises:
+            StorageError: the database cannot be used.
+        """
+        for end in tuple(self._ends.values()):
+            await end.rooms.device.lists.vouch_for(user, master)
+
+    async def _share_vouched(self, users: set[UserId]) -> None:
+        """Tell devices that are new which identities were compared before."""
+        if users:
+            vouched = await self._store.vouched()
+            for user in users:
+                for other, master in vouched.items():
+                    await self._ends[user].rooms.device.lists.vouch_for(other, master)
 
     def device_of(self, user: UserId) -> CryptoDevice | None:
         """The device of one of our users, where it has one that is up."""

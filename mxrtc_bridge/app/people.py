@@ -14,6 +14,7 @@ from mxrtc_bridge.app.desk import Desk
 from mxrtc_bridge.app.given_grants import GivenGrants
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.app.target_states import TargetStates
+from mxrtc_bridge.app.verifications import BridgeVerifications
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.calls import CallManager
 from mxrtc_bridge.engine.clock import Clock
@@ -47,6 +48,7 @@ class People:
         audit: Audit,
         audited: Audited,
         connector: Connector,
+        verifications: BridgeVerifications,
         clock: Clock,
         reads_encrypted: Callable[[], bool],
         reload: Callable[[], Awaitable[str]],
@@ -66,6 +68,7 @@ class People:
             audit: what was written down.
             audited: where it is written down.
             connector: looks whether targets answer.
+            verifications: wait for an admin.
             clock: where time comes from.
             reads_encrypted: whether encrypted rooms are understood.
             reload: reads the configuration again, and says what came of it.
@@ -94,7 +97,7 @@ class People:
             monotonic=clock.monotonic,
             wall_ms=clock.wall_ms,
         )
-        self.control = Control(self.desk, admins, self._requests, chat.names, clock.wall_ms)
+        self.control = Control(self.desk, admins, self._requests, verifications, chat.names, clock.wall_ms)
         self._conversation = Conversation(
             homeserver, chat, is_own=rights.config.claims, wall_ms=clock.wall_ms, monotonic=clock.monotonic
         )

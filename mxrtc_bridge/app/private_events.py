@@ -73,6 +73,7 @@ class PrivateEvents:
         wall_ms: Callable[[], int],
         handle_call: Callable[[RoomEvent, UserId, CallerDevice | None], Awaitable[None]],
         handle_message: Callable[[RoomEvent, UserId], Awaitable[None]],
+        handle_verification: Callable[[RoomEvent, UserId], Awaitable[bool]],
     ) -> None:
         """Make it.
 
@@ -87,6 +88,7 @@ class PrivateEvents:
             handle_call: given each event of a call that may be looked at, in plain text, the peer it is for, and the
                 device that has encrypted it.
             handle_message: the same for messages and reactions.
+            handle_verification: given each event of an encrypted room first; whether it belongs to a verification.
         """
         self._encryption = encryption
         self._rooms = rooms
@@ -97,6 +99,7 @@ class PrivateEvents:
         self._wall_ms = wall_ms
         self._handle_call = handle_call
         self._handle_message = handle_message
+        self._handle_verification = handle_verification
 
     async def handle(self, event: RoomEvent, local: UserId) -> None:
         """Take one event of a room of the peer ``local``; events of a room come in order."""
@@ -153,6 +156,9 @@ class PrivateEvents:
             self._counters.refusal("undecryptable")
             log.info("x an event of %s to %s cannot be read: %s", event.sender, local, opened.obstacle.value)
             await self._say_once(event, local, "undecryptable", explain(opened))
+        elif await self._handle_verification(opened.event, local):
+            # From any device: how far it is trusted is what is being found out.
+            return
         elif opened.event.type in EVENT_TYPES or opened.event.type == "m.room.message":
             if not opened.device.trust.meets(self._least):
                 await self._refuse(opened.event, local, UNTRUSTED_DEVICE)

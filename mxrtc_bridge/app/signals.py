@@ -35,6 +35,8 @@ log = logging.getLogger("mxrtc_bridge.signals")
 
 MAX_CHANNELS = 1000
 """Devices that have called, and whose keys are at hand; for another one they are asked for again."""
+LOOK_EVERY_MS = 2000
+"""How often the devices of a user are asked for anew because one of them is not trusted enough."""
 UNTRUSTED = "untrusted_device"
 
 
@@ -81,6 +83,7 @@ class Signals:
         self._wall_ms = wall_ms
         self._order = SignalOrder()
         self._callers: OrderedDict[RoomId, DeviceIdentity] = OrderedDict()
+        self._looked: OrderedDict[tuple[UserId, UserId], int] = OrderedDict()
         self._sent: OrderedDict[tuple[RoomId, CallId], int] = OrderedDict()
 
     # From devices
@@ -97,6 +100,8 @@ class Signals:
         try:
             signal = parse_signal(event.content)
             if not caller.trust.meets(self._rights.config.encryption.least):
+                caller = await self._look_again(device, caller, signal)
+            if not caller.trust.meets(self._rights.config.encryption.least):
                 await self._refuse_device(device, caller, signal)
                 return
             ready = self._order.put(event.sender, caller.device, signal)
@@ -110,6 +115,29 @@ class Signals:
             known = CallerDevice(caller.device, caller.ed25519, caller.trust)
             call_event = CallEvent(channel, event_id, event.sender, each.sent_ms, each.message, known)
             await self._receive(call_event, device.user)
+
+    async def _look_again(self, device: CryptoDevice, caller: DeviceIdentity, signal: Signal) -> DeviceIdentity:
+        """Ask how far a device is trusted now: where no room is shared, nobody tells us that it was signed."""
+        may_call = isinstance(self._rights.may_call(caller.user, device.user), Allow)
+        now_ms = self._wall_ms()
+        key = (device.user, caller.user)
+        if not (
+            isinstance(signal.message, Invite)
+            and may_call
+            and now_ms - self._looked.get(key, -LOOK_EVERY_MS) >= LOOK_EVERY_MS
+        ):
+            return caller
+        self._looked[key] = now_ms
+        self._looked.move_to_end(key)
+        if len(self._looked) > MAX_CHANNELS:
+            self._looked.popitem(last=False)
+        try:
+            found = await device.devices_of(caller.user, fresh=True)
+        except HomeserverError as error:
+            log.info("the devices of %s could not be asked for: %s", caller.user, error)
+            return caller
+        same = [each for each in found.devices if (each.device, each.ed25519) == (caller.device, caller.ed25519)]
+        return same[0] if same else caller
 
     async def _refuse_device(self, device: CryptoDevice, caller: DeviceIdentity, signal: Signal) -> None:
         self._refused("device", caller.user)

@@ -149,9 +149,28 @@ def reload_command(path: Path) -> int:
     return _do(path, ("reload",))
 
 
+@click.command("verify")
+@config_option
+@click.option("--same", "answer", flag_value="same", help="Both sides show the same.")
+@click.option("--different", "answer", flag_value="different", help="They do not: end it.")
+@json_option
+@click.argument("verification", metavar="[N]", type=click.IntRange(1), required=False)
+def verify_command(path: Path, answer: str | None, as_json: bool, verification: int | None) -> int:
+    """Show what users want to compare with their peer, and say whether both sides show the same.
+
+    Compare the emoji or the numbers with the user over a way that the homeserver has no part in. If they are the same,
+    the user's identity counts as verified, for all peers.
+    """
+    if (verification is None) != (answer is None):
+        raise click.UsageError("give the number and one of --same and --different, or nothing to see what waits")
+    if verification is None or answer is None:
+        return _list(path, ("verify",), as_json, _VERIFICATIONS)
+    return _do(path, ("verify", str(verification), answer))
+
+
 COMMANDS = (
     who_command, kick_command, grants_command, grant_command, revoke_command, requests_command, allow_command,
-    deny_command, log_command, pause_command, resume_command, reload_command,
+    deny_command, log_command, pause_command, resume_command, reload_command, verify_command,
 )  # fmt: skip
 
 
@@ -231,6 +250,11 @@ def _time(name: str) -> Callable[[Row], str]:
     return lambda row: datetime.fromtimestamp(_number(row, name) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def _items(row: Row, name: str) -> list[str]:
+    value = row.get(name)
+    return [str(each) for each in value] if isinstance(value, list) else []
+
+
 def _service(row: Row) -> str:
     return f"{row.get('peer', '')}/{row.get('service', '')}"
 
@@ -262,5 +286,14 @@ _REQUESTS: Columns = {
     "for": lambda row: say_duration(_number(row, "for_s")),
     "asked": _time("asked_ms"),
     "because": _text("because"),
+}
+_VERIFICATIONS: Columns = {
+    "n": _text("number"),
+    "user": _text("user"),
+    "device": _text("device"),
+    "peer": _text("peer"),
+    "emoji": lambda row: "  ".join(map(" ".join, zip(_items(row, "symbols"), _items(row, "emoji"), strict=False))),
+    "numbers": lambda row: " ".join(_items(row, "numbers")),
+    "answered": lambda row: "yes" if row.get("answered") else "",
 }
 _LOG: Columns = {"n": _text("number"), "time": _time("at_ms"), "what": _text("words")}

@@ -76,7 +76,8 @@ def explain(outcome: call.Ended, bye: tuple[str, str] | None) -> Lost:  # noqa: 
         case call.Outcome.REJECTED, "untrusted_device":
             return Lost(
                 Exit.DENIED,
-                "the bridge takes calls only from verified devices: verify this session in another client of yours",
+                "the bridge takes calls only from verified devices; verify this one with another session of yours: "
+                "mxrtc verify; and if its admin must know you, then with the peer: mxrtc verify PEER",
             )
         case call.Outcome.REJECTED, _:
             return Lost(Exit.DENIED, "the call was refused: you have no right to it, or the room is not fit for calls")

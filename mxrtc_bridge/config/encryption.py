@@ -37,8 +37,6 @@ def build_encryption(
             identities[parse_user_id(user)] = key
         except EventError:
             complain(("encryption", "identities", user), f"{quoted(user)} is not a user id like @user:example.org")
-    if section.devices == "verified" and not identities:
-        complain(("encryption", "devices"), "verified lets in nobody without identities: add some, or use cross-signed")
     if section.enabled == "off" and section.devices != "any":
         complain(("encryption", "devices"), f"{section.devices} needs encryption: without it no device can be told")
     return EncryptionSettings(

@@ -323,7 +323,8 @@ class EncryptionSection(Section):
     """File that holds the key; the environment (MXRTC_ENCRYPTION_KEY) and credentials work as for the tokens."""
     devices: Literal["any", "cross-signed", "verified"] = "any"
     """Which devices of callers are talked to. any: all, and rooms without encryption too; cross-signed: those that
-    their users have verified with another session; verified: those of the identities below."""
+    their users have verified with another session; verified: those of users whom you have verified by emoji
+    (mxrtc-bridge verify), or of the identities below."""
     identities: Annotated[dict[Text, MasterKey], Field(max_length=1000)] = {}
     """Master keys (public, unpadded base64) that you have compared yourself, by user id: no other is believed."""
 

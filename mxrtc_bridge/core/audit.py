@@ -51,6 +51,8 @@ class AuditKind(Enum):
     PAUSE = "pause"
     RESUME = "resume"
     RELOAD = "reload"
+    VERIFY = "verify"
+    """An admin has compared what a user's device and a peer's show."""
 
 
 @dataclass(frozen=True, slots=True)

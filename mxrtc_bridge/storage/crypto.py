@@ -32,6 +32,9 @@ KEEP_OLM_MS = 90 * DAY_MS
 MAX_OLM = 8
 """Sessions with one device; the newest are read."""
 
+MAX_VOUCHED = 1000
+"""Identities that new devices are told of; an admin compares each by hand."""
+
 _TABLES = ("crypto_account", "crypto_olm", "crypto_inbound", "crypto_outbound", "crypto_index")
 
 
@@ -44,6 +47,19 @@ class CryptoStore:
     def of(self, user: UserId) -> CryptoUserStore:
         """The memory of one user of ours."""
         return CryptoUserStore(self._database, user)
+
+    async def vouched(self) -> dict[UserId, str]:
+        """Users whose identity was compared by hand, with it; without those about whom our users do not agree."""
+
+        async def select(connection: Connection) -> dict[UserId, str]:
+            rows = await connection.fetch(
+                "SELECT user_id, MIN(verified_master) AS master FROM crypto_user WHERE verified_master IS NOT NULL "
+                "GROUP BY user_id HAVING MIN(verified_master) = MAX(verified_master) ORDER BY user_id LIMIT $1",
+                MAX_VOUCHED,
+            )
+            return {UserId(row["user_id"]): row["master"] for row in rows}
+
+        return await self._database.transaction(select)
 
     async def prune(self, now_ms: int) -> int:
         """Forget keys and sessions that nobody will use, of all users; returns how many."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.app.signals import UNTRUSTED, Signals
+from mxrtc_bridge.app.signals import LOOK_EVERY_MS, UNTRUSTED, Signals
 from mxrtc_bridge.core.encryption import DeviceId, Trust
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.events import Answer, CallEvent, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
@@ -31,6 +31,7 @@ class Device:
     user: UserId = PEER
     sent: list[tuple[str, Signal]] = field(default_factory=list)
     listed: tuple[DeviceIdentity, ...] = (PHONE,)
+    asked: int = 0
 
     async def send_to_device(self, devices: list[DeviceIdentity], event_type: str, content: dict[str, Any]) -> None:
         assert event_type == SIGNAL_TYPE
@@ -39,6 +40,7 @@ class Device:
 
     async def devices_of(self, user: UserId, *, fresh: bool = False) -> UserDevices:
         assert (user, fresh) == (ALICE, True)
+        self.asked += 1
         return UserDevices(user, self.listed, None, None)
 
 
@@ -48,6 +50,7 @@ class World:
     def __init__(self) -> None:
         self.device = Device()
         self.up = True
+        self.now_ms = 77
         self.heard: list[CallEvent] = []
         self.rooms: list[tuple[RoomId, CallMessage]] = []
         self.least = Trust.UNSIGNED
@@ -61,7 +64,7 @@ class World:
             self.receive,
             rights=self,  # type: ignore[arg-type]
             counters=self.counters,
-            wall_ms=lambda: 77,
+            wall_ms=lambda: self.now_ms,
         )
 
     async def receive(self, event: CallEvent, local: UserId) -> None:
@@ -130,6 +133,7 @@ async def test_what_is_no_message_of_a_call_is_counted_and_not_heard(world: Worl
 
 async def test_a_device_that_the_policy_does_not_admit_is_told_so_if_its_user_has_a_right(world: World) -> None:
     world.least = Trust.CROSS_SIGNED
+    world.device.listed = (replace(PHONE, trust=Trust.UNSIGNED),)
     await world.come(device=replace(PHONE, trust=Trust.UNSIGNED))
     ((device, signal),) = world.device.sent
     assert (device, type(signal.message), world.heard) == ("PHONE", Reject, [])
@@ -142,6 +146,22 @@ async def test_a_device_that_the_policy_does_not_admit_is_told_so_if_its_user_ha
     world.allowed = True
     await world.come()
     assert len(world.heard) == 1
+
+
+async def test_a_device_that_was_signed_since_is_let_in_and_not_asked_for_at_every_message(world: World) -> None:
+    world.least = Trust.CROSS_SIGNED
+    unsigned = replace(PHONE, trust=Trust.UNSIGNED)
+    other = replace(PHONE, device=DeviceId("OTHER"))
+    world.device.listed = (other,)
+    await world.come(device=unsigned)
+    world.device.listed = (other, PHONE)
+    await world.come(device=unsigned)
+    assert (world.heard, world.device.asked) == ([], 1), "asked for a moment ago"
+    world.now_ms += LOOK_EVERY_MS
+    await world.come(device=unsigned)
+    (event,) = world.heard
+    assert event.device is not None
+    assert (event.device.trust, world.device.asked) == (Trust.CROSS_SIGNED, 2)
 
 
 async def test_messages_come_in_order_and_once_and_a_gap_ends_them(world: World) -> None:

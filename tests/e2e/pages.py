@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,19 @@ async def serve_page(folder: Path) -> tuple[asyncio.Server, int]:
     return server, server.sockets[0].getsockname()[1]
 
 
-async def run_page(script: str, function: str, world: World, folder: Path, **options: Any) -> dict[str, Any]:
-    """Open a page with ``script`` and return what its ``function`` gives, called by Alice for the peer ``build``."""
+async def run_page(
+    script: str,
+    function: str,
+    world: World,
+    folder: Path,
+    *,
+    exposed: Mapping[str, Callable[..., Awaitable[Any]]] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Open a page with ``script`` and return what its ``function`` gives, called by Alice for the peer ``build``.
+
+    The functions of ``exposed`` are there as functions of ``window``.
+    """
     await bundle(FOLDER / script, folder / "page.js")
     server, port = await serve_page(folder)
     chromium = shutil.which("chromium") or "/usr/bin/chromium"
@@ -70,6 +82,8 @@ async def run_page(script: str, function: str, world: World, folder: Path, **opt
         browser = await playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM_FLAGS)
         try:
             page = await browser.new_page()
+            for name, function_here in (exposed or {}).items():
+                await page.expose_function(name, function_here)
             await page.goto(f"http://127.0.0.1:{port}/")
             result: dict[str, Any] = await page.evaluate(
                 f"options => window.{function}(options)",

@@ -1,4 +1,4 @@
-"""Verifications by messages between devices: the edge between one device of ours and the machine of the core.
+"""Verifications of one device of ours: the edge between the machine of the core and messages, to devices or in rooms.
 
 Must never take a key for somebody's before a person has said that both sides show the same
 (:mod:`mxrtc_bridge.core.verification`), nor let anybody begin whom its owner does not admit.
@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.errors import EventError, HomeserverError
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.sas_codes import ShortCode
 from mxrtc_bridge.core.sas_events import EVENT_TYPES, TYPES, Request, parse_sas_event, transaction_of
 from mxrtc_bridge.core.verification import Stage, Verification
@@ -35,6 +35,7 @@ from mxrtc_bridge.core.verification_values import (
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent
+from mxrtc_bridge.matrix.room_event import RoomEvent
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +81,8 @@ class Exchange:
     user: UserId
     transaction: str
     machine: Verification
+    room: RoomId | None = None
+    """Where it takes place; None for one between devices."""
     vouched: Vouched | None = None
     """What is verified."""
     ended: Ended | None = None
@@ -103,6 +106,8 @@ class Exchange:
 
 
 Changed = Callable[[Exchange, Effect], Awaitable[None]]
+SendInRoom = Callable[[RoomId, Send, str], Awaitable[None]]
+"""Sends an event in a room; the same key again is the same event."""
 
 
 class Verifications:
@@ -116,6 +121,7 @@ class Verifications:
         changed: Changed,
         monotonic: Callable[[], float],
         wall_ms: Callable[[], int],
+        send_in_room: SendInRoom | None = None,
     ) -> None:
         """Make them.
 
@@ -125,8 +131,10 @@ class Verifications:
             changed: given what is to be shown, what is verified, and how it ends.
             monotonic: seconds.
             wall_ms: milliseconds since the epoch.
+            send_in_room: None where there are none in rooms.
         """
         self._device = device
+        self._send_in_room = send_in_room
         self._admits = admits
         self._changed = changed
         self._monotonic = monotonic
@@ -147,7 +155,7 @@ class Verifications:
         theirs = await self._theirs(user, devices)
         if not theirs.devices:
             return None
-        exchange = await self._begin(user, secrets.token_hex(16), theirs)
+        exchange = await self._begin(user, secrets.token_hex(16), theirs, None)
         await self._feed(exchange, Ask(self._wall_ms()))
         return exchange
 
@@ -164,28 +172,54 @@ class Verifications:
         except EventError as error:
             _log.info("x a message of a verification from %s ignored: %s", event.sender, error.code)
             return True
-        exchange = self._open.get((event.sender, transaction))
-        if exchange is None and event.type == TYPES[Request]:
-            exchange = await self._asked(event, transaction)
-        if exchange is not None:
-            await self._feed(exchange, Received(event.type, event.content))
+        await self._take(event.sender, Received(event.type, event.content), transaction, None, None)
         return True
 
-    async def _asked(self, event: ToDeviceEvent, transaction: str) -> Exchange | None:
-        if not self._admits(event.sender):
-            _log.info("x %s may not be verified with %s", event.sender, self._device.user)
+    async def receive_in_room(self, event: RoomEvent) -> bool:
+        """Take an event of a room that is encrypted for our device; False if it is none of a verification.
+
+        Raises:
+            HomeserverError: an answer could not be sent.
+        """
+        if event.type == "m.room.message" and event.content.get("msgtype") == TYPES[Request]:
+            if event.content.get("to") == self._device.user:
+                received = Received(TYPES[Request], event.content)
+                await self._take(event.sender, received, event.event_id, event.room_id, event.origin_server_ts)
+            return True
+        if event.type not in EVENT_TYPES or event.type == TYPES[Request]:
+            return False
+        relation = event.content.get("m.relates_to")
+        about = relation.get("event_id") if isinstance(relation, dict) else None
+        if isinstance(about, str):
+            await self._take(event.sender, Received(event.type, event.content), about, event.room_id, None)
+        return True
+
+    async def _take(
+        self, sender: UserId, received: Received, transaction: str, room: RoomId | None, sent_ms: int | None
+    ) -> None:
+        exchange = self._open.get((sender, transaction))
+        if exchange is None and received.type == TYPES[Request]:
+            exchange = await self._asked(sender, received, transaction, room, sent_ms)
+        if exchange is not None and exchange.room == room:
+            await self._feed(exchange, received)
+
+    async def _asked(
+        self, sender: UserId, received: Received, transaction: str, room: RoomId | None, sent_ms: int | None
+    ) -> Exchange | None:
+        if not self._admits(sender):
+            _log.info("x %s may not be verified with %s", sender, self._device.user)
             return None
         try:
-            request = parse_sas_event(event.type, event.content)
+            request = parse_sas_event(received.type, received.content)
         except EventError as error:
-            _log.info("x a request of %s ignored: %s", event.sender, error.code)
+            _log.info("x a request of %s ignored: %s", sender, error.code)
             return None
         assert isinstance(request, Request)
-        age_ms = self._wall_ms() - (request.timestamp_ms or 0)
+        age_ms = self._wall_ms() - ((request.timestamp_ms or 0) if sent_ms is None else sent_ms)
         if not -NEWEST_MS <= age_ms <= OLDEST_MS:
-            _log.info("x a request of %s ignored: it is too old, or a clock is wrong", event.sender)
+            _log.info("x a request of %s ignored: it is too old, or a clock is wrong", sender)
             return None
-        return await self._begin(event.sender, transaction, await self._theirs(event.sender, None))
+        return await self._begin(sender, transaction, await self._theirs(sender, None), room)
 
     async def _theirs(self, user: UserId, devices: Iterable[DeviceId] | None) -> Theirs:
         known = await self._device.devices_of(user, fresh=True)
@@ -198,17 +232,21 @@ class Verifications:
         }
         return Theirs(user, keys, known.master)
 
-    async def _begin(self, user: UserId, transaction: str, theirs: Theirs) -> Exchange:
+    async def _begin(self, user: UserId, transaction: str, theirs: Theirs, room: RoomId | None) -> Exchange:
         ours = Ours(self._device.user, self._device.device_id, await self._device.own_keys())
         machine = Verification(
             ours,
             theirs,
-            reference={"transaction_id": transaction},
+            reference=(
+                {"transaction_id": transaction}
+                if room is None
+                else {"m.relates_to": {"rel_type": "m.reference", "event_id": transaction}}
+            ),
             transaction=transaction,
             secret=OlmSecret(),
             now=self._monotonic(),
         )
-        exchange = Exchange(user, transaction, machine)
+        exchange = Exchange(user, transaction, machine, room)
         # Whoever tries again need not wait until the first one is too old.
         of_user = [each for each in self.open if each.user == user]
         for old in of_user or self.open[: max(0, len(self._open) - MAX_OPEN + 1)]:
@@ -250,7 +288,10 @@ class Verifications:
 
     async def _send(self, exchange: Exchange, effect: Send) -> None:
         try:
-            await self._device.send_plain_to_devices(exchange.user, effect.devices, effect.type, effect.content)
+            if exchange.room is None:
+                await self._device.send_plain_to_devices(exchange.user, effect.devices, effect.type, effect.content)
+            elif self._send_in_room is not None:
+                await self._send_in_room(exchange.room, effect, f"{exchange.transaction} {effect.type}")
         except HomeserverError as error:
             if exchange.ended is None:
                 raise
