@@ -38,6 +38,7 @@ from mxrtc_bridge.core.ice import IceServer
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
 from mxrtc_bridge.core.policy import Allow
 from mxrtc_bridge.core.policy_lists import RULE_TYPES
+from mxrtc_bridge.core.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
 from mxrtc_bridge.core.signal import channel_ends
 from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.calls import CallManager
@@ -207,7 +208,8 @@ class Bridge:
             knows_user=self._knows_user,
             metrics=self._metrics,
             types=frozenset(
-                {*EVENT_TYPES, *MESSAGE_TYPES, *RULE_TYPES, "m.room.member", "m.room.encryption", "m.room.encrypted"}
+                {*EVENT_TYPES, *MESSAGE_TYPES, *RULE_TYPES, *SAS_EVENT_TYPES}
+                | {"m.room.member", "m.room.encryption", "m.room.encrypted"}
             ),
         )
 

@@ -88,7 +88,7 @@ class PrivateEvents:
             handle_call: given each event of a call that may be looked at, in plain text, the peer it is for, and the
                 device that has encrypted it.
             handle_message: the same for messages and reactions.
-            handle_verification: given each event of an encrypted room first; whether it belongs to a verification.
+            handle_verification: given each event in plain text first; whether it belongs to a verification.
         """
         self._encryption = encryption
         self._rooms = rooms
@@ -107,6 +107,9 @@ class PrivateEvents:
             await self._prepare_keys(event.room_id, local)
         elif event.type == "m.room.encrypted":
             await self._handle_encrypted(event, local)
+        elif await self._handle_verification(event, local):
+            # In plain text as well, as clients send it: what it says is believed only after people have compared it.
+            return
         elif event.type in EVENT_TYPES and await self._is_believed(event, local):
             await self._handle_call(event, local, None)
         elif event.type == "m.room.message" and await self._is_believed(event, local):

@@ -1,7 +1,7 @@
 // Verification by emoji as today's clients do it: matrix-js-sdk with its Rust crypto and an identity of the user's own.
 // The test gives `window.decide`: it is asked whether the emoji are those of the other side.
 import { CryptoEvent, VerificationPhase, VerifierEvent } from "matrix-js-sdk/lib/crypto-api/index.js";
-import { login, within } from "./signalling.js";
+import { directRoom, login, within } from "./signalling.js";
 
 async function start({ homeserver, user, password }) {
   const client = await login(homeserver, user, password, (fresh) => fresh.initRustCrypto({ useIndexedDB: false }));
@@ -86,6 +86,35 @@ window.askOwn = async (options) => {
     const outcome = { ...result, status: await judged(client, client.getUserId(), options.device, !result.failed) };
     client.stopClient();
     return outcome;
+  } catch (error) {
+    return { failed: String(error) };
+  }
+};
+
+// Verifies a peer in the direct chat with it, as people do in Element.
+window.verifyPeer = async (options) => {
+  try {
+    const client = await start(options);
+    const crypto = client.getCrypto();
+    const room = await directRoom(client, options.peer);
+    await within(10000, "encryption of the room", (async () => {
+      while (!(await crypto.isEncryptionEnabledInRoom(room))) await new Promise((yes) => setTimeout(yes, 50));
+    })());
+    await crypto.getUserDeviceInfo([options.peer], true);
+    const request = await crypto.requestVerificationDM(options.peer, room);
+    await window.ready(client.deviceId);
+    const result = await compare(request, true);
+    // As for a device: the signature has to make its way to the homeserver and back.
+    const verified = await within(20000, "signature", (async () => {
+      for (;;) {
+        await crypto.getUserDeviceInfo([options.peer], true);
+        const status = await crypto.getUserVerificationStatus(options.peer);
+        if (status.isCrossSigningVerified() || result.failed) return status.isCrossSigningVerified();
+        await new Promise((yes) => setTimeout(yes, 100));
+      }
+    })());
+    client.stopClient();
+    return { ...result, verified };
   } catch (error) {
     return { failed: String(error) };
   }

@@ -17,13 +17,14 @@ from tests.e2e.world import BIN, DOMAIN, World, echo
 
 pytestmark = pytest.mark.real
 
+DEFAULT_ENCRYPTED = {"encryption_enabled_by_default_for_room_type": "all"}
 ALICE, PEER = f"@alice:{DOMAIN}", f"@rtc_build:{DOMAIN}"
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        world = await World.start(tmp_path, stack)
+        world = await World.start(tmp_path, stack, extra_config=DEFAULT_ENCRYPTED)
         await world.serve("echo", echo)
         world.grant("alice", "build/echo")
         await world.add_user("alice")
@@ -85,6 +86,12 @@ class Page:
         """Emoji and numbers."""
         self.same: asyncio.Future[bool] = loop.create_future()
         """What its person says."""
+
+    async def shows(self, running: asyncio.Task[dict[str, Any]]) -> tuple[list[str], list[int]]:
+        """Emoji and numbers; a page that ends without any is a failure."""
+        await asyncio.wait({running, self.shown}, return_when=asyncio.FIRST_COMPLETED)
+        assert self.shown.done(), running.result()
+        return self.shown.result()
 
     @property
     def exposed(self) -> dict[str, Callable[..., Awaitable[Any]]]:
@@ -232,3 +239,23 @@ async def test_what_the_admin_finds_different_is_verified_for_nobody(world: Worl
     (device,) = map(json.loads, out.splitlines())
     assert device["trust"] == "cross-signed"
     assert (await admin(world, "--json"))[:2] == (0, "")
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_an_ordinary_client_verifies_a_peer_in_their_encrypted_chat(
+    world: World, tmp_path: Path, same: bool
+) -> None:
+    await world.start_bridge()
+    page = Page()
+    page.same.set_result(True)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(run_page("verify.js", "verifyPeer", world, tmp_path, exposed=page.exposed))
+        names, numbers = await page.shows(running)
+        there = await waiting(world)
+        assert (there["emoji"], there["numbers"], there["device"]) == (names, numbers, page.ready.result())
+        code, _, err = await admin(world, str(there["number"]), "--same" if same else "--different")
+        assert code == 0, err
+        result = await running
+    assert result["verified"] is same, result
+    assert result["cancelled"] == (None if same else "m.mismatched_sas"), result
+    assert (f"{ALICE} is known by the identity" in world.log_text()) is same
