@@ -69,6 +69,21 @@ async def made(server: FakeHomeserver, **section: Any) -> AsyncIterator[Encrypti
             await encryption.close()
 
 
+async def test_identities_that_were_compared_count_for_every_peer_also_for_new_ones(server: KeyServerDouble) -> None:
+    alice, other = UserId(ALICE), UserId(f"@rtc_other:{USER.split(':')[1]}")
+
+    async def verified(encryption: Encryption, user: UserId) -> str | None:
+        record = await encryption._store.of(user).user(alice)
+        return None if record is None else record.verified_master
+
+    async with made(server) as encryption:
+        await encryption.start([USER])
+        await encryption.vouch_for(alice, "m" * 43)
+        assert await verified(encryption, USER) == "m" * 43
+        await encryption.serve([USER, other])
+        assert await verified(encryption, other) == "m" * 43
+
+
 async def test_it_is_on_by_itself_and_the_key_is_made_once(server: KeyServerDouble) -> None:
     async with made(server) as encryption:
         await encryption.start([USER])

@@ -80,6 +80,15 @@ async def test_later_save_replaces_all_but_the_key_of_somebody_else(store: Crypt
     assert await store.inbound(ROOM, "session", ALICE) == INBOUND
 
 
+async def test_identities_that_were_compared_are_told_unless_our_users_disagree(database: Database) -> None:
+    store = CryptoStore(database)
+    bob, carol = UserId("@bob:example.org"), UserId("@carol:example.org")
+    plain = replace(USER, user=carol, verified_master=None)
+    await store.of(PEER).save(Changes(users=[USER, replace(USER, user=bob, verified_master="b1"), plain]))
+    await store.of(OTHER).save(Changes(users=[USER, replace(USER, user=bob, verified_master="b2")]))
+    assert await store.vouched() == {ALICE: "m2"}
+
+
 async def test_newest_sessions_come_first_and_no_more_than_are_tried(store: CryptoUserStore) -> None:
     records = [OlmRecord("curve", f"s{number}", "pickle", number) for number in range(MAX_OLM + 2)]
     await store.save(Changes(olm=[*records, OlmRecord("another", "s", "pickle", 99)]))

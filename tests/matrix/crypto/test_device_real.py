@@ -124,6 +124,32 @@ async def test_changed_identity_is_seen_and_trusted_again_only_on_purpose(make_e
     assert {each.trust for each in verified.devices} == {Trust.VERIFIED}
 
 
+async def test_an_identity_may_be_vouched_for_before_anything_else_is_known_of_its_user(make_end: MakeEnd) -> None:
+    peer, person = await make_end(peer=True), await make_end(peer=False)
+    assert peer.device.master_key is not None
+    await person.device.lists.vouch_for(peer.user, peer.device.master_key)
+    seen = await person.device.devices_of(peer.user)
+    assert {each.trust for each in seen.devices} == {Trust.VERIFIED}
+    other = IdentityKeys.derived(b"o" * 32, peer.user).master.public
+    await person.device.lists.vouch_for(peer.user, other)
+    seen = await person.device.devices_of(peer.user)
+    assert ({each.trust for each in seen.devices}, seen.identity_changed) == ({Trust.UNSIGNED}, True)
+
+
+async def test_a_device_vouches_for_the_identity_of_its_user_only_if_it_holds_or_has_verified_it(
+    make_end: MakeEnd,
+) -> None:
+    peer = await make_end(peer=True)
+    name = f"ed25519:{peer.device.device_id}"
+    assert await peer.device.own_keys() == {
+        name: peer.device.ed25519,
+        f"ed25519:{peer.device.master_key}": peer.device.master_key,
+    }
+    person = await make_end(peer=False)
+    alone = {f"ed25519:{person.device.device_id}": person.device.ed25519}
+    assert await person.device.own_keys() == alone
+
+
 async def test_one_time_keys_that_were_taken_are_made_again_and_the_fallback_key_serves_meanwhile(
     make_end: MakeEnd,
 ) -> None:
