@@ -141,8 +141,9 @@ async def test_a_device_that_the_policy_does_not_admit_is_told_so_if_its_user_ha
     # Everything else, and everybody else, gets silence.
     await world.come(SelectAnswer(CALL, PARTY, Version.V1, PARTY), 1, replace(PHONE, trust=Trust.UNSIGNED))
     world.allowed = False
+    world.now_ms += LOOK_EVERY_MS
     await world.come(device=replace(PHONE, trust=Trust.UNSIGNED))
-    assert (len(world.device.sent), world.heard) == (1, [])
+    assert (len(world.device.sent), world.heard, world.device.asked) == (1, [], 1)
     world.allowed = True
     await world.come()
     assert len(world.heard) == 1

@@ -29,7 +29,7 @@ from mxrtc_bridge.core.sas_events import (
     start_content,
     transaction_of,
 )
-from tests.core.test_verification import CONTENT, GOOD
+from tests.core.verification_ends import CONTENT, GOOD
 
 DEVICE = DeviceId("PHONE")
 

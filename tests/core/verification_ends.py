@@ -6,6 +6,9 @@ import base64
 import hashlib
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import strategies as st
 
 from mxrtc_bridge.core.encryption import DeviceId
 from mxrtc_bridge.core.ids import UserId
@@ -171,3 +174,52 @@ class Pair:
 
 
 REQUEST = Received(TYPES[Request], {"from_device": PHONE, "methods": ["m.sas.v1"], "timestamp": 1, **REFERENCE})
+
+
+def compared_end() -> tuple[Pair, dict[str, Any]]:
+    """Alice's end waits for the codes of the other side; with the codes that would be right."""
+    pair = Pair()
+    pair.begin()
+    pair.feed(pair.b, Compared(same=True))
+    return pair, dict(pair.wires[id(pair.a)].popleft().content)
+
+
+def start_of(machine: Verification) -> dict[str, Any]:
+    machine.handle(1.0, Ask(1))
+    ready = {"from_device": BUILD, "methods": ["m.sas.v1"], **REFERENCE}
+    (start,) = machine.handle(1.0, Received("m.key.verification.ready", ready))
+    assert isinstance(start, Send)
+    return dict(start.content)
+
+
+GOOD: dict[str, dict[str, Any]] = {
+    "request": dict(REQUEST.content),
+    "ready": {"from_device": BUILD, "methods": ["m.sas.v1"], **REFERENCE},
+    "start": start_of(make_end(ALICE, PHONE, PEER).machine),
+    "accept": {
+        "key_agreement_protocol": "curve25519-hkdf-sha256",
+        "hash": "sha256",
+        "message_authentication_code": "hkdf-hmac-sha256.v2",
+        "short_authentication_string": ["emoji"],
+        "commitment": key("x"),
+        **REFERENCE,
+    },
+    "key": {"key": key("x"), **REFERENCE},
+    "mac": {"mac": {"ed25519:X": key("x")}, "keys": key("x"), **REFERENCE},
+    "done": {**REFERENCE},
+    "cancel": {"code": "m.user", "reason": "", **REFERENCE},
+}
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = sorted({name for content in GOOD.values() for name in content})
+CONTENT = st.one_of(
+    st.sampled_from(list(GOOD.values())),
+    st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), JSON, max_size=6),
+    st.tuples(st.sampled_from(list(GOOD.values())), st.sampled_from(FIELDS), JSON).map(
+        lambda drawn: {**drawn[0], drawn[1]: drawn[2]}
+    ),
+)
