@@ -227,7 +227,9 @@ class Bridge:
             # After the sessions, which end with the tasks below.
             stack.push_async_callback(self._directories.close)
             stack.push_async_callback(self._audit.close)
-            endpoint = AppserviceEndpoint(self._inbox, token=config.appservice.hs_token, metrics=self._metrics)
+            endpoint = AppserviceEndpoint(
+                self._inbox, token=config.appservice.hs_token, metrics=self._metrics, hear=self._encryption.hear
+            )
             await stack.enter_async_context(Server(endpoint.application(), config.appservice.listen))
             if config.metrics_listen is not None:
                 await stack.enter_async_context(

@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from mxrtc_bridge.app.device_signs import FIRST_POLLS_S, DeviceSigns
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.config.files import write_private
 from mxrtc_bridge.config.secrets import read_secret_file
 from mxrtc_bridge.config.settings import EncryptionMode, EncryptionSettings
+from mxrtc_bridge.core.device_news import DeviceNews
 from mxrtc_bridge.core.encryption import Trust
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
@@ -26,7 +28,7 @@ from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.rooms import EncryptedRooms, Opened
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys, pickle_key
-from mxrtc_bridge.matrix.crypto.sync import DeviceSync
+from mxrtc_bridge.matrix.crypto.sync import LONG_POLL_S, DeviceSync
 from mxrtc_bridge.matrix.crypto.values import Obstacle, ToDeviceEvent, Undecryptable
 from mxrtc_bridge.matrix.homeserver import Homeserver
 from mxrtc_bridge.matrix.room_event import RoomEvent
@@ -119,6 +121,9 @@ class Encryption:
         self._tasks: asyncio.TaskGroup | None = None
         self._late = 0
         self.why_off: str | None = "it has not been started"
+        self._signs = DeviceSigns(
+            lambda: [(end.rooms.device, end.sync) for end in self._ends.values() if end.up], sleep
+        )
 
     @property
     def is_on(self) -> bool:
@@ -213,7 +218,8 @@ class Encryption:
             known_identities=self._config.encryption.identities,
         )
         rooms = EncryptedRooms(device, self._store.of(user), Homeserver(self._transport))
-        end = _End(rooms, DeviceSync(server, device, self._to_device))
+        polls_s = FIRST_POLLS_S if self._config.encryption.announced else LONG_POLL_S
+        end = _End(rooms, DeviceSync(server, device, self._to_device, first_polls_s=polls_s))
         try:
             await device.start()
             end.up = True
@@ -231,7 +237,14 @@ class Encryption:
             self._tasks = tasks
             for user, end in self._ends.items():
                 end.task = tasks.create_task(self._listen(end), name=f"device of {user}")
+            if self._config.encryption.announced:
+                await self._signs.run()
             await asyncio.get_running_loop().create_future()
+
+    def hear(self, news: DeviceNews) -> None:
+        """Take what a transaction of the homeserver says about devices."""
+        if self._config.encryption.announced:
+            self._signs.hear(news)
 
     async def _listen(self, end: _End) -> None:
         while True:
@@ -240,6 +253,8 @@ class Encryption:
                     # It may have been deleted at the homeserver: then a new one takes its place.
                     await end.rooms.device.start()
                     end.up = True
+                if self._signs.in_use is not None:
+                    end.sync.listen(by_signs=self._signs.in_use)
                 await end.sync.run()
             except (HomeserverError, LocalError) as error:
                 log.error("! the device of %s is deaf for a minute: %s", end.rooms.device.user, error)

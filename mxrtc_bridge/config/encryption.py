@@ -45,6 +45,7 @@ def build_encryption(
         key_file=beside(database, folder) / KEY_FILE,
         least=Trust(section.devices),
         identities=MappingProxyType(identities),
+        announced=section.receive == "transactions",
     )
 
 

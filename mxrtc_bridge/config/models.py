@@ -327,6 +327,10 @@ class EncryptionSection(Section):
     (mxrtc-bridge verify), or of the identities below."""
     identities: Annotated[dict[Text, MasterKey], Field(max_length=1000)] = {}
     """Master keys (public, unpadded base64) that you have compared yourself, by user id: no other is believed."""
+    receive: Literal["sync", "transactions"] = "sync"
+    """How messages for the peers' devices come. sync: each device has a long poll; needs nothing of the homeserver.
+    transactions: the homeserver says when there are some, so idle peers ask for nothing; needs experimental switches
+    of the homeserver and a new registration, and polls as before as long as they are missing."""
 
 
 class RoomsSection(Section):

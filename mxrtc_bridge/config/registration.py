@@ -24,6 +24,13 @@ _HEAD = """\
 # homeserver only. The homeserver reads it at its start; after a change, restart the homeserver.
 """
 
+_ANNOUNCED = (
+    "# Messages for devices, and changes of devices, are announced (MSC2409, MSC4203, MSC3202).",
+    "receive_ephemeral: true",
+    "de.sorunome.msc2409.push_ephemeral: true",
+    "org.matrix.msc3202: true",
+)
+
 
 def random_token() -> str:
     """A new token: 384 random bits, safe in a header and in YAML."""
@@ -42,10 +49,13 @@ def render_registration(config: Config, sender_localpart: str) -> str:
         config: the bridge's configuration.
         sender_localpart: written only if the configuration itself has none.
     """
-    return registration_text(config.appservice, config.homeserver.domain, sender_localpart)
+    announced = config.encryption.announced
+    return registration_text(config.appservice, config.homeserver.domain, sender_localpart, announced=announced)
 
 
-def registration_text(appservice: AppserviceSettings, domain: str, sender_localpart: str) -> str:
+def registration_text(
+    appservice: AppserviceSettings, domain: str, sender_localpart: str, *, announced: bool = False
+) -> str:
     """Return the text of ``registration.yaml`` from the parts that matter for it."""
     bot = _escape(localpart_of(appservice.bot))
     prefix, server = _escape(appservice.peer_prefix), _escape(domain)
@@ -57,6 +67,7 @@ def registration_text(appservice: AppserviceSettings, domain: str, sender_localp
         f"hs_token: {scalar(appservice.hs_token)}",
         f"sender_localpart: {scalar(appservice.sender_localpart or sender_localpart)}",
         "rate_limited: false",
+        *(_ANNOUNCED if announced else ()),
         "namespaces:",
         "  users:",
     ]

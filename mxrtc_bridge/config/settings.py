@@ -153,6 +153,8 @@ class EncryptionSettings:
     """Devices that are trusted less are not talked to."""
     identities: Mapping[UserId, str]
     """Master keys that the admin has compared."""
+    announced: bool = False
+    """Whether the homeserver is to say by transactions when there are messages for devices."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,18 @@ from typing import Protocol
 from aiohttp import ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from mxrtc_bridge.core.device_news import DeviceNews
 from mxrtc_bridge.core.errors import EventError, StorageError
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, parse_user_id
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.web.authorization import Authorization, authorize
-from mxrtc_bridge.web.transaction_body import Refusal, read_events
+from mxrtc_bridge.web.transaction_body import Refusal, Transaction, read_transaction
 
 MAX_BODY = 64 * 1024 * 1024
 """Synapse sends up to 300 items of up to 64 KiB, and never sends a smaller transaction instead of a refused one."""
+MAX_EARLY_BODY = 64 * 1024
+"""What is read before the bridge is ready: a transaction without events is taken then, as the homeserver would wait
+longer and longer with all others after a refusal, and our own devices make it send some at the start."""
 READ_TIMEOUT_S = 30.0
 MAX_IN_FLIGHT = 4
 """Transactions at the same time. A homeserver sends one after the other, and another one after its own timeout."""
@@ -67,13 +71,29 @@ class AppserviceEndpoint:
     """The routes of the application service API, and the two health checks."""
 
     def __init__(
-        self, sink: TransactionSink, *, token: str, metrics: Metrics, read_timeout_s: float = READ_TIMEOUT_S
+        self,
+        sink: TransactionSink,
+        *,
+        token: str,
+        metrics: Metrics,
+        hear: Callable[[DeviceNews], None] = lambda _news: None,
+        read_timeout_s: float = READ_TIMEOUT_S,
     ) -> None:
+        """Make it.
+
+        Args:
+            sink: takes the events.
+            token: the homeserver's.
+            metrics: counts transactions.
+            hear: told what a transaction says about devices.
+            read_timeout_s: how long a body may take.
+        """
         if not token:
             raise ValueError("the homeserver's token must not be empty")
         self._sink = sink
         self._token = token
         self._metrics = metrics
+        self._hear = hear
         self._read_timeout_s = read_timeout_s
         self._in_flight = 0
         self._complained_at = float("-inf")
@@ -139,19 +159,27 @@ class AppserviceEndpoint:
     async def _take(self, txn_id: str, request: web.Request) -> None:
         if len(txn_id) > MAX_ID_CHARS:
             raise Refusal(400, "M_INVALID_PARAM", f"the transaction id is longer than {MAX_ID_CHARS} characters")
-        if not self._sink.ready:
-            raise Refusal(503, "M_UNKNOWN", "the bridge is not ready yet")
+        ready = self._sink.ready
+        if not ready and (request.content_length or MAX_BODY) > MAX_EARLY_BODY:
+            raise _not_ready()
         if self._in_flight >= MAX_IN_FLIGHT:
             raise Refusal(503, "M_UNKNOWN", f"{MAX_IN_FLIGHT} transactions are being taken already")
         self._in_flight += 1
         try:
-            await self._sink.accept(txn_id, await self._read(request))
+            transaction = await self._read(request)
+            if transaction.news:
+                # Also where the events cannot be stored: the homeserver may not say it again with them.
+                self._hear(transaction.news)
+            if ready:
+                await self._sink.accept(txn_id, transaction.events)
+            elif transaction.events:
+                raise _not_ready()
         except StorageError as error:
             raise Refusal(503, "M_UNKNOWN", f"the events cannot be stored: {error}") from error
         finally:
             self._in_flight -= 1
 
-    async def _read(self, request: web.Request) -> list[object]:
+    async def _read(self, request: web.Request) -> Transaction:
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             raise Refusal(415, "M_UNKNOWN", "the body must not be compressed")
@@ -171,8 +199,8 @@ class AppserviceEndpoint:
         content = bytes(body)
         del body
         if len(content) > _THREAD_ABOVE:
-            return await asyncio.to_thread(read_events, content)
-        return read_events(content)
+            return await asyncio.to_thread(read_transaction, content)
+        return read_transaction(content)
 
     async def _user(self, request: web.Request) -> web.Response:
         try:
@@ -195,6 +223,10 @@ class AppserviceEndpoint:
 
     async def _ready(self, _: web.Request) -> web.Response:
         return web.json_response({}, status=200 if self._sink.ready else 503)
+
+
+def _not_ready() -> Refusal:
+    return Refusal(503, "M_UNKNOWN", "the bridge is not ready yet")
 
 
 def _too_large() -> Refusal:

@@ -13,10 +13,17 @@ import hashlib
 import json
 import math
 import re
+from dataclasses import dataclass, field
 from typing import Any
+
+from mxrtc_bridge.core.device_news import DeviceNews
+from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.ids import UserId, parse_user_id
 
 MAX_EVENTS = 1000
 """Events of one transaction. Synapse sends at most 100, and no server is known that sends more."""
+MAX_NEWS = 10_000
+"""Messages to devices, or changes of them, in one transaction. Synapse sends at most 100 messages."""
 MAX_DEPTH = 32
 """Levels of one event, itself included. The deepest standard content has fewer than ten."""
 _AROUND = 2
@@ -48,8 +55,17 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a failure
         self.errcode = errcode
 
 
-def read_events(body: bytes) -> list[object]:
-    """Return the entries of ``events``, whatever they are.
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """What was sent."""
+
+    events: list[object] = field(repr=False)
+    """The entries of ``events``, whatever they are."""
+    news: DeviceNews
+
+
+def read_transaction(body: bytes) -> Transaction:
+    """Read the whole transaction.
 
     Raises:
         Refusal: it is not JSON, not an object with a list ``events``, or the list is too long.
@@ -66,7 +82,42 @@ def read_events(body: bytes) -> list[object]:
         raise Refusal(400, "M_BAD_JSON", f"events must be a list, not {_kind(events)}")
     if len(events) > MAX_EVENTS:
         raise Refusal(413, "M_TOO_LARGE", f"the transaction has {len(events)} events; the limit is {MAX_EVENTS}")
-    return events
+    return Transaction(events, _read_news(transaction, empty=not events))
+
+
+def _read_news(transaction: dict[str, Any], *, empty: bool) -> DeviceNews:
+    """Read who has messages, and whose devices have changed; what is odd makes it incomplete and never fails."""
+    messages = _first(transaction, "to_device", "de.sorunome.msc2409.to_device")
+    lists = _first(transaction, "device_lists", "org.matrix.msc3202.device_lists")
+    changed = lists.get("changed") if isinstance(lists, dict) else lists
+    waiting, odd = _users([each.get("to_user_id") if isinstance(each, dict) else None for each in _list(messages)])
+    whose, odder = _users(_list(changed))
+    # A homeserver that sends a transaction again may have kept its events only: then nothing may be left of it.
+    nothing = (
+        empty and not waiting and not whose and not _first(transaction, "ephemeral", "de.sorunome.msc2409.ephemeral")
+    )
+    return DeviceNews(waiting, whose, odd or odder or nothing)
+
+
+def _first(transaction: dict[str, Any], *names: str) -> Any:
+    return next((transaction[name] for name in names if name in transaction), None)
+
+
+def _list(value: object) -> list[Any]:
+    # Not a list, or one too many: an entry that is no user says that something is missing.
+    if value is None:
+        return []
+    return value if isinstance(value, list) and len(value) <= MAX_NEWS else [None]
+
+
+def _users(names: list[Any]) -> tuple[frozenset[UserId], bool]:
+    found, odd = set(), False
+    for name in names:
+        try:
+            found.add(parse_user_id(name))
+        except EventError:
+            odd = True
+    return frozenset(found), odd
 
 
 def replace_deep_values(body: bytes) -> bytes:

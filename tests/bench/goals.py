@@ -56,6 +56,7 @@ GOALS = (
     Goal("set-up in an encrypted room, to that in a plain one", ("setup", "encrypted_to_plain"), at_most=2),
     Goal("50 idle peers with devices, percent of a core", ("peers", "on", "cpu_percent"), at_most=5),
     Goal("50 idle peers with devices, requests a minute", ("peers", "on", "requests_a_minute"), at_most=100),
+    Goal("50 idle peers, announced, requests a minute", ("peers", "announced", "requests_a_minute"), at_most=25),
     Goal("1,000 sessions, us for a page of who", ("people", "who, a page", "slowest_of_100_us"), at_most=50_000),
     *(
         Goal(

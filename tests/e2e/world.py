@@ -69,9 +69,12 @@ class World:
         await asyncio.gather(*served, return_exceptions=True)
 
     @classmethod
-    async def start(cls, folder: Path, stack: AsyncExitStack, **homeserver: Any) -> Self:
-        """Start the homeserver with the bridge's registration; the bridge itself is started by the test."""
+    async def start(
+        cls, folder: Path, stack: AsyncExitStack, *, settings: dict[str, Any] | None = None, **homeserver: Any
+    ) -> Self:
+        """Start the homeserver with the registration for a bridge with ``settings``; the test starts the bridge."""
         world = cls(folder, stack)
+        world.settings.update(settings or {})
         home = folder / "synapse"
         home.mkdir()
         registration = folder / "registration.yaml"

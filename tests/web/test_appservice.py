@@ -17,14 +17,16 @@ from aiohttp import ClientSession, ClientTimeout
 from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.config import TcpListen
+from mxrtc_bridge.core.device_news import DeviceNews
 from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.inbox import Inbox, RoomEvent
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.inbox import InboxStore
 from mxrtc_bridge.web import appservice
 from mxrtc_bridge.web import server as server_module
-from mxrtc_bridge.web.appservice import MAX_IN_FLIGHT, AppserviceEndpoint
+from mxrtc_bridge.web.appservice import MAX_EARLY_BODY, MAX_IN_FLIGHT, AppserviceEndpoint
 from mxrtc_bridge.web.server import Server
 
 TOKEN = "hs-token-0123456789abcdef"
@@ -60,6 +62,7 @@ class Site:
     metrics: Metrics
     port: int
     http: ClientSession
+    heard: list[DeviceNews]
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -87,12 +90,13 @@ class Site:
 async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     monkeypatch.setattr(server_module, "LINGER_S", 0.1)
     sink, metrics = RecordingSink(), Metrics()
-    endpoint = AppserviceEndpoint(sink, token=TOKEN, metrics=metrics, read_timeout_s=0.3)
+    heard: list[DeviceNews] = []
+    endpoint = AppserviceEndpoint(sink, token=TOKEN, metrics=metrics, hear=heard.append, read_timeout_s=0.3)
     async with (
         Server(endpoint.application(), TcpListen("127.0.0.1", 0)) as server,
         ClientSession(timeout=ClientTimeout(total=20)) as http,
     ):
-        yield Site(sink, metrics, server.port, http)
+        yield Site(sink, metrics, server.port, http, heard)
 
 
 async def test_transaction_is_given_to_the_sink_whole_and_in_order(site: Site) -> None:
@@ -182,6 +186,32 @@ async def test_not_ready_is_503_and_nothing_is_taken(site: Site) -> None:
         assert response.status == 200, "user queries need no storage"
     async with site.http.post(site.url("/_matrix/app/v1/ping"), headers=GOOD, data=b"{}") as response:
         assert response.status == 200, "the ping is how we find out whether the homeserver reaches us"
+
+
+MESSAGE = {"to_user_id": PEER, "to_device_id": "BUILD", "type": "m.room.encrypted", "content": {}}
+
+
+async def test_news_of_devices_is_heard_also_when_the_events_beside_it_are_not_taken(site: Site) -> None:
+    """The homeserver sends the events again, and may then say nothing of devices."""
+    body = {"events": [{}], "de.sorunome.msc2409.to_device": [MESSAGE]}
+    assert (await site.put(body))[0] == 200
+    site.sink.error = StorageError("the disk is full")
+    assert (await site.put(body))[0] == 503
+    site.sink.error, site.sink.ready = None, False
+    assert (await site.put(body))[0] == 503
+    assert site.heard == [DeviceNews(frozenset({UserId(PEER)}))] * 3
+    assert len(site.sink.accepted) == 1
+
+
+async def test_a_transaction_without_events_is_taken_before_the_bridge_is_ready(site: Site) -> None:
+    """After a refusal the homeserver would hold back everything for a while."""
+    site.sink.ready = False
+    assert (await site.put({"events": [], "to_device": [MESSAGE]}))[0] == 200
+    assert (site.heard, site.sink.accepted) == ([DeviceNews(frozenset({UserId(PEER)}))], [])
+    padded = b'{"events":[]' + b" " * MAX_EARLY_BODY + b"}"
+    assert (await site.put(padded))[0] == 503
+    site.sink.ready = True
+    assert (await site.put(padded))[0] == 200
 
 
 async def test_failing_storage_is_503_and_a_defect_of_ours_500(site: Site, caplog: pytest.LogCaptureFixture) -> None:

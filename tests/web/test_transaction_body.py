@@ -10,12 +10,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mxrtc_bridge.core.device_news import DeviceNews
 from mxrtc_bridge.web.transaction_body import (
     MAX_DEPTH,
     MAX_EVENTS,
+    MAX_NEWS,
     Refusal,
     _is_shallow,
-    read_events,
+    read_transaction,
     replace_deep_values,
 )
 
@@ -33,8 +35,8 @@ def body_of(*events: Any, **others: Any) -> bytes:
 
 
 def test_events_are_returned_in_order() -> None:
-    assert read_events(body_of({"a": 1}, {"b": "ü\U0001f600"}, 3)) == [{"a": 1}, {"b": "ü\U0001f600"}, 3]
-    assert read_events(b' {"events" : [ ] } ') == []
+    assert read_transaction(body_of({"a": 1}, {"b": "ü\U0001f600"}, 3)).events == [{"a": 1}, {"b": "ü\U0001f600"}, 3]
+    assert read_transaction(b' {"events" : [ ] } ').events == []
 
 
 @pytest.mark.parametrize(
@@ -62,18 +64,18 @@ def test_events_are_returned_in_order() -> None:
 )
 def test_body_that_is_no_transaction_is_refused(body: bytes, status: int, errcode: str) -> None:
     with pytest.raises(Refusal) as caught:
-        read_events(body)
+        read_transaction(body)
     assert (caught.value.status, caught.value.errcode) == (status, errcode)
 
 
 def test_as_many_events_as_the_limit_are_taken() -> None:
-    assert read_events(body_of(*range(MAX_EVENTS))) == list(range(MAX_EVENTS))
+    assert read_transaction(body_of(*range(MAX_EVENTS))).events == list(range(MAX_EVENTS))
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH - 1, MAX_DEPTH])
 def test_event_of_the_greatest_depth_is_left_alone(depth: int) -> None:
     events = [nested(depth), {"a": "[[[[[[{{{{" * 20}, nested(depth)]
-    assert read_events(body_of(*events)) == events
+    assert read_transaction(body_of(*events)).events == events
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, MAX_DEPTH + 2, 900, 20_000])
@@ -81,7 +83,9 @@ def test_event_that_is_too_deep_is_replaced_and_its_neighbours_are_not(depth: in
     """Even when the parser alone would give up on the whole body."""
     deep = b'{"a":' * depth + b"1" + b"}" * depth
     good = {"text": 'quote " and \\ and [[{{', "n": 1}
-    before, first, second, after = read_events(b'{"events":[%s,%s,%s,%s]}' % ((body_of(good)[12:-2], deep) * 2))[:4]
+    before, first, second, after = read_transaction(
+        b'{"events":[%s,%s,%s,%s]}' % ((body_of(good)[12:-2], deep) * 2)
+    ).events[:4]
     assert before == second == good
     assert first == after
     assert isinstance(first, str)
@@ -92,7 +96,7 @@ def test_deep_values_elsewhere_do_not_spoil_the_events() -> None:
     """Keys that we do not read, of extensions that we do not know."""
     deep = "[" * 500 + "]" * 500
     body = f'{{"ephemeral":[{deep},1],"x":{{"y":{deep}}},"events":[{{"a":1}}],"z":{deep}}}'
-    assert read_events(body.encode()) == [{"a": 1}]
+    assert read_transaction(body.encode()).events == [{"a": 1}]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ def test_deep_values_elsewhere_do_not_spoil_the_events() -> None:
 )
 def test_number_beyond_any_use_is_null_and_the_rest_goes_on(number: str, value: object) -> None:
     """Python refuses to read 100,000 digits; the homeserver would send them again for ever."""
-    assert read_events(b'{"events":[{"a":%s},{"b":2}]}' % number.encode()) == [{"a": value}, {"b": 2}]
+    assert read_transaction(b'{"events":[{"a":%s},{"b":2}]}' % number.encode()).events == [{"a": value}, {"b": 2}]
 
 
 JSON = st.recursive(
@@ -177,7 +181,7 @@ def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
     """Nothing but a refusal is ever raised."""
     for candidate in (body, b"[" * 40 + body):
         try:
-            events = read_events(candidate)
+            events = read_transaction(candidate).events
         except Refusal:
             continue
         assert isinstance(events, list)
@@ -198,5 +202,49 @@ def test_scan_of_hostile_bytes_is_linear(body: bytes) -> None:
     """2 MB take far less than a second; a quadratic scan would take minutes."""
     started = time.process_time()
     with pytest.raises(Refusal):
-        read_events(body)
+        read_transaction(body)
     assert time.process_time() - started < 5
+
+
+ALICE, PEER = "@alice:example.org", "@rtc_build:example.org"
+MESSAGE = {"to_user_id": PEER, "to_device_id": "BUILD", "type": "m.room.encrypted", "sender": ALICE, "content": {}}
+
+
+@pytest.mark.parametrize("prefix", ["", "unstable"])
+def test_who_has_messages_and_whose_devices_changed_is_read(prefix: str) -> None:
+    to_device, lists = ("to_device", "device_lists")
+    if prefix:
+        to_device, lists = "de.sorunome.msc2409.to_device", "org.matrix.msc3202.device_lists"
+    body = body_of(1, **{to_device: [MESSAGE, MESSAGE], lists: {"changed": [ALICE], "left": ["@x:y"]}})
+    assert read_transaction(body).news == DeviceNews(frozenset({PEER}), frozenset({ALICE}))
+
+
+def test_a_transaction_of_events_alone_says_nothing_of_devices() -> None:
+    assert not read_transaction(body_of(1)).news
+    assert not read_transaction(body_of(1, to_device=[], device_lists={"changed": [], "left": []})).news
+    assert not read_transaction(body_of(ephemeral=[{"type": "m.typing"}])).news
+
+
+def test_an_empty_one_may_have_lost_something() -> None:
+    """What is sent again after a failure has its events only, and may have had none."""
+    assert read_transaction(body_of()).news == DeviceNews(incomplete=True)
+    assert read_transaction(body_of(ephemeral=[], to_device=[])).news.incomplete
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"to_device": {}},
+        {"to_device": [5]},
+        {"to_device": [{"to_user_id": 5}]},
+        {"to_device": [{"to_user_id": "nobody"}]},
+        {"to_device": [MESSAGE] * (MAX_NEWS + 1)},
+        {"device_lists": {"changed": {}}},
+        {"device_lists": {"changed": [None]}},
+        {"device_lists": 5},
+        {"to_device": [nested(MAX_DEPTH + 5)]},
+    ],
+)
+def test_odd_news_has_everybody_look_and_spoils_nothing(odd: dict[str, Any]) -> None:
+    transaction = read_transaction(body_of({"a": 1}, **odd))
+    assert (transaction.events, transaction.news.incomplete) == ([{"a": 1}], True)

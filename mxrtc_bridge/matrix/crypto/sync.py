@@ -1,4 +1,4 @@
-"""Messages for one device by ``/sync``: a long poll that brings nothing of rooms.
+"""Messages for one device by ``/sync``: a long poll that brings nothing of rooms, or a question when there is a sign.
 
 Must never lose a message: the token of an answer is stored after its messages have been handled, so that after an
 outage of either side, or a crash, the homeserver sends again what was not. A handler may therefore see a message twice.
@@ -23,6 +23,12 @@ LONG_POLL_S = 50.0
 """Below the 60 s after which many proxies cut a request; each answer also says whether one-time keys are needed."""
 ANSWER_SLACK_S = 20.0
 LONGEST_PAUSE_S = 30.0
+SIGN_POLL_S = 10.0
+"""How long the homeserver may look for what a sign has announced: its parts may not have heard of it all at once."""
+UNASKED_S = 600.0
+"""How often it is asked without a sign, so that one that was lost delays a message and no more."""
+FULL_ANSWER = 50
+"""Messages of one answer from which on there may be more; Synapse sends 100 at most."""
 
 Handler = Callable[[CryptoDevice, ToDeviceEvent], Awaitable[None]]
 
@@ -38,13 +44,41 @@ class DeviceSync:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
+        unasked_s: float = UNASKED_S,
+        first_polls_s: float = LONG_POLL_S,
     ) -> None:
+        """Make it.
+
+        Args:
+            server: the homeserver, as the device's user.
+            device: the device.
+            handler: given each message.
+            sleep: waits after a failure.
+            jitter: 0 to 1, so that many devices do not ask at once.
+            unasked_s: how often it is asked without a sign.
+            first_polls_s: how long polls are until :meth:`listen` says how it is asked.
+        """
         self._server = server
         self._device = device
         self._handler = handler
         self._sleep = sleep
         self._jitter = jitter
+        self._unasked_s = unasked_s
         self._failures = 0
+        self._by_signs = False
+        self._poll_s = first_polls_s
+        self._sign = asyncio.Event()
+        self._sign.set()
+
+    def listen(self, *, by_signs: bool) -> None:
+        """Ask only after :meth:`sign`, or always; either way the homeserver is asked once now."""
+        self._by_signs = by_signs
+        self._poll_s = LONG_POLL_S
+        self._sign.set()
+
+    def sign(self) -> None:
+        """Say that there is something to be fetched."""
+        self._sign.set()
 
     async def run(self) -> None:
         """Receive until cancelled.
@@ -53,8 +87,10 @@ class DeviceSync:
             HomeserverError: it refuses for good.
         """
         while True:
+            wait_s = 0.0 if self._failures else await self._next_question()
             try:
-                await self.once(0 if self._failures or self._device.sync_token is None else LONG_POLL_S)
+                if await self.once(wait_s) >= FULL_ANSWER:
+                    self._sign.set()
             except (HomeserverError, StorageError) as error:
                 if isinstance(error, HomeserverError) and not error.retryable:
                     raise
@@ -63,6 +99,20 @@ class DeviceSync:
                 if self._failures:
                     _log.info("messages for %s come again", self._device.user)
                 self._failures = 0
+
+    async def _next_question(self) -> float:
+        """Wait until it is time to ask; returns for how many seconds the homeserver may hold the request."""
+        if self._device.sync_token is None:
+            return 0
+        if not self._by_signs:
+            return self._poll_s
+        try:
+            async with asyncio.timeout(self._unasked_s * (0.75 + self._jitter() / 2)):
+                await self._sign.wait()
+        except TimeoutError:
+            return 0
+        self._sign.clear()
+        return SIGN_POLL_S
 
     async def once(self, wait_s: float) -> int:
         """Ask once and deal with the answer; returns how many messages were handed on.
