@@ -125,6 +125,7 @@ window.encryptedChat = async (options) => {
     })());
     let said = [];
     for (const body of options.bodies) {
+      if (window.before) await window.before(body);
       const before = said.length;
       await client.sendTextMessage(room, body);
       said = await within(20000, `answer to ${body}`, (async () => {

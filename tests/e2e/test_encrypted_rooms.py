@@ -107,6 +107,32 @@ async def test_commands_in_an_encrypted_chat_with_the_bot_are_answered_encrypted
     assert "raw-echo" not in everything_stored(world)
 
 
+async def test_a_key_that_was_lost_is_asked_for_and_given_again_by_the_client(world: World, tmp_path: Path) -> None:
+    """As when the message with the key could not be read: the next ones of the same session can be all the same."""
+
+    async def before(body: str) -> None:
+        if body != "peers":
+            return
+        assert world.bridge is not None
+        await world.bridge.terminate()
+        with closing(sqlite3.connect(world.folder / "bridge.db")) as database:
+            assert database.execute("DELETE FROM crypto_inbound").rowcount == 1
+            database.commit()
+        await world.start_bridge()
+
+    await world.start_bridge()
+    options: dict[str, Any] = {
+        "sign": True,
+        "bot": BOT,
+        "bodies": ["help", "how build/raw-echo", "peers"],
+        "exposed": {"before": before},
+    }
+    result = await run_page("encrypted.js", "encryptedChat", world, tmp_path, **options)
+    assert "failed" not in result, result
+    assert "You may use:" in result["said"][-1]["body"], result
+    assert "the key of a room of @alice:example.test is asked for" in world.log_text()
+
+
 async def test_clients_that_exclude_insecure_devices_call_and_the_policy_asks_for_the_same(
     world: World, tmp_path: Path
 ) -> None:

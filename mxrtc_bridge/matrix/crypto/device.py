@@ -6,8 +6,7 @@ alike (``identity=None``: the identity belongs to the user's other sessions, whi
 After making one you must call :meth:`CryptoDevice.start`, and then give it every sync answer, in order, with
 :meth:`receive_sync` and afterwards :meth:`settle`; :class:`mxrtc_bridge.matrix.crypto.sync.DeviceSync` does both.
 
-What it does not do: keys of rooms are not asked for (``m.room_key_request``), since clients answer only the user's own
-devices, and requests of others are not answered; rooms' history is not kept in a key backup.
+What it does not do: rooms' history is not kept in a key backup.
 """
 
 from __future__ import annotations
@@ -20,17 +19,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StateError
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_user_id
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.cross_signing import publish_identity
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.inbound import InboundSessions, unknown_device
+from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES, REQUEST, KeyRequests, parse_request
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer, one_time_keys_in
 from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage, OlmSessions
 from mxrtc_bridge.matrix.crypto.outbound import OutboundSessions
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
 from mxrtc_bridge.matrix.crypto.store import AccountRecord, Changes, CryptoStore, InboundRecord
+from mxrtc_bridge.matrix.crypto.sync_answer import envelope, has_brought
 from mxrtc_bridge.matrix.crypto.values import (
     Decrypted,
     DeviceId,
@@ -47,6 +48,8 @@ _log = logging.getLogger(__name__)
 MAX_TO_DEVICE = 1000
 """Messages of one answer that are looked at; Synapse sends at most 100."""
 SAVE_TOKEN_EVERY_MS = 10 * 60 * 1000
+ASK_AFTER_S = 1.0
+"""How long a key may be late before it is asked for."""
 UNWEDGE_EVERY_MS = 3600 * 1000
 """A broken session is replaced at most this often, so that nobody makes us send by sending rubbish."""
 MAX_UNWEDGED = 1000
@@ -94,6 +97,7 @@ class CryptoDevice:
         self._outbound: OutboundSessions
         self.lists = DeviceLists(server, store, wall_ms=wall_ms, known=known_identities)
         self._inbound = InboundSessions(store, pickle_key, wall_ms=wall_ms)
+        self._requests = KeyRequests(lambda: self.device_id, pickle_key, wall_ms=wall_ms)
         # Sessions change with every message: one task at a time.
         self._lock = asyncio.Lock()
         self._token: str | None = None
@@ -248,7 +252,7 @@ class CryptoDevice:
             StorageError: the database refuses; the answer has to be asked for again.
         """
         now = self._wall_ms()
-        if _has_brought(answer) or now - self._token_saved_ms >= SAVE_TOKEN_EVERY_MS:
+        if has_brought(answer) or now - self._token_saved_ms >= SAVE_TOKEN_EVERY_MS:
             async with self._lock:
                 await self._flush(account=self._own.record(sync_token=token))
             self._token_saved_ms = now
@@ -272,14 +276,18 @@ class CryptoDevice:
         self._olm.saved()
         for key in keys:
             self._inbound.key_saved(key)
+            self._requests.came(key)
 
     async def _receive(self, item: object) -> ToDeviceEvent | None:
         try:
-            event_type, sender, content = _envelope(item)
+            event_type, sender, content = envelope(item)
         except EventError:
             return None
         if event_type == "m.room_key.withheld":
             self._inbound.read_withheld(sender, content)
+            return None
+        if event_type == REQUEST:
+            await self._give_again(sender, content)
             return None
         if event_type != "m.room.encrypted":
             return ToDeviceEvent(event_type, sender, content, None)
@@ -296,8 +304,9 @@ class CryptoDevice:
             message = await self._olm.decrypt(sender, content)
         device = await self._device_of(sender, message)
         match message.type:
-            case "m.room_key":
-                key = self._inbound.read_key(sender, message, device)
+            case "m.room_key" | "m.forwarded_room_key":
+                source = self._inbound if message.type == "m.room_key" else self._requests
+                key = source.read_key(sender, message, device)
                 async with self._lock:
                     self._new_keys.append(key)
                     await self._flush()
@@ -346,6 +355,19 @@ class CryptoDevice:
                 except HomeserverError as error:
                     _log.info("no new session with %s: %s", sender, error)
 
+    async def _give_again(self, sender: UserId, content: Mapping[str, Any]) -> None:
+        """Give a device the key of a room again that it has had, from now on; what was said before stays lost to it."""
+        wanted = parse_request(content)
+        if wanted is None:
+            return
+        try:
+            async with self._lock:
+                given = await self._outbound.give_again(wanted, sender)
+        except HomeserverError as error:
+            _log.info("the key of a room was not given again to %s: %s", sender, error)
+        else:
+            _log.info("= the key of a room was asked for by %s, and %s", sender, "given" if given else "not given")
+
     # --- other users
 
     async def devices_of(self, user: UserId, *, fresh: bool = False) -> UserDevices:
@@ -355,21 +377,6 @@ class CryptoDevice:
             HomeserverError: they are not known, and it does not answer.
         """
         return (await self.lists.of([user], fresh=fresh))[user]
-
-    async def own_keys(self) -> dict[str, str]:
-        """The keys that this device vouches for in a verification, by their ids: its own, and the identity if verified.
-
-        Raises:
-            HomeserverError: the devices of our user are not known, and it does not answer.
-        """
-        keys = {f"ed25519:{self.device_id}": self.ed25519}
-        master = self.master_key
-        if master is None:
-            own = await self.devices_of(self.user)
-            master = own.master if any(each.trust is Trust.VERIFIED for each in own.devices) else None
-        if master is not None:
-            keys[f"ed25519:{master}"] = master
-        return keys
 
     # --- to one device
 
@@ -457,25 +464,25 @@ class CryptoDevice:
         device = await self.lists.find(sender, key.curve25519, key.ed25519)
         return Decrypted(event_type, inner, device or unknown_device(key))
 
-    async def wait_for_key(self, room: RoomId, session_id: str, sender: UserId, timeout_s: float) -> bool:
-        """Wait until the key of a room's session has come; False after the time."""
-        return await self._inbound.wait_for_key(room, session_id, sender, timeout_s)
+    async def wait_for_key(
+        self, room: RoomId, session_id: str, sender: UserId, timeout_s: float, *, device: str = ALL_DEVICES
+    ) -> bool:
+        """Wait until the key of a room's session has come, and ask for it after a moment; False after the time.
 
-
-def _envelope(item: object) -> tuple[str, UserId, Mapping[str, Any]]:
-    if not isinstance(item, dict):
-        raise EventError("bad_event", "a message must be an object")
-    event_type, content = item.get("type"), item.get("content")
-    if not isinstance(event_type, str) or len(event_type) > 255 or not isinstance(content, dict):
-        raise EventError("bad_event", "a message must have a type and a content")
-    return event_type, parse_user_id(item.get("sender")), content
-
-
-def _has_brought(answer: Mapping[str, Any]) -> bool:
-    """Whether the answer holds messages or changes of devices."""
-    to_device, lists = answer.get("to_device"), answer.get("device_lists")
-    sections = (
-        to_device.get("events") if isinstance(to_device, dict) else None,
-        lists.get("changed") if isinstance(lists, dict) else None,
-    )
-    return any(sections)
+        Args:
+            room: the room.
+            session_id: of the session.
+            sender: whose session it is.
+            timeout_s: seconds.
+            device: the one that is asked; all of the sender's if it is not known.
+        """
+        if await self._inbound.wait_for_key(room, session_id, sender, min(timeout_s, ASK_AFTER_S)):
+            return True
+        request = self._requests.ask(room, session_id, sender)
+        if request is not None:
+            try:
+                _log.info("> the key of a room of %s is asked for", sender)
+                await self.send_plain_to_devices(sender, [DeviceId(device)], REQUEST, request)
+            except HomeserverError as error:
+                _log.info("the key of a room could not be asked for: %s", error)
+        return await self._inbound.wait_for_key(room, session_id, sender, max(timeout_s - ASK_AFTER_S, 0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ MAX_WITHHELD = 1000
 MAX_WAITING = 256
 """Events of one device that wait for their key at the same time; the next one does not wait."""
 MAX_SESSION_KEY_CHARS = 1024
+
+_DEVICE_ID = re.compile(r"[!-~]{1,255}")
 
 Name = tuple[RoomId, str, UserId]
 
@@ -117,7 +120,13 @@ class InboundSessions:
         record = await self._store.inbound(room, str(session_id), sender)
         if record is None:
             code = self._withheld.get((room, str(session_id), sender), "")
-            return Undecryptable(Obstacle.WITHHELD if code else Obstacle.NO_KEY, str(session_id), code)
+            device = content.get("device_id")
+            return Undecryptable(
+                Obstacle.WITHHELD if code else Obstacle.NO_KEY,
+                str(session_id),
+                code,
+                device if isinstance(device, str) and _DEVICE_ID.fullmatch(device) else None,
+            )
         opened = self._open(record, ciphertext)
         if isinstance(opened, Undecryptable):
             return opened

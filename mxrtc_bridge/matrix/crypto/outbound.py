@@ -17,13 +17,16 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
+from mxrtc_bridge.matrix.crypto.key_requests import Wanted
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.olm_sessions import OlmSessions
 from mxrtc_bridge.matrix.crypto.store import Changes, CryptoStore, OutboundRecord
-from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceIdentity, RoomEncryption, Trust
+from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceId, DeviceIdentity, RoomEncryption, Trust
 
 DEVICES_PER_REQUEST = 100
 MAX_ROOMS_CACHED = 1000
+GIVE_AGAIN_MS = 60 * 1000
+"""The key of a room is given again to a device at most this often."""
 CLAIM_AGAIN_MS = 5 * 60 * 1000
 """A device that had no key left is asked for one again after this long."""
 
@@ -63,6 +66,7 @@ class OutboundSessions:
         self._wall_ms = wall_ms
         self._sessions: dict[RoomId, _Session] = {}
         self._without_key: dict[tuple[UserId, str], int] = {}
+        self._given: dict[tuple[RoomId, UserId, DeviceId], int] = {}
 
     async def encrypt(
         self,
@@ -149,6 +153,29 @@ class OutboundSessions:
     async def _save(self, session: _Session, **changes: Any) -> None:
         session.record = replace(session.record, pickle=session.olm.pickle(self._pickle_key), **changes)
         await self._store.save(Changes(outbound=[session.record]))
+
+    async def give_again(self, wanted: Wanted, user: UserId) -> bool:
+        """Give the key of a room, as it is now, to a device that has had it; False if it has not.
+
+        Raises:
+            HomeserverError: it could not be sent.
+        """
+        session = await self._load(wanted.room)
+        if session is None or session.record.session_id != wanted.session_id:
+            return False
+        name, now = (wanted.room, user, wanted.device), self._wall_ms()
+        had = {each for each in session.record.shared if each[:2] == (user, wanted.device)}
+        if not had or now - self._given.get(name, -GIVE_AGAIN_MS) < GIVE_AGAIN_MS:
+            return False
+        self._given[name] = now
+        while len(self._given) > MAX_ROOMS_CACHED:
+            del self._given[next(iter(self._given))]
+        known = (await self._lists.of([user]))[user].devices
+        devices = [each for each in known if (user, each.device, each.curve25519) in had]
+        if devices:
+            await self._save(session, shared=session.record.shared - had)
+            await self._share(session, devices)
+        return bool(devices)
 
     # --- who has the key
 

@@ -15,6 +15,7 @@ from mxrtc_bridge.core.encryption import Changes, RoomEncryption, Trust
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES
 from mxrtc_bridge.matrix.crypto.store import CryptoStore
 from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceIdentity, Undecryptable
 from mxrtc_bridge.matrix.homeserver import Homeserver
@@ -107,7 +108,8 @@ class EncryptedRooms:
         room, sender = event.room_id, event.sender
         result = await self.device.decrypt_room_event(room, event.event_id, sender, event.content)
         if isinstance(result, Undecryptable) and result.may_come and key_wait_s > 0:
-            if not await self.device.wait_for_key(room, result.session_id, sender, key_wait_s):
+            device = result.device or ALL_DEVICES
+            if not await self.device.wait_for_key(room, result.session_id, sender, key_wait_s, device=device):
                 return result
             result = await self.device.decrypt_room_event(room, event.event_id, sender, event.content)
         if isinstance(result, Undecryptable):

@@ -124,6 +124,8 @@ class Undecryptable:
     session_id: str = ""
     withheld: str = ""
     """The code of ``m.room_key.withheld``, where one came."""
+    device: str | None = field(default=None, compare=False)
+    """The device that says that it has sent the event: good for asking it, and for nothing else."""
 
     @property
     def may_come(self) -> bool:

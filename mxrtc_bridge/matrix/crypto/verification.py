@@ -34,7 +34,7 @@ from mxrtc_bridge.core.verification_values import (
 )
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
-from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent
+from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent, Trust
 from mxrtc_bridge.matrix.room_event import RoomEvent
 
 _log = logging.getLogger(__name__)
@@ -72,6 +72,22 @@ class _OlmAgreement:
 
     def mac(self, text: str, info: str) -> str:
         return self._established.calculate_mac(text, info)
+
+
+async def own_keys(device: CryptoDevice) -> dict[str, str]:
+    """The keys that a device of ours vouches for, by their ids: its own, and its user's identity if it is verified.
+
+    Raises:
+        HomeserverError: the devices of our user are not known, and it does not answer.
+    """
+    keys = {f"ed25519:{device.device_id}": device.ed25519}
+    master = device.master_key
+    if master is None:
+        own = await device.devices_of(device.user)
+        master = own.master if any(each.trust is Trust.VERIFIED for each in own.devices) else None
+    if master is not None:
+        keys[f"ed25519:{master}"] = master
+    return keys
 
 
 @dataclass(slots=True, eq=False)
@@ -233,7 +249,7 @@ class Verifications:
         return Theirs(user, keys, known.master)
 
     async def _begin(self, user: UserId, transaction: str, theirs: Theirs, room: RoomId | None) -> Exchange:
-        ours = Ours(self._device.user, self._device.device_id, await self._device.own_keys())
+        ours = Ours(self._device.user, self._device.device_id, await own_keys(self._device))
         machine = Verification(
             ours,
             theirs,

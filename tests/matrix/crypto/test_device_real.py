@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId
 from mxrtc_bridge.matrix.crypto.account import KEYS_WANTED, OwnAccount
+from mxrtc_bridge.matrix.crypto.key_requests import REQUEST, KeyRequests
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
 from mxrtc_bridge.matrix.crypto.values import (
     Decrypted,
@@ -22,6 +24,7 @@ from mxrtc_bridge.matrix.crypto.values import (
     Trust,
     Undecryptable,
 )
+from mxrtc_bridge.matrix.crypto.verification import own_keys
 from tests.matrix.crypto.conftest import End, MakeEnd
 from tests.matrix.crypto.memory import MemoryStore
 
@@ -141,13 +144,13 @@ async def test_a_device_vouches_for_the_identity_of_its_user_only_if_it_holds_or
 ) -> None:
     peer = await make_end(peer=True)
     name = f"ed25519:{peer.device.device_id}"
-    assert await peer.device.own_keys() == {
+    assert await own_keys(peer.device) == {
         name: peer.device.ed25519,
         f"ed25519:{peer.device.master_key}": peer.device.master_key,
     }
     person = await make_end(peer=False)
     alone = {f"ed25519:{person.device.device_id}": person.device.ed25519}
-    assert await person.device.own_keys() == alone
+    assert await own_keys(person.device) == alone
 
 
 async def test_one_time_keys_that_were_taken_are_made_again_and_the_fallback_key_serves_meanwhile(
@@ -203,6 +206,45 @@ async def test_room_event_is_read_by_those_who_are_in(make_end: MakeEnd) -> None
     assert isinstance(stolen, Undecryptable), "a key counts for its sender only"
     elsewhere = await peer.device.decrypt_room_event(some_room(), event_id, person.user, content)
     assert isinstance(elsewhere, Undecryptable), "and for its room"
+
+
+async def test_a_key_that_was_lost_is_asked_for_and_given_again_by_its_maker(
+    make_end: MakeEnd, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From the present on: nobody keeps the key of what was said before."""
+    peer, person = await make_end(peer=True), await make_end(peer=False)
+    room, members = RoomEncryption(some_room()), [peer.user, person.user]
+    say = functools.partial(peer.device.encrypt_room_event, room, members, "m.call.answer", least=Trust.UNSIGNED)
+    lost = await say({"n": 1})
+    session = lost["session_id"]
+    assert isinstance(person.store, MemoryStore)
+    await person.once()
+    person.store._inbound.clear()
+    waiting = asyncio.create_task(
+        person.device.wait_for_key(room.room, session, peer.user, 20, device=peer.device.device_id)
+    )
+    caplog.set_level("INFO")
+    while "asked for by" not in caplog.text:
+        await peer.sync.once(5)
+    await person.sync.once(5)
+    assert await waiting
+    read = await person.device.decrypt_room_event(room.room, some_event(), peer.user, await say({"n": 2}))
+    assert isinstance(read, Decrypted)
+    assert read.content == {"n": 2}
+    early = await person.device.decrypt_room_event(room.room, some_event(), peer.user, lost)
+    assert early == Undecryptable(Obstacle.WITHHELD, session, "m.history")
+
+    # Once a minute, and only to devices that have had it.
+    caplog.clear()
+    stranger = await make_end(peer=False)
+    for end in (person, stranger):
+        request = KeyRequests(lambda end=end: end.device.device_id, b"", wall_ms=lambda: 0)  # type: ignore[misc]
+        content = request.ask(room.room, session, peer.user)
+        assert content is not None
+        await end.device.send_plain_to_devices(peer.user, [peer.device.device_id], REQUEST, content)
+    while caplog.text.count("asked for by") < 2:
+        await peer.sync.once(5)
+    assert caplog.text.count("not given") == 2
 
 
 async def test_device_below_the_policy_gets_no_key_and_is_told(make_end: MakeEnd) -> None:

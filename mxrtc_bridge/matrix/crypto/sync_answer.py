@@ -1,0 +1,33 @@
+"""The answer to ``/sync``, as far as a device is concerned: what came, and whether anything did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.ids import UserId, parse_user_id
+
+
+def envelope(item: object) -> tuple[str, UserId, Mapping[str, Any]]:
+    """Read type, sender and content of one message.
+
+    Raises:
+        EventError: it is none.
+    """
+    if not isinstance(item, dict):
+        raise EventError("bad_event", "a message must be an object")
+    event_type, content = item.get("type"), item.get("content")
+    if not isinstance(event_type, str) or len(event_type) > 255 or not isinstance(content, dict):
+        raise EventError("bad_event", "a message must have a type and a content")
+    return event_type, parse_user_id(item.get("sender")), content
+
+
+def has_brought(answer: Mapping[str, Any]) -> bool:
+    """Whether the answer holds messages or changes of devices."""
+    to_device, lists = answer.get("to_device"), answer.get("device_lists")
+    sections = (
+        to_device.get("events") if isinstance(to_device, dict) else None,
+        lists.get("changed") if isinstance(lists, dict) else None,
+    )
+    return any(sections)
