@@ -139,7 +139,7 @@ class Bridge:
             counters=self._metrics,
             clock=self._clock,
         )
-        self._named_rooms = NamedRooms(self._homeserver, self._rights, self._calls.rights_changed)
+        self._named_rooms = NamedRooms(self._homeserver, stores.policy_rules, self._rights, self._calls.rights_changed)
         self._bot_rooms = self._named_rooms.bot_rooms
         self._given = GivenGrants(
             stores.grants,
@@ -256,6 +256,7 @@ class Bridge:
             await self._audit.start()
             tasks.create_task(self._audit.run(), name="audit")
             await self._given.load()
+            await self._named_rooms.recall()
             self._rights.given = self._given
             tasks.create_task(self._given.run(), name="ends of grants")
             tasks.create_task(self._calls.run(), name="calls")
@@ -293,7 +294,7 @@ class Bridge:
 
     async def _handle(self, event: RoomEvent) -> None:
         """Take one event of a room; events of a room come in order."""
-        self._named_rooms.receive(event)
+        await self._named_rooms.receive(event)
         await self._peers.handle(event)
         local = self._peers.speaker_in(event.room_id)
         if local is not None and not self.is_own(event.sender):

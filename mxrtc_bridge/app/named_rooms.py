@@ -12,7 +12,7 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.homeserver import Homeserver
 from mxrtc_bridge.matrix.member_lists import MemberLists
-from mxrtc_bridge.matrix.policy_lists import PolicyLists
+from mxrtc_bridge.matrix.policy_lists import PolicyLists, RuleMemory
 from mxrtc_bridge.matrix.room_event import RoomEvent
 
 log = logging.getLogger(__name__)
@@ -23,17 +23,20 @@ class NamedRooms:
 
     Args:
         homeserver: acts as the bot.
+        rules: remembers the rules of policy lists.
         rights: the rules in force; told who is a member of what, and whom the lists deny.
         judge_again: called when either has changed, to judge live sessions again; must not block.
     """
 
-    def __init__(self, homeserver: Homeserver, rights: Rights, judge_again: Callable[[], None]) -> None:
+    def __init__(
+        self, homeserver: Homeserver, rules: RuleMemory, rights: Rights, judge_again: Callable[[], None]
+    ) -> None:
         self._rights = rights
         self._judge_again = judge_again
         self._changed = asyncio.Event()
         bot = rights.config.appservice.bot
         self._members = MemberLists(homeserver, bot, self.rights_changed)
-        self._lists = PolicyLists(homeserver, bot, rights.config.policy_lists, judge_again)
+        self._lists = PolicyLists(homeserver, bot, rules, rights.config.policy_lists, judge_again)
         rights.rooms_of = self.rooms_of
         rights.listed = self._lists.denial
         self.bot_rooms = BotRooms(homeserver, bot, self._named(), self._members, (self._lists,))
@@ -47,9 +50,17 @@ class NamedRooms:
         self._judge_again()
         self._changed.set()
 
-    def receive(self, event: RoomEvent) -> None:
+    async def receive(self, event: RoomEvent) -> None:
         """Take an event of any room; memberships come in by :class:`~mxrtc_bridge.matrix.peers.Peers`."""
-        self._lists.apply(event)
+        await self._lists.apply(event)
+
+    async def recall(self) -> None:
+        """Take over what the policy lists said at the end of the last run.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        await self._lists.recall()
 
     async def reload(self) -> None:
         """Join and leave rooms by the configuration in force.

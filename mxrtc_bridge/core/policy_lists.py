@@ -108,6 +108,10 @@ class DenyLists:
         """The lists that are known."""
         return frozenset(self._rules)
 
+    def rules(self, room: RoomId) -> tuple[tuple[RuleKey, ListRule], ...]:
+        """The rules of a list."""
+        return tuple(self._rules.get(room, {}).items())
+
     def count(self, room: RoomId) -> int:
         """How many rules a list has."""
         return len(self._rules.get(room, {}))

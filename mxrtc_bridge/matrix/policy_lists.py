@@ -1,16 +1,17 @@
 """Reads the policy lists that the admin has named, and follows them.
 
 A list is read when the bot has joined its room and at every start, before calls are taken; then its events are
-followed. What is known stays in force while the bot cannot see the room; only a list that the configuration names no
-more is forgotten. A list that cannot be read at the start denies nobody, and the log says so.
+followed. What is known stays in force while the bot cannot see the room, also over a restart; only a list that the
+configuration names no more is forgotten. A list that could never be read denies nobody, and the log says so.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.policy_lists import MAX_RULES, RULE_TYPES, DenyLists, ListRule, RuleKey, parse_rule
 from mxrtc_bridge.matrix.room_event import RoomEvent
@@ -26,21 +27,38 @@ class StateServer(Protocol):
     ) -> list[tuple[str, str, dict[str, object]]]: ...
 
 
+class RuleMemory(Protocol):
+    """Keeps the rules over a restart; every method may raise StorageError."""
+
+    async def load(self, rooms: Collection[RoomId], /) -> Mapping[RoomId, Sequence[tuple[RuleKey, ListRule]]]: ...
+
+    async def replace(self, room: RoomId, rules: Iterable[tuple[RuleKey, ListRule]], /) -> None: ...
+
+    async def set_rule(self, room: RoomId, key: RuleKey, rule: ListRule | None, /) -> None: ...
+
+
 class PolicyLists:
     """The lists of one bot.
 
     Args:
         homeserver: acts as the bot.
         bot: who sees.
+        memory: keeps what is known.
         rooms: that are lists.
         changed: called after each change; must not block.
     """
 
     def __init__(
-        self, homeserver: StateServer, bot: UserId, rooms: Collection[RoomId], changed: Callable[[], None]
+        self,
+        homeserver: StateServer,
+        bot: UserId,
+        memory: RuleMemory,
+        rooms: Collection[RoomId],
+        changed: Callable[[], None],
     ) -> None:
         self._homeserver = homeserver
         self._bot = bot
+        self._memory = memory
         self._rooms = frozenset(rooms)
         self._changed = changed
         self._lists = DenyLists()
@@ -60,6 +78,15 @@ class PolicyLists:
         if gone:
             self._changed()
 
+    async def recall(self) -> None:
+        """Take over what was known at the end of the last run; to be called once, before anything else.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        for room, rules in (await self._memory.load(self._rooms)).items():
+            self._lists.replace(room, rules)
+
     async def learn(self, room: RoomId) -> None:
         """Read a list, if ``room`` is one.
 
@@ -75,6 +102,7 @@ class PolicyLists:
             state = await self._homeserver.all_state(room, RULE_TYPES, self._bot)
         finally:
             meanwhile = self._meanwhile.pop(room)
+        before = self._lists.rules(room)
         parsed = [((kind, key), parse_rule(kind, content)) for kind, key, content in state]
         if not self._lists.replace(room, [(key, rule) for key, rule in parsed if rule is not None]):
             log.warning("! the policy list %s has more than %d rules; those beyond are not used", room, MAX_RULES)
@@ -82,8 +110,18 @@ class PolicyLists:
             self._lists.set_rule(room, key, rule)
         log.info("the policy list %s has %d rules", room, self._lists.count(room))
         self._changed()
+        after = self._lists.rules(room)
+        if dict(before) != dict(after):
+            await self._keep(self._memory.replace(room, after))
 
-    def apply(self, event: RoomEvent) -> None:
+    async def _keep(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except StorageError as error:
+            # In force all the same; it is read again at the next start, as a rule.
+            log.error("! a policy list was not written down: %s", error)
+
+    async def apply(self, event: RoomEvent) -> None:
         """Take a state event of a list into account; others mean nothing."""
         if event.room_id not in self._rooms or event.type not in RULE_TYPES or event.state_key is None:
             return
@@ -93,3 +131,4 @@ class PolicyLists:
         if self._lists.set_rule(event.room_id, key, rule):
             log.info("the policy list %s has %d rules now", event.room_id, self._lists.count(event.room_id))
             self._changed()
+            await self._keep(self._memory.set_rule(event.room_id, key, rule))

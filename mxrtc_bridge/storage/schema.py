@@ -240,3 +240,19 @@ async def _create_call_trace(connection: Connection) -> None:
 
 
 UPGRADES.register(_create_call_trace, description="events that calls leave behind")
+
+
+async def _create_policy_rule(connection: Connection) -> None:
+    await connection.execute(
+        """CREATE TABLE policy_rule (
+            room_id    TEXT NOT NULL,
+            event_type TEXT NOT NULL,
+            state_key  TEXT NOT NULL,
+            kind       TEXT NOT NULL,
+            entity     TEXT NOT NULL,
+            PRIMARY KEY (room_id, event_type, state_key)
+        )"""
+    )
+
+
+UPGRADES.register(_create_policy_rule, description="rules of policy lists")

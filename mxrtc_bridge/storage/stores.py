@@ -14,6 +14,7 @@ from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.grants import GrantStore
 from mxrtc_bridge.storage.inbox import InboxStore
 from mxrtc_bridge.storage.notices import NoticeStore
+from mxrtc_bridge.storage.policy_rules import PolicyRuleStore
 from mxrtc_bridge.storage.requests import RequestStore
 from mxrtc_bridge.storage.rooms import RoomStore
 from mxrtc_bridge.storage.sole_use import sole_use
@@ -34,6 +35,7 @@ class Stores:
     grants: GrantStore
     audit: AuditStore
     traces: TraceStore
+    policy_rules: PolicyRuleStore
 
     async def prune(self, now_ms: int) -> int:
         """Forget what is too old or too much, everywhere; to be called about once an hour. Returns the rows."""
@@ -76,4 +78,5 @@ def _stores(database: Database) -> Stores:
         grants=GrantStore(database),
         audit=AuditStore(database),
         traces=TraceStore(database),
+        policy_rules=PolicyRuleStore(database),
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any
 
 import pytest
 
-from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.policy_lists import ListRule, RuleKey
 from mxrtc_bridge.matrix.policy_lists import PolicyLists
 from mxrtc_bridge.matrix.room_event import RoomEvent
 
@@ -22,12 +23,47 @@ def ban(user: UserId) -> dict[str, Any]:
     return {"entity": str(user), "recommendation": "m.ban"}
 
 
+async def _nothing() -> None:
+    pass
+
+
 class World:
     def __init__(self) -> None:
         self.state: dict[RoomId, list[tuple[str, str, dict[str, Any]]]] = {LIST: [(USER, "m", ban(MALLORY))]}
-        self.meanwhile: Callable[[], None] = lambda: None
+        self.meanwhile: Callable[[], Awaitable[None]] = _nothing
         self.changes = 0
-        self.lists = PolicyLists(self, BOT, [LIST], self.change)
+        self.memory: dict[RoomId, dict[RuleKey, ListRule]] = {}
+        self.written = 0
+        self.full = False
+        self.lists = PolicyLists(self, BOT, self, [LIST], self.change)
+
+    # The memory
+
+    async def load(self, rooms: Collection[RoomId]) -> dict[RoomId, list[tuple[RuleKey, ListRule]]]:
+        return {room: list(rules.items()) for room, rules in self.memory.items() if room in rooms}
+
+    async def replace(self, room: RoomId, rules: Iterable[tuple[RuleKey, ListRule]]) -> None:
+        self._write()
+        self.memory[room] = dict(rules)
+
+    async def set_rule(self, room: RoomId, key: RuleKey, rule: ListRule | None) -> None:
+        self._write()
+        rules = self.memory.setdefault(room, {})
+        if rule is None:
+            del rules[key]
+        else:
+            rules[key] = rule
+
+    def _write(self) -> None:
+        if self.full:
+            raise StorageError("the disk is full")
+        self.written += 1
+
+    def restarted(self) -> World:
+        """The same world with a new run of the bridge."""
+        again = World()
+        again.memory, again.state = self.memory, self.state
+        return again
 
     def change(self) -> None:
         self.changes += 1
@@ -40,11 +76,13 @@ class World:
         if room not in self.state:
             raise HomeserverError("not in the room", 403, "M_FORBIDDEN")
         found = list(self.state[room])
-        self.meanwhile()
+        await self.meanwhile()
         return found
 
-    def event(self, content: dict[str, Any], *, key: str | None = "m", room: RoomId = LIST, kind: str = USER) -> None:
-        self.lists.apply(RoomEvent(EventId("$e"), room, kind, ADMIN, 0, content, key))
+    async def event(
+        self, content: dict[str, Any], *, key: str | None = "m", room: RoomId = LIST, kind: str = USER
+    ) -> None:
+        await self.lists.apply(RoomEvent(EventId("$e"), room, kind, ADMIN, 0, content, key))
 
     def denied(self, user: UserId) -> bool:
         return self.lists.denial(user) is not None
@@ -55,18 +93,18 @@ async def test_a_list_is_read_and_followed() -> None:
     assert not world.denied(MALLORY)
     await world.lists.learn(LIST)
     assert (world.denied(MALLORY), world.denied(TRUDY), world.changes) == (True, False, 1)
-    world.event(ban(TRUDY), key="t")
+    await world.event(ban(TRUDY), key="t")
     assert (world.denied(TRUDY), world.changes) == (True, 2)
-    world.event({})
+    await world.event({})
     assert (world.denied(MALLORY), world.changes) == (False, 3)
 
 
 async def test_what_is_no_rule_of_a_list_means_nothing() -> None:
     world = World()
     await world.lists.learn(LIST)
-    world.event(ban(TRUDY), room=OTHER)
-    world.event(ban(TRUDY), key=None)
-    world.event(ban(TRUDY), kind="m.room.message", key="t")
+    await world.event(ban(TRUDY), room=OTHER)
+    await world.event(ban(TRUDY), key=None)
+    await world.event(ban(TRUDY), kind="m.room.message", key="t")
     await world.lists.learn(OTHER)
     assert (world.denied(TRUDY), world.changes) == (False, 1)
 
@@ -74,9 +112,9 @@ async def test_what_is_no_rule_of_a_list_means_nothing() -> None:
 async def test_an_event_that_comes_while_the_list_is_read_counts() -> None:
     world = World()
 
-    def meanwhile() -> None:
-        world.event(ban(TRUDY), key="t")
-        world.event({}, key="m")
+    async def meanwhile() -> None:
+        await world.event(ban(TRUDY), key="t")
+        await world.event({}, key="m")
 
     world.meanwhile = meanwhile
     await world.lists.learn(LIST)
@@ -99,5 +137,39 @@ async def test_a_list_that_is_named_no_more_is_forgotten() -> None:
     assert (world.denied(MALLORY), world.changes) == (True, 1)
     world.lists.reload([OTHER])
     assert (world.denied(MALLORY), world.changes) == (False, 2)
-    world.event(ban(MALLORY))
+    await world.event(ban(MALLORY))
     assert not world.denied(MALLORY)
+
+
+async def test_what_was_known_is_in_force_after_a_restart_before_and_without_the_list() -> None:
+    world = World()
+    await world.lists.learn(LIST)
+    await world.event(ban(TRUDY), key="t")
+    again = world.restarted()
+    await again.lists.recall()
+    assert (again.denied(MALLORY), again.denied(TRUDY)) == (True, True)
+    del again.state[LIST]
+    with pytest.raises(HomeserverError):
+        await again.lists.learn(LIST)
+    assert again.denied(TRUDY), "the bot was sent away from the list, say"
+
+
+async def test_what_was_taken_back_meanwhile_counts_no_more_and_nothing_is_written_without_need() -> None:
+    world = World()
+    await world.lists.learn(LIST)
+    again = world.restarted()
+    await again.lists.recall()
+    await again.lists.learn(LIST)
+    assert again.written == 0
+    again.state = {LIST: []}
+    await again.lists.learn(LIST)
+    assert (again.denied(MALLORY), again.memory, again.written) == (False, {LIST: {}}, 1)
+
+
+async def test_a_database_that_refuses_takes_no_rule_out_of_force(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.full = True
+    await world.lists.learn(LIST)
+    await world.event(ban(TRUDY), key="t")
+    assert (world.denied(MALLORY), world.denied(TRUDY)) == (True, True)
+    assert caplog.text.count("was not written down") == 2
