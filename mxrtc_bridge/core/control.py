@@ -41,7 +41,7 @@ DEAD_AFTER_S = 12.0
 """Two pings and a slow path."""
 LIST_TIMEOUT_S = 10.0
 MIN_PING_GAP_S = 0.5
-"""Keeps pings that somebody asks for well below what the other side allows."""
+"""Between pings that our side asks for: keeps them well below what the other side allows."""
 MAX_UNANSWERED_PINGS = 4
 REQUEST_BURST = 32
 REQUESTS_PER_S = 4.0
@@ -250,7 +250,8 @@ class ControlMachine:
         self._hello_by: float | None = None
         self._heard_at = 0.0
         self._ping_at: float | None = None
-        self._pinged_at = float("-inf")
+        self._asked_at = float("-inf")
+        """When the last ping was due that our side has asked for."""
         self._pings: dict[int, float] = {}
         self._next_number = 1
         self._tokens = float(REQUEST_BURST)
@@ -321,7 +322,9 @@ class ControlMachine:
                 self._answer_list(event)
             case AskPing():
                 if self._ping_at is not None and not self._pings:
-                    self._ping_at = min(self._ping_at, max(now, self._pinged_at + MIN_PING_GAP_S))
+                    due = max(now, self._asked_at + MIN_PING_GAP_S)
+                    if due <= self._ping_at:
+                        self._ping_at = self._asked_at = due
             case Farewell(code=code, message=message):
                 if self._phase is not Phase.OPENING:
                     self._say(wire.Bye(code if wire.is_code(code) else "done", message))
@@ -456,7 +459,7 @@ class ControlMachine:
         number = self._new_number()
         if len(self._pings) >= MAX_UNANSWERED_PINGS:
             del self._pings[next(iter(self._pings))]
-        self._pings[number] = self._pinged_at = now
+        self._pings[number] = now
         self._ping_at = now + PING_EVERY_S
         self._say(wire.Ping(number))
 

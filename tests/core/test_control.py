@@ -137,11 +137,13 @@ def test_ping_that_somebody_asks_for_goes_out_soon_but_not_in_a_flood() -> None:
     driven = Driven()
     assert driven.feed(control.AskPing()) == [], "one is on its way already"
     driven.hear('{"t":"pong","n":1}')
-    assert driven.feed(control.AskPing()) == []
-    assert driven.wait(0.5) == [ping(2)]
+    assert driven.feed(control.AskPing()) == [ping(2)], "the first does not wait for that of the greeting"
     driven.hear('{"t":"pong","n":2}')
+    assert driven.feed(control.AskPing()) == []
+    assert driven.wait(0.5) == [ping(3)]
+    driven.hear('{"t":"pong","n":3}')
     driven.now += 1
-    assert driven.feed(control.AskPing()) == [ping(3)]
+    assert driven.feed(control.AskPing()) == [ping(4)]
 
 
 # Lists
