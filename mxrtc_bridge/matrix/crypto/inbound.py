@@ -30,6 +30,57 @@ _DEVICE_ID = re.compile(r"[!-~]{1,255}")
 Name = tuple[RoomId, str, UserId]
 
 
+def read_session(
+    sender: UserId,
+    message: OlmMessage,
+    device: DeviceIdentity,
+    open_key: Callable[[str], vodozemac.InboundGroupSession],
+    *,
+    pickle_key: bytes,
+    now_ms: int,
+) -> InboundRecord:
+    """Read the key of a room, in whichever form it came.
+
+    Args:
+        sender: who has sent it.
+        message: the message that has brought it.
+        device: of the sender.
+        open_key: makes a session of ``session_key``; raises ValueError.
+        pickle_key: secrets in the store are encrypted with it.
+        now_ms: milliseconds since the epoch.
+
+    Raises:
+        EventError: it is malformed.
+    """
+    content = message.content
+    room = parse_room_id(content.get("room_id"))
+    session_id, key = content.get("session_id"), content.get("session_key")
+    if content.get("algorithm") != MEGOLM or not is_key(session_id):
+        raise EventError("bad_event", "the key of a room is malformed")
+    if not isinstance(key, str) or len(key) > MAX_SESSION_KEY_CHARS:
+        raise EventError("bad_event", "the key of a room is malformed or too long")
+    try:
+        session = open_key(key)
+    except ValueError as error:
+        raise EventError("bad_event", "the key of a room is damaged") from error
+    if session.session_id != session_id:
+        raise EventError("bad_event", "the key of a room is that of another session")
+    return InboundRecord(
+        room=room,
+        session_id=str(session_id),
+        pickle=session.pickle(pickle_key),
+        user=sender,
+        curve25519=message.curve25519,
+        ed25519=message.ed25519,
+        device=device.device,
+        received_ms=now_ms,
+    )
+
+
+def _open_session_key(key: str) -> vodozemac.InboundGroupSession:
+    return vodozemac.InboundGroupSession(vodozemac.SessionKey(key))
+
+
 class InboundSessions:
     """The Megolm sessions of others, as one device of ours has received them."""
 
@@ -46,28 +97,8 @@ class InboundSessions:
         Raises:
             EventError: it is malformed.
         """
-        content = message.content
-        room = parse_room_id(content.get("room_id"))
-        session_id, key = content.get("session_id"), content.get("session_key")
-        if content.get("algorithm") != MEGOLM or not is_key(session_id):
-            raise EventError("bad_event", "the key of a room is malformed")
-        if not isinstance(key, str) or len(key) > MAX_SESSION_KEY_CHARS:
-            raise EventError("bad_event", "the key of a room is malformed or too long")
-        try:
-            session = vodozemac.InboundGroupSession(vodozemac.SessionKey(key))
-        except ValueError as error:
-            raise EventError("bad_event", "the key of a room is damaged") from error
-        if session.session_id != session_id:
-            raise EventError("bad_event", "the key of a room is that of another session")
-        return InboundRecord(
-            room=room,
-            session_id=str(session_id),
-            pickle=session.pickle(self._pickle_key),
-            user=sender,
-            curve25519=message.curve25519,
-            ed25519=message.ed25519,
-            device=device.device,
-            received_ms=self._wall_ms(),
+        return read_session(
+            sender, message, device, _open_session_key, pickle_key=self._pickle_key, now_ms=self._wall_ms()
         )
 
     def key_saved(self, record: InboundRecord) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import RoomId, UserId, parse_room_id
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
+from mxrtc_bridge.matrix.crypto.inbound import read_session
 from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage
 from mxrtc_bridge.matrix.crypto.signed_json import is_key
 from mxrtc_bridge.matrix.crypto.store import InboundRecord
@@ -27,7 +28,6 @@ MAX_ASKED = 256
 """Keys that are asked for and have not come; the one that was asked for longest ago is forgotten."""
 AGAIN_MS = 3600 * 1000
 """A key is asked for at most this often."""
-MAX_KEY_CHARS = 1024
 ALL_DEVICES = "*"
 
 Name = tuple[RoomId, str, UserId]
@@ -79,38 +79,23 @@ class KeyRequests:
         Raises:
             EventError: it was not asked for, is another device's, or is malformed.
         """
-        content = message.content
-        room = parse_room_id(content.get("room_id"))
-        session_id, key = content.get("session_id"), content.get("session_key")
-        if content.get("algorithm") != MEGOLM or not is_key(session_id):
-            raise EventError("bad_event", "the key of a room is malformed")
-        if (room, str(session_id), sender) not in self._asked:
+        record = read_session(
+            sender, message, device, _open_exported, pickle_key=self._pickle_key, now_ms=self._wall_ms()
+        )
+        if (record.room, record.session_id, sender) not in self._asked:
             raise EventError("bad_event", "nobody has asked for the key of this room")
-        maker = (content.get("sender_key"), content.get("sender_claimed_ed25519_key"))
+        maker = (message.content.get("sender_key"), message.content.get("sender_claimed_ed25519_key"))
         if maker != (message.curve25519, message.ed25519):
             raise EventError("bad_event", "only the device that has made the key of a room may give it again")
-        if not isinstance(key, str) or len(key) > MAX_KEY_CHARS:
-            raise EventError("bad_event", "the key of a room is malformed or too long")
-        try:
-            session = vodozemac.InboundGroupSession.import_session(vodozemac.ExportedSessionKey(key))
-        except ValueError as error:
-            raise EventError("bad_event", "the key of a room is damaged") from error
-        if session.session_id != session_id:
-            raise EventError("bad_event", "the key of a room is that of another session")
-        return InboundRecord(
-            room=room,
-            session_id=str(session_id),
-            pickle=session.pickle(self._pickle_key),
-            user=sender,
-            curve25519=message.curve25519,
-            ed25519=message.ed25519,
-            device=device.device,
-            received_ms=self._wall_ms(),
-        )
+        return record
 
     def came(self, record: InboundRecord) -> None:
         """Forget that a key was asked for: it is there."""
         self._asked.pop((record.room, record.session_id, record.user), None)
+
+
+def _open_exported(key: str) -> vodozemac.InboundGroupSession:
+    return vodozemac.InboundGroupSession.import_session(vodozemac.ExportedSessionKey(key))
 
 
 def parse_request(content: Mapping[str, Any]) -> Wanted | None:

@@ -10,10 +10,10 @@ import vodozemac
 from mxrtc_bridge.core.encryption import DeviceId, Trust
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.crypto.inbound import MAX_SESSION_KEY_CHARS
 from mxrtc_bridge.matrix.crypto.key_requests import (
     AGAIN_MS,
     MAX_ASKED,
-    MAX_KEY_CHARS,
     KeyRequests,
     Wanted,
     parse_request,
@@ -83,7 +83,7 @@ def test_a_key_that_was_not_asked_for_is_not_taken(requests: KeyRequests) -> Non
         ({**GOOD, "algorithm": "m.other"}, ("curve", "ed"), "malformed"),
         ({**GOOD, "session_id": "x"}, ("curve", "ed"), "malformed"),
         ({**GOOD, "room_id": 5}, ("curve", "ed"), "room"),
-        ({**GOOD, "session_key": "x" * (MAX_KEY_CHARS + 1)}, ("curve", "ed"), "too long"),
+        ({**GOOD, "session_key": "x" * (MAX_SESSION_KEY_CHARS + 1)}, ("curve", "ed"), "too long"),
         ({**GOOD, "session_key": "x"}, ("curve", "ed"), "damaged"),
         ({**GOOD, "session_key": None}, ("curve", "ed"), "malformed"),
     ],

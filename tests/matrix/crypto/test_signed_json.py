@@ -30,20 +30,12 @@ from mxrtc_bridge.matrix.crypto.signed_json import (
     with_signature,
 )
 from mxrtc_bridge.matrix.crypto.values import DeviceId
+from tests.core.test_canonical_json import OBJECT
 
 ALICE, MALLORY = UserId("@alice:example.org"), UserId("@mallory:example.org")
 KEYS = IdentityKeys.derived(b"k" * 32, ALICE)
 ACCOUNT = OwnAccount.new(ALICE, DeviceId("PHONE"), bytes(32))
 
-# Plain text of any script; lone surrogates are no text in canonical JSON.
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-INTEGER = st.integers(-(2**53) + 1, 2**53 - 1)
-JSON = st.recursive(
-    st.none() | st.booleans() | INTEGER | TEXT,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
-    max_leaves=12,
-)
-OBJECT = st.dictionaries(TEXT, JSON, max_size=5)
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
