@@ -102,8 +102,8 @@ class Audited:
         """An admin has done something that is no grant."""
         self.recorder.note(AuditRecord(kind, self._wall_ms(), by=by, user=user, session=session, reason=reason or None))
 
-    def verified(self, by: UserId, user: UserId, peer: UserId, device: str | None, outcome: str) -> None:
-        """An admin has compared what two devices show."""
+    def verified(self, by: UserId, user: UserId, peer: UserId | None, device: str | None, outcome: str) -> None:
+        """An admin has compared what two devices show, or an identity."""
         self.recorder.note(
             AuditRecord(AuditKind.VERIFY, self._wall_ms(), by=by, user=user, peer=peer, device=device, reason=outcome)
         )

@@ -16,12 +16,13 @@ from mxrtc_bridge.core.audit import AuditRecord
 from mxrtc_bridge.core.audit_words import describe
 from mxrtc_bridge.core.command_values import ListGrants, ListRequests, ListSessions, Mistake, Names, ShowLog
 from mxrtc_bridge.core.commands import COMMANDS, parse_command
+from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.grants import StoredGrant
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import UserId, parse_user_id
 from mxrtc_bridge.core.requests import Request
 from mxrtc_bridge.storage.audit import AuditQuery
 
-VERIFY = "verify"
+TRUST, VERIFY = "trust", "verify"
 _OTHER_VERBS = frozenset(form.verb for form in COMMANDS) - ADMINS_VERBS
 
 
@@ -52,6 +53,8 @@ class Control:
         self._verifications = verifications
         self._names = names
         self._wall_ms = wall_ms
+        # No commands of a chat: what is compared must not pass through the homeserver.
+        self._only_here = {TRUST: self._trust, VERIFY: self._verify}
 
     async def handle(self, by: UserId, words: tuple[str, ...]) -> dict[str, object]:
         """Carry out a command; returns ``rows`` with their page, or what was ``said``.
@@ -60,9 +63,8 @@ class Control:
             DeskError: it is no command, or cannot be done.
             StorageError: the database cannot be used.
         """
-        if words[:1] == (VERIFY,):
-            # No command of a chat: what is compared must not pass through the homeserver.
-            return await self._verify(by, words[1:])
+        if words and (only_here := self._only_here.get(words[0])) is not None:
+            return await only_here(by, words[1:])
         command = parse_command(words, self._names(), admin=True, missing=_OTHER_VERBS)
         match command:
             case Mistake(problem=problem, usage=usage):
@@ -82,6 +84,17 @@ class Control:
                 return {"page": 1, "pages": 1, "total": len(waiting), "rows": [_request(each) for each in waiting]}
         said = await self._admins.do(command, by)
         return {"said": "\n".join(page.plain for page in pages(said))}
+
+    async def _trust(self, by: UserId, words: tuple[str, ...]) -> dict[str, object]:
+        try:
+            match words:
+                case (user,):
+                    return {"said": await self._verifications.trust(parse_user_id(user), None, by=by)}
+                case user, key:
+                    return {"said": await self._verifications.trust(parse_user_id(user), key.rstrip("="), by=by)}
+        except EventError as error:
+            raise DeskError(f"{error}; write the user like @alice:example.org") from error
+        raise DeskError(f"Usage: {TRUST} @USER:SERVER [KEY]")
 
     async def _verify(self, by: UserId, words: tuple[str, ...]) -> dict[str, object]:
         match words:

@@ -29,7 +29,7 @@ from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.rooms import EncryptedRooms, Opened
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys, pickle_key
 from mxrtc_bridge.matrix.crypto.sync import LONG_POLL_S, DeviceSync
-from mxrtc_bridge.matrix.crypto.values import Obstacle, ToDeviceEvent, Undecryptable
+from mxrtc_bridge.matrix.crypto.values import Obstacle, ToDeviceEvent, Undecryptable, UserDevices
 from mxrtc_bridge.matrix.homeserver import Homeserver
 from mxrtc_bridge.matrix.room_event import RoomEvent
 from mxrtc_bridge.matrix.transport import Transport
@@ -269,6 +269,38 @@ class Encryption:
         """
         for end in tuple(self._ends.values()):
             await end.rooms.device.lists.vouch_for(user, master)
+
+    async def accept_identity(self, user: UserId, key: str | None) -> UserDevices:
+        """Take the identity that a user shows now for the right one; for a verified one if it was compared.
+
+        Args:
+            user: whose.
+            key: the identity as it was compared over another way; None to accept it unseen.
+
+        Returns:
+            what one of our devices knew of the user before.
+
+        Raises:
+            StateError: no device of ours is up.
+            HomeserverError: the homeserver does not say what the user shows.
+            StorageError: the database cannot be used.
+        """
+        devices = [end.rooms.device for end in self._ends.values() if end.up]
+        if not devices:
+            raise StateError(self.why_off or "no device is up")
+        known = await devices[0].devices_of(user, fresh=True)
+        if known.master is not None and key in (None, known.master):
+            for device in devices:
+                await device.lists.accept_identity(user, verified=key)
+        return known
+
+    async def identity_changed(self, user: UserId, local: UserId) -> bool:
+        """Whether a user shows another identity than the one that this user of ours has seen first."""
+        end = self._end_of(local)
+        try:
+            return end is not None and (await end.rooms.device.devices_of(user)).identity_changed
+        except HomeserverError:
+            return False
 
     async def _share_vouched(self, users: set[UserId]) -> None:
         """Tell devices that are new which identities were compared before."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from mxrtc_bridge.app.encryption import Encryption, explain, readable_for_all
+from mxrtc_bridge.app.refusals import CHANGED
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.core.encryption import CallerDevice, Trust
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
@@ -33,6 +34,12 @@ PLAIN_TEXT = "I take calls and commands only from encrypted rooms: please start 
 UNTRUSTED_DEVICE = (
     "I take calls and commands only from verified devices, and yours is not. "
     "Please verify it with another session of yours (in the security settings of your client), then try again."
+)
+
+
+CHANGED_IDENTITY = (
+    "You show another identity than the one that I have seen first, so I do not take calls and commands from you. "
+    "If you have made a new one, ask my admin to accept it, or verify me from your client while the admin looks on."
 )
 
 
@@ -164,7 +171,10 @@ class PrivateEvents:
             return
         elif opened.event.type in EVENT_TYPES or opened.event.type == "m.room.message":
             if not opened.device.trust.meets(self._least):
-                await self._refuse(opened.event, local, UNTRUSTED_DEVICE)
+                changed = await self._encryption.identity_changed(event.sender, local)
+                if changed:
+                    log.warning(CHANGED, event.sender, event.sender)
+                await self._refuse(opened.event, local, CHANGED_IDENTITY if changed else UNTRUSTED_DEVICE)
             elif opened.event.type in EVENT_TYPES:
                 device = opened.device
                 known = CallerDevice(device.device, device.ed25519, device.trust)

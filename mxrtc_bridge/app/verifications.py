@@ -22,7 +22,7 @@ from mxrtc_bridge.core.sas_codes import EMOJI
 from mxrtc_bridge.core.verification_values import Compare, Effect, Ended, Send, Vouched
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
-from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
+from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent, UserDevices
 from mxrtc_bridge.matrix.crypto.verification import Exchange, Verifications
 from mxrtc_bridge.matrix.room_event import RoomEvent
 
@@ -45,6 +45,8 @@ class Vouching(Protocol):
     """Remembers whose identity was compared."""
 
     async def vouch_for(self, user: UserId, master: str) -> None: ...
+
+    async def accept_identity(self, user: UserId, key: str | None) -> UserDevices: ...
 
 
 class RoomSender(Protocol):
@@ -167,6 +169,23 @@ class BridgeVerifications:
         if exchange.vouched is None:
             return f"Noted. {exchange.user} has still to say that both sides show the same."
         return _outcome(exchange)
+
+    async def trust(self, user: UserId, key: str | None, *, by: UserId) -> str:
+        """Accept the identity that a user shows now, on purpose; returns what came of it.
+
+        Raises:
+            DeskError: there is none, or it is not the one that was compared.
+            MxrtcError: it cannot be found out or stored.
+        """
+        known = await self._vouching.accept_identity(user, key)
+        if known.master is None:
+            raise DeskError(f"{user} shows no identity that could be accepted.")
+        if key not in (None, known.master):
+            raise DeskError(f"{user} shows the identity {known.master}, which is not the one that you gave.")
+        how = "accepted unseen" if key is None else "compared by its key"
+        self._audited.verified(by, user, None, None, f"the identity {known.master} is {how}")
+        before = f", before {known.pinned}" if known.identity_changed else ""
+        return f"{user} is known by the identity {known.master} now{before}" + (", verified." if key else ".")
 
     # One of our users
 

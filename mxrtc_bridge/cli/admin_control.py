@@ -168,9 +168,23 @@ def verify_command(path: Path, answer: str | None, as_json: bool, verification: 
     return _do(path, ("verify", str(verification), answer))
 
 
+@click.command("trust")
+@config_option
+@click.option("--key", metavar="KEY", help="The identity that the user has told you: accept this one only.")
+@click.argument("user", metavar="@USER:SERVER")
+def trust_command(path: Path, key: str | None, user: str) -> int:
+    """Accept the identity that a user shows now, after they have told you that they have made a new one.
+
+    With a KEY that you have from the user over another way, it counts as verified. Users read it in their client, or
+    with: mxrtc devices
+    """
+    return _do(path, ("trust", user, *([key] if key else [])))
+
+
 COMMANDS = (
     who_command, kick_command, grants_command, grant_command, revoke_command, requests_command, allow_command,
     deny_command, log_command, pause_command, resume_command, reload_command, verify_command,
+    trust_command,
 )  # fmt: skip
 
 

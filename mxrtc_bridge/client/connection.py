@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mxrtc_bridge.client.exits import ClientError, Exit
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.core import call
+from mxrtc_bridge.core import call, signal
 from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.ice import Path
 from mxrtc_bridge.core.ids import ServiceName, UserId
@@ -65,7 +65,7 @@ class Connection:
         return explain(outcome, self.links.bye)
 
 
-def explain(outcome: call.Ended, bye: tuple[str, str] | None) -> Lost:  # noqa: PLR0911 - one row for each ending
+def explain(outcome: call.Ended, bye: tuple[str, str] | None) -> Lost:  # noqa: C901, PLR0911 - one row each
     """Say in words why a call ended, and whether trying again makes sense."""
     if bye is not None:
         code, message = bye
@@ -73,7 +73,14 @@ def explain(outcome: call.Ended, bye: tuple[str, str] | None) -> Lost:  # noqa: 
     match outcome.outcome, outcome.reason:
         case call.Outcome.REJECTED, "user_busy":
             return Lost(Exit.RETRY, "the bridge has too many calls now; try again later")
-        case call.Outcome.REJECTED, "untrusted_device":
+        case call.Outcome.REJECTED, signal.CHANGED_IDENTITY:
+            return Lost(
+                Exit.DENIED,
+                "the bridge has known you by another identity than the one that you show now; if you have made a new "
+                "one, ask its admin to accept it (mxrtc-bridge trust), or compare emoji with the admin: "
+                "mxrtc verify PEER",
+            )
+        case call.Outcome.REJECTED, signal.UNTRUSTED_DEVICE:
             return Lost(
                 Exit.DENIED,
                 "the bridge takes calls only from verified devices; verify this one with another session of yours: "

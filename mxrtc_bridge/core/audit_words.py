@@ -49,6 +49,8 @@ def describe(record: AuditRecord) -> str:  # noqa: C901, PLR0911, PLR0912 - one 
             return f"{by} has resumed: new sessions are taken"
         case AuditKind.RELOAD:
             return f"{by} has reloaded the configuration{because}"
+        case AuditKind.VERIFY if record.peer is None:
+            return f"{by} has judged the identity of {user}{because}"
         case AuditKind.VERIFY:
             return f"{by} has compared {user}, device {_shown(record.device)}, with {place}{because}"
 

@@ -17,6 +17,10 @@ from mxrtc_bridge.core.events import CallMessage, Hangup, Reject, Version
 from mxrtc_bridge.core.ids import CallId, RoomId, UserId
 
 SIGNAL_TYPE = "io.mxrtc.signal"
+UNTRUSTED_DEVICE = "untrusted_device"
+"""Reason of a reject: the policy asks for more than is known of the calling device."""
+CHANGED_IDENTITY = "changed_identity"
+"""The same, because its user shows another identity than before."""
 MAX_SEQ = 9_999
 MAX_SENT_MS = 2**53 - 1
 MAX_EARLY = 16

@@ -7,13 +7,22 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.app.signals import LOOK_EVERY_MS, UNTRUSTED, Signals
+from mxrtc_bridge.app.signals import LOOK_EVERY_MS, Signals
 from mxrtc_bridge.core.encryption import DeviceId, Trust
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.events import Answer, CallEvent, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
 from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.policy import Allow, Deny
-from mxrtc_bridge.core.signal import MAX_EARLY, SIGNAL_TYPE, Signal, channel_of, parse_signal, signal_content
+from mxrtc_bridge.core.signal import (
+    CHANGED_IDENTITY,
+    MAX_EARLY,
+    SIGNAL_TYPE,
+    UNTRUSTED_DEVICE,
+    Signal,
+    channel_of,
+    parse_signal,
+    signal_content,
+)
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent, UserDevices
 from tests.fakes import RecordingCounters
 
@@ -32,6 +41,7 @@ class Device:
     sent: list[tuple[str, Signal]] = field(default_factory=list)
     listed: tuple[DeviceIdentity, ...] = (PHONE,)
     asked: int = 0
+    pinned: str | None = None
 
     async def send_to_device(self, devices: list[DeviceIdentity], event_type: str, content: dict[str, Any]) -> None:
         assert event_type == SIGNAL_TYPE
@@ -39,9 +49,9 @@ class Device:
         self.sent.append((device.device, parse_signal(content)))
 
     async def devices_of(self, user: UserId, *, fresh: bool = False) -> UserDevices:
-        assert (user, fresh) == (ALICE, True)
-        self.asked += 1
-        return UserDevices(user, self.listed, None, None)
+        assert user == ALICE
+        self.asked += fresh
+        return UserDevices(user, self.listed, "m2", self.pinned)
 
 
 class World:
@@ -137,7 +147,7 @@ async def test_a_device_that_the_policy_does_not_admit_is_told_so_if_its_user_ha
     await world.come(device=replace(PHONE, trust=Trust.UNSIGNED))
     ((device, signal),) = world.device.sent
     assert (device, type(signal.message), world.heard) == ("PHONE", Reject, [])
-    assert signal.message.reason == UNTRUSTED  # type: ignore[union-attr]
+    assert signal.message.reason == UNTRUSTED_DEVICE  # type: ignore[union-attr]
     # Everything else, and everybody else, gets silence.
     await world.come(SelectAnswer(CALL, PARTY, Version.V1, PARTY), 1, replace(PHONE, trust=Trust.UNSIGNED))
     world.allowed = False
@@ -147,6 +157,15 @@ async def test_a_device_that_the_policy_does_not_admit_is_told_so_if_its_user_ha
     world.allowed = True
     await world.come()
     assert len(world.heard) == 1
+
+
+async def test_a_changed_identity_is_refused_as_such(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.least, world.device.pinned = Trust.CROSS_SIGNED, "m1"
+    world.device.listed = (replace(PHONE, trust=Trust.UNSIGNED),)
+    await world.come(device=replace(PHONE, trust=Trust.UNSIGNED))
+    ((_, signal),) = world.device.sent
+    assert signal.message.reason == CHANGED_IDENTITY  # type: ignore[union-attr]
+    assert "mxrtc-bridge trust @alice:example.org" in caplog.text
 
 
 async def test_a_device_that_was_signed_since_is_let_in_and_not_asked_for_at_every_message(world: World) -> None:

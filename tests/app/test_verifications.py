@@ -14,7 +14,7 @@ from mxrtc_bridge.core.policy import Allow, Deny
 from mxrtc_bridge.core.sas_codes import EMOJI
 from mxrtc_bridge.core.verification import TIMEOUT_S
 from mxrtc_bridge.core.verification_values import Compare, Effect
-from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
+from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent, UserDevices
 from mxrtc_bridge.matrix.crypto.verification import MAX_OPEN, Exchange, Verifications
 from mxrtc_bridge.matrix.room_event import RoomEvent
 from tests.matrix.crypto.verification_world import ALICE, BUILD, MASTERS, PEER, PHONE, Device
@@ -29,6 +29,8 @@ class World:
     def __init__(self) -> None:
         self.now = 0.0
         self.allowed = True
+        self.shown: str | None = MASTERS[ALICE]
+        self.accepted: list[tuple[UserId, str | None]] = []
         self.vouched: list[tuple[UserId, str]] = []
         self.audit: list[tuple[object, ...]] = []
         self.told: list[str] = []
@@ -61,6 +63,11 @@ class World:
 
     async def vouch_for(self, user: UserId, master: str) -> None:
         self.vouched.append((user, master))
+
+    async def accept_identity(self, user: UserId, key: str | None) -> UserDevices:
+        if key in (None, self.shown):
+            self.accepted.append((user, key))
+        return UserDevices(user, (), self.shown, "before")
 
     def verified(self, *values: object) -> None:
         self.audit.append(values)
@@ -234,3 +241,23 @@ async def test_one_in_a_room_is_answered_there_by_the_peer(world: World) -> None
 async def test_other_messages_to_a_device_are_for_others(world: World) -> None:
     other = ToDeviceEvent("io.mxrtc.signal", ALICE, {}, None)
     assert not await world.bridge.handle(world.device, other)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", [None, MASTERS[ALICE]])
+async def test_a_new_identity_is_accepted_on_purpose_and_that_is_written_down(world: World, key: str | None) -> None:
+    said = await world.bridge.trust(ALICE, key, by=ADMIN)
+    assert said == f"{ALICE} is known by the identity {MASTERS[ALICE]} now, before before" + (
+        ", verified." if key else "."
+    )
+    assert world.accepted == [(ALICE, key)]
+    how = "compared by its key" if key else "accepted unseen"
+    assert world.audit == [(ADMIN, ALICE, None, None, f"the identity {MASTERS[ALICE]} is {how}")]
+
+
+async def test_another_identity_than_the_given_one_or_none_is_not_accepted(world: World) -> None:
+    with pytest.raises(DeskError, match="not the one that you gave"):
+        await world.bridge.trust(ALICE, MASTERS[PEER], by=ADMIN)
+    world.shown = None
+    with pytest.raises(DeskError, match="no identity"):
+        await world.bridge.trust(ALICE, MASTERS[PEER], by=ADMIN)
+    assert (world.accepted, world.audit) == ([], [])

@@ -108,8 +108,19 @@ window.refusedCall = async (options) => {
         await new Promise((yes) => setTimeout(yes, 50));
       }
     })());
+    let taken = false;
+    if (window.accepted) {
+      // Once the admin has accepted what was wrong, the next call is taken.
+      await window.accepted();
+      const next = await placeCall(client, room, log);
+      const channel = next.call.createDataChannel("raw-echo", { protocol: "raw.mxrtc" });
+      await next.placed;
+      await within(20000, "open channel", channel.readyState === "open" ? Promise.resolve() : once(channel, "open"));
+      taken = true;
+      next.call.hangup("user_hangup", false);
+    }
     client.stopClient();
-    return { state: call.state, said, log };
+    return { state: call.state, said, log, taken };
   } catch (error) {
     return { failed: String(error), log };
   }

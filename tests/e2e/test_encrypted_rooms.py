@@ -13,6 +13,7 @@ import ifaddr
 import pytest
 
 from tests.e2e.pages import run_page
+from tests.e2e.test_control import admin
 from tests.e2e.world import DOMAIN, PASSWORD, World, echo
 
 pytestmark = pytest.mark.real
@@ -145,3 +146,26 @@ async def test_clients_that_exclude_insecure_devices_call_and_the_policy_asks_fo
     assert all("verified devices" in body for body in bodies), json.dumps(refused["said"])
     result = await run_page("encrypted.js", "encryptedCall", world, tmp_path, sign=True, isolate=True)
     assert_good_call(result, device)
+
+
+async def test_another_identity_than_before_is_refused_until_the_admin_accepts_it(world: World, tmp_path: Path) -> None:
+    world.settings["encryption"] = {"enabled": "on", "devices": "cross-signed"}
+    await world.start_bridge()
+    (device,) = (await keys_of_peer(world))["devices"]
+    assert_good_call(await run_page("encrypted.js", "encryptedCall", world, tmp_path, sign=True), device)
+
+    async def accepted() -> None:
+        code, out, err = await admin(world, "trust", "@alice:example.test", "--key", "A" * 43)
+        assert (code, "not the one that you gave" in err) == (1, True), out + err
+        code, out, err = await admin(world, "trust", "@alice:example.test")
+        assert (code, "is known by the identity" in out, "before" in out) == (0, True, True), out + err
+
+    # Another session without the keys of the first makes a new identity.
+    options: dict[str, Any] = {"sign": True, "exposed": {"accepted": accepted}}
+    result = await run_page("encrypted.js", "refusedCall", world, tmp_path, **options)
+    assert result.get("taken"), result
+    bodies = [each["body"] for each in result["said"] if each["body"]]
+    assert all("another identity" in body for body in bodies), bodies
+    assert "on purpose? mxrtc-bridge trust @alice:example.test" in world.log_text()
+    _, out, _ = await admin(world, "log")
+    assert "has judged the identity of @alice:example.test" in out
