@@ -1,7 +1,8 @@
 """How long a call takes until bytes can pass: by a room, by devices, and in an encrypted room.
 
-The first two with ``mxrtc``, in turn; the last two with matrix-js-sdk in Chromium, plain and encrypted, because only
-there a client has both. Ratios within each pair mean something.
+The first two with ``mxrtc``, in turn, and by devices once more where the homeserver announces messages; the last two
+with matrix-js-sdk in Chromium, plain and encrypted, because only there a client has both. Ratios within each pair mean
+something.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import statistics
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from tests.bench.peers import SWITCHES
 from tests.e2e.pages import run_page
 from tests.e2e.world import PASSWORD, World, digest, echo
 
@@ -20,7 +22,10 @@ PAGES = 3
 
 async def measure_setup(folder: Path) -> dict[str, object]:
     """Medians in milliseconds, and ratios."""
-    terminal, browser = await _terminal(folder / "terminal"), await _browser(folder / "browser")
+    terminal = await _terminal(folder / "terminal", {})
+    announced = await _terminal(folder / "announced", {"receive": "transactions"})
+    browser = await _browser(folder / "browser")
+    terminal["device, announced"] = announced["device"]
     return {
         "mxrtc, ms": terminal,
         "device_to_room": terminal["device"] / terminal["room"],
@@ -29,13 +34,15 @@ async def measure_setup(folder: Path) -> dict[str, object]:
     }
 
 
-async def _terminal(folder: Path) -> dict[str, float]:
+async def _terminal(folder: Path, encryption: dict[str, str]) -> dict[str, float]:
     folder.mkdir()
     async with AsyncExitStack() as stack:
-        world = await World.start(folder, stack)
+        world = await World.start(folder, stack, settings={"encryption": encryption}, extra_config=SWITCHES)
         world.grant("alice", "build/unused")
         await world.add_user("alice")
-        await world.start_bridge()
+        bridge = await world.start_bridge()
+        if encryption:
+            await bridge.wait_for_line("are announced by transactions", 60)
         found: dict[str, list[float]] = {"room": [], "device": []}
         # The first of each makes a room, or a device.
         for number in range(CALLS + 1):
