@@ -2,7 +2,8 @@
 
 A request is stored before it is shown, and decided in the database before anything comes of it: of two admins who
 answer at the same moment one is told that the other was first. What was allowed is a grant, given by the admin who
-allowed it; if it cannot be given the request is open again. Only who is an admin by the configuration decides.
+allowed it and stored together with the decision; if it cannot be given the request is open again. Only who is an admin
+by the configuration decides.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from html import escape
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.app.desk import Desk
+from mxrtc_bridge.app.given_grants import SettledError
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.core.command_text import PREFIX, say_duration
@@ -230,6 +232,11 @@ class AccessRequests:
             return "The admins could not be told just now; please try again."
         return asked_words(number)
 
+    async def _refuse_second(self, number: int) -> NoReturn:
+        """Tell an admin that another one was first."""
+        now = await self._store.get(number)
+        raise DeskError(f"Request {number} {said(now) if now is not None else 'is gone'} already.")
+
     async def _decide(self, request: Request, answer: Answer, by: UserId, for_s: int | None, why: str) -> str:
         await self._expire(request)
         now_ms = self._wall_ms()
@@ -238,10 +245,10 @@ class AccessRequests:
         judged = decide(request, answer, by, now_ms, admins=admins, limits=self._limits)
         if isinstance(judged, Refused):
             raise DeskError(judged.reason)
-        if not await self._store.settle(judged):
-            now = await self._store.get(request.number)
-            raise DeskError(f"Request {request.number} {said(now) if now is not None else 'is gone'} already.")
-        if answer is not Answer.DENY:
+        if answer is Answer.DENY:
+            if not await self._store.settle(judged):
+                await self._refuse_second(request.number)
+        else:
             try:
                 await self._desk.give(
                     user_subject(request.user),
@@ -250,7 +257,10 @@ class AccessRequests:
                     by,
                     reason=request.because,
                     once=answer is Answer.ALLOW_ONCE,
+                    settles=judged,
                 )
+            except SettledError:
+                await self._refuse_second(request.number)
             except (DeskError, StorageError) as error:
                 await self._store.reopen(request.number)
                 raise DeskError(f"That did not work: {error} Request {request.number} is open again.") from error

@@ -16,6 +16,7 @@ from mxrtc_bridge.core.audit import AuditKind, AuditRecord
 from mxrtc_bridge.core.grants import StoredGrant
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.policy import Service, Subject
+from mxrtc_bridge.core.requests import Request
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.storage.audit import AuditQuery
 
@@ -113,15 +114,24 @@ class Desk:
         return page_of(tuple(self._given.table), page, lambda grant: grant)
 
     async def give(
-        self, subject: Subject, service: Service, for_s: int, by: UserId, *, reason: str = "", once: bool = False
+        self,
+        subject: Subject,
+        service: Service,
+        for_s: int,
+        by: UserId,
+        *,
+        reason: str = "",
+        once: bool = False,
+        settles: Request | None = None,
     ) -> StoredGrant:
         """Give a right.
 
         Raises:
+            SettledError: the request that it was to answer was answered before.
             GrantError: it cannot be given.
             StorageError: the database does not take it.
         """
-        return await self._given.give(subject, service, for_s, by, reason=reason, once=once)
+        return await self._given.give(subject, service, for_s, by, reason=reason, once=once, settles=settles)
 
     async def revoke(self, number: int, by: UserId) -> StoredGrant:
         """Take back a grant.

@@ -29,6 +29,7 @@ from mxrtc_bridge.core.grants import (
 )
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, parse_user_id
 from mxrtc_bridge.core.policy import Service, Subject, UserSubject
+from mxrtc_bridge.core.requests import Request
 from mxrtc_bridge.storage.grants import GrantStore
 
 log = logging.getLogger("mxrtc_bridge.grants")
@@ -39,6 +40,10 @@ RETRY_S = 5.0
 
 class GrantError(DeskError):
     """A grant cannot be given or taken back; the sentence is for the admin who tried."""
+
+
+class SettledError(GrantError):
+    """The request that a grant was to answer has been answered before."""
 
 
 class GivenGrants:
@@ -92,7 +97,15 @@ class GivenGrants:
         return self._table
 
     async def give(
-        self, subject: Subject, service: Service, for_s: int, giver: UserId, *, reason: str = "", once: bool = False
+        self,
+        subject: Subject,
+        service: Service,
+        for_s: int,
+        giver: UserId,
+        *,
+        reason: str = "",
+        once: bool = False,
+        settles: Request | None = None,
     ) -> StoredGrant:
         """Give a right.
 
@@ -103,8 +116,10 @@ class GivenGrants:
             giver: who gives it.
             reason: why, for the record.
             once: for one session only.
+            settles: the request that this answers, as it is decided; it is, if and only if the grant is stored.
 
         Raises:
+            SettledError: the request was answered before.
             GrantError: it cannot be given.
             StorageError: the database does not take it.
         """
@@ -127,7 +142,9 @@ class GivenGrants:
             raise GrantError(f"{subject} has {MAX_SAME} grants of this already; that is the limit. Revoke some first.")
         now_ms = self._wall_ms()
         grant = StoredGrant(0, subject, service, giver, now_ms, now_ms + for_s * 1000, reason, once)
-        number = await self._store.add(grant)
+        number = await self._store.add(grant, settles)
+        if number is None:
+            raise SettledError("The request was answered before.")
         stored = StoredGrant(number, subject, service, giver, now_ms, grant.until_ms, reason, once)
         if not await self._audited.grant_given(stored):
             await self._store.end(number, self._wall_ms(), "unrecorded")

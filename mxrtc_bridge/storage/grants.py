@@ -13,8 +13,10 @@ from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.grants import StoredGrant
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.policy import Service, parse_subject
+from mxrtc_bridge.core.requests import Request
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.pruning import in_batches
+from mxrtc_bridge.storage.requests import settle_in
 
 KEEP_MS = 365 * 24 * 3600 * 1000
 """How long an ended grant is remembered."""
@@ -30,10 +32,18 @@ class GrantStore:
         self._database = database
         self._max_ended = max_ended
 
-    async def add(self, grant: StoredGrant) -> int:
-        """Store a grant, and return its number."""
+    async def add(self, grant: StoredGrant, settles: Request | None = None) -> int | None:
+        """Store a grant, and return its number.
 
-        async def insert(connection: Connection) -> int:
+        Args:
+            grant: the grant.
+            settles: the request that it answers, as it is decided, in the same transaction; if it was decided before,
+                nothing is stored, and None is returned.
+        """
+
+        async def insert(connection: Connection) -> int | None:
+            if settles is not None and not await settle_in(connection, settles):
+                return None
             return int(
                 await connection.fetchval(
                     "INSERT INTO given_grant (subject, peer, service, giver, since_ms, until_ms, reason, once) "

@@ -53,19 +53,7 @@ class RequestStore:
 
     async def settle(self, request: Request) -> bool:
         """Write down how an open request ended; False if it had ended before."""
-
-        async def update(connection: Connection) -> bool:
-            number = await connection.fetchval(
-                "UPDATE request SET state = $2, decided_by = $3, decided_ms = $4 "
-                "WHERE number = $1 AND state = 'asked' RETURNING number",
-                request.number,
-                request.state.value,
-                request.decided_by,
-                request.decided_ms,
-            )
-            return number is not None
-
-        return await self._database.transaction(update)
+        return await self._database.transaction(lambda connection: settle_in(connection, request))
 
     async def reopen(self, number: int) -> None:
         """Take back a decision that could not be carried out."""
@@ -151,6 +139,19 @@ class RequestStore:
             return [_request(row) for row in rows]
 
         return await self._database.transaction(select)
+
+
+async def settle_in(connection: Connection, request: Request) -> bool:
+    """Do what :meth:`RequestStore.settle` does, as a part of a transaction."""
+    number = await connection.fetchval(
+        "UPDATE request SET state = $2, decided_by = $3, decided_ms = $4 "
+        "WHERE number = $1 AND state = 'asked' RETURNING number",
+        request.number,
+        request.state.value,
+        request.decided_by,
+        request.decided_ms,
+    )
+    return number is not None
 
 
 def _request(row: Any) -> Request:

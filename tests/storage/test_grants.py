@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mxrtc_bridge.core.grants import StoredGrant
-from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.core.policy import Service, Subject, parse_subject
+from mxrtc_bridge.core.requests import Request, RequestState
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.grants import KEEP_MS, GrantStore
+from mxrtc_bridge.storage.requests import RequestStore
 
 ADMIN = UserId("@admin:example.org")
 SSH = Service(UserId("@rtc_build:example.org"), ServiceName("ssh"))
@@ -24,7 +26,9 @@ def grant(
 
 
 async def add(store: GrantStore, given: StoredGrant) -> StoredGrant:
-    return replace(given, number=await store.add(given))
+    number = await store.add(given)
+    assert number is not None
+    return replace(given, number=number)
 
 
 async def test_grants_come_back_as_they_were(database: Database) -> None:
@@ -74,3 +78,18 @@ async def test_ended_grants_are_forgotten_by_age_and_by_number(database: Databas
     assert await store.prune(NOW + KEEP_MS + 5) == 2
     assert await store.prune(NOW + 2 * KEEP_MS) == 1
     assert await store.in_force(NOW) == [live]
+
+
+async def test_a_grant_and_the_decision_that_it_answers_are_stored_together_or_not_at_all(database: Database) -> None:
+    grants, requests = GrantStore(database), RequestStore(database)
+    alice = UserId("@alice:example.org")
+    asked = Request(0, alice, SSH.peer, SSH.name, 3600, "", RoomId("!room:example.org"), NOW)
+    number = await requests.add(asked)
+    assert number is not None
+    decided = replace(asked, number=number, state=RequestState.ALLOWED, decided_by=ADMIN, decided_ms=NOW)
+    assert await grants.add(grant(), decided) is not None
+    settled = await requests.get(number)
+    assert settled is not None
+    assert (settled.state, settled.decided_by) == (RequestState.ALLOWED, ADMIN)
+    assert await grants.add(grant(), decided) is None, "somebody was first"
+    assert len(await grants.in_force(NOW)) == 1
