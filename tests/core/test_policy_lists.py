@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 
 import pytest
@@ -151,3 +153,25 @@ def test_no_pattern_takes_long() -> None:
 
     assert not matches(Counted("*a" * 120 + "b"), Counted("a" * 255))
     assert steps < 10 * 240 * 255
+
+
+def hashed(name: str, field: str = "hashes") -> dict[str, object]:
+    digest = base64.b64encode(hashlib.sha256(name.encode()).digest()).decode()
+    return {field: {"sha256": digest}, "recommendation": "m.takedown"}
+
+
+@pytest.mark.parametrize("field", ["hashes", "org.matrix.msc4205.hashes"])
+def test_a_rule_may_name_somebody_by_a_hash(field: str) -> None:
+    """The example of MSC4205, and a server."""
+    example = {field: {"sha256": "VPqwbUV7mMMkOVto3kPwsNXXiALMs7VCKWh3OeqqjGs="}, "recommendation": "m.takedown"}
+    assert hashed("@yarrgh:example.com", field) == example
+    made = DenyLists()
+    made.set_rule(ROOM, (USER, "1"), parse_rule(USER, example))
+    made.set_rule(ROOM, (SERVER, "1"), parse_rule(SERVER, hashed("evil.test", field)))
+    for user, denied in (("@yarrgh:example.com", True), ("@other:example.com", False), ("@a:evil.test:8448", True)):
+        assert (made.denial(UserId(user)) is not None) is denied, user
+
+
+@pytest.mark.parametrize("hashes", [None, "x", {}, {"sha256": 5}, {"sha256": "x"}, {"md5": "x"}, {"sha256": "*" * 43}])
+def test_what_is_no_hash_is_no_rule(hashes: object) -> None:
+    assert parse_rule(USER, {"hashes": hashes, "recommendation": "m.ban"}) is None
