@@ -174,9 +174,14 @@ class BridgeVerifications:
         """Accept the identity that a user shows now, on purpose; returns what came of it.
 
         Raises:
-            DeskError: there is none, or it is not the one that was compared.
+            DeskError: there is none, it is not the one that was compared, or the configuration names one.
             MxrtcError: it cannot be found out or stored.
         """
+        named = self._rights.config.encryption.identities.get(user)
+        if named is not None:
+            raise DeskError(
+                f"encryption.identities in the configuration says which identity {user} has: change it there."
+            )
         known = await self._vouching.accept_identity(user, key)
         if known.master is None:
             raise DeskError(f"{user} shows no identity that could be accepted.")

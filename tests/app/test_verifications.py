@@ -30,6 +30,8 @@ class World:
         self.now = 0.0
         self.allowed = True
         self.shown: str | None = MASTERS[ALICE]
+        self.identities: dict[UserId, str] = {}
+        self.config = self.encryption = self
         self.accepted: list[tuple[UserId, str | None]] = []
         self.vouched: list[tuple[UserId, str]] = []
         self.audit: list[tuple[object, ...]] = []
@@ -261,3 +263,10 @@ async def test_another_identity_than_the_given_one_or_none_is_not_accepted(world
     with pytest.raises(DeskError, match="no identity"):
         await world.bridge.trust(ALICE, MASTERS[PEER], by=ADMIN)
     assert (world.accepted, world.audit) == ([], [])
+
+
+async def test_what_the_configuration_says_of_an_identity_is_not_overruled(world: World) -> None:
+    world.identities[ALICE] = MASTERS[ALICE]
+    with pytest.raises(DeskError, match="The configuration"):
+        await world.bridge.trust(ALICE, None, by=ADMIN)
+    assert world.accepted == []
