@@ -267,6 +267,6 @@ async def test_another_identity_than_the_given_one_or_none_is_not_accepted(world
 
 async def test_what_the_configuration_says_of_an_identity_is_not_overruled(world: World) -> None:
     world.identities[ALICE] = MASTERS[ALICE]
-    with pytest.raises(DeskError, match="The configuration"):
+    with pytest.raises(DeskError, match="in the configuration"):
         await world.bridge.trust(ALICE, None, by=ADMIN)
     assert world.accepted == []
