@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 from mxrtc_bridge.app.audit import Audit
 from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.app.bulletins import Bulletins
+from mxrtc_bridge.app.device_policy import DevicePolicy
 from mxrtc_bridge.app.directories import Directories
 from mxrtc_bridge.app.encryption import Encryption
 from mxrtc_bridge.app.given_grants import GivenGrants
@@ -138,6 +139,9 @@ class Bridge:
             new_party_id=lambda: PartyId(secrets.token_hex(8)),
             counters=self._metrics,
             clock=self._clock,
+        )
+        self._device_policy = DevicePolicy(
+            self._encryption.device_of, self._calls, lambda: self._rights.config.encryption.least
         )
         self._named_rooms = NamedRooms(self._homeserver, stores.policy_rules, self._rights, self._calls.rights_changed)
         self._bot_rooms = self._named_rooms.bot_rooms
@@ -267,6 +271,7 @@ class Bridge:
             await self._encryption.start(profile.user_id for profile in profiles(self._config))
             tasks.create_task(self._encryption.run(), name="encryption")
             tasks.create_task(self._verifications.run(), name="verifications")
+            tasks.create_task(self._device_policy.run(), name="policy for devices")
             await self._calls.hang_up_leftovers()
             await self._traces.start()
             # Not earlier: what an earlier run has left in the inbox is judged by the rooms that the peers are in.
@@ -426,6 +431,7 @@ class Bridge:
         await self._directories.serve(config.files_targets())
         self._calls.reconfigure(call_settings(config), self._peer_factory(config))
         self._encryption.configure(config)
+        await self._device_policy.judge_again()
         await self._named_rooms.reload()
         await self._peers.reload(profiles(config))
         await self._encryption.serve(profile.user_id for profile in profiles(config))

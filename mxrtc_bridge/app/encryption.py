@@ -121,6 +121,7 @@ class Encryption:
         self._tasks: asyncio.TaskGroup | None = None
         self._late = 0
         self.why_off: str | None = "it has not been started"
+        self._announced = config.encryption.announced
         self._signs = DeviceSigns(
             lambda: [(end.rooms.device, end.sync) for end in self._ends.values() if end.up], sleep
         )
@@ -132,7 +133,11 @@ class Encryption:
 
     def configure(self, config: Config) -> None:
         """Take over who is trusted; the rest takes effect after a restart."""
+        if config.encryption.announced != self._announced:
+            log.warning("a change of encryption.receive takes effect after a restart only")
         self._config = config
+        for end in self._ends.values():
+            end.rooms.device.lists.know(config.encryption.identities)
 
     async def start(self, users: Iterable[UserId]) -> None:
         """Bring up the devices of all virtual users, which must be registered.
@@ -218,7 +223,7 @@ class Encryption:
             known_identities=self._config.encryption.identities,
         )
         rooms = EncryptedRooms(device, self._store.of(user), Homeserver(self._transport))
-        polls_s = FIRST_POLLS_S if self._config.encryption.announced else LONG_POLL_S
+        polls_s = FIRST_POLLS_S if self._announced else LONG_POLL_S
         end = _End(rooms, DeviceSync(server, device, self._to_device, first_polls_s=polls_s))
         try:
             await device.start()
@@ -237,13 +242,13 @@ class Encryption:
             self._tasks = tasks
             for user, end in self._ends.items():
                 end.task = tasks.create_task(self._listen(end), name=f"device of {user}")
-            if self._config.encryption.announced:
+            if self._announced:
                 await self._signs.run()
             await asyncio.get_running_loop().create_future()
 
     def hear(self, news: DeviceNews) -> None:
         """Take what a transaction of the homeserver says about devices."""
-        if self._config.encryption.announced:
+        if self._announced:
             self._signs.hear(news)
 
     async def _listen(self, end: _End) -> None:

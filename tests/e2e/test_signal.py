@@ -190,6 +190,25 @@ async def test_devices_are_listed_with_how_far_they_are_trusted(world: World) ->
     assert (code, "verified" in out.decode()) == (0, True), said
 
 
+async def test_a_policy_that_asks_for_more_of_devices_ends_live_sessions(world: World) -> None:
+    process, port = await world.connect("alice", "build/echo", "-L", "0")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await exchange(reader, writer)
+    world.settings["encryption"] = {"devices": "cross-signed"}
+    world.reload()
+    async with asyncio.timeout(5):
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            await reader.readexactly(1)
+    assert await process.wait(10) == 3, process.tail()
+    assert "only from verified devices" in process.tail()
+    writer.close()
+    del world.settings["encryption"]
+    world.reload()
+    async with asyncio.timeout(20):
+        while (await world.run_mxrtc("alice", "ping", "build", "-c", "1"))[0] != 0:
+            await asyncio.sleep(0.1)
+
+
 async def test_logging_out_forgets_the_keys(world: World) -> None:
     folder = world.folder / "state-bob"
     assert list(folder.glob("crypto.*"))
