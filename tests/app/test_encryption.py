@@ -84,6 +84,18 @@ async def test_identities_that_were_compared_count_for_every_peer_also_for_new_o
         assert await verified(encryption, other) == "m" * 43
 
 
+async def test_a_reload_tells_all_devices_whom_the_admin_knows(
+    server: KeyServerDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with made(server) as encryption:
+        await encryption.start([USER])
+        device = encryption.device_of(USER)
+        assert device is not None
+        encryption.configure(server.config(encryption={"identities": {ALICE: "A" * 43}, "receive": "transactions"}))
+        assert device.lists._known == {ALICE: "A" * 43}
+    assert "encryption.receive takes effect after a restart only" in caplog.text
+
+
 async def test_it_is_on_by_itself_and_the_key_is_made_once(server: KeyServerDouble) -> None:
     async with made(server) as encryption:
         await encryption.start([USER])

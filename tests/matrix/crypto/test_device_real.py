@@ -127,6 +127,18 @@ async def test_changed_identity_is_seen_and_trusted_again_only_on_purpose(make_e
     assert {each.trust for each in verified.devices} == {Trust.VERIFIED}
 
 
+async def test_identities_that_are_known_by_hand_may_change_while_it_runs(make_end: MakeEnd) -> None:
+    peer, person = await make_end(peer=True), await make_end(peer=False)
+    right, wrong = peer.device.master_key, IdentityKeys.derived(b"o" * 32, peer.user).master.public
+    assert right is not None
+    seen = []
+    for known in ({}, {peer.user: right}, {peer.user: wrong}, {}):
+        person.device.lists.know(known)
+        (device,) = (await person.device.devices_of(peer.user)).devices
+        seen.append(device.trust)
+    assert seen == [Trust.CROSS_SIGNED, Trust.VERIFIED, Trust.UNSIGNED, Trust.CROSS_SIGNED]
+
+
 async def test_an_identity_may_be_vouched_for_before_anything_else_is_known_of_its_user(make_end: MakeEnd) -> None:
     peer, person = await make_end(peer=True), await make_end(peer=False)
     assert peer.device.master_key is not None
