@@ -131,7 +131,7 @@ async def _compare(verifications: Verifications, report: Report, happened: Happe
 
 async def _next(verifications: Verifications, happened: Happenings) -> Happening:
     while True:
-        deadline = min((each.machine.deadline for each in verifications.open), default=0) - time.monotonic()
+        deadline = min((each.machine.next_deadline() or 0 for each in verifications.open), default=0) - time.monotonic()
         try:
             async with asyncio.timeout(max(deadline, 0) + 0.1):
                 return await happened.get()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from collections import deque
 from collections.abc import Mapping
 from enum import Enum
 from typing import assert_never
@@ -137,7 +138,8 @@ class Verification:
         """Theirs, once it is known."""
         self.code: ShortCode | None = None
         """What is to be compared, once it is known."""
-        self.deadline = now + TIMEOUT_S
+        self._deadline = now + TIMEOUT_S
+        self._effects: deque[Effect] = deque()
         self._ours = ours
         self._theirs = theirs
         self._reference = dict(reference)
@@ -152,11 +154,21 @@ class Verification:
         self._agreement: Agreement | None = None
         self._mac_keys: tuple[DeviceId, str | None] | None = None
 
-    def handle(self, now: float, event: VerificationEvent) -> list[Effect]:  # noqa: PLR0911 - one row for each event
-        """Take in what has happened; returns what is to be done. Never raises for what the other side does."""
-        if self.stage is Stage.ENDED:
-            return []
-        if now >= self.deadline:
+    def poll_effect(self) -> Effect | None:
+        """Return the next thing to be done, or None."""
+        return self._effects.popleft() if self._effects else None
+
+    def next_deadline(self) -> float | None:
+        """Return when a Tick is due, or None."""
+        return None if self.stage is Stage.ENDED else self._deadline
+
+    def handle(self, now: float, event: VerificationEvent) -> None:
+        """Take in what has happened; then poll all effects. Never raises for what the other side does."""
+        if self.stage is not Stage.ENDED:
+            self._effects += self._dispatch(now, event)
+
+    def _dispatch(self, now: float, event: VerificationEvent) -> list[Effect]:
+        if now >= self._deadline:
             return self._cancel("m.timeout", "it took too long")
         match event:
             case Ask(at_ms=at_ms):

@@ -120,3 +120,10 @@ def test_whatever_comes_is_taken_or_ends_it_and_nothing_forged_is_vouched_for(
     assert end.vouched == []
     assert len(end.ended) <= 1
     assert (end.machine.stage is Stage.ENDED) == (len(end.ended) == 1)
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_there_is_a_deadline_until_the_end(stage: Stage) -> None:
+    end = stages()[stage]
+    assert (end.machine.next_deadline() is None) is (stage is Stage.ENDED)
+    assert end.machine.poll_effect() is None

@@ -81,7 +81,8 @@ class End:
     def feed(self, event: VerificationEvent, now: float = 1.0) -> list[Send]:
         """Feed an event; returns the messages that go out."""
         out: list[Send] = []
-        for effect in self.machine.handle(now, event):
+        self.machine.handle(now, event)
+        for effect in iter(self.machine.poll_effect, None):
             self._note(effect, out)
         self.sent += out
         return out
@@ -185,10 +186,11 @@ def compared_end() -> tuple[Pair, dict[str, Any]]:
 
 
 def start_of(machine: Verification) -> dict[str, Any]:
-    machine.handle(1.0, Ask(1))
-    ready = {"from_device": BUILD, "methods": ["m.sas.v1"], **REFERENCE}
-    (start,) = machine.handle(1.0, Received("m.key.verification.ready", ready))
-    assert isinstance(start, Send)
+    end = End(machine)
+    end.feed(Ask(1))
+    (start,) = end.feed(
+        Received("m.key.verification.ready", {"from_device": BUILD, "methods": ["m.sas.v1"], **REFERENCE})
+    )
     return dict(start.content)
 
 

@@ -289,7 +289,10 @@ class Verifications:
 
     async def _feed(self, exchange: Exchange, event: VerificationEvent) -> None:
         async with exchange.turn:
-            effects = exchange.machine.handle(self._monotonic(), event)
+            exchange.machine.handle(self._monotonic(), event)
+            effects: list[Effect] = []
+            while (effect := exchange.machine.poll_effect()) is not None:
+                effects.append(effect)
             for effect in effects:
                 if isinstance(effect, Ended):
                     exchange.ended = effect
