@@ -24,6 +24,18 @@ EVERY_S = 15.0
 MESSAGE = "this bridge takes calls only from verified devices, and yours does not count as one any more"
 
 
+async def shows_another_identity(device: CryptoDevice, user: UserId) -> bool:
+    """Whether a refused user shows another identity than the one that ``device`` has seen first; the log says so."""
+    try:
+        changed = (await device.devices_of(user)).identity_changed
+    except MxrtcError as error:
+        log.info("the devices of %s could not be asked for: %s", user, error)
+        return False
+    if changed:
+        log.warning("! %s shows another identity than before; on purpose? mxrtc-bridge trust %s", user, user)
+    return changed
+
+
 class Sessions(Protocol):
     """The live sessions."""
 

@@ -59,7 +59,8 @@ class DeviceSigns:
             self._heard.set()
         if news.changed and self.in_use:
             # Else the long polls bring it.
-            self._changed |= news.changed
+            if len(self._changed) <= MAX_CHANGED:
+                self._changed |= news.changed
             self._has_changed.set()
         for device, sync in self._devices():
             if news.incomplete or device.user in news.waiting:

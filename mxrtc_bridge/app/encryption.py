@@ -299,14 +299,6 @@ class Encryption:
                 await device.lists.accept_identity(user, verified=key)
         return known
 
-    async def identity_changed(self, user: UserId, local: UserId) -> bool:
-        """Whether a user shows another identity than the one that this user of ours has seen first."""
-        end = self._end_of(local)
-        try:
-            return end is not None and (await end.rooms.device.devices_of(user)).identity_changed
-        except HomeserverError:
-            return False
-
     async def _share_vouched(self, users: set[UserId]) -> None:
         """Tell devices that are new which identities were compared before."""
         if users:

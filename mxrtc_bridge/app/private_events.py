@@ -11,8 +11,8 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from mxrtc_bridge.app.device_policy import shows_another_identity
 from mxrtc_bridge.app.encryption import Encryption, explain, readable_for_all
-from mxrtc_bridge.app.refusals import CHANGED
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.core.encryption import CallerDevice, Trust
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
@@ -171,9 +171,8 @@ class PrivateEvents:
             return
         elif opened.event.type in EVENT_TYPES or opened.event.type == "m.room.message":
             if not opened.device.trust.meets(self._least):
-                changed = await self._encryption.identity_changed(event.sender, local)
-                if changed:
-                    log.warning(CHANGED, event.sender, event.sender)
+                own = self._encryption.device_of(local)
+                changed = own is not None and await shows_another_identity(own, event.sender)
                 await self._refuse(opened.event, local, CHANGED_IDENTITY if changed else UNTRUSTED_DEVICE)
             elif opened.event.type in EVENT_TYPES:
                 device = opened.device

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from mxrtc_bridge.app.refusals import CHANGED
+from mxrtc_bridge.app.device_policy import shows_another_identity
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.core.encryption import CallerDevice
 from mxrtc_bridge.core.errors import EventError, HomeserverError
@@ -141,19 +141,10 @@ class Signals:
         same = [each for each in found.devices if (each.device, each.ed25519) == (caller.device, caller.ed25519)]
         return same[0] if same else caller
 
-    async def _has_changed(self, device: CryptoDevice, user: UserId) -> bool:
-        try:
-            changed = (await device.devices_of(user)).identity_changed
-        except HomeserverError:
-            return False
-        if changed:
-            log.warning(CHANGED, user, user)
-        return changed
-
     async def _refuse_device(self, device: CryptoDevice, caller: DeviceIdentity, signal: Signal) -> None:
         self._refused("device", caller.user)
         if isinstance(signal.message, Invite) and isinstance(self._rights.may_call(caller.user, device.user), Allow):
-            changed = await self._has_changed(device, caller.user)
+            changed = await shows_another_identity(device, caller.user)
             reason = CHANGED_IDENTITY if changed else UNTRUSTED_DEVICE
             reject = Reject(signal.message.call_id, PartyId(secrets.token_hex(8)), Version.V1, reason)
             await self._send(device, caller, channel_of(device.user, caller.user, caller.device), reject)

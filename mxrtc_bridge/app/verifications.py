@@ -18,7 +18,6 @@ from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.core.errors import HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.core.policy import Allow
-from mxrtc_bridge.core.sas_codes import EMOJI
 from mxrtc_bridge.core.verification_values import Compare, Effect, Ended, Send, Vouched
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -102,29 +101,18 @@ class BridgeVerifications:
 
     async def handle(self, device: CryptoDevice, event: ToDeviceEvent) -> bool:
         """Take what another device has sent to one of ours; False if it belongs to no verification."""
-        try:
-            return await self._verifications(device).receive(event)
-        except MxrtcError as error:
-            self._log_failure(event.sender, error)
-            return True
+        return await self._outlive(event.sender, self._verifications(device).receive(event))
 
     async def handle_in_room(self, device: CryptoDevice, event: RoomEvent) -> bool:
         """Take an event of an encrypted room, decrypted; False if it belongs to no verification."""
-        try:
-            return await self._verifications(device).receive_in_room(event)
-        except MxrtcError as error:
-            self._log_failure(event.sender, error)
-            return True
+        return await self._outlive(event.sender, self._verifications(device).receive_in_room(event))
 
     async def run(self) -> None:
         """End what takes too long, until cancelled."""
         while True:
             await self._sleep(TICK_S)
             for device, verifications in tuple(self._of.values()):
-                try:
-                    await verifications.tick()
-                except MxrtcError as error:
-                    self._log_failure(device.user, error)
+                await self._outlive(device.user, verifications.tick())
 
     # At the bridge's machine
 
@@ -136,8 +124,8 @@ class BridgeVerifications:
                 "user": each.exchange.user,
                 "device": each.exchange.device,
                 "peer": each.local,
-                "emoji": [EMOJI[index][1] for index in each.exchange.code.emoji],
-                "symbols": [EMOJI[index][0] for index in each.exchange.code.emoji],
+                "emoji": list(each.exchange.code.names),
+                "symbols": list(each.exchange.code.symbols),
                 "numbers": list(each.exchange.code.decimals),
                 "answered": not each.exchange.waits_for_us,
             }
@@ -249,9 +237,14 @@ class BridgeVerifications:
         )
 
     @staticmethod
-    def _log_failure(user: UserId, error: MxrtcError) -> None:
-        level = logging.WARNING if isinstance(error, HomeserverError) else logging.ERROR
-        log.log(level, "! a verification with %s has failed: %s", user, error)
+    async def _outlive(user: UserId, work: Awaitable[bool | None]) -> bool:
+        """Do what belongs to a verification, also if it fails: that must not end what else the bridge does."""
+        try:
+            return bool(await work)
+        except MxrtcError as error:
+            level = logging.WARNING if isinstance(error, HomeserverError) else logging.ERROR
+            log.log(level, "! a verification with %s has failed: %s", user, error)
+            return True
 
 
 def _outcome(exchange: Exchange) -> str:

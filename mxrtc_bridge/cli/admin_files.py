@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from mxrtc_bridge.cli.admin_control import config_option, json_option
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.core.display import display
 from mxrtc_bridge.core.targets import FilesTarget
@@ -19,12 +20,9 @@ _MAX_COLUMNS = 4096
 
 
 @click.command("files")
-@click.option(
-    "-c", "--config", "path", type=click.Path(path_type=Path), default="config.yaml", envvar="MXRTC_CONFIG",
-    show_default=True, show_envvar=True, help="The configuration.",
-)  # fmt: skip
+@config_option
 @click.option("--all", "everything", is_flag=True, help="Also what was moved away or changed since.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@json_option
 @click.argument("service", metavar="PEER/SERVICE")
 def files_command(path: Path, everything: bool, as_json: bool, service: str) -> int:
     """List the files that callers have put into a service: time, sender, size, SHA-256 and name, oldest first.

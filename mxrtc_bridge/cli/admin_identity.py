@@ -7,16 +7,14 @@ from pathlib import Path
 
 import click
 
+from mxrtc_bridge.cli.admin_control import config_option, json_option
 from mxrtc_bridge.config import load_config
 from mxrtc_bridge.core.errors import LocalError
 
 
 @click.command("identity")
-@click.option(
-    "-c", "--config", "path", type=click.Path(path_type=Path), default="config.yaml", envvar="MXRTC_CONFIG",
-    show_default=True, show_envvar=True, help="The configuration.",
-)  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@config_option
+@json_option
 def identity_command(path: Path, as_json: bool) -> int:
     """Print the identity of each peer and of the bot: user and public master key, separated by a tab.
 

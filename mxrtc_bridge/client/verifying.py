@@ -20,7 +20,7 @@ from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.core.display import display
 from mxrtc_bridge.core.encryption import Trust
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.sas_codes import EMOJI, ShortCode
+from mxrtc_bridge.core.sas_codes import ShortCode
 from mxrtc_bridge.core.verification_values import Compare, Effect, Ended, Vouched
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.sync import DeviceSync
@@ -156,7 +156,7 @@ def _show(report: Report, exchange: Exchange, code: ShortCode) -> None:
             "",
             user=exchange.user,
             device=exchange.device,
-            emoji=[name for _, name in (EMOJI[each] for each in code.emoji)],
+            emoji=code.names,
             numbers=list(code.decimals),
         )
         return

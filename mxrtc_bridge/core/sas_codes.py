@@ -32,6 +32,11 @@ class ShortCode:
         """The English names of the emoji."""
         return tuple(EMOJI[each][1] for each in self.emoji)
 
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The emoji themselves."""
+        return tuple(EMOJI[each][0] for each in self.emoji)
+
     def __str__(self) -> str:
         symbols = "  ".join(" ".join(EMOJI[each]) for each in self.emoji)
         return f"{symbols}   ({' '.join(map(str, self.decimals))})"

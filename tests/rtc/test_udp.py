@@ -158,8 +158,9 @@ async def test_runs_arrive_as_the_same_datagrams_with_and_without_help_of_the_ke
 @pytest.mark.both_loops
 async def test_kernel_joins_and_divides_where_it_can() -> None:
     sender, receiver = Side(), Side()
-    if not (sender.transport.divides and receiver.transport.joins):
-        pytest.skip("this kernel has neither UDP_SEGMENT nor UDP_GRO")
+    # Every kernel since Linux 5.0; without it a bridge works, at a part of the rate that this project promises.
+    assert sender.transport.divides, "the kernel does not know UDP_SEGMENT"
+    assert receiver.transport.joins, "the kernel does not know UDP_GRO"
     sender.transport.send_run(PAYLOAD * 1200 * 50, 1200, receiver.address)
     await receiver.recorder.until(50)
     assert receiver.recorder.runs == 1

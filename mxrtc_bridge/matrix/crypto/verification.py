@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.errors import EventError, HomeserverError
@@ -162,13 +162,13 @@ class Verifications:
         """All that have not ended, the oldest first."""
         return tuple(self._open.values())
 
-    async def ask(self, user: UserId, devices: Iterable[DeviceId] | None = None) -> Exchange | None:
-        """Ask devices of a user, or all; None where there is none.
+    async def ask(self, user: UserId) -> Exchange | None:
+        """Ask all devices of a user; None where there is none.
 
         Raises:
             HomeserverError: it does not answer.
         """
-        theirs = await self._theirs(user, devices)
+        theirs = await self._theirs(user)
         if not theirs.devices:
             return None
         exchange = await self._begin(user, secrets.token_hex(16), theirs, None)
@@ -235,17 +235,12 @@ class Verifications:
         if not -NEWEST_MS <= age_ms <= OLDEST_MS:
             _log.info("x a request of %s ignored: it is too old, or a clock is wrong", sender)
             return None
-        return await self._begin(sender, transaction, await self._theirs(sender, None), room)
+        return await self._begin(sender, transaction, await self._theirs(sender), room)
 
-    async def _theirs(self, user: UserId, devices: Iterable[DeviceId] | None) -> Theirs:
+    async def _theirs(self, user: UserId) -> Theirs:
         known = await self._device.devices_of(user, fresh=True)
-        wanted = None if devices is None else set(devices)
         own = self._device.device_id if user == self._device.user else None
-        keys = {
-            each.device: each.ed25519
-            for each in known.devices
-            if each.device != own and (wanted is None or each.device in wanted)
-        }
+        keys = {each.device: each.ed25519 for each in known.devices if each.device != own}
         return Theirs(user, keys, known.master)
 
     async def _begin(self, user: UserId, transaction: str, theirs: Theirs, room: RoomId | None) -> Exchange:

@@ -106,9 +106,11 @@ async def test_a_user_without_devices_cannot_be_asked(alice: End) -> None:
     assert alice.verifications.open == ()
 
 
-async def test_only_some_devices_may_be_asked(peer: End) -> None:
-    await peer.verifications.ask(ALICE, [LAPTOP])
-    assert {device for _, device, _, _ in peer.device.sent} == {LAPTOP}
+async def test_all_devices_are_asked_but_our_own(peer: End, alice: End) -> None:
+    await peer.verifications.ask(ALICE)
+    assert {device for _, device, _, _ in peer.device.sent} == {PHONE, LAPTOP}
+    await alice.verifications.ask(ALICE)
+    assert {device for _, device, _, _ in alice.device.sent} == {LAPTOP}
 
 
 async def test_who_is_not_admitted_is_not_answered_and_costs_nothing(peer: End) -> None:
