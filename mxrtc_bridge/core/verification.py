@@ -146,7 +146,8 @@ class Verification:
         self._transaction = transaction
         self._secret = secret
         self._asked: tuple[DeviceId, ...] = ()
-        self._seen: set[tuple[str, str]] = set()
+        self._taken: list[SasEvent] = []
+        """One of each type at most."""
         self._our_start: Start | None = None
         self._commitment = ""
         self._start: Start | None = None
@@ -187,19 +188,17 @@ class Verification:
     # --- what the other side says
 
     def _received(self, event: Received) -> list[Effect]:
-        # The homeserver may deliver a message twice; none of them is sent twice on purpose.
-        mark = (event.type, repr(sorted(event.content.items(), key=lambda item: str(item[0]))))
-        if mark in self._seen:
-            return []
         try:
             said = parse_sas_event(event.type, event.content)
         except EventError as error:
             return self._cancel("m.invalid_message", str(error))
+        if said in self._taken:
+            return []  # The homeserver may deliver a message twice; none of them is sent twice on purpose.
         if isinstance(said, Ready) and self.device not in (None, said.device):
             return []  # Another device that was asked: it is told that it came late.
         if type(said) not in EXPECTED[self.stage]:
             return self._cancel("m.unexpected_message", f"{event.type} came where it does not belong")
-        self._seen.add(mark)
+        self._taken.append(said)
         return self._take(said)
 
     def _take(self, said: SasEvent) -> list[Effect]:  # noqa: PLR0911 - one row for each message

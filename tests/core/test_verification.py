@@ -8,6 +8,7 @@ import pytest
 
 from mxrtc_bridge.core.encryption import DeviceId
 from mxrtc_bridge.core.sas_codes import EMOJI, ShortCode
+from mxrtc_bridge.core.sas_events import TYPES, SasEvent
 from mxrtc_bridge.core.verification import TIMEOUT_S, Stage
 from mxrtc_bridge.core.verification_values import (
     Ask,
@@ -22,6 +23,7 @@ from tests.core.verification_ends import (
     ALICE,
     BUILD,
     DEVICES,
+    GOOD,
     LAPTOP,
     MASTERS,
     PEER,
@@ -138,6 +140,17 @@ def test_messages_in_a_room_refer_to_the_event_of_the_request() -> None:
     for sent in (*pair.a.sent, *pair.b.sent):
         assert sent.content["m.relates_to"] == relation["m.relates_to"]
         assert "transaction_id" not in sent.content
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_message_that_is_nested_too_deeply_for_python_is_read_or_refused(kind: type[SasEvent]) -> None:
+    nested: dict[str, Any] = {}
+    for _ in range(5000):
+        nested = {"a": nested}
+    pair = Pair()
+    pair.begin()
+    pair.feed(pair.a, Received(TYPES[kind], {**GOOD[kind.__name__.lower()], "a": nested}))
+    assert pair.a.vouched == []
 
 
 def test_a_message_that_comes_twice_counts_once() -> None:

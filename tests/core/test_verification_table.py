@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core.sas_events import EVENT_TYPES, TYPES, SasEvent
 from mxrtc_bridge.core.verification import EXPECTED, Stage
 from mxrtc_bridge.core.verification_values import Ask, Compared, Ended, GiveUp, Received, Tick, VerificationEvent
-from tests.core.verification_ends import ALICE, CONTENT, GOOD, PEER, PHONE, End, Pair, compared_end, make_end
+from tests.core.verification_ends import ALICE, ANOTHER, CONTENT, GOOD, PEER, PHONE, End, Pair, compared_end, make_end
 
 DONE = Ended("", by_them=False)
 
@@ -57,7 +57,8 @@ def test_what_is_not_expected_in_a_stage_ends_it_and_vouches_for_nothing(stage: 
     end = stages()[stage]
     vouched = len(end.vouched)
     end.sent.clear()
-    content = {**GOOD[kind.__name__.lower()], "another": True}
+    name = kind.__name__.lower()
+    content = {**GOOD[name], **ANOTHER.get(name, {})}
     if "from_device" in content and end.machine.device is not None:
         content["from_device"] = end.machine.device
     end.feed(Received(TYPES[kind], content))

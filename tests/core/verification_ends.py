@@ -212,6 +212,16 @@ GOOD: dict[str, dict[str, Any]] = {
     "cancel": {"code": "m.user", "reason": "", **REFERENCE},
 }
 
+ANOTHER: dict[str, dict[str, Any]] = {
+    "request": {"timestamp": 2},
+    "ready": {"methods": ["m.sas.v1", "m.other"]},
+    "start": {"another": True},
+    "accept": {"commitment": key("y")},
+    "key": {"key": key("y")},
+    "mac": {"keys": key("y")},
+}
+"""Makes of each message another one, which is no repetition."""
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

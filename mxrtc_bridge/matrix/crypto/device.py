@@ -31,7 +31,7 @@ from mxrtc_bridge.matrix.crypto.outbound import OutboundSessions
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
 from mxrtc_bridge.matrix.crypto.store import AccountRecord, Changes, CryptoStore, InboundRecord
-from mxrtc_bridge.matrix.crypto.sync_answer import envelope, has_brought
+from mxrtc_bridge.matrix.crypto.sync_answer import envelope, has_brought, messages_in
 from mxrtc_bridge.matrix.crypto.values import (
     Decrypted,
     DeviceId,
@@ -234,10 +234,8 @@ class CryptoDevice:
             # The first answer of a device says nothing of the changes before it.
             await self.lists.mark_all_outdated()
         await self.lists.receive(answer.get("device_lists"))
-        to_device = answer.get("to_device")
-        raw = to_device.get("events") if isinstance(to_device, dict) else None
         events: list[ToDeviceEvent] = []
-        for item in (raw if isinstance(raw, list) else ())[:MAX_TO_DEVICE]:
+        for item in messages_in(answer)[:MAX_TO_DEVICE]:
             event = await self._receive(item)
             if event is not None:
                 events.append(event)

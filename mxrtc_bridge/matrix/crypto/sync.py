@@ -15,6 +15,7 @@ from typing import Any
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
+from mxrtc_bridge.matrix.crypto.sync_answer import messages_in
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 
 _log = logging.getLogger(__name__)
@@ -89,8 +90,7 @@ class DeviceSync:
         while True:
             wait_s = 0.0 if self._failures else await self._next_question()
             try:
-                if await self.once(wait_s) >= FULL_ANSWER:
-                    self._sign.set()
+                await self.once(wait_s)
             except (HomeserverError, StorageError) as error:
                 if isinstance(error, HomeserverError) and not error.retryable:
                     raise
@@ -131,6 +131,8 @@ class DeviceSync:
         for event in events:
             await self._handle(event)
         await self._device.settle(token, answer)
+        if len(messages_in(answer)) >= FULL_ANSWER:
+            self._sign.set()
         return len(events)
 
     async def _handle(self, event: ToDeviceEvent) -> None:

@@ -23,11 +23,14 @@ def envelope(item: object) -> tuple[str, UserId, Mapping[str, Any]]:
     return event_type, parse_user_id(item.get("sender")), content
 
 
+def messages_in(answer: Mapping[str, Any]) -> list[object]:
+    """The messages of an answer, unread."""
+    to_device = answer.get("to_device")
+    events = to_device.get("events") if isinstance(to_device, dict) else None
+    return events if isinstance(events, list) else []
+
+
 def has_brought(answer: Mapping[str, Any]) -> bool:
     """Whether the answer holds messages or changes of devices."""
-    to_device, lists = answer.get("to_device"), answer.get("device_lists")
-    sections = (
-        to_device.get("events") if isinstance(to_device, dict) else None,
-        lists.get("changed") if isinstance(lists, dict) else None,
-    )
-    return any(sections)
+    lists = answer.get("device_lists")
+    return bool(messages_in(answer) or (lists.get("changed") if isinstance(lists, dict) else None))

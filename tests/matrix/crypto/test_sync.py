@@ -145,16 +145,16 @@ async def test_by_signs_it_asks_once_and_then_only_after_a_sign() -> None:
 
 async def test_a_full_answer_is_followed_by_another_question() -> None:
     device = Device()
-    server = Server({"next_batch": "s1", "names": ["a"] * FULL_ANSWER}, {"next_batch": "s2"}, {"next_batch": "s3"})
+    # Keys of rooms, say, which the device keeps: none of them is handed on.
+    full = {"next_batch": "s2", "to_device": {"events": [{}] * FULL_ANSWER}}
+    server = Server({"next_batch": "s1"}, full, {"next_batch": "s3"}, {"next_batch": "s4"})
     sync = DeviceSync(server, device, lambda *_: asyncio.sleep(0), unasked_s=1e9)  # type: ignore[arg-type]
     sync.listen(by_signs=True)
     running = asyncio.ensure_future(sync.run())
-    await until(lambda: len(server.asked) == 2)
+    await until(lambda: len(server.asked) == 3)
     for _ in range(10):
         await asyncio.sleep(0)
-    assert [since for since, _ in server.asked] == [None, "s1"]
-    sync.sign()
-    await until(lambda: len(server.asked) == 3)
+    assert [since for since, _ in server.asked] == [None, "s1", "s2"], "and none after one that was not full"
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
