@@ -43,8 +43,8 @@ _CODES = {
     "m.accepted": (Exit.DENIED, "another session has taken it over"),
 }
 
-Happening = tuple[Exchange, Effect] | str
-"""What one verification has brought, or what our person has said."""
+Happening = tuple[Exchange, Effect] | str | BaseException
+"""What one verification has brought, what our person has said, or why no messages come any more."""
 Happenings = asyncio.Queue[Happening]
 
 
@@ -80,6 +80,7 @@ async def verify(state: StateFolder, report: Report, peer: str | None) -> None:
         # The other session may have asked already.
         await sync.once(0)
         listening = asyncio.create_task(sync.run(), name="device")
+        listening.add_done_callback(lambda task: _say_deaf(task, happened))
         try:
             if not verifications.open:
                 await _ask(verifications, report, whose, own=peer is None)
@@ -93,6 +94,12 @@ async def verify(state: StateFolder, report: Report, peer: str | None) -> None:
                         await verifications.give_up(each)
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
+
+
+def _say_deaf(listening: asyncio.Task[None], happened: Happenings) -> None:
+    """Tell that no messages come any more, unless we have ended it."""
+    if not listening.cancelled() and (error := listening.exception()) is not None:
+        happened.put_nowait(error)
 
 
 async def _ask(verifications: Verifications, report: Report, whose: UserId, *, own: bool) -> None:
@@ -125,6 +132,8 @@ async def _compare(verifications: Verifications, report: Report, happened: Happe
                 return vouched
             case exchange, Ended() as ended if exchange is comparing or not verifications.open:
                 raise _explain(ended)
+            case BaseException() as deaf:
+                raise deaf
             case str() as said if comparing is not None:
                 await _answer(verifications, comparing, said.strip().lower(), happened)
 
