@@ -283,7 +283,7 @@ class Encryption:
             key: the identity as it was compared over another way; None to accept it unseen.
 
         Returns:
-            what one of our devices knew of the user before.
+            what was known of the user before, by one of our devices that knew another identity if there is one.
 
         Raises:
             StateError: no device of ours is up.
@@ -293,7 +293,9 @@ class Encryption:
         devices = [end.rooms.device for end in self._ends.values() if end.up]
         if not devices:
             raise StateError(self.why_off or "no device is up")
-        known = await devices[0].devices_of(user, fresh=True)
+        # Each has seen the user at another time, and some of them perhaps never before.
+        seen = [await device.devices_of(user, fresh=True) for device in devices]
+        known = next((each for each in seen if each.identity_changed), seen[0])
         if known.master is not None and key in (None, known.master):
             for device in devices:
                 await device.lists.accept_identity(user, verified=key)

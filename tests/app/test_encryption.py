@@ -21,7 +21,14 @@ from mxrtc_bridge.core.errors import ConfigError, HomeserverError, LocalError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.rooms import Opened
-from mxrtc_bridge.matrix.crypto.values import DeviceId, DeviceIdentity, Obstacle, ToDeviceEvent, Undecryptable
+from mxrtc_bridge.matrix.crypto.values import (
+    DeviceId,
+    DeviceIdentity,
+    Obstacle,
+    ToDeviceEvent,
+    Undecryptable,
+    UserDevices,
+)
 from mxrtc_bridge.matrix.room_event import RoomEvent
 from mxrtc_bridge.storage.stores import open_stores
 from tests.app.homeserver import ALICE, PEER, ROOM, FakeHomeserver
@@ -82,6 +89,30 @@ async def test_identities_that_were_compared_count_for_every_peer_also_for_new_o
         assert await verified(encryption, USER) == "m" * 43
         await encryption.serve([USER, other])
         assert await verified(encryption, other) == "m" * 43
+
+
+@pytest.mark.parametrize("knows", ["first", "second"])
+async def test_the_identity_of_before_is_told_whichever_device_has_known_it(
+    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch, knows: str
+) -> None:
+    alice, other = UserId(ALICE), UserId(f"@rtc_other:{USER.split(':')[1]}")
+    async with made(server) as encryption:
+        await encryption.start([USER, other])
+        first, second = (end.rooms.device for end in encryption._ends.values())
+        accepted: list[UserId] = []
+        for device in (first, second):
+            pinned = "old" if device is (first if knows == "first" else second) else "new"
+
+            async def devices_of(user: UserId, *, fresh: bool = False, pinned: str = pinned) -> UserDevices:
+                return UserDevices(user, (), "new", pinned)
+
+            async def accept(user: UserId, *, verified: str | None, owner: UserId = device.user) -> None:
+                accepted.append(owner)
+
+            monkeypatch.setattr(device, "devices_of", devices_of)
+            monkeypatch.setattr(device.lists, "accept_identity", accept)
+        assert (await encryption.accept_identity(alice, None)).pinned == "old"
+        assert set(accepted) == {USER, other}
 
 
 async def test_a_reload_tells_all_devices_whom_the_admin_knows(
