@@ -34,6 +34,9 @@ class _Answering:
 
     ready = True
 
+    def look(self, events: Sequence[object]) -> None:
+        """A check takes nothing away: it refuses what comes, so that the bridge gets it."""
+
     async def accept(self, txn_id: str, events: Sequence[object]) -> None:
         # Nothing may be taken from the homeserver's queue here: the running bridge must get it.
         raise LocalError(f"transaction {txn_id[:20]} with {len(events)} events came during a check")

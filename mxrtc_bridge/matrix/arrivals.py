@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mxrtc_bridge.core.errors import EventError
-from mxrtc_bridge.core.ids import parse_event_id
+from mxrtc_bridge.core.ids import EventId, parse_event_id
 from mxrtc_bridge.matrix.room_event import RoomEvent, encode, parse_room_event
 from mxrtc_bridge.matrix.verdicts import Verdict
+from mxrtc_bridge.matrix.withdrawn import redacted_by
 
 MAX_EVIDENCE_CHARS = 4096
 """What is kept of an event that cannot be read, for the admin to look at."""
@@ -32,6 +33,8 @@ class Arrival:
     refusal: str | None = None
     """Why it is set aside at once."""
     event: RoomEvent | None = None
+    withdraws: tuple[str, EventId] | None = None
+    """The room and the event that this one redacts there."""
 
 
 class StoredEvent(Protocol):
@@ -62,6 +65,10 @@ class EventStore(Protocol):
 
     async def settle(self, verdicts: Sequence[Verdict], now_ms: int) -> None: ...
 
+    async def withdraw(self, room_id: str, key: str, after: int, now_ms: int) -> bool:
+        """Set an event aside that waits in this room and came after the place ``after``; returns whether it did."""
+        ...
+
 
 def read_arrival(raw: object, types: frozenset[str] | None) -> Arrival | None:
     """Return ``raw`` (parsed JSON) as an arrival; None for a type that nobody here handles.
@@ -76,7 +83,7 @@ def read_arrival(raw: object, types: frozenset[str] | None) -> Arrival | None:
             return None
     try:
         event = parse_room_event(raw)
-        return Arrival(event.event_id, event.room_id, encode(event), event=event)
+        return Arrival(event.event_id, event.room_id, encode(event), event=event, withdraws=redacted_by(raw))
     except EventError as error:
         return _refused(raw, f"{error.code}: {error}")
 
@@ -91,4 +98,4 @@ def _refused(raw: object, reason: str) -> Arrival:
     except EventError:
         # Stable, so that a repetition is known.
         key = "hash:" + hashlib.sha256(evidence.encode("ascii")).hexdigest()
-    return Arrival(key, "", evidence[:MAX_EVIDENCE_CHARS], refusal=reason)
+    return Arrival(key, "", evidence[:MAX_EVIDENCE_CHARS], refusal=reason, withdraws=redacted_by(raw))

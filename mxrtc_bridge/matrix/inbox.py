@@ -5,6 +5,8 @@ The database is the queue; memory only holds its head. Promises, each with a tes
 - :meth:`Inbox.accept` returns after the events are committed. What it was given is handled, also after a crash.
 - An event is handled once, whatever transactions bring it and however often (a crash may repeat the last few).
 - Within a room events are handled one after the other, in the order of arrival. Rooms do not wait for each other.
+- What takes a right away takes effect when it arrives (:meth:`Inbox.look`), whatever becomes of the transaction.
+- An event that was redacted before its turn came is not handled any more.
 - An event that cannot be read, or whose handler raises or takes too long, is set aside with the reason.
 - Memory is bounded: at a limit events simply stay in the database, and are read from there in order when there is room.
   When too many wait there, :meth:`Inbox.accept` refuses, and the homeserver keeps them.
@@ -27,6 +29,7 @@ from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.matrix.arrivals import Arrival, EventStore, read_arrival
 from mxrtc_bridge.matrix.room_event import RoomEvent, decode
 from mxrtc_bridge.matrix.verdicts import Verdict, Verdicts, ask_until_done
+from mxrtc_bridge.matrix.withdrawn import WithdrawnEvents
 from mxrtc_bridge.metrics import Metrics
 
 __all__ = ["EventStore", "Inbox", "InboxLimits", "RoomEvent"]
@@ -34,6 +37,9 @@ __all__ = ["EventStore", "Inbox", "InboxLimits", "RoomEvent"]
 _log = logging.getLogger(__name__)
 
 Handler = Callable[[RoomEvent], Awaitable[None]]
+
+REDACTED = "redacted"
+"""Why an event is set aside that was taken back before its turn came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,8 @@ class Inbox:
         metrics: Metrics,
         types: frozenset[str] | None = None,
         limits: InboxLimits | None = None,
+        arrived: Callable[[object], None] = lambda _raw: None,
+        withdrawn: WithdrawnEvents | None = None,
     ) -> None:
         """Make an inbox.
 
@@ -103,7 +111,12 @@ class Inbox:
             types: the event types that are handled; others are counted and neither stored nor handled. None
                 takes all. What was handled leaves no content behind in the database.
             limits: bounds.
+            arrived: shown each entry of each transaction as it came, before anything else is done with it; must
+                not block, and must expect anything.
+            withdrawn: remembers what was redacted; others may ask it as well.
         """
+        self._arrived = arrived
+        self._withdrawn = WithdrawnEvents() if withdrawn is None else withdrawn
         self._store = store
         self._handler = handler
         self._wall_ms = wall_ms
@@ -175,6 +188,19 @@ class Inbox:
         ):
             await self._changed.wait()
 
+    def look(self, events: Sequence[object]) -> None:
+        """Let the events of a transaction take away what they take away, at once and in their order.
+
+        Comes before :meth:`accept`, also where that will refuse, and for what came before: what is taken away twice
+        is gone, and nothing is ever given here.
+        """
+        for raw in events:
+            self._withdrawn.look(raw)
+            try:
+                self._arrived(raw)
+            except Exception as error:  # noqa: BLE001 - it must keep no other event from taking effect
+                _log.error("! an event was not looked at when it arrived: %s", _describe(error))
+
     async def accept(self, txn_id: str, events: Sequence[object]) -> None:
         """Store the events of one transaction and queue the new ones; returns when they are committed.
 
@@ -230,7 +256,29 @@ class Inbox:
                 self._metrics.events("stored")
                 self._waiting += 1
                 self._queue(arrival, seq)
+        for arrival in arrivals:
+            if arrival.withdraws is not None:
+                await self._withdraw(*arrival.withdraws)
         self._metrics.events_pending(self._waiting)
+
+    async def _withdraw(self, room_id: str, key: str) -> None:
+        """Take a redacted event out of what waits; where that fails the transaction comes again, and so does this."""
+        room = self._rooms.get(room_id)
+        held = next((queued for queued in room.queue if queued.key == key), None) if room is not None else None
+        if room is not None and held is not None:
+            room.queue.remove(held)
+            self._held_chars -= held.size
+        # What was in the queue and is there no more is being handled, or has a verdict: that counts.
+        after = room.last_seq if room is not None and held is None else 0
+        try:
+            waited = await self._store.withdraw(room_id, key, after, self._wall_ms())
+        except StorageError:
+            if room is not None and held is not None:
+                room.ticket = await self._verdicts.put(Verdict(key, REDACTED))
+            raise
+        if waited:
+            self._waiting -= 1
+            self._metrics.events("set_aside")
 
     def _queue(self, arrival: Arrival, seq: int | None) -> None:
         if arrival.refusal is not None:
@@ -306,7 +354,10 @@ class Inbox:
             refusal = await self._handle(queued)
         finally:
             self._held_chars -= queued.size
-        if refusal is not None:
+        if refusal == REDACTED:
+            self._metrics.events("set_aside")
+            _log.info("x event %s was redacted before its turn came", queued.key)
+        elif refusal is not None:
             self._metrics.events("timeout" if refusal.startswith("timeout") else "set_aside")
             _log.error("! event %s set aside: %s", queued.key, refusal)
         else:
@@ -318,6 +369,8 @@ class Inbox:
         limit = asyncio.timeout(self._limits.handler_timeout_s)
         try:
             event = queued.event or decode(queued.payload)
+            if self._withdrawn.holds(event.room_id, event.event_id):
+                return REDACTED
             async with limit:
                 await self._handler(event)
         except asyncio.CancelledError:

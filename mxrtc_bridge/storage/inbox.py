@@ -154,6 +154,32 @@ class InboxStore:
         if verdicts:
             await self._database.transaction(update)
 
+    async def withdraw(self, room_id: str, key: str, after: int, now_ms: int) -> bool:
+        """Set an event aside that was redacted, without its payload; only in its room, and only while it waits.
+
+        Args:
+            room_id: the room of the redaction.
+            key: the event that it names.
+            after: events up to this place in the order of arrival are left alone: somebody has them in hand.
+            now_ms: milliseconds since the epoch.
+
+        Returns:
+            Whether there was such an event.
+        """
+
+        async def update(connection: Connection) -> bool:
+            row = await connection.fetchrow(
+                "UPDATE event SET state = 2, reason = 'redacted', settled_ms = $4, payload = '' "
+                "WHERE event_id = $1 AND room_id = $2 AND seq > $3 AND state = 0 RETURNING seq",
+                key,
+                room_id,
+                after,
+                now_ms,
+            )
+            return row is not None
+
+        return await self._database.transaction(update)
+
     async def set_aside(self, limit: int = 100) -> list[tuple[str, str]]:
         """The newest events that were set aside, each with its reason."""
 

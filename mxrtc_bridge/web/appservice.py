@@ -50,6 +50,10 @@ class TransactionSink(Protocol):
         """Whether transactions are taken now."""
         ...
 
+    def look(self, events: list[object]) -> None:
+        """Let the events take away what they take away; comes first, whether they can be stored or not."""
+        ...
+
     async def accept(self, txn_id: str, events: list[object]) -> None:
         """Store the events; returns when they are durable.
 
@@ -167,6 +171,7 @@ class AppserviceEndpoint:
         self._in_flight += 1
         try:
             transaction = await self._read(request)
+            self._sink.look(transaction.events)
             if transaction.news:
                 # Also where the events cannot be stored: the homeserver may not say it again with them.
                 self._hear(transaction.news)

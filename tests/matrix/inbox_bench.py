@@ -99,6 +99,14 @@ class MemoryStore:
                 row.state = "done" if verdict.refusal is None else "aside"
                 row.reason = verdict.refusal
 
+    async def withdraw(self, room_id: str, key: str, after: int, now_ms: int) -> bool:
+        await self._step()
+        row = self.rows.get(key)
+        if row is None or row.room_id != room_id or row.seq <= after or row.state != "new":
+            return False
+        row.state, row.reason = "aside", "redacted"
+        return True
+
     def states(self) -> dict[str, int]:
         return dict(Counter(row.state for row in self.rows.values()))
 
@@ -139,6 +147,7 @@ def make_inbox(
     metrics: Metrics | None = None,
     types: frozenset[str] | None = None,
     limits: InboxLimits | None = None,
+    arrived: Callable[[object], None] = lambda _raw: None,
 ) -> Inbox:
     return Inbox(
         store,
@@ -148,6 +157,7 @@ def make_inbox(
         metrics=metrics or Metrics(),
         types=types,
         limits=limits or InboxLimits(retry_s=0),
+        arrived=arrived,
     )
 
 

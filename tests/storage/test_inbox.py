@@ -162,3 +162,15 @@ async def test_failed_store_stores_nothing(tmp_path: Path) -> None:
         with pytest.raises(StorageError):
             await inbox.store([Row(f"${number}", payload="x" * 1000) for number in range(100)], 1)
         assert await inbox.count_waiting() == 0
+
+
+async def test_redacted_event_is_set_aside_while_it_waits_in_its_room(inbox: InboxStore, database: Database) -> None:
+    first, second = await inbox.store([Row("$1"), Row("$2")], 10)
+    assert first is not None and second is not None  # noqa: PT018
+    assert not await inbox.withdraw("!b", "$1", 0, 11), "a redaction in another room means nothing"
+    assert not await inbox.withdraw("!a", "$1", first, 11), "somebody has it in hand"
+    assert await inbox.withdraw("!a", "$1", first - 1, 11)
+    assert not await inbox.withdraw("!a", "$1", 0, 11)
+    await inbox.settle([Row("$2")], 12)
+    assert not await inbox.withdraw("!a", "$2", 0, 13)
+    assert await rows(database) == [("$1", 2, "", "redacted"), ("$2", 1, "", None)]

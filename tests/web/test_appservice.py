@@ -42,7 +42,11 @@ class RecordingSink:
     error: Exception | None = None
     hold: asyncio.Event | None = None
     accepted: list[tuple[str, list[object]]] = field(default_factory=list)
+    looked: list[object] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+
+    def look(self, events: list[object]) -> None:
+        self.looked += events
 
     async def accept(self, txn_id: str, events: list[object]) -> None:
         if self.error is not None:
@@ -212,6 +216,14 @@ async def test_a_transaction_without_events_is_taken_before_the_bridge_is_ready(
     assert (await site.put(padded))[0] == 503
     site.sink.ready = True
     assert (await site.put(padded))[0] == 200
+
+
+@pytest.mark.parametrize("trouble", ["none", "storage", "not ready"])
+async def test_events_are_looked_at_whatever_becomes_of_the_transaction(site: Site, trouble: str) -> None:
+    site.sink.ready = trouble != "not ready"
+    site.sink.error = StorageError("the disk is full") if trouble == "storage" else None
+    assert (await site.put({"events": [{"a": 1}, 5]}))[0] == (200 if trouble == "none" else 503)
+    assert site.sink.looked == [{"a": 1}, 5]
 
 
 async def test_failing_storage_is_503_and_a_defect_of_ours_500(site: Site, caplog: pytest.LogCaptureFixture) -> None:
