@@ -24,14 +24,15 @@ from mxrtc_bridge.app.named_rooms import NamedRooms
 from mxrtc_bridge.app.people import People
 from mxrtc_bridge.app.private_events import PrivateEvents
 from mxrtc_bridge.app.refusals import DeskError
+from mxrtc_bridge.app.reload import Reload, Step, restart_only
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.app.settings import Pem, call_settings, profiles, rtc_settings
 from mxrtc_bridge.app.signals import Signals
 from mxrtc_bridge.app.traces import Traces
 from mxrtc_bridge.app.verifications import BridgeVerifications
-from mxrtc_bridge.config import Config, UnixListen, load_config
+from mxrtc_bridge.config import Config, UnixListen
 from mxrtc_bridge.core.encryption import CallerDevice
-from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError, StorageError
+from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError, StorageError
 from mxrtc_bridge.core.event_codec import parse_message
 from mxrtc_bridge.core.events import EVENT_TYPES, CallEvent
 from mxrtc_bridge.core.grants import GrantTable
@@ -89,7 +90,6 @@ class Bridge:
         self._stores = stores
         self._clock = LoopClock()
         self._metrics = Metrics()
-        self._reloading = asyncio.Lock()
         self._serving = asyncio.Event()
         self._rights = Rights(config, self._clock.wall_ms)
         self._encryption = Encryption(
@@ -186,6 +186,12 @@ class Bridge:
             handle_message=self._hear,
             handle_verification=self._handle_verification,
         )
+        self._reload = Reload(
+            config.path,
+            at_once=(self._put_rights_in_force, self._configure_calls, self._encryption.configure),
+            steps=self._steps_of_reload,
+            tell_admins=self._bulletins.to_admins,
+        )
         self._people = People(
             self._homeserver,
             self._outbox,
@@ -202,7 +208,7 @@ class Bridge:
             verifications=self._verifications,
             clock=self._clock,
             reads_encrypted=lambda: self._encryption.is_on,
-            reload=self._reload_now,
+            reload=self._reload.ask,
         )
         self._taking: asyncio.Task[None] | None = None
         self._inbox = Inbox(
@@ -274,6 +280,9 @@ class Bridge:
             tasks.create_task(self._device_policy.run(), name="policy for devices")
             await self._calls.hang_up_leftovers()
             await self._traces.start()
+            # Before the first call: what was taken away while the bridge started is gone.
+            await self._reload.catch_up(reload)
+            tasks.create_task(self._reload.run(reload), name="reload")
             # Not earlier: what an earlier run has left in the inbox is judged by the rooms that the peers are in.
             tasks.create_task(self._notices.run(), name="notices")
             tasks.create_task(self._traces.run(), name="traces of calls")
@@ -284,7 +293,6 @@ class Bridge:
             self._serving.set()
             log.info("bridge ready: %d peers", len(self._config.peers))
             tasks.create_task(ping_loop(self._homeserver, self._config.appservice.id), name="ping")
-            tasks.create_task(self._reload_when_asked(reload), name="reload")
             tasks.create_task(self._keep_house(), name="housekeeping")
 
     async def _wind_down(self) -> None:
@@ -404,38 +412,26 @@ class Bridge:
 
     # Reload, housekeeping
 
-    async def _reload_when_asked(self, asked: asyncio.Event) -> None:
-        while True:
-            await asked.wait()
-            asked.clear()
-            await self._reload_now()
-
-    async def _reload_now(self) -> str:
-        async with self._reloading:
-            try:
-                config = await asyncio.to_thread(load_config, self._config.path)
-            except ConfigError as error:
-                log.error("the configuration was not reloaded, the old one stays in force:\n%s", error)
-                return "The configuration has mistakes, so the old one stays in force; the log says which."
-            if not await _outlive("not all of the new configuration is in force", self._take_over(config)):
-                return "Not all of the new configuration is in force; the log says why."
-            return f"The configuration is in force: {len(config.peers)} peers, {len(config.grants)} grants."
-
-    async def _take_over(self, config: Config) -> None:
-        for name in ("homeserver", "appservice", "database", "audit", "control_socket", "metrics_listen", "log_level"):
-            if getattr(config, name) != getattr(self._config, name):
-                log.warning("a change of %s takes effect after a restart only", name)
-        self._rights.config = config
-        # Rights first: what was taken away ends now, whatever becomes of the rest.
-        self._calls.rights_changed()
-        await self._directories.serve(config.files_targets())
+    def _configure_calls(self, config: Config) -> None:
         self._calls.reconfigure(call_settings(config), self._peer_factory(config))
-        self._encryption.configure(config)
-        await self._device_policy.judge_again()
-        await self._named_rooms.reload()
-        await self._peers.reload(profiles(config))
-        await self._encryption.serve(profile.user_id for profile in profiles(config))
-        log.info("configuration reloaded: %d peers, %d grants", len(config.peers), len(config.grants))
+
+    def _put_rights_in_force(self, config: Config) -> None:
+        restart_only(self._config, config)
+        self._rights.config = config
+        self._named_rooms.configure()
+        self._calls.rights_changed()
+
+    def _steps_of_reload(self, config: Config) -> list[list[Step]]:
+        users = [profile.user_id for profile in profiles(config)]
+        return [
+            [Step("devices of callers", self._device_policy.judge_again)],
+            [Step("directories", lambda: self._directories.serve(config.files_targets()))],
+            [
+                Step("rooms of peers", lambda: self._peers.reload(profiles(config))),
+                Step("devices of peers", lambda: self._encryption.serve(users)),
+            ],
+            [Step("rooms of the bot", self._named_rooms.reload)],
+        ]
 
     async def _keep_house(self) -> None:
         while True:
@@ -455,7 +451,7 @@ class Bridge:
         log.info("housekeeping: %d idle rooms left", left)
 
 
-async def _outlive(consequence: str, work: Awaitable[None]) -> bool:
+async def _outlive(consequence: str, work: Awaitable[None]) -> None:
     """Do work whose failure must not end the bridge: it is tried again the next time it is due."""
     try:
         await work
@@ -463,9 +459,6 @@ async def _outlive(consequence: str, work: Awaitable[None]) -> bool:
         log.error("! %s: %s", consequence, error)
     except Exception:
         log.exception("! %s", consequence)
-    else:
-        return True
-    return False
 
 
 def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:

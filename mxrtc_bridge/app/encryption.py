@@ -120,6 +120,7 @@ class Encryption:
         self._key = b""
         self._tasks: asyncio.TaskGroup | None = None
         self._late = 0
+        self._bringing_up = asyncio.Lock()
         self.why_off: str | None = "it has not been started"
         self._announced = config.encryption.announced
         self._signs = DeviceSigns(
@@ -187,6 +188,11 @@ class Encryption:
             end = self._ends.pop(user)
             if end.task is not None:
                 end.task.cancel()
+        async with self._bringing_up:
+            await self._serve_new(wanted)
+
+    async def _serve_new(self, wanted: set[UserId]) -> None:
+        # One after the other: a second device of the same user would be deleted by the first, and it by the second.
         new = wanted - set(self._ends)
         todo = iter(sorted(new))
 

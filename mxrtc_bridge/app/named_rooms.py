@@ -62,13 +62,16 @@ class NamedRooms:
         """
         await self._lists.recall()
 
+    def configure(self) -> None:
+        """Take over which rooms are policy lists; :meth:`reload` joins those that are new."""
+        self._lists.reload(self._rights.config.policy_lists)
+
     async def reload(self) -> None:
         """Join and leave rooms by the configuration in force.
 
         Raises:
             MxrtcError: the homeserver or the database failed.
         """
-        self._lists.reload(self._rights.config.policy_lists)
         await self.bot_rooms.reload(self._named())
 
     async def run(self) -> None:

@@ -77,6 +77,8 @@ class BotRooms:
         self._encrypted: set[RoomId] = set()
         self._told: dict[str, str] = {}
         """The last failure of each name: the same one is logged once."""
+        self._unleft: set[RoomId] = set()
+        """Rooms that are named no more, and are left at the next reload if not before; of them there are few."""
         self._missing = asyncio.Event()
         self._entering = asyncio.Lock()
 
@@ -148,6 +150,7 @@ class BotRooms:
         for learner in self._learners:
             await learner.learn(self._ids[name])
         self._joined.add(self._ids[name])
+        self._unleft.discard(self._ids[name])
 
     async def reload(self, named: Mapping[str, str]) -> None:
         """Take over other names: join the new ones and leave what is named no more."""
@@ -155,10 +158,15 @@ class BotRooms:
         await self.enter()
         for room in tuple(self._joined - self._wanted()):
             self._forget(room)
+            self._unleft.add(room)
+        for room in tuple(self._unleft - self._wanted()):
             try:
                 await self._homeserver.leave(room, self._bot)
             except HomeserverError as error:
                 logger.warning("! %s did not leave %s: %s", self._bot, room, error)
+                if error.retryable:
+                    continue
+            self._unleft.discard(room)
 
     async def invited(self, room: RoomId) -> bool:
         """Join if ``room`` is a named one, whoever invites; returns whether it is."""

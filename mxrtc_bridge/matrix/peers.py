@@ -81,6 +81,8 @@ class Peers:
         self._directory = directory
         self._listener = listener
         self._profiles = {profile.user_id: profile for profile in profiles}
+        self._registered = dict(self._profiles)
+        """As the homeserver knows them."""
         self._bot_rooms = bot_rooms
         self._tell = tell
         self._is_own = is_own
@@ -163,17 +165,27 @@ class Peers:
         """Take over a changed configuration: new peers appear, rooms without a right or without a peer are left.
 
         ``may_use`` must answer by the new configuration already. When a new peer cannot be registered, the rooms that
-        must be left have been left all the same.
+        must be left are left all the same. What a cancellation cuts short is done by the next call.
 
         Raises:
             HomeserverError: a new user could not be registered.
         """
         wanted = {profile.user_id: profile for profile in profiles}
-        new = [profile for user, profile in wanted.items() if self._profiles.get(user) != profile]
+        new = [profile for user, profile in wanted.items() if self._registered.get(user) != profile]
         self._profiles = wanted
         doomed = [room for room in self._book if not (self.is_peer(room.peer) and self._may_use(room.user, room.peer))]
-        await _each(doomed, self._leave)
-        await self._register(new)
+        # Out of the book before the first request: no call is taken there, and one that is cancelled here is not lost.
+        for room in doomed:
+            self._drop(room)
+        failure: HomeserverError | None = None
+        try:
+            await self._register(new)
+        except HomeserverError as error:
+            failure = error
+        await _each(doomed, self._leave_dropped)
+        await self._leave_unleft()
+        if failure is not None:
+            raise failure
 
     async def reconcile(self) -> None:
         """Read the rooms and members of all peers from the homeserver, and leave what must not be.
@@ -212,9 +224,7 @@ class Peers:
         Returns:
             How many were left.
         """
-        for peer, room in tuple(self._unleft):
-            if self._book.get(room) is None:
-                await self._request_leave(peer, room)
+        await self._leave_unleft()
         count = 0
         for idle in await self._directory.idle_since(before_ms):
             entry = self._book.get(idle.room_id)
@@ -226,6 +236,13 @@ class Peers:
             else:
                 await self._directory.remove(idle.peer, idle.room_id)
         return count
+
+    async def _leave_unleft(self) -> None:
+        async def leave(place: tuple[UserId, RoomId]) -> None:
+            if place in self._unleft and self._book.get(place[1]) is None:
+                await self._request_leave(*place)
+
+        await _each(tuple(self._unleft), leave)
 
     # --- events
 
@@ -366,6 +383,7 @@ class Peers:
         async def register(profile: PeerProfile) -> None:
             await self._homeserver.register_user(profile.user_id)
             await self._homeserver.set_displayname(profile.user_id, profile.displayname)
+            self._registered[profile.user_id] = profile
 
         await _each(profiles, register)
 
@@ -399,21 +417,32 @@ class Peers:
     async def _leave(self, room: PeerRoom) -> None:
         if self._book.get(room.room_id) is not room:
             return
+        self._drop(room)
+        await self._leave_dropped(room)
+
+    def _drop(self, room: PeerRoom) -> None:
+        """Forget a room that is about to be left; until it is, it is one of those that must be left at last."""
         self._book.drop(room.room_id)
         self._listener.member_left(room.room_id, room.peer)
+        if len(self._unleft) < MAX_UNLEFT:
+            self._unleft[room.peer, room.room_id] = None
+
+    async def _leave_dropped(self, room: PeerRoom) -> None:
         await self._directory.remove(room.peer, room.room_id)
         await self._request_leave(room.peer, room.room_id)
         logger.info("%s left its room with %s", room.peer, room.user)
 
     async def _request_leave(self, peer: UserId, room: RoomId) -> None:
         """Leave or decline; a refusal means that the peer is not there, any other failure is tried again later."""
-        self._unleft.pop((peer, room), None)
         try:
             await self._homeserver.leave(room, peer)
         except HomeserverError as error:
-            if error.retryable and len(self._unleft) < MAX_UNLEFT:
-                self._unleft[peer, room] = None
             logger.debug("%s could not leave %s: %s", peer, room, error)
+            if error.retryable:
+                if len(self._unleft) < MAX_UNLEFT:
+                    self._unleft[peer, room] = None
+                return
+        self._unleft.pop((peer, room), None)
 
     def _tell_once(self, room: PeerRoom, key: str, text: str) -> None:
         if key in room.told:

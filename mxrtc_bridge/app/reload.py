@@ -1,0 +1,310 @@
+"""Reads the configuration again: rights count at once, and what is slow comes after them.
+
+A right that was taken away must end within seconds, whatever else is under way. So nothing here waits before a
+configuration is in force: it is read in a thread of its own, since a disk that hangs may have taken all the others; it
+is put in force by calls that do not wait; and then one task does what takes time (rooms, devices, directories), each
+step within a limit. A newer configuration interrupts that task, which begins again with the newer one. Steps must
+stand being cancelled, and must do all of their work again when they are called again.
+
+Only the newest configuration counts: one that was asked for earlier and is read later is dropped. One that cannot be
+read changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mxrtc_bridge.config import Config, load_config
+from mxrtc_bridge.config.settled import load_settled
+from mxrtc_bridge.core.errors import ConfigError, MxrtcError
+
+log = logging.getLogger("mxrtc_bridge")
+
+READ_S = 5.0
+"""How long whoever asked waits for the file; it is put in force whenever it has been read."""
+REST_S = 3.0
+"""How long whoever asked waits for what comes after rights."""
+STEP_S = 60.0
+"""Limit for one slow step; what it has not done is done at the next reload, or when the house is kept."""
+CANCEL_S = 5.0
+"""How long a step may take to end once it is cancelled; then it is left to itself."""
+MAX_READING = 4
+"""Threads that read at the same time: more only where a disk does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something slow that a new configuration asks for."""
+
+    what: str
+    """For the answer and the log, in the plural: "rooms"."""
+    work: Callable[[], Awaitable[None]]
+    limit_s: float = STEP_S
+
+
+@dataclass(slots=True)
+class _Rest:
+    """What is left to be done for the configuration in force."""
+
+    config: Config
+    chains: Sequence[Sequence[Step]]
+    done: asyncio.Future[None]
+    open: list[str]
+    failed: list[str]
+    answered: bool = False
+    """Whether those who asked were told already, so that a failure has to be told apart."""
+
+
+class Reload:
+    """See the head of this module. :meth:`run` must run for the slow part to be done.
+
+    Args:
+        path: of the configuration.
+        at_once: put a configuration in force, in this order; must not wait. A failure of one does not stop the others.
+        steps: what to do for it afterwards: chains that run beside each other, each in its order.
+        tell_admins: says something to the admins; must not block.
+        load: reads a configuration; blocks.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        at_once: Sequence[Callable[[Config], None]],
+        steps: Callable[[Config], Sequence[Sequence[Step]]],
+        tell_admins: Callable[[str], None],
+        load: Callable[[Path], Config] = load_config,
+    ) -> None:
+        self._path = path
+        self._at_once = at_once
+        self._steps = steps
+        self._tell_admins = tell_admins
+        self._load = load
+        self._numbers = itertools.count(1)
+        self._newest = 0
+        """The number of the configuration in force, in the order in which they were asked for."""
+        self._reading = 0
+        self._again = False
+        self._rest: _Rest | None = None
+        self._wake = asyncio.Event()
+        self._left_alone: set[asyncio.Task[bool]] = set()
+
+    async def ask(self) -> str:
+        """Read the configuration and put it in force; returns in a sentence or two what came of it, within seconds."""
+        reading = self._begin_reading()
+        if reading is None:
+            return (
+                "The configuration is being read already, and its disk does not answer. It is read again when it does."
+            )
+        try:
+            async with asyncio.timeout(READ_S):
+                rest = await asyncio.shield(reading)
+        except TimeoutError:
+            log.error("! the configuration has not been read within %g s; until it is, the old one counts", READ_S)
+            return (
+                f"The configuration could not be read within {READ_S:g} s, so the old one stays in force until it is."
+            )
+        except ConfigError:
+            return "The configuration has mistakes, so the old one stays in force; the log says which."
+        if rest is None:
+            return "A newer configuration is in force already."
+        await asyncio.wait([rest.done], timeout=REST_S)
+        rest.answered = True
+        return _outcome(rest)
+
+    async def run(self, asked: asyncio.Event) -> None:
+        """Do the slow part of each reload, and reload whenever ``asked`` is set, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._do_rests(), name="rest of a reload")
+            while True:
+                await asked.wait()
+                asked.clear()
+                tasks.create_task(self._ask_quietly(), name="reload")
+
+    async def catch_up(self, asked: asyncio.Event) -> None:
+        """Put in force what was asked for while the bridge started; waits no longer than :data:`READ_S`."""
+        if asked.is_set():
+            asked.clear()
+            reading = self._begin_reading()
+            if reading is not None:
+                await asyncio.wait([reading], timeout=READ_S)
+
+    async def _ask_quietly(self) -> None:
+        await self.ask()
+
+    # Reading
+
+    def _begin_reading(self) -> asyncio.Future[_Rest | None] | None:
+        """Read in a thread; the result is what is left to be done, or None if a newer one is in force."""
+        if self._reading >= MAX_READING:
+            self._again = True
+            log.error("! the configuration is being read %d times already: its disk does not answer", self._reading)
+            return None
+        loop = asyncio.get_running_loop()
+        number = next(self._numbers)
+        reading: asyncio.Future[_Rest | None] = loop.create_future()
+        reading.add_done_callback(_looked_at)
+
+        def read() -> None:
+            outcome: Config | Exception
+            try:
+                outcome = load_settled(self._path, self._load)
+            except Exception as error:  # noqa: BLE001 - handed on, to where it is logged
+                outcome = error
+            with contextlib.suppress(RuntimeError):  # the bridge has stopped meanwhile
+                loop.call_soon_threadsafe(self._end_reading, number, outcome, reading)
+
+        self._reading += 1
+        # As a daemon: a disk that hangs must not keep the process from ending.
+        threading.Thread(target=read, name="mxrtc-configuration", daemon=True).start()
+        return reading
+
+    def _end_reading(self, number: int, outcome: Config | Exception, reading: asyncio.Future[_Rest | None]) -> None:
+        self._reading -= 1
+        if isinstance(outcome, Config):
+            reading.set_result(self._put_in_force(number, outcome))
+        else:
+            if isinstance(outcome, ConfigError):
+                log.error("the configuration was not reloaded, the old one stays in force:\n%s", outcome)
+                error = outcome
+            else:
+                log.error("! the configuration was not reloaded, the old one stays in force", exc_info=outcome)
+                error = ConfigError("it could not be read")
+            reading.set_exception(error)
+        if self._again:
+            self._again = False
+            self._begin_reading()
+
+    def _put_in_force(self, number: int, config: Config) -> _Rest | None:
+        if number <= self._newest:
+            log.info("a configuration was read that is older than the one in force; it is dropped")
+            return None
+        self._newest = number
+        failed: list[str] = []
+        for put in self._at_once:
+            try:
+                put(config)
+            except Exception:
+                log.exception("! not all of the new configuration is in force")
+                failed.append("some settings")
+        chains = self._steps(config)
+        names = [step.what for chain in chains for step in chain]
+        rest = _Rest(config, chains, asyncio.get_running_loop().create_future(), names, failed)
+        log.info("rights of the new configuration are in force: %d grants", len(config.grants))
+        self._rest = rest
+        self._wake.set()
+        return rest
+
+    # The slow part
+
+    async def _do_rests(self) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                rest = self._rest
+                if rest is None:
+                    continue
+                await self._do(rest)
+                if self._rest is rest:
+                    self._say(rest)
+                rest.done.set_result(None)
+        finally:
+            for task in self._left_alone:
+                task.cancel()
+
+    async def _do(self, rest: _Rest) -> None:
+        """Do the steps until they are done, or a newer configuration is in force."""
+        working = [asyncio.create_task(self._do_chain(rest, chain), name="reload") for chain in rest.chains]
+        newer = asyncio.create_task(self._wake.wait(), name="newer configuration")
+        try:
+            pending: set[asyncio.Task[None]] = set(working)
+            while pending and not newer.done():
+                _, waiting = await asyncio.wait([*pending, newer], return_when=asyncio.FIRST_COMPLETED)
+                pending &= waiting
+        finally:
+            for task in (*working, newer):
+                task.cancel()
+            await asyncio.wait(working)
+            if self._left_alone:  # what does not end by then goes on beside its successor
+                await asyncio.wait(self._left_alone, timeout=CANCEL_S)
+
+    async def _do_chain(self, rest: _Rest, chain: Sequence[Step]) -> None:
+        for step in chain:
+            if not await self._do_step(step):
+                rest.failed.append(step.what)
+            rest.open.remove(step.what)
+
+    async def _do_step(self, step: Step) -> bool:
+        """Whether it was done; one that does not end is left alone, to be cancelled at the end."""
+        task = asyncio.create_task(_outlive(step), name=f"reload: {step.what}")
+        try:
+            await asyncio.wait([task], timeout=step.limit_s)
+        finally:
+            if not task.done():
+                task.cancel()
+                self._left_alone.add(task)
+                task.add_done_callback(self._left_alone.discard)
+        if not task.done():
+            log.error("! %s of the new configuration: not done within %g s", step.what, step.limit_s)
+            return False
+        return not task.cancelled() and task.result()
+
+    def _say(self, rest: _Rest) -> None:
+        config = rest.config
+        if rest.failed:
+            text = _outcome(rest)
+            log.error("! %s", text)
+            if rest.answered:
+                self._tell_admins(text)
+        else:
+            log.info("configuration reloaded: %d peers, %d grants", len(config.peers), len(config.grants))
+
+
+def restart_only(before: Config, after: Config) -> None:
+    """Log which changes take effect after a restart only."""
+    for name in ("homeserver", "appservice", "database", "audit", "control_socket", "metrics_listen", "log_level"):
+        if getattr(after, name) != getattr(before, name):
+            log.warning("a change of %s takes effect after a restart only", name)
+
+
+def _outcome(rest: _Rest) -> str:
+    config = rest.config
+    known = f"{len(config.peers)} peers, {len(config.grants)} grants"
+    if rest.failed:
+        return f"Rights are in force ({known}), but not all of the rest: {_list(rest.failed)}; the log says why."
+    if not rest.done.done():
+        return f"Rights are in force ({known}). Still under way: {_list(rest.open) or 'the rest'}."
+    if rest.open:
+        return f"Rights were in force ({known}); a newer configuration has taken their place."
+    return f"The configuration is in force: {known}."
+
+
+def _list(words: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(words))
+
+
+async def _outlive(step: Step) -> bool:
+    """Do a step whose failure must not end the bridge."""
+    try:
+        await step.work()
+    except MxrtcError as error:
+        log.error("! %s of the new configuration: %s", step.what, error)
+    except Exception:
+        log.exception("! %s of the new configuration", step.what)
+    else:
+        return True
+    return False
+
+
+def _looked_at(reading: asyncio.Future[_Rest | None]) -> None:
+    """Nobody complains that the failure of a reading was not looked at: it was logged."""
+    if not reading.cancelled():
+        reading.exception()
