@@ -35,6 +35,9 @@ class FakeClock:
     def wall_ms(self) -> int:
         return self.start_wall_ms + round((self.now - self.start) * 1000)
 
+    def elapsed_ms(self) -> int:
+        return round(self.now * 1000)
+
     def call_at(self, when: float, callback: Callable[[], None]) -> FakeTimer:
         timer = FakeTimer(callback)
         heapq.heappush(self._timers, (when, next(self._order), timer))

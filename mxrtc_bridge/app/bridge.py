@@ -91,7 +91,7 @@ class Bridge:
         self._clock = LoopClock()
         self._metrics = Metrics()
         self._serving = asyncio.Event()
-        self._rights = Rights(config, self._clock.wall_ms)
+        self._rights = Rights(config, self._clock.wall_ms, self._clock.elapsed_ms)
         self._encryption = Encryption(
             config, stores.crypto, wall_ms=self._clock.wall_ms, to_device=self._handle_to_device
         )
@@ -153,6 +153,7 @@ class Bridge:
             changed=self._named_rooms.rights_changed,
             audited=self._audited,
             wall_ms=self._clock.wall_ms,
+            elapsed_ms=self._clock.elapsed_ms,
         )
         self._peers = Peers(
             self._homeserver,

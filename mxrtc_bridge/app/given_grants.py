@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Collection
 from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.config import Config
+from mxrtc_bridge.core.clock_change import Deadlines, Moment
 from mxrtc_bridge.core.command_text import say_duration
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.grants import (
@@ -59,6 +60,7 @@ class GivenGrants:
         changed: Callable[[], None],
         audited: Audited,
         wall_ms: Callable[[], int],
+        elapsed_ms: Callable[[], int] | None = None,
     ) -> None:
         """Make it; :meth:`load` comes next.
 
@@ -70,6 +72,7 @@ class GivenGrants:
             changed: called after each change, to judge live sessions again; must not block.
             audited: where it is written down.
             wall_ms: milliseconds since the epoch.
+            elapsed_ms: milliseconds by a clock that nobody sets; without it the wall clock is believed.
         """
         self._store = store
         self._table = table
@@ -78,6 +81,8 @@ class GivenGrants:
         self._changed = changed
         self._audited = audited
         self._wall_ms = wall_ms
+        self._elapsed_ms = elapsed_ms or wall_ms
+        self._deadlines: Deadlines[int] = Deadlines()
         self._unwritten: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         """Two for each grant at most, so bounded by their number."""
 
@@ -88,7 +93,13 @@ class GivenGrants:
             StorageError: it cannot be read.
         """
         for grant in await self._store.in_force(self._wall_ms()):
-            self._table.add(grant)
+            self._add(grant)
+
+    def next_end_s(self) -> float | None:
+        """In how many seconds the next grant ends by itself, if nobody sets the clock; None if none does."""
+        self._drop_ended()
+        left_ms = self._deadlines.next_in_ms(self._moment())
+        return None if left_ms is None else left_ms / 1000
 
     @property
     def table(self) -> GrantTable:
@@ -149,7 +160,7 @@ class GivenGrants:
         if not await self._audited.grant_given(stored):
             await self._store.end(number, self._wall_ms(), "unrecorded")
             raise GrantError("That cannot be written into the audit now, so it was not given; the log says why.")
-        self._table.add(stored)
+        self._add(stored)
         log.info("+ grant %d: %s may use %s/%s, by %s", number, subject, service.peer, service.name, giver)
         self._changed()
         return stored
@@ -162,7 +173,7 @@ class GivenGrants:
             StorageError: it counts no more, but the database does not know that yet.
         """
         self._drop_ended()
-        grant = self._table.remove(number)
+        grant = self._remove(number)
         if grant is None:
             raise GrantError(f"There is no grant {number} in force.")
         log.info("- grant %d: revoked by %s", number, by)
@@ -192,7 +203,7 @@ class GivenGrants:
     def session_ended(self, claimant: Claimant) -> None:
         """End the grants for one session that this one has claimed."""
         for grant in self._table.claimed_by(claimant):
-            self._table.remove(grant.number)
+            self._remove(grant.number)
             self._write_end(grant, self._wall_ms(), "used")
 
     async def run(self) -> None:
@@ -208,9 +219,23 @@ class GivenGrants:
                 else:
                     break
 
+    def _add(self, grant: StoredGrant) -> None:
+        self._table.add(grant)
+        self._deadlines.add(grant.number, grant.until_ms, self._moment())
+
+    def _remove(self, number: int) -> StoredGrant | None:
+        self._deadlines.discard(number)
+        return self._table.remove(number)
+
+    def _moment(self) -> Moment:
+        return Moment(self._wall_ms(), self._elapsed_ms())
+
     def _drop_ended(self) -> None:
-        for grant in self._table.take_ended(self._wall_ms()):
-            self._write_end(grant, grant.until_ms, "expired")
+        # Not by the wall clock alone: one that is set back must not lengthen anything.
+        for number in self._deadlines.take_ended(self._moment()):
+            grant = self._table.remove(number)
+            if grant is not None:
+                self._write_end(grant, grant.until_ms, "expired")
 
     def _write_end(self, grant: StoredGrant, ended_ms: int, how: str) -> None:
         log.info("- grant %d: %s", grant.number, how)

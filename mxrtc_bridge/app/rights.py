@@ -11,6 +11,7 @@ from typing import Protocol
 
 from mxrtc_bridge.app.audited import ServiceAudit
 from mxrtc_bridge.config import Config
+from mxrtc_bridge.core.clock_change import Moment, SteadyTime
 from mxrtc_bridge.core.grants import Claimant, GrantTable, StoredGrant
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.core.policy import Allow, Decision, Deny, RoomSubject, Service, Subject, subjects_of
@@ -24,6 +25,10 @@ class Given(Protocol):
     @property
     def table(self) -> GrantTable: ...
 
+    def next_end_s(self) -> float | None:
+        """In how many seconds the next one ends by itself; None if none does."""
+        ...
+
     def claimed(self, grant: StoredGrant, claimant: Claimant) -> None: ...
 
 
@@ -33,9 +38,12 @@ class Rights:
     Args:
         config: what the admin has written down.
         wall_ms: milliseconds since the epoch.
+        elapsed_ms: milliseconds by a clock that nobody sets; without it the wall clock is believed.
     """
 
-    def __init__(self, config: Config, wall_ms: Callable[[], int]) -> None:
+    def __init__(self, config: Config, wall_ms: Callable[[], int], elapsed_ms: Callable[[], int] | None = None) -> None:
+        self._wall_ms = wall_ms
+        self._elapsed_ms = elapsed_ms or wall_ms
         self.config = config
         self.rooms_of: Callable[[UserId], Collection[RoomId]] = lambda _user: ()
         """The rooms that a user is joined to, of those that grants name."""
@@ -43,7 +51,16 @@ class Rights:
         """The rule of a policy list that denies a user everything."""
         self.given: Given | None = None
         """Set once the database has been read; nothing is given before."""
-        self._wall_ms = wall_ms
+
+    @property
+    def config(self) -> Config:
+        """What the admin has written down."""
+        return self._config
+
+    @config.setter
+    def config(self, config: Config) -> None:
+        self._config = config
+        self._steady = SteadyTime(self._moment())
 
     def may_call(self, user: UserId, local: UserId) -> Decision:
         """Whether ``user`` may call ``local``: a peer with a service for them, or the bot with any service at all.
@@ -95,12 +112,14 @@ class Rights:
             return []
         return list(self._matching(user, self.rooms_of(user), any_session=True))
 
-    def next_change(self) -> int | None:
-        """When the next grant ends by itself, in milliseconds of the wall clock."""
-        times = [self.config.policy().next_change(self._wall_ms())]
+    def next_change_s(self) -> float | None:
+        """In how many seconds the next grant ends by itself, if nobody sets the clock; None if none does."""
+        now_ms = self._steady_ms()
+        change = self.config.policy().next_change(now_ms)
+        waits = [None if change is None else (change - now_ms) / 1000]
         if self.given is not None:
-            times.append(self.given.table.next_end())
-        return min((time for time in times if time is not None), default=None)
+            waits.append(self.given.next_end_s())
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def named_rooms(self) -> frozenset[RoomId]:
         """The rooms whose members some rule names."""
@@ -122,7 +141,7 @@ class Rights:
         if (denied := self.denial(user)) is not None:
             return denied, None
         rooms = self.rooms_of(user)
-        decision = self.config.policy().service_access(user, peer, service, self._wall_ms(), rooms)
+        decision = self.config.policy().service_access(user, peer, service, self._steady_ms(), rooms)
         if isinstance(decision, Allow) or self.given is None:
             return decision, None
         for grant in self._matching(user, rooms, claimant, peer=peer, service=service):
@@ -150,7 +169,7 @@ class Rights:
 
     def expiries(self, user: UserId, local: UserId) -> Expiries:
         """When what :meth:`listing` has ends by itself; what has no end is left out."""
-        rooms, now_ms = self.rooms_of(user), self._wall_ms()
+        rooms, now_ms = self.rooms_of(user), self._steady_ms()
         ends: dict[Service, int | None] = dict(self.config.policy().ends(user, now_ms, rooms))
         for grant in self.given_to(user):
             so_far = ends.get(grant.service, 0)
@@ -166,7 +185,7 @@ class Rights:
         if (denied := self.denial(user)) is not None:
             return denied
         rooms = self.rooms_of(user)
-        decision = self.config.policy().peer_access(user, peer, self._wall_ms(), rooms)
+        decision = self.config.policy().peer_access(user, peer, self._steady_ms(), rooms)
         if isinstance(decision, Allow) or self.given is None:
             return decision
         for grant in self._matching(user, rooms, any_session=True, peer=peer):
@@ -177,7 +196,7 @@ class Rights:
         if self.denial(user) is not None:
             return {}
         rooms = self.rooms_of(user)
-        granted = self.config.policy().services_for(user, self._wall_ms(), rooms)
+        granted = self.config.policy().services_for(user, self._steady_ms(), rooms)
         found = {peer: set(names) for peer, names in granted.items()}
         if self.given is not None:
             for grant in self._matching(user, rooms, any_session=True):
@@ -205,6 +224,13 @@ class Rights:
             peer=peer,
             service=service,
         )
+
+    def _moment(self) -> Moment:
+        return Moment(self._wall_ms(), self._elapsed_ms())
+
+    def _steady_ms(self) -> int:
+        """The time that ends in the configuration are compared with."""
+        return self._steady.now_ms(self._moment())
 
     def _covers(self, user: UserId, peer: UserId, service: ServiceName) -> bool:
         settings = self.config.service(peer, service)

@@ -13,7 +13,6 @@ grants there are.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -74,8 +73,6 @@ class GrantTable:
         self._grants: dict[int, StoredGrant] = {}
         self._by_subject: dict[Subject, dict[UserId, _ByService]] = {}
         """By subject, peer and service: however many others there are, a decision looks at those in question only."""
-        self._ends: list[tuple[int, int]] = []
-        """Times and numbers, those that were taken back included."""
         self._claims: dict[int, Claimant] = {}
 
     def __len__(self) -> int:
@@ -87,7 +84,6 @@ class GrantTable:
         self._grants[grant.number] = grant
         peers = self._by_subject.setdefault(grant.subject, {})
         peers.setdefault(grant.service.peer, {}).setdefault(grant.service.name, {})[grant.number] = grant
-        heapq.heappush(self._ends, (grant.until_ms, grant.number))
 
     def remove(self, number: int) -> StoredGrant | None:
         """Take a grant out, and return it."""
@@ -127,21 +123,6 @@ class GrantTable:
     def rooms(self) -> frozenset[RoomId]:
         """The rooms whose members some grant names."""
         return frozenset(subject.room for subject in self._by_subject if isinstance(subject, RoomSubject))
-
-    def next_end(self) -> int | None:
-        """When the next grant ends by itself, in wall-clock milliseconds."""
-        while self._ends and self._ends[0][1] not in self._grants:
-            heapq.heappop(self._ends)
-        return self._ends[0][0] if self._ends else None
-
-    def take_ended(self, now_ms: int) -> list[StoredGrant]:
-        """Take out the grants that have ended by themselves, and return them."""
-        ended = []
-        while (end := self.next_end()) is not None and end <= now_ms:
-            grant = self.remove(heapq.heappop(self._ends)[1])
-            assert grant is not None
-            ended.append(grant)
-        return ended
 
     def matching(
         self,

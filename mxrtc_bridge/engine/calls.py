@@ -24,6 +24,7 @@ from mxrtc_bridge.core.quota import CallLimits, LiveCalls, RateLimit, is_fresh
 from mxrtc_bridge.core.sdp import parse_description
 from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.expiry import ExpiryWatch
 from mxrtc_bridge.engine.ports import CallDirectory, CallRecord, Counters, PeerFactory, Signaller
 from mxrtc_bridge.engine.session import Admitted, Refused, Session
 
@@ -77,8 +78,8 @@ class Rights(Protocol):
 
     def may_call(self, user: UserId, local: UserId) -> Decision: ...
 
-    def next_change(self) -> int | None:
-        """The wall-clock time, in milliseconds, at which a right ends by itself; None if none does."""
+    def next_change_s(self) -> float | None:
+        """In how many seconds a right ends by itself; None if none does."""
         ...
 
 
@@ -146,6 +147,7 @@ class CallManager:
         self._new_party_id = new_party_id
         self._counters = counters
         self._clock = clock
+        self._expiry = ExpiryWatch(rights.next_change_s, self._judge_again, clock)
         self._sessions: dict[Key, _Live] = {}
         self._live = LiveCalls(settings.limits)
         self._invites = RateLimit(settings.invites_per_minute, settings.invites_per_minute_of_server)
@@ -164,7 +166,7 @@ class CallManager:
         """Own all sessions, until cancelled; must run before the first event comes."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            self._expiry = tasks.create_task(self._watch_expiry(), name="grant-expiry")
+            tasks.create_task(self._expiry.run(), name="grant-expiry")
             await asyncio.get_running_loop().create_future()
 
     async def hang_up_leftovers(self) -> None:
@@ -357,9 +359,7 @@ class CallManager:
     def rights_changed(self) -> None:
         """Judge every live session again: calls that lost their peer end, streams that lost their service are reset."""
         self._judge_again()
-        if self._tasks is not None:
-            self._expiry.cancel()
-            self._expiry = self._tasks.create_task(self._watch_expiry(), name="grant-expiry")
+        self._expiry.rights_changed()
 
     def _judge_again(self) -> None:
         for live in tuple(self._sessions.values()):
@@ -369,14 +369,6 @@ class CallManager:
                 self._dismiss(live, "denied", "your right to use this peer has ended")
             else:
                 live.links.judge_again()
-
-    async def _watch_expiry(self) -> None:
-        while True:
-            change = self._rights.next_change()
-            # At most an hour at a time: the wall clock may be set.
-            wait_s = 3600.0 if change is None else min(3600.0, max(0.05, (change - self._clock.wall_ms()) / 1000))
-            await asyncio.sleep(wait_s)
-            self._judge_again()
 
     def _dismiss(self, live: _Live, code: str, message: str) -> None:
         """Tell the other side why, then end the session; at once where it cannot be told."""

@@ -15,11 +15,15 @@ class Timer(Protocol):
 
 
 class Clock(Protocol):
-    """Monotonic seconds for every deadline, the wall clock only to judge events."""
+    """Monotonic seconds for every deadline, the wall clock only to judge events and for ends that people name."""
 
     def monotonic(self) -> float: ...
 
     def wall_ms(self) -> int: ...
+
+    def elapsed_ms(self) -> int:
+        """Milliseconds by a clock that nobody sets, and that goes on while the machine sleeps."""
+        ...
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Run ``callback`` once ``monotonic()`` has reached ``when``."""
@@ -40,6 +44,9 @@ class LoopClock:
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000
+
+    def elapsed_ms(self) -> int:
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         return self._loop.call_later(max(0.0, when - time.monotonic()), callback)

@@ -6,6 +6,7 @@ A table to read, and the same against a short evaluator that walks over everythi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
@@ -35,6 +36,10 @@ class Given:
     """What people have given."""
 
     table: GrantTable
+    end_s: float | None = None
+
+    def next_end_s(self) -> float | None:
+        return self.end_s
 
     def claimed(self, grant: StoredGrant, claimant: Claimant) -> None:
         self.table.claim(grant, claimant)
@@ -68,6 +73,12 @@ def config(
             "admins": [str(ADMIN)],
         }
     )
+
+
+def until_config(until_ms: int) -> Config:
+    until = datetime.fromtimestamp(until_ms / 1000, UTC).isoformat()
+    grant = {"id": "ends", "from": [str(ALICE)], "to": ["build/ssh"], "until": until}
+    return load({**GOOD, "groups": {}, "grants": [grant]})
 
 
 def rights(
@@ -239,9 +250,28 @@ def test_rooms_that_any_rule_names_are_followed() -> None:
 
 
 def test_the_next_change_is_the_first_end_of_any_grant() -> None:
-    each = rights(config(), [stored(1, str(ALICE), until_ms=NOW + 50), stored(2, str(ALICE), until_ms=NOW + 20)])
-    assert each.next_change() == NOW + 20
-    assert rights(config()).next_change() is None
+    each = rights(until_config(NOW + 30_000))
+    assert each.next_change_s() == 30
+    each.given = Given(GrantTable(), 20.0)
+    assert each.next_change_s() == 20
+    assert rights(config()).next_change_s() is None
+
+
+def test_a_clock_that_is_set_ends_a_right_of_the_configuration_early_and_never_late() -> None:
+    wall, elapsed = [NOW], [0]
+    each = Rights(until_config(NOW + 60_000), lambda: wall[0], lambda: elapsed[0])
+    may = lambda: isinstance(each.may_call(ALICE, PEER), Allow)  # noqa: E731
+    wall[0], elapsed[0] = NOW - 3_600_000, 59_000
+    assert may()
+    assert each.next_change_s() == 1
+    elapsed[0] = 60_000
+    assert not may(), "an hour back, but a minute has passed"
+    assert each.expiries(ALICE, PEER) == {}
+    assert each.next_change_s() is None
+    each.config = until_config(NOW)
+    assert may(), "the admin has written down another end, by the clock as it is now"
+    wall[0] = NOW + 1
+    assert not may(), "set forward"
 
 
 # -- against a reference evaluator that walks everything -------------------------------------------------------------

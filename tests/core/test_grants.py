@@ -49,11 +49,6 @@ def test_a_grant_counts_until_its_time_and_not_at_it() -> None:
     made = table(stored(1, "@alice:example.org", until_ms=50), stored(2, "@alice:example.org", until_ms=70))
     assert (numbers(made, now_ms=49), numbers(made, now_ms=50), numbers(made, now_ms=70)) == ({2}, {2}, set())
     assert numbers(table(stored(1, "@alice:example.org", until_ms=50)), now_ms=49) == {1}
-    assert made.next_end() == 50
-    assert [grant.number for grant in made.take_ended(50)] == [1]
-    assert made.next_end() == 70
-    assert made.take_ended(69) == []
-    assert len(made) == 1
 
 
 def test_what_the_configuration_does_not_cover_counts_for_nothing() -> None:
@@ -157,6 +152,4 @@ def test_the_table_agrees_with_a_walk_over_all_grants(
     longest = {(g.subject, g.service): g for g in sorted(counting, key=lambda g: (g.until_ms, -g.number))}
     expected = {g.number for g in longest.values()}
     assert numbers(made, user, now, (ROOM,) if member else ()) == expected
-    ended = {grant.number for grant in made.take_ended(now)}
-    assert ended == {g.number for g in grants if g.number not in gone and g.until_ms <= now}
-    assert {grant.number for grant in made} == {g.number for g in grants} - gone - ended
+    assert {grant.number for grant in made} == {g.number for g in grants} - gone

@@ -143,8 +143,8 @@ class Bridge:
     def session_ended(self, session: Session, reason: str) -> None:
         self.audited_ends.append((session.remote, reason))
 
-    def next_change(self) -> int | None:
-        return self.changes_at
+    def next_change_s(self) -> float | None:
+        return None if self.changes_at is None else (self.changes_at - self.clock.wall_ms()) / 1000
 
     def members(self, room: RoomId) -> frozenset[UserId] | None:
         return self.room_members.get(room)

@@ -1,0 +1,72 @@
+"""Notices when rights end by themselves, whatever becomes of the clocks, and has live sessions judged again.
+
+The wall clock may be set, and the machine may sleep: timers of the loop notice neither. So the two clocks are compared
+every :data:`LOOK_S`, which costs next to nothing as long as nothing has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from mxrtc_bridge.core.clock_change import Moment, set_by_ms
+from mxrtc_bridge.engine.clock import Clock
+
+log = logging.getLogger("mxrtc_bridge.calls")
+
+LOOK_S = 2.0
+"""How late a clock that was set may be noticed."""
+SHORTEST_S = 0.05
+
+
+class ExpiryWatch:
+    """See the head of this module; :meth:`run` must run.
+
+    Args:
+        next_change_s: in how many seconds a right ends by itself; None if none does.
+        judge_again: judges live sessions; must not block.
+        clock: where time comes from.
+    """
+
+    def __init__(
+        self, next_change_s: Callable[[], float | None], judge_again: Callable[[], None], clock: Clock
+    ) -> None:
+        self._next_change_s = next_change_s
+        self._judge_again = judge_again
+        self._clock = clock
+        self._changed = asyncio.Event()
+
+    def rights_changed(self) -> None:
+        """Look again when the next right ends."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        before = self._now()
+        while True:
+            self._changed.clear()
+            # A look that fails must not end the watch: no right would end by itself any more.
+            try:
+                change_s = self._next_change_s()
+            except Exception:
+                log.exception("! it could not be told when the next right ends")
+                change_s = SHORTEST_S
+            due_s = None if change_s is None else max(SHORTEST_S, change_s)
+            begun = self._now()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S if due_s is None else min(LOOK_S, due_s)):
+                    await self._changed.wait()
+            now = self._now()
+            if set_ms := set_by_ms(before, now):
+                log.warning("! the clock of this machine was set by %+.1f s", set_ms / 1000)
+            if set_ms or (due_s is not None and now.elapsed_ms - begun.elapsed_ms >= due_s * 1000 - 1):
+                try:
+                    self._judge_again()
+                except Exception:
+                    log.exception("! not all live sessions could be judged again")
+            before = now
+
+    def _now(self) -> Moment:
+        return Moment(self._clock.wall_ms(), self._clock.elapsed_ms())
