@@ -2,6 +2,9 @@
 
 Every answer is by the configuration, the given grants and the members of rooms at the moment of asking, so that a
 change of any of them needs nothing but to judge live sessions again.
+
+Policy lists are asked last, and only about users who would otherwise be let in: a list can be long, and anybody can
+invent user ids.
 """
 
 from __future__ import annotations
@@ -60,6 +63,9 @@ class Rights:
     @config.setter
     def config(self, config: Config) -> None:
         self._config = config
+        self._grantable: frozenset[Subject] = frozenset().union(
+            *(service.grantable_to for peer in config.peers.values() for service in peer.services.values())
+        )
         self._steady = SteadyTime(self._moment())
 
     def may_call(self, user: UserId, local: UserId) -> Decision:
@@ -71,20 +77,16 @@ class Rights:
             return self._peer_access(user, local)
         if self.is_admin(user):
             return Allow("admin")
-        denial = self.denial(user)
-        if denial is not None:
-            return denial
-        if self._services(user):
-            return Allow("directory")
+        if (denied := self.config.policy().denial(user)) is not None:
+            return denied
+        if self._all_services(user):
+            return self._unless_listed(user, Allow("directory"))
         # Somebody must be there to ask.
-        return Allow("may ask") if self.could_ask_for_anything(user) else Deny("no grant")
+        return self._unless_listed(user, Allow("may ask")) if self._could_be_given(user) else Deny("no grant")
 
     def denial(self, user: UserId) -> Deny | None:
         """Why ``user`` may use nothing, whatever is granted: by the configuration or a policy list; else None."""
-        denied = self.config.policy().denial(user)
-        if denied is None and (rule := self.listed(user)) is not None:
-            return Deny(rule)
-        return denied
+        return self.config.policy().denial(user) or self._listed(user)
 
     def is_admin(self, user: UserId) -> bool:
         """Whether ``user`` may give commands to the bridge: said by the configuration alone.
@@ -95,22 +97,18 @@ class Rights:
 
     def may_ask(self, user: UserId, peer: UserId, service: ServiceName) -> bool:
         """Whether ``user`` could be given this service, and so may ask for it."""
-        return self.denial(user) is None and self._covers(user, peer, service)
+        return self._covers(user, peer, service) and self.denial(user) is None
 
     def could_ask_for_anything(self, user: UserId) -> bool:
         """Whether there is any service that ``user`` could be given."""
-        mine = frozenset(subjects_of(user, self.rooms_of(user)))
-        return self.denial(user) is None and any(
-            not mine.isdisjoint(service.grantable_to)
-            for peer in self.config.peers.values()
-            for service in peer.services.values()
-        )
+        return self._could_be_given(user) and self.denial(user) is None
 
     def given_to(self, user: UserId) -> list[StoredGrant]:
         """The given grants by which ``user`` may use something now."""
-        if self.given is None or self.denial(user) is not None:
+        if self.given is None:
             return []
-        return list(self._matching(user, self.rooms_of(user), any_session=True))
+        found = list(self._matching(user, self.rooms_of(user), any_session=True))
+        return found if found and self.denial(user) is None else []
 
     def next_change_s(self) -> float | None:
         """In how many seconds the next grant ends by itself, if nobody sets the clock; None if none does."""
@@ -123,10 +121,7 @@ class Rights:
 
     def named_rooms(self) -> frozenset[RoomId]:
         """The rooms whose members some rule names."""
-        grantable: frozenset[Subject] = frozenset().union(
-            *(service.grantable_to for peer in self.config.peers.values() for service in peer.services.values())
-        )
-        from_config = {subject.room for subject in grantable if isinstance(subject, RoomSubject)}
+        from_config = {subject.room for subject in self._grantable if isinstance(subject, RoomSubject)}
         given = self.given.table.rooms() if self.given is not None else frozenset()
         return self.config.policy().rooms() | from_config | given
 
@@ -138,15 +133,17 @@ class Rights:
         self, user: UserId, peer: UserId, service: ServiceName, claimant: Claimant | None = None
     ) -> tuple[Decision, StoredGrant | None]:
         """Whether ``user`` may use a service now, and the given grant by which they do, if it is one."""
-        if (denied := self.denial(user)) is not None:
+        if (denied := self.config.policy().denial(user)) is not None:
             return denied, None
         rooms = self.rooms_of(user)
         decision = self.config.policy().service_access(user, peer, service, self._steady_ms(), rooms)
-        if isinstance(decision, Allow) or self.given is None:
-            return decision, None
-        for grant in self._matching(user, rooms, claimant, peer=peer, service=service):
-            return Allow(grant.rule), grant
-        return decision, None
+        given = None
+        if isinstance(decision, Deny) and self.given is not None:
+            given = next(self._matching(user, rooms, claimant, peer=peer, service=service), None)
+        if given is not None:
+            decision = Allow(given.rule)
+        decision = self._unless_listed(user, decision)
+        return decision, given if isinstance(decision, Allow) else None
 
     def grant(self, user: UserId, peer: UserId, service: ServiceName, claimant: Claimant | None = None) -> Grant | None:
         """The service, if ``user`` may use it now; a grant for one session is claimed by that."""
@@ -182,19 +179,28 @@ class Rights:
         }
 
     def _peer_access(self, user: UserId, peer: UserId) -> Decision:
-        if (denied := self.denial(user)) is not None:
+        if (denied := self.config.policy().denial(user)) is not None:
             return denied
         rooms = self.rooms_of(user)
         decision = self.config.policy().peer_access(user, peer, self._steady_ms(), rooms)
-        if isinstance(decision, Allow) or self.given is None:
-            return decision
-        for grant in self._matching(user, rooms, any_session=True, peer=peer):
-            return Allow(grant.rule)
-        return decision
+        if isinstance(decision, Deny) and self.given is not None:
+            for grant in self._matching(user, rooms, any_session=True, peer=peer):
+                return self._unless_listed(user, Allow(grant.rule))
+        return self._unless_listed(user, decision)
+
+    def _listed(self, user: UserId) -> Deny | None:
+        rule = self.listed(user)
+        return None if rule is None else Deny(rule)
+
+    def _unless_listed(self, user: UserId, decision: Decision) -> Decision:
+        return decision if isinstance(decision, Deny) else self._listed(user) or decision
 
     def _services(self, user: UserId) -> dict[UserId, tuple[ServiceName, ...]]:
-        if self.denial(user) is not None:
-            return {}
+        found = self._all_services(user)
+        return found if found and self.denial(user) is None else {}
+
+    def _all_services(self, user: UserId) -> dict[UserId, tuple[ServiceName, ...]]:
+        """What is granted to ``user``, denied or not."""
         rooms = self.rooms_of(user)
         granted = self.config.policy().services_for(user, self._steady_ms(), rooms)
         found = {peer: set(names) for peer, names in granted.items()}
@@ -231,6 +237,9 @@ class Rights:
     def _steady_ms(self) -> int:
         """The time that ends in the configuration are compared with."""
         return self._steady.now_ms(self._moment())
+
+    def _could_be_given(self, user: UserId) -> bool:
+        return not self._grantable.isdisjoint(subjects_of(user, self.rooms_of(user)))
 
     def _covers(self, user: UserId, peer: UserId, service: ServiceName) -> bool:
         settings = self.config.service(peer, service)

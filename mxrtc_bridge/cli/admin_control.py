@@ -80,7 +80,7 @@ def log_command(path: Path, since: str | None, page: int, as_json: bool, about: 
 @config_option
 @click.option("--for", "for_time", metavar="TIME", required=True, help="How long: 30m, 2h, 3d.")
 @because_option
-@click.argument("subject", metavar="@USER:SERVER|server:NAME|room:!ID")
+@click.argument("subject", metavar="@USER:SERVER|server:NAME|guest-accounts:NAME|room:!ID")
 @click.argument("service", metavar="PEER/SERVICE")
 def grant_command(path: Path, for_time: str, because: str | None, subject: str, service: str) -> int:
     """Give a right that ends by itself; the service's grantable_to is the limit."""
@@ -90,7 +90,7 @@ def grant_command(path: Path, for_time: str, because: str | None, subject: str, 
 @click.command("revoke")
 @config_option
 @because_option
-@click.argument("grant", metavar="ID|@USER:SERVER|server:NAME|room:!ID")
+@click.argument("grant", metavar="ID|@USER:SERVER|server:NAME|guest-accounts:NAME|room:!ID")
 @click.argument("service", metavar="[PEER/SERVICE]", required=False)
 def revoke_command(path: Path, because: str | None, grant: str, service: str | None) -> int:
     """Take back a grant by its number, or all of somebody; live sessions end at once."""

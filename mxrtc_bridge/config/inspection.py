@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from mxrtc_bridge.config.findings import Finding, Level
 from mxrtc_bridge.config.secrets import exposure
 from mxrtc_bridge.config.settings import Config, Listen, TcpListen
-from mxrtc_bridge.core.policy import Everyone
+from mxrtc_bridge.core.policy import Everyone, Grant, GuestAccounts
 from mxrtc_bridge.core.targets import TcpTarget
 
 _PORTS_PER_CALL = 2
@@ -28,6 +28,7 @@ def inspect(config: Config, now_ms: int) -> list[Finding]:
     return [
         *_summary(config),
         *_rules(config, now_ms),
+        *_admins(config),
         *_targets(config),
         *_listeners(config),
         *_ice(config),
@@ -59,12 +60,27 @@ def _rules(config: Config, now_ms: int) -> Iterator[Finding]:
     for grant in config.grants:
         if not grant.in_force(now_ms):
             yield _warn(f"the grant {grant.id} has ended", "remove it, or give it a later until:")
-        if any(isinstance(subject, Everyone) for subject in grant.subjects):
-            yield _warn(f"the grant {grant.id} lets in users of every server", "name users or servers, unless meant")
+        yield from _wide_subjects(grant)
     for peer in config.peers.values() if config.grants else ():
         for name in peer.services:
             if not any(service.peer == peer.user_id and service.name == name for service in granted):
                 yield _warn(f"nobody may use {peer.name}/{name}", "grant it to somebody, or remove it")
+
+
+def _wide_subjects(grant: Grant) -> Iterator[Finding]:
+    if Everyone() in grant.subjects:
+        yield _warn(f"the grant {grant.id} lets in users of every server", "name users or servers, unless meant")
+    for subject in sorted(grant.subjects, key=str):
+        if isinstance(subject, GuestAccounts):
+            what = f"the grant {grant.id} lets in {subject}: whoever reaches that homeserver can make one"
+            yield _warn(what, "name users or the server, unless meant")
+
+
+def _admins(config: Config) -> Iterator[Finding]:
+    for admin in sorted(config.admins):
+        if (denied := config.policy().denial(admin)) is not None:
+            what = f"{admin} is an admin and denied ({denied.rule}), and so can give no commands"
+            yield _warn(what, "take the name out of admins, or that rule out of deny")
 
 
 def _targets(config: Config) -> Iterator[Finding]:

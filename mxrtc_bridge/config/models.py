@@ -208,7 +208,8 @@ class GrantSection(Section):
     id: RuleName
     """Name of the rule in logs and in `mxrtc-bridge explain`."""
     from_: Annotated[list[Subject], Field(alias="from", min_length=1, max_length=1000)]
-    """Who: "@user:server", "server:example.org" (exactly that server), "group:NAME", or "*" for everybody."""
+    """Who: "@user:server", "server:example.org" (exactly that server), "group:NAME", "room:!id", or "*" for everybody.
+    Guest accounts are no part of their server or of "*"; they are "guest-accounts:example.org"."""
     to: Annotated[list[Reference], Field(min_length=1, max_length=1000)]
     """What: PEER/SERVICE, or PEER for all its services."""
     until: Time | None = None
@@ -403,7 +404,8 @@ class Root(Section):
     grants: Annotated[list[GrantSection], Field(max_length=1000)] = []
     """Who may use what. Nothing is allowed that is not granted here."""
     deny: Annotated[list[Subject], Field(max_length=1000)] = []
-    """Users and servers that may use nothing, whatever the grants say."""
+    """Users and servers that may use nothing, whatever the grants say. A server means its guest accounts too, and every
+    port."""
     policy_lists: Annotated[list[RoomIdText], Field(max_length=20)] = []
     """Ids of rooms that hold moderation policy lists; whom they ban may use nothing. Invite the bot to them."""
     admins: Annotated[list[UserText], Field(max_length=100)] = []

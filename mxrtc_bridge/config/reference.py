@@ -36,7 +36,7 @@ Without any grant the bridge answers nobody.
 | network | an address or `ADDRESS/PREFIX`: `10.0.0.0/8`, `2001:db8::/32` |
 | pattern | a name in which `*` stands for any characters, `?` for one and `[abc]` for one of these: `"*.pdf"` |
 | date or time | `2030-01-31` (its beginning, UTC) or `2030-01-31T18:00:00+01:00` |
-| subject | `"@user:server"`, `"server:example.org"`, `"group:NAME"`, `"room:!id"` or `"*"`; in quotes, because YAML keeps `@` and `*` for itself |
+| subject | `"@user:server"`, `"server:example.org"`, `"guest-accounts:example.org"`, `"group:NAME"`, `"room:!id"` or `"*"`; in quotes, because YAML keeps `@` and `*` for itself |
 | PEER/SERVICE or PEER | `build/ssh`, or `build` for all services of that peer |
 
 Secrets are looked for in this order: `$MXRTC_HS_TOKEN`, the file named by `$MXRTC_HS_TOKEN_FILE`, `hs_token` or `hs_token_file` in the configuration, and `hs_token` in `$CREDENTIALS_DIRECTORY` (systemd's `LoadCredential=`).

@@ -404,7 +404,7 @@ COMMANDS: tuple[CommandForm, ...] = (
     ),
     CommandForm(
         "grant",
-        "grant @user:server|server:name|room:!id PEER/SERVICE for 2h [because ...]",
+        "grant @user:server|server:name|guest-accounts:name|room:!id PEER/SERVICE for 2h [because ...]",
         "give a right that ends by itself",
         _give_grant,
         admin=True,
@@ -412,7 +412,7 @@ COMMANDS: tuple[CommandForm, ...] = (
     ),
     CommandForm(
         "revoke",
-        "revoke ID|@user:server|server:name|room:!id [PEER/SERVICE] [because ...]",
+        "revoke ID|@user:server|server:name|guest-accounts:name|room:!id [PEER/SERVICE] [because ...]",
         "take back grants, by id or by whom they name; live sessions end at once",
         _revoke,
         admin=True,

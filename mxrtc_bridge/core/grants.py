@@ -17,8 +17,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
-from mxrtc_bridge.core.policy import Everyone, RoomSubject, ServerSubject, Service, Subject, UserSubject, subjects_of
+from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, parse_user_id
+from mxrtc_bridge.core.policy import (
+    Everyone,
+    GuestAccounts,
+    RoomSubject,
+    Service,
+    Subject,
+    UserSubject,
+    subjects_of,
+)
 
 KeyT = TypeVar("KeyT")
 ValueT = TypeVar("ValueT")
@@ -188,12 +196,17 @@ def _chosen(table: Mapping[KeyT, ValueT], key: KeyT | None) -> Iterable[tuple[Ke
 def may_be_given(subject: Subject, grantable_to: Collection[Subject], users_rooms: Collection[RoomId] = ()) -> bool:
     """Whether ``grantable_to`` of a service lets ``subject`` be given it.
 
-    A user is covered by themselves, their server, a room that they are joined to (``users_rooms``), or everybody; a
-    server or a room by itself or everybody. Everybody is never given anything: that is for the configuration alone.
+    A user is covered by themselves, their server (a guest account by the guest accounts of it), a room that they are
+    joined to (``users_rooms``), or everybody; a server or a room by itself or everybody, and guest accounts by
+    themselves alone. Everybody is never given anything: that is for the configuration alone.
     """
-    if isinstance(subject, Everyone):
-        return False
-    covering: set[Subject] = {subject, Everyone()}
-    if isinstance(subject, UserSubject):
-        covering |= {ServerSubject(subject.server), *map(RoomSubject, users_rooms)}
-    return not covering.isdisjoint(grantable_to)
+    match subject:
+        case Everyone():
+            return False
+        case UserSubject():
+            covering: Collection[Subject] = subjects_of(parse_user_id(str(subject)), users_rooms)
+        case GuestAccounts():
+            covering = (subject,)
+        case _:
+            covering = (subject, Everyone())
+    return not frozenset(covering).isdisjoint(grantable_to)

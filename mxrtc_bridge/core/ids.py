@@ -5,6 +5,7 @@ Grammars: user ids by the Matrix specification (appendices, "User identifiers"),
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import NewType
 
@@ -92,3 +93,33 @@ def server_of(user: UserId) -> str:
 def localpart_of(user: UserId) -> str:
     """The part between ``@`` and the first colon."""
     return user[1:].partition(":")[0]
+
+
+def host_of(server: str) -> str:
+    """The host of a server name, as denials compare it: without what its owner can choose anew at any time.
+
+    In lower case, without port, without dots at the end, and an address in its one form: whoever runs
+    ``evil.test`` can as well run ``evil.test:8449`` and ``evil.test.``. Grants must never compare like this.
+    """
+    host, colon, port = server.lower().rpartition(":")
+    if not colon or (port and not (port.isascii() and port.isdigit())):
+        host = server.lower()
+    try:
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return host.rstrip(".") or host
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return f"[{address}]" if address.version == 6 and mapped is None else str(mapped or address)
+
+
+def is_guest_account(user: UserId) -> bool:
+    """Whether this is the id of a guest account: its localpart has digits only.
+
+    Guests register without any proof (client-server API, "Guest access"). Synapse gives them the next free number and
+    refuses such names to everybody else (``handlers/register.py``, ``check_username``: "Numeric user IDs are reserved
+    for guest users"); Dendrite numbers them as well (``clientapi/routing/register.go``). An account that began as a
+    guest's keeps its number. Conduit and its descendants give guests random names like those of others, so with them
+    nothing can be told by the name.
+    """
+    localpart = localpart_of(user)
+    return localpart.isascii() and localpart.isdigit()

@@ -10,6 +10,9 @@ Grants cannot take anything away, so their order never changes what is allowed: 
 named as the reason. Users are compared by their parsed parts: the local part exactly, the server whole and in lower
 case. Nothing is compared by prefix, suffix or pattern, so ``example.org`` never stands for ``example.org.evil.test``.
 
+Giving is narrow and denying is wide. A grant to a server, or to everybody, does not mean guest accounts, who have shown
+nobody who they are; a denial of a server means them too, on every port and however the name is written.
+
 Pure: the configuration is turned into a :class:`Policy` elsewhere, and a new one replaces it at each reload.
 """
 
@@ -20,7 +23,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from mxrtc_bridge.core.errors import ConfigError, EventError
-from mxrtc_bridge.core.ids import MAX_ID_CHARS, RoomId, ServiceName, UserId, localpart_of, parse_user_id, server_of
+from mxrtc_bridge.core.ids import (
+    MAX_ID_CHARS,
+    RoomId,
+    ServiceName,
+    UserId,
+    host_of,
+    is_guest_account,
+    localpart_of,
+    parse_user_id,
+    server_of,
+)
 
 _ROOM = re.compile(r"![!-~]+")
 _SERVER = re.compile(r"([a-z0-9.\-]{1,230}|\[[0-9a-f:.]{2,45}\])(:[0-9]{1,5})?")
@@ -51,7 +64,7 @@ class UserSubject:
 
 @dataclass(frozen=True, slots=True)
 class ServerSubject:
-    """Every user of one homeserver."""
+    """Every user of one homeserver; in a grant without its guest accounts."""
 
     server: str
     """In lower case."""
@@ -61,8 +74,19 @@ class ServerSubject:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestAccounts:
+    """Every guest account of one homeserver (:func:`mxrtc_bridge.core.ids.is_guest_account`)."""
+
+    server: str
+    """In lower case."""
+
+    def __str__(self) -> str:
+        return f"guest-accounts:{self.server}"
+
+
+@dataclass(frozen=True, slots=True)
 class Everyone:
-    """Every user of every homeserver that federates with ours."""
+    """Every user of every homeserver that federates with ours; in a grant without guest accounts."""
 
     def __str__(self) -> str:
         return "*"
@@ -70,7 +94,10 @@ class Everyone:
 
 @dataclass(frozen=True, slots=True)
 class RoomSubject:
-    """Every user who is joined to one room, named by its id: no alias, and no room that follows it, is that room."""
+    """Every user who is joined to one room, named by its id: no alias, and no room that follows it, is that room.
+
+    A guest account that is joined is one of them: the room lets guests in only where its own admins have said so.
+    """
 
     room: RoomId
 
@@ -78,11 +105,11 @@ class RoomSubject:
         return f"room:{self.room}"
 
 
-Subject = UserSubject | ServerSubject | RoomSubject | Everyone
+Subject = UserSubject | ServerSubject | GuestAccounts | RoomSubject | Everyone
 
 
 def parse_subject(text: str) -> Subject:
-    """Read ``@user:server``, ``user:@user:server``, ``server:name``, ``room:!id`` or ``*``.
+    """Read ``@user:server``, ``user:@user:server``, ``server:name``, ``guest-accounts:name``, ``room:!id`` or ``*``.
 
     Raises:
         ConfigError: it is none of these.
@@ -90,11 +117,11 @@ def parse_subject(text: str) -> Subject:
     if text == "*":
         return Everyone()
     kind, _, rest = text.partition(":")
-    if kind == "server":
+    if kind in ("server", "guest-accounts"):
         server = rest.lower()
         if _SERVER.fullmatch(server) is None:
             raise ConfigError(f"{rest[:80]!a} is not the name of a homeserver (like example.org)")
-        return ServerSubject(server)
+        return ServerSubject(server) if kind == "server" else GuestAccounts(server)
     if kind == "room":
         if len(rest) > MAX_ID_CHARS or _ROOM.fullmatch(rest) is None:
             raise ConfigError(f"{rest[:80]!a} is not the id of a room (like !abc:example.org); an alias names no room")
@@ -102,7 +129,8 @@ def parse_subject(text: str) -> Subject:
     try:
         return user_subject(parse_user_id(rest if kind == "user" else text))
     except EventError:
-        raise ConfigError(f"{text[:80]!a} is not a subject (@user:server, server:name, room:!id or *)") from None
+        forms = "@user:server, server:name, guest-accounts:name, room:!id or *"
+        raise ConfigError(f"{text[:80]!a} is not a subject ({forms})") from None
 
 
 def user_subject(user: UserId) -> UserSubject:
@@ -149,7 +177,7 @@ class Policy:
 
     def __init__(self, grants: Iterable[Grant] = (), deny: Iterable[Subject] = ()) -> None:
         self._grants = tuple(grants)
-        self._denied = frozenset(deny)
+        self._denied = {_widened(subject): subject for subject in deny}
         # A call costs a few look-ups instead of a walk over all grants, however long the configuration is.
         self._grants_by_subject: dict[Subject, list[int]] = {}
         for index, grant in enumerate(self._grants):
@@ -202,9 +230,13 @@ class Policy:
 
     def denial(self, user: UserId) -> Deny | None:
         """Why ``user`` may use nothing, whatever is granted; None if that is not so."""
-        for subject in subjects_of(user):
+        host = host_of(server_of(user))
+        wide: list[Subject] = [UserSubject(localpart_of(user), host), ServerSubject(host), Everyone()]
+        if is_guest_account(user):
+            wide.append(GuestAccounts(host))
+        for subject in wide:
             if subject in self._denied:
-                return Deny(f"deny: {subject}")
+                return Deny(f"deny: {self._denied[subject]}")
         return None
 
     def _grants_for(self, user: UserId, rooms: Collection[RoomId]) -> Iterator[Grant]:
@@ -214,8 +246,25 @@ class Policy:
 
 
 def subjects_of(user: UserId, rooms: Collection[RoomId] = ()) -> tuple[Subject, ...]:
-    """All subjects that match ``user``, who is joined to ``rooms``; the narrowest first."""
-    return user_subject(user), *map(RoomSubject, rooms), ServerSubject(server_of(user)), Everyone()
+    """All subjects by which ``user``, who is joined to ``rooms``, may be given something; the narrowest first."""
+    server = server_of(user)
+    wide: tuple[Subject, ...] = (ServerSubject(server), Everyone())
+    if is_guest_account(user):
+        wide = (GuestAccounts(server),)
+    return user_subject(user), *map(RoomSubject, rooms), *wide
+
+
+def _widened(denied: Subject) -> Subject:
+    """What a denial is compared as: see :func:`mxrtc_bridge.core.ids.host_of`."""
+    match denied:
+        case UserSubject(localpart, server):
+            return UserSubject(localpart, host_of(server))
+        case ServerSubject(server):
+            return ServerSubject(host_of(server))
+        case GuestAccounts(server):
+            return GuestAccounts(host_of(server))
+        case RoomSubject() | Everyone():
+            return denied
 
 
 def _first_in_force(matching: Iterable[Grant], now_ms: int) -> Decision:

@@ -106,6 +106,8 @@ class PolicyLists:
         parsed = [((kind, key), parse_rule(kind, content)) for kind, key, content in state]
         if not self._lists.replace(room, [(key, rule) for key, rule in parsed if rule is not None]):
             log.warning("! the policy list %s has more than %d rules; those beyond are not used", room, MAX_RULES)
+        if unusable := self._lists.unusable(room):
+            log.warning("! %d rules of the policy list %s have too many wildcards and deny nobody", unusable, room)
         for key, rule in meanwhile.items():
             self._lists.set_rule(room, key, rule)
         log.info("the policy list %s has %d rules", room, self._lists.count(room))

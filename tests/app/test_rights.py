@@ -24,7 +24,8 @@ from tests.fakes import Records
 NOW = 1_700_000_000_000
 ADMIN = UserId("@admin:example.org")
 ALICE, BOB, ZOE = UserId("@alice:example.org"), UserId("@bob:partner.test"), UserId("@zoe:example.org")
-USERS = (ALICE, BOB, ZOE)
+GUEST = UserId("@17:example.org")
+USERS = (ALICE, BOB, ZOE, GUEST)
 TEAM, OTHER = RoomId("!team:example.org"), RoomId("!other:example.org")
 PEER = UserId("@rtc_build:example.org")
 BOT = UserId("@rtcbot:example.org")
@@ -166,6 +167,50 @@ CASES: list[tuple[str, dict[str, object], UserId, str | None]] = [
     ("which denies nobody else", {"grants": [("*", "ssh")], "listed": {BOB}}, ALICE, "g0"),
     ("an admin uses nothing by being one", {}, ADMIN, None),
     (
+        "a guest account is no user of the server",
+        {"grants": [("server:example.org", "ssh"), ("*", "ssh")]},
+        GUEST,
+        None,
+    ),
+    ("but a guest account of it", {"grants": [("guest-accounts:example.org", "ssh")]}, GUEST, "g0"),
+    ("a user is none", {"grants": [("guest-accounts:example.org", "ssh")]}, ALICE, None),
+    (
+        "a guest in a room that a grant names",
+        {"grants": [(f"room:{TEAM}", "ssh")], "rooms": {GUEST: [TEAM]}},
+        GUEST,
+        "g0",
+    ),
+    (
+        "what a room was given is no guest's where guests may not be given it",
+        {"grantable": ["*"], "given": [stored(1, f"room:{TEAM}")], "rooms": {GUEST: [TEAM]}},
+        GUEST,
+        None,
+    ),
+    (
+        "nor what a guest was given by name",
+        {"grantable": ["*", "server:example.org"], "given": [stored(1, str(GUEST))]},
+        GUEST,
+        None,
+    ),
+    (
+        "given to guest accounts",
+        {"grantable": ["guest-accounts:example.org"], "given": [stored(1, "guest-accounts:example.org")]},
+        GUEST,
+        "given 1",
+    ),
+    (
+        "given to a server, where both are grantable",
+        {"grantable": ["guest-accounts:example.org", "server:example.org"], "given": [stored(1, "server:example.org")]},
+        GUEST,
+        None,
+    ),
+    (
+        "a denied server means its guests",
+        {"grants": [("guest-accounts:example.org", "ssh")], "deny": ["server:example.org:8448"]},
+        GUEST,
+        None,
+    ),
+    (
         "the configuration's grant is named first",
         {"grants": [("*", "ssh")], "grantable": ["*"], "given": [stored(1, "@zoe:example.org")]},
         ZOE,
@@ -199,8 +244,8 @@ def test_admins_talk_to_the_bot_even_where_a_policy_list_names_them() -> None:
 
 def test_only_what_could_be_given_may_be_asked_for() -> None:
     each = rights(config(grantable={"ssh": ["@alice:example.org", f"room:{TEAM}"]}), rooms={BOB: frozenset({TEAM})})
-    assert [each.may_ask(user, PEER, SERVICES[0]) for user in USERS] == [True, True, False]
-    assert [each.could_ask_for_anything(user) for user in USERS] == [True, True, False]
+    assert [each.may_ask(user, PEER, SERVICES[0]) for user in USERS] == [True, True, False, False]
+    assert [each.could_ask_for_anything(user) for user in USERS] == [True, True, False, False]
     assert not each.may_ask(ALICE, PEER, SERVICES[1])
     assert not each.may_ask(ALICE, UserId("@rtc_other:example.org"), SERVICES[0])
     each.listed = lambda _user: "policy list"
@@ -274,16 +319,49 @@ def test_a_clock_that_is_set_ends_a_right_of_the_configuration_early_and_never_l
     assert not may(), "set forward"
 
 
+def test_a_user_without_a_right_costs_no_look_at_the_policy_lists() -> None:
+    """Anybody can invent user ids, and a list may be long."""
+    asked: list[UserId] = []
+    each = rights(config([("@alice:example.org", "ssh")], {"web": ["@bob:partner.test"]}))
+    each.listed = asked.append  # type: ignore[assignment]
+    stranger, ssh = UserId("@stranger:elsewhere.test"), ServiceName("ssh")
+    assert each.may_call(stranger, PEER) == each.may_call(stranger, BOT) == Deny("no grant")
+    assert each.decide(stranger, PEER, ssh) == (Deny("no grant"), None)
+    assert each.grant(stranger, PEER, ssh) is None
+    assert each.listing(stranger, BOT) == each.given_to(stranger) == []
+    assert not each.may_ask(stranger, PEER, ssh)
+    assert not each.could_ask_for_anything(stranger)
+    assert asked == []
+    assert isinstance(each.may_call(ALICE, PEER), Allow)
+    assert each.may_ask(BOB, PEER, ServiceName("web"))
+    assert asked == [ALICE, BOB]
+
+
 # -- against a reference evaluator that walks everything -------------------------------------------------------------
 
-SUBJECTS = ["*", "server:example.org", "server:partner.test", *map(str, USERS), f"room:{TEAM}", f"room:{OTHER}"]
+SUBJECTS = [
+    "*",
+    "server:example.org",
+    "server:partner.test",
+    "guest-accounts:example.org",
+    *map(str, USERS),
+    f"room:{TEAM}",
+    f"room:{OTHER}",
+]
 DENIABLE = [subject for subject in SUBJECTS if not subject.startswith("room:") and subject != str(ADMIN)]
 GIVEN = [subject for subject in SUBJECTS if subject != "*"]
 names = st.sampled_from([str(name) for name in SERVICES])
 
 
 def fits(subject: str, user: UserId, rooms: frozenset[RoomId]) -> bool:
-    return subject in {"*", str(user), "server:" + user.partition(":")[2], *(f"room:{room}" for room in rooms)}
+    """Whether it may be given to the user by this subject."""
+    wide = {"guest-accounts:example.org"} if user == GUEST else {"*", "server:" + user.partition(":")[2]}
+    return subject in {str(user), *wide, *(f"room:{room}" for room in rooms)}
+
+
+def denies(subject: str, user: UserId) -> bool:
+    """Whether a denial of the subject means the user: a server's guests are denied with it."""
+    return fits(subject, user, frozenset()) or subject in {"*", "server:" + user.partition(":")[2]}
 
 
 @settings(max_examples=150, deadline=None)
@@ -309,7 +387,7 @@ def test_rights_agree_with_the_reference(
         joined = rooms.get(user, frozenset())
 
         def may(name: str, user: UserId = user, joined: frozenset[RoomId] = joined) -> bool:
-            if user in listed or any(fits(subject, user, joined) for subject in deny):
+            if user in listed or any(denies(subject, user) for subject in deny):
                 return False
             if any(fits(subject, user, joined) for subject, service in grants if service == name):
                 return True

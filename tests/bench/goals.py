@@ -52,6 +52,10 @@ GOALS = (
         Goal(f"10,000 grants, us for a decision: {who}", ("people", "decision", who, "slowest_of_100_us"), at_most=1000)
         for who in ("allowed", "denied", "a stranger", "a call")
     ),
+    Goal(
+        "20,000 wildcards, us for an unknown user", ("people", "policy lists", "slowest unknown user, us"), at_most=1000
+    ),
+    Goal("20,000 wildcards, us for a change", ("people", "policy lists", "slowest change, us"), at_most=5000),
     Goal("set-up by devices, to that by a room", ("setup", "device_to_room"), at_most=1.5),
     Goal("set-up in an encrypted room, to that in a plain one", ("setup", "encrypted_to_plain"), at_most=2),
     Goal("50 idle peers with devices, percent of a core", ("peers", "on", "cpu_percent"), at_most=5),

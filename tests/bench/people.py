@@ -22,9 +22,11 @@ from mxrtc_bridge.core.audit import NO_LINES, AuditKind, AuditRecord, entry_afte
 from mxrtc_bridge.core.grants import GrantTable, StoredGrant
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.core.policy import Allow, Deny, Service, parse_subject
+from mxrtc_bridge.core.policy_lists import MAX_RULES, DenyLists, ListRule, RuleKey, RuleKind
 from mxrtc_bridge.core.quota import CallLimits
 from mxrtc_bridge.storage.audit import AuditQuery, AuditStore
 from mxrtc_bridge.storage.stores import open_stores
+from tests.core.test_globs import SHAPES
 from tests.engine.test_calls import PEER as CALLED
 from tests.engine.test_calls import Bridge, running
 from tests.fakes import Records
@@ -92,7 +94,12 @@ async def measure_people(folder: Path) -> dict[str, object]:
             invites_per_minute=SESSIONS,
             invites_per_minute_of_server=SESSIONS,
         )
-        return {**results, **await _lists(bridge, given), "audit": await _audit(stores.audit, folder)}
+        return {
+            **results,
+            "policy lists": _policy_lists(rights),
+            **await _lists(bridge, given),
+            "audit": await _audit(stores.audit, folder),
+        }
 
 
 async def _audit(store: AuditStore, folder: Path) -> dict[str, object]:
@@ -169,6 +176,41 @@ def _decisions(rights: Rights, given: GivenGrants) -> dict[str, object]:
     mean, slow = _each_us(lambda n: rights.may_call(users[n % len(users)], last.peer), DECISIONS)
     found["a call"] = {"mean_us": mean, "slowest_of_100_us": slow}
     return found
+
+
+def _policy_lists(rights: Rights) -> dict[str, object]:
+    """What long lists cost, whose rules somebody has made as expensive as they can be."""
+    services, room = _services(), RoomId(f"!list:{SERVER}")
+    unknown = [UserId(f"@{text[:235]}{number:04}:evil.test") for text in _ID_TEXTS for number in range(30)]
+    cost: dict[str, object] = {}
+    changes: dict[str, object] = {}
+    for name, shape in SHAPES.items():
+        lists = DenyLists()
+        rules = [(("m.policy.rule.user", str(n)), ListRule(RuleKind.USER, shape(n))) for n in range(MAX_RULES)]
+        lists.replace(room, rules)
+        mean, slow = _each_us(lambda n, asked=lists: asked.denial(unknown[n]), len(unknown))  # type: ignore[misc]
+        cost[name] = {"mean_us": mean, "slowest_of_100_us": slow}
+        mean, slow = _each_us(lambda n, told=lists: told.set_rule(room, *_changed_rule(n)), 200)  # type: ignore[misc]
+        changes[name] = {"mean_us": mean, "slowest_of_100_us": slow}
+        rights.listed = lists.denial
+    strangers = [UserId(f"@{number}:elsewhere.test") for number in range(DECISIONS)]
+    mean, slow = _each_us(lambda n: rights.decide(strangers[n], services[0].peer, services[0].name), DECISIONS)
+    rights.listed = lambda _user: None
+    return {
+        "rules": MAX_RULES,
+        "an unknown user": cost,
+        "slowest unknown user, us": max(each["mean_us"] for each in cost.values()),  # type: ignore[index]
+        "one rule changed": changes,
+        "slowest change, us": max(each["mean_us"] for each in changes.values()),  # type: ignore[index]
+        "a stranger without a right": {"mean_us": mean, "slowest_of_100_us": slow},
+    }
+
+
+_ID_TEXTS = ("a" * 240, "aaaab" * 48, "0123456789" * 24)
+
+
+def _changed_rule(number: int) -> tuple[RuleKey, ListRule]:
+    return ("m.policy.rule.user", str(number)), ListRule(RuleKind.USER, f"@other{number}*:*")
 
 
 class NoPages:

@@ -77,6 +77,21 @@ def test_a_grant_that_has_ended_is_a_warning_and_no_mistake(tmp_path: Path) -> N
     assert len(findings(data, now_ms=0)) == 1
 
 
+def test_a_grant_to_guest_accounts_is_a_warning(tmp_path: Path) -> None:
+    data = careful(tmp_path)
+    data["grants"][0]["from"] = ["@alice:example.org", "guest-accounts:example.org"]
+    [warning] = [finding for finding in findings(data) if finding.level is not Level.OK]
+    assert warning.level is Level.WARN
+    assert "guest-accounts:example.org" in warning.what
+
+
+def test_an_admin_who_is_denied_in_any_way_is_a_warning(tmp_path: Path) -> None:
+    data = careful(tmp_path) | {"admins": ["@root:example.org"], "deny": ["server:example.org:8449"]}
+    data["tests"][0] = {"as": "@alice:example.org", "may_not": ["build"]}
+    [warning] = [finding for finding in findings(data) if finding.level is not Level.OK]
+    assert "@root:example.org is an admin and denied (deny: server:example.org:8449)" in warning.what
+
+
 def test_a_grant_to_everybody_is_a_warning(tmp_path: Path) -> None:
     data = careful(tmp_path)
     data["grants"][0] |= {"from": ["*"], "acknowledge": "open-to-federation"}

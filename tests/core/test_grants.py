@@ -121,6 +121,16 @@ def test_a_grant_for_many_sessions_is_claimed_by_none() -> None:
         (f"room:{ROOM}", [f"room:{ROOM}"], (), True),
         (f"room:{ROOM}", ["server:example.org"], (), False),
         ("*", ["*"], (), False),
+        ("@17:example.org", ["server:example.org", "*"], (), False),
+        ("@17:example.org", ["guest-accounts:example.org"], (), True),
+        ("@17:example.org", ["guest-accounts:other.test"], (), False),
+        ("@17:example.org", ["@17:example.org"], (), True),
+        ("@17:example.org", [f"room:{ROOM}"], (ROOM,), True),
+        ("@alice:example.org", ["guest-accounts:example.org"], (), False),
+        ("guest-accounts:example.org", ["server:example.org", "*"], (), False),
+        ("guest-accounts:example.org", ["guest-accounts:example.org"], (), True),
+        ("server:example.org", ["guest-accounts:example.org"], (), False),
+        ("@alice:example.org:8448", ["server:example.org"], (), False),
     ],
 )
 def test_whom_a_service_may_be_given_to(
@@ -130,13 +140,20 @@ def test_whom_a_service_may_be_given_to(
     assert may_be_given(parse_subject(subject), allowed, rooms) is expected
 
 
-SUBJECTS = ["@alice:example.org", "@bob:example.org", "server:example.org", f"room:{ROOM}", "*"]
+SUBJECTS = [
+    "@alice:example.org",
+    "@bob:example.org",
+    "server:example.org",
+    "guest-accounts:example.org",
+    f"room:{ROOM}",
+    "*",
+]
 
 
 @given(
     rows=st.lists(st.tuples(st.sampled_from(SUBJECTS), st.sampled_from([SSH, WEB]), st.integers(0, 20)), max_size=12),
     gone=st.sets(st.integers(0, 11)),
-    user=st.sampled_from([ALICE, BOB, UserId("@x:other.test")]),
+    user=st.sampled_from([ALICE, BOB, UserId("@x:other.test"), UserId("@42:example.org")]),
     member=st.booleans(),
     now=st.integers(0, 20),
 )
@@ -147,7 +164,9 @@ def test_the_table_agrees_with_a_walk_over_all_grants(
     made = table(*grants)
     for number in gone:
         made.remove(number)
-    texts = {str(user), f"server:{user.partition(':')[2]}", "*"} | ({f"room:{ROOM}"} if member else set())
+    server = user.partition(":")[2]
+    texts = {str(user)} | ({f"room:{ROOM}"} if member else set())
+    texts |= {f"guest-accounts:{server}"} if user == "@42:example.org" else {f"server:{server}", "*"}
     counting = [g for g in grants if g.number not in gone and str(g.subject) in texts and now < g.until_ms]
     longest = {(g.subject, g.service): g for g in sorted(counting, key=lambda g: (g.until_ms, -g.number))}
     expected = {g.number for g in longest.values()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 import pytest
@@ -9,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
+from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, host_of, is_guest_account
 from mxrtc_bridge.core.policy import (
     Allow,
     Decision,
     Deny,
     Everyone,
     Grant,
+    GuestAccounts,
     Policy,
     RoomSubject,
     ServerSubject,
@@ -42,8 +44,18 @@ POLICY = Policy(
         grant("partner-db", "@Carol:partner.test:8448 server:[2001:db8::1]", DB, until_ms=NOON),
         grant("open-lab", "*", LAB_SSH),
         grant("ops-all", "@alice:example.org", SSH, WEB, DB),
+        grant("kiosk", "guest-accounts:example.org @7:partner.test", DB),
     ],
-    deny=[parse_subject("server:evil.test"), parse_subject("@mallory:example.org")],
+    deny=[
+        parse_subject(text)
+        for text in (
+            "server:evil.test",
+            "@mallory:example.org",
+            "server:[2001:db8::bad]:8448",
+            "@eve:moved.test:1",
+            "server:192.0.2.9",
+        )
+    ],
 )
 
 CASES: list[tuple[str, str, UserId, str, int, Decision]] = [
@@ -70,6 +82,25 @@ CASES: list[tuple[str, str, UserId, str, int, Decision]] = [
     ("its case does not open a way around", "@anyone:EVIL.test", LAB, "ssh", 0, Deny("deny: server:evil.test")),
     ("a denied user", "@mallory:example.org", BUILD, "web", 0, Deny("deny: @mallory:example.org")),
     ("a denied user's namesake", "@mallory:partner.test", LAB, "ssh", 0, Allow("open-lab")),
+    ("a denied server on another port", "@a:evil.test:8449", LAB, "ssh", 0, Deny("deny: server:evil.test")),
+    ("with a dot at the end", "@a:evil.test.", LAB, "ssh", 0, Deny("deny: server:evil.test")),
+    ("with both", "@a:Evil.Test.:1", LAB, "ssh", 0, Deny("deny: server:evil.test")),
+    ("a longer name is not denied", "@a:evil.test.org", LAB, "ssh", 0, Allow("open-lab")),
+    ("nor is a subdomain", "@a:sub.evil.test:8448", LAB, "ssh", 0, Allow("open-lab")),
+    ("an address without the port", "@a:[2001:db8::bad]", LAB, "ssh", 0, Deny("deny: server:[2001:db8::bad]:8448")),
+    ("in another form", "@a:[2001:DB8:0::0bad]:1", LAB, "ssh", 0, Deny("deny: server:[2001:db8::bad]:8448")),
+    ("another address", "@a:[2001:db8::bae]", LAB, "ssh", 0, Allow("open-lab")),
+    ("an IPv4 address in IPv6", "@a:[::ffff:192.0.2.9]:1", LAB, "ssh", 0, Deny("deny: server:192.0.2.9")),
+    ("a denied user on another port", "@eve:moved.test", LAB, "ssh", 0, Deny("deny: @eve:moved.test:1")),
+    ("and on the next one", "@mallory:example.org:2", LAB, "ssh", 0, Deny("deny: @mallory:example.org")),
+    ("a guest account is no user of its server", "@17:example.org", BUILD, "web", 0, Deny("no grant")),
+    ("nor of everybody", "@17:partner.test", LAB, "ssh", 0, Deny("no grant")),
+    ("it is a guest account of its server", "@17:example.org", BUILD, "db", 0, Allow("kiosk")),
+    ("not of another server", "@17:partner.test", BUILD, "db", 0, Deny("no grant")),
+    ("nor of another port", "@17:example.org:8448", BUILD, "db", 0, Deny("no grant")),
+    ("a guest account by its own name", "@7:partner.test", BUILD, "db", 0, Allow("kiosk")),
+    ("no user is a guest account", "@a17:example.org", BUILD, "db", 0, Deny("no grant")),
+    ("a denied server means its guests too", "@17:evil.test", LAB, "ssh", 0, Deny("deny: server:evil.test")),
     ("an unknown service", "@alice:example.org", BUILD, "telnet", 0, Deny("no grant")),
     ("an unknown peer", "@alice:example.org", UserId("@rtc_x:example.org"), "ssh", 0, Deny("no grant")),
 ]
@@ -132,6 +163,8 @@ def test_next_change_is_the_next_end_of_a_grant() -> None:
         ("@Alice:example.org:8448", UserSubject("Alice", "example.org:8448")),
         ("server:Example.ORG", ServerSubject("example.org")),
         ("server:[::1]:8448", ServerSubject("[::1]:8448")),
+        ("guest-accounts:Example.ORG", GuestAccounts("example.org")),
+        ("guest-accounts:[::1]:8448", GuestAccounts("[::1]:8448")),
         ("room:!Abc-9:example.org", RoomSubject(RoomId("!Abc-9:example.org"))),
         ("room:!no-domain-since-v12", RoomSubject(RoomId("!no-domain-since-v12"))),
     ],
@@ -146,6 +179,7 @@ def test_parse_subject_reads_each_form(text: str, subject: Subject) -> None:
     ["", "alice", "@alice", "user:alice", "user:", "server:", "server:*", "server:*.example.org",
      "server:example.org/x", "@alice:exam ple.org", "server:example.org\n", "@alice:example.org\n", "group:ops", "**",
      "room:", "room:#alias:example.org", "room:!", "room:!a b", "room:!" + "a" * 255, "!room:example.org",
+     "guest-accounts:", "guest-accounts:*", "guest:example.org", "guest", "guests:example.org",
      "server:" + "a" * 231, "@" + "a" * 255 + ":b"],
 )  # fmt: skip
 def test_parse_subject_refuses_everything_else(text: str) -> None:
@@ -162,12 +196,17 @@ def test_an_asterisk_in_a_user_id_is_no_pattern() -> None:
 
 # -- against a reference evaluator that walks everything -------------------------------------------------------------
 
-USERS = [UserId(f"@{local}:{server}") for local in ("a", "b", "A") for server in ("one.test", "ONE.test", "two.test")]
+USERS = [
+    UserId(f"@{local}:{server}")
+    for local in ("a", "b", "A", "0", "19", "1a", "-1", "+1", "")
+    for server in ("one.test", "ONE.test", "one.test:8449", "one.test.", "two.test")
+]
 ROOMS = [RoomId("!one:one.test"), RoomId("!two:one.test")]
 SUBJECTS: list[Subject] = [
     Everyone(),
-    *(ServerSubject(s) for s in ("one.test", "two.test", "three.test")),
-    *(UserSubject(local, s) for local in ("a", "b", "A") for s in ("one.test", "two.test")),
+    *(ServerSubject(s) for s in ("one.test", "two.test", "three.test", "one.test:8449")),
+    *(GuestAccounts(s) for s in ("one.test", "two.test", "one.test:8449")),
+    *(UserSubject(local, s) for local in ("a", "b", "A", "0") for s in ("one.test", "two.test", "one.test:8449")),
     *(RoomSubject(room) for room in ROOMS),
 ]
 DENIABLE = [subject for subject in SUBJECTS if not isinstance(subject, RoomSubject)]
@@ -175,23 +214,42 @@ SERVICES = [SSH, WEB, DB, LAB_SSH]
 
 
 def matches(subject: Subject, user: UserId, rooms: Collection[RoomId] = ()) -> bool:
+    """Whether a grant to ``subject`` means ``user``."""
     local, server = user[1:].split(":", 1)
+    guest = local != "" and set(local) <= set("0123456789")
     match subject:
         case UserSubject():
             return subject.localpart == local and subject.server == server.lower()
         case ServerSubject():
-            return subject.server == server.lower()
+            return not guest and subject.server == server.lower()
+        case GuestAccounts():
+            return guest and subject.server == server.lower()
         case RoomSubject():
             return subject.room in rooms
         case Everyone():
-            return True
+            return not guest
+
+
+def denies(subject: Subject, user: UserId) -> bool:
+    """Whether a denial of ``subject`` means ``user``."""
+    local, server = user[1:].split(":", 1)
+    host = re.sub(r"\.?(:[0-9]+)?$", "", server.lower())
+    match subject:
+        case UserSubject():
+            return (subject.localpart, subject.server.partition(":")[0]) == (local, host)
+        case ServerSubject():
+            return subject.server.partition(":")[0] == host
+        case GuestAccounts():
+            return local.isdigit() and subject.server.partition(":")[0] == host
+        case _:
+            return isinstance(subject, Everyone)
 
 
 def allowed(
     grants: list[Grant], deny: list[Subject], user: UserId, service: Service, now: int, rooms: Collection[RoomId]
 ) -> str | None:
     """The reference: the id of the deciding grant, or None."""
-    if any(matches(s, user) for s in deny):
+    if any(denies(s, user) for s in deny):
         return None
     for g in grants:
         if (
@@ -247,5 +305,46 @@ def test_grants_only_ever_add_and_denials_only_ever_remove(
     fewer = Policy(grants).services_for(user, 10)
     more = Policy(grants + extra).services_for(user, 10)
     assert all(set(names) <= set(more.get(peer, ())) for peer, names in fewer.items())
-    denied = data.draw(st.sampled_from([s for s in SUBJECTS if matches(s, user)]))
+    denied = data.draw(st.sampled_from([s for s in DENIABLE if denies(s, user)]))
     assert Policy(grants + extra, [denied]).services_for(user, 10) == {}
+
+
+@settings(max_examples=200, deadline=None)
+@given(user=st.sampled_from(USERS), subject=st.sampled_from(DENIABLE))
+def test_whom_a_grant_means_a_denial_means_too(user: UserId, subject: Subject) -> None:
+    given_something = bool(Policy([Grant("g", frozenset({subject}), frozenset({SSH}))]).services_for(user, 0))
+    assert given_something == matches(subject, user)
+    if given_something:
+        assert Policy(deny=[subject]).denial(user) is not None
+
+
+SERVER_NAMES = st.from_regex(r"([A-Za-z0-9.\-]{1,12}|\[[0-9A-Fa-f:.]{2,20}\])(:[0-9]{0,5})?", fullmatch=True)
+
+
+@given(SERVER_NAMES, st.integers(0, 99999))
+def test_a_host_is_the_same_on_every_port(server: str, port: int) -> None:
+    host = host_of(server)
+    assert host_of(host) == host == host.lower()
+    bare = re.sub(r":[0-9]*$", "", server) if not server.endswith("]") else server
+    assert host_of(f"{bare}:{port}") == host
+    assert host_of(bare.upper()) == host
+
+
+@pytest.mark.parametrize(
+    ("server", "host"),
+    [("Evil.TEST:8448", "evil.test"), ("evil.test..", "evil.test"), (".", "."), ("...:1", "..."), ("[::1]:1", "[::1]"),
+     ("[0:0:0:0:0:0:0:1]", "[::1]"), ("[::FFFF:1.2.3.4]:80", "1.2.3.4"), ("1.2.3.4:80", "1.2.3.4"),
+     ("[:.:]", "[:.:]"), ("evil.test:", "evil.test"), ("evil.test:80a", "evil.test:80a")],
+)  # fmt: skip
+def test_the_host_of_a_server_name(server: str, host: str) -> None:
+    assert host_of(server) == host
+
+
+@pytest.mark.parametrize(
+    ("user", "is_guest"),
+    [("@1:a.test", True), ("@0123456789:a.test:1", True), ("@1a:a.test", False), ("@a1:a.test", False),
+     ("@-1:a.test", False), ("@1_0:a.test", False), ("@:a.test", False), ("@1.0:a.test", False),
+     ("@\u0661:a.test", False)],
+)  # fmt: skip
+def test_a_guest_account_has_a_number_for_a_name(user: str, is_guest: bool) -> None:
+    assert is_guest_account(UserId(user)) is is_guest
