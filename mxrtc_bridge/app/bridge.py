@@ -380,7 +380,13 @@ class Bridge:
         return self._rights.config.own_user(user)
 
     def _make_links(self, local: UserId, remote: UserId) -> AcceptorLinks:
-        gate = self._rights.gate(local, remote, self._audited.services(remote, local))
+        services = self._audited.services(remote, local)
+        gate = self._rights.gate(local, remote, services)
+
+        def over() -> None:
+            services.ended()
+            self._given.session_ended(gate)
+
         return AcceptorLinks(
             gate=gate,
             connector=self._connector,
@@ -388,7 +394,7 @@ class Bridge:
             clock=self._clock,
             counters=self._metrics,
             max_streams=self._rights.config.limits.streams_per_session,
-            over=lambda: self._given.session_ended(gate),
+            over=over,
             delivered=lambda service, tally: self._bulletins.delivered(tally.delivery(remote, local, service)),
         )
 
