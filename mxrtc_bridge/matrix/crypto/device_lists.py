@@ -2,21 +2,29 @@
 
 The identity of a user that is seen first is pinned. When the homeserver shows another one, or none, the devices of the
 user count as unsigned until somebody accepts the change (:meth:`DeviceLists.accept_identity`): a homeserver that wants
-to listen in cannot do so without being seen. What is known is used until the homeserver says that it has changed; then
-it is asked anew, and when it does not answer, the old list is used rather than none.
+to listen in cannot do so without being seen.
+
+What is known serves until the homeserver says that it has changed: good for whom a message is encrypted, as those share
+an encrypted room with us, and the homeserver tells of their changes. It tells of nobody else. Who may call is therefore
+never judged by what is known, but by an answer that was asked for (:meth:`DeviceLists.ask`, :meth:`DeviceLists.learn`).
+Nothing is locked while the homeserver is waited for but the users who are asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from weakref import WeakValueDictionary
 
-from mxrtc_bridge.core.errors import EventError, HomeserverError
+from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
+from mxrtc_bridge.core.quota import RateLimit
+from mxrtc_bridge.matrix.crypto.key_answers import UserKeys, keys_in
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.signed_json import (
     identity_of,
@@ -32,10 +40,30 @@ _log = logging.getLogger(__name__)
 
 MAX_AGE_MS = 24 * 3600 * 1000
 """After this long a list is asked for again, whatever the homeserver has said."""
+ASK_AGAIN_MS = 60 * 1000
+"""After this long whoever could not be asked for is asked for again; until then the old list serves."""
 MAX_CACHED = 1000
 _EVERYBODY = UserId("")
 MAX_CHANGED = 10_000
 """Users of one answer that are looked at; a device shares rooms with far fewer."""
+FILLS = 3
+"""How often a list is asked for that changes while it is asked for; then the last answer serves."""
+FINDS_A_MINUTE, FINDS_A_MINUTE_OF_SERVER = 6, 60
+"""Questions for devices that nobody knows: what a stranger sends makes us ask no more often."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a user, as it was judged."""
+
+    devices: UserDevices
+    verified: str | None
+    digest: bytes
+    """Of the answer that it comes from; empty if it comes from the database."""
+    began_s: float
+    """When that was asked for, by the monotonic clock; minus infinity for what comes from the database."""
+    at_ms: int
+    """The same by the wall clock, which goes on while the machine sleeps."""
 
 
 class DeviceLists:
@@ -48,6 +76,7 @@ class DeviceLists:
         *,
         wall_ms: Callable[[], int],
         known: Mapping[UserId, str] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make the lists.
 
@@ -56,51 +85,64 @@ class DeviceLists:
             store: remembers them.
             wall_ms: milliseconds since the epoch.
             known: master keys that were compared by hand: their users' devices count as verified.
+            monotonic: seconds that only ever grow.
         """
         self._server = server
         self._store = store
         self._wall_ms = wall_ms
+        self._monotonic = monotonic
         self._known = dict(known or {})
-        self._cache: dict[UserId, UserDevices] = {}
-        self._changes = 0
-        self._changed_at: dict[UserId, int] = {}
-        self._asking = asyncio.Lock()
+        self._cache: dict[UserId, _Known] = {}
+        self._changed_at: dict[UserId, float] = {}
+        # Between a record's being read and being written again; never while somebody is asked.
+        self._writing = asyncio.Lock()
+        self._asking: WeakValueDictionary[UserId, asyncio.Lock] = WeakValueDictionary()
+        self._finds = RateLimit(FINDS_A_MINUTE, FINDS_A_MINUTE_OF_SERVER)
 
     def know(self, known: Mapping[UserId, str]) -> None:
         """Take over which master keys were compared by hand; everybody is judged again by them."""
         self._known = dict(known)
         self._cache.clear()
 
+    # --- what the homeserver announces
+
     async def receive(self, section: object) -> frozenset[UserId]:
-        """Take ``device_lists`` of a sync answer; returns the users whose devices have changed."""
-        changed = section.get("changed") if isinstance(section, dict) else None
-        users: list[UserId] = []
-        for user in (changed if isinstance(changed, list) else ())[:MAX_CHANGED]:
-            try:
-                users.append(parse_user_id(user))
-            except EventError:
-                continue
-        await self.mark_outdated(users)
+        """Take ``device_lists`` of a sync answer; returns the users whose devices have changed, or are not told of."""
+        users: dict[UserId, None] = {}
+        for name in ("changed", "left"):
+            named = section.get(name) if isinstance(section, dict) else None
+            for user in (named if isinstance(named, list) else ())[:MAX_CHANGED]:
+                try:
+                    users[parse_user_id(user)] = None
+                except EventError:
+                    continue
+        await self.mark_outdated(list(users))
         return frozenset(users)
 
     async def mark_outdated(self, users: Sequence[UserId]) -> None:
         """Ask for these users' devices anew when they are needed next."""
         if not users:
             return
-        self._changes += 1
+        now = self._monotonic()
         for user in users:
             self._cache.pop(user, None)
-            self._changed_at[user] = self._changes
+            self._changed_at[user] = now
         if len(self._changed_at) > MAX_CHANGED:
-            self._changed_at = {_EVERYBODY: self._changes}
+            self._changed_at = {_EVERYBODY: now}
         await self._store.mark_outdated(users)
 
     async def mark_all_outdated(self) -> None:
         """Ask for everybody's devices anew: nobody has told us of changes for a while."""
-        self._changes += 1
         self._cache.clear()
-        self._changed_at = {_EVERYBODY: self._changes}
+        self._changed_at = {_EVERYBODY: self._monotonic()}
         await self._store.mark_outdated(None)
+
+    def changed_since(self, user: UserId, began_s: float) -> bool:
+        """Whether the homeserver has announced a change since then, so that an answer of then may be an old one."""
+        never = float("-inf")
+        return max(self._changed_at.get(user, never), self._changed_at.get(_EVERYBODY, never)) >= began_s
+
+    # --- what is known
 
     async def of(self, users: Iterable[UserId], *, fresh: bool = False) -> dict[UserId, UserDevices]:
         """The devices of some users, asked for where they are not known.
@@ -113,13 +155,43 @@ class DeviceLists:
             HomeserverError: it does not answer, and some user was never asked for before.
         """
         wanted = list(dict.fromkeys(users))
-        missing = [user for user in wanted if fresh or user not in self._cache]
-        if missing:
-            async with self._asking:
-                await self._fill(missing, fresh=fresh)
-        return {user: self._cache.get(user) or UserDevices(user, (), None, None) for user in wanted}
+        found: dict[UserId, UserDevices] = {}
+        for _ in range(FILLS):
+            began_s = self._monotonic()
+            missing = []
+            for user in wanted:
+                known = None if fresh else self._cached(user)
+                if known is None:
+                    missing.append(user)
+                else:
+                    found[user] = known.devices
+            if missing:
+                async with self._alone_with(missing):
+                    found |= await self._fill(missing, fresh=fresh)
+            # Others' devices may have changed while these were asked for.
+            wanted = [user for user in wanted if self.changed_since(user, began_s)]
+            if not wanted:
+                break
+        return found
 
-    async def _fill(self, users: Sequence[UserId], *, fresh: bool) -> None:
+    @contextlib.asynccontextmanager
+    async def _alone_with(self, users: Collection[UserId]) -> AsyncIterator[None]:
+        """Have nobody else ask for these users meanwhile: whoever does waits, and then finds the answer."""
+        async with contextlib.AsyncExitStack() as held:
+            # In one order everywhere, so that nobody waits in a circle.
+            for user in sorted(users):
+                await held.enter_async_context(self._asking.setdefault(user, asyncio.Lock()))
+            yield
+
+    def _cached(self, user: UserId) -> _Known | None:
+        known = self._cache.get(user)
+        return known if known is not None and 0 <= self._wall_ms() - known.at_ms < MAX_AGE_MS else None
+
+    async def _fill(self, users: Sequence[UserId], *, fresh: bool) -> dict[UserId, UserDevices]:
+        if not fresh and all(self._cached(user) for user in users):
+            # Somebody else has asked while we waited.
+            return {user: self._cache[user].devices for user in users}
+        read_s = self._monotonic()
         records = {user: await self._store.user(user) for user in users}
         oldest = self._wall_ms() - MAX_AGE_MS
         ask = [
@@ -127,45 +199,132 @@ class DeviceLists:
             for user, record in records.items()
             if fresh or record is None or record.outdated or not record.keys_json or record.queried_ms < oldest
         ]
+        found: dict[UserId, UserDevices] = {}
         if ask:
-            before = self._changes
+            began_s = self._monotonic()
             try:
-                answer = await self._server.query_keys(None, ask)
+                answer = await self.ask(ask)
             except HomeserverError as error:
                 if any(record is None or not record.keys_json for record in records.values()):
                     raise
                 _log.warning("! the devices of %d users are not up to date: %s", len(ask), error)
             else:
-                updated = [self._record(user, records[user], answer, before) for user in ask]
-                fetched = [record for record in updated if record is not None]
-                await self._store.save(Changes(users=fetched))
-                records |= {record.user: record for record in fetched}
-        for record in records.values():
-            if record is not None and record.keys_json:
-                self._keep(self._judge(record))
+                found = await self.learn(ask, answer, began_s)
+        for user, record in records.items():
+            if user in found:
+                continue
+            if record is None or not record.keys_json:
+                found[user] = UserDevices(user, (), None, None if record is None else record.pinned_master)
+                continue
+            found[user] = self._judge(record)
+            if not self.changed_since(user, read_s):
+                at_ms = record.queried_ms if user not in ask else self._wall_ms() - MAX_AGE_MS + ASK_AGAIN_MS
+                self._keep(found[user], record.verified_master, at_ms=at_ms)
+        return found
 
-    def _record(
-        self, user: UserId, old: UserRecord | None, answer: Mapping[str, object], before: int
-    ) -> UserRecord | None:
-        devices = parse_devices(_of(answer, "device_keys", user), user)
-        if _of(answer, "device_keys", user) is None and _of(answer, "master_keys", user) is None and old is not None:
-            # The user's server did not answer ours: what was known stays, and is asked for again.
-            return replace(old, outdated=True) if old.keys_json else None
-        master, signing = (_of(answer, section, user) for section in ("master_keys", "self_signing_keys"))
-        identity = parse_cross_signing(master, signing, user)
-        keys = {
-            "master": master if identity else None,
-            "self_signing": signing if identity else None,
-            "devices": {each.device: each.signed for each in devices},
+    def recent(self, user: UserId, age_ms: int) -> UserDevices | None:
+        """What the last answer said, if it is not older than that and nothing has changed since by all we know."""
+        known = self._cache.get(user)
+        if known is None or self._monotonic() - known.began_s > age_ms / 1000:
+            return None
+        return known.devices if 0 <= self._wall_ms() - known.at_ms <= age_ms else None
+
+    def last(self, user: UserId) -> UserDevices | None:
+        """What was known last, without asking anybody; None if it is not at hand."""
+        known = self._cache.get(user)
+        return None if known is None else known.devices
+
+    async def known(self, user: UserId) -> UserDevices | None:
+        """What is known, as far as nobody has said that it has changed, without asking the homeserver.
+
+        Raises:
+            StorageError: the database cannot be used.
+        """
+        if (cached := self._cached(user)) is not None:
+            return cached.devices
+        record = await self._store.user(user)
+        if record is None or record.outdated or not record.keys_json:
+            return None
+        return self._judge(record) if self._wall_ms() - record.queried_ms < MAX_AGE_MS else None
+
+    # --- what is asked for
+
+    async def ask(self, users: Collection[UserId]) -> Mapping[str, object]:
+        """Ask the homeserver for the keys of users; the answer is good for :meth:`learn`, of other lists as well.
+
+        Raises:
+            HomeserverError: it does not answer.
+        """
+        return await self._server.query_keys(None, tuple(users))
+
+    async def learn(
+        self, users: Iterable[UserId], answer: Mapping[str, object], began_s: float
+    ) -> dict[UserId, UserDevices]:
+        """Take an answer over; returns what it says, without those of whom it says nothing.
+
+        An answer that was asked for earlier than the one that is known changes nothing. What cannot be stored counts
+        all the same, and is asked for again.
+
+        Args:
+            users: of whom it is to be learned.
+            answer: the homeserver's.
+            began_s: when it was asked for, by the monotonic clock.
+        """
+        found: dict[UserId, UserDevices] = {}
+        for user in users:
+            keys = keys_in(answer, user)
+            if keys is not None:
+                async with self._writing:
+                    found[user] = await self._learn(user, keys, began_s)
+                # Signatures take time: others have their turn between two users.
+                await asyncio.sleep(0)
+        return found
+
+    async def _learn(self, user: UserId, keys: UserKeys, began_s: float) -> UserDevices:
+        known = self._cache.get(user)
+        if known is not None and known.began_s > began_s:
+            return known.devices
+        now_ms = self._wall_ms()
+        try:
+            digest = keys.digest()
+        except (ValueError, RecursionError):
+            digest = b""
+        if known is not None and digest and known.digest == digest:
+            self._keep(known.devices, known.verified, digest, began_s=began_s, at_ms=now_ms)
+            return known.devices
+        try:
+            old = await self._store.user(user)
+            record = self._record(user, old, keys, began_s)
+            await self._store.save(Changes(users=[record]))
+        except StorageError as error:
+            _log.warning("! the devices of %s were not stored: %s", user, error)
+            if known is None:
+                # Without what was pinned nobody knows whether it is the right identity.
+                found = self._judge(self._record(user, None, keys, began_s))
+                return replace(found, devices=tuple(replace(each, trust=Trust.UNSIGNED) for each in found.devices))
+            pinned, verified = known.devices.pinned, known.verified
+            old = UserRecord(user, "", 0, outdated=True, pinned_master=pinned, verified_master=verified)
+            return self._judge(self._record(user, old, keys, began_s))
+        found = self._judge(record)
+        if not record.outdated:
+            self._keep(found, record.verified_master, digest, began_s=began_s, at_ms=now_ms)
+        return found
+
+    def _record(self, user: UserId, old: UserRecord | None, keys: UserKeys, began_s: float) -> UserRecord:
+        identity = parse_cross_signing(keys.master, keys.self_signing, user)
+        kept = {
+            "master": keys.master if identity else None,
+            "self_signing": keys.self_signing if identity else None,
+            "devices": {each.device: each.signed for each in parse_devices(keys.devices, user)},
         }
         pinned = old.pinned_master if old is not None else None
         if pinned is None and identity is not None:
             pinned = identity.master
         return UserRecord(
             user=user,
-            keys_json=json.dumps(keys, separators=(",", ":")),
+            keys_json=json.dumps(kept, separators=(",", ":")),
             queried_ms=self._wall_ms(),
-            outdated=max(self._changed_at.get(user, 0), self._changed_at.get(_EVERYBODY, 0)) > before,
+            outdated=self.changed_since(user, began_s),
             pinned_master=pinned,
             verified_master=None if old is None else old.verified_master,
         )
@@ -190,26 +349,37 @@ class DeviceLists:
             return Trust.VERIFIED if record.verified_master == identity.master else Trust.UNSIGNED
         return Trust.CROSS_SIGNED if record.pinned_master == identity.master else Trust.UNSIGNED
 
-    def _keep(self, devices: UserDevices) -> None:
+    def _keep(
+        self,
+        devices: UserDevices,
+        verified: str | None = None,
+        digest: bytes = b"",
+        *,
+        began_s: float = float("-inf"),
+        at_ms: int | None = None,
+    ) -> None:
+        at_ms = self._wall_ms() if at_ms is None else at_ms
         self._cache.pop(devices.user, None)
-        self._cache[devices.user] = devices
+        self._cache[devices.user] = _Known(devices, verified, digest, began_s, at_ms)
         while len(self._cache) > MAX_CACHED:
             del self._cache[next(iter(self._cache))]
 
     async def find(self, user: UserId, curve25519: str, ed25519: str) -> DeviceIdentity | None:
-        """The device with these two keys; the homeserver is asked once more if it is not known."""
-        for again in (False, True):
-            if again:
-                await self.mark_outdated([user])
-            try:
-                known = await self.of([user])
-            except HomeserverError as error:
-                _log.info("the devices of %s could not be asked for: %s", user, error)
-                return None
-            for device in known[user].devices:
-                if (device.curve25519, device.ed25519) == (curve25519, ed25519):
-                    return device
-        return None
+        """The device with these two keys; the homeserver is asked once more if it is not known.
+
+        What others send leads here, so that each user, and all of a server together, have a limit of questions.
+        """
+        try:
+            known = await self.known(user)
+            device = None if known is None else device_with(known, curve25519, ed25519)
+            if device is None and self._finds.allow(user, self._monotonic()):
+                device = device_with((await self.of([user], fresh=True))[user], curve25519, ed25519)
+        except HomeserverError as error:
+            _log.info("the devices of %s could not be asked for: %s", user, error)
+            return None
+        return device
+
+    # --- identities
 
     async def accept_identity(self, user: UserId, *, verified: str | None = None) -> UserDevices:
         """Take the identity that the homeserver shows now for the right one.
@@ -233,15 +403,17 @@ class DeviceLists:
 
     async def _remember(self, user: UserId, pinned: str, verified: str | None) -> None:
         # Not between a list's being read and being written again.
-        async with self._asking:
+        async with self._writing:
             record = await self._store.user(user) or UserRecord(user, "", 0, outdated=True)
             changed = replace(record, pinned_master=pinned, verified_master=verified)
             await self._store.save(Changes(users=[changed]))
-            self._cache.pop(user, None)
-            if changed.keys_json:
-                self._keep(self._judge(changed))
+            known = self._cache.pop(user, None)
+            if changed.keys_json and known is not None:
+                at_ms, began_s = known.at_ms, known.began_s
+                self._keep(self._judge(changed), verified, known.digest, began_s=began_s, at_ms=at_ms)
 
 
-def _of(answer: Mapping[str, object], section: str, user: UserId) -> Any:
-    found = answer.get(section)
-    return found.get(user) if isinstance(found, dict) else None
+def device_with(known: UserDevices, curve25519: str, ed25519: str) -> DeviceIdentity | None:
+    """The device of a list with these two keys."""
+    keys = (curve25519, ed25519)
+    return next((each for each in known.devices if (each.curve25519, each.ed25519) == keys), None)
