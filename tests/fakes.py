@@ -248,6 +248,3 @@ class Records:
 
     def note(self, record: Any) -> None:
         self.all.append(record)
-
-    async def ready(self) -> bool:
-        return self.durable

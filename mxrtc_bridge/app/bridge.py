@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 from mxrtc_bridge.app.audit import Audit
 from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.app.bulletins import Bulletins
+from mxrtc_bridge.app.device_lookups import DeviceLookups
 from mxrtc_bridge.app.device_policy import DevicePolicy
 from mxrtc_bridge.app.directories import Directories
 from mxrtc_bridge.app.encryption import Encryption
@@ -117,10 +118,12 @@ class Bridge:
             wanted=lambda: self._rights.config.redact_calls,
             wall_ms=self._clock.wall_ms,
         )
+        self._lookups = DeviceLookups(self._encryption.lists_of, config.homeserver.domain)
         self._signals = Signals(
             self._traces,
             self._encryption.device_of,
             self._receive_call,
+            lookups=self._lookups,
             rights=self._rights,
             counters=self._metrics,
             wall_ms=self._clock.wall_ms,
@@ -140,9 +143,7 @@ class Bridge:
             counters=self._metrics,
             clock=self._clock,
         )
-        self._device_policy = DevicePolicy(
-            self._encryption.device_of, self._calls, lambda: self._rights.config.encryption.least
-        )
+        self._device_policy = DevicePolicy(self._lookups, self._calls, lambda: self._rights.config.encryption.least)
         self._named_rooms = NamedRooms(self._homeserver, stores.policy_rules, self._rights, self._calls.rights_changed)
         self._bot_rooms = self._named_rooms.bot_rooms
         self._given = GivenGrants(
@@ -180,6 +181,7 @@ class Bridge:
             self._peers,
             self._outbox,
             stores.notices,
+            lookups=self._lookups,
             rights=self._rights,
             counters=self._metrics,
             wall_ms=self._clock.wall_ms,
@@ -276,6 +278,7 @@ class Bridge:
             await wait_for_homeserver(self._homeserver)
             await self._peers.start()
             await self._encryption.start(profile.user_id for profile in profiles(self._config))
+            tasks.create_task(self._signals.run(), name="calls by devices")
             tasks.create_task(self._encryption.run(), name="encryption")
             tasks.create_task(self._verifications.run(), name="verifications")
             tasks.create_task(self._device_policy.run(), name="policy for devices")
@@ -380,13 +383,7 @@ class Bridge:
         return self._rights.config.own_user(user)
 
     def _make_links(self, local: UserId, remote: UserId) -> AcceptorLinks:
-        services = self._audited.services(remote, local)
-        gate = self._rights.gate(local, remote, services)
-
-        def over() -> None:
-            services.ended()
-            self._given.session_ended(gate)
-
+        gate = self._rights.gate(local, remote, self._audited.services(remote, local))
         return AcceptorLinks(
             gate=gate,
             connector=self._connector,
@@ -394,7 +391,7 @@ class Bridge:
             clock=self._clock,
             counters=self._metrics,
             max_streams=self._rights.config.limits.streams_per_session,
-            over=over,
+            over=lambda: self._given.session_ended(gate),
             delivered=lambda service, tally: self._bulletins.delivered(tally.delivery(remote, local, service)),
         )
 
@@ -427,6 +424,7 @@ class Bridge:
         self._rights.config = config
         self._named_rooms.configure()
         self._calls.rights_changed()
+        self._device_policy.policy_changed()
 
     def _steps_of_reload(self, config: Config) -> list[list[Step]]:
         users = [profile.user_id for profile in profiles(config)]

@@ -27,6 +27,11 @@ from mxrtc_bridge.web.appservice import AppserviceEndpoint
 from mxrtc_bridge.web.server import Server
 
 PATIENCE_S = 5.0
+NOT_SHOWN = Finding(
+    Level.OK,
+    "devices of callers are asked for at each call and every 15 seconds; homeservers do not show that an account is "
+    "locked or suspended: to keep one out, put it on deny (and mxrtc-bridge kick for a single session)",
+)
 
 
 class _Answering:
@@ -47,7 +52,7 @@ class _Answering:
 
 async def check(config: Config) -> list[Finding]:
     """Check all that needs the network; every finding comes with its fix."""
-    findings = [await _check_database(config), _check_encryption(config)]
+    findings = [await _check_database(config), _check_encryption(config), NOT_SHOWN]
     async with Homeserver(
         Transport(config.homeserver.address, config.appservice.as_token, retry=RetryPolicy(total_s=PATIENCE_S))
     ) as homeserver:

@@ -25,6 +25,7 @@ from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, St
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.crypto.binding import available
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.rooms import EncryptedRooms, Opened
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys, pickle_key
@@ -319,6 +320,11 @@ class Encryption:
         """The device of one of our users, where it has one that is up."""
         end = self._end_of(user)
         return None if end is None else end.rooms.device
+
+    def lists_of(self, user: UserId) -> DeviceLists | None:
+        """What the device of one of our users knows of others, also while that device is not up."""
+        end = self._ends.get(user)
+        return None if end is None else end.rooms.device.lists
 
     def _end_of(self, user: UserId) -> _End | None:
         end = self._ends.get(user)

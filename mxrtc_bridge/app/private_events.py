@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from mxrtc_bridge.app.device_policy import shows_another_identity
+from mxrtc_bridge.app.device_lookups import DeviceLookups, Standing
 from mxrtc_bridge.app.encryption import Encryption, explain, readable_for_all
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.core.encryption import CallerDevice, Trust
@@ -41,6 +41,17 @@ CHANGED_IDENTITY = (
     "You show another identity than the one that I have seen first, so I do not take calls and commands from you. "
     "If you have made a new one, ask my admin to accept it, or verify me from your client while the admin looks on."
 )
+UNLISTED_DEVICE = (
+    "Your homeserver does not list the device that you have written with, or not yet. "
+    "Please try again; if that does not help, log in anew."
+)
+UNKNOWN_DEVICE = "I could not ask your homeserver about your devices just now. Please try again in a moment."
+_WORDS = {
+    Standing.UNTRUSTED: UNTRUSTED_DEVICE,
+    Standing.CHANGED: CHANGED_IDENTITY,
+    Standing.UNLISTED: UNLISTED_DEVICE,
+    Standing.UNKNOWN: UNKNOWN_DEVICE,
+}
 
 
 class Rooms(Protocol):
@@ -75,6 +86,7 @@ class PrivateEvents:
         outbox: Outbox,
         notices: Notices,
         *,
+        lookups: DeviceLookups,
         rights: Rights,
         counters: Refusals,
         wall_ms: Callable[[], int],
@@ -89,6 +101,7 @@ class PrivateEvents:
             rooms: who is in which room, and which are encrypted.
             outbox: sends refusals.
             notices: remembers who was told what.
+            lookups: asks what is to be thought of a device that calls or gives commands.
             rights: the rules in force, the policy for devices among them.
             counters: counts what is refused.
             wall_ms: milliseconds since the epoch.
@@ -101,6 +114,7 @@ class PrivateEvents:
         self._rooms = rooms
         self._outbox = outbox
         self._notices = notices
+        self._lookups = lookups
         self._rights = rights
         self._counters = counters
         self._wall_ms = wall_ms
@@ -170,16 +184,29 @@ class PrivateEvents:
             # From any device: how far it is trusted is what is being found out.
             return
         elif opened.event.type in EVENT_TYPES or opened.event.type == "m.room.message":
-            if not opened.device.trust.meets(self._least):
-                own = self._encryption.device_of(local)
-                changed = own is not None and await shows_another_identity(own, event.sender)
-                await self._refuse(opened.event, local, CHANGED_IDENTITY if changed else UNTRUSTED_DEVICE)
+            standing, known = await self._judge(opened, local)
+            if standing is not Standing.GOOD:
+                await self._refuse(opened.event, local, _WORDS[standing])
             elif opened.event.type in EVENT_TYPES:
-                device = opened.device
-                known = CallerDevice(device.device, device.ed25519, device.trust)
                 await self._handle_call(opened.event, local, known)
             else:
                 await self._handle_message(opened.event, local)
+
+    async def _judge(self, opened: Opened, local: UserId) -> tuple[Standing, CallerDevice]:
+        """What is to be thought of the device of an event now.
+
+        It is asked for where something new begins by it: a call, or a command while not every device is trusted. The
+        rest of a call belongs to a session whose device is asked for again and again.
+        """
+        device, event = opened.device, opened.event
+        begins = event.type == "m.call.invite" or (event.type == "m.room.message" and self._least is not Trust.UNSIGNED)
+        if begins and self._may_use(event.sender, local):
+            standing, known, _ = await self._lookups.judge(local, device, self._least)
+            # The policy may have been changed meanwhile.
+            trusted = standing is not Standing.GOOD or known.trust.meets(self._least)
+            return standing if trusted else Standing.UNTRUSTED, known
+        known = CallerDevice(device.device, device.ed25519, device.trust)
+        return Standing.GOOD if device.trust.meets(self._least) else Standing.UNTRUSTED, known
 
     async def _refuse(self, event: RoomEvent, local: UserId, text: str) -> None:
         """Reject a call because of the device that has sent it, and say why."""

@@ -86,6 +86,14 @@ def explain(outcome: call.Ended, bye: tuple[str, str] | None) -> Lost:  # noqa: 
                 "the bridge takes calls only from verified devices; verify this one with another session of yours: "
                 "mxrtc verify; and if its admin must know you, then with the peer: mxrtc verify PEER",
             )
+        case call.Outcome.REJECTED, signal.UNLISTED_DEVICE:
+            return Lost(
+                Exit.RETRY,
+                "your homeserver does not list this device, or not yet; try again, and if that does not help: "
+                "mxrtc logout, then mxrtc login",
+            )
+        case call.Outcome.REJECTED, signal.UNKNOWN_DEVICE:
+            return Lost(Exit.RETRY, "the bridge could not ask your homeserver about this device; try again in a moment")
         case call.Outcome.REJECTED, _:
             return Lost(Exit.DENIED, "the call was refused: you have no right to it, or the room is not fit for calls")
         case call.Outcome.MEMBER_LEFT, _:

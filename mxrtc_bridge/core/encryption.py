@@ -39,6 +39,8 @@ class CallerDevice:
     ed25519: str
     """Its fingerprint."""
     trust: Trust
+    master: str | None = None
+    """The identity that its user showed when it called; None if there was none, or nobody has asked."""
 
     def __str__(self) -> str:
         return f"{self.device} ({self.trust.value})"

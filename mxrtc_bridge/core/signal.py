@@ -21,6 +21,10 @@ UNTRUSTED_DEVICE = "untrusted_device"
 """Reason of a reject: the policy asks for more than is known of the calling device."""
 CHANGED_IDENTITY = "changed_identity"
 """The same, because its user shows another identity than before."""
+UNLISTED_DEVICE = "unlisted_device"
+"""Reason of a reject: the caller's homeserver does not list the calling device with this key, or not yet."""
+UNKNOWN_DEVICE = "unknown_device"
+"""Reason of a reject: the caller's homeserver does not say which devices there are; try again."""
 MAX_SEQ = 9_999
 MAX_SENT_MS = 2**53 - 1
 MAX_EARLY = 16
@@ -110,6 +114,11 @@ class SignalOrder:
             ready.append(call.early.pop(call.next_seq))
             call.next_seq += 1
         return ready
+
+    def waits(self, user: UserId, device: DeviceId, call_id: CallId) -> bool:
+        """Whether messages of this call wait for others."""
+        call = self._calls.get((user, device, call_id))
+        return call is not None and bool(call.early)
 
     def __len__(self) -> int:
         return len(self._calls)

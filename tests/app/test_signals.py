@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from mxrtc_bridge.app.signals import LOOK_EVERY_MS, Signals
-from mxrtc_bridge.core.encryption import DeviceId, Trust
+from mxrtc_bridge.app.device_lookups import Standing
+from mxrtc_bridge.app.signals import MAX_CHANNELS, MAX_LINES_OF_SERVER, MAX_LINES_OF_USER, MAX_WAITING, Signals
+from mxrtc_bridge.core.encryption import CallerDevice, DeviceId, Trust
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.events import Answer, CallEvent, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
 from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
@@ -17,6 +21,8 @@ from mxrtc_bridge.core.signal import (
     CHANGED_IDENTITY,
     MAX_EARLY,
     SIGNAL_TYPE,
+    UNKNOWN_DEVICE,
+    UNLISTED_DEVICE,
     UNTRUSTED_DEVICE,
     Signal,
     channel_of,
@@ -41,7 +47,6 @@ class Device:
     sent: list[tuple[str, Signal]] = field(default_factory=list)
     listed: tuple[DeviceIdentity, ...] = (PHONE,)
     asked: int = 0
-    pinned: str | None = None
 
     async def send_to_device(self, devices: list[DeviceIdentity], event_type: str, content: dict[str, Any]) -> None:
         assert event_type == SIGNAL_TYPE
@@ -49,9 +54,10 @@ class Device:
         self.sent.append((device.device, parse_signal(content)))
 
     async def devices_of(self, user: UserId, *, fresh: bool = False) -> UserDevices:
-        assert user == ALICE
-        self.asked += fresh
-        return UserDevices(user, self.listed, "m2", self.pinned)
+        """What is asked for when an earlier run was called, and only then."""
+        assert fresh
+        self.asked += 1
+        return UserDevices(user, self.listed, "m", "m")
 
 
 class World:
@@ -66,12 +72,19 @@ class World:
         self.least = Trust.UNSIGNED
         self.allowed = True
         self.counters = RecordingCounters()
+        self.trust = Trust.CROSS_SIGNED
+        self.standing: Standing | None = None
+        """What the look-up says; None to judge by ``trust``."""
+        self.gates: dict[DeviceId, asyncio.Event] = {}
+        """Look-ups that hang until these are set."""
+        self.looked: list[tuple[UserId, DeviceId]] = []
         self.config = self
         self.encryption = self
         self.signals = Signals(
             self,
             lambda _user: self.device if self.up else None,  # type: ignore[arg-type,return-value]
             self.receive,
+            lookups=self,  # type: ignore[arg-type]
             rights=self,  # type: ignore[arg-type]
             counters=self.counters,
             wall_ms=lambda: self.now_ms,
@@ -84,6 +97,19 @@ class World:
     async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
         self.rooms.append((room, message))
 
+    async def judge(
+        self, local: UserId, device: DeviceIdentity, least: Trust
+    ) -> tuple[Standing, CallerDevice, DeviceIdentity]:
+        assert local == PEER
+        self.looked.append((device.user, device.device))
+        standing, trust = self.standing, self.trust
+        if device.device in self.gates:
+            await self.gates[device.device].wait()
+        if standing is None:
+            standing = Standing.GOOD if trust.meets(least) else Standing.UNTRUSTED
+        found = replace(device, trust=trust)
+        return standing, CallerDevice(found.device, found.ed25519, trust, "m"), found
+
     def may_call(self, user: UserId, local: UserId) -> Allow | Deny:
         return Allow("test") if self.allowed else Deny("test")
 
@@ -93,18 +119,35 @@ class World:
         seq: int = 0,
         device: DeviceIdentity | None = PHONE,
         kind: str = SIGNAL_TYPE,
+        settle: bool = True,
         **changes: Any,
     ) -> None:
         content = {**signal_content(Signal(seq, 5, message)), **changes}
-        await self.signals.handle(self.device, ToDeviceEvent(kind, ALICE, content, device))  # type: ignore[arg-type]
+        sender = ALICE if device is None else device.user
+        await self.signals.handle(self.device, ToDeviceEvent(kind, sender, content, device))  # type: ignore[arg-type]
+        if settle:
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Let all look-ups that do not hang come to an end."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    def answers(self) -> list[str | None]:
+        return [signal.message.reason for _, signal in self.device.sent if isinstance(signal.message, Reject)]
 
     def refusals(self) -> list[str]:
         return [code for kind, code in self.counters.counted if kind == "refusal"]
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
+@pytest_asyncio.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    running = asyncio.create_task(world.signals.run())
+    await asyncio.sleep(0)
+    yield world
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_an_invite_becomes_an_event_of_a_call_and_is_answered_to_its_device_alone(world: World) -> None:
@@ -141,47 +184,137 @@ async def test_what_is_no_message_of_a_call_is_counted_and_not_heard(world: Worl
     assert (world.heard, len(world.refusals())) == ([], 1)
 
 
-async def test_a_device_that_the_policy_does_not_admit_is_told_so_if_its_user_has_a_right(world: World) -> None:
-    world.least = Trust.CROSS_SIGNED
-    world.device.listed = (replace(PHONE, trust=Trust.UNSIGNED),)
-    await world.come(device=replace(PHONE, trust=Trust.UNSIGNED))
-    ((device, signal),) = world.device.sent
-    assert (device, type(signal.message), world.heard) == ("PHONE", Reject, [])
-    assert signal.message.reason == UNTRUSTED_DEVICE  # type: ignore[union-attr]
-    # Everything else, and everybody else, gets silence.
-    await world.come(SelectAnswer(CALL, PARTY, Version.V1, PARTY), 1, replace(PHONE, trust=Trust.UNSIGNED))
-    world.allowed = False
-    world.now_ms += LOOK_EVERY_MS
-    await world.come(device=replace(PHONE, trust=Trust.UNSIGNED))
-    assert (len(world.device.sent), world.heard, world.device.asked) == (1, [], 1)
-    world.allowed = True
+@pytest.mark.parametrize(
+    ("standing", "reason"),
+    [
+        (Standing.UNTRUSTED, UNTRUSTED_DEVICE),
+        (Standing.CHANGED, CHANGED_IDENTITY),
+        (Standing.UNLISTED, UNLISTED_DEVICE),
+        (Standing.UNKNOWN, UNKNOWN_DEVICE),
+    ],
+)
+@pytest.mark.parametrize("least", [Trust.UNSIGNED, Trust.CROSS_SIGNED])
+async def test_a_device_that_is_not_let_in_is_told_why_whatever_was_known_of_it(
+    world: World, standing: Standing, reason: str, least: Trust
+) -> None:
+    world.least, world.standing = least, standing
     await world.come()
-    assert len(world.heard) == 1
+    ((device, signal),) = world.device.sent
+    assert (device, type(signal.message), world.answers()) == ("PHONE", Reject, [reason])
+    assert (world.heard, world.refusals()) == ([], ["device"])
 
 
-async def test_a_changed_identity_is_refused_as_such(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    world.least, world.device.pinned = Trust.CROSS_SIGNED, "m1"
-    world.device.listed = (replace(PHONE, trust=Trust.UNSIGNED),)
-    await world.come(device=replace(PHONE, trust=Trust.UNSIGNED))
-    ((_, signal),) = world.device.sent
-    assert signal.message.reason == CHANGED_IDENTITY  # type: ignore[union-attr]
-    assert "mxrtc-bridge trust @alice:example.org" in caplog.text
+async def test_what_follows_an_invite_that_was_refused_is_not_answered(world: World) -> None:
+    world.least, world.trust = Trust.CROSS_SIGNED, Trust.UNSIGNED
+    unsigned = replace(PHONE, trust=Trust.UNSIGNED)
+    await world.come(device=unsigned)
+    await world.come(SelectAnswer(CALL, PARTY, Version.V1, PARTY), 1, unsigned)
+    assert (len(world.device.sent), world.heard) == (1, [])
 
 
-async def test_a_device_that_was_signed_since_is_let_in_and_not_asked_for_at_every_message(world: World) -> None:
+async def test_whoever_has_no_right_makes_nobody_ask_and_is_refused_by_who_decides_on_calls(world: World) -> None:
+    world.allowed = False
+    await world.come()
+    assert (len(world.heard), world.looked, world.device.sent) == (1, [], [])
+    await world.signals.send(CHANNEL, PEER, Reject(CALL, PARTY, Version.V1, None), step="reject")
+    assert world.answers() == [None]
+    world.least = Trust.CROSS_SIGNED
+    await world.come(replace(INVITE, call_id=CallId("other")), device=replace(PHONE, trust=Trust.UNSIGNED))
+    assert (len(world.heard), world.looked, world.device.asked) == (1, [], 0)
+
+
+async def test_a_device_that_was_signed_since_is_let_in_and_what_follows_as_well(world: World) -> None:
     world.least = Trust.CROSS_SIGNED
     unsigned = replace(PHONE, trust=Trust.UNSIGNED)
-    other = replace(PHONE, device=DeviceId("OTHER"))
-    world.device.listed = (other,)
     await world.come(device=unsigned)
-    world.device.listed = (other, PHONE)
-    await world.come(device=unsigned)
-    assert (world.heard, world.device.asked) == ([], 1), "asked for a moment ago"
-    world.now_ms += LOOK_EVERY_MS
-    await world.come(device=unsigned)
-    (event,) = world.heard
-    assert event.device is not None
-    assert (event.device.trust, world.device.asked) == (Trust.CROSS_SIGNED, 2)
+    await world.come(SelectAnswer(CALL, PARTY, Version.V1, PARTY), 1, unsigned)
+    assert [type(event.message) for event in world.heard] == [Invite, SelectAnswer]
+    assert {event.device for event in world.heard} == {CallerDevice(PHONE.device, "ed", Trust.CROSS_SIGNED, "m")}
+    assert len(world.looked) == 1, "only for the invite"
+
+
+async def test_a_policy_that_asks_for_more_while_a_device_is_looked_up_counts(world: World) -> None:
+    gate = world.gates[PHONE.device] = asyncio.Event()
+    await world.come()
+    world.least = Trust.VERIFIED
+    gate.set()
+    await world.settle()
+    assert (world.heard, world.answers()) == ([], [UNTRUSTED_DEVICE])
+
+
+async def test_an_invite_that_was_held_back_is_judged_when_it_is_heard(world: World) -> None:
+    """It came as number 1, while the device was good; number 0 comes when it is not any more."""
+    await world.come(INVITE, 1)
+    assert (world.heard, world.looked) == ([], [])
+    world.standing = Standing.UNLISTED
+    await world.come(SelectAnswer(CALL, PARTY, Version.V1, PARTY), 0)
+    assert [event.message for event in world.heard if isinstance(event.message, Invite)] == []
+    assert world.answers() == [UNLISTED_DEVICE]
+
+
+async def test_what_another_key_sends_is_no_part_of_the_call(world: World) -> None:
+    await world.come()
+    await world.come(SelectAnswer(CALL, PARTY, Version.V1, PARTY), 1, replace(PHONE, ed25519="other"))
+    assert [type(event.message) for event in world.heard] == [Invite]
+    assert world.refusals() == ["device"]
+
+
+async def test_messages_of_others_do_not_wait_for_a_look_up_and_those_of_the_device_do(world: World) -> None:
+    other = replace(PHONE, device=DeviceId("TABLET"))
+    gate = world.gates[PHONE.device] = asyncio.Event()
+    await world.come()
+    await world.come(Hangup(CALL, PARTY, Version.V1), 1)
+    await world.come(device=other)
+    assert [event.room_id for event in world.heard] == [channel_of(PEER, ALICE, other.device)]
+    gate.set()
+    await world.settle()
+    assert [type(event.message) for event in world.heard[1:]] == [Invite, Hangup]
+    assert world.signals._lines == {}
+
+
+async def test_what_waits_is_bounded_for_a_device_a_user_and_a_server(world: World) -> None:
+    async def invites(count: int, **who: Any) -> None:
+        for number in range(count):
+            each = DeviceIdentity(**{"device": DeviceId(f"D{number}"), "ed25519": "e", "curve25519": "c", **who})
+            world.gates[each.device] = gate
+            await world.come(device=each, settle=False)
+
+    gate = asyncio.Event()
+    await invites(MAX_WAITING + 5, user=ALICE, device=PHONE.device)
+    assert world.refusals() == ["rate"] * 5
+    await invites(MAX_LINES_OF_USER, user=ALICE)
+    assert world.refusals() == ["rate"] * 6
+    for number in range(MAX_LINES_OF_SERVER):
+        await invites(1, user=UserId(f"@u{number}:example.org"))
+    assert world.refusals() == ["rate"] * (6 + MAX_LINES_OF_USER)
+    await invites(1, user=UserId("@carol:far.test"))
+    assert len(world.signals._lines) == MAX_LINES_OF_SERVER + 1
+    gate.set()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert world.signals._lines == {}
+
+
+async def test_a_failure_in_a_look_up_stops_no_other_message(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    async def judge(*_: object) -> Any:
+        raise RuntimeError("a defect")
+
+    right = world.judge
+    world.judge = judge  # type: ignore[method-assign]
+    await world.come()
+    world.judge = right  # type: ignore[method-assign]
+    await world.come(replace(INVITE, call_id=CallId("other")))
+    assert [event.message.call_id for event in world.heard] == ["other"]
+    assert "was not handled" in caplog.text
+
+
+async def test_calls_of_strangers_push_no_caller_out(world: World) -> None:
+    await world.come()
+    world.allowed = False
+    for number in range(MAX_CHANNELS + 1):
+        await world.come(device=replace(PHONE, device=DeviceId(f"D{number}")), settle=False)
+    await world.signals.send(CHANNEL, PEER, Hangup(CALL, PARTY, Version.V1), step="hangup")
+    assert ([device for device, _ in world.device.sent], world.device.asked) == (["PHONE"], 0)
 
 
 async def test_messages_come_in_order_and_once_and_a_gap_ends_them(world: World) -> None:

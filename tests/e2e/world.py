@@ -58,6 +58,8 @@ class World:
         self.settings: dict[str, Any] = {}
         self.signal = "auto"
         """How the client calls."""
+        self.program: list[str | Path] = [BIN / "mxrtc-bridge"]
+        """What runs the bridge."""
         self._runs = 0
         self._served: set[asyncio.Task[Any]] = set()
         stack.push_async_callback(self._end_services)
@@ -143,9 +145,7 @@ class World:
         """Run ``mxrtc-bridge run`` and wait until it is ready."""
         self._runs += 1
         config = self.write_config()
-        self.bridge = ManagedProcess(
-            f"bridge-{self._runs}", [BIN / "mxrtc-bridge", "run", "-c", config], folder=self.folder
-        )
+        self.bridge = ManagedProcess(f"bridge-{self._runs}", [*self.program, "run", "-c", config], folder=self.folder)
         await self._stack.enter_async_context(self.bridge)
         await self.bridge.wait_for_line("bridge ready", 40)
         return self.bridge

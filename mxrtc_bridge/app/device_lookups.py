@@ -1,0 +1,331 @@
+"""Which devices callers have now: asked for, never taken from what was known before.
+
+A homeserver tells of changes only to those who share an encrypted room with a user, and may be late or silent. So
+whoever wants to be let in by a device is asked for at that moment, and who is in is asked for again and again. Must
+never take no answer for an answer; must never make a caller, or a server that does not answer, cost others more than
+their share: one question at a time for each user, a few for each server, all of them bounded in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from weakref import WeakValueDictionary
+
+from mxrtc_bridge.core.encryption import CallerDevice, Trust
+from mxrtc_bridge.core.errors import HomeserverError, StorageError
+from mxrtc_bridge.core.ids import UserId, server_of
+from mxrtc_bridge.core.quota import RateLimit
+from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
+from mxrtc_bridge.matrix.crypto.key_answers import is_named_in, keys_in
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, UserDevices
+
+log = logging.getLogger("mxrtc_bridge.encryption")
+
+LOOK_S = 4.0
+"""How long a caller waits for being looked up; its program gives up after 5 seconds without a sign."""
+FRESH_S = 1.5
+"""An answer serves all who ask within this time of its being asked for."""
+YOUNG_MS = 60_000
+"""Where nobody answers, a new call is judged by what is known, if it is not older than this; and else refused."""
+LOOKS = 3
+"""How often it is asked for one caller: again when a change is announced meanwhile, or the device is not listed yet."""
+UNLISTED_PAUSE_S = 1.0
+"""A server may hear of a new device a moment after its first message."""
+LOOKS_A_MINUTE, LOOKS_A_MINUTE_OF_SERVER = 60, 240
+OWN_AT_A_TIME, OF_SERVER_AT_A_TIME, OTHERS_AT_A_TIME = 8, 2, 4
+"""Questions under way for callers of our homeserver, of another one, and of all others; the next ones wait for them.
+Synapse answers ten at a time for each of our users, and those of servers that do not answer must not take all places.
+"""
+SILENT_S = 10.0
+"""A server that has not answered is not asked for another caller for so long."""
+USERS_PER_REQUEST = 100
+SERVERS_AT_A_TIME = 3
+REQUEST_S = 4.0
+ALL_S = 8.0
+"""How long the questions for all live callers may take together; those who did not answer last time come last."""
+MAX_REMEMBERED = 1000
+
+
+class Standing(Enum):
+    """What the look-up of a calling device says."""
+
+    GOOD = auto()
+    UNTRUSTED = auto()
+    """The policy asks for more than is known of it."""
+    CHANGED = auto()
+    """The same, because its user shows another identity than before."""
+    UNLISTED = auto()
+    """Its user has no such device with this key, or none any more."""
+    UNKNOWN = auto()
+    """Nobody answers, and what is known is too old."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    by: DeviceLists
+    began_s: float
+    answer: Mapping[str, object]
+
+
+Pair = tuple[UserId, UserId]
+"""One of our users, and a caller."""
+
+
+class DeviceLookups:
+    """See the head of this module.
+
+    Args:
+        lists_of: what the device of one of our users knows of others; None where it has none.
+        own_server: the domain of our homeserver, which answers for its own users at once.
+        monotonic: seconds that only ever grow.
+        sleep: waits before a device that is not listed is asked for again.
+    """
+
+    def __init__(
+        self,
+        lists_of: Callable[[UserId], DeviceLists | None],
+        own_server: str,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._lists_of = lists_of
+        self._own_server = own_server.lower()
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._budget = RateLimit(LOOKS_A_MINUTE, LOOKS_A_MINUTE_OF_SERVER)
+        self._alone: WeakValueDictionary[UserId, asyncio.Lock] = WeakValueDictionary()
+        self._asked: OrderedDict[UserId, _Asked] = OrderedDict()
+        self._own_places = asyncio.Semaphore(OWN_AT_A_TIME)
+        self._others_places = asyncio.Semaphore(OTHERS_AT_A_TIME)
+        self._places_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._silent: OrderedDict[str, float] = OrderedDict()
+        """Servers that do not answer, and when they were last asked in vain."""
+
+    def lists_of(self, local: UserId) -> DeviceLists | None:
+        """What the device of one of our users knows of others."""
+        return self._lists_of(local)
+
+    # --- one caller
+
+    async def judge(
+        self, local: UserId, device: DeviceIdentity, least: Trust
+    ) -> tuple[Standing, CallerDevice, DeviceIdentity]:
+        """Look up a device that calls; only for somebody who has a right, as others must not make us ask.
+
+        Args:
+            local: whom it calls.
+            device: the device, as its message proves it.
+            least: what the policy asks for.
+
+        Returns:
+            what is to be thought of it, and the device as it is known now.
+        """
+        lists = self._lists_of(local)
+        standing, found, master = Standing.UNKNOWN, device, None
+        try:
+            async with asyncio.timeout(LOOK_S):
+                for attempt in range(LOOKS):
+                    if attempt and standing is Standing.UNLISTED:
+                        await self._sleep(UNLISTED_PAUSE_S)
+                    seen = None if lists is None else await self._look(lists, device.user, first=attempt == 0)
+                    if seen is None:
+                        break
+                    master, same = seen.master, _same(seen, device)
+                    if same is None:
+                        standing = Standing.UNLISTED
+                        continue
+                    standing, found = _standing(same, seen, least), same
+                    break
+        except TimeoutError:
+            # A device that is not listed stays so; the pause before the next look has been cut short.
+            if standing is not Standing.UNLISTED:
+                self._note(server_of(device.user), f"no answer within {LOOK_S:g} s")
+        if standing is Standing.UNKNOWN and lists is not None:
+            seen = lists.recent(device.user, YOUNG_MS)
+            same = None if seen is None else _same(seen, device)
+            if seen is not None and same is not None:
+                standing, found, master = _standing(same, seen, least), same, seen.master
+        if standing is Standing.CHANGED:
+            log.warning(
+                "! %s shows another identity than before; on purpose? mxrtc-bridge trust %s", device.user, device.user
+            )
+        return standing, CallerDevice(found.device, found.ed25519, found.trust, master), found
+
+    async def _look(self, lists: DeviceLists, user: UserId, *, first: bool) -> UserDevices | None:
+        """What is answered about a user now; None if nothing is, or if it changes faster than it is answered."""
+        arrived_s = self._monotonic()
+        async with self._alone.setdefault(user, asyncio.Lock()):
+            for _ in range(LOOKS):
+                asked = self._asked.get(user)
+                if asked is None or not first or not self._serves(asked, lists, user, arrived_s):
+                    asked = await self._ask_for_one(lists, user)
+                if asked is None:
+                    return None
+                try:
+                    seen = (await lists.learn([user], asked.answer, asked.began_s)).get(user)
+                except StorageError as error:
+                    log.warning("! the devices of %s are not known: %s", user, error)
+                    return None
+                if seen is None:
+                    self._note(server_of(user), "it does not answer our homeserver")
+                    return None
+                self._heard(server_of(user))
+                if not lists.changed_since(user, asked.began_s):
+                    return seen
+                first = False
+        return None
+
+    def _serves(self, asked: _Asked, lists: DeviceLists, user: UserId, arrived_s: float) -> bool:
+        """Whether an answer is new enough, and was given to somebody who may see this user."""
+        return arrived_s - asked.began_s <= FRESH_S and (asked.by is lists or is_named_in(asked.answer, user))
+
+    async def _ask_for_one(self, lists: DeviceLists, user: UserId) -> _Asked | None:
+        server = server_of(user)
+        if not self._budget.allow(user, self._monotonic()):
+            log.info("x the devices of %s are not asked for again so soon", user)
+            return None
+        if self._monotonic() - self._silent.get(server, -SILENT_S) < SILENT_S:
+            return None
+        try:
+            async with self._place(server):
+                return await self._ask(lists, [user])
+        except HomeserverError as error:
+            self._note(server, str(error))
+            return None
+
+    @contextlib.asynccontextmanager
+    async def _place(self, server: str) -> AsyncIterator[None]:
+        if server == self._own_server:
+            async with self._own_places:
+                yield
+        else:
+            of_server = self._places_of.setdefault(server, asyncio.Semaphore(OF_SERVER_AT_A_TIME))
+            async with of_server, self._others_places:
+                yield
+
+    async def _ask(self, lists: DeviceLists, users: Collection[UserId]) -> _Asked:
+        began_s = self._monotonic()
+        asked = _Asked(lists, began_s, await lists.ask(users))
+        for user in users:
+            self._asked[user] = asked
+            self._asked.move_to_end(user)
+        while len(self._asked) > MAX_REMEMBERED:
+            self._asked.popitem(last=False)
+        return asked
+
+    # --- all who are in
+
+    async def look_all(self, pairs: Iterable[Pair], heard: Callable[[Pair, UserDevices], None]) -> None:
+        """Ask for the devices of all callers together.
+
+        Those of our homeserver are in one request, or in one for each hundred. Each other server has a request of its
+        own, because one that does not answer would keep the answer about all others waiting.
+
+        Args:
+            pairs: our users and callers.
+            heard: told of each pair as soon as there is an answer; not told where there is none.
+        """
+        by_server: dict[str, dict[UserId, list[UserId]]] = {}
+        for local, remote in pairs:
+            if self._lists_of(local) is not None:
+                by_server.setdefault(server_of(remote), {}).setdefault(remote, []).append(local)
+        places = asyncio.Semaphore(SERVERS_AT_A_TIME)
+
+        async def ask(server: str, locals_of: dict[UserId, list[UserId]]) -> None:
+            async with places:
+                await self._look_group(server, locals_of, heard)
+
+        async def ask_own(locals_of: dict[UserId, list[UserId]]) -> None:
+            await self._look_group(self._own_server, locals_of, heard)
+
+        try:
+            async with asyncio.timeout(ALL_S), asyncio.TaskGroup() as tasks:
+                for server in sorted(by_server, key=lambda each: each in self._silent):
+                    for chunk in _chunks(by_server[server]):
+                        tasks.create_task(ask_own(chunk) if server == self._own_server else ask(server, chunk))
+        except TimeoutError:
+            log.info("not all devices of callers were answered for within %g s", ALL_S)
+
+    async def _look_group(
+        self, server: str, locals_of: dict[UserId, list[UserId]], heard: Callable[[Pair, UserDevices], None]
+    ) -> None:
+        """Ask for users of one server, and have each of our devices that they called learn the answer."""
+        asker = next(iter(locals_of.values()))[0]
+        try:
+            async with asyncio.timeout(REQUEST_S):
+                await self._look_by(asker, server, locals_of, heard)
+        except TimeoutError:
+            self._note(server, f"no answer within {REQUEST_S:g} s")
+        except (HomeserverError, StorageError) as error:
+            self._note(server, str(error))
+
+    async def _look_by(
+        self,
+        asker: UserId,
+        server: str,
+        locals_of: dict[UserId, list[UserId]],
+        heard: Callable[[Pair, UserDevices], None],
+    ) -> None:
+        lists = self._lists_of(asker)
+        if lists is None:
+            return
+        asked = await self._ask(lists, locals_of)
+        answered = {user for user in locals_of if keys_in(asked.answer, user) is not None}
+        if len(answered) < len(locals_of):
+            self._note(server, "it does not answer our homeserver")
+        else:
+            self._heard(server)
+        # The homeserver may hide users from those of ours who share no room with them: then each asks for itself.
+        hidden: dict[UserId, dict[UserId, list[UserId]]] = {}
+        for user in answered:
+            for local in locals_of[user]:
+                if local != asker and not is_named_in(asked.answer, user):
+                    hidden.setdefault(local, {})[user] = [local]
+                elif (own := self._lists_of(local)) is not None:
+                    seen = (await own.learn([user], asked.answer, asked.began_s)).get(user)
+                    if seen is not None:
+                        heard((local, user), seen)
+        for local, users in hidden.items():
+            await self._look_by(local, server, users, heard)
+
+    # --- servers that do not answer
+
+    def _note(self, server: str, why: str) -> None:
+        """Say once that a server does not answer."""
+        if server not in self._silent:
+            log.warning("! the devices of callers of %s cannot be asked for: %s", server, why)
+        self._silent[server] = self._monotonic()
+        self._silent.move_to_end(server)
+        while len(self._silent) > MAX_REMEMBERED:
+            self._silent.popitem(last=False)
+
+    def _heard(self, server: str) -> None:
+        if server in self._silent:
+            del self._silent[server]
+            log.info("= the devices of callers of %s are answered for again", server)
+
+
+def _same(seen: UserDevices, device: DeviceIdentity) -> DeviceIdentity | None:
+    """The device with the same name and the same keys."""
+    name = (device.device, device.ed25519, device.curve25519)
+    return next((each for each in seen.devices if (each.device, each.ed25519, each.curve25519) == name), None)
+
+
+def _standing(same: DeviceIdentity, seen: UserDevices, least: Trust) -> Standing:
+    if same.trust.meets(least):
+        return Standing.GOOD
+    return Standing.CHANGED if seen.identity_changed else Standing.UNTRUSTED
+
+
+def _chunks(locals_of: dict[UserId, list[UserId]]) -> Iterable[dict[UserId, list[UserId]]]:
+    users = list(locals_of)
+    for start in range(0, len(users), USERS_PER_REQUEST):
+        yield {user: locals_of[user] for user in users[start : start + USERS_PER_REQUEST]}
