@@ -99,15 +99,17 @@ async def get_to_output(
         destination = Destination(Path(folder))
         await _opened(destination)
         try:
-            await _get(
-                state, login, report, options, remote, OneFile(destination, remote.name.peer), reconnect=reconnect
-            )
-        finally:
-            await destination.close()
-        found = [path for path in Path(folder).iterdir() if path.is_file()]  # noqa: ASYNC240 - a folder of our own
-        if len(found) != 1:
+            try:
+                only = OneFile(destination, remote.name.peer)
+                await _get(state, login, report, options, remote, only, reconnect=reconnect)
+                source = only.open_received()
+            finally:
+                await destination.close()
+        except LocalError as error:
+            raise ClientError(Exit.LOCAL, str(error)) from error
+        if source is None:
             raise ClientError(Exit.DENIED, f"{remote_name[:80]!a}: there is no such file")
-        await pour(found[0], sys.stdout.fileno())
+        await pour(source, sys.stdout.fileno())
 
 
 def names_files(state: StateFolder, remote_name: str) -> bool:

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import os
 import threading
-from pathlib import Path
 
+from mxrtc_bridge.config.private_files import exposure, open_private_file
+from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.file_errors import FileError
 from mxrtc_bridge.core.file_wire import Entry, EntryKind, FileCode
 from mxrtc_bridge.core.transfer_events import Held
@@ -23,6 +24,7 @@ class OneFile(ReceivedFrom):
 
     def __init__(self, destination: Destination, sender: str) -> None:
         super().__init__(destination, sender)
+        self._destination = destination
         self._only: str | None = None
 
     async def begin(self, entry: Entry) -> Reception | Held:
@@ -33,9 +35,28 @@ class OneFile(ReceivedFrom):
         self._only = entry.path
         return await super().begin(entry)
 
+    def open_received(self) -> int | None:
+        """The descriptor of the file that was received; None if none was. Blocks for a moment.
 
-async def pour(path: Path, descriptor: int) -> None:
+        Raises:
+            LocalError: others can write to the folder, or the file in it is not ours: TMPDIR is no place for this.
+        """
+        root = self._destination.box.root
+        if (why := exposure(os.fstat(root.descriptor))) is not None:
+            raise LocalError(f"the temporary folder cannot be trusted: {why}. Choose another one with TMPDIR")
+        with os.scandir(root.descriptor) as entries:
+            names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+        return (
+            open_private_file(root.descriptor, names[0], os.O_RDONLY, "what was fetched") if len(names) == 1 else None
+        )
+
+
+async def pour(source: int, descriptor: int) -> None:
     """Write a file to a descriptor that may block for ever, without keeping anybody from ending this program.
+
+    Args:
+        source: the descriptor of the file; closed at the end.
+        descriptor: where to.
 
     Raises:
         OSError: it cannot be written to.
@@ -54,7 +75,7 @@ async def pour(path: Path, descriptor: int) -> None:
     def work() -> None:
         error = None
         try:
-            with path.open("rb") as file:
+            with os.fdopen(source, "rb") as file:
                 while data := file.read(_POUR_BYTES):
                     view = memoryview(data)
                     while view:

@@ -55,7 +55,7 @@ async def test_file_is_poured_into_a_pipe_that_is_read_slowly(tmp_path: Path) ->
     data = os.urandom(1 << 20)
     (tmp_path / "file").write_bytes(data)
     reading, writing = os.pipe()
-    task = asyncio.create_task(pour(tmp_path / "file", writing))
+    task = asyncio.create_task(pour(os.open(tmp_path / "file", os.O_RDONLY), writing))
     received = await asyncio.to_thread(_read, reading, len(data))
     await task
     os.close(writing)
@@ -75,7 +75,7 @@ async def test_pipe_that_nobody_reads_is_said(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with pytest.raises(OSError, match="pipe") as caught:
-        await pour(tmp_path / "file", writing)
+        await pour(os.open(tmp_path / "file", os.O_RDONLY), writing)
     os.close(writing)
     assert caught.value.errno == errno.EPIPE
 
@@ -83,7 +83,7 @@ async def test_pipe_that_nobody_reads_is_said(tmp_path: Path) -> None:
 async def test_blocked_output_keeps_nobody_from_ending(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(1 << 20))
     reading, writing = os.pipe()
-    task = asyncio.create_task(pour(tmp_path / "file", writing))
+    task = asyncio.create_task(pour(os.open(tmp_path / "file", os.O_RDONLY), writing))
     assert await asyncio.to_thread(os.read, reading, 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

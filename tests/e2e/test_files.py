@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from tests.e2e.files import MIB, STATE, digests, make, objects, sparse_file, until_moved
 from tests.e2e.world import World, echo, payload
+from tests.other_user import OTHER_UID, as_other, needs_root, public_directory
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 
@@ -97,12 +98,30 @@ async def test_patterns_standard_input_and_standard_output(world: World, tmp_pat
     assert [line.split()[-1] for line in out.decode().splitlines()] == ["docs/"], err
     code, out, err = await world.run_mxrtc("alice", "ls", "build/share:nothing")
     assert code == 3, err
+    assert (code, out, err) == await world.run_mxrtc("alice", "ls", "build/share:.hidden")
     data = payload(2 * MIB + 1)
     code, out, err = await world.run_mxrtc("alice", "send", "-", "build/inbox", "--name", "from stdin", stdin=data)
     assert code == 0, (err, out)
     assert hashlib.sha256(data).hexdigest() in err
     assert (world.folder / "inbox" / "from stdin").read_bytes() == data
     assert digests(share)["docs/a.txt"] == hashlib.sha256(b"A").hexdigest()
+
+
+@needs_root
+async def test_fetching_into_a_state_that_another_user_has_prepared_is_refused(world: World) -> None:
+    """Whoever made ``.mxrtc`` could exchange what is fetched, whatever digest is shown."""
+    make(world.folder / "share", {"small.sh": b"echo ours"})
+    with public_directory() as public:
+        as_other(lambda: (public / ".mxrtc" / "partial").mkdir(parents=True))
+        code, out, err = await world.run_mxrtc("alice", "get", "build/share:small.sh", "-o", public)
+        assert code == 7, (err, out)
+        assert f"/.mxrtc' cannot be trusted: it belongs to user {OTHER_UID}" in err
+        assert hashlib.sha256(b"echo ours").hexdigest() not in err
+        assert os.listdir(public) == [".mxrtc"]
+        as_other(lambda: (public / ".mxrtc").rename(public / "away"))
+        code, out, err = await world.run_mxrtc("alice", "get", "build/share:small.sh", "-o", public)
+        assert code == 0, (err, out)
+        assert (public / "small.sh").read_bytes() == b"echo ours"
 
 
 async def test_many_small_files(world: World, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ All methods block; call them in one thread at a time.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -21,10 +22,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mxrtc_bridge.config.private_files import exposure, open_private_directory, open_private_file
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.filenames import MAX_COMPONENTS
 from mxrtc_bridge.sinks.files.accounts import Usage
-from mxrtc_bridge.sinks.files.beneath import DIRECTORY_MODE, FILE_MODE, Beneath
+from mxrtc_bridge.sinks.files.beneath import Beneath
 from mxrtc_bridge.sinks.files.ledger import Ledger, Receipt, read_receipts
 from mxrtc_bridge.sinks.files.partial import MAP_SUFFIX, PART_SUFFIX, Identity, read_header
 from mxrtc_bridge.sinks.files.publisher import Naming, Publisher
@@ -35,6 +37,7 @@ _LEDGER = "ledger.jsonl"
 _LOCK = "lock"
 _COMPACT_FROM = 10_000
 _ATTEMPTS = 10
+_LINKS = frozenset({errno.ELOOP, errno.ENOTDIR})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +79,14 @@ class Box:
         self._ledger: Ledger | None = None
         try:
             self._open_state()
-            self._ledger = Ledger(self._state, _LEDGER)
+            self._ledger = Ledger(self._state, _LEDGER, self._where(_LEDGER))
             for _ in self._ledger.receipts():  # which indexes them
                 pass
         except OSError as error:
             self.close()
+            if error.errno in _LINKS:
+                where = self._where()
+                raise LocalError(f"{where} cannot be trusted: it is a link, or has one in it. Remove it") from error
             raise LocalError(f"cannot receive into {_shown(path)}: {os.strerror(error.errno or 0)}") from error
         except LocalError:
             self.close()
@@ -102,7 +108,11 @@ class Box:
         receipt = self.ledger.find(identity)
         if receipt is None or receipt.is_directory:
             return None
-        return receipt if receipt.matches(self.root.status(receipt.name.split("/"))) else None
+        status = self.root.status(receipt.name.split("/"))
+        # What belongs to somebody else is not what we have published, however much it looks like it.
+        if status is None or not receipt.matches(status) or exposure(status) is not None:
+            return None
+        return receipt
 
     def kept(self) -> list[Kept]:
         """Return the partial files with their owners, oldest first; those that belong to nothing are left out."""
@@ -156,25 +166,26 @@ class Box:
 
     def _open_state(self) -> None:
         for _ in range(_ATTEMPTS):
-            self._state = _make_private(self.root.descriptor, STATE_DIRECTORY)
+            self._state = open_private_directory(self.root.descriptor, STATE_DIRECTORY, self._where())
             self._take_lock()
             # Another process may have tidied up while we waited; then we hold the lock of a directory that is gone.
             if self._lock_is_in_place():
                 break
             os.close(self._lock)
             os.close(self._state)
-        self.partials = _make_private(self._state, _PARTIALS)
+            self._lock = self._state = -1
+        else:
+            raise LocalError(f"{self._where()} is moved away again and again; use a directory that is yours alone")
+        self.partials = open_private_directory(self._state, _PARTIALS, self._where(_PARTIALS))
         if os.fstat(self.partials).st_dev != os.fstat(self.root.descriptor).st_dev:
-            where = f"{_shown(self._path)}/{STATE_DIRECTORY}"
-            raise LocalError(f"{where} must be on the same file system as the directory; it is on another one")
+            raise LocalError(f"{self._where()} must be on the same file system as the directory; it is on another one")
         if self._alone_now():
             self._remove_leftovers()
         if not self._exclusive:
             fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     def _take_lock(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._lock = os.open(_LOCK, flags, FILE_MODE, dir_fd=self._state)
+        self._lock = open_private_file(self._state, _LOCK, os.O_RDWR | os.O_CREAT, self._where(_LOCK))
         if not self._exclusive:
             fcntl.flock(self._lock, fcntl.LOCK_SH)
         elif not self._alone_now():
@@ -182,7 +193,12 @@ class Box:
 
     def _lock_is_in_place(self) -> bool:
         status = self.root.status((STATE_DIRECTORY, _LOCK))
-        return status is not None and status.st_ino == os.fstat(self._lock).st_ino
+        ours = os.fstat(self._lock)
+        return status is not None and (status.st_dev, status.st_ino) == (ours.st_dev, ours.st_ino)
+
+    def _where(self, *below: str) -> str:
+        """A part of the state, for messages."""
+        return _shown(self._path.joinpath(STATE_DIRECTORY, *below))
 
     def _alone_now(self) -> bool:
         try:
@@ -215,7 +231,7 @@ class Box:
         finally:
             os.close(descriptor)
         # Two names: it was published by a link, and the crash came before its first name was removed.
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        if not stat.S_ISREG(status.st_mode) or exposure(status) is not None:
             return None
         return Kept(known[0], status.st_size, status.st_mtime)
 
@@ -248,12 +264,6 @@ class Box:
             # A file that was to be published, and was after a restart, has two lines.
             if self.ledger.is_last(receipt, offset) and receipt.matches(self.root.status(receipt.name.split("/"))):
                 yield receipt
-
-
-def _make_private(above: int, name: str) -> int:
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(name, DIRECTORY_MODE, dir_fd=above)
-    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
 
 
 def _names(directory: int) -> set[str]:

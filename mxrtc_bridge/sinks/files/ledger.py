@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mxrtc_bridge.sinks.files.beneath import FILE_MODE
+from mxrtc_bridge.config.private_files import open_private_file
 from mxrtc_bridge.sinks.files.partial import Identity
 
 MAX_LINE_BYTES = 16 * 1024
@@ -119,11 +119,16 @@ class Ledger:
     Args:
         directory: the descriptor of the directory that holds it.
         name: of the file.
+        shown: how it is named in messages.
+
+    Raises:
+        LocalError: there is one that is not ours alone.
     """
 
-    def __init__(self, directory: int, name: str) -> None:
+    def __init__(self, directory: int, name: str, shown: str) -> None:
         self._directory = directory
         self._name = name
+        self._shown = shown
         self._index: dict[int, int] = {}
         self.descriptor = self._open(name)
         self._end = os.fstat(self.descriptor).st_size
@@ -214,8 +219,7 @@ class Ledger:
             self.descriptor = -1
 
     def _open(self, name: str) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        return os.open(name, flags, FILE_MODE, dir_fd=self._directory)
+        return open_private_file(self._directory, name, os.O_RDWR | os.O_CREAT, self._shown)
 
     def _remember(self, receipt: Receipt, offset: int) -> None:
         key = _index_key(receipt.sender, receipt.path, receipt.version)

@@ -23,8 +23,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Protocol
 
+from mxrtc_bridge.config.private_files import open_private_file
+from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.file_wire import CHUNK_BYTES, FileCode
-from mxrtc_bridge.sinks.files.beneath import FILE_MODE
 from mxrtc_bridge.sinks.files.failures import FileError, translated
 
 SYNC_EVERY_BYTES = 32 * CHUNK_BYTES
@@ -280,8 +281,10 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> None:
 
 
 def _open_locked(directory: int, name: str) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    descriptor = os.open(name, flags, FILE_MODE, dir_fd=directory)
+    try:
+        descriptor = open_private_file(directory, name, os.O_RDWR | os.O_CREAT, "the unfinished file")
+    except LocalError as error:
+        raise FileError(FileCode.DENIED, str(error)) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -8,6 +8,7 @@ The steps for a batch, each for all of its files before the next:
     4  one sync: the bytes and the ledger are on the disk
     5  each file is renamed to its name, which the kernel gives only if nobody has it
     6  one sync: the names are on the disk
+    7  what has the name is compared with what was hashed: others may be able to write to the directory
 
 A crash before 5 leaves no name, after 5 a whole file with its line in the ledger. A file that fails in some step leaves
 the batch; the others go on. With a few files the syncs are of the files and directories themselves, with more of the
@@ -95,6 +96,8 @@ class _Item:
     temporary: str = ""
     descriptor: int = -1
     inode: int = 0
+    marks: tuple[int, ...] = ()
+    """By which the file is known again when it has its name."""
     directory: OpenDirectory | None = None
     made: list[tuple[str, ...]] = field(default_factory=list)
     name: str = ""
@@ -156,6 +159,9 @@ class Publisher:
                 with _noting(item):
                     self._rename(item)
             self._sync_directories(items)
+            for item in _alive(items):
+                with _noting(item):
+                    self._compare(item)
             return [self._finish(item) for item in items]
         finally:
             self._clean_up(items)
@@ -168,7 +174,7 @@ class Publisher:
             if wanted.partial.offset != wanted.identity.size or wanted.partial.digest() != wanted.digest:
                 raise _not_whole(wanted.partial.offset, wanted.identity.size)
             item.descriptor, item.temporary = wanted.partial.descriptor, wanted.partial.name
-            item.inode = _keep_mtime(item.descriptor, wanted)
+            self._mark(item)
         elif wanted.data is not None:
             if len(wanted.data) != wanted.identity.size or hashlib.sha256(wanted.data).hexdigest() != wanted.digest:
                 raise _not_whole(len(wanted.data), wanted.identity.size)
@@ -181,10 +187,17 @@ class Publisher:
         item.temporary, item.descriptor = name, descriptor
         if os.write(descriptor, data) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        item.inode = _keep_mtime(descriptor, item.wanted)
+        self._mark(item)
         if not self._single:  # hundreds of open files are of no use to a sync of the whole file system
             item.descriptor = -1
             os.close(descriptor)
+
+    def _mark(self, item: _Item) -> None:
+        """Set the modification time, and keep what the file is known by."""
+        mtime_ns = min(max(item.wanted.identity.mtime_ms, 0), _MAX_MTIME_MS) * 1_000_000
+        os.utime(item.descriptor, ns=(mtime_ns, mtime_ns))
+        status = os.fstat(item.descriptor)
+        item.inode, item.marks = status.st_ino, _marks_of(status)
 
     def _place(self, item: _Item) -> None:
         wanted = item.wanted
@@ -246,6 +259,22 @@ class Publisher:
                 item.renamed = True
                 return
         raise FileError(FileCode.EXISTS, "somebody takes every name at the moment")
+
+    def _compare(self, item: _Item) -> None:
+        """Find out whether what has the name now is what was hashed; no digest is told for anything else."""
+        if not item.temporary:
+            return
+        assert item.directory is not None
+        try:
+            found = os.stat(item.name, dir_fd=item.directory.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            raise FileError(FileCode.INTEGRITY, "somebody took the file away as soon as it had its name") from None
+        # Not the inode alone: once a file is removed, the next one may be given its number.
+        if _marks_of(found) != item.marks:
+            raise FileError(
+                FileCode.INTEGRITY,
+                "somebody put another file in its place as soon as it had its name; what is there now is not what came",
+            )
 
     def _sync_directories(self, items: list[_Item]) -> None:
         changed = {item.directory.descriptor for item in items if item.renamed and item.directory is not None}
@@ -337,8 +366,5 @@ def _not_whole(size: int, announced: int) -> FileError:
     return FileError(FileCode.INTEGRITY, f"the file did not arrive as it was: {words}")
 
 
-def _keep_mtime(descriptor: int, wanted: Wanted) -> int:
-    """Set the modification time; returns the inode."""
-    mtime_ns = min(max(wanted.identity.mtime_ms, 0), _MAX_MTIME_MS) * 1_000_000
-    os.utime(descriptor, ns=(mtime_ns, mtime_ns))
-    return os.fstat(descriptor).st_ino
+def _marks_of(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_uid, status.st_size, status.st_mtime_ns

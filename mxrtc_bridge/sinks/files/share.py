@@ -17,7 +17,7 @@ from mxrtc_bridge.core.path_patterns import Selection, literal_path, parse_path_
 from mxrtc_bridge.sinks.files.beneath import Beneath, is_plain
 from mxrtc_bridge.sinks.files.failures import FileError
 from mxrtc_bridge.sinks.files.reading import SourceFile, opened, version_of
-from mxrtc_bridge.sinks.files.walking import Tree, Walk
+from mxrtc_bridge.sinks.files.walking import Tree, Walk, is_hidden
 from mxrtc_bridge.sinks.files.workers import Workers
 
 
@@ -55,7 +55,9 @@ class Share:
         """
         _selection([path])  # refuses what is too long, too deep or leads upwards
         parts = tuple(word for word in path.split("/") if word not in {"", "."})
-        status = await self._workers.run(lambda: self._root.status(parts))
+        # Before the disk is asked: not even the time that it takes may tell what is hidden.
+        hidden = any(is_hidden(part, shown=self._hidden) for part in parts)
+        status = None if hidden else await self._workers.run(lambda: self._root.status(parts))
         if status is None or not (stat.S_ISDIR(status.st_mode) or is_plain(status)):
             raise FileError(FileCode.UNKNOWN, "there is nothing of this name")
         selection = Selection([literal_path(parts, below=stat.S_ISDIR(status.st_mode))])

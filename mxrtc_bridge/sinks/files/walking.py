@@ -127,7 +127,7 @@ class Walk:
         self._held -= 1
         tree, parts = level.tree, (*level.parts, name)
         place = tree.selection.below(level.place, name)
-        if not place.leads_on or _is_hidden(tree, name):
+        if not place.leads_on or is_hidden(name, shown=tree.hidden):
             return
         status = tree.root.status(parts)
         if status is None:
@@ -165,15 +165,21 @@ def _list(tree: Tree, parts: tuple[str, ...]) -> Iterator[str]:
     descriptor = tree.root.open_directory(parts)
     try:
         with os.scandir(descriptor) as entries:
-            names = (entry.name for entry in entries if not _is_hidden(tree, entry.name))
+            names = (entry.name for entry in entries if not is_hidden(entry.name, shown=tree.hidden))
             # One more than the limit, so that reaching it can be told from passing it.
             yield from itertools.islice(names, MAX_NAMES + 1)
     finally:
         os.close(descriptor)
 
 
-def _is_hidden(tree: Tree, name: str) -> bool:
-    return name == STATE_DIRECTORY or (name[:1] == "." and not tree.hidden)
+def is_hidden(name: str, *, shown: bool) -> bool:
+    """Whether a name does not exist for the other side; the state of a drop box never does.
+
+    Args:
+        name: one component of a path.
+        shown: whether other names that begin with a dot are seen.
+    """
+    return name == STATE_DIRECTORY or (name[:1] == "." and not shown)
 
 
 def _offered(tree: Tree, parts: tuple[str, ...], place: Place) -> tuple[str, ...]:

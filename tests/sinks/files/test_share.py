@@ -291,3 +291,38 @@ async def test_a_closed_file_gives_nothing(tmp_path: Path, make_share: MakeShare
     await source.close()
     with pytest.raises(FileError, match="closed"):
         await source.read(1)
+
+
+@pytest.mark.parametrize(
+    "path", [".env", "a/.hidden", ".git/config", ".git", ".mxrtc", ".mxrtc/ledger.jsonl", "./.env"]
+)
+async def test_listing_of_a_hidden_path_answers_alike_whether_it_is_there_or_not_and_asks_no_disk(
+    tmp_path: Path, make_share: MakeShare, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    make_tree(tmp_path, TREE + " .env")
+    share = make_share(tmp_path)
+    asked: list[object] = []
+    status = share._root.status
+    monkeypatch.setattr(share._root, "status", lambda parts: asked.append(parts) or status(parts))
+    answers: list[str] = []
+    for each in (path, path + "-none", path.replace("/.", "/-none/.")):
+        with pytest.raises(FileError) as caught:
+            await share.list(each)
+        assert caught.value.code is FileCode.UNKNOWN
+        answers.append(str(caught.value))
+    assert len(set(answers)) == 1
+    assert [parts for parts in asked if any(part.startswith(".") for part in parts)] == []  # type: ignore[attr-defined]
+
+
+async def test_fetching_a_hidden_path_asks_no_disk(
+    tmp_path: Path, make_share: MakeShare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tree(tmp_path, TREE + " .env")
+    share = make_share(tmp_path)
+    asked: list[tuple[str, ...]] = []
+    status = share._root.status
+    monkeypatch.setattr(share._root, "status", lambda parts: asked.append(tuple(parts)) or status(parts))
+    walk = share.select([".env", ".none", "a/.hidden", ".git/config", ".[e]nv", "**/.env"])
+    assert await everything(walk) == ([], [])
+    assert len(walk.unmatched()) == 6
+    assert [parts for parts in asked if any(part.startswith(".") for part in parts)] == []

@@ -1,0 +1,84 @@
+"""What must be ours alone, although the directory around it may be anybody's.
+
+A name proves nothing: in a directory that others can write to, somebody may have made what we look for, or may put
+another thing in its place at any moment. So what is private is opened by its descriptor, without following a link, and
+what was opened is asked whose it is. What is not ours is refused and never mended: nobody knows what was put there.
+
+All functions block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+from mxrtc_bridge.core.errors import LocalError
+
+DIRECTORY_MODE = 0o700
+FILE_MODE = 0o600
+_WRITE_BY_OTHERS = 0o022
+"""An access list that lets others write shows in the bits of the group as well."""
+
+
+def exposure(status: os.stat_result) -> str | None:
+    """Why something cannot be trusted that must be ours: its owner, its mode, or a second name; None if it can.
+
+    Args:
+        status: of the thing itself, by its descriptor.
+    """
+    if status.st_uid not in (os.geteuid(), 0):
+        return f"it belongs to user {status.st_uid}, not to you (user {os.geteuid()})"
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & _WRITE_BY_OTHERS:
+        return f"others can write to it (mode {mode:04o})"
+    if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+        return f"it has {status.st_nlink} names (hard links)"
+    return None
+
+
+def open_private_directory(above: int | None, name: str | Path, shown: str) -> int:
+    """Open a directory, made with mode 0700 where there is none; its parents must exist.
+
+    Args:
+        above: the descriptor of the directory that it is in; None for a path.
+        name: of the directory, which must be no link if ``above`` is given.
+        shown: how it is named in messages.
+
+    Raises:
+        LocalError: it is not ours alone.
+        OSError: as the kernel says.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, DIRECTORY_MODE, dir_fd=above)
+    follow = 0 if above is None else os.O_NOFOLLOW
+    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | follow | os.O_CLOEXEC, dir_fd=above)
+    # Also what was just made: somebody may have put another directory in its place.
+    if (why := exposure(os.fstat(descriptor))) is not None:
+        os.close(descriptor)
+        raise LocalError(f"{shown} cannot be trusted: {why}. Remove it, or use a directory that is yours alone")
+    return descriptor
+
+
+def open_private_file(above: int, name: str, flags: int, shown: str) -> int:
+    """Open a regular file; one that is made gets mode 0600.
+
+    Args:
+        above: the descriptor of the directory that it is in.
+        name: of the file.
+        flags: as of :func:`os.open`; never waits, and follows no link.
+        shown: how it is named in messages.
+
+    Raises:
+        LocalError: it is not ours alone, or no regular file.
+        OSError: as the kernel says.
+    """
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    descriptor = os.open(name, flags, FILE_MODE, dir_fd=above)
+    status = os.fstat(descriptor)
+    why = exposure(status) if stat.S_ISREG(status.st_mode) else "it is no regular file"
+    if why is not None:
+        os.close(descriptor)
+        raise LocalError(f"{shown} cannot be trusted: {why}. Remove it")
+    return descriptor
