@@ -18,7 +18,8 @@ OTHER = "other"
 
 TRANSACTION_OUTCOMES = frozenset({"accepted", "unauthorized", "refused", "unavailable", "failed"})
 """``refused``: not a transaction at all; ``unavailable``: not ready or storage full, so it comes again."""
-EVENT_OUTCOMES = frozenset({"stored", "duplicate", "ignored", "handled", "set_aside", "timeout"})
+EVENT_OUTCOMES = frozenset({"stored", "duplicate", "ignored", "dropped", "handled", "set_aside", "timeout"})
+"""``dropped``: its sender, server or room had too many waiting."""
 CALL_OUTCOMES = frozenset(outcome.name.lower() for outcome in CallOutcome)
 STREAM_OUTCOMES = frozenset({"opened", *(outcome.value for outcome in StreamOutcome)})
 TRANSFER_OUTCOMES = frozenset({"opened", *(outcome.value for outcome in TransferOutcome)})

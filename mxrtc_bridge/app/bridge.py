@@ -220,6 +220,8 @@ class Bridge:
             wall_ms=self._clock.wall_ms,
             knows_user=self._knows_user,
             metrics=self._metrics,
+            own_server=config.homeserver.domain,
+            has_right=self._rights.has_any,
             types=frozenset(
                 {*EVENT_TYPES, *MESSAGE_TYPES, *RULE_TYPES, *SAS_EVENT_TYPES}
                 | {"m.room.member", "m.room.encryption", "m.room.encrypted"}

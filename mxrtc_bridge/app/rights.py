@@ -95,6 +95,10 @@ class Rights:
         """
         return user in self.config.admins and self.config.policy().denial(user) is None
 
+    def has_any(self, user: UserId) -> bool:
+        """Whether ``user`` may use anything here, or is an admin."""
+        return self.is_admin(user) or bool(self._services(user))
+
     def may_ask(self, user: UserId, peer: UserId, service: ServiceName) -> bool:
         """Whether ``user`` could be given this service, and so may ask for it."""
         return self._covers(user, peer, service) and self.denial(user) is None

@@ -62,6 +62,10 @@ class Shares:
     def __init__(self, limits: ShareLimits, own_server: str) -> None:
         self.limits = limits
         self._own = _PORT.sub("", own_server).lower()
+        self.clear()
+
+    def clear(self) -> None:
+        """Count from nothing."""
         self._senders: dict[str, int] = {}
         self._servers: dict[str, int] = {}
         self._rooms: dict[str, int] = {}

@@ -88,7 +88,7 @@ class FairWork:
         try:
             async with self._turns.of(sender):
                 await work()
-        except Exception:
+        except Exception:  # noqa: BLE001 - the work of one must not end that of others
             _log.exception("! %s of %s failed", self._what, sender)
         finally:
             self._waiting.remove(sender)

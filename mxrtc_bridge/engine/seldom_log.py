@@ -35,7 +35,7 @@ class SeldomLog:
         if unsaid is None:
             self._logger.debug(text, *args)
         elif unsaid:
-            self._logger.log(level, f"{text} (and %d more that were not written)", *args, unsaid)
+            self._logger.log(level, "%s (and %d more like this that were not written)", text % args, unsaid)
         else:
             self._logger.log(level, text, *args)
 

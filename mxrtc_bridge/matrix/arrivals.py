@@ -14,6 +14,8 @@ from typing import Protocol
 
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import EventId, parse_event_id
+from mxrtc_bridge.matrix.inbox_places import Counted
+from mxrtc_bridge.matrix.lanes import lane_of
 from mxrtc_bridge.matrix.room_event import RoomEvent, encode, parse_room_event
 from mxrtc_bridge.matrix.verdicts import Verdict
 from mxrtc_bridge.matrix.withdrawn import redacted_by
@@ -36,9 +38,22 @@ class Arrival:
     withdraws: tuple[str, EventId] | None = None
     """The room and the event that this one redacts there."""
 
+    @property
+    def sender(self) -> str:
+        """Who has sent it; empty if that cannot be read."""
+        return "" if self.event is None else self.event.sender
+
+    @property
+    def lane(self) -> str:
+        """In which order of its room it stands; see :func:`~mxrtc_bridge.matrix.lanes.lane_of`."""
+        return "" if self.event is None else lane_of(self.event)
+
 
 class StoredEvent(Protocol):
     """An event that the store gives back."""
+
+    @property
+    def sender(self) -> str: ...
 
     @property
     def seq(self) -> int: ...
@@ -50,6 +65,25 @@ class StoredEvent(Protocol):
     def payload(self) -> str: ...
 
 
+class WaitingEvent(Protocol):
+    """Where an event waits."""
+
+    @property
+    def seq(self) -> int: ...
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def room_id(self) -> str: ...
+
+    @property
+    def lane(self) -> str: ...
+
+    @property
+    def sender(self) -> str: ...
+
+
 class EventStore(Protocol):
     """The durable side; every method may raise StorageError, and then has changed nothing."""
 
@@ -57,17 +91,21 @@ class EventStore(Protocol):
         """Store all or none; returns for each its place in the order of arrival, None for one that was known."""
         ...
 
-    async def waiting_rooms(self, limit: int) -> Sequence[str]: ...
+    async def waiting_lanes(self, limit: int) -> Sequence[tuple[str, str]]:
+        """Rooms and lanes with events that wait, the one that has waited longest first."""
+        ...
 
-    async def waiting(self, room_id: str, after: int, limit: int) -> Sequence[StoredEvent]: ...
+    async def waiting(self, room_id: str, lane: str, after: int, limit: int) -> Sequence[StoredEvent]: ...
 
-    async def count_waiting(self) -> int: ...
+    async def find_waiting(self, keys: Sequence[str]) -> Sequence[WaitingEvent]:
+        """Of these events those that wait."""
+        ...
+
+    async def count_waiting(self) -> Sequence[Counted]:
+        """How many events wait, of each sender in each lane of each room."""
+        ...
 
     async def settle(self, verdicts: Sequence[Verdict], now_ms: int) -> None: ...
-
-    async def withdraw(self, room_id: str, key: str, after: int, now_ms: int) -> bool:
-        """Set an event aside that waits in this room and came after the place ``after``; returns whether it did."""
-        ...
 
 
 def read_arrival(raw: object, types: frozenset[str] | None) -> Arrival | None:

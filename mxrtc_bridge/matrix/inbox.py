@@ -1,19 +1,33 @@
-"""Durable, ordered intake of room events: stored, then answered, then handled one by one in each room.
+"""Durable, ordered intake of room events: stored, then answered, then handled one by one in each lane.
 
 The database is the queue; memory only holds its head. Promises, each with a test:
 
-- :meth:`Inbox.accept` returns after the events are committed. What it was given is handled, also after a crash.
+- :meth:`Inbox.accept` returns after the events are committed. What got a place is handled, also after a crash.
 - An event is handled once, whatever transactions bring it and however often (a crash may repeat the last few).
-- Within a room events are handled one after the other, in the order of arrival. Rooms do not wait for each other.
 - What takes a right away takes effect when it arrives (:meth:`Inbox.look`), whatever becomes of the transaction.
 - An event that was redacted before its turn came is not handled any more.
 - An event that cannot be read, or whose handler raises or takes too long, is set aside with the reason.
+- Nobody's flood is others' wait: events have places by sender, server and room (:mod:`.inbox_places`), and their
+  handling begins in turns. Beyond its places an event is dropped.
 - Memory is bounded: at a limit events simply stay in the database, and are read from there in order when there is room.
-  When too many wait there, :meth:`Inbox.accept` refuses, and the homeserver keeps them.
 
-How a room works: while its queue has room, new events go straight into it. Otherwise the room is *behind*: from then on
+A transaction is refused only when the database refuses it. A homeserver that is refused waits, up to an hour in the
+end, with all that is behind, and the end of a right may be among it: better to drop what has no place.
+
+Order. In a room the events of one sender are a lane, and the changes of the room (membership, encryption, rules of
+policy lists, redactions) are one. A lane is handled in the order of arrival; lanes do not wait for each other, so one
+slow handler is nobody else's. That is enough, because nothing depends on an order between two senders:
+
+- A call is the events of one user; those of our own users mean nothing here. The same is true of a verification.
+- What a change takes away has been taken when it arrived, so an event that came before it and is handled after it
+  finds less than it had, never more. Who gains by a change writes after it, and what has been learned by then counts.
+- While our user joins a room nobody's events of that room are handled (:meth:`.Peers.settled`), since the homeserver
+  may send them before it answers us.
+- A redaction counts in memory before anything that waits, in whichever lane.
+
+How a lane works: while its queue has room, new events go straight into it. Otherwise the lane is *behind*: from then on
 nothing is put into its queue directly, and its worker reads pages from the database until it has caught up. A worker
-ends when its room has nothing left, after its verdicts are committed, so whoever reads the room next sees them.
+ends when its lane has nothing left, after its verdicts are committed, so whoever reads the lane next sees them.
 Storing and queueing happen under one lock, reading a page as well: the order in the queue is the order of arrival.
 """
 
@@ -21,12 +35,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.seldom import Seldom
+from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.arrivals import Arrival, EventStore, read_arrival
+from mxrtc_bridge.matrix.inbox_places import PlaceLimits, Places
+from mxrtc_bridge.matrix.lanes import Lane, Queued
 from mxrtc_bridge.matrix.room_event import RoomEvent, decode
 from mxrtc_bridge.matrix.verdicts import Verdict, Verdicts, ask_until_done
 from mxrtc_bridge.matrix.withdrawn import WithdrawnEvents
@@ -46,38 +64,21 @@ REDACTED = "redacted"
 class InboxLimits:
     """Bounds of the inbox."""
 
-    rooms: int = 10_000
-    """Rooms with a worker; further rooms wait in the database."""
-    events_per_room: int = 1000
+    lanes: int = 10_000
+    """Lanes with a worker, the last fifth for those with a right; further lanes wait in the database."""
+    events_per_lane: int = 1000
     held_chars: int = 64 * 1024 * 1024
-    """Encoded events held in memory, all rooms together; above it each room reads one event at a time."""
+    """Encoded events held in memory, all lanes together; above it each lane reads one event at a time."""
     page: int = 100
     """Events that one read from the database brings."""
-    stored: int = 100_000
-    """Events that may wait in the database; above it, transactions are refused."""
+    places: PlaceLimits = field(default_factory=PlaceLimits)
     handler_timeout_s: float = 60.0
     retry_s: float = 1.0
     """First pause when the database refuses."""
 
 
-@dataclass(slots=True)
-class _Queued:
-    key: str
-    size: int
-    event: RoomEvent | None
-    payload: str = ""
-    """Of an event that comes from the database: decoded when its turn comes."""
-
-
-@dataclass(slots=True)
-class _Room:
-    room_id: str
-    behind: bool
-    queue: deque[_Queued] = field(default_factory=deque)
-    last_seq: int = 0
-    """Place of the newest event that was ever in the queue."""
-    ticket: int = 0
-    """Of the last verdict."""
+MAX_SET_ASIDE_PER_HOUR = 500
+"""Events that cannot be read and are kept for the admin to look at; more are only counted."""
 
 
 class Inbox:
@@ -95,6 +96,8 @@ class Inbox:
         wall_ms: Callable[[], int],
         knows_user: Callable[[str], bool],
         metrics: Metrics,
+        own_server: str,
+        has_right: Callable[[UserId], bool] = lambda _user: False,
         types: frozenset[str] | None = None,
         limits: InboxLimits | None = None,
         arrived: Callable[[object], None] = lambda _raw: None,
@@ -104,10 +107,12 @@ class Inbox:
 
         Args:
             store: where the events are kept.
-            handler: called for one event at a time in each room; what it raises sets the event aside.
+            handler: called for one event at a time in each lane; what it raises sets the event aside.
             wall_ms: the wall clock.
             knows_user: whether a user id is one of ours, answered from the configuration only.
             metrics: counts outcomes.
+            own_server: the server name of our homeserver.
+            has_right: whether a user holds any right: some places are for those.
             types: the event types that are handled; others are counted and neither stored nor handled. None
                 takes all. What was handled leaves no content behind in the database.
             limits: bounds.
@@ -124,11 +129,16 @@ class Inbox:
         self._metrics = metrics
         self._types = types
         self._limits = limits or InboxLimits()
-        self._rooms: dict[str, _Room] = {}
+        self._lanes: dict[tuple[str, str], Lane] = {}
         self._held_chars = 0
-        self._waiting = 0
+        self._places = Places(self._limits.places, own_server, has_right, metrics)
+        self._counting = asyncio.Lock()
+        self._miscounted = False
+        """Whether something may have been stored that was not counted."""
+        self._evidence = Seldom(subjects=MAX_SET_ASIDE_PER_HOUR)
+        self._seldom = SeldomLog(_log)
         self._left_out = True
-        """Whether the database may hold events of rooms that have no worker; at the start nobody knows."""
+        """Whether the database may hold events of lanes that have no worker; at the start nobody knows."""
         self._admitting = False
         self._intake = asyncio.Lock()
         self._verdicts = Verdicts(self._settle, pause_s=self._limits.retry_s)
@@ -156,21 +166,20 @@ class Inbox:
             return
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._waiting = await ask_until_done(self._store.count_waiting, pause_s=self._limits.retry_s)
-                self._metrics.events_pending(self._waiting)
-                if self._waiting:
-                    _log.info("%d events of an earlier run wait", self._waiting)
+                await ask_until_done(self._count, pause_s=self._limits.retry_s)
+                if len(self._places):
+                    _log.info("%d events of an earlier run wait", len(self._places))
                 recorder = tasks.create_task(self._verdicts.run())
                 self._tasks = tasks
                 self._admit_more()
                 await self._closing.wait()
-                while self._rooms or self._admitting or self._verdicts.held:
+                while self._lanes or self._admitting or self._verdicts.held:
                     await self._changed.wait()
                 recorder.cancel()
         finally:
             self._tasks = None
             self._closing.set()
-            self._rooms.clear()
+            self._lanes.clear()
             self._signal()
 
     def close(self) -> None:
@@ -184,7 +193,7 @@ class Inbox:
     async def idle(self) -> None:
         """Return when nothing waits and all verdicts are committed, or the inbox has ended."""
         while not self._closing.is_set() and (
-            self._rooms or self._left_out or self._admitting or self._verdicts.held or self._intake.locked()
+            self._lanes or self._left_out or self._admitting or self._verdicts.held or self._intake.locked()
         ):
             await self._changed.wait()
 
@@ -240,75 +249,114 @@ class Inbox:
         finally:
             self._signal()
 
+    async def _count(self) -> None:
+        async with self._counting:
+            self._places.count_anew(await self._store.count_waiting())
+        self._miscounted = False
+        self._metrics.events_pending(len(self._places))
+
     async def _store_and_queue(self, arrivals: Sequence[Arrival]) -> None:
-        if self._waiting + len(arrivals) > self._limits.stored:
-            raise StorageError(f"{self._waiting} events wait already; the limit is {self._limits.stored}")
-        places = await self._store.store(arrivals, self._wall_ms())
-        for arrival, seq in zip(arrivals, places, strict=True):
+        if self._miscounted:
+            await self._count()
+        admitted = [arrival for arrival in arrivals if self._admits(arrival)]
+        try:
+            places = await self._store.store(admitted, self._wall_ms())
+        except BaseException:
+            # Perhaps it is stored all the same, so that its places are taken.
+            self._miscounted = True
+            for arrival in admitted:
+                self._give_back(arrival)
+            raise
+        for arrival, seq in zip(admitted, places, strict=True):
             if seq is None:
                 self._metrics.events("duplicate")
+                self._give_back(arrival)
                 # Perhaps an earlier attempt was committed although it failed: let the worker look into the database.
                 self._queue(arrival, None)
             elif arrival.refusal is not None:
                 self._metrics.events("set_aside")
-                _log.info("! event %s set aside: %s", arrival.key, arrival.refusal)
+                code = arrival.refusal.partition(":")[0]
+                self._seldom.info(code, "! event %s set aside: %s", arrival.key, arrival.refusal)
             else:
                 self._metrics.events("stored")
-                self._waiting += 1
                 self._queue(arrival, seq)
-        for arrival in arrivals:
-            if arrival.withdraws is not None:
-                await self._withdraw(*arrival.withdraws)
-        self._metrics.events_pending(self._waiting)
+        await self._withdraw({key: room for room, key in (each.withdraws for each in arrivals if each.withdraws)})
+        self._metrics.events_pending(len(self._places))
 
-    async def _withdraw(self, room_id: str, key: str) -> None:
-        """Take a redacted event out of what waits; where that fails the transaction comes again, and so does this."""
-        room = self._rooms.get(room_id)
-        held = next((queued for queued in room.queue if queued.key == key), None) if room is not None else None
-        if room is not None and held is not None:
-            room.queue.remove(held)
-            self._held_chars -= held.size
-        # What was in the queue and is there no more is being handled, or has a verdict: that counts.
-        after = room.last_seq if room is not None and held is None else 0
-        try:
-            waited = await self._store.withdraw(room_id, key, after, self._wall_ms())
-        except StorageError:
-            if room is not None and held is not None:
-                room.ticket = await self._verdicts.put(Verdict(key, REDACTED))
-            raise
-        if waited:
-            self._waiting -= 1
-            self._metrics.events("set_aside")
+    def _admits(self, arrival: Arrival) -> bool:
+        """Whether an event is stored: it gets a place, or is kept to be looked at."""
+        if arrival.event is not None:
+            return self._places.take(arrival.event)
+        if self._evidence.due(arrival.key, self._wall_ms() / 1000) is not None:
+            return True
+        self._metrics.events("set_aside")
+        return False
+
+    def _give_back(self, arrival: Arrival) -> None:
+        if arrival.event is not None:
+            self._places.give_back(arrival.sender, arrival.room_id, arrival.lane)
+
+    async def _withdraw(self, redacted: Mapping[str, str]) -> None:
+        """Take redacted events out of what waits; where that fails the transaction comes again, and so does this.
+
+        Args:
+            redacted: event ids, each with the room that its redaction is in.
+        """
+        verdicts: list[Verdict] = []
+        for each in await self._store.find_waiting(tuple(redacted)) if redacted else ():
+            lane = self._lanes.get((each.room_id, each.lane))
+            held = next((queued for queued in lane.queue if queued.key == each.key), None) if lane is not None else None
+            # What was in the queue and is there no more is being handled, or has a verdict: that counts.
+            in_hand = lane is not None and held is None and each.seq <= lane.last_seq
+            if redacted[each.key] != each.room_id or in_hand:
+                continue
+            if lane is not None and held is not None:
+                lane.queue.remove(held)
+                self._held_chars -= held.size
+            verdicts.append(Verdict(each.key, REDACTED, each.sender, each.room_id, each.lane))
+        if verdicts:
+            self._metrics.events("set_aside", len(verdicts))
+            # Not by the queue of verdicts: nobody may read them from the database meanwhile.
+            await ask_until_done(lambda: self._settle(verdicts), pause_s=self._limits.retry_s)
 
     def _queue(self, arrival: Arrival, seq: int | None) -> None:
         if arrival.refusal is not None:
             return
-        # While rooms are left out, this may be one of them: then older events of it must come first.
-        room = self._rooms.get(arrival.room_id) or self._start(arrival.room_id, behind=self._left_out)
-        if room is None:
+        # While lanes are left out, this may be one of them: then older events of it must come first.
+        found = self._lanes.get((arrival.room_id, arrival.lane))
+        lane = found or self._start(arrival.room_id, arrival.lane, behind=self._left_out)
+        if lane is None:
             self._left_out = True
         elif (
             seq is None
-            or room.behind
-            or len(room.queue) >= self._limits.events_per_room
+            or lane.behind
+            or len(lane.queue) >= self._limits.events_per_lane
             or self._held_chars >= self._limits.held_chars
         ):
-            room.behind = True
+            lane.behind = True
         else:
-            room.last_seq = seq
-            self._hold(room, _Queued(arrival.key, len(arrival.payload), arrival.event))
+            lane.last_seq = seq
+            self._hold(lane, Queued(arrival.key, arrival.sender, len(arrival.payload), arrival.event))
 
-    def _hold(self, room: _Room, queued: _Queued) -> None:
+    def _hold(self, lane: Lane, queued: Queued) -> None:
         self._held_chars += queued.size
-        room.queue.append(queued)
+        lane.queue.append(queued)
 
-    def _start(self, room_id: str, *, behind: bool) -> _Room | None:
-        if len(self._rooms) >= self._limits.rooms:
+    @property
+    def _crowd(self) -> int:
+        """Lanes from which on only those with a right, and changes of rooms, get a worker."""
+        return max(1, self._limits.lanes * 4 // 5)
+
+    def _start(self, room_id: str, name: str, *, behind: bool) -> Lane | None:
+        count = len(self._lanes)
+        if count >= self._limits.lanes:
             return None
-        room = _Room(room_id, behind)
-        self._spawn(self._work(room))
-        self._rooms[room_id] = room
-        return room
+        if count >= self._crowd and name and not self._places.has_right(UserId(name)):
+            return None
+        lane = Lane(room_id, name, behind)
+        self._spawn(self._work(lane))
+        self._lanes[room_id, name] = lane
+        return lane
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         tasks = self._tasks
@@ -321,50 +369,54 @@ class Inbox:
             work.close()
             raise StorageError("the inbox is closing") from error
 
-    async def _work(self, room: _Room) -> None:
+    async def _work(self, lane: Lane) -> None:
         try:
             while not self._closing.is_set():
-                if room.queue:
-                    await self._handle_next(room)
-                elif room.behind:
-                    await ask_until_done(lambda: self._refill(room), pause_s=self._limits.retry_s)
-                elif room.ticket:
-                    ticket, room.ticket = room.ticket, 0
+                if lane.queue:
+                    await self._handle_next(lane)
+                elif lane.behind:
+                    await ask_until_done(lambda: self._refill(lane), pause_s=self._limits.retry_s)
+                elif lane.ticket:
+                    ticket, lane.ticket = lane.ticket, 0
                     await self._verdicts.settled(ticket)
                 else:
                     break
         finally:
-            self._held_chars -= sum(queued.size for queued in room.queue)
-            self._rooms.pop(room.room_id, None)
+            self._held_chars -= sum(queued.size for queued in lane.queue)
+            self._lanes.pop((lane.room_id, lane.name), None)
             self._signal()
         self._admit_more()
 
-    async def _refill(self, room: _Room) -> None:
+    async def _refill(self, lane: Lane) -> None:
         async with self._intake:
             limit = self._limits.page if self._held_chars < self._limits.held_chars else 1
-            found = await self._store.waiting(room.room_id, room.last_seq, limit)
-            room.behind = len(found) == limit
+            found = await self._store.waiting(lane.room_id, lane.name, lane.last_seq, limit)
+            lane.behind = len(found) == limit
             for stored in found:
-                room.last_seq = stored.seq
-                self._hold(room, _Queued(stored.key, len(stored.payload), None, stored.payload))
+                lane.last_seq = stored.seq
+                self._hold(lane, Queued(stored.key, stored.sender, len(stored.payload), None, stored.payload))
 
-    async def _handle_next(self, room: _Room) -> None:
-        queued = room.queue.popleft()
-        try:
-            refusal = await self._handle(queued)
-        finally:
-            self._held_chars -= queued.size
+    async def _handle_next(self, lane: Lane) -> None:
+        async with self._places.turn(lane.queue[0].sender, lane.name):
+            # Meanwhile it may have been redacted, or the bridge stops; then it waits for the next start.
+            if self._closing.is_set() or not lane.queue:
+                return
+            queued = lane.queue.popleft()
+            try:
+                refusal = await self._handle(queued)
+            finally:
+                self._held_chars -= queued.size
         if refusal == REDACTED:
             self._metrics.events("set_aside")
-            _log.info("x event %s was redacted before its turn came", queued.key)
+            _log.debug("x event %s was redacted before its turn came", queued.key)
         elif refusal is not None:
             self._metrics.events("timeout" if refusal.startswith("timeout") else "set_aside")
-            _log.error("! event %s set aside: %s", queued.key, refusal)
+            self._seldom.log(logging.ERROR, queued.sender, "! event %s set aside: %s", queued.key, refusal)
         else:
             self._metrics.events("handled")
-        room.ticket = await self._verdicts.put(Verdict(queued.key, refusal))
+        lane.ticket = await self._verdicts.put(lane.verdict(queued.key, queued.sender, refusal))
 
-    async def _handle(self, queued: _Queued) -> str | None:
+    async def _handle(self, queued: Queued) -> str | None:
         """Hand one event to the handler; returns why it must be set aside, or None."""
         limit = asyncio.timeout(self._limits.handler_timeout_s)
         try:
@@ -385,34 +437,36 @@ class Inbox:
         return None
 
     async def _settle(self, verdicts: Sequence[Verdict]) -> None:
-        await self._store.settle(verdicts, self._wall_ms())
-        self._waiting -= len(verdicts)
-        self._metrics.events_pending(self._waiting)
+        async with self._counting:
+            await self._store.settle(verdicts, self._wall_ms())
+            for each in verdicts:
+                self._places.give_back(each.sender, each.room_id, each.lane)
+        self._metrics.events_pending(len(self._places))
         # The verdicts leave their queue in this same step of the loop; whoever waits looks after it.
         asyncio.get_running_loop().call_soon(self._signal)
 
     def _admit_more(self) -> None:
-        """Start to look for rooms without a worker, if there may be some and a tenth of the places is free."""
-        free_enough = len(self._rooms) <= self._limits.rooms * 9 // 10
+        """Start to look for lanes without a worker, if there may be some and a tenth of the places is free."""
+        free_enough = len(self._lanes) <= self._crowd * 9 // 10
         if self._left_out and free_enough and not self._admitting and not self._closing.is_set():
             self._spawn(self._admit())
             self._admitting = True
 
     async def _admit(self) -> None:
         try:
-            await ask_until_done(self._admit_rooms, pause_s=self._limits.retry_s)
+            await ask_until_done(self._admit_lanes, pause_s=self._limits.retry_s)
         finally:
             self._admitting = False
             self._signal()
         self._admit_more()
 
-    async def _admit_rooms(self) -> None:
+    async def _admit_lanes(self) -> None:
         async with self._intake:
-            limit = len(self._rooms) + self._limits.page
-            found = await self._store.waiting_rooms(limit)
+            limit = len(self._lanes) + self._limits.page
+            found = await self._store.waiting_lanes(limit)
             self._left_out = len(found) == limit
-            for room_id in found:
-                if room_id not in self._rooms and self._start(room_id, behind=True) is None:
+            for room_id, name in found:
+                if (room_id, name) not in self._lanes and self._start(room_id, name, behind=True) is None:
                     self._left_out = True
                     break
 

@@ -34,6 +34,10 @@ class Verdict:
     key: str
     refusal: str | None = None
     """Why it is set aside; None when it was handled."""
+    sender: str = ""
+    room_id: str = ""
+    lane: str = ""
+    """Whose place it had."""
 
 
 async def ask_until_done(operation: Callable[[], Awaitable[T]], *, pause_s: float) -> T:

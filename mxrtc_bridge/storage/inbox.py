@@ -22,10 +22,14 @@ MAX_DONE = 500_000
 MAX_SET_ASIDE = 10_000
 """Fewer than of the others, because these keep their payload for the admin to look at."""
 MAX_REASON_CHARS = 200
+MAX_EVIDENCE_CHARS = 4096
+"""What is kept of an event that was set aside."""
+REDACTED = "redacted"
+"""The reason of what was taken back before it was handled."""
 _BATCH = 1000
 _ROWS = 100
 """Rows of one INSERT; with all their columns far below the 32,766 values that both databases take."""
-_COLUMNS = 7
+_COLUMNS = 9
 
 _NEW, _DONE, _SET_ASIDE = 0, 1, 2
 
@@ -40,6 +44,14 @@ class Arrival(Protocol):
 
     @property
     def room_id(self) -> str: ...
+
+    @property
+    def sender(self) -> str: ...
+
+    @property
+    def lane(self) -> str:
+        """Events of one lane of a room are handled in order."""
+        ...
 
     @property
     def payload(self) -> str: ...
@@ -69,7 +81,29 @@ class StoredEvent:
     seq: int
     """Place in the order of arrival, over all rooms."""
     key: str
+    sender: str
     payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingEvent:
+    """Where an event waits."""
+
+    seq: int
+    key: str
+    room_id: str
+    lane: str
+    sender: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingCount:
+    """So many events of a sender wait in a lane of a room."""
+
+    room_id: str
+    lane: str
+    sender: str
+    count: int
 
 
 class InboxStore:
@@ -104,37 +138,60 @@ class InboxStore:
         # Taken out at the first mention: a second one in the same transaction is a repetition.
         return [places.pop(arrival.key, None) for arrival in arrivals]
 
-    async def waiting_rooms(self, limit: int) -> list[str]:
-        """Rooms with events that wait, the one that has waited longest first."""
+    async def waiting_lanes(self, limit: int) -> list[tuple[str, str]]:
+        """Rooms and lanes with events that wait, the one that has waited longest first."""
 
-        async def select(connection: Connection) -> list[str]:
+        async def select(connection: Connection) -> list[tuple[str, str]]:
             rows = await connection.fetch(
-                "SELECT room_id FROM event WHERE state = 0 GROUP BY room_id ORDER BY MIN(seq) LIMIT $1", limit
+                "SELECT room_id, lane FROM event WHERE state = 0 GROUP BY room_id, lane ORDER BY MIN(seq) LIMIT $1",
+                limit,
             )
-            return [row["room_id"] for row in rows]
+            return [(row["room_id"], row["lane"]) for row in rows]
 
         return await self._database.transaction(select)
 
-    async def waiting(self, room_id: str, after: int, limit: int) -> list[StoredEvent]:
-        """Events of a room that wait and came after the place ``after``, oldest first."""
+    async def waiting(self, room_id: str, lane: str, after: int, limit: int) -> list[StoredEvent]:
+        """Events of a lane of a room that wait and came after the place ``after``, oldest first."""
 
         async def select(connection: Connection) -> list[StoredEvent]:
             rows = await connection.fetch(
-                "SELECT seq, event_id, payload FROM event WHERE state = 0 AND room_id = $1 AND seq > $2 "
-                "ORDER BY seq LIMIT $3",
+                "SELECT seq, event_id, sender, payload FROM event "
+                "WHERE state = 0 AND room_id = $1 AND lane = $2 AND seq > $3 ORDER BY seq LIMIT $4",
                 room_id,
+                lane,
                 after,
                 limit,
             )
-            return [StoredEvent(seq=row["seq"], key=row["event_id"], payload=row["payload"]) for row in rows]
+            return [StoredEvent(row["seq"], row["event_id"], row["sender"], row["payload"]) for row in rows]
 
         return await self._database.transaction(select)
 
-    async def count_waiting(self) -> int:
-        """How many events wait."""
+    async def find_waiting(self, keys: Sequence[str]) -> list[WaitingEvent]:
+        """Of these events those that wait, with their places."""
 
-        async def count(connection: Connection) -> int:
-            return int(await connection.fetchval("SELECT COUNT(*) FROM event WHERE state = 0"))
+        async def select(connection: Connection) -> list[WaitingEvent]:
+            found: list[WaitingEvent] = []
+            for start in range(0, len(keys), _BATCH):
+                batch = keys[start : start + _BATCH]
+                marks = ", ".join(f"${number}" for number in range(1, len(batch) + 1))
+                rows = await connection.fetch(
+                    "SELECT seq, event_id, room_id, lane, sender FROM event "  # noqa: S608 - numbers
+                    f"WHERE state = 0 AND event_id IN ({marks}) ORDER BY seq",
+                    *batch,
+                )
+                found.extend(WaitingEvent(*row) for row in rows)
+            return found
+
+        return await self._database.transaction(select) if keys else []
+
+    async def count_waiting(self) -> list[WaitingCount]:
+        """How many events wait, of each sender in each lane of each room."""
+
+        async def count(connection: Connection) -> list[WaitingCount]:
+            rows = await connection.fetch(
+                "SELECT room_id, lane, sender, COUNT(*) FROM event WHERE state = 0 GROUP BY room_id, lane, sender"
+            )
+            return [WaitingCount(*row) for row in rows]
 
         return await self._database.transaction(count)
 
@@ -146,39 +203,13 @@ class InboxStore:
             await connection.executemany(
                 "UPDATE event SET state = CASE WHEN CAST($2 AS TEXT) IS NULL THEN 1 ELSE 2 END, "
                 "reason = CAST($2 AS TEXT), settled_ms = $3, "
-                "payload = CASE WHEN CAST($2 AS TEXT) IS NULL THEN '' ELSE payload END "
+                "payload = CASE WHEN $4 > 0 THEN SUBSTR(payload, 1, $4) ELSE '' END "
                 "WHERE event_id = $1 AND state = 0",
-                [(verdict.key, _cut(verdict.refusal), now_ms) for verdict in verdicts],
+                [(each.key, _cut(each.refusal), now_ms, _kept_chars(each.refusal)) for each in verdicts],
             )
 
         if verdicts:
             await self._database.transaction(update)
-
-    async def withdraw(self, room_id: str, key: str, after: int, now_ms: int) -> bool:
-        """Set an event aside that was redacted, without its payload; only in its room, and only while it waits.
-
-        Args:
-            room_id: the room of the redaction.
-            key: the event that it names.
-            after: events up to this place in the order of arrival are left alone: somebody has them in hand.
-            now_ms: milliseconds since the epoch.
-
-        Returns:
-            Whether there was such an event.
-        """
-
-        async def update(connection: Connection) -> bool:
-            row = await connection.fetchrow(
-                "UPDATE event SET state = 2, reason = 'redacted', settled_ms = $4, payload = '' "
-                "WHERE event_id = $1 AND room_id = $2 AND seq > $3 AND state = 0 RETURNING seq",
-                key,
-                room_id,
-                after,
-                now_ms,
-            )
-            return row is not None
-
-        return await self._database.transaction(update)
 
     async def set_aside(self, limit: int = 100) -> list[tuple[str, str]]:
         """The newest events that were set aside, each with its reason."""
@@ -226,15 +257,22 @@ def _insert_statement(rows: int) -> str:
         "(" + ", ".join(f"${row * _COLUMNS + column}" for column in range(1, _COLUMNS + 1)) + ")" for row in range(rows)
     )
     return (
-        "INSERT INTO event (event_id, room_id, state, reason, payload, received_ms, settled_ms) "  # noqa: S608 - numbers
+        "INSERT INTO event "  # noqa: S608 - numbers
+        "(event_id, room_id, sender, lane, state, reason, payload, received_ms, settled_ms) "
         f"VALUES {', '.join(groups)} ON CONFLICT (event_id) DO NOTHING RETURNING event_id, seq"
     )
 
 
 def _row(arrival: Arrival, now_ms: int) -> tuple[str | int | None, ...]:
+    place = (arrival.key, arrival.room_id, arrival.sender, arrival.lane)
     if arrival.refusal is None:
-        return (arrival.key, arrival.room_id, _NEW, None, arrival.payload, now_ms, None)
-    return (arrival.key, arrival.room_id, _SET_ASIDE, _cut(arrival.refusal), arrival.payload, now_ms, now_ms)
+        return (*place, _NEW, None, arrival.payload, now_ms, None)
+    return (*place, _SET_ASIDE, _cut(arrival.refusal), arrival.payload, now_ms, now_ms)
+
+
+def _kept_chars(refusal: str | None) -> int:
+    """How much of an event is kept for the admin to look at; nothing of what was handled or taken back."""
+    return 0 if refusal in (None, REDACTED) else MAX_EVIDENCE_CHARS
 
 
 def _cut(reason: str | None) -> str | None:

@@ -5,6 +5,8 @@ All times are milliseconds of the wall clock. Statements keep to what SQLite (3.
 
 from __future__ import annotations
 
+import json
+
 from mautrix.util.async_db import Connection, Scheme, UpgradeTable
 
 UPGRADES = UpgradeTable(version_table_name="mxrtc_version", database_name="mxrtc-bridge database")
@@ -256,3 +258,32 @@ async def _create_policy_rule(connection: Connection) -> None:
 
 
 UPGRADES.register(_create_policy_rule, description="rules of policy lists")
+
+
+async def _add_lanes_of_events(connection: Connection) -> None:
+    # Whose event it is, and in which order of its room it stands: of its sender, or of the changes of the room ('').
+    await connection.execute("ALTER TABLE event ADD COLUMN sender TEXT NOT NULL DEFAULT ''")
+    await connection.execute("ALTER TABLE event ADD COLUMN lane TEXT NOT NULL DEFAULT ''")
+    changes = (
+        "m.room.member", "m.room.encryption", "m.room.redaction",
+        "m.policy.rule.user", "m.policy.rule.server", "m.policy.rule.room",
+    )  # fmt: skip
+    after = 0
+    while rows := await connection.fetch(
+        "SELECT seq, payload FROM event WHERE state = 0 AND seq > $1 ORDER BY seq LIMIT 1000", after
+    ):
+        after = rows[-1]["seq"]
+        places: list[tuple[int, str, str]] = []
+        for row in rows:
+            try:
+                event = json.loads(row["payload"])
+                sender, kind = str(event["sender"]), event["type"]
+            except (ValueError, TypeError, KeyError, RecursionError):
+                continue  # Damaged: it is set aside when its turn comes.
+            places.append((row["seq"], sender, "" if kind in changes else sender))
+        await connection.executemany("UPDATE event SET sender = $2, lane = $3 WHERE seq = $1", places)
+    await connection.execute("DROP INDEX event_waiting")
+    await connection.execute("CREATE INDEX event_waiting ON event (room_id, lane, seq) WHERE state = 0")
+
+
+UPGRADES.register(_add_lanes_of_events, description="lanes of events")

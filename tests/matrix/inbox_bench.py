@@ -10,12 +10,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.shares import ShareLimits
 from mxrtc_bridge.matrix.arrivals import Arrival, read_arrival
 from mxrtc_bridge.matrix.inbox import EventStore, Inbox, InboxLimits, RoomEvent
+from mxrtc_bridge.matrix.inbox_places import PlaceLimits
+from mxrtc_bridge.matrix.lanes import lane_of
 from mxrtc_bridge.matrix.verdicts import Verdict
 from mxrtc_bridge.metrics import Metrics
 
 ALICE = "@alice:example.org"
+
+
+def shares(**changes: int) -> ShareLimits:
+    """Shares that are never full, but for those that are named."""
+    many = 10**9
+    fields = {"sender": many, "server": many, "foreign": many, "others": many, "total": many, "room": many}
+    return ShareLimits(**{**fields, **changes})
+
+
+def plenty() -> PlaceLimits:
+    """Places for everything that waits."""
+    return PlaceLimits(waiting=shares(), changes=shares())
 
 
 def raw_event(number: int, room: int = 0, **changes: Any) -> dict[str, Any]:
@@ -37,7 +53,17 @@ class StoredRow:
     room_id: str
     payload: str
     state: str
+    sender: str = ALICE
+    lane: str = ALICE
     reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Count:
+    room_id: str
+    lane: str
+    sender: str
+    count: int
 
 
 @dataclass
@@ -65,7 +91,8 @@ class MemoryStore:
                 places.append(None)
                 continue
             state = "new" if arrival.refusal is None else "aside"
-            row = StoredRow(len(self.rows) + 1, arrival.key, arrival.room_id, arrival.payload, state, arrival.refusal)
+            place = (len(self.rows) + 1, arrival.key, arrival.room_id, arrival.payload)
+            row = StoredRow(*place, state, arrival.sender, arrival.lane, arrival.refusal)
             self.rows[arrival.key] = row
             places.append(row.seq)
         if fault == "after":
@@ -77,19 +104,24 @@ class MemoryStore:
     def _waiting(self) -> list[StoredRow]:
         return [row for row in self.rows.values() if row.state == "new"]
 
-    async def waiting_rooms(self, limit: int) -> list[str]:
+    async def waiting_lanes(self, limit: int) -> list[tuple[str, str]]:
         await self._step()
-        return list(dict.fromkeys(row.room_id for row in self._waiting()))[:limit]
+        return list(dict.fromkeys((row.room_id, row.lane) for row in self._waiting()))[:limit]
 
-    async def waiting(self, room_id: str, after: int, limit: int) -> list[StoredRow]:
+    async def waiting(self, room_id: str, lane: str, after: int, limit: int) -> list[StoredRow]:
         await self._step()
-        found = [row for row in self._waiting() if row.room_id == room_id and row.seq > after][:limit]
-        self.largest_page = max(self.largest_page, len(found))
-        return found
+        wanted = [row for row in self._waiting() if (row.room_id, row.lane) == (room_id, lane) and row.seq > after]
+        self.largest_page = max(self.largest_page, len(wanted[:limit]))
+        return wanted[:limit]
 
-    async def count_waiting(self) -> int:
+    async def find_waiting(self, keys: Sequence[str]) -> list[StoredRow]:
         await self._step()
-        return len(self._waiting())
+        return [row for row in self._waiting() if row.key in keys]
+
+    async def count_waiting(self) -> list[Count]:
+        await self._step()
+        counts = Counter((row.room_id, row.lane, row.sender) for row in self._waiting())
+        return [Count(*place, count) for place, count in counts.items()]
 
     async def settle(self, verdicts: Sequence[Verdict], now_ms: int) -> None:
         await self._step()
@@ -99,35 +131,28 @@ class MemoryStore:
                 row.state = "done" if verdict.refusal is None else "aside"
                 row.reason = verdict.refusal
 
-    async def withdraw(self, room_id: str, key: str, after: int, now_ms: int) -> bool:
-        await self._step()
-        row = self.rows.get(key)
-        if row is None or row.room_id != room_id or row.seq <= after or row.state != "new":
-            return False
-        row.state, row.reason = "aside", "redacted"
-        return True
-
     def states(self) -> dict[str, int]:
         return dict(Counter(row.state for row in self.rows.values()))
 
 
 class Recorder:
-    """A handler that takes down what it gets, and checks that no room is handled twice at the same time."""
+    """A handler that takes down what it gets, and checks that no lane is handled twice at the same time."""
 
     def __init__(self, delay: Callable[[], int] = lambda: 0) -> None:
         self.handled: list[RoomEvent] = []
-        self._busy: set[str] = set()
+        self._busy: set[tuple[str, str]] = set()
         self._delay = delay
 
     async def __call__(self, event: RoomEvent) -> None:
-        assert event.room_id not in self._busy, "two events of one room at the same time"
-        self._busy.add(event.room_id)
+        place = (event.room_id, lane_of(event))
+        assert place not in self._busy, "two events of one lane at the same time"
+        self._busy.add(place)
         self.handled.append(event)
         try:
             for _ in range(self._delay()):
                 await asyncio.sleep(0)
         finally:
-            self._busy.discard(event.room_id)
+            self._busy.discard(place)
 
     @property
     def numbers(self) -> list[int]:
@@ -148,6 +173,7 @@ def make_inbox(
     types: frozenset[str] | None = None,
     limits: InboxLimits | None = None,
     arrived: Callable[[object], None] = lambda _raw: None,
+    has_right: Callable[[UserId], bool] = lambda _user: False,
 ) -> Inbox:
     return Inbox(
         store,
@@ -158,6 +184,8 @@ def make_inbox(
         types=types,
         limits=limits or InboxLimits(retry_s=0),
         arrived=arrived,
+        own_server="example.org",
+        has_right=has_right,
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.matrix.inbox import InboxLimits, RoomEvent
 from tests.matrix.inbox_bench import (
+    ALICE,
     MemoryStore,
     Recorder,
     make_inbox,
@@ -59,25 +60,6 @@ async def test_commit_whose_answer_was_lost_is_handled_when_it_comes_again() -> 
     assert recorder.numbers == [1, 2]
 
 
-async def test_too_many_stored_events_are_refused_and_accepted_later() -> None:
-    go_on = asyncio.Event()
-
-    async def handler(event: RoomEvent) -> None:
-        await go_on.wait()
-
-    store = MemoryStore()
-    async with running(make_inbox(store, handler, limits=InboxLimits(stored=10))) as inbox:
-        await inbox.accept("1", [raw_event(number) for number in range(10)])
-        with pytest.raises(StorageError, match="10 events wait already; the limit is 10"):
-            await inbox.accept("2", [raw_event(11)])
-        assert len(store.rows) == 10
-        go_on.set()
-        await inbox.idle()
-        await inbox.accept("2", [raw_event(number) for number in range(11, 21)])
-        await inbox.idle()
-    assert store.states() == {"done": 20}
-
-
 async def test_request_that_is_cancelled_while_storing_loses_nothing() -> None:
     store, recorder = MemoryStore(delay=lambda: 5), Recorder()
     async with running(make_inbox(store, recorder)) as inbox:
@@ -100,11 +82,11 @@ async def test_memory_holds_a_bounded_number_of_events_of_a_room() -> None:
         await recorder(event)
 
     store = MemoryStore()
-    async with running(make_inbox(store, handler, limits=InboxLimits(events_per_room=10, page=7))) as inbox:
+    async with running(make_inbox(store, handler, limits=InboxLimits(events_per_lane=10, page=7))) as inbox:
         await inbox.idle()
         for start in range(0, 100, 5):
             await inbox.accept(str(start), [raw_event(number) for number in range(start, start + 5)])
-        assert len(inbox._rooms["!r0:example.org"].queue) <= 10
+        assert len(inbox._lanes["!r0:example.org", ALICE].queue) <= 10
         go_on.set()
         await inbox.idle()
     assert recorder.numbers == list(range(100))
@@ -132,13 +114,13 @@ async def test_memory_holds_a_bounded_number_of_characters() -> None:
 
 
 @pytest.mark.parametrize("rooms", [1, 2, 9])
-async def test_rooms_beyond_the_limit_wait_their_turn_in_order(rooms: int) -> None:
+async def test_lanes_beyond_the_limit_wait_their_turn_in_order(rooms: int) -> None:
     """Also events that come while older ones of the same room are still left out."""
     store, recorder = MemoryStore(), Recorder(delay=lambda: 2)
-    async with running(make_inbox(store, recorder, limits=InboxLimits(rooms=rooms, page=3))) as inbox:
+    async with running(make_inbox(store, recorder, limits=InboxLimits(lanes=rooms, page=3))) as inbox:
         for start in range(0, 200, 10):
             await inbox.accept(str(start), [raw_event(n, n % 10) for n in range(start, start + 10)])
-            assert len(inbox._rooms) <= rooms
+            assert len(inbox._lanes) <= rooms
             for _ in range(start % 7):
                 await asyncio.sleep(0)
         await inbox.idle()

@@ -86,11 +86,11 @@ async def test_redaction_of_an_event_of_another_room_means_nothing() -> None:
     assert sorted(recorder.numbers) == [1, 2]
 
 
-@pytest.mark.parametrize("events_per_room", [1, 1000])
-async def test_redacted_event_is_not_handled_after_a_new_start(events_per_room: int) -> None:
+@pytest.mark.parametrize("events_per_lane", [1, 1000])
+async def test_redacted_event_is_not_handled_after_a_new_start(events_per_lane: int) -> None:
     """Memory has forgotten it; the database has not."""
     store, gate = MemoryStore(), Gate()
-    inbox = make_inbox(store, gate, limits=InboxLimits(events_per_room=events_per_room, retry_s=0))
+    inbox = make_inbox(store, gate, limits=InboxLimits(events_per_lane=events_per_lane, retry_s=0))
     task = asyncio.create_task(inbox.run())
     inbox.set_ready(True)
     while not inbox.ready:

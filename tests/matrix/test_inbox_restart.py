@@ -19,6 +19,7 @@ from tests.matrix.inbox_bench import (
     arrival,
     kill,
     make_inbox,
+    plenty,
     raw_event,
     running,
 )
@@ -121,8 +122,8 @@ def transactions(draw: st.DrawFn) -> list[list[int]]:
     faults=st.lists(st.sampled_from(["", "", "", "before", "after"]), max_size=30),
     limits=st.builds(
         InboxLimits,
-        rooms=st.sampled_from([1, 2, 3, 10]),
-        events_per_room=st.sampled_from([1, 2, 100]),
+        lanes=st.sampled_from([1, 2, 3, 10]),
+        events_per_lane=st.sampled_from([1, 2, 100]),
         held_chars=st.sampled_from([1, 400, 10**6]),
         page=st.sampled_from([1, 2, 100]),
         retry_s=st.just(0.0),
@@ -185,13 +186,13 @@ async def test_backlog_of_ten_thousand_events_is_handled_in_order(tmp_path: Any)
     recorder = Recorder()
     async with await Database.open(f"sqlite:///{tmp_path}/bridge.db") as database:
         store = InboxStore(database)
-        limits = InboxLimits(events_per_room=100)
+        limits = InboxLimits(events_per_lane=100, places=plenty())
         async with running(make_inbox(store, recorder, limits=limits)) as inbox:
             for start in range(0, 10_000, 100):
                 events = [raw_event(n, 0 if n % 2 else n % 50) for n in range(start, start + 100)]
                 await inbox.accept(str(start), events)
             await inbox.idle()
-        assert await store.count_waiting() == 0
+        assert await store.count_waiting() == []
         assert await store.set_aside() == []
     assert len(recorder.handled) == 10_000
     for numbers in recorder.by_room().values():
@@ -217,7 +218,7 @@ async def test_real_store_takes_concurrent_copies_once_and_survives_a_crash(tmp_
             for batch in batches[5:]:
                 await asyncio.gather(*(inbox.accept("t", batch) for _ in range(5)))
             await inbox.idle()
-        assert await store.count_waiting() == 0
+        assert await store.count_waiting() == []
     for recorder in (first, second):
         assert len(set(recorder.numbers)) == len(recorder.numbers)
         for numbers in recorder.by_room().values():

@@ -11,6 +11,7 @@ from mautrix.util.async_db import Connection
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.inbox import KEEP_MS, InboxStore, StoredEvent
+from mxrtc_bridge.storage.schema import UPGRADES
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Row:
     room_id: str = "!a"
     payload: str = "{}"
     refusal: str | None = None
+    sender: str = "@a:x"
+    lane: str = "@a:x"
 
 
 @pytest.fixture
@@ -29,7 +32,11 @@ def inbox(database: Database) -> InboxStore:
 
 
 async def keys(inbox: InboxStore, room_id: str = "!a", after: int = 0, limit: int = 100) -> list[str]:
-    return [event.key for event in await inbox.waiting(room_id, after, limit)]
+    return [event.key for event in await inbox.waiting(room_id, "@a:x", after, limit)]
+
+
+async def count(inbox: InboxStore) -> int:
+    return sum(each.count for each in await inbox.count_waiting())
 
 
 async def rows(database: Database) -> list[tuple[str, int, str, str | None]]:
@@ -44,8 +51,8 @@ async def test_store_gives_places_in_order_of_arrival(inbox: InboxStore) -> None
     places = await inbox.store([Row("$1"), Row("$2"), Row("$3")], 10)
     assert None not in places
     assert places == sorted(places)  # type: ignore[type-var]
-    assert await inbox.waiting("!a", 0, 100) == [
-        StoredEvent(place, key, "{}") for place, key in zip(places, ("$1", "$2", "$3"), strict=True)
+    assert await inbox.waiting("!a", "@a:x", 0, 100) == [
+        StoredEvent(place, key, "@a:x", "{}") for place, key in zip(places, ("$1", "$2", "$3"), strict=True)
     ]
 
 
@@ -56,7 +63,7 @@ async def test_store_knows_an_event_again_whatever_brings_it(inbox: InboxStore) 
     assert await inbox.store([Row("$2", payload="other")], 11) == [None]
     await inbox.settle([Row("$1"), Row("$2", refusal="bad")], 12)
     assert await inbox.store([Row("$1"), Row("$2")], 13) == [None, None]
-    assert await inbox.count_waiting() == 0
+    assert await count(inbox) == 0
 
 
 @pytest.mark.parametrize("count", [99, 100, 101, 1000])
@@ -76,16 +83,16 @@ async def test_store_of_nothing_returns_nothing(inbox: InboxStore) -> None:
 async def test_refused_arrival_is_kept_aside_and_never_waits(inbox: InboxStore) -> None:
     await inbox.store([Row("hash:1", room_id="", refusal="not an object"), Row("$2")], 10)
     assert await keys(inbox, "") == []
-    assert await inbox.count_waiting() == 1
+    assert await count(inbox) == 1
     assert await inbox.set_aside() == [("hash:1", "not an object")]
 
 
-async def test_waiting_rooms_come_by_their_oldest_event(inbox: InboxStore) -> None:
+async def test_waiting_lanes_come_by_their_oldest_event(inbox: InboxStore) -> None:
     await inbox.store([Row("$1", "!a"), Row("$2", "!b"), Row("$3", "!c"), Row("$4", "!a")], 10)
-    assert await inbox.waiting_rooms(10) == ["!a", "!b", "!c"]
+    assert [room for room, _ in await inbox.waiting_lanes(10)] == ["!a", "!b", "!c"]
     await inbox.settle([Row("$1")], 11)
-    assert await inbox.waiting_rooms(10) == ["!b", "!c", "!a"]
-    assert await inbox.waiting_rooms(2) == ["!b", "!c"]
+    assert [room for room, _ in await inbox.waiting_lanes(10)] == ["!b", "!c", "!a"]
+    assert [room for room, _ in await inbox.waiting_lanes(2)] == ["!b", "!c"]
 
 
 async def test_waiting_comes_in_pages(inbox: InboxStore) -> None:
@@ -161,16 +168,64 @@ async def test_failed_store_stores_nothing(tmp_path: Path) -> None:
         await database.transaction(limit)
         with pytest.raises(StorageError):
             await inbox.store([Row(f"${number}", payload="x" * 1000) for number in range(100)], 1)
-        assert await inbox.count_waiting() == 0
+        assert await count(inbox) == 0
 
 
-async def test_redacted_event_is_set_aside_while_it_waits_in_its_room(inbox: InboxStore, database: Database) -> None:
-    first, second = await inbox.store([Row("$1"), Row("$2")], 10)
-    assert first is not None and second is not None  # noqa: PT018
-    assert not await inbox.withdraw("!b", "$1", 0, 11), "a redaction in another room means nothing"
-    assert not await inbox.withdraw("!a", "$1", first, 11), "somebody has it in hand"
-    assert await inbox.withdraw("!a", "$1", first - 1, 11)
-    assert not await inbox.withdraw("!a", "$1", 0, 11)
+async def test_what_was_taken_back_is_set_aside_without_its_content(inbox: InboxStore, database: Database) -> None:
+    await inbox.store([Row("$1"), Row("$2")], 10)
+    assert [each.key for each in await inbox.find_waiting(["$1", "$2", "$3"])] == ["$1", "$2"]
+    await inbox.settle([Row("$1", refusal="redacted")], 11)
     await inbox.settle([Row("$2")], 12)
-    assert not await inbox.withdraw("!a", "$2", 0, 13)
+    assert await inbox.find_waiting(["$1", "$2", "$3"]) == []
+    assert await inbox.find_waiting([]) == []
     assert await rows(database) == [("$1", 2, "", "redacted"), ("$2", 1, "", None)]
+
+
+async def test_only_a_part_of_what_is_set_aside_is_kept(inbox: InboxStore, database: Database) -> None:
+    await inbox.store([Row("$1", payload="x" * 100_000)], 10)
+    await inbox.settle([Row("$1", refusal="odd")], 11)
+    assert [len(row[2]) for row in await rows(database)] == [4096]
+
+
+async def test_events_wait_by_lane_and_are_counted_by_sender(inbox: InboxStore) -> None:
+    await inbox.store([Row("$1"), Row("$2", lane=""), Row("$3", lane="", sender="@b:x"), Row("$4")], 10)
+    await inbox.store([Row("$5", room_id="!b")], 10)
+    assert await inbox.waiting_lanes(10) == [("!a", "@a:x"), ("!a", ""), ("!b", "@a:x")]
+    assert [each.sender for each in await inbox.waiting("!a", "", 0, 10)] == ["@a:x", "@b:x"]
+    counts = {(each.room_id, each.lane, each.sender): each.count for each in await inbox.count_waiting()}
+    assert counts == {
+        ("!a", "@a:x", "@a:x"): 2, ("!a", "", "@a:x"): 1, ("!a", "", "@b:x"): 1, ("!b", "@a:x", "@a:x"): 1,
+    }  # fmt: skip
+
+
+async def test_events_that_wait_get_their_lanes_when_the_tables_are_brought_up_to_date(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [upgrade.__name__ for upgrade in UPGRADES.upgrades]
+    with monkeypatch.context() as before:
+        before.setattr(UPGRADES, "upgrades", UPGRADES.upgrades[: names.index("_add_lanes_of_events")])
+        async with await Database.open(url) as old:
+
+            async def insert(connection: Connection) -> None:
+                for number, payload in enumerate(
+                    (
+                        '{"sender": "@a:x", "type": "m.call.invite"}',
+                        '{"sender": "@b:x", "type": "m.room.member", "state_key": "@a:x"}',
+                        "damaged",
+                        '{"sender": "@a:x", "type": "m.call.hangup"}',
+                    )
+                ):
+                    await connection.execute(
+                        "INSERT INTO event (event_id, room_id, state, payload, received_ms) "
+                        "VALUES ($1, '!a', 0, $2, 0)",
+                        f"${number}",
+                        payload,
+                    )
+
+            await old.transaction(insert)
+    async with await Database.open(url) as database:
+        inbox = InboxStore(database)
+        assert await inbox.waiting_lanes(10) == [("!a", "@a:x"), ("!a", "")]
+        assert await keys(inbox) == ["$0", "$3"]
+        found = await inbox.waiting("!a", "", 0, 10)
+        assert [(each.key, each.sender) for each in found] == [("$1", "@b:x"), ("$2", "")]
