@@ -45,6 +45,18 @@ REFUSALS = frozenset(
 """Codes of refusals; :class:`Metrics` takes more at construction, and counts all others as ``other``."""
 
 
+class _Counts(dict[str, Counter]):
+    """A counter by the values of its label, which are few: looking one up in the library costs more than counting."""
+
+    def __init__(self, counter: Counter) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __missing__(self, value: str) -> Counter:
+        self[value] = self._counter.labels(value)
+        return self[value]
+
+
 class Metrics:
     """All counters of one running bridge, in a registry of their own.
 
@@ -109,13 +121,13 @@ class Metrics:
         """All values in the Prometheus text format, version 0.0.4."""
         return generate_latest(self.registry)
 
-    def _counter(self, name: str, text: str, label: str) -> Counter:
-        return Counter(name, text, (label,), namespace="mxrtc", registry=self.registry)
+    def _counter(self, name: str, text: str, label: str) -> _Counts:
+        return _Counts(Counter(name, text, (label,), namespace="mxrtc", registry=self.registry))
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, namespace="mxrtc", registry=self.registry)
 
     @staticmethod
-    def _count(counter: Counter, value: str, known: frozenset[str], amount: int = 1) -> None:
+    def _count(counts: _Counts, value: str, known: frozenset[str], amount: int = 1) -> None:
         if amount > 0:
-            counter.labels(value if value in known else OTHER).inc(amount)
+            counts[value if value in known else OTHER].inc(amount)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 from mxrtc_bridge.core.ids import UserId, server_of
 
@@ -46,6 +47,7 @@ class ShareLimits:
     """Of one room; those with a right get more. None where rooms do not matter."""
 
 
+@lru_cache(maxsize=4096)
 def host_of(user: UserId) -> str:
     """The server of a user without its port: whoever has a name has all of its ports."""
     return _PORT.sub("", server_of(user)).lower()
@@ -122,7 +124,7 @@ class Shares:
 
     def remove(self, sender: UserId, room: str = "") -> None:
         """Take back one :meth:`add`; what was never counted changes nothing."""
-        if not self._senders.get(sender):
+        if sender not in self._senders:
             return
         server = host_of(sender)
         _count_down(self._senders, sender)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.shares import Share, ShareLimits, Shares, host_of
@@ -73,6 +72,22 @@ class _Line:
         return True
 
 
+class Turn:
+    """One turn of one sender."""
+
+    __slots__ = ("_sender", "_turns")
+
+    def __init__(self, turns: Turns, sender: UserId) -> None:
+        self._turns = turns
+        self._sender = sender
+
+    async def __aenter__(self) -> None:
+        await self._turns.begin(self._sender)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turns.end(self._sender)
+
+
 class Turns:
     """See the head of this module. How many may wait is for the caller to bound: each of them is a task of its own.
 
@@ -99,17 +114,21 @@ class Turns:
         """How many wait for their turn."""
         return self._waiting
 
-    @asynccontextmanager
-    async def of(self, sender: UserId) -> AsyncIterator[None]:
-        """Wait for the turn of ``sender``; the block that follows is the work."""
+    def of(self, sender: UserId) -> Turn:
+        """The next turn of ``sender``: ``async with`` waits for it, and the block that follows is the work."""
+        return Turn(self, sender)
+
+    async def begin(self, sender: UserId) -> None:
+        """Wait for a turn of ``sender``; must be followed by :meth:`end`."""
         if self._waiting or self._active.full(sender, has_right=_nobody) is not None:
             await self._wait(sender)
         else:
             self._active.add(sender)
-        try:
-            yield
-        finally:
-            self._active.remove(sender)
+
+    def end(self, sender: UserId) -> None:
+        """Give a turn on."""
+        self._active.remove(sender)
+        if self._waiting:
             self._go_on()
 
     async def _wait(self, sender: UserId) -> None:

@@ -38,15 +38,10 @@ class Arrival:
     withdraws: tuple[str, EventId] | None = None
     """The room and the event that this one redacts there."""
 
-    @property
-    def sender(self) -> str:
-        """Who has sent it; empty if that cannot be read."""
-        return "" if self.event is None else self.event.sender
-
-    @property
-    def lane(self) -> str:
-        """In which order of its room it stands; see :func:`~mxrtc_bridge.matrix.lanes.lane_of`."""
-        return "" if self.event is None else lane_of(self.event)
+    sender: str = ""
+    """Who has sent it; empty if that cannot be read."""
+    lane: str = ""
+    """In which order of its room it stands; see :func:`~mxrtc_bridge.matrix.lanes.lane_of`."""
 
 
 class StoredEvent(Protocol):
@@ -121,7 +116,15 @@ def read_arrival(raw: object, types: frozenset[str] | None) -> Arrival | None:
             return None
     try:
         event = parse_room_event(raw)
-        return Arrival(event.event_id, event.room_id, encode(event), event=event, withdraws=redacted_by(raw))
+        return Arrival(
+            event.event_id,
+            event.room_id,
+            encode(event),
+            event=event,
+            withdraws=redacted_by(raw),
+            sender=event.sender,
+            lane=lane_of(event),
+        )
     except EventError as error:
         return _refused(raw, f"{error.code}: {error}")
 

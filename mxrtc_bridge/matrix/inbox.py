@@ -286,7 +286,7 @@ class Inbox:
     def _admits(self, arrival: Arrival) -> bool:
         """Whether an event is stored: it gets a place, or is kept to be looked at."""
         if arrival.event is not None:
-            return self._places.take(arrival.event)
+            return self._places.take(arrival.event, arrival.lane)
         if self._evidence.due(arrival.key, self._wall_ms() / 1000) is not None:
             return True
         self._metrics.events("set_aside")

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.shares import Share, ShareLimits, Shares, host_of
 from mxrtc_bridge.engine.seldom_log import SeldomLog
-from mxrtc_bridge.engine.turns import Turns
-from mxrtc_bridge.matrix.lanes import lane_of
+from mxrtc_bridge.engine.turns import Turn, Turns
 from mxrtc_bridge.matrix.room_event import RoomEvent
 from mxrtc_bridge.metrics import Metrics
 
@@ -91,9 +89,9 @@ class Places:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._changes)
 
-    def take(self, event: RoomEvent) -> bool:
+    def take(self, event: RoomEvent, lane: str) -> bool:
         """Take a place for an event that is about to be stored; False, and it is to be dropped, if it gets none."""
-        shares = self._of(lane_of(event))
+        shares = self._of(lane)
         full = shares.full(event.sender, event.room_id, has_right=self.has_right)
         if full is not None:
             self._metrics.events("dropped")
@@ -117,7 +115,7 @@ class Places:
         for each in waiting:
             self._of(each.lane).add(UserId(each.sender), each.room_id, each.count)
 
-    def turn(self, sender: str, lane: str) -> AbstractAsyncContextManager[None]:
+    def turn(self, sender: str, lane: str) -> Turn:
         """Wait until it is the turn of an event of ``sender``; inside of it the event is handled."""
         turns = self._turns if lane else self._turns_of_changes
         return turns.of(UserId(sender))
