@@ -94,7 +94,11 @@ class Bridge:
         self._serving = asyncio.Event()
         self._rights = Rights(config, self._clock.wall_ms, self._clock.elapsed_ms)
         self._encryption = Encryption(
-            config, stores.crypto, wall_ms=self._clock.wall_ms, to_device=self._handle_to_device
+            config,
+            stores.crypto,
+            wall_ms=self._clock.wall_ms,
+            to_device=self._handle_to_device,
+            has_right=self._rights.has_any,
         )
         transport = Transport(config.homeserver.address, config.appservice.as_token)
         self._homeserver = SealingHomeserver(transport, self._seal)

@@ -1,7 +1,7 @@
 """The devices of all virtual users: brought up at the start, kept listening, and between events and the bridge.
 
-Must never stop the bridge because of one device, nor hold up a room for longer than :data:`KEY_WAIT_S` because a key
-is late: what is late is handled when its key comes, for a minute, and then its sender is told.
+Must never stop the bridge because of one device, nor let anything wait for a key that is late: what is late is handled
+when its key comes (:mod:`.late_keys`), for a minute, and then its sender is told.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from mxrtc_bridge.app.device_signs import FIRST_POLLS_S, DeviceSigns
+from mxrtc_bridge.app.late_keys import LateHandler, LateKeys, session_of
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.config.files import write_private
 from mxrtc_bridge.config.secrets import read_secret_file
@@ -38,11 +39,6 @@ from mxrtc_bridge.storage.crypto import CryptoStore
 
 log = logging.getLogger("mxrtc_bridge.encryption")
 
-KEY_WAIT_S = 4.0
-"""How long an event waits for its key, and its room with it; keys are sent before the events that need them."""
-LATE_KEY_S = 60.0
-MAX_LATE = 64
-"""Events that wait longer, without their rooms; for the next one its sender is told at once."""
 DEVICES_PER_TRANSPORT = 64
 """Long polls that share a pool of connections."""
 STARTS_AT_A_TIME = 8
@@ -54,7 +50,6 @@ _LEAST: ContextVar[Trust | None] = ContextVar("least trust", default=None)
 """Overrides the policy for what the current task sends."""
 
 ToDeviceHandler = Callable[[CryptoDevice, ToDeviceEvent], Awaitable[None]]
-LateHandler = Callable[[RoomEvent, "Opened | Undecryptable"], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -99,6 +94,7 @@ class Encryption:
         wall_ms: Callable[[], int],
         to_device: ToDeviceHandler,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        has_right: Callable[[UserId], bool] = lambda _user: False,
     ) -> None:
         """Make it; nothing is sent before :meth:`start`.
 
@@ -108,6 +104,7 @@ class Encryption:
             wall_ms: milliseconds since the epoch.
             to_device: given what other devices send, one at a time for each of ours.
             sleep: waits before a device is brought up again.
+            has_right: whether a user holds any right.
         """
         self._sleep = sleep
         self._config = config
@@ -120,7 +117,7 @@ class Encryption:
         self._transport: Transport | None = None
         self._key = b""
         self._tasks: asyncio.TaskGroup | None = None
-        self._late = 0
+        self.late = LateKeys(config.homeserver.domain, has_right)
         self._bringing_up = asyncio.Lock()
         self.why_off: str | None = "it has not been started"
         self._announced = config.encryption.announced
@@ -247,6 +244,7 @@ class Encryption:
         """Listen for all devices, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
+            tasks.create_task(self.late.run(), name="late keys")
             for user, end in self._ends.items():
                 end.task = tasks.create_task(self._listen(end), name=f"device of {user}")
             if self._announced:
@@ -386,24 +384,17 @@ class Encryption:
         end = self._end_of(local)
         if end is None:
             raise StateError(self.why_off or f"the device of {local} is not up")
-        result = await end.rooms.open(event, key_wait_s=KEY_WAIT_S)
-        if not isinstance(result, Undecryptable) or not result.may_come:
-            return result
-        if self._late >= MAX_LATE or self._tasks is None:
-            return result
-        self._late += 1
-        self._tasks.create_task(self._wait_late(end, event, late), name="late key")
-        return None
+        rooms, session = end.rooms, session_of(event, local)
+        result: Opened | Undecryptable = Undecryptable(Obstacle.NO_KEY, session[-1])
+        if not self.late.holds(session):
+            result = await rooms.open(event, key_wait_s=0)
+            if not isinstance(result, Undecryptable) or not result.may_come:
+                return result
 
-    async def _wait_late(self, end: _End, event: RoomEvent, late: LateHandler) -> None:
-        try:
-            await late(event, await end.rooms.open(event, key_wait_s=LATE_KEY_S))
-        except MxrtcError as error:
-            log.warning("! an event whose key was late was not handled: %s", error)
-        except Exception:
-            log.exception("! an event whose key was late was not handled")
-        finally:
-            self._late -= 1
+        async def open_late(event: RoomEvent, wait_s: float) -> Opened | Undecryptable:
+            return await rooms.open(event, key_wait_s=wait_s)
+
+        return None if self.late.put(session, event, open_late, late) else result
 
 
 @contextmanager

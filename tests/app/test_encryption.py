@@ -243,40 +243,45 @@ async def test_users_that_are_gone_from_the_configuration_are_not_listened_for(s
         assert encryption.device_of(other) is not None
 
 
-def encrypted_event(session: str = "s") -> RoomEvent:
-    content = {"algorithm": "m.megolm.v1.aes-sha2", "session_id": session, "ciphertext": "x"}
-    return RoomEvent(EventId("$e"), RoomId(ROOM), "m.room.encrypted", UserId(ALICE), 0, content)
+def encrypted_event(name: str = "$e") -> RoomEvent:
+    content = {"algorithm": "m.megolm.v1.aes-sha2", "session_id": "s", "ciphertext": "x"}
+    return RoomEvent(EventId(name), RoomId(ROOM), "m.room.encrypted", UserId(ALICE), 0, content)
 
 
-async def test_event_whose_key_is_late_is_handled_when_it_comes_and_holds_up_nobody(server: KeyServerDouble) -> None:
+async def test_event_whose_key_is_late_is_handled_when_it_comes_and_nobody_waits_for_it(
+    server: KeyServerDouble,
+) -> None:
+    """Opening it returns at once, and those behind it in the same session come after it."""
     key_came, results = asyncio.Event(), []
     device = DeviceIdentity(UserId(ALICE), DeviceId("PHONE"), "e", "c")
-    event = encrypted_event()
+    first, second = encrypted_event("$1"), encrypted_event("$2")
 
     async def open_event(event: RoomEvent, *, key_wait_s: float) -> Opened | Undecryptable:
-        if key_wait_s == encryption_module.KEY_WAIT_S:
+        if key_wait_s == 0 and not key_came.is_set():
             return Undecryptable(Obstacle.NO_KEY, "s")
         await key_came.wait()
         return Opened(event, device)
 
-    async def late(_: RoomEvent, result: Opened | Undecryptable) -> None:
-        results.append(result)
+    async def late(event: RoomEvent, result: Opened | Undecryptable) -> None:
+        results.append(event.event_id)
+        assert result == Opened(event, device)
 
     async with made(server) as encryption:
         await encryption.start([USER])
         encryption._ends[USER].rooms.open = open_event  # type: ignore[method-assign]
+        before = await encryption.open(first, USER, late)
+        assert isinstance(before, Undecryptable), "there is nobody yet who would wait for its key"
         task = asyncio.create_task(encryption.run())
-        await asyncio.sleep(0)
-        for _ in range(encryption_module.MAX_LATE):
-            assert await encryption.open(event, USER, late) is None
-        beyond = await encryption.open(event, USER, late)
-        assert isinstance(beyond, Undecryptable), "so many wait, and not one more"
-        assert results == []
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert await encryption.open(first, USER, late) is None
         key_came.set()
-        while len(results) < encryption_module.MAX_LATE:
-            await asyncio.sleep(0.01)
-        assert all(result == Opened(event, device) for result in results)
-        assert encryption._late == 0
+        assert await encryption.open(second, USER, late) is None, "the first one has not been handled yet"
+        while len(results) < 2:
+            await asyncio.sleep(0)
+        assert results == ["$1", "$2"]
+        await asyncio.sleep(0)
+        assert await encryption.open(second, USER, late) == Opened(second, device)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mxrtc_bridge.core.errors import EventError
@@ -22,7 +23,7 @@ from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceId, DeviceIdentity, 
 
 MAX_WITHHELD = 1000
 MAX_WAITING = 256
-"""Events of one device that wait for their key at the same time; the next one does not wait."""
+"""Keys that one device waits for at the same time; for the next one nobody waits."""
 MAX_SESSION_KEY_CHARS = 1024
 
 _DEVICE_ID = re.compile(r"[!-~]{1,255}")
@@ -81,6 +82,15 @@ def _open_session_key(key: str) -> vodozemac.InboundGroupSession:
     return vodozemac.InboundGroupSession(vodozemac.SessionKey(key))
 
 
+@dataclass(slots=True)
+class _Wait:
+    """Those who wait for one key."""
+
+    came: asyncio.Event = field(default_factory=asyncio.Event)
+    count: int = 0
+    """How many they are: the last one to go takes it out of the table, or the others were never woken."""
+
+
 class InboundSessions:
     """The Megolm sessions of others, as one device of ours has received them."""
 
@@ -89,7 +99,7 @@ class InboundSessions:
         self._pickle_key = pickle_key
         self._wall_ms = wall_ms
         self._withheld: dict[Name, str] = {}
-        self._waiting: dict[Name, asyncio.Event] = {}
+        self._waiting: dict[Name, _Wait] = {}
 
     def read_key(self, sender: UserId, message: OlmMessage, device: DeviceIdentity) -> InboundRecord:
         """Read an ``m.room_key``; to be saved together with the session that has brought it.
@@ -106,7 +116,7 @@ class InboundSessions:
         name = (record.room, record.session_id, record.user)
         self._withheld.pop(name, None)
         if (waiting := self._waiting.get(name)) is not None:
-            waiting.set()
+            waiting.came.set()
 
     def read_withheld(self, sender: UserId, content: Mapping[str, Any]) -> None:
         """Take ``m.room_key.withheld``: a key will not come, or not yet."""
@@ -126,17 +136,20 @@ class InboundSessions:
             return True
         if name not in self._waiting and len(self._waiting) >= MAX_WAITING:
             return False
-        event = self._waiting.setdefault(name, asyncio.Event())
+        wait = self._waiting.setdefault(name, _Wait())
+        wait.count += 1
         try:
             # The key may have come while the database was asked.
             if await self._store.inbound(*name) is not None:
                 return True
             async with asyncio.timeout(timeout_s):
-                await event.wait()
+                await wait.came.wait()
         except TimeoutError:
             return False
         finally:
-            self._waiting.pop(name, None)
+            wait.count -= 1
+            if not wait.count:
+                self._waiting.pop(name, None)
         return True
 
     async def decrypt(
