@@ -51,6 +51,7 @@ from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.rooms import SealingHomeserver
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 from mxrtc_bridge.matrix.inbox import Inbox
+from mxrtc_bridge.matrix.lanes import lane_of
 from mxrtc_bridge.matrix.liveness import ping_loop, wait_for_homeserver
 from mxrtc_bridge.matrix.notices import Notices
 from mxrtc_bridge.matrix.outbox import Outbox
@@ -316,8 +317,10 @@ class Bridge:
     # Events
 
     async def _handle(self, event: RoomEvent) -> None:
-        """Take one event of a room; events of a room come in order."""
+        """Take one event of a room; those of one sender come in order, and so do changes of a room."""
         await self._named_rooms.receive(event)
+        if lane_of(event):
+            await self._peers.invitations.settled(event.room_id)
         await self._peers.handle(event)
         local = self._peers.speaker_in(event.room_id)
         if local is not None and not self.is_own(event.sender):

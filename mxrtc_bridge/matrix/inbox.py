@@ -21,8 +21,8 @@ slow handler is nobody else's. That is enough, because nothing depends on an ord
 - A call is the events of one user; those of our own users mean nothing here. The same is true of a verification.
 - What a change takes away has been taken when it arrived, so an event that came before it and is handled after it
   finds less than it had, never more. Who gains by a change writes after it, and what has been learned by then counts.
-- While our user joins a room nobody's events of that room are handled (:meth:`.Peers.settled`), since the homeserver
-  may send them before it answers us.
+- While our user joins a room nobody's events of that room are handled (:meth:`.Invitations.settled`), since the
+  homeserver may send them before it answers us.
 - A redaction counts in memory before anything that waits, in whichever lane.
 
 How a lane works: while its queue has room, new events go straight into it. Otherwise the lane is *behind*: from then on

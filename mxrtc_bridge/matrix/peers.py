@@ -1,7 +1,8 @@
 """The virtual users: their registration, their rooms, and who is in them.
 
 A peer must never be in a room that its user has no grant for, never stay where it is not used, and never tell an
-uninvited caller anything: an invitation that is not taken is declined without a word.
+uninvited caller anything: an invitation that is not taken is declined without a word. One user's invitations must not
+hold up anybody else (:mod:`.invitations`; and the inbox answers few of them at the same time).
 
 How it works: :meth:`Peers.start` registers the users and reads from the homeserver which rooms they are in; from then
 on :meth:`Peers.handle` keeps that knowledge up to date from the events of the transactions, which arrive in order for
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +22,9 @@ from typing import TypeVar
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
+from mxrtc_bridge.matrix.invitations import Invitations
 from mxrtc_bridge.matrix.peer_ports import PeerProfile, PeerServer, RoomDirectory, RoomListener, StoredRoom
 from mxrtc_bridge.matrix.room_event import RoomEvent
 from mxrtc_bridge.matrix.rooms import Change, PeerRoom, RoomBook, Unfit, is_closed, judge_invite
@@ -33,6 +37,8 @@ CONCURRENCY = 8
 """Requests at the same time while many users or rooms are gone through."""
 MAX_UNLEFT = 10_000
 """Rooms remembered because leaving them failed; beyond that the next start finds them."""
+MAX_UNANSWERED = 1_000
+"""Of those, that they may be when an invitation that was one too many is added."""
 HANDLE_TIMEOUT_S = 50.0
 """Limit for one event, requests included: events of the same room wait behind it."""
 TOUCH_EVERY_MS = 10 * 60 * 1000
@@ -61,6 +67,7 @@ class Peers:
         may_use: Callable[[UserId, UserId], bool],
         wall_ms: Callable[[], int],
         reads_encrypted: Callable[[], bool] = lambda: False,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make the peers; nothing is sent before :meth:`start`.
 
@@ -75,6 +82,7 @@ class Peers:
             may_use: whether a user (first) holds a grant for a peer (second).
             wall_ms: milliseconds since the epoch.
             reads_encrypted: whether encrypted rooms are understood.
+            monotonic: seconds.
         """
         self._homeserver = homeserver
         self._reads_encrypted = reads_encrypted
@@ -91,6 +99,8 @@ class Peers:
         self._book = RoomBook()
         self._unleft: dict[tuple[UserId, RoomId], None] = {}
         self._expecting: Counter[UserId] = Counter()
+        self.invitations = Invitations(monotonic)
+        self._seldom = SeldomLog(logger, monotonic)
 
     # --- what others ask
 
@@ -252,9 +262,11 @@ class Peers:
             async with asyncio.timeout(HANDLE_TIMEOUT_S):
                 await self._dispatch(event)
         except TimeoutError:
-            logger.warning("%s of %s was not handled within %g s", event.type, event.room_id, HANDLE_TIMEOUT_S)
+            self._seldom.warning(
+                event.sender, "%s of %s was not handled within %g s", event.type, event.room_id, HANDLE_TIMEOUT_S
+            )
         except HomeserverError as error:
-            logger.warning("%s of %s was not handled: %s", event.type, event.room_id, error)
+            self._seldom.warning(event.sender, "%s of %s was not handled: %s", event.type, event.room_id, error)
 
     async def _dispatch(self, event: RoomEvent) -> None:
         if event.type == "m.room.member" and event.state_key is not None:
@@ -315,8 +327,6 @@ class Peers:
             return frozenset()
 
     async def _handle_invite(self, event: RoomEvent, peer: UserId) -> None:
-        if self._bot_rooms.is_for(peer) and await self._bot_rooms.invited(event.room_id):
-            return
         known = self._book.get(event.room_id)
         # An invitation to a room that the peer seems to be in: we missed that it left, so joining is right.
         unfit = Unfit.SECOND_PEER if known is not None and known.peer != peer else None
@@ -328,6 +338,18 @@ class Peers:
             is_own=self._is_own,
             may_use=self._may_use,
         )
+        if not (
+            self._bot_rooms.is_named(event.room_id) or self.invitations.admits(event.sender, has_right=unfit is None)
+        ):
+            if len(self._unleft) < MAX_UNANSWERED:
+                self._unleft[peer, event.room_id] = None
+            return
+        with self.invitations.answering(event.room_id):
+            await self._answer_invite(event, peer, unfit)
+
+    async def _answer_invite(self, event: RoomEvent, peer: UserId, unfit: Unfit | None) -> None:
+        if self._bot_rooms.is_for(peer) and await self._bot_rooms.invited(event.room_id):
+            return
         if unfit is not None:
             logger.debug("declining an invitation of %s to %s: %s", event.sender, peer, unfit.value)
             await self._request_leave(peer, event.room_id)

@@ -162,6 +162,7 @@ class Bench:
             is_own=lambda user: user.startswith("@rtc_"),
             may_use=lambda user, peer: (user, peer) in self.granted,
             wall_ms=lambda: self.now_ms,
+            monotonic=lambda: self.now_ms / 1000,
         )
 
     async def member(

@@ -396,7 +396,12 @@ async def test_real_inbox_stores_nothing_for_a_wrong_token_and_everything_once_f
     metrics = Metrics()
     async with await Database.open(f"sqlite:///{tmp_path}/bridge.db") as database:
         inbox = Inbox(
-            InboxStore(database), handler, wall_ms=lambda: 1, knows_user=lambda user: user == PEER, metrics=metrics
+            InboxStore(database),
+            handler,
+            wall_ms=lambda: 1,
+            knows_user=lambda user: user == PEER,
+            metrics=metrics,
+            own_server="example.org",
         )
         run = asyncio.create_task(inbox.run())
         endpoint = AppserviceEndpoint(inbox, token=TOKEN, metrics=metrics)

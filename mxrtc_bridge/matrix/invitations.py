@@ -1,0 +1,81 @@
+"""Invitations: how many of whom are answered, and who waits for that.
+
+There is a budget, because each of them costs the homeserver a join or a decline. Those with a right have one of their
+own, so that a crowd of strangers cannot use it up. An invitation beyond the budget gets no answer for now; the room is
+among those that are declined at the next sweep. After a restart it stays as it is, and its inviter may invite again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.quota import RateLimit
+from mxrtc_bridge.core.shares import host_of
+from mxrtc_bridge.engine.seldom_log import SeldomLog
+
+_log = logging.getLogger(__name__)
+
+PER_MINUTE = 20
+"""Of one user with a right: more than the rooms that a user has with a peer."""
+PER_MINUTE_OF_SERVER = 120
+STRANGER_PER_MINUTE = 5
+STRANGERS_PER_MINUTE_OF_SERVER = 20
+STRANGERS_PER_MINUTE = 60
+"""Of all without a right together."""
+_ALL = UserId("@all:strangers.invalid")
+
+
+class Invitations:
+    """See the head of this module.
+
+    Args:
+        monotonic: seconds.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._with_right = RateLimit(PER_MINUTE, PER_MINUTE_OF_SERVER)
+        self._strangers = RateLimit(STRANGER_PER_MINUTE, STRANGERS_PER_MINUTE_OF_SERVER)
+        self._all_strangers = RateLimit(STRANGERS_PER_MINUTE, STRANGERS_PER_MINUTE)
+        self._seldom = SeldomLog(_log, monotonic)
+        self._answering: dict[RoomId, asyncio.Event] = {}
+
+    @contextmanager
+    def answering(self, room: RoomId) -> Iterator[None]:
+        """While an invitation to this room is answered; there is one at a time, as changes of a room come in order."""
+        answered = self._answering[room] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._answering[room]
+            answered.set()
+
+    async def settled(self, room: RoomId) -> None:
+        """Return when no invitation to this room is being answered: before that nothing there can be judged.
+
+        The homeserver may send events of a room before it has answered our join.
+        """
+        while (answered := self._answering.get(room)) is not None:
+            await answered.wait()
+
+    def admits(self, inviter: UserId, *, has_right: bool) -> bool:
+        """Whether one more invitation of ``inviter`` is answered now.
+
+        Args:
+            inviter: who invites.
+            has_right: whether they may use what they invite.
+        """
+        now = self._monotonic()
+        # Without the port, as one host has all of them.
+        user = UserId(f"{inviter.partition(':')[0]}:{host_of(inviter)}")
+        if has_right:
+            admitted = self._with_right.allow(user, now)
+        else:
+            admitted = self._strangers.allow(user, now) and self._all_strangers.allow(_ALL, now)
+        if not admitted:
+            self._seldom.warning(inviter, "! %s invites too often: not every invitation is answered", inviter)
+        return admitted
