@@ -248,3 +248,6 @@ class Records:
 
     def note(self, record: Any) -> None:
         self.all.append(record)
+
+    async def ready(self) -> bool:
+        return self.durable

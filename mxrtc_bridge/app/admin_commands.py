@@ -221,13 +221,15 @@ def _numbers(grants: Iterable[StoredGrant]) -> str:
 
 
 def _log(page: Page[tuple[int, AuditRecord]], asked: ShowLog) -> Answer:
+    left_out = f"{page.left_out} records are not kept here any more; mxrtc-bridge audit export shows what the file has."
+    more = [text(left_out)] if page.left_out else []
     if not page.total:
-        return say("Nothing of that kind has been written down.")
+        return answer(text("Nothing of that kind has been written down."), *more)
     lines = (item(f"{number}, {_time(record.at_ms)}: {describe(record)}") for number, record in page.rows)
     about = asked.user or asked.peer
     since = "" if asked.since_s is None else f" since {say_duration(asked.since_s)}"
     again = "log" + (f" {about}" if about else "") + since + " page"
-    return answer(text(f"Written down ({page.total}), the newest first:"), *lines, *_where(page, again))
+    return answer(text(f"Written down ({page.total}), the newest first:"), *lines, *_where(page, again), *more)
 
 
 def _time(at_ms: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from mxrtc_bridge.app.audit import Recorder
 from mxrtc_bridge.core.audit import AuditKind, AuditRecord
@@ -13,6 +14,8 @@ from mxrtc_bridge.engine.session import Session
 
 MAX_DENIED = 32
 """Denied services of one session that are written down; the next one says that there were more."""
+MAX_COUNTED = 256
+"""Services of one session whose uses are counted, each by each rule; of those beyond each use is written down."""
 
 
 class Audited:
@@ -137,7 +140,11 @@ class Audited:
 
 
 class ServiceAudit:
-    """Decisions about the services of one peer for one user, in one session."""
+    """Decisions about the services of one peer for one user, in one session.
+
+    The first use of a service is written down before it is allowed; the further ones are counted, and :meth:`ended`
+    writes down how many there were: who opens a stream after the other does not order a line with each.
+    """
 
     def __init__(self, recorder: Recorder, wall_ms: Callable[[], int], user: UserId, peer: UserId) -> None:
         self._recorder = recorder
@@ -145,10 +152,24 @@ class ServiceAudit:
         self._user = user
         self._peer = peer
         self._denied: set[ServiceName] = set()
+        self._uses: dict[tuple[ServiceName, str], int] = {}
 
     async def used(self, service: ServiceName, rule: str) -> bool:
         """A service is about to be used; False if it must not be."""
-        return await self._recorder.record(self._record(service, rule, allowed=True))
+        counted = (service, rule) in self._uses
+        may = await (
+            self._recorder.ready() if counted else self._recorder.record(self._record(service, rule, allowed=True))
+        )
+        if may and (counted or len(self._uses) < MAX_COUNTED):
+            self._uses[service, rule] = self._uses.get((service, rule), 0) + 1
+        return may
+
+    def ended(self) -> None:
+        """The session is over: write down what was used more than once, with how often."""
+        for (service, rule), count in self._uses.items():
+            if count > 1:
+                self._recorder.note(replace(self._record(service, rule, allowed=True), count=count))
+        self._uses.clear()
 
     def denied(self, service: ServiceName, rule: str) -> None:
         """A service was denied; each is written down once, and not without end."""

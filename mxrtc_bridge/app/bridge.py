@@ -400,7 +400,7 @@ class Bridge:
             clock=self._clock,
             counters=self._metrics,
             max_streams=self._rights.config.limits.streams_per_session,
-            over=lambda: self._given.session_ended(gate),
+            over=lambda: gate.over(self._given.session_ended),
             delivered=lambda service, tally: self._bulletins.delivered(tally.delivery(remote, local, service)),
         )
 

@@ -78,7 +78,8 @@ class Control:
             case ShowLog(user=user, peer=peer, since_s=since_s, page=page):
                 since_ms = None if since_s is None else self._wall_ms() - since_s * 1000
                 log = await self._desk.log(AuditQuery(user, peer, since_ms), page)
-                return {**_page(log), "rows": [_record(number, record) for number, record in log.rows]}
+                rows = [_record(number, record) for number, record in log.rows]
+                return {**_page(log), "left_out": log.left_out, "rows": rows}
             case ListRequests():
                 waiting = await self._requests.waiting()
                 return {"page": 1, "pages": 1, "total": len(waiting), "rows": [_request(each) for each in waiting]}

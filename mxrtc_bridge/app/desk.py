@@ -37,6 +37,8 @@ class Page(Generic[RowT]):
     """From 1."""
     pages: int
     total: int
+    left_out: int = 0
+    """How many there are in all that are not kept here any more, whatever was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class AuditPages(Protocol):
     """What the audit holds."""
 
     async def page(self, query: AuditQuery, number: int, rows: int) -> tuple[list[tuple[int, AuditRecord]], int]: ...
+
+    async def left_out(self) -> int: ...
 
 
 class Desk:
@@ -192,7 +196,7 @@ class Desk:
         pages = max(1, -(-total // PAGE_ROWS))
         if page > pages:
             rows, total = await self._audit.page(query, pages, PAGE_ROWS)
-        return Page(tuple(rows), min(max(1, page), pages), pages, total)
+        return Page(tuple(rows), min(max(1, page), pages), pages, total, await self._audit.left_out())
 
     def _set_paused(self, by: UserId, *, paused: bool) -> bool:
         news = self._calls.paused is not paused

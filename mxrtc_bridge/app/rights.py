@@ -275,3 +275,8 @@ class Gate:
         decision, _ = self._rights.decide(self._user, self._local, service, self)
         # Where there is a right, it is the way of using the service that does not fit.
         self._audit.denied(service, decision.rule if isinstance(decision, Deny) else "not in this way")
+
+    def over(self, release: Callable[[Claimant], None]) -> None:
+        """The session is over: write down how often it has used what, and give back the grants that it has claimed."""
+        self._audit.ended()
+        release(self)

@@ -6,7 +6,7 @@ import asyncio
 import csv
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,11 +14,24 @@ import click
 
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.notation import parse_duration, parse_time
-from mxrtc_bridge.core.audit import AuditRecord, ChainError, Entry, Head, check_head, read_chain
-from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.audit import (
+    KEY_BYTES,
+    NO_LINES,
+    AuditRecord,
+    ChainError,
+    Entry,
+    Head,
+    Removals,
+    check_head,
+    is_authentic,
+    read_chain,
+    read_line,
+)
+from mxrtc_bridge.core.errors import EventError, LocalError
 from mxrtc_bridge.core.ids import parse_user_id
 
 EXIT_BROKEN = 1
+_KEY_FORM = "mxrtc-audit-key 1"
 
 config_option = click.option(
     "-c", "--config", "path", type=click.Path(path_type=Path), default="config.yaml", envvar="MXRTC_CONFIG",
@@ -33,26 +46,47 @@ def audit_command() -> None:
 
 @audit_command.command("verify")
 @config_option
-def verify_command(path: Path) -> int:
-    """Check that no line of the audit was changed, taken out, put in or moved since it was written.
+@click.option("--offline", is_flag=True, help="Do not ask the database: look at the files alone.")
+@click.option("--key-file", type=click.Path(path_type=Path), help="With --offline: what `audit key` has printed.")
+def verify_command(path: Path, offline: bool, key_file: Path | None) -> int:
+    """Check that no line of the audit was changed, added, taken out or moved since it was written.
 
-    The file is read as a chain and compared with what the database knows of its end. Exit code 0 if all of it holds,
-    1 if not; then the first wrong line is named, counted from the oldest file on.
+    The files are read as a chain, each line is checked with the key that only the bridge has, and all are compared
+    with what the database holds. Exit code 0 if all of it holds, 1 if not; then the first wrong line is named, counted
+    from the oldest file on.
     """
     config = load_config(path)
-    # The head first: the bridge may write meanwhile, and what comes behind the head is in the chain as well.
-    head = asyncio.run(_head(config))
-    first: list[Entry] = []
+    if key_file is not None and not offline:
+        raise click.UsageError("--key-file is for --offline; the database has the key as well")
     try:
-        count = check_head(_watched(read_chain(_lines(config)), first), head)
+        # The head first: the bridge may write meanwhile, and what comes behind the head is in the chain as well.
+        known = _Known(NO_LINES, _read_key(key_file)) if offline else asyncio.run(_ask_database(config))
+        first, found = _verify_files(config, known)
     except ChainError as error:
         click.echo(f"broken: {error}")
         return EXIT_BROKEN
-    if not count:
+    if first is None:
         click.echo("whole: nothing has been written yet")
         return 0
-    began = f"from line {first[0].head.number} of {_iso(first[0].record.at_ms)} on"
-    click.echo(f"whole: {count} lines, {began}; it ends as the database says")
+    began = f"from line {first.head.number} of {_iso(first.record.at_ms)} on"
+    click.echo(f"whole: {found} lines, {began}" + ("" if offline else "; it ends as the database says"))
+    click.echo(known.scope)
+    if first.head.number > 1:
+        click.echo(f"lines 1 to {first.head.number - 1} were removed by the bridge, as audit.keep says")
+    return 0
+
+
+@audit_command.command("key")
+@config_option
+def key_command(path: Path) -> int:
+    """Print the key that lines are written with, to keep it elsewhere: for `audit verify --offline --key-file`.
+
+    Who has the key can write lines that pass for the bridge's.
+    """
+    key = asyncio.run(_ask_database(load_config(path), compared=False)).key
+    if key is None:
+        raise LocalError("there is no key yet: the bridge makes it at its first start")
+    click.echo(f"{_KEY_FORM} {key[1]} {key[0].hex()}")
     return 0
 
 
@@ -65,7 +99,8 @@ def verify_command(path: Path) -> int:
 def export_command(path: Path, since: str | None, user: str | None, peer: str | None, form: str) -> int:
     """Print the audit, oldest first: as the lines it consists of, or as CSV with times that people can read.
 
-    Stops at the first line that does not hold, with exit code 1. A text that a spreadsheet would take for a formula
+    What admins have done comes first where its file was removed. Stops at the first line that does not hold, with exit
+    code 1. A text that a spreadsheet would take for a formula
     gets a ' in front in CSV.
     """
     config = load_config(path)
@@ -74,7 +109,7 @@ def export_command(path: Path, since: str | None, user: str | None, peer: str | 
     wanted_peer = None if peer is None else (peer if peer.startswith("@") else config.peer_id(peer))
     write = _csv_writer() if form == "csv" else _write_line
     try:
-        for entry in read_chain(_lines(config)):
+        for entry in _all_entries(config):
             record = entry.record
             if (
                 (since_ms is None or record.at_ms >= since_ms)
@@ -96,18 +131,106 @@ def _lines(config: Config) -> Iterator[bytes]:
     return read_lines(config.audit.file)
 
 
-async def _head(config: Config) -> Head:
+def _all_entries(config: Config) -> Iterator[Entry]:
+    chain = read_chain(_lines(config))
+    first = next(chain, None)
+    if first is None:
+        return
+    for line in _acts(config):
+        # After a crash the file of a line may still be there.
+        if (entry := read_line(line)).head.number < first.head.number:
+            yield entry
+    yield first
+    yield from chain
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the files are compared with."""
+
+    head: Head
+    key: tuple[bytes, int] | None = field(repr=False)
+    """The key, and the number of the first line that was written with it."""
+
+    @property
+    def scope(self) -> str:
+        if self.key is None:
+            return "only the chain of hashes was checked: without the key, who can write the file can write all of it"
+        return f"from line {self.key[1]} on, each was written with the key that the bridge has"
+
+
+async def _ask_database(config: Config, *, compared: bool = True) -> _Known:
+    """Head and key; before that, the lines of file and database are compared one by one.
+
+    Raises:
+        ChainError: they are not the same.
+    """
+    from mxrtc_bridge.app.audit_recovery import compare  # noqa: PLC0415
+    from mxrtc_bridge.storage.audit import AuditContradictionError  # noqa: PLC0415
+    from mxrtc_bridge.storage.audit_file import read_digests  # noqa: PLC0415
     from mxrtc_bridge.storage.stores import open_stores  # noqa: PLC0415
 
     async with open_stores(config.database) as stores:
-        return await stores.audit.head()
+        head, key = await stores.audit.head(), await stores.audit.key()
+        if compared and head != NO_LINES:
+            try:
+                await compare(stores.audit, read_digests(config.audit.file), until=head)
+            except AuditContradictionError as error:
+                raise ChainError(str(error)) from error
+    return _Known(head, None if key is None else (key.secret, key.since))
 
 
-def _watched(entries: Iterator[Entry], first: list[Entry]) -> Iterator[Entry]:
+def _read_key(path: Path | None) -> tuple[bytes, int] | None:
+    if path is None:
+        return None
+    try:
+        form, _, rest = path.read_text("ascii").strip().rpartition(_KEY_FORM)
+        since, secret = rest.split()
+        key = bytes.fromhex(secret), int(since)
+    except (OSError, ValueError):
+        form, key = "?", (b"", 0)
+    if form or len(key[0]) != KEY_BYTES:
+        raise LocalError(f"{path} does not hold what mxrtc-bridge audit key prints")
+    return key
+
+
+def _verify_files(config: Config, known: _Known) -> tuple[Entry | None, int]:
+    """Check chain, key, end and beginning; returns the first line, and how many there are.
+
+    Raises:
+        ChainError: something does not hold.
+    """
+    secret, since = known.key or (None, 1)
+    removals = Removals()
+    last: list[Entry] = []
+    entries = _last_of(removals.watch(read_chain(_lines(config), secret, since)), last)
+    count = check_head(entries, known.head)
+    if secret is not None and last and last[0].head.number < since:
+        raise ChainError(f"it ends with line {last[0].head.number}, and the key was made for line {since} on")
+    # Without the key, nobody vouches for what says that lines were removed; the head of the database does.
+    if removals.first is not None:
+        removals.check()
+    for place, line in enumerate(_acts(config), 1):
+        try:
+            entry = read_line(line)
+            proved = secret is None or entry.head.number < since or is_authentic(entry, secret)
+        except ChainError:
+            proved = False
+        if not proved:
+            raise ChainError(f"line {place} of the lines that are kept of removed files was not written by the bridge")
+    return removals.first, count
+
+
+def _last_of(entries: Iterator[Entry], last: list[Entry]) -> Iterator[Entry]:
     for entry in entries:
-        if not first:
-            first.append(entry)
+        last[:] = [entry]
         yield entry
+
+
+def _acts(config: Config) -> Iterator[bytes]:
+    from mxrtc_bridge.storage.audit_file import read_acts  # noqa: PLC0415
+
+    return read_acts(config.audit.file)
 
 
 def _write_line(entry: Entry) -> None:

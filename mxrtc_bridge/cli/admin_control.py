@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -239,12 +239,18 @@ def _list(path: Path, words: tuple[str, ...], as_json: bool, columns: Columns) -
         wide.print(table)
     else:
         click.echo("There is none.", err=True)
+    _say_around(answer)
+    return 0
+
+
+def _say_around(answer: Mapping[str, object]) -> None:
     if answer.get("paused"):
         click.echo("New sessions are refused: mxrtc-bridge resume takes them again.", err=True)
+    if answer.get("left_out"):
+        click.echo(f"{answer['left_out']} records are kept in the file only: mxrtc-bridge audit export", err=True)
     page, pages = answer.get("page"), answer.get("pages")
     if isinstance(page, int) and isinstance(pages, int) and pages > 1:
         click.echo(f"Page {page} of {pages}, {answer.get('total')} in all; --page {min(page + 1, pages)}", err=True)
-    return 0
 
 
 def _text(name: str) -> Callable[[Row], str]:

@@ -5,6 +5,10 @@ line before, and the SHA-256 of the line before (``prev``, without the line's en
 line that is changed, taken out, put in or moved breaks the chain at the line behind it. What no chain can show by
 itself is a change of its last line, or its absence: for that, :class:`Head` of the chain is kept elsewhere as well.
 
+Everybody can compute a hash, so a line of format 2 also ends with ``mac``: the HMAC-SHA256 (RFC 2104), with a key that
+only the bridge has, of the line as it is without it. Lines of format 1 have no ``mac``; they are what earlier versions
+have written, and the first line of format 2 vouches for them by its ``prev``.
+
 What a record can hold is bounded and listed in :class:`AuditRecord`; there is no field for addresses, contents or
 secrets.
 """
@@ -12,7 +16,9 @@ secrets.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -24,7 +30,12 @@ from mxrtc_bridge.core.errors import MxrtcError
 MAX_LINE_BYTES = 16384
 MAX_REASON = 300
 """Columns of a reason, which people may have written."""
+KEY_BYTES = 32
+FORMAT = 2
 _ZERO = "0" * 64
+_MAC = re.compile(r',"mac":"([0-9a-f]{64})"}')
+_MAC_CHARS = len(',"mac":""}') + 64
+_NUMBER = re.compile(rb'[{,]"n":(\d{1,16})[,}]')
 
 
 class AuditKind(Enum):
@@ -53,6 +64,19 @@ class AuditKind(Enum):
     RELOAD = "reload"
     VERIFY = "verify"
     """An admin has compared what a user's device and a peer's show."""
+    REMOVED = "removed"
+    """The bridge is about to remove its oldest file, which ends with the line ``line``."""
+
+
+class Retention(Enum):
+    """By whom room is taken that a record needs, so that nobody's records push out those of others."""
+
+    ACT = "act"
+    """What admins and the bridge do."""
+    LET_IN = "let in"
+    """What users do who have a right: theirs has a share for each user."""
+    TURNED_AWAY = "turned away"
+    """What users try who have none, who can be as many as they like: theirs has a share for each server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +111,33 @@ class AuditRecord:
     """Payload bytes to the user."""
     received: int | None = None
     reason: str | None = None
+    count: int | None = None
+    """How many times it has happened, where one record stands for many."""
+    line: int | None = None
+    """The last line that is missing on purpose: the bridge has removed it and all before it."""
+
+
+def retention(record: AuditRecord) -> tuple[Retention, str]:
+    """Whose share a record counts against: the kind, and a user or a server."""
+    user = record.user or ""
+    by_user = record.by is None or record.by == record.user
+    if record.kind in (AuditKind.REQUEST, AuditKind.ANSWER) and by_user:
+        return Retention.TURNED_AWAY, server_name(user)
+    if record.kind in (AuditKind.CALL, AuditKind.SERVICE) and not record.allowed:
+        return Retention.TURNED_AWAY, server_name(user)
+    if record.kind in (AuditKind.CALL, AuditKind.SERVICE, AuditKind.END) and user:
+        return Retention.LET_IN, user
+    return Retention.ACT, ""
+
+
+def server_name(user: str) -> str:
+    """The server of a user id as it stands in a record."""
+    return user.partition(":")[2]
 
 
 _FIELDS = {each.name for each in fields(AuditRecord)}
 _TEXTS = {"user", "peer", "service", "rule", "by", "path", "reason", "device"}
-_NUMBERS = {"at_ms", "session", "grant", "request", "until_ms", "lasted_ms", "sent", "received"}
+_NUMBERS = {"at_ms", "session", "grant", "request", "until_ms", "lasted_ms", "sent", "received", "count", "line"}
 MAX_NUMBER = 2**53 - 1
 
 
@@ -120,17 +166,44 @@ class Entry:
     head: Head
     previous: str
     record: AuditRecord
+    keyed: bool = False
+    """Whether it has a ``mac``; whether that is right, :func:`is_authentic` says."""
 
 
-def entry_after(head: Head, record: AuditRecord) -> Entry:
-    """Write a record as the line behind ``head``."""
+def entry_after(head: Head, record: AuditRecord, key: bytes | None = None) -> Entry:
+    """Write a record as the line behind ``head``, in format 2; without a key in format 1, as a test's stand-in."""
     content: dict[str, Any] = {"n": head.number + 1, "prev": head.digest}
+    if key is not None:
+        content["v"] = FORMAT
     for each in fields(AuditRecord):
         value = getattr(record, each.name)
         if value is not None:
             content[each.name] = _bounded(value)
     line = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
-    return Entry(line, Head(head.number + 1, hashlib.sha256(line.encode()).hexdigest()), head.digest, record)
+    if key is not None:
+        line = f'{line[:-1]},"mac":"{_mac(key, line)}"}}'
+    return Entry(line, Head(head.number + 1, digest_of(line.encode())), head.digest, record, key is not None)
+
+
+def is_authentic(entry: Entry, key: bytes) -> bool:
+    """Whether somebody who has the key has written this line."""
+    found = _MAC.fullmatch(entry.line, max(0, len(entry.line) - _MAC_CHARS))
+    return found is not None and hmac.compare_digest(found[1], _mac(key, f"{entry.line[: found.start()]}}}"))
+
+
+def _mac(key: bytes, line: str) -> str:
+    return hmac.new(key, line.encode(), "sha256").hexdigest()
+
+
+def digest_of(line: bytes) -> str:
+    """SHA-256 of a line without its end, in hexadecimal."""
+    return hashlib.sha256(line).hexdigest()
+
+
+def number_of(line: bytes) -> int | None:
+    """The number that a line says it has, without reading the rest of it."""
+    found = _NUMBER.search(line)
+    return None if found is None else int(found[1])
 
 
 def read_line(line: bytes) -> Entry:
@@ -153,20 +226,32 @@ def read_line(line: bytes) -> Entry:
         raise ChainError("its number is missing")
     if not isinstance(previous, str) or len(previous) != len(_ZERO):
         raise ChainError("the hash of the line before is missing")
-    return Entry(text, Head(number, hashlib.sha256(line).hexdigest()), previous, _record(content))
+    version, mac = content.pop("v", None), content.pop("mac", None)
+    keyed = version is not None
+    # Exactly 2, and no True or 2.0, which Python takes for equal to a number.
+    if (keyed and (type(version) is not int or version != FORMAT)) or keyed is not isinstance(mac, str):
+        raise ChainError(f"it is neither of format 1 nor of format {FORMAT}")
+    return Entry(text, Head(number, digest_of(line)), previous, _record(content), keyed)
 
 
-def read_chain(lines: Iterable[bytes]) -> Iterator[Entry]:
+def read_chain(lines: Iterable[bytes], key: bytes | None = None, since: int = 1) -> Iterator[Entry]:
     """Read lines that follow each other; the first may have any number, because older files may be gone.
 
+    Args:
+        lines: without their ends.
+        key: with it, each line must have been written by who has it.
+        since: number of the first line that was written with the key.
+
     Raises:
-        ChainError: a line does not fit to the one before; names it.
+        ChainError: a line does not fit to the one before, or was not written by the bridge; names it.
     """
     last: Head | None = None
     for place, line in enumerate(lines, 1):
         try:
             entry = read_line(line)
             problem = _misfit(last, entry)
+            if problem is None and key is not None and entry.head.number >= since and not is_authentic(entry, key):
+                problem = f"it has the number {entry.head.number}, and the bridge has not written it (its mac is wrong)"
         except ChainError as error:
             problem = str(error)
         if problem is not None:
@@ -202,6 +287,34 @@ def check_head(entries: Iterable[Entry], head: Head) -> int:
     if last.number < head.number:
         raise ChainError(f"it ends with number {last.number}; the database knows {head.number}: lines are missing")
     return count
+
+
+class Removals:
+    """Watches which lines the bridge has removed itself: whatever else is missing at the beginning, somebody took."""
+
+    def __init__(self) -> None:
+        self.first: Entry | None = None
+        self._vouched = 0
+
+    def watch(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Hand on the lines of a chain."""
+        for entry in entries:
+            self.first = self.first or entry
+            self._vouched = max(self._vouched, entry.record.line or 0)
+            yield entry
+
+    def check(self) -> None:
+        """Judge how the chain begins.
+
+        Raises:
+            ChainError: lines are missing before the first one that the bridge has not removed.
+        """
+        before = 0 if self.first is None else self.first.head.number - 1
+        if before > self._vouched:
+            raise ChainError(
+                f"the lines {self._vouched + 1} to {before} are missing, and the bridge has not removed them: "
+                "a file was taken away"
+            )
 
 
 def _bounded(value: object) -> object:

@@ -20,8 +20,12 @@ def describe(record: AuditRecord) -> str:  # noqa: C901, PLR0911, PLR0912 - one 
         case AuditKind.CALL if record.allowed:
             device = f" by the device {_shown(record.device)}" if record.device else ""
             return f"{user} calls {place}{device}, allowed by {_shown(record.rule)}, session {record.session}"
+        case AuditKind.CALL | AuditKind.SERVICE if record.peer is None and record.count is not None:
+            return display(record.reason or "records were put together", 300)
         case AuditKind.CALL:
             return f"{user} calls {place}, refused: {_shown(record.rule)}"
+        case AuditKind.SERVICE if record.allowed and record.count is not None:
+            return f"{user} has used {place} {record.count} times in a session, allowed by {_shown(record.rule)}"
         case AuditKind.SERVICE if record.allowed:
             return f"{user} uses {place}, allowed by {_shown(record.rule)}"
         case AuditKind.SERVICE:
@@ -49,6 +53,8 @@ def describe(record: AuditRecord) -> str:  # noqa: C901, PLR0911, PLR0912 - one 
             return f"{by} has resumed: new sessions are taken"
         case AuditKind.RELOAD:
             return f"{by} has reloaded the configuration{because}"
+        case AuditKind.REMOVED:
+            return f"the bridge removes its oldest file, which ends with line {record.line}"
         case AuditKind.VERIFY if record.peer is None:
             return f"{by} has judged the identity of {user}{because}"
         case AuditKind.VERIFY:

@@ -1,23 +1,66 @@
-"""The audit in the database: what is asked for by user, peer and time, and the head of the chain of the file.
+"""The audit in the database: what is asked for by user, peer and time, the head of the chain, and the key of its lines.
 
-Bounded: rows are forgotten by age and by number, but never the last one, which says how far the chain has come.
+A number is stored once: :meth:`AuditStore.add` compares what stands there with what it was to write. Bounded: rows are
+forgotten by age and by number, but never the last one, which says how far the chain has come. Whose rows go first:
+those of users who were turned away, of the server that has most, then those of the user who has most. What admins and
+the bridge have done has room of its own, which no caller can take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from mautrix.util.async_db import Connection
 
-from mxrtc_bridge.core.audit import NO_LINES, AuditRecord, ChainError, Entry, Head, read_line
+from mxrtc_bridge.core.audit import (
+    NO_LINES,
+    AuditRecord,
+    ChainError,
+    Entry,
+    Head,
+    Retention,
+    digest_of,
+    read_line,
+    retention,
+)
+from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.pruning import in_batches
 
 KEEP_MS = 400 * 24 * 3600 * 1000
 MAX_ROWS = 500_000
-_BATCH = 1000
+"""Records of calls and uses."""
+MAX_ACTS = 100_000
+"""Records of what admins and the bridge have done."""
+MAX_OF_USER = 20_000
+"""Records of a user who is let in; with fewer, nobody's are forgotten for the sake of others' while there is room."""
+MAX_OF_SERVER = 5_000
+"""Records of the users of a server that are turned away."""
+_BATCH = 5000
+_MAX_BATCHES = 50
+"""In one run; the rest goes in the next."""
+_SMALL = 16
+"""Where the largest part is as small as this, the oldest rows go, whoever's they are."""
+_ROWS = 100
+"""Rows of one INSERT."""
+_COLUMNS = ("number", "digest", "at_ms", "user_id", "peer", "owner", "line")
+_OWNER_PREFIX = {Retention.ACT: "", Retention.LET_IN: "+", Retention.TURNED_AWAY: "-"}
+
+
+class AuditContradictionError(StorageError):
+    """The database holds another line with a number than the one that is to be written, or that stands in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditKey:
+    """What lines are written with, so that nobody else can write them."""
+
+    secret: bytes = field(repr=False)
+    since: int
+    """Number of the first line that was written with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +73,20 @@ class AuditQuery:
 
 
 class AuditStore:
-    """The table ``audit``."""
+    """The tables ``audit`` and ``audit_key``."""
 
-    def __init__(self, database: Database, *, max_rows: int = MAX_ROWS) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_rows: int = MAX_ROWS,
+        max_acts: int = MAX_ACTS,
+        max_of_user: int = MAX_OF_USER,
+        max_of_server: int = MAX_OF_SERVER,
+    ) -> None:
         self._database = database
         self._max_rows = max_rows
+        self._shares = {"": max_acts, "+": max_of_user, "-": max_of_server}
 
     async def head(self) -> Head:
         """The last line that is stored.
@@ -42,38 +94,104 @@ class AuditStore:
         Raises:
             StorageError: the database cannot be read.
         """
+        return (await self.last())[0]
 
-        async def select(connection: Connection) -> Head:
-            row = await connection.fetchrow("SELECT number, digest FROM audit ORDER BY number DESC LIMIT 1")
-            return NO_LINES if row is None else Head(row["number"], row["digest"])
+    async def last(self) -> tuple[Head, AuditRecord | None]:
+        """The last line that is stored, and its record if that can be read.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+
+        async def select(connection: Connection) -> tuple[Head, AuditRecord | None]:
+            row = await connection.fetchrow("SELECT number, digest, line FROM audit ORDER BY number DESC LIMIT 1")
+            return (NO_LINES, None) if row is None else (Head(row["number"], row["digest"]), _record(row["line"]))
 
         return await self._database.transaction(select)
 
-    async def add(self, entries: Sequence[Entry]) -> None:
-        """Store lines, all or none.
+    async def key(self) -> AuditKey | None:
+        """The key of new lines; None before the first start.
 
         Raises:
+            StorageError: the database cannot be read.
+        """
+
+        async def select(connection: Connection) -> AuditKey | None:
+            row = await connection.fetchrow("SELECT secret, since FROM audit_key WHERE id = 1")
+            return None if row is None else AuditKey(bytes.fromhex(row["secret"]), row["since"])
+
+        return await self._database.transaction(select)
+
+    async def keep_key(self, key: AuditKey) -> None:
+        """Store the first key; the one that is there stays.
+
+        Raises:
+            StorageError: the database does not take it.
+        """
+
+        async def insert(connection: Connection) -> None:
+            await connection.execute(
+                "INSERT INTO audit_key (id, secret, since) VALUES (1, $1, $2) ON CONFLICT DO NOTHING",
+                key.secret.hex(),
+                key.since,
+            )
+
+        await self._database.transaction(insert)
+
+    async def add(self, entries: Sequence[Entry]) -> None:
+        """Store lines, all or none; those that are there already, equal, count as stored.
+
+        Raises:
+            AuditContradictionError: another line has the number of one of them.
             StorageError: the database does not take them.
         """
 
         async def insert(connection: Connection) -> None:
-            await connection.executemany(
-                "INSERT INTO audit (number, digest, at_ms, user_id, peer, line) VALUES ($1, $2, $3, $4, $5, $6) "
-                "ON CONFLICT DO NOTHING",
-                [
-                    (
-                        each.head.number,
-                        each.head.digest,
-                        each.record.at_ms,
-                        each.record.user,
-                        each.record.peer,
-                        each.line,
-                    )
-                    for each in entries
-                ],
-            )
+            for start in range(0, len(entries), _ROWS):
+                part = entries[start : start + _ROWS]
+                values = [value for each in part for value in _row(each)]
+                stored = await connection.fetch(_insert_statement(len(part)), *values)
+                if len(stored) < len(part):
+                    found = await _digests(connection, part[0].head.number, part[-1].head.number)
+                    for each in part:
+                        if found.get(each.head.number) != each.head.digest:
+                            raise AuditContradictionError(contradiction(each.head.number))
 
         await self._database.transaction(insert)
+
+    async def take_back(self, heads: Sequence[Head]) -> None:
+        """Remove exactly these lines, of which it was not known whether they were stored.
+
+        Raises:
+            StorageError: the database does not answer.
+        """
+
+        async def delete(connection: Connection) -> None:
+            await connection.executemany(
+                "DELETE FROM audit WHERE number = $1 AND digest = $2", [(each.number, each.digest) for each in heads]
+            )
+
+        await self._database.transaction(delete)
+
+    async def digests(self, first: int, last: int) -> Mapping[int, str]:
+        """The digests of the lines of these numbers that are stored; of each line as it stands there, not as it says.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        return await self._database.transaction(lambda connection: _digests(connection, first, last))
+
+    async def count(self) -> int:
+        """How many lines are stored.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+
+        async def count(connection: Connection) -> int:
+            return int(await connection.fetchval("SELECT COUNT(*) FROM audit"))
+
+        return await self._database.transaction(count)
 
     async def page(self, query: AuditQuery, offset: int, count: int) -> tuple[list[tuple[int, AuditRecord]], int]:
         """Records from the newest on, with their numbers, and how many there are.
@@ -110,21 +228,79 @@ class AuditStore:
 
     async def prune(self, now_ms: int) -> int:
         """Forget what is too old or too much; returns the rows."""
-        return await in_batches(lambda: self._prune_batch(now_ms))
+        return await in_batches(lambda: self._prune_batch(now_ms), at_most=_MAX_BATCHES)
 
     async def _prune_batch(self, now_ms: int) -> int:
         async def delete(connection: Connection) -> int:
-            rows = await connection.fetch(
-                "DELETE FROM audit WHERE number IN (SELECT number FROM audit WHERE number < "
-                "(SELECT MAX(number) FROM audit) AND (at_ms < $1 OR number <= (SELECT MAX(number) FROM audit) - $2) "
-                "ORDER BY number LIMIT $3) RETURNING 1",
-                now_ms - KEEP_MS,
-                self._max_rows,
-                _BATCH,
-            )
-            return len(rows)
+            gone = await _delete(connection, "at_ms < $2", _BATCH, now_ms - KEEP_MS)
+            return gone or await self._prune_excess(connection)
 
         return await self._database.transaction(delete)
+
+    async def _prune_excess(self, connection: Connection) -> int:
+        total = int(await connection.fetchval("SELECT COUNT(*) FROM audit WHERE owner <> ''")) - self._max_rows
+        for prefix in ("-", "+", ""):
+            largest = await connection.fetchrow(
+                "SELECT owner, COUNT(*) AS held FROM audit WHERE SUBSTR(owner, 1, 1) = $1 "
+                "GROUP BY owner ORDER BY COUNT(*) DESC LIMIT 1",
+                prefix,
+            )
+            if largest is None:
+                continue
+            held = int(largest["held"])
+            excess = held - self._shares[prefix]
+            if excess <= 0 and prefix and total > 0:
+                # Nobody has more than their share, and all together have too much.
+                if held <= _SMALL:
+                    return await _delete(connection, "SUBSTR(owner, 1, 1) = $2", min(total, _BATCH), prefix)
+                excess = min(total, held // 2)
+            if excess > 0 and (gone := await _delete(connection, "owner = $2", min(excess, _BATCH), largest["owner"])):
+                return gone
+        return 0
+
+
+def contradiction(number: int) -> str:
+    """Say that two places hold different lines with the same number."""
+    return (
+        f"the database and the audit file hold different lines with the number {number}: one of them was changed, or "
+        "another bridge writes into one of them"
+    )
+
+
+async def _digests(connection: Connection, first: int, last: int) -> dict[int, str]:
+    rows = await connection.fetch("SELECT number, digest, line FROM audit WHERE number BETWEEN $1 AND $2", first, last)
+    # A row whose digest is not that of its line was changed by hand: it is equal to nothing.
+    return {row["number"]: row["digest"] if digest_of(row["line"].encode()) == row["digest"] else "" for row in rows}
+
+
+async def _delete(connection: Connection, condition: str, count: int, value: object) -> int:
+    """Delete the oldest rows that a condition of ours is true for, never the last of all."""
+    rows = await connection.fetch(
+        f"DELETE FROM audit WHERE number IN (SELECT number FROM audit WHERE {condition} "  # noqa: S608
+        "AND number < (SELECT MAX(number) FROM audit) ORDER BY number LIMIT $1) RETURNING 1",
+        count,
+        value,
+    )
+    return len(rows)
+
+
+@cache
+def _insert_statement(rows: int) -> str:
+    width = len(_COLUMNS)
+    groups = (
+        "(" + ", ".join(f"${row * width + column}" for column in range(1, width + 1)) + ")" for row in range(rows)
+    )
+    return (
+        f"INSERT INTO audit ({', '.join(_COLUMNS)}) "  # noqa: S608 - names and numbers of ours
+        f"VALUES {', '.join(groups)} ON CONFLICT (number) DO NOTHING RETURNING number"
+    )
+
+
+def _row(entry: Entry) -> tuple[object, ...]:
+    record = entry.record
+    kind, owner = retention(record)
+    owner = f"{_OWNER_PREFIX[kind]}{owner}"
+    return (entry.head.number, entry.head.digest, record.at_ms, record.user, record.peer, owner, entry.line)
 
 
 def _record(line: str) -> AuditRecord | None:

@@ -2,21 +2,54 @@
 
 When the file has reached its size it is given the number of its last line and a new one is begun; the chain goes on.
 Whatever cannot be written completely is taken back, so that the file always ends with a whole line.
+
+Three files stand together: ``audit.jsonl`` and the full ones are the chain; ``audit-acts.jsonl`` has the lines about
+what admins have done of full files that were removed; ``audit-refused.jsonl`` has lines that were found in the file and
+that the bridge had not written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
-from mxrtc_bridge.core.audit import MAX_LINE_BYTES, ChainError, Entry, Head, read_line
+from mxrtc_bridge.core.audit import (
+    MAX_LINE_BYTES,
+    ChainError,
+    Entry,
+    Head,
+    Retention,
+    digest_of,
+    number_of,
+    read_line,
+    retention,
+)
 from mxrtc_bridge.core.errors import StorageError
 
 TAIL_LINES = 1000
-"""As many lines can be missing in the database after a crash; more than are written together."""
+"""As many lines are looked at behind what the database knows; more than are written together."""
+RESERVE_BYTES = MAX_LINE_BYTES
+"""A disk with less room than this is full, so that it is known before a line is written."""
+MAX_REFUSED_BYTES = 1024 * 1024
+_CHUNK_LINES = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What stands in the open file behind the last line that the database knows."""
+
+    offset: int
+    """Where that begins."""
+    lines: list[bytes] = field(repr=False)
+    """The first of it, without their ends."""
+    size: int
+    """Bytes of all of it."""
 
 
 class AuditFile:
@@ -37,6 +70,9 @@ class AuditFile:
         self._max_bytes = max_bytes
         self._keep = keep
         self._descriptor = -1
+        self._to_take_back: int | None = None
+        self.rotated = False
+        """Whether the last lines have begun a new file."""
         try:
             self._open()
             self._cut_half_line()
@@ -71,6 +107,104 @@ class AuditFile:
                 break
         return entries[::-1]
 
+    def behind(self, head: Head) -> Behind | None:
+        """What stands behind a line; None where the line itself is not at the end of a file or in the open one.
+
+        Raises:
+            StorageError: a file cannot be read.
+        """
+        try:
+            size = os.fstat(self._descriptor).st_size
+            with self._path.open("rb") as file:
+                for line in _lines_of(file):
+                    if number_of(line) == head.number and digest_of(line) == head.digest:
+                        return self._behind_at(file.tell(), size)
+            full = full_files(self._path)
+            if full and _number(full[-1]) == head.number and _last_digest(full[-1]) == head.digest:
+                return self._behind_at(0, size)
+        except OSError as error:
+            raise StorageError(f"the audit file cannot be read: {error.strerror}") from error
+        return None
+
+    def _behind_at(self, offset: int, size: int) -> Behind:
+        data = os.pread(self._descriptor, TAIL_LINES * MAX_LINE_BYTES, offset)
+        return Behind(offset, data.split(b"\n")[:-1][:TAIL_LINES], size - offset)
+
+    def set_aside(self, offset: int) -> None:
+        """Take everything from ``offset`` on out of the file; the first of it is kept in another one, to be looked at.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            # That it is kept is a help, and must not be a condition: whoever has written it might prevent it.
+            with contextlib.suppress(OSError), _opened(refused_file(self._path), flags) as kept:
+                room = max(0, MAX_REFUSED_BYTES - os.fstat(kept.fileno()).st_size)
+                kept.write(os.pread(self._descriptor, room, offset))
+            os.ftruncate(self._descriptor, offset)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise StorageError(f"the audit file cannot be written: {error.strerror}") from error
+
+    def check_room(self) -> None:
+        """Find out whether the disk has room for lines to come.
+
+        Raises:
+            StorageError: it has not.
+        """
+        try:
+            self._check_room()
+        except OSError as error:
+            raise StorageError(f"the audit file cannot be written: {error.strerror}") from error
+
+    def _check_room(self) -> None:
+        disk = os.fstatvfs(self._descriptor)
+        # Some file systems do not tell.
+        free = disk.f_frsize * (disk.f_bavail if os.geteuid() else disk.f_bfree)
+        if disk.f_blocks and free < RESERVE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def surplus(self) -> int | None:
+        """Number of the last line of the full files that are too many; None if there are none."""
+        too_many = full_files(self._path)[: -self._keep or None]
+        return _number(too_many[-1]) if too_many else None
+
+    def remove_until(self, number: int) -> None:
+        """Remove the full files that are too many, as far as a number; what admins have done is kept elsewhere.
+
+        Raises:
+            StorageError: the disk does not take it; what was not removed stays.
+        """
+        try:
+            for each in full_files(self._path)[: -self._keep or None]:
+                if _number(each) <= number:
+                    self._keep_acts(each)
+                    each.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"old audit files cannot be removed: {error.strerror}") from error
+
+    def _keep_acts(self, full: Path) -> None:
+        place = acts_file(self._path)
+        kept = place.read_bytes() if place.exists() else b""
+        # After a crash some may be there already.
+        last = number_of(kept.rsplit(b"\n", 2)[-2]) if kept.endswith(b"\n") else None
+        with full.open("rb") as file:
+            acts = [line for line in _lines_of(file) if _is_act(line) and (number_of(line) or 0) > (last or 0)]
+        data = kept + b"".join(line + b"\n" for line in acts)
+        if len(data) > self._max_bytes:
+            data = data[data.index(b"\n", len(data) - self._max_bytes // 2) + 1 :]
+        if not acts:
+            return
+        aside = place.with_name(place.name + ".new")
+        aside.unlink(missing_ok=True)
+        with _opened(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(place)
+        _sync_folder(place.parent)
+
     def append(self, lines: Sequence[str], last: Head) -> int:
         """Write lines and wait until the disk has them; returns the size before, for :meth:`take_back`.
 
@@ -84,10 +218,15 @@ class AuditFile:
         data = "".join(f"{line}\n" for line in lines).encode()
         before = -1
         try:
+            if self._to_take_back is not None:
+                self._cut(self._to_take_back)
+            self._check_room()
             before = os.fstat(self._descriptor).st_size
+            self.rotated = False
             if before and before + len(data) > self._max_bytes:
                 self._begin_new(last.number - len(lines))
                 before = 0
+                self.rotated = True
             view = memoryview(data)
             while view:
                 view = view[os.write(self._descriptor, view) :]
@@ -99,10 +238,15 @@ class AuditFile:
         return before
 
     def take_back(self, size: int) -> None:
-        """Make the file as long as it was before lines that do not count."""
+        """Make the file as long as it was before lines that do not count; where that fails, before the next ones."""
+        self._to_take_back = size
         with contextlib.suppress(OSError):
-            os.ftruncate(self._descriptor, size)
-            os.fdatasync(self._descriptor)
+            self._cut(size)
+
+    def _cut(self, size: int) -> None:
+        os.ftruncate(self._descriptor, size)
+        os.fdatasync(self._descriptor)
+        self._to_take_back = None
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -127,19 +271,69 @@ class AuditFile:
             full.rename(self._path)
             raise
         os.close(old)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-        for gone in full_files(self._path)[: -self._keep or None]:
-            gone.unlink(missing_ok=True)
+        _sync_folder(self._path.parent)
 
 
 def full_files(path: Path) -> list[Path]:
     """The files that were full, oldest first."""
     form = re.compile(rf"{re.escape(path.stem)}-(\d{{12,}}){re.escape(path.suffix)}")
     return sorted(each for each in path.parent.iterdir() if form.fullmatch(each.name))
+
+
+def acts_file(path: Path) -> Path:
+    """Where lines about what admins have done go when their file is removed."""
+    return path.with_name(f"{path.stem}-acts{path.suffix}")
+
+
+def refused_file(path: Path) -> Path:
+    """Where lines are put that the bridge has not written."""
+    return path.with_name(f"{path.stem}-refused{path.suffix}")
+
+
+def read_acts(path: Path) -> Iterator[bytes]:
+    """The lines of :func:`acts_file`, the oldest first; none where there is no such file.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    place = acts_file(path)
+    try:
+        if place.exists():
+            with place.open("rb") as file:
+                yield from _lines_of(file)
+    except OSError as error:
+        raise StorageError(f"the audit file {str(place)!a} cannot be read: {error.strerror}") from error
+
+
+def read_digests(path: Path, since: int = 1) -> Iterator[list[tuple[int, str]]]:
+    """Number and digest of each line that has a number, in parts; of files that end before ``since`` of none.
+
+    Raises:
+        StorageError: a file cannot be read.
+    """
+    part: list[tuple[int, str]] = []
+    try:
+        for each in (*(full for full in full_files(path) if _number(full) >= since), path):
+            with each.open("rb") as file:
+                for line in _lines_of(file):
+                    if (number := number_of(line)) is not None and number >= since:
+                        part.append((number, digest_of(line)))
+                    if len(part) >= _CHUNK_LINES:
+                        yield part
+                        part = []
+    except OSError as error:
+        raise StorageError(f"the audit file {str(path)!a} cannot be read: {error.strerror}") from error
+    if part:
+        yield part
+
+
+def _lines_of(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file without their ends; of one that is too long its parts, which nothing takes for a line."""
+    while line := file.readline(MAX_LINE_BYTES + 2):
+        if line.endswith(b"\n"):
+            yield line[:-1]
+        elif len(line) > MAX_LINE_BYTES:
+            yield line
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
@@ -160,6 +354,39 @@ def read_lines(path: Path) -> Iterator[bytes]:
                     yield line[:-1]
     except OSError as error:
         raise StorageError(f"the audit file {str(path)!a} cannot be read: {error.strerror}") from error
+
+
+def _opened(path: Path, flags: int) -> IO[bytes]:
+    return os.fdopen(os.open(path, flags, 0o600), "wb")
+
+
+def _is_act(line: bytes) -> bool:
+    # Most lines are about calls, and need not be read to know that. No text in a line holds a quote without a \\.
+    if any(kind in line for kind in (b'"kind":"call"', b'"kind":"service"', b'"kind":"end"')):
+        return False
+    try:
+        return retention(read_line(line).record)[0] is Retention.ACT
+    except ChainError:
+        return False
+
+
+def _number(full: Path) -> int:
+    return int(full.stem.rpartition("-")[2])
+
+
+def _last_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - MAX_LINE_BYTES - 1))
+        lines = file.read().split(b"\n")
+    return digest_of(lines[-2]) if len(lines) > 1 else ""
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _named(path: Path, number: int) -> Path:

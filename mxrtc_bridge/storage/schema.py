@@ -287,3 +287,20 @@ async def _add_lanes_of_events(connection: Connection) -> None:
 
 
 UPGRADES.register(_add_lanes_of_events, description="lanes of events")
+
+
+async def _add_shares_of_the_audit(connection: Connection) -> None:
+    # Whose share a row counts against: "" for what admins and the bridge do, "+user" for who is let in, "-server" for
+    # who is turned away. Rows of before count for their user.
+    await connection.execute("ALTER TABLE audit ADD COLUMN owner TEXT NOT NULL DEFAULT ''")
+    await connection.execute(
+        "UPDATE audit SET owner = '+' || user_id WHERE user_id IS NOT NULL AND (line LIKE '%\"kind\":\"call\"%' "
+        'OR line LIKE \'%"kind":"service"%\' OR line LIKE \'%"kind":"end"%\')'
+    )
+    await connection.execute("CREATE INDEX audit_owner ON audit (owner, number)")
+    await connection.execute(
+        "CREATE TABLE audit_key (id SMALLINT PRIMARY KEY, secret TEXT NOT NULL, since BIGINT NOT NULL)"
+    )
+
+
+UPGRADES.register(_add_shares_of_the_audit, description="shares and key of the audit")

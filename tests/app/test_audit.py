@@ -3,64 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import errno
+import os
+import threading
+import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from mxrtc_bridge.app import audit as module
 from mxrtc_bridge.app.audit import Audit
 from mxrtc_bridge.config.settings import AuditSettings
-from mxrtc_bridge.core.audit import AuditKind, AuditRecord, ChainError, Entry, check_head, read_chain
+from mxrtc_bridge.core.audit import (
+    AuditKind,
+    AuditRecord,
+    Entry,
+    Head,
+    read_chain,
+)
+from mxrtc_bridge.core.audit_shares import Shares
 from mxrtc_bridge.core.errors import StorageError
-from mxrtc_bridge.storage import audit_file
 from mxrtc_bridge.storage.audit import AuditQuery, AuditStore
 from mxrtc_bridge.storage.audit_file import AuditFile, read_lines
-from mxrtc_bridge.storage.database import Database
+from tests.app.audit_world import CALL, END, NOW, World, world
 
-NOW = 1_700_000_000_000
-CALL = AuditRecord(AuditKind.CALL, NOW, user="@alice:example.org", allowed=True)
-END = AuditRecord(AuditKind.END, NOW, user="@alice:example.org")
-
-
-class World:
-    """One audit and what is around it; may be started again as after a crash."""
-
-    def __init__(self, folder: Path, database: Database) -> None:
-        self.path = folder / "audit.jsonl"
-        self.store = AuditStore(database)
-        self.told: list[str] = []
-        self.mirrored: list[int] = []
-        self.tasks: list[asyncio.Task[None]] = []
-
-    async def start(self) -> Audit:
-        audit = Audit(
-            self.store,
-            AuditSettings(self.path, 1 << 20, 3),
-            wall_ms=lambda: NOW,
-            tell_admins=self.told.append,
-            mirror=lambda number, _record: self.mirrored.append(number),
-        )
-        await audit.start()
-        self.tasks.append(asyncio.create_task(audit.run()))
-        return audit
-
-    async def verify(self) -> list[str]:
-        """Check file and database against each other; returns the kinds, the oldest first."""
-        found = list(read_chain(read_lines(self.path)))
-        check_head(found, await self.store.head())
-        return [entry.record.kind.value for entry in found]
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with await Database.open(f"sqlite:///{tmp_path / 'audit.db'}") as database:
-        made = World(tmp_path, database)
-        yield made
-        for task in made.tasks:
-            task.cancel()
-        await asyncio.gather(*made.tasks, return_exceptions=True)
+__all__ = ["world"]
 
 
 async def until(condition: object) -> None:
@@ -166,65 +133,173 @@ async def test_too_many_decisions_at_once_are_refused(world: World, monkeypatch:
     assert answers == [True, True, False, False]
 
 
-async def test_what_a_crash_kept_from_the_database_is_put_there_at_the_start(world: World) -> None:
+async def test_a_contradiction_takes_no_sessions_and_is_told_with_its_number(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.02)
     audit = await world.start()
-    await audit.record(CALL)
+    other = module.entry_after(audit._head, replace(CALL, user="@mallory:x"))
+    await world.store.add([other])
+    assert not await audit.record(CALL)
+    assert not await audit.record(CALL)
+    assert not await audit.ready()
+    assert len(world.told) == 1
+    assert "different lines with the number 2" in world.told[0]
+    assert [entry.record.kind.value for entry in read_chain(read_lines(world.path))] == ["start"]
+
+
+async def test_a_row_that_was_stored_although_that_was_not_confirmed_is_not_in_the_way(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to a COMMIT is lost for longer than the database is asked: the row is there, and nobody knows."""
+    monkeypatch.setattr(module, "RETRY_S", 0.02)
+    audit = await world.start()
+    plain, lost = AuditStore.add, True
+
+    async def add(self: AuditStore, rows: list[Entry]) -> None:
+        await plain(self, rows)
+        if lost:
+            raise StorageError("the connection was lost")
+
+    monkeypatch.setattr(AuditStore, "add", add)
+    assert not await audit.record(CALL)
+    lost = False
+    await until(lambda: not audit.failing)
+    assert await audit.record(replace(CALL, user="@bob:x"))
+    assert await world.verify() == ["start", "call", "call"]
+    rows, _ = await audit.page(AuditQuery(), 1, 10)
+    assert [(n, record.user, record.allowed) for n, record in rows[:2]] == [
+        (3, "@bob:x", True),
+        (2, CALL.user, False),
+    ]
     await audit.close()
-    # Written to the file, but the database did not get to know it.
-    last = list(read_chain(read_lines(world.path)))[-1]
-    file = AuditFile(world.path, 1 << 20, 3)
-    entry = module.entry_after(last.head, END)
-    file.append([entry.line], entry.head)
-    file.close()
-    with world.path.open("a") as raw:
-        raw.write('{"allowed":tr')
+    world.told.clear()
     await (await world.start()).close()
-    assert await world.verify() == ["start", "call", "stop", "end", "start", "stop"]
     assert world.told == []
 
 
-async def test_a_file_that_has_lost_lines_is_a_gap_that_is_told_and_shown(world: World) -> None:
-    audit = await world.start()
-    await audit.record(CALL)
+@pytest.mark.parametrize("turns", range(40))
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_stop_at_any_moment_of_a_write_neither_repeats_nor_denies(
+    world: World, monkeypatch: pytest.MonkeyPatch, turns: int, times: int
+) -> None:
+    audit = Audit(
+        world.store,
+        AuditSettings(world.path, 1 << 20, 3),
+        wall_ms=lambda: NOW,
+        tell_admins=world.told.append,
+        mirror=lambda number, _record: world.mirrored.append(number),
+    )
+    await audit.start()
+    audit.note(replace(END, session=7))
+    asked = [asyncio.create_task(audit.record(replace(CALL, session=8 + n))) for n in range(3)]
+    await asyncio.sleep(0)
+    run = asyncio.create_task(audit.run())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    for _ in range(times):
+        run.cancel()
+        await asyncio.sleep(0)
+    await asyncio.gather(run, return_exceptions=True)
+    assert run.cancelled()
     await audit.close()
-    lines = world.path.read_text().splitlines(keepends=True)
-    world.path.write_text("".join(lines[:-1]))
-    await (await world.start()).close()
-    assert "the file ended with line 2, the database with 3" in world.told[0]
-    with pytest.raises(ChainError, match="line 3: its number is 4, behind 2"):
-        await world.verify()
+    told = await asyncio.gather(*asked)
+    rows, _ = await world.store.page(AuditQuery(), 0, 100)
+    assert [record.session for _, record in rows if record.kind is AuditKind.END] == [7]
+    calls = sorted((record.session, record.allowed) for _, record in rows if record.kind is AuditKind.CALL)
+    assert calls == [(8 + n, answer) for n, answer in enumerate(told)]
+    assert len(await world.verify()) == len(rows) == len(world.mirrored)
+    assert world.told == []
 
 
-async def test_a_lost_database_does_not_break_the_chain_of_the_file(world: World, tmp_path: Path) -> None:
-    audit = await world.start()
-    await audit.record(CALL)
-    await audit.close()
-    async with await Database.open(f"sqlite:///{tmp_path / 'new.db'}") as database:
-        world.store = AuditStore(database)
-        await (await world.start()).close()
-        assert await world.verify() == ["start", "call", "stop", "start", "stop"]
-
-
-async def test_where_the_database_was_lost_a_long_file_is_believed(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_stop_while_the_disk_is_slow_says_what_became_of_each(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = await world.start()
-    for _ in range(10):
-        await audit.record(CALL)
+    plain = AuditFile.append
+    begun = threading.Event()
+
+    def append_slowly(self: AuditFile, lines: list[str], last: Head) -> int:
+        begun.set()
+        time.sleep(0.05)
+        return plain(self, lines, last)
+
+    monkeypatch.setattr(AuditFile, "append", append_slowly)
+    audit.note(replace(END, session=7))
+    asked = asyncio.create_task(audit.record(CALL))
+    await asyncio.to_thread(begun.wait)
+    world.tasks[0].cancel()
+    await asyncio.gather(*world.tasks, return_exceptions=True)
+    assert await asked
     await audit.close()
-    monkeypatch.setattr(audit_file, "TAIL_LINES", 3)
-    async with await Database.open(f"sqlite:///{tmp_path / 'new.db'}") as database:
-        world.store = AuditStore(database)
-        await (await world.start()).close()
-        assert (await world.verify())[-4:] == ["call", "stop", "start", "stop"]
-        rows, total = await world.store.page(AuditQuery(), 1, 1)
-        assert (total, "the database began empty" in (rows[0][1].reason or "")) == (5, True)
+    assert await world.verify() == ["start", "end", "call", "stop"]
 
 
-async def test_a_file_that_cannot_be_written_is_no_start(world: World) -> None:
-    world.path.mkdir()
-    with pytest.raises(StorageError, match="cannot be used"):
-        await world.start()
+async def test_what_a_stop_cannot_write_is_said_to_be_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    audit = await world.start()
+    world.tasks[0].cancel()
+    await asyncio.gather(*world.tasks, return_exceptions=True)
+    Failing(monkeypatch, AuditFile, "append")
+    asked = asyncio.create_task(audit.record(CALL))
+    await asyncio.sleep(0)
+    audit.note(END)
+    await audit.close()
+    assert not await asked
+    # The end, the refusal of the call, and the stop.
+    assert "3 records of the audit are lost" in caplog.text
+    audit.note(END)
+    assert "a record of the audit is lost, as it came after the end" in caplog.text
+    assert not await audit.record(CALL)
+
+
+async def test_a_caller_orders_no_more_lines_than_its_share_and_what_is_beyond_is_said(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Shares", lambda: Shares(per_user=5))
+    audit = await world.start()
+    use = AuditRecord(AuditKind.SERVICE, NOW, user="@alice:example.org", service="ssh", allowed=True, rule="g")
+    assert all([await audit.record(use) for _ in range(50)])
+    assert await audit.record(CALL)
+    audit.note(AuditRecord(AuditKind.PAUSE, NOW, by="@admin:x"))
+    await audit.close()
+    assert await world.verify() == ["start", *["service"] * 5, "call", "pause", "service", "stop"]
+    rows, _ = await world.store.page(AuditQuery(user="@alice:example.org"), 0, 1)
+    assert (rows[0][1].count, rows[0][1].reason) == (45, "and 45 more uses by @alice:example.org")
+
+
+async def test_a_use_beyond_the_share_is_refused_too_where_nothing_can_be_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.02)
+    monkeypatch.setattr(module, "READY_FOR_S", 0.0)
+    audit = await world.start()
+    assert await audit.ready()
+    full = True
+
+    def check(self: AuditFile) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(AuditFile, "_check_room", check)
+    assert not await audit.ready()
+    assert "No space left on device. No new sessions are taken" in world.told[0]
+    assert not await audit.record(CALL)
+    full = False
+    await until(lambda: not audit.failing)
+    assert await audit.ready()
+    assert "written again" in world.told[1]
+
+
+async def test_what_the_database_has_forgotten_is_said(world: World) -> None:
+    audit = await world.start()
+    for _ in range(9):
+        await audit.record(CALL)
+    assert await audit.left_out() == 0
+    world.store._max_rows = 4
+    await world.store.prune(NOW)
+    assert await audit.left_out() == 5
 
 
 async def test_who_gives_up_waiting_breaks_nothing(world: World) -> None:

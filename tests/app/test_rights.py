@@ -268,22 +268,48 @@ async def test_what_is_used_and_what_is_denied_is_written_down_each_denial_once(
     grant = gate.open(SERVICES[0])
     assert grant is not None
     assert await gate.recorded(SERVICES[0], grant.rule)
+    assert await gate.recorded(SERVICES[0], grant.rule)
     records.durable = False
-    assert not await gate.recorded(SERVICES[0], grant.rule)
+    assert not await gate.recorded(SERVICES[0], grant.rule), "nor may it be used again while nothing can be written"
     for _ in range(3):
         gate.refused(SERVICES[1])
         gate.refused(SERVICES[0])
     for number in range(100):
         gate.refused(ServiceName(f"guess{number}"))
     found = [(record.service, record.allowed, record.rule) for record in records.all]
-    assert found[:4] == [
-        ("ssh", True, "g0"),
+    assert found[:3] == [
         ("ssh", True, "g0"),
         ("web", False, "no grant"),
         ("ssh", False, "not in this way"),
     ]
-    assert len(found) == 2 + MAX_DENIED + 1
+    assert len(found) == 1 + MAX_DENIED + 1
     assert found[-1] == (None, False, f"and more than {MAX_DENIED} others")
+
+
+async def test_uses_of_one_session_are_a_record_for_each_service_and_one_with_their_number() -> None:
+    records = Records()
+    services = ServiceAudit(records, lambda: NOW, ALICE, PEER)
+    for _ in range(5000):
+        assert await services.used(SERVICES[0], "g0")
+    assert await services.used(SERVICES[1], "g1")
+    services.ended()
+    services.ended()
+    assert [(record.service, record.rule, record.count) for record in records.all] == [
+        ("ssh", "g0", None),
+        ("web", "g1", None),
+        ("ssh", "g0", 5000),
+    ]
+
+
+async def test_a_use_that_was_not_written_down_is_not_counted_and_is_written_down_again() -> None:
+    records = Records()
+    services = ServiceAudit(records, lambda: NOW, ALICE, PEER)
+    records.durable = False
+    assert not await services.used(SERVICES[0], "g0")
+    records.durable = True
+    assert await services.used(SERVICES[0], "g0")
+    services.ended()
+    assert len(records.all) == 2
 
 
 def test_rooms_that_any_rule_names_are_followed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import json
 import string
 from dataclasses import fields
@@ -19,10 +20,15 @@ from mxrtc_bridge.core.audit import (
     ChainError,
     Entry,
     Head,
+    Removals,
+    Retention,
     check_head,
     entry_after,
+    is_authentic,
+    number_of,
     read_chain,
     read_line,
+    retention,
 )
 from mxrtc_bridge.core.audit_words import describe
 
@@ -50,13 +56,15 @@ records = st.builds(
     sent=numbers,
     received=numbers,
     reason=texts,
+    count=numbers,
+    line=numbers,
 )
 
 
-def chain(*made: AuditRecord, after: Head = NO_LINES) -> list[Entry]:
+def chain(*made: AuditRecord, after: Head = NO_LINES, key: bytes | None = None) -> list[Entry]:
     entries: list[Entry] = []
     for record in made:
-        entries.append(entry_after(entries[-1].head if entries else after, record))
+        entries.append(entry_after(entries[-1].head if entries else after, record, key))
     return entries
 
 
@@ -115,6 +123,8 @@ def test_no_field_is_for_an_address_or_contents() -> None:
         "sent",
         "received",
         "reason",
+        "count",
+        "line",
     }
 
 
@@ -207,3 +217,94 @@ def test_every_kind_has_words(kind: AuditKind) -> None:
         said = describe(AuditRecord(kind, NOW, user="@a:b\n\u202e", allowed=allowed, reason="<b>"))
         assert said.isprintable()
         assert said
+
+
+KEY, ANOTHER = b"k" * 32, b"a" * 32
+KEYED = chain(*(AuditRecord(AuditKind.CALL, NOW + n, user=f"@u{n}:x", allowed=True) for n in range(5)), key=KEY)
+
+
+def test_a_line_of_format_2_is_what_the_documentation_says() -> None:
+    (entry,) = chain(AuditRecord(AuditKind.PAUSE, 5, by="@a:b"), key=KEY)
+    line = f'{{"at_ms":5,"by":"@a:b","kind":"pause","n":1,"prev":"{"0" * 64}","v":2}}'
+    mac = hmac.new(KEY, line.encode(), "sha256").hexdigest()
+    assert entry.line == f'{line[:-1]},"mac":"{mac}"}}'
+    assert read_line(entry.line.encode()) == entry
+
+
+@given(records)
+def test_only_who_has_the_key_writes_a_line_that_counts(record: AuditRecord) -> None:
+    (entry,) = chain(record, key=KEY)
+    assert is_authentic(entry, KEY)
+    assert not is_authentic(entry, ANOTHER)
+    assert not is_authentic(chain(record)[0], KEY)
+    assert number_of(entry.line.encode()) == 1
+    assert len(entry.line) <= MAX_LINE_BYTES
+
+
+@given(st.data())
+def test_every_changed_byte_is_found_with_the_key_alone(data: st.DataObject) -> None:
+    """Without the database; the line behind the changed one is written anew, as somebody without the key can."""
+    number = data.draw(st.integers(0, 4))
+    line = KEYED[number].line.encode()
+    place = data.draw(st.integers(0, len(line) - 1))
+    byte = data.draw(st.sampled_from(sorted(string.printable.encode())))
+    changed = line[:place] + bytes([byte]) + line[place + 1 :]
+    if changed == line:
+        return
+    with pytest.raises(ChainError):
+        list(read_chain([*lines_of(KEYED[:number]), changed], KEY))
+
+
+def test_old_lines_go_on_and_are_vouched_for_by_the_first_with_a_key() -> None:
+    new = chain(AuditRecord(AuditKind.START, NOW), AuditRecord(AuditKind.STOP, NOW), after=FIVE[-1].head, key=KEY)
+    assert len(list(read_chain(lines_of([*FIVE, *new]), KEY, since=6))) == 7
+    with pytest.raises(ChainError, match="line 1: it has the number 1, and the bridge has not written it"):
+        list(read_chain(lines_of([*FIVE, *new]), KEY))
+    stripped = chain(AuditRecord(AuditKind.START, NOW), after=FIVE[-1].head)
+    with pytest.raises(ChainError, match="line 6: it has the number 6"):
+        list(read_chain(lines_of([*FIVE, *stripped]), KEY, since=6))
+    with pytest.raises(ChainError, match="line 6: it has the number 6"):
+        list(read_chain(lines_of([*FIVE, *chain(new[0].record, after=FIVE[-1].head, key=ANOTHER)]), KEY, since=6))
+
+
+@pytest.mark.parametrize("text", ['"v":2', '"mac":"' + "0" * 64 + '"', '"v":1,"mac":""', '"v":true,"mac":""'])
+def test_a_line_is_of_one_format_or_the_other(text: str) -> None:
+    line = f'{{"at_ms":1,"kind":"stop","n":1,"prev":"{"0" * 64}",{text}}}'
+    with pytest.raises(ChainError, match="format"):
+        read_line(line.encode())
+
+
+def test_what_the_bridge_has_removed_may_be_missing_and_nothing_else() -> None:
+    removed = AuditRecord(AuditKind.REMOVED, NOW, line=2)
+    made = chain(*(each.record for each in FIVE), removed, key=KEY)
+
+    def judge(entries: list[Entry]) -> None:
+        removals = Removals()
+        list(removals.watch(entries))
+        removals.check()
+
+    judge(made)
+    judge(made[1:])
+    judge(made[2:])
+    with pytest.raises(ChainError, match="the lines 3 to 3 are missing, and the bridge has not removed them"):
+        judge(made[3:])
+
+
+@pytest.mark.parametrize(
+    ("record", "whose"),
+    [
+        (AuditRecord(AuditKind.CALL, 1, user="@a:b:8448", allowed=True), (Retention.LET_IN, "@a:b:8448")),
+        (AuditRecord(AuditKind.CALL, 1, user="@a:b:8448", allowed=False), (Retention.TURNED_AWAY, "b:8448")),
+        (AuditRecord(AuditKind.SERVICE, 1, user="@a:b", allowed=False), (Retention.TURNED_AWAY, "b")),
+        (AuditRecord(AuditKind.END, 1, user="@a:b"), (Retention.LET_IN, "@a:b")),
+        (AuditRecord(AuditKind.END, 1, reason="3 records are lost"), (Retention.ACT, "")),
+        (AuditRecord(AuditKind.REQUEST, 1, user="@a:b"), (Retention.TURNED_AWAY, "b")),
+        (AuditRecord(AuditKind.ANSWER, 1, user="@a:b", by="@a:b"), (Retention.TURNED_AWAY, "b")),
+        (AuditRecord(AuditKind.ANSWER, 1, user="@a:b", by="@admin:b"), (Retention.ACT, "")),
+        (AuditRecord(AuditKind.GRANT, 1, user="@a:b", by="@admin:b"), (Retention.ACT, "")),
+        (AuditRecord(AuditKind.GRANT_END, 1, user="@a:b"), (Retention.ACT, "")),
+        (AuditRecord(AuditKind.KICK, 1, user="@a:b", by="@admin:b"), (Retention.ACT, "")),
+    ],
+)
+def test_a_record_counts_against_the_share_of_who_orders_it(record: AuditRecord, whose: tuple[Retention, str]) -> None:
+    assert retention(record) == whose

@@ -20,6 +20,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 
+from mxrtc_bridge.core.audit import AuditKind, AuditRecord, entry_after, read_line
 from mxrtc_bridge.demo.processes import ManagedProcess
 from tests.e2e.people import Person
 from tests.e2e.test_outages import exchange
@@ -79,13 +80,17 @@ def fill(path: Path) -> None:
                     pass
 
 
-async def audit(world: World, *args: str) -> tuple[int, str]:
-    """Run ``mxrtc-bridge audit``; returns the exit code and what it prints."""
+async def run(world: World, *args: str) -> tuple[int, str]:
+    """Run ``mxrtc-bridge``; returns the exit code and what it prints."""
     world._runs += 1
-    command = [BIN / "mxrtc-bridge", "audit", *args, "-c", world.folder / "config.yaml"]
+    command = [BIN / "mxrtc-bridge", *args, "-c", world.folder / "config.yaml"]
     async with ManagedProcess(f"audit-{world._runs}", command, folder=world.folder) as process:
         code = await process.wait(30)
         return code, process.output("stdout").decode() + process.output("stderr").decode()
+
+
+async def audit(world: World, *args: str) -> tuple[int, str]:
+    return await run(world, "audit", *args)
 
 
 async def records(world: World, *args: str) -> list[dict[str, Any]]:
@@ -153,6 +158,81 @@ async def test_it_is_whole_and_a_changed_byte_is_found(world: World, tmp_path: P
     assert (await audit(world, "verify"))[0] == 0
     world.settings["audit"] = plain
     world.write_config()
+
+
+async def test_many_uses_in_a_session_are_one_record_and_one_with_their_number(world: World) -> None:
+    process, port = await world.connect("alice", "build/echo", "-L", "0")
+    before = len(await records(world, "--user", ALICE))
+    for _ in range(40):
+        assert await uses(port)
+    await process.terminate(10)
+    summed_up = await until_written(world, kind="service", user=ALICE, count=40)
+    assert (summed_up["service"], summed_up["rule"], summed_up["allowed"]) == ("echo", "grant-0", True)
+    await until_written(world, kind="end", session=max(each.get("session", 0) for each in await records(world)))
+    # The first use, how many there were, and the end.
+    assert len(await records(world, "--user", ALICE)) == before + 3
+
+
+async def test_the_files_can_be_checked_elsewhere_with_the_key_and_less_well_without(
+    world: World, tmp_path: Path
+) -> None:
+    code, printed = await audit(world, "key")
+    assert (code, printed.startswith("mxrtc-audit-key 1 1 ")) == (0, True)
+    key = tmp_path / "audit.key"
+    key.write_text(printed)
+    code, printed = await audit(world, "verify", "--offline", "--key-file", str(key))
+    assert (code, "from line 1 on, each was written with the key" in printed) == (0, True), printed
+    code, printed = await audit(world, "verify", "--offline")
+    assert (code, "only the chain of hashes was checked" in printed) == (0, True), printed
+    key.write_text(key.read_text()[:-5] + "aaaa\n")
+    code, printed = await audit(world, "verify", "--offline", "--key-file", str(key))
+    assert (code, "line 1: it has the number 1, and the bridge has not written it" in printed) == (1, True), printed
+    key.write_text("something else")
+    code, printed = await audit(world, "verify", "--offline", "--key-file", str(key))
+    assert (code, "does not hold what mxrtc-bridge audit key prints" in printed) == (1, True), printed
+
+
+async def test_a_line_added_while_the_bridge_is_down_never_becomes_genuine(world: World) -> None:
+    assert world.bridge is not None
+    await world.bridge.terminate(20)
+    path = Path(world.settings["audit"]["file"])
+    last = read_line(path.read_bytes().splitlines()[-1])
+    gift = AuditRecord(AuditKind.GRANT, last.record.at_ms, user=BOB, peer=BUILD, service="echo", grant=99, by=ALICE)
+    line = entry_after(last.head, gift).line
+    with path.open("a") as file:
+        file.write(line + "\n")
+    code, printed = await audit(world, "verify")
+    assert (code, f"it has the number {last.head.number + 1}, and the bridge has not written it" in printed) == (
+        1,
+        True,
+    ), printed
+    await world.start_bridge()
+    code, printed = await audit(world, "verify")
+    assert (code, printed.startswith("whole: ")) == (0, True), printed
+    start = [record for record in await records(world) if record["kind"] == "start"][-1]
+    assert "were not written by this bridge" in start["reason"]
+    assert not [record for record in await records(world) if record.get("grant") == 99]
+    assert (path.parent / "audit-refused.jsonl").read_text() == line + "\n"
+    code, printed = await run(world, "log", BOB)
+    assert (code, "99" in printed) == (0, False), printed
+
+
+async def test_a_line_changed_while_the_bridge_is_down_ends_the_start_with_words(world: World) -> None:
+    assert world.bridge is not None
+    await world.bridge.terminate(20)
+    path = Path(world.settings["audit"]["file"])
+    plain = path.read_bytes()
+    path.write_bytes(plain.replace(b'"allowed":false', b'"allowed":true ', 1))
+    code, said = await run(world, "run")
+    assert code != 0
+    assert "hold different lines with the number" in said
+    assert "move the audit file away" in said
+    assert "Traceback" not in said
+    code, printed = await audit(world, "verify")
+    assert (code, printed.startswith("broken: the database and the audit file hold different lines")) == (1, True)
+    path.write_bytes(plain)
+    await world.start_bridge()
+    assert (await audit(world, "verify"))[0] == 0
 
 
 async def test_export_filters_and_writes_tables(world: World) -> None:

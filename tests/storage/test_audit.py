@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from mxrtc_bridge.core.audit import NO_LINES, AuditKind, AuditRecord, Entry, Head, check_head, entry_after, read_chain
 from mxrtc_bridge.core.errors import StorageError
-from mxrtc_bridge.storage.audit import KEEP_MS, AuditQuery, AuditStore
+from mxrtc_bridge.storage.audit import KEEP_MS, AuditContradictionError, AuditKey, AuditQuery, AuditStore
 from mxrtc_bridge.storage.audit_file import AuditFile, full_files, read_lines
 from mxrtc_bridge.storage.database import Database
 
@@ -71,6 +72,9 @@ def test_full_files_are_numbered_and_the_oldest_go(path: Path) -> None:
     file = AuditFile(path, 1000, 3)
     for each in made:
         append(file, [each])
+        if (number := file.surplus()) is not None:
+            assert len(full_files(path)) == 4, "until somebody has written down that it goes"
+            file.remove_until(number)
     file.close()
     full = full_files(path)
     assert len(full) == 3
@@ -139,9 +143,105 @@ async def test_the_head_is_the_last_line(database: Database) -> None:
     made = entries(3)
     await store.add(made[:2])
     assert await store.head() == made[1].head
-    # After a crash some of them may be there already.
+    # After a crash, and where an answer was lost, some of them may be there already.
+    await store.add(made)
     await store.add(made)
     assert await store.head() == made[2].head
+    assert await store.count() == 3
+
+
+@pytest.mark.parametrize("number", [1, 150, 300])
+async def test_a_number_that_is_taken_by_another_line_is_an_error_that_names_it(
+    database: Database, number: int
+) -> None:
+    store = AuditStore(database)
+    made = entries(300)
+    await store.add([entries(1, Head(number - 1, "f" * 64), user=BOB)[0]])
+    with pytest.raises(AuditContradictionError, match=f"with the number {number}:"):
+        await store.add(made)
+    assert await store.count() == 1, "all or none"
+    await store.take_back([made[number - 1].head])
+    assert await store.count() == 1, "nothing but what is ours is taken back"
+    await store.take_back([entries(1, Head(number - 1, "f" * 64), user=BOB)[0].head])
+    await store.add(made)
+    assert await store.count() == 300
+
+
+async def test_a_digest_is_that_of_the_line_as_it_stands(database: Database) -> None:
+    store = AuditStore(database)
+    made = entries(3)
+    await store.add(made)
+    assert await store.digests(2, 9) == {each.head.number: each.head.digest for each in made[1:]}
+    await database.transaction(
+        lambda connection: connection.execute("UPDATE audit SET line = replace(line, 'alice', 'carol')")
+    )
+    assert await store.digests(1, 3) == {1: "", 2: "", 3: ""}
+
+
+async def test_the_first_key_stays(url: str) -> None:
+    async with await Database.open(url) as database:
+        store = AuditStore(database)
+        assert await store.key() is None
+        await store.keep_key(AuditKey(b"1" * 32, 7))
+        await store.keep_key(AuditKey(b"2" * 32, 9))
+    async with await Database.open(url) as database:
+        assert await AuditStore(database).key() == AuditKey(b"1" * 32, 7)
+    assert "1" * 10 not in repr(AuditKey(b"1" * 32, 7))
+
+
+def records_of(*made: AuditRecord) -> list[Entry]:
+    found: list[Entry] = []
+    for record in made:
+        found.append(entry_after(found[-1].head if found else NO_LINES, record))
+    return found
+
+
+async def kept(store: AuditStore) -> Counter[tuple[str, str | None]]:
+    rows, _ = await store.page(AuditQuery(), 0, 10_000)
+    return Counter((record.kind.value, record.user) for _, record in rows)
+
+
+GRANT = AuditRecord(AuditKind.GRANT, NOW, user=ALICE, by="@admin:example.org")
+
+
+async def test_who_is_let_in_pushes_out_their_own_rows_only(database: Database) -> None:
+    store = AuditStore(database, max_rows=100, max_of_user=40)
+    mallory = AuditRecord(AuditKind.CALL, NOW, user="@mallory:example.org", allowed=True)
+    used = AuditRecord(AuditKind.CALL, NOW, user=BOB, allowed=True)
+    await store.add(records_of(GRANT, *[used] * 30, *[mallory] * 300))
+    assert await store.prune(NOW) == 260
+    assert await kept(store) == {("grant", ALICE): 1, ("call", BOB): 30, ("call", mallory.user): 40}
+
+
+async def test_where_all_have_too_much_who_has_most_gives_most(database: Database) -> None:
+    store = AuditStore(database, max_rows=100, max_of_user=90)
+    few = AuditRecord(AuditKind.CALL, NOW, user=BOB, allowed=True)
+    many = [AuditRecord(AuditKind.CALL, NOW, user=f"@m{n}:x", allowed=True) for n in range(2)]
+    await store.add(records_of(GRANT, *[few] * 20, *[many[0]] * 80, *[many[1]] * 70))
+    await store.prune(NOW)
+    found = await kept(store)
+    assert (found["grant", ALICE], found["call", BOB]) == (1, 20)
+    assert found.total() == 101
+    assert min(found["call", "@m0:x"], found["call", "@m1:x"]) >= 30
+
+
+async def test_who_is_turned_away_goes_first_however_many_servers_they_make_up(database: Database) -> None:
+    store = AuditStore(database, max_rows=100, max_of_server=50)
+    used = AuditRecord(AuditKind.CALL, NOW, user=BOB, allowed=True)
+    away = [AuditRecord(AuditKind.CALL, NOW, user=f"@u{n}:s{n % 150}.test", allowed=False) for n in range(300)]
+    more = [AuditRecord(AuditKind.CALL, NOW, user=f"@u{n}:evil.test", allowed=False) for n in range(200)]
+    await store.add(records_of(GRANT, *[used] * 60, *away, *more))
+    await store.prune(NOW)
+    found = await kept(store)
+    assert (found["grant", ALICE], found["call", BOB], found.total()) == (1, 60, 101)
+
+
+async def test_acts_have_a_bound_of_their_own_and_the_newest_stay(database: Database) -> None:
+    store = AuditStore(database, max_acts=5)
+    await store.add(records_of(*[GRANT] * 20, AuditRecord(AuditKind.CALL, NOW, user=BOB, allowed=True)))
+    assert await store.prune(NOW) == 15
+    rows, _ = await store.page(AuditQuery(), 0, 100)
+    assert [number for number, _ in rows] == [21, 20, 19, 18, 17, 16]
 
 
 async def test_records_are_asked_for_in_pages(database: Database) -> None:
