@@ -256,7 +256,7 @@ class Bridge:
                     Server(metrics_application(self._metrics.render), config.metrics_listen)
                 )
             if config.control_socket is not None:
-                control = control_application(self._people.control.handle, DeskError)
+                control = control_application(self._people.control.handle, DeskError, ready=self._serving.is_set)
                 listen = UnixListen(str(config.control_socket))
                 await stack.enter_async_context(Server(control, listen, unix_mode=SOCKET_MODE))
             try:
@@ -281,7 +281,7 @@ class Bridge:
             tasks.create_task(self._given.run(), name="ends of grants")
             tasks.create_task(self._calls.run(), name="calls")
             tasks.create_task(self._people.run(), name="people")
-            await self._directories.serve(self._config.files_targets())
+            await _outlive("not all directories are open", self._directories.serve(self._config.files_targets()))
             await wait_for_homeserver(self._homeserver)
             await self._peers.start()
             await self._encryption.start(profile.user_id for profile in profiles(self._config))

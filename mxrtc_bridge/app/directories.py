@@ -6,13 +6,15 @@ says why, and it is tried again at the next reload and every time the house is k
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.core.errors import LocalError, MxrtcError
 from mxrtc_bridge.core.file_errors import FileError
 from mxrtc_bridge.core.file_wire import FileCode, Get, Ls
 from mxrtc_bridge.core.ids import UserId
@@ -23,6 +25,9 @@ from mxrtc_bridge.sinks.files.jobs import ReceivedFrom, Selected
 from mxrtc_bridge.sinks.files.share import Share
 
 log = logging.getLogger("mxrtc_bridge.files")
+
+PATIENCE_S = 5.0
+"""How long disks are waited for; what takes longer goes on beside everything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +45,52 @@ class Directories:
     def __init__(self) -> None:
         self._targets: tuple[FilesTarget, ...] = ()
         self._open: dict[FilesTarget, _Directory] = {}
+        self._closing: dict[str, list[_Directory]] = {}
+        """By path: what must be closed before anything is opened there, as it holds the lock."""
+        self._working: dict[str, asyncio.Task[None]] = {}
+        """By path, one for each: a disk that hangs holds up its own path, and nobody else."""
 
     async def serve(self, targets: Sequence[FilesTarget]) -> None:
-        """Serve these and no others. Transfers with others must have been reset before."""
+        """Serve these and no others. Transfers with others must have been reset before.
+
+        What is not served any more is out of reach at once. Opening and closing goes on if the disk takes longer than
+        :data:`PATIENCE_S`.
+
+        Raises:
+            LocalError: a disk has not answered by then.
+        """
         self._targets = tuple(targets)
-        # First: a directory whose limits have changed is locked until it is closed.
         for target in [target for target in self._open if target not in self._targets]:
-            await self._close(target)
-        for target in self._targets:
-            if target not in self._open:
+            self._close(target)
+        paths = {target.path for target in self._targets if target not in self._open} | set(self._closing)
+        for path in paths - set(self._working):
+            task = asyncio.create_task(self._work_at(path), name="directory")
+            self._working[path] = task
+            task.add_done_callback(lambda _task, path=path: self._working.pop(path))  # type: ignore[misc]
+        if await self._wait_for(paths, PATIENCE_S):
+            hanging = ", ".join(sorted(path for path in paths if path in self._working))
+            raise LocalError(f"these disks have not answered within {PATIENCE_S:g} s: {hanging}")
+
+    async def _wait_for(self, paths: Collection[str], patience_s: float) -> bool:
+        """Wait for what is being done at these paths; returns whether some of it goes on."""
+        tasks = [self._working[path] for path in paths if path in self._working]
+        return bool(tasks and (await asyncio.wait(tasks, timeout=patience_s))[1])
+
+    async def _work_at(self, path: str) -> None:
+        """Close and open at one path, until what is open there is what is to be served."""
+        tried: set[FilesTarget] = set()
+        while True:
+            for directory in self._closing.pop(path, ()):
+                await directory.closing.aclose()
+            missing = (each for each in self._targets if each.path == path and each not in self._open)
+            target = next((each for each in missing if each not in tried), None)
+            if target is not None:
+                tried.add(target)
                 await self._try_to_open(target)
+                if target in self._open and target not in self._targets:
+                    self._close(target)
+            elif not self._closing.get(path):
+                return
 
     def for_user(self, user: UserId) -> UserFiles:
         """The directories as ``user`` sees them; which of them he may use is decided elsewhere."""
@@ -78,19 +119,32 @@ class Directories:
         return directory.share
 
     async def keep_house(self) -> None:
-        """Remove what is unfinished and old, and try again to open what could not be opened."""
+        """Remove what is unfinished and old, and try again to open what could not be opened.
+
+        Raises:
+            LocalError: a disk does not answer.
+        """
         for target, directory in tuple(self._open.items()):
-            if directory.box is None:
-                continue
-            expired = await directory.box.expire()
-            if expired.files:
-                log.info("housekeeping: %d unfinished files removed from %s", expired.files, target.path)
+            if directory.box is not None and target.path not in self._working:
+                task = asyncio.create_task(self._expire(target, directory.box), name="directory")
+                self._working[target.path] = task
+                task.add_done_callback(lambda _task, path=target.path: self._working.pop(path))  # type: ignore[misc]
+        await self._wait_for(tuple(self._working), PATIENCE_S)
         await self.serve(self._targets)
 
+    async def _expire(self, target: FilesTarget, box: DropBox) -> None:
+        try:
+            expired = await box.expire()
+        except MxrtcError as error:
+            log.error("! %s: unfinished files were not removed: %s", target, error)
+            return
+        if expired.files:
+            log.info("housekeeping: %d unfinished files removed from %s", expired.files, target.path)
+
     async def close(self) -> None:
-        """Close all, after the sessions have ended."""
-        for target in tuple(self._open):
-            await self._close(target)
+        """Close all, after the sessions have ended; what a disk that hangs keeps open is left to the system."""
+        with contextlib.suppress(LocalError):
+            await self.serve(())
 
     async def _try_to_open(self, target: FilesTarget) -> None:
         box = share = None
@@ -103,16 +157,16 @@ class Directories:
                     await box.open()
                     stack.push_async_callback(box.close)
                 if target.direction.sends:
-                    share = Share(Path(target.path))
+                    share = await Share.opened(Path(target.path))
                     stack.push_async_callback(share.end)
-            except LocalError as error:
+            except MxrtcError as error:
                 log.error("! %s is not available: %s", target, error)
                 return
             self._open[target] = _Directory(box, share, stack.pop_all())
         log.debug("%s is open", target)
 
-    async def _close(self, target: FilesTarget) -> None:
-        await self._open.pop(target).closing.aclose()
+    def _close(self, target: FilesTarget) -> None:
+        self._closing.setdefault(target.path, []).append(self._open.pop(target))
 
 
 class UserFiles:

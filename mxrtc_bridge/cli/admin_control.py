@@ -198,9 +198,12 @@ def _ask(path: Path, words: tuple[str, ...]) -> Row | None:
     if config.control_socket is None:
         raise ConfigError("control.enabled is false, so the running bridge cannot be reached from here")
     # Only these commands need the client, whose library takes its time to load.
-    from mxrtc_bridge.web.control import ask  # noqa: PLC0415
+    from mxrtc_bridge.web.control import ask_until_ready  # noqa: PLC0415
 
-    status, answer = uvloop.run(ask(str(config.control_socket), words))
+    def waits() -> None:
+        click.echo("the bridge is starting; waiting for it", err=True)
+
+    status, answer = uvloop.run(ask_until_ready(str(config.control_socket), words, waits))
     if status >= 400:
         click.echo(display(str(answer.get("error", "it was refused")), _MAX_COLUMNS), err=True)
         return None

@@ -33,6 +33,8 @@ from mxrtc_bridge.engine.ports import Peer, PeerFactory, PeerListener, Signaller
 
 log = logging.getLogger("mxrtc_bridge.session")
 
+DISK_TIMEOUT_S = 2.0
+"""How long the work of a session may take to end, once its connection is closed."""
 FAREWELL_TIMEOUT_S = 10.0
 """How long the last messages of an ended call may take to reach the homeserver."""
 
@@ -163,20 +165,24 @@ class Session:
         Returns:
             how it ended. Whatever the other side does, no exception leaves this method but cancellation.
         """
+        background = asyncio.create_task(self._serve(), name="call-serve")
+        background.add_done_callback(lambda _task: self._finished.set())
         try:
             async with asyncio.TaskGroup() as tasks:
                 sender = tasks.create_task(self._send_messages(), name="call-sender")
-                background = tasks.create_task(self._serve(), name="call-serve")
                 await self._finished.wait()
                 background.cancel()
                 self._queue_end_of_messages()
                 await asyncio.wait([sender], timeout=FAREWELL_TIMEOUT_S)
                 sender.cancel()
         finally:
+            background.cancel()
             self._driver.close()
             self.links.ended()
+            # Before what still waits for a disk: the other side must be out, whatever hangs here.
             if self._peer is not None:
                 await self._peer.close()
+            await _end_soon(background)
         assert self._outcome is not None
         if self.connected_at is not None:
             _, sent, received = self.links.totals()
@@ -328,3 +334,22 @@ class Session:
             except (HomeserverError, LocalError) as error:
                 log.warning("! call %s: %s not sent: %s", self.call_id, step, error)
                 self._driver.feed(call.SendFailed("homeserver"))
+
+
+_BEHIND: set[asyncio.Task[None]] = set()
+"""Tasks of sessions that are over, whose disks do not answer; the directories limit how many there can be."""
+
+
+async def _end_soon(background: asyncio.Task[None]) -> None:
+    """Wait for the work of a session that has ended, but not for a disk that hangs.
+
+    Raises:
+        ExceptionGroup: a defect has ended the work.
+    """
+    await asyncio.wait([background], timeout=DISK_TIMEOUT_S)
+    if not background.done():
+        log.warning("! a session has ended while its disk does not answer; what it was about to do may still be done")
+        _BEHIND.add(background)
+        background.add_done_callback(_BEHIND.discard)
+    elif not background.cancelled():
+        background.result()

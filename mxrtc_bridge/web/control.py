@@ -16,6 +16,7 @@ import os
 import pwd
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector, web
@@ -30,18 +31,25 @@ MAX_ANSWER = 4 * 1024 * 1024
 TIMEOUT_S = 60.0
 SOCKET_MODE = 0o600
 PATH = "/v1/command"
+STARTING = "the bridge is starting, so nothing was done; ask again in a moment (its log says what it waits for)"
+START_PATIENCE_S = 30.0
+"""How long the command line waits for a bridge that starts."""
+_ASK_AGAIN_S = 0.5
 
 log = logging.getLogger(__name__)
 
 Handle = Callable[[UserId, tuple[str, ...]], Awaitable[Mapping[str, object]]]
 
 
-def control_application(handle: Handle, refusal: type[MxrtcError]) -> web.Application:
+def control_application(
+    handle: Handle, refusal: type[MxrtcError], *, ready: Callable[[], bool] = lambda: True
+) -> web.Application:
     """Make the application; serve it with :data:`SOCKET_MODE`.
 
     Args:
         handle: carries out words for somebody.
         refusal: what it raises with a sentence for whoever asked.
+        ready: whether commands can be carried out yet; before, each is told to come again.
     """
 
     async def command(request: web.Request) -> web.Response:  # noqa: PLR0911 - one row for each outcome
@@ -52,6 +60,8 @@ def control_application(handle: Handle, refusal: type[MxrtcError]) -> web.Applic
         words = _words(await request.read())
         if words is None:
             return _error(400, "this is not a list of words")
+        if not ready():
+            return web.json_response({"error": STARTING, "starting": True}, status=503)
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 return web.json_response(await handle(local_admin(_name(uid)), words))
@@ -68,6 +78,32 @@ def control_application(handle: Handle, refusal: type[MxrtcError]) -> web.Applic
     application = web.Application(client_max_size=MAX_BODY)
     application.router.add_post(PATH, command)
     return application
+
+
+async def ask_until_ready(
+    path: str, words: tuple[str, ...], waits: Callable[[], None], *, patience_s: float = START_PATIENCE_S
+) -> tuple[int, dict[str, object]]:
+    """Like :func:`ask`; while the bridge starts, ask again.
+
+    Args:
+        path: of the socket.
+        words: the command.
+        waits: called once if there is something to wait for.
+        patience_s: how long to ask again.
+
+    Raises:
+        LocalError: no bridge answers there.
+    """
+    deadline = time.monotonic() + patience_s
+    told = False
+    while True:
+        status, answer = await ask(path, words)
+        if answer.get("starting") is not True or time.monotonic() >= deadline:
+            return status, answer
+        if not told:
+            told = True
+            waits()
+        await asyncio.sleep(_ASK_AGAIN_S)
 
 
 async def ask(path: str, words: tuple[str, ...]) -> tuple[int, dict[str, object]]:

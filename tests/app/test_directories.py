@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from mxrtc_bridge.app import directories as directories_module
 from mxrtc_bridge.app.directories import Directories
+from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.file_errors import FileError
 from mxrtc_bridge.core.file_wire import FileCode, Get, Ls
 from mxrtc_bridge.core.path_patterns import parse_name_pattern
 from mxrtc_bridge.core.targets import Direction, FileLimits, FilesTarget
 from mxrtc_bridge.core.transfer_events import Held
+from mxrtc_bridge.sinks.files.beneath import Beneath
 from mxrtc_bridge.sinks.files.receiving import Reception
 from tests.sinks.files.senders import (
     ALICE,
@@ -191,3 +196,82 @@ async def test_nothing_is_read_from_a_share_that_is_closed(directories: Director
     with pytest.raises(FileError) as caught:
         await source.walk().next(10)
     assert caught.value.code is FileCode.UNAVAILABLE
+
+
+@pytest.fixture
+def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Disks below a folder ``nfs`` answer only when this is set."""
+    answers = threading.Event()
+    make = Beneath.__init__
+
+    def make_late(self: Beneath, path: Path, *, create: bool = False) -> None:
+        if "nfs" in path.parts:
+            answers.wait(20)
+        make(self, path, create=create)
+
+    monkeypatch.setattr(Beneath, "__init__", make_late)
+    monkeypatch.setattr(directories_module, "PATIENCE_S", 0.1)
+    yield answers
+    answers.set()
+
+
+@pytest.mark.parametrize("direction", ["receive", "send", "both"])
+async def test_disk_that_hangs_keeps_no_other_directory_from_being_opened_or_closed(
+    directories: Directories, tmp_path: Path, hang: threading.Event, direction: str
+) -> None:
+    for name in ("nfs", "other", "third"):
+        (tmp_path / name).mkdir()
+    hung, other, third = (target_at(tmp_path / name, direction) for name in ("nfs", "other", "third"))
+    before = threading.active_count()
+    for _ in range(20):
+        with pytest.raises(LocalError, match=r"have not answered within 0\.1 s: .*nfs$"):
+            await directories.serve([hung, other])
+    assert set(directories._open) == {other}
+    assert threading.active_count() < before + 10, "one attempt at a time, however often it is asked for"
+    with pytest.raises(LocalError, match="nfs"):
+        await directories.serve([hung, third])
+    assert set(directories._open) == {third}
+    hang.set()
+    await directories.serve([hung, third])
+    assert set(directories._open) == {hung, third}
+
+
+async def test_directory_that_was_opened_too_late_is_closed_again(
+    directories: Directories, tmp_path: Path, hang: threading.Event
+) -> None:
+    (tmp_path / "nfs").mkdir()
+    with pytest.raises(LocalError):
+        await directories.serve([target_at(tmp_path / "nfs")])
+    with pytest.raises(LocalError):
+        await directories.serve([target_at(tmp_path / "nfs", limits=FileLimits(free_floor_bytes=1))])
+    await directories.serve([])
+    hang.set()
+    await directories.close()
+    assert directories._open == {}
+    async with asyncio.timeout(5):
+        while directories._working:
+            await asyncio.sleep(0.01)
+    assert directories._open == {}
+
+
+async def test_disk_that_hangs_while_it_is_let_go_holds_up_nobody(
+    directories: Directories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directories_module, "PATIENCE_S", 0.1)
+    answers = threading.Event()
+    (tmp_path / "b").mkdir()
+    first, second = target_at(tmp_path / "a"), target_at(tmp_path / "b", "send")
+    await directories.serve([first, second])
+    box = directories.box(first)
+    work = [asyncio.create_task(box._workers.run(lambda: answers.wait(20))) for _ in range(8)]
+    await asyncio.sleep(0)
+    try:
+        with pytest.raises(LocalError, match="have not answered"):
+            await directories.serve([second])
+        with pytest.raises(FileError, match="does not receive"):
+            directories.box(first)
+        directories.share(second)
+        await asyncio.wait_for(asyncio.to_thread(lambda: None), 1)
+    finally:
+        answers.set()
+        await asyncio.gather(*work)

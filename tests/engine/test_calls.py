@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -32,6 +33,7 @@ from mxrtc_bridge.engine.calls import CallManager, CallSettings
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.engine.session import Session
+from mxrtc_bridge.sinks.files.workers import Workers
 from tests.engine.test_links import Connector, Gate, NoFiles
 from tests.fakes import FakePeer, RecordingCounters, joined_peers
 
@@ -368,6 +370,30 @@ async def test_right_that_expires_ends_the_live_session(bridge: Bridge) -> None:
     async with asyncio.timeout(5):
         while bridge.manager.sessions:
             await asyncio.sleep(0.01)
+
+
+async def test_connection_is_closed_and_its_place_given_back_although_a_disk_hangs(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mxrtc_bridge.engine.session.DISK_TIMEOUT_S", 0.05)
+    await bridge.invite()
+    await bridge.until(connected(bridge))
+    answers = threading.Event()
+    workers = Workers()
+    try:
+        (live,) = bridge.manager._sessions.values()
+        assert live.links._spawn is not None
+        live.links._spawn(workers.run(lambda: answers.wait(20)))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        bridge.denied.add(ALICE)
+        bridge.manager.rights_changed()
+        async with asyncio.timeout(5):
+            while bridge.manager.sessions:
+                await asyncio.sleep(0.01)
+        assert bridge.peers[0].closed
+    finally:
+        answers.set()
+        await workers.drain()
 
 
 async def test_leaving_or_a_third_member_ends_the_call(bridge: Bridge) -> None:

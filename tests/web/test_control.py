@@ -15,7 +15,15 @@ from mxrtc_bridge.config import UnixListen
 from mxrtc_bridge.core.errors import LocalError, MxrtcError, StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.web import control as module
-from mxrtc_bridge.web.control import MAX_BODY, MAX_WORD_CHARS, MAX_WORDS, SOCKET_MODE, ask, control_application
+from mxrtc_bridge.web.control import (
+    MAX_BODY,
+    MAX_WORD_CHARS,
+    MAX_WORDS,
+    SOCKET_MODE,
+    ask,
+    ask_until_ready,
+    control_application,
+)
 from mxrtc_bridge.web.server import Server
 
 
@@ -81,6 +89,29 @@ async def test_what_takes_too_long_is_given_up(path: str, desk: Desk, monkeypatc
     async with Server(control_application(desk.handle, RefusedError), UnixListen(where), unix_mode=SOCKET_MODE):
         status, _ = await ask(where, ("who",))
     assert status == 504
+
+
+async def test_nothing_is_done_before_the_bridge_is_ready_and_whoever_asks_waits_for_it(
+    tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ASK_AGAIN_S", 0.01)
+    where, looks, waits = str(tmp_path / "control.sock"), iter([False, False, False, True]), []
+    application = control_application(desk.handle, RefusedError, ready=lambda: next(looks))
+    async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE):
+        status, answer = await ask(where, ("reload",))
+        assert (status, answer["starting"]) == (503, True)
+        assert "nothing was done" in str(answer["error"])
+        assert desk.asked == []
+        assert await ask_until_ready(where, ("reload",), lambda: waits.append(1)) == (200, {"said": "done"})
+    assert (len(desk.asked), waits) == (1, [1])
+
+
+async def test_patience_with_a_bridge_that_starts_has_an_end(tmp_path: Path, desk: Desk) -> None:
+    where = str(tmp_path / "control.sock")
+    application = control_application(desk.handle, RefusedError, ready=lambda: False)
+    async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE):
+        status, _ = await ask_until_ready(where, ("reload",), lambda: None, patience_s=0.0)
+    assert (status, desk.asked) == (503, [])
 
 
 @pytest.mark.parametrize(

@@ -27,15 +27,35 @@ class Share:
     Args:
         path: an existing directory.
         hidden: serve names that begin with a dot, too.
+        workers: threads; its own if there are none.
 
     Raises:
         LocalError: it cannot be opened.
     """
 
-    def __init__(self, path: Path, *, hidden: bool = False) -> None:
+    def __init__(self, path: Path, *, hidden: bool = False, workers: Workers | None = None) -> None:
         self._root = Beneath(path)
         self._hidden = hidden
-        self._workers = Workers()
+        self._workers = workers or Workers()
+
+    @classmethod
+    async def opened(cls, path: Path) -> Share:
+        """Open a share without blocking anybody: its disk may hang.
+
+        Raises:
+            LocalError: it cannot be opened.
+        """
+        workers = Workers()
+        made: list[Share] = []
+        try:
+            # Into the list by the thread itself: a task that is cancelled takes no result.
+            await workers.run(lambda: made.append(cls(path, workers=workers)))
+        except BaseException:
+            for share in made:
+                share.close()
+            workers.close()
+            raise
+        return made[0]
 
     def select(self, patterns: Sequence[str]) -> Walk:
         """Return a walk through what ``patterns`` select; a directory stands for all that is in it.

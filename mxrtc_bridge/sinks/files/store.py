@@ -192,7 +192,7 @@ class Store:
             await asyncio.wait(self._removals.values())
         if self._box is not None:
             box = self._box
-            await self._workers.run(lambda: box.close(tidy=tidy))
+            await self._workers.run(lambda: box.close(tidy=tidy), always=True)
         self._workers.close()
 
     # Keeper
