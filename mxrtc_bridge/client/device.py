@@ -19,8 +19,9 @@ from urllib.parse import quote
 
 from mxrtc_bridge.client.exits import ClientError, Exit
 from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.config.private_files import open_private_file
 from mxrtc_bridge.core.encryption import DeviceId, Trust
-from mxrtc_bridge.core.errors import EventError, MxrtcError
+from mxrtc_bridge.core.errors import EventError, LocalError, MxrtcError
 from mxrtc_bridge.core.events import CallMessage, Invite
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.signal import SIGNAL_TYPE, Signal, SignalOrder, channel_of, parse_signal, signal_content
@@ -131,8 +132,10 @@ async def own_device(state: StateFolder, login: Login) -> AsyncIterator[tuple[Cr
     if not available():
         raise NoDeviceError("the package vodozemac is not installed")
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(await _locked(state.path / "crypto.lock"))
-        key = _key(state.path / "crypto.key")
+        folder = stack.enter_context(state.opened())
+        stack.enter_context(await _locked(folder, state.path / "crypto.lock"))
+        key = _key(folder, state.path / "crypto.key")
+        _check_database(folder, state.path / "crypto.db")
         database = await stack.enter_async_context(await Database.open(_url(state.path / "crypto.db")))
         transport = Transport(login.homeserver, login.access_token)
         stack.push_async_callback(transport.close)
@@ -185,10 +188,12 @@ async def _device_of_peer(device: CryptoDevice, peer: UserId) -> DeviceIdentity:
     return signed[-1]
 
 
-async def _locked(path: Path) -> contextlib.AbstractContextManager[None]:
+async def _locked(folder: int, path: Path) -> contextlib.AbstractContextManager[None]:
     """Take the lock on our device, waiting a little for another command."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_private_file(folder, path.name, os.O_RDWR | os.O_CREAT, str(path))
+    except LocalError as error:
+        raise ClientError(Exit.LOCAL, str(error)) from error
     except OSError as error:
         raise NoDeviceError(f"{path} cannot be used: {error.strerror}") from error
     deadline = time.monotonic() + LOCK_WAIT_S
@@ -218,14 +223,49 @@ def _url(path: Path) -> str:
     return f"sqlite://{quote(str(path.absolute()))}"
 
 
-def _key(path: Path) -> bytes:
-    """The key that the secrets of our device are encrypted with, made where there is none."""
+def _key(folder: int, path: Path) -> bytes:
+    """The key that the secrets of our device are encrypted with, made where there is none.
+
+    Raises:
+        ClientError: it is not ours alone, cannot be used, or is empty.
+    """
     try:
-        return path.read_bytes()[:MAX_KEY_BYTES]
+        try:
+            key = _read_key(folder, path)
+        except FileNotFoundError:
+            # Whole or not there at all: whoever dies in between must not leave an empty one.
+            aside = f"{path.name}.{os.getpid()}.new"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(aside, dir_fd=folder)
+            with os.fdopen(
+                open_private_file(folder, aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, str(path)), "wb"
+            ) as new:
+                new.write(secrets.token_urlsafe(32).encode())
+                new.flush()
+                os.fsync(new.fileno())
+            os.rename(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            key = _read_key(folder, path)
+    except LocalError as error:
+        raise ClientError(Exit.LOCAL, str(error)) from error
+    except OSError as error:
+        raise ClientError(Exit.LOCAL, f"{path} cannot be used: {error.strerror}") from error
+    return key
+
+
+def _read_key(folder: int, path: Path) -> bytes:
+    with os.fdopen(open_private_file(folder, path.name, os.O_RDONLY, str(path)), "rb") as file:
+        return file.read(MAX_KEY_BYTES)
+
+
+def _check_database(folder: int, path: Path) -> None:
+    """Refuse a database that somebody else has put there.
+
+    Raises:
+        ClientError: it is not ours alone.
+    """
+    try:
+        os.close(open_private_file(folder, path.name, os.O_RDONLY, str(path)))
     except FileNotFoundError:
         pass
-    key = secrets.token_urlsafe(32).encode()
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(key)
-        os.fsync(file.fileno())
-    return key
+    except (LocalError, OSError) as error:
+        raise ClientError(Exit.LOCAL, str(error)) from error

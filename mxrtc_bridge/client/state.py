@@ -6,15 +6,17 @@ another version, or a person with an editor, may have written it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mxrtc_bridge.client.exits import ClientError, Exit
-from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.config.private_files import open_private_directory, open_private_file
+from mxrtc_bridge.core.errors import EventError, LocalError
 from mxrtc_bridge.core.ids import RoomId, UserId, parse_room_id, parse_user_id, server_of
 
 MAX_FILE_BYTES = 256 * 1024
@@ -69,14 +71,9 @@ class StateFolder:
             ClientError: nobody is logged in, or the file cannot be trusted.
         """
         path = self.path / "login.json"
-        data = self._read(path)
+        data = self._read(path, secret=True)
         if data is None:
             raise ClientError(Exit.USAGE, "nobody is logged in; run: mxrtc login @you:example.org")
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            raise ClientError(
-                Exit.USAGE, f"{path} can be read by others (mode {mode:04o}); run: chmod 600 {path}, or log in again"
-            )
         try:
             return _read_login(data)
         except (LookupError, EventError) as error:
@@ -126,19 +123,51 @@ class StateFolder:
         """
         folder = self.path / "run"
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ClientError(Exit.LOCAL, f"{folder} cannot be made: {error.strerror}") from error
+            with self.opened() as state:
+                os.close(open_private_directory(state, folder.name, str(folder)))
+        except (LocalError, OSError) as error:
+            raise ClientError(Exit.LOCAL, f"{folder} cannot be used: {error}") from error
         return folder
 
-    def _read(self, path: Path) -> dict[str, object] | None:
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[int]:
+        """The descriptor of the folder, made if it is missing, once it is known to be ours alone.
+
+        Raises:
+            ClientError: it cannot be made, or others can put things into it.
+        """
         try:
-            with path.open("rb") as file:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = open_private_directory(None, self.path, str(self.path))
+        except LocalError as error:
+            raise ClientError(Exit.LOCAL, f"{error}; MXRTC_STATE names it") from error
+        except OSError as error:
+            raise ClientError(Exit.LOCAL, f"{self.path} cannot be used: {error.strerror}") from error
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _read(self, path: Path, *, secret: bool = False) -> dict[str, object] | None:
+        if not self.path.exists():
+            return None
+        try:
+            with (
+                self.opened() as folder,
+                os.fdopen(open_private_file(folder, path.name, os.O_RDONLY, str(path)), "rb") as file,
+            ):
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
                 raw = file.read(MAX_FILE_BYTES + 1)
         except FileNotFoundError:
             return None
+        except LocalError as error:
+            raise ClientError(Exit.USAGE, f"{error}, then log in again: mxrtc login") from error
         except OSError as error:
             raise ClientError(Exit.LOCAL, f"{path} cannot be read: {error.strerror}") from error
+        if secret and mode & 0o077:
+            raise ClientError(
+                Exit.USAGE, f"{path} can be read by others (mode {mode:04o}); run: chmod 600 {path}, or log in again"
+            )
         if len(raw) > MAX_FILE_BYTES:
             raise ClientError(Exit.USAGE, f"{path} has more than {MAX_FILE_BYTES} bytes; it is not ours, remove it")
         try:
@@ -152,14 +181,16 @@ class StateFolder:
     def _write(self, path: Path, data: dict[str, object]) -> None:
         """Write aside and rename: a reader sees the old file or the new one, and never anything between."""
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            aside = path.with_suffix(f".{os.getpid()}.new")
-            aside.unlink(missing_ok=True)
-            with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                json.dump(data, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.rename(path)
+            with self.opened() as folder:
+                aside = path.with_suffix(f".{os.getpid()}.new").name
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(aside, dir_fd=folder)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                with os.fdopen(open_private_file(folder, aside, flags, str(path)), "w") as file:
+                    json.dump(data, file, indent=1)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.rename(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except OSError as error:
             raise ClientError(Exit.LOCAL, f"{path} cannot be written: {error.strerror}") from error
 

@@ -26,6 +26,7 @@ from mxrtc_bridge.config.problems import InvalidConfigError, KeyPath, Problem
 from mxrtc_bridge.config.reader import Document, Value, read_yaml
 from mxrtc_bridge.config.secrets import read_file
 from mxrtc_bridge.config.settings import Config, HomeserverSettings, PeerSettings, RoomSettings
+from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.ids import RoomId, parse_user_id
 
 _PASSWORD_IN_URL = re.compile(r"//[^/@]*:[^/@]+@")
@@ -43,6 +44,8 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None) -> C
     """
     path = Path(path).absolute()
     file = read_file(path)
+    if file.open_to_all:
+        raise ConfigError(f"{path} can be written by everybody, so anybody could grant anything; run: chmod o-w {path}")
     return parse_config(file.text, path, os.environ if environ is None else environ, file.exposure)
 
 

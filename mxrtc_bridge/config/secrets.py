@@ -36,6 +36,8 @@ class FileText:
     text: str
     exposure: str | None
     """Why the file must not hold a secret, with the command that mends it; None if it may."""
+    open_to_all: bool
+    """Whether everybody can write to it."""
 
 
 def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> FileText:
@@ -64,7 +66,7 @@ def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> FileText:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path} is not UTF-8 text (line {line})") from None
-    return FileText(text, exposure(path, status.st_mode, status.st_uid))
+    return FileText(text, exposure(path, status.st_mode, status.st_uid), bool(status.st_mode & stat.S_IWOTH))
 
 
 def exposure(path: Path, mode: int, owner: int) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,21 +82,29 @@ async def test_the_device_that_was_called_is_heard_and_nothing_else() -> None:
 
 async def test_one_command_at_a_time_holds_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOCK_WAIT_S", 0.1)
-    path = tmp_path / "crypto.lock"
-    with await module._locked(path):
+    path = tmp_path / "state" / "crypto.lock"
+    path.parent.mkdir()
+    folder = os.open(path.parent, os.O_RDONLY)
+    with await module._locked(folder, path):
         with pytest.raises(NoDeviceError, match="another mxrtc command"):
-            await module._locked(path)
-        waiting = asyncio.create_task(module._locked(path))
+            await module._locked(folder, path)
+        waiting = asyncio.create_task(module._locked(folder, path))
         await asyncio.sleep(0.02)
     with await waiting:
         pass
+    path.unlink()
+    path.parent.rmdir()
     with pytest.raises(NoDeviceError, match="cannot be used"):
-        await module._locked(tmp_path / "missing" / "crypto.lock")
+        await module._locked(folder, path)
+    os.close(folder)
 
 
 def test_the_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
     path = tmp_path / "crypto.key"
-    key = module._key(path)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    key = module._key(folder, path)
     assert len(key) >= 32
-    assert module._key(path) == key
+    assert module._key(folder, path) == key
     assert path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["crypto.key"]
+    os.close(folder)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.client import state as state_module
+from mxrtc_bridge.client.device import NoDeviceError, own_device
 from mxrtc_bridge.client.exits import ClientError, Exit
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.ids import RoomId, UserId
+from tests.other_user import OTHER_UID, as_other, needs_root, public_directory
 
 ALICE = UserId("@alice:example.org")
 LOGIN = Login("https://example.org", ALICE, "DEVICE", "secret-token", prefix="rtc_", bot="rtcbot")
@@ -125,7 +130,7 @@ def test_room_cache_forgets_the_oldest_beyond_its_limit(folder: StateFolder, mon
 
 def test_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ClientError, match="cannot be written") as caught:
+    with pytest.raises(ClientError, match="cannot be used") as caught:
         StateFolder(tmp_path / "file" / "state").save_login(LOGIN)
     assert caught.value.code is Exit.LOCAL
 
@@ -136,3 +141,86 @@ def test_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch,
     assert StateFolder.default().path == tmp_path / "mxrtc"
     monkeypatch.setenv("MXRTC_STATE", str(tmp_path / "own"))
     assert StateFolder.default().path == tmp_path / "own"
+
+
+async def use(folder: StateFolder, name: str) -> None:
+    """Do what reads this file first."""
+    if name == "login.json":
+        folder.load_login()
+    else:
+        async with own_device(folder, LOGIN):
+            pass
+
+
+SECRET_FILES = ["login.json", "crypto.key", "crypto.lock", "crypto.db"]
+
+
+@pytest.mark.parametrize("by_other", [pytest.param(True, marks=needs_root), False])
+async def test_state_folder_that_others_can_write_to_is_refused_before_anything_in_it_is_read(by_other: bool) -> None:
+    with public_directory() as public:
+        path = public / "state"
+        StateFolder(path).save_login(LOGIN)
+        if by_other:
+            os.chown(path, OTHER_UID, OTHER_UID)
+        else:
+            path.chmod(0o777)
+        folder = StateFolder(path)
+        why = f"belongs to user {OTHER_UID}" if by_other else "others can write to it"
+        for use in (folder.load_login, folder.run_folder, lambda: folder.save_login(LOGIN)):
+            with pytest.raises(ClientError, match=why):
+                use()
+        with pytest.raises(ClientError, match=why):
+            async with own_device(folder, LOGIN):
+                pass
+
+
+@pytest.mark.parametrize("name", SECRET_FILES)
+@pytest.mark.parametrize("kind", [pytest.param("theirs", marks=needs_root), "a link", "a second name", "a pipe"])
+async def test_file_of_the_state_that_is_not_ours_alone_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    folder, path, other = StateFolder(tmp_path / "state"), tmp_path / "state" / name, tmp_path / "other"
+    folder.save_login(LOGIN)
+    if name == "login.json":
+        path.rename(other)
+    else:
+        other.write_bytes(b"k" * 43)
+    match kind:
+        case "theirs":
+            other.rename(path)
+            os.chown(path, OTHER_UID, OTHER_UID)
+        case "a link":
+            path.symlink_to(other)
+        case "a second name":
+            os.link(other, path)
+        case "a pipe":
+            os.mkfifo(path)
+    with pytest.raises((ClientError, NoDeviceError)):
+        await use(folder, name)
+
+
+@needs_root
+def test_state_folder_that_is_exchanged_while_it_is_read_gives_nothing_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a directory without the sticky bit somebody may rename what is ours."""
+    with public_directory() as public:
+        folder = StateFolder(public / "state")
+        folder.save_login(LOGIN)
+
+        def exchange() -> None:
+            (public / "state").rename(public / "away")
+            (public / "state").mkdir()
+            (public / "state" / "login.json").write_text((public / "theirs").read_text())
+
+        (public / "theirs").write_text(json.dumps({**asdict(LOGIN), "homeserver": "https://evil.test"}))
+        (public / "theirs").chmod(0o644)
+        opened = state_module.open_private_file
+
+        def late(*arguments: Any) -> int:
+            if not (public / "away").exists():
+                as_other(exchange)
+            return opened(*arguments)
+
+        monkeypatch.setattr(state_module, "open_private_file", late)
+        assert folder.load_login() == LOGIN
+        with pytest.raises(ClientError, match="cannot be trusted"):
+            folder.load_login()

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from mxrtc_bridge.config import load_config
 from mxrtc_bridge.config.secrets import MAX_SECRET_BYTES, exposure, find_secret, read_file, read_secret_file
 from mxrtc_bridge.core.errors import ConfigError
 
-from .samples import AS_TOKEN, HS_TOKEN, changed, load, mistakes
+from .samples import AS_TOKEN, GOOD, HS_TOKEN, changed, load, mistakes, text_of
 
 
 def private(path: Path, text: str, mode: int = 0o600) -> Path:
@@ -110,3 +111,16 @@ def test_text_that_is_not_utf_8_is_refused_with_its_line(tmp_path: Path) -> None
 def test_a_byte_order_mark_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "bom").write_bytes(b"\xef\xbb\xbfversion: 1\n")
     assert read_file(tmp_path / "bom").text == "version: 1\n"
+
+
+def test_configuration_that_everybody_can_write_to_is_refused_although_it_holds_no_secret(tmp_path: Path) -> None:
+    """Whoever writes it grants."""
+    path = tmp_path / "config.yaml"
+    data = {**GOOD, "appservice": {}}
+    path.write_text(text_of(data))
+    environ = {"MXRTC_HS_TOKEN": HS_TOKEN, "MXRTC_AS_TOKEN": AS_TOKEN}
+    path.chmod(0o664)
+    load_config(path, environ)
+    path.chmod(0o666)
+    with pytest.raises(ConfigError, match=f"written by everybody.*chmod o-w {path}"):
+        load_config(path, environ)
