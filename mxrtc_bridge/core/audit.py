@@ -26,6 +26,7 @@ from typing import Any
 
 from mxrtc_bridge.core.display import display
 from mxrtc_bridge.core.errors import MxrtcError
+from mxrtc_bridge.core.ids import host_of
 
 MAX_LINE_BYTES = 16384
 MAX_REASON = 300
@@ -131,8 +132,8 @@ def retention(record: AuditRecord) -> tuple[Retention, str]:
 
 
 def server_name(user: str) -> str:
-    """The server of a user id as it stands in a record."""
-    return user.partition(":")[2]
+    """The server of a user id as it stands in a record, without what its owner can choose anew: its port."""
+    return host_of(user.partition(":")[2])
 
 
 _FIELDS = {each.name for each in fields(AuditRecord)}

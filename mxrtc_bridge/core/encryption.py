@@ -78,6 +78,8 @@ class OlmRecord:
     pickle: str = field(repr=False)
     used_ms: int
     """When the other side last used it; the newest is the one to encrypt with."""
+    user: str = ""
+    """Whose device it is; empty where an earlier version has stored it."""
 
 
 @dataclass(frozen=True, slots=True)

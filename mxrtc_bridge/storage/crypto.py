@@ -6,6 +6,7 @@ Implements :class:`mxrtc_bridge.matrix.crypto.store.CryptoStore`. Pickles are en
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from mxrtc_bridge.core.encryption import (
     UserRecord,
 )
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.storage.crypto_bounds import trim, trim_rooms
 from mxrtc_bridge.storage.database import Database
 
 DAY_MS = 24 * 3600 * 1000
@@ -35,6 +37,9 @@ MAX_OLM = 8
 MAX_VOUCHED = 1000
 """Identities that new devices are told of; an admin compares each by hand."""
 
+TRIM_EVERY = 64
+"""Rows that are written before it is looked whether there are too many."""
+ROOM_USED_EVERY_MS = DAY_MS
 _TABLES = ("crypto_account", "crypto_olm", "crypto_inbound", "crypto_outbound", "crypto_index")
 
 
@@ -74,9 +79,22 @@ class CryptoStore:
             gone += await connection.fetch(
                 "DELETE FROM crypto_olm WHERE used_ms < $1 RETURNING 1", now_ms - KEEP_OLM_MS
             )
-            return len(gone)
+            return len(gone) + await trim_rooms(connection, now_ms)
 
-        return await self._database.transaction(delete)
+        async def owners(connection: Connection) -> list[UserId]:
+            rows = await connection.fetch(
+                "SELECT owner FROM crypto_olm UNION SELECT owner FROM crypto_inbound UNION "
+                "SELECT owner FROM crypto_user UNION SELECT owner FROM crypto_index"
+            )
+            return [UserId(row["owner"]) for row in rows]
+
+        forgotten = await self._database.transaction(delete)
+        for owner in await self._database.transaction(owners):
+            forgotten += await self._trim(owner)
+        return forgotten
+
+    async def _trim(self, owner: UserId) -> int:
+        return await self._database.transaction(lambda connection: trim(connection, owner))
 
 
 class CryptoUserStore:
@@ -85,6 +103,7 @@ class CryptoUserStore:
     def __init__(self, database: Database, owner: UserId) -> None:
         self._database = database
         self._owner = owner
+        self._written = 0
 
     async def account(self) -> AccountRecord | None:
         """The device of the last run."""
@@ -99,6 +118,9 @@ class CryptoUserStore:
 
     async def save(self, changes: Changes) -> None:
         """Save everything in one transaction."""
+        rows = len(changes.olm) + len(changes.inbound) + len(changes.users)
+        # Not by the hour: whoever writes to our devices chooses how much that is.
+        full = self._written + rows >= TRIM_EVERY
 
         async def write(connection: Connection) -> None:
             if changes.account is not None:
@@ -113,8 +135,11 @@ class CryptoUserStore:
                 await _write_user(connection, self._owner, user)
             for room in changes.rooms:
                 await _write_room(connection, self._owner, room)
+            if full:
+                await trim(connection, self._owner)
 
         await self._database.transaction(write)
+        self._written = 0 if full else self._written + rows
 
     async def forget(self) -> None:
         """Remove the device and its sessions; what is known of others and of rooms stays."""
@@ -130,8 +155,8 @@ class CryptoUserStore:
 
         async def select(connection: Connection) -> list[OlmRecord]:
             rows = await connection.fetch(
-                "SELECT curve25519, session_id, pickle, used_ms FROM crypto_olm WHERE owner = $1 AND curve25519 = $2 "
-                "ORDER BY used_ms DESC, session_id LIMIT $3",
+                "SELECT curve25519, session_id, pickle, used_ms, user_id FROM crypto_olm "
+                "WHERE owner = $1 AND curve25519 = $2 ORDER BY used_ms DESC, session_id LIMIT $3",
                 self._owner,
                 curve25519,
                 MAX_OLM,
@@ -239,10 +264,24 @@ class CryptoUserStore:
         await self._database.transaction(update)
 
     async def room(self, room: RoomId) -> RoomEncryption | None:
-        """How a room is encrypted; None if it never was."""
-        row = await self._row(
-            "SELECT rotate_messages, rotate_ms FROM crypto_room WHERE owner = $1 AND room_id = $2", room
-        )
+        """How a room is encrypted; None if it never was. That it was asked for is remembered, to the day."""
+
+        async def select(connection: Connection) -> Any:
+            await connection.execute(
+                "UPDATE crypto_room SET used_ms = $3 WHERE owner = $1 AND room_id = $2 AND used_ms < $4",
+                self._owner,
+                room,
+                now_ms,
+                now_ms - ROOM_USED_EVERY_MS,
+            )
+            return await connection.fetchrow(
+                "SELECT rotate_messages, rotate_ms FROM crypto_room WHERE owner = $1 AND room_id = $2",
+                self._owner,
+                room,
+            )
+
+        now_ms = _now_ms()
+        row = await self._database.transaction(select)
         return None if row is None else RoomEncryption(room, row["rotate_messages"], row["rotate_ms"])
 
     async def _row(self, statement: str, *values: str) -> Any:
@@ -277,7 +316,8 @@ async def _write_account(connection: Connection, owner: UserId, record: AccountR
 
 async def _write_olm(connection: Connection, owner: UserId, record: OlmRecord) -> None:
     keys = {"owner": owner, "curve25519": record.curve25519, "session_id": record.session_id}
-    await _upsert(connection, "crypto_olm", keys, {"pickle": record.pickle, "used_ms": record.used_ms})
+    values = {"pickle": record.pickle, "used_ms": record.used_ms, "user_id": record.user}
+    await _upsert(connection, "crypto_olm", keys, values)
 
 
 async def _write_inbound(connection: Connection, owner: UserId, record: InboundRecord) -> None:
@@ -321,8 +361,16 @@ async def _write_user(connection: Connection, owner: UserId, record: UserRecord)
 
 
 async def _write_room(connection: Connection, owner: UserId, record: RoomEncryption) -> None:
-    values = {"rotate_messages": record.rotate_after_messages, "rotate_ms": record.rotate_after_ms}
+    values = {
+        "rotate_messages": record.rotate_after_messages,
+        "rotate_ms": record.rotate_after_ms,
+        "used_ms": _now_ms(),
+    }
     await _upsert(connection, "crypto_room", {"owner": owner, "room_id": record.room}, values)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _listed(values: Iterable[tuple[str, ...]]) -> str:

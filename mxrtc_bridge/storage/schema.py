@@ -304,3 +304,12 @@ async def _add_shares_of_the_audit(connection: Connection) -> None:
 
 
 UPGRADES.register(_add_shares_of_the_audit, description="shares and key of the audit")
+
+
+async def _add_bounds_of_encryption(connection: Connection) -> None:
+    # Whose session it is, as whoever fills the table gives first; and when a room was of use last.
+    await connection.execute("ALTER TABLE crypto_olm ADD COLUMN user_id TEXT NOT NULL DEFAULT ''")
+    await connection.execute("ALTER TABLE crypto_room ADD COLUMN used_ms BIGINT NOT NULL DEFAULT 0")
+
+
+UPGRADES.register(_add_bounds_of_encryption, description="bounds of encryption")

@@ -294,7 +294,7 @@ def test_what_the_bridge_has_removed_may_be_missing_and_nothing_else() -> None:
     ("record", "whose"),
     [
         (AuditRecord(AuditKind.CALL, 1, user="@a:b:8448", allowed=True), (Retention.LET_IN, "@a:b:8448")),
-        (AuditRecord(AuditKind.CALL, 1, user="@a:b:8448", allowed=False), (Retention.TURNED_AWAY, "b:8448")),
+        (AuditRecord(AuditKind.CALL, 1, user="@a:b:8448", allowed=False), (Retention.TURNED_AWAY, "b")),
         (AuditRecord(AuditKind.SERVICE, 1, user="@a:b", allowed=False), (Retention.TURNED_AWAY, "b")),
         (AuditRecord(AuditKind.END, 1, user="@a:b"), (Retention.LET_IN, "@a:b")),
         (AuditRecord(AuditKind.END, 1, reason="3 records are lost"), (Retention.ACT, "")),

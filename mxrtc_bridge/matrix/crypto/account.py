@@ -1,7 +1,8 @@
 """The Olm account of our device: its keys, and what of them the homeserver is given to hand out.
 
 One-time keys are given once each; when all are gone, the fallback key is given to everybody until it is replaced. So a
-flood of claims costs forward secrecy of first messages and never the reachability of the device.
+flood of claims costs forward secrecy of first messages and never the reachability of the device. How many are made in
+an hour is bounded, because each may leave a session behind.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from mxrtc_bridge.matrix.crypto.values import MEGOLM, OLM, DeviceId
 KEYS_WANTED = 50
 """One-time keys that the homeserver has after an upload."""
 KEYS_LOW = 25
+KEYS_PER_HOUR = 200
+"""One-time keys that are made in an hour: whoever uses them up orders no more; the fallback key serves meanwhile."""
+HOUR_MS = 3600 * 1000
 FALLBACK_EVERY_MS = 3600 * 1000
 """A fallback key that was used is replaced at most this often: each replacement ends the life of the one before."""
 
@@ -32,6 +36,8 @@ class OwnAccount:
         self.olm = vodozemac.Account.from_pickle(record.pickle, pickle_key)
         self.ed25519 = self.olm.ed25519_key.to_base64()
         self.curve25519 = self.olm.curve25519_key.to_base64()
+        self._hour_began_ms = 0
+        self._made = 0
 
     @classmethod
     def new(cls, user: UserId, device: DeviceId, pickle_key: bytes) -> OwnAccount:
@@ -76,7 +82,12 @@ class OwnAccount:
             now_ms: milliseconds since the epoch.
         """
         if on_server is not None and on_server < KEYS_LOW:
-            self.olm.generate_one_time_keys(max(0, KEYS_WANTED - on_server - len(self.olm.one_time_keys)))
+            if not 0 <= now_ms - self._hour_began_ms < HOUR_MS:
+                self._hour_began_ms, self._made = now_ms, 0
+            wanted = min(KEYS_WANTED - on_server - len(self.olm.one_time_keys), KEYS_PER_HOUR - self._made)
+            if wanted > 0:
+                self.olm.generate_one_time_keys(wanted)
+                self._made += wanted
         if fallback_used and now_ms - self._record.fallback_ms >= FALLBACK_EVERY_MS:
             self.olm.generate_fallback_key()  # type: ignore[attr-defined] # missing in the library's stubs
             self.record(fallback_ms=now_ms)

@@ -20,6 +20,8 @@ from typing import Any
 
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
+from mxrtc_bridge.core.signal import SIGNAL_TYPE
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.cross_signing import publish_identity
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
@@ -53,6 +55,8 @@ ASK_AFTER_S = 1.0
 UNWEDGE_EVERY_MS = 3600 * 1000
 """A broken session is replaced at most this often, so that nobody makes us send by sending rubbish."""
 MAX_UNWEDGED = 1000
+_OF_USE = frozenset({"m.room_key", "m.forwarded_room_key", "m.dummy", SIGNAL_TYPE, *SAS_EVENT_TYPES})
+"""What encrypted messages are for here; a session that brings nothing else is not saved."""
 
 
 class CryptoDevice:
@@ -301,6 +305,9 @@ class CryptoDevice:
         async with self._lock:
             message = await self._olm.decrypt(sender, content)
         device = await self._device_of(sender, message)
+        if message.type in _OF_USE:
+            async with self._lock:
+                self._olm.keep(message)
         match message.type:
             case "m.room_key" | "m.forwarded_room_key":
                 source = self._inbound if message.type == "m.room_key" else self._requests

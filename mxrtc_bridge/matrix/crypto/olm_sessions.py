@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mxrtc_bridge.core.errors import EventError
@@ -45,12 +45,17 @@ class OlmMessage:
     """What the sender says its key is; proven by ``device_keys`` or by the list of devices."""
     device_keys: DeviceKeys | None = None
     """The sender's device, where the message itself proves it (MSC4147)."""
+    session_id: str = ""
+    """Of the session that has brought it."""
 
 
 @dataclass(slots=True)
 class _Live:
     olm: Any
     used_ms: int
+    user: str
+    kept: bool = True
+    """Whether it is saved: one that a stranger has begun is not before it has brought something of use."""
 
 
 class OlmSessions:
@@ -77,7 +82,7 @@ class OlmSessions:
     def changes(self, **more: Any) -> Changes:
         """What has to be saved, as one transaction, together with ``more``; counts as saved from now on."""
         olm = [
-            OlmRecord(key, session_id, live.olm.pickle(self._pickle_key), live.used_ms)
+            OlmRecord(key, session_id, live.olm.pickle(self._pickle_key), live.used_ms, live.user)
             for (key, session_id), live in self._dirty.items()
         ]
         if self._account_dirty and "account" not in more:
@@ -94,14 +99,25 @@ class OlmSessions:
     # --- receiving
 
     async def decrypt(self, sender: UserId, content: Mapping[str, Any]) -> OlmMessage:
-        """Decrypt an ``m.room.encrypted`` to-device event.
+        """Decrypt an ``m.room.encrypted`` to-device event; where it was of use, :meth:`keep` its session.
 
         Raises:
             EventError: with the code ``bad_event`` for a message that is malformed, not for us or not from ``sender``,
                 and ``undecryptable`` where the session is broken.
         """
         sender_key, kind, body = self._parse(content)
-        payload = _json_object(await self._plaintext(sender_key, kind, body))
+        plaintext, session_id = await self._plaintext(sender, sender_key, kind, body)
+        return replace(self._read(sender, sender_key, plaintext), session_id=session_id)
+
+    def keep(self, message: OlmMessage) -> None:
+        """Save the session of a message that was of use; until then it is forgotten with the memory."""
+        for live in self._live.get(message.curve25519, ()):
+            if live.olm.session_id == message.session_id and not live.kept:
+                live.kept = True
+                self._dirty[message.curve25519, message.session_id] = live
+
+    def _read(self, sender: UserId, sender_key: str, plaintext: bytes) -> OlmMessage:
+        payload = _json_object(plaintext)
         keys, recipient_keys = payload.get("keys"), payload.get("recipient_keys")
         ed25519 = keys.get("ed25519") if isinstance(keys, dict) else None
         ours = recipient_keys.get("ed25519") if isinstance(recipient_keys, dict) else None
@@ -136,11 +152,12 @@ class OlmSessions:
             raise EventError("bad_event", "the encrypted message is malformed or too long")
         return str(sender_key), kind, from_unpadded(body)
 
-    async def _plaintext(self, sender_key: str, kind: int, body: bytes) -> bytes:
+    async def _plaintext(self, sender: UserId, sender_key: str, kind: int, body: bytes) -> tuple[bytes, str]:
+        """What a message says, and the session that has brought it."""
         try:
             message = vodozemac.AnyOlmMessage.from_parts(kind, body)
             if kind == 0:
-                return await self._first_plaintext(sender_key, message)
+                return await self._first_plaintext(sender, sender_key, message)
         except ValueError as error:
             raise EventError("undecryptable", "the message fits no session with its sender") from error
         for live in await self._with(sender_key):
@@ -148,24 +165,24 @@ class OlmSessions:
                 plaintext: bytes = live.olm.decrypt(message)
             except ValueError:
                 continue
-            self._used(sender_key, live)
-            return plaintext
+            self._used(sender, sender_key, live)
+            return plaintext, live.olm.session_id
         raise EventError("undecryptable", "the message fits no session with its sender")
 
-    async def _first_plaintext(self, sender_key: str, message: Any) -> bytes:
+    async def _first_plaintext(self, sender: UserId, sender_key: str, message: Any) -> tuple[bytes, str]:
         """Decrypt a message of a sender that has not heard of us yet: it holds what a session is made of."""
         pre_key = message.to_pre_key()
         for live in await self._with(sender_key):
             if live.olm.session_matches(pre_key):
                 plaintext: bytes = live.olm.decrypt(message)
-                self._used(sender_key, live)
-                return plaintext
+                self._used(sender, sender_key, live)
+                return plaintext, live.olm.session_id
         olm, plaintext = self._account.olm.create_inbound_session(
             vodozemac.Curve25519PublicKey.from_base64(sender_key), pre_key
         )
         self._account_dirty = True
-        self._add(sender_key, olm)
-        return plaintext
+        self._add(sender, sender_key, olm, kept=False)
+        return plaintext, olm.session_id
 
     # --- sending
 
@@ -196,7 +213,7 @@ class OlmSessions:
                 )
             except ValueError:
                 continue
-            self._add(device.curve25519, olm)
+            self._add(device.user, device.curve25519, olm)
 
     async def encrypt(
         self, device: DeviceIdentity, event_type: str, content: Mapping[str, Any]
@@ -216,6 +233,7 @@ class OlmSessions:
         }
         live = sessions[0]
         kind, body = live.olm.encrypt(json.dumps(payload, separators=(",", ":")).encode()).to_parts()
+        live.kept = True
         self._dirty[device.curve25519, live.olm.session_id] = live
         return {
             "algorithm": OLM,
@@ -231,26 +249,29 @@ class OlmSessions:
         if found is None:
             records = (await self._store.olm_sessions(key))[:MAX_SESSIONS]
             loaded = [
-                _Live(vodozemac.Session.from_pickle(record.pickle, self._pickle_key), record.used_ms)
+                _Live(vodozemac.Session.from_pickle(record.pickle, self._pickle_key), record.used_ms, record.user)
                 for record in records
             ]
             # Somebody else may have loaded or made them meanwhile.
             found = self._live.setdefault(key, loaded)
         return found
 
-    def _add(self, key: str, olm: Any) -> None:
-        live = _Live(olm, self._wall_ms())
+    def _add(self, user: UserId, key: str, olm: Any, *, kept: bool = True) -> None:
+        live = _Live(olm, self._wall_ms(), user, kept)
         sessions = self._live.setdefault(key, [])
         sessions.insert(0, live)
-        self._dirty[key, olm.session_id] = live
+        if kept:
+            self._dirty[key, olm.session_id] = live
         del sessions[MAX_SESSIONS:]
 
-    def _used(self, key: str, live: _Live) -> None:
+    def _used(self, sender: UserId, key: str, live: _Live) -> None:
         live.used_ms = self._wall_ms()
+        live.user = live.user or sender
         sessions = self._live[key]
         sessions.remove(live)
         sessions.insert(0, live)
-        self._dirty[key, live.olm.session_id] = live
+        if live.kept:
+            self._dirty[key, live.olm.session_id] = live
 
 
 def _json_object(text: bytes) -> Mapping[str, Any]:
