@@ -40,6 +40,8 @@ REFUSALS = frozenset(
         "bad_label", "limit", "second_control", "unknown_protocol",
         # encryption (app/private_events)
         "device", "plain_in_encrypted", "undecryptable",
+        # members of rooms (engine/calls)
+        "unconfirmed",
     }
 )  # fmt: skip
 """Codes of refusals; :class:`Metrics` takes more at construction, and counts all others as ``other``."""

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 
+from mxrtc_bridge.app.arrivals import HANDLED, Arrivals
 from mxrtc_bridge.app.audit import Audit
 from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.app.bulletins import Bulletins
@@ -35,18 +36,15 @@ from mxrtc_bridge.config import Config, UnixListen
 from mxrtc_bridge.core.encryption import CallerDevice
 from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError, StorageError
 from mxrtc_bridge.core.event_codec import parse_message
-from mxrtc_bridge.core.events import EVENT_TYPES, CallEvent
+from mxrtc_bridge.core.events import CallEvent
 from mxrtc_bridge.core.grants import GrantTable
 from mxrtc_bridge.core.ice import IceServer
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
 from mxrtc_bridge.core.policy import Allow
-from mxrtc_bridge.core.policy_lists import RULE_TYPES
-from mxrtc_bridge.core.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
 from mxrtc_bridge.core.signal import channel_ends
 from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.calls import CallManager
 from mxrtc_bridge.engine.clock import LoopClock
-from mxrtc_bridge.matrix.conversation import MESSAGE_TYPES
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.rooms import SealingHomeserver
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
@@ -58,6 +56,7 @@ from mxrtc_bridge.matrix.outbox import Outbox
 from mxrtc_bridge.matrix.peers import Peers
 from mxrtc_bridge.matrix.room_event import RoomEvent
 from mxrtc_bridge.matrix.transport import Transport
+from mxrtc_bridge.matrix.withdrawn import WithdrawnEvents
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.sinks.targets import TargetConnector
@@ -218,6 +217,8 @@ class Bridge:
             reads_encrypted=lambda: self._encryption.is_on,
             reload=self._reload.ask,
         )
+        self._arrivals = Arrivals(self._named_rooms, self._peers.membership, lambda: self._calls.sessions)
+        self._withdrawn = WithdrawnEvents()
         self._taking: asyncio.Task[None] | None = None
         self._inbox = Inbox(
             stores.inbox,
@@ -227,10 +228,9 @@ class Bridge:
             metrics=self._metrics,
             own_server=config.homeserver.domain,
             has_right=self._rights.has_any,
-            types=frozenset(
-                {*EVENT_TYPES, *MESSAGE_TYPES, *RULE_TYPES, *SAS_EVENT_TYPES}
-                | {"m.room.member", "m.room.encryption", "m.room.encrypted"}
-            ),
+            types=HANDLED,
+            arrived=self._arrivals.look,
+            withdrawn=self._withdrawn,
         )
 
     async def run(self, stop: asyncio.Event, reload: asyncio.Event) -> None:
@@ -284,6 +284,7 @@ class Bridge:
             await _outlive("not all directories are open", self._directories.serve(self._config.files_targets()))
             await wait_for_homeserver(self._homeserver)
             await self._peers.start()
+            tasks.create_task(self._arrivals.run(), name="arrivals")
             await self._encryption.start(profile.user_id for profile in profiles(self._config))
             tasks.create_task(self._signals.run(), name="calls by devices")
             tasks.create_task(self._encryption.run(), name="encryption")
@@ -298,7 +299,6 @@ class Bridge:
             tasks.create_task(self._notices.run(), name="notices")
             tasks.create_task(self._traces.run(), name="traces of calls")
             tasks.create_task(self._bot_rooms.run(), name="rooms of the bot")
-            tasks.create_task(self._named_rooms.run(), name="named rooms")
             self._taking = tasks.create_task(self._inbox.run(), name="inbox")
             self._inbox.set_ready(True)
             self._serving.set()
@@ -318,9 +318,8 @@ class Bridge:
 
     async def _handle(self, event: RoomEvent) -> None:
         """Take one event of a room; those of one sender come in order, and so do changes of a room."""
-        await self._named_rooms.receive(event)
         if lane_of(event):
-            await self._peers.invitations.settled(event.room_id)
+            await self._peers.settled(event.room_id)
         await self._peers.handle(event)
         local = self._peers.speaker_in(event.room_id)
         if local is not None and not self.is_own(event.sender):
@@ -328,6 +327,8 @@ class Bridge:
 
     async def _handle_call(self, event: RoomEvent, local: UserId, device: CallerDevice | None) -> None:
         """Take an event of a call in plain text, with whose device the policy agrees."""
+        if self._withdrawn.holds(event.room_id, event.event_id):
+            return  # Redacted, while its key was waited for.
         if self._peers.peer_in(event.room_id) is None:
             return  # A room that is named for the bot takes no calls.
         try:
@@ -351,6 +352,8 @@ class Bridge:
 
     async def _hear(self, event: RoomEvent, local: UserId) -> None:
         """Take what somebody has written, in plain text."""
+        if self._withdrawn.holds(event.room_id, event.event_id):
+            return  # Redacted, while its key was waited for.
         await self._people.hear(event, local)
 
     async def _handle_to_device(self, device: CryptoDevice, event: ToDeviceEvent) -> None:

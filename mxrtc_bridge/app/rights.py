@@ -9,7 +9,8 @@ invent user ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from copy import copy
 from typing import Protocol
 
 from mxrtc_bridge.app.audited import ServiceAudit
@@ -35,6 +36,10 @@ class Given(Protocol):
     def claimed(self, grant: StoredGrant, claimant: Claimant) -> None: ...
 
 
+async def _nothing_to_confirm(_rooms: Collection[RoomId]) -> bool:
+    return True
+
+
 class Rights:
     """The rules in force.
 
@@ -50,6 +55,10 @@ class Rights:
         self.config = config
         self.rooms_of: Callable[[UserId], Collection[RoomId]] = lambda _user: ()
         """The rooms that a user is joined to, of those that grants name."""
+        self.confirm_rooms: Callable[[Collection[RoomId]], Awaitable[bool]] = _nothing_to_confirm
+        """Makes sure, with the homeserver, who is in some rooms; False where that is not possible now."""
+        self.doubtful_rooms: Callable[[Collection[RoomId]], Collection[RoomId]] = lambda _rooms: ()
+        """Those of some rooms in which something has happened that is not known yet."""
         self.listed: Callable[[UserId], str | None] = lambda _user: None
         """The rule of a policy list that denies a user everything."""
         self.given: Given | None = None
@@ -83,6 +92,29 @@ class Rights:
             return self._unless_listed(user, Allow("directory"))
         # Somebody must be there to ask.
         return self._unless_listed(user, Allow("may ask")) if self._could_be_given(user) else Deny("no grant")
+
+    async def confirm(self, user: UserId, local: UserId) -> bool:
+        """Make sure that what :meth:`may_call` says about ``user`` from now on is true where it is so by a room.
+
+        Returns:
+            False if it would let ``user`` in only by rooms of which it cannot be found out now who is in them.
+        """
+        if self.denial(user) is not None or isinstance(self._without_rooms().may_call(user, local), Allow):
+            return True
+        return await self.confirm_member(user)
+
+    async def confirm_member(self, user: UserId) -> bool:
+        """Make sure which rooms ``user`` is in, of those that rules name; False if that cannot be found out now."""
+        rooms = frozenset(self.rooms_of(user))
+        # Perhaps they have joined just now: then the answer is waited for, and without one they are not in.
+        await self.confirm_rooms(frozenset(self.doubtful_rooms(self.named_rooms())) - rooms)
+        return await self.confirm_rooms(rooms)
+
+    def _without_rooms(self) -> Rights:
+        """The same rules for somebody who is in no room."""
+        twin = copy(self)
+        twin.rooms_of = lambda _user: ()
+        return twin
 
     def denial(self, user: UserId) -> Deny | None:
         """Why ``user`` may use nothing, whatever is granted: by the configuration or a policy list; else None."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mxrtc_bridge.client.exits import ClientError, Exit
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.core import call, signal
+from mxrtc_bridge.core import call, policy, signal
 from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.ice import Path
 from mxrtc_bridge.core.ids import ServiceName, UserId
@@ -65,7 +65,7 @@ class Connection:
         return explain(outcome, self.links.bye)
 
 
-def explain(outcome: call.Ended, bye: tuple[str, str] | None) -> Lost:  # noqa: C901, PLR0911 - one row each
+def explain(outcome: call.Ended, bye: tuple[str, str] | None) -> Lost:  # noqa: C901, PLR0911, PLR0912 - one row each
     """Say in words why a call ended, and whether trying again makes sense."""
     if bye is not None:
         code, message = bye
@@ -73,6 +73,12 @@ def explain(outcome: call.Ended, bye: tuple[str, str] | None) -> Lost:  # noqa: 
     match outcome.outcome, outcome.reason:
         case call.Outcome.REJECTED, "user_busy":
             return Lost(Exit.RETRY, "the bridge has too many calls now; try again later")
+        case call.Outcome.REJECTED, policy.UNCONFIRMED:
+            return Lost(
+                Exit.RETRY,
+                "the bridge lets you in as a member of a room, and its homeserver did not say just now whether you "
+                "are one; try again in a moment",
+            )
         case call.Outcome.REJECTED, signal.CHANGED_IDENTITY:
             return Lost(
                 Exit.DENIED,

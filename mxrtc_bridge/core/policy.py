@@ -38,6 +38,8 @@ from mxrtc_bridge.core.ids import (
 _ROOM = re.compile(r"![!-~]+")
 _SERVER = re.compile(r"([a-z0-9.\-]{1,230}|\[[0-9a-f:.]{2,45}\])(:[0-9]{1,5})?")
 
+UNCONFIRMED = "membership_unconfirmed"
+"""Why a call is rejected, to be tried again: who is in a room that would let the caller in cannot be found out now."""
 NO_GRANT = "no grant"
 """The rule that a :class:`Deny` names when nothing matched at all."""
 

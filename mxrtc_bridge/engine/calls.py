@@ -19,7 +19,7 @@ from mxrtc_bridge.core.addresses import AddressPolicy
 from mxrtc_bridge.core.errors import DescriptionError, HomeserverError, StorageError
 from mxrtc_bridge.core.events import CallEvent, DescriptionType, Hangup, Invite, Version
 from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
-from mxrtc_bridge.core.policy import Decision, Deny
+from mxrtc_bridge.core.policy import UNCONFIRMED, Decision, Deny
 from mxrtc_bridge.core.quota import CallLimits, LiveCalls, RateLimit, is_fresh
 from mxrtc_bridge.core.sdp import parse_description
 from mxrtc_bridge.engine.acceptor import AcceptorLinks
@@ -77,6 +77,10 @@ class Rights(Protocol):
     """Who may call whom, by the rules in force at the moment of asking."""
 
     def may_call(self, user: UserId, local: UserId) -> Decision: ...
+
+    async def confirm(self, user: UserId, local: UserId) -> bool:
+        """Make sure that :meth:`may_call` knows all that it must, for a new call; False if that is not possible now."""
+        ...
 
     def next_change_s(self) -> float | None:
         """In how many seconds a right ends by itself; None if none does."""
@@ -229,7 +233,13 @@ class CallManager:
 
         async def admit(invite: Invite) -> Admitted | Refused:
             nonlocal counted
-            verdict, rule = self._judge(record, invite)
+            verdict: Admitted | Refused
+            if await self._rights.confirm(record.remote, record.local):
+                verdict, rule = self._judge(record, invite)
+            else:
+                self._counters.refusal("unconfirmed")
+                log.info("x call from %s: it cannot be found out now who is in a room that lets them in", record.remote)
+                verdict, rule = Refused(UNCONFIRMED), "membership not confirmed"
             if isinstance(verdict, Admitted):
                 counted = self._live.begin(record.remote)
                 if not counted:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from mxrtc_bridge.core.errors import HomeserverError
@@ -43,7 +43,9 @@ class RoomServer(Protocol):
 class Learner(Protocol):
     """Wants to know more of the rooms that the bot is in."""
 
-    async def learn(self, room: RoomId) -> None: ...
+    async def learn(self, room: RoomId) -> float | None:
+        """Ask; returns after how many seconds the room must be asked for again, or None."""
+        ...
 
 
 class BotRooms:
@@ -56,6 +58,7 @@ class BotRooms:
         named: Mapping[str, str] | None = None,
         members: MemberLists | None = None,
         learners: Sequence[Learner] = (),
+        entered: Callable[[RoomId, bool], None] = lambda _room, _unsure: None,
     ) -> None:
         """Nothing is sent before :meth:`enter`.
 
@@ -65,7 +68,9 @@ class BotRooms:
             named: room ids or aliases by what the room is for.
             members: keeps the members of the rooms.
             learners: read what they need of each room before it counts as joined.
+            entered: told of each room that counts as joined, and whether what was learned must be asked for again.
         """
+        self._entered = entered
         self._learners = learners if members is None else (members, *learners)
         self._members = members
         self._homeserver = homeserver
@@ -79,6 +84,10 @@ class BotRooms:
         """The last failure of each name: the same one is logged once."""
         self._unleft: set[RoomId] = set()
         """Rooms that are named no more, and are left at the next reload if not before; of them there are few."""
+        self._removed_lately: set[RoomId] = set()
+        """Named rooms that the bot was removed from since it last tried to enter them."""
+        self._unread: set[RoomId] = set()
+        """Rooms in which something could not be read: perhaps that they are encrypted now."""
         self._missing = asyncio.Event()
         self._entering = asyncio.Lock()
 
@@ -111,7 +120,7 @@ class BotRooms:
 
     def now_encrypted(self, room: RoomId) -> None:
         """Take into account that a room is encrypted from now on, for good."""
-        if room in self._joined:
+        if self.is_named(room):
             self._encrypted.add(room)
 
     async def enter(self) -> None:
@@ -136,21 +145,25 @@ class BotRooms:
     async def _enter(self, name: str) -> None:
         if name.startswith("!"):
             self._ids[name] = RoomId(name)
+            self._removed_lately.discard(RoomId(name))
             await self._homeserver.join(RoomId(name), self._bot)
         else:
             if name not in self._ids:
                 self._ids[name] = await self._homeserver.resolve_alias(name, self._bot)
+            self._removed_lately.discard(self._ids[name])
             # By the alias: it tells the homeserver which servers to ask for a room that it does not know.
-            room = await self._homeserver.join_alias(name, self._bot)
-            self._ids[name] = room
+            self._ids[name] = await self._homeserver.join_alias(name, self._bot)
+        room = self._ids[name]
         # Before anything is sent there.
-        facts = await self._homeserver.room_facts(self._ids[name], self._bot)
+        facts = await self._homeserver.room_facts(room, self._bot)
         if facts.encrypted:
-            self._encrypted.add(self._ids[name])
-        for learner in self._learners:
-            await learner.learn(self._ids[name])
-        self._joined.add(self._ids[name])
-        self._unleft.discard(self._ids[name])
+            self._encrypted.add(room)
+        unsure = [await learner.learn(room) is not None for learner in self._learners]
+        if room in self._removed_lately:
+            raise HomeserverError("it was removed from there just now", 403, "M_FORBIDDEN")
+        self._joined.add(room)
+        self._unleft.discard(room)
+        self._entered(room, any(unsure))
 
     async def reload(self, named: Mapping[str, str]) -> None:
         """Take over other names: join the new ones and leave what is named no more."""
@@ -178,13 +191,48 @@ class BotRooms:
         await self.enter()
         return True
 
-    def member_changed(self, room: RoomId, user: UserId, membership: object) -> None:
-        """Take a membership event of a named room into account."""
-        if user == self._bot:
-            if membership != "join":
-                self._removed(room)
-        elif self._members is not None:
-            self._members.apply(room, user, membership)
+    def look(self, room: RoomId, user: UserId, *, joined: bool) -> bool:
+        """Take news of a membership in a named room into account as soon as they arrive.
+
+        Returns:
+            Whether the homeserver must be asked who is in the room now.
+        """
+        if user != self._bot:
+            return self._members is not None and self._members.look(room, user, joined=joined)
+        if not joined and self.is_named(room):
+            self._removed_lately.add(room)
+            self._removed(room)
+        return False
+
+    def joined(self) -> frozenset[RoomId]:
+        """The named rooms that the bot is in."""
+        return frozenset(self._joined)
+
+    def could_not_read(self, room: RoomId) -> None:
+        """Something in a named room could not be read; :meth:`learn_again` finds out what it may have changed."""
+        if room in self._joined:
+            self._unread.add(room)
+
+    async def learn_again(self, room: RoomId, learner: Learner) -> float | None:
+        """Ask once more for what a learner knows of a room, while the bot is in it.
+
+        Raises:
+            HomeserverError: the homeserver did not say; what is known stays.
+        """
+        if room not in self._joined:
+            return None
+        try:
+            if room in self._unread:
+                if (await self._homeserver.room_facts(room, self._bot)).encrypted:
+                    self._encrypted.add(room)
+                self._unread.discard(room)
+            return await learner.learn(room)
+        except HomeserverError as error:
+            if error.status not in (403, 404):
+                raise
+            # It was removed, and nobody has said so.
+            self._removed(room)
+            return None
 
     def _forget(self, room: RoomId) -> None:
         self._joined.discard(room)

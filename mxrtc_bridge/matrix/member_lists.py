@@ -1,14 +1,22 @@
 """Who is joined to the rooms that grants name, as far as the bot can see.
 
-A list is believed only while the bot is in the room: learned from the homeserver when it joins and at every start,
-then kept up to date by the events of the room, which come in order. Where nothing is known nobody is a member, so a
-grant to the members of that room gives nothing. A room with more than :data:`MAX_MEMBERS` members is not kept.
+Only an answer of the homeserver makes anybody a member; an event only ever takes a member away, when it arrives, and
+else is a reason to ask. So no event that comes late, twice or forged lets anybody in, and one that never comes is found
+out by the next answer. Where nothing is known nobody is a member, so a grant to the members of that room gives nothing.
+
+An answer may be older than an event, also when it was asked for later: a homeserver of several processes may answer by
+what it knew a moment ago. So whoever was just taken away stays away for :data:`SETTLE_S`, and the room is asked for
+once more then. A room with more than :data:`MAX_MEMBERS` members is not kept: nobody counts as one of its members until
+it is asked for again and has fewer.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Protocol
 
 from mxrtc_bridge.core.ids import RoomId, UserId
@@ -16,13 +24,26 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 log = logging.getLogger(__name__)
 
 MAX_MEMBERS = 20_000
-_ATTEMPTS = 5
+SETTLE_S = 5.0
+"""How much older than its question an answer may be."""
+MAX_GONE = 1000
+"""Members of one room that were taken away lately; beyond that the whole answer has to be younger."""
 
 
 class MemberServer(Protocol):
     """What this module needs of the homeserver."""
 
     async def joined_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """Somebody who was taken away: younger than every answer whose question was asked before."""
+
+    number: int
+    """Of the news, in the order of arrival."""
+    until: float
+    """Questions that are asked before this time do not count either."""
 
 
 class MemberLists:
@@ -32,16 +53,31 @@ class MemberLists:
         homeserver: acts as the bot.
         bot: who sees.
         changed: called after each change; must not block.
+        monotonic: seconds.
     """
 
-    def __init__(self, homeserver: MemberServer, bot: UserId, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        homeserver: MemberServer,
+        bot: UserId,
+        changed: Callable[[], None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._homeserver = homeserver
         self._bot = bot
         self._changed = changed
+        self._monotonic = monotonic
         self._members: dict[RoomId, set[UserId]] = {}
         self._rooms: dict[UserId, set[RoomId]] = {}
-        self._events: dict[RoomId, int] = {}
-        """How many events of a room were seen: a list that was asked for meanwhile is asked for again."""
+        self._asking: Counter[RoomId] = Counter()
+        self._number = 0
+        """Of the last news."""
+        self._gone: dict[RoomId, dict[UserId, _Gone]] = {}
+        self._unsure: dict[RoomId, _Gone] = {}
+        """Rooms in which too many were taken away to know each of them."""
+        self._forgotten: dict[RoomId, int] = {}
+        """When a room was forgotten for which a question was under way."""
+        self._too_large: set[RoomId] = set()
 
     def rooms_of(self, user: UserId) -> frozenset[RoomId]:
         """The rooms, of those that are known, that ``user`` is joined to."""
@@ -52,60 +88,120 @@ class MemberLists:
         found = self._members.get(room)
         return None if found is None else frozenset(found)
 
-    async def learn(self, room: RoomId) -> None:
-        """Ask who is in a room, once the bot is.
+    def knows(self, room: RoomId) -> bool:
+        """Whether this room is followed: its members are known, or too many."""
+        return room in self._members or room in self._too_large
+
+    async def learn(self, room: RoomId) -> float | None:
+        """Ask who is in a room that the bot is in, and take the answer over; until then all stays as it is.
+
+        Returns:
+            After how many seconds the room must be asked for again, because the answer may be too old; or None.
 
         Raises:
-            HomeserverError: the homeserver did not say; nobody is a member until it does.
+            HomeserverError: the homeserver did not say; nothing has changed.
         """
-        self.forget(room)
-        for _ in range(_ATTEMPTS):
-            seen = self._events.get(room, 0)
-            members = await self._homeserver.joined_members(room, self._bot)
-            if self._events.get(room, 0) == seen:
-                self._set(room, members)
-                return
-        log.warning("! the members of %s change too fast to be learned; nobody counts as one for now", room)
+        number, began = self._number, self._monotonic()
+        self._asking[room] += 1
+        try:
+            found = await self._homeserver.joined_members(room, self._bot)
+        finally:
+            self._asking[room] -= 1
+            last = not self._asking[room]
+            if last:
+                del self._asking[room]
+        forgotten = self._forgotten.get(room, -1) >= number
+        if last:
+            self._forgotten.pop(room, None)
+        if forgotten:
+            return None
+        if (unsure := self._unsure.get(room)) is not None:
+            if _overtakes(unsure, number, began):
+                return SETTLE_S
+            del self._unsure[room]
+        gone = self._gone.get(room, {})
+        away = {user for user, end in gone.items() if _overtakes(end, number, began)}
+        if last:
+            for user in gone.keys() - away:
+                del gone[user]
+            if not gone:
+                self._gone.pop(room, None)
+        self._set(room, found - away)
+        return SETTLE_S if found & away else None
 
     def forget(self, room: RoomId) -> None:
-        """Know nothing of a room any more."""
-        for user in self._members.pop(room, ()):
-            self._remove(room, user)
-        self._changed()
+        """Know nothing of a room any more: the bot is not in it."""
+        if self._asking[room]:
+            self._forgotten[room] = self._number
+        self._too_large.discard(room)
+        self._gone.pop(room, None)
+        self._unsure.pop(room, None)
+        if self._take_away(room, self._members.pop(room, set())):
+            self._changed()
 
-    def apply(self, room: RoomId, user: UserId, membership: object) -> None:
-        """Take a membership event of a room into account."""
-        self._events[room] = self._events.get(room, 0) + 1
+    def look(self, room: RoomId, user: UserId, *, joined: bool) -> bool:
+        """Take news of a membership into account as soon as they arrive, in whatever state they are.
+
+        Returns:
+            Whether the homeserver must be asked who is in the room now.
+        """
+        self._number += 1
         members = self._members.get(room)
-        if members is None:
-            return
-        if membership == "join":
-            if user not in members and len(members) >= MAX_MEMBERS:
-                log.warning("! %s has more than %d members; nobody counts as one", room, MAX_MEMBERS)
-                self.forget(room)
-                return
-            members.add(user)
-            self._rooms.setdefault(user, set()).add(room)
-        elif user in members:
+        if members is None and not self._asking[room]:
+            return False
+        known = members is not None and user in members
+        gone = self._gone.setdefault(room, {})
+        if joined:
+            if user in gone:
+                # Joined again, perhaps: only a question that is asked from now on can say.
+                gone[user] = _Gone(self._number, 0.0)
+            return not known
+        # Also who does not seem to be a member: they may have joined a moment ago.
+        self._note_gone(room, gone, user)
+        if members is not None and known:
             members.discard(user)
-            self._remove(room, user)
+            self._take_away(room, (user,))
+            self._changed()
+        return known
+
+    def _note_gone(self, room: RoomId, gone: dict[UserId, _Gone], user: UserId) -> None:
+        now = self._monotonic()
+        if len(gone) >= MAX_GONE and not self._asking[room]:
+            for each in [each for each, end in gone.items() if end.until <= now]:
+                del gone[each]
+        end = _Gone(self._number, now + SETTLE_S)
+        if user in gone or len(gone) < MAX_GONE:
+            gone[user] = end
         else:
-            return
-        self._changed()
+            self._unsure[room] = end
 
-    def _set(self, room: RoomId, members: Iterable[UserId]) -> None:
-        found = set(members)
-        if len(found) > MAX_MEMBERS:
-            log.warning("! %s has more than %d members; nobody counts as one", room, MAX_MEMBERS)
-            return
-        self._members[room] = found
-        for user in found:
+    def _set(self, room: RoomId, members: frozenset[UserId]) -> None:
+        if len(members) > MAX_MEMBERS:
+            if room not in self._too_large:
+                log.warning("! %s has more than %d members; nobody counts as one", room, MAX_MEMBERS)
+            self._too_large.add(room)
+            members = frozenset()
+        else:
+            self._too_large.discard(room)
+        before = self._members.pop(room, set())
+        if room not in self._too_large:
+            self._members[room] = set(members)
+        self._take_away(room, before - members)
+        for user in members - before:
             self._rooms.setdefault(user, set()).add(room)
-        self._changed()
+        if before != members:
+            self._changed()
 
-    def _remove(self, room: RoomId, user: UserId) -> None:
-        rooms = self._rooms.get(user)
-        if rooms is not None:
-            rooms.discard(room)
-            if not rooms:
-                del self._rooms[user]
+    def _take_away(self, room: RoomId, users: Collection[UserId]) -> bool:
+        for user in users:
+            rooms = self._rooms.get(user)
+            if rooms is not None:
+                rooms.discard(room)
+                if not rooms:
+                    del self._rooms[user]
+        return bool(users)
+
+
+def _overtakes(end: _Gone, number: int, began: float) -> bool:
+    """Whether news count for more than the answer to a question."""
+    return end.number > number or end.until > began

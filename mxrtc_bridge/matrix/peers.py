@@ -5,9 +5,9 @@ uninvited caller anything: an invitation that is not taken is declined without a
 hold up anybody else (:mod:`.invitations`; and the inbox answers few of them at the same time).
 
 How it works: :meth:`Peers.start` registers the users and reads from the homeserver which rooms they are in; from then
-on :meth:`Peers.handle` keeps that knowledge up to date from the events of the transactions, which arrive in order for
-each room. Before a room is left because of an event, the homeserver is asked once more, since an event that waited out
-an outage may be old. What cannot be left now is remembered and left at the next sweep.
+on :attr:`Peers.membership` sees all that arrives, at once, and knows who is in which room. :meth:`Peers.handle` takes
+the events in the order of their room: there it answers invitations, and waits until what arrived before is settled.
+What cannot be left now is remembered and left at the next sweep.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.invitations import Invitations
+from mxrtc_bridge.matrix.peer_membership import PeerMembership
 from mxrtc_bridge.matrix.peer_ports import PeerProfile, PeerServer, RoomDirectory, RoomListener, StoredRoom
 from mxrtc_bridge.matrix.room_event import RoomEvent
-from mxrtc_bridge.matrix.rooms import Change, PeerRoom, RoomBook, Unfit, is_closed, judge_invite
+from mxrtc_bridge.matrix.rooms import PeerRoom, RoomBook, Unfit, is_closed, judge_invite
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,15 @@ class Peers:
         self._may_use = may_use
         self._wall_ms = wall_ms
         self._book = RoomBook()
+        self.membership = PeerMembership(
+            homeserver,
+            self._book,
+            listener,
+            peer_gone=self._peer_gone,
+            user_gone=self._leave_after_user,
+            third=lambda room: self._tell_once(room, "third", _THIRD),
+            monotonic=monotonic,
+        )
         self._unleft: dict[tuple[UserId, RoomId], None] = {}
         self._expecting: Counter[UserId] = Counter()
         self.invitations = Invitations(monotonic)
@@ -152,12 +162,26 @@ class Peers:
     async def adopt(self, room: RoomId, peer: UserId, user: UserId) -> None:
         """Take a room into the book that ``peer`` has made for ``user``, who is invited; calls wait for the join."""
         if self._book.get(room) is None:
-            # A homeserver may encrypt every room that is made on it.
-            facts = await self._homeserver.room_facts(room, peer)
-            self._book.enter(PeerRoom(room, peer, user, {peer}, facts.encrypted, self._wall_ms()))
+            with self.membership.entering(room):
+                # A homeserver may encrypt every room that is made on it.
+                facts = await self._homeserver.room_facts(room, peer)
+                self._book.enter(PeerRoom(room, peer, user, {peer}, facts.encrypted, self._wall_ms()))
         await self._directory.upsert(peer, room, user, self._wall_ms())
         for surplus in self._book.surplus(user, peer, keep=room):
             await self._leave(surplus)
+
+    async def settled(self, room: RoomId) -> None:
+        """Return when what happens in a room can be judged: our join is answered, and who is in it is known.
+
+        What whoever has just joined does next may be handled before their join otherwise. When the homeserver does not
+        say who is in it, it is judged by what is known, which lets nobody in whose end has arrived.
+        """
+        await self.invitations.settled(room)
+        if self._book.get(room) is not None and self.membership.refresher.is_doubtful(room):
+            try:
+                await self.membership.refresher.confirm(room)
+            except HomeserverError as error:
+                logger.debug("who is in %s was not found out: %s", room, error)
 
     # --- start, reload, sweep
 
@@ -272,7 +296,7 @@ class Peers:
         if event.type == "m.room.member" and event.state_key is not None:
             await self._handle_membership(event)
         elif event.type == "m.room.encryption" and event.state_key == "":
-            await self._handle_encryption(event)
+            self._handle_encryption(event)
         else:
             await self._touch(event)
 
@@ -283,48 +307,24 @@ class Peers:
         if self._is_own(target) and membership == "invite":
             await self._handle_invite(event, target)
             return
-        if self._bot_rooms.is_named(event.room_id) and self._book.get(event.room_id) is None:
-            self._bot_rooms.member_changed(event.room_id, target, membership)
-            return
-        if self.is_peer(target) and membership == "join" and self._book.get(event.room_id) is None:
-            # Our own join, whose answer was lost; after a join that was taken back at once the request is refused.
-            if self._expecting[target]:
-                return
+        if self._book.get(event.room_id) is not None:
+            # What comes next in this room is judged by who is in it: an invite of whoever has just joined, say.
+            await self.membership.refresher.confirm(event.room_id)
+        elif membership == "join" and self._is_lost_join(event.room_id, target):
+            # After a join that was taken back at once the request is refused.
             await self._learn(target, event.room_id, None, shared=False)
-            return
-        room = self._book.get(event.room_id)
-        change = self._book.apply_membership(event.room_id, target, membership)
-        if room is None or change is Change.NOTHING:
-            return
-        await self._changed(room, change)
 
-    async def _changed(self, room: PeerRoom, change: Change) -> None:
-        match change:
-            case Change.PEER_GONE:
-                self._book.drop(room.room_id)
-                self._listener.member_left(room.room_id, room.peer)
-                await self._directory.remove(room.peer, room.room_id)
-                logger.info("%s was removed from %s", room.peer, room.room_id)
-            case Change.USER_GONE:
-                self._listener.member_left(room.room_id, room.user)
-                # An old event after an outage: the user may be back long since.
-                room.members = set(await self._members_now(room))
-                if room.user not in room.members:
-                    await self._leave(room)
-            case Change.THIRD_JOINED:
-                self._listener.room_changed(room.room_id)
-                self._tell_once(room, "third", _THIRD)
-            case Change.PAIR_AGAIN:
-                self._listener.room_changed(room.room_id)
+    def _is_lost_join(self, room: RoomId, user: UserId) -> bool:
+        """Whether this can only be our own join, whose answer was lost."""
+        return self.is_peer(user) and not self._expecting[user] and not self._bot_rooms.is_named(room)
 
-    async def _members_now(self, room: PeerRoom) -> frozenset[UserId]:
-        """The members by the homeserver; nobody when it says that the peer is not there itself."""
-        try:
-            return await self._homeserver.joined_members(room.room_id, room.peer)
-        except HomeserverError as error:
-            if error.retryable:
-                raise
-            return frozenset()
+    async def _peer_gone(self, room: PeerRoom) -> None:
+        logger.info("%s was removed from %s", room.peer, room.room_id)
+        await self._directory.remove(room.peer, room.room_id)
+
+    async def _leave_after_user(self, room: PeerRoom) -> None:
+        if self._book.get(room.room_id) is room:
+            await self._leave(room)
 
     async def _handle_invite(self, event: RoomEvent, peer: UserId) -> None:
         known = self._book.get(event.room_id)
@@ -344,7 +344,7 @@ class Peers:
             if len(self._unleft) < MAX_UNANSWERED:
                 self._unleft[peer, event.room_id] = None
             return
-        with self.invitations.answering(event.room_id):
+        with self.invitations.answering(event.room_id), self.membership.entering(event.room_id):
             await self._answer_invite(event, peer, unfit)
 
     async def _answer_invite(self, event: RoomEvent, peer: UserId, unfit: Unfit | None) -> None:
@@ -382,13 +382,10 @@ class Peers:
         for surplus in self._book.surplus(user, peer, keep=room_id):
             await self._leave(surplus)
 
-    async def _handle_encryption(self, event: RoomEvent) -> None:
-        self._bot_rooms.now_encrypted(event.room_id)
+    def _handle_encryption(self, event: RoomEvent) -> None:
         room = self._book.get(event.room_id)
-        if room is not None and not room.encrypted:
-            room.encrypted = True
-            if not self._reads_encrypted():
-                self._tell_once(room, "encrypted", _ENCRYPTED)
+        if room is not None and not self._reads_encrypted():
+            self._tell_once(room, "encrypted", _ENCRYPTED)
 
     async def _touch(self, event: RoomEvent) -> None:
         room = self._book.get(event.room_id)
@@ -411,6 +408,10 @@ class Peers:
 
     async def _learn(self, peer: UserId, room_id: RoomId, stored: StoredRoom | None, *, shared: bool) -> None:
         """Take a room that the peer is in already into the book, or leave it."""
+        with self.membership.entering(room_id):
+            await self._learn_room(peer, room_id, stored, shared=shared)
+
+    async def _learn_room(self, peer: UserId, room_id: RoomId, stored: StoredRoom | None, *, shared: bool) -> None:
         try:
             members = await self._homeserver.joined_members(room_id, peer)
             facts = await self._homeserver.room_facts(room_id, peer)
@@ -445,6 +446,7 @@ class Peers:
     def _drop(self, room: PeerRoom) -> None:
         """Forget a room that is about to be left; until it is, it is one of those that must be left at last."""
         self._book.drop(room.room_id)
+        self.membership.refresher.forget(room.room_id)
         self._listener.member_left(room.room_id, room.peer)
         if len(self._unleft) < MAX_UNLEFT:
             self._unleft[room.peer, room.room_id] = None

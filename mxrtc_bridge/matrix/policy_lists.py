@@ -1,22 +1,34 @@
 """Reads the policy lists that the admin has named, and follows them.
 
-A list is read when the bot has joined its room and at every start, before calls are taken; then its events are
-followed. What is known stays in force while the bot cannot see the room, also over a restart; only a list that the
-configuration names no more is forgotten. A list that could never be read denies nobody, and the log says so.
+A list is read when the bot has joined its room and at every start, before calls are taken, and once more whenever
+something has happened in it. An event only ever adds a rule, when it arrives; that a rule was replaced, taken back or
+redacted is believed when the homeserver's answer says so. What is known stays in force while the bot cannot see the
+room, also over a restart; only a list that the configuration names no more is forgotten. A list that could never be
+read denies nobody, and the log says so.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.policy_lists import MAX_RULES, RULE_TYPES, DenyLists, ListRule, RuleKey, parse_rule
-from mxrtc_bridge.matrix.room_event import RoomEvent
 
 log = logging.getLogger(__name__)
+
+SETTLE_S = 5.0
+"""How much older than its question an answer may be: homeservers of several processes answer by what they know."""
+MAX_ARRIVED = 2000
+"""Rules of one list that have arrived and are not in an answer yet; those beyond count with the next answer."""
+MAX_SINGLE = 20
+"""Changed rules of one answer that are written one by one; where there are more, the list is written anew."""
+_ARRIVED = "arrived "
+"""In front of the type of a rule that is known by its event only, so that it stands beside the one that it replaces."""
 
 
 class StateServer(Protocol):
@@ -46,6 +58,7 @@ class PolicyLists:
         memory: keeps what is known.
         rooms: that are lists.
         changed: called after each change; must not block.
+        monotonic: seconds.
     """
 
     def __init__(
@@ -55,6 +68,7 @@ class PolicyLists:
         memory: RuleMemory,
         rooms: Collection[RoomId],
         changed: Callable[[], None],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._homeserver = homeserver
         self._bot = bot
@@ -62,8 +76,10 @@ class PolicyLists:
         self._rooms = frozenset(rooms)
         self._changed = changed
         self._lists = DenyLists()
-        self._meanwhile: dict[RoomId, dict[RuleKey, ListRule | None]] = {}
-        """What has changed in the lists that are being read just now."""
+        self._monotonic = monotonic
+        self._arrived: dict[RoomId, dict[RuleKey, tuple[ListRule, float]]] = {}
+        """Rules that no answer has held yet, and when they came."""
+        self._reading = asyncio.Lock()
 
     def denial(self, user: UserId) -> str | None:
         """The rule that denies ``user`` everything, or None."""
@@ -74,6 +90,7 @@ class PolicyLists:
         self._rooms = frozenset(rooms)
         gone = self._lists.rooms() - self._rooms
         for room in gone:
+            self._arrived.pop(room, None)
             self._lists.drop(room)
         if gone:
             self._changed()
@@ -87,50 +104,85 @@ class PolicyLists:
         for room, rules in (await self._memory.load(self._rooms)).items():
             self._lists.replace(room, rules)
 
-    async def learn(self, room: RoomId) -> None:
+    async def learn(self, room: RoomId) -> float | None:
         """Read a list, if ``room`` is one.
+
+        Returns:
+            After how many seconds it must be read again, because the answer may be too old; or None.
 
         Raises:
             HomeserverError: the homeserver did not give it; what was known stays in force.
         """
+        async with self._reading:
+            return await self._learn(room) if room in self._rooms else None
+
+    async def _learn(self, room: RoomId) -> float | None:
+        began = self._monotonic()
+        state = await self._homeserver.all_state(room, RULE_TYPES, self._bot)
         if room not in self._rooms:
-            return
-        # Events come in order but the answer may be older than some of them: they are applied to it once more. One that
-        # is older than the answer is followed by what has replaced it.
-        self._meanwhile[room] = {}
-        try:
-            state = await self._homeserver.all_state(room, RULE_TYPES, self._bot)
-        finally:
-            meanwhile = self._meanwhile.pop(room)
-        before = self._lists.rules(room)
+            return None
+        before = dict(self._lists.rules(room))
         parsed = [((kind, key), parse_rule(kind, content)) for kind, key, content in state]
-        if not self._lists.replace(room, [(key, rule) for key, rule in parsed if rule is not None]):
+        rules = {key: rule for key, rule in parsed if rule is not None}
+        # The answer may be older than some of the events: what they said stays until it is in one, or it has had time.
+        arrived = {
+            (kind, key): (rule, when)
+            for (kind, key), (rule, when) in self._arrived.pop(room, {}).items()
+            if when > began - SETTLE_S and rules.get((kind.removeprefix(_ARRIVED), key)) != rule
+        }
+        if arrived:
+            self._arrived[room] = arrived
+        early = {key: rule for key, (rule, _) in arrived.items()}
+        if not self._lists.replace(room, [*early.items(), *rules.items()]):
             log.warning("! the policy list %s has more than %d rules; those beyond are not used", room, MAX_RULES)
         if unusable := self._lists.unusable(room):
             log.warning("! %d rules of the policy list %s have too many wildcards and deny nobody", unusable, room)
-        for key, rule in meanwhile.items():
-            self._lists.set_rule(room, key, rule)
-        log.info("the policy list %s has %d rules", room, self._lists.count(room))
-        self._changed()
-        after = self._lists.rules(room)
-        if dict(before) != dict(after):
-            await self._keep(self._memory.replace(room, after))
+        after = dict(self._lists.rules(room))
+        if set(before.values()) != set(after.values()):
+            log.info("the policy list %s has %d rules", room, self._lists.count(room))
+            self._changed()
+        known = {key: rule for key, rule in before.items() if not key[0].startswith(_ARRIVED)}
+        await self._keep(room, known, rules)
+        return SETTLE_S if arrived else None
 
-    async def _keep(self, work: Awaitable[None]) -> None:
+    async def _keep(self, room: RoomId, before: Mapping[RuleKey, ListRule], after: Mapping[RuleKey, ListRule]) -> None:
+        changed = {key: after.get(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+        changed = {key: rule for key, rule in changed.items() if _can_be_stored(key, rule)}
         try:
-            await work
+            if len(changed) <= MAX_SINGLE:
+                for key, rule in changed.items():
+                    await self._memory.set_rule(room, key, rule)
+            else:
+                whole = ((key, rule) for key, rule in after.items() if _can_be_stored(key, rule))
+                await self._memory.replace(room, whole)
         except StorageError as error:
             # In force all the same; it is read again at the next start, as a rule.
             log.error("! a policy list was not written down: %s", error)
 
-    async def apply(self, event: RoomEvent) -> None:
-        """Take a state event of a list into account; others mean nothing."""
-        if event.room_id not in self._rooms or event.type not in RULE_TYPES or event.state_key is None:
-            return
-        key, rule = (event.type, event.state_key), parse_rule(event.type, event.content)
-        if event.room_id in self._meanwhile:
-            self._meanwhile[event.room_id][key] = rule
-        if self._lists.set_rule(event.room_id, key, rule):
-            log.info("the policy list %s has %d rules now", event.room_id, self._lists.count(event.room_id))
-            self._changed()
-            await self._keep(self._memory.set_rule(event.room_id, key, rule))
+    def follows(self, room: RoomId) -> bool:
+        """Whether ``room`` is a list."""
+        return room in self._rooms
+
+    def look(self, room: RoomId, key: RuleKey, rule: ListRule | None) -> bool:
+        """Take a state event of a list into account as soon as it arrives: a rule denies from now on.
+
+        Returns:
+            Whether the list must be read, because ``room`` is one.
+        """
+        if room not in self._rooms:
+            return False
+        if rule is None or rule in dict(self._lists.rules(room)).values():
+            return True
+        arrived = self._arrived.setdefault(room, {})
+        early = (_ARRIVED + key[0], key[1])
+        if early in arrived or len(arrived) < MAX_ARRIVED:
+            arrived[early] = (rule, self._monotonic())
+            if self._lists.set_rule(room, early, rule):
+                self._changed()
+        return True
+
+
+def _can_be_stored(key: RuleKey, rule: ListRule | None) -> bool:
+    """Whether both databases take the texts; what they do not take stands in no id of anybody, and is read anew."""
+    text = key[0] + key[1] + ("" if rule is None else rule.entity)
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)

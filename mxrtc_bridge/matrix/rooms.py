@@ -70,14 +70,15 @@ def is_closed(join_rule: object) -> bool:
     return join_rule in ("invite", "private")
 
 
-class Change(Enum):
-    """What a membership event meant for a room."""
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """News of somebody's membership that made a room unfit."""
 
-    NOTHING = "nothing"
-    PEER_GONE = "the peer has left or was removed"
-    USER_GONE = "the user has left or was banned"
-    THIRD_JOINED = "somebody else has joined"
-    PAIR_AGAIN = "the others have left"
+    joined: bool
+    at: float
+    """Seconds of a monotonic clock."""
+    changed: bool
+    """Whether it was news: an invitation of somebody who was no member is none."""
 
 
 @dataclass(slots=True)
@@ -94,6 +95,12 @@ class PeerRoom:
     """When the user was last seen to do something here, as far as it is stored."""
     told: set[str] = field(default_factory=set)
     """Notices that were given here: each is given once."""
+    changes: int = 0
+    """News of memberships so far: an answer to a question that is older than the last of them is not used."""
+    heard: dict[UserId, Heard] = field(default_factory=dict)
+    """What ended the pair lately, by whose membership."""
+    unread: bool = False
+    """Whether something could not be read here: perhaps that the room is encrypted now."""
 
     @property
     def is_pair(self) -> bool:
@@ -131,20 +138,3 @@ class RoomBook:
         excess = len(rooms) - MAX_ROOMS_PER_PAIR
         rooms.sort(key=lambda room: (room.room_id == keep, room.active_ms))
         return rooms[: max(excess, 0)]
-
-    def apply_membership(self, room_id: RoomId, user: UserId, membership: object) -> Change:
-        """Take a membership event of a room into account and say what it meant; unknown rooms are ignored."""
-        room = self._rooms.get(room_id)
-        if room is None:
-            return Change.NOTHING
-        if membership == "join":
-            known = user in room.members
-            room.members.add(user)
-            return Change.NOTHING if known or user in (room.peer, room.user) else Change.THIRD_JOINED
-        if user not in room.members:
-            return Change.NOTHING
-        # Whatever is not "join" is not a member: leave, ban, knock, invite, and what a later version may add.
-        room.members.discard(user)
-        if user in (room.peer, room.user):
-            return Change.PEER_GONE if user == room.peer else Change.USER_GONE
-        return Change.PAIR_AGAIN if room.is_pair else Change.NOTHING

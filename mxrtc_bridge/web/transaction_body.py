@@ -1,15 +1,16 @@
 """The body of a transaction: bytes to events, with nothing in one event able to spoil the others.
 
 A body that is no transaction at all is refused. But a homeserver repeats what is refused for ever, so an event that is
-merely odd never makes the whole be refused: one nested too deeply is replaced by a short text before the parser sees it
-(a server passes on what its users nest), numbers beyond any use become null, and judging the rest is the inbox's part.
+merely odd never makes the whole be refused. Nor is an odd event left out, as it may be the news that a right has ended:
+only the *value* in it that is nested too deeply becomes null before the parser sees it (a server passes on what its
+users nest, and puts the content from before one level deeper), numbers beyond any use become null as well, and judging
+the rest is the inbox's part.
 
 Pure and synchronous: may run in a thread.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -19,13 +20,14 @@ from typing import Any
 from mxrtc_bridge.core.device_news import DeviceNews
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
+from mxrtc_bridge.core.revocations import AmbiguousObject
 
 MAX_EVENTS = 1000
 """Events of one transaction. Synapse sends at most 100, and no server is known that sends more."""
 MAX_NEWS = 10_000
 """Messages to devices, or changes of them, in one transaction. Synapse sends at most 100 messages."""
 MAX_DEPTH = 32
-"""Levels of one event, itself included. The deepest standard content has fewer than ten."""
+"""Levels of one event, itself included; what is deeper becomes null. Standard content has fewer than ten."""
 _AROUND = 2
 """Levels around an event: the transaction object and its list."""
 MAX_SCANNED_DEPTH = 40_000
@@ -71,8 +73,14 @@ def read_transaction(body: bytes) -> Transaction:
         Refusal: it is not JSON, not an object with a list ``events``, or the list is too long.
     """
     try:
-        text = replace_deep_values(body).decode("utf-8")
-        transaction = json.loads(text, parse_int=_parse_int, parse_float=_parse_float, parse_constant=_parse_constant)
+        text = cut_deep_values(body).decode("utf-8")
+        transaction = json.loads(
+            text,
+            parse_int=_parse_int,
+            parse_float=_parse_float,
+            parse_constant=_parse_constant,
+            object_pairs_hook=_parse_object,
+        )
     except (ValueError, RecursionError) as error:
         raise Refusal(400, "M_NOT_JSON", "the body is not JSON in UTF-8") from error
     if not isinstance(transaction, dict):
@@ -120,33 +128,31 @@ def _users(names: list[Any]) -> tuple[frozenset[UserId], bool]:
     return frozenset(found), odd
 
 
-def replace_deep_values(body: bytes) -> bytes:
-    """Replace each event (or other value two levels down) that is nested too deeply by a text with its hash.
+def cut_deep_values(body: bytes) -> bytes:
+    """Put null in the place of each list and object that is nested too deeply, and leave all around it as it is.
 
-    The text is no event, so the inbox sets it aside, and knows it again by the hash. A body that is not JSON comes out
-    as another one that is not JSON.
+    A body that is not JSON outside of these comes out as another one that is not JSON.
     """
     limit = MAX_DEPTH + _AROUND
     if _is_shallow(body, limit):
         return body
     pieces: list[bytes] = []
-    depth = taken = start = deepest = 0
+    depth = taken = 0
     for match in _STRUCTURE.finditer(body):
         mark = body[match.start()]
         if mark in b"[{":
             depth += 1
             if depth > MAX_SCANNED_DEPTH:
                 return body
-            deepest = max(deepest, depth)
-            if depth == _AROUND + 1:
-                start, deepest = match.start(), depth
+            if depth == limit + 1:
+                pieces += [body[taken : match.start()], b"null"]
         elif mark in b"]}":
-            if depth == _AROUND + 1 and deepest > limit:
-                digest = hashlib.sha256(body[start : match.end()]).hexdigest()
-                pieces += [body[taken:start], b'"nested too deeply: sha256:', digest.encode("ascii"), b'"']
+            if depth == limit + 1:
                 taken = match.end()
             depth -= 1
-    return b"".join([*pieces, body[taken:]]) if pieces else body
+    if depth > limit:
+        return body
+    return b"".join([*pieces, body[taken:]])
 
 
 def _is_shallow(body: bytes, limit: int) -> bool:
@@ -160,6 +166,11 @@ def _is_shallow(body: bytes, limit: int) -> bool:
         if not brackets:
             return True
     return False
+
+
+def _parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else AmbiguousObject(found)
 
 
 def _parse_int(text: str) -> int | None:

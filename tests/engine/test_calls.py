@@ -92,6 +92,12 @@ class Bridge:
         self.homeserver_down = False
         self.denied: set[UserId] = set()
         self.room_members: dict[RoomId, frozenset[UserId]] = {ROOM: frozenset({PEER, ALICE})}
+        self.unconfirmed: set[UserId] = set()
+        """Whose membership cannot be found out."""
+        self.confirming = asyncio.Event()
+        """Cleared while the answer is waited for."""
+        self.confirming.set()
+        self.asked: list[UserId] = []
         self.claimed: set[tuple[object, ...]] = set()
         self.open: dict[CallId, CallRecord] = {}
         self.ended: dict[CallId, str] = {}
@@ -134,6 +140,11 @@ class Bridge:
 
     def may_call(self, user: UserId, _local: UserId) -> Decision:
         return Deny("test") if user in self.denied else Allow("test")
+
+    async def confirm(self, user: UserId, _local: UserId) -> bool:
+        self.asked.append(user)
+        await self.confirming.wait()
+        return user not in self.unconfirmed
 
     async def call_decided(self, session: Session, *, allowed: bool, rule: str) -> bool:
         self.decided.append((session.remote, allowed, rule))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.revocations import MembershipNews, read_news
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.homeserver import RoomFacts
 from mxrtc_bridge.matrix.member_lists import MemberLists
+from mxrtc_bridge.matrix.peer_membership import SETTLE_S
 from mxrtc_bridge.matrix.peer_ports import PeerProfile
 from mxrtc_bridge.matrix.peers import Peers
-from mxrtc_bridge.matrix.room_event import RoomEvent
+from mxrtc_bridge.matrix.room_event import RoomEvent, encode
 
 ALICE = UserId("@alice:example.org")
 MALLORY = UserId("@mallory:example.org")
@@ -28,8 +31,9 @@ _ids = itertools.count(1)
 
 @dataclass
 class FakeHomeserver:
-    """Rooms in memory, with what was asked of them."""
+    """Rooms in memory, with what was asked of them. Where ``stale`` says so it lies: by what was true once."""
 
+    stale: dict[RoomId, frozenset[UserId]] = field(default_factory=dict)
     members: dict[RoomId, set[UserId]] = field(default_factory=dict)
     facts: dict[RoomId, RoomFacts] = field(default_factory=dict)
     log: list[tuple[object, ...]] = field(default_factory=list)
@@ -69,7 +73,7 @@ class FakeHomeserver:
         await self._request("members", room)
         if as_user not in self.members.get(room, set()):
             raise HomeserverError("not in the room", 403, "M_FORBIDDEN")
-        return frozenset(self.members[room])
+        return self.stale.get(room, frozenset(self.members[room]))
 
     async def room_facts(self, room: RoomId, as_user: UserId | None = None) -> RoomFacts:
         await self._request("facts", room)
@@ -150,7 +154,7 @@ class Bench:
     named: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.lists = MemberLists(self.homeserver, BOT, lambda: None)
+        self.lists = MemberLists(self.homeserver, BOT, lambda: None, lambda: self.now_ms / 1000)
         self.bot_rooms = BotRooms(self.homeserver, BOT, self.named, self.lists)
         self.peers = Peers(
             self.homeserver,
@@ -164,6 +168,21 @@ class Bench:
             wall_ms=lambda: self.now_ms,
             monotonic=lambda: self.now_ms / 1000,
         )
+
+    async def arrive(self, each: RoomEvent) -> None:
+        """Deliver an event: it is looked at when it arrives, then handled in its turn."""
+        news = read_news(json.loads(encode(each)))
+        if news is not None:
+            self.peers.membership.look(news)
+        if isinstance(news, MembershipNews) and self.bot_rooms.look(news.room, news.user, joined=news.joined):
+            await self.bot_rooms.learn_again(news.room, self.lists)
+        await self.peers.handle(each)
+
+    async def settle(self) -> None:
+        """Let the time go by in which an answer may be too old, and ask for what is doubtful."""
+        self.now_ms += round(SETTLE_S * 1000)
+        for room in tuple(self.peers.membership.refresher._doubtful):
+            await self.peers.membership.refresher.confirm(room)
 
     async def member(
         self,
@@ -180,9 +199,7 @@ class Bench:
             members.add(user)
         elif membership != "invite":
             members.discard(user)
-        await self.peers.handle(
-            event("m.room.member", {"membership": membership}, sender or user, user, room, invite_state)
-        )
+        await self.arrive(event("m.room.member", {"membership": membership}, sender or user, user, room, invite_state))
 
     async def invited(self, peer: UserId = PEER, by: UserId = ALICE, **more: Any) -> None:
         self.homeserver.members.setdefault(more.get("room", ROOM), {by})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.revocations import read_news
 from mxrtc_bridge.matrix import liveness
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.homeserver import Homeserver
@@ -18,6 +20,7 @@ from mxrtc_bridge.matrix.notices import Notices
 from mxrtc_bridge.matrix.outbox import Outbox
 from mxrtc_bridge.matrix.peer_ports import PeerProfile
 from mxrtc_bridge.matrix.peers import Peers
+from mxrtc_bridge.matrix.room_event import RoomEvent, encode
 from tests.matrix.conftest import APPSERVICE_ID, BridgeWorld, MakePerson
 from tests.matrix.peers_bench import BOT, FakeDirectory, Recorder
 
@@ -52,11 +55,19 @@ async def real_peers(bridge_world: BridgeWorld, bridge: Homeserver) -> AsyncIter
         wall_ms=lambda: 1,
     )
     await peers.start()
-    bridge_world.receiver.handler = peers.handle
+    asking = asyncio.create_task(peers.membership.refresher.run())
+
+    async def receive(event: RoomEvent) -> None:
+        if (news := read_news(json.loads(encode(event)))) is not None:
+            peers.membership.look(news)
+        await peers.handle(event)
+
+    bridge_world.receiver.handler = receive
     await liveness.ping(bridge, APPSERVICE_ID)
     yield RealPeers(peers, peer, granted, listener, directory)
     bridge_world.receiver.handler = None
     sending.cancel()
+    asking.cancel()
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.policy_lists import ListRule, RuleKey
-from mxrtc_bridge.matrix.policy_lists import PolicyLists
-from mxrtc_bridge.matrix.room_event import RoomEvent
+from mxrtc_bridge.core.revocations import RuleNews, read_news
+from mxrtc_bridge.matrix.policy_lists import SETTLE_S, PolicyLists
 
 BOT, ADMIN = UserId("@rtcbot:example.org"), UserId("@carol:example.org")
 LIST, OTHER = RoomId("!list:example.org"), RoomId("!other:example.org")
@@ -35,7 +35,8 @@ class World:
         self.memory: dict[RoomId, dict[RuleKey, ListRule]] = {}
         self.written = 0
         self.full = False
-        self.lists = PolicyLists(self, BOT, self, [LIST], self.change)
+        self.now = 1000.0
+        self.lists = PolicyLists(self, BOT, self, [LIST], self.change, lambda: self.now)
 
     # The memory
 
@@ -82,7 +83,16 @@ class World:
     async def event(
         self, content: dict[str, Any], *, key: str | None = "m", room: RoomId = LIST, kind: str = USER
     ) -> None:
-        await self.lists.apply(RoomEvent(EventId("$e"), room, kind, ADMIN, 0, content, key))
+        """As it goes on: the homeserver has the event, it arrives, and the list is read where that is asked for."""
+        if room in self.state and key is not None:
+            kept = [each for each in self.state[room] if each[:2] != (kind, key)]
+            self.state[room] = [*kept, (kind, key, content)]
+        if self.arrives(content, key=key, room=room, kind=kind):
+            await self.lists.learn(room)
+
+    def arrives(self, content: dict[str, Any], *, key: str | None = "m", room: RoomId = LIST, kind: str = USER) -> bool:
+        news = read_news({"type": kind, "room_id": room, "state_key": key, "content": content})
+        return isinstance(news, RuleNews) and self.lists.look(news.room, news.key, news.rule)
 
     def denied(self, user: UserId) -> bool:
         return self.lists.denial(user) is not None
@@ -109,16 +119,45 @@ async def test_what_is_no_rule_of_a_list_means_nothing() -> None:
     assert (world.denied(TRUDY), world.changes) == (False, 1)
 
 
-async def test_an_event_that_comes_while_the_list_is_read_counts() -> None:
+async def test_rule_that_arrives_while_the_list_is_read_counts_until_an_answer_may_know_of_it() -> None:
     world = World()
 
     async def meanwhile() -> None:
-        await world.event(ban(TRUDY), key="t")
-        await world.event({}, key="m")
+        assert world.arrives(ban(TRUDY), key="t")
+        assert world.denied(TRUDY), "at once"
 
     world.meanwhile = meanwhile
+    assert await world.lists.learn(LIST) == SETTLE_S
+    world.meanwhile = _nothing
+    assert (world.denied(TRUDY), world.denied(MALLORY)) == (True, True)
+    assert await world.lists.learn(LIST) == SETTLE_S, "another process of the homeserver may have answered"
+    assert world.denied(TRUDY)
+    world.now += SETTLE_S
+    assert await world.lists.learn(LIST) is None
+    assert not world.denied(TRUDY), "it was an old event"
+
+
+async def test_event_takes_no_rule_back_but_the_answer_does() -> None:
+    world = World()
     await world.lists.learn(LIST)
-    assert (world.denied(TRUDY), world.denied(MALLORY)) == (True, False)
+    for content in ({}, {"entity": "@x:y.test", "recommendation": "m.ban"}, {"entity": [], "recommendation": 5}):
+        assert world.arrives(content)
+        assert world.denied(MALLORY), "an old event of this key that comes again lifts nothing"
+    world.state[LIST] = []
+    world.now += SETTLE_S
+    await world.lists.learn(LIST)
+    assert not world.denied(MALLORY)
+
+
+async def test_rule_that_replaces_another_denies_at_once_and_alone_after_the_answer() -> None:
+    world = World()
+    await world.lists.learn(LIST)
+    assert world.arrives(ban(TRUDY))
+    assert (world.denied(MALLORY), world.denied(TRUDY)) == (True, True)
+    world.state[LIST] = [(USER, "m", ban(TRUDY))]
+    assert await world.lists.learn(LIST) is None
+    assert (world.denied(MALLORY), world.denied(TRUDY)) == (False, True)
+    assert world.memory[LIST].keys() == {(USER, "m")}
 
 
 async def test_what_is_known_stays_where_a_list_cannot_be_read_again() -> None:
@@ -173,3 +212,17 @@ async def test_a_database_that_refuses_takes_no_rule_out_of_force(caplog: pytest
     await world.event(ban(TRUDY), key="t")
     assert (world.denied(MALLORY), world.denied(TRUDY)) == (True, True)
     assert caplog.text.count("was not written down") == 2
+
+
+async def test_long_list_is_written_at_once_and_what_no_database_takes_is_left_out() -> None:
+    world = World()
+    odd: list[tuple[str, str, dict[str, Any]]] = [
+        (USER, "a\0", ban(TRUDY)),
+        (USER, "b", {"entity": "@\ud800:x.test", "recommendation": "m.ban"}),
+    ]
+    world.state[LIST] = [*odd, *((USER, f"k{number}", ban(MALLORY)) for number in range(100))]
+    await world.lists.learn(LIST)
+    assert (world.denied(MALLORY), world.denied(TRUDY), world.written) == (True, True, 1)
+    assert len(world.memory[LIST]) == 100
+    await world.event({}, key="k7")
+    assert (len(world.memory[LIST]), world.written) == (99, 2)

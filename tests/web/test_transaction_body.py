@@ -11,14 +11,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.device_news import DeviceNews
+from mxrtc_bridge.core.revocations import AmbiguousObject
 from mxrtc_bridge.web.transaction_body import (
     MAX_DEPTH,
     MAX_EVENTS,
     MAX_NEWS,
     Refusal,
     _is_shallow,
+    cut_deep_values,
     read_transaction,
-    replace_deep_values,
 )
 
 
@@ -79,17 +80,32 @@ def test_event_of_the_greatest_depth_is_left_alone(depth: int) -> None:
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, MAX_DEPTH + 2, 900, 20_000])
-def test_event_that_is_too_deep_is_replaced_and_its_neighbours_are_not(depth: int) -> None:
+def test_value_that_is_too_deep_is_cut_out_and_the_event_around_it_is_not(depth: int) -> None:
     """Even when the parser alone would give up on the whole body."""
     deep = b'{"a":' * depth + b"1" + b"}" * depth
     good = {"text": 'quote " and \\ and [[{{', "n": 1}
+    content = b'{"x":%s,"membership":"leave"}' % deep
+    news = b'{"type":"m.room.member","unsigned":{"prev_content":%s},"content":%s}' % (deep, content)
     before, first, second, after = read_transaction(
-        b'{"events":[%s,%s,%s,%s]}' % ((body_of(good)[12:-2], deep) * 2)
+        b'{"events":[%s,%s,%s,%s]}' % ((body_of(good)[12:-2], news) * 2)
     ).events[:4]
     assert before == second == good
     assert first == after
-    assert isinstance(first, str)
-    assert first.startswith("nested too deeply: sha256:")
+    assert isinstance(first, dict)
+    assert (first["type"], first["content"]["membership"]) == ("m.room.member", "leave")
+    value, levels = first["content"]["x"], 2
+    while value is not None:
+        value, levels = value["a"], levels + 1
+    assert levels == MAX_DEPTH
+
+
+def test_object_that_names_a_key_twice_is_marked() -> None:
+    (event,) = read_transaction(b'{"events":[{"type":"a","content":{"b":1,"b":2},"type":"c"}]}').events
+    assert event == {"type": "c", "content": {"b": 2}}
+    assert isinstance(event, AmbiguousObject)
+    assert isinstance(event["content"], AmbiguousObject)
+    (event,) = read_transaction(b'{"events":[{"type":"a"}]}').events
+    assert not isinstance(event, AmbiguousObject)
 
 
 def test_deep_values_elsewhere_do_not_spoil_the_events() -> None:
@@ -142,12 +158,12 @@ def test_whatever_is_not_too_deep_comes_through_unchanged(
     # The many brackets make sure that the body is scanned at all.
     transaction = {"filler": [[]] * 40, **others, "events": events}
     body = json.dumps(transaction, ensure_ascii=ascii_).encode("utf-8", "replace")
-    assert replace_deep_values(body) == body
+    assert cut_deep_values(body) == body
     # And the slow way, which one deep neighbour brings about.
     deep = b"[" * 50 + b"]" * 50
-    scanned = replace_deep_values(b"{" + b'"deep":{"x":' + deep + b"}," + body[1:])
+    scanned = cut_deep_values(b"{" + b'"deep":{"x":' + deep + b"}," + body[1:])
     assert scanned.endswith(body[1:])
-    assert b'{"x":"nested too deeply' in scanned
+    assert b'{"x":' + b"[" * MAX_DEPTH + b"null" + b"]" * MAX_DEPTH + b"}" in scanned
 
 
 def depth_of(value: Any) -> int:

@@ -1,0 +1,168 @@
+"""Asks the homeserver for the truth of rooms, again and again, without ever asking too much.
+
+For each room one question at a time; whoever asks meanwhile gets the next answer together with all others. In the
+background a room is asked for only while it is doubtful, with a pause that grows with what the last answer has cost,
+and with growing pauses while the homeserver does not answer. A question that fails ends nothing and gives nothing: it
+is logged once, and asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from mxrtc_bridge.core.errors import HomeserverError, MxrtcError
+from mxrtc_bridge.core.ids import RoomId
+
+log = logging.getLogger(__name__)
+
+PARALLEL = 4
+"""Questions at the same time, all rooms together."""
+ASK_TIMEOUT_S = 30.0
+GAP_S = 1.0
+"""From the end of an answer until the room is asked for again in the background."""
+GAP_FACTOR = 3.0
+"""The same, by how long the answer took: a large room is asked for a quarter of the time at most."""
+LONGEST_GAP_S = 30.0
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+"""After a question that failed."""
+
+Read = Callable[[RoomId], Awaitable[float | None]]
+"""Asks and takes the answer over; returns None, or after how many seconds the room must be asked for once more."""
+
+
+@dataclass(slots=True)
+class _Room:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    doubts: int = 0
+    answered: int = 0
+    """How many of the doubts the last answer has settled."""
+    began: float | None = None
+    """When the question of the last answer was asked."""
+    due: float = 0.0
+    failures: int = 0
+    busy: bool = False
+
+
+class Refresher:
+    """See the head of this module. What is doubtful is settled while :meth:`run` runs.
+
+    Args:
+        what: is asked for, in words for the log.
+        read: asks for one room.
+        monotonic: seconds.
+        parallel: questions at the same time.
+    """
+
+    def __init__(
+        self, what: str, read: Read, *, monotonic: Callable[[], float] = time.monotonic, parallel: int = PARALLEL
+    ) -> None:
+        self._what = what
+        self._read = read
+        self._monotonic = monotonic
+        self._slots = asyncio.Semaphore(parallel)
+        self._rooms: dict[RoomId, _Room] = {}
+        self._doubtful: dict[RoomId, _Room] = {}
+        self._changed = asyncio.Event()
+
+    def doubt(self, room: RoomId, *, after_s: float = 0.0) -> None:
+        """What is known of a followed room may be wrong: ask, soon. Never blocks."""
+        state = self._rooms.setdefault(room, _Room())
+        state.doubts += 1
+        if after_s:
+            state.due = max(state.due, self._monotonic() + after_s)
+        self._doubtful[room] = state
+        self._changed.set()
+
+    def is_doubtful(self, room: RoomId) -> bool:
+        """Whether a room was doubted since the question of its last answer."""
+        return room in self._doubtful
+
+    def age(self, room: RoomId) -> float | None:
+        """Seconds since the question of the last answer; None where there was none."""
+        state = self._rooms.get(room)
+        return None if state is None or state.began is None else self._monotonic() - state.began
+
+    def learned(self, room: RoomId) -> None:
+        """Somebody else has just asked for this room."""
+        self._rooms.setdefault(room, _Room()).began = self._monotonic()
+
+    def forget(self, room: RoomId) -> None:
+        """Stop to follow a room."""
+        self._rooms.pop(room, None)
+        self._doubtful.pop(room, None)
+
+    async def confirm(self, room: RoomId, max_age_s: float | None = None) -> None:
+        """Return when what is known comes from a question that was asked after all doubts so far.
+
+        Args:
+            room: a followed room.
+            max_age_s: and not longer ago than this before now.
+
+        Raises:
+            MxrtcError: the homeserver did not say.
+        """
+        state = self._rooms.setdefault(room, _Room())
+        doubts, now = state.doubts, self._monotonic()
+        async with state.lock:
+            if state.answered >= doubts and (
+                max_age_s is None or (state.began is not None and state.began >= now - max_age_s)
+            ):
+                return
+            async with self._slots:
+                await self._ask(room, state)
+
+    async def _ask(self, room: RoomId, state: _Room) -> None:
+        doubts, began = state.doubts, self._monotonic()
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                again_s = await self._read(room)
+        except TimeoutError:
+            raise HomeserverError(f"the homeserver did not answer within {ASK_TIMEOUT_S:g} s") from None
+        now = self._monotonic()
+        state.began, state.answered, state.failures = began, doubts, 0
+        state.due = now + min(LONGEST_GAP_S, max(GAP_S, GAP_FACTOR * (now - began)))
+        if self._rooms.get(room) is not state:
+            return
+        if again_s is not None:
+            self.doubt(room, after_s=again_s)
+        elif state.answered == state.doubts:
+            self._doubtful.pop(room, None)
+
+    async def run(self) -> None:
+        """Ask for what is doubtful, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                self._changed.clear()
+                now = self._monotonic()
+                idle = [(room, state) for room, state in self._doubtful.items() if not state.busy]
+                for room, state in idle:
+                    if state.due <= now:
+                        state.busy = True
+                        tasks.create_task(self._settle(room, state))
+                next_due = min((state.due for _, state in idle if state.due > now), default=None)
+                try:
+                    async with asyncio.timeout(None if next_due is None else next_due - now):
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue
+
+    async def _settle(self, room: RoomId, state: _Room) -> None:
+        try:
+            await self.confirm(room)
+        except MxrtcError as error:
+            if not state.failures:
+                log.warning("! %s of %s could not be asked for: %s; trying again", self._what, room, error)
+            state.failures += 1
+            pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(state.failures - 1, 10))
+            state.due = self._monotonic() + pause_s
+        except Exception as error:  # noqa: BLE001 - a defect with one room must not end the questions for the others
+            log.error("! %s of %s: unexpected %s", self._what, room, type(error).__name__)
+            state.due = self._monotonic() + LONGEST_PAUSE_S
+        finally:
+            state.busy = False
+            self._changed.set()
