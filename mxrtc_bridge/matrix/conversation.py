@@ -30,12 +30,18 @@ from mxrtc_bridge.core.command_values import (
     CheckBridge,
     Command,
     Help,
+    KickSession,
+    KickUser,
     ListGrants,
     ListPeers,
     ListRequests,
     ListSessions,
     Mistake,
     Names,
+    Pause,
+    ReloadConfig,
+    RevokeAccess,
+    RevokeGrant,
     ShowHow,
     ShowLog,
     ShowStatus,
@@ -56,6 +62,8 @@ MAX_AGE_MS = 5 * 60 * 1000
 WORKERS = 8
 QUEUE = 32
 """Messages that wait for one worker."""
+MAX_AT_ONCE = 32
+"""Commands that take something away and wait behind nothing; the next one takes its turn like any other."""
 COMMAND_TIMEOUT_S = 40.0
 COMMANDS_PER_MINUTE = 20
 COMMANDS_PER_MINUTE_OF_SERVER = 120
@@ -71,6 +79,11 @@ TOO_FAST_TEXT = "That was too fast for me; please wait a minute."
 RESTARTED_TEXT = "I was started only after you had written this, so I did nothing. Send it again if you still want it."
 FAILED_TEXT = "That did not work; the bridge's log says why."
 TIMEOUT_TEXT = "That took too long, and I have given up waiting for it."
+
+# What takes something away waits behind nothing: neither behind others' commands, nor behind one of the same person
+# that hangs. What takes back grants is done once more in its turn, where one of them may just be being given.
+_TAKING_AWAY = (RevokeGrant, RevokeAccess, KickSession, KickUser, Pause, ReloadConfig)
+_ONCE_MORE = (RevokeGrant, RevokeAccess)
 
 # What only looks may be answered late; what changes something is not done twice.
 _HARMLESS = (Help, ListPeers, ShowStatus, ShowHow, ListGrants, ListRequests, ListSessions, ShowLog, CheckBridge)
@@ -180,6 +193,9 @@ class Conversation:
         self._wall_ms = wall_ms
         self._monotonic = monotonic
         self._started_ms = wall_ms()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._at_once: set[asyncio.Task[None]] = set()
+        self._busy = [False] * WORKERS
         self._queues: list[asyncio.Queue[_Said | Reaction | _Line]] = [asyncio.Queue(QUEUE) for _ in range(WORKERS)]
         self._rate = RateLimit(COMMANDS_PER_MINUTE, COMMANDS_PER_MINUTE_OF_SERVER)
         self._warned: OrderedDict[UserId, None] = OrderedDict()
@@ -194,11 +210,14 @@ class Conversation:
     async def run(self) -> None:
         """Carry out commands until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for queue in self._queues:
-                tasks.create_task(self._work(queue), name="conversation")
+            self._tasks = tasks
+            for number in range(WORKERS):
+                tasks.create_task(self._work(number), name="conversation")
 
     async def idle(self) -> None:
         """Return when everything that was taken has been answered."""
+        while self._at_once:
+            await asyncio.wait(self._at_once)
         for queue in self._queues:
             await queue.join()
 
@@ -257,27 +276,44 @@ class Conversation:
         return True
 
     def _put(self, user: UserId, work: _Said | Reaction | _Line) -> None:
+        number = zlib.crc32(user.encode()) % WORKERS
+        if isinstance(work, _Said) and isinstance(work.command, _TAKING_AWAY) and work.asker.admin:
+            waits = self._busy[number] or not self._queues[number].empty()
+            if self._tasks is not None and len(self._at_once) < MAX_AT_ONCE:
+                task = self._tasks.create_task(self._guarded(work), name="command that takes away")
+                self._at_once.add(task)
+                task.add_done_callback(self._at_once.discard)
+                if not (waits and isinstance(work.command, _ONCE_MORE)):
+                    return
         try:
-            self._queues[zlib.crc32(user.encode()) % WORKERS].put_nowait(work)
+            self._queues[number].put_nowait(work)
         except asyncio.QueueFull:
             log.warning("! a message of %s was dropped: too many wait", user)
 
     # Workers
 
-    async def _work(self, queue: asyncio.Queue[_Said | Reaction | _Line]) -> None:
+    async def _work(self, number: int) -> None:
+        queue = self._queues[number]
         while True:
             work = await queue.get()
+            self._busy[number] = True
             try:
-                async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                    await self._do(work)
-            except TimeoutError:
-                log.warning("! a command was not carried out within %g s", COMMAND_TIMEOUT_S)
-            except HomeserverError as error:
-                log.warning("! an answer was not sent: %s", error)
-            except Exception:
-                log.exception("! a message was not handled")
+                await self._guarded(work)
             finally:
+                self._busy[number] = False
                 queue.task_done()
+
+    async def _guarded(self, work: _Said | Reaction | _Line) -> None:
+        """Do it within a limited time; what fails ends nothing but itself."""
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                await self._do(work)
+        except TimeoutError:
+            log.warning("! a command was not carried out within %g s", COMMAND_TIMEOUT_S)
+        except HomeserverError as error:
+            log.warning("! an answer was not sent: %s", error)
+        except Exception:
+            log.exception("! a message was not handled")
 
     async def _do(self, work: _Said | Reaction | _Line) -> None:
         match work:

@@ -363,3 +363,49 @@ async def test_whatever_is_written_gets_an_answer_or_silence(
     assert not any(record.exc_info for record in caplog.records)
     for said in fake.said:
         said.encode()
+
+
+@pytest.mark.parametrize(
+    ("words", "times"),
+    [
+        ("revoke 1", 2),
+        ("revoke @eve:evil.test", 2),
+        ("kick 3", 1),
+        ("kick @eve:evil.test", 1),
+        ("pause", 1),
+        ("reload", 1),
+    ],
+)
+@pytest.mark.parametrize("hangs", ["command", "answer"])
+async def test_what_takes_away_waits_behind_nothing_of_the_same_admin(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, words: str, times: int, hangs: str
+) -> None:
+    """And is done again in its turn where what hangs may be a grant to the same user."""
+    over = asyncio.Event()
+    carry_out, send_event = fake.carry_out, fake.send_event
+
+    async def carry_out_late(command: Command, asker: Asker) -> Answer:
+        if hangs == "command" and not fake.commands:
+            fake.commands.append(command)
+            await over.wait()
+        return await carry_out(command, asker)
+
+    async def send_late(*arguments: Any) -> EventId:
+        if hangs == "answer" and len(fake.commands) == 1:
+            await over.wait()
+        return await send_event(*arguments)
+
+    monkeypatch.setattr(fake, "carry_out", carry_out_late)
+    monkeypatch.setattr(fake, "send_event", send_late)
+    async with running(fake) as talk:
+        await asyncio.sleep(0)
+        talk.receive(fake.message(ADMIN, "grants"), BOT, direct=True)
+        await asyncio.sleep(0)
+        talk.receive(fake.message(ADMIN, words), BOT, direct=True)
+        async with asyncio.timeout(5):
+            while len(fake.commands) < 2:
+                await asyncio.sleep(0.01)
+        first = fake.commands[1]
+        over.set()
+        await talk.idle()
+    assert [command for command in fake.commands if command == first] == [first] * times
