@@ -136,7 +136,8 @@ def server_name(user: str) -> str:
     return host_of(user.partition(":")[2])
 
 
-_FIELDS = {each.name for each in fields(AuditRecord)}
+_FIELDS = tuple(each.name for each in fields(AuditRecord))
+_ENCODE = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode
 _TEXTS = {"user", "peer", "service", "rule", "by", "path", "reason", "device"}
 _NUMBERS = {"at_ms", "session", "grant", "request", "until_ms", "lasted_ms", "sent", "received", "count", "line"}
 MAX_NUMBER = 2**53 - 1
@@ -176,11 +177,11 @@ def entry_after(head: Head, record: AuditRecord, key: bytes | None = None) -> En
     content: dict[str, Any] = {"n": head.number + 1, "prev": head.digest}
     if key is not None:
         content["v"] = FORMAT
-    for each in fields(AuditRecord):
-        value = getattr(record, each.name)
+    for name in _FIELDS:
+        value = getattr(record, name)
         if value is not None:
-            content[each.name] = _bounded(value)
-    line = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+            content[name] = _bounded(value)
+    line = _ENCODE(content)
     if key is not None:
         line = f'{line[:-1]},"mac":"{_mac(key, line)}"}}'
     return Entry(line, Head(head.number + 1, digest_of(line.encode())), head.digest, record, key is not None)
@@ -193,7 +194,7 @@ def is_authentic(entry: Entry, key: bytes) -> bool:
 
 
 def _mac(key: bytes, line: str) -> str:
-    return hmac.new(key, line.encode(), "sha256").hexdigest()
+    return hmac.digest(key, line.encode(), "sha256").hex()
 
 
 def digest_of(line: bytes) -> str:
@@ -333,7 +334,7 @@ def _is_number(value: object) -> bool:
 
 
 def _record(content: dict[str, Any]) -> AuditRecord:
-    unknown = content.keys() - _FIELDS
+    unknown = content.keys() - set(_FIELDS)
     if unknown:
         raise ChainError(f"it has a field {min(unknown)[:40]!a} that no record has")
     for name, value in content.items():

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 from mautrix.util.async_db import Connection
@@ -39,14 +38,15 @@ MAX_OF_USER = 20_000
 """Records of a user who is let in; with fewer, nobody's are forgotten for the sake of others' while there is room."""
 MAX_OF_SERVER = 5_000
 """Records of the users of a server that are turned away."""
-_BATCH = 5000
-_MAX_BATCHES = 50
+_BATCH = 2000
+_MAX_BATCHES = 100
 """In one run; the rest goes in the next."""
 _SMALL = 16
 """Where the largest part is as small as this, the oldest rows go, whoever's they are."""
-_ROWS = 100
-"""Rows of one INSERT."""
-_COLUMNS = ("number", "digest", "at_ms", "user_id", "peer", "owner", "line")
+_INSERT = (
+    "INSERT INTO audit (number, digest, at_ms, user_id, peer, owner, line) VALUES ($1, $2, $3, $4, $5, $6, $7) "
+    "ON CONFLICT (number) DO NOTHING"
+)
 _OWNER_PREFIX = {Retention.ACT: "", Retention.LET_IN: "+", Retention.TURNED_AWAY: "-"}
 
 
@@ -147,15 +147,16 @@ class AuditStore:
         """
 
         async def insert(connection: Connection) -> None:
-            for start in range(0, len(entries), _ROWS):
-                part = entries[start : start + _ROWS]
-                values = [value for each in part for value in _row(each)]
-                stored = await connection.fetch(_insert_statement(len(part)), *values)
-                if len(stored) < len(part):
-                    found = await _digests(connection, part[0].head.number, part[-1].head.number)
-                    for each in part:
-                        if found.get(each.head.number) != each.head.digest:
-                            raise AuditContradictionError(contradiction(each.head.number))
+            first, last = entries[0].head.number, entries[-1].head.number
+            # What stands there already is left as it is, and looked at then.
+            await connection.executemany(_INSERT, [_row(each) for each in entries])
+            rows = await connection.fetch(
+                "SELECT number, digest FROM audit WHERE number BETWEEN $1 AND $2", first, last
+            )
+            found = {row["number"]: row["digest"] for row in rows}
+            for each in entries:
+                if found.get(each.head.number) != each.head.digest:
+                    raise AuditContradictionError(contradiction(each.head.number))
 
         await self._database.transaction(insert)
 
@@ -282,18 +283,6 @@ async def _delete(connection: Connection, condition: str, count: int, value: obj
         value,
     )
     return len(rows)
-
-
-@cache
-def _insert_statement(rows: int) -> str:
-    width = len(_COLUMNS)
-    groups = (
-        "(" + ", ".join(f"${row * width + column}" for column in range(1, width + 1)) + ")" for row in range(rows)
-    )
-    return (
-        f"INSERT INTO audit ({', '.join(_COLUMNS)}) "  # noqa: S608 - names and numbers of ours
-        f"VALUES {', '.join(groups)} ON CONFLICT (number) DO NOTHING RETURNING number"
-    )
 
 
 def _row(entry: Entry) -> tuple[object, ...]:

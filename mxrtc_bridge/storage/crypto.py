@@ -37,7 +37,7 @@ MAX_OLM = 8
 MAX_VOUCHED = 1000
 """Identities that new devices are told of; an admin compares each by hand."""
 
-TRIM_EVERY = 64
+TRIM_EVERY = 256
 """Rows that are written before it is looked whether there are too many."""
 ROOM_USED_EVERY_MS = DAY_MS
 _TABLES = ("crypto_account", "crypto_olm", "crypto_inbound", "crypto_outbound", "crypto_index")

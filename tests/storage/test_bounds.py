@@ -13,10 +13,10 @@ from mxrtc_bridge.core.encryption import Changes, DeviceId, InboundRecord, OlmRe
 from mxrtc_bridge.core.encryption import UserRecord as User
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.core.table_bounds import Bound
-from mxrtc_bridge.storage import crypto_bounds
+from mxrtc_bridge.storage import crypto, crypto_bounds
 from mxrtc_bridge.storage.audit import AuditStore
 from mxrtc_bridge.storage.bounds import BOUNDS
-from mxrtc_bridge.storage.crypto import DAY_MS, TRIM_EVERY, CryptoStore, CryptoUserStore
+from mxrtc_bridge.storage.crypto import DAY_MS, CryptoStore, CryptoUserStore
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.rooms import RoomStore
 
@@ -72,26 +72,29 @@ async def test_sessions_of_strangers_are_bounded_as_they_come_and_push_out_nobod
     database: Database, store: CryptoUserStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shrink(monkeypatch, "OLM")
+    monkeypatch.setattr(crypto, "TRIM_EVERY", 32)
     await store.save(Changes(olm=[OlmRecord("alice", f"s{n}", "p", n, ALICE) for n in range(4)]))
-    for number in range(10 * TRIM_EVERY):
+    for number in range(320):
         await store.save(Changes(olm=[OlmRecord(f"c{number}", "s", "p", NOW + number, stranger(number))]))
-        assert number % 50 or await count(database, "crypto_olm") <= 4 + SMALL.strangers + TRIM_EVERY
+        assert number % 50 or await count(database, "crypto_olm") <= 4 + SMALL.strangers + 32
     await CryptoStore(database).prune(0)
     assert await count(database, "crypto_olm", "curve25519 = 'alice'") == 4
     assert await count(database, "crypto_olm") == 4 + SMALL.strangers
-    assert len(await store.olm_sessions(f"c{10 * TRIM_EVERY - 1}")) == 1, "the newest stay"
+    assert len(await store.olm_sessions(f"c{319}")) == 1, "the newest stay"
 
 
 async def test_keys_of_rooms_that_strangers_send_are_bounded(
     database: Database, store: CryptoUserStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shrink(monkeypatch, "INBOUND")
-    await store.save(Changes(inbound=[replace(INBOUND, received_ms=1)]))
+    await store.save(Changes(inbound=[replace(INBOUND, received_ms=NOW - 1)]))
     junk = [
         replace(INBOUND, session_id=f"s{number}", user=stranger(number), received_ms=NOW + number)
         for number in range(200)
     ]
-    await store.save(Changes(inbound=junk))
+    for start in (0, 100):
+        await store.save(Changes(inbound=junk[start : start + 100]))
+    await CryptoStore(database).prune(NOW)
     assert await count(database, "crypto_inbound") == 1 + SMALL.strangers
     assert await store.inbound(ROOM, "s", ALICE) is not None
 
@@ -109,6 +112,7 @@ async def test_devices_of_strangers_are_bounded_by_number_and_size_and_identitie
     await store.save(
         Changes(users=[User(stranger(n), "x" * 1000, NOW + n, outdated=False, pinned_master="m") for n in range(100)])
     )
+    await CryptoStore(database).prune(NOW)
     assert [await store.user(each.user) for each in kept] == kept
     assert await count(database, "crypto_user") == 2 + 5
 

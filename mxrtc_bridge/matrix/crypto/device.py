@@ -56,7 +56,7 @@ UNWEDGE_EVERY_MS = 3600 * 1000
 """A broken session is replaced at most this often, so that nobody makes us send by sending rubbish."""
 MAX_UNWEDGED = 1000
 _OF_USE = frozenset({"m.room_key", "m.forwarded_room_key", "m.dummy", SIGNAL_TYPE, *SAS_EVENT_TYPES})
-"""What encrypted messages are for here; a session that brings nothing else is not saved."""
+"""What encrypted messages are for here; a session of a device that nobody lists is saved once it has brought some."""
 
 
 class CryptoDevice:
@@ -304,8 +304,12 @@ class CryptoDevice:
     async def _receive_encrypted(self, sender: UserId, content: Mapping[str, Any]) -> ToDeviceEvent | None:
         async with self._lock:
             message = await self._olm.decrypt(sender, content)
-        device = await self._device_of(sender, message)
-        if message.type in _OF_USE:
+        listed = device = await self._listed_device(sender, message)
+        if device is None:
+            if message.device_keys is None:
+                raise EventError("bad_event", "nobody knows the device that has sent it")
+            device = identity_of(message.device_keys, Trust.UNSIGNED)
+        if listed is not None or message.type in _OF_USE:
             async with self._lock:
                 self._olm.keep(message)
         match message.type:
@@ -321,19 +325,14 @@ class CryptoDevice:
             case _:
                 return ToDeviceEvent(message.type, sender, message.content, device)
 
-    async def _device_of(self, sender: UserId, message: OlmMessage) -> DeviceIdentity:
-        """The device that has sent a message: proven by its list, or by the keys in the message itself."""
+    async def _listed_device(self, sender: UserId, message: OlmMessage) -> DeviceIdentity | None:
+        """The device that has sent a message, as its user lists it; else only the message can prove it."""
         if message.device_keys is not None:
             known = await self._known(sender)
             for device in known.devices if known is not None else ():
                 if (device.curve25519, device.ed25519) == (message.curve25519, message.ed25519):
                     return device
-        device_found = await self.lists.find(sender, message.curve25519, message.ed25519)
-        if device_found is not None:
-            return device_found
-        if message.device_keys is None:
-            raise EventError("bad_event", "nobody knows the device that has sent it")
-        return identity_of(message.device_keys, Trust.UNSIGNED)
+        return await self.lists.find(sender, message.curve25519, message.ed25519)
 
     async def _known(self, user: UserId) -> UserDevices | None:
         try:
