@@ -24,7 +24,7 @@ ENV PATH=/opt/mxrtc/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 COPY --chmod=0755 <<'SCRIPT' /usr/local/bin/mxrtc-container
 #!/bin/sh
 # What the container does:
-#   run       the bridge; on the very first start its files are written instead, and the container ends
+#   run       the bridge, with what follows; on the very first start its files are written instead, and it ends
 #   setup     write the files if there are none
 #   other words are arguments of mxrtc-bridge
 set -eu
@@ -62,7 +62,8 @@ setup)
     ;;
 run)
     if [ -e "$config" ]; then
-        exec mxrtc-bridge run -c "$config"
+        [ $# -eq 0 ] || shift
+        exec mxrtc-bridge run -c "$config" "$@"
     fi
     first_run
     ;;

@@ -139,7 +139,11 @@ def test_a_first_run_without_an_answer_names_it_and_writes_nothing(container: Co
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [([], ["run", "-c", "{data}/config.yaml"]), (["explain", "two words"], ["explain", "two words"])],
+    [
+        ([], ["run", "-c", "{data}/config.yaml"]),
+        (["run", "--new-identity"], ["run", "-c", "{data}/config.yaml", "--new-identity"]),
+        (["explain", "two words"], ["explain", "two words"]),
+    ],
 )
 def test_a_later_run_becomes_the_bridge(
     container: Container, tmp_path: Path, words: list[str], expected: list[str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mxrtc_bridge.app.bridge import run
 from mxrtc_bridge.app.check import check
+from mxrtc_bridge.app.running import run
 
 __all__ = ["check", "run"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from mxrtc_bridge.app.audit import Recorder
 from mxrtc_bridge.core.audit import AuditKind, AuditRecord
 from mxrtc_bridge.core.grants import StoredGrant
-from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.ids import ServiceName, UserId, local_admin
 from mxrtc_bridge.core.requests import Request
 from mxrtc_bridge.engine.session import Session
 
@@ -104,6 +104,10 @@ class Audited:
     ) -> None:
         """An admin has done something that is no grant."""
         self.recorder.note(AuditRecord(kind, self._wall_ms(), by=by, user=user, session=session, reason=reason or None))
+
+    def taken_over(self, user: UserId, what: str) -> None:
+        """An account or an identity that was there was taken over on the admin's word, given at the start."""
+        self.acted(AuditKind.TAKE_OVER, local_admin("start"), user=user, reason=what)
 
     def verified(self, by: UserId, user: UserId, peer: UserId | None, device: str | None, outcome: str) -> None:
         """An admin has compared what two devices show, or an identity."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import signal
 from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 
@@ -22,6 +21,7 @@ from mxrtc_bridge.app.device_policy import DevicePolicy
 from mxrtc_bridge.app.directories import Directories
 from mxrtc_bridge.app.encryption import Encryption
 from mxrtc_bridge.app.given_grants import GivenGrants
+from mxrtc_bridge.app.identities import Identities
 from mxrtc_bridge.app.named_rooms import NamedRooms
 from mxrtc_bridge.app.people import People
 from mxrtc_bridge.app.private_events import PrivateEvents
@@ -34,7 +34,7 @@ from mxrtc_bridge.app.traces import Traces
 from mxrtc_bridge.app.verifications import BridgeVerifications
 from mxrtc_bridge.config import Config, UnixListen
 from mxrtc_bridge.core.encryption import CallerDevice
-from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError, StorageError
+from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError, StorageError, first_error
 from mxrtc_bridge.core.event_codec import parse_message
 from mxrtc_bridge.core.events import CallEvent
 from mxrtc_bridge.core.grants import GrantTable
@@ -53,6 +53,7 @@ from mxrtc_bridge.matrix.lanes import lane_of
 from mxrtc_bridge.matrix.liveness import ping_loop, wait_for_homeserver
 from mxrtc_bridge.matrix.notices import Notices
 from mxrtc_bridge.matrix.outbox import Outbox
+from mxrtc_bridge.matrix.own_users import Consent, OwnUsers
 from mxrtc_bridge.matrix.peers import Peers
 from mxrtc_bridge.matrix.room_event import RoomEvent
 from mxrtc_bridge.matrix.transport import Transport
@@ -60,7 +61,7 @@ from mxrtc_bridge.matrix.withdrawn import WithdrawnEvents
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.sinks.targets import TargetConnector
-from mxrtc_bridge.storage.stores import Stores, open_stores
+from mxrtc_bridge.storage.stores import Stores
 from mxrtc_bridge.web.appservice import AppserviceEndpoint
 from mxrtc_bridge.web.control import SOCKET_MODE, control_application
 from mxrtc_bridge.web.metrics import metrics_application
@@ -84,9 +85,10 @@ class Bridge:
     Args:
         config: the configuration to start with.
         stores: the open database.
+        consent: what may be done to accounts and identities that are there.
     """
 
-    def __init__(self, config: Config, stores: Stores) -> None:
+    def __init__(self, config: Config, stores: Stores, consent: Consent = Consent()) -> None:  # noqa: B008 - a value
         self._config = config
         self._stores = stores
         self._clock = LoopClock()
@@ -99,6 +101,7 @@ class Bridge:
             wall_ms=self._clock.wall_ms,
             to_device=self._handle_to_device,
             has_right=self._rights.has_any,
+            may_replace=lambda user: self._own_users.may_replace_identity(user),  # noqa: PLW0108 - made below
         )
         transport = Transport(config.homeserver.address, config.appservice.as_token)
         self._homeserver = SealingHomeserver(transport, self._seal)
@@ -113,6 +116,14 @@ class Bridge:
             mirror=self._bulletins.mirror,
         )
         self._audited = Audited(self._audit, self._clock.wall_ms, self._clock.monotonic)
+        self._own_users = OwnUsers(
+            self._homeserver,
+            stores.own_users,
+            Identities(config, transport),
+            consent=consent,
+            wall_ms=self._clock.wall_ms,
+            taken_over=self._audited.taken_over,
+        )
         self._connector = TargetConnector()
         self._directories = Directories()
         self._traces = Traces(
@@ -171,6 +182,7 @@ class Bridge:
             may_use=self._may_use,
             wall_ms=self._clock.wall_ms,
             reads_encrypted=lambda: self._encryption.is_on,
+            acts_as=self._own_users.is_ours,
         )
         self._verifications = BridgeVerifications(
             self._encryption,
@@ -267,7 +279,7 @@ class Bridge:
                     await self._wind_down()
                     living.cancel()
             except BaseExceptionGroup as group:
-                raise _first_leaf(group) from None
+                raise first_error(group) from None
         log.info("stopped")
 
     async def _live(self, reload: asyncio.Event) -> None:
@@ -283,6 +295,8 @@ class Bridge:
             tasks.create_task(self._people.run(), name="people")
             await _outlive("not all directories are open", self._directories.serve(self._config.files_targets()))
             await wait_for_homeserver(self._homeserver)
+            await self._own_users.load()
+            await self._own_users.take(profile.user_id for profile in profiles(self._config))
             await self._peers.start()
             tasks.create_task(self._arrivals.run(), name="arrivals")
             await self._encryption.start(profile.user_id for profile in profiles(self._config))
@@ -439,13 +453,14 @@ class Bridge:
         self._device_policy.policy_changed()
 
     def _steps_of_reload(self, config: Config) -> list[list[Step]]:
-        users = [profile.user_id for profile in profiles(config)]
+        users, fit = [profile.user_id for profile in profiles(config)], self._own_users.is_fit
         return [
             [Step("devices of callers", self._device_policy.judge_again)],
             [Step("directories", lambda: self._directories.serve(config.files_targets()))],
             [
-                Step("rooms of peers", lambda: self._peers.reload(profiles(config))),
-                Step("devices of peers", lambda: self._encryption.serve(users)),
+                Step("accounts of peers", lambda: self._own_users.take(users)),
+                Step("rooms of peers", lambda: self._peers.reload(p for p in profiles(config) if fit(p.user_id))),
+                Step("devices of peers", lambda: self._encryption.serve(filter(fit, users))),
             ],
             [Step("rooms of the bot", self._named_rooms.reload)],
         ]
@@ -476,25 +491,3 @@ async def _outlive(consequence: str, work: Awaitable[None]) -> None:
         log.error("! %s: %s", consequence, error)
     except Exception:
         log.exception("! %s", consequence)
-
-
-def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended the bridge: of those that came at the same time, the first."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-async def run(config: Config) -> None:
-    """Run the bridge until SIGTERM or SIGINT; SIGHUP reloads the configuration.
-
-    Raises:
-        MxrtcError: it could not start, or cannot go on; the message says why and what to do.
-    """
-    stop, reload = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
-        loop.add_signal_handler(number, event.set)
-    async with open_stores(config.database, sole=True) as stores:
-        await Bridge(config, stores).run(stop, reload)

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from mxrtc_bridge.app.encryption import why_impossible
+from mxrtc_bridge.app.identities import Identities
+from mxrtc_bridge.app.settings import profiles
 from mxrtc_bridge.config import Config, Finding, Level
 from mxrtc_bridge.config.settings import EncryptionMode
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, TargetError
@@ -16,6 +18,7 @@ from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.targets import AppendTarget, FilesTarget, ReadTarget
 from mxrtc_bridge.matrix.homeserver import Homeserver
 from mxrtc_bridge.matrix.liveness import ping
+from mxrtc_bridge.matrix.own_users import Consent, OwnUsers
 from mxrtc_bridge.matrix.transport import RetryPolicy, Transport
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.certificates import NoCertificates
@@ -53,10 +56,11 @@ class _Answering:
 async def check(config: Config) -> list[Finding]:
     """Check all that needs the network; every finding comes with its fix."""
     findings = [await _check_database(config), _check_encryption(config), NOT_SHOWN]
-    async with Homeserver(
-        Transport(config.homeserver.address, config.appservice.as_token, retry=RetryPolicy(total_s=PATIENCE_S))
-    ) as homeserver:
+    transport = Transport(config.homeserver.address, config.appservice.as_token, retry=RetryPolicy(total_s=PATIENCE_S))
+    async with Homeserver(transport) as homeserver:
         findings += [finding async for finding in _check_homeserver(config, homeserver)]
+        if all(finding.level is not Level.FAIL for finding in findings):
+            findings.append(await _check_own_users(config, homeserver, transport))
     findings += [finding async for finding in _check_targets(config)]
     return findings
 
@@ -110,6 +114,28 @@ async def _check_homeserver(config: Config, homeserver: Homeserver) -> AsyncIter
         yield finding
 
 
+async def _check_own_users(config: Config, homeserver: Homeserver, transport: Transport) -> Finding:
+    """Whether a start would stop because of accounts or identities that are not the bridge's."""
+    try:
+        async with open_stores(config.database) as stores:
+            own_users = OwnUsers(
+                homeserver,
+                stores.own_users,
+                Identities(config, transport),
+                consent=Consent(),
+                wall_ms=lambda: 0,
+                taken_over=lambda _user, _what: None,
+            )
+            await own_users.load()
+            refused = await own_users.refusals([profile.user_id for profile in profiles(config)])
+    except MxrtcError as error:
+        return Finding(Level.WARN, f"whose accounts the peers have could not be found out: {error}", "try again")
+    if refused:
+        what = ", ".join(f"{user} {why.value}" for user, why in sorted(refused.items()))
+        return Finding(Level.FAIL, f"the bridge would not start: {what}", own_users.explain(refused).replace("\n", " "))
+    return Finding(Level.OK, "the accounts and identities of the peers are the bridge's, or still to be made")
+
+
 async def _check_way_back(config: Config, homeserver: Homeserver) -> Finding:
     """Have the homeserver reach the bridge; where no bridge runs, stand in for it."""
     fix = f"the homeserver must reach {config.appservice.url}: correct appservice.url and listen, then register again"
@@ -129,12 +155,11 @@ async def _check_way_back(config: Config, homeserver: Homeserver) -> Finding:
 
 
 async def _check_turn(config: Config, homeserver: Homeserver) -> AsyncIterator[Finding]:
-    local = next(iter(config.peers), config.appservice.bot)
     servers = config.ice.servers
     if config.ice.use_homeserver_servers:
         try:
-            await homeserver.register_user(local)
-            servers = (*servers, *await homeserver.turn_server(local))
+            # As the user that the registration itself has made: a check makes no accounts.
+            servers = (*servers, *await homeserver.turn_server())
         except HomeserverError as error:
             yield Finding(
                 Level.WARN, f"the homeserver gives no TURN servers: {error}", "set turn_uris in homeserver.yaml"
@@ -149,7 +174,7 @@ async def _check_turn(config: Config, homeserver: Homeserver) -> AsyncIterator[F
             "run coturn and set turn_uris and turn_shared_secret in homeserver.yaml",
         )
         return
-    if await _relays(servers, config.ice.interfaces, local):
+    if await _relays(servers, config.ice.interfaces, config.appservice.bot):
         yield Finding(Level.OK, f"TURN gives a relayed address ({len(urls)} URIs)")
     else:
         yield Finding(

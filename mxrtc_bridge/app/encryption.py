@@ -25,6 +25,7 @@ from mxrtc_bridge.core.encryption import Trust
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.crypto.binding import available
+from mxrtc_bridge.matrix.crypto.cross_signing import OtherIdentityError
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
@@ -93,6 +94,7 @@ class Encryption:
         *,
         wall_ms: Callable[[], int],
         to_device: ToDeviceHandler,
+        may_replace: Callable[[UserId], bool] = lambda _user: False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         has_right: Callable[[UserId], bool] = lambda _user: False,
     ) -> None:
@@ -103,6 +105,7 @@ class Encryption:
             store: remembers all devices.
             wall_ms: milliseconds since the epoch.
             to_device: given what other devices send, one at a time for each of ours.
+            may_replace: whether another identity that a user of ours shows is replaced.
             sleep: waits before a device is brought up again.
             has_right: whether a user holds any right.
         """
@@ -111,6 +114,7 @@ class Encryption:
         self._store = store
         self._wall_ms = wall_ms
         self._to_device = to_device
+        self._may_replace = may_replace
         self._ends: dict[UserId, _End] = {}
         self._transports: list[Transport] = []
         self._polling_users = 0
@@ -143,6 +147,7 @@ class Encryption:
 
         Raises:
             LocalError: encryption was demanded (``enabled: on``) and is not possible.
+            OtherIdentityError: a user shows another identity, which may not be replaced.
             HomeserverError: the same, because of the homeserver.
         """
         settings = self._config.encryption
@@ -158,7 +163,7 @@ class Encryption:
             self.why_off = None
             await self.serve(users)
         except MxrtcError as error:
-            if settings.mode is EncryptionMode.ON:
+            if settings.mode is EncryptionMode.ON or isinstance(error, OtherIdentityError):
                 raise
             self.why_off = str(error)
             log.warning("encryption is off: %s", error)
@@ -174,10 +179,11 @@ class Encryption:
             await transport.close()
 
     async def serve(self, users: Iterable[UserId]) -> None:
-        """Have a device for each of the users and for nobody else.
+        """Have a device for each of the users and for nobody else. The failure of one leaves the others alone.
 
         Raises:
             HomeserverError: the homeserver refuses devices.
+            OtherIdentityError: a user shows another identity, which may not be replaced.
         """
         if not self.is_on:
             return
@@ -193,21 +199,21 @@ class Encryption:
         # One after the other: a second device of the same user would be deleted by the first, and it by the second.
         new = wanted - set(self._ends)
         todo = iter(sorted(new))
+        failures: list[MxrtcError] = []
 
         async def work() -> None:
             for user in todo:
-                await self._bring_up(user)
+                try:
+                    await self._bring_up(user)
+                except MxrtcError as error:
+                    failures.append(error)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(STARTS_AT_A_TIME):
-                    group.create_task(work())
-        except* MxrtcError as failures:
-            failure: BaseException = failures
-            while isinstance(failure, BaseExceptionGroup):
-                failure = failure.exceptions[0]
-            raise failure from None
-        await self._share_vouched(new)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(STARTS_AT_A_TIME):
+                group.create_task(work())
+        await self._share_vouched(new & self._ends.keys())
+        if failures:
+            raise failures[0]
         log.info("encryption is on: %d devices", len(self._ends))
 
     async def _bring_up(self, user: UserId) -> None:
@@ -223,7 +229,7 @@ class Encryption:
             pickle_key=pickle_key(self._key),
             display_name="mxrtc-bridge",
             wall_ms=self._wall_ms,
-            identity=IdentityKeys.derived(self._key, user),
+            identity=IdentityKeys.derived(self._key, user, may_replace=self._may_replace(user)),
             known_identities=self._config.encryption.identities,
         )
         rooms = EncryptedRooms(device, self._store.of(user), Homeserver(self._transport))

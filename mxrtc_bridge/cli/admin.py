@@ -94,14 +94,37 @@ cli.add_command(files_command)
 
 @cli.command("run")
 @config_option
-def run_command(path: Path) -> int:
-    """Run the bridge until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
+@click.option(
+    "--adopt",
+    multiple=True,
+    metavar="@USER:SERVER",
+    help="Take over an account that exists already under the name of a peer or the bot: everybody is logged out of it, "
+    "and its identity is replaced. Remembered, so it is needed once. May be given several times.",
+)
+@click.option(
+    "--new-identity",
+    is_flag=True,
+    help="Replace identities that the key in use does not make, because that key is lost. The old ones cannot come "
+    "back, and everybody who knows a peer by its devices has to accept the new one. For one start only.",
+)
+def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
+    """Run the bridge until SIGTERM or SIGINT; SIGHUP reads the configuration again.
+
+    It stops with 78 where a peer or the bot would have the account of a person, or another identity than before. Both
+    can be meant, and are then said once: stop the service, run this with the option until `bridge ready`, stop it, and
+    start the service again.
+    """
+    try:
+        users = frozenset(map(parse_user_id, adopt))
+    except EventError as error:
+        raise click.UsageError(f"--adopt: {error}") from None
     config = load_config(path)
     start_logging(config)
     # The other commands answer quickly because they never load the network libraries.
     from mxrtc_bridge.app import run  # noqa: PLC0415
+    from mxrtc_bridge.matrix.own_users import Consent  # noqa: PLC0415
 
-    uvloop.run(run(config))
+    uvloop.run(run(config, Consent(users, new_identity)))
     return EXIT_OK
 
 

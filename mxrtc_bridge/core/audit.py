@@ -65,6 +65,8 @@ class AuditKind(Enum):
     RELOAD = "reload"
     VERIFY = "verify"
     """An admin has compared what a user's device and a peer's show."""
+    TAKE_OVER = "take_over"
+    """An account, or the place of an identity, was taken over for a user of the bridge."""
     REMOVED = "removed"
     """The bridge is about to remove its oldest file, which ends with the line ``line``."""
 

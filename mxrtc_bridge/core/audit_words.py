@@ -55,6 +55,8 @@ def describe(record: AuditRecord) -> str:  # noqa: C901, PLR0911, PLR0912 - one 
             return f"{by} has reloaded the configuration{because}"
         case AuditKind.REMOVED:
             return f"the bridge removes its oldest file, which ends with line {record.line}"
+        case AuditKind.TAKE_OVER:
+            return f"{user} was taken over by {by}{because}"
         case AuditKind.VERIFY if record.peer is None:
             return f"{by} has judged the identity of {user}{because}"
         case AuditKind.VERIFY:

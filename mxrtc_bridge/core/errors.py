@@ -102,3 +102,11 @@ class HomeserverError(MxrtcError):
     def retryable(self) -> bool:
         """Whether the same request may succeed later."""
         return self.status in {0, 429} or self.status >= 500
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Of the errors that ended some tasks at the same time, the first."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.errors import HomeserverError, first_error
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
@@ -69,6 +69,7 @@ class Peers:
         wall_ms: Callable[[], int],
         reads_encrypted: Callable[[], bool] = lambda: False,
         monotonic: Callable[[], float] = time.monotonic,
+        acts_as: Callable[[UserId], bool] = lambda _user: True,
     ) -> None:
         """Make the peers; nothing is sent before :meth:`start`.
 
@@ -84,9 +85,11 @@ class Peers:
             wall_ms: milliseconds since the epoch.
             reads_encrypted: whether encrypted rooms are understood.
             monotonic: seconds.
+            acts_as: whether a user of the namespace is ours to act as, and no person's account.
         """
         self._homeserver = homeserver
         self._reads_encrypted = reads_encrypted
+        self._acts_as = acts_as
         self._directory = directory
         self._listener = listener
         self._profiles = {profile.user_id: profile for profile in profiles}
@@ -305,6 +308,8 @@ class Peers:
         target = UserId(event.state_key or "")
         membership = event.content.get("membership")
         if self._is_own(target) and membership == "invite":
+            if not self._acts_as(target):
+                return
             await self._handle_invite(event, target)
             return
         if self._book.get(event.room_id) is not None:
@@ -488,7 +493,4 @@ async def _each(items: Iterable[Item], action: Callable[[Item], Awaitable[None]]
             for _ in range(CONCURRENCY):
                 group.create_task(work())
     except* HomeserverError as failures:
-        failure: BaseException = failures
-        while isinstance(failure, BaseExceptionGroup):
-            failure = failure.exceptions[0]
-        raise failure from None
+        raise first_error(failures) from None

@@ -313,3 +313,23 @@ async def _add_bounds_of_encryption(connection: Connection) -> None:
 
 
 UPGRADES.register(_add_bounds_of_encryption, description="bounds of encryption")
+
+
+async def _create_own_user(connection: Connection) -> None:
+    await connection.execute(
+        "CREATE TABLE own_user (user_id TEXT PRIMARY KEY, how TEXT NOT NULL, since_ms BIGINT NOT NULL)"
+    )
+    # What an earlier version has done is proof enough: a device, a certificate or a room of the user.
+    await connection.execute(
+        "INSERT INTO own_user (user_id, how, since_ms) SELECT user_id, 'before', 0 FROM "
+        "(SELECT owner AS user_id FROM crypto_account UNION SELECT user_id FROM certificate "
+        "UNION SELECT peer FROM peer_room) AS known"
+    )
+    # Without encryption it has registered all its users and noted none of them. The first start looks who they are.
+    await connection.execute(
+        "INSERT INTO own_user (user_id, how, since_ms) SELECT '*', 'before', 0 "
+        "WHERE EXISTS (SELECT 1 FROM audit) AND NOT EXISTS (SELECT 1 FROM crypto_account)"
+    )
+
+
+UPGRADES.register(_create_own_user, description="users that are ours")

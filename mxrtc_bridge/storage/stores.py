@@ -14,6 +14,7 @@ from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.grants import GrantStore
 from mxrtc_bridge.storage.inbox import InboxStore
 from mxrtc_bridge.storage.notices import NoticeStore
+from mxrtc_bridge.storage.own_users import OwnUserStore
 from mxrtc_bridge.storage.policy_rules import PolicyRuleStore
 from mxrtc_bridge.storage.requests import RequestStore
 from mxrtc_bridge.storage.rooms import RoomStore
@@ -36,6 +37,7 @@ class Stores:
     audit: AuditStore
     traces: TraceStore
     policy_rules: PolicyRuleStore
+    own_users: OwnUserStore
 
     async def prune(self, now_ms: int) -> int:
         """Forget what is too old or too much, everywhere; to be called about once an hour. Returns the rows."""
@@ -79,4 +81,5 @@ def _stores(database: Database) -> Stores:
         audit=AuditStore(database),
         traces=TraceStore(database),
         policy_rules=PolicyRuleStore(database),
+        own_users=OwnUserStore(database),
     )

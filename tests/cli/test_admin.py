@@ -20,6 +20,7 @@ from mxrtc_bridge.cli.admin import invoke
 from mxrtc_bridge.config import Config, Finding, Level, load_config
 from mxrtc_bridge.config.example import example_config
 from mxrtc_bridge.core.errors import HomeserverError, StateError
+from mxrtc_bridge.matrix.own_users import Consent
 
 FLAGS = [
     "--domain",
@@ -326,7 +327,8 @@ def test_check_asks_the_network_and_fails_with_it(admin: Admin, monkeypatch: pyt
 def test_run_ends_with_a_code_that_says_whether_to_retry(
     admin: Admin, monkeypatch: pytest.MonkeyPatch, error: Exception | None, code: int, said: str
 ) -> None:
-    async def run(config: Config) -> None:
+    async def run(config: Config, consent: Consent) -> None:
+        assert consent == Consent()
         assert config.homeserver.domain == "example.org"
         if error is not None:
             raise error

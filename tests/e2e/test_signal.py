@@ -154,7 +154,7 @@ async def test_a_changed_identity_is_refused_until_it_is_accepted_on_purpose(wor
     await world.bridge.terminate()
     # Another key makes another identity, and the database of the old one is of no use with it.
     (world.folder / "encryption.key").write_text("another key of more than thirty-two characters\n")
-    await world.start_bridge()
+    await world.start_bridge("--new-identity")
     code, _, said = await world.run_mxrtc("alice", "ping", "build", "-c", "1")
     assert (code, f"mxrtc trust {PEER}" in said) == (3, True), said
     code, _, said = await world.run_mxrtc("alice", "trust", "build")

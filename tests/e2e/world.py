@@ -72,9 +72,18 @@ class World:
 
     @classmethod
     async def start(
-        cls, folder: Path, stack: AsyncExitStack, *, settings: dict[str, Any] | None = None, **homeserver: Any
+        cls,
+        folder: Path,
+        stack: AsyncExitStack,
+        *,
+        settings: dict[str, Any] | None = None,
+        exclusive: bool = True,
+        **homeserver: Any,
     ) -> Self:
-        """Start the homeserver with the registration for a bridge with ``settings``; the test starts the bridge."""
+        """Start the homeserver with the registration for a bridge with ``settings``; the test starts the bridge.
+
+        Without ``exclusive``, people can register names of peers, as they could before the registration was read.
+        """
         world = cls(folder, stack)
         world.settings.update(settings or {})
         home = folder / "synapse"
@@ -88,6 +97,8 @@ class World:
         )
         async with made:
             assert await made.wait(30) == 0, made.tail()
+        if not exclusive:
+            registration.write_text(registration.read_text().replace("exclusive: true", "exclusive: false"))
         await world.homeserver.start()
         return world
 
@@ -141,14 +152,24 @@ class World:
         path.write_text(json.dumps(config, indent=1))
         return path
 
-    async def start_bridge(self) -> ManagedProcess:
+    async def start_bridge(self, *options: str) -> ManagedProcess:
         """Run ``mxrtc-bridge run`` and wait until it is ready."""
-        self._runs += 1
-        config = self.write_config()
-        self.bridge = ManagedProcess(f"bridge-{self._runs}", [*self.program, "run", "-c", config], folder=self.folder)
+        self.bridge = self.admin("run", *options)
         await self._stack.enter_async_context(self.bridge)
         await self.bridge.wait_for_line("bridge ready", 40)
         return self.bridge
+
+    def admin(self, command: str, *options: str) -> ManagedProcess:
+        """An ``mxrtc-bridge`` command with the configuration as it is now, not started yet."""
+        self._runs += 1
+        argv = [*self.program, command, "-c", self.write_config(), *options]
+        return ManagedProcess(f"{'bridge' if command == 'run' else command}-{self._runs}", argv, folder=self.folder)
+
+    async def run_admin(self, command: str, *options: str, timeout_s: float = 60) -> tuple[int, str]:
+        """Run ``mxrtc-bridge`` to its end; returns exit code and all that it said."""
+        async with self.admin(command, *options) as process:
+            code = await process.wait(timeout_s)
+            return code, (process.output("stdout") + process.output("stderr")).decode()
 
     def reload(self) -> None:
         """Write the configuration anew and tell the bridge."""

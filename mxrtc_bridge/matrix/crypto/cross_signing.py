@@ -1,16 +1,17 @@
 """The identity of one of our own users: published once, and its signature under the user's device.
 
 For the users of an application service the homeserver asks for no confirmation (MSC4190). An identity that is there
-already and is not ours is replaced: others then see that the user's identity has changed, so it is logged.
+already and is not ours is replaced on purpose only: others then see that the user's identity has changed, and no
+homeserver has to take the old one back.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys, SigningKey
@@ -38,6 +39,34 @@ def identity_content(user: UserId, keys: IdentityKeys) -> dict[str, Any]:
     }
 
 
+class OtherIdentityError(ConfigError):
+    """One of our users shows an identity that is not ours, which is never replaced unasked."""
+
+
+def shown_masters(answer: Mapping[str, object], users: Iterable[UserId]) -> dict[UserId, str]:
+    """The identities of some users in the answer to ``/keys/query``, as far as they can be read.
+
+    A master key counts without the other keys as well: what is there would be lost.
+    """
+    found = {}
+    for user in users:
+        master = _of(answer, "master_keys", user)
+        keys = master.get("keys") if isinstance(master, dict) else None
+        if isinstance(keys, dict):
+            found[user] = next((str(key) for key in keys.values()), "")
+    return found
+
+
+def refuse_other(answer: Mapping[str, object], user: UserId, keys: IdentityKeys) -> None:
+    """Raise if the answer to ``/keys/query`` shows another identity, whose place ours may not take.
+
+    Raises:
+        OtherIdentityError: so it is.
+    """
+    if not keys.may_replace and shown_masters(answer, [user]).get(user, keys.master.public) != keys.master.public:
+        raise OtherIdentityError(f"{user} shows another identity than our key makes; it is not replaced unasked")
+
+
 async def publish_identity(
     server: KeyServer,
     device: DeviceId,
@@ -56,17 +85,25 @@ async def publish_identity(
 
     Raises:
         HomeserverError: it refuses.
+        OtherIdentityError: another identity is shown, and ours may not take its place; nothing was changed.
     """
     user = server.user
     answer = await server.query_keys(device, [user])
     shown = parse_cross_signing(_of(answer, "master_keys", user), _of(answer, "self_signing_keys", user), user)
     ours = (keys.master.public, keys.self_signing.public)
     if shown is None or (shown.master, shown.self_signing) != ours:
-        if shown is not None and shown.master != keys.master.public:
-            _log.warning(
-                "! %s gets another identity: the encryption key was replaced, or somebody else's is there", user
-            )
-        await server.upload_identity(device, identity_content(user, keys))
+        refuse_other(answer, user, keys)
+        try:
+            await server.upload_identity(device, identity_content(user, keys))
+        except HomeserverError as error:
+            if shown is None or shown.master == keys.master.public or error.status < 500:
+                raise
+            # Synapse keeps each key that it has ever shown, and fails when it is to show one of them again.
+            raise OtherIdentityError(
+                f"the homeserver does not take the identity of {user} in place of the one that it shows ({error}); if "
+                "it has had this identity before, it never takes it back: move the encryption key away, so that a new "
+                "one is made, and start once with --new-identity"
+            ) from error
     listed = _of(answer, "device_keys", user)
     mine = listed.get(device) if isinstance(listed, dict) else None
     name = keys.self_signing.public

@@ -23,7 +23,7 @@ from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.core.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
 from mxrtc_bridge.core.signal import SIGNAL_TYPE
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
-from mxrtc_bridge.matrix.crypto.cross_signing import publish_identity
+from mxrtc_bridge.matrix.crypto.cross_signing import publish_identity, refuse_other
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.inbound import InboundSessions, unknown_device
 from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES, REQUEST, KeyRequests, parse_request
@@ -147,7 +147,10 @@ class CryptoDevice:
 
         Raises:
             HomeserverError: it refuses, or does not know devices without a login (Matrix 1.17, MSC4190).
+            OtherIdentityError: the user shows another identity, whose place ours may not take; nothing was changed.
         """
+        if self._identity is not None:  # before anything is deleted or published
+            refuse_other(await self._server.query_keys(None, [self.user]), self.user, self._identity)
         record = await self._store.account()
         if record is not None and self._given_device not in (None, record.device):
             record = None

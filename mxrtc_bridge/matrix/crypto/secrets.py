@@ -62,8 +62,11 @@ class IdentityKeys:
     master: SigningKey
     self_signing: SigningKey
     user_signing: SigningKey
+    may_replace: bool = False
+    """Whether it may take the place of another identity that the homeserver shows."""
 
     @classmethod
-    def derived(cls, key: bytes, user: UserId) -> IdentityKeys:
+    def derived(cls, key: bytes, user: UserId, *, may_replace: bool = False) -> IdentityKeys:
         """The identity of ``user`` that belongs to the bridge's ``key``."""
-        return cls(*(SigningKey.from_seed(derive(key, purpose, user)) for purpose in ("master", "self", "user")))
+        master, own, users = (SigningKey.from_seed(derive(key, name, user)) for name in ("master", "self", "user"))
+        return cls(master, own, users, may_replace)

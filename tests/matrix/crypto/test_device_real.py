@@ -13,6 +13,7 @@ import pytest
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId
 from mxrtc_bridge.matrix.crypto.account import KEYS_WANTED, OwnAccount
+from mxrtc_bridge.matrix.crypto.cross_signing import OtherIdentityError
 from mxrtc_bridge.matrix.crypto.key_requests import REQUEST, KeyRequests
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
 from mxrtc_bridge.matrix.crypto.values import (
@@ -117,6 +118,12 @@ async def test_changed_identity_is_seen_and_trusted_again_only_on_purpose(make_e
     peer, person = await make_end(peer=True), await make_end(peer=False)
     await person.device.devices_of(peer.user)
     other = IdentityKeys.derived(b"o" * 32, peer.user)
+    record = await peer.store.account()
+    with pytest.raises(OtherIdentityError, match="not replaced unasked"):
+        await make_end(peer=True, user=peer.user, store=peer.store, identity=other)
+    assert await peer.store.account() == record
+    assert not (await person.device.devices_of(peer.user, fresh=True)).identity_changed
+    other = IdentityKeys.derived(b"o" * 32, peer.user, may_replace=True)
     await make_end(peer=True, user=peer.user, store=peer.store, identity=other)
     changed = await person.device.devices_of(peer.user, fresh=True)
     assert changed.identity_changed

@@ -1,0 +1,289 @@
+"""Which virtual users are ours to use, and whose identity is ours to publish.
+
+A homeserver gives an application service every account of its namespace, also one that a person made before the
+registration was read, and its identity can be replaced without asking anybody. Both are done on purpose only. A user
+is ours if this database remembers to have registered it, if it shows an identity that our key makes (a database was
+lost), or if the admin has said so. A user whose identity is another one keeps it until the admin says otherwise.
+
+:meth:`OwnUsers.take` changes nothing about those that it refuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from mxrtc_bridge.core.errors import ConfigError, HomeserverError, MxrtcError, StorageError
+from mxrtc_bridge.core.ids import UserId
+
+log = logging.getLogger(__name__)
+
+CONCURRENCY = 8
+"""Users that are registered at the same time."""
+MAX_NAMED = 10
+"""Users that one sentence names."""
+UNKNOWN_BEFORE = UserId("*")
+"""Remembered by a database of a version that did not remember: who is there at the next start, is ours."""
+
+
+class Server(Protocol):
+    """What this module needs of the homeserver."""
+
+    async def register_user(self, user: UserId) -> bool: ...
+
+    async def displayname(self, user: UserId, as_user: UserId | None = None) -> str | None: ...
+
+
+class Memory(Protocol):
+    """Outlives a restart; every method may raise StorageError."""
+
+    async def all(self) -> Mapping[UserId, str]: ...
+
+    async def remember(self, user: UserId, how: str, now_ms: int, /) -> None: ...
+
+    async def forget(self, user: UserId, /) -> None: ...
+
+
+class Identities(Protocol):
+    """The identities of our users (client-server API, "Cross-signing")."""
+
+    @property
+    def key_place(self) -> str:
+        """Where our key is kept, for people."""
+        ...
+
+    async def load(self) -> None:
+        """Read the key, which may have been made since; comes before :meth:`expected`.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        ...
+
+    def expected(self, user: UserId) -> str | None:
+        """The master key that our key makes; None where there is no encryption."""
+        ...
+
+    async def shown(self, users: Collection[UserId]) -> Mapping[UserId, str]:
+        """The master keys that the homeserver shows of some users.
+
+        Raises:
+            HomeserverError: it does not say.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What the admin has said on purpose, for this start only."""
+
+    adopt: frozenset[UserId] = frozenset()
+    """Accounts that exist, and are to be the bridge's."""
+    new_identity: bool = False
+    """Whether identities may be replaced."""
+
+
+class Refusal(Enum):
+    """Why a user is not taken."""
+
+    STRANGER = "exists, and was not made by this bridge"
+    OTHER_IDENTITY = "shows another identity"
+
+
+class OwnUsers:
+    """See the head of this module; :meth:`load` comes first.
+
+    Args:
+        homeserver: registers users.
+        memory: who is ours.
+        identities: of our users.
+        consent: what the admin has said.
+        wall_ms: milliseconds since the epoch.
+        taken_over: told in words what was done to a user on the admin's word; must not block.
+    """
+
+    def __init__(
+        self,
+        homeserver: Server,
+        memory: Memory,
+        identities: Identities,
+        *,
+        consent: Consent,
+        wall_ms: Callable[[], int],
+        taken_over: Callable[[UserId, str], None],
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._identities = identities
+        self._consent = consent
+        self._wall_ms = wall_ms
+        self._taken_over = taken_over
+        self._ours: dict[UserId, str] = {}
+        self._fit: set[UserId] = set()
+        """Taken in this run, and in use since."""
+
+    async def load(self) -> None:
+        """Read who is ours.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        self._ours = dict(await self._memory.all())
+
+    def is_ours(self, user: UserId) -> bool:
+        """Whether we may act as ``user``: one that is in the namespace only may be a person."""
+        return user in self._ours
+
+    def is_fit(self, user: UserId) -> bool:
+        """Whether ``user`` was taken in this run."""
+        return user in self._fit
+
+    def may_replace_identity(self, user: UserId) -> bool:
+        """Whether another identity of ``user`` may be replaced by ours."""
+        return self._consent.new_identity or self._ours.get(user) == "adopting"
+
+    async def refusals(self, users: Collection[UserId]) -> dict[UserId, Refusal]:
+        """Who could not be taken, as far as looking tells; changes nothing.
+
+        Raises:
+            ConfigError: the key of the identities cannot be read.
+            HomeserverError: it does not answer.
+        """
+        await self._identities.load()
+        shown = await self._identities.shown(users)
+        found = {}
+        for user in users:
+            mine = self._identities.expected(user)
+            if not self._is_proven(user, shown):
+                if await self._exists(user):
+                    found[user] = Refusal.STRANGER
+            elif mine is not None and shown.get(user, mine) != mine and self._ours.get(user) != "adopting":
+                found[user] = Refusal.OTHER_IDENTITY
+        return found
+
+    async def take(self, users: Iterable[UserId]) -> None:
+        """See to it that the users are registered and ours; to be called before anything else is done with them.
+
+        Those that are fit can be used afterwards, also when others were refused. One that was taken before stays so.
+
+        Raises:
+            ConfigError: some were refused; the text says who, why, and what to do.
+            HomeserverError: a user could not be registered; the others were gone through all the same.
+            StorageError: it could not be written down.
+        """
+        wanted = sorted(set(users) - self._fit)
+        await self._identities.load()
+        shown = await self._identities.shown(wanted)
+        refused: dict[UserId, Refusal] = {}
+        failures: list[MxrtcError] = []
+        todo = iter(wanted)
+
+        async def work() -> None:
+            for user in todo:
+                try:
+                    refusal = await self._take_one(user, shown)
+                except (HomeserverError, StorageError) as error:
+                    failures.append(error)
+                    continue
+                if refusal is None:
+                    self._fit.add(user)
+                else:
+                    refused[user] = refusal
+
+        await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
+        if refused:
+            raise ConfigError(self.explain(refused))
+        if failures:
+            raise failures[0]
+        if UNKNOWN_BEFORE in self._ours:
+            del self._ours[UNKNOWN_BEFORE]
+            await self._memory.forget(UNKNOWN_BEFORE)
+
+    def explain(self, refused: Mapping[UserId, Refusal]) -> str:
+        """Say who was refused, why, and what to do."""
+        sentences = []
+        if users := [user for user, why in refused.items() if why is Refusal.STRANGER]:
+            adopt = " ".join(f"--adopt {user}" for user in users[:MAX_NAMED])
+            sentences.append(
+                f"{_names(users)} exists at the homeserver already, and this bridge has not made it: it is a person's "
+                "account, or another bridge's. Nothing about it was changed. Give the peer or the bot another name in "
+                "the configuration. Or, if the account is to be the bridge's, which logs everybody out of it and "
+                f"replaces its identity, start once with: mxrtc-bridge run {adopt}"
+            )
+        if users := [user for user, why in refused.items() if why is Refusal.OTHER_IDENTITY]:
+            sentences.append(
+                f"{_names(users)} shows another identity at the homeserver than the key in "
+                f"{self._identities.key_place} makes: the key was replaced or lost, or this is a second bridge for the "
+                "same users. Nothing was changed. Put the old key back. Or, if it is lost, start once with: "
+                "mxrtc-bridge run --new-identity. Then the old identities are gone for good, and everybody who knows "
+                "a peer by its devices reads that its identity has changed, and has to accept it (mxrtc trust) or "
+                "compare it anew"
+            )
+        return "\n".join(sentences)
+
+    async def _take_one(self, user: UserId, shown: Mapping[UserId, str]) -> Refusal | None:
+        how = self._ours.get(user)
+        if not self._is_proven(user, shown):
+            if user not in self._consent.adopt:
+                return None if await self._register(user) else Refusal.STRANGER
+            self._report(user, "the account was adopted, as --adopt says")
+            how = "adopting"
+        await self._homeserver.register_user(user)
+        mine, other = self._identities.expected(user), shown.get(user)
+        if mine is not None and other not in (None, mine):
+            if how != "adopting" and not self._consent.new_identity:
+                return Refusal.OTHER_IDENTITY
+            self._report(user, "its identity is replaced, as was said at the start")
+            how = how or "before"
+        elif how in (None, "registering"):
+            how = "registered" if how is not None else "before" if other is None else "identity"
+        elif how == "adopting" and other is not None:
+            how = "adopted"
+        if how != self._ours.get(user):
+            await self._note(user, how)
+        return None
+
+    async def _register(self, user: UserId) -> bool:
+        """Register a user that nobody has; False if somebody has it."""
+        # Noted before, where the homeserver has said that there is nobody: the bridge may be killed in between.
+        is_new = await self._exists(user) is False
+        if is_new:
+            await self._note(user, "registering")
+        if await self._homeserver.register_user(user):
+            await self._note(user, "registered")
+            return True
+        if is_new:
+            self._ours.pop(user, None)
+            await self._memory.forget(user)
+        return False
+
+    def _is_proven(self, user: UserId, shown: Mapping[UserId, str]) -> bool:
+        mine = self._identities.expected(user)
+        return user in self._ours or UNKNOWN_BEFORE in self._ours or (mine is not None and shown.get(user) == mine)
+
+    async def _exists(self, user: UserId) -> bool | None:
+        """Whether there is such a user; None where the homeserver does not tell."""
+        try:
+            await self._homeserver.displayname(user)
+        except HomeserverError as error:
+            if error.retryable:
+                raise
+            return False if error.status == 404 else None
+        return True
+
+    async def _note(self, user: UserId, how: str) -> None:
+        await self._memory.remember(user, how, self._wall_ms())
+        self._ours[user] = how
+
+    def _report(self, user: UserId, what: str) -> None:
+        log.warning("! %s: %s", user, what)
+        self._taken_over(user, what)
+
+
+def _names(users: Sequence[UserId]) -> str:
+    more = len(users) - MAX_NAMED
+    return ", ".join(users[:MAX_NAMED]) + (f" and {more} more (each of them)" if more > 0 else "")
