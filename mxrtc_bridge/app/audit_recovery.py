@@ -13,7 +13,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mxrtc_bridge.core.audit import (
@@ -24,18 +24,21 @@ from mxrtc_bridge.core.audit import (
     ChainError,
     Entry,
     Head,
+    Link,
     is_authentic,
     number_of,
     read_line,
 )
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.storage.audit import AuditContradictionError, AuditKey, AuditStore, contradiction
-from mxrtc_bridge.storage.audit_file import AuditFile, Behind, read_digests, read_lines, refused_file
+from mxrtc_bridge.storage.audit_file import AuditFile, Behind, read_lines, read_links, refused_file
 
 log = logging.getLogger("mxrtc_bridge.audit")
 
-COMPARED = 200_000
+COMPARED = 100_000
 """Newest lines that are compared at a start; ``audit verify`` compares all."""
+_NEIGHBOURS = 5000
+_MAX_PLACES = 64
 REMEDY = (
     "Keep a copy of both, find out which is right with mxrtc-bridge audit verify, then move the audit file away: the "
     "bridge goes on in a new one, behind what the database knows"
@@ -97,11 +100,13 @@ class Recovery:
             key = await self._new_key(known.number + 1)
         behind = await asyncio.to_thread(self._file.behind, known) if known != NO_LINES else None
         # What stands behind the head is judged below.
-        await compare(self._store, read_digests(self._path, known.number - COMPARED), until=known)
+        broken = await compare(self._store, read_links(self._path, known.number - COMPARED), until=known)
         if behind is None:
-            return Recovered(known, key, self._gap(known, tail), removed=removed)
-        stopped = last is not None and last.kind is AuditKind.STOP
-        return await self._judge(behind, known, key, stopped=stopped, removed=removed)
+            recovered = Recovered(known, key, self._gap(known, tail), removed=removed)
+        else:
+            stopped = last is not None and last.kind is AuditKind.STOP
+            recovered = await self._judge(behind, known, key, stopped=stopped, removed=removed)
+        return replace(recovered, found=(broken, *recovered.found)) if broken else recovered
 
     async def _believe(self, tail: list[Entry]) -> Recovered:
         """Take over the end of the file, as the database began empty."""
@@ -154,29 +159,53 @@ class Recovery:
         return Recovered(head, key, found, taken, removed)
 
 
-async def compare(store: AuditStore, parts: Iterator[list[tuple[int, str]]], *, until: Head | None = None) -> int:
-    """Compare the lines of a file with those of the database that have the same numbers; returns how many there were.
+async def compare(
+    store: AuditStore, parts: Iterator[list[Link]], *, until: Head | None = None, thorough: bool = False
+) -> str | None:
+    """Compare the lines of a file with those of the database that have the same numbers, and each with the one before.
 
     Args:
         store: the database.
-        parts: numbers and digests of the lines of the file.
+        parts: the lines of the file.
         until: the last line that is compared; without it, all are.
+        thorough: read the lines of the database themselves, and do not believe the digests that stand beside them.
+
+    Returns:
+        Where the file does not hold together first: lines were taken out, put in, moved or changed of which the
+        database knows nothing any more. None if it does hold.
 
     Raises:
-        AuditContradictionError: two of them are not the same.
+        AuditContradictionError: file and database hold different lines with the same number.
         StorageError: one of the two cannot be read.
     """
-    compared = 0
+    broken: str | None = None
+    last: Link | None = None
+    known: dict[int, dict[int, str]] = {}
     while part := await asyncio.to_thread(next, parts, None):
-        known = await store.digests(part[0][0], part[-1][0])
-        for number, digest in part:
-            if number in known:
-                compared += 1
-                if known[number] != digest:
-                    raise AuditContradictionError(f"{contradiction(number)}. {REMEDY}")
-            if until is not None and (number, digest) == (until.number, until.digest):
-                return compared
-    return compared
+        known = await _stored(store, part, known, thorough=thorough)
+        for link in part:
+            if known.get(link.number // _NEIGHBOURS, {}).get(link.number, link.digest) != link.digest:
+                raise AuditContradictionError(f"{contradiction(link.number)}. {REMEDY}")
+            if last is not None and (link.number, link.previous) != (last.number + 1, last.digest):
+                broken = broken or f"the file does not hold together behind line {last.number}"
+            last = link
+            if until is not None and (link.number, link.digest) == (until.number, until.digest):
+                return broken
+    return broken
+
+
+async def _stored(
+    store: AuditStore, part: list[Link], before: dict[int, dict[int, str]], *, thorough: bool
+) -> dict[int, dict[int, str]]:
+    """What the database holds under the numbers of some lines, which are neighbours but for gaps in the file."""
+    # Somebody who writes far more places into a file than there can be gaps makes us ask for no more of them.
+    places = sorted({link.number // _NEIGHBOURS for link in part})[:_MAX_PLACES]
+    return {
+        place: before[place]
+        if place in before
+        else await store.digests(place * _NEIGHBOURS, (place + 1) * _NEIGHBOURS - 1, thorough=thorough)
+        for place in places
+    }
 
 
 def _proved(lines: list[bytes], known: Head, key: AuditKey) -> list[Entry]:

@@ -167,14 +167,14 @@ async def _ask_database(config: Config, *, compared: bool = True) -> _Known:
     """
     from mxrtc_bridge.app.audit_recovery import compare  # noqa: PLC0415
     from mxrtc_bridge.storage.audit import AuditContradictionError  # noqa: PLC0415
-    from mxrtc_bridge.storage.audit_file import read_digests  # noqa: PLC0415
+    from mxrtc_bridge.storage.audit_file import read_links  # noqa: PLC0415
     from mxrtc_bridge.storage.stores import open_stores  # noqa: PLC0415
 
     async with open_stores(config.database) as stores:
         head, key = await stores.audit.head(), await stores.audit.key()
         if compared and head != NO_LINES:
             try:
-                await compare(stores.audit, read_digests(config.audit.file), until=head)
+                await compare(stores.audit, read_links(config.audit.file), until=head, thorough=True)
             except AuditContradictionError as error:
                 raise ChainError(str(error)) from error
     return _Known(head, None if key is None else (key.secret, key.since))

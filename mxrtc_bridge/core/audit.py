@@ -37,6 +37,7 @@ _ZERO = "0" * 64
 _MAC = re.compile(r',"mac":"([0-9a-f]{64})"}')
 _MAC_CHARS = len(',"mac":""}') + 64
 _NUMBER = re.compile(rb'[{,]"n":(\d{1,16})[,}]')
+_PREVIOUS = re.compile(rb'[{,]"prev":"([0-9a-f]{64})"[,}]')
 
 
 class AuditKind(Enum):
@@ -157,6 +158,16 @@ class Head:
 NO_LINES = Head(0, _ZERO)
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What a line says of its place in the chain, without the rest of it being read."""
+
+    number: int
+    """0 where it says none."""
+    digest: str
+    previous: str
+
+
 class ChainError(MxrtcError):
     """A line is not what the chain says it must be."""
 
@@ -208,6 +219,12 @@ def number_of(line: bytes) -> int | None:
     """The number that a line says it has, without reading the rest of it."""
     found = _NUMBER.search(line)
     return None if found is None else int(found[1])
+
+
+def link_of(line: bytes) -> Link:
+    """The place that a line says it has, and its own digest."""
+    previous = _PREVIOUS.search(line)
+    return Link(number_of(line) or 0, digest_of(line), "" if previous is None else previous[1].decode())
 
 
 def read_line(line: bytes) -> Entry:

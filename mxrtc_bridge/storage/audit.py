@@ -8,7 +8,7 @@ the bridge have done has room of its own, which no caller can take.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,13 +174,32 @@ class AuditStore:
 
         await self._database.transaction(delete)
 
-    async def digests(self, first: int, last: int) -> Mapping[int, str]:
-        """The digests of the lines of these numbers that are stored; of each line as it stands there, not as it says.
+    async def digests(self, first: int, last: int, *, thorough: bool = False) -> dict[int, str]:
+        """The digests of the lines of these numbers that are stored.
+
+        Args:
+            first: number.
+            last: number.
+            thorough: of a row whose digest is not that of its line, because somebody has changed it, say "".
 
         Raises:
             StorageError: the database cannot be read.
         """
-        return await self._database.transaction(lambda connection: _digests(connection, first, last))
+
+        async def select(connection: Connection) -> dict[int, str]:
+            line = ", line" if thorough else ""
+            rows = await connection.fetch(
+                f"SELECT number, digest{line} FROM audit WHERE number BETWEEN $1 AND $2",  # noqa: S608 - ours
+                first,
+                last,
+            )
+            if not thorough:
+                return {row["number"]: row["digest"] for row in rows}
+            return {
+                row["number"]: row["digest"] if digest_of(row["line"].encode()) == row["digest"] else "" for row in rows
+            }
+
+        return await self._database.transaction(select)
 
     async def count(self) -> int:
         """How many lines are stored.
@@ -266,12 +285,6 @@ def contradiction(number: int) -> str:
         f"the database and the audit file hold different lines with the number {number}: one of them was changed, or "
         "another bridge writes into one of them"
     )
-
-
-async def _digests(connection: Connection, first: int, last: int) -> dict[int, str]:
-    rows = await connection.fetch("SELECT number, digest, line FROM audit WHERE number BETWEEN $1 AND $2", first, last)
-    # A row whose digest is not that of its line was changed by hand: it is equal to nothing.
-    return {row["number"]: row["digest"] if digest_of(row["line"].encode()) == row["digest"] else "" for row in rows}
 
 
 async def _delete(connection: Connection, condition: str, count: int, value: object) -> int:

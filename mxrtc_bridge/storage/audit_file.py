@@ -24,8 +24,10 @@ from mxrtc_bridge.core.audit import (
     ChainError,
     Entry,
     Head,
+    Link,
     Retention,
     digest_of,
+    link_of,
     number_of,
     read_line,
     retention,
@@ -305,19 +307,18 @@ def read_acts(path: Path) -> Iterator[bytes]:
         raise StorageError(f"the audit file {str(place)!a} cannot be read: {error.strerror}") from error
 
 
-def read_digests(path: Path, since: int = 1) -> Iterator[list[tuple[int, str]]]:
-    """Number and digest of each line that has a number, in parts; of files that end before ``since`` of none.
+def read_links(path: Path, since: int = 1) -> Iterator[list[Link]]:
+    """The places of all lines, in parts, without those of files that end before the line ``since``.
 
     Raises:
         StorageError: a file cannot be read.
     """
-    part: list[tuple[int, str]] = []
+    part: list[Link] = []
     try:
         for each in (*(full for full in full_files(path) if _number(full) >= since), path):
             with each.open("rb") as file:
                 for line in _lines_of(file):
-                    if (number := number_of(line)) is not None and number >= since:
-                        part.append((number, digest_of(line)))
+                    part.append(link_of(line))
                     if len(part) >= _CHUNK_LINES:
                         yield part
                         part = []

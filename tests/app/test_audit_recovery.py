@@ -173,12 +173,65 @@ async def test_a_line_changed_while_the_bridge_is_down_ends_the_start_with_its_n
     assert [record.kind.value for _, record in (await world.store.page(AuditQuery(), 0, 2))[0]] == ["stop", "start"]
 
 
+async def test_lines_taken_out_moved_or_put_in_are_told_at_the_start(world: World) -> None:
+    audit = await world.start()
+    for _ in range(4):
+        await audit.record(CALL)
+    await audit.close()
+    lines = world.path.read_text().splitlines(keepends=True)
+    foreign = module.entry_after(Head(900, "f" * 64), GRANT).line + "\n"
+    changes: list[Callable[[list[str]], list[str]]] = [
+        lambda whole: [*whole[:2], *whole[3:]],
+        lambda whole: [*whole[:2], whole[3], whole[2], *whole[4:]],
+        lambda whole: [*whole[:3], whole[1], *whole[3:]],
+        lambda whole: [*whole[:3], foreign, *whole[3:]],
+        lambda whole: [*whole[:3], "nonsense\n", *whole[3:]],
+    ]
+    for change in changes:
+        changed = change(lines)
+        world.told.clear()
+        world.path.write_text("".join(changed))
+        audit = await world.start()
+        head = audit._head
+        await audit.close()
+        assert len(world.told) == 1
+        assert "the file does not hold together behind line" in world.told[0]
+        assert "the file does not hold together" in ((await reasons(world))[-1] or "")
+        written = world.path.read_text().splitlines(keepends=True)[len(changed) :]
+        assert [read_line(line.encode()[:-1]).head.number for line in written] == [head.number, head.number + 1]
+        lines += written
+
+
+async def test_a_line_of_which_the_database_knows_nothing_any_more_cannot_be_changed_unseen(world: World) -> None:
+    audit = await world.start()
+    for _ in range(4):
+        await audit.record(CALL)
+    await audit.close()
+    await world.store._database.transaction(lambda connection: connection.execute("DELETE FROM audit WHERE number < 4"))
+    text = world.path.read_text()
+    world.path.write_text(text.replace("@alice", "@carol", 1))
+    await (await world.start()).close()
+    assert "the file does not hold together behind line 2" in world.told[0]
+
+
+async def test_a_crash_between_two_files_is_no_gap(world: World) -> None:
+    audit = await world.start()
+    await audit.record(CALL)
+    await crash(audit, world)
+    world.path.rename(world.path.with_name("audit-000000000002.jsonl"))
+    genuine = module.entry_after(audit._head, END, await key_of(world))
+    append(world, genuine.line)
+    await (await world.start()).close()
+    assert world.told == []
+    assert await world.verify() == ["start", "call", "end", "start", "stop"]
+
+
 async def test_a_row_changed_in_the_database_ends_the_start(world: World) -> None:
     audit = await world.start()
     await audit.record(CALL)
     await audit.close()
     await world.store._database.transaction(
-        lambda connection: connection.execute("UPDATE audit SET line = replace(line, 'alice', 'carol')")
+        lambda connection: connection.execute("UPDATE audit SET digest = REPLACE(digest, '0', '1') WHERE number = 2")
     )
     with pytest.raises(AuditContradictionError, match="the number 2"):
         await world.start()
