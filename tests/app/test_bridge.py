@@ -15,8 +15,11 @@ import pytest_asyncio
 from mxrtc_bridge.app import bridge as bridge_module
 from mxrtc_bridge.app.bridge import Bridge
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.policy import Deny
 from mxrtc_bridge.matrix.arrivals import read_arrival
 from mxrtc_bridge.storage.stores import Stores, open_stores
+from mxrtc_bridge.web.control import ask
 from tests.app.homeserver import ALICE, PEER, ROOM, FakeHomeserver
 
 UNUSABLE = "v=0\r\n"
@@ -186,6 +189,38 @@ async def test_reload_leaves_the_rooms_of_a_denied_user_and_takes_over_limits(ho
         assert homeserver.sent == []
 
 
+async def test_what_is_asked_for_at_the_start_counts_before_the_first_call_and_no_command_does(
+    homeserver: FakeHomeserver,
+) -> None:
+    homeserver.members[ROOM] = [ALICE, PEER]
+    homeserver.away = True
+    config = homeserver.config()
+    stop, reload = asyncio.Event(), asyncio.Event()
+    async with open_stores(config.database) as stores:
+        bridge = Bridge(config, stores)
+        task = asyncio.create_task(bridge.run(stop, reload))
+        await until(lambda: homeserver.asked)
+        for words in (("reload",), ("grant", ALICE, "build/echo", "for", "1h"), ("who",)):
+            status, answer = await ask(str(config.control_socket), words)
+            assert (status, answer.get("starting")) == (503, True)
+        homeserver.config(deny=[ALICE])
+        reload.set()
+        homeserver.away = False
+        seen: list[object] = []
+        set_ready = bridge._inbox.set_ready
+
+        def watch(ready: bool) -> None:
+            seen.append(bridge._rights.may_call(UserId(ALICE), UserId(PEER)))
+            set_ready(ready)
+
+        bridge._inbox.set_ready = watch  # type: ignore[method-assign]
+        await until(lambda: bridge._inbox.ready)
+        assert [type(each) for each in seen] == [Deny]
+        assert (await ask(str(config.control_socket), ("who",)))[0] == 200
+        stop.set()
+        await asyncio.wait_for(task, 10)
+
+
 async def test_directories_are_open_while_the_configuration_names_them(homeserver: FakeHomeserver) -> None:
     def peers(**limits: str) -> dict[str, Any]:
         files = {"dir": str(homeserver.folder / "inbox"), "direction": "receive", "limits": limits}
@@ -265,4 +300,4 @@ async def test_event_that_waits_for_the_homeserver_does_not_hold_up_the_end(home
         began = time.monotonic()
     assert time.monotonic() - began < 5
     async with open_stores(homeserver.config().database) as stores:
-        assert await stores.inbox.count_waiting() == 1, "it is handled after the next start"
+        assert sum(each.count for each in await stores.inbox.count_waiting()) == 1, "it is handled after the next start"

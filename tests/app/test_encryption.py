@@ -243,6 +243,21 @@ async def test_users_that_are_gone_from_the_configuration_are_not_listened_for(s
         assert encryption.device_of(other) is not None
 
 
+async def test_devices_that_are_asked_for_twice_at_a_time_are_brought_up_once(server: KeyServerDouble) -> None:
+    """As by a reload while the bridge starts: two devices of one user would delete each other."""
+    others = [UserId(PEER.replace("build", f"p{number}")) for number in range(12)]
+    async with made(server) as encryption:
+        await asyncio.gather(encryption.start(others), *(encryption.serve([*others, USER]) for _ in range(3)))
+        await encryption.serve([*others, USER])
+        devices = {user: encryption.device_of(user) for user in (*others, USER)}
+        assert all(devices.values())
+    for user, device in devices.items():
+        assert device is not None
+        made_here = {each for each in server.asked if each.startswith("v3/devices/")}
+        assert f"v3/devices/{device.device_id}" in made_here, user
+    assert len({each for each in server.asked if each.startswith("v3/devices/")}) == len(devices)
+
+
 def encrypted_event(name: str = "$e") -> RoomEvent:
     content = {"algorithm": "m.megolm.v1.aes-sha2", "session_id": "s", "ciphertext": "x"}
     return RoomEvent(EventId(name), RoomId(ROOM), "m.room.encrypted", UserId(ALICE), 0, content)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.revocations import Doubt, MembershipNews
 from mxrtc_bridge.matrix.homeserver import RoomFacts
 from mxrtc_bridge.matrix.peer_ports import PeerProfile
-from mxrtc_bridge.matrix.rooms import Unfit, judge_invite
+from mxrtc_bridge.matrix.rooms import PeerRoom, Unfit, judge_invite
 from tests.matrix.peers_bench import ALICE, MALLORY, PEER, PEER_2, ROOM, Bench, event
 
 # --- members
@@ -192,6 +194,38 @@ async def test_reload_leaves_rooms_whose_right_is_gone_and_registers_new_peers()
     assert bench.homeserver.of("register") == [("register", new.user_id)]
     assert not bench.peers.is_peer(PEER_2)
     assert sorted(bench.listener.heard) == [("left", lost, PEER), ("left", removed, PEER_2)]
+
+
+async def test_reload_that_is_cut_short_has_taken_the_rooms_away_and_the_next_one_does_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    rooms = [RoomId(f"!{number}:example.org") for number in range(20)]
+    bench.granted.add((MALLORY, PEER))
+    for room in rooms:
+        bench.homeserver.members[room] = {MALLORY, PEER}
+        bench.peers._book.enter(PeerRoom(room, PEER, MALLORY, {MALLORY, PEER}, False))
+    bench.granted.discard((MALLORY, PEER))
+    register, begun = bench.homeserver.register_user, asyncio.Event()
+
+    async def hang(*_: object, **__: object) -> None:
+        begun.set()
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(bench.homeserver, "register_user", hang)
+    new = PeerProfile(UserId("@rtc_new:example.org"), "New")
+    profiles = [PeerProfile(PEER, "Build"), PeerProfile(PEER_2, "Other"), new]
+    task = asyncio.create_task(bench.peers.reload(profiles))
+    await begun.wait()
+    assert all(bench.peers.members(room) is None for room in rooms)
+    assert {heard[1] for heard in bench.listener.heard} == set(rooms)
+    task.cancel()
+    await asyncio.wait([task])
+    monkeypatch.setattr(bench.homeserver, "register_user", register)
+    bench.homeserver.log.clear()
+    await bench.peers.reload(profiles)
+    assert ("register", new.user_id) in bench.homeserver.of("register"), "the first attempt has not done it"
+    assert {each[1] for each in bench.homeserver.of("leave")} == set(rooms)
 
 
 # --- decisions without requests
