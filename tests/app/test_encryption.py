@@ -247,8 +247,8 @@ async def test_devices_that_are_asked_for_twice_at_a_time_are_brought_up_once(se
     """As by a reload while the bridge starts: two devices of one user would delete each other."""
     others = [UserId(PEER.replace("build", f"p{number}")) for number in range(12)]
     async with made(server) as encryption:
-        await asyncio.gather(encryption.start(others), *(encryption.serve([*others, USER]) for _ in range(3)))
-        await encryption.serve([*others, USER])
+        await encryption.start([])
+        await asyncio.gather(*(encryption.serve([*others, USER]) for _ in range(3)))
         devices = {user: encryption.device_of(user) for user in (*others, USER)}
         assert all(devices.values())
     for user, device in devices.items():
