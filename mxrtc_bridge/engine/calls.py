@@ -98,6 +98,8 @@ class _Live:
     session: Session
     links: AcceptorLinks
     end_count: Callable[[], None]
+    judged: bool = False
+    """Whether its right was decided about, for the first time."""
     let_in: bool = False
     """Whether the audit says that it was admitted."""
     why: str = ""
@@ -234,7 +236,9 @@ class CallManager:
         async def admit(invite: Invite) -> Admitted | Refused:
             nonlocal counted
             verdict: Admitted | Refused
-            if await self._rights.confirm(record.remote, record.local):
+            confirmed = await self._rights.confirm(record.remote, record.local)
+            live.judged = True
+            if confirmed:
                 verdict, rule = self._judge(record, invite)
             else:
                 self._counters.refusal("unconfirmed")
@@ -374,6 +378,8 @@ class CallManager:
     def _judge_again(self) -> None:
         for live in tuple(self._sessions.values()):
             session = live.session
+            if not live.judged:
+                continue  # A new call, which is about to be: then it is refused, and the decision is written down.
             if isinstance(self._rights.may_call(session.remote, session.local), Deny):
                 log.info("x session of %s with %s: right withdrawn", session.remote, session.local)
                 self._dismiss(live, "denied", "your right to use this peer has ended")

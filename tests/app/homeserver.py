@@ -33,6 +33,12 @@ class FakeHomeserver:
     sent: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """Type and content of each event that the bridge has sent."""
     left: list[str] = field(default_factory=list)
+    silent: set[str] = field(default_factory=set)
+    """Rooms of which it does not say who is in them."""
+    stale: dict[str, list[str]] = field(default_factory=dict)
+    """Whom it says to be in a room instead of ``members``."""
+    rules: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """State events of policy lists."""
 
     async def __aenter__(self) -> FakeHomeserver:
         app = web.Application()
@@ -68,8 +74,12 @@ class FakeHomeserver:
                 answer = {"displayname": "build" if whose == PEER else "RTC bridge"}
             case ["joined_rooms"]:
                 answer = {"joined_rooms": [room for room, members in self.members.items() if user in members]}
+            case ["rooms", room, "joined_members"] if room in self.silent:
+                return web.json_response({"errcode": "M_UNKNOWN", "error": "away"}, status=502)
             case ["rooms", room, "joined_members"]:
-                answer = {"joined": {member: {} for member in self.members.get(room, [])}}
+                answer = {"joined": {member: {} for member in self.stale.get(room, self.members.get(room, []))}}
+            case ["rooms", room, "state"] if room in self.rules:
+                return web.json_response(self.rules[room])
             case ["rooms", _, "state", *_]:
                 return web.json_response({"errcode": "M_NOT_FOUND", "error": ""}, status=404)
             case ["rooms", _, "send", kind, _]:

@@ -18,6 +18,7 @@ PEER = UserId("@rtc_build:example.org")
     [
         (call.Outcome.REJECTED, "rejected", Exit.DENIED),
         (call.Outcome.REJECTED, "user_busy", Exit.RETRY),
+        (call.Outcome.REJECTED, "membership_unconfirmed", Exit.RETRY),
         (call.Outcome.MEMBER_LEFT, "member_left", Exit.DENIED),
         (call.Outcome.TIMED_OUT, "invite_timeout", Exit.OFFLINE),
         (call.Outcome.TIMED_OUT, "setup_timeout", Exit.NO_PATH),

@@ -25,7 +25,7 @@ from mxrtc_bridge.core.events import (
 )
 from mxrtc_bridge.core.ice import Path, PathKind
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
-from mxrtc_bridge.core.policy import Allow, Decision, Deny
+from mxrtc_bridge.core.policy import UNCONFIRMED, Allow, Decision, Deny
 from mxrtc_bridge.core.quota import CallLimits
 from mxrtc_bridge.core.sdp import Description, Fingerprint, Setup, format_description
 from mxrtc_bridge.engine.acceptor import AcceptorLinks
@@ -250,6 +250,28 @@ async def test_denied_user_is_rejected_without_a_peer_connection(bridge: Bridge)
     assert bridge.sent[0].reason is None  # type: ignore[union-attr]
     assert bridge.peers == []
     assert bridge.told == [ALICE]
+
+
+async def test_nobody_is_let_in_before_the_homeserver_has_confirmed_it(bridge: Bridge) -> None:
+    """What is found out meanwhile counts; nothing else waits for it."""
+    bridge.confirming.clear()
+    await bridge.invite()
+    await bridge.until(lambda: bridge.asked == [ALICE])
+    assert bridge.sent == []
+    bridge.denied.add(ALICE)
+    bridge.confirming.set()
+    await bridge.until(lambda: not bridge.manager.sessions)
+    assert [type(message) for message in bridge.sent] == [Reject]
+    assert bridge.peers == []
+
+
+async def test_call_that_cannot_be_confirmed_is_refused_so_that_it_is_tried_again(bridge: Bridge) -> None:
+    bridge.unconfirmed.add(ALICE)
+    await bridge.invite()
+    await bridge.until(lambda: not bridge.manager.sessions)
+    assert [type(message) for message in bridge.sent] == [Reject]
+    assert bridge.sent[0].reason == UNCONFIRMED  # type: ignore[union-attr]
+    assert (bridge.decided, bridge.told, bridge.peers) == ([(ALICE, False, "membership not confirmed")], [], [])
 
 
 async def test_every_decision_is_written_down_before_it_takes_effect(bridge: Bridge) -> None:

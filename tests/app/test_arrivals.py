@@ -1,0 +1,272 @@
+"""The bridge as a whole, and the ends of rights: at once when they arrive, found out when they never do.
+
+The homeserver here may be silent, stale or wrong: ``members`` says who is in a room, unless a test has it lie.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from mxrtc_bridge.app import arrivals as arrivals_module
+from mxrtc_bridge.app import named_rooms as module
+from mxrtc_bridge.app.bridge import Bridge
+from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.policy import UNCONFIRMED
+from tests.app.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
+from tests.app.test_bridge import invite, running, until
+
+TEAM, LIST = RoomId(f"!team:{DOMAIN}"), RoomId(f"!list:{DOMAIN}")
+MEMBER = UserId(ALICE)
+CAROL = f"@carol:{DOMAIN}"
+GRANTS = {"grants": [{"id": "team", "from": [f"room:{TEAM}"], "to": ["build/echo"]}], "policy_lists": [LIST]}
+
+
+@pytest_asyncio.fixture
+async def homeserver(tmp_path: Path) -> AsyncIterator[FakeHomeserver]:
+    async with FakeHomeserver(tmp_path) as server:
+        server.members = {ROOM: [ALICE, PEER], TEAM: [ALICE, CAROL, f"@rtcbot:{DOMAIN}"]}
+        server.rules[LIST] = []
+        yield server
+
+
+def state(kind: str, key: str, content: object, room: str = TEAM, /, **changes: Any) -> dict[str, Any]:
+    common = {"event_id": f"${kind}", "room_id": room, "type": kind, "sender": CAROL, "origin_server_ts": 1}
+    return {**common, "state_key": key, "content": content} | changes
+
+
+def kick(room: str = TEAM, /, **changes: Any) -> dict[str, Any]:
+    return state("m.room.member", ALICE, {"membership": "leave"}, room, **changes)
+
+
+def deep(levels: int) -> Any:
+    value: Any = {}
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+def is_member(bridge: Bridge) -> bool:
+    return bool(bridge._named_rooms.rooms_of(MEMBER))
+
+
+async def refusal(homeserver: FakeHomeserver, number: int) -> str | None:
+    """Call, and return the reason of the rejection: None where there is no right, otherwise the description's."""
+    count = len(homeserver.sent)
+    assert await homeserver.push(invite(number)) == 200
+    await until(lambda: any(kind == "m.call.reject" for kind, _ in homeserver.sent[count:]))
+    (reject,) = (content for kind, content in homeserver.sent[count:] if kind == "m.call.reject")
+    return reject.get("reason")
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "deep before": {"unsigned": {"prev_content": deep(40)}},
+    "deep inside": {"content": {"x": deep(40), "membership": "ban"}},
+    "deep beside": {"x": deep(500)},
+    "before 1970": {"origin_server_ts": -1},
+    "no time": {"origin_server_ts": None},
+    "far future": {"origin_server_ts": 2**70},
+    "a fraction": {"origin_server_ts": 1.5},
+    "odd sender": {"sender": "@m\u00fcller:example.org"},
+    "no sender": {"sender": None},
+    "empty localpart": {"sender": "@:example.org"},
+    "odd id": {"event_id": 5},
+    "long id": {"event_id": "$" + "x" * 300},
+    "no content": {"content": None},
+    "list as content": {"content": [{"membership": "join"}]},
+    "odd membership": {"content": {"membership": ["join"]}},
+    "another membership": {"content": {"membership": "Join"}},
+    "large": {"content": {"membership": "leave", "x": "\0" * 60_000}},
+    "odd characters": {"content": {"membership": "leave", "\ud800": "\0\ud800"}},
+    "huge numbers": {"content": {"membership": "leave", "x": [-(10**400), 1e308]}},
+    "odd unsigned": {"unsigned": [{}]},
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_kick_counts_when_it_arrives_whatever_else_is_in_it(homeserver: FakeHomeserver, odd: str) -> None:
+    """Also when the homeserver goes on to say that the member is there, and the database takes nothing."""
+    async with running(homeserver, **GRANTS) as (bridge, stores, _):
+        assert is_member(bridge)
+        store = stores.inbox.store
+
+        async def refuse(*_: object) -> Any:
+            raise StorageError("the disk is full")
+
+        stores.inbox.store = refuse  # type: ignore[method-assign]
+        await homeserver.push(kick(**ODD[odd]))
+        assert not is_member(bridge)
+        stores.inbox.store = store  # type: ignore[method-assign]
+        assert await refusal(homeserver, 1) is None
+
+
+@pytest.mark.parametrize("kind", ["m.policy.rule.user", "m.room.rule.user", "org.matrix.mjolnir.rule.user"])
+@pytest.mark.parametrize("odd", [name for name in ODD if "content" not in ODD[name]])
+async def test_rule_of_a_list_counts_when_it_arrives_whatever_else_is_in_it(
+    homeserver: FakeHomeserver, kind: str, odd: str
+) -> None:
+    async with running(homeserver, **GRANTS) as (bridge, _, _):
+        ban = {"entity": ALICE, "recommendation": "m.ban", "reason": deep(40)}
+        await homeserver.push(state(kind, "k\0", ban, LIST, **ODD[odd]))
+        assert bridge._rights.denial(MEMBER) is not None
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_encryption_counts_when_it_arrives_whatever_else_is_in_it(homeserver: FakeHomeserver, odd: str) -> None:
+    async with running(homeserver, **GRANTS) as (bridge, _, _):
+        assert not bridge._peers.is_encrypted(RoomId(ROOM))
+        await homeserver.push(state("m.room.encryption", "", {}, ROOM, **ODD[odd]))
+        assert bridge._peers.is_encrypted(RoomId(ROOM))
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_departure_from_the_room_of_a_call_counts_when_it_arrives(homeserver: FakeHomeserver, odd: str) -> None:
+    async with running(homeserver, **GRANTS) as (bridge, _, _):
+        left: list[object] = []
+        bridge._calls.member_left = lambda room, user: left.append((room, user))  # type: ignore[method-assign]
+        await homeserver.push(kick(ROOM, **ODD[odd]))
+        assert left[:1] == [(ROOM, ALICE)]
+        await until(lambda: bridge._peers.members(RoomId(ROOM)) != {ALICE, PEER})
+
+
+async def test_old_join_that_comes_after_a_kick_gives_nothing(homeserver: FakeHomeserver) -> None:
+    async with running(homeserver, **GRANTS) as (bridge, _, _):
+        homeserver.members[TEAM].remove(ALICE)
+        join = state("m.room.member", ALICE, {"membership": "join"}, event_id="$old", sender=ALICE)
+        assert await homeserver.push(kick(), join) == 200
+        assert await homeserver.push(join) == 200
+        await bridge._inbox.idle()
+        assert await refusal(homeserver, 1) is None
+        assert not is_member(bridge)
+
+
+async def test_somebody_who_has_just_joined_may_call(homeserver: FakeHomeserver) -> None:
+    """Their call waits for the answer who is in the room."""
+    async with running(homeserver, **GRANTS) as (bridge, _, _):
+        homeserver.members[TEAM].remove(ALICE)
+        assert await homeserver.push(kick()) == 200
+        assert await refusal(homeserver, 1) is None
+        homeserver.members[TEAM].append(ALICE)
+        join = state("m.room.member", ALICE, {"membership": "join"}, sender=ALICE)
+        assert await homeserver.push(join, invite(2)) == 200
+        await until(lambda: [kind for kind, _ in homeserver.sent].count("m.call.reject") == 2)
+        assert homeserver.sent[-1][1].get("reason")
+        assert is_member(bridge)
+
+
+async def test_kick_that_never_comes_refuses_the_next_call(
+    homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONFIRMED_S", 0.0)
+    async with running(homeserver, **GRANTS):
+        assert await refusal(homeserver, 1)
+        homeserver.members[TEAM].remove(ALICE)
+        assert await refusal(homeserver, 2) is None
+
+
+async def test_kick_that_never_comes_ends_what_lives_within_a_minute(
+    homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silence ends nothing; the first answer does."""
+    assert module.COMPARE_S <= 60
+    assert module.TICK_S <= 10
+    for each in (module, arrivals_module):
+        monkeypatch.setattr(each, "TICK_S", 0.01)
+        monkeypatch.setattr(each, "COMPARE_S", 0.02)
+    async with running(homeserver, **GRANTS) as (bridge, _, _):
+        asked = homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members")
+        await asyncio.sleep(0.1)
+        assert homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") == asked, "nobody in it has a session"
+        session = SimpleNamespace(remote=MEMBER, room=RoomId(ROOM))
+        bridge._arrivals._sessions = lambda: [session]  # type: ignore[assignment,return-value,list-item]
+        homeserver.silent.add(TEAM)
+        homeserver.members[TEAM].remove(ALICE)
+        await until(lambda: homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") > asked)
+        assert is_member(bridge)
+        judged: list[int] = []
+        bridge._calls._judge_again = lambda: judged.append(1)  # type: ignore[method-assign]
+        homeserver.silent.clear()
+        await until(lambda: not is_member(bridge))
+        assert judged
+
+
+async def test_membership_that_cannot_be_confirmed_lets_in_by_a_young_copy_only(
+    homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONFIRMED_S", 0.0)
+    monkeypatch.setattr(module, "CONFIRM_S", 0.5)
+    async with running(homeserver, **GRANTS):
+        homeserver.silent.add(TEAM)
+        assert await refusal(homeserver, 1) not in (None, UNCONFIRMED)
+        monkeypatch.setattr(module, "COMPARE_S", 0.0)
+        assert await refusal(homeserver, 2) == UNCONFIRMED
+        homeserver.silent.clear()
+        # The question of before is still being repeated, with pauses.
+        reasons = [await refusal(homeserver, number) for number in range(3, 13)]
+        assert reasons[-1] not in (None, UNCONFIRMED)
+
+
+@pytest.mark.parametrize(
+    "unreadable", [{"room_id": TEAM}, "nested too deeply", {"room_id": 5}, kick(type=None)], ids=repr
+)
+async def test_event_that_cannot_be_read_makes_the_homeserver_be_asked(
+    homeserver: FakeHomeserver, unreadable: object
+) -> None:
+    async with running(homeserver, **GRANTS) as (bridge, _, _):
+        homeserver.members[TEAM].remove(ALICE)
+        homeserver.rules[LIST] = [state("m.policy.rule.user", "k", {"entity": CAROL, "recommendation": "m.ban"})]
+        assert await homeserver.push(unreadable) == 200  # type: ignore[arg-type]
+        await until(lambda: not is_member(bridge))
+        if not isinstance(unreadable, dict) or unreadable["room_id"] != TEAM:
+            await until(lambda: bridge._rights.denial(UserId(CAROL)) is not None)
+
+
+async def test_events_that_name_no_room_ask_about_all_rooms_once_a_minute(homeserver: FakeHomeserver) -> None:
+    async with running(homeserver, **GRANTS) as (bridge, _, _):
+        asked = homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members")
+        now = 1000.0
+        bridge._arrivals._monotonic = lambda: now
+        for _ in range(20):
+            assert await homeserver.push("junk") == 200  # type: ignore[arg-type]
+        await until(lambda: homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") == asked + 1)
+        assert not bridge._named_rooms.doubtful([TEAM])
+        now += arrivals_module.ALL_EVERY_S
+        bridge._arrivals.compare()
+        assert bridge._named_rooms.doubtful([TEAM])
+
+
+async def test_rule_that_was_redacted_denies_no_more(homeserver: FakeHomeserver) -> None:
+    ban = state("m.policy.rule.user", "k", {"entity": ALICE, "recommendation": "m.ban"}, LIST)
+    homeserver.rules[LIST] = [ban]
+    async with running(homeserver, **GRANTS) as (bridge, _, _):
+        assert bridge._rights.denial(MEMBER) is not None
+        homeserver.rules[LIST] = [{**ban, "content": {}}]
+        redaction = {**ban, "type": "m.room.redaction", "event_id": "$r", "content": {"redacts": ban["event_id"]}}
+        assert await homeserver.push({key: value for key, value in redaction.items() if key != "state_key"}) == 200
+        await until(lambda: bridge._rights.denial(MEMBER) is None)
+
+
+async def test_bot_that_was_removed_knows_nobody_and_replaced_room_is_said_once(
+    homeserver: FakeHomeserver, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(homeserver, **GRANTS) as (bridge, _, _):
+        for _ in range(2):
+            await homeserver.push(state("m.room.tombstone", "", {"replacement_room": "!new:example.org"}))
+        assert caplog.text.count("was replaced by another room") == 1
+        assert is_member(bridge), "a grant means the room that it names"
+        bot = f"@rtcbot:{DOMAIN}"
+        await homeserver.push(state("m.room.member", bot, {"membership": "ban", "x": deep(40)}))
+        assert not is_member(bridge)
+
+
+def test_samples_are_what_a_homeserver_can_send() -> None:
+    assert all(json.loads(json.dumps(odd)) == odd for odd in ODD.values())
