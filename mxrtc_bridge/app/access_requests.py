@@ -46,6 +46,7 @@ log = logging.getLogger("mxrtc_bridge.requests")
 
 DEFAULT_FOR_S = 2 * 3600
 DAY_MS = 24 * 3600 * 1000
+_NOT_NOW = "I cannot find out just now which rooms you are in, as my homeserver does not answer. Try again in a minute."
 _HOW_TO_ANSWER = "React with \u2705 to allow it, 1\ufe0f\u20e3 for one session, \u274c to deny it; or write"
 
 
@@ -115,6 +116,8 @@ class AccessRequests:
         Raises:
             StorageError: the database does not take it.
         """
+        if not await self._rights.confirm_member(user):
+            return _NOT_NOW
         if isinstance(self._rights.decide(user, command.peer, command.service)[0], Allow):
             return ALREADY
         if not self._rights.may_ask(user, command.peer, command.service):

@@ -211,6 +211,7 @@ class Bridge:
             steps=self._steps_of_reload,
             tell_admins=self._bulletins.to_admins,
         )
+        self._withdrawn = WithdrawnEvents()
         self._people = People(
             self._homeserver,
             self._outbox,
@@ -228,9 +229,9 @@ class Bridge:
             clock=self._clock,
             reads_encrypted=lambda: self._encryption.is_on,
             reload=self._reload.ask,
+            withdrawn=self._withdrawn.holds,
         )
         self._arrivals = Arrivals(self._named_rooms, self._peers.membership, lambda: self._calls.sessions)
-        self._withdrawn = WithdrawnEvents()
         self._taking: asyncio.Task[None] | None = None
         self._inbox = Inbox(
             stores.inbox,
@@ -366,8 +367,6 @@ class Bridge:
 
     async def _hear(self, event: RoomEvent, local: UserId) -> None:
         """Take what somebody has written, in plain text."""
-        if self._withdrawn.holds(event.room_id, event.event_id):
-            return  # Redacted, while its key was waited for.
         await self._people.hear(event, local)
 
     async def _handle_to_device(self, device: CryptoDevice, event: ToDeviceEvent) -> None:

@@ -15,7 +15,7 @@ from mxrtc_bridge.app.given_grants import GivenGrants
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.app.target_states import TargetStates
 from mxrtc_bridge.app.verifications import BridgeVerifications
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.engine.calls import CallManager
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.ports import Connector
@@ -52,6 +52,7 @@ class People:
         clock: Clock,
         reads_encrypted: Callable[[], bool],
         reload: Callable[[], Awaitable[str]],
+        withdrawn: Callable[[RoomId, EventId], bool],
     ) -> None:
         """Make it; :meth:`run` must run for anybody to be answered.
 
@@ -72,6 +73,7 @@ class People:
             clock: where time comes from.
             reads_encrypted: whether encrypted rooms are understood.
             reload: reads the configuration again, and says what came of it.
+            withdrawn: whether an event was redacted.
         """
         self._peers = peers
         self.desk = Desk(given, calls, audit=audit, audited=audited, reload=reload, monotonic=clock.monotonic)
@@ -99,7 +101,12 @@ class People:
         )
         self.control = Control(self.desk, admins, self._requests, verifications, chat.names, clock.wall_ms)
         self._conversation = Conversation(
-            homeserver, chat, is_own=rights.config.claims, wall_ms=clock.wall_ms, monotonic=clock.monotonic
+            homeserver,
+            chat,
+            is_own=rights.config.claims,
+            wall_ms=clock.wall_ms,
+            monotonic=clock.monotonic,
+            withdrawn=withdrawn,
         )
 
     async def run(self) -> None:

@@ -20,7 +20,7 @@ import logging
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -120,6 +120,8 @@ class Reaction:
     room: RoomId
     target: EventId
     key: str
+    event: EventId | None = field(default=None, compare=False)
+    """Its own id."""
 
 
 class Commander(Protocol):
@@ -177,6 +179,7 @@ class Conversation:
         is_own: Callable[[UserId], bool],
         wall_ms: Callable[[], int],
         monotonic: Callable[[], float],
+        withdrawn: Callable[[RoomId, EventId], bool] = lambda _room, _event: False,
     ) -> None:
         """Make a conversation.
 
@@ -186,7 +189,9 @@ class Conversation:
             is_own: whether a user is of the bridge's namespace.
             wall_ms: milliseconds since the epoch.
             monotonic: seconds.
+            withdrawn: whether an event was redacted: then nothing comes of it any more.
         """
+        self._withdrawn = withdrawn
         self._sender = sender
         self._commander = commander
         self._is_own = is_own
@@ -316,6 +321,10 @@ class Conversation:
             log.exception("! a message was not handled")
 
     async def _do(self, work: _Said | Reaction | _Line) -> None:
+        event_id = work.event if isinstance(work, Reaction) else work.event.event_id
+        room = work.room if isinstance(work, Reaction) else work.event.room_id
+        if event_id is not None and self._withdrawn(room, event_id):
+            return
         match work:
             case Reaction():
                 await self._commander.reacted(work)
@@ -392,7 +401,7 @@ def _reaction(event: RoomEvent) -> Reaction | None:
     if not isinstance(key, str) or len(key) > 64:
         return None
     try:
-        return Reaction(event.sender, event.room_id, parse_event_id(relates.get("event_id")), key)
+        return Reaction(event.sender, event.room_id, parse_event_id(relates.get("event_id")), key, event.event_id)
     except EventError:
         return None
 

@@ -99,7 +99,7 @@ REMOVALS: dict[str, Callable[[Scene], Awaitable[None]]] = {
     KICK: lambda scene: scene.remove("kick"),
     "ban with a reason of odd characters": lambda scene: scene.remove("ban", reason="\0\u202e\U0001f600" * 999),
     "ban with a deep content of its own": lambda scene: scene.set_membership(
-        membership="ban", x=deep(60), displayname=-(2**53) + 1, avatar_url=[], reason={"a": None}
+        membership="ban", x=deep(60), y=-(2**53) + 1, z={"membership": "join"}, reason="\u202e"
     ),
     "an own departure with odd fields": lambda scene: scene.alice.ask(
         "PUT",

@@ -49,6 +49,7 @@ class Fake:
         self.now = 0.0
         self.failure: Exception | None = None
         self.unreachable = False
+        self.withdrawn: set[tuple[RoomId, EventId]] = set()
         self._events = 0
 
     def rank(self, user: UserId) -> Rank:
@@ -111,6 +112,7 @@ async def running(fake: Fake) -> AsyncIterator[Conversation]:
         is_own=lambda user: user in (BOT, BUILD),
         wall_ms=lambda: fake.wall,
         monotonic=lambda: fake.now,
+        withdrawn=lambda room, event: (room, event) in fake.withdrawn,
     )
     task = asyncio.create_task(talk.run())
     try:
@@ -299,6 +301,16 @@ def annotation(**relates: Any) -> dict[str, Any]:
 async def test_an_admins_reaction_is_handed_on(fake: Fake) -> None:
     await hear(fake, fake.event(ADMIN, annotation(), "m.reaction"), direct=False)
     assert fake.reactions == [Reaction(ADMIN, ROOM, EventId("$notice"), "\u2705")]
+
+
+async def test_what_was_redacted_while_it_waited_is_not_carried_out(fake: Fake) -> None:
+    async with running(fake) as talk:
+        said, reaction = fake.message(ADMIN, "grants"), fake.event(ADMIN, annotation(), "m.reaction")
+        for event in (said, fake.message(ALICE, "help"), reaction, fake.message(EVE, "help")):
+            talk.receive(event, BOT, direct=True)
+            fake.withdrawn.add((event.room_id, event.event_id))
+        await talk.idle()
+    assert (fake.commands, fake.reactions, fake.sent) == ([], [], [])
 
 
 @pytest.mark.parametrize("sender", [ALICE, EVE, BOT])
