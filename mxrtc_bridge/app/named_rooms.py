@@ -91,6 +91,7 @@ class NamedRooms:
                 if self.bot_rooms.look(room, user, joined=joined):
                     self._who.doubt(room)
             case RuleNews(room=room, key=key, rule=rule):
+                self.bot_rooms.stir(room)
                 if self._lists.look(room, key, rule):
                     self._rules.doubt(room)
             case EncryptionNews(room=room):
@@ -104,15 +105,14 @@ class NamedRooms:
                 self._doubt(room)
 
     def _doubt(self, unread: RoomId | None) -> None:
-        joined = self.bot_rooms.joined()
-        for room in joined if unread is None else joined & {unread}:
+        for room in self.bot_rooms.named() if unread is None else self.bot_rooms.named() & {unread}:
             self.bot_rooms.could_not_read(room)
             self._who.doubt(room)
             if self._lists.follows(room):
                 self._rules.doubt(room)
 
     def _replaced_by_another(self, room: RoomId) -> None:
-        if room in self._rights.named_rooms() and room not in self._replaced:
+        if room in self.bot_rooms.joined() - self._replaced and room in self._rights.named_rooms():
             self._replaced.add(room)
             log.warning("! %s was replaced by another room; what names it goes on to mean the members of the old", room)
 
@@ -144,9 +144,9 @@ class NamedRooms:
             return age is not None and age <= COMPARE_S
         return True
 
-    def doubtful(self, rooms: Collection[RoomId]) -> frozenset[RoomId]:
-        """Those of the rooms in which something has happened that the homeserver was not asked about yet."""
-        return frozenset(room for room in rooms if self._who.is_doubtful(room))
+    def doubtful(self) -> frozenset[RoomId]:
+        """The rooms in which something has happened that the homeserver was not asked about yet."""
+        return self._who.doubtful()
 
     def _entered(self, room: RoomId, unsure: bool) -> None:
         for refresher in (self._who, self._rules) if self._lists.follows(room) else (self._who,):

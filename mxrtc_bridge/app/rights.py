@@ -57,8 +57,8 @@ class Rights:
         """The rooms that a user is joined to, of those that grants name."""
         self.confirm_rooms: Callable[[Collection[RoomId]], Awaitable[bool]] = _nothing_to_confirm
         """Makes sure, with the homeserver, who is in some rooms; False where that is not possible now."""
-        self.doubtful_rooms: Callable[[Collection[RoomId]], Collection[RoomId]] = lambda _rooms: ()
-        """Those of some rooms in which something has happened that is not known yet."""
+        self.doubtful_rooms: Callable[[], Collection[RoomId]] = lambda: ()
+        """The rooms in which something has happened that is not known yet."""
         self.listed: Callable[[UserId], str | None] = lambda _user: None
         """The rule of a policy list that denies a user everything."""
         self.given: Given | None = None
@@ -107,7 +107,7 @@ class Rights:
         """Make sure which rooms ``user`` is in, of those that rules name; False if that cannot be found out now."""
         rooms = frozenset(self.rooms_of(user))
         # Perhaps they have joined just now: then the answer is waited for, and without one they are not in.
-        await self.confirm_rooms(frozenset(self.doubtful_rooms(self.named_rooms())) - rooms)
+        await self.confirm_rooms(frozenset(self.doubtful_rooms()) - rooms)
         return await self.confirm_rooms(rooms)
 
     def _without_rooms(self) -> Rights:

@@ -88,6 +88,9 @@ class BotRooms:
         """Named rooms that the bot was removed from since it last tried to enter them."""
         self._unread: set[RoomId] = set()
         """Rooms in which something could not be read: perhaps that they are encrypted now."""
+        self._stirred: set[RoomId] = set()
+        """Rooms that are being entered, in which something has happened meanwhile."""
+        self._wanted_now: frozenset[RoomId] | None = None
         self._missing = asyncio.Event()
         self._entering = asyncio.Lock()
 
@@ -150,10 +153,13 @@ class BotRooms:
         else:
             if name not in self._ids:
                 self._ids[name] = await self._homeserver.resolve_alias(name, self._bot)
+                self._wanted_now = None
             self._removed_lately.discard(self._ids[name])
             # By the alias: it tells the homeserver which servers to ask for a room that it does not know.
             self._ids[name] = await self._homeserver.join_alias(name, self._bot)
         room = self._ids[name]
+        self._wanted_now = None
+        self._stirred.discard(room)
         # Before anything is sent there.
         facts = await self._homeserver.room_facts(room, self._bot)
         if facts.encrypted:
@@ -163,11 +169,12 @@ class BotRooms:
             raise HomeserverError("it was removed from there just now", 403, "M_FORBIDDEN")
         self._joined.add(room)
         self._unleft.discard(room)
-        self._entered(room, any(unsure))
+        self._entered(room, any(unsure) or room in self._stirred)
 
     async def reload(self, named: Mapping[str, str]) -> None:
         """Take over other names: join the new ones and leave what is named no more."""
         self._named = dict(named)
+        self._wanted_now = None
         await self.enter()
         for room in tuple(self._joined - self._wanted()):
             self._forget(room)
@@ -197,6 +204,7 @@ class BotRooms:
         Returns:
             Whether the homeserver must be asked who is in the room now.
         """
+        self.stir(room)
         if user != self._bot:
             return self._members is not None and self._members.look(room, user, joined=joined)
         if not joined and self.is_named(room):
@@ -204,13 +212,23 @@ class BotRooms:
             self._removed(room)
         return False
 
+    def stir(self, room: RoomId) -> None:
+        """Something has happened in a room: while it is being entered, what was asked for may be older than that."""
+        if room not in self._joined and self.is_named(room):
+            self._stirred.add(room)
+
+    def named(self) -> frozenset[RoomId]:
+        """The named rooms, as far as it is known which ones they are."""
+        return self._wanted()
+
     def joined(self) -> frozenset[RoomId]:
         """The named rooms that the bot is in."""
         return frozenset(self._joined)
 
     def could_not_read(self, room: RoomId) -> None:
         """Something in a named room could not be read; :meth:`learn_again` finds out what it may have changed."""
-        if room in self._joined:
+        self.stir(room)
+        if self.is_named(room):
             self._unread.add(room)
 
     async def learn_again(self, room: RoomId, learner: Learner) -> float | None:
@@ -255,7 +273,8 @@ class BotRooms:
             await self.enter()
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S) if self._missing.is_set() else FIRST_PAUSE_S
 
-    def _wanted(self) -> set[RoomId]:
-        return {self._ids[name] for name in self._named.values() if name in self._ids} | {
-            RoomId(name) for name in self._named.values() if name.startswith("!")
-        }
+    def _wanted(self) -> frozenset[RoomId]:
+        if self._wanted_now is None:
+            resolved = {self._ids[name] for name in self._named.values() if name in self._ids}
+            self._wanted_now = frozenset(resolved | {RoomId(name) for name in self._named.values() if name[:1] == "!"})
+        return self._wanted_now

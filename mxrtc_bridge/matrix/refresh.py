@@ -65,6 +65,9 @@ class Refresher:
         self._read = read
         self._monotonic = monotonic
         self._slots = asyncio.Semaphore(parallel)
+        self._parallel = parallel
+        self._running = 0
+        """Questions that are asked in the background; with all places taken nobody looks what else is doubtful."""
         self._rooms: dict[RoomId, _Room] = {}
         self._doubtful: dict[RoomId, _Room] = {}
         self._changed = asyncio.Event()
@@ -81,6 +84,10 @@ class Refresher:
     def is_doubtful(self, room: RoomId) -> bool:
         """Whether a room was doubted since the question of its last answer."""
         return room in self._doubtful
+
+    def doubtful(self) -> frozenset[RoomId]:
+        """All rooms of which that is so."""
+        return frozenset(self._doubtful)
 
     def age(self, room: RoomId) -> float | None:
         """Seconds since the question of the last answer; None where there was none."""
@@ -139,12 +146,18 @@ class Refresher:
             while True:
                 self._changed.clear()
                 now = self._monotonic()
-                idle = [(room, state) for room, state in self._doubtful.items() if not state.busy]
-                for room, state in idle:
-                    if state.due <= now:
+                next_due = None
+                for room, state in tuple(self._doubtful.items()) if self._running < self._parallel else ():
+                    if state.busy:
+                        continue
+                    if state.due > now:
+                        next_due = state.due if next_due is None else min(next_due, state.due)
+                    elif self._running < self._parallel:
                         state.busy = True
+                        self._running += 1
                         tasks.create_task(self._settle(room, state))
-                next_due = min((state.due for _, state in idle if state.due > now), default=None)
+                    else:
+                        break
                 try:
                     async with asyncio.timeout(None if next_due is None else next_due - now):
                         await self._changed.wait()
@@ -165,4 +178,5 @@ class Refresher:
             state.due = self._monotonic() + LONGEST_PAUSE_S
         finally:
             state.busy = False
+            self._running -= 1
             self._changed.set()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.ids import RoomId
+from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix import bot_rooms as module
 from mxrtc_bridge.matrix.homeserver import RoomFacts
 from tests.matrix.peers_bench import ALICE, BOT, MALLORY, PEER, Bench
@@ -135,3 +135,49 @@ async def test_what_could_not_be_joined_is_tried_again_with_growing_pauses(monke
     task.cancel()
     assert pauses == [min(module.FIRST_PAUSE_S * 2**n, module.LONGEST_PAUSE_S) for n in range(10)]
     assert bench.bot_rooms.room("notices") == NOTICES
+
+
+@pytest.mark.parametrize("news", ["join", "unread"])
+async def test_what_happens_while_a_room_is_entered_makes_it_be_asked_for_again(
+    news: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered: list[tuple[RoomId, bool]] = []
+    bench = Bench(named={"members": OTHER})
+    bench.bot_rooms._entered = lambda room, unsure: entered.append((room, unsure))
+    ask = bench.homeserver.joined_members
+
+    async def joined_members(room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
+        found = await ask(room, as_user)
+        if news == "join":
+            bench.bot_rooms.look(room, MALLORY, joined=True)
+        else:
+            bench.bot_rooms.could_not_read(room)
+        return found
+
+    monkeypatch.setattr(bench.homeserver, "joined_members", joined_members)
+    await bench.bot_rooms.enter()
+    assert entered == [(OTHER, True)]
+
+
+async def test_bot_that_is_removed_while_it_enters_a_room_is_not_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(named={"members": OTHER})
+    ask = bench.homeserver.room_facts
+
+    async def room_facts(room: RoomId, as_user: UserId | None = None) -> RoomFacts:
+        bench.bot_rooms.look(room, BOT, joined=False)
+        return await ask(room, as_user)
+
+    monkeypatch.setattr(bench.homeserver, "room_facts", room_facts)
+    await bench.bot_rooms.enter()
+    assert bench.bot_rooms.joined() == frozenset()
+    monkeypatch.undo()
+    await bench.bot_rooms.enter()
+    assert bench.bot_rooms.joined() == {OTHER}
+
+
+async def test_bot_that_is_not_in_a_room_any_more_is_found_out_by_the_answer() -> None:
+    bench = Bench(named={"members": OTHER})
+    await bench.bot_rooms.enter()
+    bench.homeserver.members[OTHER].clear()
+    assert await bench.bot_rooms.learn_again(OTHER, bench.lists) is None
+    assert (bench.bot_rooms.joined(), bench.lists.members(OTHER)) == (frozenset(), None)
