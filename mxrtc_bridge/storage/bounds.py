@@ -49,6 +49,7 @@ BOUNDS: Mapping[str, TableBound] = {
         calls.KEEP_MS,
     ),
     "certificate": TableBound(None, "one for each peer"),
+    "own_user": TableBound(None, "one for each peer and the bot"),
     "peer_room": TableBound(
         None,
         "rooms that our users are in, by invitation of users with a right; idle ones are left, and removed with it",
@@ -82,6 +83,7 @@ BOUNDS: Mapping[str, TableBound] = {
     "crypto_user": TableBound(
         crypto_bounds.USERS.bound.total + crypto_bounds.USERS.bound.strangers + crypto.TRIM_EVERY,
         "strangers, by server and by size; an identity that was compared by hand counts as known",
+        crypto.KEEP_STRANGER_MS,
     ),
     "crypto_outbound": TableBound(
         crypto_bounds.MAX_OUTBOUND, "the oldest: a new session is begun", crypto_bounds.KEEP_OUTBOUND_MS

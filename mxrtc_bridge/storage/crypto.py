@@ -23,7 +23,7 @@ from mxrtc_bridge.core.encryption import (
     UserRecord,
 )
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
-from mxrtc_bridge.storage.crypto_bounds import trim, trim_rooms
+from mxrtc_bridge.storage.crypto_bounds import KNOWN_USER, trim, trim_rooms
 from mxrtc_bridge.storage.database import Database
 
 DAY_MS = 24 * 3600 * 1000
@@ -31,6 +31,8 @@ KEEP_INBOUND_MS = 7 * DAY_MS
 """How long the key of a session of others is kept: calls are of the moment, and history is not read again."""
 KEEP_OLM_MS = 90 * DAY_MS
 """How long a session with a device is kept that has not used it."""
+KEEP_STRANGER_MS = 90 * DAY_MS
+"""How long the devices of a user are kept who was never let in, once nobody asks for them any more."""
 MAX_OLM = 8
 """Sessions with one device; the newest are read."""
 
@@ -78,6 +80,10 @@ class CryptoStore:
             )
             gone += await connection.fetch(
                 "DELETE FROM crypto_olm WHERE used_ms < $1 RETURNING 1", now_ms - KEEP_OLM_MS
+            )
+            gone += await connection.fetch(
+                f"DELETE FROM crypto_user AS t WHERE queried_ms < $1 AND NOT {KNOWN_USER} RETURNING 1",  # noqa: S608
+                now_ms - KEEP_STRANGER_MS,
             )
             return len(gone) + await trim_rooms(connection, now_ms)
 

@@ -31,6 +31,8 @@ MAX_INDEX_OF_SESSION = 20_000
 """Messages of one session; clients begin a new one after some hundred."""
 
 _KNOWN = "EXISTS (SELECT 1 FROM audit WHERE audit.owner = '+' || t.user_id)"
+KNOWN_USER = f"(t.verified_master IS NOT NULL OR {_KNOWN})"
+"""Of a row ``t`` of crypto_user: whether its user was let in before, or compared by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ USERS = _Table(
     ("user_id",),
     "queried_ms",
     Bound(20_000, of_user=1, of_server=500, strangers=2000, strangers_bytes=32 * 1024 * 1024),
-    known=f"(t.verified_master IS NOT NULL OR {_KNOWN})",
+    known=KNOWN_USER,
     size="LENGTH(t.keys_json)",
 )
 

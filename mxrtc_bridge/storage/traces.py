@@ -11,6 +11,7 @@ from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.ids import CallId, EventId, RoomId, UserId
 from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.pruning import in_batches
 
 KEEP_MS = 7 * 24 * 3600 * 1000
 MAX_ROWS = 20_000
@@ -88,7 +89,9 @@ class TraceStore:
 
     async def prune(self, now_ms: int) -> int:
         """Forget what is too old or too much; returns the rows."""
+        return await in_batches(lambda: self._prune_batch(now_ms))
 
+    async def _prune_batch(self, now_ms: int) -> int:
         async def delete(connection: Connection) -> int:
             rows = await connection.fetch(
                 "DELETE FROM call_trace WHERE sent_ms < $1 OR event_id IN "

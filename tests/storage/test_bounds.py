@@ -157,3 +157,17 @@ async def test_that_a_room_is_encrypted_is_not_forgotten_while_a_peer_is_in_it(
     assert await CryptoStore(database).prune(NOW) == 3
     assert await store.room(ROOM) == rooms[0]
     assert await store.room(RoomId("!3:x")) == rooms[4]
+
+
+async def test_devices_of_strangers_are_forgotten_when_nobody_asks_for_them_any_more(
+    database: Database, store: CryptoUserStore
+) -> None:
+    old = NOW - crypto.KEEP_STRANGER_MS - 1
+    kept = [
+        User(ALICE, "{}", old, outdated=False, pinned_master="a"),
+        User(UserId("@carol:x"), "{}", old, outdated=False, pinned_master="c", verified_master="c"),
+        User(UserId("@dave:x"), "{}", old + 2, outdated=False, pinned_master="d"),
+    ]
+    await store.save(Changes(users=[*kept, User(stranger(1), "{}", old, outdated=False, pinned_master="m")]))
+    assert await CryptoStore(database).prune(NOW) == 1
+    assert [await store.user(each.user) for each in kept] == kept
