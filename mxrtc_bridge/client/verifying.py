@@ -203,7 +203,8 @@ async def _until_done(happened: Happenings) -> None:
 
 async def _remember(device: CryptoDevice, report: Report, whose: UserId, vouched: Vouched, *, own: bool) -> None:
     if vouched.master is not None:
-        await device.lists.accept_identity(whose, verified=vouched.master)
+        # What was compared, whatever the homeserver shows by now.
+        await device.lists.vouch_for(whose, vouched.master)
     signed = await _is_signed(device) if own else None
     if own:
         words = "this device is cross-signed now" if signed else "the other session has not signed this device"
