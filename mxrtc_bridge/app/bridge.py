@@ -23,6 +23,7 @@ from mxrtc_bridge.app.encryption import Encryption
 from mxrtc_bridge.app.given_grants import GivenGrants
 from mxrtc_bridge.app.identities import Identities
 from mxrtc_bridge.app.named_rooms import NamedRooms
+from mxrtc_bridge.app.numbers import NumbersOfBridge
 from mxrtc_bridge.app.people import People
 from mxrtc_bridge.app.private_events import PrivateEvents
 from mxrtc_bridge.app.refusals import DeskError
@@ -125,6 +126,7 @@ class Bridge:
             taken_over=self._audited.taken_over,
         )
         self._connector = TargetConnector()
+        self._numbers = NumbersOfBridge(stores.counters)
         self._directories = Directories()
         self._traces = Traces(
             self._outbox,
@@ -155,6 +157,7 @@ class Bridge:
             call_over=self._traces.call_over,
             refused=self._say_refused,
             new_party_id=lambda: PartyId(secrets.token_hex(8)),
+            new_number=self._numbers.sessions.next,
             counters=self._metrics,
             clock=self._clock,
         )
@@ -190,6 +193,7 @@ class Bridge:
             rights=self._rights,
             audited=self._audited,
             tell_admins=self._bulletins.to_admins,
+            new_number=self._numbers.verifications.next,
             clock=self._clock,
         )
         self._private = PrivateEvents(
@@ -288,6 +292,7 @@ class Bridge:
         async with asyncio.TaskGroup() as tasks:
             await self._audit.start()
             tasks.create_task(self._audit.run(), name="audit")
+            tasks.create_task(self._numbers.run(), name="numbers")
             await self._given.load()
             await self._named_rooms.recall()
             self._rights.given = self._given

@@ -73,6 +73,7 @@ class BridgeVerifications:
         rights: the rules in force.
         audited: where it is written down.
         tell_admins: says something to the admins.
+        new_number: gives a number that no verification has had before.
         clock: where time comes from.
         sleep: waits before it is looked for what takes too long.
     """
@@ -85,6 +86,7 @@ class BridgeVerifications:
         rights: Rights,
         audited: Audited,
         tell_admins: Callable[[str], None],
+        new_number: Callable[[], Awaitable[int]],
         clock: Clock,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -97,7 +99,7 @@ class BridgeVerifications:
         self._sleep = sleep
         self._of: dict[UserId, tuple[CryptoDevice, Verifications]] = {}
         self._waiting: dict[Exchange, _Waiting] = {}
-        self._numbers = 0
+        self._new_number = new_number
 
     async def handle(self, device: CryptoDevice, event: ToDeviceEvent) -> bool:
         """Take what another device has sent to one of ours; False if it belongs to no verification."""
@@ -223,12 +225,11 @@ class BridgeVerifications:
                     log.info("= the verification of %s with %s ended: %s", exchange.user, local, why)
 
     async def _wait_for_admin(self, local: UserId, of: Verifications, exchange: Exchange) -> None:
+        number = await self._new_number()
         while len(self._waiting) >= MAX_WAITING:
             oldest = next(iter(self._waiting.values()))
             self._waiting.pop(oldest.exchange)
             await oldest.of.give_up(oldest.exchange)
-        self._numbers += 1
-        number = self._numbers
         self._waiting[exchange] = _Waiting(number, local, exchange, of)
         log.info("= verification %d of %s with %s waits for an admin: %s", number, exchange.user, local, HOW)
         self._tell_admins(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -119,6 +118,7 @@ class CallManager:
         make_links: makes the part that serves the channels of a call between (peer, user).
         refused: called for refused calls.
         new_party_id: draws a party id.
+        new_number: gives a number that no session has had before, by which people name it.
         counters: what is counted.
         clock: where time comes from.
     """
@@ -137,6 +137,7 @@ class CallManager:
         call_over: Callable[[CallRecord], Awaitable[None]],
         refused: RefusalNotice,
         new_party_id: Callable[[], PartyId],
+        new_number: Callable[[], Awaitable[int]],
         counters: Counters,
         clock: Clock,
     ) -> None:
@@ -161,7 +162,7 @@ class CallManager:
         self._draining = False
         self.paused = False
         """Take no new calls; live ones go on."""
-        self._numbers = itertools.count(1)
+        self._new_number = new_number
         self._idle = asyncio.Event()
 
     @property
@@ -213,7 +214,7 @@ class CallManager:
         if not await self._directory.claim(record, event.event_id, now_ms):
             self._counters.refusal("replay")
             return
-        live = self._new_session(record)
+        live = self._new_session(record, await self._new_number())
         live.session.device = event.device
         live.session.feed(call.Remote(event.sender, invite))
         self._sessions[record.room_id, record.call_id, local] = live
@@ -221,7 +222,7 @@ class CallManager:
         assert self._tasks is not None
         self._tasks.create_task(self._live_through(live, record), name=f"call {record.call_id}")
 
-    def _new_session(self, record: CallRecord) -> _Live:
+    def _new_session(self, record: CallRecord, number: int) -> _Live:
         assert record.party_id is not None
         machine = call.CallMachine(
             call.Role.CALLEE,
@@ -274,7 +275,7 @@ class CallManager:
             clock=self._clock,
             admission=admit,
         )
-        session.number = next(self._numbers)
+        session.number = number
         live = _Live(session, links, lambda: self._live.end(record.remote) if counted else None)
         return live
 

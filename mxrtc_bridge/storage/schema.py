@@ -333,3 +333,10 @@ async def _create_own_user(connection: Connection) -> None:
 
 
 UPGRADES.register(_create_own_user, description="users that are ours")
+
+
+async def _create_counter(connection: Connection) -> None:
+    await connection.execute("CREATE TABLE counter (name TEXT PRIMARY KEY, last BIGINT NOT NULL)")
+
+
+UPGRADES.register(_create_counter, description="numbers that are never used again")

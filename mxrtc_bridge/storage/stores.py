@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mxrtc_bridge.storage.audit import AuditStore
 from mxrtc_bridge.storage.calls import CallStore
 from mxrtc_bridge.storage.certificates import CertificateStore
+from mxrtc_bridge.storage.counters import CounterStore
 from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.grants import GrantStore
@@ -38,6 +39,7 @@ class Stores:
     traces: TraceStore
     policy_rules: PolicyRuleStore
     own_users: OwnUserStore
+    counters: CounterStore
 
     async def prune(self, now_ms: int) -> int:
         """Forget what is too old or too much, everywhere; to be called about once an hour. Returns the rows."""
@@ -82,4 +84,5 @@ def _stores(database: Database) -> Stores:
         traces=TraceStore(database),
         policy_rules=PolicyRuleStore(database),
         own_users=OwnUserStore(database),
+        counters=CounterStore(database),
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
+from mxrtc_bridge.app.numbers import Numbers
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.app.verifications import MAX_WAITING, BridgeVerifications
 from mxrtc_bridge.core.errors import HomeserverError
@@ -17,6 +19,8 @@ from mxrtc_bridge.core.verification_values import Compare, Effect
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent, UserDevices
 from mxrtc_bridge.matrix.crypto.verification import MAX_OPEN, Exchange, Verifications
 from mxrtc_bridge.matrix.room_event import RoomEvent
+from mxrtc_bridge.storage.counters import CounterStore
+from mxrtc_bridge.storage.database import Database
 from tests.matrix.crypto.verification_world import ALICE, BUILD, MASTERS, PEER, PHONE, Device
 
 ADMIN = UserId("local:root")
@@ -26,8 +30,9 @@ NOW_MS = 1_000_000_000
 class World:
     """Everything around them; also the rules, the clock, the audit and who sends in rooms."""
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Numbers | None = None) -> None:
         self.now = 0.0
+        self._counted = 0
         self.allowed = True
         self.shown: str | None = MASTERS[ALICE]
         self.identities: dict[UserId, str] = {}
@@ -44,10 +49,15 @@ class World:
             rights=self,  # type: ignore[arg-type]
             audited=self,  # type: ignore[arg-type]
             tell_admins=self.told.append,
+            new_number=(numbers or Numbers(self, "verification")).next,
             clock=self,  # type: ignore[arg-type]
             sleep=self.sleep,
         )
         self.slept = 0
+
+    async def reserve(self, _name: str, count: int) -> int:
+        self._counted += count
+        return self._counted - count + 1
 
     def monotonic(self) -> float:
         return self.now
@@ -270,3 +280,20 @@ async def test_what_the_configuration_says_of_an_identity_is_not_overruled(world
     with pytest.raises(DeskError, match="in the configuration"):
         await world.bridge.trust(ALICE, None, by=ADMIN)
     assert world.accepted == []
+
+
+async def test_an_answer_that_is_typed_after_a_restart_is_nobody_elses(tmp_path: Path) -> None:
+    """The number was given before; after it another user asks, whom the admin has not compared anything with."""
+    url = f"sqlite:///{tmp_path}/bridge.db"
+    async with await Database.open(url) as database:
+        before = World(Numbers(CounterStore(database), "verification"))
+        await User(before).ask()
+        (row,) = before.bridge.rows()
+    async with await Database.open(url) as database:
+        after = World(Numbers(CounterStore(database), "verification"))
+        await User(after, UserId("@user1:example.org")).ask()
+        with pytest.raises(DeskError, match="no verification"):
+            await after.bridge.decide(int(str(row["number"])), same=True, by=ADMIN)
+        (other,) = after.bridge.rows()
+        assert int(str(other["number"])) > int(str(row["number"]))
+    assert (after.vouched, after.audit) == ([], [])

@@ -108,6 +108,7 @@ class Bridge:
         self.audited_ends: list[tuple[UserId, str]] = []
         self.peers: list[Peer] = []
         self.fate = "works"
+        self.numbered = 6
         self.changes_at: int | None = None
         self.counters = RecordingCounters()
         self.gate = Gate()
@@ -125,9 +126,14 @@ class Bridge:
             call_over=self.call_over,
             refused=self.say_refused,
             new_party_id=lambda: PartyId("ours"),
+            new_number=self.new_number,
             counters=self.counters,
             clock=self.clock,
         )
+
+    async def new_number(self) -> int:
+        self.numbered += 1
+        return self.numbered
 
     async def send(self, _room: RoomId, _sender: UserId, message: CallMessage, *, step: str) -> None:
         if self.homeserver_down:
@@ -338,6 +344,12 @@ async def test_invite_for_somebody_else_and_of_our_own_users_is_ignored(bridge: 
     await bridge.invite("c2", sender=UserId("@rtc_other:example.org"))
     assert not bridge.manager.sessions
     assert bridge.sent == []
+
+
+async def test_each_session_has_a_number_of_its_own_and_a_replay_takes_none(bridge: Bridge) -> None:
+    for call in ("c0", "c1", "c1", "c2"):
+        await bridge.invite(call)
+    assert [session.number for session in bridge.manager.sessions] == [7, 8, 9]
 
 
 async def test_calls_beyond_the_limit_of_a_user_are_rejected_as_busy() -> None:
