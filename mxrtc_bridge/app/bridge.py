@@ -230,6 +230,7 @@ class Bridge:
             audited=self._audited,
             connector=self._connector,
             verifications=self._verifications,
+            new_question=self._numbers.questions.next,
             clock=self._clock,
             reads_encrypted=lambda: self._encryption.is_on,
             reload=self._reload.ask,

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from mxrtc_bridge.app.access_requests import AccessRequests
 from mxrtc_bridge.app.admin_commands import ADMINS_VERBS, AdminCommands
+from mxrtc_bridge.app.giving import Giving
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.app.target_states import TargetStates
 from mxrtc_bridge.core.answers import Answer, Code, Line, Link, Strong, answer, code, item, say, text
@@ -36,7 +37,9 @@ from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.conversation import Asker, Rank, Reaction
 from mxrtc_bridge.matrix.openings import Opening
 
-CARRIED_OUT = frozenset({"help", "peers", "open", "status", "how", "close", "request", "withdraw"}) | ADMINS_VERBS
+CARRIED_OUT = (
+    frozenset({"help", "peers", "open", "status", "how", "close", "request", "withdraw", "yes"}) | ADMINS_VERBS
+)
 """Verbs that somebody carries out."""
 _SHOWN = 20
 """Given grants of one user that are listed."""
@@ -69,6 +72,7 @@ class Chat:
         states: TargetStates,
         requests: AccessRequests,
         admins: AdminCommands,
+        giving: Giving,
         *,
         monotonic: Callable[[], float],
         wall_ms: Callable[[], int],
@@ -82,6 +86,7 @@ class Chat:
             states: whether targets answer.
             requests: for access.
             admins: carries out what only admins may do.
+            giving: judges where what gives something counts, and asks back.
             monotonic: seconds, of the clock that sessions use.
             wall_ms: milliseconds since the epoch.
         """
@@ -92,6 +97,7 @@ class Chat:
         self._states = states
         self._requests = requests
         self._admins = admins
+        self._giving = giving
         self._monotonic = monotonic
 
     # What the conversation asks
@@ -112,8 +118,19 @@ class Chat:
         """Verbs that nobody carries out in this bridge."""
         return frozenset(form.verb for form in COMMANDS) - CARRIED_OUT
 
-    async def carry_out(self, command: Command, asker: Asker) -> Answer:  # noqa: PLR0911 - one row for each command
+    async def carry_out(self, command: Command, asker: Asker) -> Answer:
         """Do what was said."""
+        # By the rules of this moment, not of the moment at which it was read.
+        if not self._rights.is_admin(asker.user):
+            return await self._do(command, asker)
+        judged = await self._giving.judge(command, asker)
+        return judged if isinstance(judged, Answer) else await self._do(judged, asker)
+
+    def mistaken(self, asker: Asker) -> None:
+        """Take down that somebody has written what is no command."""
+        self._giving.forget(asker.user)
+
+    async def _do(self, command: Command, asker: Asker) -> Answer:  # noqa: PLR0911 - one row for each command
         match command:
             case Help(topic=topic):
                 return self._help(topic, asker)
@@ -132,7 +149,6 @@ class Chat:
                 return self._unknown(peer, service, asker) if said is None else say(said)
             case WithdrawRequest(number=number):
                 return say(await self._requests.withdraw(number, asker.user))
-        # By the rules of this moment, not of the moment at which it was read.
         if not self._rights.is_admin(asker.user):
             return say("Only admins may do that.")
         return await self._admins.carry_out(command, asker.user)

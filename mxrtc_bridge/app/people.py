@@ -12,6 +12,7 @@ from mxrtc_bridge.app.chat import Chat
 from mxrtc_bridge.app.control import Control
 from mxrtc_bridge.app.desk import Desk
 from mxrtc_bridge.app.given_grants import GivenGrants
+from mxrtc_bridge.app.giving import Giving
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.app.target_states import TargetStates
 from mxrtc_bridge.app.verifications import BridgeVerifications
@@ -49,6 +50,7 @@ class People:
         audited: Audited,
         connector: Connector,
         verifications: BridgeVerifications,
+        new_question: Callable[[], Awaitable[int]],
         clock: Clock,
         reads_encrypted: Callable[[], bool],
         reload: Callable[[], Awaitable[str]],
@@ -70,6 +72,7 @@ class People:
             audited: where it is written down.
             connector: looks whether targets answer.
             verifications: wait for an admin.
+            new_question: gives a number that no question of ours has had before.
             clock: where time comes from.
             reads_encrypted: whether encrypted rooms are understood.
             reload: reads the configuration again, and says what came of it.
@@ -89,6 +92,16 @@ class People:
             wall_ms=clock.wall_ms,
         )
         admins = AdminCommands(self.desk, self._requests, config=lambda: rights.config, wall_ms=clock.wall_ms)
+        giving = Giving(
+            homeserver,
+            admins=lambda: rights.config.admins,
+            is_own=peers.is_own,
+            admin_room=lambda: bot_rooms.room("admin"),
+            waiting=self._requests.waiting,
+            new_number=new_question,
+            monotonic=clock.monotonic,
+            wall_ms=clock.wall_ms,
+        )
         chat = Chat(
             rights,
             calls,
@@ -96,6 +109,7 @@ class People:
             TargetStates(connector, clock.monotonic),
             self._requests,
             admins,
+            giving,
             monotonic=clock.monotonic,
             wall_ms=clock.wall_ms,
         )

@@ -1,19 +1,15 @@
 """What a person typed into a room, as bounded words.
 
-Must never raise for anything that a homeserver can deliver, and never give back more than it was allowed to read. The
-text comes as a message's ``body``, sometimes with a ``formatted_body``: a person whom a client completed by name stands
-in the body by that name only, and by id in a link of the formatted text (specification, "User, room and group
-mentions"), so the formatted text is read where it has such links.
+Must never raise for anything that a homeserver can deliver, and never give back more than it was allowed to read.
 
-Pure. What the words mean is said in :mod:`mxrtc_bridge.core.commands`.
+Pure. Which words of a message are its sender's own is said in :mod:`mxrtc_bridge.core.message_text`, and what they mean
+in :mod:`mxrtc_bridge.core.commands`.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from html.parser import HTMLParser
-from urllib.parse import unquote
 
 PREFIX = "!rtc"
 """Begins a command in rooms that are not a direct chat."""
@@ -27,7 +23,6 @@ MAX_DURATION_S = 90 * 24 * 3600
 MIN_DURATION_S = 1
 
 _REPLACEMENT = "\ufffd"
-_PILL = re.compile(r"(?:https?://matrix\.to/#/|matrix:u/)([^?/]{1,400})", re.IGNORECASE)
 _DURATION = re.compile(r"(?:\d{1,6}[a-z]{1,7})+")
 _PART = re.compile(r"(\d{1,6})([a-z]{1,7})")
 _UNITS = {
@@ -41,89 +36,17 @@ _SECONDS = {word: seconds for seconds, words in _UNITS.items() for word in words
 _QUOTES = "\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb"
 
 
-def message_text(body: object, formatted: object = None, *, is_reply: bool = False) -> str | None:
-    """Return what the person wrote, or None where it is no text or too long to be meant for us.
-
-    Args:
-        body: ``body`` of the message, unchecked.
-        formatted: ``formatted_body`` of the message if its format is HTML, unchecked.
-        is_reply: whether the message answers another one; older clients repeat that one in front.
-    """
-    if not isinstance(body, str) or len(body) > MAX_TEXT_CHARS:
-        return None
-    if isinstance(formatted, str) and len(formatted) <= 4 * MAX_TEXT_CHARS and _PILL.search(formatted):
-        text = _text_of_html(formatted)
-        return text if len(text) <= MAX_TEXT_CHARS else None
-    return _without_fallback(body) if is_reply else body
-
-
-def _without_fallback(body: str) -> str:
-    """Drop the quoted lines in front (specification before 1.13, "Fallbacks for rich replies")."""
-    lines = body.split("\n")
-    start = 0
-    while start < len(lines) and lines[start].startswith(">"):
-        start += 1
-    if start and start < len(lines) and not lines[start].strip():
-        start += 1
-    return "\n".join(lines[start:])
-
-
-class _Reader(HTMLParser):
-    """Gathers text; a link to a user becomes the user's id, and a repeated message is left out."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self._in_reply = 0
-        self._in_link = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "mx-reply":
-            self._in_reply += 1
-        elif tag in ("br", "p", "div", "li"):
-            self.parts.append("\n")
-        elif tag == "a" and not self._in_reply:
-            pill = _PILL.match(dict(attrs).get("href") or "")
-            if pill is not None:
-                target = unquote(pill[1])
-                self.parts.append(target if target.startswith(("@", "!", "#")) else f"@{target}")
-                self._in_link += 1
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "mx-reply":
-            self._in_reply = max(0, self._in_reply - 1)
-        elif tag == "a":
-            self._in_link = max(0, self._in_link - 1)
-
-    def handle_data(self, data: str) -> None:
-        if not self._in_reply and not self._in_link:
-            self.parts.append(data)
-
-
-def _text_of_html(source: str) -> str:
-    reader = _Reader()
-    try:
-        reader.feed(source)
-        reader.close()
-    except (AssertionError, ValueError):
-        # The parser gives up on some malformed declarations.
-        return ""
-    return "".join(reader.parts)
-
-
 def command_words(text: str, *, direct: bool) -> tuple[str, ...] | None:
     """Return the words of a command, without the prefix; None where the message is not meant for us.
 
     Args:
-        text: what :func:`message_text` has given.
+        text: of the message, as its sender has typed it.
         direct: whether the room is a direct chat, where no prefix is needed.
     """
     words = tuple(text.split(maxsplit=MAX_WORDS)[:MAX_WORDS])
     if words and words[0].lower() == PREFIX:
         return words[1:] or ("help",)
-    if not direct or not words:
-        return None
-    return words
+    return words if direct and words else None
 
 
 def unquoted(word: str) -> str:

@@ -179,6 +179,13 @@ class DenyRequest:
     because: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Answer a question of the bridge: yes, that was meant."""
+
+    number: int
+
+
 Command = (
     Help
     | ListPeers
@@ -203,6 +210,7 @@ Command = (
     | ListRequests
     | AllowRequest
     | DenyRequest
+    | Confirm
 )
 
 

@@ -15,11 +15,11 @@ DEFAULT_LIMIT = 120
 ELLIPSIS = "\u2026"
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
-# Letters, marks and symbols that Unicode counts as printable but that show nothing.
-_INVISIBLE = frozenset(
+INVISIBLE = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
     + "".join(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
 )
+"""Letters, marks and symbols that Unicode counts as printable but that show nothing."""
 
 
 def _escape(char: str) -> str:
@@ -36,7 +36,7 @@ def _piece(char: str, *, first: bool) -> tuple[str, int]:
     if char == "\\":
         return "\\\\", 2
     # A leading combining mark would change whatever stands before the text.
-    if not char.isprintable() or char in _INVISIBLE or (first and unicodedata.category(char).startswith("M")):
+    if not char.isprintable() or char in INVISIBLE or (first and unicodedata.category(char).startswith("M")):
         escape = _escape(char)
         return escape, len(escape)
     # A combining mark takes no column, but counts as one, or a name could carry thousands of them.

@@ -1,7 +1,8 @@
 """Messages of people to the bridge's users: which of them are commands, and the replies.
 
-Must never answer itself or another bot, never take an edit, a quotation or an old message for a command, never let one
-person's commands hold up anybody's calls, and never raise because of what somebody wrote.
+Must never answer itself or another bot, never take an old message or another's words for a command (whose words they
+are is said in :mod:`mxrtc_bridge.core.message_text`), never let one person's commands hold up anybody's calls, and
+never raise because of what somebody wrote.
 
 How it works: :meth:`Conversation.receive` judges an event without waiting (who, what, how old, how often) and puts
 what is left into the queue of one of a few workers, always the same one for the same person, so that commands of a
@@ -25,30 +26,11 @@ from enum import Enum
 from typing import Protocol
 
 from mxrtc_bridge.core.answers import Answer, Code, Line, Page, pages, say, text
-from mxrtc_bridge.core.command_text import command_words, message_text
-from mxrtc_bridge.core.command_values import (
-    CheckBridge,
-    Command,
-    Help,
-    KickSession,
-    KickUser,
-    ListGrants,
-    ListPeers,
-    ListRequests,
-    ListSessions,
-    Mistake,
-    Names,
-    Pause,
-    ReloadConfig,
-    RevokeAccess,
-    RevokeGrant,
-    ShowHow,
-    ShowLog,
-    ShowStatus,
-)
-from mxrtc_bridge.core.commands import addressed, parse_command
+from mxrtc_bridge.core.command_values import Command, Mistake, Names, RevokeAccess, RevokeGrant
+from mxrtc_bridge.core.commands import Effect, addressed, effect_of, meant_by
 from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_event_id
+from mxrtc_bridge.core.message_text import command_line, read_message
 from mxrtc_bridge.core.quota import RateLimit
 from mxrtc_bridge.matrix.outbox import transaction_id
 from mxrtc_bridge.matrix.room_event import RoomEvent
@@ -82,11 +64,7 @@ TIMEOUT_TEXT = "That took too long, and I have given up waiting for it."
 
 # What takes something away waits behind nothing: neither behind others' commands, nor behind one of the same person
 # that hangs. What takes back grants is done once more in its turn, where one of them may just be being given.
-_TAKING_AWAY = (RevokeGrant, RevokeAccess, KickSession, KickUser, Pause, ReloadConfig)
 _ONCE_MORE = (RevokeGrant, RevokeAccess)
-
-# What only looks may be answered late; what changes something is not done twice.
-_HARMLESS = (Help, ListPeers, ShowStatus, ShowHow, ListGrants, ListRequests, ListSessions, ShowLog, CheckBridge)
 
 
 class Rank(Enum):
@@ -135,6 +113,10 @@ class Commander(Protocol):
 
     async def carry_out(self, command: Command, asker: Asker) -> Answer: ...
 
+    def mistaken(self, asker: Asker) -> None:
+        """Take down that somebody has given a command that was none."""
+        ...
+
     async def reacted(self, reaction: Reaction) -> None: ...
 
 
@@ -153,6 +135,10 @@ class _Said:
     event: RoomEvent
     command: Command | Mistake
     asker: Asker
+
+    @property
+    def takes_away(self) -> bool:
+        return not isinstance(self.command, Mistake) and effect_of(self.command) is Effect.TAKES
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,22 +226,24 @@ class Conversation:
             reaction = _reaction(event)
             if reaction is not None and self._commander.rank(event.sender) is Rank.ADMIN:
                 self._put(event.sender, reaction)
-        elif event.type == "m.room.message":
-            said = _text(event.content)
-            words = None if said is None else command_words(said, direct=direct)
-            if words is not None:
-                self._take(event, words, speaker, direct=direct)
+        elif event.type == "m.room.message" and command_line(event.content, direct=direct) is not None:
+            self._take(event, speaker, direct=direct)
 
-    def _take(self, event: RoomEvent, words: tuple[str, ...], speaker: UserId, *, direct: bool) -> None:
+    def _take(self, event: RoomEvent, speaker: UserId, *, direct: bool) -> None:
         rank = self._commander.rank(event.sender)
         if rank is Rank.STRANGER:
             if self._may_tell_stranger(event.sender):
                 self._put(event.sender, _Line(event, speaker, direct, STRANGER_TEXT))
         elif self._rate.allow(event.sender, self._monotonic()):
             self._warned.pop(event.sender, None)
+            # Not before: reading formatted text costs more than asking who it is from.
+            typed = read_message(event.content, direct=direct, is_own=self._is_own)
+            if typed is None:
+                return
             admin = rank is Rank.ADMIN
-            command = parse_command(words, self._commander.names(), admin=admin, missing=self._commander.missing())
-            self._put(event.sender, _Said(event, command, Asker(event.sender, admin, event.room_id, speaker, direct)))
+            asker = Asker(event.sender, admin, event.room_id, speaker, direct)
+            command = meant_by(typed, self._commander.names(), admin=admin, missing=self._commander.missing())
+            self._put(event.sender, _Said(event, command, asker))
         elif event.sender not in self._warned:
             self._warned[event.sender] = None
             while len(self._warned) > MAX_STRANGERS:
@@ -282,7 +270,7 @@ class Conversation:
 
     def _put(self, user: UserId, work: _Said | Reaction | _Line) -> None:
         number = zlib.crc32(user.encode()) % WORKERS
-        if isinstance(work, _Said) and isinstance(work.command, _TAKING_AWAY) and work.asker.admin:
+        if isinstance(work, _Said) and work.asker.admin and work.takes_away:
             waits = self._busy[number] or not self._queues[number].empty()
             if self._tasks is not None and len(self._at_once) < MAX_AT_ONCE:
                 task = self._tasks.create_task(self._guarded(work), name="command that takes away")
@@ -336,8 +324,9 @@ class Conversation:
     async def _answer(self, said: _Said) -> Answer:
         command, asker = said.command, said.asker
         if isinstance(command, Mistake):
+            self._commander.mistaken(asker)
             return mistake_answer(command, direct=asker.direct)
-        if said.event.origin_server_ts < self._started_ms and not isinstance(command, _HARMLESS):
+        if said.event.origin_server_ts < self._started_ms and effect_of(command) is not Effect.LOOKS:
             # Perhaps the last run has done it already, and was ended before it could say so.
             return say(RESTARTED_TEXT)
         log.info("< %s: %s", asker.user, type(command).__name__)
@@ -383,19 +372,13 @@ def mistake_answer(mistake: Mistake, *, direct: bool) -> Answer:
     return Answer(tuple(lines))
 
 
-def _text(content: Mapping[str, object]) -> str | None:
-    """What the person typed; None for edits, notices, pictures, and what was redacted."""
-    relates = content.get("m.relates_to")
-    relation = relates if isinstance(relates, Mapping) else {}
-    if content.get("msgtype") != "m.text" or "m.new_content" in content or relation.get("rel_type") == "m.replace":
-        return None
-    formatted = content.get("formatted_body") if content.get("format") == "org.matrix.custom.html" else None
-    return message_text(content.get("body"), formatted, is_reply="m.in_reply_to" in relation)
-
-
 def _reaction(event: RoomEvent) -> Reaction | None:
     relates = event.content.get("m.relates_to")
-    if not isinstance(relates, Mapping) or relates.get("rel_type") != "m.annotation":
+    if (
+        not isinstance(relates, Mapping)
+        or relates.get("rel_type") != "m.annotation"
+        or "m.new_content" in event.content
+    ):
         return None
     key = relates.get("key")
     if not isinstance(key, str) or len(key) > 64:

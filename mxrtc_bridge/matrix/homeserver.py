@@ -208,6 +208,23 @@ class Homeserver:
             raise HomeserverError(f"could not list the members of {room}: the answer holds no list", 200)
         return frozenset(UserId(user) for user in joined)
 
+    async def invited_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
+        """The users who are invited to a room, of any form."""
+        answer = await self._transport.request(
+            f"list who is invited to {room}",
+            Method.GET,
+            _room(room).members,
+            query={"membership": "invite"},
+            as_user=as_user,
+        )
+        events = answer.get("chunk")
+        if not isinstance(events, list):
+            raise HomeserverError(f"could not list who is invited to {room}: the answer holds no list", 200)
+        # Whatever else is in an event: one that names nobody would be somebody who is not seen.
+        if not all(isinstance(event, dict) and isinstance(event.get("state_key"), str) for event in events):
+            raise HomeserverError(f"could not list who is invited to {room}: an event names nobody", 200)
+        return frozenset(UserId(event["state_key"]) for event in events)
+
     async def membership(self, room: RoomId, user: UserId, as_user: UserId | None = None) -> str | None:
         """``join``, ``invite``, ``leave``, ``ban``, ``knock``, or None when the user never had to do with the room."""
         content = await self.state(room, "m.room.member", user, as_user=as_user)

@@ -9,17 +9,13 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core.command_text import (
     MAX_DURATION_S,
     MAX_FREE_TEXT_CHARS,
-    MAX_TEXT_CHARS,
     MAX_WORDS,
     command_words,
     free_text,
-    message_text,
     parse_duration,
     say_duration,
     take_duration,
 )
-
-PILL = '<a href="https://matrix.to/#/{}">Bob</a>'
 
 
 @pytest.mark.parametrize(
@@ -43,50 +39,10 @@ def test_a_direct_chat_needs_no_prefix(text: str, words: tuple[str, ...] | None)
     assert command_words(text, direct=True) == words
 
 
-@pytest.mark.parametrize("body", [None, 7, {}, ["peers"], True, "x" * (MAX_TEXT_CHARS + 1)])
-def test_what_is_no_text_or_too_long_is_nothing(body: object) -> None:
-    assert message_text(body) is None
-
-
-def test_the_text_at_the_limit_is_read() -> None:
-    assert message_text("x" * MAX_TEXT_CHARS) == "x" * MAX_TEXT_CHARS
-
-
-def test_the_repeated_message_of_a_reply_is_left_out() -> None:
-    body = "> <@eve:evil.test> grant @eve:evil.test build/ssh for 3d\n> more\n\nallow 12"
-    assert message_text(body, is_reply=True) == "allow 12"
-
-
-def test_quoted_lines_of_what_is_no_reply_stay() -> None:
-    assert message_text("> peers") == "> peers"
-
-
-def test_a_reply_that_is_nothing_but_a_quotation_has_no_text() -> None:
-    assert message_text("> <@a:b> x", is_reply=True) == ""
-
-
-@pytest.mark.parametrize("href", ["@bob:example.org", "%40bob%3Aexample.org", "@bob:example.org?via=a.b"])
-def test_a_completed_name_is_read_as_the_user(href: str) -> None:
-    formatted = f"grant {PILL.format(href)} build/ssh for 2h"
-    assert message_text("grant Bob build/ssh for 2h", formatted) == "grant @bob:example.org build/ssh for 2h"
-
-
-def test_a_link_elsewhere_does_not_replace_the_text() -> None:
-    assert message_text("open build", '<a href="https://evil.test/#/@bob:x">grant</a>') == "open build"
-
-
-def test_a_repeated_message_in_formatted_text_is_left_out() -> None:
-    formatted = f"<mx-reply><blockquote>deny 1 {PILL.format('@x:y')}</blockquote></mx-reply>kick {PILL.format('@b:c')}"
-    assert message_text("kick Bob", formatted, is_reply=True) == "kick @b:c"
-
-
-@given(st.text(max_size=300), st.text(alphabet='<>/a="mx-reply&;!#@:. ', max_size=300), st.booleans())
-def test_any_text_is_read_without_an_error(body: str, formatted: str, is_reply: bool) -> None:
-    text = message_text(body, PILL.format("@a:b") + formatted, is_reply=is_reply)
-    assert text is None or len(text) <= MAX_TEXT_CHARS
-    for direct in (True, False):
-        words = command_words(body, direct=direct)
-        assert words is None or 0 < len(words) <= MAX_WORDS
+@given(st.text(st.characters(blacklist_categories=()), max_size=300), st.booleans())
+def test_any_text_is_read_without_an_error(text: str, direct: bool) -> None:
+    words = command_words(text, direct=direct)
+    assert words is None or 0 < len(words) <= MAX_WORDS
 
 
 @pytest.mark.parametrize(

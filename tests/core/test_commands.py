@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from mxrtc_bridge.core.command_values import (
     CheckBridge,
     CloseSessions,
     Command,
+    Confirm,
     DenyRequest,
     GiveGrant,
     Help,
@@ -37,7 +40,9 @@ from mxrtc_bridge.core.command_values import (
 )
 from mxrtc_bridge.core.commands import (
     COMMANDS,
+    Effect,
     addressed,
+    effect_of,
     form_of,
     parse_command,
     usable_forms,
@@ -104,6 +109,7 @@ READ = [
     ("allow 12 for 30m", AllowRequest(12, for_s=1800)),
     ("deny 12", DenyRequest(12)),
     ("deny 12 because no", DenyRequest(12, "no")),
+    ("yes 17", Confirm(17)),
 ]
 
 
@@ -114,6 +120,30 @@ def test_command_is_read(text: str, command: Command) -> None:
 
 def test_every_command_of_the_table_is_read_by_a_case() -> None:
     assert {text.split()[0].lower() for text, _ in READ} == {form.verb for form in COMMANDS}
+
+
+def test_the_table_says_of_every_command_what_it_does_to_rights() -> None:
+    made = [each for form in COMMANDS for each in form.makes]
+    assert sorted(made, key=str) == sorted(get_args(Command), key=str), "each once"
+    for text, command in READ:
+        form = form_of(text.split()[0].lower())
+        assert form is not None
+        assert type(command) in form.makes
+        assert effect_of(command) is form.effect
+
+
+def test_what_gives_is_known_to_admins_alone() -> None:
+    giving = {form.verb for form in COMMANDS if form.effect is Effect.GIVES}
+    assert giving == {"allow", "grant", "resume", "yes"}
+    assert {form.verb for form in COMMANDS if form.effect is Effect.TAKES} == {"revoke", "kick", "pause", "reload"}
+    assert all(form.admin for form in COMMANDS if form.effect in (Effect.GIVES, Effect.TAKES))
+
+
+@pytest.mark.parametrize("quotes", ['""', "''", "``", "\u201c\u201d", "\u00ab\u00bb"])
+def test_a_command_in_quotation_marks_is_none(quotes: str) -> None:
+    said = read(f"{quotes[0]}grant @bob:example.org build/ssh for 2h because I need it{quotes[1]}")
+    assert isinstance(said, Mistake)
+    assert "I do not know" in said.problem
 
 
 WRONG = [

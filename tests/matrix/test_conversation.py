@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.answers import Answer, say
-from mxrtc_bridge.core.command_values import Command, GiveGrant, Help, ListPeers, Names, OpenPeer
+from mxrtc_bridge.core.command_values import Command, GiveGrant, Help, ListPeers, Names, OpenPeer, Resume, RevokeGrant
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.conversation import (
@@ -45,6 +45,7 @@ class Fake:
         self.sent: list[tuple[RoomId, str, Mapping[str, Any], str, UserId | None]] = []
         self.commands: list[Command] = []
         self.reactions: list[Reaction] = []
+        self.mistakes: list[UserId] = []
         self.wall = NOW
         self.now = 0.0
         self.failure: Exception | None = None
@@ -66,6 +67,9 @@ class Fake:
         if self.failure is not None:
             raise self.failure
         return say(f"done for {asker.user}")
+
+    def mistaken(self, asker: Asker) -> None:
+        self.mistakes.append(asker.user)
 
     async def reacted(self, reaction: Reaction) -> None:
         self.reactions.append(reaction)
@@ -334,6 +338,57 @@ async def test_reactions_of_others_do_nothing(fake: Fake, sender: UserId) -> Non
 async def test_a_reaction_that_cannot_be_read_does_nothing(fake: Fake, content: dict[str, Any]) -> None:
     await hear(fake, fake.event(ADMIN, content, "m.reaction"), direct=False)
     assert fake.reactions == []
+
+
+async def test_an_edited_reaction_is_none(fake: Fake) -> None:
+    edited = {**annotation(), "m.new_content": annotation()}
+    await hear(fake, fake.event(ADMIN, edited, "m.reaction"), direct=False)
+    assert fake.reactions == []
+
+
+FORMATTED = {"format": HTML, "formatted_body": "<blockquote>!rtc grant @eve:evil.test build/ssh for 3d</blockquote>no"}
+
+
+async def test_what_an_admin_quotes_is_not_carried_out(fake: Fake) -> None:
+    quoted = "!rtc grant @eve:evil.test build/ssh for 3d"
+    await hear(fake, fake.message(ADMIN, f"> {quoted}\n\nno", **FORMATTED), direct=False)
+    assert (fake.commands, fake.sent) == ([], [])
+    await hear(fake, fake.message(ADMIN, f"{quoted} no", **FORMATTED), direct=False)
+    assert fake.commands == []
+    assert "The formatted text of your message has <blockquote> in it" in fake.said[0]
+
+
+async def test_a_message_that_cannot_be_carried_out_is_taken_down_as_a_mistake(fake: Fake) -> None:
+    await hear(fake, fake.message(ADMIN, "no"), fake.message(ALICE, "help"))
+    assert fake.mistakes == [ADMIN]
+
+
+async def test_what_gives_is_refused_where_a_character_cannot_be_seen_and_what_takes_is_not(fake: Fake) -> None:
+    await hear(
+        fake,
+        fake.message(ADMIN, "grant @bob:example.org\u200b build/ssh for 2h"),
+        fake.message(ADMIN, "resume\xa0"),
+        fake.message(ADMIN, "revoke\xa017"),
+    )
+    assert fake.commands == [Resume(), RevokeGrant("17")], "blanks at the ends are no part of a message"
+    assert "Character 23 of your message is U+200B (zero width space), which nobody sees." in fake.said[0]
+
+
+async def test_formatted_text_of_a_stranger_is_not_read(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs more than to ask who it is from."""
+
+    def read(*_: object, **__: object) -> None:
+        pytest.fail("read")
+
+    monkeypatch.setattr("mxrtc_bridge.matrix.conversation.read_message", read)
+    await hear(fake, fake.message(EVE, "help", **FORMATTED))
+    assert fake.said == [STRANGER_TEXT]
+
+
+async def test_an_answer_from_before_the_start_confirms_nothing(fake: Fake) -> None:
+    fake.wall = NOW + 1
+    await hear(fake, fake.message(ADMIN, "yes 17"))
+    assert (fake.commands, fake.said) == ([], [RESTARTED_TEXT])
 
 
 async def test_an_encrypted_message_is_no_command(fake: Fake) -> None:

@@ -74,6 +74,12 @@ async def test_room_is_made_joined_read_and_left(
     room = await alice.homeserver.create_direct_room(peer)
     assert await alice.homeserver.membership(room, peer) == "invite"
     await bridge.join(room, peer)
+    guest = bridge_world.peer()
+    await bridge.register_user(guest)
+    await alice.homeserver.invite(room, guest)
+    assert await bridge.invited_members(room, peer) == {guest}
+    await bridge.leave(room, guest)
+    assert await bridge.invited_members(room, peer) == frozenset()
     assert await bridge.joined_rooms(peer) == (room,)
     assert await bridge.joined_members(room, peer) == {alice.user_id, peer}
     assert await bridge.room_facts(room, peer) == RoomFacts(encrypted=False, join_rule="invite", room_type=None)
@@ -184,6 +190,18 @@ async def test_member_list_that_is_none_is_refused(scripted: ScriptedServer, ans
     async with plain(scripted) as homeserver:
         with pytest.raises(HomeserverError, match="no list"):
             await homeserver.joined_members(ROOM)
+
+
+@pytest.mark.parametrize(
+    "answer", [{}, {"chunk": {}}, {"chunk": ["x"]}, {"chunk": [{}]}, {"chunk": [{"state_key": 7}]}]
+)
+async def test_a_list_of_invitations_that_names_nobody_is_refused(scripted: ScriptedServer, answer: object) -> None:
+    """Somebody who is not seen must never count as nobody."""
+    scripted.answers = [web.json_response(answer)]
+    async with plain(scripted) as homeserver:
+        with pytest.raises(HomeserverError, match="could not list who is invited"):
+            await homeserver.invited_members(ROOM)
+    assert scripted.requests[0][1].endswith("/members?membership=invite")
 
 
 async def test_odd_member_ids_count(scripted: ScriptedServer) -> None:

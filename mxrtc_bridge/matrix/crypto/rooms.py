@@ -114,7 +114,11 @@ class EncryptedRooms:
             result = await self.device.decrypt_room_event(room, event.event_id, sender, event.content)
         if isinstance(result, Undecryptable):
             return result
-        return Opened(replace(event, type=result.type, content=result.content, state_key=None), result.device)
+        content = result.content
+        if result.type == "m.room.message" and "m.relates_to" in event.content:
+            # What a message relates to stands outside: an edit, say, which is no new message.
+            content = {**content, "m.relates_to": event.content["m.relates_to"]}
+        return Opened(replace(event, type=result.type, content=content, state_key=None), result.device)
 
     async def seal(
         self,
