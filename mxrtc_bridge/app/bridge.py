@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 from mxrtc_bridge.app.arrivals import HANDLED, Arrivals
@@ -20,6 +20,7 @@ from mxrtc_bridge.app.device_lookups import DeviceLookups
 from mxrtc_bridge.app.device_policy import DevicePolicy
 from mxrtc_bridge.app.directories import Directories
 from mxrtc_bridge.app.encryption import Encryption
+from mxrtc_bridge.app.failures import outlive
 from mxrtc_bridge.app.given_grants import GivenGrants
 from mxrtc_bridge.app.identities import Identities
 from mxrtc_bridge.app.named_rooms import NamedRooms
@@ -35,7 +36,7 @@ from mxrtc_bridge.app.traces import Traces
 from mxrtc_bridge.app.verifications import BridgeVerifications
 from mxrtc_bridge.config import Config, UnixListen
 from mxrtc_bridge.core.encryption import CallerDevice
-from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError, StorageError, first_error
+from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError, first_error
 from mxrtc_bridge.core.event_codec import parse_message
 from mxrtc_bridge.core.events import CallEvent
 from mxrtc_bridge.core.grants import GrantTable
@@ -300,7 +301,7 @@ class Bridge:
             tasks.create_task(self._given.run(), name="ends of grants")
             tasks.create_task(self._calls.run(), name="calls")
             tasks.create_task(self._people.run(), name="people")
-            await _outlive("not all directories are open", self._directories.serve(self._config.files_targets()))
+            await outlive("not all directories are open", self._directories.serve(self._config.files_targets()))
             await wait_for_homeserver(self._homeserver)
             await self._own_users.load()
             await self._own_users.take(profile.user_id for profile in profiles(self._config))
@@ -473,10 +474,10 @@ class Bridge:
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            await _outlive("old rows were not forgotten", self._forget())
-            await _outlive("unfinished files were not removed", self._directories.keep_house())
-            await _outlive("idle rooms were not left", self._leave_idle_rooms())
-            await _outlive("old requests were not ended", self._people.keep_house())
+            await outlive("old rows were not forgotten", self._forget())
+            await outlive("unfinished files were not removed", self._directories.keep_house())
+            await outlive("idle rooms were not left", self._leave_idle_rooms())
+            await outlive("old requests were not ended", self._people.keep_house())
 
     async def _forget(self) -> None:
         log.info("housekeeping: %d rows forgotten", await self._stores.prune(self._clock.wall_ms()))
@@ -486,13 +487,3 @@ class Bridge:
         busy = frozenset(session.room for session in self._calls.sessions)
         left = await self._peers.leave_idle(self._clock.wall_ms() - idle_ms, busy=busy)
         log.info("housekeeping: %d idle rooms left", left)
-
-
-async def _outlive(consequence: str, work: Awaitable[None]) -> None:
-    """Do work whose failure must not end the bridge: it is tried again the next time it is due."""
-    try:
-        await work
-    except MxrtcError as error:
-        log.error("! %s: %s", consequence, error)
-    except Exception:
-        log.exception("! %s", consequence)
