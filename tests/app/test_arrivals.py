@@ -255,6 +255,16 @@ async def test_rule_that_was_redacted_denies_no_more(homeserver: FakeHomeserver)
         await until(lambda: bridge._rights.denial(MEMBER) is None)
 
 
+async def test_rule_that_never_comes_is_found_out(homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(homeserver, **GRANTS) as (bridge, _, _):
+        homeserver.rules[LIST] = [state("m.policy.rule.user", "k", {"entity": ALICE, "recommendation": "m.ban"}, LIST)]
+        bridge._arrivals.compare()
+        assert LIST not in bridge._named_rooms._rules.doubtful()
+        monkeypatch.setattr(module, "LISTS_S", 0.0)
+        bridge._arrivals.compare()
+        await until(lambda: bridge._rights.denial(MEMBER) is not None)
+
+
 async def test_bot_that_was_removed_knows_nobody_and_replaced_room_is_said_once(
     homeserver: FakeHomeserver, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,6 +5,7 @@ A table to read, and the same against a short evaluator that walks over everythi
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -430,3 +431,35 @@ def test_rights_agree_with_the_reference(
 def test_subjects_of_the_reference_are_those_of_the_program() -> None:
     parsed: list[Subject] = [parse_subject(subject) for subject in SUBJECTS]
     assert [str(subject) for subject in parsed] == SUBJECTS
+
+
+@pytest.mark.parametrize(
+    ("user", "grants", "doubtful", "asked", "confirmed"),
+    [
+        (ALICE, [(f"room:{TEAM}", "ssh")], (), [(), (TEAM,)], False),
+        (ALICE, [(f"room:{TEAM}", "ssh"), (str(ALICE), "web")], (), [], True),
+        (BOB, [(f"room:{TEAM}", "ssh")], (), [(), ()], True),
+        (BOB, [(f"room:{TEAM}", "ssh")], (TEAM,), [(TEAM,), ()], True),
+        (ZOE, [(f"room:{TEAM}", "ssh")], (TEAM,), [], True),
+    ],
+    ids=["by a room", "by a room and by name", "stranger", "perhaps joined just now", "denied"],
+)
+async def test_only_who_is_let_in_by_a_room_alone_is_confirmed(
+    user: UserId,
+    grants: list[tuple[str, str]],
+    doubtful: tuple[RoomId, ...],
+    asked: list[tuple[RoomId, ...]],
+    confirmed: bool,
+) -> None:
+    each = Rights(config(grants, deny=[str(ZOE)]), lambda: NOW)
+    each.rooms_of = lambda user: (TEAM,) if user == ALICE else ()
+    each.doubtful_rooms = lambda: doubtful
+    questions: list[tuple[RoomId, ...]] = []
+
+    async def confirm(rooms: Collection[RoomId]) -> bool:
+        questions.append(tuple(rooms))
+        return not rooms
+
+    each.confirm_rooms = confirm
+    assert await each.confirm(user, PEER) is confirmed
+    assert questions == asked

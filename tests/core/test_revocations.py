@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mxrtc_bridge.core.event_codec import parse_message
+from mxrtc_bridge.core.events import Hangup, Reject
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.policy_lists import RULE_TYPES, parse_rule
 from mxrtc_bridge.core.revocations import (
@@ -21,6 +23,7 @@ from mxrtc_bridge.core.revocations import (
     TombstoneNews,
     read_news,
 )
+from mxrtc_bridge.matrix.room_event import parse_room_event
 from mxrtc_bridge.web.transaction_body import read_transaction
 
 ROOM = RoomId("!room:example.org")
@@ -163,3 +166,16 @@ def test_content_that_is_no_object_is_no_membership(content: object) -> None:
 def test_what_is_not_clear_makes_its_room_doubtful(body: bytes, news: News | None) -> None:
     (event,) = read_transaction(b'{"events":[%s]}' % body).events
     assert read_news(event) == news
+
+
+@settings(max_examples=100, deadline=None)
+@given(kind=st.sampled_from(["m.call.hangup", "m.call.reject"]), others=OTHERS, odd=JSON, before=JSON)
+def test_end_of_a_call_is_read_whatever_stands_beside_in_and_before_it(
+    kind: str, others: dict[str, Any], odd: object, before: object
+) -> None:
+    content = {"call_id": "c", "party_id": "p", "version": "1", "x": odd}
+    common = {"event_id": "$e", "sender": ALICE, "origin_server_ts": odd}
+    raw = {**others, **common, "room_id": ROOM, "type": kind, "content": content, "unsigned": before}
+    event = parse_room_event(sent(raw))
+    message = parse_message(event.type, event.content)
+    assert (type(message), message.call_id) == (Hangup if kind == "m.call.hangup" else Reject, "c")
