@@ -333,6 +333,28 @@ async def test_peer_that_the_homeserver_does_not_know_in_the_room_any_more_is_ou
     assert bench.listener.heard == [("left", ROOM, PEER)]
 
 
+async def test_answer_from_before_a_kick_lets_nobody_back_by_an_old_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    await bench.invited()
+    bench.homeserver.members[ROOM].add(MALLORY)
+    ask = bench.homeserver.joined_members
+
+    async def joined_members(room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
+        monkeypatch.undo()
+        bench.homeserver.members[ROOM] = {PEER}
+        bench.peers.membership.look(MembershipNews(ROOM, ALICE, False))
+        bench.peers.membership.look(MembershipNews(ROOM, ALICE, True))
+        return frozenset({PEER, ALICE})
+
+    monkeypatch.setattr(bench.homeserver, "joined_members", joined_members)
+    bench.peers.membership.look(Doubt(ROOM))
+    await bench.peers.membership.refresher.confirm(ROOM)
+    assert bench.peers.members(ROOM) == {PEER}
+    monkeypatch.setattr(bench.homeserver, "joined_members", ask)
+    await bench.peers.membership.refresher.confirm(ROOM)
+    assert bench.peers.members(ROOM) != {PEER, ALICE}
+
+
 async def test_rooms_of_live_calls_are_compared_the_oldest_first_and_few_at_a_time() -> None:
     bench = Bench()
     rooms = [RoomId(f"!{number}:example.org") for number in range(4)]
