@@ -98,8 +98,8 @@ def read_message(
         if words is None:
             return None
         mentioned = frozenset(user for user, _ in shown.mentions)
-        if "code" in shown.elements:
-            to_give = to_give or f"A part of it is marked as code, which may be another's. {_TO_PLAIN}"
+        if shown.borrowed:
+            to_give = to_give or f"A part of it is marked as code or a link, which may be another's. {_TO_PLAIN}"
     return Typed(words, None, to_give or _unplaced(content.get("m.mentions"), mentioned, is_own))
 
 
@@ -152,7 +152,8 @@ class _Shown(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.mentions: list[tuple[UserId, str]] = []
         """Whose, and the name that is shown."""
-        self.elements: set[str] = set()
+        self.borrowed = False
+        """Whether a part is code or a link: nothing of a command, and used for what others have written."""
         self.foreign: str | None = None
         """The first thing that may hold or hide what is not the sender's."""
         self._reply = reply
@@ -192,7 +193,7 @@ class _Shown(HTMLParser):
             self._begin(tag, attrs)
 
     def _begin(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.add(tag)
+        self.borrowed |= tag == "code"
         allowed = _LINK_ATTRIBUTES if tag == "a" else frozenset[str]()
         names = [name for name, _ in attrs]
         if tag not in _OWN_ELEMENTS or not allowed.issuperset(names) or len(set(names)) != len(names):
@@ -203,6 +204,7 @@ class _Shown(HTMLParser):
             if self._links:
                 self._doubt("a link in a link")
             user = _linked_user(dict(attrs).get("href") or "")
+            self.borrowed |= user is None
             if user is not None:
                 self._parts.append(_MENTION)
                 self.mentions.append((user, ""))

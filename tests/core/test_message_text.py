@@ -224,6 +224,16 @@ def test_a_command_of_another_in_an_element_is_none(element: str) -> None:
                     gives_nothing(message(body, formatted, **relation, **{"m.mentions": {"user_ids": [MALLORY]}}))
 
 
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_a_command_of_another_in_an_element_is_none_where_the_body_says_the_same(element: str) -> None:
+    """The body is what a client makes of the elements by leaving out their tags; nobody is mentioned."""
+    for own in ("", "no, thanks"):
+        for text in (FOREIGN, FOREIGN.removeprefix("!rtc "), "!rtc allow 12", "!rtc resume"):
+            for body in (f"{text} {own}", f"{text}{own}", f"{text}\n{own}x"):
+                for formatted in (element.format(text) + own, f"{element.format(text)} <p>{own}</p>"):
+                    gives_nothing(message(body, formatted))
+
+
 def test_quoted_tags_that_are_encoded_are_text_and_differ() -> None:
     quoted = escape(f"<blockquote>{FOREIGN}</blockquote>")
     gives_nothing(message(f"{FOREIGN} no", f"{quoted} {pill()} no"))
