@@ -25,7 +25,7 @@ from mxrtc_bridge.core.encryption import Trust
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.crypto.binding import available
-from mxrtc_bridge.matrix.crypto.cross_signing import OtherIdentityError
+from mxrtc_bridge.matrix.crypto.cross_signing import DEVICE_NAME, OtherIdentityError
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
@@ -227,7 +227,7 @@ class Encryption:
             self._store.of(user),
             user=user,
             pickle_key=pickle_key(self._key),
-            display_name="mxrtc-bridge",
+            display_name=DEVICE_NAME,
             wall_ms=self._wall_ms,
             identity=IdentityKeys.derived(self._key, user, may_replace=self._may_replace(user)),
             known_identities=self._config.encryption.identities,

@@ -15,7 +15,7 @@ from mxrtc_bridge.config import Config
 from mxrtc_bridge.config.settings import EncryptionMode
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.matrix.crypto.cross_signing import shown_masters
+from mxrtc_bridge.matrix.crypto.cross_signing import ShownIdentity, shown_identities
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
 from mxrtc_bridge.matrix.transport import Transport
@@ -70,14 +70,14 @@ class Identities:
             return None
         return "" if self._key is None else IdentityKeys.derived(self._key, user).master.public
 
-    async def shown(self, users: Collection[UserId]) -> Mapping[UserId, str]:
-        """The master keys that the homeserver shows; see :class:`mxrtc_bridge.matrix.own_users.Identities`."""
-        found: dict[UserId, str] = {}
+    async def shown(self, users: Collection[UserId]) -> Mapping[UserId, ShownIdentity]:
+        """What the homeserver shows; see :class:`mxrtc_bridge.matrix.own_users.Identities`."""
+        found: dict[UserId, ShownIdentity] = {}
         every = list(users) if self._is_on else []
         for start in range(0, len(every), USERS_AT_A_TIME):
             some = every[start : start + USERS_AT_A_TIME]
             try:
-                found |= shown_masters(await self._server.query_keys(None, some), some)
+                found |= shown_identities(await self._server.query_keys(None, some), some)
             except HomeserverError as error:
                 if error.retryable:
                     raise

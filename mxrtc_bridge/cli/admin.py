@@ -42,7 +42,7 @@ from mxrtc_bridge.config.notation import parse_time
 from mxrtc_bridge.config.registration import random_sender, render_registration
 from mxrtc_bridge.core.display import display
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError
-from mxrtc_bridge.core.ids import UserId, parse_user_id
+from mxrtc_bridge.core.ids import UserId, is_guest_account, parse_user_id
 from mxrtc_bridge.core.policy import Allow
 
 EXIT_OK = 0
@@ -190,6 +190,8 @@ def explain_command(path: Path, moment: str | None, user: str, service: str) -> 
     if isinstance(decision, Allow):
         click.echo(f"allow: grant {decision.rule}")
         return EXIT_OK
+    if is_guest_account(user_id):
+        say(f"{user_id} is a guest account: server: and * do not mean it, guest-accounts: does", "yellow")
     click.echo(decision.rule if decision.rule.startswith("deny") else f"deny: {decision.rule}")
     return EXIT_DENIED
 

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError, MxrtcError, StorageError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.crypto.cross_signing import ShownIdentity
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +69,8 @@ class Identities(Protocol):
         """The master key that our key makes; None where there is no encryption."""
         ...
 
-    async def shown(self, users: Collection[UserId]) -> Mapping[UserId, str]:
-        """The master keys that the homeserver shows of some users.
+    async def shown(self, users: Collection[UserId]) -> Mapping[UserId, ShownIdentity]:
+        """The identities that the homeserver shows of some users.
 
         Raises:
             HomeserverError: it does not say.
@@ -157,12 +158,12 @@ class OwnUsers:
         shown = await self._identities.shown(users)
         found = {}
         for user in users:
-            mine = self._identities.expected(user)
-            if not self._is_proven(user, shown):
-                if await self._exists(user):
-                    found[user] = Refusal.STRANGER
-            elif mine is not None and shown.get(user, mine) != mine and self._ours.get(user) != "adopting":
-                found[user] = Refusal.OTHER_IDENTITY
+            if self._is_proven(user, shown):
+                if self._is_other(user, shown) and self._ours.get(user) != "adopting":
+                    found[user] = Refusal.OTHER_IDENTITY
+            elif await self._exists(user):
+                of_a_bridge = user in shown and shown[user].of_a_bridge
+                found[user] = Refusal.OTHER_IDENTITY if of_a_bridge else Refusal.STRANGER
         return found
 
     async def take(self, users: Iterable[UserId]) -> None:
@@ -225,23 +226,26 @@ class OwnUsers:
             )
         return "\n".join(sentences)
 
-    async def _take_one(self, user: UserId, shown: Mapping[UserId, str]) -> Refusal | None:
+    async def _take_one(self, user: UserId, shown: Mapping[UserId, ShownIdentity]) -> Refusal | None:
         how = self._ours.get(user)
         if not self._is_proven(user, shown):
-            if user not in self._consent.adopt:
+            # Another bridge's, which may have been this one before it lost all that it knew.
+            of_a_bridge = user in shown and shown[user].of_a_bridge
+            if user not in self._consent.adopt and not (of_a_bridge and self._consent.new_identity):
+                if of_a_bridge:
+                    return Refusal.OTHER_IDENTITY
                 return None if await self._register(user) else Refusal.STRANGER
-            self._report(user, "the account was adopted, as --adopt says")
+            self._report(user, "the account was adopted, as was said at the start")
             how = "adopting"
         await self._homeserver.register_user(user)
-        mine, other = self._identities.expected(user), shown.get(user)
-        if mine is not None and other not in (None, mine):
+        if self._is_other(user, shown):
             if how != "adopting" and not self._consent.new_identity:
                 return Refusal.OTHER_IDENTITY
             self._report(user, "its identity is replaced, as was said at the start")
             how = how or "before"
         elif how in (None, "registering"):
-            how = "registered" if how is not None else "before" if other is None else "identity"
-        elif how == "adopting" and other is not None:
+            how = "registered" if how is not None else "identity" if user in shown else "before"
+        elif how == "adopting" and user in shown:
             how = "adopted"
         if how != self._ours.get(user):
             await self._note(user, how)
@@ -261,9 +265,14 @@ class OwnUsers:
             await self._memory.forget(user)
         return False
 
-    def _is_proven(self, user: UserId, shown: Mapping[UserId, str]) -> bool:
+    def _is_proven(self, user: UserId, shown: Mapping[UserId, ShownIdentity]) -> bool:
+        shows_ours = user in shown and not self._is_other(user, shown) and self._identities.expected(user) is not None
+        return user in self._ours or UNKNOWN_BEFORE in self._ours or shows_ours
+
+    def _is_other(self, user: UserId, shown: Mapping[UserId, ShownIdentity]) -> bool:
+        """Whether ``user`` shows another identity than ours."""
         mine = self._identities.expected(user)
-        return user in self._ours or UNKNOWN_BEFORE in self._ours or (mine is not None and shown.get(user) == mine)
+        return mine is not None and user in shown and shown[user].master != mine
 
     async def _exists(self, user: UserId) -> bool | None:
         """Whether there is such a user; None where the homeserver does not tell."""

@@ -10,6 +10,7 @@ import pytest
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.crypto.cross_signing import ShownIdentity
 from mxrtc_bridge.matrix.own_users import UNKNOWN_BEFORE, Consent, OwnUsers, Refusal
 
 BOT, BUILD, LAB = (UserId(f"@{name}:example.org") for name in ("rtcbot", "rtc_build", "rtc_lab"))
@@ -30,6 +31,7 @@ class Outside:
     rows: dict[UserId, str] = field(default_factory=dict)
     key: str | None = OURS
     key_place: str = "the key file"
+    of_a_bridge: bool = False
     profiles_are_private: bool = False
     fails: Callable[[str, UserId], None] = lambda _step, _user: None
     told: list[tuple[UserId, str]] = field(default_factory=list)
@@ -73,8 +75,9 @@ class Outside:
         del user
         return self.key
 
-    async def shown(self, users: Collection[UserId]) -> Mapping[UserId, str]:
-        return {user: self.identities[user] for user in users if user in self.identities}
+    async def shown(self, users: Collection[UserId]) -> Mapping[UserId, ShownIdentity]:
+        found = {user: self.identities[user] for user in users if user in self.identities}
+        return {user: ShownIdentity(master, self.of_a_bridge) for user, master in found.items()}
 
     async def start(self, *adopt: UserId, new_identity: bool = False, users: Collection[UserId] = ALL) -> OwnUsers:
         """What a start does; identities are published afterwards, as devices do it."""
@@ -179,6 +182,23 @@ async def test_a_lost_key_is_another_identity_of_all() -> None:
     outside.key = ""
     with pytest.raises(ConfigError, match="--new-identity"):
         await outside.start()
+
+
+async def test_users_of_a_bridge_that_knows_nothing_any_more_need_one_word_for_all() -> None:
+    outside = Outside(of_a_bridge=True)
+    await outside.start()
+    outside.rows.clear()
+    outside.key = "a new key"
+    with pytest.raises(ConfigError, match="--new-identity"):
+        await outside.start()
+    made = outside.made()
+    await made.load()
+    assert await made.refusals(ALL) == dict.fromkeys(ALL, Refusal.OTHER_IDENTITY)
+    assert outside.rows == {}
+    await outside.start(new_identity=True)
+    assert set(outside.identities.values()) == {"a new key"}
+    await outside.start()
+    assert outside.rows == dict.fromkeys(ALL, "adopted")
 
 
 async def test_with_the_key_a_lost_database_is_no_reason_to_ask() -> None:

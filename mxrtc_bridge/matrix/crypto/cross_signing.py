@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
@@ -39,11 +40,24 @@ def identity_content(user: UserId, keys: IdentityKeys) -> dict[str, Any]:
     }
 
 
+DEVICE_NAME = "mxrtc-bridge"
+"""What a bridge calls the devices of its users."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownIdentity:
+    """What a homeserver shows of the identity of a user of ours."""
+
+    master: str
+    of_a_bridge: bool = False
+    """Whether the user has devices of a bridge and no others, so that it is no person; by their names only."""
+
+
 class OtherIdentityError(ConfigError):
     """One of our users shows an identity that is not ours, which is never replaced unasked."""
 
 
-def shown_masters(answer: Mapping[str, object], users: Iterable[UserId]) -> dict[UserId, str]:
+def shown_identities(answer: Mapping[str, object], users: Iterable[UserId]) -> dict[UserId, ShownIdentity]:
     """The identities of some users in the answer to ``/keys/query``, as far as they can be read.
 
     A master key counts without the other keys as well: what is there would be lost.
@@ -53,8 +67,17 @@ def shown_masters(answer: Mapping[str, object], users: Iterable[UserId]) -> dict
         master = _of(answer, "master_keys", user)
         keys = master.get("keys") if isinstance(master, dict) else None
         if isinstance(keys, dict):
-            found[user] = next((str(key) for key in keys.values()), "")
+            found[user] = ShownIdentity(next((str(key) for key in keys.values()), ""), _is_a_bridges(answer, user))
     return found
+
+
+def _is_a_bridges(answer: Mapping[str, object], user: UserId) -> bool:
+    """Whether all devices of a user have the name that bridges give theirs."""
+    listed = _of(answer, "device_keys", user)
+    devices = list(listed.values()) if isinstance(listed, dict) else []
+    unsigned = [device.get("unsigned") if isinstance(device, dict) else None for device in devices]
+    names = {more.get("device_display_name") if isinstance(more, dict) else None for more in unsigned}
+    return names == {DEVICE_NAME}
 
 
 def refuse_other(answer: Mapping[str, object], user: UserId, keys: IdentityKeys) -> None:
@@ -63,7 +86,8 @@ def refuse_other(answer: Mapping[str, object], user: UserId, keys: IdentityKeys)
     Raises:
         OtherIdentityError: so it is.
     """
-    if not keys.may_replace and shown_masters(answer, [user]).get(user, keys.master.public) != keys.master.public:
+    shown = shown_identities(answer, [user]).get(user)
+    if not keys.may_replace and shown is not None and shown.master != keys.master.public:
         raise OtherIdentityError(f"{user} shows another identity than our key makes; it is not replaced unasked")
 
 
