@@ -50,6 +50,7 @@ BOUNDS: Mapping[str, TableBound] = {
     ),
     "certificate": TableBound(None, "one for each peer"),
     "own_user": TableBound(None, "one for each peer and the bot"),
+    "counter": TableBound(None, "one for each kind of number that people type"),
     "peer_room": TableBound(
         None,
         "rooms that our users are in, by invitation of users with a right; idle ones are left, and removed with it",
