@@ -27,16 +27,18 @@ from mxrtc_bridge.app.named_rooms import NamedRooms
 from mxrtc_bridge.app.numbers import NumbersOfBridge
 from mxrtc_bridge.app.people import People
 from mxrtc_bridge.app.private_events import PrivateEvents
+from mxrtc_bridge.app.refusal_notices import RefusalNotices
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.app.reload import Reload, Step, restart_only
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.app.settings import Pem, call_settings, profiles, rtc_settings
 from mxrtc_bridge.app.signals import Signals
 from mxrtc_bridge.app.traces import Traces
+from mxrtc_bridge.app.verification_intake import VerificationIntake
 from mxrtc_bridge.app.verifications import BridgeVerifications
 from mxrtc_bridge.config import Config, UnixListen
 from mxrtc_bridge.core.encryption import CallerDevice
-from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError, first_error
+from mxrtc_bridge.core.errors import EventError, HomeserverError, first_error
 from mxrtc_bridge.core.event_codec import parse_message
 from mxrtc_bridge.core.events import CallEvent
 from mxrtc_bridge.core.grants import GrantTable
@@ -47,6 +49,8 @@ from mxrtc_bridge.core.signal import channel_ends
 from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.calls import CallManager
 from mxrtc_bridge.engine.clock import LoopClock
+from mxrtc_bridge.engine.fair_work import FairWork
+from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.rooms import SealingHomeserver
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
@@ -75,10 +79,7 @@ DRAIN_S = 5.0
 """How long live sessions may take to end when the bridge stops."""
 LAST_EVENTS_S = 2.0
 """How long the events that are being handled then may take; what does not end is handled again after the start."""
-NOTICE_EVERY_MS = 24 * 3600 * 1000
-"""A refused user is told so in words once in this time."""
 HOUSEKEEPING_S = 3600.0
-REFUSED_TEXT = "Your call was refused. If you think that you should have access, ask the admin of this bridge."
 
 
 class Bridge:
@@ -95,6 +96,7 @@ class Bridge:
         self._stores = stores
         self._clock = LoopClock()
         self._metrics = Metrics()
+        self._seldom = SeldomLog(log)
         self._serving = asyncio.Event()
         self._rights = Rights(config, self._clock.wall_ms, self._clock.elapsed_ms)
         self._encryption = Encryption(
@@ -156,7 +158,7 @@ class Bridge:
             make_links=self._make_links,
             auditor=self._audited,
             call_over=self._traces.call_over,
-            refused=self._say_refused,
+            refused=RefusalNotices(self._outbox, stores.notices, self._clock.wall_ms).say,
             new_party_id=lambda: PartyId(secrets.token_hex(8)),
             new_number=self._numbers.sessions.next,
             counters=self._metrics,
@@ -197,6 +199,8 @@ class Bridge:
             new_number=self._numbers.verifications.next,
             clock=self._clock,
         )
+        self._slow_work = FairWork("what asks other homeservers", config.homeserver.domain, self._rights.has_any)
+        self._verification_intake = VerificationIntake(self._verifications, self._slow_work, self._clock.monotonic)
         self._private = PrivateEvents(
             self._encryption,
             self._peers,
@@ -206,6 +210,7 @@ class Bridge:
             rights=self._rights,
             counters=self._metrics,
             wall_ms=self._clock.wall_ms,
+            later=self._slow_work.put,
             handle_call=self._handle_call,
             handle_message=self._hear,
             handle_verification=self._handle_verification,
@@ -311,6 +316,7 @@ class Bridge:
             tasks.create_task(self._signals.run(), name="calls by devices")
             tasks.create_task(self._encryption.run(), name="encryption")
             tasks.create_task(self._verifications.run(), name="verifications")
+            tasks.create_task(self._slow_work.run(), name="slow work")
             tasks.create_task(self._device_policy.run(), name="policy for devices")
             await self._calls.hang_up_leftovers()
             await self._traces.start()
@@ -357,7 +363,7 @@ class Bridge:
             message = parse_message(event.type, event.content)
         except EventError as error:
             self._metrics.refusal(error.code)
-            log.info("x %s from %s ignored: %s", event.type, event.sender, error.code)
+            self._seldom.info(event.sender, "x %s from %s ignored: %s", event.type, event.sender, error.code)
             return
         call_event = CallEvent(event.room_id, event.event_id, event.sender, event.origin_server_ts, message, device)
         await self._calls.receive(call_event, local)
@@ -378,12 +384,12 @@ class Bridge:
 
     async def _handle_to_device(self, device: CryptoDevice, event: ToDeviceEvent) -> None:
         """Take what another device has sent to one of ours."""
-        if not await self._verifications.handle(device, event):
+        if not self._verification_intake.take(device, event):
             await self._signals.handle(device, event)
 
-    async def _handle_verification(self, event: RoomEvent, local: UserId) -> bool:
+    def _handle_verification(self, event: RoomEvent, local: UserId) -> bool:
         device = self._encryption.device_of(local)
-        return device is not None and await self._verifications.handle_in_room(device, event)
+        return device is not None and self._verification_intake.take_in_room(device, event)
 
     async def _receive_call(self, event: CallEvent, local: UserId) -> None:
         # What comes while the bridge starts waits here, and the messages of this device behind it.
@@ -436,15 +442,6 @@ class Bridge:
         except HomeserverError as error:
             log.warning("no TURN servers from the homeserver: %s", error)
             return ice.servers
-
-    async def _say_refused(self, room: RoomId, local: UserId, user: UserId) -> None:
-        if channel_ends(room) is not None:
-            return  # Between two devices there is no room to say it in; the caller's program does.
-        try:
-            if await self._stores.notices.may_notify(user, self._clock.wall_ms(), NOTICE_EVERY_MS):
-                await self._outbox.send_notice(room, local, REFUSED_TEXT, key=f"refused-{self._clock.wall_ms()}")
-        except (HomeserverError, StorageError) as error:
-            log.warning("the refusal of %s could not be explained: %s", user, error)
 
     # Reload, housekeeping
 

@@ -20,6 +20,7 @@ from mxrtc_bridge.core.event_codec import parse_message
 from mxrtc_bridge.core.events import EVENT_TYPES, Reject, Version
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
 from mxrtc_bridge.core.policy import Allow
+from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.rooms import Opened
 from mxrtc_bridge.matrix.crypto.values import Undecryptable
 from mxrtc_bridge.matrix.outbox import Outbox
@@ -92,7 +93,8 @@ class PrivateEvents:
         wall_ms: Callable[[], int],
         handle_call: Callable[[RoomEvent, UserId, CallerDevice | None], Awaitable[None]],
         handle_message: Callable[[RoomEvent, UserId], Awaitable[None]],
-        handle_verification: Callable[[RoomEvent, UserId], Awaitable[bool]],
+        handle_verification: Callable[[RoomEvent, UserId], bool],
+        later: Callable[[UserId, Callable[[], Awaitable[object]]], bool],
     ) -> None:
         """Make it.
 
@@ -108,7 +110,9 @@ class PrivateEvents:
             handle_call: given each event of a call that may be looked at, in plain text, the peer it is for, and the
                 device that has encrypted it.
             handle_message: the same for messages and reactions.
-            handle_verification: given each event in plain text first; whether it belongs to a verification.
+            handle_verification: given each event in plain text first; whether it belongs to a verification. Must not
+                block.
+            later: does what asks other homeservers, for a user, while the events behind this one are handled.
         """
         self._encryption = encryption
         self._rooms = rooms
@@ -121,14 +125,17 @@ class PrivateEvents:
         self._handle_call = handle_call
         self._handle_message = handle_message
         self._handle_verification = handle_verification
+        self._later = later
+        self._preparing: set[tuple[RoomId, UserId]] = set()
+        self._seldom = SeldomLog(log)
 
     async def handle(self, event: RoomEvent, local: UserId) -> None:
-        """Take one event of a room of the peer ``local``; events of a room come in order."""
+        """Take one event of a room of the peer ``local``; those of one sender come in order."""
         if event.type in ("m.room.member", "m.room.encryption"):
-            await self._prepare_keys(event.room_id, local)
+            self._prepare_keys(event, local)
         elif event.type == "m.room.encrypted":
             await self._handle_encrypted(event, local)
-        elif await self._handle_verification(event, local):
+        elif self._handle_verification(event, local):
             # In plain text as well, as clients send it: what it says is believed only after people have compared it.
             return
         elif event.type in EVENT_TYPES and await self._is_believed(event, local):
@@ -139,8 +146,17 @@ class PrivateEvents:
             # Clients send reactions in plain text in encrypted rooms as well.
             await self._handle_message(event, local)
 
-    async def _prepare_keys(self, room: RoomId, local: UserId) -> None:
+    def _prepare_keys(self, event: RoomEvent, local: UserId) -> None:
         """Share our key when somebody has joined, so that the first answer need not wait for it."""
+        place = (event.room_id, local)
+        if place in self._preparing or self._rooms.members(event.room_id) is None:
+            return
+        if self._rooms.is_encrypted(event.room_id) and self._later(event.sender, lambda: self._prepare(*place)):
+            self._preparing.add(place)
+
+    async def _prepare(self, room: RoomId, local: UserId) -> None:
+        # From now on somebody else may join, for whom it is to be done once more.
+        self._preparing.discard((room, local))
         members = self._rooms.members(room)
         if members is not None and self._rooms.is_encrypted(room):
             await self._encryption.prepare(room, local, members)
@@ -152,7 +168,9 @@ class PrivateEvents:
         ):
             # Everybody on its way could have written it.
             self._counters.refusal("plain_in_encrypted")
-            log.info("x %s from %s ignored: in plain text, in an encrypted room", event.type, event.sender)
+            self._seldom.info(
+                event.sender, "x %s from %s ignored: in plain text, in an encrypted room", event.type, event.sender
+            )
             return False
         if self._least is Trust.UNSIGNED:
             return True
@@ -178,9 +196,11 @@ class PrivateEvents:
     async def _handle_opened(self, event: RoomEvent, opened: Opened | Undecryptable, local: UserId) -> None:
         if isinstance(opened, Undecryptable):
             self._counters.refusal("undecryptable")
-            log.info("x an event of %s to %s cannot be read: %s", event.sender, local, opened.obstacle.value)
+            self._seldom.info(
+                event.sender, "x an event of %s to %s cannot be read: %s", event.sender, local, opened.obstacle.value
+            )
             await self._say_once(event, local, "undecryptable", explain(opened))
-        elif await self._handle_verification(opened.event, local):
+        elif self._handle_verification(opened.event, local):
             # From any device: how far it is trusted is what is being found out.
             return
         elif opened.event.type in EVENT_TYPES or opened.event.type == "m.room.message":
@@ -211,7 +231,9 @@ class PrivateEvents:
     async def _refuse(self, event: RoomEvent, local: UserId, text: str) -> None:
         """Reject a call because of the device that has sent it, and say why."""
         self._counters.refusal("device")
-        log.info("x %s from %s ignored: the device is not trusted enough", event.type, event.sender)
+        self._seldom.info(
+            event.sender, "x %s from %s ignored: the device is not trusted enough", event.type, event.sender
+        )
         if event.type not in ("m.call.invite", "m.room.message") or not self._may_use(event.sender, local):
             return
         await self._say_once(event, local, "device", text)

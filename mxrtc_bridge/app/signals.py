@@ -37,6 +37,7 @@ from mxrtc_bridge.core.signal import (
     parse_signal,
     signal_content,
 )
+from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
 
@@ -112,6 +113,7 @@ class Signals:
         self._lookups = lookups
         self._rights = rights
         self._counters = counters
+        self._seldom = SeldomLog(log)
         self._wall_ms = wall_ms
         self._order = SignalOrder()
         self._callers: OrderedDict[RoomId, tuple[DeviceIdentity, CallerDevice]] = OrderedDict()
@@ -253,7 +255,7 @@ class Signals:
 
     def _refused(self, code: str, sender: UserId) -> None:
         self._counters.refusal(code)
-        log.info("x a message of a call from %s ignored: %s", sender, code)
+        self._seldom.info(sender, "x a message of a call from %s ignored: %s", sender, code)
 
     # To rooms and devices
 

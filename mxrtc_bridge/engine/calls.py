@@ -25,6 +25,7 @@ from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.expiry import ExpiryWatch
 from mxrtc_bridge.engine.ports import CallDirectory, CallRecord, Counters, PeerFactory, Signaller
+from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.engine.session import Admitted, Refused, Session
 
 log = logging.getLogger("mxrtc_bridge.calls")
@@ -163,6 +164,7 @@ class CallManager:
         self.paused = False
         """Take no new calls; live ones go on."""
         self._new_number = new_number
+        self._seldom = SeldomLog(log)
         self._idle = asyncio.Event()
 
     @property
@@ -205,7 +207,7 @@ class CallManager:
         now_ms = self._clock.wall_ms()
         if not is_fresh(event.sent_at_ms, invite.lifetime_ms, now_ms):
             self._counters.refusal("stale_invite")
-            log.info("x stale invite from %s ignored", event.sender)
+            self._seldom.info(event.sender, "x stale invite from %s ignored", event.sender)
             return
         if self._draining or not self._invites.allow(event.sender, self._clock.monotonic()):
             self._counters.refusal("rate")
@@ -287,21 +289,21 @@ class CallManager:
         decision = self._rights.may_call(record.remote, record.local)
         if isinstance(decision, Deny):
             self._counters.refusal("denied")
-            log.info("x call from %s to %s denied", record.remote, record.local)
+            self._seldom.info(record.remote, "x call from %s to %s denied", record.remote, record.local)
             return Refused(None), decision.rule
         if self.paused:
             self._counters.refusal("paused")
-            log.info("x call from %s: paused", record.remote)
+            self._seldom.info(record.remote, "x call from %s: paused", record.remote)
             return Refused("user_busy"), "paused"
         if self._rooms.members(record.room_id) != frozenset({record.local, record.remote}):
             self._counters.refusal("room")
-            log.info("x call from %s: %s is not a room of two", record.remote, record.room_id)
+            self._seldom.info(record.remote, "x call from %s: %s is not a room of two", record.remote, record.room_id)
             return Refused("not_a_direct_room"), "not a room of two"
         try:
             offer = parse_description(invite.sdp, DescriptionType.OFFER, self._settings.addresses)
         except DescriptionError as error:
             self._counters.refusal(error.code)
-            log.info("x offer of %s refused: %s", record.remote, error.code)
+            self._seldom.info(record.remote, "x offer of %s refused: %s", record.remote, error.code)
             code = "user_busy" if error.code == "media_refused" else error.code
             return Refused(code), f"offer: {error.code}"
         return Admitted(offer), decision.rule

@@ -16,26 +16,30 @@ from mxrtc_bridge.engine.turns import Turns
 
 _log = logging.getLogger(__name__)
 
+WAITING = ShareLimits(sender=16, server=64, foreign=128, others=192, total=256)
+"""What waits. One verification has six messages, and each asks for the next."""
+AT_ONCE = ShareLimits(sender=1, server=2, foreign=4, others=6, total=8)
+
 
 class FairWork:
     """See the head of this module. Until :meth:`run` runs, what is taken waits.
 
     Args:
         what: in the log, for what was dropped.
+        own_server: the server name of our homeserver.
+        has_right: whether a user holds any right; asked only where places become few.
         waiting: how much may be taken and not done yet.
         at_once: how much is done at the same time; of one sender never more than one, so that it is done in order.
-        own_server: the server name of our homeserver.
-        has_right: whether a user holds any right.
     """
 
     def __init__(
         self,
         what: str,
-        *,
-        waiting: ShareLimits,
-        at_once: ShareLimits,
         own_server: str,
         has_right: Callable[[UserId], bool],
+        *,
+        waiting: ShareLimits = WAITING,
+        at_once: ShareLimits = AT_ONCE,
     ) -> None:
         self._what = what
         self._waiting = Shares(waiting, own_server)

@@ -32,6 +32,7 @@ from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_event_id
 from mxrtc_bridge.core.message_text import command_line, read_message
 from mxrtc_bridge.core.quota import RateLimit
+from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.outbox import transaction_id
 from mxrtc_bridge.matrix.room_event import RoomEvent
 
@@ -191,6 +192,7 @@ class Conversation:
         self._rate = RateLimit(COMMANDS_PER_MINUTE, COMMANDS_PER_MINUTE_OF_SERVER)
         self._warned: OrderedDict[UserId, None] = OrderedDict()
         self._strangers: OrderedDict[UserId, float] = OrderedDict()
+        self._seldom = SeldomLog(log)
         self._stranger_rate = RateLimit(STRANGERS_PER_MINUTE, STRANGERS_PER_MINUTE)
 
     @property
@@ -281,7 +283,7 @@ class Conversation:
         try:
             self._queues[number].put_nowait(work)
         except asyncio.QueueFull:
-            log.warning("! a message of %s was dropped: too many wait", user)
+            self._seldom.warning(user, "! a message of %s was dropped: too many wait", user)
 
     # Workers
 

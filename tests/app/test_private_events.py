@@ -41,7 +41,7 @@ class World:
         self.counters = RecordingCounters()
         self.opened: RoomEvent
 
-        async def no(*_: object) -> bool:
+        def no(*_: object) -> bool:
             return False
 
         self.events = PrivateEvents(
@@ -56,6 +56,7 @@ class World:
             handle_call=self.handle_call,
             handle_message=self.handle_message,
             handle_verification=no,
+            later=no,
         )
 
     async def handle_call(self, _event: RoomEvent, _local: UserId, device: CallerDevice | None) -> None:

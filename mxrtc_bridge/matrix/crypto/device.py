@@ -22,6 +22,7 @@ from mxrtc_bridge.core.errors import EventError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.core.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
 from mxrtc_bridge.core.signal import SIGNAL_TYPE
+from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.cross_signing import publish_identity, refuse_other
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
@@ -108,6 +109,7 @@ class CryptoDevice:
         self._token_saved_ms = 0
         self._unwedged: dict[str, int] = {}
         self._new_keys: list[InboundRecord] = []
+        self._seldom = SeldomLog(_log)
 
     # --- the device itself
 
@@ -299,7 +301,7 @@ class CryptoDevice:
         try:
             return await self._receive_encrypted(sender, content)
         except EventError as error:
-            _log.info("x a message of %s to a device of %s is ignored: %s", sender, self.user, error)
+            self._seldom.info(sender, "x a message of %s to a device of %s is ignored: %s", sender, self.user, error)
             if error.code == "undecryptable":
                 await self._unwedge(sender, str(content.get("sender_key")))
             return None
@@ -341,7 +343,7 @@ class CryptoDevice:
         try:
             return (await self.lists.of([user]))[user]
         except HomeserverError as error:
-            _log.info("the devices of %s could not be asked for: %s", user, error)
+            self._seldom.info(user, "the devices of %s could not be asked for: %s", user, error)
             return None
 
     async def _unwedge(self, sender: UserId, curve25519: str) -> None:
@@ -360,7 +362,7 @@ class CryptoDevice:
                         await self._olm.claim([device])
                     await self.send_to_device([device], "m.dummy", {})
                 except HomeserverError as error:
-                    _log.info("no new session with %s: %s", sender, error)
+                    self._seldom.info(sender, "no new session with %s: %s", sender, error)
 
     async def _give_again(self, sender: UserId, content: Mapping[str, Any]) -> None:
         """Give a device the key of a room again that it has had, from now on; what was said before stays lost to it."""
@@ -371,9 +373,10 @@ class CryptoDevice:
             async with self._lock:
                 given = await self._outbound.give_again(wanted, sender)
         except HomeserverError as error:
-            _log.info("the key of a room was not given again to %s: %s", sender, error)
+            self._seldom.info(sender, "the key of a room was not given again to %s: %s", sender, error)
         else:
-            _log.info("= the key of a room was asked for by %s, and %s", sender, "given" if given else "not given")
+            what = "given" if given else "not given"
+            self._seldom.info(sender, "= the key of a room was asked for by %s, and %s", sender, what)
 
     # --- other users
 
@@ -488,8 +491,8 @@ class CryptoDevice:
         request = self._requests.ask(room, session_id, sender)
         if request is not None:
             try:
-                _log.info("> the key of a room of %s is asked for", sender)
+                self._seldom.info(sender, "> the key of a room of %s is asked for", sender)
                 await self.send_plain_to_devices(sender, [DeviceId(device)], REQUEST, request)
             except HomeserverError as error:
-                _log.info("the key of a room could not be asked for: %s", error)
+                self._seldom.info(sender, "the key of a room could not be asked for: %s", error)
         return await self._inbound.wait_for_key(room, session_id, sender, max(timeout_s - ASK_AFTER_S, 0))

@@ -32,6 +32,7 @@ from mxrtc_bridge.core.verification_values import (
     VerificationEvent,
     Vouched,
 )
+from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent, Trust
@@ -156,6 +157,7 @@ class Verifications:
         self._monotonic = monotonic
         self._wall_ms = wall_ms
         self._open: dict[tuple[UserId, str], Exchange] = {}
+        self._seldom = SeldomLog(_log)
 
     @property
     def open(self) -> tuple[Exchange, ...]:
@@ -186,7 +188,9 @@ class Verifications:
         try:
             transaction = transaction_of(event.content)
         except EventError as error:
-            _log.info("x a message of a verification from %s ignored: %s", event.sender, error.code)
+            self._seldom.info(
+                event.sender, "x a message of a verification from %s ignored: %s", event.sender, error.code
+            )
             return True
         await self._take(event.sender, Received(event.type, event.content), transaction, None, None)
         return True
@@ -223,17 +227,17 @@ class Verifications:
         self, sender: UserId, received: Received, transaction: str, room: RoomId | None, sent_ms: int | None
     ) -> Exchange | None:
         if not self._admits(sender):
-            _log.info("x %s may not be verified with %s", sender, self._device.user)
+            self._seldom.info(sender, "x %s may not be verified with %s", sender, self._device.user)
             return None
         try:
             request = parse_sas_event(received.type, received.content)
         except EventError as error:
-            _log.info("x a request of %s ignored: %s", sender, error.code)
+            self._seldom.info(sender, "x a request of %s ignored: %s", sender, error.code)
             return None
         assert isinstance(request, Request)
         age_ms = self._wall_ms() - ((request.timestamp_ms or 0) if sent_ms is None else sent_ms)
         if not -NEWEST_MS <= age_ms <= OLDEST_MS:
-            _log.info("x a request of %s ignored: it is too old, or a clock is wrong", sender)
+            self._seldom.info(sender, "x a request of %s ignored: it is too old, or a clock is wrong", sender)
             return None
         return await self._begin(sender, transaction, await self._theirs(sender), room)
 

@@ -1,0 +1,49 @@
+"""Tells people in words that their call was refused, once a day at most."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from mxrtc_bridge.core.errors import HomeserverError, StorageError
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.signal import channel_ends
+from mxrtc_bridge.matrix.outbox import Outbox
+
+log = logging.getLogger("mxrtc_bridge")
+
+EVERY_MS = 24 * 3600 * 1000
+REFUSED_TEXT = "Your call was refused. If you think that you should have access, ask the admin of this bridge."
+
+
+class Notices(Protocol):
+    """Remembers who was told what."""
+
+    async def may_notify(self, user: UserId, now_ms: int, interval_ms: int, /) -> bool: ...
+
+
+class RefusalNotices:
+    """See the head of this module.
+
+    Args:
+        outbox: sends them.
+        notices: remembers who was told.
+        wall_ms: milliseconds since the epoch.
+    """
+
+    def __init__(self, outbox: Outbox, notices: Notices, wall_ms: Callable[[], int]) -> None:
+        self._outbox = outbox
+        self._notices = notices
+        self._wall_ms = wall_ms
+
+    async def say(self, room: RoomId, local: UserId, user: UserId) -> None:
+        """Tell ``user`` in a room, as ``local``, unless they were told lately."""
+        if channel_ends(room) is not None:
+            return  # Between two devices there is no room to say it in; the caller's program does.
+        now_ms = self._wall_ms()
+        try:
+            if await self._notices.may_notify(user, now_ms, EVERY_MS):
+                await self._outbox.send_notice(room, local, REFUSED_TEXT, key=f"refused-{now_ms}")
+        except (HomeserverError, StorageError) as error:
+            log.warning("the refusal of %s could not be explained: %s", user, error)
