@@ -242,7 +242,7 @@ async def test_a_key_that_was_lost_is_asked_for_and_given_again_by_its_maker(
     waiting = asyncio.create_task(
         person.device.wait_for_key(room.room, session, peer.user, 20, device=peer.device.device_id)
     )
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG")
     while "asked for by" not in caplog.text:
         await peer.sync.once(5)
     await person.sync.once(5)
