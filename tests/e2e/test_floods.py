@@ -80,7 +80,8 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
 
 
 def junk(room: str, count: int, *, kind: str = "m.room.encrypted", start: int = 0) -> list[dict[str, Any]]:
-    """Events of Mallory whose keys nobody has, each of another session."""
+    """Events of Mallory: whose keys nobody has, each of another session, or that change the name over and over."""
+    state = {"state_key": MALLORY, "content": {"membership": "join"}} if kind == "m.room.member" else {}
     return [
         {
             "event_id": f"$junk-{room[1:12]}-{kind}-{n}",
@@ -89,6 +90,7 @@ def junk(room: str, count: int, *, kind: str = "m.room.encrypted", start: int = 
             "sender": MALLORY,
             "origin_server_ts": time.time_ns() // 1_000_000,
             "content": undecryptable(n),
+            **state,
         }
         for n in range(start, start + count)
     ]
@@ -141,7 +143,7 @@ async def test_member_who_has_sent_what_nobody_can_read_is_out_at_once_when_remo
     writer.close()
 
 
-@pytest.mark.parametrize("kind", ["m.room.encrypted", "m.call.invite", "m.room.message"])
+@pytest.mark.parametrize("kind", ["m.room.encrypted", "m.call.invite", "m.room.message", "m.room.member"])
 async def test_member_is_out_at_once_when_removed_beside_ten_thousand_events_of_theirs(scene: Scene, kind: str) -> None:
     process, reader, writer = await connected(scene)
 
