@@ -112,6 +112,20 @@ async def test_changes_of_a_room_have_places_of_their_own() -> None:
         slow.opened.set()
 
 
+async def test_changes_of_rooms_that_take_long_leave_the_places_of_other_events_alone() -> None:
+    """Joins of a slow server, as many as may be done at a time."""
+    slow = Slow(lambda event: event.type == "m.room.member")
+    invite = {"type": "m.room.member", "state_key": "@rtc_build:example.org", "content": {"membership": "invite"}}
+    async with running(make_inbox(MemoryStore(), slow)) as inbox:
+        await inbox.accept("1", [raw_event(n, n, sender=f"@u{n}:example.org", **invite) for n in range(200)])
+        await turns()
+        assert len(slow.begun) == 12
+        await inbox.accept("2", [raw_event(n, n) for n in range(300, 350)])
+        await turns(300)
+        assert slow.senders()[ALICE] == 50
+        slow.opened.set()
+
+
 async def test_changes_of_a_room_are_handled_in_order_whoever_makes_them() -> None:
     recorder = Recorder(delay=lambda: 3)
     who = [ALICE, MALLORY, ADMIN]
