@@ -55,6 +55,8 @@ async def test_rights_end_within_5_s_beside_a_share_that_hangs_and_a_homeserver_
     assert world.bridge is not None
     pipes: dict[str, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
     for user in USERS:
+        # By rooms, which the peer must leave once the right is gone.
+        world.signal = "room" if user in ("alice", "bob") else "device"
         _, port = await world.connect(user, "build/echo", "-L", "0")
         pipes[user] = await asyncio.open_connection("127.0.0.1", port)
         await exchange(*pipes[user])
