@@ -92,6 +92,26 @@ window.encryptedCall = async (options) => {
   }
 };
 
+// A session that lives until the bridge ends it, after the test has been told of it and has done something about it.
+window.encryptedSession = async (options) => {
+  const log = [];
+  try {
+    const client = await start(options);
+    const room = await directRoom(client, options.peer, options.encrypt);
+    const { call, placed } = await placeCall(client, room, log);
+    const channel = call.createDataChannel("raw-echo", { protocol: "raw.mxrtc" });
+    await placed;
+    await within(20000, "open channel", channel.readyState === "open" ? Promise.resolve() : once(channel, "open"));
+    const data = random(1000);
+    const equal = (await sha256(await echo(channel, data))) === (await sha256(data));
+    await window.opened(client.getDeviceId());
+    await within(20000, "end of the channel", channel.readyState === "closed" ? Promise.resolve() : once(channel, "close"));
+    return { closed: true, equal, log };
+  } catch (error) {
+    return { failed: String(error), log };
+  }
+};
+
 // A call that the bridge is expected to refuse: what it says about it.
 window.refusedCall = async (options) => {
   const log = [];

@@ -45,8 +45,10 @@ export async function login(homeserver, user, password, prepare = () => {}) {
   return client;
 }
 
-export async function directRoom(client, peer) {
-  const { room_id: id } = await client.createRoom({ invite: [peer], is_direct: true, preset: "private_chat" });
+export async function directRoom(client, peer, encrypt = false) {
+  const encryption = { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } };
+  const more = encrypt ? { initial_state: [encryption] } : {};
+  const { room_id: id } = await client.createRoom({ invite: [peer], is_direct: true, preset: "private_chat", ...more });
   const joined = () => client.getRoom(id)?.getJoinedMembers().length === 2;
   await within(20000, "join of the peer", new Promise((yes) => {
     if (joined()) return yes();
