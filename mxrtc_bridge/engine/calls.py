@@ -98,8 +98,8 @@ class _Live:
     session: Session
     links: AcceptorLinks
     end_count: Callable[[], None]
-    judged: bool = False
-    """Whether its right was decided about, for the first time."""
+    confirming: bool = False
+    """Whether its right is about to be decided about, once it is known who is in a room."""
     let_in: bool = False
     """Whether the audit says that it was admitted."""
     why: str = ""
@@ -239,8 +239,9 @@ class CallManager:
         async def admit(invite: Invite) -> Admitted | Refused:
             nonlocal counted
             verdict: Admitted | Refused
+            live.confirming = True
             confirmed = await self._rights.confirm(record.remote, record.local)
-            live.judged = True
+            live.confirming = False
             if confirmed:
                 verdict, rule = self._judge(record, invite)
             else:
@@ -381,8 +382,8 @@ class CallManager:
     def _judge_again(self) -> None:
         for live in tuple(self._sessions.values()):
             session = live.session
-            if not live.judged:
-                continue  # A new call, which is about to be: then it is refused, and the decision is written down.
+            if live.confirming:
+                continue  # It is refused then, and the decision is written down.
             if isinstance(self._rights.may_call(session.remote, session.local), Deny):
                 log.info("x session of %s with %s: right withdrawn", session.remote, session.local)
                 self._dismiss(live, "denied", "your right to use this peer has ended")
