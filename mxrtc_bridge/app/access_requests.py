@@ -2,17 +2,21 @@
 
 A request is stored before it is shown, and decided in the database before anything comes of it: of two admins who
 answer at the same moment one is told that the other was first. What was allowed is a grant, given by the admin who
-allowed it and stored together with the decision; if it cannot be given the request is open again. Only who is an admin
-by the configuration decides.
+allowed it and stored together with the decision; if it does not come into force, for whatever reason, the request is
+open again. Only who is an admin by the configuration decides.
+
+What is stored is also told: both go on to their end when the person who asked or answered waits no more. What a crash
+has kept from being shown to the admins is shown later (:meth:`AccessRequests.keep_house`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from html import escape
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.app.desk import Desk
@@ -22,7 +26,7 @@ from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.core.command_text import PREFIX, say_duration
 from mxrtc_bridge.core.command_values import RequestAccess
 from mxrtc_bridge.core.display import display
-from mxrtc_bridge.core.errors import HomeserverError, StorageError
+from mxrtc_bridge.core.errors import HomeserverError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.core.grants import MAX_FOR_S, MIN_FOR_S
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, is_local
 from mxrtc_bridge.core.policy import Allow, Service, user_subject
@@ -43,6 +47,8 @@ from mxrtc_bridge.matrix.outbox import transaction_id
 from mxrtc_bridge.storage.requests import RequestStore
 
 log = logging.getLogger("mxrtc_bridge.requests")
+
+T = TypeVar("T")
 
 DEFAULT_FOR_S = 2 * 3600
 DAY_MS = 24 * 3600 * 1000
@@ -109,6 +115,15 @@ class AccessRequests:
         self._speaker_in = speaker_in
         self._wall_ms = wall_ms
         self._limits = limits or RequestLimits()
+        self._doing: set[asyncio.Task[Any]] = set()
+        """What goes on although nobody waits for it; as many as people have asked for at the same time."""
+        self._showing: set[int] = set()
+
+    async def close(self) -> None:
+        """End what is still going on; what has been stored is shown after the next start."""
+        for task in self._doing:
+            task.cancel()
+        await asyncio.gather(*self._doing, return_exceptions=True)
 
     async def ask(self, command: RequestAccess, user: UserId, room: RoomId) -> str | None:
         """Take a request; returns what the person is told, or None if there is nothing that they could ask for.
@@ -129,7 +144,7 @@ class AccessRequests:
         if not MIN_FOR_S <= for_s <= MAX_FOR_S:
             return f"You can ask for {say_duration(MIN_FOR_S)} to {say_duration(MAX_FOR_S)}."
         wanted = Request(0, user, command.peer, command.service, for_s, command.because, room, self._wall_ms())
-        return await self._take(wanted, admins)
+        return await self._to_the_end(self._take(wanted, admins))
 
     async def withdraw(self, number: int, user: UserId) -> str:
         """Take a request back; returns what the person is told.
@@ -143,11 +158,14 @@ class AccessRequests:
         )
         if isinstance(judged, Refused):
             return judged.reason
-        if not await self._store.settle(judged):
-            return f"Request {number} was answered just now."
-        self._audited.answered(judged, "withdrawn", user)
-        self._tell_admins(judged, f"Request {number} was withdrawn.")
-        return f"I have taken request {number} back."
+        return await self._to_the_end(self._take_back(judged, user))
+
+    async def _take_back(self, request: Request, user: UserId) -> str:
+        if not await self._settle(request):
+            return f"Request {request.number} was answered just now."
+        self._audited.answered(request, "withdrawn", user)
+        self._tell_admins(request, f"Request {request.number} was withdrawn.")
+        return f"I have taken request {request.number} back."
 
     async def waiting(self) -> list[Request]:
         """The requests that wait for an answer, the oldest first.
@@ -202,14 +220,19 @@ class AccessRequests:
             if by in self._rights.config.admins:
                 self._tell_admins(request, str(error))
 
-    async def expire(self) -> None:
-        """End the requests that nobody has answered in time, and tell those who asked.
+    async def keep_house(self) -> None:
+        """End the requests that nobody has answered in time, and tell those who asked; show what was not shown.
 
         Raises:
             StorageError: the database cannot be used.
+            HomeserverError: a request cannot be shown.
         """
+        admins = self._admin_room()
         for request in await self._store.open_requests():
-            await self._expire(request)
+            if await self._expire(request) or admins is None:
+                continue
+            if request.notice is None and request.number not in self._showing:
+                await self._show(admins, request.number, request)
 
     async def _take(self, wanted: Request, admins: RoomId) -> str:
         """Store what is asked for, if the limits let it, and show it to the admins."""
@@ -231,7 +254,7 @@ class AccessRequests:
             log.warning("! request %d could not be shown to the admins: %s", number, error)
             taken_back = withdraw(replace(judged, number=number), user, now_ms)
             if isinstance(taken_back, Request):
-                await self._store.settle(taken_back)
+                await self._settle(taken_back)
             return "The admins could not be told just now; please try again."
         return asked_words(number)
 
@@ -249,35 +272,86 @@ class AccessRequests:
         if isinstance(judged, Refused):
             raise DeskError(judged.reason)
         if answer is Answer.DENY:
-            if not await self._store.settle(judged):
-                await self._refuse_second(request.number)
-        else:
-            try:
-                await self._desk.give(
-                    user_subject(request.user),
-                    Service(request.peer, request.service),
-                    for_s or request.for_s,
-                    by,
-                    reason=request.because,
-                    once=answer is Answer.ALLOW_ONCE,
-                    settles=judged,
-                )
-            except SettledError:
-                await self._refuse_second(request.number)
-            except (DeskError, StorageError) as error:
-                await self._store.reopen(request.number)
-                raise DeskError(f"That did not work: {error} Request {request.number} is open again.") from error
+            return await self._to_the_end(self._deny(request, judged, why))
+        try:
+            await self._desk.give(
+                user_subject(request.user),
+                Service(request.peer, request.service),
+                for_s or request.for_s,
+                by,
+                reason=request.because,
+                once=answer is Answer.ALLOW_ONCE,
+                settles=judged,
+            )
+        except SettledError:
+            await self._refuse_second(request.number)
+        except (DeskError, StorageError) as error:
+            raise DeskError(f"That did not work: {error} {await self._whether_open(request.number)}") from error
+        return self._tell_decision(request, judged, answer, for_s or request.for_s, why)
+
+    async def _deny(self, request: Request, judged: Request, why: str) -> str:
+        if not await self._settle(judged):
+            await self._refuse_second(request.number)
+        return self._tell_decision(request, judged, Answer.DENY, request.for_s, why)
+
+    def _tell_decision(self, request: Request, judged: Request, answer: Answer, for_s: int, why: str) -> str:
+        by = judged.decided_by
+        assert by is not None
         outcome = said(judged)
         log.info("= request %d %s", request.number, outcome)
         self._audited.answered(judged, judged.state.value + (f": {why}" if why else ""), by)
         self._tell_admins(judged, f"Request {request.number} of {request.user} {outcome}.")
         self._tell_asker(
             request,
-            decided_words(judged, self._named(request), answer, for_s or request.for_s, display(why, 300)),
+            decided_words(judged, self._named(request), answer, for_s, display(why, 300)),
         )
         return f"Request {request.number} {outcome}."
 
+    async def _whether_open(self, number: int) -> str:
+        """Say whether a request whose grant did not come into force waits for an answer again."""
+        try:
+            now = await self._store.get(number)
+        except StorageError:
+            now = None
+        if now is not None and now.is_open:
+            return f"Request {number} is open again."
+        return f"Request {number} is open again as soon as the database takes that."
+
+    async def _settle(self, judged: Request) -> bool:
+        """Write down how an open request ended; False if it had ended before.
+
+        Raises:
+            StorageError: that is not stored, or nobody knows.
+        """
+        try:
+            return await self._store.settle(judged)
+        except UnknownOutcomeError:
+            now = await self._store.get(judged.number)
+            if now is None or now.is_open:
+                raise
+            return (now.state, now.decided_by, now.decided_ms) == (judged.state, judged.decided_by, judged.decided_ms)
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do what must not be left half done when whoever waits for it gives up."""
+        task = asyncio.create_task(work)
+        self._doing.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._doing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Whoever waits is told as well.
+            log.info("! something about a request did not work: %s", error)
+
     async def _show(self, room: RoomId, number: int, request: Request) -> None:
+        self._showing.add(number)
+        try:
+            await self._show_now(room, number, request)
+        finally:
+            self._showing.discard(number)
+
+    async def _show_now(self, room: RoomId, number: int, request: Request) -> None:
         bot = self._rights.config.appservice.bot
         because = f' "{display(request.because, 300)}"' if request.because else " (no reason given)"
         asked = f"{request.user} asks for {self._named(request)} for {say_duration(request.for_s)}:{because}"
@@ -300,10 +374,14 @@ class AccessRequests:
                 log.info("! a reaction to request %d was not sent: %s", number, error)
                 return
 
-    async def _expire(self, request: Request) -> None:
+    async def _expire(self, request: Request) -> bool:
+        """End a request that is too old; returns whether it is."""
         ended = expired(request, self._wall_ms(), self._limits)
-        if ended is not None and await self._store.settle(ended):
+        if ended is None:
+            return False
+        if await self._settle(ended):
             self._tell_asker(request, unanswered_words(request, self._named(request)))
+        return True
 
     def _named(self, request: Request) -> str:
         peer = self._rights.config.peers.get(request.peer)

@@ -176,6 +176,7 @@ class Bridge:
             audited=self._audited,
             wall_ms=self._clock.wall_ms,
             elapsed_ms=self._clock.elapsed_ms,
+            tell_admins=self._bulletins.to_admins,
         )
         self._peers = Peers(
             self._homeserver,
@@ -271,6 +272,7 @@ class Bridge:
             # After the sessions, which end with the tasks below.
             stack.push_async_callback(self._directories.close)
             stack.push_async_callback(self._audit.close)
+            stack.push_async_callback(self._given.close)
             endpoint = AppserviceEndpoint(
                 self._inbox, token=config.appservice.hs_token, metrics=self._metrics, hear=self._encryption.hear
             )

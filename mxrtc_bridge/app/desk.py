@@ -132,8 +132,7 @@ class Desk:
 
         Raises:
             SettledError: the request that it was to answer was answered before.
-            GrantError: it cannot be given.
-            StorageError: the database does not take it.
+            GrantError: it is not in force; says why, and whether that is written down.
         """
         return await self._given.give(subject, service, for_s, by, reason=reason, once=once, settles=settles)
 
@@ -142,7 +141,7 @@ class Desk:
 
         Raises:
             GrantError: there is no such grant.
-            StorageError: it counts no more, but the database does not know that yet.
+            UnwrittenError: it counts no more, but the database does not know that yet.
         """
         return await self._given.revoke(number, by)
 
@@ -152,7 +151,7 @@ class Desk:
         """Take back the grants to exactly this subject.
 
         Raises:
-            StorageError: as for :meth:`revoke`.
+            UnwrittenError: none of them counts any more, but the database does not know that yet of all.
         """
         return await self._given.revoke_all(subject, peer, service, by)
 

@@ -125,7 +125,10 @@ class People:
 
     async def run(self) -> None:
         """Answer until cancelled."""
-        await self._conversation.run()
+        try:
+            await self._conversation.run()
+        finally:
+            await self._requests.close()
 
     async def hear(self, event: RoomEvent, local: UserId) -> None:
         """Take a message or a reaction of a room of ``local``, in plain text."""
@@ -133,9 +136,10 @@ class People:
         self._conversation.receive(event, local, direct=members == frozenset({local, event.sender}))
 
     async def keep_house(self) -> None:
-        """End requests that nobody answers.
+        """End requests that nobody answers, and show those that a crash has kept from being shown.
 
         Raises:
             StorageError: the database cannot be used.
+            HomeserverError: a request cannot be shown.
         """
-        await self._requests.expire()
+        await self._requests.keep_house()

@@ -35,6 +35,8 @@ class Given(Protocol):
 
     def claimed(self, grant: StoredGrant, claimant: Claimant) -> None: ...
 
+    async def claim_written(self, claimant: Claimant) -> bool: ...
+
 
 async def _nothing_to_confirm(_rooms: Collection[RoomId]) -> bool:
     return True
@@ -301,6 +303,10 @@ class Gate:
         return self._rights.expiries(self._user, self._local)
 
     async def recorded(self, service: ServiceName, rule: str) -> bool:
+        given = self._rights.given
+        # What is for one session must not be there for another one after a restart.
+        if given is not None and given.table.claimed_by(self) and not await given.claim_written(self):
+            return False
         return await self._audit.used(service, rule)
 
     def refused(self, service: ServiceName) -> None:

@@ -5,6 +5,7 @@
     │   ├── ConfigError      the configuration cannot be used
     │   ├── StateError       an operation that the object's state does not allow
     │   ├── StorageError     the database cannot take or give anything at the moment
+    │   │   └── UnknownOutcomeError  ... and has perhaps stored it all the same
     │   └── TargetError      a local service could not be reached
     └── RemoteError          the other side broke a rule; it is told ``code``, and only its own session suffers
         ├── EventError       the content of a call event
@@ -38,7 +39,17 @@ class StateError(LocalError):
 
 
 class StorageError(LocalError):
-    """The database cannot take or give anything at the moment; nothing of what was asked has been stored."""
+    """The database cannot take or give anything at the moment; nothing of what was asked has been stored.
+
+    But for :class:`UnknownOutcomeError`, which says so.
+    """
+
+
+class UnknownOutcomeError(StorageError):
+    """The database was told to store something and has not answered: perhaps it is stored, perhaps it is not.
+
+    Whoever gets this looks it up, or asks for the same again under the same key; it must not be told as "not done".
+    """
 
 
 class TargetFailure(Enum):

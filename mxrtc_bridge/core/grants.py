@@ -4,6 +4,10 @@ A stored grant adds to the grants of the configuration and can take nothing away
 service says in ``grantable_to`` that people like the user may be given it at all. That is asked at every use, not only
 when the grant is given: a reload that narrows it ends what went beyond.
 
+A grant is *pending* from when it is stored until the audit has it as well, and is worth nothing so long; what is
+pending at a start ends there. One that has ended counts no more at once, whatever is still to be written
+(:data:`Change`).
+
 A grant for one session (``once``) is claimed by the first session that opens the service with it, is of no use to any
 other from then on, and ends with that session, or at its time if that comes first.
 
@@ -66,6 +70,41 @@ class StoredGrant:
     def in_force(self, now_ms: int) -> bool:
         """Whether it has not ended by itself."""
         return now_ms < self.until_ms
+
+
+@dataclass(frozen=True, slots=True)
+class EndedGrant:
+    """A grant that counts no more."""
+
+    grant: StoredGrant
+    ended_ms: int
+    how: str
+    """``expired``, ``revoked``, ``used``, or ``unconfirmed``: it never counted."""
+    by: UserId | None = None
+    """Who ended it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedGrant:
+    """A grant for one session that a session has begun to use: no other may, also after a restart."""
+
+    number: int
+    claimed_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A grant that must not come into force any more, whether it has been stored or may still be."""
+
+    grant: StoredGrant
+    """Its number counts for nothing: perhaps there is none yet."""
+    key: str
+    """Unique, made by whoever gave it."""
+    ended_ms: int
+
+
+Change = EndedGrant | ClaimedGrant | GivenUp
+"""What the database has to be told; telling it twice changes nothing."""
 
 
 Covers = Callable[[Service], bool]

@@ -15,9 +15,9 @@ from typing import Protocol
 
 from mxrtc_bridge.core import call
 from mxrtc_bridge.core.addresses import AddressPolicy
-from mxrtc_bridge.core.errors import DescriptionError, HomeserverError, StorageError
+from mxrtc_bridge.core.errors import DescriptionError, HomeserverError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.core.events import CallEvent, DescriptionType, Hangup, Invite, Version
-from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.policy import UNCONFIRMED, Decision, Deny
 from mxrtc_bridge.core.quota import CallLimits, LiveCalls, RateLimit, is_fresh
 from mxrtc_bridge.core.sdp import parse_description
@@ -213,7 +213,7 @@ class CallManager:
             self._counters.refusal("rate")
             return
         record = CallRecord(event.room_id, invite.call_id, local, event.sender, self._new_party_id())
-        if not await self._directory.claim(record, event.event_id, now_ms):
+        if not await self._claim(record, event.event_id, now_ms):
             self._counters.refusal("replay")
             return
         live = self._new_session(record, await self._new_number())
@@ -223,6 +223,13 @@ class CallManager:
         self._counters.sessions_live(len(self._sessions))
         assert self._tasks is not None
         self._tasks.create_task(self._live_through(live, record), name=f"call {record.call_id}")
+
+    async def _claim(self, record: CallRecord, event_id: EventId, now_ms: int) -> bool:
+        try:
+            return await self._directory.claim(record, event_id, now_ms)
+        except UnknownOutcomeError:
+            # Perhaps it is stored: then nobody else can claim it, and it is for us to answer.
+            return await self._directory.claim(record, event_id, now_ms, again=True)
 
     def _new_session(self, record: CallRecord, number: int) -> _Live:
         assert record.party_id is not None

@@ -214,11 +214,21 @@ class CallRecord:
 class CallDirectory(Protocol):
     """Remembers calls durably, so that nothing is acted on twice and nothing stays open after a crash."""
 
-    async def claim(self, record: CallRecord, event_id: EventId, now_ms: int) -> bool:
+    async def claim(self, record: CallRecord, event_id: EventId, now_ms: int, *, again: bool = False) -> bool:
         """Store the call as open, before anything is done for it.
 
+        Args:
+            record: the call; its party id is new for each claim.
+            event_id: the invite.
+            now_ms: wall-clock milliseconds.
+            again: the same claim was asked for before, and nobody knows whether it was stored.
+
         Returns:
-            False if this (room, call, local) or this event was claimed before: a replay, to be ignored.
+            False if this (room, call, local) or this event was claimed before: a replay, to be ignored. What was
+            claimed with the same party id is none, when it is asked for ``again``.
+
+        Raises:
+            UnknownOutcomeError: nobody knows whether it is stored.
         """
         ...
 

@@ -29,8 +29,12 @@ class CallStore:
         self._database = database
         self._max_ended = max_ended
 
-    async def claim(self, record: CallRecord, event_id: EventId, now_ms: int) -> bool:
-        """Store the call as open; False if this call or this event was claimed before."""
+    async def claim(self, record: CallRecord, event_id: EventId, now_ms: int, *, again: bool = False) -> bool:
+        """Store the call as open; False if this call or this event was claimed before.
+
+        The party id, which is new for each claim, is its key: ``again`` asks once more for a claim of which nobody
+        knows whether it was stored, and what stands there under this key is that claim and no replay.
+        """
 
         async def insert(connection: Connection) -> bool:
             # No conflict target: the key of the call and the event id refuse alike.
@@ -45,7 +49,18 @@ class CallStore:
                 event_id,
                 now_ms,
             )
-            return claimed is not None
+            if claimed is not None or not again:
+                return claimed is not None
+            ours = await connection.fetchval(
+                "SELECT 1 FROM call WHERE room_id = $1 AND call_id = $2 AND local_user = $3 AND event_id = $4 "
+                "AND party_id = $5 AND ended_ms IS NULL",
+                record.room_id,
+                record.call_id,
+                record.local,
+                event_id,
+                record.party_id,
+            )
+            return ours is not None
 
         return await self._database.transaction(insert)
 
@@ -85,7 +100,7 @@ class CallStore:
                 for row in rows
             ]
 
-        return await self._database.transaction(select)
+        return await self._database.read(select)
 
     async def prune(self, now_ms: int) -> int:
         """Forget ended calls that are too old or too many, in small transactions; returns how many."""

@@ -24,7 +24,7 @@ class CertificateStore:
             pem = await connection.fetchval("SELECT pem FROM certificate WHERE user_id = $1", user)
             return None if pem is None else str(pem)
 
-        return await self._database.transaction(select)
+        return await self._database.read(select)
 
     async def save(self, user: UserId, pem: str) -> None:
         """Save certificate and key of ``user``, in place of an earlier one.

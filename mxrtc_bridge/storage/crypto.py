@@ -66,7 +66,7 @@ class CryptoStore:
             )
             return {UserId(row["user_id"]): row["master"] for row in rows}
 
-        return await self._database.transaction(select)
+        return await self._database.read(select)
 
     async def prune(self, now_ms: int) -> int:
         """Forget keys and sessions that nobody will use, of all users; returns how many."""
@@ -169,7 +169,7 @@ class CryptoUserStore:
             )
             return [OlmRecord(*tuple(row)) for row in rows]
 
-        return await self._database.transaction(select)
+        return await self._database.read(select)
 
     async def inbound(self, room: RoomId, session_id: str, user: UserId) -> InboundRecord | None:
         """The session that ``user`` has sent the key of."""
@@ -294,7 +294,7 @@ class CryptoUserStore:
         async def select(connection: Connection) -> Any:
             return await connection.fetchrow(statement, self._owner, *values)
 
-        return await self._database.transaction(select)
+        return await self._database.read(select)
 
 
 async def _upsert(connection: Connection, table: str, keys: dict[str, Any], values: dict[str, Any]) -> None:

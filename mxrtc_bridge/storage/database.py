@@ -1,13 +1,18 @@
-"""The database: opened once, closed always, and one way to run statements in it.
+"""The database: opened once, closed always, and two ways to run statements in it.
 
-:meth:`Database.transaction` is the only way in. What it guarantees:
+:meth:`Database.transaction` writes, :meth:`Database.read` only reads; there is no other way in. What they guarantee:
 
-- The statements of one call are committed together or not at all.
+- The statements of one call are committed together or not at all. Those of a reading are never committed, so whoever
+  writes in one sees in the first test that nothing stays.
 - Once begun, they run to their end although the caller is cancelled: a pooled connection is never left inside a
   transaction, which would make every later one fail. (mautrix's own ``transaction()`` leaves it so after a
   cancellation and after a failed COMMIT; therefore it is not used with SQLite.)
 - A database that is locked, full or away is asked again for some seconds; then the caller gets a
   :class:`~mxrtc_bridge.core.errors.StorageError` and nothing has been stored.
+- No work is committed twice. A COMMIT whose answer is lost (a fail-over, a firewall that forgets, a timeout) may have
+  been carried out, so what is done again is never done blindly: each writing notes a mark of its own in the same
+  transaction, and is done again only where the database does not hold that mark. What cannot be found out in some
+  seconds is an :class:`~mxrtc_bridge.core.errors.UnknownOutcomeError`: a caller looks it up by a key of its own.
 
 SQLite runs in WAL mode with ``synchronous=FULL``. ``NORMAL`` would be faster (0.02 ms instead of 0.4 ms for a commit on
 a solid-state disk) but may forget the last commits when the power fails, and both the 200 that we give the homeserver
@@ -19,11 +24,15 @@ The file holds private keys and call content, so it is readable by its owner onl
 from __future__ import annotations
 
 import asyncio
+import heapq
 import importlib
 import logging
 import os
+import secrets
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -32,7 +41,7 @@ from mautrix.util.async_db import Connection, DatabaseException, Scheme
 from mautrix.util.async_db import Database as Pool
 from yarl import URL
 
-from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.storage.schema import UPGRADES
 
 T = TypeVar("T")
@@ -44,15 +53,41 @@ MAX_WAITING = 2000
 """Transactions that may wait for a connection; the next one fails at once."""
 POSTGRES_CONNECTIONS = 4
 MIN_SQLITE = (3, 35, 0)
+KEEP_MARKS_MS = 24 * 3600 * 1000
+"""How long the marks of an earlier run stay; nothing that is still asked about is older than a minute."""
 
 _log = logging.getLogger(__name__)
 _OWNER = "mxrtc-bridge"
+_NOTE = (
+    "INSERT INTO write_mark (lane, mark, noted_ms) VALUES ($1, $2, $3) ON CONFLICT (lane) DO UPDATE "
+    "SET mark = excluded.mark, noted_ms = excluded.noted_ms WHERE write_mark.mark <> excluded.mark RETURNING 1"
+)
+"""Returns nothing where the mark stands already. PostgreSQL waits here for a COMMIT of the lane that is under way."""
 _SQLITE_COMMANDS = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA busy_timeout = 500",
 )
+
+
+@dataclass(slots=True)
+class _Writing:
+    """One call of :meth:`Database.transaction`, over all its attempts."""
+
+    lane: str
+    """A row for marks that no other writing uses meanwhile; so there are as many as ever went on at the same time."""
+    is_first: bool
+    """Whether it is the first of this run; those of earlier ones are forgotten with it."""
+    mark: str = field(default_factory=lambda: secrets.token_hex(16))
+    committing: bool = False
+    """Whether a COMMIT was sent of which it is not known that it failed."""
+    result: Any = None
+    """What the work has returned that may be committed."""
+
+
+class _CommitError(Exception):
+    """Whatever a COMMIT has raised; the cause is the error."""
 
 
 class Database:
@@ -66,6 +101,9 @@ class Database:
         self._patience_s = patience_s
         self._running: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._run = secrets.token_hex(8)
+        self._lanes = 0
+        self._free_lanes: list[int] = []
 
     @classmethod
     async def open(cls, url: str, *, patience_s: float = PATIENCE_S) -> Self:
@@ -112,19 +150,47 @@ class Database:
     async def transaction(self, work: Work[T]) -> T:
         """Run ``work`` with a connection, in one transaction, and return what it returns.
 
-        ``work`` may be called more than once, so it must change nothing but the database.
+        ``work`` may be called more than once, so it must change nothing but the database; it is committed once.
+
+        Raises:
+            StorageError: the database is closed, or has refused for as long as we ask.
+            UnknownOutcomeError: it may have been committed.
+        """
+        is_first = not self._lanes
+        lane = heapq.heappop(self._free_lanes) if self._free_lanes else self._lanes
+        self._lanes = max(self._lanes, lane + 1)
+        writing = _Writing(f"{self._run}-{lane}", is_first)
+        return await self._start(work, writing, lambda: self._leave(lane, writing))
+
+    async def read(self, work: Work[T]) -> T:
+        """Run ``work``, which only reads, with a connection that sees one state of the database.
 
         Raises:
             StorageError: the database is closed, or has refused for as long as we ask.
         """
-        if self._closed:
-            raise StorageError("the database is closed")
-        if len(self._running) >= MAX_WAITING:
-            raise StorageError(f"{MAX_WAITING} transactions wait for the database already; it is too slow or away")
-        task = asyncio.create_task(self._persist(work))
+        return await self._start(work, None, lambda: None)
+
+    async def _start(self, work: Work[T], writing: _Writing | None, over: Callable[[], None]) -> T:
+        if (refusal := self._refusal()) is not None:
+            over()
+            raise refusal
+        task = asyncio.create_task(self._persist(work, writing))
         self._running.add(task)
         task.add_done_callback(self._ended)
+        task.add_done_callback(lambda _: over())
         return await asyncio.shield(task)
+
+    def _refusal(self) -> StorageError | None:
+        if self._closed:
+            return StorageError("the database is closed")
+        if len(self._running) >= MAX_WAITING:
+            return StorageError(f"{MAX_WAITING} transactions wait for the database already; it is too slow or away")
+        return None
+
+    def _leave(self, lane: int, writing: _Writing) -> None:
+        """Let others use the lane; not where its COMMIT may still be under way, as nobody asks for it any more."""
+        if not writing.committing:
+            heapq.heappush(self._free_lanes, lane)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
@@ -132,38 +198,94 @@ class Database:
             # The caller sees it as well, unless it was cancelled meanwhile.
             _log.debug("! transaction failed: %s", error)
 
-    async def _persist(self, work: Work[T]) -> T:
+    async def _persist(self, work: Work[T], writing: _Writing | None) -> T:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience_s
         pause_s = 0.05
+        looks_again = False
         while True:
             try:
                 async with self._pool.acquire_direct() as connection:
-                    return await self._run_once(connection, work)
-            except _TRANSIENT as error:
-                if loop.time() + pause_s > deadline:
-                    raise StorageError(f"the database cannot be used at the moment: {_brief(error)}") from error
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
+                    result = await self._run_once(connection, work, writing)
+            except Exception as error:
+                unknown = writing is not None and writing.committing
+                if not unknown and not isinstance(error, _TRANSIENT):
+                    if _is_damage(error):
+                        raise StorageError(f"the database is damaged: {_brief(error)}") from error
                     raise
-                raise StorageError(f"the database is damaged: {_brief(error)}") from error
+                problem = error.__cause__ if isinstance(error, _CommitError) and error.__cause__ else error
+                if unknown and not looks_again:
+                    # A COMMIT may take its time to fail, and what became of it is worth another look.
+                    looks_again = True
+                    deadline = max(deadline, loop.time() + self._patience_s)
+                if loop.time() + pause_s > deadline:
+                    if unknown:
+                        raise UnknownOutcomeError(
+                            f"the database has not said whether it has stored this: {_brief(problem)}"
+                        ) from problem
+                    raise StorageError(f"the database cannot be used at the moment: {_brief(problem)}") from problem
+            else:
+                if writing is not None:
+                    writing.committing = False
+                return result
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 1.0)
 
-    async def _run_once(self, connection: Connection, work: Work[T]) -> T:
-        if connection.scheme != Scheme.SQLITE:
-            async with connection.wrapped.transaction():
-                return await work(connection)
-        raw = connection.wrapped
+    async def _run_once(self, connection: Connection, work: Work[T], writing: _Writing | None) -> T:
+        """Run the work and commit it; a writing that turns out to have been committed is not done again."""
+        sqlite = connection.scheme == Scheme.SQLITE
+        raw: Any = connection.wrapped
+        postgres = None if sqlite else raw.transaction(readonly=writing is None)
         try:
-            # IMMEDIATE takes the write lock here, where waiting for it is possible; a later upgrade would just fail.
-            await raw.execute("BEGIN IMMEDIATE")
-            result = await work(connection)
-            await raw.execute("COMMIT")
+            if postgres is not None:
+                await postgres.start()
+            else:
+                # IMMEDIATE takes the write lock here, where waiting for it is possible; a later upgrade would fail.
+                await raw.execute("BEGIN" if writing is None else "BEGIN IMMEDIATE")
+            if writing is not None and not await _note(connection, writing):
+                result: T = writing.result
+            else:
+                result = await work(connection)
+                if writing is not None:
+                    writing.result, writing.committing = result, True
+                    try:
+                        await (postgres.commit() if postgres is not None else raw.execute("COMMIT"))
+                    except Exception as error:
+                        raise _CommitError from error
+                    return result
         except BaseException:
-            await raw.rollback()
+            await _roll_back(raw, postgres)
             raise
+        await _roll_back(raw, postgres)
         return result
+
+
+def _is_damage(error: Exception) -> bool:
+    mistakes = (sqlite3.IntegrityError, sqlite3.ProgrammingError)
+    return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, mistakes)
+
+
+async def _note(connection: Connection, writing: _Writing) -> bool:
+    """Note the mark of a writing; False if it stands there, so an earlier attempt was committed."""
+    now_ms = time.time_ns() // 1_000_000
+    values = (writing.lane, writing.mark, now_ms)
+    if writing.is_first:
+        await connection.execute("DELETE FROM write_mark WHERE noted_ms < $1", now_ms - KEEP_MARKS_MS)
+    if not writing.committing:
+        await connection.execute(_NOTE, *values)
+        return True
+    new = await connection.fetchval(_NOTE, *values) is not None
+    if new:
+        # Nothing was committed: had it been, or were it to be, the mark would stand there.
+        writing.committing = False
+    return new
+
+
+async def _roll_back(raw: Any, postgres: Any) -> None:
+    if postgres is None:
+        await raw.rollback()
+    elif not raw.is_closed() and raw.is_in_transaction():
+        await postgres.rollback()
 
 
 def _make_pool(text: str) -> Pool:
@@ -235,11 +357,13 @@ def _brief(error: BaseException) -> str:
 
 
 _TRANSIENT: tuple[type[Exception], ...] = (
+    _CommitError,
     sqlite3.OperationalError,  # locked, busy, disk full, I/O error, read-only: SQLite has one class for all of them
     OSError,
     TimeoutError,
     *_postgres_errors(
         "InterfaceError",
+        "InternalClientError",
         "PostgresConnectionError",
         "OperatorInterventionError",
         "InsufficientResourcesError",

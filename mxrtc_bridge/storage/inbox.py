@@ -148,7 +148,7 @@ class InboxStore:
             )
             return [(row["room_id"], row["lane"]) for row in rows]
 
-        return await self._database.transaction(select)
+        return await self._database.read(select)
 
     async def waiting(self, room_id: str, lane: str, after: int, limit: int) -> list[StoredEvent]:
         """Events of a lane of a room that wait and came after the place ``after``, oldest first."""
@@ -164,7 +164,7 @@ class InboxStore:
             )
             return [StoredEvent(row["seq"], row["event_id"], row["sender"], row["payload"]) for row in rows]
 
-        return await self._database.transaction(select)
+        return await self._database.read(select)
 
     async def find_waiting(self, keys: Sequence[str]) -> list[WaitingEvent]:
         """Of these events those that wait, with their places."""
@@ -193,7 +193,7 @@ class InboxStore:
             )
             return [WaitingCount(*row) for row in rows]
 
-        return await self._database.transaction(count)
+        return await self._database.read(count)
 
     async def settle(self, verdicts: Sequence[Verdict], now_ms: int) -> None:
         """Mark waiting events as handled or set aside, all or none; settling again changes nothing."""
@@ -220,7 +220,7 @@ class InboxStore:
             )
             return [(row["event_id"], row["reason"]) for row in rows]
 
-        return await self._database.transaction(select)
+        return await self._database.read(select)
 
     async def prune(self, now_ms: int) -> int:
         """Forget settled events that are too old or too many, in small transactions; returns how many."""

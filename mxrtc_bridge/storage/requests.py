@@ -55,16 +55,6 @@ class RequestStore:
         """Write down how an open request ended; False if it had ended before."""
         return await self._database.transaction(lambda connection: settle_in(connection, request))
 
-    async def reopen(self, number: int) -> None:
-        """Take back a decision that could not be carried out."""
-
-        async def update(connection: Connection) -> None:
-            await connection.execute(
-                "UPDATE request SET state = 'asked', decided_by = NULL, decided_ms = NULL WHERE number = $1", number
-            )
-
-        await self._database.transaction(update)
-
     async def set_notice(self, number: int, notice: EventId) -> None:
         """Remember the notice that reactions to this request answer to."""
 
@@ -102,7 +92,7 @@ class RequestStore:
         async def count(connection: Connection) -> int:
             return int(await connection.fetchval("SELECT COUNT(*) FROM request WHERE state = 'asked'"))
 
-        return await self._database.transaction(count)
+        return await self._database.read(count)
 
     async def prune(self, now_ms: int) -> int:
         """Forget ended requests that are too old or too many; returns how many."""
@@ -138,7 +128,7 @@ class RequestStore:
             rows = await connection.fetch(f"SELECT {_COLUMNS} FROM request {where}", *values)  # noqa: S608
             return [_request(row) for row in rows]
 
-        return await self._database.transaction(select)
+        return await self._database.read(select)
 
 
 async def settle_in(connection: Connection, request: Request) -> bool:
@@ -152,6 +142,24 @@ async def settle_in(connection: Connection, request: Request) -> bool:
         request.decided_ms,
     )
     return number is not None
+
+
+async def reopen_in(connection: Connection, number: int) -> None:
+    """Take back a decision that was not carried out, as a part of the transaction that ends its grant.
+
+    Should the person have asked anew meanwhile, that request is the one to be answered, and this one is over.
+    """
+    await connection.execute(
+        "UPDATE request SET state = 'expired' WHERE number = $1 AND EXISTS (SELECT 1 FROM request AS later "
+        "WHERE later.state = 'asked' AND later.user_id = request.user_id AND later.peer = request.peer "
+        "AND later.service = request.service)",
+        number,
+    )
+    await connection.execute(
+        "UPDATE request SET state = 'asked', decided_by = NULL, decided_ms = NULL "
+        "WHERE number = $1 AND state IN ('allowed', 'allowed_once')",
+        number,
+    )
 
 
 def _request(row: Any) -> Request:

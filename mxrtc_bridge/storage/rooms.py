@@ -92,4 +92,4 @@ class RoomStore:
                 for row in rows
             ]
 
-        return await self._database.transaction(select)
+        return await self._database.read(select)

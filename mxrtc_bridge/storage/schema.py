@@ -340,3 +340,29 @@ async def _create_counter(connection: Connection) -> None:
 
 
 UPGRADES.register(_create_counter, description="numbers that are never used again")
+
+
+async def _create_write_mark(connection: Connection) -> None:
+    await connection.execute(
+        """CREATE TABLE write_mark (
+            lane     TEXT   PRIMARY KEY,
+            mark     TEXT   NOT NULL,
+            noted_ms BIGINT NOT NULL
+        )"""
+    )
+
+
+UPGRADES.register(_create_write_mark, description="marks of what was committed")
+
+
+async def _make_grants_pending(connection: Connection) -> None:
+    # The grants that are there were given when a row counted as soon as it stood there: none of them is pending.
+    await connection.execute("ALTER TABLE given_grant ADD COLUMN pending SMALLINT NOT NULL DEFAULT 0")
+    await connection.execute("ALTER TABLE given_grant ADD COLUMN grant_key TEXT")
+    await connection.execute("ALTER TABLE given_grant ADD COLUMN request BIGINT")
+    await connection.execute("CREATE UNIQUE INDEX given_grant_key ON given_grant (grant_key)")
+    # Few of the lines of the audit are about grants, and a start reads those.
+    await connection.execute('CREATE INDEX audit_grant ON audit (number) WHERE line LIKE \'%"kind":"grant%\'')
+
+
+UPGRADES.register(_make_grants_pending, description="grants that are pending until they are written everywhere")

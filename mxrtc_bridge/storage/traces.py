@@ -77,7 +77,7 @@ class TraceStore:
                 for row in rows
             ]
 
-        return await self._database.transaction(select)
+        return await self._database.read(select)
 
     async def gone(self, event: EventId) -> None:
         """Forget an event that has been redacted, or cannot be."""

@@ -103,3 +103,14 @@ async def test_prune_keeps_the_newest_of_too_many(database: Database, monkeypatc
     assert [await calls.claim(record, event(100 + n), 10) for n, record in enumerate(records)] == [
         False, True, True, True, True, False, False, False,
     ]  # fmt: skip
+
+
+async def test_the_same_claim_asked_for_again_is_no_replay(calls: CallStore) -> None:
+    """Whoever does not know whether it was stored asks again; another claim of the same call is refused."""
+    assert await calls.claim(RECORD, event(1), 10, again=True)
+    assert await calls.claim(RECORD, event(1), 10, again=True)
+    assert not await calls.claim(replace(RECORD, party_id=PartyId("other")), event(1), 10, again=True)
+    assert not await calls.claim(RECORD, event(2), 10, again=True)
+    assert len(await calls.open_calls()) == 1
+    await calls.end(RECORD, "done", 11)
+    assert not await calls.claim(RECORD, event(1), 12, again=True), "it is over"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mxrtc_bridge.core.grants import StoredGrant
+from mxrtc_bridge.core.grants import ClaimedGrant, EndedGrant, StoredGrant
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.core.policy import Service, Subject, parse_subject
 from mxrtc_bridge.core.requests import Request, RequestState
@@ -28,6 +28,7 @@ def grant(
 async def add(store: GrantStore, given: StoredGrant) -> StoredGrant:
     number = await store.add(given)
     assert number is not None
+    assert await store.confirm(number)
     return replace(given, number=number)
 
 
@@ -39,10 +40,16 @@ async def test_grants_come_back_as_they_were(database: Database) -> None:
     assert len({each.number for each in given}) == 5
 
 
+async def test_a_grant_gives_nothing_before_it_is_confirmed(database: Database) -> None:
+    store = GrantStore(database)
+    assert await store.add(grant()) is not None
+    assert await store.in_force(NOW) == []
+
+
 async def test_what_ended_while_nobody_looked_does_not_come_back(database: Database) -> None:
     store = GrantStore(database)
     short, long = await add(store, grant(until_ms=NOW + 1)), await add(store, grant())
-    assert await store.in_force(NOW + 1) == [long]
+    assert (await store.recover(NOW + 1)).in_force == [long]
     # A clock that is set back brings nothing back.
     assert await store.in_force(NOW) == [long]
     assert short.number != long.number
@@ -51,8 +58,8 @@ async def test_what_ended_while_nobody_looked_does_not_come_back(database: Datab
 async def test_a_grant_ends_once(database: Database) -> None:
     store = GrantStore(database)
     given = await add(store, grant())
-    await store.end(given.number, NOW + 5, "revoked", ADMIN)
-    await store.end(given.number, NOW + 9, "expired")
+    await store.write([EndedGrant(given, NOW + 5, "revoked", ADMIN)])
+    await store.write([EndedGrant(given, NOW + 9, "expired")])
     assert await store.in_force(NOW) == []
 
     async def read(connection: object) -> object:
@@ -64,7 +71,8 @@ async def test_a_grant_ends_once(database: Database) -> None:
 async def test_a_grant_that_a_session_had_claimed_is_over_after_a_restart(database: Database) -> None:
     store = GrantStore(database)
     used, unused = await add(store, grant(once=True)), await add(store, grant(once=True))
-    await store.claim(used.number, NOW)
+    await store.write([ClaimedGrant(used.number, NOW)])
+    assert (await store.recover(NOW)).in_force == [unused]
     assert await store.in_force(NOW) == [unused]
 
 
@@ -72,7 +80,7 @@ async def test_ended_grants_are_forgotten_by_age_and_by_number(database: Databas
     store = GrantStore(database, max_ended=3)
     live = await add(store, grant())
     for number in range(6):
-        await store.end((await add(store, grant())).number, NOW + number, "expired")
+        await store.write([EndedGrant(await add(store, grant()), NOW + number, "expired")])
     assert await store.prune(NOW) == 3
     assert await store.prune(NOW) == 0
     assert await store.prune(NOW + KEEP_MS + 5) == 2
@@ -87,7 +95,8 @@ async def test_a_grant_and_the_decision_that_it_answers_are_stored_together_or_n
     number = await requests.add(asked)
     assert number is not None
     decided = replace(asked, number=number, state=RequestState.ALLOWED, decided_by=ADMIN, decided_ms=NOW)
-    assert await grants.add(grant(), decided) is not None
+    assert (given := await grants.add(grant(), decided)) is not None
+    assert await grants.confirm(given)
     settled = await requests.get(number)
     assert settled is not None
     assert (settled.state, settled.decided_by) == (RequestState.ALLOWED, ADMIN)

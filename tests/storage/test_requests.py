@@ -8,7 +8,7 @@ from dataclasses import replace
 from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId
 from mxrtc_bridge.core.requests import Request, RequestState
 from mxrtc_bridge.storage.database import Database
-from mxrtc_bridge.storage.requests import KEEP_MS, RequestStore
+from mxrtc_bridge.storage.requests import KEEP_MS, RequestStore, reopen_in
 
 ALICE, ADMIN = UserId("@alice:example.org"), UserId("@admin:example.org")
 NOW = 1_700_000_000_000
@@ -62,12 +62,33 @@ async def test_of_two_answers_at_the_same_moment_one_counts(database: Database) 
     assert stored == end(asked, answers[taken.index(True)])
 
 
-async def test_a_decision_that_failed_is_taken_back(database: Database) -> None:
+async def test_a_decision_that_was_not_carried_out_is_taken_back(database: Database) -> None:
     store = RequestStore(database)
     asked = await add(store, request())
     await store.settle(end(asked, RequestState.ALLOWED))
-    await store.reopen(asked.number)
+    await database.transaction(lambda connection: reopen_in(connection, asked.number))
     assert await store.get(asked.number) == asked
+
+
+async def test_a_decision_is_not_taken_back_over_a_later_request(database: Database) -> None:
+    """The person has asked again meanwhile: one open request for a service, and it is the later one."""
+    store = RequestStore(database)
+    asked = await add(store, request())
+    await store.settle(end(asked, RequestState.ALLOWED))
+    later = await add(store, request())
+    await database.transaction(lambda connection: reopen_in(connection, asked.number))
+    assert await store.open_requests() == [later]
+    was = await store.get(asked.number)
+    assert was is not None
+    assert was.state is RequestState.EXPIRED
+
+
+async def test_a_refusal_is_never_taken_back(database: Database) -> None:
+    store = RequestStore(database)
+    asked = await add(store, request())
+    await store.settle(end(asked, RequestState.DENIED))
+    await database.transaction(lambda connection: reopen_in(connection, asked.number))
+    assert await store.open_requests() == []
 
 
 async def test_numbers_are_never_given_twice(database: Database) -> None:
