@@ -257,39 +257,38 @@ class GivenGrants:
 
     async def _carry_out(self, giving: GivenUp, settles: Request | None) -> StoredGrant:
         try:
-            return await self._give_everywhere(giving, settles)
-        except GrantError:
-            raise
-        except Exception as error:
-            log.exception("! a grant could not be given")
-            raise await self._not_given(giving, None, "the bridge's log says why") from error
-
-    async def _give_everywhere(self, giving: GivenUp, settles: Request | None) -> StoredGrant:
-        try:
             number = await self._store.add(giving.grant, settles, key=giving.key)
         except UnknownOutcomeError as error:
             raise await self._not_given(giving, None, str(error)) from error
         except StorageError as error:
             raise GrantError(f"It was not given: {error}.") from error
+        except Exception as error:
+            raise await self._not_given(giving, None, _defect(error)) from error
         if number is None:
             raise SettledError("The request was answered before.")
         grant = replace(giving.grant, number=number)
-        if not await self._audited.grant_given(grant):
-            raise await self._not_given(
-                giving, grant, "it cannot be written into the audit now; the bridge's log says why"
-            )
         try:
-            confirmed = giving.key not in self._given_up and await self._store.confirm(number)
+            why_not = await self._confirm(giving, grant)
         except StorageError as error:
             raise await self._not_given(giving, grant, str(error)) from error
-        if not confirmed or giving.key in self._given_up:
-            raise await self._not_given(giving, grant, "nobody waited for it any more")
+        except Exception as error:
+            raise await self._not_given(giving, grant, _defect(error)) from error
+        if why_not is not None:
+            raise await self._not_given(giving, grant, why_not)
         # From here to the return nothing is awaited: it is in force in all places, or given up in all.
         self._add(grant)
         service = grant.service
         log.info("+ grant %d: %s may use %s/%s, by %s", number, grant.subject, service.peer, service.name, grant.giver)
         self._changed()
         return grant
+
+    async def _confirm(self, giving: GivenUp, grant: StoredGrant) -> str | None:
+        """Write a pending grant into the audit, then put it in force in the database; returns why that is not so."""
+        if not await self._audited.grant_given(grant):
+            return "it cannot be written into the audit now; the bridge's log says why"
+        if giving.key in self._given_up or not await self._store.confirm(grant.number) or giving.key in self._given_up:
+            return "nobody waited for it any more"
+        return None
 
     def _carried_out(self, task: asyncio.Task[StoredGrant]) -> None:
         self._given_up.discard(self._giving.pop(task).key)
@@ -397,9 +396,7 @@ class GivenGrants:
         """Have grants count no more, all at once; the rest is writing."""
         now_ms = self._wall_ms()
         ended = [
-            EndedGrant(grant, now_ms, how, by)
-            for each in grants
-            if (grant := self._remove(each.number)) is not None
+            EndedGrant(grant, now_ms, how, by) for each in grants if (grant := self._remove(each.number)) is not None
         ]
         self._note_ends(ended)
         return ended
@@ -421,6 +418,11 @@ def named(grants: Iterable[StoredGrant | int]) -> str:
     numbers = [each if isinstance(each, int) else each.number for each in grants]
     more = f" and {len(numbers) - MAX_NAMED} more" if len(numbers) > MAX_NAMED else ""
     return f"{'Grant' if len(numbers) == 1 else 'Grants'} {', '.join(map(str, numbers[:MAX_NAMED]))}{more}"
+
+
+def _defect(error: Exception) -> str:
+    log.error("! a grant could not be given", exc_info=error)
+    return "the bridge's log says why"
 
 
 def _user_of(subject: UserSubject) -> UserId:
