@@ -107,7 +107,7 @@ class AuditStore:
             row = await connection.fetchrow("SELECT number, digest, line FROM audit ORDER BY number DESC LIMIT 1")
             return (NO_LINES, None) if row is None else (Head(row["number"], row["digest"]), _record(row["line"]))
 
-        return await self._database.transaction(select)
+        return await self._database.read(select)
 
     async def key(self) -> AuditKey | None:
         """The key of new lines; None before the first start.
@@ -120,7 +120,7 @@ class AuditStore:
             row = await connection.fetchrow("SELECT secret, since FROM audit_key WHERE id = 1")
             return None if row is None else AuditKey(bytes.fromhex(row["secret"]), row["since"])
 
-        return await self._database.transaction(select)
+        return await self._database.read(select)
 
     async def keep_key(self, key: AuditKey) -> None:
         """Store the first key; the one that is there stays.
@@ -199,7 +199,7 @@ class AuditStore:
                 row["number"]: row["digest"] if digest_of(row["line"].encode()) == row["digest"] else "" for row in rows
             }
 
-        return await self._database.transaction(select)
+        return await self._database.read(select)
 
     async def count(self) -> int:
         """How many lines are stored.
@@ -211,7 +211,7 @@ class AuditStore:
         async def count(connection: Connection) -> int:
             return int(await connection.fetchval("SELECT COUNT(*) FROM audit"))
 
-        return await self._database.transaction(count)
+        return await self._database.read(count)
 
     async def page(self, query: AuditQuery, offset: int, count: int) -> tuple[list[tuple[int, AuditRecord]], int]:
         """Records from the newest on, with their numbers, and how many there are.
@@ -243,7 +243,7 @@ class AuditStore:
             )
             return rows, int(total)
 
-        rows, total = await self._database.transaction(select)
+        rows, total = await self._database.read(select)
         return [(row["number"], record) for row in rows if (record := _record(row["line"])) is not None], total
 
     async def prune(self, now_ms: int) -> int:

@@ -16,6 +16,7 @@ from mxrtc_bridge.storage import (
     calls,
     crypto,
     crypto_bounds,
+    database,
     grants,
     inbox,
     notices,
@@ -69,6 +70,11 @@ BOUNDS: Mapping[str, TableBound] = {
     ),
     "audit_key": TableBound(1, "the first stays"),
     "call_trace": TableBound(traces.MAX_ROWS, "the oldest", traces.KEEP_MS),
+    "write_mark": TableBound(
+        None,
+        "one for each writing that went on at the same time, of the runs of the last day",
+        database.KEEP_MARKS_MS,
+    ),
     "policy_rule": TableBound(None, f"{MAX_RULES} of each list that the configuration names"),
     "crypto_account": TableBound(None, "one for each peer"),
     "crypto_olm": TableBound(

@@ -95,7 +95,7 @@ class CryptoStore:
             return [UserId(row["owner"]) for row in rows]
 
         forgotten = await self._database.transaction(delete)
-        for owner in await self._database.transaction(owners):
+        for owner in await self._database.read(owners):
             forgotten += await self._trim(owner)
         return forgotten
 
@@ -287,7 +287,7 @@ class CryptoUserStore:
             )
 
         now_ms = _now_ms()
-        row = await self._database.transaction(select)
+        row = await self._database.read(select)
         return None if row is None else RoomEncryption(room, row["rotate_messages"], row["rotate_ms"])
 
     async def _row(self, statement: str, *values: str) -> Any:

@@ -182,7 +182,7 @@ class InboxStore:
                 found.extend(WaitingEvent(*row) for row in rows)
             return found
 
-        return await self._database.transaction(select) if keys else []
+        return await self._database.read(select) if keys else []
 
     async def count_waiting(self) -> list[WaitingCount]:
         """How many events wait, of each sender in each lane of each room."""

@@ -23,7 +23,7 @@ class OwnUserStore:
             rows = await connection.fetch("SELECT user_id, how FROM own_user")
             return {UserId(row["user_id"]): row["how"] for row in rows}
 
-        return await self._database.transaction(select)
+        return await self._database.read(select)
 
     async def remember(self, user: UserId, how: str, now_ms: int) -> None:
         """Note that a user is ours, and how that came about."""
