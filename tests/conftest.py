@@ -93,7 +93,11 @@ def children() -> dict[int, str]:
     """Return the ids and names of the child processes of this process that still run."""
     found: dict[int, str] = {}
     for task in Path("/proc/self/task").iterdir():
-        for pid in map(int, (task / "children").read_text().split()):
+        try:
+            pids = (task / "children").read_text().split()
+        except OSError:
+            continue  # the thread has ended meanwhile
+        for pid in map(int, pids):
             try:
                 state = Path(f"/proc/{pid}/stat").read_text()
             except OSError:

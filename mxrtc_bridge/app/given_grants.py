@@ -141,12 +141,12 @@ class GivenGrants:
             )
         if found.missing:
             self._report(
-                f"The database does not know {named(found.missing)}, in force by the audit: not in force. "
+                f"{named(found.missing)}: in force by the audit, and the database has no such grant. Not in force. "
                 "Was an old copy of the database put back?"
             )
         if found.unknown:
             self._report(
-                f"The audit does not know {named(found.unknown)}, in force in the database. "
+                f"{named(found.unknown)}: in force in the database, and the audit has no line of it. "
                 "Look at grants, and revoke what nobody has given."
             )
 

@@ -1,0 +1,82 @@
+"""Gives and takes grants without a pause until it is killed; its database fails and its callers give up at random.
+
+python -m tests.app.killed_grants FOLDER URL SEED
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+from mxrtc_bridge.app.refusals import DeskError
+from mxrtc_bridge.core.errors import MxrtcError, StorageError, UnknownOutcomeError
+from mxrtc_bridge.core.policy import parse_subject
+from mxrtc_bridge.core.requests import Answer
+from tests.app.grants_world import ADMIN, EVE, SSH, WEB, World
+
+
+def fail_at_random(world: World, rng: random.Random) -> None:
+    """Let one of twelve writes fail: before it, or after it was carried out."""
+    plain = world.database.transaction
+
+    async def transaction(work: Any) -> Any:
+        fate = rng.random()
+        if fate < 0.04:
+            raise StorageError("the disk is full")
+        result = await plain(work)
+        if fate > 0.96:
+            raise UnknownOutcomeError("the network is gone")
+        return result
+
+    world.database.transaction = transaction  # type: ignore[method-assign]
+
+
+async def one_thing(world: World, rng: random.Random) -> None:
+    in_force = sorted(world.in_force())
+    match rng.randrange(7):
+        case 0 | 1:
+            await world.give(rng.choice((SSH, WEB)), once=rng.random() < 0.3)
+        case 2 if in_force:
+            await world.given.revoke(rng.choice(in_force), ADMIN)
+        case 3:
+            await world.given.revoke_all(parse_subject(EVE), None, rng.choice((None, SSH.name)), ADMIN)
+        case 4:
+            waiting = await world.requests.waiting()
+            if waiting:
+                await world.requests.answer(waiting[0].number, rng.choice(tuple(Answer)), ADMIN)
+            else:
+                await world.ask()
+        case 5:
+            gate = world.session()
+            await world.use(gate)
+            world.given.session_ended(gate)
+        case _:
+            world.now_ms += 1
+
+
+async def do_things(world: World, rng: random.Random) -> None:
+    while True:
+        try:
+            async with asyncio.timeout(rng.choice((None, 0.001, 0.004, 0.02))):
+                await one_thing(world, rng)
+        except (DeskError, MxrtcError, TimeoutError):
+            pass
+        await asyncio.sleep(0)
+
+
+async def main(folder: Path, url: str, seed: int) -> None:
+    logging.disable(logging.CRITICAL)
+    rng = random.Random(seed)
+    world = await World.start(folder, url)
+    world.now_ms += seed
+    fail_at_random(world, rng)
+    print("open", flush=True)
+    await asyncio.gather(*(do_things(world, rng) for _ in range(4)))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
