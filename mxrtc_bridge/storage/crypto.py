@@ -272,7 +272,7 @@ class CryptoUserStore:
     async def room(self, room: RoomId) -> RoomEncryption | None:
         """How a room is encrypted; None if it never was. That it was asked for is remembered, to the day."""
 
-        async def select(connection: Connection) -> Any:
+        async def use(connection: Connection) -> Any:
             await connection.execute(
                 "UPDATE crypto_room SET used_ms = $3 WHERE owner = $1 AND room_id = $2 AND used_ms < $4",
                 self._owner,
@@ -287,7 +287,7 @@ class CryptoUserStore:
             )
 
         now_ms = _now_ms()
-        row = await self._database.read(select)
+        row = await self._database.transaction(use)
         return None if row is None else RoomEncryption(room, row["rotate_messages"], row["rotate_ms"])
 
     async def _row(self, statement: str, *values: str) -> Any:
