@@ -109,7 +109,7 @@ class World:
         for name in NAMES:
             session = self.sessions[name] = FakeSession(user(name))
             key = (session.room, CallId("c"), session.local)
-            self.bridge._calls._sessions[key] = _Live(session, session, lambda: None, judged=True)  # type: ignore[arg-type]
+            self.bridge._calls._sessions[key] = _Live(session, session, lambda: None)  # type: ignore[arg-type]
 
     def may_call(self, name: str) -> bool:
         return isinstance(self.bridge._rights.may_call(user(name), UserId(PEER)), Allow)
