@@ -58,6 +58,8 @@ KEEP_MARKS_MS = 24 * 3600 * 1000
 
 _log = logging.getLogger(__name__)
 _OWNER = "mxrtc-bridge"
+_MARKS = "CREATE TABLE IF NOT EXISTS write_mark (lane TEXT PRIMARY KEY, mark TEXT NOT NULL, noted_ms BIGINT NOT NULL)"
+"""Made here and not by an upgrade: there is no writing without it, whichever version the other tables have."""
 _NOTE = (
     "INSERT INTO write_mark (lane, mark, noted_ms) VALUES ($1, $2, $3) ON CONFLICT (lane) DO UPDATE "
     "SET mark = excluded.mark, noted_ms = excluded.noted_ms WHERE write_mark.mark <> excluded.mark RETURNING 1"
@@ -119,6 +121,8 @@ class Database:
         pool = await asyncio.to_thread(_make_pool, url)
         try:
             await pool.start()
+            async with pool.acquire_direct() as connection:
+                await connection.execute(_MARKS)
         except BaseException as error:
             await pool.stop()
             if isinstance(error, DatabaseException):

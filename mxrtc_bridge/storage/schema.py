@@ -342,19 +342,6 @@ async def _create_counter(connection: Connection) -> None:
 UPGRADES.register(_create_counter, description="numbers that are never used again")
 
 
-async def _create_write_mark(connection: Connection) -> None:
-    await connection.execute(
-        """CREATE TABLE write_mark (
-            lane     TEXT   PRIMARY KEY,
-            mark     TEXT   NOT NULL,
-            noted_ms BIGINT NOT NULL
-        )"""
-    )
-
-
-UPGRADES.register(_create_write_mark, description="marks of what was committed")
-
-
 async def _make_grants_pending(connection: Connection) -> None:
     # The grants that are there were given when a row counted as soon as it stood there: none of them is pending.
     await connection.execute("ALTER TABLE given_grant ADD COLUMN pending SMALLINT NOT NULL DEFAULT 0")

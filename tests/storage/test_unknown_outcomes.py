@@ -34,6 +34,8 @@ CALL = CallRecord(RoomId("!r:example.org"), CallId("c"), SSH.peer, ALICE, PartyI
 class Arrival:
     key: str
     room_id: str = "!r:example.org"
+    sender: str = "@alice:example.org"
+    lane: str = "@alice:example.org"
     payload: str = "{}"
     refusal: str | None = None
 
