@@ -263,10 +263,10 @@ async def test_a_member_of_the_room_may_and_one_who_is_kicked_may_not_any_more(s
 async def test_a_policy_list_denies_whom_it_bans_and_cuts_them(scene: Scene) -> None:
     assert scene.world.bridge is not None
     banned = await scene.carol.gather("list")
-    await scene.carol.ask("POST", f"rooms/{quote(banned)}/invite", {"user_id": BOT})
     rule = f"rooms/{quote(banned)}/state/m.policy.rule.user/alice"
     scene.world.settings["policy_lists"] = [banned]
-    scene.world.reload()
+    await scene.world.reload_and_wait()
+    await scene.carol.ask("POST", f"rooms/{quote(banned)}/invite", {"user_id": BOT})
     await scene.carol.until_member(banned, BOT)
     stream = await scene.open("team")
     await scene.carol.ask("PUT", rule, {"entity": f"@al*:{DOMAIN}", "recommendation": "m.ban", "reason": "spam"})

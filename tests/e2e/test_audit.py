@@ -262,9 +262,9 @@ async def test_admins_read_it_in_a_chat_and_a_room_repeats_it(world: World) -> N
     async with ClientSession() as http:
         bob, alice = [await Person.log_in(world, name, http) for name in ("bob", "alice")]
         mirror = await bob.gather("mirror")
-        await bob.ask("POST", f"rooms/{quote(mirror)}/invite", {"user_id": BOT})
         world.settings.update({"admins": [BOB], "rooms": {"audit": mirror}})
-        world.reload()
+        await world.reload_and_wait()
+        await bob.ask("POST", f"rooms/{quote(mirror)}/invite", {"user_id": BOT})
         await bob.until_member(mirror, BOT)
         code, _, said = await world.run_mxrtc("alice", "ping", "build", "-c", "1")
         assert code == 0, said
@@ -288,9 +288,9 @@ async def test_a_full_disk_takes_no_new_session_and_lets_live_ones_go_on(world: 
     async with ClientSession() as http:
         bob = await Person.log_in(world, "bob", http)
         admins = await bob.gather("admins")
-        await bob.ask("POST", f"rooms/{quote(admins)}/invite", {"user_id": BOT})
         world.settings["rooms"] = {"admin": admins}
-        world.reload()
+        await world.reload_and_wait()
+        await bob.ask("POST", f"rooms/{quote(admins)}/invite", {"user_id": BOT})
         await bob.until_member(admins, BOT)
         _, port = await world.connect("alice", "build/echo", "-L", "0")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -179,6 +179,12 @@ class World:
         assert self.bridge is not None
         self.bridge.send_signal(signal.SIGHUP)
 
+    async def reload_and_wait(self) -> None:
+        """Write the configuration anew, and return when it is in force: its rooms may be invited to then."""
+        self.write_config()
+        code, said = await self.run_admin("reload")
+        assert code == 0, said
+
     # Users
 
     def env(self, user: str) -> dict[str, str]:
