@@ -10,29 +10,39 @@ import logging
 import random
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.core.errors import MxrtcError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.core.policy import parse_subject
 from mxrtc_bridge.core.requests import Answer
+from mxrtc_bridge.storage.database import Database
 from tests.app.grants_world import ADMIN, EVE, SSH, WEB, World
 
 
-def fail_at_random(world: World, rng: random.Random) -> None:
-    """Let one of twelve writes fail: before it, or after it was carried out."""
-    plain = world.database.transaction
+class FailingDatabase:
+    """Fails one write of twelve: before it, or (but for the audit, which has tests of its own) after it."""
 
-    async def transaction(work: Any) -> Any:
-        fate = rng.random()
+    def __init__(self, database: Database, rng: random.Random, *, unknown: bool) -> None:
+        self._database = database
+        self._rng = rng
+        self._unknown = unknown
+        self.read = database.read
+
+    async def transaction(self, work: Any) -> Any:
+        fate = self._rng.random()
         if fate < 0.04:
             raise StorageError("the disk is full")
-        result = await plain(work)
-        if fate > 0.96:
+        result = await self._database.transaction(work)
+        if fate > 0.96 and self._unknown:
             raise UnknownOutcomeError("the network is gone")
         return result
 
-    world.database.transaction = transaction  # type: ignore[method-assign]
+
+def fail_at_random(world: World, rng: random.Random) -> None:
+    """Let the database of a world fail from now on."""
+    for store, unknown in ((world.grants, True), (world.requests_store, True), (world.audit_store, False)):
+        store._database = cast(Any, FailingDatabase(world.database, rng, unknown=unknown))
 
 
 async def one_thing(world: World, rng: random.Random) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.app.grants_world import World, grants_by_audit
 from tests.long import LONG
 
-ROUNDS = 200 if LONG else 15
+ROUNDS = 100 if LONG else 8
 """On each of the two databases."""
 
 
