@@ -1,12 +1,16 @@
 """Gives and takes grants without a pause until it is killed; its database fails and its callers give up at random.
 
-python -m tests.app.killed_grants FOLDER URL SEED
+python -m tests.app.killed_grants FOLDER URL
+
+For each seed on standard input a process of its own is forked, which says its id once it has opened; ``dead`` follows
+with its exit code when it has ended. So what takes longest, to start Python and read all modules, is done once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import sys
 from pathlib import Path
@@ -84,9 +88,14 @@ async def main(folder: Path, url: str, seed: int) -> None:
     world = await World.start(folder, url)
     world.now_ms += seed
     fail_at_random(world, rng)
-    print("open", flush=True)
+    print("open", os.getpid(), flush=True)
     await asyncio.gather(*(do_things(world, rng) for _ in range(4)))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(asyncio.run(main(Path(sys.argv[1]), sys.argv[2], int(line))))
+        _, status = os.waitpid(pid, 0)
+        print("dead", os.waitstatus_to_exitcode(status), flush=True)
