@@ -31,7 +31,7 @@ class MembershipNews:
     user: UserId
     """As the homeserver writes it, of any form."""
     joined: bool
-    """Whatever is not exactly ``join`` is no membership."""
+    """Whatever is not exactly ``join`` is no membership; for ``invite`` and ``knock`` see :data:`_ASKS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,10 @@ class Doubt:
 
 News = MembershipNews | RuleNews | EncryptionNews | RedactionNews | TombstoneNews | Doubt
 
+_ASKS = frozenset({"invite", "knock"})
+"""Nobody who is joined can be invited or knock (authorization rules, ``m.room.member``), so these end nothing that is
+known. Any other homeserver can send an invitation of somebody who is in the room, past the room itself (server-server
+API, ``PUT /invite``), and ours hands it on; perhaps it did not hand on that they had left before. So ask."""
 _STATE = frozenset({"m.room.member", "m.room.encryption", "m.room.tombstone", *RULE_TYPES})
 
 
@@ -98,6 +102,8 @@ def read_news(raw: object) -> News | None:
 def _read_state(room: RoomId, kind: str, key: str, content: dict[str, Any]) -> News | None:
     if kind == "m.room.member":
         membership = content.get("membership")
+        if isinstance(membership, str) and membership in _ASKS:
+            return Doubt(room)
         return MembershipNews(room, UserId(key), isinstance(membership, str) and membership == "join")
     if kind in RULE_TYPES:
         return RuleNews(room, (kind, key), parse_rule(kind, content))

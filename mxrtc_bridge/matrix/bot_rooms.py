@@ -194,7 +194,10 @@ class BotRooms:
             await self.enter()
         if room not in self._wanted():
             return False
-        self._forget(room)
+        # Perhaps it is in the room all the same: any other homeserver can send an invitation to a room whose id it
+        # knows, and nobody must lose a right by that.
+        if room in self._joined and self._members is not None:
+            await self.learn_again(room, self._members)
         await self.enter()
         return True
 

@@ -333,9 +333,12 @@ class Peers:
 
     async def _handle_invite(self, event: RoomEvent, peer: UserId) -> None:
         known = self._book.get(event.room_id)
-        # An invitation to a room that the peer seems to be in: we missed that it left, so joining is right.
-        unfit = Unfit.SECOND_PEER if known is not None and known.peer != peer else None
-        unfit = unfit or judge_invite(
+        if known is not None and known.peer == peer:
+            # We missed that the peer left; or another homeserver has sent this for a room that the peer is in.
+            await self.membership.refresher.confirm(event.room_id, 0.0)
+            if (known := self._book.get(event.room_id)) is not None:
+                return
+        unfit = (Unfit.SECOND_PEER if known is not None else None) or judge_invite(
             event.sender,
             peer,
             event.invite_room_state,

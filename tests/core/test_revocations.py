@@ -60,7 +60,15 @@ ENDS: list[tuple[str, dict[str, Any], News]] = [
             {"type": "m.room.member", "state_key": ALICE, "content": {"membership": value}},
             MembershipNews(ROOM, UserId(ALICE), False),
         )
-        for value in ("leave", "ban", "knock", "invite", "JOIN", "join ", None, 5, ["join"], {"join": 1}, True)
+        for value in ("leave", "ban", "JOIN", "join ", None, 5, ["join"], {"join": 1}, True)
+    ),
+    *(
+        (
+            f"membership {value!r} may say that an end was missed",
+            {"type": "m.room.member", "state_key": ALICE, "content": {"membership": value}},
+            Doubt(ROOM),
+        )
+        for value in ("knock", "invite")
     ),
     (
         "no membership",

@@ -76,6 +76,27 @@ async def test_removed_bot_comes_back_when_it_is_invited_again() -> None:
     assert bench.bot_rooms.room("notices") == NOTICES
 
 
+async def test_invitation_of_a_bot_that_is_in_the_room_takes_no_right_from_its_members() -> None:
+    """Any homeserver can send one, past the room: ours hands it on, whoever is in the room."""
+    bench = await entered(notices=NOTICES)
+    bench.homeserver.members[NOTICES].add(ALICE)
+    await bench.lists.learn(NOTICES)
+    seen: list[frozenset[RoomId]] = []
+    bench.lists._changed = lambda: seen.append(bench.lists.rooms_of(ALICE))
+    await bench.invited(BOT, UserId("@eve:evil.test"), room=NOTICES)
+    assert bench.bot_rooms.room("notices") == NOTICES
+    assert bench.lists.rooms_of(ALICE) == {NOTICES}
+    assert seen == [], "not for a moment: live sessions end by that"
+
+
+async def test_bot_whose_removal_was_missed_joins_again_when_it_is_invited() -> None:
+    bench = await entered(notices=NOTICES)
+    bench.homeserver.members[NOTICES] = {ALICE}
+    await bench.invited(BOT, ALICE, room=NOTICES)
+    assert bench.bot_rooms.room("notices") == NOTICES
+    assert len(bench.homeserver.of("join")) == 2
+
+
 async def test_reload_joins_what_is_new_and_leaves_what_is_named_no_more() -> None:
     bench = await entered(admin=ADMIN, notices=NOTICES)
     await bench.bot_rooms.reload({"admin": OTHER, "notices": NOTICES})

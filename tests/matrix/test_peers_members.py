@@ -295,6 +295,28 @@ async def test_invitation_of_the_user_to_a_room_of_the_peer_does_not_make_it_lea
     assert bench.homeserver.of("leave") == []
 
 
+@pytest.mark.parametrize("target", [ALICE, PEER])
+@pytest.mark.parametrize("by", [MALLORY, UserId("@eve:evil.test"), ALICE])
+async def test_invitation_of_somebody_who_is_in_the_room_ends_nothing(target: UserId, by: UserId) -> None:
+    """Any homeserver can send one, past the room: ours hands it on, whoever is in the room."""
+    bench = Bench()
+    await bench.invited()
+    bench.listener.heard.clear()
+    await bench.arrive(event("m.room.member", {"membership": "invite"}, by, target))
+    await bench.settle()
+    assert bench.peers.members(ROOM) == {ALICE, PEER}
+    assert bench.listener.heard == []
+    assert bench.homeserver.of("leave") == []
+
+
+async def test_peer_whose_removal_was_missed_is_back_by_an_invitation() -> None:
+    bench = Bench()
+    await bench.invited()
+    bench.homeserver.members[ROOM] = {ALICE}
+    await bench.arrive(event("m.room.member", {"membership": "invite"}, ALICE, PEER))
+    assert bench.homeserver.members[ROOM] == bench.peers.members(ROOM) == {ALICE, PEER}
+
+
 @pytest.mark.parametrize("news", [MembershipNews(ROOM, MALLORY, True), MembershipNews(ROOM, ALICE, False)])
 async def test_what_arrives_while_a_room_is_entered_counts(
     news: MembershipNews, monkeypatch: pytest.MonkeyPatch
