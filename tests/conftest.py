@@ -11,8 +11,10 @@ process may be left at the end of the session.
 
 from __future__ import annotations
 
+import compileall
 import gc
 import os
+import sys
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any, Protocol
 import pytest
 import pytest_asyncio
 
+import mxrtc_bridge
 from mxrtc_bridge.demo.synapse import Synapse
 
 REAL_FIXTURES = frozenset({"homeserver", "make_homeserver"})
@@ -73,6 +76,13 @@ async def make_homeserver(tmp_path: Path) -> AsyncIterator[HomeserverFactory]:
             return synapse
 
         yield make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled() -> None:
+    """Compile our modules once where Python is told to keep nothing: each of some hundred programs would do it anew."""
+    if sys.dont_write_bytecode:
+        compileall.compile_dir(str(Path(mxrtc_bridge.__file__).parent), quiet=2)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,6 +7,7 @@ the rooms and is nobody's admin.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -27,6 +28,15 @@ BOT = f"@rtcbot:{DOMAIN}"
 WANTED = f"!rtc grant {MALLORY} build/echo for 30d because I need it"
 PILL = f'<a href="https://matrix.to/#/{MALLORY}">mallory</a>'
 HTML = "org.matrix.custom.html"
+
+# The bridge as it is, but for how many commands of one user it takes: Bob gives those of all tests within seconds.
+PROGRAM = """
+import sys
+from mxrtc_bridge.cli.admin import main
+from mxrtc_bridge.matrix import conversation
+conversation.COMMANDS_PER_MINUTE = 1000
+sys.exit(main())
+"""
 
 
 @dataclass
@@ -53,6 +63,7 @@ class Scene:
 async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
     async with AsyncExitStack() as stack:
         world = await World.start(tmp_path_factory.mktemp("words"), stack)
+        world.program = [sys.executable, "-c", PROGRAM]
         for name in ("bob", "dora", "mallory", "carol"):
             await world.add_user(name)
         http = await stack.enter_async_context(ClientSession())

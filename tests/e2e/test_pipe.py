@@ -31,7 +31,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         world.services["log"] = {"target": f"append:{folder / 'log'}"}
         world.services["motd"] = {"target": f"read:{folder / 'log'}"}
         world.grant("alice", "build/echo", "build/digest", "build/down", "build/log", "build/motd")
-        await world.add_user("alice")
+        await world.add_user("alice", by_program=True)
         await world.add_user("mallory")
         await world.start_bridge()
         yield world

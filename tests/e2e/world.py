@@ -11,6 +11,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
 
+from mxrtc_bridge.client import commands
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.state import StateFolder
+from mxrtc_bridge.config.loader import load_config
+from mxrtc_bridge.config.registration import random_sender, render_registration
 from mxrtc_bridge.demo.processes import ManagedProcess, PortReservation
 from mxrtc_bridge.demo.synapse import Synapse
 
@@ -91,14 +96,8 @@ class World:
         registration = folder / "registration.yaml"
         world.homeserver = Synapse(home, server_name=DOMAIN, app_services=[registration], **homeserver)
         stack.push_async_callback(world.homeserver.stop)
-        config = world.write_config()
-        made = ManagedProcess(
-            "registration", [BIN / "mxrtc-bridge", "registration", "-c", config, "-o", registration], folder=folder
-        )
-        async with made:
-            assert await made.wait(30) == 0, made.tail()
-        if not exclusive:
-            registration.write_text(registration.read_text().replace("exclusive: true", "exclusive: false"))
+        text = render_registration(load_config(world.write_config()), random_sender())
+        registration.write_text(text if exclusive else text.replace("exclusive: true", "exclusive: false"))
         await world.homeserver.start()
         return world
 
@@ -194,20 +193,16 @@ class World:
             "MXRTC_SIGNAL": self.signal,
         }
 
-    async def add_user(self, name: str) -> None:
-        """Register a user and log in with ``mxrtc login``."""
+    async def add_user(self, name: str, *, by_program: bool = False) -> None:
+        """Register a user and log in as ``mxrtc login`` does: ``by_program``, or faster in this process."""
         await self.homeserver.register_user(name, PASSWORD)
-        process = self.mxrtc(
-            name,
-            "login",
-            f"@{name}:{DOMAIN}",
-            "--homeserver",
-            self.homeserver.url,
-            "--password-file",
-            "-",
-            stdin=PASSWORD.encode() + b"\n",
-        )
-        async with process:
+        user, url = f"@{name}:{DOMAIN}", self.homeserver.url
+        if not by_program:
+            state = StateFolder(Path(self.env(name)["MXRTC_STATE"]))
+            await commands.login(state, Report(quiet=True), user, PASSWORD, url, "rtc_", "rtcbot")
+            return
+        options = ("--homeserver", url, "--password-file", "-")
+        async with self.mxrtc(name, "login", user, *options, stdin=PASSWORD.encode() + b"\n") as process:
             assert await process.wait(30) == 0, process.tail()
 
     def mxrtc(self, user: str, *args: str | Path, stdin: bytes = b"") -> ManagedProcess:
