@@ -122,6 +122,15 @@ def test_olm_library_is_imported_in_one_place() -> None:
     assert found == ["mxrtc_bridge/matrix/crypto/binding.py"]
 
 
+def test_age_of_what_others_have_said_is_told_by_a_clock_that_goes_on_while_the_machine_sleeps() -> None:
+    """The monotonic clock stands still then. These two only make the bridge slower, and know nothing of rights."""
+    pauses_only = {"mxrtc_bridge/matrix/direct.py", "mxrtc_bridge/matrix/transport.py"}
+    using = {
+        relative(file) for file in sources(PACKAGE / "app", PACKAGE / "matrix") if "time.monotonic" in file.read_text()
+    }
+    assert using <= pauses_only
+
+
 def test_no_file_names_a_path_of_one_machine() -> None:
     found = []
     for file in sorted(ROOT.rglob("*")):

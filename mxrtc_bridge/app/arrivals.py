@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 
 from mxrtc_bridge.app.named_rooms import COMPARE_S, TICK_S, NamedRooms
 from mxrtc_bridge.core.events import EVENT_TYPES
 from mxrtc_bridge.core.revocations import Doubt, read_news
 from mxrtc_bridge.core.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
+from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.conversation import MESSAGE_TYPES
 from mxrtc_bridge.matrix.peer_membership import PeerMembership
@@ -47,7 +47,7 @@ class Arrivals:
         named_rooms: NamedRooms,
         calls: PeerMembership,
         sessions: Callable[[], Sequence[Session]],
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = elapsed_s,
     ) -> None:
         self._named_rooms = named_rooms
         self._calls = calls

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from mxrtc_bridge.core.encryption import CallerDevice, Trust
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId, server_of
 from mxrtc_bridge.core.quota import RateLimit
+from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.key_answers import is_named_in, keys_in
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, UserDevices
@@ -93,7 +93,7 @@ class DeviceLookups:
         lists_of: Callable[[UserId], DeviceLists | None],
         own_server: str,
         *,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = elapsed_s,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._lists_of = lists_of

@@ -99,7 +99,7 @@ class People:
             admin_room=lambda: bot_rooms.room("admin"),
             waiting=self._requests.waiting,
             new_number=new_question,
-            monotonic=clock.monotonic,
+            monotonic=lambda: clock.elapsed_ms() / 1000,
             wall_ms=clock.wall_ms,
         )
         chat = Chat(

@@ -267,3 +267,33 @@ class Selection:
                 if parts[done] is None:  # nothing is a number of components, too
                     pending.append((index, done + 1))
         return Place(frozenset(positions), frozenset(chosen))
+
+
+class Asked:
+    """What a receiver has asked for, by the paths that its source gives to that: see :meth:`Selection.base`.
+
+    Args:
+        patterns: as they were sent; what is no pattern asks for nothing.
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._selections: list[Selection] = []
+        for text in patterns:
+            try:
+                pattern = parse_path_pattern(text)
+            except FileNameError:
+                continue
+            self._selections.append(Selection([PathPattern(text, pattern.parts[pattern.base :])]))
+
+    def means(self, path: str) -> bool:
+        """Whether one of the patterns selects what comes as ``path``."""
+        return any(_selects(selection, path) for selection in self._selections)
+
+
+def _selects(selection: Selection, path: str) -> bool:
+    place = selection.root
+    for name in path.split("/"):
+        if place.selected or not place.leads_on:
+            break
+        place = selection.below(place, name)
+    return place.selected

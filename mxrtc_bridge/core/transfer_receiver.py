@@ -5,6 +5,7 @@ docs/reference/file-protocol.md is the specification.
 
 What it guards against:
  - bytes that nobody asked for, more of them than were announced, or at another place: each is a violation;
+ - files that the opener has not asked for: they are refused before any of their bytes;
  - memory without bounds: entries, wants and payload are counted before they are kept;
  - a file that is taken for whole and is not: ``got`` follows the publication, and that the digest of the whole file;
  - one bad file that spoils the others: it is refused, and the rest of the job goes on.
@@ -23,7 +24,8 @@ from enum import Enum
 
 from mxrtc_bridge.core import file_wire, wire
 from mxrtc_bridge.core.errors import StateError, WireError
-from mxrtc_bridge.core.file_wire import CHUNK_BYTES, Entry, EntryKind, FileCode, Job, Ls, Put
+from mxrtc_bridge.core.file_wire import CHUNK_BYTES, Entry, EntryKind, FileCode, Get, Job, Ls, Put
+from mxrtc_bridge.core.path_patterns import Asked
 from mxrtc_bridge.core.stream_halves import ReceiveHalf, text_size
 from mxrtc_bridge.core.transfer_channel import OPENING_MESSAGES, Messages, Phase, TransferMachine, checked_window
 from mxrtc_bridge.core.transfer_events import (
@@ -142,6 +144,7 @@ class ReceiverMachine(TransferMachine):
         super().__init__(role, job, _messages(job))
         self._half = ReceiveHalf(checked_window(window))
         self._max_entries = max_entries
+        self._asked = Asked(job.patterns) if isinstance(job, Get) else None
         self._items: dict[int, _Item] = {}
         """Open entries: we have not said our last word."""
         self._line: deque[_Item] = deque()
@@ -356,7 +359,10 @@ class ReceiverMachine(TransferMachine):
         item = self._items[index] = _Item(index, entry)
         self._path_bytes = path_bytes
         self._working += 1
-        if index < self._max_entries:
+        if self._asked is not None and not self._asked.means(entry.path):
+            # A source that names something else would choose what appears on our disk.
+            self._fail(item, FileCode.NAME, "this was not asked for")
+        elif index < self._max_entries:
             self._emit(CheckEntry(index, entry))
         elif isinstance(self.job, Ls):
             message = f"there are more than {self._max_entries} entries"

@@ -8,6 +8,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 
+def elapsed_s() -> float:
+    """Seconds by a clock that nobody sets, and that goes on while the machine sleeps.
+
+    For how old something is that was learned from others, who did not sleep; never for timers.
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Timer(Protocol):
     """A callback that waits for its time."""
 

@@ -13,13 +13,13 @@ it is asked for again and has fewer.
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.engine.clock import elapsed_s
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class MemberLists:
         homeserver: MemberServer,
         bot: UserId,
         changed: Callable[[], None],
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = elapsed_s,
     ) -> None:
         self._homeserver = homeserver
         self._bot = bot

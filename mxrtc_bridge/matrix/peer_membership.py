@@ -11,13 +11,13 @@ An answer may be older than an event (see :data:`SETTLE_S`): what made the room 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.revocations import Doubt, EncryptionNews, MembershipNews, News
+from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.peer_ports import PeerServer, RoomListener
 from mxrtc_bridge.matrix.refresh import Refresher
 from mxrtc_bridge.matrix.rooms import Heard, PeerRoom, RoomBook
@@ -54,7 +54,7 @@ class PeerMembership:
         peer_gone: Callable[[PeerRoom], Awaitable[None]],
         user_gone: Callable[[PeerRoom], Awaitable[None]],
         third: Callable[[PeerRoom], None],
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = elapsed_s,
     ) -> None:
         self._homeserver = homeserver
         self._book = book

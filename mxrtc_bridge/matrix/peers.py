@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from typing import TypeVar
 
 from mxrtc_bridge.core.errors import HomeserverError, first_error
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.invitations import Invitations
@@ -68,7 +68,7 @@ class Peers:
         may_use: Callable[[UserId, UserId], bool],
         wall_ms: Callable[[], int],
         reads_encrypted: Callable[[], bool] = lambda: False,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = elapsed_s,
         acts_as: Callable[[UserId], bool] = lambda _user: True,
     ) -> None:
         """Make the peers; nothing is sent before :meth:`start`.

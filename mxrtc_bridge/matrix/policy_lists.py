@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.policy_lists import MAX_RULES, RULE_TYPES, DenyLists, ListRule, RuleKey, parse_rule
+from mxrtc_bridge.engine.clock import elapsed_s
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class PolicyLists:
         memory: RuleMemory,
         rooms: Collection[RoomId],
         changed: Callable[[], None],
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = elapsed_s,
     ) -> None:
         self._homeserver = homeserver
         self._bot = bot

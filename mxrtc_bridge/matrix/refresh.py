@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.errors import HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import RoomId
+from mxrtc_bridge.engine.clock import elapsed_s
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Refresher:
     """
 
     def __init__(
-        self, what: str, read: Read, *, monotonic: Callable[[], float] = time.monotonic, parallel: int = PARALLEL
+        self, what: str, read: Read, *, monotonic: Callable[[], float] = elapsed_s, parallel: int = PARALLEL
     ) -> None:
         self._what = what
         self._read = read

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -197,6 +198,32 @@ async def test_kick_that_never_comes_ends_what_lives_within_a_minute(
         homeserver.silent.clear()
         await until(lambda: not is_member(bridge))
         assert judged
+
+
+async def test_what_was_known_before_the_machine_slept_lets_nobody_in(
+    homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The monotonic clock stands still meanwhile, so by that an answer is as young as it was before."""
+    real, slept = time.clock_gettime, {time.CLOCK_BOOTTIME: 0.0}
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: real(clock) + slept.get(clock, 0.0))
+    monkeypatch.setattr(module, "CONFIRM_S", 0.5)
+    async with running(homeserver, **GRANTS):
+        assert await refusal(homeserver, 1) not in (None, UNCONFIRMED)
+        homeserver.silent.add(TEAM)
+        assert await refusal(homeserver, 2) not in (None, UNCONFIRMED), "it was asked a moment ago"
+        slept[time.CLOCK_BOOTTIME] = 3600.0
+        assert await refusal(homeserver, 3) == UNCONFIRMED
+        homeserver.members[TEAM].remove(ALICE)
+        homeserver.silent.clear()
+        await until_refused_for_good(homeserver)
+
+
+async def until_refused_for_good(homeserver: FakeHomeserver) -> None:
+    """The question of before is still being repeated, with pauses."""
+    for number in range(100, 200):
+        if await refusal(homeserver, number) is None:
+            return
+    raise AssertionError("still let in, or asked to try again")
 
 
 async def test_membership_that_cannot_be_confirmed_lets_in_by_a_young_copy_only(

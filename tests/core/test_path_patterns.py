@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.filenames import FileNameError
 from mxrtc_bridge.core.path_patterns import (
+    Asked,
     MAX_PATTERNS,
     Selection,
     literal_path,
@@ -172,3 +173,26 @@ def test_patterns_mean_what_the_standard_library_takes_them_for(pattern: str, na
     except FileNameError:
         return
     assert parsed.matches(name) == fnmatch.fnmatchcase(name, pattern)
+
+
+_PARTS = st.lists(st.sampled_from(["a", "b", "ab", ".a", "*", "a*", "?", "**", "[ab]"]), max_size=4)
+
+
+@given(
+    st.lists(_PARTS, min_size=1, max_size=3),
+    st.lists(st.sampled_from(["a", "b", "ab", ".a"]), min_size=1, max_size=5),
+)
+def test_who_asks_knows_again_all_that_is_selected(patterns: list[list[str]], path: list[str]) -> None:
+    texts = ["/".join(parts) for parts in patterns]
+    selection = Selection([parse_path_pattern(text) for text in texts])
+    place = selection.root
+    for depth, name in enumerate(path):
+        place = selection.below(place, name)
+        offered = path[selection.base(place) : depth + 1] if place.selected else []
+        assert not offered or Asked(texts).means("/".join(offered))
+
+
+@pytest.mark.parametrize("pattern", ["a[", "../a", "x" * 2000])
+def test_what_is_no_pattern_asks_for_nothing(pattern: str) -> None:
+    assert not Asked([pattern]).means("a")
+    assert Asked([pattern, "a"]).means("a")

@@ -107,6 +107,31 @@ def test_opener_sends_its_job_and_its_window_at_once() -> None:
     assert driven.hear(file_wire.Ok(0)) == [tx.Accepted()]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "asked", "not_asked"),
+    [
+        ("report.pdf", "report.pdf", "Makefile"),
+        ("docs/report.pdf", "report.pdf", "docs/report.pdf"),
+        ("docs/*.pdf", "a.pdf", "a.sh"),
+        ("docs", "docs/a/b", "doc"),
+        ("docs/2024", "2024/a", "2025/a"),
+        ("docs/**/*.pdf", "a/b/c.pdf", "a/b/c.sh"),
+        ("a[1]", "a[1]", "a2"),
+    ],
+)
+def test_what_was_not_asked_for_is_refused_before_any_byte_of_it(pattern: str, asked: str, not_asked: str) -> None:
+    driven = Driven(Get((pattern,)))
+    driven.feed(tx.ChannelOpened())
+    driven.hear(file_wire.Ok(0))
+    good, bad = (Entry(path, EntryKind.FILE, 1, 5, "v1") for path in (asked, not_asked))
+    assert driven.hear(file_wire.Announce(0, good)) == [tx.CheckEntry(0, good)]
+    assert driven.hear(file_wire.Announce(1, bad)) == [
+        say(file_wire.No(1, FileCode.NAME, "this was not asked for")),
+        tx.EntryFailed(1, bad, FileCode.NAME, "this was not asked for"),
+    ]
+    assert driven.want(0) == [say(file_wire.Want(0, 0))], "the rest of the job goes on"
+
+
 def test_file_is_written_verified_published_and_only_then_acknowledged() -> None:
     driven = flowing().wanted(CHUNK_BYTES + 3)
     # A quarter of the credit of 256 KiB is given to the disk at a time.

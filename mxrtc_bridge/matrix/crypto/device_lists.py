@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
@@ -24,6 +23,7 @@ from weakref import WeakValueDictionary
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
 from mxrtc_bridge.core.quota import RateLimit
+from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.crypto.key_answers import UserKeys, keys_in
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.signed_json import (
@@ -76,7 +76,7 @@ class DeviceLists:
         *,
         wall_ms: Callable[[], int],
         known: Mapping[UserId, str] | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = elapsed_s,
     ) -> None:
         """Make the lists.
 
