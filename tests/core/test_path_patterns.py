@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.filenames import FileNameError
 from mxrtc_bridge.core.path_patterns import (
-    Asked,
     MAX_PATTERNS,
+    Asked,
     Selection,
     literal_path,
     name_allowed,
@@ -190,6 +190,24 @@ def test_who_asks_knows_again_all_that_is_selected(patterns: list[list[str]], pa
         place = selection.below(place, name)
         offered = path[selection.base(place) : depth + 1] if place.selected else []
         assert not offered or Asked(texts).means("/".join(offered))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "asked", "not_asked"),
+    [
+        ("report.pdf", "report.pdf", "Makefile"),
+        ("docs/report.pdf", "report.pdf", "docs/report.pdf"),
+        ("docs/*.pdf", "a.pdf", "a.sh"),
+        ("docs", "docs/a/b", "doc"),
+        ("docs/2024", "2024/a", "2025/a"),
+        ("docs/**/*.pdf", "a/b/c.pdf", "a/b/c.sh"),
+        ("a[1]", "a[1]", "a2"),
+    ],
+)
+def test_who_asks_knows_what_was_not_asked_for(pattern: str, asked: str, not_asked: str) -> None:
+    assert Asked([pattern]).means(asked)
+    assert not Asked([pattern]).means(not_asked)
+    assert Asked([""]).means(not_asked), "everything"
 
 
 @pytest.mark.parametrize("pattern", ["a[", "../a", "x" * 2000])
