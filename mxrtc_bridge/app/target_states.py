@@ -49,9 +49,14 @@ class TargetStates:
 
     async def _state(self, target: AnyTarget) -> bool:
         now = self._monotonic()
-        look = self._looks.get(target)
-        if look is not None and now < look.until and not look.done.cancelled():
-            return await asyncio.shield(look.done)
+        while (look := self._looks.get(target)) is not None and now < look.until and not look.done.cancelled():
+            try:
+                return await asyncio.shield(look.done)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Whoever looked has given up, and we have not.
         look = self._looks[target] = _Look(asyncio.get_running_loop().create_future(), now + KEEP_S)
         while len(self._looks) > MAX_KEPT:
             del self._looks[next(iter(self._looks))]
@@ -59,7 +64,7 @@ class TargetStates:
             async with self._places:
                 up = await self._answers(target)
         except BaseException:
-            # Whoever waits for this look sees it cancelled; the next one who asks looks anew.
+            # Whoever waits for this look sees it cancelled; one of them, or the next one who asks, looks anew.
             look.done.cancel()
             raise
         look.done.set_result(up)

@@ -216,7 +216,11 @@ class CallManager:
         if not await self._claim(record, event.event_id, now_ms):
             self._counters.refusal("replay")
             return
-        live = self._new_session(record, await self._new_number())
+        number = await self._new_number()
+        if self._draining:
+            # The farewell was said while the database was waited for. The next start hangs this call up.
+            return
+        live = self._new_session(record, number)
         live.session.device = event.device
         live.session.feed(call.Remote(event.sender, invite))
         self._sessions[record.room_id, record.call_id, local] = live

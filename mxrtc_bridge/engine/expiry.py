@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable
 
 from mxrtc_bridge.core.clock_change import Moment, set_by_ms
@@ -45,6 +46,7 @@ class ExpiryWatch:
     async def run(self) -> None:
         """Watch until cancelled."""
         before = self._now()
+        due_ms = math.inf
         while True:
             self._changed.clear()
             # A look that fails must not end the watch: no right would end by itself any more.
@@ -53,15 +55,20 @@ class ExpiryWatch:
             except Exception:
                 log.exception("! it could not be told when the next right ends")
                 change_s = SHORTEST_S
-            due_s = None if change_s is None else max(SHORTEST_S, change_s)
             begun = self._now()
+            if change_s is not None:
+                # An end that was foreseen is judged, whatever is the next one now: whoever was asked meanwhile, also
+                # just here, may have noticed it and have forgotten the right. Both clocks are cut to milliseconds.
+                due_ms = min(due_ms, begun.elapsed_ms + max(0.0, change_s) * 1000 + 1)
+            wait_s = min(LOOK_S, max(SHORTEST_S, (due_ms - begun.elapsed_ms) / 1000))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S if due_s is None else min(LOOK_S, due_s)):
+                async with asyncio.timeout(wait_s):
                     await self._changed.wait()
             now = self._now()
             if set_ms := set_by_ms(before, now):
                 log.warning("! the clock of this machine was set by %+.1f s", set_ms / 1000)
-            if set_ms or (due_s is not None and now.elapsed_ms - begun.elapsed_ms >= due_s * 1000 - 1):
+            if set_ms or now.elapsed_ms >= due_ms:
+                due_ms = math.inf
                 try:
                     self._judge_again()
                 except Exception:

@@ -307,6 +307,11 @@ class Conversation:
             log.warning("! a command was not carried out within %g s", COMMAND_TIMEOUT_S)
         except HomeserverError as error:
             log.warning("! an answer was not sent: %s", error)
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            # Something that the command waited for was cancelled, and not its worker.
+            log.exception("! a message was not handled")
         except Exception:
             log.exception("! a message was not handled")
 
@@ -340,7 +345,9 @@ class Conversation:
         except MxrtcError as error:
             log.warning("! %s of %s failed: %s", type(command).__name__, asker.user, error)
             return say(FAILED_TEXT)
-        except Exception:
+        except (asyncio.CancelledError, Exception) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
             log.exception("! %s of %s failed", type(command).__name__, asker.user)
             return say(FAILED_TEXT)
 
@@ -372,6 +379,15 @@ def mistake_answer(mistake: Mistake, *, direct: bool) -> Answer:
     if mistake.usage is not None and mistake.usage != mistake.suggestion:
         lines.append(text("Usage: ", Code(addressed(mistake.usage, direct=direct))))
     return Answer(tuple(lines))
+
+
+def _is_cancelled() -> bool:
+    """Whether the task that runs now is cancelled; otherwise it was something that it waited for together with others.
+
+    A worker that took the one for the other would be gone, and with it the answers to all whom it serves.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _reaction(event: RoomEvent) -> Reaction | None:

@@ -208,12 +208,16 @@ class Database:
         pause_s = 0.05
         looks_again = False
         while True:
+            let_in = False
             try:
                 async with self._pool.acquire_direct() as connection:
+                    let_in = True
                     result = await self._run_once(connection, work, writing)
             except Exception as error:
                 unknown = writing is not None and writing.committing
-                if not unknown and not isinstance(error, _TRANSIENT):
+                # A database that lets nobody in (maintenance, another password) is away like one that is down.
+                transient = isinstance(error, _TRANSIENT) or (not let_in and isinstance(error, _REFUSED))
+                if not unknown and not transient:
                     if _is_damage(error):
                         raise StorageError(f"the database is damaged: {_brief(error)}") from error
                     raise
@@ -266,6 +270,8 @@ class Database:
 
 def _is_damage(error: Exception) -> bool:
     mistakes = (sqlite3.IntegrityError, sqlite3.ProgrammingError)
+    if isinstance(error, _postgres_errors("InternalServerError", "PostgresSystemError")):
+        return True
     return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, mistakes)
 
 
@@ -373,5 +379,8 @@ _TRANSIENT: tuple[type[Exception], ...] = (
         "InsufficientResourcesError",
         "TransactionRollbackError",
         "ReadOnlySQLTransactionError",
+        "ObjectNotInPrerequisiteStateError",
     ),
 )
+_REFUSED = _postgres_errors("PostgresError")
+"""What PostgreSQL may answer to a login."""

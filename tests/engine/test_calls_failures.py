@@ -154,3 +154,26 @@ async def test_new_limits_hold_for_the_next_call_and_live_calls_stay() -> None:
         await bridge.invite("c4")
         assert bridge.refusals() == ["calls_limit", "rate"]
         await bridge.until(lambda: len(bridge.sent) == 3)
+
+
+@pytest.mark.parametrize("waits_for", ["claim", "new_number"])
+async def test_call_whose_claim_ends_after_the_farewell_is_left_for_the_next_start(
+    monkeypatch: pytest.MonkeyPatch, waits_for: str
+) -> None:
+    async with running(Bridge()) as bridge:
+        go_on, ready = asyncio.Event(), getattr(bridge, waits_for)
+
+        async def slow(*args: object) -> object:
+            await go_on.wait()
+            return await ready(*args)
+
+        monkeypatch.setattr(bridge, "claim", slow if waits_for == "claim" else bridge.claim)
+        monkeypatch.setattr(bridge.manager, "_new_number", slow if waits_for == "new_number" else bridge.new_number)
+        handling = asyncio.create_task(bridge.invite())
+        await asyncio.sleep(0)
+        await bridge.manager.drain(5.0)
+        go_on.set()
+        await handling
+        assert not bridge.manager.sessions
+        assert not bridge.sent, "nobody is answered whom nobody would hang up"
+        assert list(bridge.open) == ["c1"]

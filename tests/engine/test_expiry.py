@@ -90,9 +90,25 @@ async def test_right_that_is_given_later_and_ends_sooner_is_watched() -> None:
         clock.watch.rights_changed()
         await clock.looked()
         assert clock.judged == []
-        clock.advance(0.06)
+        clock.advance(0.061)
         await clock.looked()
         assert clock.judged
+
+
+async def test_end_that_somebody_else_has_noticed_first_is_judged_all_the_same() -> None:
+    """Whoever asks for the rights forgets those that are over, and so does the look itself."""
+    clock = Watched()
+    clock.ends_ms = clock.wall_ms() + 60
+    async with watching(clock):
+        clock.watch.rights_changed()
+        await clock.looked()
+        clock.ends_ms = None
+        clock.watch.rights_changed()
+        await clock.looked()
+        assert clock.judged == []
+        clock.advance(0.07)
+        await clock.looked()
+        assert len(clock.judged) == 1
 
 
 async def test_defect_in_a_look_does_not_end_the_watch(caplog: pytest.LogCaptureFixture) -> None:

@@ -476,3 +476,16 @@ async def test_what_takes_away_waits_behind_nothing_of_the_same_admin(
         over.set()
         await talk.idle()
     assert [command for command in fake.commands if command == first] == [first] * times
+
+
+async def test_a_command_that_is_cancelled_from_within_is_answered_and_takes_no_worker_with_it(fake: Fake) -> None:
+    """What it waited for together with others was cancelled by one of them."""
+    fake.failure = asyncio.CancelledError()  # type: ignore[assignment]
+    async with running(fake) as talk:
+        talk.receive(fake.message(ALICE, "peers"), BOT, direct=True)
+        talk.receive(fake.message(ADMIN, "revoke 1"), BOT, direct=True)
+        await talk.idle()
+        fake.failure = None
+        talk.receive(fake.message(ALICE, "peers"), BOT, direct=True)
+        await asyncio.wait_for(talk.idle(), 5)
+    assert sorted(fake.said) == sorted([FAILED_TEXT, FAILED_TEXT, "done for @alice:example.org"])

@@ -294,3 +294,26 @@ async def test_postgres_without_its_package_names_the_package(monkeypatch: pytes
     monkeypatch.setattr(database_module, "_postgres_errors", lambda *names: ())
     with pytest.raises(StorageError, match=r"mxrtc-bridge\[postgres\]"):
         await Database.open("postgres://user:secret@127.0.0.1:1/db")
+
+
+async def test_postgres_that_lets_nobody_in_is_away_and_works_afterwards(postgres_url: str) -> None:
+    """Closed for maintenance, or with another password; the connections that there were are cut."""
+    import asyncpg
+
+    admin = await asyncpg.connect(postgres_url)
+    name = "closed_to_all"
+    try:
+        await admin.execute(f"DROP DATABASE IF EXISTS {name}")
+        await admin.execute(f"CREATE DATABASE {name}")
+        async with await Database.open(f"{postgres_url.rpartition('/')[0]}/{name}", patience_s=0.2) as database:
+            await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+            for work in (database.transaction(insert_notice), database.read(count_notices)):
+                with pytest.raises(StorageError, match="cannot be used at the moment"):
+                    await work
+            await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+            await database.transaction(insert_notice)
+            assert await database.read(count_notices) == 1
+    finally:
+        await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await admin.close()
