@@ -39,6 +39,8 @@ LOOKS = 3
 UNLISTED_PAUSE_S = 1.0
 """A server may hear of a new device a moment after its first message."""
 LOOKS_A_MINUTE, LOOKS_A_MINUTE_OF_SERVER = 60, 240
+"""Questions for one user, and for all users of another server; those of our own have no budget together, because a few
+accounts would use it up for all, and its answers come from its own database."""
 OWN_AT_A_TIME, OF_SERVER_AT_A_TIME, OTHERS_AT_A_TIME = 8, 2, 4
 """Questions under way for callers of our homeserver, of another one, and of all others; the next ones wait for them.
 Synapse answers ten at a time for each of our users, and those of servers that do not answer must not take all places.
@@ -101,6 +103,7 @@ class DeviceLookups:
         self._monotonic = monotonic
         self._sleep = sleep
         self._budget = RateLimit(LOOKS_A_MINUTE, LOOKS_A_MINUTE_OF_SERVER)
+        self._own_budget = RateLimit(LOOKS_A_MINUTE, LOOKS_A_MINUTE * MAX_REMEMBERED)
         self._alone: WeakValueDictionary[UserId, asyncio.Lock] = WeakValueDictionary()
         self._asked: OrderedDict[UserId, _Asked] = OrderedDict()
         self._own_places = asyncio.Semaphore(OWN_AT_A_TIME)
@@ -146,8 +149,7 @@ class DeviceLookups:
                     break
         except TimeoutError:
             # A device that is not listed stays so; the pause before the next look has been cut short.
-            if standing is not Standing.UNLISTED:
-                self._note(server_of(device.user), f"no answer within {LOOK_S:g} s")
+            log.debug("the devices of %s were not looked up within %g s", device.user, LOOK_S)
         if standing is Standing.UNKNOWN and lists is not None:
             seen = lists.recent(device.user, YOUNG_MS)
             same = None if seen is None else _same(seen, device)
@@ -189,17 +191,29 @@ class DeviceLookups:
 
     async def _ask_for_one(self, lists: DeviceLists, user: UserId) -> _Asked | None:
         server = server_of(user)
-        if not self._budget.allow(user, self._monotonic()):
+        budget = self._own_budget if server == self._own_server else self._budget
+        if not budget.allow(user, self._monotonic()):
             log.info("x the devices of %s are not asked for again so soon", user)
             return None
         if self._monotonic() - self._silent.get(server, -SILENT_S) < SILENT_S:
             return None
         try:
-            async with self._place(server):
+            async with self._place(server), self._noting(server):
                 return await self._ask(lists, [user])
         except HomeserverError as error:
             self._note(server, str(error))
             return None
+
+    @contextlib.asynccontextmanager
+    async def _noting(self, server: str) -> AsyncIterator[None]:
+        """Note a server that has kept a question waiting for most of the time; who waits for others says nothing."""
+        began_s = asyncio.get_running_loop().time()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if (waited_s := asyncio.get_running_loop().time() - began_s) >= LOOK_S / 2:
+                self._note(server, f"no answer within {waited_s:.0f} s")
+            raise
 
     @contextlib.asynccontextmanager
     async def _place(self, server: str) -> AsyncIterator[None]:

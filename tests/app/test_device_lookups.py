@@ -16,6 +16,7 @@ from mxrtc_bridge.app.device_lookups import (
     FRESH_S,
     LOOKS,
     LOOKS_A_MINUTE,
+    LOOKS_A_MINUTE_OF_SERVER,
     OTHERS_AT_A_TIME,
     SILENT_S,
     UNLISTED_PAUSE_S,
@@ -271,6 +272,39 @@ async def test_a_server_that_hangs_is_left_alone_for_a_while_and_holds_up_only_i
     assert caplog.text.count("of s0.test cannot be asked for") == 1
     assert await world.judge(strangers[0]) is Standing.UNKNOWN
     assert caplog.text.count("of s0.test cannot be asked for") == 1
+
+
+async def test_a_server_that_was_not_asked_because_others_hang_does_not_count_as_silent(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(device_lookups, "LOOK_S", 0.05)
+    truth = world.server.query_keys
+
+    async def query(device: object, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
+        if FAR not in users:
+            await asyncio.Event().wait()
+        return await truth(device, users)
+
+    world.server.query_keys = query  # type: ignore[method-assign]
+    far = world.server.log_in(FAR, "PHONE")
+    strangers = [replace(far, user=UserId(f"@u{n}:s{n}.test")) for n in range(OTHERS_AT_A_TIME)]
+    judging = [asyncio.create_task(world.judge(each)) for each in strangers]
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert await world.judge(far) is Standing.UNKNOWN, "it waits behind the others, and is not asked for"
+    await asyncio.gather(*judging)
+    assert "of far.test cannot be asked for" not in caplog.text
+    assert await world.judge(far) is Standing.GOOD, "at once, and not after the pause of those that hang"
+
+
+async def test_accounts_that_call_all_the_time_take_no_look_ups_from_others_of_our_homeserver(
+    world: World, phone: DeviceIdentity
+) -> None:
+    for n in range(LOOKS_A_MINUTE_OF_SERVER + 10):
+        greedy = world.server.log_in(UserId(f"@greedy{n}:example.org"), "PHONE")
+        await world.judge(greedy)
+    assert len(world.server.asked) > LOOKS_A_MINUTE_OF_SERVER
+    assert await world.judge(phone) is Standing.GOOD
 
 
 async def test_a_peer_without_a_device_lets_nobody_in(world: World, phone: DeviceIdentity) -> None:

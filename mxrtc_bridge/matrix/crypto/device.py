@@ -19,18 +19,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StateError
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId, server_of
 from mxrtc_bridge.core.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
 from mxrtc_bridge.core.signal import SIGNAL_TYPE
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.cross_signing import publish_identity, refuse_other
-from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
+from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists, device_with
 from mxrtc_bridge.matrix.crypto.inbound import InboundSessions, unknown_device
 from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES, REQUEST, KeyRequests, parse_request
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer, one_time_keys_in
 from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage, OlmSessions
 from mxrtc_bridge.matrix.crypto.outbound import OutboundSessions
+from mxrtc_bridge.matrix.crypto.receive_budget import ReceiveBudget
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
 from mxrtc_bridge.matrix.crypto.store import AccountRecord, Changes, CryptoStore, InboundRecord
@@ -109,6 +110,7 @@ class CryptoDevice:
         self._token_saved_ms = 0
         self._unwedged: dict[str, int] = {}
         self._new_keys: list[InboundRecord] = []
+        self._budget = ReceiveBudget(server_of(user))
         self._seldom = SeldomLog(_log)
 
     # --- the device itself
@@ -244,6 +246,7 @@ class CryptoDevice:
             await self.lists.mark_all_outdated()
         await self.lists.receive(answer.get("device_lists"))
         events: list[ToDeviceEvent] = []
+        self._budget.begin()
         for item in messages_in(answer)[:MAX_TO_DEVICE]:
             event = await self._receive(item)
             if event is not None:
@@ -332,18 +335,15 @@ class CryptoDevice:
 
     async def _listed_device(self, sender: UserId, message: OlmMessage) -> DeviceIdentity | None:
         """The device that has sent a message, as its user lists it; else only the message can prove it."""
-        if message.device_keys is not None:
-            known = await self._known(sender)
-            for device in known.devices if known is not None else ():
-                if (device.curve25519, device.ed25519) == (message.curve25519, message.ed25519):
-                    return device
-        return await self.lists.find(sender, message.curve25519, message.ed25519)
-
-    async def _known(self, user: UserId) -> UserDevices | None:
+        known = await self.lists.known(sender)
+        device = None if known is None else device_with(known, message.curve25519, message.ed25519)
+        if device is not None:
+            return device
         try:
-            return (await self.lists.of([user]))[user]
+            async with self._budget.asking(sender):
+                return await self.lists.find(sender, message.curve25519, message.ed25519)
         except HomeserverError as error:
-            self._seldom.info(user, "the devices of %s could not be asked for: %s", user, error)
+            self._seldom.info(sender, "the devices of %s could not be asked for: %s", sender, error)
             return None
 
     async def _unwedge(self, sender: UserId, curve25519: str) -> None:
@@ -354,15 +354,15 @@ class CryptoDevice:
         self._unwedged[curve25519] = now
         while len(self._unwedged) > MAX_UNWEDGED:
             del self._unwedged[next(iter(self._unwedged))]
-        known = await self._known(sender)
-        for device in known.devices if known is not None else ():
-            if device.curve25519 == curve25519:
-                try:
-                    async with self._lock:
-                        await self._olm.claim([device])
-                    await self.send_to_device([device], "m.dummy", {})
-                except HomeserverError as error:
-                    self._seldom.info(sender, "no new session with %s: %s", sender, error)
+        try:
+            async with self._budget.asking(sender):
+                for device in (await self.devices_of(sender)).devices:
+                    if device.curve25519 == curve25519:
+                        async with self._lock:
+                            await self._olm.claim([device])
+                        await self.send_to_device([device], "m.dummy", {})
+        except HomeserverError as error:
+            self._seldom.info(sender, "no new session with %s: %s", sender, error)
 
     async def _give_again(self, sender: UserId, content: Mapping[str, Any]) -> None:
         """Give a device the key of a room again that it has had, from now on; what was said before stays lost to it."""
@@ -370,7 +370,7 @@ class CryptoDevice:
         if wanted is None:
             return
         try:
-            async with self._lock:
+            async with self._budget.asking(sender), self._lock:
                 given = await self._outbound.give_again(wanted, sender)
         except HomeserverError as error:
             self._seldom.info(sender, "the key of a room was not given again to %s: %s", sender, error)
