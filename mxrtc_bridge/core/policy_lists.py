@@ -179,6 +179,10 @@ class DenyLists:
         """The rules of a list."""
         return tuple(self._rules.get(room, {}).items())
 
+    def has(self, room: RoomId, rule: ListRule) -> bool:
+        """Whether a list has a rule; costs the same however long the list is."""
+        return self._holders.get(rule, {}).get(room, 0) > 0
+
     def count(self, room: RoomId) -> int:
         """How many rules a list has."""
         return len(self._rules.get(room, {}))
@@ -271,11 +275,14 @@ class DenyLists:
 
 
 def _folded(kind: RuleKind, entity: str) -> str:
-    """Write the part that names a server in lower case."""
-    if kind is RuleKind.SERVER:
-        return entity.lower()
-    localpart, colon, server = entity.partition(":")
-    return localpart + colon + server.lower()
+    """Write the part that names a server in the form in which it is compared.
+
+    That is the form of ``deny`` in the configuration: whoever runs a server can choose another port, so a rule that
+    names one with its port means all of it. With wildcards nothing is known about the parts of a name.
+    """
+    localpart, colon, server = ("", "", entity) if kind is RuleKind.SERVER else entity.partition(":")
+    server = server.lower() if "*" in server or "?" in server or not server else host_of(server)
+    return localpart + colon + server
 
 
 def _digest(name: str) -> str:

@@ -171,7 +171,7 @@ class PolicyLists:
         """
         if room not in self._rooms:
             return False
-        if rule is None or rule in dict(self._lists.rules(room)).values():
+        if rule is None or self._lists.has(room, rule):
             return True
         arrived = self._arrived.setdefault(room, {})
         early = (_ARRIVED + key[0], key[1])

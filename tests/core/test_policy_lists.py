@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core import policy_lists as module
 from mxrtc_bridge.core.globs import GlobIndex
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.policy import Policy, parse_subject
 from mxrtc_bridge.core.policy_lists import DenyLists, ListRule, RuleKey, RuleKind, parse_rule
 
 ROOM, OTHER = RoomId("!list:example.org"), RoomId("!other:example.org")
@@ -73,7 +74,7 @@ def test_what_is_no_ban_is_no_rule(kind: str, content: dict[str, object]) -> Non
         (SERVER, "EVIL.test", "@mallory:Evil.Test", True),
         (SERVER, "evil.test", "@mallory:evil.test:8448", True),
         (SERVER, "evil.test:8448", "@mallory:evil.test:8448", True),
-        (SERVER, "evil.test:8448", "@mallory:evil.test", False),
+        (SERVER, "evil.test:8448", "@mallory:evil.test", True),
         (SERVER, "evil.test", "@mallory:evil.test.:8448", True),
         (SERVER, "evil.*", "@mallory:evil.test:8448", True),
         (SERVER, "*.test", "@mallory:evil.test:8448", True),
@@ -81,7 +82,7 @@ def test_what_is_no_ban_is_no_rule(kind: str, content: dict[str, object]) -> Non
         (SERVER, "evil.test:*", "@mallory:evil.test", False),
         (USER, "@mallory:evil.test", "@mallory:evil.test:8448", True),
         (USER, "@mal*:evil.test", "@mallory:evil.test:8448", True),
-        (USER, "@mallory:evil.test:8448", "@mallory:evil.test", False),
+        (USER, "@mallory:evil.test:8448", "@mallory:evil.test", True),
         (USER, "@m*l*r?:?vil.*", "@mallory:EVIL.test", True),
         (USER, "@17:evil.test", "@17:evil.test", True),
         (SERVER, "evil.test", "@17:evil.test", True),
@@ -99,6 +100,29 @@ def test_whom_a_rule_denies(kind: str, entity: str, user: str, denied: bool) -> 
     assert (verdict is not None) is denied
     if verdict is not None:
         assert str(ROOM) in verdict
+
+
+HOSTS = ["evil.test", "EVIL.test", "evil.test.", "192.0.2.1", "[::ffff:192.0.2.1]", "[2001:db8::1]", "[2001:DB8:0::1]"]
+SERVERS = [f"{host}{port}" for host in HOSTS for port in ("", ":8448", ":1")]
+
+
+@pytest.mark.parametrize("named", SERVERS)
+def test_a_rule_without_wildcards_denies_whom_the_configuration_would_deny(named: str) -> None:
+    whole = Policy(deny=[parse_subject(f"server:{named}")])
+    one = Policy(deny=[parse_subject(f"@mallory:{named}")])
+    for user in [UserId(f"@mallory:{server}") for server in SERVERS]:
+        assert (lists((SERVER, named)).denial(user) is not None) is (whole.denial(user) is not None)
+        assert (lists((USER, f"@mallory:{named}")).denial(user) is not None) is (one.denial(user) is not None)
+
+
+def test_a_list_says_whether_it_has_a_rule_without_going_through_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = lists(*((SERVER, f"s{n}.test") for n in range(100)))
+    monkeypatch.setattr(DenyLists, "rules", None)
+    (room,) = made.rooms()
+    there, elsewhere = ListRule(RuleKind.SERVER, "s7.test"), ListRule(RuleKind.SERVER, "other.test")
+    assert made.has(room, there)
+    assert not made.has(room, elsewhere)
+    assert not made.has(RoomId("!another:x.test"), there)
 
 
 def test_a_rule_is_replaced_and_taken_back_by_its_key() -> None:
