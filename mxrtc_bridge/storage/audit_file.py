@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +118,7 @@ class AuditFile:
         """
         try:
             size = os.fstat(self._descriptor).st_size
-            with self._path.open("rb") as file:
+            with _opened_regular(self._path) as file:
                 for line in _lines_of(file):
                     if number_of(line) == head.number and digest_of(line) == head.digest:
                         return self._behind_at(file.tell(), size)
@@ -139,7 +140,7 @@ class AuditFile:
             StorageError: the file cannot be written.
         """
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             # That it is kept is a help, and must not be a condition: whoever has written it might prevent it.
             with contextlib.suppress(OSError), _opened(refused_file(self._path), flags) as kept:
                 room = max(0, MAX_REFUSED_BYTES - os.fstat(kept.fileno()).st_size)
@@ -168,9 +169,35 @@ class AuditFile:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def surplus(self) -> int | None:
-        """Number of the last line of the full files that are too many; None if there are none."""
-        too_many = full_files(self._path)[: -self._keep or None]
+        """Number of the last line of the full files that are too many; None if there are none.
+
+        Raises:
+            StorageError: a file cannot be read.
+        """
+        try:
+            too_many = self._too_many()
+        except OSError as error:
+            raise StorageError(f"old audit files cannot be read: {error.strerror}") from error
         return _number(too_many[-1]) if too_many else None
+
+    def _too_many(self) -> list[Path]:
+        """The full files before those that are kept, oldest first.
+
+        What is in the chain counts, from the newest file back, and not what has the name of a full file: whoever can
+        put files beside ours would otherwise have us remove ours for them.
+        """
+        files = {_number(each): each for each in full_files(self._path)}
+        link = _first_link(self._path)
+        # Directly after a file was full, there is no line behind it yet.
+        number = max(files, default=0) if link is None else link.number - 1
+        chain: list[Path] = []
+        while (full := files.pop(number, None)) is not None and _continues(full, link):
+            chain.append(full)
+            link = _first_link(full)
+            if link is None:
+                break
+            number = link.number - 1
+        return chain[self._keep :][::-1]
 
     def remove_until(self, number: int) -> None:
         """Remove the full files that are too many, as far as a number; what admins have done is kept elsewhere.
@@ -179,7 +206,7 @@ class AuditFile:
             StorageError: the disk does not take it; what was not removed stays.
         """
         try:
-            for each in full_files(self._path)[: -self._keep or None]:
+            for each in self._too_many():
                 if _number(each) <= number:
                     self._keep_acts(each)
                     each.unlink(missing_ok=True)
@@ -188,10 +215,13 @@ class AuditFile:
 
     def _keep_acts(self, full: Path) -> None:
         place = acts_file(self._path)
-        kept = place.read_bytes() if place.exists() else b""
+        kept = b""
+        if place.exists():
+            with _opened_regular(place) as file:
+                kept = file.read()
         # After a crash some may be there already.
         last = number_of(kept.rsplit(b"\n", 2)[-2]) if kept.endswith(b"\n") else None
-        with full.open("rb") as file:
+        with _opened_regular(full) as file:
             acts = [line for line in _lines_of(file) if _is_act(line) and (number_of(line) or 0) > (last or 0)]
         data = kept + b"".join(line + b"\n" for line in acts)
         if len(data) > self._max_bytes:
@@ -301,7 +331,7 @@ def read_acts(path: Path) -> Iterator[bytes]:
     place = acts_file(path)
     try:
         if place.exists():
-            with place.open("rb") as file:
+            with _opened_regular(place) as file:
                 yield from _lines_of(file)
     except OSError as error:
         raise StorageError(f"the audit file {str(place)!a} cannot be read: {error.strerror}") from error
@@ -316,7 +346,7 @@ def read_links(path: Path, since: int = 1) -> Iterator[list[Link]]:
     part: list[Link] = []
     try:
         for each in (*(full for full in full_files(path) if _number(full) >= since), path):
-            with each.open("rb") as file:
+            with _opened_regular(each) as file:
                 for line in _lines_of(file):
                     part.append(link_of(line))
                     if len(part) >= _CHUNK_LINES:
@@ -345,7 +375,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
     """
     try:
         for each in (*full_files(path), path):
-            with each.open("rb") as file:
+            with _opened_regular(each) as file:
                 while line := file.readline(MAX_LINE_BYTES + 2):
                     if not line.endswith(b"\n"):
                         if len(line) <= MAX_LINE_BYTES:
@@ -375,9 +405,34 @@ def _number(full: Path) -> int:
     return int(full.stem.rpartition("-")[2])
 
 
+def _first_link(path: Path) -> Link | None:
+    """The place of the first line of a file; None if it has none."""
+    with _opened_regular(path) as file:
+        line = next(_lines_of(file), None)
+    return None if line is None else link_of(line)
+
+
+def _continues(full: Path, link: Link | None) -> bool:
+    """Whether a line is the one that was written behind a full file."""
+    return link is None or _last_digest(full) == link.previous
+
+
+def _opened_regular(path: Path) -> IO[bytes]:
+    """Open a file to read it; never waits for a pipe that somebody has put in its place.
+
+    Raises:
+        OSError: it is no regular file, or the kernel says so.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, f"{path.name} is no regular file")
+    return file
+
+
 def _last_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - MAX_LINE_BYTES - 1))
+    with _opened_regular(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_LINE_BYTES - 1))
         lines = file.read().split(b"\n")
     return digest_of(lines[-2]) if len(lines) > 1 else ""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -277,6 +279,37 @@ async def test_full_files_are_removed_only_after_the_chain_says_so_and_admins_li
     list(removals.watch(read_chain(read_lines(world.path))))
     with pytest.raises(ChainError, match="are missing, and the bridge has not removed them"):
         removals.check()
+
+
+async def test_files_that_somebody_puts_beside_the_audit_push_out_none_of_it(world: World) -> None:
+    world.max_bytes = 3000
+    audit = await world.start()
+    while len(full_files(world.path)) < 3:
+        assert await audit.record(CALL)
+    mine = full_files(world.path)
+    for number in [*range(1, 6), *range(10**11, 10**11 + 5)]:
+        planted = world.path.with_name(f"{world.path.stem}-{number:012d}{world.path.suffix}")
+        planted.write_bytes(mine[0].read_bytes())
+    await audit.close()
+    await (await world.start()).close()
+    assert [each for each in mine if not each.exists()] == []
+
+
+@pytest.mark.parametrize("name", ["audit-000000000001.jsonl", "audit-acts.jsonl", "audit-refused.jsonl"])
+async def test_a_pipe_beside_the_audit_makes_nobody_wait(world: World, name: str) -> None:
+    audit = await world.start()
+    await audit.record(CALL)
+    await crash(audit, world)
+    append(world, '{"n":9,"prev":"' + "0" * 64 + '"}')
+    os.mkfifo(world.path.with_name(name))
+    async with asyncio.timeout(5):
+        try:
+            await world.start()
+        except StorageError as error:
+            assert "no regular file" in str(error)  # noqa: PT017 - it may start as well
+    with contextlib.suppress(StorageError):
+        list(read_acts(world.path))
+        list(read_lines(world.path))
 
 
 async def test_a_file_that_has_lost_lines_is_a_gap_that_is_told_and_shown(world: World) -> None:
