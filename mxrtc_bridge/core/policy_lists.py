@@ -181,7 +181,7 @@ class DenyLists:
 
     def has(self, room: RoomId, rule: ListRule) -> bool:
         """Whether a list has a rule; costs the same however long the list is."""
-        return self._holders.get(rule, {}).get(room, 0) > 0
+        return rule in self._holders and room in self._holders[rule]
 
     def count(self, room: RoomId) -> int:
         """How many rules a list has."""
