@@ -7,13 +7,13 @@ let us wait as long as it likes; so without an end to that, whoever has a server
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId, server_of
+from mxrtc_bridge.engine.clock import elapsed_s
 
 ASK_S = 1.5
 """For all messages of one answer; what comes behind is judged by what it proves itself and by what is known.
@@ -33,7 +33,7 @@ class ReceiveBudget:
         monotonic: seconds that only ever grow.
     """
 
-    def __init__(self, own_server: str, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, own_server: str, monotonic: Callable[[], float] = elapsed_s) -> None:
         self._own_server = own_server
         self._monotonic = monotonic
         self._left_s = ASK_S
