@@ -109,6 +109,8 @@ class DeviceLookups:
         self._own_places = asyncio.Semaphore(OWN_AT_A_TIME)
         self._others_places = asyncio.Semaphore(OTHERS_AT_A_TIME)
         self._places_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._answered: dict[str, float] = {}
+        """Of the servers with live callers, when each has answered last."""
         self._silent: OrderedDict[str, float] = OrderedDict()
         """Servers that do not answer, and when they were last asked in vain."""
 
@@ -262,7 +264,9 @@ class DeviceLookups:
 
         try:
             async with asyncio.timeout(ALL_S), asyncio.TaskGroup() as tasks:
-                for server in sorted(by_server, key=lambda each: each in self._silent):
+                # Whoever has answered longest ago comes first: many that hang in turns must not keep others unasked.
+                self._answered = {each: self._answered.get(each, 0.0) for each in by_server}
+                for server in sorted(by_server, key=lambda each: (each in self._silent, self._answered[each])):
                     for chunk in _chunks(by_server[server]):
                         tasks.create_task(ask_own(chunk) if server == self._own_server else ask(server, chunk))
         except TimeoutError:
@@ -322,6 +326,8 @@ class DeviceLookups:
             self._silent.popitem(last=False)
 
     def _heard(self, server: str) -> None:
+        if server in self._answered:
+            self._answered[server] = self._monotonic()
         if server in self._silent:
             del self._silent[server]
             log.info("= the devices of callers of %s are answered for again", server)

@@ -6,6 +6,7 @@ The homeserver answers with real keys, and can lie; each test says which lie it 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -353,6 +354,33 @@ async def test_a_server_that_hangs_keeps_nobody_else_from_being_heard(
 
     world.server.query_keys = query  # type: ignore[method-assign]
     assert await world.look_all((BUILD, FAR), (BUILD, ALICE)) == {(BUILD, ALICE): ["PHONE"]}
+
+
+async def test_servers_that_hang_in_turns_do_not_keep_another_one_from_being_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has answered in the round before, so that it does not count as silent."""
+    monkeypatch.setattr(device_lookups, "REQUEST_S", 0.1)
+    monkeypatch.setattr(device_lookups, "ALL_S", 0.16)
+    monkeypatch.setattr(device_lookups, "SERVERS_AT_A_TIME", 1)
+    truth = world.server.query_keys
+    evil = [UserId(f"@m{n}:evil{n}.test") for n in range(6)]
+    hanging: set[UserId] = set()
+
+    async def query(device: object, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
+        if hanging.intersection(users):
+            await asyncio.Event().wait()
+        return await truth(device, users)
+
+    world.server.query_keys = query  # type: ignore[method-assign]
+    world.server.log_in(FAR, "PHONE")
+    pairs = [*((BUILD, each) for each in evil), (BUILD, FAR)]
+    heard = []
+    for turn in range(6):
+        hanging = set(evil[turn % 2 :: 2])
+        heard.append((BUILD, FAR) in await world.look_all(*pairs))
+    assert not all(heard), "there is no time for all"
+    assert all(one or other for one, other in itertools.pairwise(heard[1:])), heard
 
 
 async def test_a_user_whom_one_of_ours_may_not_see_is_asked_for_by_the_one_that_was_called(

@@ -436,6 +436,7 @@ class CryptoDevice:
 
     async def prepare_room(self, encryption: RoomEncryption, members: Iterable[UserId], *, least: Trust) -> None:
         """Give the devices in a room our key before there is something to say."""
+        await self.lists.of(members := tuple(members))  # not under the lock: a server may take its time
         async with self._lock:
             await self._outbound.prepare(encryption, members, least=least)
 
@@ -460,6 +461,7 @@ class CryptoDevice:
         Raises:
             HomeserverError: keys could not be asked for or sent.
         """
+        await self.lists.of(members := tuple(members))  # not under the lock: a server may take its time
         async with self._lock:
             return await self._outbound.encrypt(encryption, members, event_type, content, least=least)
 

@@ -11,13 +11,13 @@ import pytest
 import vodozemac
 
 from mxrtc_bridge.core.encryption import DeviceId
-from mxrtc_bridge.core.ids import UserId, server_of
+from mxrtc_bridge.core.ids import RoomId, UserId, server_of
 from mxrtc_bridge.core.signal import SIGNAL_TYPE
 from mxrtc_bridge.matrix.crypto import receive_budget
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.signed_json import unpadded
-from mxrtc_bridge.matrix.crypto.values import OLM
+from mxrtc_bridge.matrix.crypto.values import OLM, RoomEncryption, Trust
 from tests.matrix.crypto.key_homeserver import PICKLE_KEY, KeyHomeserver
 from tests.matrix.crypto.memory import MemoryStore
 
@@ -157,3 +157,26 @@ async def test_broken_messages_of_devices_whose_server_hangs_keep_nobody_waiting
         (event,) = await ours.receive_sync(answer_of(*broken, honest.says()))
     assert event.sender == ALICE
     assert server.claims == 1
+
+
+async def test_a_member_of_a_room_whose_server_hangs_keeps_only_that_room_waiting() -> None:
+    server = Server()
+    ours = await peer_at(server)
+    await ours.settle("token", {})
+    honest = Sender(ALICE, server, ours, proves=True)
+    server.hanging = {"evil.test"}
+    room = RoomEncryption(RoomId("!room:example.org"))
+    members = [PEER, UserId("@mallory:evil.test")]
+    waiting = [
+        asyncio.create_task(ours.prepare_room(room, members, least=Trust.UNSIGNED)),
+        asyncio.create_task(ours.encrypt_room_event(room, members, "m.call.answer", {}, least=Trust.UNSIGNED)),
+    ]
+    while not any("@mallory:evil.test" in asked for asked in server.asked):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        (event,) = await ours.receive_sync(answer_of(honest.says()))
+    assert event.sender == ALICE
+    assert not any(task.done() for task in waiting)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
