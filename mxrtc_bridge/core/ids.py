@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import NewType
 
 from mxrtc_bridge.core.errors import EventError
@@ -95,6 +96,7 @@ def localpart_of(user: UserId) -> str:
     return user[1:].partition(":")[0]
 
 
+@lru_cache(maxsize=1024)  # of those beyond, the one that was asked for longest ago is found out anew
 def host_of(server: str) -> str:
     """The host of a server name, as denials compare it: without what its owner can choose anew at any time.
 

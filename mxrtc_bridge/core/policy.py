@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mxrtc_bridge.core.errors import ConfigError, EventError
 from mxrtc_bridge.core.ids import (
@@ -40,6 +41,8 @@ _SERVER = re.compile(r"([a-z0-9.\-]{1,230}|\[[0-9a-f:.]{2,45}\])(:[0-9]{1,5})?")
 
 UNCONFIRMED = "membership_unconfirmed"
 """Why a call is rejected, to be tried again: who is in a room that would let the caller in cannot be found out now."""
+REMEMBERED = 1024
+"""Users whose subjects are remembered, as one decision asks for them several times; others are taken apart anew."""
 NO_GRANT = "no grant"
 """The rule that a :class:`Deny` names when nothing matched at all."""
 
@@ -232,6 +235,8 @@ class Policy:
 
     def denial(self, user: UserId) -> Deny | None:
         """Why ``user`` may use nothing, whatever is granted; None if that is not so."""
+        if not self._denied:
+            return None
         host = host_of(server_of(user))
         wide: list[Subject] = [UserSubject(localpart_of(user), host), ServerSubject(host), Everyone()]
         if is_guest_account(user):
@@ -249,11 +254,19 @@ class Policy:
 
 def subjects_of(user: UserId, rooms: Collection[RoomId] = ()) -> tuple[Subject, ...]:
     """All subjects by which ``user``, who is joined to ``rooms``, may be given something; the narrowest first."""
+    found = _subjects_without_rooms(user)
+    if not rooms:
+        return found
+    narrow, *wide = found
+    return narrow, *map(RoomSubject, rooms), *wide
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _subjects_without_rooms(user: UserId) -> tuple[Subject, ...]:
     server = server_of(user)
-    wide: tuple[Subject, ...] = (ServerSubject(server), Everyone())
     if is_guest_account(user):
-        wide = (GuestAccounts(server),)
-    return user_subject(user), *map(RoomSubject, rooms), *wide
+        return user_subject(user), GuestAccounts(server)
+    return user_subject(user), ServerSubject(server), Everyone()
 
 
 def _widened(denied: Subject) -> Subject:
