@@ -55,6 +55,8 @@ def display(text: str, limit: int = DEFAULT_LIMIT) -> str:
     """
     if limit < 1:
         raise ValueError(f"limit is {limit}, it must be at least 1 column")
+    if len(text) <= limit and text.isascii() and text.isprintable() and "\\" not in text:
+        return text  # as almost every name is: each character is one column and stands for itself
     pieces: list[tuple[str, int]] = []
     width = 0
     # No character takes less than a column: what lies beyond the limit need not be looked at.
