@@ -5,9 +5,11 @@ returns False, and whoever asked lets nobody in. What has happened anyway (the e
 taken back) waits in a bounded backlog until it can be written. The admins are told when writing begins to fail and
 when it works again.
 
-File and database hold the same lines. The file comes first; what the database has not confirmed is taken back in the
-file at once, and in the database before the next line, as it may have stored what it did not confirm. A write goes to
-its end whoever is cancelled meanwhile, and what became of it is what its callers are told.
+File and database hold the same lines, and the file comes first: the database never holds a line that the file does not.
+What the database has refused is taken back in the file at once. Where nobody knows whether the database has stored it,
+the lines stay in the file, and are stored before the next ones: taken back, they would be missing there if the process
+were killed before it is known. Whoever has asked meanwhile was told no, and a line of its own says so then.
+A write goes to its end whoever is cancelled meanwhile, and what became of it is what its callers are told.
 How the two are brought together at a start is in :mod:`mxrtc_bridge.app.audit_recovery`.
 """
 
@@ -25,7 +27,7 @@ from mxrtc_bridge.app.audit_recovery import Recovery, start_record
 from mxrtc_bridge.config.settings import AuditSettings
 from mxrtc_bridge.core.audit import NO_LINES, AuditKind, AuditRecord, Entry, Head, entry_after
 from mxrtc_bridge.core.audit_shares import Shares
-from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.storage.audit import AuditContradictionError, AuditQuery, AuditStore, contradiction
 from mxrtc_bridge.storage.audit_file import AuditFile
 
@@ -109,6 +111,8 @@ class Audit:
         self._backlog: deque[AuditRecord] = deque()
         self._lost = 0
         self._doubtful: dict[Head, None] = {}
+        self._ahead: list[Entry] = []
+        """Lines of the file of which it is not known whether the database has them; those of one write."""
         self._shares = Shares()
         self._removing: int | None = None
         self._failing = False
@@ -259,12 +263,16 @@ class Audit:
         async with self._writing:
             notes = [self._backlog.popleft() for _ in range(min(BATCH, len(self._backlog)))]
             decisions = [self._decisions.popleft() for _ in range(min(BATCH, len(self._decisions)))]
-            lost = self._lost
+            lost, head = self._lost, self._head
             records = [*self._own_records(), *notes, *(each.record for each in decisions)]
             try:
                 entries = await self._write(records)
             except BaseException as error:
-                self._backlog.extendleft(reversed(notes))
+                if self._head == head:
+                    self._backlog.extendleft(reversed(notes))
+                else:
+                    # They stand in the file, and it is the database that comes after.
+                    self._lost -= lost
                 self._decisions.extendleft(reversed(decisions))
                 self._refuse_decisions()
                 if not isinstance(error, StorageError):
@@ -275,10 +283,13 @@ class Audit:
             for each in decisions:
                 if not each.done.done():
                     each.done.set_result(True)
-            for entry in entries:
-                self._mirror(entry.head.number, entry.record)
+            self._tell_mirror(entries)
             self._end_failing()
             await self._remove_old()
+
+    def _tell_mirror(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self._mirror(entry.head.number, entry.record)
 
     def _own_records(self) -> list[AuditRecord]:
         own: list[AuditRecord] = []
@@ -292,6 +303,7 @@ class Audit:
     async def _write(self, records: list[AuditRecord]) -> list[Entry]:
         assert self._file is not None
         await self._resolve_doubt()
+        await self._catch_up()
         entries: list[Entry] = []
         for record in records:
             entries.append(entry_after(entries[-1].head if entries else self._head, record, self._key))
@@ -304,7 +316,10 @@ class Audit:
         before = await self._in_thread(self._file.append, [entry.line for entry in entries], head)
         try:
             await self._store.add(entries)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, UnknownOutcomeError) or not isinstance(error, Exception):
+                self._head, self._ahead = head, entries
+                raise
             self._doubtful |= dict.fromkeys(entry.head for entry in entries)
             await self._in_thread(self._file.take_back, before)
             raise
@@ -312,8 +327,16 @@ class Audit:
         self._head = head
         return entries
 
+    async def _catch_up(self) -> None:
+        """Have the database store what the file is ahead of it, if it has not."""
+        if self._ahead:
+            await self._store.add(self._ahead)
+            self._doubtful.clear()
+            stored, self._ahead = self._ahead, []
+            self._tell_mirror(stored)
+
     async def _resolve_doubt(self) -> None:
-        """Take back in the database what was taken back in the file: it may have stored what it did not confirm."""
+        """Take back in the database what was taken back in the file, should it have stored what it said it had not."""
         while len(self._doubtful) > MAX_DOUBTFUL:
             del self._doubtful[next(iter(self._doubtful))]
         if self._doubtful:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
+
+import pytest
 
 from mxrtc_bridge.app.access_requests import AccessRequests
 from mxrtc_bridge.app.audit import Audit
@@ -47,6 +49,9 @@ Hook = Callable[[], Awaitable[None]]
 
 class World:
     """One run of what the bridge does with grants."""
+
+    open: ClassVar[list[World]] = []
+    """Those that have not ended; see :func:`closed_worlds`."""
 
     def __init__(self, folder: Path, database: Database) -> None:
         self.folder = folder
@@ -123,6 +128,7 @@ class World:
         """Begin a run on the files in ``folder``, as after any end of the last one."""
         folder.mkdir(exist_ok=True)
         world = cls(folder, await Database.open(url or f"sqlite:///{folder}/bridge.db", patience_s=0.3))
+        cls.open.append(world)
         await world.audit.start()
         world._tasks.append(asyncio.create_task(world.audit.run()))
         await world.given.load()
@@ -232,6 +238,14 @@ class World:
         hook = self.hooks.pop((step, side), None)
         if hook is not None:
             await hook()
+
+
+@pytest.fixture(autouse=True)
+async def closed_worlds() -> AsyncIterator[None]:
+    """Close what a test has left open that failed: a database that is not closed keeps the process from ending."""
+    yield
+    while World.open:
+        await World.open.pop().database.close()
 
 
 class RefusingDatabase:

@@ -2,8 +2,10 @@
 
 python -m tests.app.killed_grants FOLDER URL
 
-For each seed on standard input a process of its own is forked, which says its id once it has opened; ``dead`` follows
-with its exit code when it has ended. So what takes longest, to start Python and read all modules, is done once.
+For each line that it reads, a seed, it forks a process that does so, and says ``dead 0`` when that was killed: most of
+the time of a new process would go into its imports. That process says ``open`` with its id, and then what it has told
+people: ``given 7`` once the giver knows, ``ending 7`` before anything is done that ends a grant, ``ended 7`` once the
+one who took it back knows.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ import logging
 import os
 import random
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
+from mxrtc_bridge.app import audit
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.core.errors import MxrtcError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.core.policy import parse_subject
@@ -25,39 +29,52 @@ from tests.app.grants_world import ADMIN, EVE, SSH, WEB, World
 
 
 class FailingDatabase:
-    """Fails one write of twelve: before it, or (but for the audit, which has tests of its own) after it."""
+    """Fails one write of twelve: before it, or after it, so that nobody knows whether it was carried out."""
 
-    def __init__(self, database: Database, rng: random.Random, *, unknown: bool) -> None:
+    def __init__(self, database: Database, rng: random.Random) -> None:
         self._database = database
         self._rng = rng
-        self._unknown = unknown
         self.read = database.read
 
     async def transaction(self, work: Any) -> Any:
         fate = self._rng.random()
         if fate < 0.04:
             raise StorageError("the disk is full")
+        if fate < 0.06:
+            raise UnknownOutcomeError("the network is gone")
         result = await self._database.transaction(work)
-        if fate > 0.96 and self._unknown:
+        if fate > 0.97:
             raise UnknownOutcomeError("the network is gone")
         return result
 
 
 def fail_at_random(world: World, rng: random.Random) -> None:
     """Let the database of a world fail from now on."""
-    for store, unknown in ((world.grants, True), (world.requests_store, True), (world.audit_store, False)):
-        store._database = cast(Any, FailingDatabase(world.database, rng, unknown=unknown))
+    for store in (world.grants, world.requests_store, world.audit_store):
+        store._database = cast(Any, FailingDatabase(world.database, rng))
+
+
+def say(what: str, numbers: Iterable[int]) -> None:
+    for number in numbers:
+        print(what, number, flush=True)
 
 
 async def one_thing(world: World, rng: random.Random) -> None:
     in_force = sorted(world.in_force())
     match rng.randrange(7):
         case 0 | 1:
-            await world.give(rng.choice((SSH, WEB)), once=rng.random() < 0.3)
+            once = rng.random() < 0.3
+            number = await world.give(rng.choice((SSH, WEB)), once=once)
+            say("given", [] if once else [number])
         case 2 if in_force:
-            await world.given.revoke(rng.choice(in_force), ADMIN)
+            number = rng.choice(in_force)
+            say("ending", [number])
+            await world.given.revoke(number, ADMIN)
+            say("ended", [number])
         case 3:
-            await world.given.revoke_all(parse_subject(EVE), None, rng.choice((None, SSH.name)), ADMIN)
+            say("ending", in_force)
+            ended = await world.given.revoke_all(parse_subject(EVE), None, rng.choice((None, SSH.name)), ADMIN)
+            say("ended", [grant.number for grant in ended])
         case 4:
             waiting = await world.requests.waiting()
             if waiting:
@@ -88,14 +105,16 @@ async def main(folder: Path, url: str, seed: int) -> None:
     world = await World.start(folder, url)
     world.now_ms += seed
     fail_at_random(world, rng)
-    print("open", os.getpid(), flush=True)
+    say("open", [os.getpid()])
     await asyncio.gather(*(do_things(world, rng) for _ in range(4)))
 
 
 if __name__ == "__main__":
+    # What fails is tried again at once, so that a process that lives for a moment sees the end of it.
+    audit.RETRY_S = 0.02
     for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            sys.exit(asyncio.run(main(Path(sys.argv[1]), sys.argv[2], int(line))))
-        _, status = os.waitpid(pid, 0)
-        print("dead", os.waitstatus_to_exitcode(status), flush=True)
+        child = os.fork()
+        if not child:
+            asyncio.run(main(Path(sys.argv[1]), sys.argv[2], int(line)))
+        os.waitpid(child, 0)
+        say("dead", [0])

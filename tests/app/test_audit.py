@@ -22,7 +22,7 @@ from mxrtc_bridge.core.audit import (
     read_chain,
 )
 from mxrtc_bridge.core.audit_shares import Shares
-from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.storage.audit import AuditQuery, AuditStore
 from mxrtc_bridge.storage.audit_file import AuditFile, read_lines
 from tests.app.audit_world import CALL, END, NOW, World, world
@@ -176,6 +176,69 @@ async def test_a_row_that_was_stored_although_that_was_not_confirmed_is_not_in_t
     world.told.clear()
     await (await world.start()).close()
     assert world.told == []
+
+
+class Unsure:
+    """A database of which nobody knows for a while whether it has stored lines."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, stores: bool) -> None:
+        self.on = True
+        plain, unsure = AuditStore.add, self
+
+        async def add(self: AuditStore, rows: list[Entry]) -> None:
+            if stores or not unsure.on:
+                await plain(self, rows)
+            if unsure.on:
+                raise UnknownOutcomeError("the network is gone")
+
+        monkeypatch.setattr(AuditStore, "add", add)
+
+
+@pytest.mark.parametrize("stores", [True, False])
+async def test_lines_of_an_unknown_outcome_stay_and_what_was_told_about_them_follows(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, stores: bool
+) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.02)
+    audit = await world.start()
+    database = Unsure(monkeypatch, stores=stores)
+    asked = asyncio.create_task(audit.record(CALL))
+    audit.note(END)
+    assert not await asked
+    for _ in range(3):
+        assert not await audit.record(CALL)
+    assert not await audit.ready()
+    assert [entry.record.kind.value for entry in read_chain(read_lines(world.path))] == ["start", "end", "call"]
+    database.on = False
+    await until(lambda: not audit.failing)
+    assert await world.verify() == ["start", "end", "call", *["call"] * 4]
+    rows, _ = await audit.page(AuditQuery(), 1, 10)
+    assert [record.allowed for _, record in rows] == [*[False] * 4, True, None, None]
+    assert world.mirrored == [1, 2, 3, 4, 5, 6, 7]
+    await audit.close()
+    assert len(world.told) == 2
+    assert await world.verify() == ["start", "end", "call", *["call"] * 4, "stop"]
+
+
+@pytest.mark.parametrize("stores", [True, False])
+@pytest.mark.parametrize("ending", ["killed", "stopped"])
+async def test_an_end_after_an_unknown_outcome_leaves_one_truth_in_both_places(
+    world: World, monkeypatch: pytest.MonkeyPatch, ending: str, *, stores: bool
+) -> None:
+    audit = await world.start()
+    database = Unsure(monkeypatch, stores=stores)
+    audit.note(END)
+    assert not await audit.record(CALL)
+    told = len(world.told)
+    if ending == "stopped":
+        await audit.close()
+    else:
+        for task in world.tasks:
+            task.cancel()
+        await asyncio.gather(*world.tasks, return_exceptions=True)
+    database.on = False
+    await (await world.start()).close()
+    assert await world.verify() == ["start", "end", "call", "start", "stop"]
+    assert len(world.told) == told, "that is no gap"
 
 
 @pytest.mark.parametrize("turns", range(40))
