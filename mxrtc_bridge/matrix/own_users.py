@@ -257,13 +257,22 @@ class OwnUsers:
         is_new = await self._exists(user) is False
         if is_new:
             await self._note(user, "registering")
-        if await self._homeserver.register_user(user):
+        try:
+            made = await self._homeserver.register_user(user)
+        except HomeserverError as error:
+            # Refused for certain, as where the name is in no namespace of ours: next time it may be a person's.
+            if is_new and not error.retryable:
+                await self._forget(user)
+            raise
+        if made:
             await self._note(user, "registered")
-            return True
-        if is_new:
-            self._ours.pop(user, None)
-            await self._memory.forget(user)
-        return False
+        elif is_new:
+            await self._forget(user)
+        return made
+
+    async def _forget(self, user: UserId) -> None:
+        self._ours.pop(user, None)
+        await self._memory.forget(user)
 
     def _is_proven(self, user: UserId, shown: Mapping[UserId, ShownIdentity]) -> bool:
         shows_ours = user in shown and not self._is_other(user, shown) and self._identities.expected(user) is not None

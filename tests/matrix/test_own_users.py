@@ -260,6 +260,40 @@ async def test_a_failure_of_one_is_raised_when_the_others_are_done() -> None:
     assert all(map(made.is_fit, ALL))
 
 
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_an_account_that_a_person_makes_after_ours_was_refused_is_left_alone(status: int) -> None:
+    """As when the prefix was changed in the configuration alone, so that the names are not the bridge's yet."""
+    outside = Outside()
+
+    def fails(step: str, user: UserId) -> None:
+        if (step, user) == ("register", BUILD):
+            raise HomeserverError("not in the namespace", status, "M_EXCLUSIVE")
+
+    outside.fails = fails
+    with pytest.raises(HomeserverError):
+        await outside.start()
+    assert BUILD not in outside.rows
+    outside.accounts.add(BUILD)
+    outside.fails = lambda _step, _user: None
+    with pytest.raises(ConfigError, match=f"{BUILD} exists"):
+        await outside.start()
+    assert BUILD not in outside.rows
+
+
+async def test_an_account_of_which_it_is_not_known_whether_it_was_made_is_taken_at_the_next_start() -> None:
+    outside = Outside()
+
+    def fails(step: str, user: UserId) -> None:
+        if (step, user) == ("registered", BUILD):
+            raise HomeserverError("no answer", 502)
+
+    outside.fails = fails
+    with pytest.raises(HomeserverError):
+        await outside.start()
+    outside.fails = lambda _step, _user: None
+    assert (await outside.start()).is_fit(BUILD)
+
+
 async def test_wherever_a_start_is_killed_the_next_one_asks_nothing() -> None:
     """For each step of a first start: a kill before it, and one right behind the registration."""
     names = ("profile", "remember", "register", "registered")
