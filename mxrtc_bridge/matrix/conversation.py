@@ -49,7 +49,10 @@ MAX_AT_ONCE = 32
 """Commands that take something away and wait behind nothing; the next one takes its turn like any other."""
 COMMAND_TIMEOUT_S = 40.0
 COMMANDS_PER_MINUTE = 20
+"""Of one user. An admin has as many, whatever others of their server write, and what takes away is never too fast."""
 COMMANDS_PER_MINUTE_OF_SERVER = 120
+ADMINS = 100
+"""Admins of one server that may write as much as that at the same time."""
 STRANGER_EVERY_S = 3600.0
 """Somebody without rights is told so once in this time."""
 STRANGERS_PER_MINUTE = 30
@@ -190,6 +193,7 @@ class Conversation:
         self._busy = [False] * WORKERS
         self._queues: list[asyncio.Queue[_Said | Reaction | _Line]] = [asyncio.Queue(QUEUE) for _ in range(WORKERS)]
         self._rate = RateLimit(COMMANDS_PER_MINUTE, COMMANDS_PER_MINUTE_OF_SERVER)
+        self._admins_rate = RateLimit(COMMANDS_PER_MINUTE, ADMINS * COMMANDS_PER_MINUTE)
         self._warned: OrderedDict[UserId, None] = OrderedDict()
         self._strangers: OrderedDict[UserId, float] = OrderedDict()
         self._seldom = SeldomLog(log)
@@ -236,21 +240,27 @@ class Conversation:
         if rank is Rank.STRANGER:
             if self._may_tell_stranger(event.sender):
                 self._put(event.sender, _Line(event, speaker, direct, STRANGER_TEXT))
-        elif self._rate.allow(event.sender, self._monotonic()):
+            return
+        admin = rank is Rank.ADMIN
+        in_time = (self._admins_rate if admin else self._rate).allow(event.sender, self._monotonic())
+        said = self._said(event, speaker, admin=admin, direct=direct) if in_time or admin else None
+        if in_time:
             self._warned.pop(event.sender, None)
-            # Not before: reading formatted text costs more than asking who it is from.
-            typed = read_message(event.content, direct=direct, is_own=self._is_own)
-            if typed is None:
-                return
-            admin = rank is Rank.ADMIN
-            asker = Asker(event.sender, admin, event.room_id, speaker, direct)
-            command = meant_by(typed, self._commander.names(), admin=admin, missing=self._commander.missing())
-            self._put(event.sender, _Said(event, command, asker))
-        elif event.sender not in self._warned:
+        if said is not None and (in_time or said.takes_away):
+            self._put(event.sender, said)
+        elif not in_time and event.sender not in self._warned:
             self._warned[event.sender] = None
             while len(self._warned) > MAX_STRANGERS:
                 self._warned.popitem(last=False)
             self._put(event.sender, _Line(event, speaker, direct, TOO_FAST_TEXT))
+
+    def _said(self, event: RoomEvent, speaker: UserId, *, admin: bool, direct: bool) -> _Said | None:
+        # Not before: reading formatted text costs more than asking who it is from.
+        typed = read_message(event.content, direct=direct, is_own=self._is_own)
+        if typed is None:
+            return None
+        command = meant_by(typed, self._commander.names(), admin=admin, missing=self._commander.missing())
+        return _Said(event, command, Asker(event.sender, admin, event.room_id, speaker, direct))
 
     def _is_fresh(self, event: RoomEvent) -> bool:
         """Whether the message is of now. Its time is its server's claim: a lie makes it old, or no older than it is."""

@@ -17,6 +17,7 @@ from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.conversation import (
     COMMANDS_PER_MINUTE,
+    COMMANDS_PER_MINUTE_OF_SERVER,
     FAILED_TEXT,
     MAX_AGE_MS,
     QUEUE,
@@ -46,6 +47,7 @@ class Fake:
         self.commands: list[Command] = []
         self.reactions: list[Reaction] = []
         self.mistakes: list[UserId] = []
+        self.users = {ALICE}
         self.wall = NOW
         self.now = 0.0
         self.failure: Exception | None = None
@@ -54,7 +56,7 @@ class Fake:
         self._events = 0
 
     def rank(self, user: UserId) -> Rank:
-        return {ALICE: Rank.USER, ADMIN: Rank.ADMIN}.get(user, Rank.STRANGER)
+        return Rank.ADMIN if user == ADMIN else Rank.USER if user in self.users else Rank.STRANGER
 
     def names(self) -> Names:
         return Names("example.org")
@@ -246,6 +248,31 @@ async def test_who_writes_too_fast_is_told_once_and_then_heard_again(fake: Fake)
         talk.receive(fake.message(ALICE, "peers"), BOT, direct=True)
         await talk.idle()
     assert fake.said[-1] == "done for @alice:example.org"
+
+
+async def test_an_admin_is_heard_whatever_others_of_their_server_write(fake: Fake) -> None:
+    crowd = [UserId(f"@user{number}:example.org") for number in range(10)]
+    fake.users.update(crowd)
+    async with running(fake) as talk:
+        for number in range(COMMANDS_PER_MINUTE_OF_SERVER + 10):
+            talk.receive(fake.message(crowd[number % 10], "peers"), BOT, direct=True)
+            await talk.idle()
+        talk.receive(fake.message(ADMIN, "grants"), BOT, direct=True)
+        await talk.idle()
+    assert fake.said[-1] == f"done for {ADMIN}"
+
+
+@pytest.mark.parametrize("words", ["revoke 1", "revoke @eve:evil.test", "kick 3", "pause", "reload"])
+async def test_what_an_admin_takes_away_is_never_too_fast(fake: Fake, words: str) -> None:
+    async with running(fake) as talk:
+        for _ in range(COMMANDS_PER_MINUTE + 1):
+            talk.receive(fake.message(ADMIN, "grants"), BOT, direct=True)
+            await talk.idle()
+        assert fake.said[-1] == TOO_FAST_TEXT
+        for count in (1, 2):
+            talk.receive(fake.message(ADMIN, words), BOT, direct=True)
+            await talk.idle()
+            assert fake.said.count(f"done for {ADMIN}") == COMMANDS_PER_MINUTE + count
 
 
 async def test_a_wrong_command_gets_a_suggestion_and_its_usage(fake: Fake) -> None:
