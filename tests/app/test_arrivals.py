@@ -6,15 +6,19 @@ The homeserver here may be silent, stale or wrong: ``members`` says who is in a 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mxrtc_bridge.app import arrivals as arrivals_module
 from mxrtc_bridge.app import named_rooms as module
@@ -24,10 +28,13 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.policy import UNCONFIRMED
 from tests.app.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
 from tests.app.test_bridge import invite, running, until
+from tests.hostile_json import JSON, beside
 
 TEAM, LIST = RoomId(f"!team:{DOMAIN}"), RoomId(f"!list:{DOMAIN}")
 MEMBER = UserId(ALICE)
 CAROL = f"@carol:{DOMAIN}"
+EXAMPLES = 8
+"""Of hostile content for each event; the parts are tried with more."""
 GRANTS = {"grants": [{"id": "team", "from": [f"room:{TEAM}"], "to": ["build/echo"]}], "policy_lists": [LIST]}
 
 
@@ -108,6 +115,100 @@ async def test_kick_counts_when_it_arrives_whatever_else_is_in_it(homeserver: Fa
         assert not is_member(bridge)
         stores.inbox.store = store  # type: ignore[method-assign]
         assert await refusal(homeserver, 1) is None
+
+
+ENDS: dict[str, Callable[[int], dict[str, Any]]] = {
+    **{
+        f"membership {membership!r}": lambda number, membership=membership: state(  # type: ignore[misc]
+            "m.room.member", user(number), {"membership": membership}
+        )
+        for membership in ("leave", "ban", "knock", None, ["join"])
+    },
+    **{
+        f"{kind} of {entity}": lambda number, kind=kind, entity=entity: state(  # type: ignore[misc]
+            kind, f"rule{number}", {"entity": entity.format(number), "recommendation": "m.ban"}, LIST
+        )
+        for kind, entity in (
+            ("m.policy.rule.user", "@user{}:example.org"),
+            ("m.room.rule.user", "@user{}:*"),
+            ("org.matrix.mjolnir.rule.user", "*ser{}:example.org"),
+            ("m.policy.rule.server", "server{}.test"),
+            ("org.matrix.mjolnir.rule.server", "?erver{}.test"),
+        )
+    },
+    "m.room.encryption": lambda number: state("m.room.encryption", "", {}, f"!room{number}:{DOMAIN}"),
+    "m.call.hangup": lambda number: call_event("m.call.hangup", number),
+    "m.call.reject": lambda number: call_event("m.call.reject", number),
+}
+"""Every event of a room by which something ends, for the user or room of a number."""
+
+
+def user(number: int) -> str:
+    return f"@user{number}:{DOMAIN}"
+
+
+def call_event(kind: str, number: int) -> dict[str, Any]:
+    raw = state(kind, "", {"call_id": f"c{number}", "party_id": "p", "version": "1"}, ROOM, event_id=f"${kind}{number}")
+    del raw["state_key"]
+    return {**raw, "sender": ALICE, "origin_server_ts": time.time_ns() // 1_000_000}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_end_of_a_right_counts_whatever_comes_before_in_and_behind_it(tmp_path: Path, end: str) -> None:
+    """Anything that is JSON, in the same transaction and in the event; the homeserver goes on to tell of what was."""
+    numbers = itertools.count()
+
+    async def one(bridge: Bridge, server: FakeHomeserver, drawn: tuple[Any, ...]) -> None:
+        before, beside_, inside, behind = drawn
+        number = next(numbers)
+        raw = ENDS[end](number)
+        raw = {**beside_, "unsigned": {"prev_content": behind}, **raw, "content": {**inside, **raw["content"]}}
+        ended: list[str] = []
+        bridge._calls.receive = lambda event, _local: took(ended, event.message.call_id)  # type: ignore[assignment,method-assign,return-value]
+        room = RoomId(f"!room{number}:{DOMAIN}")
+        denied = UserId(f"@x:server{number}.test" if "rule.server" in end else user(number))
+        assert end.startswith("m.call") or not is_over(bridge, denied, room)
+        assert await server.push(*before, raw, *before, behind) == 200
+        if end.startswith("m.call"):
+            await bridge._inbox.idle()
+            assert ended == [f"c{number}"]
+        else:
+            assert is_over(bridge, denied, room)
+
+    def is_over(bridge: Bridge, denied: UserId, room: RoomId) -> bool:
+        match end.partition(" ")[0]:
+            case "membership":
+                return not bridge._named_rooms.rooms_of(denied)
+            case "m.room.encryption":
+                return bridge._peers.is_encrypted(room)
+            case _:
+                return bridge._rights.denial(denied) is not None
+
+    async def took(ended: list[str], call_id: str) -> None:
+        ended.append(call_id)
+
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        server = runner.run(stack.enter_async_context(FakeHomeserver(tmp_path)))
+        server.members = {ROOM: [ALICE, PEER], TEAM: [ALICE, *map(user, range(EXAMPLES * 10)), f"@rtcbot:{DOMAIN}"]}
+        server.members |= {f"!room{number}:{DOMAIN}": [user(number), PEER] for number in range(EXAMPLES * 10)}
+        server.rules[LIST] = []
+        try:
+            bridge, _, _ = runner.run(stack.enter_async_context(running(server, **GRANTS)))
+            names = ("type", "room_id", "state_key", "content", "event_id", "sender", "origin_server_ts", "redacts")
+
+            @settings(max_examples=EXAMPLES, deadline=None, database=None)
+            @given(
+                drawn=st.tuples(
+                    st.lists(JSON, max_size=3), beside(*names), beside("membership", "entity", "recommendation"), JSON
+                )
+            )
+            def each(drawn: tuple[Any, ...]) -> None:
+                runner.run(one(bridge, server, drawn))
+
+            each()
+        finally:
+            runner.run(stack.aclose())
 
 
 @pytest.mark.parametrize("kind", ["m.policy.rule.user", "m.room.rule.user", "org.matrix.mjolnir.rule.user"])

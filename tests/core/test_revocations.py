@@ -25,33 +25,11 @@ from mxrtc_bridge.core.revocations import (
 )
 from mxrtc_bridge.matrix.room_event import parse_room_event
 from mxrtc_bridge.web.transaction_body import read_transaction
+from tests import hostile_json
+from tests.hostile_json import ALICE, JSON, TEXT
 
-ROOM = RoomId("!room:example.org")
-ALICE = "@alice:example.org"
+ROOM = RoomId(hostile_json.ROOM)
 BAN = {"entity": ALICE, "recommendation": "m.ban"}
-
-TEXT = st.text(st.characters(codec="utf-8") | st.sampled_from("\0\u202e\ufeff\U0010ffff"), max_size=12)
-SCALAR = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**64), 2**64)
-    | st.sampled_from([-1, 0, 2**53, -(2**53), 10**30])
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | TEXT
-    | st.sampled_from(["\ud800", "join", "leave", "m.room.member", ALICE, ROOM])
-)
-
-
-def _deep(value: Any, levels: int) -> Any:
-    for number in range(levels):
-        value = [value] if number % 2 else {"a": value}
-    return value
-
-
-JSON = st.recursive(
-    SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=8
-) | st.builds(_deep, SCALAR, st.sampled_from([1, 28, 29, 30, 31, 32, 33, 100, 500]))
-"""What homeservers let through: any depth, any numbers, any characters."""
 
 ENDS: list[tuple[str, dict[str, Any], News]] = [
     *(
