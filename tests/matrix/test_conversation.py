@@ -31,6 +31,7 @@ from mxrtc_bridge.matrix.conversation import (
     Reaction,
 )
 from mxrtc_bridge.matrix.room_event import RoomEvent, parse_room_event
+from tests.hostile_json import JSON
 
 ALICE, ADMIN, EVE = UserId("@alice:example.org"), UserId("@admin:example.org"), UserId("@eve:evil.test")
 BOT, BUILD = UserId("@rtcbot:example.org"), UserId("@rtc_build:example.org")
@@ -254,12 +255,12 @@ async def test_an_admin_is_heard_whatever_others_of_their_server_write(fake: Fak
     crowd = [UserId(f"@user{number}:example.org") for number in range(10)]
     fake.users.update(crowd)
     async with running(fake) as talk:
-        for number in range(COMMANDS_PER_MINUTE_OF_SERVER + 10):
-            talk.receive(fake.message(crowd[number % 10], "peers"), BOT, direct=True)
+        for sender in crowd * (COMMANDS_PER_MINUTE_OF_SERVER // 10 + 1):
+            talk.receive(fake.message(sender, "peers"), BOT, direct=True)
             await talk.idle()
         talk.receive(fake.message(ADMIN, "grants"), BOT, direct=True)
         await talk.idle()
-    assert fake.said[-1] == f"done for {ADMIN}"
+    assert fake.said[-1] == "done for @admin:example.org"
 
 
 @pytest.mark.parametrize("words", ["revoke 1", "revoke @eve:evil.test", "kick 3", "pause", "reload"])
@@ -269,10 +270,9 @@ async def test_what_an_admin_takes_away_is_never_too_fast(fake: Fake, words: str
             talk.receive(fake.message(ADMIN, "grants"), BOT, direct=True)
             await talk.idle()
         assert fake.said[-1] == TOO_FAST_TEXT
-        for count in (1, 2):
-            talk.receive(fake.message(ADMIN, words), BOT, direct=True)
-            await talk.idle()
-            assert fake.said.count(f"done for {ADMIN}") == COMMANDS_PER_MINUTE + count
+        talk.receive(fake.message(ADMIN, words), BOT, direct=True)
+        await talk.idle()
+    assert fake.said.count(f"done for {ADMIN}") == COMMANDS_PER_MINUTE + 1
 
 
 async def test_a_wrong_command_gets_a_suggestion_and_its_usage(fake: Fake) -> None:
@@ -423,11 +423,6 @@ async def test_an_encrypted_message_is_no_command(fake: Fake) -> None:
     assert fake.sent == []
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-10, 10) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
 CONTENT = st.fixed_dictionaries(
     {},
     optional={
