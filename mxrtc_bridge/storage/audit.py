@@ -148,8 +148,10 @@ class AuditStore:
 
         async def insert(connection: Connection) -> None:
             first, last = entries[0].head.number, entries[-1].head.number
-            # What stands there already is left as it is, and looked at then.
-            await connection.executemany(_INSERT, [_row(each) for each in entries])
+            # What stands there already is left as it is, and looked at then. PostgreSQL does not tell whether there is.
+            done: Any = await connection.executemany(_INSERT, [_row(each) for each in entries])
+            if getattr(done, "rowcount", None) == len(entries):
+                return
             rows = await connection.fetch(
                 "SELECT number, digest FROM audit WHERE number BETWEEN $1 AND $2", first, last
             )
