@@ -257,6 +257,10 @@ async def test_a_member_of_the_room_may_and_one_who_is_kicked_may_not_any_more(s
     await scene.carol.ask("POST", f"rooms/{quote(scene.team)}/invite", {"user_id": ALICE})
     await scene.alice.ask("POST", f"join/{quote(scene.team)}", {})
     await scene.carol.until_member(scene.team, ALICE)
+    # Within some seconds: what was taken away stays away that long, whatever the homeserver says meanwhile.
+    async with asyncio.timeout(20):
+        while b"build/team" not in (await scene.world.run_mxrtc("alice", "ls"))[1]:
+            pass
     await (await scene.open("team")).end()
 
 
