@@ -390,7 +390,7 @@ class Bridge:
             await self._signals.handle(device, event)
 
     def _handle_verification(self, event: RoomEvent, local: UserId) -> bool:
-        device = self._encryption.device_of(local)
+        device = None if self._withdrawn.holds(event.room_id, event.event_id) else self._encryption.device_of(local)
         return device is not None and self._verification_intake.take_in_room(device, event)
 
     async def _receive_call(self, event: CallEvent, local: UserId) -> None:

@@ -54,7 +54,7 @@ class People:
         clock: Clock,
         reads_encrypted: Callable[[], bool],
         reload: Callable[[], Awaitable[str]],
-        withdrawn: Callable[[RoomId, EventId], bool],
+        withdrawn: Callable[[RoomId, EventId, UserId | None], bool],
     ) -> None:
         """Make it; :meth:`run` must run for anybody to be answered.
 
@@ -76,7 +76,7 @@ class People:
             clock: where time comes from.
             reads_encrypted: whether encrypted rooms are understood.
             reload: reads the configuration again, and says what came of it.
-            withdrawn: whether an event was redacted.
+            withdrawn: whether an event was redacted, by a user or (None) by anybody.
         """
         self._peers = peers
         self.desk = Desk(given, calls, audit=audit, audited=audited, reload=reload, monotonic=clock.monotonic)

@@ -10,6 +10,9 @@ person are carried out in order. At a full queue the message is dropped and coun
 fast reads no answers. What a worker does ends within :data:`COMMAND_TIMEOUT_S`. A queue is not kept over a restart:
 what was not answered then is typed again.
 
+What was redacted before its turn came is not carried out. But what takes something away is taken back by its own sender
+only: somebody with power in the room must not be able to keep what an admin takes from them.
+
 An encrypted event is given to :meth:`Conversation.receive` once it is decrypted; one that is not is no command, and
 :mod:`mxrtc_bridge.matrix.peers` has told the room that it cannot be read.
 """
@@ -26,7 +29,16 @@ from enum import Enum
 from typing import Protocol
 
 from mxrtc_bridge.core.answers import Answer, Code, Line, Page, pages, say, text
-from mxrtc_bridge.core.command_values import Command, Mistake, Names, RevokeAccess, RevokeGrant
+from mxrtc_bridge.core.command_values import (
+    CloseSessions,
+    Command,
+    DenyRequest,
+    Mistake,
+    Names,
+    RevokeAccess,
+    RevokeGrant,
+    WithdrawRequest,
+)
 from mxrtc_bridge.core.commands import Effect, addressed, effect_of, meant_by
 from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_event_id
@@ -69,6 +81,8 @@ TIMEOUT_TEXT = "That took too long, and I have given up waiting for it."
 # What takes something away waits behind nothing: neither behind others' commands, nor behind one of the same person
 # that hangs. What takes back grants is done once more in its turn, where one of them may just be being given.
 _ONCE_MORE = (RevokeGrant, RevokeAccess)
+_ENDS_TOO = (DenyRequest, CloseSessions, WithdrawRequest)
+"""Besides what takes away: of these too nobody has more afterwards."""
 
 
 class Rank(Enum):
@@ -144,6 +158,11 @@ class _Said:
     def takes_away(self) -> bool:
         return not isinstance(self.command, Mistake) and effect_of(self.command) is Effect.TAKES
 
+    @property
+    def withdrawn_by(self) -> UserId | None:
+        """Who alone can take it back by redacting it; None for everybody whom the homeserver lets do so."""
+        return self.event.sender if self.takes_away or isinstance(self.command, _ENDS_TOO) else None
+
 
 @dataclass(frozen=True, slots=True)
 class _Line:
@@ -169,7 +188,7 @@ class Conversation:
         is_own: Callable[[UserId], bool],
         wall_ms: Callable[[], int],
         monotonic: Callable[[], float],
-        withdrawn: Callable[[RoomId, EventId], bool] = lambda _room, _event: False,
+        withdrawn: Callable[[RoomId, EventId, UserId | None], bool] = lambda _room, _event, _by: False,
     ) -> None:
         """Make a conversation.
 
@@ -179,7 +198,7 @@ class Conversation:
             is_own: whether a user is of the bridge's namespace.
             wall_ms: milliseconds since the epoch.
             monotonic: seconds.
-            withdrawn: whether an event was redacted: then nothing comes of it any more.
+            withdrawn: whether an event was redacted, by a user or (None) by anybody.
         """
         self._withdrawn = withdrawn
         self._sender = sender
@@ -328,7 +347,8 @@ class Conversation:
     async def _do(self, work: _Said | Reaction | _Line) -> None:
         event_id = work.event if isinstance(work, Reaction) else work.event.event_id
         room = work.room if isinstance(work, Reaction) else work.event.room_id
-        if event_id is not None and self._withdrawn(room, event_id):
+        by = work.withdrawn_by if isinstance(work, _Said) else None
+        if event_id is not None and self._withdrawn(room, event_id, by):
             return
         match work:
             case Reaction():

@@ -5,7 +5,8 @@ The database is the queue; memory only holds its head. Promises, each with a tes
 - :meth:`Inbox.accept` returns after the events are committed. What got a place is handled, also after a crash.
 - An event is handled once, whatever transactions bring it and however often (a crash may repeat the last few).
 - What takes a right away takes effect when it arrives (:meth:`Inbox.look`), whatever becomes of the transaction.
-- An event that was redacted before its turn came is not handled any more.
+- An event that was redacted before its turn came is not handled any more; where it may be a command that takes
+  something away, and its own sender has not redacted it, that is for its handler to find out.
 - An event that cannot be read, or whose handler raises or takes too long, is set aside with the reason.
 - Nobody's flood is others' wait: events have places by sender, server and room (:mod:`.inbox_places`), and their
   handling begins in turns. Beyond its places an event is dropped.
@@ -35,11 +36,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.errors import StorageError
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import EventId, UserId
 from mxrtc_bridge.core.seldom import Seldom
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.arrivals import Arrival, EventStore, read_arrival
@@ -56,6 +57,8 @@ _log = logging.getLogger(__name__)
 
 Handler = Callable[[RoomEvent], Awaitable[None]]
 
+MAY_TAKE = frozenset({"m.room.message", "m.room.encrypted"})
+"""Types that may hold a command that takes something away."""
 REDACTED = "redacted"
 """Why an event is set aside that was taken back before its turn came."""
 
@@ -280,7 +283,7 @@ class Inbox:
             else:
                 self._metrics.events("stored")
                 self._queue(arrival, seq)
-        await self._withdraw({key: room for room, key in (each.withdraws for each in arrivals if each.withdraws)})
+        await self._withdraw([(*each.withdraws, each.sender) for each in arrivals if each.withdraws])
         self._metrics.events_pending(len(self._places))
 
     def _admits(self, arrival: Arrival) -> bool:
@@ -296,20 +299,26 @@ class Inbox:
         if arrival.event is not None:
             self._places.give_back(arrival.sender, arrival.room_id, arrival.lane)
 
-    async def _withdraw(self, redacted: Mapping[str, str]) -> None:
+    async def _withdraw(self, redactions: Sequence[tuple[str, EventId, str]]) -> None:
         """Take redacted events out of what waits; where that fails the transaction comes again, and so does this.
 
         Args:
-            redacted: event ids, each with the room that its redaction is in.
+            redactions: of each its room, the event that it redacts, and its sender.
         """
+        redactors: dict[tuple[str, str], set[str]] = {}
+        for room, key, sender in redactions:
+            redactors.setdefault((room, key), set()).add(sender)
         verdicts: list[Verdict] = []
-        for each in await self._store.find_waiting(tuple(redacted)) if redacted else ():
+        for each in await self._store.find_waiting([key for _, key, _ in redactions]) if redactions else ():
             lane = self._lanes.get((each.room_id, each.lane))
             held = next((queued for queued in lane.queue if queued.key == each.key), None) if lane is not None else None
             # What was in the queue and is there no more is being handled, or has a verdict: that counts.
             in_hand = lane is not None and held is None and each.seq <= lane.last_seq
-            if redacted[each.key] != each.room_id or in_hand:
+            by = redactors.get((each.room_id, each.key))
+            if by is None or in_hand:
                 continue
+            if each.sender not in by and each.lane and self._places.has_right(UserId(each.sender)):
+                continue  # It may take something away: see _is_withdrawn.
             if lane is not None and held is not None:
                 lane.queue.remove(held)
                 self._held_chars -= held.size
@@ -421,7 +430,7 @@ class Inbox:
         limit = asyncio.timeout(self._limits.handler_timeout_s)
         try:
             event = queued.event or decode(queued.payload)
-            if self._withdrawn.holds(event.room_id, event.event_id):
+            if self._is_withdrawn(event):
                 return REDACTED
             async with limit:
                 await self._handler(event)
@@ -435,6 +444,12 @@ class Inbox:
                 return f"timeout: not handled within {self._limits.handler_timeout_s:g} s"
             return f"the handler raised {_describe(error)}"
         return None
+
+    def _is_withdrawn(self, event: RoomEvent) -> bool:
+        # A command that takes something away is taken back by its sender only. Whether this is one, or is to be
+        # dropped, is found out when it is read.
+        by = event.sender if event.type in MAY_TAKE else None
+        return self._withdrawn.holds(event.room_id, event.event_id, by)
 
     async def _settle(self, verdicts: Sequence[Verdict]) -> None:
         async with self._counting:

@@ -12,7 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.answers import Answer, say
-from mxrtc_bridge.core.command_values import Command, GiveGrant, Help, ListPeers, Names, OpenPeer, Resume, RevokeGrant
+from mxrtc_bridge.core.command_values import (
+    Command,
+    GiveGrant,
+    Help,
+    ListPeers,
+    Names,
+    OpenPeer,
+    Resume,
+    RevokeGrant,
+)
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.conversation import (
@@ -50,7 +59,7 @@ class Fake:
         self.now = 0.0
         self.failure: Exception | None = None
         self.unreachable = False
-        self.withdrawn: set[tuple[RoomId, EventId]] = set()
+        self.withdrawn: dict[tuple[RoomId, EventId], UserId] = {}
         self._events = 0
 
     def rank(self, user: UserId) -> Rank:
@@ -81,6 +90,10 @@ class Fake:
             raise HomeserverError("away")
         self.sent.append((room, event_type, content, txn_id, as_user))
         return EventId("$sent")
+
+    def was_withdrawn(self, room: RoomId, event: EventId, by: UserId | None) -> bool:
+        redactor = self.withdrawn.get((room, event))
+        return redactor is not None and by in (None, redactor)
 
     def event(self, sender: UserId, content: Mapping[str, Any], kind: str = "m.room.message", **more: Any) -> RoomEvent:
         self._events += 1
@@ -116,7 +129,7 @@ async def running(fake: Fake) -> AsyncIterator[Conversation]:
         is_own=lambda user: user in (BOT, BUILD),
         wall_ms=lambda: fake.wall,
         monotonic=lambda: fake.now,
-        withdrawn=lambda room, event: (room, event) in fake.withdrawn,
+        withdrawn=fake.was_withdrawn,
     )
     task = asyncio.create_task(talk.run())
     try:
@@ -299,7 +312,7 @@ async def test_what_was_redacted_while_it_waited_is_not_carried_out(fake: Fake) 
         said, reaction = fake.message(ADMIN, "grants"), fake.event(ADMIN, annotation(), "m.reaction")
         for event in (said, fake.message(ALICE, "help"), reaction, fake.message(EVE, "help")):
             talk.receive(event, BOT, direct=True)
-            fake.withdrawn.add((event.room_id, event.event_id))
+            fake.withdrawn[event.room_id, event.event_id] = EVE
         await talk.idle()
     assert (fake.commands, fake.reactions, fake.sent) == ([], [], [])
 

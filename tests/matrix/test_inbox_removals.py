@@ -10,7 +10,7 @@ import pytest
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.matrix.inbox import Inbox, InboxLimits
 from mxrtc_bridge.matrix.withdrawn import MAX_EVENTS, MAX_ROOMS, WithdrawnEvents
-from tests.matrix.inbox_bench import MemoryStore, Recorder, kill, make_inbox, raw_event, running
+from tests.matrix.inbox_bench import ALICE, MemoryStore, Recorder, kill, make_inbox, raw_event, running
 
 ROOM = "!r0:example.org"
 
@@ -76,6 +76,35 @@ async def test_redaction_in_the_same_transaction_or_before_its_event_counts() ->
         await take(inbox, raw_event(4))
         await inbox.idle()
     assert recorder.numbers == [2, 3]
+
+
+@pytest.mark.parametrize("kind", ["m.room.message", "m.room.encrypted"])
+@pytest.mark.parametrize("events_per_lane", [1, 1000])
+@pytest.mark.parametrize("by", ["@eve:example.org", ALICE])
+async def test_message_of_somebody_with_a_right_is_taken_back_by_themselves_only(
+    kind: str, events_per_lane: int, by: str
+) -> None:
+    """It may take something away from whoever redacts it; its handler knows that it was redacted, and what it is."""
+    store, gate = MemoryStore(), Gate()
+    limits = InboxLimits(events_per_lane=events_per_lane, retry_s=0)
+    async with running(make_inbox(store, gate, limits=limits, has_right=lambda user: user == ALICE)) as inbox:
+        await take(inbox, *(raw_event(number, type=kind) for number in range(4)))
+        await take(inbox, redaction(5, 2, sender=by), redaction(6, 3, sender=by, room_id="!r1:example.org"))
+        gate.opened.set()
+        await inbox.idle()
+    assert (2 in gate.numbers) == (by != ALICE)
+    assert 3 in gate.numbers
+
+
+async def test_redaction_counts_whatever_another_one_in_another_room_says_behind_it() -> None:
+    store, gate = MemoryStore(), Gate()
+    async with running(make_inbox(store, gate)) as inbox:
+        await take(inbox, raw_event(1), raw_event(2))
+        # Without the memory of this run: what is written down counts after the next start.
+        await inbox.accept("t", [redaction(3, 2), redaction(4, 2, room_id="!r1:example.org")])
+        gate.opened.set()
+        await inbox.idle()
+    assert store.rows["$2"].reason == "redacted"
 
 
 async def test_redaction_of_an_event_of_another_room_means_nothing() -> None:
