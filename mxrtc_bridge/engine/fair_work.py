@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.shares import ShareLimits, Shares
+from mxrtc_bridge.core.shares import Share, ShareLimits, Shares, host_of
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.engine.turns import Turns
 
@@ -63,8 +63,10 @@ class FairWork:
         """
         full = self._waiting.full(sender, has_right=self._has_right)
         if full is not None:
+            # One line for each share that is full, not for each name that was invented.
+            whose = {Share.SENDER: sender, Share.SERVER: host_of(sender)}.get(full)
             self._seldom.warning(
-                (full, sender), "! %s of %s dropped: the share %s is full", self._what, sender, full.value
+                (full, whose), "! %s of %s dropped: the share %s is full", self._what, sender, full.value
             )
             return False
         self._waiting.add(sender)

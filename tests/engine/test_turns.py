@@ -171,6 +171,18 @@ async def test_fair_work_beyond_a_share_is_dropped_and_said_once(caplog: pytest.
     await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_fair_work_names_a_share_once_however_many_names_have_filled_it(caplog: pytest.LogCaptureFixture) -> None:
+    work = fair_work(ShareLimits(sender=2, server=3, foreign=4, others=5, total=6))
+
+    async def job() -> None: ...
+
+    for crowd in (["far.test"] * 50, [f"s{n}.test" for n in range(50)], [OWN] * 50):
+        for number, server in enumerate(crowd):
+            work.put(user(f"u{number}", server), job)
+    said = [record.message.rsplit("the share ", 1)[1] for record in caplog.records if "dropped" in record.message]
+    assert said == ["of one server is full", "of all foreign servers is full", "of all who have no right is full"]
+
+
 async def test_fair_work_that_fails_ends_itself_only() -> None:
     work, done = fair_work(ShareLimits(sender=9, server=9, foreign=9, others=9, total=9)), []
 
