@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import ParamSpec, Protocol, TypeVar
@@ -147,13 +147,16 @@ class Audit:
             raise
         self._file = file
         self._head, self._key = recovered.head, recovered.key.secret
-        for each in recovered.found:
-            log.error("! the audit is not as it was left: %s", each)
-            self._tell_admins(f"The audit has a gap: {each}. mxrtc-bridge audit verify shows where.")
+        self._say_gaps(recovered.found)
         self.note(start_record(recovered, self._wall_ms()))
         self._removing = await self._in_thread(self._file.surplus)
         # With a full disk the bridge starts all the same, and takes no sessions until there is room.
         await self._write_some()
+
+    def _say_gaps(self, found: Iterable[str]) -> None:
+        for each in found:
+            log.error("! the audit is not as it was left: %s", each)
+            self._tell_admins(f"The audit has a gap: {each}. mxrtc-bridge audit verify shows where.")
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -314,6 +317,8 @@ class Audit:
             return entries
         head = entries[-1].head
         before = await self._in_thread(self._file.append, [entry.line for entry in entries], head)
+        found, self._file.found = self._file.found, []
+        self._say_gaps(found)
         try:
             await self._store.add(entries)
         except BaseException as error:

@@ -76,9 +76,12 @@ class AuditFile:
         self._to_take_back: int | None = None
         self.rotated = False
         """Whether the last lines have begun a new file."""
+        self.found: list[str] = []
+        """What somebody else has done to the file since it was opened, in words; for whoever writes to take."""
         try:
             self._open()
             self._cut_half_line()
+            self._size = os.fstat(self._descriptor).st_size
         except OSError as error:
             self.close()
             raise StorageError(f"the audit file {str(path)!a} cannot be used: {error.strerror}") from error
@@ -147,6 +150,7 @@ class AuditFile:
                 kept.write(os.pread(self._descriptor, room, offset))
             os.ftruncate(self._descriptor, offset)
             os.fsync(self._descriptor)
+            self._size = offset
         except OSError as error:
             raise StorageError(f"the audit file cannot be written: {error.strerror}") from error
 
@@ -253,7 +257,8 @@ class AuditFile:
             if self._to_take_back is not None:
                 self._cut(self._to_take_back)
             self._check_room()
-            before = os.fstat(self._descriptor).st_size
+            self._mind_others()
+            before = self._size
             self.rotated = False
             if before and before + len(data) > self._max_bytes:
                 self._begin_new(last.number - len(lines))
@@ -263,11 +268,41 @@ class AuditFile:
             while view:
                 view = view[os.write(self._descriptor, view) :]
             os.fdatasync(self._descriptor)
+            self._size = before + len(data)
         except OSError as error:
             if before >= 0:
                 self.take_back(before)
             raise StorageError(f"the audit file cannot be written: {error.strerror}") from error
         return before
+
+    def _mind_others(self) -> None:
+        """Write where lines belong, whatever somebody else has done to the file: another program that rotates it, say.
+
+        Lines in a file that has its name no more would be lost to everybody, and nobody would notice.
+        """
+        ours, there = os.fstat(self._descriptor), None
+        with contextlib.suppress(FileNotFoundError):
+            there = self._path.stat(follow_symlinks=False)
+        if there is None or (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            if there is not None and there.st_size:
+                raise OSError(errno.EEXIST, "another file stands in its place; put the bridge's own there, and restart")
+            old = self._descriptor
+            self._open()
+            os.close(old)
+            _sync_folder(self._path.parent)
+            self._size = 0
+            self.found.append("the file was moved away while the bridge ran, and a new one was begun")
+        elif ours.st_size < self._size:
+            self._cut_half_line()
+            self._size = os.fstat(self._descriptor).st_size
+            self.found.append("the end of the file was cut off while the bridge ran")
+        elif ours.st_size > self._size:
+            more = ours.st_size - self._size
+            self.set_aside(self._size)
+            name = refused_file(self._path).name
+            self.found.append(
+                f"{more} bytes that the bridge had not written were in the file, and were moved to {name}"
+            )
 
     def take_back(self, size: int) -> None:
         """Make the file as long as it was before lines that do not count; where that fails, before the next ones."""
@@ -279,6 +314,7 @@ class AuditFile:
         os.ftruncate(self._descriptor, size)
         os.fdatasync(self._descriptor)
         self._to_take_back = None
+        self._size = size
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -303,6 +339,7 @@ class AuditFile:
             full.rename(self._path)
             raise
         os.close(old)
+        self._size = 0
         _sync_folder(self._path.parent)
 
 

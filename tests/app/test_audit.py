@@ -376,3 +376,55 @@ async def test_who_gives_up_waiting_breaks_nothing(world: World) -> None:
     kinds = await world.verify()
     assert kinds[0] == "start"
     assert 4 <= len(kinds) <= 7
+
+
+def leave(world: World, how: str) -> None:
+    """Do what another program does that rotates or tidies up."""
+    aside = world.path.with_name("aside")
+    match how:
+        case "moved":
+            world.path.rename(aside)
+        case "moved, and made anew":
+            world.path.rename(aside)
+            world.path.touch(0o600)
+        case "removed":
+            world.path.unlink()
+        case "copied, and emptied":
+            os.truncate(world.path, 0)
+
+
+@pytest.mark.parametrize("how", ["moved", "moved, and made anew", "removed", "copied, and emptied"])
+async def test_lines_go_to_where_the_file_has_its_name_whatever_another_program_does(world: World, how: str) -> None:
+    audit = await world.start()
+    assert await audit.record(CALL)
+    leave(world, how)
+    assert await audit.record(CALL)
+    assert await audit.record(END)
+    assert await world.verify() == ["call", "end"]
+    (told,) = world.told
+    assert "while the bridge ran" in told
+    await audit.close()
+    await (await world.start()).close()
+
+
+async def test_what_another_program_adds_while_the_bridge_runs_spoils_no_line(world: World) -> None:
+    audit = await world.start()
+    with world.path.open("ab") as file:
+        file.write(b"no line, and without its end")
+    assert await audit.record(CALL)
+    assert await world.verify() == ["start", "call"]
+    assert "28 bytes" in world.told[0]
+    assert world.path.with_name("audit-refused.jsonl").read_bytes() == b"no line, and without its end"
+    await audit.close()
+
+
+async def test_another_file_in_the_place_of_the_audit_is_not_written_to(world: World) -> None:
+    audit = await world.start()
+    world.path.rename(world.path.with_name("aside"))
+    world.path.write_bytes(b"of somebody\n")
+    assert not await audit.record(CALL)
+    assert "another file stands in its place" in world.told[0]
+    assert world.path.read_bytes() == b"of somebody\n"
+    world.path.with_name("aside").replace(world.path)
+    assert await audit.record(CALL)
+    await audit.close()
