@@ -14,6 +14,15 @@
   transaction, and is done again only where the database does not hold that mark. What cannot be found out in some
   seconds is an :class:`~mxrtc_bridge.core.errors.UnknownOutcomeError`: a caller looks it up by a key of its own.
 
+By which key each store looks up what may have been stored; so every write may be asked for twice:
+
+    grants          a key of the giver's; ends, claims and what is given up: the first of its kind counts
+    requests        one is open for a user and service; settled: the first answer counts
+    calls           room, call, users, and the party id that is new for each claim
+    inbox           the id of the event
+    audit           the number of the line, and its digest
+    the others      a row has the values that were written last, under the key of its table
+
 SQLite runs in WAL mode with ``synchronous=FULL``. ``NORMAL`` would be faster (0.02 ms instead of 0.4 ms for a commit on
 a solid-state disk) but may forget the last commits when the power fails, and both the 200 that we give the homeserver
 and the claim of a call promise that this does not happen. The inbox makes few, big commits instead.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self, cast
@@ -246,6 +247,14 @@ async def closed_worlds() -> AsyncIterator[None]:
     yield
     while World.open:
         await World.open.pop().database.close()
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Files in memory where there is such a folder: no power fails here, and disks are slow where much goes on."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 class RefusingDatabase:

@@ -19,10 +19,10 @@ from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.core.errors import HomeserverError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.core.policy import parse_subject
 from mxrtc_bridge.core.requests import Answer
-from tests.app.grants_world import ADMIN, EVE, HOUR_S, WEB, World, closed_worlds
+from tests.app.grants_world import ADMIN, EVE, HOUR_S, WEB, World, closed_worlds, tmp_path
 from tests.storage.failing_commits import failing_commits
 
-__all__ = ["closed_worlds"]
+__all__ = ["closed_worlds", "tmp_path"]
 
 Doing = Callable[[World], Awaitable[object]]
 
