@@ -31,7 +31,8 @@ MAX_EARLY_BODY = 64 * 1024
 longer and longer with all others after a refusal, and our own devices make it send some at the start."""
 READ_TIMEOUT_S = 30.0
 MAX_IN_FLIGHT = 4
-"""Transactions at the same time. A homeserver sends one after the other, and another one after its own timeout."""
+"""Transactions that are read at the same time, and as many that wait for the database. A homeserver sends one after
+the other, and another one after its own timeout."""
 _THREAD_ABOVE = 256 * 1024
 """Larger bodies are parsed in a thread, so that sessions do not notice."""
 _COMPLAIN_EVERY_S = 60.0
@@ -99,7 +100,8 @@ class AppserviceEndpoint:
         self._metrics = metrics
         self._hear = hear
         self._read_timeout_s = read_timeout_s
-        self._in_flight = 0
+        self._reading = 0
+        self._storing = 0
         self._complained_at = float("-inf")
 
     def application(self) -> web.Application:
@@ -166,23 +168,31 @@ class AppserviceEndpoint:
         ready = self._sink.ready
         if not ready and (request.content_length or MAX_BODY) > MAX_EARLY_BODY:
             raise _not_ready()
-        if self._in_flight >= MAX_IN_FLIGHT:
-            raise Refusal(503, "M_UNKNOWN", f"{MAX_IN_FLIGHT} transactions are being taken already")
-        self._in_flight += 1
+        if self._reading >= MAX_IN_FLIGHT:
+            raise _too_many("read")
+        self._reading += 1
         try:
             transaction = await self._read(request)
-            self._sink.look(transaction.events)
-            if transaction.news:
-                # Also where the events cannot be stored: the homeserver may not say it again with them.
-                self._hear(transaction.news)
-            if ready:
-                await self._sink.accept(txn_id, transaction.events)
-            elif transaction.events:
+        finally:
+            self._reading -= 1
+        self._sink.look(transaction.events)
+        if transaction.news:
+            # Also where the events cannot be stored: the homeserver may not say it again with them.
+            self._hear(transaction.news)
+        if not ready:
+            if transaction.events:
                 raise _not_ready()
+            return
+        # Not before it was read: while the database hangs, what takes a right away must still be seen.
+        if self._storing >= MAX_IN_FLIGHT:
+            raise _too_many("stored")
+        self._storing += 1
+        try:
+            await self._sink.accept(txn_id, transaction.events)
         except StorageError as error:
             raise Refusal(503, "M_UNKNOWN", f"the events cannot be stored: {error}") from error
         finally:
-            self._in_flight -= 1
+            self._storing -= 1
 
     async def _read(self, request: web.Request) -> Transaction:
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
@@ -232,6 +242,10 @@ class AppserviceEndpoint:
 
 def _not_ready() -> Refusal:
     return Refusal(503, "M_UNKNOWN", "the bridge is not ready yet")
+
+
+def _too_many(what: str) -> Refusal:
+    return Refusal(503, "M_UNKNOWN", f"{MAX_IN_FLIGHT} transactions are being {what} already")
 
 
 def _too_large() -> Refusal:

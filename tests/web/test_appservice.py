@@ -321,6 +321,19 @@ async def test_transactions_beyond_the_limit_are_sent_away(site: Site) -> None:
     assert (await site.put({"events": []}))[0] == 200
 
 
+async def test_what_takes_away_is_seen_also_while_all_places_wait_for_the_database(site: Site) -> None:
+    site.sink.hold = asyncio.Event()
+    waiting = [asyncio.create_task(site.put({"events": [number]}, txn=str(number))) for number in range(MAX_IN_FLIGHT)]
+    while len(site.sink.looked) < MAX_IN_FLIGHT:
+        await asyncio.sleep(0)
+    for number in range(3):
+        assert (await site.put({"events": [f"end {number}"]}, txn=f"more{number}"))[0] == 503
+    assert site.sink.looked[MAX_IN_FLIGHT:] == ["end 0", "end 1", "end 2"]
+    site.sink.hold.set()
+    assert [status for status, _ in await asyncio.gather(*waiting)] == [200] * MAX_IN_FLIGHT
+    assert (await site.put({"events": []}))[0] == 200
+
+
 @pytest.mark.parametrize(("length", "status"), [(1, 200), (255, 200), (256, 400)])
 async def test_transaction_id_has_a_limit(site: Site, length: int, status: int) -> None:
     assert (await site.put({"events": []}, txn="t" * length))[0] == status
