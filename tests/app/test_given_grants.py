@@ -200,3 +200,17 @@ async def test_a_grant_that_has_expired_is_out_of_the_database_and_the_audit(wor
     assert world.in_force() == set()
     await world.settled()
     assert await world.grants.in_force(NOW) == []
+
+
+async def test_no_byte_flows_by_a_grant_for_one_session_before_the_database_knows_that_it_is_used(
+    world: World,
+) -> None:
+    await world.give(once=True)
+    disk = RefusingDatabase(world)
+    gate = world.session()
+    assert gate.open(SSH.name) is not None
+    assert not await world.given.claim_written(gate)
+    disk.on = False
+    assert await world.given.claim_written(gate)
+    await world.settled()
+    assert await world.in_database() == set(), "after a kill no other session may use it"
