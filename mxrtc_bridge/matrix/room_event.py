@@ -29,6 +29,10 @@ MAX_TIMESTAMP_MS = 2**53 - 1
 """The largest integer that Matrix JSON may hold (appendices, "Canonical JSON")."""
 
 
+_ENCODE = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+"""Made once: ``json.dumps`` would make one for each event."""
+
+
 @dataclass(frozen=True, slots=True)
 class RoomEvent:
     """One event of a room as the homeserver passed it on."""
@@ -92,7 +96,7 @@ def encode(event: RoomEvent) -> str:
         raw["unsigned"] = {"invite_room_state": list(event.invite_room_state)}
     try:
         # Escapes keep lone surrogates and NUL away from the database, which would refuse both.
-        text = json.dumps(raw, ensure_ascii=True, separators=(",", ":"))
+        text = _ENCODE(raw)
     except (TypeError, ValueError, RecursionError) as error:
         raise EventError("bad_event", f"the event cannot be written as JSON: {error}") from error
     if len(text) > MAX_PAYLOAD_CHARS:
