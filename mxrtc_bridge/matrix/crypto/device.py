@@ -24,11 +24,13 @@ from mxrtc_bridge.core.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
 from mxrtc_bridge.core.signal import SIGNAL_TYPE
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
+from mxrtc_bridge.matrix.crypto.claims import Claims
 from mxrtc_bridge.matrix.crypto.cross_signing import publish_identity, refuse_other
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists, device_with
 from mxrtc_bridge.matrix.crypto.inbound import InboundSessions, unknown_device
 from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES, REQUEST, KeyRequests, parse_request
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer, one_time_keys_in
+from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
 from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage, OlmSessions
 from mxrtc_bridge.matrix.crypto.outbound import OutboundSessions
 from mxrtc_bridge.matrix.crypto.receive_budget import ReceiveBudget
@@ -101,11 +103,14 @@ class CryptoDevice:
         self._account: OwnAccount | None = None
         self._olm: OlmSessions
         self._outbound: OutboundSessions
+        self._claims: Claims
         self.lists = DeviceLists(server, store, wall_ms=wall_ms, known=known_identities)
         self._inbound = InboundSessions(store, pickle_key, wall_ms=wall_ms)
         self._requests = KeyRequests(lambda: self.device_id, pickle_key, wall_ms=wall_ms)
         # Sessions change with every message: one task at a time.
         self._lock = asyncio.Lock()
+        # What goes to one user goes in order: taken before the lock.
+        self._order = KeyedLocks()
         self._token: str | None = None
         self._token_saved_ms = 0
         self._unwedged: dict[str, int] = {}
@@ -179,8 +184,9 @@ class CryptoDevice:
         self._account = account
         self._token = account.stored.sync_token
         self._olm = OlmSessions(account, self._store, self._server, self._pickle_key, wall_ms=self._wall_ms)
+        self._claims = Claims(self._olm, self._lock)
         self._outbound = OutboundSessions(
-            account, self._olm, self.lists, self._store, self._server, self._pickle_key, wall_ms=self._wall_ms
+            account, self._claims, self.lists, self._store, self._server, self._pickle_key, wall_ms=self._wall_ms
         )
 
     async def _is_known_as_ours(self) -> bool:
@@ -358,8 +364,9 @@ class CryptoDevice:
             async with self._budget.asking(sender):
                 for device in (await self.devices_of(sender)).devices:
                     if device.curve25519 == curve25519:
+                        claimed = await self._olm.claim([device])
                         async with self._lock:
-                            await self._olm.claim([device])
+                            await self._olm.begin(claimed, anew=True)
                         await self.send_to_device([device], "m.dummy", {})
         except HomeserverError as error:
             self._seldom.info(sender, "no new session with %s: %s", sender, error)
@@ -370,7 +377,7 @@ class CryptoDevice:
         if wanted is None:
             return
         try:
-            async with self._budget.asking(sender), self._lock:
+            async with self._budget.asking(sender):
                 given = await self._outbound.give_again(wanted, sender)
         except HomeserverError as error:
             self._seldom.info(sender, "the key of a room was not given again to %s: %s", sender, error)
@@ -390,36 +397,30 @@ class CryptoDevice:
 
     # --- to one device
 
-    async def encrypt_to_device(
-        self, device: DeviceIdentity, event_type: str, content: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Return the content of the ``m.room.encrypted`` message for one device; its type tells nobody anything.
-
-        Raises:
-            HomeserverError: no session could be made; with status 0 when it did not answer.
-        """
-        async with self._lock:
-            await self._olm.claim(await self._olm.lacking([device]))
-            encrypted = await self._olm.encrypt(device, event_type, content)
-            await self._flush()
-        if encrypted is None:
-            raise HomeserverError(f"the device {device.device} of {device.user} has no keys left to begin with", 200)
-        return encrypted
-
     async def send_to_device(
         self, devices: Sequence[DeviceIdentity], event_type: str, content: Mapping[str, Any]
     ) -> None:
         """Send an encrypted message to some devices; returns when the homeserver has it.
 
+        What is sent to the same user goes in the order of the calls, and waits for nothing that goes to others. The
+        type of what is sent tells nobody anything.
+
         Raises:
-            HomeserverError: see :meth:`encrypt_to_device`; then nothing was sent.
+            HomeserverError: no session could be made; with status 0 when it did not answer. Then nothing was sent.
         """
         messages: dict[UserId, dict[str, Mapping[str, object]]] = {}
-        for device in devices:
-            messages.setdefault(device.user, {})[device.device] = await self.encrypt_to_device(
-                device, event_type, content
-            )
-        await self._server.send_to_device(self.device_id, "m.room.encrypted", messages, secrets.token_hex(12))
+
+        async def encrypt() -> None:
+            for device in devices:
+                encrypted = await self._olm.encrypt(device, event_type, content)
+                if encrypted is None:
+                    raise HomeserverError(f"{device.device} of {device.user} has no keys left to begin with", 200)
+                messages.setdefault(device.user, {})[device.device] = encrypted
+            await self._flush()
+
+        async with self._order.alone_with([device.user for device in devices]):
+            await self._claims.for_devices(devices, encrypt)
+            await self._server.send_to_device(self.device_id, "m.room.encrypted", messages, secrets.token_hex(12))
 
     async def send_plain_to_devices(
         self, user: UserId, devices: Iterable[DeviceId], event_type: str, content: Mapping[str, Any]
@@ -436,9 +437,7 @@ class CryptoDevice:
 
     async def prepare_room(self, encryption: RoomEncryption, members: Iterable[UserId], *, least: Trust) -> None:
         """Give the devices in a room our key before there is something to say."""
-        await self.lists.of(members := tuple(members))  # not under the lock: a server may take its time
-        async with self._lock:
-            await self._outbound.prepare(encryption, members, least=least)
+        await self._outbound.prepare(encryption, tuple(members), least=least)
 
     async def encrypt_room_event(
         self,
@@ -461,9 +460,7 @@ class CryptoDevice:
         Raises:
             HomeserverError: keys could not be asked for or sent.
         """
-        await self.lists.of(members := tuple(members))  # not under the lock: a server may take its time
-        async with self._lock:
-            return await self._outbound.encrypt(encryption, members, event_type, content, least=least)
+        return await self._outbound.encrypt(encryption, tuple(members), event_type, content, least=least)
 
     async def decrypt_room_event(
         self, room: RoomId, event_id: EventId, sender: UserId, content: Mapping[str, Any]

@@ -13,12 +13,10 @@ Nothing is locked while the homeserver is waited for but the users who are asked
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from weakref import WeakValueDictionary
 
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
@@ -26,6 +24,7 @@ from mxrtc_bridge.core.quota import RateLimit
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.crypto.key_answers import UserKeys, keys_in
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
+from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
 from mxrtc_bridge.matrix.crypto.signed_json import (
     identity_of,
     is_signed_by_owner,
@@ -96,7 +95,8 @@ class DeviceLists:
         self._changed_at: dict[UserId, float] = {}
         # Between a record's being read and being written again; never while somebody is asked.
         self._writing = asyncio.Lock()
-        self._asking: WeakValueDictionary[UserId, asyncio.Lock] = WeakValueDictionary()
+        # So that whoever asks for the same user waits, and then finds the answer.
+        self._asking = KeyedLocks()
         self._finds = RateLimit(FINDS_A_MINUTE, FINDS_A_MINUTE_OF_SERVER)
 
     def know(self, known: Mapping[UserId, str]) -> None:
@@ -166,22 +166,13 @@ class DeviceLists:
                 else:
                     found[user] = known.devices
             if missing:
-                async with self._alone_with(missing):
+                async with self._asking.alone_with(missing):
                     found |= await self._fill(missing, fresh=fresh)
             # Others' devices may have changed while these were asked for.
             wanted = [user for user in wanted if self.changed_since(user, began_s)]
             if not wanted:
                 break
         return found
-
-    @contextlib.asynccontextmanager
-    async def _alone_with(self, users: Collection[UserId]) -> AsyncIterator[None]:
-        """Have nobody else ask for these users meanwhile: whoever does waits, and then finds the answer."""
-        async with contextlib.AsyncExitStack() as held:
-            # In one order everywhere, so that nobody waits in a circle.
-            for user in sorted(users):
-                await held.enter_async_context(self._asking.setdefault(user, asyncio.Lock()))
-            yield
 
     def _cached(self, user: UserId) -> _Known | None:
         known = self._cache.get(user)

@@ -58,8 +58,16 @@ class _Live:
     """Whether it is saved: one that a stranger has begun is not before it has brought something of use."""
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimedKey:
+    """A one-time key of another device, signed by it."""
+
+    device: DeviceIdentity
+    key: str
+
+
 class OlmSessions:
-    """All Olm sessions of our device. Not for two tasks at the same time: the owner has a lock."""
+    """All Olm sessions of our device. Not for two tasks at the same time, :meth:`claim` aside: the owner has a lock."""
 
     def __init__(
         self,
@@ -190,8 +198,10 @@ class OlmSessions:
         """The devices that there is no session with."""
         return [device for device in devices if not await self._with(device.curve25519)]
 
-    async def claim(self, devices: Sequence[DeviceIdentity]) -> None:
-        """Begin a session with each of the devices that has a key left; for the others nothing happens.
+    async def claim(self, devices: Sequence[DeviceIdentity]) -> list[ClaimedKey]:
+        """Ask for a key of each of the devices; those that have none left are left out.
+
+        It may take long, as other servers are asked, and touches no session: the lock must not be held.
 
         Raises:
             HomeserverError: it did not answer.
@@ -200,16 +210,30 @@ class OlmSessions:
         for device in devices:
             wanted.setdefault(device.user, []).append(device.device)
         if not wanted:
-            return
+            return []
         claimed = await self._server.claim_keys(self._account.device, wanted)
-        for device in devices:
-            key = parse_one_time_key(claimed.get(device.user, {}).get(device.device), device)
-            if key is None:
+        keys = [
+            (device, parse_one_time_key(claimed.get(device.user, {}).get(device.device), device)) for device in devices
+        ]
+        return [ClaimedKey(device, key) for device, key in keys if key is not None]
+
+    async def begin(self, claimed: Sequence[ClaimedKey], *, anew: bool = False) -> None:
+        """Begin sessions by keys that were claimed.
+
+        Args:
+            claimed: what :meth:`claim` gave.
+            anew: with devices that have a session as well, because it is broken. Else the key is dropped: a session
+                has come meanwhile, and a second one would only make both ends change over.
+        """
+        for each in claimed:
+            device = each.device
+            # Read in any case: what is added must not hide the sessions that are in the database.
+            if await self._with(device.curve25519) and not anew:
                 continue
             try:
                 olm = self._account.olm.create_outbound_session(
                     vodozemac.Curve25519PublicKey.from_base64(device.curve25519),
-                    vodozemac.Curve25519PublicKey.from_base64(key),
+                    vodozemac.Curve25519PublicKey.from_base64(each.key),
                 )
             except ValueError:
                 continue

@@ -7,21 +7,26 @@ a reason and not "waiting for this message".
 
 from __future__ import annotations
 
+import functools
 import json
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
+from mxrtc_bridge.matrix.crypto.claims import Claims
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.key_requests import Wanted
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
-from mxrtc_bridge.matrix.crypto.olm_sessions import OlmSessions
+from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
 from mxrtc_bridge.matrix.crypto.store import Changes, CryptoStore, OutboundRecord
 from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceId, DeviceIdentity, RoomEncryption, Trust
+
+_Result = TypeVar("_Result")
 
 DEVICES_PER_REQUEST = 100
 MAX_ROOMS_CACHED = 1000
@@ -39,17 +44,26 @@ class _Session:
 
 @dataclass(slots=True)
 class _Recipients:
+    """The devices of a room, as they were known at a time."""
+
+    members: Sequence[UserId]
+    began_s: float
+    """When they were asked for."""
     admitted: list[DeviceIdentity] = field(default_factory=list)
     refused: list[DeviceIdentity] = field(default_factory=list)
 
 
 class OutboundSessions:
-    """Our Megolm sessions. Not for two tasks at the same time: the owner has a lock."""
+    """Our Megolm sessions.
+
+    They change under the lock of our device, and what is done under it asks no server but our own: the devices of a
+    room are asked for before, and their one-time keys as well. What is said in a room goes in the order of the calls.
+    """
 
     def __init__(
         self,
         account: OwnAccount,
-        olm: OlmSessions,
+        claims: Claims,
         lists: DeviceLists,
         store: CryptoStore,
         server: KeyServer,
@@ -58,7 +72,9 @@ class OutboundSessions:
         wall_ms: Callable[[], int],
     ) -> None:
         self._account = account
-        self._olm = olm
+        self._olm = claims.olm
+        self._claims = claims
+        self._order = KeyedLocks()
         self._lists = lists
         self._store = store
         self._server = server
@@ -71,7 +87,7 @@ class OutboundSessions:
     async def encrypt(
         self,
         encryption: RoomEncryption,
-        members: Iterable[UserId],
+        members: Sequence[UserId],
         event_type: str,
         content: Mapping[str, Any],
         *,
@@ -82,8 +98,33 @@ class OutboundSessions:
         Raises:
             HomeserverError: the devices or their keys could not be asked for, or the key could not be sent.
         """
-        session = await self.prepare(encryption, members, least=least)
-        payload: dict[str, Any] = {"type": event_type, "content": content, "room_id": encryption.room}
+
+        async def use(recipients: _Recipients, asked: Collection[DeviceIdentity]) -> dict[str, Any]:
+            session = await self._prepare(encryption, recipients, asked)
+            return await self._encrypt(session, event_type, content)
+
+        return await self._with_devices(encryption, members, least, use)
+
+    async def prepare(self, encryption: RoomEncryption, members: Sequence[UserId], *, least: Trust) -> None:
+        """Have a session that the devices of all members have: before the first message, so that this one is quick."""
+        await self._with_devices(encryption, members, least, functools.partial(self._prepare, encryption))
+
+    async def _with_devices(
+        self,
+        encryption: RoomEncryption,
+        members: Sequence[UserId],
+        least: Trust,
+        use: Callable[[_Recipients, frozenset[DeviceIdentity]], Awaitable[_Result]],
+    ) -> _Result:
+        async with self._order.alone_with([encryption.room]):
+            return await self._claims.run(
+                lambda: self._recipients(members, least),
+                lambda recipients: self._lacking(encryption, recipients),
+                use,
+            )
+
+    async def _encrypt(self, session: _Session, event_type: str, content: Mapping[str, Any]) -> dict[str, Any]:
+        payload: dict[str, Any] = {"type": event_type, "content": content, "room_id": session.record.room}
         message = session.olm.encrypt(json.dumps(payload, separators=(",", ":")).encode())
         await self._save(session, messages=session.record.messages + 1)
         encrypted: dict[str, Any] = {
@@ -97,18 +138,36 @@ class OutboundSessions:
             encrypted["m.relates_to"] = content["m.relates_to"]
         return encrypted
 
-    async def prepare(self, encryption: RoomEncryption, members: Iterable[UserId], *, least: Trust) -> _Session:
-        """Have a session that the devices of all members have: before the first message, so that this one is quick."""
-        recipients = await self._recipients(members, least)
+    async def _prepare(
+        self, encryption: RoomEncryption, recipients: _Recipients, asked: Collection[DeviceIdentity]
+    ) -> _Session:
         session = await self._load(encryption.room)
         if session is None or self._is_spent(session.record, encryption, recipients):
             session = await self._begin(encryption.room)
-        await self._share(session, recipients.admitted)
+        await self._share(session, recipients.admitted, asked)
         await self._say_withheld(session, recipients.refused, "m.unverified")
         return session
 
-    async def _recipients(self, members: Iterable[UserId], least: Trust) -> _Recipients:
-        recipients = _Recipients()
+    async def _lacking(self, encryption: RoomEncryption, recipients: _Recipients) -> list[DeviceIdentity] | None:
+        """Who must be asked for a key, to get that of the room; None if some devices have changed meanwhile."""
+        if any(self._lists.changed_since(user, recipients.began_s) for user in recipients.members):
+            return None
+        session = await self._load(encryption.room)
+        if session is None or self._is_spent(session.record, encryption, recipients):
+            return await self._to_ask(recipients.admitted)
+        return await self._to_ask(_without_it(session.record, recipients.admitted))
+
+    async def _to_ask(self, devices: Sequence[DeviceIdentity]) -> list[DeviceIdentity]:
+        """Those that there is no session with, but for those that had no key left a moment ago."""
+        now = self._wall_ms()
+        return [
+            each
+            for each in await self._olm.lacking(devices)
+            if now - self._without_key.get((each.user, each.device), -CLAIM_AGAIN_MS) >= CLAIM_AGAIN_MS
+        ]
+
+    async def _recipients(self, members: Sequence[UserId], least: Trust) -> _Recipients:
+        recipients = _Recipients(members, elapsed_s())
         ours = (self._account.user, self._account.device)
         for known in (await self._lists.of(members)).values():
             for device in known.devices:
@@ -158,37 +217,57 @@ class OutboundSessions:
         """Give the key of a room, as it is now, to a device that has had it; False if it has not.
 
         Raises:
-            HomeserverError: it could not be sent.
+            HomeserverError: its keys could not be asked for, or it could not be sent.
         """
-        session = await self._load(wanted.room)
-        if session is None or session.record.session_id != wanted.session_id:
-            return False
+        async with self._claims.lock:
+            if not await self._may_have_again(wanted, user):
+                return False
+
+        async def look() -> Sequence[DeviceIdentity]:
+            return [each for each in (await self._lists.of([user]))[user].devices if each.device == wanted.device]
+
+        return await self._claims.run(
+            look, self._to_ask, lambda devices, asked: self._give_again(wanted, user, devices, asked)
+        )
+
+    async def _may_have_again(self, wanted: Wanted, user: UserId) -> bool:
+        """Whether a device has had the key, and was not given it again a moment ago; from now on it counts as given."""
         name, now = (wanted.room, user, wanted.device), self._wall_ms()
-        had = {each for each in session.record.shared if each[:2] == (user, wanted.device)}
-        if not had or now - self._given.get(name, -GIVE_AGAIN_MS) < GIVE_AGAIN_MS:
+        session = await self._session_of(wanted)
+        if session is None or not _had(session.record, wanted, user):
+            return False
+        if now - self._given.get(name, -GIVE_AGAIN_MS) < GIVE_AGAIN_MS:
             return False
         self._given[name] = now
         while len(self._given) > MAX_ROOMS_CACHED:
             del self._given[next(iter(self._given))]
-        known = (await self._lists.of([user]))[user].devices
+        return True
+
+    async def _give_again(
+        self, wanted: Wanted, user: UserId, known: Sequence[DeviceIdentity], asked: Collection[DeviceIdentity]
+    ) -> bool:
+        session = await self._session_of(wanted)
+        if session is None:
+            return False
+        had = _had(session.record, wanted, user)
         devices = [each for each in known if (user, each.device, each.curve25519) in had]
         if devices:
             await self._save(session, shared=session.record.shared - had)
-            await self._share(session, devices)
+            await self._share(session, devices, asked)
         return bool(devices)
+
+    async def _session_of(self, wanted: Wanted) -> _Session | None:
+        session = await self._load(wanted.room)
+        return session if session is not None and session.record.session_id == wanted.session_id else None
 
     # --- who has the key
 
-    async def _share(self, session: _Session, devices: Sequence[DeviceIdentity]) -> None:
-        new = [each for each in devices if (each.user, each.device, each.curve25519) not in session.record.shared]
+    async def _share(
+        self, session: _Session, devices: Sequence[DeviceIdentity], asked: Collection[DeviceIdentity]
+    ) -> None:
+        new = _without_it(session.record, devices)
         if not new:
             return
-        lacking = [
-            each
-            for each in await self._olm.lacking(new)
-            if self._wall_ms() - self._without_key.get((each.user, each.device), -CLAIM_AGAIN_MS) >= CLAIM_AGAIN_MS
-        ]
-        await self._olm.claim(lacking)
         content = {
             "algorithm": MEGOLM,
             "room_id": session.record.room,
@@ -199,10 +278,13 @@ class OutboundSessions:
         for start in range(0, len(new), DEVICES_PER_REQUEST):
             without += await self._send_key(session, new[start : start + DEVICES_PER_REQUEST], content)
         for device in without:
-            self._without_key[device.user, device.device] = self._wall_ms()
+            if device in asked:
+                self._without_key[device.user, device.device] = self._wall_ms()
+        # Whoever was not asked, because it has come just now, is asked with the next message.
+        none_left = [each for each in without if each in asked or (each.user, each.device) in self._without_key]
         while len(self._without_key) > MAX_ROOMS_CACHED:
             del self._without_key[next(iter(self._without_key))]
-        await self._say_withheld(session, without, "m.no_olm")
+        await self._say_withheld(session, none_left, "m.no_olm")
 
     async def _send_key(
         self, session: _Session, devices: Sequence[DeviceIdentity], content: Mapping[str, Any]
@@ -241,6 +323,16 @@ class OutboundSessions:
             messages.setdefault(device.user, {})[device.device] = content
         await self._server.send_to_device(self._account.device, "m.room_key.withheld", messages, secrets.token_hex(12))
         await self._save(session, withheld=session.record.withheld | {(each.user, each.device) for each in new})
+
+
+def _without_it(record: OutboundRecord, devices: Sequence[DeviceIdentity]) -> list[DeviceIdentity]:
+    """Those that do not have the key of a session."""
+    return [each for each in devices if (each.user, each.device, each.curve25519) not in record.shared]
+
+
+def _had(record: OutboundRecord, wanted: Wanted, user: UserId) -> set[tuple[UserId, DeviceId, str]]:
+    """As what the device that asks for a key has had it."""
+    return {each for each in record.shared if each[:2] == (user, wanted.device)}
 
 
 _REASONS = {
