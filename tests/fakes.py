@@ -20,12 +20,18 @@ class FakeTimer:
 
 
 class FakeClock:
-    """Virtual time: moves only when a test says so."""
+    """Virtual time: moves only when a test says so.
+
+    The clocks of a machine disagree where a test says so: ``set_by`` is somebody who sets the wall clock, ``sleep`` a
+    machine that slept, in which the monotonic clock stands still.
+    """
 
     def __init__(self, now: float = 1000.0, wall_ms: int = 1_800_000_000_000) -> None:
         self.now = now
         self.start = now
         self.start_wall_ms = wall_ms
+        self._slept = 0.0
+        self._set_by_ms = 0
         self._order = count()
         self._timers: list[tuple[float, int, FakeTimer]] = []
 
@@ -33,10 +39,18 @@ class FakeClock:
         return self.now
 
     def wall_ms(self) -> int:
-        return self.start_wall_ms + round((self.now - self.start) * 1000)
+        return self.start_wall_ms + self._set_by_ms + round((self.now + self._slept - self.start) * 1000)
 
     def elapsed_ms(self) -> int:
-        return round(self.now * 1000)
+        return round((self.now + self._slept) * 1000)
+
+    def set_by(self, seconds: float) -> None:
+        """Somebody sets the wall clock, forward or back."""
+        self._set_by_ms += round(seconds * 1000)
+
+    def sleep(self, seconds: float) -> None:
+        """The machine sleeps: no timer runs, and ``monotonic`` knows nothing of it."""
+        self._slept += seconds
 
     def call_at(self, when: float, callback: Callable[[], None]) -> FakeTimer:
         timer = FakeTimer(callback)

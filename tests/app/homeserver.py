@@ -1,4 +1,8 @@
-"""A homeserver in memory, as far as a bridge needs one to start, and a configuration that leads to it."""
+"""A homeserver in memory, as far as a bridge needs one to start, and a configuration that leads to it.
+
+It tells who is in ``members`` and which ``rules`` there are. A test that needs a lie sets ``honesty`` for all rooms, or
+``silent``, ``wrong`` and ``stale`` for some; ``away`` is for one that answers nothing at all.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from aiohttp import ClientSession, web
 
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.demo.processes import PortReservation
+from tests.honesty import Honesty
 
 DOMAIN = "example.org"
 PEER = f"@rtc_build:{DOMAIN}"
@@ -34,11 +39,30 @@ class FakeHomeserver:
     """Type and content of each event that the bridge has sent."""
     left: list[str] = field(default_factory=list)
     silent: set[str] = field(default_factory=set)
-    """Rooms of which it does not say who is in them."""
+    """Rooms of which it does not say who is in them, and which rules."""
+    wrong: set[str] = field(default_factory=set)
+    """Rooms of which it says what is no answer."""
     stale: dict[str, list[str]] = field(default_factory=dict)
     """Whom it says to be in a room instead of ``members``."""
     rules: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """State events of policy lists."""
+    stale_rules: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """What it says to be in a policy list instead of ``rules``."""
+
+    @property
+    def honesty(self) -> Honesty:
+        """About who is in all rooms, and about all rules."""
+        told = ((self.silent, Honesty.SILENT), (self.wrong, Honesty.WRONG), (self.stale, Honesty.STALE))
+        return next((honesty for rooms, honesty in told if rooms), Honesty.TRUE)
+
+    @honesty.setter
+    def honesty(self, honesty: Honesty) -> None:
+        rooms = self.members.keys() | self.rules.keys()
+        self.silent = set(rooms) if honesty is Honesty.SILENT else set()
+        self.wrong = set(rooms) if honesty is Honesty.WRONG else set()
+        stale = honesty is Honesty.STALE
+        self.stale = {room: list(members) for room, members in self.members.items()} if stale else {}
+        self.stale_rules = {room: list(rules) for room, rules in self.rules.items()} if stale else {}
 
     async def __aenter__(self) -> FakeHomeserver:
         app = web.Application()
@@ -74,12 +98,14 @@ class FakeHomeserver:
                 answer = {"displayname": "build" if whose == PEER else "RTC bridge"}
             case ["joined_rooms"]:
                 answer = {"joined_rooms": [room for room, members in self.members.items() if user in members]}
-            case ["rooms", room, "joined_members"] if room in self.silent:
+            case ["rooms", room, "joined_members" | "state"] if room in self.silent:
                 return web.json_response({"errcode": "M_UNKNOWN", "error": "away"}, status=502)
+            case ["rooms", room, "joined_members" | "state"] if room in self.wrong:
+                return web.json_response({"joined": sorted(self.members.get(room, [])), "state": 5})
             case ["rooms", room, "joined_members"]:
                 answer = {"joined": {member: {} for member in self.stale.get(room, self.members.get(room, []))}}
             case ["rooms", room, "state"] if room in self.rules:
-                return web.json_response(self.rules[room])
+                return web.json_response(self.stale_rules.get(room, self.rules[room]))
             case ["rooms", _, "state", *_]:
                 return web.json_response({"errcode": "M_NOT_FOUND", "error": ""}, status=404)
             case ["rooms", _, "send", kind, _]:

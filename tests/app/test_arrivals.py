@@ -25,9 +25,10 @@ from mxrtc_bridge.app import named_rooms as module
 from mxrtc_bridge.app.bridge import Bridge
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.core.policy import UNCONFIRMED
+from mxrtc_bridge.core.policy import UNCONFIRMED, Allow
 from tests.app.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
 from tests.app.test_bridge import invite, running, until
+from tests.honesty import LIES, NO_ANSWERS, Honesty
 from tests.hostile_json import JSON, beside
 
 TEAM, LIST = RoomId(f"!team:{DOMAIN}"), RoomId(f"!list:{DOMAIN}")
@@ -240,6 +241,34 @@ async def test_departure_from_the_room_of_a_call_counts_when_it_arrives(homeserv
         await until(lambda: bridge._peers.members(RoomId(ROOM)) != {ALICE, PEER})
 
 
+@pytest.mark.parametrize("lie", LIES)
+async def test_kick_and_rule_count_whatever_the_homeserver_says_then(
+    homeserver: FakeHomeserver, lie: Honesty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONFIRM_S", 0.2)
+    async with running(homeserver, **GRANTS) as (bridge, _, _):
+        homeserver.honesty = lie
+        homeserver.members[TEAM].remove(ALICE)
+        ban = state("m.policy.rule.user", "k", {"entity": CAROL, "recommendation": "m.ban"}, LIST, event_id="$rule")
+        assert await homeserver.push(kick(), ban) == 200
+        asked = homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members")
+        bridge._arrivals.compare()
+        assert await refusal(homeserver, 1) is None
+        await until(lambda: homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") > asked or lie in NO_ANSWERS)
+        assert not is_member(bridge)
+        assert bridge._rights.denial(UserId(CAROL)) is not None
+
+
+async def test_room_of_which_nothing_was_ever_said_lets_nobody_in(homeserver: FakeHomeserver) -> None:
+    homeserver.wrong.add(TEAM)
+    async with running(homeserver, **GRANTS) as (bridge, _, _):
+        join = state("m.room.member", ALICE, {"membership": "join"}, sender=ALICE)
+        assert await homeserver.push(join) == 200
+        await bridge._inbox.idle()
+        assert not is_member(bridge)
+        assert not isinstance(bridge._rights.may_call(MEMBER, UserId(PEER)), Allow)
+
+
 async def test_old_join_that_comes_after_a_kick_gives_nothing(homeserver: FakeHomeserver) -> None:
     async with running(homeserver, **GRANTS) as (bridge, _, _):
         homeserver.members[TEAM].remove(ALICE)
@@ -275,10 +304,11 @@ async def test_kick_that_never_comes_refuses_the_next_call(
         assert await refusal(homeserver, 2) is None
 
 
+@pytest.mark.parametrize("lie", LIES)
 async def test_kick_that_never_comes_ends_what_lives_within_a_minute(
-    homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+    homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch, lie: Honesty
 ) -> None:
-    """Silence ends nothing; the first answer does."""
+    """Silence ends nothing; the first true answer does."""
     assert module.COMPARE_S <= 60
     assert module.TICK_S <= 10
     for each in (module, arrivals_module):
@@ -290,13 +320,14 @@ async def test_kick_that_never_comes_ends_what_lives_within_a_minute(
         assert homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") == asked, "nobody in it has a session"
         session = SimpleNamespace(remote=MEMBER, room=RoomId(ROOM))
         bridge._arrivals._sessions = lambda: [session]  # type: ignore[assignment,return-value,list-item]
-        homeserver.silent.add(TEAM)
+        homeserver.honesty = lie
         homeserver.members[TEAM].remove(ALICE)
         await until(lambda: homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") > asked)
         assert is_member(bridge)
         judged: list[int] = []
         bridge._calls._judge_again = lambda: judged.append(1)  # type: ignore[method-assign]
-        homeserver.silent.clear()
+        assert judged == []
+        homeserver.honesty = Honesty.TRUE
         await until(lambda: not is_member(bridge))
         assert judged
 

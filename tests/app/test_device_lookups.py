@@ -30,6 +30,7 @@ from mxrtc_bridge.core.encryption import Trust
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, UserDevices
+from tests.honesty import LIES, NO_ANSWERS, Honesty
 from tests.matrix.crypto.key_homeserver import KeyHomeserver
 from tests.matrix.crypto.memory import MemoryStore
 
@@ -38,18 +39,19 @@ ALICE, BOB, FAR = UserId("@alice:example.org"), UserId("@bob:example.org"), User
 
 
 class World:
-    """Two peers, their homeserver, and a clock."""
+    """Two peers, their homeserver and databases, and a clock."""
 
     def __init__(self) -> None:
         self.server = KeyHomeserver()
         self.now_s = 1000.0
         self.pauses: list[float] = []
-        self.lists = {local: self.made() for local in (BUILD, WEB)}
+        self.stores = {local: MemoryStore() for local in (BUILD, WEB)}
+        self.lists = {local: self.made(self.stores[local]) for local in (BUILD, WEB)}
         self.lookups = DeviceLookups(self.lists.get, "example.org", monotonic=self.monotonic, sleep=self.sleep)
 
-    def made(self) -> DeviceLists:
+    def made(self, store: MemoryStore) -> DeviceLists:
         wall_ms = lambda: round(self.now_s * 1000)  # noqa: E731 - it is this clock
-        return DeviceLists(self.server, MemoryStore(), wall_ms=wall_ms, monotonic=self.monotonic)  # type: ignore[arg-type]
+        return DeviceLists(self.server, store, wall_ms=wall_ms, monotonic=self.monotonic)  # type: ignore[arg-type]
 
     def monotonic(self) -> float:
         self.now_s += 1e-6
@@ -167,6 +169,47 @@ async def test_without_an_answer_only_what_is_young_counts(world: World, phone: 
     assert await world.judge(phone, Trust.VERIFIED) is Standing.UNTRUSTED
     world.now_s = began_s + YOUNG_MS / 1000 + 1
     assert await world.judge(phone) is Standing.UNKNOWN
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("least", [Trust.UNSIGNED, Trust.CROSS_SIGNED])
+async def test_device_that_was_seen_to_be_gone_is_let_in_by_no_lie(
+    world: World, phone: DeviceIdentity, lie: Honesty, least: Trust
+) -> None:
+    """However young the answer is that told of it before."""
+    assert await world.judge(phone, least) is Standing.GOOD
+    world.server.log_out(ALICE)
+    world.now_s += FRESH_S + 0.1
+    assert await world.judge(phone, least) is Standing.UNLISTED
+    world.server.honesty = lie
+    for passed_s in (0.0, FRESH_S + 0.1, YOUNG_MS / 1000 + 1):
+        world.now_s += passed_s
+        assert await world.judge(phone, least) in (Standing.UNLISTED, Standing.UNKNOWN)
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_identity_that_was_seen_to_be_another_is_let_in_by_no_lie(
+    world: World, phone: DeviceIdentity, lie: Honesty
+) -> None:
+    assert await world.judge(phone, Trust.CROSS_SIGNED) is Standing.GOOD
+    world.server.make_identity(ALICE, "second")
+    world.server.sign(ALICE, "PHONE")
+    world.now_s += FRESH_S + 0.1
+    assert await world.judge(phone, Trust.CROSS_SIGNED) is Standing.CHANGED
+    world.server.honesty = lie
+    for passed_s in (0.0, FRESH_S + 0.1, YOUNG_MS / 1000 + 1):
+        world.now_s += passed_s
+        assert await world.judge(phone, Trust.CROSS_SIGNED) in (Standing.CHANGED, Standing.UNKNOWN)
+
+
+@pytest.mark.parametrize("lie", NO_ANSWERS)
+async def test_device_of_which_the_database_cannot_tell_is_not_let_in(
+    world: World, phone: DeviceIdentity, lie: Honesty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs or refuses, so nobody knows whether the identity is the one of before."""
+    monkeypatch.setattr(device_lookups, "LOOK_S", 0.05)
+    world.stores[BUILD].honesty = lie
+    assert await world.judge(phone, Trust.CROSS_SIGNED) in (Standing.UNKNOWN, Standing.UNTRUSTED)
 
 
 async def test_what_is_young_does_not_count_once_a_change_was_announced(world: World, phone: DeviceIdentity) -> None:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from mxrtc_bridge.app import device_policy
-from mxrtc_bridge.app.device_lookups import DeviceLookups
+from mxrtc_bridge.app import device_lookups, device_policy
+from mxrtc_bridge.app.device_lookups import DeviceLookups, Standing
 from mxrtc_bridge.app.device_policy import CHANGED, EVERY_S, GONE, UNTRUSTED, DevicePolicy
 from mxrtc_bridge.core.encryption import CallerDevice, Trust
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
+from tests.honesty import LIES, Honesty
 from tests.matrix.crypto.key_homeserver import KeyHomeserver
 from tests.matrix.crypto.memory import MemoryStore
 
@@ -61,7 +62,7 @@ class World:
     async def call(self, user: UserId = ALICE, name: str = "PHONE", local: UserId = PEER) -> Session:
         """A new device of the user, signed by a new identity, that is let in."""
         self.server.make_identity(user)
-        device = self.server.log_in(user, name)
+        self.device = device = self.server.log_in(user, name)
         _, caller, _ = await self.lookups.judge(local, device, self.least)
         session = Session(caller, user, local)
         self.sessions = (*self.sessions, session)
@@ -162,6 +163,24 @@ async def test_a_homeserver_that_does_not_answer_ends_nothing_however_long(
         await world.policy.judge_again()
     assert world.ended == []
     assert caplog.text.count("cannot be asked for") == (lie != "stale")
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize(("change", "why"), ENDS)
+async def test_what_was_said_of_the_device_once_ends_the_session_and_no_lie_lets_it_call_again(
+    world: World, change: Callable[[World], None], why: str, lie: Honesty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_lookups, "UNLISTED_PAUSE_S", 0.0)
+    session = await world.call()
+    assert session.device is not None
+    device = world.device
+    change(world)
+    await world.policy.judge_again()
+    world.server.honesty = lie
+    await world.policy.judge_again()
+    assert world.why() == [why]
+    standing, _, _ = await world.lookups.judge(PEER, device, world.least)
+    assert standing is not Standing.GOOD
 
 
 async def test_a_first_identity_ends_nothing(world: World) -> None:

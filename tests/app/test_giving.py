@@ -23,11 +23,11 @@ from mxrtc_bridge.core.command_values import (
 )
 from mxrtc_bridge.core.commands import Effect, effect_of
 from mxrtc_bridge.core.confirmations import ANSWER_WITHIN_S
-from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.core.policy import UserSubject
 from mxrtc_bridge.core.requests import Request
 from mxrtc_bridge.matrix.conversation import Asker
+from tests.honesty import NO_ANSWERS, Honesty, failure
 
 BOB, DORA, CAROL, EVE = (UserId(f"@{name}:x") for name in ("bob", "dora", "carol", "eve"))
 BOT, BUILD = UserId("@rtcbot:x"), UserId("@rtc_build:x")
@@ -38,7 +38,10 @@ NOT_GIVING: list[Command] = [RevokeGrant("3"), KickUser(EVE), Pause(), ReloadCon
 
 
 class World:
-    """A homeserver that says who is where, and everything else that giving needs."""
+    """A homeserver that says who is where, and everything else that giving needs.
+
+    A test that needs a homeserver without an answer sets ``honesty``, for all it is asked or for ``lies_about`` alone.
+    """
 
     def __init__(self) -> None:
         self.joined = {
@@ -48,7 +51,8 @@ class World:
         }
         self.invited: dict[RoomId, set[UserId]] = {}
         self.room: RoomId | None = ADMINS
-        self.away = False
+        self.honesty = Honesty.TRUE
+        self.lies_about = {"joined", "invited"}
         self.now = 0.0
         self.numbered = 16
         self.asked = 0
@@ -67,13 +71,18 @@ class World:
     async def joined_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
         self.asked += 1
         assert as_user == BOT
-        if self.away:
-            raise HomeserverError("away")
+        self._fail("joined")
         return frozenset(self.joined[room])
 
     async def invited_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
         assert as_user == BOT
+        self._fail("invited")
         return frozenset(self.invited.get(room, ()))
+
+    def _fail(self, question: str) -> None:
+        error = failure(self.honesty)
+        if error is not None and question in self.lies_about:
+            raise error
 
     async def waiting(self) -> list[Request]:
         return self.requests
@@ -112,11 +121,12 @@ async def test_what_gives_is_refused_elsewhere_with_where_it_counts(world: World
     assert "room of the admins" not in said
 
 
+@pytest.mark.parametrize("lie", NO_ANSWERS)
 @pytest.mark.parametrize("command", NOT_GIVING)
 async def test_what_takes_or_looks_counts_everywhere_also_without_the_homeserver(
-    world: World, command: Command
+    world: World, command: Command, lie: Honesty
 ) -> None:
-    world.away = True
+    world.honesty = lie
     assert await world.judge(command, OTHER) is command
     assert world.asked == 0
 
@@ -126,9 +136,13 @@ def test_every_command_is_one_that_gives_or_does_not() -> None:
     assert giving == {*map(type, GIVING), Confirm}
 
 
+@pytest.mark.parametrize("lie", NO_ANSWERS)
+@pytest.mark.parametrize("about", [{"joined"}, {"invited"}, {"joined", "invited"}], ids=" and ".join)
 @pytest.mark.parametrize("command", GIVING)
-async def test_nothing_is_given_where_the_homeserver_does_not_say_who_is_there(world: World, command: Command) -> None:
-    world.away = True
+async def test_nothing_is_given_where_the_homeserver_does_not_say_who_is_there(
+    world: World, command: Command, about: set[str], lie: Honesty
+) -> None:
+    world.honesty, world.lies_about = lie, about
     for room in (ADMINS, CHAT):
         said = await world.judge(command, room)
         assert isinstance(said, str)

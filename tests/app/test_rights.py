@@ -5,7 +5,7 @@ A table to read, and the same against a short evaluator that walks over everythi
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -20,7 +20,7 @@ from mxrtc_bridge.core.grants import Claimant, GrantTable, StoredGrant
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.core.policy import Allow, Deny, Service, Subject, parse_subject
 from tests.config.samples import GOOD, load
-from tests.fakes import Records
+from tests.fakes import FakeClock, Records
 
 NOW = 1_700_000_000_000
 ADMIN = UserId("@admin:example.org")
@@ -344,6 +344,26 @@ def test_a_clock_that_is_set_ends_a_right_of_the_configuration_early_and_never_l
     assert may(), "the admin has written down another end, by the clock as it is now"
     wall[0] = NOW + 1
     assert not may(), "set forward"
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        lambda clock: clock.advance(60),
+        lambda clock: clock.sleep(60),
+        lambda clock: (clock.set_by(-3600), clock.advance(60)),
+        lambda clock: (clock.sleep(30), clock.set_by(-3600), clock.advance(30)),
+        lambda clock: (clock.set_by(3600), clock.set_by(-7200), clock.sleep(60)),
+        lambda clock: clock.set_by(60),
+    ],
+    ids=["passes", "slept", "set back", "slept and set back", "set forward and back", "set forward"],
+)
+def test_right_ends_no_later_than_it_says_whatever_the_clock_says(happens: Callable[[FakeClock], object]) -> None:
+    clock = FakeClock(wall_ms=NOW)
+    each = Rights(until_config(NOW + 60_000), clock.wall_ms, clock.elapsed_ms)
+    assert isinstance(each.may_call(ALICE, PEER), Allow)
+    happens(clock)
+    assert isinstance(each.may_call(ALICE, PEER), Deny)
 
 
 def test_a_user_without_a_right_costs_no_look_at_the_policy_lists() -> None:

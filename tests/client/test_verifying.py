@@ -4,38 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.verifying import _remember
-from mxrtc_bridge.core.errors import HomeserverError, StorageError
+from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.verification_values import Vouched
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
-from mxrtc_bridge.matrix.crypto.store import Changes
 from tests.core.verification_ends import ALICE, BUILD, MASTERS, PEER
+from tests.honesty import Honesty
+from tests.matrix.crypto.key_homeserver import KeyHomeserver
 from tests.matrix.crypto.memory import MemoryStore
 
 COMPARED = MASTERS[PEER]
-
-
-class Server:
-    """A homeserver that shows no identity, or does not answer."""
-
-    def __init__(self, *, away: bool) -> None:
-        self.away = away
-
-    async def query_keys(self, *_: object) -> dict[str, Any]:
-        if self.away:
-            raise HomeserverError("away")
-        return {"device_keys": {PEER: {}}, "master_keys": {}, "self_signing_keys": {}}
-
-
-class FullDisk(MemoryStore):
-    async def save(self, changes: Changes) -> None:
-        raise StorageError("the disk is full")
 
 
 @dataclass
@@ -46,8 +29,14 @@ class Device:
     user: UserId = ALICE
 
 
-def lists(store: MemoryStore, *, away: bool = False) -> DeviceLists:
-    return DeviceLists(Server(away=away), store, wall_ms=lambda: 1)  # type: ignore[arg-type]
+def lists(store: MemoryStore, honesty: Honesty = Honesty.TRUE) -> DeviceLists:
+    """With a homeserver that shows no identity, or another one where it is stale."""
+    server = KeyHomeserver()
+    if honesty is Honesty.STALE:
+        server.make_identity(PEER, "another")
+        server.log_in(PEER, "DEVICE")
+    server.honesty = honesty
+    return DeviceLists(server, store, wall_ms=lambda: 1)  # type: ignore[arg-type]
 
 
 async def remember(device: Device) -> None:
@@ -55,12 +44,12 @@ async def remember(device: Device) -> None:
     await _remember(device, Report(as_json=True), PEER, vouched, own=False)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("honesty", Honesty)
 async def test_what_was_compared_is_remembered_whatever_the_homeserver_shows_then(
-    away: bool, capsys: pytest.CaptureFixture[str]
+    honesty: Honesty, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = MemoryStore()
-    await remember(Device(lists(store, away=away)))
+    await remember(Device(lists(store, honesty)))
     said = json.loads(capsys.readouterr().out)
     record = await store.user(PEER)
     assert record is not None
@@ -69,6 +58,8 @@ async def test_what_was_compared_is_remembered_whatever_the_homeserver_shows_the
 
 
 async def test_nothing_is_said_to_be_known_that_could_not_be_stored(capsys: pytest.CaptureFixture[str]) -> None:
+    store = MemoryStore()
+    store.honesty = Honesty.WRONG
     with pytest.raises(StorageError, match="disk is full"):
-        await remember(Device(lists(FullDisk())))
+        await remember(Device(lists(store)))
     assert capsys.readouterr().out == ""

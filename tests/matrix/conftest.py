@@ -20,6 +20,7 @@ from mxrtc_bridge.demo.synapse import Synapse
 from mxrtc_bridge.matrix.homeserver import Homeserver
 from mxrtc_bridge.matrix.room_event import RoomEvent, parse_room_event
 from mxrtc_bridge.matrix.transport import RetryPolicy, Transport
+from tests.honesty import Honesty
 
 APPSERVICE_ID = "mxrtc-test"
 _names = itertools.count(1)
@@ -160,15 +161,24 @@ async def make_person(bridge_world: BridgeWorld) -> AsyncIterator[MakePerson]:
 
 @dataclass
 class ScriptedServer:
-    """A web server that gives prepared answers, one a request, and keeps what it was asked."""
+    """A web server that gives prepared answers, one a request, and keeps what it was asked.
+
+    A test that needs no more than a lie sets ``honesty``: *silent* refuses with 502, *wrong* answers with a text. What
+    else it needs it prepares, also what is stale.
+    """
 
     url: str = ""
     answers: list[web.Response | Callable[[web.Request], Awaitable[web.StreamResponse]]] = field(default_factory=list)
     requests: list[tuple[str, str, dict[str, str], Any]] = field(default_factory=list)
+    honesty: Honesty = Honesty.TRUE
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.requests.append((request.method, request.raw_path, dict(request.headers), json.loads(body or b"null")))
+        if self.honesty is Honesty.SILENT:
+            return web.json_response({"errcode": "M_UNKNOWN", "error": "away"}, status=502)
+        if self.honesty is Honesty.WRONG:
+            return web.json_response("no answer")
         assert self.answers, f"no answer prepared for {request.method} {request.raw_path}"
         prepared = self.answers.pop(0)
         return await prepared(request) if callable(prepared) else prepared

@@ -18,6 +18,7 @@ from mxrtc_bridge.matrix.inbox_places import PlaceLimits
 from mxrtc_bridge.matrix.lanes import lane_of
 from mxrtc_bridge.matrix.verdicts import Verdict
 from mxrtc_bridge.metrics import Metrics
+from tests.honesty import Honesty
 
 ALICE = "@alice:example.org"
 
@@ -68,18 +69,25 @@ class Count:
 
 @dataclass
 class MemoryStore:
-    """The durable side in memory. Each step takes ``delay()`` turns of the loop and may fail by ``fault()``."""
+    """The durable side in memory. Each step takes ``delay()`` turns of the loop and may fail by ``fault()``.
+
+    It stands for a database. A test that needs a bad one sets ``honesty``: *silent* hangs, *wrong* refuses everything;
+    it is never stale, as the inbox has it for itself.
+    """
 
     rows: dict[str, StoredRow] = field(default_factory=dict)
     delay: Callable[[], int] = lambda: 0
     fault: Callable[[], str] = lambda: ""
     largest_page: int = 0
+    honesty: Honesty = Honesty.TRUE
 
     async def _step(self) -> str:
+        while self.honesty is Honesty.SILENT:
+            await asyncio.sleep(0)
         for _ in range(self.delay()):
             await asyncio.sleep(0)
         fault = self.fault()
-        if fault == "before":
+        if fault == "before" or self.honesty is Honesty.WRONG:
             raise StorageError("the disk is full")
         return fault
 

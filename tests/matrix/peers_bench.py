@@ -19,6 +19,7 @@ from mxrtc_bridge.matrix.peer_membership import SETTLE_S
 from mxrtc_bridge.matrix.peer_ports import PeerProfile
 from mxrtc_bridge.matrix.peers import Peers
 from mxrtc_bridge.matrix.room_event import RoomEvent, encode
+from tests.honesty import Honesty, failure
 
 ALICE = UserId("@alice:example.org")
 MALLORY = UserId("@mallory:example.org")
@@ -31,7 +32,11 @@ _ids = itertools.count(1)
 
 @dataclass
 class FakeHomeserver:
-    """Rooms in memory, with what was asked of them. Where ``stale`` says so it lies: by what was true once."""
+    """Rooms in memory, with what was asked of them.
+
+    A test that needs a lie about who is in all rooms sets ``honesty``, after what it is stale about; ``stale`` says it
+    for one room, and ``failures`` for each kind of request.
+    """
 
     stale: dict[RoomId, frozenset[UserId]] = field(default_factory=dict)
     members: dict[RoomId, set[UserId]] = field(default_factory=dict)
@@ -43,6 +48,21 @@ class FakeHomeserver:
     aliases: dict[str, RoomId] = field(default_factory=dict)
     busy: int = 0
     most_busy: int = 0
+
+    @property
+    def honesty(self) -> Honesty:
+        """About who is in all rooms."""
+        if (error := self.failures.get("members")) is not None:
+            return Honesty.WRONG if error.status == 200 else Honesty.SILENT
+        return Honesty.STALE if self.stale else Honesty.TRUE
+
+    @honesty.setter
+    def honesty(self, honesty: Honesty) -> None:
+        self.failures.pop("members", None)
+        if (error := failure(honesty)) is not None:
+            self.failures["members"] = error
+        stale = honesty is Honesty.STALE
+        self.stale = {room: frozenset(members) for room, members in self.members.items()} if stale else {}
 
     async def _request(self, name: str, *details: object) -> None:
         self.log.append((name, *details))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 
 import pytest
 
@@ -10,6 +11,7 @@ from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix import bot_rooms as module
 from mxrtc_bridge.matrix.homeserver import RoomFacts
+from tests.honesty import LIES, NO_ANSWERS, Honesty
 from tests.matrix.peers_bench import ALICE, BOT, MALLORY, PEER, Bench
 
 ADMIN, NOTICES, OTHER = (RoomId(f"!{name}:example.org") for name in ("admin", "notices", "other"))
@@ -202,3 +204,30 @@ async def test_bot_that_is_not_in_a_room_any_more_is_found_out_by_the_answer() -
     bench.homeserver.members[OTHER].clear()
     assert await bench.bot_rooms.learn_again(OTHER, bench.lists) is None
     assert (bench.bot_rooms.joined(), bench.lists.members(OTHER)) == (frozenset(), None)
+
+
+@pytest.mark.parametrize("lie", NO_ANSWERS)
+async def test_room_whose_members_are_not_told_gives_nobody_anything_until_they_are(lie: Honesty) -> None:
+    bench = Bench(named={"members": OTHER})
+    bench.homeserver.members[OTHER] = {ALICE}
+    bench.homeserver.honesty = lie
+    await bench.bot_rooms.enter()
+    await bench.member(ALICE, "join", room=OTHER)
+    assert (bench.lists.rooms_of(ALICE), bench.lists.members(OTHER)) == (frozenset(), None)
+    bench.homeserver.honesty = Honesty.TRUE
+    await bench.bot_rooms.enter()
+    assert bench.lists.rooms_of(ALICE) == {OTHER}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_lies_about_a_named_room_end_no_membership_and_bring_none_back(lie: Honesty) -> None:
+    bench = Bench(named={"members": OTHER})
+    bench.homeserver.members[OTHER] = {ALICE, MALLORY}
+    await bench.bot_rooms.enter()
+    bench.homeserver.honesty = lie
+    bench.bot_rooms.look(OTHER, MALLORY, joined=False)
+    for _ in range(3):
+        with nullcontext() if lie is Honesty.STALE else pytest.raises(HomeserverError):
+            await bench.bot_rooms.learn_again(OTHER, bench.lists)
+    assert bench.lists.members(OTHER) == {ALICE, BOT}
+    assert bench.bot_rooms.joined() == {OTHER}

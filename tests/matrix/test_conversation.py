@@ -37,6 +37,7 @@ from mxrtc_bridge.matrix.conversation import (
     Reaction,
 )
 from mxrtc_bridge.matrix.room_event import RoomEvent, parse_room_event
+from tests.honesty import Honesty, failure
 from tests.hostile_json import JSON
 
 ALICE, ADMIN, EVE = UserId("@alice:example.org"), UserId("@admin:example.org"), UserId("@eve:evil.test")
@@ -47,7 +48,11 @@ HTML = "org.matrix.custom.html"
 
 
 class Fake:
-    """Records what was sent and carried out; one person is a user, one an admin, others are strangers."""
+    """Records what was sent and carried out; one person is a user, one an admin, others are strangers.
+
+    A test that needs a lie sets ``honesty``: *stale* goes on with its first user, *silent* takes no reply, *wrong*
+    fails at every command; ``failure`` says by what.
+    """
 
     def __init__(self) -> None:
         self.sent: list[tuple[RoomId, str, Mapping[str, Any], str, UserId | None]] = []
@@ -61,9 +66,11 @@ class Fake:
         self.unreachable = False
         self.withdrawn: dict[tuple[RoomId, EventId], UserId] = {}
         self._events = 0
+        self.honesty = Honesty.TRUE
 
     def rank(self, user: UserId) -> Rank:
-        return Rank.ADMIN if user == ADMIN else Rank.USER if user in self.users else Rank.STRANGER
+        users = {ALICE} if self.honesty is Honesty.STALE else self.users
+        return Rank.ADMIN if user == ADMIN else Rank.USER if user in users else Rank.STRANGER
 
     def names(self) -> Names:
         return Names("example.org")
@@ -73,8 +80,8 @@ class Fake:
 
     async def carry_out(self, command: Command, asker: Asker) -> Answer:
         self.commands.append(command)
-        if self.failure is not None:
-            raise self.failure
+        if (error := self.failure or (failure(Honesty.WRONG) if self.honesty is Honesty.WRONG else None)) is not None:
+            raise error
         return say(f"done for {asker.user}")
 
     def mistaken(self, asker: Asker) -> None:
@@ -86,7 +93,7 @@ class Fake:
     async def send_event(
         self, room: RoomId, event_type: str, content: Mapping[str, object], txn_id: str, as_user: UserId | None = None
     ) -> EventId:
-        if self.unreachable:
+        if self.unreachable or self.honesty is Honesty.SILENT:
             raise HomeserverError("away")
         self.sent.append((room, event_type, content, txn_id, as_user))
         return EventId("$sent")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from mxrtc_bridge.core.command_values import RevokeGrant
 from mxrtc_bridge.core.ids import UserId
-from tests.matrix.test_conversation import ADMIN, BOT, EVE, Fake, running
+from tests.honesty import LIES, Honesty
+from tests.matrix.test_conversation import ADMIN, BOT, EVE, Fake, hear, running
 
 
 @pytest.fixture
@@ -28,3 +30,11 @@ async def test_command_that_takes_is_taken_back_by_its_sender_only_and_one_that_
         fake.withdrawn[event.room_id, event.event_id] = by
         await talk.idle()
     assert bool(fake.commands) == (said in TAKES and by == EVE)
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_what_takes_a_right_away_is_carried_out_whatever_lies_then(fake: Fake, lie: Honesty) -> None:
+    fake.honesty = lie
+    fake.users.clear()
+    await hear(fake, fake.message(ADMIN, "revoke 3"), fake.message(ADMIN, "revoke 4"), fake.message(EVE, "revoke 5"))
+    assert fake.commands == [RevokeGrant("3"), RevokeGrant("4")]

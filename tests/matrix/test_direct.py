@@ -14,6 +14,8 @@ from mxrtc_bridge.matrix.direct import DirectFailure, DirectRoomError, DirectRoo
 from mxrtc_bridge.matrix.homeserver import Homeserver
 from mxrtc_bridge.matrix.room_event import RoomEvent
 from tests.conftest import HomeserverFactory
+from tests.honesty import Honesty
+from tests.honesty import failure as failed
 from tests.matrix.conftest import BridgeWorld, MakePerson
 
 ME = UserId("@alice:example.org")
@@ -23,7 +25,11 @@ OTHER = UserId("@bob:example.org")
 
 @dataclass
 class FakeHomeserver:
-    """Rooms in memory; a peer answers invitations as ``answers`` says, after some looks."""
+    """Rooms in memory; a peer answers invitations as ``answers`` says, after some looks.
+
+    A test that needs a lie about who is in the rooms sets ``honesty``, after what it is stale about; ``failures`` lets
+    one kind of question fail.
+    """
 
     rooms: dict[RoomId, dict[UserId, str]] = field(default_factory=dict)
     encrypted: set[RoomId] = field(default_factory=set)
@@ -35,6 +41,22 @@ class FakeHomeserver:
     left: list[RoomId] = field(default_factory=list)
     invited: list[RoomId] = field(default_factory=list)
     looked: int = 0
+    old: dict[RoomId, dict[UserId, str]] = field(default_factory=dict)
+    """Who it says to be in a room instead of ``rooms``."""
+
+    @property
+    def honesty(self) -> Honesty:
+        if (error := self.failures.get("members")) is not None:
+            return Honesty.WRONG if error.status == 200 else Honesty.SILENT
+        return Honesty.STALE if self.old else Honesty.TRUE
+
+    @honesty.setter
+    def honesty(self, honesty: Honesty) -> None:
+        self.failures.pop("members", None)
+        if (error := failed(honesty)) is not None:
+            self.failures["members"] = error
+        stale = honesty is Honesty.STALE
+        self.old = {room: dict(members) for room, members in self.rooms.items()} if stale else {}
 
     def _fail(self, name: str) -> None:
         if name in self.failures:
@@ -54,7 +76,8 @@ class FakeHomeserver:
 
     async def joined_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
         self._fail("members")
-        return frozenset(user for user, membership in self._mine(room).items() if membership == "join")
+        members = self.old.get(room) or self._mine(room)
+        return frozenset(user for user, membership in members.items() if membership == "join")
 
     async def membership(self, room: RoomId, user: UserId, as_user: UserId | None = None) -> str | None:
         members = self._mine(room)
@@ -231,12 +254,20 @@ async def test_homeserver_that_encrypts_everything_is_explained() -> None:
 
 async def test_outage_is_not_taken_for_a_missing_room() -> None:
     """Otherwise each outage would make another room."""
-    server = FakeHomeserver(
-        rooms={A: dict(PAIR)}, direct={PEER: [A]}, failures={"members": HomeserverError("away", 502)}
-    )
+    server = FakeHomeserver(rooms={A: dict(PAIR)}, direct={PEER: [A]})
+    server.honesty = Honesty.SILENT
     with pytest.raises(HomeserverError, match="away"):
         await finder(server).find_or_create_direct(PEER, known=A)
     assert set(server.rooms) == {A}
+
+
+async def test_stale_answer_makes_no_other_room_and_invites_nobody() -> None:
+    """The bridge of the peer is the one that knows who is there."""
+    server = FakeHomeserver(rooms={A: dict(PAIR)}, direct={PEER: [A]})
+    server.honesty = Honesty.STALE
+    server.rooms[A][PEER] = "leave"
+    assert await finder(server).find_or_create_direct(PEER, known=A) == A
+    assert (set(server.rooms), server.invited, server.left) == ({A}, [], [])
 
 
 async def test_cancelled_search_leaves_its_room() -> None:

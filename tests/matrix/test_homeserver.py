@@ -11,6 +11,7 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix import liveness, login
 from mxrtc_bridge.matrix.homeserver import Homeserver, Identity, RoomFacts, rooms_with
 from mxrtc_bridge.matrix.transport import RetryPolicy, Transport
+from tests.honesty import NO_ANSWERS, Honesty
 from tests.matrix.conftest import APPSERVICE_ID, BridgeWorld, MakePerson, ScriptedServer
 
 real = pytest.mark.asyncio(loop_scope="session")
@@ -181,6 +182,20 @@ async def test_turn_answer_is_parsed_and_bounded(
     scripted.answers = [web.json_response(answer)]
     async with plain(scripted) as homeserver:
         assert await homeserver.turn_server() == expected
+
+
+@pytest.mark.parametrize("lie", NO_ANSWERS)
+async def test_no_answer_is_an_error_and_no_empty_room_or_list(scripted: ScriptedServer, lie: Honesty) -> None:
+    scripted.honesty = lie
+    async with Homeserver(Transport(scripted.url, "token", retry=RetryPolicy(total_s=0))) as homeserver:
+        for question in (
+            homeserver.joined_members(ROOM),
+            homeserver.invited_members(ROOM),
+            homeserver.all_state(ROOM, ("m.policy.rule.user",)),
+            homeserver.joined_rooms(),
+        ):
+            with pytest.raises(HomeserverError):
+                await question
 
 
 @pytest.mark.parametrize("answer", [{}, {"joined": []}, {"joined": None}])

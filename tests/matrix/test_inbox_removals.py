@@ -10,6 +10,7 @@ import pytest
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.matrix.inbox import Inbox, InboxLimits
 from mxrtc_bridge.matrix.withdrawn import MAX_EVENTS, MAX_ROOMS, WithdrawnEvents
+from tests.honesty import NO_ANSWERS, Honesty
 from tests.matrix.inbox_bench import ALICE, MemoryStore, Recorder, kill, make_inbox, raw_event, running
 
 ROOM = "!r0:example.org"
@@ -149,6 +150,22 @@ async def test_look_comes_before_everything_and_survives_a_defect(caplog: pytest
         await inbox.accept("t", [{"type": "x"}])
     assert seen == ["odd", 5, {"type": "x"}]
     assert caplog.text.count("was not looked at") == 1
+
+
+@pytest.mark.parametrize("lie", NO_ANSWERS)
+async def test_what_arrives_is_looked_at_whatever_the_database_does(lie: Honesty) -> None:
+    store, recorder = MemoryStore(), Recorder()
+    seen: list[object] = []
+    async with running(make_inbox(store, recorder, arrived=seen.append)) as inbox:
+        store.honesty = lie
+        events = [raw_event(1), redaction(2, 1)]
+        inbox.look(events)
+        with pytest.raises((StorageError, TimeoutError)):
+            async with asyncio.timeout(0.05):
+                await inbox.accept("t", events)
+        assert seen == events
+        assert recorder.numbers == [], "nothing is handled that is not kept"
+        store.honesty = Honesty.TRUE
 
 
 def test_withdrawn_events_are_bounded_by_room() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,21 +12,36 @@ from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix import member_lists as module
 from mxrtc_bridge.matrix.member_lists import SETTLE_S, MemberLists
+from tests.honesty import LIES, NO_ANSWERS, Honesty, failure
 from tests.matrix.peers_bench import ALICE, BOT, MALLORY, PEER, ROOM, Bench
 
 OTHER = RoomId("!other:example.org")
 
 
 class Server:
+    """Says who is in ``rooms``; a test that needs a lie sets ``honesty`` after what it is stale about."""
+
     def __init__(self) -> None:
         self.rooms: dict[RoomId, set[UserId]] = {ROOM: {BOT, ALICE}}
+        self.honesty = Honesty.TRUE
         self.asked = 0
         self.meanwhile = lambda: None
+
+    @property
+    def honesty(self) -> Honesty:
+        return self._honesty
+
+    @honesty.setter
+    def honesty(self, honesty: Honesty) -> None:
+        self._honesty = honesty
+        self._old = {room: set(members) for room, members in self.rooms.items()}
 
     async def joined_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
         assert as_user == BOT
         self.asked += 1
-        found = self.rooms.get(room)
+        if (error := failure(self.honesty)) is not None:
+            raise error
+        found = (self._old if self.honesty is Honesty.STALE else self.rooms).get(room)
         if found is None:
             raise HomeserverError("not in the room", 403, "M_FORBIDDEN")
         answer = frozenset(found)
@@ -120,6 +137,33 @@ async def test_a_homeserver_that_does_not_answer_ends_nothing_and_gives_nothing(
     with pytest.raises(HomeserverError):
         await world.lists.learn(ROOM)
     assert world.lists.rooms_of(ALICE) == {ROOM}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_who_was_taken_away_stays_away_whatever_the_homeserver_says_then(world: World, lie: Honesty) -> None:
+    world.server.honesty = lie
+    world.server.rooms[ROOM].discard(ALICE)
+    assert world.look(ALICE, joined=False)
+    for _ in range(3):
+        with nullcontext() if lie is Honesty.STALE else pytest.raises(HomeserverError):
+            await world.lists.learn(ROOM)
+        assert world.lists.rooms_of(ALICE) == frozenset()
+    world.server.honesty = Honesty.TRUE
+    await world.lists.learn(ROOM)
+    assert world.lists.rooms_of(ALICE) == frozenset()
+
+
+@pytest.mark.parametrize("lie", NO_ANSWERS)
+async def test_no_answer_ends_nothing_and_makes_nobody_a_member(world: World, lie: Honesty) -> None:
+    world.server.honesty = lie
+    world.server.rooms[ROOM] = {BOT, MALLORY}
+    before = world.changes
+    assert world.look(MALLORY, joined=True)
+    for _ in range(3):
+        with pytest.raises(HomeserverError):
+            await world.lists.learn(ROOM)
+    assert (world.lists.rooms_of(ALICE), world.lists.rooms_of(MALLORY)) == ({ROOM}, frozenset())
+    assert world.changes == before, "no live session is judged by it"
 
 
 @pytest.mark.parametrize("later", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.policy_lists import ListRule, RuleKey
 from mxrtc_bridge.core.revocations import RuleNews, read_news
 from mxrtc_bridge.matrix.policy_lists import SETTLE_S, PolicyLists
+from tests.honesty import LIES, NO_ANSWERS, Honesty, failure
 
 BOT, ADMIN = UserId("@rtcbot:example.org"), UserId("@carol:example.org")
 LIST, OTHER = RoomId("!list:example.org"), RoomId("!other:example.org")
@@ -28,8 +30,15 @@ async def _nothing() -> None:
 
 
 class World:
+    """The lists, their homeserver and their memory.
+
+    A test that needs a lie sets ``honesty`` of the homeserver, after what it is stale about; ``full`` has the memory
+    refuse.
+    """
+
     def __init__(self) -> None:
         self.state: dict[RoomId, list[tuple[str, str, dict[str, Any]]]] = {LIST: [(USER, "m", ban(MALLORY))]}
+        self.honesty = Honesty.TRUE
         self.meanwhile: Callable[[], Awaitable[None]] = _nothing
         self.changes = 0
         self.memory: dict[RoomId, dict[RuleKey, ListRule]] = {}
@@ -60,6 +69,15 @@ class World:
             raise StorageError("the disk is full")
         self.written += 1
 
+    @property
+    def honesty(self) -> Honesty:
+        return self._honesty
+
+    @honesty.setter
+    def honesty(self, honesty: Honesty) -> None:
+        self._honesty = honesty
+        self._old = {room: list(state) for room, state in self.state.items()}
+
     def restarted(self) -> World:
         """The same world with a new run of the bridge."""
         again = World()
@@ -74,9 +92,12 @@ class World:
     ) -> list[tuple[str, str, dict[str, object]]]:
         assert as_user == BOT
         assert USER in types
-        if room not in self.state:
+        if (error := failure(self.honesty)) is not None:
+            raise error
+        state = self._old if self.honesty is Honesty.STALE else self.state
+        if room not in state:
             raise HomeserverError("not in the room", 403, "M_FORBIDDEN")
-        found = list(self.state[room])
+        found = list(state[room])
         await self.meanwhile()
         return found
 
@@ -167,6 +188,35 @@ async def test_what_is_known_stays_where_a_list_cannot_be_read_again() -> None:
     with pytest.raises(HomeserverError):
         await world.lists.learn(LIST)
     assert world.denied(MALLORY)
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_rule_that_has_arrived_denies_whatever_the_homeserver_says_then(lie: Honesty) -> None:
+    world = World()
+    await world.lists.learn(LIST)
+    world.honesty = lie
+    assert world.arrives(ban(TRUDY), key="t")
+    for _ in range(3):
+        with nullcontext() if lie is Honesty.STALE else pytest.raises(HomeserverError):
+            await world.lists.learn(LIST)
+        assert (world.denied(TRUDY), world.denied(MALLORY)) == (True, True)
+
+
+@pytest.mark.parametrize("lie", NO_ANSWERS)
+async def test_no_answer_takes_no_rule_back_however_long(lie: Honesty) -> None:
+    """Also where an event says that it was taken back, and over a restart."""
+    world = World()
+    await world.lists.learn(LIST)
+    again = world.restarted()
+    await again.lists.recall()
+    for each in (world, again):
+        each.honesty = lie
+        assert each.arrives({}), "taken back"
+        for _ in range(3):
+            each.now += 10 * SETTLE_S
+            with pytest.raises(HomeserverError):
+                await each.lists.learn(LIST)
+        assert each.denied(MALLORY)
 
 
 async def test_a_list_that_is_named_no_more_is_forgotten() -> None:

@@ -1,7 +1,8 @@
 """A homeserver that answers ``/keys/query`` with real, signed keys, and that can lie about them.
 
-What a test needs of it is said by what it sets: it tells the truth; it is *stale* and goes on telling an old one; it is
-*silent*, or *hangs*; its answer is *wrong*; or it says that another server did not answer *it*.
+What a test needs of it is said by what it sets. ``honesty`` is enough for most: it tells the truth; it is *stale* and
+goes on telling an old one; it is *silent*; its answer is *wrong*. More exactly: ``silent`` says what it fails with,
+``gate`` lets it hang, ``wrong`` is what it says instead; ``failures`` are servers that did not answer *it*.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from mxrtc_bridge.matrix.crypto.cross_signing import identity_content
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
 from mxrtc_bridge.matrix.crypto.signed_json import with_signature
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
+from tests.honesty import Honesty
 
 PICKLE_KEY = b"p" * 32
 
@@ -41,6 +43,22 @@ class KeyHomeserver:
         self.forgets: set[UserId] = set()
         """Users that it leaves out of its answers."""
         self.asked: list[tuple[UserId, ...]] = []
+
+    @property
+    def honesty(self) -> Honesty:
+        if self.silent is not None:
+            return Honesty.SILENT
+        if self.wrong is not None:
+            return Honesty.WRONG
+        return Honesty.TRUE if self._old is None else Honesty.STALE
+
+    @honesty.setter
+    def honesty(self, honesty: Honesty) -> None:
+        self.silent = "away" if honesty is Honesty.SILENT else None
+        self.wrong = {"device_keys": []} if honesty is Honesty.WRONG else None
+        self._old = None
+        if honesty is Honesty.STALE:
+            self.grow_stale()
 
     # What people do
 

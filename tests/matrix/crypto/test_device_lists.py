@@ -29,7 +29,7 @@ ALICE, BOB = UserId("@alice:example.org"), UserId("@bob:example.org")
 
 
 class Store(MemoryStore):
-    """A database that can be away."""
+    """A database that can be away for what is said of users; ``honesty`` is for all of it."""
 
     away = False
 
