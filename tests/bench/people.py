@@ -7,6 +7,7 @@ shown of it. Times are microseconds of one processor; the goals are those of an 
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,9 @@ async def measure_people(folder: Path) -> dict[str, object]:
 
 async def _audit(store: AuditStore, folder: Path) -> dict[str, object]:
     """What a decision costs that waits for the disk, alone and among many, and a page of the log."""
+    # What the measurements before have left would otherwise be gone through by the garbage collector in the middle.
+    gc.collect()
+    gc.freeze()
     head, number = NO_LINES, 0
     while number < RECORDS:
         entries = []
