@@ -326,7 +326,9 @@ def _make_pool(text: str) -> Pool:
         if not _postgres_errors("PostgresError"):
             raise StorageError("PostgreSQL needs the package asyncpg: pip install 'mxrtc-bridge[postgres]'")
         options = {
-            "min_size": 1,
+            # Whoever needs a connection opens it, and is told what is wrong with that. One that the pool kept by itself
+            # would be opened anew by itself, with a traceback and the address in the log for each failure.
+            "min_size": 0,
             "max_size": POSTGRES_CONNECTIONS,
             "timeout": 5,
             "command_timeout": 10,

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
+import re
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_asyncio
 
+from mxrtc_bridge.web.control import ask
 from tests.e2e.test_control import ALICE, admin, connected, rows
 from tests.e2e.world import World, echo
 from tests.storage import postgres
-from tests.storage.lossy_postgres import lossy
+from tests.storage.lossy_postgres import LossyPostgres, lossy
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 
 
 async def test_what_was_revoked_beside_a_locked_database_ends_at_once_and_does_not_come_back(tmp_path: Path) -> None:
@@ -47,31 +55,163 @@ async def test_what_was_revoked_beside_a_locked_database_ends_at_once_and_does_n
         assert "Traceback" not in world.log_text()
 
 
-@pytest.mark.parametrize("lost", [1, 3])
-async def test_a_grant_whose_commits_lose_their_answers_is_there_once_and_gone_when_it_is_revoked(
-    tmp_path: Path, lost: int
-) -> None:
-    """The bridge is on PostgreSQL, and the network between them forgets connections in the middle of a COMMIT."""
+@dataclass
+class OnPostgres:
+    """A bridge on PostgreSQL, with a network between them that may fail."""
+
+    world: World
+    network: LossyPostgres
+    database: postgres.Server
+
+    async def by_audit(self) -> list[int]:
+        """The numbers of the grants that are in force as the audit tells it."""
+        code, out, err = await admin(self.world, "audit", "verify")
+        assert code == 0, out + err
+        lines = [json.loads(line) for line in (self.world.folder / "audit.jsonl").read_text().splitlines()]
+        given = [line["grant"] for line in lines if line["kind"] == "grant"]
+        ended = {line["grant"] for line in lines if line["kind"] == "grant_end"}
+        assert sorted(given) == sorted(set(given))
+        return sorted({*given} - ended)
+
+    async def numbers(self) -> list[int]:
+        """The numbers of the grants that are in force as the bridge tells it."""
+        found: list[int] = []
+        for page in itertools.count(1):
+            _, answer = await self.ask("grants", str(page))
+            found += [row["number"] for row in answer["rows"]]
+            if page >= answer["pages"]:
+                break
+        return sorted(found)
+
+    async def ask(self, *words: str) -> tuple[int, dict[str, Any]]:
+        """Have the bridge carry out a command; returns a status of HTTP and the answer."""
+        return await ask(str(self.world.folder / "control.sock"), words)
+
+    async def killed(self) -> None:
+        """Kill the bridge and start it again, with a network that works."""
+        self.network.lose = self.network.drop = 0
+        assert self.world.bridge is not None
+        assert self.world.bridge.returncode is None, "it has lived on"
+        self.world.bridge.kill()
+        await self.world.start_bridge()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def on_postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OnPostgres]:
     programs = postgres.find_programs()
     assert programs is not None, "PostgreSQL is among the packages of .ci/packages"
     async with AsyncExitStack() as stack:
-        network = await stack.enter_async_context(lossy(stack.enter_context(postgres.running(programs))))
-        world = await World.start(tmp_path, stack, settings={"database": network.url})
+        database = stack.enter_context(postgres.started(programs))
+        network = await stack.enter_async_context(lossy(database.url))
+        folder = tmp_path_factory.mktemp("unwritten")
+        world = await World.start(folder, stack, settings={"database": network.url})
         await world.serve("echo", echo, grantable_to=[ALICE])
         await world.add_user("alice")
-        bridge = await world.start_bridge()
-        network.lose = lost
-        code, _, err = await admin(world, "grant", ALICE, "build/echo", "--for", "2h")
-        assert (code, network.lose) == (0, 0), err
-        (grant,) = await rows(world, "grants")
-        stream = await connected(world)
-        network.lose = lost
-        assert (await admin(world, "revoke", str(grant["number"])))[0] == 0
-        await stream.cut(5, "your right")
-        bridge.kill()
-        bridge = await world.start_bridge()
-        assert await rows(world, "grants") == []
-        code, out, err = await admin(world, "audit", "verify")
-        assert code == 0, out + err
-        await bridge.terminate(20)
+        await world.start_bridge()
+        yield OnPostgres(world, network, database)
+        assert world.bridge is not None
+        await world.bridge.terminate(20)
         assert "Traceback" not in world.log_text()
+
+
+STORED, CONFIRMED, ENDED = "INSERT INTO given_grant", "SET pending = 0", "SET ended_ms"
+"""Statements of what is done to a grant; each transaction with one is of that grant alone."""
+ALWAYS = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("fate", "times", "statement"),
+    [
+        ("lose", 1, STORED),
+        ("drop", 1, STORED),
+        ("lose", ALWAYS, STORED),
+        ("drop", ALWAYS, STORED),
+        ("lose", ALWAYS, CONFIRMED),
+        ("drop", ALWAYS, CONFIRMED),
+    ],
+)
+async def test_a_grant_whose_commits_fail_is_there_once_or_not_at_all_as_it_is_told(
+    on_postgres: OnPostgres, fate: str, times: int, statement: str
+) -> None:
+    network = on_postgres.network
+    network.within = statement
+    setattr(network, fate, times)
+    status, answer = await on_postgres.ask("grant", ALICE, "build/echo", "for", "2h")
+    assert getattr(network, fate) < times, "it has come to that"
+    told = await on_postgres.numbers()
+    assert (status, len(told)) in ((200, 1), (409, 0)), answer
+    await on_postgres.killed()
+    assert await on_postgres.numbers() == told == await on_postgres.by_audit()
+    for number in told:
+        assert (await on_postgres.ask("revoke", str(number)))[0] == 200
+    await on_postgres.killed()
+    assert await on_postgres.numbers() == []
+
+
+@pytest.mark.parametrize(("fate", "times"), [("lose", 1), ("drop", 1), ("lose", ALWAYS), ("drop", ALWAYS)])
+async def test_a_grant_that_is_taken_back_while_commits_fail_ends_at_once_and_does_not_come_back(
+    on_postgres: OnPostgres, fate: str, times: int
+) -> None:
+    network = on_postgres.network
+    status, answer = await on_postgres.ask("grant", ALICE, "build/echo", "for", "2h")
+    assert status == 200, answer
+    (number,) = await on_postgres.numbers()
+    stream = await connected(on_postgres.world)
+    network.within = ENDED
+    setattr(network, fate, times)
+    revoking = asyncio.create_task(on_postgres.ask("revoke", str(number)))
+    await stream.cut(5, "your right")
+    status, answer = await revoking
+    assert getattr(network, fate) < times, "it has come to that"
+    assert status == 200 or f"Grant {number} is out of force now" in str(answer["error"]), answer
+    assert await on_postgres.numbers() == []
+    await on_postgres.killed()
+    assert await on_postgres.numbers() == [] == await on_postgres.by_audit()
+
+
+async def test_after_a_database_that_was_killed_amid_grants_those_are_in_force_that_the_audit_says(
+    on_postgres: OnPostgres,
+) -> None:
+    told: dict[str, list[int]] = {"given": [], "taken": []}
+    answers: asyncio.Queue[int] = asyncio.Queue()
+    enough = asyncio.Event()
+
+    async def give_and_take() -> None:
+        """Give, and take back all but every fourth."""
+        for turn in itertools.count():
+            if enough.is_set():
+                break
+            status, answer = await on_postgres.ask("grant", ALICE, "build/echo", "for", "2h")
+            if status == 200:
+                number = re.match(r"Grant (\d+): ", str(answer["said"]))
+                assert number is not None, answer
+                told["given"].append(int(number[1]))
+                if turn % 4:
+                    # Out of force from now on, also if it says that this could not be written down.
+                    told["taken"].append(int(number[1]))
+                    status, _ = await on_postgres.ask("revoke", number[1])
+            answers.put_nowait(status)
+
+    async def some_answers() -> list[int]:
+        async with asyncio.timeout(60):
+            return [await answers.get() for _ in range(10)]
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(3):
+            tasks.create_task(give_and_take())
+        for _ in range(3):
+            await some_answers()
+            await asyncio.to_thread(on_postgres.database.kill)
+            await asyncio.to_thread(on_postgres.database.start)
+        while 200 not in await some_answers():
+            pass
+        enough.set()
+    assert len(told["taken"]) > 10
+    for restarted in (False, True):
+        if restarted:
+            await on_postgres.killed()
+        in_force = await on_postgres.numbers()
+        assert set(in_force) >= {*told["given"]} - {*told["taken"]}
+        assert not {*in_force} & {*told["taken"]}
+        assert in_force == await on_postgres.by_audit()
+    await (await connected(on_postgres.world)).end()

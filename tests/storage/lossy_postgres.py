@@ -16,6 +16,7 @@ class LossyPostgres:
         url: by which a client comes through here.
         lose: as many COMMITs reach the database and have their connection cut before they are answered.
         drop: as many COMMITs are cut off before they reach the database.
+        within: which COMMITs these are: those of transactions in which a statement with this text was run.
     """
 
     def __init__(self, url: str) -> None:
@@ -23,41 +24,80 @@ class LossyPostgres:
         self.url = url
         self.lose = 0
         self.drop = 0
+        self.within = ""
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._to.host is not None
-        behind, ahead = await asyncio.open_connection(self._to.host, self._to.port)
+        try:
+            behind, ahead = await asyncio.open_connection(self._to.host, self._to.port)
+        except ConnectionError:
+            writer.transport.abort()
+            return
         silent = False
 
         async def answers() -> None:
-            while data := await behind.read(65536):
-                if silent:
-                    committed.set()
-                else:
-                    writer.write(data)
+            try:
+                while data := await behind.read(65536):
+                    if silent:
+                        committed.set()
+                    else:
+                        writer.write(data)
+            except ConnectionError:
+                pass  # Killed, as a test may do.
             committed.set()
             writer.close()
 
         committed = asyncio.Event()
         answering = asyncio.create_task(answers())
+        transaction = _Transaction()
         try:
-            while data := await reader.read(65536):
-                if b"COMMIT" in data and self.drop:
+            while True:
+                message = await _read_message(reader)
+                if transaction.commits(message, self.within) and self.drop:
                     self.drop -= 1
                     break
-                if b"COMMIT" in data and self.lose:
+                if transaction.commits(message, self.within) and self.lose:
                     self.lose -= 1
                     silent = True
-                    ahead.write(data)
+                    ahead.write(message)
                     await committed.wait()
                     break
-                ahead.write(data)
-        except ConnectionError:
+                transaction.follow(message)
+                ahead.write(message)
+        except (ConnectionError, asyncio.IncompleteReadError):
             pass  # Either side may go at any moment.
         finally:
             answering.cancel()
             ahead.close()
             writer.transport.abort()
+
+
+class _Transaction:
+    """What a client runs in its transaction; statements that were prepared are run by their names alone."""
+
+    def __init__(self) -> None:
+        self._prepared: dict[bytes, bytes] = {}
+        self._run: list[bytes] = []
+
+    def commits(self, message: bytes, within: str) -> bool:
+        is_commit = message[:1] == b"Q" and message[5:].startswith(b"COMMIT")
+        return is_commit and within.encode() in b"\n".join(self._run)
+
+    def follow(self, message: bytes) -> None:
+        match message[:1], message[5:].split(b"\0"):
+            case b"P", [name, statement, *_]:
+                self._prepared[name] = statement
+            case b"B", [_, name, *_]:
+                self._run.append(self._prepared[name])
+            case b"Q", [statement, *_]:
+                self._run = [] if statement.startswith(b"BEGIN") else [*self._run, statement]
+
+
+async def _read_message(reader: asyncio.StreamReader) -> bytes:
+    """One message of the client's: those before the login have no kind, and begin with a length of less than 2**24."""
+    kind = await reader.readexactly(1)
+    head = kind + await reader.readexactly(3 if kind == b"\0" else 4)
+    return head + await reader.readexactly(int.from_bytes(head[-4:]) - 4)
 
 
 @asynccontextmanager

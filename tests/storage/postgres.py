@@ -27,6 +27,34 @@ def find_programs() -> Path | None:
 @contextmanager
 def running(programs: Path) -> Iterator[str]:
     """Run a server for the length of a ``with`` block; gives the URL of an empty database."""
+    with started(programs) as server:
+        yield server.url
+
+
+class Server:
+    """A server that runs; made by :func:`started`."""
+
+    def __init__(self, programs: Path, folder: Path, user: str, port: int) -> None:
+        self.url = f"postgres://test@127.0.0.1:{port}/postgres"
+        self._control = [programs / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log"]
+        self._settings = f"-h 127.0.0.1 -p {port} -k {folder} -F"
+        self._options = {"user": user, "cwd": folder} if os.geteuid() == 0 else {"cwd": folder}
+
+    def start(self) -> None:
+        """Start it, with what it has stored before, and wait until it answers."""
+        self._run(*self._control, "-o", self._settings, "start")
+
+    def kill(self) -> None:
+        """End it as a crash would: without a word to its clients, and with its log to be replayed at the next start."""
+        self._run(*self._control, "-m", "immediate", "stop")
+
+    def _run(self, *command: str | Path) -> None:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **self._options)  # type: ignore[call-overload]
+
+
+@contextmanager
+def started(programs: Path) -> Iterator[Server]:
+    """Run a server that may be killed and started again meanwhile, for the length of a ``with`` block."""
     folder = Path(tempfile.mkdtemp(prefix="mxrtc-postgres-"))
     # It refuses to run as root.
     user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
@@ -35,21 +63,16 @@ def running(programs: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    data, log = folder / "data", folder / "log"
-    options = {"user": user, "cwd": folder} if os.geteuid() == 0 else {"cwd": folder}
-    subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "test", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        **options,  # type: ignore[call-overload]
-    )
-    control = [programs / "pg_ctl", "-D", data, "-w", "-l", log]
-    settings = f"-h 127.0.0.1 -p {port} -k {folder} -F"
+    server = Server(programs, folder, user, port)
     try:
-        subprocess.run([*control, "-o", settings, "start"], check=True, stdout=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
+        server._run(
+            *(programs / "initdb", "-D", folder / "data", "-U", "test", "-A", "trust"),
+            *("--no-sync", "-E", "UTF8", "--locale=C"),
+        )
+        server.start()
         try:
-            yield f"postgres://test@127.0.0.1:{port}/postgres"
+            yield server
         finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
+            server.kill()
     finally:
         shutil.rmtree(folder)
