@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from aiohttp import ClientSession
 
-from tests.e2e.world import DOMAIN, PASSWORD, World
+from tests.e2e.world import PASSWORD, World
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Person:
         address = f"{world.homeserver.url}/_matrix/client/v3"
         async with http.post(f"{address}/login", json=content) as response:
             answer = await response.json()
-        return cls(f"@{name}:{DOMAIN}", http, address, answer["access_token"])
+        return cls(world.homeserver.user_id(name), http, address, answer["access_token"])
 
     async def ask(self, method: str, path: str, content: Any = None, *, status: int = 200) -> Any:
         """One request to the client-server API."""

@@ -83,18 +83,20 @@ class World:
         *,
         settings: dict[str, Any] | None = None,
         exclusive: bool = True,
+        make_homeserver: Callable[..., Synapse] = Synapse,
         **homeserver: Any,
     ) -> Self:
         """Start the homeserver with the registration for a bridge with ``settings``; the test starts the bridge.
 
         Without ``exclusive``, people can register names of peers, as they could before the registration was read.
+        What ``make_homeserver`` makes may have another name than the one that is asked for.
         """
         world = cls(folder, stack)
         world.settings.update(settings or {})
         home = folder / "synapse"
         home.mkdir()
         registration = folder / "registration.yaml"
-        world.homeserver = Synapse(home, server_name=DOMAIN, app_services=[registration], **homeserver)
+        world.homeserver = make_homeserver(home, server_name=DOMAIN, app_services=[registration], **homeserver)
         stack.push_async_callback(world.homeserver.stop)
         text = render_registration(load_config(world.write_config()), random_sender())
         registration.write_text(text if exclusive else text.replace("exclusive: true", "exclusive: false"))
@@ -125,7 +127,8 @@ class World:
         return port
 
     def grant(self, user: str, *services: str) -> None:
-        self.grants.append({"id": f"grant-{len(self.grants)}", "from": [f"@{user}:{DOMAIN}"], "to": list(services)})
+        subject = self.homeserver.user_id(user)
+        self.grants.append({"id": f"grant-{len(self.grants)}", "from": [subject], "to": list(services)})
 
     # Bridge
 
@@ -134,7 +137,7 @@ class World:
 
         config = {
             "version": 1,
-            "homeserver": {"address": self.homeserver.url, "domain": DOMAIN},
+            "homeserver": {"address": self.homeserver.url, "domain": self.homeserver.server_name},
             "appservice": {
                 "listen": f"127.0.0.1:{self._as_port.port}",
                 "as_token": "as" * 24,
@@ -196,7 +199,7 @@ class World:
     async def add_user(self, name: str, *, by_program: bool = False) -> None:
         """Register a user and log in as ``mxrtc login`` does: ``by_program``, or faster in this process."""
         await self.homeserver.register_user(name, PASSWORD)
-        user, url = f"@{name}:{DOMAIN}", self.homeserver.url
+        user, url = self.homeserver.user_id(name), self.homeserver.url
         if not by_program:
             state = StateFolder(Path(self.env(name)["MXRTC_STATE"]))
             await commands.login(state, Report(quiet=True), user, PASSWORD, url, "rtc_", "rtcbot")
