@@ -135,7 +135,8 @@ async def own_device(state: StateFolder, login: Login) -> AsyncIterator[tuple[Cr
         folder = stack.enter_context(state.opened())
         stack.enter_context(await _locked(folder, state.path / "crypto.lock"))
         key = _key(folder, state.path / "crypto.key")
-        _check_database(folder, state.path / "crypto.db")
+        for name in ("crypto.db", "crypto.db-wal", "crypto.db-shm", "crypto.db-journal"):
+            _check_database(folder, state.path / name)
         database = await stack.enter_async_context(await Database.open(_url(state.path / "crypto.db")))
         transport = Transport(login.homeserver, login.access_token)
         stack.push_async_callback(transport.close)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mxrtc_bridge.client.exits import ClientError, Exit
-from mxrtc_bridge.config.private_files import open_private_directory, open_private_file
+from mxrtc_bridge.config.private_files import exposure_of_path, open_private_directory, open_private_file
 from mxrtc_bridge.core.errors import EventError, LocalError
 from mxrtc_bridge.core.ids import RoomId, UserId, parse_room_id, parse_user_id, server_of
 
@@ -84,8 +84,12 @@ class StateFolder:
 
     def forget_login(self) -> None:
         """Remove the login and all that depends on it."""
-        for path in (self.path / "login.json", self.path / "rooms.json", *self.path.glob("crypto.*")):
-            path.unlink(missing_ok=True)
+        if not self._exists():
+            return
+        with self.opened() as folder:
+            for name in os.listdir(folder):  # noqa: PTH208 - of a descriptor
+                if name in ("login.json", "rooms.json") or name.startswith("crypto."):
+                    os.unlink(name, dir_fd=folder)
 
     # Rooms: a cache, so damage is no error
 
@@ -134,9 +138,10 @@ class StateFolder:
         """The descriptor of the folder, made if it is missing, once it is known to be ours alone.
 
         Raises:
-            ClientError: it cannot be made, or others can put things into it.
+            ClientError: it cannot be made, or others can put things into it or another folder in its place.
         """
         try:
+            self._exists()
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = open_private_directory(None, self.path, str(self.path))
         except LocalError as error:
@@ -148,10 +153,22 @@ class StateFolder:
         finally:
             os.close(descriptor)
 
-    def _read(self, path: Path, *, secret: bool = False) -> dict[str, object] | None:
-        if not self.path.exists():
-            return None
+    def _exists(self) -> bool:
+        """Whether there is a folder, once its path is known to lead nowhere else: some files are opened by it."""
         try:
+            if (why := exposure_of_path(self.path)) is not None:
+                raise ClientError(
+                    Exit.LOCAL,
+                    f"{self.path} cannot be trusted: {why}. Use a folder that is yours alone; MXRTC_STATE names it",
+                )
+            return self.path.exists()
+        except OSError as error:
+            raise ClientError(Exit.LOCAL, f"{self.path} cannot be used: {error.strerror}") from error
+
+    def _read(self, path: Path, *, secret: bool = False) -> dict[str, object] | None:
+        try:
+            if not self._exists():
+                return None
             with (
                 self.opened() as folder,
                 os.fdopen(open_private_file(folder, path.name, os.O_RDONLY, str(path)), "rb") as file,

@@ -10,6 +10,7 @@ All functions block.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -18,6 +19,8 @@ from mxrtc_bridge.core.errors import LocalError
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
+MAX_LINKS = 40
+"""As the kernel follows them."""
 _WRITE_BY_OTHERS = 0o022
 """An access list that lets others write shows in the bits of the group as well."""
 
@@ -36,6 +39,49 @@ def exposure(status: os.stat_result) -> str | None:
     if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
         return f"it has {status.st_nlink} names (hard links)"
     return None
+
+
+def exposure_of_path(path: Path) -> str | None:
+    """Why others could put another thing in the place of ``path``, now or later; None if they cannot.
+
+    For what must be opened by its path. A link is followed, and so are the names in it. Below our home directory the
+    directories above it are not asked, as sshd does it. A directory may let its group write, as many do where each user
+    has a group of their own.
+
+    Args:
+        path: what is missing of it does not count.
+
+    Raises:
+        OSError: as the kernel says.
+    """
+    mine = (os.geteuid(), 0)
+    home, path = Path(os.environ.get("HOME", "/")), path.absolute()
+    here = home if path.is_relative_to(home) else Path(path.anchor)
+    names, links = list(reversed(path.relative_to(here).parts)), 0
+    while True:
+        status = here.stat()
+        if status.st_uid not in mine:
+            return f"{here} belongs to user {status.st_uid}, not to you (user {os.geteuid()})"
+        if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX and names:
+            return f"others can rename what is in {here} (mode {stat.S_IMODE(status.st_mode):04o})"
+        if not names:
+            return None
+        below = here / names.pop()
+        try:
+            status = below.lstat()
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISLNK(status.st_mode):
+            # Also ``..``, as every directory on the way here is a real one.
+            here = below.parent.parent if below.name == ".." else below
+            continue
+        if status.st_uid not in mine:
+            return f"{below} is a link of user {status.st_uid}, not yours (user {os.geteuid()})"
+        if (links := links + 1) > MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = below.readlink()
+        names += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+        here = Path(target.anchor) if target.is_absolute() else here
 
 
 def open_private_directory(above: int | None, name: str | Path, shown: str) -> int:

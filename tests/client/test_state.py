@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ SECRET_FILES = ["login.json", "crypto.key", "crypto.lock", "crypto.db"]
 
 @pytest.mark.parametrize("by_other", [pytest.param(True, marks=needs_root), False])
 async def test_state_folder_that_others_can_write_to_is_refused_before_anything_in_it_is_read(by_other: bool) -> None:
-    with public_directory() as public:
+    with public_directory(sticky=True) as public:
         path = public / "state"
         StateFolder(path).save_login(LOGIN)
         if by_other:
@@ -197,30 +198,124 @@ async def test_file_of_the_state_that_is_not_ours_alone_is_refused(tmp_path: Pat
         await use(folder, name)
 
 
-@needs_root
-def test_state_folder_that_is_exchanged_while_it_is_read_gives_nothing_of_others(
-    monkeypatch: pytest.MonkeyPatch,
+def test_state_folder_that_is_exchanged_while_it_is_read_gives_nothing_of_the_other_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """In a directory without the sticky bit somebody may rename what is ours."""
-    with public_directory() as public:
-        folder = StateFolder(public / "state")
-        folder.save_login(LOGIN)
+    """What is read is in the folder that was looked at, whatever has its name by then."""
+    folder = StateFolder(tmp_path / "state")
+    folder.save_login(LOGIN)
+    other = StateFolder(tmp_path / "other")
+    other.save_login(replace(LOGIN, homeserver="https://evil.test"))
+    opened = state_module.open_private_file
 
-        def exchange() -> None:
-            (public / "state").rename(public / "away")
-            (public / "state").mkdir()
-            (public / "state" / "login.json").write_text((public / "theirs").read_text())
+    def late(*arguments: Any) -> int:
+        if other.path.exists():
+            folder.path.rename(tmp_path / "away")
+            other.path.rename(folder.path)
+        return opened(*arguments)
 
-        (public / "theirs").write_text(json.dumps({**asdict(LOGIN), "homeserver": "https://evil.test"}))
-        (public / "theirs").chmod(0o644)
-        opened = state_module.open_private_file
+    monkeypatch.setattr(state_module, "open_private_file", late)
+    assert folder.load_login() == LOGIN
 
-        def late(*arguments: Any) -> int:
-            if not (public / "away").exists():
-                as_other(exchange)
-            return opened(*arguments)
 
-        monkeypatch.setattr(state_module, "open_private_file", late)
-        assert folder.load_login() == LOGIN
-        with pytest.raises(ClientError, match="cannot be trusted"):
+USES = ("load", "save", "run", "device", "forget")
+
+
+async def use_state(folder: StateFolder, how: str) -> None:
+    match how:
+        case "load":
             folder.load_login()
+        case "save":
+            folder.save_login(LOGIN)
+        case "run":
+            folder.run_folder()
+        case "device":
+            async with own_device(folder, LOGIN):
+                pass
+        case "forget":
+            folder.forget_login()
+
+
+@needs_root
+@pytest.mark.parametrize("how", USES)
+@pytest.mark.parametrize("where", ["the folder", "above it", "behind a link of ours"])
+async def test_state_that_a_link_of_somebody_else_leads_to_is_refused_although_it_is_ours(how: str, where: str) -> None:
+    """They may have it lead anywhere at the next moment, and the database is opened by its path."""
+    with public_directory(sticky=True) as public:
+        ours = StateFolder(public / "ours" / "state")
+        ours.save_login(LOGIN)
+        before = sorted(ours.path.iterdir())
+        link = public / "link"
+        if where == "the folder":
+            as_other(lambda: link.symlink_to(ours.path))
+            path = link
+        else:
+            as_other(lambda: link.symlink_to(ours.path.parent))
+            path = link / "state"
+        if where == "behind a link of ours":
+            (public / "own").symlink_to("link/state")
+            path = public / "own"
+        with pytest.raises(ClientError, match=f"link is a link of user {OTHER_UID}") as caught:
+            await use_state(StateFolder(path), how)
+        assert caught.value.code in (Exit.LOCAL, Exit.USAGE)
+        assert "MXRTC_STATE names it" in str(caught.value)
+        assert sorted(ours.path.iterdir()) == before
+
+
+@needs_root
+@pytest.mark.parametrize("how", USES)
+@pytest.mark.parametrize("theirs", [True, False])
+async def test_state_below_a_folder_in_which_others_can_rename_is_refused(how: str, theirs: bool) -> None:
+    with public_directory(sticky=True) as public:
+        above = public / "above"
+        ours = StateFolder(above / "state")
+        ours.save_login(LOGIN)
+        if theirs:
+            os.chown(above, OTHER_UID, OTHER_UID)
+        else:
+            above.chmod(0o777)
+        why = f"above belongs to user {OTHER_UID}" if theirs else "others can rename what is in"
+        with pytest.raises(ClientError, match=why):
+            await use_state(ours, how)
+
+
+def test_state_that_links_of_ours_lead_to_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "up").symlink_to("link/../link")
+    (tmp_path / "state").symlink_to(tmp_path / "up" / "state")
+    (tmp_path / "real" / "state").mkdir(mode=0o700)
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / "state", Path("state"), Path("real/../up/state")):
+        folder = StateFolder(path)
+        folder.save_login(LOGIN)
+        assert folder.load_login() == LOGIN
+    assert (tmp_path / "real" / "state" / "login.json").exists()
+
+
+def test_links_that_lead_in_a_circle_are_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(ClientError, match="cannot be used: Too many levels of symbolic links"):
+        StateFolder(tmp_path / "a").run_folder()
+
+
+@needs_root
+def test_directories_above_our_home_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container in which the root of the machine is nobody."""
+    with public_directory() as public:
+        monkeypatch.setenv("HOME", str(public / "home"))
+        (public / "home").mkdir(mode=0o700)
+        StateFolder(public / "home" / "state").save_login(LOGIN)
+        with pytest.raises(ClientError, match="others can rename"):
+            StateFolder(public / "state").save_login(LOGIN)
+
+
+@pytest.mark.parametrize("name", ["crypto.db-wal", "crypto.db-shm", "crypto.db-journal"])
+async def test_what_belongs_to_the_database_must_be_ours_as_well(tmp_path: Path, name: str) -> None:
+    folder = StateFolder(tmp_path / "state")
+    folder.save_login(LOGIN)
+    (folder.path / name).symlink_to(tmp_path / "other")
+    with pytest.raises(ClientError, match=re.escape(name)):
+        async with own_device(folder, LOGIN):
+            pass
