@@ -139,7 +139,7 @@ class BridgeVerifications:
         """Say whether both sides show the same; returns what came of it.
 
         Raises:
-            DeskError: there is none with this number, or its user has no right any more.
+            DeskError: there is none with this number, its user has no right any more, or it took too long.
             HomeserverError: the other side could not be told.
         """
         found = [each for each in self._waiting.values() if each.number == number]
@@ -151,6 +151,8 @@ class BridgeVerifications:
             await waiting.of.give_up(exchange)
             raise DeskError(f"{exchange.user} has no right to {waiting.local} any more")
         await waiting.of.compared(exchange, same=same)
+        if exchange.ended is not None and exchange.ended.code == "m.timeout":
+            raise DeskError(f"verification {number} has ended: {_OUTCOMES['m.timeout']}")
         self._audited.verified(
             by, exchange.user, waiting.local, exchange.device, "both show the same" if same else "they differ"
         )
@@ -200,7 +202,8 @@ class BridgeVerifications:
             device,
             admits=lambda user: self._admits(user, local),
             changed=changed,
-            monotonic=self._clock.monotonic,
+            # Ten minutes are short so that nobody answers later; a machine that sleeps must not make them long.
+            monotonic=lambda: self._clock.elapsed_ms() / 1000,
             wall_ms=self._clock.wall_ms,
             send_in_room=send_in_room,
         )

@@ -22,6 +22,7 @@ from mxrtc_bridge.core.encryption import Trust
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.sas_codes import ShortCode
 from mxrtc_bridge.core.verification_values import Compare, Effect, Ended, Vouched
+from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.sync import DeviceSync
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
@@ -68,7 +69,7 @@ async def verify(state: StateFolder, report: Report, peer: str | None) -> None:
             device,
             admits=lambda user: user == whose,
             changed=changed,
-            monotonic=time.monotonic,
+            monotonic=elapsed_s,
             wall_ms=lambda: time.time_ns() // 1_000_000,
         )
 
@@ -140,7 +141,7 @@ async def _compare(verifications: Verifications, report: Report, happened: Happe
 
 async def _next(verifications: Verifications, happened: Happenings) -> Happening:
     while True:
-        deadline = min((each.machine.next_deadline() or 0 for each in verifications.open), default=0) - time.monotonic()
+        deadline = min((each.machine.next_deadline() or 0 for each in verifications.open), default=0) - elapsed_s()
         try:
             async with asyncio.timeout(max(deadline, 0) + 0.1):
                 return await happened.get()

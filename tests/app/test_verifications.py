@@ -60,7 +60,11 @@ class World:
         return self._counted - count + 1
 
     def monotonic(self) -> float:
-        return self.now
+        """Stands still while the machine sleeps, as it does in these tests."""
+        return 0.0
+
+    def elapsed_ms(self) -> int:
+        return round(self.now * 1000)
 
     def wall_ms(self) -> int:
         return NOW_MS
@@ -102,7 +106,7 @@ class User:
             self.device,  # type: ignore[arg-type]
             admits=lambda _user: True,
             changed=self._changed,
-            monotonic=world.monotonic,
+            monotonic=lambda: world.now,
             wall_ms=world.wall_ms,
         )
 
@@ -229,6 +233,18 @@ async def test_time_ends_what_waits(world: World) -> None:
     with pytest.raises(InterruptedError):
         await world.bridge.run()
     assert (world.bridge.rows(), world.slept) == ([], 2)
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_an_answer_that_was_given_after_a_sleep_is_too_late(world: World, same: bool) -> None:
+    """Nothing has had a chance to run before it."""
+    user = User(world)
+    await user.ask()
+    await user.agrees()
+    world.now = TIMEOUT_S
+    with pytest.raises(DeskError, match="more than ten minutes"):
+        await world.bridge.decide(1, same=same, by=ADMIN)
+    assert (world.vouched, world.bridge.rows(), world.audit) == ([], [], [])
 
 
 async def test_a_homeserver_that_is_away_stops_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:

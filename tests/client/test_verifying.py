@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 
 import pytest
 
+from mxrtc_bridge.client import verifying
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.client.verifying import _remember
+from mxrtc_bridge.client.verifying import Happenings, _next, _remember
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.verification_values import Vouched
@@ -63,3 +65,25 @@ async def test_nothing_is_said_to_be_known_that_could_not_be_stored(capsys: pyte
     with pytest.raises(StorageError, match="disk is full"):
         await remember(Device(lists(store)))
     assert capsys.readouterr().out == ""
+
+
+class Open:
+    """One verification that ends at a time of the clock that goes on while the machine sleeps."""
+
+    def __init__(self, happened: Happenings) -> None:
+        self.open = (self,)
+        self.machine = self
+        self._happened = happened
+
+    def next_deadline(self) -> float:
+        return 10_000.0
+
+    async def tick(self) -> None:
+        self._happened.put_nowait("ended")
+
+
+async def test_time_that_the_machine_slept_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifying, "elapsed_s", lambda: 10_000.0)
+    happened: Happenings = asyncio.Queue()
+    async with asyncio.timeout(5):
+        assert await _next(Open(happened), happened) == "ended"  # type: ignore[arg-type]

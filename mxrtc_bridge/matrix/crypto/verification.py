@@ -146,7 +146,7 @@ class Verifications:
             device: our device.
             admits: whether a user may begin one.
             changed: given what is to be shown, what is verified, and how it ends.
-            monotonic: seconds.
+            monotonic: seconds, also of a machine that sleeps.
             wall_ms: milliseconds since the epoch.
             send_in_room: None where there are none in rooms.
         """
