@@ -41,9 +41,12 @@ UNLISTED_PAUSE_S = 1.0
 LOOKS_A_MINUTE, LOOKS_A_MINUTE_OF_SERVER = 60, 240
 """Questions for one user, and for all users of another server; those of our own have no budget together, because a few
 accounts would use it up for all, and its answers come from its own database."""
-OWN_AT_A_TIME, OF_SERVER_AT_A_TIME, OTHERS_AT_A_TIME = 8, 2, 4
-"""Questions under way for callers of our homeserver, of another one, and of all others; the next ones wait for them.
-Synapse answers ten at a time for each of our users, and those of servers that do not answer must not take all places.
+OWN_AT_A_TIME, OF_SERVER_AT_A_TIME = 8, 2
+"""Questions under way for callers of our homeserver, and of another one; the next ones wait for them."""
+ANSWERING_AT_A_TIME, NEW_AT_A_TIME, SILENT_AT_A_TIME = 4, 2, 1
+"""Questions under way for all other servers: those that have answered last time, those that were never asked, and those
+that did not answer last time. Each kind waits for its own only, as names that hang cost nothing. Synapse answers ten at
+a time for each of our users, so that there is always room for its own.
 """
 SILENT_S = 10.0
 """A server that has not answered is not asked for another caller for so long."""
@@ -107,12 +110,16 @@ class DeviceLookups:
         self._alone: WeakValueDictionary[UserId, asyncio.Lock] = WeakValueDictionary()
         self._asked: OrderedDict[UserId, _Asked] = OrderedDict()
         self._own_places = asyncio.Semaphore(OWN_AT_A_TIME)
-        self._others_places = asyncio.Semaphore(OTHERS_AT_A_TIME)
+        self._answering_places = asyncio.Semaphore(ANSWERING_AT_A_TIME)
+        self._new_places = asyncio.Semaphore(NEW_AT_A_TIME)
+        self._silent_places = asyncio.Semaphore(SILENT_AT_A_TIME)
         self._places_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._answered: dict[str, float] = {}
         """Of the servers with live callers, when each has answered last."""
         self._silent: OrderedDict[str, float] = OrderedDict()
         """Servers that do not answer, and when they were last asked in vain."""
+        self._answering: OrderedDict[str, None] = OrderedDict()
+        """Servers that have answered when they were last asked, the newest last."""
 
     def lists_of(self, local: UserId) -> DeviceLists | None:
         """What the device of one of our users knows of others."""
@@ -224,8 +231,14 @@ class DeviceLookups:
                 yield
         else:
             of_server = self._places_of.setdefault(server, asyncio.Semaphore(OF_SERVER_AT_A_TIME))
-            async with of_server, self._others_places:
+            # Which kind it is, is asked once it has its turn: it may have answered meanwhile.
+            async with of_server, self._places_for(server):
                 yield
+
+    def _places_for(self, server: str) -> asyncio.Semaphore:
+        if server in self._silent:
+            return self._silent_places
+        return self._answering_places if server in self._answering else self._new_places
 
     async def _ask(self, lists: DeviceLists, users: Collection[UserId]) -> _Asked:
         began_s = self._monotonic()
@@ -320,12 +333,17 @@ class DeviceLookups:
         """Say once that a server does not answer."""
         if server not in self._silent:
             log.warning("! the devices of callers of %s cannot be asked for: %s", server, why)
+        self._answering.pop(server, None)
         self._silent[server] = self._monotonic()
         self._silent.move_to_end(server)
         while len(self._silent) > MAX_REMEMBERED:
             self._silent.popitem(last=False)
 
     def _heard(self, server: str) -> None:
+        self._answering[server] = None
+        self._answering.move_to_end(server)
+        if len(self._answering) > MAX_REMEMBERED:
+            self._answering.popitem(last=False)
         if server in self._answered:
             self._answered[server] = self._monotonic()
         if server in self._silent:

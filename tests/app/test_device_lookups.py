@@ -18,7 +18,7 @@ from mxrtc_bridge.app.device_lookups import (
     LOOKS,
     LOOKS_A_MINUTE,
     LOOKS_A_MINUTE_OF_SERVER,
-    OTHERS_AT_A_TIME,
+    NEW_AT_A_TIME,
     SILENT_S,
     UNLISTED_PAUSE_S,
     USERS_PER_REQUEST,
@@ -310,7 +310,7 @@ async def test_a_server_that_hangs_is_left_alone_for_a_while_and_holds_up_only_i
     judging = [asyncio.create_task(world.judge(each)) for each in strangers]
     for _ in range(50):
         await asyncio.sleep(0)
-    assert hanging == OTHERS_AT_A_TIME
+    assert hanging == NEW_AT_A_TIME
     assert await world.judge(phone) is Standing.GOOD
     assert set(await asyncio.gather(*judging)) == {Standing.UNKNOWN}
     assert caplog.text.count("of s0.test cannot be asked for") == 1
@@ -321,7 +321,7 @@ async def test_a_server_that_hangs_is_left_alone_for_a_while_and_holds_up_only_i
 async def test_a_server_that_was_not_asked_because_others_hang_does_not_count_as_silent(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(device_lookups, "LOOK_S", 0.05)
+    monkeypatch.setattr(device_lookups, "LOOK_S", 0.5)
     truth = world.server.query_keys
 
     async def query(device: object, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
@@ -331,7 +331,7 @@ async def test_a_server_that_was_not_asked_because_others_hang_does_not_count_as
 
     world.server.query_keys = query  # type: ignore[method-assign]
     far = world.server.log_in(FAR, "PHONE")
-    strangers = [replace(far, user=UserId(f"@u{n}:s{n}.test")) for n in range(OTHERS_AT_A_TIME)]
+    strangers = [replace(far, user=UserId(f"@u{n}:s{n}.test")) for n in range(NEW_AT_A_TIME)]
     judging = [asyncio.create_task(world.judge(each)) for each in strangers]
     for _ in range(50):
         await asyncio.sleep(0)
