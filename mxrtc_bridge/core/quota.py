@@ -1,4 +1,4 @@
-"""Limits on calls: how fresh an invite must be, how often a user may call, how many calls may live at a time.
+"""Limits: how fresh an invite must be, how often a user may call, how many calls may live, how long others may take.
 
 Pure counters; whoever owns them tells the time. All of them are bounded in the number of users they remember, so that
 a server full of invented users cannot grow them.
@@ -63,6 +63,33 @@ class RateLimit:
     def _level(self, key: str, kind: int, now: float) -> float:
         level, since = self._buckets.get(key, (self._bursts[kind], now))
         return min(self._bursts[kind], level + (now - since) * self._rates[kind])
+
+
+class TimeBudget:
+    """Seconds that something may take: so many at once, and a share of all time in the long run.
+
+    Whoever spends no more than :meth:`left_s` says has spent, in any ``t`` seconds, ``burst_s + share * t`` at most.
+
+    Args:
+        burst_s: what has been saved up at most.
+        share: of all time that comes back.
+    """
+
+    def __init__(self, burst_s: float, share: float) -> None:
+        self._burst_s = burst_s
+        self._share = share
+        self._level_s = burst_s
+        self._since_s: float | None = None
+
+    def left_s(self, now_s: float) -> float:
+        """What may be spent now, by monotonic seconds."""
+        passed_s = 0.0 if self._since_s is None else max(0.0, now_s - self._since_s)
+        return min(self._burst_s, self._level_s + passed_s * self._share)
+
+    def spend(self, spent_s: float, now_s: float) -> None:
+        """Take what was spent until now; more than was left (our process stood still) is not owed."""
+        self._level_s = max(0.0, self.left_s(now_s) - spent_s)
+        self._since_s = now_s
 
 
 @dataclass(frozen=True, slots=True)

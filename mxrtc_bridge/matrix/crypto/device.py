@@ -104,7 +104,8 @@ class CryptoDevice:
         self._olm: OlmSessions
         self._outbound: OutboundSessions
         self._claims: Claims
-        self.lists = DeviceLists(server, store, wall_ms=wall_ms, known=known_identities)
+        self._budget = ReceiveBudget(server_of(user))
+        self.lists = DeviceLists(server, store, wall_ms=wall_ms, known=known_identities, heard=self._budget.heard)
         self._inbound = InboundSessions(store, pickle_key, wall_ms=wall_ms)
         self._requests = KeyRequests(lambda: self.device_id, pickle_key, wall_ms=wall_ms)
         # Sessions change with every message: one task at a time.
@@ -115,7 +116,6 @@ class CryptoDevice:
         self._token_saved_ms = 0
         self._unwedged: dict[str, int] = {}
         self._new_keys: list[InboundRecord] = []
-        self._budget = ReceiveBudget(server_of(user))
         self._seldom = SeldomLog(_log)
 
     # --- the device itself
@@ -357,9 +357,6 @@ class CryptoDevice:
         now = self._wall_ms()
         if now - self._unwedged.get(curve25519, -UNWEDGE_EVERY_MS) < UNWEDGE_EVERY_MS:
             return
-        self._unwedged[curve25519] = now
-        while len(self._unwedged) > MAX_UNWEDGED:
-            del self._unwedged[next(iter(self._unwedged))]
         try:
             async with self._budget.asking(sender):
                 for device in (await self.devices_of(sender)).devices:
@@ -370,6 +367,11 @@ class CryptoDevice:
                         await self.send_to_device([device], "m.dummy", {})
         except HomeserverError as error:
             self._seldom.info(sender, "no new session with %s: %s", sender, error)
+            return
+        # Only now: where nobody could be asked, the next message has another try.
+        self._unwedged[curve25519] = now
+        while len(self._unwedged) > MAX_UNWEDGED:
+            del self._unwedged[next(iter(self._unwedged))]
 
     async def _give_again(self, sender: UserId, content: Mapping[str, Any]) -> None:
         """Give a device the key of a room again that it has had, from now on; what was said before stays lost to it."""

@@ -76,6 +76,7 @@ class DeviceLists:
         wall_ms: Callable[[], int],
         known: Mapping[UserId, str] | None = None,
         monotonic: Callable[[], float] = elapsed_s,
+        heard: Callable[[UserId], None] = lambda _user: None,
     ) -> None:
         """Make the lists.
 
@@ -85,9 +86,11 @@ class DeviceLists:
             wall_ms: milliseconds since the epoch.
             known: master keys that were compared by hand: their users' devices count as verified.
             monotonic: seconds that only ever grow.
+            heard: told of each user of whom devices were answered.
         """
         self._server = server
         self._store = store
+        self._heard = heard
         self._wall_ms = wall_ms
         self._monotonic = monotonic
         self._known = dict(known or {})
@@ -265,6 +268,8 @@ class DeviceLists:
         for user in users:
             keys = keys_in(answer, user)
             if keys is not None:
+                if keys.devices:
+                    self._heard(user)
                 async with self._writing:
                     found[user] = await self._learn(user, keys, began_s)
                 # Signatures take time: others have their turn between two users.
