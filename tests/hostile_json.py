@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from hypothesis import strategies as st
@@ -40,3 +41,17 @@ def fields(*names: str) -> st.SearchStrategy[dict[str, Any]]:
 def beside(*names: str) -> st.SearchStrategy[dict[str, Any]]:
     """Fields that nobody knows, to stand beside those that are named."""
     return st.dictionaries(TEXT.filter(lambda key: key not in names), JSON, max_size=4)
+
+
+RAW = {"@deep": b"[" * 5000 + b"]" * 5000, "@wide": b'{"a":' * 990 + b"1" + b"}" * 990, "@digits": b"-" + b"9" * 5000}
+"""What cannot be written by ``json.dumps``, or not read by ``json.loads``, by the text that stands for it."""
+FOREIGN = JSON | st.sampled_from(sorted(RAW)) | st.builds(lambda raw: {"x": [raw]}, st.sampled_from(sorted(RAW)))
+"""What a homeserver could answer with; to be written by :func:`to_body`."""
+
+
+def to_body(value: object) -> bytes:
+    """JSON in which what stands for something of :data:`RAW` is that."""
+    body = json.dumps(value).encode()
+    for name, raw in RAW.items():
+        body = body.replace(json.dumps(name).encode(), raw)
+    return body

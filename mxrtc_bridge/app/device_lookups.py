@@ -15,10 +15,11 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from http import HTTPStatus
 from weakref import WeakValueDictionary
 
 from mxrtc_bridge.core.encryption import CallerDevice, Trust
-from mxrtc_bridge.core.errors import HomeserverError, StorageError
+from mxrtc_bridge.core.errors import AnswerTooLongError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId, server_of
 from mxrtc_bridge.core.quota import RateLimit
 from mxrtc_bridge.engine.clock import elapsed_s
@@ -55,6 +56,8 @@ SERVERS_AT_A_TIME = 3
 REQUEST_S = 4.0
 ALL_S = 8.0
 """How long the questions for all live callers may take together; those who did not answer last time come last."""
+ALONE_AT_A_TIME = 8
+"""Users who are asked for one by one, where the answer about all of them together is of no use."""
 MAX_REMEMBERED = 1000
 
 
@@ -120,6 +123,8 @@ class DeviceLookups:
         """Servers that do not answer, and when they were last asked in vain."""
         self._answering: OrderedDict[str, None] = OrderedDict()
         """Servers that have answered when they were last asked, the newest last."""
+        self._apart: OrderedDict[UserId, None] = OrderedDict()
+        """Users about whom no answer can be read: they are asked for apart from others."""
 
     def lists_of(self, local: UserId) -> DeviceLists | None:
         """What the device of one of our users knows of others."""
@@ -210,7 +215,11 @@ class DeviceLookups:
             async with self._place(server), self._noting(server):
                 return await self._ask(lists, [user])
         except HomeserverError as error:
-            self._note(server, str(error))
+            if error.status == HTTPStatus.OK:
+                # An answer that is of no use: that is this user's doing, and no silence of the server.
+                log.info("x the devices of %s cannot be read: %s", user, error)
+            else:
+                self._note(server, str(error))
             return None
 
     @contextlib.asynccontextmanager
@@ -256,7 +265,8 @@ class DeviceLookups:
         """Ask for the devices of all callers together.
 
         Those of our homeserver are in one request, or in one for each hundred. Each other server has a request of its
-        own, because one that does not answer would keep the answer about all others waiting.
+        own, because one that does not answer would keep the answer about all others waiting. And whoever has keys that
+        make an answer unreadable, or too long, is asked for alone: nobody else's device may hide behind them.
 
         Args:
             pairs: our users and callers.
@@ -280,7 +290,7 @@ class DeviceLookups:
                 # Whoever has answered longest ago comes first: many that hang in turns must not keep others unasked.
                 self._answered = {each: self._answered.get(each, 0.0) for each in by_server}
                 for server in sorted(by_server, key=lambda each: (each in self._silent, self._answered[each])):
-                    for chunk in _chunks(by_server[server]):
+                    for chunk in _chunks(by_server[server], self._apart):
                         tasks.create_task(ask_own(chunk) if server == self._own_server else ask(server, chunk))
         except TimeoutError:
             log.info("not all devices of callers were answered for within %g s", ALL_S)
@@ -295,8 +305,47 @@ class DeviceLookups:
                 await self._look_by(asker, server, locals_of, heard)
         except TimeoutError:
             self._note(server, f"no answer within {REQUEST_S:g} s")
-        except (HomeserverError, StorageError) as error:
+        except HomeserverError as error:
+            if error.status == HTTPStatus.OK:
+                await self._look_apart(server, locals_of, heard, error)
+            else:
+                self._note(server, str(error))
+        except StorageError as error:
             self._note(server, str(error))
+        except Exception:
+            # Whatever it was, those of other servers must be judged.
+            log.exception("! the devices of callers of %s were not judged", server)
+
+    async def _look_apart(
+        self,
+        server: str,
+        locals_of: dict[UserId, list[UserId]],
+        heard: Callable[[Pair, UserDevices], None],
+        error: HomeserverError,
+    ) -> None:
+        """An answer has come that is of no use: find out whose keys make it so, and ask for the others without them."""
+        if len(locals_of) > 1:
+            places = asyncio.Semaphore(ALONE_AT_A_TIME)
+
+            async def ask(user: UserId, locals_: list[UserId]) -> None:
+                async with places:
+                    await self._look_group(server, {user: locals_}, heard)
+
+            async with asyncio.TaskGroup() as tasks:
+                for user, locals_ in locals_of.items():
+                    tasks.create_task(ask(user, locals_))
+            return
+        ((user, locals_),) = locals_of.items()
+        if user not in self._apart:
+            log.warning("! the keys of the devices of %s are of no use: %s", user, error)
+        self._apart[user] = None
+        self._apart.move_to_end(user)
+        while len(self._apart) > MAX_REMEMBERED:
+            self._apart.popitem(last=False)
+        if isinstance(error, AnswerTooLongError):
+            # Not silence: it is the user who lists more than any answer can hold, and could hide behind it for ever.
+            for local in locals_:
+                heard((local, user), UserDevices(user, (), None, None))
 
     async def _look_by(
         self,
@@ -310,6 +359,8 @@ class DeviceLookups:
             return
         asked = await self._ask(lists, locals_of)
         answered = {user for user in locals_of if keys_in(asked.answer, user) is not None}
+        for user in answered:
+            self._apart.pop(user, None)
         if len(answered) < len(locals_of):
             self._note(server, "it does not answer our homeserver")
         else:
@@ -363,7 +414,8 @@ def _standing(same: DeviceIdentity, seen: UserDevices, least: Trust) -> Standing
     return Standing.CHANGED if seen.identity_changed else Standing.UNTRUSTED
 
 
-def _chunks(locals_of: dict[UserId, list[UserId]]) -> Iterable[dict[UserId, list[UserId]]]:
-    users = list(locals_of)
+def _chunks(locals_of: dict[UserId, list[UserId]], apart: Collection[UserId]) -> Iterable[dict[UserId, list[UserId]]]:
+    yield from ({user: locals_of[user]} for user in locals_of if user in apart)
+    users = [user for user in locals_of if user not in apart]
     for start in range(0, len(users), USERS_PER_REQUEST):
         yield {user: locals_of[user] for user in users[start : start + USERS_PER_REQUEST]}

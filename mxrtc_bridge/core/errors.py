@@ -115,6 +115,10 @@ class HomeserverError(MxrtcError):
         return self.status in {0, 429} or self.status >= 500
 
 
+class AnswerTooLongError(HomeserverError):
+    """The homeserver's answer is longer than any honest one: somebody has filled what was asked for."""
+
+
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Of the errors that ended some tasks at the same time, the first."""
     error: BaseException = group

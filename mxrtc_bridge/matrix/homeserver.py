@@ -257,7 +257,8 @@ class Homeserver:
             (event["type"], event["state_key"], event["content"])
             for event in events
             if isinstance(event, dict)
-            and event.get("type") in types
+            and isinstance(event.get("type"), str)
+            and event["type"] in types
             and isinstance(event.get("state_key"), str)
             and len(event["state_key"]) <= MAX_TYPE_CHARS
             and isinstance(event.get("content"), dict)

@@ -11,7 +11,6 @@ sum stays within the budget. An answer is read up to a limit, never whatever the
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import random
@@ -28,7 +27,8 @@ from mautrix.api import HTTPAPI, Method, PathBuilder
 from mautrix.errors import MatrixConnectionError
 
 from mxrtc_bridge.core.display import display
-from mxrtc_bridge.core.errors import ConfigError, HomeserverError, StateError
+from mxrtc_bridge.core.errors import AnswerTooLongError, ConfigError, HomeserverError, StateError
+from mxrtc_bridge.core.foreign_json import read_foreign_json
 from mxrtc_bridge.core.ids import UserId
 
 # mautrix writes whole request bodies at DEBUG. The level of its root logger is a wall that no logging configuration of
@@ -40,6 +40,8 @@ ARRAY = ""
 """Key under which an answer that is an array is handed on; no object of the client-server API has it."""
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 """Limit for one answer; the largest honest ones are the first sync and the member list of a huge room."""
+MAX_DEPTH = 40
+"""Levels of an answer; what is deeper becomes null. An event has 32 that are looked at, ``/sync`` eight around it."""
 
 _MAX_WORDS = 200
 _MAX_REDIRECTS = 3
@@ -91,6 +93,8 @@ class RetryPolicy:
 class _FailedError(HomeserverError):
     """A failed attempt, with what the homeserver said about trying again."""
 
+    too_long = False
+
     def __init__(self, message: str, status: int = 0, errcode: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(message, status, errcode)
         self.retry_after_s = retry_after_s
@@ -120,9 +124,11 @@ class _BoundedApi(HTTPAPI):
             async for chunk in response.content.iter_chunked(64 * 1024):
                 body += chunk
                 if len(body) > self.max_answer_bytes:
-                    raise _FailedError(
+                    error = _FailedError(
                         f"the answer of the homeserver is longer than {self.max_answer_bytes} bytes", response.status
                     )
+                    error.too_long = True
+                    raise error
             answer = _decode(bytes(body))
             if not 200 <= response.status < 300:
                 raise _refusal(response.status, answer, response.headers.get("Retry-After"))
@@ -135,10 +141,9 @@ class _BoundedApi(HTTPAPI):
 
 def _decode(body: bytes) -> object:
     try:
-        value: object = json.loads(body)
-    except (ValueError, RecursionError):
+        return read_foreign_json(body, MAX_DEPTH)
+    except ValueError:
         return None
-    return value
 
 
 def _refusal(status: int, answer: object, retry_after: str | None) -> _FailedError:
@@ -256,6 +261,7 @@ class Transport:
 
         Raises:
             HomeserverError: the last attempt failed, and no other fits into the budget.
+            AnswerTooLongError: an answer came that is longer than the limit.
         """
         parameters = dict(query or {})
         if as_user is not None:
@@ -307,7 +313,8 @@ def _explained(what: str, error: _FailedError) -> HomeserverError:
     sentence = f"could not {what}: {error}"
     if error.status == 429 and error.retry_after_s is not None:
         sentence += f" (it asks to wait {error.retry_after_s:.0f} seconds)"
-    return HomeserverError(sentence, error.status, error.errcode)
+    kind = AnswerTooLongError if error.too_long else HomeserverError
+    return kind(sentence, error.status, error.errcode)
 
 
 def _check_address(base_url: str) -> None:

@@ -22,11 +22,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector, web
 
 from mxrtc_bridge.core.errors import LocalError, MxrtcError
+from mxrtc_bridge.core.foreign_json import read_foreign_json
 from mxrtc_bridge.core.ids import UserId, local_admin
 
 MAX_BODY = 64 * 1024
 MAX_WORDS = 200
 MAX_WORD_CHARS = 4096
+MAX_DEPTH = 8
+"""Levels of a request; what is deeper, in fields that nobody knows, becomes null."""
 MAX_ANSWER = 4 * 1024 * 1024
 TIMEOUT_S = 60.0
 SOCKET_MODE = 0o600
@@ -154,8 +157,8 @@ def _name(uid: int) -> str:
 
 def _words(body: bytes) -> tuple[str, ...] | None:
     try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
+        content = read_foreign_json(body, MAX_DEPTH)
+    except ValueError:
         return None
     words = content.get("words") if isinstance(content, dict) else None
     if not isinstance(words, list) or not 1 <= len(words) <= MAX_WORDS:

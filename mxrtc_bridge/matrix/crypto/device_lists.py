@@ -28,6 +28,7 @@ from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
 from mxrtc_bridge.matrix.crypto.signed_json import (
     identity_of,
     is_signed_by_owner,
+    kept,
     parse_cross_signing,
     parse_device_keys,
     parse_devices,
@@ -308,9 +309,10 @@ class DeviceLists:
 
     def _record(self, user: UserId, old: UserRecord | None, keys: UserKeys, began_s: float) -> UserRecord:
         identity = parse_cross_signing(keys.master, keys.self_signing, user)
-        kept = {
-            "master": keys.master if identity else None,
-            "self_signing": keys.self_signing if identity else None,
+        chain = [kept(each, user) if identity and isinstance(each, dict) else None for each in keys.identity]
+        listed = {
+            "master": chain[0],
+            "self_signing": chain[1],
             "devices": {each.device: each.signed for each in parse_devices(keys.devices, user)},
         }
         pinned = old.pinned_master if old is not None else None
@@ -318,7 +320,7 @@ class DeviceLists:
             pinned = identity.master
         return UserRecord(
             user=user,
-            keys_json=json.dumps(kept, separators=(",", ":")),
+            keys_json=json.dumps(listed, separators=(",", ":")),
             queried_ms=self._wall_ms(),
             outdated=self.changed_since(user, began_s),
             pinned_master=pinned,

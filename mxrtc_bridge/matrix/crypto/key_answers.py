@@ -25,6 +25,11 @@ class UserKeys:
     master: object = field(repr=False)
     self_signing: object = field(repr=False)
 
+    @property
+    def identity(self) -> tuple[object, object]:
+        """The two keys of the user that lead to the devices."""
+        return self.master, self.self_signing
+
     def digest(self) -> bytes:
         """The same for the same keys, so that they need not be judged again.
 

@@ -23,6 +23,10 @@ MAX_DEVICES = 256
 """Devices of one user that are looked at. People have a few; a bot that leaks a device with each login has hundreds."""
 MAX_KEY_CHARS = 8192
 """The canonical JSON of one device's keys, or of one cross-signing key."""
+MAX_SIGNATURES = 300
+"""Of its user on one key: each device may have signed the master key."""
+MAX_SIGNATURE_CHARS = 512
+"""Of a signature with the name of its key."""
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}")
 _DEVICE_ID = re.compile(r"[!-~]{1,255}")
 
@@ -106,8 +110,28 @@ def parse_device_keys(value: object, user: UserId, device: str | None = None) ->
         raise EventError("bad_key", "the keys of a device are not keys")
     if len(signable(value)) > MAX_KEY_CHARS or not is_signed(value, user, named, str(ed25519)):
         raise EventError("bad_key", "the keys of a device are not signed by itself")
-    kept = {key: item for key, item in value.items() if key != "unsigned"}
-    return DeviceKeys(user, DeviceId(named), str(ed25519), str(curve25519), kept)
+    return DeviceKeys(user, DeviceId(named), str(ed25519), str(curve25519), kept(value, user))
+
+
+def kept(value: Mapping[str, Any], user: UserId) -> dict[str, Any]:
+    """What is worth keeping of a signed object: what is signed, and the signatures of ``user`` by their keys.
+
+    The signatures of others are none of ours to check, and those that are not signed over may be of any size.
+
+    Raises:
+        EventError: the user has put more signatures on it than anybody does.
+    """
+    signatures = value.get("signatures")
+    of_user = signatures.get(user) if isinstance(signatures, dict) else None
+    good = {
+        name: signature
+        for name, signature in (of_user.items() if isinstance(of_user, dict) else ())
+        if isinstance(signature, str) and len(name) + len(signature) <= MAX_SIGNATURE_CHARS
+    }
+    if len(good) > MAX_SIGNATURES:
+        raise EventError("bad_key", f"a key with {len(good)} signatures; the limit is {MAX_SIGNATURES}")
+    signed = {key: item for key, item in value.items() if key not in ("signatures", "unsigned")}
+    return {**signed, "signatures": {user: good}}
 
 
 def parse_cross_signing(master: object, self_signing: object, user: UserId) -> CrossSigningKeys | None:
@@ -131,7 +155,7 @@ def _one_key(value: object, user: UserId, usage: str) -> tuple[str, Mapping[str,
     ((name, key),) = keys.items()
     if not is_key(key) or name != f"ed25519:{key}" or len(signable(value)) > MAX_KEY_CHARS:
         raise EventError("bad_key", f"the {usage} key is not well-formed")
-    return key, value
+    return key, kept(value, user)
 
 
 def is_signed_by_owner(device: DeviceKeys, identity: CrossSigningKeys | None) -> bool:
