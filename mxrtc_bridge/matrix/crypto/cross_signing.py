@@ -14,6 +14,7 @@ from typing import Any
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.crypto.key_answers import keys_in
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys, SigningKey
 from mxrtc_bridge.matrix.crypto.signed_json import is_signed, parse_cross_signing, with_signature
@@ -60,15 +61,28 @@ class OtherIdentityError(ConfigError):
 def shown_identities(answer: Mapping[str, object], users: Iterable[UserId]) -> dict[UserId, ShownIdentity]:
     """The identities of some users in the answer to ``/keys/query``, as far as they can be read.
 
-    A master key counts without the other keys as well: what is there would be lost.
+    A master key counts without the other keys as well, and also one that cannot be read: what is there would be lost.
     """
     found = {}
     for user in users:
         master = _of(answer, "master_keys", user)
-        keys = master.get("keys") if isinstance(master, dict) else None
-        if isinstance(keys, dict):
-            found[user] = ShownIdentity(next((str(key) for key in keys.values()), ""), _is_a_bridges(answer, user))
+        if master is not None:
+            keys = master.get("keys") if isinstance(master, dict) else None
+            key = next(iter(keys.values()), "") if isinstance(keys, dict) else ""
+            found[user] = ShownIdentity(key if isinstance(key, str) else "", _is_a_bridges(answer, user))
     return found
+
+
+async def ask_for_own_keys(server: KeyServer, device: DeviceId | None = None) -> dict[str, object]:
+    """Ask what the homeserver shows of our own user.
+
+    Raises:
+        HomeserverError: it does not say; then nothing may be taken for lost, and nothing be put in its place.
+    """
+    answer = await server.query_keys(device, [server.user])
+    if keys_in(answer, server.user) is None or not isinstance(answer.get("master_keys", {}), dict):
+        raise HomeserverError(f"the homeserver does not say which keys {server.user} has")
+    return answer
 
 
 def _is_a_bridges(answer: Mapping[str, object], user: UserId) -> bool:
@@ -112,7 +126,7 @@ async def publish_identity(
         OtherIdentityError: another identity is shown, and ours may not take its place; nothing was changed.
     """
     user = server.user
-    answer = await server.query_keys(device, [user])
+    answer = await ask_for_own_keys(server, device)
     shown = parse_cross_signing(_of(answer, "master_keys", user), _of(answer, "self_signing_keys", user), user)
     ours = (keys.master.public, keys.self_signing.public)
     if shown is None or (shown.master, shown.self_signing) != ours:

@@ -25,9 +25,10 @@ from mxrtc_bridge.core.signal import SIGNAL_TYPE
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.claims import Claims
-from mxrtc_bridge.matrix.crypto.cross_signing import publish_identity, refuse_other
+from mxrtc_bridge.matrix.crypto.cross_signing import ask_for_own_keys, publish_identity, refuse_other
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists, device_with
 from mxrtc_bridge.matrix.crypto.inbound import InboundSessions, unknown_device
+from mxrtc_bridge.matrix.crypto.key_answers import keys_in
 from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES, REQUEST, KeyRequests, parse_request
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer, one_time_keys_in
 from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
@@ -159,7 +160,7 @@ class CryptoDevice:
             OtherIdentityError: the user shows another identity, whose place ours may not take; nothing was changed.
         """
         if self._identity is not None:  # before anything is deleted or published
-            refuse_other(await self._server.query_keys(None, [self.user]), self.user, self._identity)
+            refuse_other(await ask_for_own_keys(self._server), self.user, self._identity)
         record = await self._store.account()
         if record is not None and self._given_device not in (None, record.device):
             record = None
@@ -194,11 +195,9 @@ class CryptoDevice:
         own = self._own
         if not own.stored.uploaded:
             return True
-        answer = (await self._server.query_keys(None, [self.user])).get("device_keys")
-        listed = answer.get(self.user) if isinstance(answer, dict) else None
-        return any(
-            each.device == own.device and each.ed25519 == own.ed25519 for each in parse_devices(listed, self.user)
-        )
+        shown = keys_in(await ask_for_own_keys(self._server), self.user)
+        listed = parse_devices(None if shown is None else shown.devices, self.user)
+        return any(each.device == own.device and each.ed25519 == own.ed25519 for each in listed)
 
     async def _begin_anew(self) -> None:
         await self._store.forget()
