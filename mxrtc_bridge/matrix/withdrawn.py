@@ -10,6 +10,7 @@ Bounded by room: whoever fills the table of a room pushes out only what was reda
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 
 from mxrtc_bridge.core.errors import EventError
@@ -27,16 +28,17 @@ def redacted_by(raw: object) -> tuple[str, EventId] | None:
     """The room, and the event that ``raw`` (parsed JSON of an event) redacts there, if it is a redaction.
 
     Room versions before 11 name it beside the content, later ones inside (``redacts``); homeservers write the former
-    for all of them. It comes first: in an old room anybody may write anything into the content.
+    for all of them. It comes first: in an old room anybody may write anything into the content. What is no id there
+    says nothing, so that it hides nothing either.
     """
     if not isinstance(raw, dict) or raw.get("type") != "m.room.redaction":
         return None
     room, content = raw.get("room_id"), raw.get("content")
-    inside = content.get("redacts") if isinstance(content, dict) else None
-    try:
-        return (room, parse_event_id(raw.get("redacts", inside))) if isinstance(room, str) else None
-    except EventError:
-        return None
+    if isinstance(room, str):
+        for named in (raw.get("redacts"), content.get("redacts") if isinstance(content, dict) else None):
+            with contextlib.suppress(EventError):
+                return room, parse_event_id(named)
+    return None
 
 
 class WithdrawnEvents:
