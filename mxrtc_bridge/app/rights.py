@@ -54,6 +54,8 @@ class Rights:
     def __init__(self, config: Config, wall_ms: Callable[[], int], elapsed_ms: Callable[[], int] | None = None) -> None:
         self._wall_ms = wall_ms
         self._elapsed_ms = elapsed_ms or wall_ms
+        # One for all configurations: a reload after the clock was set back must not bring back what has ended.
+        self._steady = SteadyTime(self._moment())
         self.config = config
         self.rooms_of: Callable[[UserId], Collection[RoomId]] = lambda _user: ()
         """The rooms that a user is joined to, of those that grants name."""
@@ -77,7 +79,6 @@ class Rights:
         self._grantable: frozenset[Subject] = frozenset().union(
             *(service.grantable_to for peer in config.peers.values() for service in peer.services.values())
         )
-        self._steady = SteadyTime(self._moment())
 
     def may_call(self, user: UserId, local: UserId) -> Decision:
         """Whether ``user`` may call ``local``: a peer with a service for them, or the bot with any service at all.

@@ -340,10 +340,25 @@ def test_a_clock_that_is_set_ends_a_right_of_the_configuration_early_and_never_l
     assert not may(), "an hour back, but a minute has passed"
     assert each.expiries(ALICE, PEER) == {}
     assert each.next_change_s() is None
-    each.config = until_config(NOW)
-    assert may(), "the admin has written down another end, by the clock as it is now"
-    wall[0] = NOW + 1
+    each.config = until_config(NOW + 70_000)
+    assert may(), "the admin has written down a later end"
+    wall[0] = NOW + 70_000
     assert not may(), "set forward"
+
+
+def test_a_reload_after_the_clock_was_set_back_brings_no_right_back() -> None:
+    clock = FakeClock(wall_ms=NOW)
+    each = Rights(until_config(NOW + 60_000), clock.wall_ms, clock.elapsed_ms)
+    clock.sleep(61)
+    clock.set_by(-3600)
+    for _ in range(2):
+        each.config = until_config(NOW + 60_000)
+        assert isinstance(each.may_call(ALICE, PEER), Deny)
+        assert each.next_change_s() is None
+    each.config = until_config(NOW + 62_000)
+    assert each.next_change_s() == 1
+    clock.sleep(1)
+    assert isinstance(each.may_call(ALICE, PEER), Deny), "no later either, by what was counted before the reload"
 
 
 @pytest.mark.parametrize(
