@@ -29,6 +29,8 @@ MAX_CANDIDATE_ROOMS = 8
 """Rooms listed in ``m.direct`` that are looked at, newest first."""
 MAX_LISTED_ROOMS = 64
 """Rooms that we let ``m.direct`` list for one peer."""
+_REFUSED = (400, 403, 404)
+"""How a homeserver says no to just this. Anything else says nothing, and must not lead to one more room."""
 _FIRST_LOOK_S = 0.05
 _LOOK_EVERY_S = 0.5
 _ABANDON_S = 5.0
@@ -154,7 +156,7 @@ class DirectRooms:
             try:
                 await self._homeserver.invite(room, peer)
             except HomeserverError as error:
-                if error.retryable:
+                if error.status not in _REFUSED:
                     raise
                 logger.debug("%s cannot be invited to %s again: %s", peer, room, error)
                 return False
@@ -162,11 +164,15 @@ class DirectRooms:
         return True
 
     async def _joined(self, room: RoomId) -> frozenset[UserId]:
-        """The joined members, or nobody where we may not look because we are not in the room."""
+        """The joined members, or nobody where we may not look because we are not in the room.
+
+        Raises:
+            HomeserverError: anything else, also an answer that cannot be read: each of them would make another room.
+        """
         try:
             return await self._homeserver.joined_members(room)
         except HomeserverError as error:
-            if error.retryable:
+            if error.status not in (403, 404):
                 raise
             return frozenset()
 
@@ -184,7 +190,7 @@ class DirectRooms:
                     DirectFailure.NO_SUCH_PEER,
                     f"there is no user {peer}; check the name of the peer, and whether its bridge has ever run",
                 ) from error
-            if error.retryable:
+            if error.status not in _REFUSED:
                 raise
             # Some servers hide profiles of users that one shares no room with: then the invitation decides.
 

@@ -241,7 +241,7 @@ class Homeserver:
                 f"read {event_type} of {room}", path[state_key] if state_key else path, as_user=as_user
             )
         except HomeserverError as error:
-            if error.status == 404:
+            if _is_missing(error):
                 return None
             raise
 
@@ -364,7 +364,7 @@ class Homeserver:
         try:
             return await self._get("read the list of direct chats", Path.v3.user[user].account_data["m.direct"])
         except HomeserverError as error:
-            if error.status == 404:
+            if _is_missing(error):
                 return {}
             raise
 
@@ -413,6 +413,11 @@ def rooms_with(direct: Mapping[str, object], user: UserId, limit: int) -> Sequen
 
 def _room(room: RoomId) -> PathBuilder:
     return Path.v3.rooms[room]
+
+
+def _is_missing(error: HomeserverError) -> bool:
+    """Whether a homeserver says that there is no such thing; a proxy that knows no way says the same by 404 alone."""
+    return error.status == 404 and error.errcode == "M_NOT_FOUND"
 
 
 def _parsed_room(value: object) -> RoomId:

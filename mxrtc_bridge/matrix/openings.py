@@ -80,8 +80,8 @@ class Openings:
         try:
             await self._homeserver.invite(room.room_id, user, room.peer)
         except HomeserverError as error:
-            if error.retryable:
-                raise
+            if error.status not in (400, 403, 404):
+                raise  # That says nothing about this room, and each attempt would make one more.
             log.debug("%s cannot be invited to %s: %s", user, room.room_id, error)
             return False
         return True

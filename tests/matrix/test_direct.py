@@ -261,6 +261,47 @@ async def test_outage_is_not_taken_for_a_missing_room() -> None:
     assert set(server.rooms) == {A}
 
 
+UNSAID = [
+    HomeserverError("the answer holds no list", 200),
+    HomeserverError("log in again", 401, "M_UNKNOWN_TOKEN"),
+    HomeserverError("it redirects", 302),
+    HomeserverError("a proxy does not like it", 405),
+    HomeserverError("gone", 410),
+]
+
+
+@pytest.mark.parametrize("error", UNSAID, ids=lambda error: str(error.status))
+@pytest.mark.parametrize("listed", [[], [A]])
+@pytest.mark.parametrize("question", ["members", "invite", "profile"])
+async def test_what_says_nothing_about_a_room_makes_no_other(
+    question: str, listed: list[RoomId], error: HomeserverError
+) -> None:
+    """Each attempt would make one more room, and invite the peer to it."""
+    deserted = {ME: "join", PEER: "leave"}
+    server = FakeHomeserver(rooms={A: dict(PAIR if question == "members" else deserted)}, direct={PEER: listed})
+    server.failures[question] = error
+    if question == "profile":
+        server.rooms = {}
+    for _ in range(2):
+        with pytest.raises(HomeserverError, match=str(error)):
+            await finder(server).find_or_create_direct(PEER, known=A)
+    assert set(server.rooms) <= {A}
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_room_that_we_are_not_in_is_replaced(status: int) -> None:
+    server = FakeHomeserver(rooms={A: dict(PAIR)}, failures={"members": HomeserverError("no", status)})
+    made: list[RoomId] = []
+
+    async def create(user: UserId, as_user: UserId | None = None) -> RoomId:
+        server.failures.clear()
+        made.append(await FakeHomeserver.create_direct_room(server, user, as_user))
+        return made[-1]
+
+    server.create_direct_room = create  # type: ignore[method-assign]
+    assert [await finder(server).find_or_create_direct(PEER, known=A)] == made
+
+
 async def test_stale_answer_makes_no_other_room_and_invites_nobody() -> None:
     """The bridge of the peer is the one that knows who is there."""
     server = FakeHomeserver(rooms={A: dict(PAIR)}, direct={PEER: [A]})

@@ -349,3 +349,15 @@ def test_discovery_takes_only_an_https_address(answer: dict[str, object], addres
 @pytest.mark.parametrize(("server", "host"), [("a.org", "a.org"), ("a.org:8448", "a.org"), ("[::1]:8448", "[::1]")])
 def test_discovery_asks_the_host_and_not_the_federation_port(server: str, host: str) -> None:
     assert login._host(server) == host
+
+
+@pytest.mark.parametrize("body", [{}, {"errcode": "M_UNRECOGNIZED", "error": "unknown path"}, "no page"])
+async def test_404_of_a_proxy_is_no_room_without_encryption_and_no_empty_list(
+    scripted: ScriptedServer, body: object
+) -> None:
+    """What is sent to a room that seems plain can be read by all, and a list that seems empty is written anew."""
+    async with plain(scripted) as homeserver:
+        for ask in (lambda: homeserver.room_facts(ROOM), lambda: homeserver.direct_rooms(UserId("@a:example.org"))):
+            scripted.answers = [web.json_response(body, status=404)]
+            with pytest.raises(HomeserverError):
+                await ask()
