@@ -79,7 +79,7 @@ class Identities:
             try:
                 found |= shown_identities(await self._server.query_keys(None, some), some)
             except HomeserverError as error:
-                if error.retryable:
+                if error.status not in (400, 403, 404, 405):
                     raise
                 # A homeserver without identities; each device asks once more before it publishes one.
                 log.info("the homeserver does not say which identities it knows: %s", error)

@@ -181,6 +181,7 @@ class OwnUsers:
         shown = await self._identities.shown(wanted)
         refused: dict[UserId, Refusal] = {}
         failures: list[MxrtcError] = []
+        unsettled: list[UserId] = []
         todo = iter(wanted)
 
         async def work() -> None:
@@ -189,6 +190,8 @@ class OwnUsers:
                     refusal = await self._take_one(user, shown)
                 except (HomeserverError, StorageError) as error:
                     failures.append(error)
+                    if isinstance(error, StorageError) or error.retryable:
+                        unsettled.append(user)
                     continue
                 if refusal is None:
                     self._fit.add(user)
@@ -196,13 +199,23 @@ class OwnUsers:
                     refused[user] = refusal
 
         await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
+        await self._end_unknown([*refused, *unsettled])
         if refused:
             raise ConfigError(self.explain(refused))
         if failures:
             raise failures[0]
-        if UNKNOWN_BEFORE in self._ours:
-            del self._ours[UNKNOWN_BEFORE]
-            await self._memory.forget(UNKNOWN_BEFORE)
+
+    async def _end_unknown(self, left: Iterable[UserId]) -> None:
+        """Let :data:`UNKNOWN_BEFORE` count for this time only, whatever came of it: who is there later may be a person.
+
+        Those who are left, because of another identity or a failure that says nothing, are ours by it all the same.
+        """
+        if UNKNOWN_BEFORE not in self._ours:
+            return
+        for user in left:
+            if user not in self._ours:
+                await self._note(user, "before")
+        await self._forget(UNKNOWN_BEFORE)
 
     def explain(self, refused: Mapping[UserId, Refusal]) -> str:
         """Say who was refused, why, and what to do."""
@@ -245,7 +258,8 @@ class OwnUsers:
             how = how or "before"
         elif how in (None, "registering"):
             how = "registered" if how is not None else "identity" if user in shown else "before"
-        elif how == "adopting" and user in shown:
+        elif how == "adopting" and (user in shown or self._identities.expected(user) is None):
+            # Ours is there; or there is none, and the word must not wait for an identity that is somebody's later.
             how = "adopted"
         if how != self._ours.get(user):
             await self._note(user, how)
@@ -288,7 +302,7 @@ class OwnUsers:
         try:
             await self._homeserver.displayname(user)
         except HomeserverError as error:
-            if error.retryable:
+            if error.retryable or error.status < 400:
                 raise
             return False if error.status == 404 else None
         return True

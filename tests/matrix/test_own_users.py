@@ -228,6 +228,79 @@ async def test_what_a_version_before_has_registered_is_taken_once() -> None:
         await outside.start(users=[*ALL, UserId("@rtc_new:example.org")])
 
 
+@pytest.mark.parametrize(
+    ("step", "error", "is_kept"),
+    [
+        ("register", HomeserverError("no answer", 502), True),
+        ("registered", HomeserverError("no answer", 0), True),
+        ("register", HomeserverError("not in the namespace", 400, "M_EXCLUSIVE"), False),
+    ],
+)
+async def test_what_a_version_before_has_registered_is_taken_once_also_when_one_fails(
+    step: str, error: HomeserverError, is_kept: bool
+) -> None:
+    def fails(name: str, user: UserId) -> None:
+        if (name, user) == (step, BUILD):
+            raise error
+
+    outside = Outside({BOT, BUILD}, rows={UNKNOWN_BEFORE: "before"}, key=None, fails=fails)
+    with pytest.raises(HomeserverError):
+        await outside.start(users=[BOT, BUILD])
+    assert outside.rows == dict.fromkeys([BOT, BUILD] if is_kept else [BOT], "before")
+    outside.fails = lambda _step, _user: None
+    outside.accounts.add(LAB)  # which is a person
+    made = outside.made()
+    await made.load()
+    with pytest.raises(ConfigError, match=f"{LAB} exists"):
+        await made.take(ALL)
+    assert [made.is_fit(user) for user in ALL] == [True, is_kept, False]
+
+
+async def test_what_a_version_before_has_registered_is_taken_once_also_when_one_is_refused() -> None:
+    outside = Outside({BOT, BUILD}, {BUILD: THEIRS}, rows={UNKNOWN_BEFORE: "before"})
+    made = outside.made()
+    await made.load()
+    with pytest.raises(ConfigError, match=f"{BUILD} shows another"):
+        await made.take([BOT, BUILD])
+    outside.accounts.add(LAB)
+    for each in (made, outside.made()):  # by a reload, and after a start
+        await each.load()
+        with pytest.raises(ConfigError, match=f"{LAB} exists.*\n{BUILD} shows another"):
+            await each.take(ALL)
+    assert UNKNOWN_BEFORE not in outside.rows
+
+
+@pytest.mark.parametrize("step", ["remember", "forget"])
+async def test_what_a_version_before_has_registered_is_not_lost_when_it_cannot_be_written_down(step: str) -> None:
+    def fails(name: str, user: UserId) -> None:
+        if name == step and user in (BUILD, UNKNOWN_BEFORE):
+            raise StorageError("the disk is full")
+
+    outside = Outside(set(ALL), rows={UNKNOWN_BEFORE: "before"}, key=None, fails=fails)
+    with pytest.raises(StorageError):
+        await outside.start()
+    outside.fails = lambda _step, _user: None
+    assert all(map((await outside.start()).is_fit, ALL))
+    assert outside.rows == dict.fromkeys(ALL, "before")
+
+
+async def test_an_adoption_without_encryption_does_not_wait_for_an_identity_to_replace() -> None:
+    outside = Outside({BUILD}, key=None)
+    made = await outside.start(BUILD)
+    assert not made.may_replace_identity(BUILD)
+    assert outside.rows[BUILD] == "adopted"
+    outside.key = OURS  # Encryption is switched on, a year later.
+    outside.identities[BUILD] = THEIRS
+    with pytest.raises(ConfigError, match="--new-identity"):
+        await outside.start()
+
+
+async def test_an_adoption_of_a_version_before_that_went_without_encryption_ends_at_the_next_start() -> None:
+    outside = Outside({BUILD}, rows={BUILD: "adopting"}, key=None)
+    await outside.start()
+    assert outside.rows[BUILD] == "adopted"
+
+
 async def test_a_peer_that_comes_later_takes_nothing_away_from_the_others() -> None:
     outside = Outside({LAB})
     made = await outside.start(users=[BOT, BUILD])
@@ -258,6 +331,16 @@ async def test_a_failure_of_one_is_raised_when_the_others_are_done() -> None:
     outside.fails = lambda _step, _user: None
     await made.take(ALL)
     assert all(map(made.is_fit, ALL))
+
+
+async def test_an_answer_about_a_profile_that_cannot_be_read_says_nothing() -> None:
+    def fails(step: str, user: UserId) -> None:
+        if (step, user) == ("profile", BUILD):
+            raise HomeserverError("the answer is no object", 200)
+
+    made = Outside({BUILD}, fails=fails).made()
+    with pytest.raises(HomeserverError):
+        await made.refusals(ALL)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
