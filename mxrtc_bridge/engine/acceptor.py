@@ -7,6 +7,7 @@ and a right that ends resets the streams that lived by it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from mxrtc_bridge.engine.file_ports import FileServices
 from mxrtc_bridge.engine.file_work import ReceiverHands, SourceHands
 from mxrtc_bridge.engine.links import Line, Links
 from mxrtc_bridge.engine.pipe import Pipe
-from mxrtc_bridge.engine.ports import Channel, Connector, Counters
+from mxrtc_bridge.engine.ports import Channel, Connector, Counters, Sink
 from mxrtc_bridge.engine.transfers import Transfer
 
 log = logging.getLogger("mxrtc_bridge.streams")
@@ -110,6 +111,7 @@ class AcceptorLinks(Links):
         self._files = files
         self._services: dict[Line, ServiceName] = {}
         self._directories: dict[Transfer, FilesTarget] = {}
+        self._dialling: dict[Pipe, asyncio.Future[Sink]] = {}
         self._delivered = delivered
         self._tell_over = over
 
@@ -157,7 +159,7 @@ class AcceptorLinks(Links):
         elif self._is_full(service, grant):
             self._refuse(channel, raw=raw, code="limit")
         else:
-            self._serve(channel, service, grant, grant.target, raw=raw)
+            self._serve(channel, service, grant, raw=raw)
 
     def _is_full(self, service: ServiceName, grant: Grant) -> bool:
         if self._ended or len(self._pipes) >= self._max_streams:
@@ -173,7 +175,7 @@ class AcceptorLinks(Links):
         why = "too many streams" if code == "limit" else "no such service, or no right to it"
         self._add(stream.StreamMachine(stream.Role.ACCEPTOR), channel, lambda _how: None).refuse(code, why)
 
-    def _serve(self, channel: Channel, service: ServiceName, grant: Grant, target: Target, *, raw: bool) -> None:
+    def _serve(self, channel: Channel, service: ServiceName, grant: Grant, *, raw: bool) -> None:
         machine: stream.StreamMachine | RawStreamMachine
         machine = RawStreamMachine(stream.Role.ACCEPTOR) if raw else stream.StreamMachine(stream.Role.ACCEPTOR)
         pipe = self._add(
@@ -190,23 +192,77 @@ class AcceptorLinks(Links):
             machine.set_window(self._budget.take(pipe))
         self._counters.stream("opened")
         assert self._spawn is not None
-        self._spawn(self._connect(pipe, service, target, grant.rule))
+        self._spawn(self._connect(pipe, service, grant))
 
-    async def _connect(self, pipe: Pipe, service: ServiceName, target: Target, rule: str) -> None:
-        if not await self._gate.recorded(service, rule):
-            pipe.refuse("unavailable", "the service cannot be used at the moment")
-            return
+    async def _connect(self, pipe: Pipe, service: ServiceName, grant: Grant) -> None:
         try:
-            sink = await self._connector.connect(target)
+            target = await self._recorded(pipe, service, grant)
+            if target is None or isinstance(target, FilesTarget):
+                return
+            sink = await self._dial(pipe, target)
+        except _NotRecordedError:
+            pipe.refuse("unavailable", "the service cannot be used at the moment")
         except TargetError as error:
             log.warning("! service %s: %s", service, error)
             pipe.refuse(error.failure.value, "the service cannot be reached")
         else:
+            if sink is None:
+                return
+            if self._fitting(pipe, service) is None:
+                sink.reset()
+                return
             self._budget.release_early(pipe)
             pipe.connect_sink(sink)
 
+    async def _dial(self, pipe: Pipe, target: Target) -> Sink | None:
+        """Connect; None when the stream ends meanwhile, which ends the attempt at once, whatever it waits for."""
+        # A task of its own, as it is cancelled by the end of the stream: a name may be resolved, and nothing dialled.
+        dialling = self._dialling[pipe] = asyncio.ensure_future(self._connector.connect(target))
+        try:
+            await asyncio.wait([dialling])
+        finally:
+            self._dialling.pop(pipe, None)
+            if not dialling.done():
+                dialling.cancel()
+                dialling.add_done_callback(_undialled)
+        return None if dialling.cancelled() else dialling.result()
+
+    async def _recorded(self, line: Line, service: ServiceName, grant: Grant) -> Target | FilesTarget | None:
+        """Write down that a service is used, and return its target as it is then; None if the right is gone.
+
+        What was judged before the wait may have been taken away meanwhile, or is allowed by another rule, which is
+        written down as well.
+
+        Raises:
+            _NotRecordedError: it cannot be written down, so that the service must not be used.
+        """
+        while True:
+            if not await self._gate.recorded(service, grant.rule):
+                raise _NotRecordedError
+            now = self._fitting(line, service)
+            if now is None or now.rule == grant.rule:
+                return None if now is None else now.target
+            grant = now
+
+    def _fitting(self, line: Line, service: ServiceName) -> Grant | None:
+        """The service, if ``line`` may begin to use it; one that may not is refused here."""
+        if line not in self._pipes:
+            return None  # reset, by whichever side, or with the session
+        grant = self._gate.open(service)
+        if grant is None or not _fits(line, grant):
+            log.info("x stream to %s: right withdrawn before it began", service)
+            self._gate.refused(service)
+            if isinstance(line, Transfer):
+                line.refuse(FileCode.DENIED, "your right to this service has ended")
+            else:
+                line.refuse("denied", "your right to this service has ended")
+            return None
+        return grant
+
     def _stream_ended(self, pipe: Pipe, service: ServiceName, how: stream.Finished) -> None:
         self._services.pop(pipe, None)
+        if (dialling := self._dialling.pop(pipe, None)) is not None:
+            dialling.cancel()
         log.debug(
             "x stream %s %s %s, %d bytes out, %d in", service, how.outcome.value, how.code, how.sent, how.received
         )
@@ -241,19 +297,22 @@ class AcceptorLinks(Links):
             self._directories[transfer] = grant.target
             self._counters.transfer("opened")
             assert self._spawn is not None
-            self._spawn(self._begin_transfer(transfer, service, grant, grant.target, job))
+            self._spawn(self._begin_transfer(transfer, service, grant, job))
 
-    async def _begin_transfer(
-        self, transfer: Transfer, service: ServiceName, grant: Grant, target: FilesTarget, job: Job
-    ) -> None:
-        if not await self._gate.recorded(service, grant.rule):
-            transfer.refuse(FileCode.UNAVAILABLE, "the service cannot be used at the moment")
-            return
+    async def _begin_transfer(self, transfer: Transfer, service: ServiceName, grant: Grant, job: Job) -> None:
         try:
-            if isinstance(job, Get | Ls):
-                transfer.serve(SourceHands(await self._files.source(target, job)))
-            else:
+            target = await self._recorded(transfer, service, grant)
+            if not isinstance(target, FilesTarget):
+                return
+            self._directories[transfer] = target
+            if not isinstance(job, Get | Ls):
                 transfer.serve(ReceiverHands(self._files.receiver(target)))
+                return
+            source = await self._files.source(target, job)
+            if self._fitting(transfer, service) is not None:
+                transfer.serve(SourceHands(source))
+        except _NotRecordedError:
+            transfer.refuse(FileCode.UNAVAILABLE, "the service cannot be used at the moment")
         except FileError as error:
             log.info("! service %s: %s", service, error)
             transfer.refuse(error.code, str(error))
@@ -296,8 +355,18 @@ class AcceptorLinks(Links):
         channel.close()
 
 
+class _NotRecordedError(Exception):
+    """The use of a service cannot be written down."""
+
+
+def _undialled(dialling: asyncio.Future[Sink]) -> None:
+    """Close what came of an attempt that nobody waits for any more."""
+    if not dialling.cancelled() and dialling.exception() is None:
+        dialling.result().reset()
+
+
 def _fits(line: Line, grant: Grant) -> bool:
     """Whether what was begun may go on."""
     if isinstance(line, Transfer):
         return line.job is not None and grant.allows(line.job)
-    return not isinstance(grant.target, FilesTarget)
+    return not isinstance(grant.target, FilesTarget) and (grant.raw or line.channel.protocol not in wire.RAW_PROTOCOLS)
