@@ -15,7 +15,13 @@ from typing import Protocol
 
 from mxrtc_bridge.core import call
 from mxrtc_bridge.core.addresses import AddressPolicy
-from mxrtc_bridge.core.errors import DescriptionError, HomeserverError, StorageError, UnknownOutcomeError
+from mxrtc_bridge.core.errors import (
+    DescriptionError,
+    HomeserverError,
+    LocalError,
+    StorageError,
+    UnknownOutcomeError,
+)
 from mxrtc_bridge.core.events import CallEvent, DescriptionType, Hangup, Invite, Version
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.policy import UNCONFIRMED, Decision, Deny
@@ -213,20 +219,60 @@ class CallManager:
             self._counters.refusal("rate")
             return
         record = CallRecord(event.room_id, invite.call_id, local, event.sender, self._new_party_id())
-        if not await self._claim(record, event.event_id, now_ms):
-            self._counters.refusal("replay")
-            return
-        number = await self._new_number()
-        if self._draining:
-            # The farewell was said while the database was waited for. The next start hangs this call up.
-            return
+        claimed = False
+        try:
+            claimed = await self._claim(record, event.event_id, now_ms)
+            if not claimed:
+                self._counters.refusal("replay")
+                return
+            number = await self._new_number()
+            if self._draining:
+                # The farewell was said while the database was waited for. The next start hangs this call up.
+                return
+            self._start(record, number, event, invite)
+        except BaseException as error:
+            # Also when whoever waits here is cancelled, as one event is given a limited time only.
+            if claimed or isinstance(error, UnknownOutcomeError) or not isinstance(error, Exception):
+                self._turn_away_later(record, event, invite, now_ms, claimed=claimed)
+            if not (claimed and isinstance(error, StorageError)):
+                raise
+            log.warning("! call %s is refused: %s", record.call_id, error)
+
+    def _start(self, record: CallRecord, number: int, event: CallEvent, invite: Invite) -> None:
         live = self._new_session(record, number)
         live.session.device = event.device
         live.session.feed(call.Remote(event.sender, invite))
-        self._sessions[record.room_id, record.call_id, local] = live
-        self._counters.sessions_live(len(self._sessions))
         assert self._tasks is not None
         self._tasks.create_task(self._live_through(live, record), name=f"call {record.call_id}")
+        self._sessions[record.room_id, record.call_id, record.local] = live
+        self._counters.sessions_live(len(self._sessions))
+
+    def _turn_away_later(
+        self, record: CallRecord, event: CallEvent, invite: Invite, now_ms: int, *, claimed: bool
+    ) -> None:
+        """Refuse a call that is claimed, or perhaps is, and has no session that could; unless the next start does."""
+        if self._tasks is not None and not self._draining:
+            self._counters.refusal("unavailable")
+            work = self._turn_away(record, event, invite, now_ms, claimed=claimed)
+            self._tasks.create_task(work, name=f"refused call {record.call_id}")
+
+    async def _turn_away(
+        self, record: CallRecord, event: CallEvent, invite: Invite, now_ms: int, *, claimed: bool
+    ) -> None:
+        try:
+            if not claimed and not await self._directory.claim(record, event.event_id, now_ms, again=True):
+                return
+            machine = self._machine(record)
+            for happens in (call.Remote(event.sender, invite), call.Refused("user_busy")):
+                machine.handle(self._clock.monotonic(), happens)
+            while (effect := machine.poll_effect()) is not None:
+                if isinstance(effect, call.Send):
+                    await self._signaller.send(record.room_id, record.local, effect.message, step=effect.step)
+        except (HomeserverError, LocalError) as error:
+            log.warning("! call %s was not refused in words: %s", record.call_id, error)
+        except Exception:
+            log.exception("! call %s was not refused in words", record.call_id)
+        await self._note_end(record, "unavailable")
 
     async def _claim(self, record: CallRecord, event_id: EventId, now_ms: int) -> bool:
         try:
@@ -235,9 +281,9 @@ class CallManager:
             # Perhaps it is stored: then nobody else can claim it, and it is for us to answer.
             return await self._directory.claim(record, event_id, now_ms, again=True)
 
-    def _new_session(self, record: CallRecord, number: int) -> _Live:
+    def _machine(self, record: CallRecord) -> call.CallMachine:
         assert record.party_id is not None
-        machine = call.CallMachine(
+        return call.CallMachine(
             call.Role.CALLEE,
             call_id=record.call_id,
             local=record.local,
@@ -245,6 +291,8 @@ class CallManager:
             remote=record.remote,
             setup_timeout_s=self._settings.setup_s,
         )
+
+    def _new_session(self, record: CallRecord, number: int) -> _Live:
         counted = False
 
         async def admit(invite: Invite) -> Admitted | Refused:
@@ -277,7 +325,7 @@ class CallManager:
 
         links = self._make_links(record.local, record.remote)
         session = Session(
-            machine,
+            self._machine(record),
             call_id=record.call_id,
             room=record.room_id,
             local=record.local,

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from mxrtc_bridge.core.errors import HomeserverError, StorageError
+from mxrtc_bridge.core.errors import HomeserverError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.core.events import Answer, CandidateLine, Candidates, Hangup, Reject, Version
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
 from mxrtc_bridge.core.quota import CallLimits
@@ -177,3 +177,103 @@ async def test_call_whose_claim_ends_after_the_farewell_is_left_for_the_next_sta
         assert not bridge.manager.sessions
         assert not bridge.sent, "nobody is answered whom nobody would hang up"
         assert list(bridge.open) == ["c1"]
+
+
+def cancelled_soon(handling: asyncio.Task[None]) -> None:
+    """As the inbox does with what takes too long."""
+    asyncio.get_running_loop().call_later(0, handling.cancel)
+
+
+@pytest.mark.parametrize("version", [Version.V1, Version.V0])
+@pytest.mark.parametrize("fails", ["no number", "a defect", "cancelled", "no links"])
+async def test_call_that_fails_between_its_claim_and_its_session_is_refused_and_ended(
+    fails: str, version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_number() -> int:
+        if fails == "cancelled":
+            await asyncio.Event().wait()
+        raise StorageError("the database is locked") if fails == "no number" else RuntimeError("a defect")
+
+    async with running(Bridge()) as bridge:
+        with monkeypatch.context() as patch:
+            if fails == "no links":
+                patch.setattr(bridge.manager, "_make_links", lambda _local, _remote: 1 / 0)
+            else:
+                patch.setattr(bridge.manager, "_new_number", no_number)
+            handling = asyncio.create_task(bridge.invite(version=version))
+            if fails == "cancelled":
+                cancelled_soon(handling)
+            (outcome,) = await asyncio.gather(handling, return_exceptions=True)
+        assert (outcome is None) == (fails == "no number"), "the inbox notes what is a defect of ours"
+        await bridge.until(lambda: bool(bridge.ended))
+        assert (bridge.open, bridge.ended, bridge.over) == ({}, {CallId("c1"): "unavailable"}, [CallId("c1")])
+        (message,) = bridge.sent
+        assert isinstance(message, Reject if version is Version.V1 else Hangup)
+        assert message.reason == "user_busy"
+        assert (bridge.refusals(), bridge.decided, bridge.manager.sessions) == (["unavailable"], [], ())
+        await bridge.invite()
+        assert bridge.refusals() == ["unavailable", "replay"], "what was refused once stays so"
+        await bridge.invite("c2")
+        await bridge.until(connected(bridge))
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("fails", ["unknown", "cancelled"])
+async def test_claim_of_which_nobody_knows_whether_it_is_stored_leaves_no_call_open(
+    fails: str, stored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(Bridge()) as bridge:
+        claim, attempts = bridge.claim, []
+
+        async def unsure(record: CallRecord, event_id: EventId, now_ms: int, *, again: bool = False) -> bool:
+            attempts.append(again)
+            if len(attempts) > (2 if fails == "unknown" else 1):
+                return record.call_id in bridge.open or await claim(record, event_id, now_ms)
+            if stored and not again:
+                await claim(record, event_id, now_ms)
+            if fails == "cancelled":
+                await asyncio.Event().wait()
+            raise UnknownOutcomeError("the connection was lost")
+
+        monkeypatch.setattr(bridge, "claim", unsure)
+        handling = asyncio.create_task(bridge.invite())
+        if fails == "cancelled":
+            cancelled_soon(handling)
+        await asyncio.gather(handling, return_exceptions=True)
+        await bridge.until(lambda: bool(bridge.ended))
+        assert (bridge.open, [type(message) for message in bridge.sent]) == ({}, [Reject])
+        assert attempts[-1], "asked for by its key"
+
+
+async def test_replay_whose_claim_is_cancelled_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(Bridge()) as bridge:
+        await bridge.invite()
+        await bridge.until(connected(bridge))
+        await bridge.message(Hangup(CallId("c1"), PartyId("theirs"), Version.V1))
+        await bridge.until(lambda: bool(bridge.ended))
+        sent, claim = len(bridge.sent), bridge.claim
+
+        async def slow(record: CallRecord, event_id: EventId, now_ms: int, *, again: bool = False) -> bool:
+            if not again:
+                await asyncio.Event().wait()
+            return await claim(record, event_id, now_ms)
+
+        monkeypatch.setattr(bridge, "claim", slow)
+        handling = asyncio.create_task(bridge.invite())
+        cancelled_soon(handling)
+        await asyncio.gather(handling, return_exceptions=True)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (len(bridge.sent), bridge.ended) == (sent, {CallId("c1"): "user_hangup"})
+
+
+async def test_refusal_that_nobody_takes_ends_the_call_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_number() -> int:
+        raise StorageError("the database is locked")
+
+    async with running(Bridge()) as bridge:
+        bridge.homeserver_down = True
+        monkeypatch.setattr(bridge.manager, "_new_number", no_number)
+        await bridge.invite()
+        await bridge.until(lambda: bool(bridge.ended))
+        assert bridge.open == {}
