@@ -24,6 +24,7 @@ from mxrtc_bridge.core.device_news import DeviceNews
 from mxrtc_bridge.core.encryption import Trust
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.matrix.crypto.binding import available
 from mxrtc_bridge.matrix.crypto.cross_signing import DEVICE_NAME, OtherIdentityError
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -122,6 +123,7 @@ class Encryption:
         self._key = b""
         self._tasks: asyncio.TaskGroup | None = None
         self.late = LateKeys(config.homeserver.domain, has_right)
+        self._slow = FairWork("what waits for keys of other homeservers", config.homeserver.domain, has_right)
         self._bringing_up = asyncio.Lock()
         self.why_off: str | None = "it has not been started"
         self._announced = config.encryption.announced
@@ -231,6 +233,7 @@ class Encryption:
             wall_ms=self._wall_ms,
             identity=IdentityKeys.derived(self._key, user, may_replace=self._may_replace(user)),
             known_identities=self._config.encryption.identities,
+            later=self._slow.put,
         )
         rooms = EncryptedRooms(device, self._store.of(user), Homeserver(self._transport))
         polls_s = FIRST_POLLS_S if self._announced else LONG_POLL_S
@@ -251,6 +254,7 @@ class Encryption:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             tasks.create_task(self.late.run(), name="late keys")
+            tasks.create_task(self._slow.run(), name="keys of slow homeservers")
             for user, end in self._ends.items():
                 end.task = tasks.create_task(self._listen(end), name=f"device of {user}")
             if self._announced:

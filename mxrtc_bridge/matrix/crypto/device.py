@@ -24,6 +24,7 @@ from mxrtc_bridge.core.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
 from mxrtc_bridge.core.signal import SIGNAL_TYPE
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
+from mxrtc_bridge.matrix.crypto.broken_sessions import BrokenSessions
 from mxrtc_bridge.matrix.crypto.claims import Claims
 from mxrtc_bridge.matrix.crypto.cross_signing import ask_for_own_keys, publish_identity, refuse_other
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists, device_with
@@ -33,7 +34,8 @@ from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES, REQUEST, KeyReq
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer, one_time_keys_in
 from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
 from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage, OlmSessions
-from mxrtc_bridge.matrix.crypto.outbound import OutboundSessions
+from mxrtc_bridge.matrix.crypto.outbound import Later, OutboundSessions
+from mxrtc_bridge.matrix.crypto.patience import Patience
 from mxrtc_bridge.matrix.crypto.receive_budget import ReceiveBudget
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
@@ -57,9 +59,6 @@ MAX_TO_DEVICE = 1000
 SAVE_TOKEN_EVERY_MS = 10 * 60 * 1000
 ASK_AFTER_S = 1.0
 """How long a key may be late before it is asked for."""
-UNWEDGE_EVERY_MS = 3600 * 1000
-"""A broken session is replaced at most this often, so that nobody makes us send by sending rubbish."""
-MAX_UNWEDGED = 1000
 _OF_USE = frozenset({"m.room_key", "m.forwarded_room_key", "m.dummy", SIGNAL_TYPE, *SAS_EVENT_TYPES})
 """What encrypted messages are for here; a session of a device that nobody lists is saved once it has brought some."""
 
@@ -79,6 +78,7 @@ class CryptoDevice:
         identity: IdentityKeys | None = None,
         device: DeviceId | None = None,
         known_identities: Mapping[UserId, str] | None = None,
+        later: Later = lambda _user, _work: False,
     ) -> None:
         """Make a device; nothing is sent before :meth:`start`.
 
@@ -92,8 +92,10 @@ class CryptoDevice:
             identity: the user's identity, which signs the device; None where another session holds it.
             device: the device of the token; None to make one without a login.
             known_identities: master keys that were compared by hand.
+            later: does what slow servers are waited for with, while the device goes on.
         """
         self.user = user
+        self._later = later
         self._server = server
         self._store = store
         self._pickle_key = pickle_key
@@ -111,7 +113,7 @@ class CryptoDevice:
         self._requests = KeyRequests(lambda: self.device_id, pickle_key, wall_ms=wall_ms)
         # Sessions change with every message: one task at a time.
         self._lock = asyncio.Lock()
-        # What goes to one user goes in order: taken before the lock.
+        # What goes to one device goes in order: taken before the lock.
         self._order = KeyedLocks()
         self._token: str | None = None
         self._token_saved_ms = 0
@@ -185,9 +187,17 @@ class CryptoDevice:
         self._account = account
         self._token = account.stored.sync_token
         self._olm = OlmSessions(account, self._store, self._server, self._pickle_key, wall_ms=self._wall_ms)
-        self._claims = Claims(self._olm, self._lock)
+        self._claims = Claims(self._olm, self._lock, Patience(server_of(self.user)))
+        self._broken = BrokenSessions(self, self._claims, self._budget, self._unwedged, wall_ms=self._wall_ms)
         self._outbound = OutboundSessions(
-            account, self._claims, self.lists, self._store, self._server, self._pickle_key, wall_ms=self._wall_ms
+            account,
+            self._claims,
+            self.lists,
+            self._store,
+            self._server,
+            self._pickle_key,
+            wall_ms=self._wall_ms,
+            later=self._later,
         )
 
     async def _is_known_as_ours(self) -> bool:
@@ -311,7 +321,7 @@ class CryptoDevice:
         except EventError as error:
             self._seldom.info(sender, "x a message of %s to a device of %s is ignored: %s", sender, self.user, error)
             if error.code == "undecryptable":
-                await self._unwedge(sender, str(content.get("sender_key")))
+                await self._broken.replace(sender, str(content.get("sender_key")))
             return None
 
     async def _receive_encrypted(self, sender: UserId, content: Mapping[str, Any]) -> ToDeviceEvent | None:
@@ -351,27 +361,6 @@ class CryptoDevice:
             self._seldom.info(sender, "the devices of %s could not be asked for: %s", sender, error)
             return None
 
-    async def _unwedge(self, sender: UserId, curve25519: str) -> None:
-        """Begin a new session with a device whose messages we cannot read; it uses the newest from then on."""
-        now = self._wall_ms()
-        if now - self._unwedged.get(curve25519, -UNWEDGE_EVERY_MS) < UNWEDGE_EVERY_MS:
-            return
-        try:
-            async with self._budget.asking(sender):
-                for device in (await self.devices_of(sender)).devices:
-                    if device.curve25519 == curve25519:
-                        claimed = await self._olm.claim([device])
-                        async with self._lock:
-                            await self._olm.begin(claimed, anew=True)
-                        await self.send_to_device([device], "m.dummy", {})
-        except HomeserverError as error:
-            self._seldom.info(sender, "no new session with %s: %s", sender, error)
-            return
-        # Only now: where nobody could be asked, the next message has another try.
-        self._unwedged[curve25519] = now
-        while len(self._unwedged) > MAX_UNWEDGED:
-            del self._unwedged[next(iter(self._unwedged))]
-
     async def _give_again(self, sender: UserId, content: Mapping[str, Any]) -> None:
         """Give a device the key of a room again that it has had, from now on; what was said before stays lost to it."""
         wanted = parse_request(content)
@@ -403,7 +392,7 @@ class CryptoDevice:
     ) -> None:
         """Send an encrypted message to some devices; returns when the homeserver has it.
 
-        What is sent to the same user goes in the order of the calls, and waits for nothing that goes to others. The
+        What is sent to the same device goes in the order of the calls, and waits for nothing that goes to others. The
         type of what is sent tells nobody anything.
 
         Raises:
@@ -419,7 +408,7 @@ class CryptoDevice:
                 messages.setdefault(device.user, {})[device.device] = encrypted
             await self._flush()
 
-        async with self._order.alone_with([device.user for device in devices]):
+        async with self._order.alone_with([f"{device.user} {device.device}" for device in devices]):
             await self._claims.for_devices(devices, encrypt)
             await self._server.send_to_device(self.device_id, "m.room.encrypted", messages, secrets.token_hex(12))
 
@@ -449,7 +438,10 @@ class CryptoDevice:
         *,
         least: Trust,
     ) -> dict[str, Any]:
-        """Return the content of the ``m.room.encrypted`` event for a room; all admitted devices have its key then.
+        """Return the content of the ``m.room.encrypted`` event for a room.
+
+        All admitted devices have its key then, but for those whose servers are slow: they get it when these answer, or
+        with the next event.
 
         Args:
             encryption: the room and when its session is replaced.

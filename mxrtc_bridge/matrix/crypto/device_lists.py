@@ -229,6 +229,15 @@ class DeviceLists:
         known = self._cache.get(user)
         return None if known is None else known.devices
 
+    async def stored(self, user: UserId) -> UserDevices | None:
+        """What was known last, also if it has changed since; None if nothing ever was.
+
+        Raises:
+            StorageError: the database cannot be used.
+        """
+        record = await self._store.user(user)
+        return None if record is None or not record.keys_json else self._judge(record)
+
     async def known(self, user: UserId) -> UserDevices | None:
         """What is known, as far as nobody has said that it has changed, without asking the homeserver.
 

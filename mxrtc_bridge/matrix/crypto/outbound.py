@@ -3,18 +3,25 @@
 Must never encrypt with a state that is not saved, and never give a session to a device below the trust that policy
 asks for. A device that gets no key is told so once for each session (``m.room_key.withheld``), so that its user reads
 a reason and not "waiting for this message".
+
+What is said in a room does not wait for a slow server of some members (:mod:`mxrtc_bridge.matrix.crypto.patience`). Who
+was left out gets the key as it was then, and so can read the message, as soon as their server has answered; or, where
+that cannot be waited for, the key as it is with the next message.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.errors import HomeserverError, StorageError
+from mxrtc_bridge.core.ids import RoomId, UserId, server_of
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
@@ -24,8 +31,12 @@ from mxrtc_bridge.matrix.crypto.key_requests import Wanted
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
 from mxrtc_bridge.matrix.crypto.store import Changes, CryptoStore, OutboundRecord
-from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceId, DeviceIdentity, RoomEncryption, Trust
+from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceId, DeviceIdentity, RoomEncryption, Trust, UserDevices
 
+_log = logging.getLogger(__name__)
+
+Later = Callable[[UserId, Callable[[], Awaitable[object]]], bool]
+"""Does something for a user that others need not wait for; False, and it is dropped, where there is no place for it."""
 _Result = TypeVar("_Result")
 
 DEVICES_PER_REQUEST = 100
@@ -34,6 +45,8 @@ GIVE_AGAIN_MS = 60 * 1000
 """The key of a room is given again to a device at most this often."""
 CLAIM_AGAIN_MS = 5 * 60 * 1000
 """A device that had no key left is asked for one again after this long."""
+SERVE_LATE_S = 30.0
+"""How long a slow server is waited for, of whose users some were left out."""
 
 
 @dataclass(slots=True)
@@ -51,6 +64,10 @@ class _Recipients:
     """When they were asked for."""
     admitted: list[DeviceIdentity] = field(default_factory=list)
     refused: list[DeviceIdentity] = field(default_factory=list)
+    stale: list[DeviceIdentity] = field(default_factory=list)
+    """Of users whose devices could not be asked for in time, as they were: who has a key keeps it and gets no other."""
+    late: list[UserId] = field(default_factory=list)
+    """Those users."""
 
 
 class OutboundSessions:
@@ -70,8 +87,11 @@ class OutboundSessions:
         pickle_key: bytes,
         *,
         wall_ms: Callable[[], int],
+        later: Later,
     ) -> None:
         self._account = account
+        self._later = later
+        self._serving: set[tuple[str, UserId]] = set()
         self._olm = claims.olm
         self._claims = claims
         self._order = KeyedLocks()
@@ -100,14 +120,14 @@ class OutboundSessions:
         """
 
         async def use(recipients: _Recipients, asked: Collection[DeviceIdentity]) -> dict[str, Any]:
-            session = await self._prepare(encryption, recipients, asked)
+            session = await self._prepare(encryption, least, recipients, asked)
             return await self._encrypt(session, event_type, content)
 
         return await self._with_devices(encryption, members, least, use)
 
     async def prepare(self, encryption: RoomEncryption, members: Sequence[UserId], *, least: Trust) -> None:
         """Have a session that the devices of all members have: before the first message, so that this one is quick."""
-        await self._with_devices(encryption, members, least, functools.partial(self._prepare, encryption))
+        await self._with_devices(encryption, members, least, functools.partial(self._prepare, encryption, least))
 
     async def _with_devices(
         self,
@@ -117,10 +137,13 @@ class OutboundSessions:
         use: Callable[[_Recipients, frozenset[DeviceIdentity]], Awaitable[_Result]],
     ) -> _Result:
         async with self._order.alone_with([encryption.room]):
+            began_s, left_out = asyncio.get_running_loop().time(), set[str]()
             return await self._claims.run(
-                lambda: self._recipients(members, least),
+                lambda: self._recipients(members, least, began_s, left_out),
                 lambda recipients: self._lacking(encryption, recipients),
                 use,
+                began_s=began_s,
+                others=lambda recipients, missing: len(recipients.admitted) > len(missing),
             )
 
     async def _encrypt(self, session: _Session, event_type: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,13 +162,16 @@ class OutboundSessions:
         return encrypted
 
     async def _prepare(
-        self, encryption: RoomEncryption, recipients: _Recipients, asked: Collection[DeviceIdentity]
+        self, encryption: RoomEncryption, least: Trust, recipients: _Recipients, asked: Collection[DeviceIdentity]
     ) -> _Session:
         session = await self._load(encryption.room)
         if session is None or self._is_spent(session.record, encryption, recipients):
             session = await self._begin(encryption.room)
-        await self._share(session, recipients.admitted, asked)
+        key = _key_of(session)
+        left_out = await self._share(session, key, recipients.admitted, asked)
         await self._say_withheld(session, recipients.refused, "m.unverified")
+        for user in {*recipients.late, *(device.user for device in left_out)}:
+            self._serve_later(session, key, user, least)
         return session
 
     async def _lacking(self, encryption: RoomEncryption, recipients: _Recipients) -> list[DeviceIdentity] | None:
@@ -166,14 +192,41 @@ class OutboundSessions:
             if now - self._without_key.get((each.user, each.device), -CLAIM_AGAIN_MS) >= CLAIM_AGAIN_MS
         ]
 
-    async def _recipients(self, members: Sequence[UserId], least: Trust) -> _Recipients:
+    async def _recipients(
+        self, members: Sequence[UserId], least: Trust, began_s: float, left_out: set[str]
+    ) -> _Recipients:
+        """Who gets the key; servers that do not answer in time are added to those that are left out, and not asked."""
         recipients = _Recipients(members, elapsed_s())
-        ours = (self._account.user, self._account.device)
-        for known in (await self._lists.of(members)).values():
-            for device in known.devices:
-                if (device.user, device.device) != ours:
-                    (recipients.admitted if device.trust.meets(least) else recipients.refused).append(device)
+        by_server: dict[str, list[UserId]] = {}
+        for user in members:
+            by_server.setdefault(server_of(user), []).append(user)
+
+        def is_enough(answers: Mapping[str, Mapping[UserId, UserDevices]]) -> bool:
+            return any(
+                not self._is_ours(each)
+                for known in answers.values()
+                for user in known.values()
+                for each in user.devices
+            )
+
+        questions = {
+            server: functools.partial(self._lists.of, users)
+            for server, users in by_server.items()
+            if server not in left_out
+        }
+        answers = await self._claims.patience.ask("devices", questions, began_s, is_enough)
+        left_out.update(by_server.keys() - answers)
+        found = {user: known for answer in answers.values() for user, known in answer.items()}
+        for device in (each for known in found.values() for each in known.devices if not self._is_ours(each)):
+            (recipients.admitted if device.trust.meets(least) else recipients.refused).append(device)
+        recipients.late = [user for user in members if user not in found]
+        for user in recipients.late:
+            known = await self._lists.stored(user)
+            recipients.stale += [each for each in known.devices if each.trust.meets(least)] if known is not None else []
         return recipients
+
+    def _is_ours(self, device: DeviceIdentity) -> bool:
+        return (device.user, device.device) == (self._account.user, self._account.device)
 
     def _is_spent(self, record: OutboundRecord, encryption: RoomEncryption, recipients: _Recipients) -> bool:
         if record.messages >= encryption.rotate_after_messages:
@@ -181,7 +234,10 @@ class OutboundSessions:
         if self._wall_ms() - record.created_ms >= encryption.rotate_after_ms:
             return True
         # Somebody who has it may have it no more: has left, was deleted, or is trusted less than before.
-        return bool(record.shared - {(each.user, each.device, each.curve25519) for each in recipients.admitted})
+        return bool(
+            record.shared
+            - {(each.user, each.device, each.curve25519) for each in (*recipients.admitted, *recipients.stale)}
+        )
 
     async def _load(self, room: RoomId) -> _Session | None:
         session = self._sessions.get(room)
@@ -253,7 +309,7 @@ class OutboundSessions:
         devices = [each for each in known if (user, each.device, each.curve25519) in had]
         if devices:
             await self._save(session, shared=session.record.shared - had)
-            await self._share(session, devices, asked)
+            await self._share(session, _key_of(session), devices, asked)
         return bool(devices)
 
     async def _session_of(self, wanted: Wanted) -> _Session | None:
@@ -262,21 +318,49 @@ class OutboundSessions:
 
     # --- who has the key
 
+    def _serve_later(self, session: _Session, key: Mapping[str, object], user: UserId, least: Trust) -> None:
+        """Give the devices of a user the key as it is now, once their server has answered; it may be long gone then."""
+        room, name = session.record.room, (session.record.session_id, user)
+
+        async def look() -> Sequence[DeviceIdentity]:
+            devices = (await self._lists.of([user]))[user].devices
+            return [each for each in devices if each.trust.meets(least) and not self._is_ours(each)]
+
+        async def lacking(devices: Sequence[DeviceIdentity]) -> list[DeviceIdentity]:
+            current = await self._load(room)
+            return [] if current is None else await self._to_ask(_without_it(current.record, devices))
+
+        async def use(devices: Sequence[DeviceIdentity], asked: Collection[DeviceIdentity]) -> None:
+            current = await self._load(room)
+            if current is not None and current.record.session_id == name[0]:
+                await self._share(current, key, devices, asked)
+
+        async def serve() -> None:
+            try:
+                async with asyncio.timeout(SERVE_LATE_S):
+                    await self._claims.run(look, lacking, use)
+            except (HomeserverError, StorageError, TimeoutError) as error:
+                _log.debug("the devices of %s do not have the key of a room yet: %s", user, error)
+            finally:
+                self._serving.discard(name)
+
+        if name not in self._serving and self._later(user, serve):
+            self._serving.add(name)
+
     async def _share(
-        self, session: _Session, devices: Sequence[DeviceIdentity], asked: Collection[DeviceIdentity]
-    ) -> None:
+        self,
+        session: _Session,
+        key: Mapping[str, object],
+        devices: Sequence[DeviceIdentity],
+        asked: Collection[DeviceIdentity],
+    ) -> list[DeviceIdentity]:
+        """Give a key to those who do not have it; returns who could not be asked for a session yet."""
         new = _without_it(session.record, devices)
         if not new:
-            return
-        content = {
-            "algorithm": MEGOLM,
-            "room_id": session.record.room,
-            "session_id": session.record.session_id,
-            "session_key": session.olm.session_key.to_base64(),
-        }
+            return []
         without: list[DeviceIdentity] = []
         for start in range(0, len(new), DEVICES_PER_REQUEST):
-            without += await self._send_key(session, new[start : start + DEVICES_PER_REQUEST], content)
+            without += await self._send_key(session, new[start : start + DEVICES_PER_REQUEST], key)
         for device in without:
             if device in asked:
                 self._without_key[device.user, device.device] = self._wall_ms()
@@ -285,6 +369,7 @@ class OutboundSessions:
         while len(self._without_key) > MAX_ROOMS_CACHED:
             del self._without_key[next(iter(self._without_key))]
         await self._say_withheld(session, none_left, "m.no_olm")
+        return [each for each in without if each not in none_left]
 
     async def _send_key(
         self, session: _Session, devices: Sequence[DeviceIdentity], content: Mapping[str, Any]
@@ -323,6 +408,16 @@ class OutboundSessions:
             messages.setdefault(device.user, {})[device.device] = content
         await self._server.send_to_device(self._account.device, "m.room_key.withheld", messages, secrets.token_hex(12))
         await self._save(session, withheld=session.record.withheld | {(each.user, each.device) for each in new})
+
+
+def _key_of(session: _Session) -> dict[str, object]:
+    """What gives a device the key of a session, from the next message on."""
+    return {
+        "algorithm": MEGOLM,
+        "room_id": session.record.room,
+        "session_id": session.record.session_id,
+        "session_key": session.olm.session_key.to_base64(),
+    }
 
 
 def _without_it(record: OutboundRecord, devices: Sequence[DeviceIdentity]) -> list[DeviceIdentity]:

@@ -84,7 +84,7 @@ class Sender:
         return {"type": "m.room.encrypted", "sender": self.user, "content": content}
 
 
-async def peer_at(server: Server) -> CryptoDevice:
+async def peer_at(server: Server, **options: Any) -> CryptoDevice:
     device = CryptoDevice(
         server,  # type: ignore[arg-type]
         MemoryStore(),
@@ -92,6 +92,7 @@ async def peer_at(server: Server) -> CryptoDevice:
         pickle_key=PICKLE_KEY,
         display_name="peer",
         wall_ms=lambda: 1_000_000_000_000,
+        **options,
     )
     await device.start()
     return device
