@@ -17,6 +17,7 @@ from aiohttp import ClientSession, web
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.demo.processes import PortReservation
 from tests.honesty import Honesty
+from tests.hostile_json import to_body
 
 DOMAIN = "example.org"
 PEER = f"@rtc_build:{DOMAIN}"
@@ -48,6 +49,8 @@ class FakeHomeserver:
     """State events of policy lists."""
     stale_rules: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """What it says to be in a policy list instead of ``rules``."""
+    profile: object = None
+    """What it says of each member of a room."""
 
     @property
     def honesty(self) -> Honesty:
@@ -103,9 +106,12 @@ class FakeHomeserver:
             case ["rooms", room, "joined_members" | "state"] if room in self.wrong:
                 return web.json_response({"joined": sorted(self.members.get(room, [])), "state": 5})
             case ["rooms", room, "joined_members"]:
-                answer = {"joined": {member: {} for member in self.stale.get(room, self.members.get(room, []))}}
+                now = self.stale.get(room, self.members.get(room, []))
+                return _json({"joined": dict.fromkeys(now, self.profile)})
+            case ["rooms", _, "members"]:
+                answer = {"chunk": []}
             case ["rooms", room, "state"] if room in self.rules:
-                return web.json_response(self.stale_rules.get(room, self.rules[room]))
+                return _json(self.stale_rules.get(room, self.rules[room]))
             case ["rooms", _, "state", *_]:
                 return web.json_response({"errcode": "M_NOT_FOUND", "error": ""}, status=404)
             case ["rooms", _, "send", kind, _]:
@@ -145,6 +151,10 @@ class FakeHomeserver:
         url = f"http://127.0.0.1:{self.reserved.port}/_matrix/app/v1/transactions/t{len(self.asked)}"
         async with (
             ClientSession(headers={"Authorization": f"Bearer {HS_TOKEN}"}) as http,
-            http.put(url, json={"events": list(events)}) as response,
+            http.put(url, data=to_body({"events": list(events)})) as response,
         ):
             return response.status
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=to_body(value), content_type="application/json")
