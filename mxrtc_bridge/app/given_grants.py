@@ -119,6 +119,8 @@ class GivenGrants:
         """Grants on their way, with what ends each."""
         self._given_up: set[str] = set()
         """Keys of those among them that nobody waits for any more."""
+        self._said: dict[str, StoredGrant] = {}
+        """Those among them that the audit was asked to write down, by their keys."""
 
     # Life
 
@@ -163,9 +165,16 @@ class GivenGrants:
                 failure = await self._writer.flush()
         except TimeoutError:
             failure = StorageError(f"the database has not answered for {STOP_S:g} s")
-        for task in self._giving:
-            task.cancel()
-        await asyncio.gather(*self._giving, return_exceptions=True)
+        if coming := dict(self._giving):
+            log.warning(
+                "! stopped before anybody was told of what was being given, so it is not in force: %s",
+                _list([(giving.grant, self._said.get(giving.key)) for giving in coming.values()]),
+            )
+            for task, giving in coming.items():
+                # Now, whatever the database does: at the next start what the audit says counts for more than a row.
+                self._end_said(giving)
+                task.cancel()
+            await asyncio.wait(coming, timeout=STOP_S)
         if failure is not None and (left := [ended.grant for ended in self._writer.ends()]):
             log.error(
                 "! %s ended, and may be in force after the next start, as that could not be written down: %s",
@@ -259,23 +268,24 @@ class GivenGrants:
         try:
             number = await self._store.add(giving.grant, settles, key=giving.key)
         except UnknownOutcomeError as error:
-            raise await self._not_given(giving, None, str(error)) from error
+            raise await self._not_given(giving, str(error)) from error
         except StorageError as error:
             raise GrantError(f"It was not given: {error}.") from error
         except Exception as error:
-            raise await self._not_given(giving, None, _defect(error)) from error
+            raise await self._not_given(giving, _defect(error)) from error
         if number is None:
             raise SettledError("The request was answered before.")
         grant = replace(giving.grant, number=number)
         try:
             why_not = await self._confirm(giving, grant)
         except StorageError as error:
-            raise await self._not_given(giving, grant, str(error)) from error
+            raise await self._not_given(giving, str(error)) from error
         except Exception as error:
-            raise await self._not_given(giving, grant, _defect(error)) from error
+            raise await self._not_given(giving, _defect(error)) from error
         if why_not is not None:
-            raise await self._not_given(giving, grant, why_not)
+            raise await self._not_given(giving, why_not)
         # From here to the return nothing is awaited: it is in force in all places, or given up in all.
+        del self._said[giving.key]
         self._add(grant)
         service = grant.service
         log.info("+ grant %d: %s may use %s/%s, by %s", number, grant.subject, service.peer, service.name, grant.giver)
@@ -284,6 +294,7 @@ class GivenGrants:
 
     async def _confirm(self, giving: GivenUp, grant: StoredGrant) -> str | None:
         """Write a pending grant into the audit, then put it in force in the database; returns why that is not so."""
+        self._said[giving.key] = grant
         if not await self._audited.grant_given(grant):
             return "it cannot be written into the audit now; the bridge's log says why"
         if giving.key in self._given_up or not await self._store.confirm(grant.number) or giving.key in self._given_up:
@@ -291,15 +302,15 @@ class GivenGrants:
         return None
 
     def _carried_out(self, task: asyncio.Task[StoredGrant]) -> None:
-        self._given_up.discard(self._giving.pop(task).key)
+        giving = self._giving.pop(task)
+        self._given_up.discard(giving.key)
+        self._end_said(giving)
         if not task.cancelled():
             task.exception()  # Whoever waited has it; who does so no more was told that it was given up.
 
-    async def _not_given(self, giving: GivenUp, grant: StoredGrant | None, why: str) -> GrantError:
+    async def _not_given(self, giving: GivenUp, why: str) -> GrantError:
         """End in the database and the audit what does not come into force; returns what the admin is told."""
-        if grant is not None:
-            # Behind the line that has been asked for, whether that was written or not.
-            self._audited.grant_ended(grant, "unconfirmed")
+        self._end_said(giving)
         self._writer.put([giving])
         failure = await self._writer.written([giving])
         if failure is None:
@@ -308,6 +319,12 @@ class GivenGrants:
             f"It is not in force: {why}. I am taking it back, which the database has not taken yet ({failure}); "
             "should the bridge be killed before it has, it may be in force after the next start: look at grants then."
         )
+
+    def _end_said(self, giving: GivenUp) -> None:
+        """Have the audit say that a grant has ended that did not come into force, if it says that it was given."""
+        if (grant := self._said.pop(giving.key, None)) is not None:
+            # Behind the line that has been asked for, whether that was written or not.
+            self._audited.grant_ended(grant, "unconfirmed")
 
     def _give_up(self, giving: GivenUp) -> None:
         self._given_up.add(giving.key)
@@ -418,6 +435,17 @@ def named(grants: Iterable[StoredGrant | int]) -> str:
     numbers = [each if isinstance(each, int) else each.number for each in grants]
     more = f" and {len(numbers) - MAX_NAMED} more" if len(numbers) > MAX_NAMED else ""
     return f"{'Grant' if len(numbers) == 1 else 'Grants'} {', '.join(map(str, numbers[:MAX_NAMED]))}{more}"
+
+
+def _list(coming: Sequence[tuple[StoredGrant, StoredGrant | None]]) -> str:
+    """Grants that are on their way, by their numbers as far as they have one."""
+    words = [
+        f"{'a grant' if stored is None else f'grant {stored.number}'} to {grant.subject} for "
+        f"{grant.service.peer}/{grant.service.name}"
+        for grant, stored in coming
+    ]
+    more = f" and {len(words) - MAX_NAMED} more" if len(words) > MAX_NAMED else ""
+    return ", ".join(words[:MAX_NAMED]) + more
 
 
 def _defect(error: Exception) -> str:

@@ -108,6 +108,52 @@ async def test_a_stop_writes_down_what_waits_and_names_what_it_could_not(
     await after.stop()
 
 
+@pytest.mark.parametrize(
+    ("step", "side"),
+    [
+        ("grant stored", "before"),
+        ("grant stored", "after"),
+        ("grant audited", "before"),
+        ("grant audited", "after"),
+        ("grant confirmed", "before"),
+        ("grant confirmed", "after"),
+    ],
+)
+@pytest.mark.parametrize("writes", [True, False])
+async def test_a_stop_while_something_hangs_gives_nothing_that_nobody_was_told_of(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    side: str,
+    writes: bool,
+) -> None:
+    """Neither then nor after the next start, by the database and by the audit, and the log says what it was."""
+    monkeypatch.setattr(given_grants, "STOP_S", 0.1)
+    world = await World.start(tmp_path / "first")
+    reached = asyncio.Event()
+
+    async def hang() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    world.hooks[step, side] = hang
+    giving = asyncio.create_task(world.give())
+    await reached.wait()
+    if not writes:
+        world.hooks["end stored", "before"] = hang  # nor does it take that this was given up
+    await world.stop()
+    await asyncio.gather(giving, return_exceptions=True)
+    assert f"grant {1 if step != 'grant stored' else ''}".strip() in caplog.text
+    assert f"to {EVE} for {SSH.peer}/{SSH.name}" in caplog.text
+    assert world.in_force() == set()
+    assert world.by_audit() == set()
+    after = await World.start(tmp_path / "first")
+    assert (after.in_force(), await after.in_database()) == (set(), set())
+    assert after.by_audit() == set()
+    await after.stop()
+
+
 async def test_whoever_is_cancelled_has_not_given_it(world: World, tmp_path: Path) -> None:
     """The audit takes longer than the command may."""
 
