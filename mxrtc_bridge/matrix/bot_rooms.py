@@ -4,7 +4,8 @@ These are the only rooms of the bridge with any number of members. No calls are 
 something only where a grant names the room, and a power level never does.
 
 Never leaves a room because it could not find out which one is meant: while an alias has not been resolved, the bot
-stays where it is. What could not be joined is tried again with growing pauses, and at each invitation.
+stays where it is. What could not be joined is tried again with growing pauses, and at each invitation. No room waits
+for another one: the homeserver of one of them may not answer.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Protocol
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.homeserver import RoomFacts
 from mxrtc_bridge.matrix.member_lists import MemberLists
 
@@ -24,6 +26,12 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_S = 30.0
 LONGEST_PAUSE_S = 3600.0
 """Between two attempts to join what could not be joined."""
+ENTER_S = 5.0
+"""How long one room may take, to be joined or left, while somebody waits for it."""
+ALL_S = 15.0
+"""How long all of them together may."""
+AT_ONCE = 8
+"""Rooms that are joined or left at the same time."""
 
 
 class RoomServer(Protocol):
@@ -92,7 +100,14 @@ class BotRooms:
         """Rooms that are being entered, in which something has happened meanwhile."""
         self._wanted_now: frozenset[RoomId] | None = None
         self._missing = asyncio.Event()
-        self._entering = asyncio.Lock()
+        self._entering: dict[str, asyncio.Lock] = {}
+        """Held while a room is being entered, by name."""
+        self._late: set[str] = set()
+        """Names of rooms that others have stopped to wait for."""
+        self._trying: dict[str, asyncio.Task[None]] = {}
+        self._pausing: set[str] = set()
+        """Those of them that are between two attempts."""
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     def room(self, purpose: str) -> RoomId | None:
         """The room for ``purpose`` if the bot is in it."""
@@ -127,23 +142,47 @@ class BotRooms:
             self._encrypted.add(room)
 
     async def enter(self) -> None:
-        """Join what is named and not joined yet. Failures are logged only."""
-        async with self._entering:
-            for purpose, name in tuple(self._named.items()):
-                if self._ids.get(name) in self._joined:
-                    continue
-                try:
-                    await self._enter(name)
-                except HomeserverError as error:
-                    self._missing.set()
-                    if self._told.get(name) != str(error):
-                        self._told[name] = str(error)
-                        logger.warning(
-                            "! %s is not in the room for %s (%s): %s; invite it", self._bot, purpose, name, error
-                        )
-                else:
-                    self._told.pop(name, None)
-                    logger.info("%s is in the room for %s", self._bot, purpose)
+        """Join what is named and not joined yet, side by side. Failures are logged only.
+
+        Takes :data:`ENTER_S` for each room and :data:`ALL_S` for all of them at most: a homeserver somewhere that does
+        not answer keeps nobody from anything else. What is not in by then goes on in :meth:`run`.
+        """
+        try:
+            async with asyncio.timeout(ALL_S):
+                await each(self._not_in(), lambda name: self._try(name, ENTER_S), AT_ONCE)
+        except TimeoutError:
+            self._late.update(self._not_in())
+            self._missing.set()
+
+    def _not_in(self) -> list[str]:
+        """The names of the rooms that the bot is not in."""
+        return [name for name in dict.fromkeys(self._named.values()) if self._ids.get(name) not in self._joined]
+
+    async def _try(self, name: str, limit_s: float | None = None) -> None:
+        """Enter one room, unless that is done; one attempt at a time."""
+        try:
+            async with asyncio.timeout(limit_s), self._entering.setdefault(name, asyncio.Lock()):
+                if name not in self._not_in():
+                    return
+                await self._enter(name)
+        except TimeoutError:
+            self._late.add(name)
+            self._failed(name, "it takes long; trying on")
+        except HomeserverError as error:
+            self._failed(name, f"{error}; invite it")
+        else:
+            self._told.pop(name, None)
+            self._late.discard(name)
+            logger.info("%s is in the room for %s", self._bot, self._purpose(name))
+
+    def _failed(self, name: str, why: str) -> None:
+        self._missing.set()
+        if self._told.get(name) != why:
+            self._told[name] = why
+            logger.warning("! %s is not in the room for %s (%s): %s", self._bot, self._purpose(name), name, why)
+
+    def _purpose(self, name: str) -> str:
+        return next((purpose for purpose, each_name in self._named.items() if each_name == name), "nothing any more")
 
     async def _enter(self, name: str) -> None:
         if name.startswith("!"):
@@ -175,30 +214,46 @@ class BotRooms:
         """Take over other names: join the new ones and leave what is named no more."""
         self._named = dict(named)
         self._wanted_now = None
+        for name in self._entering.keys() - set(named.values()):
+            if not self._entering[name].locked():
+                del self._entering[name]
         await self.enter()
         for room in tuple(self._joined - self._wanted()):
             self._forget(room)
             self._unleft.add(room)
-        for room in tuple(self._unleft - self._wanted()):
-            try:
+        await self._leave_unnamed()
+
+    async def _leave_unnamed(self) -> None:
+        if any(name not in self._ids for name in self._named.values()):
+            return  # Perhaps it is the room of one that is named no more.
+        await each(tuple(self._unleft - self._wanted()), self._leave, AT_ONCE)
+
+    async def _leave(self, room: RoomId) -> None:
+        try:
+            async with asyncio.timeout(ENTER_S):
                 await self._homeserver.leave(room, self._bot)
-            except HomeserverError as error:
-                logger.warning("! %s did not leave %s: %s", self._bot, room, error)
-                if error.retryable:
-                    continue
+        except TimeoutError:
+            logger.warning("! %s did not leave %s within %g s", self._bot, room, ENTER_S)
+        except HomeserverError as error:
+            logger.warning("! %s did not leave %s: %s", self._bot, room, error)
+            if error.status in (403, 404):  # It is not there.
+                self._unleft.discard(room)
+        else:
             self._unleft.discard(room)
 
     async def invited(self, room: RoomId) -> bool:
         """Join if ``room`` is a named one, whoever invites; returns whether it is."""
-        if room not in self._wanted() and any(name not in self._ids for name in self._named.values()):
-            await self.enter()
+        if room not in self._wanted():
+            unresolved = [name for name in self._not_in() if name not in self._ids]
+            await each(unresolved, lambda name: self._try(name, ENTER_S), AT_ONCE)
         if room not in self._wanted():
             return False
         # Perhaps it is in the room all the same: any other homeserver can send an invitation to a room whose id it
         # knows, and nobody must lose a right by that.
         if room in self._joined and self._members is not None:
             await self.learn_again(room, self._members)
-        await self.enter()
+        names = [name for name in self._not_in() if self._ids.get(name, name) == room]
+        await each(names, lambda name: self._try(name, ENTER_S), AT_ONCE)
         return True
 
     def look(self, room: RoomId, user: UserId, *, joined: bool) -> bool:
@@ -267,14 +322,40 @@ class BotRooms:
             logger.warning("! %s is not in the named room %s any more; invite it again", self._bot, room)
 
     async def run(self) -> None:
-        """Try again what could not be joined, until cancelled."""
+        """Try again what could not be joined, each room by itself, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._missing.wait()
+                self._missing.clear()
+                for name in self._not_in():
+                    task = self._trying.get(name)
+                    if task is not None and name in self._late and name in self._pausing:
+                        # It has run out of time just now, and not for the first time.
+                        task.cancel()
+                        task = None
+                    if task is None:
+                        self._trying[name] = tasks.create_task(self._try_on(name), name="room of the bot")
+
+    async def _try_on(self, name: str) -> None:
         pause_s = FIRST_PAUSE_S
-        while True:
-            await self._missing.wait()
-            self._missing.clear()
-            await asyncio.sleep(pause_s)
-            await self.enter()
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S) if self._missing.is_set() else FIRST_PAUSE_S
+        try:
+            while name in self._not_in():
+                if name not in self._late:
+                    self._pausing.add(name)
+                    await asyncio.sleep(pause_s)
+                    self._pausing.discard(name)
+                    pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                async with self._turns:
+                    await self._try(name)
+                self._late.discard(name)
+            await self._leave_unnamed()
+        finally:
+            if self._trying.get(name) is asyncio.current_task():
+                del self._trying[name]
+                self._pausing.discard(name)
+                self._late.discard(name)
+                if name in self._not_in():
+                    self._missing.set()  # It was removed again meanwhile.
 
     def _wanted(self) -> frozenset[RoomId]:
         if self._wanted_now is None:

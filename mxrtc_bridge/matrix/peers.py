@@ -15,14 +15,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
-from mxrtc_bridge.core.errors import HomeserverError, first_error
+from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.seldom_log import SeldomLog
+from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.invitations import Invitations
 from mxrtc_bridge.matrix.peer_membership import PeerMembership
@@ -32,14 +32,14 @@ from mxrtc_bridge.matrix.rooms import PeerRoom, RoomBook, Unfit, is_closed, judg
 
 logger = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
-
 CONCURRENCY = 8
 """Requests at the same time while many users or rooms are gone through."""
 MAX_UNLEFT = 10_000
 """Rooms remembered because leaving them failed; beyond that the next start finds them."""
 MAX_UNANSWERED = 1_000
 """Of those, that they may be when an invitation that was one too many is added."""
+LEAVE_S = 5.0
+"""How long leaving one room may take while others wait for it: another homeserver may have to say something."""
 HANDLE_TIMEOUT_S = 50.0
 """Limit for one event, requests included: events of the same room wait behind it."""
 TOUCH_EVERY_MS = 10 * 60 * 1000
@@ -219,7 +219,7 @@ class Peers:
             await self._register(new)
         except HomeserverError as error:
             failure = error
-        await _each(doomed, self._leave_dropped)
+        await each(doomed, self._leave_dropped, CONCURRENCY)
         await self._leave_unleft()
         if failure is not None:
             raise failure
@@ -236,19 +236,22 @@ class Peers:
             rooms = await self._homeserver.joined_rooms(peer)
             found.extend((peer, room) for room in rooms if not self._bot_rooms.keeps(peer, room))
 
-        await _each(self._profiles, list_rooms)
+        await each(self._profiles, list_rooms, CONCURRENCY)
         peers_in = Counter(room for _, room in found)
         stored = {(room.peer, room.room_id): room for room in await self._directory.all()}
 
         async def learn(place: tuple[UserId, RoomId]) -> None:
             await self._learn(*place, stored.pop(place, None), shared=peers_in[place[1]] > 1)
 
-        await _each(found, learn)
-        for peer, room in stored:
-            if not self.is_peer(peer):
+        await each(found, learn, CONCURRENCY)
+
+        async def forget(place: tuple[UserId, RoomId]) -> None:
+            if not self.is_peer(place[0]):
                 # Taken out of the configuration while the bridge was down.
-                await self._request_leave(peer, room)
-            await self._directory.remove(peer, room)
+                await self._request_leave(*place)
+            await self._directory.remove(*place)
+
+        await each(stored, forget, CONCURRENCY)
         logger.info("%d peers in %d rooms", len(self._profiles), len(self._book))
 
     async def leave_idle(self, before_ms: int, *, busy: Container[RoomId] = ()) -> int:
@@ -279,7 +282,7 @@ class Peers:
             if place in self._unleft and self._book.get(place[1]) is None:
                 await self._request_leave(*place)
 
-        await _each(tuple(self._unleft), leave)
+        await each(tuple(self._unleft), leave, CONCURRENCY)
 
     # --- events
 
@@ -412,7 +415,7 @@ class Peers:
             await self._homeserver.set_displayname(profile.user_id, profile.displayname)
             self._registered[profile.user_id] = profile
 
-        await _each(profiles, register)
+        await each(profiles, register, CONCURRENCY)
 
     async def _learn(self, peer: UserId, room_id: RoomId, stored: StoredRoom | None, *, shared: bool) -> None:
         """Take a room that the peer is in already into the book, or leave it."""
@@ -467,10 +470,11 @@ class Peers:
     async def _request_leave(self, peer: UserId, room: RoomId) -> None:
         """Leave or decline; a refusal means that the peer is not there, any other failure is tried again later."""
         try:
-            await self._homeserver.leave(room, peer)
-        except HomeserverError as error:
-            logger.debug("%s could not leave %s: %s", peer, room, error)
-            if error.retryable:
+            async with asyncio.timeout(LEAVE_S):
+                await self._homeserver.leave(room, peer)
+        except (HomeserverError, TimeoutError) as error:
+            logger.debug("%s could not leave %s: %s", peer, room, str(error) or "no answer in time")
+            if not (isinstance(error, HomeserverError) and error.status in (403, 404)):
                 if len(self._unleft) < MAX_UNLEFT:
                     self._unleft[peer, room] = None
                 return
@@ -481,19 +485,3 @@ class Peers:
             return
         room.told.add(key)
         self._tell(room.room_id, room.peer, text, f"{key}-{self._wall_ms()}")
-
-
-async def _each(items: Iterable[Item], action: Callable[[Item], Awaitable[None]]) -> None:
-    """Do ``action`` for all items, a few at a time; the first failure cancels the rest and is raised by itself."""
-    todo = iter(items)
-
-    async def work() -> None:
-        for item in todo:
-            await action(item)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(CONCURRENCY):
-                group.create_task(work())
-    except* HomeserverError as failures:
-        raise first_error(failures) from None

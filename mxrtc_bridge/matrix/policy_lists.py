@@ -79,7 +79,7 @@ class PolicyLists:
         self._monotonic = monotonic
         self._arrived: dict[RoomId, dict[RuleKey, tuple[ListRule, float]]] = {}
         """Rules that no answer has held yet, and when they came."""
-        self._reading = asyncio.Lock()
+        self._reading: dict[RoomId, asyncio.Lock] = {}
 
     def denial(self, user: UserId) -> str | None:
         """The rule that denies ``user`` everything, or None."""
@@ -92,6 +92,9 @@ class PolicyLists:
         for room in gone:
             self._arrived.pop(room, None)
             self._lists.drop(room)
+        for room in self._reading.keys() - self._rooms:
+            if not self._reading[room].locked():
+                del self._reading[room]
         if gone:
             self._changed()
 
@@ -113,7 +116,9 @@ class PolicyLists:
         Raises:
             HomeserverError: the homeserver did not give it; what was known stays in force.
         """
-        async with self._reading:
+        if room not in self._rooms:
+            return None
+        async with self._reading.setdefault(room, asyncio.Lock()):
             return await self._learn(room) if room in self._rooms else None
 
     async def _learn(self, room: RoomId) -> float | None:

@@ -231,3 +231,160 @@ async def test_lies_about_a_named_room_end_no_membership_and_bring_none_back(lie
             await bench.bot_rooms.learn_again(OTHER, bench.lists)
     assert bench.lists.members(OTHER) == {ALICE, BOT}
     assert bench.bot_rooms.joined() == {OTHER}
+
+
+class Hanging:
+    """Requests for some rooms that are never answered, until the test says otherwise."""
+
+    def __init__(self, bench: Bench, *rooms: object) -> None:
+        self.rooms = set(rooms)
+        self.asked: list[tuple[str, object]] = []
+        self.answers = asyncio.Event()
+        for name in ("join", "leave", "resolve_alias"):
+            self._wrap(bench, name)
+
+    def _wrap(self, bench: Bench, name: str) -> None:
+        ask = getattr(bench.homeserver, name)
+
+        async def asked(room: object, *args: object) -> object:
+            self.asked.append((name, room))
+            if room in self.rooms:
+                await self.answers.wait()
+            return await ask(room, *args)
+
+        setattr(bench.homeserver, name, asked)
+
+
+def quick(monkeypatch: pytest.MonkeyPatch, each_s: float = 0.02, all_s: float = 5.0) -> None:
+    monkeypatch.setattr(module, "ENTER_S", each_s)
+    monkeypatch.setattr(module, "ALL_S", all_s)
+
+
+async def turns() -> None:
+    for _ in range(30):
+        await asyncio.sleep(0)
+
+
+async def test_room_whose_homeserver_does_not_answer_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick(monkeypatch, each_s=3600, all_s=3600)
+    bench = Bench(named={"stuck": OTHER, "admin": ADMIN, "notices": "#rtc:example.org"})
+    bench.homeserver.aliases["#rtc:example.org"] = NOTICES
+    hanging = Hanging(bench, OTHER)
+    entering = asyncio.create_task(bench.bot_rooms.enter())
+    await turns()
+    assert bench.bot_rooms.joined() == {ADMIN, NOTICES}
+    await bench.bot_rooms.invited(ADMIN)
+    assert not entering.done()
+    hanging.answers.set()
+    await entering
+    assert bench.bot_rooms.joined() == {ADMIN, NOTICES, OTHER}
+
+
+@pytest.mark.parametrize("stuck", [OTHER, "#stuck:example.org"])
+async def test_start_does_not_wait_for_a_room_longer_than_its_limit_and_goes_on_with_it(
+    stuck: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(monkeypatch)
+    bench = Bench(named={"stuck": stuck, "admin": ADMIN})
+    bench.homeserver.aliases["#stuck:example.org"] = OTHER
+    hanging = Hanging(bench, stuck)
+    await bench.bot_rooms.enter()
+    assert bench.bot_rooms.joined() == {ADMIN}
+    trying = asyncio.create_task(bench.bot_rooms.run())
+    await turns()
+    hanging.answers.set()
+    await turns()
+    assert bench.bot_rooms.joined() == {ADMIN, OTHER}, "at once, as it was not refused"
+    trying.cancel()
+
+
+async def test_many_rooms_that_hang_are_asked_for_few_at_a_time_and_within_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quick(monkeypatch, each_s=3600, all_s=0.02)
+    rooms = [RoomId(f"!{number}:example.org") for number in range(50)]
+    bench = Bench(named={room: room for room in rooms})
+    hanging = Hanging(bench, *rooms)
+    await bench.bot_rooms.enter()
+    assert len(hanging.asked) == module.AT_ONCE
+    hanging.answers.set()
+    trying = asyncio.create_task(bench.bot_rooms.run())
+    for _ in range(50):
+        await turns()
+    assert bench.bot_rooms.joined() == set(rooms)
+    assert bench.homeserver.most_busy <= module.AT_ONCE
+    trying.cancel()
+
+
+async def test_reload_waits_for_no_room_that_hangs_to_be_joined_or_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick(monkeypatch)
+    stuck, gone = RoomId("!stuck:example.org"), [RoomId(f"!gone{n}:example.org") for n in range(3)]
+    bench = await entered(**{f"gone{n}": room for n, room in enumerate(gone)})
+    Hanging(bench, stuck, gone[0])
+    await bench.bot_rooms.reload({"stuck": stuck, "admin": ADMIN})
+    assert bench.bot_rooms.joined() == {ADMIN}
+    assert {room for _, room, _ in bench.homeserver.of("leave")} == set(gone[1:])
+
+
+async def test_invitation_waits_for_no_other_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick(monkeypatch, each_s=3600)
+    bench = Bench(named={"stuck": OTHER, "admin": ADMIN})
+    bench.homeserver.failures["join"] = AWAY
+    await bench.bot_rooms.enter()
+    bench.homeserver.failures.clear()
+    hanging = Hanging(bench, OTHER)
+    assert await bench.bot_rooms.invited(ADMIN)
+    assert bench.bot_rooms.joined() == {ADMIN}
+    assert hanging.asked == [("join", ADMIN)]
+
+
+async def test_room_that_goes_on_failing_keeps_no_other_waiting_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses grow for each room by itself: one is removed from a room while another one has failed for days."""
+    bench = await entered(admin=ADMIN)
+    pauses: list[float] = []
+    sleep, forever = asyncio.sleep, asyncio.Event()
+
+    async def pause(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+            if seconds > module.FIRST_PAUSE_S:
+                await forever.wait()
+        await sleep(0)
+
+    monkeypatch.setattr(module.asyncio, "sleep", pause)
+    bench.bot_rooms._named["stuck"] = OTHER
+    bench.homeserver.failures["join"] = NOT_INVITED
+    await bench.bot_rooms.enter()
+    trying = asyncio.create_task(bench.bot_rooms.run())
+    for _ in range(30):
+        await sleep(0)
+    assert pauses == [module.FIRST_PAUSE_S, 2 * module.FIRST_PAUSE_S]
+    bench.homeserver.failures.clear()
+    await bench.member(BOT, "leave", sender=ALICE, room=ADMIN)
+    for _ in range(30):
+        await sleep(0)
+    assert bench.bot_rooms.joined() == {ADMIN}
+    assert pauses[2:] == [module.FIRST_PAUSE_S]
+    trying.cancel()
+
+
+async def test_nothing_is_left_while_it_is_unknown_what_a_new_name_means() -> None:
+    bench = await entered(notices=NOTICES)
+    await bench.bot_rooms.reload({"notices": "#rtc:example.org"})
+    assert bench.homeserver.of("leave") == []
+    bench.homeserver.aliases["#rtc:example.org"] = NOTICES
+    await bench.bot_rooms.reload({"notices": "#rtc:example.org"})
+    assert (bench.homeserver.of("leave"), bench.bot_rooms.joined()) == ([], {NOTICES})
+    bench.homeserver.aliases["#other:example.org"] = OTHER
+    await bench.bot_rooms.reload({"notices": "#other:example.org"})
+    assert bench.homeserver.of("leave") == [("leave", NOTICES, BOT)]
+
+
+@pytest.mark.parametrize(("status", "again"), [(403, False), (404, False), (200, True), (502, True)])
+async def test_room_that_could_not_be_left_is_left_later_unless_it_is_left_already(status: int, again: bool) -> None:
+    bench = await entered(notices=NOTICES)
+    bench.homeserver.failures["leave"] = HomeserverError("no", status)
+    await bench.bot_rooms.reload({})
+    bench.homeserver.failures.clear()
+    await bench.bot_rooms.reload({})
+    assert len(bench.homeserver.of("leave")) == 1 + again

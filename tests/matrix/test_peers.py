@@ -186,3 +186,42 @@ async def test_event_is_given_up_at_its_time_limit(
     monkeypatch.setattr(bench.homeserver, "join", never)
     await bench.invited()
     assert "was not handled within" in caplog.text
+
+
+@pytest.mark.parametrize("when", ["start", "reload"])
+async def test_rooms_that_cannot_be_left_now_hold_nobody_up_and_are_left_later(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(peers_module, "LEAVE_S", 0.02)
+    former = UserId("@rtc_old:example.org")
+    stuck, rooms = asyncio.Event(), [RoomId(f"!old{n}:example.org") for n in range(20)]
+    peer = former if when == "start" else PEER
+    bench = Bench(directory=FakeDirectory(*(StoredRoom(peer, room, ALICE, 5) for room in rooms)))
+    bench.homeserver.members = {room: {peer, ALICE} for room in rooms}
+    leave, asked = bench.homeserver.leave, []
+
+    async def slow(room: RoomId, as_user: UserId | None = None, reason: str | None = None) -> None:
+        asked.append(room)
+        await stuck.wait()
+        await leave(room, as_user, reason)
+
+    monkeypatch.setattr(bench.homeserver, "leave", slow)
+    await asyncio.wait_for(bench.peers.start(), 5)
+    if when == "reload":
+        await asyncio.wait_for(bench.peers.reload([PeerProfile(PEER_2, "Logs")]), 5)
+    assert set(asked) == set(rooms)
+    assert bench.homeserver.of("leave") == []
+    stuck.set()
+    await bench.peers.leave_idle(0)
+    assert {room for _, room, _ in bench.homeserver.of("leave")} == set(rooms)
+
+
+@pytest.mark.parametrize(("status", "again"), [(403, False), (404, False), (200, True), (401, True), (502, True)])
+async def test_only_who_is_not_there_need_not_leave_again(status: int, again: bool) -> None:
+    bench = Bench()
+    await bench.invited()
+    bench.homeserver.failures["leave"] = HomeserverError("no", status)
+    await bench.peers.reload([])
+    bench.homeserver.failures.clear()
+    await bench.peers.leave_idle(0)
+    assert len(bench.homeserver.of("leave")) == (3 if again else 1), "twice at the reload, and at the next sweep"
