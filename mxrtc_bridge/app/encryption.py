@@ -234,6 +234,7 @@ class Encryption:
             identity=IdentityKeys.derived(self._key, user, may_replace=self._may_replace(user)),
             known_identities=self._config.encryption.identities,
             later=self._slow.put,
+            deliver=self._to_device,
         )
         rooms = EncryptedRooms(device, self._store.of(user), Homeserver(self._transport))
         polls_s = FIRST_POLLS_S if self._announced else LONG_POLL_S

@@ -12,16 +12,15 @@ What it does not do: rooms' history is not kept in a key backup.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import secrets
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, server_of
-from mxrtc_bridge.core.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
-from mxrtc_bridge.core.signal import SIGNAL_TYPE
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.broken_sessions import BrokenSessions
@@ -33,6 +32,7 @@ from mxrtc_bridge.matrix.crypto.key_answers import keys_in
 from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES, REQUEST, KeyRequests, parse_request
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer, one_time_keys_in
 from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
+from mxrtc_bridge.matrix.crypto.late_senders import LateSenders
 from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage, OlmSessions
 from mxrtc_bridge.matrix.crypto.outbound import Later, OutboundSessions
 from mxrtc_bridge.matrix.crypto.patience import Patience
@@ -40,7 +40,7 @@ from mxrtc_bridge.matrix.crypto.receive_budget import ReceiveBudget
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
 from mxrtc_bridge.matrix.crypto.store import AccountRecord, Changes, CryptoStore, InboundRecord
-from mxrtc_bridge.matrix.crypto.sync_answer import envelope, has_brought, messages_in
+from mxrtc_bridge.matrix.crypto.sync_answer import OF_USE, envelope, has_brought, messages_in
 from mxrtc_bridge.matrix.crypto.values import (
     Decrypted,
     DeviceId,
@@ -59,8 +59,6 @@ MAX_TO_DEVICE = 1000
 SAVE_TOKEN_EVERY_MS = 10 * 60 * 1000
 ASK_AFTER_S = 1.0
 """How long a key may be late before it is asked for."""
-_OF_USE = frozenset({"m.room_key", "m.forwarded_room_key", "m.dummy", SIGNAL_TYPE, *SAS_EVENT_TYPES})
-"""What encrypted messages are for here; a session of a device that nobody lists is saved once it has brought some."""
 
 
 class CryptoDevice:
@@ -79,6 +77,7 @@ class CryptoDevice:
         device: DeviceId | None = None,
         known_identities: Mapping[UserId, str] | None = None,
         later: Later = lambda _user, _work: False,
+        deliver: Callable[[CryptoDevice, ToDeviceEvent], Awaitable[None]] | None = None,
     ) -> None:
         """Make a device; nothing is sent before :meth:`start`.
 
@@ -93,6 +92,7 @@ class CryptoDevice:
             device: the device of the token; None to make one without a login.
             known_identities: master keys that were compared by hand.
             later: does what slow servers are waited for with, while the device goes on.
+            deliver: given what came from devices that had to be asked for so; None to have none of it.
         """
         self.user = user
         self._later = later
@@ -109,6 +109,8 @@ class CryptoDevice:
         self._claims: Claims
         self._budget = ReceiveBudget(server_of(user))
         self.lists = DeviceLists(server, store, wall_ms=wall_ms, known=known_identities, heard=self._budget.heard)
+        heard = None if deliver is None else functools.partial(deliver, self)
+        self._late = LateSenders(self.lists, later, self._take, heard)
         self._inbound = InboundSessions(store, pickle_key, wall_ms=wall_ms)
         self._requests = KeyRequests(lambda: self.device_id, pickle_key, wall_ms=wall_ms)
         # Sessions change with every message: one task at a time.
@@ -327,12 +329,22 @@ class CryptoDevice:
     async def _receive_encrypted(self, sender: UserId, content: Mapping[str, Any]) -> ToDeviceEvent | None:
         async with self._lock:
             message = await self._olm.decrypt(sender, content)
-        listed = device = await self._listed_device(sender, message)
+        try:
+            listed = await self._listed_device(sender, message)
+        except HomeserverError as error:
+            self._seldom.info(sender, "the devices of %s could not be asked for: %s", sender, error)
+            if message.device_keys is None and self._late.put(sender, message, content):
+                return None
+            listed = None
+        return await self._take(sender, message, listed)
+
+    async def _take(self, sender: UserId, message: OlmMessage, listed: DeviceIdentity | None) -> ToDeviceEvent | None:
+        device = listed
         if device is None:
             if message.device_keys is None:
                 raise EventError("bad_event", "nobody knows the device that has sent it")
             device = identity_of(message.device_keys, Trust.UNSIGNED)
-        if listed is not None or message.type in _OF_USE:
+        if listed is not None or message.type in OF_USE:
             async with self._lock:
                 self._olm.keep(message)
         match message.type:
@@ -349,17 +361,16 @@ class CryptoDevice:
                 return ToDeviceEvent(message.type, sender, message.content, device)
 
     async def _listed_device(self, sender: UserId, message: OlmMessage) -> DeviceIdentity | None:
-        """The device that has sent a message, as its user lists it; else only the message can prove it."""
+        """The device that has sent a message, as its user lists it.
+
+        Raises:
+            HomeserverError: there was no time to ask.
+        """
         known = await self.lists.known(sender)
-        device = None if known is None else device_with(known, message.curve25519, message.ed25519)
-        if device is not None:
+        if known is not None and (device := device_with(known, message.curve25519, message.ed25519)) is not None:
             return device
-        try:
-            async with self._budget.asking(sender):
-                return await self.lists.find(sender, message.curve25519, message.ed25519)
-        except HomeserverError as error:
-            self._seldom.info(sender, "the devices of %s could not be asked for: %s", sender, error)
-            return None
+        async with self._budget.asking(sender):
+            return await self.lists.find(sender, message.curve25519, message.ed25519)
 
     async def _give_again(self, sender: UserId, content: Mapping[str, Any]) -> None:
         """Give a device the key of a room again that it has had, from now on; what was said before stays lost to it."""
@@ -438,10 +449,7 @@ class CryptoDevice:
         *,
         least: Trust,
     ) -> dict[str, Any]:
-        """Return the content of the ``m.room.encrypted`` event for a room.
-
-        All admitted devices have its key then, but for those whose servers are slow: they get it when these answer, or
-        with the next event.
+        """Return the content of an ``m.room.encrypted`` event; slow servers' devices may not have its key yet.
 
         Args:
             encryption: the room and when its session is replaced.

@@ -12,7 +12,8 @@ Both count twice: for servers that have answered within :data:`KNOWN_S`, and for
 nothing from those that are known to be good. A server that does not answer in time is a new one again, and is not asked
 for :data:`SILENT_S`. Users of our own homeserver do not count: it has their keys, and answers at once or not at all.
 
-What cannot be asked for is judged by what the message proves itself and by what is known.
+What cannot be asked for is judged by what the message proves itself and by what is known, and else asked for outside of
+the order (:mod:`mxrtc_bridge.matrix.crypto.late_senders`).
 """
 
 from __future__ import annotations
