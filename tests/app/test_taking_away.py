@@ -303,6 +303,7 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, by_s: int, *, passed_s: int = 0) 
     fake = SimpleNamespace(
         monotonic=time.monotonic,
         CLOCK_BOOTTIME=time.CLOCK_BOOTTIME,
+        clock_gettime=lambda which: time.clock_gettime(which) + passed_s,
         clock_gettime_ns=lambda which: time.clock_gettime_ns(which) + passed_s * second,
         time_ns=lambda: time.time_ns() + by_s * second,
     )
