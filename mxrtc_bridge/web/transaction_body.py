@@ -6,7 +6,9 @@ only the *value* in it that is nested too deeply becomes null before the parser 
 users nest, and puts the content from before one level deeper), numbers beyond any use become null as well, and judging
 the rest is the inbox's part.
 
-Pure and synchronous: may run in a thread.
+Pure and synchronous: may run in a thread. There nothing holds the interpreter for long, whatever the body is: it is
+gone through in slices, and each entry of its lists is parsed by itself. The longest hold is that of one slice, or of
+one event, which homeservers keep below 64 KiB.
 """
 
 from __future__ import annotations
@@ -14,7 +16,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate, repeat
 from typing import Any
 
 from mxrtc_bridge.core.device_news import DeviceNews
@@ -35,12 +40,20 @@ MAX_SCANNED_DEPTH = 40_000
 MAX_INTEGER_CHARS = 20
 """Enough for every 64-bit integer; Python refuses to convert more than 4300 digits, which would spoil the whole."""
 
-# Strings are matched whole, so that brackets inside them do not count. An unterminated one reaches to the end:
-# otherwise the search would begin again inside it, and take quadratic time.
-_STRING = rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
-_STRUCTURE = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
+SLICE_BYTES = 64 * 1024
+"""What one call of a regular expression may see: as long as it takes, no other thread runs."""
+
+# Strings are matched whole, so that brackets inside them do not count.
+_INSIDE = rb'(?:[^"\\]++|\\.)*+'
+_STRING = rb'"' + _INSIDE + rb'"'
+_REST_OF_STRING = re.compile(_INSIDE, re.DOTALL)
+_WHOLE_TOKENS = re.compile(rb'(?:[^"]++|' + _STRING + rb")*+", re.DOTALL)
 _NOT_STRUCTURE = re.compile(_STRING + rb"|[^\[\]{}\"]++", re.DOTALL)
-_SQUARE = bytes.maketrans(b"{}", b"[]")
+_TOKEN = re.compile(_STRING + rb"|[^\[\]{}\"]++|[\[\]{}]", re.DOTALL)
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+"""Brackets to signed bytes: a level more, or one less."""
+_STEP_OF = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
+_SPACE = re.compile(r"[ \t\n\r]*+")
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a failure
@@ -73,14 +86,7 @@ def read_transaction(body: bytes) -> Transaction:
         Refusal: it is not JSON, not an object with a list ``events``, or the list is too long.
     """
     try:
-        text = cut_deep_values(body).decode("utf-8")
-        transaction = json.loads(
-            text,
-            parse_int=_parse_int,
-            parse_float=_parse_float,
-            parse_constant=_parse_constant,
-            object_pairs_hook=_parse_object,
-        )
+        transaction = _parse(cut_deep_values(body).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise Refusal(400, "M_NOT_JSON", "the body is not JSON in UTF-8") from error
     if not isinstance(transaction, dict):
@@ -134,38 +140,130 @@ def cut_deep_values(body: bytes) -> bytes:
     A body that is not JSON outside of these comes out as another one that is not JSON.
     """
     limit = MAX_DEPTH + _AROUND
-    if _is_shallow(body, limit):
-        return body
     pieces: list[bytes] = []
-    depth = taken = 0
-    for match in _STRUCTURE.finditer(body):
-        mark = body[match.start()]
-        if mark in b"[{":
-            depth += 1
-            if depth > MAX_SCANNED_DEPTH:
-                return body
-            if depth == limit + 1:
-                pieces += [body[taken : match.start()], b"null"]
-        elif mark in b"]}":
-            if depth == limit + 1:
-                taken = match.end()
-            depth -= 1
-    if depth > limit:
-        return body
-    return b"".join([*pieces, body[taken:]])
+    depth, deepest = 0, 0
+    for piece, is_text in _slices(body):
+        if is_text:
+            if depth <= limit:
+                pieces.append(piece)
+            continue
+        steps = array("b", _NOT_STRUCTURE.sub(b"", piece).translate(_STEPS))
+        depths = [*accumulate(steps, initial=depth)]
+        deepest = max(deepest, highest := max(depths))
+        if highest > MAX_SCANNED_DEPTH:
+            return body
+        if highest <= limit:
+            pieces.append(piece)
+        elif min(depths) <= limit:
+            pieces += _without_deep_values(piece, depth, limit)
+        depth = depths[-1]
+    return body if deepest <= limit or depth > limit else b"".join(pieces)
 
 
-def _is_shallow(body: bytes, limit: int) -> bool:
-    """Whether no value is nested deeper than ``limit``; exact for JSON, and fast because no loop here is in Python."""
-    if body.count(b"[") + body.count(b"{") <= limit:
-        return True
-    brackets = _NOT_STRUCTURE.sub(b"", body).translate(_SQUARE)
-    for _ in range(limit):
-        # Takes the innermost level away, and no more than that: what becomes adjacent is not looked at again.
-        brackets = brackets.replace(b"[]", b"")
-        if not brackets:
-            return True
-    return False
+def _slices(body: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Cut the body where no string is cut, but for those that are longer than a slice.
+
+    Yields:
+        pieces of at most :data:`SLICE_BYTES`, and whether each is a part of such a string.
+    """
+    at, in_string = 0, False
+    while at < len(body):
+        stop = min(at + SLICE_BYTES, len(body))
+        if in_string:
+            end = _end(_REST_OF_STRING, body, at, stop)
+            if body[end : end + 1] == b'"' and end < stop:
+                end, in_string = end + 1, False
+            elif end == at:
+                end = stop
+            yield body[at:end], True
+        else:
+            end = _end(_WHOLE_TOKENS, body, at, stop)
+            if end == at:
+                end, in_string = at + 1, True
+            yield body[at:end], in_string
+        at = end
+
+
+def _end(pattern: re.Pattern[bytes], body: bytes, at: int, stop: int) -> int:
+    """Where the match of a pattern ends that always matches."""
+    match = pattern.match(body, at, stop)
+    assert match is not None
+    return match.end()
+
+
+def _without_deep_values(piece: bytes, depth: int, limit: int) -> list[bytes]:
+    tokens = _TOKEN.findall(piece)
+    depths = [*accumulate(map(_STEP_OF.get, tokens, repeat(0)), initial=depth)]
+    return [
+        token if after <= limit else b"null"
+        for token, before, after in zip(tokens, depths, depths[1:], strict=False)
+        if before <= limit
+    ]
+
+
+def _parse(text: str) -> object:
+    """What :func:`json.loads` returns, but parsed entry by entry: it holds the interpreter as long as it runs.
+
+    Raises:
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply.
+    """
+    at = _skip(text, 0)
+    if text[at : at + 1] != "{":
+        value, at = _scan(text, at)
+        return _ended(text, at, value)
+    pairs: list[tuple[str, Any]] = []
+    at = _skip(text, at + 1)
+    if text[at : at + 1] == "}":
+        return _ended(text, at + 1, {})
+    while True:
+        if text[at : at + 1] != '"':
+            raise ValueError("a key must be a string")
+        key, at = _scan(text, at)
+        at = _skip(text, _expect(text, at, ":"))
+        value, at = _scan_list(text, at) if text[at : at + 1] == "[" else _scan(text, at)
+        pairs.append((key, value))
+        at = _skip(text, at)
+        if text[at : at + 1] == "}":
+            return _ended(text, at + 1, _parse_object(pairs))
+        at = _skip(text, _expect(text, at, ","))
+
+
+def _scan_list(text: str, at: int) -> tuple[list[Any], int]:
+    values: list[Any] = []
+    at = _skip(text, at + 1)
+    if text[at : at + 1] == "]":
+        return values, at + 1
+    while True:
+        value, at = _scan(text, at)
+        values.append(value)
+        at = _skip(text, at)
+        if text[at : at + 1] == "]":
+            return values, at + 1
+        at = _skip(text, _expect(text, at, ","))
+
+
+def _scan(text: str, at: int) -> tuple[Any, int]:
+    return _DECODER.raw_decode(text, at)
+
+
+def _skip(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    assert match is not None
+    return match.end()
+
+
+def _expect(text: str, at: int, what: str) -> int:
+    at = _skip(text, at)
+    if text[at : at + 1] != what:
+        raise ValueError(f"{what} is missing")
+    return at + 1
+
+
+def _ended(text: str, at: int, value: object) -> object:
+    if _skip(text, at) != len(text):
+        raise ValueError("something comes after the value")
+    return value
 
 
 def _parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -184,6 +282,14 @@ def _parse_float(text: str) -> float | None:
 
 def _parse_constant(_: str) -> None:
     """NaN and the infinities, which are not JSON but which some writers emit."""
+
+
+_DECODER = json.JSONDecoder(
+    parse_int=_parse_int,
+    parse_float=_parse_float,
+    parse_constant=_parse_constant,
+    object_pairs_hook=_parse_object,
+)
 
 
 def _kind(value: Any) -> str:

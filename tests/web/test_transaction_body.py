@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.device_news import DeviceNews
 from mxrtc_bridge.core.revocations import AmbiguousObject
+from mxrtc_bridge.web import transaction_body
 from mxrtc_bridge.web.transaction_body import (
     MAX_DEPTH,
     MAX_EVENTS,
     MAX_NEWS,
     Refusal,
-    _is_shallow,
     cut_deep_values,
     read_transaction,
 )
@@ -181,8 +181,11 @@ def depth_of(value: Any) -> int:
 def test_depth_is_measured_exactly(value: Any) -> None:
     body = json.dumps([value] * 40).encode()
     depth = depth_of(value) + 1
-    assert _is_shallow(body, depth)
-    assert not _is_shallow(body, depth - 1)
+    with pytest.MonkeyPatch.context() as limited:
+        limited.setattr(transaction_body, "MAX_DEPTH", depth - transaction_body._AROUND)
+        assert cut_deep_values(body) == body
+        limited.setattr(transaction_body, "MAX_DEPTH", depth - 1 - transaction_body._AROUND)
+        assert cut_deep_values(body) != body
 
 
 @settings(max_examples=150, deadline=None)
@@ -201,6 +204,125 @@ def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
         except Refusal:
             continue
         assert isinstance(events, list)
+
+
+HARD = st.lists(
+    st.sampled_from(
+        [b'"', b"\\", b'\\"', b"[", b"]", b"{", b"}", b'"a":', b",", b" ", b"1", b"\xc3\xbc", b"[" * 40, b"]" * 40]
+    ),
+    max_size=60,
+).map(b"".join)
+"""Anything that matters at a border."""
+
+
+def in_one_piece(body: bytes) -> bytes:
+    """The same by the plainest means: one character after the other."""
+    limit, depth, taken, in_string, escaped = MAX_DEPTH + transaction_body._AROUND, 0, 0, False, False
+    pieces: list[bytes] = []
+    for at, mark in enumerate(body):
+        if in_string:
+            in_string = escaped or mark != ord('"')
+            escaped = not escaped and mark == ord("\\")
+        elif mark == ord('"'):
+            in_string = True
+        elif mark in b"[{":
+            depth += 1
+            if depth == limit + 1:
+                pieces += [body[taken:at], b"null"]
+        elif mark in b"]}":
+            if depth == limit + 1:
+                taken = at + 1
+            depth -= 1
+    return body if depth > limit else b"".join([*pieces, body[taken:]])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    inside=HARD,
+    strings=st.lists(st.text(alphabet='"\\[]{}aü\x00', max_size=12), max_size=5),
+    wrapped=st.booleans(),
+    size=st.integers(2, 12) | st.sampled_from([40, 80]),
+)
+@example(inside=b'"\\\\\\"[" ', strings=[], wrapped=False, size=2)
+@example(inside=b"[" * 50 + b'"]\\' * 9 + b'"' + b"]" * 50, strings=[], wrapped=True, size=3)
+def test_slices_of_any_size_are_read_as_one_piece(inside: bytes, strings: list[str], wrapped: bool, size: int) -> None:
+    """Strings, escapes and depth go on over every border; no slice is smaller than an escape."""
+    deep = b"[" * 38 + json.dumps(strings).encode() + b"]" * 38
+    body = b'{"events":[{"a":%s,"b":%s}]}' % (deep, inside or b"1") if wrapped else inside
+    with pytest.MonkeyPatch.context() as sliced:
+        sliced.setattr(transaction_body, "SLICE_BYTES", size)
+        pieces = [piece for piece, _ in transaction_body._slices(body)]
+        assert b"".join(pieces) == body
+        assert all(0 < len(piece) <= size for piece in pieces)
+        assert cut_deep_values(body) == in_one_piece(body)
+
+
+TOP_LEVEL = st.one_of(
+    st.text(alphabet=' \t\n\r{}[]:,"ae1-.0\\\x0bN', max_size=30),
+    JSON.map(json.dumps),
+    st.lists(st.tuples(st.sampled_from(["events", "a", "a\n"]), JSON | st.lists(JSON)), max_size=4).map(
+        lambda pairs: "{" + " , ".join(f"{json.dumps(key)} :\n{json.dumps(value)}" for key, value in pairs) + "}"
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=TOP_LEVEL, cut=st.integers(0, 5))
+@example(text='{"a":1,"a":2}', cut=0)
+@example(text='{"a":1,}', cut=0)
+@example(text='{"a":[1,]}', cut=0)
+@example(text='{"a":[NaN, -Infinity, 1e999]}', cut=0)
+@example(text="\ufeff{}", cut=0)
+def test_what_is_parsed_entry_by_entry_is_what_is_parsed_at_once(text: str, cut: int) -> None:
+    text = text[: len(text) - cut]
+    try:
+        at_once = transaction_body._DECODER.decode(text)
+    except ValueError:
+        with pytest.raises(ValueError):  # noqa: PT011 - as the parser says it
+            transaction_body._parse(text)
+        return
+    entry_by_entry = transaction_body._parse(text)
+    assert (entry_by_entry, type(entry_by_entry)) == (at_once, type(at_once))
+
+
+class Seen:
+    """A pattern or a decoder that takes down how much it was given at a time."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.longest = 0
+
+    def match(self, body: bytes, at: int, stop: int) -> Any:
+        self.longest = max(self.longest, stop - at)
+        return self._real.match(body, at, stop)
+
+    def sub(self, new: bytes, body: bytes) -> Any:
+        self.longest = max(self.longest, len(body))
+        return self._real.sub(new, body)
+
+    def findall(self, body: bytes) -> Any:
+        self.longest = max(self.longest, len(body))
+        return self._real.findall(body)
+
+    def raw_decode(self, text: str, at: int) -> Any:
+        value, end = self._real.raw_decode(text, at)
+        self.longest = max(self.longest, end - at)
+        return value, end
+
+
+@pytest.mark.parametrize("unit", [b"[],", b"[" * 100 + b"]" * 100 + b",", b'"\\"[",', b'"' + b"x" * 62_000 + b'",'])
+def test_nothing_sees_more_than_a_slice_or_an_event_at_a_time(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a call sees is how long it keeps all other threads waiting."""
+    seen = {}
+    for name in ("_REST_OF_STRING", "_WHOLE_TOKENS", "_NOT_STRUCTURE", "_TOKEN", "_DECODER"):
+        seen[name] = Seen(getattr(transaction_body, name))
+        monkeypatch.setattr(transaction_body, name, seen[name])
+    event = b'{"a":[' + unit * (63_000 // len(unit)) + b"1]}"
+    body = b'{"events":[%s],"to_device":[%s]}' % ((b",".join([event] * 20),) * 2)
+    assert len(read_transaction(body).events) == 20
+    longest = {name: each.longest for name, each in seen.items()}
+    assert max(longest.values()) <= 65536, longest
+    assert longest["_WHOLE_TOKENS"] == transaction_body.SLICE_BYTES, "and no slice is smaller than it need be"
 
 
 @pytest.mark.parametrize(
