@@ -1,8 +1,8 @@
 """Messages of people to the bridge's users: which of them are commands, and the replies.
 
-Must never answer itself or another bot, never take an old message or another's words for a command (whose words they
-are is said in :mod:`mxrtc_bridge.core.message_text`), never let one person's commands hold up anybody's calls, and
-never raise because of what somebody wrote.
+Must never answer itself or another bot, never give anything by an old message, never take another's words for a command
+(whose words they are is said in :mod:`mxrtc_bridge.core.message_text`), never let one person's commands hold up
+anybody's calls, and never raise because of what somebody wrote.
 
 How it works: :meth:`Conversation.receive` judges an event without waiting (who, what, how old, how often) and puts
 what is left into the queue of one of a few workers, always the same one for the same person, so that commands of a
@@ -53,7 +53,11 @@ log = logging.getLogger(__name__)
 MESSAGE_TYPES = frozenset({"m.room.message", "m.reaction"})
 """What :meth:`Conversation.receive` reads."""
 MAX_AGE_MS = 5 * 60 * 1000
-"""A message that took longer is no command any more; also how far a sender's clock may be ahead."""
+"""A message that took longer gives nothing any more; also how far a sender's clock may be ahead."""
+MAX_LATE_MS = 3 * 24 * 3600 * 1000
+"""What takes something away counts this much later still, as when the bridge was down. By far less than the inbox
+remembers ids of events (30 days), so the same event never counts twice, whoever sends it again; and the time of an
+event is a part of what its id stands for."""
 WORKERS = 8
 QUEUE = 32
 """Messages that wait for one worker."""
@@ -75,6 +79,10 @@ MAX_STRANGERS = 10_000
 STRANGER_TEXT = "You have no rights here, so I take no commands from you. Ask the admin of this bridge."
 TOO_FAST_TEXT = "That was too fast for me; please wait a minute."
 RESTARTED_TEXT = "I was started only after you had written this, so I did nothing. Send it again if you still want it."
+LATE_TEXT = (
+    "This reached me long after it was written, or a clock is wrong, so I did nothing. Send it again if you still want "
+    "it. (I say so once.)"
+)
 FAILED_TEXT = "That did not work; the bridge's log says why."
 TIMEOUT_TEXT = "That took too long, and I have given up waiting for it."
 
@@ -159,9 +167,18 @@ class _Said:
         return not isinstance(self.command, Mistake) and effect_of(self.command) is Effect.TAKES
 
     @property
+    def ends(self) -> bool:
+        """Whether nobody has more by it, so that it does no harm when it comes late."""
+        return self.takes_away or isinstance(self.command, _ENDS_TOO)
+
+    @property
+    def looks(self) -> bool:
+        return isinstance(self.command, Mistake) or effect_of(self.command) is Effect.LOOKS
+
+    @property
     def withdrawn_by(self) -> UserId | None:
         """Who alone can take it back by redacting it; None for everybody whom the homeserver lets do so."""
-        return self.event.sender if self.takes_away or isinstance(self.command, _ENDS_TOO) else None
+        return self.event.sender if self.ends else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +231,7 @@ class Conversation:
         self._rate = RateLimit(COMMANDS_PER_MINUTE, COMMANDS_PER_MINUTE_OF_SERVER)
         self._admins_rate = RateLimit(COMMANDS_PER_MINUTE, ADMINS * COMMANDS_PER_MINUTE)
         self._warned: OrderedDict[UserId, None] = OrderedDict()
+        self._told_late: OrderedDict[UserId, None] = OrderedDict()
         self._strangers: OrderedDict[UserId, float] = OrderedDict()
         self._seldom = SeldomLog(log)
         self._stranger_rate = RateLimit(STRANGERS_PER_MINUTE, STRANGERS_PER_MINUTE)
@@ -245,10 +263,10 @@ class Conversation:
             speaker: the user of the bridge that answers in this room.
             direct: whether the room holds nobody but the sender and ``speaker``.
         """
-        if event.state_key is not None or self._is_own(event.sender) or not self._is_fresh(event):
+        if event.state_key is not None or self._is_own(event.sender):
             return
         if event.type == "m.reaction":
-            reaction = _reaction(event)
+            reaction = _reaction(event) if self._is_fresh(event) else None
             if reaction is not None and self._commander.rank(event.sender) is Rank.ADMIN:
                 self._put(event.sender, reaction)
         elif event.type == "m.room.message" and command_line(event.content, direct=direct) is not None:
@@ -256,8 +274,9 @@ class Conversation:
 
     def _take(self, event: RoomEvent, speaker: UserId, *, direct: bool) -> None:
         rank = self._commander.rank(event.sender)
+        fresh = self._is_fresh(event)
         if rank is Rank.STRANGER:
-            if self._may_tell_stranger(event.sender):
+            if fresh and self._may_tell_stranger(event.sender):
                 self._put(event.sender, _Line(event, speaker, direct, STRANGER_TEXT))
             return
         admin = rank is Rank.ADMIN
@@ -265,6 +284,8 @@ class Conversation:
         said = self._said(event, speaker, admin=admin, direct=direct) if in_time or admin else None
         if in_time:
             self._warned.pop(event.sender, None)
+        if not fresh and (said is None or not self._counts_late(said)):
+            return
         if said is not None and (in_time or said.takes_away):
             self._put(event.sender, said)
         elif not in_time and event.sender not in self._warned:
@@ -284,6 +305,18 @@ class Conversation:
     def _is_fresh(self, event: RoomEvent) -> bool:
         """Whether the message is of now. Its time is its server's claim: a lie makes it old, or no older than it is."""
         return abs(self._wall_ms() - event.origin_server_ts) <= MAX_AGE_MS
+
+    def _counts_late(self, said: _Said) -> bool:
+        """Whether an old command is carried out; its sender is told that it is not, once until the next start."""
+        event = said.event
+        if said.ends and abs(self._wall_ms() - event.origin_server_ts) <= MAX_LATE_MS:
+            return True
+        if not said.looks and event.sender not in self._told_late:
+            self._told_late[event.sender] = None
+            while len(self._told_late) > MAX_STRANGERS:
+                self._told_late.popitem(last=False)
+            self._put(event.sender, _Line(event, said.asker.speaker, said.asker.direct, LATE_TEXT))
+        return False
 
     def _may_tell_stranger(self, user: UserId) -> bool:
         now = self._monotonic()
@@ -363,7 +396,7 @@ class Conversation:
         if isinstance(command, Mistake):
             self._commander.mistaken(asker)
             return mistake_answer(command, direct=asker.direct)
-        if said.event.origin_server_ts < self._started_ms and effect_of(command) is not Effect.LOOKS:
+        if said.event.origin_server_ts < self._started_ms and not (said.looks or said.ends):
             # Perhaps the last run has done it already, and was ended before it could say so.
             return say(RESTARTED_TEXT)
         log.info("< %s: %s", asker.user, type(command).__name__)

@@ -16,7 +16,7 @@ HEAD = """# What can be written in a chat
 In a direct chat with the bot or a peer you write the command alone; in a room with others, `!rtc` comes in front.
 A command is one line, alone in a message of text; it may answer another message or stand in a thread.
 Nothing else is a command: no quotation, edit, forwarded message, caption or name of a file.
-What was written more than five minutes ago is none any more.
+What was written more than five minutes ago gives nothing any more; what takes away counts for three days.
 A name of a peer is its name in the configuration (`build`), its user id, or a mention of it.
 A user is an id or a mention.
 Where the formatted text of a message says anything else than its plain text, you are told so, and nothing is done.

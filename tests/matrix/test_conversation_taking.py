@@ -6,8 +6,9 @@ import pytest
 
 from mxrtc_bridge.core.command_values import RevokeGrant
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.conversation import LATE_TEXT, MAX_AGE_MS, MAX_LATE_MS, RESTARTED_TEXT
 from tests.honesty import LIES, Honesty
-from tests.matrix.test_conversation import ADMIN, BOT, EVE, Fake, hear, running
+from tests.matrix.test_conversation import ADMIN, ALICE, BOT, EVE, NOW, Fake, hear, running
 
 
 @pytest.fixture
@@ -38,3 +39,58 @@ async def test_what_takes_a_right_away_is_carried_out_whatever_lies_then(fake: F
     fake.users.clear()
     await hear(fake, fake.message(ADMIN, "revoke 3"), fake.message(ADMIN, "revoke 4"), fake.message(EVE, "revoke 5"))
     assert fake.commands == [RevokeGrant("3"), RevokeGrant("4")]
+
+
+GIVES = ["grant @eve:evil.test build/ssh for 2h", "allow 12", "resume", "yes 3"]
+
+
+@pytest.mark.parametrize("said", TAKES)
+@pytest.mark.parametrize("age_ms", [1, MAX_AGE_MS + 1, MAX_LATE_MS, -MAX_AGE_MS - 1])
+async def test_what_was_taken_away_while_the_bridge_was_down_is_taken_away(fake: Fake, said: str, age_ms: int) -> None:
+    fake.wall = NOW + age_ms
+    await hear(fake, fake.message(ADMIN, said))
+    assert (len(fake.commands), fake.said) == (1, ["done for @admin:example.org"])
+
+
+@pytest.mark.parametrize("said", [*GIVES, "open build", "request build/ssh"])
+async def test_what_would_give_comes_too_late_which_is_said_once(fake: Fake, said: str) -> None:
+    fake.wall = NOW + MAX_AGE_MS + 1
+    async with running(fake) as talk:
+        for _ in range(3):
+            talk.receive(fake.message(ADMIN, said), BOT, direct=True)
+        talk.receive(fake.message(ALICE, "request build/ssh"), BOT, direct=True)
+        await talk.idle()
+    assert (fake.commands, fake.said) == ([], [LATE_TEXT, LATE_TEXT])
+    fake.sent.clear()
+    await hear(fake, fake.message(ADMIN, said))
+    assert fake.said == [LATE_TEXT], "once more after another start"
+
+
+@pytest.mark.parametrize("said", TAKES)
+async def test_what_is_older_than_ids_of_events_are_remembered_for_sure_takes_nothing(fake: Fake, said: str) -> None:
+    """Whoever sends it again, it could be the second time."""
+    fake.wall = NOW + MAX_LATE_MS + 1
+    await hear(fake, fake.message(ADMIN, said))
+    assert (fake.commands, fake.said) == ([], [LATE_TEXT])
+
+
+@pytest.mark.parametrize("said", [*TAKES, *GIVES, "help", "nonsense"])
+async def test_old_words_of_strangers_get_no_answer(fake: Fake, said: str) -> None:
+    fake.wall = NOW + MAX_AGE_MS + 1
+    await hear(fake, fake.message(EVE, said), fake.message(ALICE, "nonsense"), fake.message(ALICE, "peers"))
+    assert (fake.commands, fake.sent, fake.mistakes) == ([], [], [])
+
+
+@pytest.mark.parametrize("said", TAKES)
+async def test_old_command_that_its_sender_has_taken_back_takes_nothing(fake: Fake, said: str) -> None:
+    fake.wall = NOW + MAX_AGE_MS + 1
+    event = fake.message(ADMIN, said)
+    fake.withdrawn[event.room_id, event.event_id] = ADMIN
+    await hear(fake, event)
+    assert fake.commands == []
+
+
+async def test_what_gives_from_just_before_the_start_is_still_not_done(fake: Fake) -> None:
+    fake.wall = NOW + 1
+    await hear(fake, *(fake.message(ADMIN, said) for said in GIVES))
+    assert (fake.commands, set(fake.said)) == ([], {RESTARTED_TEXT})
