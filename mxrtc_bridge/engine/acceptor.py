@@ -220,11 +220,13 @@ class AcceptorLinks(Links):
         dialling = self._dialling[pipe] = asyncio.ensure_future(self._connector.connect(target))
         try:
             await asyncio.wait([dialling])
+        except asyncio.CancelledError:
+            # Also where it has ended in the same moment: somebody must take what came of it.
+            dialling.cancel()
+            dialling.add_done_callback(_undialled)
+            raise
         finally:
             self._dialling.pop(pipe, None)
-            if not dialling.done():
-                dialling.cancel()
-                dialling.add_done_callback(_undialled)
         return None if dialling.cancelled() else dialling.result()
 
     async def _recorded(self, line: Line, service: ServiceName, grant: Grant) -> Target | FilesTarget | None:

@@ -182,7 +182,11 @@ class CallManager:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             tasks.create_task(self._expiry.run(), name="grant-expiry")
-            await asyncio.get_running_loop().create_future()
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                # Nobody owns a new call from now on, also where nobody has said farewell.
+                self._draining = True
 
     async def hang_up_leftovers(self) -> None:
         """Hang up the calls that the last run left open, so that no client waits for a dead session."""

@@ -277,3 +277,23 @@ async def test_refusal_that_nobody_takes_ends_the_call_all_the_same(monkeypatch:
         await bridge.invite()
         await bridge.until(lambda: bool(bridge.ended))
         assert bridge.open == {}
+
+
+async def test_end_of_the_bridge_while_a_claim_is_waited_for_ends_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are cancelled together, as where something else has failed; a cancel that is swallowed would hang the end."""
+    bridge, waiting = Bridge(), asyncio.Event()
+
+    async def hangs(*_: object, **__: object) -> bool:
+        waiting.set()
+        return await asyncio.Event().wait()
+
+    monkeypatch.setattr(bridge, "claim", hangs)
+    living = asyncio.create_task(bridge.manager.run())
+    await asyncio.sleep(0)
+    handling = asyncio.create_task(bridge.invite())
+    await waiting.wait()
+    living.cancel()
+    handling.cancel()
+    await asyncio.gather(living, handling, return_exceptions=True)
+    assert (living.cancelled(), handling.cancelled()) == (True, True)
+    assert not bridge.sent

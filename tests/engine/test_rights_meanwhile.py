@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from mxrtc_bridge.core import stream, wire
 from mxrtc_bridge.core import transfer_events as tx
+from mxrtc_bridge.core.errors import TargetError, TargetFailure
 from mxrtc_bridge.core.file_wire import Get, Ls
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.core.targets import FilesTarget, Target, TcpTarget
@@ -156,6 +158,34 @@ async def test_target_that_connects_after_the_right_has_ended_gets_no_byte(
     await session.turn()
     assert [(sink.written, sink.events) for sink in session.connector.sinks] in ([], [(b"", ["reset"])])
     assert session.acceptor.totals()[0] == 0
+    await session.end()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_target_that_connects_in_the_moment_in_which_the_session_is_cancelled_is_let_go(
+    fails: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = Slow()
+    session.recorded.set()
+    now, sink = asyncio.get_running_loop().create_future(), FakeSink()
+
+    async def connect(_target: Target) -> FakeSink:
+        await now
+        # The attempt is over with this step, and nobody has taken what came of it.
+        asyncio.get_running_loop().call_soon(session.tasks[-1].cancel)
+        if fails:
+            raise TargetError(TargetFailure.REFUSED, "refused")
+        return sink
+
+    session.connector.connect = connect  # type: ignore[method-assign, assignment]
+    session.opener.open_stream(SSH, FakeSink())
+    await session.turn()
+    now.set_result(None)
+    await session.turn()
+    assert session.tasks[-1].cancelled()
+    gc.collect()
+    assert sink.events == ([] if fails else ["reset"])
+    assert not caplog.records, "nothing is left of which nobody heard"
     await session.end()
 
 
