@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.quota import MAX_REMEMBERED, RateLimit
+from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.claims import Claims
 from mxrtc_bridge.matrix.crypto.receive_budget import ReceiveBudget
@@ -21,6 +23,8 @@ _log = logging.getLogger(__name__)
 UNWEDGE_EVERY_MS = 3600 * 1000
 """A broken session is replaced at most this often."""
 MAX_UNWEDGED = 1000
+TRIES_A_MINUTE = 6
+"""Of one user. All users of other servers have a limit together: the time that the budget gives them."""
 
 
 class Device(Protocol):
@@ -58,12 +62,16 @@ class BrokenSessions:
         self._budget = budget
         self._replaced = replaced
         self._wall_ms = wall_ms
+        self._tries = RateLimit(TRIES_A_MINUTE, TRIES_A_MINUTE * MAX_REMEMBERED)
         self._seldom = SeldomLog(_log)
 
     async def replace(self, sender: UserId, curve25519: str) -> None:
         """Begin a new session with a device whose messages we cannot read; it uses the newest from then on."""
         now = self._wall_ms()
         if now - self._replaced.get(curve25519, -UNWEDGE_EVERY_MS) < UNWEDGE_EVERY_MS:
+            return
+        # Also what ends without a session costs a question: a device that has no key left, a user who lists nothing.
+        if not self._tries.allow(sender, elapsed_s()):
             return
         try:
             async with self._budget.asking(sender):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 import pytest
 
+from mxrtc_bridge.core.errors import AnswerTooLongError
 from mxrtc_bridge.core.ids import RoomId, UserId, server_of
 from mxrtc_bridge.matrix.crypto import receive_budget
+from mxrtc_bridge.matrix.crypto.broken_sessions import TRIES_A_MINUTE
+from mxrtc_bridge.matrix.crypto.signed_json import unpadded
 from mxrtc_bridge.matrix.crypto.values import RoomEncryption, Trust
 from tests.matrix.crypto.device_world import ALICE, PEER, Sender, Server, answer_of, peer_at
 
@@ -89,3 +93,34 @@ async def test_a_member_of_a_room_whose_server_hangs_keeps_only_that_room_waitin
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@pytest.mark.parametrize("user", ["@mallory:example.org", "@mallory:evil.test"])
+@pytest.mark.parametrize("listed", [True, False])
+async def test_broken_messages_of_one_user_have_no_server_asked_for_each_of_them(
+    user: str, listed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers at once, that there is no key left or what cannot be read, so that no limit of time is met."""
+    server = Server()
+    ours = await peer_at(server)
+    await ours.settle("token", {})
+    stranger = Sender(UserId(user), server, ours, proves=True)
+    if not listed:
+        asks = server.query_keys
+
+        async def too_long(device: object, users: Sequence[UserId]) -> Mapping[str, object]:
+            await asks(device, users)
+            raise AnswerTooLongError("the answer of the homeserver is too long", 200)
+
+        monkeypatch.setattr(server, "query_keys", too_long)
+    broken = []
+    for n in range(50):
+        item = stranger.says()
+        item["content"]["ciphertext"][ours.curve25519] |= {"type": 1}
+        if not listed:
+            item["content"]["sender_key"] = unpadded(n.to_bytes(32, "big"))
+        broken.append(item)
+    before = len(server.asked)
+    assert await ours.receive_sync(answer_of(*broken)) == ()
+    asked = server.claims if listed else len(server.asked) - before
+    assert 1 <= asked <= 2 * TRIES_A_MINUTE
