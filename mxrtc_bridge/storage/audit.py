@@ -160,7 +160,7 @@ class AuditStore:
                 if found.get(each.head.number) != each.head.digest:
                     raise AuditContradictionError(contradiction(each.head.number))
 
-        await self._database.transaction(insert)
+        await self._database.transaction(insert, idempotent=True)
 
     async def take_back(self, heads: Sequence[Head]) -> None:
         """Remove exactly these lines, of which it was not known whether they were stored.

@@ -87,7 +87,10 @@ class _Writing:
     """One call of :meth:`Database.transaction`, over all its attempts."""
 
     lane: str
-    """A row for marks that no other writing uses meanwhile; so there are as many as ever went on at the same time."""
+    """A row for marks that no other writing uses meanwhile; so there are as many as ever went on at the same time.
+
+    Empty where no mark is noted, as the work finds out by itself what of it is stored.
+    """
     is_first: bool
     """Whether it is the first of this run; those of earlier ones are forgotten with it."""
     mark: str = field(default_factory=lambda: secrets.token_hex(16))
@@ -160,15 +163,23 @@ class Database:
         finally:
             await self._pool.stop()
 
-    async def transaction(self, work: Work[T]) -> T:
+    async def transaction(self, work: Work[T], *, idempotent: bool = False) -> T:
         """Run ``work`` with a connection, in one transaction, and return what it returns.
 
         ``work`` may be called more than once, so it must change nothing but the database; it is committed once.
+
+        Args:
+            work: what is done.
+            idempotent: ``work`` finds what an attempt before has stored and then changes and returns the same; it
+                waits for a COMMIT of that which is under way, as an INSERT of the same key does. So it needs no mark,
+                which saves a statement.
 
         Raises:
             StorageError: the database is closed, or has refused for as long as we ask.
             UnknownOutcomeError: it may have been committed.
         """
+        if idempotent:
+            return await self._start(work, _Writing("", is_first=False), lambda: None)
         is_first = not self._lanes
         lane = heapq.heappop(self._free_lanes) if self._free_lanes else self._lanes
         self._lanes = max(self._lanes, lane + 1)
@@ -286,6 +297,8 @@ def _is_damage(error: Exception) -> bool:
 
 async def _note(connection: Connection, writing: _Writing) -> bool:
     """Note the mark of a writing; False if it stands there, so an earlier attempt was committed."""
+    if not writing.lane:
+        return True
     now_ms = time.time_ns() // 1_000_000
     values = (writing.lane, writing.mark, now_ms)
     if writing.is_first:

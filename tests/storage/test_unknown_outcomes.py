@@ -15,6 +15,7 @@ from mxrtc_bridge.core.grants import EndedGrant, GivenUp
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, ServiceName, UserId
 from mxrtc_bridge.core.requests import Request, RequestState
 from mxrtc_bridge.engine.ports import CallRecord
+from mxrtc_bridge.storage.audit import AuditContradictionError, AuditStore
 from mxrtc_bridge.storage.calls import CallStore
 from mxrtc_bridge.storage.database import KEEP_MARKS_MS, Database
 from mxrtc_bridge.storage.grants import GrantStore
@@ -22,6 +23,7 @@ from mxrtc_bridge.storage.inbox import InboxStore
 from mxrtc_bridge.storage.notices import NoticeStore
 from mxrtc_bridge.storage.requests import RequestStore
 from tests.storage.failing_commits import Commits, failing_commits
+from tests.storage.test_audit import entries
 from tests.storage.test_database import count_notices, insert_notice
 from tests.storage.test_grants import ADMIN, NOW, SSH, grant
 
@@ -245,3 +247,27 @@ async def test_a_text_that_the_database_refuses_keeps_nobody_else_from_ending(lo
     store = GrantStore(lossy_database)
     odd = replace(grant(), reason="a\x00b", service=replace(SSH, name=ServiceName("db")))
     await store.write([GivenUp(odd, "k", NOW)])
+
+
+@pytest.mark.parametrize(("lost", "dropped"), [(1, 0), (0, 1), (1, 1)])
+async def test_lines_of_the_audit_are_stored_once(
+    lossy_database: Database, commits: Commits, lost: int, dropped: int
+) -> None:
+    """They need no mark: their numbers and digests say whether they are stored."""
+    store, made = AuditStore(lossy_database), entries(3)
+    commits.lose, commits.drop = lost, dropped
+    await store.add(made[:2])
+    await store.add(made[2:])
+    assert (commits.lose, commits.drop) == (0, 0)
+    assert await store.digests(1, 10) == {each.head.number: each.head.digest for each in made}
+
+
+async def test_another_line_is_a_contradiction_also_where_an_answer_was_lost(
+    lossy_database: Database, commits: Commits
+) -> None:
+    store, (mine,), (other,) = AuditStore(lossy_database), entries(1), entries(1, rule="another")
+    await store.add([other])
+    commits.lose = 1
+    with pytest.raises(AuditContradictionError):
+        await store.add([mine])
+    assert (await store.digests(1, 10)) == {1: other.head.digest}
