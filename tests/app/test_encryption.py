@@ -48,6 +48,8 @@ class KeyServerDouble(FakeHomeserver):
                 return web.json_response({"errcode": "M_UNRECOGNIZED", "error": "unknown"}, status=404)
             case ["devices", _] if self.away_for_devices:
                 return web.json_response({"errcode": "M_FORBIDDEN", "error": "busy"}, status=429)
+            case ["keys", "query"]:
+                return web.json_response({"device_keys": {each: {} for each in body["device_keys"]}})
             case ["keys", "upload"]:
                 return web.json_response({"one_time_key_counts": {"signed_curve25519": 50}})
             case ["sync"]:
