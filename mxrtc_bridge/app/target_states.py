@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mxrtc_bridge.core.errors import TargetError
 from mxrtc_bridge.core.targets import AppendTarget, FilesTarget, ReadTarget, Target
+from mxrtc_bridge.engine.outside import in_one_thread
 from mxrtc_bridge.engine.ports import Connector
 
 LOOK_S = 1.5
@@ -73,7 +74,7 @@ class TargetStates:
     async def _answers(self, target: AnyTarget) -> bool:
         if isinstance(target, FilesTarget | AppendTarget | ReadTarget):
             # Opened it would be made, or wake whoever waits at the other end of a FIFO.
-            return await asyncio.to_thread(_is_there, target)
+            return await in_one_thread(_is_there, target)
         try:
             async with asyncio.timeout(LOOK_S):
                 sink = await self._connector.connect(target)

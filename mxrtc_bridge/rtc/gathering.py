@@ -21,6 +21,7 @@ from aioice.candidate import Candidate, candidate_foundation, candidate_priority
 
 from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.ice import IcePolicy
+from mxrtc_bridge.engine.outside import in_one_thread
 from mxrtc_bridge.rtc.datagrams import Address, DatagramReceiver, GuardedStun
 from mxrtc_bridge.rtc.interfaces import bind_udp, choose_addresses, local_addresses, shown_address
 from mxrtc_bridge.rtc.servers import ServerPlan, StunServer, TurnServer
@@ -267,9 +268,8 @@ class Gathering:
 
 
 async def _resolve(host: str, port: int) -> list[Address]:
-    """Resolve in the loop's thread pool; at most one address of each family."""
-    loop = asyncio.get_running_loop()
-    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    """Resolve in a thread; at most one address of each family."""
+    infos = await in_one_thread(socket.getaddrinfo, host, port, 0, socket.SOCK_DGRAM)
     by_family: dict[int, Address] = {}
     for family, _, _, _, address in infos:
         by_family.setdefault(family, (str(address[0]), int(address[1])))

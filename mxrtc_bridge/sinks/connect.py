@@ -1,9 +1,9 @@
 """Connecting to the socket that is the target of a service.
 
-A name is resolved once per connection, each address of the answer is compared with the networks that the target
-expects, and the connection goes to an address that was compared and to no other: a name that is pointed elsewhere
-(DNS rebinding) leads nowhere. Error texts name no address and no path: they may reach a log or the other side, and the
-caller knows which service was meant.
+A name is resolved for each connection (once for those that want it at the same time), each address of the answer is
+compared with the networks that the target expects, and the connection goes to an address that was compared and to no
+other: a name that is pointed elsewhere (DNS rebinding) leads nowhere. Error texts name no address and no path: they may
+reach a log or the other side, and the caller knows which service was meant.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import stat
 from mxrtc_bridge.core.addresses import IpAddress
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
 from mxrtc_bridge.core.targets import IpNetwork, TcpTarget, UnixTarget
+from mxrtc_bridge.engine.outside import in_one_thread
 from mxrtc_bridge.sinks.sockets import SocketSink
 
 MAX_ADDRESSES = 8
@@ -64,8 +65,8 @@ def _is_expected(address: IpAddress, expect: tuple[IpNetwork, ...]) -> bool:
 
 async def _resolve(target: TcpTarget) -> list[_SocketAddress]:
     try:
-        answers = await asyncio.get_running_loop().getaddrinfo(
-            target.host, target.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        answers = await in_one_thread(
+            socket.getaddrinfo, target.host, target.port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP
         )
     except (socket.gaierror, UnicodeError) as error:
         raise TargetError(
@@ -116,7 +117,7 @@ async def _connect_tcp(target: TcpTarget) -> socket.socket:
 
 
 async def _connect_unix(target: UnixTarget) -> socket.socket:
-    status = await asyncio.get_running_loop().run_in_executor(None, os.stat, target.path)
+    status = await in_one_thread(os.stat, target.path)
     if not stat.S_ISSOCK(status.st_mode):
         raise TargetError(TargetFailure.UNAVAILABLE, "the target's path leads to something that is not a unix socket")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable
 
+from mxrtc_bridge.engine.outside import in_thread
 from mxrtc_bridge.sinks.buffer import WriteBuffer
 from mxrtc_bridge.sinks.halves import MAX_UNSENT_BYTES, READ_SIZE, Owner, nothing
 
@@ -52,7 +53,7 @@ class FileReader:
             held, self._held = self._held, None
             self._deliver(held)
             return
-        self._running = self._loop.run_in_executor(None, os.read, self._descriptor, READ_SIZE)
+        self._running = in_thread(os.read, self._descriptor, READ_SIZE)
         self._running.add_done_callback(self._done)
 
     def _done(self, future: asyncio.Future[bytes]) -> None:
@@ -109,7 +110,7 @@ class FileWriter:
         if self._stopped or self._running is not None:
             return
         if self._buffer.size:
-            self._running = self._loop.run_in_executor(None, os.write, self._descriptor, self._buffer.first())
+            self._running = in_thread(os.write, self._descriptor, self._buffer.first())
             self._running.add_done_callback(self._done)
         elif self._finishing:
             self._finishing = False

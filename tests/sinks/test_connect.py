@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from ipaddress import ip_network
@@ -51,20 +52,12 @@ class Resolver:
         self.rounds = list(rounds)
         self.asked: list[str] = []
 
-    async def __call__(self, host: str, port: int, **_: object) -> list[Answer]:
+    def __call__(self, host: str, *_: object) -> list[Answer]:
         self.asked.append(host)
         return self.rounds.pop(0)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        real = asyncio.get_running_loop()
-
-        class Loop:
-            getaddrinfo = staticmethod(self)
-
-            def __getattr__(self, name: str) -> object:
-                return getattr(real, name)
-
-        monkeypatch.setattr(connect.asyncio, "get_running_loop", Loop)
+        monkeypatch.setattr(socket, "getaddrinfo", self)
 
 
 async def failure(target: Target) -> TargetError:
@@ -168,7 +161,7 @@ async def test_connector_tries_a_bounded_number_of_addresses(monkeypatch: pytest
 
 async def test_connector_reports_a_name_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(Resolver):
-        async def __call__(self, host: str, port: int, **_: object) -> list[Answer]:
+        def __call__(self, host: str, *_: object) -> list[Answer]:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     Broken().install(monkeypatch)
@@ -210,13 +203,16 @@ async def test_connector_reports_a_target_that_does_not_answer_in_time() -> None
 
 
 async def test_connector_counts_name_resolution_in_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
     class Slow(Resolver):
-        async def __call__(self, host: str, port: int, **_: object) -> list[Answer]:
-            await asyncio.Event().wait()
-            raise AssertionError
+        def __call__(self, host: str, *_: object) -> list[Answer]:
+            over.wait(30)
+            return []
 
     Slow().install(monkeypatch)
     error = await failure(TcpTarget("slow.example.org", 22, connect_timeout_s=0.1))
+    over.set()
     assert error.failure is TargetFailure.TIMEOUT
 
 

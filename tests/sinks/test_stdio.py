@@ -52,8 +52,16 @@ class Descriptors:
         for descriptor in self._all:
             os.close(descriptor)
 
+    async def freed(self) -> None:
+        """Return when none but ours is open."""
+        while len(self._open_ones()) > sum(os.readlink(f"/proc/self/fd/{each}") != os.devnull for each in self._all):
+            await asyncio.sleep(0)
+
     def still_open(self) -> list[str]:
         """Where descriptors lead that are open although all of ours are closed."""
+        return self._open_ones()
+
+    def _open_ones(self) -> list[str]:
         left: list[str] = []
         for name in os.listdir("/proc/self/fd"):
             with contextlib.suppress(FileNotFoundError):
@@ -276,8 +284,8 @@ async def test_reset_during_a_read_of_a_file_frees_its_descriptor(fds: Descripto
     sink.write(b"x")
     sink.reset()
     await recorder.until(lambda r: r.closed == [None])
-    # The executor finishes the operation that was under way; then the descriptor goes.
-    await asyncio.get_running_loop().shutdown_default_executor()
+    # The thread finishes the operation that was under way; then the descriptor goes.
+    await fds.freed()
 
 
 async def test_terminal_works_and_stays_blocking_for_everybody_else(fds: Descriptors) -> None:

@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable
 
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
+from mxrtc_bridge.engine.outside import in_thread
 from mxrtc_bridge.sinks.files.beneath import FILE_MODE
 from mxrtc_bridge.sinks.halves import Owner, nothing
 from mxrtc_bridge.sinks.polled import PolledReader, PolledWriter
@@ -101,7 +102,7 @@ class _Syncing:
     def half_flushed(self) -> None:
         # A descriptor of its own: the stream may be reset, and the other one closed, while the disk works.
         descriptor = os.dup(self._descriptor)
-        future = asyncio.get_running_loop().run_in_executor(None, os.fsync, descriptor)
+        future = in_thread(os.fsync, descriptor)
         future.add_done_callback(lambda done: self._synced(done, descriptor))
 
     def _synced(self, done: asyncio.Future[None], descriptor: int) -> None:
@@ -197,7 +198,7 @@ async def open_read(path: str) -> ReadSink:
 
 async def _opened(path: str, flags: int) -> tuple[int, bool]:
     flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    future = asyncio.get_running_loop().run_in_executor(None, os.open, path, flags, FILE_MODE)
+    future = in_thread(os.open, path, flags, FILE_MODE)
     try:
         descriptor = await asyncio.shield(future)
     except asyncio.CancelledError:
