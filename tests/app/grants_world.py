@@ -265,11 +265,11 @@ class RefusingDatabase:
         self.attempts = 0
         plain = world.database.transaction
 
-        async def transaction(work: Any) -> Any:
+        async def transaction(work: Any, *, idempotent: bool = False) -> Any:
             self.attempts += 1
             if self.on:
                 raise StorageError("the disk is full")
-            return await plain(work)
+            return await plain(work, idempotent=idempotent)
 
         world.database.transaction = transaction  # type: ignore[method-assign]
 

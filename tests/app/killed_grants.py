@@ -40,14 +40,14 @@ class FailingDatabase:
         self._left = rng.choice((1_000_000, rng.randrange(25)))
         self.read = database.read
 
-    async def transaction(self, work: Any) -> Any:
+    async def transaction(self, work: Any, *, idempotent: bool = False) -> Any:
         self._left -= 1
         fate = self._rng.random()
         if self._left >= 0 and fate < 0.04:
             raise StorageError("the disk is full")
         if fate < (0.06 if self._left > 0 else 0.5 if self._left < 0 else 0.0):
             raise UnknownOutcomeError("the network is gone")
-        result = await self._database.transaction(work)
+        result = await self._database.transaction(work, idempotent=idempotent)
         if fate > 0.97 or self._left <= 0:
             raise UnknownOutcomeError("the network is gone")
         return result
