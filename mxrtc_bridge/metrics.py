@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from mxrtc_bridge.core.call_values import Outcome as CallOutcome
-from mxrtc_bridge.core.stream_events import Outcome as StreamOutcome
-from mxrtc_bridge.core.transfer_events import Outcome as TransferOutcome
+from mxrtc_bridge.core.call.values import Outcome as CallOutcome
+from mxrtc_bridge.core.files.events import Outcome as TransferOutcome
+from mxrtc_bridge.core.stream.events import Outcome as StreamOutcome
 
 OTHER = "other"
 

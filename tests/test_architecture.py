@@ -14,7 +14,7 @@ PACKAGE = ROOT / "mxrtc_bridge"
 PURE = ("core", "sctp")
 """The packages that are values in, values out; the second may not exist."""
 
-MAX_LINES = 500
+MAX_LINES = 600
 
 IMPURE_MODULES = frozenset(
     {"asyncio", "concurrent", "datetime", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets",
@@ -106,7 +106,7 @@ def test_module_names_its_subject(file: Path) -> None:
 
 @pytest.mark.parametrize("file", sources(PACKAGE, ROOT / "tests"), ids=relative)
 def test_file_has_one_subject(file: Path) -> None:
-    """A file of more than 500 lines has a second subject that wants a file of its own."""
+    """A file of more than 600 lines has a second subject that wants a file of its own."""
     assert len(file.read_text().splitlines()) <= MAX_LINES
 
 

@@ -12,7 +12,7 @@ from mxrtc_bridge.config.reference import reference_page
 from tests import metrics_page
 from tests.app import chat_commands_page
 from tests.cli import command_pages
-from tests.core import call_states_page
+from tests.core.call import states_page
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,7 +20,7 @@ GENERATED = {
     ROOT / "config.example.yaml": example_config,
     ROOT / "registration.yaml.example": example_registration,
     ROOT / "docs/reference/configuration.md": reference_page,
-    call_states_page.PAGE: call_states_page.render,
+    states_page.PAGE: states_page.render,
     command_pages.USER_PAGE: command_pages.user_page,
     command_pages.ADMIN_PAGE: command_pages.admin_page,
     chat_commands_page.PAGE: chat_commands_page.render,

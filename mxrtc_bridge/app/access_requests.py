@@ -23,15 +23,9 @@ from mxrtc_bridge.app.desk import Desk
 from mxrtc_bridge.app.given_grants import SettledError
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.app.rights import Rights
-from mxrtc_bridge.core.command_text import PREFIX, say_duration
-from mxrtc_bridge.core.command_values import RequestAccess
-from mxrtc_bridge.core.display import display
-from mxrtc_bridge.core.errors import HomeserverError, StorageError, UnknownOutcomeError
-from mxrtc_bridge.core.grants import MAX_FOR_S, MIN_FOR_S
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId, is_local
-from mxrtc_bridge.core.policy import Allow, Service, user_subject
-from mxrtc_bridge.core.request_words import ALREADY, asked_words, decided_words, unanswered_words
-from mxrtc_bridge.core.requests import (
+from mxrtc_bridge.core.access.grants import MAX_FOR_S, MIN_FOR_S
+from mxrtc_bridge.core.access.policy import Allow, Service, user_subject
+from mxrtc_bridge.core.access.requests import (
     Answer,
     Refused,
     Request,
@@ -43,6 +37,13 @@ from mxrtc_bridge.core.requests import (
     said,
     withdraw,
 )
+from mxrtc_bridge.core.bot.commands import RequestAccess
+from mxrtc_bridge.core.bot.request_text import ALREADY, asked_words, decided_words, unanswered_words
+from mxrtc_bridge.core.bot.words import PREFIX
+from mxrtc_bridge.core.errors import HomeserverError, StorageError, UnknownOutcomeError
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId, is_local
+from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.matrix.outbox import transaction_id
 from mxrtc_bridge.storage.requests import RequestStore
 

@@ -10,11 +10,13 @@ from mxrtc_bridge.app.check import check
 from mxrtc_bridge.app.desk import PAGE_ROWS, Desk, Page, SessionRow
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.config import Config, Finding, Level
-from mxrtc_bridge.core.answers import Answer, Code, Line, Link, answer, item, say, text
-from mxrtc_bridge.core.audit import AuditRecord
-from mxrtc_bridge.core.audit_words import describe
-from mxrtc_bridge.core.command_text import say_duration
-from mxrtc_bridge.core.command_values import (
+from mxrtc_bridge.core.access.grants import StoredGrant
+from mxrtc_bridge.core.access.policy import Service
+from mxrtc_bridge.core.access.requests import Answer as Decision
+from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.audit.chain import AuditRecord
+from mxrtc_bridge.core.audit.sentences import describe
+from mxrtc_bridge.core.bot.commands import (
     AllowRequest,
     CheckBridge,
     Command,
@@ -32,12 +34,10 @@ from mxrtc_bridge.core.command_values import (
     RevokeGrant,
     ShowLog,
 )
-from mxrtc_bridge.core.display import display, size_words
-from mxrtc_bridge.core.grants import StoredGrant
+from mxrtc_bridge.core.bot.reply import Answer, Code, Line, Link, answer, item, say, text
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.policy import Service
-from mxrtc_bridge.core.requests import Answer as Decision
-from mxrtc_bridge.core.requests import Request
+from mxrtc_bridge.core.text.display import display, size_words
+from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.storage.audit import AuditQuery
 
 Check = Callable[[Config], Awaitable[list[Finding]]]

@@ -1,8 +1,8 @@
 """What arrives takes away at once, and what is known is compared with the homeserver's truth while it matters.
 
 Sees each entry of each transaction as it came, before it is stored and whatever becomes of the transaction, and hands
-on what it takes away (see :mod:`mxrtc_bridge.core.revocations`). An event that does not even name its room makes all
-that is followed doubtful: for the first one at once, then once in :data:`ALL_EVERY_S` for all others together.
+on what it takes away (see :mod:`mxrtc_bridge.core.access.revocations`). An event that does not even name its room makes
+all that is followed doubtful: for the first one at once, then once in :data:`ALL_EVERY_S` for all others together.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import logging
 from collections.abc import Callable, Sequence
 
 from mxrtc_bridge.app.named_rooms import COMPARE_S, TICK_S, NamedRooms
-from mxrtc_bridge.core.events import EVENT_TYPES
-from mxrtc_bridge.core.revocations import Doubt, read_news
-from mxrtc_bridge.core.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
+from mxrtc_bridge.core.access.revocations import Doubt, read_news
+from mxrtc_bridge.core.call.events import EVENT_TYPES
+from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.conversation import MESSAGE_TYPES

@@ -25,8 +25,8 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from mxrtc_bridge.app.audit_recovery import Recovery, start_record
 from mxrtc_bridge.config.settings import AuditSettings
-from mxrtc_bridge.core.audit import NO_LINES, AuditKind, AuditRecord, Entry, Head, entry_after
-from mxrtc_bridge.core.audit_shares import Shares
+from mxrtc_bridge.core.audit.chain import NO_LINES, AuditKind, AuditRecord, Entry, Head, entry_after
+from mxrtc_bridge.core.audit.shares import Shares
 from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.storage.audit import AuditContradictionError, AuditQuery, AuditStore, contradiction
 from mxrtc_bridge.storage.audit_file import AuditFile

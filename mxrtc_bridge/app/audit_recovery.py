@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mxrtc_bridge.core.audit import (
+from mxrtc_bridge.core.audit.chain import (
     KEY_BYTES,
     NO_LINES,
     AuditKind,

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mxrtc_bridge.app.audit import Recorder
-from mxrtc_bridge.core.audit import AuditKind, AuditRecord
-from mxrtc_bridge.core.grants import StoredGrant
+from mxrtc_bridge.core.access.grants import StoredGrant
+from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord
 from mxrtc_bridge.core.ids import ServiceName, UserId, local_admin
-from mxrtc_bridge.core.requests import Request
 from mxrtc_bridge.engine.session import Session
 
 MAX_DENIED = 32

@@ -37,15 +37,15 @@ from mxrtc_bridge.app.traces import Traces
 from mxrtc_bridge.app.verification_intake import VerificationIntake
 from mxrtc_bridge.app.verifications import BridgeVerifications
 from mxrtc_bridge.config import Config, UnixListen
-from mxrtc_bridge.core.encryption import CallerDevice
+from mxrtc_bridge.core.access.grants import GrantTable
+from mxrtc_bridge.core.access.policy import Allow
+from mxrtc_bridge.core.call.codec import parse_message
+from mxrtc_bridge.core.call.events import CallEvent
+from mxrtc_bridge.core.call.to_device import channel_ends
+from mxrtc_bridge.core.crypto.records import CallerDevice
 from mxrtc_bridge.core.errors import EventError, HomeserverError, first_error
-from mxrtc_bridge.core.event_codec import parse_message
-from mxrtc_bridge.core.events import CallEvent
-from mxrtc_bridge.core.grants import GrantTable
-from mxrtc_bridge.core.ice import IceServer
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
-from mxrtc_bridge.core.policy import Allow
-from mxrtc_bridge.core.signal import channel_ends
+from mxrtc_bridge.core.webrtc.ice import IceServer
 from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.calls import CallManager
 from mxrtc_bridge.engine.clock import LoopClock

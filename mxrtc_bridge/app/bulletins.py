@@ -8,11 +8,11 @@ from html import escape
 from typing import Protocol
 
 from mxrtc_bridge.app.rights import Rights
-from mxrtc_bridge.core.audit import AuditRecord
-from mxrtc_bridge.core.audit_words import describe
-from mxrtc_bridge.core.deliveries import Delivery, announcement, receipt
+from mxrtc_bridge.core.access.targets import FilesTarget
+from mxrtc_bridge.core.audit.chain import AuditRecord
+from mxrtc_bridge.core.audit.sentences import describe
+from mxrtc_bridge.core.files.delivery import Delivery, announcement, receipt
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.core.targets import FilesTarget
 
 
 class Poster(Protocol):

@@ -14,9 +14,9 @@ from mxrtc_bridge.app.admin_commands import ADMINS_VERBS, AdminCommands
 from mxrtc_bridge.app.giving import Giving
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.app.target_states import TargetStates
-from mxrtc_bridge.core.answers import Answer, Code, Line, Link, Strong, answer, code, item, say, text
-from mxrtc_bridge.core.command_text import PREFIX, say_duration
-from mxrtc_bridge.core.command_values import (
+from mxrtc_bridge.core.access.peer_names import short_name
+from mxrtc_bridge.core.access.policy import Allow
+from mxrtc_bridge.core.bot.commands import (
     CloseSessions,
     Command,
     Help,
@@ -28,11 +28,12 @@ from mxrtc_bridge.core.command_values import (
     ShowStatus,
     WithdrawRequest,
 )
-from mxrtc_bridge.core.commands import COMMANDS, addressed, form_of, usable_forms
-from mxrtc_bridge.core.how_to_connect import lines_for, name_for
+from mxrtc_bridge.core.bot.parser import COMMANDS, addressed, form_of, usable_forms
+from mxrtc_bridge.core.bot.recipes import lines_for, name_for
+from mxrtc_bridge.core.bot.reply import Answer, Code, Line, Link, Strong, answer, code, item, say, text
+from mxrtc_bridge.core.bot.words import PREFIX
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.naming import short_name
-from mxrtc_bridge.core.policy import Allow
+from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.conversation import Asker, Rank, Reaction
 from mxrtc_bridge.matrix.openings import Opening

@@ -12,10 +12,10 @@ from mxrtc_bridge.app.identities import Identities
 from mxrtc_bridge.app.settings import profiles
 from mxrtc_bridge.config import Config, Finding, Level
 from mxrtc_bridge.config.settings import EncryptionMode
+from mxrtc_bridge.core.access.targets import AppendTarget, FilesTarget, ReadTarget
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, TargetError
-from mxrtc_bridge.core.ice import IcePolicy, IceServer
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.targets import AppendTarget, FilesTarget, ReadTarget
+from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
 from mxrtc_bridge.matrix.homeserver import Homeserver
 from mxrtc_bridge.matrix.liveness import ping
 from mxrtc_bridge.matrix.own_users import Consent, OwnUsers

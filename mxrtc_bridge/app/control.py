@@ -11,15 +11,15 @@ from mxrtc_bridge.app.admin_commands import ADMINS_VERBS, AdminCommands
 from mxrtc_bridge.app.desk import Desk, Page, SessionRow
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.app.verifications import BridgeVerifications
-from mxrtc_bridge.core.answers import pages
-from mxrtc_bridge.core.audit import AuditRecord
-from mxrtc_bridge.core.audit_words import describe
-from mxrtc_bridge.core.command_values import ListGrants, ListRequests, ListSessions, Mistake, Names, ShowLog
-from mxrtc_bridge.core.commands import COMMANDS, parse_command
+from mxrtc_bridge.core.access.grants import StoredGrant
+from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.audit.chain import AuditRecord
+from mxrtc_bridge.core.audit.sentences import describe
+from mxrtc_bridge.core.bot.commands import ListGrants, ListRequests, ListSessions, Mistake, Names, ShowLog
+from mxrtc_bridge.core.bot.parser import COMMANDS, parse_command
+from mxrtc_bridge.core.bot.reply import pages
 from mxrtc_bridge.core.errors import EventError
-from mxrtc_bridge.core.grants import StoredGrant
 from mxrtc_bridge.core.ids import UserId, parse_user_id
-from mxrtc_bridge.core.requests import Request
 from mxrtc_bridge.storage.audit import AuditQuery
 
 TRUST, VERIFY = "trust", "verify"

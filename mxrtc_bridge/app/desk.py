@@ -12,11 +12,11 @@ from typing import Generic, Protocol, TypeVar
 
 from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.app.given_grants import GivenGrants
-from mxrtc_bridge.core.audit import AuditKind, AuditRecord
-from mxrtc_bridge.core.grants import StoredGrant
+from mxrtc_bridge.core.access.grants import StoredGrant
+from mxrtc_bridge.core.access.policy import Service, Subject
+from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.policy import Service, Subject
-from mxrtc_bridge.core.requests import Request
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.storage.audit import AuditQuery
 

@@ -18,10 +18,10 @@ from enum import Enum, auto
 from http import HTTPStatus
 from weakref import WeakValueDictionary
 
-from mxrtc_bridge.core.encryption import CallerDevice, Trust
+from mxrtc_bridge.core.call.limits import RateLimit
+from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.errors import AnswerTooLongError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId, server_of
-from mxrtc_bridge.core.quota import RateLimit
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.key_answers import is_named_in, keys_in

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from mxrtc_bridge.app.device_lookups import DeviceLookups
-from mxrtc_bridge.core.encryption import CallerDevice, Trust
+from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.crypto.values import UserDevices

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
-from mxrtc_bridge.core.device_news import DeviceNews
+from mxrtc_bridge.core.crypto.device_changes import DeviceNews
 from mxrtc_bridge.core.errors import HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice

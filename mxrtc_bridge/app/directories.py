@@ -14,11 +14,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from mxrtc_bridge.core.access.targets import FilesTarget
 from mxrtc_bridge.core.errors import LocalError, MxrtcError
-from mxrtc_bridge.core.file_errors import FileError
-from mxrtc_bridge.core.file_wire import FileCode, Get, Ls
+from mxrtc_bridge.core.files.errors import FileError
+from mxrtc_bridge.core.files.messages import FileCode, Get, Ls
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.targets import FilesTarget
 from mxrtc_bridge.sinks.files.accounts import Limits
 from mxrtc_bridge.sinks.files.dropbox import DropBox
 from mxrtc_bridge.sinks.files.jobs import ReceivedFrom, Selected

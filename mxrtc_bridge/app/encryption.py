@@ -20,8 +20,8 @@ from mxrtc_bridge.config import Config
 from mxrtc_bridge.config.files import write_private
 from mxrtc_bridge.config.secrets import read_secret_file
 from mxrtc_bridge.config.settings import EncryptionMode, EncryptionSettings
-from mxrtc_bridge.core.device_news import DeviceNews
-from mxrtc_bridge.core.encryption import Trust
+from mxrtc_bridge.core.crypto.device_changes import DeviceNews
+from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.fair_work import FairWork

@@ -24,10 +24,8 @@ from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.app.grant_writer import GrantWriter
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.config import Config
-from mxrtc_bridge.core.clock_change import Deadlines, Moment
-from mxrtc_bridge.core.command_text import say_duration
-from mxrtc_bridge.core.errors import MxrtcError, StorageError, UnknownOutcomeError
-from mxrtc_bridge.core.grants import (
+from mxrtc_bridge.core.access.clock_change import Deadlines, Moment
+from mxrtc_bridge.core.access.grants import (
     MAX_FOR_S,
     MAX_GRANTS,
     MAX_SAME,
@@ -40,9 +38,11 @@ from mxrtc_bridge.core.grants import (
     StoredGrant,
     may_be_given,
 )
+from mxrtc_bridge.core.access.policy import Service, Subject, UserSubject
+from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.errors import MxrtcError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, parse_user_id
-from mxrtc_bridge.core.policy import Service, Subject, UserSubject
-from mxrtc_bridge.core.requests import Request
+from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.storage.grants import GrantStore
 
 log = logging.getLogger("mxrtc_bridge.grants")

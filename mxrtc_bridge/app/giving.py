@@ -3,7 +3,7 @@
 Must never let a right be given by words that somebody else could have had a hand in: a command that gives counts in a
 direct chat, where nobody but its admin and our user is or is invited, and in the room of the admins. Where that room
 has others in it than admins, the bot shows in full what would be given, and does it after a ``yes`` with the number of
-that question (:mod:`mxrtc_bridge.core.confirmations`). Who is in a room is asked for at that moment; where the
+that question (:mod:`mxrtc_bridge.core.bot.confirmations`). Who is in a room is asked for at that moment; where the
 homeserver does not say, nothing is given. A restart forgets all questions.
 
 A reaction to a request is not asked back: it is an event of its own that no quotation can bring forth, and it answers
@@ -16,15 +16,15 @@ from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
 from typing import Protocol
 
-from mxrtc_bridge.core.answers import Answer, Code, answer, say, text
-from mxrtc_bridge.core.command_text import say_duration
-from mxrtc_bridge.core.command_values import AllowRequest, Command, Confirm, GiveGrant
-from mxrtc_bridge.core.commands import Effect, addressed, effect_of
-from mxrtc_bridge.core.confirmations import ANSWER_WITHIN_S, Confirmations
-from mxrtc_bridge.core.display import display
+from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.bot.commands import AllowRequest, Command, Confirm, GiveGrant
+from mxrtc_bridge.core.bot.confirmations import ANSWER_WITHIN_S, Confirmations
+from mxrtc_bridge.core.bot.parser import Effect, addressed, effect_of
+from mxrtc_bridge.core.bot.reply import Answer, Code, answer, say, text
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.core.requests import Request
+from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.matrix.conversation import Asker
 
 _SHOWN_OTHERS = 5

@@ -11,8 +11,8 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 
+from mxrtc_bridge.core.access.grants import Change, ClaimedGrant, EndedGrant, GivenUp
 from mxrtc_bridge.core.errors import MxrtcError
-from mxrtc_bridge.core.grants import Change, ClaimedGrant, EndedGrant, GivenUp
 from mxrtc_bridge.storage.grants import GrantStore
 
 log = logging.getLogger("mxrtc_bridge.grants")

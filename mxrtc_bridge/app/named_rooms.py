@@ -12,9 +12,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 
 from mxrtc_bridge.app.rights import Rights
-from mxrtc_bridge.core.errors import MxrtcError
-from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.core.revocations import (
+from mxrtc_bridge.core.access.revocations import (
     Doubt,
     EncryptionNews,
     MembershipNews,
@@ -23,6 +21,8 @@ from mxrtc_bridge.core.revocations import (
     RuleNews,
     TombstoneNews,
 )
+from mxrtc_bridge.core.errors import MxrtcError
+from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.homeserver import Homeserver
 from mxrtc_bridge.matrix.member_lists import MemberLists

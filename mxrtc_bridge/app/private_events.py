@@ -14,12 +14,12 @@ from typing import Protocol
 from mxrtc_bridge.app.device_lookups import DeviceLookups, Standing
 from mxrtc_bridge.app.encryption import Encryption, explain, readable_for_all
 from mxrtc_bridge.app.rights import Rights
-from mxrtc_bridge.core.encryption import CallerDevice, Trust
+from mxrtc_bridge.core.access.policy import Allow
+from mxrtc_bridge.core.call.codec import parse_message
+from mxrtc_bridge.core.call.events import EVENT_TYPES, Reject, Version
+from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
-from mxrtc_bridge.core.event_codec import parse_message
-from mxrtc_bridge.core.events import EVENT_TYPES, Reject, Version
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
-from mxrtc_bridge.core.policy import Allow
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.rooms import Opened
 from mxrtc_bridge.matrix.crypto.values import Undecryptable

@@ -15,10 +15,10 @@ from typing import Protocol
 
 from mxrtc_bridge.app.audited import ServiceAudit
 from mxrtc_bridge.config import Config
-from mxrtc_bridge.core.clock_change import Moment, SteadyTime
-from mxrtc_bridge.core.grants import Claimant, GrantTable, StoredGrant
+from mxrtc_bridge.core.access.clock_change import Moment, SteadyTime
+from mxrtc_bridge.core.access.grants import Claimant, GrantTable, StoredGrant
+from mxrtc_bridge.core.access.policy import Allow, Decision, Deny, RoomSubject, Service, Subject, subjects_of
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
-from mxrtc_bridge.core.policy import Allow, Decision, Deny, RoomSubject, Service, Subject, subjects_of
 from mxrtc_bridge.engine.acceptor import Grant
 from mxrtc_bridge.engine.control_link import Expiries, Listing
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mxrtc_bridge.config import Config
+from mxrtc_bridge.core.call.limits import CallLimits
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.quota import CallLimits
 from mxrtc_bridge.engine.calls import CallSettings
 from mxrtc_bridge.matrix.peer_ports import PeerProfile
 from mxrtc_bridge.rtc.settings import RtcSettings

@@ -19,12 +19,9 @@ from typing import Protocol, TypeVar
 
 from mxrtc_bridge.app.device_lookups import DeviceLookups, Standing
 from mxrtc_bridge.app.rights import Rights
-from mxrtc_bridge.core.encryption import CallerDevice, Trust
-from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
-from mxrtc_bridge.core.events import CallEvent, CallMessage, Invite, Reject, Version
-from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId, server_of
-from mxrtc_bridge.core.policy import Allow
-from mxrtc_bridge.core.signal import (
+from mxrtc_bridge.core.access.policy import Allow
+from mxrtc_bridge.core.call.events import CallEvent, CallMessage, Invite, Reject, Version
+from mxrtc_bridge.core.call.to_device import (
     CHANGED_IDENTITY,
     SIGNAL_TYPE,
     UNKNOWN_DEVICE,
@@ -37,6 +34,9 @@ from mxrtc_bridge.core.signal import (
     parse_signal,
     signal_content,
 )
+from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
+from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
+from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId, server_of
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent

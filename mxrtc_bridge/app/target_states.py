@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mxrtc_bridge.core.access.targets import AppendTarget, FilesTarget, ReadTarget, Target
 from mxrtc_bridge.core.errors import TargetError
-from mxrtc_bridge.core.targets import AppendTarget, FilesTarget, ReadTarget, Target
 from mxrtc_bridge.engine.outside import in_one_thread
 from mxrtc_bridge.engine.ports import Connector
 

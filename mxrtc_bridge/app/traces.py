@@ -11,8 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from mxrtc_bridge.core.call.events import CallMessage
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
-from mxrtc_bridge.core.events import CallMessage
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.matrix.outbox import Outbox

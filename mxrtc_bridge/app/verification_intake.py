@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from mxrtc_bridge.core.call.limits import RateLimit
+from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES, TYPES, Request
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.quota import RateLimit
-from mxrtc_bridge.core.sas_events import EVENT_TYPES, TYPES, Request
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent

@@ -15,10 +15,10 @@ from typing import Protocol
 from mxrtc_bridge.app.audited import Audited
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.app.rights import Rights
+from mxrtc_bridge.core.access.policy import Allow
+from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, Ended, Send, Vouched
 from mxrtc_bridge.core.errors import HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
-from mxrtc_bridge.core.policy import Allow
-from mxrtc_bridge.core.verification_values import Compare, Effect, Ended, Send, Vouched
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent, UserDevices

@@ -40,10 +40,10 @@ from mxrtc_bridge.config.example import example_config
 from mxrtc_bridge.config.files import write_private
 from mxrtc_bridge.config.notation import parse_time
 from mxrtc_bridge.config.registration import random_sender, render_registration
-from mxrtc_bridge.core.display import display
+from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import UserId, is_guest_account, parse_user_id
-from mxrtc_bridge.core.policy import Allow
+from mxrtc_bridge.core.text.display import display
 
 EXIT_OK = 0
 EXIT_RETRY = 1

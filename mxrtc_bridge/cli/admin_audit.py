@@ -14,7 +14,7 @@ import click
 
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.notation import parse_duration, parse_time
-from mxrtc_bridge.core.audit import (
+from mxrtc_bridge.core.audit.chain import (
     KEY_BYTES,
     NO_LINES,
     AuditRecord,

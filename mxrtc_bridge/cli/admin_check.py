@@ -14,7 +14,7 @@ import uvloop
 
 from mxrtc_bridge.config import Config, Finding, Level, load_config
 from mxrtc_bridge.config.inspection import inspect
-from mxrtc_bridge.core.display import display
+from mxrtc_bridge.core.text.display import display
 
 _MAX_PORTS_TRIED = 1000
 _MAX_COLUMNS = 500

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mxrtc_bridge.config import load_config
-from mxrtc_bridge.core.command_text import say_duration
-from mxrtc_bridge.core.display import display, size_words
 from mxrtc_bridge.core.errors import ConfigError, LocalError
+from mxrtc_bridge.core.text.display import display, size_words
+from mxrtc_bridge.core.text.durations import say_duration
 
 EXIT_RETRY = 1
 EXIT_REFUSED = 1

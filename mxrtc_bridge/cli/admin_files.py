@@ -11,8 +11,8 @@ import click
 
 from mxrtc_bridge.cli.admin_control import config_option, json_option
 from mxrtc_bridge.config import Config, load_config
-from mxrtc_bridge.core.display import display
-from mxrtc_bridge.core.targets import FilesTarget
+from mxrtc_bridge.core.access.targets import FilesTarget
+from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.sinks.files.dropbox import BoxEntry, read_box
 
 _MAX_COLUMNS = 4096

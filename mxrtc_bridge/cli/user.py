@@ -18,7 +18,7 @@ from mxrtc_bridge.cli.running import Context, run
 from mxrtc_bridge.client.exits import Exit
 from mxrtc_bridge.client.options import CallOptions, Forward, SignalBy, parse_forward
 from mxrtc_bridge.client.state import StateFolder
-from mxrtc_bridge.core.ice import IcePolicy
+from mxrtc_bridge.core.webrtc.ice import IcePolicy
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 try again later; 2 wrong usage or login; 3 denied or no such service, do not retry;

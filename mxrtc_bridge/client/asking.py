@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from mxrtc_bridge.client.exits import ClientError, Exit
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
-from mxrtc_bridge.core.command_text import PREFIX
-from mxrtc_bridge.core.display import display
+from mxrtc_bridge.core.access.peer_names import PeerName
+from mxrtc_bridge.core.access.requests import RequestState
+from mxrtc_bridge.core.bot.request_text import ALREADY, read_asked, read_decided
+from mxrtc_bridge.core.bot.words import PREFIX
 from mxrtc_bridge.core.ids import RoomId, UserId, server_of
-from mxrtc_bridge.core.naming import PeerName
-from mxrtc_bridge.core.request_words import ALREADY, read_asked, read_decided
-from mxrtc_bridge.core.requests import RequestState
+from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.matrix.direct import DirectRoomError, DirectRooms
 from mxrtc_bridge.matrix.homeserver import Homeserver
 from mxrtc_bridge.matrix.login import Account

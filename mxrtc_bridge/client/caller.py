@@ -18,14 +18,15 @@ from mxrtc_bridge.client.exits import ClientError, Exit
 from mxrtc_bridge.client.options import CallOptions, SignalBy
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
-from mxrtc_bridge.core import call, call_values
-from mxrtc_bridge.core.addresses import AddressPolicy
+from mxrtc_bridge.core.access.peer_names import short_name
+from mxrtc_bridge.core.call import machine as call
+from mxrtc_bridge.core.call import values as call_values
+from mxrtc_bridge.core.call.codec import parse_message
+from mxrtc_bridge.core.call.events import EVENT_TYPES, CallMessage
 from mxrtc_bridge.core.errors import EventError, HomeserverError
-from mxrtc_bridge.core.event_codec import parse_message
-from mxrtc_bridge.core.events import EVENT_TYPES, CallMessage
-from mxrtc_bridge.core.ice import IceServer
 from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
-from mxrtc_bridge.core.naming import short_name
+from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
+from mxrtc_bridge.core.webrtc.ice import IceServer
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.opener import NoCounters, OpenerLinks
 from mxrtc_bridge.engine.ports import Signaller

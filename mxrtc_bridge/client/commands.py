@@ -15,10 +15,10 @@ from mxrtc_bridge.client.options import CallOptions, Forward
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.running import running_commands
 from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.core.access.peer_names import PeerName, parse_peer_name
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
-from mxrtc_bridge.core.naming import PeerName, parse_peer_name
-from mxrtc_bridge.core.stream_events import Outcome
+from mxrtc_bridge.core.stream.events import Outcome
 from mxrtc_bridge.matrix import login as matrix_login
 from mxrtc_bridge.matrix.login import Account
 from mxrtc_bridge.sinks.stdio import StdioSink

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from mxrtc_bridge.client.exits import ClientError, Exit
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.core import call, policy, signal
+from mxrtc_bridge.core.access import policy
+from mxrtc_bridge.core.call import machine as call
+from mxrtc_bridge.core.call import to_device
 from mxrtc_bridge.core.errors import TransportError
-from mxrtc_bridge.core.ice import Path
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.stream_events import Finished, Outcome
+from mxrtc_bridge.core.stream.events import Finished, Outcome
+from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.engine.opener import OpenerLinks
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
@@ -79,26 +81,26 @@ def explain(outcome: call.Ended, bye: tuple[str, str] | None) -> Lost:  # noqa: 
                 "the bridge lets you in as a member of a room, and its homeserver did not say just now whether you "
                 "are one; try again in a moment",
             )
-        case call.Outcome.REJECTED, signal.CHANGED_IDENTITY:
+        case call.Outcome.REJECTED, to_device.CHANGED_IDENTITY:
             return Lost(
                 Exit.DENIED,
                 "the bridge has known you by another identity than the one that you show now; if you have made a new "
                 "one, ask its admin to accept it (mxrtc-bridge trust), or compare emoji with the admin: "
                 "mxrtc verify PEER",
             )
-        case call.Outcome.REJECTED, signal.UNTRUSTED_DEVICE:
+        case call.Outcome.REJECTED, to_device.UNTRUSTED_DEVICE:
             return Lost(
                 Exit.DENIED,
                 "the bridge takes calls only from verified devices; verify this one with another session of yours: "
                 "mxrtc verify; and if its admin must know you, then with the peer: mxrtc verify PEER",
             )
-        case call.Outcome.REJECTED, signal.UNLISTED_DEVICE:
+        case call.Outcome.REJECTED, to_device.UNLISTED_DEVICE:
             return Lost(
                 Exit.RETRY,
                 "your homeserver does not list this device, or not yet; try again, and if that does not help: "
                 "mxrtc logout, then mxrtc login",
             )
-        case call.Outcome.REJECTED, signal.UNKNOWN_DEVICE:
+        case call.Outcome.REJECTED, to_device.UNKNOWN_DEVICE:
             return Lost(Exit.RETRY, "the bridge could not ask your homeserver about this device; try again in a moment")
         case call.Outcome.REJECTED, _:
             return Lost(Exit.DENIED, "the call was refused: you have no right to it, or the room is not fit for calls")

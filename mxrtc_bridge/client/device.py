@@ -20,11 +20,11 @@ from urllib.parse import quote
 from mxrtc_bridge.client.exits import ClientError, Exit
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.config.private_files import open_private_file
-from mxrtc_bridge.core.encryption import DeviceId, Trust
+from mxrtc_bridge.core.call.events import CallMessage, Invite
+from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE, Signal, SignalOrder, channel_of, parse_signal, signal_content
+from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import EventError, LocalError, MxrtcError
-from mxrtc_bridge.core.events import CallMessage, Invite
-from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.core.signal import SIGNAL_TYPE, Signal, SignalOrder, channel_of, parse_signal, signal_content
+from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId
 from mxrtc_bridge.matrix.crypto.binding import available
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer

@@ -26,8 +26,8 @@ from mxrtc_bridge.client.file_words import (
     time_words,
 )
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.core.display import display, size_words
-from mxrtc_bridge.core.transfer_events import Progress
+from mxrtc_bridge.core.files.events import Progress
+from mxrtc_bridge.core.text.display import display, size_words
 
 BAR_EVERY_S = 0.25
 LINE_EVERY_S = 10.0

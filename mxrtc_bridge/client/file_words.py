@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mxrtc_bridge.client.exits import Exit
-from mxrtc_bridge.core.display import ELLIPSIS, display, size_words
-from mxrtc_bridge.core.transfer_events import Failure, FileCode, Finished, Outcome, Progress
-from mxrtc_bridge.core.transfer_progress import MAX_FAILURES
+from mxrtc_bridge.core.files.events import Failure, FileCode, Finished, Outcome, Progress
+from mxrtc_bridge.core.files.progress import MAX_FAILURES
+from mxrtc_bridge.core.text.display import ELLIPSIS, display, size_words
 
 SHOWN_FAILURES = 10
 """Failures that are told in words; ``--json`` tells all that are known."""

@@ -20,10 +20,10 @@ from mxrtc_bridge.client.options import CallOptions
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.client.transfers import Transferring
-from mxrtc_bridge.core.display import display
+from mxrtc_bridge.core.access.remote_paths import RemoteName, parse_remote_name
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.file_wire import Entry, EntryKind, Get, Ls, Put
-from mxrtc_bridge.core.remote_names import RemoteName, parse_remote_name
+from mxrtc_bridge.core.files.messages import Entry, EntryKind, Get, Ls, Put
+from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.sinks.files.jobs import ReceivedFrom
 from mxrtc_bridge.sinks.files.local import STDIN, Destination, Sources
 

@@ -18,10 +18,10 @@ from mxrtc_bridge.client.options import Forward
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.running import serve_status
 from mxrtc_bridge.client.state import StateFolder
+from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError, LocalError
 from mxrtc_bridge.core.ids import ServiceName
-from mxrtc_bridge.core.naming import PeerName
-from mxrtc_bridge.core.stream_events import Finished, Outcome
+from mxrtc_bridge.core.stream.events import Finished, Outcome
 from mxrtc_bridge.engine.opener import OpenedStream
 from mxrtc_bridge.sinks.listen import Listener
 from mxrtc_bridge.sinks.sockets import SocketSink

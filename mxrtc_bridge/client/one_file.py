@@ -9,9 +9,9 @@ import threading
 
 from mxrtc_bridge.config.private_files import exposure, open_private_file
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.file_errors import FileError
-from mxrtc_bridge.core.file_wire import Entry, EntryKind, FileCode
-from mxrtc_bridge.core.transfer_events import Held
+from mxrtc_bridge.core.files.errors import FileError
+from mxrtc_bridge.core.files.events import Held
+from mxrtc_bridge.core.files.messages import Entry, EntryKind, FileCode
 from mxrtc_bridge.sinks.files.jobs import ReceivedFrom
 from mxrtc_bridge.sinks.files.local import Destination
 from mxrtc_bridge.sinks.files.receiving import Reception

@@ -8,8 +8,8 @@ from enum import Enum
 
 from mxrtc_bridge.client.exits import ClientError, Exit
 from mxrtc_bridge.core.errors import EventError
-from mxrtc_bridge.core.ice import IcePolicy
 from mxrtc_bridge.core.ids import ServiceName, parse_service_name
+from mxrtc_bridge.core.webrtc.ice import IcePolicy
 
 DEFAULT_BIND = "127.0.0.1"
 

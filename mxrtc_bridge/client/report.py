@@ -11,7 +11,7 @@ import sys
 import time
 from typing import TextIO
 
-from mxrtc_bridge.core.display import display
+from mxrtc_bridge.core.text.display import display
 
 
 class Report:

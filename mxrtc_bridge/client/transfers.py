@@ -23,11 +23,11 @@ from mxrtc_bridge.client.file_words import (
 )
 from mxrtc_bridge.client.forwarding import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.file_wire import EntryKind, Job
+from mxrtc_bridge.core.files.events import EntryDone, EntryFailed, Finished, Outcome, Progress
+from mxrtc_bridge.core.files.messages import EntryKind, Job
 from mxrtc_bridge.core.ids import ServiceName
-from mxrtc_bridge.core.naming import PeerName
-from mxrtc_bridge.core.transfer_events import EntryDone, EntryFailed, Finished, Outcome, Progress
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource
 from mxrtc_bridge.engine.opener import OpenedTransfer
 

@@ -17,11 +17,11 @@ from mxrtc_bridge.client.device import required_device
 from mxrtc_bridge.client.exits import ClientError, Exit
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import StateFolder
-from mxrtc_bridge.core.display import display
-from mxrtc_bridge.core.encryption import Trust
+from mxrtc_bridge.core.crypto.records import Trust
+from mxrtc_bridge.core.crypto.sas_codes import ShortCode
+from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, Ended, Vouched
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.sas_codes import ShortCode
-from mxrtc_bridge.core.verification_values import Compare, Effect, Ended, Vouched
+from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.sync import DeviceSync

@@ -27,11 +27,11 @@ from mxrtc_bridge.config.settings import (
     ServiceSettings,
     TcpListen,
 )
-from mxrtc_bridge.core.addresses import AddressPolicy
+from mxrtc_bridge.core.access.targets import FilesTarget, Target, TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.core.ice import IcePolicy, IceServer
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, ServiceName, UserId
-from mxrtc_bridge.core.targets import FilesTarget, IpNetwork, Target, TcpTarget, UnixTarget
+from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy, IpNetwork
+from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
 
 
 def build_appservice(

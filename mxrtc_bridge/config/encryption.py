@@ -11,7 +11,7 @@ from mxrtc_bridge.config import models
 from mxrtc_bridge.config.problems import Complain, quoted
 from mxrtc_bridge.config.secrets import find_secret
 from mxrtc_bridge.config.settings import EncryptionMode, EncryptionSettings
-from mxrtc_bridge.core.encryption import Trust
+from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import ConfigError, EventError
 from mxrtc_bridge.core.ids import parse_user_id
 

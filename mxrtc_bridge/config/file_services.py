@@ -1,4 +1,4 @@
-"""Services that are directories: from the file to :class:`~mxrtc_bridge.core.targets.FilesTarget`."""
+"""Services that are directories: from the file to :class:`~mxrtc_bridge.core.access.targets.FilesTarget`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from mxrtc_bridge.config import models
 from mxrtc_bridge.config.problems import Complain, KeyPath
 from mxrtc_bridge.config.settings import PeerSettings
-from mxrtc_bridge.core.path_patterns import parse_name_pattern
-from mxrtc_bridge.core.targets import Direction, FileLimits, FilesTarget
+from mxrtc_bridge.core.access.targets import Direction, FileLimits, FilesTarget
+from mxrtc_bridge.core.files.patterns import parse_name_pattern
 
 _FOR_TARGETS = ("target", "expect", "raw", "connect_timeout", "i_know_this_is_root")
 _FOR_RECEIVING = ("names", "allow", "announce", "limits")

@@ -11,8 +11,8 @@ from urllib.parse import unquote
 from mxrtc_bridge.config.findings import Finding, Level
 from mxrtc_bridge.config.secrets import exposure
 from mxrtc_bridge.config.settings import Config, Listen, TcpListen
-from mxrtc_bridge.core.policy import Everyone, Grant, GuestAccounts
-from mxrtc_bridge.core.targets import TcpTarget
+from mxrtc_bridge.core.access.policy import Everyone, Grant, GuestAccounts
+from mxrtc_bridge.core.access.targets import TcpTarget
 
 _PORTS_PER_CALL = 2
 """A session needs a port for each local address; most machines have one of IPv4 and one of IPv6."""

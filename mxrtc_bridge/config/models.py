@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from mxrtc_bridge.config import notation
+from mxrtc_bridge.core.access.policy import parse_subject
+from mxrtc_bridge.core.access.targets import GIB
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.core.policy import parse_subject
-from mxrtc_bridge.core.targets import GIB
 
 
 @dataclass(frozen=True, slots=True)

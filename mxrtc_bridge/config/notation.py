@@ -14,11 +14,12 @@ from urllib.parse import urlsplit
 
 from mxrtc_bridge.config.problems import quoted
 from mxrtc_bridge.config.settings import Listen, TcpListen, UnixListen
+from mxrtc_bridge.core.access.targets import AppendTarget, ReadTarget, Target, TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import EventError
-from mxrtc_bridge.core.filenames import FileNameError
+from mxrtc_bridge.core.files.names import FileNameError
+from mxrtc_bridge.core.files.patterns import parse_name_pattern
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, parse_user_id
-from mxrtc_bridge.core.path_patterns import parse_name_pattern
-from mxrtc_bridge.core.targets import AppendTarget, IpNetwork, ReadTarget, Target, TcpTarget, UnixTarget
+from mxrtc_bridge.core.webrtc.address_policy import IpNetwork
 
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")

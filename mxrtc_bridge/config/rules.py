@@ -1,4 +1,4 @@
-"""Groups, grants, the deny list and the policy tests: from the file to :class:`mxrtc_bridge.core.policy.Policy`.
+"""Groups, grants, the deny list and the policy tests: from the file to :class:`mxrtc_bridge.core.access.policy.Policy`.
 
 References by name are checked on the data as it was read, before and independent of the validation of types: a wrong
 target in one service must not hide a misspelt group elsewhere. The tests of the file run last, on the finished rules.
@@ -16,9 +16,9 @@ from mxrtc_bridge.config.notation import parse_time
 from mxrtc_bridge.config.problems import KeyPath, Problem, near_miss, quoted
 from mxrtc_bridge.config.reader import Value
 from mxrtc_bridge.config.settings import PeerSettings, PolicyTest
+from mxrtc_bridge.core.access.policy import Allow, Deny, Grant, Policy, Service, Subject, parse_subject
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import ServiceName, UserId, parse_user_id
-from mxrtc_bridge.core.policy import Allow, Deny, Grant, Policy, Service, Subject, parse_subject
 
 
 def reference_problems(data: Mapping[str, Value]) -> list[Problem]:

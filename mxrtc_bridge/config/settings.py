@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from mxrtc_bridge.core.addresses import AddressPolicy
-from mxrtc_bridge.core.encryption import Trust
-from mxrtc_bridge.core.ice import IcePolicy, IceServer
+from mxrtc_bridge.core.access.policy import Grant, Policy, Subject
+from mxrtc_bridge.core.access.targets import FilesTarget, Target
+from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, localpart_of, server_of
-from mxrtc_bridge.core.policy import Grant, Policy, Subject
-from mxrtc_bridge.core.targets import FilesTarget, Target
+from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
+from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
 
 
 @dataclass(frozen=True, slots=True)

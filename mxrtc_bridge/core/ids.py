@@ -125,3 +125,6 @@ def is_guest_account(user: UserId) -> bool:
     """
     localpart = localpart_of(user)
     return localpart.isascii() and localpart.isdigit()
+
+
+DeviceId = NewType("DeviceId", str)

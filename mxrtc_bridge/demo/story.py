@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from mxrtc_bridge.core.display import display
 from mxrtc_bridge.core.errors import LocalError, MxrtcError
+from mxrtc_bridge.core.text.display import display
 
 TAIL_LINES = 15
 """How much of a log is shown when a step fails."""

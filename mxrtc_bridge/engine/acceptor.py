@@ -13,16 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from mxrtc_bridge.core import control, stream, wire
-from mxrtc_bridge.core import transfer_events as tx
-from mxrtc_bridge.core.deliveries import DeliveryTally
+from mxrtc_bridge.core.access.targets import FilesTarget, Target
 from mxrtc_bridge.core.errors import EventError, TargetError
-from mxrtc_bridge.core.file_errors import FileError
-from mxrtc_bridge.core.file_wire import PROTOCOL_FILE, FileCode, Get, Job, Ls, Put
+from mxrtc_bridge.core.files import events as tx
+from mxrtc_bridge.core.files.acceptor import AcceptedTransfer
+from mxrtc_bridge.core.files.delivery import DeliveryTally
+from mxrtc_bridge.core.files.errors import FileError
+from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, FileCode, Get, Job, Ls, Put
 from mxrtc_bridge.core.ids import ServiceName, parse_service_name
-from mxrtc_bridge.core.raw_stream import RawStreamMachine
-from mxrtc_bridge.core.targets import FilesTarget, Target
-from mxrtc_bridge.core.transfer import AcceptedTransfer
+from mxrtc_bridge.core.stream import control_channel, messages
+from mxrtc_bridge.core.stream import machine as stream
+from mxrtc_bridge.core.stream.raw_machine import RawStreamMachine
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.control_link import ControlLink, Expiries, Listing
 from mxrtc_bridge.engine.file_ports import FileServices
@@ -121,10 +122,10 @@ class AcceptorLinks(Links):
             self._tell_over()
 
     def channel_offered(self, channel: Channel) -> None:
-        if channel.protocol == wire.PROTOCOL_CTL:
+        if channel.protocol == messages.PROTOCOL_CTL:
             self._accept_control(channel)
             return
-        if channel.protocol not in {wire.PROTOCOL_TCP, PROTOCOL_FILE, *wire.RAW_PROTOCOLS}:
+        if channel.protocol not in {messages.PROTOCOL_TCP, PROTOCOL_FILE, *messages.RAW_PROTOCOLS}:
             self._turn_away(channel, "unknown_protocol")
             return
         try:
@@ -142,7 +143,7 @@ class AcceptorLinks(Links):
             self._turn_away(channel, "second_control")
             return
         self._control = ControlLink(
-            control.Role.ACCEPTOR,
+            control_channel.Role.ACCEPTOR,
             channel,
             clock=self._clock,
             listing=self._gate.listing,
@@ -151,7 +152,7 @@ class AcceptorLinks(Links):
         )
 
     def _accept_stream(self, channel: Channel, service: ServiceName) -> None:
-        raw = channel.protocol in wire.RAW_PROTOCOLS
+        raw = channel.protocol in messages.RAW_PROTOCOLS
         grant = self._gate.open(service)
         if grant is None or isinstance(grant.target, FilesTarget) or (raw and not grant.raw):
             self._gate.refused(service)
@@ -371,4 +372,6 @@ def _fits(line: Line, grant: Grant) -> bool:
     """Whether what was begun may go on."""
     if isinstance(line, Transfer):
         return line.job is not None and grant.allows(line.job)
-    return not isinstance(grant.target, FilesTarget) and (grant.raw or line.channel.protocol not in wire.RAW_PROTOCOLS)
+    return not isinstance(grant.target, FilesTarget) and (
+        grant.raw or line.channel.protocol not in messages.RAW_PROTOCOLS
+    )

@@ -13,8 +13,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mxrtc_bridge.core import call
-from mxrtc_bridge.core.addresses import AddressPolicy
+from mxrtc_bridge.core.access.policy import UNCONFIRMED, Decision, Deny
+from mxrtc_bridge.core.call import machine as call
+from mxrtc_bridge.core.call.events import CallEvent, Hangup, Invite, Version
+from mxrtc_bridge.core.call.limits import CallLimits, LiveCalls, RateLimit, is_fresh
 from mxrtc_bridge.core.errors import (
     DescriptionError,
     HomeserverError,
@@ -22,11 +24,9 @@ from mxrtc_bridge.core.errors import (
     StorageError,
     UnknownOutcomeError,
 )
-from mxrtc_bridge.core.events import CallEvent, DescriptionType, Hangup, Invite, Version
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
-from mxrtc_bridge.core.policy import UNCONFIRMED, Decision, Deny
-from mxrtc_bridge.core.quota import CallLimits, LiveCalls, RateLimit, is_fresh
-from mxrtc_bridge.core.sdp import parse_description
+from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
+from mxrtc_bridge.core.webrtc.sdp import DescriptionType, parse_description
 from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.expiry import ExpiryWatch

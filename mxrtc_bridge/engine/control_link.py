@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from mxrtc_bridge.core import control
 from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.stream import control_channel
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.driver import Driver
 from mxrtc_bridge.engine.ports import Channel
@@ -40,7 +40,7 @@ class ControlLink:
 
     def __init__(
         self,
-        role: control.Role,
+        role: control_channel.Role,
         channel: Channel,
         *,
         clock: Clock,
@@ -59,25 +59,25 @@ class ControlLink:
         self._lists: list[asyncio.Future[dict[UserId, tuple[ServiceName, ...]]]] = []
         self._pings: list[asyncio.Future[float]] = []
         self._next_traffic = 0.0
-        self._driver: Driver[control.ControlEvent, control.ControlEffect] = Driver(
-            control.ControlMachine(role), perform=self._perform, tick=control.Tick(), clock=clock
+        self._driver: Driver[control_channel.ControlEvent, control_channel.ControlEffect] = Driver(
+            control_channel.ControlMachine(role), perform=self._perform, tick=control_channel.Tick(), clock=clock
         )
         channel.set_listener(self)
-        if role is control.Role.ACCEPTOR:
-            self._driver.feed(control.ChannelOpened())
+        if role is control_channel.Role.ACCEPTOR:
+            self._driver.feed(control_channel.ChannelOpened())
 
     def list_services(self) -> asyncio.Future[dict[UserId, tuple[ServiceName, ...]]]:
         """Ask the other side what we may use; fails with TransportError when the session ends first."""
         answer: asyncio.Future[dict[UserId, tuple[ServiceName, ...]]] = asyncio.get_running_loop().create_future()
         self._lists.append(answer)
-        self._driver.feed(control.AskList())
+        self._driver.feed(control_channel.AskList())
         return answer
 
     def ping(self) -> asyncio.Future[float]:
         """Measure a round trip, in seconds; fails with TransportError when the session ends first."""
         answer: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._pings.append(answer)
-        self._driver.feed(control.AskPing())
+        self._driver.feed(control_channel.AskPing())
         return answer
 
     def traffic(self) -> None:
@@ -85,11 +85,11 @@ class ControlLink:
         now = self._clock.monotonic()
         if now >= self._next_traffic:
             self._next_traffic = now + TRAFFIC_EVERY_S
-            self._driver.feed(control.TrafficSeen())
+            self._driver.feed(control_channel.TrafficSeen())
 
     def say_bye(self, code: str, message: str) -> None:
         """Tell the other side that the session ends."""
-        self._driver.feed(control.Farewell(code, message))
+        self._driver.feed(control_channel.Farewell(code, message))
 
     def close(self) -> None:
         """Stop; whoever waits for an answer learns that there will be none."""
@@ -99,45 +99,45 @@ class ControlLink:
     # ChannelListener
 
     def channel_opened(self) -> None:
-        self._driver.feed(control.ChannelOpened())
+        self._driver.feed(control_channel.ChannelOpened())
 
     def text_received(self, text: str) -> None:
-        self._driver.feed(control.TextReceived(text))
+        self._driver.feed(control_channel.TextReceived(text))
 
     def binary_received(self, data: bytes) -> None:
-        self._driver.feed(control.BinaryReceived(data))
+        self._driver.feed(control_channel.BinaryReceived(data))
 
     def channel_closed(self) -> None:
-        self._driver.feed(control.ChannelClosed())
+        self._driver.feed(control_channel.ChannelClosed())
 
     # Effects
 
-    def _perform(self, effect: control.ControlEffect) -> None:  # noqa: C901 - one row for each effect
+    def _perform(self, effect: control_channel.ControlEffect) -> None:  # noqa: C901 - one row for each effect
         match effect:
-            case control.SendText(text=text):
+            case control_channel.SendText(text=text):
                 self._channel.send(text)
-            case control.Consumed(size=size):
+            case control_channel.Consumed(size=size):
                 self._channel.consumed(size)
-            case control.CloseChannel():
+            case control_channel.CloseChannel():
                 self._channel.close()
-            case control.Greeted(version=version):
+            case control_channel.Greeted(version=version):
                 log.debug("= control channel greeted, version %d", version)
-            case control.RoundTrip(seconds=seconds):
+            case control_channel.RoundTrip(seconds=seconds):
                 for ping in _taken(self._pings):
                     ping.set_result(seconds)
-            case control.ListRequested(number=number):
+            case control_channel.ListRequested(number=number):
                 entries = tuple(self._listing()) if self._listing is not None else ()
-                self._driver.feed(control.ListAnswer(number, entries, self._tell_expiries()))
-            case control.ListReceived(entries=entries, until=until):
+                self._driver.feed(control_channel.ListAnswer(number, entries, self._tell_expiries()))
+            case control_channel.ListReceived(entries=entries, until=until):
                 self.expiries = {(peer, name): until_ms for peer, name, until_ms in until}
                 for answer in _taken(self._lists):
                     answer.set_result(dict(entries))
-            case control.ListFailed():
+            case control_channel.ListFailed():
                 self._fail_lists("the other side did not list its services in time")
-            case control.ByeReceived(code=code, message=message):
+            case control_channel.ByeReceived(code=code, message=message):
                 self.bye = (code, message)
                 self._end(f"bye_{code}")
-            case control.Violated(code=code) | control.Dead(code=code):
+            case control_channel.Violated(code=code) | control_channel.Dead(code=code):
                 self._end(f"control_{code}")
 
     def _end(self, reason: str) -> None:

@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Callable
 
-from mxrtc_bridge.core.clock_change import Moment, set_by_ms
+from mxrtc_bridge.core.access.clock_change import Moment, set_by_ms
 from mxrtc_bridge.engine.clock import Clock
 
 log = logging.getLogger("mxrtc_bridge.calls")

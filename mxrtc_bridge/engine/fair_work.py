@@ -9,8 +9,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from mxrtc_bridge.core.bounds.shares import Share, ShareLimits, Shares, host_of
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.shares import Share, ShareLimits, Shares, host_of
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.engine.turns import Turns
 

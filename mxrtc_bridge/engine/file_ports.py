@@ -1,7 +1,7 @@
 """What a transfer needs from the file system, as small protocols.
 
 Each has two real users: the bridge (drop boxes and shares) and the ``mxrtc`` client (what the command line names). All
-methods raise :class:`~mxrtc_bridge.core.file_errors.FileError` and nothing else; its text may be told to the other
+methods raise :class:`~mxrtc_bridge.core.files.errors.FileError` and nothing else; its text may be told to the other
 side. A coroutine that is cancelled returns only when the disk has answered, so that nothing is closed under it.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from mxrtc_bridge.core.file_wire import Entry, Get, Ls
-from mxrtc_bridge.core.targets import FilesTarget
-from mxrtc_bridge.core.transfer_events import Failure, Held
+from mxrtc_bridge.core.access.targets import FilesTarget
+from mxrtc_bridge.core.files.events import Failure, Held
+from mxrtc_bridge.core.files.messages import Entry, Get, Ls
 
 
 class FileWalk(Protocol):

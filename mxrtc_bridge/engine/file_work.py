@@ -16,10 +16,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 
-from mxrtc_bridge.core import transfer_events as tx
 from mxrtc_bridge.core.errors import StateError
-from mxrtc_bridge.core.file_errors import FileError
-from mxrtc_bridge.core.file_wire import Entry, FileCode, Get, Job, Ls, Put
+from mxrtc_bridge.core.files import events as tx
+from mxrtc_bridge.core.files.errors import FileError
+from mxrtc_bridge.core.files.messages import Entry, FileCode, Get, Job, Ls, Put
 from mxrtc_bridge.engine.file_ports import FileReader, FileReceiver, FileSource, FileWalk, FileWriter, Lister
 
 log = logging.getLogger("mxrtc_bridge.transfers")

@@ -10,13 +10,13 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from mxrtc_bridge.core import stream
-from mxrtc_bridge.core import transfer_events as tx
-from mxrtc_bridge.core.file_wire import Job
-from mxrtc_bridge.core.ice import Path
-from mxrtc_bridge.core.raw_stream import RawStreamMachine
-from mxrtc_bridge.core.schedule import Scheduler, WindowBudget
-from mxrtc_bridge.core.transfer_source import SourceMachine
+from mxrtc_bridge.core.files import events as tx
+from mxrtc_bridge.core.files.messages import Job
+from mxrtc_bridge.core.files.sender import SourceMachine
+from mxrtc_bridge.core.stream import machine as stream
+from mxrtc_bridge.core.stream.raw_machine import RawStreamMachine
+from mxrtc_bridge.core.stream.scheduler import Scheduler, WindowBudget
+from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.control_link import ControlLink
 from mxrtc_bridge.engine.file_ports import Lister

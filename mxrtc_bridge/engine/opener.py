@@ -10,13 +10,14 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from mxrtc_bridge.core import control, stream, wire
-from mxrtc_bridge.core import transfer_events as tx
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.file_wire import PROTOCOL_FILE, Job
+from mxrtc_bridge.core.files import events as tx
+from mxrtc_bridge.core.files.acceptor import opened_transfer
+from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, Job
+from mxrtc_bridge.core.files.progress import Tally
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.transfer import opened_transfer
-from mxrtc_bridge.core.transfer_progress import Tally
+from mxrtc_bridge.core.stream import control_channel, messages
+from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.control_link import ControlLink, Expiries
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource, Lister
@@ -132,8 +133,8 @@ class OpenerLinks(Links):
     def attach(self, peer: Peer, *, spawn: Spawn) -> None:
         super().attach(peer, spawn=spawn)
         self._control = ControlLink(
-            control.Role.OPENER,
-            peer.open_channel("", wire.PROTOCOL_CTL),
+            control_channel.Role.OPENER,
+            peer.open_channel("", messages.PROTOCOL_CTL),
             clock=self._clock,
             listing=None,
             over=self._over,
@@ -227,7 +228,7 @@ class OpenerLinks(Links):
 
     def _open_now(self, wanted: _StreamInLine | _TransferInLine) -> None:
         assert self._peer is not None
-        protocol = wire.PROTOCOL_TCP if isinstance(wanted, _StreamInLine) else PROTOCOL_FILE
+        protocol = messages.PROTOCOL_TCP if isinstance(wanted, _StreamInLine) else PROTOCOL_FILE
         try:
             channel = self._peer.open_channel(wanted.service, protocol)
         except LocalError as error:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mxrtc_bridge.core.events import CallMessage
-from mxrtc_bridge.core.ice import Path
+from mxrtc_bridge.core.access.targets import Target
+from mxrtc_bridge.core.call.events import CallMessage
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
-from mxrtc_bridge.core.sdp import Candidate, Description
-from mxrtc_bridge.core.targets import Target
+from mxrtc_bridge.core.webrtc.ice import Path
+from mxrtc_bridge.core.webrtc.sdp import Candidate, Description
 
 
 class Signaller(Protocol):

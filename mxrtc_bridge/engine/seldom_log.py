@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable
 
-from mxrtc_bridge.core.seldom import Seldom
+from mxrtc_bridge.core.bounds.log_rate import Seldom
 
 
 class SeldomLog:

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Protocol
 
-from mxrtc_bridge.core import call
-from mxrtc_bridge.core.addresses import AddressPolicy
-from mxrtc_bridge.core.encryption import CallerDevice
+from mxrtc_bridge.core.call import machine as call
+from mxrtc_bridge.core.call.events import CallMessage, Invite
+from mxrtc_bridge.core.crypto.records import CallerDevice
 from mxrtc_bridge.core.errors import (
     ConfigError,
     DescriptionError,
@@ -23,10 +23,10 @@ from mxrtc_bridge.core.errors import (
     RemoteError,
     StorageError,
 )
-from mxrtc_bridge.core.events import CallMessage, DescriptionType, Invite
-from mxrtc_bridge.core.ice import Path
 from mxrtc_bridge.core.ids import CallId, RoomId, UserId
-from mxrtc_bridge.core.sdp import Candidate, Description, parse_candidate, parse_description
+from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
+from mxrtc_bridge.core.webrtc.ice import Path
+from mxrtc_bridge.core.webrtc.sdp import Candidate, Description, DescriptionType, parse_candidate, parse_description
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.driver import Driver
 from mxrtc_bridge.engine.ports import Peer, PeerFactory, PeerListener, Signaller

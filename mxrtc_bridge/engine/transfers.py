@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mxrtc_bridge.core import transfer_events as tx
-from mxrtc_bridge.core.file_wire import FileCode, Job
-from mxrtc_bridge.core.transfer import AcceptedTransfer
-from mxrtc_bridge.core.transfer_receiver import ReceiverMachine
-from mxrtc_bridge.core.transfer_source import SourceMachine
+from mxrtc_bridge.core.files import events as tx
+from mxrtc_bridge.core.files.acceptor import AcceptedTransfer
+from mxrtc_bridge.core.files.messages import FileCode, Job
+from mxrtc_bridge.core.files.receiver import ReceiverMachine
+from mxrtc_bridge.core.files.sender import SourceMachine
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.driver import Driver
 from mxrtc_bridge.engine.file_ports import Lister

@@ -11,8 +11,8 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
+from mxrtc_bridge.core.bounds.shares import Share, ShareLimits, Shares, host_of
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.shares import Share, ShareLimits, Shares, host_of
 
 _Queue = deque["asyncio.Future[None]"]
 

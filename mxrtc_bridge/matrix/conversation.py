@@ -1,7 +1,7 @@
 """Messages of people to the bridge's users: which of them are commands, and the replies.
 
 Must never answer itself or another bot, never give anything by an old message, never take another's words for a command
-(whose words they are is said in :mod:`mxrtc_bridge.core.message_text`), never let one person's commands hold up
+(whose words they are is said in :mod:`mxrtc_bridge.core.bot.message_text`), never let one person's commands hold up
 anybody's calls, and never raise because of what somebody wrote.
 
 How it works: :meth:`Conversation.receive` judges an event without waiting (who, what, how old, how often) and puts
@@ -28,8 +28,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from mxrtc_bridge.core.answers import Answer, Code, Line, Page, pages, say, text
-from mxrtc_bridge.core.command_values import (
+from mxrtc_bridge.core.bot.commands import (
     CloseSessions,
     Command,
     DenyRequest,
@@ -39,11 +38,12 @@ from mxrtc_bridge.core.command_values import (
     RevokeGrant,
     WithdrawRequest,
 )
-from mxrtc_bridge.core.commands import Effect, addressed, effect_of, meant_by
+from mxrtc_bridge.core.bot.message_text import command_line, read_message
+from mxrtc_bridge.core.bot.parser import Effect, addressed, effect_of, meant_by
+from mxrtc_bridge.core.bot.reply import Answer, Code, Line, Page, pages, say, text
+from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_event_id
-from mxrtc_bridge.core.message_text import command_line, read_message
-from mxrtc_bridge.core.quota import RateLimit
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.outbox import transaction_id
 from mxrtc_bridge.matrix.room_event import RoomEvent

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from mautrix.api import Method, Path, PathBuilder
 
 from mxrtc_bridge.core.errors import EventError, HomeserverError
-from mxrtc_bridge.core.ice import IceServer
 from mxrtc_bridge.core.ids import (
     EventId,
     RoomId,
@@ -26,6 +25,7 @@ from mxrtc_bridge.core.ids import (
     parse_room_id,
     parse_user_id,
 )
+from mxrtc_bridge.core.webrtc.ice import IceServer
 from mxrtc_bridge.matrix.room_event import MAX_TYPE_CHARS
 from mxrtc_bridge.matrix.transport import ARRAY, Repeat, Transport
 

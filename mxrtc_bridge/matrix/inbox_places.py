@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mxrtc_bridge.core.bounds.shares import Share, ShareLimits, Shares, host_of
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.shares import Share, ShareLimits, Shares, host_of
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.engine.turns import Turn, Turns
 from mxrtc_bridge.matrix.room_event import RoomEvent

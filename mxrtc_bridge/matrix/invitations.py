@@ -12,9 +12,9 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from mxrtc_bridge.core.bounds.shares import host_of
+from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.core.quota import RateLimit
-from mxrtc_bridge.core.shares import host_of
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 
 _log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from mxrtc_bridge.core.policy_lists import RULE_TYPES
+from mxrtc_bridge.core.access.ban_lists import RULE_TYPES
 from mxrtc_bridge.matrix.room_event import RoomEvent
 from mxrtc_bridge.matrix.verdicts import Verdict
 

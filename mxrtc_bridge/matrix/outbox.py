@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+from mxrtc_bridge.core.call.codec import content_of
+from mxrtc_bridge.core.call.events import CallMessage
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.event_codec import content_of
-from mxrtc_bridge.core.events import CallMessage
 from mxrtc_bridge.core.ids import CallId, EventId, RoomId, UserId
 
 MAX_WAITING_PER_ROOM = 128

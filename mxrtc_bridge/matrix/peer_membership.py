@@ -14,9 +14,9 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from mxrtc_bridge.core.access.revocations import Doubt, EncryptionNews, MembershipNews, News
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.core.revocations import Doubt, EncryptionNews, MembershipNews, News
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.peer_ports import PeerServer, RoomListener
 from mxrtc_bridge.matrix.refresh import Refresher

@@ -14,9 +14,9 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from mxrtc_bridge.core.access.ban_lists import MAX_RULES, RULE_TYPES, DenyLists, ListRule, RuleKey, parse_rule
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.core.policy_lists import MAX_RULES, RULE_TYPES, DenyLists, ListRule, RuleKey, parse_rule
 from mxrtc_bridge.engine.clock import elapsed_s
 
 log = logging.getLogger(__name__)

@@ -26,10 +26,10 @@ from urllib.parse import urlsplit
 from mautrix.api import HTTPAPI, Method, PathBuilder
 from mautrix.errors import MatrixConnectionError
 
-from mxrtc_bridge.core.display import display
 from mxrtc_bridge.core.errors import AnswerTooLongError, ConfigError, HomeserverError, StateError
-from mxrtc_bridge.core.foreign_json import read_foreign_json
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.core.text.foreign_json import read_foreign_json
 
 # mautrix writes whole request bodies at DEBUG. The level of its root logger is a wall that no logging configuration of
 # ours lowers by accident, since children inherit it.

@@ -19,7 +19,7 @@ from OpenSSL import SSL
 
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.sdp import Fingerprint
+from mxrtc_bridge.core.webrtc.sdp import Fingerprint
 
 DTLS_1_2 = 0xFEFD
 """Version number on the wire (RFC 6347 section 4.1); RFC 8827 section 6.5 asks for 1.2 or later."""

@@ -24,7 +24,7 @@ from aiortc.rtcdtlstransport import RTCDtlsTransport, State
 from OpenSSL import SSL, crypto
 
 from mxrtc_bridge.core.errors import TransportError
-from mxrtc_bridge.core.sdp import Fingerprint
+from mxrtc_bridge.core.webrtc.sdp import Fingerprint
 from mxrtc_bridge.rtc.certificates import DIGESTS, fingerprint_of
 from mxrtc_bridge.rtc.ice import SAFE_DATAGRAM, IceConnection
 from mxrtc_bridge.rtc.udp import MAX_RUN, MAX_SEGMENTS

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from aiortc import RTCCertificate
 
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.ice import IceServer
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.webrtc.ice import IceServer
 from mxrtc_bridge.engine.ports import Peer
 from mxrtc_bridge.rtc.certificates import (
     CertificateStore,

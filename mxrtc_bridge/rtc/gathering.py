@@ -20,7 +20,7 @@ from aioice import stun, turn
 from aioice.candidate import Candidate, candidate_foundation, candidate_priority
 
 from mxrtc_bridge.core.errors import TransportError
-from mxrtc_bridge.core.ice import IcePolicy
+from mxrtc_bridge.core.webrtc.ice import IcePolicy
 from mxrtc_bridge.engine.outside import in_one_thread
 from mxrtc_bridge.rtc.datagrams import Address, DatagramReceiver, GuardedStun
 from mxrtc_bridge.rtc.interfaces import bind_udp, choose_addresses, local_addresses, shown_address

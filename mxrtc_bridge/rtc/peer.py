@@ -3,8 +3,8 @@
 The order is fixed: describe, connect (ICE, then DTLS, then SCTP, each with its deadline), serve channels, end. The end
 comes once: from :meth:`DataPeer.close`, or by itself and is then reported. Whatever comes first frees everything.
 
-Must never hand anything of the other side to a library that has not passed the filter (:mod:`mxrtc_bridge.core.sdp`),
-and never write descriptions, candidates or addresses to the log above DEBUG.
+Must never hand anything of the other side to a library that has not passed the filter
+(:mod:`mxrtc_bridge.core.webrtc.sdp`), and never write descriptions, candidates or addresses to the log above DEBUG.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from enum import Enum
 from aiortc import RTCCertificate
 
 from mxrtc_bridge.core.errors import StateError, TransportError
-from mxrtc_bridge.core.events import DescriptionType
-from mxrtc_bridge.core.ice import Path
-from mxrtc_bridge.core.sdp import Candidate, Description, Setup, format_description
+from mxrtc_bridge.core.webrtc.ice import Path
+from mxrtc_bridge.core.webrtc.sdp import Candidate, Description, DescriptionType, Setup, format_description
 from mxrtc_bridge.engine.ports import PeerListener
 from mxrtc_bridge.rtc.association import LOCAL_PORT, PeerAssociation
 from mxrtc_bridge.rtc.certificates import local_fingerprint

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mxrtc_bridge.core.ice import IceServer
+from mxrtc_bridge.core.webrtc.ice import IceServer
 
 MAX_STUN_SERVERS = 3
 MAX_TURN_SERVERS = 6

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.core.ice import IcePolicy
+from mxrtc_bridge.core.webrtc.ice import IcePolicy
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -15,9 +15,9 @@ import os
 import socket
 import stat
 
-from mxrtc_bridge.core.addresses import IpAddress
+from mxrtc_bridge.core.access.targets import TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
-from mxrtc_bridge.core.targets import IpNetwork, TcpTarget, UnixTarget
+from mxrtc_bridge.core.webrtc.address_policy import IpAddress, IpNetwork
 from mxrtc_bridge.engine.outside import in_one_thread
 from mxrtc_bridge.sinks.sockets import SocketSink
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from mxrtc_bridge.core.access.targets import AppendTarget, ReadTarget, Target
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
-from mxrtc_bridge.core.targets import AppendTarget, ReadTarget, Target
 from mxrtc_bridge.sinks.connect import connect_socket
 from mxrtc_bridge.sinks.files.byte_files import open_append, open_read
 from mxrtc_bridge.sinks.stream import StreamSink

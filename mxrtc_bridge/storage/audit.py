@@ -14,7 +14,7 @@ from typing import Any
 
 from mautrix.util.async_db import Connection
 
-from mxrtc_bridge.core.audit import (
+from mxrtc_bridge.core.audit.chain import (
     NO_LINES,
     AuditRecord,
     ChainError,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from mxrtc_bridge.core.audit import (
+from mxrtc_bridge.core.audit.chain import (
     MAX_LINE_BYTES,
     ChainError,
     Entry,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mxrtc_bridge.core.grants import MAX_GRANTS
-from mxrtc_bridge.core.policy_lists import MAX_RULES
+from mxrtc_bridge.core.access.ban_lists import MAX_RULES
+from mxrtc_bridge.core.access.grants import MAX_GRANTS
 from mxrtc_bridge.storage import (
     audit,
     calls,

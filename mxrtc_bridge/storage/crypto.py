@@ -12,17 +12,16 @@ from typing import Any
 
 from mautrix.util.async_db import Connection
 
-from mxrtc_bridge.core.encryption import (
+from mxrtc_bridge.core.crypto.records import (
     AccountRecord,
     Changes,
-    DeviceId,
     InboundRecord,
     OlmRecord,
     OutboundRecord,
     RoomEncryption,
     UserRecord,
 )
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.storage.crypto_bounds import KNOWN_USER, trim, trim_rooms
 from mxrtc_bridge.storage.database import Database
 

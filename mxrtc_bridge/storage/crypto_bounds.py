@@ -15,8 +15,8 @@ from typing import Any
 
 from mautrix.util.async_db import Connection
 
+from mxrtc_bridge.core.bounds.rows import Bound, Row, surplus
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.table_bounds import Bound, Row, surplus
 
 MAX_LOOKED_AT = 50_000
 _BATCH = 500

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 
 from mautrix.util.async_db import Connection
 
-from mxrtc_bridge.core.audit import AuditKind, AuditRecord, ChainError, read_line
+from mxrtc_bridge.core.access.grants import EndedGrant, StoredGrant
+from mxrtc_bridge.core.access.policy import Service, parse_subject
+from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord, ChainError, read_line
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.core.grants import EndedGrant, StoredGrant
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.policy import Service, parse_subject
 from mxrtc_bridge.storage.grant_rows import COLUMNS, read_grant
 from mxrtc_bridge.storage.requests import reopen_in
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from mxrtc_bridge.core.access.grants import StoredGrant
+from mxrtc_bridge.core.access.policy import Service, parse_subject
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.core.grants import StoredGrant
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.policy import Service, parse_subject
 
 COLUMNS = "number, subject, peer, service, giver, since_ms, until_ms, reason, once"
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 from mautrix.util.async_db import Connection
 
+from mxrtc_bridge.core.access.grants import Change, ClaimedGrant, EndedGrant, GivenUp, StoredGrant
+from mxrtc_bridge.core.access.requests import Request
 from mxrtc_bridge.core.errors import StateError
-from mxrtc_bridge.core.grants import Change, ClaimedGrant, EndedGrant, GivenUp, StoredGrant
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.requests import Request
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.grant_recovery import Recovered, recover
 from mxrtc_bridge.storage.grant_rows import COLUMNS, read_grant
@@ -100,7 +100,7 @@ class GrantStore:
         Args:
             number: which.
             ended_ms: when, in wall-clock milliseconds.
-            how: see :attr:`~mxrtc_bridge.core.grants.EndedGrant.how`.
+            how: see :attr:`~mxrtc_bridge.core.access.grants.EndedGrant.how`.
             by: who ended it.
         """
         await self._database.transaction(lambda connection: _end(connection, number, ended_ms, how, by))

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 from mautrix.util.async_db import Connection
 
+from mxrtc_bridge.core.access.ban_lists import ListRule, RuleKey, RuleKind
 from mxrtc_bridge.core.ids import RoomId
-from mxrtc_bridge.core.policy_lists import ListRule, RuleKey, RuleKind
 from mxrtc_bridge.storage.database import Database
 
 _INSERT = (

@@ -10,8 +10,8 @@ from typing import Any
 
 from mautrix.util.async_db import Connection
 
+from mxrtc_bridge.core.access.requests import Request, RequestState
 from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId
-from mxrtc_bridge.core.requests import Request, RequestState
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.pruning import in_batches
 

@@ -17,7 +17,7 @@ from typing import Protocol
 from aiohttp import ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from mxrtc_bridge.core.device_news import DeviceNews
+from mxrtc_bridge.core.crypto.device_changes import DeviceNews
 from mxrtc_bridge.core.errors import EventError, StorageError
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, parse_user_id
 from mxrtc_bridge.metrics import Metrics

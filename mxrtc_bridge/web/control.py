@@ -22,8 +22,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector, web
 
 from mxrtc_bridge.core.errors import LocalError, MxrtcError
-from mxrtc_bridge.core.foreign_json import read_foreign_json
 from mxrtc_bridge.core.ids import UserId, local_admin
+from mxrtc_bridge.core.text.foreign_json import read_foreign_json
 
 MAX_BODY = 64 * 1024
 MAX_WORDS = 200

@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate, repeat
 from typing import Any
 
-from mxrtc_bridge.core.device_news import DeviceNews
+from mxrtc_bridge.core.access.revocations import AmbiguousObject
+from mxrtc_bridge.core.crypto.device_changes import DeviceNews
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
-from mxrtc_bridge.core.revocations import AmbiguousObject
 
 MAX_EVENTS = 1000
 """Events of one transaction. Synapse sends at most 100, and no server is known that sends more."""

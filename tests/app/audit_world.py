@@ -10,7 +10,7 @@ import pytest
 
 from mxrtc_bridge.app.audit import Audit
 from mxrtc_bridge.config.settings import AuditSettings
-from mxrtc_bridge.core.audit import (
+from mxrtc_bridge.core.audit.chain import (
     AuditKind,
     AuditRecord,
     check_head,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from mxrtc_bridge.app.chat import CARRIED_OUT
-from mxrtc_bridge.core.commands import COMMANDS, Effect
+from mxrtc_bridge.core.bot.parser import COMMANDS, Effect
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "chat-commands.md"
 
 HEAD = """# What can be written in a chat
 
-<!-- Made from the table in mxrtc_bridge/core/commands.py by `make docs`; do not edit. -->
+<!-- Made from the table in mxrtc_bridge/core/bot/parser.py by `make docs`; do not edit. -->
 
 In a direct chat with the bot or a peer you write the command alone; in a room with others, `!rtc` comes in front.
 A command is one line, alone in a message of text; it may answer another message or stand in a thread.

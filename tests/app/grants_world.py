@@ -24,12 +24,12 @@ from mxrtc_bridge.app.given_grants import GivenGrants
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.app.rights import Gate, Rights
 from mxrtc_bridge.config.settings import AuditSettings
-from mxrtc_bridge.core.audit import AuditKind, AuditRecord, read_chain
-from mxrtc_bridge.core.command_values import RequestAccess
+from mxrtc_bridge.core.access.grants import GrantTable
+from mxrtc_bridge.core.access.policy import Service, parse_subject
+from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord, read_chain
+from mxrtc_bridge.core.bot.commands import RequestAccess
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
-from mxrtc_bridge.core.grants import GrantTable
 from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId
-from mxrtc_bridge.core.policy import Service, parse_subject
 from mxrtc_bridge.storage.audit import AuditStore
 from mxrtc_bridge.storage.audit_file import read_lines
 from mxrtc_bridge.storage.database import Database

@@ -21,9 +21,9 @@ from typing import Any, cast
 
 from mxrtc_bridge.app import audit
 from mxrtc_bridge.app.refusals import DeskError
+from mxrtc_bridge.core.access.policy import parse_subject
+from mxrtc_bridge.core.access.requests import Answer
 from mxrtc_bridge.core.errors import MxrtcError, StorageError, UnknownOutcomeError
-from mxrtc_bridge.core.policy import parse_subject
-from mxrtc_bridge.core.requests import Answer
 from mxrtc_bridge.storage.database import Database
 from tests.app.grants_world import ADMIN, EVE, SSH, WEB, World
 

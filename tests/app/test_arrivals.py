@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from mxrtc_bridge.app import arrivals as arrivals_module
 from mxrtc_bridge.app import named_rooms as module
 from mxrtc_bridge.app.bridge import Bridge
+from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.core.policy import UNCONFIRMED, Allow
 from tests.app.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
 from tests.app.test_bridge import invite, running, until
 from tests.honesty import LIES, NO_ANSWERS, Honesty

@@ -14,14 +14,14 @@ import pytest
 from mxrtc_bridge.app import audit as module
 from mxrtc_bridge.app.audit import Audit
 from mxrtc_bridge.config.settings import AuditSettings
-from mxrtc_bridge.core.audit import (
+from mxrtc_bridge.core.audit.chain import (
     AuditKind,
     AuditRecord,
     Entry,
     Head,
     read_chain,
 )
-from mxrtc_bridge.core.audit_shares import Shares
+from mxrtc_bridge.core.audit.shares import Shares
 from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.storage.audit import AuditQuery, AuditStore
 from mxrtc_bridge.storage.audit_file import AuditFile, read_lines

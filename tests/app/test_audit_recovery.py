@@ -13,7 +13,7 @@ import pytest
 from mxrtc_bridge.app import audit as module
 from mxrtc_bridge.app.audit import Audit
 from mxrtc_bridge.config.settings import AuditSettings
-from mxrtc_bridge.core.audit import (
+from mxrtc_bridge.core.audit.chain import (
     NO_LINES,
     AuditKind,
     AuditRecord,

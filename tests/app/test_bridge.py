@@ -14,9 +14,9 @@ import pytest_asyncio
 
 from mxrtc_bridge.app import bridge as bridge_module
 from mxrtc_bridge.app.bridge import Bridge
+from mxrtc_bridge.core.access.policy import Deny
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.policy import Deny
 from mxrtc_bridge.matrix.arrivals import read_arrival
 from mxrtc_bridge.storage.stores import Stores, open_stores
 from mxrtc_bridge.web.control import ask

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from mxrtc_bridge.core.command_text import command_words
-from mxrtc_bridge.core.command_values import Mistake, Names
-from mxrtc_bridge.core.commands import parse_command
+from mxrtc_bridge.core.bot.commands import Mistake, Names
+from mxrtc_bridge.core.bot.parser import parse_command
+from mxrtc_bridge.core.bot.words import command_words
 from tests.app import chat_commands_page
 
 

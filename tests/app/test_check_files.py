@@ -9,7 +9,7 @@ import pytest
 
 from mxrtc_bridge.app.check import _check_file
 from mxrtc_bridge.config import Level
-from mxrtc_bridge.core.targets import AppendTarget, ReadTarget
+from mxrtc_bridge.core.access.targets import AppendTarget, ReadTarget
 
 
 def test_a_file_that_append_will_make_is_not_made_by_a_check(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from mxrtc_bridge.app.device_lookups import (
     DeviceLookups,
     Standing,
 )
-from mxrtc_bridge.core.encryption import Trust
+from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, UserDevices

@@ -13,7 +13,7 @@ import pytest
 from mxrtc_bridge.app import device_lookups, device_policy
 from mxrtc_bridge.app.device_lookups import DeviceLookups, Standing
 from mxrtc_bridge.app.device_policy import CHANGED, EVERY_S, GONE, UNTRUSTED, DevicePolicy
-from mxrtc_bridge.core.encryption import CallerDevice, Trust
+from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from tests.honesty import LIES, Honesty

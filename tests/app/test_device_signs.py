@@ -10,10 +10,9 @@ import pytest
 
 from mxrtc_bridge.app import device_signs
 from mxrtc_bridge.app.device_signs import AGAIN_S, EVERY_S, MAX_CHANGED, DeviceSigns
-from mxrtc_bridge.core.device_news import DeviceNews
-from mxrtc_bridge.core.encryption import DeviceId
+from mxrtc_bridge.core.crypto.device_changes import DeviceNews
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import DeviceId, UserId
 
 BOT, BUILD, ALICE = (UserId(f"@{name}:example.org") for name in ("rtcbot", "rtc_build", "alice"))
 

@@ -13,12 +13,12 @@ import pytest
 
 from mxrtc_bridge.app import directories as directories_module
 from mxrtc_bridge.app.directories import Directories
+from mxrtc_bridge.core.access.targets import Direction, FileLimits, FilesTarget
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.file_errors import FileError
-from mxrtc_bridge.core.file_wire import FileCode, Get, Ls
-from mxrtc_bridge.core.path_patterns import parse_name_pattern
-from mxrtc_bridge.core.targets import Direction, FileLimits, FilesTarget
-from mxrtc_bridge.core.transfer_events import Held
+from mxrtc_bridge.core.files.errors import FileError
+from mxrtc_bridge.core.files.events import Held
+from mxrtc_bridge.core.files.messages import FileCode, Get, Ls
+from mxrtc_bridge.core.files.patterns import parse_name_pattern
 from mxrtc_bridge.sinks.files.beneath import Beneath
 from mxrtc_bridge.sinks.files.receiving import Reception
 from tests.sinks.files.senders import (

@@ -12,10 +12,10 @@ import pytest
 
 from mxrtc_bridge.app import given_grants, grant_writer
 from mxrtc_bridge.app.given_grants import GrantError, UnwrittenError
+from mxrtc_bridge.core.access.grants import EndedGrant, StoredGrant
+from mxrtc_bridge.core.access.policy import parse_subject
+from mxrtc_bridge.core.access.requests import Answer
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.grants import EndedGrant, StoredGrant
-from mxrtc_bridge.core.policy import parse_subject
-from mxrtc_bridge.core.requests import Answer
 from tests.app.grants_world import ADMIN, EVE, HOUR_S, NOW, SSH, WEB, RefusingDatabase, World
 
 

@@ -7,8 +7,9 @@ from typing import get_args
 import pytest
 
 from mxrtc_bridge.app.giving import Giving
-from mxrtc_bridge.core.answers import Answer, pages
-from mxrtc_bridge.core.command_values import (
+from mxrtc_bridge.core.access.policy import UserSubject
+from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.bot.commands import (
     AllowRequest,
     Command,
     Confirm,
@@ -21,11 +22,10 @@ from mxrtc_bridge.core.command_values import (
     Resume,
     RevokeGrant,
 )
-from mxrtc_bridge.core.commands import Effect, effect_of
-from mxrtc_bridge.core.confirmations import ANSWER_WITHIN_S
+from mxrtc_bridge.core.bot.confirmations import ANSWER_WITHIN_S
+from mxrtc_bridge.core.bot.parser import Effect, effect_of
+from mxrtc_bridge.core.bot.reply import Answer, pages
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
-from mxrtc_bridge.core.policy import UserSubject
-from mxrtc_bridge.core.requests import Request
 from mxrtc_bridge.matrix.conversation import Asker
 from tests.honesty import NO_ANSWERS, Honesty, failure
 

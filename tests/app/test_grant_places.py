@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.app.refusals import DeskError
+from mxrtc_bridge.core.access.policy import parse_subject
+from mxrtc_bridge.core.access.requests import Answer
 from mxrtc_bridge.core.errors import HomeserverError, StorageError, UnknownOutcomeError
-from mxrtc_bridge.core.policy import parse_subject
-from mxrtc_bridge.core.requests import Answer
 from tests.app.grants_world import ADMIN, EVE, HOUR_S, WEB, World, closed_worlds, tmp_path
 from tests.storage.failing_commits import failing_commits
 

@@ -20,8 +20,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.app.bridge import Bridge
+from mxrtc_bridge.core.access.requests import Request
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
-from mxrtc_bridge.core.requests import Request
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.storage.stores import Stores
 from mxrtc_bridge.web.control import ask

@@ -21,7 +21,7 @@ from mxrtc_bridge.app import device_lookups
 from mxrtc_bridge.app.device_lookups import DeviceLookups, Standing
 from mxrtc_bridge.app.device_policy import CHANGED, GONE, DevicePolicy
 from mxrtc_bridge.app.device_signs import DeviceSigns
-from mxrtc_bridge.core.encryption import CallerDevice, Trust
+from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists

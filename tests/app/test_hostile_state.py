@@ -15,8 +15,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.app.bridge import Bridge
+from mxrtc_bridge.core.access.ban_lists import RULE_TYPES
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.core.policy_lists import RULE_TYPES
 from mxrtc_bridge.matrix import conversation, refresh
 from tests.app.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
 from tests.app.test_arrivals import CAROL, LIST, TEAM, state, user

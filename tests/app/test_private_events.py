@@ -10,15 +10,15 @@ import pytest
 from mxrtc_bridge.app import private_events
 from mxrtc_bridge.app.device_lookups import Standing
 from mxrtc_bridge.app.private_events import PrivateEvents
-from mxrtc_bridge.core.encryption import CallerDevice, DeviceId, Trust
-from mxrtc_bridge.core.event_codec import content_of
-from mxrtc_bridge.core.events import CallMessage, Reject
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
-from mxrtc_bridge.core.policy import Allow, Deny
+from mxrtc_bridge.core.access.policy import Allow, Deny
+from mxrtc_bridge.core.call.codec import content_of
+from mxrtc_bridge.core.call.events import CallMessage, Reject
+from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
+from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.matrix.crypto.rooms import Opened
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 from mxrtc_bridge.matrix.room_event import RoomEvent
-from tests.core.call_messages import invite, select
+from tests.core.call.messages import invite, select
 from tests.fakes import RecordingCounters
 
 ALICE, PEER, ROOM = UserId("@alice:example.org"), UserId("@rtc_build:example.org"), RoomId("!room:example.org")

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from mxrtc_bridge.app.audited import MAX_DENIED, ServiceAudit
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.config import Config
-from mxrtc_bridge.core.grants import Claimant, GrantTable, StoredGrant
+from mxrtc_bridge.core.access.grants import Claimant, GrantTable, StoredGrant
+from mxrtc_bridge.core.access.policy import Allow, Deny, Service, Subject, parse_subject
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
-from mxrtc_bridge.core.policy import Allow, Deny, Service, Subject, parse_subject
 from tests.config.samples import GOOD, load
 from tests.fakes import FakeClock, Records
 

@@ -12,12 +12,9 @@ import pytest_asyncio
 
 from mxrtc_bridge.app.device_lookups import Standing
 from mxrtc_bridge.app.signals import MAX_CHANNELS, MAX_LINES_OF_SERVER, MAX_LINES_OF_USER, MAX_WAITING, Signals
-from mxrtc_bridge.core.encryption import CallerDevice, DeviceId, Trust
-from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.events import Answer, CallEvent, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
-from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
-from mxrtc_bridge.core.policy import Allow, Deny
-from mxrtc_bridge.core.signal import (
+from mxrtc_bridge.core.access.policy import Allow, Deny
+from mxrtc_bridge.core.call.events import Answer, CallEvent, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
+from mxrtc_bridge.core.call.to_device import (
     CHANGED_IDENTITY,
     MAX_EARLY,
     SIGNAL_TYPE,
@@ -29,6 +26,9 @@ from mxrtc_bridge.core.signal import (
     parse_signal,
     signal_content,
 )
+from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import CallId, DeviceId, PartyId, RoomId, UserId
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent, UserDevices
 from tests.fakes import RecordingCounters
 

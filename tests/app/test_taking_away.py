@@ -20,9 +20,9 @@ import pytest
 from aiohttp import web
 
 from mxrtc_bridge.app.bridge import Bridge
-from mxrtc_bridge.core import call
+from mxrtc_bridge.core.access.policy import Allow
+from mxrtc_bridge.core.call import machine as call
 from mxrtc_bridge.core.ids import CallId, RoomId, UserId, parse_user_id
-from mxrtc_bridge.core.policy import Allow
 from mxrtc_bridge.engine import clock as clock_module
 from mxrtc_bridge.engine.calls import _Live
 from mxrtc_bridge.sinks.files.beneath import Beneath

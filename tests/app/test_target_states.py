@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from mxrtc_bridge.app.target_states import TargetStates
-from mxrtc_bridge.core.targets import Target, TcpTarget
+from mxrtc_bridge.core.access.targets import Target, TcpTarget
 from tests.engine.test_links import Connector
 from tests.fakes import FakeSink
 

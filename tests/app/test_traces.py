@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.app.traces import Traces
+from mxrtc_bridge.core.call.events import CallMessage, Hangup, Version
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.events import CallMessage, Hangup, Version
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.storage.database import Database

@@ -10,12 +10,12 @@ import pytest
 from mxrtc_bridge.app.numbers import Numbers
 from mxrtc_bridge.app.refusals import DeskError
 from mxrtc_bridge.app.verifications import MAX_WAITING, BridgeVerifications
+from mxrtc_bridge.core.access.policy import Allow, Deny
+from mxrtc_bridge.core.crypto.sas import TIMEOUT_S
+from mxrtc_bridge.core.crypto.sas_codes import EMOJI
+from mxrtc_bridge.core.crypto.sas_values import Compare, Effect
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
-from mxrtc_bridge.core.policy import Allow, Deny
-from mxrtc_bridge.core.sas_codes import EMOJI
-from mxrtc_bridge.core.verification import TIMEOUT_S
-from mxrtc_bridge.core.verification_values import Compare, Effect
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent, UserDevices
 from mxrtc_bridge.matrix.crypto.verification import MAX_OPEN, Exchange, Verifications
 from mxrtc_bridge.matrix.room_event import RoomEvent

@@ -9,10 +9,9 @@ import resource
 from pathlib import Path
 from typing import Any
 
-from mxrtc_bridge.core.addresses import AddressPolicy
-from mxrtc_bridge.core.events import DescriptionType
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.sdp import parse_description
+from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
+from mxrtc_bridge.core.webrtc.sdp import DescriptionType, parse_description
 from mxrtc_bridge.rtc.certificates import NoCertificates
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.rtc.settings import RtcSettings

@@ -19,15 +19,15 @@ from mxrtc_bridge.app.given_grants import GivenGrants
 from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.config import Config, parse_config
 from mxrtc_bridge.config.settings import AuditSettings
-from mxrtc_bridge.core.audit import NO_LINES, AuditKind, AuditRecord, entry_after
-from mxrtc_bridge.core.grants import GrantTable, StoredGrant
+from mxrtc_bridge.core.access.ban_lists import MAX_RULES, DenyLists, ListRule, RuleKey, RuleKind
+from mxrtc_bridge.core.access.grants import GrantTable, StoredGrant
+from mxrtc_bridge.core.access.policy import Allow, Deny, Service, parse_subject
+from mxrtc_bridge.core.audit.chain import NO_LINES, AuditKind, AuditRecord, entry_after
+from mxrtc_bridge.core.call.limits import CallLimits
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
-from mxrtc_bridge.core.policy import Allow, Deny, Service, parse_subject
-from mxrtc_bridge.core.policy_lists import MAX_RULES, DenyLists, ListRule, RuleKey, RuleKind
-from mxrtc_bridge.core.quota import CallLimits
 from mxrtc_bridge.storage.audit import AuditQuery, AuditStore
 from mxrtc_bridge.storage.stores import open_stores
-from tests.core.test_globs import SHAPES
+from tests.core.text.test_globs import SHAPES
 from tests.engine.test_calls import PEER as CALLED
 from tests.engine.test_calls import Bridge, running
 from tests.fakes import Records

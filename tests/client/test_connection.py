@@ -6,9 +6,9 @@ import pytest
 
 from mxrtc_bridge.client.connection import check_finished, explain, only_service
 from mxrtc_bridge.client.exits import ClientError, Exit
-from mxrtc_bridge.core import call
+from mxrtc_bridge.core.call import machine as call
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.stream_events import Finished, Outcome
+from mxrtc_bridge.core.stream.events import Finished, Outcome
 
 PEER = UserId("@rtc_build:example.org")
 

@@ -12,10 +12,10 @@ import pytest
 
 from mxrtc_bridge.client import device as module
 from mxrtc_bridge.client.device import DeviceCalls, NoDeviceError
-from mxrtc_bridge.core.encryption import DeviceId, Trust
-from mxrtc_bridge.core.events import Answer, CallMessage, Hangup, Invite, Version
-from mxrtc_bridge.core.ids import CallId, PartyId, UserId
-from mxrtc_bridge.core.signal import SIGNAL_TYPE, Signal, parse_signal, signal_content
+from mxrtc_bridge.core.call.events import Answer, CallMessage, Hangup, Invite, Version
+from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE, Signal, parse_signal, signal_content
+from mxrtc_bridge.core.crypto.records import Trust
+from mxrtc_bridge.core.ids import CallId, DeviceId, PartyId, UserId
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
 
 ALICE, PEER = UserId("@alice:example.org"), UserId("@rtc_build:example.org")

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mxrtc_bridge.client.file_progress import BarView, LineView, Meter, bar_line, make_view
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.core.transfer_events import Progress
+from mxrtc_bridge.core.files.events import Progress
 
 MIB = 1 << 20
 

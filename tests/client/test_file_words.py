@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mxrtc_bridge.client import file_words
 from mxrtc_bridge.client.exits import Exit
 from mxrtc_bridge.client.file_words import Direction, Rate, judge, time_words
-from mxrtc_bridge.core.display import size_words
-from mxrtc_bridge.core.transfer_events import Failure, FileCode, Finished, Outcome, Progress
+from mxrtc_bridge.core.files.events import Failure, FileCode, Finished, Outcome, Progress
+from mxrtc_bridge.core.text.display import size_words
 
 MIB = 1 << 20
 HALF = Progress(

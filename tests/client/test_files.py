@@ -19,11 +19,11 @@ from mxrtc_bridge.client.one_file import OneFile, pour
 from mxrtc_bridge.client.options import CallOptions
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
-from mxrtc_bridge.core.file_errors import FileError
-from mxrtc_bridge.core.file_wire import Entry, EntryKind, FileCode, Ls
+from mxrtc_bridge.core.files.errors import FileError
+from mxrtc_bridge.core.files.events import Finished, Held, Outcome
+from mxrtc_bridge.core.files.messages import Entry, EntryKind, FileCode, Ls
+from mxrtc_bridge.core.files.progress import Tally
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.transfer_events import Finished, Held, Outcome
-from mxrtc_bridge.core.transfer_progress import Tally
 from mxrtc_bridge.sinks.files.local import Destination
 
 

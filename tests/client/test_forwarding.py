@@ -19,12 +19,12 @@ from mxrtc_bridge.client.forwarding import Forwarding
 from mxrtc_bridge.client.options import Forward
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import StateFolder
+from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.ice import Path as IcePath
-from mxrtc_bridge.core.ice import PathKind
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.naming import PeerName
-from mxrtc_bridge.core.stream_events import Finished, Outcome
+from mxrtc_bridge.core.stream.events import Finished, Outcome
+from mxrtc_bridge.core.webrtc.ice import Path as IcePath
+from mxrtc_bridge.core.webrtc.ice import PathKind
 from mxrtc_bridge.engine.opener import OpenedStream
 
 PEER = UserId("@rtc_build:example.org")

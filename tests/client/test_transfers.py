@@ -18,13 +18,13 @@ from mxrtc_bridge.client.file_progress import Meter
 from mxrtc_bridge.client.file_words import Direction
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.transfers import Transferring
+from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.file_wire import Entry, EntryKind, Put
-from mxrtc_bridge.core.ice import Path as IcePath
-from mxrtc_bridge.core.ice import PathKind
+from mxrtc_bridge.core.files.events import EntryDone, Failure, FileCode, Finished, Outcome, Progress
+from mxrtc_bridge.core.files.messages import Entry, EntryKind, Put
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.naming import PeerName
-from mxrtc_bridge.core.transfer_events import EntryDone, Failure, FileCode, Finished, Outcome, Progress
+from mxrtc_bridge.core.webrtc.ice import Path as IcePath
+from mxrtc_bridge.core.webrtc.ice import PathKind
 
 PEER = UserId("@rtc_build:example.org")
 SHA = "ab" * 32

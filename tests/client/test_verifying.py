@@ -11,11 +11,11 @@ import pytest
 from mxrtc_bridge.client import verifying
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.verifying import Happenings, _next, _remember
+from mxrtc_bridge.core.crypto.sas_values import Vouched
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.verification_values import Vouched
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
-from tests.core.verification_ends import ALICE, BUILD, MASTERS, PEER
+from tests.core.crypto.sas_ends import ALICE, BUILD, MASTERS, PEER
 from tests.honesty import Honesty
 from tests.matrix.crypto.key_homeserver import KeyHomeserver
 from tests.matrix.crypto.memory import MemoryStore

@@ -14,7 +14,7 @@ from mxrtc_bridge.config.example import Wishes, example_config, example_registra
 from mxrtc_bridge.config.placeholders import DOMAIN, TOKEN
 from mxrtc_bridge.config.reader import read_yaml
 from mxrtc_bridge.config.reference import reference_page
-from mxrtc_bridge.core.policy import Allow, Deny
+from mxrtc_bridge.core.access.policy import Allow, Deny
 
 from .samples import load, mistakes
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.config.notation import parse_size
-from mxrtc_bridge.core.path_patterns import parse_name_pattern
-from mxrtc_bridge.core.targets import GIB, Direction, FileLimits, FilesTarget
+from mxrtc_bridge.core.access.targets import GIB, Direction, FileLimits, FilesTarget
+from mxrtc_bridge.core.files.patterns import parse_name_pattern
 
 from .samples import changed, load, mistakes
 

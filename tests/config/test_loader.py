@@ -16,9 +16,9 @@ from mxrtc_bridge.config import InvalidConfigError, TcpListen, UnixListen, load_
 from mxrtc_bridge.config.models import Root
 from mxrtc_bridge.config.problems import MAX_SHOWN_PROBLEMS
 from mxrtc_bridge.config.writer import scalar
+from mxrtc_bridge.core.access.targets import TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.core.ice import IcePolicy, IceServer
-from mxrtc_bridge.core.targets import TcpTarget, UnixTarget
+from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
 
 from .samples import AS_TOKEN, GOOD, HS_TOKEN, PATH, changed, load, mistakes, text_of
 

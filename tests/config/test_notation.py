@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxrtc_bridge.config import TcpListen, UnixListen, notation
-from mxrtc_bridge.core.targets import AppendTarget, ReadTarget, TcpTarget, UnixTarget
+from mxrtc_bridge.core.access.targets import AppendTarget, ReadTarget, TcpTarget, UnixTarget
 
 GOOD: list[tuple[Callable[[Any], Any], object, object]] = [
     (notation.parse_duration, "500ms", 0.5),

@@ -15,17 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxrtc_bridge.core.command_values import Names
-from mxrtc_bridge.core.commands import Effect, effect_of, meant_by
+from mxrtc_bridge.core.access.ban_lists import RULE_TYPES, parse_rule
+from mxrtc_bridge.core.bot.commands import Names
+from mxrtc_bridge.core.bot.message_text import HTML, read_message
+from mxrtc_bridge.core.bot.parser import Effect, effect_of, meant_by
+from mxrtc_bridge.core.call.codec import parse_message
+from mxrtc_bridge.core.call.events import EVENT_TYPES, Hangup, Reject
+from mxrtc_bridge.core.call.to_device import parse_signal
+from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES as SAS_TYPES
+from mxrtc_bridge.core.crypto.sas_events import Cancel, parse_sas_event
 from mxrtc_bridge.core.errors import EventError, WireError
-from mxrtc_bridge.core.event_codec import parse_message
-from mxrtc_bridge.core.events import EVENT_TYPES, Hangup, Reject
-from mxrtc_bridge.core.message_text import HTML, read_message
-from mxrtc_bridge.core.policy_lists import RULE_TYPES, parse_rule
-from mxrtc_bridge.core.sas_events import EVENT_TYPES as SAS_TYPES
-from mxrtc_bridge.core.sas_events import Cancel, parse_sas_event
-from mxrtc_bridge.core.signal import parse_signal
-from mxrtc_bridge.core.wire import PROTOCOL_CTL, decode
+from mxrtc_bridge.core.stream.messages import PROTOCOL_CTL, decode
 from tests.hostile_json import JSON, beside, fields
 
 CALL = {"call_id": "c", "party_id": "p", "version": "1"}

@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 
-from mxrtc_bridge.core.audit import AuditKind, AuditRecord, entry_after, read_line
+from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord, entry_after, read_line
 from mxrtc_bridge.demo.processes import ManagedProcess
 from tests.e2e.people import Person
 from tests.e2e.test_outages import exchange

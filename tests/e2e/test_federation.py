@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from yarl import URL
 
-from mxrtc_bridge.core.canonical_json import canonical_json
+from mxrtc_bridge.core.crypto.canonical_json import canonical_json
 from mxrtc_bridge.demo.processes import PortReservation
 from mxrtc_bridge.demo.synapse import Synapse
 from mxrtc_bridge.matrix.crypto.signed_json import unpadded

@@ -10,24 +10,14 @@ from dataclasses import replace
 
 import pytest
 
-from mxrtc_bridge.core.addresses import AddressPolicy
+from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow, Decision, Deny
+from mxrtc_bridge.core.call.events import Answer, CallEvent, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
+from mxrtc_bridge.core.call.limits import CallLimits
 from mxrtc_bridge.core.errors import HomeserverError, TransportError
-from mxrtc_bridge.core.events import (
-    Answer,
-    CallEvent,
-    CallMessage,
-    DescriptionType,
-    Hangup,
-    Invite,
-    Reject,
-    SelectAnswer,
-    Version,
-)
-from mxrtc_bridge.core.ice import Path, PathKind
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
-from mxrtc_bridge.core.policy import UNCONFIRMED, Allow, Decision, Deny
-from mxrtc_bridge.core.quota import CallLimits
-from mxrtc_bridge.core.sdp import Description, Fingerprint, Setup, format_description
+from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
+from mxrtc_bridge.core.webrtc.ice import Path, PathKind
+from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, Fingerprint, Setup, format_description
 from mxrtc_bridge.engine.acceptor import AcceptorLinks
 from mxrtc_bridge.engine.calls import CallManager, CallSettings
 from mxrtc_bridge.engine.clock import LoopClock

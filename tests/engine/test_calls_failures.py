@@ -7,10 +7,10 @@ import logging
 
 import pytest
 
+from mxrtc_bridge.core.call.events import Answer, CandidateLine, Candidates, Hangup, Reject, Version
+from mxrtc_bridge.core.call.limits import CallLimits
 from mxrtc_bridge.core.errors import HomeserverError, StorageError, UnknownOutcomeError
-from mxrtc_bridge.core.events import Answer, CandidateLine, Candidates, Hangup, Reject, Version
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
-from mxrtc_bridge.core.quota import CallLimits
 from mxrtc_bridge.engine.calls import CallSettings
 from mxrtc_bridge.engine.ports import CallRecord
 from tests.engine.test_calls import ALICE, PEER, ROOM, Bridge, connected, running

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from mxrtc_bridge.core import stream, wire
+from mxrtc_bridge.core.access.targets import FilesTarget, Target, TcpTarget
 from mxrtc_bridge.core.errors import TargetError, TargetFailure, TransportError
-from mxrtc_bridge.core.file_wire import Get, Ls
+from mxrtc_bridge.core.files.messages import Get, Ls
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.targets import FilesTarget, Target, TcpTarget
+from mxrtc_bridge.core.stream import machine as stream
+from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.engine.acceptor import AcceptorLinks, Grant
 from mxrtc_bridge.engine.control_link import Listing
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileServices, FileSource
@@ -360,8 +361,8 @@ async def test_slow_sink_holds_back_its_own_writer_only(session: Session) -> Non
         slow_local.listener.data_received(bytes(16384))
         given += 16384
         await session.settle()
-    assert given < wire.LARGEST_WINDOW + 256 * 1024
-    assert slow_remote.untaken <= wire.LARGEST_WINDOW
+    assert given < messages.LARGEST_WINDOW + 256 * 1024
+    assert slow_remote.untaken <= messages.LARGEST_WINDOW
     local.listener.data_received(b"through")
     await session.settle()
     assert remote.written == b"through"

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.core import stream, wire
-from mxrtc_bridge.core import transfer_events as tx
+from mxrtc_bridge.core.access.targets import FilesTarget, Target, TcpTarget
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
-from mxrtc_bridge.core.file_wire import Get, Ls
+from mxrtc_bridge.core.files import events as tx
+from mxrtc_bridge.core.files.messages import Get, Ls
 from mxrtc_bridge.core.ids import ServiceName
-from mxrtc_bridge.core.targets import FilesTarget, Target, TcpTarget
+from mxrtc_bridge.core.stream import machine as stream
+from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.engine.opener import OpenedTransfer
 from mxrtc_bridge.sinks.files.jobs import ReceivedFrom, Selected
 from tests.engine.test_links import Session
@@ -97,7 +98,7 @@ async def test_no_target_is_dialled_for_a_right_that_ended_while_its_use_was_wri
 ) -> None:
     session = Slow()
     if raw:
-        session.near.open_channel("web", wire.PROTOCOL_RAW)
+        session.near.open_channel("web", messages.PROTOCOL_RAW)
     else:
         session.opener.open_stream(SSH, FakeSink())
     await session.turn()
@@ -190,7 +191,7 @@ async def test_target_that_connects_in_the_moment_in_which_the_session_is_cancel
 
 
 async def test_way_of_using_a_service_that_was_taken_away_ends_its_streams(session: Session) -> None:
-    session.near.open_channel("web", wire.PROTOCOL_RAW)
+    session.near.open_channel("web", messages.PROTOCOL_RAW)
     await session.settle()
     assert len(session.connector.sinks) == 1
     session.gate.services["web"] = replace(session.gate.services["web"], raw=False)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.core import transfer_events as tx
+from mxrtc_bridge.core.access.targets import Direction, FilesTarget
 from mxrtc_bridge.core.errors import StateError
-from mxrtc_bridge.core.file_errors import FileError
-from mxrtc_bridge.core.file_wire import PROTOCOL_FILE, Entry, FileCode, Get, Ls, Put
+from mxrtc_bridge.core.files import events as tx
+from mxrtc_bridge.core.files.errors import FileError
+from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, Entry, FileCode, Get, Ls, Put
 from mxrtc_bridge.core.ids import ServiceName
-from mxrtc_bridge.core.targets import Direction, FilesTarget
 from mxrtc_bridge.engine.acceptor import Grant
 from mxrtc_bridge.engine.opener import OpenedTransfer
 from mxrtc_bridge.sinks.files.dropbox import DropBox

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.core import transfer_events as tx
-from mxrtc_bridge.core.file_wire import Get, Ls, Put
+from mxrtc_bridge.core.access.targets import Direction, FilesTarget
+from mxrtc_bridge.core.files import events as tx
+from mxrtc_bridge.core.files.messages import Get, Ls, Put
 from mxrtc_bridge.core.ids import ServiceName
-from mxrtc_bridge.core.targets import Direction, FilesTarget
 from mxrtc_bridge.engine.acceptor import AcceptorLinks, Grant
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.opener import OpenedTransfer, OpenerLinks

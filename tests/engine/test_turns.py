@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from mxrtc_bridge.core.bounds.shares import ShareLimits
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.shares import ShareLimits
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.engine.turns import Turns
 

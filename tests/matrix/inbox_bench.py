@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from mxrtc_bridge.core.bounds.shares import ShareLimits
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.shares import ShareLimits
 from mxrtc_bridge.matrix.arrivals import Arrival, read_arrival
 from mxrtc_bridge.matrix.inbox import EventStore, Inbox, InboxLimits, RoomEvent
 from mxrtc_bridge.matrix.inbox_places import PlaceLimits

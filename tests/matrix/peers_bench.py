@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mxrtc_bridge.core.access.revocations import MembershipNews, read_news
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
-from mxrtc_bridge.core.revocations import MembershipNews, read_news
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.homeserver import RoomFacts
 from mxrtc_bridge.matrix.member_lists import MemberLists

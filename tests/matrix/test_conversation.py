@@ -11,8 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mxrtc_bridge.core.answers import Answer, say
-from mxrtc_bridge.core.command_values import (
+from mxrtc_bridge.core.bot.commands import (
     Command,
     GiveGrant,
     Help,
@@ -22,6 +21,7 @@ from mxrtc_bridge.core.command_values import (
     Resume,
     RevokeGrant,
 )
+from mxrtc_bridge.core.bot.reply import Answer, say
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.conversation import (

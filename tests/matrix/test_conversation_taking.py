@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mxrtc_bridge.core.command_values import RevokeGrant
+from mxrtc_bridge.core.bot.commands import RevokeGrant
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.conversation import LATE_TEXT, MAX_AGE_MS, MAX_LATE_MS, RESTARTED_TEXT
 from tests.honesty import LIES, Honesty

@@ -6,8 +6,8 @@ import pytest
 from aiohttp import web
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
-from mxrtc_bridge.core.ice import IceServer
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.webrtc.ice import IceServer
 from mxrtc_bridge.matrix import liveness, login
 from mxrtc_bridge.matrix.homeserver import Homeserver, Identity, RoomFacts, rooms_with
 from mxrtc_bridge.matrix.transport import RetryPolicy, Transport

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from mxrtc_bridge.core.bounds.shares import host_of
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.shares import host_of
 from mxrtc_bridge.matrix.inbox import InboxLimits, RoomEvent
 from mxrtc_bridge.matrix.inbox_places import PlaceLimits
 from mxrtc_bridge.metrics import Metrics

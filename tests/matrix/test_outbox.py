@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mxrtc_bridge.core.call.events import CandidateLine, Candidates, Hangup, Version
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.events import CandidateLine, Candidates, Hangup, Version
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.matrix import outbox as outbox_module
 from mxrtc_bridge.matrix.homeserver import Homeserver

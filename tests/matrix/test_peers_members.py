@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mxrtc_bridge.core.access.revocations import Doubt, MembershipNews
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.core.revocations import Doubt, MembershipNews
 from mxrtc_bridge.matrix.homeserver import RoomFacts
 from mxrtc_bridge.matrix.peer_ports import PeerProfile
 from mxrtc_bridge.matrix.rooms import PeerRoom, Unfit, judge_invite

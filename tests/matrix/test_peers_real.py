@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from mxrtc_bridge.core.access.revocations import read_news
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.core.revocations import read_news
 from mxrtc_bridge.matrix import liveness
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.homeserver import Homeserver

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from mxrtc_bridge.core.access.ban_lists import ListRule, RuleKey
+from mxrtc_bridge.core.access.revocations import RuleNews, read_news
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.core.policy_lists import ListRule, RuleKey
-from mxrtc_bridge.core.revocations import RuleNews, read_news
 from mxrtc_bridge.matrix.policy_lists import SETTLE_S, PolicyLists
 from tests.honesty import LIES, NO_ANSWERS, Honesty, failure
 

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from mxrtc_bridge.core.addresses import AddressPolicy
-from mxrtc_bridge.core.events import DescriptionType
-from mxrtc_bridge.core.ice import Path
-from mxrtc_bridge.core.sdp import Description, parse_description
+from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
+from mxrtc_bridge.core.webrtc.ice import Path
+from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, parse_description
 from mxrtc_bridge.engine.ports import Channel
 from mxrtc_bridge.rtc.certificates import make_certificate
 from mxrtc_bridge.rtc.peer import DataPeer

@@ -8,8 +8,8 @@ import logging
 import pytest
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
-from mxrtc_bridge.core.ice import IceServer
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.webrtc.ice import IceServer
 from mxrtc_bridge.rtc import factory as factory_module
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.rtc.servers import ServerPlan

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from mxrtc_bridge.core.errors import StateError, TransportError
-from mxrtc_bridge.core.ice import Path, PathKind
-from mxrtc_bridge.core.sdp import Setup
+from mxrtc_bridge.core.webrtc.ice import Path, PathKind
+from mxrtc_bridge.core.webrtc.sdp import Setup
 from tests.rtc.peers import LOOPBACK, Pair, RecordingChannel, answer_of, join, make_peer, offer_of
 
 DIRECT = Path(PathKind.DIRECT, "host", "host", "ipv4")

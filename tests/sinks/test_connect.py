@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from mxrtc_bridge.core.access.targets import Target, TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
-from mxrtc_bridge.core.targets import Target, TcpTarget, UnixTarget
 from mxrtc_bridge.sinks import connect
 from mxrtc_bridge.sinks.targets import TargetConnector
 from tests.sinks.conftest import Recorder

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mxrtc_bridge.core.access.targets import Target, TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
-from mxrtc_bridge.core.targets import Target, TcpTarget, UnixTarget
 from mxrtc_bridge.rtc import gathering
 from mxrtc_bridge.sinks.targets import TargetConnector
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mxrtc_bridge.core.access.targets import AppendTarget, ReadTarget
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
-from mxrtc_bridge.core.targets import AppendTarget, ReadTarget
 from mxrtc_bridge.sinks.targets import TargetConnector
 from tests.sinks.conftest import Recorder
 

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.core.audit import NO_LINES, AuditKind, AuditRecord, Entry, Head, check_head, entry_after, read_chain
+from mxrtc_bridge.core.audit.chain import (
+    NO_LINES,
+    AuditKind,
+    AuditRecord,
+    Entry,
+    Head,
+    check_head,
+    entry_after,
+    read_chain,
+)
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.storage.audit import KEEP_MS, AuditContradictionError, AuditKey, AuditQuery, AuditStore
 from mxrtc_bridge.storage.audit_file import AuditFile, full_files, read_lines

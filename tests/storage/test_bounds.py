@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from mautrix.util.async_db import Connection
 
-from mxrtc_bridge.core.audit import NO_LINES, AuditKind, AuditRecord, entry_after
-from mxrtc_bridge.core.encryption import Changes, DeviceId, InboundRecord, OlmRecord, OutboundRecord, RoomEncryption
-from mxrtc_bridge.core.encryption import UserRecord as User
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
-from mxrtc_bridge.core.table_bounds import Bound
+from mxrtc_bridge.core.audit.chain import NO_LINES, AuditKind, AuditRecord, entry_after
+from mxrtc_bridge.core.bounds.rows import Bound
+from mxrtc_bridge.core.crypto.records import Changes, InboundRecord, OlmRecord, OutboundRecord, RoomEncryption
+from mxrtc_bridge.core.crypto.records import UserRecord as User
+from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.storage import crypto, crypto_bounds
 from mxrtc_bridge.storage.audit import AuditStore
 from mxrtc_bridge.storage.bounds import BOUNDS

@@ -6,17 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from mxrtc_bridge.core.encryption import (
+from mxrtc_bridge.core.crypto.records import (
     AccountRecord,
     Changes,
-    DeviceId,
     InboundRecord,
     OlmRecord,
     OutboundRecord,
     RoomEncryption,
     UserRecord,
 )
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.storage.crypto import DAY_MS, KEEP_INBOUND_MS, KEEP_OLM_MS, MAX_OLM, CryptoStore, CryptoUserStore
 from mxrtc_bridge.storage.database import Database
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mxrtc_bridge.core.grants import ClaimedGrant, EndedGrant, StoredGrant
+from mxrtc_bridge.core.access.grants import ClaimedGrant, EndedGrant, StoredGrant
+from mxrtc_bridge.core.access.policy import Service, Subject, parse_subject
+from mxrtc_bridge.core.access.requests import Request, RequestState
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
-from mxrtc_bridge.core.policy import Service, Subject, parse_subject
-from mxrtc_bridge.core.requests import Request, RequestState
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.grants import KEEP_MS, GrantStore
 from mxrtc_bridge.storage.requests import RequestStore

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mxrtc_bridge.core.access.ban_lists import MAX_RULES, ListRule, RuleKind
 from mxrtc_bridge.core.ids import RoomId
-from mxrtc_bridge.core.policy_lists import MAX_RULES, ListRule, RuleKind
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.policy_rules import PolicyRuleStore
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from mxrtc_bridge.core.access.requests import Request, RequestState
 from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId
-from mxrtc_bridge.core.requests import Request, RequestState
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.requests import KEEP_MS, RequestStore, reopen_in
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import pytest
 from mautrix.util.async_db import Connection
 
+from mxrtc_bridge.core.access.grants import EndedGrant, GivenUp
+from mxrtc_bridge.core.access.requests import Request, RequestState
 from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
-from mxrtc_bridge.core.grants import EndedGrant, GivenUp
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, ServiceName, UserId
-from mxrtc_bridge.core.requests import Request, RequestState
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.storage.audit import AuditContradictionError, AuditStore
 from mxrtc_bridge.storage.calls import CallStore

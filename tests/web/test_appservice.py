@@ -17,7 +17,7 @@ from aiohttp import ClientSession, ClientTimeout
 from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.config import TcpListen
-from mxrtc_bridge.core.device_news import DeviceNews
+from mxrtc_bridge.core.crypto.device_changes import DeviceNews
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.inbox import Inbox, RoomEvent

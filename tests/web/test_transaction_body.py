@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mxrtc_bridge.core.device_news import DeviceNews
-from mxrtc_bridge.core.revocations import AmbiguousObject
+from mxrtc_bridge.core.access.revocations import AmbiguousObject
+from mxrtc_bridge.core.crypto.device_changes import DeviceNews
 from mxrtc_bridge.web import transaction_body
 from mxrtc_bridge.web.transaction_body import (
     MAX_DEPTH,

@@ -9,9 +9,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from mxrtc_bridge.core.call.limits import MAX_REMEMBERED, RateLimit
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.quota import MAX_REMEMBERED, RateLimit
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.claims import Claims

@@ -18,9 +18,9 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
-from mxrtc_bridge.core.quota import RateLimit
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.crypto.key_answers import UserKeys, keys_in
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer

@@ -23,9 +23,9 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from mxrtc_bridge.core.call.limits import TimeBudget
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId, server_of
-from mxrtc_bridge.core.quota import TimeBudget
 
 ASK_S = 0.75
 """For all messages of one answer. One question gets half of it at least, or is not asked: less would be of no use."""

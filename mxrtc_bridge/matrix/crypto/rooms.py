@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
-from mxrtc_bridge.core.encryption import Changes, RoomEncryption, Trust
+from mxrtc_bridge.core.crypto.records import Changes, RoomEncryption, Trust
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mxrtc_bridge.core.canonical_json import canonical_json
+from mxrtc_bridge.core.crypto.canonical_json import canonical_json
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.binding import vodozemac

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from mxrtc_bridge.core.encryption import (
+from mxrtc_bridge.core.crypto.records import (
     AccountRecord,
     Changes,
     InboundRecord,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE
+from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
-from mxrtc_bridge.core.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
-from mxrtc_bridge.core.signal import SIGNAL_TYPE
 
 OF_USE = frozenset({"m.room_key", "m.forwarded_room_key", "m.dummy", SIGNAL_TYPE, *SAS_EVENT_TYPES})
 """What encrypted messages are for here; a session of a device that nobody lists is saved once it has brought some."""

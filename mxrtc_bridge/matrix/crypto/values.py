@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from mxrtc_bridge.core.encryption import DeviceId, RoomEncryption, Trust
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.crypto.records import RoomEncryption, Trust
+from mxrtc_bridge.core.ids import DeviceId, UserId
 
 __all__ = [
     "MEGOLM",

@@ -1,7 +1,7 @@
 """Verifications of one device of ours: the edge between the machine of the core and messages, to devices or in rooms.
 
 Must never take a key for somebody's before a person has said that both sides show the same
-(:mod:`mxrtc_bridge.core.verification`), nor let anybody begin whom its owner does not admit.
+(:mod:`mxrtc_bridge.core.crypto.sas`), nor let anybody begin whom its owner does not admit.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from mxrtc_bridge.core.errors import EventError, HomeserverError
-from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.core.sas_codes import ShortCode
-from mxrtc_bridge.core.sas_events import EVENT_TYPES, TYPES, Request, parse_sas_event, transaction_of
-from mxrtc_bridge.core.verification import Stage, Verification
-from mxrtc_bridge.core.verification_values import (
+from mxrtc_bridge.core.crypto.sas import Stage, Verification
+from mxrtc_bridge.core.crypto.sas_codes import ShortCode
+from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES, TYPES, Request, parse_sas_event, transaction_of
+from mxrtc_bridge.core.crypto.sas_values import (
     Agreement,
     Ask,
     Compared,
@@ -32,6 +30,8 @@ from mxrtc_bridge.core.verification_values import (
     VerificationEvent,
     Vouched,
 )
+from mxrtc_bridge.core.errors import EventError, HomeserverError
+from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.seldom_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -48,7 +48,7 @@ MAX_OPEN = 16
 
 
 class OlmSecret:
-    """An ephemeral key. Implements :class:`mxrtc_bridge.core.verification_values.Secret`."""
+    """An ephemeral key. Implements :class:`mxrtc_bridge.core.crypto.sas_values.Secret`."""
 
     def __init__(self) -> None:
         self._sas = vodozemac.Sas()

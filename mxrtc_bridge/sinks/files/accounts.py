@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mxrtc_bridge.core.file_wire import FileCode
+from mxrtc_bridge.core.files.messages import FileCode
 from mxrtc_bridge.sinks.files.failures import FileError
 
 GIB = 1024**3

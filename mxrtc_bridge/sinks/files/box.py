@@ -24,7 +24,7 @@ from pathlib import Path
 
 from mxrtc_bridge.config.private_files import exposure, open_private_directory, open_private_file
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.filenames import MAX_COMPONENTS
+from mxrtc_bridge.core.files.names import MAX_COMPONENTS
 from mxrtc_bridge.sinks.files.accounts import Usage
 from mxrtc_bridge.sinks.files.beneath import Beneath
 from mxrtc_bridge.sinks.files.ledger import Ledger, Receipt, read_receipts

@@ -12,8 +12,8 @@ import contextlib
 import os
 from dataclasses import dataclass, field
 
-from mxrtc_bridge.core.file_wire import FileCode
-from mxrtc_bridge.core.filenames import collision_key
+from mxrtc_bridge.core.files.messages import FileCode
+from mxrtc_bridge.core.files.names import collision_key
 from mxrtc_bridge.sinks.files.beneath import Beneath
 from mxrtc_bridge.sinks.files.failures import FileError
 from mxrtc_bridge.sinks.files.taken_names import TakenNames

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.path_patterns import NamePattern
+from mxrtc_bridge.core.files.patterns import NamePattern
 from mxrtc_bridge.sinks.files.accounts import Limits
 from mxrtc_bridge.sinks.files.beneath import Beneath
 from mxrtc_bridge.sinks.files.box import STATE_DIRECTORY

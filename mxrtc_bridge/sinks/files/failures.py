@@ -8,8 +8,8 @@ from __future__ import annotations
 import errno
 import os
 
-from mxrtc_bridge.core.file_errors import FileError
-from mxrtc_bridge.core.file_wire import FileCode
+from mxrtc_bridge.core.files.errors import FileError
+from mxrtc_bridge.core.files.messages import FileCode
 
 __all__ = ["FileError", "translated"]
 

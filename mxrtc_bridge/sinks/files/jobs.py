@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mxrtc_bridge.core.file_wire import Entry, FileCode, Get, Ls
-from mxrtc_bridge.core.transfer_events import Failure, Held
+from mxrtc_bridge.core.files.events import Failure, Held
+from mxrtc_bridge.core.files.messages import Entry, FileCode, Get, Ls
 from mxrtc_bridge.sinks.files.publisher import Published
 from mxrtc_bridge.sinks.files.reading import SourceFile
 from mxrtc_bridge.sinks.files.receiving import Reception

@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.file_wire import Entry, EntryKind
-from mxrtc_bridge.core.filenames import NameRules, sanitise_name
-from mxrtc_bridge.core.path_patterns import Selection, parse_path_pattern
+from mxrtc_bridge.core.files.messages import Entry, EntryKind
+from mxrtc_bridge.core.files.names import NameRules, sanitise_name
+from mxrtc_bridge.core.files.patterns import Selection, parse_path_pattern
 from mxrtc_bridge.sinks.files.accounts import UNLIMITED
 from mxrtc_bridge.sinks.files.beneath import Beneath
 from mxrtc_bridge.sinks.files.publisher import Existing, Naming

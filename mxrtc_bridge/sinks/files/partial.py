@@ -25,7 +25,7 @@ from typing import Protocol
 
 from mxrtc_bridge.config.private_files import open_private_file
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.file_wire import CHUNK_BYTES, FileCode
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode
 from mxrtc_bridge.sinks.files.failures import FileError, translated
 
 SYNC_EVERY_BYTES = 32 * CHUNK_BYTES

@@ -28,8 +28,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from mxrtc_bridge.core.file_wire import FileCode
-from mxrtc_bridge.core.filenames import STRICT, NameRules
+from mxrtc_bridge.core.files.messages import FileCode
+from mxrtc_bridge.core.files.names import STRICT, NameRules
 from mxrtc_bridge.sinks.files.beneath import FILE_MODE, Beneath
 from mxrtc_bridge.sinks.files.box_directories import BoxDirectories, OpenDirectory
 from mxrtc_bridge.sinks.files.failures import FileError, translated

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import os
 
-from mxrtc_bridge.core.file_wire import CHUNK_BYTES, FileCode
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode
 from mxrtc_bridge.sinks.files.failures import FileError
 from mxrtc_bridge.sinks.files.partial import Hash, hash_range
 from mxrtc_bridge.sinks.files.workers import Workers

@@ -18,7 +18,7 @@ import logging
 from collections import deque
 from typing import Protocol
 
-from mxrtc_bridge.core.file_wire import FileCode
+from mxrtc_bridge.core.files.messages import FileCode
 from mxrtc_bridge.sinks.files.box import Box, Kept
 from mxrtc_bridge.sinks.files.failures import FileError
 from mxrtc_bridge.sinks.files.partial import Identity, Partial

@@ -11,9 +11,9 @@ import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mxrtc_bridge.core.file_wire import Entry, FileCode
-from mxrtc_bridge.core.filenames import FileNameError
-from mxrtc_bridge.core.path_patterns import Selection, literal_path, parse_path_pattern
+from mxrtc_bridge.core.files.messages import Entry, FileCode
+from mxrtc_bridge.core.files.names import FileNameError
+from mxrtc_bridge.core.files.patterns import Selection, literal_path, parse_path_pattern
 from mxrtc_bridge.sinks.files.beneath import Beneath, is_plain
 from mxrtc_bridge.sinks.files.failures import FileError
 from mxrtc_bridge.sinks.files.reading import SourceFile, opened, version_of

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mxrtc_bridge.core.file_wire import MAX_PATH_BYTES, Entry, EntryKind, FileCode
-from mxrtc_bridge.core.filenames import FileNameError, check_relative_path, sanitise
-from mxrtc_bridge.core.path_patterns import NamePattern, name_allowed
+from mxrtc_bridge.core.files.messages import MAX_PATH_BYTES, Entry, EntryKind, FileCode
+from mxrtc_bridge.core.files.names import FileNameError, check_relative_path, sanitise
+from mxrtc_bridge.core.files.patterns import NamePattern, name_allowed
 from mxrtc_bridge.sinks.files.accounts import Accounts, Limits, Usage
 from mxrtc_bridge.sinks.files.box import Box, Kept
 from mxrtc_bridge.sinks.files.failures import FileError

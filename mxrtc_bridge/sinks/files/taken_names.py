@@ -14,8 +14,8 @@ import os
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from mxrtc_bridge.core.file_wire import FileCode
-from mxrtc_bridge.core.filenames import NameRules, collision_key, free_name, refusal
+from mxrtc_bridge.core.files.messages import FileCode
+from mxrtc_bridge.core.files.names import NameRules, collision_key, free_name, refusal
 from mxrtc_bridge.sinks.files.failures import FileError
 
 MAX_NAMES = 200_000

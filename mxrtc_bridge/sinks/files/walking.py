@@ -17,10 +17,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from mxrtc_bridge.core.file_wire import Entry, EntryKind, FileCode
-from mxrtc_bridge.core.filenames import MAX_COMPONENTS, MAX_PATH_BYTES
-from mxrtc_bridge.core.path_patterns import Place, Selection
-from mxrtc_bridge.core.transfer_events import Failure
+from mxrtc_bridge.core.files.events import Failure
+from mxrtc_bridge.core.files.messages import Entry, EntryKind, FileCode
+from mxrtc_bridge.core.files.names import MAX_COMPONENTS, MAX_PATH_BYTES
+from mxrtc_bridge.core.files.patterns import Place, Selection
 from mxrtc_bridge.sinks.files.beneath import Beneath, is_plain
 from mxrtc_bridge.sinks.files.box import STATE_DIRECTORY
 from mxrtc_bridge.sinks.files.failures import translated

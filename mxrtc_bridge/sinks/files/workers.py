@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from mxrtc_bridge.core.file_wire import FileCode
+from mxrtc_bridge.core.files.messages import FileCode
 from mxrtc_bridge.sinks.files.failures import FileError, translated
 
 ResultT = TypeVar("ResultT")

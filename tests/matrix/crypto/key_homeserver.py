@@ -12,9 +12,8 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mxrtc_bridge.core.encryption import DeviceId
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.ids import UserId, server_of
+from mxrtc_bridge.core.ids import DeviceId, UserId, server_of
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.cross_signing import identity_content
 from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys

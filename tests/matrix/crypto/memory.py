@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mxrtc_bridge.core.encryption import RoomEncryption
+from mxrtc_bridge.core.crypto.records import RoomEncryption
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.crypto.store import (

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import vodozemac
 
-from mxrtc_bridge.core.encryption import DeviceId
-from mxrtc_bridge.core.ids import RoomId, UserId, server_of
-from mxrtc_bridge.core.signal import SIGNAL_TYPE
+from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE
+from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId, server_of
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_requests import REQUEST

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from mxrtc_bridge.core.encryption import Changes
+from mxrtc_bridge.core.crypto.records import Changes
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.device_lists import (

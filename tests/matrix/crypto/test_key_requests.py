@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import vodozemac
 
-from mxrtc_bridge.core.encryption import DeviceId, Trust
+from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import EventError
-from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId
 from mxrtc_bridge.matrix.crypto.inbound import MAX_SESSION_KEY_CHARS
 from mxrtc_bridge.matrix.crypto.key_requests import (
     AGAIN_MS,

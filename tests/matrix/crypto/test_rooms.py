@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from mxrtc_bridge.core.bot.message_text import read_message
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
-from mxrtc_bridge.core.message_text import read_message
 from mxrtc_bridge.matrix.crypto.rooms import EncryptedRooms, Opened
 from mxrtc_bridge.matrix.room_event import RoomEvent
 

@@ -10,7 +10,7 @@ import vodozemac
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.core.encryption import Trust
+from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
@@ -30,7 +30,7 @@ from mxrtc_bridge.matrix.crypto.signed_json import (
     with_signature,
 )
 from mxrtc_bridge.matrix.crypto.values import DeviceId
-from tests.core.test_canonical_json import OBJECT
+from tests.core.crypto.test_canonical_json import OBJECT
 
 ALICE, MALLORY = UserId("@alice:example.org"), UserId("@mallory:example.org")
 KEYS = IdentityKeys.derived(b"k" * 32, ALICE)

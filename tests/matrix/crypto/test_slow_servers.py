@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import vodozemac
 
+from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId, server_of
-from mxrtc_bridge.core.signal import SIGNAL_TYPE
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from mxrtc_bridge.core.crypto.sas import TIMEOUT_S
+from mxrtc_bridge.core.crypto.sas_events import TYPES, Request
+from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, Ended, Send, Vouched
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
-from mxrtc_bridge.core.sas_events import TYPES, Request
-from mxrtc_bridge.core.verification import TIMEOUT_S
-from mxrtc_bridge.core.verification_values import Compare, Effect, Ended, Send, Vouched
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 from mxrtc_bridge.matrix.crypto.verification import MAX_OPEN, NEWEST_MS, OLDEST_MS, Exchange, OlmSecret, Verifications
 from mxrtc_bridge.matrix.room_event import RoomEvent

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mxrtc_bridge.core.encryption import DeviceId, Trust
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.crypto.records import Trust
+from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent, UserDevices
-from tests.core.verification_ends import ALICE, BUILD, DEVICES, LAPTOP, MASTERS, PEER, PHONE, key
+from tests.core.crypto.sas_ends import ALICE, BUILD, DEVICES, LAPTOP, MASTERS, PEER, PHONE, key
 
 __all__ = ["ALICE", "BUILD", "LAPTOP", "MASTERS", "PEER", "PHONE", "Device", "key"]
 

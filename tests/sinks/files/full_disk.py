@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.core.file_wire import CHUNK_BYTES, FileCode
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode
 from mxrtc_bridge.sinks.files.failures import FileError
 from tests.sinks.files.senders import begun, content, files_in, finish, opened, send
 

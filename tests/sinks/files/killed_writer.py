@@ -12,7 +12,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from mxrtc_bridge.core.file_wire import CHUNK_BYTES
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES
 from mxrtc_bridge.sinks.files.dropbox import DropBox
 from tests.sinks.files.senders import ROOMY, content, send
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from mxrtc_bridge.core.file_wire import CHUNK_BYTES, Entry, EntryKind
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, Entry, EntryKind
 from mxrtc_bridge.sinks.files.accounts import Limits
 from mxrtc_bridge.sinks.files.dropbox import DropBox
 from mxrtc_bridge.sinks.files.publisher import Published

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.file_wire import CHUNK_BYTES, FileCode
-from mxrtc_bridge.core.path_patterns import parse_name_pattern
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode
+from mxrtc_bridge.core.files.patterns import parse_name_pattern
 from mxrtc_bridge.sinks.files.dropbox import DropBox, read_box
 from mxrtc_bridge.sinks.files.failures import FileError
 from mxrtc_bridge.sinks.files.publisher import Naming, Published

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.file_wire import FileCode
+from mxrtc_bridge.core.files.messages import FileCode
 from mxrtc_bridge.sinks.files import kernel
 from mxrtc_bridge.sinks.files.dropbox import DropBox
 from mxrtc_bridge.sinks.files.failures import FileError

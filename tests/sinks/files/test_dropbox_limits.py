@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.core.file_wire import CHUNK_BYTES, FileCode
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode
 from mxrtc_bridge.sinks.files import accounts, store
 from mxrtc_bridge.sinks.files.accounts import Accounts, Limits
 from mxrtc_bridge.sinks.files.failures import FileError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.file_wire import CHUNK_BYTES, Entry, EntryKind
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, Entry, EntryKind
 from mxrtc_bridge.sinks.files.local import Destination, Sources
 from tests.sinks.files.senders import begun, content, files_in, finish, send, sha256, write
 from tests.sinks.files.test_share import everything, make_tree

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.file_wire import FileCode
+from mxrtc_bridge.core.files.messages import FileCode
 from mxrtc_bridge.sinks.files import publisher
 from mxrtc_bridge.sinks.files.dropbox import DropBox
 from mxrtc_bridge.sinks.files.failures import FileError

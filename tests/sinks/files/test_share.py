@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.file_wire import CHUNK_BYTES, Entry, EntryKind, FileCode
-from mxrtc_bridge.core.transfer_events import Failure
+from mxrtc_bridge.core.files.events import Failure
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, Entry, EntryKind, FileCode
 from mxrtc_bridge.sinks.files import walking
 from mxrtc_bridge.sinks.files.failures import FileError
 from mxrtc_bridge.sinks.files.reading import SourceFile

@@ -1,0 +1,1 @@
+"""Who may use what: grants, policy, ban lists, requests, and the names of peers, services and targets."""

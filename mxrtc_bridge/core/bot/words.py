@@ -1,0 +1,48 @@
+"""What a person typed into a room, as bounded words.
+
+Must never raise for anything that a homeserver can deliver, and never give back more than it was allowed to read.
+
+Pure. Which words of a message are its sender's own is said in :mod:`mxrtc_bridge.core.bot.message_text`, and what they
+mean in :mod:`mxrtc_bridge.core.bot.parser`.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+PREFIX = "!rtc"
+"""Begins a command in rooms that are not a direct chat."""
+MAX_TEXT_CHARS = 4000
+"""Of a message; what is longer is no command."""
+MAX_WORDS = 200
+MAX_FREE_TEXT_CHARS = 200
+"""Of a reason that a person gives."""
+
+_REPLACEMENT = "\ufffd"
+_QUOTES = "\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb"
+
+
+def command_words(text: str, *, direct: bool) -> tuple[str, ...] | None:
+    """Return the words of a command, without the prefix; None where the message is not meant for us.
+
+    Args:
+        text: of the message, as its sender has typed it.
+        direct: whether the room is a direct chat, where no prefix is needed.
+    """
+    words = tuple(text.split(maxsplit=MAX_WORDS)[:MAX_WORDS])
+    if words and words[0].lower() == PREFIX:
+        return words[1:] or ("help",)
+    return words if direct and words else None
+
+
+def unquoted(word: str) -> str:
+    """Return a word without the quotes that a person or a client put around it."""
+    return word.strip(_QUOTES)
+
+
+def free_text(words: tuple[str, ...]) -> str:
+    """Return a reason as one line that can be stored and shown: what has no form of its own is replaced."""
+    text = " ".join(words)[: MAX_FREE_TEXT_CHARS + 1]
+    if len(text) > MAX_FREE_TEXT_CHARS:
+        text = text[: MAX_FREE_TEXT_CHARS - 1] + "\u2026"
+    return "".join(char if unicodedata.category(char)[0] != "C" else _REPLACEMENT for char in text).strip(_QUOTES + " ")

@@ -1,0 +1,499 @@
+"""The call machine: one Matrix call, from the first event to the last, in either role.
+
+It must never: wait for end-of-candidates or ``m.call.select_answer`` (clients leave both out), send anything after
+its end, act on a message of another user or party, or grow with what the other side sends.
+
+How it works: :data:`TABLES` has, for each role, each state and each kind of event, exactly one :class:`Rule`; this
+file holds everything that affects transitions. Before a rule is looked up,
+
+1. a deadline that has come is dealt with, whatever the event is, so that a late driver changes nothing;
+2. a message that is not of this call, not from the other user or not from its chosen party is counted and dropped.
+   No party is chosen before the first invite (callee) or the first answer (caller).
+
+Rules whose reason is not obvious:
+
+* *Answer and connect at once.* The caller's candidates may come later or never; ours are all in the answer.
+* *Refuse with* ``m.call.reject``. Clients ignore a hangup from a party that has not answered. Version 0 has only it.
+* *The first answer wins*; other parties learn it from ``m.call.select_answer``, which is also due for a reject.
+* *A negotiate is counted and ignored.* Our transport cannot restart ICE: an answer with the old credentials would
+  make the other side drop a path that works. If the path is dead, the transport says so and the call ends.
+* *The reasons* ``ice_failed`` *and* ``ice_timeout`` mean before and after the connection was up (specification,
+  ``m.call.hangup``), not the way in which it failed.
+* *A homeserver that is away* does not end a call that is connected: the peer connection does not need it.
+
+Times and ids come from outside. docs/reference/call-states.md is made from the tables.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mxrtc_bridge.core.call.events import (
+    Answer,
+    CallMessage,
+    Candidates,
+    Hangup,
+    Invite,
+    Negotiate,
+    Reject,
+    SelectAnswer,
+    Version,
+)
+from mxrtc_bridge.core.call.remote_candidates import RemoteCandidates
+from mxrtc_bridge.core.call.values import (
+    CALL_LIFETIME_MS,
+    LOCAL_KINDS,
+    REMOTE_KINDS,
+    SETUP_TIMEOUT_S,
+    AddCandidates,
+    Admit,
+    Admitted,
+    AnswerReady,
+    ApplyAnswer,
+    CallCounts,
+    ClosePeer,
+    Connect,
+    Connected,
+    CreateAnswer,
+    CreateOffer,
+    Effect,
+    Ended,
+    Event,
+    HangUp,
+    Kind,
+    MemberLeft,
+    OfferReady,
+    Outcome,
+    Place,
+    Refused,
+    Remote,
+    Role,
+    Send,
+    SendFailed,
+    State,
+    Tick,
+    TransportFailed,
+)
+from mxrtc_bridge.core.errors import StateError
+from mxrtc_bridge.core.ids import CallId, PartyId, UserId
+
+
+class CallMachine:
+    """One call; see the head of this module.
+
+    Args:
+        role: which end we are.
+        call_id: the id of the call.
+        local: our user.
+        party_id: our party id in this call.
+        remote: the user at the other end.
+        lifetime_ms: caller: lifetime of our invite; callee: upper bound for the lifetime of theirs.
+        setup_timeout_s: time from both descriptions to a connection, and for making an offer.
+
+    Raises:
+        StateError: both users are the same, so that our own echo could not be told from the other side.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        call_id: CallId,
+        local: UserId,
+        party_id: PartyId,
+        remote: UserId,
+        lifetime_ms: int = CALL_LIFETIME_MS,
+        setup_timeout_s: float = SETUP_TIMEOUT_S,
+    ) -> None:
+        if local == remote:
+            raise StateError(f"{local} cannot call itself")
+        self._role = role
+        self._call_id = call_id
+        self._local = local
+        self._party_id = party_id
+        self._remote = remote
+        self._lifetime_ms = lifetime_ms
+        self._setup_timeout_s = setup_timeout_s
+        self._state = State.IDLE
+        self._deadline: float | None = None
+        self._version = Version.V1
+        self._party_chosen = False
+        self._remote_party: PartyId | None = None
+        self._offer = ""
+        self._candidates = RemoteCandidates()
+        self._counts = CallCounts()
+        self._effects: deque[Effect] = deque()
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def remote_party(self) -> PartyId | None:
+        """The party of the other side; None before it is known, and always with version 0."""
+        return self._remote_party
+
+    @property
+    def counts(self) -> CallCounts:
+        return replace(self._counts, dropped_candidates=self._candidates.dropped)
+
+    def handle(self, now: float, event: Event) -> None:
+        """Take one event; afterwards all effects must be polled.
+
+        Args:
+            now: monotonic seconds.
+            event: what happened.
+
+        Raises:
+            StateError: an event of our own side that cannot happen in this state; nothing has changed. No message
+                of the other side does this.
+        """
+        if self._deadline is not None and now >= self._deadline:
+            self._apply(now, Tick())
+        if isinstance(event, Tick):
+            return
+        if not isinstance(event, Remote):
+            self._apply(now, event)
+        elif self._concerns_us(event):
+            self._apply(now, event.message)
+        else:
+            self._counts = replace(self._counts, foreign_messages=self._counts.foreign_messages + 1)
+
+    def poll_effect(self) -> Effect | None:
+        """The next effect to carry out, or None."""
+        return self._effects.popleft() if self._effects else None
+
+    def next_deadline(self) -> float | None:
+        """When :class:`Tick` is due at the latest, or None if nothing is waited for."""
+        return self._deadline
+
+    def _apply(self, now: float, event: Event | CallMessage) -> None:
+        rule = TABLES[self._role][self._state][type(event)]
+        if rule.refused:
+            raise StateError(f"{type(event).__name__} is not possible for a {self._role.value} in {self._state.name}")
+        if rule.action is not None:
+            rule.action(self, now, event)
+
+    def _concerns_us(self, event: Remote) -> bool:
+        message = event.message
+        if event.sender != self._remote or message.call_id != self._call_id:  # our own echo among them
+            return False
+        if self._party_chosen:
+            return message.party_id == self._remote_party
+        return not (isinstance(message, Invite) and message.invitee not in (None, self._local))
+
+    # Setting up
+
+    def _place(self, now: float, _event: Place) -> None:
+        self._enter(State.OFFERING, now + self._setup_timeout_s)
+        self._effects.append(CreateOffer())
+
+    def _send_invite(self, now: float, event: OfferReady) -> None:
+        self._enter(State.INVITING, now + self._lifetime_ms / 1000)
+        invite = Invite(self._call_id, self._party_id, Version.V1, event.sdp, self._lifetime_ms, self._remote)
+        self._effects.append(Send(invite, "invite"))
+
+    def _take_answer(self, now: float, answer: Answer) -> None:
+        self._choose(answer)
+        self._enter(State.CONNECTING, now + self._setup_timeout_s)
+        if answer.party_id is not None:
+            self._send_select(answer.party_id)
+        self._effects.append(ApplyAnswer(answer.sdp))
+        self._connect()
+
+    def _judge(self, now: float, invite: Invite) -> None:
+        self._choose(invite)
+        self._offer = invite.sdp
+        self._enter(State.ADMITTING, now + min(invite.lifetime_ms, self._lifetime_ms) / 1000)
+        self._effects.append(Admit(invite))
+
+    def _make_answer(self, _now: float, _event: Admitted) -> None:
+        self._enter(State.ANSWERING, self._deadline)
+        self._effects.append(CreateAnswer(self._offer))
+        self._offer = ""
+
+    def _send_answer(self, now: float, event: AnswerReady) -> None:
+        self._enter(State.CONNECTING, now + self._setup_timeout_s)
+        self._effects.append(Send(Answer(self._call_id, self._own_party(), self._version, event.sdp), "answer"))
+        self._connect()
+
+    def _take_candidates(self, _now: float, message: Candidates) -> None:
+        lines = self._candidates.receive(message)
+        if lines:
+            self._effects.append(AddCandidates(lines))
+
+    def _connected(self, _now: float, _event: Connected) -> None:
+        self._enter(State.CONNECTED, None)
+
+    def _compare_selection(self, _now: float, message: SelectAnswer) -> None:
+        if message.selected_party_id not in (None, self._party_id):
+            self._end(Outcome.ANSWERED_ELSEWHERE, "answered_elsewhere")
+
+    def _count_negotiate(self, _now: float, _message: Negotiate) -> None:
+        self._counts = replace(self._counts, ignored_negotiates=self._counts.ignored_negotiates + 1)
+
+    # Ending
+
+    def _end_quietly(self, _now: float, event: HangUp | SendFailed | TransportFailed) -> None:
+        self._end(self._outcome_of(event), event.reason)
+
+    def _decline(self, _now: float, event: Refused | HangUp | SendFailed | TransportFailed) -> None:
+        reason = event.reason if isinstance(event, Refused | HangUp) else "unknown_error"
+        self._send_reject(reason)
+        self._end(self._outcome_of(event), event.reason or "refused")
+
+    def _hang_up(self, _now: float, event: HangUp | SendFailed) -> None:
+        self._send_hangup(event.reason if isinstance(event, HangUp) else "unknown_error")
+        self._end(self._outcome_of(event), event.reason)
+
+    def _setup_failed(self, _now: float, event: TransportFailed) -> None:
+        self._send_hangup("ice_failed" if event.reason.startswith("ice_") else "unknown_error")
+        self._end(Outcome.FAILED, event.reason)
+
+    def _connection_lost(self, _now: float, event: TransportFailed) -> None:
+        self._send_hangup("ice_timeout")
+        self._end(Outcome.FAILED, event.reason)
+
+    def _hung_up(self, _now: float, message: Hangup) -> None:
+        self._end(Outcome.REMOTE_HANGUP, message.reason)
+
+    def _rejected(self, _now: float, message: Reject) -> None:
+        if message.party_id is not None:
+            self._send_select(message.party_id)
+        self._end(Outcome.REJECTED, message.reason or "rejected")
+
+    def _member_left(self, _now: float, _event: MemberLeft) -> None:
+        self._end(Outcome.MEMBER_LEFT, "member_left")
+
+    def _offer_late(self, _now: float, _event: Tick) -> None:
+        self._end(Outcome.TIMED_OUT, "setup_timeout")
+
+    def _nobody_answered(self, _now: float, _event: Tick) -> None:
+        self._send_hangup("invite_timeout")
+        self._end(Outcome.TIMED_OUT, "invite_timeout")
+
+    def _invite_expired(self, _now: float, _event: Tick) -> None:
+        self._end(Outcome.TIMED_OUT, "invite_timeout")
+
+    def _connection_late(self, _now: float, _event: Tick) -> None:
+        self._send_hangup("ice_failed")
+        self._end(Outcome.TIMED_OUT, "setup_timeout")
+
+    # What the rules are made of
+
+    def _enter(self, state: State, deadline: float | None) -> None:
+        self._state, self._deadline = state, deadline
+
+    def _choose(self, message: Invite | Answer) -> None:
+        self._party_chosen = True
+        self._remote_party = message.party_id
+        self._version = message.version
+
+    def _connect(self) -> None:
+        lines = self._candidates.open_for(self._remote_party)
+        if lines:
+            self._effects.append(AddCandidates(lines))
+        self._effects.append(Connect())
+
+    def _end(self, outcome: Outcome, reason: str) -> None:
+        if self._state in _WITH_PEER:
+            self._effects.append(ClosePeer())
+        self._effects.append(Ended(outcome, reason))
+        self._enter(State.ENDED, None)
+        self._offer = ""
+        self._candidates.clear()
+
+    def _own_party(self) -> PartyId | None:
+        return None if self._version is Version.V0 else self._party_id
+
+    def _send_hangup(self, reason: str) -> None:
+        self._effects.append(Send(Hangup(self._call_id, self._own_party(), self._version, reason), "hangup"))
+
+    def _send_reject(self, reason: str | None) -> None:
+        if self._version is Version.V0:
+            self._send_hangup(reason or "user_hangup")
+        else:
+            self._effects.append(Send(Reject(self._call_id, self._party_id, Version.V1, reason), "reject"))
+
+    def _send_select(self, party: PartyId) -> None:
+        self._effects.append(Send(SelectAnswer(self._call_id, self._party_id, Version.V1, party), "select"))
+
+    @staticmethod
+    def _outcome_of(event: Refused | HangUp | SendFailed | TransportFailed) -> Outcome:
+        if isinstance(event, Refused):
+            return Outcome.REFUSED
+        return Outcome.LOCAL_HANGUP if isinstance(event, HangUp) else Outcome.FAILED
+
+
+_WITH_PEER = frozenset({State.ANSWERING, State.OFFERING, State.INVITING, State.CONNECTING, State.CONNECTED})
+
+
+# The tables
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one kind of event means in one state."""
+
+    says: str
+    """For a person: what is done, or why nothing is."""
+    action: Callable[[CallMachine, float, Any], None] | None = None
+    """Takes the event or message of the kind that the rule stands under, hence ``Any``; None changes nothing."""
+    leads_to: tuple[State, ...] = ()
+    """The states in which the call may be afterwards."""
+    refused: bool = False
+    """The event is a mistake of our own side: :class:`StateError`."""
+
+
+def _ignored(reason: str, *kinds: Kind) -> dict[Kind, Rule]:
+    return dict.fromkeys(kinds, Rule(reason))
+
+
+def _refused(*kinds: Kind) -> dict[Kind, Rule]:
+    return dict.fromkeys(kinds, Rule("cannot happen here", refused=True))
+
+
+_OVER = (State.ENDED,)
+_M = CallMachine
+
+_LEFT: dict[Kind, Rule] = {MemberLeft: Rule("end; nobody would read a message", _M._member_left, _OVER)}
+_UNSIGNALLED: dict[Kind, Rule] = {
+    HangUp: Rule("end; the other side knows nothing yet", _M._end_quietly, _OVER),
+    SendFailed: Rule("end; the other side knows nothing yet", _M._end_quietly, _OVER),
+    TransportFailed: Rule("end; the other side knows nothing yet", _M._end_quietly, _OVER),
+    **_LEFT,
+}
+_UNANSWERED: dict[Kind, Rule] = {
+    HangUp: Rule("reject", _M._decline, _OVER),
+    SendFailed: Rule("reject", _M._decline, _OVER),
+    TransportFailed: Rule("reject", _M._decline, _OVER),
+    Hangup: Rule("end; the caller gave up", _M._hung_up, _OVER),
+    SelectAnswer: Rule("end if another party was selected", _M._compare_selection, _OVER),
+    Tick: Rule("end; the invite has expired", _M._invite_expired, _OVER),
+    Candidates: Rule("keep them, up to the bound", _M._take_candidates),
+    **_LEFT,
+    **_ignored("a call has one invite", Invite),
+    **_ignored("only a callee sends this", Answer, Reject),
+    **_ignored("nothing is agreed yet", Negotiate),
+    **_refused(Place, OfferReady, Connected),
+}
+_ESTABLISHED: dict[Kind, Rule] = {
+    HangUp: Rule("hang up", _M._hang_up, _OVER),
+    Hangup: Rule("end", _M._hung_up, _OVER),
+    Candidates: Rule("pass them on, up to the bound of the call", _M._take_candidates),
+    Negotiate: Rule("count it; we cannot restart ICE", _M._count_negotiate),
+    **_LEFT,
+}
+_CONNECTING: dict[Kind, Rule] = {
+    **_ESTABLISHED,
+    Connected: Rule("the call is up", _M._connected, (State.CONNECTED,)),
+    TransportFailed: Rule("hang up", _M._setup_failed, _OVER),
+    Tick: Rule("hang up; the connection took too long", _M._connection_late, _OVER),
+}
+_CONNECTED: dict[Kind, Rule] = {
+    **_ESTABLISHED,
+    TransportFailed: Rule("hang up with ice_timeout", _M._connection_lost, _OVER),
+    SendFailed: Rule("ignored: the peer connection does not need the homeserver"),
+    **_ignored("no deadline", Tick),
+    **_refused(Connected),
+}
+_ENDED = _ignored("the call is over", *LOCAL_KINDS, *REMOTE_KINDS)
+
+_ONLY_CALLEE = _refused(Admitted, Refused, AnswerReady)
+_NOT_FOR_CALLER = _ignored("only a caller sends this", Invite, SelectAnswer)
+_CALLER_ESTABLISHED: dict[Kind, Rule] = {
+    **_ignored("the first answer has won", Answer, Reject),
+    **_NOT_FOR_CALLER,
+    **_ONLY_CALLEE,
+    **_refused(Place, OfferReady),
+}
+_CALLEE_ESTABLISHED: dict[Kind, Rule] = {
+    SelectAnswer: Rule("end if another party was selected", _M._compare_selection, _OVER),
+    **_ignored("a call has one invite", Invite),
+    **_ignored("only a callee sends this", Answer, Reject),
+    **_refused(Place, OfferReady, Admitted, Refused, AnswerReady),
+}
+
+_CALLER: dict[State, dict[Kind, Rule]] = {
+    State.IDLE: {
+        Place: Rule("make an offer", _M._place, (State.OFFERING,)),
+        **_UNSIGNALLED,
+        **_ignored("no deadline", Tick),
+        **_ignored("nothing was sent that this could mean", *REMOTE_KINDS),
+        **_ONLY_CALLEE,
+        **_refused(OfferReady, Connected),
+    },
+    State.OFFERING: {
+        OfferReady: Rule("send the invite", _M._send_invite, (State.INVITING,)),
+        **_UNSIGNALLED,
+        Tick: Rule("end; the offer took too long", _M._offer_late, _OVER),
+        **_ignored("nothing was sent that this could mean", *REMOTE_KINDS),
+        **_ONLY_CALLEE,
+        **_refused(Place, Connected),
+    },
+    State.INVITING: {
+        Answer: Rule("send select_answer (v1), apply it, connect", _M._take_answer, (State.CONNECTING,)),
+        Reject: Rule("send select_answer (v1), end", _M._rejected, _OVER),
+        Hangup: Rule("end; some clients refuse so", _M._hung_up, _OVER),
+        Candidates: Rule("keep them until their party answers, up to the bound", _M._take_candidates),
+        HangUp: Rule("hang up", _M._hang_up, _OVER),
+        SendFailed: Rule("hang up, should the invite have got through after all", _M._hang_up, _OVER),
+        TransportFailed: Rule("hang up", _M._setup_failed, _OVER),
+        Tick: Rule("hang up with invite_timeout", _M._nobody_answered, _OVER),
+        **_LEFT,
+        **_NOT_FOR_CALLER,
+        **_ignored("nothing is agreed yet", Negotiate),
+        **_ONLY_CALLEE,
+        **_refused(Place, OfferReady, Connected),
+    },
+    State.CONNECTING: {
+        **_CONNECTING,
+        SendFailed: Rule("ignored: only select_answer is on its way, and the call can do without"),
+        **_CALLER_ESTABLISHED,
+    },
+    State.CONNECTED: {**_CONNECTED, **_CALLER_ESTABLISHED},
+    State.ENDED: _ENDED,
+}
+
+_CALLEE: dict[State, dict[Kind, Rule]] = {
+    State.IDLE: {
+        Invite: Rule("have it checked", _M._judge, (State.ADMITTING,)),
+        **_UNSIGNALLED,
+        **_ignored("no deadline", Tick),
+        **_ignored("there is no invite yet", Answer, Candidates, SelectAnswer, Reject, Hangup, Negotiate),
+        **_refused(Place, OfferReady, Admitted, Refused, AnswerReady, Connected),
+    },
+    State.ADMITTING: {
+        Admitted: Rule("make an answer", _M._make_answer, (State.ANSWERING,)),
+        Refused: Rule("reject", _M._decline, _OVER),
+        **_UNANSWERED,
+        **_refused(AnswerReady),
+    },
+    State.ANSWERING: {
+        AnswerReady: Rule("send it and connect at once", _M._send_answer, (State.CONNECTING,)),
+        **_UNANSWERED,
+        **_refused(Admitted, Refused),
+    },
+    State.CONNECTING: {
+        **_CONNECTING,
+        SendFailed: Rule("reject; the caller has no answer, so it would ignore a hangup", _M._decline, _OVER),
+        **_CALLEE_ESTABLISHED,
+    },
+    State.CONNECTED: {**_CONNECTED, **_CALLEE_ESTABLISHED},
+    State.ENDED: _ENDED,
+}
+
+TABLES: Mapping[Role, Mapping[State, Mapping[Kind, Rule]]] = {Role.CALLER: _CALLER, Role.CALLEE: _CALLEE}
+"""One rule for each role, state and kind of event. A rule that leads to no state leaves the state as it is."""
+
+# fmt: off
+__all__ = [  # with the words of the machine, so that its users need one import
+    "CALL_LIFETIME_MS", "SETUP_TIMEOUT_S", "TABLES", "AddCandidates", "Admit", "Admitted", "AnswerReady", "ApplyAnswer",
+    "CallCounts", "CallMachine", "ClosePeer", "Connect", "Connected", "CreateAnswer", "CreateOffer", "Effect", "Ended",
+    "Event", "HangUp", "MemberLeft", "OfferReady", "Outcome", "Place", "Refused", "Remote", "Role", "Rule", "Send",
+    "SendFailed", "State", "Tick", "TransportFailed",
+]
+# fmt: on

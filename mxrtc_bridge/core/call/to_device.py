@@ -1,0 +1,147 @@
+"""``io.mxrtc.signal``: events of a call as messages between two devices (docs/reference/signal.md).
+
+:func:`parse_signal` is the border: its content comes decrypted from a device that Olm vouches for, and is hostile all
+the same. :class:`SignalOrder` puts the messages of each call into their order, and is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mxrtc_bridge.core.call.codec import content_of, parse_message
+from mxrtc_bridge.core.call.events import CallMessage, Hangup, Reject, Version
+from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.ids import CallId, DeviceId, RoomId, UserId
+
+SIGNAL_TYPE = "io.mxrtc.signal"
+UNTRUSTED_DEVICE = "untrusted_device"
+"""Reason of a reject: the policy asks for more than is known of the calling device."""
+CHANGED_IDENTITY = "changed_identity"
+"""The same, because its user shows another identity than before."""
+UNLISTED_DEVICE = "unlisted_device"
+"""Reason of a reject: the caller's homeserver does not list the calling device with this key, or not yet."""
+UNKNOWN_DEVICE = "unknown_device"
+"""Reason of a reject: the caller's homeserver does not say which devices there are; try again."""
+MAX_SEQ = 9_999
+MAX_SENT_MS = 2**53 - 1
+MAX_EARLY = 16
+"""Messages of one call that wait for those before them."""
+MAX_CALLS = 1000
+"""Calls whose order is remembered; then the one that was heard of longest ago is forgotten."""
+_PREFIX = "devices:"
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One message."""
+
+    seq: int
+    sent_ms: int
+    message: CallMessage
+
+
+def parse_signal(content: Mapping[str, object]) -> Signal:
+    """Read the content of a message.
+
+    Raises:
+        EventError: it is none; the codes are those of :func:`mxrtc_bridge.core.call.codec.parse_message`.
+    """
+    event_type = content.get("type")
+    if not isinstance(event_type, str):
+        raise EventError("bad_content", "type must be a text")
+    message = parse_message(event_type, content.get("content"))
+    if message.version is not Version.V1:
+        raise EventError("bad_version", "version 0 of the call protocol does not exist between devices")
+    return Signal(_count("seq", content, MAX_SEQ), _count("sent_ms", content, MAX_SENT_MS), message)
+
+
+def signal_content(signal: Signal) -> dict[str, object]:
+    """Write a message; the inverse of :func:`parse_signal`."""
+    event_type, content = content_of(signal.message)
+    return {"type": event_type, "content": content, "seq": signal.seq, "sent_ms": signal.sent_ms}
+
+
+def _count(name: str, content: Mapping[str, object], limit: int) -> int:
+    value = content.get(name)
+    if type(value) is not int or not 0 <= value <= limit:
+        raise EventError("bad_content", f"{name} must be a whole number from 0 to {limit}")
+    return value
+
+
+@dataclass(slots=True)
+class _Call:
+    next_seq: int = 0
+    early: dict[int, Signal] = field(default_factory=dict)
+    over: bool = False
+
+
+class SignalOrder:
+    """Messages of many calls, each put into its order."""
+
+    def __init__(self) -> None:
+        self._calls: OrderedDict[tuple[UserId, DeviceId, CallId], _Call] = OrderedDict()
+
+    def put(self, user: UserId, device: DeviceId, signal: Signal) -> list[Signal]:
+        """Take a message; returns what can be handled now, in order.
+
+        Raises:
+            EventError: with the code ``gap``: too much is missing, and nothing of this call is handled any more.
+        """
+        key = (user, device, signal.message.call_id)
+        call = self._calls.setdefault(key, _Call())
+        self._calls.move_to_end(key)
+        if len(self._calls) > MAX_CALLS:
+            self._calls.popitem(last=False)
+        if call.over:
+            return []
+        if isinstance(signal.message, Hangup | Reject):
+            # They only end something, so it does not matter what they have overtaken.
+            call.over = True
+            call.early.clear()
+            return [signal]
+        if signal.seq < call.next_seq or signal.seq in call.early:
+            return []
+        if signal.seq > call.next_seq + MAX_EARLY:
+            call.over = True
+            call.early.clear()
+            raise EventError("gap", f"message {signal.seq} came where {call.next_seq} is next")
+        call.early[signal.seq] = signal
+        ready = []
+        while call.next_seq in call.early:
+            ready.append(call.early.pop(call.next_seq))
+            call.next_seq += 1
+        return ready
+
+    def waits(self, user: UserId, device: DeviceId, call_id: CallId) -> bool:
+        """Whether messages of this call wait for others."""
+        call = self._calls.get((user, device, call_id))
+        return call is not None and bool(call.early)
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+
+def channel_of(local: UserId, remote: UserId, device: DeviceId) -> RoomId:
+    """Name what two devices talk by, where otherwise the id of a room stands; no room is called so."""
+    return RoomId(f"{_PREFIX}{local} {remote} {device}")
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """The two ends of a call between devices."""
+
+    local: UserId
+    remote: UserId
+    device: DeviceId
+    """Of the other side."""
+
+
+def channel_ends(room: RoomId) -> Channel | None:
+    """The ends that :func:`channel_of` has named; None for a room."""
+    if not room.startswith(_PREFIX):
+        return None
+    # No user id holds a space.
+    local, remote, device = room.removeprefix(_PREFIX).split(" ", 2)
+    return Channel(UserId(local), UserId(remote), DeviceId(device))

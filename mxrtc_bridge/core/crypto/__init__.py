@@ -1,0 +1,1 @@
+"""End-to-end encryption as values: key records, device changes, canonical JSON, verification by emoji (SAS)."""

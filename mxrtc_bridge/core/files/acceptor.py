@@ -1,0 +1,183 @@
+"""A transfer of files, whichever side we are: the machine of a ``file.v1.mxrtc`` channel.
+
+:func:`opened_transfer` is for a channel that we open, :class:`AcceptedTransfer` for one that was offered to us: which
+end of the transfer we are then depends on the first message. From there on it is the machine of that end.
+"""
+
+from __future__ import annotations
+
+from mxrtc_bridge.core.errors import StateError, WireError
+from mxrtc_bridge.core.files import messages as file_messages
+from mxrtc_bridge.core.files.events import (
+    BinaryReceived,
+    ChannelClosed,
+    ChannelOpened,
+    CloseChannel,
+    Consumed,
+    Effect,
+    Event,
+    Finished,
+    JobReceived,
+    Outcome,
+    Progress,
+    Reset,
+    Role,
+    SendText,
+    TextReceived,
+    Tick,
+    Turn,
+)
+from mxrtc_bridge.core.files.machine import ANSWER_TIMEOUT_S, checked_window, known_code
+from mxrtc_bridge.core.files.messages import FileCode, Get, Job, Ls, Put
+from mxrtc_bridge.core.files.progress import Tally
+from mxrtc_bridge.core.files.receiver import MAX_ENTRIES, ReceiverMachine
+from mxrtc_bridge.core.files.sender import SourceMachine
+from mxrtc_bridge.core.stream import messages
+from mxrtc_bridge.core.stream.halves import text_size
+
+JOB_TIMEOUT_S = ANSWER_TIMEOUT_S
+"""How long an acceptor waits to be told what the channel is for."""
+
+
+def opened_transfer(
+    job: Job, *, window: int = messages.DEFAULT_WINDOW, max_entries: int = MAX_ENTRIES
+) -> SourceMachine | ReceiverMachine:
+    """Return the machine of the opener of a channel for ``job``.
+
+    Raises:
+        StateError: the job cannot be sent, or ``window`` is out of range.
+    """
+    if isinstance(job, Put):
+        return SourceMachine(Role.OPENER, job)
+    return ReceiverMachine(Role.OPENER, job, window=window, max_entries=max_entries)
+
+
+class AcceptedTransfer:
+    """The machine of the acceptor of a channel; feed ChannelOpened as soon as the channel is offered.
+
+    It reports ``JobReceived`` and waits for ``ServiceReady`` or ``ServiceRefused``.
+
+    Args:
+        window: the credit that we offer if we are the receiver, in bytes, 16 KiB to 16 MiB.
+        max_entries: how many entries we receive in one job.
+
+    Raises:
+        StateError: ``window`` is out of range.
+    """
+
+    def __init__(self, *, window: int = messages.DEFAULT_WINDOW, max_entries: int = MAX_ENTRIES) -> None:
+        self._window = checked_window(window)
+        self._max_entries = max_entries
+        self._machine: SourceMachine | ReceiverMachine | None = None
+        self._job_by: float | None = None
+        self._heard = 0
+        self._finished = False
+        self._effects: list[Effect] = []
+
+    @property
+    def machine(self) -> SourceMachine | ReceiverMachine | None:
+        """The end of the transfer that we are, as soon as it is known."""
+        return self._machine
+
+    @property
+    def job(self) -> Job | None:
+        """What the opener wants, as soon as it is known."""
+        return None if self._machine is None else self._machine.job
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is, at any time."""
+        return Tally().value() if self._machine is None else self._machine.progress
+
+    def set_window(self, window: int) -> None:
+        """Offer ``window`` bytes from the next answer or acknowledgement on.
+
+        Raises:
+            StateError: ``window`` is out of range.
+        """
+        self._window = checked_window(window)
+        if isinstance(self._machine, ReceiverMachine):
+            self._machine.set_window(window)
+
+    def poll_effect(self) -> Effect | None:
+        """Return the next thing to be done, or None."""
+        if self._effects:
+            return self._effects.pop(0)
+        return None if self._machine is None else self._machine.poll_effect()
+
+    def next_deadline(self) -> float | None:
+        """Return when a Tick is due, or None."""
+        return self._job_by if self._machine is None else self._machine.next_deadline()
+
+    def handle(self, now: float, event: Event) -> None:
+        """Take in what happened; then poll all effects.
+
+        Args:
+            now: monotonic seconds.
+            event: what happened.
+
+        Raises:
+            StateError: an event that the driver may not report now; nothing has changed.
+        """
+        if self._machine is not None:
+            self._machine.handle(now, event)
+            return
+        match event:
+            case TextReceived(text=text) if text:
+                self._effects.append(Consumed(text_size(text)))
+            case BinaryReceived(data=data) if data:
+                self._effects.append(Consumed(len(data)))
+        if self._finished:
+            return
+        if self._job_by is None:
+            self._job_by = now + JOB_TIMEOUT_S
+        try:
+            self._await_job(now, event)
+        except WireError as error:
+            self._give_up(Outcome.VIOLATION, error.code, str(error), FileCode.VIOLATION)
+
+    def _await_job(self, now: float, event: Event) -> None:
+        match event:
+            case TextReceived(text=text):
+                self._read_job(text)
+            case BinaryReceived(data=data):
+                self._heard += len(data)
+                if data:
+                    raise WireError("out_of_turn", "payload came before a job")
+            case ChannelClosed():
+                self._give_up(Outcome.INTERRUPTED, "interrupted", "the channel closed before a job came", None)
+            case Reset(code=code, message=message):
+                self._give_up(Outcome.INTERRUPTED, code, message, known_code(code))
+            case Tick():
+                if self._job_by is not None and now >= self._job_by:
+                    message = f"no job came within {JOB_TIMEOUT_S:.0f} s"
+                    self._give_up(Outcome.INTERRUPTED, "timeout", message, FileCode.TIMEOUT)
+            case ChannelOpened() | Turn():
+                pass
+            case _:
+                raise StateError(f"{type(event).__name__} is not allowed before a job has come")
+
+    def _read_job(self, text: str) -> None:
+        match file_messages.decode(text):
+            case None:
+                pass
+            case Put() as job:
+                self._begin(ReceiverMachine(Role.ACCEPTOR, job, window=self._window, max_entries=self._max_entries))
+            case Get() | Ls() as job:
+                self._begin(SourceMachine(Role.ACCEPTOR, job))
+            case file_messages.Rst(code=code):
+                self._give_up(Outcome.INTERRUPTED, code.value, "the other side ended the transfer", None)
+            case message:
+                raise WireError("out_of_turn", f"{type(message).__name__.lower()} came before a job")
+
+    def _begin(self, machine: SourceMachine | ReceiverMachine) -> None:
+        self._machine = machine
+        self._effects.append(JobReceived(machine.job))
+
+    def _give_up(self, outcome: Outcome, code: str, message: str, tell: FileCode | None) -> None:
+        self._finished = True
+        self._job_by = None
+        if tell is not None:
+            self._effects.append(SendText(file_messages.encode(file_messages.Rst(tell))))
+        self._effects.append(CloseChannel())
+        self._effects.append(Finished(outcome, code, message, 0, self._heard, Tally().value()))

@@ -1,0 +1,356 @@
+"""What both ends of a transfer have in common: opening, answers, silence, and one end for everything.
+
+:class:`TransferMachine` is the frame; :mod:`mxrtc_bridge.core.files.sender` and
+:mod:`mxrtc_bridge.core.files.receiver` fill it. docs/reference/file-protocol.md, sections 4 and 8, is the
+specification of what stands here.
+
+How it works: the phase decides by a table which messages the other side may send. One outside its row is a violation
+and ends the transfer. An event that our own driver may not report now is :class:`StateError`, and nothing has changed.
+After the end every event is allowed and does nothing, except that late messages are reported as consumed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping
+from enum import Enum
+
+from mxrtc_bridge.core.errors import StateError, WireError
+from mxrtc_bridge.core.files import messages as file_messages
+from mxrtc_bridge.core.files.events import (
+    Accepted,
+    BinaryReceived,
+    ChannelClosed,
+    ChannelOpened,
+    CloseChannel,
+    Consumed,
+    Effect,
+    Event,
+    Finished,
+    Outcome,
+    Progress,
+    Reset,
+    Role,
+    SendBinary,
+    SendText,
+    ServiceReady,
+    ServiceRefused,
+    TextReceived,
+    Tick,
+)
+from mxrtc_bridge.core.files.messages import FileCode, Job
+from mxrtc_bridge.core.files.progress import Tally
+from mxrtc_bridge.core.stream import messages
+from mxrtc_bridge.core.stream.halves import text_size
+
+ANSWER_TIMEOUT_S = 15.0
+"""How long an opener waits for ``ok``."""
+BYE_TIMEOUT_S = 30.0
+"""How long the source waits for the answer to ``bye``; by then nothing is missing."""
+BUSY_AFTER_S = 30.0
+"""A side whose disk works and that has said nothing for so long says that it is alive."""
+SILENCE_S = 180.0
+"""A side that waits for the other and has heard nothing for so long gives up."""
+
+
+class Phase(Enum):
+    """Where a transfer is."""
+
+    OPENING = "opening"
+    """Opener: the channel is not open yet."""
+    AWAITING_OK = "awaiting ok"
+    """Opener: the acceptor has not answered."""
+    PREPARING = "preparing"
+    """Acceptor: our own side has not allowed the job yet."""
+    FLOWING = "flowing"
+    """Entries and their content move."""
+    LEAVING = "leaving"
+    """Source: everything is answered; the other side's ``bye`` is awaited."""
+    FINISHED = "finished"
+
+
+Messages = Mapping[Phase, frozenset[type[file_messages.Message]]]
+OPENING_MESSAGES: Messages = {
+    Phase.AWAITING_OK: frozenset({file_messages.Ok, file_messages.Err, file_messages.Rst}),
+}
+
+
+class TransferMachine(ABC):
+    """One job of ``file.v1.mxrtc``.
+
+    Args:
+        role: which side of the channel we are.
+        job: what the opener wants; an acceptor has received it already.
+        messages: what the other side may send, in the phases that have messages.
+
+    Raises:
+        StateError: the job cannot be sent.
+    """
+
+    def __init__(self, role: Role, job: Job, messages: Messages) -> None:
+        self.role = role
+        self.job = job
+        self._messages = messages
+        self._phase = Phase.OPENING if role is Role.OPENER else Phase.PREPARING
+        self._job_text = _opening_text(job) if role is Role.OPENER else ""
+        self._tally = Tally()
+        self._sent = 0
+        self._received = 0
+        self._answer_by: float | None = None
+        self._said_at = 0.0
+        self._active_at = 0.0
+        self._now = 0.0
+        self._effects: deque[Effect] = deque()
+
+    @property
+    def phase(self) -> Phase:
+        return self._phase
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is, at any time."""
+        return self._tally.value()
+
+    def poll_effect(self) -> Effect | None:
+        """Return the next thing to be done, or None."""
+        return self._effects.popleft() if self._effects else None
+
+    def next_deadline(self) -> float | None:
+        """Return when a Tick is due, or None."""
+        if self._phase is Phase.FLOWING:
+            return self._said_at + BUSY_AFTER_S if self._is_working() else self._active_at + SILENCE_S
+        return self._answer_by
+
+    def handle(self, now: float, event: Event) -> None:
+        """Take in what happened; then poll all effects.
+
+        Args:
+            now: monotonic seconds.
+            event: what happened.
+
+        Raises:
+            StateError: an event that the driver may not report now; nothing has changed.
+        """
+        self._now = now
+        if self._phase is Phase.FINISHED:
+            self._handle_late(event)
+            return
+        if not isinstance(event, Tick):
+            self._active_at = now
+        try:
+            self._dispatch(event)
+        except WireError as error:
+            self._break(Outcome.VIOLATION, error.code, str(error), FileCode.VIOLATION)
+
+    def _dispatch(self, event: Event) -> None:
+        match event:
+            case TextReceived(text=text):
+                self._text_received(text)
+            case BinaryReceived(data=data):
+                self._channel_opened()
+                if data:
+                    self._binary_received(data)
+            case ChannelOpened():
+                self._channel_opened()
+            case ChannelClosed():
+                self._channel_closed()
+            case ServiceReady():
+                self._service_ready()
+            case ServiceRefused(code=code, message=message):
+                self._check_preparing(event)
+                self._break(Outcome.REFUSED, code.value, message, code)
+            case Reset(code=code_text, message=message):
+                self._reset(code_text, message)
+            case Tick():
+                self._tick()
+            case _:
+                self._handle_work(event)
+
+    # What the two sides fill in
+
+    @abstractmethod
+    def _begin(self, window: int) -> None:
+        """The job was accepted; ``window`` is what the acceptor offers (0 when we are the acceptor)."""
+
+    @abstractmethod
+    def _offered_window(self) -> int:
+        """What our ``ok`` says."""
+
+    @abstractmethod
+    def _message_received(self, message: file_messages.Message) -> None:
+        """A message that the table allows."""
+
+    @abstractmethod
+    def _binary_received(self, data: bytes) -> None: ...
+
+    @abstractmethod
+    def _handle_work(self, event: Event) -> None:
+        """Anything that only one of the sides knows."""
+
+    @abstractmethod
+    def _is_working(self) -> bool:
+        """Whether an outcome from our own driver is awaited."""
+
+    @abstractmethod
+    def _lacks_nothing(self) -> bool:
+        """Whether everything is announced and answered."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """The transfer ends: close files, free memory."""
+
+    @abstractmethod
+    def _greet(self) -> None:
+        """Say what follows the job of an opener at once."""
+
+    # Opening
+
+    def _channel_opened(self) -> None:
+        if self._phase is not Phase.OPENING:
+            return
+        self._phase = Phase.AWAITING_OK
+        self._said_at = self._now
+        self._answer_by = self._now + ANSWER_TIMEOUT_S
+        self._emit(SendText(self._job_text))
+        self._greet()
+
+    def _service_ready(self) -> None:
+        self._check_preparing(ServiceReady())
+        self._phase = Phase.FLOWING
+        self._say(file_messages.Ok(self._offered_window()))
+        self._begin(0)
+
+    def _check_preparing(self, event: Event) -> None:
+        if self._phase is not Phase.PREPARING:
+            raise StateError(f"{type(event).__name__} is not allowed while {self._phase.value}")
+
+    def _text_received(self, text: str) -> None:
+        if text:
+            self._emit(Consumed(text_size(text)))
+        # The other side answers only after it saw the channel open, whatever our transport has told us so far.
+        self._channel_opened()
+        message = file_messages.decode(text)
+        if message is None:
+            return
+        if type(message) not in self._messages[self._phase]:
+            raise WireError("out_of_turn", f"{type(message).__name__.lower()} came while {self._phase.value}")
+        match message:
+            case file_messages.Busy():
+                pass
+            case file_messages.Rst(code=code):
+                self._interrupted(code.value, "the other side ended the transfer", CloseChannel())
+            case file_messages.Err(code=code, message=reason):
+                self._end(Outcome.REFUSED, code.value, reason, CloseChannel())
+            case file_messages.Ok(window=window):
+                self._phase = Phase.FLOWING
+                self._answer_by = None
+                self._emit(Accepted())
+                self._begin(window)
+            case _:
+                self._message_received(message)
+
+    # The end
+
+    def _channel_closed(self) -> None:
+        self._interrupted(FileCode.INTERRUPTED.value, "the channel closed before the transfer had ended")
+
+    def _reset(self, code: str, message: str) -> None:
+        if self._lacks_nothing():
+            self._say(file_messages.Rst(known_code(code)))
+            self._end_in_order(CloseChannel())
+        else:
+            self._break(Outcome.INTERRUPTED, code, message, known_code(code))
+
+    def _interrupted(self, code: str, message: str, *effects: Effect) -> None:
+        """Somebody ended it early; that is no loss if only the farewell is missing."""
+        if self._lacks_nothing():
+            self._end_in_order(*effects)
+        else:
+            self._end(Outcome.INTERRUPTED, code, message, *effects)
+
+    def _tick(self) -> None:
+        due = self.next_deadline()
+        if due is None or self._now < due:
+            return
+        if self._phase is Phase.LEAVING:
+            self._end_in_order(CloseChannel())
+        elif self._phase is Phase.FLOWING and self._is_working():
+            self._say(file_messages.Busy())
+        else:
+            waited = ANSWER_TIMEOUT_S if self._phase is Phase.AWAITING_OK else SILENCE_S
+            message = f"the other side did not answer within {waited:.0f} s"
+            self._break(Outcome.INTERRUPTED, FileCode.TIMEOUT.value, message, FileCode.TIMEOUT)
+
+    def _end_in_order(self, *effects: Effect) -> None:
+        tally = self._tally
+        if tally.failed == 0:
+            self._end(Outcome.CLEAN, "", "everything was transferred", *effects)
+            return
+        code = tally.failures[0].code if tally.failures else FileCode.DENIED
+        message = f"{tally.failed} of {max(tally.entries, tally.failed)} entries were not transferred"
+        self._end(Outcome.PARTIAL, code.value, message, *effects)
+
+    def _break(self, outcome: Outcome, code: str, message: str, tell: FileCode) -> None:
+        """End the transfer out of order, and say so."""
+        if self._phase is Phase.PREPARING and outcome is not Outcome.VIOLATION:
+            self._say(file_messages.Err(tell, message if outcome is Outcome.REFUSED else ""))
+        elif self._phase is not Phase.OPENING:
+            self._say(file_messages.Rst(tell))
+        self._end(outcome, code, message, CloseChannel())
+
+    def _end(self, outcome: Outcome, code: str, message: str, *effects: Effect) -> None:
+        self._release()
+        self._effects.extend(effects)
+        self._phase = Phase.FINISHED
+        self._answer_by = None
+        self._tally.current = ""
+        self._emit(Finished(outcome, code, message, self._sent, self._received, self._tally.value()))
+
+    def _handle_late(self, event: Event) -> None:
+        match event:
+            case TextReceived(text=text) if text:
+                self._emit(Consumed(text_size(text)))
+            case BinaryReceived(data=data) if data:
+                self._emit(Consumed(len(data)))
+
+    def _say(self, message: file_messages.Message) -> None:
+        self._say_text(file_messages.encode(message))
+
+    def _say_text(self, text: str) -> None:
+        self._said_at = self._now
+        self._emit(SendText(text))
+
+    def _send(self, data: bytes) -> None:
+        self._said_at = self._now
+        self._sent += len(data)
+        self._emit(SendBinary(data))
+
+    def _emit(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+
+def known_code(code: str) -> FileCode:
+    """Return ``code`` as one of the wire; what has no word there is an interruption."""
+    try:
+        return FileCode(code)
+    except ValueError:
+        return FileCode.INTERRUPTED
+
+
+def checked_window(window: int) -> int:
+    """Return ``window``.
+
+    Raises:
+        StateError: it is not in 16 KiB to 16 MiB.
+    """
+    if not messages.MIN_WINDOW <= window <= messages.MAX_WINDOW:
+        raise StateError(f"window of {window} bytes; {messages.MIN_WINDOW} to {messages.MAX_WINDOW} are allowed")
+    return window
+
+
+def _opening_text(job: Job) -> str:
+    try:
+        return file_messages.encode(job)
+    except WireError as error:
+        raise StateError(f"the job cannot be sent: {error}") from error

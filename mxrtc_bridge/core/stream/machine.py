@@ -1,0 +1,483 @@
+"""One byte stream over a data channel: the machine of ``tcp.v1.mxrtc``, both roles.
+
+Everything that affects its transitions is in this file; docs/reference/protocol.md section 3 is its specification.
+
+What it guards against:
+ - bytes that are lost without anybody noticing: only ``fin`` and its acknowledgement end a direction in order, all
+   other ends reset the local side;
+ - memory without bounds: what came from the channel is bounded by the credit that was given, what came from the sink
+   by pausing it; no peer can make either grow;
+ - one slow stream that holds up all others: bytes under a credit that we promised are reported as consumed when they
+   arrive, so that the SCTP receive window, which all streams share, stays open. Bytes that came on the initial credit
+   alone were never promised a place; they are reported when the local side takes them.
+
+How it works: a phase for the stream as a whole, and one state for each of its halves. The phase decides by a table
+which messages the other side may send; the sink's state decides by a table which sink events may come. A message
+outside its row is a violation by the other side and ends the stream; a sink event outside its row is a mistake of our
+own driver: :class:`StateError`, and nothing has changed. After the end every event is allowed and does nothing, except
+that late messages are reported as consumed and a sink that comes late is reset.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from enum import Enum
+from typing import assert_never
+
+from mxrtc_bridge.core.errors import StateError, WireError
+from mxrtc_bridge.core.stream import messages
+
+# The values of the machine are part of its interface: whoever drives it needs this module alone.
+from mxrtc_bridge.core.stream.events import *  # noqa: F403
+from mxrtc_bridge.core.stream.events import (
+    Accepted,
+    BinaryReceived,
+    ChannelClosed,
+    ChannelOpened,
+    CloseChannel,
+    CloseSink,
+    Consumed,
+    Effect,
+    Event,
+    Finished,
+    FinishSink,
+    Outcome,
+    Reset,
+    ResetSink,
+    Role,
+    SendText,
+    SinkClosed,
+    SinkConnected,
+    SinkData,
+    SinkEof,
+    SinkRefused,
+    SinkWritten,
+    TextReceived,
+    Tick,
+    Turn,
+    WriteSink,
+)
+from mxrtc_bridge.core.stream.halves import (
+    ReceiveHalf,
+    ReceiveState,
+    SendHalf,
+    SendState,
+    SinkState,
+    check_sink_event,
+    late_effects,
+    text_size,
+)
+
+ANSWER_TIMEOUT_S = 15.0
+"""How long an opener waits for ``ok``: the acceptor's own limit for its target (10 s), and a slow path."""
+FIN_TIMEOUT_S = 30.0
+"""How long the acknowledgement of ``fin`` may take once all bytes are acknowledged."""
+
+
+class Phase(Enum):
+    """Where the stream as a whole is."""
+
+    OPENING = "opening"
+    """Opener: the channel is not open yet."""
+    AWAITING_OK = "awaiting ok"
+    """Opener: the acceptor has not answered; the initial credit may be used."""
+    CONNECTING = "connecting"
+    """Acceptor: the local side is not there yet; what comes is held."""
+    FLOWING = "flowing"
+    """Both sides are there."""
+    FINISHED = "finished"
+
+
+MESSAGES: Mapping[tuple[Role, Phase], frozenset[type[messages.Message]]] = {
+    (Role.OPENER, Phase.OPENING): frozenset(),  # never read: any message means that the channel is open
+    (Role.OPENER, Phase.AWAITING_OK): frozenset({messages.Ok, messages.Err, messages.Rst}),
+    (Role.OPENER, Phase.FLOWING): frozenset({messages.Ack, messages.Fin, messages.Rst}),
+    # The opener does not know how far the acceptor is: both of its rows are the same.
+    (Role.ACCEPTOR, Phase.CONNECTING): frozenset({messages.Open, messages.Ack, messages.Fin, messages.Rst}),
+    (Role.ACCEPTOR, Phase.FLOWING): frozenset({messages.Open, messages.Ack, messages.Fin, messages.Rst}),
+}
+"""What the other side may send. The phases that a role never sees have no row; FINISHED reads no messages."""
+
+
+class StreamMachine:
+    """One stream of ``tcp.v1.mxrtc``.
+
+    Args:
+        role: which side of the channel we are.
+        window: the credit that we offer, in bytes, 16 KiB to 16 MiB.
+        stream_id: sent with ``open`` if given (opener only).
+
+    Raises:
+        StateError: ``window`` is out of range.
+    """
+
+    def __init__(self, role: Role, *, window: int = messages.DEFAULT_WINDOW, stream_id: str | None = None) -> None:
+        self.role = role
+        self._phase = Phase.OPENING if role is Role.OPENER else Phase.CONNECTING
+        self._sink = SinkState.ABSENT
+        self._send = SendHalf(limit=messages.INITIAL_CREDIT)
+        self._receive = ReceiveHalf(_checked_window(window))
+        self._stream_id = stream_id
+        self._heard = False
+        self._answer_by: float | None = None
+        self._fin_ack_by: float | None = None
+        self._effects: deque[Effect] = deque()
+
+    @property
+    def phase(self) -> Phase:
+        return self._phase
+
+    @property
+    def send_state(self) -> SendState:
+        return self._send.state
+
+    @property
+    def receive_state(self) -> ReceiveState:
+        return self._receive.state
+
+    @property
+    def unsent(self) -> int:
+        """Bytes from the sink that are not sent yet."""
+        return len(self._send.unsent)
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes from the other side that the sink has not taken yet."""
+        return self._receive.received - self._receive.written
+
+    @property
+    def sent(self) -> int:
+        return self._send.sent
+
+    @property
+    def received(self) -> int:
+        return self._receive.received
+
+    def set_window(self, window: int) -> None:
+        """Offer ``window`` bytes from the next acknowledgement on; credit that was given is never taken back.
+
+        Raises:
+            StateError: ``window`` is out of range.
+        """
+        self._receive.window = _checked_window(window)
+
+    def poll_effect(self) -> Effect | None:
+        """Return the next thing to be done, or None."""
+        return self._effects.popleft() if self._effects else None
+
+    def next_deadline(self) -> float | None:
+        """Return when a Tick is due, or None."""
+        # Never both: the acknowledgement of fin is awaited only after the answer.
+        return self._fin_ack_by if self._answer_by is None else self._answer_by
+
+    def handle(self, now: float, event: Event) -> None:
+        """Take in what happened; then poll all effects.
+
+        Args:
+            now: monotonic seconds.
+            event: what happened.
+
+        Raises:
+            StateError: a sink event that the state of the sink does not allow; nothing has changed.
+        """
+        if self._phase is Phase.FINISHED:
+            self._handle_late(event)
+            return
+        check_sink_event(self._sink, event)
+        try:
+            self._dispatch(now, event)
+        except WireError as error:
+            self._break(Outcome.VIOLATION, error.code, str(error), tell="violation")
+
+    def _dispatch(self, now: float, event: Event) -> None:  # noqa: C901, PLR0912 - one row for each event
+        match event:
+            case ChannelOpened():
+                self._channel_opened(now)
+            case TextReceived(text=text):
+                self._text_received(now, text)
+            case BinaryReceived(data=data):
+                self._binary_received(now, data)
+            case ChannelClosed():
+                self._channel_closed()
+            case SinkConnected():
+                self._sink_connected(now)
+            case SinkRefused(code=code, message=message):
+                self._sink_refused(code, message)
+            case SinkData(data=data):
+                self._sink_data(data)
+            case SinkEof():
+                self._sink_eof(now)
+            case SinkWritten(size=size):
+                self._sink_written(size)
+            case SinkClosed(error=error):
+                self._sink_closed(now, error)
+            case Turn(limit=limit):
+                self._turn(now, limit)
+            case Reset(code=code, message=message):
+                self._break(Outcome.RESET, code, message, tell=code)
+            case Tick():
+                self._tick(now)
+            case _:
+                assert_never(event)
+
+    # The channel
+
+    def _channel_opened(self, now: float) -> None:
+        if self._phase is not Phase.OPENING:
+            return
+        self._phase = Phase.AWAITING_OK
+        self._answer_by = now + ANSWER_TIMEOUT_S
+        if self._stream_id is not None:
+            self._say(messages.Open(self._stream_id))
+        self._receive.promise()
+        if self._receive.promised > messages.INITIAL_CREDIT:
+            self._say(messages.Ack(0, self._receive.window))
+        self._continue_sending(now)
+
+    def _text_received(self, now: float, text: str) -> None:
+        if text:
+            self._emit(Consumed(text_size(text)))
+        # The other side answers only after it saw the channel open, whatever our transport has told us so far.
+        self._channel_opened(now)
+        first, self._heard = not self._heard, True
+        message = messages.decode(messages.PROTOCOL_TCP, text)
+        if message is None:
+            return
+        allowed = MESSAGES[self.role, self._phase]
+        if type(message) not in allowed or (isinstance(message, messages.Open) and not first):
+            raise WireError("out_of_turn", f"{type(message).__name__.lower()} came while {self._phase.value}")
+        match message:
+            case messages.Open():
+                pass  # The id is for later versions, which can resume a stream.
+            case messages.Ok(window=window):
+                self._accepted(now, window)
+            case messages.Err(code=code, message=reason):
+                self._end(Outcome.REFUSED, code.value, reason, CloseChannel(), ResetSink())
+            case messages.Ack(offset=offset, window=window):
+                self._acknowledged(offset, window)
+            case messages.Fin(offset=offset):
+                self._fin_received(offset)
+            case messages.Rst(code=rst_code):
+                self._end(Outcome.RESET, rst_code, "the other side reset the stream", CloseChannel(), ResetSink())
+
+    def _binary_received(self, now: float, data: bytes) -> None:
+        self._channel_opened(now)
+        if not data:
+            return
+        half = self._receive
+        half.received += len(data)
+        if len(data) > messages.MAX_PAYLOAD_BYTES:
+            raise WireError("too_long", f"payload of {len(data)} bytes; the limit is {messages.MAX_PAYLOAD_BYTES}")
+        if self._phase is Phase.AWAITING_OK:
+            raise WireError("out_of_turn", "payload came before ok")
+        if half.state is not ReceiveState.OPEN:
+            raise WireError("out_of_turn", "payload came after fin")
+        if half.received > half.limit:
+            raise WireError("over_credit", f"payload up to {half.received}; the credit ended at {half.limit}")
+        self._heard = True
+        half.held.append(data)
+        self._write_held()
+
+    def _channel_closed(self) -> None:
+        if self._send.state is SendState.DONE and self._receive.state is ReceiveState.DRAINING:
+            # All of both directions has arrived; only our own sink is still busy with it.
+            self._end(Outcome.CLEAN, "", "both directions ended", CloseSink())
+        else:
+            self._end(Outcome.LOST, "closed", "the channel closed before the stream had ended", ResetSink())
+
+    def _accepted(self, now: float, window: int) -> None:
+        self._phase = Phase.FLOWING
+        self._answer_by = None
+        self._send.limit = max(self._send.limit, window)
+        self._emit(Accepted())
+        self._await_fin_ack(now)
+        self._announce()
+
+    def _acknowledged(self, offset: int, window: int) -> None:
+        half = self._send
+        if not half.acked <= offset <= half.sent:
+            raise WireError("bad_offset", f"ack of {offset}; {half.acked} to {half.sent} was possible")
+        half.acked = offset
+        half.limit = max(half.limit, offset + window)
+        if half.state is SendState.FIN_SENT and offset == half.sent:
+            half.state = SendState.DONE
+            self._fin_ack_by = None
+            self._end_when_done()
+        else:
+            self._announce()
+
+    def _fin_received(self, offset: int) -> None:
+        half = self._receive
+        if half.state is not ReceiveState.OPEN:
+            raise WireError("out_of_turn", "fin came twice")
+        if offset != half.received:
+            raise WireError("bad_offset", f"fin at {offset}; {half.received} bytes came")
+        half.state = ReceiveState.DRAINING
+        if self._sink is SinkState.PRESENT:
+            self._emit(FinishSink())
+        self._settle_receiving()
+
+    # The sink
+
+    def _sink_connected(self, now: float) -> None:
+        self._sink = SinkState.PRESENT
+        if self.role is Role.ACCEPTOR:
+            self._phase = Phase.FLOWING
+            self._receive.promise()
+            self._say(messages.Ok(self._receive.window))
+        self._write_held()
+        if self._receive.state is ReceiveState.DRAINING:
+            self._emit(FinishSink())
+        self._settle_receiving()
+        self._continue_sending(now)
+
+    def _sink_refused(self, code: str, message: str) -> None:
+        known = _err_code(code)
+        self._break(Outcome.REFUSED, known.value, message, tell=known.value)
+
+    def _sink_data(self, data: bytes) -> None:
+        half = self._send
+        if half.state is not SendState.OPEN:
+            raise StateError("SinkData is not allowed after SinkEof")
+        self._effects.extend(half.add(data))
+        self._announce()
+
+    def _sink_eof(self, now: float) -> None:
+        # A sink may say it twice: once when it read the end, once more when it closes.
+        if self._send.state is SendState.OPEN:
+            self._send.state = SendState.DRAINING
+            self._continue_sending(now)
+
+    def _sink_written(self, size: int) -> None:
+        half = self._receive
+        if not 0 < size <= half.given - half.written:
+            raise StateError(f"SinkWritten({size}), but {half.given - half.written} bytes are with the sink")
+        half.written += size
+        if half.state is ReceiveState.OPEN and half.ack_due:
+            half.promise()
+            self._say(messages.Ack(half.acked, half.window))
+        self._release()
+        self._settle_receiving()
+
+    def _sink_closed(self, now: float, error: str | None) -> None:
+        self._sink = SinkState.GONE
+        if error is not None:
+            self._break(Outcome.RESET, "reset", error, tell="reset")
+        elif self._receive.state is not ReceiveState.DONE:
+            self._break(Outcome.RESET, "closed", "the local side closed before it had taken everything", tell="closed")
+        else:
+            self._sink_eof(now)
+
+    def _write_held(self) -> None:
+        if self._sink is SinkState.PRESENT:
+            while self._receive.held:
+                data = self._receive.held.popleft()
+                self._receive.given += len(data)
+                self._emit(WriteSink(data))
+            self._release()
+
+    def _settle_receiving(self) -> None:
+        half = self._receive
+        if half.state is ReceiveState.DRAINING and self._sink is SinkState.PRESENT and half.written == half.received:
+            half.state = ReceiveState.DONE
+            half.promise()
+            self._say(messages.Ack(half.acked, half.window))
+            self._end_when_done()
+
+    def _release(self) -> None:
+        """Report what need not hold the SCTP window: all that is written, or that we promised a place."""
+        half = self._receive
+        self._report_consumed(min(half.received, max(half.promised, half.written)))
+
+    def _report_consumed(self, offset: int) -> None:
+        if (size := offset - self._receive.consumed) > 0:
+            self._receive.consumed = offset
+            self._emit(Consumed(size))
+
+    # Sending
+
+    def _turn(self, now: float, limit: int) -> None:
+        self._effects.extend(self._send.turn(limit if self._may_send else 0))
+        self._continue_sending(now)
+
+    @property
+    def _may_send(self) -> bool:
+        return self._phase is Phase.FLOWING or self._phase is Phase.AWAITING_OK
+
+    def _continue_sending(self, now: float) -> None:
+        half = self._send
+        if half.state is SendState.DRAINING and not half.unsent and self._may_send:
+            half.state = SendState.FIN_SENT
+            self._say(messages.Fin(half.sent))
+            self._await_fin_ack(now)
+        self._announce()
+
+    def _await_fin_ack(self, now: float) -> None:
+        # While bytes are unacknowledged the other sink may take its time; afterwards nothing is left to wait for.
+        # Before ok the answer has its own deadline.
+        half = self._send
+        if half.state is SendState.FIN_SENT and half.acked == half.sent and self._phase is Phase.FLOWING:
+            self._fin_ack_by = now + FIN_TIMEOUT_S
+
+    def _announce(self) -> None:
+        if self._may_send:
+            self._effects.extend(self._send.announce())
+
+    # The end
+
+    def _tick(self, now: float) -> None:
+        if self._answer_by is not None and now >= self._answer_by:
+            message = f"the other side did not answer within {ANSWER_TIMEOUT_S:.0f} s"
+            self._break(Outcome.RESET, "timeout", message, tell="timeout")
+        elif self._fin_ack_by is not None and now >= self._fin_ack_by:
+            message = f"the other side did not acknowledge the end within {FIN_TIMEOUT_S:.0f} s"
+            self._break(Outcome.RESET, "timeout", message, tell="timeout")
+
+    def _end_when_done(self) -> None:
+        if self._send.state is SendState.DONE and self._receive.state is ReceiveState.DONE:
+            self._end(Outcome.CLEAN, "", "both directions ended", CloseChannel(), CloseSink())
+
+    def _break(self, outcome: Outcome, code: str, message: str, *, tell: str) -> None:
+        """End the stream out of order, and say so."""
+        if self._phase is Phase.CONNECTING and outcome is not Outcome.VIOLATION:
+            self._say(messages.Err(_err_code(tell), message if outcome is Outcome.REFUSED else ""))
+        elif self._phase is not Phase.OPENING:
+            self._say(messages.Rst(tell if messages.is_code(tell) else "internal"))
+        self._end(outcome, code, message, CloseChannel(), ResetSink())
+
+    def _end(self, outcome: Outcome, code: str, message: str, *effects: Effect) -> None:
+        for effect in effects:
+            if isinstance(effect, (CloseSink, ResetSink)) and self._sink is not SinkState.PRESENT:
+                continue
+            self._emit(effect)
+        self._phase = Phase.FINISHED
+        self._answer_by = self._fin_ack_by = None
+        self._send.unsent.clear()
+        self._receive.held.clear()
+        self._report_consumed(self._receive.received)
+        self._emit(Finished(outcome, code, message, self._send.sent, self._receive.received))
+
+    def _handle_late(self, event: Event) -> None:
+        self._effects.extend(late_effects(self._sink, event))
+        if isinstance(event, SinkConnected):
+            self._sink = SinkState.GONE
+
+    def _say(self, message: messages.TcpMessage) -> None:
+        self._emit(SendText(messages.encode(message)))
+
+    def _emit(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+
+def _checked_window(window: int) -> int:
+    if not messages.MIN_WINDOW <= window <= messages.MAX_WINDOW:
+        raise StateError(f"window of {window} bytes; {messages.MIN_WINDOW} to {messages.MAX_WINDOW} are allowed")
+    return window
+
+
+def _err_code(code: str) -> messages.ErrCode:
+    try:
+        return messages.ErrCode(code)
+    except ValueError:
+        return messages.ErrCode.UNAVAILABLE

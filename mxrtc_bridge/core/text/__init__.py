@@ -1,0 +1,1 @@
+"""Texts that people read or type: what is safe to show, durations, and patterns with wildcards."""

@@ -1,0 +1,52 @@
+"""How long something lasts, as people type it and read it: ``90m``, ``2 hours``, ``1h30m``."""
+
+from __future__ import annotations
+
+import re
+
+MAX_DURATION_S = 90 * 24 * 3600
+"""The longest time that can be written; what may be given is limited by the configuration."""
+MIN_DURATION_S = 1
+_DURATION = re.compile(r"(?:\d{1,6}[a-z]{1,7})+")
+_PART = re.compile(r"(\d{1,6})([a-z]{1,7})")
+_UNITS = {
+    1: ("s", "sec", "secs", "second", "seconds"),
+    60: ("m", "min", "mins", "minute", "minutes"),
+    3600: ("h", "hr", "hrs", "hour", "hours"),
+    86400: ("d", "day", "days"),
+    604800: ("w", "week", "weeks"),
+}
+_SECONDS = {word: seconds for seconds, words in _UNITS.items() for word in words}
+
+
+def parse_duration(text: str) -> int | None:
+    """Read ``45s``, ``30m``, ``2h``, ``3d``, ``1w`` or ``1h30m`` as seconds; None where it is none of these."""
+    folded = text.lower()
+    if len(folded) > 40 or not folded.isascii() or _DURATION.fullmatch(folded) is None:
+        return None
+    seconds = 0
+    for number, unit in _PART.findall(folded):
+        if unit not in _SECONDS:
+            return None
+        seconds += int(number) * _SECONDS[unit]
+    return seconds if MIN_DURATION_S <= seconds <= MAX_DURATION_S else None
+
+
+def take_duration(words: tuple[str, ...]) -> tuple[int | None, tuple[str, ...]]:
+    """Read a duration from the first word, or from the first two (``2 hours``); returns it and the other words."""
+    if not words:
+        return None, words
+    if words[0].isascii() and words[0].isdigit() and len(words) > 1:
+        return parse_duration(words[0] + words[1]), words[2:]
+    return parse_duration(words[0]), words[1:]
+
+
+def say_duration(seconds: float) -> str:
+    """Write a time the way it can be typed: at most two units, rounded down."""
+    left = max(0, int(seconds))
+    parts = []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts[:2]) or "0s"

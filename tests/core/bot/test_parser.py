@@ -1,0 +1,271 @@
+"""Commands of people: the table of forms, and what anything else gets."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mxrtc_bridge.core.access.policy import ServerSubject, UserSubject
+from mxrtc_bridge.core.bot.commands import (
+    AllowRequest,
+    CheckBridge,
+    CloseSessions,
+    Command,
+    Confirm,
+    DenyRequest,
+    GiveGrant,
+    Help,
+    KickSession,
+    KickUser,
+    ListGrants,
+    ListPeers,
+    ListRequests,
+    ListSessions,
+    Mistake,
+    Names,
+    OpenPeer,
+    Pause,
+    ReloadConfig,
+    RequestAccess,
+    Resume,
+    RevokeAccess,
+    RevokeGrant,
+    ShowHow,
+    ShowLog,
+    ShowStatus,
+    WithdrawRequest,
+)
+from mxrtc_bridge.core.bot.parser import (
+    COMMANDS,
+    Effect,
+    addressed,
+    effect_of,
+    form_of,
+    parse_command,
+    usable_forms,
+)
+from mxrtc_bridge.core.bot.words import command_words
+from mxrtc_bridge.core.ids import ServiceName, UserId
+
+NAMES = Names("example.org")
+BUILD, SSH, BOB = UserId("@rtc_build:example.org"), ServiceName("ssh"), UserId("@bob:example.org")
+BOB_SUBJECT = UserSubject("bob", "example.org")
+
+
+def read(text: str, *, admin: bool = True) -> Command | Mistake:
+    words = command_words(text, direct=True)
+    assert words is not None
+    return parse_command(words, NAMES, admin=admin)
+
+
+READ = [
+    ("help", Help()),
+    ("help Request", Help("request")),
+    ("peers", ListPeers()),
+    ("PEERS all", ListPeers(everything=True)),
+    ("open build", OpenPeer(BUILD)),
+    ("open @rtc_build:example.org", OpenPeer(BUILD)),
+    ("status", ShowStatus()),
+    ("how build", ShowHow(BUILD, None)),
+    ("how `build/ssh`", ShowHow(BUILD, SSH)),
+    ("request build/ssh", RequestAccess(BUILD, SSH)),
+    ("request build/ssh for 2h", RequestAccess(BUILD, SSH, 7200)),
+    ("request build/ssh for 2 hours because I must", RequestAccess(BUILD, SSH, 7200, "I must")),
+    ('request build/ssh because "a <b>"', RequestAccess(BUILD, SSH, None, "a <b>")),
+    ("withdraw 3", WithdrawRequest(3)),
+    ("requests", ListRequests()),
+    ("close", CloseSessions()),
+    ("close build", CloseSessions(BUILD)),
+    ("grants", ListGrants()),
+    ("grants page 2", ListGrants(2)),
+    ("grants 2", ListGrants(2)),
+    ("grant @bob:example.org build/ssh for 2h", GiveGrant(BOB_SUBJECT, BUILD, SSH, 7200)),
+    ("grant server:Partner.org build/ssh for 3d", GiveGrant(ServerSubject("partner.org"), BUILD, SSH, 259200)),
+    ("grant @bob:example.org build/ssh for 2h because x", GiveGrant(BOB_SUBJECT, BUILD, SSH, 7200, "x")),
+    ("revoke 17", RevokeGrant("17")),
+    ("revoke ops-2 because over", RevokeGrant("ops-2", "over")),
+    ("revoke @bob:example.org", RevokeAccess(BOB_SUBJECT)),
+    ("revoke @bob:example.org build/ssh", RevokeAccess(BOB_SUBJECT, BUILD, SSH)),
+    ("revoke server:partner.org because x", RevokeAccess(ServerSubject("partner.org"), because="x")),
+    ("who", ListSessions()),
+    ("kick 4", KickSession("4")),
+    ("kick #4 because x", KickSession("4", "x")),
+    ("kick @bob:example.org", KickUser(BOB)),
+    ("log", ShowLog()),
+    ("log build", ShowLog(peer=BUILD)),
+    ("log @rtc_build:example.org", ShowLog(peer=BUILD)),
+    ("log @bob:example.org since 2h page 3", ShowLog(user=BOB, since_s=7200, page=3)),
+    ("log 2h", ShowLog(since_s=7200)),
+    ("log page 2", ShowLog(page=2)),
+    ("check", CheckBridge()),
+    ("reload", ReloadConfig()),
+    ("pause", Pause()),
+    ("resume", Resume()),
+    ("allow 12", AllowRequest(12)),
+    ("allow #12 once", AllowRequest(12, once=True)),
+    ("allow 12 for 30m", AllowRequest(12, for_s=1800)),
+    ("deny 12", DenyRequest(12)),
+    ("deny 12 because no", DenyRequest(12, "no")),
+    ("yes 17", Confirm(17)),
+]
+
+
+@pytest.mark.parametrize(("text", "command"), READ)
+def test_command_is_read(text: str, command: Command) -> None:
+    assert read(text) == command
+
+
+def test_every_command_of_the_table_is_read_by_a_case() -> None:
+    assert {text.split()[0].lower() for text, _ in READ} == {form.verb for form in COMMANDS}
+
+
+def test_the_table_says_of_every_command_what_it_does_to_rights() -> None:
+    made = [each for form in COMMANDS for each in form.makes]
+    assert sorted(made, key=str) == sorted(get_args(Command), key=str), "each once"
+    for text, command in READ:
+        form = form_of(text.split()[0].lower())
+        assert form is not None
+        assert type(command) in form.makes
+        assert effect_of(command) is form.effect
+
+
+def test_what_gives_is_known_to_admins_alone() -> None:
+    giving = {form.verb for form in COMMANDS if form.effect is Effect.GIVES}
+    assert giving == {"allow", "grant", "resume", "yes"}
+    assert {form.verb for form in COMMANDS if form.effect is Effect.TAKES} == {"revoke", "kick", "pause", "reload"}
+    assert all(form.admin for form in COMMANDS if form.effect in (Effect.GIVES, Effect.TAKES))
+
+
+@pytest.mark.parametrize("quotes", ['""', "''", "``", "\u201c\u201d", "\u00ab\u00bb"])
+def test_a_command_in_quotation_marks_is_none(quotes: str) -> None:
+    said = read(f"{quotes[0]}grant @bob:example.org build/ssh for 2h because I need it{quotes[1]}")
+    assert isinstance(said, Mistake)
+    assert "I do not know" in said.problem
+
+
+WRONG = [
+    ("open", "peer is missing"),
+    ("open build/ssh", "without a service"),
+    ("open build now", "too much"),
+    ("status now", "too much"),
+    ("peers some", "too much"),
+    ("how BUILD", "not the name of a peer"),
+    ("how build/", "not the name of a service"),
+    ("request", "missing"),
+    ("request build", "service is missing"),
+    ("request build/ssh for", "a time is wanted"),
+    ("request build/ssh for ever", "a time is wanted"),
+    ("request build/ssh for 91d", "at most 90d"),
+    ("request build/ssh please", "do not understand"),
+    ("withdraw", "number of the request is missing"),
+    ("withdraw x", "not a number"),
+    ("grant", "whom"),
+    ("grant bob build/ssh for 2h", "not a subject"),
+    ("grant @bob:example.org", "missing"),
+    ("grant @bob:example.org build/ssh", "how long"),
+    ("revoke", "missing"),
+    ("revoke ***", "not the id"),
+    ("kick", "whom to kick"),
+    ("kick @bob", "not a user"),
+    ("kick ***", "not the id"),
+    ("log since", "a time is wanted"),
+    ("log build yesterday", "a time is wanted"),
+    ("grants 0", "Pages"),
+    ("grants 1 2", "too much"),
+    ("allow", "missing"),
+    ("allow 1 twice", "too much"),
+    ("allow 1 once more", "too much"),
+    ("deny 1 no", "do not understand"),
+    ("allow " + "9" * 13, "not a number"),
+]
+
+
+@pytest.mark.parametrize(("text", "problem"), WRONG)
+def test_wrong_command_gets_the_usage_of_its_verb(text: str, problem: str) -> None:
+    mistake = read(text)
+    assert isinstance(mistake, Mistake)
+    assert problem in mistake.problem
+    form = form_of(text.split(maxsplit=1)[0])
+    assert form is not None
+    assert mistake.usage == form.usage
+
+
+@pytest.mark.parametrize(
+    ("text", "suggestion"),
+    [
+        ("requst build/ssh for 2h", "request build/ssh for 2h"),
+        ("peer", "peers"),
+        ("opne build", "open build"),
+        ("stauts", "status"),
+        ("xyzzy", "help"),
+        ("hello", "help"),
+        ("\u202eopen", "open"),
+        ("opn \u202e", "open"),
+    ],
+)
+def test_unknown_command_gets_the_nearest_right_one(text: str, suggestion: str) -> None:
+    mistake = read(text, admin=False)
+    assert isinstance(mistake, Mistake)
+    assert mistake.suggestion == suggestion
+    assert "\u202e" not in mistake.problem
+
+
+@pytest.mark.parametrize("text", [text for text, _ in READ if (form_of(text.split()[0].lower()) or COMMANDS[0]).admin])
+def test_commands_of_admins_do_not_exist_for_others(text: str) -> None:
+    mistake = read(text, admin=False)
+    assert isinstance(mistake, Mistake)
+    assert "do not know" in mistake.problem
+
+
+def test_others_are_never_pointed_to_a_command_of_admins() -> None:
+    mistake = read("kickk", admin=False)
+    assert isinstance(mistake, Mistake)
+    assert mistake.suggestion not in {form.verb for form in COMMANDS if form.admin}
+
+
+def test_listing_everything_is_for_admins() -> None:
+    assert isinstance(read("peers all", admin=False), Mistake)
+
+
+@pytest.mark.parametrize("form", COMMANDS, ids=lambda form: form.verb)
+def test_every_example_is_a_command(form: object) -> None:
+    for example_text in form.examples:  # type: ignore[attr-defined]
+        assert not isinstance(read(example_text), Mistake), example_text
+
+
+def test_commands_in_a_room_of_many_are_shown_with_the_prefix() -> None:
+    assert addressed("peers", direct=False) == "!rtc peers"
+    assert addressed("peers", direct=True) == "peers"
+
+
+def test_people_without_the_rank_see_their_commands_only() -> None:
+    assert [form.verb for form in usable_forms(admin=False)] == [
+        "help", "peers", "open", "status", "how", "request", "withdraw", "close",
+    ]  # fmt: skip
+
+
+WORD = st.one_of(
+    st.sampled_from(
+        [*(form.verb for form in COMMANDS), "all", "for", "because", "since", "page", "once", "build/ssh", "build"]
+    ),
+    st.sampled_from(["@bob:example.org", "server:a.b", "room:!x", "*", "2h", "3 d", "12", "#1", "'", "``", "</b>"]),
+    st.text(st.characters(blacklist_categories=()), max_size=12),
+    st.sampled_from(["\u202e", "\u2066x", "&amp;", "x" * 3999, "9" * 400, "\ud800", "\0", "@" + "a" * 300 + ":b"]),
+)
+
+
+@given(st.lists(WORD, max_size=8), st.booleans())
+@example(["grant", "server:", "x"], True)
+@example(["log", "@"], True)
+def test_any_words_give_a_command_or_a_mistake(pieces: list[str], admin: bool) -> None:
+    words = command_words(" ".join(pieces), direct=True)
+    if words is None:
+        return
+    result = parse_command(words, NAMES, admin=admin)
+    if isinstance(result, Mistake):
+        shown = f"{result.problem} {result.usage} {result.suggestion}"
+        assert len(shown) < 700
+        assert shown.isprintable()

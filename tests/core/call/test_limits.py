@@ -1,0 +1,90 @@
+"""Limits on calls."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mxrtc_bridge.core.call import limits as call_limits
+from mxrtc_bridge.core.ids import UserId
+
+ALICE = UserId("@alice:a.example")
+BOB = UserId("@bob:a.example")
+EVE = UserId("@eve:b.example")
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "fresh"),
+    [(0, True), (120_000, True), (120_001, False), (-120_000, True), (-120_001, False), (10**15, False)],
+)
+def test_invite_is_fresh_within_its_lifetime_and_the_tolerance(age_ms: int, fresh: bool) -> None:
+    now = 1_800_000_000_000
+    assert call_limits.is_fresh(now - age_ms, 60_000, now) is fresh
+
+
+def test_rate_limit_allows_the_burst_then_one_each_interval() -> None:
+    limit = call_limits.RateLimit(per_user=6, per_server=100)
+    assert [limit.allow(ALICE, 0.0) for _ in range(7)] == [True] * 6 + [False]
+    assert not limit.allow(ALICE, 9.9)
+    assert limit.allow(ALICE, 10.1)
+    assert limit.allow(BOB, 10.1)
+
+
+def test_rate_limit_of_a_server_counts_all_its_users() -> None:
+    limit = call_limits.RateLimit(per_user=10, per_server=4)
+    users = [UserId(f"@u{i}:b.example") for i in range(5)]
+    assert [limit.allow(user, 0.0) for user in users] == [True] * 4 + [False]
+    assert limit.allow(ALICE, 0.0)
+
+
+def test_rate_limit_forgets_only_the_oldest_of_too_many_users() -> None:
+    limit = call_limits.RateLimit(per_user=1, per_server=10**9)
+    assert limit.allow(ALICE, 0.0)
+    for i in range(call_limits.MAX_REMEMBERED + 5):
+        limit.allow(UserId(f"@u{i}:s{i}.example"), 0.0)
+    assert len(limit._buckets) == call_limits.MAX_REMEMBERED
+    assert limit.allow(ALICE, 0.0), "forgotten, so the bucket is full again"
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([ALICE, BOB, EVE])), max_size=60))
+def test_live_calls_never_pass_a_limit_and_end_at_nothing(steps: list[tuple[bool, UserId]]) -> None:
+    calls = call_limits.LiveCalls(call_limits.CallLimits(per_user=2, per_server=3, total=4))
+    live: list[UserId] = []
+    for begin, user in steps:
+        if begin:
+            room = len(live) < 4 and live.count(user) < 2 and sum(u.endswith(user.split(":")[1]) for u in live) < 3
+            assert calls.begin(user) is room
+            if room:
+                live.append(user)
+        elif user in live:
+            live.remove(user)
+            calls.end(user)
+        assert len(calls) == len(live)
+    for user in live:
+        calls.end(user)
+    assert len(calls) == 0
+    assert not calls._by_user
+    assert not calls._by_server
+
+
+@given(st.lists(st.tuples(st.floats(0, 1000), st.floats(0, 5)), max_size=50))
+def test_time_budget_is_never_more_than_the_burst_and_the_share_of_time(steps: list[tuple[float, float]]) -> None:
+    budget, now = call_limits.TimeBudget(1.5, 0.05), 0.0
+    spent: list[tuple[float, float]] = []
+    for pause, wanted in steps:
+        now += pause
+        takes = min(wanted, budget.left_s(now))
+        began, now = now, now + takes
+        budget.spend(takes, now)
+        spent.append((began, takes))
+        for i, (first, _) in enumerate(spent):
+            assert sum(took for _, took in spent[i:]) <= 1.5 + 0.05 * (now - first) + 1e-6
+
+
+def test_time_budget_owes_nothing_for_what_was_not_its_own() -> None:
+    budget = call_limits.TimeBudget(1.5, 0.05)
+    budget.spend(3600.0, 3600.0)
+    assert budget.left_s(3600.0) == 0
+    assert budget.left_s(3610.0) == pytest.approx(0.5)
+    assert budget.left_s(1e9) == 1.5

@@ -1,0 +1,146 @@
+"""Messages between devices: read strictly, put into order, bounded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mxrtc_bridge.core.call import to_device as module
+from mxrtc_bridge.core.call.events import Answer, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
+from mxrtc_bridge.core.call.to_device import (
+    MAX_EARLY,
+    MAX_SENT_MS,
+    MAX_SEQ,
+    Channel,
+    Signal,
+    SignalOrder,
+    channel_ends,
+    channel_of,
+    parse_signal,
+    signal_content,
+)
+from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.ids import CallId, DeviceId, PartyId, RoomId, UserId
+
+ALICE, PEER, DEVICE = UserId("@alice:example.org"), UserId("@rtc_build:example.org"), DeviceId("ALICES")
+CALL, PARTY = CallId("call"), PartyId("party")
+INVITE = Invite(CALL, PARTY, Version.V1, "v=0\r\n", 60_000)
+SELECT = SelectAnswer(CALL, PARTY, Version.V1, PARTY)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        INVITE,
+        Answer(CALL, PARTY, Version.V1, "v=0\r\n"),
+        SELECT,
+        Reject(CALL, PARTY, Version.V1, "untrusted_device"),
+        Hangup(CALL, PARTY, Version.V1),
+    ],
+)
+def test_what_is_written_can_be_read(message: CallMessage) -> None:
+    signal = Signal(7, 1_700_000_000_000, message)
+    assert parse_signal(signal_content(signal)) == signal
+
+
+GOOD = signal_content(Signal(0, 5, INVITE))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seq": None},
+        {"seq": -1},
+        {"seq": MAX_SEQ + 1},
+        {"seq": True},
+        {"seq": 1.0},
+        {"seq": "0"},
+        {"sent_ms": None},
+        {"sent_ms": -1},
+        {"sent_ms": MAX_SENT_MS + 1},
+        {"type": None},
+        {"type": "m.room.message"},
+        {"type": ["m.call.invite"]},
+        {"content": None},
+        {"content": []},
+        {"content": {}},
+        {"content": {**GOOD["content"], "version": 0}},  # type: ignore[dict-item]
+        {"content": {**GOOD["content"], "party_id": None}},  # type: ignore[dict-item]
+        {"content": {**GOOD["content"], "offer": {"type": "offer", "sdp": "x" * 20_000}}},  # type: ignore[dict-item]
+    ],
+)
+def test_what_is_no_message_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(EventError):
+        parse_signal({**GOOD, **change})
+
+
+values = st.recursive(
+    st.none() | st.integers() | st.text(max_size=5), lambda inner: st.dictionaries(st.text(max_size=5), inner)
+)
+
+
+@given(st.dictionaries(st.sampled_from(["type", "content", "seq", "sent_ms", "x"]), values))
+def test_odd_contents_raise_nothing_else(content: dict[str, Any]) -> None:
+    try:
+        parse_signal(content)
+    except EventError:
+        pass
+    else:
+        pytest.fail("none of these is a message")
+
+
+def numbered(seq: int, message: CallMessage = SELECT) -> Signal:
+    return Signal(seq, 0, message)
+
+
+@given(st.permutations(range(MAX_EARLY)), st.lists(st.integers(0, MAX_EARLY - 1)))
+def test_every_order_comes_out_in_order_and_once(order: list[int], repeated: list[int]) -> None:
+    ordered = SignalOrder()
+    out: list[int] = []
+    for seq in [*order, *repeated]:
+        out += [signal.seq for signal in ordered.put(ALICE, DEVICE, numbered(seq))]
+    assert out == list(range(MAX_EARLY))
+
+
+def test_calls_of_other_devices_are_other_calls() -> None:
+    ordered = SignalOrder()
+    assert ordered.put(ALICE, DEVICE, numbered(0))
+    assert ordered.put(ALICE, DeviceId("OTHER"), numbered(0))
+    assert ordered.put(PEER, DEVICE, numbered(0))
+    assert not ordered.put(ALICE, DEVICE, numbered(0))
+
+
+def test_a_gap_ends_the_call_here() -> None:
+    ordered = SignalOrder()
+    assert ordered.put(ALICE, DEVICE, numbered(MAX_EARLY)) == []
+    with pytest.raises(EventError, match="where 0 is next"):
+        ordered.put(ALICE, DEVICE, numbered(MAX_EARLY + 1))
+    assert ordered.put(ALICE, DEVICE, numbered(0)) == []
+
+
+@pytest.mark.parametrize("end", [Hangup(CALL, PARTY, Version.V1), Reject(CALL, PARTY, Version.V1)])
+def test_an_end_is_acted_on_at_once_and_nothing_after_it(end: CallMessage) -> None:
+    ordered = SignalOrder()
+    ordered.put(ALICE, DEVICE, numbered(3))
+    assert ordered.put(ALICE, DEVICE, numbered(9, end)) == [numbered(9, end)]
+    assert ordered.put(ALICE, DEVICE, numbered(0)) == []
+    assert ordered.put(ALICE, DEVICE, numbered(1, end)) == []
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CALLS", 3)
+    ordered = SignalOrder()
+    for number in range(10):
+        ordered.put(ALICE, DeviceId(f"D{number}"), numbered(0))
+    assert len(ordered) == 3
+
+
+@pytest.mark.parametrize("device", ["ALICES", "with spaces and @signs:x", ""])
+def test_a_channel_names_its_ends_and_is_no_room(device: str) -> None:
+    channel = channel_of(PEER, ALICE, DeviceId(device))
+    assert channel_ends(channel) == Channel(PEER, ALICE, DeviceId(device))
+    assert channel_ends(RoomId("!room:example.org")) is None
+    assert not channel.startswith("!")

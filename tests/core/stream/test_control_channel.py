@@ -1,0 +1,468 @@
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.stream import control_channel, messages
+from mxrtc_bridge.core.stream.control_channel import ControlMachine, Phase, Role
+
+PEER = UserId("@rtc_build:example.org")
+OTHER = UserId("@rtc_nas:example.org")
+HELLO = '{"t":"hello","v":1,"caps":["tcp.v1.mxrtc"]}'
+OUR_HELLO = control_channel.SendText('{"t":"hello","v":1,"caps":["ctl.v1.mxrtc","tcp.v1.mxrtc","raw.mxrtc"]}')
+BYE_VIOLATION = control_channel.SendText('{"t":"bye","c":"violation","m":""}')
+CLOSE_CHANNEL = control_channel.CloseChannel()
+
+
+class Driven:
+    """A machine, fed one event at a time; each feed returns all effects but those that only count bytes."""
+
+    def __init__(self, *, greeted: bool = True) -> None:
+        self.machine = ControlMachine(Role.OPENER)
+        self.now = 100.0
+        self.consumed = 0
+        if greeted:
+            self.feed(control_channel.ChannelOpened())
+            self.hear(HELLO)
+
+    def feed(self, event: control_channel.ControlEvent) -> list[control_channel.ControlEffect]:
+        self.machine.handle(self.now, event)
+        effects: list[control_channel.ControlEffect] = []
+        while (effect := self.machine.poll_effect()) is not None:
+            if isinstance(effect, control_channel.Consumed):
+                self.consumed += effect.size
+            else:
+                effects.append(effect)
+        return effects
+
+    def hear(self, text: str) -> list[control_channel.ControlEffect]:
+        return self.feed(control_channel.TextReceived(text))
+
+    def wait(self, seconds: float) -> list[control_channel.ControlEffect]:
+        """Let time pass, with a tick at every deadline on the way."""
+        until = self.now + seconds
+        effects: list[control_channel.ControlEffect] = []
+        while (deadline := self.machine.next_deadline()) is not None and deadline <= until:
+            self.now = max(self.now, deadline)
+            effects += self.feed(control_channel.Tick())
+        self.now = until
+        return effects
+
+
+def ping(number: int) -> control_channel.SendText:
+    return control_channel.SendText(f'{{"t":"ping","n":{number}}}')
+
+
+# Greeting
+
+
+def test_both_say_hello_at_once_and_the_first_ping_follows() -> None:
+    driven = Driven(greeted=False)
+    assert driven.machine.next_deadline() is None
+    assert driven.feed(control_channel.ChannelOpened()) == [OUR_HELLO]
+    assert driven.machine.phase is Phase.GREETING
+    assert driven.hear(HELLO) == [control_channel.Greeted(1, ("tcp.v1.mxrtc",)), ping(1)]
+    assert driven.machine.phase is Phase.GREETED
+
+
+def test_message_says_that_the_channel_is_open() -> None:
+    driven = Driven(greeted=False)
+    assert driven.hear(HELLO)[0] == OUR_HELLO
+    assert driven.feed(control_channel.ChannelOpened()) == []
+
+
+def test_newer_side_is_spoken_to_in_our_version() -> None:
+    driven = Driven(greeted=False)
+    assert control_channel.Greeted(1, ()) in driven.hear('{"t":"hello","v":7,"caps":[]}')
+
+
+def test_missing_hello_ends_after_ten_seconds() -> None:
+    driven = Driven(greeted=False)
+    driven.feed(control_channel.ChannelOpened())
+    assert driven.wait(9.9) == []
+    assert driven.wait(0.1) == [
+        CLOSE_CHANNEL,
+        control_channel.Dead("no_hello", "the other side did not say hello within 10 s"),
+    ]
+    assert driven.machine.next_deadline() is None
+
+
+# Liveness
+
+
+def test_ping_goes_out_every_five_seconds_and_is_measured() -> None:
+    driven = Driven()
+    driven.now += 0.25
+    assert driven.hear('{"t":"pong","n":1}') == [control_channel.RoundTrip(0.25)]
+    assert driven.wait(4.75) == [ping(2)]
+    assert driven.wait(5) == [ping(3)]
+
+
+def test_silence_of_twelve_seconds_is_death() -> None:
+    driven = Driven()
+    assert driven.wait(11.9) == [ping(2), ping(3)]
+    assert driven.wait(0.2) == [
+        CLOSE_CHANNEL,
+        control_channel.Dead("timeout", "nothing came from the other side for 12 s"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        control_channel.TrafficSeen(),
+        control_channel.TextReceived('{"t":"pong","n":99}'),
+        control_channel.TextReceived('{"t":"x-y"}'),
+    ],
+)
+def test_any_sign_of_life_keeps_the_session(sign: control_channel.ControlEvent) -> None:
+    driven = Driven()
+    for _ in range(10):
+        assert not any(isinstance(effect, control_channel.Dead) for effect in driven.wait(11.9))
+        driven.feed(sign)
+    assert driven.machine.phase is Phase.GREETED
+
+
+def test_pong_that_was_never_asked_for_measures_nothing() -> None:
+    driven = Driven()
+    assert driven.hear('{"t":"pong","n":99}') == []
+    assert driven.hear('{"t":"pong","n":1}') == [control_channel.RoundTrip(0.0)]
+    assert driven.hear('{"t":"pong","n":1}') == []
+
+
+def test_ping_is_answered_with_its_number() -> None:
+    assert Driven().hear('{"t":"ping","n":9007199254740991}') == [
+        control_channel.SendText('{"t":"pong","n":9007199254740991}')
+    ]
+
+
+def test_ping_that_somebody_asks_for_goes_out_soon_but_not_in_a_flood() -> None:
+    driven = Driven()
+    assert driven.feed(control_channel.AskPing()) == [], "one is on its way already"
+    driven.hear('{"t":"pong","n":1}')
+    assert driven.feed(control_channel.AskPing()) == [ping(2)], "the first does not wait for that of the greeting"
+    driven.hear('{"t":"pong","n":2}')
+    assert driven.feed(control_channel.AskPing()) == []
+    assert driven.wait(0.5) == [ping(3)]
+    driven.hear('{"t":"pong","n":3}')
+    driven.now += 1
+    assert driven.feed(control_channel.AskPing()) == [ping(4)]
+
+
+# Lists
+
+
+def test_list_is_asked_for_once_greeted_and_put_together() -> None:
+    driven = Driven(greeted=False)
+    driven.feed(control_channel.ChannelOpened())
+    assert driven.feed(control_channel.AskList()) == []
+    assert control_channel.SendText('{"t":"list","n":1}') in driven.hear(HELLO)
+    assert driven.feed(control_channel.AskList()) == [], "the answer on its way serves both"
+    for peer, service in ((PEER, "ssh"), (OTHER, "smb"), (PEER, "web")):
+        assert driven.hear(f'{{"t":"peer","n":1,"peer":"{peer}","services":["{service}"]}}') == []
+    assert driven.hear('{"t":"end","n":1}') == [
+        control_channel.ListReceived(((PEER, (ServiceName("ssh"), ServiceName("web"))), (OTHER, (ServiceName("smb"),))))
+    ]
+    assert driven.feed(control_channel.AskList()) == [control_channel.SendText('{"t":"list","n":3}')]
+
+
+def test_list_that_is_late_fails_and_no_other_is_sent_before_its_end() -> None:
+    driven = Driven()
+    driven.feed(control_channel.AskList())
+    driven.now += 9
+    driven.feed(control_channel.TrafficSeen())
+    assert driven.wait(1) == [control_channel.ListFailed()]
+    assert driven.feed(control_channel.AskList()) == [control_channel.ListFailed()]
+    assert driven.hear(f'{{"t":"peer","n":2,"peer":"{PEER}","services":["ssh"]}}') == []
+    assert driven.hear('{"t":"end","n":2}') == []
+    assert driven.feed(control_channel.AskList())[0] == control_channel.SendText('{"t":"list","n":4}')
+
+
+def test_list_is_answered_in_messages_that_fit() -> None:
+    driven = Driven()
+    assert driven.hear('{"t":"list","n":5}') == [control_channel.ListRequested(5)]
+    long = tuple(ServiceName(f"{number:063d}") for number in range(70))
+    longest_peer = UserId("@" + '"' * 200 + ":" + "s" * 53)
+    effects = driven.feed(
+        control_channel.ListAnswer(5, ((longest_peer, long), (OTHER, (ServiceName("web"),)), (PEER, ())))
+    )
+    texts = [effect.text for effect in effects if isinstance(effect, control_channel.SendText)]
+    assert len(texts) == len(effects)
+    assert all(len(text.encode()) <= messages.MAX_CONTROL_BYTES for text in texts)
+    said = [messages.decode(messages.PROTOCOL_CTL, text) for text in texts]
+    assert said == [
+        messages.PeerServices(5, longest_peer, long[:32]),
+        messages.PeerServices(5, longest_peer, long[32:64]),
+        messages.PeerServices(5, longest_peer, long[64:]),
+        messages.PeerServices(5, OTHER, (ServiceName("web"),)),
+        messages.ListEnd(5),
+    ]
+
+
+def test_ends_of_rights_are_listed_in_messages_that_fit_and_put_together_again() -> None:
+    driven, asking = Driven(), Driven()
+    driven.hear('{"t":"list","n":2}')
+    long = tuple(ServiceName(f"{number:063d}") for number in range(50))
+    longest_peer = UserId("@" + '"' * 200 + ":" + "s" * 53)
+    until = {(longest_peer, name): 2**53 - 1 for name in long} | {(PEER, ServiceName("ssh")): 5}
+    entries = ((longest_peer, long), (PEER, (ServiceName("ssh"), ServiceName("web"))))
+    effects = driven.feed(control_channel.ListAnswer(2, entries, until))
+    texts = [effect.text for effect in effects if isinstance(effect, control_channel.SendText)]
+    assert all(len(text.encode()) <= messages.MAX_CONTROL_BYTES for text in texts)
+    asking.feed(control_channel.AskList())
+    (received,) = [effect for text in texts for effect in asking.hear(text)]
+    assert received == control_channel.ListReceived(
+        entries, tuple((peer, name, ms) for (peer, name), ms in until.items())
+    )
+
+
+@pytest.mark.parametrize("until", ["5", "[]", '{"ssh":"5"}', '{"ssh":-1}', '{"ssh":1.5}', '{"ssh":null}'])
+def test_an_end_that_is_no_time_is_a_violation(until: str) -> None:
+    asking = Driven()
+    asking.feed(control_channel.AskList())
+    effects = asking.hear(f'{{"t":"peer","n":2,"peer":"{PEER}","services":["ssh"],"until":{until}}}')
+    assert any(isinstance(effect, control_channel.Violated) for effect in effects)
+
+
+def test_an_end_of_what_is_not_listed_means_nothing() -> None:
+    asking = Driven()
+    asking.feed(control_channel.AskList())
+    asking.hear(f'{{"t":"peer","n":2,"peer":"{PEER}","services":["ssh"],"until":{{"web":5,"\u202e":"x"}}}}')
+    assert asking.hear('{"t":"end","n":2}') == [control_channel.ListReceived(((PEER, (ServiceName("ssh"),)),))]
+
+
+def test_list_is_answered_once() -> None:
+    driven = Driven()
+    driven.hear('{"t":"list","n":5}')
+    assert driven.feed(control_channel.ListAnswer(4, ())) == []
+    assert driven.feed(control_channel.ListAnswer(5, ())) == [control_channel.SendText('{"t":"end","n":5}')]
+    assert driven.feed(control_channel.ListAnswer(5, ())) == []
+
+
+# Farewell
+
+
+def test_bye_of_the_other_side_ends_the_session() -> None:
+    assert Driven().hear('{"t":"bye","c":"shutdown","m":"restarting"}') == [
+        CLOSE_CHANNEL,
+        control_channel.ByeReceived("shutdown", "restarting"),
+    ]
+
+
+def test_bye_may_come_instead_of_hello() -> None:
+    driven = Driven(greeted=False)
+    driven.feed(control_channel.ChannelOpened())
+    assert driven.hear('{"t":"bye","c":"limit","m":""}')[-1] == control_channel.ByeReceived("limit", "")
+
+
+def test_our_farewell_is_said_and_ends_everything() -> None:
+    driven = Driven()
+    assert driven.feed(control_channel.Farewell("done", "thank you")) == [
+        control_channel.SendText('{"t":"bye","c":"done","m":"thank you"}'),
+        CLOSE_CHANNEL,
+    ]
+    assert driven.machine.phase is Phase.ENDED
+    assert driven.feed(control_channel.ChannelClosed()) == []
+
+
+def test_farewell_before_the_channel_is_open_only_closes_it() -> None:
+    assert Driven(greeted=False).feed(control_channel.Farewell("done", "")) == [CLOSE_CHANNEL]
+
+
+def test_channel_that_closes_without_bye_is_death() -> None:
+    assert Driven().feed(control_channel.ChannelClosed()) == [
+        control_channel.Dead("closed", "the other side closed the control channel")
+    ]
+
+
+LATE: list[control_channel.ControlEvent] = [
+    control_channel.ChannelOpened(),
+    control_channel.TextReceived(HELLO),
+    control_channel.TextReceived("garbage"),
+    control_channel.BinaryReceived(b"late"),
+    control_channel.ChannelClosed(),
+    control_channel.TrafficSeen(),
+    control_channel.AskList(),
+    control_channel.AskPing(),
+    control_channel.ListAnswer(1, ()),
+    control_channel.Farewell("done", ""),
+    control_channel.Tick(),
+]
+
+
+@pytest.mark.parametrize("event", LATE, ids=repr)
+def test_late_event_does_nothing(event: control_channel.ControlEvent) -> None:
+    driven = Driven()
+    driven.feed(control_channel.ChannelClosed())
+    driven.now += 1000
+    assert driven.feed(event) == []
+    assert driven.machine.next_deadline() is None
+
+
+# Violations
+
+
+@pytest.mark.parametrize(
+    ("greeted", "text", "code"),
+    [
+        (False, '{"t":"ping","n":1}', "out_of_turn"),
+        (False, '{"t":"list","n":1}', "out_of_turn"),
+        (True, HELLO, "out_of_turn"),
+        (True, f'{{"t":"peer","n":1,"peer":"{PEER}","services":[]}}', "out_of_turn"),
+        (True, '{"t":"end","n":1}', "out_of_turn"),
+        (True, '{"t":"fin","o":1}', "unknown_message"),
+        (True, "", "not_json"),
+        (True, '{"t":"ping","n":-1}', "bad_field"),
+    ],
+)
+def test_message_out_of_turn_is_a_violation(greeted: bool, text: str, code: str) -> None:
+    driven = Driven(greeted=greeted)
+    if not greeted:
+        driven.feed(control_channel.ChannelOpened())
+    effects = driven.hear(text)
+    assert effects[:2] == [BYE_VIOLATION, CLOSE_CHANNEL]
+    assert isinstance(effects[2], control_channel.Violated)
+    assert effects[2].code == code
+    assert len(effects) == 3
+
+
+def test_payload_is_a_violation_and_an_empty_message_is_nothing() -> None:
+    driven = Driven()
+    assert driven.feed(control_channel.BinaryReceived(b"")) == []
+    assert isinstance(driven.feed(control_channel.BinaryReceived(b"x"))[-1], control_channel.Violated)
+
+
+def test_second_list_before_the_answer_is_a_violation() -> None:
+    driven = Driven()
+    driven.hear('{"t":"list","n":5}')
+    assert isinstance(driven.hear('{"t":"list","n":6}')[-1], control_channel.Violated)
+
+
+def test_flood_of_requests_is_a_violation_and_a_lasting_four_a_second_is_none() -> None:
+    driven = Driven()
+    for _ in range(400):
+        driven.now += 0.25
+        assert len(driven.hear('{"t":"ping","n":1}')) <= 2
+    for _ in range(31):
+        driven.hear('{"t":"ping","n":1}')
+    assert driven.machine.phase is Phase.GREETED
+    effects = driven.hear('{"t":"ping","n":1}')
+    assert isinstance(effects[-1], control_channel.Violated)
+    assert effects[-1].code == "rate"
+
+
+def test_answer_without_end_is_a_violation() -> None:
+    driven = Driven()
+    driven.feed(control_channel.AskList())
+    for _ in range(control_channel.MAX_LIST_MESSAGES):
+        assert driven.hear(f'{{"t":"peer","n":2,"peer":"{PEER}","services":["ssh"]}}') == []
+    effects = driven.hear(f'{{"t":"peer","n":2,"peer":"{PEER}","services":["ssh"]}}')
+    assert isinstance(effects[-1], control_channel.Violated)
+    assert effects[-1].code == "too_long"
+
+
+def test_table_has_a_row_for_every_phase() -> None:
+    assert set(control_channel.MESSAGES) == set(Phase)
+
+
+ENDS = (control_channel.ByeReceived, control_channel.Violated, control_channel.Dead)
+TEXTS = st.sampled_from(
+    [
+        HELLO,
+        '{"t":"ping","n":1}',
+        '{"t":"pong","n":1}',
+        '{"t":"pong","n":2}',
+        '{"t":"list","n":1}',
+        f'{{"t":"peer","n":2,"peer":"{PEER}","services":["ssh"]}}',
+        '{"t":"end","n":2}',
+        '{"t":"bye","c":"done","m":""}',
+        '{"t":"x-trial"}',
+        "garbage",
+    ]
+)
+EVENTS = st.one_of(
+    TEXTS.map(control_channel.TextReceived),
+    st.text(max_size=20).map(control_channel.TextReceived),
+    st.binary(max_size=3).map(control_channel.BinaryReceived),
+    st.sampled_from([event for event in LATE if not isinstance(event, control_channel.TextReceived)]),
+)
+
+
+@given(st.lists(st.tuples(EVENTS, st.sampled_from([0.0, 0.1, 5.0, 12.0])), max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_any_other_side_ends_the_control_channel_at_most_once(
+    steps: list[tuple[control_channel.ControlEvent, float]],
+) -> None:
+    """Whatever comes, nothing raises, every byte is consumed, and after the end nothing is sent."""
+    driven = Driven(greeted=False)
+    came = ends = 0
+    for event, wait in steps:
+        driven.now += wait
+        over = driven.machine.phase is Phase.ENDED
+        effects = driven.feed(event)
+        assert not (over and effects)
+        came += len(event.text.encode()) if isinstance(event, control_channel.TextReceived) else 0
+        came += len(event.data) if isinstance(event, control_channel.BinaryReceived) else 0
+        ends += sum(isinstance(effect, ENDS) for effect in effects)
+        assert driven.consumed == came
+        assert (driven.machine.next_deadline() is None) == (driven.machine.phase in {Phase.OPENING, Phase.ENDED})
+    assert ends <= 1
+
+
+@given(
+    delays=st.lists(st.sampled_from([0.0, 0.01, 0.5, 2.0, 5.9]), min_size=1, max_size=20),
+    asks=st.lists(st.sampled_from(["ping", "list", "nothing"]), max_size=30),
+)
+@settings(max_examples=100, deadline=None)
+def test_two_honest_ends_never_lose_each_other_on_a_slow_line(delays: list[float], asks: list[str]) -> None:
+    """Messages may take up to 5.9 s, in order: no death, no violation, every list is answered."""
+    ends = {role: ControlMachine(role) for role in Role}
+    other = {Role.OPENER: Role.ACCEPTOR, Role.ACCEPTOR: Role.OPENER}
+    lines: dict[Role, deque[tuple[float, str]]] = {role: deque() for role in Role}
+    turn = lists_asked = lists_got = 0
+    now = 0.0
+
+    def feed(role: Role, event: control_channel.ControlEvent) -> None:
+        nonlocal turn, lists_got
+        ends[role].handle(now, event)
+        while (effect := ends[role].poll_effect()) is not None:
+            assert not isinstance(effect, ENDS)
+            match effect:
+                case control_channel.SendText(text=text):
+                    turn += 1
+                    due = now + delays[turn % len(delays)]
+                    line = lines[other[role]]
+                    line.append((max(due, line[-1][0]) if line else due, text))
+                case control_channel.ListRequested(number=number):
+                    feed(role, control_channel.ListAnswer(number, ((PEER, (ServiceName("ssh"),)),)))
+                case control_channel.ListReceived(entries=entries):
+                    assert entries == ((PEER, (ServiceName("ssh"),)),)
+                    lists_got += 1
+                case control_channel.ListFailed():
+                    lists_got += 1
+
+    for role in Role:
+        feed(role, control_channel.ChannelOpened())
+    todo = deque(asks)
+    while now < 120:
+        times = [line[0][0] for line in lines.values() if line]
+        times += [deadline for end in ends.values() if (deadline := end.next_deadline()) is not None]
+        now = max(now, min(times))
+        for role in Role:
+            while lines[role] and lines[role][0][0] <= now:
+                feed(role, control_channel.TextReceived(lines[role].popleft()[1]))
+            if (deadline := ends[role].next_deadline()) is not None and deadline <= now:
+                feed(role, control_channel.Tick())
+        if todo:
+            match todo.popleft():
+                case "ping":
+                    feed(Role.OPENER, control_channel.AskPing())
+                case "list":
+                    lists_asked += 1
+                    feed(Role.OPENER, control_channel.AskList())
+    assert all(end.phase is Phase.GREETED for end in ends.values())
+    assert (lists_got > 0) == (lists_asked > 0)

@@ -1,0 +1,389 @@
+"""The filter for descriptions: real ones pass, everything else is a DescriptionError with the right code."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mxrtc_bridge.core.errors import DescriptionError, StateError
+from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
+from mxrtc_bridge.core.webrtc.sdp import (
+    Candidate,
+    Description,
+    DescriptionType,
+    Fingerprint,
+    Setup,
+    format_description,
+    parse_description,
+)
+from tests.core.webrtc.descriptions import (
+    CHROMIUM_OFFER,
+    FIREFOX_ANSWER,
+    HEX,
+    HEX_384,
+    HEX_512,
+    LEGACY_OFFER,
+    LIBDATACHANNEL_OFFER,
+    OFFERS,
+    PION_OFFER,
+    sdp,
+)
+from tests.core.webrtc.test_candidate import CANDIDATES, ICE_CHARS
+
+OFFER, ANSWER = DescriptionType.OFFER, DescriptionType.ANSWER
+POLICY = AddressPolicy()
+SHA_256 = Fingerprint("sha-256", HEX)
+
+
+def parse(text: str, kind: DescriptionType = OFFER) -> Description:
+    return parse_description(text, kind, POLICY)
+
+
+def refusal(text: str, kind: DescriptionType = OFFER) -> str:
+    with pytest.raises(DescriptionError) as caught:
+        parse(text, kind)
+    return caught.value.code
+
+
+def changed(old: str, new: str, text: str = CHROMIUM_OFFER) -> str:
+    assert old in text
+    return text.replace(old, new)
+
+
+def without(prefix: str, text: str = CHROMIUM_OFFER) -> str:
+    lines = text.split("\r\n")
+    kept = [line for line in lines if not line.startswith(prefix)]
+    assert len(kept) < len(lines)
+    return "\r\n".join(kept)
+
+
+def with_line(line: str, text: str = CHROMIUM_OFFER) -> str:
+    return text + line + "\r\n"
+
+
+def test_offer_of_chromium_becomes_a_description_without_its_tcp_and_mdns_candidates() -> None:
+    srflx = Candidate("842163049", 1, 1677729535, ip_address("203.0.113.7"), 46154, "srflx", "0.0.0.0", 0)
+    assert parse(CHROMIUM_OFFER) == Description(
+        mid="0",
+        ufrag="EsAw",
+        password="bP+XJMM09aR8AiX1jdukzR6Y",
+        ice_lite=False,
+        fingerprints=(SHA_256,),
+        setup=Setup.ACTPASS,
+        sctp_port=5000,
+        max_message_size=262144,
+        candidates=(srflx,),
+        end_of_candidates=False,
+        dropped_candidates=2,
+    )
+
+
+def test_answer_of_firefox_takes_its_fingerprint_from_the_session_part() -> None:
+    description = parse(FIREFOX_ANSWER, ANSWER)
+    assert description.fingerprints == (SHA_256,)
+    assert description.setup is Setup.ACTIVE
+    assert description.max_message_size == 1073741823
+    assert [str(each.address) for each in description.candidates] == ["198.51.100.9", "203.0.113.20"]
+    assert description.end_of_candidates
+    assert description.dropped_candidates == 1
+
+
+def test_offer_of_libdatachannel_takes_ice_and_setup_from_the_session_part() -> None:
+    description = parse(LIBDATACHANNEL_OFFER)
+    assert (description.ufrag, description.setup) == ("hDpR", Setup.ACTPASS)
+
+
+def test_offer_of_pion_loses_its_second_component_and_has_the_default_message_size() -> None:
+    description = parse(PION_OFFER)
+    assert (len(description.candidates), description.dropped_candidates) == (1, 1)
+    assert description.max_message_size == 65536
+
+
+def test_offer_of_aiortc_keeps_its_three_fingerprints() -> None:
+    expected = (SHA_256, Fingerprint("sha-384", HEX_384), Fingerprint("sha-512", HEX_512))
+    assert parse(OFFERS["aiortc"]).fingerprints == expected
+
+
+def test_legacy_offer_names_its_sctp_port_in_the_media_line() -> None:
+    description = parse(LEGACY_OFFER)
+    assert (description.sctp_port, description.mid, description.fingerprints) == (5001, "data", (SHA_256,))
+
+
+@pytest.mark.parametrize("name", OFFERS)
+def test_offers_pass_with_bare_line_feeds_and_without_the_last_line_end(name: str) -> None:
+    assert parse(OFFERS[name].replace("\r\n", "\n")) == parse(OFFERS[name])
+    assert parse(OFFERS[name].rstrip()) == parse(OFFERS[name])
+
+
+def test_attribute_of_the_section_counts_before_that_of_the_session() -> None:
+    text = changed("t=0 0\r\n", f"t=0 0\r\na=ice-ufrag:session\r\na=fingerprint:sha-512 {HEX_512}\r\na=ice-lite\r\n")
+    description = parse(text)
+    assert (description.ufrag, description.fingerprints, description.ice_lite) == ("EsAw", (SHA_256,), True)
+
+
+def test_attributes_in_the_wrong_part_mean_nothing() -> None:
+    text = changed("t=0 0\r\n", "t=0 0\r\na=candidate:junk\r\na=sctp-port:9\r\na=mid:other\r\n")
+    text = with_line("a=ice-lite", text)
+    assert parse(text) == parse(CHROMIUM_OFFER)
+
+
+def test_representation_of_a_description_does_not_show_the_password() -> None:
+    assert "bP+XJMM09aR8AiX1jdukzR6Y" not in repr(parse(CHROMIUM_OFFER))
+
+
+AUDIO = "m=audio 9 UDP/TLS/RTP/SAVPF 111"
+DATA = "m=application 9 UDP/DTLS/SCTP webrtc-datachannel"
+M_LINE = "m=application 46154 UDP/DTLS/SCTP webrtc-datachannel"
+TWO_WORDS = "a=fingerprint:sha-256 "
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("bad_line", ""),
+        ("bad_line", "\r\n\r\n"),
+        ("bad_line", "v=1\r\n"),
+        ("bad_line", " " + CHROMIUM_OFFER),
+        ("bad_line", changed("s=-", "s")),
+        ("bad_line", changed("s=-", "S=-")),
+        ("bad_line", changed("s=-", "s=-\x00")),
+        ("bad_line", changed("s=-", "s=a\rb")),
+        ("bad_line", changed("s=-", "s=\x1b[2J")),
+        ("bad_line", changed("s=-\r\n", "s=-\r\n\r\n")),
+        ("no_data_section", "v=0"),
+        ("no_data_section", without("m=")),
+        ("media_refused", with_line(AUDIO)),
+        ("media_refused", changed(M_LINE, "m=video 9 UDP/TLS/RTP/SAVPF 96")),
+        ("media_refused", changed(M_LINE, "m=audio 0 UDP/TLS/RTP/SAVPF 0\r\n" + M_LINE)),
+        ("media_refused", changed(M_LINE, "m=image 9 udptl t38")),
+        ("media_refused", changed(M_LINE, "m=")),
+        ("many_sections", with_line(DATA)),
+        ("section_rejected", changed("m=application 46154", "m=application 0")),
+        ("bad_section", changed("m=application 46154", "m=application 65536")),
+        ("bad_section", changed("m=application 46154", "m=application -1")),
+        ("bad_section", changed("m=application 46154", "m=application 9/2")),
+        ("bad_section", changed("m=application 46154", "m=application  9")),
+        ("bad_section", changed(M_LINE, "m=application 9 UDP/TLS/RTP/SAVPF 111")),
+        ("bad_section", changed(M_LINE, "m=application 9 UDP/BFCP *")),
+        ("bad_section", changed(M_LINE, M_LINE + " extra")),
+        ("bad_section", changed(M_LINE, "m=application 9 UDP/DTLS/SCTP 5000")),
+        ("bad_section", changed(M_LINE, "m=application 9 DTLS/SCTP webrtc-datachannel")),
+        ("bad_section", without("a=sctpmap", LEGACY_OFFER)),
+        ("bad_section", changed("webrtc-datachannel", "t38", LEGACY_OFFER)),
+        ("missing_attribute", without("a=ice-ufrag")),
+        ("missing_attribute", without("a=ice-pwd")),
+        ("missing_attribute", without("a=mid")),
+        ("missing_attribute", without("a=setup")),
+        ("bad_attribute", changed("a=ice-ufrag:EsAw", "a=ice-ufrag:abc")),
+        ("bad_attribute", changed("a=ice-ufrag:EsAw", "a=ice-ufrag:" + "a" * 257)),
+        ("bad_attribute", changed("a=ice-ufrag:EsAw", "a=ice-ufrag:EsA\u00e9")),
+        ("bad_attribute", changed("a=ice-ufrag:EsAw", "a=ice-ufrag:Es:w")),
+        ("bad_attribute", changed("bP+XJMM09aR8AiX1jdukzR6Y", "a" * 21)),
+        ("bad_attribute", changed("bP+XJMM09aR8AiX1jdukzR6Y", "a" * 257)),
+        ("bad_attribute", changed("a=setup:actpass", "a=setup:holdconn")),
+        ("bad_attribute", changed("a=setup:actpass", "a=setup:ACTPASS")),
+        ("bad_attribute", changed("a=mid:0", "a=mid:")),
+        ("bad_attribute", changed("a=mid:0", "a=mid:" + "m" * 65)),
+        ("bad_attribute", changed("a=mid:0", "a=mid:a b")),
+        ("bad_attribute", changed("a=sctp-port:5000", "a=sctp-port:0")),
+        ("bad_attribute", changed("a=sctp-port:5000", "a=sctp-port:65536")),
+        ("bad_attribute", changed("a=sctp-port:5000", "a=sctp-port:99999999999")),
+        ("bad_attribute", changed("a=sctp-port:5000", "a=sctp-port:\u0665\u0660\u0660\u0660")),
+        ("bad_attribute", changed("a=max-message-size:262144", "a=max-message-size:-1")),
+        ("bad_attribute", changed("a=max-message-size:262144", "a=max-message-size:" + "9" * 21)),
+        ("bad_attribute", changed("5001", "0", LEGACY_OFFER)),
+        ("conflicting_attribute", with_line("a=ice-ufrag:other")),
+        ("conflicting_attribute", with_line("a=setup:active")),
+        ("no_fingerprint", without("a=fingerprint")),
+        ("no_fingerprint", changed("sha-256", "sha-999")),
+        ("weak_fingerprint", changed(TWO_WORDS + HEX, "a=fingerprint:sha-1 " + HEX[:59])),
+        ("bad_fingerprint", changed(TWO_WORDS + HEX, "a=fingerprint:sha-256")),
+        ("bad_fingerprint", changed(HEX, HEX[:-3])),
+        ("bad_fingerprint", changed(HEX, HEX + ":00")),
+        ("bad_fingerprint", changed(HEX, HEX.replace(":", "-"))),
+        ("bad_fingerprint", changed(HEX, "G" + HEX[1:])),
+        ("bad_fingerprint", changed("sha-256", "sha-512")),
+        ("conflicting_fingerprints", with_line(TWO_WORDS + HEX.replace("1F", "20"))),
+        ("bad_candidate", with_line("a=candidate:1 1 udp 1 203.0.113.7")),
+        ("bad_candidate", with_line("a=candidate:1 1 udp 1 fe80::1%eth0 5000 typ host")),
+    ],
+)
+def test_description_is_refused_with_the_code_of_its_fault(code: str, text: str) -> None:
+    assert refusal(text) == code
+
+
+def test_answer_must_choose_its_dtls_role() -> None:
+    assert refusal(CHROMIUM_OFFER, ANSWER) == "bad_attribute"
+    assert parse(changed("actpass", "passive"), ANSWER).setup is Setup.PASSIVE
+
+
+def test_weak_and_unknown_fingerprints_are_ignored_beside_a_good_one() -> None:
+    text = with_line("a=fingerprint:sha-1 " + HEX[:59], with_line("a=fingerprint:blake9 junk"))
+    assert parse(text).fingerprints == (SHA_256,)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("0", 2**30),
+        ("1", 1),
+        ("1073741823", 2**30 - 1),
+        ("1073741824", 2**30),
+        ("1073741825", 2**30),
+        ("9" * 20, 2**30),
+    ],
+)
+def test_max_message_size_is_bounded(written: str, meant: int) -> None:
+    assert parse(changed("max-message-size:262144", f"max-message-size:{written}")).max_message_size == meant
+
+
+def test_lengths_at_their_limits_are_accepted() -> None:
+    text = changed("a=ice-ufrag:EsAw", "a=ice-ufrag:" + "u" * 256)
+    text = changed("bP+XJMM09aR8AiX1jdukzR6Y", "p" * 256, text)
+    text = changed("a=mid:0", "a=mid:" + "m" * 64, text)
+    description = parse(text)
+    assert [len(description.ufrag), len(description.password), len(description.mid)] == [256, 256, 64]
+
+
+def test_description_may_have_16_kib_but_not_a_byte_more() -> None:
+    filler = "a=x:" + "y" * 1018 + "\r\n"
+    missing = 16384 - len(CHROMIUM_OFFER)
+    text = CHROMIUM_OFFER + filler * (missing // len(filler))
+    text += "a=x:" + "y" * (16384 - len(text) - 6) + "\r\n"
+    assert len(text) == 16384
+    assert parse(text) == parse(CHROMIUM_OFFER)
+    assert refusal(text.replace("s=-", "s=--")) == "too_large"
+    assert refusal(text.replace("s=-", "s=\u00e9")) == "too_large", "two bytes in UTF-8"
+
+
+def test_line_may_have_1024_characters_but_not_more() -> None:
+    assert parse(with_line("a=x:".ljust(1024, "y"))) == parse(CHROMIUM_OFFER)
+    assert refusal(with_line("a=x:".ljust(1025, "y"))) == "too_large"
+
+
+def test_description_may_have_512_lines_but_not_more() -> None:
+    have = len(CHROMIUM_OFFER.strip().split("\n"))
+    text = CHROMIUM_OFFER + "a=x\r\n" * (512 - have)
+    assert parse(text) == parse(CHROMIUM_OFFER)
+    assert refusal(text + "a=x\r\n") == "too_large"
+
+
+def test_description_may_have_64_candidates_but_not_more_whether_kept_or_dropped() -> None:
+    base = without("a=candidate")
+    line = "a=candidate:1 1 udp 1 203.0.113.{} 50000 typ host"
+    full = base + sdp(*(line.format(number) for number in range(63)), "a=candidate:1 1 udp 1 10.0.0.1 50000 typ host")
+    description = parse(full)
+    assert (len(description.candidates), description.dropped_candidates) == (63, 1)
+    assert refusal(full + sdp("a=candidate:1 1 udp 1 10.0.0.2 50000 typ host")) == "too_large"
+
+
+def test_description_may_have_8_fingerprints_but_not_more() -> None:
+    text = CHROMIUM_OFFER + sdp(*["a=fingerprint:sha-1 00"] * 7)
+    assert parse(text).fingerprints == (SHA_256,)
+    assert refusal(text + sdp("a=fingerprint:sha-1 00")) == "too_large"
+
+
+def test_policy_decides_about_candidates_of_a_description() -> None:
+    text = with_line("a=candidate:1 1 udp 1 192.168.1.7 50000 typ host")
+    assert parse(text).dropped_candidates == 3
+    lenient = parse_description(text, OFFER, AddressPolicy(private=True))
+    assert (lenient.dropped_candidates, len(lenient.candidates)) == (2, 2)
+
+
+def test_error_texts_hold_neither_addresses_nor_passwords() -> None:
+    texts = [with_line("a=candidate:1 1 udp 0 203.0.113.99 50000 typ host"), changed("a=ice-pwd:", "a=ice-pwd:!")]
+    for text in texts:
+        with pytest.raises(DescriptionError) as caught:
+            parse(text)
+        assert "203.0.113" not in str(caught.value)
+        assert "bP+XJ" not in str(caught.value)
+
+
+def test_answer_is_not_written_without_a_dtls_role() -> None:
+    with pytest.raises(StateError):
+        format_description(parse(CHROMIUM_OFFER), ANSWER, session_id=1)
+
+
+def test_written_description_is_complete_and_in_order() -> None:
+    description = parse(OFFERS["libdatachannel"])
+    assert format_description(description, OFFER, session_id=77) == sdp(
+        "v=0",
+        "o=- 77 1 IN IP4 127.0.0.1",
+        "s=-",
+        "t=0 0",
+        "a=group:BUNDLE 0",
+        "m=application 9 UDP/DTLS/SCTP webrtc-datachannel",
+        "c=IN IP4 0.0.0.0",
+        "a=mid:0",
+        "a=sendrecv",
+        "a=ice-ufrag:hDpR",
+        "a=ice-pwd:xkQmVb2bvCzUpDL1mFqc2x",
+        "a=ice-options:trickle",
+        f"a=fingerprint:sha-256 {HEX}",
+        "a=setup:actpass",
+        "a=sctp-port:5000",
+        "a=max-message-size:262144",
+        "a=candidate:1 1 udp 2114977791 2001:db8::5 55555 typ host",
+        "a=end-of-candidates",
+    )
+
+
+ALL_FINGERPRINTS = (SHA_256, Fingerprint("sha-384", HEX_384), Fingerprint("sha-512", HEX_512))
+DESCRIPTIONS = st.builds(
+    Description,
+    mid=st.sampled_from(["0", "data", "a" * 64]),
+    ufrag=st.text(ICE_CHARS, min_size=4, max_size=8) | st.just("u" * 256),
+    password=st.text(ICE_CHARS, min_size=22, max_size=24) | st.just("p" * 256),
+    ice_lite=st.booleans(),
+    fingerprints=st.sampled_from([ALL_FINGERPRINTS[:1], ALL_FINGERPRINTS[1:], ALL_FINGERPRINTS]),
+    setup=st.sampled_from([Setup.ACTIVE, Setup.PASSIVE]),
+    sctp_port=st.sampled_from([1, 5000, 65535]),
+    max_message_size=st.sampled_from([1, 65536, 2**30 - 1, 2**30]),
+    candidates=st.lists(CANDIDATES, max_size=64).map(tuple),
+    end_of_candidates=st.booleans(),
+)
+
+
+@given(DESCRIPTIONS, st.sampled_from(DescriptionType), st.integers(0, 2**63 - 1))
+def test_description_survives_writing_and_reading(description: Description, kind: DescriptionType, number: int) -> None:
+    text = format_description(description, kind, session_id=number)
+    assert parse(text, kind) == description
+
+
+def check_law(text: str) -> None:
+    try:
+        description = parse(text)
+    except DescriptionError:
+        return
+    assert parse(format_description(description, OFFER, session_id=1)).ufrag == description.ufrag
+    assert len(description.candidates) + description.dropped_candidates <= 64
+
+
+@given(st.text(max_size=400))
+def test_arbitrary_text_is_a_description_or_an_error(text: str) -> None:
+    check_law(text)
+    check_law("v=0\r\nm=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=" + text)
+
+
+@given(st.data())
+def test_a_mutated_description_is_a_description_or_an_error(data: st.DataObject) -> None:
+    lines = data.draw(st.sampled_from([*OFFERS.values(), FIREFOX_ANSWER])).split("\r\n")
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(lines) - 1))
+        line = lines[at]
+        cut = data.draw(st.integers(0, len(line)))
+        match data.draw(st.sampled_from(["delete", "repeat", "insert", "cut", "swap"])):
+            case "delete" if len(lines) > 1:
+                del lines[at]
+            case "repeat":
+                lines.insert(at, line)
+            case "insert":
+                lines[at] = line[:cut] + data.draw(st.text(max_size=8)) + line[cut:]
+            case "cut":
+                lines[at] = line[:cut]
+            case _:
+                lines[at], lines[0] = lines[0], lines[at]
+    check_law("\r\n".join(lines))
