@@ -19,7 +19,7 @@ MAX_COUNTED = 256
 
 
 class Audited:
-    """Implements :class:`mxrtc_bridge.engine.calls.Auditor`, and has a method for each act of an admin.
+    """Implements :class:`mxrtc_bridge.engine.call_manager.Auditor`, and has a method for each act of an admin.
 
     Args:
         recorder: the audit.

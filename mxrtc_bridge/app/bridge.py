@@ -46,11 +46,11 @@ from mxrtc_bridge.core.crypto.records import CallerDevice
 from mxrtc_bridge.core.errors import EventError, HomeserverError, first_error
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
 from mxrtc_bridge.core.webrtc.ice import IceServer
-from mxrtc_bridge.engine.acceptor import AcceptorLinks
-from mxrtc_bridge.engine.calls import CallManager
+from mxrtc_bridge.engine.bridge_channels import AcceptorLinks
+from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.fair_work import FairWork
-from mxrtc_bridge.engine.seldom_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.rooms import SealingHomeserver
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent

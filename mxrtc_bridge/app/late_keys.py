@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from mxrtc_bridge.core.bounds.shares import ShareLimits, Shares
 from mxrtc_bridge.core.errors import MxrtcError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.engine.seldom_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.rooms import Opened
 from mxrtc_bridge.matrix.crypto.values import Undecryptable
 from mxrtc_bridge.matrix.room_event import RoomEvent

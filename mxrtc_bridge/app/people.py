@@ -17,7 +17,7 @@ from mxrtc_bridge.app.rights import Rights
 from mxrtc_bridge.app.target_states import TargetStates
 from mxrtc_bridge.app.verifications import BridgeVerifications
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
-from mxrtc_bridge.engine.calls import CallManager
+from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.ports import Connector
 from mxrtc_bridge.matrix.bot_rooms import BotRooms

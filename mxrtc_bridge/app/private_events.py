@@ -20,7 +20,7 @@ from mxrtc_bridge.core.call.events import EVENT_TYPES, Reject, Version
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
-from mxrtc_bridge.engine.seldom_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.rooms import Opened
 from mxrtc_bridge.matrix.crypto.values import Undecryptable
 from mxrtc_bridge.matrix.outbox import Outbox

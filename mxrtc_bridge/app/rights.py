@@ -19,8 +19,8 @@ from mxrtc_bridge.core.access.clock_change import Moment, SteadyTime
 from mxrtc_bridge.core.access.grants import Claimant, GrantTable, StoredGrant
 from mxrtc_bridge.core.access.policy import Allow, Decision, Deny, RoomSubject, Service, Subject, subjects_of
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
-from mxrtc_bridge.engine.acceptor import Grant
-from mxrtc_bridge.engine.control_link import Expiries, Listing
+from mxrtc_bridge.engine.bridge_channels import Grant
+from mxrtc_bridge.engine.control_channel import Expiries, Listing
 
 
 class Given(Protocol):
@@ -286,7 +286,7 @@ class Rights:
 
 
 class Gate:
-    """:class:`mxrtc_bridge.engine.acceptor.ServiceGate` of one session; stands for it where grants are claimed."""
+    """The :class:`~mxrtc_bridge.engine.bridge_channels.ServiceGate` of one session; grants are claimed for it."""
 
     def __init__(self, rights: Rights, local: UserId, user: UserId, audit: ServiceAudit) -> None:
         self._rights = rights

@@ -37,7 +37,7 @@ from mxrtc_bridge.core.call.to_device import (
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId, server_of
-from mxrtc_bridge.engine.seldom_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
 

@@ -27,8 +27,8 @@ from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.ice import IceServer
+from mxrtc_bridge.engine.client_channels import NoCounters, OpenerLinks
 from mxrtc_bridge.engine.clock import LoopClock
-from mxrtc_bridge.engine.opener import NoCounters, OpenerLinks
 from mxrtc_bridge.engine.ports import Signaller
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity

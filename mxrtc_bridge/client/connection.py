@@ -18,7 +18,7 @@ from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream.events import Finished, Outcome
 from mxrtc_bridge.core.webrtc.ice import Path
-from mxrtc_bridge.engine.opener import OpenerLinks
+from mxrtc_bridge.engine.client_channels import OpenerLinks
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 

@@ -22,7 +22,7 @@ from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError, LocalError
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.core.stream.events import Finished, Outcome
-from mxrtc_bridge.engine.opener import OpenedStream
+from mxrtc_bridge.engine.client_channels import OpenedStream
 from mxrtc_bridge.sinks.listen import Listener
 from mxrtc_bridge.sinks.sockets import SocketSink
 

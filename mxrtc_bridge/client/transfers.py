@@ -28,8 +28,8 @@ from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.files.events import EntryDone, EntryFailed, Finished, Outcome, Progress
 from mxrtc_bridge.core.files.messages import EntryKind, Job
 from mxrtc_bridge.core.ids import ServiceName
+from mxrtc_bridge.engine.client_channels import OpenedTransfer
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource
-from mxrtc_bridge.engine.opener import OpenedTransfer
 
 GOODBYE_S = 3.0
 """How long an interrupted transfer may take to keep what it has."""

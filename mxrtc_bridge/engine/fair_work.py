@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 
 from mxrtc_bridge.core.bounds.shares import Share, ShareLimits, Shares, host_of
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.engine.seldom_log import SeldomLog
-from mxrtc_bridge.engine.turns import Turns
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.engine.round_robin import Turns
 
 _log = logging.getLogger(__name__)
 

@@ -44,7 +44,7 @@ from mxrtc_bridge.core.bot.reply import Answer, Code, Line, Page, pages, say, te
 from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_event_id
-from mxrtc_bridge.engine.seldom_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
 from mxrtc_bridge.matrix.outbox import transaction_id
 from mxrtc_bridge.matrix.room_event import RoomEvent
 

@@ -42,7 +42,7 @@ from dataclasses import dataclass, field
 from mxrtc_bridge.core.bounds.log_rate import Seldom
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import EventId, UserId
-from mxrtc_bridge.engine.seldom_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
 from mxrtc_bridge.matrix.arrivals import Arrival, EventStore, read_arrival
 from mxrtc_bridge.matrix.inbox_places import PlaceLimits, Places
 from mxrtc_bridge.matrix.lanes import Lane, Queued

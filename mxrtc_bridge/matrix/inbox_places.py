@@ -15,8 +15,8 @@ from typing import Protocol
 
 from mxrtc_bridge.core.bounds.shares import Share, ShareLimits, Shares, host_of
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.engine.seldom_log import SeldomLog
-from mxrtc_bridge.engine.turns import Turn, Turns
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.engine.round_robin import Turn, Turns
 from mxrtc_bridge.matrix.room_event import RoomEvent
 from mxrtc_bridge.metrics import Metrics
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from mxrtc_bridge.core.bounds.shares import host_of
 from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.engine.seldom_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
 
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
-from mxrtc_bridge.engine.seldom_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
 from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.invitations import Invitations

@@ -24,7 +24,7 @@ from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.call import machine as call
 from mxrtc_bridge.core.ids import CallId, RoomId, UserId, parse_user_id
 from mxrtc_bridge.engine import clock as clock_module
-from mxrtc_bridge.engine.calls import _Live
+from mxrtc_bridge.engine.call_manager import _Live
 from mxrtc_bridge.sinks.files.beneath import Beneath
 from mxrtc_bridge.storage.audit_file import AuditFile
 from mxrtc_bridge.storage.stores import open_stores

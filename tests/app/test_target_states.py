@@ -6,7 +6,7 @@ import asyncio
 
 from mxrtc_bridge.app.target_states import TargetStates
 from mxrtc_bridge.core.access.targets import Target, TcpTarget
-from tests.engine.test_links import Connector
+from tests.engine.test_session_channels import Connector
 from tests.fakes import FakeSink
 
 TARGET = TcpTarget("127.0.0.1", 22)

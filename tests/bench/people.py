@@ -28,8 +28,8 @@ from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.storage.audit import AuditQuery, AuditStore
 from mxrtc_bridge.storage.stores import open_stores
 from tests.core.text.test_globs import SHAPES
-from tests.engine.test_calls import PEER as CALLED
-from tests.engine.test_calls import Bridge, running
+from tests.engine.test_call_manager import PEER as CALLED
+from tests.engine.test_call_manager import Bridge, running
 from tests.fakes import Records
 
 GRANTS = 10_000

@@ -25,7 +25,7 @@ from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream.events import Finished, Outcome
 from mxrtc_bridge.core.webrtc.ice import Path as IcePath
 from mxrtc_bridge.core.webrtc.ice import PathKind
-from mxrtc_bridge.engine.opener import OpenedStream
+from mxrtc_bridge.engine.client_channels import OpenedStream
 
 PEER = UserId("@rtc_build:example.org")
 ECHO = ServiceName("echo")

@@ -13,7 +13,7 @@ from mxrtc_bridge.core.call.limits import MAX_REMEMBERED, RateLimit
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.clock import elapsed_s
-from mxrtc_bridge.engine.seldom_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.claims import Claims
 from mxrtc_bridge.matrix.crypto.receive_budget import ReceiveBudget
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, UserDevices

@@ -14,7 +14,7 @@ from typing import Any
 
 from mxrtc_bridge.core.errors import MxrtcError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.engine.seldom_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage
 from mxrtc_bridge.matrix.crypto.outbound import Later

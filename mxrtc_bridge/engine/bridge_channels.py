@@ -25,13 +25,13 @@ from mxrtc_bridge.core.stream import control_channel, messages
 from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.core.stream.raw_machine import RawStreamMachine
 from mxrtc_bridge.engine.clock import Clock
-from mxrtc_bridge.engine.control_link import ControlLink, Expiries, Listing
+from mxrtc_bridge.engine.control_channel import ControlLink, Expiries, Listing
+from mxrtc_bridge.engine.file_operations import ReceiverHands, SourceHands
 from mxrtc_bridge.engine.file_ports import FileServices
-from mxrtc_bridge.engine.file_work import ReceiverHands, SourceHands
-from mxrtc_bridge.engine.links import Line, Links
-from mxrtc_bridge.engine.pipe import Pipe
+from mxrtc_bridge.engine.file_transfer import Transfer
 from mxrtc_bridge.engine.ports import Channel, Connector, Counters, Sink
-from mxrtc_bridge.engine.transfers import Transfer
+from mxrtc_bridge.engine.session_channels import Line, Links
+from mxrtc_bridge.engine.stream_forwarder import Pipe
 
 log = logging.getLogger("mxrtc_bridge.streams")
 

@@ -13,13 +13,13 @@ from mxrtc_bridge.core.access.targets import Direction, FilesTarget
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.messages import Get, Ls, Put
 from mxrtc_bridge.core.ids import ServiceName
-from mxrtc_bridge.engine.acceptor import AcceptorLinks, Grant
+from mxrtc_bridge.engine.bridge_channels import AcceptorLinks, Grant
+from mxrtc_bridge.engine.client_channels import OpenedTransfer, OpenerLinks
 from mxrtc_bridge.engine.clock import LoopClock
-from mxrtc_bridge.engine.opener import OpenedTransfer, OpenerLinks
 from mxrtc_bridge.sinks.files.jobs import ReceivedFrom
 from mxrtc_bridge.sinks.files.local import Destination, Sources
-from tests.engine.test_links import Connector, Gate
-from tests.engine.test_transfers import CLEAN, MIB, Services, outcome
+from tests.engine.test_file_transfer import CLEAN, MIB, Services, outcome
+from tests.engine.test_session_channels import Connector, Gate
 from tests.fakes import RecordingCounters
 from tests.rtc.peers import join, make_peer
 from tests.sinks.files.senders import content, files_in, partials_in

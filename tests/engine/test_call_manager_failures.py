@@ -11,9 +11,9 @@ from mxrtc_bridge.core.call.events import Answer, CandidateLine, Candidates, Han
 from mxrtc_bridge.core.call.limits import CallLimits
 from mxrtc_bridge.core.errors import HomeserverError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
-from mxrtc_bridge.engine.calls import CallSettings
+from mxrtc_bridge.engine.call_manager import CallSettings
 from mxrtc_bridge.engine.ports import CallRecord
-from tests.engine.test_calls import ALICE, PEER, ROOM, Bridge, connected, running
+from tests.engine.test_call_manager import ALICE, PEER, ROOM, Bridge, connected, running
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:

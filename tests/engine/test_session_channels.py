@@ -15,10 +15,10 @@ from mxrtc_bridge.core.files.messages import Get, Ls
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.core.stream import messages
-from mxrtc_bridge.engine.acceptor import AcceptorLinks, Grant
-from mxrtc_bridge.engine.control_link import Listing
+from mxrtc_bridge.engine.bridge_channels import AcceptorLinks, Grant
+from mxrtc_bridge.engine.client_channels import OpenerLinks
+from mxrtc_bridge.engine.control_channel import Listing
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileServices, FileSource
-from mxrtc_bridge.engine.opener import OpenerLinks
 from tests.fakes import FakeClock, FakePeer, FakeSink, RecordingCounters, joined_peers
 
 PEER = UserId("@rtc_build:example.org")

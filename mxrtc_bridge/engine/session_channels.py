@@ -1,7 +1,7 @@
 """All channels of one session: whose turn it is to send, how large the windows are, and one end for everything.
 
-The bridge's side, which judges what the caller opens, is :mod:`mxrtc_bridge.engine.acceptor`; the user's side, which
-opens, is :mod:`mxrtc_bridge.engine.opener`.
+The bridge's side, which judges what the caller opens, is :mod:`mxrtc_bridge.engine.bridge_channels`; the user's side,
+which opens, is :mod:`mxrtc_bridge.engine.client_channels`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from mxrtc_bridge.core.stream.raw_machine import RawStreamMachine
 from mxrtc_bridge.core.stream.scheduler import Scheduler, WindowBudget
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.engine.clock import Clock
-from mxrtc_bridge.engine.control_link import ControlLink
+from mxrtc_bridge.engine.control_channel import ControlLink
+from mxrtc_bridge.engine.file_operations import Hands, Spawn
 from mxrtc_bridge.engine.file_ports import Lister
-from mxrtc_bridge.engine.file_work import Hands, Spawn
-from mxrtc_bridge.engine.pipe import Pipe
+from mxrtc_bridge.engine.file_transfer import Record, Transfer, TransferMachine
 from mxrtc_bridge.engine.ports import Channel, Counters, Peer
-from mxrtc_bridge.engine.transfers import Record, Transfer, TransferMachine
+from mxrtc_bridge.engine.stream_forwarder import Pipe
 
 Line = Pipe | Transfer
 """What a channel carries: a byte stream, or a transfer of files. Both count as streams, and take turns."""

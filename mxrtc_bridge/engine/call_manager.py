@@ -27,11 +27,11 @@ from mxrtc_bridge.core.errors import (
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.sdp import DescriptionType, parse_description
-from mxrtc_bridge.engine.acceptor import AcceptorLinks
+from mxrtc_bridge.engine.bridge_channels import AcceptorLinks
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.expiry import ExpiryWatch
 from mxrtc_bridge.engine.ports import CallDirectory, CallRecord, Counters, PeerFactory, Signaller
-from mxrtc_bridge.engine.seldom_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
 from mxrtc_bridge.engine.session import Admitted, Refused, Session
 
 log = logging.getLogger("mxrtc_bridge.calls")

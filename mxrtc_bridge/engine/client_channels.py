@@ -19,13 +19,13 @@ from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import control_channel, messages
 from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.engine.clock import Clock
-from mxrtc_bridge.engine.control_link import ControlLink, Expiries
+from mxrtc_bridge.engine.control_channel import ControlLink, Expiries
+from mxrtc_bridge.engine.file_operations import Hands, Spawn, hands_for
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource, Lister
-from mxrtc_bridge.engine.file_work import Hands, Spawn, hands_for
-from mxrtc_bridge.engine.links import Links
-from mxrtc_bridge.engine.pipe import Pipe
+from mxrtc_bridge.engine.file_transfer import Record, Transfer
 from mxrtc_bridge.engine.ports import Channel, Counters, Peer, Sink
-from mxrtc_bridge.engine.transfers import Record, Transfer
+from mxrtc_bridge.engine.session_channels import Links
+from mxrtc_bridge.engine.stream_forwarder import Pipe
 
 
 class OpenedStream:

@@ -9,7 +9,7 @@ import pytest
 from mxrtc_bridge.core.bounds.shares import ShareLimits
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.fair_work import FairWork
-from mxrtc_bridge.engine.turns import Turns
+from mxrtc_bridge.engine.round_robin import Turns
 
 OWN = "example.org"
 LIMITS = ShareLimits(sender=1, server=2, foreign=3, others=4, total=6)

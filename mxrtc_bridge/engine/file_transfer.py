@@ -1,7 +1,7 @@
 """One transfer of files: a data channel on one side, a disk on the other, a pure machine between them.
 
-What the machine asks of the disk goes to :class:`~mxrtc_bridge.engine.file_work.FileWork`, which holds it and reports
-what came of it; all the rest is done here, as in :class:`~mxrtc_bridge.engine.pipe.Pipe`.
+What the machine asks of the disk goes to :class:`~mxrtc_bridge.engine.file_operations.FileWork`, which holds it and
+reports what came of it; all the rest is done here, as in :class:`~mxrtc_bridge.engine.stream_forwarder.Pipe`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from mxrtc_bridge.core.files.receiver import ReceiverMachine
 from mxrtc_bridge.core.files.sender import SourceMachine
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.driver import Driver
+from mxrtc_bridge.engine.file_operations import FileWork, Hands, Operation, Spawn
 from mxrtc_bridge.engine.file_ports import Lister
-from mxrtc_bridge.engine.file_work import FileWork, Hands, Operation, Spawn
 from mxrtc_bridge.engine.ports import Channel
 
 TransferMachine = SourceMachine | ReceiverMachine | AcceptedTransfer

@@ -14,13 +14,13 @@ from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.errors import FileError
 from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, Entry, FileCode, Get, Ls, Put
 from mxrtc_bridge.core.ids import ServiceName
-from mxrtc_bridge.engine.acceptor import Grant
-from mxrtc_bridge.engine.opener import OpenedTransfer
+from mxrtc_bridge.engine.bridge_channels import Grant
+from mxrtc_bridge.engine.client_channels import OpenedTransfer
 from mxrtc_bridge.sinks.files.dropbox import DropBox
 from mxrtc_bridge.sinks.files.jobs import ReceivedFrom, Selected
 from mxrtc_bridge.sinks.files.local import Destination, Sources
 from mxrtc_bridge.sinks.files.share import Share
-from tests.engine.test_links import Session, open_stream
+from tests.engine.test_session_channels import Session, open_stream
 from tests.fakes import FakeSink
 from tests.sinks.files.senders import ALICE, ROOMY, content, files_in, partials_in
 

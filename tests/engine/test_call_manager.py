@@ -18,13 +18,13 @@ from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.ice import Path, PathKind
 from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, Fingerprint, Setup, format_description
-from mxrtc_bridge.engine.acceptor import AcceptorLinks
-from mxrtc_bridge.engine.calls import CallManager, CallSettings
+from mxrtc_bridge.engine.bridge_channels import AcceptorLinks
+from mxrtc_bridge.engine.call_manager import CallManager, CallSettings
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.sinks.files.workers import Workers
-from tests.engine.test_links import Connector, Gate, NoFiles
+from tests.engine.test_session_channels import Connector, Gate, NoFiles
 from tests.fakes import FakePeer, RecordingCounters, joined_peers
 
 PEER = UserId("@rtc_build:example.org")
