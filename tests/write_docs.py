@@ -10,7 +10,7 @@ from pathlib import Path
 from mxrtc_bridge.config.example import example_config, example_registration
 from mxrtc_bridge.config.reference import reference_page
 from tests import metrics_page
-from tests.app import chat_commands_page
+from tests.bridge.bot import commands_page
 from tests.cli import command_pages
 from tests.core.call import states_page
 
@@ -23,7 +23,7 @@ GENERATED = {
     states_page.PAGE: states_page.render,
     command_pages.USER_PAGE: command_pages.user_page,
     command_pages.ADMIN_PAGE: command_pages.admin_page,
-    chat_commands_page.PAGE: chat_commands_page.render,
+    commands_page.PAGE: commands_page.render,
     metrics_page.PAGE: metrics_page.render,
 }
 

@@ -165,7 +165,7 @@ async def _ask_database(config: Config, *, compared: bool = True) -> _Known:
     Raises:
         ChainError: they are not the same.
     """
-    from mxrtc_bridge.app.audit_recovery import compare  # noqa: PLC0415
+    from mxrtc_bridge.bridge.audit.recovery import compare  # noqa: PLC0415
     from mxrtc_bridge.storage.audit import AuditContradictionError  # noqa: PLC0415
     from mxrtc_bridge.storage.audit_file import read_links  # noqa: PLC0415
     from mxrtc_bridge.storage.stores import open_stores  # noqa: PLC0415

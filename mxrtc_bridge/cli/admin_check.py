@@ -46,7 +46,7 @@ def _findings(config: Config, offline: bool) -> Iterator[Finding]:
     yield from udp_findings(config)
     if not offline:
         # What can be said without the network libraries is said before they are loaded.
-        from mxrtc_bridge.app import check  # noqa: PLC0415
+        from mxrtc_bridge.bridge import check  # noqa: PLC0415
 
         yield from uvloop.run(check(config))
 

@@ -26,7 +26,7 @@ def identity_command(path: Path, as_json: bool) -> int:
     if settings.key is None and not settings.key_file.exists():
         raise LocalError(f"there are no identities yet: the bridge makes {settings.key_file} at its first start")
     # Only this command needs the Olm library without the network.
-    from mxrtc_bridge.app.encryption import load_key  # noqa: PLC0415
+    from mxrtc_bridge.bridge.devices.devices import load_key  # noqa: PLC0415
     from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys  # noqa: PLC0415
 
     key = load_key(settings)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from mxrtc_bridge.config.findings import Finding, Level
 from mxrtc_bridge.config.loader import load_config, parse_config
-from mxrtc_bridge.config.problems import InvalidConfigError, Problem
+from mxrtc_bridge.config.problems import Finding, InvalidConfigError, Level, Problem
 from mxrtc_bridge.config.settings import (
     AppserviceSettings,
     Config,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from mxrtc_bridge.core.errors import ConfigError
 
@@ -94,3 +95,24 @@ def near_miss(word: str, known: Iterable[str]) -> str:
     # The comparison is quadratic in the length, and nobody misspells a word into a thousand letters.
     found = difflib.get_close_matches(word[:64], list(known), n=1, cutoff=0.6)
     return f"; did you mean {quoted(found[0])}?" if found else ""
+
+
+class Level(Enum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARN = "warn"
+    """The bridge runs, but perhaps not as meant."""
+    FAIL = "fail"
+    """The bridge cannot do its work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One result of a check."""
+
+    level: Level
+    what: str
+    """What was found, as a sentence. Never a secret."""
+    fix: str = ""
+    """What to do about it; empty for ``OK``."""

@@ -7,12 +7,13 @@
     │   ├── StorageError     the database cannot take or give anything at the moment
     │   │   └── UnknownOutcomeError  ... and has perhaps stored it all the same
     │   └── TargetError      a local service could not be reached
-    └── RemoteError          the other side broke a rule; it is told ``code``, and only its own session suffers
-        ├── EventError       the content of a call event
-        ├── DescriptionError an SDP description or a candidate
-        ├── WireError        something on a data channel
-        └── TransportError   ICE, DTLS or SCTP did not come up, or ended
-    HomeserverError          the homeserver said no, or nothing
+    ├── RemoteError          the other side broke a rule; it is told ``code``, and only its own session suffers
+    │   ├── EventError       the content of a call event
+    │   ├── DescriptionError an SDP description or a candidate
+    │   ├── WireError        something on a data channel
+    │   └── TransportError   ICE, DTLS or SCTP did not come up, or ended
+    ├── DeskError            what an admin asked for cannot be done
+    └── HomeserverError      the homeserver said no, or nothing
 
 ``str(error)`` is a complete sentence for a person; no caller needs the traceback to understand it.
 """
@@ -125,3 +126,7 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+class DeskError(MxrtcError):
+    """What was asked for cannot be done; the sentence is for the admin who asked."""

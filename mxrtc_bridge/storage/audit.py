@@ -26,8 +26,7 @@ from mxrtc_bridge.core.audit.chain import (
     retention,
 )
 from mxrtc_bridge.core.errors import StorageError
-from mxrtc_bridge.storage.database import Database
-from mxrtc_bridge.storage.pruning import in_batches
+from mxrtc_bridge.storage.database import Database, in_batches
 
 KEEP_MS = 400 * 24 * 3600 * 1000
 MAX_ROWS = 500_000

@@ -10,8 +10,7 @@ from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
-from mxrtc_bridge.storage.database import Database
-from mxrtc_bridge.storage.pruning import in_batches
+from mxrtc_bridge.storage.database import Database, in_batches
 
 KEEP_MS = 30 * 24 * 3600 * 1000
 """How long an ended call is remembered. A replay after that fails the check of the event's age (at most minutes)."""

@@ -35,6 +35,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import importlib
+import itertools
 import logging
 import os
 import secrets
@@ -408,3 +409,18 @@ _TRANSIENT: tuple[type[Exception], ...] = (
 )
 _REFUSED = _postgres_errors("PostgresError")
 """What PostgreSQL may answer to a login."""
+
+
+async def in_batches(batch: Callable[[], Awaitable[int]], *, at_most: int | None = None) -> int:
+    """Forget until a batch has found nothing any more; returns the rows of all of them.
+
+    Args:
+        batch: forgets some rows, and says how many.
+        at_most: batches of one run; what they leave goes in the next.
+    """
+    forgotten = 0
+    for _ in itertools.count() if at_most is None else range(at_most):
+        if (count := await batch()) <= 0:
+            break
+        forgotten += count
+    return forgotten

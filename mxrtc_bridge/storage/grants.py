@@ -18,10 +18,9 @@ from mxrtc_bridge.core.access.grants import Change, ClaimedGrant, EndedGrant, Gi
 from mxrtc_bridge.core.access.requests import Request
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.database import Database, in_batches
 from mxrtc_bridge.storage.grant_recovery import Recovered, recover
 from mxrtc_bridge.storage.grant_rows import COLUMNS, read_grant
-from mxrtc_bridge.storage.pruning import in_batches
 from mxrtc_bridge.storage.requests import reopen_in, settle_in
 
 KEEP_MS = 365 * 24 * 3600 * 1000

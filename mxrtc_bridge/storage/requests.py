@@ -12,8 +12,7 @@ from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.access.requests import Request, RequestState
 from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId
-from mxrtc_bridge.storage.database import Database
-from mxrtc_bridge.storage.pruning import in_batches
+from mxrtc_bridge.storage.database import Database, in_batches
 
 KEEP_MS = 90 * 24 * 3600 * 1000
 """How long an ended request is remembered."""

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.ids import CallId, EventId, RoomId, UserId
-from mxrtc_bridge.storage.database import Database
-from mxrtc_bridge.storage.pruning import in_batches
+from mxrtc_bridge.storage.database import Database, in_batches
 
 KEEP_MS = 7 * 24 * 3600 * 1000
 MAX_ROWS = 20_000

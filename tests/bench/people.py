@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mxrtc_bridge.app.audit import Audit
-from mxrtc_bridge.app.audited import Audited
-from mxrtc_bridge.app.desk import Desk
-from mxrtc_bridge.app.given_grants import GivenGrants
-from mxrtc_bridge.app.rights import Rights
+from mxrtc_bridge.bridge.access.rights import Rights
+from mxrtc_bridge.bridge.access.runtime_grants import GivenGrants
+from mxrtc_bridge.bridge.admin.service import Desk
+from mxrtc_bridge.bridge.audit.events import Audited
+from mxrtc_bridge.bridge.audit.writer import Audit
 from mxrtc_bridge.config import Config, parse_config
 from mxrtc_bridge.config.settings import AuditSettings
 from mxrtc_bridge.core.access.ban_lists import MAX_RULES, DenyLists, ListRule, RuleKey, RuleKind

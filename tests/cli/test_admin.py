@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-import mxrtc_bridge.app
+import mxrtc_bridge.bridge
 from mxrtc_bridge.cli.admin import invoke
 from mxrtc_bridge.config import Config, Finding, Level, load_config
 from mxrtc_bridge.config.example import example_config
@@ -303,7 +303,7 @@ def test_check_asks_the_network_and_fails_with_it(admin: Admin, monkeypatch: pyt
         seen.append(config)
         return [Finding(Level.FAIL, "the homeserver said \x1b[2Jno", "mend it")]
 
-    monkeypatch.setattr(mxrtc_bridge.app, "check", check)
+    monkeypatch.setattr(mxrtc_bridge.bridge, "check", check)
     admin.init()
     code, out, _ = admin("check", "-c", admin.config)
     assert code == 1
@@ -333,7 +333,7 @@ def test_run_ends_with_a_code_that_says_whether_to_retry(
         if error is not None:
             raise error
 
-    monkeypatch.setattr(mxrtc_bridge.app, "run", run)
+    monkeypatch.setattr(mxrtc_bridge.bridge, "run", run)
     admin.init()
     result, out, err = admin("run", "-c", admin.config)
     assert (result, out) == (code, "")

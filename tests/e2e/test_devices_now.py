@@ -36,11 +36,11 @@ BUILD = f"@rtc_build:{DOMAIN}"
 # The bridge as it is, but for the time between two judgings, and what it waits for answers.
 PROGRAM = """
 import sys
-from mxrtc_bridge.app import device_policy
+from mxrtc_bridge.bridge import device_policy
 from mxrtc_bridge.cli.admin import main
 device_policy.EVERY_S = 0.3
 try:
-    from mxrtc_bridge.app import device_lookups
+    from mxrtc_bridge.bridge import device_lookups
     device_lookups.REQUEST_S = 0.3
 except ImportError:
     pass

@@ -1,8 +1,0 @@
-"""The bridge put together: the one place that knows every edge."""
-
-from __future__ import annotations
-
-from mxrtc_bridge.app.check import check
-from mxrtc_bridge.app.running import run
-
-__all__ = ["check", "run"]

@@ -1,0 +1,1 @@
+"""What admins can do, in chat and at the admin socket."""

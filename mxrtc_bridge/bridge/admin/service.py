@@ -1,0 +1,229 @@
+"""What admins do with the running bridge, whoever asks for it: grants, sessions, pausing, reading the configuration.
+
+Every change acts on live sessions at once. Who may ask is decided before; here it is only written down who did.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from mxrtc_bridge.bridge.access.runtime_grants import GivenGrants
+from mxrtc_bridge.bridge.audit.events import Audited
+from mxrtc_bridge.core.access.grants import StoredGrant
+from mxrtc_bridge.core.access.policy import Service, Subject
+from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord
+from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.engine.session import Session
+from mxrtc_bridge.storage.audit import AuditQuery
+
+log = logging.getLogger("mxrtc_bridge.desk")
+
+PAGE_ROWS = 20
+
+RowT = TypeVar("RowT")
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[RowT]):
+    """A part of a list."""
+
+    rows: tuple[RowT, ...]
+    number: int
+    """From 1."""
+    pages: int
+    total: int
+    left_out: int = 0
+    """How many there are in all that are not kept here any more, whatever was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A live session, as admins see it."""
+
+    number: int
+    user: UserId
+    peer: UserId
+    age_s: float
+    device: str
+    """The device that has called, with how far it is trusted; empty where only the homeserver vouches for the user."""
+    path: str
+    """Direct or relayed; empty while it connects."""
+    streams: int
+    sent: int
+    """Payload bytes to the user."""
+    received: int
+
+
+class Calls(Protocol):
+    """The live sessions."""
+
+    paused: bool
+
+    @property
+    def sessions(self) -> Sequence[Session]: ...
+
+    def end_sessions(self, which: Callable[[Session], bool], message: str) -> int: ...
+
+
+class AuditPages(Protocol):
+    """What the audit holds."""
+
+    async def page(self, query: AuditQuery, number: int, rows: int) -> tuple[list[tuple[int, AuditRecord]], int]: ...
+
+    async def left_out(self) -> int: ...
+
+
+class Desk:
+    """See the head of this module."""
+
+    def __init__(
+        self,
+        given: GivenGrants,
+        calls: Calls,
+        *,
+        audit: AuditPages,
+        audited: Audited,
+        reload: Callable[[], Awaitable[str]],
+        monotonic: Callable[[], float],
+    ) -> None:
+        """Make it.
+
+        Args:
+            given: the grants.
+            calls: the live sessions.
+            audit: what was written down.
+            audited: where it is written down.
+            reload: reads the configuration again, and says in a sentence what came of it.
+            monotonic: seconds, of the clock that sessions use.
+        """
+        self._given = given
+        self._calls = calls
+        self._audit = audit
+        self._audited = audited
+        self._reload = reload
+        self._monotonic = monotonic
+
+    @property
+    def paused(self) -> bool:
+        """Whether no new sessions are taken."""
+        return self._calls.paused
+
+    def grants(self, page: int) -> Page[StoredGrant]:
+        """The given grants in force, the newest first."""
+        return page_of(tuple(self._given.table), page, lambda grant: grant)
+
+    async def give(
+        self,
+        subject: Subject,
+        service: Service,
+        for_s: int,
+        by: UserId,
+        *,
+        reason: str = "",
+        once: bool = False,
+        settles: Request | None = None,
+    ) -> StoredGrant:
+        """Give a right.
+
+        Raises:
+            SettledError: the request that it was to answer was answered before.
+            GrantError: it is not in force; says why, and whether that is written down.
+        """
+        return await self._given.give(subject, service, for_s, by, reason=reason, once=once, settles=settles)
+
+    async def revoke(self, number: int, by: UserId) -> StoredGrant:
+        """Take back a grant.
+
+        Raises:
+            GrantError: there is no such grant.
+            UnwrittenError: it counts no more, but the database does not know that yet.
+        """
+        return await self._given.revoke(number, by)
+
+    async def revoke_all(
+        self, subject: Subject, peer: UserId | None, service: ServiceName | None, by: UserId
+    ) -> list[StoredGrant]:
+        """Take back the grants to exactly this subject.
+
+        Raises:
+            UnwrittenError: none of them counts any more, but the database does not know that yet of all.
+        """
+        return await self._given.revoke_all(subject, peer, service, by)
+
+    def who(self, page: int) -> Page[SessionRow]:
+        """The live sessions, the oldest first."""
+        now = self._monotonic()
+        sessions = sorted(self._calls.sessions, key=lambda session: session.number)
+        return page_of(sessions, page, lambda session: _row(session, now))
+
+    def kick(self, by: UserId, *, number: int | None = None, user: UserId | None = None, reason: str = "") -> int:
+        """End a session, or all of a user; returns how many. Both ends are told."""
+        log.info("- sessions of %s ended by %s", user or f"number {number}", by)
+        self._audited.acted(AuditKind.KICK, by, user=user, session=number, reason=reason)
+        message = "an admin has ended this session" + (f": {reason}" if reason else "")
+        return self._calls.end_sessions(
+            lambda session: session.number == number if user is None else session.remote == user, message
+        )
+
+    def pause(self, by: UserId) -> bool:
+        """Take no new sessions until :meth:`resume` or the next start; returns whether that is news."""
+        return self._set_paused(by, paused=True)
+
+    def resume(self, by: UserId) -> bool:
+        """Take new sessions again; returns whether that is news."""
+        return self._set_paused(by, paused=False)
+
+    async def reload(self, by: UserId) -> str:
+        """Read the configuration again; returns in a sentence what came of it."""
+        log.info("the configuration is read again for %s", by)
+        said = await self._reload()
+        self._audited.acted(AuditKind.RELOAD, by, reason=said)
+        return said
+
+    async def log(self, query: AuditQuery, page: int) -> Page[tuple[int, AuditRecord]]:
+        """Decisions, ends of sessions and what admins did, the newest first, with their numbers.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        rows, total = await self._audit.page(query, max(1, page), PAGE_ROWS)
+        pages = max(1, -(-total // PAGE_ROWS))
+        if page > pages:
+            rows, total = await self._audit.page(query, pages, PAGE_ROWS)
+        return Page(tuple(rows), min(max(1, page), pages), pages, total, await self._audit.left_out())
+
+    def _set_paused(self, by: UserId, *, paused: bool) -> bool:
+        news = self._calls.paused is not paused
+        self._calls.paused = paused
+        if news:
+            self._audited.acted(AuditKind.PAUSE if paused else AuditKind.RESUME, by)
+            log.warning("! new sessions are %s, by %s", "refused" if paused else "taken again", by)
+        return news
+
+
+def page_of(rows: Sequence[ItemT], number: int, made: Callable[[ItemT], RowT]) -> Page[RowT]:
+    """Cut a page out of a list; only its rows are made."""
+    pages = max(1, -(-len(rows) // PAGE_ROWS))
+    number = min(max(1, number), pages)
+    part = rows[(number - 1) * PAGE_ROWS : number * PAGE_ROWS]
+    return Page(tuple(made(row) for row in part), number, pages, len(rows))
+
+
+def _row(session: Session, now: float) -> SessionRow:
+    streams, sent, received = session.links.totals()
+    return SessionRow(
+        session.number,
+        session.remote,
+        session.local,
+        now - session.started_at,
+        "" if session.device is None else str(session.device),
+        "" if session.path is None else str(session.path),
+        streams,
+        sent,
+        received,
+    )

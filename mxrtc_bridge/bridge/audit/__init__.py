@@ -1,0 +1,1 @@
+"""Writes the audit, and brings it together with the database after a crash."""

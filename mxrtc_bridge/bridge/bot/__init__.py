@@ -1,0 +1,1 @@
+"""The bot: its rooms, the commands of users, questions back, and announcements."""

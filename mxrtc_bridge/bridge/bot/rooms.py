@@ -1,0 +1,207 @@
+"""The rooms that settings and grants name: joined and left as they are named; members and policy lists are followed.
+
+What is known of them is a copy, and may be wrong: the homeserver is asked again when something has happened in a room,
+every :data:`COMPARE_S` while somebody in it has a session, and before somebody is let in by it. What must be known now
+and cannot be asked for is believed while it is not older than that; it gives nothing new when it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable
+
+from mxrtc_bridge.bridge.access.rights import Rights
+from mxrtc_bridge.core.access.revocations import (
+    Doubt,
+    EncryptionNews,
+    MembershipNews,
+    News,
+    RedactionNews,
+    RuleNews,
+    TombstoneNews,
+)
+from mxrtc_bridge.core.errors import MxrtcError
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.bot_rooms import BotRooms
+from mxrtc_bridge.matrix.homeserver import Homeserver
+from mxrtc_bridge.matrix.member_lists import MemberLists
+from mxrtc_bridge.matrix.policy_lists import PolicyLists, RuleMemory
+from mxrtc_bridge.matrix.refresh import Refresher
+
+log = logging.getLogger(__name__)
+
+COMPARE_S = 60.0
+"""How old the copy of who is in a room may become while somebody in it has a session."""
+LISTS_S = 300.0
+"""The same for policy lists: whole lists are read, and they may be long."""
+TICK_S = 10.0
+"""How often it is looked whether it is time."""
+CONFIRMED_S = 3.0
+"""An answer that is not older confirms another call as well."""
+CONFIRM_S = 5.0
+"""How long a call waits for an answer."""
+
+
+class NamedRooms:
+    """See the head of this module. :meth:`run` must run for rooms to be joined that are named later.
+
+    Args:
+        homeserver: acts as the bot.
+        rules: remembers the rules of policy lists.
+        rights: the rules in force; told who is a member of what, and whom the lists deny.
+        judge_again: called when either has changed, to judge live sessions again; must not block.
+    """
+
+    def __init__(
+        self, homeserver: Homeserver, rules: RuleMemory, rights: Rights, judge_again: Callable[[], None]
+    ) -> None:
+        self._rights = rights
+        self._judge_again = judge_again
+        self._changed = asyncio.Event()
+        bot = rights.config.appservice.bot
+        self._members = MemberLists(homeserver, bot, self.rights_changed)
+        self._lists = PolicyLists(homeserver, bot, rules, rights.config.policy_lists, judge_again)
+        rights.rooms_of = self.rooms_of
+        rights.confirm_rooms = self.confirm
+        rights.doubtful_rooms = self.doubtful
+        rights.listed = self._lists.denial
+        self.bot_rooms = BotRooms(homeserver, bot, self._named(), self._members, (self._lists,), self._entered)
+        self._who = Refresher("who is in a named room", lambda room: self.bot_rooms.learn_again(room, self._members))
+        # A list may be long, and is read whole: one at a time.
+        self._rules = Refresher(
+            "the policy list", lambda room: self.bot_rooms.learn_again(room, self._lists), parallel=1
+        )
+        self._replaced: set[RoomId] = set()
+        """Rooms whose end was said."""
+
+    def rooms_of(self, user: UserId) -> frozenset[RoomId]:
+        """The rooms that ``user`` is joined to, of those that are followed."""
+        return self._members.rooms_of(user)
+
+    def rights_changed(self) -> None:
+        """Judge live sessions again, and look whether rights name other rooms now."""
+        self._judge_again()
+        self._changed.set()
+
+    def look(self, news: News) -> None:
+        """Take into account at once what an event that has arrived takes away; never blocks."""
+        match news:
+            case MembershipNews(room=room, user=user, joined=joined):
+                if self.bot_rooms.look(room, user, joined=joined):
+                    self._who.doubt(room)
+            case RuleNews(room=room, key=key, rule=rule):
+                self.bot_rooms.stir(room)
+                if self._lists.look(room, key, rule):
+                    self._rules.doubt(room)
+            case EncryptionNews(room=room):
+                self.bot_rooms.now_encrypted(room)
+            case RedactionNews(room=room):
+                if self._lists.follows(room):
+                    self._rules.doubt(room)
+            case TombstoneNews(room=room):
+                self._replaced_by_another(room)
+            case Doubt(room=room):
+                self._doubt(room)
+
+    def _doubt(self, unread: RoomId | None) -> None:
+        for room in self.bot_rooms.named() if unread is None else self.bot_rooms.named() & {unread}:
+            self.bot_rooms.could_not_read(room)
+            self._who.doubt(room)
+            if self._lists.follows(room):
+                self._rules.doubt(room)
+
+    def _replaced_by_another(self, room: RoomId) -> None:
+        if room in self.bot_rooms.joined() - self._replaced and room in self._rights.named_rooms():
+            self._replaced.add(room)
+            log.warning("! %s was replaced by another room; what names it goes on to mean the members of the old", room)
+
+    def compare(self, callers: Iterable[UserId]) -> None:
+        """Have the homeserver asked again about rooms that ``callers`` are in, and lists, where it is time."""
+        for room in frozenset[RoomId]().union(*map(self._members.rooms_of, callers)):
+            if _is_due(self._who, room, COMPARE_S):
+                self._who.doubt(room)
+        for room in self.bot_rooms.joined():
+            if self._lists.follows(room) and _is_due(self._rules, room, LISTS_S):
+                self._rules.doubt(room)
+
+    async def confirm(self, rooms: Collection[RoomId]) -> bool:
+        """Make sure who is in some rooms; returns whether that is known now, of all of them.
+
+        The homeserver is asked, unless it was a moment ago. When it does not answer in time, what it has said within
+        the last :data:`COMPARE_S` counts.
+        """
+        results = await asyncio.gather(*(self._confirm(room) for room in rooms))
+        return all(results)
+
+    async def _confirm(self, room: RoomId) -> bool:
+        try:
+            async with asyncio.timeout(CONFIRM_S):
+                await self._who.confirm(room, CONFIRMED_S)
+        except (MxrtcError, TimeoutError):
+            self._who.doubt(room)
+            age = self._who.age(room)
+            return age is not None and age <= COMPARE_S
+        return True
+
+    def doubtful(self) -> frozenset[RoomId]:
+        """The rooms in which something has happened that the homeserver was not asked about yet."""
+        return self._who.doubtful()
+
+    def _entered(self, room: RoomId, unsure: bool) -> None:
+        for refresher in (self._who, self._rules) if self._lists.follows(room) else (self._who,):
+            refresher.learned(room)
+            if unsure:
+                refresher.doubt(room)
+
+    async def recall(self) -> None:
+        """Take over what the policy lists said at the end of the last run.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        await self._lists.recall()
+
+    def configure(self) -> None:
+        """Take over which rooms are policy lists; :meth:`reload` joins those that are new."""
+        self._lists.reload(self._rights.config.policy_lists)
+
+    async def reload(self) -> None:
+        """Join and leave rooms by the configuration in force.
+
+        Raises:
+            MxrtcError: the homeserver or the database failed.
+        """
+        await self.bot_rooms.reload(self._named())
+
+    async def run(self) -> None:
+        """Follow the rooms, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._who.run(), name="members of named rooms")
+            tasks.create_task(self._rules.run(), name="policy lists")
+            tasks.create_task(self._follow_names(), name="names of rooms")
+
+    async def _follow_names(self) -> None:
+        """Join the rooms that given grants name, and leave those that none names any more, until cancelled."""
+        known = self._named()
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if (named := self._named()) != known:
+                known = named
+                try:
+                    await self.bot_rooms.reload(named)
+                except MxrtcError as error:
+                    log.error("! rooms that grants name were not joined: %s", error)
+
+    def _named(self) -> dict[str, str]:
+        """The rooms that the bot must be in, by what for."""
+        config = self._rights.config
+        watched = {f"the members of {room}": str(room) for room in self._rights.named_rooms()}
+        lists = {f"the policy list {room}": str(room) for room in config.policy_lists}
+        return {**config.rooms.named(), **watched, **lists}
+
+
+def _is_due(refresher: Refresher, room: RoomId, every_s: float) -> bool:
+    age = refresher.age(room)
+    return age is None or age >= every_s - TICK_S

@@ -1,0 +1,289 @@
+"""Carries out what people ask for in a chat, by the rules in force at that moment.
+
+Everything said here is about the person who asks: their services, their sessions. A peer or service that does not exist
+and one that they may not use get the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from mxrtc_bridge.bridge.access.rights import Rights
+from mxrtc_bridge.bridge.admin.access_requests import AccessRequests
+from mxrtc_bridge.bridge.admin.chat import ADMINS_VERBS, AdminCommands
+from mxrtc_bridge.bridge.bot.confirmation import Giving
+from mxrtc_bridge.bridge.bot.target_health import TargetStates
+from mxrtc_bridge.core.access.peer_names import short_name
+from mxrtc_bridge.core.access.policy import Allow
+from mxrtc_bridge.core.bot.commands import (
+    CloseSessions,
+    Command,
+    Help,
+    ListPeers,
+    Names,
+    OpenPeer,
+    RequestAccess,
+    ShowHow,
+    ShowStatus,
+    WithdrawRequest,
+)
+from mxrtc_bridge.core.bot.parser import COMMANDS, addressed, form_of, usable_forms
+from mxrtc_bridge.core.bot.recipes import lines_for, name_for
+from mxrtc_bridge.core.bot.reply import Answer, Code, Line, Link, Strong, answer, code, item, say, text
+from mxrtc_bridge.core.bot.words import PREFIX
+from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.text.durations import say_duration
+from mxrtc_bridge.engine.session import Session
+from mxrtc_bridge.matrix.conversation import Asker, Rank, Reaction
+from mxrtc_bridge.matrix.openings import Opening
+
+CARRIED_OUT = (
+    frozenset({"help", "peers", "open", "status", "how", "close", "request", "withdraw", "yes"}) | ADMINS_VERBS
+)
+"""Verbs that somebody carries out."""
+_SHOWN = 20
+"""Given grants of one user that are listed."""
+CLOSED = "you ended the session with the command 'close'"
+
+
+class LiveSessions(Protocol):
+    """The sessions of the bridge."""
+
+    @property
+    def sessions(self) -> Sequence[Session]: ...
+
+    def end_sessions(self, which: Callable[[Session], bool], message: str) -> int: ...
+
+
+class RoomOpener(Protocol):
+    """Makes direct chats."""
+
+    async def open(self, peer: UserId, user: UserId) -> Opening: ...
+
+
+class Chat:
+    """Implements :class:`mxrtc_bridge.matrix.conversation.Commander`."""
+
+    def __init__(
+        self,
+        rights: Rights,
+        sessions: LiveSessions,
+        openings: RoomOpener,
+        states: TargetStates,
+        requests: AccessRequests,
+        admins: AdminCommands,
+        giving: Giving,
+        *,
+        monotonic: Callable[[], float],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        """Make it.
+
+        Args:
+            rights: the rules in force.
+            sessions: live sessions.
+            openings: makes direct chats.
+            states: whether targets answer.
+            requests: for access.
+            admins: carries out what only admins may do.
+            giving: judges where what gives something counts, and asks back.
+            monotonic: seconds, of the clock that sessions use.
+            wall_ms: milliseconds since the epoch.
+        """
+        self._wall_ms = wall_ms
+        self._rights = rights
+        self._sessions = sessions
+        self._openings = openings
+        self._states = states
+        self._requests = requests
+        self._admins = admins
+        self._giving = giving
+        self._monotonic = monotonic
+
+    # What the conversation asks
+
+    def rank(self, user: UserId) -> Rank:
+        """What the rules in force make of ``user``."""
+        if self._rights.is_admin(user):
+            return Rank.ADMIN
+        known = self._services(user) or self._rights.could_ask_for_anything(user)
+        return Rank.USER if known else Rank.STRANGER
+
+    def names(self) -> Names:
+        """What short names stand for: peers of this bridge."""
+        config = self._rights.config
+        return Names(config.homeserver.domain, config.appservice.peer_prefix)
+
+    def missing(self) -> frozenset[str]:
+        """Verbs that nobody carries out in this bridge."""
+        return frozenset(form.verb for form in COMMANDS) - CARRIED_OUT
+
+    async def carry_out(self, command: Command, asker: Asker) -> Answer:
+        """Do what was said."""
+        # By the rules of this moment, not of the moment at which it was read.
+        if not self._rights.is_admin(asker.user):
+            return await self._do(command, asker)
+        judged = await self._giving.judge(command, asker)
+        return judged if isinstance(judged, Answer) else await self._do(judged, asker)
+
+    def mistaken(self, asker: Asker) -> None:
+        """Take down that somebody has written what is no command."""
+        self._giving.forget(asker.user)
+
+    async def _do(self, command: Command, asker: Asker) -> Answer:  # noqa: PLR0911 - one row for each command
+        match command:
+            case Help(topic=topic):
+                return self._help(topic, asker)
+            case ListPeers(everything=everything):
+                return await self._list_peers(asker, everything=everything)
+            case OpenPeer(peer=peer):
+                return await self._open(peer, asker)
+            case ShowStatus():
+                return await self._status(asker)
+            case ShowHow(peer=peer, service=service):
+                return self._how(peer, service, asker)
+            case CloseSessions(peer=peer):
+                return self._close(peer, asker)
+            case RequestAccess(peer=peer, service=service):
+                said = await self._requests.ask(command, asker.user, asker.room)
+                return self._unknown(peer, service, asker) if said is None else say(said)
+            case WithdrawRequest(number=number):
+                return say(await self._requests.withdraw(number, asker.user))
+        if not self._rights.is_admin(asker.user):
+            return say("Only admins may do that.")
+        return await self._admins.carry_out(command, asker.user)
+
+    async def reacted(self, reaction: Reaction) -> None:
+        """Take an admin's reaction to a request."""
+        await self._requests.reacted(reaction.room, reaction.target, reaction.key, reaction.user)
+
+    # Commands
+
+    def _help(self, topic: str | None, asker: Asker) -> Answer:
+        forms = [form for form in usable_forms(admin=asker.admin) if form.verb not in self.missing()]
+        form = None if topic is None else form_of(topic, forms)
+        if form is not None:
+            examples = [item(Code(addressed(example, direct=asker.direct))) for example in form.examples]
+            return answer(text(Code(addressed(form.usage, direct=asker.direct)), ": ", form.summary, "."), *examples)
+        where = (
+            "Here you write the command alone."
+            if asker.direct
+            else f"In a direct chat with me you need no {PREFIX} in front."
+        )
+        return answer(
+            text("This is what I understand. ", where),
+            *(item(Code(addressed(form.usage, direct=asker.direct)), ": ", form.summary) for form in forms),
+        )
+
+    async def _list_peers(self, asker: Asker, *, everything: bool) -> Answer:
+        config = self._rights.config
+        services = self._services(asker.user)
+        if everything and self._rights.is_admin(asker.user):
+            services = {peer.user_id: tuple(sorted(peer.services)) for peer in config.peers.values()}
+        targets = {
+            (peer, name): target
+            for peer, names in services.items()
+            for name in names
+            if (target := config.target(peer, name)) is not None
+        }
+        up = await self._states.of(targets.values())
+        lines = []
+        for peer, names in services.items():
+            states = [f"{name} ({_state(up.get(targets[peer, name]))})" for name in names]
+            lines.append(item(Link(peer, self._name(peer)), ": ", ", ".join(states)))
+        if not lines:
+            return say(
+                "There is nothing that you may use now; ", _typed("request PEER/SERVICE", asker), " asks for it."
+            )
+        head = "All there is:" if everything else "You may use:"
+        return answer(text(head), *lines, text("For lines to paste: ", _typed("how PEER/SERVICE", asker)))
+
+    async def _open(self, peer: UserId, asker: Asker) -> Answer:
+        if not isinstance(self._rights.may_call(asker.user, peer), Allow):
+            return self._unknown(peer, None, asker)
+        opened = await self._openings.open(peer, asker.user)
+        link = Link(opened.room, "this room")
+        if opened.joined:
+            return say(Strong(self._name(peer)), " is in ", link, " with you already.")
+        return say(Strong(self._name(peer)), " has invited you to ", link, ".")
+
+    async def _status(self, asker: Asker) -> Answer:
+        lines: list[Line] = []
+        for session in self._sessions.sessions:
+            if session.remote == asker.user:
+                streams, sent, received = session.links.totals()
+                age = say_duration(self._monotonic() - session.started_at)
+                path = "connecting" if session.path is None else str(session.path)
+                path += "" if session.device is None else f", by your device {session.device}"
+                lines.append(
+                    item(
+                        Link(session.local, self._name(session.local)),
+                        f": {path}, for {age}, {streams} open streams; "
+                        f"those that ended took {received} bytes and gave {sent}",
+                    )
+                )
+        head = text("Your live sessions:") if lines else text("You have no live session.")
+        services = self._services(asker.user)
+        count = sum(len(names) for names in services.values())
+        given = [
+            item(
+                f"{self._name(grant.service.peer)}/{grant.service.name}, for "
+                f"{say_duration((grant.until_ms - self._wall_ms()) / 1000)} more{', for one session' * grant.once}"
+            )
+            for grant in self._rights.given_to(asker.user)[:_SHOWN]
+        ]
+        waiting = [
+            item(f"request {each.number} for {self._name(each.peer)}/{each.service}, for {say_duration(each.for_s)}")
+            for each in await self._requests.open_of(asker.user)
+        ]
+        return answer(
+            head,
+            *lines,
+            text(f"You may use {count} services; ", _typed("peers", asker), " lists them."),
+            *([text("For a time:"), *given] if given else []),
+            *([text("Waiting for an answer:"), *waiting] if waiting else []),
+        )
+
+    def _how(self, peer: UserId, service: ServiceName | None, asker: Asker) -> Answer:
+        usable = self._services(asker.user).get(peer, ())
+        wanted = usable if service is None else tuple(name for name in usable if name == service)
+        if not wanted:
+            return self._unknown(peer, service, asker)
+        config = self._rights.config
+        name = name_for(asker.user, peer, config.appservice.peer_prefix)
+        lines: list[Line] = []
+        for each in wanted:
+            target = config.target(peer, each)
+            if target is not None:
+                lines += [text(Strong(f"{self._name(peer)}/{each}"), ":"), *map(code, lines_for(name, each, target))]
+        return answer(*lines)
+
+    def _close(self, peer: UserId | None, asker: Asker) -> Answer:
+        count = self._sessions.end_sessions(
+            lambda session: session.remote == asker.user and peer in (None, session.local), CLOSED
+        )
+        return say("You had no live session." if not count else f"I have ended {count} of your sessions.")
+
+    # Words
+
+    def _services(self, user: UserId) -> dict[UserId, tuple[ServiceName, ...]]:
+        """What ``user`` may use and what exists, by peer."""
+        listing = self._rights.listing(user, self._rights.config.appservice.bot)
+        return {peer: names for peer, names in listing if names}
+
+    def _name(self, peer: UserId) -> str:
+        names = self.names()
+        return short_name(peer, server=names.server, prefix=names.prefix)
+
+    def _unknown(self, peer: UserId, service: ServiceName | None, asker: Asker) -> Answer:
+        named = self._name(peer) + (f"/{service}" if service else "")
+        return say("There is no ", Code(named), " that you may use; ", _typed("peers", asker), " lists what there is.")
+
+
+def _state(up: bool | None) -> str:
+    return {True: "up", False: "down", None: "not looked at"}[up]
+
+
+def _typed(command: str, asker: Asker) -> Code:
+    return Code(addressed(command, direct=asker.direct))

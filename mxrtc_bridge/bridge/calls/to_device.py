@@ -1,0 +1,307 @@
+"""Calls by messages between devices: from the devices of our users to the calls, and back (docs/reference/signal.md).
+
+Must never take a message that came in plain text, or from a device that the policy does not admit, for part of a call;
+and never answer anybody but the device that has called. Must never have the messages of one device wait for those of
+another: whoever calls is looked up at the homeserver, and meanwhile only what this device has sent waits, in order.
+What waits so is not kept over a crash: the look-up takes seconds, and so does the life of an invite.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from mxrtc_bridge.bridge.access.rights import Rights
+from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, Standing
+from mxrtc_bridge.core.access.policy import Allow
+from mxrtc_bridge.core.call.events import CallEvent, CallMessage, Invite, Reject, Version
+from mxrtc_bridge.core.call.to_device import (
+    CHANGED_IDENTITY,
+    SIGNAL_TYPE,
+    UNKNOWN_DEVICE,
+    UNLISTED_DEVICE,
+    UNTRUSTED_DEVICE,
+    Signal,
+    SignalOrder,
+    channel_ends,
+    channel_of,
+    parse_signal,
+    signal_content,
+)
+from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
+from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
+from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId, server_of
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
+
+log = logging.getLogger("mxrtc_bridge.signals")
+
+KeyT = TypeVar("KeyT")
+ValueT = TypeVar("ValueT")
+
+MAX_CHANNELS = 1000
+"""Devices that have called, and whose keys are at hand; for another one they are asked for again."""
+MAX_WAITING = 32
+"""Messages of one device that wait while it is looked up; the next ones are not heard."""
+MAX_LINES, MAX_LINES_OF_SERVER, MAX_LINES_OF_USER = 256, 64, 8
+"""Devices that are looked up at a time, in all, of one server and of one user; the next ones are not heard."""
+
+_REASONS = {
+    Standing.UNTRUSTED: UNTRUSTED_DEVICE,
+    Standing.CHANGED: CHANGED_IDENTITY,
+    Standing.UNLISTED: UNLISTED_DEVICE,
+    Standing.UNKNOWN: UNKNOWN_DEVICE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """One message, with the device that it came to and the one that has sent it."""
+
+    device: CryptoDevice
+    caller: DeviceIdentity
+    signal: Signal
+
+
+class RoomSignaller(Protocol):
+    """Sends events of calls into rooms."""
+
+    async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None: ...
+
+
+class Refusals(Protocol):
+    """Counts what is refused."""
+
+    def refusal(self, code: str) -> None: ...
+
+
+class Signals:
+    """Implements :class:`mxrtc_bridge.engine.ports.Signaller` for rooms and devices."""
+
+    def __init__(
+        self,
+        rooms: RoomSignaller,
+        device_of: Callable[[UserId], CryptoDevice | None],
+        receive: Callable[[CallEvent, UserId], Awaitable[None]],
+        *,
+        lookups: DeviceLookups,
+        rights: Rights,
+        counters: Refusals,
+        wall_ms: Callable[[], int],
+    ) -> None:
+        """Make it.
+
+        Args:
+            rooms: sends what belongs to a call in a room.
+            device_of: the device of one of our users, if it is up.
+            receive: given each event of a call, with our user.
+            lookups: asks what is to be thought of a device that calls.
+            rights: the rules in force, the policy for devices among them.
+            counters: counts what is refused.
+            wall_ms: milliseconds since the epoch.
+        """
+        self._rooms = rooms
+        self._device_of = device_of
+        self._receive = receive
+        self._lookups = lookups
+        self._rights = rights
+        self._counters = counters
+        self._seldom = SeldomLog(log)
+        self._wall_ms = wall_ms
+        self._order = SignalOrder()
+        self._callers: OrderedDict[RoomId, tuple[DeviceIdentity, CallerDevice]] = OrderedDict()
+        self._strangers: OrderedDict[RoomId, DeviceIdentity] = OrderedDict()
+        self._lines: dict[RoomId, deque[_Message]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._sent: OrderedDict[tuple[RoomId, CallId], int] = OrderedDict()
+
+    async def run(self) -> None:
+        """Own the look-ups, until cancelled; must run before the first message comes."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            await asyncio.get_running_loop().create_future()
+
+    # From devices
+
+    async def handle(self, device: CryptoDevice, event: ToDeviceEvent) -> None:
+        """Take what another device has sent to one of ours; messages of one device come in order."""
+        if event.type != SIGNAL_TYPE:
+            log.debug("< %s of %s to a device of %s ignored", event.type, event.sender, device.user)
+            return
+        caller = event.device
+        if caller is None:
+            self._refused("plain_signal", event.sender)
+            return
+        try:
+            message = _Message(device, caller, parse_signal(event.content))
+        except EventError as error:
+            self._refused(error.code, event.sender)
+            return
+        channel = channel_of(device.user, event.sender, caller.device)
+        line = self._lines.get(channel)
+        if line is not None:
+            self._wait_in(line, message)
+        elif self._may_call(message) and self._brings_invite(message):
+            self._begin_line(channel, message)
+        else:
+            await self._take(channel, message)
+
+    def _may_call(self, message: _Message) -> bool:
+        return isinstance(self._rights.may_call(message.caller.user, message.device.user), Allow)
+
+    def _brings_invite(self, message: _Message) -> bool:
+        """Whether this message may lead to an invite being heard: it is one, or one waits for it."""
+        return isinstance(message.signal.message, Invite) or self._order.waits(
+            message.caller.user, message.caller.device, message.signal.message.call_id
+        )
+
+    def _wait_in(self, line: deque[_Message], message: _Message) -> None:
+        if len(line) >= MAX_WAITING:
+            self._refused("rate", message.caller.user)
+        else:
+            line.append(message)
+
+    def _begin_line(self, channel: RoomId, message: _Message) -> None:
+        user, server = message.caller.user, server_of(message.caller.user)
+        waiting = [line[0].caller.user for line in self._lines.values()]
+        full = (
+            len(waiting) >= MAX_LINES
+            or sum(server_of(each) == server for each in waiting) >= MAX_LINES_OF_SERVER
+            or waiting.count(user) >= MAX_LINES_OF_USER
+        )
+        if full or self._tasks is None:
+            self._refused("rate", user)
+            return
+        self._lines[channel] = deque([message])
+        self._tasks.create_task(self._work(channel), name="look-up of a caller")
+
+    async def _work(self, channel: RoomId) -> None:
+        """Take what waits, in order, until nothing does; the first message stays in the line while it is taken."""
+        line = self._lines[channel]
+        try:
+            while line:
+                try:
+                    await self._take(channel, line[0])
+                except MxrtcError as error:
+                    log.warning("! a message of %s was not handled: %s", line[0].caller.user, error)
+                except Exception:
+                    log.exception("! a message of %s was not handled", line[0].caller.user)
+                line.popleft()
+        finally:
+            del self._lines[channel]
+
+    async def _take(self, channel: RoomId, message: _Message) -> None:
+        """Hand on what can be heard now."""
+        caller = message.caller
+        try:
+            ready = self._order.put(caller.user, caller.device, message.signal)
+        except EventError as error:
+            self._refused(error.code, caller.user)
+            return
+        for signal in ready:
+            known = await self._admit(channel, message, signal)
+            if known is not None:
+                event_id = _event_id(channel, signal)
+                event = CallEvent(channel, event_id, caller.user, signal.sent_ms, signal.message, known)
+                await self._receive(event, message.device.user)
+
+    async def _admit(self, channel: RoomId, message: _Message, signal: Signal) -> CallerDevice | None:
+        """The device as it is known now; None if it is not heard.
+
+        An invite is judged by what its user's homeserver answers now. What follows must come from the same device,
+        with the same key, as the invite.
+        """
+        caller, least = message.caller, self._least
+        if isinstance(signal.message, Invite):
+            if self._may_call(message):
+                return await self._look_up(channel, message, signal.message)
+            if caller.trust.meets(least):
+                # It is refused by who decides on calls, and must be told so: no question is asked for that.
+                _remember(self._strangers, channel, caller)
+                return CallerDevice(caller.device, caller.ed25519, caller.trust)
+            self._refused("device", caller.user)
+            return None
+        device, known = self._callers.get(channel, (caller, None))
+        known = known or CallerDevice(caller.device, caller.ed25519, caller.trust)
+        if device.ed25519 != caller.ed25519 or not known.trust.meets(least):
+            self._refused("device", caller.user)
+            return None
+        return known
+
+    async def _look_up(self, channel: RoomId, message: _Message, invite: Invite) -> CallerDevice | None:
+        standing, known, found = await self._lookups.judge(message.device.user, message.caller, self._least)
+        # The policy may have been changed meanwhile.
+        if standing is Standing.GOOD and not known.trust.meets(self._least):
+            standing = Standing.UNTRUSTED
+        if standing is Standing.GOOD:
+            self._strangers.pop(channel, None)
+            _remember(self._callers, channel, (found, known))
+            return known
+        self._refused("device", message.caller.user)
+        reject = Reject(invite.call_id, PartyId(secrets.token_hex(8)), Version.V1, _REASONS[standing])
+        await self._send(message.device, message.caller, channel, reject)
+        return None
+
+    @property
+    def _least(self) -> Trust:
+        return self._rights.config.encryption.least
+
+    def _refused(self, code: str, sender: UserId) -> None:
+        self._counters.refusal(code)
+        self._seldom.info(sender, "x a message of a call from %s ignored: %s", sender, code)
+
+    # To rooms and devices
+
+    async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
+        """Send an event of a call where the call is.
+
+        Raises:
+            HomeserverError: it was not taken, or the other device is not there any more.
+        """
+        ends = channel_ends(room)
+        if ends is None:
+            await self._rooms.send(room, sender, message, step=step)
+            return
+        device = self._device_of(sender)
+        if device is None:
+            raise HomeserverError(f"the device of {sender} is not up")
+        admitted, stranger = self._callers.get(room), self._strangers.get(room)
+        caller = admitted[0] if admitted is not None else stranger
+        if caller is None:
+            caller = await self._find(device, ends.remote, ends.device)
+        await self._send(device, caller, room, message)
+
+    async def _find(self, device: CryptoDevice, user: UserId, name: str) -> DeviceIdentity:
+        """Find a device that called an earlier run of the bridge."""
+        for each in (await device.devices_of(user, fresh=True)).devices:
+            if each.device == name:
+                return each
+        raise HomeserverError(f"a device of {user} is not there any more", 404)
+
+    async def _send(self, device: CryptoDevice, caller: DeviceIdentity, channel: RoomId, message: CallMessage) -> None:
+        key = (channel, message.call_id)
+        seq = self._sent.get(key, 0)
+        _remember(self._sent, key, seq + 1)
+        content = signal_content(Signal(seq, self._wall_ms(), message))
+        await device.send_to_device([caller], SIGNAL_TYPE, content)
+
+
+def _event_id(channel: RoomId, signal: Signal) -> EventId:
+    """Name a message as an event: the same one has the same name, however often it comes."""
+    digest = hashlib.sha256(f"{channel} {signal.message.call_id} {signal.seq}".encode()).hexdigest()
+    return EventId(f"$signal-{digest}")
+
+
+def _remember(table: OrderedDict[KeyT, ValueT], key: KeyT, value: ValueT) -> None:
+    """Note something; what was noted longest ago makes room."""
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > MAX_CHANNELS:
+        table.popitem(last=False)

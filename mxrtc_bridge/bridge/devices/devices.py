@@ -1,0 +1,436 @@
+"""The devices of all virtual users: brought up at the start, kept listening, and between events and the bridge.
+
+Must never stop the bridge because of one device, nor let anything wait for a key that is late: what is late is handled
+when its key comes (:mod:`.late_keys`), for a minute, and then its sender is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from mxrtc_bridge.bridge.devices.late_keys import LateHandler, LateKeys, session_of
+from mxrtc_bridge.bridge.devices.wakeups import FIRST_POLLS_S, DeviceSigns
+from mxrtc_bridge.config import Config
+from mxrtc_bridge.config.files import write_private
+from mxrtc_bridge.config.secrets import read_secret_file
+from mxrtc_bridge.config.settings import EncryptionMode, EncryptionSettings
+from mxrtc_bridge.core.crypto.device_changes import DeviceNews
+from mxrtc_bridge.core.crypto.records import Trust
+from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError, StorageError
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.engine.fair_work import FairWork
+from mxrtc_bridge.matrix.crypto.binding import available
+from mxrtc_bridge.matrix.crypto.cross_signing import DEVICE_NAME, OtherIdentityError
+from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
+from mxrtc_bridge.matrix.crypto.key_server import KeyServer
+from mxrtc_bridge.matrix.crypto.rooms import EncryptedRooms, Opened
+from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys, pickle_key
+from mxrtc_bridge.matrix.crypto.sync import LONG_POLL_S, DeviceSync
+from mxrtc_bridge.matrix.crypto.values import Obstacle, ToDeviceEvent, Undecryptable, UserDevices
+from mxrtc_bridge.matrix.homeserver import Homeserver
+from mxrtc_bridge.matrix.room_event import RoomEvent
+from mxrtc_bridge.matrix.transport import Transport
+from mxrtc_bridge.storage.crypto import CryptoStore
+
+log = logging.getLogger("mxrtc_bridge.encryption")
+
+DEVICES_PER_TRANSPORT = 64
+"""Long polls that share a pool of connections."""
+STARTS_AT_A_TIME = 8
+RESTART_S = 60.0
+
+NO_LIBRARY = "the package vodozemac is not installed (it exists for Linux on x86-64 and aarch64)"
+
+_LEAST: ContextVar[Trust | None] = ContextVar("least trust", default=None)
+"""Overrides the policy for what the current task sends."""
+
+ToDeviceHandler = Callable[[CryptoDevice, ToDeviceEvent], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _End:
+    rooms: EncryptedRooms
+    sync: DeviceSync
+    up: bool = False
+    """Whether its device has been brought up at the homeserver in this run."""
+    task: asyncio.Task[None] | None = None
+
+
+def why_impossible(settings: EncryptionSettings) -> str | None:
+    """Why encryption cannot be had, as far as it can be told without the homeserver; None if it can."""
+    if settings.mode is EncryptionMode.OFF:
+        return "encryption.enabled is off"
+    return None if available() else NO_LIBRARY
+
+
+def load_key(settings: EncryptionSettings) -> bytes:
+    """Return the key of the configuration, or the bridge's own, which is made where there is none.
+
+    Raises:
+        ConfigError: the file cannot be read or written.
+    """
+    if settings.key is not None:
+        return settings.key
+    path = settings.key_file
+    if not path.exists():
+        write_private(path, secrets.token_urlsafe(32) + "\n", replace=False)
+        log.warning("the key of all identities was made: %s; keep a copy of it", path)
+    return read_secret_file(path).encode()
+
+
+class Encryption:
+    """End-to-end encryption of the bridge."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: CryptoStore,
+        *,
+        wall_ms: Callable[[], int],
+        to_device: ToDeviceHandler,
+        may_replace: Callable[[UserId], bool] = lambda _user: False,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        has_right: Callable[[UserId], bool] = lambda _user: False,
+    ) -> None:
+        """Make it; nothing is sent before :meth:`start`.
+
+        Args:
+            config: the configuration.
+            store: remembers all devices.
+            wall_ms: milliseconds since the epoch.
+            to_device: given what other devices send, one at a time for each of ours.
+            may_replace: whether another identity that a user of ours shows is replaced.
+            sleep: waits before a device is brought up again.
+            has_right: whether a user holds any right.
+        """
+        self._sleep = sleep
+        self._config = config
+        self._store = store
+        self._wall_ms = wall_ms
+        self._to_device = to_device
+        self._may_replace = may_replace
+        self._ends: dict[UserId, _End] = {}
+        self._transports: list[Transport] = []
+        self._polling_users = 0
+        self._transport: Transport | None = None
+        self._key = b""
+        self._tasks: asyncio.TaskGroup | None = None
+        self.late = LateKeys(config.homeserver.domain, has_right)
+        self._slow = FairWork("what waits for keys of other homeservers", config.homeserver.domain, has_right)
+        self._bringing_up = asyncio.Lock()
+        self.why_off: str | None = "it has not been started"
+        self._announced = config.encryption.announced
+        self._signs = DeviceSigns(
+            lambda: [(end.rooms.device, end.sync) for end in self._ends.values() if end.up], sleep
+        )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether encrypted rooms are understood."""
+        return self.why_off is None
+
+    def configure(self, config: Config) -> None:
+        """Take over who is trusted; the rest takes effect after a restart."""
+        if config.encryption.announced != self._announced:
+            log.warning("a change of encryption.receive takes effect after a restart only")
+        self._config = config
+        for end in self._ends.values():
+            end.rooms.device.lists.know(config.encryption.identities)
+
+    async def start(self, users: Iterable[UserId]) -> None:
+        """Bring up the devices of all virtual users, which must be registered.
+
+        Raises:
+            LocalError: encryption was demanded (``enabled: on``) and is not possible.
+            OtherIdentityError: a user shows another identity, which may not be replaced.
+            HomeserverError: the same, because of the homeserver.
+        """
+        settings = self._config.encryption
+        if settings.mode is EncryptionMode.OFF:
+            self.why_off = "encryption.enabled is off"
+            log.warning("encryption is off: the configuration says so; calls from encrypted rooms are not understood")
+            return
+        try:
+            if not available():
+                raise LocalError(NO_LIBRARY)
+            self._key = await asyncio.to_thread(load_key, settings)
+            self._transport = self._new_transport()
+            self.why_off = None
+            await self.serve(users)
+        except MxrtcError as error:
+            if settings.mode is EncryptionMode.ON or isinstance(error, OtherIdentityError):
+                raise
+            self.why_off = str(error)
+            log.warning("encryption is off: %s", error)
+
+    def _new_transport(self) -> Transport:
+        transport = Transport(self._config.homeserver.address, self._config.appservice.as_token)
+        self._transports.append(transport)
+        return transport
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for transport in self._transports:
+            await transport.close()
+
+    async def serve(self, users: Iterable[UserId]) -> None:
+        """Have a device for each of the users and for nobody else. The failure of one leaves the others alone.
+
+        Raises:
+            HomeserverError: the homeserver refuses devices.
+            OtherIdentityError: a user shows another identity, which may not be replaced.
+        """
+        if not self.is_on:
+            return
+        wanted = set(users)
+        for user in set(self._ends) - wanted:
+            end = self._ends.pop(user)
+            if end.task is not None:
+                end.task.cancel()
+        async with self._bringing_up:
+            await self._serve_new(wanted)
+
+    async def _serve_new(self, wanted: set[UserId]) -> None:
+        # One after the other: a second device of the same user would be deleted by the first, and it by the second.
+        new = wanted - set(self._ends)
+        todo = iter(sorted(new))
+        failures: list[MxrtcError] = []
+
+        async def work() -> None:
+            for user in todo:
+                try:
+                    await self._bring_up(user)
+                except MxrtcError as error:
+                    failures.append(error)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(STARTS_AT_A_TIME):
+                group.create_task(work())
+        await self._share_vouched(new & self._ends.keys())
+        if failures:
+            raise failures[0]
+        log.info("encryption is on: %d devices", len(self._ends))
+
+    async def _bring_up(self, user: UserId) -> None:
+        assert self._transport is not None
+        if self._polling_users % DEVICES_PER_TRANSPORT == 0:
+            self._new_transport()
+        self._polling_users += 1
+        server = KeyServer(self._transport, user, masquerade=True, polling=self._transports[-1])
+        device = CryptoDevice(
+            server,
+            self._store.of(user),
+            user=user,
+            pickle_key=pickle_key(self._key),
+            display_name=DEVICE_NAME,
+            wall_ms=self._wall_ms,
+            identity=IdentityKeys.derived(self._key, user, may_replace=self._may_replace(user)),
+            known_identities=self._config.encryption.identities,
+            later=self._slow.put,
+            deliver=self._to_device,
+        )
+        rooms = EncryptedRooms(device, self._store.of(user), Homeserver(self._transport))
+        polls_s = FIRST_POLLS_S if self._announced else LONG_POLL_S
+        end = _End(rooms, DeviceSync(server, device, self._to_device, first_polls_s=polls_s))
+        try:
+            await device.start()
+            end.up = True
+        except (HomeserverError, StorageError) as error:
+            if isinstance(error, HomeserverError) and not error.retryable:
+                raise
+            log.warning("! the device of %s comes up later: %s", user, error)
+        self._ends[user] = end
+        if self._tasks is not None:
+            end.task = self._tasks.create_task(self._listen(end), name=f"device of {user}")
+
+    async def run(self) -> None:
+        """Listen for all devices, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            tasks.create_task(self.late.run(), name="late keys")
+            tasks.create_task(self._slow.run(), name="keys of slow homeservers")
+            for user, end in self._ends.items():
+                end.task = tasks.create_task(self._listen(end), name=f"device of {user}")
+            if self._announced:
+                await self._signs.run()
+            await asyncio.get_running_loop().create_future()
+
+    def hear(self, news: DeviceNews) -> None:
+        """Take what a transaction of the homeserver says about devices."""
+        if self._announced:
+            self._signs.hear(news)
+
+    async def _listen(self, end: _End) -> None:
+        while True:
+            try:
+                if not end.up:
+                    # It may have been deleted at the homeserver: then a new one takes its place.
+                    await end.rooms.device.start()
+                    end.up = True
+                if self._signs.in_use is not None:
+                    end.sync.listen(by_signs=self._signs.in_use)
+                await end.sync.run()
+            except (HomeserverError, LocalError) as error:
+                log.error("! the device of %s is deaf for a minute: %s", end.rooms.device.user, error)
+                end.up = False
+            await self._sleep(RESTART_S)
+
+    async def vouch_for(self, user: UserId, master: str) -> None:
+        """Take an identity for the right one that was compared with one of our devices: all of them trust it then.
+
+        Raises:
+            StorageError: the database cannot be used.
+        """
+        for end in tuple(self._ends.values()):
+            await end.rooms.device.lists.vouch_for(user, master)
+
+    async def accept_identity(self, user: UserId, key: str | None) -> UserDevices:
+        """Take the identity that a user shows now for the right one; for a verified one if it was compared.
+
+        Args:
+            user: whose.
+            key: the identity as it was compared over another way; None to accept it unseen.
+
+        Returns:
+            what was known of the user before, by one of our devices that knew another identity if there is one.
+
+        Raises:
+            StateError: no device of ours is up.
+            HomeserverError: the homeserver does not say what the user shows.
+            StorageError: the database cannot be used.
+        """
+        devices = [end.rooms.device for end in self._ends.values() if end.up]
+        if not devices:
+            raise StateError(self.why_off or "no device is up")
+        # Each has seen the user at another time, and some of them perhaps never before.
+        seen = [await device.devices_of(user, fresh=True) for device in devices]
+        known = next((each for each in seen if each.identity_changed), seen[0])
+        if known.master is not None and key in (None, known.master):
+            for device in devices:
+                await device.lists.accept_identity(user, verified=key)
+        return known
+
+    async def _share_vouched(self, users: set[UserId]) -> None:
+        """Tell devices that are new which identities were compared before."""
+        if users:
+            vouched = await self._store.vouched()
+            for user in users:
+                for other, master in vouched.items():
+                    await self._ends[user].rooms.device.lists.vouch_for(other, master)
+
+    def device_of(self, user: UserId) -> CryptoDevice | None:
+        """The device of one of our users, where it has one that is up."""
+        end = self._end_of(user)
+        return None if end is None else end.rooms.device
+
+    def lists_of(self, user: UserId) -> DeviceLists | None:
+        """What the device of one of our users knows of others, also while that device is not up."""
+        end = self._ends.get(user)
+        return None if end is None else end.rooms.device.lists
+
+    def _end_of(self, user: UserId) -> _End | None:
+        end = self._ends.get(user)
+        return end if end is not None and end.up else None
+
+    # --- rooms
+
+    async def is_encrypted(self, room: RoomId, local: UserId, *, state: bool) -> bool:
+        """Whether a room is or ever was encrypted, as far as we know; ``state`` is what its state says now."""
+        end = self._ends.get(local)
+        return state if end is None else await end.rooms.encryption_of(room, encrypted=state) is not None
+
+    async def seal(
+        self,
+        room: RoomId,
+        local: UserId,
+        event_type: str,
+        content: Mapping[str, object],
+        *,
+        state: bool,
+        members: frozenset[UserId],
+    ) -> tuple[str, Mapping[str, object]]:
+        """Return what is to be sent in a room: encrypted where the room is, and where we can.
+
+        Where encryption is switched off everything is plain text, and users are told so in each encrypted room.
+
+        Raises:
+            HomeserverError: keys could not be asked for or sent, or the device is not up.
+        """
+        end = self._ends.get(local)
+        if end is None and not (self.is_on and state):
+            return event_type, content
+        encryption = None if end is None else await end.rooms.encryption_of(room, encrypted=state)
+        if end is not None and encryption is None:
+            return event_type, content
+        if end is None or encryption is None or not end.up:
+            raise HomeserverError(f"{local} cannot speak in an encrypted room: its device is not up")
+        least = _LEAST.get() or self._config.encryption.least
+        return await end.rooms.seal(encryption, members, event_type, content, least=least)
+
+    async def prepare(self, room: RoomId, local: UserId, members: frozenset[UserId]) -> None:
+        """Give the devices of a room our key before there is something to say; failures are not the caller's."""
+        end = self._end_of(local)
+        if end is None:
+            return
+        try:
+            encryption = await end.rooms.encryption_of(room, encrypted=True)
+            if encryption is not None:
+                await end.rooms.device.prepare_room(encryption, members, least=self._config.encryption.least)
+        except (HomeserverError, LocalError) as error:
+            log.info("the keys of a room of %s are not prepared: %s", local, error)
+
+    async def open(self, event: RoomEvent, local: UserId, late: LateHandler) -> Opened | Undecryptable | None:
+        """Decrypt an event; None where it waits for its key: ``late`` is given it when the key has come, or will not.
+
+        Raises:
+            StateError: encryption is off, or the device is not up.
+        """
+        end = self._end_of(local)
+        if end is None:
+            raise StateError(self.why_off or f"the device of {local} is not up")
+        rooms, session = end.rooms, session_of(event, local)
+        result: Opened | Undecryptable = Undecryptable(Obstacle.NO_KEY, session[-1])
+        if not self.late.holds(session):
+            result = await rooms.open(event, key_wait_s=0)
+            if not isinstance(result, Undecryptable) or not result.may_come:
+                return result
+
+        async def open_late(event: RoomEvent, wait_s: float) -> Opened | Undecryptable:
+            return await rooms.open(event, key_wait_s=wait_s)
+
+        return None if self.late.put(session, event, open_late, late) else result
+
+
+@contextmanager
+def readable_for_all() -> Iterator[None]:
+    """Let untrusted devices read what is sent in this block: a refusal that they cannot read is none.
+
+    They get the session from this message on; it is replaced before anything else is said.
+    """
+    token = _LEAST.set(Trust.UNSIGNED)
+    try:
+        yield
+    finally:
+        _LEAST.reset(token)
+
+
+def explain(result: Undecryptable) -> str:
+    """Say to a user why we could not read a message, and what to do."""
+    words = f"I could not read your last message: {result.obstacle.value}."
+    match result.obstacle:
+        case Obstacle.NO_KEY:
+            return f"{words} Please try again; if that does not help, restart your client."
+        case Obstacle.WITHHELD:
+            return f"{words} Please check in your client's security settings that you let devices like mine read along."
+        case _:
+            return f"{words} Please send it again from an up-to-date client."
+
+
+__all__ = ["Encryption", "explain", "load_key", "readable_for_all", "why_impossible"]

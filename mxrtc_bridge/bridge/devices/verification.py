@@ -1,0 +1,260 @@
+"""Verifications by emoji of our users' devices: users ask, the admin at the bridge's machine compares.
+
+Must never be answered in a chat: what is compared must not pass through the homeserver that it guards against. Must
+never take an identity for verified for more than its admin has seen, nor for somebody who has lost their right since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mxrtc_bridge.bridge.access.rights import Rights
+from mxrtc_bridge.bridge.audit.events import Audited
+from mxrtc_bridge.core.access.policy import Allow
+from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, Ended, Send, Vouched
+from mxrtc_bridge.core.errors import DeskError, HomeserverError, MxrtcError
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent, UserDevices
+from mxrtc_bridge.matrix.crypto.verification import Exchange, Verifications
+from mxrtc_bridge.matrix.room_event import RoomEvent
+
+log = logging.getLogger("mxrtc_bridge.verifications")
+
+TICK_S = 15.0
+MAX_WAITING = 32
+"""Verifications that wait for the admin, of all peers; one more ends the oldest."""
+HOW = "mxrtc-bridge verify"
+_OUTCOMES = {
+    "m.user": "the user has ended it",
+    "m.timeout": "it took more than ten minutes",
+    "m.mismatched_sas": "the two sides show different things: somebody may be in between",
+    "m.mismatched_commitment": "a key was exchanged: somebody may be in between",
+    "m.key_mismatch": "the keys are not those that the homeserver shows: somebody may be in between",
+}
+
+
+class Vouching(Protocol):
+    """Remembers whose identity was compared."""
+
+    async def vouch_for(self, user: UserId, master: str) -> None: ...
+
+    async def accept_identity(self, user: UserId, key: str | None) -> UserDevices: ...
+
+
+class RoomSender(Protocol):
+    """Sends events in rooms, encrypted where the room is."""
+
+    async def send_event(
+        self, room: RoomId, sender: UserId, event_type: str, content: Mapping[str, object], *, key: str
+    ) -> EventId: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    number: int
+    local: UserId
+    exchange: Exchange
+    of: Verifications
+
+
+class BridgeVerifications:
+    """See the head of this module.
+
+    Args:
+        vouching: told which identities were compared.
+        rooms: sends events of our users.
+        rights: the rules in force.
+        audited: where it is written down.
+        tell_admins: says something to the admins.
+        new_number: gives a number that no verification has had before.
+        clock: where time comes from.
+        sleep: waits before it is looked for what takes too long.
+    """
+
+    def __init__(
+        self,
+        vouching: Vouching,
+        rooms: RoomSender,
+        *,
+        rights: Rights,
+        audited: Audited,
+        tell_admins: Callable[[str], None],
+        new_number: Callable[[], Awaitable[int]],
+        clock: Clock,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._vouching = vouching
+        self._rooms = rooms
+        self._rights = rights
+        self._audited = audited
+        self._tell_admins = tell_admins
+        self._clock = clock
+        self._sleep = sleep
+        self._of: dict[UserId, tuple[CryptoDevice, Verifications]] = {}
+        self._waiting: dict[Exchange, _Waiting] = {}
+        self._new_number = new_number
+
+    async def handle(self, device: CryptoDevice, event: ToDeviceEvent) -> bool:
+        """Take what another device has sent to one of ours; False if it belongs to no verification."""
+        return await self._outlive(event.sender, self._verifications(device).receive(event))
+
+    async def handle_in_room(self, device: CryptoDevice, event: RoomEvent) -> bool:
+        """Take an event of an encrypted room, decrypted; False if it belongs to no verification."""
+        return await self._outlive(event.sender, self._verifications(device).receive_in_room(event))
+
+    async def run(self) -> None:
+        """End what takes too long, until cancelled."""
+        while True:
+            await self._sleep(TICK_S)
+            for device, verifications in tuple(self._of.values()):
+                await self._outlive(device.user, verifications.tick())
+
+    # At the bridge's machine
+
+    def rows(self) -> Sequence[dict[str, object]]:
+        """What waits for the admin, the oldest first."""
+        return [
+            {
+                "number": each.number,
+                "user": each.exchange.user,
+                "device": each.exchange.device,
+                "peer": each.local,
+                "emoji": list(each.exchange.code.names),
+                "symbols": list(each.exchange.code.symbols),
+                "numbers": list(each.exchange.code.decimals),
+                "answered": not each.exchange.waits_for_us,
+            }
+            for each in self._waiting.values()
+            if each.exchange.code is not None
+        ]
+
+    async def decide(self, number: int, *, same: bool, by: UserId) -> str:
+        """Say whether both sides show the same; returns what came of it.
+
+        Raises:
+            DeskError: there is none with this number, its user has no right any more, or it took too long.
+            HomeserverError: the other side could not be told.
+        """
+        found = [each for each in self._waiting.values() if each.number == number]
+        if not found or not found[0].exchange.waits_for_us:
+            raise DeskError(f"no verification {number} waits for an answer; {HOW} shows those that do")
+        (waiting,) = found
+        exchange = waiting.exchange
+        if not self._admits(exchange.user, waiting.local):
+            await waiting.of.give_up(exchange)
+            raise DeskError(f"{exchange.user} has no right to {waiting.local} any more")
+        await waiting.of.compared(exchange, same=same)
+        if exchange.ended is not None and exchange.ended.code == "m.timeout":
+            raise DeskError(f"verification {number} has ended: {_OUTCOMES['m.timeout']}")
+        self._audited.verified(
+            by, exchange.user, waiting.local, exchange.device, "both show the same" if same else "they differ"
+        )
+        if not same:
+            return f"Verification {number} is ended: somebody may be between {exchange.user} and the bridge."
+        if exchange.vouched is None:
+            return f"Noted. {exchange.user} has still to say that both sides show the same."
+        return _outcome(exchange)
+
+    async def trust(self, user: UserId, key: str | None, *, by: UserId) -> str:
+        """Accept the identity that a user shows now, on purpose; returns what came of it.
+
+        Raises:
+            DeskError: there is none, it is not the one that was compared, or the configuration names one.
+            MxrtcError: it cannot be found out or stored.
+        """
+        named = self._rights.config.encryption.identities.get(user)
+        if named is not None:
+            raise DeskError(
+                f"encryption.identities in the configuration says which identity {user} has: change it there."
+            )
+        known = await self._vouching.accept_identity(user, key)
+        if known.master is None:
+            raise DeskError(f"{user} shows no identity that could be accepted.")
+        if key not in (None, known.master):
+            raise DeskError(f"{user} shows the identity {known.master}, which is not the one that you gave.")
+        how = "accepted unseen" if key is None else "compared by its key"
+        self._audited.verified(by, user, None, None, f"the identity {known.master} is {how}")
+        before = f", before {known.pinned}" if known.identity_changed else ""
+        return f"{user} is known by the identity {known.master} now{before}" + (", verified." if key else ".")
+
+    # One of our users
+
+    def _verifications(self, device: CryptoDevice) -> Verifications:
+        known = self._of.get(device.user)
+        if known is not None and known[0] is device:
+            return known[1]
+        local = device.user
+
+        async def changed(exchange: Exchange, effect: Effect) -> None:
+            await self._changed(local, made, exchange, effect)
+
+        async def send_in_room(room: RoomId, effect: Send, key: str) -> None:
+            await self._rooms.send_event(room, local, effect.type, effect.content, key=key)
+
+        made = Verifications(
+            device,
+            admits=lambda user: self._admits(user, local),
+            changed=changed,
+            # Ten minutes are short so that nobody answers later; a machine that sleeps must not make them long.
+            monotonic=lambda: self._clock.elapsed_ms() / 1000,
+            wall_ms=self._clock.wall_ms,
+            send_in_room=send_in_room,
+        )
+        self._of[local] = (device, made)
+        return made
+
+    def _admits(self, user: UserId, local: UserId) -> bool:
+        return isinstance(self._rights.may_call(user, local), Allow)
+
+    async def _changed(self, local: UserId, of: Verifications, exchange: Exchange, effect: Effect) -> None:
+        match effect:
+            case Compare():
+                await self._wait_for_admin(local, of, exchange)
+            case Vouched(master=master):
+                if master is not None:
+                    await self._vouching.vouch_for(exchange.user, master)
+                log.info("= %s and %s: %s", exchange.user, local, _outcome(exchange))
+            case Ended(code=code):
+                self._waiting.pop(exchange, None)
+                if code:
+                    why = _OUTCOMES.get(code, code)
+                    log.info("= the verification of %s with %s ended: %s", exchange.user, local, why)
+
+    async def _wait_for_admin(self, local: UserId, of: Verifications, exchange: Exchange) -> None:
+        number = await self._new_number()
+        while len(self._waiting) >= MAX_WAITING:
+            oldest = next(iter(self._waiting.values()))
+            self._waiting.pop(oldest.exchange)
+            await oldest.of.give_up(oldest.exchange)
+        self._waiting[exchange] = _Waiting(number, local, exchange, of)
+        log.info("= verification %d of %s with %s waits for an admin: %s", number, exchange.user, local, HOW)
+        self._tell_admins(
+            f"{exchange.user} wants to compare emoji with {local}. At the bridge's machine: {HOW} shows them. "
+            "Compare them with the user over the telephone, or face to face; not here."
+        )
+
+    @staticmethod
+    async def _outlive(user: UserId, work: Awaitable[bool | None]) -> bool:
+        """Do what belongs to a verification, also if it fails: that must not end what else the bridge does."""
+        try:
+            return bool(await work)
+        except MxrtcError as error:
+            level = logging.WARNING if isinstance(error, HomeserverError) else logging.ERROR
+            log.log(level, "! a verification with %s has failed: %s", user, error)
+            return True
+
+
+def _outcome(exchange: Exchange) -> str:
+    assert exchange.vouched is not None
+    if exchange.vouched.master is None:
+        return (
+            f"Verified for {exchange.user}. Their device has not vouched for their identity, so the bridge remembers "
+            "nothing: their own session must be verified first."
+        )
+    return f"Verified: {exchange.user} is known by the identity {exchange.vouched.master} now."

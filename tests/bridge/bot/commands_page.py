@@ -1,0 +1,47 @@
+"""The page of what can be written in a chat, made from the table that the program reads by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mxrtc_bridge.bridge.bot.user_commands import CARRIED_OUT
+from mxrtc_bridge.core.bot.parser import COMMANDS, Effect
+
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "chat-commands.md"
+
+HEAD = """# What can be written in a chat
+
+<!-- Made from the table in mxrtc_bridge/core/bot/parser.py by `make docs`; do not edit. -->
+
+In a direct chat with the bot or a peer you write the command alone; in a room with others, `!rtc` comes in front.
+A command is one line, alone in a message of text; it may answer another message or stand in a thread.
+Nothing else is a command: no quotation, edit, forwarded message, caption or name of a file.
+What was written more than five minutes ago gives nothing any more; what takes away counts for three days.
+A name of a peer is its name in the configuration (`build`), its user id, or a mention of it.
+A user is an id or a mention.
+Where the formatted text of a message says anything else than its plain text, you are told so, and nothing is done.
+The same goes for formatted text with parts that are quoted, struck out or hidden.
+{giving} give something.
+They count in a direct chat, where nobody else is or is invited, and in the room of the admins.
+Where others than admins are in that room, you are asked first, and answer with `!rtc yes N`.
+They are refused with characters that nobody sees.
+They are refused as well where they mention somebody whose place in the text is not certain.
+A time is like `45s`, `30m`, `2h`, `3d`, `1w` or `1h30m`.
+What comes after `because` is kept with the grant or the request, or told to whom it is about.
+
+How it is used: [ask for access, give it, and take it back](../how-to/access.md).
+"""
+
+
+def render() -> str:
+    """Return the page."""
+    giving = [f"`{form.verb}`" for form in COMMANDS if form.effect is Effect.GIVES and form.verb != "yes"]
+    parts = [HEAD.format(giving=", ".join(giving[:-1]) + f" and {giving[-1]}")]
+    for title, admin in (("For everybody who may use or ask for something", False), ("For admins", True)):
+        parts.append(f"\n## {title}\n\n| Write | For | Like |\n|---|---|---|\n")
+        for form in COMMANDS:
+            if form.admin is admin and form.verb in CARRIED_OUT:
+                usage = form.usage.replace("|", "\\|")
+                examples = ", ".join(f"`{example}`" for example in form.examples)
+                parts.append(f"| `{usage}` | {form.summary} | {examples} |\n")
+    return "".join(parts)

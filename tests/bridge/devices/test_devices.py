@@ -1,0 +1,310 @@
+"""Encryption as a part of the bridge: when it is on, what is said when it is off, and events whose keys are late."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from mxrtc_bridge.bridge.check import _check_encryption
+from mxrtc_bridge.bridge.devices import devices as encryption_module
+from mxrtc_bridge.bridge.devices.devices import Encryption, explain, load_key
+from mxrtc_bridge.config import Level
+from mxrtc_bridge.core.errors import ConfigError, HomeserverError, LocalError
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from mxrtc_bridge.matrix.crypto.rooms import Opened
+from mxrtc_bridge.matrix.crypto.values import (
+    DeviceId,
+    DeviceIdentity,
+    Obstacle,
+    ToDeviceEvent,
+    Undecryptable,
+    UserDevices,
+)
+from mxrtc_bridge.matrix.room_event import RoomEvent
+from mxrtc_bridge.storage.stores import open_stores
+from tests.bridge.homeserver import ALICE, PEER, ROOM, FakeHomeserver
+
+USER = UserId(PEER)
+
+
+class KeyServerDouble(FakeHomeserver):
+    """Answers what devices ask; ``refuse`` and ``away_for_devices`` say how it fails."""
+
+    refuse = False
+    away_for_devices = False
+
+    def _authorized(self, parts: list[str], user: str, body: dict[str, Any]) -> web.Response:
+        match parts:
+            case ["devices", _] if self.refuse:
+                return web.json_response({"errcode": "M_UNRECOGNIZED", "error": "unknown"}, status=404)
+            case ["devices", _] if self.away_for_devices:
+                return web.json_response({"errcode": "M_FORBIDDEN", "error": "busy"}, status=429)
+            case ["keys", "query"]:
+                return web.json_response({"device_keys": {each: {} for each in body["device_keys"]}})
+            case ["keys", "upload"]:
+                return web.json_response({"one_time_key_counts": {"signed_curve25519": 50}})
+            case ["sync"]:
+                return web.json_response({"next_batch": "s1"})
+        return super()._authorized(parts, user, body)
+
+
+@pytest_asyncio.fixture
+async def server(tmp_path: Path) -> AsyncIterator[KeyServerDouble]:
+    async with KeyServerDouble(tmp_path) as homeserver:
+        yield homeserver
+
+
+async def ignore(_: CryptoDevice, __: ToDeviceEvent) -> None:
+    pass
+
+
+@asynccontextmanager
+async def made(server: FakeHomeserver, **section: Any) -> AsyncIterator[Encryption]:
+    config = server.config(encryption=section)
+    async with open_stores(config.database) as stores:
+        encryption = Encryption(config, stores.crypto, wall_ms=lambda: 10**12, to_device=ignore)
+        try:
+            yield encryption
+        finally:
+            await encryption.close()
+
+
+async def test_identities_that_were_compared_count_for_every_peer_also_for_new_ones(server: KeyServerDouble) -> None:
+    alice, other = UserId(ALICE), UserId(f"@rtc_other:{USER.split(':')[1]}")
+
+    async def verified(encryption: Encryption, user: UserId) -> str | None:
+        record = await encryption._store.of(user).user(alice)
+        return None if record is None else record.verified_master
+
+    async with made(server) as encryption:
+        await encryption.start([USER])
+        await encryption.vouch_for(alice, "m" * 43)
+        assert await verified(encryption, USER) == "m" * 43
+        await encryption.serve([USER, other])
+        assert await verified(encryption, other) == "m" * 43
+
+
+@pytest.mark.parametrize("knows", ["first", "second"])
+async def test_the_identity_of_before_is_told_whichever_device_has_known_it(
+    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch, knows: str
+) -> None:
+    alice, other = UserId(ALICE), UserId(f"@rtc_other:{USER.split(':')[1]}")
+    async with made(server) as encryption:
+        await encryption.start([USER, other])
+        first, second = (end.rooms.device for end in encryption._ends.values())
+        accepted: list[UserId] = []
+        for device in (first, second):
+            pinned = "old" if device is (first if knows == "first" else second) else "new"
+
+            async def devices_of(user: UserId, *, fresh: bool = False, pinned: str = pinned) -> UserDevices:
+                return UserDevices(user, (), "new", pinned)
+
+            async def accept(user: UserId, *, verified: str | None, owner: UserId = device.user) -> None:
+                accepted.append(owner)
+
+            monkeypatch.setattr(device, "devices_of", devices_of)
+            monkeypatch.setattr(device.lists, "accept_identity", accept)
+        assert (await encryption.accept_identity(alice, None)).pinned == "old"
+        assert set(accepted) == {USER, other}
+
+
+async def test_a_reload_tells_all_devices_whom_the_admin_knows(
+    server: KeyServerDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with made(server) as encryption:
+        await encryption.start([USER])
+        device = encryption.device_of(USER)
+        assert device is not None
+        encryption.configure(server.config(encryption={"identities": {ALICE: "A" * 43}, "receive": "transactions"}))
+        assert device.lists._known == {ALICE: "A" * 43}
+    assert "encryption.receive takes effect after a restart only" in caplog.text
+
+
+async def test_it_is_on_by_itself_and_the_key_is_made_once(server: KeyServerDouble) -> None:
+    async with made(server) as encryption:
+        await encryption.start([USER])
+        assert encryption.is_on
+        device = encryption.device_of(USER)
+        assert device is not None
+        first = (server.folder / "encryption.key").read_text()
+        assert (server.folder / "encryption.key").stat().st_mode & 0o777 == 0o600
+    async with made(server) as encryption:
+        await encryption.start([USER])
+        again = encryption.device_of(USER)
+        assert again is not None
+        assert again.master_key == device.master_key
+        assert (server.folder / "encryption.key").read_text() == first
+
+
+async def test_key_of_the_configuration_leaves_no_file(server: KeyServerDouble) -> None:
+    config = server.config(encryption={"key": "k" * 32})
+    assert load_key(config.encryption) == b"k" * 32
+    assert "k" * 32 not in repr(config)
+    assert not config.encryption.key_file.exists()
+
+
+async def test_key_that_others_can_read_is_refused(server: KeyServerDouble) -> None:
+    settings = server.config(encryption={}).encryption
+    settings.key_file.write_text("x" * 43)
+    settings.key_file.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 0600"):
+        load_key(settings)
+
+
+@pytest.mark.parametrize("mode", ["auto", "on"])
+async def test_homeserver_that_cannot_do_it_is_said(
+    server: KeyServerDouble, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.refuse = True
+    async with made(server, enabled=mode) as encryption:
+        if mode == "on":
+            with pytest.raises(HomeserverError, match="make a device"):
+                await encryption.start([USER])
+        else:
+            await encryption.start([USER])
+            assert not encryption.is_on
+            assert "encryption is off: could not make a device" in caplog.text
+
+
+@pytest.mark.parametrize(("mode", "level"), [("auto", Level.WARN), ("on", Level.FAIL)])
+async def test_missing_library_is_said(
+    server: KeyServerDouble, mode: str, level: Level, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encryption_module, "available", lambda: False)
+    finding = _check_encryption(server.config(encryption={"enabled": mode}))
+    assert (finding.level, "vodozemac" in finding.what) == (level, True)
+    async with made(server, enabled=mode) as encryption:
+        if mode == "on":
+            with pytest.raises(LocalError, match="vodozemac"):
+                await encryption.start([USER])
+        else:
+            await encryption.start([USER])
+            assert encryption.why_off is not None
+
+
+async def test_device_that_could_not_come_up_does_so_later_and_says_nothing_in_plain_text_until_then(
+    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mxrtc_bridge.matrix.transport import RetryPolicy, Transport
+
+    monkeypatch.setattr(
+        encryption_module, "Transport", lambda url, token: Transport(url, token, retry=RetryPolicy(total_s=0))
+    )
+    server.away_for_devices = True
+    async with made(server) as encryption:
+        await encryption.start([USER])
+        assert encryption.is_on
+        assert encryption.device_of(USER) is None
+        nobody: frozenset[UserId] = frozenset()
+        with pytest.raises(HomeserverError, match="not up"):
+            await encryption.seal(ROOM, USER, "m.x", {}, state=True, members=nobody)  # type: ignore[arg-type]
+        assert await encryption.seal("!plain:x", USER, "m.x", {}, state=False, members=nobody) == ("m.x", {})  # type: ignore[arg-type]
+        server.away_for_devices = False
+        task = asyncio.create_task(encryption.run())
+        began = time.monotonic()
+        while encryption.device_of(USER) is None:
+            assert time.monotonic() - began < 10
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_room_that_was_encrypted_stays_so_whatever_the_homeserver_says(server: KeyServerDouble) -> None:
+    async with made(server) as encryption:
+        await encryption.start([USER])
+        assert await encryption.is_encrypted(ROOM, USER, state=True)  # type: ignore[arg-type]
+    async with made(server) as encryption:
+        await encryption.start([USER])
+        assert await encryption.is_encrypted(ROOM, USER, state=False)  # type: ignore[arg-type]
+        kind, _ = await encryption.seal(
+            ROOM,
+            USER,
+            "m.call.answer",
+            {"sdp": "v=0"},
+            state=False,
+            members=frozenset({USER}),  # type: ignore[arg-type]
+        )
+        assert kind == "m.room.encrypted"
+
+
+async def test_users_that_are_gone_from_the_configuration_are_not_listened_for(server: KeyServerDouble) -> None:
+    other = UserId(PEER.replace("build", "web"))
+    async with made(server) as encryption:
+        await encryption.start([USER, other])
+        await encryption.serve([other])
+        assert encryption.device_of(USER) is None
+        assert encryption.device_of(other) is not None
+
+
+async def test_devices_that_are_asked_for_twice_at_a_time_are_brought_up_once(server: KeyServerDouble) -> None:
+    """As by a reload while the bridge starts: two devices of one user would delete each other."""
+    others = [UserId(PEER.replace("build", f"p{number}")) for number in range(12)]
+    async with made(server) as encryption:
+        await encryption.start([])
+        await asyncio.gather(*(encryption.serve([*others, USER]) for _ in range(3)))
+        devices = {user: encryption.device_of(user) for user in (*others, USER)}
+        assert all(devices.values())
+    for user, device in devices.items():
+        assert device is not None
+        made_here = {each for each in server.asked if each.startswith("v3/devices/")}
+        assert f"v3/devices/{device.device_id}" in made_here, user
+    assert len({each for each in server.asked if each.startswith("v3/devices/")}) == len(devices)
+
+
+def encrypted_event(name: str = "$e") -> RoomEvent:
+    content = {"algorithm": "m.megolm.v1.aes-sha2", "session_id": "s", "ciphertext": "x"}
+    return RoomEvent(EventId(name), RoomId(ROOM), "m.room.encrypted", UserId(ALICE), 0, content)
+
+
+async def test_event_whose_key_is_late_is_handled_when_it_comes_and_nobody_waits_for_it(
+    server: KeyServerDouble,
+) -> None:
+    """Opening it returns at once, and those behind it in the same session come after it."""
+    key_came, results = asyncio.Event(), []
+    device = DeviceIdentity(UserId(ALICE), DeviceId("PHONE"), "e", "c")
+    first, second = encrypted_event("$1"), encrypted_event("$2")
+
+    async def open_event(event: RoomEvent, *, key_wait_s: float) -> Opened | Undecryptable:
+        if key_wait_s == 0 and not key_came.is_set():
+            return Undecryptable(Obstacle.NO_KEY, "s")
+        await key_came.wait()
+        return Opened(event, device)
+
+    async def late(event: RoomEvent, result: Opened | Undecryptable) -> None:
+        results.append(event.event_id)
+        assert result == Opened(event, device)
+
+    async with made(server) as encryption:
+        await encryption.start([USER])
+        encryption._ends[USER].rooms.open = open_event  # type: ignore[method-assign]
+        before = await encryption.open(first, USER, late)
+        assert isinstance(before, Undecryptable), "there is nobody yet who would wait for its key"
+        task = asyncio.create_task(encryption.run())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert await encryption.open(first, USER, late) is None
+        key_came.set()
+        assert await encryption.open(second, USER, late) is None, "the first one has not been handled yet"
+        while len(results) < 2:
+            await asyncio.sleep(0)
+        assert results == ["$1", "$2"]
+        await asyncio.sleep(0)
+        assert await encryption.open(second, USER, late) == Opened(second, device)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("obstacle", list(Obstacle))
+def test_every_obstacle_is_explained_with_what_to_do(obstacle: Obstacle) -> None:
+    text = explain(Undecryptable(obstacle))
+    assert obstacle.value in text
+    assert "Please" in text

@@ -1,0 +1,140 @@
+"""Signs of messages for devices: believed only as long as they come, and never the only way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from mxrtc_bridge.bridge.devices import wakeups
+from mxrtc_bridge.bridge.devices.wakeups import AGAIN_S, EVERY_S, MAX_CHANGED, DeviceSigns
+from mxrtc_bridge.core.crypto.device_changes import DeviceNews
+from mxrtc_bridge.core.errors import HomeserverError, StorageError
+from mxrtc_bridge.core.ids import DeviceId, UserId
+
+BOT, BUILD, ALICE = (UserId(f"@{name}:example.org") for name in ("rtcbot", "rtc_build", "alice"))
+
+
+class Device:
+    """A device with its poll and its lists."""
+
+    def __init__(self, user: UserId) -> None:
+        self.user = user
+        self.device_id = DeviceId("DEVICE")
+        self.lists = self
+        self.probes: list[tuple[UserId, list[DeviceId], str]] = []
+        self.probed: Callable[[], None] = lambda: None
+        self.modes: list[bool] = []
+        self.signs = 0
+        self.outdated: list[Sequence[UserId] | None] = []
+        self.refuses = False
+
+    async def send_plain_to_devices(self, user: UserId, devices: Iterable[DeviceId], kind: str, _: Any) -> None:
+        self.probes.append((user, list(devices), kind))
+        self.probed()
+
+    def listen(self, *, by_signs: bool) -> None:
+        self.modes.append(by_signs)
+
+    def sign(self) -> None:
+        self.signs += 1
+
+    async def mark_outdated(self, users: Sequence[UserId]) -> None:
+        if self.refuses:
+            raise StorageError("away")
+        self.outdated.append(users)
+
+    async def mark_all_outdated(self) -> None:
+        self.outdated.append(None)
+
+
+class World:
+    def __init__(self) -> None:
+        self.bot, self.build = Device(BOT), Device(BUILD)
+        self.pauses: list[float] = []
+        self.rounds = 1
+        self.signs = DeviceSigns(lambda: [(each, each) for each in (self.bot, self.build)], self.sleep)  # type: ignore[misc]
+
+    async def sleep(self, pause: float) -> None:
+        self.pauses.append(pause)
+        if len(self.pauses) >= self.rounds:
+            raise InterruptedError
+
+    async def run(self, rounds: int = 1) -> None:
+        self.pauses, self.rounds = [], rounds
+        with pytest.raises(BaseExceptionGroup):
+            await self.signs.run()
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(wakeups, "ANSWER_S", 0.01)
+    return World()
+
+
+def news(*waiting: UserId, **more: Any) -> DeviceNews:
+    return DeviceNews(frozenset(waiting), **more)
+
+
+async def test_a_probe_that_is_announced_has_all_devices_wait_for_signs(world: World) -> None:
+    world.bot.probed = lambda: world.signs.hear(news(BOT))
+    await world.run(2)
+    assert world.signs.in_use
+    assert (world.bot.modes, world.build.modes, world.pauses) == ([True], [True], [EVERY_S] * 2)
+    assert world.bot.probes == [(BOT, [DeviceId("DEVICE")], "io.mxrtc.probe")] * 2
+
+
+async def test_without_an_announcement_the_polls_stay(world: World) -> None:
+    await world.run(7)
+    assert (world.signs.in_use, world.bot.modes, world.pauses) == (False, [False], [*AGAIN_S, 60, 60])
+
+
+async def test_announcements_that_stop_bring_the_polls_back_and_it_is_said(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.bot.probed = lambda: world.signs.hear(news(BOT))
+    await world.run()
+    world.bot.probed = lambda: None
+    await world.run()
+    assert (world.signs.in_use, world.bot.modes, world.build.modes) == (False, [True, False], [True, False])
+    assert "not announced by transactions" in caplog.text
+
+
+async def test_a_homeserver_that_is_away_is_no_announcement(world: World) -> None:
+    def away() -> None:
+        raise HomeserverError("away")
+
+    world.bot.probed = away
+    await world.run()
+    assert not world.signs.in_use
+
+
+async def test_only_those_with_messages_look_unless_something_was_lost(world: World) -> None:
+    world.signs.hear(news(BUILD))
+    assert (world.bot.signs, world.build.signs) == (0, 1)
+    world.signs.hear(news(incomplete=True))
+    assert (world.bot.signs, world.build.signs) == (1, 2)
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_changed_devices_are_noted_for_all_of_ours_also_if_one_cannot(world: World, many: bool) -> None:
+    users = [UserId(f"@u{number}:example.org") for number in range(MAX_CHANGED + 1)] if many else [ALICE]
+    world.bot.refuses = not many
+
+    def announced() -> None:
+        world.signs.hear(news(BOT))
+        world.signs.hear(news(changed=frozenset({BOT})))  # not yet: the polls bring it
+
+    async def sleep(_: float) -> None:
+        world.signs.hear(news(changed=frozenset(users)))
+        while not world.build.outdated:
+            await asyncio.sleep(0)
+        raise InterruptedError
+
+    world.bot.probed = announced
+    world.signs._sleep = sleep
+    with pytest.raises(BaseExceptionGroup):
+        await world.signs.run()
+    assert world.build.outdated == [None if many else [ALICE]]

@@ -1,0 +1,303 @@
+"""The running bridge as a whole: its order of start, its end in every phase, and what it outlives."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from mxrtc_bridge.bridge import bridge as bridge_module
+from mxrtc_bridge.bridge.bridge import Bridge
+from mxrtc_bridge.core.access.policy import Deny
+from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.arrivals import read_arrival
+from mxrtc_bridge.storage.stores import Stores, open_stores
+from mxrtc_bridge.web.control import ask
+from tests.bridge.homeserver import ALICE, PEER, ROOM, FakeHomeserver
+
+UNUSABLE = "v=0\r\n"
+
+
+@pytest_asyncio.fixture
+async def homeserver(tmp_path: Path) -> AsyncIterator[FakeHomeserver]:
+    async with FakeHomeserver(tmp_path) as server:
+        yield server
+
+
+@asynccontextmanager
+async def running(homeserver: FakeHomeserver, **changes: Any) -> AsyncIterator[tuple[Bridge, Stores, asyncio.Event]]:
+    """A bridge that is ready; it is stopped at the end, within the time that a service manager is patient."""
+    config = homeserver.config(**changes)
+    stop, reload = asyncio.Event(), asyncio.Event()
+    async with open_stores(config.database) as stores:
+        bridge = Bridge(config, stores)
+        task = asyncio.create_task(bridge.run(stop, reload))
+        try:
+            await until(lambda: bridge._inbox.ready or task.done())
+            yield bridge, stores, reload
+        finally:
+            stop.set()
+            await asyncio.wait_for(task, 10)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def invite(number: int, **changes: Any) -> dict[str, Any]:
+    """An invite that is rejected because of its description, so that no peer connection is needed."""
+    content = {"call_id": f"c{number}", "party_id": "p", "version": "1", "lifetime": 60000}
+    return {
+        "event_id": f"$invite{number}",
+        "room_id": ROOM,
+        "type": "m.call.invite",
+        "sender": ALICE,
+        "origin_server_ts": time.time_ns() // 1_000_000,
+        "content": {**content, "offer": {"type": "offer", "sdp": UNUSABLE}},
+        **changes,
+    }
+
+
+async def test_events_of_an_earlier_run_are_handled_when_the_rooms_are_known(homeserver: FakeHomeserver) -> None:
+    """They were accepted with a 200, so nobody sends them again."""
+    homeserver.members[ROOM] = [ALICE, PEER]
+    async with open_stores(homeserver.config().database) as stores:
+        arrival = read_arrival(invite(1), None)
+        assert arrival is not None
+        await stores.inbox.store([arrival], 0)
+    homeserver.away = True
+    task = asyncio.create_task(_come_back(homeserver))
+    async with running(homeserver):
+        await until(lambda: homeserver.sent)
+        assert [kind for kind, _ in homeserver.sent] == ["m.call.reject"]
+    await task
+
+
+async def _come_back(homeserver: FakeHomeserver) -> None:
+    await until(lambda: homeserver.asked)
+    await asyncio.sleep(0.1)
+    homeserver.away = False
+
+
+async def test_transaction_before_the_start_has_ended_comes_again(homeserver: FakeHomeserver) -> None:
+    homeserver.away = True
+    config, stop = homeserver.config(), asyncio.Event()
+    async with open_stores(config.database) as stores:
+        task = asyncio.create_task(Bridge(config, stores).run(stop, asyncio.Event()))
+        await until(lambda: homeserver.asked)
+        assert await homeserver.push(invite(1)) == 503
+        stop.set()
+        await asyncio.wait_for(task, 10)
+
+
+@pytest.mark.parametrize("phase", ["at once", "homeserver away"])
+async def test_stop_is_heard_before_the_bridge_is_ready(homeserver: FakeHomeserver, phase: str) -> None:
+    homeserver.away = True
+    config, stop = homeserver.config(), asyncio.Event()
+    async with open_stores(config.database) as stores:
+        task = asyncio.create_task(Bridge(config, stores).run(stop, asyncio.Event()))
+        if phase == "homeserver away":
+            await until(lambda: len(homeserver.asked) > 0)
+        stop.set()
+        await asyncio.wait_for(task, 5)
+
+
+async def test_refused_token_ends_the_bridge_with_the_one_sentence(homeserver: FakeHomeserver) -> None:
+    """Not with a group of exceptions, which would reach the admin as a traceback."""
+    homeserver.as_token = "another"
+    config = homeserver.config()
+    async with open_stores(config.database) as stores:
+        with pytest.raises(HomeserverError, match="app_service_config_files"):
+            await asyncio.wait_for(Bridge(config, stores).run(asyncio.Event(), asyncio.Event()), 10)
+
+
+async def test_address_in_use_ends_the_bridge_before_it_touches_anything(homeserver: FakeHomeserver) -> None:
+    async with running(homeserver) as (_, stores, _reload):
+        asked = len(homeserver.asked)
+        second = Bridge(homeserver.config(), stores)
+        with pytest.raises(LocalError, match="cannot listen on"):
+            await second.run(asyncio.Event(), asyncio.Event())
+        assert [each for each in homeserver.asked[asked:] if "ping" not in each] == []
+
+
+async def test_housekeeping_that_fails_is_said_and_done_again(
+    homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bridge_module, "HOUSEKEEPING_S", 0.01)
+    failures = iter([StorageError("the database is locked"), HomeserverError("away"), KeyError("a defect")])
+    done: list[int] = []
+
+    async def leave_idle(*_: object, **__: object) -> int:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        done.append(1)
+        return 0
+
+    homeserver.members[ROOM] = [ALICE, PEER]
+    async with running(homeserver) as (bridge, _stores, _reload):
+        monkeypatch.setattr(bridge._peers, "leave_idle", leave_idle)
+        await until(lambda: done)
+        assert await homeserver.push(invite(1)) == 200
+        await until(lambda: homeserver.sent)
+    assert caplog.text.count("idle rooms were not left") == 3
+    assert [record.exc_info is not None for record in caplog.records if "were not left" in record.message] == [
+        False, False, True,
+    ]  # fmt: skip
+
+
+async def test_broken_configuration_leaves_the_old_one_in_force(
+    homeserver: FakeHomeserver, caplog: pytest.LogCaptureFixture
+) -> None:
+    homeserver.members[ROOM] = [ALICE, PEER]
+    async with running(homeserver) as (bridge, _stores, reload):
+        path = homeserver.folder / "config.yaml"
+        for broken in ("peers: [", "version: 1\nsurprise: 2\n", "\x00"):
+            caplog.clear()
+            path.write_text(broken)
+            reload.set()
+            await until(lambda: "the old one stays in force" in caplog.text)
+        path.unlink()
+        caplog.clear()
+        reload.set()
+        await until(lambda: "the old one stays in force" in caplog.text)
+        assert bridge._peers.members(ROOM) == {ALICE, PEER}
+        assert await homeserver.push(invite(1)) == 200
+        await until(lambda: homeserver.sent)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_reload_leaves_the_rooms_of_a_denied_user_and_takes_over_limits(homeserver: FakeHomeserver) -> None:
+    homeserver.members[ROOM] = [ALICE, PEER]
+    async with running(homeserver) as (bridge, _stores, reload):
+        homeserver.config(limits={"calls_per_user": 1}, deny=[ALICE])
+        reload.set()
+        await until(lambda: homeserver.left)
+        assert homeserver.left == [ROOM]
+        assert bridge._calls._live.limits.per_user == 1
+        # What she does there now reaches nobody.
+        assert await homeserver.push(invite(1)) == 200
+        await bridge._inbox.idle()
+        assert homeserver.sent == []
+
+
+async def test_what_is_asked_for_at_the_start_counts_before_the_first_call_and_no_command_does(
+    homeserver: FakeHomeserver,
+) -> None:
+    homeserver.members[ROOM] = [ALICE, PEER]
+    homeserver.away = True
+    config = homeserver.config()
+    stop, reload = asyncio.Event(), asyncio.Event()
+    async with open_stores(config.database) as stores:
+        bridge = Bridge(config, stores)
+        task = asyncio.create_task(bridge.run(stop, reload))
+        await until(lambda: homeserver.asked)
+        for words in (("reload",), ("grant", ALICE, "build/echo", "for", "1h"), ("who",)):
+            status, answer = await ask(str(config.control_socket), words)
+            assert (status, answer.get("starting")) == (503, True)
+        homeserver.config(deny=[ALICE])
+        reload.set()
+        homeserver.away = False
+        seen: list[object] = []
+        set_ready = bridge._inbox.set_ready
+
+        def watch(ready: bool) -> None:
+            seen.append(bridge._rights.may_call(UserId(ALICE), UserId(PEER)))
+            set_ready(ready)
+
+        bridge._inbox.set_ready = watch  # type: ignore[method-assign]
+        await until(lambda: bridge._inbox.ready)
+        assert [type(each) for each in seen] == [Deny]
+        assert (await ask(str(config.control_socket), ("who",)))[0] == 200
+        stop.set()
+        await asyncio.wait_for(task, 10)
+
+
+async def test_directories_are_open_while_the_configuration_names_them(homeserver: FakeHomeserver) -> None:
+    def peers(**limits: str) -> dict[str, Any]:
+        files = {"dir": str(homeserver.folder / "inbox"), "direction": "receive", "limits": limits}
+        echo = {"target": "tcp:127.0.0.1:1"}
+        return {"build": {"services": {"echo": echo, "inbox": {"files": files}}}}
+
+    async with running(homeserver, peers=peers()) as (bridge, _stores, reload):
+        config = bridge._config
+        (first,) = config.files_targets()
+        box = bridge._directories.box(first)
+        (second,) = homeserver.config(peers=peers(per_user="1GiB")).files_targets()
+        reload.set()
+        await until(lambda: second in bridge._directories._open)
+        assert list(bridge._directories._open) == [second]
+        assert bridge._directories.box(second) is not box
+        homeserver.config()
+        reload.set()
+        await until(lambda: not bridge._directories._open)
+    assert (homeserver.folder / "inbox" / ".mxrtc" / "ledger.jsonl").exists()
+
+
+async def test_reload_that_the_homeserver_spoils_does_not_end_the_bridge(
+    homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise StorageError("the database is locked")
+
+    async with running(homeserver) as (bridge, _stores, reload):
+        monkeypatch.setattr(bridge._peers, "reload", refuse)
+        reload.set()
+        await until(lambda: "but not all of the rest: rooms of peers" in caplog.text)
+        assert await homeserver.push() == 200
+
+
+async def test_expired_right_is_rejected_and_explained_once_a_day(homeserver: FakeHomeserver) -> None:
+    """The room is still there: a grant that ends by itself is no reload."""
+    homeserver.members[ROOM] = [ALICE, PEER]
+    async with running(homeserver) as (bridge, _stores, _reload):
+        bridge._rights.config = homeserver.config(deny=[ALICE])
+        for number in (1, 2, 3):
+            assert await homeserver.push(invite(number)) == 200
+            await until(lambda wanted=number: _count(homeserver, "m.call.reject") == wanted)
+        assert _count(homeserver, "m.room.message") == 1
+        (notice,) = (content for kind, content in homeserver.sent if kind == "m.room.message")
+        assert notice["msgtype"] == "m.notice"
+        for secret in ("echo", "build", "127.0.0.1"):
+            assert secret not in notice["body"]
+        assert all("reason" not in content for kind, content in homeserver.sent if kind == "m.call.reject")
+
+
+def _count(homeserver: FakeHomeserver, kind: str) -> int:
+    return sum(each == kind for each, _ in homeserver.sent)
+
+
+async def test_third_member_makes_calls_rejected(homeserver: FakeHomeserver) -> None:
+    homeserver.members[ROOM] = [ALICE, PEER]
+    async with running(homeserver):
+        joined = {"type": "m.room.member", "state_key": "@eve:example.org", "sender": "@eve:example.org"}
+        homeserver.members[ROOM].append("@eve:example.org")
+        assert await homeserver.push(invite(0, **joined, content={"membership": "join"}), invite(1)) == 200
+        await until(lambda: _count(homeserver, "m.call.reject"))
+        (reject,) = (content for kind, content in homeserver.sent if kind == "m.call.reject")
+        assert reject["reason"] == "not_a_direct_room"
+
+
+async def test_event_that_waits_for_the_homeserver_does_not_hold_up_the_end(homeserver: FakeHomeserver) -> None:
+    entered = asyncio.Event()
+    async with running(homeserver) as (bridge, stores, _reload):
+
+        async def hang(_event: object) -> None:
+            entered.set()
+            await asyncio.Event().wait()
+
+        bridge._inbox._handler = hang
+        assert await homeserver.push(invite(1)) == 200
+        await entered.wait()
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    async with open_stores(homeserver.config().database) as stores:
+        assert sum(each.count for each in await stores.inbox.count_waiting()) == 1, "it is handled after the next start"

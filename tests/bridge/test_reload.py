@@ -1,0 +1,297 @@
+"""Reading the configuration again: rights at once, whatever other reload, disk or homeserver is under way."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mxrtc_bridge.bridge import reload as reload_module
+from mxrtc_bridge.bridge.reload import Reload, Step
+from mxrtc_bridge.config import Config
+from mxrtc_bridge.config.settled import load_settled
+from mxrtc_bridge.core.errors import ConfigError, HomeserverError
+from tests.bridge.test_bridge import until
+from tests.config.samples import GOOD, changed, load, text_of
+
+
+def config_named(name: str) -> Config:
+    return load(changed("grants", 0, "id", to=name))
+
+
+class Bench:
+    """A reload whose parts are recorded; what is read and what is slow is for the test to say."""
+
+    def __init__(self, path: Path) -> None:
+        self.in_force: list[str] = []
+        self.told: list[str] = []
+        self.done: list[str] = []
+        self.reads: list[Callable[[], Config]] = []
+        """What the next reads do, in their threads."""
+        self.steps: list[list[tuple[str, Callable[[str], Awaitable[None]]]]] = []
+        self.asked = asyncio.Event()
+        self.reload = Reload(
+            path,
+            at_once=(lambda config: self.in_force.append(name_of(config)),),
+            steps=self._steps_of,
+            tell_admins=self.told.append,
+            load=lambda _path: self.reads.pop(0)(),
+        )
+
+    def _steps_of(self, config: Config) -> list[list[Step]]:
+        name = name_of(config)
+
+        def step(what: str, work: Callable[[str], Awaitable[None]]) -> Step:
+            return Step(what, lambda: work(name), limit_s=0.3)
+
+        return [[step(what, work) for what, work in chain] for chain in self.steps]
+
+    async def note(self, name: str) -> None:
+        self.done.append(name)
+
+
+def name_of(config: Config) -> str:
+    return config.grants[0].id
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    monkeypatch.setattr(reload_module, "READ_S", 0.2)
+    monkeypatch.setattr(reload_module, "REST_S", 0.1)
+    monkeypatch.setattr(reload_module, "CANCEL_S", 0.1)
+    monkeypatch.setattr("mxrtc_bridge.config.settled.QUIET_S", 0.0)
+    bench = Bench(tmp_path / "config.yaml")
+    task = asyncio.create_task(bench.reload.run(bench.asked))
+    yield bench
+    task.cancel()
+    await asyncio.wait([task], timeout=5)
+    assert task.done(), "it ends when it is told to, whatever hangs"
+
+
+@pytest.fixture
+def hang() -> Iterator[threading.Event]:
+    """Set it to let the threads of a test go on."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+async def forever(_name: str) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def deaf(_name: str) -> None:
+    """A step that does not end when it is cancelled, as one that waits for a thread."""
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        try:
+            await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            continue
+
+
+async def test_rights_are_in_force_while_the_rest_of_an_earlier_reload_hangs(bench: Bench) -> None:
+    bench.steps = [[("rooms", forever)], [("directories", deaf)]]
+    for name in ("first", "second", "third"):
+        bench.reads.append(lambda name=name: config_named(name))  # type: ignore[misc]
+        begun = time.monotonic()
+        said = await bench.reload.ask()
+        assert bench.in_force[-1] == name
+        assert said.startswith("Rights are in force")
+        assert "rooms, directories" in said
+        assert time.monotonic() - begun < 1
+
+
+async def test_rights_are_in_force_before_the_first_slow_step_begins(bench: Bench) -> None:
+    seen: list[list[str]] = []
+
+    async def look(_name: str) -> None:
+        seen.append(list(bench.in_force))
+
+    bench.steps = [[("rooms", look)]]
+    bench.reads.append(lambda: config_named("new"))
+    assert await bench.reload.ask() == "The configuration is in force: 2 peers, 1 grants."
+    assert seen == [["new"]]
+
+
+async def test_older_configuration_is_dropped_when_it_is_read_after_a_newer_one(
+    bench: Bench, hang: threading.Event
+) -> None:
+    def slow() -> Config:
+        hang.wait(10)
+        return config_named("old")
+
+    bench.reads += [slow, lambda: config_named("new")]
+    first = asyncio.create_task(bench.reload.ask())
+    await asyncio.sleep(0.02)
+    await bench.reload.ask()
+    assert bench.in_force == ["new"]
+    assert "could not be read within" in await first
+    hang.set()
+    await until(lambda: bench.reload._reading == 0)
+    assert bench.in_force == ["new"]
+
+
+async def test_configuration_that_was_read_late_is_in_force_then(bench: Bench, hang: threading.Event) -> None:
+    def slow() -> Config:
+        hang.wait(10)
+        return config_named("late")
+
+    bench.reads.append(slow)
+    assert "the old one stays in force until it is" in await bench.reload.ask()
+    hang.set()
+    await until(lambda: bench.in_force == ["late"])
+
+
+async def test_reads_beyond_the_limit_are_made_up_for_when_the_disk_answers(
+    bench: Bench, hang: threading.Event
+) -> None:
+    def slow() -> Config:
+        hang.wait(10)
+        return config_named("old")
+
+    limit = reload_module.MAX_READING
+    bench.reads += [slow] * limit + [lambda: config_named("new")]
+    for _ in range(limit):
+        bench.asked.set()
+        await asyncio.sleep(0.02)
+    assert "its disk does not answer" in await bench.reload.ask()
+    assert "its disk does not answer" in await bench.reload.ask()
+    assert threading.active_count() < limit + 20
+    hang.set()
+    await until(lambda: bench.in_force[-1:] == ["new"])
+
+
+async def test_broken_configuration_after_a_good_one_changes_nothing(bench: Bench) -> None:
+    def broken() -> Config:
+        raise ConfigError("line 3: no")
+
+    def defect() -> Config:
+        raise KeyError("a defect")
+
+    bench.reads += [lambda: config_named("good"), broken, defect]
+    await bench.reload.ask()
+    for _ in range(2):
+        assert "the old one stays in force" in await bench.reload.ask()
+    assert bench.in_force == ["good"]
+
+
+async def test_failure_of_one_part_does_not_keep_the_others_from_being_done(bench: Bench) -> None:
+    async def fail(_name: str) -> None:
+        raise HomeserverError("away")
+
+    bench.steps = [[("rooms", fail), ("devices", bench.note)], [("directories", bench.note)]]
+    bench.reads.append(lambda: config_named("new"))
+    assert "not all of the rest: rooms;" in await bench.reload.ask()
+    assert bench.done == ["new", "new"]
+    assert bench.told == []
+
+
+async def test_admins_are_told_what_failed_after_the_answer(bench: Bench) -> None:
+    bench.steps = [[("rooms", forever), ("devices", bench.note)]]
+    bench.reads.append(lambda: config_named("new"))
+    assert "Still under way: rooms, devices." in await bench.reload.ask()
+    await until(lambda: bench.told)
+    assert "not all of the rest: rooms;" in bench.told[0]
+    assert bench.done == ["new"]
+
+
+async def test_slow_part_begins_again_with_the_newest_configuration(bench: Bench) -> None:
+    begun: list[str] = []
+
+    async def first_hangs(name: str) -> None:
+        begun.append(name)
+        if name == "first":
+            await forever(name)
+
+    bench.steps = [[("rooms", first_hangs), ("devices", bench.note)]]
+    bench.reads += [lambda: config_named("first"), lambda: config_named("second")]
+    first = asyncio.create_task(bench.reload.ask())
+    await until(lambda: begun)
+    assert await bench.reload.ask() == "The configuration is in force: 2 peers, 1 grants."
+    await first
+    assert (begun, bench.done) == (["first", "second"], ["second"])
+
+
+async def test_rights_are_in_force_although_the_threads_of_the_loop_are_all_taken(
+    bench: Bench, hang: threading.Event
+) -> None:
+    taken = [asyncio.to_thread(hang.wait, 10) for _ in range(64)]
+    waiting = asyncio.gather(*taken)
+    bench.reads.append(lambda: config_named("new"))
+    await bench.reload.ask()
+    assert bench.in_force == ["new"]
+    hang.set()
+    await waiting
+
+
+async def test_what_was_asked_for_at_the_start_counts_before_the_first_call(bench: Bench) -> None:
+    bench.reads.append(lambda: config_named("new"))
+    asked = asyncio.Event()
+    asked.set()
+    await bench.reload.catch_up(asked)
+    assert bench.in_force == ["new"]
+    assert not asked.is_set()
+
+
+# A file that is being written
+
+
+def test_half_of_a_file_does_not_count_while_it_is_being_written(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    whole = text_of(GOOD)
+    path.write_text(whole[:100])
+
+    def write() -> None:
+        with path.open("a") as file:
+            for start in range(100, len(whole), len(whole) // 6):
+                time.sleep(0.05)
+                file.write(whole[start : start + len(whole) // 6])
+                file.flush()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    texts: list[str] = []
+
+    def read(path: Path) -> Config:
+        texts.append(path.read_text())
+        return config_named("x")
+
+    load_settled(path, read)
+    writer.join()
+    assert texts == [whole]
+
+
+def test_file_that_is_replaced_while_it_is_read_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("old")
+    texts: list[str] = []
+
+    def read(path: Path) -> Config:
+        texts.append(path.read_text())
+        if len(texts) == 1:
+            (tmp_path / "new").write_text("new")
+            (tmp_path / "new").rename(path)
+            raise ConfigError("not whole")
+        return config_named("x")
+
+    load_settled(path, read)
+    assert texts == ["old", "new"]
+
+
+def test_file_that_never_rests_is_refused_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mxrtc_bridge.config.settled.PATIENCE_S", 0.3)
+    path = tmp_path / "config.yaml"
+    path.write_text("")
+
+    def read(path: Path) -> Config:
+        with path.open("a") as file:
+            file.write("x")
+        return config_named("x")
+
+    with pytest.raises(ConfigError, match="changes all the time"):
+        load_settled(path, read)
