@@ -50,19 +50,19 @@ from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.matrix.api.ping import ping_loop, wait_for_homeserver
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
+from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
-from mxrtc_bridge.matrix.crypto.rooms import SealingHomeserver
+from mxrtc_bridge.matrix.crypto.encrypted_rooms import SealingHomeserver
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
-from mxrtc_bridge.matrix.inbox import Inbox
-from mxrtc_bridge.matrix.lanes import lane_of
-from mxrtc_bridge.matrix.liveness import ping_loop, wait_for_homeserver
-from mxrtc_bridge.matrix.notices import Notices
-from mxrtc_bridge.matrix.outbox import Outbox
-from mxrtc_bridge.matrix.own_users import Consent, OwnUsers
-from mxrtc_bridge.matrix.peers import Peers
-from mxrtc_bridge.matrix.room_event import RoomEvent
-from mxrtc_bridge.matrix.transport import Transport
-from mxrtc_bridge.matrix.withdrawn import WithdrawnEvents
+from mxrtc_bridge.matrix.inbox.inbox import Inbox
+from mxrtc_bridge.matrix.inbox.lanes import lane_of
+from mxrtc_bridge.matrix.inbox.redactions import WithdrawnEvents
+from mxrtc_bridge.matrix.outbox.notices import Notices
+from mxrtc_bridge.matrix.outbox.outbox import Outbox
+from mxrtc_bridge.matrix.rooms.peers import Peers
+from mxrtc_bridge.matrix.virtual_users import Consent, OwnUsers
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.sinks.targets import TargetConnector

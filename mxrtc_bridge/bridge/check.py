@@ -16,10 +16,10 @@ from mxrtc_bridge.core.access.targets import AppendTarget, FilesTarget, ReadTarg
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, TargetError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
-from mxrtc_bridge.matrix.homeserver import Homeserver
-from mxrtc_bridge.matrix.liveness import ping
-from mxrtc_bridge.matrix.own_users import Consent, OwnUsers
-from mxrtc_bridge.matrix.transport import RetryPolicy, Transport
+from mxrtc_bridge.matrix.api.homeserver import Homeserver
+from mxrtc_bridge.matrix.api.ping import ping
+from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
+from mxrtc_bridge.matrix.virtual_users import Consent, OwnUsers
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.certificates import NoCertificates
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory

@@ -6,7 +6,7 @@ from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.call.limits import CallLimits
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.call_manager import CallSettings
-from mxrtc_bridge.matrix.peer_ports import PeerProfile
+from mxrtc_bridge.matrix.rooms.ports import PeerProfile
 from mxrtc_bridge.rtc.settings import RtcSettings
 from mxrtc_bridge.storage.certificates import CertificateStore
 

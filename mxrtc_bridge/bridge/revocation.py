@@ -17,8 +17,8 @@ from mxrtc_bridge.core.call.events import EVENT_TYPES
 from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.session import Session
-from mxrtc_bridge.matrix.conversation import MESSAGE_TYPES
-from mxrtc_bridge.matrix.peer_membership import PeerMembership
+from mxrtc_bridge.matrix.command_bot import MESSAGE_TYPES
+from mxrtc_bridge.matrix.rooms.peer_membership import PeerMembership
 
 log = logging.getLogger(__name__)
 

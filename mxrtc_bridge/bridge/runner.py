@@ -9,7 +9,7 @@ from mxrtc_bridge.bridge.bridge import Bridge
 from mxrtc_bridge.bridge.config_mapping import profiles
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.matrix.own_users import Consent
+from mxrtc_bridge.matrix.virtual_users import Consent
 from mxrtc_bridge.storage.stores import open_stores
 
 

@@ -122,7 +122,7 @@ def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
     start_logging(config)
     # The other commands answer quickly because they never load the network libraries.
     from mxrtc_bridge.bridge import run  # noqa: PLC0415
-    from mxrtc_bridge.matrix.own_users import Consent  # noqa: PLC0415
+    from mxrtc_bridge.matrix.virtual_users import Consent  # noqa: PLC0415
 
     uvloop.run(run(config, Consent(users, new_identity)))
     return EXIT_OK

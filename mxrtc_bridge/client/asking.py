@@ -15,10 +15,10 @@ from mxrtc_bridge.core.bot.request_text import ALREADY, read_asked, read_decided
 from mxrtc_bridge.core.bot.words import PREFIX
 from mxrtc_bridge.core.ids import RoomId, UserId, server_of
 from mxrtc_bridge.core.text.display import display
-from mxrtc_bridge.matrix.direct import DirectRoomError, DirectRooms
-from mxrtc_bridge.matrix.homeserver import Homeserver
-from mxrtc_bridge.matrix.login import Account
-from mxrtc_bridge.matrix.sync import SyncStream
+from mxrtc_bridge.matrix.api.homeserver import Homeserver
+from mxrtc_bridge.matrix.api.login import Account
+from mxrtc_bridge.matrix.api.sync import SyncStream
+from mxrtc_bridge.matrix.rooms.call_rooms import DirectRoomError, DirectRooms
 
 ANSWER_S = 45.0
 """How long the bot may take to take the request."""

@@ -31,13 +31,13 @@ from mxrtc_bridge.engine.client_channels import NoCounters, OpenerLinks
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.ports import Signaller
 from mxrtc_bridge.engine.session import Session
+from mxrtc_bridge.matrix.api.homeserver import Homeserver
+from mxrtc_bridge.matrix.api.login import Account
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
+from mxrtc_bridge.matrix.api.sync import SyncStream
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
-from mxrtc_bridge.matrix.direct import DirectFailure, DirectRoomError, DirectRooms
-from mxrtc_bridge.matrix.homeserver import Homeserver
-from mxrtc_bridge.matrix.login import Account
-from mxrtc_bridge.matrix.outbox import Outbox
-from mxrtc_bridge.matrix.room_event import RoomEvent
-from mxrtc_bridge.matrix.sync import SyncStream
+from mxrtc_bridge.matrix.outbox.outbox import Outbox
+from mxrtc_bridge.matrix.rooms.call_rooms import DirectFailure, DirectRoomError, DirectRooms
 from mxrtc_bridge.rtc.certificates import NoCertificates
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.rtc.settings import RtcSettings

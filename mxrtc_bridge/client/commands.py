@@ -19,8 +19,8 @@ from mxrtc_bridge.core.access.peer_names import PeerName, parse_peer_name
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
 from mxrtc_bridge.core.stream.events import Outcome
-from mxrtc_bridge.matrix import login as matrix_login
-from mxrtc_bridge.matrix.login import Account
+from mxrtc_bridge.matrix.api import login as matrix_login
+from mxrtc_bridge.matrix.api.login import Account
 from mxrtc_bridge.sinks.stdio import StdioSink
 
 PING_TIMEOUT_S = 5.0

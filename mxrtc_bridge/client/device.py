@@ -25,13 +25,13 @@ from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE, Signal, SignalOrder, c
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import EventError, LocalError, MxrtcError
 from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId
+from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.binding import available
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
-from mxrtc_bridge.matrix.crypto.secrets import pickle_key
+from mxrtc_bridge.matrix.crypto.keys import pickle_key
 from mxrtc_bridge.matrix.crypto.sync import DeviceSync
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
-from mxrtc_bridge.matrix.transport import Transport
 from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.database import Database
 

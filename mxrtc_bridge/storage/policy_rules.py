@@ -17,7 +17,7 @@ _INSERT = (
 
 
 class PolicyRuleStore:
-    """The table ``policy_rule``. Implements :class:`mxrtc_bridge.matrix.policy_lists.RuleMemory`."""
+    """The table ``policy_rule``. Implements :class:`mxrtc_bridge.matrix.rooms.ban_lists.RuleMemory`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

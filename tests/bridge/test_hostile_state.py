@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from mxrtc_bridge.bridge.bridge import Bridge
 from mxrtc_bridge.core.access.ban_lists import RULE_TYPES
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.matrix import conversation, refresh
+from mxrtc_bridge.matrix import command_bot
+from mxrtc_bridge.matrix.rooms import refresh
 from tests.bridge.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
 from tests.bridge.test_bridge import running, until
 from tests.bridge.test_revocation import CAROL, LIST, TEAM, state, user
@@ -39,7 +40,7 @@ def each_example(folder: Path, monkeypatch: pytest.MonkeyPatch, story: Story, st
     """Run a story with each example at one bridge, each with a number of its own."""
     for name in ("GAP_S", "GAP_FACTOR"):
         monkeypatch.setattr(refresh, name, 0.0)
-    monkeypatch.setattr(conversation, "COMMANDS_PER_MINUTE", 10**6)
+    monkeypatch.setattr(command_bot, "COMMANDS_PER_MINUTE", 10**6)
     numbers = itertools.count()
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()

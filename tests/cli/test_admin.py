@@ -20,7 +20,7 @@ from mxrtc_bridge.cli.admin import invoke
 from mxrtc_bridge.config import Config, Finding, Level, load_config
 from mxrtc_bridge.config.example import example_config
 from mxrtc_bridge.core.errors import HomeserverError, StateError
-from mxrtc_bridge.matrix.own_users import Consent
+from mxrtc_bridge.matrix.virtual_users import Consent
 
 FLAGS = [
     "--domain",

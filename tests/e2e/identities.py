@@ -10,7 +10,7 @@ from typing import Any
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.demo.synapse import Login
 from mxrtc_bridge.matrix.crypto.cross_signing import identity_content
-from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
+from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 from mxrtc_bridge.matrix.crypto.signed_json import with_signature
 from tests.e2e.world import DOMAIN, PASSWORD, World
 

@@ -16,7 +16,7 @@ from aiohttp import ClientSession
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.cross_signing import identity_content
-from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
+from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 from tests.e2e.people import Person
 from tests.e2e.world import DOMAIN, PASSWORD, World, echo, payload
 

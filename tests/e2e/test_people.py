@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 
-from mxrtc_bridge.matrix.conversation import STRANGER_TEXT
+from mxrtc_bridge.matrix.command_bot import STRANGER_TEXT
 from tests.e2e.people import Person
 from tests.e2e.test_outages import exchange
 from tests.e2e.world import DOMAIN, World, echo

@@ -17,9 +17,9 @@ from mautrix.api import Method
 
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.demo.synapse import Synapse
-from mxrtc_bridge.matrix.homeserver import Homeserver
-from mxrtc_bridge.matrix.room_event import RoomEvent, parse_room_event
-from mxrtc_bridge.matrix.transport import RetryPolicy, Transport
+from mxrtc_bridge.matrix.api.homeserver import Homeserver
+from mxrtc_bridge.matrix.api.room_event import RoomEvent, parse_room_event
+from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
 from tests.honesty import Honesty
 
 APPSERVICE_ID = "mxrtc-test"

@@ -43,7 +43,7 @@ from mxrtc_bridge.core.errors import DeskError, HomeserverError, StorageError, U
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, is_local
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.core.text.durations import say_duration
-from mxrtc_bridge.matrix.outbox import transaction_id
+from mxrtc_bridge.matrix.outbox.outbox import transaction_id
 from mxrtc_bridge.storage.requests import RequestStore
 
 log = logging.getLogger("mxrtc_bridge.requests")

@@ -20,14 +20,14 @@ from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.ports import Connector
-from mxrtc_bridge.matrix.bot_rooms import BotRooms
-from mxrtc_bridge.matrix.conversation import Conversation
-from mxrtc_bridge.matrix.homeserver import Homeserver
-from mxrtc_bridge.matrix.notices import Notices
-from mxrtc_bridge.matrix.openings import Openings
-from mxrtc_bridge.matrix.outbox import Outbox
-from mxrtc_bridge.matrix.peers import Peers
-from mxrtc_bridge.matrix.room_event import RoomEvent
+from mxrtc_bridge.matrix.api.homeserver import Homeserver
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
+from mxrtc_bridge.matrix.command_bot import Conversation
+from mxrtc_bridge.matrix.outbox.notices import Notices
+from mxrtc_bridge.matrix.outbox.outbox import Outbox
+from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
+from mxrtc_bridge.matrix.rooms.direct_chats import Openings
+from mxrtc_bridge.matrix.rooms.peers import Peers
 from mxrtc_bridge.storage.requests import RequestStore
 
 

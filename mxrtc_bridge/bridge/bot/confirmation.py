@@ -25,7 +25,7 @@ from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.core.text.durations import say_duration
-from mxrtc_bridge.matrix.conversation import Asker
+from mxrtc_bridge.matrix.command_bot import Asker
 
 _SHOWN_OTHERS = 5
 

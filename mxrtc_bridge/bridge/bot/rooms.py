@@ -23,11 +23,11 @@ from mxrtc_bridge.core.access.revocations import (
 )
 from mxrtc_bridge.core.errors import MxrtcError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.matrix.bot_rooms import BotRooms
-from mxrtc_bridge.matrix.homeserver import Homeserver
-from mxrtc_bridge.matrix.member_lists import MemberLists
-from mxrtc_bridge.matrix.policy_lists import PolicyLists, RuleMemory
-from mxrtc_bridge.matrix.refresh import Refresher
+from mxrtc_bridge.matrix.api.homeserver import Homeserver
+from mxrtc_bridge.matrix.rooms.ban_lists import PolicyLists, RuleMemory
+from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
+from mxrtc_bridge.matrix.rooms.members import MemberLists
+from mxrtc_bridge.matrix.rooms.refresh import Refresher
 
 log = logging.getLogger(__name__)
 

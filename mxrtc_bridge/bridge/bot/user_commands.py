@@ -35,8 +35,8 @@ from mxrtc_bridge.core.bot.words import PREFIX
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.engine.session import Session
-from mxrtc_bridge.matrix.conversation import Asker, Rank, Reaction
-from mxrtc_bridge.matrix.openings import Opening
+from mxrtc_bridge.matrix.command_bot import Asker, Rank, Reaction
+from mxrtc_bridge.matrix.rooms.direct_chats import Opening
 
 CARRIED_OUT = (
     frozenset({"help", "peers", "open", "status", "how", "close", "request", "withdraw", "yes"}) | ADMINS_VERBS
@@ -63,7 +63,7 @@ class RoomOpener(Protocol):
 
 
 class Chat:
-    """Implements :class:`mxrtc_bridge.matrix.conversation.Commander`."""
+    """Implements :class:`mxrtc_bridge.matrix.command_bot.Commander`."""
 
     def __init__(
         self,

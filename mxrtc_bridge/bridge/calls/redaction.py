@@ -15,7 +15,7 @@ from mxrtc_bridge.core.call.events import CallMessage
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
-from mxrtc_bridge.matrix.outbox import Outbox
+from mxrtc_bridge.matrix.outbox.outbox import Outbox
 from mxrtc_bridge.storage.traces import Trace, TraceStore
 
 log = logging.getLogger("mxrtc_bridge.traces")
@@ -63,7 +63,7 @@ class Traces:
         self._due = asyncio.Event()
 
     async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
-        """Send an event of a call; see :meth:`mxrtc_bridge.matrix.outbox.Outbox.send`."""
+        """Send an event of a call; see :meth:`mxrtc_bridge.matrix.outbox.outbox.Outbox.send`."""
         event = await self._outbox.send(room, sender, message, step=step)
         if not self._wanted():
             return

@@ -9,7 +9,7 @@ from typing import Protocol
 from mxrtc_bridge.core.call.to_device import channel_ends
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.matrix.outbox import Outbox
+from mxrtc_bridge.matrix.outbox.outbox import Outbox
 
 log = logging.getLogger("mxrtc_bridge")
 

@@ -21,10 +21,10 @@ from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
 from mxrtc_bridge.engine.rate_limited_log import SeldomLog
-from mxrtc_bridge.matrix.crypto.rooms import Opened
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
+from mxrtc_bridge.matrix.crypto.encrypted_rooms import Opened
 from mxrtc_bridge.matrix.crypto.values import Undecryptable
-from mxrtc_bridge.matrix.outbox import Outbox
-from mxrtc_bridge.matrix.room_event import RoomEvent
+from mxrtc_bridge.matrix.outbox.outbox import Outbox
 
 log = logging.getLogger("mxrtc_bridge.encryption")
 

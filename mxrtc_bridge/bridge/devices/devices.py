@@ -25,18 +25,18 @@ from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.fair_work import FairWork
+from mxrtc_bridge.matrix.api.homeserver import Homeserver
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
+from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.binding import available
 from mxrtc_bridge.matrix.crypto.cross_signing import DEVICE_NAME, OtherIdentityError
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
+from mxrtc_bridge.matrix.crypto.encrypted_rooms import EncryptedRooms, Opened
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
-from mxrtc_bridge.matrix.crypto.rooms import EncryptedRooms, Opened
-from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys, pickle_key
+from mxrtc_bridge.matrix.crypto.keys import IdentityKeys, pickle_key
 from mxrtc_bridge.matrix.crypto.sync import LONG_POLL_S, DeviceSync
 from mxrtc_bridge.matrix.crypto.values import Obstacle, ToDeviceEvent, Undecryptable, UserDevices
-from mxrtc_bridge.matrix.homeserver import Homeserver
-from mxrtc_bridge.matrix.room_event import RoomEvent
-from mxrtc_bridge.matrix.transport import Transport
 from mxrtc_bridge.storage.crypto import CryptoStore
 
 log = logging.getLogger("mxrtc_bridge.encryption")

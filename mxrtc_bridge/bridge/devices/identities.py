@@ -1,7 +1,7 @@
 """The identities of our users before anything is done with them: what our key makes, and what the homeserver shows.
 
-Implements :class:`mxrtc_bridge.matrix.own_users.Identities`. Makes no key: where there is none yet, an identity that
-the homeserver shows is certainly another one.
+Implements :class:`mxrtc_bridge.matrix.virtual_users.Identities`. Makes no key: where there is none yet, an identity
+that the homeserver shows is certainly another one.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from mxrtc_bridge.config import Config
 from mxrtc_bridge.config.settings import EncryptionMode
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.cross_signing import ShownIdentity, shown_identities
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
-from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
-from mxrtc_bridge.matrix.transport import Transport
+from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 
 log = logging.getLogger("mxrtc_bridge.encryption")
 
@@ -71,7 +71,7 @@ class Identities:
         return "" if self._key is None else IdentityKeys.derived(self._key, user).master.public
 
     async def shown(self, users: Collection[UserId]) -> Mapping[UserId, ShownIdentity]:
-        """What the homeserver shows; see :class:`mxrtc_bridge.matrix.own_users.Identities`."""
+        """What the homeserver shows; see :class:`mxrtc_bridge.matrix.virtual_users.Identities`."""
         found: dict[UserId, ShownIdentity] = {}
         every = list(users) if self._is_on else []
         for start in range(0, len(every), USERS_AT_A_TIME):

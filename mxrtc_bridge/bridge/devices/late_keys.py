@@ -17,9 +17,9 @@ from mxrtc_bridge.core.bounds.shares import ShareLimits, Shares
 from mxrtc_bridge.core.errors import MxrtcError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.rate_limited_log import SeldomLog
-from mxrtc_bridge.matrix.crypto.rooms import Opened
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
+from mxrtc_bridge.matrix.crypto.encrypted_rooms import Opened
 from mxrtc_bridge.matrix.crypto.values import Undecryptable
-from mxrtc_bridge.matrix.room_event import RoomEvent
 
 log = logging.getLogger("mxrtc_bridge.encryption")
 

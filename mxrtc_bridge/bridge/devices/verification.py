@@ -19,10 +19,10 @@ from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, Ended, Send, Vo
 from mxrtc_bridge.core.errors import DeskError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent, UserDevices
 from mxrtc_bridge.matrix.crypto.verification import Exchange, Verifications
-from mxrtc_bridge.matrix.room_event import RoomEvent
 
 log = logging.getLogger("mxrtc_bridge.verifications")
 

@@ -13,9 +13,9 @@ from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES, TYPES, Request
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.fair_work import FairWork
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
-from mxrtc_bridge.matrix.room_event import RoomEvent
 
 REQUESTS_PER_MINUTE = 10
 REQUESTS_PER_MINUTE_OF_SERVER = 60

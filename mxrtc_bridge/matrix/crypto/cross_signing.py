@@ -16,7 +16,7 @@ from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.key_answers import keys_in
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
-from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys, SigningKey
+from mxrtc_bridge.matrix.crypto.keys import IdentityKeys, SigningKey
 from mxrtc_bridge.matrix.crypto.signed_json import is_signed, parse_cross_signing, with_signature
 from mxrtc_bridge.matrix.crypto.values import DeviceId
 

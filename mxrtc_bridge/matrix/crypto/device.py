@@ -32,12 +32,12 @@ from mxrtc_bridge.matrix.crypto.key_answers import keys_in
 from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES, REQUEST, KeyRequests, parse_request
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer, one_time_keys_in
 from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
+from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 from mxrtc_bridge.matrix.crypto.late_senders import LateSenders
 from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage, OlmSessions
 from mxrtc_bridge.matrix.crypto.outbound import Later, OutboundSessions
 from mxrtc_bridge.matrix.crypto.patience import Patience
 from mxrtc_bridge.matrix.crypto.receive_budget import ReceiveBudget
-from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
 from mxrtc_bridge.matrix.crypto.store import AccountRecord, Changes, CryptoStore, InboundRecord
 from mxrtc_bridge.matrix.crypto.sync_answer import OF_USE, envelope, has_brought, messages_in

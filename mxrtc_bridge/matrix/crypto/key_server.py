@@ -14,8 +14,8 @@ from typing import Any
 from mautrix.api import Method, Path, PathBuilder
 
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.api.transport import Repeat, Transport
 from mxrtc_bridge.matrix.crypto.values import DeviceId
-from mxrtc_bridge.matrix.transport import Repeat, Transport
 
 QUERY_TIMEOUT_MS = 8000
 """How long our homeserver waits for those of other users; below what a person waits for an answer to a call."""

@@ -33,10 +33,10 @@ from mxrtc_bridge.core.crypto.sas_values import (
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent, Trust
-from mxrtc_bridge.matrix.room_event import RoomEvent
 
 _log = logging.getLogger(__name__)
 

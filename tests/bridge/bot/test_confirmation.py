@@ -26,7 +26,7 @@ from mxrtc_bridge.core.bot.confirmations import ANSWER_WITHIN_S
 from mxrtc_bridge.core.bot.parser import Effect, effect_of
 from mxrtc_bridge.core.bot.reply import Answer, pages
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
-from mxrtc_bridge.matrix.conversation import Asker
+from mxrtc_bridge.matrix.command_bot import Asker
 from tests.honesty import NO_ANSWERS, Honesty, failure
 
 BOB, DORA, CAROL, EVE = (UserId(f"@{name}:x") for name in ("bob", "dora", "carol", "eve"))

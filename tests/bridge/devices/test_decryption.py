@@ -15,9 +15,9 @@ from mxrtc_bridge.core.call.codec import content_of
 from mxrtc_bridge.core.call.events import CallMessage, Reject
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
-from mxrtc_bridge.matrix.crypto.rooms import Opened
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
+from mxrtc_bridge.matrix.crypto.encrypted_rooms import Opened
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
-from mxrtc_bridge.matrix.room_event import RoomEvent
 from tests.core.call.messages import invite, select
 from tests.fakes import RecordingCounters
 

@@ -19,8 +19,9 @@ from mxrtc_bridge.bridge.devices.devices import Encryption, explain, load_key
 from mxrtc_bridge.config import Level
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError, LocalError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
-from mxrtc_bridge.matrix.crypto.rooms import Opened
+from mxrtc_bridge.matrix.crypto.encrypted_rooms import Opened
 from mxrtc_bridge.matrix.crypto.values import (
     DeviceId,
     DeviceIdentity,
@@ -29,7 +30,6 @@ from mxrtc_bridge.matrix.crypto.values import (
     Undecryptable,
     UserDevices,
 )
-from mxrtc_bridge.matrix.room_event import RoomEvent
 from mxrtc_bridge.storage.stores import open_stores
 from tests.bridge.homeserver import ALICE, PEER, ROOM, FakeHomeserver
 
@@ -194,7 +194,7 @@ async def test_missing_library_is_said(
 async def test_device_that_could_not_come_up_does_so_later_and_says_nothing_in_plain_text_until_then(
     server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mxrtc_bridge.matrix.transport import RetryPolicy, Transport
+    from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
 
     monkeypatch.setattr(
         encryption_module, "Transport", lambda url, token: Transport(url, token, retry=RetryPolicy(total_s=0))

@@ -9,7 +9,7 @@ import pytest
 from mxrtc_bridge.bridge.devices.identities import Identities
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.matrix.transport import Transport
+from mxrtc_bridge.matrix.api.transport import Transport
 from tests.config.samples import GOOD, load
 
 USER = UserId("@rtc_build:example.org")

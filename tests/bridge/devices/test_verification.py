@@ -15,9 +15,9 @@ from mxrtc_bridge.core.crypto.sas_codes import EMOJI
 from mxrtc_bridge.core.crypto.sas_values import Compare, Effect
 from mxrtc_bridge.core.errors import DeskError, HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent, UserDevices
 from mxrtc_bridge.matrix.crypto.verification import MAX_OPEN, Exchange, Verifications
-from mxrtc_bridge.matrix.room_event import RoomEvent
 from mxrtc_bridge.storage.counters import CounterStore
 from mxrtc_bridge.storage.database import Database
 from tests.matrix.crypto.verification_world import ALICE, BUILD, MASTERS, PEER, PHONE, Device

@@ -12,8 +12,8 @@ import pytest
 from mxrtc_bridge.bridge.devices.verification_intake import REQUESTS_PER_MINUTE, VerificationIntake
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.engine.fair_work import FairWork
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
-from mxrtc_bridge.matrix.room_event import RoomEvent
 
 OWN = "example.org"
 ALICE = UserId(f"@alice:{OWN}")

@@ -23,7 +23,7 @@ from mxrtc_bridge.core.access.revocations import (
 from mxrtc_bridge.core.call.codec import parse_message
 from mxrtc_bridge.core.call.events import Hangup, Reject
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.matrix.room_event import parse_room_event
+from mxrtc_bridge.matrix.api.room_event import parse_room_event
 from mxrtc_bridge.web.transaction_body import read_transaction
 from tests import hostile_json
 from tests.hostile_json import ALICE, JSON, TEXT

@@ -16,7 +16,7 @@ from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import DeviceId, UserId, server_of
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.cross_signing import identity_content
-from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
+from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 from mxrtc_bridge.matrix.crypto.signed_json import with_signature
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 from tests.honesty import Honesty

@@ -15,7 +15,7 @@ from mxrtc_bridge.core.ids import EventId, RoomId
 from mxrtc_bridge.matrix.crypto.account import KEYS_WANTED, OwnAccount
 from mxrtc_bridge.matrix.crypto.cross_signing import OtherIdentityError
 from mxrtc_bridge.matrix.crypto.key_requests import REQUEST, KeyRequests
-from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
+from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 from mxrtc_bridge.matrix.crypto.values import (
     Decrypted,
     DeviceId,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.matrix.crypto.cross_signing import OtherIdentityError, publish_identity, shown_identities
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
-from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys
+from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 from mxrtc_bridge.matrix.crypto.values import DeviceId
 from tests.hostile_json import JSON
 from tests.matrix.crypto.device_world import PEER, Server

@@ -15,7 +15,7 @@ from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.cross_signing import identity_content
-from mxrtc_bridge.matrix.crypto.secrets import IdentityKeys, derive
+from mxrtc_bridge.matrix.crypto.keys import IdentityKeys, derive
 from mxrtc_bridge.matrix.crypto.signed_json import (
     MAX_DEVICES,
     identity_of,

@@ -11,11 +11,11 @@ import pytest
 
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.demo.synapse import Synapse
+from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_server import QUERY_TIMEOUT_MS, KeyServer
 from mxrtc_bridge.matrix.crypto.sync import DeviceSync
 from mxrtc_bridge.matrix.crypto.values import Decrypted, DeviceId, RoomEncryption, ToDeviceEvent, Trust
-from mxrtc_bridge.matrix.transport import Transport
 from tests.conftest import HomeserverFactory
 from tests.matrix.crypto.conftest import wall_ms
 from tests.matrix.crypto.key_homeserver import PICKLE_KEY

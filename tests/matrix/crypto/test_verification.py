@@ -11,9 +11,9 @@ from mxrtc_bridge.core.crypto.sas_events import TYPES, Request
 from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, Ended, Send, Vouched
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 from mxrtc_bridge.matrix.crypto.verification import MAX_OPEN, NEWEST_MS, OLDEST_MS, Exchange, OlmSecret, Verifications
-from mxrtc_bridge.matrix.room_event import RoomEvent
 from tests.matrix.crypto.verification_world import ALICE, BUILD, LAPTOP, MASTERS, PEER, PHONE, Device
 
 ROOM = RoomId("!room:example.org")

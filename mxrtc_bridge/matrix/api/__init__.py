@@ -1,0 +1,1 @@
+"""The client-server API: requests, their transport and pauses, login, sync, ping."""

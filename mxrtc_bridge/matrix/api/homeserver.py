@@ -1,0 +1,455 @@
+"""The homeserver as typed methods, for the bridge (acting as its virtual users) and for a user with a token.
+
+It must never let raw JSON out where a value will do: what comes back is checked for type, form, size and count here,
+so that nobody behind this border has to. The one exception is the answer to ``/sync``, which its reader parses.
+
+With the token of an application service, ``as_user`` selects the virtual user a request is made for; with the token of
+a user it stays None. Sections name the Matrix client-server API unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from mautrix.api import Method, Path, PathBuilder
+
+from mxrtc_bridge.core.errors import EventError, HomeserverError
+from mxrtc_bridge.core.ids import (
+    EventId,
+    RoomId,
+    UserId,
+    localpart_of,
+    parse_event_id,
+    parse_room_id,
+    parse_user_id,
+)
+from mxrtc_bridge.core.webrtc.ice import IceServer
+from mxrtc_bridge.matrix.api.room_event import MAX_TYPE_CHARS
+from mxrtc_bridge.matrix.api.transport import ARRAY, Repeat, Transport
+
+MAX_TURN_URIS = 16
+_TURN_SCHEMES = ("stun:", "stuns:", "turn:", "turns:")
+_JOIN_TIMEOUT_S = 40.0
+"""A join over federation waits for another server."""
+_PING_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whom an access token stands for."""
+
+    user_id: UserId
+    device_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoginResult:
+    """What a password login gives."""
+
+    user_id: UserId
+    device_id: str
+    access_token: str
+
+    def __repr__(self) -> str:
+        return f"LoginResult(user_id={self.user_id!r}, device_id={self.device_id!r}, access_token=<hidden>)"
+
+
+@dataclass(frozen=True, slots=True)
+class RoomFacts:
+    """What decides whether a room is fit for calls, apart from its members."""
+
+    encrypted: bool
+    join_rule: str
+    """``invite`` when the room has no join rule event, as the specification says."""
+    room_type: str | None
+    """``m.space`` for a space, None for an ordinary room."""
+
+
+class Homeserver:
+    """Client-server API of one homeserver, with one access token. Must be made inside a running event loop."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def close(self) -> None:
+        """Close the connections; may be called twice."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Homeserver:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # --- the server, accounts
+
+    async def versions(self) -> tuple[str, ...]:
+        """Versions of the specification that the server speaks (``/versions``); needs no token."""
+        answer = await self._get("ask the homeserver for its versions", Path.versions)
+        versions = answer.get("versions")
+        if not isinstance(versions, list):
+            raise HomeserverError("the answer to /versions holds no versions; is this a Matrix homeserver?", 200)
+        return tuple(version for version in versions[:64] if isinstance(version, str) and len(version) <= 32)
+
+    async def whoami(self, as_user: UserId | None = None) -> Identity:
+        """The user that the token stands for (``/account/whoami``)."""
+        answer = await self._get("check the access token", Path.v3.account.whoami, as_user=as_user)
+        device = answer.get("device_id")
+        return Identity(_user_id(answer), device if isinstance(device, str) and len(device) <= 255 else None)
+
+    async def login_password(self, user: str, password: str, device_name: str) -> LoginResult:
+        """Log in with a password (``m.login.password``); a new device is made."""
+        content = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": user},
+            "password": password,
+            "initial_device_display_name": device_name,
+        }
+        answer = await self._post("log in", Path.v3.login, content, repeat=Repeat.IF_UNTOUCHED)
+        token, device = answer.get("access_token"), answer.get("device_id")
+        if not isinstance(token, str) or not isinstance(device, str) or not 0 < len(token) <= 8192 or len(device) > 255:
+            raise HomeserverError("could not log in: the answer holds no access token and device", 200)
+        return LoginResult(_user_id(answer), device, token)
+
+    async def logout(self) -> None:
+        """End the session of this token; the device is removed with it."""
+        await self._post("log out", Path.v3.logout)
+
+    async def register_user(self, user: UserId) -> bool:
+        """Register a virtual user (application service API, "Server admin style permissions").
+
+        Returns:
+            False if the user existed already.
+        """
+        content = {
+            "type": "m.login.application_service",
+            "username": localpart_of(user),
+            # Without a session of its own no device is made, and servers with delegated login accept it as well.
+            "inhibit_login": True,
+        }
+        try:
+            await self._post(f"register {user}", Path.v3.register, content)
+        except HomeserverError as error:
+            if error.errcode == "M_USER_IN_USE":
+                return False
+            raise
+        return True
+
+    async def displayname(self, user: UserId, as_user: UserId | None = None) -> str | None:
+        """The display name in a profile.
+
+        Raises:
+            HomeserverError: with status 404 when there is no such user, as far as the server tells.
+        """
+        answer = await self._get(f"read the profile of {user}", Path.v3.profile[user], as_user=as_user)
+        name = answer.get("displayname")
+        return name if isinstance(name, str) else None
+
+    async def set_displayname(self, user: UserId, name: str) -> bool:
+        """Give a virtual user its display name, unless it has it: each change is sent to all its rooms.
+
+        Returns:
+            Whether anything was changed.
+        """
+        try:
+            if await self.displayname(user, as_user=user) == name:
+                return False
+        except HomeserverError as error:
+            if error.status != 404:
+                raise
+        await self._put(f"name {user}", Path.v3.profile[user].displayname, {"displayname": name}, as_user=user)
+        return True
+
+    async def ping_appservice(self, appservice_id: str, txn_id: str) -> int:
+        """Have the homeserver call our endpoint (application service API, "Pinging"); sent once, never repeated.
+
+        Synapse also takes it as the sign to deliver at once what it held back while the bridge was away.
+
+        Returns:
+            Milliseconds that the homeserver measured.
+        """
+        answer = await self._transport.request(
+            "have the homeserver reach the bridge",
+            Method.POST,
+            Path.v1.appservice[appservice_id].ping,
+            content={"transaction_id": txn_id},
+            timeout_s=_PING_TIMEOUT_S,
+            repeat=Repeat.NEVER,
+        )
+        duration = answer.get("duration_ms")
+        return duration if type(duration) is int and duration >= 0 else 0
+
+    async def turn_server(self, as_user: UserId | None = None) -> tuple[IceServer, ...]:
+        """STUN and TURN servers with fresh credentials (``/voip/turnServer``); empty if the server has none."""
+        answer = await self._get("ask for TURN servers", Path.v3.voip.turnServer, as_user=as_user)
+        uris, username, password = answer.get("uris"), answer.get("username"), answer.get("password")
+        if not isinstance(uris, list):
+            return ()
+        urls = tuple(uri for uri in uris[:MAX_TURN_URIS] if _is_turn_uri(uri))
+        return (IceServer(urls, _credential(username), _credential(password)),) if urls else ()
+
+    # --- rooms
+
+    async def joined_rooms(self, as_user: UserId | None = None) -> tuple[RoomId, ...]:
+        """All rooms that the user is in."""
+        answer = await self._get("list the joined rooms", Path.v3.joined_rooms, as_user=as_user)
+        rooms = answer.get("joined_rooms")
+        if not isinstance(rooms, list):
+            raise HomeserverError("could not list the joined rooms: the answer holds no list", 200)
+        return tuple(_parsed_room(room) for room in rooms)
+
+    async def joined_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
+        """The users joined to a room. Ids of any form are kept: an odd member is a member all the same."""
+        answer = await self._get(f"list the members of {room}", _room(room).joined_members, as_user=as_user)
+        joined = answer.get("joined")
+        if not isinstance(joined, dict):
+            raise HomeserverError(f"could not list the members of {room}: the answer holds no list", 200)
+        return frozenset(UserId(user) for user in joined)
+
+    async def invited_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
+        """The users who are invited to a room, of any form."""
+        answer = await self._transport.request(
+            f"list who is invited to {room}",
+            Method.GET,
+            _room(room).members,
+            query={"membership": "invite"},
+            as_user=as_user,
+        )
+        events = answer.get("chunk")
+        if not isinstance(events, list):
+            raise HomeserverError(f"could not list who is invited to {room}: the answer holds no list", 200)
+        # Whatever else is in an event: one that names nobody would be somebody who is not seen.
+        if not all(isinstance(event, dict) and isinstance(event.get("state_key"), str) for event in events):
+            raise HomeserverError(f"could not list who is invited to {room}: an event names nobody", 200)
+        return frozenset(UserId(event["state_key"]) for event in events)
+
+    async def membership(self, room: RoomId, user: UserId, as_user: UserId | None = None) -> str | None:
+        """``join``, ``invite``, ``leave``, ``ban``, ``knock``, or None when the user never had to do with the room."""
+        content = await self.state(room, "m.room.member", user, as_user=as_user)
+        value = None if content is None else content.get("membership")
+        return value if isinstance(value, str) else None
+
+    async def state(
+        self, room: RoomId, event_type: str, state_key: str = "", as_user: UserId | None = None
+    ) -> dict[str, object] | None:
+        """Content of a state event, or None when the room has none of that type and key."""
+        path = _room(room).state[event_type]
+        try:
+            return await self._get(
+                f"read {event_type} of {room}", path[state_key] if state_key else path, as_user=as_user
+            )
+        except HomeserverError as error:
+            if _is_missing(error):
+                return None
+            raise
+
+    async def all_state(
+        self, room: RoomId, types: Collection[str], as_user: UserId | None = None
+    ) -> list[tuple[str, str, dict[str, object]]]:
+        """Type, state key and content of a room's state events of some types; what is malformed is left out."""
+        answer = await self._get(f"read the state of {room}", _room(room).state, as_user=as_user)
+        events = answer.get(ARRAY)
+        if not isinstance(events, list):
+            raise HomeserverError(f"could not read the state of {room}: the answer holds no list", 200)
+        return [
+            (event["type"], event["state_key"], event["content"])
+            for event in events
+            if isinstance(event, dict)
+            and isinstance(event.get("type"), str)
+            and event["type"] in types
+            and isinstance(event.get("state_key"), str)
+            and len(event["state_key"]) <= MAX_TYPE_CHARS
+            and isinstance(event.get("content"), dict)
+        ]
+
+    async def room_facts(self, room: RoomId, as_user: UserId | None = None) -> RoomFacts:
+        """Read what decides whether a room is fit for calls."""
+        encryption = await self.state(room, "m.room.encryption", as_user=as_user)
+        rule = (await self.state(room, "m.room.join_rules", as_user=as_user) or {}).get("join_rule", "invite")
+        kind = (await self.state(room, "m.room.create", as_user=as_user) or {}).get("type")
+        return RoomFacts(
+            encrypted=encryption is not None,
+            join_rule=rule if isinstance(rule, str) else "unknown",
+            room_type=None if kind is None else str(kind),
+        )
+
+    async def join(self, room: RoomId, as_user: UserId | None = None) -> None:
+        """Join a room, by an invitation as a rule."""
+        await self._post(f"join {room}", _room(room).join, as_user=as_user, timeout_s=_JOIN_TIMEOUT_S)
+
+    async def resolve_alias(self, alias: str, as_user: UserId | None = None) -> RoomId:
+        """The room that an alias stands for."""
+        answer = await self._get(f"look up {alias}", Path.v3.directory.room[alias], as_user=as_user)
+        return _parsed_room(answer.get("room_id"))
+
+    async def join_alias(self, alias: str, as_user: UserId | None = None) -> RoomId:
+        """Join the room that an alias stands for, also one that this homeserver does not know yet; returns the room."""
+        answer = await self._post(f"join {alias}", Path.v3.join[alias], as_user=as_user, timeout_s=_JOIN_TIMEOUT_S)
+        return _parsed_room(answer.get("room_id"))
+
+    async def leave(self, room: RoomId, as_user: UserId | None = None, reason: str | None = None) -> None:
+        """Leave a room, or decline the invitation to it."""
+        content = {"reason": reason} if reason else None
+        await self._post(f"leave {room}", _room(room).leave, content, as_user=as_user, timeout_s=_JOIN_TIMEOUT_S)
+
+    async def invite(self, room: RoomId, user: UserId, as_user: UserId | None = None) -> None:
+        """Invite a user to a room."""
+        await self._post(f"invite {user} to {room}", _room(room).invite, {"user_id": user}, as_user=as_user)
+
+    async def create_direct_room(self, user: UserId, as_user: UserId | None = None) -> RoomId:
+        """Make a private room with one other user, who is invited as to a direct chat.
+
+        The preset is ``private_chat``: ``trusted_private_chat`` would make the other side a creator of the room, which
+        in room version 12 is a rank that can never be taken back.
+        """
+        content = {"preset": "private_chat", "visibility": "private", "is_direct": True, "invite": [user]}
+        answer = await self._post(
+            f"create a room with {user}", Path.v3.createRoom, content, as_user=as_user, repeat=Repeat.IF_UNTOUCHED
+        )
+        return _parsed_room(answer.get("room_id"))
+
+    # --- events
+
+    async def send_event(
+        self,
+        room: RoomId,
+        event_type: str,
+        content: Mapping[str, object],
+        txn_id: str,
+        as_user: UserId | None = None,
+    ) -> EventId:
+        """Send an event. The same ``txn_id`` again gives the same event, for about an hour at least.
+
+        Synapse keeps the transaction ids of an application service for all its users together: the id must depend on
+        the sender.
+        """
+        answer = await self._put(f"send {event_type} to {room}", _room(room).send[event_type][txn_id], content, as_user)
+        return _parsed_event(answer)
+
+    async def send_notice(self, room: RoomId, text: str, txn_id: str, as_user: UserId | None = None) -> EventId:
+        """Send plain text as ``m.notice`` (which bots do not answer), without calling anybody's attention."""
+        content = {"msgtype": "m.notice", "body": text, "m.mentions": {}}
+        return await self.send_event(room, "m.room.message", content, txn_id, as_user)
+
+    async def redact(self, room: RoomId, event: EventId, txn_id: str, as_user: UserId | None = None) -> EventId:
+        """Redact an event."""
+        return _parsed_event(
+            await self._put(f"redact an event in {room}", _room(room).redact[event][txn_id], {}, as_user)
+        )
+
+    async def sync(
+        self, *, filter_json: Mapping[str, object], since: str | None, wait_s: float, timeout_s: float
+    ) -> dict[str, object]:
+        """One ``/sync``, not repeated on failure: its caller has a loop of its own.
+
+        Args:
+            filter_json: filter of the events wanted.
+            since: token of the last answer.
+            wait_s: seconds that the server may hold the request when it has nothing.
+            timeout_s: seconds until the attempt counts as failed.
+        """
+        query = {"filter": json.dumps(filter_json, separators=(",", ":")), "timeout": str(int(wait_s * 1000))}
+        if since is not None:
+            query["since"] = since
+        return await self._transport.request(
+            "receive events", Method.GET, Path.v3.sync, query=query, timeout_s=timeout_s, repeat=Repeat.NEVER
+        )
+
+    # --- direct chats (account data "m.direct")
+
+    async def direct_rooms(self, user: UserId) -> dict[str, object]:
+        """Content of the user's ``m.direct``: by other user, a list of rooms. Unchecked, so that it can be put back."""
+        try:
+            return await self._get("read the list of direct chats", Path.v3.user[user].account_data["m.direct"])
+        except HomeserverError as error:
+            if _is_missing(error):
+                return {}
+            raise
+
+    async def set_direct_rooms(self, user: UserId, content: Mapping[str, object]) -> None:
+        """Replace the content of the user's ``m.direct``."""
+        await self._put("write the list of direct chats", Path.v3.user[user].account_data["m.direct"], content)
+
+    # --- requests
+
+    async def _get(self, what: str, path: PathBuilder, as_user: UserId | None = None) -> dict[str, object]:
+        return await self._transport.request(what, Method.GET, path, as_user=as_user)
+
+    async def _put(
+        self, what: str, path: PathBuilder, content: Mapping[str, object], as_user: UserId | None = None
+    ) -> dict[str, object]:
+        return await self._transport.request(what, Method.PUT, path, content=content, as_user=as_user)
+
+    async def _post(
+        self,
+        what: str,
+        path: PathBuilder,
+        content: Mapping[str, object] | None = None,
+        *,
+        as_user: UserId | None = None,
+        timeout_s: float | None = None,
+        repeat: Repeat = Repeat.ALWAYS,
+    ) -> dict[str, object]:
+        return await self._transport.request(
+            what, Method.POST, path, content=content, as_user=as_user, timeout_s=timeout_s, repeat=repeat
+        )
+
+
+def rooms_with(direct: Mapping[str, object], user: UserId, limit: int) -> Sequence[RoomId]:
+    """Rooms that ``m.direct`` lists for ``user``, newest first, at most ``limit``; what is not a room id is skipped."""
+    listed = direct.get(user)
+    rooms: list[RoomId] = []
+    for value in reversed(listed) if isinstance(listed, list) else ():
+        try:
+            rooms.append(parse_room_id(value))
+        except EventError:
+            continue
+        if len(rooms) == limit:
+            break
+    return rooms
+
+
+def _room(room: RoomId) -> PathBuilder:
+    return Path.v3.rooms[room]
+
+
+def _is_missing(error: HomeserverError) -> bool:
+    """Whether a homeserver says that there is no such thing; a proxy that knows no way says the same by 404 alone."""
+    return error.status == 404 and error.errcode == "M_NOT_FOUND"
+
+
+def _parsed_room(value: object) -> RoomId:
+    try:
+        return parse_room_id(value)
+    except EventError as error:
+        raise HomeserverError(f"the homeserver's answer holds a bad room id: {error}", 200) from error
+
+
+def _parsed_event(answer: Mapping[str, object]) -> EventId:
+    try:
+        return parse_event_id(answer.get("event_id"))
+    except EventError as error:
+        raise HomeserverError(f"the homeserver's answer holds a bad event id: {error}", 200) from error
+
+
+def _user_id(answer: Mapping[str, object]) -> UserId:
+    try:
+        return parse_user_id(answer.get("user_id"))
+    except EventError as error:
+        raise HomeserverError(f"the homeserver's answer holds a bad user id: {error}", 200) from error
+
+
+def _is_turn_uri(value: object) -> bool:
+    return (
+        isinstance(value, str)
+        and len(value) <= 512
+        and value.isascii()
+        and value.isprintable()
+        and value.lower().startswith(_TURN_SCHEMES)
+    )
+
+
+def _credential(value: object) -> str:
+    return value if isinstance(value, str) and len(value) <= 1024 else ""

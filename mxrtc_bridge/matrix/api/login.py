@@ -1,0 +1,164 @@
+"""A user's way in: find the homeserver of a user id, log in, check a stored token, log out.
+
+Must never send a password or a token anywhere but to the address given or the one that the user's own server names
+over TLS, and never keep either: storing them is the caller's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mautrix.api import Method
+
+from mxrtc_bridge.core.errors import ConfigError, HomeserverError
+from mxrtc_bridge.core.ids import UserId, server_of
+from mxrtc_bridge.matrix.api.homeserver import Homeserver
+from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
+
+DISCOVERY_TIMEOUT_S = 10.0
+MAX_WELL_KNOWN_BYTES = 64 * 1024
+_QUICK = RetryPolicy(total_s=10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A session of a user: everything that is needed to act as them."""
+
+    base_url: str
+    user_id: UserId
+    device_id: str
+    access_token: str
+
+    def __repr__(self) -> str:
+        return f"Account(base_url={self.base_url!r}, user_id={self.user_id!r}, access_token=<hidden>)"
+
+    def connect(self, retry: RetryPolicy | None = None) -> Homeserver:
+        """Return the homeserver as this user; to be closed by the caller."""
+        return Homeserver(Transport(self.base_url, self.access_token, retry=retry))
+
+
+async def discover(user: UserId) -> str:
+    """Find the client-server address of a user's homeserver (client-server API, "Server discovery").
+
+    Returns:
+        What ``https://SERVER/.well-known/matrix/client`` names, or ``https://SERVER`` when there is no such file.
+
+    Raises:
+        HomeserverError: the server cannot be reached, or the file is not usable; an address given by hand would help.
+    """
+    server = _host(server_of(user))
+    transport = Transport(f"https://{server}", retry=_QUICK, max_answer_bytes=MAX_WELL_KNOWN_BYTES)
+    transport.follow_redirects()
+    try:
+        answer = await transport.request(
+            f"find the homeserver of {server}",
+            Method.GET,
+            ".well-known/matrix/client",
+            timeout_s=DISCOVERY_TIMEOUT_S,
+        )
+    except HomeserverError as error:
+        if error.status == 404:
+            return f"https://{server}"
+        raise HomeserverError(
+            f"{error}; give the address of the homeserver instead", error.status, error.errcode
+        ) from error
+    finally:
+        await transport.close()
+    return _named_address(answer, server)
+
+
+def _host(server: str) -> str:
+    """The host of a server name: a port there is that of the federation, not of clients."""
+    host, colon, port = server.rpartition(":")
+    return host if colon and port.isdigit() else server
+
+
+def _named_address(answer: dict[str, object], server: str) -> str:
+    entry = answer.get("m.homeserver")
+    address = entry.get("base_url") if isinstance(entry, dict) else None
+    if not isinstance(address, str) or not address.startswith("https://") or len(address) > 512:
+        raise HomeserverError(
+            f"https://{server}/.well-known/matrix/client names no https:// address under m.homeserver.base_url; "
+            "give the address of the homeserver instead",
+            200,
+        )
+    return address.rstrip("/")
+
+
+async def log_in(base_url: str, user: str, password: str, device_name: str) -> Account:
+    """Log in with a password.
+
+    Args:
+        base_url: address of the homeserver.
+        user: full user id, or its local part.
+        password: the password; not kept.
+        device_name: shown to the user in their list of sessions.
+
+    Raises:
+        ConfigError: ``base_url`` is not an address.
+        HomeserverError: wrong password, or the homeserver offers no password login; the message says which.
+    """
+    async with Homeserver(Transport(base_url, retry=_QUICK)) as homeserver:
+        await homeserver.versions()
+        try:
+            result = await homeserver.login_password(user, password, device_name)
+        except HomeserverError as error:
+            raise _login_failure(error) from error
+    return Account(base_url.rstrip("/"), result.user_id, result.device_id, result.access_token)
+
+
+def _login_failure(error: HomeserverError) -> HomeserverError:
+    match error.errcode:
+        case "M_FORBIDDEN":
+            sentence = "the homeserver does not accept this user and password"
+        case "M_USER_DEACTIVATED":
+            sentence = "this account has been deactivated"
+        case "M_UNKNOWN" | "M_UNRECOGNIZED" if error.status in (400, 404):
+            sentence = f"the homeserver offers no login by password; give an access token instead ({error})"
+        case _:
+            return error
+    return HomeserverError(sentence, error.status, error.errcode)
+
+
+async def from_token(base_url: str, access_token: str) -> Account:
+    """Make an account of an access token that exists already, by asking the homeserver whose it is.
+
+    Raises:
+        ConfigError: ``base_url`` is not an address, or the token belongs to no device (an application service's).
+        HomeserverError: the homeserver does not know the token.
+    """
+    async with Homeserver(Transport(base_url, access_token, retry=_QUICK)) as homeserver:
+        identity = await homeserver.whoami()
+    if identity.device_id is None:
+        raise ConfigError(f"the access token of {identity.user_id} belongs to no device; log in as a user")
+    return Account(base_url.rstrip("/"), identity.user_id, identity.device_id, access_token)
+
+
+async def check(account: Account) -> None:
+    """Check that the stored token still is that of the stored user.
+
+    Raises:
+        HomeserverError: the token is not known any more, or belongs to somebody else.
+    """
+    async with account.connect(_QUICK) as homeserver:
+        identity = await homeserver.whoami()
+    if identity.user_id != account.user_id:
+        raise HomeserverError(
+            f"the stored token belongs to {identity.user_id}, not to {account.user_id}; log in again", 401
+        )
+
+
+async def log_out(account: Account) -> bool:
+    """End the session and remove its device.
+
+    Returns:
+        False if the homeserver had forgotten the session already.
+    """
+    async with account.connect(_QUICK) as homeserver:
+        try:
+            await homeserver.logout()
+        except HomeserverError as error:
+            if error.errcode == "M_UNKNOWN_TOKEN":
+                return False
+            raise
+    return True

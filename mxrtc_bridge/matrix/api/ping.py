@@ -1,0 +1,139 @@
+"""Whether the homeserver is there, and whether it reaches us.
+
+Must never give up because the homeserver is merely away, and never go on with a token that it refuses.
+
+Synapse stops pushing after one failed transaction and tries again after 2, 4, ... 512 seconds; a ping makes it try at
+once. So the bridge pings at its start, then regularly, and every few seconds while it fails: an outage of either side
+ends as soon as both are up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.matrix.api.homeserver import Identity
+
+logger = logging.getLogger(__name__)
+
+PING_EVERY_S = 60.0
+PING_RETRY_S = 3.0
+
+_REGISTER_FIRST = (
+    "the homeserver does not know the bridge's token; list the registration file under app_service_config_files "
+    "in homeserver.yaml, restart the homeserver, and see that as_token is the same in both files"
+)
+_PING_HINTS = {
+    "M_URL_NOT_SET": "the registration has no url, so the homeserver sends no events",
+    "M_CONNECTION_FAILED": "the homeserver cannot connect to the url of the registration; is it right seen from there?",
+    "M_CONNECTION_TIMEOUT": "the url of the registration does not answer the homeserver in time",
+    "M_BAD_STATUS": "the url of the registration leads to something that refuses the homeserver; is hs_token the same?",
+    "M_FORBIDDEN": "the homeserver knows this token by another appservice id",
+}
+
+
+class PingServer(Protocol):
+    """What this module needs of the homeserver."""
+
+    async def versions(self) -> tuple[str, ...]: ...
+
+    async def whoami(self) -> Identity: ...
+
+    async def ping_appservice(self, appservice_id: str, txn_id: str) -> int: ...
+
+
+async def wait_for_homeserver(
+    homeserver: PingServer,
+    *,
+    first_s: float = 0.5,
+    longest_s: float = 15.0,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Identity:
+    """Wait until the homeserver answers, however long it takes, and check our token.
+
+    Returns:
+        Whom the token stands for: the sender of the registration.
+
+    Raises:
+        HomeserverError: it answers, but not as a Matrix homeserver, or it refuses the token; the remedy is in the
+            message.
+    """
+    pause = first_s
+    told = False
+    while True:
+        try:
+            await homeserver.versions()
+            identity = await homeserver.whoami()
+        except HomeserverError as error:
+            if error.errcode in ("M_UNKNOWN_TOKEN", "M_MISSING_TOKEN"):
+                raise HomeserverError(_REGISTER_FIRST, error.status, error.errcode) from error
+            if not error.retryable:
+                raise
+            if not told:
+                logger.warning("waiting for the homeserver: %s", error)
+                told = True
+        else:
+            if told:
+                logger.info("the homeserver is there")
+            return identity
+        await sleep(pause)
+        pause = min(pause * 2, longest_s)
+
+
+async def ping(homeserver: PingServer, appservice_id: str) -> int:
+    """Have the homeserver reach us once.
+
+    Returns:
+        Milliseconds that the homeserver measured.
+
+    Raises:
+        HomeserverError: it did not reach us; the message has the probable cause.
+    """
+    try:
+        return await homeserver.ping_appservice(appservice_id, secrets.token_hex(8))
+    except HomeserverError as error:
+        hint = _PING_HINTS.get(error.errcode)
+        if hint is None:
+            raise
+        raise HomeserverError(f"{hint} ({error})", error.status, error.errcode) from error
+
+
+async def ping_loop(
+    homeserver: PingServer,
+    appservice_id: str,
+    *,
+    on_change: Callable[[HomeserverError | None], None] | None = None,
+    every_s: float = PING_EVERY_S,
+    retry_s: float = PING_RETRY_S,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Ping for ever: now, every ``every_s`` seconds, and every ``retry_s`` seconds while it fails.
+
+    Args:
+        homeserver: pings with the appservice's token.
+        appservice_id: ``id`` of the registration.
+        on_change: told when the way has opened (None) or closed (the error).
+        every_s: seconds between pings while all is well.
+        retry_s: seconds between pings after a failure.
+        sleep: waits between pings.
+    """
+    reached: bool | None = None
+    while True:
+        problem: HomeserverError | None = None
+        try:
+            duration = await ping(homeserver, appservice_id)
+        except HomeserverError as error:
+            problem = error
+        if (problem is None) is not reached:
+            reached = problem is None
+            if problem is None:
+                logger.info("the homeserver reaches the bridge (%d ms)", duration)
+            else:
+                logger.warning("the homeserver does not reach the bridge: %s", problem)
+            if on_change is not None:
+                on_change(problem)
+        await sleep(every_s if reached else retry_s)

@@ -1,0 +1,484 @@
+"""Messages of people to the bridge's users: which of them are commands, and the replies.
+
+Must never answer itself or another bot, never give anything by an old message, never take another's words for a command
+(whose words they are is said in :mod:`mxrtc_bridge.core.bot.message_text`), never let one person's commands hold up
+anybody's calls, and never raise because of what somebody wrote.
+
+How it works: :meth:`Conversation.receive` judges an event without waiting (who, what, how old, how often) and puts
+what is left into the queue of one of a few workers, always the same one for the same person, so that commands of a
+person are carried out in order. At a full queue the message is dropped and counted in the log: whoever writes that
+fast reads no answers. What a worker does ends within :data:`COMMAND_TIMEOUT_S`. A queue is not kept over a restart:
+what was not answered then is typed again.
+
+What was redacted before its turn came is not carried out. But what takes something away is taken back by its own sender
+only: somebody with power in the room must not be able to keep what an admin takes from them.
+
+An encrypted event is given to :meth:`Conversation.receive` once it is decrypted; one that is not is no command, and
+:mod:`mxrtc_bridge.matrix.rooms.peers` has told the room that it cannot be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from mxrtc_bridge.core.bot.commands import (
+    CloseSessions,
+    Command,
+    DenyRequest,
+    Mistake,
+    Names,
+    RevokeAccess,
+    RevokeGrant,
+    WithdrawRequest,
+)
+from mxrtc_bridge.core.bot.message_text import command_line, read_message
+from mxrtc_bridge.core.bot.parser import Effect, addressed, effect_of, meant_by
+from mxrtc_bridge.core.bot.reply import Answer, Code, Line, Page, pages, say, text
+from mxrtc_bridge.core.call.limits import RateLimit
+from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_event_id
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
+from mxrtc_bridge.matrix.outbox.outbox import transaction_id
+
+log = logging.getLogger(__name__)
+
+MESSAGE_TYPES = frozenset({"m.room.message", "m.reaction"})
+"""What :meth:`Conversation.receive` reads."""
+MAX_AGE_MS = 5 * 60 * 1000
+"""A message that took longer gives nothing any more; also how far a sender's clock may be ahead."""
+MAX_LATE_MS = 3 * 24 * 3600 * 1000
+"""What takes something away counts this much later still, as when the bridge was down. By far less than the inbox
+remembers ids of events (30 days), so the same event never counts twice, whoever sends it again; and the time of an
+event is a part of what its id stands for."""
+WORKERS = 8
+QUEUE = 32
+"""Messages that wait for one worker."""
+MAX_AT_ONCE = 32
+"""Commands that take something away and wait behind nothing; the next one takes its turn like any other."""
+COMMAND_TIMEOUT_S = 40.0
+COMMANDS_PER_MINUTE = 20
+"""Of one user. An admin has as many, whatever others of their server write, and what takes away is never too fast."""
+COMMANDS_PER_MINUTE_OF_SERVER = 120
+ADMINS = 100
+"""Admins of one server that may write as much as that at the same time."""
+STRANGER_EVERY_S = 3600.0
+"""Somebody without rights is told so once in this time."""
+STRANGERS_PER_MINUTE = 30
+"""Of all strangers together: a crowd of new accounts cannot make the bridge talk without end."""
+MAX_STRANGERS = 10_000
+"""Strangers that are remembered; then the one that was told longest ago."""
+
+STRANGER_TEXT = "You have no rights here, so I take no commands from you. Ask the admin of this bridge."
+TOO_FAST_TEXT = "That was too fast for me; please wait a minute."
+RESTARTED_TEXT = "I was started only after you had written this, so I did nothing. Send it again if you still want it."
+LATE_TEXT = (
+    "This reached me long after it was written, or a clock is wrong, so I did nothing. Send it again if you still want "
+    "it. (I say so once.)"
+)
+FAILED_TEXT = "That did not work; the bridge's log says why."
+TIMEOUT_TEXT = "That took too long, and I have given up waiting for it."
+
+# What takes something away waits behind nothing: neither behind others' commands, nor behind one of the same person
+# that hangs. What takes back grants is done once more in its turn, where one of them may just be being given.
+_ONCE_MORE = (RevokeGrant, RevokeAccess)
+_ENDS_TOO = (DenyRequest, CloseSessions, WithdrawRequest)
+"""Besides what takes away: of these too nobody has more afterwards."""
+
+
+class Rank(Enum):
+    """What the rules in force make of a person."""
+
+    STRANGER = "stranger"
+    USER = "user"
+    """Has a right, or may ask for one."""
+    ADMIN = "admin"
+    """By the configuration; a power level in a room makes nobody one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who gave a command, and where."""
+
+    user: UserId
+    admin: bool
+    room: RoomId
+    speaker: UserId
+    """The user of the bridge that was spoken to, and that answers."""
+    direct: bool
+    """Whether nobody else is in the room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """An ``m.annotation`` to an event."""
+
+    user: UserId
+    room: RoomId
+    target: EventId
+    key: str
+    event: EventId | None = field(default=None, compare=False)
+    """Its own id."""
+
+
+class Commander(Protocol):
+    """Carries out what was said."""
+
+    def rank(self, user: UserId) -> Rank: ...
+
+    def names(self) -> Names: ...
+
+    def missing(self) -> frozenset[str]: ...
+
+    async def carry_out(self, command: Command, asker: Asker) -> Answer: ...
+
+    def mistaken(self, asker: Asker) -> None:
+        """Take down that somebody has given a command that was none."""
+        ...
+
+    async def reacted(self, reaction: Reaction) -> None: ...
+
+
+class EventSender(Protocol):
+    """The part of the homeserver that sends events."""
+
+    async def send_event(
+        self, room: RoomId, event_type: str, content: Mapping[str, object], txn_id: str, as_user: UserId | None = None
+    ) -> EventId: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A message that was taken."""
+
+    event: RoomEvent
+    command: Command | Mistake
+    asker: Asker
+
+    @property
+    def takes_away(self) -> bool:
+        return not isinstance(self.command, Mistake) and effect_of(self.command) is Effect.TAKES
+
+    @property
+    def ends(self) -> bool:
+        """Whether nobody has more by it, so that it does no harm when it comes late."""
+        return self.takes_away or isinstance(self.command, _ENDS_TOO)
+
+    @property
+    def looks(self) -> bool:
+        return isinstance(self.command, Mistake) or effect_of(self.command) is Effect.LOOKS
+
+    @property
+    def withdrawn_by(self) -> UserId | None:
+        """Who alone can take it back by redacting it; None for everybody whom the homeserver lets do so."""
+        return self.event.sender if self.ends else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line that needs no command."""
+
+    event: RoomEvent
+    speaker: UserId
+    direct: bool
+    line: str
+
+
+class Conversation:
+    """Takes messages and reactions, and answers.
+
+    After making one you must run :meth:`run` in a task; until then, and at full queues, what comes in is dropped.
+    """
+
+    def __init__(
+        self,
+        sender: EventSender,
+        commander: Commander,
+        *,
+        is_own: Callable[[UserId], bool],
+        wall_ms: Callable[[], int],
+        monotonic: Callable[[], float],
+        withdrawn: Callable[[RoomId, EventId, UserId | None], bool] = lambda _room, _event, _by: False,
+    ) -> None:
+        """Make a conversation.
+
+        Args:
+            sender: sends the replies.
+            commander: carries out commands.
+            is_own: whether a user is of the bridge's namespace.
+            wall_ms: milliseconds since the epoch.
+            monotonic: seconds.
+            withdrawn: whether an event was redacted, by a user or (None) by anybody.
+        """
+        self._withdrawn = withdrawn
+        self._sender = sender
+        self._commander = commander
+        self._is_own = is_own
+        self._wall_ms = wall_ms
+        self._monotonic = monotonic
+        self._started_ms = wall_ms()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._at_once: set[asyncio.Task[None]] = set()
+        self._busy = [False] * WORKERS
+        self._queues: list[asyncio.Queue[_Said | Reaction | _Line]] = [asyncio.Queue(QUEUE) for _ in range(WORKERS)]
+        self._rate = RateLimit(COMMANDS_PER_MINUTE, COMMANDS_PER_MINUTE_OF_SERVER)
+        self._admins_rate = RateLimit(COMMANDS_PER_MINUTE, ADMINS * COMMANDS_PER_MINUTE)
+        self._warned: OrderedDict[UserId, None] = OrderedDict()
+        self._told_late: OrderedDict[UserId, None] = OrderedDict()
+        self._strangers: OrderedDict[UserId, float] = OrderedDict()
+        self._seldom = SeldomLog(log)
+        self._stranger_rate = RateLimit(STRANGERS_PER_MINUTE, STRANGERS_PER_MINUTE)
+
+    @property
+    def types(self) -> frozenset[str]:
+        """The types of events that :meth:`receive` reads."""
+        return MESSAGE_TYPES
+
+    async def run(self) -> None:
+        """Carry out commands until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            for number in range(WORKERS):
+                tasks.create_task(self._work(number), name="conversation")
+
+    async def idle(self) -> None:
+        """Return when everything that was taken has been answered."""
+        while self._at_once:
+            await asyncio.wait(self._at_once)
+        for queue in self._queues:
+            await queue.join()
+
+    def receive(self, event: RoomEvent, speaker: UserId, *, direct: bool) -> None:
+        """Take one event of a room in which ``speaker`` is; never waits, never raises for its content.
+
+        Args:
+            event: a message or reaction, decrypted if it was encrypted; others are ignored.
+            speaker: the user of the bridge that answers in this room.
+            direct: whether the room holds nobody but the sender and ``speaker``.
+        """
+        if event.state_key is not None or self._is_own(event.sender):
+            return
+        if event.type == "m.reaction":
+            reaction = _reaction(event) if self._is_fresh(event) else None
+            if reaction is not None and self._commander.rank(event.sender) is Rank.ADMIN:
+                self._put(event.sender, reaction)
+        elif event.type == "m.room.message" and command_line(event.content, direct=direct) is not None:
+            self._take(event, speaker, direct=direct)
+
+    def _take(self, event: RoomEvent, speaker: UserId, *, direct: bool) -> None:
+        rank = self._commander.rank(event.sender)
+        fresh = self._is_fresh(event)
+        if rank is Rank.STRANGER:
+            if fresh and self._may_tell_stranger(event.sender):
+                self._put(event.sender, _Line(event, speaker, direct, STRANGER_TEXT))
+            return
+        admin = rank is Rank.ADMIN
+        in_time = (self._admins_rate if admin else self._rate).allow(event.sender, self._monotonic())
+        said = self._said(event, speaker, admin=admin, direct=direct) if in_time or admin else None
+        if in_time:
+            self._warned.pop(event.sender, None)
+        if not fresh and (said is None or not self._counts_late(said)):
+            return
+        if said is not None and (in_time or said.takes_away):
+            self._put(event.sender, said)
+        elif not in_time and event.sender not in self._warned:
+            self._warned[event.sender] = None
+            while len(self._warned) > MAX_STRANGERS:
+                self._warned.popitem(last=False)
+            self._put(event.sender, _Line(event, speaker, direct, TOO_FAST_TEXT))
+
+    def _said(self, event: RoomEvent, speaker: UserId, *, admin: bool, direct: bool) -> _Said | None:
+        # Not before: reading formatted text costs more than asking who it is from.
+        typed = read_message(event.content, direct=direct, is_own=self._is_own)
+        if typed is None:
+            return None
+        command = meant_by(typed, self._commander.names(), admin=admin, missing=self._commander.missing())
+        return _Said(event, command, Asker(event.sender, admin, event.room_id, speaker, direct))
+
+    def _is_fresh(self, event: RoomEvent) -> bool:
+        """Whether the message is of now. Its time is its server's claim: a lie makes it old, or no older than it is."""
+        return abs(self._wall_ms() - event.origin_server_ts) <= MAX_AGE_MS
+
+    def _counts_late(self, said: _Said) -> bool:
+        """Whether an old command is carried out; its sender is told that it is not, once until the next start."""
+        event = said.event
+        if said.ends and abs(self._wall_ms() - event.origin_server_ts) <= MAX_LATE_MS:
+            return True
+        if not said.looks and event.sender not in self._told_late:
+            self._told_late[event.sender] = None
+            while len(self._told_late) > MAX_STRANGERS:
+                self._told_late.popitem(last=False)
+            self._put(event.sender, _Line(event, said.asker.speaker, said.asker.direct, LATE_TEXT))
+        return False
+
+    def _may_tell_stranger(self, user: UserId) -> bool:
+        now = self._monotonic()
+        told = self._strangers.get(user)
+        if told is not None and now - told < STRANGER_EVERY_S:
+            return False
+        # One bucket for everybody: the name stands for no user.
+        if not self._stranger_rate.allow(UserId("@strangers:all"), now):
+            return False
+        self._strangers[user] = now
+        self._strangers.move_to_end(user)
+        while len(self._strangers) > MAX_STRANGERS:
+            self._strangers.popitem(last=False)
+        return True
+
+    def _put(self, user: UserId, work: _Said | Reaction | _Line) -> None:
+        number = zlib.crc32(user.encode()) % WORKERS
+        if isinstance(work, _Said) and work.asker.admin and work.takes_away:
+            waits = self._busy[number] or not self._queues[number].empty()
+            if self._tasks is not None and len(self._at_once) < MAX_AT_ONCE:
+                task = self._tasks.create_task(self._guarded(work), name="command that takes away")
+                self._at_once.add(task)
+                task.add_done_callback(self._at_once.discard)
+                if not (waits and isinstance(work.command, _ONCE_MORE)):
+                    return
+        try:
+            self._queues[number].put_nowait(work)
+        except asyncio.QueueFull:
+            self._seldom.warning(user, "! a message of %s was dropped: too many wait", user)
+
+    # Workers
+
+    async def _work(self, number: int) -> None:
+        queue = self._queues[number]
+        while True:
+            work = await queue.get()
+            self._busy[number] = True
+            try:
+                await self._guarded(work)
+            finally:
+                self._busy[number] = False
+                queue.task_done()
+
+    async def _guarded(self, work: _Said | Reaction | _Line) -> None:
+        """Do it within a limited time; what fails ends nothing but itself."""
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                await self._do(work)
+        except TimeoutError:
+            log.warning("! a command was not carried out within %g s", COMMAND_TIMEOUT_S)
+        except HomeserverError as error:
+            log.warning("! an answer was not sent: %s", error)
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            # Something that the command waited for was cancelled, and not its worker.
+            log.exception("! a message was not handled")
+        except Exception:
+            log.exception("! a message was not handled")
+
+    async def _do(self, work: _Said | Reaction | _Line) -> None:
+        event_id = work.event if isinstance(work, Reaction) else work.event.event_id
+        room = work.room if isinstance(work, Reaction) else work.event.room_id
+        by = work.withdrawn_by if isinstance(work, _Said) else None
+        if event_id is not None and self._withdrawn(room, event_id, by):
+            return
+        match work:
+            case Reaction():
+                await self._commander.reacted(work)
+            case _Line(event=event, speaker=speaker, direct=direct, line=line):
+                await self._reply(event, speaker, say(line), direct=direct)
+            case _Said(event=event, asker=asker):
+                await self._reply(event, asker.speaker, await self._answer(work), direct=asker.direct)
+
+    async def _answer(self, said: _Said) -> Answer:
+        command, asker = said.command, said.asker
+        if isinstance(command, Mistake):
+            self._commander.mistaken(asker)
+            return mistake_answer(command, direct=asker.direct)
+        if said.event.origin_server_ts < self._started_ms and not (said.looks or said.ends):
+            # Perhaps the last run has done it already, and was ended before it could say so.
+            return say(RESTARTED_TEXT)
+        log.info("< %s: %s", asker.user, type(command).__name__)
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S * 0.75):
+                return await self._commander.carry_out(command, asker)
+        except TimeoutError:
+            return say(TIMEOUT_TEXT)
+        except MxrtcError as error:
+            log.warning("! %s of %s failed: %s", type(command).__name__, asker.user, error)
+            return say(FAILED_TEXT)
+        except (asyncio.CancelledError, Exception) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
+            log.exception("! %s of %s failed", type(command).__name__, asker.user)
+            return say(FAILED_TEXT)
+
+    async def _reply(self, event: RoomEvent, speaker: UserId, answer: Answer, *, direct: bool) -> None:
+        relation = _relation(event, direct=direct)
+        for number, page in enumerate(pages(answer)):
+            txn_id = transaction_id(event.room_id, speaker, event.event_id, f"reply-{number}")
+            await self._sender.send_event(
+                event.room_id, "m.room.message", {**notice_content(page), **relation}, txn_id, speaker
+            )
+
+
+def notice_content(page: Page) -> dict[str, object]:
+    """A page as an ``m.notice``, which bots do not answer, and which mentions nobody."""
+    return {
+        "msgtype": "m.notice",
+        "body": page.plain,
+        "format": "org.matrix.custom.html",
+        "formatted_body": page.html,
+        "m.mentions": {},
+    }
+
+
+def mistake_answer(mistake: Mistake, *, direct: bool) -> Answer:
+    """What a wrong command gets: the problem, the form, and the nearest right command."""
+    lines: list[Line] = [text(mistake.problem)]
+    if mistake.suggestion is not None:
+        lines.append(text("Did you mean ", Code(addressed(mistake.suggestion, direct=direct)), "?"))
+    if mistake.usage is not None and mistake.usage != mistake.suggestion:
+        lines.append(text("Usage: ", Code(addressed(mistake.usage, direct=direct))))
+    return Answer(tuple(lines))
+
+
+def _is_cancelled() -> bool:
+    """Whether the task that runs now is cancelled; otherwise it was something that it waited for together with others.
+
+    A worker that took the one for the other would be gone, and with it the answers to all whom it serves.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _reaction(event: RoomEvent) -> Reaction | None:
+    relates = event.content.get("m.relates_to")
+    if (
+        not isinstance(relates, Mapping)
+        or relates.get("rel_type") != "m.annotation"
+        or "m.new_content" in event.content
+    ):
+        return None
+    key = relates.get("key")
+    if not isinstance(key, str) or len(key) > 64:
+        return None
+    try:
+        return Reaction(event.sender, event.room_id, parse_event_id(relates.get("event_id")), key, event.event_id)
+    except EventError:
+        return None
+
+
+def _relation(event: RoomEvent, *, direct: bool) -> dict[str, object]:
+    """Stay in the thread in which was asked; in a room of many, say what is answered."""
+    relates = event.content.get("m.relates_to")
+    reply = {"event_id": event.event_id}
+    if isinstance(relates, Mapping) and relates.get("rel_type") == "m.thread":
+        try:
+            root = parse_event_id(relates.get("event_id"))
+        except EventError:
+            root = event.event_id
+        thread = {"rel_type": "m.thread", "event_id": root, "is_falling_back": True, "m.in_reply_to": reply}
+        return {"m.relates_to": thread}
+    return {} if direct else {"m.relates_to": {"m.in_reply_to": reply}}

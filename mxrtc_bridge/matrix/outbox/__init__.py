@@ -1,0 +1,1 @@
+"""Events to the homeserver: sent in order and repeated until they are there."""

@@ -1,0 +1,135 @@
+"""Messages of the bridge's users that nobody waits for: posted now, sent in the order of each room when it can be.
+
+Whoever posts never waits, and never hears of a failure: what a notice tells has happened already, and is written down
+elsewhere (the log, the ledger of a directory). Hence the bounds: a room has at most :data:`MAX_PER_ROOM` notices that
+wait, all rooms together :data:`MAX_WAITING`. Beyond that a notice is left out; the next one that is sent in the room
+says how many were. Notices that wait when the bridge stops are lost.
+
+How it works: rooms that have something to send stand in line, each once. A few senders take the first room, send its
+first notice, and put the room back at the end. The homeserver's own limits of the rate are waited for below, in the
+transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+
+log = logging.getLogger(__name__)
+
+MAX_PER_ROOM = 64
+MAX_WAITING = 1024
+SENDERS = 4
+"""Rooms that are sent to at a time."""
+
+
+class NoticeSender(Protocol):
+    """Sends one notice; see :class:`mxrtc_bridge.matrix.outbox.outbox.Outbox`."""
+
+    async def send_notice(
+        self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str
+    ) -> EventId: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Notice:
+    sender: UserId
+    text: str
+    html: str | None
+    key: str
+
+
+@dataclass(slots=True)
+class _Room:
+    waiting: deque[_Notice] = field(default_factory=deque)
+    left_out: int = 0
+    in_line: bool = False
+
+
+class Notices:
+    """See the head of this module. :meth:`run` must run for anything to be sent."""
+
+    def __init__(self, sender: NoticeSender) -> None:
+        self._sender = sender
+        self._rooms: dict[RoomId, _Room] = {}
+        self._line: asyncio.Queue[RoomId] = asyncio.Queue()
+        self._waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """Notices that are not sent yet."""
+        return self._waiting
+
+    def post(self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str) -> None:
+        """Send a notice when it can be sent.
+
+        Args:
+            room: where to.
+            sender: one of our users, who is in the room.
+            text: the plain body.
+            html: the same as HTML, all foreign text in it escaped.
+            key: names this notice: the same key again is the same event.
+        """
+        queue = self._rooms.setdefault(room, _Room())
+        if self._waiting >= MAX_WAITING or len(queue.waiting) >= MAX_PER_ROOM:
+            if not queue.left_out:
+                log.warning("! notices are left out: too many wait for the homeserver")
+            queue.left_out += 1
+            self._forget_if_idle(room)
+            return
+        queue.waiting.append(_Notice(sender, text, html, key))
+        self._waiting += 1
+        self._stand_in_line(room, queue)
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        async with asyncio.TaskGroup() as senders:
+            for number in range(SENDERS):
+                senders.create_task(self._send_all(), name=f"notices-{number}")
+
+    async def _send_all(self) -> None:
+        while True:
+            room = await self._line.get()
+            queue = self._rooms[room]
+            notice = queue.waiting.popleft()
+            self._waiting -= 1
+            left_out, queue.left_out = queue.left_out, 0
+            try:
+                await self._send(room, notice, left_out)
+            finally:
+                queue.in_line = False
+                if queue.waiting:
+                    self._stand_in_line(room, queue)
+                else:
+                    self._forget_if_idle(room)
+
+    async def _send(self, room: RoomId, notice: _Notice, left_out: int) -> None:
+        text, html = notice.text, notice.html
+        if left_out:
+            words = "1 notice before this one was left out." if left_out == 1 else f"{left_out} were left out before."
+            text = f"{text}\n({words})"
+            html = None if html is None else f"{html}<br>({words})"
+        try:
+            await self._sender.send_notice(room, notice.sender, text, html, key=notice.key)
+        except HomeserverError as error:
+            log.warning("! a notice of %s was not sent: %s", notice.sender, error)
+        except Exception:
+            # One notice that cannot be sent, for a mistake of ours, must not keep all others back.
+            log.exception("! a notice of %s was not sent", notice.sender)
+
+    def _stand_in_line(self, room: RoomId, queue: _Room) -> None:
+        if not queue.in_line:
+            queue.in_line = True
+            self._line.put_nowait(room)
+
+    def _forget_if_idle(self, room: RoomId) -> None:
+        queue = self._rooms[room]
+        if not queue.waiting and not queue.in_line:
+            # What was left out while all rooms together had too many is said nowhere but in the log.
+            del self._rooms[room]

@@ -1,0 +1,87 @@
+"""A peer that makes the direct chat itself, and invites its user.
+
+That way round no invite limit of the user's homeserver is in the way, and a person need not know how to start a chat
+with a name that no directory lists.
+
+Must never make a second room where one serves, and never a public one. A room that was made, and that nobody enters,
+is left like any other that idles.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.rooms.room_book import PeerRoom
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A direct chat of a user with a peer."""
+
+    room: RoomId
+    joined: bool
+    """Whether the user is in it already; otherwise there is a new invitation."""
+
+
+class OpeningServer(Protocol):
+    """What this module needs of the homeserver."""
+
+    async def invite(self, room: RoomId, user: UserId, as_user: UserId | None = None) -> None: ...
+
+    async def create_direct_room(self, user: UserId, as_user: UserId | None = None) -> RoomId: ...
+
+
+class OpeningPeers(Protocol):
+    """What this module needs of the peers."""
+
+    def rooms_of(self, peer: UserId, user: UserId) -> tuple[PeerRoom, ...]: ...
+
+    def expecting(self, peer: UserId) -> AbstractContextManager[None]: ...
+
+    async def adopt(self, room: RoomId, peer: UserId, user: UserId) -> None: ...
+
+
+class Openings:
+    """Makes direct chats, or finds them again."""
+
+    def __init__(self, homeserver: OpeningServer, peers: OpeningPeers, *, reads_encrypted: Callable[[], bool]) -> None:
+        self._homeserver = homeserver
+        self._peers = peers
+        self._reads_encrypted = reads_encrypted
+
+    async def open(self, peer: UserId, user: UserId) -> Opening:
+        """Return a direct chat of ``user`` with ``peer``; the caller has judged that they may have one.
+
+        Raises:
+            HomeserverError: no room could be made, or nobody could be invited.
+        """
+        rooms = self._peers.rooms_of(peer, user)
+        for room in rooms:
+            if room.is_pair and (not room.encrypted or self._reads_encrypted()):
+                return Opening(room.room_id, joined=True)
+        for room in rooms:
+            if room.members == {peer} and await self._invited_again(room, user):
+                return Opening(room.room_id, joined=False)
+        with self._peers.expecting(peer):
+            made = await self._homeserver.create_direct_room(user, peer)
+            await self._peers.adopt(made, peer, user)
+        log.info("%s made a room for %s", peer, user)
+        return Opening(made, joined=False)
+
+    async def _invited_again(self, room: PeerRoom, user: UserId) -> bool:
+        try:
+            await self._homeserver.invite(room.room_id, user, room.peer)
+        except HomeserverError as error:
+            if error.status not in (400, 403, 404):
+                raise  # That says nothing about this room, and each attempt would make one more.
+            log.debug("%s cannot be invited to %s: %s", user, room.room_id, error)
+            return False
+        return True

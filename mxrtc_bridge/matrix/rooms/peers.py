@@ -1,0 +1,487 @@
+"""The virtual users: their registration, their rooms, and who is in them.
+
+A peer must never be in a room that its user has no grant for, never stay where it is not used, and never tell an
+uninvited caller anything: an invitation that is not taken is declined without a word. One user's invitations must not
+hold up anybody else (:mod:`.invitations`; and the inbox answers few of them at the same time).
+
+How it works: :meth:`Peers.start` registers the users and reads from the homeserver which rooms they are in; from then
+on :attr:`Peers.membership` sees all that arrives, at once, and knows who is in which room. :meth:`Peers.handle` takes
+the events in the order of their room: there it answers invitations, and waits until what arrived before is settled.
+What cannot be left now is remembered and left at the next sweep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
+
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.engine.clock import elapsed_s
+from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.engine.side_by_side import each
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
+from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
+from mxrtc_bridge.matrix.rooms.invitations import Invitations
+from mxrtc_bridge.matrix.rooms.peer_membership import PeerMembership
+from mxrtc_bridge.matrix.rooms.ports import PeerProfile, PeerServer, RoomDirectory, RoomListener, StoredRoom
+from mxrtc_bridge.matrix.rooms.room_book import PeerRoom, RoomBook, Unfit, is_closed, judge_invite
+
+logger = logging.getLogger(__name__)
+
+CONCURRENCY = 8
+"""Requests at the same time while many users or rooms are gone through."""
+MAX_UNLEFT = 10_000
+"""Rooms remembered because leaving them failed; beyond that the next start finds them."""
+MAX_UNANSWERED = 1_000
+"""Of those, that they may be when an invitation that was one too many is added."""
+LEAVE_S = 5.0
+"""How long leaving one room may take while others wait for it: another homeserver may have to say something."""
+HANDLE_TIMEOUT_S = 50.0
+"""Limit for one event, requests included: events of the same room wait behind it."""
+TOUCH_EVERY_MS = 10 * 60 * 1000
+"""A room's last use is stored at most this often: idle times are counted in days."""
+
+_ENCRYPTED = (
+    "This room is encrypted, and encryption is switched off in this bridge: calls from here do not reach me. "
+    "Please start a direct chat with me without encryption, or ask the bridge's admin."
+)
+_THIRD = "I take calls only in rooms that hold exactly one other person. Calls work again once the others have left."
+
+
+class Peers:
+    """All virtual users of the bridge."""
+
+    def __init__(
+        self,
+        homeserver: PeerServer,
+        directory: RoomDirectory,
+        listener: RoomListener,
+        *,
+        profiles: Iterable[PeerProfile],
+        bot_rooms: BotRooms,
+        tell: Callable[[RoomId, UserId, str, str], None],
+        is_own: Callable[[UserId], bool],
+        may_use: Callable[[UserId, UserId], bool],
+        wall_ms: Callable[[], int],
+        reads_encrypted: Callable[[], bool] = lambda: False,
+        monotonic: Callable[[], float] = elapsed_s,
+        acts_as: Callable[[UserId], bool] = lambda _user: True,
+    ) -> None:
+        """Make the peers; nothing is sent before :meth:`start`.
+
+        Args:
+            homeserver: acts as any virtual user.
+            directory: keeps rooms over restarts.
+            listener: told about members that leave and rooms that change.
+            profiles: the peers, and the bridge's own account, which takes direct chats like a peer.
+            bot_rooms: the rooms that are named for the bot: no rooms for calls, and never left here.
+            tell: posts a notice: the room, the sender, the text, and a key that names it; must not block.
+            is_own: whether a user is of the bridge's namespace.
+            may_use: whether a user (first) holds a grant for a peer (second).
+            wall_ms: milliseconds since the epoch.
+            reads_encrypted: whether encrypted rooms are understood.
+            monotonic: seconds.
+            acts_as: whether a user of the namespace is ours to act as, and no person's account.
+        """
+        self._homeserver = homeserver
+        self._reads_encrypted = reads_encrypted
+        self._acts_as = acts_as
+        self._directory = directory
+        self._listener = listener
+        self._profiles = {profile.user_id: profile for profile in profiles}
+        self._registered = dict(self._profiles)
+        """As the homeserver knows them."""
+        self._bot_rooms = bot_rooms
+        self._tell = tell
+        self._is_own = is_own
+        self._may_use = may_use
+        self._wall_ms = wall_ms
+        self._book = RoomBook()
+        self.membership = PeerMembership(
+            homeserver,
+            self._book,
+            listener,
+            peer_gone=self._peer_gone,
+            user_gone=self._leave_after_user,
+            third=lambda room: self._tell_once(room, "third", _THIRD),
+            monotonic=monotonic,
+        )
+        self._unleft: dict[tuple[UserId, RoomId], None] = {}
+        self._expecting: Counter[UserId] = Counter()
+        self.invitations = Invitations(monotonic)
+        self._seldom = SeldomLog(logger, monotonic)
+
+    # --- what others ask
+
+    def members(self, room: RoomId) -> frozenset[UserId] | None:
+        """The joined members, or None for a room in which no peer is."""
+        entry = self._book.get(room)
+        return None if entry is None else frozenset(entry.members)
+
+    def is_encrypted(self, room: RoomId) -> bool:
+        """Whether the state of a room says that it is encrypted; False for a room in which none of our users is."""
+        entry = self._book.get(room)
+        return bool(self._bot_rooms.is_encrypted(room)) if entry is None else entry.encrypted
+
+    def is_own(self, user: UserId) -> bool:
+        """Whether ``user`` is of the bridge's namespace."""
+        return self._is_own(user)
+
+    def is_peer(self, user: UserId) -> bool:
+        """Whether ``user`` is one of the configured peers."""
+        return user in self._profiles
+
+    def peer_in(self, room: RoomId) -> UserId | None:
+        """The peer of a room."""
+        entry = self._book.get(room)
+        return None if entry is None else entry.peer
+
+    def speaker_in(self, room: RoomId) -> UserId | None:
+        """Our user in a room: its peer, or the bot in a room that is named for it."""
+        return self.peer_in(room) or self._bot_rooms.speaker_in(room)
+
+    def rooms_of(self, peer: UserId, user: UserId) -> tuple[PeerRoom, ...]:
+        """The rooms of ``user`` with ``peer``, the last used first."""
+        rooms = [room for room in self._book if (room.peer, room.user) == (peer, user)]
+        return tuple(sorted(rooms, key=lambda room: -room.active_ms))
+
+    # --- rooms that a peer makes
+
+    @contextmanager
+    def expecting(self, peer: UserId) -> Iterator[None]:
+        """While a peer makes a room: its own join there may come before the answer that names the room."""
+        self._expecting[peer] += 1
+        try:
+            yield
+        finally:
+            self._expecting[peer] -= 1
+            if not self._expecting[peer]:
+                del self._expecting[peer]
+
+    async def adopt(self, room: RoomId, peer: UserId, user: UserId) -> None:
+        """Take a room into the book that ``peer`` has made for ``user``, who is invited; calls wait for the join."""
+        if self._book.get(room) is None:
+            with self.membership.entering(room):
+                # A homeserver may encrypt every room that is made on it.
+                facts = await self._homeserver.room_facts(room, peer)
+                self._book.enter(PeerRoom(room, peer, user, {peer}, facts.encrypted, self._wall_ms()))
+        await self._directory.upsert(peer, room, user, self._wall_ms())
+        for surplus in self._book.surplus(user, peer, keep=room):
+            await self._leave(surplus)
+
+    async def settled(self, room: RoomId) -> None:
+        """Return when what happens in a room can be judged: our join is answered, and who is in it is known.
+
+        What whoever has just joined does next may be handled before their join otherwise. When the homeserver does not
+        say who is in it, it is judged by what is known, which lets nobody in whose end has arrived.
+        """
+        await self.invitations.settled(room)
+        if self._book.get(room) is not None and self.membership.refresher.is_doubtful(room):
+            try:
+                await self.membership.refresher.confirm(room)
+            except HomeserverError as error:
+                logger.debug("who is in %s was not found out: %s", room, error)
+
+    # --- start, reload, sweep
+
+    async def start(self) -> None:
+        """Register and name all users, then learn their rooms.
+
+        Raises:
+            HomeserverError: a user could not be registered: the registration does not cover it, or the token is wrong.
+        """
+        await self._register(self._profiles.values())
+        await self._bot_rooms.enter()
+        await self.reconcile()
+
+    async def reload(self, profiles: Iterable[PeerProfile]) -> None:
+        """Take over a changed configuration: new peers appear, rooms without a right or without a peer are left.
+
+        ``may_use`` must answer by the new configuration already. When a new peer cannot be registered, the rooms that
+        must be left are left all the same. What a cancellation cuts short is done by the next call.
+
+        Raises:
+            HomeserverError: a new user could not be registered.
+        """
+        wanted = {profile.user_id: profile for profile in profiles}
+        new = [profile for user, profile in wanted.items() if self._registered.get(user) != profile]
+        self._profiles = wanted
+        doomed = [room for room in self._book if not (self.is_peer(room.peer) and self._may_use(room.user, room.peer))]
+        # Out of the book before the first request: no call is taken there, and one that is cancelled here is not lost.
+        for room in doomed:
+            self._drop(room)
+        failure: HomeserverError | None = None
+        try:
+            await self._register(new)
+        except HomeserverError as error:
+            failure = error
+        await each(doomed, self._leave_dropped, CONCURRENCY)
+        await self._leave_unleft()
+        if failure is not None:
+            raise failure
+
+    async def reconcile(self) -> None:
+        """Read the rooms and members of all peers from the homeserver, and leave what must not be.
+
+        Raises:
+            HomeserverError: the list of rooms could not be read.
+        """
+        found: list[tuple[UserId, RoomId]] = []
+
+        async def list_rooms(peer: UserId) -> None:
+            rooms = await self._homeserver.joined_rooms(peer)
+            found.extend((peer, room) for room in rooms if not self._bot_rooms.keeps(peer, room))
+
+        await each(self._profiles, list_rooms, CONCURRENCY)
+        peers_in = Counter(room for _, room in found)
+        stored = {(room.peer, room.room_id): room for room in await self._directory.all()}
+
+        async def learn(place: tuple[UserId, RoomId]) -> None:
+            await self._learn(*place, stored.pop(place, None), shared=peers_in[place[1]] > 1)
+
+        await each(found, learn, CONCURRENCY)
+
+        async def forget(place: tuple[UserId, RoomId]) -> None:
+            if not self.is_peer(place[0]):
+                # Taken out of the configuration while the bridge was down.
+                await self._request_leave(*place)
+            await self._directory.remove(*place)
+
+        await each(stored, forget, CONCURRENCY)
+        logger.info("%d peers in %d rooms", len(self._profiles), len(self._book))
+
+    async def leave_idle(self, before_ms: int, *, busy: Container[RoomId] = ()) -> int:
+        """Leave all rooms that were last used before ``before_ms``, and those that could not be left earlier.
+
+        Args:
+            before_ms: milliseconds since the epoch.
+            busy: rooms that are in use although nothing happens in them: a call may last for days.
+
+        Returns:
+            How many were left.
+        """
+        await self._leave_unleft()
+        count = 0
+        for idle in await self._directory.idle_since(before_ms):
+            entry = self._book.get(idle.room_id)
+            if idle.room_id in busy:
+                continue
+            if entry is not None and entry.peer == idle.peer:
+                await self._leave(entry)
+                count += 1
+            else:
+                await self._directory.remove(idle.peer, idle.room_id)
+        return count
+
+    async def _leave_unleft(self) -> None:
+        async def leave(place: tuple[UserId, RoomId]) -> None:
+            if place in self._unleft and self._book.get(place[1]) is None:
+                await self._request_leave(*place)
+
+        await each(tuple(self._unleft), leave, CONCURRENCY)
+
+    # --- events
+
+    async def handle(self, event: RoomEvent) -> None:
+        """Take one event of a room into account; takes a limited time. Failures of the homeserver are logged only."""
+        try:
+            async with asyncio.timeout(HANDLE_TIMEOUT_S):
+                await self._dispatch(event)
+        except TimeoutError:
+            self._seldom.warning(
+                event.sender, "%s of %s was not handled within %g s", event.type, event.room_id, HANDLE_TIMEOUT_S
+            )
+        except HomeserverError as error:
+            self._seldom.warning(event.sender, "%s of %s was not handled: %s", event.type, event.room_id, error)
+
+    async def _dispatch(self, event: RoomEvent) -> None:
+        if event.type == "m.room.member" and event.state_key is not None:
+            await self._handle_membership(event)
+        elif event.type == "m.room.encryption" and event.state_key == "":
+            self._handle_encryption(event)
+        else:
+            await self._touch(event)
+
+    async def _handle_membership(self, event: RoomEvent) -> None:
+        # Whatever the form of the id: what the server counts as a member is one.
+        target = UserId(event.state_key or "")
+        membership = event.content.get("membership")
+        if self._is_own(target) and membership == "invite":
+            if not self._acts_as(target):
+                return
+            await self._handle_invite(event, target)
+            return
+        if self._book.get(event.room_id) is not None:
+            # What comes next in this room is judged by who is in it: an invite of whoever has just joined, say.
+            await self.membership.refresher.confirm(event.room_id)
+        elif membership == "join" and self._is_lost_join(event.room_id, target):
+            # After a join that was taken back at once the request is refused.
+            await self._learn(target, event.room_id, None, shared=False)
+
+    def _is_lost_join(self, room: RoomId, user: UserId) -> bool:
+        """Whether this can only be our own join, whose answer was lost."""
+        return self.is_peer(user) and not self._expecting[user] and not self._bot_rooms.is_named(room)
+
+    async def _peer_gone(self, room: PeerRoom) -> None:
+        logger.info("%s was removed from %s", room.peer, room.room_id)
+        await self._directory.remove(room.peer, room.room_id)
+
+    async def _leave_after_user(self, room: PeerRoom) -> None:
+        if self._book.get(room.room_id) is room:
+            await self._leave(room)
+
+    async def _handle_invite(self, event: RoomEvent, peer: UserId) -> None:
+        known = self._book.get(event.room_id)
+        if known is not None and known.peer == peer:
+            # We missed that the peer left; or another homeserver has sent this for a room that the peer is in.
+            await self.membership.refresher.confirm(event.room_id, 0.0)
+            if (known := self._book.get(event.room_id)) is not None:
+                return
+        unfit = (Unfit.SECOND_PEER if known is not None else None) or judge_invite(
+            event.sender,
+            peer,
+            event.invite_room_state,
+            is_peer=self.is_peer,
+            is_own=self._is_own,
+            may_use=self._may_use,
+        )
+        if not (
+            self._bot_rooms.is_named(event.room_id) or self.invitations.admits(event.sender, has_right=unfit is None)
+        ):
+            if len(self._unleft) < MAX_UNANSWERED:
+                self._unleft[peer, event.room_id] = None
+            return
+        with self.invitations.answering(event.room_id), self.membership.entering(event.room_id):
+            await self._answer_invite(event, peer, unfit)
+
+    async def _answer_invite(self, event: RoomEvent, peer: UserId, unfit: Unfit | None) -> None:
+        if self._bot_rooms.is_for(peer) and await self._bot_rooms.invited(event.room_id):
+            return
+        if unfit is not None:
+            logger.debug("declining an invitation of %s to %s: %s", event.sender, peer, unfit.value)
+            await self._request_leave(peer, event.room_id)
+            return
+        await self._homeserver.join(event.room_id, peer)
+        await self._look_around(event.room_id, peer, event.sender)
+
+    async def _look_around(self, room_id: RoomId, peer: UserId, user: UserId) -> None:
+        """Decide again with the facts, now that the peer is in the room."""
+        facts = await self._homeserver.room_facts(room_id, peer)
+        members = await self._homeserver.joined_members(room_id, peer)
+        room = PeerRoom(room_id, peer, user, set(members), facts.encrypted, self._wall_ms())
+        unfit = None
+        if facts.room_type is not None:
+            unfit = Unfit.SPACE
+        elif not is_closed(facts.join_rule):
+            unfit = Unfit.OPEN_ROOM
+        elif not room.is_pair:
+            unfit = Unfit.NOT_A_PAIR
+        if unfit is not None:
+            logger.info("%s leaves a room of %s again: %s", peer, user, unfit.value)
+            await self._request_leave(peer, room_id)
+            return
+        self._book.enter(room)
+        self._unleft.pop((peer, room_id), None)
+        await self._directory.upsert(peer, room_id, user, room.active_ms)
+        logger.info("%s joined a room of %s", peer, user)
+        if room.encrypted and not self._reads_encrypted():
+            self._tell_once(room, "encrypted", _ENCRYPTED)
+        for surplus in self._book.surplus(user, peer, keep=room_id):
+            await self._leave(surplus)
+
+    def _handle_encryption(self, event: RoomEvent) -> None:
+        room = self._book.get(event.room_id)
+        if room is not None and not self._reads_encrypted():
+            self._tell_once(room, "encrypted", _ENCRYPTED)
+
+    async def _touch(self, event: RoomEvent) -> None:
+        room = self._book.get(event.room_id)
+        if room is None or event.sender != room.user:
+            return
+        now_ms = self._wall_ms()
+        if now_ms - room.active_ms >= TOUCH_EVERY_MS:
+            room.active_ms = now_ms
+            await self._directory.touch(room.peer, room.room_id, now_ms)
+
+    # --- steps
+
+    async def _register(self, profiles: Iterable[PeerProfile]) -> None:
+        async def register(profile: PeerProfile) -> None:
+            await self._homeserver.register_user(profile.user_id)
+            await self._homeserver.set_displayname(profile.user_id, profile.displayname)
+            self._registered[profile.user_id] = profile
+
+        await each(profiles, register, CONCURRENCY)
+
+    async def _learn(self, peer: UserId, room_id: RoomId, stored: StoredRoom | None, *, shared: bool) -> None:
+        """Take a room that the peer is in already into the book, or leave it."""
+        with self.membership.entering(room_id):
+            await self._learn_room(peer, room_id, stored, shared=shared)
+
+    async def _learn_room(self, peer: UserId, room_id: RoomId, stored: StoredRoom | None, *, shared: bool) -> None:
+        try:
+            members = await self._homeserver.joined_members(room_id, peer)
+            facts = await self._homeserver.room_facts(room_id, peer)
+        except HomeserverError as error:
+            if error.retryable:
+                raise
+            logger.debug("%s is not in %s after all: %s", peer, room_id, error)
+            return
+        others = members - {peer}
+        owner = None if stored is None else stored.user
+        if owner is None and len(others) == 1:
+            (owner,) = others
+        fit = owner in others and not shared and facts.room_type is None and is_closed(facts.join_rule)
+        if owner is None or not fit or self._is_own(owner) or not self._may_use(owner, peer):
+            await self._request_leave(peer, room_id)
+            await self._directory.remove(peer, room_id)
+            return
+        room = PeerRoom(room_id, peer, owner, set(members), facts.encrypted)
+        # A room that is known already was told these things when it became so.
+        room.told.update(("encrypted",) if room.encrypted else ())
+        self._book.enter(room)
+        if stored is None:
+            # Only then: a start is no use of the room, and must not make an idle one look busy.
+            await self._directory.upsert(peer, room_id, owner, self._wall_ms())
+
+    async def _leave(self, room: PeerRoom) -> None:
+        if self._book.get(room.room_id) is not room:
+            return
+        self._drop(room)
+        await self._leave_dropped(room)
+
+    def _drop(self, room: PeerRoom) -> None:
+        """Forget a room that is about to be left; until it is, it is one of those that must be left at last."""
+        self._book.drop(room.room_id)
+        self.membership.refresher.forget(room.room_id)
+        self._listener.member_left(room.room_id, room.peer)
+        if len(self._unleft) < MAX_UNLEFT:
+            self._unleft[room.peer, room.room_id] = None
+
+    async def _leave_dropped(self, room: PeerRoom) -> None:
+        await self._directory.remove(room.peer, room.room_id)
+        await self._request_leave(room.peer, room.room_id)
+        logger.info("%s left its room with %s", room.peer, room.user)
+
+    async def _request_leave(self, peer: UserId, room: RoomId) -> None:
+        """Leave or decline; a refusal means that the peer is not there, any other failure is tried again later."""
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await self._homeserver.leave(room, peer)
+        except (HomeserverError, TimeoutError) as error:
+            logger.debug("%s could not leave %s: %s", peer, room, str(error) or "no answer in time")
+            if not (isinstance(error, HomeserverError) and error.status in (403, 404)):
+                if len(self._unleft) < MAX_UNLEFT:
+                    self._unleft[peer, room] = None
+                return
+        self._unleft.pop((peer, room), None)
+
+    def _tell_once(self, room: PeerRoom, key: str, text: str) -> None:
+        if key in room.told:
+            return
+        room.told.add(key)
+        self._tell(room.room_id, room.peer, text, f"{key}-{self._wall_ms()}")

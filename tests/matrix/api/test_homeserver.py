@@ -1,0 +1,363 @@
+"""The homeserver's methods: against a real Synapse, and against answers that no honest server gives."""
+
+from __future__ import annotations
+
+import pytest
+from aiohttp import web
+
+from mxrtc_bridge.core.errors import ConfigError, HomeserverError
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.webrtc.ice import IceServer
+from mxrtc_bridge.matrix.api import login, ping
+from mxrtc_bridge.matrix.api.homeserver import Homeserver, Identity, RoomFacts, rooms_with
+from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
+from tests.honesty import NO_ANSWERS, Honesty
+from tests.matrix.conftest import APPSERVICE_ID, BridgeWorld, MakePerson, ScriptedServer
+
+real = pytest.mark.asyncio(loop_scope="session")
+ROOM = RoomId("!room:example.org")
+
+
+@real
+async def test_virtual_user_is_registered_once_and_named_only_when_the_name_differs(
+    bridge_world: BridgeWorld, bridge: Homeserver
+) -> None:
+    peer = bridge_world.peer()
+    assert await bridge.register_user(peer) is True
+    assert await bridge.register_user(peer) is False
+    assert await bridge.set_displayname(peer, "Build machine") is True
+    assert await bridge.set_displayname(peer, "Build machine") is False
+    assert await bridge.displayname(peer) == "Build machine"
+    assert await bridge.whoami(peer) == Identity(peer, None)
+
+
+@real
+async def test_user_outside_the_namespace_cannot_be_registered(bridge_world: BridgeWorld, bridge: Homeserver) -> None:
+    with pytest.raises(HomeserverError, match=r"could not register @other:example.test: .*M_EXCLUSIVE") as caught:
+        await bridge.register_user(UserId("@other:example.test"))
+    assert not caught.value.retryable
+
+
+@real
+async def test_profile_of_nobody_is_404(bridge_world: BridgeWorld, bridge: Homeserver) -> None:
+    with pytest.raises(HomeserverError) as caught:
+        await bridge.displayname(bridge_world.peer())
+    assert caught.value.status == 404
+
+
+@real
+async def test_ping_reaches_the_bridge(bridge_world: BridgeWorld, bridge: Homeserver) -> None:
+    before = len(bridge_world.receiver.pings)
+    assert await ping.ping(bridge, APPSERVICE_ID) >= 0
+    assert len(bridge_world.receiver.pings) == before + 1
+
+
+@real
+async def test_ping_with_another_id_says_so(bridge_world: BridgeWorld, bridge: Homeserver) -> None:
+    with pytest.raises(HomeserverError, match="another appservice id"):
+        await ping.ping(bridge, "nobody")
+
+
+@real
+async def test_wrong_token_is_explained_and_not_waited_for(bridge_world: BridgeWorld) -> None:
+    async with Homeserver(Transport(bridge_world.synapse.url, "wrong")) as homeserver:
+        with pytest.raises(HomeserverError, match="app_service_config_files"):
+            await ping.wait_for_homeserver(homeserver)
+
+
+@real
+async def test_room_is_made_joined_read_and_left(
+    bridge_world: BridgeWorld, bridge: Homeserver, make_person: MakePerson
+) -> None:
+    alice = await make_person()
+    peer = bridge_world.peer()
+    await bridge.register_user(peer)
+    room = await alice.homeserver.create_direct_room(peer)
+    assert await alice.homeserver.membership(room, peer) == "invite"
+    await bridge.join(room, peer)
+    guest = bridge_world.peer()
+    await bridge.register_user(guest)
+    await alice.homeserver.invite(room, guest)
+    assert await bridge.invited_members(room, peer) == {guest}
+    await bridge.leave(room, guest)
+    assert await bridge.invited_members(room, peer) == frozenset()
+    assert await bridge.joined_rooms(peer) == (room,)
+    assert await bridge.joined_members(room, peer) == {alice.user_id, peer}
+    assert await bridge.room_facts(room, peer) == RoomFacts(encrypted=False, join_rule="invite", room_type=None)
+    await alice.state(room, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
+    assert (await bridge.room_facts(room, peer)).encrypted
+    await bridge.leave(room, peer)
+    assert await bridge.joined_rooms(peer) == ()
+    assert await alice.homeserver.membership(room, peer) == "leave"
+    assert await alice.homeserver.membership(room, UserId("@nobody:example.test")) is None
+    with pytest.raises(HomeserverError, match=r"could not list the members of .*403 M_FORBIDDEN"):
+        await bridge.joined_members(room, peer)
+
+
+@real
+async def test_notice_is_plain_and_calls_nobody_and_an_event_can_be_redacted(
+    bridge_world: BridgeWorld, make_person: MakePerson
+) -> None:
+    alice = await make_person()
+    room = await alice.homeserver.create_direct_room(bridge_world.peer())
+    event = await alice.homeserver.send_notice(room, "for <b>@room</b>", "txn")
+    assert [item["content"] for item in await alice.timeline(room, "m.room.message")] == [
+        {"msgtype": "m.notice", "body": "for <b>@room</b>", "m.mentions": {}}
+    ]
+    await alice.homeserver.redact(room, event, "txn-2")
+    assert [item["content"] for item in await alice.timeline(room, "m.room.message")] == [{}]
+
+
+@real
+async def test_turn_servers_of_a_server_without_any_are_none(bridge_world: BridgeWorld, bridge: Homeserver) -> None:
+    peer = bridge_world.peer()
+    await bridge.register_user(peer)
+    assert await bridge.turn_server(peer) == ()
+
+
+@real
+async def test_login_check_and_logout(bridge_world: BridgeWorld, make_person: MakePerson) -> None:
+    alice = await make_person()
+    account = await login.log_in(bridge_world.synapse.url, alice.name, alice.password, "mxrtc test")
+    assert account.user_id == alice.user_id
+    assert account.access_token not in repr(account)
+    await login.check(account)
+    assert await login.from_token(account.base_url, account.access_token) == account
+    assert await login.log_out(account) is True
+    assert await login.log_out(account) is False
+    with pytest.raises(HomeserverError, match="M_UNKNOWN_TOKEN"):
+        await login.check(account)
+
+
+@real
+async def test_login_with_a_wrong_password_is_one_plain_sentence(
+    bridge_world: BridgeWorld, make_person: MakePerson
+) -> None:
+    alice = await make_person()
+    with pytest.raises(HomeserverError, match=r"^the homeserver does not accept this user and password$") as caught:
+        await login.log_in(bridge_world.synapse.url, alice.user_id, "wrong", "mxrtc test")
+    assert not caught.value.retryable
+
+
+@real
+async def test_token_of_an_appservice_is_no_account(bridge_world: BridgeWorld) -> None:
+    with pytest.raises(ConfigError, match="belongs to no device"):
+        await login.from_token(bridge_world.synapse.url, bridge_world.as_token)
+
+
+@real
+async def test_direct_chats_are_kept(make_person: MakePerson) -> None:
+    alice = await make_person()
+    assert await alice.homeserver.direct_rooms(alice.user_id) == {}
+    content = {"@a:example.org": ["!1:example.org", 5, "no room", "!2:example.org"], "@b:example.org": "odd"}
+    await alice.homeserver.set_direct_rooms(alice.user_id, content)
+    read = await alice.homeserver.direct_rooms(alice.user_id)
+    assert read == content
+    assert rooms_with(read, UserId("@a:example.org"), 5) == ["!2:example.org", "!1:example.org"]
+    assert rooms_with(read, UserId("@a:example.org"), 1) == ["!2:example.org"]
+    assert rooms_with(read, UserId("@b:example.org"), 5) == []
+
+
+def plain(server: ScriptedServer) -> Homeserver:
+    return Homeserver(Transport(server.url, "token", retry=RetryPolicy(total_s=0)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({}, ()),
+        ({"uris": "turn:x"}, ()),
+        ({"uris": ["http://x", 5, "turn:" + "x" * 600, "turn:a\n"]}, ()),
+        (
+            {"uris": ["turn:a?transport=udp", "stun:b"], "username": "u", "password": "p", "ttl": 60},
+            (IceServer(("turn:a?transport=udp", "stun:b"), "u", "p"),),
+        ),
+        ({"uris": ["turn:a"], "username": ["u"], "password": "p" * 1025}, (IceServer(("turn:a",)),)),
+        ({"uris": ["turn:a"] * 17}, (IceServer(("turn:a",) * 16),)),
+    ],
+)
+async def test_turn_answer_is_parsed_and_bounded(
+    scripted: ScriptedServer, answer: object, expected: tuple[IceServer, ...]
+) -> None:
+    scripted.answers = [web.json_response(answer)]
+    async with plain(scripted) as homeserver:
+        assert await homeserver.turn_server() == expected
+
+
+@pytest.mark.parametrize("lie", NO_ANSWERS)
+async def test_no_answer_is_an_error_and_no_empty_room_or_list(scripted: ScriptedServer, lie: Honesty) -> None:
+    scripted.honesty = lie
+    async with Homeserver(Transport(scripted.url, "token", retry=RetryPolicy(total_s=0))) as homeserver:
+        for question in (
+            homeserver.joined_members(ROOM),
+            homeserver.invited_members(ROOM),
+            homeserver.all_state(ROOM, ("m.policy.rule.user",)),
+            homeserver.joined_rooms(),
+        ):
+            with pytest.raises(HomeserverError):
+                await question
+
+
+@pytest.mark.parametrize("answer", [{}, {"joined": []}, {"joined": None}])
+async def test_member_list_that_is_none_is_refused(scripted: ScriptedServer, answer: object) -> None:
+    """An unreadable list must never count as an empty room."""
+    scripted.answers = [web.json_response(answer)]
+    async with plain(scripted) as homeserver:
+        with pytest.raises(HomeserverError, match="no list"):
+            await homeserver.joined_members(ROOM)
+
+
+@pytest.mark.parametrize(
+    "answer", [{}, {"chunk": {}}, {"chunk": ["x"]}, {"chunk": [{}]}, {"chunk": [{"state_key": 7}]}]
+)
+async def test_a_list_of_invitations_that_names_nobody_is_refused(scripted: ScriptedServer, answer: object) -> None:
+    """Somebody who is not seen must never count as nobody."""
+    scripted.answers = [web.json_response(answer)]
+    async with plain(scripted) as homeserver:
+        with pytest.raises(HomeserverError, match="could not list who is invited"):
+            await homeserver.invited_members(ROOM)
+    assert scripted.requests[0][1].endswith("/members?membership=invite")
+
+
+async def test_odd_member_ids_count(scripted: ScriptedServer) -> None:
+    scripted.answers = [web.json_response({"joined": {"@a:example.org": {}, "not an id": {}}})]
+    async with plain(scripted) as homeserver:
+        assert await homeserver.joined_members(ROOM) == {"@a:example.org", "not an id"}
+
+
+async def test_ids_are_escaped_in_paths(scripted: ScriptedServer) -> None:
+    scripted.answers = [web.json_response({"event_id": "$e"})]
+    async with plain(scripted) as homeserver:
+        await homeserver.send_event(RoomId("!a/../b?c#d:e"), "m.x", {}, "t/1")
+    assert scripted.requests[0][1] == "/_matrix/client/v3/rooms/%21a%2F..%2Fb%3Fc%23d%3Ae/send/m.x/t%2F1"
+
+
+@pytest.mark.parametrize("answer", [{}, {"event_id": 5}, {"event_id": "$" + "x" * 300}])
+async def test_bad_event_id_is_refused(scripted: ScriptedServer, answer: object) -> None:
+    scripted.answers = [web.json_response(answer)]
+    async with plain(scripted) as homeserver:
+        with pytest.raises(HomeserverError, match="bad event id"):
+            await homeserver.send_event(ROOM, "m.x", {}, "t")
+
+
+async def test_virtual_user_is_registered_without_a_session(scripted: ScriptedServer) -> None:
+    """A server with delegated login accepts nothing else, and no device is left behind."""
+    scripted.answers = [web.json_response({"user_id": "@rtc_a:example.org"})]
+    async with plain(scripted) as homeserver:
+        await homeserver.register_user(UserId("@rtc_a:example.org"))
+    assert scripted.requests[0][3] == {
+        "type": "m.login.application_service",
+        "username": "rtc_a",
+        "inhibit_login": True,
+    }
+
+
+async def test_room_is_created_at_most_once_whatever_fails(scripted: ScriptedServer) -> None:
+    scripted.answers = [web.Response(status=502)]
+    async with Homeserver(Transport(scripted.url, "token")) as homeserver:
+        with pytest.raises(HomeserverError):
+            await homeserver.create_direct_room(UserId("@rtc_a:example.org"))
+    assert len(scripted.requests) == 1
+    assert scripted.requests[0][3]["preset"] == "private_chat"
+
+
+async def test_bridge_waits_for_a_homeserver_that_is_away(scripted: ScriptedServer) -> None:
+    scripted.answers = [
+        web.Response(status=502),
+        web.json_response({"versions": ["v1.15"]}),
+        web.json_response({"errcode": "M_UNKNOWN", "error": ""}, status=500),
+        web.json_response({"versions": ["v1.15"]}),
+        web.json_response({"user_id": "@bot:example.org"}),
+    ]
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async with plain(scripted) as homeserver:
+        identity = await ping.wait_for_homeserver(homeserver, sleep=sleep)
+    assert identity == Identity(UserId("@bot:example.org"), None)
+    assert slept == [0.5, 1.0]
+
+
+async def test_wait_does_not_wait_for_what_is_no_homeserver(scripted: ScriptedServer) -> None:
+    scripted.answers = [web.json_response({"hello": "world"})]
+    async with plain(scripted) as homeserver:
+        with pytest.raises(HomeserverError, match="is this a Matrix homeserver"):
+            await ping.wait_for_homeserver(homeserver)
+
+
+class PingScript:
+    """Answers pings as told, and ends the loop when the script does."""
+
+    def __init__(self, *results: HomeserverError | int) -> None:
+        self.results = list(results)
+
+    async def versions(self) -> tuple[str, ...]:
+        return ()
+
+    async def whoami(self) -> Identity:
+        raise AssertionError
+
+    async def ping_appservice(self, appservice_id: str, txn_id: str) -> int:
+        if not self.results:
+            raise EOFError
+        result = self.results.pop(0)
+        if isinstance(result, HomeserverError):
+            raise result
+        return result
+
+
+async def test_ping_loop_pings_often_while_the_way_is_closed_and_tells_each_change_once() -> None:
+    failed = HomeserverError("no", 502, "M_BAD_STATUS")
+    slept: list[float] = []
+    told: list[bool] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    with pytest.raises(EOFError):
+        await ping.ping_loop(
+            PingScript(5, 5, failed, failed, 5),
+            "id",
+            on_change=lambda problem: told.append(problem is None),
+            every_s=60,
+            retry_s=3,
+            sleep=sleep,
+        )
+    assert slept == [60, 60, 3, 3, 60]
+    assert told == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("answer", "address"),
+    [
+        ({"m.homeserver": {"base_url": "https://m.example.org/"}}, "https://m.example.org"),
+        ({"m.homeserver": {"base_url": "http://m.example.org"}}, None),
+        ({"m.homeserver": []}, None),
+        ({}, None),
+    ],
+)
+def test_discovery_takes_only_an_https_address(answer: dict[str, object], address: str | None) -> None:
+    if address is None:
+        with pytest.raises(HomeserverError, match="give the address of the homeserver instead"):
+            login._named_address(answer, "example.org")
+    else:
+        assert login._named_address(answer, "example.org") == address
+
+
+@pytest.mark.parametrize(("server", "host"), [("a.org", "a.org"), ("a.org:8448", "a.org"), ("[::1]:8448", "[::1]")])
+def test_discovery_asks_the_host_and_not_the_federation_port(server: str, host: str) -> None:
+    assert login._host(server) == host
+
+
+@pytest.mark.parametrize("body", [{}, {"errcode": "M_UNRECOGNIZED", "error": "unknown path"}, "no page"])
+async def test_404_of_a_proxy_is_no_room_without_encryption_and_no_empty_list(
+    scripted: ScriptedServer, body: object
+) -> None:
+    """What is sent to a room that seems plain can be read by all, and a list that seems empty is written anew."""
+    async with plain(scripted) as homeserver:
+        for ask in (lambda: homeserver.room_facts(ROOM), lambda: homeserver.direct_rooms(UserId("@a:example.org"))):
+            scripted.answers = [web.json_response(body, status=404)]
+            with pytest.raises(HomeserverError):
+                await ask()

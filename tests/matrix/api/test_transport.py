@@ -1,0 +1,265 @@
+"""Requests against a web server that answers what a test prepared, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from dataclasses import dataclass, field
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from mautrix.api import Method
+
+from mxrtc_bridge.core.errors import ConfigError, HomeserverError, StateError
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.api.transport import ARRAY, Repeat, RetryPolicy, Transport
+from tests.matrix.conftest import ScriptedServer
+
+
+@dataclass
+class VirtualTime:
+    now: float = 0.0
+    slept: list[float] = field(default_factory=list)
+
+    def clock(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def limited(retry_after_ms: object = None, header: str | None = None) -> web.Response:
+    body = {"errcode": "M_LIMIT_EXCEEDED", "error": "Too Many Requests"}
+    if retry_after_ms is not None:
+        body["retry_after_ms"] = retry_after_ms
+    return web.json_response(body, status=429, headers={"Retry-After": header} if header else {})
+
+
+def make(server: ScriptedServer | str, time: VirtualTime, **options: object) -> Transport:
+    url = server if isinstance(server, str) else server.url
+    return Transport(url, "secret-token", clock=time.clock, sleep=time.sleep, jitter=lambda: 0.5, **options)
+
+
+async def ask(transport: Transport, **options: object) -> dict[str, object]:
+    try:
+        return await transport.request("ask", Method.PUT, "_matrix/client/v3/x", content={"k": "v"}, **options)
+    finally:
+        await transport.close()
+
+
+async def test_request_waits_as_long_as_a_rate_limit_asks(scripted: ScriptedServer) -> None:
+    time = VirtualTime()
+    scripted.answers = [limited(12_500), limited(None, "3"), limited(1500, "7"), web.json_response({"ok": 1})]
+    assert await ask(make(scripted, time)) == {"ok": 1}
+    assert time.slept == [12.5, 3.0, 1.5]
+    assert [(method, body) for method, _, _, body in scripted.requests] == [("PUT", {"k": "v"})] * 4
+    assert scripted.requests[0][2]["Authorization"] == "Bearer secret-token"
+
+
+@pytest.mark.parametrize("nonsense", ["soon", -1, None, [5], float("1e300"), True])
+async def test_request_uses_its_own_pause_when_the_rate_limit_names_none(
+    scripted: ScriptedServer, nonsense: object
+) -> None:
+    time = VirtualTime()
+    scripted.answers = [limited(nonsense, "never"), web.json_response({})]
+    await ask(make(scripted, time))
+    assert 0 < time.slept[0] <= 1
+
+
+async def test_request_fails_at_once_when_the_rate_limit_exceeds_the_budget(scripted: ScriptedServer) -> None:
+    time = VirtualTime()
+    scripted.answers = [limited(60_001)]
+    with pytest.raises(HomeserverError, match=r"^could not ask: .* 429 M_LIMIT_EXCEEDED.*wait 60 seconds") as caught:
+        await ask(make(scripted, time))
+    assert (time.slept, caught.value.status, caught.value.errcode) == ([], 429, "M_LIMIT_EXCEEDED")
+    scripted.answers = [limited(60_000), web.json_response({})]
+    await ask(make(scripted, time))
+    assert time.slept == [60.0]
+
+
+async def test_request_repeats_server_errors_with_growing_pauses_within_the_budget(scripted: ScriptedServer) -> None:
+    time = VirtualTime()
+    scripted.answers = [web.Response(status=502, text="<html>") for _ in range(20)]
+    with pytest.raises(HomeserverError, match="502 without a Matrix error") as caught:
+        await ask(make(scripted, time, retry=RetryPolicy(total_s=30)))
+    assert time.slept == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("repeat", "status", "attempts"),
+    [
+        (Repeat.ALWAYS, 500, 2),
+        (Repeat.ALWAYS, 429, 2),
+        (Repeat.ALWAYS, 403, 1),
+        (Repeat.IF_UNTOUCHED, 500, 1),
+        (Repeat.IF_UNTOUCHED, 429, 2),
+        (Repeat.NEVER, 429, 1),
+        (Repeat.NEVER, 500, 1),
+    ],
+)
+async def test_request_is_repeated_only_as_allowed(
+    scripted: ScriptedServer, repeat: Repeat, status: int, attempts: int
+) -> None:
+    scripted.answers = [
+        web.json_response({"errcode": "M_X", "error": "no"}, status=status),
+        web.json_response({"errcode": "M_LAST", "error": "no"}, status=400),
+    ]
+    with pytest.raises(HomeserverError):
+        await ask(make(scripted, VirtualTime()), repeat=repeat)
+    assert len(scripted.requests) == attempts
+
+
+async def test_request_says_why_nobody_answers() -> None:
+    time = VirtualTime()
+    with pytest.raises(HomeserverError, match=r"^could not ask: .*cannot be reached: connection refused$") as caught:
+        await ask(make("http://127.0.0.1:9", time, retry=RetryPolicy(total_s=2)))
+    assert caught.value.status == 0
+    assert caught.value.retryable
+    assert time.slept == [0.5, 1.0]
+
+
+async def test_request_ends_at_its_time_limit(scripted: ScriptedServer) -> None:
+    async def never(_: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    scripted.answers = [never]
+    with pytest.raises(HomeserverError, match=r"did not answer within 0\.05 seconds"):
+        await ask(make(scripted, VirtualTime(), timeout_s=0.05), repeat=Repeat.NEVER)
+
+
+@pytest.mark.parametrize(("size", "fits"), [(999, True), (1000, True), (1001, False)])
+async def test_answer_is_read_up_to_its_limit(scripted: ScriptedServer, size: int, fits: bool) -> None:
+    body = json.dumps({"x": ""})
+    scripted.answers = [web.Response(text=json.dumps({"x": "y" * (size - len(body))}))]
+    transport = make(scripted, VirtualTime(), max_answer_bytes=1000)
+    if fits:
+        await ask(transport)
+    else:
+        with pytest.raises(HomeserverError, match="longer than 1000 bytes") as caught:
+            await ask(transport)
+        assert not caught.value.retryable
+
+
+async def test_answer_without_end_is_cut(scripted: ScriptedServer) -> None:
+    async def flood(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b" " * 65536)
+        except ConnectionError:
+            return response
+
+    scripted.answers = [flood]
+    with pytest.raises(HomeserverError, match="longer than"):
+        await ask(make(scripted, VirtualTime(), max_answer_bytes=1 << 20))
+
+
+@pytest.mark.parametrize("body", ["", "3", "nonsense", "[" * 100_000, '{"a"'])
+async def test_answer_that_is_no_object_is_refused(scripted: ScriptedServer, body: str) -> None:
+    scripted.answers = [web.Response(text=body)]
+    with pytest.raises(HomeserverError, match="not a JSON object"):
+        await ask(make(scripted, VirtualTime()))
+
+
+async def test_an_array_is_handed_on_under_a_name_that_no_object_has(scripted: ScriptedServer) -> None:
+    scripted.answers = [web.Response(text='[1, {"type": "x"}]')]
+    assert await ask(make(scripted, VirtualTime())) == {ARRAY: [1, {"type": "x"}]}
+
+
+@pytest.mark.parametrize("body", [[], "x", None, {"errcode": 5, "error": {}}, {"errcode": "M_\x1b[31m" + "x" * 900}])
+async def test_refusal_of_any_form_becomes_one_short_printable_sentence(scripted: ScriptedServer, body: object) -> None:
+    scripted.answers = [web.json_response(body, status=403)]
+    with pytest.raises(HomeserverError) as caught:
+        await ask(make(scripted, VirtualTime()))
+    assert caught.value.status == 403
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+async def test_redirect_is_not_followed_with_a_token(scripted: ScriptedServer) -> None:
+    scripted.answers = [web.Response(status=307, headers={"Location": scripted.url + "/elsewhere"})]
+    with pytest.raises(HomeserverError, match="redirects"):
+        await ask(make(scripted, VirtualTime()))
+    assert len(scripted.requests) == 1
+    transport = make(scripted, VirtualTime())
+    with pytest.raises(StateError):
+        transport.follow_redirects()
+    await transport.close()
+
+
+async def test_request_names_the_user_it_is_made_for(scripted: ScriptedServer) -> None:
+    scripted.answers = [web.json_response({})]
+    await ask(make(scripted, VirtualTime()), as_user=UserId("@rtc_a+b:example.org"))
+    assert scripted.requests[0][1] == "/_matrix/client/v3/x?user_id=@rtc_a%2Bb:example.org"
+
+
+async def test_address_may_have_a_path(scripted: ScriptedServer) -> None:
+    scripted.answers = [web.json_response({})]
+    await ask(make(scripted.url + "/prefix/", VirtualTime()))
+    assert scripted.requests[0][1] == "/prefix/_matrix/client/v3/x"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "example.org",
+        "ftp://example.org",
+        "http://",
+        "http://a:99999",
+        "http://[::1",
+        "https://u:p@h",
+        "http://h/?q",
+    ],
+)
+async def test_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="homeserver address"):
+        Transport(address)
+
+
+async def test_closed_transport_refuses_requests(scripted: ScriptedServer) -> None:
+    transport = make(scripted, VirtualTime())
+    await transport.close()
+    with pytest.raises(StateError):
+        await ask(transport)
+
+
+async def test_log_holds_neither_token_nor_body_even_at_debug(
+    scripted: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(1)
+    scripted.answers = [limited(1), web.Response(status=502), web.json_response({"answer": "private-words"})]
+    transport = make(scripted, VirtualTime())
+    await transport.request("ask", Method.PUT, "x", content={"sdp": "candidate-line"})
+    await transport.close()
+    assert scripted.requests[0][3] == {"sdp": "candidate-line"}
+    logged = "\n".join(f"{record.getMessage()} {record.__dict__}" for record in caplog.records if "mau" in record.name)
+    assert not any(word in logged for word in ("secret-token", "candidate-line", "private-words"))
+    assert logging.getLogger("mau.http").getEffectiveLevel() >= logging.WARNING
+
+
+@given(
+    attempt=st.integers(1, 10_000),
+    spent=st.floats(0, 1000),
+    asked=st.none() | st.floats(0, 1e9),
+    jitter=st.floats(0, 1, exclude_max=True),
+)
+def test_pause_is_never_shorter_than_asked_nor_beyond_the_budget(
+    attempt: int, spent: float, asked: float | None, jitter: float
+) -> None:
+    policy = RetryPolicy(total_s=60, first_s=0.5, longest_s=8)
+    pause = policy.pause(attempt, spent, asked, jitter)
+    if pause is None:
+        assert spent + (asked or policy.longest_s * 1.25) >= 60
+    else:
+        assert pause > 0
+        assert spent + pause <= 60
+        assert pause >= (asked or 0)
+        assert asked is not None or pause <= policy.longest_s * 1.25

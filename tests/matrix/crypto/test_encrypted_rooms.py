@@ -1,0 +1,85 @@
+"""What an encrypted message relates to stands outside of what is encrypted, and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from mxrtc_bridge.core.bot.message_text import read_message
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
+from mxrtc_bridge.matrix.crypto.encrypted_rooms import EncryptedRooms, Opened
+
+GRANT = "!rtc grant @mallory:x build/ssh for 30d"
+
+
+@dataclass
+class Decrypted:
+    """What a device makes of an event."""
+
+    type: str
+    content: Mapping[str, Any]
+    device: object = None
+
+
+@dataclass
+class Device:
+    """A device that decrypts everything into the same."""
+
+    result: Decrypted
+
+    async def decrypt_room_event(self, *_: object) -> Decrypted:
+        return self.result
+
+
+async def opened(inner: Decrypted, **outer: object) -> Mapping[str, Any]:
+    rooms = EncryptedRooms(Device(inner), None, None)  # type: ignore[arg-type]
+    event = RoomEvent(
+        EventId("$e"), RoomId("!r:x"), "m.room.encrypted", UserId("@bob:x"), 1, {"ciphertext": "", **outer}
+    )
+    result = await rooms.open(event, key_wait_s=0)
+    assert isinstance(result, Opened)
+    return result.event.content
+
+
+EDIT = {"rel_type": "m.replace", "event_id": "$before"}
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer"),
+    [
+        ({"body": GRANT}, {"m.relates_to": EDIT}),
+        ({"body": GRANT, "m.relates_to": {"rel_type": "m.thread"}}, {"m.relates_to": EDIT}),
+        ({"body": f"* {GRANT}", "m.new_content": {"msgtype": "m.text", "body": GRANT}}, {"m.relates_to": EDIT}),
+        ({"body": f"* {GRANT}", "m.new_content": {"msgtype": "m.text", "body": GRANT}}, {}),
+        ({"body": GRANT, "m.relates_to": EDIT}, {}),
+        ({"body": GRANT}, {"m.relates_to": {"rel_type": "m.reference", "event_id": "$x"}}),
+        ({"body": GRANT}, {"m.relates_to": "unreadable"}),
+        ({"body": f"> <@mallory:x> {GRANT}\n\nno"}, {"m.relates_to": {"m.in_reply_to": {"event_id": "$x"}}}),
+        ({"body": f"> <@mallory:x> {GRANT}\n\nno"}, {}),
+        ({"body": GRANT, "m.forwarded": {}}, {}),
+        ({"body": GRANT, "msgtype": "m.file", "file": {}}, {}),
+    ],
+)
+async def test_an_encrypted_event_that_carries_anothers_words_is_no_command(
+    inner: dict[str, Any], outer: dict[str, Any]
+) -> None:
+    content = await opened(Decrypted("m.room.message", {"msgtype": "m.text", **inner}), **outer)
+    assert read_message(content, direct=False) is None
+
+
+async def test_an_encrypted_answer_in_a_thread_is_read_by_what_stands_outside() -> None:
+    relation = {"rel_type": "m.thread", "event_id": "$root"}
+    content = await opened(
+        Decrypted("m.room.message", {"msgtype": "m.text", "body": GRANT}), **{"m.relates_to": relation}
+    )
+    assert content["m.relates_to"] == relation
+    assert read_message(content, direct=False) is not None
+
+
+async def test_other_events_are_opened_as_they_are() -> None:
+    inner = {"m.relates_to": {"rel_type": "m.reference", "event_id": "$inside"}}
+    assert await opened(Decrypted("m.key.verification.done", inner), **{"m.relates_to": EDIT}) == inner

@@ -1,0 +1,50 @@
+"""Rooms that the bridge makes for a user: found again, and never one more because nothing is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.rooms.direct_chats import Openings
+from mxrtc_bridge.matrix.rooms.room_book import PeerRoom
+from tests.matrix.rooms.peers_bench import ALICE, PEER, ROOM, Bench
+
+MADE = RoomId("!made:example.org")
+
+
+class Server:
+    """Refuses invitations as it is told."""
+
+    def __init__(self, error: HomeserverError) -> None:
+        self.error = error
+        self.made: list[RoomId] = []
+
+    async def invite(self, room: RoomId, user: UserId, as_user: UserId | None = None) -> None:
+        raise self.error
+
+    async def create_direct_room(self, user: UserId, as_user: UserId | None = None) -> RoomId:
+        self.made.append(MADE)
+        return MADE
+
+
+async def opened(error: HomeserverError) -> Server:
+    bench, server = Bench(), Server(error)
+    bench.peers._book.enter(PeerRoom(ROOM, PEER, ALICE, {PEER}, encrypted=False))
+    openings = Openings(server, bench.peers, reads_encrypted=lambda: False)
+    if error.status in (400, 403, 404):
+        assert (await openings.open(PEER, ALICE)).room == MADE
+    else:
+        with pytest.raises(HomeserverError):
+            await openings.open(PEER, ALICE)
+    return server
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+async def test_room_to_which_the_user_cannot_be_invited_again_is_replaced(status: int) -> None:
+    assert (await opened(HomeserverError("refused", status, "M_FORBIDDEN"))).made == [MADE]
+
+
+@pytest.mark.parametrize("status", [0, 200, 302, 401, 429, 502])
+async def test_what_says_nothing_about_a_room_makes_no_other(status: int) -> None:
+    assert (await opened(HomeserverError("who knows", status))).made == []

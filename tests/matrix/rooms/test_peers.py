@@ -1,0 +1,238 @@
+"""Which rooms peers are in, and what they do about those who come and go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.api.homeserver import RoomFacts
+from mxrtc_bridge.matrix.rooms import peers as peers_module
+from mxrtc_bridge.matrix.rooms import room_book as rooms_module
+from mxrtc_bridge.matrix.rooms.ports import PeerProfile
+from tests.matrix.rooms.peers_bench import (
+    ALICE,
+    BOT,
+    MALLORY,
+    PEER,
+    PEER_2,
+    ROOM,
+    Bench,
+    FakeDirectory,
+    StoredRoom,
+    stripped,
+)
+
+# --- start
+
+
+async def test_start_registers_and_names_everybody_a_few_at_a_time() -> None:
+    profiles = tuple(PeerProfile(UserId(f"@rtc_{n}:example.org"), f"Peer {n}") for n in range(50))
+    bench = Bench(profiles=profiles)
+    await bench.peers.start()
+    assert bench.homeserver.names == {p.user_id: p.displayname for p in profiles}
+    assert 1 < bench.homeserver.most_busy <= peers_module.CONCURRENCY
+
+
+async def test_start_fails_with_the_homeservers_sentence_when_a_user_cannot_be_registered() -> None:
+    bench = Bench()
+    bench.homeserver.failures["register"] = HomeserverError("could not register: M_EXCLUSIVE", 400, "M_EXCLUSIVE")
+    with pytest.raises(HomeserverError, match="M_EXCLUSIVE"):
+        await bench.peers.start()
+
+
+async def test_start_learns_rooms_and_leaves_those_that_must_not_be() -> None:
+    good, known, crowd, foreign, shared, empty, space = (
+        RoomId(f"!{name}:example.org") for name in ["good", "known", "crowd", "foreign", "shared", "empty", "space"]
+    )
+    bench = Bench(
+        directory=FakeDirectory(
+            StoredRoom(PEER, known, ALICE, 5),
+            StoredRoom(PEER, RoomId("!gone:example.org"), ALICE, 5),
+            StoredRoom(UserId("@rtc_old:example.org"), RoomId("!old:example.org"), ALICE, 5),
+        )
+    )
+    bench.homeserver.members = {
+        good: {ALICE, PEER},
+        known: {ALICE, PEER, MALLORY},
+        crowd: {ALICE, PEER, MALLORY},
+        foreign: {MALLORY, PEER},
+        shared: {ALICE, PEER, PEER_2},
+        empty: {PEER},
+        space: {ALICE, PEER},
+    }
+    bench.homeserver.facts[space] = RoomFacts(encrypted=False, join_rule="invite", room_type="m.space")
+    await bench.peers.start()
+    assert bench.peers.members(good) == {ALICE, PEER}
+    assert bench.peers.members(known) == {ALICE, PEER, MALLORY}, "its owner is known, and the third may leave again"
+    for room in (crowd, foreign, shared, empty, space):
+        assert bench.peers.members(room) is None
+    left = {entry[1:] for entry in bench.homeserver.of("leave")}
+    assert left == {(room, PEER) for room in (crowd, foreign, shared, empty, space)} | {
+        (shared, PEER_2),
+        (RoomId("!old:example.org"), UserId("@rtc_old:example.org")),
+    }
+    # A start is no use of a room: the known one keeps its time. What is no room any more is forgotten.
+    assert bench.directory.rooms == {
+        (PEER, good): StoredRoom(PEER, good, ALICE, bench.now_ms),
+        (PEER, known): StoredRoom(PEER, known, ALICE, 5),
+    }
+    assert bench.homeserver.notices == []
+
+
+async def test_start_fails_rather_than_overlooking_a_room_when_the_homeserver_is_away() -> None:
+    bench = Bench()
+    bench.homeserver.members = {ROOM: {ALICE, PEER}}
+    bench.homeserver.failures["members"] = HomeserverError("away", 502)
+    with pytest.raises(HomeserverError, match="away"):
+        await bench.peers.start()
+
+
+# --- invitations
+
+
+async def test_peer_joins_a_room_of_two_of_somebody_with_a_grant() -> None:
+    bench = Bench()
+    await bench.invited(invite_state=(stripped("m.room.create"), stripped("m.room.join_rules", join_rule="invite")))
+    assert bench.peers.members(ROOM) == {ALICE, PEER}
+    assert bench.peers.peer_in(ROOM) == PEER
+    assert bench.directory.rooms == {(PEER, ROOM): StoredRoom(PEER, ROOM, ALICE, bench.now_ms)}
+    assert (bench.homeserver.notices, bench.listener.heard, bench.homeserver.of("leave")) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("peer", "inviter", "state"),
+    [
+        (PEER, MALLORY, ()),
+        (BOT, ALICE, ()),
+        (UserId("@rtc_unknown:example.org"), ALICE, ()),
+        (PEER, PEER_2, ()),
+        (PEER, ALICE, (stripped("m.room.create", type="m.space"),)),
+        (PEER, ALICE, (stripped("m.room.create", type=[5]),)),
+        (PEER, ALICE, (stripped("m.room.join_rules", join_rule="public"),)),
+        (PEER, ALICE, (stripped("m.room.join_rules", join_rule="knock"),)),
+        (PEER, ALICE, (stripped("m.room.join_rules"),)),
+        (PEER, ALICE, (stripped("m.room.join_rules", join_rule="invite"), stripped("m.room.create", type="x"))),
+    ],
+)
+async def test_invitation_is_declined_without_joining_or_a_word(
+    peer: UserId, inviter: UserId, state: tuple[Mapping[str, Any], ...]
+) -> None:
+    bench = Bench()
+    bench.granted.add((PEER_2, PEER))
+    await bench.invited(peer, inviter, invite_state=state)
+    assert bench.homeserver.log == [("leave", ROOM, peer)]
+    assert bench.peers.members(ROOM) is None
+    assert bench.directory.rooms == {}
+
+
+@pytest.mark.parametrize(
+    ("facts", "others"),
+    [
+        (RoomFacts(encrypted=False, join_rule="public", room_type=None), {ALICE}),
+        (RoomFacts(encrypted=False, join_rule="restricted", room_type=None), {ALICE}),
+        (RoomFacts(encrypted=False, join_rule="invite", room_type="m.space"), {ALICE}),
+        (None, {ALICE, MALLORY}),
+        (None, {MALLORY}),
+        (None, set()),
+    ],
+)
+async def test_peer_leaves_again_when_the_room_is_not_what_the_invitation_said(
+    facts: RoomFacts | None, others: set[UserId]
+) -> None:
+    bench = Bench()
+    bench.homeserver.members[ROOM] = set(others)
+    if facts is not None:
+        bench.homeserver.facts[ROOM] = facts
+    await bench.invited()
+    assert bench.homeserver.of("join", "leave", "notice") == [("join", ROOM, PEER), ("leave", ROOM, PEER)]
+    assert bench.peers.members(ROOM) is None
+
+
+async def test_second_peer_does_not_join_the_room_of_another() -> None:
+    bench = Bench()
+    await bench.invited()
+    await bench.invited(PEER_2)
+    assert bench.peers.members(ROOM) == {ALICE, PEER}
+    assert bench.homeserver.of("join", "leave") == [("join", ROOM, PEER), ("leave", ROOM, PEER_2)]
+
+
+async def test_oldest_room_is_left_when_a_user_makes_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms_module, "MAX_ROOMS_PER_PAIR", 3)
+    bench = Bench()
+    places = [RoomId(f"!{n}:example.org") for n in range(5)]
+    for place in places:
+        bench.now_ms += 1
+        await bench.invited(room=place)
+    await bench.invited(PEER_2, room=RoomId("!other:example.org"))
+    assert [bench.peers.members(place) is not None for place in places] == [False, False, True, True, True]
+    assert bench.listener.heard == [("left", places[0], PEER), ("left", places[1], PEER)]
+
+
+async def test_failing_join_is_one_log_line_and_the_next_invitation_works(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.homeserver.failures["join"] = HomeserverError("could not join: 504", 504)
+    await bench.invited()
+    assert bench.peers.members(ROOM) is None
+    assert [record.levelname for record in caplog.records if "was not handled" in record.message] == ["WARNING"]
+    assert caplog.records[-1].exc_info is None
+    bench.homeserver.failures.clear()
+    await bench.invited()
+    assert bench.peers.members(ROOM) == {ALICE, PEER}
+
+
+async def test_event_is_given_up_at_its_time_limit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(peers_module, "HANDLE_TIMEOUT_S", 0.01)
+    bench = Bench()
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(bench.homeserver, "join", never)
+    await bench.invited()
+    assert "was not handled within" in caplog.text
+
+
+@pytest.mark.parametrize("when", ["start", "reload"])
+async def test_rooms_that_cannot_be_left_now_hold_nobody_up_and_are_left_later(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(peers_module, "LEAVE_S", 0.02)
+    former = UserId("@rtc_old:example.org")
+    stuck, rooms = asyncio.Event(), [RoomId(f"!old{n}:example.org") for n in range(20)]
+    peer = former if when == "start" else PEER
+    bench = Bench(directory=FakeDirectory(*(StoredRoom(peer, room, ALICE, 5) for room in rooms)))
+    bench.homeserver.members = {room: {peer, ALICE} for room in rooms}
+    leave, asked = bench.homeserver.leave, []
+
+    async def slow(room: RoomId, as_user: UserId | None = None, reason: str | None = None) -> None:
+        asked.append(room)
+        await stuck.wait()
+        await leave(room, as_user, reason)
+
+    monkeypatch.setattr(bench.homeserver, "leave", slow)
+    await asyncio.wait_for(bench.peers.start(), 5)
+    if when == "reload":
+        await asyncio.wait_for(bench.peers.reload([PeerProfile(PEER_2, "Logs")]), 5)
+    assert set(asked) == set(rooms)
+    assert bench.homeserver.of("leave") == []
+    stuck.set()
+    await bench.peers.leave_idle(0)
+    assert {room for _, room, _ in bench.homeserver.of("leave")} == set(rooms)
+
+
+@pytest.mark.parametrize(("status", "again"), [(403, False), (404, False), (200, True), (401, True), (502, True)])
+async def test_only_who_is_not_there_need_not_leave_again(status: int, again: bool) -> None:
+    bench = Bench()
+    await bench.invited()
+    bench.homeserver.failures["leave"] = HomeserverError("no", status)
+    await bench.peers.reload([])
+    bench.homeserver.failures.clear()
+    await bench.peers.leave_idle(0)
+    assert len(bench.homeserver.of("leave")) == (3 if again else 1), "twice at the reload, and at the next sweep"

@@ -1,0 +1,158 @@
+"""Peers join, decline and leave rooms of a real homeserver."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from mxrtc_bridge.core.access.revocations import read_news
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.api import ping
+from mxrtc_bridge.matrix.api.homeserver import Homeserver
+from mxrtc_bridge.matrix.api.room_event import RoomEvent, encode
+from mxrtc_bridge.matrix.outbox.notices import Notices
+from mxrtc_bridge.matrix.outbox.outbox import Outbox
+from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
+from mxrtc_bridge.matrix.rooms.peers import Peers
+from mxrtc_bridge.matrix.rooms.ports import PeerProfile
+from tests.matrix.conftest import APPSERVICE_ID, BridgeWorld, MakePerson
+from tests.matrix.rooms.peers_bench import BOT, FakeDirectory, Recorder
+
+
+@dataclass
+class RealPeers:
+    peers: Peers
+    peer: UserId
+    granted: set[UserId]
+    listener: Recorder
+    directory: FakeDirectory
+
+
+MakePeers = Callable[[], RealPeers]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def real_peers(bridge_world: BridgeWorld, bridge: Homeserver) -> AsyncIterator[RealPeers]:
+    """Peers that hear the transactions of a real homeserver."""
+    peer, granted, listener, directory = bridge_world.peer(), set[UserId](), Recorder(), FakeDirectory()
+    notices = Notices(Outbox(bridge, masquerade=True))
+    sending = asyncio.create_task(notices.run())
+    peers = Peers(
+        bridge,
+        directory,
+        listener,
+        profiles=[PeerProfile(peer, "A peer")],
+        bot_rooms=BotRooms(bridge, BOT),
+        tell=lambda room, sender, text, key: notices.post(room, sender, text, key=key),
+        is_own=lambda user: user.startswith("@rtc_"),
+        may_use=lambda user, wanted: user in granted and wanted == peer,
+        wall_ms=lambda: 1,
+    )
+    await peers.start()
+    asking = asyncio.create_task(peers.membership.refresher.run())
+
+    async def receive(event: RoomEvent) -> None:
+        if (news := read_news(json.loads(encode(event)))) is not None:
+            peers.membership.look(news)
+        await peers.handle(event)
+
+    bridge_world.receiver.handler = receive
+    await ping.ping(bridge, APPSERVICE_ID)
+    yield RealPeers(peers, peer, granted, listener, directory)
+    bridge_world.receiver.handler = None
+    sending.cancel()
+    asking.cancel()
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_real_peer_joins_by_right_declines_without_and_follows_the_members(
+    real_peers: RealPeers, make_person: MakePerson
+) -> None:
+    alice, mallory = await make_person(), await make_person()
+    real_peers.granted.add(alice.user_id)
+    peer = real_peers.peer
+    denied = await mallory.homeserver.create_direct_room(peer)
+    await mallory.wait_for(denied, peer, "leave")
+    room = await alice.homeserver.create_direct_room(peer)
+    await alice.wait_for(room, peer, "join")
+
+    await alice.homeserver.invite(room, mallory.user_id)
+    await mallory.homeserver.join(room)
+    async with asyncio.timeout(20):
+        while not await alice.timeline(room, "m.room.message"):
+            await asyncio.sleep(0.05)
+    assert real_peers.peers.members(room) == {alice.user_id, peer, mallory.user_id}
+    await mallory.homeserver.leave(room)
+    await alice.state(room, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
+    async with asyncio.timeout(20):
+        while len(notices := await alice.timeline(room, "m.room.message")) < 2:
+            await asyncio.sleep(0.05)
+    assert real_peers.peers.members(room) == {alice.user_id, peer}
+    assert {item["sender"] for item in notices} == {peer}
+    assert "encrypted" in notices[1]["content"]["body"]
+
+    await alice.homeserver.leave(room)
+    async with asyncio.timeout(20):
+        while real_peers.peers.members(room) is not None:
+            await asyncio.sleep(0.05)
+    assert real_peers.listener.heard == [
+        ("changed", room),
+        ("changed", room),
+        ("left", room, alice.user_id),
+        ("left", room, peer),
+    ]
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_real_peer_refuses_spaces_and_public_rooms(
+    real_peers: RealPeers, make_person: MakePerson, bridge: Homeserver
+) -> None:
+    alice = await make_person()
+    real_peers.granted.add(alice.user_id)
+    for options in ({"creation_content": {"type": "m.space"}}, {"preset": "public_chat"}):
+        content = {"invite": [real_peers.peer], **options}
+        answer = await alice.homeserver._post("make", create_path(), content)
+        room = RoomId(str(answer["room_id"]))
+        await alice.wait_for(room, real_peers.peer, "leave")
+    assert await bridge.joined_rooms(real_peers.peer) == ()
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_real_rooms_are_found_again_after_a_restart(
+    real_peers: RealPeers, make_person: MakePerson, bridge: Homeserver
+) -> None:
+    alice = await make_person()
+    real_peers.granted.add(alice.user_id)
+    room = await alice.homeserver.create_direct_room(real_peers.peer)
+    await alice.wait_for(room, real_peers.peer, "join")
+    async with asyncio.timeout(20):
+        while real_peers.peers.members(room) is None:
+            await asyncio.sleep(0.05)
+    again = Peers(
+        bridge,
+        real_peers.directory,
+        Recorder(),
+        profiles=[PeerProfile(real_peers.peer, "A peer")],
+        bot_rooms=BotRooms(bridge, BOT),
+        tell=lambda *_: None,
+        is_own=lambda user: user.startswith("@rtc_"),
+        may_use=lambda user, _: user in real_peers.granted,
+        wall_ms=lambda: 1,
+    )
+    await again.start()
+    assert again.members(room) == {alice.user_id, real_peers.peer}
+    real_peers.granted.clear()
+    await again.reload([PeerProfile(real_peers.peer, "A peer")])
+    await alice.wait_for(room, real_peers.peer, "leave")
+
+
+def create_path() -> Any:
+    from mautrix.api import Path
+
+    return Path.v3.createRoom
