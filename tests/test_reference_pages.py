@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from mxrtc_bridge.cli import admin
-from mxrtc_bridge.client.exits import Exit
+from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.config import InvalidConfigError
 from mxrtc_bridge.config.loader import parse_config
 from mxrtc_bridge.config.models import Root

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import uvloop
 
-from mxrtc_bridge.client.exits import ClientError, Exit, explain_refusal
+from mxrtc_bridge.client.exit_codes import ClientError, Exit, explain_refusal
 from mxrtc_bridge.client.options import CallOptions
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import StateFolder

@@ -15,7 +15,7 @@ import click
 from mxrtc_bridge import __version__
 from mxrtc_bridge.cli import user_files
 from mxrtc_bridge.cli.running import Context, run
-from mxrtc_bridge.client.exits import Exit
+from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.client.options import CallOptions, Forward, SignalBy, parse_forward
 from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.core.webrtc.ice import IcePolicy
@@ -139,12 +139,13 @@ def list_services(context: Context, peer: str | None) -> None:
     report = context.report()
 
     async def work() -> None:
-        from mxrtc_bridge.client import commands, files  # noqa: PLC0415
+        from mxrtc_bridge.client import commands  # noqa: PLC0415
+        from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
 
-        if peer is None or not files.names_files(context.state, peer):
+        if peer is None or not file_commands.names_files(context.state, peer):
             await commands.list_services(context.state, report, context.call, peer)
         else:
-            await files.list_files(context.state, report, context.call, peer)
+            await file_commands.list_files(context.state, report, context.call, peer)
 
     run(report, work)
 
@@ -224,10 +225,10 @@ def request(context: Context, name: str, for_time: str | None, because: str | No
     report = context.report()
 
     async def work() -> None:
-        from mxrtc_bridge.client import asking, commands  # noqa: PLC0415
+        from mxrtc_bridge.client import commands, request  # noqa: PLC0415
 
         wanted = commands.peer_name(context.state, name)
-        await asking.request(context.state, report, wanted, for_time=for_time, because=because, wait=wait)
+        await request.request(context.state, report, wanted, for_time=for_time, because=because, wait=wait)
 
     run(report, work)
 
@@ -243,9 +244,9 @@ def devices(context: Context, peer: str | None) -> None:
     report = context.report()
 
     async def work() -> None:
-        from mxrtc_bridge.client import identities  # noqa: PLC0415
+        from mxrtc_bridge.client import devices  # noqa: PLC0415
 
-        await identities.devices(context.state, report, peer)
+        await devices.devices(context.state, report, peer)
 
     run(report, work)
 
@@ -263,9 +264,9 @@ def trust(context: Context, peer: str, key: str | None) -> None:
     report = context.report()
 
     async def work() -> None:
-        from mxrtc_bridge.client import identities  # noqa: PLC0415
+        from mxrtc_bridge.client import devices  # noqa: PLC0415
 
-        await identities.trust(context.state, report, peer, key)
+        await devices.trust(context.state, report, peer, key)
 
     run(report, work)
 
@@ -283,9 +284,9 @@ def verify(context: Context, peer: str | None) -> None:
     report = context.report()
 
     async def work() -> None:
-        from mxrtc_bridge.client import verifying  # noqa: PLC0415
+        from mxrtc_bridge.client import verify  # noqa: PLC0415
 
-        await verifying.verify(context.state, report, peer)
+        await verify.verify(context.state, report, peer)
 
     run(report, work)
 

@@ -43,9 +43,9 @@ def send(
     report = context.report()
 
     async def work() -> None:
-        from mxrtc_bridge.client import files  # noqa: PLC0415
+        from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
 
-        await files.send(
+        await file_commands.send(
             context.state, report, context.call, paths, peer, name=name, resume=resume, reconnect=not no_reconnect
         )
 
@@ -75,13 +75,13 @@ def get(context: Context, remote: str, output: str, force: bool, resume: bool, n
     report = context.report(data_on_stdout=to_output)
 
     async def work() -> None:
-        from mxrtc_bridge.client import files  # noqa: PLC0415
+        from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
 
         reconnect = not no_reconnect
         if to_output:
-            await files.get_to_output(context.state, report, context.call, remote, reconnect=reconnect)
+            await file_commands.get_to_output(context.state, report, context.call, remote, reconnect=reconnect)
         else:
-            await files.get(
+            await file_commands.get(
                 context.state,
                 report,
                 context.call,

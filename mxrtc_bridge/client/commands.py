@@ -7,14 +7,14 @@ import platform
 import statistics
 from datetime import UTC, datetime
 
-from mxrtc_bridge.client.caller import Caller
-from mxrtc_bridge.client.connection import check_finished, list_services_of, only_service, report_connected
-from mxrtc_bridge.client.exits import ClientError, Exit, explain_refusal
+from mxrtc_bridge.client.calls.caller import Caller
+from mxrtc_bridge.client.calls.connection import check_finished, list_services_of, only_service, report_connected
+from mxrtc_bridge.client.exit_codes import ClientError, Exit, explain_refusal
 from mxrtc_bridge.client.forwarding import Forwarding
 from mxrtc_bridge.client.options import CallOptions, Forward
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.client.running import running_commands
 from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.client.status_socket import running_commands
 from mxrtc_bridge.core.access.peer_names import PeerName, parse_peer_name
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import UserId, parse_user_id

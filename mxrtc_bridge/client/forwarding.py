@@ -11,13 +11,19 @@ import asyncio
 import os
 import random
 
-from mxrtc_bridge.client.caller import Caller
-from mxrtc_bridge.client.connection import Connection, check_finished, list_services_of, only_service, report_connected
-from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.calls.caller import Caller
+from mxrtc_bridge.client.calls.connection import (
+    Connection,
+    check_finished,
+    list_services_of,
+    only_service,
+    report_connected,
+)
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Forward
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.client.running import serve_status
 from mxrtc_bridge.client.state import StateFolder
+from mxrtc_bridge.client.status_socket import serve_status
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError, LocalError
 from mxrtc_bridge.core.ids import ServiceName

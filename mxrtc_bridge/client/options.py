@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import ServiceName, parse_service_name
 from mxrtc_bridge.core.webrtc.ice import IcePolicy

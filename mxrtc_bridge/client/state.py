@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.config.private_files import exposure_of_path, open_private_directory, open_private_file
 from mxrtc_bridge.core.errors import EventError, LocalError
 from mxrtc_bridge.core.ids import RoomId, UserId, parse_room_id, parse_user_id, server_of

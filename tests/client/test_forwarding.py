@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.client import forwarding as forwarding_module
-from mxrtc_bridge.client.connection import Lost
-from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.calls.connection import Lost
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.forwarding import Forwarding
 from mxrtc_bridge.client.options import Forward
 from mxrtc_bridge.client.report import Report

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.client import state as state_module
-from mxrtc_bridge.client.device import NoDeviceError, own_device
-from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.calls.device import NoDeviceError, own_device
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.ids import RoomId, UserId
 from tests.other_user import OTHER_UID, as_other, needs_root, public_directory

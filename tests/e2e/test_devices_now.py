@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 
-from mxrtc_bridge.client.device import own_device as client_device
+from mxrtc_bridge.client.calls.device import own_device as client_device
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.demo.processes import ManagedProcess

@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from mxrtc_bridge.client.file_progress import BarView, LineView, Meter, bar_line, make_view
+from mxrtc_bridge.client.files.progress_view import BarView, LineView, Meter, bar_line, make_view
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.files.events import Progress
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.client import file_words
-from mxrtc_bridge.client.exits import Exit
-from mxrtc_bridge.client.file_words import Direction, Rate, judge, time_words
+from mxrtc_bridge.client.exit_codes import Exit
+from mxrtc_bridge.client.files import sentences
+from mxrtc_bridge.client.files.sentences import Direction, Rate, judge, time_words
 from mxrtc_bridge.core.files.events import Failure, FileCode, Finished, Outcome, Progress
 from mxrtc_bridge.core.text.display import size_words
 
@@ -88,17 +88,17 @@ def test_rate_begins_anew_with_another_attempt() -> None:
 
 
 def test_progress_in_one_line() -> None:
-    line = file_words.progress_sentence(HALF, MIB, "direct (host to host, ipv4)")
+    line = sentences.progress_sentence(HALF, MIB, "direct (host to host, ipv4)")
     assert line == "50.0 MiB of 100 MiB, 2 of 4 files, 1.0 MiB/s, 50.0 s left, direct (host to host, ipv4)"
 
 
 def test_nothing_is_predicted_before_everything_is_known() -> None:
     early = dataclasses.replace(HALF, listed=False)
-    line = file_words.progress_sentence(early, MIB, "relayed")
+    line = sentences.progress_sentence(early, MIB, "relayed")
     assert "so far" in line
     assert "left" not in line
-    assert file_words.progress_fields(early, MIB, "relayed")["remaining_s"] is None
-    assert file_words.remaining_s(HALF, 0) is None
+    assert sentences.progress_fields(early, MIB, "relayed")["remaining_s"] is None
+    assert sentences.remaining_s(HALF, 0) is None
 
 
 @pytest.mark.parametrize(
@@ -147,14 +147,14 @@ def test_worst_failure_of_a_job_decides(codes: list[FileCode], sending: Exit, ge
 @pytest.mark.parametrize("code", FileCode)
 @pytest.mark.parametrize("direction", Direction)
 def test_every_code_has_an_exit_that_is_no_success(code: FileCode, direction: Direction) -> None:
-    assert file_words.exit_of(code, direction) in (Exit.RETRY, Exit.DENIED, Exit.INTEGRITY, Exit.LOCAL)
+    assert sentences.exit_of(code, direction) in (Exit.RETRY, Exit.DENIED, Exit.INTEGRITY, Exit.LOCAL)
 
 
 def test_failures_are_told_up_to_a_number_a_line_each() -> None:
     progress = failed(*[FileCode.IO] * 30)
     progress = dataclasses.replace(progress, failures=(Failure("a" * 500, FileCode.IO, "x\ny"), *progress.failures))
     progress = dataclasses.replace(progress, failures=progress.failures * 4, failed=500)
-    lines = file_words.failure_sentences(progress)
+    lines = sentences.failure_sentences(progress)
     assert len(lines) == 11
     assert lines[0] == "a" * 159 + "\u2026: x\u2424y"
     assert lines[-1] == "and 490 more"
@@ -162,7 +162,7 @@ def test_failures_are_told_up_to_a_number_a_line_each() -> None:
 
 def test_what_the_source_could_not_offer_is_known_by_its_number_only() -> None:
     progress = dataclasses.replace(failed(FileCode.CHANGED), failed=3)
-    assert file_words.failure_sentences(progress) == [
+    assert sentences.failure_sentences(progress) == [
         "f0: a reason",
         "2 not offered by the other side (nothing of this name, a link, or not readable there)",
     ]
@@ -174,19 +174,19 @@ def test_what_the_source_could_not_offer_is_known_by_its_number_only() -> None:
 
 
 def test_summary_has_bytes_time_rate_and_digest() -> None:
-    line = file_words.summary_sentence("build/inbox", Direction.SEND, HALF, 40 * MIB, 4, "ab" * 32)
+    line = sentences.summary_sentence("build/inbox", Direction.SEND, HALF, 40 * MIB, 4, "ab" * 32)
     assert line == (
         "sent 2 files, 50.0 MiB (10.0 MiB were there already) to build/inbox; 4.0 s, 10.0 MiB/s; SHA-256 " + "ab" * 32
     )
-    assert "SHA-256" not in file_words.summary_sentence("build/inbox", Direction.GET, HALF, 0, 0, "")
+    assert "SHA-256" not in sentences.summary_sentence("build/inbox", Direction.GET, HALF, 0, 0, "")
 
 
 def test_the_same_command_is_offered_only_if_it_can_be_shown_as_it_is() -> None:
-    assert file_words.go_on_sentence(HALF, "mxrtc send a build/inbox").endswith("goes on:\nmxrtc send a build/inbox")
-    hostile = file_words.go_on_sentence(HALF, "mxrtc send '\x1b]0;x\x07' build/inbox")
+    assert sentences.go_on_sentence(HALF, "mxrtc send a build/inbox").endswith("goes on:\nmxrtc send a build/inbox")
+    hostile = sentences.go_on_sentence(HALF, "mxrtc send '\x1b]0;x\x07' build/inbox")
     assert "\x1b" not in hostile
     assert hostile.endswith("the same command goes on")
-    assert file_words.go_on_sentence(None, "mxrtc send a b") == "interrupted; the same command goes on:\nmxrtc send a b"
+    assert sentences.go_on_sentence(None, "mxrtc send a b") == "interrupted; the same command goes on:\nmxrtc send a b"
 
 
 @given(st.text(max_size=50), st.text(max_size=50))

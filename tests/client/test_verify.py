@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from mxrtc_bridge.client import verifying
+from mxrtc_bridge.client import verify
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.client.verifying import Happenings, _next, _remember
+from mxrtc_bridge.client.verify import Happenings, _next, _remember
 from mxrtc_bridge.core.crypto.sas_values import Vouched
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
@@ -83,7 +83,7 @@ class Open:
 
 
 async def test_time_that_the_machine_slept_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verifying, "elapsed_s", lambda: 10_000.0)
+    monkeypatch.setattr(verify, "elapsed_s", lambda: 10_000.0)
     happened: Happenings = asyncio.Queue()
     async with asyncio.timeout(5):
         assert await _next(Open(happened), happened) == "ended"  # type: ignore[arg-type]

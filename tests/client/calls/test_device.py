@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.client import device as module
-from mxrtc_bridge.client.device import DeviceCalls, NoDeviceError
+from mxrtc_bridge.client.calls import device as module
+from mxrtc_bridge.client.calls.device import DeviceCalls, NoDeviceError
 from mxrtc_bridge.core.call.events import Answer, CallMessage, Hangup, Invite, Version
 from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE, Signal, parse_signal, signal_content
 from mxrtc_bridge.core.crypto.records import Trust

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.config.private_files import open_private_file
 from mxrtc_bridge.core.call.events import CallMessage, Invite
@@ -35,7 +35,7 @@ from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
 from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.database import Database
 
-log = logging.getLogger("mxrtc_bridge.client.device")
+log = logging.getLogger("mxrtc_bridge.client.calls.device")
 
 LOCK_WAIT_S = 8.0
 """How long another command may hold the device before this one calls by a room: longer than one waits for an answer."""

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mxrtc_bridge.client.file_words import (
+from mxrtc_bridge.client.files.sentences import (
     Rate,
     moved,
     progress_fields,

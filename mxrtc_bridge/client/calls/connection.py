@@ -9,7 +9,7 @@ import asyncio
 import os
 from dataclasses import dataclass
 
-from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.access import policy
 from mxrtc_bridge.core.call import machine as call

@@ -1,6 +1,6 @@
 """A logged-in user who calls peers: homeserver, sync, rooms, and one peer connection for each call.
 
-What comes out of a call is a :class:`~mxrtc_bridge.client.connection.Connection`.
+What comes out of a call is a :class:`~mxrtc_bridge.client.calls.connection.Connection`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mxrtc_bridge.client.connection import Connection, explain
-from mxrtc_bridge.client.device import DeviceCalls, NoDeviceError, calls_by_device
-from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.calls.connection import Connection, explain
+from mxrtc_bridge.client.calls.device import DeviceCalls, NoDeviceError, calls_by_device
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import CallOptions, SignalBy
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder

@@ -12,9 +12,9 @@ import sys
 import threading
 import time
 
+from mxrtc_bridge.client.calls.device import required_device
 from mxrtc_bridge.client.commands import peer_name
-from mxrtc_bridge.client.device import required_device
-from mxrtc_bridge.client.exits import ClientError, Exit
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.core.crypto.records import Trust

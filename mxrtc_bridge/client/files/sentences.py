@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-from mxrtc_bridge.client.exits import Exit
+from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.core.files.events import Failure, FileCode, Finished, Outcome, Progress
 from mxrtc_bridge.core.files.progress import MAX_FAILURES
 from mxrtc_bridge.core.text.display import ELLIPSIS, display, size_words

@@ -10,11 +10,11 @@ import asyncio
 import random
 from dataclasses import dataclass, field
 
-from mxrtc_bridge.client.caller import Caller
-from mxrtc_bridge.client.connection import Connection, list_services_of, only_service, report_connected
-from mxrtc_bridge.client.exits import ClientError, Exit
-from mxrtc_bridge.client.file_progress import Meter
-from mxrtc_bridge.client.file_words import (
+from mxrtc_bridge.client.calls.caller import Caller
+from mxrtc_bridge.client.calls.connection import Connection, list_services_of, only_service, report_connected
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.files.progress_view import Meter
+from mxrtc_bridge.client.files.sentences import (
     Direction,
     failure_sentences,
     judge,

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.client import files
-from mxrtc_bridge.client.exits import ClientError, Exit
-from mxrtc_bridge.client.one_file import OneFile, pour
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.files import commands as file_commands
+from mxrtc_bridge.client.files.single_file import OneFile, pour
 from mxrtc_bridge.client.options import CallOptions
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
@@ -102,7 +102,7 @@ def test_times_of_a_listing(modified_ms: int, words: str, monkeypatch: pytest.Mo
     import time
 
     time.tzset()
-    assert files.modified_words(modified_ms) == words
+    assert file_commands.modified_words(modified_ms) == words
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def state(tmp_path: Path) -> StateFolder:
     ("name", "expected"), [("build", False), ("build:", False), ("build/share", True), ("build:docs", True)]
 )
 def test_when_files_are_meant(state: StateFolder, name: str, expected: bool) -> None:
-    assert files.names_files(state, name) is expected
+    assert file_commands.names_files(state, name) is expected
 
 
 class Opened:
@@ -163,7 +163,7 @@ class Caller:
 @pytest.fixture
 def links(monkeypatch: pytest.MonkeyPatch) -> Links:
     monkeypatch.setattr(Caller, "links", Links())
-    monkeypatch.setattr(files, "Caller", Caller)
+    monkeypatch.setattr(file_commands, "Caller", Caller)
     return Caller.links
 
 
@@ -171,7 +171,7 @@ async def test_listing_shows_names_in_a_displayable_form(
     state: StateFolder, links: Links, capsys: pytest.CaptureFixture[str]
 ) -> None:
     links.entries = (entry("docs/a\x1b[2J.txt", b"1234"), entry("docs/sub", kind=EntryKind.DIRECTORY))
-    await files.list_files(state, Report(), CallOptions(), "build/share:docs")
+    await file_commands.list_files(state, Report(), CallOptions(), "build/share:docs")
     first, second = capsys.readouterr().out.splitlines()
     assert first.split()[0] == "4"
     assert first.endswith(r"docs/a\x1b[2J.txt")
@@ -181,9 +181,9 @@ async def test_listing_shows_names_in_a_displayable_form(
 async def test_listing_has_a_limit_and_says_so(
     state: StateFolder, links: Links, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MAX_LISTED", 2)
+    monkeypatch.setattr(file_commands, "MAX_LISTED", 2)
     links.entries = tuple(entry(f"docs/{number}") for number in range(5))
-    await files.list_files(state, Report(), CallOptions(), "build/share:docs")
+    await file_commands.list_files(state, Report(), CallOptions(), "build/share:docs")
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 2
     assert captured.err == "3 more are not shown\n"
@@ -192,7 +192,7 @@ async def test_listing_has_a_limit_and_says_so(
 async def test_listing_that_was_refused_is_an_error(state: StateFolder, links: Links) -> None:
     links.outcome, links.code = Outcome.REFUSED, "denied"
     with pytest.raises(ClientError) as caught:
-        await files.list_files(state, Report(), CallOptions(), "build/share:docs")
+        await file_commands.list_files(state, Report(), CallOptions(), "build/share:docs")
     assert caught.value.code == Exit.DENIED
 
 
@@ -202,13 +202,15 @@ async def test_what_cannot_be_sent_is_told_before_anybody_is_called(
 ) -> None:
     named = path if path == "-" else str(tmp_path / path)
     with pytest.raises(ClientError) as caught:
-        await files.send(state, Report(), CallOptions(), [named], "build/inbox", name=None, resume=True, reconnect=True)
+        await file_commands.send(
+            state, Report(), CallOptions(), [named], "build/inbox", name=None, resume=True, reconnect=True
+        )
     assert caught.value.code == code
 
 
 async def test_place_that_cannot_be_written_is_told_before_anybody_is_called(state: StateFolder) -> None:
     with pytest.raises(ClientError) as caught:
-        await files.get(
+        await file_commands.get(
             state,
             Report(),
             CallOptions(),
@@ -223,6 +225,6 @@ async def test_place_that_cannot_be_written_is_told_before_anybody_is_called(sta
 
 async def test_path_at_the_other_side_is_no_place_to_send_to(state: StateFolder) -> None:
     with pytest.raises(ClientError, match="has no path at the other side"):
-        await files.send(
+        await file_commands.send(
             state, Report(), CallOptions(), ["x"], "build/inbox:docs", name=None, resume=True, reconnect=True
         )

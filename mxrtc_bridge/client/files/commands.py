@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mxrtc_bridge.client.caller import Caller
-from mxrtc_bridge.client.connection import list_services_of, only_service
-from mxrtc_bridge.client.exits import ClientError, Exit
-from mxrtc_bridge.client.file_progress import Meter, make_view
-from mxrtc_bridge.client.file_words import Direction, go_on_sentence, judge
-from mxrtc_bridge.client.one_file import OneFile, pour
+from mxrtc_bridge.client.calls.caller import Caller
+from mxrtc_bridge.client.calls.connection import list_services_of, only_service
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.files.progress_view import Meter, make_view
+from mxrtc_bridge.client.files.sentences import Direction, go_on_sentence, judge
+from mxrtc_bridge.client.files.single_file import OneFile, pour
+from mxrtc_bridge.client.files.transfer import Transferring
 from mxrtc_bridge.client.options import CallOptions
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
-from mxrtc_bridge.client.transfers import Transferring
 from mxrtc_bridge.core.access.remote_paths import RemoteName, parse_remote_name
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.messages import Entry, EntryKind, Get, Ls, Put

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.client.running import running_commands, serve_status
 from mxrtc_bridge.client.state import StateFolder
+from mxrtc_bridge.client.status_socket import running_commands, serve_status
 
 
 async def test_running_command_is_found_and_gone_after_its_end(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.client import transfers as transfers_module
-from mxrtc_bridge.client.connection import Lost
-from mxrtc_bridge.client.exits import ClientError, Exit
-from mxrtc_bridge.client.file_progress import Meter
-from mxrtc_bridge.client.file_words import Direction
+from mxrtc_bridge.client.calls.connection import Lost
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.files import transfer as transfers_module
+from mxrtc_bridge.client.files.progress_view import Meter
+from mxrtc_bridge.client.files.sentences import Direction
+from mxrtc_bridge.client.files.transfer import Transferring
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.client.transfers import Transferring
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.files.events import EntryDone, Failure, FileCode, Finished, Outcome, Progress

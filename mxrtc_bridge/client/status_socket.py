@@ -13,7 +13,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from mxrtc_bridge.client.exits import ClientError
+from mxrtc_bridge.client.exit_codes import ClientError
 from mxrtc_bridge.client.state import StateFolder
 
 log = logging.getLogger("mxrtc_bridge.client")

@@ -1,0 +1,1 @@
+"""Sending, fetching and listing files from the command line."""
