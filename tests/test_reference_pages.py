@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from mxrtc_bridge.cli import admin
+from mxrtc_bridge.cli.bridge import main as bridge_main
 from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.config import InvalidConfigError
 from mxrtc_bridge.config.loader import parse_config
@@ -62,7 +62,9 @@ def test_every_exit_code_of_mxrtc_is_on_the_page() -> None:
 
 
 def test_every_exit_code_of_mxrtc_bridge_is_on_the_page() -> None:
-    assert sorted(exit_codes("mxrtc-bridge")) == sorted(v for k, v in vars(admin).items() if k.startswith("EXIT_"))
+    assert sorted(exit_codes("mxrtc-bridge")) == sorted(
+        v for k, v in vars(bridge_main).items() if k.startswith("EXIT_")
+    )
 
 
 def test_every_exit_code_of_the_demonstration_is_on_the_page() -> None:

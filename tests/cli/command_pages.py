@@ -12,7 +12,8 @@ from pathlib import Path
 
 import click
 
-from mxrtc_bridge.cli import admin, user
+from mxrtc_bridge.cli.bridge import main as bridge_main
+from mxrtc_bridge.cli.client import main as client_main
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 USER_PAGE = REFERENCE / "mxrtc.md"
@@ -38,12 +39,12 @@ Only `run` and `check` use the network, and all commands but `run` end by themse
 
 def user_page() -> str:
     """Return docs/reference/mxrtc.md."""
-    return _page("mxrtc", user.main, _USER_HEAD)
+    return _page("mxrtc", client_main.main, _USER_HEAD)
 
 
 def admin_page() -> str:
     """Return docs/reference/mxrtc-bridge.md."""
-    return _page("mxrtc-bridge", admin.cli, _ADMIN_HEAD)
+    return _page("mxrtc-bridge", bridge_main.cli, _ADMIN_HEAD)
 
 
 def _leaves(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:

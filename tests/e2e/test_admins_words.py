@@ -32,7 +32,7 @@ HTML = "org.matrix.custom.html"
 # The bridge as it is, but for how many commands of one user it takes: Bob gives those of all tests within seconds.
 PROGRAM = """
 import sys
-from mxrtc_bridge.cli.admin import main
+from mxrtc_bridge.cli.bridge.main import main
 from mxrtc_bridge.matrix import conversation
 conversation.COMMANDS_PER_MINUTE = 1000
 sys.exit(main())

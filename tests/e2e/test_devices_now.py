@@ -37,7 +37,7 @@ BUILD = f"@rtc_build:{DOMAIN}"
 PROGRAM = """
 import sys
 from mxrtc_bridge.bridge import device_policy
-from mxrtc_bridge.cli.admin import main
+from mxrtc_bridge.cli.bridge.main import main
 device_policy.EVERY_S = 0.3
 try:
     from mxrtc_bridge.bridge import device_lookups

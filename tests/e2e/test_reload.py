@@ -29,7 +29,7 @@ def late(self, path, *, create=False):
         time.sleep(0.05)
     make(self, path, create=create)
 Beneath.__init__ = late
-from mxrtc_bridge.cli.admin import main
+from mxrtc_bridge.cli.bridge.main import main
 sys.exit(main())
 """
 CUT_S = 5.0

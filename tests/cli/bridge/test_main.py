@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import mxrtc_bridge.bridge
-from mxrtc_bridge.cli.admin import invoke
+from mxrtc_bridge.cli.bridge.main import invoke
 from mxrtc_bridge.config import Config, Finding, Level, load_config
 from mxrtc_bridge.config.example import example_config
 from mxrtc_bridge.core.errors import HomeserverError, StateError
@@ -387,7 +387,7 @@ def test_program_survives_a_reader_that_goes_away() -> None:
     """`mxrtc-bridge example-config | head -1` says nothing about a broken pipe."""
     reading, writing = os.pipe()
     os.close(reading)
-    program = "from mxrtc_bridge.cli.admin import main; main()"
+    program = "from mxrtc_bridge.cli.bridge.main import main; main()"
     try:
         done = subprocess.run(
             [sys.executable, "-c", program, "example-config"], stdout=writing, stderr=subprocess.PIPE, check=False
@@ -399,7 +399,7 @@ def test_program_survives_a_reader_that_goes_away() -> None:
 
 def test_commands_that_need_no_network_do_not_load_it() -> None:
     program = (
-        "import sys; from mxrtc_bridge.cli.admin import invoke; invoke(['example-config']);"
+        "import sys; from mxrtc_bridge.cli.bridge.main import invoke; invoke(['example-config']);"
         "sys.exit(any(name in sys.modules for name in ('aiortc', 'mautrix', 'aiohttp')))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)

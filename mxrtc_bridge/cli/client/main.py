@@ -13,8 +13,8 @@ from typing import TextIO
 import click
 
 from mxrtc_bridge import __version__
-from mxrtc_bridge.cli import user_files
-from mxrtc_bridge.cli.running import Context, run
+from mxrtc_bridge.cli.client import files
+from mxrtc_bridge.cli.client.runner import Context, run
 from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.client.options import CallOptions, Forward, SignalBy, parse_forward
 from mxrtc_bridge.client.state import StateFolder
@@ -305,8 +305,8 @@ def status(context: Context) -> None:
     run(report, work)
 
 
-main.add_command(user_files.send)
-main.add_command(user_files.get)
+main.add_command(files.send)
+main.add_command(files.get)
 
 
 if __name__ == "__main__":

@@ -29,12 +29,12 @@ from rich.console import Console
 from rich.text import Text
 
 from mxrtc_bridge import __version__
-from mxrtc_bridge.cli.admin_audit import audit_command
-from mxrtc_bridge.cli.admin_check import check_command
-from mxrtc_bridge.cli.admin_control import COMMANDS
-from mxrtc_bridge.cli.admin_files import files_command
-from mxrtc_bridge.cli.admin_identity import identity_command
-from mxrtc_bridge.cli.admin_init import init_command
+from mxrtc_bridge.cli.bridge.admin import COMMANDS
+from mxrtc_bridge.cli.bridge.audit import audit_command
+from mxrtc_bridge.cli.bridge.check import check_command
+from mxrtc_bridge.cli.bridge.files import files_command
+from mxrtc_bridge.cli.bridge.identity import identity_command
+from mxrtc_bridge.cli.bridge.init import init_command
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.example import example_config
 from mxrtc_bridge.config.files import write_private

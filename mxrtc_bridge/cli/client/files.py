@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mxrtc_bridge.cli.running import Context, run
+from mxrtc_bridge.cli.client.runner import Context, run
 
 STANDARD_OUTPUT = "-"
 

@@ -1,0 +1,1 @@
+"""The commands of ``mxrtc-bridge``, for admins."""
