@@ -16,7 +16,7 @@ from mxrtc_bridge.cli.bridge import main as bridge_main
 from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.config import InvalidConfigError
 from mxrtc_bridge.config.loader import parse_config
-from mxrtc_bridge.config.models import Root
+from mxrtc_bridge.config.schema import Root
 from mxrtc_bridge.demo import __main__ as demo
 from mxrtc_bridge.metrics import Metrics
 from tests import metrics_page

@@ -11,7 +11,7 @@ from mxrtc_bridge.bridge.config_mapping import profiles
 from mxrtc_bridge.bridge.devices.devices import why_impossible
 from mxrtc_bridge.bridge.devices.identities import Identities
 from mxrtc_bridge.config import Config, Finding, Level
-from mxrtc_bridge.config.settings import EncryptionMode
+from mxrtc_bridge.config.config import EncryptionMode
 from mxrtc_bridge.core.access.targets import AppendTarget, FilesTarget, ReadTarget
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, TargetError
 from mxrtc_bridge.core.ids import UserId

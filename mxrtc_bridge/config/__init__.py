@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from mxrtc_bridge.config.loader import load_config, parse_config
-from mxrtc_bridge.config.problems import Finding, InvalidConfigError, Level, Problem
-from mxrtc_bridge.config.settings import (
+from mxrtc_bridge.config.config import (
     AppserviceSettings,
     Config,
     HomeserverSettings,
@@ -17,6 +15,8 @@ from mxrtc_bridge.config.settings import (
     TcpListen,
     UnixListen,
 )
+from mxrtc_bridge.config.loader import load_config, parse_config
+from mxrtc_bridge.config.problems import Finding, InvalidConfigError, Level, Problem
 
 __all__ = [
     "AppserviceSettings",

@@ -13,12 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote, unquote, urlsplit
 
-from mxrtc_bridge.config import models, notation
-from mxrtc_bridge.config.control_sockets import what_it_controls
-from mxrtc_bridge.config.file_services import build_files, shared_directories
-from mxrtc_bridge.config.problems import Complain, KeyPath, quoted
-from mxrtc_bridge.config.secrets import complaint_about_token, find_secret, read_secret_file
-from mxrtc_bridge.config.settings import (
+from mxrtc_bridge.config import schema, values
+from mxrtc_bridge.config.config import (
     AppserviceSettings,
     AuditSettings,
     IceSettings,
@@ -27,6 +23,10 @@ from mxrtc_bridge.config.settings import (
     ServiceSettings,
     TcpListen,
 )
+from mxrtc_bridge.config.file_services import build_files, shared_directories
+from mxrtc_bridge.config.privileged_sockets import what_it_controls
+from mxrtc_bridge.config.problems import Complain, KeyPath, quoted
+from mxrtc_bridge.config.secrets import complaint_about_token, find_secret, read_secret_file
 from mxrtc_bridge.core.access.targets import FilesTarget, Target, TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, ServiceName, UserId
@@ -35,10 +35,10 @@ from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
 
 
 def build_appservice(
-    section: models.AppserviceSection, domain: str, folder: Path, environ: Mapping[str, str], complain: Complain
+    section: schema.AppserviceSection, domain: str, folder: Path, environ: Mapping[str, str], complain: Complain
 ) -> AppserviceSettings:
     """Judge names, address and tokens of the application service."""
-    listen = notation.parse_listen(section.listen)
+    listen = values.parse_listen(section.listen)
     url = section.url
     if url is None and isinstance(listen, TcpListen) and not ipaddress.ip_address(listen.host).is_unspecified:
         url = f"http://{listen}"
@@ -64,7 +64,7 @@ def build_appservice(
 
 
 def _token(
-    name: str, section: models.AppserviceSection, folder: Path, environ: Mapping[str, str], complain: Complain
+    name: str, section: schema.AppserviceSection, folder: Path, environ: Mapping[str, str], complain: Complain
 ) -> str:
     inline, file = getattr(section, name), getattr(section, f"{name}_file")
     if inline is not None and file is not None:
@@ -109,7 +109,7 @@ def build_database(text: str, folder: Path, environ: Mapping[str, str], complain
 
 
 def build_peers(
-    sections: Mapping[str, models.PeerSection], prefix: str, bot: str, domain: str, complain: Complain
+    sections: Mapping[str, schema.PeerSection], prefix: str, bot: str, domain: str, complain: Complain
 ) -> dict[str, PeerSettings]:
     """Return the peers by their name in the file."""
     peers = {}
@@ -131,7 +131,7 @@ def build_peers(
     return peers
 
 
-def _service(name: str, section: models.ServiceSection, path: KeyPath, complain: Complain) -> ServiceSettings:
+def _service(name: str, section: schema.ServiceSection, path: KeyPath, complain: Complain) -> ServiceSettings:
     return ServiceSettings(
         name=ServiceName(name),
         target=_target_or_files(section, path, complain),
@@ -141,17 +141,17 @@ def _service(name: str, section: models.ServiceSection, path: KeyPath, complain:
     )
 
 
-def _target_or_files(section: models.ServiceSection, path: KeyPath, complain: Complain) -> Target | FilesTarget:
+def _target_or_files(section: schema.ServiceSection, path: KeyPath, complain: Complain) -> Target | FilesTarget:
     if section.files is not None:
         return build_files(section, section.files, path, complain)
     if section.target is None:
         complain(path, "give target (where streams of bytes lead) or files (a directory)")
         return UnixTarget("")
-    return _target(section, notation.parse_target(section.target), path, complain)
+    return _target(section, values.parse_target(section.target), path, complain)
 
 
-def _target(section: models.ServiceSection, target: Target, path: KeyPath, complain: Complain) -> Target:
-    expect = tuple(notation.parse_network(text) for text in section.expect)
+def _target(section: schema.ServiceSection, target: Target, path: KeyPath, complain: Complain) -> Target:
+    expect = tuple(values.parse_network(text) for text in section.expect)
     if isinstance(target, TcpTarget):
         expect = _checked_expect(target, expect, path, complain)
         return TcpTarget(target.host, target.port, expect, section.connect_timeout)
@@ -176,7 +176,7 @@ def _checked_expect(
     return expect
 
 
-def build_ice(section: models.IceSection, folder: Path, complain: Complain) -> IceSettings:
+def build_ice(section: schema.IceSection, folder: Path, complain: Complain) -> IceSettings:
     """Judge servers, ports and addresses."""
     servers = tuple(
         _ice_server(server, ("ice", "servers", index), folder, complain)
@@ -195,8 +195,8 @@ def build_ice(section: models.IceSection, folder: Path, complain: Complain) -> I
         remote=AddressPolicy(
             private=section.remote.private,
             loopback=section.remote.loopback,
-            allow=tuple(notation.parse_network(text) for text in section.remote.allow),
-            deny=tuple(notation.parse_network(text) for text in section.remote.deny),
+            allow=tuple(values.parse_network(text) for text in section.remote.allow),
+            deny=tuple(values.parse_network(text) for text in section.remote.deny),
         ),
     )
 
@@ -210,7 +210,7 @@ def _port_range(ports: list[int] | None, complain: Complain) -> tuple[int, int] 
     return first, last
 
 
-def _ice_server(section: models.IceServerSection, path: KeyPath, folder: Path, complain: Complain) -> IceServer:
+def _ice_server(section: schema.IceServerSection, path: KeyPath, folder: Path, complain: Complain) -> IceServer:
     credential = section.credential
     if section.credential_file is not None:
         if credential is not None:
@@ -225,7 +225,7 @@ def _ice_server(section: models.IceServerSection, path: KeyPath, folder: Path, c
     return IceServer(tuple(section.urls), section.username or "", credential or "")
 
 
-def build_limits(section: models.LimitsSection) -> LimitSettings:
+def build_limits(section: schema.LimitsSection) -> LimitSettings:
     """Rename the limits to names with units."""
     return LimitSettings(
         calls_per_user=section.calls_per_user,
@@ -242,7 +242,7 @@ def build_limits(section: models.LimitsSection) -> LimitSettings:
 AUDIT_FILE = "audit.jsonl"
 
 
-def build_audit(section: models.AuditSection, beside: Path, folder: Path) -> AuditSettings:
+def build_audit(section: schema.AuditSection, beside: Path, folder: Path) -> AuditSettings:
     """Say where the audit is kept.
 
     Args:
@@ -259,7 +259,7 @@ _MAX_SOCKET_BYTES = 107
 """Of the path of a unix socket (unix(7), sun_path)."""
 
 
-def build_control(section: models.ControlSection, beside: Path, folder: Path, complain: Complain) -> Path | None:
+def build_control(section: schema.ControlSection, beside: Path, folder: Path, complain: Complain) -> Path | None:
     """Say where the control socket is, or None where there is none.
 
     Args:

@@ -7,10 +7,10 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import unquote
 
-from mxrtc_bridge.config import models
+from mxrtc_bridge.config import schema
+from mxrtc_bridge.config.config import EncryptionMode, EncryptionSettings
 from mxrtc_bridge.config.problems import Complain, quoted
 from mxrtc_bridge.config.secrets import find_secret
-from mxrtc_bridge.config.settings import EncryptionMode, EncryptionSettings
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import ConfigError, EventError
 from mxrtc_bridge.core.ids import parse_user_id
@@ -20,7 +20,7 @@ KEY_FILE = "encryption.key"
 
 
 def build_encryption(
-    section: models.EncryptionSection, database: str, folder: Path, environ: Mapping[str, str], complain: Complain
+    section: schema.EncryptionSection, database: str, folder: Path, environ: Mapping[str, str], complain: Complain
 ) -> EncryptionSettings:
     """Judge the section on encryption.
 
@@ -50,7 +50,7 @@ def build_encryption(
 
 
 def _key(
-    section: models.EncryptionSection, folder: Path, environ: Mapping[str, str], complain: Complain
+    section: schema.EncryptionSection, folder: Path, environ: Mapping[str, str], complain: Complain
 ) -> bytes | None:
     if section.key is not None and section.key_file is not None:
         complain(("encryption", "key"), "give key or key_file, not both")

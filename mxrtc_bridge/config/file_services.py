@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
-from mxrtc_bridge.config import models
+from mxrtc_bridge.config import schema
+from mxrtc_bridge.config.config import PeerSettings
 from mxrtc_bridge.config.problems import Complain, KeyPath
-from mxrtc_bridge.config.settings import PeerSettings
 from mxrtc_bridge.core.access.targets import Direction, FileLimits, FilesTarget
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
 
@@ -16,7 +16,7 @@ _FOR_RECEIVING = ("names", "allow", "announce", "limits")
 
 
 def build_files(
-    service: models.ServiceSection, section: models.FilesSection, path: KeyPath, complain: Complain
+    service: schema.ServiceSection, section: schema.FilesSection, path: KeyPath, complain: Complain
 ) -> FilesTarget:
     """Judge a service that has files."""
     for key in _FOR_TARGETS:

@@ -17,15 +17,15 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from mxrtc_bridge.config import build, models, rules
+from mxrtc_bridge.config import access, build, schema
+from mxrtc_bridge.config.config import Config, HomeserverSettings, PeerSettings, RoomSettings
 from mxrtc_bridge.config.encryption import beside, build_encryption
-from mxrtc_bridge.config.mistakes import keys_of, problems_from, unknown_key
-from mxrtc_bridge.config.notation import parse_listen
 from mxrtc_bridge.config.placeholders import placeholder_problems
 from mxrtc_bridge.config.problems import InvalidConfigError, KeyPath, Problem
-from mxrtc_bridge.config.reader import Document, Value, read_yaml
 from mxrtc_bridge.config.secrets import read_file
-from mxrtc_bridge.config.settings import Config, HomeserverSettings, PeerSettings, RoomSettings
+from mxrtc_bridge.config.validation_errors import keys_of, problems_from, unknown_key
+from mxrtc_bridge.config.values import parse_listen
+from mxrtc_bridge.config.yaml_reader import Document, Value, read_yaml
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.ids import RoomId, parse_user_id
 
@@ -79,7 +79,7 @@ def _first_of_each_place(problems: list[Problem]) -> list[Problem]:
 
 @cache
 def _adapter(section: str) -> TypeAdapter[Any]:
-    return TypeAdapter(models.Root.model_fields[section].rebuild_annotation())
+    return TypeAdapter(schema.Root.model_fields[section].rebuild_annotation())
 
 
 class _Reader:
@@ -106,20 +106,20 @@ class _Reader:
             return None
         self.problems += placeholder_problems(data)
         self._validate(data)
-        self.problems += rules.reference_problems(data)
+        self.problems += access.reference_problems(data)
         config = self._build()
         if config is None or self.problems:
             return None
         names = {peer.user_id: peer.name for peer in config.peers.values()}
-        self.problems += rules.failed_tests(config.tests, config.grants, config.deny, names)
+        self.problems += access.failed_tests(config.tests, config.grants, config.deny, names)
         return config
 
     def _validate(self, data: Mapping[str, Value]) -> None:
         """Validate each section alone, so that the others can still be judged when one has a mistake."""
         for key in data:
-            if key not in models.Root.model_fields:
-                self._complain((key,), unknown_key(key, keys_of(models.Root)))
-        for name, field in models.Root.model_fields.items():
+            if key not in schema.Root.model_fields:
+                self._complain((key,), unknown_key(key, keys_of(schema.Root)))
+        for name, field in schema.Root.model_fields.items():
             if name in data:
                 try:
                     self._sections[name] = _adapter(name).validate_python(data[name], strict=True)
@@ -134,8 +134,8 @@ class _Reader:
     def _build(self) -> Config | None:
         """Judge every section that could be read; the result is None unless all of them could."""
         sections, folder, environ, complain = self._sections, self._path.parent, self._environ, self._complain
-        homeserver: models.HomeserverSection | None = sections.get("homeserver")
-        appservice_section: models.AppserviceSection | None = sections.get("appservice")
+        homeserver: schema.HomeserverSection | None = sections.get("homeserver")
+        appservice_section: schema.AppserviceSection | None = sections.get("appservice")
         domain = homeserver.domain if homeserver is not None else "unknown.invalid"
         appservice = ice = database = None
         peers: dict[str, PeerSettings] = {}
@@ -165,15 +165,15 @@ class _Reader:
         ):
             return None
         groups = sections["groups"]
-        peers = rules.with_grantable(peers, sections["peers"], groups)
+        peers = access.with_grantable(peers, sections["peers"], groups)
         return Config(
             path=self._path,
             homeserver=HomeserverSettings(homeserver.address, homeserver.domain),
             appservice=appservice,
             database=database,
             peers=MappingProxyType({peer.user_id: peer for peer in peers.values()}),
-            grants=rules.make_grants(sections["grants"], groups, peers),
-            deny=tuple(sorted(rules.make_subjects(sections["deny"], groups), key=str)),
+            grants=access.make_grants(sections["grants"], groups, peers),
+            deny=tuple(sorted(access.make_subjects(sections["deny"], groups), key=str)),
             ice=ice,
             limits=build.build_limits(sections["limits"]),
             encryption=encryption,
@@ -181,7 +181,7 @@ class _Reader:
             control_socket=control_socket,
             metrics_listen=sections["metrics"].listen and parse_listen(sections["metrics"].listen),
             log_level=sections["logging"].level,
-            tests=rules.make_tests(sections["tests"], peers),
+            tests=access.make_tests(sections["tests"], peers),
             admins=frozenset(parse_user_id(user) for user in sections["admins"]),
             rooms=RoomSettings(sections["rooms"].admin, sections["rooms"].notices, sections["rooms"].audit),
             redact_calls=sections["rooms"].redact_calls,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mxrtc_bridge.config.problems import KeyPath, Problem, quoted
-from mxrtc_bridge.config.reader import Value
+from mxrtc_bridge.config.yaml_reader import Value
 
 DOMAIN = "your-domain.example"
 """For the name of the homeserver."""

@@ -9,11 +9,11 @@ from annotated_types import Ge, Le, MaxLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from mxrtc_bridge.config.mistakes import key_of, unwrap
-from mxrtc_bridge.config.models import Kind, Root
-from mxrtc_bridge.config.notation import format_duration
+from mxrtc_bridge.config.schema import Kind, Root
 from mxrtc_bridge.config.secrets import MAX_FILE_BYTES
-from mxrtc_bridge.config.writer import default_text
+from mxrtc_bridge.config.validation_errors import key_of, unwrap
+from mxrtc_bridge.config.values import format_duration
+from mxrtc_bridge.config.yaml_writer import default_text
 
 _HEAD = f"""\
 # Configuration reference

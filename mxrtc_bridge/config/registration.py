@@ -12,8 +12,8 @@ import re
 import secrets
 import string
 
-from mxrtc_bridge.config.settings import AppserviceSettings, Config
-from mxrtc_bridge.config.writer import scalar
+from mxrtc_bridge.config.config import AppserviceSettings, Config
+from mxrtc_bridge.config.yaml_writer import scalar
 from mxrtc_bridge.core.ids import localpart_of
 
 _SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mxrtc_bridge.config.settings import Config
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.core.errors import ConfigError
 
 QUIET_S = 0.2

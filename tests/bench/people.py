@@ -18,7 +18,7 @@ from mxrtc_bridge.bridge.admin.service import Desk
 from mxrtc_bridge.bridge.audit.events import Audited
 from mxrtc_bridge.bridge.audit.writer import Audit
 from mxrtc_bridge.config import Config, parse_config
-from mxrtc_bridge.config.settings import AuditSettings
+from mxrtc_bridge.config.config import AuditSettings
 from mxrtc_bridge.core.access.ban_lists import MAX_RULES, DenyLists, ListRule, RuleKey, RuleKind
 from mxrtc_bridge.core.access.grants import GrantTable, StoredGrant
 from mxrtc_bridge.core.access.policy import Allow, Deny, Service, parse_subject

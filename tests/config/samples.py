@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mxrtc_bridge.config import Config, InvalidConfigError, parse_config
-from mxrtc_bridge.config.writer import scalar
+from mxrtc_bridge.config.yaml_writer import scalar
 
 PATH = Path("/etc/mxrtc/config.yaml")
 HS_TOKEN = "hs-token-for-the-tests"

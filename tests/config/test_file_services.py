@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.config.notation import parse_size
+from mxrtc_bridge.config.values import parse_size
 from mxrtc_bridge.core.access.targets import GIB, Direction, FileLimits, FilesTarget
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
 

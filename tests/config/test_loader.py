@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.config import InvalidConfigError, TcpListen, UnixListen, load_config, parse_config
-from mxrtc_bridge.config.models import Root
 from mxrtc_bridge.config.problems import MAX_SHOWN_PROBLEMS
-from mxrtc_bridge.config.writer import scalar
+from mxrtc_bridge.config.schema import Root
+from mxrtc_bridge.config.yaml_writer import scalar
 from mxrtc_bridge.core.access.targets import TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer

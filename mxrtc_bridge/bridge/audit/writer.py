@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import ParamSpec, Protocol, TypeVar
 
 from mxrtc_bridge.bridge.audit.recovery import Recovery, start_record
-from mxrtc_bridge.config.settings import AuditSettings
+from mxrtc_bridge.config.config import AuditSettings
 from mxrtc_bridge.core.audit.chain import NO_LINES, AuditKind, AuditRecord, Entry, Head, entry_after
 from mxrtc_bridge.core.audit.shares import Shares
 from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError

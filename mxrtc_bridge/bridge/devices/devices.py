@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from mxrtc_bridge.bridge.devices.late_keys import LateHandler, LateKeys, session_of
 from mxrtc_bridge.bridge.devices.wakeups import FIRST_POLLS_S, DeviceSigns
 from mxrtc_bridge.config import Config
-from mxrtc_bridge.config.files import write_private
+from mxrtc_bridge.config.config import EncryptionMode, EncryptionSettings
+from mxrtc_bridge.config.private_file import write_private
 from mxrtc_bridge.config.secrets import read_secret_file
-from mxrtc_bridge.config.settings import EncryptionMode, EncryptionSettings
 from mxrtc_bridge.core.crypto.device_changes import DeviceNews
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError, StorageError

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 
 from mxrtc_bridge.bridge.devices.devices import load_key, why_impossible
 from mxrtc_bridge.config import Config
-from mxrtc_bridge.config.settings import EncryptionMode
+from mxrtc_bridge.config.config import EncryptionMode
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.api.transport import Transport

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from mxrtc_bridge.config import Config, load_config
-from mxrtc_bridge.config.notation import parse_duration, parse_time
+from mxrtc_bridge.config.values import parse_duration, parse_time
 from mxrtc_bridge.core.audit.chain import (
     KEY_BYTES,
     NO_LINES,

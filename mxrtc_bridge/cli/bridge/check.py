@@ -13,7 +13,7 @@ import click
 import uvloop
 
 from mxrtc_bridge.config import Config, Finding, Level, load_config
-from mxrtc_bridge.config.inspection import inspect
+from mxrtc_bridge.config.lint import inspect
 from mxrtc_bridge.core.text.display import display
 
 _MAX_PORTS_TRIED = 1000

@@ -37,9 +37,9 @@ from mxrtc_bridge.cli.bridge.identity import identity_command
 from mxrtc_bridge.cli.bridge.init import init_command
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.example import example_config
-from mxrtc_bridge.config.files import write_private
-from mxrtc_bridge.config.notation import parse_time
+from mxrtc_bridge.config.private_file import write_private
 from mxrtc_bridge.config.registration import random_sender, render_registration
+from mxrtc_bridge.config.values import parse_time
 from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import UserId, is_guest_account, parse_user_id

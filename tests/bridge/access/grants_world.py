@@ -22,7 +22,7 @@ from mxrtc_bridge.bridge.admin.access_requests import AccessRequests
 from mxrtc_bridge.bridge.admin.service import Desk
 from mxrtc_bridge.bridge.audit.events import Audited
 from mxrtc_bridge.bridge.audit.writer import Audit
-from mxrtc_bridge.config.settings import AuditSettings
+from mxrtc_bridge.config.config import AuditSettings
 from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.access.policy import Service, parse_subject
 from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord, read_chain

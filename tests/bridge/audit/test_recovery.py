@@ -12,7 +12,7 @@ import pytest
 
 from mxrtc_bridge.bridge.audit import writer as module
 from mxrtc_bridge.bridge.audit.writer import Audit
-from mxrtc_bridge.config.settings import AuditSettings
+from mxrtc_bridge.config.config import AuditSettings
 from mxrtc_bridge.core.audit.chain import (
     NO_LINES,
     AuditKind,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.bridge.audit.writer import Audit
-from mxrtc_bridge.config.settings import AuditSettings
+from mxrtc_bridge.config.config import AuditSettings
 from mxrtc_bridge.core.audit.chain import (
     AuditKind,
     AuditRecord,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.cli.bridge.main import invoke
-from mxrtc_bridge.config.writer import scalar
+from mxrtc_bridge.config.yaml_writer import scalar
 from tests.config.samples import changed
 from tests.sinks.files.senders import ALICE, BOB, directory_of, opened, send, sha256
 

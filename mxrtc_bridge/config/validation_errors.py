@@ -13,8 +13,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from mxrtc_bridge.config.models import Root
 from mxrtc_bridge.config.problems import KeyPath, Problem, near_miss, quoted
+from mxrtc_bridge.config.schema import Root
 
 _TYPE_NAMES = {str: "text", bool: "true or false", int: "a whole number", float: "a number", type(None): "empty"}
 

@@ -15,9 +15,9 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from mxrtc_bridge.config.mistakes import key_of, unwrap
-from mxrtc_bridge.config.models import Kind
-from mxrtc_bridge.config.notation import format_duration
+from mxrtc_bridge.config.schema import Kind
+from mxrtc_bridge.config.validation_errors import key_of, unwrap
+from mxrtc_bridge.config.values import format_duration
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./+-]*(:[A-Za-z0-9_./+-]+)*")
 _PLAIN_ADDRESS = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+([:/][0-9]+)?|[0-9]+(ms|[smhd])|[0-9]{4}-[0-9]{2}-[0-9]{2}")

@@ -3,7 +3,7 @@
 The docstring below a key is the only place where it is described: the example file and the reference page are made
 from it. The models are strict (text is never taken for a number) and know nothing of each other; whatever needs two
 keys at once is checked in :mod:`mxrtc_bridge.config.build`. They stay inside this package: the rest of the program
-gets :class:`mxrtc_bridge.config.settings.Config`.
+gets :class:`mxrtc_bridge.config.config.Config`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from mxrtc_bridge.config import notation
+from mxrtc_bridge.config import values
 from mxrtc_bridge.core.access.policy import parse_subject
 from mxrtc_bridge.core.access.targets import GIB
 from mxrtc_bridge.core.errors import ConfigError
@@ -50,23 +50,23 @@ def _word(pattern: str) -> StringConstraints:
 Text = Annotated[str, StringConstraints(min_length=1, max_length=255), Kind("text")]
 Secret = Annotated[str, StringConstraints(max_length=4096), Kind("text, secret")]
 FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4096), Kind("path")]
-Duration = Annotated[float, BeforeValidator(notation.parse_duration), Kind("duration")]
-Time = Annotated[str, AfterValidator(lambda text: (notation.parse_time(text), text)[1]), Kind("date or time")]
-Size = Annotated[int, BeforeValidator(notation.parse_size), Kind("size")]
-Directory = Annotated[FilePath, AfterValidator(notation.parse_directory), Kind("absolute path")]
-AllowedName = Annotated[Text, AfterValidator(notation.parse_allowed_name), Kind("pattern")]
-Target = Annotated[str, AfterValidator(lambda text: (notation.parse_target(text), text)[1]), Kind("target")]
-ListenText = Annotated[str, AfterValidator(lambda text: str(notation.parse_listen(text))), Kind("listen address")]
-Network = Annotated[str, AfterValidator(lambda text: str(notation.parse_network(text))), Kind("network")]
-Advertised = Annotated[str, AfterValidator(notation.parse_advertised), Kind("IP address")]
-Interface = Annotated[str, AfterValidator(notation.parse_interface), Kind("interface or network")]
-ServerName = Annotated[str, AfterValidator(notation.parse_server_name), Kind("server name")]
-HttpUrl = Annotated[str, AfterValidator(notation.parse_http_url), Kind("URL")]
-IceUri = Annotated[str, AfterValidator(notation.parse_ice_uri), Kind("STUN or TURN URI")]
+Duration = Annotated[float, BeforeValidator(values.parse_duration), Kind("duration")]
+Time = Annotated[str, AfterValidator(lambda text: (values.parse_time(text), text)[1]), Kind("date or time")]
+Size = Annotated[int, BeforeValidator(values.parse_size), Kind("size")]
+Directory = Annotated[FilePath, AfterValidator(values.parse_directory), Kind("absolute path")]
+AllowedName = Annotated[Text, AfterValidator(values.parse_allowed_name), Kind("pattern")]
+Target = Annotated[str, AfterValidator(lambda text: (values.parse_target(text), text)[1]), Kind("target")]
+ListenText = Annotated[str, AfterValidator(lambda text: str(values.parse_listen(text))), Kind("listen address")]
+Network = Annotated[str, AfterValidator(lambda text: str(values.parse_network(text))), Kind("network")]
+Advertised = Annotated[str, AfterValidator(values.parse_advertised), Kind("IP address")]
+Interface = Annotated[str, AfterValidator(values.parse_interface), Kind("interface or network")]
+ServerName = Annotated[str, AfterValidator(values.parse_server_name), Kind("server name")]
+HttpUrl = Annotated[str, AfterValidator(values.parse_http_url), Kind("URL")]
+IceUri = Annotated[str, AfterValidator(values.parse_ice_uri), Kind("STUN or TURN URI")]
 Subject = Annotated[str, AfterValidator(_checked_subject), Kind("subject")]
-UserText = Annotated[str, AfterValidator(notation.parse_user), Kind("user id")]
-RoomIdText = Annotated[str, AfterValidator(notation.parse_room_id), Kind("room id")]
-RoomText = Annotated[str, AfterValidator(notation.parse_room), Kind("room id or alias")]
+UserText = Annotated[str, AfterValidator(values.parse_user), Kind("user id")]
+RoomIdText = Annotated[str, AfterValidator(values.parse_room_id), Kind("room id")]
+RoomText = Annotated[str, AfterValidator(values.parse_room), Kind("room id or alias")]
 Localpart = Annotated[str, _word(r"[a-z0-9][a-z0-9._=-]{0,62}"), Kind("lower-case name")]
 PeerName = Annotated[str, _word(r"[a-z0-9][a-z0-9._-]{0,62}"), Kind("lower-case name")]
 GroupName = Annotated[str, _word(r"[a-z0-9][a-z0-9._-]{0,62}"), Kind("lower-case name")]

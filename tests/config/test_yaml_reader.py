@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.config.problems import Problem
-from mxrtc_bridge.config.reader import MAX_DEPTH, MAX_VALUES, read_yaml
-from mxrtc_bridge.config.writer import scalar
+from mxrtc_bridge.config.yaml_reader import MAX_DEPTH, MAX_VALUES, read_yaml
+from mxrtc_bridge.config.yaml_writer import scalar
 
 
 def test_values_keep_their_types_and_lines() -> None:

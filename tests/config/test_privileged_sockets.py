@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.config.control_sockets import what_it_controls
+from mxrtc_bridge.config.privileged_sockets import what_it_controls
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from datetime import UTC, date, datetime
 from posixpath import normpath
 from urllib.parse import urlsplit
 
+from mxrtc_bridge.config.config import Listen, TcpListen, UnixListen
 from mxrtc_bridge.config.problems import quoted
-from mxrtc_bridge.config.settings import Listen, TcpListen, UnixListen
 from mxrtc_bridge.core.access.targets import AppendTarget, ReadTarget, Target, TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.files.names import FileNameError

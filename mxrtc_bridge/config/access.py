@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from mxrtc_bridge.config.models import GrantSection, PeerSection, TestSection
-from mxrtc_bridge.config.notation import parse_time
+from mxrtc_bridge.config.config import PeerSettings, PolicyTest
 from mxrtc_bridge.config.problems import KeyPath, Problem, near_miss, quoted
-from mxrtc_bridge.config.reader import Value
-from mxrtc_bridge.config.settings import PeerSettings, PolicyTest
+from mxrtc_bridge.config.schema import GrantSection, PeerSection, TestSection
+from mxrtc_bridge.config.values import parse_time
+from mxrtc_bridge.config.yaml_reader import Value
 from mxrtc_bridge.core.access.policy import Allow, Deny, Grant, Policy, Service, Subject, parse_subject
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import ServiceName, UserId, parse_user_id

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.config import Finding, Level
-from mxrtc_bridge.config.inspection import inspect
+from mxrtc_bridge.config.lint import inspect
 
 from .samples import GOOD, changed, load
 
