@@ -66,7 +66,7 @@ from mxrtc_bridge.matrix.virtual_users import Consent, OwnUsers
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.sinks.targets import TargetConnector
-from mxrtc_bridge.storage.stores import Stores
+from mxrtc_bridge.storage.tables import Stores
 from mxrtc_bridge.web.appservice import AppserviceEndpoint
 from mxrtc_bridge.web.control import SOCKET_MODE, control_application
 from mxrtc_bridge.web.metrics import metrics_application

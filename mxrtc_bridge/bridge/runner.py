@@ -10,7 +10,7 @@ from mxrtc_bridge.bridge.config_mapping import profiles
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.matrix.virtual_users import Consent
-from mxrtc_bridge.storage.stores import open_stores
+from mxrtc_bridge.storage.tables import open_stores
 
 
 async def run(config: Config, consent: Consent = Consent()) -> None:  # noqa: B008 - a value

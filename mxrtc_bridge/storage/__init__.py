@@ -1,4 +1,4 @@
 """Tables over SQLite or PostgreSQL: whatever must survive a restart.
 
-Start with :func:`mxrtc_bridge.storage.stores.open_stores`.
+Start with :func:`mxrtc_bridge.storage.tables.open_stores`.
 """

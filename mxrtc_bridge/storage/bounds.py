@@ -13,15 +13,15 @@ from mxrtc_bridge.core.access.ban_lists import MAX_RULES
 from mxrtc_bridge.core.access.grants import MAX_GRANTS
 from mxrtc_bridge.storage import (
     audit,
+    call_events,
     calls,
     crypto,
     crypto_bounds,
     database,
+    events,
     grants,
-    inbox,
-    notices,
+    notice_times,
     requests,
-    traces,
 )
 
 
@@ -40,9 +40,9 @@ class TableBound:
 
 BOUNDS: Mapping[str, TableBound] = {
     "event": TableBound(
-        inbox.MAX_DONE + inbox.MAX_SET_ASIDE,
+        events.MAX_DONE + events.MAX_SET_ASIDE,
         "the oldest that were handled; those that wait have shares by sender, server and room in the inbox",
-        inbox.KEEP_MS,
+        events.KEEP_MS,
     ),
     "call": TableBound(
         calls.MAX_ENDED,
@@ -56,7 +56,7 @@ BOUNDS: Mapping[str, TableBound] = {
         None,
         "rooms that our users are in, by invitation of users with a right; idle ones are left, and removed with it",
     ),
-    "notice": TableBound(notices.MAX_USERS, "who was told longest ago, at each writing"),
+    "notice": TableBound(notice_times.MAX_USERS, "who was told longest ago, at each writing"),
     "request": TableBound(
         requests.MAX_ENDED, "the oldest that have ended; open ones have limits where they are asked", requests.KEEP_MS
     ),
@@ -69,7 +69,7 @@ BOUNDS: Mapping[str, TableBound] = {
         audit.KEEP_MS,
     ),
     "audit_key": TableBound(1, "the first stays"),
-    "call_trace": TableBound(traces.MAX_ROWS, "the oldest", traces.KEEP_MS),
+    "call_trace": TableBound(call_events.MAX_ROWS, "the oldest", call_events.KEEP_MS),
     "write_mark": TableBound(
         None,
         "one for each writing that went on at the same time, of the runs of the last day",

@@ -26,7 +26,7 @@ from mxrtc_bridge.core.audit.chain import NO_LINES, AuditKind, AuditRecord, entr
 from mxrtc_bridge.core.call.limits import CallLimits
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.storage.audit import AuditQuery, AuditStore
-from mxrtc_bridge.storage.stores import open_stores
+from mxrtc_bridge.storage.tables import open_stores
 from tests.core.text.test_globs import SHAPES
 from tests.engine.test_call_manager import PEER as CALLED
 from tests.engine.test_call_manager import Bridge, running

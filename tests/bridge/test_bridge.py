@@ -18,7 +18,7 @@ from mxrtc_bridge.core.access.policy import Deny
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.inbox.incoming import read_arrival
-from mxrtc_bridge.storage.stores import Stores, open_stores
+from mxrtc_bridge.storage.tables import Stores, open_stores
 from mxrtc_bridge.web.control import ask
 from tests.bridge.homeserver import ALICE, PEER, ROOM, FakeHomeserver
 

@@ -23,7 +23,7 @@ from mxrtc_bridge.bridge.bridge import Bridge
 from mxrtc_bridge.core.access.requests import Request
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
-from mxrtc_bridge.storage.stores import Stores
+from mxrtc_bridge.storage.tables import Stores
 from mxrtc_bridge.web.control import ask
 from tests.bridge.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
 from tests.bridge.test_bridge import running

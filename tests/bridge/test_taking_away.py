@@ -27,7 +27,7 @@ from mxrtc_bridge.engine import clock as clock_module
 from mxrtc_bridge.engine.call_manager import _Live
 from mxrtc_bridge.sinks.files.beneath import Beneath
 from mxrtc_bridge.storage.audit_file import AuditFile
-from mxrtc_bridge.storage.stores import open_stores
+from mxrtc_bridge.storage.tables import open_stores
 from tests.bridge.homeserver import DOMAIN, PEER, FakeHomeserver
 from tests.bridge.test_bridge import until
 

@@ -18,9 +18,9 @@ from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.storage.audit import AuditContradictionError, AuditStore
 from mxrtc_bridge.storage.calls import CallStore
 from mxrtc_bridge.storage.database import KEEP_MARKS_MS, Database
+from mxrtc_bridge.storage.events import InboxStore
 from mxrtc_bridge.storage.grants import GrantStore
-from mxrtc_bridge.storage.inbox import InboxStore
-from mxrtc_bridge.storage.notices import NoticeStore
+from mxrtc_bridge.storage.notice_times import NoticeStore
 from mxrtc_bridge.storage.requests import RequestStore
 from tests.storage.failing_commits import Commits, failing_commits
 from tests.storage.test_audit import entries

@@ -23,7 +23,7 @@ from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.inbox.inbox import Inbox, RoomEvent
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.storage.database import Database
-from mxrtc_bridge.storage.inbox import InboxStore
+from mxrtc_bridge.storage.events import InboxStore
 from mxrtc_bridge.web import appservice
 from mxrtc_bridge.web import server as server_module
 from mxrtc_bridge.web.appservice import MAX_EARLY_BODY, MAX_IN_FLIGHT, AppserviceEndpoint

@@ -16,7 +16,7 @@ from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
-from mxrtc_bridge.storage.traces import Trace, TraceStore
+from mxrtc_bridge.storage.call_events import Trace, TraceStore
 
 log = logging.getLogger("mxrtc_bridge.traces")
 

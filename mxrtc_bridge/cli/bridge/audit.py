@@ -168,7 +168,7 @@ async def _ask_database(config: Config, *, compared: bool = True) -> _Known:
     from mxrtc_bridge.bridge.audit.recovery import compare  # noqa: PLC0415
     from mxrtc_bridge.storage.audit import AuditContradictionError  # noqa: PLC0415
     from mxrtc_bridge.storage.audit_file import read_links  # noqa: PLC0415
-    from mxrtc_bridge.storage.stores import open_stores  # noqa: PLC0415
+    from mxrtc_bridge.storage.tables import open_stores  # noqa: PLC0415
 
     async with open_stores(config.database) as stores:
         head, key = await stores.audit.head(), await stores.audit.key()

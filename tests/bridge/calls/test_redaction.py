@@ -13,8 +13,8 @@ from mxrtc_bridge.core.call.events import CallMessage, Hangup, Version
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
+from mxrtc_bridge.storage.call_events import TraceStore
 from mxrtc_bridge.storage.database import Database
-from mxrtc_bridge.storage.traces import TraceStore
 
 PEER, ALICE = UserId("@rtc_build:example.org"), UserId("@alice:example.org")
 ROOM = RoomId("!room:example.org")

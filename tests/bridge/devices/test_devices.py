@@ -30,7 +30,7 @@ from mxrtc_bridge.matrix.crypto.values import (
     Undecryptable,
     UserDevices,
 )
-from mxrtc_bridge.storage.stores import open_stores
+from mxrtc_bridge.storage.tables import open_stores
 from tests.bridge.homeserver import ALICE, PEER, ROOM, FakeHomeserver
 
 USER = UserId(PEER)

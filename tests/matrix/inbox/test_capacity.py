@@ -16,7 +16,7 @@ from mxrtc_bridge.matrix.inbox.capacity import PlaceLimits
 from mxrtc_bridge.matrix.inbox.inbox import InboxLimits, RoomEvent
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.storage.database import Database
-from mxrtc_bridge.storage.inbox import InboxStore
+from mxrtc_bridge.storage.events import InboxStore
 from tests.matrix.inbox.bench import (
     ALICE,
     MemoryStore,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.matrix.inbox.inbox import Inbox, InboxLimits, RoomEvent
 from mxrtc_bridge.storage.database import Database
-from mxrtc_bridge.storage.inbox import InboxStore
+from mxrtc_bridge.storage.events import InboxStore
 from tests.matrix.inbox.bench import (
     MemoryStore,
     Recorder,

@@ -7,20 +7,20 @@ from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from mxrtc_bridge.storage.audit import AuditStore
+from mxrtc_bridge.storage.call_events import TraceStore
 from mxrtc_bridge.storage.calls import CallStore
 from mxrtc_bridge.storage.certificates import CertificateStore
 from mxrtc_bridge.storage.counters import CounterStore
 from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.events import InboxStore
+from mxrtc_bridge.storage.file_lock import sole_use
 from mxrtc_bridge.storage.grants import GrantStore
-from mxrtc_bridge.storage.inbox import InboxStore
-from mxrtc_bridge.storage.notices import NoticeStore
-from mxrtc_bridge.storage.own_users import OwnUserStore
+from mxrtc_bridge.storage.notice_times import NoticeStore
 from mxrtc_bridge.storage.policy_rules import PolicyRuleStore
 from mxrtc_bridge.storage.requests import RequestStore
 from mxrtc_bridge.storage.rooms import RoomStore
-from mxrtc_bridge.storage.sole_use import sole_use
-from mxrtc_bridge.storage.traces import TraceStore
+from mxrtc_bridge.storage.virtual_users import OwnUserStore
 
 
 @dataclass(frozen=True, slots=True)

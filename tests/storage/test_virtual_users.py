@@ -7,8 +7,8 @@ from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.storage.database import Database
-from mxrtc_bridge.storage.own_users import OwnUserStore
 from mxrtc_bridge.storage.schema import UPGRADES
+from mxrtc_bridge.storage.virtual_users import OwnUserStore
 
 BUILD, LAB = UserId("@rtc_build:example.org"), UserId("@rtc_lab:example.org")
 BEFORE = [upgrade.__name__ for upgrade in UPGRADES.upgrades].index("_create_own_user")

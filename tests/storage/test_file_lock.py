@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.core.errors import StorageError
-from mxrtc_bridge.storage.sole_use import sole_use
-from mxrtc_bridge.storage.stores import open_stores
+from mxrtc_bridge.storage.file_lock import sole_use
+from mxrtc_bridge.storage.tables import open_stores
 
 HOLD = """
 import sys
-from mxrtc_bridge.storage.sole_use import sole_use
+from mxrtc_bridge.storage.file_lock import sole_use
 with sole_use(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

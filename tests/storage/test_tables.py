@@ -10,9 +10,9 @@ from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.storage.certificates import MAX_PEM_CHARS, CertificateStore
 from mxrtc_bridge.storage.database import Database
-from mxrtc_bridge.storage.notices import NoticeStore
+from mxrtc_bridge.storage.notice_times import NoticeStore
 from mxrtc_bridge.storage.rooms import PeerRoom, RoomStore
-from mxrtc_bridge.storage.stores import open_stores
+from mxrtc_bridge.storage.tables import open_stores
 
 BUILD, DB = UserId("@rtc_build:example.org"), UserId("@rtc_db:example.org")
 ALICE, BOB = UserId("@alice:example.org"), UserId("@bob:example.org")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mxrtc_bridge.core.ids import CallId, EventId, RoomId, UserId
+from mxrtc_bridge.storage.call_events import KEEP_MS, Trace, TraceStore
 from mxrtc_bridge.storage.database import Database
-from mxrtc_bridge.storage.traces import KEEP_MS, Trace, TraceStore
 
 PEER = UserId("@rtc_build:example.org")
 ONE, TWO = RoomId("!one:example.org"), RoomId("!two:example.org")
