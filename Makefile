@@ -18,7 +18,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 SYNAPSE := matrix-synapse>=1.141,<2
 PYTEST_ARGS ?=
-LONG_TESTS := tests/e2e/test_large_files.py tests/e2e/test_files_killed.py tests/sinks/files/test_dropbox_killed.py \
+LONG_TESTS := tests/e2e/test_large_files.py tests/e2e/test_files_killed.py tests/sinks/files/receive/test_drop_box_killed.py \
 	tests/bridge/access/test_grants_killed.py
 
 RUN_READY := .venv/.ready-to-run

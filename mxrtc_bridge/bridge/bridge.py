@@ -65,7 +65,7 @@ from mxrtc_bridge.matrix.rooms.peers import Peers
 from mxrtc_bridge.matrix.virtual_users import Consent, OwnUsers
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
-from mxrtc_bridge.sinks.targets import TargetConnector
+from mxrtc_bridge.sinks.connector import TargetConnector
 from mxrtc_bridge.storage.tables import Stores
 from mxrtc_bridge.web.appservice import AppserviceEndpoint
 from mxrtc_bridge.web.control import SOCKET_MODE, control_application

@@ -24,7 +24,7 @@ from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.certificates import NoCertificates
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.rtc.settings import RtcSettings
-from mxrtc_bridge.sinks.targets import TargetConnector
+from mxrtc_bridge.sinks.connector import TargetConnector
 from mxrtc_bridge.storage.tables import open_stores
 from mxrtc_bridge.web.appservice import AppserviceEndpoint
 from mxrtc_bridge.web.server import Server

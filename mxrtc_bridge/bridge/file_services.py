@@ -19,10 +19,10 @@ from mxrtc_bridge.core.errors import LocalError, MxrtcError
 from mxrtc_bridge.core.files.errors import FileError
 from mxrtc_bridge.core.files.messages import FileCode, Get, Ls
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.sinks.files.accounts import Limits
-from mxrtc_bridge.sinks.files.dropbox import DropBox
-from mxrtc_bridge.sinks.files.jobs import ReceivedFrom, Selected
-from mxrtc_bridge.sinks.files.share import Share
+from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
+from mxrtc_bridge.sinks.files.receive.quota import Limits
+from mxrtc_bridge.sinks.files.send.share import Share
+from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom, Selected
 
 log = logging.getLogger("mxrtc_bridge.files")
 

@@ -7,9 +7,9 @@ import socket
 import struct
 from collections.abc import Callable
 
-from mxrtc_bridge.sinks.halves import nothing
-from mxrtc_bridge.sinks.polled import PolledReader, PolledWriter
-from mxrtc_bridge.sinks.stream import StreamSink
+from mxrtc_bridge.sinks.pollable import PolledReader, PolledWriter
+from mxrtc_bridge.sinks.reader_writer import nothing
+from mxrtc_bridge.sinks.stream_sink import StreamSink
 
 _NO_LINGER = struct.pack("ii", 1, 0)
 

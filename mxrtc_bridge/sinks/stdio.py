@@ -18,9 +18,9 @@ import stat
 from collections.abc import Callable
 
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.sinks.polled import PolledReader, PolledWriter
-from mxrtc_bridge.sinks.stream import StreamSink
-from mxrtc_bridge.sinks.unpolled import FileReader, FileWriter
+from mxrtc_bridge.sinks.pollable import PolledReader, PolledWriter
+from mxrtc_bridge.sinks.stream_sink import StreamSink
+from mxrtc_bridge.sinks.threaded import FileReader, FileWriter
 
 
 class _Handle:

@@ -19,9 +19,9 @@ from mxrtc_bridge.core.files.errors import FileError
 from mxrtc_bridge.core.files.events import Held
 from mxrtc_bridge.core.files.messages import FileCode, Get, Ls
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
-from mxrtc_bridge.sinks.files.beneath import Beneath
-from mxrtc_bridge.sinks.files.receiving import Reception
-from tests.sinks.files.senders import (
+from mxrtc_bridge.sinks.files.receive.incoming_file import Reception
+from mxrtc_bridge.sinks.files.rooted_dir import Beneath
+from tests.sinks.files.receive.senders import (
     ALICE,
     BOB,
     begun,

@@ -25,7 +25,7 @@ from mxrtc_bridge.core.call import machine as call
 from mxrtc_bridge.core.ids import CallId, RoomId, UserId, parse_user_id
 from mxrtc_bridge.engine import clock as clock_module
 from mxrtc_bridge.engine.call_manager import _Live
-from mxrtc_bridge.sinks.files.beneath import Beneath
+from mxrtc_bridge.sinks.files.rooted_dir import Beneath
 from mxrtc_bridge.storage.audit_file import AuditFile
 from mxrtc_bridge.storage.tables import open_stores
 from tests.bridge.homeserver import DOMAIN, PEER, FakeHomeserver

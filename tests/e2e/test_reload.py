@@ -22,7 +22,7 @@ pytestmark = pytest.mark.real
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from mxrtc_bridge.sinks.files.beneath import Beneath
+from mxrtc_bridge.sinks.files.rooted_dir import Beneath
 make = Beneath.__init__
 def late(self, path, *, create=False):
     while path.name == "nfs" and (path.parent / "hangs").exists():

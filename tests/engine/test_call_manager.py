@@ -23,7 +23,7 @@ from mxrtc_bridge.engine.call_manager import CallManager, CallSettings
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.engine.session import Session
-from mxrtc_bridge.sinks.files.workers import Workers
+from mxrtc_bridge.sinks.files.threads import Workers
 from tests.engine.test_session_channels import Connector, Gate, NoFiles
 from tests.fakes import FakePeer, RecordingCounters, joined_peers
 

@@ -16,13 +16,13 @@ from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, Entry, FileCode, Get
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.engine.bridge_channels import Grant
 from mxrtc_bridge.engine.client_channels import OpenedTransfer
-from mxrtc_bridge.sinks.files.dropbox import DropBox
-from mxrtc_bridge.sinks.files.jobs import ReceivedFrom, Selected
-from mxrtc_bridge.sinks.files.local import Destination, Sources
-from mxrtc_bridge.sinks.files.share import Share
+from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
+from mxrtc_bridge.sinks.files.send.share import Share
+from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom, Selected
+from mxrtc_bridge.sinks.files.user_paths import Destination, Sources
 from tests.engine.test_session_channels import Session, open_stream
 from tests.fakes import FakeSink
-from tests.sinks.files.senders import ALICE, ROOMY, content, files_in, partials_in
+from tests.sinks.files.receive.senders import ALICE, ROOMY, content, files_in, partials_in
 
 MIB = 1024 * 1024
 

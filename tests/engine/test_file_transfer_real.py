@@ -16,13 +16,13 @@ from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.engine.bridge_channels import AcceptorLinks, Grant
 from mxrtc_bridge.engine.client_channels import OpenedTransfer, OpenerLinks
 from mxrtc_bridge.engine.clock import LoopClock
-from mxrtc_bridge.sinks.files.jobs import ReceivedFrom
-from mxrtc_bridge.sinks.files.local import Destination, Sources
+from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom
+from mxrtc_bridge.sinks.files.user_paths import Destination, Sources
 from tests.engine.test_file_transfer import CLEAN, MIB, Services, outcome
 from tests.engine.test_session_channels import Connector, Gate
 from tests.fakes import RecordingCounters
 from tests.rtc.peers import join, make_peer
-from tests.sinks.files.senders import content, files_in, partials_in
+from tests.sinks.files.receive.senders import content, files_in, partials_in
 
 pytestmark = pytest.mark.real
 

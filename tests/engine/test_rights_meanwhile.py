@@ -18,7 +18,7 @@ from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.engine.client_channels import OpenedTransfer
-from mxrtc_bridge.sinks.files.jobs import ReceivedFrom, Selected
+from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom, Selected
 from tests.engine.test_file_transfer import CLEAN, Services, World, content, outcome, put, sources_of
 from tests.engine.test_session_channels import Session
 from tests.fakes import FakeSink

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from mxrtc_bridge.sinks.sockets import SocketSink
-from mxrtc_bridge.sinks.stream import StreamSink
+from mxrtc_bridge.sinks.stream_sink import StreamSink
 
 LIMIT_S = 20.0
 

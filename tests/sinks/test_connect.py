@@ -17,7 +17,7 @@ import pytest
 from mxrtc_bridge.core.access.targets import Target, TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
 from mxrtc_bridge.sinks import connect
-from mxrtc_bridge.sinks.targets import TargetConnector
+from mxrtc_bridge.sinks.connector import TargetConnector
 from tests.sinks.conftest import Recorder
 
 CONNECTOR = TargetConnector()

@@ -14,7 +14,7 @@ import pytest
 from mxrtc_bridge.core.access.targets import Target, TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
 from mxrtc_bridge.rtc import gathering
-from mxrtc_bridge.sinks.targets import TargetConnector
+from mxrtc_bridge.sinks.connector import TargetConnector
 
 MANY = 100
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from mxrtc_bridge.core.errors import StateError
-from mxrtc_bridge.sinks import stream
+from mxrtc_bridge.sinks import stream_sink
 from mxrtc_bridge.sinks.sockets import SocketSink
 from tests.sinks.conftest import Pair, Recorder, tcp_pair
 
@@ -262,7 +262,7 @@ async def test_close_does_not_reset_a_peer_that_is_still_sending() -> None:
 
 
 async def test_close_gives_up_when_the_peer_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(stream_sink, "CLOSE_TIMEOUT_S", 0.1)
     pair = Pair(tcp_pair())
     recorder = pair.listen()
     pair.sink.write(bytes(8 * 1024 * 1024))
@@ -278,7 +278,7 @@ async def test_close_gives_up_when_the_peer_takes_nothing(monkeypatch: pytest.Mo
 async def test_close_is_orderly_when_the_peer_took_all_but_never_ends(
     make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(stream_sink, "CLOSE_TIMEOUT_S", 0.1)
     pair = make_pair()
     recorder = pair.listen()
     pair.sink.write(b"all")

@@ -13,7 +13,7 @@ from mxrtc_bridge.cli.bridge.admin import config_option, json_option
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.core.access.targets import FilesTarget
 from mxrtc_bridge.core.text.display import display
-from mxrtc_bridge.sinks.files.dropbox import BoxEntry, read_box
+from mxrtc_bridge.sinks.files.receive.drop_box import BoxEntry, read_box
 
 _MAX_COLUMNS = 4096
 """Longer than any path, also when all of it is escaped but the end."""

@@ -24,8 +24,8 @@ from mxrtc_bridge.core.access.remote_paths import RemoteName, parse_remote_name
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.messages import Entry, EntryKind, Get, Ls, Put
 from mxrtc_bridge.core.text.display import display
-from mxrtc_bridge.sinks.files.jobs import ReceivedFrom
-from mxrtc_bridge.sinks.files.local import STDIN, Destination, Sources
+from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom
+from mxrtc_bridge.sinks.files.user_paths import STDIN, Destination, Sources
 
 EVERYTHING = "*"
 """What is fetched where no path is given."""

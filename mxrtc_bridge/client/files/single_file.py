@@ -12,9 +12,9 @@ from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.errors import FileError
 from mxrtc_bridge.core.files.events import Held
 from mxrtc_bridge.core.files.messages import Entry, EntryKind, FileCode
-from mxrtc_bridge.sinks.files.jobs import ReceivedFrom
-from mxrtc_bridge.sinks.files.local import Destination
-from mxrtc_bridge.sinks.files.receiving import Reception
+from mxrtc_bridge.sinks.files.receive.incoming_file import Reception
+from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom
+from mxrtc_bridge.sinks.files.user_paths import Destination
 
 _POUR_BYTES = 256 * 1024
 

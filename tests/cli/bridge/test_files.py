@@ -10,7 +10,7 @@ import pytest
 from mxrtc_bridge.cli.bridge.main import invoke
 from mxrtc_bridge.config.yaml_writer import scalar
 from tests.config.samples import changed
-from tests.sinks.files.senders import ALICE, BOB, directory_of, opened, send, sha256
+from tests.sinks.files.receive.senders import ALICE, BOB, directory_of, opened, send, sha256
 
 
 @pytest.fixture

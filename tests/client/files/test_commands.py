@@ -24,7 +24,7 @@ from mxrtc_bridge.core.files.events import Finished, Held, Outcome
 from mxrtc_bridge.core.files.messages import Entry, EntryKind, FileCode, Ls
 from mxrtc_bridge.core.files.progress import Tally
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.sinks.files.local import Destination
+from mxrtc_bridge.sinks.files.user_paths import Destination
 
 
 def entry(path: str, data: bytes = b"", kind: EntryKind = EntryKind.FILE) -> Entry:

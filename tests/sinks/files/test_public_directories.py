@@ -10,16 +10,16 @@ import pytest
 
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.messages import FileCode
-from mxrtc_bridge.sinks.files import publisher
-from mxrtc_bridge.sinks.files.dropbox import DropBox
-from mxrtc_bridge.sinks.files.failures import FileError
-from mxrtc_bridge.sinks.files.local import Destination
-from mxrtc_bridge.sinks.files.partial import Identity
-from mxrtc_bridge.sinks.files.publisher import Published
-from mxrtc_bridge.sinks.files.receiving import SMALL_FILE_BYTES
-from mxrtc_bridge.sinks.files.store import Store
+from mxrtc_bridge.sinks.files.os_errors import FileError
+from mxrtc_bridge.sinks.files.receive import publisher
+from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
+from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES
+from mxrtc_bridge.sinks.files.receive.partial_file import Identity
+from mxrtc_bridge.sinks.files.receive.publisher import Published
+from mxrtc_bridge.sinks.files.receive.receiver import Store
+from mxrtc_bridge.sinks.files.user_paths import Destination
 from tests.other_user import OTHER_UID, as_other, needs_root, public_directory
-from tests.sinks.files.senders import (
+from tests.sinks.files.receive.senders import (
     ALICE,
     MTIME_MS,
     ROOMY,
@@ -244,17 +244,17 @@ async def test_state_that_somebody_moves_away_changes_nothing_that_is_published(
 async def test_state_that_is_moved_away_again_and_again_ends_with_a_sentence(
     public: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mxrtc_bridge.sinks.files import box
+    from mxrtc_bridge.sinks.files.receive import state_dir
 
-    take = box.Box._take_lock
+    take = state_dir.Box._take_lock
     moved: list[int] = []
 
-    def take_late(self: box.Box) -> None:
+    def take_late(self: state_dir.Box) -> None:
         take(self)
         moved.append(1)
         as_other(lambda: (public / ".mxrtc").rename(public / f"moved{len(moved)}"))
 
-    monkeypatch.setattr(box.Box, "_take_lock", take_late)
+    monkeypatch.setattr(state_dir.Box, "_take_lock", take_late)
     with pytest.raises(LocalError, match="moved away again and again"):
         await Destination(public).open()
 

@@ -1,0 +1,1 @@
+"""Directories that others may put files into: partial files, quota, receipts, publishing."""

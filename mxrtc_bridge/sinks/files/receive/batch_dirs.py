@@ -1,0 +1,129 @@
+"""The directories that a batch publishes into: found, or made; open until the batch is done.
+
+A directory that is not there is made, unless there is one whose name differs only in case. That one is taken where
+names are made safe, and is the reason for a refusal elsewhere.
+
+All methods block; call them in one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+
+from mxrtc_bridge.core.files.messages import FileCode
+from mxrtc_bridge.core.files.names import collision_key
+from mxrtc_bridge.sinks.files.os_errors import FileError
+from mxrtc_bridge.sinks.files.receive.name_allocator import TakenNames
+from mxrtc_bridge.sinks.files.rooted_dir import Beneath
+
+
+@dataclass(slots=True)
+class OpenDirectory:
+    """One directory of a batch."""
+
+    descriptor: int
+    parts: tuple[str, ...]
+    """Its path; differs from the one asked for at most in case."""
+    made: list[tuple[str, ...]] = field(default_factory=list)
+    """Those that were made for it, outermost first."""
+
+
+class BoxDirectories:
+    """Directories beneath ``root``.
+
+    Args:
+        root: of the box.
+        taken: knows the names in its directories.
+        alike: take a directory whose name differs only in case.
+    """
+
+    def __init__(self, root: Beneath, taken: TakenNames, *, alike: bool) -> None:
+        self._root = root
+        self._taken = taken
+        self._alike = alike
+        self._open: dict[tuple[str, ...], OpenDirectory] = {}
+
+    def get(self, parts: tuple[str, ...]) -> OpenDirectory:
+        """Return a directory, made if needed.
+
+        Raises:
+            FileError: there is one that differs only in case.
+            OSError: something else is in the way, or the disk does not allow it.
+        """
+        found = self._open.get(parts)
+        if found is None:
+            try:
+                found = OpenDirectory(self._root.open_directory(parts), parts)
+            except FileNotFoundError:
+                found = self._make(parts)
+            self._open[parts] = found
+        return found
+
+    def check(self, parts: tuple[str, ...]) -> None:
+        """Find out whether a path can be published, as far as names that differ only in case are concerned.
+
+        Raises:
+            FileError: it cannot.
+            OSError: something else than a directory is in the way.
+        """
+        for depth in range(len(parts)):
+            try:
+                descriptor = self._root.open_directory(parts[:depth])
+            except FileNotFoundError:
+                return
+            try:
+                if self._taken.has_alike(descriptor, parts[depth]):
+                    raise differs_in_case(parts[depth])
+            finally:
+                os.close(descriptor)
+
+    def close(self) -> None:
+        """Close them all."""
+        for directory in self._open.values():
+            os.close(directory.descriptor)
+        self._open.clear()
+
+    def _make(self, parts: tuple[str, ...]) -> OpenDirectory:
+        descriptor, resolved = self._deepest(parts)
+        made: list[tuple[str, ...]] = []
+        try:
+            for name in parts[len(resolved) :]:
+                actual = self._actual_name(descriptor, name)
+                # Somebody else may have made it just now; then it is simply there.
+                with contextlib.suppress(FileExistsError):
+                    self._root.make_directory(descriptor, actual)
+                    self._taken.made(descriptor, actual)
+                    made.append((*resolved, actual))
+                resolved = (*resolved, actual)
+                below = self._root.open_directory(resolved)
+                os.close(descriptor)
+                descriptor = below
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return OpenDirectory(descriptor, resolved, made)
+
+    def _deepest(self, parts: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
+        for depth in range(len(parts) - 1, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                return self._root.open_directory(parts[:depth]), parts[:depth]
+        return self._root.open_directory(()), ()
+
+    def _actual_name(self, directory: int, name: str) -> str:
+        """``name``, or the name of the directory that differs only in case."""
+        if not self._taken.has_alike(directory, name):
+            return name
+        if self._alike:
+            key = collision_key(name)
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False) and collision_key(entry.name) == key:
+                        return entry.name
+        raise differs_in_case(name)
+
+
+def differs_in_case(name: str) -> FileError:
+    """Return the refusal of a name that some file system or reader would take for another."""
+    return FileError(FileCode.NAME, f"there is a name that differs from {name[:80]!a} only in case")

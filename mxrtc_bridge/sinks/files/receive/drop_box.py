@@ -1,0 +1,77 @@
+"""A drop box: a directory that people put files into.
+
+What a stranger can do to it is bounded by :class:`~mxrtc_bridge.sinks.files.receive.quota.Limits`. Nothing is ever
+overwritten, nothing outside the directory is ever touched, and everything that appears in it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.core.files.patterns import NamePattern
+from mxrtc_bridge.sinks.files.receive.publisher import Naming
+from mxrtc_bridge.sinks.files.receive.quota import Limits
+from mxrtc_bridge.sinks.files.receive.receipts import Receipt, read_receipts
+from mxrtc_bridge.sinks.files.receive.receiver import Policy, Store
+from mxrtc_bridge.sinks.files.receive.state_dir import STATE_DIRECTORY
+from mxrtc_bridge.sinks.files.rooted_dir import Beneath
+
+LEDGER_PATH = (STATE_DIRECTORY, "ledger.jsonl")
+
+
+class DropBox(Store):
+    """The drop box ``path``; see :class:`~mxrtc_bridge.sinks.files.receive.receiver.Store` for what it does.
+
+    Args:
+        path: the directory; made if it does not exist.
+        limits: what it takes.
+        sanitise: make names safe that are not accepted, instead of refusing them.
+        allowed: names that are taken; empty means all.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        limits: Limits | None = None,
+        *,
+        sanitise: bool = False,
+        allowed: tuple[NamePattern, ...] = (),
+    ) -> None:
+        super().__init__(path, Policy(Naming(sanitise=sanitise), limits or Limits(), allowed))
+
+
+@dataclass(frozen=True, slots=True)
+class BoxEntry:
+    """One line of the ledger, for the admin."""
+
+    receipt: Receipt
+    present: bool
+    """Whether the file is still in the box, unchanged in size."""
+
+
+def read_box(path: Path) -> Iterator[BoxEntry]:
+    """Yield what was put into a drop box and by whom, oldest first; works while a bridge receives into it.
+
+    Blocks. A publication that a crash prevented is listed as not present.
+
+    Raises:
+        LocalError: the directory cannot be read, or is not a drop box.
+    """
+    root = Beneath(path)
+    try:
+        try:
+            ledger = root.open(LEDGER_PATH, os.O_RDONLY)
+        except OSError as error:
+            words = os.strerror(error.errno or 0)
+            raise LocalError(f"{str(path)[:200]!a} has no ledger of received files ({words})") from error
+        try:
+            for _, receipt in read_receipts(ledger):
+                yield BoxEntry(receipt, receipt.matches(root.status(receipt.name.split("/"))))
+        finally:
+            os.close(ledger)
+    finally:
+        root.close()

@@ -1,0 +1,112 @@
+"""How much of a drop box is used, by whom, and what may still come. Plain arithmetic in memory; touches no disk.
+
+A file is charged with its announced size when it begins, so that many small promises cannot add up to more than the
+quota. What was charged is given back, kept for what stays on the disk as a partial file, or becomes the charge of the
+published file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mxrtc_bridge.core.files.messages import FileCode
+from mxrtc_bridge.sinks.files.os_errors import FileError
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a drop box takes. Sizes in bytes; None means no limit."""
+
+    file_bytes: int | None = 16 * GIB
+    """The largest file."""
+    user_bytes: int | None = 64 * GIB
+    """All files of one user that are in the box, the unfinished ones included."""
+    user_files: int | None = 100_000
+    """The same, in files and directories."""
+    total_bytes: int | None = None
+    """Everything in the box, whoever put it there."""
+    total_files: int | None = 1_000_000
+    free_floor_bytes: int = GIB
+    """What the file system must have left after every file that has begun."""
+    partial_age_s: float = 7 * 86400.0
+    """When an unfinished file that nobody goes on with is removed."""
+    user_receptions: int = 4096
+    """Files of one user that may be under way at a time."""
+    receptions: int = 16384
+    """The same, of all users."""
+    user_partials: int = 256
+    """Unfinished files that are kept for one user; beyond it the oldest is removed."""
+
+
+UNLIMITED = Limits(
+    file_bytes=None, user_bytes=None, user_files=None, total_files=None, free_floor_bytes=0, partial_age_s=30 * 86400.0
+)
+"""For a person's own directory."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """What somebody has in the box."""
+
+    size: int = 0
+    files: int = 0
+
+
+class Accounts:
+    """The usage of one box.
+
+    Args:
+        limits: of the box.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.total = Usage()
+        self._users: dict[str, Usage] = {}
+
+    def usage(self, user: str) -> Usage:
+        """Return what ``user`` has; a copy."""
+        found = self._users.get(user, Usage())
+        return Usage(found.size, found.files)
+
+    def check(self, user: str, size: int, *, held: int = 0, room: int | None = None) -> None:
+        """Whether a file may begin.
+
+        Args:
+            user: who sends it.
+            size: announced.
+            held: bytes of it that are here already, and charged.
+            room: bytes that the file system has left beyond what files under way will take; None if none is taken.
+
+        Raises:
+            FileError: ``limit``, ``quota`` or ``space``, with the numbers.
+        """
+        limits, mine, more = self._limits, self._users.get(user, Usage()), size - held
+        if limits.file_bytes is not None and size > limits.file_bytes:
+            words = f"the file has {size} bytes; the largest accepted has {limits.file_bytes}"
+            raise FileError(FileCode.LIMIT, words)
+        _within(mine.size + more, limits.user_bytes, "your files here would have {} bytes; your quota is {}")
+        _within(mine.files + 1, limits.user_files, "you would have {} files here; your quota is {}")
+        _within(self.total.size + more, limits.total_bytes, "the box would hold {} bytes; it takes {}")
+        _within(self.total.files + 1, limits.total_files, "the box would hold {} files; it takes {}")
+        if room is not None and room - more < limits.free_floor_bytes:
+            raise FileError(FileCode.SPACE, "the disk has not enough room at the moment; it can go on when it has")
+
+    def add(self, user: str | None, size: int, files: int = 1) -> None:
+        """Charge; a negative size or number gives back. ``user`` is None for what nobody is known to have sent."""
+        self.total.size += size
+        self.total.files += files
+        if user is None:
+            return
+        mine = self._users.setdefault(user, Usage())
+        mine.size += size
+        mine.files += files
+        if not mine.files and not mine.size:
+            del self._users[user]
+
+
+def _within(value: int, limit: int | None, sentence: str) -> None:
+    if limit is not None and value > limit:
+        raise FileError(FileCode.QUOTA, sentence.format(value, limit) + "; remove some, or ask the admin")

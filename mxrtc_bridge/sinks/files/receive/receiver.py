@@ -1,0 +1,387 @@
+"""Receiving into a directory: names, quotas, room, and what goes on from an earlier session.
+
+:class:`Store` is what drop boxes and the user's own directories have in common. It decides in this order whether a file
+is received: its name; whether this very version was received before; quotas and the room on the disk. It keeps the
+books: each file is charged with its announced size from the beginning to the end, an unfinished one with what it left.
+
+The books are counted from the disk at the start and anew before somebody is refused for his quota, because people take
+files out of the box behind our back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mxrtc_bridge.core.files.messages import MAX_PATH_BYTES, Entry, EntryKind, FileCode
+from mxrtc_bridge.core.files.names import FileNameError, check_relative_path, sanitise
+from mxrtc_bridge.core.files.patterns import NamePattern, name_allowed
+from mxrtc_bridge.sinks.files.os_errors import FileError
+from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES, Committer, Reception
+from mxrtc_bridge.sinks.files.receive.partial_file import Identity
+from mxrtc_bridge.sinks.files.receive.publisher import Naming, Published, Wanted
+from mxrtc_bridge.sinks.files.receive.quota import Accounts, Limits, Usage
+from mxrtc_bridge.sinks.files.receive.state_dir import Box, Kept
+from mxrtc_bridge.sinks.files.threads import Workers
+
+log = logging.getLogger(__name__)
+
+RECOUNT_EVERY_S = 10.0
+FREE_SPACE_AGE_S = 1.0
+MAX_VERSION_CHARS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a directory receives."""
+
+    naming: Naming
+    limits: Limits
+    allowed: tuple[NamePattern, ...] = ()
+    """Names that are received; empty means all."""
+    exclusive: bool = True
+    """One process only, and books are kept; otherwise several may receive, and there are no quotas."""
+    resume: bool = True
+    """Go on with partial files, and recognise what was received before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """What :meth:`Store.expire` removed."""
+
+    files: int
+    size: int
+
+
+class Store:
+    """Receives into one directory. Opened by :meth:`open`, ended by :meth:`close`.
+
+    Args:
+        path: the directory; made if it does not exist.
+        policy: how it receives.
+        clock: seconds since 1970; for tests.
+    """
+
+    def __init__(self, path: Path, policy: Policy, *, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._policy = policy
+        self._clock = clock
+        self._workers = Workers()
+        self._accounts = Accounts(policy.limits)
+        self._live: dict[str, Reception] = {}
+        self._live_of: dict[str, int] = {}
+        self._promised = 0
+        self._kept: dict[str, Kept] = {}
+        self._counted_at = self._asked_at = float("-inf")
+        self._free = 0
+        self._box: Box | None = None
+        self._committer: Committer | None = None
+        self._removals: dict[str, asyncio.Task[None]] = {}
+        self._suspensions: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def open(self) -> None:
+        """Open the directory and count what is in it.
+
+        Raises:
+            LocalError: it cannot be used, or another process receives into it.
+        """
+        policy = self._policy
+
+        def open_box() -> None:
+            self._box = Box(self._path, policy.naming, exclusive=policy.exclusive)
+
+        try:
+            await self._workers.run(open_box)
+            self._committer = Committer(self.box, self._workers)
+            await self._recount(first=True)
+        except BaseException:
+            if self._box is not None:
+                self._box.close()
+            self._workers.close()
+            raise
+
+    @property
+    def box(self) -> Box:
+        assert self._box is not None, "the store is not open"
+        return self._box
+
+    @property
+    def _commit(self) -> Committer:
+        assert self._committer is not None, "the store is not open"
+        return self._committer
+
+    @property
+    def live(self) -> int:
+        """Files under way."""
+        return len(self._live)
+
+    def usage(self, user: str | None = None) -> Usage:
+        """Return what ``user`` has here, or everybody; what is under way included."""
+        return self._accounts.usage(user) if user is not None else Usage(*_values(self._accounts.total))
+
+    async def begin(self, sender: str, entry: Entry) -> Reception | Published:
+        """Begin to receive a file, or a directory, which is published at once.
+
+        Args:
+            sender: who is charged, and who alone can go on with it.
+            entry: as it was offered.
+
+        Returns:
+            the reception, or what was published: a directory, or a file that was received before.
+
+        Raises:
+            FileError: it is not received; the text can be told to the sender.
+        """
+        if self._closed:
+            raise FileError(FileCode.UNAVAILABLE, "nothing is received at the moment")
+        parts = self._checked_parts(entry)
+        identity = Identity(sender, entry.path, entry.size, entry.modified_ms, entry.version)
+        if entry.kind is EntryKind.DIRECTORY:
+            return await self._make_directory(identity, parts)
+        await self._end_others(identity)
+        if self._policy.resume and (published := await self._received_before(identity)) is not None:
+            return published
+        restarted = await self._forget_others(identity)
+        await self._admit(identity)
+        known = identity.key in self._kept
+        reception = self._admitted(identity, parts)
+        try:
+            # One of the same name may be on its way out; nothing is opened before it is gone.
+            if (removal := self._removals.get(identity.key)) is not None:
+                await asyncio.wait([removal])
+            if entry.size > SMALL_FILE_BYTES:
+                await self._look_ahead(reception, parts, known=known)
+        except BaseException:
+            await reception.suspend()
+            raise
+        reception.restarted = restarted
+        return reception
+
+    async def expire(self, max_age_s: float | None = None) -> Expired:
+        """Remove partial files that nobody went on with for as long as the limits say; compacts the ledger."""
+        age = self._policy.limits.partial_age_s if max_age_s is None else max_age_s
+        oldest = self._clock() - age
+        old = [kept for kept in self._kept.values() if kept.changed_s < oldest]
+        for kept in old:
+            await self._remove_kept(kept)
+        async with self._commit.turn:
+            await self._workers.run(self.box.compact)
+        return Expired(len(old), sum(kept.size for kept in old))
+
+    async def close(self, *, tidy: bool = False) -> None:
+        """Suspend what is under way, and let go.
+
+        Args:
+            tidy: remove what was kept beside the files, unless something is unfinished.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        for reception in list(self._live.values()):
+            await reception.suspend()
+        if self._suspensions:
+            await asyncio.wait(self._suspensions)
+        if self._committer is not None:
+            await self._committer.close()
+        if self._removals:
+            await asyncio.wait(self._removals.values())
+        if self._box is not None:
+            box = self._box
+            await self._workers.run(lambda: box.close(tidy=tidy), always=True)
+        self._workers.close()
+
+    # Keeper
+
+    def written(self, size: int) -> None:
+        """Bytes that have come take room on the disk already."""
+        self._promised -= size
+
+    def ended(self, reception: Reception, *, kept: int, published: Published | None) -> None:
+        """Settle the account of a file."""
+        identity = reception.identity
+        if self._live.get(identity.key) is reception:
+            del self._live[identity.key]
+        self._live_of[identity.sender] -= 1
+        if not self._live_of[identity.sender]:
+            del self._live_of[identity.sender]
+        self._promised -= identity.size - reception.arrived
+        if published is not None:
+            self._accounts.add(identity.sender, 0, published.directories)
+            return
+        self._accounts.add(identity.sender, -identity.size, -1)
+        if kept:
+            self._keep(Kept(identity, kept, self._clock()))
+        elif reception.before is not None and not reception.touched:
+            # It ended before it had looked at what was there, which is therefore still there.
+            self._keep(reception.before)
+
+    def suspend_soon(self, reception: Reception) -> None:
+        """Suspend in a task of our own, which :meth:`close` waits for."""
+        task = asyncio.get_running_loop().create_task(reception.suspend())
+        self._suspensions.add(task)
+        task.add_done_callback(self._suspensions.discard)
+
+    # Steps of begin
+
+    def _checked_parts(self, entry: Entry) -> tuple[str, ...]:
+        naming = self._policy.naming
+        if entry.size < 0 or len(entry.version) > MAX_VERSION_CHARS or len(entry.path) > MAX_PATH_BYTES:
+            raise FileError(FileCode.VIOLATION, "the entry is outside the limits of the protocol")
+        try:
+            if naming.sanitise:
+                parts = sanitise(entry.path, naming.rules)
+            else:
+                parts = check_relative_path(entry.path, naming.rules)
+        except FileNameError as error:
+            raise FileError(FileCode.NAME, str(error)) from error
+        if entry.kind is EntryKind.FILE and not name_allowed(parts[-1], self._policy.allowed):
+            wanted = ", ".join(pattern.text for pattern in self._policy.allowed)
+            raise FileError(FileCode.NAME, f"only files of these names are taken here: {wanted[:200]}")
+        return parts
+
+    async def _make_directory(self, identity: Identity, parts: tuple[str, ...]) -> Published:
+        self._accounts.check(identity.sender, 0)
+        wanted = Wanted(identity, parts, "")
+        published = await self._commit.publish(wanted)
+        self._accounts.add(identity.sender, 0, published.directories)
+        return published
+
+    async def _received_before(self, identity: Identity) -> Published | None:
+        if not self.box.ledger.knows(identity):
+            return None
+        async with self._commit.turn:
+            receipt = await self._workers.run(lambda: self.box.received_before(identity))
+        return None if receipt is None else Published(receipt.name, receipt.size, receipt.digest, before=True)
+
+    async def _end_others(self, identity: Identity) -> None:
+        """A client that lost its link comes again before we know that the old link is dead."""
+        other = self._live.get(identity.key)
+        if other is not None:
+            await other.take_over()
+
+    async def _forget_others(self, identity: Identity) -> bool:
+        """Drop partial files of other versions; returns whether there were any."""
+        others = [
+            kept
+            for key, kept in self._kept.items()
+            if kept.identity.place == identity.place and (key != identity.key or not self._policy.resume)
+        ]
+        for kept in others:
+            await self._remove_kept(kept)
+        return bool(others)
+
+    async def _admit(self, identity: Identity) -> None:
+        limits, sender = self._policy.limits, identity.sender
+        if len(self._live) >= limits.receptions or self._live_of.get(sender, 0) >= limits.user_receptions:
+            raise FileError(FileCode.LIMIT, "too many files are under way at the moment; try again")
+        free = await self._free_bytes()
+        try:
+            self._check(identity, free)
+        except FileError as error:
+            if error.code not in {FileCode.QUOTA, FileCode.SPACE} or not await self._recount():
+                raise
+            self._check(identity, await self._free_bytes())
+
+    def _check(self, identity: Identity, free: int) -> None:
+        kept = self._kept.get(identity.key)
+        held = kept.size if kept is not None else 0
+        self._accounts.check(identity.sender, identity.size, held=held, room=free - self._promised)
+
+    def _admitted(self, identity: Identity, parts: tuple[str, ...]) -> Reception:
+        """Charge for a file that may come. Nothing waits between the check and this."""
+        if identity.key in self._live:
+            raise FileError(FileCode.UNAVAILABLE, "this file is being received at the moment")
+        kept = self._kept.pop(identity.key, None)
+        if kept is not None:
+            self._accounts.add(identity.sender, -kept.size, -1)
+        self._accounts.add(identity.sender, identity.size)
+        self._promised += identity.size
+        self._live_of[identity.sender] = self._live_of.get(identity.sender, 0) + 1
+        reception = Reception(
+            identity,
+            parts,
+            box=self.box,
+            workers=self._workers,
+            committer=self._commit,
+            keeper=self,
+            before=kept,
+        )
+        self._live[identity.key] = reception
+        return reception
+
+    async def _look_ahead(self, reception: Reception, parts: tuple[str, ...], *, known: bool) -> None:
+        """Learn before gigabytes are sent that the name will be refused, and how much is there already."""
+        async with self._commit.turn:
+            await self._workers.run(lambda: self.box.publisher.check_place(parts))
+        if known:
+            await reception.take_up()
+
+    # Books
+
+    async def _free_bytes(self) -> int:
+        now = asyncio.get_running_loop().time()
+        if now - self._asked_at > FREE_SPACE_AGE_S:
+            self._free = await self._workers.run(self.box.free_bytes)
+            self._asked_at = now
+        return self._free
+
+    async def _recount(self, *, first: bool = False) -> bool:
+        """Count what is on the disk; returns whether it was done, as it is not right after the last time."""
+        now = asyncio.get_running_loop().time()
+        if now - self._counted_at < RECOUNT_EVERY_S:
+            return False
+        self._counted_at = now
+        async with self._commit.turn:
+            if self._policy.exclusive:
+                contents = await self._workers.run(self.box.contents)
+                self._accounts = Accounts(self._policy.limits)
+                for user, usage in contents.users.items():
+                    self._accounts.add(user, usage.size, usage.files)
+                self._accounts.total = contents.total
+            if first:
+                for kept in await self._workers.run(self.box.kept):
+                    self._keep(kept)
+            elif self._policy.exclusive:
+                for kept in self._kept.values():
+                    self._accounts.add(kept.identity.sender, kept.size)
+                for reception in self._live.values():
+                    self._accounts.add(reception.identity.sender, reception.identity.size)
+        return True
+
+    def _keep(self, kept: Kept) -> None:
+        self._kept[kept.identity.key] = kept
+        self._accounts.add(kept.identity.sender, kept.size)
+        mine = [other for other in self._kept.values() if other.identity.sender == kept.identity.sender]
+        if len(mine) > self._policy.limits.user_partials:
+            self._start_removal(mine[0])
+
+    async def _remove_kept(self, kept: Kept) -> None:
+        self._start_removal(kept)
+        removal = self._removals.get(kept.identity.key)
+        if removal is not None:
+            await asyncio.wait([removal])
+
+    def _start_removal(self, kept: Kept) -> None:
+        """Take a partial file out of the books at once, and off the disk as soon as can be."""
+        key = kept.identity.key
+        if self._kept.pop(key, None) is None:
+            return
+        self._accounts.add(kept.identity.sender, -kept.size, -1)
+        task = asyncio.get_running_loop().create_task(self._remove(kept))
+        self._removals[key] = task
+        task.add_done_callback(lambda _: self._removals.pop(key, None))
+
+    async def _remove(self, kept: Kept) -> None:
+        try:
+            await self._workers.run(lambda: self.box.remove_partial(kept.identity))
+        except FileError as error:
+            log.warning("a partial file could not be removed: %s", error)
+
+
+def _values(usage: Usage) -> tuple[int, int]:
+    return usage.size, usage.files

@@ -1,0 +1,275 @@
+"""A directory that files are received into, with what it needs beside the files.
+
+    .mxrtc/lock             held by the process that receives
+    .mxrtc/ledger.jsonl     who put what (:mod:`mxrtc_bridge.sinks.files.receive.receipts`)
+    .mxrtc/partial/         what has not fully arrived (:mod:`mxrtc_bridge.sinks.files.receive.partial_file`)
+
+A drop box has one receiving process, and says so to a second one. A person's own directory may have several: there only
+the partial files are locked, and what a dead process left is cleaned up by the next that is alone.
+
+All methods block; call them in one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mxrtc_bridge.config.private_files import exposure, open_private_directory, open_private_file
+from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.core.files.names import MAX_COMPONENTS
+from mxrtc_bridge.sinks.files.receive.partial_file import MAP_SUFFIX, PART_SUFFIX, Identity, read_header
+from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publisher
+from mxrtc_bridge.sinks.files.receive.quota import Usage
+from mxrtc_bridge.sinks.files.receive.receipts import Ledger, Receipt, read_receipts
+from mxrtc_bridge.sinks.files.rooted_dir import Beneath
+
+STATE_DIRECTORY = ".mxrtc"
+_PARTIALS = "partial"
+_LEDGER = "ledger.jsonl"
+_LOCK = "lock"
+_COMPACT_FROM = 10_000
+_ATTEMPTS = 10
+_LINKS = frozenset({errno.ELOOP, errno.ENOTDIR})
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A partial file that nobody works on."""
+
+    identity: Identity
+    size: int
+    """On the disk."""
+    changed_s: float
+    """When it last grew, in seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is in a box, without the partial files."""
+
+    total: Usage
+    users: dict[str, Usage]
+
+
+class Box:
+    """The directory ``path``, open for receiving.
+
+    Args:
+        path: made if it does not exist.
+        naming: how names are given.
+        exclusive: whether this must be the only process that receives into it.
+
+    Raises:
+        LocalError: it cannot be used, or another process uses it.
+    """
+
+    def __init__(self, path: Path, naming: Naming, *, exclusive: bool) -> None:
+        self.root = Beneath(path, create=True)
+        self._path = path
+        self._exclusive = exclusive
+        self._state = self.partials = self._lock = -1
+        self._ledger: Ledger | None = None
+        try:
+            self._open_state()
+            self._ledger = Ledger(self._state, _LEDGER, self._where(_LEDGER))
+            for _ in self._ledger.receipts():  # which indexes them
+                pass
+        except OSError as error:
+            self.close()
+            if error.errno in _LINKS:
+                where = self._where()
+                raise LocalError(f"{where} cannot be trusted: it is a link, or has one in it. Remove it") from error
+            raise LocalError(f"cannot receive into {_shown(path)}: {os.strerror(error.errno or 0)}") from error
+        except LocalError:
+            self.close()
+            raise
+        self.publisher = Publisher(self.root, self.partials, self._ledger, naming, lambda: int(time.time() * 1000))
+
+    @property
+    def ledger(self) -> Ledger:
+        assert self._ledger is not None
+        return self._ledger
+
+    def free_bytes(self) -> int:
+        """Return what the file system has left for us."""
+        status = os.fstatvfs(self.root.descriptor)
+        return status.f_bavail * status.f_frsize
+
+    def received_before(self, identity: Identity) -> Receipt | None:
+        """Return the receipt of this very version, if its file is still there."""
+        receipt = self.ledger.find(identity)
+        if receipt is None or receipt.is_directory:
+            return None
+        status = self.root.status(receipt.name.split("/"))
+        # What belongs to somebody else is not what we have published, however much it looks like it.
+        if status is None or not receipt.matches(status) or exposure(status) is not None:
+            return None
+        return receipt
+
+    def kept(self) -> list[Kept]:
+        """Return the partial files with their owners, oldest first; those that belong to nothing are left out."""
+        found = (self._kept(name) for name in _names(self.partials) if name.endswith(MAP_SUFFIX))
+        return sorted((kept for kept in found if kept is not None), key=lambda kept: kept.changed_s)
+
+    def remove_partial(self, identity: Identity) -> None:
+        """Remove a partial file that nobody works on."""
+        for suffix in (PART_SUFFIX, MAP_SUFFIX):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(identity.key + suffix, dir_fd=self.partials)
+
+    def contents(self) -> Contents:
+        """Count what is in the box, and whose it is."""
+        total = Usage()
+        self._count((), total)
+        users: dict[str, Usage] = {}
+        for receipt in self._present():
+            usage = users.setdefault(receipt.sender, Usage())
+            usage.size += receipt.size
+            usage.files += 1
+        return Contents(total, users)
+
+    def compact(self) -> None:
+        """Drop the lines of files that are gone from the ledger, where they are many and the greater part."""
+        lines = sum(1 for _ in read_receipts(self.ledger.descriptor))
+        present = sum(1 for _ in self._present())
+        if lines - present > max(_COMPACT_FROM, present):
+            self.ledger.rewrite(self._present())
+
+    def close(self, *, tidy: bool = False) -> None:
+        """Let go.
+
+        Args:
+            tidy: remove all that was kept beside the files, unless there are partial files or other processes.
+        """
+        if tidy and self._lock >= 0 and self._alone_now() and not _names(self.partials):
+            for name in (_LEDGER, _LOCK):
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=self._state)
+            with contextlib.suppress(OSError):
+                os.rmdir(_PARTIALS, dir_fd=self._state)
+                os.rmdir(STATE_DIRECTORY, dir_fd=self.root.descriptor)
+        if self._ledger is not None:
+            self._ledger.close()
+        for descriptor in (self._lock, self.partials, self._state):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._lock = self.partials = self._state = -1
+        self.root.close()
+
+    def _open_state(self) -> None:
+        for _ in range(_ATTEMPTS):
+            self._state = open_private_directory(self.root.descriptor, STATE_DIRECTORY, self._where())
+            self._take_lock()
+            # Another process may have tidied up while we waited; then we hold the lock of a directory that is gone.
+            if self._lock_is_in_place():
+                break
+            os.close(self._lock)
+            os.close(self._state)
+            self._lock = self._state = -1
+        else:
+            raise LocalError(f"{self._where()} is moved away again and again; use a directory that is yours alone")
+        self.partials = open_private_directory(self._state, _PARTIALS, self._where(_PARTIALS))
+        if os.fstat(self.partials).st_dev != os.fstat(self.root.descriptor).st_dev:
+            raise LocalError(f"{self._where()} must be on the same file system as the directory; it is on another one")
+        if self._alone_now():
+            self._remove_leftovers()
+        if not self._exclusive:
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def _take_lock(self) -> None:
+        self._lock = open_private_file(self._state, _LOCK, os.O_RDWR | os.O_CREAT, self._where(_LOCK))
+        if not self._exclusive:
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+        elif not self._alone_now():
+            raise LocalError(f"another process receives into {_shown(self._path)}; a drop box belongs to one bridge")
+
+    def _lock_is_in_place(self) -> bool:
+        status = self.root.status((STATE_DIRECTORY, _LOCK))
+        ours = os.fstat(self._lock)
+        return status is not None and (status.st_dev, status.st_ino) == (ours.st_dev, ours.st_ino)
+
+    def _where(self, *below: str) -> str:
+        """A part of the state, for messages."""
+        return _shown(self._path.joinpath(STATE_DIRECTORY, *below))
+
+    def _alone_now(self) -> bool:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a process that died cannot go on with: files without a map, maps without a file."""
+        wanted: set[str] = set()
+        for kept in self.kept():
+            wanted |= {kept.identity.key + PART_SUFFIX, kept.identity.key + MAP_SUFFIX}
+        for name in _names(self.partials) - wanted:
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                os.unlink(name, dir_fd=self.partials)
+
+    def _kept(self, map_name: str) -> Kept | None:
+        try:
+            descriptor = os.open(map_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.partials)
+        except OSError:
+            return None
+        try:
+            known = read_header(descriptor)
+            if known is None or known[0].key + MAP_SUFFIX != map_name:
+                return None
+            status = os.stat(known[0].key + PART_SUFFIX, dir_fd=self.partials, follow_symlinks=False)
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        # Two names: it was published by a link, and the crash came before its first name was removed.
+        if not stat.S_ISREG(status.st_mode) or exposure(status) is not None:
+            return None
+        return Kept(known[0], status.st_size, status.st_mtime)
+
+    def _count(self, parts: tuple[str, ...], total: Usage) -> None:
+        try:
+            descriptor = self.root.open_directory(parts)
+        except OSError:
+            return
+        below: list[str] = []
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    if not parts and entry.name == STATE_DIRECTORY:
+                        continue
+                    total.files += 1
+                    if entry.is_dir(follow_symlinks=False):
+                        below.append(entry.name)
+                    else:
+                        with contextlib.suppress(FileNotFoundError):
+                            total.size += entry.stat(follow_symlinks=False).st_size
+        finally:
+            os.close(descriptor)
+        if len(parts) < 2 * MAX_COMPONENTS:
+            for name in below:
+                self._count((*parts, name), total)
+
+    def _present(self) -> Iterator[Receipt]:
+        """The receipts whose files are still there, each once."""
+        for offset, receipt in read_receipts(self.ledger.descriptor):
+            # A file that was to be published, and was after a restart, has two lines.
+            if self.ledger.is_last(receipt, offset) and receipt.matches(self.root.status(receipt.name.split("/"))):
+                yield receipt
+
+
+def _names(directory: int) -> set[str]:
+    with os.scandir(directory) as entries:
+        return {entry.name for entry in entries}
+
+
+def _shown(path: Path) -> str:
+    return f"{str(path)[:200]!a}"

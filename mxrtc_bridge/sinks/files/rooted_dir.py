@@ -1,0 +1,100 @@
+"""A directory that is held open, and what lies beneath it.
+
+Every path of a drop box or a share is resolved here, from one descriptor, and no symbolic link on the way is ever
+followed: somebody who swaps a directory for a link between two steps gets an error, not a file elsewhere. The
+configured directory itself may be reached by links; the admin named it.
+
+All methods block; call them in a thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.sinks.files.linux import open_beneath
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+
+
+class Beneath:
+    """What lies beneath ``path``.
+
+    Args:
+        path: a directory.
+        create: make it, with its parents, if it does not exist.
+
+    Raises:
+        LocalError: it cannot be opened, or is not a directory.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        try:
+            if create:
+                path.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
+            self.descriptor = os.open(path, _DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            words = os.strerror(error.errno or errno.EIO)
+            raise LocalError(f"the directory {str(path)[:200]!a} cannot be used: {words}") from error
+
+    def close(self) -> None:
+        """Let go; a second call does nothing."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def open(self, parts: Sequence[str], flags: int, mode: int = FILE_MODE) -> int:
+        """Open a file; never waits for the other end of a FIFO.
+
+        Raises:
+            OSError: as the kernel says.
+        """
+        return open_beneath(self.descriptor, parts, flags | os.O_NONBLOCK | os.O_NOCTTY, mode)
+
+    def open_directory(self, parts: Sequence[str]) -> int:
+        """Open a directory.
+
+        Raises:
+            OSError: as the kernel says; ENOTDIR or ELOOP where it is none.
+        """
+        return open_beneath(self.descriptor, parts, _DIRECTORY)
+
+    def make_directory(self, above: int, name: str) -> None:
+        """Make a directory in the one that ``above`` is the descriptor of.
+
+        Raises:
+            OSError: as the kernel says.
+        """
+        os.mkdir(name, DIRECTORY_MODE, dir_fd=above)
+
+    def status(self, parts: Sequence[str]) -> os.stat_result | None:
+        """Return what is at ``parts``, a link unfollowed, or None if nothing is or it is out of reach."""
+        try:
+            if not parts:
+                return os.fstat(self.descriptor)
+            if len(parts) == 1:
+                return os.stat(parts[0], dir_fd=self.descriptor, follow_symlinks=False)
+            above = open_beneath(self.descriptor, parts[:-1], os.O_PATH | os.O_DIRECTORY)
+        except OSError:
+            return None
+        try:
+            return os.stat(parts[-1], dir_fd=above, follow_symlinks=False)
+        except OSError:
+            return None
+        finally:
+            os.close(above)
+
+
+def is_plain(status: os.stat_result, *, hard_links: bool = False) -> bool:
+    """Whether this is a regular file that has but this one name.
+
+    A second name may be a file that somebody linked into a share to have it read by us.
+    """
+    return stat.S_ISREG(status.st_mode) and (hard_links or status.st_nlink == 1)

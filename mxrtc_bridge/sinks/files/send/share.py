@@ -1,0 +1,140 @@
+"""A share: a directory whose files people may list and fetch.
+
+Only regular files with one name are served, only below the directory, and never through a link. Hidden files, the
+state of a drop box among them, do not exist for the other side.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mxrtc_bridge.core.files.messages import Entry, FileCode
+from mxrtc_bridge.core.files.names import FileNameError
+from mxrtc_bridge.core.files.patterns import Selection, literal_path, parse_path_pattern
+from mxrtc_bridge.sinks.files.os_errors import FileError
+from mxrtc_bridge.sinks.files.rooted_dir import Beneath, is_plain
+from mxrtc_bridge.sinks.files.send.outgoing_file import SourceFile, opened, version_of
+from mxrtc_bridge.sinks.files.send.tree_walk import Tree, Walk, is_hidden
+from mxrtc_bridge.sinks.files.threads import Workers
+
+
+class Share:
+    """The share ``path``. Blocks for a moment when it is made; ended by :meth:`close`.
+
+    Args:
+        path: an existing directory.
+        hidden: serve names that begin with a dot, too.
+        workers: threads; its own if there are none.
+
+    Raises:
+        LocalError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, hidden: bool = False, workers: Workers | None = None) -> None:
+        self._root = Beneath(path)
+        self._hidden = hidden
+        self._workers = workers or Workers()
+
+    @classmethod
+    async def opened(cls, path: Path) -> Share:
+        """Open a share without blocking anybody: its disk may hang.
+
+        Raises:
+            LocalError: it cannot be opened.
+        """
+        workers = Workers()
+        made: list[Share] = []
+        try:
+            # Into the list by the thread itself: a task that is cancelled takes no result.
+            await workers.run(lambda: made.append(cls(path, workers=workers)))
+        except BaseException:
+            for share in made:
+                share.close()
+            workers.close()
+            raise
+        return made[0]
+
+    def select(self, patterns: Sequence[str]) -> Walk:
+        """Return a walk through what ``patterns`` select; a directory stands for all that is in it.
+
+        Raises:
+            FileError: ``name``, a pattern is none or there are too many.
+        """
+        return Walk([Tree(self._root, _selection(patterns), hidden=self._hidden)], self._workers)
+
+    async def list(self, path: str) -> Walk:
+        """Return a walk through what is at ``path``: the file, or what the directory has, not what those have.
+
+        The paths of the entries are whole, seen from the share.
+
+        Raises:
+            FileError: ``name``, the path is none; ``unknown``, there is nothing that may be seen.
+        """
+        _selection([path])  # refuses what is too long, too deep or leads upwards
+        parts = tuple(word for word in path.split("/") if word not in {"", "."})
+        # Before the disk is asked: not even the time that it takes may tell what is hidden.
+        hidden = any(is_hidden(part, shown=self._hidden) for part in parts)
+        status = None if hidden else await self._workers.run(lambda: self._root.status(parts))
+        if status is None or not (stat.S_ISDIR(status.st_mode) or is_plain(status)):
+            raise FileError(FileCode.UNKNOWN, "there is nothing of this name")
+        selection = Selection([literal_path(parts, below=stat.S_ISDIR(status.st_mode))])
+        return Walk([Tree(self._root, selection, hidden=self._hidden, deep=False, strip=False)], self._workers)
+
+    async def open(self, entry: Entry, offset: int = 0) -> SourceFile:
+        """Open a file that a walk has found, at ``offset``.
+
+        Raises:
+            FileError: ``changed`` or ``gone`` if it is not what was found, ``denied``, ``io``.
+        """
+        parts = entry.origin.split("/")
+        return await open_source(lambda: self._root.open(parts, os.O_RDONLY), entry, self._workers, offset)
+
+    async def end(self) -> None:
+        """Let go as soon as the disk has answered what was asked; walks and files that are left can do no more."""
+        await self._workers.drain()
+        self._root.close()
+
+    def close(self) -> None:
+        """Let go, after all walks and files are done."""
+        self._workers.close()
+        self._root.close()
+
+
+async def open_source(
+    open_it: Callable[[], int], entry: Entry, workers: Workers, offset: int, *, hard_links: bool = False
+) -> SourceFile:
+    """Open a file at ``offset`` if it still is what ``entry`` says.
+
+    Raises:
+        FileError: it is not, or cannot be read.
+    """
+    made: list[SourceFile] = []
+
+    def open_and_check() -> None:
+        descriptor = open_it()
+        source = SourceFile(descriptor, entry.version, entry.size, workers)
+        # Into the list by the thread itself: a task that is cancelled takes no result.
+        made.append(source)
+        status = os.fstat(descriptor)
+        if not is_plain(status, hard_links=hard_links):
+            raise FileError(FileCode.DENIED, "it is not a plain file any more")
+        if version_of(status) != entry.version or not stat.S_ISREG(status.st_mode):
+            raise FileError(FileCode.CHANGED, "the file was changed since it was listed; fetch it again")
+
+    try:
+        await workers.run(open_and_check)
+    except BaseException:
+        for source in made:
+            source.close_now()
+        raise
+    return await opened(made[0], offset)
+
+
+def _selection(patterns: Sequence[str]) -> Selection:
+    try:
+        return Selection([parse_path_pattern(pattern) for pattern in patterns])
+    except FileNameError as error:
+        raise FileError(FileCode.NAME, str(error)) from error

@@ -1,0 +1,219 @@
+"""What there is to be sent below some directories, a few entries at a time.
+
+A walk goes through the tree in the order of names, parents before children. It holds the names of the directories on
+the way to where it stands and nothing else, with a limit; a tree of millions of files takes no more memory than its
+largest directories. What cannot be sent (links, devices, hard links, names that are no text) is told as a failure in
+its place, and never opened. Whether a name is acceptable is otherwise left to the receiver.
+
+All methods of :class:`Tree` and :class:`Walk` but :meth:`Walk.next` block.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from mxrtc_bridge.core.files.events import Failure
+from mxrtc_bridge.core.files.messages import Entry, EntryKind, FileCode
+from mxrtc_bridge.core.files.names import MAX_COMPONENTS, MAX_PATH_BYTES
+from mxrtc_bridge.core.files.patterns import Place, Selection
+from mxrtc_bridge.sinks.files.os_errors import translated
+from mxrtc_bridge.sinks.files.receive.state_dir import STATE_DIRECTORY
+from mxrtc_bridge.sinks.files.rooted_dir import Beneath, is_plain
+from mxrtc_bridge.sinks.files.send.outgoing_file import version_of
+from mxrtc_bridge.sinks.files.threads import Workers
+
+MAX_NAMES = 200_000
+"""That a walk holds at a time."""
+MAX_STEP = 1024
+
+Found = Entry | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A directory to be walked through."""
+
+    root: Beneath
+    selection: Selection
+    hidden: bool = False
+    """Whether names that begin with a dot are seen; the state of a drop box never is."""
+    prefix: tuple[str, ...] = ()
+    """Put before the offered paths."""
+    origin: str = ""
+    """Put before the origins of the entries."""
+    version: str = ""
+    """Put before their versions."""
+    hard_links: bool = False
+    """Whether files that have several names are sent."""
+    deep: bool = True
+    """Whether directories that are selected are gone into."""
+    strip: bool = True
+    """Whether the place that a pattern names is left out of the offered paths."""
+
+
+@dataclass(slots=True)
+class _Level:
+    """A directory on the way."""
+
+    tree: Tree
+    number: int
+    """Of the tree."""
+    parts: tuple[str, ...]
+    place: Place
+    names: deque[str] = field(default_factory=deque)
+
+
+class Walk:
+    """A walk through ``trees``, one after the other.
+
+    Args:
+        trees: where to.
+        first: found before all trees.
+        workers: threads.
+    """
+
+    def __init__(self, trees: Sequence[Tree], workers: Workers, first: Sequence[Found] = ()) -> None:
+        self._trees = deque(enumerate(trees))
+        self._first = deque(first)
+        self._workers = workers
+        self._levels: list[_Level] = []
+        self._held = 0
+        self._matched: set[tuple[int, int]] = set()
+        self._all = tuple(trees)
+
+    async def next(self, limit: int) -> list[Found]:
+        """Return up to ``limit`` more entries and failures; an empty list is the end.
+
+        Never to be called again before it has returned.
+        """
+        return await self._workers.run(lambda: self._next(min(limit, MAX_STEP)))
+
+    def unmatched(self) -> list[str]:
+        """Return the patterns that nothing was found for so far."""
+        return [
+            pattern.text
+            for number, tree in enumerate(self._all)
+            for index, pattern in enumerate(tree.selection.patterns)
+            if (number, index) not in self._matched
+        ]
+
+    def _next(self, limit: int) -> list[Found]:
+        found: list[Found] = []
+        while len(found) < limit:
+            if self._first:
+                found.append(self._first.popleft())
+            elif self._levels:
+                found += self._step()
+            elif self._trees:
+                number, tree = self._trees.popleft()
+                self._matched |= {(number, index) for index in tree.selection.root.chosen}
+                found += self._enter(_Level(tree, number, (), tree.selection.root))
+            else:
+                break
+        return found
+
+    def _step(self) -> Iterator[Found]:
+        """Look at the next name of the innermost directory."""
+        level = self._levels[-1]
+        if not level.names:
+            self._levels.pop()
+            return
+        name = level.names.popleft()
+        self._held -= 1
+        tree, parts = level.tree, (*level.parts, name)
+        place = tree.selection.below(level.place, name)
+        if not place.leads_on or is_hidden(name, shown=tree.hidden):
+            return
+        status = tree.root.status(parts)
+        if status is None:
+            return  # gone meanwhile, or never there
+        self._matched |= {(level.number, index) for index in place.chosen}
+        if place.selected and (problem := _problem(tree, parts, status)) is not None:
+            yield problem
+        elif stat.S_ISDIR(status.st_mode):
+            # The directory that a pattern ends in, "docs" in "docs/**", is where things are, not one of them.
+            if place.selected and _offered(tree, parts, place):
+                yield _entry(tree, parts, place, status)
+            if tree.deep or not place.selected:
+                yield from self._enter(_Level(tree, level.number, parts, place))
+        elif place.selected:
+            yield _entry(tree, parts, place, status)
+
+    def _enter(self, level: _Level) -> Iterator[Found]:
+        tree = level.tree
+        path = "/".join((*tree.prefix, *level.parts))
+        names = tree.selection.names(level.place)
+        try:
+            level.names.extend(sorted(names if names is not None else _list(tree, level.parts)))
+        except OSError as error:
+            failure = translated(error)
+            yield Failure(_shown(path), failure.code, str(failure))
+            return
+        if self._held + len(level.names) > MAX_NAMES:
+            yield Failure(_shown(path), FileCode.LIMIT, f"the directory has more than {MAX_NAMES - self._held} names")
+            return
+        self._held += len(level.names)
+        self._levels.append(level)
+
+
+def _list(tree: Tree, parts: tuple[str, ...]) -> Iterator[str]:
+    descriptor = tree.root.open_directory(parts)
+    try:
+        with os.scandir(descriptor) as entries:
+            names = (entry.name for entry in entries if not is_hidden(entry.name, shown=tree.hidden))
+            # One more than the limit, so that reaching it can be told from passing it.
+            yield from itertools.islice(names, MAX_NAMES + 1)
+    finally:
+        os.close(descriptor)
+
+
+def is_hidden(name: str, *, shown: bool) -> bool:
+    """Whether a name does not exist for the other side; the state of a drop box never does.
+
+    Args:
+        name: one component of a path.
+        shown: whether other names that begin with a dot are seen.
+    """
+    return name == STATE_DIRECTORY or (name[:1] == "." and not shown)
+
+
+def _offered(tree: Tree, parts: tuple[str, ...], place: Place) -> tuple[str, ...]:
+    return (*tree.prefix, *parts[tree.selection.base(place) if tree.strip else 0 :])
+
+
+def _entry(tree: Tree, parts: tuple[str, ...], place: Place, status: os.stat_result) -> Entry:
+    path = "/".join(_offered(tree, parts, place))
+    origin = tree.origin + "/".join(parts)
+    modified_ms = max(status.st_mtime_ns // 1_000_000, 0)
+    if stat.S_ISDIR(status.st_mode):
+        return Entry(path, EntryKind.DIRECTORY, 0, modified_ms, "", origin)
+    return Entry(path, EntryKind.FILE, status.st_size, modified_ms, tree.version + version_of(status), origin)
+
+
+def _problem(tree: Tree, parts: tuple[str, ...], status: os.stat_result) -> Failure | None:
+    """Why this cannot be sent, if it cannot."""
+    path = "/".join((*tree.prefix, *parts))
+    code = FileCode.DENIED
+    if _shown(path) != path:
+        code, words = FileCode.NAME, f"its path is not text in UTF-8, or has more than {MAX_PATH_BYTES} bytes"
+    elif len(parts) + len(tree.prefix) > MAX_COMPONENTS:
+        code, words = FileCode.NAME, f"its path has more than {MAX_COMPONENTS} parts"
+    elif stat.S_ISLNK(status.st_mode):
+        words = "it is a symbolic link; links are not followed"
+    elif stat.S_ISDIR(status.st_mode) or is_plain(status, hard_links=tree.hard_links):
+        return None
+    elif stat.S_ISREG(status.st_mode):
+        words = "it has more than one name (hard links)"
+    else:
+        words = "it is neither a file nor a directory"
+    return Failure(_shown(path), code, words)
+
+
+def _shown(path: str) -> str:
+    """A path that may be too long, or hold bytes that are no text, as text that is neither."""
+    return path.encode("utf-8", "surrogateescape")[:MAX_PATH_BYTES].decode("utf-8", "replace")

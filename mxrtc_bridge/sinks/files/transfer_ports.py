@@ -1,0 +1,81 @@
+"""The file side of one transfer: a store or a share, seen by one user for one job."""
+
+from __future__ import annotations
+
+from mxrtc_bridge.core.files.events import Failure, Held
+from mxrtc_bridge.core.files.messages import Entry, FileCode, Get, Ls
+from mxrtc_bridge.sinks.files.receive.incoming_file import Reception
+from mxrtc_bridge.sinks.files.receive.publisher import Published
+from mxrtc_bridge.sinks.files.receive.receiver import Store
+from mxrtc_bridge.sinks.files.send.outgoing_file import SourceFile
+from mxrtc_bridge.sinks.files.send.share import Share
+from mxrtc_bridge.sinks.files.send.tree_walk import Found, Walk
+
+
+class ReceivedFrom:
+    """Receives what ``sender`` puts into ``store``.
+
+    Args:
+        store: open.
+        sender: who is charged, and who alone can go on with what is unfinished.
+    """
+
+    def __init__(self, store: Store, sender: str) -> None:
+        self._store = store
+        self._sender = sender
+
+    async def begin(self, entry: Entry) -> Reception | Held:
+        """Begin to receive a file; a directory, or what was received before, is there at once.
+
+        Raises:
+            FileError: it is not received.
+        """
+        begun = await self._store.begin(self._sender, entry)
+        return Held(begun.name, begun.digest) if isinstance(begun, Published) else begun
+
+
+class Selected:
+    """What one job has of a share. Made by :meth:`open`."""
+
+    def __init__(self, share: Share, walk: Walk, *, complain: bool) -> None:
+        self._share = share
+        self._walk = walk
+        self._complain = complain
+
+    @classmethod
+    async def open(cls, share: Share, job: Get | Ls) -> Selected:
+        """Find the beginning of what ``job`` wants.
+
+        Raises:
+            FileError: a pattern is none, or there is no such directory.
+        """
+        if isinstance(job, Ls):
+            return cls(share, await share.list(job.path), complain=False)
+        return cls(share, share.select(job.patterns), complain=True)
+
+    def walk(self) -> _Complete:
+        """Return the walk; it can be walked once."""
+        return _Complete(self._walk, complain=self._complain)
+
+    async def open_file(self, entry: Entry, offset: int = 0) -> SourceFile:
+        """Open a file that the walk has found, at ``offset``.
+
+        Raises:
+            FileError: it is not what was found any more, or cannot be read.
+        """
+        return await self._share.open(entry, offset)
+
+
+class _Complete:
+    """A walk that tells at its end which patterns nothing was found for."""
+
+    def __init__(self, walk: Walk, *, complain: bool) -> None:
+        self._walk = walk
+        self._complain = complain
+
+    async def next(self, limit: int) -> list[Found]:
+        found = await self._walk.next(limit)
+        if found or not self._complain:
+            return found
+        self._complain = False
+        return [Failure(text, FileCode.UNKNOWN, "there is nothing of this name") for text in self._walk.unmatched()]

@@ -1,0 +1,202 @@
+"""The user's side: what ``mxrtc send`` sends and where ``mxrtc get`` puts things.
+
+Sources are named by the user, and are taken at his word: a link on the command line is followed, hidden files and files
+with several names are sent. Links *within* a directory are not followed, as everywhere.
+
+Standard input has no size and cannot be read twice, and both are needed to resume. It is therefore written to a
+temporary file without a name first, and sent from there when its end is known.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.core.files.messages import Entry, EntryKind
+from mxrtc_bridge.core.files.names import NameRules, sanitise_name
+from mxrtc_bridge.core.files.patterns import Selection, parse_path_pattern
+from mxrtc_bridge.sinks.files.receive.publisher import Existing, Naming
+from mxrtc_bridge.sinks.files.receive.quota import UNLIMITED
+from mxrtc_bridge.sinks.files.receive.receiver import Policy, Store
+from mxrtc_bridge.sinks.files.rooted_dir import Beneath
+from mxrtc_bridge.sinks.files.send.outgoing_file import SourceFile, version_of
+from mxrtc_bridge.sinks.files.send.share import open_source
+from mxrtc_bridge.sinks.files.send.tree_walk import Found, Tree, Walk
+from mxrtc_bridge.sinks.files.threads import Workers
+
+MAX_SOURCES = 1024
+STDIN = "-"
+_COPY_SIZE = 1024 * 1024
+_RULES = NameRules(leading_dot=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Single:
+    """A file named on the command line, or standard input's copy."""
+
+    path: Path | None
+    descriptor: int = -1
+
+
+class Sources:
+    """What the command line names. Made by :meth:`open`; ended by :meth:`close`.
+
+    Args:
+        paths: files, directories, or ``-`` for standard input.
+        name: the name of standard input for the other side.
+        stdin: its descriptor.
+        resume: let the other side go on with what it has of these files, and know those that it has as a whole.
+    """
+
+    def __init__(self, paths: Sequence[str], *, name: str | None = None, stdin: int = 0, resume: bool = True) -> None:
+        self._paths = tuple(paths)
+        self._name = name
+        self._stdin = stdin
+        # A receiver knows a file by its version: one that it has never seen begins anew. It stays the same as long as
+        # this object lives, so that a lost connection costs nothing even then.
+        self._mark = "" if resume else f"{secrets.token_hex(8)}-"
+        self._workers = Workers()
+        self._trees: list[Tree] = []
+        self._singles: list[_Single] = []
+        self._entries: list[Found] = []
+        self._names: set[str] = set()
+
+    async def open(self) -> None:
+        """Find everything that was named; reads standard input to its end if it is among it.
+
+        Raises:
+            LocalError: something named is not there, cannot be read, or is no file and no directory.
+        """
+        if not 1 <= len(self._paths) <= MAX_SOURCES:
+            raise LocalError(f"{len(self._paths)} paths were named; give 1 to {MAX_SOURCES}")
+        try:
+            await self._workers.run(self._find_all)
+        except BaseException:
+            self.close()
+            raise
+
+    def walk(self) -> Walk:
+        """Return a walk through everything."""
+        return Walk(self._trees, self._workers, self._entries)
+
+    async def open_file(self, entry: Entry, offset: int = 0) -> SourceFile:
+        """Open a file that the walk has found, at ``offset``.
+
+        Raises:
+            FileError: it is not what was found any more, or cannot be read.
+        """
+        entry = replace(entry, version=entry.version.removeprefix(self._mark))
+        kind, _, rest = entry.origin.partition(":")
+        if kind == "single":
+            single = self._singles[int(rest)]
+            return await open_source(lambda: _open_single(single), entry, self._workers, offset, hard_links=True)
+        number, _, path = rest.partition(":")
+        root, parts = self._trees[int(number)].root, path.split("/")
+        return await open_source(lambda: root.open(parts, os.O_RDONLY), entry, self._workers, offset, hard_links=True)
+
+    def close(self) -> None:
+        """Let go; call it after all walks and files are done."""
+        self._workers.close()
+        for tree in self._trees:
+            tree.root.close()
+        for single in self._singles:
+            if single.descriptor >= 0:
+                os.close(single.descriptor)
+        self._trees, self._singles = [], []
+
+    def _find_all(self) -> None:
+        for path in self._paths:
+            if path == STDIN:
+                self._add_stdin()
+            else:
+                self._add(Path(path))
+
+    def _add(self, path: Path) -> None:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise LocalError(f"{str(path)[:200]!a} cannot be sent: {os.strerror(error.errno or 0)}") from error
+        name = self._offered_name(path)
+        if stat.S_ISDIR(status.st_mode):
+            everything = Selection([parse_path_pattern("")])
+            origin = f"tree:{len(self._trees)}:"
+            self._trees.append(
+                Tree(
+                    Beneath(path),
+                    everything,
+                    hidden=True,
+                    prefix=(name,),
+                    origin=origin,
+                    version=self._mark,
+                    hard_links=True,
+                )
+            )
+            self._entries.append(Entry(name, EntryKind.DIRECTORY, 0, max(status.st_mtime_ns // 1_000_000, 0)))
+        elif stat.S_ISREG(status.st_mode):
+            self._add_single(name, status, _Single(path))
+        else:
+            raise LocalError(f"{str(path)[:200]!a} cannot be sent: it is neither a file nor a directory")
+
+    def _add_single(self, name: str, status: os.stat_result, single: _Single) -> None:
+        origin = f"single:{len(self._singles)}"
+        self._singles.append(single)
+        modified_ms = max(status.st_mtime_ns // 1_000_000, 0)
+        self._entries.append(
+            Entry(name, EntryKind.FILE, status.st_size, modified_ms, self._mark + version_of(status), origin)
+        )
+
+    def _offered_name(self, path: Path) -> str:
+        # "." and "dir/.." have no name of their own; the directory that they mean has.
+        name = path.name if path.name not in {"", ".."} else path.resolve().name
+        offered = sanitise_name(name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), _RULES)
+        if offered in self._names:
+            raise LocalError(f"two of the paths have the name {offered[:80]!a}; send them one after the other")
+        self._names.add(offered)
+        return offered
+
+    def _add_stdin(self) -> None:
+        if self._name is None:
+            raise LocalError("standard input needs a name for the other side; give one with --name")
+        name = self._offered_name(Path(self._name))
+        with tempfile.TemporaryFile(prefix="mxrtc-") as spool:
+            try:
+                with open(os.dup(self._stdin), "rb", buffering=0) as source:  # noqa: PTH123 - a descriptor has no path
+                    shutil.copyfileobj(source, spool, _COPY_SIZE)
+                spool.flush()
+            except OSError as error:
+                words = f"{os.strerror(error.errno or 0)}; TMPDIR chooses where its copy is kept"
+                raise LocalError(f"standard input cannot be read to its end: {words}") from error
+            descriptor = os.dup(spool.fileno())
+        self._add_single(name, os.fstat(descriptor), _Single(None, descriptor))
+
+
+def _open_single(single: _Single) -> int:
+    if single.path is None:
+        return os.dup(single.descriptor)
+    return os.open(single.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+class Destination(Store):
+    """The directory that ``mxrtc get`` puts things into.
+
+    What is unfinished is kept in ``.mxrtc`` there; ``close(tidy=True)`` removes it if everything is finished. Several
+    programs may receive into the same directory at a time.
+
+    Args:
+        path: the directory; made if it does not exist.
+        force: replace files of the same names, each in one step, instead of choosing other names.
+        resume: go on with what is unfinished, and do not fetch again what an unfinished transfer has fetched.
+        sanitise: make names safe that are not accepted, instead of refusing them.
+    """
+
+    def __init__(self, path: Path, *, force: bool = False, resume: bool = True, sanitise: bool = True) -> None:
+        existing = Existing.REPLACE if force else Existing.KEEP_BOTH
+        naming = Naming(sanitise=sanitise, existing=existing)
+        super().__init__(path, Policy(naming, UNLIMITED, exclusive=False, resume=resume))

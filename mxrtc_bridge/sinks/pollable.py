@@ -1,0 +1,154 @@
+"""Halves for descriptors that the loop can wait for: sockets, pipes, terminals. They must be non-blocking."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from mxrtc_bridge.sinks.buffer import WriteBuffer
+from mxrtc_bridge.sinks.reader_writer import MAX_SALVAGED_BYTES, MAX_UNSENT_BYTES, READ_SIZE, Owner, nothing
+
+
+class PolledReader:
+    """Reads a non-blocking descriptor when the loop says that it can be read."""
+
+    def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None] = nothing) -> None:
+        self._descriptor = descriptor
+        self._owner = owner
+        self._released = released
+        self._loop = asyncio.get_running_loop()
+        self._watching = False
+        self._stopped = False
+
+    def pause(self) -> None:
+        if self._watching:
+            self._watching = False
+            self._loop.remove_reader(self._descriptor)
+
+    def resume(self) -> None:
+        if not self._watching and not self._stopped:
+            self._watching = True
+            self._loop.add_reader(self._descriptor, self._readable)
+
+    def stop(self) -> None:
+        if not self._stopped:
+            self.pause()
+            self._stopped = True
+            self._released()
+
+    def salvage(self) -> list[bytes]:
+        pieces: list[bytes] = []
+        while not self._stopped and len(pieces) < MAX_SALVAGED_BYTES // READ_SIZE:
+            try:
+                data = os.read(self._descriptor, READ_SIZE)
+            except OSError:
+                break
+            if not data:
+                break
+            pieces.append(data)
+        return pieces
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._descriptor, READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.pause()
+            self._owner.half_failed(error)
+            return
+        if data:
+            self._owner.half_read(data)
+        else:
+            self.stop()
+            self._owner.half_ended()
+
+
+class PolledWriter:
+    """Writes to a non-blocking descriptor; keeps what it does not take, up to 8 MiB."""
+
+    def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None] = nothing) -> None:
+        self._descriptor = descriptor
+        self._owner = owner
+        self._released = released
+        self._loop = asyncio.get_running_loop()
+        self._buffer = WriteBuffer(MAX_UNSENT_BYTES)
+        self._watching = False
+        self._finishing = False
+        self._stopped = False
+        self._written = 0
+        self._failure: OSError | None = None
+        self._report_due = False
+
+    def write(self, data: bytes) -> None:
+        if self._stopped or self._failure is not None or not data:
+            return
+        if self._watching:
+            self._buffer.append(data)
+            return
+        self._attempt(data)
+        self._report_soon()
+
+    def finish(self) -> None:
+        self._finishing = True
+        self._report_soon()
+
+    def stop(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            self._unwatch()
+            self._buffer.clear()
+            self._released()
+
+    def _attempt(self, data: bytes = b"") -> None:
+        """Give the system what it takes now, what is held and then ``data``; never tells the owner."""
+        try:
+            while self._buffer.size:
+                taken = os.writev(self._descriptor, self._buffer.pieces())
+                self._buffer.consume(taken)
+                self._written += taken
+            while data:
+                taken = os.write(self._descriptor, data)
+                data = data[taken:]
+                self._written += taken
+        except (BlockingIOError, InterruptedError):
+            self._buffer.append(data)
+            self._watch()
+        except OSError as error:
+            self._failure = error
+            self._unwatch()
+        else:
+            self._unwatch()
+
+    def _watch(self) -> None:
+        if not self._watching:
+            self._watching = True
+            self._loop.add_writer(self._descriptor, self._writable)
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            self._watching = False
+            self._loop.remove_writer(self._descriptor)
+
+    def _writable(self) -> None:
+        self._attempt()
+        self._report()
+
+    def _report_soon(self) -> None:
+        if not self._report_due:
+            self._report_due = True
+            self._loop.call_soon(self._report)
+
+    def _report(self) -> None:
+        self._report_due = False
+        if self._written and not self._stopped:
+            written, self._written = self._written, 0
+            self._owner.half_wrote(written)
+        if self._stopped:
+            return
+        if self._failure is not None:
+            self._owner.half_failed(self._failure)
+        elif self._finishing and not self._buffer.size:
+            self._finishing = False
+            self._owner.half_flushed()

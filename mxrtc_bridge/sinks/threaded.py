@@ -1,0 +1,129 @@
+"""Halves for descriptors that nobody can wait for: regular files, ``/dev/null`` and the like.
+
+Epoll refuses them, and reading a slow disk would block the loop. Each operation runs in the loop's executor, one at a
+time; such operations end by themselves, so a half that is stopped lets the last one finish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from mxrtc_bridge.engine.outside import in_thread
+from mxrtc_bridge.sinks.buffer import WriteBuffer
+from mxrtc_bridge.sinks.reader_writer import MAX_UNSENT_BYTES, READ_SIZE, Owner, nothing
+
+
+class FileReader:
+    """Reads a descriptor that cannot be waited for, in the executor; holds at most one piece of 64 KiB."""
+
+    def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None] = nothing) -> None:
+        self._descriptor = descriptor
+        self._owner = owner
+        self._released = released
+        self._loop = asyncio.get_running_loop()
+        self._paused = True
+        self._stopped = False
+        self._running: asyncio.Future[bytes] | None = None
+        self._held: bytes | None = None
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        if self._paused and not self._stopped:
+            self._paused = False
+            self._loop.call_soon(self._step)
+
+    def stop(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            if self._running is None:
+                self._released()
+
+    def salvage(self) -> list[bytes]:
+        held, self._held = self._held, None
+        return [held] if held else []
+
+    def _step(self) -> None:
+        if self._paused or self._stopped or self._running is not None:
+            return
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._deliver(held)
+            return
+        self._running = in_thread(os.read, self._descriptor, READ_SIZE)
+        self._running.add_done_callback(self._done)
+
+    def _done(self, future: asyncio.Future[bytes]) -> None:
+        self._running = None
+        if future.cancelled() or self._stopped:  # cancelled: the loop is going down
+            self._stopped = True
+            self._released()
+        elif isinstance(error := future.exception(), OSError):
+            self._owner.half_failed(error)
+        elif self._paused:
+            self._held = future.result()
+        else:
+            self._deliver(future.result())
+
+    def _deliver(self, data: bytes) -> None:
+        if not data:
+            self.stop()
+            self._owner.half_ended()
+            return
+        self._owner.half_read(data)
+        self._loop.call_soon(self._step)
+
+
+class FileWriter:
+    """Writes to a descriptor that cannot be waited for, in the executor; keeps up to 8 MiB."""
+
+    def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None] = nothing) -> None:
+        self._descriptor = descriptor
+        self._owner = owner
+        self._released = released
+        self._loop = asyncio.get_running_loop()
+        self._buffer = WriteBuffer(MAX_UNSENT_BYTES)
+        self._finishing = False
+        self._stopped = False
+        self._running: asyncio.Future[int] | None = None
+
+    def write(self, data: bytes) -> None:
+        if not self._stopped and data:
+            self._buffer.append(data)
+            self._loop.call_soon(self._step)
+
+    def finish(self) -> None:
+        self._finishing = True
+        self._loop.call_soon(self._step)
+
+    def stop(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            self._buffer.clear()
+            if self._running is None:
+                self._released()
+
+    def _step(self) -> None:
+        if self._stopped or self._running is not None:
+            return
+        if self._buffer.size:
+            self._running = in_thread(os.write, self._descriptor, self._buffer.first())
+            self._running.add_done_callback(self._done)
+        elif self._finishing:
+            self._finishing = False
+            self._owner.half_flushed()
+
+    def _done(self, future: asyncio.Future[int]) -> None:
+        self._running = None
+        if future.cancelled() or self._stopped:  # cancelled: the loop is going down
+            self._stopped = True
+            self._released()
+        elif isinstance(error := future.exception(), OSError):
+            self._owner.half_failed(error)
+        else:
+            self._buffer.consume(future.result())
+            self._owner.half_wrote(future.result())
+            self._step()
