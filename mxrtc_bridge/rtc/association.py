@@ -22,9 +22,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mxrtc_bridge.core.errors import StateError, TransportError
+from mxrtc_bridge.rtc.sctp_stream import SctpStream
+from mxrtc_bridge.rtc.send_burst import Turns
 from mxrtc_bridge.rtc.settings import CongestionKind, RtcSettings
-from mxrtc_bridge.rtc.stream import SctpStream
-from mxrtc_bridge.rtc.turns import Turns
 from mxrtc_bridge.sctp.association import Association
 from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.channels import (

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Protocol
 
 from mxrtc_bridge.engine.ports import ChannelListener
-from mxrtc_bridge.rtc.stream import StreamListener
+from mxrtc_bridge.rtc.sctp_stream import StreamListener
 
 log = logging.getLogger("mxrtc_bridge.rtc")
 

@@ -19,8 +19,8 @@ from mxrtc_bridge.rtc.certificates import (
     certificate_to_pem,
     make_certificate,
 )
+from mxrtc_bridge.rtc.ice_servers import ServerPlan, plan_servers
 from mxrtc_bridge.rtc.peer import DataPeer
-from mxrtc_bridge.rtc.servers import ServerPlan, plan_servers
 from mxrtc_bridge.rtc.settings import RtcSettings
 
 log = logging.getLogger("mxrtc_bridge.rtc")

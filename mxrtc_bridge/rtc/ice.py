@@ -30,8 +30,8 @@ from mxrtc_bridge.core.webrtc.ice import IcePolicy, Path, PathKind
 from mxrtc_bridge.core.webrtc.sdp import Candidate
 from mxrtc_bridge.rtc.datagrams import Address, Drops, GuardedStun
 from mxrtc_bridge.rtc.gathering import COMPONENT, Gathering
+from mxrtc_bridge.rtc.ice_servers import ServerPlan
 from mxrtc_bridge.rtc.interfaces import never_fragments
-from mxrtc_bridge.rtc.servers import ServerPlan
 from mxrtc_bridge.rtc.settings import RtcSettings
 from mxrtc_bridge.rtc.udp import UdpTransport
 

@@ -26,9 +26,9 @@ from mxrtc_bridge.rtc.channel import DataChannel
 from mxrtc_bridge.rtc.datagrams import Drops
 from mxrtc_bridge.rtc.dtls import DtlsTransport
 from mxrtc_bridge.rtc.ice import IceConnection, described_candidates, new_session_id
-from mxrtc_bridge.rtc.servers import ServerPlan
+from mxrtc_bridge.rtc.ice_servers import ServerPlan
+from mxrtc_bridge.rtc.sctp_stream import SctpStream
 from mxrtc_bridge.rtc.settings import RtcSettings
-from mxrtc_bridge.rtc.stream import SctpStream
 
 log = logging.getLogger("mxrtc_bridge.rtc")
 

@@ -11,8 +11,8 @@ from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, parse_description
 from mxrtc_bridge.engine.ports import Channel
 from mxrtc_bridge.rtc.certificates import make_certificate
+from mxrtc_bridge.rtc.ice_servers import ServerPlan
 from mxrtc_bridge.rtc.peer import DataPeer
-from mxrtc_bridge.rtc.servers import ServerPlan
 from mxrtc_bridge.rtc.settings import RtcSettings
 
 LOOPBACK = RtcSettings(

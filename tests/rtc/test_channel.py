@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mxrtc_bridge.rtc.channel import MAX_EARLY_MESSAGES, DataChannel
-from mxrtc_bridge.rtc.stream import StreamListener
+from mxrtc_bridge.rtc.sctp_stream import StreamListener
 
 
 class FakeStream:

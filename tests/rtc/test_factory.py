@@ -12,7 +12,7 @@ from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.webrtc.ice import IceServer
 from mxrtc_bridge.rtc import factory as factory_module
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
-from mxrtc_bridge.rtc.servers import ServerPlan
+from mxrtc_bridge.rtc.ice_servers import ServerPlan
 from tests.rtc.peers import LOOPBACK, offer_of
 
 BUILD = UserId("@rtc_build:example.org")

@@ -14,7 +14,7 @@ from aioice import stun
 from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.webrtc.ice import IcePolicy
 from mxrtc_bridge.core.webrtc.sdp import Candidate
-from mxrtc_bridge.rtc.servers import ServerPlan, StunServer, TurnServer
+from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
 from tests.rtc.peers import make_peer, offer_of
 from tests.rtc.test_interfaces import free_range
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from mxrtc_bridge.rtc.servers import ServerPlan, TurnServer
+from mxrtc_bridge.rtc.ice_servers import ServerPlan, TurnServer
 from tests.rtc.peers import Pair, make_peer
 
 

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, PathKind
 from mxrtc_bridge.core.webrtc.sdp import Description
-from mxrtc_bridge.rtc.servers import ServerPlan, StunServer, TurnServer
+from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
 from tests.rtc.peers import Pair, answer_of, make_peer, offer_of
 from tests.rtc.test_interfaces import free_range
 

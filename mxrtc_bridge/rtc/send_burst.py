@@ -7,7 +7,7 @@ long while all that moves is bulk, and short while somebody exchanges small mess
 
 from __future__ import annotations
 
-from mxrtc_bridge.rtc.stream import SctpStream
+from mxrtc_bridge.rtc.sctp_stream import SctpStream
 
 LONG_TURN = 45
 """Packets: what fits into one call of the kernel at the size that Ethernet carries; 64 KB, 0.4 ms of work."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.webrtc.ice import IceServer
-from mxrtc_bridge.rtc.servers import ServerPlan, StunServer, TurnServer, plan_servers
+from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer, plan_servers
 
 
 def plan(*urls: str) -> ServerPlan:

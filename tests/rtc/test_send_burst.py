@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from mxrtc_bridge.rtc.stream import SctpStream
-from mxrtc_bridge.rtc.turns import BULKY_FOR_S, LONG_TURN, SHORT_FOR_S, SHORT_TURN, SMALL_MESSAGE, Turns
+from mxrtc_bridge.rtc.sctp_stream import SctpStream
+from mxrtc_bridge.rtc.send_burst import BULKY_FOR_S, LONG_TURN, SHORT_FOR_S, SHORT_TURN, SMALL_MESSAGE, Turns
 from tests.rtc.peers import Pair
 
 KIB = 1024
