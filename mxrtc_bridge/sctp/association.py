@@ -15,9 +15,9 @@ from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import HEADER_SIZE
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import BufferedLow, Event, Flushed, MessageReceived, ResetDone, SendSpace
-from mxrtc_bridge.sctp.inbound import HEARTBEAT_INFO, Inbound
 from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, State
-from mxrtc_bridge.sctp.outgoing import OutMessage, OutStream
+from mxrtc_bridge.sctp.outbound_queue import OutMessage, OutStream
+from mxrtc_bridge.sctp.packet_reader import HEARTBEAT_INFO, Inbound
 from mxrtc_bridge.sctp.settings import SctpSettings
 
 _FOREVER = float("inf")

@@ -20,7 +20,7 @@ from typing import cast
 from mxrtc_bridge.sctp.chunks import MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl, RateSample, SentPacket
 from mxrtc_bridge.sctp.numbers import Ranges
-from mxrtc_bridge.sctp.outgoing import ABANDONED, ACKED, IN_FLIGHT, LOST, OutChunk, OutStream
+from mxrtc_bridge.sctp.outbound_queue import ABANDONED, ACKED, IN_FLIGHT, LOST, OutChunk, OutStream
 from mxrtc_bridge.sctp.rtt import RoundTrip
 
 _MAX_REORDERING_STEPS = 16

@@ -14,7 +14,7 @@ from struct import Struct
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import MalformedError
 from mxrtc_bridge.sctp.numbers import MASK32, unwrap
-from mxrtc_bridge.sctp.outgoing import OutStream
+from mxrtc_bridge.sctp.outbound_queue import OutStream
 
 _FOREVER = float("inf")
 _OUTGOING_REQUEST = 13

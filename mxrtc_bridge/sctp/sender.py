@@ -19,8 +19,8 @@ from mxrtc_bridge.sctp.chunks import MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.flight import Flight
 from mxrtc_bridge.sctp.numbers import unwrap
-from mxrtc_bridge.sctp.outgoing import IN_FLIGHT, LOST, OutChunk, Scheduler, write
-from mxrtc_bridge.sctp.partial import Abandonment
+from mxrtc_bridge.sctp.outbound_queue import IN_FLIGHT, LOST, OutChunk, Scheduler, write
+from mxrtc_bridge.sctp.reliability import Abandonment
 from mxrtc_bridge.sctp.rtt import RoundTrip
 from mxrtc_bridge.sctp.settings import SctpSettings
 

@@ -11,7 +11,7 @@ from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import UNORDERED
 from mxrtc_bridge.sctp.flight import Flight
 from mxrtc_bridge.sctp.numbers import MASK16, MASK32
-from mxrtc_bridge.sctp.outgoing import ABANDONED, OutChunk, OutMessage, OutStream, Scheduler
+from mxrtc_bridge.sctp.outbound_queue import ABANDONED, OutChunk, OutMessage, OutStream, Scheduler
 
 _FOREVER = float("inf")
 _MAX_SKIPPED = 64

@@ -12,7 +12,7 @@ from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import Flushed, MessageReceived, ResetDone, StreamReset
 from mxrtc_bridge.sctp.handshake import Proposal
 from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, Lifecycle, State
-from mxrtc_bridge.sctp.outgoing import OutStream
+from mxrtc_bridge.sctp.outbound_queue import OutStream
 from mxrtc_bridge.sctp.packets import checksum_matches
 from mxrtc_bridge.sctp.path_mtu import PathMtu
 from mxrtc_bridge.sctp.reconfig import Reconfiguration
