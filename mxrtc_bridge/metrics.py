@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from mxrtc_bridge.core.call.values import Outcome as CallOutcome
-from mxrtc_bridge.core.files.events import Outcome as TransferOutcome
-from mxrtc_bridge.core.stream.events import Outcome as StreamOutcome
+from mxrtc_bridge.core.call.values import CallOutcome
+from mxrtc_bridge.core.files.events import TransferOutcome
+from mxrtc_bridge.core.stream.events import StreamOutcome
 
 OTHER = "other"
 

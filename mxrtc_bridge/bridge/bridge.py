@@ -13,18 +13,18 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 from mxrtc_bridge.bridge.access.rights import Rights
-from mxrtc_bridge.bridge.access.runtime_grants import GivenGrants
+from mxrtc_bridge.bridge.access.runtime_grants import RuntimeGrants
 from mxrtc_bridge.bridge.admin.numbers import NumbersOfBridge
-from mxrtc_bridge.bridge.audit.events import Audited
-from mxrtc_bridge.bridge.audit.writer import Audit
-from mxrtc_bridge.bridge.bot.announcements import Bulletins
-from mxrtc_bridge.bridge.bot.bot import People
-from mxrtc_bridge.bridge.bot.rooms import NamedRooms
-from mxrtc_bridge.bridge.calls.redaction import Traces
+from mxrtc_bridge.bridge.audit.events import AuditEvents
+from mxrtc_bridge.bridge.audit.writer import AuditLog
+from mxrtc_bridge.bridge.bot.announcements import Announcements
+from mxrtc_bridge.bridge.bot.bot import Bot
+from mxrtc_bridge.bridge.bot.rooms import ConfiguredRooms
+from mxrtc_bridge.bridge.calls.redaction import CallRedaction
 from mxrtc_bridge.bridge.calls.refusal_notices import RefusalNotices
-from mxrtc_bridge.bridge.calls.to_device import Signals
+from mxrtc_bridge.bridge.calls.to_device import ToDeviceSignalling
 from mxrtc_bridge.bridge.config_mapping import Pem, call_settings, profiles, rtc_settings
-from mxrtc_bridge.bridge.devices.decryption import PrivateEvents
+from mxrtc_bridge.bridge.devices.decryption import EventDecryption
 from mxrtc_bridge.bridge.devices.devices import Encryption
 from mxrtc_bridge.bridge.devices.identities import Identities
 from mxrtc_bridge.bridge.devices.lookups import DeviceLookups
@@ -32,24 +32,24 @@ from mxrtc_bridge.bridge.devices.policy import DevicePolicy
 from mxrtc_bridge.bridge.devices.verification import BridgeVerifications
 from mxrtc_bridge.bridge.devices.verification_intake import VerificationIntake
 from mxrtc_bridge.bridge.failures import outlive
-from mxrtc_bridge.bridge.file_services import Directories
-from mxrtc_bridge.bridge.reload import Reload, Step, restart_only
-from mxrtc_bridge.bridge.revocation import HANDLED, Arrivals
+from mxrtc_bridge.bridge.file_services import FileServices
+from mxrtc_bridge.bridge.reload import Reload, ReloadStep, restart_only
+from mxrtc_bridge.bridge.revocation import HANDLED, Revocation
 from mxrtc_bridge.config import Config, UnixListen
 from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.call.codec import parse_message
 from mxrtc_bridge.core.call.events import CallEvent
-from mxrtc_bridge.core.call.to_device import channel_ends
+from mxrtc_bridge.core.call.to_device import device_pair_of
 from mxrtc_bridge.core.crypto.records import CallerDevice
-from mxrtc_bridge.core.errors import DeskError, EventError, HomeserverError, first_error
+from mxrtc_bridge.core.errors import AdminError, EventError, HomeserverError, first_error
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
 from mxrtc_bridge.core.webrtc.ice import IceServer
-from mxrtc_bridge.engine.bridge_channels import AcceptorLinks
+from mxrtc_bridge.engine.bridge_channels import BridgeChannels
 from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.fair_work import FairWork
-from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.ping import ping_loop, wait_for_homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.api.transport import Transport
@@ -62,7 +62,7 @@ from mxrtc_bridge.matrix.inbox.redactions import WithdrawnEvents
 from mxrtc_bridge.matrix.outbox.notices import Notices
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
 from mxrtc_bridge.matrix.rooms.peers import Peers
-from mxrtc_bridge.matrix.virtual_users import Consent, OwnUsers
+from mxrtc_bridge.matrix.virtual_users import Consent, VirtualUsers
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.sinks.connector import TargetConnector
@@ -95,7 +95,7 @@ class Bridge:
         self._stores = stores
         self._clock = LoopClock()
         self._metrics = Metrics()
-        self._seldom = SeldomLog(log)
+        self._seldom = RateLimitedLog(log)
         self._serving = asyncio.Event()
         self._rights = Rights(config, self._clock.wall_ms, self._clock.elapsed_ms)
         self._encryption = Encryption(
@@ -110,16 +110,16 @@ class Bridge:
         self._homeserver = SealingHomeserver(transport, self._seal)
         self._outbox = Outbox(self._homeserver, masquerade=True)
         self._notices = Notices(self._outbox)
-        self._bulletins = Bulletins(self._notices, self._rights, self._named_room, self._direct_rooms)
-        self._audit = Audit(
+        self._bulletins = Announcements(self._notices, self._rights, self._named_room, self._direct_rooms)
+        self._audit = AuditLog(
             stores.audit,
             config.audit,
             wall_ms=self._clock.wall_ms,
             tell_admins=self._bulletins.to_admins,
             mirror=self._bulletins.mirror,
         )
-        self._audited = Audited(self._audit, self._clock.wall_ms, self._clock.monotonic)
-        self._own_users = OwnUsers(
+        self._audited = AuditEvents(self._audit, self._clock.wall_ms, self._clock.monotonic)
+        self._own_users = VirtualUsers(
             self._homeserver,
             stores.own_users,
             Identities(config, transport),
@@ -129,8 +129,8 @@ class Bridge:
         )
         self._connector = TargetConnector()
         self._numbers = NumbersOfBridge(stores.counters)
-        self._directories = Directories()
-        self._traces = Traces(
+        self._directories = FileServices()
+        self._traces = CallRedaction(
             self._outbox,
             self._homeserver,
             stores.traces,
@@ -138,7 +138,7 @@ class Bridge:
             wall_ms=self._clock.wall_ms,
         )
         self._lookups = DeviceLookups(self._encryption.lists_of, config.homeserver.domain)
-        self._signals = Signals(
+        self._signals = ToDeviceSignalling(
             self._traces,
             self._encryption.device_of,
             self._receive_call,
@@ -164,9 +164,11 @@ class Bridge:
             clock=self._clock,
         )
         self._device_policy = DevicePolicy(self._lookups, self._calls, lambda: self._rights.config.encryption.least)
-        self._named_rooms = NamedRooms(self._homeserver, stores.policy_rules, self._rights, self._calls.rights_changed)
+        self._named_rooms = ConfiguredRooms(
+            self._homeserver, stores.policy_rules, self._rights, self._calls.rights_changed
+        )
         self._bot_rooms = self._named_rooms.bot_rooms
-        self._given = GivenGrants(
+        self._given = RuntimeGrants(
             stores.grants,
             GrantTable(),
             config=lambda: self._rights.config,
@@ -201,7 +203,7 @@ class Bridge:
         )
         self._slow_work = FairWork("what asks other homeservers", config.homeserver.domain, self._rights.has_any)
         self._verification_intake = VerificationIntake(self._verifications, self._slow_work, self._clock.monotonic)
-        self._private = PrivateEvents(
+        self._private = EventDecryption(
             self._encryption,
             self._peers,
             self._outbox,
@@ -222,7 +224,7 @@ class Bridge:
             tell_admins=self._bulletins.to_admins,
         )
         self._withdrawn = WithdrawnEvents()
-        self._people = People(
+        self._people = Bot(
             self._homeserver,
             self._outbox,
             self._notices,
@@ -242,7 +244,7 @@ class Bridge:
             reload=self._reload.ask,
             withdrawn=self._withdrawn.holds,
         )
-        self._arrivals = Arrivals(self._named_rooms, self._peers.membership, lambda: self._calls.sessions)
+        self._arrivals = Revocation(self._named_rooms, self._peers.membership, lambda: self._calls.sessions)
         self._taking: asyncio.Task[None] | None = None
         self._inbox = Inbox(
             stores.inbox,
@@ -281,7 +283,7 @@ class Bridge:
                     Server(metrics_application(self._metrics.render), config.metrics_listen)
                 )
             if config.control_socket is not None:
-                control = control_application(self._people.control.handle, DeskError, ready=self._serving.is_set)
+                control = control_application(self._people.control.handle, AdminError, ready=self._serving.is_set)
                 listen = UnixListen(str(config.control_socket))
                 await stack.enter_async_context(Server(control, listen, unix_mode=SOCKET_MODE))
             try:
@@ -403,7 +405,7 @@ class Bridge:
         return AiortcPeerFactory(rtc_settings(config), Pem(self._stores.certificates), self._ice_servers)
 
     def members(self, room: RoomId) -> frozenset[UserId] | None:
-        ends = channel_ends(room)
+        ends = device_pair_of(room)
         return self._peers.members(room) if ends is None else frozenset({ends.local, ends.remote})
 
     def is_own(self, user: UserId) -> bool:
@@ -421,9 +423,9 @@ class Bridge:
     def _knows_user(self, user: str) -> bool:
         return self._rights.config.own_user(user)
 
-    def _make_links(self, local: UserId, remote: UserId) -> AcceptorLinks:
+    def _make_links(self, local: UserId, remote: UserId) -> BridgeChannels:
         gate = self._rights.gate(local, remote, self._audited.services(remote, local))
-        return AcceptorLinks(
+        return BridgeChannels(
             gate=gate,
             connector=self._connector,
             files=self._directories.for_user(remote),
@@ -456,17 +458,17 @@ class Bridge:
         self._calls.rights_changed()
         self._device_policy.policy_changed()
 
-    def _steps_of_reload(self, config: Config) -> list[list[Step]]:
+    def _steps_of_reload(self, config: Config) -> list[list[ReloadStep]]:
         users, fit = [profile.user_id for profile in profiles(config)], self._own_users.is_fit
         return [
-            [Step("devices of callers", self._device_policy.judge_again)],
-            [Step("directories", lambda: self._directories.serve(config.files_targets()))],
+            [ReloadStep("devices of callers", self._device_policy.judge_again)],
+            [ReloadStep("directories", lambda: self._directories.serve(config.files_targets()))],
             [
-                Step("accounts of peers", lambda: self._own_users.take(users)),
-                Step("rooms of peers", lambda: self._peers.reload(p for p in profiles(config) if fit(p.user_id))),
-                Step("devices of peers", lambda: self._encryption.serve(filter(fit, users))),
+                ReloadStep("accounts of peers", lambda: self._own_users.take(users)),
+                ReloadStep("rooms of peers", lambda: self._peers.reload(p for p in profiles(config) if fit(p.user_id))),
+                ReloadStep("devices of peers", lambda: self._encryption.serve(filter(fit, users))),
             ],
-            [Step("rooms of the bot", self._named_rooms.reload)],
+            [ReloadStep("rooms of the bot", self._named_rooms.reload)],
         ]
 
     async def _keep_house(self) -> None:

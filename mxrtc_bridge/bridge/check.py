@@ -19,7 +19,7 @@ from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.ping import ping
 from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
-from mxrtc_bridge.matrix.virtual_users import Consent, OwnUsers
+from mxrtc_bridge.matrix.virtual_users import Consent, VirtualUsers
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.certificates import NoCertificates
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
@@ -118,7 +118,7 @@ async def _check_own_users(config: Config, homeserver: Homeserver, transport: Tr
     """Whether a start would stop because of accounts or identities that are not the bridge's."""
     try:
         async with open_stores(config.database) as stores:
-            own_users = OwnUsers(
+            own_users = VirtualUsers(
                 homeserver,
                 stores.own_users,
                 Identities(config, transport),

@@ -20,7 +20,7 @@ from mxrtc_bridge.core.files.errors import FileError
 from mxrtc_bridge.core.files.messages import FileCode, Get, Ls
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
-from mxrtc_bridge.sinks.files.receive.quota import Limits
+from mxrtc_bridge.sinks.files.receive.quota import QuotaLimits
 from mxrtc_bridge.sinks.files.send.share import Share
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom, Selected
 
@@ -39,7 +39,7 @@ class _Directory:
     closing: AsyncExitStack
 
 
-class Directories:
+class FileServices:
     """What is open; nothing at first."""
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ class Directories:
 class UserFiles:
     """:class:`mxrtc_bridge.engine.file_ports.FileServices` of one user."""
 
-    def __init__(self, directories: Directories, user: UserId) -> None:
+    def __init__(self, directories: FileServices, user: UserId) -> None:
         self._directories = directories
         self._user = user
 
@@ -183,9 +183,9 @@ class UserFiles:
         return ReceivedFrom(self._directories.box(target), self._user)
 
 
-def _limits_of(target: FilesTarget) -> Limits:
+def _limits_of(target: FilesTarget) -> QuotaLimits:
     limits = target.limits
-    return Limits(
+    return QuotaLimits(
         file_bytes=limits.file_bytes,
         user_bytes=limits.user_bytes,
         total_bytes=limits.total_bytes,

@@ -40,7 +40,7 @@ MAX_READING = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ReloadStep:
     """Something slow that a new configuration asks for."""
 
     what: str
@@ -54,7 +54,7 @@ class _Rest:
     """What is left to be done for the configuration in force."""
 
     config: Config
-    chains: Sequence[Sequence[Step]]
+    chains: Sequence[Sequence[ReloadStep]]
     done: asyncio.Future[None]
     open: list[str]
     failed: list[str]
@@ -78,7 +78,7 @@ class Reload:
         path: Path,
         *,
         at_once: Sequence[Callable[[Config], None]],
-        steps: Callable[[Config], Sequence[Sequence[Step]]],
+        steps: Callable[[Config], Sequence[Sequence[ReloadStep]]],
         tell_admins: Callable[[str], None],
         load: Callable[[Path], Config] = load_config,
     ) -> None:
@@ -236,13 +236,13 @@ class Reload:
             if self._left_alone:  # what does not end by then goes on beside its successor
                 await asyncio.wait(self._left_alone, timeout=CANCEL_S)
 
-    async def _do_chain(self, rest: _Rest, chain: Sequence[Step]) -> None:
+    async def _do_chain(self, rest: _Rest, chain: Sequence[ReloadStep]) -> None:
         for step in chain:
             if not await self._do_step(step):
                 rest.failed.append(step.what)
             rest.open.remove(step.what)
 
-    async def _do_step(self, step: Step) -> bool:
+    async def _do_step(self, step: ReloadStep) -> bool:
         """Whether it was done; one that does not end is left alone, to be cancelled at the end."""
         task = asyncio.create_task(_outlive(step), name=f"reload: {step.what}")
         try:
@@ -291,7 +291,7 @@ def _list(words: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(words))
 
 
-async def _outlive(step: Step) -> bool:
+async def _outlive(step: ReloadStep) -> bool:
     """Do a step whose failure must not end the bridge."""
     try:
         await step.work()

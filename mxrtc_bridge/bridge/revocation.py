@@ -11,8 +11,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from mxrtc_bridge.bridge.bot.rooms import COMPARE_S, TICK_S, NamedRooms
-from mxrtc_bridge.core.access.revocations import Doubt, read_news
+from mxrtc_bridge.bridge.bot.rooms import COMPARE_S, TICK_S, ConfiguredRooms
+from mxrtc_bridge.core.access.revocations import UnreadableChange, read_news
 from mxrtc_bridge.core.call.events import EVENT_TYPES
 from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
 from mxrtc_bridge.engine.clock import elapsed_s
@@ -32,7 +32,7 @@ CALL_ROOMS = 20
 """Rooms of live calls that are compared at each look: the bridge asks two questions a second at most."""
 
 
-class Arrivals:
+class Revocation:
     """See the head of this module. :meth:`run` must run.
 
     Args:
@@ -44,7 +44,7 @@ class Arrivals:
 
     def __init__(
         self,
-        named_rooms: NamedRooms,
+        named_rooms: ConfiguredRooms,
         calls: PeerMembership,
         sessions: Callable[[], Sequence[Session]],
         monotonic: Callable[[], float] = elapsed_s,
@@ -61,7 +61,7 @@ class Arrivals:
         news = read_news(raw)
         if news is None:
             return
-        if isinstance(news, Doubt) and news.room is None:
+        if isinstance(news, UnreadableChange) and news.room is None:
             self._all_doubtful = True
             self._doubt_all()
             return
@@ -73,8 +73,8 @@ class Arrivals:
         if self._all_doubtful and now - self._all_doubted_at >= ALL_EVERY_S:
             log.warning("! an event came that names no room: asking the homeserver about all rooms that are followed")
             self._all_doubted_at, self._all_doubtful = now, False
-            self._named_rooms.look(Doubt(None))
-            self._calls.look(Doubt(None))
+            self._named_rooms.look(UnreadableChange(None))
+            self._calls.look(UnreadableChange(None))
 
     async def run(self) -> None:
         """Compare again and again, until cancelled."""

@@ -18,7 +18,7 @@ from mxrtc_bridge.client.status_socket import running_commands
 from mxrtc_bridge.core.access.peer_names import PeerName, parse_peer_name
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
-from mxrtc_bridge.core.stream.events import Outcome
+from mxrtc_bridge.core.stream.events import StreamOutcome
 from mxrtc_bridge.matrix.api import login as matrix_login
 from mxrtc_bridge.matrix.api.login import Account
 from mxrtc_bridge.sinks.stdio import StdioSink
@@ -110,7 +110,7 @@ async def nc(state: StateFolder, report: Report, options: CallOptions, peer: str
             finished = await stream.finished
         finally:
             stream.reset("closed", "ended here")
-        if finished.outcome is Outcome.CLEAN:
+        if finished.outcome is StreamOutcome.CLEAN:
             report.say(
                 "closed",
                 f"{full_name} closed: {finished.sent} bytes sent, {finished.received} received",

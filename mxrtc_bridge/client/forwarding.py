@@ -27,7 +27,7 @@ from mxrtc_bridge.client.status_socket import serve_status
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError, LocalError
 from mxrtc_bridge.core.ids import ServiceName
-from mxrtc_bridge.core.stream.events import Finished, Outcome
+from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 from mxrtc_bridge.engine.client_channels import OpenedStream
 from mxrtc_bridge.sinks.listen import Listener
 from mxrtc_bridge.sinks.sockets import SocketSink
@@ -191,7 +191,7 @@ class Forwarding:
                 self._waiting -= 1
         return self._connection.links.open_stream(service, sink)
 
-    def _tell_end(self, name: str, finished: Finished) -> None:
+    def _tell_end(self, name: str, finished: StreamFinished) -> None:
         fields = {
             "name": name,
             "outcome": finished.outcome.value,
@@ -199,7 +199,7 @@ class Forwarding:
             "sent": finished.sent,
             "received": finished.received,
         }
-        if finished.outcome is Outcome.CLEAN:
+        if finished.outcome is StreamOutcome.CLEAN:
             if self._report.as_json:
                 self._report.say("stream", "", **fields)
         else:

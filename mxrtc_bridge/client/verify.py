@@ -19,7 +19,7 @@ from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.crypto.sas_codes import ShortCode
-from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, Ended, Vouched
+from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, VerificationEnded, VerifiedKeys
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.engine.clock import elapsed_s
@@ -119,7 +119,7 @@ async def _ask(verifications: Verifications, report: Report, whose: UserId, *, o
     report.say("asked", f"{whose} was asked; {where}", user=whose)
 
 
-async def _compare(verifications: Verifications, report: Report, happened: Happenings) -> Vouched:
+async def _compare(verifications: Verifications, report: Report, happened: Happenings) -> VerifiedKeys:
     """Show what is to be compared, and pass on what our person says; returns when something is verified."""
     comparing: Exchange | None = None
     while True:
@@ -129,9 +129,9 @@ async def _compare(verifications: Verifications, report: Report, happened: Happe
                     _read_line(happened)
                 comparing = exchange
                 _show(report, exchange, code)
-            case _, Vouched() as vouched:
+            case _, VerifiedKeys() as vouched:
                 return vouched
-            case exchange, Ended() as ended if exchange is comparing or not verifications.open:
+            case exchange, VerificationEnded() as ended if exchange is comparing or not verifications.open:
                 raise _explain(ended)
             case BaseException() as deaf:
                 raise deaf
@@ -196,13 +196,13 @@ async def _until_done(happened: Happenings) -> None:
         async with asyncio.timeout(LAST_WORDS_S):
             while True:
                 match await happened.get():
-                    case _, Ended(code=""):
+                    case _, VerificationEnded(code=""):
                         return
-                    case _, Ended() as ended:
+                    case _, VerificationEnded() as ended:
                         raise _explain(ended)
 
 
-async def _remember(device: CryptoDevice, report: Report, whose: UserId, vouched: Vouched, *, own: bool) -> None:
+async def _remember(device: CryptoDevice, report: Report, whose: UserId, vouched: VerifiedKeys, *, own: bool) -> None:
     if vouched.master is not None:
         # What was compared, whatever the homeserver shows by now.
         await device.lists.vouch_for(whose, vouched.master)
@@ -237,7 +237,7 @@ async def _is_signed(device: CryptoDevice) -> bool:
     return False
 
 
-def _explain(ended: Ended) -> ClientError:
+def _explain(ended: VerificationEnded) -> ClientError:
     code, words = _CODES.get(ended.code, (Exit.RETRY, f"it was ended ({ended.code})"))
     said = f"; it says: {ended.reason}" if ended.by_them and ended.reason and ended.code not in _CODES else ""
     return ClientError(code, f"nothing was verified: {words}{said}")

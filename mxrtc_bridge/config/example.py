@@ -105,7 +105,7 @@ def example_registration() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class InitAnswers:
     """What an admin tells about a new installation."""
 
     address: str
@@ -118,7 +118,7 @@ class Wishes:
     """Users who may use all services of the peer."""
 
 
-def new_config(wishes: Wishes) -> str:
+def new_config(wishes: InitAnswers) -> str:
     """Write a configuration with fresh tokens, a grant for the users named, and tests that hold it to that."""
     values: dict[str, Any] = {
         "version": 1,

@@ -12,7 +12,7 @@
     │   ├── DescriptionError an SDP description or a candidate
     │   ├── WireError        something on a data channel
     │   └── TransportError   ICE, DTLS or SCTP did not come up, or ended
-    ├── DeskError            what an admin asked for cannot be done
+    ├── AdminError           what an admin asked for cannot be done
     └── HomeserverError      the homeserver said no, or nothing
 
 ``str(error)`` is a complete sentence for a person; no caller needs the traceback to understand it.
@@ -128,5 +128,5 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-class DeskError(MxrtcError):
+class AdminError(MxrtcError):
     """What was asked for cannot be done; the sentence is for the admin who asked."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.demo.processes import ManagedProcess
-from mxrtc_bridge.demo.story import Step
+from mxrtc_bridge.demo.story import DemoStep
 
 COMMAND_TIMEOUT_S = 60.0
 """Seconds for a command that should end by itself; a call that gets no answer gives up after 40."""
@@ -45,7 +45,9 @@ class Programs:
         self._lasting: list[ManagedProcess] = []
         self._vital: list[ManagedProcess] = []
 
-    async def start(self, step: Step, name: str, argv: Sequence[str | Path], *, vital: bool = True) -> ManagedProcess:
+    async def start(
+        self, step: DemoStep, name: str, argv: Sequence[str | Path], *, vital: bool = True
+    ) -> ManagedProcess:
         """Start a program that lasts; a ``vital`` one takes the demonstration with it when it ends."""
         process = ManagedProcess(name, argv, folder=self._folder, env=self.environment)
         self.see_logs(step, process)
@@ -55,7 +57,7 @@ class Programs:
             self._vital.append(process)
         return process
 
-    async def run(self, step: Step, program: str, *arguments: str, stdin: bytes = b"") -> str:
+    async def run(self, step: DemoStep, program: str, *arguments: str, stdin: bytes = b"") -> str:
         """Show and run a command to its end, and return its standard output.
 
         What ``mxrtc`` says is shown; what ``mxrtc-bridge`` says is for the caller to tell, because it is longer.
@@ -83,7 +85,7 @@ class Programs:
                 step.output(line)
         return process.output("stdout").decode(errors="replace")
 
-    def see_logs(self, step: Step, *processes: ManagedProcess) -> None:
+    def see_logs(self, step: DemoStep, *processes: ManagedProcess) -> None:
         """Name the logs that tell why a step failed: those of ``processes``, then those of what runs all the time."""
         for process in (*self._lasting, *processes):
             step.see(*(self._folder / f"{process.name}.{stream}" for stream in ("stderr", "stdout")))

@@ -44,7 +44,7 @@ class StepError(LocalError):
         self.logs = tuple(dict.fromkeys(logs))
 
 
-class Step:
+class DemoStep:
     """One step while it runs."""
 
     def __init__(self, console: Console, status: Status | None) -> None:
@@ -90,7 +90,7 @@ class Story:
         self._count = 0
 
     @contextlib.contextmanager
-    def step(self, title: str) -> Iterator[Step]:
+    def step(self, title: str) -> Iterator[DemoStep]:
         """Tell one step; the block does it.
 
         Raises:
@@ -99,7 +99,7 @@ class Story:
         self._count += 1
         self._console.print(Text(f"{self._count:>3}.  {title}", style="bold"), soft_wrap=True)
         moving = self._console.status(Text(title)) if self._console.is_terminal else None
-        step = Step(self._console, moving)
+        step = DemoStep(self._console, moving)
         began = time.monotonic()
         with moving or contextlib.nullcontext():
             try:

@@ -46,7 +46,7 @@ _PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class DemoLogin:
     """What a homeserver gives a user who logs in."""
 
     user_id: str
@@ -203,7 +203,7 @@ class Synapse:
         body = {"nonce": nonce, "username": name, "password": password, "admin": admin, "mac": mac}
         await self.request("POST", path, body={**body, "inhibit_login": True})
 
-    async def login(self, name: str, password: str, *, device_id: str | None = None) -> Login:
+    async def login(self, name: str, password: str, *, device_id: str | None = None) -> DemoLogin:
         """Log a user in with the password and return the token and device.
 
         Raises:
@@ -217,7 +217,7 @@ class Synapse:
         if device_id is not None:
             body["device_id"] = device_id
         reply = await self.request("POST", "/_matrix/client/v3/login", body=body)
-        return Login(reply["user_id"], reply["access_token"], reply["device_id"])
+        return DemoLogin(reply["user_id"], reply["access_token"], reply["device_id"])
 
     async def request(
         self, method: str, path: str, *, token: str | None = None, body: Mapping[str, Any] | None = None

@@ -17,7 +17,7 @@ from pathlib import Path
 from mxrtc_bridge.demo.fetch import Fetched, fetch
 from mxrtc_bridge.demo.processes import PortReservation
 from mxrtc_bridge.demo.programs import COMMAND_TIMEOUT_S, CommandError, Programs, find_program
-from mxrtc_bridge.demo.story import Step, Story
+from mxrtc_bridge.demo.story import DemoStep, Story
 from mxrtc_bridge.demo.synapse import Synapse
 from mxrtc_bridge.demo.website import FILE_BYTES, FILE_PATH, PAGE
 
@@ -183,7 +183,7 @@ class Tour:
             step.say(f"SHA-256 {fetched.sha256[:16]}... is that of the service's file")
             return fetched
 
-    async def _fetch(self, step: Step, path: str, size: int, sha256: str) -> Fetched:
+    async def _fetch(self, step: DemoStep, path: str, size: int, sha256: str) -> Fetched:
         step.command(f"curl http://127.0.0.1:{self._port}{path}")
         self._programs.see_logs(step)
         fetched = await fetch(

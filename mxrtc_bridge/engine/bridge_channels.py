@@ -30,14 +30,14 @@ from mxrtc_bridge.engine.file_operations import ReceiverHands, SourceHands
 from mxrtc_bridge.engine.file_ports import FileServices
 from mxrtc_bridge.engine.file_transfer import Transfer
 from mxrtc_bridge.engine.ports import Channel, Connector, Counters, Sink
-from mxrtc_bridge.engine.session_channels import Line, Links
-from mxrtc_bridge.engine.stream_forwarder import Pipe
+from mxrtc_bridge.engine.session_channels import Line, SessionChannels
+from mxrtc_bridge.engine.stream_forwarder import StreamForwarder
 
 log = logging.getLogger("mxrtc_bridge.streams")
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class ServiceGrant:
     """A service that the caller may use now."""
 
     target: Target | FilesTarget
@@ -59,7 +59,7 @@ class Grant:
 class ServiceGate(Protocol):
     """Decides about the services of one peer for one user, by the rules in force at the time of asking."""
 
-    def open(self, service: ServiceName) -> Grant | None:
+    def open(self, service: ServiceName) -> ServiceGrant | None:
         """The service if the user may use it; None says nothing about whether it exists."""
         ...
 
@@ -80,7 +80,7 @@ class ServiceGate(Protocol):
         ...
 
 
-class AcceptorLinks(Links):
+class BridgeChannels(SessionChannels):
     """The bridge's side of a session.
 
     Args:
@@ -112,7 +112,7 @@ class AcceptorLinks(Links):
         self._files = files
         self._services: dict[Line, ServiceName] = {}
         self._directories: dict[Transfer, FilesTarget] = {}
-        self._dialling: dict[Pipe, asyncio.Future[Sink]] = {}
+        self._dialling: dict[StreamForwarder, asyncio.Future[Sink]] = {}
         self._delivered = delivered
         self._tell_over = over
 
@@ -143,7 +143,7 @@ class AcceptorLinks(Links):
             self._turn_away(channel, "second_control")
             return
         self._control = ControlLink(
-            control_channel.Role.ACCEPTOR,
+            control_channel.StreamRole.ACCEPTOR,
             channel,
             clock=self._clock,
             listing=self._gate.listing,
@@ -162,7 +162,7 @@ class AcceptorLinks(Links):
         else:
             self._serve(channel, service, grant, raw=raw)
 
-    def _is_full(self, service: ServiceName, grant: Grant) -> bool:
+    def _is_full(self, service: ServiceName, grant: ServiceGrant) -> bool:
         if self._ended or len(self._pipes) >= self._max_streams:
             return True
         return sum(name == service for name in self._services.values()) >= grant.max_streams
@@ -174,11 +174,13 @@ class AcceptorLinks(Links):
             return
         self._counters.refusal(code)
         why = "too many streams" if code == "limit" else "no such service, or no right to it"
-        self._add(stream.StreamMachine(stream.Role.ACCEPTOR), channel, lambda _how: None).refuse(code, why)
+        self._add(stream.StreamMachine(stream.StreamRole.ACCEPTOR), channel, lambda _how: None).refuse(code, why)
 
-    def _serve(self, channel: Channel, service: ServiceName, grant: Grant, *, raw: bool) -> None:
+    def _serve(self, channel: Channel, service: ServiceName, grant: ServiceGrant, *, raw: bool) -> None:
         machine: stream.StreamMachine | RawStreamMachine
-        machine = RawStreamMachine(stream.Role.ACCEPTOR) if raw else stream.StreamMachine(stream.Role.ACCEPTOR)
+        machine = (
+            RawStreamMachine(stream.StreamRole.ACCEPTOR) if raw else stream.StreamMachine(stream.StreamRole.ACCEPTOR)
+        )
         pipe = self._add(
             machine,
             channel,
@@ -195,7 +197,7 @@ class AcceptorLinks(Links):
         assert self._spawn is not None
         self._spawn(self._connect(pipe, service, grant))
 
-    async def _connect(self, pipe: Pipe, service: ServiceName, grant: Grant) -> None:
+    async def _connect(self, pipe: StreamForwarder, service: ServiceName, grant: ServiceGrant) -> None:
         try:
             target = await self._recorded(pipe, service, grant)
             if target is None or isinstance(target, FilesTarget):
@@ -215,7 +217,7 @@ class AcceptorLinks(Links):
             self._budget.release_early(pipe)
             pipe.connect_sink(sink)
 
-    async def _dial(self, pipe: Pipe, target: Target) -> Sink | None:
+    async def _dial(self, pipe: StreamForwarder, target: Target) -> Sink | None:
         """Connect; None when the stream ends meanwhile, which ends the attempt at once, whatever it waits for."""
         # A task of its own, as it is cancelled by the end of the stream: a name may be resolved, and nothing dialled.
         dialling = self._dialling[pipe] = asyncio.ensure_future(self._connector.connect(target))
@@ -230,7 +232,7 @@ class AcceptorLinks(Links):
             self._dialling.pop(pipe, None)
         return None if dialling.cancelled() else dialling.result()
 
-    async def _recorded(self, line: Line, service: ServiceName, grant: Grant) -> Target | FilesTarget | None:
+    async def _recorded(self, line: Line, service: ServiceName, grant: ServiceGrant) -> Target | FilesTarget | None:
         """Write down that a service is used, and return its target as it is then; None if the right is gone.
 
         What was judged before the wait may have been taken away meanwhile, or is allowed by another rule, which is
@@ -247,7 +249,7 @@ class AcceptorLinks(Links):
                 return None if now is None else now.target
             grant = now
 
-    def _fitting(self, line: Line, service: ServiceName) -> Grant | None:
+    def _fitting(self, line: Line, service: ServiceName) -> ServiceGrant | None:
         """The service, if ``line`` may begin to use it; one that may not is refused here."""
         if line not in self._pipes:
             return None  # reset, by whichever side, or with the session
@@ -262,7 +264,7 @@ class AcceptorLinks(Links):
             return None
         return grant
 
-    def _stream_ended(self, pipe: Pipe, service: ServiceName, how: stream.Finished) -> None:
+    def _stream_ended(self, pipe: StreamForwarder, service: ServiceName, how: stream.StreamFinished) -> None:
         self._services.pop(pipe, None)
         if (dialling := self._dialling.pop(pipe, None)) is not None:
             dialling.cancel()
@@ -302,7 +304,7 @@ class AcceptorLinks(Links):
             assert self._spawn is not None
             self._spawn(self._begin_transfer(transfer, service, grant, job))
 
-    async def _begin_transfer(self, transfer: Transfer, service: ServiceName, grant: Grant, job: Job) -> None:
+    async def _begin_transfer(self, transfer: Transfer, service: ServiceName, grant: ServiceGrant, job: Job) -> None:
         try:
             target = await self._recorded(transfer, service, grant)
             if not isinstance(target, FilesTarget):
@@ -320,7 +322,9 @@ class AcceptorLinks(Links):
             log.info("! service %s: %s", service, error)
             transfer.refuse(error.code, str(error))
 
-    def _transfer_ended(self, transfer: Transfer, service: ServiceName, tally: DeliveryTally, how: tx.Finished) -> None:
+    def _transfer_ended(
+        self, transfer: Transfer, service: ServiceName, tally: DeliveryTally, how: tx.TransferFinished
+    ) -> None:
         if self._services.pop(transfer, None) is not None and isinstance(transfer.job, Put):
             self._delivered(service, tally)
         self._directories.pop(transfer, None)
@@ -368,7 +372,7 @@ def _undialled(dialling: asyncio.Future[Sink]) -> None:
         dialling.result().reset()
 
 
-def _fits(line: Line, grant: Grant) -> bool:
+def _fits(line: Line, grant: ServiceGrant) -> bool:
     """Whether what was begun may go on."""
     if isinstance(line, Transfer):
         return line.job is not None and grant.allows(line.job)

@@ -27,12 +27,12 @@ from mxrtc_bridge.core.errors import (
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.sdp import DescriptionType, parse_description
-from mxrtc_bridge.engine.bridge_channels import AcceptorLinks
+from mxrtc_bridge.engine.bridge_channels import BridgeChannels
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.expiry import ExpiryWatch
-from mxrtc_bridge.engine.ports import CallDirectory, CallRecord, Counters, PeerFactory, Signaller
-from mxrtc_bridge.engine.rate_limited_log import SeldomLog
-from mxrtc_bridge.engine.session import Admitted, Refused, Session
+from mxrtc_bridge.engine.ports import CallDirectory, CallRecord, Counters, PeerConnectionFactory, Signaller
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
+from mxrtc_bridge.engine.session import InviteAdmitted, InviteRefused, Session
 
 log = logging.getLogger("mxrtc_bridge.calls")
 
@@ -67,7 +67,7 @@ class Auditor(Protocol):
         ...
 
 
-class Rooms(Protocol):
+class RoomMembers(Protocol):
     """What the manager must know about rooms."""
 
     def members(self, room: RoomId) -> frozenset[UserId] | None:
@@ -102,7 +102,7 @@ class _Live:
     """A session with what the manager needs of it."""
 
     session: Session
-    links: AcceptorLinks
+    links: BridgeChannels
     end_count: Callable[[], None]
     confirming: bool = False
     """Whether its right is about to be decided about, once it is known who is in a room."""
@@ -135,11 +135,11 @@ class CallManager:
         *,
         settings: CallSettings,
         rights: Rights,
-        rooms: Rooms,
+        rooms: RoomMembers,
         directory: CallDirectory,
         signaller: Signaller,
-        peers: PeerFactory,
-        make_links: Callable[[UserId, UserId], AcceptorLinks],
+        peers: PeerConnectionFactory,
+        make_links: Callable[[UserId, UserId], BridgeChannels],
         auditor: Auditor,
         call_over: Callable[[CallRecord], Awaitable[None]],
         refused: RefusalNotice,
@@ -170,7 +170,7 @@ class CallManager:
         self.paused = False
         """Take no new calls; live ones go on."""
         self._new_number = new_number
-        self._seldom = SeldomLog(log)
+        self._seldom = RateLimitedLog(log)
         self._idle = asyncio.Event()
 
     @property
@@ -270,7 +270,7 @@ class CallManager:
             for happens in (call.Remote(event.sender, invite), call.Refused("user_busy")):
                 machine.handle(self._clock.monotonic(), happens)
             while (effect := machine.poll_effect()) is not None:
-                if isinstance(effect, call.Send):
+                if isinstance(effect, call.SendCallEvent):
                     await self._signaller.send(record.room_id, record.local, effect.message, step=effect.step)
         except (HomeserverError, LocalError) as error:
             log.warning("! call %s was not refused in words: %s", record.call_id, error)
@@ -288,7 +288,7 @@ class CallManager:
     def _machine(self, record: CallRecord) -> call.CallMachine:
         assert record.party_id is not None
         return call.CallMachine(
-            call.Role.CALLEE,
+            call.CallRole.CALLEE,
             call_id=record.call_id,
             local=record.local,
             party_id=record.party_id,
@@ -299,9 +299,9 @@ class CallManager:
     def _new_session(self, record: CallRecord, number: int) -> _Live:
         counted = False
 
-        async def admit(invite: Invite) -> Admitted | Refused:
+        async def admit(invite: Invite) -> InviteAdmitted | InviteRefused:
             nonlocal counted
-            verdict: Admitted | Refused
+            verdict: InviteAdmitted | InviteRefused
             live.confirming = True
             confirmed = await self._rights.confirm(record.remote, record.local)
             live.confirming = False
@@ -310,20 +310,20 @@ class CallManager:
             else:
                 self._counters.refusal("unconfirmed")
                 log.info("x call from %s: it cannot be found out now who is in a room that lets them in", record.remote)
-                verdict, rule = Refused(UNCONFIRMED), "membership not confirmed"
-            if isinstance(verdict, Admitted):
+                verdict, rule = InviteRefused(UNCONFIRMED), "membership not confirmed"
+            if isinstance(verdict, InviteAdmitted):
                 counted = self._live.begin(record.remote)
                 if not counted:
                     self._counters.refusal("calls_limit")
-                    verdict, rule = Refused("user_busy"), "limit of calls"
-            admitted = isinstance(verdict, Admitted)
+                    verdict, rule = InviteRefused("user_busy"), "limit of calls"
+            admitted = isinstance(verdict, InviteAdmitted)
             # What changes meanwhile ends the session: it is judged again with all the others.
             durable = await self._auditor.call_decided(session, allowed=admitted, rule=rule)
             if admitted and not durable:
                 self._counters.refusal("audit")
-                return Refused("user_busy")
+                return InviteRefused("user_busy")
             live.let_in = admitted
-            if isinstance(verdict, Refused) and verdict.reason is None:
+            if isinstance(verdict, InviteRefused) and verdict.reason is None:
                 await self._refused(record.room_id, record.local, record.remote)
             return verdict
 
@@ -345,7 +345,7 @@ class CallManager:
         live = _Live(session, links, lambda: self._live.end(record.remote) if counted else None)
         return live
 
-    def _judge(self, record: CallRecord, invite: Invite) -> tuple[Admitted | Refused, str]:
+    def _judge(self, record: CallRecord, invite: Invite) -> tuple[InviteAdmitted | InviteRefused, str]:
         """Right, room, description: in this order. The reasons tell a stranger nothing about what exists.
 
         Returns the verdict and the rule by which it is so, which is for the audit.
@@ -354,23 +354,23 @@ class CallManager:
         if isinstance(decision, Deny):
             self._counters.refusal("denied")
             self._seldom.info(record.remote, "x call from %s to %s denied", record.remote, record.local)
-            return Refused(None), decision.rule
+            return InviteRefused(None), decision.rule
         if self.paused:
             self._counters.refusal("paused")
             self._seldom.info(record.remote, "x call from %s: paused", record.remote)
-            return Refused("user_busy"), "paused"
+            return InviteRefused("user_busy"), "paused"
         if self._rooms.members(record.room_id) != frozenset({record.local, record.remote}):
             self._counters.refusal("room")
             self._seldom.info(record.remote, "x call from %s: %s is not a room of two", record.remote, record.room_id)
-            return Refused("not_a_direct_room"), "not a room of two"
+            return InviteRefused("not_a_direct_room"), "not a room of two"
         try:
             offer = parse_description(invite.sdp, DescriptionType.OFFER, self._settings.addresses)
         except DescriptionError as error:
             self._counters.refusal(error.code)
             self._seldom.info(record.remote, "x offer of %s refused: %s", record.remote, error.code)
             code = "user_busy" if error.code == "media_refused" else error.code
-            return Refused(code), f"offer: {error.code}"
-        return Admitted(offer), decision.rule
+            return InviteRefused(code), f"offer: {error.code}"
+        return InviteAdmitted(offer), decision.rule
 
     async def _live_through(self, live: _Live, record: CallRecord) -> None:
         session = live.session
@@ -416,7 +416,7 @@ class CallManager:
 
     # Settings, rights and rooms that change
 
-    def reconfigure(self, settings: CallSettings, peers: PeerFactory) -> None:
+    def reconfigure(self, settings: CallSettings, peers: PeerConnectionFactory) -> None:
         """Take over new settings; calls that live keep what they began with."""
         rates = (settings.invites_per_minute, settings.invites_per_minute_of_server)
         if rates != (self._settings.invites_per_minute, self._settings.invites_per_minute_of_server):

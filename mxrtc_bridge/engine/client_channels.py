@@ -23,17 +23,17 @@ from mxrtc_bridge.engine.control_channel import ControlLink, Expiries
 from mxrtc_bridge.engine.file_operations import Hands, Spawn, hands_for
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource, Lister
 from mxrtc_bridge.engine.file_transfer import Record, Transfer
-from mxrtc_bridge.engine.ports import Channel, Counters, Peer, Sink
-from mxrtc_bridge.engine.session_channels import Links
-from mxrtc_bridge.engine.stream_forwarder import Pipe
+from mxrtc_bridge.engine.ports import Channel, Counters, PeerConnection, Sink
+from mxrtc_bridge.engine.session_channels import SessionChannels
+from mxrtc_bridge.engine.stream_forwarder import StreamForwarder
 
 
 class OpenedStream:
     """A stream that we opened."""
 
-    def __init__(self, finished: asyncio.Future[stream.Finished]) -> None:
+    def __init__(self, finished: asyncio.Future[stream.StreamFinished]) -> None:
         self.finished = finished
-        self.pipe: Pipe | None = None
+        self.pipe: StreamForwarder | None = None
 
     def reset(self, code: str, message: str) -> None:
         """End it at once; harmless after its end."""
@@ -44,7 +44,7 @@ class OpenedStream:
 class OpenedTransfer:
     """A transfer that we opened."""
 
-    def __init__(self, finished: asyncio.Future[tx.Finished]) -> None:
+    def __init__(self, finished: asyncio.Future[tx.TransferFinished]) -> None:
         self.finished = finished
         self.transfer: Transfer | None = None
 
@@ -65,7 +65,7 @@ class OpenedTransfer:
     def give_up(self, code: str, message: str) -> None:
         """It never began."""
         if not self.finished.done():
-            how = tx.Finished(tx.Outcome.INTERRUPTED, code, message, 0, 0, Tally().value())
+            how = tx.TransferFinished(tx.TransferOutcome.INTERRUPTED, code, message, 0, 0, Tally().value())
             self.finished.set_result(how)
 
 
@@ -77,7 +77,7 @@ class _StreamInLine:
 
     def give_up(self, reason: str) -> None:
         self.sink.reset()
-        self.opened.finished.set_result(stream.Finished(stream.Outcome.LOST, "lost", reason, 0, 0))
+        self.opened.finished.set_result(stream.StreamFinished(stream.StreamOutcome.LOST, "lost", reason, 0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ OPENINGS_PER_S = 25.0
 """Channel openings stay below what docs/reference/protocol.md section 6 lets an acceptor close."""
 
 
-class OpenerLinks(Links):
+class ClientChannels(SessionChannels):
     """The user's side of a session: opens the control channel and one channel for each stream."""
 
     def __init__(self, *, clock: Clock, counters: Counters, max_streams: int = 240) -> None:
@@ -130,10 +130,10 @@ class OpenerLinks(Links):
         """Why the other side ended the session, if it said so."""
         return None if self._control is None else self._control.bye
 
-    def attach(self, peer: Peer, *, spawn: Spawn) -> None:
+    def attach(self, peer: PeerConnection, *, spawn: Spawn) -> None:
         super().attach(peer, spawn=spawn)
         self._control = ControlLink(
-            control_channel.Role.OPENER,
+            control_channel.StreamRole.OPENER,
             peer.open_channel("", messages.PROTOCOL_CTL),
             clock=self._clock,
             listing=None,
@@ -241,19 +241,19 @@ class OpenerLinks(Links):
             self._begin_transfer(wanted, channel)
 
     def _begin_stream(self, wanted: _StreamInLine, channel: Channel) -> None:
-        def finished(how: stream.Finished) -> None:
+        def finished(how: stream.StreamFinished) -> None:
             if not wanted.opened.finished.done():
                 wanted.opened.finished.set_result(how)
             self._open_waiting()
 
-        machine = stream.StreamMachine(stream.Role.OPENER)
+        machine = stream.StreamMachine(stream.StreamRole.OPENER)
         pipe = self._add(machine, channel, finished)
         machine.set_window(self._budget.take(pipe))
         wanted.opened.pipe = pipe
         pipe.connect_sink(wanted.sink)
 
     def _begin_transfer(self, wanted: _TransferInLine, channel: Channel) -> None:
-        def finished(_transfer: Transfer, how: tx.Finished) -> None:
+        def finished(_transfer: Transfer, how: tx.TransferFinished) -> None:
             if not wanted.opened.finished.done():
                 wanted.opened.finished.set_result(how)
             self._open_waiting()

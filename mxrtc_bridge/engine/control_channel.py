@@ -40,7 +40,7 @@ class ControlLink:
 
     def __init__(
         self,
-        role: control_channel.Role,
+        role: control_channel.StreamRole,
         channel: Channel,
         *,
         clock: Clock,
@@ -63,8 +63,8 @@ class ControlLink:
             control_channel.ControlMachine(role), perform=self._perform, tick=control_channel.Tick(), clock=clock
         )
         channel.set_listener(self)
-        if role is control_channel.Role.ACCEPTOR:
-            self._driver.feed(control_channel.ChannelOpened())
+        if role is control_channel.StreamRole.ACCEPTOR:
+            self._driver.feed(control_channel.DataChannelOpened())
 
     def list_services(self) -> asyncio.Future[dict[UserId, tuple[ServiceName, ...]]]:
         """Ask the other side what we may use; fails with TransportError when the session ends first."""
@@ -99,7 +99,7 @@ class ControlLink:
     # ChannelListener
 
     def channel_opened(self) -> None:
-        self._driver.feed(control_channel.ChannelOpened())
+        self._driver.feed(control_channel.DataChannelOpened())
 
     def text_received(self, text: str) -> None:
         self._driver.feed(control_channel.TextReceived(text))
@@ -108,7 +108,7 @@ class ControlLink:
         self._driver.feed(control_channel.BinaryReceived(data))
 
     def channel_closed(self) -> None:
-        self._driver.feed(control_channel.ChannelClosed())
+        self._driver.feed(control_channel.DataChannelClosed())
 
     # Effects
 
@@ -122,7 +122,7 @@ class ControlLink:
                 self._channel.close()
             case control_channel.Greeted(version=version):
                 log.debug("= control channel greeted, version %d", version)
-            case control_channel.RoundTrip(seconds=seconds):
+            case control_channel.PingAnswered(seconds=seconds):
                 for ping in _taken(self._pings):
                     ping.set_result(seconds)
             case control_channel.ListRequested(number=number):
@@ -132,7 +132,7 @@ class ControlLink:
                 self.expiries = {(peer, name): until_ms for peer, name, until_ms in until}
                 for answer in _taken(self._lists):
                     answer.set_result(dict(entries))
-            case control_channel.ListFailed():
+            case control_channel.ServiceListFailed():
                 self._fail_lists("the other side did not list its services in time")
             case control_channel.ByeReceived(code=code, message=message):
                 self.bye = (code, message)

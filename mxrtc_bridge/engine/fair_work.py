@@ -9,10 +9,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from mxrtc_bridge.core.bounds.shares import Share, ShareLimits, Shares, host_of
+from mxrtc_bridge.core.bounds.shares import FullShare, ShareLimits, Shares, host_of
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.engine.rate_limited_log import SeldomLog
-from mxrtc_bridge.engine.round_robin import Turns
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
+from mxrtc_bridge.engine.round_robin import RoundRobin
 
 _log = logging.getLogger(__name__)
 
@@ -43,13 +43,13 @@ class FairWork:
     ) -> None:
         self._what = what
         self._waiting = Shares(waiting, own_server)
-        self._turns = Turns(at_once, own_server, has_right)
+        self._turns = RoundRobin(at_once, own_server, has_right)
         self._has_right = has_right
         self._tasks: asyncio.TaskGroup | None = None
         self._early: list[tuple[UserId, Callable[[], Awaitable[object]]]] = []
         self._idle = asyncio.Event()
         self._idle.set()
-        self._seldom = SeldomLog(_log)
+        self._seldom = RateLimitedLog(_log)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -64,7 +64,7 @@ class FairWork:
         full = self._waiting.full(sender, has_right=self._has_right)
         if full is not None:
             # One line for each share that is full, not for each name that was invented.
-            whose = {Share.SENDER: sender, Share.SERVER: host_of(sender)}.get(full)
+            whose = {FullShare.SENDER: sender, FullShare.SERVER: host_of(sender)}.get(full)
             self._seldom.warning(
                 (full, whose), "! %s of %s dropped: the share %s is full", self._what, sender, full.value
             )

@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.errors import FileError
-from mxrtc_bridge.core.files.messages import Entry, FileCode, Get, Job, Ls, Put
+from mxrtc_bridge.core.files.messages import FileCode, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.engine.file_ports import FileReader, FileReceiver, FileSource, FileWalk, FileWriter, Lister
 
 log = logging.getLogger("mxrtc_bridge.transfers")
@@ -162,7 +162,7 @@ class SourceHands(Hands):
     def __init__(self, files: FileSource) -> None:
         self._files = files
         self._walk: FileWalk | None = None
-        self._found: deque[Entry | tx.Failure] = deque()
+        self._found: deque[FileEntry | tx.Failure] = deque()
         """Found beyond what was asked for: a step of a walk may find two things."""
         self._readers: dict[int, FileReader] = {}
 
@@ -193,9 +193,9 @@ class SourceHands(Hands):
         end = not self._found
         taken = [self._found.popleft() for _ in range(min(limit, len(self._found)))]
         return tx.EntriesListed(
-            tuple(found for found in taken if isinstance(found, Entry)),
+            tuple(found for found in taken if isinstance(found, FileEntry)),
             end,
-            tuple(found for found in taken if not isinstance(found, Entry)),
+            tuple(found for found in taken if not isinstance(found, FileEntry)),
         )
 
     async def _read(self, index: int, size: int) -> tx.FileRead:
@@ -242,15 +242,15 @@ class ReceiverHands(Hands):
     def open_files(self) -> tuple[int, ...]:
         return tuple(self._writers)
 
-    async def _check(self, index: int, entry: Entry) -> tx.Verdict:
+    async def _check(self, index: int, entry: FileEntry) -> tx.Verdict:
         try:
             begun = await self._files.begin(entry)
         except FileError as error:
-            return tx.Refused(error.code, str(error))
+            return tx.ReceiveRefused(error.code, str(error))
         if isinstance(begun, tx.Held):
             return begun
         self._writers[index] = begun
-        return tx.Wanted(begun.offset)
+        return tx.FileWanted(begun.offset)
 
     async def _write(self, index: int, steps: Sequence[tx.WriteData]) -> Sequence[tx.Event]:
         data = steps[0].data if len(steps) == 1 else b"".join(step.data for step in steps)

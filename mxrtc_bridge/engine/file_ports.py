@@ -12,13 +12,13 @@ from typing import Protocol, runtime_checkable
 
 from mxrtc_bridge.core.access.targets import FilesTarget
 from mxrtc_bridge.core.files.events import Failure, Held
-from mxrtc_bridge.core.files.messages import Entry, Get, Ls
+from mxrtc_bridge.core.files.messages import FileEntry, Get, Ls
 
 
 class FileWalk(Protocol):
     """Finds what there is, parents before their children."""
 
-    async def next(self, limit: int) -> Sequence[Entry | Failure]:
+    async def next(self, limit: int) -> Sequence[FileEntry | Failure]:
         """About ``limit`` more; nothing is the end. Not called again before it has returned."""
         ...
 
@@ -54,7 +54,7 @@ class FileSource(Protocol):
 
     def walk(self) -> FileWalk: ...
 
-    async def open_file(self, entry: Entry, offset: int = 0) -> FileReader:
+    async def open_file(self, entry: FileEntry, offset: int = 0) -> FileReader:
         """Open what the walk has found; the bytes before ``offset`` are only hashed."""
         ...
 
@@ -89,12 +89,12 @@ class FileWriter(Protocol):
 class FileReceiver(Protocol):
     """Where the files of one job go."""
 
-    async def begin(self, entry: Entry) -> FileWriter | Held:
+    async def begin(self, entry: FileEntry) -> FileWriter | Held:
         """Judge an entry, and be ready for its bytes; Held if none are needed."""
         ...
 
 
-Lister = Callable[[Entry], None]
+Lister = Callable[[FileEntry], None]
 """Shows one entry of a listing; must not block and not raise."""
 
 

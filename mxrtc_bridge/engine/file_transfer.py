@@ -1,7 +1,8 @@
 """One transfer of files: a data channel on one side, a disk on the other, a pure machine between them.
 
 What the machine asks of the disk goes to :class:`~mxrtc_bridge.engine.file_operations.FileWork`, which holds it and
-reports what came of it; all the rest is done here, as in :class:`~mxrtc_bridge.engine.stream_forwarder.Pipe`.
+reports what came of it; all the rest is done here, as in
+:class:`~mxrtc_bridge.engine.stream_forwarder.StreamForwarder`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.acceptor import AcceptedTransfer
 from mxrtc_bridge.core.files.messages import FileCode, Job
 from mxrtc_bridge.core.files.receiver import ReceiverMachine
-from mxrtc_bridge.core.files.sender import SourceMachine
+from mxrtc_bridge.core.files.sender import SenderMachine
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.driver import Driver
 from mxrtc_bridge.engine.file_operations import FileWork, Hands, Operation, Spawn
 from mxrtc_bridge.engine.file_ports import Lister
 from mxrtc_bridge.engine.ports import Channel
 
-TransferMachine = SourceMachine | ReceiverMachine | AcceptedTransfer
+TransferMachine = SenderMachine | ReceiverMachine | AcceptedTransfer
 FileEffect = tx.Accepted | tx.EntryDone | tx.EntryFailed | tx.CloseFile | Operation
 Record = Callable[[tx.EntryDone | tx.EntryFailed], None]
 """Told what became of each entry; must not block and not raise."""
@@ -48,7 +49,7 @@ class Transfer:
         clock: Clock,
         spawn: Spawn,
         ready: Callable[[Transfer, int], None],
-        finished: Callable[[Transfer, tx.Finished], None],
+        finished: Callable[[Transfer, tx.TransferFinished], None],
         heard: Callable[[], None],
         job_received: Callable[[Job], None] | None = None,
         record: Record | None = None,
@@ -85,7 +86,7 @@ class Transfer:
             self._join(files)
         if isinstance(self._machine, AcceptedTransfer):
             # The channel was offered to us, so it is open; nobody else says so.
-            self._driver.feed(tx.ChannelOpened())
+            self._driver.feed(tx.DataChannelOpened())
         self.channel.set_listener(self)
 
     def serve(self, files: Hands) -> None:
@@ -108,7 +109,7 @@ class Transfer:
     # ChannelListener
 
     def channel_opened(self) -> None:
-        self._driver.feed(tx.ChannelOpened())
+        self._driver.feed(tx.DataChannelOpened())
 
     def text_received(self, text: str) -> None:
         self._heard()
@@ -119,7 +120,7 @@ class Transfer:
         self._driver.feed(tx.BinaryReceived(data))
 
     def channel_closed(self) -> None:
-        self._driver.feed(tx.ChannelClosed())
+        self._driver.feed(tx.DataChannelClosed())
 
     # Effects
 
@@ -139,12 +140,12 @@ class Transfer:
                 self.channel.consumed(size)
             case tx.CloseChannel():
                 self.channel.close()
-            case tx.Ready(pending=pending):
+            case tx.ReadyToSend(pending=pending):
                 self._ready(self, pending)
             case tx.JobReceived(job=job):
                 assert self._job_received is not None
                 self._job_received(job)
-            case tx.Finished():
+            case tx.TransferFinished():
                 if self._work is not None:
                     self._work.close()
                 self._finished(self, effect)

@@ -75,7 +75,7 @@ class Channel(Protocol):
         ...
 
 
-class PeerListener(Protocol):
+class PeerConnectionListener(Protocol):
     """Receives what happens on one peer connection; same rules as :class:`ChannelListener`."""
 
     def channel_offered(self, channel: Channel) -> None:
@@ -91,7 +91,7 @@ class PeerListener(Protocol):
         ...
 
 
-class Peer(Protocol):
+class PeerConnection(Protocol):
     """One data-only WebRTC connection. The methods stand in the order of a call."""
 
     async def create_offer(self) -> str:
@@ -118,7 +118,7 @@ class Peer(Protocol):
         """
         ...
 
-    def set_listener(self, listener: PeerListener) -> None: ...
+    def set_listener(self, listener: PeerConnectionListener) -> None: ...
 
     def open_channel(self, label: str, protocol: str) -> Channel:
         """Open a reliable, ordered channel (RFC 8832). Messages queued before it is open are sent afterwards."""
@@ -137,10 +137,10 @@ class Peer(Protocol):
         ...
 
 
-class PeerFactory(Protocol):
+class PeerConnectionFactory(Protocol):
     """Makes peer connections; knows ICE servers, interfaces and the certificate of ``local``."""
 
-    async def create(self, local: UserId) -> Peer: ...
+    async def create(self, local: UserId) -> PeerConnection: ...
 
 
 class SinkListener(Protocol):

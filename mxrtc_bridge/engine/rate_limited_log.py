@@ -6,10 +6,10 @@ import logging
 import time
 from collections.abc import Callable, Hashable
 
-from mxrtc_bridge.core.bounds.log_rate import Seldom
+from mxrtc_bridge.core.bounds.log_rate import LogRate
 
 
-class SeldomLog:
+class RateLimitedLog:
     """Writes a line about a subject once an hour; all lines are at DEBUG as well.
 
     Args:
@@ -20,7 +20,7 @@ class SeldomLog:
     def __init__(self, logger: logging.Logger, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
         self._monotonic = monotonic
-        self._seldom = Seldom()
+        self._seldom = LogRate()
 
     def log(self, level: int, subject: Hashable, text: str, *args: object) -> None:
         """Write ``text`` at ``level``, unless the same was said of ``subject`` within the hour.

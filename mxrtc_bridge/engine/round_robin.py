@@ -11,7 +11,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from mxrtc_bridge.core.bounds.shares import Share, ShareLimits, Shares, host_of
+from mxrtc_bridge.core.bounds.shares import FullShare, ShareLimits, Shares, host_of
 from mxrtc_bridge.core.ids import UserId
 
 _Queue = deque["asyncio.Future[None]"]
@@ -26,7 +26,7 @@ class _Line:
     def put(self, sender: UserId, waiter: asyncio.Future[None]) -> None:
         self._servers.setdefault(host_of(sender), OrderedDict()).setdefault(sender, deque()).append(waiter)
 
-    def take(self, full: Callable[[UserId], Share | None]) -> tuple[UserId, asyncio.Future[None]] | None:
+    def take(self, full: Callable[[UserId], FullShare | None]) -> tuple[UserId, asyncio.Future[None]] | None:
         """The next one that may go. Passes over those who have their share, of whom there are as many as work runs."""
         for _ in range(len(self._servers)):
             server, senders = next(iter(self._servers.items()))
@@ -35,9 +35,9 @@ class _Line:
                 why = full(sender)
                 if why is None:
                     return sender, self._pop(server, senders, sender)
-                if why is Share.SENDER:
+                if why is FullShare.SENDER:
                     senders.move_to_end(sender)
-                elif why is Share.SERVER:
+                elif why is FullShare.SERVER:
                     break
                 else:
                     return None
@@ -72,12 +72,12 @@ class _Line:
         return True
 
 
-class Turn:
+class RoundRobinTurn:
     """One turn of one sender."""
 
     __slots__ = ("_sender", "_turns")
 
-    def __init__(self, turns: Turns, sender: UserId) -> None:
+    def __init__(self, turns: RoundRobin, sender: UserId) -> None:
         self._turns = turns
         self._sender = sender
 
@@ -88,7 +88,7 @@ class Turn:
         self._turns.end(self._sender)
 
 
-class Turns:
+class RoundRobin:
     """See the head of this module. How many may wait is for the caller to bound: each of them is a task of its own.
 
     Args:
@@ -114,9 +114,9 @@ class Turns:
         """How many wait for their turn."""
         return self._waiting
 
-    def of(self, sender: UserId) -> Turn:
+    def of(self, sender: UserId) -> RoundRobinTurn:
         """The next turn of ``sender``: ``async with`` waits for it, and the block that follows is the work."""
-        return Turn(self, sender)
+        return RoundRobinTurn(self, sender)
 
     async def begin(self, sender: UserId) -> None:
         """Wait for a turn of ``sender``; must be followed by :meth:`end`."""
@@ -166,10 +166,10 @@ class Turns:
                 self._active.add(sender)
                 waiter.set_result(None)
 
-    def _full(self, sender: UserId) -> Share | None:
+    def _full(self, sender: UserId) -> FullShare | None:
         return self._active.full(sender, has_right=_nobody)
 
-    def _full_with_right(self, sender: UserId) -> Share | None:
+    def _full_with_right(self, sender: UserId) -> FullShare | None:
         return self._active.full(sender, has_right=_everybody)
 
 

@@ -29,7 +29,7 @@ from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import Candidate, Description, DescriptionType, parse_candidate, parse_description
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.driver import Driver
-from mxrtc_bridge.engine.ports import Peer, PeerFactory, PeerListener, Signaller
+from mxrtc_bridge.engine.ports import PeerConnection, PeerConnectionFactory, PeerConnectionListener, Signaller
 
 log = logging.getLogger("mxrtc_bridge.session")
 
@@ -43,26 +43,26 @@ MAX_UNSENT_MESSAGES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
+class InviteAdmitted:
     """The invite passed all checks; ``offer`` is what is left of it after the filter."""
 
     offer: Description
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class InviteRefused:
     """The invite was refused; ``reason`` goes into the reject event and tells nothing about what exists."""
 
     reason: str | None
 
 
-Admission = Callable[[Invite], Awaitable[Admitted | Refused]]
+Admission = Callable[[Invite], Awaitable[InviteAdmitted | InviteRefused]]
 
 
-class PeerLinks(PeerListener, Protocol):
+class PeerLinks(PeerConnectionListener, Protocol):
     """What a session needs from whoever serves the channels of its peer connection."""
 
-    def attach(self, peer: Peer, *, spawn: Callable[[Coroutine[None, None, None]], None]) -> None:
+    def attach(self, peer: PeerConnection, *, spawn: Callable[[Coroutine[None, None, None]], None]) -> None:
         """Begin to serve ``peer``; tasks are started with ``spawn`` and end with the session."""
         ...
 
@@ -108,7 +108,7 @@ class Session:
         local: UserId,
         remote: UserId,
         signaller: Signaller,
-        peers: PeerFactory,
+        peers: PeerConnectionFactory,
         links: PeerLinks,
         addresses: AddressPolicy,
         clock: Clock,
@@ -132,23 +132,23 @@ class Session:
         self._addresses = addresses
         self._clock = clock
         self._admission = admission
-        self._peer: Peer | None = None
+        self._peer: PeerConnection | None = None
         self._offer: Description | None = None
         self._serving: asyncio.TaskGroup | None = None
         self._unsent: asyncio.Queue[tuple[CallMessage, str] | None] = asyncio.Queue(MAX_UNSENT_MESSAGES)
         self._finished = asyncio.Event()
-        self._outcome: call.Ended | None = None
+        self._outcome: call.CallEnded | None = None
         self._before_start: list[call.Event] = []
         self._driver: Driver[call.Event, call.Effect] = Driver(
             machine, perform=self._perform, tick=call.Tick(), clock=clock
         )
 
     @property
-    def state(self) -> call.State:
+    def state(self) -> call.CallState:
         return self._machine.state
 
     @property
-    def outcome(self) -> call.Ended | None:
+    def outcome(self) -> call.CallEnded | None:
         """How the call ended, or None while it lives."""
         return self._outcome
 
@@ -159,7 +159,7 @@ class Session:
         else:
             self._driver.feed(event)
 
-    async def run(self) -> call.Ended:
+    async def run(self) -> call.CallEnded:
         """Live through the call.
 
         Returns:
@@ -223,11 +223,11 @@ class Session:
                 self._add_candidates([line.candidate for line in lines])
             case call.Connect():
                 self._spawn(self._connect())
-            case call.Send(message=message, step=step):
+            case call.SendCallEvent(message=message, step=step):
                 self._send(message, step)
             case call.ClosePeer():
                 self.links.ended()
-            case call.Ended():
+            case call.CallEnded():
                 self._outcome = effect
                 self._finished.set()
 
@@ -258,13 +258,13 @@ class Session:
     async def _admit(self, invite: Invite) -> None:
         assert self._admission is not None
         match await self._admission(invite):
-            case Admitted(offer=offer):
+            case InviteAdmitted(offer=offer):
                 self._offer = offer
                 self._driver.feed(call.Admitted())
-            case Refused(reason=reason):
+            case InviteRefused(reason=reason):
                 self._driver.feed(call.Refused(reason))
 
-    async def _make_peer(self) -> Peer:
+    async def _make_peer(self) -> PeerConnection:
         peer = await self._peers.create(self.local)
         self._peer = peer
         self.links.on_lost(lambda reason: self._driver.feed(call.TransportFailed(reason)))

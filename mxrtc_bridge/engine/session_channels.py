@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.messages import Job
-from mxrtc_bridge.core.files.sender import SourceMachine
+from mxrtc_bridge.core.files.sender import SenderMachine
 from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.core.stream.raw_machine import RawStreamMachine
 from mxrtc_bridge.core.stream.scheduler import Scheduler, WindowBudget
@@ -22,14 +22,14 @@ from mxrtc_bridge.engine.control_channel import ControlLink
 from mxrtc_bridge.engine.file_operations import Hands, Spawn
 from mxrtc_bridge.engine.file_ports import Lister
 from mxrtc_bridge.engine.file_transfer import Record, Transfer, TransferMachine
-from mxrtc_bridge.engine.ports import Channel, Counters, Peer
-from mxrtc_bridge.engine.stream_forwarder import Pipe
+from mxrtc_bridge.engine.ports import Channel, Counters, PeerConnection
+from mxrtc_bridge.engine.stream_forwarder import StreamForwarder
 
-Line = Pipe | Transfer
+Line = StreamForwarder | Transfer
 """What a channel carries: a byte stream, or a transfer of files. Both count as streams, and take turns."""
 
 
-class Links(ABC):
+class SessionChannels(ABC):
     """What both sides share.
 
     Args:
@@ -44,7 +44,7 @@ class Links(ABC):
         self._clock = clock
         self._counters = counters
         self._max_streams = max_streams
-        self._peer: Peer | None = None
+        self._peer: PeerConnection | None = None
         self._spawn: Spawn | None = None
         self._report_lost: Callable[[str], None] = lambda _reason: None
         self._scheduler: Scheduler[Line] = Scheduler()
@@ -57,7 +57,7 @@ class Links(ABC):
 
     # PeerLinks
 
-    def attach(self, peer: Peer, *, spawn: Spawn) -> None:
+    def attach(self, peer: PeerConnection, *, spawn: Spawn) -> None:
         self._peer = peer
         self._spawn = spawn
 
@@ -112,17 +112,17 @@ class Links(ABC):
         self,
         machine: stream.StreamMachine | RawStreamMachine,
         channel: Channel,
-        finished: Callable[[stream.Finished], None],
+        finished: Callable[[stream.StreamFinished], None],
         *,
         early: bool = False,
         idle_s: float | None = None,
-    ) -> Pipe:
-        def end(pipe: Pipe, how: stream.Finished) -> None:
+    ) -> StreamForwarder:
+        def end(pipe: StreamForwarder, how: stream.StreamFinished) -> None:
             self._forget(pipe, how)
             self._counters.stream(how.outcome.value)
             finished(how)
 
-        pipe = Pipe(
+        pipe = StreamForwarder(
             machine,
             channel,
             clock=self._clock,
@@ -142,7 +142,7 @@ class Links(ABC):
         self,
         machine: TransferMachine,
         channel: Channel,
-        finished: Callable[[Transfer, tx.Finished], None],
+        finished: Callable[[Transfer, tx.TransferFinished], None],
         *,
         files: Hands | Lister | None = None,
         job_received: Callable[[Transfer, Job], None] | None = None,
@@ -150,7 +150,7 @@ class Links(ABC):
     ) -> Transfer:
         assert self._spawn is not None
 
-        def end(transfer: Transfer, how: tx.Finished) -> None:
+        def end(transfer: Transfer, how: tx.TransferFinished) -> None:
             self._forget(transfer, how)
             self._counters.transfer(how.outcome.value)
             finished(transfer, how)
@@ -166,14 +166,14 @@ class Links(ABC):
             job_received=None if job_received is None else lambda job: job_received(transfer, job),
             record=record,
         )
-        if not isinstance(machine, SourceMachine):
+        if not isinstance(machine, SenderMachine):
             machine.set_window(self._budget.take(transfer))
         self._pipes.add(transfer)
         self._counters.streams_live(1)
         transfer.begin(files)
         return transfer
 
-    def _forget(self, line: Line, how: stream.Finished | tx.Finished) -> None:
+    def _forget(self, line: Line, how: stream.StreamFinished | tx.TransferFinished) -> None:
         self._scheduler.remove(line)
         self._budget.give_back(line)
         self._pipes.discard(line)

@@ -16,7 +16,7 @@ from mxrtc_bridge.engine.ports import Channel, Sink
 StreamMachine = Machine[stream.Event, stream.Effect]
 
 
-class Pipe:
+class StreamForwarder:
     """Joins ``channel`` and a sink by ``machine``.
 
     Args:
@@ -37,8 +37,8 @@ class Pipe:
         channel: Channel,
         *,
         clock: Clock,
-        ready: Callable[[Pipe, int], None],
-        finished: Callable[[Pipe, stream.Finished], None],
+        ready: Callable[[StreamForwarder, int], None],
+        finished: Callable[[StreamForwarder, stream.StreamFinished], None],
         accepted: Callable[[], None] | None = None,
         heard: Callable[[], None] | None = None,
         hold_early: Callable[[int], bool] | None = None,
@@ -86,7 +86,7 @@ class Pipe:
     # ChannelListener
 
     def channel_opened(self) -> None:
-        self._driver.feed(stream.ChannelOpened())
+        self._driver.feed(stream.DataChannelOpened())
 
     def text_received(self, text: str) -> None:
         self._note_message()
@@ -100,7 +100,7 @@ class Pipe:
         self._driver.feed(stream.BinaryReceived(data))
 
     def channel_closed(self) -> None:
-        self._driver.feed(stream.ChannelClosed())
+        self._driver.feed(stream.DataChannelClosed())
 
     def _note_message(self) -> None:
         if self._heard is not None:
@@ -144,12 +144,12 @@ class Pipe:
                 self.channel.consumed(size)
             case stream.CloseChannel():
                 self.channel.close()
-            case stream.Ready(pending=pending):
+            case stream.ReadyToSend(pending=pending):
                 self._ready(self, pending)
             case stream.Accepted():
                 if self._accepted is not None:
                     self._accepted()
-            case stream.Finished():
+            case stream.StreamFinished():
                 if self._idle_timer is not None:
                     self._idle_timer.cancel()
                 self._finished(self, effect)

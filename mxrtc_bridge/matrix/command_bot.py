@@ -40,11 +40,11 @@ from mxrtc_bridge.core.bot.commands import (
 )
 from mxrtc_bridge.core.bot.message_text import command_line, read_message
 from mxrtc_bridge.core.bot.parser import Effect, addressed, effect_of, meant_by
-from mxrtc_bridge.core.bot.reply import Answer, Code, Line, Page, pages, say, text
+from mxrtc_bridge.core.bot.reply import Code, Line, Reply, ReplyPart, pages, say, text
 from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_event_id
-from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.outbox.outbox import transaction_id
 
@@ -104,7 +104,7 @@ class Rank(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class CommandSender:
     """Who gave a command, and where."""
 
     user: UserId
@@ -128,7 +128,7 @@ class Reaction:
     """Its own id."""
 
 
-class Commander(Protocol):
+class CommandHandler(Protocol):
     """Carries out what was said."""
 
     def rank(self, user: UserId) -> Rank: ...
@@ -137,9 +137,9 @@ class Commander(Protocol):
 
     def missing(self) -> frozenset[str]: ...
 
-    async def carry_out(self, command: Command, asker: Asker) -> Answer: ...
+    async def carry_out(self, command: Command, asker: CommandSender) -> Reply: ...
 
-    def mistaken(self, asker: Asker) -> None:
+    def mistaken(self, asker: CommandSender) -> None:
         """Take down that somebody has given a command that was none."""
         ...
 
@@ -155,12 +155,12 @@ class EventSender(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _ReceivedCommand:
     """A message that was taken."""
 
     event: RoomEvent
     command: Command | Mistake
-    asker: Asker
+    asker: CommandSender
 
     @property
     def takes_away(self) -> bool:
@@ -191,7 +191,7 @@ class _Line:
     line: str
 
 
-class Conversation:
+class CommandDispatcher:
     """Takes messages and reactions, and answers.
 
     After making one you must run :meth:`run` in a task; until then, and at full queues, what comes in is dropped.
@@ -200,7 +200,7 @@ class Conversation:
     def __init__(
         self,
         sender: EventSender,
-        commander: Commander,
+        commander: CommandHandler,
         *,
         is_own: Callable[[UserId], bool],
         wall_ms: Callable[[], int],
@@ -227,13 +227,15 @@ class Conversation:
         self._tasks: asyncio.TaskGroup | None = None
         self._at_once: set[asyncio.Task[None]] = set()
         self._busy = [False] * WORKERS
-        self._queues: list[asyncio.Queue[_Said | Reaction | _Line]] = [asyncio.Queue(QUEUE) for _ in range(WORKERS)]
+        self._queues: list[asyncio.Queue[_ReceivedCommand | Reaction | _Line]] = [
+            asyncio.Queue(QUEUE) for _ in range(WORKERS)
+        ]
         self._rate = RateLimit(COMMANDS_PER_MINUTE, COMMANDS_PER_MINUTE_OF_SERVER)
         self._admins_rate = RateLimit(COMMANDS_PER_MINUTE, ADMINS * COMMANDS_PER_MINUTE)
         self._warned: OrderedDict[UserId, None] = OrderedDict()
         self._told_late: OrderedDict[UserId, None] = OrderedDict()
         self._strangers: OrderedDict[UserId, float] = OrderedDict()
-        self._seldom = SeldomLog(log)
+        self._seldom = RateLimitedLog(log)
         self._stranger_rate = RateLimit(STRANGERS_PER_MINUTE, STRANGERS_PER_MINUTE)
 
     @property
@@ -294,19 +296,19 @@ class Conversation:
                 self._warned.popitem(last=False)
             self._put(event.sender, _Line(event, speaker, direct, TOO_FAST_TEXT))
 
-    def _said(self, event: RoomEvent, speaker: UserId, *, admin: bool, direct: bool) -> _Said | None:
+    def _said(self, event: RoomEvent, speaker: UserId, *, admin: bool, direct: bool) -> _ReceivedCommand | None:
         # Not before: reading formatted text costs more than asking who it is from.
         typed = read_message(event.content, direct=direct, is_own=self._is_own)
         if typed is None:
             return None
         command = meant_by(typed, self._commander.names(), admin=admin, missing=self._commander.missing())
-        return _Said(event, command, Asker(event.sender, admin, event.room_id, speaker, direct))
+        return _ReceivedCommand(event, command, CommandSender(event.sender, admin, event.room_id, speaker, direct))
 
     def _is_fresh(self, event: RoomEvent) -> bool:
         """Whether the message is of now. Its time is its server's claim: a lie makes it old, or no older than it is."""
         return abs(self._wall_ms() - event.origin_server_ts) <= MAX_AGE_MS
 
-    def _counts_late(self, said: _Said) -> bool:
+    def _counts_late(self, said: _ReceivedCommand) -> bool:
         """Whether an old command is carried out; its sender is told that it is not, once until the next start."""
         event = said.event
         if said.ends and abs(self._wall_ms() - event.origin_server_ts) <= MAX_LATE_MS:
@@ -332,9 +334,9 @@ class Conversation:
             self._strangers.popitem(last=False)
         return True
 
-    def _put(self, user: UserId, work: _Said | Reaction | _Line) -> None:
+    def _put(self, user: UserId, work: _ReceivedCommand | Reaction | _Line) -> None:
         number = zlib.crc32(user.encode()) % WORKERS
-        if isinstance(work, _Said) and work.asker.admin and work.takes_away:
+        if isinstance(work, _ReceivedCommand) and work.asker.admin and work.takes_away:
             waits = self._busy[number] or not self._queues[number].empty()
             if self._tasks is not None and len(self._at_once) < MAX_AT_ONCE:
                 task = self._tasks.create_task(self._guarded(work), name="command that takes away")
@@ -360,7 +362,7 @@ class Conversation:
                 self._busy[number] = False
                 queue.task_done()
 
-    async def _guarded(self, work: _Said | Reaction | _Line) -> None:
+    async def _guarded(self, work: _ReceivedCommand | Reaction | _Line) -> None:
         """Do it within a limited time; what fails ends nothing but itself."""
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
@@ -377,10 +379,10 @@ class Conversation:
         except Exception:
             log.exception("! a message was not handled")
 
-    async def _do(self, work: _Said | Reaction | _Line) -> None:
+    async def _do(self, work: _ReceivedCommand | Reaction | _Line) -> None:
         event_id = work.event if isinstance(work, Reaction) else work.event.event_id
         room = work.room if isinstance(work, Reaction) else work.event.room_id
-        by = work.withdrawn_by if isinstance(work, _Said) else None
+        by = work.withdrawn_by if isinstance(work, _ReceivedCommand) else None
         if event_id is not None and self._withdrawn(room, event_id, by):
             return
         match work:
@@ -388,10 +390,10 @@ class Conversation:
                 await self._commander.reacted(work)
             case _Line(event=event, speaker=speaker, direct=direct, line=line):
                 await self._reply(event, speaker, say(line), direct=direct)
-            case _Said(event=event, asker=asker):
+            case _ReceivedCommand(event=event, asker=asker):
                 await self._reply(event, asker.speaker, await self._answer(work), direct=asker.direct)
 
-    async def _answer(self, said: _Said) -> Answer:
+    async def _answer(self, said: _ReceivedCommand) -> Reply:
         command, asker = said.command, said.asker
         if isinstance(command, Mistake):
             self._commander.mistaken(asker)
@@ -414,7 +416,7 @@ class Conversation:
             log.exception("! %s of %s failed", type(command).__name__, asker.user)
             return say(FAILED_TEXT)
 
-    async def _reply(self, event: RoomEvent, speaker: UserId, answer: Answer, *, direct: bool) -> None:
+    async def _reply(self, event: RoomEvent, speaker: UserId, answer: Reply, *, direct: bool) -> None:
         relation = _relation(event, direct=direct)
         for number, page in enumerate(pages(answer)):
             txn_id = transaction_id(event.room_id, speaker, event.event_id, f"reply-{number}")
@@ -423,7 +425,7 @@ class Conversation:
             )
 
 
-def notice_content(page: Page) -> dict[str, object]:
+def notice_content(page: ReplyPart) -> dict[str, object]:
     """A page as an ``m.notice``, which bots do not answer, and which mentions nobody."""
     return {
         "msgtype": "m.notice",
@@ -434,14 +436,14 @@ def notice_content(page: Page) -> dict[str, object]:
     }
 
 
-def mistake_answer(mistake: Mistake, *, direct: bool) -> Answer:
+def mistake_answer(mistake: Mistake, *, direct: bool) -> Reply:
     """What a wrong command gets: the problem, the form, and the nearest right command."""
     lines: list[Line] = [text(mistake.problem)]
     if mistake.suggestion is not None:
         lines.append(text("Did you mean ", Code(addressed(mistake.suggestion, direct=direct)), "?"))
     if mistake.usage is not None and mistake.usage != mistake.suggestion:
         lines.append(text("Usage: ", Code(addressed(mistake.usage, direct=direct))))
-    return Answer(tuple(lines))
+    return Reply(tuple(lines))
 
 
 def _is_cancelled() -> bool:

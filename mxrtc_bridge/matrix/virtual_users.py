@@ -31,7 +31,7 @@ UNKNOWN_BEFORE = UserId("*")
 """Remembered by a database of a version that did not remember: who is there at the next start, is ours."""
 
 
-class Server(Protocol):
+class ProfileServer(Protocol):
     """What this module needs of the homeserver."""
 
     async def register_user(self, user: UserId) -> bool: ...
@@ -88,14 +88,14 @@ class Consent:
     """Whether identities may be replaced."""
 
 
-class Refusal(Enum):
+class UserRefusal(Enum):
     """Why a user is not taken."""
 
     STRANGER = "exists, and was not made by this bridge"
     OTHER_IDENTITY = "shows another identity"
 
 
-class OwnUsers:
+class VirtualUsers:
     """See the head of this module; :meth:`load` comes first.
 
     Args:
@@ -109,7 +109,7 @@ class OwnUsers:
 
     def __init__(
         self,
-        homeserver: Server,
+        homeserver: ProfileServer,
         memory: Memory,
         identities: Identities,
         *,
@@ -147,7 +147,7 @@ class OwnUsers:
         """Whether another identity of ``user`` may be replaced by ours."""
         return self._consent.new_identity or self._ours.get(user) == "adopting"
 
-    async def refusals(self, users: Collection[UserId]) -> dict[UserId, Refusal]:
+    async def refusals(self, users: Collection[UserId]) -> dict[UserId, UserRefusal]:
         """Who could not be taken, as far as looking tells; changes nothing.
 
         Raises:
@@ -160,10 +160,10 @@ class OwnUsers:
         for user in users:
             if self._is_proven(user, shown):
                 if self._is_other(user, shown) and self._ours.get(user) != "adopting":
-                    found[user] = Refusal.OTHER_IDENTITY
+                    found[user] = UserRefusal.OTHER_IDENTITY
             elif await self._exists(user):
                 of_a_bridge = user in shown and shown[user].of_a_bridge
-                found[user] = Refusal.OTHER_IDENTITY if of_a_bridge else Refusal.STRANGER
+                found[user] = UserRefusal.OTHER_IDENTITY if of_a_bridge else UserRefusal.STRANGER
         return found
 
     async def take(self, users: Iterable[UserId]) -> None:
@@ -179,7 +179,7 @@ class OwnUsers:
         wanted = sorted(set(users) - self._fit)
         await self._identities.load()
         shown = await self._identities.shown(wanted)
-        refused: dict[UserId, Refusal] = {}
+        refused: dict[UserId, UserRefusal] = {}
         failures: list[MxrtcError] = []
         unsettled: list[UserId] = []
         todo = iter(wanted)
@@ -217,10 +217,10 @@ class OwnUsers:
                 await self._note(user, "before")
         await self._forget(UNKNOWN_BEFORE)
 
-    def explain(self, refused: Mapping[UserId, Refusal]) -> str:
+    def explain(self, refused: Mapping[UserId, UserRefusal]) -> str:
         """Say who was refused, why, and what to do."""
         sentences = []
-        if users := [user for user, why in refused.items() if why is Refusal.STRANGER]:
+        if users := [user for user, why in refused.items() if why is UserRefusal.STRANGER]:
             adopt = " ".join(f"--adopt {user}" for user in users[:MAX_NAMED])
             sentences.append(
                 f"{_names(users)} exists at the homeserver already, and this bridge has not made it: it is a person's "
@@ -228,7 +228,7 @@ class OwnUsers:
                 "the configuration. Or, if the account is to be the bridge's, which logs everybody out of it and "
                 f"replaces its identity, start once with: mxrtc-bridge run {adopt}"
             )
-        if users := [user for user, why in refused.items() if why is Refusal.OTHER_IDENTITY]:
+        if users := [user for user, why in refused.items() if why is UserRefusal.OTHER_IDENTITY]:
             sentences.append(
                 f"{_names(users)} shows another identity at the homeserver than the key in "
                 f"{self._identities.key_place} makes: the key was replaced or lost, or this is a second bridge for the "
@@ -239,21 +239,21 @@ class OwnUsers:
             )
         return "\n".join(sentences)
 
-    async def _take_one(self, user: UserId, shown: Mapping[UserId, ShownIdentity]) -> Refusal | None:
+    async def _take_one(self, user: UserId, shown: Mapping[UserId, ShownIdentity]) -> UserRefusal | None:
         how = self._ours.get(user)
         if not self._is_proven(user, shown):
             # Another bridge's, which may have been this one before it lost all that it knew.
             of_a_bridge = user in shown and shown[user].of_a_bridge
             if user not in self._consent.adopt and not (of_a_bridge and self._consent.new_identity):
                 if of_a_bridge:
-                    return Refusal.OTHER_IDENTITY
-                return None if await self._register(user) else Refusal.STRANGER
+                    return UserRefusal.OTHER_IDENTITY
+                return None if await self._register(user) else UserRefusal.STRANGER
             self._report(user, "the account was adopted, as was said at the start")
             how = "adopting"
         await self._homeserver.register_user(user)
         if self._is_other(user, shown):
             if how != "adopting" and not self._consent.new_identity:
-                return Refusal.OTHER_IDENTITY
+                return UserRefusal.OTHER_IDENTITY
             self._report(user, "its identity is replaced, as was said at the start")
             how = how or "before"
         elif how in (None, "registering"):

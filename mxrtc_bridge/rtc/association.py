@@ -23,7 +23,7 @@ from typing import Protocol
 
 from mxrtc_bridge.core.errors import StateError, TransportError
 from mxrtc_bridge.rtc.sctp_stream import SctpStream
-from mxrtc_bridge.rtc.send_burst import Turns
+from mxrtc_bridge.rtc.send_burst import SendBurst
 from mxrtc_bridge.rtc.settings import CongestionKind, RtcSettings
 from mxrtc_bridge.sctp.association import Association
 from mxrtc_bridge.sctp.bbr import Bbr
@@ -37,7 +37,7 @@ from mxrtc_bridge.sctp.channels import (
     DataChannels,
 )
 from mxrtc_bridge.sctp.congestion import CongestionControl
-from mxrtc_bridge.sctp.dcep import Open
+from mxrtc_bridge.sctp.dcep import OpenMessage
 from mxrtc_bridge.sctp.events import Ended, Established, SendSpace
 from mxrtc_bridge.sctp.newreno import NewReno
 from mxrtc_bridge.sctp.settings import SctpSettings
@@ -125,7 +125,7 @@ class PeerAssociation:
         self._established = False
         self._ended = False
         self._end_reason = "the association ended"
-        self._turns = Turns()
+        self._turns = SendBurst()
         self._in_turn = False
         self._turn_due: asyncio.Handle | None = None
         self._timer: asyncio.Handle | None = None
@@ -204,7 +204,7 @@ class PeerAssociation:
 
     def _announce(self, stream: SctpStream) -> None:
         assert self._channels is not None
-        number = self._channels.open(self._clock(), Open(stream.label, stream.protocol))
+        number = self._channels.open(self._clock(), OpenMessage(stream.label, stream.protocol))
         stream.number = number
         self._streams[number] = stream
 
@@ -449,7 +449,7 @@ class PeerAssociation:
             del self._streams[event.channel]
             stream.tell_closed()
 
-    def _offer(self, number: int, opened: Open) -> None:
+    def _offer(self, number: int, opened: OpenMessage) -> None:
         assert self._channels is not None
         names = len(opened.label.encode()) + len(opened.protocol.encode())
         usual = opened.ordered and opened.reliable

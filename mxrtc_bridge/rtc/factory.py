@@ -12,7 +12,7 @@ from aiortc import RTCCertificate
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.webrtc.ice import IceServer
-from mxrtc_bridge.engine.ports import Peer
+from mxrtc_bridge.engine.ports import PeerConnection
 from mxrtc_bridge.rtc.certificates import (
     CertificateStore,
     certificate_from_pem,
@@ -20,7 +20,7 @@ from mxrtc_bridge.rtc.certificates import (
     make_certificate,
 )
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, plan_servers
-from mxrtc_bridge.rtc.peer import DataPeer
+from mxrtc_bridge.rtc.peer import DataPeerConnection
 from mxrtc_bridge.rtc.settings import RtcSettings
 
 log = logging.getLogger("mxrtc_bridge.rtc")
@@ -35,7 +35,7 @@ IceServers = Callable[[UserId], Awaitable[tuple[IceServer, ...]]]
 
 
 class AiortcPeerFactory:
-    """Makes peer connections (:class:`mxrtc_bridge.engine.ports.PeerFactory`).
+    """Makes peer connections (:class:`mxrtc_bridge.engine.ports.PeerConnectionFactory`).
 
     Args:
         settings: of all of them.
@@ -50,14 +50,14 @@ class AiortcPeerFactory:
         self._cache: OrderedDict[UserId, RTCCertificate] = OrderedDict()
         self._making = asyncio.Lock()
 
-    async def create(self, local: UserId) -> Peer:
+    async def create(self, local: UserId) -> PeerConnection:
         """Make a peer connection for ``local``.
 
         Raises:
             ConfigError: the stored certificate cannot be read.
         """
         certificate = await self._certificate(local)
-        return DataPeer(self._settings, certificate, await self._plan(local))
+        return DataPeerConnection(self._settings, certificate, await self._plan(local))
 
     async def _plan(self, local: UserId) -> ServerPlan:
         try:

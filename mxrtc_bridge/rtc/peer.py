@@ -1,4 +1,4 @@
-"""One data-only peer connection (:class:`mxrtc_bridge.engine.ports.Peer`): ICE, DTLS and SCTP in a row.
+"""One data-only peer connection (:class:`mxrtc_bridge.engine.ports.PeerConnection`): ICE, DTLS and SCTP in a row.
 
 The order is fixed: describe, connect (ICE, then DTLS, then SCTP, each with its deadline), serve channels, end. The end
 comes once: from :meth:`DataPeer.close`, or by itself and is then reported. Whatever comes first frees everything.
@@ -19,7 +19,7 @@ from aiortc import RTCCertificate
 from mxrtc_bridge.core.errors import StateError, TransportError
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import Candidate, Description, DescriptionType, Setup, format_description
-from mxrtc_bridge.engine.ports import PeerListener
+from mxrtc_bridge.engine.ports import PeerConnectionListener
 from mxrtc_bridge.rtc.association import LOCAL_PORT, PeerAssociation
 from mxrtc_bridge.rtc.certificates import local_fingerprint
 from mxrtc_bridge.rtc.channel import DataChannel
@@ -35,7 +35,7 @@ log = logging.getLogger("mxrtc_bridge.rtc")
 DEFAULT_MID = "0"
 
 
-class State(Enum):
+class PeerState(Enum):
     """Where a peer connection is in its life."""
 
     NEW = "new"
@@ -50,7 +50,7 @@ class State(Enum):
     """Over, whether by us, by the other side or by silence."""
 
 
-class DataPeer:
+class DataPeerConnection:
     """A peer connection that carries data channels only.
 
     Args:
@@ -65,8 +65,8 @@ class DataPeer:
         self._ice = IceConnection(settings, plan, controlling=False)
         self._dtls = DtlsTransport(self._ice, certificate, ended=self._dtls_ended)
         self._association = PeerAssociation(self._dtls, settings, self)
-        self._listener: PeerListener | None = None
-        self._state = State.NEW
+        self._listener: PeerConnectionListener | None = None
+        self._state = PeerState.NEW
         self._remote: Description | None = None
         self._dtls_server = False
         self._closing: asyncio.Task[None] | None = None
@@ -76,7 +76,7 @@ class DataPeer:
         """Counts of datagrams that were thrown away."""
         return self._ice.drops
 
-    def set_listener(self, listener: PeerListener) -> None:
+    def set_listener(self, listener: PeerConnectionListener) -> None:
         self._listener = listener
 
     # Descriptions
@@ -87,8 +87,8 @@ class DataPeer:
         Raises:
             TransportError: ``ice_failed``, when there is no local candidate; the text says why.
         """
-        self._expect(State.NEW)
-        self._state = State.DESCRIBED
+        self._expect(PeerState.NEW)
+        self._state = PeerState.DESCRIBED
         self._ice.ice_controlling = True
         await self._gather()
         return self._describe(DescriptionType.OFFER, Setup.ACTPASS, DEFAULT_MID)
@@ -99,8 +99,8 @@ class DataPeer:
         Raises:
             TransportError: ``ice_failed``, when there is no local candidate; the text says why.
         """
-        self._expect(State.NEW)
-        self._state = State.DESCRIBED
+        self._expect(PeerState.NEW)
+        self._state = PeerState.DESCRIBED
         # The answerer speaks first (RFC 8842 section 5.3) unless the offer insists.
         self._dtls_server = offer.setup is Setup.ACTIVE
         # A lite agent never controls (RFC 8445 section 6.1.1).
@@ -130,7 +130,7 @@ class DataPeer:
 
     async def _gather(self) -> None:
         await self._ice.gather_candidates()
-        if self._state is State.CLOSED:
+        if self._state is PeerState.CLOSED:
             raise TransportError("ice_failed", "the connection was closed while candidates were gathered")
 
     def _describe(self, kind: DescriptionType, setup: Setup, mid: str) -> str:
@@ -156,11 +156,11 @@ class DataPeer:
         Raises:
             TransportError: with the code ``ice_failed``, ``ice_timeout``, ``dtls_failed`` or ``sctp_failed``.
         """
-        self._expect(State.DESCRIBED)
+        self._expect(PeerState.DESCRIBED)
         remote = self._remote
         if remote is None:
             raise StateError("there is no answer to connect to")
-        self._state = State.CONNECTING
+        self._state = PeerState.CONNECTING
         await self._connect_ice()
         await self._dtls.handshake(
             server=self._dtls_server,
@@ -177,7 +177,7 @@ class DataPeer:
         # close() may have run meanwhile, in another task.
         if path is None or self._is_closed():
             raise TransportError("ice_failed", "the connection was closed while it was set up")
-        self._state = State.CONNECTED
+        self._state = PeerState.CONNECTED
         log.debug("= peer connection open, %s", path)
         return path
 
@@ -239,12 +239,12 @@ class DataPeer:
 
     def _lose(self, reason: str) -> None:
         """The connection has ended by itself."""
-        was_connected = self._state is State.CONNECTED
+        was_connected = self._state is PeerState.CONNECTED
         if self._is_closed():
             return
         if not was_connected:
             return  # connect() reports it
-        self._state = State.CLOSED
+        self._state = PeerState.CLOSED
         log.debug("x peer connection lost: %s", reason)
         self._start_closing()
         if self._listener is not None:
@@ -252,7 +252,7 @@ class DataPeer:
 
     async def close(self) -> None:
         """End the connection and free everything; may be called at any time, any number of times."""
-        self._state = State.CLOSED
+        self._state = PeerState.CLOSED
         await asyncio.shield(self._start_closing())
 
     def _start_closing(self) -> asyncio.Task[None]:
@@ -266,8 +266,8 @@ class DataPeer:
         await self._ice.close()
 
     def _is_closed(self) -> bool:
-        return self._state is State.CLOSED
+        return self._state is PeerState.CLOSED
 
-    def _expect(self, state: State) -> None:
+    def _expect(self, state: PeerState) -> None:
         if self._state is not state:
             raise StateError(f"the peer connection is {self._state.value}, not {state.value}")

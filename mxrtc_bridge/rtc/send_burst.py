@@ -20,7 +20,7 @@ BULKY_FOR_S = 1.0
 """After a large message on a stream its small ones are about the large ones: acknowledgements, ends."""
 
 
-class Turns:
+class SendBurst:
     """Chooses the length of turns from the messages that pass."""
 
     __slots__ = ("_short_until",)

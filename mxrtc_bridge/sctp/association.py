@@ -15,7 +15,7 @@ from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import HEADER_SIZE
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import BufferedLow, Event, Flushed, MessageReceived, ResetDone, SendSpace
-from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, State
+from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, AssociationState
 from mxrtc_bridge.sctp.outbound_queue import OutMessage, OutStream
 from mxrtc_bridge.sctp.packet_reader import HEARTBEAT_INFO, Inbound
 from mxrtc_bridge.sctp.settings import SctpSettings
@@ -23,7 +23,9 @@ from mxrtc_bridge.sctp.settings import SctpSettings
 _FOREVER = float("inf")
 _MIN_AHEAD_S = 0.001
 """Batches of one packet cost too much to be made for every message."""
-_DATA_STATES = frozenset({State.ESTABLISHED, State.SHUTDOWN_PENDING, State.SHUTDOWN_SENT})
+_DATA_STATES = frozenset(
+    {AssociationState.ESTABLISHED, AssociationState.SHUTDOWN_PENDING, AssociationState.SHUTDOWN_SENT}
+)
 _HEARTBEAT_INFO = 1
 
 
@@ -135,7 +137,11 @@ class Association(Inbound):
     def reply(self, stream: int, ppid: int, data: bytes) -> None:
         """Queue a small reliable message on a stream if that is possible; what stands in its way ends it anyway."""
         out = self._streams.get(stream)
-        if self._state is not State.ESTABLISHED or stream >= self._outbound_streams or (out and out.resetting):
+        if (
+            self._state is not AssociationState.ESTABLISHED
+            or stream >= self._outbound_streams
+            or (out and out.resetting)
+        ):
             return
         self._sender.scheduler.push(OutMessage(self._stream(stream), ppid, data, True))
 
@@ -183,7 +189,7 @@ class Association(Inbound):
 
     def reset(self, stream: int) -> None:
         """End what we send on a stream after what is queued on it; ``ResetDone`` follows (RFC 6525)."""
-        if self._state is State.ENDED:
+        if self._state is AssociationState.ENDED:
             return
         out = self._stream(stream)
         if out.resetting:
@@ -213,7 +219,7 @@ class Association(Inbound):
         packets = self._packets
         while packets and len(out) < limit:
             out.append(packets.popleft())
-        if self._writer is not None and self._state is not State.ENDED:
+        if self._writer is not None and self._state is not AssociationState.ENDED:
             self._fill_packets(now, limit, out)
         self._more_at = now if len(out) >= limit or packets else _FOREVER
         if out:
@@ -356,4 +362,11 @@ class Association(Inbound):
         self._heartbeat_at = now + min(interval, patience, self._settings.rto_max)
 
 
-_SENDING_STATES = frozenset({State.CLOSED, State.COOKIE_WAIT, State.COOKIE_ECHOED, State.ESTABLISHED})
+_SENDING_STATES = frozenset(
+    {
+        AssociationState.CLOSED,
+        AssociationState.COOKIE_WAIT,
+        AssociationState.COOKIE_ECHOED,
+        AssociationState.ESTABLISHED,
+    }
+)

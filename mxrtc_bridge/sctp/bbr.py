@@ -16,7 +16,7 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-from mxrtc_bridge.sctp.bbr_limits import Limits
+from mxrtc_bridge.sctp.bbr_limits import BbrLimits
 from mxrtc_bridge.sctp.bbr_model import BETA, LOSS_THRESHOLD, PathModel, is_excessive
 from mxrtc_bridge.sctp.bbr_random import Draws
 from mxrtc_bridge.sctp.bbr_states import (
@@ -88,7 +88,7 @@ class Bbr:
     def __init__(self, packet_size: int, seed: int, max_window: int = 64 * 1024 * 1024) -> None:
         self._draws = Draws(seed)
         self._model = PathModel(packet_size)
-        self._limits = Limits(self._model, packet_size, max_window)
+        self._limits = BbrLimits(self._model, packet_size, max_window)
         self._prior_window = 0
 
         self._state = STARTUP

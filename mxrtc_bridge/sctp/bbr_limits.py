@@ -40,7 +40,7 @@ _SLOWEST_ROUND: Final = 0.1
 """The rate's floor is the smallest window in this time, or in ``min_rtt`` where that is longer."""
 
 
-class Limits:
+class BbrLimits:
     """The control parameters of one flow.
 
     Args:

@@ -20,7 +20,7 @@ from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.sctp import dcep
 from mxrtc_bridge.sctp.association import Association
 from mxrtc_bridge.sctp.chunks import MalformedError
-from mxrtc_bridge.sctp.dcep import Open
+from mxrtc_bridge.sctp.dcep import OpenMessage
 from mxrtc_bridge.sctp.events import (
     BufferedLow,
     Ended,
@@ -48,7 +48,7 @@ class ChannelOffered:
     """The other side opened a channel; it is open, and may be closed to refuse it."""
 
     channel: int
-    opened: Open
+    opened: OpenMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class _Channel:
 
     __slots__ = ("early", "opened", "ours_reset", "state", "theirs_reset", "unread")
 
-    def __init__(self, opened: Open, state: ChannelState) -> None:
+    def __init__(self, opened: OpenMessage, state: ChannelState) -> None:
         self.opened = opened
         self.state = state
         self.ours_reset = False
@@ -143,7 +143,7 @@ class DataChannels:
 
     # Calls
 
-    def open(self, now: float, opened: Open, *, negotiated: int | None = None) -> int:
+    def open(self, now: float, opened: OpenMessage, *, negotiated: int | None = None) -> int:
         """Open a channel; messages may be sent on it from now on.
 
         Args:
@@ -220,7 +220,7 @@ class DataChannels:
             entry.state = ChannelState.CLOSING
             self._association.reset(channel)
 
-    def describe(self, channel: int) -> Open | None:
+    def describe(self, channel: int) -> OpenMessage | None:
         """Return the names and the kind of a channel, or None if there is no such channel."""
         entry = self._channels.get(channel)
         return entry.opened if entry is not None else None

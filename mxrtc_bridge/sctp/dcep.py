@@ -24,7 +24,7 @@ MAX_NAME = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class OpenMessage:
     """A DATA_CHANNEL_OPEN.
 
     Attributes:
@@ -49,7 +49,7 @@ class Open:
         return self.lifetime is None and self.max_retransmissions is None
 
 
-def format_open(opened: Open) -> bytes:
+def format_open(opened: OpenMessage) -> bytes:
     """Return the message for a channel; of two reliability limits the number of retransmissions counts."""
     kind, limit = 0, 0
     if opened.max_retransmissions is not None:
@@ -62,7 +62,7 @@ def format_open(opened: Open) -> bytes:
     return _HEAD.pack(_OPEN, kind, opened.priority, limit, len(label), len(protocol)) + label + protocol
 
 
-def read(message: bytes) -> Open | None:
+def read(message: bytes) -> OpenMessage | None:
     """Return an OPEN, or None for an ACK.
 
     Raises:
@@ -83,7 +83,7 @@ def read(message: bytes) -> Open | None:
         label, protocol = message[_HEAD.size : end].decode(), message[end:].decode()
     except UnicodeDecodeError:
         raise MalformedError("a channel name that is not UTF-8") from None
-    return Open(
+    return OpenMessage(
         label,
         protocol,
         ordered=not kind & _UNORDERED,

@@ -28,7 +28,7 @@ _MAX_BACKOFF = 6
 _MAX_PACKETS = 16
 
 
-class State(Enum):
+class AssociationState(Enum):
     """Where an association is (RFC 9260 section 4)."""
 
     CLOSED = "closed"
@@ -47,7 +47,14 @@ class State(Enum):
     ENDED = "ended"
 
 
-OPEN_STATES = frozenset({State.ESTABLISHED, State.SHUTDOWN_PENDING, State.SHUTDOWN_SENT, State.SHUTDOWN_RECEIVED})
+OPEN_STATES = frozenset(
+    {
+        AssociationState.ESTABLISHED,
+        AssociationState.SHUTDOWN_PENDING,
+        AssociationState.SHUTDOWN_SENT,
+        AssociationState.SHUTDOWN_RECEIVED,
+    }
+)
 """Both halves exist, and may have something to say."""
 
 
@@ -75,7 +82,7 @@ class Lifecycle:
         self._tag = tag
         self._initial_tsn = initial_tsn
         self._cookie_key = cookie_key
-        self._state = State.CLOSED
+        self._state = AssociationState.CLOSED
         self._events: deque[Event] = deque()
         self._packets: deque[bytes] = deque()
         self._control: deque[bytes] = deque()
@@ -107,7 +114,7 @@ class Lifecycle:
         """What was refused, by reason; the set of reasons is bounded."""
 
     @property
-    def state(self) -> State:
+    def state(self) -> AssociationState:
         return self._state
 
     def _drop(self, reason: str) -> None:
@@ -125,9 +132,9 @@ class Lifecycle:
 
     def start(self, now: float) -> None:
         """Send the INIT; does nothing if an INIT of the other side was answered and led to an association already."""
-        if self._state is not State.CLOSED:
+        if self._state is not AssociationState.CLOSED:
             return
-        self._state = State.COOKIE_WAIT
+        self._state = AssociationState.COOKIE_WAIT
         self._last_received_at = now
         writer = PacketWriter(self._settings.local_port, self._settings.remote_port, 0)
         self._setup_packet = writer.write([handshake.format_greeting(chunks.INIT, self._proposal)])
@@ -143,7 +150,7 @@ class Lifecycle:
     def _timer_expired(self, now: float) -> None:
         self._timer_failures += 1
         limits = self._settings
-        setting_up = self._state in (State.COOKIE_WAIT, State.COOKIE_ECHOED)
+        setting_up = self._state in (AssociationState.COOKIE_WAIT, AssociationState.COOKIE_ECHOED)
         if self._timer_failures > (limits.max_init_retransmissions if setting_up else limits.max_retransmissions):
             what = "set-up" if setting_up else "shutdown"
             self._abort("timeout", f"no answer to the {what} of the association")
@@ -154,7 +161,7 @@ class Lifecycle:
             self._set_timer(now, self._sender.rtt.timeout)
 
     def _receive_init(self, now: float, body: bytes) -> None:
-        if self._state not in (State.CLOSED, State.COOKIE_WAIT, State.COOKIE_ECHOED):
+        if self._state not in (AssociationState.CLOSED, AssociationState.COOKIE_WAIT, AssociationState.COOKIE_ECHOED):
             self._drop("init")
             return
         greeting = handshake.read_greeting(body)
@@ -172,7 +179,7 @@ class Lifecycle:
             self._drop("control")
 
     def _receive_init_ack(self, now: float, body: bytes) -> None:
-        if self._state is not State.COOKIE_WAIT:
+        if self._state is not AssociationState.COOKIE_WAIT:
             return  # section 5.2.3: a late one
         greeting = handshake.read_greeting(body)
         if not greeting.cookie:
@@ -181,7 +188,7 @@ class Lifecycle:
         writer = PacketWriter(self._settings.local_port, self._settings.remote_port, self._peer_tag)
         self._setup_packet = writer.write([chunks.chunk(chunks.COOKIE_ECHO, greeting.cookie)])
         self._timer_failures = 0
-        self._state = State.COOKIE_ECHOED
+        self._state = AssociationState.COOKIE_ECHOED
         self._send_setup(now)
 
     def _receive_cookie_echo(self, now: float, cookie: bytes) -> None:
@@ -194,7 +201,7 @@ class Lifecycle:
             if theirs.tag == self._peer_tag:
                 self._reply(chunks.chunk(chunks.COOKIE_ACK))  # section 5.2.4, case D: our COOKIE-ACK was lost
             return
-        if self._state not in (State.CLOSED, State.COOKIE_WAIT, State.COOKIE_ECHOED):
+        if self._state not in (AssociationState.CLOSED, AssociationState.COOKIE_WAIT, AssociationState.COOKIE_ECHOED):
             return
         if now - made_at > self._settings.cookie_lifetime:
             writer = PacketWriter(self._settings.local_port, self._settings.remote_port, theirs.tag)
@@ -229,9 +236,9 @@ class Lifecycle:
         raise NotImplementedError
 
     def _establish(self, now: float) -> None:
-        if self._state not in (State.CLOSED, State.COOKIE_WAIT, State.COOKIE_ECHOED):
+        if self._state not in (AssociationState.CLOSED, AssociationState.COOKIE_WAIT, AssociationState.COOKIE_ECHOED):
             return
-        self._state = State.ESTABLISHED
+        self._state = AssociationState.ESTABLISHED
         self._timer_at = _FOREVER
         self._timer_failures = 0
         self._setup_packet = b""
@@ -250,21 +257,21 @@ class Lifecycle:
 
         An association that is not established yet ends at once.
         """
-        if self._state is State.ESTABLISHED:
-            self._state = State.SHUTDOWN_PENDING
+        if self._state is AssociationState.ESTABLISHED:
+            self._state = AssociationState.SHUTDOWN_PENDING
             self._progress_shutdown(now)
-        elif self._state in (State.CLOSED, State.COOKIE_WAIT, State.COOKIE_ECHOED):
+        elif self._state in (AssociationState.CLOSED, AssociationState.COOKIE_WAIT, AssociationState.COOKIE_ECHOED):
             self.abort("closed before it was established")
 
     def _progress_shutdown(self, now: float) -> None:
         """Take the next step once everything of ours is acknowledged."""
         if not self._sender.idle or self._receiver is None:
             return
-        if self._state is State.SHUTDOWN_PENDING:
-            self._state = State.SHUTDOWN_SENT
+        if self._state is AssociationState.SHUTDOWN_PENDING:
+            self._state = AssociationState.SHUTDOWN_SENT
             self._say_shutdown(now, chunks.tsn_chunk(chunks.SHUTDOWN, self._receiver.cumulative & MASK32))
-        elif self._state is State.SHUTDOWN_RECEIVED:
-            self._state = State.SHUTDOWN_ACK_SENT
+        elif self._state is AssociationState.SHUTDOWN_RECEIVED:
+            self._state = AssociationState.SHUTDOWN_ACK_SENT
             self._say_shutdown(now, chunks.chunk(chunks.SHUTDOWN_ACK))
 
     def _say_shutdown(self, now: float, chunk: bytes) -> None:
@@ -276,23 +283,27 @@ class Lifecycle:
     def _receive_shutdown(self, now: float, body: bytes) -> None:
         if len(body) < 4:
             raise MalformedError(f"a SHUTDOWN of {len(body)} bytes")
-        if self._state in (State.ESTABLISHED, State.SHUTDOWN_PENDING, State.SHUTDOWN_RECEIVED):
+        if self._state in (
+            AssociationState.ESTABLISHED,
+            AssociationState.SHUTDOWN_PENDING,
+            AssociationState.SHUTDOWN_RECEIVED,
+        ):
             sender = self._sender
             sender.receive_sack(now, int.from_bytes(body[:4], "big"), sender.peer_window, (), ())
-            self._state = State.SHUTDOWN_RECEIVED
+            self._state = AssociationState.SHUTDOWN_RECEIVED
             self._progress_shutdown(now)
-        elif self._state is State.SHUTDOWN_SENT:  # section 9.2: both at once
-            self._state = State.SHUTDOWN_ACK_SENT
+        elif self._state is AssociationState.SHUTDOWN_SENT:  # section 9.2: both at once
+            self._state = AssociationState.SHUTDOWN_ACK_SENT
             self._say_shutdown(now, chunks.chunk(chunks.SHUTDOWN_ACK))
 
     def _receive_shutdown_ack(self) -> None:
-        if self._state in (State.SHUTDOWN_SENT, State.SHUTDOWN_ACK_SENT):
+        if self._state in (AssociationState.SHUTDOWN_SENT, AssociationState.SHUTDOWN_ACK_SENT):
             assert self._writer is not None
             self._packets.append(self._writer.write([chunks.chunk(chunks.SHUTDOWN_COMPLETE)]))
             self._end("closed", "the association was shut down")
 
     def _receive_shutdown_complete(self) -> None:
-        if self._state is State.SHUTDOWN_ACK_SENT:
+        if self._state is AssociationState.SHUTDOWN_ACK_SENT:
             self._end("closed", "the other side shut the association down")
 
     # Abort
@@ -307,20 +318,20 @@ class Lifecycle:
         self._abort(code, reason or "ended by this side")
 
     def _abort(self, code: str, reason: str, cause: int = chunks.USER_ABORT) -> None:
-        if self._state is State.ENDED:
+        if self._state is AssociationState.ENDED:
             return
         if self._writer is not None:
             self._packets.append(self._writer.write([chunks.abort(cause, reason)]))
         self._end(code, reason)
 
     def _receive_abort(self, body: bytes) -> None:
-        refused = self._state in (State.COOKIE_WAIT, State.COOKIE_ECHOED)
+        refused = self._state in (AssociationState.COOKIE_WAIT, AssociationState.COOKIE_ECHOED)
         self._end("refused" if refused else "aborted", f"the other side ended it: {chunks.read_causes(body)}")
 
     def _end(self, code: str, reason: str) -> None:
-        if self._state is State.ENDED:
+        if self._state is AssociationState.ENDED:
             return
-        self._state = State.ENDED
+        self._state = AssociationState.ENDED
         self._timer_at = _FOREVER
         self._control.clear()
         self._control_bytes = 0

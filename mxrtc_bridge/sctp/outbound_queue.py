@@ -137,7 +137,7 @@ class OutStream:
         self.resetting = False
 
 
-class Scheduler:
+class OutboundScheduler:
     """Cuts the next chunk from the stream whose turn it is."""
 
     def __init__(self) -> None:

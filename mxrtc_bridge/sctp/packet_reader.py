@@ -11,7 +11,7 @@ from mxrtc_bridge.sctp.chunks import HEADER, HEADER_SIZE, MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import Flushed, MessageReceived, ResetDone, StreamReset
 from mxrtc_bridge.sctp.handshake import Proposal
-from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, Lifecycle, State
+from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, AssociationState, Lifecycle
 from mxrtc_bridge.sctp.outbound_queue import OutStream
 from mxrtc_bridge.sctp.packets import checksum_matches
 from mxrtc_bridge.sctp.path_mtu import PathMtu
@@ -19,7 +19,9 @@ from mxrtc_bridge.sctp.reconfig import Reconfiguration
 from mxrtc_bridge.sctp.settings import SctpSettings
 
 _FOREVER = float("inf")
-_DATA_STATES = frozenset({State.ESTABLISHED, State.SHUTDOWN_PENDING, State.SHUTDOWN_SENT})
+_DATA_STATES = frozenset(
+    {AssociationState.ESTABLISHED, AssociationState.SHUTDOWN_PENDING, AssociationState.SHUTDOWN_SENT}
+)
 HEARTBEAT_INFO = 1
 _DATA_CHUNKS = frozenset({chunks.DATA, chunks.I_DATA})
 _SETUP_CHUNKS = frozenset({chunks.INIT, chunks.INIT_ACK, chunks.COOKIE_ECHO, chunks.COOKIE_ACK})
@@ -78,7 +80,7 @@ class Inbound(Lifecycle):
 
     def receive(self, now: float, packet: bytes) -> None:
         """Take a packet; whatever is in it, nothing is raised."""
-        if self._state is State.ENDED:
+        if self._state is AssociationState.ENDED:
             return
         self.packets_received += 1
         size = len(packet)
@@ -137,7 +139,7 @@ class Inbound(Lifecycle):
                 body = packet[position + 4 : position + length]
                 if not self._receive_control(now, kind, body):
                     return
-                if self._state is State.ENDED:
+                if self._state is AssociationState.ENDED:
                     return
             position += length + (-length & 3)
         if position < size:
@@ -145,7 +147,7 @@ class Inbound(Lifecycle):
 
     def _receive_data(self, now: float, packet: bytes, position: int, length: int, kind: int) -> bool:
         receiver = self._receiver
-        if self._state is State.COOKIE_ECHOED:
+        if self._state is AssociationState.COOKIE_ECHOED:
             self._establish(now)  # the other side is: only our COOKIE-ACK got lost, or overtaken
         if receiver is None or self._state not in _DATA_STATES:
             self._drop("state")
@@ -159,7 +161,7 @@ class Inbound(Lifecycle):
         if missing >= 0:
             cause = chunks.parameter(chunks.INVALID_STREAM, chunks.PAIR.pack(missing, 0))
             self._reply(chunks.chunk(chunks.ERROR, cause))
-        if self._state is State.SHUTDOWN_SENT:
+        if self._state is AssociationState.SHUTDOWN_SENT:
             receiver.acknowledge_now()
         return True
 
@@ -173,7 +175,7 @@ class Inbound(Lifecycle):
         if flushed:
             self._events.extend([Flushed(stream.id) for stream in flushed])
             flushed.clear()
-        if self._state is not State.ESTABLISHED:
+        if self._state is not AssociationState.ESTABLISHED:
             self._progress_shutdown(now)
 
     def _receive_control(self, now: float, kind: int, body: bytes) -> bool:
@@ -210,12 +212,12 @@ class Inbound(Lifecycle):
             self._receive_init_ack(now, body)
         elif kind == chunks.COOKIE_ECHO:
             self._receive_cookie_echo(now, body)
-        elif self._state is State.COOKIE_ECHOED:
+        elif self._state is AssociationState.COOKIE_ECHOED:
             self._establish(now)
         return kind not in (chunks.INIT, chunks.INIT_ACK)  # which must be alone in their packet
 
     def _receive_error(self, body: bytes) -> None:
-        if self._state is State.COOKIE_ECHOED and body[:2] == chunks.STALE_COOKIE.to_bytes(2, "big"):
+        if self._state is AssociationState.COOKIE_ECHOED and body[:2] == chunks.STALE_COOKIE.to_bytes(2, "big"):
             self._end("refused", "the other side says that its cookie is too old")
         self._drop("peer_error")
 

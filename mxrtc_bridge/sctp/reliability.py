@@ -11,7 +11,7 @@ from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import UNORDERED
 from mxrtc_bridge.sctp.flight import Flight
 from mxrtc_bridge.sctp.numbers import MASK16, MASK32
-from mxrtc_bridge.sctp.outbound_queue import ABANDONED, OutChunk, OutMessage, OutStream, Scheduler
+from mxrtc_bridge.sctp.outbound_queue import ABANDONED, OutboundScheduler, OutChunk, OutMessage, OutStream
 
 _FOREVER = float("inf")
 _MAX_SKIPPED = 64
@@ -28,7 +28,7 @@ class Abandonment:
         abandoned: messages given up in all.
     """
 
-    def __init__(self, flight: Flight, scheduler: Scheduler) -> None:
+    def __init__(self, flight: Flight, scheduler: OutboundScheduler) -> None:
         self._flight = flight
         self._scheduler = scheduler
         self.allowed = False

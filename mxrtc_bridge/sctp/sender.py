@@ -19,7 +19,7 @@ from mxrtc_bridge.sctp.chunks import MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.flight import Flight
 from mxrtc_bridge.sctp.numbers import unwrap
-from mxrtc_bridge.sctp.outbound_queue import IN_FLIGHT, LOST, OutChunk, Scheduler, write
+from mxrtc_bridge.sctp.outbound_queue import IN_FLIGHT, LOST, OutboundScheduler, OutChunk, write
 from mxrtc_bridge.sctp.reliability import Abandonment
 from mxrtc_bridge.sctp.rtt import RoundTrip
 from mxrtc_bridge.sctp.settings import SctpSettings
@@ -51,7 +51,7 @@ class Sender:
         self._congestion = congestion
         self.rtt = RoundTrip(settings.rto_initial, settings.rto_min, settings.rto_max)
         self.flight = Flight(initial_tsn, congestion, self.rtt)
-        self.scheduler = Scheduler()
+        self.scheduler = OutboundScheduler()
         self.abandonment = Abandonment(self.flight, self.scheduler)
         self.peer_window = 0
         self.failed = False

@@ -10,7 +10,7 @@ from mxrtc_bridge.sinks.buffer import WriteBuffer
 from mxrtc_bridge.sinks.reader_writer import MAX_SALVAGED_BYTES, MAX_UNSENT_BYTES, READ_SIZE, Owner, nothing
 
 
-class PolledReader:
+class PollableReader:
     """Reads a non-blocking descriptor when the loop says that it can be read."""
 
     def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None] = nothing) -> None:
@@ -65,7 +65,7 @@ class PolledReader:
             self._owner.half_ended()
 
 
-class PolledWriter:
+class PollableWriter:
     """Writes to a non-blocking descriptor; keeps what it does not take, up to 8 MiB."""
 
     def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None] = nothing) -> None:

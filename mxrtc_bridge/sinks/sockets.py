@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import Callable
 
-from mxrtc_bridge.sinks.pollable import PolledReader, PolledWriter
+from mxrtc_bridge.sinks.pollable import PollableReader, PollableWriter
 from mxrtc_bridge.sinks.reader_writer import nothing
 from mxrtc_bridge.sinks.stream_sink import StreamSink
 
@@ -42,7 +42,7 @@ class SocketSink(StreamSink):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = sock
         self._released = released
-        self._set_halves(PolledReader(sock.fileno(), self), PolledWriter(sock.fileno(), self))
+        self._set_halves(PollableReader(sock.fileno(), self), PollableWriter(sock.fileno(), self))
 
     def _finish_writing(self) -> None:
         self._sock.shutdown(socket.SHUT_WR)

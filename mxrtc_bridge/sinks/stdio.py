@@ -18,9 +18,9 @@ import stat
 from collections.abc import Callable
 
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.sinks.pollable import PolledReader, PolledWriter
+from mxrtc_bridge.sinks.pollable import PollableReader, PollableWriter
 from mxrtc_bridge.sinks.stream_sink import StreamSink
-from mxrtc_bridge.sinks.threaded import FileReader, FileWriter
+from mxrtc_bridge.sinks.threaded import ThreadedReader, ThreadedWriter
 
 
 class _Handle:
@@ -99,8 +99,12 @@ class StdioSink(StreamSink):
             self._input.close()
             raise
         self._output_ended = False
-        make_reader: Callable[..., PolledReader | FileReader] = PolledReader if self._input.pollable else FileReader
-        make_writer: Callable[..., PolledWriter | FileWriter] = PolledWriter if self._output.pollable else FileWriter
+        make_reader: Callable[..., PollableReader | ThreadedReader] = (
+            PollableReader if self._input.pollable else ThreadedReader
+        )
+        make_writer: Callable[..., PollableWriter | ThreadedWriter] = (
+            PollableWriter if self._output.pollable else ThreadedWriter
+        )
         self._set_halves(
             make_reader(self._input.descriptor, self, self._input.close),
             make_writer(self._output.descriptor, self, self._output.close),

@@ -15,7 +15,7 @@ from mxrtc_bridge.sinks.buffer import WriteBuffer
 from mxrtc_bridge.sinks.reader_writer import MAX_UNSENT_BYTES, READ_SIZE, Owner, nothing
 
 
-class FileReader:
+class ThreadedReader:
     """Reads a descriptor that cannot be waited for, in the executor; holds at most one piece of 64 KiB."""
 
     def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None] = nothing) -> None:
@@ -77,7 +77,7 @@ class FileReader:
         self._loop.call_soon(self._step)
 
 
-class FileWriter:
+class ThreadedWriter:
     """Writes to a descriptor that cannot be waited for, in the executor; keeps up to 8 MiB."""
 
     def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None] = nothing) -> None:

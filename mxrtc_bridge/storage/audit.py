@@ -16,9 +16,9 @@ from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.audit.chain import (
     NO_LINES,
+    AuditEntry,
     AuditRecord,
     ChainError,
-    Entry,
     Head,
     Retention,
     digest_of,
@@ -137,7 +137,7 @@ class AuditStore:
 
         await self._database.transaction(insert)
 
-    async def add(self, entries: Sequence[Entry]) -> None:
+    async def add(self, entries: Sequence[AuditEntry]) -> None:
         """Store lines, all or none; those that are there already, equal, count as stored.
 
         Raises:
@@ -299,7 +299,7 @@ async def _delete(connection: Connection, condition: str, count: int, value: obj
     return len(rows)
 
 
-def _row(entry: Entry) -> tuple[object, ...]:
+def _row(entry: AuditEntry) -> tuple[object, ...]:
     record = entry.record
     kind, owner = retention(record)
     owner = f"{_OWNER_PREFIX[kind]}{owner}"

@@ -22,10 +22,10 @@ from typing import IO
 
 from mxrtc_bridge.core.audit.chain import (
     MAX_LINE_BYTES,
+    AuditEntry,
     ChainError,
-    Entry,
+    ChainLink,
     Head,
-    Link,
     Retention,
     digest_of,
     link_of,
@@ -92,7 +92,7 @@ class AuditFile:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def tail(self) -> list[Entry]:
+    def tail(self) -> list[AuditEntry]:
         """The last lines, oldest first; ends before a line that cannot be read.
 
         Raises:
@@ -105,7 +105,7 @@ class AuditFile:
         except OSError as error:
             raise StorageError(f"the audit file cannot be read: {error.strerror}") from error
         lines = data.split(b"\n")[1 if start else 0 : -1]
-        entries: list[Entry] = []
+        entries: list[AuditEntry] = []
         for line in reversed(lines[-TAIL_LINES:]):
             try:
                 entries.append(read_line(line))
@@ -374,13 +374,13 @@ def read_acts(path: Path) -> Iterator[bytes]:
         raise StorageError(f"the audit file {str(place)!a} cannot be read: {error.strerror}") from error
 
 
-def read_links(path: Path, since: int = 1) -> Iterator[list[Link]]:
+def read_links(path: Path, since: int = 1) -> Iterator[list[ChainLink]]:
     """The places of all lines, in parts, without those of files that end before the line ``since``.
 
     Raises:
         StorageError: a file cannot be read.
     """
-    part: list[Link] = []
+    part: list[ChainLink] = []
     try:
         for each in (*(full for full in full_files(path) if _number(full) >= since), path):
             with _opened_regular(each) as file:
@@ -442,14 +442,14 @@ def _number(full: Path) -> int:
     return int(full.stem.rpartition("-")[2])
 
 
-def _first_link(path: Path) -> Link | None:
+def _first_link(path: Path) -> ChainLink | None:
     """The place of the first line of a file; None if it has none."""
     with _opened_regular(path) as file:
         line = next(_lines_of(file), None)
     return None if line is None else link_of(line)
 
 
-def _continues(full: Path, link: Link | None) -> bool:
+def _continues(full: Path, link: ChainLink | None) -> bool:
     """Whether a line is the one that was written behind a full file."""
     return link is None or _last_digest(full) == link.previous
 

@@ -18,7 +18,7 @@ BATCH = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class CallEventRow:
     """One event."""
 
     room: RoomId
@@ -27,13 +27,13 @@ class Trace:
     call_id: CallId
 
 
-class TraceStore:
+class CallEventStore:
     """The table ``call_trace``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, trace: Trace, now_ms: int) -> None:
+    async def add(self, trace: CallEventRow, now_ms: int) -> None:
         """Remember an event."""
 
         async def insert(connection: Connection) -> None:
@@ -63,16 +63,18 @@ class TraceStore:
 
         await self._database.transaction(update)
 
-    async def due(self) -> list[Trace]:
+    async def due(self) -> list[CallEventRow]:
         """The oldest that may go."""
 
-        async def select(connection: Connection) -> list[Trace]:
+        async def select(connection: Connection) -> list[CallEventRow]:
             rows = await connection.fetch(
                 "SELECT room_id, event_id, sender, call_id FROM call_trace WHERE is_over = 1 ORDER BY sent_ms LIMIT $1",
                 BATCH,
             )
             return [
-                Trace(RoomId(row["room_id"]), EventId(row["event_id"]), UserId(row["sender"]), CallId(row["call_id"]))
+                CallEventRow(
+                    RoomId(row["room_id"]), EventId(row["event_id"]), UserId(row["sender"]), CallId(row["call_id"])
+                )
                 for row in rows
             ]
 

@@ -34,7 +34,7 @@ _COLUMNS = 9
 _NEW, _DONE, _SET_ASIDE = 0, 1, 2
 
 
-class Arrival(Protocol):
+class IncomingEvent(Protocol):
     """An event to be stored."""
 
     @property
@@ -62,7 +62,7 @@ class Arrival(Protocol):
         ...
 
 
-class Verdict(Protocol):
+class EventOutcome(Protocol):
     """What became of a stored event."""
 
     @property
@@ -113,7 +113,7 @@ class InboxStore:
         self._database = database
         self._limits = ((_DONE, max_done), (_SET_ASIDE, max_set_aside))
 
-    async def store(self, arrivals: Sequence[Arrival], now_ms: int) -> list[int | None]:
+    async def store(self, arrivals: Sequence[IncomingEvent], now_ms: int) -> list[int | None]:
         """Store events in this order, all or none.
 
         Returns:
@@ -195,7 +195,7 @@ class InboxStore:
 
         return await self._database.read(count)
 
-    async def settle(self, verdicts: Sequence[Verdict], now_ms: int) -> None:
+    async def settle(self, verdicts: Sequence[EventOutcome], now_ms: int) -> None:
         """Mark waiting events as handled or set aside, all or none; settling again changes nothing."""
 
         async def update(connection: Connection) -> None:
@@ -263,7 +263,7 @@ def _insert_statement(rows: int) -> str:
     )
 
 
-def _row(arrival: Arrival, now_ms: int) -> tuple[str | int | None, ...]:
+def _row(arrival: IncomingEvent, now_ms: int) -> tuple[str | int | None, ...]:
     place = (arrival.key, arrival.room_id, arrival.sender, arrival.lane)
     if arrival.refusal is None:
         return (*place, _NEW, None, arrival.payload, now_ms, None)

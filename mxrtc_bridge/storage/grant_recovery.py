@@ -35,7 +35,7 @@ _BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Recovered:
+class RecoveredGrants:
     """What a start has found."""
 
     in_force: list[StoredGrant]
@@ -50,7 +50,7 @@ class Recovered:
     """Are in force by the audit, and the database does not know them; they are among :attr:`unwritten` as well."""
 
 
-async def recover(connection: Connection, now_ms: int) -> Recovered:
+async def recover(connection: Connection, now_ms: int) -> RecoveredGrants:
     """Do what the head of this module says, as a transaction at ``now_ms`` of the wall clock."""
     unconfirmed = await _end_by_itself(connection, now_ms)
     said = _last_said(row["line"] for row in await connection.fetch(_LINES))
@@ -85,7 +85,7 @@ async def recover(connection: Connection, now_ms: int) -> Recovered:
         and (last.until_ms or 0) > now_ms
         and (lost := _from_audit(last)) is not None
     ]
-    return Recovered(
+    return RecoveredGrants(
         in_force,
         [
             *(ended[number] for number in sorted(ended)),

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.access.grants import Change, ClaimedGrant, EndedGrant, GivenUp, StoredGrant
-from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.storage.database import Database, in_batches
-from mxrtc_bridge.storage.grant_recovery import Recovered, recover
+from mxrtc_bridge.storage.grant_recovery import RecoveredGrants, recover
 from mxrtc_bridge.storage.grant_rows import COLUMNS, read_grant
 from mxrtc_bridge.storage.requests import reopen_in, settle_in
 
@@ -45,7 +45,9 @@ class GrantStore:
         self._database = database
         self._max_ended = max_ended
 
-    async def add(self, grant: StoredGrant, settles: Request | None = None, *, key: str | None = None) -> int | None:
+    async def add(
+        self, grant: StoredGrant, settles: AccessRequest | None = None, *, key: str | None = None
+    ) -> int | None:
         """Store a grant as pending, and return its number; the same for a key that is stored already.
 
         Args:
@@ -144,7 +146,7 @@ class GrantStore:
 
         return await self._database.read(select)
 
-    async def recover(self, now_ms: int) -> Recovered:
+    async def recover(self, now_ms: int) -> RecoveredGrants:
         """At a start: end what must not come back, by the database's own rows and by what the audit says.
 
         Raises:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mautrix.util.async_db import Connection
 
-from mxrtc_bridge.core.access.requests import Request, RequestState
+from mxrtc_bridge.core.access.requests import AccessRequest, RequestState
 from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId
 from mxrtc_bridge.storage.database import Database, in_batches
 
@@ -31,7 +31,7 @@ class RequestStore:
         self._database = database
         self._max_ended = max_ended
 
-    async def add(self, request: Request) -> int | None:
+    async def add(self, request: AccessRequest) -> int | None:
         """Store an open request and return its number; None if the user has one open for the service already."""
 
         async def insert(connection: Connection) -> int | None:
@@ -50,7 +50,7 @@ class RequestStore:
 
         return await self._database.transaction(insert)
 
-    async def settle(self, request: Request) -> bool:
+    async def settle(self, request: AccessRequest) -> bool:
         """Write down how an open request ended; False if it had ended before."""
         return await self._database.transaction(lambda connection: settle_in(connection, request))
 
@@ -62,21 +62,21 @@ class RequestStore:
 
         await self._database.transaction(update)
 
-    async def get(self, number: int) -> Request | None:
+    async def get(self, number: int) -> AccessRequest | None:
         """The request with this number."""
         found = await self._select("WHERE number = $1", number)
         return found[0] if found else None
 
-    async def by_notice(self, notice: EventId) -> Request | None:
+    async def by_notice(self, notice: EventId) -> AccessRequest | None:
         """The request that a notice is about."""
         found = await self._select("WHERE notice_event = $1", notice)
         return found[0] if found else None
 
-    async def open_requests(self) -> list[Request]:
+    async def open_requests(self) -> list[AccessRequest]:
         """All that wait for an answer, oldest first; at most :data:`MAX_LISTED`."""
         return await self._select(f"WHERE state = 'asked' ORDER BY number LIMIT {MAX_LISTED}")
 
-    async def of_user(self, user: UserId, since_ms: int) -> list[Request]:
+    async def of_user(self, user: UserId, since_ms: int) -> list[AccessRequest]:
         """The requests of a user that are open, or were asked or decided since then; newest first."""
         return await self._select(
             "WHERE user_id = $1 AND (state = 'asked' OR asked_ms >= $2 OR decided_ms >= $2) "
@@ -121,8 +121,8 @@ class RequestStore:
 
         return await self._database.transaction(delete)
 
-    async def _select(self, where: str, *values: object) -> list[Request]:
-        async def select(connection: Connection) -> list[Request]:
+    async def _select(self, where: str, *values: object) -> list[AccessRequest]:
+        async def select(connection: Connection) -> list[AccessRequest]:
             # Only column names and fixed conditions are put together here; values are arguments.
             rows = await connection.fetch(f"SELECT {_COLUMNS} FROM request {where}", *values)  # noqa: S608
             return [_request(row) for row in rows]
@@ -130,7 +130,7 @@ class RequestStore:
         return await self._database.read(select)
 
 
-async def settle_in(connection: Connection, request: Request) -> bool:
+async def settle_in(connection: Connection, request: AccessRequest) -> bool:
     """Do what :meth:`RequestStore.settle` does, as a part of a transaction."""
     number = await connection.fetchval(
         "UPDATE request SET state = $2, decided_by = $3, decided_ms = $4 "
@@ -161,8 +161,8 @@ async def reopen_in(connection: Connection, number: int) -> None:
     )
 
 
-def _request(row: Any) -> Request:
-    return Request(
+def _request(row: Any) -> AccessRequest:
+    return AccessRequest(
         number=row["number"],
         user=UserId(row["user_id"]),
         peer=UserId(row["peer"]),

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from mxrtc_bridge.storage.audit import AuditStore
-from mxrtc_bridge.storage.call_events import TraceStore
+from mxrtc_bridge.storage.call_events import CallEventStore
 from mxrtc_bridge.storage.calls import CallStore
 from mxrtc_bridge.storage.certificates import CertificateStore
 from mxrtc_bridge.storage.counters import CounterStore
@@ -20,7 +20,7 @@ from mxrtc_bridge.storage.notice_times import NoticeStore
 from mxrtc_bridge.storage.policy_rules import PolicyRuleStore
 from mxrtc_bridge.storage.requests import RequestStore
 from mxrtc_bridge.storage.rooms import RoomStore
-from mxrtc_bridge.storage.virtual_users import OwnUserStore
+from mxrtc_bridge.storage.virtual_users import VirtualUserStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class Stores:
     requests: RequestStore
     grants: GrantStore
     audit: AuditStore
-    traces: TraceStore
+    traces: CallEventStore
     policy_rules: PolicyRuleStore
-    own_users: OwnUserStore
+    own_users: VirtualUserStore
     counters: CounterStore
 
     async def prune(self, now_ms: int) -> int:
@@ -81,8 +81,8 @@ def _stores(database: Database) -> Stores:
         requests=RequestStore(database),
         grants=GrantStore(database),
         audit=AuditStore(database),
-        traces=TraceStore(database),
+        traces=CallEventStore(database),
         policy_rules=PolicyRuleStore(database),
-        own_users=OwnUserStore(database),
+        own_users=VirtualUserStore(database),
         counters=CounterStore(database),
     )

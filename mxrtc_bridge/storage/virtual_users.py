@@ -10,7 +10,7 @@ from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.storage.database import Database
 
 
-class OwnUserStore:
+class VirtualUserStore:
     """The table ``own_user``."""
 
     def __init__(self, database: Database) -> None:

@@ -17,12 +17,12 @@ from typing import Protocol
 from aiohttp import ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from mxrtc_bridge.core.crypto.device_changes import DeviceNews
+from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.errors import EventError, StorageError
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, parse_user_id
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.web.authorization import Authorization, authorize
-from mxrtc_bridge.web.transaction_body import Refusal, Transaction, read_transaction
+from mxrtc_bridge.web.transaction_body import Transaction, TransactionRefused, read_transaction
 
 MAX_BODY = 64 * 1024 * 1024
 """Synapse sends up to 300 items of up to 64 KiB, and never sends a smaller transaction instead of a refused one."""
@@ -81,7 +81,7 @@ class AppserviceEndpoint:
         *,
         token: str,
         metrics: Metrics,
-        hear: Callable[[DeviceNews], None] = lambda _news: None,
+        hear: Callable[[DeviceListChanges], None] = lambda _news: None,
         read_timeout_s: float = READ_TIMEOUT_S,
     ) -> None:
         """Make it.
@@ -149,7 +149,7 @@ class AppserviceEndpoint:
         txn_id = request.match_info["txn_id"]
         try:
             await self._take(txn_id, request)
-        except Refusal as refusal:
+        except TransactionRefused as refusal:
             self._metrics.transaction("unavailable" if refusal.status == 503 else "refused")
             _log.warning("! transaction %a not taken: %s", txn_id[:40], refusal)
             return _closing(_error(refusal.status, refusal.errcode, str(refusal)), request)
@@ -164,7 +164,9 @@ class AppserviceEndpoint:
 
     async def _take(self, txn_id: str, request: web.Request) -> None:
         if len(txn_id) > MAX_ID_CHARS:
-            raise Refusal(400, "M_INVALID_PARAM", f"the transaction id is longer than {MAX_ID_CHARS} characters")
+            raise TransactionRefused(
+                400, "M_INVALID_PARAM", f"the transaction id is longer than {MAX_ID_CHARS} characters"
+            )
         ready = self._sink.ready
         if not ready and (request.content_length or MAX_BODY) > MAX_EARLY_BODY:
             raise _not_ready()
@@ -190,14 +192,14 @@ class AppserviceEndpoint:
         try:
             await self._sink.accept(txn_id, transaction.events)
         except StorageError as error:
-            raise Refusal(503, "M_UNKNOWN", f"the events cannot be stored: {error}") from error
+            raise TransactionRefused(503, "M_UNKNOWN", f"the events cannot be stored: {error}") from error
         finally:
             self._storing -= 1
 
     async def _read(self, request: web.Request) -> Transaction:
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
-            raise Refusal(415, "M_UNKNOWN", "the body must not be compressed")
+            raise TransactionRefused(415, "M_UNKNOWN", "the body must not be compressed")
         if request.content_length is not None and request.content_length > MAX_BODY:
             raise _too_large()
         body = bytearray()
@@ -208,9 +210,13 @@ class AppserviceEndpoint:
                         raise _too_large()
                     body += chunk
         except TimeoutError as error:
-            raise Refusal(408, "M_UNKNOWN", f"the body did not come within {self._read_timeout_s:g} s") from error
+            raise TransactionRefused(
+                408, "M_UNKNOWN", f"the body did not come within {self._read_timeout_s:g} s"
+            ) from error
         except (ClientError, HttpProcessingError, OSError) as error:
-            raise Refusal(400, "M_UNKNOWN", f"the body did not come whole: {type(error).__name__}") from error
+            raise TransactionRefused(
+                400, "M_UNKNOWN", f"the body did not come whole: {type(error).__name__}"
+            ) from error
         content = bytes(body)
         del body
         if len(content) > _THREAD_ABOVE:
@@ -240,16 +246,16 @@ class AppserviceEndpoint:
         return web.json_response({}, status=200 if self._sink.ready else 503)
 
 
-def _not_ready() -> Refusal:
-    return Refusal(503, "M_UNKNOWN", "the bridge is not ready yet")
+def _not_ready() -> TransactionRefused:
+    return TransactionRefused(503, "M_UNKNOWN", "the bridge is not ready yet")
 
 
-def _too_many(what: str) -> Refusal:
-    return Refusal(503, "M_UNKNOWN", f"{MAX_IN_FLIGHT} transactions are being {what} already")
+def _too_many(what: str) -> TransactionRefused:
+    return TransactionRefused(503, "M_UNKNOWN", f"{MAX_IN_FLIGHT} transactions are being {what} already")
 
 
-def _too_large() -> Refusal:
-    return Refusal(413, "M_TOO_LARGE", f"the body is larger than {MAX_BODY} bytes")
+def _too_large() -> TransactionRefused:
+    return TransactionRefused(413, "M_TOO_LARGE", f"the body is larger than {MAX_BODY} bytes")
 
 
 def _error(status: int, errcode: str, message: str) -> web.Response:

@@ -23,7 +23,7 @@ from itertools import accumulate, repeat
 from typing import Any
 
 from mxrtc_bridge.core.access.revocations import AmbiguousObject
-from mxrtc_bridge.core.crypto.device_changes import DeviceNews
+from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
 
@@ -56,7 +56,7 @@ _STEP_OF = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
 _SPACE = re.compile(r"[ \t\n\r]*+")
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not a failure
+class TransactionRefused(Exception):  # noqa: N818 - an answer, not a failure
     """What was sent is not taken.
 
     Attributes:
@@ -76,7 +76,7 @@ class Transaction:
 
     events: list[object] = field(repr=False)
     """The entries of ``events``, whatever they are."""
-    news: DeviceNews
+    news: DeviceListChanges
 
 
 def read_transaction(body: bytes) -> Transaction:
@@ -88,18 +88,20 @@ def read_transaction(body: bytes) -> Transaction:
     try:
         transaction = _parse(cut_deep_values(body).decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise Refusal(400, "M_NOT_JSON", "the body is not JSON in UTF-8") from error
+        raise TransactionRefused(400, "M_NOT_JSON", "the body is not JSON in UTF-8") from error
     if not isinstance(transaction, dict):
-        raise Refusal(400, "M_BAD_JSON", f"the body must be an object, not {_kind(transaction)}")
+        raise TransactionRefused(400, "M_BAD_JSON", f"the body must be an object, not {_kind(transaction)}")
     events = transaction.get("events")
     if not isinstance(events, list):
-        raise Refusal(400, "M_BAD_JSON", f"events must be a list, not {_kind(events)}")
+        raise TransactionRefused(400, "M_BAD_JSON", f"events must be a list, not {_kind(events)}")
     if len(events) > MAX_EVENTS:
-        raise Refusal(413, "M_TOO_LARGE", f"the transaction has {len(events)} events; the limit is {MAX_EVENTS}")
+        raise TransactionRefused(
+            413, "M_TOO_LARGE", f"the transaction has {len(events)} events; the limit is {MAX_EVENTS}"
+        )
     return Transaction(events, _read_news(transaction, empty=not events))
 
 
-def _read_news(transaction: dict[str, Any], *, empty: bool) -> DeviceNews:
+def _read_news(transaction: dict[str, Any], *, empty: bool) -> DeviceListChanges:
     """Read who has messages, and whose devices have changed; what is odd makes it incomplete and never fails."""
     messages = _first(transaction, "to_device", "de.sorunome.msc2409.to_device")
     lists = _first(transaction, "device_lists", "org.matrix.msc3202.device_lists")
@@ -110,7 +112,7 @@ def _read_news(transaction: dict[str, Any], *, empty: bool) -> DeviceNews:
     nothing = (
         empty and not waiting and not whose and not _first(transaction, "ephemeral", "de.sorunome.msc2409.ephemeral")
     )
-    return DeviceNews(waiting, whose, odd or odder or nothing)
+    return DeviceListChanges(waiting, whose, odd or odder or nothing)
 
 
 def _first(transaction: dict[str, Any], *names: str) -> Any:

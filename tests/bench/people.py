@@ -13,13 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mxrtc_bridge.bridge.access.rights import Rights
-from mxrtc_bridge.bridge.access.runtime_grants import GivenGrants
-from mxrtc_bridge.bridge.admin.service import Desk
-from mxrtc_bridge.bridge.audit.events import Audited
-from mxrtc_bridge.bridge.audit.writer import Audit
+from mxrtc_bridge.bridge.access.runtime_grants import RuntimeGrants
+from mxrtc_bridge.bridge.admin.service import AdminService
+from mxrtc_bridge.bridge.audit.events import AuditEvents
+from mxrtc_bridge.bridge.audit.writer import AuditLog
 from mxrtc_bridge.config import Config, parse_config
 from mxrtc_bridge.config.config import AuditSettings
-from mxrtc_bridge.core.access.ban_lists import MAX_RULES, DenyLists, ListRule, RuleKey, RuleKind
+from mxrtc_bridge.core.access.ban_lists import MAX_RULES, BanRules, ListRule, RuleKey, RuleKind
 from mxrtc_bridge.core.access.grants import GrantTable, StoredGrant
 from mxrtc_bridge.core.access.policy import Allow, Deny, Service, parse_subject
 from mxrtc_bridge.core.audit.chain import NO_LINES, AuditKind, AuditRecord, entry_after
@@ -79,13 +79,13 @@ async def measure_people(folder: Path) -> dict[str, object]:
     """Ten peers with ten services each, 10,000 grants, 1,000 sessions."""
     async with open_stores(f"sqlite:///{folder / 'bench.db'}") as stores:
         rights = Rights(_config(), lambda: int(time.time() * 1000))
-        given = GivenGrants(
+        given = RuntimeGrants(
             stores.grants,
             GrantTable(),
             config=lambda: rights.config,
             rooms_of=lambda _user: (),
             changed=lambda: None,
-            audited=Audited(Records(), lambda: 0, time.monotonic),
+            audited=AuditEvents(Records(), lambda: 0, time.monotonic),
             wall_ms=lambda: int(time.time() * 1000),
         )
         rights.given = given
@@ -118,7 +118,7 @@ async def _audit(store: AuditStore, folder: Path) -> dict[str, object]:
             entries.append(entry_after(head, record))
             head = entries[-1].head
         await store.add(entries)
-    audit = Audit(
+    audit = AuditLog(
         store,
         AuditSettings(folder / "audit.jsonl", 1 << 26, 3),
         wall_ms=lambda: int(time.time() * 1000),
@@ -156,7 +156,7 @@ async def _audit(store: AuditStore, folder: Path) -> dict[str, object]:
     }
 
 
-def _decisions(rights: Rights, given: GivenGrants) -> dict[str, object]:
+def _decisions(rights: Rights, given: RuntimeGrants) -> dict[str, object]:
     """Half of the grants name one user each, the others all name the same server, as dense as they may be."""
     services, now = _services(), int(time.time() * 1000)
     for number in range(GRANTS):
@@ -189,7 +189,7 @@ def _policy_lists(rights: Rights) -> dict[str, object]:
     cost: dict[str, object] = {}
     changes: dict[str, object] = {}
     for name, shape in SHAPES.items():
-        lists = DenyLists()
+        lists = BanRules()
         rules = [(("m.policy.rule.user", str(n)), ListRule(RuleKind.USER, shape(n))) for n in range(MAX_RULES)]
         lists.replace(room, rules)
         mean, slow = _each_us(lambda n, asked=lists: asked.denial(unknown[n]), len(unknown))  # type: ignore[misc]
@@ -224,7 +224,7 @@ class NoPages:
         raise NotImplementedError((query, number, rows))
 
 
-async def _lists(bridge: Bridge, given: GivenGrants) -> dict[str, object]:
+async def _lists(bridge: Bridge, given: RuntimeGrants) -> dict[str, object]:
     async with running(bridge):
         for number in range(SESSIONS):
             room, user = RoomId(f"!{number}:{SERVER}"), UserId(f"@u{number}:{SERVER}")
@@ -237,11 +237,11 @@ async def _lists(bridge: Bridge, given: GivenGrants) -> dict[str, object]:
         async def no_reload() -> str:
             return ""
 
-        desk = Desk(
+        desk = AdminService(
             given,
             bridge.manager,
             audit=NoPages(),
-            audited=Audited(Records(), lambda: 0, time.monotonic),
+            audited=AuditEvents(Records(), lambda: 0, time.monotonic),
             reload=no_reload,
             monotonic=time.monotonic,
         )

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.bridge import file_services as directories_module
-from mxrtc_bridge.bridge.file_services import Directories
+from mxrtc_bridge.bridge.file_services import FileServices
 from mxrtc_bridge.core.access.targets import Direction, FileLimits, FilesTarget
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.errors import FileError
 from mxrtc_bridge.core.files.events import Held
 from mxrtc_bridge.core.files.messages import FileCode, Get, Ls
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
-from mxrtc_bridge.sinks.files.receive.incoming_file import Reception
-from mxrtc_bridge.sinks.files.rooted_dir import Beneath
+from mxrtc_bridge.sinks.files.receive.incoming_file import IncomingFile
+from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 from tests.sinks.files.receive.senders import (
     ALICE,
     BOB,
@@ -42,18 +42,18 @@ def target_at(path: Path, direction: str = "receive", limits: FileLimits = ROOMY
 
 
 @pytest.fixture
-async def directories() -> AsyncIterator[Directories]:
-    directories = Directories()
+async def directories() -> AsyncIterator[FileServices]:
+    directories = FileServices()
     yield directories
     await directories.close()
 
 
-async def test_files_of_a_user_are_charged_to_that_user(directories: Directories, tmp_path: Path) -> None:
+async def test_files_of_a_user_are_charged_to_that_user(directories: FileServices, tmp_path: Path) -> None:
     target = target_at(tmp_path / "inbox")
     await directories.serve([target])
     receiver = directories.for_user(ALICE).receiver(target)
     reception = await receiver.begin(entry_of("a.txt", 3))
-    assert isinstance(reception, Reception)
+    assert isinstance(reception, IncomingFile)
     await finish(reception, b"abc")
     assert isinstance(await receiver.begin(directory_of("d")), Held)
     assert isinstance(await receiver.begin(entry_of("a.txt", 3)), Held), "it is there already"
@@ -64,7 +64,7 @@ async def test_files_of_a_user_are_charged_to_that_user(directories: Directories
 
 @pytest.mark.parametrize(("direction", "receives", "sends"), [("receive", 1, 0), ("send", 0, 1), ("both", 1, 1)])
 async def test_directory_is_open_for_its_direction_only(
-    directories: Directories, tmp_path: Path, direction: str, receives: int, sends: int
+    directories: FileServices, tmp_path: Path, direction: str, receives: int, sends: int
 ) -> None:
     target = target_at(tmp_path, direction)
     await directories.serve([target])
@@ -81,7 +81,7 @@ async def test_directory_is_open_for_its_direction_only(
             await files.source(target, Ls(""))
 
 
-async def test_share_tells_what_a_pattern_did_not_find(directories: Directories, tmp_path: Path) -> None:
+async def test_share_tells_what_a_pattern_did_not_find(directories: FileServices, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1")
     target = target_at(tmp_path, "send")
     await directories.serve([target])
@@ -91,7 +91,7 @@ async def test_share_tells_what_a_pattern_did_not_find(directories: Directories,
     assert await walk.next(10) == []
 
 
-async def test_limits_and_names_of_the_configuration_hold(directories: Directories, tmp_path: Path) -> None:
+async def test_limits_and_names_of_the_configuration_hold(directories: FileServices, tmp_path: Path) -> None:
     limits = FileLimits(file_bytes=10, user_bytes=12, total_bytes=14, free_floor_bytes=0)
     target = FilesTarget(
         str(tmp_path / "inbox"), Direction.RECEIVE, allowed=(parse_name_pattern("*.txt"),), limits=limits
@@ -108,22 +108,22 @@ async def test_limits_and_names_of_the_configuration_hold(directories: Directori
     assert await refusal("a.exe", 1) is FileCode.NAME
     assert await refusal(".hidden.txt", 1) is FileCode.NAME
     reception = await receiver.begin(entry_of("a.txt", 10))
-    assert isinstance(reception, Reception)
+    assert isinstance(reception, IncomingFile)
     assert await refusal("b.txt", 3) is FileCode.QUOTA
     assert await refusal("b.txt", 5, BOB) is FileCode.QUOTA
     await reception.discard()
 
 
-async def test_names_are_made_safe_where_the_admin_says_so(directories: Directories, tmp_path: Path) -> None:
+async def test_names_are_made_safe_where_the_admin_says_so(directories: FileServices, tmp_path: Path) -> None:
     target = FilesTarget(str(tmp_path / "inbox"), Direction.RECEIVE, sanitise=True, limits=ROOMY)
     await directories.serve([target])
     reception = await directories.for_user(ALICE).receiver(target).begin(entry_of(".hidden", 1))
-    assert isinstance(reception, Reception)
+    assert isinstance(reception, IncomingFile)
     assert not (await finish(reception, b"1")).name.startswith(".")
 
 
 async def test_new_limits_take_the_place_of_the_old_ones_and_keep_what_is_unfinished(
-    directories: Directories, tmp_path: Path
+    directories: FileServices, tmp_path: Path
 ) -> None:
     old = target_at(tmp_path / "inbox")
     new = target_at(tmp_path / "inbox", limits=FileLimits(free_floor_bytes=0, user_bytes=4 * 1024**2))
@@ -142,7 +142,7 @@ async def test_new_limits_take_the_place_of_the_old_ones_and_keep_what_is_unfini
 
 
 async def test_directory_that_cannot_be_opened_is_tried_again(
-    directories: Directories, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    directories: FileServices, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     missing, fine = target_at(tmp_path / "later", "send"), target_at(tmp_path / "inbox")
     await directories.serve([missing, fine])
@@ -156,9 +156,9 @@ async def test_directory_that_cannot_be_opened_is_tried_again(
     directories.share(missing)
 
 
-async def test_share_is_not_opened_where_the_box_fails(directories: Directories, tmp_path: Path) -> None:
+async def test_share_is_not_opened_where_the_box_fails(directories: FileServices, tmp_path: Path) -> None:
     target = target_at(tmp_path / "both", "both")
-    other = Directories()
+    other = FileServices()
     await other.serve([target])
     await directories.serve([target])
     for part in (directories.box, directories.share):
@@ -170,7 +170,7 @@ async def test_share_is_not_opened_where_the_box_fails(directories: Directories,
     directories.share(target)
 
 
-async def test_unfinished_files_are_removed_when_the_house_is_kept(directories: Directories, tmp_path: Path) -> None:
+async def test_unfinished_files_are_removed_when_the_house_is_kept(directories: FileServices, tmp_path: Path) -> None:
     target = target_at(tmp_path / "inbox", limits=FileLimits(free_floor_bytes=0, partial_age_s=3600.0))
     data = content(3 * 1024**2)
     await directories.serve([target])
@@ -187,7 +187,7 @@ async def test_unfinished_files_are_removed_when_the_house_is_kept(directories: 
     assert partials_in(tmp_path / "inbox") == []
 
 
-async def test_nothing_is_read_from_a_share_that_is_closed(directories: Directories, tmp_path: Path) -> None:
+async def test_nothing_is_read_from_a_share_that_is_closed(directories: FileServices, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1")
     target = target_at(tmp_path, "send")
     await directories.serve([target])
@@ -202,14 +202,14 @@ async def test_nothing_is_read_from_a_share_that_is_closed(directories: Director
 def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Disks below a folder ``nfs`` answer only when this is set."""
     answers = threading.Event()
-    make = Beneath.__init__
+    make = RootedDirectory.__init__
 
-    def make_late(self: Beneath, path: Path, *, create: bool = False) -> None:
+    def make_late(self: RootedDirectory, path: Path, *, create: bool = False) -> None:
         if "nfs" in path.parts:
             answers.wait(20)
         make(self, path, create=create)
 
-    monkeypatch.setattr(Beneath, "__init__", make_late)
+    monkeypatch.setattr(RootedDirectory, "__init__", make_late)
     monkeypatch.setattr(directories_module, "PATIENCE_S", 0.1)
     yield answers
     answers.set()
@@ -217,7 +217,7 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 @pytest.mark.parametrize("direction", ["receive", "send", "both"])
 async def test_disk_that_hangs_keeps_no_other_directory_from_being_opened_or_closed(
-    directories: Directories, tmp_path: Path, hang: threading.Event, direction: str
+    directories: FileServices, tmp_path: Path, hang: threading.Event, direction: str
 ) -> None:
     for name in ("nfs", "other", "third"):
         (tmp_path / name).mkdir()
@@ -237,7 +237,7 @@ async def test_disk_that_hangs_keeps_no_other_directory_from_being_opened_or_clo
 
 
 async def test_directory_that_was_opened_too_late_is_closed_again(
-    directories: Directories, tmp_path: Path, hang: threading.Event
+    directories: FileServices, tmp_path: Path, hang: threading.Event
 ) -> None:
     (tmp_path / "nfs").mkdir()
     with pytest.raises(LocalError):
@@ -255,7 +255,7 @@ async def test_directory_that_was_opened_too_late_is_closed_again(
 
 
 async def test_disk_that_hangs_while_it_is_let_go_holds_up_nobody(
-    directories: Directories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    directories: FileServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(directories_module, "PATIENCE_S", 0.1)
     answers = threading.Event()

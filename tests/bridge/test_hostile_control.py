@@ -20,7 +20,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.bridge.bridge import Bridge
-from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.storage.tables import Stores
@@ -94,7 +94,7 @@ class World:
         # As late as the clock says, or it would have expired.
         now_ms = time.time_ns() // 1_000_000
         (service,) = (ServiceName("echo"),)
-        wanted = Request(0, UserId(EVE), UserId(PEER), service, 60, "", RoomId(ROOM), now_ms)
+        wanted = AccessRequest(0, UserId(EVE), UserId(PEER), service, 60, "", RoomId(ROOM), now_ms)
         number = await self.stores.requests.add(wanted)
         assert number is not None
         return number

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.bridge.devices import lookups
 from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, Standing
 from mxrtc_bridge.bridge.devices.policy import CHANGED, GONE, DevicePolicy
-from mxrtc_bridge.bridge.devices.wakeups import DeviceSigns
+from mxrtc_bridge.bridge.devices.wakeups import DeviceWakeups
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
@@ -260,7 +260,7 @@ def test_changes_that_a_transaction_announces_are_noted_whatever_else_is_in_it(
         woken: list[int] = []
         sync = type("Sync", (), {"sign": lambda _self: woken.append(1)})()
         device = type("Device", (), {"user": PEER, "lists": world.lists})()
-        signs = DeviceSigns(lambda: [(device, sync)])
+        signs = DeviceWakeups(lambda: [(device, sync)])
         signs.in_use = True
         lists = {**inside, "changed": [*before, ALICE, *after]}
         message = {**beside, "to_user_id": PEER}

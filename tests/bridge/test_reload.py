@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.bridge import reload as reload_module
-from mxrtc_bridge.bridge.reload import Reload, Step
+from mxrtc_bridge.bridge.reload import Reload, ReloadStep
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.config.settled import load_settled
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
@@ -42,11 +42,11 @@ class Bench:
             load=lambda _path: self.reads.pop(0)(),
         )
 
-    def _steps_of(self, config: Config) -> list[list[Step]]:
+    def _steps_of(self, config: Config) -> list[list[ReloadStep]]:
         name = name_of(config)
 
-        def step(what: str, work: Callable[[str], Awaitable[None]]) -> Step:
-            return Step(what, lambda: work(name), limit_s=0.3)
+        def step(what: str, work: Callable[[str], Awaitable[None]]) -> ReloadStep:
+            return ReloadStep(what, lambda: work(name), limit_s=0.3)
 
         return [[step(what, work) for what, work in chain] for chain in self.steps]
 

@@ -25,7 +25,7 @@ from mxrtc_bridge.core.call import machine as call
 from mxrtc_bridge.core.ids import CallId, RoomId, UserId, parse_user_id
 from mxrtc_bridge.engine import clock as clock_module
 from mxrtc_bridge.engine.call_manager import _Live
-from mxrtc_bridge.sinks.files.rooted_dir import Beneath
+from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 from mxrtc_bridge.storage.audit_file import AuditFile
 from mxrtc_bridge.storage.tables import open_stores
 from tests.bridge.homeserver import DOMAIN, PEER, FakeHomeserver
@@ -162,13 +162,13 @@ class Hanging:
         self.stack.callback(world.homeserver.answers.set)
 
     async def disk_of_a_share(self, world: World) -> None:
-        make = Beneath.__init__
+        make = RootedDirectory.__init__
 
-        def late(self_: Beneath, path: Path, *, create: bool = False) -> None:
+        def late(self_: RootedDirectory, path: Path, *, create: bool = False) -> None:
             self.over.wait(30)
             make(self_, path, create=create)
 
-        self.patch.setattr(Beneath, "__init__", late)
+        self.patch.setattr(RootedDirectory, "__init__", late)
         (world.homeserver.folder / "nfs").mkdir()
         world.reloaded()
         await until(lambda: world.bridge._directories._working)

@@ -22,7 +22,7 @@ from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.stream.events import Finished, Outcome
+from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 from mxrtc_bridge.core.webrtc.ice import Path as IcePath
 from mxrtc_bridge.core.webrtc.ice import PathKind
 from mxrtc_bridge.engine.client_channels import OpenedStream
@@ -52,7 +52,7 @@ class Links:
         for _, sink, opened in self.streams:
             sink.reset()
             if not opened.finished.done():
-                opened.finished.set_result(Finished(Outcome.LOST, "lost", "the session has ended", 0, 0))
+                opened.finished.set_result(StreamFinished(StreamOutcome.LOST, "lost", "the session has ended", 0, 0))
 
 
 class Connection:

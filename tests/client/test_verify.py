@@ -11,7 +11,7 @@ import pytest
 from mxrtc_bridge.client import verify
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.verify import Happenings, _next, _remember
-from mxrtc_bridge.core.crypto.sas_values import Vouched
+from mxrtc_bridge.core.crypto.sas_values import VerifiedKeys
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
@@ -42,7 +42,7 @@ def lists(store: MemoryStore, honesty: Honesty = Honesty.TRUE) -> DeviceLists:
 
 
 async def remember(device: Device) -> None:
-    vouched = Vouched(BUILD, COMPARED)
+    vouched = VerifiedKeys(BUILD, COMPARED)
     await _remember(device, Report(as_json=True), PEER, vouched, own=False)  # type: ignore[arg-type]
 
 

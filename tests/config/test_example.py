@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.config import InvalidConfigError
-from mxrtc_bridge.config.example import Wishes, example_config, example_registration, new_config
+from mxrtc_bridge.config.example import InitAnswers, example_config, example_registration, new_config
 from mxrtc_bridge.config.placeholders import DOMAIN, TOKEN
 from mxrtc_bridge.config.reference import reference_page
 from mxrtc_bridge.config.yaml_reader import read_yaml
@@ -115,7 +115,7 @@ def test_widening_any_rule_of_the_example_fails_one_of_its_tests(subject: str) -
 
 
 def test_new_configuration_lets_in_whom_it_names_and_nobody_else() -> None:
-    wishes = Wishes(
+    wishes = InitAnswers(
         address="https://matrix.example.org",
         domain="example.org",
         listen="127.0.0.1:29350",
@@ -132,17 +132,17 @@ def test_new_configuration_lets_in_whom_it_names_and_nobody_else() -> None:
 
 
 def test_new_configuration_without_a_peer_is_complete() -> None:
-    config = load(new_config(Wishes("http://127.0.0.1:8008", "example.org", "127.0.0.1:29350")))
+    config = load(new_config(InitAnswers("http://127.0.0.1:8008", "example.org", "127.0.0.1:29350")))
     assert config.peers == {}
     assert config.tests == ()
 
 
 def test_new_configurations_have_tokens_of_their_own() -> None:
-    wishes = Wishes("http://127.0.0.1:8008", "example.org", "127.0.0.1:29350")
+    wishes = InitAnswers("http://127.0.0.1:8008", "example.org", "127.0.0.1:29350")
     first, second = load(new_config(wishes)).appservice, load(new_config(wishes)).appservice
     assert len({first.hs_token, first.as_token, second.hs_token, second.as_token}) == 4
 
 
 def test_new_configuration_with_a_wrong_wish_is_refused() -> None:
     with pytest.raises(InvalidConfigError, match="not a server name"):
-        load(new_config(Wishes("http://127.0.0.1:8008", "https://example.org", "127.0.0.1:29350")))
+        load(new_config(InitAnswers("http://127.0.0.1:8008", "https://example.org", "127.0.0.1:29350")))

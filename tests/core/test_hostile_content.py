@@ -21,7 +21,7 @@ from mxrtc_bridge.core.bot.message_text import HTML, read_message
 from mxrtc_bridge.core.bot.parser import Effect, effect_of, meant_by
 from mxrtc_bridge.core.call.codec import parse_message
 from mxrtc_bridge.core.call.events import EVENT_TYPES, Hangup, Reject
-from mxrtc_bridge.core.call.to_device import parse_signal
+from mxrtc_bridge.core.call.to_device import parse_call_to_device
 from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES as SAS_TYPES
 from mxrtc_bridge.core.crypto.sas_events import Cancel, parse_sas_event
 from mxrtc_bridge.core.errors import EventError, WireError
@@ -36,9 +36,9 @@ MESSAGE_FIELDS = ("body", "format", "formatted_body", "m.mentions", "m.relates_t
 
 READERS: dict[str, Callable[[dict[str, Any]], object]] = {
     **{kind: lambda content, kind=kind: parse_message(kind, CALL | content) for kind in EVENT_TYPES},  # type: ignore[misc]
-    "signal": parse_signal,
+    "signal": parse_call_to_device,
     **{
-        f"signal {kind}": lambda content, kind=kind: parse_signal(  # type: ignore[misc]
+        f"signal {kind}": lambda content, kind=kind: parse_call_to_device(  # type: ignore[misc]
             {"type": kind, "seq": 0, "sent_ms": 0, "content": CALL | OFFER | content}
         )
         for kind in ("m.call.invite", "m.call.hangup", "m.call.reject")
@@ -76,7 +76,7 @@ ENDS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], object], type[
     "hangup between devices": (
         (*CALL, "type", "seq", "sent_ms", "content"),
         lambda content: (
-            parse_signal(
+            parse_call_to_device(
                 {**content, "type": "m.call.hangup", "seq": 1, "sent_ms": 0, "content": content | CALL}
             ).message
         ),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.demo.synapse import Login
+from mxrtc_bridge.demo.synapse import DemoLogin
 from mxrtc_bridge.matrix.crypto.cross_signing import identity_content
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 from mxrtc_bridge.matrix.crypto.signed_json import with_signature
@@ -27,7 +27,7 @@ class OtherClient:
 
     world: World
     name: str
-    login: Login
+    login: DemoLogin
     keys: IdentityKeys | None = None
 
     @classmethod

@@ -18,12 +18,12 @@ from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.ice import Path, PathKind
 from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, Fingerprint, Setup, format_description
-from mxrtc_bridge.engine.bridge_channels import AcceptorLinks
+from mxrtc_bridge.engine.bridge_channels import BridgeChannels
 from mxrtc_bridge.engine.call_manager import CallManager, CallSettings
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.engine.session import Session
-from mxrtc_bridge.sinks.files.threads import Workers
+from mxrtc_bridge.sinks.files.threads import FileThreads
 from tests.engine.test_session_channels import Connector, Gate, NoFiles
 from tests.fakes import FakePeer, RecordingCounters, joined_peers
 
@@ -109,7 +109,7 @@ class Bridge:
             directory=self,
             signaller=self,
             peers=self,
-            make_links=lambda _local, _remote: AcceptorLinks(
+            make_links=lambda _local, _remote: BridgeChannels(
                 gate=self.gate, connector=Connector(), files=NoFiles(), clock=self.clock, counters=self.counters
             ),
             auditor=self,
@@ -414,7 +414,7 @@ async def test_connection_is_closed_and_its_place_given_back_although_a_disk_han
     await bridge.invite()
     await bridge.until(connected(bridge))
     answers = threading.Event()
-    workers = Workers()
+    workers = FileThreads()
     try:
         (live,) = bridge.manager._sessions.values()
         assert live.links._spawn is not None

@@ -12,14 +12,14 @@ from mxrtc_bridge.core.access.targets import Direction, FilesTarget
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.errors import FileError
-from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, Entry, FileCode, Get, Ls, Put
+from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, FileCode, FileEntry, Get, Ls, Put
 from mxrtc_bridge.core.ids import ServiceName
-from mxrtc_bridge.engine.bridge_channels import Grant
+from mxrtc_bridge.engine.bridge_channels import ServiceGrant
 from mxrtc_bridge.engine.client_channels import OpenedTransfer
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
 from mxrtc_bridge.sinks.files.send.share import Share
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom, Selected
-from mxrtc_bridge.sinks.files.user_paths import Destination, Sources
+from mxrtc_bridge.sinks.files.user_paths import Sources, UserDestination
 from tests.engine.test_session_channels import Session, open_stream
 from tests.fakes import FakeSink
 from tests.sinks.files.receive.senders import ALICE, ROOMY, content, files_in, partials_in
@@ -58,7 +58,7 @@ class World(Session):
         self.records: list[tx.EntryDone | tx.EntryFailed] = []
         for name, direction in (("in", "receive"), ("out", "send"), ("both", "both")):
             target = FilesTarget(str(folder), Direction(direction))
-            self.gate.services[name] = Grant(target, raw=True, max_streams=4)
+            self.gate.services[name] = ServiceGrant(target, raw=True, max_streams=4)
 
     async def settle(self, *, upto: int | None = None) -> None:
         """Deliver everything until nothing moves any more, or until so many bytes of messages were delivered."""
@@ -117,12 +117,12 @@ def put(world: World, sources: Sources, service: str = "in") -> OpenedTransfer:
     return world.opener.open_transfer(ServiceName(service), Put(), sources, world.records.append)
 
 
-def outcome(opened: OpenedTransfer) -> tuple[tx.Outcome, str]:
+def outcome(opened: OpenedTransfer) -> tuple[tx.TransferOutcome, str]:
     how = opened.finished.result()
     return how.outcome, how.code
 
 
-CLEAN = (tx.Outcome.CLEAN, "")
+CLEAN = (tx.TransferOutcome.CLEAN, "")
 TREE = {"a.bin": content(3 * MIB + 7, 1), "d/empty": b"", "d/e/small": b"small", "z.bin": content(MIB, 2)}
 
 
@@ -172,13 +172,13 @@ async def test_get_brings_what_is_selected_and_tells_of_a_pattern_without_match(
     (shared / "docs" / "big.bin").write_bytes(content(2 * MIB + 1))
     (shared / "docs" / "small.txt").write_bytes(b"text")
     (shared / ".hidden").write_bytes(b"secret")
-    destination = Destination(world.folder / "got")
+    destination = UserDestination(world.folder / "got")
     await destination.open()
     receiver = ReceivedFrom(destination, "@rtc_build:example.org")
     opened = world.opener.open_transfer(ServiceName("out"), Get(("docs", "none*", ".hidden")), receiver)
     await world.settle()
     how = opened.finished.result()
-    assert how.outcome is tx.Outcome.PARTIAL
+    assert how.outcome is tx.TransferOutcome.PARTIAL
     assert how.progress.files_done == 2
     assert how.received == 2 * MIB + 5
     await destination.close(tidy=True)
@@ -189,7 +189,7 @@ async def test_ls_shows_one_level(world: World) -> None:
     shared = world.folder / "share"
     (shared / "docs" / "deep").mkdir(parents=True)
     (shared / "docs" / "a").write_bytes(b"12345")
-    shown: list[Entry] = []
+    shown: list[FileEntry] = []
     opened = world.opener.open_transfer(ServiceName("both"), Ls("docs"), shown.append)
     await world.settle()
     assert outcome(opened) == CLEAN
@@ -199,7 +199,7 @@ async def test_ls_shows_one_level(world: World) -> None:
 async def test_ls_of_what_is_not_there_is_refused(world: World) -> None:
     opened = world.opener.open_transfer(ServiceName("out"), Ls("nothing"), lambda _entry: None)
     await world.settle()
-    assert outcome(opened) == (tx.Outcome.REFUSED, "unknown")
+    assert outcome(opened) == (tx.TransferOutcome.REFUSED, "unknown")
 
 
 async def test_cut_session_keeps_what_is_verified_and_the_next_goes_on(world: World) -> None:
@@ -209,7 +209,7 @@ async def test_cut_session_keeps_what_is_verified_and_the_next_goes_on(world: Wo
     while opened.progress.bytes_done < 5 * MIB:
         await world.settle(upto=50)
     await world.end()
-    assert opened.finished.result().outcome is tx.Outcome.INTERRUPTED
+    assert opened.finished.result().outcome is tx.TransferOutcome.INTERRUPTED
     await world.services.box.close()
     assert partials_in(world.folder / "box") == [".map", ".part"]
 
@@ -233,7 +233,7 @@ async def test_reset_ends_both_sides_and_lets_all_files_go(world: World) -> None
     while opened.progress.bytes_done < MIB:
         await world.settle(upto=20)
     opened.reset("interrupted", "you pressed Ctrl-C")
-    assert outcome(opened) == (tx.Outcome.INTERRUPTED, "interrupted")
+    assert outcome(opened) == (tx.TransferOutcome.INTERRUPTED, "interrupted")
     opened.reset("interrupted", "again")
     await world.settle()
     assert ("transfer", "interrupted") in world.counters.counted
@@ -248,7 +248,7 @@ async def test_transfers_run_beside_a_stream(world: World) -> None:
     sources = await sources_of(world, {"big.bin": content(2 * MIB)})
     box = world.folder / "box"
     (world.folder / "share" / "other.bin").write_bytes(content(MIB, 5))
-    destination = Destination(world.folder / "got")
+    destination = UserDestination(world.folder / "got")
     await destination.open()
     one = put(world, sources)
     two = world.opener.open_transfer(ServiceName("out"), Get(("*",)), ReceivedFrom(destination, "peer"))
@@ -269,7 +269,7 @@ async def test_put_without_a_right_to_it_is_refused_without_a_hint(world: World,
     sources = await sources_of(world, {"a": b"1"})
     opened = put(world, sources, service)
     await world.settle()
-    assert outcome(opened) == (tx.Outcome.REFUSED, "denied")
+    assert outcome(opened) == (tx.TransferOutcome.REFUSED, "denied")
     assert ("refusal", "denied") in world.counters.counted
     assert world.connector.sinks == []
     sources.close()
@@ -280,7 +280,7 @@ async def test_get_and_ls_without_a_right_to_them_are_refused(world: World, serv
     listing = world.opener.open_transfer(ServiceName(service), Ls(""), lambda _entry: None)
     getting = world.opener.open_transfer(ServiceName(service), Get(("*",)), ReceivedFrom(world.services.box, "x"))
     await world.settle()
-    assert outcome(listing) == outcome(getting) == (tx.Outcome.REFUSED, "denied")
+    assert outcome(listing) == outcome(getting) == (tx.TransferOutcome.REFUSED, "denied")
 
 
 @pytest.mark.parametrize("protocol", ["tcp.v1.mxrtc", "raw.mxrtc"])
@@ -301,7 +301,7 @@ async def test_service_that_is_not_available_says_so(world: World) -> None:
     sources = await sources_of(world, {"a": b"1"})
     opened = put(world, sources)
     await world.settle()
-    assert outcome(opened) == (tx.Outcome.REFUSED, "unavailable")
+    assert outcome(opened) == (tx.TransferOutcome.REFUSED, "unavailable")
     sources.close()
 
 
@@ -314,7 +314,7 @@ async def test_transfers_beyond_the_limit_of_the_service_are_refused(world: Worl
     await world.settle()
     opened = world.opener.open_transfer(ServiceName("out"), Ls(""), lambda _entry: None)
     await world.settle()
-    assert outcome(opened) == (tx.Outcome.REFUSED, "limit")
+    assert outcome(opened) == (tx.TransferOutcome.REFUSED, "limit")
 
 
 async def test_transfers_count_for_the_limit_of_the_session(world: World) -> None:
@@ -342,11 +342,11 @@ async def test_right_that_ends_resets_the_transfer(world: World, change: str) ->
     elif change == "socket":
         world.gate.services["both"] = world.gate.services["ssh"]
     else:
-        world.gate.services["both"] = Grant(FilesTarget("/srv/other", Direction.BOTH), raw=False)
+        world.gate.services["both"] = ServiceGrant(FilesTarget("/srv/other", Direction.BOTH), raw=False)
     world.acceptor.judge_again()
     await world.settle()
     code = "interrupted" if change == "other settings" else "denied"
-    assert outcome(opened) == (tx.Outcome.INTERRUPTED, code)
+    assert outcome(opened) == (tx.TransferOutcome.INTERRUPTED, code)
     sources.close()
 
 
@@ -362,7 +362,7 @@ async def test_opener_that_says_nothing_is_given_up(world: World) -> None:
 async def test_transfer_after_the_end_of_the_session_is_interrupted_at_once(world: World) -> None:
     world.opener.ended()
     opened = world.opener.open_transfer(ServiceName("out"), Ls(""), lambda _entry: None)
-    assert outcome(opened) == (tx.Outcome.INTERRUPTED, "lost")
+    assert outcome(opened) == (tx.TransferOutcome.INTERRUPTED, "lost")
     assert opened.progress.files == 0
 
 
@@ -379,7 +379,7 @@ async def test_file_that_changes_on_the_way_fails_alone(world: World) -> None:
     (world.folder / "mine" / "a.bin").write_bytes(b"rewritten")
     await world.settle()
     how = opened.finished.result()
-    assert how.outcome is tx.Outcome.PARTIAL
+    assert how.outcome is tx.TransferOutcome.PARTIAL
     assert [(failure.path, failure.code) for failure in how.progress.failures] == [("a.bin", FileCode.CHANGED)]
     assert files_in(world.folder / "box") == {"b.bin": b"other"}
     sources.close()

@@ -13,11 +13,11 @@ from mxrtc_bridge.core.access.targets import Direction, FilesTarget
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.messages import Get, Ls, Put
 from mxrtc_bridge.core.ids import ServiceName
-from mxrtc_bridge.engine.bridge_channels import AcceptorLinks, Grant
-from mxrtc_bridge.engine.client_channels import OpenedTransfer, OpenerLinks
+from mxrtc_bridge.engine.bridge_channels import BridgeChannels, ServiceGrant
+from mxrtc_bridge.engine.client_channels import ClientChannels, OpenedTransfer
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom
-from mxrtc_bridge.sinks.files.user_paths import Destination, Sources
+from mxrtc_bridge.sinks.files.user_paths import Sources, UserDestination
 from tests.engine.test_file_transfer import CLEAN, MIB, Services, outcome
 from tests.engine.test_session_channels import Connector, Gate
 from tests.fakes import RecordingCounters
@@ -51,14 +51,14 @@ class Tasks:
 
 
 @asynccontextmanager
-async def session(folder: Path, services: Services) -> AsyncIterator[OpenerLinks]:
+async def session(folder: Path, services: Services) -> AsyncIterator[ClientChannels]:
     """A call that stands; at its end it is cut on both sides, whatever is under way."""
     gate = Gate()
     for name, direction in (("in", Direction.RECEIVE), ("out", Direction.SEND)):
-        gate.services[name] = Grant(FilesTarget(str(folder), direction), raw=False)
+        gate.services[name] = ServiceGrant(FilesTarget(str(folder), direction), raw=False)
     near, far = make_peer(), make_peer()
-    opener = OpenerLinks(clock=LoopClock(), counters=RecordingCounters())
-    acceptor = AcceptorLinks(
+    opener = ClientChannels(clock=LoopClock(), counters=RecordingCounters())
+    acceptor = BridgeChannels(
         gate=gate, connector=Connector(), files=services, clock=LoopClock(), counters=RecordingCounters()
     )
     tasks = Tasks()
@@ -85,7 +85,7 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
     services.share.close()
 
 
-async def ended(opened: OpenedTransfer) -> tuple[tx.Outcome, str]:
+async def ended(opened: OpenedTransfer) -> tuple[tx.TransferOutcome, str]:
     async with asyncio.timeout(60):
         await opened.finished
     return outcome(opened)
@@ -109,7 +109,7 @@ async def test_large_file_and_a_thousand_small_ones_arrive_and_come_back(tmp_pat
         assert await ended(opener.open_transfer(ServiceName("in"), Put(), sources)) == CLEAN
         assert files_in(tmp_path / "box") == files
         (tmp_path / "box").rename(tmp_path / "share" / "docs")
-        destination = Destination(tmp_path / "got")
+        destination = UserDestination(tmp_path / "got")
         await destination.open()
         receiver = ReceivedFrom(destination, "peer")
         assert await ended(opener.open_transfer(ServiceName("out"), Get(("docs/*",)), receiver)) == CLEAN
@@ -132,7 +132,7 @@ async def test_call_that_is_cut_again_and_again_brings_the_file_in_the_end(tmp_p
             async with asyncio.timeout(60):
                 while opened.progress.bytes_done < kept + 6 * MIB:
                     await asyncio.sleep(0)
-        assert outcome(opened)[0] is tx.Outcome.INTERRUPTED
+        assert outcome(opened)[0] is tx.TransferOutcome.INTERRUPTED
         assert opened.progress.bytes_kept >= kept
         kept = opened.progress.bytes_kept
     assert kept >= 5 * MIB

@@ -118,7 +118,7 @@ async def test_stream_whose_right_ended_meanwhile_is_refused_and_that_is_written
     session.recorded.set()
     await session.turn()
     how = opened.finished.result()
-    assert (how.outcome, how.code, session.gate.denied) == (stream.Outcome.REFUSED, "denied", ["ssh"])
+    assert (how.outcome, how.code, session.gate.denied) == (stream.StreamOutcome.REFUSED, "denied", ["ssh"])
     await session.end()
 
 
@@ -257,7 +257,7 @@ async def test_no_file_moves_by_a_right_that_has_ended_meanwhile(
     await settling
     await world.settle()
     assert outcome(opened) != CLEAN
-    assert opened.finished.result().outcome in (tx.Outcome.REFUSED, tx.Outcome.INTERRUPTED)
+    assert opened.finished.result().outcome in (tx.TransferOutcome.REFUSED, tx.TransferOutcome.INTERRUPTED)
     assert (shown, services.received) == ([], 0)
     assert services.looking.is_set() == kind.endswith("looked for")
     sources.close()

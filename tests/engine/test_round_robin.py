@@ -9,7 +9,7 @@ import pytest
 from mxrtc_bridge.core.bounds.shares import ShareLimits
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.fair_work import FairWork
-from mxrtc_bridge.engine.round_robin import Turns
+from mxrtc_bridge.engine.round_robin import RoundRobin
 
 OWN = "example.org"
 LIMITS = ShareLimits(sender=1, server=2, foreign=3, others=4, total=6)
@@ -26,7 +26,7 @@ class Place:
     """Work that goes on until it is told to end."""
 
     def __init__(self, limits: ShareLimits = LIMITS) -> None:
-        self.turns = Turns(limits, OWN, lambda who: who.startswith("@admin"))
+        self.turns = RoundRobin(limits, OWN, lambda who: who.startswith("@admin"))
         self.begun: list[str] = []
         self.ends: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}

@@ -15,8 +15,8 @@ from mxrtc_bridge.core.files.messages import Get, Ls
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.core.stream import messages
-from mxrtc_bridge.engine.bridge_channels import AcceptorLinks, Grant
-from mxrtc_bridge.engine.client_channels import OpenerLinks
+from mxrtc_bridge.engine.bridge_channels import BridgeChannels, ServiceGrant
+from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.engine.control_channel import Listing
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileServices, FileSource
 from tests.fakes import FakeClock, FakePeer, FakeSink, RecordingCounters, joined_peers
@@ -29,17 +29,17 @@ class Gate:
     """A gate whose rules a test can change."""
 
     def __init__(self) -> None:
-        self.services: dict[str, Grant] = {
-            "ssh": Grant(TARGET, raw=False),
-            "web": Grant(TARGET, raw=True),
-            "few": Grant(TARGET, raw=False, max_streams=2),
-            "idle": Grant(TARGET, raw=False, idle_s=60.0),
+        self.services: dict[str, ServiceGrant] = {
+            "ssh": ServiceGrant(TARGET, raw=False),
+            "web": ServiceGrant(TARGET, raw=True),
+            "few": ServiceGrant(TARGET, raw=False, max_streams=2),
+            "idle": ServiceGrant(TARGET, raw=False, idle_s=60.0),
         }
         self.durable = True
         self.used: list[tuple[str, str]] = []
         self.denied: list[str] = []
 
-    def open(self, service: ServiceName) -> Grant | None:
+    def open(self, service: ServiceName) -> ServiceGrant | None:
         return self.services.get(service)
 
     def expiries(self) -> dict[tuple[UserId, ServiceName], int]:
@@ -94,8 +94,8 @@ class Session:
         self.far: FakePeer
         self.network: deque[Callable[[], None]]
         self.near, self.far, self.network = joined_peers()
-        self.opener = OpenerLinks(clock=self.clock, counters=RecordingCounters())
-        self.acceptor = AcceptorLinks(
+        self.opener = ClientChannels(clock=self.clock, counters=RecordingCounters())
+        self.acceptor = BridgeChannels(
             gate=self.gate,
             connector=self.connector,
             files=self.files,
@@ -135,7 +135,7 @@ async def session() -> Session:
 
 async def open_stream(
     session: Session, service: str = "ssh"
-) -> tuple[FakeSink, FakeSink, asyncio.Future[stream.Finished]]:
+) -> tuple[FakeSink, FakeSink, asyncio.Future[stream.StreamFinished]]:
     """Open a stream and return both sinks and its end."""
     local = FakeSink()
     opened = session.opener.open_stream(ServiceName(service), local)
@@ -157,7 +157,7 @@ async def test_bytes_pass_both_ways_and_both_halves_close(session: Session) -> N
     await session.settle()
     assert local.written == b"pongthe rest"
     assert (local.events, remote.events) == (["eof", "close"], ["eof", "close"])
-    assert finished.result().outcome is stream.Outcome.CLEAN
+    assert finished.result().outcome is stream.StreamOutcome.CLEAN
     assert session.opener.totals() == (0, 4, 12)
 
 
@@ -176,7 +176,7 @@ async def test_stream_to_what_is_not_allowed_is_refused_without_a_hint(session: 
     opened = session.opener.open_stream(ServiceName(service), local)
     await session.settle()
     how = opened.finished.result()
-    assert how.outcome in (stream.Outcome.REFUSED, stream.Outcome.LOST)
+    assert how.outcome in (stream.StreamOutcome.REFUSED, stream.StreamOutcome.LOST)
     assert local.events == ["reset"]
     assert session.connector.sinks == []
 
@@ -191,7 +191,10 @@ async def test_what_is_used_and_what_is_denied_is_written_down_before_anything_i
     session.gate.durable = False
     opened = session.opener.open_stream(ServiceName("ssh"), FakeSink())
     await session.settle()
-    assert (opened.finished.result().outcome, opened.finished.result().code) == (stream.Outcome.REFUSED, "unavailable")
+    assert (opened.finished.result().outcome, opened.finished.result().code) == (
+        stream.StreamOutcome.REFUSED,
+        "unavailable",
+    )
     assert len(session.connector.sinks) == 1
 
 
@@ -202,7 +205,7 @@ async def test_target_that_cannot_be_reached_is_told_by_its_code(session: Sessio
     opened = session.opener.open_stream(ServiceName("ssh"), local)
     await session.settle()
     how = opened.finished.result()
-    assert (how.outcome, how.code) == (stream.Outcome.REFUSED, failure.value)
+    assert (how.outcome, how.code) == (stream.StreamOutcome.REFUSED, failure.value)
     assert "down" not in how.message, "what the admin reads in the log is not for the user"
 
 
@@ -282,7 +285,7 @@ async def test_right_that_ends_resets_its_streams_and_no_other(session: Session)
     del session.gate.services["ssh"]
     session.acceptor.judge_again()
     await session.settle()
-    assert finished.result().outcome is stream.Outcome.RESET
+    assert finished.result().outcome is stream.StreamOutcome.RESET
     assert finished.result().code == "denied"
     assert (local.events, remote.events) == (["reset"], ["reset"])
     other_local.listener.data_received(b"still here")
@@ -311,9 +314,9 @@ async def test_end_of_the_session_resets_every_stream(session: Session) -> None:
     session.acceptor.ended()
     assert local.events == ["reset"]
     assert remote.events == ["reset"]
-    assert finished.result().outcome is stream.Outcome.RESET
+    assert finished.result().outcome is stream.StreamOutcome.RESET
     late = session.opener.open_stream(ServiceName("ssh"), FakeSink())
-    assert late.finished.result().outcome is stream.Outcome.LOST
+    assert late.finished.result().outcome is stream.StreamOutcome.LOST
 
 
 async def test_goodbye_is_told_with_its_reason(session: Session) -> None:
@@ -373,7 +376,7 @@ async def test_slow_sink_holds_back_its_own_writer_only(session: Session) -> Non
 
 async def test_many_streams_at_once_wait_in_line_and_all_come_through(session: Session) -> None:
     session.acceptor._max_streams = 1000
-    session.gate.services["ssh"] = Grant(TARGET, raw=False, max_streams=1000)
+    session.gate.services["ssh"] = ServiceGrant(TARGET, raw=False, max_streams=1000)
     opened = [session.opener.open_stream(ServiceName("ssh"), FakeSink()) for _ in range(239)]
     await session.settle()
     assert len(session.connector.sinks) == 200

@@ -21,7 +21,7 @@ from mxrtc_bridge.core.bot.commands import (
     Resume,
     RevokeGrant,
 )
-from mxrtc_bridge.core.bot.reply import Answer, say
+from mxrtc_bridge.core.bot.reply import Reply, say
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, parse_room_event
@@ -32,8 +32,8 @@ from mxrtc_bridge.matrix.command_bot import (
     RESTARTED_TEXT,
     STRANGER_EVERY_S,
     STRANGER_TEXT,
-    Asker,
-    Conversation,
+    CommandDispatcher,
+    CommandSender,
     Rank,
     Reaction,
 )
@@ -78,13 +78,13 @@ class Fake:
     def missing(self) -> frozenset[str]:
         return frozenset({"withdraw"})
 
-    async def carry_out(self, command: Command, asker: Asker) -> Answer:
+    async def carry_out(self, command: Command, asker: CommandSender) -> Reply:
         self.commands.append(command)
         if (error := self.failure or (failure(Honesty.WRONG) if self.honesty is Honesty.WRONG else None)) is not None:
             raise error
         return say(f"done for {asker.user}")
 
-    def mistaken(self, asker: Asker) -> None:
+    def mistaken(self, asker: CommandSender) -> None:
         self.mistakes.append(asker.user)
 
     async def reacted(self, reaction: Reaction) -> None:
@@ -129,8 +129,8 @@ def fake() -> Fake:
 
 
 @asynccontextmanager
-async def running(fake: Fake) -> AsyncIterator[Conversation]:
-    talk = Conversation(
+async def running(fake: Fake) -> AsyncIterator[CommandDispatcher]:
+    talk = CommandDispatcher(
         fake,
         fake,
         is_own=lambda user: user in (BOT, BUILD),
@@ -453,7 +453,7 @@ async def test_what_takes_away_waits_behind_nothing_of_the_same_admin(
     over = asyncio.Event()
     carry_out, send_event = fake.carry_out, fake.send_event
 
-    async def carry_out_late(command: Command, asker: Asker) -> Answer:
+    async def carry_out_late(command: Command, asker: CommandSender) -> Reply:
         if hangs == "command" and not fake.commands:
             fake.commands.append(command)
             await over.wait()

@@ -11,7 +11,7 @@ import pytest
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.cross_signing import ShownIdentity
-from mxrtc_bridge.matrix.virtual_users import UNKNOWN_BEFORE, Consent, OwnUsers, Refusal
+from mxrtc_bridge.matrix.virtual_users import UNKNOWN_BEFORE, Consent, UserRefusal, VirtualUsers
 
 BOT, BUILD, LAB = (UserId(f"@{name}:example.org") for name in ("rtcbot", "rtc_build", "rtc_lab"))
 ALL = [BOT, BUILD, LAB]
@@ -79,7 +79,7 @@ class Outside:
         found = {user: self.identities[user] for user in users if user in self.identities}
         return {user: ShownIdentity(master, self.of_a_bridge) for user, master in found.items()}
 
-    async def start(self, *adopt: UserId, new_identity: bool = False, users: Collection[UserId] = ALL) -> OwnUsers:
+    async def start(self, *adopt: UserId, new_identity: bool = False, users: Collection[UserId] = ALL) -> VirtualUsers:
         """What a start does; identities are published afterwards, as devices do it."""
         made = self.made(*adopt, new_identity=new_identity)
         await made.load()
@@ -87,8 +87,8 @@ class Outside:
         self.publish(made, users)
         return made
 
-    def made(self, *adopt: UserId, new_identity: bool = False) -> OwnUsers:
-        return OwnUsers(
+    def made(self, *adopt: UserId, new_identity: bool = False) -> VirtualUsers:
+        return VirtualUsers(
             self,
             self,
             self,
@@ -97,7 +97,7 @@ class Outside:
             taken_over=lambda user, what: self.told.append((user, what)),
         )
 
-    def publish(self, made: OwnUsers, users: Collection[UserId]) -> None:
+    def publish(self, made: VirtualUsers, users: Collection[UserId]) -> None:
         for user in filter(made.is_fit, users):
             if self.key is not None and self.identities.get(user, self.key) != self.key:
                 assert made.may_replace_identity(user)
@@ -134,7 +134,7 @@ async def test_an_account_that_nobody_of_us_has_made_is_left_alone(
     with pytest.raises(ConfigError):
         await outside.start()
     if not private:
-        assert await made.refusals(ALL) == {BUILD: Refusal.STRANGER}
+        assert await made.refusals(ALL) == {BUILD: UserRefusal.STRANGER}
 
 
 async def test_an_adopted_account_is_ours_from_then_on_and_its_identity_is_replaced_once() -> None:
@@ -165,7 +165,7 @@ async def test_another_identity_is_replaced_on_purpose_only() -> None:
     outside.identities |= {BUILD: THEIRS, BOT: THEIRS}
     made = outside.made()
     await made.load()
-    assert await made.refusals(ALL) == dict.fromkeys([BOT, BUILD], Refusal.OTHER_IDENTITY)
+    assert await made.refusals(ALL) == dict.fromkeys([BOT, BUILD], UserRefusal.OTHER_IDENTITY)
     with pytest.raises(ConfigError, match=f"{BUILD}, {BOT} shows another .*the key file .*--new-identity"):
         await made.take(ALL)
     assert [made.is_fit(user) for user in ALL] == [False, False, True]
@@ -193,7 +193,7 @@ async def test_users_of_a_bridge_that_knows_nothing_any_more_need_one_word_for_a
         await outside.start()
     made = outside.made()
     await made.load()
-    assert await made.refusals(ALL) == dict.fromkeys(ALL, Refusal.OTHER_IDENTITY)
+    assert await made.refusals(ALL) == dict.fromkeys(ALL, UserRefusal.OTHER_IDENTITY)
     assert outside.rows == {}
     await outside.start(new_identity=True)
     assert set(outside.identities.values()) == {"a new key"}

@@ -12,7 +12,7 @@ from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, parse_des
 from mxrtc_bridge.engine.ports import Channel
 from mxrtc_bridge.rtc.certificates import make_certificate
 from mxrtc_bridge.rtc.ice_servers import ServerPlan
-from mxrtc_bridge.rtc.peer import DataPeer
+from mxrtc_bridge.rtc.peer import DataPeerConnection
 from mxrtc_bridge.rtc.settings import RtcSettings
 
 LOOPBACK = RtcSettings(
@@ -70,7 +70,7 @@ class RecordingChannel:
 class RecordingPeer:
     """Listens to a peer connection and attaches a recording listener to every offered channel."""
 
-    def __init__(self, peer: DataPeer, *, consume: bool = True) -> None:
+    def __init__(self, peer: DataPeerConnection, *, consume: bool = True) -> None:
         self.peer = peer
         self.consume = consume
         self.offered: list[RecordingChannel] = []
@@ -106,11 +106,13 @@ class RecordingPeer:
         return self.lost[0]
 
 
-def make_peer(settings: RtcSettings = LOOPBACK, plan: ServerPlan | None = None, **changes: object) -> DataPeer:
-    return DataPeer(replace(settings, **changes), make_certificate(), plan or ServerPlan())  # type: ignore[arg-type]
+def make_peer(
+    settings: RtcSettings = LOOPBACK, plan: ServerPlan | None = None, **changes: object
+) -> DataPeerConnection:
+    return DataPeerConnection(replace(settings, **changes), make_certificate(), plan or ServerPlan())  # type: ignore[arg-type]
 
 
-def unconsumed(peer: DataPeer) -> int:
+def unconsumed(peer: DataPeerConnection) -> int:
     """Received bytes of ``peer`` that count against its receive window."""
     machine = peer._association._machine
     assert machine is not None
@@ -126,7 +128,7 @@ def answer_of(sdp: str) -> Description:
     return parse_description(sdp, DescriptionType.ANSWER, ANYWHERE)
 
 
-async def join(caller: DataPeer, callee: DataPeer) -> tuple[Path, Path]:
+async def join(caller: DataPeerConnection, callee: DataPeerConnection) -> tuple[Path, Path]:
     """Exchange descriptions and connect both."""
     offer = await caller.create_offer()
     answer = await callee.create_answer(offer_of(offer))
@@ -138,7 +140,13 @@ async def join(caller: DataPeer, callee: DataPeer) -> tuple[Path, Path]:
 class Pair:
     """Two joined peers; ``async with`` closes them."""
 
-    def __init__(self, caller: DataPeer | None = None, callee: DataPeer | None = None, *, consume: bool = True) -> None:
+    def __init__(
+        self,
+        caller: DataPeerConnection | None = None,
+        callee: DataPeerConnection | None = None,
+        *,
+        consume: bool = True,
+    ) -> None:
         self.caller = RecordingPeer(caller or make_peer(), consume=consume)
         self.callee = RecordingPeer(callee or make_peer(), consume=consume)
         self.paths: tuple[Path, Path] | None = None

@@ -23,7 +23,7 @@ from OpenSSL import SSL
 
 from mxrtc_bridge.rtc.certificates import make_certificate
 from mxrtc_bridge.rtc.ice import EARLY_QUEUE
-from mxrtc_bridge.rtc.peer import DataPeer
+from mxrtc_bridge.rtc.peer import DataPeerConnection
 from mxrtc_bridge.sctp import dcep
 from mxrtc_bridge.sctp.association import Association
 from tests.rtc import malformed
@@ -107,7 +107,7 @@ async def test_strangers_do_not_hurt_before_during_and_after_the_handshake() -> 
     await asyncio.gather(caller.close(), callee.close())
 
 
-async def _still_works(caller: DataPeer, callee: DataPeer) -> None:
+async def _still_works(caller: DataPeerConnection, callee: DataPeerConnection) -> None:
     ours, theirs = await Pair(caller, callee).open()
     ours.channel.send("alive")
     assert await theirs.until_count(2) == ["opened", "alive"]
@@ -267,7 +267,7 @@ def parity(pair: MixedPair) -> int:
 
 def hostile_chunks(pair: MixedPair, name: str) -> Chunk:
     free = 100 + parity(pair)
-    opening = dcep.format_open(dcep.Open("label", "protocol"))
+    opening = dcep.format_open(dcep.OpenMessage("label", "protocol"))
     sctp = pair.stock.sctp
     if name == "open of a used stream":
         return data(pair, pair.stock.channels[0].id, 50, opening)
@@ -278,7 +278,7 @@ def hostile_chunks(pair: MixedPair, name: str) -> Chunk:
     if name == "lengths that do not add up":
         return data(pair, free, 50, opening + b"!")
     if name == "label of 1100 bytes":
-        return data(pair, free, 50, dcep.format_open(dcep.Open("l" * 1100, "")))
+        return data(pair, free, 50, dcep.format_open(dcep.OpenMessage("l" * 1100, "")))
     if name == "unknown control message":
         return data(pair, free, 50, b"\x09")
     if name == "text that is not UTF-8":

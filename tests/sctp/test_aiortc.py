@@ -18,7 +18,7 @@ from mxrtc_bridge.sctp.channels import (
     ChannelOffered,
     DataChannels,
 )
-from mxrtc_bridge.sctp.dcep import Open
+from mxrtc_bridge.sctp.dcep import OpenMessage
 from mxrtc_bridge.sctp.events import Ended, Established
 from mxrtc_bridge.sctp.settings import SctpSettings
 from tests.sctp.links import association
@@ -136,7 +136,7 @@ async def test_messages_of_every_size_and_kind_come_back_when_aiortc_echoes(dtls
             labels.append((channel.label, channel.protocol, channel.id))
             channel.on("message", channel.send)
 
-        number = ours.channels.open(ours.now, Open("echo", "tcp"))
+        number = ours.channels.open(ours.now, OpenMessage("echo", "tcp"))
         messages: list[str | bytes] = []
         for size in SIZES:
             messages += [bytes(size), "x" * size]
@@ -187,7 +187,7 @@ async def test_channels_close_in_both_directions_when_either_side_closes(dtls_cl
             channel.on("message", lambda message: received.append(len(message)))
             channel.on("close", lambda: closed.append(channel.label))
 
-        numbers = [ours.channels.open(ours.now, Open(f"c{index}", "")) for index in range(200)]
+        numbers = [ours.channels.open(ours.now, OpenMessage(f"c{index}", "")) for index in range(200)]
         for number in numbers:
             ours.channels.send(ours.now, number, bytes(2000))
         for number in numbers[:100]:
@@ -206,7 +206,7 @@ async def test_channels_close_in_both_directions_when_either_side_closes(dtls_cl
             while len(closed) < 200:
                 await asyncio.sleep(0.01)
         assert received == [2000] * 200
-        again = ours.channels.open(ours.now, Open("again", ""))
+        again = ours.channels.open(ours.now, OpenMessage("again", ""))
         assert again in numbers
         ours.channels.send(ours.now, again, b"once more")
         ours.flush()
@@ -225,8 +225,8 @@ async def test_partial_reliability_and_unordered_channels_carry_everything_witho
             kinds.append((channel.ordered, channel.maxPacketLifeTime, channel.maxRetransmits))
             channel.on("message", got.append)
 
-        first = ours.channels.open(ours.now, Open("a", "", ordered=False, max_retransmissions=0))
-        second = ours.channels.open(ours.now, Open("b", "", lifetime=0.5))
+        first = ours.channels.open(ours.now, OpenMessage("a", "", ordered=False, max_retransmissions=0))
+        second = ours.channels.open(ours.now, OpenMessage("b", "", lifetime=0.5))
         for index in range(50):
             ours.channels.send(ours.now, first if index % 2 else second, bytes([index]) * 5000)
         ours.flush()
@@ -247,7 +247,7 @@ async def test_graceful_close_is_understood() -> None:
 
 async def test_abort_of_the_other_side_ends_the_association_and_its_channels() -> None:
     async with connected(dtls_client=False) as (ours, theirs):
-        number = ours.channels.open(ours.now, Open("x", ""))
+        number = ours.channels.open(ours.now, OpenMessage("x", ""))
         ours.flush()
         await theirs.stop()
         await ours.until(lambda: bool(ours.of(Ended)))

@@ -17,7 +17,7 @@ from mxrtc_bridge.sctp.channels import (
     ChannelOpened,
     DataChannels,
 )
-from mxrtc_bridge.sctp.dcep import Open
+from mxrtc_bridge.sctp.dcep import OpenMessage
 from mxrtc_bridge.sctp.events import Ended
 from mxrtc_bridge.sctp.settings import SctpSettings
 from tests.sctp.hostile import Puppet
@@ -62,8 +62,8 @@ def drain(channels: DataChannels, events: list[ChannelEvent]) -> Callable[[], No
 
 def test_numbers_follow_the_dtls_role_and_both_may_open_at_once() -> None:
     two = Two()
-    ours = [two.left.open(two.now, Open(f"l{index}", "p")) for index in range(3)]
-    theirs = [two.right.open(two.now, Open(f"r{index}", "")) for index in range(3)]
+    ours = [two.left.open(two.now, OpenMessage(f"l{index}", "p")) for index in range(3)]
+    theirs = [two.right.open(two.now, OpenMessage(f"r{index}", "")) for index in range(3)]
     two.run(1)
     assert (ours, theirs) == ([0, 2, 4], [1, 3, 5])
     assert [event.opened.label for event in two.right_events if isinstance(event, ChannelOffered)] == ["l0", "l1", "l2"]
@@ -72,7 +72,7 @@ def test_numbers_follow_the_dtls_role_and_both_may_open_at_once() -> None:
 
 def test_text_binary_and_empty_arrive_distinct_and_in_order() -> None:
     two = Two()
-    number = two.left.open(two.now, Open("a", ""))
+    number = two.left.open(two.now, OpenMessage("a", ""))
     sent: list[str | bytes] = ["", b"", "snow \u2603", b"\0", "", b"x" * 9000]
     for message in sent:
         two.left.send(two.now, number, message)
@@ -83,7 +83,7 @@ def test_text_binary_and_empty_arrive_distinct_and_in_order() -> None:
 def test_unordered_messages_do_not_overtake_the_open() -> None:
     for seed in range(10):
         two = Two(Path(loss=0.1, reorder=0.5, hold=0.05))
-        number = two.left.open(two.now, Open("u", "", ordered=False, max_retransmissions=5))
+        number = two.left.open(two.now, OpenMessage("u", "", ordered=False, max_retransmissions=5))
         for index in range(20):
             two.left.send(two.now, number, bytes([index]))
         two.run(20)
@@ -94,7 +94,7 @@ def test_unordered_messages_do_not_overtake_the_open() -> None:
 @pytest.mark.parametrize("loss", [0.0, 0.2])
 def test_close_delivers_what_was_queued_and_ends_both_directions(loss: float) -> None:
     two = Two(Path(loss=loss))
-    number = two.left.open(two.now, Open("a", ""))
+    number = two.left.open(two.now, OpenMessage("a", ""))
     two.run(3)
     two.right.send(two.now, number, b"their last")
     for _ in range(5):
@@ -111,7 +111,7 @@ def test_close_delivers_what_was_queued_and_ends_both_directions(loss: float) ->
 
 def test_both_may_close_at_once() -> None:
     two = Two()
-    number = two.left.open(two.now, Open("a", ""))
+    number = two.left.open(two.now, OpenMessage("a", ""))
     two.run(1)
     two.left.close(number)
     two.right.close(number)
@@ -122,7 +122,7 @@ def test_both_may_close_at_once() -> None:
 def test_five_hundred_channels_open_talk_close_and_their_numbers_are_used_again() -> None:
     two = Two(Path(loss=0.01))
     for turn in range(2):
-        numbers = [two.left.open(two.now, Open(f"c{index}", "")) for index in range(500)]
+        numbers = [two.left.open(two.now, OpenMessage(f"c{index}", "")) for index in range(500)]
         for number in numbers:
             two.left.send(two.now, number, number.to_bytes(2, "big") * 500)
         two.run(30)
@@ -141,7 +141,7 @@ def test_number_may_be_used_again_at_once_whatever_gets_lost() -> None:
     for seed in range(15):
         two = Two(Path(loss=0.25, reorder=0.3, hold=0.05))
         for turn in range(6):
-            number = two.left.open(two.now, Open(f"t{turn}", ""))
+            number = two.left.open(two.now, OpenMessage(f"t{turn}", ""))
             two.left.send(two.now, number, f"message {turn}")
             two.left.close(number)
             two.world.flush()
@@ -160,14 +160,14 @@ def test_channels_beyond_the_limit_are_reset_at_once(count: int) -> None:
     two = Two(limit=4)
     two.left._max_channels = 100
     for index in range(count):
-        two.left.open(two.now, Open(f"c{index}", ""))
+        two.left.open(two.now, OpenMessage(f"c{index}", ""))
     two.run(3)
     assert sum(isinstance(event, ChannelOffered) for event in two.right_events) == min(count, 4)
     assert sum(isinstance(event, ChannelClosed) for event in two.left_events) == max(0, count - 4)
     while len(two.right) < 4:
-        two.right.open(two.now, Open("mine", ""))
+        two.right.open(two.now, OpenMessage("mine", ""))
     with pytest.raises(StateError, match="that is the limit"):
-        two.right.open(two.now, Open("one more", ""))
+        two.right.open(two.now, OpenMessage("one more", ""))
 
 
 def test_bytes_that_nobody_consumed_are_given_back_when_a_channel_closes() -> None:
@@ -178,7 +178,7 @@ def test_bytes_that_nobody_consumed_are_given_back_when_a_channel_closes() -> No
             pass
 
     two.world.right.drain = only_poll  # type: ignore[method-assign]
-    number = two.left.open(two.now, Open("a", ""))
+    number = two.left.open(two.now, OpenMessage("a", ""))
     two.left.send(two.now, number, bytes(40_000))
     two.run(1)
     receiver = two.world.right.association._receiver
@@ -197,7 +197,7 @@ def hostile_channels(limit: int = 4) -> tuple[Puppet, DataChannels, list[Channel
     return puppet, channels, events
 
 
-OPEN = dcep.format_open(Open("x", ""))
+OPEN = dcep.format_open(OpenMessage("x", ""))
 
 
 @pytest.mark.parametrize(

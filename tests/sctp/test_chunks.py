@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.sctp import chunks, dcep
 from mxrtc_bridge.sctp.chunks import MalformedError
-from mxrtc_bridge.sctp.dcep import Open
+from mxrtc_bridge.sctp.dcep import OpenMessage
 from mxrtc_bridge.sctp.packets import PacketWriter, checksum_matches
 
 words = st.integers(0, 2**32 - 1)
@@ -84,17 +84,17 @@ def test_checksum_finds_every_changed_byte(parts: list[bytes], position: int, ch
 
 
 opens = st.builds(
-    Open,
+    OpenMessage,
     st.text(max_size=40),
     st.text(max_size=20),
     ordered=st.booleans(),
     lifetime=st.one_of(st.none(), st.integers(0, 65_535).map(lambda ms: ms / 1000)),
     priority=shorts,
-) | st.builds(Open, st.just("l"), st.just(""), max_retransmissions=shorts)
+) | st.builds(OpenMessage, st.just("l"), st.just(""), max_retransmissions=shorts)
 
 
 @given(opens)
-def test_open_is_read_as_it_was_written(opened: Open) -> None:
+def test_open_is_read_as_it_was_written(opened: OpenMessage) -> None:
     assert dcep.read(dcep.format_open(opened)) == opened
 
 
@@ -109,14 +109,14 @@ def test_any_channel_message_is_read_or_refused(message: bytes) -> None:
 
 @pytest.mark.parametrize(("size", "taken"), [(1023, True), (1024, True), (1025, False)])
 def test_channel_names_have_a_limit(size: int, taken: bool) -> None:
-    message = dcep.format_open(Open("n" * size, ""))
+    message = dcep.format_open(OpenMessage("n" * size, ""))
     if taken:
-        assert dcep.read(message) == Open("n" * size, "")
+        assert dcep.read(message) == OpenMessage("n" * size, "")
     else:
         with pytest.raises(MalformedError, match="1025"):
             dcep.read(message)
 
 
 def test_label_length_counts_bytes() -> None:
-    message = dcep.format_open(Open("\u00e4\u2603", "\u00f6"))
+    message = dcep.format_open(OpenMessage("\u00e4\u2603", "\u00f6"))
     assert message[8:12] == b"\0\x05\0\x02"

@@ -14,7 +14,7 @@ from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import MalformedError
 from mxrtc_bridge.sctp.events import Ended, Established
 from mxrtc_bridge.sctp.handshake import Proposal, format_greeting, make_cookie, open_cookie, read_greeting
-from mxrtc_bridge.sctp.lifecycle import State
+from mxrtc_bridge.sctp.lifecycle import AssociationState
 from mxrtc_bridge.sctp.packets import PacketWriter
 from mxrtc_bridge.sctp.settings import SctpSettings
 from tests.sctp.hostile import Puppet
@@ -152,7 +152,7 @@ def test_forged_cookie_and_restart_are_ignored() -> None:
     other.start(0.0)
     puppet.raw(other.datagrams(0.0)[0])
     assert puppet.association.dropped == {"cookie": 1, "init": 1}
-    assert puppet.association.state is State.ESTABLISHED
+    assert puppet.association.state is AssociationState.ESTABLISHED
     assert puppet.answers() == []
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import BEGINS, ENDS, UNORDERED
-from mxrtc_bridge.sctp.lifecycle import State
+from mxrtc_bridge.sctp.lifecycle import AssociationState
 from mxrtc_bridge.sctp.settings import KIB, SctpSettings
 from tests.sctp.hostile import THEIR_TSN, Puppet
 
@@ -28,8 +28,8 @@ def test_parameter_of_length_zero_ends_the_association_and_not_the_process() -> 
     for kind in (chunks.HEARTBEAT_ACK, chunks.RE_CONFIG, chunks.ABORT, chunks.ERROR):
         puppet = Puppet(SMALL)
         puppet.send(chunks.chunk(kind, bytes(4)))
-        assert puppet.association.state in (State.ENDED, State.ESTABLISHED)
-        assert (puppet.association.state is State.ENDED) == (kind not in (chunks.ERROR,))
+        assert puppet.association.state in (AssociationState.ENDED, AssociationState.ESTABLISHED)
+        assert (puppet.association.state is AssociationState.ENDED) == (kind not in (chunks.ERROR,))
 
 
 def test_heartbeat_comes_back_as_it_was() -> None:
@@ -58,7 +58,7 @@ def test_chunks_that_do_not_fit_their_packet_are_dropped() -> None:
     for chunk in (b"\x00\x03\x00\x03", b"\x00\x03\xff\xff" + bytes(20), b"\x03\x00\x00\x00" * 5):
         puppet.send(chunk)
     assert puppet.association.dropped == {"chunk_length": 3}
-    assert puppet.association.state is State.ESTABLISHED
+    assert puppet.association.state is AssociationState.ESTABLISHED
 
 
 def test_short_data_and_short_sack_are_violations() -> None:
@@ -90,7 +90,7 @@ def test_unordered_message_without_end_is_a_violation() -> None:
         assert puppet.held <= 2 * SMALL.receive_window + SMALL.max_message
     for tsn in range(40, 400):
         puppet.send(puppet.data(tsn, bytes(1000), flags=UNORDERED))
-    assert puppet.association.state is State.ENDED
+    assert puppet.association.state is AssociationState.ENDED
 
 
 def test_incomplete_messages_on_all_streams_stay_within_the_window() -> None:
@@ -99,7 +99,7 @@ def test_incomplete_messages_on_all_streams_stay_within_the_window() -> None:
         stream, number = tsn % 8, tsn // 8
         puppet.send(puppet.data(tsn, bytes(1000), stream=stream, flags=BEGINS if number == 0 else 0))
         assert puppet.held <= 2 * SMALL.receive_window + SMALL.max_message
-    assert puppet.association.state is State.ENDED
+    assert puppet.association.state is AssociationState.ENDED
 
 
 def test_fragments_are_counted_however_small_they_are() -> None:
@@ -141,10 +141,10 @@ def test_sender_that_ignores_the_window_is_not_stored() -> None:
         puppet.answers()
     assert puppet.held <= SMALL.receive_window + 2 * 1500
     assert puppet.association.dropped["window"] == 500
-    assert puppet.association.state is State.ESTABLISHED
+    assert puppet.association.state is AssociationState.ESTABLISHED
     puppet.end.consume = True
     puppet.association.consumed(puppet.end.unread)
-    assert puppet.association.state is State.ESTABLISHED
+    assert puppet.association.state is AssociationState.ESTABLISHED
 
 
 def test_acknowledgements_are_rare_while_the_window_is_closed() -> None:
@@ -206,7 +206,7 @@ def test_many_wide_gap_blocks_cost_nothing_twice() -> None:
     """Gap blocks that say the same again are not walked again; 65,535 wide ones are refused."""
     puppet = Puppet(SMALL)
     puppet.send(chunks.sack(puppet.their_tsn - 1 & 0xFFFFFFFF, 1000, (1, 65_535) * 290, ()))
-    assert puppet.association.state is State.ENDED
+    assert puppet.association.state is AssociationState.ENDED
 
 
 @pytest.mark.parametrize("count", [511, 512, 513])
@@ -218,7 +218,7 @@ def test_gap_blocks_beyond_the_limit_are_ignored(count: int) -> None:
     puppet.answers()
     blocks = [offset for index in range(count) for offset in (2 + 2 * index, 2 + 2 * index)]
     puppet.send(chunks.sack(puppet.their_tsn - 1 & 0xFFFFFFFF, 1 << 20, blocks, ()))
-    assert puppet.association.state is State.ESTABLISHED
+    assert puppet.association.state is AssociationState.ESTABLISHED
     assert len(puppet.association._sender.flight._gaps) == min(count, 512)
 
 
@@ -285,7 +285,7 @@ def test_any_chunks_are_taken_or_refused(bodies: list[bytes], interleaving: bool
         puppet.raw(body)
         puppet.send(body)
         puppet.answers()
-    assert puppet.association.state is not State.ENDED or puppet.ended_because
+    assert puppet.association.state is not AssociationState.ENDED or puppet.ended_because
 
 
 KINDS = st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 14, 64, 130, 132, 192, 194, 255])

@@ -12,9 +12,9 @@ import pytest
 
 from mxrtc_bridge.core.audit.chain import (
     NO_LINES,
+    AuditEntry,
     AuditKind,
     AuditRecord,
-    Entry,
     Head,
     check_head,
     entry_after,
@@ -29,15 +29,15 @@ NOW = 1_700_000_000_000
 ALICE, BOB, PEER, LAB = "@alice:example.org", "@bob:example.org", "@rtc_build:example.org", "@rtc_lab:example.org"
 
 
-def entries(count: int, after: Head = NO_LINES, **values: object) -> list[Entry]:
-    made: list[Entry] = []
+def entries(count: int, after: Head = NO_LINES, **values: object) -> list[AuditEntry]:
+    made: list[AuditEntry] = []
     for number in range(count):
         record = AuditRecord(AuditKind.CALL, NOW + number, **{"user": ALICE, "peer": PEER, **values})  # type: ignore[arg-type]
         made.append(entry_after(made[-1].head if made else after, record))
     return made
 
 
-def append(file: AuditFile, made: list[Entry]) -> int:
+def append(file: AuditFile, made: list[AuditEntry]) -> int:
     return file.append([each.line for each in made], made[-1].head)
 
 
@@ -125,7 +125,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_takes_nothing_and_leaves_whole_lines(small_disk: Path) -> None:
     path = small_disk / "audit.jsonl"
     file = AuditFile(path, 1 << 20, 3)
-    written: list[Entry] = []
+    written: list[AuditEntry] = []
     refused = ""
     while not refused:
         more = entries(50, written[-1].head if written else NO_LINES)
@@ -202,8 +202,8 @@ async def test_the_first_key_stays(url: str) -> None:
     assert "1" * 10 not in repr(AuditKey(b"1" * 32, 7))
 
 
-def records_of(*made: AuditRecord) -> list[Entry]:
-    found: list[Entry] = []
+def records_of(*made: AuditRecord) -> list[AuditEntry]:
+    found: list[AuditEntry] = []
     for record in made:
         found.append(entry_after(found[-1].head if found else NO_LINES, record))
     return found

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mxrtc_bridge.core.access.grants import ClaimedGrant, EndedGrant, StoredGrant
 from mxrtc_bridge.core.access.policy import Service, Subject, parse_subject
-from mxrtc_bridge.core.access.requests import Request, RequestState
+from mxrtc_bridge.core.access.requests import AccessRequest, RequestState
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.grants import KEEP_MS, GrantStore
@@ -91,7 +91,7 @@ async def test_ended_grants_are_forgotten_by_age_and_by_number(database: Databas
 async def test_a_grant_and_the_decision_that_it_answers_are_stored_together_or_not_at_all(database: Database) -> None:
     grants, requests = GrantStore(database), RequestStore(database)
     alice = UserId("@alice:example.org")
-    asked = Request(0, alice, SSH.peer, SSH.name, 3600, "", RoomId("!room:example.org"), NOW)
+    asked = AccessRequest(0, alice, SSH.peer, SSH.name, 3600, "", RoomId("!room:example.org"), NOW)
     number = await requests.add(asked)
     assert number is not None
     decided = replace(asked, number=number, state=RequestState.ALLOWED, decided_by=ADMIN, decided_ms=NOW)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from mxrtc_bridge.core.access.requests import Request, RequestState
+from mxrtc_bridge.core.access.requests import AccessRequest, RequestState
 from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.requests import KEEP_MS, RequestStore, reopen_in
@@ -14,18 +14,18 @@ ALICE, ADMIN = UserId("@alice:example.org"), UserId("@admin:example.org")
 NOW = 1_700_000_000_000
 
 
-def request(user: UserId = ALICE, service: str = "ssh", asked_ms: int = NOW) -> Request:
+def request(user: UserId = ALICE, service: str = "ssh", asked_ms: int = NOW) -> AccessRequest:
     peer = UserId("@rtc_build:example.org")
-    return Request(0, user, peer, ServiceName(service), 7200, "a <b> 'c'", RoomId("!r:example.org"), asked_ms)
+    return AccessRequest(0, user, peer, ServiceName(service), 7200, "a <b> 'c'", RoomId("!r:example.org"), asked_ms)
 
 
-async def add(store: RequestStore, asked: Request) -> Request:
+async def add(store: RequestStore, asked: AccessRequest) -> AccessRequest:
     number = await store.add(asked)
     assert number is not None
     return replace(asked, number=number)
 
 
-def end(asked: Request, state: RequestState, now_ms: int = NOW) -> Request:
+def end(asked: AccessRequest, state: RequestState, now_ms: int = NOW) -> AccessRequest:
     return replace(asked, state=state, decided_by=ADMIN, decided_ms=now_ms)
 
 

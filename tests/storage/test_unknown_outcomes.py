@@ -11,7 +11,7 @@ import pytest
 from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.access.grants import EndedGrant, GivenUp
-from mxrtc_bridge.core.access.requests import Request, RequestState
+from mxrtc_bridge.core.access.requests import AccessRequest, RequestState
 from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, ServiceName, UserId
 from mxrtc_bridge.engine.ports import CallRecord
@@ -28,7 +28,7 @@ from tests.storage.test_database import count_notices, insert_notice
 from tests.storage.test_grants import ADMIN, NOW, SSH, grant
 
 ALICE = UserId("@alice:example.org")
-ASKED = Request(0, ALICE, SSH.peer, SSH.name, 3600, "", RoomId("!room:example.org"), NOW)
+ASKED = AccessRequest(0, ALICE, SSH.peer, SSH.name, 3600, "", RoomId("!room:example.org"), NOW)
 CALL = CallRecord(RoomId("!r:example.org"), CallId("c"), SSH.peer, ALICE, PartyId("p"))
 
 

@@ -8,7 +8,7 @@ from mautrix.util.async_db import Connection
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.schema import UPGRADES
-from mxrtc_bridge.storage.virtual_users import OwnUserStore
+from mxrtc_bridge.storage.virtual_users import VirtualUserStore
 
 BUILD, LAB = UserId("@rtc_build:example.org"), UserId("@rtc_lab:example.org")
 BEFORE = [upgrade.__name__ for upgrade in UPGRADES.upgrades].index("_create_own_user")
@@ -16,7 +16,7 @@ BEFORE = [upgrade.__name__ for upgrade in UPGRADES.upgrades].index("_create_own_
 
 
 async def test_users_are_remembered_with_how_they_became_ours(database: Database) -> None:
-    store = OwnUserStore(database)
+    store = VirtualUserStore(database)
     await store.remember(BUILD, "registering", 1)
     await store.remember(BUILD, "registered", 2)
     await store.remember(LAB, "adopted", 3)
@@ -54,4 +54,4 @@ async def test_a_database_of_an_earlier_version_knows_its_users(
         async with await Database.open(url) as old:
             await old.transaction(write)
     async with await Database.open(url) as database:
-        assert set(await OwnUserStore(database).all()) == ours
+        assert set(await VirtualUserStore(database).all()) == ours

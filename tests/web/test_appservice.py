@@ -17,7 +17,7 @@ from aiohttp import ClientSession, ClientTimeout
 from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.config import TcpListen
-from mxrtc_bridge.core.crypto.device_changes import DeviceNews
+from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.inbox.inbox import Inbox, RoomEvent
@@ -66,7 +66,7 @@ class Site:
     metrics: Metrics
     port: int
     http: ClientSession
-    heard: list[DeviceNews]
+    heard: list[DeviceListChanges]
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -94,7 +94,7 @@ class Site:
 async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     monkeypatch.setattr(server_module, "LINGER_S", 0.1)
     sink, metrics = RecordingSink(), Metrics()
-    heard: list[DeviceNews] = []
+    heard: list[DeviceListChanges] = []
     endpoint = AppserviceEndpoint(sink, token=TOKEN, metrics=metrics, hear=heard.append, read_timeout_s=0.3)
     async with (
         Server(endpoint.application(), TcpListen("127.0.0.1", 0)) as server,
@@ -203,7 +203,7 @@ async def test_news_of_devices_is_heard_also_when_the_events_beside_it_are_not_t
     assert (await site.put(body))[0] == 503
     site.sink.error, site.sink.ready = None, False
     assert (await site.put(body))[0] == 503
-    assert site.heard == [DeviceNews(frozenset({UserId(PEER)}))] * 3
+    assert site.heard == [DeviceListChanges(frozenset({UserId(PEER)}))] * 3
     assert len(site.sink.accepted) == 1
 
 
@@ -211,7 +211,7 @@ async def test_a_transaction_without_events_is_taken_before_the_bridge_is_ready(
     """After a refusal the homeserver would hold back everything for a while."""
     site.sink.ready = False
     assert (await site.put({"events": [], "to_device": [MESSAGE]}))[0] == 200
-    assert (site.heard, site.sink.accepted) == ([DeviceNews(frozenset({UserId(PEER)}))], [])
+    assert (site.heard, site.sink.accepted) == ([DeviceListChanges(frozenset({UserId(PEER)}))], [])
     padded = b'{"events":[]' + b" " * MAX_EARLY_BODY + b"}"
     assert (await site.put(padded))[0] == 503
     site.sink.ready = True

@@ -11,13 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.access.revocations import AmbiguousObject
-from mxrtc_bridge.core.crypto.device_changes import DeviceNews
+from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.web import transaction_body
 from mxrtc_bridge.web.transaction_body import (
     MAX_DEPTH,
     MAX_EVENTS,
     MAX_NEWS,
-    Refusal,
+    TransactionRefused,
     cut_deep_values,
     read_transaction,
 )
@@ -64,7 +64,7 @@ def test_events_are_returned_in_order() -> None:
     ids=lambda value: repr(value)[:30],
 )
 def test_body_that_is_no_transaction_is_refused(body: bytes, status: int, errcode: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(TransactionRefused) as caught:
         read_transaction(body)
     assert (caught.value.status, caught.value.errcode) == (status, errcode)
 
@@ -201,7 +201,7 @@ def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
     for candidate in (body, b"[" * 40 + body):
         try:
             events = read_transaction(candidate).events
-        except Refusal:
+        except TransactionRefused:
             continue
         assert isinstance(events, list)
 
@@ -339,7 +339,7 @@ def test_nothing_sees_more_than_a_slice_or_an_event_at_a_time(unit: bytes, monke
 def test_scan_of_hostile_bytes_is_linear(body: bytes) -> None:
     """2 MB take far less than a second; a quadratic scan would take minutes."""
     started = time.process_time()
-    with pytest.raises(Refusal):
+    with pytest.raises(TransactionRefused):
         read_transaction(body)
     assert time.process_time() - started < 5
 
@@ -354,7 +354,7 @@ def test_who_has_messages_and_whose_devices_changed_is_read(prefix: str) -> None
     if prefix:
         to_device, lists = "de.sorunome.msc2409.to_device", "org.matrix.msc3202.device_lists"
     body = body_of(1, **{to_device: [MESSAGE, MESSAGE], lists: {"changed": [ALICE], "left": ["@x:y"]}})
-    assert read_transaction(body).news == DeviceNews(frozenset({PEER}), frozenset({ALICE}))
+    assert read_transaction(body).news == DeviceListChanges(frozenset({PEER}), frozenset({ALICE}))
 
 
 def test_a_transaction_of_events_alone_says_nothing_of_devices() -> None:
@@ -365,7 +365,7 @@ def test_a_transaction_of_events_alone_says_nothing_of_devices() -> None:
 
 def test_an_empty_one_may_have_lost_something() -> None:
     """What is sent again after a failure has its events only, and may have had none."""
-    assert read_transaction(body_of()).news == DeviceNews(incomplete=True)
+    assert read_transaction(body_of()).news == DeviceListChanges(incomplete=True)
     assert read_transaction(body_of(ephemeral=[], to_device=[])).news.incomplete
 
 

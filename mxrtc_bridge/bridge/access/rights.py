@@ -19,11 +19,11 @@ from mxrtc_bridge.core.access.clock_change import Moment, SteadyTime
 from mxrtc_bridge.core.access.grants import Claimant, GrantTable, StoredGrant
 from mxrtc_bridge.core.access.policy import Allow, Decision, Deny, RoomSubject, Service, Subject, subjects_of
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
-from mxrtc_bridge.engine.bridge_channels import Grant
+from mxrtc_bridge.engine.bridge_channels import ServiceGrant
 from mxrtc_bridge.engine.control_channel import Expiries, Listing
 
 
-class Given(Protocol):
+class RuntimeGrantSource(Protocol):
     """The grants that people have given."""
 
     @property
@@ -65,7 +65,7 @@ class Rights:
         """The rooms in which something has happened that is not known yet."""
         self.listed: Callable[[UserId], str | None] = lambda _user: None
         """The rule of a policy list that denies a user everything."""
-        self.given: Given | None = None
+        self.given: RuntimeGrantSource | None = None
         """Set once the database has been read; nothing is given before."""
 
     @property
@@ -184,7 +184,9 @@ class Rights:
         decision = self._unless_listed(user, decision)
         return decision, given if isinstance(decision, Allow) else None
 
-    def grant(self, user: UserId, peer: UserId, service: ServiceName, claimant: Claimant | None = None) -> Grant | None:
+    def grant(
+        self, user: UserId, peer: UserId, service: ServiceName, claimant: Claimant | None = None
+    ) -> ServiceGrant | None:
         """The service, if ``user`` may use it now; a grant for one session is claimed by that."""
         decision, given = self.decide(user, peer, service, claimant)
         settings = self.config.service(peer, service)
@@ -192,7 +194,7 @@ class Rights:
             return None
         if given is not None and claimant is not None and self.given is not None:
             self.given.claimed(given, claimant)
-        return Grant(settings.target, settings.raw, settings.max_streams, settings.idle_s, decision.rule)
+        return ServiceGrant(settings.target, settings.raw, settings.max_streams, settings.idle_s, decision.rule)
 
     def listing(self, user: UserId, local: UserId) -> Listing:
         """The services of ``local`` for ``user``; of all peers where ``local`` is the bot."""
@@ -294,7 +296,7 @@ class Gate:
         self._user = user
         self._audit = audit
 
-    def open(self, service: ServiceName) -> Grant | None:
+    def open(self, service: ServiceName) -> ServiceGrant | None:
         return self._rights.grant(self._user, self._local, service, self)
 
     def listing(self) -> Listing:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from mxrtc_bridge.bridge.access.grant_writer import GrantWriter
-from mxrtc_bridge.bridge.audit.events import Audited
+from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.access.clock_change import Deadlines, Moment
 from mxrtc_bridge.core.access.grants import (
@@ -38,8 +38,8 @@ from mxrtc_bridge.core.access.grants import (
     may_be_given,
 )
 from mxrtc_bridge.core.access.policy import Service, Subject, UserSubject
-from mxrtc_bridge.core.access.requests import Request
-from mxrtc_bridge.core.errors import DeskError, MxrtcError, StorageError, UnknownOutcomeError
+from mxrtc_bridge.core.access.requests import AccessRequest
+from mxrtc_bridge.core.errors import AdminError, MxrtcError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, parse_user_id
 from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.storage.grants import GrantStore
@@ -54,7 +54,7 @@ MAX_NAMED = 20
 """Numbers that one sentence names."""
 
 
-class GrantError(DeskError):
+class GrantError(AdminError):
     """A grant cannot be given or taken back; the sentence is for the admin who tried."""
 
 
@@ -74,7 +74,7 @@ class UnwrittenError(GrantError):
         )
 
 
-class GivenGrants:
+class RuntimeGrants:
     """See the head of this module. :meth:`run` must run for ends to be written down, and :meth:`close` at the end."""
 
     def __init__(
@@ -85,7 +85,7 @@ class GivenGrants:
         config: Callable[[], Config],
         rooms_of: Callable[[UserId], Collection[RoomId]],
         changed: Callable[[], None],
-        audited: Audited,
+        audited: AuditEvents,
         wall_ms: Callable[[], int],
         elapsed_ms: Callable[[], int] | None = None,
         tell_admins: Callable[[str], None] | None = None,
@@ -204,7 +204,7 @@ class GivenGrants:
         *,
         reason: str = "",
         once: bool = False,
-        settles: Request | None = None,
+        settles: AccessRequest | None = None,
     ) -> StoredGrant:
         """Give a right. Whoever is cancelled here has not given it.
 
@@ -263,7 +263,7 @@ class GivenGrants:
         if len(self._giving) >= MAX_GIVING or len(self._writer) >= MAX_GRANTS:
             raise GrantError("Too much waits for the database or the audit just now; try again in a while.")
 
-    async def _carry_out(self, giving: GivenUp, settles: Request | None) -> StoredGrant:
+    async def _carry_out(self, giving: GivenUp, settles: AccessRequest | None) -> StoredGrant:
         try:
             number = await self._store.add(giving.grant, settles, key=giving.key)
         except UnknownOutcomeError as error:

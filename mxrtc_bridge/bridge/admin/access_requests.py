@@ -20,15 +20,15 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.access.runtime_grants import SettledError
-from mxrtc_bridge.bridge.admin.service import Desk
-from mxrtc_bridge.bridge.audit.events import Audited
+from mxrtc_bridge.bridge.admin.service import AdminService
+from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.core.access.grants import MAX_FOR_S, MIN_FOR_S
 from mxrtc_bridge.core.access.policy import Allow, Service, user_subject
 from mxrtc_bridge.core.access.requests import (
-    Answer,
-    Refused,
-    Request,
+    AccessRequest,
+    Decision,
     RequestLimits,
+    RequestRefused,
     answer_of,
     ask,
     decide,
@@ -39,7 +39,7 @@ from mxrtc_bridge.core.access.requests import (
 from mxrtc_bridge.core.bot.commands import RequestAccess
 from mxrtc_bridge.core.bot.request_text import ALREADY, asked_words, decided_words, unanswered_words
 from mxrtc_bridge.core.bot.words import PREFIX
-from mxrtc_bridge.core.errors import DeskError, HomeserverError, StorageError, UnknownOutcomeError
+from mxrtc_bridge.core.errors import AdminError, HomeserverError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, is_local
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.core.text.durations import say_duration
@@ -56,7 +56,7 @@ _NOT_NOW = "I cannot find out just now which rooms you are in, as my homeserver 
 _HOW_TO_ANSWER = "React with \u2705 to allow it, 1\ufe0f\u20e3 for one session, \u274c to deny it; or write"
 
 
-class Sender(Protocol):
+class BotSender(Protocol):
     """Sends into rooms of the bot."""
 
     async def send_notice(
@@ -80,12 +80,12 @@ class AccessRequests:
     def __init__(
         self,
         store: RequestStore,
-        desk: Desk,
+        desk: AdminService,
         rights: Rights,
-        sender: Sender,
+        sender: BotSender,
         poster: Poster,
         *,
-        audited: Audited,
+        audited: AuditEvents,
         admin_room: Callable[[], RoomId | None],
         speaker_in: Callable[[RoomId], UserId | None],
         wall_ms: Callable[[], int],
@@ -143,7 +143,7 @@ class AccessRequests:
         for_s = DEFAULT_FOR_S if command.for_s is None else command.for_s
         if not MIN_FOR_S <= for_s <= MAX_FOR_S:
             return f"You can ask for {say_duration(MIN_FOR_S)} to {say_duration(MAX_FOR_S)}."
-        wanted = Request(0, user, command.peer, command.service, for_s, command.because, room, self._wall_ms())
+        wanted = AccessRequest(0, user, command.peer, command.service, for_s, command.because, room, self._wall_ms())
         return await self._to_the_end(self._take(wanted, admins))
 
     async def withdraw(self, number: int, user: UserId) -> str:
@@ -154,20 +154,22 @@ class AccessRequests:
         """
         request = await self._store.get(number)
         judged = (
-            Refused(f"You have no request {number}.") if request is None else withdraw(request, user, self._wall_ms())
+            RequestRefused(f"You have no request {number}.")
+            if request is None
+            else withdraw(request, user, self._wall_ms())
         )
-        if isinstance(judged, Refused):
+        if isinstance(judged, RequestRefused):
             return judged.reason
         return await self._to_the_end(self._take_back(judged, user))
 
-    async def _take_back(self, request: Request, user: UserId) -> str:
+    async def _take_back(self, request: AccessRequest, user: UserId) -> str:
         if not await self._settle(request):
             return f"Request {request.number} was answered just now."
         self._audited.answered(request, "withdrawn", user)
         self._tell_admins(request, f"Request {request.number} was withdrawn.")
         return f"I have taken request {request.number} back."
 
-    async def waiting(self) -> list[Request]:
+    async def waiting(self) -> list[AccessRequest]:
         """The requests that wait for an answer, the oldest first.
 
         Raises:
@@ -176,7 +178,9 @@ class AccessRequests:
         now_ms = self._wall_ms()
         return [each for each in await self._store.open_requests() if expired(each, now_ms, self._limits) is None]
 
-    async def answer(self, number: int, answer: Answer, by: UserId, *, for_s: int | None = None, why: str = "") -> str:
+    async def answer(
+        self, number: int, answer: Decision, by: UserId, *, for_s: int | None = None, why: str = ""
+    ) -> str:
         """Decide a request; returns what the admin is told.
 
         Raises:
@@ -185,10 +189,10 @@ class AccessRequests:
         """
         request = await self._store.get(number)
         if request is None:
-            raise DeskError(f"There is no request {number}.")
+            raise AdminError(f"There is no request {number}.")
         return await self._decide(request, answer, by, for_s, why)
 
-    async def open_of(self, user: UserId) -> list[Request]:
+    async def open_of(self, user: UserId) -> list[AccessRequest]:
         """The requests of ``user`` that wait for an answer.
 
         Raises:
@@ -215,7 +219,7 @@ class AccessRequests:
             return
         try:
             await self._decide(request, answer, by, None, "")
-        except DeskError as error:
+        except AdminError as error:
             # Whoever is no admin gets no word.
             if by in self._rights.config.admins:
                 self._tell_admins(request, str(error))
@@ -234,14 +238,14 @@ class AccessRequests:
             if request.notice is None and request.number not in self._showing:
                 await self._show(admins, request.number, request)
 
-    async def _take(self, wanted: Request, admins: RoomId) -> str:
+    async def _take(self, wanted: AccessRequest, admins: RoomId) -> str:
         """Store what is asked for, if the limits let it, and show it to the admins."""
         user, now_ms = wanted.user, wanted.asked_ms
         earlier = await self._store.of_user(user, now_ms - DAY_MS)
         for request in earlier:
             await self._expire(request)
         judged = ask(wanted, earlier, await self._store.count_open(), self._limits)
-        if isinstance(judged, Refused):
+        if isinstance(judged, RequestRefused):
             return judged.reason
         number = await self._store.add(judged)
         if number is None:
@@ -253,7 +257,7 @@ class AccessRequests:
         except HomeserverError as error:
             log.warning("! request %d could not be shown to the admins: %s", number, error)
             taken_back = withdraw(replace(judged, number=number), user, now_ms)
-            if isinstance(taken_back, Request):
+            if isinstance(taken_back, AccessRequest):
                 await self._settle(taken_back)
             return "The admins could not be told just now; please try again."
         return asked_words(number)
@@ -261,17 +265,17 @@ class AccessRequests:
     async def _refuse_second(self, number: int) -> NoReturn:
         """Tell an admin that another one was first."""
         now = await self._store.get(number)
-        raise DeskError(f"Request {number} {said(now) if now is not None else 'is gone'} already.")
+        raise AdminError(f"Request {number} {said(now) if now is not None else 'is gone'} already.")
 
-    async def _decide(self, request: Request, answer: Answer, by: UserId, for_s: int | None, why: str) -> str:
+    async def _decide(self, request: AccessRequest, answer: Decision, by: UserId, for_s: int | None, why: str) -> str:
         await self._expire(request)
         now_ms = self._wall_ms()
         # Whoever is at the machine could write themselves into the configuration as well.
         admins = self._rights.config.admins | ({by} if is_local(by) else frozenset())
         judged = decide(request, answer, by, now_ms, admins=admins, limits=self._limits)
-        if isinstance(judged, Refused):
-            raise DeskError(judged.reason)
-        if answer is Answer.DENY:
+        if isinstance(judged, RequestRefused):
+            raise AdminError(judged.reason)
+        if answer is Decision.DENY:
             return await self._to_the_end(self._deny(request, judged, why))
         try:
             await self._desk.give(
@@ -280,21 +284,23 @@ class AccessRequests:
                 for_s or request.for_s,
                 by,
                 reason=request.because,
-                once=answer is Answer.ALLOW_ONCE,
+                once=answer is Decision.ALLOW_ONCE,
                 settles=judged,
             )
         except SettledError:
             await self._refuse_second(request.number)
-        except (DeskError, StorageError) as error:
-            raise DeskError(f"That did not work: {error} {await self._whether_open(request.number)}") from error
+        except (AdminError, StorageError) as error:
+            raise AdminError(f"That did not work: {error} {await self._whether_open(request.number)}") from error
         return self._tell_decision(request, judged, answer, for_s or request.for_s, why)
 
-    async def _deny(self, request: Request, judged: Request, why: str) -> str:
+    async def _deny(self, request: AccessRequest, judged: AccessRequest, why: str) -> str:
         if not await self._settle(judged):
             await self._refuse_second(request.number)
-        return self._tell_decision(request, judged, Answer.DENY, request.for_s, why)
+        return self._tell_decision(request, judged, Decision.DENY, request.for_s, why)
 
-    def _tell_decision(self, request: Request, judged: Request, answer: Answer, for_s: int, why: str) -> str:
+    def _tell_decision(
+        self, request: AccessRequest, judged: AccessRequest, answer: Decision, for_s: int, why: str
+    ) -> str:
         by = judged.decided_by
         assert by is not None
         outcome = said(judged)
@@ -317,7 +323,7 @@ class AccessRequests:
             return f"Request {number} is open again."
         return f"Request {number} is open again as soon as the database takes that."
 
-    async def _settle(self, judged: Request) -> bool:
+    async def _settle(self, judged: AccessRequest) -> bool:
         """Write down how an open request ended; False if it had ended before.
 
         Raises:
@@ -344,14 +350,14 @@ class AccessRequests:
             # Whoever waits is told as well.
             log.info("! something about a request did not work: %s", error)
 
-    async def _show(self, room: RoomId, number: int, request: Request) -> None:
+    async def _show(self, room: RoomId, number: int, request: AccessRequest) -> None:
         self._showing.add(number)
         try:
             await self._show_now(room, number, request)
         finally:
             self._showing.discard(number)
 
-    async def _show_now(self, room: RoomId, number: int, request: Request) -> None:
+    async def _show_now(self, room: RoomId, number: int, request: AccessRequest) -> None:
         bot = self._rights.config.appservice.bot
         because = f' "{display(request.because, 300)}"' if request.because else " (no reason given)"
         asked = f"{request.user} asks for {self._named(request)} for {say_duration(request.for_s)}:{because}"
@@ -363,7 +369,7 @@ class AccessRequests:
             room, bot, f"{asked}\n{words}", f"<p>{escape(asked)}</p><p>{escape(words)}</p>", key=f"request-{number}"
         )
         await self._store.set_notice(number, notice)
-        for answer in Answer:
+        for answer in Decision:
             relation = {"rel_type": "m.annotation", "event_id": notice, "key": answer.value}
             try:
                 await self._sender.send_event(
@@ -374,7 +380,7 @@ class AccessRequests:
                 log.info("! a reaction to request %d was not sent: %s", number, error)
                 return
 
-    async def _expire(self, request: Request) -> bool:
+    async def _expire(self, request: AccessRequest) -> bool:
         """End a request that is too old; returns whether it is."""
         ended = expired(request, self._wall_ms(), self._limits)
         if ended is None:
@@ -383,16 +389,16 @@ class AccessRequests:
             self._tell_asker(request, unanswered_words(request, self._named(request)))
         return True
 
-    def _named(self, request: Request) -> str:
+    def _named(self, request: AccessRequest) -> str:
         peer = self._rights.config.peers.get(request.peer)
         return f"{peer.name if peer is not None else request.peer}/{request.service}"
 
-    def _tell_asker(self, request: Request, text: str) -> None:
+    def _tell_asker(self, request: AccessRequest, text: str) -> None:
         speaker = self._speaker_in(request.room)
         if speaker is not None:
             self._poster.post(request.room, speaker, text, key=f"request-{request.number}-told-{self._wall_ms()}")
 
-    def _tell_admins(self, request: Request, text: str) -> None:
+    def _tell_admins(self, request: AccessRequest, text: str) -> None:
         room = self._admin_room()
         if room is not None:
             key = transaction_id(room, request.user, str(request.number), f"{text}-{self._wall_ms()}")

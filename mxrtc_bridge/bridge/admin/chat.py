@@ -6,13 +6,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 
 from mxrtc_bridge.bridge.admin.access_requests import AccessRequests
-from mxrtc_bridge.bridge.admin.service import PAGE_ROWS, Desk, Page, SessionRow
+from mxrtc_bridge.bridge.admin.service import PAGE_ROWS, AdminService, ListPage, SessionRow
 from mxrtc_bridge.bridge.check import check
 from mxrtc_bridge.config import Config, Finding, Level
 from mxrtc_bridge.core.access.grants import StoredGrant
 from mxrtc_bridge.core.access.policy import Service
-from mxrtc_bridge.core.access.requests import Answer as Decision
-from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.access.requests import AccessRequest, Decision
 from mxrtc_bridge.core.audit.chain import AuditRecord
 from mxrtc_bridge.core.audit.sentences import describe
 from mxrtc_bridge.core.bot.commands import (
@@ -33,8 +32,8 @@ from mxrtc_bridge.core.bot.commands import (
     RevokeGrant,
     ShowLog,
 )
-from mxrtc_bridge.core.bot.reply import Answer, Code, Line, Link, answer, item, say, text
-from mxrtc_bridge.core.errors import DeskError
+from mxrtc_bridge.core.bot.reply import Code, Line, MatrixLink, Reply, answer, item, say, text
+from mxrtc_bridge.core.errors import AdminError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.text.display import display, size_words
 from mxrtc_bridge.core.text.durations import say_duration
@@ -75,7 +74,7 @@ class AdminCommands:
 
     def __init__(
         self,
-        desk: Desk,
+        desk: AdminService,
         requests: AccessRequests,
         *,
         config: Callable[[], Config],
@@ -88,14 +87,14 @@ class AdminCommands:
         self._wall_ms = wall_ms
         self._check_all = check
 
-    async def carry_out(self, command: Command, by: UserId) -> Answer:
+    async def carry_out(self, command: Command, by: UserId) -> Reply:
         """Do what an admin has said."""
         try:
             return await self.do(command, by)
-        except DeskError as error:
+        except AdminError as error:
             return say(str(error))
 
-    async def do(self, command: Command, by: UserId) -> Answer:  # noqa: C901, PLR0911, PLR0912 - a table
+    async def do(self, command: Command, by: UserId) -> Reply:  # noqa: C901, PLR0911, PLR0912 - a table
         """Do it.
 
         Raises:
@@ -113,7 +112,7 @@ class AdminCommands:
             case RevokeAccess(subject=subject, peer=peer_of, service=service_of):
                 gone = await self._desk.revoke_all(subject, peer_of, service_of, by)
                 if not gone:
-                    raise DeskError(f"Nothing was given to {subject}.")
+                    raise AdminError(f"Nothing was given to {subject}.")
                 return say(f"Taken back: {_numbers(gone)}.")
             case ListRequests():
                 return self._waiting(await self._requests.waiting())
@@ -122,12 +121,12 @@ class AdminCommands:
             case KickSession(session=number, because=because):
                 count = self._desk.kick(by, number=int(number), reason=because) if number.isdecimal() else 0
                 if not count:
-                    raise DeskError(f"There is no session {number}.")
+                    raise AdminError(f"There is no session {number}.")
                 return say(f"Ended session {number}.")
             case KickUser(user=user, because=because):
                 count = self._desk.kick(by, user=user, reason=because)
                 if not count:
-                    raise DeskError(f"{user} has no live session.")
+                    raise AdminError(f"{user} has no live session.")
                 return say(f"Ended {count} of {user}.")
             case ShowLog(user=user_of, peer=peer_of, since_s=since_s, page=page):
                 since_ms = None if since_s is None else self._wall_ms() - since_s * 1000
@@ -147,30 +146,30 @@ class AdminCommands:
                 return say(await self._requests.answer(number_of, decision, by, for_s=length))
             case DenyRequest(number=number_of, because=because):
                 return say(await self._requests.answer(number_of, Decision.DENY, by, why=because))
-        raise DeskError("I do not do this here.")
+        raise AdminError("I do not do this here.")
 
-    async def _revoke(self, name: str, by: UserId) -> Answer:
+    async def _revoke(self, name: str, by: UserId) -> Reply:
         if not name.isdecimal():
             if any(grant.id == name for grant in self._config().grants):
-                raise DeskError(f"{name} is a grant of the configuration; take it out there, then reload.")
-            raise DeskError(f"There is no grant {name}.")
+                raise AdminError(f"{name} is a grant of the configuration; take it out there, then reload.")
+            raise AdminError(f"There is no grant {name}.")
         grant = await self._desk.revoke(int(name), by)
         return say(f"Taken back: {self._line(grant)}.")
 
-    def _grants(self, page: Page[StoredGrant]) -> Answer:
+    def _grants(self, page: ListPage[StoredGrant]) -> Reply:
         in_config = text(f"The configuration has {len(self._config().grants)} grants of its own.")
         if not page.total:
             return answer(text("No grants have been given."), in_config)
         lines = (item(f"{grant.number}: {self._line(grant)}") for grant in page.rows)
         return answer(text(f"Given grants in force ({page.total}):"), *lines, *_where(page, "grants"), in_config)
 
-    def _waiting(self, requests: list[Request]) -> Answer:
+    def _waiting(self, requests: list[AccessRequest]) -> Reply:
         if not requests:
             return say("No request waits for an answer.")
         lines = (
             item(
                 f"{each.number}: ",
-                Link(each.user, each.user),
+                MatrixLink(each.user, each.user),
                 f" asks for {self._peer(each.peer)}/{each.service} for {say_duration(each.for_s)}"
                 + (f' "{display(each.because, 300)}"' if each.because else ""),
             )
@@ -178,14 +177,14 @@ class AdminCommands:
         )
         return answer(text(f"Requests that wait for an answer ({len(requests)}):"), *lines)
 
-    def _who(self, page: Page[SessionRow]) -> Answer:
+    def _who(self, page: ListPage[SessionRow]) -> Reply:
         paused = [text("New sessions are refused (", Code("resume"), ").")] if self._desk.paused else []
         if not page.total:
             return answer(text("There is no live session."), *paused)
         lines = (
             item(
                 f"{row.number}: ",
-                Link(row.user, row.user),
+                MatrixLink(row.user, row.user),
                 f" with {self._peer(row.peer)}, {f'device {row.device}, ' if row.device else ''}"
                 f"{row.path or 'connecting'}, for {say_duration(row.age_s)}, "
                 f"{row.streams} streams, {size_words(row.sent)} given and {size_words(row.received)} taken",
@@ -194,7 +193,7 @@ class AdminCommands:
         )
         return answer(text(f"Live sessions ({page.total}):"), *lines, *_where(page, "who"), *paused)
 
-    async def _check(self) -> Answer:
+    async def _check(self) -> Reply:
         findings = await self._check_all(self._config())
         wrong = [finding for finding in findings if finding.level is not Level.OK]
         if not wrong:
@@ -220,7 +219,7 @@ def _numbers(grants: Iterable[StoredGrant]) -> str:
     return ", ".join(f"grant {grant.number}" for grant in grants)
 
 
-def _log(page: Page[tuple[int, AuditRecord]], asked: ShowLog) -> Answer:
+def _log(page: ListPage[tuple[int, AuditRecord]], asked: ShowLog) -> Reply:
     left_out = f"{page.left_out} records are not kept here any more; mxrtc-bridge audit export shows what the file has."
     more = [text(left_out)] if page.left_out else []
     if not page.total:
@@ -236,7 +235,9 @@ def _time(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def _where(page: Page[StoredGrant] | Page[SessionRow] | Page[tuple[int, AuditRecord]], verb: str) -> list[Line]:
+def _where(
+    page: ListPage[StoredGrant] | ListPage[SessionRow] | ListPage[tuple[int, AuditRecord]], verb: str
+) -> list[Line]:
     if page.pages == 1:
         return []
     return [

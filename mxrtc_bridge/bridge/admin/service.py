@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from mxrtc_bridge.bridge.access.runtime_grants import GivenGrants
-from mxrtc_bridge.bridge.audit.events import Audited
+from mxrtc_bridge.bridge.access.runtime_grants import RuntimeGrants
+from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.core.access.grants import StoredGrant
 from mxrtc_bridge.core.access.policy import Service, Subject
-from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.engine.session import Session
@@ -29,7 +29,7 @@ ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[RowT]):
+class ListPage(Generic[RowT]):
     """A part of a list."""
 
     rows: tuple[RowT, ...]
@@ -78,16 +78,16 @@ class AuditPages(Protocol):
     async def left_out(self) -> int: ...
 
 
-class Desk:
+class AdminService:
     """See the head of this module."""
 
     def __init__(
         self,
-        given: GivenGrants,
+        given: RuntimeGrants,
         calls: Calls,
         *,
         audit: AuditPages,
-        audited: Audited,
+        audited: AuditEvents,
         reload: Callable[[], Awaitable[str]],
         monotonic: Callable[[], float],
     ) -> None:
@@ -113,7 +113,7 @@ class Desk:
         """Whether no new sessions are taken."""
         return self._calls.paused
 
-    def grants(self, page: int) -> Page[StoredGrant]:
+    def grants(self, page: int) -> ListPage[StoredGrant]:
         """The given grants in force, the newest first."""
         return page_of(tuple(self._given.table), page, lambda grant: grant)
 
@@ -126,7 +126,7 @@ class Desk:
         *,
         reason: str = "",
         once: bool = False,
-        settles: Request | None = None,
+        settles: AccessRequest | None = None,
     ) -> StoredGrant:
         """Give a right.
 
@@ -155,7 +155,7 @@ class Desk:
         """
         return await self._given.revoke_all(subject, peer, service, by)
 
-    def who(self, page: int) -> Page[SessionRow]:
+    def who(self, page: int) -> ListPage[SessionRow]:
         """The live sessions, the oldest first."""
         now = self._monotonic()
         sessions = sorted(self._calls.sessions, key=lambda session: session.number)
@@ -185,7 +185,7 @@ class Desk:
         self._audited.acted(AuditKind.RELOAD, by, reason=said)
         return said
 
-    async def log(self, query: AuditQuery, page: int) -> Page[tuple[int, AuditRecord]]:
+    async def log(self, query: AuditQuery, page: int) -> ListPage[tuple[int, AuditRecord]]:
         """Decisions, ends of sessions and what admins did, the newest first, with their numbers.
 
         Raises:
@@ -195,7 +195,7 @@ class Desk:
         pages = max(1, -(-total // PAGE_ROWS))
         if page > pages:
             rows, total = await self._audit.page(query, pages, PAGE_ROWS)
-        return Page(tuple(rows), min(max(1, page), pages), pages, total, await self._audit.left_out())
+        return ListPage(tuple(rows), min(max(1, page), pages), pages, total, await self._audit.left_out())
 
     def _set_paused(self, by: UserId, *, paused: bool) -> bool:
         news = self._calls.paused is not paused
@@ -206,12 +206,12 @@ class Desk:
         return news
 
 
-def page_of(rows: Sequence[ItemT], number: int, made: Callable[[ItemT], RowT]) -> Page[RowT]:
+def page_of(rows: Sequence[ItemT], number: int, made: Callable[[ItemT], RowT]) -> ListPage[RowT]:
     """Cut a page out of a list; only its rows are made."""
     pages = max(1, -(-len(rows) // PAGE_ROWS))
     number = min(max(1, number), pages)
     part = rows[(number - 1) * PAGE_ROWS : number * PAGE_ROWS]
-    return Page(tuple(made(row) for row in part), number, pages, len(rows))
+    return ListPage(tuple(made(row) for row in part), number, pages, len(rows))
 
 
 def _row(session: Session, now: float) -> SessionRow:

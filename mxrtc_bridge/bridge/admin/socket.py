@@ -8,16 +8,16 @@ from enum import Enum
 
 from mxrtc_bridge.bridge.admin.access_requests import AccessRequests
 from mxrtc_bridge.bridge.admin.chat import ADMINS_VERBS, AdminCommands
-from mxrtc_bridge.bridge.admin.service import Desk, Page, SessionRow
+from mxrtc_bridge.bridge.admin.service import AdminService, ListPage, SessionRow
 from mxrtc_bridge.bridge.devices.verification import BridgeVerifications
 from mxrtc_bridge.core.access.grants import StoredGrant
-from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.audit.chain import AuditRecord
 from mxrtc_bridge.core.audit.sentences import describe
 from mxrtc_bridge.core.bot.commands import ListGrants, ListRequests, ListSessions, Mistake, Names, ShowLog
 from mxrtc_bridge.core.bot.parser import COMMANDS, parse_command
 from mxrtc_bridge.core.bot.reply import pages
-from mxrtc_bridge.core.errors import DeskError, EventError
+from mxrtc_bridge.core.errors import AdminError, EventError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
 from mxrtc_bridge.storage.audit import AuditQuery
 
@@ -25,7 +25,7 @@ TRUST, VERIFY = "trust", "verify"
 _OTHER_VERBS = frozenset(form.verb for form in COMMANDS) - ADMINS_VERBS
 
 
-class Control:
+class AdminSocket:
     """See the head of this module.
 
     Args:
@@ -39,7 +39,7 @@ class Control:
 
     def __init__(
         self,
-        desk: Desk,
+        desk: AdminService,
         admins: AdminCommands,
         requests: AccessRequests,
         verifications: BridgeVerifications,
@@ -67,7 +67,7 @@ class Control:
         command = parse_command(words, self._names(), admin=True, missing=_OTHER_VERBS)
         match command:
             case Mistake(problem=problem, usage=usage):
-                raise DeskError(problem + (f" Usage: {usage}" if usage else ""))
+                raise AdminError(problem + (f" Usage: {usage}" if usage else ""))
             case ListSessions(page=page):
                 found = self._desk.who(page)
                 return {**_page(found), "rows": [_row(each) for each in found.rows], "paused": self._desk.paused}
@@ -93,8 +93,8 @@ class Control:
                 case user, key:
                     return {"said": await self._verifications.trust(parse_user_id(user), key.rstrip("="), by=by)}
         except EventError as error:
-            raise DeskError(f"{error}; write the user like @alice:example.org") from error
-        raise DeskError(f"Usage: {TRUST} @USER:SERVER [KEY]")
+            raise AdminError(f"{error}; write the user like @alice:example.org") from error
+        raise AdminError(f"Usage: {TRUST} @USER:SERVER [KEY]")
 
     async def _verify(self, by: UserId, words: tuple[str, ...]) -> dict[str, object]:
         match words:
@@ -104,10 +104,10 @@ class Control:
             case number, "same" | "different" as answer if number.isascii() and number.isdigit() and len(number) < 10:
                 said = await self._verifications.decide(int(number), same=answer == "same", by=by)
                 return {"said": said}
-        raise DeskError(f"Usage: {VERIFY} [N same|different]")
+        raise AdminError(f"Usage: {VERIFY} [N same|different]")
 
 
-def _page(page: Page[SessionRow] | Page[StoredGrant] | Page[tuple[int, AuditRecord]]) -> dict[str, object]:
+def _page(page: ListPage[SessionRow] | ListPage[StoredGrant] | ListPage[tuple[int, AuditRecord]]) -> dict[str, object]:
     return {"page": page.number, "pages": page.pages, "total": page.total}
 
 
@@ -135,7 +135,7 @@ def _record(number: int, record: AuditRecord) -> dict[str, object]:
     return {"number": number, **plain, "words": describe(record)}
 
 
-def _request(request: Request) -> dict[str, object]:
+def _request(request: AccessRequest) -> dict[str, object]:
     return {
         "number": request.number,
         "user": request.user,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from mxrtc_bridge.bridge.audit.writer import Recorder
+from mxrtc_bridge.bridge.audit.writer import AuditRecorder
 from mxrtc_bridge.core.access.grants import StoredGrant
-from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord
 from mxrtc_bridge.core.ids import ServiceName, UserId, local_admin
 from mxrtc_bridge.engine.session import Session
@@ -18,7 +18,7 @@ MAX_COUNTED = 256
 """Services of one session whose uses are counted, each by each rule; of those beyond each use is written down."""
 
 
-class Audited:
+class AuditEvents:
     """Implements :class:`mxrtc_bridge.engine.call_manager.Auditor`, and has a method for each act of an admin.
 
     Args:
@@ -27,7 +27,7 @@ class Audited:
         monotonic: seconds, of the clock that sessions use.
     """
 
-    def __init__(self, recorder: Recorder, wall_ms: Callable[[], int], monotonic: Callable[[], float]) -> None:
+    def __init__(self, recorder: AuditRecorder, wall_ms: Callable[[], int], monotonic: Callable[[], float]) -> None:
         self.recorder = recorder
         self._wall_ms = wall_ms
         self._monotonic = monotonic
@@ -83,11 +83,11 @@ class Audited:
         """A grant counts no more."""
         self.recorder.note(self._of_grant(AuditKind.GRANT_END, grant, by, how))
 
-    def asked(self, request: Request, number: int) -> None:
+    def asked(self, request: AccessRequest, number: int) -> None:
         """Somebody has asked for access."""
         self.recorder.note(self._of_request(AuditKind.REQUEST, request, number, None, request.because or None))
 
-    def answered(self, request: Request, outcome: str, by: UserId) -> None:
+    def answered(self, request: AccessRequest, outcome: str, by: UserId) -> None:
         """A request was answered, or taken back by the one who asked."""
         self.recorder.note(self._of_request(AuditKind.ANSWER, request, request.number, by, outcome))
 
@@ -129,7 +129,7 @@ class Audited:
         )
 
     def _of_request(
-        self, kind: AuditKind, request: Request, number: int, by: UserId | None, reason: str | None
+        self, kind: AuditKind, request: AccessRequest, number: int, by: UserId | None, reason: str | None
     ) -> AuditRecord:
         return AuditRecord(
             kind,
@@ -150,7 +150,7 @@ class ServiceAudit:
     writes down how many there were: who opens a stream after the other does not order a line with each.
     """
 
-    def __init__(self, recorder: Recorder, wall_ms: Callable[[], int], user: UserId, peer: UserId) -> None:
+    def __init__(self, recorder: AuditRecorder, wall_ms: Callable[[], int], user: UserId, peer: UserId) -> None:
         self._recorder = recorder
         self._wall_ms = wall_ms
         self._user = user

@@ -19,12 +19,12 @@ from pathlib import Path
 from mxrtc_bridge.core.audit.chain import (
     KEY_BYTES,
     NO_LINES,
+    AuditEntry,
     AuditKind,
     AuditRecord,
     ChainError,
-    Entry,
+    ChainLink,
     Head,
-    Link,
     is_authentic,
     number_of,
     read_line,
@@ -46,7 +46,7 @@ REMEDY = (
 
 
 @dataclass(frozen=True, slots=True)
-class Recovered:
+class RecoveredChain:
     """Where the chain goes on."""
 
     head: Head
@@ -81,7 +81,7 @@ class Recovery:
         self._store = store
         self._most = most
 
-    async def recover(self) -> Recovered:
+    async def recover(self) -> RecoveredChain:
         """See the head of this module.
 
         Raises:
@@ -102,19 +102,19 @@ class Recovery:
         # What stands behind the head is judged below.
         broken = await compare(self._store, read_links(self._path, known.number - COMPARED), until=known)
         if behind is None:
-            recovered = Recovered(known, key, self._gap(known, tail), removed=removed)
+            recovered = RecoveredChain(known, key, self._gap(known, tail), removed=removed)
         else:
             stopped = last is not None and last.kind is AuditKind.STOP
             recovered = await self._judge(behind, known, key, stopped=stopped, removed=removed)
         return replace(recovered, found=(broken, *recovered.found)) if broken else recovered
 
-    async def _believe(self, tail: list[Entry]) -> Recovered:
+    async def _believe(self, tail: list[AuditEntry]) -> RecoveredChain:
         """Take over the end of the file, as the database began empty."""
         await self._store.add(tail)
         head = tail[-1].head
         reason = f"the database began empty, and believes the file, from line {tail[0].head.number} on"
         removed = (await asyncio.to_thread(_first_number, self._path) or 1) - 1
-        return Recovered(head, await self._new_key(head.number + 1), taken_over=reason, removed=removed or None)
+        return RecoveredChain(head, await self._new_key(head.number + 1), taken_over=reason, removed=removed or None)
 
     async def _new_key(self, since: int) -> AuditKey:
         await self._store.keep_key(AuditKey(secrets.token_bytes(KEY_BYTES), since))
@@ -122,7 +122,7 @@ class Recovery:
         assert key is not None
         return key
 
-    def _gap(self, known: Head, tail: list[Entry]) -> tuple[str, ...]:
+    def _gap(self, known: Head, tail: list[AuditEntry]) -> tuple[str, ...]:
         last = tail[-1].head.number if tail else 0
         if known == NO_LINES:
             return ()
@@ -132,7 +132,7 @@ class Recovery:
 
     async def _judge(
         self, behind: Behind, known: Head, key: AuditKey, *, stopped: bool, removed: int | None
-    ) -> Recovered:
+    ) -> RecoveredChain:
         proved = _proved(behind.lines, known, key)
         if proved and (stopped or len(proved) > self._most):
             why = "the bridge had stopped before" if stopped else f"a crash leaves {self._most} at most"
@@ -156,11 +156,11 @@ class Recovery:
             )
             found = (words,)
         taken = f"lines {proved[0].head.number} to {head.number} come from the file, after a crash" if proved else None
-        return Recovered(head, key, found, taken, removed)
+        return RecoveredChain(head, key, found, taken, removed)
 
 
 async def compare(
-    store: AuditStore, parts: Iterator[list[Link]], *, until: Head | None = None, thorough: bool = False
+    store: AuditStore, parts: Iterator[list[ChainLink]], *, until: Head | None = None, thorough: bool = False
 ) -> str | None:
     """Compare the lines of a file with those of the database that have the same numbers, and each with the one before.
 
@@ -179,7 +179,7 @@ async def compare(
         StorageError: one of the two cannot be read.
     """
     broken: str | None = None
-    last: Link | None = None
+    last: ChainLink | None = None
     known: dict[int, dict[int, str]] = {}
     while part := await asyncio.to_thread(next, parts, None):
         known = await _stored(store, part, known, thorough=thorough)
@@ -195,7 +195,7 @@ async def compare(
 
 
 async def _stored(
-    store: AuditStore, part: list[Link], before: dict[int, dict[int, str]], *, thorough: bool
+    store: AuditStore, part: list[ChainLink], before: dict[int, dict[int, str]], *, thorough: bool
 ) -> dict[int, dict[int, str]]:
     """What the database holds under the numbers of some lines, which are neighbours but for gaps in the file."""
     # Somebody who writes far more places into a file than there can be gaps makes us ask for no more of them.
@@ -208,9 +208,9 @@ async def _stored(
     }
 
 
-def _proved(lines: list[bytes], known: Head, key: AuditKey) -> list[Entry]:
+def _proved(lines: list[bytes], known: Head, key: AuditKey) -> list[AuditEntry]:
     """The lines that continue the chain and that nobody but the bridge can have written."""
-    found: list[Entry] = []
+    found: list[AuditEntry] = []
     head = known
     for line in lines:
         try:
@@ -233,6 +233,6 @@ def _first_number(path: Path) -> int | None:
         return None
 
 
-def start_record(recovered: Recovered, at_ms: int) -> AuditRecord:
+def start_record(recovered: RecoveredChain, at_ms: int) -> AuditRecord:
     """The record of the start."""
     return AuditRecord(AuditKind.START, at_ms, reason=recovered.reason, line=recovered.removed)

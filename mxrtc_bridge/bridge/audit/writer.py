@@ -25,8 +25,8 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from mxrtc_bridge.bridge.audit.recovery import Recovery, start_record
 from mxrtc_bridge.config.config import AuditSettings
-from mxrtc_bridge.core.audit.chain import NO_LINES, AuditKind, AuditRecord, Entry, Head, entry_after
-from mxrtc_bridge.core.audit.shares import Shares
+from mxrtc_bridge.core.audit.chain import NO_LINES, AuditEntry, AuditKind, AuditRecord, Head, entry_after
+from mxrtc_bridge.core.audit.shares import AuditShares
 from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.storage.audit import AuditContradictionError, AuditQuery, AuditStore, contradiction
 from mxrtc_bridge.storage.audit_file import AuditFile
@@ -50,7 +50,7 @@ UNWRITABLE = "the audit could not be written"
 """The rule by which a decision is refused that cannot be made durable."""
 
 
-class Recorder(Protocol):
+class AuditRecorder(Protocol):
     """What everybody else sees of the audit."""
 
     async def record(self, record: AuditRecord) -> bool:
@@ -76,8 +76,8 @@ class _Waiting:
     done: asyncio.Future[bool]
 
 
-class Audit:
-    """Implements :class:`Recorder`. :meth:`start` comes first, then :meth:`run` must run; :meth:`close` at the end."""
+class AuditLog:
+    """Implements :class:`AuditRecorder`. :meth:`start` comes first, :meth:`run` must run, :meth:`close` at the end."""
 
     def __init__(
         self,
@@ -111,9 +111,9 @@ class Audit:
         self._backlog: deque[AuditRecord] = deque()
         self._lost = 0
         self._doubtful: dict[Head, None] = {}
-        self._ahead: list[Entry] = []
+        self._ahead: list[AuditEntry] = []
         """Lines of the file of which it is not known whether the database has them; those of one write."""
-        self._shares = Shares()
+        self._shares = AuditShares()
         self._removing: int | None = None
         self._failing = False
         self._closed = False
@@ -290,7 +290,7 @@ class Audit:
             self._end_failing()
             await self._remove_old()
 
-    def _tell_mirror(self, entries: list[Entry]) -> None:
+    def _tell_mirror(self, entries: list[AuditEntry]) -> None:
         for entry in entries:
             self._mirror(entry.head.number, entry.record)
 
@@ -303,11 +303,11 @@ class Audit:
             own.append(AuditRecord(AuditKind.REMOVED, self._wall_ms(), line=self._removing))
         return own
 
-    async def _write(self, records: list[AuditRecord]) -> list[Entry]:
+    async def _write(self, records: list[AuditRecord]) -> list[AuditEntry]:
         assert self._file is not None
         await self._resolve_doubt()
         await self._catch_up()
-        entries: list[Entry] = []
+        entries: list[AuditEntry] = []
         for record in records:
             entries.append(entry_after(entries[-1].head if entries else self._head, record, self._key))
         if not entries:

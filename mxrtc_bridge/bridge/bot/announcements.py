@@ -21,7 +21,7 @@ class Poster(Protocol):
     def post(self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str) -> None: ...
 
 
-class Bulletins:
+class Announcements:
     """See the head of this module.
 
     Args:

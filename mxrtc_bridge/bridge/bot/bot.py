@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from mxrtc_bridge.bridge.access.rights import Rights
-from mxrtc_bridge.bridge.access.runtime_grants import GivenGrants
+from mxrtc_bridge.bridge.access.runtime_grants import RuntimeGrants
 from mxrtc_bridge.bridge.admin.access_requests import AccessRequests
 from mxrtc_bridge.bridge.admin.chat import AdminCommands
-from mxrtc_bridge.bridge.admin.service import Desk
-from mxrtc_bridge.bridge.admin.socket import Control
-from mxrtc_bridge.bridge.audit.events import Audited
-from mxrtc_bridge.bridge.audit.writer import Audit
+from mxrtc_bridge.bridge.admin.service import AdminService
+from mxrtc_bridge.bridge.admin.socket import AdminSocket
+from mxrtc_bridge.bridge.audit.events import AuditEvents
+from mxrtc_bridge.bridge.audit.writer import AuditLog
 from mxrtc_bridge.bridge.bot.confirmation import Giving
 from mxrtc_bridge.bridge.bot.target_health import TargetStates
-from mxrtc_bridge.bridge.bot.user_commands import Chat
+from mxrtc_bridge.bridge.bot.user_commands import UserCommands
 from mxrtc_bridge.bridge.devices.verification import BridgeVerifications
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.engine.call_manager import CallManager
@@ -22,16 +22,16 @@ from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.ports import Connector
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
-from mxrtc_bridge.matrix.command_bot import Conversation
+from mxrtc_bridge.matrix.command_bot import CommandDispatcher
 from mxrtc_bridge.matrix.outbox.notices import Notices
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
 from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
-from mxrtc_bridge.matrix.rooms.direct_chats import Openings
+from mxrtc_bridge.matrix.rooms.direct_chats import DirectChats
 from mxrtc_bridge.matrix.rooms.peers import Peers
 from mxrtc_bridge.storage.requests import RequestStore
 
 
-class People:
+class Bot:
     """Everybody who talks to the bridge in a room."""
 
     def __init__(
@@ -43,11 +43,11 @@ class People:
         bot_rooms: BotRooms,
         *,
         rights: Rights,
-        given: GivenGrants,
+        given: RuntimeGrants,
         calls: CallManager,
         requests: RequestStore,
-        audit: Audit,
-        audited: Audited,
+        audit: AuditLog,
+        audited: AuditEvents,
         connector: Connector,
         verifications: BridgeVerifications,
         new_question: Callable[[], Awaitable[int]],
@@ -79,7 +79,7 @@ class People:
             withdrawn: whether an event was redacted, by a user or (None) by anybody.
         """
         self._peers = peers
-        self.desk = Desk(given, calls, audit=audit, audited=audited, reload=reload, monotonic=clock.monotonic)
+        self.desk = AdminService(given, calls, audit=audit, audited=audited, reload=reload, monotonic=clock.monotonic)
         self._requests = AccessRequests(
             requests,
             self.desk,
@@ -102,10 +102,10 @@ class People:
             monotonic=lambda: clock.elapsed_ms() / 1000,
             wall_ms=clock.wall_ms,
         )
-        chat = Chat(
+        chat = UserCommands(
             rights,
             calls,
-            Openings(homeserver, peers, reads_encrypted=reads_encrypted),
+            DirectChats(homeserver, peers, reads_encrypted=reads_encrypted),
             TargetStates(connector, clock.monotonic),
             self._requests,
             admins,
@@ -113,8 +113,8 @@ class People:
             monotonic=clock.monotonic,
             wall_ms=clock.wall_ms,
         )
-        self.control = Control(self.desk, admins, self._requests, verifications, chat.names, clock.wall_ms)
-        self._conversation = Conversation(
+        self.control = AdminSocket(self.desk, admins, self._requests, verifications, chat.names, clock.wall_ms)
+        self._conversation = CommandDispatcher(
             homeserver,
             chat,
             is_own=rights.config.claims,

@@ -16,16 +16,16 @@ from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
 from typing import Protocol
 
-from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.bot.commands import AllowRequest, Command, Confirm, GiveGrant
 from mxrtc_bridge.core.bot.confirmations import ANSWER_WITHIN_S, Confirmations
 from mxrtc_bridge.core.bot.parser import Effect, addressed, effect_of
-from mxrtc_bridge.core.bot.reply import Answer, Code, answer, say, text
+from mxrtc_bridge.core.bot.reply import Code, Reply, answer, say, text
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.core.text.durations import say_duration
-from mxrtc_bridge.matrix.command_bot import Asker
+from mxrtc_bridge.matrix.command_bot import CommandSender
 
 _SHOWN_OTHERS = 5
 
@@ -59,7 +59,7 @@ class Giving:
         admins: Callable[[], Collection[UserId]],
         is_own: Callable[[UserId], bool],
         admin_room: Callable[[], RoomId | None],
-        waiting: Callable[[], Awaitable[list[Request]]],
+        waiting: Callable[[], Awaitable[list[AccessRequest]]],
         new_number: Callable[[], Awaitable[int]],
         monotonic: Callable[[], float],
         wall_ms: Callable[[], int],
@@ -78,7 +78,7 @@ class Giving:
         """Let the question lapse that ``user`` was asked, if there is one."""
         self._questions.lapse(user)
 
-    async def judge(self, command: Command, asker: Asker) -> Command | Answer:
+    async def judge(self, command: Command, asker: CommandSender) -> Command | Reply:
         """Return the command that is to be carried out now, or what the admin is told instead.
 
         Args:
@@ -106,20 +106,20 @@ class Giving:
         others = sorted(user for user in present - frozenset(self._admins()) if not self._is_own(user))
         return command if not others or asker.direct else await self._ask_back(command, asker, others)
 
-    def _confirmed(self, command: Confirm, asker: Asker) -> Command | Answer:
+    def _confirmed(self, command: Confirm, asker: CommandSender) -> Command | Reply:
         meant = self._questions.answer(command.number, asker.user, asker.room, self._monotonic())
         if meant is None or asker.room != self._admin_room():
             return say(f"No question {command.number} waits for your answer here, so I have done nothing.")
         return meant
 
-    def _elsewhere(self) -> Answer:
+    def _elsewhere(self) -> Reply:
         rooms = "" if self._admin_room() is None else " or in the room of the admins"
         return say(
             f"What gives something I take only in a direct chat of you and me alone{rooms}, so I have done nothing. "
             "Write it there."
         )
 
-    async def _ask_back(self, command: Command, asker: Asker, others: list[UserId]) -> Answer:
+    async def _ask_back(self, command: Command, asker: CommandSender, others: list[UserId]) -> Reply:
         what = await self._described(command)
         if what is None:
             return say("There is no such request that waits for an answer.")

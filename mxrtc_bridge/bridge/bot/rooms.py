@@ -13,18 +13,18 @@ from collections.abc import Callable, Collection, Iterable
 
 from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.core.access.revocations import (
-    Doubt,
-    EncryptionNews,
-    MembershipNews,
+    EncryptionChange,
+    MembershipChange,
     News,
-    RedactionNews,
-    RuleNews,
-    TombstoneNews,
+    RedactionChange,
+    RuleChange,
+    TombstoneChange,
+    UnreadableChange,
 )
 from mxrtc_bridge.core.errors import MxrtcError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
-from mxrtc_bridge.matrix.rooms.ban_lists import PolicyLists, RuleMemory
+from mxrtc_bridge.matrix.rooms.ban_lists import BanLists, RuleMemory
 from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.rooms.members import MemberLists
 from mxrtc_bridge.matrix.rooms.refresh import Refresher
@@ -43,7 +43,7 @@ CONFIRM_S = 5.0
 """How long a call waits for an answer."""
 
 
-class NamedRooms:
+class ConfiguredRooms:
     """See the head of this module. :meth:`run` must run for rooms to be joined that are named later.
 
     Args:
@@ -61,7 +61,7 @@ class NamedRooms:
         self._changed = asyncio.Event()
         bot = rights.config.appservice.bot
         self._members = MemberLists(homeserver, bot, self.rights_changed)
-        self._lists = PolicyLists(homeserver, bot, rules, rights.config.policy_lists, judge_again)
+        self._lists = BanLists(homeserver, bot, rules, rights.config.policy_lists, judge_again)
         rights.rooms_of = self.rooms_of
         rights.confirm_rooms = self.confirm
         rights.doubtful_rooms = self.doubtful
@@ -87,21 +87,21 @@ class NamedRooms:
     def look(self, news: News) -> None:
         """Take into account at once what an event that has arrived takes away; never blocks."""
         match news:
-            case MembershipNews(room=room, user=user, joined=joined):
+            case MembershipChange(room=room, user=user, joined=joined):
                 if self.bot_rooms.look(room, user, joined=joined):
                     self._who.doubt(room)
-            case RuleNews(room=room, key=key, rule=rule):
+            case RuleChange(room=room, key=key, rule=rule):
                 self.bot_rooms.stir(room)
                 if self._lists.look(room, key, rule):
                     self._rules.doubt(room)
-            case EncryptionNews(room=room):
+            case EncryptionChange(room=room):
                 self.bot_rooms.now_encrypted(room)
-            case RedactionNews(room=room):
+            case RedactionChange(room=room):
                 if self._lists.follows(room):
                     self._rules.doubt(room)
-            case TombstoneNews(room=room):
+            case TombstoneChange(room=room):
                 self._replaced_by_another(room)
-            case Doubt(room=room):
+            case UnreadableChange(room=room):
                 self._doubt(room)
 
     def _doubt(self, unread: RoomId | None) -> None:

@@ -30,13 +30,13 @@ from mxrtc_bridge.core.bot.commands import (
 )
 from mxrtc_bridge.core.bot.parser import COMMANDS, addressed, form_of, usable_forms
 from mxrtc_bridge.core.bot.recipes import lines_for, name_for
-from mxrtc_bridge.core.bot.reply import Answer, Code, Line, Link, Strong, answer, code, item, say, text
+from mxrtc_bridge.core.bot.reply import Code, Line, MatrixLink, Reply, Strong, answer, code, item, say, text
 from mxrtc_bridge.core.bot.words import PREFIX
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.engine.session import Session
-from mxrtc_bridge.matrix.command_bot import Asker, Rank, Reaction
-from mxrtc_bridge.matrix.rooms.direct_chats import Opening
+from mxrtc_bridge.matrix.command_bot import CommandSender, Rank, Reaction
+from mxrtc_bridge.matrix.rooms.direct_chats import DirectChat
 
 CARRIED_OUT = (
     frozenset({"help", "peers", "open", "status", "how", "close", "request", "withdraw", "yes"}) | ADMINS_VERBS
@@ -59,11 +59,11 @@ class LiveSessions(Protocol):
 class RoomOpener(Protocol):
     """Makes direct chats."""
 
-    async def open(self, peer: UserId, user: UserId) -> Opening: ...
+    async def open(self, peer: UserId, user: UserId) -> DirectChat: ...
 
 
-class Chat:
-    """Implements :class:`mxrtc_bridge.matrix.command_bot.Commander`."""
+class UserCommands:
+    """Implements :class:`mxrtc_bridge.matrix.command_bot.CommandHandler`."""
 
     def __init__(
         self,
@@ -119,19 +119,19 @@ class Chat:
         """Verbs that nobody carries out in this bridge."""
         return frozenset(form.verb for form in COMMANDS) - CARRIED_OUT
 
-    async def carry_out(self, command: Command, asker: Asker) -> Answer:
+    async def carry_out(self, command: Command, asker: CommandSender) -> Reply:
         """Do what was said."""
         # By the rules of this moment, not of the moment at which it was read.
         if not self._rights.is_admin(asker.user):
             return await self._do(command, asker)
         judged = await self._giving.judge(command, asker)
-        return judged if isinstance(judged, Answer) else await self._do(judged, asker)
+        return judged if isinstance(judged, Reply) else await self._do(judged, asker)
 
-    def mistaken(self, asker: Asker) -> None:
+    def mistaken(self, asker: CommandSender) -> None:
         """Take down that somebody has written what is no command."""
         self._giving.forget(asker.user)
 
-    async def _do(self, command: Command, asker: Asker) -> Answer:  # noqa: PLR0911 - one row for each command
+    async def _do(self, command: Command, asker: CommandSender) -> Reply:  # noqa: PLR0911 - one row for each command
         match command:
             case Help(topic=topic):
                 return self._help(topic, asker)
@@ -160,7 +160,7 @@ class Chat:
 
     # Commands
 
-    def _help(self, topic: str | None, asker: Asker) -> Answer:
+    def _help(self, topic: str | None, asker: CommandSender) -> Reply:
         forms = [form for form in usable_forms(admin=asker.admin) if form.verb not in self.missing()]
         form = None if topic is None else form_of(topic, forms)
         if form is not None:
@@ -176,7 +176,7 @@ class Chat:
             *(item(Code(addressed(form.usage, direct=asker.direct)), ": ", form.summary) for form in forms),
         )
 
-    async def _list_peers(self, asker: Asker, *, everything: bool) -> Answer:
+    async def _list_peers(self, asker: CommandSender, *, everything: bool) -> Reply:
         config = self._rights.config
         services = self._services(asker.user)
         if everything and self._rights.is_admin(asker.user):
@@ -191,7 +191,7 @@ class Chat:
         lines = []
         for peer, names in services.items():
             states = [f"{name} ({_state(up.get(targets[peer, name]))})" for name in names]
-            lines.append(item(Link(peer, self._name(peer)), ": ", ", ".join(states)))
+            lines.append(item(MatrixLink(peer, self._name(peer)), ": ", ", ".join(states)))
         if not lines:
             return say(
                 "There is nothing that you may use now; ", _typed("request PEER/SERVICE", asker), " asks for it."
@@ -199,16 +199,16 @@ class Chat:
         head = "All there is:" if everything else "You may use:"
         return answer(text(head), *lines, text("For lines to paste: ", _typed("how PEER/SERVICE", asker)))
 
-    async def _open(self, peer: UserId, asker: Asker) -> Answer:
+    async def _open(self, peer: UserId, asker: CommandSender) -> Reply:
         if not isinstance(self._rights.may_call(asker.user, peer), Allow):
             return self._unknown(peer, None, asker)
         opened = await self._openings.open(peer, asker.user)
-        link = Link(opened.room, "this room")
+        link = MatrixLink(opened.room, "this room")
         if opened.joined:
             return say(Strong(self._name(peer)), " is in ", link, " with you already.")
         return say(Strong(self._name(peer)), " has invited you to ", link, ".")
 
-    async def _status(self, asker: Asker) -> Answer:
+    async def _status(self, asker: CommandSender) -> Reply:
         lines: list[Line] = []
         for session in self._sessions.sessions:
             if session.remote == asker.user:
@@ -218,7 +218,7 @@ class Chat:
                 path += "" if session.device is None else f", by your device {session.device}"
                 lines.append(
                     item(
-                        Link(session.local, self._name(session.local)),
+                        MatrixLink(session.local, self._name(session.local)),
                         f": {path}, for {age}, {streams} open streams; "
                         f"those that ended took {received} bytes and gave {sent}",
                     )
@@ -245,7 +245,7 @@ class Chat:
             *([text("Waiting for an answer:"), *waiting] if waiting else []),
         )
 
-    def _how(self, peer: UserId, service: ServiceName | None, asker: Asker) -> Answer:
+    def _how(self, peer: UserId, service: ServiceName | None, asker: CommandSender) -> Reply:
         usable = self._services(asker.user).get(peer, ())
         wanted = usable if service is None else tuple(name for name in usable if name == service)
         if not wanted:
@@ -259,7 +259,7 @@ class Chat:
                 lines += [text(Strong(f"{self._name(peer)}/{each}"), ":"), *map(code, lines_for(name, each, target))]
         return answer(*lines)
 
-    def _close(self, peer: UserId | None, asker: Asker) -> Answer:
+    def _close(self, peer: UserId | None, asker: CommandSender) -> Reply:
         count = self._sessions.end_sessions(
             lambda session: session.remote == asker.user and peer in (None, session.local), CLOSED
         )
@@ -276,7 +276,7 @@ class Chat:
         names = self.names()
         return short_name(peer, server=names.server, prefix=names.prefix)
 
-    def _unknown(self, peer: UserId, service: ServiceName | None, asker: Asker) -> Answer:
+    def _unknown(self, peer: UserId, service: ServiceName | None, asker: CommandSender) -> Reply:
         named = self._name(peer) + (f"/{service}" if service else "")
         return say("There is no ", Code(named), " that you may use; ", _typed("peers", asker), " lists what there is.")
 
@@ -285,5 +285,5 @@ def _state(up: bool | None) -> str:
     return {True: "up", False: "down", None: "not looked at"}[up]
 
 
-def _typed(command: str, asker: Asker) -> Code:
+def _typed(command: str, asker: CommandSender) -> Code:
     return Code(addressed(command, direct=asker.direct))

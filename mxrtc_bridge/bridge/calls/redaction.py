@@ -16,7 +16,7 @@ from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
-from mxrtc_bridge.storage.call_events import Trace, TraceStore
+from mxrtc_bridge.storage.call_events import CallEventRow, CallEventStore
 
 log = logging.getLogger("mxrtc_bridge.traces")
 
@@ -31,14 +31,14 @@ class Redactor(Protocol):
     async def redact(self, room: RoomId, event: EventId, txn_id: str, as_user: UserId | None = None) -> EventId: ...
 
 
-class Traces:
+class CallRedaction:
     """Sends events of calls into rooms, and takes them back: :meth:`start` comes first, then :meth:`run` must run."""
 
     def __init__(
         self,
         outbox: Outbox,
         redactor: Redactor,
-        store: TraceStore,
+        store: CallEventStore,
         *,
         wanted: Callable[[], bool],
         wall_ms: Callable[[], int],
@@ -68,7 +68,7 @@ class Traces:
         if not self._wanted():
             return
         try:
-            await self._store.add(Trace(room, event, sender, message.call_id), self._wall_ms())
+            await self._store.add(CallEventRow(room, event, sender, message.call_id), self._wall_ms())
         except StorageError as error:
             log.warning("! an event of a call will stay in its room: %s", error)
 
@@ -112,7 +112,7 @@ class Traces:
             return True
         return False
 
-    async def _redact(self, trace: Trace) -> None:
+    async def _redact(self, trace: CallEventRow) -> None:
         try:
             # The name of the request is the event's: the same redaction is not sent twice.
             await self._redactor.redact(trace.room, trace.event, f"mxrtc-redact-{trace.event}", trace.sender)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from mxrtc_bridge.core.call.to_device import channel_ends
+from mxrtc_bridge.core.call.to_device import device_pair_of
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
@@ -17,7 +17,7 @@ EVERY_MS = 24 * 3600 * 1000
 REFUSED_TEXT = "Your call was refused. If you think that you should have access, ask the admin of this bridge."
 
 
-class Notices(Protocol):
+class NoticeTimes(Protocol):
     """Remembers who was told what."""
 
     async def may_notify(self, user: UserId, now_ms: int, interval_ms: int, /) -> bool: ...
@@ -32,14 +32,14 @@ class RefusalNotices:
         wall_ms: milliseconds since the epoch.
     """
 
-    def __init__(self, outbox: Outbox, notices: Notices, wall_ms: Callable[[], int]) -> None:
+    def __init__(self, outbox: Outbox, notices: NoticeTimes, wall_ms: Callable[[], int]) -> None:
         self._outbox = outbox
         self._notices = notices
         self._wall_ms = wall_ms
 
     async def say(self, room: RoomId, local: UserId, user: UserId) -> None:
         """Tell ``user`` in a room, as ``local``, unless they were told lately."""
-        if channel_ends(room) is not None:
+        if device_pair_of(room) is not None:
             return  # Between two devices there is no room to say it in; the caller's program does.
         now_ms = self._wall_ms()
         try:

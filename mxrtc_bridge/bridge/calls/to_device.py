@@ -27,17 +27,17 @@ from mxrtc_bridge.core.call.to_device import (
     UNKNOWN_DEVICE,
     UNLISTED_DEVICE,
     UNTRUSTED_DEVICE,
-    Signal,
-    SignalOrder,
-    channel_ends,
-    channel_of,
-    parse_signal,
-    signal_content,
+    CallOrder,
+    CallToDevice,
+    call_to_device_content,
+    device_pair_of,
+    device_pair_route,
+    parse_call_to_device,
 )
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId, server_of
-from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
 
@@ -67,7 +67,7 @@ class _Message:
 
     device: CryptoDevice
     caller: DeviceIdentity
-    signal: Signal
+    signal: CallToDevice
 
 
 class RoomSignaller(Protocol):
@@ -76,13 +76,13 @@ class RoomSignaller(Protocol):
     async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None: ...
 
 
-class Refusals(Protocol):
+class RefusalCounter(Protocol):
     """Counts what is refused."""
 
     def refusal(self, code: str) -> None: ...
 
 
-class Signals:
+class ToDeviceSignalling:
     """Implements :class:`mxrtc_bridge.engine.ports.Signaller` for rooms and devices."""
 
     def __init__(
@@ -93,7 +93,7 @@ class Signals:
         *,
         lookups: DeviceLookups,
         rights: Rights,
-        counters: Refusals,
+        counters: RefusalCounter,
         wall_ms: Callable[[], int],
     ) -> None:
         """Make it.
@@ -113,9 +113,9 @@ class Signals:
         self._lookups = lookups
         self._rights = rights
         self._counters = counters
-        self._seldom = SeldomLog(log)
+        self._seldom = RateLimitedLog(log)
         self._wall_ms = wall_ms
-        self._order = SignalOrder()
+        self._order = CallOrder()
         self._callers: OrderedDict[RoomId, tuple[DeviceIdentity, CallerDevice]] = OrderedDict()
         self._strangers: OrderedDict[RoomId, DeviceIdentity] = OrderedDict()
         self._lines: dict[RoomId, deque[_Message]] = {}
@@ -140,11 +140,11 @@ class Signals:
             self._refused("plain_signal", event.sender)
             return
         try:
-            message = _Message(device, caller, parse_signal(event.content))
+            message = _Message(device, caller, parse_call_to_device(event.content))
         except EventError as error:
             self._refused(error.code, event.sender)
             return
-        channel = channel_of(device.user, event.sender, caller.device)
+        channel = device_pair_route(device.user, event.sender, caller.device)
         line = self._lines.get(channel)
         if line is not None:
             self._wait_in(line, message)
@@ -212,7 +212,7 @@ class Signals:
                 event = CallEvent(channel, event_id, caller.user, signal.sent_ms, signal.message, known)
                 await self._receive(event, message.device.user)
 
-    async def _admit(self, channel: RoomId, message: _Message, signal: Signal) -> CallerDevice | None:
+    async def _admit(self, channel: RoomId, message: _Message, signal: CallToDevice) -> CallerDevice | None:
         """The device as it is known now; None if it is not heard.
 
         An invite is judged by what its user's homeserver answers now. What follows must come from the same device,
@@ -265,7 +265,7 @@ class Signals:
         Raises:
             HomeserverError: it was not taken, or the other device is not there any more.
         """
-        ends = channel_ends(room)
+        ends = device_pair_of(room)
         if ends is None:
             await self._rooms.send(room, sender, message, step=step)
             return
@@ -289,11 +289,11 @@ class Signals:
         key = (channel, message.call_id)
         seq = self._sent.get(key, 0)
         _remember(self._sent, key, seq + 1)
-        content = signal_content(Signal(seq, self._wall_ms(), message))
+        content = call_to_device_content(CallToDevice(seq, self._wall_ms(), message))
         await device.send_to_device([caller], SIGNAL_TYPE, content)
 
 
-def _event_id(channel: RoomId, signal: Signal) -> EventId:
+def _event_id(channel: RoomId, signal: CallToDevice) -> EventId:
     """Name a message as an event: the same one has the same name, however often it comes."""
     digest = hashlib.sha256(f"{channel} {signal.message.call_id} {signal.seq}".encode()).hexdigest()
     return EventId(f"$signal-{digest}")

@@ -20,7 +20,7 @@ from mxrtc_bridge.core.call.events import EVENT_TYPES, Reject, Version
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
-from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.encrypted_rooms import Opened
 from mxrtc_bridge.matrix.crypto.values import Undecryptable
@@ -55,7 +55,7 @@ _WORDS = {
 }
 
 
-class Rooms(Protocol):
+class RoomUsers(Protocol):
     """What this module must know about rooms."""
 
     def members(self, room: RoomId) -> frozenset[UserId] | None: ...
@@ -65,31 +65,31 @@ class Rooms(Protocol):
     def is_encrypted(self, room: RoomId) -> bool: ...
 
 
-class Notices(Protocol):
+class NoticeTimes(Protocol):
     """Remembers who was told what."""
 
     async def may_notify(self, user: UserId, now_ms: int, interval_ms: int, /) -> bool: ...
 
 
-class Refusals(Protocol):
+class RefusalCounter(Protocol):
     """Counts what is refused."""
 
     def refusal(self, code: str) -> None: ...
 
 
-class PrivateEvents:
+class EventDecryption:
     """See the head of this module."""
 
     def __init__(
         self,
         encryption: Encryption,
-        rooms: Rooms,
+        rooms: RoomUsers,
         outbox: Outbox,
-        notices: Notices,
+        notices: NoticeTimes,
         *,
         lookups: DeviceLookups,
         rights: Rights,
-        counters: Refusals,
+        counters: RefusalCounter,
         wall_ms: Callable[[], int],
         handle_call: Callable[[RoomEvent, UserId, CallerDevice | None], Awaitable[None]],
         handle_message: Callable[[RoomEvent, UserId], Awaitable[None]],
@@ -127,7 +127,7 @@ class PrivateEvents:
         self._handle_verification = handle_verification
         self._later = later
         self._preparing: set[tuple[RoomId, UserId]] = set()
-        self._seldom = SeldomLog(log)
+        self._seldom = RateLimitedLog(log)
 
     async def handle(self, event: RoomEvent, local: UserId) -> None:
         """Take one event of a room of the peer ``local``; those of one sender come in order."""

@@ -15,12 +15,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from mxrtc_bridge.bridge.devices.late_keys import LateHandler, LateKeys, session_of
-from mxrtc_bridge.bridge.devices.wakeups import FIRST_POLLS_S, DeviceSigns
+from mxrtc_bridge.bridge.devices.wakeups import FIRST_POLLS_S, DeviceWakeups
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.config.config import EncryptionMode, EncryptionSettings
 from mxrtc_bridge.config.private_file import write_private
 from mxrtc_bridge.config.secrets import read_secret_file
-from mxrtc_bridge.core.crypto.device_changes import DeviceNews
+from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
@@ -127,7 +127,7 @@ class Encryption:
         self._bringing_up = asyncio.Lock()
         self.why_off: str | None = "it has not been started"
         self._announced = config.encryption.announced
-        self._signs = DeviceSigns(
+        self._signs = DeviceWakeups(
             lambda: [(end.rooms.device, end.sync) for end in self._ends.values() if end.up], sleep
         )
 
@@ -262,7 +262,7 @@ class Encryption:
                 await self._signs.run()
             await asyncio.get_running_loop().create_future()
 
-    def hear(self, news: DeviceNews) -> None:
+    def hear(self, news: DeviceListChanges) -> None:
         """Take what a transaction of the homeserver says about devices."""
         if self._announced:
             self._signs.hear(news)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from mxrtc_bridge.core.bounds.shares import ShareLimits, Shares
 from mxrtc_bridge.core.errors import MxrtcError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.encrypted_rooms import Opened
 from mxrtc_bridge.matrix.crypto.values import Undecryptable
@@ -69,7 +69,7 @@ class LateKeys:
         self._monotonic = monotonic
         self._held: dict[Session, _Held] = {}
         self._tasks: asyncio.TaskGroup | None = None
-        self._seldom = SeldomLog(log)
+        self._seldom = RateLimitedLog(log)
 
     def __len__(self) -> int:
         return len(self._held)

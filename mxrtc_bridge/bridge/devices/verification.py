@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mxrtc_bridge.bridge.access.rights import Rights
-from mxrtc_bridge.bridge.audit.events import Audited
+from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.core.access.policy import Allow
-from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, Ended, Send, Vouched
-from mxrtc_bridge.core.errors import DeskError, HomeserverError, MxrtcError
+from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, SendToDevices, VerificationEnded, VerifiedKeys
+from mxrtc_bridge.core.errors import AdminError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
@@ -83,7 +83,7 @@ class BridgeVerifications:
         rooms: RoomSender,
         *,
         rights: Rights,
-        audited: Audited,
+        audited: AuditEvents,
         tell_admins: Callable[[str], None],
         new_number: Callable[[], Awaitable[int]],
         clock: Clock,
@@ -143,15 +143,15 @@ class BridgeVerifications:
         """
         found = [each for each in self._waiting.values() if each.number == number]
         if not found or not found[0].exchange.waits_for_us:
-            raise DeskError(f"no verification {number} waits for an answer; {HOW} shows those that do")
+            raise AdminError(f"no verification {number} waits for an answer; {HOW} shows those that do")
         (waiting,) = found
         exchange = waiting.exchange
         if not self._admits(exchange.user, waiting.local):
             await waiting.of.give_up(exchange)
-            raise DeskError(f"{exchange.user} has no right to {waiting.local} any more")
+            raise AdminError(f"{exchange.user} has no right to {waiting.local} any more")
         await waiting.of.compared(exchange, same=same)
         if exchange.ended is not None and exchange.ended.code == "m.timeout":
-            raise DeskError(f"verification {number} has ended: {_OUTCOMES['m.timeout']}")
+            raise AdminError(f"verification {number} has ended: {_OUTCOMES['m.timeout']}")
         self._audited.verified(
             by, exchange.user, waiting.local, exchange.device, "both show the same" if same else "they differ"
         )
@@ -170,14 +170,14 @@ class BridgeVerifications:
         """
         named = self._rights.config.encryption.identities.get(user)
         if named is not None:
-            raise DeskError(
+            raise AdminError(
                 f"encryption.identities in the configuration says which identity {user} has: change it there."
             )
         known = await self._vouching.accept_identity(user, key)
         if known.master is None:
-            raise DeskError(f"{user} shows no identity that could be accepted.")
+            raise AdminError(f"{user} shows no identity that could be accepted.")
         if key not in (None, known.master):
-            raise DeskError(f"{user} shows the identity {known.master}, which is not the one that you gave.")
+            raise AdminError(f"{user} shows the identity {known.master}, which is not the one that you gave.")
         how = "accepted unseen" if key is None else "compared by its key"
         self._audited.verified(by, user, None, None, f"the identity {known.master} is {how}")
         before = f", before {known.pinned}" if known.identity_changed else ""
@@ -194,7 +194,7 @@ class BridgeVerifications:
         async def changed(exchange: Exchange, effect: Effect) -> None:
             await self._changed(local, made, exchange, effect)
 
-        async def send_in_room(room: RoomId, effect: Send, key: str) -> None:
+        async def send_in_room(room: RoomId, effect: SendToDevices, key: str) -> None:
             await self._rooms.send_event(room, local, effect.type, effect.content, key=key)
 
         made = Verifications(
@@ -216,11 +216,11 @@ class BridgeVerifications:
         match effect:
             case Compare():
                 await self._wait_for_admin(local, of, exchange)
-            case Vouched(master=master):
+            case VerifiedKeys(master=master):
                 if master is not None:
                     await self._vouching.vouch_for(exchange.user, master)
                 log.info("= %s and %s: %s", exchange.user, local, _outcome(exchange))
-            case Ended(code=code):
+            case VerificationEnded(code=code):
                 self._waiting.pop(exchange, None)
                 if code:
                     why = _OUTCOMES.get(code, code)

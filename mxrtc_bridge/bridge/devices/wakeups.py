@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
-from mxrtc_bridge.core.crypto.device_changes import DeviceNews
+from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.errors import HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -31,7 +31,7 @@ MAX_CHANGED = 10_000
 """Users whose changes wait to be noted; beyond that everybody is asked for anew."""
 
 
-class DeviceSigns:
+class DeviceWakeups:
     """See the head of this module.
 
     Args:
@@ -52,7 +52,7 @@ class DeviceSigns:
         self.in_use: bool | None = None
         """Whether devices wait for signs; None until it is known whether any come."""
 
-    def hear(self, news: DeviceNews) -> None:
+    def hear(self, news: DeviceListChanges) -> None:
         """Take what a transaction says."""
         log.debug("< news %r", news)
         if news.waiting:

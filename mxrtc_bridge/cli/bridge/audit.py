@@ -17,9 +17,9 @@ from mxrtc_bridge.config.values import parse_duration, parse_time
 from mxrtc_bridge.core.audit.chain import (
     KEY_BYTES,
     NO_LINES,
+    AuditEntry,
     AuditRecord,
     ChainError,
-    Entry,
     Head,
     Removals,
     check_head,
@@ -131,7 +131,7 @@ def _lines(config: Config) -> Iterator[bytes]:
     return read_lines(config.audit.file)
 
 
-def _all_entries(config: Config) -> Iterator[Entry]:
+def _all_entries(config: Config) -> Iterator[AuditEntry]:
     chain = read_chain(_lines(config))
     first = next(chain, None)
     if first is None:
@@ -194,7 +194,7 @@ def _read_key(path: Path | None) -> tuple[bytes, int] | None:
     return key
 
 
-def _verify_files(config: Config, known: _Known) -> tuple[Entry | None, int]:
+def _verify_files(config: Config, known: _Known) -> tuple[AuditEntry | None, int]:
     """Check chain, key, end and beginning; returns the first line, and how many there are.
 
     Raises:
@@ -202,7 +202,7 @@ def _verify_files(config: Config, known: _Known) -> tuple[Entry | None, int]:
     """
     secret, since = known.key or (None, 1)
     removals = Removals()
-    last: list[Entry] = []
+    last: list[AuditEntry] = []
     entries = _last_of(removals.watch(read_chain(_lines(config), secret, since)), last)
     count = check_head(entries, known.head)
     if secret is not None and last and last[0].head.number < since:
@@ -221,7 +221,7 @@ def _verify_files(config: Config, known: _Known) -> tuple[Entry | None, int]:
     return removals.first, count
 
 
-def _last_of(entries: Iterator[Entry], last: list[Entry]) -> Iterator[Entry]:
+def _last_of(entries: Iterator[AuditEntry], last: list[AuditEntry]) -> Iterator[AuditEntry]:
     for entry in entries:
         last[:] = [entry]
         yield entry
@@ -233,7 +233,7 @@ def _acts(config: Config) -> Iterator[bytes]:
     return read_acts(config.audit.file)
 
 
-def _write_line(entry: Entry) -> None:
+def _write_line(entry: AuditEntry) -> None:
     click.echo(entry.line)
 
 
@@ -245,7 +245,7 @@ class _CsvWriter:
         self._rows = csv.writer(sys.stdout)
         self._rows.writerow(["number", "time", *self._columns])
 
-    def __call__(self, entry: Entry) -> None:
+    def __call__(self, entry: AuditEntry) -> None:
         values = (getattr(entry.record, name) for name in self._columns)
         self._rows.writerow([entry.head.number, _iso(entry.record.at_ms), *map(_cell, values)])
 

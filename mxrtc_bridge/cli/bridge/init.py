@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from mxrtc_bridge.config import Config, parse_config
-from mxrtc_bridge.config.example import Wishes, new_config
+from mxrtc_bridge.config.example import InitAnswers, new_config
 from mxrtc_bridge.config.private_file import write_private
 from mxrtc_bridge.config.registration import random_sender, render_registration
 from mxrtc_bridge.config.values import parse_target
@@ -57,7 +57,9 @@ def init_command(
             raise click.UsageError("--domain is needed when there is nobody to ask")
         wishes = _ask(address, listen, peer, services, allow)
     else:
-        wishes = Wishes(address or DEFAULT_ADDRESS, domain, listen or DEFAULT_LISTEN, peer, _services(services), allow)
+        wishes = InitAnswers(
+            address or DEFAULT_ADDRESS, domain, listen or DEFAULT_LISTEN, peer, _services(services), allow
+        )
     if wishes.peer is None and (wishes.services or wishes.allow):
         raise click.UsageError("--service and --allow belong to a peer: add --peer NAME")
     if wishes.peer is not None and not wishes.services:
@@ -87,7 +89,7 @@ def _services(texts: tuple[str, ...]) -> dict[str, str]:
 
 def _ask(
     address: str | None, listen: str | None, peer: str | None, services: tuple[str, ...], allow: tuple[str, ...]
-) -> Wishes:
+) -> InitAnswers:
     """Ask for everything that was not given as an option; questions go to standard error."""
     domain = click.prompt("Server name of your homeserver (the part after the colon of your user id)", err=True)
     address = address or click.prompt("Its client-server API", default=DEFAULT_ADDRESS, err=True)
@@ -105,7 +107,7 @@ def _ask(
     if not allow:
         user = click.prompt(f"Who may use it (@user:{domain}; empty for nobody)", default="", err=True)
         allow = (user,) if user else ()
-    return Wishes(str(address), str(domain), str(listen), str(peer), chosen, allow)
+    return InitAnswers(str(address), str(domain), str(listen), str(peer), chosen, allow)
 
 
 def _target_text(text: str) -> str:

@@ -27,7 +27,7 @@ from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.ice import IceServer
-from mxrtc_bridge.engine.client_channels import NoCounters, OpenerLinks
+from mxrtc_bridge.engine.client_channels import ClientChannels, NoCounters
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.ports import Signaller
 from mxrtc_bridge.engine.session import Session
@@ -53,11 +53,11 @@ GOODBYE_S = 3.0
 FIRST_PROGRESS_S = 2.0
 PROGRESS_EVERY_S = 8.0
 
-_PROGRESS: dict[call.State, str] = {
-    call.State.IDLE: "the homeserver, and for the peer to join our room",
-    call.State.OFFERING: "STUN and TURN servers",
-    call.State.INVITING: "the peer to answer",
-    call.State.CONNECTING: "a network path to the peer",
+_PROGRESS: dict[call.CallState, str] = {
+    call.CallState.IDLE: "the homeserver, and for the peer to join our room",
+    call.CallState.OFFERING: "STUN and TURN servers",
+    call.CallState.INVITING: "the peer to answer",
+    call.CallState.CONNECTING: "a network path to the peer",
 }
 
 _FAILURES: dict[DirectFailure, Exit] = {
@@ -81,8 +81,8 @@ class _Placed:
     """A call that has been placed."""
 
     session: Session
-    links: OpenerLinks
-    running: asyncio.Task[call_values.Ended]
+    links: ClientChannels
+    running: asyncio.Task[call_values.CallEnded]
     began: float
     connection: Connection
 
@@ -91,7 +91,7 @@ async def _no_answer(calls: DeviceCalls, session: Session) -> None:
     """End with an error if a call is not answered in time; run on otherwise."""
     await calls.invited.wait()
     await asyncio.sleep(DEVICE_ANSWER_S)
-    if session.state is call.State.INVITING:
+    if session.state is call.CallState.INVITING:
         raise _SilentError
     await asyncio.get_running_loop().create_future()
 
@@ -218,7 +218,7 @@ class Caller:
         session, links = self._new_session(peer, room, clock, signaller)
         self._sessions[session.room, session.call_id] = session
         running = asyncio.create_task(session.run(), name="call")
-        session.feed(call.Place())
+        session.feed(call.PlaceCall())
         return _Placed(session, links, running, began, Connection(peer, session, links, began, device))
 
     async def _end(self, placed: _Placed) -> None:
@@ -239,7 +239,7 @@ class Caller:
             await asyncio.sleep(pause)
             pause = PROGRESS_EVERY_S
             states = [session.state for session in self._sessions.values() if session.remote == peer]
-            waiting_for = _PROGRESS.get(states[-1] if states else call.State.IDLE)
+            waiting_for = _PROGRESS.get(states[-1] if states else call.CallState.IDLE)
             if waiting_for is not None:
                 self._report.say("waiting", f"{self.name_of(peer)}: waiting for {waiting_for}", waiting_for=waiting_for)
 
@@ -272,7 +272,7 @@ class Caller:
             raise ClientError(lost.code, f"{self.name_of(peer)}: {lost.sentence}")
         if breaking in done:
             breaking.result()
-        code = Exit.OFFLINE if session.state is call.State.INVITING else Exit.NO_PATH
+        code = Exit.OFFLINE if session.state is call.CallState.INVITING else Exit.NO_PATH
         raise ClientError(code, f"{self.name_of(peer)} could not be reached within {self._options.timeout_s:g} seconds")
 
     def _want_turn(self) -> None:
@@ -311,15 +311,15 @@ class Caller:
 
     def _new_session(
         self, peer: UserId, room: RoomId, clock: LoopClock, signaller: Signaller
-    ) -> tuple[Session, OpenerLinks]:
+    ) -> tuple[Session, ClientChannels]:
         call_id = CallId(secrets.token_urlsafe(16))
         party_id = PartyId(secrets.token_hex(8))
         lo = any(name in ("lo", "127.0.0.1", "127.0.0.0/8") for name in self._options.interfaces)
         settings = RtcSettings(policy=self._options.policy, interfaces=self._options.interfaces)
-        links = OpenerLinks(clock=clock, counters=NoCounters())
+        links = ClientChannels(clock=clock, counters=NoCounters())
         session = Session(
             call.CallMachine(
-                call.Role.CALLER,
+                call.CallRole.CALLER,
                 call_id=call_id,
                 local=self.login.user_id,
                 party_id=party_id,
@@ -347,7 +347,7 @@ class Caller:
             async for event in self._sync.events():
                 self._route(event)
         except HomeserverError as error:
-            if any(session.state is call.State.CONNECTED for session in self._sessions.values()):
+            if any(session.state is call.CallState.CONNECTED for session in self._sessions.values()):
                 self._report.say(
                     "homeserver",
                     f"{error}; open connections are not affected, but they cannot be made again",

@@ -16,9 +16,9 @@ from mxrtc_bridge.core.call import machine as call
 from mxrtc_bridge.core.call import to_device
 from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.stream.events import Finished, Outcome
+from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 from mxrtc_bridge.core.webrtc.ice import Path
-from mxrtc_bridge.engine.client_channels import OpenerLinks
+from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 
@@ -40,7 +40,7 @@ class Connection:
         self,
         peer: UserId,
         session: Session,
-        links: OpenerLinks,
+        links: ClientChannels,
         setup_s: float,
         device: DeviceIdentity | None = None,
     ) -> None:
@@ -67,54 +67,54 @@ class Connection:
         return explain(outcome, self.links.bye)
 
 
-def explain(outcome: call.Ended, bye: tuple[str, str] | None) -> Lost:  # noqa: C901, PLR0911, PLR0912 - one row each
+def explain(outcome: call.CallEnded, bye: tuple[str, str] | None) -> Lost:  # noqa: C901, PLR0911, PLR0912 - one row each
     """Say in words why a call ended, and whether trying again makes sense."""
     if bye is not None:
         code, message = bye
         return Lost(Exit.DENIED if code == "denied" else Exit.RETRY, f"the peer ended the session: {message or code}")
     match outcome.outcome, outcome.reason:
-        case call.Outcome.REJECTED, "user_busy":
+        case call.CallOutcome.REJECTED, "user_busy":
             return Lost(Exit.RETRY, "the bridge has too many calls now; try again later")
-        case call.Outcome.REJECTED, policy.UNCONFIRMED:
+        case call.CallOutcome.REJECTED, policy.UNCONFIRMED:
             return Lost(
                 Exit.RETRY,
                 "the bridge lets you in as a member of a room, and its homeserver did not say just now whether you "
                 "are one; try again in a moment",
             )
-        case call.Outcome.REJECTED, to_device.CHANGED_IDENTITY:
+        case call.CallOutcome.REJECTED, to_device.CHANGED_IDENTITY:
             return Lost(
                 Exit.DENIED,
                 "the bridge has known you by another identity than the one that you show now; if you have made a new "
                 "one, ask its admin to accept it (mxrtc-bridge trust), or compare emoji with the admin: "
                 "mxrtc verify PEER",
             )
-        case call.Outcome.REJECTED, to_device.UNTRUSTED_DEVICE:
+        case call.CallOutcome.REJECTED, to_device.UNTRUSTED_DEVICE:
             return Lost(
                 Exit.DENIED,
                 "the bridge takes calls only from verified devices; verify this one with another session of yours: "
                 "mxrtc verify; and if its admin must know you, then with the peer: mxrtc verify PEER",
             )
-        case call.Outcome.REJECTED, to_device.UNLISTED_DEVICE:
+        case call.CallOutcome.REJECTED, to_device.UNLISTED_DEVICE:
             return Lost(
                 Exit.RETRY,
                 "your homeserver does not list this device, or not yet; try again, and if that does not help: "
                 "mxrtc logout, then mxrtc login",
             )
-        case call.Outcome.REJECTED, to_device.UNKNOWN_DEVICE:
+        case call.CallOutcome.REJECTED, to_device.UNKNOWN_DEVICE:
             return Lost(Exit.RETRY, "the bridge could not ask your homeserver about this device; try again in a moment")
-        case call.Outcome.REJECTED, _:
+        case call.CallOutcome.REJECTED, _:
             return Lost(Exit.DENIED, "the call was refused: you have no right to it, or the room is not fit for calls")
-        case call.Outcome.MEMBER_LEFT, _:
+        case call.CallOutcome.MEMBER_LEFT, _:
             return Lost(Exit.DENIED, "the peer has left the room: your right to use it may have ended")
-        case call.Outcome.TIMED_OUT, "invite_timeout":
+        case call.CallOutcome.TIMED_OUT, "invite_timeout":
             return Lost(Exit.OFFLINE, "no answer; the bridge may not be running")
-        case (call.Outcome.TIMED_OUT, _) | (call.Outcome.FAILED, "ice_failed" | "ice_timeout"):
+        case (call.CallOutcome.TIMED_OUT, _) | (call.CallOutcome.FAILED, "ice_failed" | "ice_timeout"):
             return Lost(
                 Exit.NO_PATH,
                 "signalling works, but no packets pass between the two sides; "
                 "a TURN server on the homeserver (voip/turnServer) would relay them",
             )
-        case call.Outcome.FAILED, reason:
+        case call.CallOutcome.FAILED, reason:
             return Lost(Exit.RETRY, f"the connection failed ({reason})")
         case _, reason:
             return Lost(Exit.RETRY, f"the peer hung up ({reason})" if reason else "the peer hung up")
@@ -155,20 +155,20 @@ def only_service(peer_name: str, peer: UserId, services: dict[UserId, tuple[Serv
             raise ClientError(Exit.USAGE, f"{peer_name} has several services; name one of {choices}")
 
 
-def check_finished(name: str, finished: Finished) -> None:
+def check_finished(name: str, finished: StreamFinished) -> None:
     """Raise what a stream's end means for the command.
 
     Raises:
         ClientError: unless the stream ended in order.
     """
     match finished.outcome, finished.code:
-        case Outcome.CLEAN, _:
+        case StreamOutcome.CLEAN, _:
             return
-        case Outcome.REFUSED, "denied" | "unknown":
+        case StreamOutcome.REFUSED, "denied" | "unknown":
             raise ClientError(Exit.DENIED, f"{name}: there is no such service, or you have no right to it")
-        case Outcome.REFUSED, code:
+        case StreamOutcome.REFUSED, code:
             raise ClientError(Exit.RETRY, f"{name}: the service cannot be reached now ({finished.message or code})")
-        case Outcome.RESET, "denied":
+        case StreamOutcome.RESET, "denied":
             raise ClientError(Exit.DENIED, f"{name}: your right to it has ended")
         case _, code:
             raise ClientError(

@@ -21,7 +21,14 @@ from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.config.private_files import open_private_file
 from mxrtc_bridge.core.call.events import CallMessage, Invite
-from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE, Signal, SignalOrder, channel_of, parse_signal, signal_content
+from mxrtc_bridge.core.call.to_device import (
+    SIGNAL_TYPE,
+    CallOrder,
+    CallToDevice,
+    call_to_device_content,
+    device_pair_route,
+    parse_call_to_device,
+)
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import EventError, LocalError, MxrtcError
 from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId
@@ -52,9 +59,9 @@ class DeviceCalls:
 
     def __init__(self, device: CryptoDevice, peer: DeviceIdentity) -> None:
         self.peer = peer
-        self.channel: RoomId = channel_of(device.user, peer.user, peer.device)
+        self.channel: RoomId = device_pair_route(device.user, peer.user, peer.device)
         self._device = device
-        self._order = SignalOrder()
+        self._order = CallOrder()
         self._sent = 0
         self._sending = asyncio.Lock()
         self._open = True
@@ -74,7 +81,7 @@ class DeviceCalls:
                 # The control channel has said it.
                 log.debug("the device is given back: %s of a call of %s in %s is not sent", step, sender, room)
                 return
-            content = signal_content(Signal(self._sent, time.time_ns() // 1_000_000, message))
+            content = call_to_device_content(CallToDevice(self._sent, time.time_ns() // 1_000_000, message))
             self._sent += 1
             await self._device.send_to_device([self.peer], SIGNAL_TYPE, content)
             if isinstance(message, Invite):
@@ -88,7 +95,7 @@ class DeviceCalls:
             log.info("x a message of a call from another device of %s ignored", event.sender)
             return
         try:
-            for signal in self._order.put(event.sender, event.device.device, parse_signal(event.content)):
+            for signal in self._order.put(event.sender, event.device.device, parse_call_to_device(event.content)):
                 self.listener(event.sender, signal.message)
         except EventError as error:
             log.info("x a message of a call from %s ignored: %s", event.sender, error.code)

@@ -14,18 +14,18 @@ from mxrtc_bridge.client.calls.caller import Caller
 from mxrtc_bridge.client.calls.connection import list_services_of, only_service
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files.progress_view import Meter, make_view
-from mxrtc_bridge.client.files.sentences import Direction, go_on_sentence, judge
-from mxrtc_bridge.client.files.single_file import OneFile, pour
-from mxrtc_bridge.client.files.transfer import Transferring
+from mxrtc_bridge.client.files.sentences import TransferDirection, go_on_sentence, judge
+from mxrtc_bridge.client.files.single_file import SingleFile, pour
+from mxrtc_bridge.client.files.transfer import FileTransfer
 from mxrtc_bridge.client.options import CallOptions
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
-from mxrtc_bridge.core.access.remote_paths import RemoteName, parse_remote_name
+from mxrtc_bridge.core.access.remote_paths import RemotePath, parse_remote_name
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.files.messages import Entry, EntryKind, Get, Ls, Put
+from mxrtc_bridge.core.files.messages import EntryKind, FileEntry, Get, Ls, Put
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom
-from mxrtc_bridge.sinks.files.user_paths import STDIN, Destination, Sources
+from mxrtc_bridge.sinks.files.user_paths import STDIN, Sources, UserDestination
 
 EVERYTHING = "*"
 """What is fetched where no path is given."""
@@ -59,7 +59,7 @@ async def send(
     try:
         async with Caller(state, login, options, report) as caller:
             meter = Meter(make_view(report))
-            transferring = Transferring(caller, report, remote.name, Direction.SEND, Put(), sources, meter)
+            transferring = FileTransfer(caller, report, remote.name, TransferDirection.SEND, Put(), sources, meter)
             await _run(transferring, report, meter, reconnect=reconnect)
     finally:
         sources.close()
@@ -79,7 +79,7 @@ async def get(
     """Fetch what a path or pattern selects into a directory."""
     login = state.load_login()
     remote = _remote(login, remote_name)
-    destination = Destination(directory, force=force, resume=resume)
+    destination = UserDestination(directory, force=force, resume=resume)
     await _opened(destination)
     try:
         await _get(
@@ -96,11 +96,11 @@ async def get_to_output(
     login = state.load_login()
     remote = _remote(login, remote_name)
     with tempfile.TemporaryDirectory(prefix="mxrtc-") as folder:
-        destination = Destination(Path(folder))
+        destination = UserDestination(Path(folder))
         await _opened(destination)
         try:
             try:
-                only = OneFile(destination, remote.name.peer)
+                only = SingleFile(destination, remote.name.peer)
                 await _get(state, login, report, options, remote, only, reconnect=reconnect)
                 source = only.open_received()
             finally:
@@ -122,10 +122,10 @@ async def list_files(state: StateFolder, report: Report, options: CallOptions, r
     """Show what is in a directory of a service."""
     login = state.load_login()
     remote = _remote(login, remote_name)
-    entries: list[Entry] = []
+    entries: list[FileEntry] = []
     count = 0
 
-    def take(entry: Entry) -> None:
+    def take(entry: FileEntry) -> None:
         nonlocal count
         count += 1
         if len(entries) < MAX_LISTED:
@@ -144,12 +144,12 @@ async def list_files(state: StateFolder, report: Report, options: CallOptions, r
         _show(report, entry)
     if count > len(entries):
         report.say("more", f"{count - len(entries)} more are not shown", count=count - len(entries))
-    verdict = judge(f"{short}/{service}", Direction.GET, finished)
+    verdict = judge(f"{short}/{service}", TransferDirection.GET, finished)
     if verdict.code is not Exit.DONE:
         raise ClientError(verdict.code, verdict.sentence)
 
 
-def _show(report: Report, entry: Entry) -> None:
+def _show(report: Report, entry: FileEntry) -> None:
     directory = entry.kind is EntryKind.DIRECTORY
     if report.as_json:
         report.say(
@@ -179,7 +179,7 @@ async def _get(
     login: Login,
     report: Report,
     options: CallOptions,
-    remote: RemoteName,
+    remote: RemotePath,
     files: ReceivedFrom,
     *,
     reconnect: bool,
@@ -187,18 +187,18 @@ async def _get(
     async with Caller(state, login, options, report) as caller:
         meter = Meter(make_view(report))
         job = Get((remote.path or EVERYTHING,))
-        transferring = Transferring(caller, report, remote.name, Direction.GET, job, files, meter)
+        transferring = FileTransfer(caller, report, remote.name, TransferDirection.GET, job, files, meter)
         await _run(transferring, report, meter, reconnect=reconnect)
 
 
-async def _opened(files: Sources | Destination) -> None:
+async def _opened(files: Sources | UserDestination) -> None:
     try:
         await files.open()
     except LocalError as error:
         raise ClientError(Exit.LOCAL, str(error)) from error
 
 
-async def _run(transferring: Transferring, report: Report, meter: Meter, *, reconnect: bool) -> None:
+async def _run(transferring: FileTransfer, report: Report, meter: Meter, *, reconnect: bool) -> None:
     try:
         await transferring.run(reconnect=reconnect)
     except asyncio.CancelledError:
@@ -215,5 +215,5 @@ def command_line() -> str:
     return shlex.join(["mxrtc", *sys.argv[1:]])
 
 
-def _remote(login: Login, text: str) -> RemoteName:
+def _remote(login: Login, text: str) -> RemotePath:
     return parse_remote_name(text, server=login.server, prefix=login.prefix)

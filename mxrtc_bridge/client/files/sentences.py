@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mxrtc_bridge.client.exit_codes import Exit
-from mxrtc_bridge.core.files.events import Failure, FileCode, Finished, Outcome, Progress
+from mxrtc_bridge.core.files.events import Failure, FileCode, Progress, TransferFinished, TransferOutcome
 from mxrtc_bridge.core.files.progress import MAX_FAILURES
 from mxrtc_bridge.core.text.display import ELLIPSIS, display, size_words
 
@@ -21,7 +21,7 @@ SHOWN_FAILURES = 10
 _RATE_WINDOW_S = 10.0
 
 
-class Direction(Enum):
+class TransferDirection(Enum):
     """Which way the files go, seen from here."""
 
     SEND = "send"
@@ -118,7 +118,7 @@ def progress_fields(progress: Progress, rate: float, path: str) -> dict[str, obj
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AttemptOutcome:
     """What the end of one attempt means."""
 
     code: Exit
@@ -143,8 +143,8 @@ _EVERYWHERE = {
 }
 # Codes that tell of a disk tell of ours, if it is ours that does what they are about.
 _HERE = {
-    Direction.SEND: {FileCode.GONE: Exit.LOCAL},
-    Direction.GET: {
+    TransferDirection.SEND: {FileCode.GONE: Exit.LOCAL},
+    TransferDirection.GET: {
         FileCode.SPACE: Exit.LOCAL,
         FileCode.IO: Exit.LOCAL,
         FileCode.NAME: Exit.LOCAL,
@@ -153,12 +153,12 @@ _HERE = {
 }
 
 
-def exit_of(code: FileCode, direction: Direction) -> Exit:
+def exit_of(code: FileCode, direction: TransferDirection) -> Exit:
     """The exit code for one entry, or a job, that failed with ``code``."""
     return _HERE[direction].get(code) or _EVERYWHERE.get(code, Exit.RETRY)
 
 
-def judge(name: str, direction: Direction, finished: Finished) -> Verdict:  # noqa: PLR0911 - one row for each ending
+def judge(name: str, direction: TransferDirection, finished: TransferFinished) -> AttemptOutcome:  # noqa: PLR0911 - one row for each ending
     """Say what the end of an attempt means.
 
     Args:
@@ -169,24 +169,26 @@ def judge(name: str, direction: Direction, finished: Finished) -> Verdict:  # no
     why = _one_line(finished.message or finished.code or "for no reason that was told", 200)
     code = _code(finished.code)
     match finished.outcome:
-        case Outcome.CLEAN:
-            return Verdict(Exit.DONE, "")
-        case Outcome.PARTIAL:
+        case TransferOutcome.CLEAN:
+            return AttemptOutcome(Exit.DONE, "")
+        case TransferOutcome.PARTIAL:
             return _judge_partial(name, direction, finished.progress)
-        case Outcome.REFUSED if code in (FileCode.DENIED, FileCode.UNKNOWN):
-            return Verdict(Exit.DENIED, f"{name}: {_refused(finished)}")
-        case Outcome.REFUSED:
-            return Verdict(exit_of(code, direction), f"{name}: not possible now: {why}")
-        case Outcome.VIOLATION:
-            return Verdict(Exit.INTEGRITY, f"{name}: the other side broke the protocol ({why}); nothing wrong was kept")
-        case Outcome.INTERRUPTED if code is FileCode.DENIED:
-            return Verdict(Exit.DENIED, f"{name}: your right to it has ended")
-        case Outcome.INTERRUPTED:
+        case TransferOutcome.REFUSED if code in (FileCode.DENIED, FileCode.UNKNOWN):
+            return AttemptOutcome(Exit.DENIED, f"{name}: {_refused(finished)}")
+        case TransferOutcome.REFUSED:
+            return AttemptOutcome(exit_of(code, direction), f"{name}: not possible now: {why}")
+        case TransferOutcome.VIOLATION:
+            return AttemptOutcome(
+                Exit.INTEGRITY, f"{name}: the other side broke the protocol ({why}); nothing wrong was kept"
+            )
+        case TransferOutcome.INTERRUPTED if code is FileCode.DENIED:
+            return AttemptOutcome(Exit.DENIED, f"{name}: your right to it has ended")
+        case TransferOutcome.INTERRUPTED:
             found = exit_of(code, direction)
-            return Verdict(found, f"{name}: interrupted: {why}", again=found is Exit.RETRY)
+            return AttemptOutcome(found, f"{name}: interrupted: {why}", again=found is Exit.RETRY)
 
 
-def _refused(finished: Finished) -> str:
+def _refused(finished: TransferFinished) -> str:
     general = "there is no such service, or you have no right to it"
     if finished.code == FileCode.UNKNOWN.value and finished.message:
         return f"{general} ({_one_line(finished.message, 200)})"
@@ -200,15 +202,15 @@ def _code(text: str) -> FileCode:
         return FileCode.UNAVAILABLE
 
 
-def _judge_partial(name: str, direction: Direction, progress: Progress) -> Verdict:
+def _judge_partial(name: str, direction: TransferDirection, progress: Progress) -> AttemptOutcome:
     found = {exit_of(failure.code, direction) for failure in progress.failures}
     if not_offered(progress):
         found.add(Exit.DENIED)
         if not progress.files + progress.directories:
-            return Verdict(Exit.DENIED, f"{name}: there is nothing of this name that can be fetched")
+            return AttemptOutcome(Exit.DENIED, f"{name}: there is nothing of this name that can be fetched")
     code = next((code for code in _WORST_FIRST if code in found), Exit.RETRY)
-    verb = "sent" if direction is Direction.SEND else "fetched"
-    return Verdict(code, f"{name}: {progress.failed} could not be {verb}; everything else is there")
+    verb = "sent" if direction is TransferDirection.SEND else "fetched"
+    return AttemptOutcome(code, f"{name}: {progress.failed} could not be {verb}; everything else is there")
 
 
 def not_offered(progress: Progress) -> int:
@@ -233,7 +235,7 @@ def failure_sentence(failure: Failure) -> str:
 
 
 def summary_sentence(
-    name: str, direction: Direction, progress: Progress, moved_bytes: int, seconds: float, sha256: str
+    name: str, direction: TransferDirection, progress: Progress, moved_bytes: int, seconds: float, sha256: str
 ) -> str:
     """What was done: bytes, time, rate, and the digest if it was one file.
 
@@ -245,7 +247,7 @@ def summary_sentence(
         seconds: since the first connection, pauses included.
         sha256: of the file, or an empty string.
     """
-    verb, way = ("sent", "to") if direction is Direction.SEND else ("fetched", "from")
+    verb, way = ("sent", "to") if direction is TransferDirection.SEND else ("fetched", "from")
     done = f"{verb} {count_words(progress.files_done, 'file')}, {size_words(progress.bytes_done)}"
     if (before := progress.bytes_done - moved_bytes) > 0:
         done += f" ({size_words(before)} were there already)"

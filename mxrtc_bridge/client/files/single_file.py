@@ -11,23 +11,23 @@ from mxrtc_bridge.config.private_files import exposure, open_private_file
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.errors import FileError
 from mxrtc_bridge.core.files.events import Held
-from mxrtc_bridge.core.files.messages import Entry, EntryKind, FileCode
-from mxrtc_bridge.sinks.files.receive.incoming_file import Reception
+from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
+from mxrtc_bridge.sinks.files.receive.incoming_file import IncomingFile
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom
-from mxrtc_bridge.sinks.files.user_paths import Destination
+from mxrtc_bridge.sinks.files.user_paths import UserDestination
 
 _POUR_BYTES = 256 * 1024
 
 
-class OneFile(ReceivedFrom):
+class SingleFile(ReceivedFrom):
     """Takes one file, and refuses everything else before any of it is sent."""
 
-    def __init__(self, destination: Destination, sender: str) -> None:
+    def __init__(self, destination: UserDestination, sender: str) -> None:
         super().__init__(destination, sender)
         self._destination = destination
         self._only: str | None = None
 
-    async def begin(self, entry: Entry) -> Reception | Held:
+    async def begin(self, entry: FileEntry) -> IncomingFile | Held:
         if entry.kind is EntryKind.DIRECTORY:
             raise FileError(FileCode.LIMIT, "standard output takes a file, and this is a directory")
         if self._only not in (None, entry.path):

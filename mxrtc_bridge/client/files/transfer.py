@@ -15,7 +15,7 @@ from mxrtc_bridge.client.calls.connection import Connection, list_services_of, o
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files.progress_view import Meter
 from mxrtc_bridge.client.files.sentences import (
-    Direction,
+    TransferDirection,
     failure_sentences,
     judge,
     moved,
@@ -25,7 +25,7 @@ from mxrtc_bridge.client.forwarding import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.files.events import EntryDone, EntryFailed, Finished, Outcome, Progress
+from mxrtc_bridge.core.files.events import EntryDone, EntryFailed, Progress, TransferFinished, TransferOutcome
 from mxrtc_bridge.core.files.messages import EntryKind, Job
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.engine.client_channels import OpenedTransfer
@@ -62,7 +62,7 @@ class _Ending:
     """Whether anything came over the connection."""
 
 
-class Transferring:
+class FileTransfer:
     """One ``send`` or ``get``.
 
     Args:
@@ -80,7 +80,7 @@ class Transferring:
         caller: Caller,
         report: Report,
         name: PeerName,
-        direction: Direction,
+        direction: TransferDirection,
         job: Job,
         files: FileSource | FileReceiver,
         meter: Meter,
@@ -154,7 +154,7 @@ class Transferring:
             why = connection.lost()
             error = ClientError(why.code, f"{self._short}: {why.sentence}")
             return _Ending(error, again=why.code is not Exit.DENIED, moved=moved_now)
-        if finished.outcome in (Outcome.CLEAN, Outcome.PARTIAL):
+        if finished.outcome in (TransferOutcome.CLEAN, TransferOutcome.PARTIAL):
             self._tell_summary(finished)
         if verdict.code is Exit.DONE:
             return None
@@ -164,7 +164,7 @@ class Transferring:
     def _full_name(self) -> str:
         return f"{self._short}/{self._service}"
 
-    async def _transfer(self, connection: Connection, service: ServiceName) -> Finished:
+    async def _transfer(self, connection: Connection, service: ServiceName) -> TransferFinished:
         opened = connection.links.open_transfer(service, self._job, self._files, record=self._entry_ended)
         try:
             async with self._meter.watching(lambda: opened.progress, str(connection.path)):
@@ -198,7 +198,7 @@ class Transferring:
         elif self._report.as_json:
             self._report.say("failure", "", path=ended.entry.path, code=ended.code.value, message=ended.message)
 
-    def _tell_summary(self, finished: Finished) -> None:
+    def _tell_summary(self, finished: TransferFinished) -> None:
         assert self._began is not None
         # Beside a bar, a digest would be broken into two lines where the terminal is narrow.
         self._meter.close()

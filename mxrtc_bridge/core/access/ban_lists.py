@@ -114,7 +114,7 @@ class _Verdict:
     """Which of the changes it knows."""
 
 
-class DenyLists:
+class BanRules:
     """The rules of all lists."""
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ _END_OF_PEER = re.compile(r"[/:]")
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteName:
+class RemotePath:
     """What the user asked for."""
 
     name: PeerName
@@ -30,7 +30,7 @@ class RemoteName:
     """A path or pattern below the root of the service; empty for everything."""
 
 
-def parse_remote_name(text: str, *, server: str, prefix: str = "rtc_") -> RemoteName:
+def parse_remote_name(text: str, *, server: str, prefix: str = "rtc_") -> RemotePath:
     """Read ``PEER[/SERVICE][:PATH]``.
 
     Args:
@@ -48,10 +48,10 @@ def parse_remote_name(text: str, *, server: str, prefix: str = "rtc_") -> Remote
         service, _, path = rest.partition(":")
         named = peer + slash + service
         if not slash and peer.count(":") > peer.startswith("@"):
-            return RemoteName(_peer_with_port(peer, server, prefix), "")
+            return RemotePath(_peer_with_port(peer, server, prefix), "")
     else:
         named, _, path = text.partition(":")
-    return RemoteName(parse_peer_name(named, server=server, prefix=prefix), _checked_path(path))
+    return RemotePath(parse_peer_name(named, server=server, prefix=prefix), _checked_path(path))
 
 
 def _peer_with_port(text: str, server: str, prefix: str) -> PeerName:

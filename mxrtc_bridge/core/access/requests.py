@@ -36,7 +36,7 @@ class RequestState(Enum):
     WITHDRAWN = "withdrawn"
 
 
-class Answer(Enum):
+class Decision(Enum):
     """What an admin can say, and the reaction that says it."""
 
     ALLOW = "\u2705"
@@ -44,12 +44,12 @@ class Answer(Enum):
     DENY = "\u274c"
 
 
-def answer_of(reaction: object) -> Answer | None:
+def answer_of(reaction: object) -> Decision | None:
     """The answer that a reaction's key gives; clients differ in whether they send the variation selector."""
     if not isinstance(reaction, str) or len(reaction) > 16:
         return None
     plain = reaction.replace("\ufe0f", "")
-    return next((answer for answer in Answer if answer.value.replace("\ufe0f", "") == plain), None)
+    return next((answer for answer in Decision if answer.value.replace("\ufe0f", "") == plain), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class RequestLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class AccessRequest:
     """One request."""
 
     number: int
@@ -94,16 +94,16 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RequestRefused:
     """Why something cannot be done with requests; a sentence for the person who tried."""
 
     reason: str
 
 
 _ENDS = {
-    Answer.ALLOW: RequestState.ALLOWED,
-    Answer.ALLOW_ONCE: RequestState.ALLOWED_ONCE,
-    Answer.DENY: RequestState.DENIED,
+    Decision.ALLOW: RequestState.ALLOWED,
+    Decision.ALLOW_ONCE: RequestState.ALLOWED_ONCE,
+    Decision.DENY: RequestState.DENIED,
 }
 _SAID = {
     RequestState.ALLOWED: "was allowed",
@@ -114,7 +114,9 @@ _SAID = {
 }
 
 
-def ask(wanted: Request, earlier: Iterable[Request], open_total: int, limits: RequestLimits) -> Request | Refused:
+def ask(
+    wanted: AccessRequest, earlier: Iterable[AccessRequest], open_total: int, limits: RequestLimits
+) -> AccessRequest | RequestRefused:
     """Judge a new request; returns it when it may be stored.
 
     Args:
@@ -128,24 +130,32 @@ def ask(wanted: Request, earlier: Iterable[Request], open_total: int, limits: Re
     same = [request for request in mine if (request.peer, request.service) == (wanted.peer, wanted.service)]
     for request in same:
         if request.is_open and now_ms < request.asked_ms + limits.answer_within_ms:
-            return Refused(f"You have asked for this already: request {request.number} waits for an answer.")
+            return RequestRefused(f"You have asked for this already: request {request.number} waits for an answer.")
         if request.state is RequestState.DENIED and request.decided_ms is not None:
             left_ms = request.decided_ms + limits.cool_down_ms - now_ms
             if 0 < left_ms <= limits.cool_down_ms:
-                return Refused(f"This was denied a short while ago; ask again in {say_duration(-(-left_ms // 1000))}.")
+                return RequestRefused(
+                    f"This was denied a short while ago; ask again in {say_duration(-(-left_ms // 1000))}."
+                )
     waiting = sum(request.is_open for request in mine)
     if waiting >= limits.open_per_user:
-        return Refused(f"{waiting} of your requests wait already; that is the limit. withdraw N takes one back.")
+        return RequestRefused(f"{waiting} of your requests wait already; that is the limit. withdraw N takes one back.")
     if sum(now_ms - request.asked_ms < 24 * 3600 * 1000 for request in mine) >= limits.per_day:
-        return Refused(f"You have asked {limits.per_day} times today; that is the limit.")
+        return RequestRefused(f"You have asked {limits.per_day} times today; that is the limit.")
     if open_total >= limits.open_total:
-        return Refused("Too many requests wait for an answer here; ask an admin directly.")
+        return RequestRefused("Too many requests wait for an answer here; ask an admin directly.")
     return wanted
 
 
 def decide(
-    request: Request, answer: Answer, by: UserId, now_ms: int, *, admins: Collection[UserId], limits: RequestLimits
-) -> Request | Refused:
+    request: AccessRequest,
+    answer: Decision,
+    by: UserId,
+    now_ms: int,
+    *,
+    admins: Collection[UserId],
+    limits: RequestLimits,
+) -> AccessRequest | RequestRefused:
     """Take an admin's answer; returns the decided request, to be stored only if it is still open there.
 
     Args:
@@ -157,32 +167,32 @@ def decide(
         limits: the bounds.
     """
     if by not in admins:
-        return Refused("Only admins answer requests.")
+        return RequestRefused("Only admins answer requests.")
     if not request.is_open:
-        return Refused(f"Request {request.number} {said(request)} already.")
+        return RequestRefused(f"Request {request.number} {said(request)} already.")
     if now_ms >= request.asked_ms + limits.answer_within_ms:
-        return Refused(f"Request {request.number} is too old to be answered.")
+        return RequestRefused(f"Request {request.number} is too old to be answered.")
     return replace(request, state=_ENDS[answer], decided_by=by, decided_ms=now_ms)
 
 
-def withdraw(request: Request, by: UserId, now_ms: int) -> Request | Refused:
+def withdraw(request: AccessRequest, by: UserId, now_ms: int) -> AccessRequest | RequestRefused:
     """Take a request back; only the one who asked can."""
     if request.user != by:
         # The same words as for a number that does not exist: others' requests are nobody's business.
-        return Refused(f"You have no request {request.number}.")
+        return RequestRefused(f"You have no request {request.number}.")
     if not request.is_open:
-        return Refused(f"Request {request.number} {said(request)} already.")
+        return RequestRefused(f"Request {request.number} {said(request)} already.")
     return replace(request, state=RequestState.WITHDRAWN, decided_by=by, decided_ms=now_ms)
 
 
-def expired(request: Request, now_ms: int, limits: RequestLimits) -> Request | None:
+def expired(request: AccessRequest, now_ms: int, limits: RequestLimits) -> AccessRequest | None:
     """The ended request, if nobody has answered in time."""
     if not request.is_open or now_ms < request.asked_ms + limits.answer_within_ms:
         return None
     return replace(request, state=RequestState.EXPIRED, decided_ms=now_ms)
 
 
-def said(request: Request) -> str:
+def said(request: AccessRequest) -> str:
     """What became of a request, for a sentence about it."""
     by = f" by {request.decided_by}" if request.decided_by not in (None, request.user) else ""
     return _SAID.get(request.state, "waits for an answer") + by

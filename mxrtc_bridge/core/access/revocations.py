@@ -24,7 +24,7 @@ class AmbiguousObject(dict[str, Any]):
 
 
 @dataclass(frozen=True, slots=True)
-class MembershipNews:
+class MembershipChange:
     """Somebody is joined to a room, or is not."""
 
     room: RoomId
@@ -35,7 +35,7 @@ class MembershipNews:
 
 
 @dataclass(frozen=True, slots=True)
-class RuleNews:
+class RuleChange:
     """A state event of a policy list."""
 
     room: RoomId
@@ -45,35 +45,35 @@ class RuleNews:
 
 
 @dataclass(frozen=True, slots=True)
-class EncryptionNews:
+class EncryptionChange:
     """A room is encrypted, for good."""
 
     room: RoomId
 
 
 @dataclass(frozen=True, slots=True)
-class RedactionNews:
+class RedactionChange:
     """Something in a room was redacted: perhaps a rule."""
 
     room: RoomId
 
 
 @dataclass(frozen=True, slots=True)
-class TombstoneNews:
+class TombstoneChange:
     """A room was replaced by another one."""
 
     room: RoomId
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class UnreadableChange:
     """Something has happened that cannot be read."""
 
     room: RoomId | None
     """None where it may have been any room."""
 
 
-News = MembershipNews | RuleNews | EncryptionNews | RedactionNews | TombstoneNews | Doubt
+News = MembershipChange | RuleChange | EncryptionChange | RedactionChange | TombstoneChange | UnreadableChange
 
 _ASKS = frozenset({"invite", "knock"})
 """Nobody who is joined can be invited or knock (authorization rules, ``m.room.member``), so these end nothing that is
@@ -86,16 +86,16 @@ def read_news(raw: object) -> News | None:
     """Return what ``raw`` (parsed JSON, anything) may take away; None for nothing. Never raises."""
     room = raw.get("room_id") if isinstance(raw, dict) else None
     if not isinstance(raw, dict) or not isinstance(room, str):
-        return Doubt(None)
+        return UnreadableChange(None)
     kind, key, content = raw.get("type"), raw.get("state_key"), raw.get("content")
     if not isinstance(kind, str):
-        return Doubt(RoomId(room))
+        return UnreadableChange(RoomId(room))
     if kind == "m.room.redaction":
-        return RedactionNews(RoomId(room))
+        return RedactionChange(RoomId(room))
     if kind not in _STATE:
-        return Doubt(RoomId(room)) if isinstance(raw, AmbiguousObject) else None
+        return UnreadableChange(RoomId(room)) if isinstance(raw, AmbiguousObject) else None
     if isinstance(raw, AmbiguousObject) or isinstance(content, AmbiguousObject) or not isinstance(key, str):
-        return Doubt(RoomId(room))
+        return UnreadableChange(RoomId(room))
     return _read_state(RoomId(room), kind, key, content if isinstance(content, dict) else {})
 
 
@@ -103,10 +103,10 @@ def _read_state(room: RoomId, kind: str, key: str, content: dict[str, Any]) -> N
     if kind == "m.room.member":
         membership = content.get("membership")
         if isinstance(membership, str) and membership in _ASKS:
-            return Doubt(room)
-        return MembershipNews(room, UserId(key), isinstance(membership, str) and membership == "join")
+            return UnreadableChange(room)
+        return MembershipChange(room, UserId(key), isinstance(membership, str) and membership == "join")
     if kind in RULE_TYPES:
-        return RuleNews(room, (kind, key), parse_rule(kind, content))
+        return RuleChange(room, (kind, key), parse_rule(kind, content))
     if key:
         return None
-    return EncryptionNews(room) if kind == "m.room.encryption" else TombstoneNews(room)
+    return EncryptionChange(room) if kind == "m.room.encryption" else TombstoneChange(room)

@@ -159,7 +159,7 @@ NO_LINES = Head(0, _ZERO)
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ChainLink:
     """What a line says of its place in the chain, without the rest of it being read."""
 
     number: int
@@ -173,7 +173,7 @@ class ChainError(MxrtcError):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AuditEntry:
     """A line of the chain."""
 
     line: str
@@ -185,7 +185,7 @@ class Entry:
     """Whether it has a ``mac``; whether that is right, :func:`is_authentic` says."""
 
 
-def entry_after(head: Head, record: AuditRecord, key: bytes | None = None) -> Entry:
+def entry_after(head: Head, record: AuditRecord, key: bytes | None = None) -> AuditEntry:
     """Write a record as the line behind ``head``, in format 2; without a key in format 1, as a test's stand-in."""
     content: dict[str, Any] = {"n": head.number + 1, "prev": head.digest}
     if key is not None:
@@ -197,10 +197,10 @@ def entry_after(head: Head, record: AuditRecord, key: bytes | None = None) -> En
     line = _ENCODE(content)
     if key is not None:
         line = f'{line[:-1]},"mac":"{_mac(key, line)}"}}'
-    return Entry(line, Head(head.number + 1, digest_of(line.encode())), head.digest, record, key is not None)
+    return AuditEntry(line, Head(head.number + 1, digest_of(line.encode())), head.digest, record, key is not None)
 
 
-def is_authentic(entry: Entry, key: bytes) -> bool:
+def is_authentic(entry: AuditEntry, key: bytes) -> bool:
     """Whether somebody who has the key has written this line."""
     found = _MAC.fullmatch(entry.line, max(0, len(entry.line) - _MAC_CHARS))
     return found is not None and hmac.compare_digest(found[1], _mac(key, f"{entry.line[: found.start()]}}}"))
@@ -221,13 +221,13 @@ def number_of(line: bytes) -> int | None:
     return None if found is None else int(found[1])
 
 
-def link_of(line: bytes) -> Link:
+def link_of(line: bytes) -> ChainLink:
     """The place that a line says it has, and its own digest."""
     previous = _PREVIOUS.search(line)
-    return Link(number_of(line) or 0, digest_of(line), "" if previous is None else previous[1].decode())
+    return ChainLink(number_of(line) or 0, digest_of(line), "" if previous is None else previous[1].decode())
 
 
-def read_line(line: bytes) -> Entry:
+def read_line(line: bytes) -> AuditEntry:
     """Read a line, without its end.
 
     Raises:
@@ -252,10 +252,10 @@ def read_line(line: bytes) -> Entry:
     # Exactly 2, and no True or 2.0, which Python takes for equal to a number.
     if (keyed and (type(version) is not int or version != FORMAT)) or keyed is not isinstance(mac, str):
         raise ChainError(f"it is neither of format 1 nor of format {FORMAT}")
-    return Entry(text, Head(number, digest_of(line)), previous, _record(content), keyed)
+    return AuditEntry(text, Head(number, digest_of(line)), previous, _record(content), keyed)
 
 
-def read_chain(lines: Iterable[bytes], key: bytes | None = None, since: int = 1) -> Iterator[Entry]:
+def read_chain(lines: Iterable[bytes], key: bytes | None = None, since: int = 1) -> Iterator[AuditEntry]:
     """Read lines that follow each other; the first may have any number, because older files may be gone.
 
     Args:
@@ -281,7 +281,7 @@ def read_chain(lines: Iterable[bytes], key: bytes | None = None, since: int = 1)
         yield entry
 
 
-def _misfit(last: Head | None, entry: Entry) -> str | None:
+def _misfit(last: Head | None, entry: AuditEntry) -> str | None:
     """Why a line cannot stand behind another one; None if it can."""
     if last is None:
         return "the first line of all has one before it" if entry.head.number == 1 and entry.previous != _ZERO else None
@@ -292,7 +292,7 @@ def _misfit(last: Head | None, entry: Entry) -> str | None:
     return None
 
 
-def check_head(entries: Iterable[Entry], head: Head) -> int:
+def check_head(entries: Iterable[AuditEntry], head: Head) -> int:
     """Read a chain to its end and compare it with what was kept elsewhere; returns the number of lines.
 
     Lines behind ``head`` are none of its business: they were written after it was read.
@@ -314,10 +314,10 @@ class Removals:
     """Watches which lines the bridge has removed itself: whatever else is missing at the beginning, somebody took."""
 
     def __init__(self) -> None:
-        self.first: Entry | None = None
+        self.first: AuditEntry | None = None
         self._vouched = 0
 
-    def watch(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+    def watch(self, entries: Iterable[AuditEntry]) -> Iterator[AuditEntry]:
         """Hand on the lines of a chain."""
         for entry in entries:
             self.first = self.first or entry

@@ -31,7 +31,7 @@ class _Share:
     beyond: int = 0
 
 
-class Shares:
+class AuditShares:
     """The shares of this hour; asked for each record before it is written."""
 
     def __init__(

@@ -40,7 +40,7 @@ class Strong:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class MatrixLink:
     """A user or a room, as a link that clients open."""
 
     target: str
@@ -48,7 +48,7 @@ class Link:
     text: str
 
 
-Part = str | Code | Strong | Link
+Part = str | Code | Strong | MatrixLink
 
 
 class Shape(Enum):
@@ -83,37 +83,37 @@ def code(line: str) -> Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """All that is said at once."""
 
     lines: tuple[Line, ...]
 
 
-def answer(*lines: Line) -> Answer:
+def answer(*lines: Line) -> Reply:
     """Put lines together."""
-    return Answer(lines)
+    return Reply(lines)
 
 
-def say(*parts: Part) -> Answer:
+def say(*parts: Part) -> Reply:
     """An answer of one line."""
-    return Answer((Line(parts),))
+    return Reply((Line(parts),))
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ReplyPart:
     """What goes into one event."""
 
     plain: str
     html: str
 
 
-def pages(said: Answer, *, page_chars: int = PAGE_CHARS, max_pages: int = MAX_PAGES) -> tuple[Page, ...]:
+def pages(said: Reply, *, page_chars: int = PAGE_CHARS, max_pages: int = MAX_PAGES) -> tuple[ReplyPart, ...]:
     """Write an answer: as many pages as it takes, at most ``max_pages``; none for an answer without lines."""
     groups = list(_groups(said.lines, page_chars))
     if len(groups) > max_pages:
         groups = groups[:max_pages]
         groups[-1] = [*groups[-1], text(MORE)]
-    return tuple(Page("\n".join(_plain(line) for line in group), _html(group)) for group in groups)
+    return tuple(ReplyPart("\n".join(_plain(line) for line in group), _html(group)) for group in groups)
 
 
 def _groups(lines: Iterable[Line], page_chars: int) -> Iterator[list[Line]]:
@@ -172,7 +172,7 @@ def _html_part(part: Part) -> str:
             return f"<code>{shown}</code>"
         case Strong():
             return f"<strong>{shown}</strong>"
-        case Link(target=target):
+        case MatrixLink(target=target):
             # A lone surrogate has no form in UTF-8, so none in a link either.
             href = quote(target.encode("utf-8", "replace"), safe="@:!$#")
             return f'<a href="https://matrix.to/#/{escape(href)}">{shown}</a>'

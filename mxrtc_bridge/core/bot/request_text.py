@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from mxrtc_bridge.core.access.requests import Answer, Request, RequestState, said
+from mxrtc_bridge.core.access.requests import AccessRequest, Decision, RequestState, said
 from mxrtc_bridge.core.text.durations import say_duration
 
 ALREADY = "You may use this already."
@@ -22,7 +22,7 @@ def asked_words(number: int) -> str:
     return f"I have asked the admins (request {number}). You will be told here what they say."
 
 
-def decided_words(request: Request, service: str, answer: Answer, for_s: int, why: str) -> str:
+def decided_words(request: AccessRequest, service: str, answer: Decision, for_s: int, why: str) -> str:
     """What became of a request.
 
     Args:
@@ -33,15 +33,15 @@ def decided_words(request: Request, service: str, answer: Answer, for_s: int, wh
         why: the admin's own words, safe to show.
     """
     length = {
-        Answer.ALLOW: f" for {say_duration(for_s)}.",
-        Answer.ALLOW_ONCE: f", for one session within {say_duration(for_s)}.",
-        Answer.DENY: ".",
+        Decision.ALLOW: f" for {say_duration(for_s)}.",
+        Decision.ALLOW_ONCE: f", for one session within {say_duration(for_s)}.",
+        Decision.DENY: ".",
     }[answer]
     outcome = said(request).partition(" by ")[0]
     return f"Your request {request.number} for {service} {outcome}{length}" + (f" {why}" if why else "")
 
 
-def unanswered_words(request: Request, service: str) -> str:
+def unanswered_words(request: AccessRequest, service: str) -> str:
     """Nobody has answered in time."""
     return f"Nobody has answered your request {request.number} for {service} in time."
 

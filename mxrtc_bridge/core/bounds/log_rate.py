@@ -12,7 +12,7 @@ from collections.abc import Hashable
 PERIOD_S = 3600.0
 
 
-class Seldom:
+class LogRate:
     """See the head of this module.
 
     Args:

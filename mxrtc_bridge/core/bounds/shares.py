@@ -20,7 +20,7 @@ from mxrtc_bridge.core.ids import UserId, server_of
 _PORT = re.compile(r":[0-9]{1,5}\Z")
 
 
-class Share(Enum):
+class FullShare(Enum):
     """A share that is full; the text is for the log."""
 
     SENDER = "of one sender"
@@ -86,7 +86,7 @@ class Shares:
         """Whether ``sender`` belongs to another homeserver."""
         return host_of(sender) != self._own
 
-    def full(self, sender: UserId, room: str = "", *, has_right: Callable[[UserId], bool]) -> Share | None:
+    def full(self, sender: UserId, room: str = "", *, has_right: Callable[[UserId], bool]) -> FullShare | None:
         """The share that leaves no place for one more, or None.
 
         Args:
@@ -96,21 +96,21 @@ class Shares:
         """
         limits, server = self.limits, host_of(sender)
         if self._senders.get(sender, 0) >= limits.sender:
-            return Share.SENDER
+            return FullShare.SENDER
         if server != self._own and self._servers.get(server, 0) >= limits.server:
-            return Share.SERVER
+            return FullShare.SERVER
         if self._total >= limits.total:
-            return Share.TOTAL
+            return FullShare.TOTAL
         common = self._full_in_common(server, room)
         return None if common is None or has_right(sender) else common
 
-    def _full_in_common(self, server: str, room: str) -> Share | None:
+    def _full_in_common(self, server: str, room: str) -> FullShare | None:
         limits = self.limits
         if limits.room is not None and self._rooms.get(room, 0) >= limits.room:
-            return Share.ROOM
+            return FullShare.ROOM
         if server != self._own and self._foreign >= limits.foreign:
-            return Share.FOREIGN
-        return Share.OTHERS if self._total >= limits.others else None
+            return FullShare.FOREIGN
+        return FullShare.OTHERS if self._total >= limits.others else None
 
     def add(self, sender: UserId, room: str = "", count: int = 1) -> None:
         """Count what was taken, whatever :meth:`full` says."""

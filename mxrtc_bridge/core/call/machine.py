@@ -54,26 +54,26 @@ from mxrtc_bridge.core.call.values import (
     AnswerReady,
     ApplyAnswer,
     CallCounts,
+    CallEnded,
+    CallOutcome,
+    CallRole,
+    CallState,
     ClosePeer,
     Connect,
     Connected,
     CreateAnswer,
     CreateOffer,
     Effect,
-    Ended,
     Event,
     HangUp,
     Kind,
     MemberLeft,
     OfferReady,
-    Outcome,
-    Place,
+    PlaceCall,
     Refused,
     Remote,
-    Role,
-    Send,
+    SendCallEvent,
     SendFailed,
-    State,
     Tick,
     TransportFailed,
 )
@@ -99,7 +99,7 @@ class CallMachine:
 
     def __init__(
         self,
-        role: Role,
+        role: CallRole,
         *,
         call_id: CallId,
         local: UserId,
@@ -117,7 +117,7 @@ class CallMachine:
         self._remote = remote
         self._lifetime_ms = lifetime_ms
         self._setup_timeout_s = setup_timeout_s
-        self._state = State.IDLE
+        self._state = CallState.IDLE
         self._deadline: float | None = None
         self._version = Version.V1
         self._party_chosen = False
@@ -128,7 +128,7 @@ class CallMachine:
         self._effects: deque[Effect] = deque()
 
     @property
-    def state(self) -> State:
+    def state(self) -> CallState:
         return self._state
 
     @property
@@ -187,18 +187,18 @@ class CallMachine:
 
     # Setting up
 
-    def _place(self, now: float, _event: Place) -> None:
-        self._enter(State.OFFERING, now + self._setup_timeout_s)
+    def _place(self, now: float, _event: PlaceCall) -> None:
+        self._enter(CallState.OFFERING, now + self._setup_timeout_s)
         self._effects.append(CreateOffer())
 
     def _send_invite(self, now: float, event: OfferReady) -> None:
-        self._enter(State.INVITING, now + self._lifetime_ms / 1000)
+        self._enter(CallState.INVITING, now + self._lifetime_ms / 1000)
         invite = Invite(self._call_id, self._party_id, Version.V1, event.sdp, self._lifetime_ms, self._remote)
-        self._effects.append(Send(invite, "invite"))
+        self._effects.append(SendCallEvent(invite, "invite"))
 
     def _take_answer(self, now: float, answer: Answer) -> None:
         self._choose(answer)
-        self._enter(State.CONNECTING, now + self._setup_timeout_s)
+        self._enter(CallState.CONNECTING, now + self._setup_timeout_s)
         if answer.party_id is not None:
             self._send_select(answer.party_id)
         self._effects.append(ApplyAnswer(answer.sdp))
@@ -207,17 +207,19 @@ class CallMachine:
     def _judge(self, now: float, invite: Invite) -> None:
         self._choose(invite)
         self._offer = invite.sdp
-        self._enter(State.ADMITTING, now + min(invite.lifetime_ms, self._lifetime_ms) / 1000)
+        self._enter(CallState.ADMITTING, now + min(invite.lifetime_ms, self._lifetime_ms) / 1000)
         self._effects.append(Admit(invite))
 
     def _make_answer(self, _now: float, _event: Admitted) -> None:
-        self._enter(State.ANSWERING, self._deadline)
+        self._enter(CallState.ANSWERING, self._deadline)
         self._effects.append(CreateAnswer(self._offer))
         self._offer = ""
 
     def _send_answer(self, now: float, event: AnswerReady) -> None:
-        self._enter(State.CONNECTING, now + self._setup_timeout_s)
-        self._effects.append(Send(Answer(self._call_id, self._own_party(), self._version, event.sdp), "answer"))
+        self._enter(CallState.CONNECTING, now + self._setup_timeout_s)
+        self._effects.append(
+            SendCallEvent(Answer(self._call_id, self._own_party(), self._version, event.sdp), "answer")
+        )
         self._connect()
 
     def _take_candidates(self, _now: float, message: Candidates) -> None:
@@ -226,11 +228,11 @@ class CallMachine:
             self._effects.append(AddCandidates(lines))
 
     def _connected(self, _now: float, _event: Connected) -> None:
-        self._enter(State.CONNECTED, None)
+        self._enter(CallState.CONNECTED, None)
 
     def _compare_selection(self, _now: float, message: SelectAnswer) -> None:
         if message.selected_party_id not in (None, self._party_id):
-            self._end(Outcome.ANSWERED_ELSEWHERE, "answered_elsewhere")
+            self._end(CallOutcome.ANSWERED_ELSEWHERE, "answered_elsewhere")
 
     def _count_negotiate(self, _now: float, _message: Negotiate) -> None:
         self._counts = replace(self._counts, ignored_negotiates=self._counts.ignored_negotiates + 1)
@@ -251,40 +253,40 @@ class CallMachine:
 
     def _setup_failed(self, _now: float, event: TransportFailed) -> None:
         self._send_hangup("ice_failed" if event.reason.startswith("ice_") else "unknown_error")
-        self._end(Outcome.FAILED, event.reason)
+        self._end(CallOutcome.FAILED, event.reason)
 
     def _connection_lost(self, _now: float, event: TransportFailed) -> None:
         self._send_hangup("ice_timeout")
-        self._end(Outcome.FAILED, event.reason)
+        self._end(CallOutcome.FAILED, event.reason)
 
     def _hung_up(self, _now: float, message: Hangup) -> None:
-        self._end(Outcome.REMOTE_HANGUP, message.reason)
+        self._end(CallOutcome.REMOTE_HANGUP, message.reason)
 
     def _rejected(self, _now: float, message: Reject) -> None:
         if message.party_id is not None:
             self._send_select(message.party_id)
-        self._end(Outcome.REJECTED, message.reason or "rejected")
+        self._end(CallOutcome.REJECTED, message.reason or "rejected")
 
     def _member_left(self, _now: float, _event: MemberLeft) -> None:
-        self._end(Outcome.MEMBER_LEFT, "member_left")
+        self._end(CallOutcome.MEMBER_LEFT, "member_left")
 
     def _offer_late(self, _now: float, _event: Tick) -> None:
-        self._end(Outcome.TIMED_OUT, "setup_timeout")
+        self._end(CallOutcome.TIMED_OUT, "setup_timeout")
 
     def _nobody_answered(self, _now: float, _event: Tick) -> None:
         self._send_hangup("invite_timeout")
-        self._end(Outcome.TIMED_OUT, "invite_timeout")
+        self._end(CallOutcome.TIMED_OUT, "invite_timeout")
 
     def _invite_expired(self, _now: float, _event: Tick) -> None:
-        self._end(Outcome.TIMED_OUT, "invite_timeout")
+        self._end(CallOutcome.TIMED_OUT, "invite_timeout")
 
     def _connection_late(self, _now: float, _event: Tick) -> None:
         self._send_hangup("ice_failed")
-        self._end(Outcome.TIMED_OUT, "setup_timeout")
+        self._end(CallOutcome.TIMED_OUT, "setup_timeout")
 
     # What the rules are made of
 
-    def _enter(self, state: State, deadline: float | None) -> None:
+    def _enter(self, state: CallState, deadline: float | None) -> None:
         self._state, self._deadline = state, deadline
 
     def _choose(self, message: Invite | Answer) -> None:
@@ -298,11 +300,11 @@ class CallMachine:
             self._effects.append(AddCandidates(lines))
         self._effects.append(Connect())
 
-    def _end(self, outcome: Outcome, reason: str) -> None:
+    def _end(self, outcome: CallOutcome, reason: str) -> None:
         if self._state in _WITH_PEER:
             self._effects.append(ClosePeer())
-        self._effects.append(Ended(outcome, reason))
-        self._enter(State.ENDED, None)
+        self._effects.append(CallEnded(outcome, reason))
+        self._enter(CallState.ENDED, None)
         self._offer = ""
         self._candidates.clear()
 
@@ -310,25 +312,27 @@ class CallMachine:
         return None if self._version is Version.V0 else self._party_id
 
     def _send_hangup(self, reason: str) -> None:
-        self._effects.append(Send(Hangup(self._call_id, self._own_party(), self._version, reason), "hangup"))
+        self._effects.append(SendCallEvent(Hangup(self._call_id, self._own_party(), self._version, reason), "hangup"))
 
     def _send_reject(self, reason: str | None) -> None:
         if self._version is Version.V0:
             self._send_hangup(reason or "user_hangup")
         else:
-            self._effects.append(Send(Reject(self._call_id, self._party_id, Version.V1, reason), "reject"))
+            self._effects.append(SendCallEvent(Reject(self._call_id, self._party_id, Version.V1, reason), "reject"))
 
     def _send_select(self, party: PartyId) -> None:
-        self._effects.append(Send(SelectAnswer(self._call_id, self._party_id, Version.V1, party), "select"))
+        self._effects.append(SendCallEvent(SelectAnswer(self._call_id, self._party_id, Version.V1, party), "select"))
 
     @staticmethod
-    def _outcome_of(event: Refused | HangUp | SendFailed | TransportFailed) -> Outcome:
+    def _outcome_of(event: Refused | HangUp | SendFailed | TransportFailed) -> CallOutcome:
         if isinstance(event, Refused):
-            return Outcome.REFUSED
-        return Outcome.LOCAL_HANGUP if isinstance(event, HangUp) else Outcome.FAILED
+            return CallOutcome.REFUSED
+        return CallOutcome.LOCAL_HANGUP if isinstance(event, HangUp) else CallOutcome.FAILED
 
 
-_WITH_PEER = frozenset({State.ANSWERING, State.OFFERING, State.INVITING, State.CONNECTING, State.CONNECTED})
+_WITH_PEER = frozenset(
+    {CallState.ANSWERING, CallState.OFFERING, CallState.INVITING, CallState.CONNECTING, CallState.CONNECTED}
+)
 
 
 # The tables
@@ -342,7 +346,7 @@ class Rule:
     """For a person: what is done, or why nothing is."""
     action: Callable[[CallMachine, float, Any], None] | None = None
     """Takes the event or message of the kind that the rule stands under, hence ``Any``; None changes nothing."""
-    leads_to: tuple[State, ...] = ()
+    leads_to: tuple[CallState, ...] = ()
     """The states in which the call may be afterwards."""
     refused: bool = False
     """The event is a mistake of our own side: :class:`StateError`."""
@@ -356,7 +360,7 @@ def _refused(*kinds: Kind) -> dict[Kind, Rule]:
     return dict.fromkeys(kinds, Rule("cannot happen here", refused=True))
 
 
-_OVER = (State.ENDED,)
+_OVER = (CallState.ENDED,)
 _M = CallMachine
 
 _LEFT: dict[Kind, Rule] = {MemberLeft: Rule("end; nobody would read a message", _M._member_left, _OVER)}
@@ -378,7 +382,7 @@ _UNANSWERED: dict[Kind, Rule] = {
     **_ignored("a call has one invite", Invite),
     **_ignored("only a callee sends this", Answer, Reject),
     **_ignored("nothing is agreed yet", Negotiate),
-    **_refused(Place, OfferReady, Connected),
+    **_refused(PlaceCall, OfferReady, Connected),
 }
 _ESTABLISHED: dict[Kind, Rule] = {
     HangUp: Rule("hang up", _M._hang_up, _OVER),
@@ -389,7 +393,7 @@ _ESTABLISHED: dict[Kind, Rule] = {
 }
 _CONNECTING: dict[Kind, Rule] = {
     **_ESTABLISHED,
-    Connected: Rule("the call is up", _M._connected, (State.CONNECTED,)),
+    Connected: Rule("the call is up", _M._connected, (CallState.CONNECTED,)),
     TransportFailed: Rule("hang up", _M._setup_failed, _OVER),
     Tick: Rule("hang up; the connection took too long", _M._connection_late, _OVER),
 }
@@ -408,34 +412,34 @@ _CALLER_ESTABLISHED: dict[Kind, Rule] = {
     **_ignored("the first answer has won", Answer, Reject),
     **_NOT_FOR_CALLER,
     **_ONLY_CALLEE,
-    **_refused(Place, OfferReady),
+    **_refused(PlaceCall, OfferReady),
 }
 _CALLEE_ESTABLISHED: dict[Kind, Rule] = {
     SelectAnswer: Rule("end if another party was selected", _M._compare_selection, _OVER),
     **_ignored("a call has one invite", Invite),
     **_ignored("only a callee sends this", Answer, Reject),
-    **_refused(Place, OfferReady, Admitted, Refused, AnswerReady),
+    **_refused(PlaceCall, OfferReady, Admitted, Refused, AnswerReady),
 }
 
-_CALLER: dict[State, dict[Kind, Rule]] = {
-    State.IDLE: {
-        Place: Rule("make an offer", _M._place, (State.OFFERING,)),
+_CALLER: dict[CallState, dict[Kind, Rule]] = {
+    CallState.IDLE: {
+        PlaceCall: Rule("make an offer", _M._place, (CallState.OFFERING,)),
         **_UNSIGNALLED,
         **_ignored("no deadline", Tick),
         **_ignored("nothing was sent that this could mean", *REMOTE_KINDS),
         **_ONLY_CALLEE,
         **_refused(OfferReady, Connected),
     },
-    State.OFFERING: {
-        OfferReady: Rule("send the invite", _M._send_invite, (State.INVITING,)),
+    CallState.OFFERING: {
+        OfferReady: Rule("send the invite", _M._send_invite, (CallState.INVITING,)),
         **_UNSIGNALLED,
         Tick: Rule("end; the offer took too long", _M._offer_late, _OVER),
         **_ignored("nothing was sent that this could mean", *REMOTE_KINDS),
         **_ONLY_CALLEE,
-        **_refused(Place, Connected),
+        **_refused(PlaceCall, Connected),
     },
-    State.INVITING: {
-        Answer: Rule("send select_answer (v1), apply it, connect", _M._take_answer, (State.CONNECTING,)),
+    CallState.INVITING: {
+        Answer: Rule("send select_answer (v1), apply it, connect", _M._take_answer, (CallState.CONNECTING,)),
         Reject: Rule("send select_answer (v1), end", _M._rejected, _OVER),
         Hangup: Rule("end; some clients refuse so", _M._hung_up, _OVER),
         Candidates: Rule("keep them until their party answers, up to the bound", _M._take_candidates),
@@ -447,53 +451,84 @@ _CALLER: dict[State, dict[Kind, Rule]] = {
         **_NOT_FOR_CALLER,
         **_ignored("nothing is agreed yet", Negotiate),
         **_ONLY_CALLEE,
-        **_refused(Place, OfferReady, Connected),
+        **_refused(PlaceCall, OfferReady, Connected),
     },
-    State.CONNECTING: {
+    CallState.CONNECTING: {
         **_CONNECTING,
         SendFailed: Rule("ignored: only select_answer is on its way, and the call can do without"),
         **_CALLER_ESTABLISHED,
     },
-    State.CONNECTED: {**_CONNECTED, **_CALLER_ESTABLISHED},
-    State.ENDED: _ENDED,
+    CallState.CONNECTED: {**_CONNECTED, **_CALLER_ESTABLISHED},
+    CallState.ENDED: _ENDED,
 }
 
-_CALLEE: dict[State, dict[Kind, Rule]] = {
-    State.IDLE: {
-        Invite: Rule("have it checked", _M._judge, (State.ADMITTING,)),
+_CALLEE: dict[CallState, dict[Kind, Rule]] = {
+    CallState.IDLE: {
+        Invite: Rule("have it checked", _M._judge, (CallState.ADMITTING,)),
         **_UNSIGNALLED,
         **_ignored("no deadline", Tick),
         **_ignored("there is no invite yet", Answer, Candidates, SelectAnswer, Reject, Hangup, Negotiate),
-        **_refused(Place, OfferReady, Admitted, Refused, AnswerReady, Connected),
+        **_refused(PlaceCall, OfferReady, Admitted, Refused, AnswerReady, Connected),
     },
-    State.ADMITTING: {
-        Admitted: Rule("make an answer", _M._make_answer, (State.ANSWERING,)),
+    CallState.ADMITTING: {
+        Admitted: Rule("make an answer", _M._make_answer, (CallState.ANSWERING,)),
         Refused: Rule("reject", _M._decline, _OVER),
         **_UNANSWERED,
         **_refused(AnswerReady),
     },
-    State.ANSWERING: {
-        AnswerReady: Rule("send it and connect at once", _M._send_answer, (State.CONNECTING,)),
+    CallState.ANSWERING: {
+        AnswerReady: Rule("send it and connect at once", _M._send_answer, (CallState.CONNECTING,)),
         **_UNANSWERED,
         **_refused(Admitted, Refused),
     },
-    State.CONNECTING: {
+    CallState.CONNECTING: {
         **_CONNECTING,
         SendFailed: Rule("reject; the caller has no answer, so it would ignore a hangup", _M._decline, _OVER),
         **_CALLEE_ESTABLISHED,
     },
-    State.CONNECTED: {**_CONNECTED, **_CALLEE_ESTABLISHED},
-    State.ENDED: _ENDED,
+    CallState.CONNECTED: {**_CONNECTED, **_CALLEE_ESTABLISHED},
+    CallState.ENDED: _ENDED,
 }
 
-TABLES: Mapping[Role, Mapping[State, Mapping[Kind, Rule]]] = {Role.CALLER: _CALLER, Role.CALLEE: _CALLEE}
+TABLES: Mapping[CallRole, Mapping[CallState, Mapping[Kind, Rule]]] = {
+    CallRole.CALLER: _CALLER,
+    CallRole.CALLEE: _CALLEE,
+}
 """One rule for each role, state and kind of event. A rule that leads to no state leaves the state as it is."""
 
 # fmt: off
 __all__ = [  # with the words of the machine, so that its users need one import
-    "CALL_LIFETIME_MS", "SETUP_TIMEOUT_S", "TABLES", "AddCandidates", "Admit", "Admitted", "AnswerReady", "ApplyAnswer",
-    "CallCounts", "CallMachine", "ClosePeer", "Connect", "Connected", "CreateAnswer", "CreateOffer", "Effect", "Ended",
-    "Event", "HangUp", "MemberLeft", "OfferReady", "Outcome", "Place", "Refused", "Remote", "Role", "Rule", "Send",
-    "SendFailed", "State", "Tick", "TransportFailed",
+    "CALL_LIFETIME_MS",
+    "SETUP_TIMEOUT_S",
+    "TABLES",
+    "AddCandidates",
+    "Admit",
+    "Admitted",
+    "AnswerReady",
+    "ApplyAnswer",
+    "CallCounts",
+    "CallEnded",
+    "CallMachine",
+    "CallOutcome",
+    "CallRole",
+    "CallState",
+    "ClosePeer",
+    "Connect",
+    "Connected",
+    "CreateAnswer",
+    "CreateOffer",
+    "Effect",
+    "Event",
+    "HangUp",
+    "MemberLeft",
+    "OfferReady",
+    "PlaceCall",
+    "Refused",
+    "Remote",
+    "Rule",
+    "SendCallEvent",
+    "SendFailed",
+    "Tick",
+    "TransportFailed",
 ]
 # fmt: on

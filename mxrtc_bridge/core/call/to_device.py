@@ -1,7 +1,7 @@
 """``io.mxrtc.signal``: events of a call as messages between two devices (docs/reference/signal.md).
 
-:func:`parse_signal` is the border: its content comes decrypted from a device that Olm vouches for, and is hostile all
-the same. :class:`SignalOrder` puts the messages of each call into their order, and is bounded.
+:func:`parse_call_to_device` is the border: its content comes decrypted from a device that Olm vouches for, and is
+hostile all the same. :class:`CallOrder` puts the messages of each call into their order, and is bounded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PREFIX = "devices:"
 
 
 @dataclass(frozen=True, slots=True)
-class Signal:
+class CallToDevice:
     """One message."""
 
     seq: int
@@ -42,7 +42,7 @@ class Signal:
     message: CallMessage
 
 
-def parse_signal(content: Mapping[str, object]) -> Signal:
+def parse_call_to_device(content: Mapping[str, object]) -> CallToDevice:
     """Read the content of a message.
 
     Raises:
@@ -54,11 +54,11 @@ def parse_signal(content: Mapping[str, object]) -> Signal:
     message = parse_message(event_type, content.get("content"))
     if message.version is not Version.V1:
         raise EventError("bad_version", "version 0 of the call protocol does not exist between devices")
-    return Signal(_count("seq", content, MAX_SEQ), _count("sent_ms", content, MAX_SENT_MS), message)
+    return CallToDevice(_count("seq", content, MAX_SEQ), _count("sent_ms", content, MAX_SENT_MS), message)
 
 
-def signal_content(signal: Signal) -> dict[str, object]:
-    """Write a message; the inverse of :func:`parse_signal`."""
+def call_to_device_content(signal: CallToDevice) -> dict[str, object]:
+    """Write a message; the inverse of :func:`parse_call_to_device`."""
     event_type, content = content_of(signal.message)
     return {"type": event_type, "content": content, "seq": signal.seq, "sent_ms": signal.sent_ms}
 
@@ -73,17 +73,17 @@ def _count(name: str, content: Mapping[str, object], limit: int) -> int:
 @dataclass(slots=True)
 class _Call:
     next_seq: int = 0
-    early: dict[int, Signal] = field(default_factory=dict)
+    early: dict[int, CallToDevice] = field(default_factory=dict)
     over: bool = False
 
 
-class SignalOrder:
+class CallOrder:
     """Messages of many calls, each put into its order."""
 
     def __init__(self) -> None:
         self._calls: OrderedDict[tuple[UserId, DeviceId, CallId], _Call] = OrderedDict()
 
-    def put(self, user: UserId, device: DeviceId, signal: Signal) -> list[Signal]:
+    def put(self, user: UserId, device: DeviceId, signal: CallToDevice) -> list[CallToDevice]:
         """Take a message; returns what can be handled now, in order.
 
         Raises:
@@ -123,13 +123,13 @@ class SignalOrder:
         return len(self._calls)
 
 
-def channel_of(local: UserId, remote: UserId, device: DeviceId) -> RoomId:
+def device_pair_route(local: UserId, remote: UserId, device: DeviceId) -> RoomId:
     """Name what two devices talk by, where otherwise the id of a room stands; no room is called so."""
     return RoomId(f"{_PREFIX}{local} {remote} {device}")
 
 
 @dataclass(frozen=True, slots=True)
-class Channel:
+class DevicePair:
     """The two ends of a call between devices."""
 
     local: UserId
@@ -138,10 +138,10 @@ class Channel:
     """Of the other side."""
 
 
-def channel_ends(room: RoomId) -> Channel | None:
-    """The ends that :func:`channel_of` has named; None for a room."""
+def device_pair_of(room: RoomId) -> DevicePair | None:
+    """The ends that :func:`device_pair_route` has named; None for a room."""
     if not room.startswith(_PREFIX):
         return None
     # No user id holds a space.
     local, remote, device = room.removeprefix(_PREFIX).split(" ", 2)
-    return Channel(UserId(local), UserId(remote), DeviceId(device))
+    return DevicePair(UserId(local), UserId(remote), DeviceId(device))

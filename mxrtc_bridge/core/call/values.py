@@ -19,14 +19,14 @@ SETUP_TIMEOUT_S = 30.0
 """From both descriptions to a connection, and for making an offer."""
 
 
-class Role(Enum):
+class CallRole(Enum):
     """Which end of the call we are."""
 
     CALLER = "caller"
     CALLEE = "callee"
 
 
-class State(Enum):
+class CallState(Enum):
     """Where a call is; the value is a description in one line."""
 
     IDLE = "nothing has happened yet"
@@ -39,7 +39,7 @@ class State(Enum):
     ENDED = "the call is over, for good"
 
 
-class Outcome(Enum):
+class CallOutcome(Enum):
     """How a call ended."""
 
     LOCAL_HANGUP = "our side hung up"
@@ -64,7 +64,7 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PlaceCall:
     """Begin the call (caller)."""
 
 
@@ -133,7 +133,7 @@ class Tick:
 
 Event = (
     Remote
-    | Place
+    | PlaceCall
     | Admitted
     | Refused
     | OfferReady
@@ -150,7 +150,7 @@ Kind = type[Event] | type[CallMessage]
 """What the tables of the machine are indexed by: the class of a local event, or of a message of the other side."""
 
 LOCAL_KINDS: tuple[Kind, ...] = (
-    *(Place, Admitted, Refused, OfferReady, AnswerReady, Connected),
+    *(PlaceCall, Admitted, Refused, OfferReady, AnswerReady, Connected),
     *(SendFailed, TransportFailed, HangUp, MemberLeft, Tick),
 )
 REMOTE_KINDS: tuple[Kind, ...] = tuple(EVENT_TYPES.values())
@@ -179,7 +179,7 @@ class CreateAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
+class SendCallEvent:
     """Send ``message``; ``step`` names it within the call, so that sending it again is the same transaction."""
 
     message: CallMessage
@@ -211,15 +211,17 @@ class ClosePeer:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class CallEnded:
     """The call is over: the last effect of every call, exactly once."""
 
-    outcome: Outcome
+    outcome: CallOutcome
     reason: str
     """A short word, from us or from the other side; what came from there is printable and at most 64 characters."""
 
 
-Effect = Admit | CreateOffer | CreateAnswer | Send | ApplyAnswer | AddCandidates | Connect | ClosePeer | Ended
+Effect = (
+    Admit | CreateOffer | CreateAnswer | SendCallEvent | ApplyAnswer | AddCandidates | Connect | ClosePeer | CallEnded
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from mxrtc_bridge.core.ids import UserId
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceNews:
+class DeviceListChanges:
     """The sign."""
 
     waiting: frozenset[UserId] = frozenset()

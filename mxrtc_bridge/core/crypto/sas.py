@@ -8,7 +8,8 @@ What it guards against: a key chosen after the other one was seen (the commitmen
 keys that nobody has compared (nothing is vouched for before our person has said that both sides show the same, and the
 other side's codes over its keys are right); a verification that never ends (ten minutes).
 
-It ends exactly once, with :class:`Ended`; keys are the other side's only if :class:`Vouched` has come before.
+It ends exactly once, with :class:`VerificationEnded`; keys are the other side's only if :class:`VerifiedKeys` has come
+before.
 """
 
 from __future__ import annotations
@@ -52,16 +53,16 @@ from mxrtc_bridge.core.crypto.sas_values import (
     Compare,
     Compared,
     Effect,
-    Ended,
     GiveUp,
-    Ours,
+    LocalKeys,
     Received,
+    RemoteKeys,
     Secret,
-    Send,
-    Theirs,
+    SendToDevices,
     Tick,
+    VerificationEnded,
     VerificationEvent,
-    Vouched,
+    VerifiedKeys,
 )
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import DeviceId
@@ -125,8 +126,8 @@ class Verification:
 
     def __init__(
         self,
-        ours: Ours,
-        theirs: Theirs,
+        ours: LocalKeys,
+        theirs: RemoteKeys,
         *,
         reference: Mapping[str, object],
         transaction: str,
@@ -216,11 +217,11 @@ class Verification:
             case Mac():
                 return self._check(said)
             case Done():
-                return self._end(Ended("", by_them=False))
+                return self._end(VerificationEnded("", by_them=False))
             case Cancel(code=code, reason=reason):
                 others = self._devices() if self.stage is Stage.ASKED else ()
                 told: list[Effect] = [self._send_cancel(others, code, "another device has ended it")] if others else []
-                return told + self._end(Ended(code, by_them=True, reason=reason))
+                return told + self._end(VerificationEnded(code, by_them=True, reason=reason))
             case _:
                 assert_never(said)
 
@@ -350,28 +351,28 @@ class Verification:
     def _vouch(self) -> list[Effect]:
         assert self._mac_keys is not None
         self.stage = Stage.VERIFIED
-        return [Vouched(*self._mac_keys), self._send(Done, {})]
+        return [VerifiedKeys(*self._mac_keys), self._send(Done, {})]
 
     # --- sending
 
     def _devices(self) -> tuple[DeviceId, ...]:
         return self._asked if self.device is None else (self.device,)
 
-    def _send(self, kind: type[SasEvent], content: Mapping[str, object]) -> Send:
-        return Send(self._devices(), TYPES[kind], {**content, **self._reference})
+    def _send(self, kind: type[SasEvent], content: Mapping[str, object]) -> SendToDevices:
+        return SendToDevices(self._devices(), TYPES[kind], {**content, **self._reference})
 
-    def _send_cancel(self, devices: tuple[DeviceId, ...], code: str, reason: str) -> Send:
-        return Send(devices, TYPES[Cancel], {**cancel_content(code, reason), **self._reference})
+    def _send_cancel(self, devices: tuple[DeviceId, ...], code: str, reason: str) -> SendToDevices:
+        return SendToDevices(devices, TYPES[Cancel], {**cancel_content(code, reason), **self._reference})
 
     def _cancel(self, code: str, reason: str) -> list[Effect]:
         if self.stage is Stage.VERIFIED:
             # Nothing can be taken back; what is missing is only that they say so.
-            return self._end(Ended("", by_them=False))
+            return self._end(VerificationEnded("", by_them=False))
         devices = self._devices()
         told: list[Effect] = [self._send_cancel(devices, code, reason)] if devices else []
-        return told + self._end(Ended(code, by_them=False, reason=reason))
+        return told + self._end(VerificationEnded(code, by_them=False, reason=reason))
 
-    def _end(self, ended: Ended) -> list[Effect]:
+    def _end(self, ended: VerificationEnded) -> list[Effect]:
         self.stage = Stage.ENDED
         return [ended]
 

@@ -32,7 +32,7 @@ class Secret(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Ours:
+class LocalKeys:
     """Our end."""
 
     user: UserId
@@ -42,7 +42,7 @@ class Ours:
 
 
 @dataclass(frozen=True, slots=True)
-class Theirs:
+class RemoteKeys:
     """What is known of the other user, by the homeserver's word: it is this that is verified."""
 
     user: UserId
@@ -95,7 +95,7 @@ VerificationEvent = Ask | Received | Compared | GiveUp | Tick
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
+class SendToDevices:
     """Send a message to devices of the other user, in order."""
 
     devices: tuple[DeviceId, ...]
@@ -111,7 +111,7 @@ class Compare:
 
 
 @dataclass(frozen=True, slots=True)
-class Vouched:
+class VerifiedKeys:
     """These keys are the other side's: two people have compared what both sides show."""
 
     device: DeviceId
@@ -120,7 +120,7 @@ class Vouched:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class VerificationEnded:
     """Nothing more comes."""
 
     code: str
@@ -130,4 +130,4 @@ class Ended:
     """Theirs, if it was by them: their words."""
 
 
-Effect = Send | Compare | Vouched | Ended
+Effect = SendToDevices | Compare | VerifiedKeys | VerificationEnded

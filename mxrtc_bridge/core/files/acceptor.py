@@ -10,28 +10,28 @@ from mxrtc_bridge.core.errors import StateError, WireError
 from mxrtc_bridge.core.files import messages as file_messages
 from mxrtc_bridge.core.files.events import (
     BinaryReceived,
-    ChannelClosed,
-    ChannelOpened,
     CloseChannel,
     Consumed,
+    DataChannelClosed,
+    DataChannelOpened,
     Effect,
     Event,
-    Finished,
     JobReceived,
-    Outcome,
     Progress,
     Reset,
-    Role,
     SendText,
+    StreamRole,
     TextReceived,
     Tick,
+    TransferFinished,
+    TransferOutcome,
     Turn,
 )
 from mxrtc_bridge.core.files.machine import ANSWER_TIMEOUT_S, checked_window, known_code
 from mxrtc_bridge.core.files.messages import FileCode, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.progress import Tally
 from mxrtc_bridge.core.files.receiver import MAX_ENTRIES, ReceiverMachine
-from mxrtc_bridge.core.files.sender import SourceMachine
+from mxrtc_bridge.core.files.sender import SenderMachine
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.halves import text_size
 
@@ -41,15 +41,15 @@ JOB_TIMEOUT_S = ANSWER_TIMEOUT_S
 
 def opened_transfer(
     job: Job, *, window: int = messages.DEFAULT_WINDOW, max_entries: int = MAX_ENTRIES
-) -> SourceMachine | ReceiverMachine:
+) -> SenderMachine | ReceiverMachine:
     """Return the machine of the opener of a channel for ``job``.
 
     Raises:
         StateError: the job cannot be sent, or ``window`` is out of range.
     """
     if isinstance(job, Put):
-        return SourceMachine(Role.OPENER, job)
-    return ReceiverMachine(Role.OPENER, job, window=window, max_entries=max_entries)
+        return SenderMachine(StreamRole.OPENER, job)
+    return ReceiverMachine(StreamRole.OPENER, job, window=window, max_entries=max_entries)
 
 
 class AcceptedTransfer:
@@ -68,14 +68,14 @@ class AcceptedTransfer:
     def __init__(self, *, window: int = messages.DEFAULT_WINDOW, max_entries: int = MAX_ENTRIES) -> None:
         self._window = checked_window(window)
         self._max_entries = max_entries
-        self._machine: SourceMachine | ReceiverMachine | None = None
+        self._machine: SenderMachine | ReceiverMachine | None = None
         self._job_by: float | None = None
         self._heard = 0
         self._finished = False
         self._effects: list[Effect] = []
 
     @property
-    def machine(self) -> SourceMachine | ReceiverMachine | None:
+    def machine(self) -> SenderMachine | ReceiverMachine | None:
         """The end of the transfer that we are, as soon as it is known."""
         return self._machine
 
@@ -134,7 +134,7 @@ class AcceptedTransfer:
         try:
             self._await_job(now, event)
         except WireError as error:
-            self._give_up(Outcome.VIOLATION, error.code, str(error), FileCode.VIOLATION)
+            self._give_up(TransferOutcome.VIOLATION, error.code, str(error), FileCode.VIOLATION)
 
     def _await_job(self, now: float, event: Event) -> None:
         match event:
@@ -144,15 +144,15 @@ class AcceptedTransfer:
                 self._heard += len(data)
                 if data:
                     raise WireError("out_of_turn", "payload came before a job")
-            case ChannelClosed():
-                self._give_up(Outcome.INTERRUPTED, "interrupted", "the channel closed before a job came", None)
+            case DataChannelClosed():
+                self._give_up(TransferOutcome.INTERRUPTED, "interrupted", "the channel closed before a job came", None)
             case Reset(code=code, message=message):
-                self._give_up(Outcome.INTERRUPTED, code, message, known_code(code))
+                self._give_up(TransferOutcome.INTERRUPTED, code, message, known_code(code))
             case Tick():
                 if self._job_by is not None and now >= self._job_by:
                     message = f"no job came within {JOB_TIMEOUT_S:.0f} s"
-                    self._give_up(Outcome.INTERRUPTED, "timeout", message, FileCode.TIMEOUT)
-            case ChannelOpened() | Turn():
+                    self._give_up(TransferOutcome.INTERRUPTED, "timeout", message, FileCode.TIMEOUT)
+            case DataChannelOpened() | Turn():
                 pass
             case _:
                 raise StateError(f"{type(event).__name__} is not allowed before a job has come")
@@ -162,22 +162,24 @@ class AcceptedTransfer:
             case None:
                 pass
             case Put() as job:
-                self._begin(ReceiverMachine(Role.ACCEPTOR, job, window=self._window, max_entries=self._max_entries))
+                self._begin(
+                    ReceiverMachine(StreamRole.ACCEPTOR, job, window=self._window, max_entries=self._max_entries)
+                )
             case Get() | Ls() as job:
-                self._begin(SourceMachine(Role.ACCEPTOR, job))
+                self._begin(SenderMachine(StreamRole.ACCEPTOR, job))
             case file_messages.Rst(code=code):
-                self._give_up(Outcome.INTERRUPTED, code.value, "the other side ended the transfer", None)
+                self._give_up(TransferOutcome.INTERRUPTED, code.value, "the other side ended the transfer", None)
             case message:
                 raise WireError("out_of_turn", f"{type(message).__name__.lower()} came before a job")
 
-    def _begin(self, machine: SourceMachine | ReceiverMachine) -> None:
+    def _begin(self, machine: SenderMachine | ReceiverMachine) -> None:
         self._machine = machine
         self._effects.append(JobReceived(machine.job))
 
-    def _give_up(self, outcome: Outcome, code: str, message: str, tell: FileCode | None) -> None:
+    def _give_up(self, outcome: TransferOutcome, code: str, message: str, tell: FileCode | None) -> None:
         self._finished = True
         self._job_by = None
         if tell is not None:
             self._effects.append(SendText(file_messages.encode(file_messages.Rst(tell))))
         self._effects.append(CloseChannel())
-        self._effects.append(Finished(outcome, code, message, 0, self._heard, Tally().value()))
+        self._effects.append(TransferFinished(outcome, code, message, 0, self._heard, Tally().value()))

@@ -20,19 +20,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from mxrtc_bridge.core.files.messages import Entry, FileCode, Job
+from mxrtc_bridge.core.files.messages import FileCode, FileEntry, Job
 from mxrtc_bridge.core.stream.events import (
     Accepted,
     BinaryReceived,
-    ChannelClosed,
-    ChannelOpened,
     CloseChannel,
     Consumed,
-    Ready,
+    DataChannelClosed,
+    DataChannelOpened,
+    ReadyToSend,
     Reset,
-    Role,
     SendBinary,
     SendText,
+    StreamRole,
     TextReceived,
     Tick,
     Turn,
@@ -41,26 +41,26 @@ from mxrtc_bridge.core.stream.events import (
 __all__ = [
     "Accepted",
     "BinaryReceived",
-    "ChannelClosed",
-    "ChannelOpened",
     "CheckEntry",
     "CloseChannel",
     "CloseFile",
     "Consumed",
+    "DataChannelClosed",
+    "DataChannelOpened",
     "DataWritten",
     "Effect",
     "EntriesListed",
-    "Entry",
     "EntryChecked",
     "EntryDone",
     "EntryFailed",
     "Event",
     "Failure",
     "FileCode",
+    "FileEntry",
     "FileFailed",
     "FilePublished",
     "FileRead",
-    "Finished",
+    "FileWanted",
     "Held",
     "Job",
     "JobReceived",
@@ -68,29 +68,29 @@ __all__ = [
     "ListNext",
     "Listed",
     "OpenFile",
-    "Outcome",
     "Progress",
     "PublishFile",
     "ReadFile",
-    "Ready",
-    "Refused",
+    "ReadyToSend",
+    "ReceiveRefused",
     "Reset",
-    "Role",
     "SendBinary",
     "SendText",
     "ServiceReady",
     "ServiceRefused",
+    "StreamRole",
     "TextReceived",
     "Tick",
+    "TransferFinished",
+    "TransferOutcome",
     "Turn",
     "Verdict",
     "VerifyChunk",
-    "Wanted",
     "WriteData",
 ]
 
 
-class Outcome(Enum):
+class TransferOutcome(Enum):
     """How a transfer ended."""
 
     CLEAN = "clean"
@@ -145,7 +145,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class FileWanted:
     """Receive the file from ``offset`` on: what is verified already, a multiple of 1 MiB, or the whole size."""
 
     offset: int
@@ -162,7 +162,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class ReceiveRefused:
     """It will not be received."""
 
     code: FileCode
@@ -175,7 +175,7 @@ class Listed:
     """The entry of a listing was shown (the only verdict, and only allowed, when the job is ``Ls``)."""
 
 
-Verdict = Wanted | Held | Refused | Listed
+Verdict = FileWanted | Held | ReceiveRefused | Listed
 
 
 # Events: what happened
@@ -202,7 +202,7 @@ class EntriesListed:
     it as skipped. A tuple may be empty before the end.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[FileEntry, ...]
     end: bool
     """Nothing comes after these."""
     skipped: tuple[Failure, ...] = ()
@@ -271,10 +271,10 @@ class FileFailed:
 
 
 Event = (
-    ChannelOpened
+    DataChannelOpened
     | TextReceived
     | BinaryReceived
-    | ChannelClosed
+    | DataChannelClosed
     | Turn
     | Reset
     | Tick
@@ -316,7 +316,7 @@ class OpenFile:
     """
 
     index: int
-    entry: Entry
+    entry: FileEntry
     offset: int
     size: int
 
@@ -334,7 +334,7 @@ class CheckEntry:
     """Receiver: judge name, size, quota, and what there is of it already. Up to 1024 may be outstanding."""
 
     index: int
-    entry: Entry
+    entry: FileEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,7 +382,7 @@ class EntryDone:
     """Both, for the record: the entry is where it should be."""
 
     index: int
-    entry: Entry
+    entry: FileEntry
     name: str
     """Under which the receiver has it. May come from the other side: make it displayable before showing it."""
     sha256: str
@@ -396,17 +396,17 @@ class EntryFailed:
     """Both, for the record: the entry was not transferred."""
 
     index: int
-    entry: Entry
+    entry: FileEntry
     code: FileCode
     message: str
     """May quote the other side: make it displayable before showing it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class TransferFinished:
     """The transfer has ended; said exactly once. Only Consumed may follow."""
 
-    outcome: Outcome
+    outcome: TransferOutcome
     code: str
     """A short word: the code of the wire or of the violation; empty after a clean end."""
     message: str
@@ -422,7 +422,7 @@ Effect = (
     SendText
     | SendBinary
     | CloseChannel
-    | Ready
+    | ReadyToSend
     | Consumed
     | Accepted
     | JobReceived
@@ -436,5 +436,5 @@ Effect = (
     | CloseFile
     | EntryDone
     | EntryFailed
-    | Finished
+    | TransferFinished
 )

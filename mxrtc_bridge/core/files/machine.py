@@ -21,23 +21,23 @@ from mxrtc_bridge.core.files import messages as file_messages
 from mxrtc_bridge.core.files.events import (
     Accepted,
     BinaryReceived,
-    ChannelClosed,
-    ChannelOpened,
     CloseChannel,
     Consumed,
+    DataChannelClosed,
+    DataChannelOpened,
     Effect,
     Event,
-    Finished,
-    Outcome,
     Progress,
     Reset,
-    Role,
     SendBinary,
     SendText,
     ServiceReady,
     ServiceRefused,
+    StreamRole,
     TextReceived,
     Tick,
+    TransferFinished,
+    TransferOutcome,
 )
 from mxrtc_bridge.core.files.messages import FileCode, Job
 from mxrtc_bridge.core.files.progress import Tally
@@ -54,7 +54,7 @@ SILENCE_S = 180.0
 """A side that waits for the other and has heard nothing for so long gives up."""
 
 
-class Phase(Enum):
+class TransferPhase(Enum):
     """Where a transfer is."""
 
     OPENING = "opening"
@@ -70,9 +70,9 @@ class Phase(Enum):
     FINISHED = "finished"
 
 
-Messages = Mapping[Phase, frozenset[type[file_messages.Message]]]
+Messages = Mapping[TransferPhase, frozenset[type[file_messages.Message]]]
 OPENING_MESSAGES: Messages = {
-    Phase.AWAITING_OK: frozenset({file_messages.Ok, file_messages.Err, file_messages.Rst}),
+    TransferPhase.AWAITING_OK: frozenset({file_messages.Ok, file_messages.Err, file_messages.Rst}),
 }
 
 
@@ -88,12 +88,12 @@ class TransferMachine(ABC):
         StateError: the job cannot be sent.
     """
 
-    def __init__(self, role: Role, job: Job, messages: Messages) -> None:
+    def __init__(self, role: StreamRole, job: Job, messages: Messages) -> None:
         self.role = role
         self.job = job
         self._messages = messages
-        self._phase = Phase.OPENING if role is Role.OPENER else Phase.PREPARING
-        self._job_text = _opening_text(job) if role is Role.OPENER else ""
+        self._phase = TransferPhase.OPENING if role is StreamRole.OPENER else TransferPhase.PREPARING
+        self._job_text = _opening_text(job) if role is StreamRole.OPENER else ""
         self._tally = Tally()
         self._sent = 0
         self._received = 0
@@ -104,7 +104,7 @@ class TransferMachine(ABC):
         self._effects: deque[Effect] = deque()
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> TransferPhase:
         return self._phase
 
     @property
@@ -118,7 +118,7 @@ class TransferMachine(ABC):
 
     def next_deadline(self) -> float | None:
         """Return when a Tick is due, or None."""
-        if self._phase is Phase.FLOWING:
+        if self._phase is TransferPhase.FLOWING:
             return self._said_at + BUSY_AFTER_S if self._is_working() else self._active_at + SILENCE_S
         return self._answer_by
 
@@ -133,7 +133,7 @@ class TransferMachine(ABC):
             StateError: an event that the driver may not report now; nothing has changed.
         """
         self._now = now
-        if self._phase is Phase.FINISHED:
+        if self._phase is TransferPhase.FINISHED:
             self._handle_late(event)
             return
         if not isinstance(event, Tick):
@@ -141,7 +141,7 @@ class TransferMachine(ABC):
         try:
             self._dispatch(event)
         except WireError as error:
-            self._break(Outcome.VIOLATION, error.code, str(error), FileCode.VIOLATION)
+            self._break(TransferOutcome.VIOLATION, error.code, str(error), FileCode.VIOLATION)
 
     def _dispatch(self, event: Event) -> None:
         match event:
@@ -151,15 +151,15 @@ class TransferMachine(ABC):
                 self._channel_opened()
                 if data:
                     self._binary_received(data)
-            case ChannelOpened():
+            case DataChannelOpened():
                 self._channel_opened()
-            case ChannelClosed():
+            case DataChannelClosed():
                 self._channel_closed()
             case ServiceReady():
                 self._service_ready()
             case ServiceRefused(code=code, message=message):
                 self._check_preparing(event)
-                self._break(Outcome.REFUSED, code.value, message, code)
+                self._break(TransferOutcome.REFUSED, code.value, message, code)
             case Reset(code=code_text, message=message):
                 self._reset(code_text, message)
             case Tick():
@@ -207,9 +207,9 @@ class TransferMachine(ABC):
     # Opening
 
     def _channel_opened(self) -> None:
-        if self._phase is not Phase.OPENING:
+        if self._phase is not TransferPhase.OPENING:
             return
-        self._phase = Phase.AWAITING_OK
+        self._phase = TransferPhase.AWAITING_OK
         self._said_at = self._now
         self._answer_by = self._now + ANSWER_TIMEOUT_S
         self._emit(SendText(self._job_text))
@@ -217,12 +217,12 @@ class TransferMachine(ABC):
 
     def _service_ready(self) -> None:
         self._check_preparing(ServiceReady())
-        self._phase = Phase.FLOWING
+        self._phase = TransferPhase.FLOWING
         self._say(file_messages.Ok(self._offered_window()))
         self._begin(0)
 
     def _check_preparing(self, event: Event) -> None:
-        if self._phase is not Phase.PREPARING:
+        if self._phase is not TransferPhase.PREPARING:
             raise StateError(f"{type(event).__name__} is not allowed while {self._phase.value}")
 
     def _text_received(self, text: str) -> None:
@@ -241,9 +241,9 @@ class TransferMachine(ABC):
             case file_messages.Rst(code=code):
                 self._interrupted(code.value, "the other side ended the transfer", CloseChannel())
             case file_messages.Err(code=code, message=reason):
-                self._end(Outcome.REFUSED, code.value, reason, CloseChannel())
+                self._end(TransferOutcome.REFUSED, code.value, reason, CloseChannel())
             case file_messages.Ok(window=window):
-                self._phase = Phase.FLOWING
+                self._phase = TransferPhase.FLOWING
                 self._answer_by = None
                 self._emit(Accepted())
                 self._begin(window)
@@ -260,52 +260,52 @@ class TransferMachine(ABC):
             self._say(file_messages.Rst(known_code(code)))
             self._end_in_order(CloseChannel())
         else:
-            self._break(Outcome.INTERRUPTED, code, message, known_code(code))
+            self._break(TransferOutcome.INTERRUPTED, code, message, known_code(code))
 
     def _interrupted(self, code: str, message: str, *effects: Effect) -> None:
         """Somebody ended it early; that is no loss if only the farewell is missing."""
         if self._lacks_nothing():
             self._end_in_order(*effects)
         else:
-            self._end(Outcome.INTERRUPTED, code, message, *effects)
+            self._end(TransferOutcome.INTERRUPTED, code, message, *effects)
 
     def _tick(self) -> None:
         due = self.next_deadline()
         if due is None or self._now < due:
             return
-        if self._phase is Phase.LEAVING:
+        if self._phase is TransferPhase.LEAVING:
             self._end_in_order(CloseChannel())
-        elif self._phase is Phase.FLOWING and self._is_working():
+        elif self._phase is TransferPhase.FLOWING and self._is_working():
             self._say(file_messages.Busy())
         else:
-            waited = ANSWER_TIMEOUT_S if self._phase is Phase.AWAITING_OK else SILENCE_S
+            waited = ANSWER_TIMEOUT_S if self._phase is TransferPhase.AWAITING_OK else SILENCE_S
             message = f"the other side did not answer within {waited:.0f} s"
-            self._break(Outcome.INTERRUPTED, FileCode.TIMEOUT.value, message, FileCode.TIMEOUT)
+            self._break(TransferOutcome.INTERRUPTED, FileCode.TIMEOUT.value, message, FileCode.TIMEOUT)
 
     def _end_in_order(self, *effects: Effect) -> None:
         tally = self._tally
         if tally.failed == 0:
-            self._end(Outcome.CLEAN, "", "everything was transferred", *effects)
+            self._end(TransferOutcome.CLEAN, "", "everything was transferred", *effects)
             return
         code = tally.failures[0].code if tally.failures else FileCode.DENIED
         message = f"{tally.failed} of {max(tally.entries, tally.failed)} entries were not transferred"
-        self._end(Outcome.PARTIAL, code.value, message, *effects)
+        self._end(TransferOutcome.PARTIAL, code.value, message, *effects)
 
-    def _break(self, outcome: Outcome, code: str, message: str, tell: FileCode) -> None:
+    def _break(self, outcome: TransferOutcome, code: str, message: str, tell: FileCode) -> None:
         """End the transfer out of order, and say so."""
-        if self._phase is Phase.PREPARING and outcome is not Outcome.VIOLATION:
-            self._say(file_messages.Err(tell, message if outcome is Outcome.REFUSED else ""))
-        elif self._phase is not Phase.OPENING:
+        if self._phase is TransferPhase.PREPARING and outcome is not TransferOutcome.VIOLATION:
+            self._say(file_messages.Err(tell, message if outcome is TransferOutcome.REFUSED else ""))
+        elif self._phase is not TransferPhase.OPENING:
             self._say(file_messages.Rst(tell))
         self._end(outcome, code, message, CloseChannel())
 
-    def _end(self, outcome: Outcome, code: str, message: str, *effects: Effect) -> None:
+    def _end(self, outcome: TransferOutcome, code: str, message: str, *effects: Effect) -> None:
         self._release()
         self._effects.extend(effects)
-        self._phase = Phase.FINISHED
+        self._phase = TransferPhase.FINISHED
         self._answer_by = None
         self._tally.current = ""
-        self._emit(Finished(outcome, code, message, self._sent, self._received, self._tally.value()))
+        self._emit(TransferFinished(outcome, code, message, self._sent, self._received, self._tally.value()))
 
     def _handle_late(self, event: Event) -> None:
         match event:

@@ -97,7 +97,7 @@ class EntryKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class FileEntry:
     """A file or directory that the source offers."""
 
     path: str
@@ -152,7 +152,7 @@ class Announce:
     """``f``: an entry, from the source."""
 
     index: int
-    entry: Entry
+    entry: FileEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +319,7 @@ def _check_sendable(message: Announce | Get | Ls | Got) -> None:
             _checked_name(name)
 
 
-def _check_entry(entry: Entry) -> None:
+def _check_entry(entry: FileEntry) -> None:
     if (refusal := path_refusal(entry.path)) is not None:
         raise WireError("bad_field", f"the path cannot be sent: {refusal}")
     if not 0 <= entry.size <= MAX_COUNT:
@@ -371,7 +371,7 @@ def _fields_of(message: Message) -> Fields:  # noqa: PLR0911, PLR0912, C901 - on
             return {"t": "rst", "c": code.value}
 
 
-def _fields_of_entry(index: int, entry: Entry) -> Fields:
+def _fields_of_entry(index: int, entry: FileEntry) -> Fields:
     fields: Fields = {"t": "f", "i": index, "k": entry.kind.value, "p": entry.path, "m": entry.modified_ms}
     if entry.kind is EntryKind.FILE:
         fields |= {"s": entry.size, "x": entry.version}
@@ -392,10 +392,10 @@ def _read_announce(fields: Fields) -> Announce:
     index, modified = read_count(fields, "i"), read_count(fields, "m")
     if kind == EntryKind.FILE.value:
         version = read_matching(fields, "x", _VERSION)
-        return Announce(index, Entry(path, EntryKind.FILE, read_count(fields, "s"), modified, version))
+        return Announce(index, FileEntry(path, EntryKind.FILE, read_count(fields, "s"), modified, version))
     if kind != EntryKind.DIRECTORY.value:
         refuse("k", kind, "f or d")
-    return Announce(index, Entry(path, EntryKind.DIRECTORY, modified_ms=modified))
+    return Announce(index, FileEntry(path, EntryKind.DIRECTORY, modified_ms=modified))
 
 
 def _read_get(fields: Fields) -> Get:

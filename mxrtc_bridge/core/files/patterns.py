@@ -184,7 +184,7 @@ def parse_path_pattern(text: str) -> PathPattern:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PatternPosition:
     """Where a walk stands with regard to all patterns of a :class:`Selection`."""
 
     positions: frozenset[tuple[int, int]]
@@ -225,7 +225,7 @@ class Selection:
         self.patterns = tuple(patterns)
         self.root = self._place({(index, 0) for index in range(len(self.patterns))}, set())
 
-    def below(self, place: Place, name: str) -> Place:
+    def below(self, place: PatternPosition, name: str) -> PatternPosition:
         """Return the place that ``name`` is, seen from the directory ``place``."""
         positions: set[tuple[int, int]] = set()
         for index, done in place.positions:
@@ -237,7 +237,7 @@ class Selection:
                 positions.add((index, done + 1))
         return self._place(positions, set(place.chosen))
 
-    def names(self, place: Place) -> frozenset[str] | None:
+    def names(self, place: PatternPosition) -> frozenset[str] | None:
         """Return the only names that need to be looked at in the directory ``place``; None if it must be listed."""
         if place.selected:
             return None
@@ -250,11 +250,11 @@ class Selection:
             names.add(name)
         return frozenset(names)
 
-    def base(self, place: Place) -> int:
+    def base(self, place: PatternPosition) -> int:
         """Return how many leading components ``place``, which is selected, leaves behind when it is fetched."""
         return min(self.patterns[index].base for index in place.chosen)
 
-    def _place(self, reached: set[tuple[int, int]], chosen: set[int]) -> Place:
+    def _place(self, reached: set[tuple[int, int]], chosen: set[int]) -> PatternPosition:
         positions: set[tuple[int, int]] = set()
         pending = list(reached)
         while pending:
@@ -266,7 +266,7 @@ class Selection:
                 positions.add((index, done))
                 if parts[done] is None:  # nothing is a number of components, too
                     pending.append((index, done + 1))
-        return Place(frozenset(positions), frozenset(chosen))
+        return PatternPosition(frozenset(positions), frozenset(chosen))
 
 
 class Asked:

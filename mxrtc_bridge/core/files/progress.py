@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.files.events import Failure, Progress
-from mxrtc_bridge.core.files.messages import Entry, EntryKind, FileCode
+from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
 
 MAX_FAILURES = 100
 """Failures that are kept with their reasons; of the others only the number is known."""
@@ -34,7 +34,7 @@ class Tally:
     def entries(self) -> int:
         return self.files + self.directories
 
-    def announce(self, entry: Entry) -> None:
+    def announce(self, entry: FileEntry) -> None:
         if entry.kind is EntryKind.FILE:
             self.files += 1
             self.size += entry.size
@@ -46,7 +46,7 @@ class Tally:
         self.bytes_done += offset
         self.bytes_kept += offset
 
-    def done(self, entry: Entry, *, kept: bool) -> None:
+    def done(self, entry: FileEntry, *, kept: bool) -> None:
         """An entry is where it should be; its bytes were counted as they moved, unless it was there before."""
         if entry.kind is EntryKind.DIRECTORY:
             self.directories_done += 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.files.events import FileRead, OpenFile, ReadFile
-from mxrtc_bridge.core.files.messages import CHUNK_BYTES, Entry, FileCode
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileEntry
 from mxrtc_bridge.core.stream import messages
 
 BLOCK_BYTES = 256 * messages.KIB
@@ -32,7 +32,7 @@ class WantedFile:
     """A file from the moment it is asked for until both sides have given their answer."""
 
     index: int
-    entry: Entry
+    entry: FileEntry
     offset: int
     """Where the receiver wants it from."""
     position: int

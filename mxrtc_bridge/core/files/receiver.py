@@ -36,20 +36,20 @@ from mxrtc_bridge.core.files.events import (
     Event,
     FileFailed,
     FilePublished,
+    FileWanted,
     Held,
     Listed,
-    Outcome,
     PublishFile,
-    Refused,
-    Role,
+    ReceiveRefused,
+    StreamRole,
+    TransferOutcome,
     Turn,
     Verdict,
     VerifyChunk,
-    Wanted,
     WriteData,
 )
-from mxrtc_bridge.core.files.machine import OPENING_MESSAGES, Messages, Phase, TransferMachine, checked_window
-from mxrtc_bridge.core.files.messages import CHUNK_BYTES, Entry, EntryKind, FileCode, Get, Job, Ls, Put
+from mxrtc_bridge.core.files.machine import OPENING_MESSAGES, Messages, TransferMachine, TransferPhase, checked_window
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.patterns import Asked
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.halves import ReceiveHalf, text_size
@@ -70,8 +70,8 @@ _CONTENT = frozenset({file_messages.ChunkEnd, file_messages.FileEnd, file_messag
 def _messages(job: Job) -> Messages:
     return {
         **OPENING_MESSAGES,
-        Phase.PREPARING: frozenset({file_messages.Rst}),
-        Phase.FLOWING: _ENTRIES | _ALWAYS | (frozenset() if isinstance(job, Ls) else _CONTENT),
+        TransferPhase.PREPARING: frozenset({file_messages.Rst}),
+        TransferPhase.FLOWING: _ENTRIES | _ALWAYS | (frozenset() if isinstance(job, Ls) else _CONTENT),
     }
 
 
@@ -93,7 +93,7 @@ class ItemState(Enum):
 @dataclass(slots=True, eq=False)
 class _Item:
     index: int
-    entry: Entry
+    entry: FileEntry
     state: ItemState = ItemState.CHECKING
     offset: int = 0
     """From where it is received."""
@@ -134,13 +134,13 @@ class ReceiverMachine(TransferMachine):
 
     def __init__(
         self,
-        role: Role,
+        role: StreamRole,
         job: Job,
         *,
         window: int = messages.DEFAULT_WINDOW,
         max_entries: int = MAX_ENTRIES,
     ) -> None:
-        if (role is Role.OPENER) is isinstance(job, Put):
+        if (role is StreamRole.OPENER) is isinstance(job, Put):
             raise StateError(f"the {role.value} of {job} is not the receiver")
         super().__init__(role, job, _messages(job))
         self._half = ReceiveHalf(checked_window(window))
@@ -239,7 +239,7 @@ class ReceiverMachine(TransferMachine):
     def _checked(self, item: _Item, verdict: Verdict) -> None:
         _check_verdict(item, verdict, listing=isinstance(self.job, Ls))
         match verdict:
-            case Wanted(offset=offset):
+            case FileWanted(offset=offset):
                 self._working -= 1
                 item.offset = item.position = item.verified = offset
                 item.state = ItemState.WAITING
@@ -249,7 +249,7 @@ class ReceiverMachine(TransferMachine):
             case Held(name=name, sha256=sha256):
                 self._close(item)
                 self._succeed(item, name, sha256, kept=item.entry.kind is EntryKind.FILE)
-            case Refused(code=code, message=message):
+            case ReceiveRefused(code=code, message=message):
                 self._fail(item, code, message)
             case Listed():
                 item.taken = True
@@ -345,7 +345,7 @@ class ReceiverMachine(TransferMachine):
                 self._say(file_messages.Bye())
                 self._end_in_order(CloseChannel())
 
-    def _entry_announced(self, index: int, entry: Entry) -> None:
+    def _entry_announced(self, index: int, entry: FileEntry) -> None:
         if self._tally.listed or index != self._announced:
             raise WireError("bad_index", f"entry {index} was announced after {self._announced} entries")
         if self._tally.size + entry.size > messages.MAX_COUNT:
@@ -367,7 +367,7 @@ class ReceiverMachine(TransferMachine):
             self._emit(CheckEntry(index, entry))
         elif isinstance(self.job, Ls):
             message = f"there are more than {self._max_entries} entries"
-            self._break(Outcome.INTERRUPTED, FileCode.LIMIT.value, message, FileCode.LIMIT)
+            self._break(TransferOutcome.INTERRUPTED, FileCode.LIMIT.value, message, FileCode.LIMIT)
         else:
             self._fail(item, FileCode.LIMIT, f"a job may have {self._max_entries} entries")
 
@@ -391,7 +391,7 @@ class ReceiverMachine(TransferMachine):
         half.received += size
         if size > messages.MAX_PAYLOAD_BYTES:
             raise WireError("too_long", f"payload of {size} bytes; the limit is {messages.MAX_PAYLOAD_BYTES}")
-        if self._phase is not Phase.FLOWING or not self._line:
+        if self._phase is not TransferPhase.FLOWING or not self._line:
             raise WireError("out_of_turn", "payload came that nobody asked for")
         if half.received > half.limit:
             raise WireError("over_credit", f"payload up to {half.received}; the credit ended at {half.limit}")
@@ -480,7 +480,7 @@ def _check_verdict(item: _Item, verdict: Verdict, *, listing: bool) -> None:
         raise StateError(f"entry {item.index} was checked before")
     if listing is not isinstance(verdict, Listed):
         raise StateError(f"{type(verdict).__name__} is no verdict about an entry of this job")
-    if isinstance(verdict, Wanted):
+    if isinstance(verdict, FileWanted):
         size, offset = item.entry.size, verdict.offset
         possible = 0 <= offset <= size and (offset % CHUNK_BYTES == 0 or offset == size)
         if item.entry.kind is not EntryKind.FILE or not possible:

@@ -34,19 +34,19 @@ from mxrtc_bridge.core.files.events import (
     FileRead,
     ListFailed,
     ListNext,
-    Outcome,
-    Ready,
-    Role,
+    ReadyToSend,
+    StreamRole,
+    TransferOutcome,
     Turn,
 )
 from mxrtc_bridge.core.files.machine import (
     BYE_TIMEOUT_S,
     OPENING_MESSAGES,
     Messages,
-    Phase,
     TransferMachine,
+    TransferPhase,
 )
-from mxrtc_bridge.core.files.messages import CHUNK_BYTES, Entry, EntryKind, FileCode, Get, Job, Ls, Put
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.read_ahead import WantedFile, Wants
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.halves import text_size
@@ -66,9 +66,9 @@ def _messages(job: Job) -> Messages:
     return {
         **OPENING_MESSAGES,
         # A receiver that is the opener offers its window without waiting.
-        Phase.PREPARING: frozenset({file_messages.Ack, file_messages.Rst}),
-        Phase.FLOWING: _ANSWERS[type(job)] | _ALWAYS,
-        Phase.LEAVING: frozenset({file_messages.Ack, file_messages.Bye}) | _ALWAYS,
+        TransferPhase.PREPARING: frozenset({file_messages.Ack, file_messages.Rst}),
+        TransferPhase.FLOWING: _ANSWERS[type(job)] | _ALWAYS,
+        TransferPhase.LEAVING: frozenset({file_messages.Ack, file_messages.Bye}) | _ALWAYS,
     }
 
 
@@ -87,11 +87,11 @@ class Listing(Enum):
 class _Offer:
     """An open entry."""
 
-    entry: Entry
+    entry: FileEntry
     want: WantedFile | None = None
 
 
-class SourceMachine(TransferMachine):
+class SenderMachine(TransferMachine):
     """Gives files.
 
     Args:
@@ -102,12 +102,12 @@ class SourceMachine(TransferMachine):
         StateError: the role does not fit the job.
     """
 
-    def __init__(self, role: Role, job: Job) -> None:
-        if (role is Role.OPENER) is not isinstance(job, Put):
+    def __init__(self, role: StreamRole, job: Job) -> None:
+        if (role is StreamRole.OPENER) is not isinstance(job, Put):
             raise StateError(f"the {role.value} of {job} is not the source")
         super().__init__(role, job, _messages(job))
         self._listing = Listing.RESTING
-        self._waiting: deque[tuple[Entry, str]] = deque()
+        self._waiting: deque[tuple[FileEntry, str]] = deque()
         """Entries that are not announced yet, and the messages that will announce them."""
         self._waiting_bytes = 0
         self._listed = 0
@@ -168,13 +168,13 @@ class SourceMachine(TransferMachine):
         match event:
             case Turn(limit=limit):
                 self._ready_for = 0
-                if self._phase is Phase.FLOWING:
+                if self._phase is TransferPhase.FLOWING:
                     self._send_entries_and_payload(limit)
             case EntriesListed():
                 self._take_entries(event)
             case ListFailed(code=code, message=message):
                 self._check_listing(event)
-                self._break(Outcome.INTERRUPTED, code.value, message, code)
+                self._break(TransferOutcome.INTERRUPTED, code.value, message, code)
                 return
             case FileRead(index=index):
                 if (want := self._reading_file(index)) is not None:
@@ -200,7 +200,7 @@ class SourceMachine(TransferMachine):
         for entry in event.entries:
             self._take_entry(entry)
 
-    def _take_entry(self, entry: Entry) -> None:
+    def _take_entry(self, entry: FileEntry) -> None:
         if self._tally.size + entry.size > messages.MAX_COUNT:
             self._skip(entry.path, FileCode.LIMIT, "all files together are larger than can be said")
             return
@@ -248,7 +248,7 @@ class SourceMachine(TransferMachine):
             case file_messages.Bye():
                 self._end_in_order(CloseChannel())
                 return
-        if self._phase is Phase.FLOWING:
+        if self._phase is TransferPhase.FLOWING:
             self._advance()
 
     def _acknowledged(self, offset: int, window: int) -> None:
@@ -332,13 +332,13 @@ class SourceMachine(TransferMachine):
 
     def _advance(self) -> None:
         """Do all that can be done without a turn."""
-        if self._phase is not Phase.FLOWING:
+        if self._phase is not TransferPhase.FLOWING:
             return
         self._answer_wants()
         self._find_entries()
         self._effects.extend(self._wants.reads())
         if self._lacks_nothing():
-            self._phase = Phase.LEAVING
+            self._phase = TransferPhase.LEAVING
             self._answer_by = self._now + BYE_TIMEOUT_S
             self._tally.current = ""
             self._say(file_messages.Bye())
@@ -371,7 +371,7 @@ class SourceMachine(TransferMachine):
         # Said again while it is less than one message, so that the scheduler knows a bulk stream.
         if sendable > self._ready_for and self._ready_for < messages.MAX_PAYLOAD_BYTES:
             self._ready_for = sendable
-            self._emit(Ready(sendable))
+            self._emit(ReadyToSend(sendable))
 
     def _sendable(self) -> int:
         entries = self._waiting_bytes if self._may_announce() else 0

@@ -24,12 +24,12 @@ from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import (
     BinaryReceived,
-    ChannelClosed,
-    ChannelOpened,
     CloseChannel,
     Consumed,
-    Role,
+    DataChannelClosed,
+    DataChannelOpened,
     SendText,
+    StreamRole,
     TextReceived,
     Tick,
 )
@@ -57,7 +57,7 @@ Entry = tuple[UserId, tuple[ServiceName, ...]]
 """One peer, and what may be used there."""
 
 
-class Phase(Enum):
+class ControlPhase(Enum):
     """Where the control channel is."""
 
     OPENING = "opening"
@@ -104,10 +104,10 @@ class Farewell:
 
 
 ControlEvent = (
-    ChannelOpened
+    DataChannelOpened
     | TextReceived
     | BinaryReceived
-    | ChannelClosed
+    | DataChannelClosed
     | Tick
     | TrafficSeen
     | AskList
@@ -131,7 +131,7 @@ class Greeted:
 
 
 @dataclass(frozen=True, slots=True)
-class RoundTrip:
+class PingAnswered:
     """A ping came back after so many seconds."""
 
     seconds: float
@@ -154,7 +154,7 @@ class ListReceived:
 
 
 @dataclass(frozen=True, slots=True)
-class ListFailed:
+class ServiceListFailed:
     """The answer to our AskList did not come in time; a late one is dropped."""
 
 
@@ -187,10 +187,10 @@ ControlEffect = (
     | CloseChannel
     | Consumed
     | Greeted
-    | RoundTrip
+    | PingAnswered
     | ListRequested
     | ListReceived
-    | ListFailed
+    | ServiceListFailed
     | ByeReceived
     | Violated
     | Dead
@@ -201,38 +201,38 @@ __all__ = [
     "AskPing",
     "BinaryReceived",
     "ByeReceived",
-    "ChannelClosed",
-    "ChannelOpened",
     "CloseChannel",
     "Consumed",
     "ControlEffect",
     "ControlEvent",
     "ControlMachine",
+    "ControlPhase",
+    "DataChannelClosed",
+    "DataChannelOpened",
     "Dead",
     "Entry",
     "Farewell",
     "Greeted",
     "ListAnswer",
-    "ListFailed",
     "ListReceived",
     "ListRequested",
-    "Phase",
-    "Role",
-    "RoundTrip",
+    "PingAnswered",
     "SendText",
+    "ServiceListFailed",
+    "StreamRole",
     "TextReceived",
     "Tick",
     "TrafficSeen",
     "Violated",
 ]
 
-MESSAGES: Mapping[Phase, frozenset[type[messages.Message]]] = {
-    Phase.OPENING: frozenset(),  # never read: any message means that the channel is open
-    Phase.GREETING: frozenset({messages.Hello, messages.Bye}),
-    Phase.GREETED: frozenset(
+MESSAGES: Mapping[ControlPhase, frozenset[type[messages.Message]]] = {
+    ControlPhase.OPENING: frozenset(),  # never read: any message means that the channel is open
+    ControlPhase.GREETING: frozenset({messages.Hello, messages.Bye}),
+    ControlPhase.GREETED: frozenset(
         {messages.Ping, messages.Pong, messages.List, messages.PeerServices, messages.ListEnd, messages.Bye}
     ),
-    Phase.ENDED: frozenset(),
+    ControlPhase.ENDED: frozenset(),
 }
 """What the other side may send."""
 
@@ -245,10 +245,10 @@ class ControlMachine:
         caps: the protocols that we accept.
     """
 
-    def __init__(self, role: Role, *, caps: tuple[str, ...] = CAPS) -> None:
+    def __init__(self, role: StreamRole, *, caps: tuple[str, ...] = CAPS) -> None:
         self.role = role
         self._caps = caps
-        self._phase = Phase.OPENING
+        self._phase = ControlPhase.OPENING
         self._hello_by: float | None = None
         self._heard_at = 0.0
         self._ping_at: float | None = None
@@ -268,7 +268,7 @@ class ControlMachine:
         self._effects: deque[ControlEffect] = deque()
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> ControlPhase:
         return self._phase
 
     def poll_effect(self) -> ControlEffect | None:
@@ -277,7 +277,7 @@ class ControlMachine:
 
     def next_deadline(self) -> float | None:
         """Return when a Tick is due, or None."""
-        if self._phase in {Phase.OPENING, Phase.ENDED}:
+        if self._phase in {ControlPhase.OPENING, ControlPhase.ENDED}:
             return None
         deadlines = (self._hello_by, self._ping_at, self._list_by, self._heard_at + DEAD_AFTER_S)
         return min(deadline for deadline in deadlines if deadline is not None)
@@ -293,7 +293,7 @@ class ControlMachine:
             self._emit(Consumed(text_size(event.text)))
         elif isinstance(event, BinaryReceived) and event.data:
             self._emit(Consumed(len(event.data)))
-        if self._phase is Phase.ENDED:
+        if self._phase is ControlPhase.ENDED:
             return
         try:
             self._dispatch(now, event)
@@ -303,7 +303,7 @@ class ControlMachine:
 
     def _dispatch(self, now: float, event: ControlEvent) -> None:  # noqa: C901, PLR0912 - one row for each event
         match event:
-            case ChannelOpened():
+            case DataChannelOpened():
                 self._open(now)
             case TextReceived(text=text):
                 self._open(now)
@@ -313,7 +313,7 @@ class ControlMachine:
                 self._open(now)
                 if data:
                     raise WireError("out_of_turn", "payload came on the control channel")
-            case ChannelClosed():
+            case DataChannelClosed():
                 self._end(Dead("closed", "the other side closed the control channel"))
             case TrafficSeen():
                 self._heard_at = now
@@ -328,7 +328,7 @@ class ControlMachine:
                     if due <= self._ping_at:
                         self._ping_at = self._asked_at = due
             case Farewell(code=code, message=message):
-                if self._phase is not Phase.OPENING:
+                if self._phase is not ControlPhase.OPENING:
                     self._say(messages.Bye(code if messages.is_code(code) else "done", message))
                 self._end(CloseChannel())
             case Tick():
@@ -338,9 +338,9 @@ class ControlMachine:
         self._act_on_time(now)
 
     def _open(self, now: float) -> None:
-        if self._phase is not Phase.OPENING:
+        if self._phase is not ControlPhase.OPENING:
             return
-        self._phase = Phase.GREETING
+        self._phase = ControlPhase.GREETING
         self._heard_at = self._tokens_at = now
         self._hello_by = now + HELLO_TIMEOUT_S
         self._say(messages.Hello(messages.CTL_VERSION, self._caps))
@@ -361,7 +361,7 @@ class ControlMachine:
                 self._say(messages.Pong(number))
             case messages.Pong(number=number):
                 if (sent_at := self._pings.pop(number, None)) is not None:
-                    self._emit(RoundTrip(now - sent_at))
+                    self._emit(PingAnswered(now - sent_at))
             case messages.List(number=number):
                 self._count_request(now)
                 if self._answering is not None:
@@ -376,7 +376,7 @@ class ControlMachine:
                 self._end(CloseChannel(), ByeReceived(code, reason))
 
     def _greeted(self, now: float, version: int, caps: tuple[str, ...]) -> None:
-        self._phase = Phase.GREETED
+        self._phase = ControlPhase.GREETED
         self._hello_by = None
         self._ping_at = now
         self._emit(Greeted(min(version, messages.CTL_VERSION), caps))
@@ -394,7 +394,7 @@ class ControlMachine:
     # Lists
 
     def _ask_list(self, now: float) -> None:
-        if not self._list_wanted or self._phase is not Phase.GREETED:
+        if not self._list_wanted or self._phase is not ControlPhase.GREETED:
             return
         self._list_wanted = False
         if self._list_number is None:
@@ -403,7 +403,7 @@ class ControlMachine:
             self._say(messages.List(self._list_number))
         elif self._list_by is None:
             # Too late already, and another one may not be sent before its end.
-            self._emit(ListFailed())
+            self._emit(ServiceListFailed())
 
     def _peer_listed(self, message: messages.PeerServices) -> None:
         if message.number != self._list_number:
@@ -443,7 +443,7 @@ class ControlMachine:
     # Time
 
     def _act_on_time(self, now: float) -> None:
-        if self._phase in {Phase.OPENING, Phase.ENDED}:
+        if self._phase in {ControlPhase.OPENING, ControlPhase.ENDED}:
             return
         if self._hello_by is not None and now >= self._hello_by:
             message = f"the other side did not say hello within {HELLO_TIMEOUT_S:.0f} s"
@@ -453,7 +453,7 @@ class ControlMachine:
         else:
             if self._list_by is not None and now >= self._list_by:
                 self._list_by = None
-                self._emit(ListFailed())
+                self._emit(ServiceListFailed())
             if self._ping_at is not None and now >= self._ping_at:
                 self._ping(now)
 
@@ -470,7 +470,7 @@ class ControlMachine:
         return self._next_number - 1
 
     def _end(self, *effects: ControlEffect) -> None:
-        self._phase = Phase.ENDED
+        self._phase = ControlPhase.ENDED
         self._listed = {}
         self._listed_until = []
         self._pings = {}

@@ -14,22 +14,19 @@ from enum import Enum
 __all__ = [
     "Accepted",
     "BinaryReceived",
-    "ChannelClosed",
-    "ChannelOpened",
     "CloseChannel",
     "CloseSink",
     "Consumed",
+    "DataChannelClosed",
+    "DataChannelOpened",
     "Effect",
     "Event",
     "FinishSink",
-    "Finished",
-    "Outcome",
     "PauseSink",
-    "Ready",
+    "ReadyToSend",
     "Reset",
     "ResetSink",
     "ResumeSink",
-    "Role",
     "SendBinary",
     "SendText",
     "SinkClosed",
@@ -38,6 +35,9 @@ __all__ = [
     "SinkEof",
     "SinkRefused",
     "SinkWritten",
+    "StreamFinished",
+    "StreamOutcome",
+    "StreamRole",
     "TextReceived",
     "Tick",
     "Turn",
@@ -45,14 +45,14 @@ __all__ = [
 ]
 
 
-class Role(Enum):
+class StreamRole(Enum):
     """Which side of the data channel we are."""
 
     OPENER = "opener"
     ACCEPTOR = "acceptor"
 
 
-class Outcome(Enum):
+class StreamOutcome(Enum):
     """How a stream ended."""
 
     CLEAN = "clean"
@@ -71,7 +71,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelOpened:
+class DataChannelOpened:
     """The data channel is open on both sides."""
 
 
@@ -90,7 +90,7 @@ class BinaryReceived:
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelClosed:
+class DataChannelClosed:
     """The channel is gone; nothing more comes from it."""
 
 
@@ -157,10 +157,10 @@ class Tick:
 
 
 Event = (
-    ChannelOpened
+    DataChannelOpened
     | TextReceived
     | BinaryReceived
-    | ChannelClosed
+    | DataChannelClosed
     | SinkConnected
     | SinkRefused
     | SinkData
@@ -228,7 +228,7 @@ class CloseChannel:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class ReadyToSend:
     """``pending`` bytes of payload may be sent: give this stream a turn.
 
     Said again when the number grows while it is still below one message, so that the scheduler knows a bulk stream.
@@ -250,10 +250,10 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class StreamFinished:
     """The stream has ended; said exactly once. Only Consumed, and ResetSink for a sink that comes late, may follow."""
 
-    outcome: Outcome
+    outcome: StreamOutcome
     code: str
     """A short word: the code of the wire or of the violation; empty after a clean end."""
     message: str
@@ -274,8 +274,8 @@ Effect = (
     | PauseSink
     | ResumeSink
     | CloseChannel
-    | Ready
+    | ReadyToSend
     | Consumed
     | Accepted
-    | Finished
+    | StreamFinished
 )

@@ -20,7 +20,7 @@ from mxrtc_bridge.core.stream.events import (
     Effect,
     Event,
     PauseSink,
-    Ready,
+    ReadyToSend,
     ResetSink,
     ResumeSink,
     SendBinary,
@@ -143,7 +143,7 @@ class SendHalf:
         if self.sendable <= self.announced or self.announced >= messages.MAX_PAYLOAD_BYTES:
             return []
         self.announced = self.sendable
-        return [Ready(self.announced)]
+        return [ReadyToSend(self.announced)]
 
     def _take(self, size: int) -> bytes:
         with memoryview(self.unsent) as view:

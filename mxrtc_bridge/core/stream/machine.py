@@ -33,19 +33,16 @@ from mxrtc_bridge.core.stream.events import *  # noqa: F403
 from mxrtc_bridge.core.stream.events import (
     Accepted,
     BinaryReceived,
-    ChannelClosed,
-    ChannelOpened,
     CloseChannel,
     CloseSink,
     Consumed,
+    DataChannelClosed,
+    DataChannelOpened,
     Effect,
     Event,
-    Finished,
     FinishSink,
-    Outcome,
     Reset,
     ResetSink,
-    Role,
     SendText,
     SinkClosed,
     SinkConnected,
@@ -53,6 +50,9 @@ from mxrtc_bridge.core.stream.events import (
     SinkEof,
     SinkRefused,
     SinkWritten,
+    StreamFinished,
+    StreamOutcome,
+    StreamRole,
     TextReceived,
     Tick,
     Turn,
@@ -75,7 +75,7 @@ FIN_TIMEOUT_S = 30.0
 """How long the acknowledgement of ``fin`` may take once all bytes are acknowledged."""
 
 
-class Phase(Enum):
+class StreamPhase(Enum):
     """Where the stream as a whole is."""
 
     OPENING = "opening"
@@ -89,13 +89,13 @@ class Phase(Enum):
     FINISHED = "finished"
 
 
-MESSAGES: Mapping[tuple[Role, Phase], frozenset[type[messages.Message]]] = {
-    (Role.OPENER, Phase.OPENING): frozenset(),  # never read: any message means that the channel is open
-    (Role.OPENER, Phase.AWAITING_OK): frozenset({messages.Ok, messages.Err, messages.Rst}),
-    (Role.OPENER, Phase.FLOWING): frozenset({messages.Ack, messages.Fin, messages.Rst}),
+MESSAGES: Mapping[tuple[StreamRole, StreamPhase], frozenset[type[messages.Message]]] = {
+    (StreamRole.OPENER, StreamPhase.OPENING): frozenset(),  # never read: any message means that the channel is open
+    (StreamRole.OPENER, StreamPhase.AWAITING_OK): frozenset({messages.Ok, messages.Err, messages.Rst}),
+    (StreamRole.OPENER, StreamPhase.FLOWING): frozenset({messages.Ack, messages.Fin, messages.Rst}),
     # The opener does not know how far the acceptor is: both of its rows are the same.
-    (Role.ACCEPTOR, Phase.CONNECTING): frozenset({messages.Open, messages.Ack, messages.Fin, messages.Rst}),
-    (Role.ACCEPTOR, Phase.FLOWING): frozenset({messages.Open, messages.Ack, messages.Fin, messages.Rst}),
+    (StreamRole.ACCEPTOR, StreamPhase.CONNECTING): frozenset({messages.Open, messages.Ack, messages.Fin, messages.Rst}),
+    (StreamRole.ACCEPTOR, StreamPhase.FLOWING): frozenset({messages.Open, messages.Ack, messages.Fin, messages.Rst}),
 }
 """What the other side may send. The phases that a role never sees have no row; FINISHED reads no messages."""
 
@@ -112,9 +112,11 @@ class StreamMachine:
         StateError: ``window`` is out of range.
     """
 
-    def __init__(self, role: Role, *, window: int = messages.DEFAULT_WINDOW, stream_id: str | None = None) -> None:
+    def __init__(
+        self, role: StreamRole, *, window: int = messages.DEFAULT_WINDOW, stream_id: str | None = None
+    ) -> None:
         self.role = role
-        self._phase = Phase.OPENING if role is Role.OPENER else Phase.CONNECTING
+        self._phase = StreamPhase.OPENING if role is StreamRole.OPENER else StreamPhase.CONNECTING
         self._sink = SinkState.ABSENT
         self._send = SendHalf(limit=messages.INITIAL_CREDIT)
         self._receive = ReceiveHalf(_checked_window(window))
@@ -125,7 +127,7 @@ class StreamMachine:
         self._effects: deque[Effect] = deque()
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> StreamPhase:
         return self._phase
 
     @property
@@ -181,24 +183,24 @@ class StreamMachine:
         Raises:
             StateError: a sink event that the state of the sink does not allow; nothing has changed.
         """
-        if self._phase is Phase.FINISHED:
+        if self._phase is StreamPhase.FINISHED:
             self._handle_late(event)
             return
         check_sink_event(self._sink, event)
         try:
             self._dispatch(now, event)
         except WireError as error:
-            self._break(Outcome.VIOLATION, error.code, str(error), tell="violation")
+            self._break(StreamOutcome.VIOLATION, error.code, str(error), tell="violation")
 
     def _dispatch(self, now: float, event: Event) -> None:  # noqa: C901, PLR0912 - one row for each event
         match event:
-            case ChannelOpened():
+            case DataChannelOpened():
                 self._channel_opened(now)
             case TextReceived(text=text):
                 self._text_received(now, text)
             case BinaryReceived(data=data):
                 self._binary_received(now, data)
-            case ChannelClosed():
+            case DataChannelClosed():
                 self._channel_closed()
             case SinkConnected():
                 self._sink_connected(now)
@@ -215,7 +217,7 @@ class StreamMachine:
             case Turn(limit=limit):
                 self._turn(now, limit)
             case Reset(code=code, message=message):
-                self._break(Outcome.RESET, code, message, tell=code)
+                self._break(StreamOutcome.RESET, code, message, tell=code)
             case Tick():
                 self._tick(now)
             case _:
@@ -224,9 +226,9 @@ class StreamMachine:
     # The channel
 
     def _channel_opened(self, now: float) -> None:
-        if self._phase is not Phase.OPENING:
+        if self._phase is not StreamPhase.OPENING:
             return
-        self._phase = Phase.AWAITING_OK
+        self._phase = StreamPhase.AWAITING_OK
         self._answer_by = now + ANSWER_TIMEOUT_S
         if self._stream_id is not None:
             self._say(messages.Open(self._stream_id))
@@ -253,13 +255,13 @@ class StreamMachine:
             case messages.Ok(window=window):
                 self._accepted(now, window)
             case messages.Err(code=code, message=reason):
-                self._end(Outcome.REFUSED, code.value, reason, CloseChannel(), ResetSink())
+                self._end(StreamOutcome.REFUSED, code.value, reason, CloseChannel(), ResetSink())
             case messages.Ack(offset=offset, window=window):
                 self._acknowledged(offset, window)
             case messages.Fin(offset=offset):
                 self._fin_received(offset)
             case messages.Rst(code=rst_code):
-                self._end(Outcome.RESET, rst_code, "the other side reset the stream", CloseChannel(), ResetSink())
+                self._end(StreamOutcome.RESET, rst_code, "the other side reset the stream", CloseChannel(), ResetSink())
 
     def _binary_received(self, now: float, data: bytes) -> None:
         self._channel_opened(now)
@@ -269,7 +271,7 @@ class StreamMachine:
         half.received += len(data)
         if len(data) > messages.MAX_PAYLOAD_BYTES:
             raise WireError("too_long", f"payload of {len(data)} bytes; the limit is {messages.MAX_PAYLOAD_BYTES}")
-        if self._phase is Phase.AWAITING_OK:
+        if self._phase is StreamPhase.AWAITING_OK:
             raise WireError("out_of_turn", "payload came before ok")
         if half.state is not ReceiveState.OPEN:
             raise WireError("out_of_turn", "payload came after fin")
@@ -282,12 +284,12 @@ class StreamMachine:
     def _channel_closed(self) -> None:
         if self._send.state is SendState.DONE and self._receive.state is ReceiveState.DRAINING:
             # All of both directions has arrived; only our own sink is still busy with it.
-            self._end(Outcome.CLEAN, "", "both directions ended", CloseSink())
+            self._end(StreamOutcome.CLEAN, "", "both directions ended", CloseSink())
         else:
-            self._end(Outcome.LOST, "closed", "the channel closed before the stream had ended", ResetSink())
+            self._end(StreamOutcome.LOST, "closed", "the channel closed before the stream had ended", ResetSink())
 
     def _accepted(self, now: float, window: int) -> None:
-        self._phase = Phase.FLOWING
+        self._phase = StreamPhase.FLOWING
         self._answer_by = None
         self._send.limit = max(self._send.limit, window)
         self._emit(Accepted())
@@ -322,8 +324,8 @@ class StreamMachine:
 
     def _sink_connected(self, now: float) -> None:
         self._sink = SinkState.PRESENT
-        if self.role is Role.ACCEPTOR:
-            self._phase = Phase.FLOWING
+        if self.role is StreamRole.ACCEPTOR:
+            self._phase = StreamPhase.FLOWING
             self._receive.promise()
             self._say(messages.Ok(self._receive.window))
         self._write_held()
@@ -334,7 +336,7 @@ class StreamMachine:
 
     def _sink_refused(self, code: str, message: str) -> None:
         known = _err_code(code)
-        self._break(Outcome.REFUSED, known.value, message, tell=known.value)
+        self._break(StreamOutcome.REFUSED, known.value, message, tell=known.value)
 
     def _sink_data(self, data: bytes) -> None:
         half = self._send
@@ -363,9 +365,11 @@ class StreamMachine:
     def _sink_closed(self, now: float, error: str | None) -> None:
         self._sink = SinkState.GONE
         if error is not None:
-            self._break(Outcome.RESET, "reset", error, tell="reset")
+            self._break(StreamOutcome.RESET, "reset", error, tell="reset")
         elif self._receive.state is not ReceiveState.DONE:
-            self._break(Outcome.RESET, "closed", "the local side closed before it had taken everything", tell="closed")
+            self._break(
+                StreamOutcome.RESET, "closed", "the local side closed before it had taken everything", tell="closed"
+            )
         else:
             self._sink_eof(now)
 
@@ -403,7 +407,7 @@ class StreamMachine:
 
     @property
     def _may_send(self) -> bool:
-        return self._phase is Phase.FLOWING or self._phase is Phase.AWAITING_OK
+        return self._phase is StreamPhase.FLOWING or self._phase is StreamPhase.AWAITING_OK
 
     def _continue_sending(self, now: float) -> None:
         half = self._send
@@ -417,7 +421,7 @@ class StreamMachine:
         # While bytes are unacknowledged the other sink may take its time; afterwards nothing is left to wait for.
         # Before ok the answer has its own deadline.
         half = self._send
-        if half.state is SendState.FIN_SENT and half.acked == half.sent and self._phase is Phase.FLOWING:
+        if half.state is SendState.FIN_SENT and half.acked == half.sent and self._phase is StreamPhase.FLOWING:
             self._fin_ack_by = now + FIN_TIMEOUT_S
 
     def _announce(self) -> None:
@@ -429,34 +433,34 @@ class StreamMachine:
     def _tick(self, now: float) -> None:
         if self._answer_by is not None and now >= self._answer_by:
             message = f"the other side did not answer within {ANSWER_TIMEOUT_S:.0f} s"
-            self._break(Outcome.RESET, "timeout", message, tell="timeout")
+            self._break(StreamOutcome.RESET, "timeout", message, tell="timeout")
         elif self._fin_ack_by is not None and now >= self._fin_ack_by:
             message = f"the other side did not acknowledge the end within {FIN_TIMEOUT_S:.0f} s"
-            self._break(Outcome.RESET, "timeout", message, tell="timeout")
+            self._break(StreamOutcome.RESET, "timeout", message, tell="timeout")
 
     def _end_when_done(self) -> None:
         if self._send.state is SendState.DONE and self._receive.state is ReceiveState.DONE:
-            self._end(Outcome.CLEAN, "", "both directions ended", CloseChannel(), CloseSink())
+            self._end(StreamOutcome.CLEAN, "", "both directions ended", CloseChannel(), CloseSink())
 
-    def _break(self, outcome: Outcome, code: str, message: str, *, tell: str) -> None:
+    def _break(self, outcome: StreamOutcome, code: str, message: str, *, tell: str) -> None:
         """End the stream out of order, and say so."""
-        if self._phase is Phase.CONNECTING and outcome is not Outcome.VIOLATION:
-            self._say(messages.Err(_err_code(tell), message if outcome is Outcome.REFUSED else ""))
-        elif self._phase is not Phase.OPENING:
+        if self._phase is StreamPhase.CONNECTING and outcome is not StreamOutcome.VIOLATION:
+            self._say(messages.Err(_err_code(tell), message if outcome is StreamOutcome.REFUSED else ""))
+        elif self._phase is not StreamPhase.OPENING:
             self._say(messages.Rst(tell if messages.is_code(tell) else "internal"))
         self._end(outcome, code, message, CloseChannel(), ResetSink())
 
-    def _end(self, outcome: Outcome, code: str, message: str, *effects: Effect) -> None:
+    def _end(self, outcome: StreamOutcome, code: str, message: str, *effects: Effect) -> None:
         for effect in effects:
             if isinstance(effect, (CloseSink, ResetSink)) and self._sink is not SinkState.PRESENT:
                 continue
             self._emit(effect)
-        self._phase = Phase.FINISHED
+        self._phase = StreamPhase.FINISHED
         self._answer_by = self._fin_ack_by = None
         self._send.unsent.clear()
         self._receive.held.clear()
         self._report_consumed(self._receive.received)
-        self._emit(Finished(outcome, code, message, self._send.sent, self._receive.received))
+        self._emit(StreamFinished(outcome, code, message, self._send.sent, self._receive.received))
 
     def _handle_late(self, event: Event) -> None:
         self._effects.extend(late_effects(self._sink, event))

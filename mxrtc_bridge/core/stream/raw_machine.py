@@ -20,25 +20,25 @@ from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import (
     BinaryReceived,
-    ChannelClosed,
-    ChannelOpened,
     CloseChannel,
     CloseSink,
     Consumed,
+    DataChannelClosed,
+    DataChannelOpened,
     Effect,
     Event,
-    Finished,
     FinishSink,
-    Outcome,
     Reset,
     ResetSink,
-    Role,
     SinkClosed,
     SinkConnected,
     SinkData,
     SinkEof,
     SinkRefused,
     SinkWritten,
+    StreamFinished,
+    StreamOutcome,
+    StreamRole,
     TextReceived,
     Tick,
     Turn,
@@ -52,7 +52,7 @@ CLOSE_TIMEOUT_S = 30.0
 """How long the other side may take to answer the closing of the channel, and a sink to appear after it."""
 
 
-class ChannelState(Enum):
+class RawChannelState(Enum):
     """The data channel."""
 
     OPENING = "opening"
@@ -71,9 +71,9 @@ class RawStreamMachine:
         role: which side of the channel we are.
     """
 
-    def __init__(self, role: Role) -> None:
+    def __init__(self, role: StreamRole) -> None:
         self.role = role
-        self._channel = ChannelState.OPENING if role is Role.OPENER else ChannelState.OPEN
+        self._channel = RawChannelState.OPENING if role is StreamRole.OPENER else RawChannelState.OPEN
         self._sink = SinkState.ABSENT
         self._send = SendHalf(limit=messages.MAX_COUNT)
         self._held: deque[bytes] = deque()
@@ -84,7 +84,7 @@ class RawStreamMachine:
         self._effects: deque[Effect] = deque()
 
     @property
-    def channel_state(self) -> ChannelState:
+    def channel_state(self) -> RawChannelState:
         return self._channel
 
     @property
@@ -115,7 +115,7 @@ class RawStreamMachine:
         Raises:
             StateError: a sink event that the state of the sink does not allow; nothing has changed.
         """
-        if self._channel is ChannelState.FINISHED:
+        if self._channel is RawChannelState.FINISHED:
             self._handle_late(event)
             return
         check_sink_event(self._sink, event)
@@ -123,18 +123,18 @@ class RawStreamMachine:
 
     def _dispatch(self, now: float, event: Event) -> None:  # noqa: C901, PLR0912 - one row for each event
         match event:
-            case ChannelOpened():
+            case DataChannelOpened():
                 self._channel_opened(now)
             case TextReceived(text=text):
                 self._text_received(now, text)
             case BinaryReceived(data=data):
                 self._payload_received(now, data)
-            case ChannelClosed():
+            case DataChannelClosed():
                 self._channel_closed(now)
             case SinkConnected():
                 self._sink_connected(now)
             case SinkRefused(code=code, message=message):
-                self._end(Outcome.REFUSED, code, message, CloseChannel())
+                self._end(StreamOutcome.REFUSED, code, message, CloseChannel())
             case SinkData(data=data):
                 self._sink_data(data)
             case SinkEof():
@@ -147,7 +147,7 @@ class RawStreamMachine:
                 self._effects.extend(self._send.turn(limit if self._may_send else 0))
                 self._continue_sending(now)
             case Reset(code=code, message=message):
-                self._end(Outcome.RESET, code, message, CloseChannel(), ResetSink())
+                self._end(StreamOutcome.RESET, code, message, CloseChannel(), ResetSink())
             case Tick():
                 self._tick(now)
             case _:
@@ -156,8 +156,8 @@ class RawStreamMachine:
     # The channel
 
     def _channel_opened(self, now: float) -> None:
-        if self._channel is ChannelState.OPENING:
-            self._channel = ChannelState.OPEN
+        if self._channel is RawChannelState.OPENING:
+            self._channel = RawChannelState.OPEN
             self._continue_sending(now)
 
     def _text_received(self, now: float, text: str) -> None:
@@ -166,7 +166,7 @@ class RawStreamMachine:
         except UnicodeEncodeError:
             self._effects.append(Consumed(len(text.encode("utf-8", "surrogatepass"))))
             message = "text that has no UTF-8"
-            self._end(Outcome.VIOLATION, "not_utf8", message, CloseChannel(), ResetSink())
+            self._end(StreamOutcome.VIOLATION, "not_utf8", message, CloseChannel(), ResetSink())
         else:
             self._payload_received(now, data)
 
@@ -177,30 +177,30 @@ class RawStreamMachine:
         self._received += len(data)
         if self.unwritten > MAX_UNWRITTEN_BYTES:
             message = f"{self.unwritten} bytes wait for the local side; the limit is {MAX_UNWRITTEN_BYTES}"
-            self._end(Outcome.VIOLATION, "over_limit", message, CloseChannel(), ResetSink())
+            self._end(StreamOutcome.VIOLATION, "over_limit", message, CloseChannel(), ResetSink())
             return
         self._held.append(data)
         self._write_held()
 
     def _channel_closed(self, now: float) -> None:
-        if self._channel is ChannelState.CLOSED:
+        if self._channel is RawChannelState.CLOSED:
             return
         if self._sink is not SinkState.ABSENT:
-            self._end(Outcome.CLEAN, "", "the channel ended", FinishSink(), CloseSink())
+            self._end(StreamOutcome.CLEAN, "", "the channel ended", FinishSink(), CloseSink())
         elif self._held:
             # Whoever sends a line and leaves wants the line to arrive.
-            self._channel = ChannelState.CLOSED
+            self._channel = RawChannelState.CLOSED
             self._deadline = now + CLOSE_TIMEOUT_S
         else:
-            self._end(Outcome.LOST, "closed", "the channel closed before the local side was there")
+            self._end(StreamOutcome.LOST, "closed", "the channel closed before the local side was there")
 
     # The sink
 
     def _sink_connected(self, now: float) -> None:
         self._sink = SinkState.PRESENT
         self._write_held()
-        if self._channel is ChannelState.CLOSED:
-            self._end(Outcome.CLEAN, "", "the channel ended", FinishSink(), CloseSink())
+        if self._channel is RawChannelState.CLOSED:
+            self._end(StreamOutcome.CLEAN, "", "the channel ended", FinishSink(), CloseSink())
         else:
             self._continue_sending(now)
 
@@ -224,9 +224,9 @@ class RawStreamMachine:
     def _sink_closed(self, now: float, error: str | None) -> None:
         self._sink = SinkState.GONE
         if error is not None:
-            self._end(Outcome.RESET, "reset", error, CloseChannel())
-        elif self._channel is ChannelState.CLOSING:
-            self._end(Outcome.CLEAN, "", "the local side ended")
+            self._end(StreamOutcome.RESET, "reset", error, CloseChannel())
+        elif self._channel is RawChannelState.CLOSING:
+            self._end(StreamOutcome.CLEAN, "", "the local side ended")
         else:
             # What it said before it went is still to be sent; nobody is left to take what comes.
             self._drop_unwritten()
@@ -251,7 +251,7 @@ class RawStreamMachine:
 
     @property
     def _may_send(self) -> bool:
-        return self._channel is ChannelState.OPEN
+        return self._channel is RawChannelState.OPEN
 
     def _announce(self) -> None:
         if self._may_send:
@@ -263,9 +263,9 @@ class RawStreamMachine:
             return
         self._send.state = SendState.DONE
         if self._sink is SinkState.GONE:
-            self._end(Outcome.CLEAN, "", "the local side ended", CloseChannel())
+            self._end(StreamOutcome.CLEAN, "", "the local side ended", CloseChannel())
         else:
-            self._channel = ChannelState.CLOSING
+            self._channel = RawChannelState.CLOSING
             self._deadline = now + CLOSE_TIMEOUT_S
             self._effects.append(CloseChannel())
 
@@ -274,22 +274,22 @@ class RawStreamMachine:
     def _tick(self, now: float) -> None:
         if self._deadline is None or now < self._deadline:
             return
-        if self._channel is ChannelState.CLOSING:
-            self._end(Outcome.CLEAN, "", "the local side ended", FinishSink(), CloseSink())
+        if self._channel is RawChannelState.CLOSING:
+            self._end(StreamOutcome.CLEAN, "", "the local side ended", FinishSink(), CloseSink())
         else:
-            self._end(Outcome.LOST, "timeout", f"the local side was not there within {CLOSE_TIMEOUT_S:.0f} s")
+            self._end(StreamOutcome.LOST, "timeout", f"the local side was not there within {CLOSE_TIMEOUT_S:.0f} s")
 
-    def _end(self, outcome: Outcome, code: str, message: str, *effects: Effect) -> None:
-        channel_open = self._channel in {ChannelState.OPENING, ChannelState.OPEN}
+    def _end(self, outcome: StreamOutcome, code: str, message: str, *effects: Effect) -> None:
+        channel_open = self._channel in {RawChannelState.OPENING, RawChannelState.OPEN}
         for effect in effects:
             if channel_open if isinstance(effect, CloseChannel) else self._sink is SinkState.PRESENT:
                 self._effects.append(effect)
-        self._channel = ChannelState.FINISHED
+        self._channel = RawChannelState.FINISHED
         self._deadline = None
         self._send.unsent.clear()
         self._held.clear()
         self._drop_unwritten()
-        self._effects.append(Finished(outcome, code, message, self._send.sent, self._received))
+        self._effects.append(StreamFinished(outcome, code, message, self._send.sent, self._received))
 
     def _handle_late(self, event: Event) -> None:
         self._effects.extend(late_effects(self._sink, event))

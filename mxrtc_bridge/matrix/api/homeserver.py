@@ -37,7 +37,7 @@ _PING_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class TokenOwner:
     """Whom an access token stands for."""
 
     user_id: UserId
@@ -93,11 +93,11 @@ class Homeserver:
             raise HomeserverError("the answer to /versions holds no versions; is this a Matrix homeserver?", 200)
         return tuple(version for version in versions[:64] if isinstance(version, str) and len(version) <= 32)
 
-    async def whoami(self, as_user: UserId | None = None) -> Identity:
+    async def whoami(self, as_user: UserId | None = None) -> TokenOwner:
         """The user that the token stands for (``/account/whoami``)."""
         answer = await self._get("check the access token", Path.v3.account.whoami, as_user=as_user)
         device = answer.get("device_id")
-        return Identity(_user_id(answer), device if isinstance(device, str) and len(device) <= 255 else None)
+        return TokenOwner(_user_id(answer), device if isinstance(device, str) and len(device) <= 255 else None)
 
     async def login_password(self, user: str, password: str, device_name: str) -> LoginResult:
         """Log in with a password (``m.login.password``); a new device is made."""

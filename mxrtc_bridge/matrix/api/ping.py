@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.matrix.api.homeserver import Identity
+from mxrtc_bridge.matrix.api.homeserver import TokenOwner
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class PingServer(Protocol):
 
     async def versions(self) -> tuple[str, ...]: ...
 
-    async def whoami(self) -> Identity: ...
+    async def whoami(self) -> TokenOwner: ...
 
     async def ping_appservice(self, appservice_id: str, txn_id: str) -> int: ...
 
@@ -52,7 +52,7 @@ async def wait_for_homeserver(
     first_s: float = 0.5,
     longest_s: float = 15.0,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> Identity:
+) -> TokenOwner:
     """Wait until the homeserver answers, however long it takes, and check our token.
 
     Returns:

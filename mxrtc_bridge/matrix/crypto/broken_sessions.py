@@ -13,7 +13,7 @@ from mxrtc_bridge.core.call.limits import MAX_REMEMBERED, RateLimit
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.clock import elapsed_s
-from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.claims import Claims
 from mxrtc_bridge.matrix.crypto.receive_budget import ReceiveBudget
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, UserDevices
@@ -63,7 +63,7 @@ class BrokenSessions:
         self._replaced = replaced
         self._wall_ms = wall_ms
         self._tries = RateLimit(TRIES_A_MINUTE, TRIES_A_MINUTE * MAX_REMEMBERED)
-        self._seldom = SeldomLog(_log)
+        self._seldom = RateLimitedLog(_log)
 
     async def replace(self, sender: UserId, curve25519: str) -> None:
         """Begin a new session with a device whose messages we cannot read; it uses the newest from then on."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, server_of
-from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.broken_sessions import BrokenSessions
 from mxrtc_bridge.matrix.crypto.claims import Claims
@@ -121,7 +121,7 @@ class CryptoDevice:
         self._token_saved_ms = 0
         self._unwedged: dict[str, int] = {}
         self._new_keys: list[InboundRecord] = []
-        self._seldom = SeldomLog(_log)
+        self._seldom = RateLimitedLog(_log)
 
     # --- the device itself
 

@@ -34,7 +34,7 @@ Name = tuple[RoomId, str, UserId]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class KeyRequest:
     """Somebody asks for a key of ours."""
 
     room: RoomId
@@ -98,7 +98,7 @@ def _open_exported(key: str) -> vodozemac.InboundGroupSession:
     return vodozemac.InboundGroupSession.import_session(vodozemac.ExportedSessionKey(key))
 
 
-def parse_request(content: Mapping[str, Any]) -> Wanted | None:
+def parse_request(content: Mapping[str, Any]) -> KeyRequest | None:
     """Read the request of another device for a key of ours; None for anything else, the end of a request among it."""
     body, device = content.get("body"), content.get("requesting_device_id")
     if content.get("action") != "request" or not isinstance(body, dict) or not isinstance(device, str):
@@ -110,4 +110,4 @@ def parse_request(content: Mapping[str, Any]) -> Wanted | None:
         return None
     if body.get("algorithm") != MEGOLM or not is_key(session_id) or len(device) > 255:
         return None
-    return Wanted(room, str(session_id), DeviceId(device))
+    return KeyRequest(room, str(session_id), DeviceId(device))

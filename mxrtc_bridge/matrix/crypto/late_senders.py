@@ -14,7 +14,7 @@ from typing import Any
 
 from mxrtc_bridge.core.errors import MxrtcError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage
 from mxrtc_bridge.matrix.crypto.outbound import Later
@@ -49,7 +49,7 @@ class LateSenders:
         self._later = later
         self._take = take
         self._deliver = deliver
-        self._seldom = SeldomLog(_log)
+        self._seldom = RateLimitedLog(_log)
 
     def put(self, sender: UserId, message: OlmMessage, content: Mapping[str, Any]) -> bool:
         """Let a message wait until its device was asked for; those of one sender stay in order. False without place."""

@@ -27,7 +27,7 @@ from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.claims import Claims
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
-from mxrtc_bridge.matrix.crypto.key_requests import Wanted
+from mxrtc_bridge.matrix.crypto.key_requests import KeyRequest
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
 from mxrtc_bridge.matrix.crypto.store import Changes, CryptoStore, OutboundRecord
@@ -269,7 +269,7 @@ class OutboundSessions:
         session.record = replace(session.record, pickle=session.olm.pickle(self._pickle_key), **changes)
         await self._store.save(Changes(outbound=[session.record]))
 
-    async def give_again(self, wanted: Wanted, user: UserId) -> bool:
+    async def give_again(self, wanted: KeyRequest, user: UserId) -> bool:
         """Give the key of a room, as it is now, to a device that has had it; False if it has not.
 
         Raises:
@@ -286,7 +286,7 @@ class OutboundSessions:
             look, self._to_ask, lambda devices, asked: self._give_again(wanted, user, devices, asked)
         )
 
-    async def _may_have_again(self, wanted: Wanted, user: UserId) -> bool:
+    async def _may_have_again(self, wanted: KeyRequest, user: UserId) -> bool:
         """Whether a device has had the key, and was not given it again a moment ago; from now on it counts as given."""
         name, now = (wanted.room, user, wanted.device), self._wall_ms()
         session = await self._session_of(wanted)
@@ -300,7 +300,7 @@ class OutboundSessions:
         return True
 
     async def _give_again(
-        self, wanted: Wanted, user: UserId, known: Sequence[DeviceIdentity], asked: Collection[DeviceIdentity]
+        self, wanted: KeyRequest, user: UserId, known: Sequence[DeviceIdentity], asked: Collection[DeviceIdentity]
     ) -> bool:
         session = await self._session_of(wanted)
         if session is None:
@@ -312,7 +312,7 @@ class OutboundSessions:
             await self._share(session, _key_of(session), devices, asked)
         return bool(devices)
 
-    async def _session_of(self, wanted: Wanted) -> _Session | None:
+    async def _session_of(self, wanted: KeyRequest) -> _Session | None:
         session = await self._load(wanted.room)
         return session if session is not None and session.record.session_id == wanted.session_id else None
 
@@ -425,7 +425,7 @@ def _without_it(record: OutboundRecord, devices: Sequence[DeviceIdentity]) -> li
     return [each for each in devices if (each.user, each.device, each.curve25519) not in record.shared]
 
 
-def _had(record: OutboundRecord, wanted: Wanted, user: UserId) -> set[tuple[UserId, DeviceId, str]]:
+def _had(record: OutboundRecord, wanted: KeyRequest, user: UserId) -> set[tuple[UserId, DeviceId, str]]:
     """As what the device that asks for a key has had it."""
     return {each for each in record.shared if each[:2] == (user, wanted.device)}
 

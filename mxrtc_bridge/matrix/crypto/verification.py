@@ -20,19 +20,19 @@ from mxrtc_bridge.core.crypto.sas_values import (
     Ask,
     Compared,
     Effect,
-    Ended,
     GiveUp,
-    Ours,
+    LocalKeys,
     Received,
-    Send,
-    Theirs,
+    RemoteKeys,
+    SendToDevices,
     Tick,
+    VerificationEnded,
     VerificationEvent,
-    Vouched,
+    VerifiedKeys,
 )
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -100,9 +100,9 @@ class Exchange:
     machine: Verification
     room: RoomId | None = None
     """Where it takes place; None for one between devices."""
-    vouched: Vouched | None = None
+    vouched: VerifiedKeys | None = None
     """What is verified."""
-    ended: Ended | None = None
+    ended: VerificationEnded | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One event at a time, with all that follows from it: messages must leave in order."""
 
@@ -123,7 +123,7 @@ class Exchange:
 
 
 Changed = Callable[[Exchange, Effect], Awaitable[None]]
-SendInRoom = Callable[[RoomId, Send, str], Awaitable[None]]
+SendInRoom = Callable[[RoomId, SendToDevices, str], Awaitable[None]]
 """Sends an event in a room; the same key again is the same event."""
 
 
@@ -157,7 +157,7 @@ class Verifications:
         self._monotonic = monotonic
         self._wall_ms = wall_ms
         self._open: dict[tuple[UserId, str], Exchange] = {}
-        self._seldom = SeldomLog(_log)
+        self._seldom = RateLimitedLog(_log)
 
     @property
     def open(self) -> tuple[Exchange, ...]:
@@ -241,14 +241,14 @@ class Verifications:
             return None
         return await self._begin(sender, transaction, await self._theirs(sender), room)
 
-    async def _theirs(self, user: UserId) -> Theirs:
+    async def _theirs(self, user: UserId) -> RemoteKeys:
         known = await self._device.devices_of(user, fresh=True)
         own = self._device.device_id if user == self._device.user else None
         keys = {each.device: each.ed25519 for each in known.devices if each.device != own}
-        return Theirs(user, keys, known.master)
+        return RemoteKeys(user, keys, known.master)
 
-    async def _begin(self, user: UserId, transaction: str, theirs: Theirs, room: RoomId | None) -> Exchange:
-        ours = Ours(self._device.user, self._device.device_id, await own_keys(self._device))
+    async def _begin(self, user: UserId, transaction: str, theirs: RemoteKeys, room: RoomId | None) -> Exchange:
+        ours = LocalKeys(self._device.user, self._device.device_id, await own_keys(self._device))
         machine = Verification(
             ours,
             theirs,
@@ -293,18 +293,18 @@ class Verifications:
             while (effect := exchange.machine.poll_effect()) is not None:
                 effects.append(effect)
             for effect in effects:
-                if isinstance(effect, Ended):
+                if isinstance(effect, VerificationEnded):
                     exchange.ended = effect
                     self._open.pop((exchange.user, exchange.transaction), None)
-                elif isinstance(effect, Vouched):
+                elif isinstance(effect, VerifiedKeys):
                     exchange.vouched = effect
             for effect in effects:
-                if isinstance(effect, Send):
+                if isinstance(effect, SendToDevices):
                     await self._send(exchange, effect)
                 else:
                     await self._changed(exchange, effect)
 
-    async def _send(self, exchange: Exchange, effect: Send) -> None:
+    async def _send(self, exchange: Exchange, effect: SendToDevices) -> None:
         try:
             if exchange.room is None:
                 await self._device.send_plain_to_devices(exchange.user, effect.devices, effect.type, effect.content)

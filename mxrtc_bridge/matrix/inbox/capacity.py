@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mxrtc_bridge.core.bounds.shares import Share, ShareLimits, Shares, host_of
+from mxrtc_bridge.core.bounds.shares import FullShare, ShareLimits, Shares, host_of
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.engine.rate_limited_log import SeldomLog
-from mxrtc_bridge.engine.round_robin import Turn, Turns
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
+from mxrtc_bridge.engine.round_robin import RoundRobin, RoundRobinTurn
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.metrics import Metrics
 
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceLimits:
+class CapacityLimits:
     """Places of the inbox."""
 
     waiting: ShareLimits = field(
@@ -65,7 +65,7 @@ class Counted(Protocol):
     def count(self) -> int: ...
 
 
-class Places:
+class InboxCapacity:
     """See the head of this module.
 
     Args:
@@ -76,15 +76,15 @@ class Places:
     """
 
     def __init__(
-        self, limits: PlaceLimits, own_server: str, has_right: Callable[[UserId], bool], metrics: Metrics
+        self, limits: CapacityLimits, own_server: str, has_right: Callable[[UserId], bool], metrics: Metrics
     ) -> None:
         self.has_right = has_right
         self._waiting = Shares(limits.waiting, own_server)
         self._changes = Shares(limits.changes, own_server)
-        self._turns = Turns(limits.handled, own_server, has_right)
-        self._turns_of_changes = Turns(limits.changes_handled, own_server, has_right)
+        self._turns = RoundRobin(limits.handled, own_server, has_right)
+        self._turns_of_changes = RoundRobin(limits.changes_handled, own_server, has_right)
         self._metrics = metrics
-        self._seldom = SeldomLog(_log)
+        self._seldom = RateLimitedLog(_log)
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._changes)
@@ -95,7 +95,11 @@ class Places:
         full = shares.full(event.sender, event.room_id, has_right=self.has_right)
         if full is not None:
             self._metrics.events("dropped")
-            whose = {Share.SENDER: event.sender, Share.SERVER: host_of(event.sender), Share.ROOM: event.room_id}
+            whose = {
+                FullShare.SENDER: event.sender,
+                FullShare.SERVER: host_of(event.sender),
+                FullShare.ROOM: event.room_id,
+            }
             name = whose.get(full, full.value)
             self._seldom.warning(
                 (full, name), "! events of %s to %s are dropped: too many wait (%s)", event.sender, event.room_id, name
@@ -115,7 +119,7 @@ class Places:
         for each in waiting:
             self._of(each.lane).add(UserId(each.sender), each.room_id, each.count)
 
-    def turn(self, sender: str, lane: str) -> Turn:
+    def turn(self, sender: str, lane: str) -> RoundRobinTurn:
         """Wait until it is the turn of an event of ``sender``; inside of it the event is handled."""
         turns = self._turns if lane else self._turns_of_changes
         return turns.of(UserId(sender))

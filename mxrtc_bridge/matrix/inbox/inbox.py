@@ -39,15 +39,15 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 
-from mxrtc_bridge.core.bounds.log_rate import Seldom
+from mxrtc_bridge.core.bounds.log_rate import LogRate
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import EventId, UserId
-from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, decode
-from mxrtc_bridge.matrix.inbox.capacity import PlaceLimits, Places
-from mxrtc_bridge.matrix.inbox.incoming import Arrival, EventStore, read_arrival
+from mxrtc_bridge.matrix.inbox.capacity import CapacityLimits, InboxCapacity
+from mxrtc_bridge.matrix.inbox.incoming import EventStore, IncomingEvent, read_arrival
 from mxrtc_bridge.matrix.inbox.lanes import Lane, Queued
-from mxrtc_bridge.matrix.inbox.outcomes import Verdict, Verdicts, ask_until_done
+from mxrtc_bridge.matrix.inbox.outcomes import EventOutcome, EventOutcomes, ask_until_done
 from mxrtc_bridge.matrix.inbox.redactions import WithdrawnEvents
 from mxrtc_bridge.metrics import Metrics
 
@@ -74,7 +74,7 @@ class InboxLimits:
     """Encoded events held in memory, all lanes together; above it each lane reads one event at a time."""
     page: int = 100
     """Events that one read from the database brings."""
-    places: PlaceLimits = field(default_factory=PlaceLimits)
+    places: CapacityLimits = field(default_factory=CapacityLimits)
     handler_timeout_s: float = 60.0
     retry_s: float = 1.0
     """First pause when the database refuses."""
@@ -134,17 +134,17 @@ class Inbox:
         self._limits = limits or InboxLimits()
         self._lanes: dict[tuple[str, str], Lane] = {}
         self._held_chars = 0
-        self._places = Places(self._limits.places, own_server, has_right, metrics)
+        self._places = InboxCapacity(self._limits.places, own_server, has_right, metrics)
         self._counting = asyncio.Lock()
         self._miscounted = False
         """Whether something may have been stored that was not counted."""
-        self._evidence = Seldom(subjects=MAX_SET_ASIDE_PER_HOUR)
-        self._seldom = SeldomLog(_log)
+        self._evidence = LogRate(subjects=MAX_SET_ASIDE_PER_HOUR)
+        self._seldom = RateLimitedLog(_log)
         self._left_out = True
         """Whether the database may hold events of lanes that have no worker; at the start nobody knows."""
         self._admitting = False
         self._intake = asyncio.Lock()
-        self._verdicts = Verdicts(self._settle, pause_s=self._limits.retry_s)
+        self._verdicts = EventOutcomes(self._settle, pause_s=self._limits.retry_s)
         self._tasks: asyncio.TaskGroup | None = None
         self._wanted = False
         self._closing = asyncio.Event()
@@ -235,7 +235,7 @@ class Inbox:
         await taken
         _log.debug("< transaction %s: %d events, %d ours", txn_id[:40], len(events), len(arrivals))
 
-    async def _take(self, arrivals: Sequence[Arrival], taken: asyncio.Future[None]) -> None:
+    async def _take(self, arrivals: Sequence[IncomingEvent], taken: asyncio.Future[None]) -> None:
         try:
             async with self._intake:
                 await self._store_and_queue(arrivals)
@@ -258,7 +258,7 @@ class Inbox:
         self._miscounted = False
         self._metrics.events_pending(len(self._places))
 
-    async def _store_and_queue(self, arrivals: Sequence[Arrival]) -> None:
+    async def _store_and_queue(self, arrivals: Sequence[IncomingEvent]) -> None:
         if self._miscounted:
             await self._count()
         admitted = [arrival for arrival in arrivals if self._admits(arrival)]
@@ -286,7 +286,7 @@ class Inbox:
         await self._withdraw([(*each.withdraws, each.sender) for each in arrivals if each.withdraws])
         self._metrics.events_pending(len(self._places))
 
-    def _admits(self, arrival: Arrival) -> bool:
+    def _admits(self, arrival: IncomingEvent) -> bool:
         """Whether an event is stored: it gets a place, or is kept to be looked at."""
         if arrival.event is not None:
             return self._places.take(arrival.event, arrival.lane)
@@ -295,7 +295,7 @@ class Inbox:
         self._metrics.events("set_aside")
         return False
 
-    def _give_back(self, arrival: Arrival) -> None:
+    def _give_back(self, arrival: IncomingEvent) -> None:
         if arrival.event is not None:
             self._places.give_back(arrival.sender, arrival.room_id, arrival.lane)
 
@@ -308,7 +308,7 @@ class Inbox:
         redactors: dict[tuple[str, str], set[str]] = {}
         for room, key, sender in redactions:
             redactors.setdefault((room, key), set()).add(sender)
-        verdicts: list[Verdict] = []
+        verdicts: list[EventOutcome] = []
         for each in await self._store.find_waiting([key for _, key, _ in redactions]) if redactions else ():
             lane = self._lanes.get((each.room_id, each.lane))
             held = next((queued for queued in lane.queue if queued.key == each.key), None) if lane is not None else None
@@ -322,13 +322,13 @@ class Inbox:
             if lane is not None and held is not None:
                 lane.queue.remove(held)
                 self._held_chars -= held.size
-            verdicts.append(Verdict(each.key, REDACTED, each.sender, each.room_id, each.lane))
+            verdicts.append(EventOutcome(each.key, REDACTED, each.sender, each.room_id, each.lane))
         if verdicts:
             self._metrics.events("set_aside", len(verdicts))
             # Not by the queue of verdicts: nobody may read them from the database meanwhile.
             await ask_until_done(lambda: self._settle(verdicts), pause_s=self._limits.retry_s)
 
-    def _queue(self, arrival: Arrival, seq: int | None) -> None:
+    def _queue(self, arrival: IncomingEvent, seq: int | None) -> None:
         if arrival.refusal is not None:
             return
         # While lanes are left out, this may be one of them: then older events of it must come first.
@@ -451,7 +451,7 @@ class Inbox:
         by = event.sender if event.type in MAY_TAKE else None
         return self._withdrawn.holds(event.room_id, event.event_id, by)
 
-    async def _settle(self, verdicts: Sequence[Verdict]) -> None:
+    async def _settle(self, verdicts: Sequence[EventOutcome]) -> None:
         async with self._counting:
             await self._store.settle(verdicts, self._wall_ms())
             for each in verdicts:

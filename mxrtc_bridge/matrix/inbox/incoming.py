@@ -17,7 +17,7 @@ from mxrtc_bridge.core.ids import EventId, parse_event_id
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, encode, parse_room_event
 from mxrtc_bridge.matrix.inbox.capacity import Counted
 from mxrtc_bridge.matrix.inbox.lanes import lane_of
-from mxrtc_bridge.matrix.inbox.outcomes import Verdict
+from mxrtc_bridge.matrix.inbox.outcomes import EventOutcome
 from mxrtc_bridge.matrix.inbox.redactions import redacted_by
 
 MAX_EVIDENCE_CHARS = 4096
@@ -25,7 +25,7 @@ MAX_EVIDENCE_CHARS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class IncomingEvent:
     """An event on its way into the store."""
 
     key: str
@@ -82,7 +82,7 @@ class WaitingEvent(Protocol):
 class EventStore(Protocol):
     """The durable side; every method may raise StorageError, and then has changed nothing."""
 
-    async def store(self, arrivals: Sequence[Arrival], now_ms: int) -> Sequence[int | None]:
+    async def store(self, arrivals: Sequence[IncomingEvent], now_ms: int) -> Sequence[int | None]:
         """Store all or none; returns for each its place in the order of arrival, None for one that was known."""
         ...
 
@@ -100,10 +100,10 @@ class EventStore(Protocol):
         """How many events wait, of each sender in each lane of each room."""
         ...
 
-    async def settle(self, verdicts: Sequence[Verdict], now_ms: int) -> None: ...
+    async def settle(self, verdicts: Sequence[EventOutcome], now_ms: int) -> None: ...
 
 
-def read_arrival(raw: object, types: frozenset[str] | None) -> Arrival | None:
+def read_arrival(raw: object, types: frozenset[str] | None) -> IncomingEvent | None:
     """Return ``raw`` (parsed JSON) as an arrival; None for a type that nobody here handles.
 
     Args:
@@ -116,7 +116,7 @@ def read_arrival(raw: object, types: frozenset[str] | None) -> Arrival | None:
             return None
     try:
         event = parse_room_event(raw)
-        return Arrival(
+        return IncomingEvent(
             event.event_id,
             event.room_id,
             encode(event),
@@ -129,7 +129,7 @@ def read_arrival(raw: object, types: frozenset[str] | None) -> Arrival | None:
         return _refused(raw, f"{error.code}: {error}")
 
 
-def _refused(raw: object, reason: str) -> Arrival:
+def _refused(raw: object, reason: str) -> IncomingEvent:
     try:
         evidence = json.dumps(raw, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError):
@@ -139,4 +139,4 @@ def _refused(raw: object, reason: str) -> Arrival:
     except EventError:
         # Stable, so that a repetition is known.
         key = "hash:" + hashlib.sha256(evidence.encode("ascii")).hexdigest()
-    return Arrival(key, "", evidence[:MAX_EVIDENCE_CHARS], refusal=reason, withdraws=redacted_by(raw))
+    return IncomingEvent(key, "", evidence[:MAX_EVIDENCE_CHARS], refusal=reason, withdraws=redacted_by(raw))

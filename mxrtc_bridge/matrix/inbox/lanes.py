@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.access.ban_lists import RULE_TYPES
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
-from mxrtc_bridge.matrix.inbox.outcomes import Verdict
+from mxrtc_bridge.matrix.inbox.outcomes import EventOutcome
 
 CHANGES = frozenset({"m.room.member", "m.room.encryption", *RULE_TYPES})
 """State of a room that means something here."""
@@ -45,6 +45,6 @@ class Lane:
     ticket: int = 0
     """Of the last verdict."""
 
-    def verdict(self, key: str, sender: str, refusal: str | None) -> Verdict:
+    def verdict(self, key: str, sender: str, refusal: str | None) -> EventOutcome:
         """What became of an event of this lane."""
-        return Verdict(key, refusal, sender, self.room_id, self.name)
+        return EventOutcome(key, refusal, sender, self.room_id, self.name)

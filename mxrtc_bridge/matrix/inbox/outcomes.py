@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class EventOutcome:
     """What became of one stored event."""
 
     key: str
@@ -58,16 +58,16 @@ async def ask_until_done(operation: Callable[[], Awaitable[T]], *, pause_s: floa
         pause_s = min(pause_s * 2, MAX_PAUSE_S)
 
 
-class Verdicts:
+class EventOutcomes:
     """The verdicts that are not yet in the database."""
 
     def __init__(
-        self, settle: Callable[[Sequence[Verdict]], Awaitable[None]], *, limit: int = 1000, pause_s: float = 1.0
+        self, settle: Callable[[Sequence[EventOutcome]], Awaitable[None]], *, limit: int = 1000, pause_s: float = 1.0
     ) -> None:
         self._settle = settle
         self._limit = limit
         self._pause_s = pause_s
-        self._held: deque[Verdict] = deque()
+        self._held: deque[EventOutcome] = deque()
         self._given = 0
         self._settled = 0
         self._changed = asyncio.Event()
@@ -77,7 +77,7 @@ class Verdicts:
         """Verdicts that are not yet committed."""
         return len(self._held)
 
-    async def put(self, verdict: Verdict) -> int:
+    async def put(self, verdict: EventOutcome) -> int:
         """Hand over a verdict; waits while too many are held. Returns its ticket for :meth:`settled`."""
         while len(self._held) >= self._limit:
             await self._changed.wait()
@@ -98,7 +98,7 @@ class Verdicts:
                 await self._changed.wait()
             batch = [self._held[place] for place in range(min(BATCH, len(self._held)))]
 
-            async def settle(batch: Sequence[Verdict] = batch) -> None:
+            async def settle(batch: Sequence[EventOutcome] = batch) -> None:
                 await self._settle(batch)
 
             await ask_until_done(settle, pause_s=self._pause_s)

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from mxrtc_bridge.core.access.ban_lists import MAX_RULES, RULE_TYPES, DenyLists, ListRule, RuleKey, parse_rule
+from mxrtc_bridge.core.access.ban_lists import MAX_RULES, RULE_TYPES, BanRules, ListRule, RuleKey, parse_rule
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
@@ -49,7 +49,7 @@ class RuleMemory(Protocol):
     async def set_rule(self, room: RoomId, key: RuleKey, rule: ListRule | None, /) -> None: ...
 
 
-class PolicyLists:
+class BanLists:
     """The lists of one bot.
 
     Args:
@@ -75,7 +75,7 @@ class PolicyLists:
         self._memory = memory
         self._rooms = frozenset(rooms)
         self._changed = changed
-        self._lists = DenyLists()
+        self._lists = BanRules()
         self._monotonic = monotonic
         self._arrived: dict[RoomId, dict[RuleKey, tuple[ListRule, float]]] = {}
         """Rules that no answer has held yet, and when they came."""

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class DirectChat:
     """A direct chat of a user with a peer."""
 
     room: RoomId
@@ -49,7 +49,7 @@ class OpeningPeers(Protocol):
     async def adopt(self, room: RoomId, peer: UserId, user: UserId) -> None: ...
 
 
-class Openings:
+class DirectChats:
     """Makes direct chats, or finds them again."""
 
     def __init__(self, homeserver: OpeningServer, peers: OpeningPeers, *, reads_encrypted: Callable[[], bool]) -> None:
@@ -57,7 +57,7 @@ class Openings:
         self._peers = peers
         self._reads_encrypted = reads_encrypted
 
-    async def open(self, peer: UserId, user: UserId) -> Opening:
+    async def open(self, peer: UserId, user: UserId) -> DirectChat:
         """Return a direct chat of ``user`` with ``peer``; the caller has judged that they may have one.
 
         Raises:
@@ -66,15 +66,15 @@ class Openings:
         rooms = self._peers.rooms_of(peer, user)
         for room in rooms:
             if room.is_pair and (not room.encrypted or self._reads_encrypted()):
-                return Opening(room.room_id, joined=True)
+                return DirectChat(room.room_id, joined=True)
         for room in rooms:
             if room.members == {peer} and await self._invited_again(room, user):
-                return Opening(room.room_id, joined=False)
+                return DirectChat(room.room_id, joined=False)
         with self._peers.expecting(peer):
             made = await self._homeserver.create_direct_room(user, peer)
             await self._peers.adopt(made, peer, user)
         log.info("%s made a room for %s", peer, user)
-        return Opening(made, joined=False)
+        return DirectChat(made, joined=False)
 
     async def _invited_again(self, room: PeerRoom, user: UserId) -> bool:
         try:

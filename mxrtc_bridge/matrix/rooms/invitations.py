@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from mxrtc_bridge.core.bounds.shares import host_of
 from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Invitations:
         self._with_right = RateLimit(PER_MINUTE, PER_MINUTE_OF_SERVER)
         self._strangers = RateLimit(STRANGER_PER_MINUTE, STRANGERS_PER_MINUTE_OF_SERVER)
         self._all_strangers = RateLimit(STRANGERS_PER_MINUTE, STRANGERS_PER_MINUTE)
-        self._seldom = SeldomLog(_log, monotonic)
+        self._seldom = RateLimitedLog(_log, monotonic)
         self._answering: dict[RoomId, asyncio.Event] = {}
 
     @contextmanager

@@ -14,13 +14,13 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from mxrtc_bridge.core.access.revocations import Doubt, EncryptionNews, MembershipNews, News
+from mxrtc_bridge.core.access.revocations import EncryptionChange, MembershipChange, News, UnreadableChange
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.rooms.ports import PeerServer, RoomListener
 from mxrtc_bridge.matrix.rooms.refresh import Refresher
-from mxrtc_bridge.matrix.rooms.room_book import Heard, PeerRoom, RoomBook
+from mxrtc_bridge.matrix.rooms.room_book import Heard, PeerRoom, RoomIndex
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class PeerMembership:
     def __init__(
         self,
         homeserver: PeerServer,
-        book: RoomBook,
+        book: RoomIndex,
         listener: RoomListener,
         *,
         peer_gone: Callable[[PeerRoom], Awaitable[None]],
@@ -80,27 +80,27 @@ class PeerMembership:
 
     def look(self, news: News) -> None:
         """Take news into account as soon as they arrive."""
-        if not isinstance(news, MembershipNews | EncryptionNews | Doubt):
+        if not isinstance(news, MembershipChange | EncryptionChange | UnreadableChange):
             return
         if news.room is None:
             for each in (*self._meanwhile, *(room.room_id for room in self._book)):
-                self.look(Doubt(each))
+                self.look(UnreadableChange(each))
             return
         meanwhile = self._meanwhile.get(news.room)
         if meanwhile is not None:
-            meanwhile.append(news if len(meanwhile) < MAX_MEANWHILE else Doubt(news.room))
+            meanwhile.append(news if len(meanwhile) < MAX_MEANWHILE else UnreadableChange(news.room))
             del meanwhile[MAX_MEANWHILE + 1 :]
         room = self._book.get(news.room)
         if room is None:
             return
         match news:
-            case EncryptionNews():
+            case EncryptionChange():
                 room.encrypted = True
-            case Doubt():
+            case UnreadableChange():
                 room.changes += 1
                 room.unread = True
                 self.refresher.doubt(room.room_id)
-            case MembershipNews(user=user, joined=joined):
+            case MembershipChange(user=user, joined=joined):
                 self._look_at_member(room, user, joined=joined)
 
     def compare(self, rooms: Iterable[RoomId], older_than_s: float, limit: int) -> None:

@@ -21,14 +21,14 @@ from contextlib import contextmanager
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
-from mxrtc_bridge.engine.rate_limited_log import SeldomLog
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.rooms.invitations import Invitations
 from mxrtc_bridge.matrix.rooms.peer_membership import PeerMembership
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile, PeerServer, RoomDirectory, RoomListener, StoredRoom
-from mxrtc_bridge.matrix.rooms.room_book import PeerRoom, RoomBook, Unfit, is_closed, judge_invite
+from mxrtc_bridge.matrix.rooms.room_book import PeerRoom, RoomIndex, Unfit, is_closed, judge_invite
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Peers:
         self._is_own = is_own
         self._may_use = may_use
         self._wall_ms = wall_ms
-        self._book = RoomBook()
+        self._book = RoomIndex()
         self.membership = PeerMembership(
             homeserver,
             self._book,
@@ -113,7 +113,7 @@ class Peers:
         self._unleft: dict[tuple[UserId, RoomId], None] = {}
         self._expecting: Counter[UserId] = Counter()
         self.invitations = Invitations(monotonic)
-        self._seldom = SeldomLog(logger, monotonic)
+        self._seldom = RateLimitedLog(logger, monotonic)
 
     # --- what others ask
 

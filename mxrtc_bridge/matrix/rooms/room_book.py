@@ -4,7 +4,7 @@ A room fit for calls holds exactly one peer and one user who may use it: then no
 or read the addresses in a description. A room keeps its two parties for its whole life; a third member makes it unfit
 until they have left again.
 
-:class:`RoomBook` must never be larger than the homeserver's truth allows: rooms enter it only after a join of ours.
+:class:`RoomIndex` must never be larger than the homeserver's truth allows: rooms enter it only after a join of ours.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class PeerRoom:
         return self.members == {self.peer, self.user}
 
 
-class RoomBook:
+class RoomIndex:
     """The rooms of all peers."""
 
     def __init__(self) -> None:

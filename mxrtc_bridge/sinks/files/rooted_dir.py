@@ -24,7 +24,7 @@ DIRECTORY_MODE = 0o700
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
-class Beneath:
+class RootedDirectory:
     """What lies beneath ``path``.
 
     Args:

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
 from mxrtc_bridge.engine.outside import in_thread
 from mxrtc_bridge.sinks.files.rooted_dir import FILE_MODE
-from mxrtc_bridge.sinks.pollable import PolledReader, PolledWriter
+from mxrtc_bridge.sinks.pollable import PollableReader, PollableWriter
 from mxrtc_bridge.sinks.reader_writer import Owner, nothing
 from mxrtc_bridge.sinks.stream_sink import StreamSink
-from mxrtc_bridge.sinks.threaded import FileReader, FileWriter
+from mxrtc_bridge.sinks.threaded import ThreadedReader, ThreadedWriter
 
 _WORDS = {
     errno.ENOENT: "the file of the service does not exist",
@@ -81,7 +81,7 @@ class _NoWriter:
             self._owner.half_failed(OSError(errno.EROFS, os.strerror(errno.EROFS)))
 
 
-class _SyncedWriter(FileWriter):
+class _SyncedWriter(ThreadedWriter):
     """Makes durable what was written before it says that all is out."""
 
     def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None] = nothing) -> None:
@@ -129,7 +129,7 @@ class AppendSink(StreamSink):
     def __init__(self, descriptor: int, *, is_fifo: bool) -> None:
         super().__init__()
         self._descriptor = descriptor
-        make_writer: type[PolledWriter | _SyncedWriter] = PolledWriter if is_fifo else _SyncedWriter
+        make_writer: type[PollableWriter | _SyncedWriter] = PollableWriter if is_fifo else _SyncedWriter
         self._set_halves(_NoReader(self), make_writer(descriptor, self, self._close_descriptor))
 
     def _finish_writing(self) -> None:
@@ -159,7 +159,7 @@ class ReadSink(StreamSink):
     def __init__(self, descriptor: int, *, is_fifo: bool) -> None:
         super().__init__()
         self._descriptor = descriptor
-        make_reader: type[PolledReader | FileReader] = PolledReader if is_fifo else FileReader
+        make_reader: type[PollableReader | ThreadedReader] = PollableReader if is_fifo else ThreadedReader
         self._set_halves(make_reader(descriptor, self, self._close_descriptor), _NoWriter(self))
 
     def _finish_writing(self) -> None:

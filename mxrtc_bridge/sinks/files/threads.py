@@ -21,7 +21,7 @@ HANGS_S = 30.0
 """A disk that has answered nothing for this time is taken for one that hangs."""
 
 
-class Workers:
+class FileThreads:
     """A bounded pool of threads.
 
     Jobs beyond the number of threads wait in order; each object that uses the pool has one job at a time, so that

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from mxrtc_bridge.core.files.events import Failure, Held
-from mxrtc_bridge.core.files.messages import Entry, FileCode, Get, Ls
-from mxrtc_bridge.sinks.files.receive.incoming_file import Reception
+from mxrtc_bridge.core.files.messages import FileCode, FileEntry, Get, Ls
+from mxrtc_bridge.sinks.files.receive.incoming_file import IncomingFile
 from mxrtc_bridge.sinks.files.receive.publisher import Published
-from mxrtc_bridge.sinks.files.receive.receiver import Store
-from mxrtc_bridge.sinks.files.send.outgoing_file import SourceFile
+from mxrtc_bridge.sinks.files.receive.receiver import Receiver
+from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile
 from mxrtc_bridge.sinks.files.send.share import Share
-from mxrtc_bridge.sinks.files.send.tree_walk import Found, Walk
+from mxrtc_bridge.sinks.files.send.tree_walk import Found, TreeWalk
 
 
 class ReceivedFrom:
@@ -20,11 +20,11 @@ class ReceivedFrom:
         sender: who is charged, and who alone can go on with what is unfinished.
     """
 
-    def __init__(self, store: Store, sender: str) -> None:
+    def __init__(self, store: Receiver, sender: str) -> None:
         self._store = store
         self._sender = sender
 
-    async def begin(self, entry: Entry) -> Reception | Held:
+    async def begin(self, entry: FileEntry) -> IncomingFile | Held:
         """Begin to receive a file; a directory, or what was received before, is there at once.
 
         Raises:
@@ -37,7 +37,7 @@ class ReceivedFrom:
 class Selected:
     """What one job has of a share. Made by :meth:`open`."""
 
-    def __init__(self, share: Share, walk: Walk, *, complain: bool) -> None:
+    def __init__(self, share: Share, walk: TreeWalk, *, complain: bool) -> None:
         self._share = share
         self._walk = walk
         self._complain = complain
@@ -57,7 +57,7 @@ class Selected:
         """Return the walk; it can be walked once."""
         return _Complete(self._walk, complain=self._complain)
 
-    async def open_file(self, entry: Entry, offset: int = 0) -> SourceFile:
+    async def open_file(self, entry: FileEntry, offset: int = 0) -> OutgoingFile:
         """Open a file that the walk has found, at ``offset``.
 
         Raises:
@@ -69,7 +69,7 @@ class Selected:
 class _Complete:
     """A walk that tells at its end which patterns nothing was found for."""
 
-    def __init__(self, walk: Walk, *, complain: bool) -> None:
+    def __init__(self, walk: TreeWalk, *, complain: bool) -> None:
         self._walk = walk
         self._complain = complain
 

@@ -19,17 +19,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.files.messages import Entry, EntryKind
+from mxrtc_bridge.core.files.messages import EntryKind, FileEntry
 from mxrtc_bridge.core.files.names import NameRules, sanitise_name
 from mxrtc_bridge.core.files.patterns import Selection, parse_path_pattern
 from mxrtc_bridge.sinks.files.receive.publisher import Existing, Naming
 from mxrtc_bridge.sinks.files.receive.quota import UNLIMITED
-from mxrtc_bridge.sinks.files.receive.receiver import Policy, Store
-from mxrtc_bridge.sinks.files.rooted_dir import Beneath
-from mxrtc_bridge.sinks.files.send.outgoing_file import SourceFile, version_of
+from mxrtc_bridge.sinks.files.receive.receiver import ReceivePolicy, Receiver
+from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
+from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile, version_of
 from mxrtc_bridge.sinks.files.send.share import open_source
-from mxrtc_bridge.sinks.files.send.tree_walk import Found, Tree, Walk
-from mxrtc_bridge.sinks.files.threads import Workers
+from mxrtc_bridge.sinks.files.send.tree_walk import Found, Tree, TreeWalk
+from mxrtc_bridge.sinks.files.threads import FileThreads
 
 MAX_SOURCES = 1024
 STDIN = "-"
@@ -62,7 +62,7 @@ class Sources:
         # A receiver knows a file by its version: one that it has never seen begins anew. It stays the same as long as
         # this object lives, so that a lost connection costs nothing even then.
         self._mark = "" if resume else f"{secrets.token_hex(8)}-"
-        self._workers = Workers()
+        self._workers = FileThreads()
         self._trees: list[Tree] = []
         self._singles: list[_Single] = []
         self._entries: list[Found] = []
@@ -82,11 +82,11 @@ class Sources:
             self.close()
             raise
 
-    def walk(self) -> Walk:
+    def walk(self) -> TreeWalk:
         """Return a walk through everything."""
-        return Walk(self._trees, self._workers, self._entries)
+        return TreeWalk(self._trees, self._workers, self._entries)
 
-    async def open_file(self, entry: Entry, offset: int = 0) -> SourceFile:
+    async def open_file(self, entry: FileEntry, offset: int = 0) -> OutgoingFile:
         """Open a file that the walk has found, at ``offset``.
 
         Raises:
@@ -129,7 +129,7 @@ class Sources:
             origin = f"tree:{len(self._trees)}:"
             self._trees.append(
                 Tree(
-                    Beneath(path),
+                    RootedDirectory(path),
                     everything,
                     hidden=True,
                     prefix=(name,),
@@ -138,7 +138,7 @@ class Sources:
                     hard_links=True,
                 )
             )
-            self._entries.append(Entry(name, EntryKind.DIRECTORY, 0, max(status.st_mtime_ns // 1_000_000, 0)))
+            self._entries.append(FileEntry(name, EntryKind.DIRECTORY, 0, max(status.st_mtime_ns // 1_000_000, 0)))
         elif stat.S_ISREG(status.st_mode):
             self._add_single(name, status, _Single(path))
         else:
@@ -149,7 +149,7 @@ class Sources:
         self._singles.append(single)
         modified_ms = max(status.st_mtime_ns // 1_000_000, 0)
         self._entries.append(
-            Entry(name, EntryKind.FILE, status.st_size, modified_ms, self._mark + version_of(status), origin)
+            FileEntry(name, EntryKind.FILE, status.st_size, modified_ms, self._mark + version_of(status), origin)
         )
 
     def _offered_name(self, path: Path) -> str:
@@ -183,7 +183,7 @@ def _open_single(single: _Single) -> int:
     return os.open(single.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
 
 
-class Destination(Store):
+class UserDestination(Receiver):
     """The directory that ``mxrtc get`` puts things into.
 
     What is unfinished is kept in ``.mxrtc`` there; ``close(tidy=True)`` removes it if everything is finished. Several
@@ -199,4 +199,4 @@ class Destination(Store):
     def __init__(self, path: Path, *, force: bool = False, resume: bool = True, sanitise: bool = True) -> None:
         existing = Existing.REPLACE if force else Existing.KEEP_BOTH
         naming = Naming(sanitise=sanitise, existing=existing)
-        super().__init__(path, Policy(naming, UNLIMITED, exclusive=False, resume=resume))
+        super().__init__(path, ReceivePolicy(naming, UNLIMITED, exclusive=False, resume=resume))

@@ -17,17 +17,17 @@ from typing import Any, ClassVar, Self, cast
 import pytest
 
 from mxrtc_bridge.bridge.access.rights import Gate, Rights
-from mxrtc_bridge.bridge.access.runtime_grants import GivenGrants
+from mxrtc_bridge.bridge.access.runtime_grants import RuntimeGrants
 from mxrtc_bridge.bridge.admin.access_requests import AccessRequests
-from mxrtc_bridge.bridge.admin.service import Desk
-from mxrtc_bridge.bridge.audit.events import Audited
-from mxrtc_bridge.bridge.audit.writer import Audit
+from mxrtc_bridge.bridge.admin.service import AdminService
+from mxrtc_bridge.bridge.audit.events import AuditEvents
+from mxrtc_bridge.bridge.audit.writer import AuditLog
 from mxrtc_bridge.config.config import AuditSettings
 from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.access.policy import Service, parse_subject
 from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord, read_chain
 from mxrtc_bridge.core.bot.commands import RequestAccess
-from mxrtc_bridge.core.errors import DeskError, HomeserverError, StorageError
+from mxrtc_bridge.core.errors import AdminError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId
 from mxrtc_bridge.storage.audit import AuditStore
 from mxrtc_bridge.storage.audit_file import read_lines
@@ -69,16 +69,16 @@ class World:
         self.homeserver_away = False
         self.grants, self.requests_store = GrantStore(database), RequestStore(database)
         self.audit_store = AuditStore(database)
-        self.audit = Audit(
+        self.audit = AuditLog(
             self.audit_store,
             AuditSettings(folder / "audit.jsonl", 1 << 24, 3),
             wall_ms=self.wall_ms,
             tell_admins=self.told.append,
             mirror=lambda _number, _record: None,
         )
-        audited = Audited(self.audit, self.wall_ms, lambda: self.now_ms / 1000)
+        audited = AuditEvents(self.audit, self.wall_ms, lambda: self.now_ms / 1000)
         self.rights = Rights(CONFIG, self.wall_ms)
-        self.given = GivenGrants(
+        self.given = RuntimeGrants(
             self.grants,
             GrantTable(),
             config=lambda: CONFIG,
@@ -89,7 +89,7 @@ class World:
             tell_admins=self.told.append,
         )
         self.rights.given = self.given
-        desk = Desk(
+        desk = AdminService(
             self.given,
             cast(Any, SimpleNamespace(paused=False)),
             audit=self.audit,
@@ -192,7 +192,7 @@ class World:
         command = RequestAccess(PEER, SSH.name, None, "")
         said = str(await self.requests.ask(command, EVE, ROOM))
         if "I have asked the admins" not in said:
-            raise DeskError(said)
+            raise AdminError(said)
         return (await self.requests.waiting())[-1].number
 
     async def give(self, service: Service = SSH, *, once: bool = False) -> int:

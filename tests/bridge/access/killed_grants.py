@@ -21,8 +21,8 @@ from typing import Any, cast
 
 from mxrtc_bridge.bridge.audit import writer
 from mxrtc_bridge.core.access.policy import parse_subject
-from mxrtc_bridge.core.access.requests import Answer
-from mxrtc_bridge.core.errors import DeskError, MxrtcError, StorageError, UnknownOutcomeError
+from mxrtc_bridge.core.access.requests import Decision
+from mxrtc_bridge.core.errors import AdminError, MxrtcError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.storage.database import Database
 from tests.bridge.access.grants_world import ADMIN, EVE, SSH, WEB, World
 
@@ -82,7 +82,7 @@ async def one_thing(world: World, rng: random.Random) -> None:
         case 4:
             waiting = await world.requests.waiting()
             if waiting:
-                await world.requests.answer(waiting[0].number, rng.choice(tuple(Answer)), ADMIN)
+                await world.requests.answer(waiting[0].number, rng.choice(tuple(Decision)), ADMIN)
             else:
                 await world.ask()
         case 5:
@@ -98,7 +98,7 @@ async def do_things(world: World, rng: random.Random) -> None:
         try:
             async with asyncio.timeout(rng.choice((None, 0.001, 0.004, 0.02))):
                 await one_thing(world, rng)
-        except (DeskError, MxrtcError, TimeoutError):
+        except (AdminError, MxrtcError, TimeoutError):
             pass
         await asyncio.sleep(0)
 

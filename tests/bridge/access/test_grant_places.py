@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.core.access.policy import parse_subject
-from mxrtc_bridge.core.access.requests import Answer
-from mxrtc_bridge.core.errors import DeskError, HomeserverError, StorageError, UnknownOutcomeError
+from mxrtc_bridge.core.access.requests import Decision
+from mxrtc_bridge.core.errors import AdminError, HomeserverError, StorageError, UnknownOutcomeError
 from tests.bridge.access.grants_world import ADMIN, EVE, HOUR_S, WEB, World, closed_worlds, tmp_path
 from tests.storage.failing_commits import failing_commits
 
@@ -48,12 +48,12 @@ async def ask(world: World) -> object:
 
 async def allow(world: World) -> object:
     number = (await world.requests_store.open_requests())[0].number
-    return await world.requests.answer(number, Answer.ALLOW, ADMIN)
+    return await world.requests.answer(number, Decision.ALLOW, ADMIN)
 
 
 async def deny(world: World) -> object:
     number = (await world.requests_store.open_requests())[0].number
-    return await world.requests.answer(number, Answer.DENY, ADMIN)
+    return await world.requests.answer(number, Decision.DENY, ADMIN)
 
 
 async def withdraw(world: World) -> object:
@@ -84,7 +84,7 @@ async def expire(world: World) -> object:
 
 async def use_once(world: World) -> object:
     if not await world.use(world.session()):
-        raise DeskError("it cannot be used now")
+        raise AdminError("it cannot be used now")
     return True
 
 
@@ -219,7 +219,7 @@ async def _outcome(work: Awaitable[object]) -> bool:
     """Whether whoever did it was told that it was done."""
     try:
         await work
-    except (DeskError, StorageError, HomeserverError, asyncio.CancelledError):
+    except (AdminError, StorageError, HomeserverError, asyncio.CancelledError):
         return False
     return True
 

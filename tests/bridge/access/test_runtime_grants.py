@@ -14,7 +14,7 @@ from mxrtc_bridge.bridge.access import grant_writer, runtime_grants
 from mxrtc_bridge.bridge.access.runtime_grants import GrantError, UnwrittenError
 from mxrtc_bridge.core.access.grants import EndedGrant, StoredGrant
 from mxrtc_bridge.core.access.policy import parse_subject
-from mxrtc_bridge.core.access.requests import Answer
+from mxrtc_bridge.core.access.requests import Decision
 from mxrtc_bridge.core.errors import HomeserverError
 from tests.bridge.access.grants_world import ADMIN, EVE, HOUR_S, NOW, SSH, WEB, RefusingDatabase, World
 
@@ -178,7 +178,7 @@ async def test_a_request_is_open_again_when_its_grant_cannot_be_audited(world: W
 
     world._audited.grant_given = refuse  # type: ignore[method-assign]
     with pytest.raises(Exception, match=rf"It was not given: it cannot be written .* Request {number} is open again"):
-        await world.requests.answer(number, Answer.ALLOW, ADMIN)
+        await world.requests.answer(number, Decision.ALLOW, ADMIN)
     assert [each.number for each in await world.requests.waiting()] == [number]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.bridge.audit import writer as module
-from mxrtc_bridge.bridge.audit.writer import Audit
+from mxrtc_bridge.bridge.audit.writer import AuditLog
 from mxrtc_bridge.config.config import AuditSettings
 from mxrtc_bridge.core.audit.chain import (
     NO_LINES,
@@ -34,7 +34,7 @@ from tests.bridge.audit.world import CALL, END, NOW, World, world
 __all__ = ["world"]
 
 
-async def crash(audit: Audit, world: World) -> None:
+async def crash(audit: AuditLog, world: World) -> None:
     """End a run without a stop, as a kill does."""
     for task in world.tasks:
         task.cancel()
@@ -158,7 +158,7 @@ async def test_a_line_changed_while_the_bridge_is_down_ends_the_start_with_its_n
     lines = world.path.read_text().splitlines(keepends=True)
     lines[number - 1] = lines[number - 1].replace('"at_ms":1', '"at_ms":2')
     world.path.write_text("".join(lines))
-    again = Audit(
+    again = AuditLog(
         world.store,
         AuditSettings(world.path, 1 << 20, 3),
         wall_ms=lambda: NOW,

@@ -12,16 +12,16 @@ from dataclasses import replace
 import pytest
 
 from mxrtc_bridge.bridge.audit import writer as module
-from mxrtc_bridge.bridge.audit.writer import Audit
+from mxrtc_bridge.bridge.audit.writer import AuditLog
 from mxrtc_bridge.config.config import AuditSettings
 from mxrtc_bridge.core.audit.chain import (
+    AuditEntry,
     AuditKind,
     AuditRecord,
-    Entry,
     Head,
     read_chain,
 )
-from mxrtc_bridge.core.audit.shares import Shares
+from mxrtc_bridge.core.audit.shares import AuditShares
 from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.storage.audit import AuditQuery, AuditStore
 from mxrtc_bridge.storage.audit_file import AuditFile, read_lines
@@ -78,7 +78,7 @@ class Failing:
             monkeypatch.setattr(what, method, append)
         else:
 
-            async def add(self: AuditStore, rows: list[Entry]) -> None:
+            async def add(self: AuditStore, rows: list[AuditEntry]) -> None:
                 if failing.on:
                     raise StorageError("the database is full")
                 await plain(self, rows)
@@ -156,7 +156,7 @@ async def test_a_row_that_was_stored_although_that_was_not_confirmed_is_not_in_t
     audit = await world.start()
     plain, lost = AuditStore.add, True
 
-    async def add(self: AuditStore, rows: list[Entry]) -> None:
+    async def add(self: AuditStore, rows: list[AuditEntry]) -> None:
         await plain(self, rows)
         if lost:
             raise StorageError("the connection was lost")
@@ -185,7 +185,7 @@ class Unsure:
         self.on = True
         plain, unsure = AuditStore.add, self
 
-        async def add(self: AuditStore, rows: list[Entry]) -> None:
+        async def add(self: AuditStore, rows: list[AuditEntry]) -> None:
             if stores or not unsure.on:
                 await plain(self, rows)
             if unsure.on:
@@ -246,7 +246,7 @@ async def test_an_end_after_an_unknown_outcome_leaves_one_truth_in_both_places(
 async def test_a_stop_at_any_moment_of_a_write_neither_repeats_nor_denies(
     world: World, monkeypatch: pytest.MonkeyPatch, turns: int, times: int
 ) -> None:
-    audit = Audit(
+    audit = AuditLog(
         world.store,
         AuditSettings(world.path, 1 << 20, 3),
         wall_ms=lambda: NOW,
@@ -320,7 +320,7 @@ async def test_what_a_stop_cannot_write_is_said_to_be_lost(
 async def test_a_caller_orders_no_more_lines_than_its_share_and_what_is_beyond_is_said(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "Shares", lambda: Shares(per_user=5))
+    monkeypatch.setattr(module, "AuditShares", lambda: AuditShares(per_user=5))
     audit = await world.start()
     use = AuditRecord(AuditKind.SERVICE, NOW, user="@alice:example.org", service="ssh", allowed=True, rule="g")
     assert all([await audit.record(use) for _ in range(50)])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.bridge.audit.writer import Audit
+from mxrtc_bridge.bridge.audit.writer import AuditLog
 from mxrtc_bridge.config.config import AuditSettings
 from mxrtc_bridge.core.audit.chain import (
     AuditKind,
@@ -40,8 +40,8 @@ class World:
         self.tasks: list[asyncio.Task[None]] = []
         self.max_bytes = 1 << 20
 
-    async def start(self) -> Audit:
-        audit = Audit(
+    async def start(self) -> AuditLog:
+        audit = AuditLog(
             self.store,
             AuditSettings(self.path, self.max_bytes, 3),
             wall_ms=lambda: NOW,

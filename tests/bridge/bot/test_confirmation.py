@@ -8,7 +8,7 @@ import pytest
 
 from mxrtc_bridge.bridge.bot.confirmation import Giving
 from mxrtc_bridge.core.access.policy import UserSubject
-from mxrtc_bridge.core.access.requests import Request
+from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.bot.commands import (
     AllowRequest,
     Command,
@@ -24,9 +24,9 @@ from mxrtc_bridge.core.bot.commands import (
 )
 from mxrtc_bridge.core.bot.confirmations import ANSWER_WITHIN_S
 from mxrtc_bridge.core.bot.parser import Effect, effect_of
-from mxrtc_bridge.core.bot.reply import Answer, pages
+from mxrtc_bridge.core.bot.reply import Reply, pages
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
-from mxrtc_bridge.matrix.command_bot import Asker
+from mxrtc_bridge.matrix.command_bot import CommandSender
 from tests.honesty import NO_ANSWERS, Honesty, failure
 
 BOB, DORA, CAROL, EVE = (UserId(f"@{name}:x") for name in ("bob", "dora", "carol", "eve"))
@@ -56,7 +56,7 @@ class World:
         self.now = 0.0
         self.numbered = 16
         self.asked = 0
-        self.requests = [Request(12, EVE, BUILD, ServiceName("db"), 3600, "it is late", OTHER, 0)]
+        self.requests = [AccessRequest(12, EVE, BUILD, ServiceName("db"), 3600, "it is late", OTHER, 0)]
         self.giving = Giving(
             self,
             admins=lambda: frozenset({BOB, DORA}),
@@ -84,7 +84,7 @@ class World:
         if error is not None and question in self.lies_about:
             raise error
 
-    async def waiting(self) -> list[Request]:
+    async def waiting(self) -> list[AccessRequest]:
         return self.requests
 
     async def new_number(self) -> int:
@@ -93,8 +93,8 @@ class World:
 
     async def judge(self, command: Command, room: RoomId = ADMINS, user: UserId = BOB) -> Command | str:
         """The command if it is to be carried out, otherwise what is said."""
-        judged = await self.giving.judge(command, Asker(user, True, room, BOT, room == CHAT))
-        return "\n".join(page.plain for page in pages(judged)) if isinstance(judged, Answer) else judged
+        judged = await self.giving.judge(command, CommandSender(user, True, room, BOT, room == CHAT))
+        return "\n".join(page.plain for page in pages(judged)) if isinstance(judged, Reply) else judged
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.bridge.calls.redaction import Traces
+from mxrtc_bridge.bridge.calls.redaction import CallRedaction
 from mxrtc_bridge.core.call.events import CallMessage, Hangup, Version
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
-from mxrtc_bridge.storage.call_events import TraceStore
+from mxrtc_bridge.storage.call_events import CallEventStore
 from mxrtc_bridge.storage.database import Database
 
 PEER, ALICE = UserId("@rtc_build:example.org"), UserId("@alice:example.org")
@@ -27,7 +27,7 @@ def record(call: str) -> CallRecord:
 class World:
     """It is the outbox and the homeserver."""
 
-    def __init__(self, store: TraceStore) -> None:
+    def __init__(self, store: CallEventStore) -> None:
         self.store = store
         self.sent = 0
         self.redacted: list[tuple[str, str]] = []
@@ -36,8 +36,8 @@ class World:
         self.slept: list[float] = []
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def start(self) -> Traces:
-        traces = Traces(self, self, self.store, wanted=lambda: self.wanted, wall_ms=lambda: 5, sleep=self.sleep)  # type: ignore[arg-type]
+    async def start(self) -> CallRedaction:
+        traces = CallRedaction(self, self, self.store, wanted=lambda: self.wanted, wall_ms=lambda: 5, sleep=self.sleep)  # type: ignore[arg-type]
         await traces.start()
         self.tasks.append(asyncio.create_task(traces.run()))
         return traces
@@ -66,14 +66,14 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with await Database.open(f"sqlite:///{tmp_path / 'traces.db'}") as database:
-        made = World(TraceStore(database))
+        made = World(CallEventStore(database))
         yield made
         for task in made.tasks:
             task.cancel()
         await asyncio.gather(*made.tasks, return_exceptions=True)
 
 
-async def say(traces: Traces, call: str, step: str) -> None:
+async def say(traces: CallRedaction, call: str, step: str) -> None:
     await traces.send(ROOM, PEER, Hangup(CallId(call), PartyId("p"), Version.V1), step=step)
 
 

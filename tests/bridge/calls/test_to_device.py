@@ -15,7 +15,7 @@ from mxrtc_bridge.bridge.calls.to_device import (
     MAX_LINES_OF_SERVER,
     MAX_LINES_OF_USER,
     MAX_WAITING,
-    Signals,
+    ToDeviceSignalling,
 )
 from mxrtc_bridge.bridge.devices.lookups import Standing
 from mxrtc_bridge.core.access.policy import Allow, Deny
@@ -27,10 +27,10 @@ from mxrtc_bridge.core.call.to_device import (
     UNKNOWN_DEVICE,
     UNLISTED_DEVICE,
     UNTRUSTED_DEVICE,
-    Signal,
-    channel_of,
-    parse_signal,
-    signal_content,
+    CallToDevice,
+    call_to_device_content,
+    device_pair_route,
+    parse_call_to_device,
 )
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.errors import HomeserverError
@@ -42,7 +42,7 @@ ALICE, PEER = UserId("@alice:example.org"), UserId("@rtc_build:example.org")
 PHONE = DeviceIdentity(ALICE, DeviceId("PHONE"), "ed", "curve", Trust.CROSS_SIGNED)
 CALL, PARTY = CallId("call"), PartyId("party")
 INVITE = Invite(CALL, PARTY, Version.V1, "v=0\r\n", 60_000)
-CHANNEL = channel_of(PEER, ALICE, PHONE.device)
+CHANNEL = device_pair_route(PEER, ALICE, PHONE.device)
 
 
 @dataclass
@@ -50,14 +50,14 @@ class Device:
     """The peer's device."""
 
     user: UserId = PEER
-    sent: list[tuple[str, Signal]] = field(default_factory=list)
+    sent: list[tuple[str, CallToDevice]] = field(default_factory=list)
     listed: tuple[DeviceIdentity, ...] = (PHONE,)
     asked: int = 0
 
     async def send_to_device(self, devices: list[DeviceIdentity], event_type: str, content: dict[str, Any]) -> None:
         assert event_type == SIGNAL_TYPE
         (device,) = devices
-        self.sent.append((device.device, parse_signal(content)))
+        self.sent.append((device.device, parse_call_to_device(content)))
 
     async def devices_of(self, user: UserId, *, fresh: bool = False) -> UserDevices:
         """What is asked for when an earlier run was called, and only then."""
@@ -86,7 +86,7 @@ class World:
         self.looked: list[tuple[UserId, DeviceId]] = []
         self.config = self
         self.encryption = self
-        self.signals = Signals(
+        self.signals = ToDeviceSignalling(
             self,
             lambda _user: self.device if self.up else None,  # type: ignore[arg-type,return-value]
             self.receive,
@@ -128,7 +128,7 @@ class World:
         settle: bool = True,
         **changes: Any,
     ) -> None:
-        content = {**signal_content(Signal(seq, 5, message)), **changes}
+        content = {**call_to_device_content(CallToDevice(seq, 5, message)), **changes}
         sender = ALICE if device is None else device.user
         await self.signals.handle(self.device, ToDeviceEvent(kind, sender, content, device))  # type: ignore[arg-type]
         if settle:
@@ -165,7 +165,7 @@ async def test_an_invite_becomes_an_event_of_a_call_and_is_answered_to_its_devic
     answer, hangup = Answer(CALL, PARTY, Version.V1, "v=0\r\n"), Hangup(CALL, PARTY, Version.V1)
     await world.signals.send(CHANNEL, PEER, answer, step="answer")
     await world.signals.send(CHANNEL, PEER, hangup, step="hangup")
-    assert world.device.sent == [("PHONE", Signal(0, 77, answer)), ("PHONE", Signal(1, 77, hangup))]
+    assert world.device.sent == [("PHONE", CallToDevice(0, 77, answer)), ("PHONE", CallToDevice(1, 77, hangup))]
     assert world.rooms == []
 
 
@@ -271,7 +271,7 @@ async def test_messages_of_others_do_not_wait_for_a_look_up_and_those_of_the_dev
     await world.come()
     await world.come(Hangup(CALL, PARTY, Version.V1), 1)
     await world.come(device=other)
-    assert [event.room_id for event in world.heard] == [channel_of(PEER, ALICE, other.device)]
+    assert [event.room_id for event in world.heard] == [device_pair_route(PEER, ALICE, other.device)]
     gate.set()
     await world.settle()
     assert [type(event.message) for event in world.heard[1:]] == [Invite, Hangup]

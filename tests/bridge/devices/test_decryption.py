@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.bridge.devices import decryption
-from mxrtc_bridge.bridge.devices.decryption import PrivateEvents
+from mxrtc_bridge.bridge.devices.decryption import EventDecryption
 from mxrtc_bridge.bridge.devices.lookups import Standing
 from mxrtc_bridge.core.access.policy import Allow, Deny
 from mxrtc_bridge.core.call.codec import content_of
@@ -44,7 +44,7 @@ class World:
         def no(*_: object) -> bool:
             return False
 
-        self.events = PrivateEvents(
+        self.events = EventDecryption(
             self,  # type: ignore[arg-type]
             self,  # type: ignore[arg-type]
             self,  # type: ignore[arg-type]

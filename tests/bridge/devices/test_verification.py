@@ -13,7 +13,7 @@ from mxrtc_bridge.core.access.policy import Allow, Deny
 from mxrtc_bridge.core.crypto.sas import TIMEOUT_S
 from mxrtc_bridge.core.crypto.sas_codes import EMOJI
 from mxrtc_bridge.core.crypto.sas_values import Compare, Effect
-from mxrtc_bridge.core.errors import DeskError, HomeserverError
+from mxrtc_bridge.core.errors import AdminError, HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent, UserDevices
@@ -190,7 +190,7 @@ async def test_a_right_that_is_gone_ends_it_whatever_the_admin_says(world: World
     await user.ask()
     await user.agrees()
     world.allowed = False
-    with pytest.raises(DeskError, match="no right"):
+    with pytest.raises(AdminError, match="no right"):
         await world.bridge.decide(1, same=True, by=ADMIN)
     await user.pump()
     assert (world.vouched, world.bridge.rows(), user.verifications.open, world.audit) == ([], [], (), [])
@@ -205,14 +205,14 @@ async def test_who_may_not_call_is_not_answered(world: World) -> None:
 @pytest.mark.parametrize("number", [0, 2])
 async def test_there_is_no_answer_to_what_does_not_wait(world: World, number: int) -> None:
     await User(world).ask()
-    with pytest.raises(DeskError, match="no verification"):
+    with pytest.raises(AdminError, match="no verification"):
         await world.bridge.decide(number, same=True, by=ADMIN)
 
 
 async def test_an_answer_counts_once(world: World) -> None:
     await User(world).ask()
     await world.bridge.decide(1, same=True, by=ADMIN)
-    with pytest.raises(DeskError, match="no verification"):
+    with pytest.raises(AdminError, match="no verification"):
         await world.bridge.decide(1, same=False, by=ADMIN)
 
 
@@ -241,7 +241,7 @@ async def test_an_answer_that_was_given_after_a_sleep_is_too_late(world: World, 
     await user.ask()
     await user.agrees()
     world.now = TIMEOUT_S
-    with pytest.raises(DeskError, match="more than ten minutes"):
+    with pytest.raises(AdminError, match="more than ten minutes"):
         await world.bridge.decide(1, same=same, by=ADMIN)
     assert (world.vouched, world.bridge.rows(), world.audit) == ([], [], [])
 
@@ -282,17 +282,17 @@ async def test_a_new_identity_is_accepted_on_purpose_and_that_is_written_down(wo
 
 
 async def test_another_identity_than_the_given_one_or_none_is_not_accepted(world: World) -> None:
-    with pytest.raises(DeskError, match="not the one that you gave"):
+    with pytest.raises(AdminError, match="not the one that you gave"):
         await world.bridge.trust(ALICE, MASTERS[PEER], by=ADMIN)
     world.shown = None
-    with pytest.raises(DeskError, match="no identity"):
+    with pytest.raises(AdminError, match="no identity"):
         await world.bridge.trust(ALICE, MASTERS[PEER], by=ADMIN)
     assert (world.accepted, world.audit) == ([], [])
 
 
 async def test_what_the_configuration_says_of_an_identity_is_not_overruled(world: World) -> None:
     world.identities[ALICE] = MASTERS[ALICE]
-    with pytest.raises(DeskError, match="in the configuration"):
+    with pytest.raises(AdminError, match="in the configuration"):
         await world.bridge.trust(ALICE, None, by=ADMIN)
     assert world.accepted == []
 
@@ -307,7 +307,7 @@ async def test_an_answer_that_is_typed_after_a_restart_is_nobody_elses(tmp_path:
     async with await Database.open(url) as database:
         after = World(Numbers(CounterStore(database), "verification"))
         await User(after, UserId("@user1:example.org")).ask()
-        with pytest.raises(DeskError, match="no verification"):
+        with pytest.raises(AdminError, match="no verification"):
             await after.bridge.decide(int(str(row["number"])), same=True, by=ADMIN)
         (other,) = after.bridge.rows()
         assert int(str(other["number"])) > int(str(row["number"]))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.bridge.devices import wakeups
-from mxrtc_bridge.bridge.devices.wakeups import AGAIN_S, EVERY_S, MAX_CHANGED, DeviceSigns
-from mxrtc_bridge.core.crypto.device_changes import DeviceNews
+from mxrtc_bridge.bridge.devices.wakeups import AGAIN_S, EVERY_S, MAX_CHANGED, DeviceWakeups
+from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import DeviceId, UserId
 
@@ -55,7 +55,7 @@ class World:
         self.bot, self.build = Device(BOT), Device(BUILD)
         self.pauses: list[float] = []
         self.rounds = 1
-        self.signs = DeviceSigns(lambda: [(each, each) for each in (self.bot, self.build)], self.sleep)  # type: ignore[misc]
+        self.signs = DeviceWakeups(lambda: [(each, each) for each in (self.bot, self.build)], self.sleep)  # type: ignore[misc]
 
     async def sleep(self, pause: float) -> None:
         self.pauses.append(pause)
@@ -74,8 +74,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return World()
 
 
-def news(*waiting: UserId, **more: Any) -> DeviceNews:
-    return DeviceNews(frozenset(waiting), **more)
+def news(*waiting: UserId, **more: Any) -> DeviceListChanges:
+    return DeviceListChanges(frozenset(waiting), **more)
 
 
 async def test_a_probe_that_is_announced_has_all_devices_wait_for_signs(world: World) -> None:

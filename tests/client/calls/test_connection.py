@@ -8,7 +8,7 @@ from mxrtc_bridge.client.calls.connection import check_finished, explain, only_s
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.core.call import machine as call
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.stream.events import Finished, Outcome
+from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 
 PEER = UserId("@rtc_build:example.org")
 
@@ -16,32 +16,32 @@ PEER = UserId("@rtc_build:example.org")
 @pytest.mark.parametrize(
     ("outcome", "reason", "code"),
     [
-        (call.Outcome.REJECTED, "rejected", Exit.DENIED),
-        (call.Outcome.REJECTED, "user_busy", Exit.RETRY),
-        (call.Outcome.REJECTED, "membership_unconfirmed", Exit.RETRY),
-        (call.Outcome.MEMBER_LEFT, "member_left", Exit.DENIED),
-        (call.Outcome.TIMED_OUT, "invite_timeout", Exit.OFFLINE),
-        (call.Outcome.TIMED_OUT, "setup_timeout", Exit.NO_PATH),
-        (call.Outcome.FAILED, "ice_failed", Exit.NO_PATH),
-        (call.Outcome.FAILED, "ice_timeout", Exit.NO_PATH),
-        (call.Outcome.FAILED, "homeserver", Exit.RETRY),
-        (call.Outcome.REMOTE_HANGUP, "unknown_error", Exit.RETRY),
-        (call.Outcome.LOCAL_HANGUP, "", Exit.RETRY),
+        (call.CallOutcome.REJECTED, "rejected", Exit.DENIED),
+        (call.CallOutcome.REJECTED, "user_busy", Exit.RETRY),
+        (call.CallOutcome.REJECTED, "membership_unconfirmed", Exit.RETRY),
+        (call.CallOutcome.MEMBER_LEFT, "member_left", Exit.DENIED),
+        (call.CallOutcome.TIMED_OUT, "invite_timeout", Exit.OFFLINE),
+        (call.CallOutcome.TIMED_OUT, "setup_timeout", Exit.NO_PATH),
+        (call.CallOutcome.FAILED, "ice_failed", Exit.NO_PATH),
+        (call.CallOutcome.FAILED, "ice_timeout", Exit.NO_PATH),
+        (call.CallOutcome.FAILED, "homeserver", Exit.RETRY),
+        (call.CallOutcome.REMOTE_HANGUP, "unknown_error", Exit.RETRY),
+        (call.CallOutcome.LOCAL_HANGUP, "", Exit.RETRY),
     ],
 )
-def test_end_of_a_call_separates_again_from_never(outcome: call.Outcome, reason: str, code: Exit) -> None:
-    lost = explain(call.Ended(outcome, reason), None)
+def test_end_of_a_call_separates_again_from_never(outcome: call.CallOutcome, reason: str, code: Exit) -> None:
+    lost = explain(call.CallEnded(outcome, reason), None)
     assert lost.code is code
     assert lost.sentence
 
 
-@pytest.mark.parametrize("outcome", list(call.Outcome))
-def test_every_outcome_has_a_sentence(outcome: call.Outcome) -> None:
-    assert len(explain(call.Ended(outcome, "something"), None).sentence) > 10
+@pytest.mark.parametrize("outcome", list(call.CallOutcome))
+def test_every_outcome_has_a_sentence(outcome: call.CallOutcome) -> None:
+    assert len(explain(call.CallEnded(outcome, "something"), None).sentence) > 10
 
 
 def test_words_of_farewell_count_more_than_the_hangup() -> None:
-    ended = call.Ended(call.Outcome.REMOTE_HANGUP, "user_hangup")
+    ended = call.CallEnded(call.CallOutcome.REMOTE_HANGUP, "user_hangup")
     assert explain(ended, ("denied", "your right has ended")).code is Exit.DENIED
     assert explain(ended, ("shutdown", "")).code is Exit.RETRY
 
@@ -49,24 +49,26 @@ def test_words_of_farewell_count_more_than_the_hangup() -> None:
 @pytest.mark.parametrize(
     ("outcome", "code", "exit_code"),
     [
-        (Outcome.REFUSED, "denied", Exit.DENIED),
-        (Outcome.REFUSED, "unknown", Exit.DENIED),
-        (Outcome.REFUSED, "refused", Exit.RETRY),
-        (Outcome.REFUSED, "limit", Exit.RETRY),
-        (Outcome.RESET, "denied", Exit.DENIED),
-        (Outcome.RESET, "reset", Exit.INTEGRITY),
-        (Outcome.LOST, "", Exit.INTEGRITY),
-        (Outcome.VIOLATION, "violation", Exit.INTEGRITY),
+        (StreamOutcome.REFUSED, "denied", Exit.DENIED),
+        (StreamOutcome.REFUSED, "unknown", Exit.DENIED),
+        (StreamOutcome.REFUSED, "refused", Exit.RETRY),
+        (StreamOutcome.REFUSED, "limit", Exit.RETRY),
+        (StreamOutcome.RESET, "denied", Exit.DENIED),
+        (StreamOutcome.RESET, "reset", Exit.INTEGRITY),
+        (StreamOutcome.LOST, "", Exit.INTEGRITY),
+        (StreamOutcome.VIOLATION, "violation", Exit.INTEGRITY),
     ],
 )
-def test_end_of_a_stream_that_was_not_clean_has_its_exit_code(outcome: Outcome, code: str, exit_code: Exit) -> None:
+def test_end_of_a_stream_that_was_not_clean_has_its_exit_code(
+    outcome: StreamOutcome, code: str, exit_code: Exit
+) -> None:
     with pytest.raises(ClientError) as caught:
-        check_finished("build/ssh", Finished(outcome, code, "", 1, 2))
+        check_finished("build/ssh", StreamFinished(outcome, code, "", 1, 2))
     assert caught.value.code is exit_code
 
 
 def test_clean_end_is_no_error() -> None:
-    check_finished("build/ssh", Finished(Outcome.CLEAN, "", "", 1, 2))
+    check_finished("build/ssh", StreamFinished(StreamOutcome.CLEAN, "", "", 1, 2))
 
 
 def test_service_may_be_left_out_where_there_is_one() -> None:

@@ -13,7 +13,7 @@ import pytest
 from mxrtc_bridge.client.calls import device as module
 from mxrtc_bridge.client.calls.device import DeviceCalls, NoDeviceError
 from mxrtc_bridge.core.call.events import Answer, CallMessage, Hangup, Invite, Version
-from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE, Signal, parse_signal, signal_content
+from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE, CallToDevice, call_to_device_content, parse_call_to_device
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.ids import CallId, DeviceId, PartyId, UserId
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
@@ -28,11 +28,11 @@ ANSWER = Answer(CALL, PARTY, Version.V1, "v=0\r\n")
 @dataclass
 class Own:
     user: UserId = ALICE
-    sent: list[Signal] = field(default_factory=list)
+    sent: list[CallToDevice] = field(default_factory=list)
 
     async def send_to_device(self, devices: list[DeviceIdentity], event_type: str, content: dict[str, Any]) -> None:
         assert (devices, event_type) == ([BUILD], SIGNAL_TYPE)
-        self.sent.append(parse_signal(content))
+        self.sent.append(parse_call_to_device(content))
 
 
 class World:
@@ -50,7 +50,7 @@ class World:
         kind: str = SIGNAL_TYPE,
         **changes: Any,
     ) -> None:
-        content = {**signal_content(Signal(0, 5, message)), **changes}
+        content = {**call_to_device_content(CallToDevice(0, 5, message)), **changes}
         await self.calls.handle(self.own, ToDeviceEvent(kind, sender, content, device))  # type: ignore[arg-type]
 
 

@@ -15,27 +15,27 @@ import pytest
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files import commands as file_commands
-from mxrtc_bridge.client.files.single_file import OneFile, pour
+from mxrtc_bridge.client.files.single_file import SingleFile, pour
 from mxrtc_bridge.client.options import CallOptions
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.files.errors import FileError
-from mxrtc_bridge.core.files.events import Finished, Held, Outcome
-from mxrtc_bridge.core.files.messages import Entry, EntryKind, FileCode, Ls
+from mxrtc_bridge.core.files.events import Held, TransferFinished, TransferOutcome
+from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry, Ls
 from mxrtc_bridge.core.files.progress import Tally
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.sinks.files.user_paths import Destination
+from mxrtc_bridge.sinks.files.user_paths import UserDestination
 
 
-def entry(path: str, data: bytes = b"", kind: EntryKind = EntryKind.FILE) -> Entry:
-    return Entry(path, kind, len(data), 0, "" if kind is EntryKind.DIRECTORY else "v")
+def entry(path: str, data: bytes = b"", kind: EntryKind = EntryKind.FILE) -> FileEntry:
+    return FileEntry(path, kind, len(data), 0, "" if kind is EntryKind.DIRECTORY else "v")
 
 
 async def test_one_file_and_nothing_else_is_taken(tmp_path: Path) -> None:
-    destination = Destination(tmp_path)
+    destination = UserDestination(tmp_path)
     await destination.open()
     try:
-        only = OneFile(destination, "peer")
+        only = SingleFile(destination, "peer")
         with pytest.raises(FileError) as caught:
             await only.begin(entry("dir", kind=EntryKind.DIRECTORY))
         assert caught.value.code is FileCode.LIMIT
@@ -120,8 +120,8 @@ def test_when_files_are_meant(state: StateFolder, name: str, expected: bool) -> 
 
 
 class Opened:
-    def __init__(self, finished: Finished) -> None:
-        self.finished: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
+    def __init__(self, finished: TransferFinished) -> None:
+        self.finished: asyncio.Future[TransferFinished] = asyncio.get_running_loop().create_future()
         self.finished.set_result(finished)
 
     def reset(self, code: str, message: str) -> None:
@@ -129,15 +129,15 @@ class Opened:
 
 
 class Links:
-    entries: tuple[Entry, ...] = ()
-    outcome = Outcome.CLEAN
+    entries: tuple[FileEntry, ...] = ()
+    outcome = TransferOutcome.CLEAN
     code = ""
 
     def open_transfer(self, service: str, job: Any, take: Any) -> Opened:
         assert (service, job) == ("share", Ls("docs"))
         for each in self.entries:
             take(each)
-        return Opened(Finished(self.outcome, self.code, "a reason", 0, 0, Tally().value()))
+        return Opened(TransferFinished(self.outcome, self.code, "a reason", 0, 0, Tally().value()))
 
 
 class Caller:
@@ -190,7 +190,7 @@ async def test_listing_has_a_limit_and_says_so(
 
 
 async def test_listing_that_was_refused_is_an_error(state: StateFolder, links: Links) -> None:
-    links.outcome, links.code = Outcome.REFUSED, "denied"
+    links.outcome, links.code = TransferOutcome.REFUSED, "denied"
     with pytest.raises(ClientError) as caught:
         await file_commands.list_files(state, Report(), CallOptions(), "build/share:docs")
     assert caught.value.code == Exit.DENIED

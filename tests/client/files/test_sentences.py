@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.client.files import sentences
-from mxrtc_bridge.client.files.sentences import Direction, Rate, judge, time_words
-from mxrtc_bridge.core.files.events import Failure, FileCode, Finished, Outcome, Progress
+from mxrtc_bridge.client.files.sentences import Rate, TransferDirection, judge, time_words
+from mxrtc_bridge.core.files.events import Failure, FileCode, Progress, TransferFinished, TransferOutcome
 from mxrtc_bridge.core.text.display import size_words
 
 MIB = 1 << 20
@@ -30,8 +30,10 @@ HALF = Progress(
 )
 
 
-def finished(outcome: Outcome, code: str = "", message: str = "", progress: Progress = HALF) -> Finished:
-    return Finished(outcome, code, message, 0, 0, progress)
+def finished(
+    outcome: TransferOutcome, code: str = "", message: str = "", progress: Progress = HALF
+) -> TransferFinished:
+    return TransferFinished(outcome, code, message, 0, 0, progress)
 
 
 def failed(*codes: FileCode) -> Progress:
@@ -104,21 +106,23 @@ def test_nothing_is_predicted_before_everything_is_known() -> None:
 @pytest.mark.parametrize(
     ("outcome", "code", "expected", "again"),
     [
-        (Outcome.CLEAN, "", Exit.DONE, False),
-        (Outcome.REFUSED, "denied", Exit.DENIED, False),
-        (Outcome.REFUSED, "unknown", Exit.DENIED, False),
-        (Outcome.REFUSED, "quota", Exit.RETRY, False),
-        (Outcome.REFUSED, "something-new", Exit.RETRY, False),
-        (Outcome.VIOLATION, "bad-index", Exit.INTEGRITY, False),
-        (Outcome.INTERRUPTED, "denied", Exit.DENIED, False),
-        (Outcome.INTERRUPTED, "unavailable", Exit.RETRY, True),
-        (Outcome.INTERRUPTED, "timeout", Exit.RETRY, True),
-        (Outcome.INTERRUPTED, "lost", Exit.RETRY, True),
-        (Outcome.INTERRUPTED, "limit", Exit.DENIED, False),
+        (TransferOutcome.CLEAN, "", Exit.DONE, False),
+        (TransferOutcome.REFUSED, "denied", Exit.DENIED, False),
+        (TransferOutcome.REFUSED, "unknown", Exit.DENIED, False),
+        (TransferOutcome.REFUSED, "quota", Exit.RETRY, False),
+        (TransferOutcome.REFUSED, "something-new", Exit.RETRY, False),
+        (TransferOutcome.VIOLATION, "bad-index", Exit.INTEGRITY, False),
+        (TransferOutcome.INTERRUPTED, "denied", Exit.DENIED, False),
+        (TransferOutcome.INTERRUPTED, "unavailable", Exit.RETRY, True),
+        (TransferOutcome.INTERRUPTED, "timeout", Exit.RETRY, True),
+        (TransferOutcome.INTERRUPTED, "lost", Exit.RETRY, True),
+        (TransferOutcome.INTERRUPTED, "limit", Exit.DENIED, False),
     ],
 )
-@pytest.mark.parametrize("direction", Direction)
-def test_end_of_an_attempt(outcome: Outcome, code: str, expected: Exit, again: bool, direction: Direction) -> None:
+@pytest.mark.parametrize("direction", TransferDirection)
+def test_end_of_an_attempt(
+    outcome: TransferOutcome, code: str, expected: Exit, again: bool, direction: TransferDirection
+) -> None:
     verdict = judge("build/inbox", direction, finished(outcome, code, "so it is"))
     assert (verdict.code, verdict.again) == (expected, again)
     assert bool(verdict.sentence) is (expected is not Exit.DONE)
@@ -138,15 +142,15 @@ def test_end_of_an_attempt(outcome: Outcome, code: str, expected: Exit, again: b
     ],
 )
 def test_worst_failure_of_a_job_decides(codes: list[FileCode], sending: Exit, getting: Exit) -> None:
-    for direction, expected in ((Direction.SEND, sending), (Direction.GET, getting)):
-        verdict = judge("build/inbox", direction, finished(Outcome.PARTIAL, progress=failed(*codes)))
+    for direction, expected in ((TransferDirection.SEND, sending), (TransferDirection.GET, getting)):
+        verdict = judge("build/inbox", direction, finished(TransferOutcome.PARTIAL, progress=failed(*codes)))
         assert verdict.code == expected
         assert not verdict.again, "a job that came to its end is not repeated by itself"
 
 
 @pytest.mark.parametrize("code", FileCode)
-@pytest.mark.parametrize("direction", Direction)
-def test_every_code_has_an_exit_that_is_no_success(code: FileCode, direction: Direction) -> None:
+@pytest.mark.parametrize("direction", TransferDirection)
+def test_every_code_has_an_exit_that_is_no_success(code: FileCode, direction: TransferDirection) -> None:
     assert sentences.exit_of(code, direction) in (Exit.RETRY, Exit.DENIED, Exit.INTEGRITY, Exit.LOCAL)
 
 
@@ -166,19 +170,19 @@ def test_what_the_source_could_not_offer_is_known_by_its_number_only() -> None:
         "f0: a reason",
         "2 not offered by the other side (nothing of this name, a link, or not readable there)",
     ]
-    assert judge("b/s", Direction.GET, finished(Outcome.PARTIAL, progress=progress)).code == Exit.DENIED
+    assert judge("b/s", TransferDirection.GET, finished(TransferOutcome.PARTIAL, progress=progress)).code == Exit.DENIED
     nothing = dataclasses.replace(HALF, files=0, directories=0, failed=1)
-    verdict = judge("b/s", Direction.GET, finished(Outcome.PARTIAL, progress=nothing))
+    verdict = judge("b/s", TransferDirection.GET, finished(TransferOutcome.PARTIAL, progress=nothing))
     assert verdict.code == Exit.DENIED
     assert "nothing of this name" in verdict.sentence
 
 
 def test_summary_has_bytes_time_rate_and_digest() -> None:
-    line = sentences.summary_sentence("build/inbox", Direction.SEND, HALF, 40 * MIB, 4, "ab" * 32)
+    line = sentences.summary_sentence("build/inbox", TransferDirection.SEND, HALF, 40 * MIB, 4, "ab" * 32)
     assert line == (
         "sent 2 files, 50.0 MiB (10.0 MiB were there already) to build/inbox; 4.0 s, 10.0 MiB/s; SHA-256 " + "ab" * 32
     )
-    assert "SHA-256" not in sentences.summary_sentence("build/inbox", Direction.GET, HALF, 0, 0, "")
+    assert "SHA-256" not in sentences.summary_sentence("build/inbox", TransferDirection.GET, HALF, 0, 0, "")
 
 
 def test_the_same_command_is_offered_only_if_it_can_be_shown_as_it_is() -> None:
@@ -191,5 +195,5 @@ def test_the_same_command_is_offered_only_if_it_can_be_shown_as_it_is() -> None:
 
 @given(st.text(max_size=50), st.text(max_size=50))
 def test_no_text_of_the_other_side_begins_a_line_of_its_own(message: str, code: str) -> None:
-    for outcome in Outcome:
-        assert "\n" not in judge("b/i", Direction.GET, finished(outcome, code, message)).sentence
+    for outcome in TransferOutcome:
+        assert "\n" not in judge("b/i", TransferDirection.GET, finished(outcome, code, message)).sentence

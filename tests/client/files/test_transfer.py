@@ -15,20 +15,20 @@ from mxrtc_bridge.client.calls.connection import Lost
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files import transfer as transfers_module
 from mxrtc_bridge.client.files.progress_view import Meter
-from mxrtc_bridge.client.files.sentences import Direction
-from mxrtc_bridge.client.files.transfer import Transferring
+from mxrtc_bridge.client.files.sentences import TransferDirection
+from mxrtc_bridge.client.files.transfer import FileTransfer
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.files.events import EntryDone, Failure, FileCode, Finished, Outcome, Progress
-from mxrtc_bridge.core.files.messages import Entry, EntryKind, Put
+from mxrtc_bridge.core.files.events import EntryDone, Failure, FileCode, Progress, TransferFinished, TransferOutcome
+from mxrtc_bridge.core.files.messages import EntryKind, FileEntry, Put
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.webrtc.ice import Path as IcePath
 from mxrtc_bridge.core.webrtc.ice import PathKind
 
 PEER = UserId("@rtc_build:example.org")
 SHA = "ab" * 32
-ENTRY = Entry("a.txt", EntryKind.FILE, 1000, 0, "v")
+ENTRY = FileEntry("a.txt", EntryKind.FILE, 1000, 0, "v")
 
 
 def progress(done: int, kept: int = 0, failures: tuple[Failure, ...] = ()) -> Progress:
@@ -47,13 +47,13 @@ def progress(done: int, kept: int = 0, failures: tuple[Failure, ...] = ()) -> Pr
     )
 
 
-def ended(outcome: Outcome, code: str = "", *, at: Progress | None = None) -> Finished:
-    return Finished(outcome, code, code and f"because of {code}", 0, 0, at or progress(1000))
+def ended(outcome: TransferOutcome, code: str = "", *, at: Progress | None = None) -> TransferFinished:
+    return TransferFinished(outcome, code, code and f"because of {code}", 0, 0, at or progress(1000))
 
 
 class Opened:
-    def __init__(self, finished: Finished | None) -> None:
-        self.finished: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
+    def __init__(self, finished: TransferFinished | None) -> None:
+        self.finished: asyncio.Future[TransferFinished] = asyncio.get_running_loop().create_future()
         self.progress = progress(300)
         self.resets: list[str] = []
         if finished is not None:
@@ -62,11 +62,11 @@ class Opened:
 
     def reset(self, code: str, message: str) -> None:
         self.resets.append(code)
-        self.finished.set_result(ended(Outcome.INTERRUPTED, code, at=self.progress))
+        self.finished.set_result(ended(TransferOutcome.INTERRUPTED, code, at=self.progress))
 
 
 class Links:
-    def __init__(self, finished: Finished | None, *, lost: bool) -> None:
+    def __init__(self, finished: TransferFinished | None, *, lost: bool) -> None:
         self.lost = asyncio.Event()
         if lost:
             self.lost.set()
@@ -76,7 +76,7 @@ class Links:
     def open_transfer(self, service: ServiceName, job: Any, files: Any, *, record: Callable[..., None]) -> Opened:
         assert (service, job, files) == ("inbox", Put(), "files")
         self.opened = Opened(self.finished)
-        if self.finished is not None and self.finished.outcome is Outcome.CLEAN:
+        if self.finished is not None and self.finished.outcome is TransferOutcome.CLEAN:
             record(EntryDone(0, ENTRY, "a.txt", SHA, False))
         return self.opened
 
@@ -90,7 +90,7 @@ class Connection:
     setup_s = 0.1
     device = None
 
-    def __init__(self, finished: Finished | None = None, *, lost: Exit | None = None) -> None:
+    def __init__(self, finished: TransferFinished | None = None, *, lost: Exit | None = None) -> None:
         self.links = Links(finished, lost=lost is not None)
         self.code = lost
 
@@ -138,16 +138,16 @@ def said() -> Said:
     return Said()
 
 
-def transferring(said: Said, *answers: Connection | Exception, service: str | None = "inbox") -> Transferring:
+def transferring(said: Said, *answers: Connection | Exception, service: str | None = "inbox") -> FileTransfer:
     name = PeerName(PEER, None if service is None else ServiceName(service))
     caller: Any = Caller(*answers)
     files: Any = "files"
-    return Transferring(caller, said.report, name, Direction.SEND, Put(), files, Meter(None))
+    return FileTransfer(caller, said.report, name, TransferDirection.SEND, Put(), files, Meter(None))
 
 
 @pytest.mark.parametrize("service", ["inbox", None])
 async def test_clean_end_is_summed_up_with_the_digest(said: Said, service: str | None) -> None:
-    await transferring(said, Connection(ended(Outcome.CLEAN)), service=service).run(reconnect=True)
+    await transferring(said, Connection(ended(TransferOutcome.CLEAN)), service=service).run(reconnect=True)
     (done,) = said.objects("transferred")
     assert (done["name"], done["files"], done["bytes"], done["moved"]) == ("build/inbox", 1, 1000, 1000)
     assert done["sha256"] == SHA
@@ -170,11 +170,11 @@ class View:
 
 async def test_bar_is_gone_when_the_digest_is_shown(said: Said) -> None:
     view = View(said)
-    caller: Any = Caller(Connection(ended(Outcome.CLEAN)))
+    caller: Any = Caller(Connection(ended(TransferOutcome.CLEAN)))
     files: Any = "files"
     meter = Meter(view)
     name = PeerName(PEER, ServiceName("inbox"))
-    await Transferring(caller, said.report, name, Direction.SEND, Put(), files, meter).run(reconnect=True)
+    await FileTransfer(caller, said.report, name, TransferDirection.SEND, Put(), files, meter).run(reconnect=True)
     meter.close()
     assert view.said_before == [0]
 
@@ -182,10 +182,10 @@ async def test_bar_is_gone_when_the_digest_is_shown(said: Said) -> None:
 async def test_lost_connection_is_made_again_and_what_was_moved_before_counts(said: Said) -> None:
     job = transferring(
         said,
-        Connection(ended(Outcome.INTERRUPTED, "unavailable", at=progress(400)), lost=Exit.RETRY),
+        Connection(ended(TransferOutcome.INTERRUPTED, "unavailable", at=progress(400)), lost=Exit.RETRY),
         ClientError(Exit.OFFLINE, "no answer"),
         HomeserverError("away"),
-        Connection(ended(Outcome.CLEAN, at=progress(1000, kept=400))),
+        Connection(ended(TransferOutcome.CLEAN, at=progress(1000, kept=400))),
     )
     await job.run(reconnect=True)
     assert [each["code"] for each in said.objects("lost")] == [1, 4, 1]
@@ -194,7 +194,7 @@ async def test_lost_connection_is_made_again_and_what_was_moved_before_counts(sa
 
 
 async def test_without_reconnecting_the_error_says_that_the_same_command_goes_on(said: Said) -> None:
-    job = transferring(said, Connection(ended(Outcome.INTERRUPTED, "unavailable"), lost=Exit.RETRY))
+    job = transferring(said, Connection(ended(TransferOutcome.INTERRUPTED, "unavailable"), lost=Exit.RETRY))
     with pytest.raises(ClientError, match="the same command goes on") as caught:
         await job.run(reconnect=False)
     assert caught.value.code == Exit.RETRY
@@ -208,14 +208,14 @@ async def test_first_call_is_not_repeated(said: Said, first: Exception) -> None:
 
 @pytest.mark.parametrize("code", [Exit.DENIED, Exit.USAGE, Exit.LOCAL])
 async def test_what_no_repetition_cures_ends_it(said: Said, code: Exit) -> None:
-    lost = Connection(ended(Outcome.INTERRUPTED, "unavailable"), lost=Exit.RETRY)
+    lost = Connection(ended(TransferOutcome.INTERRUPTED, "unavailable"), lost=Exit.RETRY)
     with pytest.raises(ClientError) as caught:
         await transferring(said, lost, ClientError(code, "for good")).run(reconnect=True)
     assert caught.value.code == code
 
 
 async def test_right_that_has_ended_ends_it(said: Said) -> None:
-    job = transferring(said, Connection(ended(Outcome.INTERRUPTED, "unavailable"), lost=Exit.DENIED))
+    job = transferring(said, Connection(ended(TransferOutcome.INTERRUPTED, "unavailable"), lost=Exit.DENIED))
     with pytest.raises(ClientError) as caught:
         await job.run(reconnect=True)
     assert caught.value.code == Exit.DENIED
@@ -224,20 +224,23 @@ async def test_right_that_has_ended_ends_it(said: Said) -> None:
 @pytest.mark.parametrize(
     ("finished", "code"),
     [
-        (ended(Outcome.REFUSED, "denied"), Exit.DENIED),
-        (ended(Outcome.VIOLATION, "bad-index"), Exit.INTEGRITY),
+        (ended(TransferOutcome.REFUSED, "denied"), Exit.DENIED),
+        (ended(TransferOutcome.VIOLATION, "bad-index"), Exit.INTEGRITY),
         (
-            ended(Outcome.PARTIAL, at=progress(0, failures=(Failure("a.txt", FileCode.INTEGRITY, "damaged"),))),
+            ended(TransferOutcome.PARTIAL, at=progress(0, failures=(Failure("a.txt", FileCode.INTEGRITY, "damaged"),))),
             Exit.INTEGRITY,
         ),
-        (ended(Outcome.PARTIAL, at=progress(0, failures=(Failure("a.txt", FileCode.QUOTA, "full"),))), Exit.RETRY),
+        (
+            ended(TransferOutcome.PARTIAL, at=progress(0, failures=(Failure("a.txt", FileCode.QUOTA, "full"),))),
+            Exit.RETRY,
+        ),
     ],
 )
-async def test_bad_end_is_the_exit_code(said: Said, finished: Finished, code: Exit) -> None:
+async def test_bad_end_is_the_exit_code(said: Said, finished: TransferFinished, code: Exit) -> None:
     with pytest.raises(ClientError) as caught:
         await transferring(said, Connection(finished)).run(reconnect=True)
     assert caught.value.code == code
-    assert len(said.objects("transferred")) == (finished.outcome is Outcome.PARTIAL)
+    assert len(said.objects("transferred")) == (finished.outcome is TransferOutcome.PARTIAL)
 
 
 async def test_cancelled_transfer_ends_in_its_own_order_and_is_known_how_far(said: Said) -> None:

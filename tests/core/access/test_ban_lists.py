@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.access import ban_lists as module
-from mxrtc_bridge.core.access.ban_lists import DenyLists, ListRule, RuleKey, RuleKind, parse_rule
+from mxrtc_bridge.core.access.ban_lists import BanRules, ListRule, RuleKey, RuleKind, parse_rule
 from mxrtc_bridge.core.access.policy import Policy, parse_subject
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.text.globs import GlobIndex
@@ -25,8 +25,8 @@ def ban(entity: object, recommendation: object = "m.ban") -> dict[str, object]:
     return {"entity": entity, "recommendation": recommendation, "reason": "spam"}
 
 
-def lists(*rules: tuple[str, str]) -> DenyLists:
-    made = DenyLists()
+def lists(*rules: tuple[str, str]) -> BanRules:
+    made = BanRules()
     for number, (kind, entity) in enumerate(rules):
         made.set_rule(ROOM, (kind, str(number)), parse_rule(kind, ban(entity)))
     return made
@@ -117,7 +117,7 @@ def test_a_rule_without_wildcards_denies_whom_the_configuration_would_deny(named
 
 def test_a_list_says_whether_it_has_a_rule_without_going_through_all(monkeypatch: pytest.MonkeyPatch) -> None:
     made = lists(*((SERVER, f"s{n}.test") for n in range(100)))
-    monkeypatch.setattr(DenyLists, "rules", None)
+    monkeypatch.setattr(BanRules, "rules", None)
     (room,) = made.rooms()
     there, elsewhere = ListRule(RuleKind.SERVER, "s7.test"), ListRule(RuleKind.SERVER, "other.test")
     assert made.has(room, there)
@@ -149,7 +149,7 @@ def test_lists_stand_beside_each_other() -> None:
 
 def test_a_list_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_RULES", 2)
-    made = DenyLists()
+    made = BanRules()
     rules = [((USER, str(n)), ListRule(RuleKind.USER, f"@{n}:evil.test")) for n in range(3)]
     assert not made.replace(ROOM, rules)
     assert made.count(ROOM) == 2
@@ -176,7 +176,7 @@ def test_a_rule_may_name_somebody_by_a_hash(field: str) -> None:
     """The example of MSC4205, and a server."""
     example = {field: {"sha256": "VPqwbUV7mMMkOVto3kPwsNXXiALMs7VCKWh3OeqqjGs="}, "recommendation": "m.takedown"}
     assert hashed("@yarrgh:example.com", field) == example
-    made = DenyLists()
+    made = BanRules()
     made.set_rule(ROOM, (USER, "1"), parse_rule(USER, example))
     made.set_rule(ROOM, (SERVER, "1"), parse_rule(SERVER, hashed("evil.test", field)))
     for user, denied in (("@yarrgh:example.com", True), ("@other:example.com", False), ("@a:evil.test:8448", True)):
@@ -235,7 +235,7 @@ def names(rule: ListRule, user: UserId) -> bool:
 def test_lists_agree_with_a_walk_over_all_rules_after_every_change(
     steps: list[tuple[RoomId, int, str, str | None, UserId]],
 ) -> None:
-    made = DenyLists()
+    made = BanRules()
     held: dict[tuple[RoomId, RuleKey], ListRule] = {}
     for room, number, kind, entity, asked in steps:
         key = (kind, str(number))
@@ -283,7 +283,7 @@ def test_a_rule_with_too_many_wildcards_is_counted_and_not_used() -> None:
 
 def test_who_comes_near_more_rules_than_can_be_compared_is_denied() -> None:
     """Only authors of lists can bring that about, and they could deny that user anyway."""
-    made = DenyLists()
+    made = BanRules()
     every = [f"*{'a' * (n % 140 + 1)}*{'a' * (n // 140 + 1)}*b*" for n in range(20_000)]
     made.replace(ROOM, [((USER, str(n)), ListRule(RuleKind.USER, entity)) for n, entity in enumerate(every)])
     assert made.denial(UserId("@" + "a" * 200 + ":example.org")) == (
@@ -296,7 +296,7 @@ def test_who_comes_near_more_rules_than_can_be_compared_is_denied() -> None:
 def test_one_rule_of_many_is_changed_without_touching_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps are counted, not the seconds: each rule that is filed anew is one."""
     rules = [((USER, str(n)), ListRule(RuleKind.USER, f"@spam{n}*:*")) for n in range(5000)]
-    made = DenyLists()
+    made = BanRules()
     made.replace(ROOM, rules)
     users = [UserId(f"@u{n}:example.org") for n in range(100)]
     assert not any(map(made.denial, users))
@@ -304,8 +304,8 @@ def test_one_rule_of_many_is_changed_without_touching_the_others(monkeypatch: py
     add = GlobIndex.add
     monkeypatch.setattr(GlobIndex, "add", lambda *args: (filed.append(args[1]), add(*args)))
     judged: list[UserId] = []
-    judge = DenyLists._judge
-    monkeypatch.setattr(DenyLists, "_judge", lambda *args: (judged.append(args[1]), judge(*args))[1])
+    judge = BanRules._judge
+    monkeypatch.setattr(BanRules, "_judge", lambda *args: (judged.append(args[1]), judge(*args))[1])
     changed = ListRule(RuleKind.USER, "@u7:*")
     made.set_rule(ROOM, (USER, "3"), changed)
     made.replace(ROOM, [*rules[:3], ((USER, "3"), changed), *rules[4:]])

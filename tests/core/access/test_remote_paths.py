@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.access.peer_names import NamingError
-from mxrtc_bridge.core.access.remote_paths import RemoteName, parse_remote_name
+from mxrtc_bridge.core.access.remote_paths import RemotePath, parse_remote_name
 
 
-def parse(text: str) -> RemoteName:
+def parse(text: str) -> RemotePath:
     return parse_remote_name(text, server="example.org")
 
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.access.ban_lists import RULE_TYPES, parse_rule
 from mxrtc_bridge.core.access.revocations import (
-    Doubt,
-    EncryptionNews,
-    MembershipNews,
+    EncryptionChange,
+    MembershipChange,
     News,
-    RedactionNews,
-    RuleNews,
-    TombstoneNews,
+    RedactionChange,
+    RuleChange,
+    TombstoneChange,
+    UnreadableChange,
     read_news,
 )
 from mxrtc_bridge.core.call.codec import parse_message
@@ -36,7 +36,7 @@ ENDS: list[tuple[str, dict[str, Any], News]] = [
         (
             f"membership {value!r}",
             {"type": "m.room.member", "state_key": ALICE, "content": {"membership": value}},
-            MembershipNews(ROOM, UserId(ALICE), False),
+            MembershipChange(ROOM, UserId(ALICE), False),
         )
         for value in ("leave", "ban", "JOIN", "join ", None, 5, ["join"], {"join": 1}, True)
     ),
@@ -44,20 +44,20 @@ ENDS: list[tuple[str, dict[str, Any], News]] = [
         (
             f"membership {value!r} may say that an end was missed",
             {"type": "m.room.member", "state_key": ALICE, "content": {"membership": value}},
-            Doubt(ROOM),
+            UnreadableChange(ROOM),
         )
         for value in ("knock", "invite")
     ),
     (
         "no membership",
         {"type": "m.room.member", "state_key": ALICE, "content": {}},
-        MembershipNews(ROOM, UserId(ALICE), False),
+        MembershipChange(ROOM, UserId(ALICE), False),
     ),
     *(
         (
             f"membership of {user!r}",
             {"type": "m.room.member", "state_key": user, "content": {"membership": "ban"}},
-            MembershipNews(ROOM, UserId(user), False),
+            MembershipChange(ROOM, UserId(user), False),
         )
         for user in ("@\u00fc:example.org", "@:example.org", "@Alice:Example.ORG", "@" + "a" * 300 + ":x", "@a\0:x", "")
     ),
@@ -65,14 +65,14 @@ ENDS: list[tuple[str, dict[str, Any], News]] = [
         (
             kind,
             {"type": kind, "state_key": "k\0", "content": BAN},
-            RuleNews(ROOM, (kind, "k\0"), parse_rule(kind, BAN)),
+            RuleChange(ROOM, (kind, "k\0"), parse_rule(kind, BAN)),
         )
         for kind in RULE_TYPES
     ),
-    ("encryption", {"type": "m.room.encryption", "state_key": "", "content": {}}, EncryptionNews(ROOM)),
-    ("redaction", {"type": "m.room.redaction", "redacts": "$x"}, RedactionNews(ROOM)),
-    ("redaction of version 11", {"type": "m.room.redaction", "content": {"redacts": "$x"}}, RedactionNews(ROOM)),
-    ("tombstone", {"type": "m.room.tombstone", "state_key": "", "content": {}}, TombstoneNews(ROOM)),
+    ("encryption", {"type": "m.room.encryption", "state_key": "", "content": {}}, EncryptionChange(ROOM)),
+    ("redaction", {"type": "m.room.redaction", "redacts": "$x"}, RedactionChange(ROOM)),
+    ("redaction of version 11", {"type": "m.room.redaction", "content": {"redacts": "$x"}}, RedactionChange(ROOM)),
+    ("tombstone", {"type": "m.room.tombstone", "state_key": "", "content": {}}, TombstoneChange(ROOM)),
 ]
 """Every event by whose arrival a right ends, with the fields that say so."""
 
@@ -106,8 +106,8 @@ def test_end_of_a_right_is_read_whatever_stands_beside_in_and_before_it(
         content = {**inside, **end.get("content", {})}
         raw = {**others, **end, "room_id": ROOM, "content": content, "unsigned": {"prev_content": before, **others}}
         found = read_news(sent(raw))
-        if isinstance(news, RuleNews):
-            assert isinstance(found, RuleNews), name
+        if isinstance(news, RuleChange):
+            assert isinstance(found, RuleChange), name
             assert (found.room, found.key, found.rule) == (news.room, news.key, news.rule), name
         else:
             assert found == news, name
@@ -118,34 +118,40 @@ def test_end_of_a_right_is_read_whatever_stands_beside_in_and_before_it(
 def test_anything_is_read_without_an_error_and_nothing_of_it_gives(raw: Any) -> None:
     news = read_news(sent(raw) if isinstance(raw, dict) else raw)
     if not isinstance(raw, dict) or not isinstance(raw.get("room_id"), str):
-        assert news == Doubt(None)
-    elif isinstance(news, MembershipNews) and news.joined:
+        assert news == UnreadableChange(None)
+    elif isinstance(news, MembershipChange) and news.joined:
         assert raw["content"]["membership"] == "join"
 
 
 @pytest.mark.parametrize("content", [None, [], "leave", 5, [{"membership": "join"}]])
 def test_content_that_is_no_object_is_no_membership(content: object) -> None:
     raw = {"type": "m.room.member", "room_id": ROOM, "state_key": ALICE, "content": content}
-    assert read_news(sent(raw)) == MembershipNews(ROOM, UserId(ALICE), False)
+    assert read_news(sent(raw)) == MembershipChange(ROOM, UserId(ALICE), False)
 
 
 @pytest.mark.parametrize(
     ("body", "news"),
     [
-        (b'{"type":"m.room.member","type":"x","room_id":"!r","state_key":"@a:b","content":{}}', Doubt(RoomId("!r"))),
-        (b'{"type":"x","room_id":"!r","state_key":"@a:b","type":"m.room.member","content":{}}', Doubt(RoomId("!r"))),
+        (
+            b'{"type":"m.room.member","type":"x","room_id":"!r","state_key":"@a:b","content":{}}',
+            UnreadableChange(RoomId("!r")),
+        ),
+        (
+            b'{"type":"x","room_id":"!r","state_key":"@a:b","type":"m.room.member","content":{}}',
+            UnreadableChange(RoomId("!r")),
+        ),
         (
             b'{"type":"m.room.member","room_id":"!r","state_key":"@","content":{"membership":"a","membership":"join"}}',
-            Doubt(RoomId("!r")),
+            UnreadableChange(RoomId("!r")),
         ),
-        (b'{"type":"m.room.member","room_id":"!r","content":{"membership":"leave"}}', Doubt(RoomId("!r"))),
-        (b'{"type":"m.room.member","room_id":"!r","state_key":5,"content":{}}', Doubt(RoomId("!r"))),
-        (b'{"type":"m.policy.rule.user","room_id":"!r","state_key":null,"content":{}}', Doubt(RoomId("!r"))),
-        (b'{"type":["m.room.member"],"room_id":"!r","state_key":"@a:b"}', Doubt(RoomId("!r"))),
-        (b'{"room_id":"!r"}', Doubt(RoomId("!r"))),
-        (b'{"type":"m.room.member","room_id":["!r"],"state_key":"@a:b"}', Doubt(None)),
-        (b'"nested too deeply"', Doubt(None)),
-        (b"null", Doubt(None)),
+        (b'{"type":"m.room.member","room_id":"!r","content":{"membership":"leave"}}', UnreadableChange(RoomId("!r"))),
+        (b'{"type":"m.room.member","room_id":"!r","state_key":5,"content":{}}', UnreadableChange(RoomId("!r"))),
+        (b'{"type":"m.policy.rule.user","room_id":"!r","state_key":null,"content":{}}', UnreadableChange(RoomId("!r"))),
+        (b'{"type":["m.room.member"],"room_id":"!r","state_key":"@a:b"}', UnreadableChange(RoomId("!r"))),
+        (b'{"room_id":"!r"}', UnreadableChange(RoomId("!r"))),
+        (b'{"type":"m.room.member","room_id":["!r"],"state_key":"@a:b"}', UnreadableChange(None)),
+        (b'"nested too deeply"', UnreadableChange(None)),
+        (b"null", UnreadableChange(None)),
         (b'{"type":"m.room.message","room_id":"!r","content":{}}', None),
         (b'{"type":"m.room.encryption","room_id":"!r","state_key":"x","content":{}}', None),
     ],

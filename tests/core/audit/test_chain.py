@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core.audit.chain import (
     MAX_LINE_BYTES,
     NO_LINES,
+    AuditEntry,
     AuditKind,
     AuditRecord,
     ChainError,
-    Entry,
     Head,
     Removals,
     Retention,
@@ -61,14 +61,14 @@ records = st.builds(
 )
 
 
-def chain(*made: AuditRecord, after: Head = NO_LINES, key: bytes | None = None) -> list[Entry]:
-    entries: list[Entry] = []
+def chain(*made: AuditRecord, after: Head = NO_LINES, key: bytes | None = None) -> list[AuditEntry]:
+    entries: list[AuditEntry] = []
     for record in made:
         entries.append(entry_after(entries[-1].head if entries else after, record, key))
     return entries
 
 
-def lines_of(entries: list[Entry]) -> list[bytes]:
+def lines_of(entries: list[AuditEntry]) -> list[bytes]:
     return [entry.line.encode() for entry in entries]
 
 
@@ -278,7 +278,7 @@ def test_what_the_bridge_has_removed_may_be_missing_and_nothing_else() -> None:
     removed = AuditRecord(AuditKind.REMOVED, NOW, line=2)
     made = chain(*(each.record for each in FIVE), removed, key=KEY)
 
-    def judge(entries: list[Entry]) -> None:
+    def judge(entries: list[AuditEntry]) -> None:
         removals = Removals()
         list(removals.watch(entries))
         removals.check()

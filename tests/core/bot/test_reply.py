@@ -12,11 +12,11 @@ from mxrtc_bridge.core.bot.reply import (
     MAX_PAGES,
     MORE,
     PAGE_CHARS,
-    Answer,
     Code,
     Line,
-    Link,
-    Page,
+    MatrixLink,
+    Reply,
+    ReplyPart,
     Shape,
     Strong,
     answer,
@@ -46,7 +46,7 @@ HOSTILE = st.one_of(
         ]
     ),
 )
-PART = st.one_of(HOSTILE, st.builds(Code, HOSTILE), st.builds(Strong, HOSTILE), st.builds(Link, HOSTILE, HOSTILE))
+PART = st.one_of(HOSTILE, st.builds(Code, HOSTILE), st.builds(Strong, HOSTILE), st.builds(MatrixLink, HOSTILE, HOSTILE))
 LINE = st.builds(Line, st.lists(PART, max_size=4).map(tuple), st.sampled_from(Shape))
 
 
@@ -85,7 +85,7 @@ def read_back(html: str) -> Tags:
 
 @given(st.lists(LINE, max_size=8))
 def test_no_text_becomes_markup(lines: list[Line]) -> None:
-    for page in pages(Answer(tuple(lines))):
+    for page in pages(Reply(tuple(lines))):
         for tag, attributes in read_back(page.html).seen:
             assert tag in {"p", "ul", "li", "pre", "code", "strong", "a"}
             if tag == "a":
@@ -98,7 +98,7 @@ def test_no_text_becomes_markup(lines: list[Line]) -> None:
 
 @given(st.lists(LINE, max_size=8))
 def test_both_forms_say_the_same_and_nothing_unprintable(lines: list[Line]) -> None:
-    for page in pages(Answer(tuple(lines))):
+    for page in pages(Reply(tuple(lines))):
         page.plain.encode()
         assert all(line.isprintable() for line in page.plain.split("\n"))
         plain = re.sub(r"[`\s-]", "", page.plain)
@@ -107,11 +107,11 @@ def test_both_forms_say_the_same_and_nothing_unprintable(lines: list[Line]) -> N
 
 @given(st.lists(st.builds(Line, st.tuples(st.text(min_size=1, max_size=300))), min_size=1, max_size=120))
 def test_pages_are_bounded_and_keep_the_order(lines: list[Line]) -> None:
-    said = pages(Answer(tuple(lines)))
+    said = pages(Reply(tuple(lines)))
     assert 1 <= len(said) <= MAX_PAGES
-    whole = pages(Answer(tuple(lines)), max_pages=10_000)
+    whole = pages(Reply(tuple(lines)), max_pages=10_000)
     assert all(len(page.plain) <= PAGE_CHARS for page in whole)
-    assert "\n".join(page.plain for page in whole) == pages(Answer(tuple(lines)), page_chars=10**9)[0].plain
+    assert "\n".join(page.plain for page in whole) == pages(Reply(tuple(lines)), page_chars=10**9)[0].plain
     assert said[-1].plain.endswith(MORE) == (len(whole) > MAX_PAGES)
 
 
@@ -127,7 +127,7 @@ def test_nothing_to_say_is_no_page() -> None:
 def test_shapes() -> None:
     said = pages(answer(text("You may use ", Strong("two"), ":"), item(Code("a/b")), item("c"), code("mxrtc ls")))
     assert said == (
-        Page(
+        ReplyPart(
             "You may use two:\n- `a/b`\n- c\nmxrtc ls",
             "<p>You may use <strong>two</strong>:</p><ul><li><code>a/b</code></li><li>c</li></ul>"
             "<pre><code>mxrtc ls\n</code></pre>",
@@ -136,8 +136,8 @@ def test_shapes() -> None:
 
 
 def test_a_user_is_a_link() -> None:
-    (page,) = pages(say(Link("@rtc_build:example.org", "build")))
-    assert page == Page("build", '<p><a href="https://matrix.to/#/@rtc_build:example.org">build</a></p>')
+    (page,) = pages(say(MatrixLink("@rtc_build:example.org", "build")))
+    assert page == ReplyPart("build", '<p><a href="https://matrix.to/#/@rtc_build:example.org">build</a></p>')
 
 
 def test_the_largest_page_fits_into_an_event() -> None:

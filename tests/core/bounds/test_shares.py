@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.core.bounds.shares import Share, ShareLimits, Shares, host_of
+from mxrtc_bridge.core.bounds.shares import FullShare, ShareLimits, Shares, host_of
 from mxrtc_bridge.core.ids import UserId
 
 OWN = "example.org"
@@ -19,7 +19,7 @@ def user(name: str, server: str = OWN) -> UserId:
     return UserId(f"@{name}:{server}")
 
 
-def take(shares: Shares, sender: UserId, room: str = "!r", *, right: bool = False) -> Share | None:
+def take(shares: Shares, sender: UserId, room: str = "!r", *, right: bool = False) -> FullShare | None:
     full = shares.full(sender, room, has_right=lambda _user: right)
     if full is None:
         shares.add(sender, room)
@@ -34,7 +34,7 @@ def fill(shares: Shares, senders: int, server: str = OWN) -> None:
 @pytest.mark.parametrize("right", [False, True])
 def test_sender_gets_the_share_of_one_and_not_more_with_a_right_or_without(right: bool) -> None:
     shares = Shares(LIMITS, OWN)
-    assert [take(shares, user("a"), right=right) for _ in range(3)] == [None, None, Share.SENDER]
+    assert [take(shares, user("a"), right=right) for _ in range(3)] == [None, None, FullShare.SENDER]
 
 
 @pytest.mark.parametrize("right", [False, True])
@@ -42,7 +42,7 @@ def test_foreign_server_gets_the_share_of_one_whatever_its_users_and_ports_are(r
     shares = Shares(LIMITS, OWN)
     servers = ("evil.test", "evil.test:8449", "EVIL.test:1", "evil.test")
     assert [take(shares, user(f"u{n}", server), f"!{n}", right=right) for n, server in enumerate(servers)] == [
-        None, None, None, Share.SERVER,
+        None, None, None, FullShare.SERVER,
     ]  # fmt: skip
 
 
@@ -53,14 +53,14 @@ def test_own_server_has_no_share_of_a_server() -> None:
 
 def test_foreign_servers_together_leave_places_for_our_own() -> None:
     shares = Shares(LIMITS, OWN)
-    assert [take(shares, user("u", f"s{n}.test"), f"!{n}") for n in range(6)] == [None] * 5 + [Share.FOREIGN]
+    assert [take(shares, user("u", f"s{n}.test"), f"!{n}") for n in range(6)] == [None] * 5 + [FullShare.FOREIGN]
     assert take(shares, user("a")) is None
     assert take(shares, user("u", "friend.test"), "!x", right=True) is None, "with a right they get more"
 
 
 def test_full_room_takes_from_those_with_a_right_only() -> None:
     shares = Shares(LIMITS, OWN)
-    assert [take(shares, user(f"u{n}")) for n in range(5)] == [None] * 4 + [Share.ROOM]
+    assert [take(shares, user(f"u{n}")) for n in range(5)] == [None] * 4 + [FullShare.ROOM]
     assert take(shares, user("a"), "!other") is None
     assert take(shares, user("admin"), right=True) is None
 
@@ -68,8 +68,8 @@ def test_full_room_takes_from_those_with_a_right_only() -> None:
 def test_last_places_are_for_those_with_a_right_and_the_total_is_for_nobody() -> None:
     shares = Shares(LIMITS, OWN)
     fill(shares, 8)
-    assert take(shares, user("a")) is Share.OTHERS
-    assert [take(shares, user(f"b{n}"), right=True) for n in range(3)] == [None, None, Share.TOTAL]
+    assert take(shares, user("a")) is FullShare.OTHERS
+    assert [take(shares, user(f"b{n}"), right=True) for n in range(3)] == [None, None, FullShare.TOTAL]
 
 
 def test_right_is_asked_for_only_where_it_makes_a_difference() -> None:
@@ -84,7 +84,7 @@ def test_right_is_asked_for_only_where_it_makes_a_difference() -> None:
             shares.add(user("a"), "!r")
     assert asked == []
     fill(shares, 6)
-    assert shares.full(user("b"), "!r", has_right=has_right) is Share.OTHERS
+    assert shares.full(user("b"), "!r", has_right=has_right) is FullShare.OTHERS
     assert asked == [user("b")]
 
 

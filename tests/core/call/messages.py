@@ -72,7 +72,7 @@ def negotiate(name: PartyId = USER_PARTY) -> Negotiate:
 class Bench:
     """A machine with a clock that the test pushes."""
 
-    def __init__(self, role: call.Role, **settings: float) -> None:
+    def __init__(self, role: call.CallRole, **settings: float) -> None:
         self.now = 1000.0
         self.machine = call.CallMachine(
             role,
@@ -84,7 +84,7 @@ class Bench:
         )
 
     @property
-    def state(self) -> call.State:
+    def state(self) -> call.CallState:
         return self.machine.state
 
     def feed(self, event: call.Event) -> list[call.Effect]:
@@ -103,33 +103,33 @@ class Bench:
         return self.feed(call.Tick())
 
 
-def callee(state: call.State, version: Version = V1) -> Bench:
+def callee(state: call.CallState, version: Version = V1) -> Bench:
     """A callee that has come to ``state`` without incident."""
-    bench = Bench(call.Role.CALLEE)
-    steps: list[tuple[call.State, call.Event]] = [
-        (call.State.ADMITTING, call.Remote(USER, invite(version))),
-        (call.State.ANSWERING, call.Admitted()),
-        (call.State.CONNECTING, call.AnswerReady("our answer")),
-        (call.State.CONNECTED, call.Connected()),
-        (call.State.ENDED, call.HangUp()),
+    bench = Bench(call.CallRole.CALLEE)
+    steps: list[tuple[call.CallState, call.Event]] = [
+        (call.CallState.ADMITTING, call.Remote(USER, invite(version))),
+        (call.CallState.ANSWERING, call.Admitted()),
+        (call.CallState.CONNECTING, call.AnswerReady("our answer")),
+        (call.CallState.CONNECTED, call.Connected()),
+        (call.CallState.ENDED, call.HangUp()),
     ]
     return walk(bench, state, steps)
 
 
-def caller(state: call.State, version: Version = V1) -> Bench:
+def caller(state: call.CallState, version: Version = V1) -> Bench:
     """A caller that has come to ``state`` without incident."""
-    bench = Bench(call.Role.CALLER)
-    steps: list[tuple[call.State, call.Event]] = [
-        (call.State.OFFERING, call.Place()),
-        (call.State.INVITING, call.OfferReady("our offer")),
-        (call.State.CONNECTING, call.Remote(USER, answer(version=version))),
-        (call.State.CONNECTED, call.Connected()),
-        (call.State.ENDED, call.HangUp()),
+    bench = Bench(call.CallRole.CALLER)
+    steps: list[tuple[call.CallState, call.Event]] = [
+        (call.CallState.OFFERING, call.PlaceCall()),
+        (call.CallState.INVITING, call.OfferReady("our offer")),
+        (call.CallState.CONNECTING, call.Remote(USER, answer(version=version))),
+        (call.CallState.CONNECTED, call.Connected()),
+        (call.CallState.ENDED, call.HangUp()),
     ]
     return walk(bench, state, steps)
 
 
-def walk(bench: Bench, goal: call.State, steps: list[tuple[call.State, call.Event]]) -> Bench:
+def walk(bench: Bench, goal: call.CallState, steps: list[tuple[call.CallState, call.Event]]) -> Bench:
     for state, event in steps:
         if bench.state is goal:
             break
@@ -138,13 +138,13 @@ def walk(bench: Bench, goal: call.State, steps: list[tuple[call.State, call.Even
     return bench
 
 
-AT = {call.Role.CALLER: caller, call.Role.CALLEE: callee}
+AT = {call.CallRole.CALLER: caller, call.CallRole.CALLEE: callee}
 
 SAMPLES: dict[Kind, call.Event | CallMessage] = {
     type(event): event
     for event in (
         *(
-            call.Place(),
+            call.PlaceCall(),
             call.Admitted(),
             call.Refused("no"),
             call.OfferReady("o"),

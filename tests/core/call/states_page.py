@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mxrtc_bridge.core.call.events import EVENT_TYPES
-from mxrtc_bridge.core.call.machine import TABLES, Role, Rule, State
-from mxrtc_bridge.core.call.values import LOCAL_KINDS, REMOTE_KINDS, Kind, Outcome
+from mxrtc_bridge.core.call.machine import TABLES, CallRole, CallState, Rule
+from mxrtc_bridge.core.call.values import LOCAL_KINDS, REMOTE_KINDS, CallOutcome, Kind
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "call-states.md"
 
@@ -37,8 +37,8 @@ def name(kind: Kind) -> str:
     return f"`{types.get(kind, kind.__name__)}`"
 
 
-def diagram(role: Role) -> list[str]:
-    edges: dict[tuple[State, State], list[str]] = {}
+def diagram(role: CallRole) -> list[str]:
+    edges: dict[tuple[CallState, CallState], list[str]] = {}
     for state, row in TABLES[role].items():
         for kind, rule in row.items():
             for target in rule.leads_to:
@@ -47,7 +47,7 @@ def diagram(role: Role) -> list[str]:
     return ["```mermaid", "stateDiagram-v2", "    [*] --> IDLE", *drawn, "    ENDED --> [*]", "```"]
 
 
-def state_table(role: Role, state: State) -> list[str]:
+def state_table(role: CallRole, state: CallState) -> list[str]:
     row = TABLES[role][state]
     kinds = [kind for kind in (*LOCAL_KINDS, *REMOTE_KINDS) if row[kind].action is not None]
     out = [f"### {role.value}, {state.name}", ""]
@@ -73,10 +73,10 @@ def after(rule: Rule, kind: Kind) -> str:
 
 
 def render() -> str:
-    out = [HEAD + "\n".join(f"| {state.name} | {state.value} |" for state in State), ""]
+    out = [HEAD + "\n".join(f"| {state.name} | {state.value} |" for state in CallState), ""]
     out += ["| outcome | meaning |", "|---|---|"]
-    out += [f"| {outcome.name} | {outcome.value} |" for outcome in Outcome]
-    for role in Role:
+    out += [f"| {outcome.name} | {outcome.value} |" for outcome in CallOutcome]
+    for role in CallRole:
         out += ["", f"## The {role.value}", "", *diagram(role), ""]
         for state in TABLES[role]:
             out += state_table(role, state)

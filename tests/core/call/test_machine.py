@@ -18,24 +18,24 @@ from mxrtc_bridge.core.call.machine import (
     AnswerReady,
     ApplyAnswer,
     CallCounts,
+    CallEnded,
     CallMachine,
+    CallOutcome,
+    CallRole,
+    CallState,
     ClosePeer,
     Connect,
     Connected,
     CreateAnswer,
     CreateOffer,
-    Ended,
     HangUp,
     MemberLeft,
     OfferReady,
-    Outcome,
-    Place,
+    PlaceCall,
     Refused,
     Remote,
-    Role,
-    Send,
+    SendCallEvent,
     SendFailed,
-    State,
     TransportFailed,
 )
 from mxrtc_bridge.core.call.remote_candidates import MAX_REMOTE_CANDIDATES
@@ -66,39 +66,39 @@ from tests.core.call.messages import (
     select,
 )
 
-OUR_ANSWER = Send(Answer(CALL, PEER_PARTY, V1, "our answer"), "answer")
+OUR_ANSWER = SendCallEvent(Answer(CALL, PEER_PARTY, V1, "our answer"), "answer")
 
 
-def our_hangup(reason: str) -> Send:
-    return Send(Hangup(CALL, PEER_PARTY, V1, reason), "hangup")
+def our_hangup(reason: str) -> SendCallEvent:
+    return SendCallEvent(Hangup(CALL, PEER_PARTY, V1, reason), "hangup")
 
 
-def our_select(selected: PartyId) -> Send:
-    return Send(SelectAnswer(CALL, PEER_PARTY, V1, selected), "select")
+def our_select(selected: PartyId) -> SendCallEvent:
+    return SendCallEvent(SelectAnswer(CALL, PEER_PARTY, V1, selected), "select")
 
 
-def our_reject(reason: str | None) -> Send:
-    return Send(Reject(CALL, PEER_PARTY, V1, reason), "reject")
+def our_reject(reason: str | None) -> SendCallEvent:
+    return SendCallEvent(Reject(CALL, PEER_PARTY, V1, reason), "reject")
 
 
 # A call comes in
 
 
 def test_a_callee_answers_and_connects_without_waiting_for_anything() -> None:
-    bench = Bench(Role.CALLEE)
+    bench = Bench(CallRole.CALLEE)
     assert bench.hear(invite(invitee=PEER)) == [Admit(invite(invitee=PEER))]
     assert bench.feed(Admitted()) == [CreateAnswer("offer of the user")]
     assert bench.feed(AnswerReady("our answer")) == [OUR_ANSWER, Connect()]
     assert bench.feed(Connected()) == []
     assert bench.machine.remote_party == USER_PARTY
-    assert bench.state is State.CONNECTED
+    assert bench.state is CallState.CONNECTED
 
 
-@pytest.mark.parametrize("state", [State.ADMITTING, State.ANSWERING])
-def test_candidates_that_come_before_the_answer_are_kept_for_it(state: State) -> None:
+@pytest.mark.parametrize("state", [CallState.ADMITTING, CallState.ANSWERING])
+def test_candidates_that_come_before_the_answer_are_kept_for_it(state: CallState) -> None:
     bench = callee(state)
     assert bench.hear(candidates(2)) == []
-    if state is State.ADMITTING:
+    if state is CallState.ADMITTING:
         bench.feed(Admitted())
     assert bench.hear(candidates(1, start=2)) == []
     assert bench.feed(AnswerReady("our answer")) == [OUR_ANSWER, AddCandidates(lines(3)), Connect()]
@@ -106,33 +106,33 @@ def test_candidates_that_come_before_the_answer_are_kept_for_it(state: State) ->
 
 
 @pytest.mark.parametrize("selected", [PEER_PARTY, None])
-@pytest.mark.parametrize("state", [State.ADMITTING, State.ANSWERING, State.CONNECTING, State.CONNECTED])
-def test_a_selection_of_our_answer_changes_nothing(state: State, selected: PartyId | None) -> None:
+@pytest.mark.parametrize("state", [CallState.ADMITTING, CallState.ANSWERING, CallState.CONNECTING, CallState.CONNECTED])
+def test_a_selection_of_our_answer_changes_nothing(state: CallState, selected: PartyId | None) -> None:
     bench = callee(state)
     assert bench.hear(select(selected)) == []
     assert bench.state is state
 
 
-@pytest.mark.parametrize("state", [State.ANSWERING, State.CONNECTING, State.CONNECTED])
-def test_a_callee_that_was_not_selected_ends_silently(state: State) -> None:
-    ended = Ended(Outcome.ANSWERED_ELSEWHERE, "answered_elsewhere")
+@pytest.mark.parametrize("state", [CallState.ANSWERING, CallState.CONNECTING, CallState.CONNECTED])
+def test_a_callee_that_was_not_selected_ends_silently(state: CallState) -> None:
+    ended = CallEnded(CallOutcome.ANSWERED_ELSEWHERE, "answered_elsewhere")
     assert callee(state).hear(select(OTHER_PARTY)) == [ClosePeer(), ended]
 
 
 def test_an_invite_to_somebody_else_is_not_for_us() -> None:
-    bench = Bench(Role.CALLEE)
+    bench = Bench(CallRole.CALLEE)
     assert bench.hear(invite(invitee=MALLORY)) == []
-    assert bench.state is State.IDLE
+    assert bench.state is CallState.IDLE
 
 
 def test_a_replayed_invite_is_ignored() -> None:
-    for state in (State.ADMITTING, State.ANSWERING, State.CONNECTING, State.CONNECTED, State.ENDED):
+    for state in (CallState.ADMITTING, CallState.ANSWERING, CallState.CONNECTING, CallState.CONNECTED, CallState.ENDED):
         assert callee(state).hear(invite()) == []
 
 
 def test_a_late_verdict_changes_nothing_after_the_caller_gave_up() -> None:
-    bench = callee(State.ADMITTING)
-    assert bench.hear(hangup()) == [Ended(Outcome.REMOTE_HANGUP, "user_hangup")]
+    bench = callee(CallState.ADMITTING)
+    assert bench.hear(hangup()) == [CallEnded(CallOutcome.REMOTE_HANGUP, "user_hangup")]
     assert bench.feed(Admitted()) == []
     assert bench.feed(Refused(None)) == []
 
@@ -142,37 +142,37 @@ def test_a_late_verdict_changes_nothing_after_the_caller_gave_up() -> None:
 
 @pytest.mark.parametrize(("reason", "shown"), [(None, "refused"), ("user_busy", "user_busy")])
 def test_a_refused_invite_is_rejected_with_the_reason_as_given(reason: str | None, shown: str) -> None:
-    bench = callee(State.ADMITTING)
-    assert bench.feed(Refused(reason)) == [our_reject(reason), Ended(Outcome.REFUSED, shown)]
+    bench = callee(CallState.ADMITTING)
+    assert bench.feed(Refused(reason)) == [our_reject(reason), CallEnded(CallOutcome.REFUSED, shown)]
 
 
-@pytest.mark.parametrize("state", [State.ADMITTING, State.ANSWERING])
-def test_a_callee_that_has_not_answered_hangs_up_by_reject(state: State) -> None:
-    close = [ClosePeer()] if state is State.ANSWERING else []
-    ended = Ended(Outcome.LOCAL_HANGUP, "user_busy")
+@pytest.mark.parametrize("state", [CallState.ADMITTING, CallState.ANSWERING])
+def test_a_callee_that_has_not_answered_hangs_up_by_reject(state: CallState) -> None:
+    close = [ClosePeer()] if state is CallState.ANSWERING else []
+    ended = CallEnded(CallOutcome.LOCAL_HANGUP, "user_busy")
     assert callee(state).feed(HangUp("user_busy")) == [our_reject("user_busy"), *close, ended]
 
 
 @pytest.mark.parametrize("event", [TransportFailed("internal_error"), SendFailed("homeserver")])
 def test_an_answer_that_cannot_be_made_is_a_reject(event: TransportFailed | SendFailed) -> None:
-    ended = Ended(Outcome.FAILED, event.reason)
-    assert callee(State.ANSWERING).feed(event) == [our_reject("unknown_error"), ClosePeer(), ended]
-    assert callee(State.ADMITTING).feed(event) == [our_reject("unknown_error"), ended]
+    ended = CallEnded(CallOutcome.FAILED, event.reason)
+    assert callee(CallState.ANSWERING).feed(event) == [our_reject("unknown_error"), ClosePeer(), ended]
+    assert callee(CallState.ADMITTING).feed(event) == [our_reject("unknown_error"), ended]
 
 
 def test_an_answer_that_cannot_be_sent_is_a_reject_because_the_caller_would_ignore_a_hangup() -> None:
-    expected = [our_reject("unknown_error"), ClosePeer(), Ended(Outcome.FAILED, "homeserver")]
-    assert callee(State.CONNECTING).feed(SendFailed("homeserver")) == expected
+    expected = [our_reject("unknown_error"), ClosePeer(), CallEnded(CallOutcome.FAILED, "homeserver")]
+    assert callee(CallState.CONNECTING).feed(SendFailed("homeserver")) == expected
 
 
 # A call goes out
 
 
 def test_a_caller_takes_the_first_answer_and_says_so() -> None:
-    bench = Bench(Role.CALLER)
-    assert bench.feed(Place()) == [CreateOffer()]
+    bench = Bench(CallRole.CALLER)
+    assert bench.feed(PlaceCall()) == [CreateOffer()]
     our_invite = Invite(CALL, PEER_PARTY, V1, "our offer", CALL_LIFETIME_MS, USER)
-    assert bench.feed(OfferReady("our offer")) == [Send(our_invite, "invite")]
+    assert bench.feed(OfferReady("our offer")) == [SendCallEvent(our_invite, "invite")]
     assert bench.machine.remote_party is None
     expected = [our_select(USER_PARTY), ApplyAnswer(f"answer of {USER_PARTY}"), Connect()]
     assert bench.hear(answer()) == expected
@@ -180,11 +180,11 @@ def test_a_caller_takes_the_first_answer_and_says_so() -> None:
     assert bench.hear(answer(OTHER_PARTY)) == []
     assert bench.feed(Connected()) == []
     assert bench.machine.remote_party == USER_PARTY
-    assert bench.state is State.CONNECTED
+    assert bench.state is CallState.CONNECTED
 
 
 def test_candidates_of_several_parties_wait_for_the_answer_and_only_those_of_its_party_count() -> None:
-    bench = caller(State.INVITING)
+    bench = caller(CallState.INVITING)
     assert bench.hear(candidates(MAX_REMOTE_CANDIDATES - 1, OTHER_PARTY)) == []
     assert bench.hear(candidates(1)) == []
     assert bench.hear(answer())[-2:] == [AddCandidates(lines(1)), Connect()]
@@ -195,45 +195,45 @@ def test_candidates_of_several_parties_wait_for_the_answer_and_only_those_of_its
 
 
 def test_a_reject_ends_the_call_for_all_devices() -> None:
-    bench = caller(State.INVITING)
-    expected = [our_select(OTHER_PARTY), ClosePeer(), Ended(Outcome.REJECTED, "user_busy")]
+    bench = caller(CallState.INVITING)
+    expected = [our_select(OTHER_PARTY), ClosePeer(), CallEnded(CallOutcome.REJECTED, "user_busy")]
     assert bench.hear(reject(OTHER_PARTY, "user_busy")) == expected
 
 
 def test_a_reject_without_a_reason_has_a_word_of_its_own() -> None:
-    assert caller(State.INVITING).hear(reject())[-1] == Ended(Outcome.REJECTED, "rejected")
+    assert caller(CallState.INVITING).hear(reject())[-1] == CallEnded(CallOutcome.REJECTED, "rejected")
 
 
 def test_a_reject_after_the_answer_is_too_late() -> None:
-    for state in (State.CONNECTING, State.CONNECTED):
+    for state in (CallState.CONNECTING, CallState.CONNECTED):
         assert caller(state).hear(reject()) == []
 
 
 def test_a_callee_that_hangs_up_before_its_answer_was_taken_ends_the_call() -> None:
-    expected = [ClosePeer(), Ended(Outcome.REMOTE_HANGUP, "user_busy")]
-    assert caller(State.INVITING).hear(hangup(reason="user_busy")) == expected
+    expected = [ClosePeer(), CallEnded(CallOutcome.REMOTE_HANGUP, "user_busy")]
+    assert caller(CallState.INVITING).hear(hangup(reason="user_busy")) == expected
 
 
 def test_a_caller_hangs_up_before_the_answer() -> None:
-    expected = [our_hangup("replaced"), ClosePeer(), Ended(Outcome.LOCAL_HANGUP, "replaced")]
-    assert caller(State.INVITING).feed(HangUp("replaced")) == expected
+    expected = [our_hangup("replaced"), ClosePeer(), CallEnded(CallOutcome.LOCAL_HANGUP, "replaced")]
+    assert caller(CallState.INVITING).feed(HangUp("replaced")) == expected
 
 
 @pytest.mark.parametrize("event", [HangUp("user_hangup"), TransportFailed("no_socket"), SendFailed("homeserver")])
 def test_a_call_that_nobody_knows_of_ends_without_a_message(event: HangUp | TransportFailed | SendFailed) -> None:
-    outcome = Outcome.LOCAL_HANGUP if isinstance(event, HangUp) else Outcome.FAILED
-    assert caller(State.OFFERING).feed(event) == [ClosePeer(), Ended(outcome, event.reason)]
+    outcome = CallOutcome.LOCAL_HANGUP if isinstance(event, HangUp) else CallOutcome.FAILED
+    assert caller(CallState.OFFERING).feed(event) == [ClosePeer(), CallEnded(outcome, event.reason)]
     for begin in AT.values():
-        assert begin(State.IDLE).feed(event) == [Ended(outcome, event.reason)]
+        assert begin(CallState.IDLE).feed(event) == [CallEnded(outcome, event.reason)]
 
 
 def test_an_invite_that_could_not_be_sent_is_hung_up_all_the_same() -> None:
-    expected = [our_hangup("unknown_error"), ClosePeer(), Ended(Outcome.FAILED, "homeserver")]
-    assert caller(State.INVITING).feed(SendFailed("homeserver")) == expected
+    expected = [our_hangup("unknown_error"), ClosePeer(), CallEnded(CallOutcome.FAILED, "homeserver")]
+    assert caller(CallState.INVITING).feed(SendFailed("homeserver")) == expected
 
 
 def test_an_offer_that_was_made_too_late_is_not_sent() -> None:
-    bench = caller(State.OFFERING)
+    bench = caller(CallState.OFFERING)
     bench.feed(HangUp())
     assert bench.feed(OfferReady("our offer")) == []
 
@@ -242,10 +242,10 @@ def test_an_offer_that_was_made_too_late_is_not_sent() -> None:
 
 
 @pytest.mark.parametrize("begin", AT.values(), ids=lambda begin: begin.__name__)
-@pytest.mark.parametrize("state", [State.CONNECTING, State.CONNECTED])
-def test_a_remote_hangup_ends_the_call_without_an_answer(begin: type, state: State) -> None:
+@pytest.mark.parametrize("state", [CallState.CONNECTING, CallState.CONNECTED])
+def test_a_remote_hangup_ends_the_call_without_an_answer(begin: type, state: CallState) -> None:
     bench = begin(state)
-    assert bench.hear(hangup(reason="ice_failed")) == [ClosePeer(), Ended(Outcome.REMOTE_HANGUP, "ice_failed")]
+    assert bench.hear(hangup(reason="ice_failed")) == [ClosePeer(), CallEnded(CallOutcome.REMOTE_HANGUP, "ice_failed")]
     assert bench.hear(hangup()) == []
 
 
@@ -253,30 +253,30 @@ def test_a_remote_hangup_ends_the_call_without_an_answer(begin: type, state: Sta
     ("role", "state"),
     [
         (role, state)
-        for role in Role
+        for role in CallRole
         for state in TABLES[role]
-        if state not in (State.IDLE, State.ADMITTING, State.ENDED)
+        if state not in (CallState.IDLE, CallState.ADMITTING, CallState.ENDED)
     ],
 )
-def test_a_member_that_left_is_told_nothing(role: Role, state: State) -> None:
-    assert AT[role](state).feed(MemberLeft()) == [ClosePeer(), Ended(Outcome.MEMBER_LEFT, "member_left")]
+def test_a_member_that_left_is_told_nothing(role: CallRole, state: CallState) -> None:
+    assert AT[role](state).feed(MemberLeft()) == [ClosePeer(), CallEnded(CallOutcome.MEMBER_LEFT, "member_left")]
 
 
 # The local side closes first
 
 
 @pytest.mark.parametrize("begin", AT.values(), ids=lambda begin: begin.__name__)
-@pytest.mark.parametrize("state", [State.CONNECTING, State.CONNECTED])
-def test_a_local_hangup_is_sent_once(begin: type, state: State) -> None:
+@pytest.mark.parametrize("state", [CallState.CONNECTING, CallState.CONNECTED])
+def test_a_local_hangup_is_sent_once(begin: type, state: CallState) -> None:
     bench = begin(state)
-    expected = [our_hangup("user_hangup"), ClosePeer(), Ended(Outcome.LOCAL_HANGUP, "user_hangup")]
+    expected = [our_hangup("user_hangup"), ClosePeer(), CallEnded(CallOutcome.LOCAL_HANGUP, "user_hangup")]
     assert bench.feed(HangUp()) == expected
     assert bench.feed(HangUp("unknown_error")) == []
 
 
 @pytest.mark.parametrize("begin", AT.values(), ids=lambda begin: begin.__name__)
 def test_nothing_is_sent_or_done_after_the_end(begin: type) -> None:
-    bench = begin(State.ENDED)
+    bench = begin(CallState.ENDED)
     for sample in SAMPLES.values():
         assert bench.feed(Remote(USER, sample) if isinstance(sample, CallMessage) else sample) == []
     assert bench.wait(100_000) == []
@@ -290,73 +290,73 @@ def test_nothing_is_sent_or_done_after_the_end(begin: type) -> None:
 @pytest.mark.parametrize(
     ("state", "reason", "sent"),
     [
-        (State.CONNECTING, "ice_failed", "ice_failed"),
-        (State.CONNECTING, "ice_timeout", "ice_failed"),
-        (State.CONNECTING, "dtls_failed", "unknown_error"),
-        (State.CONNECTED, "consent_expired", "ice_timeout"),
-        (State.CONNECTED, "ice_failed", "ice_timeout"),
+        (CallState.CONNECTING, "ice_failed", "ice_failed"),
+        (CallState.CONNECTING, "ice_timeout", "ice_failed"),
+        (CallState.CONNECTING, "dtls_failed", "unknown_error"),
+        (CallState.CONNECTED, "consent_expired", "ice_timeout"),
+        (CallState.CONNECTED, "ice_failed", "ice_timeout"),
     ],
 )
 def test_a_lost_transport_is_reported_in_the_words_of_the_specification(
-    begin: type, state: State, reason: str, sent: str
+    begin: type, state: CallState, reason: str, sent: str
 ) -> None:
-    expected = [our_hangup(sent), ClosePeer(), Ended(Outcome.FAILED, reason)]
+    expected = [our_hangup(sent), ClosePeer(), CallEnded(CallOutcome.FAILED, reason)]
     assert begin(state).feed(TransportFailed(reason)) == expected
 
 
 @pytest.mark.parametrize("begin", AT.values(), ids=lambda begin: begin.__name__)
 def test_a_homeserver_that_is_away_does_not_end_a_call_that_is_up(begin: type) -> None:
-    bench = begin(State.CONNECTED)
+    bench = begin(CallState.CONNECTED)
     assert bench.feed(SendFailed("homeserver")) == []
-    assert bench.state is State.CONNECTED
+    assert bench.state is CallState.CONNECTED
 
 
 def test_a_selection_that_could_not_be_sent_does_not_end_the_call() -> None:
-    assert caller(State.CONNECTING).feed(SendFailed("homeserver")) == []
+    assert caller(CallState.CONNECTING).feed(SendFailed("homeserver")) == []
 
 
 @pytest.mark.parametrize("begin", AT.values(), ids=lambda begin: begin.__name__)
 def test_a_connection_that_takes_too_long_is_hung_up(begin: type) -> None:
-    bench = begin(State.CONNECTING)
+    bench = begin(CallState.CONNECTING)
     assert bench.wait(SETUP_TIMEOUT_S - 0.001) == []
-    expected = [our_hangup("ice_failed"), ClosePeer(), Ended(Outcome.TIMED_OUT, "setup_timeout")]
+    expected = [our_hangup("ice_failed"), ClosePeer(), CallEnded(CallOutcome.TIMED_OUT, "setup_timeout")]
     assert bench.wait(0.001) == expected
 
 
 def test_an_invite_that_nobody_answers_is_hung_up_when_its_lifetime_is_over() -> None:
-    bench = caller(State.INVITING)
+    bench = caller(CallState.INVITING)
     assert bench.wait(CALL_LIFETIME_MS / 1000 - 0.001) == []
-    expected = [our_hangup("invite_timeout"), ClosePeer(), Ended(Outcome.TIMED_OUT, "invite_timeout")]
+    expected = [our_hangup("invite_timeout"), ClosePeer(), CallEnded(CallOutcome.TIMED_OUT, "invite_timeout")]
     assert bench.wait(0.001) == expected
 
 
 def test_an_offer_that_takes_too_long_ends_the_call_unseen() -> None:
-    expected = [ClosePeer(), Ended(Outcome.TIMED_OUT, "setup_timeout")]
-    assert caller(State.OFFERING).wait(SETUP_TIMEOUT_S) == expected
+    expected = [ClosePeer(), CallEnded(CallOutcome.TIMED_OUT, "setup_timeout")]
+    assert caller(CallState.OFFERING).wait(SETUP_TIMEOUT_S) == expected
 
 
 @pytest.mark.parametrize(("lifetime_ms", "waits_s"), [(10_000, 10), (60_000, 60), (120_000, CALL_LIFETIME_MS / 1000)])
 def test_an_invite_expires_by_its_own_lifetime_or_by_ours(lifetime_ms: int, waits_s: float) -> None:
     """Its caller has given up by then, so nothing is sent; the time is not extended by the checks."""
-    bench = Bench(Role.CALLEE)
+    bench = Bench(CallRole.CALLEE)
     bench.hear(invite(lifetime_ms=lifetime_ms))
     assert bench.wait(waits_s - 1) == []
     assert bench.feed(Admitted()) == [CreateAnswer("offer of the user")]
-    assert bench.wait(1) == [ClosePeer(), Ended(Outcome.TIMED_OUT, "invite_timeout")]
+    assert bench.wait(1) == [ClosePeer(), CallEnded(CallOutcome.TIMED_OUT, "invite_timeout")]
 
 
 def test_a_deadline_that_has_come_goes_before_the_event_that_came_too_late() -> None:
-    bench = caller(State.INVITING)
+    bench = caller(CallState.INVITING)
     bench.now += CALL_LIFETIME_MS / 1000
     assert bench.hear(answer()) == [
         our_hangup("invite_timeout"),
         ClosePeer(),
-        Ended(Outcome.TIMED_OUT, "invite_timeout"),
+        CallEnded(CallOutcome.TIMED_OUT, "invite_timeout"),
     ]
 
 
 def test_the_set_up_time_is_configurable() -> None:
-    bench = Bench(Role.CALLEE, setup_timeout_s=5.0, lifetime_ms=15_000)
+    bench = Bench(CallRole.CALLEE, setup_timeout_s=5.0, lifetime_ms=15_000)
     bench.hear(invite())
     assert bench.machine.next_deadline() == bench.now + 15
     bench.feed(Admitted())
@@ -365,11 +365,11 @@ def test_the_set_up_time_is_configurable() -> None:
 
 
 def test_a_mistake_of_our_own_side_is_an_error_and_changes_nothing() -> None:
-    bench = callee(State.CONNECTED)
-    with pytest.raises(StateError, match="Place is not possible for a callee in CONNECTED"):
-        bench.machine.handle(bench.now, Place())
+    bench = callee(CallState.CONNECTED)
+    with pytest.raises(StateError, match="PlaceCall is not possible for a callee in CONNECTED"):
+        bench.machine.handle(bench.now, PlaceCall())
     assert bench.machine.poll_effect() is None
-    assert bench.state is State.CONNECTED
+    assert bench.state is CallState.CONNECTED
 
 
 # Foreign users, foreign parties, limits
@@ -395,8 +395,8 @@ MESSAGES = [invite(), answer(), candidates(1), select(OTHER_PARTY), reject(), ha
 
 @pytest.mark.parametrize("how", ["user", "echo", "call", "party", "version 0"])
 @pytest.mark.parametrize("begin", AT.values(), ids=lambda begin: begin.__name__)
-@pytest.mark.parametrize("state", [State.CONNECTING, State.CONNECTED])
-def test_messages_of_anybody_else_change_nothing(begin: type, state: State, how: str) -> None:
+@pytest.mark.parametrize("state", [CallState.CONNECTING, CallState.CONNECTED])
+def test_messages_of_anybody_else_change_nothing(begin: type, state: CallState, how: str) -> None:
     bench = begin(state)
     for message in MESSAGES:
         assert bench.feed(foreign(message, how)) == []
@@ -406,29 +406,29 @@ def test_messages_of_anybody_else_change_nothing(begin: type, state: State, how:
 
 @pytest.mark.parametrize("how", ["user", "echo", "call"])
 def test_an_unanswered_call_can_be_answered_or_ended_only_by_the_user_that_was_called(how: str) -> None:
-    bench = caller(State.INVITING)
+    bench = caller(CallState.INVITING)
     for message in MESSAGES:
         assert bench.feed(foreign(message, how)) == []
-    assert bench.state is State.INVITING
+    assert bench.state is CallState.INVITING
 
 
 @pytest.mark.parametrize("how", ["user", "echo", "call", "party", "version 0"])
 def test_an_invite_in_admission_can_be_withdrawn_only_by_its_own_party(how: str) -> None:
-    bench = callee(State.ADMITTING)
+    bench = callee(CallState.ADMITTING)
     for message in MESSAGES:
         assert bench.feed(foreign(message, how)) == []
-    assert bench.state is State.ADMITTING
+    assert bench.state is CallState.ADMITTING
 
 
 def test_a_user_cannot_call_itself() -> None:
     with pytest.raises(StateError, match=r"@alice:example\.org cannot call itself"):
-        CallMachine(Role.CALLER, call_id=CALL, local=USER, party_id=USER_PARTY, remote=USER)
+        CallMachine(CallRole.CALLER, call_id=CALL, local=USER, party_id=USER_PARTY, remote=USER)
 
 
 @pytest.mark.parametrize("count", [MAX_REMOTE_CANDIDATES - 1, MAX_REMOTE_CANDIDATES, MAX_REMOTE_CANDIDATES + 1])
 @pytest.mark.parametrize("early", [True, False])
 def test_no_more_candidates_are_taken_in_a_call_than_the_bound(count: int, early: bool) -> None:
-    bench = callee(State.ANSWERING)
+    bench = callee(CallState.ANSWERING)
     if not early:
         bench.feed(AnswerReady("our answer"))
     effects = [effect for i in range(count) for effect in bench.hear(candidates(1, start=i))]
@@ -440,7 +440,7 @@ def test_no_more_candidates_are_taken_in_a_call_than_the_bound(count: int, early
 
 
 def test_a_batch_across_the_bound_is_cut() -> None:
-    bench = callee(State.CONNECTED)
+    bench = callee(CallState.CONNECTED)
     bench.hear(candidates(MAX_REMOTE_CANDIDATES - 1))
     assert bench.hear(candidates(3, start=70)) == [AddCandidates(lines(1, start=70))]
     assert bench.hear(candidates(1, start=80)) == []
@@ -448,7 +448,7 @@ def test_a_batch_across_the_bound_is_cut() -> None:
 
 
 def test_a_negotiation_is_counted_and_leaves_the_call_as_it_is() -> None:
-    bench = callee(State.CONNECTED)
+    bench = callee(CallState.CONNECTED)
     assert [bench.hear(negotiate()) for _ in range(3)] == [[], [], []]
     assert bench.machine.counts == CallCounts(ignored_negotiates=3)
 
@@ -457,30 +457,36 @@ def test_a_negotiation_is_counted_and_leaves_the_call_as_it_is() -> None:
 
 
 def test_a_version_0_caller_is_answered_in_version_0() -> None:
-    bench = Bench(Role.CALLEE)
+    bench = Bench(CallRole.CALLEE)
     assert bench.hear(invite(V0)) == [Admit(invite(V0))]
     bench.feed(Admitted())
-    assert bench.feed(AnswerReady("our answer")) == [Send(Answer(CALL, None, V0, "our answer"), "answer"), Connect()]
+    assert bench.feed(AnswerReady("our answer")) == [
+        SendCallEvent(Answer(CALL, None, V0, "our answer"), "answer"),
+        Connect(),
+    ]
     assert bench.hear(candidates(1, version=V0)) == [AddCandidates(lines(1))]
-    assert bench.hear(hangup(version=V0)) == [ClosePeer(), Ended(Outcome.REMOTE_HANGUP, "user_hangup")]
+    assert bench.hear(hangup(version=V0)) == [ClosePeer(), CallEnded(CallOutcome.REMOTE_HANGUP, "user_hangup")]
     assert bench.machine.remote_party is None
 
 
 @pytest.mark.parametrize(("reason", "sent"), [(None, "user_hangup"), ("user_busy", "user_busy")])
 def test_a_version_0_caller_is_refused_by_a_hangup(reason: str | None, sent: str) -> None:
-    effects = callee(State.ADMITTING, V0).feed(Refused(reason))
-    assert effects == [Send(Hangup(CALL, None, V0, sent), "hangup"), Ended(Outcome.REFUSED, reason or "refused")]
+    effects = callee(CallState.ADMITTING, V0).feed(Refused(reason))
+    assert effects == [
+        SendCallEvent(Hangup(CALL, None, V0, sent), "hangup"),
+        CallEnded(CallOutcome.REFUSED, reason or "refused"),
+    ]
 
 
 def test_a_version_0_answer_to_our_invite_is_taken_without_a_selection() -> None:
-    bench = caller(State.INVITING)
+    bench = caller(CallState.INVITING)
     assert bench.hear(candidates(1, version=V0)) == []
     expected = [ApplyAnswer(f"answer of {USER_PARTY}"), AddCandidates(lines(1)), Connect()]
     assert bench.hear(answer(version=V0)) == expected
-    hung_up = Send(Hangup(CALL, None, V0, "user_hangup"), "hangup")
-    assert bench.feed(HangUp()) == [hung_up, ClosePeer(), Ended(Outcome.LOCAL_HANGUP, "user_hangup")]
+    hung_up = SendCallEvent(Hangup(CALL, None, V0, "user_hangup"), "hangup")
+    assert bench.feed(HangUp()) == [hung_up, ClosePeer(), CallEnded(CallOutcome.LOCAL_HANGUP, "user_hangup")]
 
 
 def test_a_version_0_refusal_of_our_invite_is_a_hangup() -> None:
-    expected = [ClosePeer(), Ended(Outcome.REMOTE_HANGUP, "user_hangup")]
-    assert caller(State.INVITING).hear(hangup(version=V0)) == expected
+    expected = [ClosePeer(), CallEnded(CallOutcome.REMOTE_HANGUP, "user_hangup")]
+    assert caller(CallState.INVITING).hear(hangup(version=V0)) == expected

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from mxrtc_bridge.core.call import machine as call
 from mxrtc_bridge.core.call.codec import content_of, parse_message
 from mxrtc_bridge.core.call.events import CallMessage, Candidates, SelectAnswer
-from mxrtc_bridge.core.call.machine import Role, State
+from mxrtc_bridge.core.call.machine import CallRole, CallState
 from mxrtc_bridge.core.call.remote_candidates import MAX_REMOTE_CANDIDATES
 from mxrtc_bridge.core.ids import PartyId, UserId
 from tests.core.call.messages import (
@@ -36,7 +36,7 @@ from tests.core.call.messages import (
     select,
 )
 
-LASTING = {State.IDLE, State.CONNECTED, State.ENDED}
+LASTING = {CallState.IDLE, CallState.CONNECTED, CallState.ENDED}
 CHOICE = st.integers(0, 1_000_000)
 
 ASKS: dict[type[call.Effect], call.Event] = {
@@ -51,7 +51,7 @@ ASKS: dict[type[call.Effect], call.Event] = {
 class End:
     """One end: a machine, the work that it has asked for, and everything that it has ever wanted done."""
 
-    def __init__(self, role: Role, user: UserId, party: PartyId, remote: UserId) -> None:
+    def __init__(self, role: CallRole, user: UserId, party: PartyId, remote: UserId) -> None:
         self.role, self.user, self.party, self.remote = role, user, party, remote
         self.machine = call.CallMachine(role, call_id=CALL, local=user, party_id=party, remote=remote)
         self.effects: list[call.Effect] = []
@@ -66,14 +66,14 @@ class End:
         new = []
         while (effect := self.machine.poll_effect()) is not None:
             new.append(effect)
-        states = {before, State.ENDED, *call.TABLES[self.role][before][kind].leads_to}
+        states = {before, CallState.ENDED, *call.TABLES[self.role][before][kind].leads_to}
         assert self.machine.state in states, (before, event)
         if isinstance(event, call.Remote) and not due:
             foreign = event.sender != self.remote or (chosen is not None and event.message.party_id != chosen)
             assert not foreign or (new == [] and self.machine.state is before), event
         self.effects += new
         self.asked += [ASKS[type(effect)] for effect in new if type(effect) in ASKS]
-        return [effect.message for effect in new if isinstance(effect, call.Send)]
+        return [effect.message for effect in new if isinstance(effect, call.SendCallEvent)]
 
     def of(self, kind: type[call.Effect]) -> list[call.Effect]:
         return [effect for effect in self.effects if isinstance(effect, kind)]
@@ -83,8 +83,8 @@ class TwoEndsInARoom(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.caller = End(Role.CALLER, USER, USER_PARTY, PEER)
-        self.callee = End(Role.CALLEE, PEER, PEER_PARTY, USER)
+        self.caller = End(CallRole.CALLER, USER, USER_PARTY, PEER)
+        self.callee = End(CallRole.CALLEE, PEER, PEER_PARTY, USER)
         self.ends = (self.caller, self.callee)
         self.room: list[tuple[End, UserId, CallMessage]] = []
 
@@ -99,10 +99,10 @@ class TwoEndsInARoom(RuleBasedStateMachine):
 
     # The room
 
-    @precondition(lambda self: self.caller.machine.state is State.IDLE)
+    @precondition(lambda self: self.caller.machine.state is CallState.IDLE)
     @rule()
     def place(self) -> None:
-        self.feed(self.caller, call.Place())
+        self.feed(self.caller, call.PlaceCall())
 
     @precondition(lambda self: self.room)
     @rule(
@@ -156,7 +156,7 @@ class TwoEndsInARoom(RuleBasedStateMachine):
             )
         self.feed(end, event)
 
-    @precondition(lambda self: any(end.machine.state is not State.IDLE for end in self.ends))
+    @precondition(lambda self: any(end.machine.state is not CallState.IDLE for end in self.ends))
     @rule(
         end=st.sampled_from([0, 1]),
         event=st.sampled_from(
@@ -171,7 +171,7 @@ class TwoEndsInARoom(RuleBasedStateMachine):
     @rule(steps=st.integers(1, 6))
     def all_goes_well_for_a_while(self, steps: int) -> None:
         """Random steps alone would hardly ever bring a call up."""
-        if self.caller.machine.state is State.IDLE:
+        if self.caller.machine.state is CallState.IDLE:
             self.place()
         for _ in range(steps):
             if any(end.asked for end in self.ends):
@@ -190,17 +190,17 @@ class TwoEndsInARoom(RuleBasedStateMachine):
     @invariant()
     def a_call_ends_once_and_is_silent_afterwards(self) -> None:
         for end in self.ends:
-            ended = end.machine.state is State.ENDED
-            assert len(end.of(call.Ended)) == int(ended)
+            ended = end.machine.state is CallState.ENDED
+            assert len(end.of(call.CallEnded)) == int(ended)
             if ended:
-                assert isinstance(end.effects[-1], call.Ended)
+                assert isinstance(end.effects[-1], call.CallEnded)
 
     @invariant()
     def a_peer_connection_is_made_once_and_closed_once(self) -> None:
         for end in self.ends:
             made = len(end.of(call.CreateOffer)) + len(end.of(call.CreateAnswer))
             assert made <= 1
-            assert len(end.of(call.ClosePeer)) == (made if end.machine.state is State.ENDED else 0)
+            assert len(end.of(call.ClosePeer)) == (made if end.machine.state is CallState.ENDED else 0)
             assert len(end.of(call.Connect)) <= 1
             assert len(end.of(call.Admit)) <= 1
             assert len(end.of(call.ApplyAnswer)) <= 1
@@ -208,7 +208,7 @@ class TwoEndsInARoom(RuleBasedStateMachine):
     @invariant()
     def a_step_is_never_sent_twice(self) -> None:
         for end in self.ends:
-            steps = [effect.step for effect in end.effects if isinstance(effect, call.Send)]
+            steps = [effect.step for effect in end.effects if isinstance(effect, call.SendCallEvent)]
             assert len(steps) == len(set(steps))
 
     @invariant()
@@ -227,7 +227,7 @@ class TwoEndsInARoom(RuleBasedStateMachine):
             assert all(batch.lines for batch in batches)
             assert len(end.machine._candidates._waiting) <= MAX_REMOTE_CANDIDATES
             if batches:
-                description = call.ApplyAnswer if end.role is Role.CALLER else call.Send
+                description = call.ApplyAnswer if end.role is CallRole.CALLER else call.SendCallEvent
                 first = next(i for i, effect in enumerate(end.effects) if isinstance(effect, call.AddCandidates))
                 assert any(isinstance(effect, description) for effect in end.effects[:first])
 
@@ -237,16 +237,16 @@ class TwoEndsInARoom(RuleBasedStateMachine):
 
     @invariant()
     def only_the_selected_answer_connects(self) -> None:
-        if self.caller.machine.state is State.CONNECTED:
+        if self.caller.machine.state is CallState.CONNECTED:
             chosen = self.caller.machine.remote_party
             assert chosen in (PEER_PARTY, OTHER_PARTY)
             selections = [
                 effect.message.selected_party_id
                 for effect in self.caller.effects
-                if isinstance(effect, call.Send) and isinstance(effect.message, SelectAnswer)
+                if isinstance(effect, call.SendCallEvent) and isinstance(effect.message, SelectAnswer)
             ]
             assert selections == [chosen]
-        if self.callee.machine.state is State.CONNECTED:
+        if self.callee.machine.state is CallState.CONNECTED:
             assert self.callee.machine.remote_party in (USER_PARTY, OTHER_PARTY)
 
     def teardown(self) -> None:
@@ -257,7 +257,7 @@ class TwoEndsInARoom(RuleBasedStateMachine):
                 self.feed(end, call.Tick())
             assert end.machine.state in LASTING
             self.feed(end, call.HangUp())
-            assert end.machine.state is State.ENDED
+            assert end.machine.state is CallState.ENDED
             self.feed(end, call.Remote(USER, Candidates(CALL, USER_PARTY, invite().version, lines(1))))
         self.a_call_ends_once_and_is_silent_afterwards()
         self.a_step_is_never_sent_twice()
@@ -272,11 +272,14 @@ def test_two_machines_in_an_honest_room_connect_to_each_other() -> None:
     world = TwoEndsInARoom()
     for _ in range(10):
         world.all_goes_well_for_a_while(5)
-    assert [end.machine.state for end in world.ends] == [State.CONNECTED, State.CONNECTED]
+    assert [end.machine.state for end in world.ends] == [CallState.CONNECTED, CallState.CONNECTED]
     assert (world.caller.machine.remote_party, world.callee.machine.remote_party) == (PEER_PARTY, USER_PARTY)
-    assert [effect.step for effect in world.caller.effects if isinstance(effect, call.Send)] == ["invite", "select"]
-    assert [effect.step for effect in world.callee.effects if isinstance(effect, call.Send)] == ["answer"]
+    assert [effect.step for effect in world.caller.effects if isinstance(effect, call.SendCallEvent)] == [
+        "invite",
+        "select",
+    ]
+    assert [effect.step for effect in world.callee.effects if isinstance(effect, call.SendCallEvent)] == ["answer"]
     world.feed(world.callee, call.HangUp())
     while world.room:
         world.deliver(0, in_order=True, again=False)
-    assert [end.machine.state for end in world.ends] == [State.ENDED, State.ENDED]
+    assert [end.machine.state for end in world.ends] == [CallState.ENDED, CallState.ENDED]

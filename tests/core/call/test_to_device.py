@@ -14,13 +14,13 @@ from mxrtc_bridge.core.call.to_device import (
     MAX_EARLY,
     MAX_SENT_MS,
     MAX_SEQ,
-    Channel,
-    Signal,
-    SignalOrder,
-    channel_ends,
-    channel_of,
-    parse_signal,
-    signal_content,
+    CallOrder,
+    CallToDevice,
+    DevicePair,
+    call_to_device_content,
+    device_pair_of,
+    device_pair_route,
+    parse_call_to_device,
 )
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import CallId, DeviceId, PartyId, RoomId, UserId
@@ -42,11 +42,11 @@ SELECT = SelectAnswer(CALL, PARTY, Version.V1, PARTY)
     ],
 )
 def test_what_is_written_can_be_read(message: CallMessage) -> None:
-    signal = Signal(7, 1_700_000_000_000, message)
-    assert parse_signal(signal_content(signal)) == signal
+    signal = CallToDevice(7, 1_700_000_000_000, message)
+    assert parse_call_to_device(call_to_device_content(signal)) == signal
 
 
-GOOD = signal_content(Signal(0, 5, INVITE))
+GOOD = call_to_device_content(CallToDevice(0, 5, INVITE))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ GOOD = signal_content(Signal(0, 5, INVITE))
 )
 def test_what_is_no_message_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(EventError):
-        parse_signal({**GOOD, **change})
+        parse_call_to_device({**GOOD, **change})
 
 
 values = st.recursive(
@@ -85,20 +85,20 @@ values = st.recursive(
 @given(st.dictionaries(st.sampled_from(["type", "content", "seq", "sent_ms", "x"]), values))
 def test_odd_contents_raise_nothing_else(content: dict[str, Any]) -> None:
     try:
-        parse_signal(content)
+        parse_call_to_device(content)
     except EventError:
         pass
     else:
         pytest.fail("none of these is a message")
 
 
-def numbered(seq: int, message: CallMessage = SELECT) -> Signal:
-    return Signal(seq, 0, message)
+def numbered(seq: int, message: CallMessage = SELECT) -> CallToDevice:
+    return CallToDevice(seq, 0, message)
 
 
 @given(st.permutations(range(MAX_EARLY)), st.lists(st.integers(0, MAX_EARLY - 1)))
 def test_every_order_comes_out_in_order_and_once(order: list[int], repeated: list[int]) -> None:
-    ordered = SignalOrder()
+    ordered = CallOrder()
     out: list[int] = []
     for seq in [*order, *repeated]:
         out += [signal.seq for signal in ordered.put(ALICE, DEVICE, numbered(seq))]
@@ -106,7 +106,7 @@ def test_every_order_comes_out_in_order_and_once(order: list[int], repeated: lis
 
 
 def test_calls_of_other_devices_are_other_calls() -> None:
-    ordered = SignalOrder()
+    ordered = CallOrder()
     assert ordered.put(ALICE, DEVICE, numbered(0))
     assert ordered.put(ALICE, DeviceId("OTHER"), numbered(0))
     assert ordered.put(PEER, DEVICE, numbered(0))
@@ -114,7 +114,7 @@ def test_calls_of_other_devices_are_other_calls() -> None:
 
 
 def test_a_gap_ends_the_call_here() -> None:
-    ordered = SignalOrder()
+    ordered = CallOrder()
     assert ordered.put(ALICE, DEVICE, numbered(MAX_EARLY)) == []
     with pytest.raises(EventError, match="where 0 is next"):
         ordered.put(ALICE, DEVICE, numbered(MAX_EARLY + 1))
@@ -123,7 +123,7 @@ def test_a_gap_ends_the_call_here() -> None:
 
 @pytest.mark.parametrize("end", [Hangup(CALL, PARTY, Version.V1), Reject(CALL, PARTY, Version.V1)])
 def test_an_end_is_acted_on_at_once_and_nothing_after_it(end: CallMessage) -> None:
-    ordered = SignalOrder()
+    ordered = CallOrder()
     ordered.put(ALICE, DEVICE, numbered(3))
     assert ordered.put(ALICE, DEVICE, numbered(9, end)) == [numbered(9, end)]
     assert ordered.put(ALICE, DEVICE, numbered(0)) == []
@@ -132,7 +132,7 @@ def test_an_end_is_acted_on_at_once_and_nothing_after_it(end: CallMessage) -> No
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_CALLS", 3)
-    ordered = SignalOrder()
+    ordered = CallOrder()
     for number in range(10):
         ordered.put(ALICE, DeviceId(f"D{number}"), numbered(0))
     assert len(ordered) == 3
@@ -140,7 +140,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("device", ["ALICES", "with spaces and @signs:x", ""])
 def test_a_channel_names_its_ends_and_is_no_room(device: str) -> None:
-    channel = channel_of(PEER, ALICE, DeviceId(device))
-    assert channel_ends(channel) == Channel(PEER, ALICE, DeviceId(device))
-    assert channel_ends(RoomId("!room:example.org")) is None
+    channel = device_pair_route(PEER, ALICE, DeviceId(device))
+    assert device_pair_of(channel) == DevicePair(PEER, ALICE, DeviceId(device))
+    assert device_pair_of(RoomId("!room:example.org")) is None
     assert not channel.startswith("!")

@@ -19,13 +19,13 @@ from mxrtc_bridge.core.crypto.sas_values import (
     Compare,
     Compared,
     Effect,
-    Ended,
-    Ours,
+    LocalKeys,
     Received,
-    Send,
-    Theirs,
+    RemoteKeys,
+    SendToDevices,
+    VerificationEnded,
     VerificationEvent,
-    Vouched,
+    VerifiedKeys,
 )
 from mxrtc_bridge.core.ids import DeviceId, UserId
 
@@ -73,28 +73,28 @@ class End:
 
     machine: Verification
     codes: list[ShortCode] = field(default_factory=list)
-    vouched: list[Vouched] = field(default_factory=list)
-    ended: list[Ended] = field(default_factory=list)
-    sent: list[Send] = field(default_factory=list)
+    vouched: list[VerifiedKeys] = field(default_factory=list)
+    ended: list[VerificationEnded] = field(default_factory=list)
+    sent: list[SendToDevices] = field(default_factory=list)
 
-    def feed(self, event: VerificationEvent, now: float = 1.0) -> list[Send]:
+    def feed(self, event: VerificationEvent, now: float = 1.0) -> list[SendToDevices]:
         """Feed an event; returns the messages that go out."""
-        out: list[Send] = []
+        out: list[SendToDevices] = []
         self.machine.handle(now, event)
         for effect in iter(self.machine.poll_effect, None):
             self._note(effect, out)
         self.sent += out
         return out
 
-    def _note(self, effect: Effect, out: list[Send]) -> None:
+    def _note(self, effect: Effect, out: list[SendToDevices]) -> None:
         match effect:
-            case Send():
+            case SendToDevices():
                 out.append(effect)
             case Compare(code=code):
                 self.codes.append(code)
-            case Vouched():
+            case VerifiedKeys():
                 self.vouched.append(effect)
-            case Ended():
+            case VerificationEnded():
                 self.ended.append(effect)
 
     @property
@@ -114,7 +114,7 @@ def make_end(
     other: UserId,
     *,
     identity: bool = True,
-    known: Theirs | None = None,
+    known: RemoteKeys | None = None,
     reference: dict[str, object] | None = None,
     secret: str | None = None,
     keys: dict[str, str] | None = None,
@@ -126,8 +126,8 @@ def make_end(
     devices = {name: each for name, each in DEVICES[other].items() if (other, name) != (user, device)}
     return End(
         Verification(
-            Ours(user, device, keys),
-            known or Theirs(other, devices, MASTERS[other]),
+            LocalKeys(user, device, keys),
+            known or RemoteKeys(other, devices, MASTERS[other]),
             reference=reference or REFERENCE,
             transaction=TRANSACTION,
             secret=ToySecret(secret or key(f"secret of {device}")),
@@ -142,7 +142,7 @@ class Pair:
     def __init__(self, a: End | None = None, b: End | None = None) -> None:
         self.a = a or make_end(ALICE, PHONE, PEER)
         self.b = b or make_end(PEER, BUILD, ALICE)
-        self.wires: dict[int, deque[Send]] = {id(self.a): deque(), id(self.b): deque()}
+        self.wires: dict[int, deque[SendToDevices]] = {id(self.a): deque(), id(self.b): deque()}
 
     def feed(self, end: End, event: VerificationEvent, now: float = 1.0) -> None:
         """Feed an event to one end; what it sends waits for the other."""

@@ -12,11 +12,11 @@ from mxrtc_bridge.core.crypto.sas_events import TYPES, SasEvent
 from mxrtc_bridge.core.crypto.sas_values import (
     Ask,
     Compared,
-    Ended,
     Received,
-    Theirs,
+    RemoteKeys,
     Tick,
-    Vouched,
+    VerificationEnded,
+    VerifiedKeys,
 )
 from mxrtc_bridge.core.ids import DeviceId
 from tests.core.crypto.sas_ends import (
@@ -37,7 +37,7 @@ from tests.core.crypto.sas_ends import (
     start_of,
 )
 
-DONE = Ended("", by_them=False)
+DONE = VerificationEnded("", by_them=False)
 
 
 # What it is for
@@ -50,8 +50,8 @@ def test_both_show_the_same_and_vouch_for_device_and_identity_of_the_other() -> 
     assert len(pair.a.codes) == 1
     assert (pair.a.vouched, pair.b.vouched) == ([], []), "nobody has compared anything yet"
     pair.agree()
-    assert pair.a.vouched == [Vouched(BUILD, MASTERS[PEER])]
-    assert pair.b.vouched == [Vouched(PHONE, MASTERS[ALICE])]
+    assert pair.a.vouched == [VerifiedKeys(BUILD, MASTERS[PEER])]
+    assert pair.b.vouched == [VerifiedKeys(PHONE, MASTERS[ALICE])]
     assert (pair.a.ended, pair.b.ended) == ([DONE], [DONE])
     assert {pair.a.machine.stage, pair.b.machine.stage} == {Stage.ENDED}
 
@@ -60,8 +60,8 @@ def test_it_vouches_for_the_device_alone_where_the_other_side_vouches_for_no_ide
     pair = Pair(a=make_end(ALICE, PHONE, PEER, identity=False))
     pair.begin()
     pair.agree()
-    assert pair.b.vouched == [Vouched(PHONE, None)]
-    assert pair.a.vouched == [Vouched(BUILD, MASTERS[PEER])]
+    assert pair.b.vouched == [VerifiedKeys(PHONE, None)]
+    assert pair.a.vouched == [VerifiedKeys(BUILD, MASTERS[PEER])]
 
 
 def test_two_devices_of_one_user_verify_each_other_and_the_others_are_told() -> None:
@@ -69,8 +69,8 @@ def test_two_devices_of_one_user_verify_each_other_and_the_others_are_told() -> 
     pair.begin()
     assert pair.a.sent[0].devices == (LAPTOP,), "all but our own"
     pair.agree()
-    assert pair.a.vouched == [Vouched(LAPTOP, MASTERS[ALICE])]
-    assert pair.b.vouched == [Vouched(PHONE, MASTERS[ALICE])]
+    assert pair.a.vouched == [VerifiedKeys(LAPTOP, MASTERS[ALICE])]
+    assert pair.b.vouched == [VerifiedKeys(PHONE, MASTERS[ALICE])]
 
 
 def test_the_first_device_that_is_ready_is_taken_and_the_others_are_cancelled() -> None:
@@ -90,7 +90,7 @@ def test_a_device_that_declines_ends_it_for_all() -> None:
     end.feed(Ask(5))
     (told,) = end.feed(Received("m.key.verification.cancel", {"code": "m.user", "reason": "no", **REFERENCE}))
     assert (set(told.devices), told.content["code"]) == ({PHONE, LAPTOP}, "m.user")
-    assert end.ended == [Ended("m.user", by_them=True, reason="no")]
+    assert end.ended == [VerificationEnded("m.user", by_them=True, reason="no")]
 
 
 @pytest.mark.parametrize("first", ["a", "b"])
@@ -212,20 +212,20 @@ def test_a_start_that_was_changed_on_the_way_breaks_the_commitment() -> None:
 @pytest.mark.parametrize("what", ["device", "identity"])
 def test_keys_that_are_not_those_that_the_homeserver_shows_are_refused(what: str) -> None:
     devices = {**DEVICES[PEER], BUILD: key("mallory")} if what == "device" else DEVICES[PEER]
-    known = Theirs(PEER, devices, MASTERS[PEER] if what == "device" else key("mallory"))
+    known = RemoteKeys(PEER, devices, MASTERS[PEER] if what == "device" else key("mallory"))
     pair = Pair(a=make_end(ALICE, PHONE, PEER, known=known))
     pair.begin()
     pair.agree()
     if what == "device":
         assert (pair.a.vouched, pair.a.cancelled) == ([], "m.key_mismatch")
     else:
-        assert pair.a.vouched == [Vouched(BUILD, None)], "of an identity that is not shown nothing is known"
+        assert pair.a.vouched == [VerifiedKeys(BUILD, None)], "of an identity that is not shown nothing is known"
 
 
 def test_a_device_with_the_name_of_an_identity_is_refused() -> None:
     """Else the code over the one could be taken for a code over the other."""
     name = DeviceId(MASTERS[PEER])
-    known = Theirs(PEER, {name: MASTERS[PEER]}, MASTERS[PEER])
+    known = RemoteKeys(PEER, {name: MASTERS[PEER]}, MASTERS[PEER])
     pair = Pair(b=make_end(PEER, name, ALICE, keys={}), a=make_end(ALICE, PHONE, PEER, known=known))
     pair.begin()
     pair.agree()
@@ -352,7 +352,7 @@ def test_it_ends_after_ten_minutes() -> None:
     pair.feed(pair.a, Tick(), TIMEOUT_S)
     assert pair.a.cancelled == "m.timeout"
     pair.run()
-    assert pair.b.ended == [Ended("m.timeout", by_them=True, reason="it took too long")]
+    assert pair.b.ended == [VerificationEnded("m.timeout", by_them=True, reason="it took too long")]
     assert pair.a.feed(Compared(same=True)) == []
 
 
@@ -369,7 +369,7 @@ def test_the_other_side_may_fail_after_ours_has_verified_it_and_that_is_said() -
     pair.feed(pair.a, Received("m.key.verification.mac", content))
     pair.feed(pair.a, Compared(same=True))
     pair.feed(pair.a, Received("m.key.verification.cancel", {"code": "m.key_mismatch", "reason": "x", **REFERENCE}))
-    assert pair.a.ended == [Ended("m.key_mismatch", by_them=True, reason="x")]
+    assert pair.a.ended == [VerificationEnded("m.key_mismatch", by_them=True, reason="x")]
 
 
 def test_codes_are_shown_with_names_and_numbers() -> None:

@@ -8,10 +8,18 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.crypto.sas import EXPECTED, Stage
 from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES, TYPES, SasEvent
-from mxrtc_bridge.core.crypto.sas_values import Ask, Compared, Ended, GiveUp, Received, Tick, VerificationEvent
+from mxrtc_bridge.core.crypto.sas_values import (
+    Ask,
+    Compared,
+    GiveUp,
+    Received,
+    Tick,
+    VerificationEnded,
+    VerificationEvent,
+)
 from tests.core.crypto.sas_ends import ALICE, ANOTHER, CONTENT, GOOD, PEER, PHONE, End, Pair, compared_end, make_end
 
-DONE = Ended("", by_them=False)
+DONE = VerificationEnded("", by_them=False)
 
 
 def stages() -> dict[Stage, End]:

@@ -7,10 +7,10 @@ import pytest
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.acceptor import JOB_TIMEOUT_S, AcceptedTransfer
-from mxrtc_bridge.core.files.events import Outcome
+from mxrtc_bridge.core.files.events import TransferOutcome
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, Job, Ls
 from mxrtc_bridge.core.files.receiver import ReceiverMachine
-from mxrtc_bridge.core.files.sender import SourceMachine
+from mxrtc_bridge.core.files.sender import SenderMachine
 from tests.core.files.world import (
     GET,
     KIB,
@@ -49,7 +49,7 @@ def all_sizes() -> SourceDisk:
 def test_files_of_every_size_arrive_whole_and_once(job: Job, window: int) -> None:
     source, receiver = all_sizes(), ReceiverDisk()
     world = transfer(source, receiver, job, window=window)
-    assert world.outcomes() == (Outcome.CLEAN, Outcome.CLEAN)
+    assert world.outcomes() == (TransferOutcome.CLEAN, TransferOutcome.CLEAN)
     check_disks(source, receiver)
     for end in world.ends:
         assert end.finished is not None
@@ -67,7 +67,7 @@ def test_repeating_a_job_moves_nothing(job: Job) -> None:
     source, receiver = all_sizes(), ReceiverDisk()
     transfer(source, receiver, job)
     again = transfer(source, receiver, job)
-    assert again.outcomes() == (Outcome.CLEAN, Outcome.CLEAN)
+    assert again.outcomes() == (TransferOutcome.CLEAN, TransferOutcome.CLEAN)
     check_disks(source, receiver)
     for end in again.ends:
         assert end.finished is not None
@@ -78,7 +78,7 @@ def test_repeating_a_job_moves_nothing(job: Job) -> None:
 @BOTH_WAYS
 def test_empty_job_ends_clean(job: Job) -> None:
     world = transfer(SourceDisk(), ReceiverDisk(), job)
-    assert world.outcomes() == (Outcome.CLEAN, Outcome.CLEAN)
+    assert world.outcomes() == (TransferOutcome.CLEAN, TransferOutcome.CLEAN)
 
 
 def test_many_small_files_stay_within_the_bounds() -> None:
@@ -87,7 +87,7 @@ def test_many_small_files_stay_within_the_bounds() -> None:
     for number in range(2500):
         source.put(f"f{number}", content(number, number % 7))
     world = transfer(source, receiver)
-    assert world.outcomes() == (Outcome.CLEAN, Outcome.CLEAN)
+    assert world.outcomes() == (TransferOutcome.CLEAN, TransferOutcome.CLEAN)
     check_disks(source, receiver)
 
 
@@ -96,7 +96,7 @@ def test_long_paths_are_announced_within_their_own_bound() -> None:
     for number in range(600):
         source.put(f"{number:04}".rjust(1020, "d"), b"x")
     world = transfer(source, receiver)
-    assert world.outcomes() == (Outcome.CLEAN, Outcome.CLEAN)
+    assert world.outcomes() == (TransferOutcome.CLEAN, TransferOutcome.CLEAN)
     check_disks(source, receiver)
 
 
@@ -107,7 +107,7 @@ def test_listing_shows_every_entry_and_takes_none() -> None:
         source.put(f"d/{number}", b"x")
     receiver.judge = lambda _entry: tx.Listed()  # type: ignore[method-assign]
     world = transfer(source, receiver, Ls("d"))
-    assert world.outcomes() == (Outcome.CLEAN, Outcome.CLEAN)
+    assert world.outcomes() == (TransferOutcome.CLEAN, TransferOutcome.CLEAN)
     shown = [effect.entry.path for effect in world.opener.effects if isinstance(effect, tx.CheckEntry)]
     assert shown == ["d", *source.files]
     assert receiver.published == {}
@@ -121,16 +121,16 @@ def test_refused_service_ends_both_sides_before_anything_moves(job: Job) -> None
     world.check_accounts()
     for end in world.ends:
         assert end.finished is not None
-        assert (end.finished.outcome, end.finished.code) == (Outcome.REFUSED, "denied")
+        assert (end.finished.outcome, end.finished.code) == (TransferOutcome.REFUSED, "denied")
         assert end.finished.message == "not for you"
 
 
 @BOTH_WAYS
 def test_refused_names_leave_the_others_alone(job: Job) -> None:
     source, receiver = disk_of(good=5, bad=5, better=5), ReceiverDisk()
-    receiver.refuse = lambda entry: tx.Refused(FileCode.NAME, "not so") if entry.path == "bad" else None
+    receiver.refuse = lambda entry: tx.ReceiveRefused(FileCode.NAME, "not so") if entry.path == "bad" else None
     world = transfer(source, receiver, job)
-    assert world.outcomes() == (Outcome.PARTIAL, Outcome.PARTIAL)
+    assert world.outcomes() == (TransferOutcome.PARTIAL, TransferOutcome.PARTIAL)
     assert set(receiver.published) == {"good", "better"}
     for end in world.ends:
         assert end.finished is not None
@@ -151,12 +151,12 @@ def test_full_disk_is_said_on_both_sides_and_the_rest_follows_later(job: Job) ->
     receiver = ReceiverDisk()
     receiver.room = CHUNK_BYTES + 100 * KIB
     world = transfer(source, receiver, job)
-    assert world.outcomes() == (Outcome.PARTIAL, Outcome.PARTIAL)
+    assert world.outcomes() == (TransferOutcome.PARTIAL, TransferOutcome.PARTIAL)
     assert failures(world.opener) == failures(world.acceptor) == {"big": FileCode.SPACE}
     assert set(receiver.published) == {"a", "c"}
     receiver.room = None
     world = transfer(source, receiver, job)
-    assert world.outcomes() == (Outcome.CLEAN, Outcome.CLEAN)
+    assert world.outcomes() == (TransferOutcome.CLEAN, TransferOutcome.CLEAN)
     assert receiver.resumed == CHUNK_BYTES
     check_disks(source, receiver)
 
@@ -190,7 +190,7 @@ def test_source_says_what_it_could_not_offer() -> None:
     source.put("half \ud800", b"no Unicode")
     source.skipped = [tx.Failure("secret", FileCode.DENIED, "it cannot be read")]
     world = transfer(source, receiver)
-    assert world.outcomes() == (Outcome.PARTIAL, Outcome.PARTIAL)
+    assert world.outcomes() == (TransferOutcome.PARTIAL, TransferOutcome.PARTIAL)
     assert set(receiver.published) == {"a"}
     assert failures(world.opener) == {
         "secret": FileCode.DENIED,
@@ -204,7 +204,7 @@ def test_source_says_what_it_could_not_offer() -> None:
 
 def test_both_sides_record_what_became_of_each_entry() -> None:
     source, receiver = disk_of(a=5, b=6), ReceiverDisk()
-    receiver.refuse = lambda entry: tx.Refused(FileCode.QUOTA, "enough") if entry.path == "b" else None
+    receiver.refuse = lambda entry: tx.ReceiveRefused(FileCode.QUOTA, "enough") if entry.path == "b" else None
     world = transfer(source, receiver)
     for end in world.ends:
         done = [effect for effect in end.effects if isinstance(effect, tx.EntryDone)]
@@ -224,10 +224,10 @@ def test_our_own_end_tells_the_other_side_and_keeps_what_is_verified(job: Job) -
     world.opener.feed(world.now, tx.Reset("interrupted", "stopped by the user"))
     world.run()
     world.check_accounts()
-    assert world.outcomes() == (Outcome.INTERRUPTED, Outcome.INTERRUPTED)
+    assert world.outcomes() == (TransferOutcome.INTERRUPTED, TransferOutcome.INTERRUPTED)
     assert receiver.published == {}
     world = transfer(source, receiver, job)
-    assert world.outcomes() == (Outcome.CLEAN, Outcome.CLEAN)
+    assert world.outcomes() == (TransferOutcome.CLEAN, TransferOutcome.CLEAN)
     assert receiver.resumed >= CHUNK_BYTES
     check_disks(source, receiver)
 
@@ -260,12 +260,12 @@ def test_cut_at_every_message_loses_nothing_and_doubles_nothing(job: Job) -> Non
         world.run(stop_before=position)
         world.cut()
         world.check_accounts()
-        assert Outcome.VIOLATION not in world.outcomes(), position
+        assert TransferOutcome.VIOLATION not in world.outcomes(), position
         for name, data in receiver.published.items():
             assert data == source.files[name][0], f"cut at {position}: half a file has a name"
         verified = {path: len(data) for (path, _), data in receiver.partial.items()}
         again = transfer(source, receiver, job)
-        assert again.outcomes() == (Outcome.CLEAN, Outcome.CLEAN), position
+        assert again.outcomes() == (TransferOutcome.CLEAN, TransferOutcome.CLEAN), position
         check_disks(source, receiver)
         assert receiver.resumed == sum(verified.values()), position
 
@@ -294,7 +294,7 @@ def test_cut_after_the_last_answer_is_no_loss(job: Job) -> None:
     world.cut()
     receiving = world.opener if job is GET else world.acceptor
     assert receiving.finished is not None
-    assert receiving.finished.outcome is Outcome.CLEAN
+    assert receiving.finished.outcome is TransferOutcome.CLEAN
 
 
 # Before the job is known
@@ -306,7 +306,7 @@ class Accepted:
     def __init__(self) -> None:
         self.machine = AcceptedTransfer()
         self.now = 100.0
-        self.feed(tx.ChannelOpened())
+        self.feed(tx.DataChannelOpened())
 
     def feed(self, event: tx.Event) -> list[tx.Effect]:
         self.machine.handle(self.now, event)
@@ -315,21 +315,21 @@ class Accepted:
             effects.append(effect)
         return effects
 
-    def finished(self, event: tx.Event) -> tx.Finished:
+    def finished(self, event: tx.Event) -> tx.TransferFinished:
         effects = self.feed(event)
         finished = effects[-1]
-        assert isinstance(finished, tx.Finished)
-        assert sum(isinstance(effect, tx.Finished) for effect in effects) == 1
+        assert isinstance(finished, tx.TransferFinished)
+        assert sum(isinstance(effect, tx.TransferFinished) for effect in effects) == 1
         assert self.feed(tx.BinaryReceived(b"late")) == [tx.Consumed(4)]
         assert self.feed(tx.TextReceived('{"t":"put"}')) == [tx.Consumed(11)]
-        assert self.feed(tx.ChannelClosed()) == []
+        assert self.feed(tx.DataChannelClosed()) == []
         assert self.machine.next_deadline() is None
         return finished
 
 
 @pytest.mark.parametrize(
     ("text", "kind"),
-    [('{"t":"put"}', ReceiverMachine), ('{"t":"get","p":["a"]}', SourceMachine), ('{"t":"ls","p":""}', SourceMachine)],
+    [('{"t":"put"}', ReceiverMachine), ('{"t":"get","p":["a"]}', SenderMachine), ('{"t":"ls","p":""}', SenderMachine)],
 )
 def test_acceptor_becomes_the_end_that_the_job_asks_for(text: str, kind: type) -> None:
     accepted = Accepted()
@@ -370,14 +370,16 @@ def test_job_that_does_not_come_is_not_waited_for() -> None:
     ids=repr,
 )
 def test_anything_else_than_a_job_is_a_violation(event: tx.Event) -> None:
-    assert Accepted().finished(event).outcome is Outcome.VIOLATION
+    assert Accepted().finished(event).outcome is TransferOutcome.VIOLATION
 
 
 @pytest.mark.parametrize(
-    "event", [tx.ChannelClosed(), tx.Reset("shutdown", ""), tx.TextReceived('{"t":"rst","c":"interrupted"}')], ids=repr
+    "event",
+    [tx.DataChannelClosed(), tx.Reset("shutdown", ""), tx.TextReceived('{"t":"rst","c":"interrupted"}')],
+    ids=repr,
 )
 def test_end_before_the_job_is_an_interruption(event: tx.Event) -> None:
-    assert Accepted().finished(event).outcome is Outcome.INTERRUPTED
+    assert Accepted().finished(event).outcome is TransferOutcome.INTERRUPTED
 
 
 def test_service_cannot_be_ready_before_the_job() -> None:

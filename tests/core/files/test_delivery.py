@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.files.delivery import MAX_NAMED, DeliveryTally, Text, announcement, receipt
 from mxrtc_bridge.core.files.events import EntryDone, EntryFailed
-from mxrtc_bridge.core.files.messages import Entry, EntryKind, FileCode
+from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
 from mxrtc_bridge.core.ids import ServiceName, UserId
 
 ALICE, PEER, INBOX = UserId("@alice:example.org"), UserId("@rtc_build:example.org"), ServiceName("inbox")
@@ -18,7 +18,7 @@ HASH = "ab" * 32
 
 
 def done(name: str, size: int = 10, *, kept: bool = False, kind: EntryKind = EntryKind.FILE) -> EntryDone:
-    return EntryDone(0, Entry(name, kind, size, 5, "v1"), name, HASH, kept)
+    return EntryDone(0, FileEntry(name, kind, size, 5, "v1"), name, HASH, kept)
 
 
 def texts(*entries: EntryDone | EntryFailed) -> tuple[Text, Text] | None:
@@ -47,7 +47,7 @@ def test_many_files_are_summed_up_and_the_first_are_named() -> None:
 
 
 def test_what_was_there_what_failed_and_directories_are_no_news() -> None:
-    failed = EntryFailed(1, Entry("x", EntryKind.FILE, 1, 5, "v1"), FileCode.SPACE, "full")
+    failed = EntryFailed(1, FileEntry("x", EntryKind.FILE, 1, 5, "v1"), FileCode.SPACE, "full")
     assert texts() is None
     assert texts(done("a", kept=True), done("b", kind=EntryKind.DIRECTORY), failed) is None
     told = texts(done("a", kept=True), failed, done("c", 3))

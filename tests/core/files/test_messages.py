@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.errors import WireError
 from mxrtc_bridge.core.files import messages as file_messages
-from mxrtc_bridge.core.files.messages import Entry, EntryKind, FileCode
+from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
 from mxrtc_bridge.core.stream import messages
 
 HASH = "0123456789abcdef" * 4
-FILE = Entry("a/b", EntryKind.FILE, 7, 1700000000000, "v-1")
+FILE = FileEntry("a/b", EntryKind.FILE, 7, 1700000000000, "v-1")
 
 TABLE: list[tuple[file_messages.Message, str]] = [
     (file_messages.Put(), '{"t":"put"}'),
@@ -25,7 +25,7 @@ TABLE: list[tuple[file_messages.Message, str]] = [
         file_messages.Announce(3, FILE),
         '{"t":"f","i":3,"k":"f","p":"a/b","m":1700000000000,"s":7,"x":"v-1"}',
     ),
-    (file_messages.Announce(4, Entry("d", EntryKind.DIRECTORY)), '{"t":"f","i":4,"k":"d","p":"d","m":0}'),
+    (file_messages.Announce(4, FileEntry("d", EntryKind.DIRECTORY)), '{"t":"f","i":4,"k":"d","p":"d","m":0}'),
     (file_messages.AnnouncedAll(2, 9), '{"t":"fend","n":2,"s":9}'),
     (file_messages.AnnouncedAll(2, 9, 1), '{"t":"fend","n":2,"s":9,"u":1}'),
     (file_messages.Want(1, 1048576), '{"t":"want","i":1,"o":1048576}'),
@@ -152,19 +152,19 @@ def test_field_out_of_its_range_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        Entry("", EntryKind.FILE, 1, 0, "v"),
-        Entry("../a", EntryKind.FILE, 1, 0, "v"),
-        Entry("\ud800", EntryKind.FILE, 1, 0, "v"),
-        Entry("a", EntryKind.FILE, -1, 0, "v"),
-        Entry("a", EntryKind.FILE, 2**53, 0, "v"),
-        Entry("a", EntryKind.FILE, 1, -1, "v"),
-        Entry("a", EntryKind.FILE, 1, 0, ""),
-        Entry("a", EntryKind.DIRECTORY, 1, 0),
-        Entry("\x01" * 1000, EntryKind.FILE, 1, 0, "v"),
+        FileEntry("", EntryKind.FILE, 1, 0, "v"),
+        FileEntry("../a", EntryKind.FILE, 1, 0, "v"),
+        FileEntry("\ud800", EntryKind.FILE, 1, 0, "v"),
+        FileEntry("a", EntryKind.FILE, -1, 0, "v"),
+        FileEntry("a", EntryKind.FILE, 2**53, 0, "v"),
+        FileEntry("a", EntryKind.FILE, 1, -1, "v"),
+        FileEntry("a", EntryKind.FILE, 1, 0, ""),
+        FileEntry("a", EntryKind.DIRECTORY, 1, 0),
+        FileEntry("\x01" * 1000, EntryKind.FILE, 1, 0, "v"),
     ],
     ids=repr,
 )
-def test_entry_that_would_be_refused_is_not_written(entry: Entry) -> None:
+def test_entry_that_would_be_refused_is_not_written(entry: FileEntry) -> None:
     with pytest.raises(WireError):
         file_messages.encode(file_messages.Announce(0, entry))
 
@@ -181,8 +181,8 @@ PATHS = (
 HASHES = st.from_regex(r"\A[0-9a-f]{64}\Z")
 CODES = st.sampled_from(FileCode)
 ENTRIES = st.builds(
-    Entry, PATHS, st.just(EntryKind.FILE), COUNTS, COUNTS, st.from_regex(r"\A[!-~]{1,64}\Z")
-) | st.builds(Entry, PATHS, st.just(EntryKind.DIRECTORY), st.just(0), COUNTS)
+    FileEntry, PATHS, st.just(EntryKind.FILE), COUNTS, COUNTS, st.from_regex(r"\A[!-~]{1,64}\Z")
+) | st.builds(FileEntry, PATHS, st.just(EntryKind.DIRECTORY), st.just(0), COUNTS)
 MESSAGES: st.SearchStrategy[file_messages.Message] = st.one_of(
     st.builds(file_messages.Get, st.lists(PATHS, min_size=1, max_size=3).map(tuple)),
     st.builds(file_messages.Announce, COUNTS, ENTRIES),

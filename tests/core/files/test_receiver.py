@@ -7,9 +7,9 @@ import pytest
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files import messages as file_messages
-from mxrtc_bridge.core.files.events import Outcome, Role
+from mxrtc_bridge.core.files.events import StreamRole, TransferOutcome
 from mxrtc_bridge.core.files.machine import ANSWER_TIMEOUT_S, BUSY_AFTER_S, SILENCE_S
-from mxrtc_bridge.core.files.messages import CHUNK_BYTES, Entry, EntryKind, FileCode, Get, Job, Ls, Put
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.receiver import SEEN_EVERY, ReceiverMachine
 from mxrtc_bridge.core.stream import messages
 from tests.core.files.world import KIB
@@ -23,11 +23,11 @@ class Driven:
 
     def __init__(self, job: Job | None = None, *, window: int = 256 * KIB, max_entries: int = 1_000_000) -> None:
         job = job or Put()
-        role = Role.ACCEPTOR if isinstance(job, Put) else Role.OPENER
+        role = StreamRole.ACCEPTOR if isinstance(job, Put) else StreamRole.OPENER
         self.machine = ReceiverMachine(role, job, window=window, max_entries=max_entries)
         self.now = 100.0
         self.arrived = self.consumed = 0
-        self.finished: tx.Finished | None = None
+        self.finished: tx.TransferFinished | None = None
         self.entries = 0
 
     def feed(self, event: tx.Event) -> list[tx.Effect]:
@@ -42,7 +42,7 @@ class Driven:
                 self.consumed += effect.size
             else:
                 effects.append(effect)
-            if isinstance(effect, tx.Finished):
+            if isinstance(effect, tx.TransferFinished):
                 assert self.finished is None
                 self.finished = effect
         return effects
@@ -66,7 +66,7 @@ class Driven:
             assert effects == [tx.CheckEntry(index, file(index, size))]
 
     def want(self, index: int, offset: int = 0) -> list[tx.Effect]:
-        return self.feed(tx.EntryChecked(index, tx.Wanted(offset)))
+        return self.feed(tx.EntryChecked(index, tx.FileWanted(offset)))
 
     def wanted(self, *sizes: int) -> Driven:
         """Announce files of these sizes, and want them all."""
@@ -77,8 +77,8 @@ class Driven:
         return self
 
 
-def file(index: int, size: int) -> Entry:
-    return Entry(f"file{index}", EntryKind.FILE, size, 5, "v1")
+def file(index: int, size: int) -> FileEntry:
+    return FileEntry(f"file{index}", EntryKind.FILE, size, 5, "v1")
 
 
 def say(message: file_messages.Message) -> tx.SendText:
@@ -94,14 +94,14 @@ def flowing(**kwargs: int) -> Driven:
 
 def listing(job: Job = Ls(""), **kwargs: int) -> Driven:  # noqa: B008 - it never changes
     driven = Driven(job, **kwargs)
-    driven.feed(tx.ChannelOpened())
+    driven.feed(tx.DataChannelOpened())
     driven.hear(file_messages.Ok(0))
     return driven
 
 
 def test_opener_sends_its_job_and_its_window_at_once() -> None:
     driven = Driven(Get(("a", "b/*")), window=128 * KIB)
-    assert driven.feed(tx.ChannelOpened()) == [
+    assert driven.feed(tx.DataChannelOpened()) == [
         tx.SendText('{"t":"get","p":["a","b/*"]}'),
         tx.SendText('{"t":"ack","o":0,"w":131072}'),
     ]
@@ -137,7 +137,7 @@ def test_file_is_written_verified_published_and_only_then_acknowledged() -> None
     effects = driven.hear(file_messages.Bye())
     assert effects[:2] == [say(file_messages.Bye()), tx.CloseChannel()]
     assert driven.finished is not None
-    assert driven.finished.outcome is Outcome.CLEAN
+    assert driven.finished.outcome is TransferOutcome.CLEAN
     assert driven.consumed == driven.arrived
 
 
@@ -221,7 +221,7 @@ def test_million_entries_leave_nothing_behind() -> None:
     for index in range(20_000):
         driven.hear(file_messages.Announce(index, file(index, 1)))
         if index < 10:
-            driven.feed(tx.EntryChecked(index, tx.Refused(FileCode.LIMIT, "")))
+            driven.feed(tx.EntryChecked(index, tx.ReceiveRefused(FileCode.LIMIT, "")))
     assert driven.machine.open_entries == 0
     assert driven.machine.progress.failed == 20_000
     assert len(driven.machine.progress.failures) == 100
@@ -233,7 +233,7 @@ def test_listing_beyond_the_limit_ends() -> None:
     effects = driven.hear(file_messages.Announce(1, file(1, 1)))
     assert effects[:2] == [say(file_messages.Rst(FileCode.LIMIT)), tx.CloseChannel()]
     assert driven.finished is not None
-    assert (driven.finished.outcome, driven.finished.code) == (Outcome.INTERRUPTED, "limit")
+    assert (driven.finished.outcome, driven.finished.code) == (TransferOutcome.INTERRUPTED, "limit")
 
 
 def test_listing_says_in_one_word_what_was_taken_whatever_its_order() -> None:
@@ -257,7 +257,7 @@ def test_name_that_cannot_be_said_does_not_undo_what_is_safe() -> None:
 
 def test_opener_gives_up_when_nobody_answers() -> None:
     driven = Driven(Get(("a",)))
-    driven.feed(tx.ChannelOpened())
+    driven.feed(tx.DataChannelOpened())
     assert driven.machine.next_deadline() == 100 + ANSWER_TIMEOUT_S
     driven.now += ANSWER_TIMEOUT_S - 0.001
     assert driven.feed(tx.Tick()) == []
@@ -288,7 +288,7 @@ def test_receiver_gives_up_on_a_silent_source_but_not_on_a_busy_one() -> None:
     effects = driven.feed(tx.Tick())
     assert effects[:2] == [say(file_messages.Rst(FileCode.TIMEOUT)), tx.CloseFile(0)]
     assert driven.finished is not None
-    assert driven.finished.outcome is Outcome.INTERRUPTED
+    assert driven.finished.outcome is TransferOutcome.INTERRUPTED
 
 
 # A hostile source
@@ -364,7 +364,7 @@ def test_source_that_breaks_a_rule_ends_the_transfer(
             case _:
                 effects = driven.hear(step)
     assert driven.finished is not None, what
-    assert (driven.finished.outcome, driven.finished.code) == (Outcome.VIOLATION, code)
+    assert (driven.finished.outcome, driven.finished.code) == (TransferOutcome.VIOLATION, code)
     assert effects[0] == say(file_messages.Rst(FileCode.VIOLATION))
     assert tx.CloseChannel() in effects
     assert driven.consumed == driven.arrived
@@ -406,12 +406,12 @@ def test_open_entries_are_limited(count: int) -> None:
 def test_open_paths_are_limited(length: int) -> None:
     driven = flowing()
     for index in range(256):
-        driven.hear(file_messages.Announce(index, Entry(f"{index:04}".rjust(1024, "x"), EntryKind.DIRECTORY)))
+        driven.hear(file_messages.Announce(index, FileEntry(f"{index:04}".rjust(1024, "x"), EntryKind.DIRECTORY)))
     assert driven.finished is None
     driven.feed(tx.EntryChecked(0, tx.Held("x")))
-    driven.hear(file_messages.Announce(256, Entry("y" * 1024, EntryKind.DIRECTORY)))
+    driven.hear(file_messages.Announce(256, FileEntry("y" * 1024, EntryKind.DIRECTORY)))
     assert driven.finished is None
-    driven.hear(file_messages.Announce(257, Entry("z" * length, EntryKind.DIRECTORY)))
+    driven.hear(file_messages.Announce(257, FileEntry("z" * length, EntryKind.DIRECTORY)))
     assert driven.finished is not None
     assert driven.finished.code == "too_many"
 
@@ -420,10 +420,10 @@ def test_open_paths_are_limited(length: int) -> None:
 def test_nothing_may_come_before_the_job_is_accepted(job: Job) -> None:
     for message in (file_messages.Announce(0, file(0, 1)), file_messages.Bye(), file_messages.AnnouncedAll(0, 0)):
         driven = Driven(job)
-        driven.feed(tx.ChannelOpened())
+        driven.feed(tx.DataChannelOpened())
         driven.hear(message)
         assert driven.finished is not None
-        assert driven.finished.outcome is Outcome.VIOLATION
+        assert driven.finished.outcome is TransferOutcome.VIOLATION
 
 
 def test_listing_knows_no_content() -> None:
@@ -431,7 +431,7 @@ def test_listing_knows_no_content() -> None:
     driven.announce(5)
     driven.data(5)
     assert driven.finished is not None
-    assert driven.finished.outcome is Outcome.VIOLATION
+    assert driven.finished.outcome is TransferOutcome.VIOLATION
 
 
 # Mistakes of our own driver
@@ -440,11 +440,11 @@ def test_listing_knows_no_content() -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        tx.EntryChecked(1, tx.Wanted(0)),
-        tx.EntryChecked(-1, tx.Wanted(0)),
-        tx.EntryChecked(0, tx.Wanted(1)),
-        tx.EntryChecked(0, tx.Wanted(CHUNK_BYTES)),
-        tx.EntryChecked(0, tx.Wanted(-CHUNK_BYTES)),
+        tx.EntryChecked(1, tx.FileWanted(0)),
+        tx.EntryChecked(-1, tx.FileWanted(0)),
+        tx.EntryChecked(0, tx.FileWanted(1)),
+        tx.EntryChecked(0, tx.FileWanted(CHUNK_BYTES)),
+        tx.EntryChecked(0, tx.FileWanted(-CHUNK_BYTES)),
         tx.EntryChecked(0, tx.Listed()),
         tx.DataWritten(0, 1),
         tx.FilePublished(0, "x"),
@@ -465,7 +465,7 @@ def test_mistake_of_the_driver_changes_nothing(event: tx.Event) -> None:
 
 def test_directory_cannot_be_wanted() -> None:
     driven = flowing()
-    driven.hear(file_messages.Announce(0, Entry("d", EntryKind.DIRECTORY)))
+    driven.hear(file_messages.Announce(0, FileEntry("d", EntryKind.DIRECTORY)))
     with pytest.raises(StateError, match="cannot be wanted"):
         driven.want(0)
 
@@ -485,7 +485,7 @@ def test_more_bytes_cannot_be_written_than_were_given() -> None:
 
 
 def test_role_must_fit_the_job() -> None:
-    for role, job in ((Role.OPENER, Put()), (Role.ACCEPTOR, Get(("a",))), (Role.ACCEPTOR, Ls(""))):
+    for role, job in ((StreamRole.OPENER, Put()), (StreamRole.ACCEPTOR, Get(("a",))), (StreamRole.ACCEPTOR, Ls(""))):
         with pytest.raises(StateError, match="is not the receiver"):
             ReceiverMachine(role, job)
 
@@ -493,12 +493,12 @@ def test_role_must_fit_the_job() -> None:
 @pytest.mark.parametrize("patterns", [(), ("",), ("x" * 1025,), ("a",) * 65, ("\ud800",), ("x" * 1024,) * 5])
 def test_job_that_cannot_be_sent_is_refused_at_once(patterns: tuple[str, ...]) -> None:
     with pytest.raises(StateError, match="the job cannot be sent"):
-        ReceiverMachine(Role.OPENER, Get(patterns))
+        ReceiverMachine(StreamRole.OPENER, Get(patterns))
 
 
 def test_window_out_of_range_is_refused() -> None:
     for window in (16 * KIB - 1, 16 * 1024 * KIB + 1):
         with pytest.raises(StateError, match="window"):
-            ReceiverMachine(Role.ACCEPTOR, Put(), window=window)
+            ReceiverMachine(StreamRole.ACCEPTOR, Put(), window=window)
         with pytest.raises(StateError, match="window"):
             flowing().machine.set_window(window)

@@ -7,11 +7,11 @@ import pytest
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files import messages as file_messages
-from mxrtc_bridge.core.files.events import Outcome, Role
+from mxrtc_bridge.core.files.events import StreamRole, TransferOutcome
 from mxrtc_bridge.core.files.machine import BYE_TIMEOUT_S, SILENCE_S
-from mxrtc_bridge.core.files.messages import CHUNK_BYTES, Entry, EntryKind, FileCode, Get, Job, Ls, Put
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.read_ahead import AHEAD_FILES, BLOCK_BYTES, HEAD_BYTES
-from mxrtc_bridge.core.files.sender import LIST_ENTRIES, SourceMachine
+from mxrtc_bridge.core.files.sender import LIST_ENTRIES, SenderMachine
 from mxrtc_bridge.core.stream import messages
 from tests.core.files.world import KIB, sha256
 
@@ -25,10 +25,10 @@ class Driven:
 
     def __init__(self, job: Job | None = None) -> None:
         job = job or Get(("*",))
-        self.machine = SourceMachine(Role.OPENER if isinstance(job, Put) else Role.ACCEPTOR, job)
+        self.machine = SenderMachine(StreamRole.OPENER if isinstance(job, Put) else StreamRole.ACCEPTOR, job)
         self.now = 100.0
         self.arrived = self.consumed = 0
-        self.finished: tx.Finished | None = None
+        self.finished: tx.TransferFinished | None = None
 
     def feed(self, event: tx.Event) -> list[tx.Effect]:
         if isinstance(event, tx.BinaryReceived):
@@ -40,9 +40,9 @@ class Driven:
         while (effect := self.machine.poll_effect()) is not None:
             if isinstance(effect, tx.Consumed):
                 self.consumed += effect.size
-            elif not isinstance(effect, tx.Ready):
+            elif not isinstance(effect, tx.ReadyToSend):
                 effects.append(effect)
-            if isinstance(effect, tx.Finished):
+            if isinstance(effect, tx.TransferFinished):
                 assert self.finished is None
                 self.finished = effect
         return effects
@@ -58,8 +58,8 @@ class Driven:
         return effects
 
 
-def file(index: int, size: int) -> Entry:
-    return Entry(f"file{index}", EntryKind.FILE, size, 5, "v1")
+def file(index: int, size: int) -> FileEntry:
+    return FileEntry(f"file{index}", EntryKind.FILE, size, 5, "v1")
 
 
 def say(message: file_messages.Message) -> tx.SendText:
@@ -70,7 +70,7 @@ def announced(*sizes: int, job: Job | None = None, end: bool = True) -> Driven:
     """A source that has announced files of these sizes, under the initial credit of 64 KiB."""
     driven = Driven(job)
     if isinstance(job, Put):
-        driven.feed(tx.ChannelOpened())
+        driven.feed(tx.DataChannelOpened())
         assert driven.hear(file_messages.Ok(0)) == [tx.Accepted(), tx.ListNext(LIST_ENTRIES)]
     else:
         assert driven.feed(tx.ServiceReady()) == [say(file_messages.Ok(0)), tx.ListNext(LIST_ENTRIES)]
@@ -90,7 +90,7 @@ def want(index: int, offset: int = 0) -> file_messages.Want:
 def test_entries_are_announced_in_turns_and_counted() -> None:
     driven = Driven()
     driven.feed(tx.ServiceReady())
-    entries = (Entry("d", EntryKind.DIRECTORY, modified_ms=1), file(1, 5))
+    entries = (FileEntry("d", EntryKind.DIRECTORY, modified_ms=1), file(1, 5))
     driven.feed(tx.EntriesListed(entries, end=True))
     assert driven.feed(TURN) == [
         tx.SendText('{"t":"f","i":0,"k":"d","p":"d","m":1}'),
@@ -104,7 +104,7 @@ def test_turn_is_asked_for_once_and_again_when_more_has_come() -> None:
     driven.feed(tx.ServiceReady())
     driven.machine.handle(1.0, tx.EntriesListed((file(0, 5),), end=False))
     effects = [driven.machine.poll_effect() for _ in range(3)]
-    assert effects == [tx.ListNext(LIST_ENTRIES), tx.Ready(56), None]
+    assert effects == [tx.ListNext(LIST_ENTRIES), tx.ReadyToSend(56), None]
 
 
 def test_wanted_file_is_opened_read_sent_and_ended() -> None:
@@ -120,7 +120,7 @@ def test_wanted_file_is_opened_read_sent_and_ended() -> None:
     effects = driven.hear(file_messages.Bye())
     assert effects[0] == tx.CloseChannel()
     assert driven.finished is not None
-    assert (driven.finished.outcome, driven.finished.sent) == (Outcome.CLEAN, 20 * KIB)
+    assert (driven.finished.outcome, driven.finished.sent) == (TransferOutcome.CLEAN, 20 * KIB)
 
 
 def test_each_chunk_but_the_last_is_followed_by_its_digest() -> None:
@@ -271,7 +271,7 @@ def test_receiver_that_has_another_content_is_a_failure() -> None:
     )
     driven.hear(file_messages.Bye())
     assert driven.finished is not None
-    assert driven.finished.outcome is Outcome.PARTIAL
+    assert driven.finished.outcome is TransferOutcome.PARTIAL
 
 
 def test_open_entries_wait_at_the_limit() -> None:
@@ -294,7 +294,7 @@ def test_listing_that_fails_ends_the_transfer() -> None:
     effects = driven.feed(tx.ListFailed(FileCode.IO, "the disk does not answer"))
     assert effects[:2] == [say(file_messages.Rst(FileCode.IO)), tx.CloseChannel()]
     assert driven.finished is not None
-    assert (driven.finished.outcome, driven.finished.code) == (Outcome.INTERRUPTED, "io")
+    assert (driven.finished.outcome, driven.finished.code) == (TransferOutcome.INTERRUPTED, "io")
 
 
 # Silence
@@ -307,7 +307,7 @@ def test_receiver_that_never_answers_is_given_up() -> None:
     driven.now += 0.001
     assert driven.feed(tx.Tick())[0] == say(file_messages.Rst(FileCode.TIMEOUT))
     assert driven.finished is not None
-    assert (driven.finished.outcome, driven.finished.code) == (Outcome.INTERRUPTED, "timeout")
+    assert (driven.finished.outcome, driven.finished.code) == (TransferOutcome.INTERRUPTED, "timeout")
 
 
 def test_source_that_hashes_says_that_it_is_alive() -> None:
@@ -325,26 +325,26 @@ def test_farewell_that_is_not_answered_is_no_loss() -> None:
     driven.now += BYE_TIMEOUT_S
     assert driven.feed(tx.Tick())[0] == tx.CloseChannel()
     assert driven.finished is not None
-    assert driven.finished.outcome is Outcome.CLEAN
+    assert driven.finished.outcome is TransferOutcome.CLEAN
 
 
-@pytest.mark.parametrize("event", [tx.ChannelClosed(), tx.Reset("unavailable", ""), tx.TextReceived('{"t":"bye"}')])
+@pytest.mark.parametrize("event", [tx.DataChannelClosed(), tx.Reset("unavailable", ""), tx.TextReceived('{"t":"bye"}')])
 def test_any_end_after_the_last_answer_is_clean(event: tx.Event) -> None:
     driven = announced()
     driven.feed(event)
     assert driven.finished is not None
-    assert driven.finished.outcome is Outcome.CLEAN
+    assert driven.finished.outcome is TransferOutcome.CLEAN
 
 
 @pytest.mark.parametrize(
-    "event", [tx.ChannelClosed(), tx.Reset("unavailable", ""), tx.TextReceived('{"t":"rst","c":"io"}')]
+    "event", [tx.DataChannelClosed(), tx.Reset("unavailable", ""), tx.TextReceived('{"t":"rst","c":"io"}')]
 )
 def test_any_end_before_the_last_answer_closes_the_files_and_is_an_interruption(event: tx.Event) -> None:
     driven = announced(CHUNK_BYTES)
     driven.hear(want(0))
     assert tx.CloseFile(0) in driven.feed(event)
     assert driven.finished is not None
-    assert driven.finished.outcome is Outcome.INTERRUPTED
+    assert driven.finished.outcome is TransferOutcome.INTERRUPTED
 
 
 # A hostile receiver
@@ -384,7 +384,7 @@ def test_receiver_that_breaks_a_rule_ends_the_transfer(
         assert driven.finished is None, "the violation came too early"
         effects = driven.feed(tx.BinaryReceived(bytes(step))) if isinstance(step, int) else driven.hear(step)
     assert driven.finished is not None, what
-    assert (driven.finished.outcome, driven.finished.code) == (Outcome.VIOLATION, code)
+    assert (driven.finished.outcome, driven.finished.code) == (TransferOutcome.VIOLATION, code)
     assert effects[0] == say(file_messages.Rst(FileCode.VIOLATION))
     assert driven.consumed == driven.arrived
     driven.hear(want(1))
@@ -415,7 +415,7 @@ def test_open_wants_are_limited(count: int) -> None:
 def test_directory_has_no_content() -> None:
     driven = Driven()
     driven.feed(tx.ServiceReady())
-    driven.feed(tx.EntriesListed((Entry("d", EntryKind.DIRECTORY),), end=True))
+    driven.feed(tx.EntriesListed((FileEntry("d", EntryKind.DIRECTORY),), end=True))
     driven.turns()
     driven.hear(want(0))
     assert driven.finished is not None
@@ -457,7 +457,7 @@ def test_listing_gives_no_content() -> None:
         tx.FileRead(0, bytes(20)),
         tx.FileRead(0, bytes(19), HASH),
         tx.FileFailed(7, FileCode.IO, ""),
-        tx.EntryChecked(0, tx.Wanted(0)),
+        tx.EntryChecked(0, tx.FileWanted(0)),
         tx.ServiceReady(),
     ],
     ids=repr,
@@ -487,6 +487,6 @@ def test_more_entries_than_were_asked_for_are_a_mistake() -> None:
 
 
 def test_role_must_fit_the_job() -> None:
-    for role, job in ((Role.ACCEPTOR, Put()), (Role.OPENER, Get(("a",))), (Role.OPENER, Ls(""))):
+    for role, job in ((StreamRole.ACCEPTOR, Put()), (StreamRole.OPENER, Get(("a",))), (StreamRole.OPENER, Ls(""))):
         with pytest.raises(StateError, match="is not the source"):
-            SourceMachine(role, job)
+            SenderMachine(role, job)

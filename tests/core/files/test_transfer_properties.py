@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files import messages as file_messages
-from mxrtc_bridge.core.files.events import Outcome
+from mxrtc_bridge.core.files.events import TransferOutcome
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, Ls
 from tests.core.files.test_receiver import Driven as Receiving
 from tests.core.files.test_receiver import file, flowing
@@ -44,7 +44,7 @@ def test_any_tree_arrives_whole_in_any_order_of_events(
     world = World(job, source, receiver, window=window)
     world.run(chooser=random.Random(seed))
     world.check_accounts()
-    assert world.outcomes() == (Outcome.CLEAN, Outcome.CLEAN)
+    assert world.outcomes() == (TransferOutcome.CLEAN, TransferOutcome.CLEAN)
     check_disks(source, receiver)
 
 
@@ -66,9 +66,9 @@ def test_any_number_of_cuts_loses_nothing_and_doubles_nothing(
         world.run(stop_before=cut, chooser=chooser)
         world.cut()
         world.check_accounts()
-        assert Outcome.VIOLATION not in world.outcomes()
+        assert TransferOutcome.VIOLATION not in world.outcomes()
         assert all(data == source.files[name][0] for name, data in receiver.published.items())
-    assert transfer(source, receiver, job).outcomes() == (Outcome.CLEAN, Outcome.CLEAN)
+    assert transfer(source, receiver, job).outcomes() == (TransferOutcome.CLEAN, TransferOutcome.CLEAN)
     check_disks(source, receiver)
 
 
@@ -82,7 +82,7 @@ def test_changed_sources_and_refusals_never_show_a_wrong_file(
     changed = data.draw(st.sampled_from(paths))
     refused = data.draw(st.sampled_from(paths))
     receiver.room = data.draw(st.sampled_from([None, 0, 100 * KIB, CHUNK_BYTES + 1]))
-    receiver.refuse = lambda entry: tx.Refused(FileCode.NAME, "no") if entry.path == refused else None
+    receiver.refuse = lambda entry: tx.ReceiveRefused(FileCode.NAME, "no") if entry.path == refused else None
     before = {path: content for path, (content, _) in source.files.items()}
     world = World(job, source, receiver)
     chooser = random.Random(seed)
@@ -90,7 +90,7 @@ def test_changed_sources_and_refusals_never_show_a_wrong_file(
     source.put(changed, content("new", data.draw(SIZES)))
     world.run(chooser=chooser)
     world.check_accounts()
-    assert world.outcomes() == (Outcome.PARTIAL, Outcome.PARTIAL)
+    assert world.outcomes() == (TransferOutcome.PARTIAL, TransferOutcome.PARTIAL)
     for path, held in receiver.published.items():
         assert held in {before[path], source.files[path][0]}
     assert refused not in receiver.published
@@ -110,7 +110,7 @@ def test_listing_of_any_length_is_seen_to_its_end(count: int, seed: int) -> None
     world = World(Ls(""), source, receiver)
     world.run(chooser=random.Random(seed))
     world.check_accounts()
-    assert world.outcomes() == (Outcome.CLEAN, Outcome.CLEAN)
+    assert world.outcomes() == (TransferOutcome.CLEAN, TransferOutcome.CLEAN)
 
 
 # The fuzz law: whatever comes, the machine goes on or ends with a violation, and its own driver notices nothing else.
@@ -145,7 +145,7 @@ def hit(driven: Receiving | Sending, step: object) -> list[tx.Effect]:
 
 def check_end(driven: Receiving | Sending) -> None:
     if driven.finished is None:
-        driven.feed(tx.ChannelClosed())
+        driven.feed(tx.DataChannelClosed())
     assert driven.finished is not None
     assert driven.consumed == driven.arrived
 
@@ -160,7 +160,7 @@ def test_receiver_bears_any_source(steps: list[object], sizes: list[int]) -> Non
             effect = outstanding.pop(0)
             match effect:
                 case tx.CheckEntry(index=index, entry=entry):
-                    verdict = tx.Wanted(0) if entry.kind is EntryKind.FILE else tx.Held("d")
+                    verdict = tx.FileWanted(0) if entry.kind is EntryKind.FILE else tx.Held("d")
                     outstanding += driven.feed(tx.EntryChecked(index, verdict))
                 case tx.WriteData(index=index, data=data):
                     outstanding += driven.feed(tx.DataWritten(index, len(data)))

@@ -12,12 +12,12 @@ from itertools import islice
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files import messages as file_messages
 from mxrtc_bridge.core.files.acceptor import AcceptedTransfer, opened_transfer
-from mxrtc_bridge.core.files.messages import CHUNK_BYTES, Entry, EntryKind, FileCode, Get, Job, Put
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry, Get, Job, Put
 from mxrtc_bridge.core.files.read_ahead import AHEAD_BYTES, HEAD_BYTES
 from mxrtc_bridge.core.files.receiver import ReceiverMachine
-from mxrtc_bridge.core.files.sender import SourceMachine
+from mxrtc_bridge.core.files.sender import SenderMachine
 
-Machine = SourceMachine | ReceiverMachine | AcceptedTransfer
+Machine = SenderMachine | ReceiverMachine | AcceptedTransfer
 Operation = tx.Effect
 KIB = 1024
 
@@ -43,11 +43,11 @@ class SourceDisk:
         revision = int(self.files[path][1].partition("-")[0]) + 1 if path in self.files else 0
         self.files[path] = data, f"{revision}-{len(data)}"
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[FileEntry]:
         for path in self.directories:
-            yield Entry(path, EntryKind.DIRECTORY, modified_ms=1)
+            yield FileEntry(path, EntryKind.DIRECTORY, modified_ms=1)
         for path, (data, version) in list(self.files.items()):
-            yield Entry(path, EntryKind.FILE, len(data), 2, version)
+            yield FileEntry(path, EntryKind.FILE, len(data), 2, version)
 
 
 class ReceiverDisk:
@@ -59,11 +59,11 @@ class ReceiverDisk:
         self.directories: set[str] = set()
         self.records: dict[tuple[str, str], str] = {}
         self.partial: dict[tuple[str, str], bytes] = {}
-        self.refuse: Callable[[Entry], tx.Refused | None] = lambda _entry: None
+        self.refuse: Callable[[FileEntry], tx.ReceiveRefused | None] = lambda _entry: None
         self.room: int | None = None
         self.resumed = 0
 
-    def judge(self, entry: Entry) -> tx.Verdict:
+    def judge(self, entry: FileEntry) -> tx.Verdict:
         if (refusal := self.refuse(entry)) is not None:
             return refusal
         if entry.kind is EntryKind.DIRECTORY:
@@ -75,9 +75,9 @@ class ReceiverDisk:
             return tx.Held(name, sha256(self.published[name]))
         verified = len(self.partial.get(identity, b""))
         self.resumed += verified
-        return tx.Wanted(verified)
+        return tx.FileWanted(verified)
 
-    def publish(self, entry: Entry, data: bytes) -> str:
+    def publish(self, entry: FileEntry, data: bytes) -> str:
         name, number = entry.path, 1
         while name in self.published:
             number += 1
@@ -96,7 +96,7 @@ class SourceDriver:
         self.disk = disk
         self.listing = disk.entries()
         self.skipped = iter(disk.skipped)
-        self.positions: dict[int, tuple[Entry, int]] = {}
+        self.positions: dict[int, tuple[FileEntry, int]] = {}
         self.closed_twice = False
 
     def work(self, operation: Operation) -> tx.Event | None:
@@ -139,7 +139,7 @@ class ReceiverDriver:
 
     def __init__(self, disk: ReceiverDisk) -> None:
         self.disk = disk
-        self.entries: dict[int, Entry] = {}
+        self.entries: dict[int, FileEntry] = {}
         self.data: dict[int, bytearray] = {}
 
     def work(self, operation: Operation) -> tx.Event | None:
@@ -148,7 +148,7 @@ class ReceiverDriver:
                 assert index not in self.entries
                 self.entries[index] = entry
                 verdict = self.disk.judge(entry)
-                if isinstance(verdict, tx.Wanted):
+                if isinstance(verdict, tx.FileWanted):
                     self.data[index] = bytearray(self.disk.partial.get((entry.path, entry.version), b""))
                 return tx.EntryChecked(index, verdict)
             case tx.WriteData(index=index, offset=offset, data=data):
@@ -191,7 +191,7 @@ class End:
     line: deque[str | bytes | None] = field(default_factory=deque)
     operations: dict[int, deque[Operation]] = field(default_factory=dict)
     effects: list[tx.Effect] = field(default_factory=list)
-    finished: tx.Finished | None = None
+    finished: tx.TransferFinished | None = None
     ready: bool = False
     channel_closed: bool = False
     arrived: int = 0
@@ -223,7 +223,7 @@ class End:
             case tx.CloseChannel():
                 self.line.append(None)
                 self.channel_closed = True
-            case tx.Ready(pending=pending):
+            case tx.ReadyToSend(pending=pending):
                 assert pending > 0
                 self.ready = True
             case tx.Consumed(size=size):
@@ -232,7 +232,7 @@ class End:
             case tx.JobReceived():
                 # The answer is an operation of its own: it takes its time like the others.
                 self.operations.setdefault(-1, deque()).append(effect)
-            case tx.Finished():
+            case tx.TransferFinished():
                 self.finished = effect
                 self.operations.clear()
             case tx.CloseFile(index=index):
@@ -256,7 +256,7 @@ class End:
             self.feed(now, self.refusal or tx.ServiceReady())
             return
         if self.driver is None:
-            source = isinstance(self.end_machine, SourceMachine)
+            source = isinstance(self.end_machine, SenderMachine)
             self.driver = SourceDriver(self.source) if source else ReceiverDriver(self.receiver)
         outcome = self.driver.work(operation)
         if isinstance(outcome, tx.FileFailed):
@@ -265,12 +265,12 @@ class End:
             self.feed(now, outcome)
 
     @property
-    def end_machine(self) -> SourceMachine | ReceiverMachine | None:
+    def end_machine(self) -> SenderMachine | ReceiverMachine | None:
         return self.machine.machine if isinstance(self.machine, AcceptedTransfer) else self.machine
 
     def check_bounds(self) -> None:
         match self.end_machine:
-            case SourceMachine() as source:
+            case SenderMachine() as source:
                 assert source.open_entries <= file_messages.MAX_OPEN_ENTRIES
                 assert source.buffered <= HEAD_BYTES + AHEAD_BYTES
             case ReceiverMachine() as receiver:
@@ -287,8 +287,8 @@ class World:
         self.opener = End(opened_transfer(job, window=window), source, receiver)
         self.acceptor = End(AcceptedTransfer(window=window), source, receiver)
         self.messages: list[tuple[str, str | bytes | None]] = []
-        self.opener.feed(self.now, tx.ChannelOpened())
-        self.acceptor.feed(self.now, tx.ChannelOpened())
+        self.opener.feed(self.now, tx.DataChannelOpened())
+        self.acceptor.feed(self.now, tx.DataChannelOpened())
 
     @property
     def ends(self) -> tuple[End, End]:
@@ -314,7 +314,7 @@ class World:
             case bytes():
                 hearer.feed(self.now, tx.BinaryReceived(message))
             case None:
-                hearer.feed(self.now, tx.ChannelClosed())
+                hearer.feed(self.now, tx.DataChannelClosed())
 
     def turn(self, end: End, limit: int = 16 * KIB) -> None:
         end.ready = False
@@ -337,9 +337,9 @@ class World:
         for end in self.ends:
             end.line.clear()
             if end.finished is None:
-                end.feed(self.now, tx.ChannelClosed())
+                end.feed(self.now, tx.DataChannelClosed())
 
-    def outcomes(self) -> tuple[tx.Outcome | None, tx.Outcome | None]:
+    def outcomes(self) -> tuple[tx.TransferOutcome | None, tx.TransferOutcome | None]:
         return tuple(end.finished.outcome if end.finished else None for end in self.ends)  # type: ignore[return-value]
 
     def check_accounts(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.core.stream import messages
-from mxrtc_bridge.core.stream.machine import Outcome, Role, StreamMachine
+from mxrtc_bridge.core.stream.machine import StreamMachine, StreamOutcome, StreamRole
 
 KIB = 1024
 CLOSE_CHANNEL = stream.CloseChannel()
@@ -14,7 +14,9 @@ RESET_SINK = stream.ResetSink()
 class Driven:
     """A machine, fed one event at a time; each feed returns all effects but those that only count bytes."""
 
-    def __init__(self, role: Role, *, window: int = messages.DEFAULT_WINDOW, stream_id: str | None = None) -> None:
+    def __init__(
+        self, role: StreamRole, *, window: int = messages.DEFAULT_WINDOW, stream_id: str | None = None
+    ) -> None:
         self.machine = StreamMachine(role, window=window, stream_id=stream_id)
         self.now = 100.0
         self.consumed = 0
@@ -42,9 +44,9 @@ def say(text: str) -> stream.SendText:
 
 def opener(**kwargs: object) -> Driven:
     """An opener whose channel is open and whose sink is there."""
-    driven = Driven(Role.OPENER, **kwargs)  # type: ignore[arg-type]
+    driven = Driven(StreamRole.OPENER, **kwargs)  # type: ignore[arg-type]
     driven.feed(stream.SinkConnected())
-    driven.feed(stream.ChannelOpened())
+    driven.feed(stream.DataChannelOpened())
     return driven
 
 
@@ -55,15 +57,17 @@ def flowing_opener(window: int = messages.DEFAULT_WINDOW) -> Driven:
 
 
 def flowing_acceptor(window: int = messages.DEFAULT_WINDOW) -> Driven:
-    driven = Driven(Role.ACCEPTOR, window=window)
+    driven = Driven(StreamRole.ACCEPTOR, window=window)
     driven.feed(stream.SinkConnected())
     return driven
 
 
-def finished(outcome: Outcome, code: str, message: str, sent: int = 0, received: int = 0) -> stream.Finished:
-    return stream.Finished(outcome, code, message, sent, received)
+def finished(
+    outcome: StreamOutcome, code: str, message: str, sent: int = 0, received: int = 0
+) -> stream.StreamFinished:
+    return stream.StreamFinished(outcome, code, message, sent, received)
 
 
 CLEAN = "both directions ended"
 RESET_BY_PEER = "the other side reset the stream"
-LOST = finished(Outcome.LOST, "closed", "the channel closed before the stream had ended")
+LOST = finished(StreamOutcome.LOST, "closed", "the channel closed before the stream had ended")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import control_channel, messages
-from mxrtc_bridge.core.stream.control_channel import ControlMachine, Phase, Role
+from mxrtc_bridge.core.stream.control_channel import ControlMachine, ControlPhase, StreamRole
 
 PEER = UserId("@rtc_build:example.org")
 OTHER = UserId("@rtc_nas:example.org")
@@ -22,11 +22,11 @@ class Driven:
     """A machine, fed one event at a time; each feed returns all effects but those that only count bytes."""
 
     def __init__(self, *, greeted: bool = True) -> None:
-        self.machine = ControlMachine(Role.OPENER)
+        self.machine = ControlMachine(StreamRole.OPENER)
         self.now = 100.0
         self.consumed = 0
         if greeted:
-            self.feed(control_channel.ChannelOpened())
+            self.feed(control_channel.DataChannelOpened())
             self.hear(HELLO)
 
     def feed(self, event: control_channel.ControlEvent) -> list[control_channel.ControlEffect]:
@@ -63,16 +63,16 @@ def ping(number: int) -> control_channel.SendText:
 def test_both_say_hello_at_once_and_the_first_ping_follows() -> None:
     driven = Driven(greeted=False)
     assert driven.machine.next_deadline() is None
-    assert driven.feed(control_channel.ChannelOpened()) == [OUR_HELLO]
-    assert driven.machine.phase is Phase.GREETING
+    assert driven.feed(control_channel.DataChannelOpened()) == [OUR_HELLO]
+    assert driven.machine.phase is ControlPhase.GREETING
     assert driven.hear(HELLO) == [control_channel.Greeted(1, ("tcp.v1.mxrtc",)), ping(1)]
-    assert driven.machine.phase is Phase.GREETED
+    assert driven.machine.phase is ControlPhase.GREETED
 
 
 def test_message_says_that_the_channel_is_open() -> None:
     driven = Driven(greeted=False)
     assert driven.hear(HELLO)[0] == OUR_HELLO
-    assert driven.feed(control_channel.ChannelOpened()) == []
+    assert driven.feed(control_channel.DataChannelOpened()) == []
 
 
 def test_newer_side_is_spoken_to_in_our_version() -> None:
@@ -82,7 +82,7 @@ def test_newer_side_is_spoken_to_in_our_version() -> None:
 
 def test_missing_hello_ends_after_ten_seconds() -> None:
     driven = Driven(greeted=False)
-    driven.feed(control_channel.ChannelOpened())
+    driven.feed(control_channel.DataChannelOpened())
     assert driven.wait(9.9) == []
     assert driven.wait(0.1) == [
         CLOSE_CHANNEL,
@@ -97,7 +97,7 @@ def test_missing_hello_ends_after_ten_seconds() -> None:
 def test_ping_goes_out_every_five_seconds_and_is_measured() -> None:
     driven = Driven()
     driven.now += 0.25
-    assert driven.hear('{"t":"pong","n":1}') == [control_channel.RoundTrip(0.25)]
+    assert driven.hear('{"t":"pong","n":1}') == [control_channel.PingAnswered(0.25)]
     assert driven.wait(4.75) == [ping(2)]
     assert driven.wait(5) == [ping(3)]
 
@@ -124,13 +124,13 @@ def test_any_sign_of_life_keeps_the_session(sign: control_channel.ControlEvent) 
     for _ in range(10):
         assert not any(isinstance(effect, control_channel.Dead) for effect in driven.wait(11.9))
         driven.feed(sign)
-    assert driven.machine.phase is Phase.GREETED
+    assert driven.machine.phase is ControlPhase.GREETED
 
 
 def test_pong_that_was_never_asked_for_measures_nothing() -> None:
     driven = Driven()
     assert driven.hear('{"t":"pong","n":99}') == []
-    assert driven.hear('{"t":"pong","n":1}') == [control_channel.RoundTrip(0.0)]
+    assert driven.hear('{"t":"pong","n":1}') == [control_channel.PingAnswered(0.0)]
     assert driven.hear('{"t":"pong","n":1}') == []
 
 
@@ -158,7 +158,7 @@ def test_ping_that_somebody_asks_for_goes_out_soon_but_not_in_a_flood() -> None:
 
 def test_list_is_asked_for_once_greeted_and_put_together() -> None:
     driven = Driven(greeted=False)
-    driven.feed(control_channel.ChannelOpened())
+    driven.feed(control_channel.DataChannelOpened())
     assert driven.feed(control_channel.AskList()) == []
     assert control_channel.SendText('{"t":"list","n":1}') in driven.hear(HELLO)
     assert driven.feed(control_channel.AskList()) == [], "the answer on its way serves both"
@@ -175,8 +175,8 @@ def test_list_that_is_late_fails_and_no_other_is_sent_before_its_end() -> None:
     driven.feed(control_channel.AskList())
     driven.now += 9
     driven.feed(control_channel.TrafficSeen())
-    assert driven.wait(1) == [control_channel.ListFailed()]
-    assert driven.feed(control_channel.AskList()) == [control_channel.ListFailed()]
+    assert driven.wait(1) == [control_channel.ServiceListFailed()]
+    assert driven.feed(control_channel.AskList()) == [control_channel.ServiceListFailed()]
     assert driven.hear(f'{{"t":"peer","n":2,"peer":"{PEER}","services":["ssh"]}}') == []
     assert driven.hear('{"t":"end","n":2}') == []
     assert driven.feed(control_channel.AskList())[0] == control_channel.SendText('{"t":"list","n":4}')
@@ -255,7 +255,7 @@ def test_bye_of_the_other_side_ends_the_session() -> None:
 
 def test_bye_may_come_instead_of_hello() -> None:
     driven = Driven(greeted=False)
-    driven.feed(control_channel.ChannelOpened())
+    driven.feed(control_channel.DataChannelOpened())
     assert driven.hear('{"t":"bye","c":"limit","m":""}')[-1] == control_channel.ByeReceived("limit", "")
 
 
@@ -265,8 +265,8 @@ def test_our_farewell_is_said_and_ends_everything() -> None:
         control_channel.SendText('{"t":"bye","c":"done","m":"thank you"}'),
         CLOSE_CHANNEL,
     ]
-    assert driven.machine.phase is Phase.ENDED
-    assert driven.feed(control_channel.ChannelClosed()) == []
+    assert driven.machine.phase is ControlPhase.ENDED
+    assert driven.feed(control_channel.DataChannelClosed()) == []
 
 
 def test_farewell_before_the_channel_is_open_only_closes_it() -> None:
@@ -274,17 +274,17 @@ def test_farewell_before_the_channel_is_open_only_closes_it() -> None:
 
 
 def test_channel_that_closes_without_bye_is_death() -> None:
-    assert Driven().feed(control_channel.ChannelClosed()) == [
+    assert Driven().feed(control_channel.DataChannelClosed()) == [
         control_channel.Dead("closed", "the other side closed the control channel")
     ]
 
 
 LATE: list[control_channel.ControlEvent] = [
-    control_channel.ChannelOpened(),
+    control_channel.DataChannelOpened(),
     control_channel.TextReceived(HELLO),
     control_channel.TextReceived("garbage"),
     control_channel.BinaryReceived(b"late"),
-    control_channel.ChannelClosed(),
+    control_channel.DataChannelClosed(),
     control_channel.TrafficSeen(),
     control_channel.AskList(),
     control_channel.AskPing(),
@@ -297,7 +297,7 @@ LATE: list[control_channel.ControlEvent] = [
 @pytest.mark.parametrize("event", LATE, ids=repr)
 def test_late_event_does_nothing(event: control_channel.ControlEvent) -> None:
     driven = Driven()
-    driven.feed(control_channel.ChannelClosed())
+    driven.feed(control_channel.DataChannelClosed())
     driven.now += 1000
     assert driven.feed(event) == []
     assert driven.machine.next_deadline() is None
@@ -322,7 +322,7 @@ def test_late_event_does_nothing(event: control_channel.ControlEvent) -> None:
 def test_message_out_of_turn_is_a_violation(greeted: bool, text: str, code: str) -> None:
     driven = Driven(greeted=greeted)
     if not greeted:
-        driven.feed(control_channel.ChannelOpened())
+        driven.feed(control_channel.DataChannelOpened())
     effects = driven.hear(text)
     assert effects[:2] == [BYE_VIOLATION, CLOSE_CHANNEL]
     assert isinstance(effects[2], control_channel.Violated)
@@ -349,7 +349,7 @@ def test_flood_of_requests_is_a_violation_and_a_lasting_four_a_second_is_none() 
         assert len(driven.hear('{"t":"ping","n":1}')) <= 2
     for _ in range(31):
         driven.hear('{"t":"ping","n":1}')
-    assert driven.machine.phase is Phase.GREETED
+    assert driven.machine.phase is ControlPhase.GREETED
     effects = driven.hear('{"t":"ping","n":1}')
     assert isinstance(effects[-1], control_channel.Violated)
     assert effects[-1].code == "rate"
@@ -366,7 +366,7 @@ def test_answer_without_end_is_a_violation() -> None:
 
 
 def test_table_has_a_row_for_every_phase() -> None:
-    assert set(control_channel.MESSAGES) == set(Phase)
+    assert set(control_channel.MESSAGES) == set(ControlPhase)
 
 
 ENDS = (control_channel.ByeReceived, control_channel.Violated, control_channel.Dead)
@@ -402,14 +402,16 @@ def test_any_other_side_ends_the_control_channel_at_most_once(
     came = ends = 0
     for event, wait in steps:
         driven.now += wait
-        over = driven.machine.phase is Phase.ENDED
+        over = driven.machine.phase is ControlPhase.ENDED
         effects = driven.feed(event)
         assert not (over and effects)
         came += len(event.text.encode()) if isinstance(event, control_channel.TextReceived) else 0
         came += len(event.data) if isinstance(event, control_channel.BinaryReceived) else 0
         ends += sum(isinstance(effect, ENDS) for effect in effects)
         assert driven.consumed == came
-        assert (driven.machine.next_deadline() is None) == (driven.machine.phase in {Phase.OPENING, Phase.ENDED})
+        assert (driven.machine.next_deadline() is None) == (
+            driven.machine.phase in {ControlPhase.OPENING, ControlPhase.ENDED}
+        )
     assert ends <= 1
 
 
@@ -420,13 +422,13 @@ def test_any_other_side_ends_the_control_channel_at_most_once(
 @settings(max_examples=100, deadline=None)
 def test_two_honest_ends_never_lose_each_other_on_a_slow_line(delays: list[float], asks: list[str]) -> None:
     """Messages may take up to 5.9 s, in order: no death, no violation, every list is answered."""
-    ends = {role: ControlMachine(role) for role in Role}
-    other = {Role.OPENER: Role.ACCEPTOR, Role.ACCEPTOR: Role.OPENER}
-    lines: dict[Role, deque[tuple[float, str]]] = {role: deque() for role in Role}
+    ends = {role: ControlMachine(role) for role in StreamRole}
+    other = {StreamRole.OPENER: StreamRole.ACCEPTOR, StreamRole.ACCEPTOR: StreamRole.OPENER}
+    lines: dict[StreamRole, deque[tuple[float, str]]] = {role: deque() for role in StreamRole}
     turn = lists_asked = lists_got = 0
     now = 0.0
 
-    def feed(role: Role, event: control_channel.ControlEvent) -> None:
+    def feed(role: StreamRole, event: control_channel.ControlEvent) -> None:
         nonlocal turn, lists_got
         ends[role].handle(now, event)
         while (effect := ends[role].poll_effect()) is not None:
@@ -442,17 +444,17 @@ def test_two_honest_ends_never_lose_each_other_on_a_slow_line(delays: list[float
                 case control_channel.ListReceived(entries=entries):
                     assert entries == ((PEER, (ServiceName("ssh"),)),)
                     lists_got += 1
-                case control_channel.ListFailed():
+                case control_channel.ServiceListFailed():
                     lists_got += 1
 
-    for role in Role:
-        feed(role, control_channel.ChannelOpened())
+    for role in StreamRole:
+        feed(role, control_channel.DataChannelOpened())
     todo = deque(asks)
     while now < 120:
         times = [line[0][0] for line in lines.values() if line]
         times += [deadline for end in ends.values() if (deadline := end.next_deadline()) is not None]
         now = max(now, min(times))
-        for role in Role:
+        for role in StreamRole:
             while lines[role] and lines[role][0][0] <= now:
                 feed(role, control_channel.TextReceived(lines[role].popleft()[1]))
             if (deadline := ends[role].next_deadline()) is not None and deadline <= now:
@@ -460,9 +462,9 @@ def test_two_honest_ends_never_lose_each_other_on_a_slow_line(delays: list[float
         if todo:
             match todo.popleft():
                 case "ping":
-                    feed(Role.OPENER, control_channel.AskPing())
+                    feed(StreamRole.OPENER, control_channel.AskPing())
                 case "list":
                     lists_asked += 1
-                    feed(Role.OPENER, control_channel.AskList())
-    assert all(end.phase is Phase.GREETED for end in ends.values())
+                    feed(StreamRole.OPENER, control_channel.AskList())
+    assert all(end.phase is ControlPhase.GREETED for end in ends.values())
     assert (lists_got > 0) == (lists_asked > 0)

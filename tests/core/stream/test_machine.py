@@ -5,7 +5,14 @@ import pytest
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.core.stream import messages
-from mxrtc_bridge.core.stream.machine import Outcome, Phase, ReceiveState, Role, SendState, StreamMachine
+from mxrtc_bridge.core.stream.machine import (
+    ReceiveState,
+    SendState,
+    StreamMachine,
+    StreamOutcome,
+    StreamPhase,
+    StreamRole,
+)
 from tests.core.stream.driven import (
     CLEAN,
     CLOSE_CHANNEL,
@@ -25,43 +32,46 @@ from tests.core.stream.driven import (
 
 
 def test_opener_says_its_id_and_its_window_when_the_channel_opens() -> None:
-    driven = Driven(Role.OPENER, stream_id="s1")
+    driven = Driven(StreamRole.OPENER, stream_id="s1")
     assert driven.feed(stream.SinkConnected()) == []
-    assert driven.feed(stream.ChannelOpened()) == [say('{"t":"open","s":"s1"}'), say('{"t":"ack","o":0,"w":262144}')]
-    assert driven.machine.phase is Phase.AWAITING_OK
+    assert driven.feed(stream.DataChannelOpened()) == [
+        say('{"t":"open","s":"s1"}'),
+        say('{"t":"ack","o":0,"w":262144}'),
+    ]
+    assert driven.machine.phase is StreamPhase.AWAITING_OK
 
 
 @pytest.mark.parametrize("window", [messages.MIN_WINDOW, messages.INITIAL_CREDIT])
 def test_opener_keeps_quiet_about_a_window_that_the_initial_credit_covers(window: int) -> None:
-    driven = Driven(Role.OPENER, window=window)
-    assert driven.feed(stream.ChannelOpened()) == []
+    driven = Driven(StreamRole.OPENER, window=window)
+    assert driven.feed(stream.DataChannelOpened()) == []
 
 
 def test_opener_may_send_early_up_to_the_initial_credit() -> None:
     driven = opener()
-    assert driven.feed(stream.SinkData(b"x" * (64 * KIB + 1))) == [stream.PauseSink(), stream.Ready(64 * KIB)]
+    assert driven.feed(stream.SinkData(b"x" * (64 * KIB + 1))) == [stream.PauseSink(), stream.ReadyToSend(64 * KIB)]
     sent = driven.feed(stream.Turn(100 * KIB))
     assert [len(effect.data) for effect in sent if isinstance(effect, stream.SendBinary)] == [16 * KIB] * 4
     assert driven.machine.unsent == 1
     assert driven.hear('{"t":"ok","w":65536}') == [stream.Accepted()]
-    assert driven.hear('{"t":"ack","o":65536,"w":1}') == [stream.Ready(1)]
+    assert driven.hear('{"t":"ack","o":65536,"w":1}') == [stream.ReadyToSend(1)]
     assert driven.feed(stream.Turn(10)) == [stream.SendBinary(b"x")]
 
 
 def test_opener_holds_what_the_sink_says_before_the_channel_opens() -> None:
-    driven = Driven(Role.OPENER, window=messages.MIN_WINDOW)
+    driven = Driven(StreamRole.OPENER, window=messages.MIN_WINDOW)
     driven.feed(stream.SinkConnected())
     assert driven.feed(stream.SinkData(b"hello")) == []
     assert driven.feed(stream.SinkEof()) == []
     assert driven.feed(stream.Turn(10)) == []
-    assert driven.feed(stream.ChannelOpened()) == [stream.Ready(5)]
+    assert driven.feed(stream.DataChannelOpened()) == [stream.ReadyToSend(5)]
     assert driven.feed(stream.Turn(16384)) == [stream.SendBinary(b"hello"), say('{"t":"fin","o":5}')]
 
 
 def test_opener_takes_any_message_as_a_sign_that_the_channel_is_open() -> None:
-    driven = Driven(Role.OPENER, window=messages.MIN_WINDOW)
+    driven = Driven(StreamRole.OPENER, window=messages.MIN_WINDOW)
     assert driven.hear('{"t":"ok","w":65536}') == [stream.Accepted()]
-    assert driven.machine.phase is Phase.FLOWING
+    assert driven.machine.phase is StreamPhase.FLOWING
 
 
 def test_opener_waits_fifteen_seconds_for_the_answer() -> None:
@@ -74,7 +84,7 @@ def test_opener_waits_fifteen_seconds_for_the_answer() -> None:
         say('{"t":"rst","c":"timeout"}'),
         CLOSE_CHANNEL,
         RESET_SINK,
-        finished(Outcome.RESET, "timeout", "the other side did not answer within 15 s"),
+        finished(StreamOutcome.RESET, "timeout", "the other side did not answer within 15 s"),
     ]
 
 
@@ -83,12 +93,12 @@ def test_opener_tells_why_it_was_refused() -> None:
     assert driven.hear('{"t":"err","c":"denied","m":"not you"}') == [
         CLOSE_CHANNEL,
         RESET_SINK,
-        finished(Outcome.REFUSED, "denied", "not you"),
+        finished(StreamOutcome.REFUSED, "denied", "not you"),
     ]
 
 
 def test_acceptor_holds_early_data_until_the_service_is_there() -> None:
-    driven = Driven(Role.ACCEPTOR)
+    driven = Driven(StreamRole.ACCEPTOR)
     assert driven.hear('{"t":"open","s":"s1"}') == []
     assert driven.feed(stream.BinaryReceived(b"early")) == []
     text = len('{"t":"open","s":"s1"}')
@@ -99,7 +109,7 @@ def test_acceptor_holds_early_data_until_the_service_is_there() -> None:
 
 def test_early_data_beyond_a_small_window_is_consumed_when_it_is_written() -> None:
     """The initial credit promised no place; only what the window covers is taken off the receive window at once."""
-    driven = Driven(Role.ACCEPTOR, window=16 * KIB)
+    driven = Driven(StreamRole.ACCEPTOR, window=16 * KIB)
     for _ in range(4):
         driven.data(16 * KIB)
     driven.feed(stream.SinkConnected())
@@ -111,34 +121,34 @@ def test_early_data_beyond_a_small_window_is_consumed_when_it_is_written() -> No
 
 
 def test_acceptor_refuses_with_the_reason() -> None:
-    driven = Driven(Role.ACCEPTOR)
+    driven = Driven(StreamRole.ACCEPTOR)
     driven.data(100)
     assert driven.feed(stream.SinkRefused("timeout", "the service did not answer")) == [
         say('{"t":"err","c":"timeout","m":"the service did not answer"}'),
         CLOSE_CHANNEL,
-        finished(Outcome.REFUSED, "timeout", "the service did not answer", received=100),
+        finished(StreamOutcome.REFUSED, "timeout", "the service did not answer", received=100),
     ]
     assert driven.consumed == 100
 
 
 def test_reset_before_the_answer_is_told_as_a_refusal_without_our_words() -> None:
-    driven = Driven(Role.ACCEPTOR)
+    driven = Driven(StreamRole.ACCEPTOR)
     assert driven.feed(stream.Reset("denied", "rule 7 of the admin")) == [
         say('{"t":"err","c":"denied","m":""}'),
         CLOSE_CHANNEL,
-        finished(Outcome.RESET, "denied", "rule 7 of the admin"),
+        finished(StreamOutcome.RESET, "denied", "rule 7 of the admin"),
     ]
 
 
 def test_sink_that_comes_after_the_end_is_reset_and_only_once() -> None:
-    driven = Driven(Role.ACCEPTOR)
-    driven.feed(stream.ChannelClosed())
+    driven = Driven(StreamRole.ACCEPTOR)
+    driven.feed(stream.DataChannelClosed())
     assert driven.feed(stream.SinkConnected()) == [RESET_SINK]
     assert driven.feed(stream.SinkConnected()) == []
 
 
 def test_early_data_and_fin_reach_a_service_that_connects_later() -> None:
-    driven = Driven(Role.ACCEPTOR)
+    driven = Driven(StreamRole.ACCEPTOR)
     driven.feed(stream.BinaryReceived(b"all"))
     driven.hear('{"t":"fin","o":3}')
     assert driven.feed(stream.SinkConnected()) == [
@@ -159,13 +169,13 @@ def test_remote_ends_first_and_the_rest_still_flows() -> None:
     assert driven.machine.receive_state is ReceiveState.DRAINING
     assert driven.feed(stream.SinkWritten(3)) == [say('{"t":"ack","o":3,"w":262144}')]
     assert driven.machine.receive_state is ReceiveState.DONE
-    assert driven.feed(stream.SinkData(b"page")) == [stream.Ready(4)]
+    assert driven.feed(stream.SinkData(b"page")) == [stream.ReadyToSend(4)]
     assert driven.feed(stream.SinkEof()) == []
     assert driven.feed(stream.Turn(16384)) == [stream.SendBinary(b"page"), say('{"t":"fin","o":4}')]
     assert driven.hear('{"t":"ack","o":4,"w":0}') == [
         CLOSE_CHANNEL,
         stream.CloseSink(),
-        finished(Outcome.CLEAN, "", CLEAN, 4, 3),
+        finished(StreamOutcome.CLEAN, "", CLEAN, 4, 3),
     ]
 
 
@@ -181,7 +191,7 @@ def test_local_ends_first_and_the_rest_still_flows() -> None:
         say('{"t":"ack","o":4,"w":262144}'),
         CLOSE_CHANNEL,
         stream.CloseSink(),
-        finished(Outcome.CLEAN, "", CLEAN, 0, 4),
+        finished(StreamOutcome.CLEAN, "", CLEAN, 0, 4),
     ]
 
 
@@ -285,37 +295,41 @@ def test_window_that_shrank_takes_no_credit_back() -> None:
     driven.machine.set_window(16 * KIB)
     for _ in range(16):
         driven.data(16 * KIB)
-    assert driven.machine.phase is Phase.FLOWING
+    assert driven.machine.phase is StreamPhase.FLOWING
     assert driven.machine.unwritten == 256 * KIB
 
 
 @pytest.mark.parametrize("window", [messages.MIN_WINDOW - 1, messages.MAX_WINDOW + 1, 0, -1])
 def test_window_out_of_range_is_refused(window: int) -> None:
     with pytest.raises(StateError, match="window"):
-        StreamMachine(Role.OPENER, window=window)
+        StreamMachine(StreamRole.OPENER, window=window)
     with pytest.raises(StateError, match="window"):
-        StreamMachine(Role.OPENER).set_window(window)
+        StreamMachine(StreamRole.OPENER).set_window(window)
 
 
 def test_smaller_acknowledgement_does_not_move_the_limit_back() -> None:
     driven = flowing_opener()
     driven.hear('{"t":"ack","o":0,"w":0}')
-    assert driven.feed(stream.SinkData(bytes(200 * KIB))) == [stream.PauseSink(), stream.Ready(200 * KIB)]
+    assert driven.feed(stream.SinkData(bytes(200 * KIB))) == [stream.PauseSink(), stream.ReadyToSend(200 * KIB)]
 
 
 def test_sink_rests_at_64_kib_and_goes_on_below_32() -> None:
     driven = flowing_opener()
-    assert driven.feed(stream.SinkData(bytes(64 * KIB - 1))) == [stream.Ready(64 * KIB - 1)]
+    assert driven.feed(stream.SinkData(bytes(64 * KIB - 1))) == [stream.ReadyToSend(64 * KIB - 1)]
     assert driven.feed(stream.SinkData(b"x")) == [stream.PauseSink()]
     effects = driven.feed(stream.Turn(16 * KIB)) + driven.feed(stream.Turn(16 * KIB))
     assert stream.ResumeSink() not in effects
-    assert driven.feed(stream.Turn(1)) == [stream.SendBinary(b"\0"), stream.ResumeSink(), stream.Ready(32 * KIB - 1)]
+    assert driven.feed(stream.Turn(1)) == [
+        stream.SendBinary(b"\0"),
+        stream.ResumeSink(),
+        stream.ReadyToSend(32 * KIB - 1),
+    ]
 
 
 def test_growing_message_is_announced_again_until_it_is_a_full_one() -> None:
     driven = flowing_opener()
-    assert driven.feed(stream.SinkData(b"a")) == [stream.Ready(1)]
-    assert driven.feed(stream.SinkData(bytes(20 * KIB))) == [stream.Ready(20 * KIB + 1)]
+    assert driven.feed(stream.SinkData(b"a")) == [stream.ReadyToSend(1)]
+    assert driven.feed(stream.SinkData(bytes(20 * KIB))) == [stream.ReadyToSend(20 * KIB + 1)]
     assert driven.feed(stream.SinkData(bytes(20 * KIB))) == []
 
 
@@ -331,19 +345,19 @@ def test_reset_by_the_other_side_resets_the_sink() -> None:
     assert driven.hear('{"t":"rst","c":"closed"}') == [
         CLOSE_CHANNEL,
         RESET_SINK,
-        finished(Outcome.RESET, "closed", RESET_BY_PEER),
+        finished(StreamOutcome.RESET, "closed", RESET_BY_PEER),
     ]
 
 
 def test_channel_that_closes_without_fin_resets_the_sink() -> None:
-    assert flowing_acceptor().feed(stream.ChannelClosed()) == [RESET_SINK, LOST]
+    assert flowing_acceptor().feed(stream.DataChannelClosed()) == [RESET_SINK, LOST]
 
 
 def test_channel_that_closes_with_our_fin_unacknowledged_resets_the_sink() -> None:
     driven = flowing_acceptor()
     driven.hear('{"t":"fin","o":0}')
     driven.feed(stream.SinkEof())
-    assert driven.feed(stream.ChannelClosed()) == [RESET_SINK, LOST]
+    assert driven.feed(stream.DataChannelClosed()) == [RESET_SINK, LOST]
 
 
 def test_channel_that_closes_while_only_our_sink_is_busy_lets_it_finish() -> None:
@@ -352,7 +366,10 @@ def test_channel_that_closes_while_only_our_sink_is_busy_lets_it_finish() -> Non
     driven.hear('{"t":"ack","o":0,"w":0}')
     driven.data(10)
     driven.hear('{"t":"fin","o":10}')
-    assert driven.feed(stream.ChannelClosed()) == [stream.CloseSink(), finished(Outcome.CLEAN, "", CLEAN, 0, 10)]
+    assert driven.feed(stream.DataChannelClosed()) == [
+        stream.CloseSink(),
+        finished(StreamOutcome.CLEAN, "", CLEAN, 0, 10),
+    ]
 
 
 def test_sink_that_breaks_is_told_as_a_reset() -> None:
@@ -362,7 +379,7 @@ def test_sink_that_breaks_is_told_as_a_reset() -> None:
     assert driven.feed(stream.SinkClosed("connection reset")) == [
         say('{"t":"rst","c":"reset"}'),
         CLOSE_CHANNEL,
-        finished(Outcome.RESET, "reset", "connection reset", received=10),
+        finished(StreamOutcome.RESET, "reset", "connection reset", received=10),
     ]
     assert driven.machine.unsent == 0
 
@@ -378,7 +395,7 @@ def test_sink_that_closes_after_it_took_all_still_gets_its_last_words_sent() -> 
     driven.feed(stream.SinkData(b"bye"))
     assert driven.feed(stream.SinkClosed(None)) == []
     assert driven.feed(stream.Turn(16384)) == [stream.SendBinary(b"bye"), say('{"t":"fin","o":3}')]
-    assert driven.hear('{"t":"ack","o":3,"w":0}') == [CLOSE_CHANNEL, finished(Outcome.CLEAN, "", CLEAN, 3, 0)]
+    assert driven.hear('{"t":"ack","o":3,"w":0}') == [CLOSE_CHANNEL, finished(StreamOutcome.CLEAN, "", CLEAN, 3, 0)]
 
 
 @pytest.mark.parametrize(("code", "told"), [("denied", "denied"), ("Not A Code", "internal")])
@@ -387,24 +404,24 @@ def test_local_reset_is_told_with_its_code(code: str, told: str) -> None:
         say(f'{{"t":"rst","c":"{told}"}}'),
         CLOSE_CHANNEL,
         RESET_SINK,
-        finished(Outcome.RESET, code, "why"),
+        finished(StreamOutcome.RESET, code, "why"),
     ]
 
 
 def test_local_reset_before_the_channel_is_open_sends_nothing() -> None:
-    driven = Driven(Role.OPENER)
+    driven = Driven(StreamRole.OPENER)
     driven.feed(stream.SinkConnected())
     effects = driven.feed(stream.Reset("unavailable", "why"))
-    assert effects == [CLOSE_CHANNEL, RESET_SINK, finished(Outcome.RESET, "unavailable", "why")]
+    assert effects == [CLOSE_CHANNEL, RESET_SINK, finished(StreamOutcome.RESET, "unavailable", "why")]
 
 
 LATE: list[stream.Event] = [
-    stream.ChannelOpened(),
+    stream.DataChannelOpened(),
     stream.TextReceived('{"t":"fin","o":0}'),
     stream.TextReceived("garbage"),
     stream.BinaryReceived(b""),
     stream.BinaryReceived(b"late"),
-    stream.ChannelClosed(),
+    stream.DataChannelClosed(),
     stream.SinkRefused("refused", "late"),
     stream.SinkData(b"late"),
     stream.SinkEof(),

@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.halves import PAUSE_AT_BYTES
-from mxrtc_bridge.core.stream.machine import Outcome, Phase, Role, StreamMachine
+from mxrtc_bridge.core.stream.machine import StreamMachine, StreamOutcome, StreamPhase, StreamRole
 
-SIDES = st.sampled_from([Role.OPENER, Role.ACCEPTOR])
+SIDES = st.sampled_from([StreamRole.OPENER, StreamRole.ACCEPTOR])
 LIMITS = [1, 4 * 1024, messages.MAX_PAYLOAD_BYTES, 32 * 1024, messages.INITIAL_CREDIT]
 SIZES = st.sampled_from(sorted({max(1, limit + delta) for limit in LIMITS for delta in (-1, 0, 1)}))
 MAX_READ = messages.INITIAL_CREDIT + 1
@@ -44,7 +44,7 @@ class End:
     machine: StreamMachine
     line: deque[object] = field(default_factory=deque)
     effects: list[stream.Effect] = field(default_factory=list)
-    finished: list[stream.Finished] = field(default_factory=list)
+    finished: list[stream.StreamFinished] = field(default_factory=list)
     largest_window: int = 0
     produced: int = 0
     delivered: int = 0
@@ -101,13 +101,13 @@ class End:
             case stream.ResumeSink():
                 assert self.paused
                 self.paused = False
-            case stream.Ready(pending=pending):
+            case stream.ReadyToSend(pending=pending):
                 assert pending > 0
                 self.ready = True
             case stream.Consumed(size=size):
                 assert size > 0
                 self.consumed += size
-            case stream.Finished():
+            case stream.StreamFinished():
                 self.finished.append(effect)
 
     def put(self, message: object) -> None:
@@ -123,16 +123,16 @@ class World:
         self.broken = False
         self.opened = False
         self.ends = {
-            Role.OPENER: End(StreamMachine(Role.OPENER, window=opener_window, stream_id="s1")),
-            Role.ACCEPTOR: End(StreamMachine(Role.ACCEPTOR, window=acceptor_window)),
+            StreamRole.OPENER: End(StreamMachine(StreamRole.OPENER, window=opener_window, stream_id="s1")),
+            StreamRole.ACCEPTOR: End(StreamMachine(StreamRole.ACCEPTOR, window=acceptor_window)),
         }
-        for role, window in ((Role.OPENER, opener_window), (Role.ACCEPTOR, acceptor_window)):
+        for role, window in ((StreamRole.OPENER, opener_window), (StreamRole.ACCEPTOR, acceptor_window)):
             self.ends[role].largest_window = window
 
-    def other(self, side: Role) -> End:
-        return self.ends[Role.ACCEPTOR if side is Role.OPENER else Role.OPENER]
+    def other(self, side: StreamRole) -> End:
+        return self.ends[StreamRole.ACCEPTOR if side is StreamRole.OPENER else StreamRole.OPENER]
 
-    def connect_sink(self, side: Role) -> None:
+    def connect_sink(self, side: StreamRole) -> None:
         end = self.ends[side]
         if not end.sink_present:
             end.sink_present = True
@@ -140,40 +140,40 @@ class World:
 
     def open_channel(self) -> None:
         self.opened = True
-        self.ends[Role.OPENER].feed(self.now, stream.ChannelOpened())
+        self.ends[StreamRole.OPENER].feed(self.now, stream.DataChannelOpened())
 
-    def sink_says(self, side: Role, size: int) -> None:
+    def sink_says(self, side: StreamRole, size: int) -> None:
         end = self.ends[side]
         if end.sink_present and not (end.sink_eof or end.paused or end.sink_gone):
             data = pattern(end.produced, size)
             end.produced += size
             end.feed(self.now, stream.SinkData(data))
 
-    def sink_ends(self, side: Role) -> None:
+    def sink_ends(self, side: StreamRole) -> None:
         end = self.ends[side]
         if end.sink_present and not (end.sink_eof or end.sink_gone):
             end.sink_eof = True
             end.feed(self.now, stream.SinkEof())
 
-    def sink_takes(self, side: Role, size: int) -> None:
+    def sink_takes(self, side: StreamRole, size: int) -> None:
         end = self.ends[side]
         taken = min(size, end.outstanding)
         if taken and not end.sink_gone:
             end.outstanding -= taken
             end.feed(self.now, stream.SinkWritten(taken))
 
-    def take_turn(self, side: Role, limit: int) -> None:
+    def take_turn(self, side: StreamRole, limit: int) -> None:
         end = self.ends[side]
         if end.ready:
             end.ready = False
             end.feed(self.now, stream.Turn(limit))
 
-    def deliver(self, side: Role, count: int) -> None:
+    def deliver(self, side: StreamRole, count: int) -> None:
         line = self.other(side).line
         for _ in range(min(count, len(line) if self.opened else 0)):
             self.deliver_one(side)
 
-    def deliver_one(self, side: Role) -> None:
+    def deliver_one(self, side: StreamRole) -> None:
         end = self.ends[side]
         match self.other(side).line.popleft():
             case str() as text:
@@ -185,14 +185,14 @@ class World:
                 if not end.channel_closed:
                     end.put(CLOSED)
                     end.channel_closed = True
-                end.feed(self.now, stream.ChannelClosed())
+                end.feed(self.now, stream.DataChannelClosed())
 
-    def set_window(self, side: Role, window: int) -> None:
+    def set_window(self, side: StreamRole, window: int) -> None:
         end = self.ends[side]
         end.largest_window = max(end.largest_window, window)
         end.machine.set_window(window)
 
-    def break_off(self, side: Role, how: str) -> None:
+    def break_off(self, side: StreamRole, how: str) -> None:
         end = self.ends[side]
         if end.finished or not self.opened:
             return
@@ -203,7 +203,7 @@ class World:
             for each in self.ends.values():
                 each.line.clear()
                 each.channel_closed = True
-                each.feed(self.now, stream.ChannelClosed())
+                each.feed(self.now, stream.DataChannelClosed())
         elif end.sink_present and not end.sink_gone:
             end.sink_gone = "itself"
             end.feed(self.now, stream.SinkClosed("reset by the program" if how == "sink" else None))
@@ -216,12 +216,12 @@ class World:
             assert end.machine.unwritten <= max(messages.INITIAL_CREDIT, end.largest_window)
             assert 0 <= end.consumed <= end.arrived
             assert len(end.finished) <= 1
-            assert (end.machine.phase is Phase.FINISHED) == bool(end.finished)
-            assert all(how.outcome is not Outcome.VIOLATION for how in end.finished)
+            assert (end.machine.phase is StreamPhase.FINISHED) == bool(end.finished)
+            assert all(how.outcome is not StreamOutcome.VIOLATION for how in end.finished)
             if end.finished:
                 assert end.machine.next_deadline() is None
                 assert end.consumed == end.arrived
-                if end.finished[0].outcome is Outcome.CLEAN:
+                if end.finished[0].outcome is StreamOutcome.CLEAN:
                     assert self.other(side).delivered == end.produced
                     assert self.other(side).outstanding == 0, "called clean before the other sink had taken all"
 
@@ -240,10 +240,10 @@ class World:
         for side, end in self.ends.items():
             if not self.broken:
                 assert end.finished == [
-                    stream.Finished(Outcome.CLEAN, "", "both directions ended", end.produced, end.delivered)
+                    stream.StreamFinished(StreamOutcome.CLEAN, "", "both directions ended", end.produced, end.delivered)
                 ]
             assert len(end.finished) == 1, "a stream that never ends"
-            if end.finished[0].outcome is Outcome.CLEAN:
+            if end.finished[0].outcome is StreamOutcome.CLEAN:
                 assert end.delivered == self.other(side).produced
                 assert end.sink_finished
                 assert end.sink_gone in {"closed", "itself"}
@@ -262,7 +262,7 @@ class JoinedStreams(RuleBasedStateMachine):
         self.world = World(opener_window, acceptor_window)
 
     @rule(side=SIDES)
-    def connect_sink(self, side: Role) -> None:
+    def connect_sink(self, side: StreamRole) -> None:
         self.world.connect_sink(side)
 
     @rule()
@@ -270,32 +270,32 @@ class JoinedStreams(RuleBasedStateMachine):
         self.world.open_channel()
 
     @rule(side=SIDES, size=SIZES)
-    def sink_says(self, side: Role, size: int) -> None:
+    def sink_says(self, side: StreamRole, size: int) -> None:
         self.world.sink_says(side, size)
 
     @rule(side=SIDES, unlikely=st.integers(0, 3))
-    def sink_ends(self, side: Role, unlikely: int) -> None:
+    def sink_ends(self, side: StreamRole, unlikely: int) -> None:
         if unlikely == 3:
             self.world.sink_ends(side)
 
     @rule(side=SIDES, size=SIZES)
-    def sink_takes(self, side: Role, size: int) -> None:
+    def sink_takes(self, side: StreamRole, size: int) -> None:
         self.world.sink_takes(side, size)
 
     @rule(side=SIDES, limit=SIZES)
-    def take_turn(self, side: Role, limit: int) -> None:
+    def take_turn(self, side: StreamRole, limit: int) -> None:
         self.world.take_turn(side, limit)
 
     @rule(side=SIDES, count=st.integers(1, 8))
-    def deliver(self, side: Role, count: int) -> None:
+    def deliver(self, side: StreamRole, count: int) -> None:
         self.world.deliver(side, count)
 
     @rule(side=SIDES, window=WINDOWS)
-    def set_window(self, side: Role, window: int) -> None:
+    def set_window(self, side: StreamRole, window: int) -> None:
         self.world.set_window(side, window)
 
     @rule(side=SIDES, how=BREAKS, unlikely=st.integers(0, 9))
-    def break_off(self, side: Role, how: str, unlikely: int) -> None:
+    def break_off(self, side: StreamRole, how: str, unlikely: int) -> None:
         if unlikely == 9:
             self.world.break_off(side, how)
 
@@ -343,15 +343,15 @@ MANNERS = st.builds(
 )
 @settings(max_examples=60, deadline=None)
 def test_long_streams_arrive_whole_whatever_the_timing(
-    opener: Manners, acceptor: Manners, seed: int, broken: tuple[Role, str, int] | None
+    opener: Manners, acceptor: Manners, seed: int, broken: tuple[StreamRole, str, int] | None
 ) -> None:
     """Streams of several windows, with windows that change on the way, end as they should and hold what they may."""
     chance = random.Random(seed)
-    manners = {Role.OPENER: opener, Role.ACCEPTOR: acceptor}
+    manners = {StreamRole.OPENER: opener, StreamRole.ACCEPTOR: acceptor}
     world = World(opener.windows[0], acceptor.windows[0])
-    world.connect_sink(Role.OPENER)
+    world.connect_sink(StreamRole.OPENER)
     for step in range(1500):
-        side = chance.choice([Role.OPENER, Role.ACCEPTOR])
+        side = chance.choice([StreamRole.OPENER, StreamRole.ACCEPTOR])
         own, end = manners[side], world.ends[side]
         match chance.randrange(8):
             case 0 | 1 if end.produced < own.total:
@@ -400,7 +400,7 @@ HOSTILE_EVENTS = st.one_of(
     st.sampled_from([0, 1, 100, 16384, 16385, 65536]).map(lambda size: stream.BinaryReceived(bytes(size))),
     st.sampled_from(
         [
-            stream.ChannelOpened(),
+            stream.DataChannelOpened(),
             stream.Turn(16384),
             stream.Turn(0),
             stream.Tick(),
@@ -419,14 +419,14 @@ HOSTILE_EVENTS = st.one_of(
 )
 @settings(max_examples=300, deadline=None)
 def test_any_other_side_ends_at_most_its_own_stream(
-    role: Role, sink_first: bool, events: list[tuple[stream.Event, float]]
+    role: StreamRole, sink_first: bool, events: list[tuple[stream.Event, float]]
 ) -> None:
     """Whatever comes from the channel, the machine never raises, holds bounded memory and ends at most once."""
     end = HostileEnd(StreamMachine(role, window=messages.MIN_WINDOW))
     now = 0.0
     if sink_first:
         events = [(stream.SinkConnected(), 0.0), *events]
-    for event, wait in [*events, (stream.ChannelClosed(), 0.0)]:
+    for event, wait in [*events, (stream.DataChannelClosed(), 0.0)]:
         now += wait
         match event:
             case stream.SinkConnected() if end.sink_present:

@@ -7,7 +7,7 @@ import pytest
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.core.stream.halves import SINK_EVENTS, SinkState
-from mxrtc_bridge.core.stream.machine import Outcome, Phase, Role
+from mxrtc_bridge.core.stream.machine import StreamOutcome, StreamPhase, StreamRole
 from tests.core.stream.driven import (
     CLOSE_CHANNEL,
     KIB,
@@ -45,12 +45,12 @@ def test_message_out_of_turn_is_a_violation(story: str, start: object, events: l
     driven: Driven = start()  # type: ignore[operator]
     for event in events[:-1]:
         driven.feed(stream.TextReceived(event) if isinstance(event, str) else event)  # type: ignore[arg-type]
-        assert driven.machine.phase is not Phase.FINISHED
+        assert driven.machine.phase is not StreamPhase.FINISHED
     last = events[-1]
     effects = driven.feed(stream.TextReceived(last) if isinstance(last, str) else last)  # type: ignore[arg-type]
     assert effects[:3] == [say('{"t":"rst","c":"violation"}'), CLOSE_CHANNEL, RESET_SINK]
-    assert isinstance(effects[3], stream.Finished)
-    assert (effects[3].outcome, effects[3].code) == (Outcome.VIOLATION, "out_of_turn")
+    assert isinstance(effects[3], stream.StreamFinished)
+    assert (effects[3].outcome, effects[3].code) == (StreamOutcome.VIOLATION, "out_of_turn")
     assert len(effects) == 4
 
 
@@ -73,26 +73,26 @@ def test_wrong_offset_or_message_is_a_violation(text: str, code: str) -> None:
     driven.feed(stream.Turn(3))
     driven.hear('{"t":"ack","o":2,"w":0}')
     effects = driven.hear(text)
-    assert isinstance(effects[-1], stream.Finished)
-    assert (effects[-1].outcome, effects[-1].code) == (Outcome.VIOLATION, code)
+    assert isinstance(effects[-1], stream.StreamFinished)
+    assert (effects[-1].outcome, effects[-1].code) == (StreamOutcome.VIOLATION, code)
 
 
 @pytest.mark.parametrize("connected", [False, True])
 def test_one_byte_beyond_the_credit_is_a_violation(connected: bool) -> None:
-    driven = flowing_acceptor(window=16 * KIB) if connected else Driven(Role.ACCEPTOR, window=256 * KIB)
+    driven = flowing_acceptor(window=16 * KIB) if connected else Driven(StreamRole.ACCEPTOR, window=256 * KIB)
     for _ in range(4):
         driven.data(16 * KIB)
-        assert driven.machine.phase is not Phase.FINISHED
+        assert driven.machine.phase is not StreamPhase.FINISHED
     effects = driven.data(1)
-    assert isinstance(effects[-1], stream.Finished)
-    assert (effects[-1].outcome, effects[-1].code) == (Outcome.VIOLATION, "over_credit")
+    assert isinstance(effects[-1], stream.StreamFinished)
+    assert (effects[-1].outcome, effects[-1].code) == (StreamOutcome.VIOLATION, "over_credit")
     assert driven.consumed == 64 * KIB + 1
 
 
-@pytest.mark.parametrize(("size", "outcome"), [(16 * KIB, None), (16 * KIB + 1, Outcome.VIOLATION)])
-def test_payload_message_of_more_than_16_kib_is_a_violation(size: int, outcome: Outcome | None) -> None:
+@pytest.mark.parametrize(("size", "outcome"), [(16 * KIB, None), (16 * KIB + 1, StreamOutcome.VIOLATION)])
+def test_payload_message_of_more_than_16_kib_is_a_violation(size: int, outcome: StreamOutcome | None) -> None:
     effects = flowing_acceptor().data(size)
-    assert [effect.outcome for effect in effects if isinstance(effect, stream.Finished)] == (
+    assert [effect.outcome for effect in effects if isinstance(effect, stream.StreamFinished)] == (
         [outcome] if outcome else []
     )
 
@@ -118,7 +118,7 @@ def sink_event(kind: type[stream.Event]) -> stream.Event:
 
 
 def in_sink_state(state: SinkState) -> Driven:
-    driven = Driven(Role.ACCEPTOR)
+    driven = Driven(StreamRole.ACCEPTOR)
     if state is not SinkState.ABSENT:
         driven.feed(stream.SinkConnected())
         driven.feed(stream.SinkData(b"unsent"))
@@ -162,7 +162,11 @@ def test_sink_cannot_take_more_than_it_was_given(size: int) -> None:
 
 
 def test_message_table_has_a_row_for_every_phase_that_reads() -> None:
-    unseen = {(Role.OPENER, Phase.CONNECTING), (Role.ACCEPTOR, Phase.OPENING), (Role.ACCEPTOR, Phase.AWAITING_OK)}
-    rows = {(role, phase) for role in Role for phase in Phase if phase is not Phase.FINISHED}
+    unseen = {
+        (StreamRole.OPENER, StreamPhase.CONNECTING),
+        (StreamRole.ACCEPTOR, StreamPhase.OPENING),
+        (StreamRole.ACCEPTOR, StreamPhase.AWAITING_OK),
+    }
+    rows = {(role, phase) for role in StreamRole for phase in StreamPhase if phase is not StreamPhase.FINISHED}
     assert set(stream.MESSAGES) == rows - unseen
     assert set(SINK_EVENTS) == set(SinkState)

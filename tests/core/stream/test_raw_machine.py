@@ -8,8 +8,8 @@ from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.halves import SINK_EVENTS, SinkState
-from mxrtc_bridge.core.stream.machine import Outcome, Role
-from mxrtc_bridge.core.stream.raw_machine import MAX_UNWRITTEN_BYTES, ChannelState, RawStreamMachine
+from mxrtc_bridge.core.stream.machine import StreamOutcome, StreamRole
+from mxrtc_bridge.core.stream.raw_machine import MAX_UNWRITTEN_BYTES, RawChannelState, RawStreamMachine
 
 KIB = 1024
 CLOSE_CHANNEL = stream.CloseChannel()
@@ -19,7 +19,7 @@ BULK = bytes(64 * KIB)
 class Driven:
     """A machine, fed one event at a time; each feed returns all effects but those that only count bytes."""
 
-    def __init__(self, role: Role = Role.ACCEPTOR, *, sink: bool = True) -> None:
+    def __init__(self, role: StreamRole = StreamRole.ACCEPTOR, *, sink: bool = True) -> None:
         self.machine = RawStreamMachine(role)
         self.now = 100.0
         self.consumed = 0
@@ -38,8 +38,8 @@ class Driven:
         return effects
 
 
-def clean(message: str, sent: int = 0, received: int = 0) -> stream.Finished:
-    return stream.Finished(Outcome.CLEAN, "", message, sent, received)
+def clean(message: str, sent: int = 0, received: int = 0) -> stream.StreamFinished:
+    return stream.StreamFinished(StreamOutcome.CLEAN, "", message, sent, received)
 
 
 def test_text_and_binary_are_the_same_bytes() -> None:
@@ -80,29 +80,29 @@ def test_service_that_cannot_be_had_closes_the_channel() -> None:
     driven.feed(stream.BinaryReceived(b"abc"))
     assert driven.feed(stream.SinkRefused("refused", "connection refused")) == [
         CLOSE_CHANNEL,
-        stream.Finished(Outcome.REFUSED, "refused", "connection refused", 0, 3),
+        stream.StreamFinished(StreamOutcome.REFUSED, "refused", "connection refused", 0, 3),
     ]
     assert driven.consumed == 3
 
 
 def test_sink_is_sent_in_messages_of_at_most_16_kib_and_paused_at_64() -> None:
     driven = Driven()
-    assert driven.feed(stream.SinkData(BULK)) == [stream.PauseSink(), stream.Ready(64 * KIB)]
+    assert driven.feed(stream.SinkData(BULK)) == [stream.PauseSink(), stream.ReadyToSend(64 * KIB)]
     effects = driven.feed(stream.Turn(20 * KIB))
     assert effects == [
         stream.SendBinary(bytes(16 * KIB)),
         stream.SendBinary(bytes(4 * KIB)),
-        stream.Ready(44 * KIB),
+        stream.ReadyToSend(44 * KIB),
     ]
-    assert driven.feed(stream.Turn(16 * KIB))[1:] == [stream.ResumeSink(), stream.Ready(28 * KIB)]
+    assert driven.feed(stream.Turn(16 * KIB))[1:] == [stream.ResumeSink(), stream.ReadyToSend(28 * KIB)]
 
 
 def test_opener_waits_for_its_channel() -> None:
-    driven = Driven(Role.OPENER)
+    driven = Driven(StreamRole.OPENER)
     assert driven.feed(stream.SinkData(b"x")) == []
     assert driven.feed(stream.Turn(10)) == []
-    assert driven.feed(stream.ChannelOpened()) == [stream.Ready(1)]
-    assert driven.feed(stream.ChannelOpened()) == []
+    assert driven.feed(stream.DataChannelOpened()) == [stream.ReadyToSend(1)]
+    assert driven.feed(stream.DataChannelOpened()) == []
 
 
 # Ends
@@ -111,7 +111,7 @@ def test_opener_waits_for_its_channel() -> None:
 def test_other_side_closes_and_everything_is_written_before_the_end() -> None:
     driven = Driven()
     driven.feed(stream.BinaryReceived(b"last"))
-    assert driven.feed(stream.ChannelClosed()) == [
+    assert driven.feed(stream.DataChannelClosed()) == [
         stream.FinishSink(),
         stream.CloseSink(),
         clean("the channel ended", received=4),
@@ -122,8 +122,8 @@ def test_other_side_closes_and_everything_is_written_before_the_end() -> None:
 def test_line_that_was_sent_before_the_service_was_there_still_arrives() -> None:
     driven = Driven(sink=False)
     driven.feed(stream.BinaryReceived(b"line"))
-    assert driven.feed(stream.ChannelClosed()) == []
-    assert driven.machine.channel_state is ChannelState.CLOSED
+    assert driven.feed(stream.DataChannelClosed()) == []
+    assert driven.machine.channel_state is RawChannelState.CLOSED
     assert driven.feed(stream.SinkConnected()) == [
         stream.WriteSink(b"line"),
         stream.FinishSink(),
@@ -135,18 +135,18 @@ def test_line_that_was_sent_before_the_service_was_there_still_arrives() -> None
 def test_service_that_never_comes_is_waited_for_thirty_seconds() -> None:
     driven = Driven(sink=False)
     driven.feed(stream.BinaryReceived(b"line"))
-    driven.feed(stream.ChannelClosed())
+    driven.feed(stream.DataChannelClosed())
     assert driven.machine.next_deadline() == 130.0
     driven.now = 130.0
     assert driven.feed(stream.Tick()) == [
-        stream.Finished(Outcome.LOST, "timeout", "the local side was not there within 30 s", 0, 4)
+        stream.StreamFinished(StreamOutcome.LOST, "timeout", "the local side was not there within 30 s", 0, 4)
     ]
     assert driven.consumed == 4
 
 
 def test_channel_that_closes_before_anything_happened_is_lost() -> None:
-    assert Driven(sink=False).feed(stream.ChannelClosed()) == [
-        stream.Finished(Outcome.LOST, "closed", "the channel closed before the local side was there", 0, 0)
+    assert Driven(sink=False).feed(stream.DataChannelClosed()) == [
+        stream.StreamFinished(StreamOutcome.LOST, "closed", "the channel closed before the local side was there", 0, 0)
     ]
 
 
@@ -155,10 +155,10 @@ def test_service_ends_and_its_last_words_are_sent_before_the_channel_closes() ->
     driven.feed(stream.SinkData(b"page"))
     assert driven.feed(stream.SinkEof()) == []
     assert driven.feed(stream.Turn(16384)) == [stream.SendBinary(b"page"), CLOSE_CHANNEL]
-    assert driven.machine.channel_state is ChannelState.CLOSING
+    assert driven.machine.channel_state is RawChannelState.CLOSING
     assert driven.feed(stream.SinkEof()) == []
     assert driven.feed(stream.BinaryReceived(b"crossed")) == [stream.WriteSink(b"crossed")]
-    assert driven.feed(stream.ChannelClosed()) == [
+    assert driven.feed(stream.DataChannelClosed()) == [
         stream.FinishSink(),
         stream.CloseSink(),
         clean("the channel ended", 4, 7),
@@ -199,7 +199,7 @@ def test_service_that_closes_after_its_end_finishes_the_stream() -> None:
 def test_service_that_breaks_closes_the_channel() -> None:
     assert Driven().feed(stream.SinkClosed("connection reset")) == [
         CLOSE_CHANNEL,
-        stream.Finished(Outcome.RESET, "reset", "connection reset", 0, 0),
+        stream.StreamFinished(StreamOutcome.RESET, "reset", "connection reset", 0, 0),
     ]
 
 
@@ -207,13 +207,13 @@ def test_local_reset_resets_the_sink() -> None:
     assert Driven().feed(stream.Reset("denied", "why")) == [
         CLOSE_CHANNEL,
         stream.ResetSink(),
-        stream.Finished(Outcome.RESET, "denied", "why", 0, 0),
+        stream.StreamFinished(StreamOutcome.RESET, "denied", "why", 0, 0),
     ]
 
 
 LATE: list[stream.Event] = [
-    stream.ChannelOpened(),
-    stream.ChannelClosed(),
+    stream.DataChannelOpened(),
+    stream.DataChannelClosed(),
     stream.TextReceived(""),
     stream.SinkData(b"late"),
     stream.SinkEof(),
@@ -228,14 +228,14 @@ LATE: list[stream.Event] = [
 @pytest.mark.parametrize("event", LATE, ids=repr)
 def test_late_event_does_nothing(event: stream.Event) -> None:
     driven = Driven()
-    driven.feed(stream.ChannelClosed())
+    driven.feed(stream.DataChannelClosed())
     assert driven.feed(event) == []
     assert driven.machine.next_deadline() is None
 
 
 def test_late_message_frees_the_receive_window_and_a_late_sink_is_reset() -> None:
     driven = Driven(sink=False)
-    driven.feed(stream.ChannelClosed())
+    driven.feed(stream.DataChannelClosed())
     assert driven.feed(stream.BinaryReceived(b"12345")) == []
     assert driven.feed(stream.TextReceived("ü")) == []
     assert driven.consumed == 7
@@ -255,20 +255,20 @@ def test_more_than_4_mib_that_nobody_takes_closes_the_channel(extra: int, ends: 
     effects = driven.feed(stream.BinaryReceived(bytes(extra)))
     if not ends:
         assert effects == []
-        assert driven.machine.channel_state is ChannelState.OPEN
+        assert driven.machine.channel_state is RawChannelState.OPEN
         return
     assert effects[0] == CLOSE_CHANNEL
     assert (stream.ResetSink() in effects) == sink
-    assert isinstance(effects[-1], stream.Finished)
-    assert (effects[-1].outcome, effects[-1].code) == (Outcome.VIOLATION, "over_limit")
+    assert isinstance(effects[-1], stream.StreamFinished)
+    assert (effects[-1].outcome, effects[-1].code) == (StreamOutcome.VIOLATION, "over_limit")
     assert driven.consumed == MAX_UNWRITTEN_BYTES + extra
 
 
 def test_text_without_utf8_closes_the_channel() -> None:
     driven = Driven()
     effects = driven.feed(stream.TextReceived("\ud800"))
-    assert isinstance(effects[-1], stream.Finished)
-    assert (effects[-1].outcome, effects[-1].code) == (Outcome.VIOLATION, "not_utf8")
+    assert isinstance(effects[-1], stream.StreamFinished)
+    assert (effects[-1].outcome, effects[-1].code) == (StreamOutcome.VIOLATION, "not_utf8")
     assert driven.consumed == 3
 
 
@@ -291,7 +291,7 @@ def test_sink_event_without_a_row_is_refused_and_changes_nothing(state: SinkStat
             driven.feed(stream.SinkClosed(None))
         with pytest.raises(StateError, match=f"while the sink is {state.value}"):
             driven.feed(event)
-        assert driven.machine.channel_state is ChannelState.OPEN
+        assert driven.machine.channel_state is RawChannelState.OPEN
         assert driven.machine.poll_effect() is None
 
 
@@ -320,13 +320,13 @@ STEPS = st.lists(
 )
 
 
-@given(role=st.sampled_from(Role), steps=STEPS)
+@given(role=st.sampled_from(StreamRole), steps=STEPS)
 @settings(max_examples=200, deadline=None)
-def test_every_byte_keeps_its_place_whatever_happens(role: Role, steps: list[tuple[str, int]]) -> None:
+def test_every_byte_keeps_its_place_whatever_happens(role: StreamRole, steps: list[tuple[str, int]]) -> None:
     """Written is a prefix of what was heard and sent of what was said, all is consumed, and the end comes once."""
     machine = RawStreamMachine(role)
     heard, said, written, sent = bytearray(), bytearray(), bytearray(), bytearray()
-    finished: list[stream.Finished] = []
+    finished: list[stream.StreamFinished] = []
     sink = "absent"
     outstanding = consumed = now = 0
     eof = closed = False
@@ -352,7 +352,7 @@ def test_every_byte_keeps_its_place_whatever_happens(role: Role, steps: list[tup
                 case stream.CloseSink() | stream.ResetSink():
                     assert sink == "present"
                     sink = "gone"
-                case stream.Finished():
+                case stream.StreamFinished():
                     finished.append(effect)
 
     channel_gone = False
@@ -378,13 +378,13 @@ def test_every_byte_keeps_its_place_whatever_happens(role: Role, steps: list[tup
                 sink = "present"
                 feed(stream.SinkConnected())
             case "open":
-                feed(stream.ChannelOpened())
+                feed(stream.DataChannelOpened())
             case "eof" if sink == "present" and size == 0:
                 eof = True
                 feed(stream.SinkEof())
             case "close" if size == 0:
                 channel_gone = closed = True
-                feed(stream.ChannelClosed())
+                feed(stream.DataChannelClosed())
             case "gone" | "broken" if sink == "present" and size == 0:
                 sink = "gone"
                 feed(stream.SinkClosed(None if action == "gone" else "broken"))
@@ -397,6 +397,6 @@ def test_every_byte_keeps_its_place_whatever_happens(role: Role, steps: list[tup
         assert consumed <= len(heard)
         assert len(finished) <= 1
     assert len(finished) == 1
-    assert finished[0].outcome is not Outcome.VIOLATION
+    assert finished[0].outcome is not StreamOutcome.VIOLATION
     assert (finished[0].sent, consumed) == (len(sent), len(heard))
     assert sink != "present"

@@ -9,7 +9,7 @@ from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.webrtc.ice import IceServer
 from mxrtc_bridge.matrix.api import login, ping
-from mxrtc_bridge.matrix.api.homeserver import Homeserver, Identity, RoomFacts, rooms_with
+from mxrtc_bridge.matrix.api.homeserver import Homeserver, RoomFacts, TokenOwner, rooms_with
 from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
 from tests.honesty import NO_ANSWERS, Honesty
 from tests.matrix.conftest import APPSERVICE_ID, BridgeWorld, MakePerson, ScriptedServer
@@ -28,7 +28,7 @@ async def test_virtual_user_is_registered_once_and_named_only_when_the_name_diff
     assert await bridge.set_displayname(peer, "Build machine") is True
     assert await bridge.set_displayname(peer, "Build machine") is False
     assert await bridge.displayname(peer) == "Build machine"
-    assert await bridge.whoami(peer) == Identity(peer, None)
+    assert await bridge.whoami(peer) == TokenOwner(peer, None)
 
 
 @real
@@ -276,7 +276,7 @@ async def test_bridge_waits_for_a_homeserver_that_is_away(scripted: ScriptedServ
 
     async with plain(scripted) as homeserver:
         identity = await ping.wait_for_homeserver(homeserver, sleep=sleep)
-    assert identity == Identity(UserId("@bot:example.org"), None)
+    assert identity == TokenOwner(UserId("@bot:example.org"), None)
     assert slept == [0.5, 1.0]
 
 
@@ -296,7 +296,7 @@ class PingScript:
     async def versions(self) -> tuple[str, ...]:
         return ()
 
-    async def whoami(self) -> Identity:
+    async def whoami(self) -> TokenOwner:
         raise AssertionError
 
     async def ping_appservice(self, appservice_id: str, txn_id: str) -> int:

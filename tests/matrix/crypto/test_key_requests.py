@@ -14,8 +14,8 @@ from mxrtc_bridge.matrix.crypto.inbound import MAX_SESSION_KEY_CHARS
 from mxrtc_bridge.matrix.crypto.key_requests import (
     AGAIN_MS,
     MAX_ASKED,
+    KeyRequest,
     KeyRequests,
-    Wanted,
     parse_request,
 )
 from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage
@@ -123,7 +123,7 @@ ASKED: dict[str, Any] = {
 
 
 def test_a_request_of_another_device_is_read() -> None:
-    assert parse_request(ASKED) == Wanted(ROOM, SESSION, DeviceId("PHONE"))
+    assert parse_request(ASKED) == KeyRequest(ROOM, SESSION, DeviceId("PHONE"))
 
 
 @pytest.mark.parametrize(

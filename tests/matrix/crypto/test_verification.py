@@ -8,7 +8,7 @@ import pytest
 
 from mxrtc_bridge.core.crypto.sas import TIMEOUT_S
 from mxrtc_bridge.core.crypto.sas_events import TYPES, Request
-from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, Ended, Send, Vouched
+from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, SendToDevices, VerificationEnded, VerifiedKeys
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
@@ -27,7 +27,7 @@ class End:
         self.device = device
         self.now = 0.0
         self.said: list[Effect] = []
-        self.in_room: list[tuple[RoomId, Send, str]] = []
+        self.in_room: list[tuple[RoomId, SendToDevices, str]] = []
         self.admitted = True
         self.verifications = Verifications(
             device,  # type: ignore[arg-type]
@@ -41,7 +41,7 @@ class End:
     async def _changed(self, _exchange: Exchange, effect: Effect) -> None:
         self.said.append(effect)
 
-    async def _send_in_room(self, room: RoomId, effect: Send, key: str) -> None:
+    async def _send_in_room(self, room: RoomId, effect: SendToDevices, key: str) -> None:
         self.in_room.append((room, effect, key))
 
     @property
@@ -89,8 +89,8 @@ async def test_two_devices_agree_by_the_real_library_and_verify_each_other(alice
     for end in (alice, peer):
         await end.verifications.compared(end.only, same=True)
     await pump(alice, peer)
-    assert alice.said[1:] == [Vouched(BUILD, MASTERS[PEER]), Ended("", by_them=False)]
-    assert peer.said[1:] == [Vouched(PHONE, MASTERS[ALICE]), Ended("", by_them=False)]
+    assert alice.said[1:] == [VerifiedKeys(BUILD, MASTERS[PEER]), VerificationEnded("", by_them=False)]
+    assert peer.said[1:] == [VerifiedKeys(PHONE, MASTERS[ALICE]), VerificationEnded("", by_them=False)]
     assert (alice.verifications.open, peer.verifications.open) == ((), ())
 
 
@@ -150,7 +150,7 @@ async def test_whoever_tries_again_ends_the_older_one(peer: End) -> None:
     await peer.verifications.receive(request("second"))
     assert peer.only.transaction == "second"
     assert peer.device.cancelled == ["m.user"]
-    assert peer.said == [Ended("m.user", by_them=False, reason="the other side has ended it")]
+    assert peer.said == [VerificationEnded("m.user", by_them=False, reason="the other side has ended it")]
 
 
 async def test_a_request_that_comes_twice_is_one(peer: End) -> None:
@@ -163,7 +163,7 @@ async def test_there_is_a_limit_and_the_oldest_makes_room(peer: End) -> None:
     for number in range(MAX_OPEN + 1):
         await peer.verifications.receive(request(f"t{number}", UserId(f"@user{number}:example.org")))
     assert [each.transaction for each in peer.verifications.open] == [f"t{number}" for number in range(1, MAX_OPEN + 1)]
-    assert (peer.device.cancelled, peer.kinds()) == (["m.user"], [Ended])
+    assert (peer.device.cancelled, peer.kinds()) == (["m.user"], [VerificationEnded])
 
 
 async def test_time_ends_them(alice: End) -> None:
@@ -177,7 +177,7 @@ async def test_the_end_is_the_end_also_when_the_other_side_cannot_be_told(alice:
     await alice.verifications.ask(PEER)
     alice.device.fails = HomeserverError("away")
     await alice.verifications.give_up(alice.only)
-    assert (alice.verifications.open, alice.kinds()) == ((), [Ended])
+    assert (alice.verifications.open, alice.kinds()) == ((), [VerificationEnded])
     with pytest.raises(HomeserverError):
         await alice.verifications.ask(PEER)
 

@@ -12,11 +12,11 @@ from typing import Any
 from mxrtc_bridge.core.bounds.shares import ShareLimits
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.matrix.inbox.capacity import PlaceLimits
+from mxrtc_bridge.matrix.inbox.capacity import CapacityLimits
 from mxrtc_bridge.matrix.inbox.inbox import EventStore, Inbox, InboxLimits, RoomEvent
-from mxrtc_bridge.matrix.inbox.incoming import Arrival, read_arrival
+from mxrtc_bridge.matrix.inbox.incoming import IncomingEvent, read_arrival
 from mxrtc_bridge.matrix.inbox.lanes import lane_of
-from mxrtc_bridge.matrix.inbox.outcomes import Verdict
+from mxrtc_bridge.matrix.inbox.outcomes import EventOutcome
 from mxrtc_bridge.metrics import Metrics
 from tests.honesty import Honesty
 
@@ -30,9 +30,9 @@ def shares(**changes: int) -> ShareLimits:
     return ShareLimits(**{**fields, **changes})
 
 
-def plenty() -> PlaceLimits:
+def plenty() -> CapacityLimits:
     """Places for everything that waits."""
-    return PlaceLimits(waiting=shares(), changes=shares())
+    return CapacityLimits(waiting=shares(), changes=shares())
 
 
 def raw_event(number: int, room: int = 0, **changes: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class MemoryStore:
             raise StorageError("the disk is full")
         return fault
 
-    async def store(self, arrivals: Sequence[Arrival], now_ms: int) -> list[int | None]:
+    async def store(self, arrivals: Sequence[IncomingEvent], now_ms: int) -> list[int | None]:
         fault = await self._step()
         places: list[int | None] = []
         for arrival in arrivals:
@@ -131,7 +131,7 @@ class MemoryStore:
         counts = Counter((row.room_id, row.lane, row.sender) for row in self._waiting())
         return [Count(*place, count) for place, count in counts.items()]
 
-    async def settle(self, verdicts: Sequence[Verdict], now_ms: int) -> None:
+    async def settle(self, verdicts: Sequence[EventOutcome], now_ms: int) -> None:
         await self._step()
         for verdict in verdicts:
             row = self.rows[verdict.key]
@@ -217,7 +217,7 @@ async def kill(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def arrival(number: int, room: int = 0) -> Arrival:
+def arrival(number: int, room: int = 0) -> IncomingEvent:
     read = read_arrival(raw_event(number, room), None)
     assert read is not None
     return read

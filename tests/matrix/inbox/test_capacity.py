@@ -12,7 +12,7 @@ import pytest
 from mxrtc_bridge.core.bounds.shares import host_of
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.matrix.inbox.capacity import PlaceLimits
+from mxrtc_bridge.matrix.inbox.capacity import CapacityLimits
 from mxrtc_bridge.matrix.inbox.inbox import InboxLimits, RoomEvent
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.storage.database import Database
@@ -150,7 +150,7 @@ async def test_changes_of_a_room_are_handled_in_order_whoever_makes_them() -> No
 )
 async def test_crowd_gets_its_share_and_those_with_a_right_get_through(senders: list[str], taken: int) -> None:
     slow = Slow(lambda _event: True)
-    limits = PlaceLimits(waiting=shares(sender=5, server=10, foreign=20, others=30, total=40))
+    limits = CapacityLimits(waiting=shares(sender=5, server=10, foreign=20, others=30, total=40))
     inbox = make_inbox(
         MemoryStore(), slow, limits=InboxLimits(places=limits, retry_s=0), has_right=lambda user: user == ADMIN
     )
@@ -167,7 +167,7 @@ async def test_crowd_gets_its_share_and_those_with_a_right_get_through(senders: 
 
 async def test_full_room_takes_from_those_with_a_right() -> None:
     slow = Slow(lambda _event: True)
-    places = PlaceLimits(waiting=shares(room=10))
+    places = CapacityLimits(waiting=shares(room=10))
     limits = InboxLimits(places=places, retry_s=0)
     async with running(make_inbox(MemoryStore(), slow, limits=limits, has_right=lambda user: user == ADMIN)) as inbox:
         await inbox.accept("1", [raw_event(n, sender=f"@u{n}:example.org") for n in range(20)])
@@ -193,7 +193,7 @@ async def test_slow_handlers_of_one_server_leave_room_for_others() -> None:
 
 async def test_places_are_counted_anew_after_a_new_start(tmp_path: Any) -> None:
     """With the real store: what an earlier run has stored fills the shares of this one."""
-    limits = InboxLimits(places=PlaceLimits(waiting=shares(sender=50), changes=shares(sender=7)))
+    limits = InboxLimits(places=CapacityLimits(waiting=shares(sender=50), changes=shares(sender=7)))
     member = {"type": "m.room.member", "state_key": "@x:y"}
     async with await Database.open(f"sqlite:///{tmp_path}/bridge.db") as database:
         store = InboxStore(database)
@@ -285,7 +285,7 @@ async def test_only_some_of_the_events_that_cannot_be_read_are_kept() -> None:
 
 async def test_memory_does_not_grow_with_the_names_that_a_crowd_invents() -> None:
     slow = Slow(lambda _event: True)
-    limits = PlaceLimits(waiting=shares(server=100, foreign=200))
+    limits = CapacityLimits(waiting=shares(server=100, foreign=200))
     async with running(make_inbox(MemoryStore(), slow, limits=InboxLimits(places=limits, retry_s=0))) as inbox:
         for start in range(0, 20_000, 1000):
             events = [raw_event(n, n, sender=f"@u{n}:s{n % 50}.test") for n in range(start, start + 1000)]

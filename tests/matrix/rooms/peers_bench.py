@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mxrtc_bridge.core.access.revocations import MembershipNews, read_news
+from mxrtc_bridge.core.access.revocations import MembershipChange, read_news
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
@@ -194,7 +194,7 @@ class Bench:
         news = read_news(json.loads(encode(each)))
         if news is not None:
             self.peers.membership.look(news)
-        if isinstance(news, MembershipNews) and self.bot_rooms.look(news.room, news.user, joined=news.joined):
+        if isinstance(news, MembershipChange) and self.bot_rooms.look(news.room, news.user, joined=news.joined):
             await self.bot_rooms.learn_again(news.room, self.lists)
         await self.peers.handle(each)
 

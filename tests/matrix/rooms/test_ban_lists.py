@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.core.access.ban_lists import ListRule, RuleKey
-from mxrtc_bridge.core.access.revocations import RuleNews, read_news
+from mxrtc_bridge.core.access.revocations import RuleChange, read_news
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.matrix.rooms.ban_lists import SETTLE_S, PolicyLists
+from mxrtc_bridge.matrix.rooms.ban_lists import SETTLE_S, BanLists
 from tests.honesty import LIES, NO_ANSWERS, Honesty, failure
 
 BOT, ADMIN = UserId("@rtcbot:example.org"), UserId("@carol:example.org")
@@ -45,7 +45,7 @@ class World:
         self.written = 0
         self.full = False
         self.now = 1000.0
-        self.lists = PolicyLists(self, BOT, self, [LIST], self.change, lambda: self.now)
+        self.lists = BanLists(self, BOT, self, [LIST], self.change, lambda: self.now)
 
     # The memory
 
@@ -113,7 +113,7 @@ class World:
 
     def arrives(self, content: dict[str, Any], *, key: str | None = "m", room: RoomId = LIST, kind: str = USER) -> bool:
         news = read_news({"type": kind, "room_id": room, "state_key": key, "content": content})
-        return isinstance(news, RuleNews) and self.lists.look(news.room, news.key, news.rule)
+        return isinstance(news, RuleChange) and self.lists.look(news.room, news.key, news.rule)
 
     def denied(self, user: UserId) -> bool:
         return self.lists.denial(user) is not None

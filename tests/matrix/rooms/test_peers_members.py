@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxrtc_bridge.core.access.revocations import Doubt, MembershipNews
+from mxrtc_bridge.core.access.revocations import MembershipChange, UnreadableChange
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
@@ -261,7 +261,7 @@ async def test_room_is_never_fit_while_the_news_say_that_it_is_not(
             bench.homeserver.stale[ROOM] = frozenset({*answers[number], PEER})
         else:
             bench.homeserver.stale.clear()
-        news = MembershipNews(ROOM, user, membership == "join")
+        news = MembershipChange(ROOM, user, membership == "join")
         bench.peers.membership.look(news)
         assert bench.peers.members(ROOM) != {ALICE, PEER} or members == {ALICE, PEER}
         await bench.peers.membership.refresher.confirm(ROOM)
@@ -275,7 +275,7 @@ async def test_room_is_as_the_homeserver_says_in_the_end() -> None:
     await bench.invited()
     bench.homeserver.stale[ROOM] = frozenset({ALICE, PEER})
     bench.homeserver.members[ROOM].add(MALLORY)
-    bench.peers.membership.look(MembershipNews(ROOM, MALLORY, True))
+    bench.peers.membership.look(MembershipChange(ROOM, MALLORY, True))
     await bench.peers.membership.refresher.confirm(ROOM)
     assert bench.peers.members(ROOM) == {ALICE, PEER, MALLORY}
     bench.homeserver.stale.clear()
@@ -317,9 +317,9 @@ async def test_peer_whose_removal_was_missed_is_back_by_an_invitation() -> None:
     assert bench.homeserver.members[ROOM] == bench.peers.members(ROOM) == {ALICE, PEER}
 
 
-@pytest.mark.parametrize("news", [MembershipNews(ROOM, MALLORY, True), MembershipNews(ROOM, ALICE, False)])
+@pytest.mark.parametrize("news", [MembershipChange(ROOM, MALLORY, True), MembershipChange(ROOM, ALICE, False)])
 async def test_what_arrives_while_a_room_is_entered_counts(
-    news: MembershipNews, monkeypatch: pytest.MonkeyPatch
+    news: MembershipChange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench()
     ask = bench.homeserver.room_facts
@@ -339,7 +339,7 @@ async def test_news_that_cannot_be_read_make_the_homeserver_be_asked_also_for_th
     await bench.invited()
     bench.homeserver.facts[ROOM] = RoomFacts(encrypted=True, join_rule="invite", room_type=None)
     bench.homeserver.members[ROOM].add(MALLORY)
-    bench.peers.membership.look(Doubt(None))
+    bench.peers.membership.look(UnreadableChange(None))
     await bench.peers.membership.refresher.confirm(ROOM)
     assert bench.peers.members(ROOM) == {ALICE, PEER, MALLORY}
     assert bench.peers.is_encrypted(ROOM)
@@ -349,7 +349,7 @@ async def test_peer_that_the_homeserver_does_not_know_in_the_room_any_more_is_ou
     bench = Bench()
     await bench.invited()
     bench.homeserver.members[ROOM].clear()
-    bench.peers.membership.look(Doubt(ROOM))
+    bench.peers.membership.look(UnreadableChange(ROOM))
     await bench.peers.membership.refresher.confirm(ROOM)
     assert bench.peers.members(ROOM) is None
     assert bench.listener.heard == [("left", ROOM, PEER)]
@@ -364,12 +364,12 @@ async def test_answer_from_before_a_kick_lets_nobody_back_by_an_old_join(monkeyp
     async def joined_members(room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
         monkeypatch.undo()
         bench.homeserver.members[ROOM] = {PEER}
-        bench.peers.membership.look(MembershipNews(ROOM, ALICE, False))
-        bench.peers.membership.look(MembershipNews(ROOM, ALICE, True))
+        bench.peers.membership.look(MembershipChange(ROOM, ALICE, False))
+        bench.peers.membership.look(MembershipChange(ROOM, ALICE, True))
         return frozenset({PEER, ALICE})
 
     monkeypatch.setattr(bench.homeserver, "joined_members", joined_members)
-    bench.peers.membership.look(Doubt(ROOM))
+    bench.peers.membership.look(UnreadableChange(ROOM))
     await bench.peers.membership.refresher.confirm(ROOM)
     assert bench.peers.members(ROOM) == {PEER}
     monkeypatch.setattr(bench.homeserver, "joined_members", ask)

@@ -14,10 +14,10 @@ from mxrtc_bridge.sinks.files.os_errors import FileError
 from mxrtc_bridge.sinks.files.receive import publisher
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
 from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES
-from mxrtc_bridge.sinks.files.receive.partial_file import Identity
+from mxrtc_bridge.sinks.files.receive.partial_file import PartialFileKey
 from mxrtc_bridge.sinks.files.receive.publisher import Published
-from mxrtc_bridge.sinks.files.receive.receiver import Store
-from mxrtc_bridge.sinks.files.user_paths import Destination
+from mxrtc_bridge.sinks.files.receive.receiver import Receiver
+from mxrtc_bridge.sinks.files.user_paths import UserDestination
 from tests.other_user import OTHER_UID, as_other, needs_root, public_directory
 from tests.sinks.files.receive.senders import (
     ALICE,
@@ -47,7 +47,7 @@ def box_at(path: Path) -> DropBox:
     return DropBox(path, ROOMY)
 
 
-STORES: list[Callable[[Path], Store]] = [Destination, box_at]
+STORES: list[Callable[[Path], Receiver]] = [UserDestination, box_at]
 
 
 def make_state(public: Path, *, by_other: bool, mode: int = 0o700, partials_mode: int = 0o700) -> None:
@@ -77,7 +77,7 @@ def make_state(public: Path, *, by_other: bool, mode: int = 0o700, partials_mode
     ],
 )
 async def test_state_that_is_not_ours_alone_is_refused_with_its_name_and_the_remedy(
-    public: Path, make: Callable[[Path], Store], by_other: bool, mode: int, partials_mode: int, why: str
+    public: Path, make: Callable[[Path], Receiver], by_other: bool, mode: int, partials_mode: int, why: str
 ) -> None:
     make_state(public, by_other=by_other, mode=mode, partials_mode=partials_mode)
     with pytest.raises(LocalError, match=f"{why}.*Remove it"):
@@ -87,7 +87,7 @@ async def test_state_that_is_not_ours_alone_is_refused_with_its_name_and_the_rem
 @needs_root
 @pytest.mark.parametrize("make", STORES)
 async def test_partial_directory_of_another_user_in_our_state_is_refused(
-    public: Path, make: Callable[[Path], Store]
+    public: Path, make: Callable[[Path], Receiver]
 ) -> None:
     """It was open to all when they made it."""
     (public / ".mxrtc").mkdir()
@@ -128,7 +128,7 @@ PLANTED = [
 @pytest.mark.parametrize("name", ["lock", "ledger.jsonl"])
 @pytest.mark.parametrize("kind", PLANTED)
 async def test_file_of_the_state_that_is_not_ours_alone_is_refused(
-    public: Path, tmp_path: Path, make: Callable[[Path], Store], name: str, kind: str
+    public: Path, tmp_path: Path, make: Callable[[Path], Receiver], name: str, kind: str
 ) -> None:
     make_state(public, by_other=False)
     plant(kind, public / ".mxrtc" / name, tmp_path / "other")
@@ -144,8 +144,8 @@ async def test_unfinished_file_that_is_not_ours_alone_is_not_gone_on_with(
 ) -> None:
     data = content(SMALL_FILE_BYTES + 1)
     entry = entry_of("a", len(data))
-    identity = Identity(ALICE, "a", entry.size, MTIME_MS, entry.version)
-    destination = Destination(public)
+    identity = PartialFileKey(ALICE, "a", entry.size, MTIME_MS, entry.version)
+    destination = UserDestination(public)
     await destination.open()
     try:
         plant(kind, public / ".mxrtc" / "partial" / (identity.key + suffix), tmp_path / "other")
@@ -184,7 +184,7 @@ async def test_file_that_somebody_replaces_as_it_gets_its_name_is_said_and_has_n
         as_other(replace)
 
     monkeypatch.setattr(publisher.Publisher, "_sync_directories", sync_and_be_late)
-    destination = Destination(public, force=force)
+    destination = UserDestination(public, force=force)
     await destination.open()
     try:
         with pytest.raises(FileError, match="somebody put another file in its place") as caught:
@@ -206,7 +206,7 @@ async def test_file_that_somebody_takes_away_as_it_gets_its_name_is_said(
         as_other((public / "a").unlink)
 
     monkeypatch.setattr(publisher.Publisher, "_sync_directories", sync_and_be_late)
-    destination = Destination(public)
+    destination = UserDestination(public)
     await destination.open()
     try:
         with pytest.raises(FileError, match="somebody took the file away"):
@@ -219,7 +219,7 @@ async def test_file_that_somebody_takes_away_as_it_gets_its_name_is_said(
 @pytest.mark.parametrize("size", SIZES)
 async def test_state_that_somebody_moves_away_changes_nothing_that_is_published(public: Path, size: int) -> None:
     data = content(size)
-    destination = Destination(public)
+    destination = UserDestination(public)
     await destination.open()
 
     def exchange() -> None:
@@ -246,23 +246,23 @@ async def test_state_that_is_moved_away_again_and_again_ends_with_a_sentence(
 ) -> None:
     from mxrtc_bridge.sinks.files.receive import state_dir
 
-    take = state_dir.Box._take_lock
+    take = state_dir.StateDirectory._take_lock
     moved: list[int] = []
 
-    def take_late(self: state_dir.Box) -> None:
+    def take_late(self: state_dir.StateDirectory) -> None:
         take(self)
         moved.append(1)
         as_other(lambda: (public / ".mxrtc").rename(public / f"moved{len(moved)}"))
 
-    monkeypatch.setattr(state_dir.Box, "_take_lock", take_late)
+    monkeypatch.setattr(state_dir.StateDirectory, "_take_lock", take_late)
     with pytest.raises(LocalError, match="moved away again and again"):
-        await Destination(public).open()
+        await UserDestination(public).open()
 
 
 @needs_root
 async def test_file_of_another_user_with_the_number_of_ours_does_not_count_as_received(public: Path) -> None:
     data = content(100)
-    destination = Destination(public)
+    destination = UserDestination(public)
     await destination.open()
     try:
         await send(destination, "a", data)

@@ -9,12 +9,12 @@ import pytest
 
 from mxrtc_bridge.sinks.files import threads as module
 from mxrtc_bridge.sinks.files.os_errors import FileError
-from mxrtc_bridge.sinks.files.threads import Workers
+from mxrtc_bridge.sinks.files.threads import FileThreads
 
 
 async def test_disk_that_hangs_takes_no_more_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HANGS_S", 0.05)
-    answers, workers = threading.Event(), Workers(2)
+    answers, workers = threading.Event(), FileThreads(2)
     jobs = [asyncio.create_task(workers.run(lambda: answers.wait(20)))]
     await asyncio.sleep(0.1)
     assert await workers.run(lambda: 7) == 7, "one thread is free"
@@ -30,7 +30,7 @@ async def test_disk_that_hangs_takes_no_more_jobs(monkeypatch: pytest.MonkeyPatc
 
 async def test_waiting_for_the_last_jobs_takes_no_thread_of_the_loop() -> None:
     answers = threading.Event()
-    pools = [Workers(1) for _ in range(64)]
+    pools = [FileThreads(1) for _ in range(64)]
     jobs = [asyncio.create_task(pool.run(lambda: answers.wait(20))) for pool in pools]
     await asyncio.sleep(0)
     drains = [asyncio.create_task(pool.drain()) for pool in pools]

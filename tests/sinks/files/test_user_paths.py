@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.files.messages import CHUNK_BYTES, Entry, EntryKind
-from mxrtc_bridge.sinks.files.user_paths import Destination, Sources
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileEntry
+from mxrtc_bridge.sinks.files.user_paths import Sources, UserDestination
 from tests.sinks.files.receive.senders import begun, content, files_in, finish, send, sha256, write
 from tests.sinks.files.send.test_share import everything, make_tree
 
@@ -25,7 +25,7 @@ async def offered(sources: Sources) -> dict[str, bytes | None]:
     return found
 
 
-async def contents(sources: Sources, entry: Entry) -> bytes:
+async def contents(sources: Sources, entry: FileEntry) -> bytes:
     source = await sources.open_file(entry)
     data = b""
     while not source.at_end:
@@ -112,7 +112,7 @@ async def test_what_cannot_be_sent_is_one_clear_line(
 
 
 async def test_a_finished_fetch_leaves_only_what_was_fetched(tmp_path: Path) -> None:
-    destination = Destination(tmp_path / "new")
+    destination = UserDestination(tmp_path / "new")
     await destination.open()
     await send(destination, "docs/a.txt", b"a")
     await send(destination, "docs/big", content(CHUNK_BYTES))
@@ -123,13 +123,13 @@ async def test_a_finished_fetch_leaves_only_what_was_fetched(tmp_path: Path) -> 
 
 async def test_an_unfinished_fetch_goes_on_and_fetches_nothing_twice(tmp_path: Path) -> None:
     data = content(3 * CHUNK_BYTES)
-    first = Destination(tmp_path)
+    first = UserDestination(tmp_path)
     await first.open()
     await send(first, "small", b"small")
     await write(await begun(first, "big", len(data)), data, upto=CHUNK_BYTES + 1)
     await first.close(tidy=True)
     assert files_in(tmp_path) == {"small": b"small"}
-    second = Destination(tmp_path)
+    second = UserDestination(tmp_path)
     await second.open()
     assert (await send(second, "small", b"small")).before
     again = await begun(second, "big", len(data))
@@ -142,12 +142,12 @@ async def test_an_unfinished_fetch_goes_on_and_fetches_nothing_twice(tmp_path: P
 
 async def test_without_resume_everything_begins_anew(tmp_path: Path) -> None:
     data = content(3 * CHUNK_BYTES)
-    first = Destination(tmp_path)
+    first = UserDestination(tmp_path)
     await first.open()
     await write(await begun(first, "big", len(data)), data, upto=CHUNK_BYTES)
     await send(first, "small", b"x")
     await first.close()
-    second = Destination(tmp_path, resume=False)
+    second = UserDestination(tmp_path, resume=False)
     await second.open()
     assert (await begun(second, "big", len(data))).offset == 0
     assert (await send(second, "small", b"x")).name == "small (2)"
@@ -162,7 +162,7 @@ async def test_force_replaces_a_file_in_one_step(tmp_path: Path, size: int) -> N
     (tmp_path / "link").symlink_to("elsewhere")
     (tmp_path / "dir").mkdir()
     data = content(size)
-    destination = Destination(tmp_path, force=True)
+    destination = UserDestination(tmp_path, force=True)
     await destination.open()
     reception = await begun(destination, "name", size)
     await write(reception, data)
@@ -180,7 +180,7 @@ async def test_force_replaces_a_file_in_one_step(tmp_path: Path, size: int) -> N
 async def test_two_programs_may_fetch_into_one_directory(tmp_path: Path) -> None:
     """Not the same file, and the first to finish does not tidy up under the other."""
     data = content(2 * CHUNK_BYTES)
-    one, other = Destination(tmp_path), Destination(tmp_path)
+    one, other = UserDestination(tmp_path), UserDestination(tmp_path)
     await one.open()
     await other.open()
     reception = await begun(one, "big", len(data))

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from mxrtc_bridge.core.files.messages import FileCode
 from mxrtc_bridge.core.files.names import collision_key
 from mxrtc_bridge.sinks.files.os_errors import FileError
-from mxrtc_bridge.sinks.files.receive.name_allocator import TakenNames
-from mxrtc_bridge.sinks.files.rooted_dir import Beneath
+from mxrtc_bridge.sinks.files.receive.name_allocator import NameAllocator
+from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class OpenDirectory:
     """Those that were made for it, outermost first."""
 
 
-class BoxDirectories:
+class BatchDirectories:
     """Directories beneath ``root``.
 
     Args:
@@ -39,7 +39,7 @@ class BoxDirectories:
         alike: take a directory whose name differs only in case.
     """
 
-    def __init__(self, root: Beneath, taken: TakenNames, *, alike: bool) -> None:
+    def __init__(self, root: RootedDirectory, taken: NameAllocator, *, alike: bool) -> None:
         self._root = root
         self._taken = taken
         self._alike = alike

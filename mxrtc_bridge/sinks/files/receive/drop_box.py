@@ -1,6 +1,6 @@
 """A drop box: a directory that people put files into.
 
-What a stranger can do to it is bounded by :class:`~mxrtc_bridge.sinks.files.receive.quota.Limits`. Nothing is ever
+What a stranger can do to it is bounded by :class:`~mxrtc_bridge.sinks.files.receive.quota.QuotaLimits`. Nothing is ever
 overwritten, nothing outside the directory is ever touched, and everything that appears in it is whole.
 """
 
@@ -14,17 +14,17 @@ from pathlib import Path
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.patterns import NamePattern
 from mxrtc_bridge.sinks.files.receive.publisher import Naming
-from mxrtc_bridge.sinks.files.receive.quota import Limits
+from mxrtc_bridge.sinks.files.receive.quota import QuotaLimits
 from mxrtc_bridge.sinks.files.receive.receipts import Receipt, read_receipts
-from mxrtc_bridge.sinks.files.receive.receiver import Policy, Store
+from mxrtc_bridge.sinks.files.receive.receiver import ReceivePolicy, Receiver
 from mxrtc_bridge.sinks.files.receive.state_dir import STATE_DIRECTORY
-from mxrtc_bridge.sinks.files.rooted_dir import Beneath
+from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 
 LEDGER_PATH = (STATE_DIRECTORY, "ledger.jsonl")
 
 
-class DropBox(Store):
-    """The drop box ``path``; see :class:`~mxrtc_bridge.sinks.files.receive.receiver.Store` for what it does.
+class DropBox(Receiver):
+    """The drop box ``path``; see :class:`~mxrtc_bridge.sinks.files.receive.receiver.Receiver` for what it does.
 
     Args:
         path: the directory; made if it does not exist.
@@ -36,12 +36,12 @@ class DropBox(Store):
     def __init__(
         self,
         path: Path,
-        limits: Limits | None = None,
+        limits: QuotaLimits | None = None,
         *,
         sanitise: bool = False,
         allowed: tuple[NamePattern, ...] = (),
     ) -> None:
-        super().__init__(path, Policy(Naming(sanitise=sanitise), limits or Limits(), allowed))
+        super().__init__(path, ReceivePolicy(Naming(sanitise=sanitise), limits or QuotaLimits(), allowed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def read_box(path: Path) -> Iterator[BoxEntry]:
     Raises:
         LocalError: the directory cannot be read, or is not a drop box.
     """
-    root = Beneath(path)
+    root = RootedDirectory(path)
     try:
         try:
             ledger = root.open(LEDGER_PATH, os.O_RDONLY)

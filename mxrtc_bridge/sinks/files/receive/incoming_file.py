@@ -6,7 +6,7 @@ memory for small files has a limit for the whole box; beyond it they are written
 
 One publication runs at a time. Those that come meanwhile form the next batch, so that one sync serves them all.
 
-A :class:`Reception` ends by :meth:`~Reception.publish`, :meth:`~Reception.suspend` or :meth:`~Reception.discard`;
+A :class:`IncomingFile` ends by :meth:`~Reception.publish`, :meth:`~Reception.suspend` or :meth:`~Reception.discard`;
 whoever began it must call one of them. Its methods may be called at any time; they run one after the other.
 """
 
@@ -20,10 +20,10 @@ from typing import Protocol
 
 from mxrtc_bridge.core.files.messages import FileCode
 from mxrtc_bridge.sinks.files.os_errors import FileError
-from mxrtc_bridge.sinks.files.receive.partial_file import Identity, Partial
-from mxrtc_bridge.sinks.files.receive.publisher import Published, Wanted
-from mxrtc_bridge.sinks.files.receive.state_dir import Box, Kept
-from mxrtc_bridge.sinks.files.threads import Workers
+from mxrtc_bridge.sinks.files.receive.partial_file import PartialFile, PartialFileKey
+from mxrtc_bridge.sinks.files.receive.publisher import Publication, Published
+from mxrtc_bridge.sinks.files.receive.state_dir import KeptPartial, StateDirectory
+from mxrtc_bridge.sinks.files.threads import FileThreads
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +39,11 @@ class Keeper(Protocol):
         """``size`` bytes of what was announced have come."""
         ...
 
-    def ended(self, reception: Reception, *, kept: int, published: Published | None) -> None:
+    def ended(self, reception: IncomingFile, *, kept: int, published: Published | None) -> None:
         """It is over; ``kept`` bytes stay as a partial file."""
         ...
 
-    def suspend_soon(self, reception: Reception) -> None:
+    def suspend_soon(self, reception: IncomingFile) -> None:
         """Suspend it in a task of the keeper's own."""
         ...
 
@@ -56,17 +56,17 @@ class Committer:
         workers: threads.
     """
 
-    def __init__(self, box: Box, workers: Workers) -> None:
+    def __init__(self, box: StateDirectory, workers: FileThreads) -> None:
         self._box = box
         self._workers = workers
         self.turn = asyncio.Lock()
         """Held by whoever uses the box's ledger or the names in its directories."""
         self.memory_bytes = 0
         """What small files hold at the moment."""
-        self._waiting: deque[tuple[Wanted, asyncio.Future[Published]]] = deque()
+        self._waiting: deque[tuple[Publication, asyncio.Future[Published]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def publish(self, wanted: Wanted) -> Published:
+    async def publish(self, wanted: Publication) -> Published:
         """Publish; returns when it is on the disk under its name. To be shielded from cancellation by the caller.
 
         Raises:
@@ -95,7 +95,7 @@ class Committer:
                 else:
                     future.set_result(outcome)
 
-    async def _publish(self, batch: list[Wanted]) -> list[Published | FileError]:
+    async def _publish(self, batch: list[Publication]) -> list[Published | FileError]:
         async with self.turn:
             try:
                 return await self._workers.run(lambda: self._box.publisher.publish(batch))
@@ -107,7 +107,7 @@ class Committer:
                 return [FileError(FileCode.IO, "the file could not be published") for _ in batch]
 
 
-class Reception:
+class IncomingFile:
     """One file under way. Made by :meth:`mxrtc_bridge.sinks.files.receive.receiver.Store.begin`.
 
     Args:
@@ -122,14 +122,14 @@ class Reception:
 
     def __init__(
         self,
-        identity: Identity,
+        identity: PartialFileKey,
         parts: tuple[str, ...],
         *,
-        box: Box,
-        workers: Workers,
+        box: StateDirectory,
+        workers: FileThreads,
         committer: Committer,
         keeper: Keeper,
-        before: Kept | None = None,
+        before: KeptPartial | None = None,
     ) -> None:
         self.identity = identity
         self.before = before
@@ -145,7 +145,7 @@ class Reception:
         self._committer = committer
         self._keeper = keeper
         self._small: bytearray | None = bytearray() if identity.size <= SMALL_FILE_BYTES else None
-        self._partial: Partial | None = None
+        self._partial: PartialFile | None = None
         self._failure: FileError | None = None
         self._ended = False
         self._turn = asyncio.Lock()
@@ -224,7 +224,7 @@ class Reception:
             if self._small is None:
                 await self._open_partial()  # a file that is empty and large: announced large, then nothing
             data = bytes(self._small) if self._small is not None else None
-            wanted = Wanted(self.identity, self._parts, digest, data=data, partial=self._partial)
+            wanted = Publication(self.identity, self._parts, digest, data=data, partial=self._partial)
             task = asyncio.ensure_future(self._committer.publish(wanted))
             cancelled = await _until_done(task)
             error = task.exception()
@@ -264,7 +264,7 @@ class Reception:
         if self._ended:
             raise FileError(FileCode.INTERRUPTED, "the file is not being received any more")
 
-    async def _open_partial(self, *, resume: bool = False) -> Partial:
+    async def _open_partial(self, *, resume: bool = False) -> PartialFile:
         if self._partial is None:
             await self._workers.run(lambda: self._open_partial_now(resume=resume))
         assert self._partial is not None
@@ -272,7 +272,7 @@ class Reception:
 
     def _open_partial_now(self, *, resume: bool) -> None:
         # Kept by the thread itself: the task that waits for it may be cancelled, and then nobody takes a result.
-        self._partial = Partial(self._box.partials, self.identity, resume=resume)
+        self._partial = PartialFile(self._box.partials, self.identity, resume=resume)
 
     def _arrived(self, size: int) -> None:
         self.arrived += size
@@ -331,7 +331,7 @@ class Reception:
             self._small = None
 
 
-def _verify(partial: Partial, number: int, digest: bytes) -> None:
+def _verify(partial: PartialFile, number: int, digest: bytes) -> None:
     partial.verify_chunk(number, digest)
     partial.sync()
 

@@ -35,7 +35,7 @@ class _Seen:
     next_number: dict[int, int] = field(default_factory=dict)
 
 
-class TakenNames:
+class NameAllocator:
     """What is known of the directories published into."""
 
     def __init__(self) -> None:

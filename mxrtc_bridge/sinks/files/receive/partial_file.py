@@ -53,7 +53,7 @@ class Hash(Protocol):
 
 
 @dataclass(frozen=True)  # without slots: the hashes are computed once
-class Identity:
+class PartialFileKey:
     """What a partial file belongs to."""
 
     sender: str
@@ -74,7 +74,7 @@ class Identity:
         return f"{self.place}-{_name_of(version, 16)}"
 
 
-class Partial:
+class PartialFile:
     """One partial file, open and locked.
 
     Args:
@@ -86,7 +86,7 @@ class Partial:
         FileError: another process is receiving the same, or the disk does not allow it.
     """
 
-    def __init__(self, directory: int, identity: Identity, *, resume: bool = True) -> None:
+    def __init__(self, directory: int, identity: PartialFileKey, *, resume: bool = True) -> None:
         self._directory = directory
         self.identity = identity
         self.name = identity.key + PART_SUFFIX
@@ -234,14 +234,14 @@ class Partial:
         return True
 
 
-def read_header(descriptor: int) -> tuple[Identity, int] | None:
+def read_header(descriptor: int) -> tuple[PartialFileKey, int] | None:
     """Return what the map belongs to and where its digests begin; None if it is not a map."""
     line, end, _ = os.pread(descriptor, _MAX_HEADER_BYTES, 0).partition(b"\n")
     if not end:
         return None
     try:
         fields = json.loads(line)
-        identity = Identity(**fields)
+        identity = PartialFileKey(**fields)
     except (ValueError, TypeError):
         return None
     texts = (identity.sender, identity.path, identity.version)

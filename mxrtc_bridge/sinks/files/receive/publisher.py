@@ -32,11 +32,11 @@ from mxrtc_bridge.core.files.messages import FileCode
 from mxrtc_bridge.core.files.names import STRICT, NameRules
 from mxrtc_bridge.sinks.files.linux import rename_new, sync_file_system
 from mxrtc_bridge.sinks.files.os_errors import FileError, translated
-from mxrtc_bridge.sinks.files.receive.batch_dirs import BoxDirectories, OpenDirectory
-from mxrtc_bridge.sinks.files.receive.name_allocator import TakenNames
-from mxrtc_bridge.sinks.files.receive.partial_file import Identity, Partial
-from mxrtc_bridge.sinks.files.receive.receipts import Ledger, Receipt
-from mxrtc_bridge.sinks.files.rooted_dir import FILE_MODE, Beneath
+from mxrtc_bridge.sinks.files.receive.batch_dirs import BatchDirectories, OpenDirectory
+from mxrtc_bridge.sinks.files.receive.name_allocator import NameAllocator
+from mxrtc_bridge.sinks.files.receive.partial_file import PartialFile, PartialFileKey
+from mxrtc_bridge.sinks.files.receive.receipts import Receipt, Receipts
+from mxrtc_bridge.sinks.files.rooted_dir import FILE_MODE, RootedDirectory
 
 MAX_SINGLE_SYNCS = 4
 TEMPORARY_SUFFIX = ".tmp"
@@ -80,19 +80,19 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Publication:
     """What is to be published: bytes in memory, a partial file, or (neither) a directory."""
 
-    identity: Identity
+    identity: PartialFileKey
     parts: tuple[str, ...]
     digest: str
     data: bytes | None = None
-    partial: Partial | None = None
+    partial: PartialFile | None = None
 
 
 @dataclass(slots=True)
 class _Item:
-    wanted: Wanted
+    wanted: Publication
     temporary: str = ""
     descriptor: int = -1
     inode: int = 0
@@ -121,15 +121,17 @@ class Publisher:
         now_ms: tells the time for the ledger.
     """
 
-    def __init__(self, root: Beneath, partials: int, ledger: Ledger, naming: Naming, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, root: RootedDirectory, partials: int, ledger: Receipts, naming: Naming, now_ms: Callable[[], int]
+    ) -> None:
         self._root = root
         self._partials = partials
         self._ledger = ledger
         self._naming = naming
         self._now_ms = now_ms
         self._single = True
-        self._taken = TakenNames()
-        self._directories = BoxDirectories(root, self._taken, alike=naming.sanitise)
+        self._taken = NameAllocator()
+        self._directories = BatchDirectories(root, self._taken, alike=naming.sanitise)
 
     def check_place(self, parts: tuple[str, ...]) -> None:
         """Find out early that a name will not be given.
@@ -144,7 +146,7 @@ class Publisher:
         except OSError as error:
             raise translated(error) from error
 
-    def publish(self, batch: Sequence[Wanted]) -> list[Published | FileError]:
+    def publish(self, batch: Sequence[Publication]) -> list[Published | FileError]:
         """Publish a batch; returns what became of each, in order."""
         items = [_Item(wanted) for wanted in batch]
         self._single = len(items) <= MAX_SINGLE_SYNCS

@@ -16,7 +16,7 @@ GIB = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class QuotaLimits:
     """What a drop box takes. Sizes in bytes; None means no limit."""
 
     file_bytes: int | None = 16 * GIB
@@ -40,7 +40,7 @@ class Limits:
     """Unfinished files that are kept for one user; beyond it the oldest is removed."""
 
 
-UNLIMITED = Limits(
+UNLIMITED = QuotaLimits(
     file_bytes=None, user_bytes=None, user_files=None, total_files=None, free_floor_bytes=0, partial_age_s=30 * 86400.0
 )
 """For a person's own directory."""
@@ -54,14 +54,14 @@ class Usage:
     files: int = 0
 
 
-class Accounts:
+class Quota:
     """The usage of one box.
 
     Args:
         limits: of the box.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: QuotaLimits) -> None:
         self._limits = limits
         self.total = Usage()
         self._users: dict[str, Usage] = {}

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mxrtc_bridge.config.private_files import open_private_file
-from mxrtc_bridge.sinks.files.receive.partial_file import Identity
+from mxrtc_bridge.sinks.files.receive.partial_file import PartialFileKey
 
 MAX_LINE_BYTES = 16 * 1024
 MAX_INDEXED = 200_000
@@ -50,7 +50,7 @@ class Receipt:
         """Whether ``status`` is that of the file that was published then."""
         return status is not None and status.st_ino == self.inode and (self.is_directory or status.st_size == self.size)
 
-    def is_of(self, identity: Identity) -> bool:
+    def is_of(self, identity: PartialFileKey) -> bool:
         """Whether this is the receipt of ``identity``."""
         return (self.sender, self.path, self.size, self.version) == (
             identity.sender,
@@ -113,7 +113,7 @@ def read_receipts(descriptor: int) -> Iterator[tuple[int, Receipt]]:
             rest, skipping = b"", True
 
 
-class Ledger:
+class Receipts:
     """The open ledger of one box. All methods block; call them in one thread at a time.
 
     Args:
@@ -169,7 +169,7 @@ class Ledger:
         """Make durable what was appended."""
         os.fdatasync(self.descriptor)
 
-    def find(self, identity: Identity) -> Receipt | None:
+    def find(self, identity: PartialFileKey) -> Receipt | None:
         """Return the last receipt of ``identity``, if it can be found."""
         offset = self._index.get(_index_key(identity.sender, identity.path, identity.version))
         if offset is None:
@@ -177,7 +177,7 @@ class Ledger:
         receipt = decode(os.pread(self.descriptor, MAX_LINE_BYTES, offset).partition(b"\n")[0])
         return receipt if receipt is not None and receipt.is_of(identity) else None
 
-    def knows(self, identity: Identity) -> bool:
+    def knows(self, identity: PartialFileKey) -> bool:
         """Whether :meth:`find` may find something; asks the memory only."""
         return _index_key(identity.sender, identity.path, identity.version) in self._index
 

@@ -1,7 +1,7 @@
 """Receiving into a directory: names, quotas, room, and what goes on from an earlier session.
 
-:class:`Store` is what drop boxes and the user's own directories have in common. It decides in this order whether a file
-is received: its name; whether this very version was received before; quotas and the room on the disk. It keeps the
+:class:`Receiver` is what drop boxes and the user's own directories have in common. It decides in this order whether a
+file is received: its name; whether this very version was received before; quotas and the room on the disk. It keeps the
 books: each file is charged with its announced size from the beginning to the end, an unfinished one with what it left.
 
 The books are counted from the disk at the start and anew before somebody is refused for his quota, because people take
@@ -17,16 +17,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mxrtc_bridge.core.files.messages import MAX_PATH_BYTES, Entry, EntryKind, FileCode
+from mxrtc_bridge.core.files.messages import MAX_PATH_BYTES, EntryKind, FileCode, FileEntry
 from mxrtc_bridge.core.files.names import FileNameError, check_relative_path, sanitise
 from mxrtc_bridge.core.files.patterns import NamePattern, name_allowed
 from mxrtc_bridge.sinks.files.os_errors import FileError
-from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES, Committer, Reception
-from mxrtc_bridge.sinks.files.receive.partial_file import Identity
-from mxrtc_bridge.sinks.files.receive.publisher import Naming, Published, Wanted
-from mxrtc_bridge.sinks.files.receive.quota import Accounts, Limits, Usage
-from mxrtc_bridge.sinks.files.receive.state_dir import Box, Kept
-from mxrtc_bridge.sinks.files.threads import Workers
+from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES, Committer, IncomingFile
+from mxrtc_bridge.sinks.files.receive.partial_file import PartialFileKey
+from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publication, Published
+from mxrtc_bridge.sinks.files.receive.quota import Quota, QuotaLimits, Usage
+from mxrtc_bridge.sinks.files.receive.state_dir import KeptPartial, StateDirectory
+from mxrtc_bridge.sinks.files.threads import FileThreads
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +36,11 @@ MAX_VERSION_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class ReceivePolicy:
     """How a directory receives."""
 
     naming: Naming
-    limits: Limits
+    limits: QuotaLimits
     allowed: tuple[NamePattern, ...] = ()
     """Names that are received; empty means all."""
     exclusive: bool = True
@@ -57,7 +57,7 @@ class Expired:
     size: int
 
 
-class Store:
+class Receiver:
     """Receives into one directory. Opened by :meth:`open`, ended by :meth:`close`.
 
     Args:
@@ -66,19 +66,19 @@ class Store:
         clock: seconds since 1970; for tests.
     """
 
-    def __init__(self, path: Path, policy: Policy, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Path, policy: ReceivePolicy, *, clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._policy = policy
         self._clock = clock
-        self._workers = Workers()
-        self._accounts = Accounts(policy.limits)
-        self._live: dict[str, Reception] = {}
+        self._workers = FileThreads()
+        self._accounts = Quota(policy.limits)
+        self._live: dict[str, IncomingFile] = {}
         self._live_of: dict[str, int] = {}
         self._promised = 0
-        self._kept: dict[str, Kept] = {}
+        self._kept: dict[str, KeptPartial] = {}
         self._counted_at = self._asked_at = float("-inf")
         self._free = 0
-        self._box: Box | None = None
+        self._box: StateDirectory | None = None
         self._committer: Committer | None = None
         self._removals: dict[str, asyncio.Task[None]] = {}
         self._suspensions: set[asyncio.Task[None]] = set()
@@ -93,7 +93,7 @@ class Store:
         policy = self._policy
 
         def open_box() -> None:
-            self._box = Box(self._path, policy.naming, exclusive=policy.exclusive)
+            self._box = StateDirectory(self._path, policy.naming, exclusive=policy.exclusive)
 
         try:
             await self._workers.run(open_box)
@@ -106,7 +106,7 @@ class Store:
             raise
 
     @property
-    def box(self) -> Box:
+    def box(self) -> StateDirectory:
         assert self._box is not None, "the store is not open"
         return self._box
 
@@ -124,7 +124,7 @@ class Store:
         """Return what ``user`` has here, or everybody; what is under way included."""
         return self._accounts.usage(user) if user is not None else Usage(*_values(self._accounts.total))
 
-    async def begin(self, sender: str, entry: Entry) -> Reception | Published:
+    async def begin(self, sender: str, entry: FileEntry) -> IncomingFile | Published:
         """Begin to receive a file, or a directory, which is published at once.
 
         Args:
@@ -140,7 +140,7 @@ class Store:
         if self._closed:
             raise FileError(FileCode.UNAVAILABLE, "nothing is received at the moment")
         parts = self._checked_parts(entry)
-        identity = Identity(sender, entry.path, entry.size, entry.modified_ms, entry.version)
+        identity = PartialFileKey(sender, entry.path, entry.size, entry.modified_ms, entry.version)
         if entry.kind is EntryKind.DIRECTORY:
             return await self._make_directory(identity, parts)
         await self._end_others(identity)
@@ -201,7 +201,7 @@ class Store:
         """Bytes that have come take room on the disk already."""
         self._promised -= size
 
-    def ended(self, reception: Reception, *, kept: int, published: Published | None) -> None:
+    def ended(self, reception: IncomingFile, *, kept: int, published: Published | None) -> None:
         """Settle the account of a file."""
         identity = reception.identity
         if self._live.get(identity.key) is reception:
@@ -215,12 +215,12 @@ class Store:
             return
         self._accounts.add(identity.sender, -identity.size, -1)
         if kept:
-            self._keep(Kept(identity, kept, self._clock()))
+            self._keep(KeptPartial(identity, kept, self._clock()))
         elif reception.before is not None and not reception.touched:
             # It ended before it had looked at what was there, which is therefore still there.
             self._keep(reception.before)
 
-    def suspend_soon(self, reception: Reception) -> None:
+    def suspend_soon(self, reception: IncomingFile) -> None:
         """Suspend in a task of our own, which :meth:`close` waits for."""
         task = asyncio.get_running_loop().create_task(reception.suspend())
         self._suspensions.add(task)
@@ -228,7 +228,7 @@ class Store:
 
     # Steps of begin
 
-    def _checked_parts(self, entry: Entry) -> tuple[str, ...]:
+    def _checked_parts(self, entry: FileEntry) -> tuple[str, ...]:
         naming = self._policy.naming
         if entry.size < 0 or len(entry.version) > MAX_VERSION_CHARS or len(entry.path) > MAX_PATH_BYTES:
             raise FileError(FileCode.VIOLATION, "the entry is outside the limits of the protocol")
@@ -244,27 +244,27 @@ class Store:
             raise FileError(FileCode.NAME, f"only files of these names are taken here: {wanted[:200]}")
         return parts
 
-    async def _make_directory(self, identity: Identity, parts: tuple[str, ...]) -> Published:
+    async def _make_directory(self, identity: PartialFileKey, parts: tuple[str, ...]) -> Published:
         self._accounts.check(identity.sender, 0)
-        wanted = Wanted(identity, parts, "")
+        wanted = Publication(identity, parts, "")
         published = await self._commit.publish(wanted)
         self._accounts.add(identity.sender, 0, published.directories)
         return published
 
-    async def _received_before(self, identity: Identity) -> Published | None:
+    async def _received_before(self, identity: PartialFileKey) -> Published | None:
         if not self.box.ledger.knows(identity):
             return None
         async with self._commit.turn:
             receipt = await self._workers.run(lambda: self.box.received_before(identity))
         return None if receipt is None else Published(receipt.name, receipt.size, receipt.digest, before=True)
 
-    async def _end_others(self, identity: Identity) -> None:
+    async def _end_others(self, identity: PartialFileKey) -> None:
         """A client that lost its link comes again before we know that the old link is dead."""
         other = self._live.get(identity.key)
         if other is not None:
             await other.take_over()
 
-    async def _forget_others(self, identity: Identity) -> bool:
+    async def _forget_others(self, identity: PartialFileKey) -> bool:
         """Drop partial files of other versions; returns whether there were any."""
         others = [
             kept
@@ -275,7 +275,7 @@ class Store:
             await self._remove_kept(kept)
         return bool(others)
 
-    async def _admit(self, identity: Identity) -> None:
+    async def _admit(self, identity: PartialFileKey) -> None:
         limits, sender = self._policy.limits, identity.sender
         if len(self._live) >= limits.receptions or self._live_of.get(sender, 0) >= limits.user_receptions:
             raise FileError(FileCode.LIMIT, "too many files are under way at the moment; try again")
@@ -287,12 +287,12 @@ class Store:
                 raise
             self._check(identity, await self._free_bytes())
 
-    def _check(self, identity: Identity, free: int) -> None:
+    def _check(self, identity: PartialFileKey, free: int) -> None:
         kept = self._kept.get(identity.key)
         held = kept.size if kept is not None else 0
         self._accounts.check(identity.sender, identity.size, held=held, room=free - self._promised)
 
-    def _admitted(self, identity: Identity, parts: tuple[str, ...]) -> Reception:
+    def _admitted(self, identity: PartialFileKey, parts: tuple[str, ...]) -> IncomingFile:
         """Charge for a file that may come. Nothing waits between the check and this."""
         if identity.key in self._live:
             raise FileError(FileCode.UNAVAILABLE, "this file is being received at the moment")
@@ -302,7 +302,7 @@ class Store:
         self._accounts.add(identity.sender, identity.size)
         self._promised += identity.size
         self._live_of[identity.sender] = self._live_of.get(identity.sender, 0) + 1
-        reception = Reception(
+        reception = IncomingFile(
             identity,
             parts,
             box=self.box,
@@ -314,7 +314,7 @@ class Store:
         self._live[identity.key] = reception
         return reception
 
-    async def _look_ahead(self, reception: Reception, parts: tuple[str, ...], *, known: bool) -> None:
+    async def _look_ahead(self, reception: IncomingFile, parts: tuple[str, ...], *, known: bool) -> None:
         """Learn before gigabytes are sent that the name will be refused, and how much is there already."""
         async with self._commit.turn:
             await self._workers.run(lambda: self.box.publisher.check_place(parts))
@@ -339,7 +339,7 @@ class Store:
         async with self._commit.turn:
             if self._policy.exclusive:
                 contents = await self._workers.run(self.box.contents)
-                self._accounts = Accounts(self._policy.limits)
+                self._accounts = Quota(self._policy.limits)
                 for user, usage in contents.users.items():
                     self._accounts.add(user, usage.size, usage.files)
                 self._accounts.total = contents.total
@@ -353,20 +353,20 @@ class Store:
                     self._accounts.add(reception.identity.sender, reception.identity.size)
         return True
 
-    def _keep(self, kept: Kept) -> None:
+    def _keep(self, kept: KeptPartial) -> None:
         self._kept[kept.identity.key] = kept
         self._accounts.add(kept.identity.sender, kept.size)
         mine = [other for other in self._kept.values() if other.identity.sender == kept.identity.sender]
         if len(mine) > self._policy.limits.user_partials:
             self._start_removal(mine[0])
 
-    async def _remove_kept(self, kept: Kept) -> None:
+    async def _remove_kept(self, kept: KeptPartial) -> None:
         self._start_removal(kept)
         removal = self._removals.get(kept.identity.key)
         if removal is not None:
             await asyncio.wait([removal])
 
-    def _start_removal(self, kept: Kept) -> None:
+    def _start_removal(self, kept: KeptPartial) -> None:
         """Take a partial file out of the books at once, and off the disk as soon as can be."""
         key = kept.identity.key
         if self._kept.pop(key, None) is None:
@@ -376,7 +376,7 @@ class Store:
         self._removals[key] = task
         task.add_done_callback(lambda _: self._removals.pop(key, None))
 
-    async def _remove(self, kept: Kept) -> None:
+    async def _remove(self, kept: KeptPartial) -> None:
         try:
             await self._workers.run(lambda: self.box.remove_partial(kept.identity))
         except FileError as error:

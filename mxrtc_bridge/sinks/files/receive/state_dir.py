@@ -25,11 +25,11 @@ from pathlib import Path
 from mxrtc_bridge.config.private_files import exposure, open_private_directory, open_private_file
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.names import MAX_COMPONENTS
-from mxrtc_bridge.sinks.files.receive.partial_file import MAP_SUFFIX, PART_SUFFIX, Identity, read_header
+from mxrtc_bridge.sinks.files.receive.partial_file import MAP_SUFFIX, PART_SUFFIX, PartialFileKey, read_header
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publisher
 from mxrtc_bridge.sinks.files.receive.quota import Usage
-from mxrtc_bridge.sinks.files.receive.receipts import Ledger, Receipt, read_receipts
-from mxrtc_bridge.sinks.files.rooted_dir import Beneath
+from mxrtc_bridge.sinks.files.receive.receipts import Receipt, Receipts, read_receipts
+from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 
 STATE_DIRECTORY = ".mxrtc"
 _PARTIALS = "partial"
@@ -41,10 +41,10 @@ _LINKS = frozenset({errno.ELOOP, errno.ENOTDIR})
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptPartial:
     """A partial file that nobody works on."""
 
-    identity: Identity
+    identity: PartialFileKey
     size: int
     """On the disk."""
     changed_s: float
@@ -59,7 +59,7 @@ class Contents:
     users: dict[str, Usage]
 
 
-class Box:
+class StateDirectory:
     """The directory ``path``, open for receiving.
 
     Args:
@@ -72,14 +72,14 @@ class Box:
     """
 
     def __init__(self, path: Path, naming: Naming, *, exclusive: bool) -> None:
-        self.root = Beneath(path, create=True)
+        self.root = RootedDirectory(path, create=True)
         self._path = path
         self._exclusive = exclusive
         self._state = self.partials = self._lock = -1
-        self._ledger: Ledger | None = None
+        self._ledger: Receipts | None = None
         try:
             self._open_state()
-            self._ledger = Ledger(self._state, _LEDGER, self._where(_LEDGER))
+            self._ledger = Receipts(self._state, _LEDGER, self._where(_LEDGER))
             for _ in self._ledger.receipts():  # which indexes them
                 pass
         except OSError as error:
@@ -94,7 +94,7 @@ class Box:
         self.publisher = Publisher(self.root, self.partials, self._ledger, naming, lambda: int(time.time() * 1000))
 
     @property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> Receipts:
         assert self._ledger is not None
         return self._ledger
 
@@ -103,7 +103,7 @@ class Box:
         status = os.fstatvfs(self.root.descriptor)
         return status.f_bavail * status.f_frsize
 
-    def received_before(self, identity: Identity) -> Receipt | None:
+    def received_before(self, identity: PartialFileKey) -> Receipt | None:
         """Return the receipt of this very version, if its file is still there."""
         receipt = self.ledger.find(identity)
         if receipt is None or receipt.is_directory:
@@ -114,12 +114,12 @@ class Box:
             return None
         return receipt
 
-    def kept(self) -> list[Kept]:
+    def kept(self) -> list[KeptPartial]:
         """Return the partial files with their owners, oldest first; those that belong to nothing are left out."""
         found = (self._kept(name) for name in _names(self.partials) if name.endswith(MAP_SUFFIX))
         return sorted((kept for kept in found if kept is not None), key=lambda kept: kept.changed_s)
 
-    def remove_partial(self, identity: Identity) -> None:
+    def remove_partial(self, identity: PartialFileKey) -> None:
         """Remove a partial file that nobody works on."""
         for suffix in (PART_SUFFIX, MAP_SUFFIX):
             with contextlib.suppress(FileNotFoundError):
@@ -216,7 +216,7 @@ class Box:
             with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                 os.unlink(name, dir_fd=self.partials)
 
-    def _kept(self, map_name: str) -> Kept | None:
+    def _kept(self, map_name: str) -> KeptPartial | None:
         try:
             descriptor = os.open(map_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.partials)
         except OSError:
@@ -233,7 +233,7 @@ class Box:
         # Two names: it was published by a link, and the crash came before its first name was removed.
         if not stat.S_ISREG(status.st_mode) or exposure(status) is not None:
             return None
-        return Kept(known[0], status.st_size, status.st_mtime)
+        return KeptPartial(known[0], status.st_size, status.st_mtime)
 
     def _count(self, parts: tuple[str, ...], total: Usage) -> None:
         try:

@@ -16,7 +16,7 @@ import os
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode
 from mxrtc_bridge.sinks.files.os_errors import FileError
 from mxrtc_bridge.sinks.files.receive.partial_file import Hash, hash_range
-from mxrtc_bridge.sinks.files.threads import Workers
+from mxrtc_bridge.sinks.files.threads import FileThreads
 
 MAX_READ_BYTES = 1024 * 1024
 _VERSION_CHARS = 24
@@ -28,7 +28,7 @@ def version_of(status: os.stat_result) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:_VERSION_CHARS]
 
 
-class SourceFile:
+class OutgoingFile:
     """An open file. Its methods run one after the other; :meth:`close` must be called in the end.
 
     Args:
@@ -38,7 +38,7 @@ class SourceFile:
         workers: threads.
     """
 
-    def __init__(self, descriptor: int, version: str, size: int, workers: Workers) -> None:
+    def __init__(self, descriptor: int, version: str, size: int, workers: FileThreads) -> None:
         self.version = version
         self.size = size
         self.offset = 0
@@ -138,7 +138,7 @@ class SourceFile:
             raise FileError(FileCode.CHANGED, "the file was changed while it was being sent; send it again")
 
 
-async def opened(source: SourceFile, offset: int) -> SourceFile:
+async def opened(source: OutgoingFile, offset: int) -> OutgoingFile:
     """Return ``source`` at ``offset``; closes it if that fails."""
     try:
         await source.skip(offset)

@@ -11,14 +11,14 @@ import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mxrtc_bridge.core.files.messages import Entry, FileCode
+from mxrtc_bridge.core.files.messages import FileCode, FileEntry
 from mxrtc_bridge.core.files.names import FileNameError
 from mxrtc_bridge.core.files.patterns import Selection, literal_path, parse_path_pattern
 from mxrtc_bridge.sinks.files.os_errors import FileError
-from mxrtc_bridge.sinks.files.rooted_dir import Beneath, is_plain
-from mxrtc_bridge.sinks.files.send.outgoing_file import SourceFile, opened, version_of
-from mxrtc_bridge.sinks.files.send.tree_walk import Tree, Walk, is_hidden
-from mxrtc_bridge.sinks.files.threads import Workers
+from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory, is_plain
+from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile, opened, version_of
+from mxrtc_bridge.sinks.files.send.tree_walk import Tree, TreeWalk, is_hidden
+from mxrtc_bridge.sinks.files.threads import FileThreads
 
 
 class Share:
@@ -33,10 +33,10 @@ class Share:
         LocalError: it cannot be opened.
     """
 
-    def __init__(self, path: Path, *, hidden: bool = False, workers: Workers | None = None) -> None:
-        self._root = Beneath(path)
+    def __init__(self, path: Path, *, hidden: bool = False, workers: FileThreads | None = None) -> None:
+        self._root = RootedDirectory(path)
         self._hidden = hidden
-        self._workers = workers or Workers()
+        self._workers = workers or FileThreads()
 
     @classmethod
     async def opened(cls, path: Path) -> Share:
@@ -45,7 +45,7 @@ class Share:
         Raises:
             LocalError: it cannot be opened.
         """
-        workers = Workers()
+        workers = FileThreads()
         made: list[Share] = []
         try:
             # Into the list by the thread itself: a task that is cancelled takes no result.
@@ -57,15 +57,15 @@ class Share:
             raise
         return made[0]
 
-    def select(self, patterns: Sequence[str]) -> Walk:
+    def select(self, patterns: Sequence[str]) -> TreeWalk:
         """Return a walk through what ``patterns`` select; a directory stands for all that is in it.
 
         Raises:
             FileError: ``name``, a pattern is none or there are too many.
         """
-        return Walk([Tree(self._root, _selection(patterns), hidden=self._hidden)], self._workers)
+        return TreeWalk([Tree(self._root, _selection(patterns), hidden=self._hidden)], self._workers)
 
-    async def list(self, path: str) -> Walk:
+    async def list(self, path: str) -> TreeWalk:
         """Return a walk through what is at ``path``: the file, or what the directory has, not what those have.
 
         The paths of the entries are whole, seen from the share.
@@ -81,9 +81,9 @@ class Share:
         if status is None or not (stat.S_ISDIR(status.st_mode) or is_plain(status)):
             raise FileError(FileCode.UNKNOWN, "there is nothing of this name")
         selection = Selection([literal_path(parts, below=stat.S_ISDIR(status.st_mode))])
-        return Walk([Tree(self._root, selection, hidden=self._hidden, deep=False, strip=False)], self._workers)
+        return TreeWalk([Tree(self._root, selection, hidden=self._hidden, deep=False, strip=False)], self._workers)
 
-    async def open(self, entry: Entry, offset: int = 0) -> SourceFile:
+    async def open(self, entry: FileEntry, offset: int = 0) -> OutgoingFile:
         """Open a file that a walk has found, at ``offset``.
 
         Raises:
@@ -104,18 +104,18 @@ class Share:
 
 
 async def open_source(
-    open_it: Callable[[], int], entry: Entry, workers: Workers, offset: int, *, hard_links: bool = False
-) -> SourceFile:
+    open_it: Callable[[], int], entry: FileEntry, workers: FileThreads, offset: int, *, hard_links: bool = False
+) -> OutgoingFile:
     """Open a file at ``offset`` if it still is what ``entry`` says.
 
     Raises:
         FileError: it is not, or cannot be read.
     """
-    made: list[SourceFile] = []
+    made: list[OutgoingFile] = []
 
     def open_and_check() -> None:
         descriptor = open_it()
-        source = SourceFile(descriptor, entry.version, entry.size, workers)
+        source = OutgoingFile(descriptor, entry.version, entry.size, workers)
         # Into the list by the thread itself: a task that is cancelled takes no result.
         made.append(source)
         status = os.fstat(descriptor)

@@ -5,7 +5,7 @@ the way to where it stands and nothing else, with a limit; a tree of millions of
 largest directories. What cannot be sent (links, devices, hard links, names that are no text) is told as a failure in
 its place, and never opened. Whether a name is acceptable is otherwise left to the receiver.
 
-All methods of :class:`Tree` and :class:`Walk` but :meth:`Walk.next` block.
+All methods of :class:`Tree` and :class:`TreeWalk` but :meth:`Walk.next` block.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.files.events import Failure
-from mxrtc_bridge.core.files.messages import Entry, EntryKind, FileCode
+from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
 from mxrtc_bridge.core.files.names import MAX_COMPONENTS, MAX_PATH_BYTES
-from mxrtc_bridge.core.files.patterns import Place, Selection
+from mxrtc_bridge.core.files.patterns import PatternPosition, Selection
 from mxrtc_bridge.sinks.files.os_errors import translated
 from mxrtc_bridge.sinks.files.receive.state_dir import STATE_DIRECTORY
-from mxrtc_bridge.sinks.files.rooted_dir import Beneath, is_plain
+from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory, is_plain
 from mxrtc_bridge.sinks.files.send.outgoing_file import version_of
-from mxrtc_bridge.sinks.files.threads import Workers
+from mxrtc_bridge.sinks.files.threads import FileThreads
 
 MAX_NAMES = 200_000
 """That a walk holds at a time."""
 MAX_STEP = 1024
 
-Found = Entry | Failure
+Found = FileEntry | Failure
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
     """A directory to be walked through."""
 
-    root: Beneath
+    root: RootedDirectory
     selection: Selection
     hidden: bool = False
     """Whether names that begin with a dot are seen; the state of a drop box never is."""
@@ -64,11 +64,11 @@ class _Level:
     number: int
     """Of the tree."""
     parts: tuple[str, ...]
-    place: Place
+    place: PatternPosition
     names: deque[str] = field(default_factory=deque)
 
 
-class Walk:
+class TreeWalk:
     """A walk through ``trees``, one after the other.
 
     Args:
@@ -77,7 +77,7 @@ class Walk:
         workers: threads.
     """
 
-    def __init__(self, trees: Sequence[Tree], workers: Workers, first: Sequence[Found] = ()) -> None:
+    def __init__(self, trees: Sequence[Tree], workers: FileThreads, first: Sequence[Found] = ()) -> None:
         self._trees = deque(enumerate(trees))
         self._first = deque(first)
         self._workers = workers
@@ -182,17 +182,17 @@ def is_hidden(name: str, *, shown: bool) -> bool:
     return name == STATE_DIRECTORY or (name[:1] == "." and not shown)
 
 
-def _offered(tree: Tree, parts: tuple[str, ...], place: Place) -> tuple[str, ...]:
+def _offered(tree: Tree, parts: tuple[str, ...], place: PatternPosition) -> tuple[str, ...]:
     return (*tree.prefix, *parts[tree.selection.base(place) if tree.strip else 0 :])
 
 
-def _entry(tree: Tree, parts: tuple[str, ...], place: Place, status: os.stat_result) -> Entry:
+def _entry(tree: Tree, parts: tuple[str, ...], place: PatternPosition, status: os.stat_result) -> FileEntry:
     path = "/".join(_offered(tree, parts, place))
     origin = tree.origin + "/".join(parts)
     modified_ms = max(status.st_mtime_ns // 1_000_000, 0)
     if stat.S_ISDIR(status.st_mode):
-        return Entry(path, EntryKind.DIRECTORY, 0, modified_ms, "", origin)
-    return Entry(path, EntryKind.FILE, status.st_size, modified_ms, tree.version + version_of(status), origin)
+        return FileEntry(path, EntryKind.DIRECTORY, 0, modified_ms, "", origin)
+    return FileEntry(path, EntryKind.FILE, status.st_size, modified_ms, tree.version + version_of(status), origin)
 
 
 def _problem(tree: Tree, parts: tuple[str, ...], status: os.stat_result) -> Failure | None:

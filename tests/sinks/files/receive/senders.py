@@ -8,16 +8,16 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from mxrtc_bridge.core.files.messages import CHUNK_BYTES, Entry, EntryKind
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileEntry
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
-from mxrtc_bridge.sinks.files.receive.incoming_file import Reception
+from mxrtc_bridge.sinks.files.receive.incoming_file import IncomingFile
 from mxrtc_bridge.sinks.files.receive.publisher import Published
-from mxrtc_bridge.sinks.files.receive.quota import Limits
-from mxrtc_bridge.sinks.files.receive.receiver import Store
+from mxrtc_bridge.sinks.files.receive.quota import QuotaLimits
+from mxrtc_bridge.sinks.files.receive.receiver import Receiver
 
 ALICE, BOB = "@alice:example.org", "@bob:example.org"
 MTIME_MS = 1_700_000_000_123
-ROOMY = Limits(free_floor_bytes=0)
+ROOMY = QuotaLimits(free_floor_bytes=0)
 
 
 def content(size: int, seed: int = 0) -> bytes:
@@ -28,16 +28,16 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def entry_of(path: str, size: int, version: str = "v1") -> Entry:
-    return Entry(path, EntryKind.FILE, size, MTIME_MS, version)
+def entry_of(path: str, size: int, version: str = "v1") -> FileEntry:
+    return FileEntry(path, EntryKind.FILE, size, MTIME_MS, version)
 
 
-def directory_of(path: str) -> Entry:
-    return Entry(path, EntryKind.DIRECTORY, 0, MTIME_MS)
+def directory_of(path: str) -> FileEntry:
+    return FileEntry(path, EntryKind.DIRECTORY, 0, MTIME_MS)
 
 
 @asynccontextmanager
-async def opened(path: Path, limits: Limits = ROOMY, **settings: bool) -> AsyncIterator[DropBox]:
+async def opened(path: Path, limits: QuotaLimits = ROOMY, **settings: bool) -> AsyncIterator[DropBox]:
     box = DropBox(path, limits, **settings)
     await box.open()
     try:
@@ -46,13 +46,13 @@ async def opened(path: Path, limits: Limits = ROOMY, **settings: bool) -> AsyncI
         await box.close()
 
 
-async def begun(store: Store, path: str, size: int, *, version: str = "v1", sender: str = ALICE) -> Reception:
+async def begun(store: Receiver, path: str, size: int, *, version: str = "v1", sender: str = ALICE) -> IncomingFile:
     reception = await store.begin(sender, entry_of(path, size, version))
-    assert isinstance(reception, Reception)
+    assert isinstance(reception, IncomingFile)
     return reception
 
 
-async def write(reception: Reception, data: bytes, *, upto: int | None = None, piece: int = 100_000) -> None:
+async def write(reception: IncomingFile, data: bytes, *, upto: int | None = None, piece: int = 100_000) -> None:
     """Send ``data`` from where the reception wants it, with the hashes of the full chunks but the last."""
     end = len(data) if upto is None else upto
     at = reception.offset
@@ -65,12 +65,12 @@ async def write(reception: Reception, data: bytes, *, upto: int | None = None, p
             await reception.verify_chunk(number, sha256(data[number * CHUNK_BYTES : at]))
 
 
-async def finish(reception: Reception, data: bytes) -> Published:
+async def finish(reception: IncomingFile, data: bytes) -> Published:
     await write(reception, data)
     return await reception.publish(sha256(data))
 
 
-async def send(store: Store, path: str, data: bytes, *, version: str = "v1", sender: str = ALICE) -> Published:
+async def send(store: Receiver, path: str, data: bytes, *, version: str = "v1", sender: str = ALICE) -> Published:
     reception = await store.begin(sender, entry_of(path, len(data), version))
     if isinstance(reception, Published):
         return reception

@@ -13,7 +13,7 @@ import pytest
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode
 from mxrtc_bridge.sinks.files.os_errors import FileError
 from mxrtc_bridge.sinks.files.receive import quota, receiver
-from mxrtc_bridge.sinks.files.receive.quota import Accounts, Limits
+from mxrtc_bridge.sinks.files.receive.quota import Quota, QuotaLimits
 from tests.sinks.files.receive.senders import (
     ALICE,
     BOB,
@@ -44,7 +44,7 @@ from tests.sinks.files.receive.senders import (
     ],
 )
 async def test_a_file_beyond_a_limit_is_refused_before_anything_is_written(
-    tmp_path: Path, limits: Limits, code: FileCode
+    tmp_path: Path, limits: QuotaLimits, code: FileCode
 ) -> None:
     async with opened(tmp_path, limits) as box:
         with pytest.raises(FileError) as caught:
@@ -140,7 +140,7 @@ async def test_an_unfinished_file_needs_quota_only_for_what_is_missing(tmp_path:
 
 
 def test_the_room_on_the_disk_is_compared_with_the_floor() -> None:
-    books = Accounts(Limits(free_floor_bytes=50))
+    books = Quota(QuotaLimits(free_floor_bytes=50))
     books.check(ALICE, 50, room=100)
     with pytest.raises(FileError, match="not enough room"):
         books.check(ALICE, 51, room=100)
@@ -148,7 +148,7 @@ def test_the_room_on_the_disk_is_compared_with_the_floor() -> None:
 
 
 def test_books_that_are_settled_are_empty() -> None:
-    books = Accounts(quota.UNLIMITED)
+    books = Quota(quota.UNLIMITED)
     books.add(ALICE, 10)
     books.add(ALICE, -10, -1)
     assert not books._users

@@ -12,12 +12,12 @@ import pytest
 
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.events import Failure
-from mxrtc_bridge.core.files.messages import CHUNK_BYTES, Entry, EntryKind, FileCode
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry
 from mxrtc_bridge.sinks.files.os_errors import FileError
 from mxrtc_bridge.sinks.files.send import tree_walk
-from mxrtc_bridge.sinks.files.send.outgoing_file import SourceFile
+from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile
 from mxrtc_bridge.sinks.files.send.share import Share
-from mxrtc_bridge.sinks.files.send.tree_walk import Walk
+from mxrtc_bridge.sinks.files.send.tree_walk import TreeWalk
 from tests.sinks.files.receive.senders import content, sha256
 
 MakeShare = Callable[..., Share]
@@ -36,18 +36,18 @@ def make_share() -> Iterator[MakeShare]:
         share.close()
 
 
-async def everything(walk: Walk, limit: int = 7) -> tuple[list[Entry], list[Failure]]:
-    entries: list[Entry] = []
+async def everything(walk: TreeWalk, limit: int = 7) -> tuple[list[FileEntry], list[Failure]]:
+    entries: list[FileEntry] = []
     failures: list[Failure] = []
     while found := await walk.next(limit):
         assert len(found) <= limit
-        entries += [each for each in found if isinstance(each, Entry)]
+        entries += [each for each in found if isinstance(each, FileEntry)]
         failures += [each for each in found if isinstance(each, Failure)]
     assert await walk.next(limit) == []
     return entries, failures
 
 
-async def paths(walk: Walk) -> list[str]:
+async def paths(walk: TreeWalk) -> list[str]:
     entries, failures = await everything(walk)
     assert failures == []
     return [entry.path + "/" * (entry.kind is EntryKind.DIRECTORY) for entry in entries]
@@ -191,12 +191,12 @@ async def test_hostile_patterns_are_refused(tmp_path: Path, make_share: MakeShar
 # Reading
 
 
-async def the_file(share: Share, name: str = "file") -> Entry:
+async def the_file(share: Share, name: str = "file") -> FileEntry:
     entries, _ = await everything(share.select([name]))
     return entries[0]
 
 
-async def read_all(source: SourceFile) -> bytes:
+async def read_all(source: OutgoingFile) -> bytes:
     data = bytearray()
     while not source.at_end:
         data += await source.read(300_000)
