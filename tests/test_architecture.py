@@ -131,6 +131,47 @@ def test_age_of_what_others_have_said_is_told_by_a_clock_that_goes_on_while_the_
     assert using <= pauses_only
 
 
+FOREIGN_LOGGERS = frozenset({"aioice", "mau", "mau.db", "mau.mxrtc"})
+"""Of libraries, which we make quieter."""
+
+
+def loggers(tree: ast.AST) -> Iterator[str]:
+    """Yield each statement of a module that gets a logger in another way than all others do."""
+    own = "log = logging.getLogger(__name__)"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"logging.getLogger", "getLogger"}:
+            match node.args:
+                case [ast.Constant(value=str(name))] if name in FOREIGN_LOGGERS:
+                    pass
+                case [ast.Name(id="__name__")]:
+                    pass
+                case _:
+                    yield ast.unparse(node)
+        elif isinstance(node, ast.Assign) and "getLogger(__name__)" in (text := ast.unparse(node)) and text != own:
+            yield text
+
+
+@pytest.mark.parametrize("file", sources(PACKAGE), ids=relative)
+def test_module_logs_by_its_own_name(file: Path) -> None:
+    """So a level can be set for any part of the tree, and a line names the file that has written it."""
+    assert list(loggers(ast.parse(file.read_text()))) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("log = logging.getLogger(__name__)", []),
+        ("logging.getLogger('aioice').setLevel(30)", []),
+        ("log = logging.getLogger('mxrtc_bridge.desk')", ["logging.getLogger('mxrtc_bridge.desk')"]),
+        ("log = logging.getLogger()", ["logging.getLogger()"]),
+        ("_log = logging.getLogger(__name__)", ["_log = logging.getLogger(__name__)"]),
+        ("def f():\n    logging.getLogger(NAME)", ["logging.getLogger(NAME)"]),
+    ],
+)
+def test_the_search_for_loggers_finds_them(source: str, expected: list[str]) -> None:
+    assert list(loggers(ast.parse(source))) == expected
+
+
 def test_no_file_names_a_path_of_one_machine() -> None:
     found = []
     for file in sorted(ROOT.rglob("*")):

@@ -72,7 +72,7 @@ from mxrtc_bridge.web.control import SOCKET_MODE, control_application
 from mxrtc_bridge.web.metrics import metrics_application
 from mxrtc_bridge.web.server import Server
 
-log = logging.getLogger("mxrtc_bridge")
+log = logging.getLogger(__name__)
 
 DRAIN_S = 5.0
 """How long live sessions may take to end when the bridge stops."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 from mxrtc_bridge.core.errors import MxrtcError
 
-log = logging.getLogger("mxrtc_bridge")
+log = logging.getLogger(__name__)
 
 
 async def outlive(consequence: str, work: Awaitable[None]) -> None:

@@ -24,7 +24,7 @@ from mxrtc_bridge.sinks.files.receive.quota import QuotaLimits
 from mxrtc_bridge.sinks.files.send.share import Share
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom, Selected
 
-log = logging.getLogger("mxrtc_bridge.files")
+log = logging.getLogger(__name__)
 
 PATIENCE_S = 5.0
 """How long disks are waited for; what takes longer goes on beside everything else."""

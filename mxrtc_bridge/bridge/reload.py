@@ -25,7 +25,7 @@ from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.settled import load_settled
 from mxrtc_bridge.core.errors import ConfigError, MxrtcError
 
-log = logging.getLogger("mxrtc_bridge")
+log = logging.getLogger(__name__)
 
 READ_S = 5.0
 """How long whoever asked waits for the file; it is put in force whenever it has been read."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from mxrtc_bridge.client.exit_codes import ClientError
 from mxrtc_bridge.client.state import StateFolder
 
-log = logging.getLogger("mxrtc_bridge.client")
+log = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_SOCKETS = 256

@@ -25,15 +25,16 @@ from mxrtc_bridge.core.stream import control_channel, messages
 from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.core.stream.raw_machine import RawStreamMachine
 from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.control_channel import ControlLink, Expiries, Listing
-from mxrtc_bridge.engine.file_operations import ReceiverHands, SourceHands
+from mxrtc_bridge.engine.file_operations import ReceiverHands, SourceHands, Spawn
 from mxrtc_bridge.engine.file_ports import FileServices
 from mxrtc_bridge.engine.file_transfer import Transfer
-from mxrtc_bridge.engine.ports import Channel, Connector, Counters, Sink
+from mxrtc_bridge.engine.ports import Channel, Connector, Counters, PeerConnection, Sink
 from mxrtc_bridge.engine.session_channels import Line, SessionChannels
 from mxrtc_bridge.engine.stream_forwarder import StreamForwarder
 
-log = logging.getLogger("mxrtc_bridge.streams")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,10 @@ class BridgeChannels(SessionChannels):
         self._dialling: dict[StreamForwarder, asyncio.Future[Sink]] = {}
         self._delivered = delivered
         self._tell_over = over
+
+    def attach(self, peer: PeerConnection, *, spawn: Spawn, call_log: ContextLog) -> None:
+        super().attach(peer, spawn=spawn, call_log=call_log)
+        self._log = call_log.to(log)
 
     def ended(self) -> None:
         if not self._ended:
@@ -206,7 +211,7 @@ class BridgeChannels(SessionChannels):
         except _NotRecordedError:
             pipe.refuse("unavailable", "the service cannot be used at the moment")
         except TargetError as error:
-            log.warning("! service %s: %s", service, error)
+            self._log.child(f"stream {service}").warning("! %s", error)
             pipe.refuse(error.failure.value, "the service cannot be reached")
         else:
             if sink is None:
@@ -255,7 +260,7 @@ class BridgeChannels(SessionChannels):
             return None  # reset, by whichever side, or with the session
         grant = self._gate.open(service)
         if grant is None or not _fits(line, grant):
-            log.info("x stream to %s: right withdrawn before it began", service)
+            self._log.child(f"stream {service}").info("x right withdrawn before it began")
             self._gate.refused(service)
             if isinstance(line, Transfer):
                 line.refuse(FileCode.DENIED, "your right to this service has ended")
@@ -268,8 +273,8 @@ class BridgeChannels(SessionChannels):
         self._services.pop(pipe, None)
         if (dialling := self._dialling.pop(pipe, None)) is not None:
             dialling.cancel()
-        log.debug(
-            "x stream %s %s %s, %d bytes out, %d in", service, how.outcome.value, how.code, how.sent, how.received
+        self._log.child(f"stream {service}").debug(
+            "x %s %s, %d bytes out, %d in", how.outcome.value, how.code, how.sent, how.received
         )
 
     # Transfers of files
@@ -319,7 +324,7 @@ class BridgeChannels(SessionChannels):
         except _NotRecordedError:
             transfer.refuse(FileCode.UNAVAILABLE, "the service cannot be used at the moment")
         except FileError as error:
-            log.info("! service %s: %s", service, error)
+            self._log.child(f"transfer {service}").info("! %s", error)
             transfer.refuse(error.code, str(error))
 
     def _transfer_ended(
@@ -328,9 +333,8 @@ class BridgeChannels(SessionChannels):
         if self._services.pop(transfer, None) is not None and isinstance(transfer.job, Put):
             self._delivered(service, tally)
         self._directories.pop(transfer, None)
-        log.info(
-            "x transfer %s %s %s, %d of %d files, %d bytes out, %d in",
-            service,
+        self._log.child(f"transfer {service}").info(
+            "x %s %s, %d of %d files, %d bytes out, %d in",
             how.outcome.value,
             how.code,
             how.progress.files_done,
@@ -344,7 +348,7 @@ class BridgeChannels(SessionChannels):
         for line, service in tuple(self._services.items()):
             grant = self._gate.open(service)
             if grant is None or not _fits(line, grant):
-                log.info("x stream to %s: right withdrawn", service)
+                self._log.child(f"stream {service}").info("x right withdrawn")
                 line.reset("denied", "your right to this service has ended")
             elif isinstance(line, Transfer) and grant.target != self._directories[line]:
                 # Nobody may read or write in a directory that the configuration does not name any more.

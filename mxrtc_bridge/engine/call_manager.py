@@ -34,7 +34,7 @@ from mxrtc_bridge.engine.ports import CallDirectory, CallRecord, Counters, PeerC
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.engine.session import InviteAdmitted, InviteRefused, Session
 
-log = logging.getLogger("mxrtc_bridge.calls")
+log = logging.getLogger(__name__)
 
 GOODBYE_S = 1.0
 """How long the other side may take to end a session by itself after it was told to."""

@@ -19,6 +19,7 @@ from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import control_channel, messages
 from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.control_channel import ControlLink, Expiries
 from mxrtc_bridge.engine.file_operations import Hands, Spawn, hands_for
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource, Lister
@@ -130,8 +131,8 @@ class ClientChannels(SessionChannels):
         """Why the other side ended the session, if it said so."""
         return None if self._control is None else self._control.bye
 
-    def attach(self, peer: PeerConnection, *, spawn: Spawn) -> None:
-        super().attach(peer, spawn=spawn)
+    def attach(self, peer: PeerConnection, *, spawn: Spawn, call_log: ContextLog) -> None:
+        super().attach(peer, spawn=spawn, call_log=call_log)
         self._control = ControlLink(
             control_channel.StreamRole.OPENER,
             peer.open_channel("", messages.PROTOCOL_CTL),

@@ -14,7 +14,7 @@ from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.driver import Driver
 from mxrtc_bridge.engine.ports import Channel
 
-log = logging.getLogger("mxrtc_bridge.control")
+log = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT")
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from mxrtc_bridge.core.access.clock_change import Moment, set_by_ms
 from mxrtc_bridge.engine.clock import Clock
 
-log = logging.getLogger("mxrtc_bridge.calls")
+log = logging.getLogger(__name__)
 
 LOOK_S = 2.0
 """How late a clock that was set may be noticed."""

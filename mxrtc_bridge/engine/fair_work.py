@@ -14,7 +14,7 @@ from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.engine.round_robin import RoundRobin
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 WAITING = ShareLimits(sender=16, server=64, foreign=128, others=192, total=256)
 """What waits. One verification has six messages, and each asks for the next."""
@@ -49,7 +49,7 @@ class FairWork:
         self._early: list[tuple[UserId, Callable[[], Awaitable[object]]]] = []
         self._idle = asyncio.Event()
         self._idle.set()
-        self._seldom = RateLimitedLog(_log)
+        self._seldom = RateLimitedLog(log)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -94,8 +94,8 @@ class FairWork:
         try:
             async with self._turns.of(sender):
                 await work()
-        except Exception:  # noqa: BLE001 - the work of one must not end that of others
-            _log.exception("! %s of %s failed", self._what, sender)
+        except Exception:
+            log.exception("! %s of %s failed", self._what, sender)
         finally:
             self._waiting.remove(sender)
             if not len(self._waiting):

@@ -22,7 +22,7 @@ from mxrtc_bridge.core.files.errors import FileError
 from mxrtc_bridge.core.files.messages import FileCode, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.engine.file_ports import FileReader, FileReceiver, FileSource, FileWalk, FileWriter, Lister
 
-log = logging.getLogger("mxrtc_bridge.transfers")
+log = logging.getLogger(__name__)
 
 LISTING = -1
 """The index of what concerns no file."""

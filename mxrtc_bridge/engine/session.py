@@ -28,10 +28,11 @@ from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import Candidate, Description, DescriptionType, parse_candidate, parse_description
 from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.driver import Driver
 from mxrtc_bridge.engine.ports import PeerConnection, PeerConnectionFactory, PeerConnectionListener, Signaller
 
-log = logging.getLogger("mxrtc_bridge.session")
+log = logging.getLogger(__name__)
 
 DISK_TIMEOUT_S = 2.0
 """How long the work of a session may take to end, once its connection is closed."""
@@ -62,8 +63,13 @@ Admission = Callable[[Invite], Awaitable[InviteAdmitted | InviteRefused]]
 class PeerLinks(PeerConnectionListener, Protocol):
     """What a session needs from whoever serves the channels of its peer connection."""
 
-    def attach(self, peer: PeerConnection, *, spawn: Callable[[Coroutine[None, None, None]], None]) -> None:
-        """Begin to serve ``peer``; tasks are started with ``spawn`` and end with the session."""
+    def attach(
+        self, peer: PeerConnection, *, spawn: Callable[[Coroutine[None, None, None]], None], call_log: ContextLog
+    ) -> None:
+        """Begin to serve ``peer``; tasks are started with ``spawn`` and end with the session.
+
+        Lines about the session's streams say with ``call_log`` whose they are.
+        """
         ...
 
     def connected(self, path: Path) -> None:
@@ -126,6 +132,7 @@ class Session:
         self.started_at = clock.monotonic()
         self.connected_at: float | None = None
         self.path: Path | None = None
+        self._log = ContextLog(log, f"call {call_id}")
         self._machine = machine
         self._signaller = signaller
         self._peers = peers
@@ -187,7 +194,7 @@ class Session:
         if self.connected_at is not None:
             _, sent, received = self.links.totals()
             live_s = self._clock.monotonic() - self.connected_at
-            log.info(
+            self._log.info(
                 "x session closed: %s with %s, %s, %.1f s, %d bytes sent, %d received",
                 self.remote,
                 self.local,
@@ -242,17 +249,17 @@ class Session:
         try:
             await work
         except RemoteError as error:
-            log.info("! call %s: %s", self.call_id, error.code)
-            log.debug("call %s: %s", self.call_id, error)
+            self._log.info("! %s", error.code)
+            self._log.debug("%s", error)
             self._driver.feed(call.TransportFailed(error.code))
         except HomeserverError as error:
-            log.warning("! call %s: %s", self.call_id, error)
+            self._log.warning("! %s", error)
             self._driver.feed(call.SendFailed("homeserver"))
         except (StorageError, ConfigError) as error:
-            log.warning("! call %s: %s", self.call_id, error)
+            self._log.warning("! %s", error)
             self._driver.feed(call.TransportFailed("unavailable"))
-        except Exception:
-            log.exception("! call %s: unexpected error", self.call_id)
+        except Exception:  # noqa: BLE001 - a defect of ours is written down with its traceback, and ends this call
+            self._log.exception("! unexpected error")
             self._driver.feed(call.TransportFailed("internal_error"))
 
     async def _admit(self, invite: Invite) -> None:
@@ -269,7 +276,7 @@ class Session:
         self._peer = peer
         self.links.on_lost(lambda reason: self._driver.feed(call.TransportFailed(reason)))
         peer.set_listener(self.links)
-        self.links.attach(peer, spawn=self._spawn)
+        self.links.attach(peer, spawn=self._spawn, call_log=self._log)
         return peer
 
     async def _create_offer(self) -> None:
@@ -286,7 +293,7 @@ class Session:
         try:
             self._peer.apply_answer(parse_description(sdp, DescriptionType.ANSWER, self._addresses))
         except DescriptionError as error:
-            log.info("! call %s: answer refused: %s", self.call_id, error.code)
+            self._log.info("! answer refused: %s", error.code)
             self._driver.feed(call.TransportFailed(error.code))
 
     def _add_candidates(self, lines: list[str]) -> None:
@@ -296,7 +303,7 @@ class Session:
             try:
                 candidate = parse_candidate(line, self._addresses)
             except DescriptionError as error:
-                log.debug("call %s: candidate refused: %s", self.call_id, error.code)
+                self._log.debug("candidate refused: %s", error.code)
             else:
                 if candidate is not None:
                     accepted.append(candidate)
@@ -308,7 +315,7 @@ class Session:
         self.path = path
         self.connected_at = self._clock.monotonic()
         setup_ms = (self.connected_at - self.started_at) * 1000
-        log.info("= session open: %s with %s, %s, %.0f ms", self.remote, self.local, path, setup_ms)
+        self._log.info("= session open: %s with %s, %s, %.0f ms", self.remote, self.local, path, setup_ms)
         self._driver.feed(call.Connected())
         self.links.connected(path)
 
@@ -318,7 +325,7 @@ class Session:
         try:
             self._unsent.put_nowait((message, step))
         except asyncio.QueueFull:
-            log.warning("! call %s: %d messages wait for the homeserver", self.call_id, MAX_UNSENT_MESSAGES)
+            self._log.warning("! %d messages wait for the homeserver", MAX_UNSENT_MESSAGES)
             self._driver.feed(call.SendFailed("homeserver"))
 
     def _queue_end_of_messages(self) -> None:
@@ -332,7 +339,7 @@ class Session:
             try:
                 await self._signaller.send(self.room, self.local, message, step=step)
             except (HomeserverError, LocalError) as error:
-                log.warning("! call %s: %s not sent: %s", self.call_id, step, error)
+                self._log.warning("! %s not sent: %s", step, error)
                 self._driver.feed(call.SendFailed("homeserver"))
 
 

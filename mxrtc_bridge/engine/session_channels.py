@@ -18,6 +18,7 @@ from mxrtc_bridge.core.stream.raw_machine import RawStreamMachine
 from mxrtc_bridge.core.stream.scheduler import Scheduler, WindowBudget
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.control_channel import ControlLink
 from mxrtc_bridge.engine.file_operations import Hands, Spawn
 from mxrtc_bridge.engine.file_ports import Lister
@@ -57,7 +58,7 @@ class SessionChannels(ABC):
 
     # PeerLinks
 
-    def attach(self, peer: PeerConnection, *, spawn: Spawn) -> None:
+    def attach(self, peer: PeerConnection, *, spawn: Spawn, call_log: ContextLog) -> None:  # noqa: ARG002 - for subclasses
         self._peer = peer
         self._spawn = spawn
 

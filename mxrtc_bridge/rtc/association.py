@@ -42,7 +42,7 @@ from mxrtc_bridge.sctp.events import Ended, Established, SendSpace
 from mxrtc_bridge.sctp.newreno import NewReno
 from mxrtc_bridge.sctp.settings import SctpSettings
 
-log = logging.getLogger("mxrtc_bridge.rtc")
+log = logging.getLogger(__name__)
 
 LOCAL_PORT = 5000
 """The number every implementation uses (RFC 8841 section 5.1); it has nothing to do with UDP ports."""

@@ -12,7 +12,7 @@ from typing import Protocol
 from mxrtc_bridge.engine.ports import ChannelListener
 from mxrtc_bridge.rtc.sctp_stream import StreamListener
 
-log = logging.getLogger("mxrtc_bridge.rtc")
+log = logging.getLogger(__name__)
 
 MAX_EARLY_MESSAGES = 256
 """Messages kept for a listener to come; their bytes are bounded by the receive window. More close the channel."""

@@ -23,7 +23,7 @@ from mxrtc_bridge.rtc.ice_servers import ServerPlan, plan_servers
 from mxrtc_bridge.rtc.peer import DataPeerConnection
 from mxrtc_bridge.rtc.settings import RtcSettings
 
-log = logging.getLogger("mxrtc_bridge.rtc")
+log = logging.getLogger(__name__)
 
 MAX_CACHED_CERTIFICATES = 256
 """More virtual users than this read their certificate from the store again."""

@@ -28,7 +28,7 @@ from mxrtc_bridge.rtc.interfaces import bind_udp, choose_addresses, local_addres
 from mxrtc_bridge.rtc.settings import IpAddress, RtcSettings
 from mxrtc_bridge.rtc.udp import RunReceiver, UdpTransport
 
-log = logging.getLogger("mxrtc_bridge.rtc")
+log = logging.getLogger(__name__)
 
 STRAGGLER_S = 0.3
 """How long answers that add nothing new in kind are waited for."""

@@ -35,7 +35,7 @@ from mxrtc_bridge.rtc.interfaces import never_fragments
 from mxrtc_bridge.rtc.settings import RtcSettings
 from mxrtc_bridge.rtc.udp import UdpTransport
 
-log = logging.getLogger("mxrtc_bridge.rtc")
+log = logging.getLogger(__name__)
 
 # aioice writes addresses at INFO, and formats every packet at DEBUG.
 logging.getLogger("aioice").setLevel(logging.WARNING)

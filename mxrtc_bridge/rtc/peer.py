@@ -30,7 +30,7 @@ from mxrtc_bridge.rtc.ice_servers import ServerPlan
 from mxrtc_bridge.rtc.sctp_stream import SctpStream
 from mxrtc_bridge.rtc.settings import RtcSettings
 
-log = logging.getLogger("mxrtc_bridge.rtc")
+log = logging.getLogger(__name__)
 
 DEFAULT_MID = "0"
 

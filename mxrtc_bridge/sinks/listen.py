@@ -21,7 +21,7 @@ from typing import Any
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.sinks.sockets import SocketSink, make_reset_on_close
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 DEFAULT_MAX_CONNECTIONS = 256
 BACKLOG = 128
@@ -172,9 +172,9 @@ class Listener:
 
     def _accept_failed(self, error: OSError) -> None:
         if error.errno not in _EXHAUSTED:
-            _log.warning("a connection could not be accepted: %s", os.strerror(error.errno or 0))
+            log.warning("a connection could not be accepted: %s", os.strerror(error.errno or 0))
             return
-        _log.warning("no connection can be accepted for now: %s", os.strerror(error.errno))
+        log.warning("no connection can be accepted for now: %s", os.strerror(error.errno))
         # The connection stays in the backlog and the socket readable: without a pause the loop would spin.
         self._unwatch()
         self._pause = self._loop.call_later(EXHAUSTED_PAUSE_S, self._watch)

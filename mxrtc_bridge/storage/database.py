@@ -66,7 +66,7 @@ MIN_SQLITE = (3, 35, 0)
 KEEP_MARKS_MS = 24 * 3600 * 1000
 """How long the marks of an earlier run stay; nothing that is still asked about is older than a minute."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _OWNER = "mxrtc-bridge"
 _MARKS = "CREATE TABLE IF NOT EXISTS write_mark (lane TEXT PRIMARY KEY, mark TEXT NOT NULL, noted_ms BIGINT NOT NULL)"
 """Made here and not by an upgrade: there is no writing without it, whichever version the other tables have."""
@@ -221,7 +221,7 @@ class Database:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # The caller sees it as well, unless it was cancelled meanwhile.
-            _log.debug("! transaction failed: %s", error)
+            log.debug("! transaction failed: %s", error)
 
     async def _persist(self, work: Work[T], writing: _Writing | None) -> T:
         loop = asyncio.get_running_loop()
@@ -365,7 +365,7 @@ def _prepare_file(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         # SQLite gives the mode of the main file to its journal files.
         if path.stat().st_mode & 0o077:
-            _log.warning("the database file was readable by others; its mode is 0600 now")
+            log.warning("the database file was readable by others; its mode is 0600 now")
             path.chmod(0o600)
         probe = sqlite3.connect(path, timeout=PATIENCE_S)
         try:

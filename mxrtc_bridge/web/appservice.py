@@ -38,7 +38,7 @@ _THREAD_ABOVE = 32 * 1024
 _COMPLAIN_EVERY_S = 60.0
 _OPEN_PATHS = frozenset({"/_matrix/mau/live", "/_matrix/mau/ready"})
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -137,7 +137,7 @@ class AppserviceEndpoint:
         now = asyncio.get_running_loop().time()
         if now - self._complained_at >= _COMPLAIN_EVERY_S:
             self._complained_at = now
-            _log.warning(
+            log.warning(
                 "! request refused: %s; compare hs_token in the registration file and in the configuration",
                 "no token in the Authorization header" if result is Authorization.MISSING else "wrong token",
             )
@@ -151,13 +151,13 @@ class AppserviceEndpoint:
             await self._take(txn_id, request)
         except TransactionRefused as refusal:
             self._metrics.transaction("unavailable" if refusal.status == 503 else "refused")
-            _log.warning("! transaction %a not taken: %s", txn_id[:40], refusal)
+            log.warning("! transaction %a not taken: %s", txn_id[:40], refusal)
             return _closing(_error(refusal.status, refusal.errcode, str(refusal)), request)
-        except Exception as error:  # noqa: BLE001 - the homeserver gets an answer whatever happens here
+        except Exception as error:  # the homeserver gets an answer whatever happens here
             self._metrics.transaction("failed")
             # The text of the error may hold content, so it is for DEBUG only.
-            _log.error("! transaction %a failed: %s", txn_id[:40], type(error).__name__)
-            _log.debug("! transaction %a failed", txn_id[:40], exc_info=True)
+            log.error("! transaction %a failed: %s", txn_id[:40], type(error).__name__)
+            log.debug("! transaction %a failed", txn_id[:40], exc_info=True)
             return _closing(_error(500, "M_UNKNOWN", "internal error"), request)
         self._metrics.transaction("accepted")
         return web.json_response({})

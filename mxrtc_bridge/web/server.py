@@ -30,7 +30,7 @@ LINGER_S = 2.0
 SHUTDOWN_S = 5.0
 UNIX_MODE = 0o660
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class AccessLogger(AbstractAccessLogger):
@@ -59,15 +59,15 @@ class _HttpLogFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError):
-            _log.debug("request is not HTTP: %s", type(error).__name__)
+            log.debug("request is not HTTP: %s", type(error).__name__)
             return False
         if record.args:
             record.msg, record.args = "request failed", ()
         return True
 
 
-_http_log = logging.getLogger(__name__ + ".http")
-_http_log.addFilter(_HttpLogFilter())
+http_log = log.getChild("http")
+http_log.addFilter(_HttpLogFilter())
 
 
 class Server:
@@ -81,13 +81,13 @@ class Server:
         self._runner = web.AppRunner(
             application,
             access_log_class=AccessLogger,
-            access_log=_log,
+            access_log=log,
             auto_decompress=False,
             handle_signals=False,
             handler_cancellation=False,
             keepalive_timeout=KEEPALIVE_S,
             lingering_time=LINGER_S,
-            logger=_http_log,
+            logger=http_log,
             max_field_size=MAX_HEADER_LINE,
             max_line_size=MAX_HEADER_LINE,
             shutdown_timeout=SHUTDOWN_S,
@@ -127,7 +127,7 @@ class Server:
         except BaseException:
             await self._runner.cleanup()
             raise
-        _log.info("listening on %s", self._listen if isinstance(self._listen, UnixListen) else f"port {self.port}")
+        log.info("listening on %s", self._listen if isinstance(self._listen, UnixListen) else f"port {self.port}")
 
     async def stop(self) -> None:
         """Let requests end for some seconds, then close everything; stopping again does nothing."""

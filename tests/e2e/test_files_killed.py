@@ -122,7 +122,7 @@ async def ended_within(process: ManagedProcess, seconds: float) -> bool:
 async def moved_by_the_last_attempt(world: World, since: Mark) -> int:
     """Payload bytes, as the bridge has counted them."""
     assert world.bridge is not None
-    found = await world.bridge.wait_for_line(r"x transfer \w+ clean .* (\d+) bytes out, (\d+) in", 10, after=since)
+    found = await world.bridge.wait_for_line(r"transfer \w+: clean .* (\d+) bytes out, (\d+) in", 10, after=since)
     return int(found[1]) + int(found[2])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.engine.bridge_channels import BridgeChannels, ServiceGrant
 from mxrtc_bridge.engine.client_channels import ClientChannels, OpenedTransfer
 from mxrtc_bridge.engine.clock import LoopClock
+from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom
 from mxrtc_bridge.sinks.files.user_paths import Sources, UserDestination
 from tests.engine.test_file_transfer import CLEAN, MIB, Services, outcome
@@ -64,7 +66,7 @@ async def session(folder: Path, services: Services) -> AsyncIterator[ClientChann
     tasks = Tasks()
     for peer, links in ((near, opener), (far, acceptor)):
         peer.set_listener(links)
-        links.attach(peer, spawn=tasks.spawn)
+        links.attach(peer, spawn=tasks.spawn, call_log=ContextLog(logging.getLogger("test"), "call c1"))
     try:
         await join(near, far)
         yield opener

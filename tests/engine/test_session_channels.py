@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -17,12 +18,15 @@ from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.engine.bridge_channels import BridgeChannels, ServiceGrant
 from mxrtc_bridge.engine.client_channels import ClientChannels
+from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.control_channel import Listing
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileServices, FileSource
 from tests.fakes import FakeClock, FakePeer, FakeSink, RecordingCounters, joined_peers
 
 PEER = UserId("@rtc_build:example.org")
 TARGET = TcpTarget("localhost", 22)
+
+CALL_LOG = ContextLog(logging.getLogger("test"), "call c1")
 
 
 class Gate:
@@ -107,8 +111,8 @@ class Session:
         for name, links, peer in (("near", self.opener, self.near), ("far", self.acceptor, self.far)):
             peer.set_listener(links)
             links.on_lost(lambda reason, name=name: self.lost.append((name, reason)))  # type: ignore[misc]
-        self.acceptor.attach(self.far, spawn=self.spawn)
-        self.opener.attach(self.near, spawn=self.spawn)
+        self.acceptor.attach(self.far, spawn=self.spawn, call_log=CALL_LOG)
+        self.opener.attach(self.near, spawn=self.spawn, call_log=CALL_LOG)
         self.work: list[Coroutine[None, None, None]] = []
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:

@@ -15,7 +15,7 @@ from mxrtc_bridge.core.access.grants import Change, ClaimedGrant, EndedGrant, Gi
 from mxrtc_bridge.core.errors import MxrtcError
 from mxrtc_bridge.storage.grants import GrantStore
 
-log = logging.getLogger("mxrtc_bridge.grants")
+log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """Between two attempts with a database that refuses; whatever is put in anew is tried at once."""

@@ -44,7 +44,7 @@ from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, parse_user_id
 from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.storage.grants import GrantStore
 
-log = logging.getLogger("mxrtc_bridge.grants")
+log = logging.getLogger(__name__)
 
 STOP_S = 5.0
 """How long a stop waits for a database that does not take what has ended."""

@@ -46,7 +46,7 @@ from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.matrix.outbox.outbox import transaction_id
 from mxrtc_bridge.storage.requests import RequestStore
 
-log = logging.getLogger("mxrtc_bridge.requests")
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 

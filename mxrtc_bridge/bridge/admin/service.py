@@ -20,7 +20,7 @@ from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.storage.audit import AuditQuery
 
-log = logging.getLogger("mxrtc_bridge.desk")
+log = logging.getLogger(__name__)
 
 PAGE_ROWS = 20
 

@@ -33,7 +33,7 @@ from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.storage.audit import AuditContradictionError, AuditKey, AuditStore, contradiction
 from mxrtc_bridge.storage.audit_file import AuditFile, Behind, read_lines, read_links, refused_file
 
-log = logging.getLogger("mxrtc_bridge.audit")
+log = logging.getLogger(__name__)
 
 COMPARED = 100_000
 """Newest lines that are compared at a start; ``audit verify`` compares all."""

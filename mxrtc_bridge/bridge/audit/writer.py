@@ -31,7 +31,7 @@ from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.storage.audit import AuditContradictionError, AuditQuery, AuditStore, contradiction
 from mxrtc_bridge.storage.audit_file import AuditFile
 
-log = logging.getLogger("mxrtc_bridge.audit")
+log = logging.getLogger(__name__)
 
 MAX_WAITING = 4096
 """Decisions that wait for the disk; a further one is refused at once."""

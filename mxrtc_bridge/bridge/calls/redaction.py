@@ -18,7 +18,7 @@ from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
 from mxrtc_bridge.storage.call_events import CallEventRow, CallEventStore
 
-log = logging.getLogger("mxrtc_bridge.traces")
+log = logging.getLogger(__name__)
 
 DELAY_S = 10.0
 """After the end of a call."""

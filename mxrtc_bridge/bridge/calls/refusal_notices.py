@@ -11,7 +11,7 @@ from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
 
-log = logging.getLogger("mxrtc_bridge")
+log = logging.getLogger(__name__)
 
 EVERY_MS = 24 * 3600 * 1000
 REFUSED_TEXT = "Your call was refused. If you think that you should have access, ask the admin of this bridge."

@@ -41,7 +41,7 @@ from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
 
-log = logging.getLogger("mxrtc_bridge.signals")
+log = logging.getLogger(__name__)
 
 KeyT = TypeVar("KeyT")
 ValueT = TypeVar("ValueT")

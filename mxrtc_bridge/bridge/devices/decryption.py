@@ -26,7 +26,7 @@ from mxrtc_bridge.matrix.crypto.encrypted_rooms import Opened
 from mxrtc_bridge.matrix.crypto.values import Undecryptable
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
 
-log = logging.getLogger("mxrtc_bridge.encryption")
+log = logging.getLogger(__name__)
 
 RECENT_MS = 5 * 60 * 1000
 """Only who has just written something is told that it could not be read."""

@@ -39,7 +39,7 @@ from mxrtc_bridge.matrix.crypto.sync import LONG_POLL_S, DeviceSync
 from mxrtc_bridge.matrix.crypto.values import Obstacle, ToDeviceEvent, Undecryptable, UserDevices
 from mxrtc_bridge.storage.crypto import CryptoStore
 
-log = logging.getLogger("mxrtc_bridge.encryption")
+log = logging.getLogger(__name__)
 
 DEVICES_PER_TRANSPORT = 64
 """Long polls that share a pool of connections."""

@@ -20,7 +20,7 @@ from mxrtc_bridge.matrix.crypto.cross_signing import ShownIdentity, shown_identi
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 
-log = logging.getLogger("mxrtc_bridge.encryption")
+log = logging.getLogger(__name__)
 
 USERS_AT_A_TIME = 100
 """Whose identities are asked for in one request."""

@@ -21,7 +21,7 @@ from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.encrypted_rooms import Opened
 from mxrtc_bridge.matrix.crypto.values import Undecryptable
 
-log = logging.getLogger("mxrtc_bridge.encryption")
+log = logging.getLogger(__name__)
 
 LATE_KEY_S = 60.0
 """How long a session waits for its key; then the senders of its events are told."""

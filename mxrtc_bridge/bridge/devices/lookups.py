@@ -27,7 +27,7 @@ from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.key_answers import is_named_in, keys_in
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, UserDevices
 
-log = logging.getLogger("mxrtc_bridge.encryption")
+log = logging.getLogger(__name__)
 
 LOOK_S = 4.0
 """How long a caller waits for being looked up; its program gives up after 5 seconds without a sign."""

@@ -18,7 +18,7 @@ from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.crypto.values import UserDevices
 
-log = logging.getLogger("mxrtc_bridge.encryption")
+log = logging.getLogger(__name__)
 
 EVERY_S = 15.0
 """With the time that the questions may take, a session ends within 30 s of what ends it."""

@@ -24,7 +24,7 @@ from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent, UserDevices
 from mxrtc_bridge.matrix.crypto.verification import Exchange, Verifications
 
-log = logging.getLogger("mxrtc_bridge.verifications")
+log = logging.getLogger(__name__)
 
 TICK_S = 15.0
 MAX_WAITING = 32

@@ -17,7 +17,7 @@ from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.sync import DeviceSync
 
-log = logging.getLogger("mxrtc_bridge.encryption")
+log = logging.getLogger(__name__)
 
 PROBE_TYPE = "io.mxrtc.probe"
 ANSWER_S = 20.0

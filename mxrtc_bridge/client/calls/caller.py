@@ -42,7 +42,7 @@ from mxrtc_bridge.rtc.certificates import NoCertificates
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.rtc.settings import RtcSettings
 
-log = logging.getLogger("mxrtc_bridge.client")
+log = logging.getLogger(__name__)
 
 INVITE_LIFETIME_MS = 30_000
 """A person waits in front of this call; the bridge answers within a second or not at all."""

@@ -42,7 +42,7 @@ from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
 from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.database import Database
 
-log = logging.getLogger("mxrtc_bridge.client.calls.device")
+log = logging.getLogger(__name__)
 
 LOCK_WAIT_S = 8.0
 """How long another command may hold the device before this one calls by a room: longer than one waits for an answer."""

@@ -18,7 +18,7 @@ from typing import Protocol
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.matrix.api.homeserver import TokenOwner
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 PING_EVERY_S = 60.0
 PING_RETRY_S = 3.0
@@ -74,11 +74,11 @@ async def wait_for_homeserver(
             if not error.retryable:
                 raise
             if not told:
-                logger.warning("waiting for the homeserver: %s", error)
+                log.warning("waiting for the homeserver: %s", error)
                 told = True
         else:
             if told:
-                logger.info("the homeserver is there")
+                log.info("the homeserver is there")
             return identity
         await sleep(pause)
         pause = min(pause * 2, longest_s)
@@ -131,9 +131,9 @@ async def ping_loop(
         if (problem is None) is not reached:
             reached = problem is None
             if problem is None:
-                logger.info("the homeserver reaches the bridge (%d ms)", duration)
+                log.info("the homeserver reaches the bridge (%d ms)", duration)
             else:
-                logger.warning("the homeserver does not reach the bridge: %s", problem)
+                log.warning("the homeserver does not reach the bridge: %s", problem)
             if on_change is not None:
                 on_change(problem)
         await sleep(every_s if reached else retry_s)

@@ -26,7 +26,7 @@ from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, parse_room_id
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, parse_room_event
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 LONG_POLL_S = 30.0
 """Seconds that the homeserver may hold a request; below the 60 s after which many proxies cut it."""
@@ -159,7 +159,7 @@ class SyncStream:
     async def _lost(self, error: HomeserverError) -> None:
         self._failures += 1
         if self._failures == 1:
-            logger.info("the homeserver is lost: %s", error)
+            log.info("the homeserver is lost: %s", error)
             if self._on_change is not None:
                 self._on_change(error)
         pause = min(0.25 * 2.0 ** min(self._failures - 1, 20), _LONGEST_PAUSE_S)
@@ -168,7 +168,7 @@ class SyncStream:
     def _found(self) -> None:
         if self._failures:
             self._failures = 0
-            logger.info("the homeserver is back")
+            log.info("the homeserver is back")
             if self._on_change is not None:
                 self._on_change(None)
 
@@ -190,7 +190,7 @@ def events_of(answer: Mapping[str, object]) -> list[RoomEvent]:
             try:
                 room_id = parse_room_id(room)
             except EventError as error:
-                logger.debug("a room of the sync answer is skipped: %s", error)
+                log.debug("a room of the sync answer is skipped: %s", error)
                 continue
             for part in ("state", "timeline"):
                 _read(_object(_object(content).get(part)).get("events"), room_id, events)
@@ -202,7 +202,7 @@ def _read(raw: object, room: RoomId, events: list[RoomEvent]) -> None:
         try:
             events.append(parse_room_event(item, room_id=room))
         except EventError as error:
-            logger.debug("an event of the sync answer is skipped: %s", error)
+            log.debug("an event of the sync answer is skipped: %s", error)
 
 
 def _object(value: object) -> Mapping[str, object]:

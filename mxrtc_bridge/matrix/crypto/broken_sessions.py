@@ -18,7 +18,7 @@ from mxrtc_bridge.matrix.crypto.claims import Claims
 from mxrtc_bridge.matrix.crypto.receive_budget import ReceiveBudget
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, UserDevices
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 UNWEDGE_EVERY_MS = 3600 * 1000
 """A broken session is replaced at most this often."""
@@ -63,7 +63,7 @@ class BrokenSessions:
         self._replaced = replaced
         self._wall_ms = wall_ms
         self._tries = RateLimit(TRIES_A_MINUTE, TRIES_A_MINUTE * MAX_REMEMBERED)
-        self._seldom = RateLimitedLog(_log)
+        self._seldom = RateLimitedLog(log)
 
     async def replace(self, sender: UserId, curve25519: str) -> None:
         """Begin a new session with a device whose messages we cannot read; it uses the newest from then on."""

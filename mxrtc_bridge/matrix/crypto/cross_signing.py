@@ -20,7 +20,7 @@ from mxrtc_bridge.matrix.crypto.keys import IdentityKeys, SigningKey
 from mxrtc_bridge.matrix.crypto.signed_json import is_signed, parse_cross_signing, with_signature
 from mxrtc_bridge.matrix.crypto.values import DeviceId
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def _key_object(user: UserId, usage: str, key: SigningKey) -> dict[str, Any]:
@@ -153,7 +153,7 @@ async def publish_identity(
     failures = await server.upload_signatures(device, {user: {device: signed, keys.master.public: master}})
     if failures:
         raise HomeserverError(f"the homeserver refused the signatures of {user}", 200)
-    _log.info("%s has a device that its identity has signed", user)
+    log.info("%s has a device that its identity has signed", user)
 
 
 def _of(answer: Mapping[str, object], section: str, user: UserId) -> object:

@@ -52,7 +52,7 @@ from mxrtc_bridge.matrix.crypto.values import (
     UserDevices,
 )
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MAX_TO_DEVICE = 1000
 """Messages of one answer that are looked at; Synapse sends at most 100."""
@@ -121,7 +121,7 @@ class CryptoDevice:
         self._token_saved_ms = 0
         self._unwedged: dict[str, int] = {}
         self._new_keys: list[InboundRecord] = []
-        self._seldom = RateLimitedLog(_log)
+        self._seldom = RateLimitedLog(log)
 
     # --- the device itself
 
@@ -177,12 +177,12 @@ class CryptoDevice:
         try:
             account = OwnAccount(self.user, record, self._pickle_key)
         except ValueError:
-            _log.warning("! the database of %s was written with another encryption key", self.user)
+            log.warning("! the database of %s was written with another encryption key", self.user)
             return False
         self._use(account)
         if await self._is_known_as_ours():
             return True
-        _log.warning("! the device %s of %s is not at the homeserver any more", record.device, self.user)
+        log.warning("! the device %s of %s is not at the homeserver any more", record.device, self.user)
         return False
 
     def _use(self, account: OwnAccount) -> None:
@@ -238,7 +238,7 @@ class CryptoDevice:
         stale = [device for device in await self._server.devices() if device != self.device_id]
         if stale:
             await self._server.delete_devices(stale)
-            _log.info("%d old devices of %s deleted", len(stale), self.user)
+            log.info("%d old devices of %s deleted", len(stale), self.user)
 
     async def _refill(self, count: int | None, *, fallback_used: bool) -> None:
         own = self._own
@@ -291,7 +291,7 @@ class CryptoDevice:
             await self._refill(counts, fallback_used=used)
         except HomeserverError as error:
             # The next answer has the count again.
-            _log.info("! keys of %s were not uploaded: %s", self.user, error)
+            log.info("! keys of %s were not uploaded: %s", self.user, error)
 
     async def _flush(self, **more: Any) -> None:
         keys, self._new_keys = self._new_keys, []

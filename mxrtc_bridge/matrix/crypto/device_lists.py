@@ -36,7 +36,7 @@ from mxrtc_bridge.matrix.crypto.signed_json import (
 from mxrtc_bridge.matrix.crypto.store import Changes, CryptoStore, UserRecord
 from mxrtc_bridge.matrix.crypto.values import CrossSigningKeys, DeviceIdentity, DeviceKeys, Trust, UserDevices
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MAX_AGE_MS = 24 * 3600 * 1000
 """After this long a list is asked for again, whatever the homeserver has said."""
@@ -202,7 +202,7 @@ class DeviceLists:
             except HomeserverError as error:
                 if any(record is None or not record.keys_json for record in records.values()):
                     raise
-                _log.warning("! the devices of %d users are not up to date: %s", len(ask), error)
+                log.warning("! the devices of %d users are not up to date: %s", len(ask), error)
             else:
                 found = await self.learn(ask, answer, began_s)
         for user, record in records.items():
@@ -303,7 +303,7 @@ class DeviceLists:
             record = self._record(user, old, keys, began_s)
             await self._store.save(Changes(users=[record]))
         except StorageError as error:
-            _log.warning("! the devices of %s were not stored: %s", user, error)
+            log.warning("! the devices of %s were not stored: %s", user, error)
             if known is None:
                 # Without what was pinned nobody knows whether it is the right identity.
                 found = self._judge(self._record(user, None, keys, began_s))
@@ -382,7 +382,7 @@ class DeviceLists:
             if device is None and self._finds.allow(user, self._monotonic()):
                 device = device_with((await self.of([user], fresh=True))[user], curve25519, ed25519)
         except HomeserverError as error:
-            _log.info("the devices of %s could not be asked for: %s", user, error)
+            log.info("the devices of %s could not be asked for: %s", user, error)
             return None
         return device
 

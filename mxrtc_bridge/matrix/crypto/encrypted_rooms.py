@@ -22,7 +22,7 @@ from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES
 from mxrtc_bridge.matrix.crypto.store import CryptoStore
 from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceIdentity, Undecryptable
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MAX_KNOWN = 10_000
 """Rooms whose encryption is remembered in memory; the database has the rest."""

@@ -20,7 +20,7 @@ from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage
 from mxrtc_bridge.matrix.crypto.outbound import Later
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 LOOK_S = 10.0
 """How long one device is asked for; our homeserver waits 8 seconds for others."""
@@ -49,7 +49,7 @@ class LateSenders:
         self._later = later
         self._take = take
         self._deliver = deliver
-        self._seldom = RateLimitedLog(_log)
+        self._seldom = RateLimitedLog(log)
 
     def put(self, sender: UserId, message: OlmMessage, content: Mapping[str, Any]) -> bool:
         """Let a message wait until its device was asked for; those of one sender stay in order. False without place."""

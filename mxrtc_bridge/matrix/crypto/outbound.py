@@ -33,7 +33,7 @@ from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
 from mxrtc_bridge.matrix.crypto.store import Changes, CryptoStore, OutboundRecord
 from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceId, DeviceIdentity, RoomEncryption, Trust, UserDevices
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Later = Callable[[UserId, Callable[[], Awaitable[object]]], bool]
 """Does something for a user that others need not wait for; False, and it is dropped, where there is no place for it."""
@@ -340,7 +340,7 @@ class OutboundSessions:
                 async with asyncio.timeout(SERVE_LATE_S):
                     await self._claims.run(look, lacking, use)
             except (HomeserverError, StorageError, TimeoutError) as error:
-                _log.debug("the devices of %s do not have the key of a room yet: %s", user, error)
+                log.debug("the devices of %s do not have the key of a room yet: %s", user, error)
             finally:
                 self._serving.discard(name)
 

@@ -18,7 +18,7 @@ from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.sync_answer import messages_in
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 LONG_POLL_S = 50.0
 """Below the 60 s after which many proxies cut a request; each answer also says whether one-time keys are needed."""
@@ -97,7 +97,7 @@ class DeviceSync:
                 await self._pause(error)
             else:
                 if self._failures:
-                    _log.info("messages for %s come again", self._device.user)
+                    log.info("messages for %s come again", self._device.user)
                 self._failures = 0
 
     async def _next_question(self) -> float:
@@ -138,14 +138,14 @@ class DeviceSync:
     async def _handle(self, event: ToDeviceEvent) -> None:
         try:
             await self._handler(self._device, event)
-        except Exception:  # noqa: BLE001 - as the comment says
+        except Exception:
             # One message must never stop those behind it, nor come again for ever.
-            _log.exception("! a message %s for %s was not handled", event.type[:80], self._device.user)
+            log.exception("! a message %s for %s was not handled", event.type[:80], self._device.user)
 
     async def _pause(self, error: Exception) -> None:
         self._failures += 1
         if self._failures == 1:
-            _log.warning("! no messages for %s: %s", self._device.user, error)
+            log.warning("! no messages for %s: %s", self._device.user, error)
         pause = min(0.5 * 2.0 ** min(self._failures - 1, 20), LONGEST_PAUSE_S)
         await self._sleep(pause * (0.75 + self._jitter() / 2))
 

@@ -38,7 +38,7 @@ from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent, Trust
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 OLDEST_MS = 10 * 60 * 1000
 NEWEST_MS = 5 * 60 * 1000
@@ -157,7 +157,7 @@ class Verifications:
         self._monotonic = monotonic
         self._wall_ms = wall_ms
         self._open: dict[tuple[UserId, str], Exchange] = {}
-        self._seldom = RateLimitedLog(_log)
+        self._seldom = RateLimitedLog(log)
 
     @property
     def open(self) -> tuple[Exchange, ...]:
@@ -314,4 +314,4 @@ class Verifications:
             if exchange.ended is None:
                 raise
             # It is over here in any case; there it ends by its time.
-            _log.info("%s was not told of the end of a verification: %s", exchange.user, error)
+            log.info("%s was not told of the end of a verification: %s", exchange.user, error)

@@ -20,7 +20,7 @@ from mxrtc_bridge.engine.round_robin import RoundRobin, RoundRobinTurn
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.metrics import Metrics
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class InboxCapacity:
         self._turns = RoundRobin(limits.handled, own_server, has_right)
         self._turns_of_changes = RoundRobin(limits.changes_handled, own_server, has_right)
         self._metrics = metrics
-        self._seldom = RateLimitedLog(_log)
+        self._seldom = RateLimitedLog(log)
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._changes)

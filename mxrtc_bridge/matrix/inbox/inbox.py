@@ -53,7 +53,7 @@ from mxrtc_bridge.metrics import Metrics
 
 __all__ = ["EventStore", "Inbox", "InboxLimits", "RoomEvent"]
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Handler = Callable[[RoomEvent], Awaitable[None]]
 
@@ -139,7 +139,7 @@ class Inbox:
         self._miscounted = False
         """Whether something may have been stored that was not counted."""
         self._evidence = LogRate(subjects=MAX_SET_ASIDE_PER_HOUR)
-        self._seldom = RateLimitedLog(_log)
+        self._seldom = RateLimitedLog(log)
         self._left_out = True
         """Whether the database may hold events of lanes that have no worker; at the start nobody knows."""
         self._admitting = False
@@ -171,7 +171,7 @@ class Inbox:
             async with asyncio.TaskGroup() as tasks:
                 await ask_until_done(self._count, pause_s=self._limits.retry_s)
                 if len(self._places):
-                    _log.info("%d events of an earlier run wait", len(self._places))
+                    log.info("%d events of an earlier run wait", len(self._places))
                 recorder = tasks.create_task(self._verdicts.run())
                 self._tasks = tasks
                 self._admit_more()
@@ -211,7 +211,7 @@ class Inbox:
             try:
                 self._arrived(raw)
             except Exception as error:  # noqa: BLE001 - it must keep no other event from taking effect
-                _log.error("! an event was not looked at when it arrived: %s", _describe(error))
+                log.error("! an event was not looked at when it arrived: %s", _describe(error))
 
     async def accept(self, txn_id: str, events: Sequence[object]) -> None:
         """Store the events of one transaction and queue the new ones; returns when they are committed.
@@ -233,7 +233,7 @@ class Inbox:
         # A task of ours: storing and queueing belong together, also when the request that brought them is cancelled.
         self._spawn(self._take(arrivals, taken))
         await taken
-        _log.debug("< transaction %s: %d events, %d ours", txn_id[:40], len(events), len(arrivals))
+        log.debug("< transaction %s: %d events, %d ours", txn_id[:40], len(events), len(arrivals))
 
     async def _take(self, arrivals: Sequence[IncomingEvent], taken: asyncio.Future[None]) -> None:
         try:
@@ -417,7 +417,7 @@ class Inbox:
                 self._held_chars -= queued.size
         if refusal == REDACTED:
             self._metrics.events("set_aside")
-            _log.debug("x event %s was redacted before its turn came", queued.key)
+            log.debug("x event %s was redacted before its turn came", queued.key)
         elif refusal is not None:
             self._metrics.events("timeout" if refusal.startswith("timeout") else "set_aside")
             self._seldom.log(logging.ERROR, queued.sender, "! event %s set aside: %s", queued.key, refusal)

@@ -24,7 +24,7 @@ T = TypeVar("T")
 BATCH = 500
 MAX_PAUSE_S = 30.0
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,11 @@ async def ask_until_done(operation: Callable[[], Awaitable[T]], *, pause_s: floa
             result = await operation()
         except StorageError as error:
             if not refused:
-                _log.warning("! waiting for the database: %s", error)
+                log.warning("! waiting for the database: %s", error)
             refused = True
         else:
             if refused:
-                _log.warning("the database works again")
+                log.warning("the database works again")
             return result
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, MAX_PAUSE_S)

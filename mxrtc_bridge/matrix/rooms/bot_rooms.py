@@ -21,7 +21,7 @@ from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
 from mxrtc_bridge.matrix.rooms.members import MemberLists
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 30.0
 LONGEST_PAUSE_S = 3600.0
@@ -173,13 +173,13 @@ class BotRooms:
         else:
             self._told.pop(name, None)
             self._late.discard(name)
-            logger.info("%s is in the room for %s", self._bot, self._purpose(name))
+            log.info("%s is in the room for %s", self._bot, self._purpose(name))
 
     def _failed(self, name: str, why: str) -> None:
         self._missing.set()
         if self._told.get(name) != why:
             self._told[name] = why
-            logger.warning("! %s is not in the room for %s (%s): %s", self._bot, self._purpose(name), name, why)
+            log.warning("! %s is not in the room for %s (%s): %s", self._bot, self._purpose(name), name, why)
 
     def _purpose(self, name: str) -> str:
         return next((purpose for purpose, each_name in self._named.items() if each_name == name), "nothing any more")
@@ -233,9 +233,9 @@ class BotRooms:
             async with asyncio.timeout(ENTER_S):
                 await self._homeserver.leave(room, self._bot)
         except TimeoutError:
-            logger.warning("! %s did not leave %s within %g s", self._bot, room, ENTER_S)
+            log.warning("! %s did not leave %s within %g s", self._bot, room, ENTER_S)
         except HomeserverError as error:
-            logger.warning("! %s did not leave %s: %s", self._bot, room, error)
+            log.warning("! %s did not leave %s: %s", self._bot, room, error)
             if error.status in (403, 404):  # It is not there.
                 self._unleft.discard(room)
         else:
@@ -319,7 +319,7 @@ class BotRooms:
         if room in self._joined:
             self._forget(room)
             self._missing.set()
-            logger.warning("! %s is not in the named room %s any more; invite it again", self._bot, room)
+            log.warning("! %s is not in the named room %s any more; invite it again", self._bot, room)
 
     async def run(self) -> None:
         """Try again what could not be joined, each room by itself, until cancelled."""

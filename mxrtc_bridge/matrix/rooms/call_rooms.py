@@ -22,7 +22,7 @@ from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import rooms_with
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 JOIN_TIMEOUT_S = 20.0
 MAX_CANDIDATE_ROOMS = 8
@@ -158,7 +158,7 @@ class DirectRooms:
             except HomeserverError as error:
                 if error.status not in _REFUSED:
                     raise
-                logger.debug("%s cannot be invited to %s again: %s", peer, room, error)
+                log.debug("%s cannot be invited to %s again: %s", peer, room, error)
                 return False
         await self._wait_for_join(room, peer)
         return True
@@ -214,7 +214,7 @@ class DirectRooms:
             async with asyncio.timeout(_ABANDON_S):
                 await self._homeserver.leave(room)
         except (HomeserverError, TimeoutError) as error:
-            logger.debug("the unused room %s could not be left: %s", room, error)
+            log.debug("the unused room %s could not be left: %s", room, error)
 
     async def _wait_for_join(self, room: RoomId, peer: UserId) -> None:
         deadline = self._clock() + self._join_timeout_s
@@ -245,7 +245,7 @@ class DirectRooms:
             direct[peer] = [*rooms[-(MAX_LISTED_ROOMS - 1) :], room]
             await self._homeserver.set_direct_rooms(self._me, direct)
         except HomeserverError as error:
-            logger.info("the room is not listed as a direct chat: %s", error)
+            log.info("the room is not listed as a direct chat: %s", error)
 
 
 def _declined(peer: UserId) -> DirectRoomError:

@@ -17,7 +17,7 @@ from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 PER_MINUTE = 20
 """Of one user with a right: more than the rooms that a user has with a peer."""
@@ -41,7 +41,7 @@ class Invitations:
         self._with_right = RateLimit(PER_MINUTE, PER_MINUTE_OF_SERVER)
         self._strangers = RateLimit(STRANGER_PER_MINUTE, STRANGERS_PER_MINUTE_OF_SERVER)
         self._all_strangers = RateLimit(STRANGERS_PER_MINUTE, STRANGERS_PER_MINUTE)
-        self._seldom = RateLimitedLog(_log, monotonic)
+        self._seldom = RateLimitedLog(log, monotonic)
         self._answering: dict[RoomId, asyncio.Event] = {}
 
     @contextmanager

@@ -22,7 +22,7 @@ from mxrtc_bridge.matrix.rooms.ports import PeerServer, RoomListener
 from mxrtc_bridge.matrix.rooms.refresh import Refresher
 from mxrtc_bridge.matrix.rooms.room_book import Heard, PeerRoom, RoomIndex
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 SETTLE_S = 5.0
 """How much older than its question an answer may be: homeservers of several processes answer by what they know."""

@@ -30,7 +30,7 @@ from mxrtc_bridge.matrix.rooms.peer_membership import PeerMembership
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile, PeerServer, RoomDirectory, RoomListener, StoredRoom
 from mxrtc_bridge.matrix.rooms.room_book import PeerRoom, RoomIndex, Unfit, is_closed, judge_invite
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 CONCURRENCY = 8
 """Requests at the same time while many users or rooms are gone through."""
@@ -113,7 +113,7 @@ class Peers:
         self._unleft: dict[tuple[UserId, RoomId], None] = {}
         self._expecting: Counter[UserId] = Counter()
         self.invitations = Invitations(monotonic)
-        self._seldom = RateLimitedLog(logger, monotonic)
+        self._seldom = RateLimitedLog(log, monotonic)
 
     # --- what others ask
 
@@ -184,7 +184,7 @@ class Peers:
             try:
                 await self.membership.refresher.confirm(room)
             except HomeserverError as error:
-                logger.debug("who is in %s was not found out: %s", room, error)
+                log.debug("who is in %s was not found out: %s", room, error)
 
     # --- start, reload, sweep
 
@@ -252,7 +252,7 @@ class Peers:
             await self._directory.remove(*place)
 
         await each(stored, forget, CONCURRENCY)
-        logger.info("%d peers in %d rooms", len(self._profiles), len(self._book))
+        log.info("%d peers in %d rooms", len(self._profiles), len(self._book))
 
     async def leave_idle(self, before_ms: int, *, busy: Container[RoomId] = ()) -> int:
         """Leave all rooms that were last used before ``before_ms``, and those that could not be left earlier.
@@ -327,7 +327,7 @@ class Peers:
         return self.is_peer(user) and not self._expecting[user] and not self._bot_rooms.is_named(room)
 
     async def _peer_gone(self, room: PeerRoom) -> None:
-        logger.info("%s was removed from %s", room.peer, room.room_id)
+        log.info("%s was removed from %s", room.peer, room.room_id)
         await self._directory.remove(room.peer, room.room_id)
 
     async def _leave_after_user(self, room: PeerRoom) -> None:
@@ -362,7 +362,7 @@ class Peers:
         if self._bot_rooms.is_for(peer) and await self._bot_rooms.invited(event.room_id):
             return
         if unfit is not None:
-            logger.debug("declining an invitation of %s to %s: %s", event.sender, peer, unfit.value)
+            log.debug("declining an invitation of %s to %s: %s", event.sender, peer, unfit.value)
             await self._request_leave(peer, event.room_id)
             return
         await self._homeserver.join(event.room_id, peer)
@@ -381,13 +381,13 @@ class Peers:
         elif not room.is_pair:
             unfit = Unfit.NOT_A_PAIR
         if unfit is not None:
-            logger.info("%s leaves a room of %s again: %s", peer, user, unfit.value)
+            log.info("%s leaves a room of %s again: %s", peer, user, unfit.value)
             await self._request_leave(peer, room_id)
             return
         self._book.enter(room)
         self._unleft.pop((peer, room_id), None)
         await self._directory.upsert(peer, room_id, user, room.active_ms)
-        logger.info("%s joined a room of %s", peer, user)
+        log.info("%s joined a room of %s", peer, user)
         if room.encrypted and not self._reads_encrypted():
             self._tell_once(room, "encrypted", _ENCRYPTED)
         for surplus in self._book.surplus(user, peer, keep=room_id):
@@ -429,7 +429,7 @@ class Peers:
         except HomeserverError as error:
             if error.retryable:
                 raise
-            logger.debug("%s is not in %s after all: %s", peer, room_id, error)
+            log.debug("%s is not in %s after all: %s", peer, room_id, error)
             return
         others = members - {peer}
         owner = None if stored is None else stored.user
@@ -465,7 +465,7 @@ class Peers:
     async def _leave_dropped(self, room: PeerRoom) -> None:
         await self._directory.remove(room.peer, room.room_id)
         await self._request_leave(room.peer, room.room_id)
-        logger.info("%s left its room with %s", room.peer, room.user)
+        log.info("%s left its room with %s", room.peer, room.user)
 
     async def _request_leave(self, peer: UserId, room: RoomId) -> None:
         """Leave or decline; a refusal means that the peer is not there, any other failure is tried again later."""
@@ -473,7 +473,7 @@ class Peers:
             async with asyncio.timeout(LEAVE_S):
                 await self._homeserver.leave(room, peer)
         except (HomeserverError, TimeoutError) as error:
-            logger.debug("%s could not leave %s: %s", peer, room, str(error) or "no answer in time")
+            log.debug("%s could not leave %s: %s", peer, room, str(error) or "no answer in time")
             if not (isinstance(error, HomeserverError) and error.status in (403, 404)):
                 if len(self._unleft) < MAX_UNLEFT:
                     self._unleft[peer, room] = None
