@@ -74,7 +74,7 @@ def test_every_exit_code_of_the_demonstration_is_on_the_page() -> None:
 
 def kinds_said() -> Iterator[str]:
     """Yield the kind of each object that the client can print, read from its source."""
-    for path in (ROOT / "mxrtc_bridge" / "client").glob("*.py"):
+    for path in (ROOT / "mxrtc_bridge" / "client").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "say":
                 kind = node.args[0]
