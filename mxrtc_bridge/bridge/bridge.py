@@ -24,6 +24,7 @@ from mxrtc_bridge.bridge.calls.redaction import CallRedaction
 from mxrtc_bridge.bridge.calls.refusal_notices import RefusalNotices
 from mxrtc_bridge.bridge.calls.to_device import ToDeviceSignalling
 from mxrtc_bridge.bridge.config_mapping import Pem, call_settings, profiles, rtc_settings
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.bridge.devices.decryption import EventDecryption
 from mxrtc_bridge.bridge.devices.devices import Encryption
 from mxrtc_bridge.bridge.devices.identities import Identities
@@ -97,20 +98,12 @@ class Bridge:
         self._metrics = Metrics()
         self._seldom = RateLimitedLog(log)
         self._serving = asyncio.Event()
-        self._rights = Rights(config, self._clock.wall_ms, self._clock.elapsed_ms)
-        self._encryption = Encryption(
-            config,
-            stores.crypto,
-            wall_ms=self._clock.wall_ms,
-            to_device=self._handle_to_device,
-            has_right=self._rights.has_any,
-            may_replace=lambda user: self._own_users.may_replace_identity(user),  # noqa: PLW0108 - made below
-        )
+        self._current = CurrentConfig(config)
         transport = Transport(config.homeserver.address, config.appservice.as_token)
         self._homeserver = SealingHomeserver(transport, self._seal)
         self._outbox = Outbox(self._homeserver, masquerade=True)
         self._notices = Notices(self._outbox)
-        self._bulletins = Announcements(self._notices, self._rights, self._named_room, self._direct_rooms)
+        self._bulletins = Announcements(self._notices, self._current, self._named_room, self._direct_rooms)
         self._audit = AuditLog(
             stores.audit,
             config.audit,
@@ -127,6 +120,37 @@ class Bridge:
             wall_ms=self._clock.wall_ms,
             taken_over=self._audited.taken_over,
         )
+        table = GrantTable()
+        self._named_rooms = ConfiguredRooms(
+            self._homeserver, stores.policy_rules, config=self._current, given=table, judge_again=self._judge_again
+        )
+        self._bot_rooms = self._named_rooms.bot_rooms
+        self._given = RuntimeGrants(
+            stores.grants,
+            table,
+            config=self._current,
+            rooms_of=self._named_rooms.rooms_of,
+            changed=self._named_rooms.rights_changed,
+            audited=self._audited,
+            wall_ms=self._clock.wall_ms,
+            elapsed_ms=self._clock.elapsed_ms,
+            tell_admins=self._bulletins.to_admins,
+        )
+        self._rights = Rights(
+            self._current,
+            self._named_rooms,
+            self._given,
+            wall_ms=self._clock.wall_ms,
+            elapsed_ms=self._clock.elapsed_ms,
+        )
+        self._encryption = Encryption(
+            config,
+            stores.crypto,
+            wall_ms=self._clock.wall_ms,
+            to_device=self._handle_to_device,
+            has_right=self._rights.has_any,
+            may_replace=self._own_users.may_replace_identity,
+        )
         self._connector = TargetConnector()
         self._numbers = NumbersOfBridge(stores.counters)
         self._directories = FileServices()
@@ -134,7 +158,7 @@ class Bridge:
             self._outbox,
             self._homeserver,
             stores.traces,
-            wanted=lambda: self._rights.config.redact_calls,
+            wanted=lambda: self._current.in_force.redact_calls,
             wall_ms=self._clock.wall_ms,
         )
         self._lookups = DeviceLookups(self._encryption.lists_of, config.homeserver.domain)
@@ -144,6 +168,7 @@ class Bridge:
             self._receive_call,
             lookups=self._lookups,
             rights=self._rights,
+            config=self._current,
             counters=self._metrics,
             wall_ms=self._clock.wall_ms,
         )
@@ -163,22 +188,7 @@ class Bridge:
             counters=self._metrics,
             clock=self._clock,
         )
-        self._device_policy = DevicePolicy(self._lookups, self._calls, lambda: self._rights.config.encryption.least)
-        self._named_rooms = ConfiguredRooms(
-            self._homeserver, stores.policy_rules, self._rights, self._calls.rights_changed
-        )
-        self._bot_rooms = self._named_rooms.bot_rooms
-        self._given = RuntimeGrants(
-            stores.grants,
-            GrantTable(),
-            config=lambda: self._rights.config,
-            rooms_of=self._named_rooms.rooms_of,
-            changed=self._named_rooms.rights_changed,
-            audited=self._audited,
-            wall_ms=self._clock.wall_ms,
-            elapsed_ms=self._clock.elapsed_ms,
-            tell_admins=self._bulletins.to_admins,
-        )
+        self._device_policy = DevicePolicy(self._lookups, self._calls, lambda: self._current.in_force.encryption.least)
         self._peers = Peers(
             self._homeserver,
             stores.rooms,
@@ -196,6 +206,7 @@ class Bridge:
             self._encryption,
             self._outbox,
             rights=self._rights,
+            config=self._current,
             audited=self._audited,
             tell_admins=self._bulletins.to_admins,
             new_number=self._numbers.verifications.next,
@@ -210,6 +221,7 @@ class Bridge:
             stores.notices,
             lookups=self._lookups,
             rights=self._rights,
+            config=self._current,
             counters=self._metrics,
             wall_ms=self._clock.wall_ms,
             later=self._slow_work.put,
@@ -230,6 +242,7 @@ class Bridge:
             self._notices,
             self._peers,
             self._bot_rooms,
+            config=self._current,
             rights=self._rights,
             given=self._given,
             calls=self._calls,
@@ -305,7 +318,6 @@ class Bridge:
             tasks.create_task(self._numbers.run(), name="numbers")
             await self._given.load()
             await self._named_rooms.recall()
-            self._rights.given = self._given
             tasks.create_task(self._given.run(), name="ends of grants")
             tasks.create_task(self._calls.run(), name="calls")
             tasks.create_task(self._people.run(), name="people")
@@ -409,7 +421,7 @@ class Bridge:
         return self._peers.members(room) if ends is None else frozenset({ends.local, ends.remote})
 
     def is_own(self, user: UserId) -> bool:
-        return self._rights.config.claims(user)
+        return self._current.in_force.claims(user)
 
     def _may_use(self, user: UserId, peer: UserId) -> bool:
         return isinstance(self._rights.may_call(user, peer), Allow)
@@ -421,7 +433,7 @@ class Bridge:
         return [room.room_id for room in self._peers.rooms_of(peer, user) if room.is_pair]
 
     def _knows_user(self, user: str) -> bool:
-        return self._rights.config.own_user(user)
+        return self._current.in_force.own_user(user)
 
     def _make_links(self, local: UserId, remote: UserId) -> BridgeChannels:
         gate = self._rights.gate(local, remote, self._audited.services(remote, local))
@@ -431,13 +443,13 @@ class Bridge:
             files=self._directories.for_user(remote),
             clock=self._clock,
             counters=self._metrics,
-            max_streams=self._rights.config.limits.streams_per_session,
+            max_streams=self._current.in_force.limits.streams_per_session,
             over=lambda: gate.over(self._given.session_ended),
             delivered=lambda service, tally: self._bulletins.delivered(tally.delivery(remote, local, service)),
         )
 
     async def _ice_servers(self, local: UserId) -> tuple[IceServer, ...]:
-        ice = self._rights.config.ice
+        ice = self._current.in_force.ice
         if not ice.use_homeserver_servers:
             return ice.servers
         try:
@@ -448,12 +460,15 @@ class Bridge:
 
     # Reload, housekeeping
 
+    def _judge_again(self) -> None:
+        self._calls.rights_changed()
+
     def _configure_calls(self, config: Config) -> None:
         self._calls.reconfigure(call_settings(config), self._peer_factory(config))
 
     def _put_rights_in_force(self, config: Config) -> None:
         restart_only(self._config, config)
-        self._rights.config = config
+        self._current.put_in_force(config)
         self._named_rooms.configure()
         self._calls.rights_changed()
         self._device_policy.policy_changed()
@@ -483,7 +498,7 @@ class Bridge:
         log.info("housekeeping: %d rows forgotten", await self._stores.prune(self._clock.wall_ms()))
 
     async def _leave_idle_rooms(self) -> None:
-        idle_ms = round(self._rights.config.limits.idle_room_s * 1000)
+        idle_ms = round(self._current.in_force.limits.idle_room_s * 1000)
         busy = frozenset(session.room for session in self._calls.sessions)
         left = await self._peers.leave_idle(self._clock.wall_ms() - idle_ms, busy=busy)
         log.info("housekeeping: %d idle rooms left", left)

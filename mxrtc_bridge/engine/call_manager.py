@@ -17,6 +17,7 @@ from mxrtc_bridge.core.access.policy import UNCONFIRMED, Decision, Deny
 from mxrtc_bridge.core.call import machine as call
 from mxrtc_bridge.core.call.events import CallEvent, Hangup, Invite, Version
 from mxrtc_bridge.core.call.limits import CallLimits, LiveCalls, RateLimit, is_fresh
+from mxrtc_bridge.core.crypto.records import CallerDevice
 from mxrtc_bridge.core.errors import (
     DescriptionError,
     HomeserverError,
@@ -243,8 +244,7 @@ class CallManager:
             log.warning("! call %s is refused: %s", record.call_id, error)
 
     def _start(self, record: CallRecord, number: int, event: CallEvent, invite: Invite) -> None:
-        live = self._new_session(record, number)
-        live.session.device = event.device
+        live = self._new_session(record, number, event.device)
         live.session.feed(call.Remote(event.sender, invite))
         assert self._tasks is not None
         self._tasks.create_task(self._live_through(live, record), name=f"call {record.call_id}")
@@ -296,7 +296,7 @@ class CallManager:
             setup_timeout_s=self._settings.setup_s,
         )
 
-    def _new_session(self, record: CallRecord, number: int) -> _Live:
+    def _new_session(self, record: CallRecord, number: int, device: CallerDevice | None) -> _Live:
         counted = False
 
         async def admit(invite: Invite) -> InviteAdmitted | InviteRefused:
@@ -334,6 +334,8 @@ class CallManager:
             room=record.room_id,
             local=record.local,
             remote=record.remote,
+            number=number,
+            device=device,
             signaller=self._signaller,
             peers=self._peers,
             links=links,
@@ -341,7 +343,6 @@ class CallManager:
             clock=self._clock,
             admission=admit,
         )
-        session.number = number
         live = _Live(session, links, lambda: self._live.end(record.remote) if counted else None)
         return live
 

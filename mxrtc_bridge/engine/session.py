@@ -97,6 +97,8 @@ class Session:
         room: the room of the call.
         local: our own side: a virtual user, or the user of the client.
         remote: the other side.
+        number: what people call this session; 0 where there is one only.
+        device: which device of the other side has called, where that is proven.
         signaller: sends our events.
         peers: makes the peer connection.
         links: serves its channels.
@@ -113,6 +115,8 @@ class Session:
         room: RoomId,
         local: UserId,
         remote: UserId,
+        number: int,
+        device: CallerDevice | None,
         signaller: Signaller,
         peers: PeerConnectionFactory,
         links: PeerLinks,
@@ -125,10 +129,8 @@ class Session:
         self.local = local
         self.remote = remote
         self.links = links
-        self.number = 0
-        """What people call this session; given by whoever keeps several."""
-        self.device: CallerDevice | None = None
-        """Which device of the other side has called, where that is proven; set by whoever begins the session."""
+        self.number = number
+        self.device = device
         self.started_at = clock.monotonic()
         self.connected_at: float | None = None
         self.path: Path | None = None

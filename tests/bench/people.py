@@ -17,6 +17,7 @@ from mxrtc_bridge.bridge.access.runtime_grants import RuntimeGrants
 from mxrtc_bridge.bridge.admin.service import AdminService
 from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.bridge.audit.writer import AuditLog
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.config import Config, parse_config
 from mxrtc_bridge.config.config import AuditSettings
 from mxrtc_bridge.core.access.ban_lists import MAX_RULES, BanRules, ListRule, RuleKey, RuleKind
@@ -27,6 +28,7 @@ from mxrtc_bridge.core.call.limits import CallLimits
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.storage.audit import AuditQuery, AuditStore
 from mxrtc_bridge.storage.tables import open_stores
+from tests.bridge.access.test_rights import Rooms
 from tests.core.text.test_globs import SHAPES
 from tests.engine.test_call_manager import PEER as CALLED
 from tests.engine.test_call_manager import Bridge, running
@@ -75,20 +77,24 @@ def _each_us(work: Callable[[int], object], times: int) -> tuple[float, float]:
     return sum(spent) / times * 1e6, spent[int(times * 0.99)] * 1e6
 
 
+def _wall_ms() -> int:
+    return int(time.time() * 1000)
+
+
 async def measure_people(folder: Path) -> dict[str, object]:
     """Ten peers with ten services each, 10,000 grants, 1,000 sessions."""
     async with open_stores(f"sqlite:///{folder / 'bench.db'}") as stores:
-        rights = Rights(_config(), lambda: int(time.time() * 1000))
+        current, rooms = CurrentConfig(_config()), Rooms()
         given = RuntimeGrants(
             stores.grants,
             GrantTable(),
-            config=lambda: rights.config,
-            rooms_of=lambda _user: (),
+            config=current,
+            rooms_of=rooms.rooms_of,
             changed=lambda: None,
             audited=AuditEvents(Records(), lambda: 0, time.monotonic),
-            wall_ms=lambda: int(time.time() * 1000),
+            wall_ms=_wall_ms,
         )
-        rights.given = given
+        rights = Rights(current, rooms, given, wall_ms=_wall_ms, elapsed_ms=_wall_ms)
         results: dict[str, object] = {"grants": GRANTS, "sessions": SESSIONS, "decision": _decisions(rights, given)}
         bridge = Bridge(
             limits=CallLimits(SESSIONS, SESSIONS, SESSIONS),
@@ -97,7 +103,7 @@ async def measure_people(folder: Path) -> dict[str, object]:
         )
         return {
             **results,
-            "policy lists": _policy_lists(rights),
+            "policy lists": _policy_lists(rights, rooms),
             **await _lists(bridge, given),
             "audit": await _audit(stores.audit, folder),
         }
@@ -182,7 +188,7 @@ def _decisions(rights: Rights, given: RuntimeGrants) -> dict[str, object]:
     return found
 
 
-def _policy_lists(rights: Rights) -> dict[str, object]:
+def _policy_lists(rights: Rights, rooms: Rooms) -> dict[str, object]:
     """What long lists cost, whose rules somebody has made as expensive as they can be."""
     services, room = _services(), RoomId(f"!list:{SERVER}")
     unknown = [UserId(f"@{text[:235]}{number:04}:evil.test") for text in _ID_TEXTS for number in range(30)]
@@ -196,10 +202,10 @@ def _policy_lists(rights: Rights) -> dict[str, object]:
         cost[name] = {"mean_us": mean, "slowest_of_100_us": slow}
         mean, slow = _each_us(lambda n, told=lists: told.set_rule(room, *_changed_rule(n)), 200)  # type: ignore[misc]
         changes[name] = {"mean_us": mean, "slowest_of_100_us": slow}
-        rights.listed = lists.denial
+        rooms.listed = lists.denial
     strangers = [UserId(f"@{number}:elsewhere.test") for number in range(DECISIONS)]
     mean, slow = _each_us(lambda n: rights.decide(strangers[n], services[0].peer, services[0].name), DECISIONS)
-    rights.listed = lambda _user: None
+    rooms.listed = lambda _user: None
     return {
         "rules": MAX_RULES,
         "an unknown user": cost,

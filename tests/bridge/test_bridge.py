@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from mxrtc_bridge.bridge import bridge as bridge_module
 from mxrtc_bridge.bridge.bridge import Bridge
-from mxrtc_bridge.core.access.policy import Deny
+from mxrtc_bridge.core.access.policy import Allow, Deny
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.inbox.incoming import read_arrival
@@ -255,11 +255,21 @@ async def test_reload_that_the_homeserver_spoils_does_not_end_the_bridge(
         assert await homeserver.push() == 200
 
 
+async def test_bridge_that_has_read_nothing_lets_nobody_in(homeserver: FakeHomeserver) -> None:
+    config = homeserver.config()
+    async with open_stores(config.database) as stores:
+        bridge = Bridge(config, stores)
+        assert isinstance(bridge._rights.may_call(UserId(ALICE), UserId(PEER)), Deny)
+        await bridge._homeserver.close()
+    async with running(homeserver) as (bridge, _stores, _reload):
+        assert isinstance(bridge._rights.may_call(UserId(ALICE), UserId(PEER)), Allow)
+
+
 async def test_expired_right_is_rejected_and_explained_once_a_day(homeserver: FakeHomeserver) -> None:
     """The room is still there: a grant that ends by itself is no reload."""
     homeserver.members[ROOM] = [ALICE, PEER]
     async with running(homeserver) as (bridge, _stores, _reload):
-        bridge._rights.config = homeserver.config(deny=[ALICE])
+        bridge._current.put_in_force(homeserver.config(deny=[ALICE]))
         for number in (1, 2, 3):
             assert await homeserver.push(invite(number)) == 200
             await until(lambda wanted=number: _count(homeserver, "m.call.reject") == wanted)

@@ -9,15 +9,15 @@ invent user ids.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from copy import copy
 from typing import Protocol
 
 from mxrtc_bridge.bridge.audit.events import ServiceAudit
-from mxrtc_bridge.config import Config
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.clock_change import Moment, SteadyTime
 from mxrtc_bridge.core.access.grants import Claimant, GrantTable, StoredGrant
-from mxrtc_bridge.core.access.policy import Allow, Decision, Deny, RoomSubject, Service, Subject, subjects_of
+from mxrtc_bridge.core.access.policy import Allow, Decision, Deny, RoomSubject, Service, subjects_of
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.engine.bridge_channels import ServiceGrant
 from mxrtc_bridge.engine.control_channel import Expiries, Listing
@@ -38,8 +38,30 @@ class RuntimeGrantSource(Protocol):
     async def claim_written(self, claimant: Claimant) -> bool: ...
 
 
-async def _nothing_to_confirm(_rooms: Collection[RoomId]) -> bool:
-    return True
+class RoomSource(Protocol):
+    """What is known of the rooms that rules name: who is in them, and whom those that are policy lists deny."""
+
+    def rooms_of(self, user: UserId) -> Collection[RoomId]:
+        """The rooms that ``user`` is joined to, of those that rules name; none that was not read yet."""
+        ...
+
+    async def confirm(self, rooms: Collection[RoomId]) -> bool:
+        """Make sure, with the homeserver, who is in some rooms; False where that is not possible now."""
+        ...
+
+    def doubtful(self) -> Collection[RoomId]:
+        """The rooms in which something has happened that is not known yet."""
+        ...
+
+    def denial(self, user: UserId) -> str | None:
+        """The rule of a policy list that denies ``user`` everything; a rule for everybody before lists were read."""
+        ...
+
+
+def named_rooms(config: CurrentConfig, given: GrantTable) -> frozenset[RoomId]:
+    """The rooms whose members some rule names: a grant of the configuration, a given one, or who may be given one."""
+    grantable = {subject.room for subject in config.grantable_to if isinstance(subject, RoomSubject)}
+    return config.in_force.policy().rooms() | grantable | given.rooms()
 
 
 class Rights:
@@ -47,49 +69,40 @@ class Rights:
 
     Args:
         config: what the admin has written down.
+        rooms: who is in the rooms that rules name, and whom policy lists deny.
+        given: the grants that people have given; none before the database was read.
         wall_ms: milliseconds since the epoch.
-        elapsed_ms: milliseconds by a clock that nobody sets; without it the wall clock is believed.
+        elapsed_ms: milliseconds by a clock that nobody sets.
     """
 
-    def __init__(self, config: Config, wall_ms: Callable[[], int], elapsed_ms: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        config: CurrentConfig,
+        rooms: RoomSource,
+        given: RuntimeGrantSource,
+        *,
+        wall_ms: Callable[[], int],
+        elapsed_ms: Callable[[], int],
+    ) -> None:
+        self._config = config
+        self._rooms = rooms
+        self._rooms_of: Callable[[UserId], Collection[RoomId]] = rooms.rooms_of
+        self.given = given
         self._wall_ms = wall_ms
-        self._elapsed_ms = elapsed_ms or wall_ms
+        self._elapsed_ms = elapsed_ms
         # One for all configurations: a reload after the clock was set back must not bring back what has ended.
         self._steady = SteadyTime(self._moment())
-        self.config = config
-        self.rooms_of: Callable[[UserId], Collection[RoomId]] = lambda _user: ()
-        """The rooms that a user is joined to, of those that grants name."""
-        self.confirm_rooms: Callable[[Collection[RoomId]], Awaitable[bool]] = _nothing_to_confirm
-        """Makes sure, with the homeserver, who is in some rooms; False where that is not possible now."""
-        self.doubtful_rooms: Callable[[], Collection[RoomId]] = lambda: ()
-        """The rooms in which something has happened that is not known yet."""
-        self.listed: Callable[[UserId], str | None] = lambda _user: None
-        """The rule of a policy list that denies a user everything."""
-        self.given: RuntimeGrantSource | None = None
-        """Set once the database has been read; nothing is given before."""
-
-    @property
-    def config(self) -> Config:
-        """What the admin has written down."""
-        return self._config
-
-    @config.setter
-    def config(self, config: Config) -> None:
-        self._config = config
-        self._grantable: frozenset[Subject] = frozenset().union(
-            *(service.grantable_to for peer in config.peers.values() for service in peer.services.values())
-        )
 
     def may_call(self, user: UserId, local: UserId) -> Decision:
         """Whether ``user`` may call ``local``: a peer with a service for them, or the bot with any service at all.
 
         Admins may talk to the bot without any service.
         """
-        if local != self.config.appservice.bot:
+        if local != self._config.in_force.appservice.bot:
             return self._peer_access(user, local)
         if self.is_admin(user):
             return Allow("admin")
-        if (denied := self.config.policy().denial(user)) is not None:
+        if (denied := self._config.in_force.policy().denial(user)) is not None:
             return denied
         if self._all_services(user):
             return self._unless_listed(user, Allow("directory"))
@@ -108,27 +121,27 @@ class Rights:
 
     async def confirm_member(self, user: UserId) -> bool:
         """Make sure which rooms ``user`` is in, of those that rules name; False if that cannot be found out now."""
-        rooms = frozenset(self.rooms_of(user))
+        rooms = frozenset(self._rooms_of(user))
         # Perhaps they have joined just now: then the answer is waited for, and without one they are not in.
-        await self.confirm_rooms(frozenset(self.doubtful_rooms()) - rooms)
-        return await self.confirm_rooms(rooms)
+        await self._rooms.confirm(frozenset(self._rooms.doubtful()) - rooms)
+        return await self._rooms.confirm(rooms)
 
     def _without_rooms(self) -> Rights:
         """The same rules for somebody who is in no room."""
         twin = copy(self)
-        twin.rooms_of = lambda _user: ()
+        twin._rooms_of = lambda _user: ()
         return twin
 
     def denial(self, user: UserId) -> Deny | None:
         """Why ``user`` may use nothing, whatever is granted: by the configuration or a policy list; else None."""
-        return self.config.policy().denial(user) or self._listed(user)
+        return self._config.in_force.policy().denial(user) or self._listed(user)
 
     def is_admin(self, user: UserId) -> bool:
         """Whether ``user`` may give commands to the bridge: said by the configuration alone.
 
         A policy list takes away services only: whoever keeps one must not be able to disarm the admins.
         """
-        return user in self.config.admins and self.config.policy().denial(user) is None
+        return user in self._config.in_force.admins and self._config.in_force.policy().denial(user) is None
 
     def has_any(self, user: UserId) -> bool:
         """Whether ``user`` may use anything here, or is an admin."""
@@ -144,25 +157,16 @@ class Rights:
 
     def given_to(self, user: UserId) -> list[StoredGrant]:
         """The given grants by which ``user`` may use something now."""
-        if self.given is None:
-            return []
-        found = list(self._matching(user, self.rooms_of(user), any_session=True))
+        found = list(self._matching(user, self._rooms_of(user), any_session=True))
         return found if found and self.denial(user) is None else []
 
     def next_change_s(self) -> float | None:
         """In how many seconds the next grant ends by itself, if nobody sets the clock; None if none does."""
         now_ms = self._steady_ms()
-        change = self.config.policy().next_change(now_ms)
+        change = self._config.in_force.policy().next_change(now_ms)
         waits = [None if change is None else (change - now_ms) / 1000]
-        if self.given is not None:
-            waits.append(self.given.next_end_s())
+        waits.append(self.given.next_end_s())
         return min((wait for wait in waits if wait is not None), default=None)
-
-    def named_rooms(self) -> frozenset[RoomId]:
-        """The rooms whose members some rule names."""
-        from_config = {subject.room for subject in self._grantable if isinstance(subject, RoomSubject)}
-        given = self.given.table.rooms() if self.given is not None else frozenset()
-        return self.config.policy().rooms() | from_config | given
 
     def gate(self, local: UserId, user: UserId, audit: ServiceAudit) -> Gate:
         """What ``user`` may use in a session with ``local``, and where that is written down."""
@@ -172,12 +176,12 @@ class Rights:
         self, user: UserId, peer: UserId, service: ServiceName, claimant: Claimant | None = None
     ) -> tuple[Decision, StoredGrant | None]:
         """Whether ``user`` may use a service now, and the given grant by which they do, if it is one."""
-        if (denied := self.config.policy().denial(user)) is not None:
+        if (denied := self._config.in_force.policy().denial(user)) is not None:
             return denied, None
-        rooms = self.rooms_of(user)
-        decision = self.config.policy().service_access(user, peer, service, self._steady_ms(), rooms)
+        rooms = self._rooms_of(user)
+        decision = self._config.in_force.policy().service_access(user, peer, service, self._steady_ms(), rooms)
         given = None
-        if isinstance(decision, Deny) and self.given is not None:
+        if isinstance(decision, Deny):
             given = next(self._matching(user, rooms, claimant, peer=peer, service=service), None)
         if given is not None:
             decision = Allow(given.rule)
@@ -189,30 +193,30 @@ class Rights:
     ) -> ServiceGrant | None:
         """The service, if ``user`` may use it now; a grant for one session is claimed by that."""
         decision, given = self.decide(user, peer, service, claimant)
-        settings = self.config.service(peer, service)
+        settings = self._config.in_force.service(peer, service)
         if isinstance(decision, Deny) or settings is None:
             return None
-        if given is not None and claimant is not None and self.given is not None:
+        if given is not None and claimant is not None:
             self.given.claimed(given, claimant)
         return ServiceGrant(settings.target, settings.raw, settings.max_streams, settings.idle_s, decision.rule)
 
     def listing(self, user: UserId, local: UserId) -> Listing:
         """The services of ``local`` for ``user``; of all peers where ``local`` is the bot."""
         everything = self._services(user)
-        wanted = everything if local == self.config.appservice.bot else {local: everything.get(local, ())}
+        wanted = everything if local == self._config.in_force.appservice.bot else {local: everything.get(local, ())}
         return [
-            (peer, tuple(name for name in services if self.config.service(peer, name) is not None))
+            (peer, tuple(name for name in services if self._config.in_force.service(peer, name) is not None))
             for peer, services in sorted(wanted.items())
         ]
 
     def expiries(self, user: UserId, local: UserId) -> Expiries:
         """When what :meth:`listing` has ends by itself; what has no end is left out."""
-        rooms, now_ms = self.rooms_of(user), self._steady_ms()
-        ends: dict[Service, int | None] = dict(self.config.policy().ends(user, now_ms, rooms))
+        rooms, now_ms = self._rooms_of(user), self._steady_ms()
+        ends: dict[Service, int | None] = dict(self._config.in_force.policy().ends(user, now_ms, rooms))
         for grant in self.given_to(user):
             so_far = ends.get(grant.service, 0)
             ends[grant.service] = None if so_far is None else max(so_far, grant.until_ms)
-        everything = local == self.config.appservice.bot
+        everything = local == self._config.in_force.appservice.bot
         return {
             (service.peer, service.name): end
             for service, end in ends.items()
@@ -220,17 +224,17 @@ class Rights:
         }
 
     def _peer_access(self, user: UserId, peer: UserId) -> Decision:
-        if (denied := self.config.policy().denial(user)) is not None:
+        if (denied := self._config.in_force.policy().denial(user)) is not None:
             return denied
-        rooms = self.rooms_of(user)
-        decision = self.config.policy().peer_access(user, peer, self._steady_ms(), rooms)
-        if isinstance(decision, Deny) and self.given is not None:
+        rooms = self._rooms_of(user)
+        decision = self._config.in_force.policy().peer_access(user, peer, self._steady_ms(), rooms)
+        if isinstance(decision, Deny):
             for grant in self._matching(user, rooms, any_session=True, peer=peer):
                 return self._unless_listed(user, Allow(grant.rule))
         return self._unless_listed(user, decision)
 
     def _listed(self, user: UserId) -> Deny | None:
-        rule = self.listed(user)
+        rule = self._rooms.denial(user)
         return None if rule is None else Deny(rule)
 
     def _unless_listed(self, user: UserId, decision: Decision) -> Decision:
@@ -242,12 +246,11 @@ class Rights:
 
     def _all_services(self, user: UserId) -> dict[UserId, tuple[ServiceName, ...]]:
         """What is granted to ``user``, denied or not."""
-        rooms = self.rooms_of(user)
-        granted = self.config.policy().services_for(user, self._steady_ms(), rooms)
+        rooms = self._rooms_of(user)
+        granted = self._config.in_force.policy().services_for(user, self._steady_ms(), rooms)
         found = {peer: set(names) for peer, names in granted.items()}
-        if self.given is not None:
-            for grant in self._matching(user, rooms, any_session=True):
-                found.setdefault(grant.service.peer, set()).add(grant.service.name)
+        for grant in self._matching(user, rooms, any_session=True):
+            found.setdefault(grant.service.peer, set()).add(grant.service.name)
         return {peer: tuple(sorted(names)) for peer, names in found.items()}
 
     def _matching(
@@ -260,7 +263,6 @@ class Rights:
         peer: UserId | None = None,
         service: ServiceName | None = None,
     ) -> Iterator[StoredGrant]:
-        assert self.given is not None
         return self.given.table.matching(
             user,
             rooms,
@@ -280,11 +282,11 @@ class Rights:
         return self._steady.now_ms(self._moment())
 
     def _could_be_given(self, user: UserId) -> bool:
-        return not self._grantable.isdisjoint(subjects_of(user, self.rooms_of(user)))
+        return not self._config.grantable_to.isdisjoint(subjects_of(user, self._rooms_of(user)))
 
     def _covers(self, user: UserId, peer: UserId, service: ServiceName) -> bool:
-        settings = self.config.service(peer, service)
-        return settings is not None and not settings.grantable_to.isdisjoint(subjects_of(user, self.rooms_of(user)))
+        settings = self._config.in_force.service(peer, service)
+        return settings is not None and not settings.grantable_to.isdisjoint(subjects_of(user, self._rooms_of(user)))
 
 
 class Gate:
@@ -308,7 +310,7 @@ class Gate:
     async def recorded(self, service: ServiceName, rule: str) -> bool:
         given = self._rights.given
         # What is for one session must not be there for another one after a restart.
-        if given is not None and given.table.claimed_by(self) and not await given.claim_written(self):
+        if given.table.claimed_by(self) and not await given.claim_written(self):
             return False
         return await self._audit.used(service, rule)
 

@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from mxrtc_bridge.bridge.access.grant_writer import GrantWriter
 from mxrtc_bridge.bridge.audit.events import AuditEvents
-from mxrtc_bridge.config import Config
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.clock_change import Deadlines, Moment
 from mxrtc_bridge.core.access.grants import (
     MAX_FOR_S,
@@ -82,7 +82,7 @@ class RuntimeGrants:
         store: GrantStore,
         table: GrantTable,
         *,
-        config: Callable[[], Config],
+        config: CurrentConfig,
         rooms_of: Callable[[UserId], Collection[RoomId]],
         changed: Callable[[], None],
         audited: AuditEvents,
@@ -242,7 +242,7 @@ class RuntimeGrants:
             raise
 
     def _check(self, subject: Subject, service: Service, for_s: int) -> None:
-        config = self._config()
+        config = self._config.in_force
         settings = config.service(service.peer, service.name)
         if settings is None:
             raise GrantError("There is no such service.")

@@ -22,6 +22,7 @@ from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.access.runtime_grants import SettledError
 from mxrtc_bridge.bridge.admin.service import AdminService
 from mxrtc_bridge.bridge.audit.events import AuditEvents
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.grants import MAX_FOR_S, MIN_FOR_S
 from mxrtc_bridge.core.access.policy import Allow, Service, user_subject
 from mxrtc_bridge.core.access.requests import (
@@ -82,6 +83,7 @@ class AccessRequests:
         store: RequestStore,
         desk: AdminService,
         rights: Rights,
+        config: CurrentConfig,
         sender: BotSender,
         poster: Poster,
         *,
@@ -97,6 +99,7 @@ class AccessRequests:
             store: the database.
             desk: gives what is allowed.
             rights: the rules in force.
+            config: names the admins, the bot and the peers.
             sender: shows requests to admins.
             poster: tells people what became of theirs.
             audited: where it is written down.
@@ -108,6 +111,7 @@ class AccessRequests:
         self._store = store
         self._desk = desk
         self._rights = rights
+        self._config = config
         self._sender = sender
         self._poster = poster
         self._audited = audited
@@ -221,7 +225,7 @@ class AccessRequests:
             await self._decide(request, answer, by, None, "")
         except AdminError as error:
             # Whoever is no admin gets no word.
-            if by in self._rights.config.admins:
+            if by in self._config.in_force.admins:
                 self._tell_admins(request, str(error))
 
     async def keep_house(self) -> None:
@@ -271,7 +275,7 @@ class AccessRequests:
         await self._expire(request)
         now_ms = self._wall_ms()
         # Whoever is at the machine could write themselves into the configuration as well.
-        admins = self._rights.config.admins | ({by} if is_local(by) else frozenset())
+        admins = self._config.in_force.admins | ({by} if is_local(by) else frozenset())
         judged = decide(request, answer, by, now_ms, admins=admins, limits=self._limits)
         if isinstance(judged, RequestRefused):
             raise AdminError(judged.reason)
@@ -358,7 +362,7 @@ class AccessRequests:
             self._showing.discard(number)
 
     async def _show_now(self, room: RoomId, number: int, request: AccessRequest) -> None:
-        bot = self._rights.config.appservice.bot
+        bot = self._config.in_force.appservice.bot
         because = f' "{display(request.because, 300)}"' if request.because else " (no reason given)"
         asked = f"{request.user} asks for {self._named(request)} for {say_duration(request.for_s)}:{because}"
         typed = ", ".join(
@@ -390,7 +394,7 @@ class AccessRequests:
         return True
 
     def _named(self, request: AccessRequest) -> str:
-        peer = self._rights.config.peers.get(request.peer)
+        peer = self._config.in_force.peers.get(request.peer)
         return f"{peer.name if peer is not None else request.peer}/{request.service}"
 
     def _tell_asker(self, request: AccessRequest, text: str) -> None:
@@ -402,4 +406,4 @@ class AccessRequests:
         room = self._admin_room()
         if room is not None:
             key = transaction_id(room, request.user, str(request.number), f"{text}-{self._wall_ms()}")
-            self._poster.post(room, self._rights.config.appservice.bot, text, key=key)
+            self._poster.post(room, self._config.in_force.appservice.bot, text, key=key)

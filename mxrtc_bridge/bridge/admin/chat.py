@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from mxrtc_bridge.bridge.admin.access_requests import AccessRequests
 from mxrtc_bridge.bridge.admin.service import PAGE_ROWS, AdminService, ListPage, SessionRow
 from mxrtc_bridge.bridge.check import check
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.config import Config, Finding, Level
 from mxrtc_bridge.core.access.grants import StoredGrant
 from mxrtc_bridge.core.access.policy import Service
@@ -77,7 +78,7 @@ class AdminCommands:
         desk: AdminService,
         requests: AccessRequests,
         *,
-        config: Callable[[], Config],
+        config: CurrentConfig,
         wall_ms: Callable[[], int],
         check: Check = check,
     ) -> None:
@@ -150,14 +151,14 @@ class AdminCommands:
 
     async def _revoke(self, name: str, by: UserId) -> Reply:
         if not name.isdecimal():
-            if any(grant.id == name for grant in self._config().grants):
+            if any(grant.id == name for grant in self._config.in_force.grants):
                 raise AdminError(f"{name} is a grant of the configuration; take it out there, then reload.")
             raise AdminError(f"There is no grant {name}.")
         grant = await self._desk.revoke(int(name), by)
         return say(f"Taken back: {self._line(grant)}.")
 
     def _grants(self, page: ListPage[StoredGrant]) -> Reply:
-        in_config = text(f"The configuration has {len(self._config().grants)} grants of its own.")
+        in_config = text(f"The configuration has {len(self._config.in_force.grants)} grants of its own.")
         if not page.total:
             return answer(text("No grants have been given."), in_config)
         lines = (item(f"{grant.number}: {self._line(grant)}") for grant in page.rows)
@@ -194,7 +195,7 @@ class AdminCommands:
         return answer(text(f"Live sessions ({page.total}):"), *lines, *_where(page, "who"), *paused)
 
     async def _check(self) -> Reply:
-        findings = await self._check_all(self._config())
+        findings = await self._check_all(self._config.in_force)
         wrong = [finding for finding in findings if finding.level is not Level.OK]
         if not wrong:
             return say(f"All is well: {len(findings)} checks.")
@@ -211,7 +212,7 @@ class AdminCommands:
         return f"{grant.subject} may use {where} for {left} more{once}, by {grant.giver}{reason}"
 
     def _peer(self, peer: UserId) -> str:
-        settings = self._config().peers.get(peer)
+        settings = self._config.in_force.peers.get(peer)
         return settings.name if settings is not None else peer
 
 

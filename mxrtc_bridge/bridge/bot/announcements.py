@@ -7,7 +7,7 @@ from collections.abc import Callable
 from html import escape
 from typing import Protocol
 
-from mxrtc_bridge.bridge.access.rights import Rights
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.targets import FilesTarget
 from mxrtc_bridge.core.audit.chain import AuditRecord
 from mxrtc_bridge.core.audit.sentences import describe
@@ -26,7 +26,7 @@ class Announcements:
 
     Args:
         poster: sends them.
-        rights: the rules in force.
+        config: says what is announced, and who the bot is.
         room_for: the room that is named for a purpose, if the bot is in it.
         direct_rooms: the direct chats of a peer with a user.
     """
@@ -34,12 +34,12 @@ class Announcements:
     def __init__(
         self,
         poster: Poster,
-        rights: Rights,
+        config: CurrentConfig,
         room_for: Callable[[str], RoomId | None],
         direct_rooms: Callable[[UserId, UserId], list[RoomId]],
     ) -> None:
         self._poster = poster
-        self._rights = rights
+        self._config = config
         self._room_for = room_for
         self._direct_rooms = direct_rooms
 
@@ -54,7 +54,7 @@ class Announcements:
 
     def delivered(self, delivery: Delivery | None) -> None:
         """Tell the sender, and the room for notices, what has arrived."""
-        service = None if delivery is None else self._rights.config.service(delivery.peer, delivery.service)
+        service = None if delivery is None else self._config.in_force.service(delivery.peer, delivery.service)
         if delivery is None or service is None:
             return
         if not isinstance(service.target, FilesTarget) or not service.target.announce:
@@ -70,4 +70,4 @@ class Announcements:
     def _post(self, purpose: str, text: str, html: str | None, key: str) -> None:
         room = self._room_for(purpose)
         if room is not None:
-            self._poster.post(room, self._rights.config.appservice.bot, text, html, key=key)
+            self._poster.post(room, self._config.in_force.appservice.bot, text, html, key=key)

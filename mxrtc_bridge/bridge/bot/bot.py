@@ -15,6 +15,7 @@ from mxrtc_bridge.bridge.audit.writer import AuditLog
 from mxrtc_bridge.bridge.bot.confirmation import Giving
 from mxrtc_bridge.bridge.bot.target_health import TargetStates
 from mxrtc_bridge.bridge.bot.user_commands import UserCommands
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.bridge.devices.verification import BridgeVerifications
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.engine.call_manager import CallManager
@@ -42,6 +43,7 @@ class Bot:
         peers: Peers,
         bot_rooms: BotRooms,
         *,
+        config: CurrentConfig,
         rights: Rights,
         given: RuntimeGrants,
         calls: CallManager,
@@ -64,6 +66,7 @@ class Bot:
             notices: tells people what they do not wait for.
             peers: who is in which room.
             bot_rooms: the rooms that are named for the bot.
+            config: the configuration in force.
             rights: the rules in force.
             given: the grants that admins give.
             calls: live sessions.
@@ -84,6 +87,7 @@ class Bot:
             requests,
             self.desk,
             rights,
+            config,
             outbox,
             notices,
             audited=audited,
@@ -91,10 +95,10 @@ class Bot:
             speaker_in=peers.speaker_in,
             wall_ms=clock.wall_ms,
         )
-        admins = AdminCommands(self.desk, self._requests, config=lambda: rights.config, wall_ms=clock.wall_ms)
+        admins = AdminCommands(self.desk, self._requests, config=config, wall_ms=clock.wall_ms)
         giving = Giving(
             homeserver,
-            admins=lambda: rights.config.admins,
+            admins=lambda: config.in_force.admins,
             is_own=peers.is_own,
             admin_room=lambda: bot_rooms.room("admin"),
             waiting=self._requests.waiting,
@@ -104,6 +108,7 @@ class Bot:
         )
         chat = UserCommands(
             rights,
+            config,
             calls,
             DirectChats(homeserver, peers, reads_encrypted=reads_encrypted),
             TargetStates(connector, clock.monotonic),
@@ -117,7 +122,7 @@ class Bot:
         self._conversation = CommandDispatcher(
             homeserver,
             chat,
-            is_own=rights.config.claims,
+            is_own=config.in_force.claims,
             wall_ms=clock.wall_ms,
             monotonic=clock.monotonic,
             withdrawn=withdrawn,

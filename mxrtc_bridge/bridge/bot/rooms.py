@@ -11,7 +11,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable
 
-from mxrtc_bridge.bridge.access.rights import Rights
+from mxrtc_bridge.bridge.access.rights import named_rooms
+from mxrtc_bridge.bridge.current_config import CurrentConfig
+from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.access.revocations import (
     EncryptionChange,
     MembershipChange,
@@ -41,6 +43,8 @@ CONFIRMED_S = 3.0
 """An answer that is not older confirms another call as well."""
 CONFIRM_S = 5.0
 """How long a call waits for an answer."""
+NOT_READ = "the policy lists were not read yet"
+"""The rule that denies everybody until then."""
 
 
 class ConfiguredRooms:
@@ -49,23 +53,28 @@ class ConfiguredRooms:
     Args:
         homeserver: acts as the bot.
         rules: remembers the rules of policy lists.
-        rights: the rules in force; told who is a member of what, and whom the lists deny.
-        judge_again: called when either has changed, to judge live sessions again; must not block.
+        config: names rooms and policy lists.
+        given: the grants that people have given; they name rooms as well.
+        judge_again: called when members or lists have changed, to judge live sessions again; must not block.
     """
 
     def __init__(
-        self, homeserver: Homeserver, rules: RuleMemory, rights: Rights, judge_again: Callable[[], None]
+        self,
+        homeserver: Homeserver,
+        rules: RuleMemory,
+        *,
+        config: CurrentConfig,
+        given: GrantTable,
+        judge_again: Callable[[], None],
     ) -> None:
-        self._rights = rights
+        self._config = config
+        self._given = given
         self._judge_again = judge_again
         self._changed = asyncio.Event()
-        bot = rights.config.appservice.bot
+        bot = config.in_force.appservice.bot
         self._members = MemberLists(homeserver, bot, self.rights_changed)
-        self._lists = BanLists(homeserver, bot, rules, rights.config.policy_lists, judge_again)
-        rights.rooms_of = self.rooms_of
-        rights.confirm_rooms = self.confirm
-        rights.doubtful_rooms = self.doubtful
-        rights.listed = self._lists.denial
+        self._lists = BanLists(homeserver, bot, rules, config.in_force.policy_lists, judge_again)
+        self._lists_read = False
         self.bot_rooms = BotRooms(homeserver, bot, self._named(), self._members, (self._lists,), self._entered)
         self._who = Refresher("who is in a named room", lambda room: self.bot_rooms.learn_again(room, self._members))
         # A list may be long, and is read whole: one at a time.
@@ -78,6 +87,10 @@ class ConfiguredRooms:
     def rooms_of(self, user: UserId) -> frozenset[RoomId]:
         """The rooms that ``user`` is joined to, of those that are followed."""
         return self._members.rooms_of(user)
+
+    def denial(self, user: UserId) -> str | None:
+        """The rule of a policy list that denies ``user`` everything, or None; all are denied before :meth:`recall`."""
+        return self._lists.denial(user) if self._lists_read else NOT_READ
 
     def rights_changed(self) -> None:
         """Judge live sessions again, and look whether rights name other rooms now."""
@@ -112,7 +125,7 @@ class ConfiguredRooms:
                 self._rules.doubt(room)
 
     def _replaced_by_another(self, room: RoomId) -> None:
-        if room in self.bot_rooms.joined() - self._replaced and room in self._rights.named_rooms():
+        if room in self.bot_rooms.joined() - self._replaced and room in named_rooms(self._config, self._given):
             self._replaced.add(room)
             log.warning("! %s was replaced by another room; what names it goes on to mean the members of the old", room)
 
@@ -161,10 +174,11 @@ class ConfiguredRooms:
             StorageError: the database cannot be read.
         """
         await self._lists.recall()
+        self._lists_read = True
 
     def configure(self) -> None:
         """Take over which rooms are policy lists; :meth:`reload` joins those that are new."""
-        self._lists.reload(self._rights.config.policy_lists)
+        self._lists.reload(self._config.in_force.policy_lists)
 
     async def reload(self) -> None:
         """Join and leave rooms by the configuration in force.
@@ -196,8 +210,8 @@ class ConfiguredRooms:
 
     def _named(self) -> dict[str, str]:
         """The rooms that the bot must be in, by what for."""
-        config = self._rights.config
-        watched = {f"the members of {room}": str(room) for room in self._rights.named_rooms()}
+        config = self._config.in_force
+        watched = {f"the members of {room}": str(room) for room in named_rooms(self._config, self._given)}
         lists = {f"the policy list {room}": str(room) for room in config.policy_lists}
         return {**config.rooms.named(), **watched, **lists}
 

@@ -14,6 +14,7 @@ from mxrtc_bridge.bridge.admin.access_requests import AccessRequests
 from mxrtc_bridge.bridge.admin.chat import ADMINS_VERBS, AdminCommands
 from mxrtc_bridge.bridge.bot.confirmation import Giving
 from mxrtc_bridge.bridge.bot.target_health import TargetStates
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.peer_names import short_name
 from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.bot.commands import (
@@ -68,6 +69,7 @@ class UserCommands:
     def __init__(
         self,
         rights: Rights,
+        config: CurrentConfig,
         sessions: LiveSessions,
         openings: RoomOpener,
         states: TargetStates,
@@ -82,6 +84,7 @@ class UserCommands:
 
         Args:
             rights: the rules in force.
+            config: names the peers and their services.
             sessions: live sessions.
             openings: makes direct chats.
             states: whether targets answer.
@@ -93,6 +96,7 @@ class UserCommands:
         """
         self._wall_ms = wall_ms
         self._rights = rights
+        self._config = config
         self._sessions = sessions
         self._openings = openings
         self._states = states
@@ -112,7 +116,7 @@ class UserCommands:
 
     def names(self) -> Names:
         """What short names stand for: peers of this bridge."""
-        config = self._rights.config
+        config = self._config.in_force
         return Names(config.homeserver.domain, config.appservice.peer_prefix)
 
     def missing(self) -> frozenset[str]:
@@ -177,7 +181,7 @@ class UserCommands:
         )
 
     async def _list_peers(self, asker: CommandSender, *, everything: bool) -> Reply:
-        config = self._rights.config
+        config = self._config.in_force
         services = self._services(asker.user)
         if everything and self._rights.is_admin(asker.user):
             services = {peer.user_id: tuple(sorted(peer.services)) for peer in config.peers.values()}
@@ -250,7 +254,7 @@ class UserCommands:
         wanted = usable if service is None else tuple(name for name in usable if name == service)
         if not wanted:
             return self._unknown(peer, service, asker)
-        config = self._rights.config
+        config = self._config.in_force
         name = name_for(asker.user, peer, config.appservice.peer_prefix)
         lines: list[Line] = []
         for each in wanted:
@@ -269,7 +273,7 @@ class UserCommands:
 
     def _services(self, user: UserId) -> dict[UserId, tuple[ServiceName, ...]]:
         """What ``user`` may use and what exists, by peer."""
-        listing = self._rights.listing(user, self._rights.config.appservice.bot)
+        listing = self._rights.listing(user, self._config.in_force.appservice.bot)
         return {peer: names for peer, names in listing if names}
 
     def _name(self, peer: UserId) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from mxrtc_bridge.bridge.access.rights import Rights
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, Standing
 from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.call.events import CallEvent, CallMessage, Invite, Reject, Version
@@ -93,6 +94,7 @@ class ToDeviceSignalling:
         *,
         lookups: DeviceLookups,
         rights: Rights,
+        config: CurrentConfig,
         counters: RefusalCounter,
         wall_ms: Callable[[], int],
     ) -> None:
@@ -103,7 +105,8 @@ class ToDeviceSignalling:
             device_of: the device of one of our users, if it is up.
             receive: given each event of a call, with our user.
             lookups: asks what is to be thought of a device that calls.
-            rights: the rules in force, the policy for devices among them.
+            rights: the rules in force.
+            config: has the policy for devices.
             counters: counts what is refused.
             wall_ms: milliseconds since the epoch.
         """
@@ -112,6 +115,7 @@ class ToDeviceSignalling:
         self._receive = receive
         self._lookups = lookups
         self._rights = rights
+        self._config = config
         self._counters = counters
         self._seldom = RateLimitedLog(log)
         self._wall_ms = wall_ms
@@ -251,7 +255,7 @@ class ToDeviceSignalling:
 
     @property
     def _least(self) -> Trust:
-        return self._rights.config.encryption.least
+        return self._config.in_force.encryption.least
 
     def _refused(self, code: str, sender: UserId) -> None:
         self._counters.refusal(code)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from mxrtc_bridge.bridge.access.rights import Rights
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.bridge.devices.devices import Encryption, explain, readable_for_all
 from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, Standing
 from mxrtc_bridge.core.access.policy import Allow
@@ -89,6 +90,7 @@ class EventDecryption:
         *,
         lookups: DeviceLookups,
         rights: Rights,
+        config: CurrentConfig,
         counters: RefusalCounter,
         wall_ms: Callable[[], int],
         handle_call: Callable[[RoomEvent, UserId, CallerDevice | None], Awaitable[None]],
@@ -104,7 +106,8 @@ class EventDecryption:
             outbox: sends refusals.
             notices: remembers who was told what.
             lookups: asks what is to be thought of a device that calls or gives commands.
-            rights: the rules in force, the policy for devices among them.
+            rights: the rules in force.
+            config: has the policy for devices.
             counters: counts what is refused.
             wall_ms: milliseconds since the epoch.
             handle_call: given each event of a call that may be looked at, in plain text, the peer it is for, and the
@@ -120,6 +123,7 @@ class EventDecryption:
         self._notices = notices
         self._lookups = lookups
         self._rights = rights
+        self._config = config
         self._counters = counters
         self._wall_ms = wall_ms
         self._handle_call = handle_call
@@ -179,7 +183,7 @@ class EventDecryption:
 
     @property
     def _least(self) -> Trust:
-        return self._rights.config.encryption.least
+        return self._config.in_force.encryption.least
 
     async def _handle_encrypted(self, event: RoomEvent, local: UserId) -> None:
         if not self._encryption.is_on:

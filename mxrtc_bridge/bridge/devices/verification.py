@@ -14,6 +14,7 @@ from typing import Protocol
 
 from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.audit.events import AuditEvents
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, SendToDevices, VerificationEnded, VerifiedKeys
 from mxrtc_bridge.core.errors import AdminError, HomeserverError, MxrtcError
@@ -70,6 +71,7 @@ class BridgeVerifications:
         vouching: told which identities were compared.
         rooms: sends events of our users.
         rights: the rules in force.
+        config: names identities that an admin has written down.
         audited: where it is written down.
         tell_admins: says something to the admins.
         new_number: gives a number that no verification has had before.
@@ -83,6 +85,7 @@ class BridgeVerifications:
         rooms: RoomSender,
         *,
         rights: Rights,
+        config: CurrentConfig,
         audited: AuditEvents,
         tell_admins: Callable[[str], None],
         new_number: Callable[[], Awaitable[int]],
@@ -92,6 +95,7 @@ class BridgeVerifications:
         self._vouching = vouching
         self._rooms = rooms
         self._rights = rights
+        self._config = config
         self._audited = audited
         self._tell_admins = tell_admins
         self._clock = clock
@@ -168,7 +172,7 @@ class BridgeVerifications:
             DeskError: there is none, it is not the one that was compared, or the configuration names one.
             MxrtcError: it cannot be found out or stored.
         """
-        named = self._rights.config.encryption.identities.get(user)
+        named = self._config.in_force.encryption.identities.get(user)
         if named is not None:
             raise AdminError(
                 f"encryption.identities in the configuration says which identity {user} has: change it there."

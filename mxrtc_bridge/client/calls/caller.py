@@ -330,6 +330,8 @@ class Caller:
             room=room,
             local=self.login.user_id,
             remote=peer,
+            number=0,
+            device=None,
             signaller=signaller,
             peers=AiortcPeerFactory(settings, NoCertificates(), self._ice_servers),
             links=links,

@@ -22,6 +22,7 @@ from mxrtc_bridge.bridge.admin.access_requests import AccessRequests
 from mxrtc_bridge.bridge.admin.service import AdminService
 from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.bridge.audit.writer import AuditLog
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.config.config import AuditSettings
 from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.access.policy import Service, parse_subject
@@ -34,7 +35,7 @@ from mxrtc_bridge.storage.audit_file import read_lines
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.grants import GrantStore
 from mxrtc_bridge.storage.requests import RequestStore
-from tests.bridge.access.test_rights import config
+from tests.bridge.access.test_rights import Rooms, config
 
 NOW = 1_800_000_000_000
 HOUR_S = 3600
@@ -77,18 +78,18 @@ class World:
             mirror=lambda _number, _record: None,
         )
         audited = AuditEvents(self.audit, self.wall_ms, lambda: self.now_ms / 1000)
-        self.rights = Rights(CONFIG, self.wall_ms)
+        current, rooms = CurrentConfig(CONFIG), Rooms()
         self.given = RuntimeGrants(
             self.grants,
             GrantTable(),
-            config=lambda: CONFIG,
-            rooms_of=lambda _user: (),
+            config=current,
+            rooms_of=rooms.rooms_of,
             changed=self._judge,
             audited=audited,
             wall_ms=self.wall_ms,
             tell_admins=self.told.append,
         )
-        self.rights.given = self.given
+        self.rights = Rights(current, rooms, self.given, wall_ms=self.wall_ms, elapsed_ms=self.wall_ms)
         desk = AdminService(
             self.given,
             cast(Any, SimpleNamespace(paused=False)),
@@ -102,6 +103,7 @@ class World:
             self.requests_store,
             desk,
             self.rights,
+            current,
             self,
             self,
             audited=audited,

@@ -6,15 +6,16 @@ A table to read, and the same against a short evaluator that walks over everythi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxrtc_bridge.bridge.access.rights import Rights
+from mxrtc_bridge.bridge.access.rights import Rights, named_rooms
 from mxrtc_bridge.bridge.audit.events import MAX_DENIED, ServiceAudit
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.access.grants import Claimant, GrantTable, StoredGrant
 from mxrtc_bridge.core.access.policy import Allow, Deny, Service, Subject, parse_subject
@@ -45,6 +46,33 @@ class Given:
 
     def claimed(self, grant: StoredGrant, claimant: Claimant) -> None:
         self.table.claim(grant, claimant)
+
+    async def claim_written(self, claimant: Claimant) -> bool:
+        return bool(self.table.claimed_by(claimant))
+
+
+@dataclass
+class Rooms:
+    """Who is in rooms, and whom policy lists deny."""
+
+    joined: dict[UserId, frozenset[RoomId]] = field(default_factory=dict)
+    listed: Callable[[UserId], str | None] = lambda _user: None
+    unsure: tuple[RoomId, ...] = ()
+    asked: list[tuple[RoomId, ...]] = field(default_factory=list)
+
+    def rooms_of(self, user: UserId) -> frozenset[RoomId]:
+        return self.joined.get(user, frozenset())
+
+    async def confirm(self, rooms: Collection[RoomId]) -> bool:
+        """No homeserver answers: only what needs none is known."""
+        self.asked.append(tuple(rooms))
+        return not rooms
+
+    def doubtful(self) -> tuple[RoomId, ...]:
+        return self.unsure
+
+    def denial(self, user: UserId) -> str | None:
+        return self.listed(user)
 
 
 def config(
@@ -92,11 +120,12 @@ def rights(
     table = GrantTable()
     for grant in given:
         table.add(grant)
-    each = Rights(made, lambda: NOW)
-    each.given = Given(table)
-    each.rooms_of = lambda user: rooms.get(user, frozenset())
-    each.listed = lambda user: f"policy list: {user}" if user in listed else None
-    return each
+    each = Rooms(rooms, lambda user: f"policy list: {user}" if user in listed else None)
+    return Rights(CurrentConfig(made), each, Given(table), wall_ms=lambda: NOW, elapsed_ms=lambda: NOW)
+
+
+def by_clock(config: CurrentConfig, clock: FakeClock) -> Rights:
+    return Rights(config, Rooms(), Given(GrantTable()), wall_ms=clock.wall_ms, elapsed_ms=clock.elapsed_ms)
 
 
 def stored(number: int, subject: str, service: str = "ssh", until_ms: int = NOW + 1, once: bool = False) -> StoredGrant:
@@ -249,7 +278,7 @@ def test_only_what_could_be_given_may_be_asked_for() -> None:
     assert [each.could_ask_for_anything(user) for user in USERS] == [True, True, False, False]
     assert not each.may_ask(ALICE, PEER, SERVICES[1])
     assert not each.may_ask(ALICE, UserId("@rtc_other:example.org"), SERVICES[0])
-    each.listed = lambda _user: "policy list"
+    each = rights(config(grantable={"ssh": ["@alice:example.org"]}), listed=frozenset({ALICE}))
     assert not each.may_ask(ALICE, PEER, SERVICES[0])
     assert not each.could_ask_for_anything(ALICE)
 
@@ -315,23 +344,29 @@ async def test_a_use_that_was_not_written_down_is_not_counted_and_is_written_dow
 
 def test_rooms_that_any_rule_names_are_followed() -> None:
     one, two, three = (RoomId(f"!{name}:example.org") for name in ("one", "two", "three"))
-    each = rights(
-        config([(f"room:{one}", "web")], {"ssh": [f"room:{two}"]}), [stored(1, f"room:{three}"), stored(2, str(ALICE))]
-    )
-    assert each.named_rooms() == {one, two, three}
+    table = GrantTable()
+    table.add(stored(1, f"room:{three}"))
+    table.add(stored(2, str(ALICE)))
+    current = CurrentConfig(config([(f"room:{one}", "web")], {"ssh": [f"room:{two}"]}))
+    assert named_rooms(current, table) == {one, two, three}
+    current.put_in_force(config())
+    assert named_rooms(current, table) == {three}
 
 
 def test_the_next_change_is_the_first_end_of_any_grant() -> None:
     each = rights(until_config(NOW + 30_000))
     assert each.next_change_s() == 30
-    each.given = Given(GrantTable(), 20.0)
+    given = Given(GrantTable(), 20.0)
+    current = CurrentConfig(until_config(NOW + 30_000))
+    each = Rights(current, Rooms(), given, wall_ms=lambda: NOW, elapsed_ms=lambda: NOW)
     assert each.next_change_s() == 20
     assert rights(config()).next_change_s() is None
 
 
 def test_a_clock_that_is_set_ends_a_right_of_the_configuration_early_and_never_late() -> None:
     wall, elapsed = [NOW], [0]
-    each = Rights(until_config(NOW + 60_000), lambda: wall[0], lambda: elapsed[0])
+    current = CurrentConfig(until_config(NOW + 60_000))
+    each = Rights(current, Rooms(), Given(GrantTable()), wall_ms=lambda: wall[0], elapsed_ms=lambda: elapsed[0])
     may = lambda: isinstance(each.may_call(ALICE, PEER), Allow)  # noqa: E731
     wall[0], elapsed[0] = NOW - 3_600_000, 59_000
     assert may()
@@ -340,7 +375,7 @@ def test_a_clock_that_is_set_ends_a_right_of_the_configuration_early_and_never_l
     assert not may(), "an hour back, but a minute has passed"
     assert each.expiries(ALICE, PEER) == {}
     assert each.next_change_s() is None
-    each.config = until_config(NOW + 70_000)
+    current.put_in_force(until_config(NOW + 70_000))
     assert may(), "the admin has written down a later end"
     wall[0] = NOW + 70_000
     assert not may(), "set forward"
@@ -348,14 +383,15 @@ def test_a_clock_that_is_set_ends_a_right_of_the_configuration_early_and_never_l
 
 def test_a_reload_after_the_clock_was_set_back_brings_no_right_back() -> None:
     clock = FakeClock(wall_ms=NOW)
-    each = Rights(until_config(NOW + 60_000), clock.wall_ms, clock.elapsed_ms)
+    current = CurrentConfig(until_config(NOW + 60_000))
+    each = by_clock(current, clock)
     clock.sleep(61)
     clock.set_by(-3600)
     for _ in range(2):
-        each.config = until_config(NOW + 60_000)
+        current.put_in_force(until_config(NOW + 60_000))
         assert isinstance(each.may_call(ALICE, PEER), Deny)
         assert each.next_change_s() is None
-    each.config = until_config(NOW + 62_000)
+    current.put_in_force(until_config(NOW + 62_000))
     assert each.next_change_s() == 1
     clock.sleep(1)
     assert isinstance(each.may_call(ALICE, PEER), Deny), "no later either, by what was counted before the reload"
@@ -375,7 +411,7 @@ def test_a_reload_after_the_clock_was_set_back_brings_no_right_back() -> None:
 )
 def test_right_ends_no_later_than_it_says_whatever_the_clock_says(happens: Callable[[FakeClock], object]) -> None:
     clock = FakeClock(wall_ms=NOW)
-    each = Rights(until_config(NOW + 60_000), clock.wall_ms, clock.elapsed_ms)
+    each = by_clock(CurrentConfig(until_config(NOW + 60_000)), clock)
     assert isinstance(each.may_call(ALICE, PEER), Allow)
     happens(clock)
     assert isinstance(each.may_call(ALICE, PEER), Deny)
@@ -384,8 +420,9 @@ def test_right_ends_no_later_than_it_says_whatever_the_clock_says(happens: Calla
 def test_a_user_without_a_right_costs_no_look_at_the_policy_lists() -> None:
     """Anybody can invent user ids, and a list may be long."""
     asked: list[UserId] = []
-    each = rights(config([("@alice:example.org", "ssh")], {"web": ["@bob:partner.test"]}))
-    each.listed = asked.append  # type: ignore[assignment]
+    current = CurrentConfig(config([("@alice:example.org", "ssh")], {"web": ["@bob:partner.test"]}))
+    rooms = Rooms(listed=asked.append)  # type: ignore[arg-type]
+    each = Rights(current, rooms, Given(GrantTable()), wall_ms=lambda: NOW, elapsed_ms=lambda: NOW)
     stranger, ssh = UserId("@stranger:elsewhere.test"), ServiceName("ssh")
     assert each.may_call(stranger, PEER) == each.may_call(stranger, BOT) == Deny("no grant")
     assert each.decide(stranger, PEER, ssh) == (Deny("no grant"), None)
@@ -486,15 +523,8 @@ async def test_only_who_is_let_in_by_a_room_alone_is_confirmed(
     asked: list[tuple[RoomId, ...]],
     confirmed: bool,
 ) -> None:
-    each = Rights(config(grants, deny=[str(ZOE)]), lambda: NOW)
-    each.rooms_of = lambda user: (TEAM,) if user == ALICE else ()
-    each.doubtful_rooms = lambda: doubtful
-    questions: list[tuple[RoomId, ...]] = []
-
-    async def confirm(rooms: Collection[RoomId]) -> bool:
-        questions.append(tuple(rooms))
-        return not rooms
-
-    each.confirm_rooms = confirm
+    rooms = Rooms({ALICE: frozenset({TEAM})}, unsure=doubtful)
+    current = CurrentConfig(config(grants, deny=[str(ZOE)]))
+    each = Rights(current, rooms, Given(GrantTable()), wall_ms=lambda: NOW, elapsed_ms=lambda: NOW)
     assert await each.confirm(user, PEER) is confirmed
-    assert questions == asked
+    assert rooms.asked == asked

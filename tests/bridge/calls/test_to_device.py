@@ -84,14 +84,14 @@ class World:
         self.gates: dict[DeviceId, asyncio.Event] = {}
         """Look-ups that hang until these are set."""
         self.looked: list[tuple[UserId, DeviceId]] = []
-        self.config = self
-        self.encryption = self
+        self.in_force = self.encryption = self
         self.signals = ToDeviceSignalling(
             self,
             lambda _user: self.device if self.up else None,  # type: ignore[arg-type,return-value]
             self.receive,
             lookups=self,  # type: ignore[arg-type]
             rights=self,  # type: ignore[arg-type]
+            config=self,  # type: ignore[arg-type]
             counters=self.counters,
             wall_ms=lambda: self.now_ms,
         )

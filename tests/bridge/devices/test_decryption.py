@@ -29,7 +29,7 @@ class World:
     """Everything around the events; the look-up says what a test wants."""
 
     def __init__(self) -> None:
-        self.encryption = self.config = self
+        self.in_force = self.encryption = self
         self.is_on, self.least, self.allowed = True, Trust.UNSIGNED, True
         self.standing, self.trust = Standing.GOOD, Trust.CROSS_SIGNED
         self.device = PHONE
@@ -51,6 +51,7 @@ class World:
             self,
             lookups=self,  # type: ignore[arg-type]
             rights=self,  # type: ignore[arg-type]
+            config=self,  # type: ignore[arg-type]
             counters=self.counters,
             wall_ms=lambda: 1000,
             handle_call=self.handle_call,

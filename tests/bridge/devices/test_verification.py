@@ -35,7 +35,7 @@ class World:
         self.allowed = True
         self.shown: str | None = MASTERS[ALICE]
         self.identities: dict[UserId, str] = {}
-        self.config = self.encryption = self
+        self.in_force = self.encryption = self
         self.accepted: list[tuple[UserId, str | None]] = []
         self.vouched: list[tuple[UserId, str]] = []
         self.audit: list[tuple[object, ...]] = []
@@ -46,6 +46,7 @@ class World:
             self,
             self,
             rights=self,  # type: ignore[arg-type]
+            config=self,  # type: ignore[arg-type]
             audited=self,  # type: ignore[arg-type]
             tell_admins=self.told.append,
             new_number=(numbers or Numbers(self, "verification")).next,

@@ -1,0 +1,36 @@
+"""The configuration in force: made before all that asks it, so that nothing has to be told of it later."""
+
+from __future__ import annotations
+
+from mxrtc_bridge.config import Config
+from mxrtc_bridge.core.access.policy import Subject
+
+
+class CurrentConfig:
+    """The one place that says which configuration is in force; whoever needs it asks at each use.
+
+    Args:
+        config: the configuration that the bridge starts with.
+    """
+
+    __slots__ = ("_grantable_to", "_in_force")
+
+    def __init__(self, config: Config) -> None:
+        self.put_in_force(config)
+
+    @property
+    def in_force(self) -> Config:
+        """What the admin has written down, and the bridge goes by now."""
+        return self._in_force
+
+    @property
+    def grantable_to(self) -> frozenset[Subject]:
+        """To whom any service may be given while the bridge runs."""
+        return self._grantable_to
+
+    def put_in_force(self, config: Config) -> None:
+        """Replace the configuration by ``config``, which was checked; only a reload does that."""
+        self._in_force = config
+        self._grantable_to: frozenset[Subject] = frozenset().union(
+            *(service.grantable_to for peer in config.peers.values() for service in peer.services.values())
+        )
