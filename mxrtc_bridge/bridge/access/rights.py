@@ -176,17 +176,9 @@ class Rights:
         self, user: UserId, peer: UserId, service: ServiceName, claimant: Claimant | None = None
     ) -> tuple[Decision, StoredGrant | None]:
         """Whether ``user`` may use a service now, and the given grant by which they do, if it is one."""
-        if (denied := self._config.in_force.policy().denial(user)) is not None:
-            return denied, None
         rooms = self._rooms_of(user)
         decision = self._config.in_force.policy().service_access(user, peer, service, self._steady_ms(), rooms)
-        given = None
-        if isinstance(decision, Deny):
-            given = next(self._matching(user, rooms, claimant, peer=peer, service=service), None)
-        if given is not None:
-            decision = Allow(given.rule)
-        decision = self._unless_listed(user, decision)
-        return decision, given if isinstance(decision, Allow) else None
+        return self._or_given(user, decision, self._matching(user, rooms, claimant, peer=peer, service=service))
 
     def grant(
         self, user: UserId, peer: UserId, service: ServiceName, claimant: Claimant | None = None
@@ -224,14 +216,21 @@ class Rights:
         }
 
     def _peer_access(self, user: UserId, peer: UserId) -> Decision:
-        if (denied := self._config.in_force.policy().denial(user)) is not None:
-            return denied
         rooms = self._rooms_of(user)
         decision = self._config.in_force.policy().peer_access(user, peer, self._steady_ms(), rooms)
-        if isinstance(decision, Deny):
-            for grant in self._matching(user, rooms, any_session=True, peer=peer):
-                return self._unless_listed(user, Allow(grant.rule))
-        return self._unless_listed(user, decision)
+        return self._or_given(user, decision, self._matching(user, rooms, any_session=True, peer=peer))[0]
+
+    def _or_given(
+        self, user: UserId, decision: Decision, matching: Iterator[StoredGrant]
+    ) -> tuple[Decision, StoredGrant | None]:
+        """What becomes of a decision of the configuration by the given grants; nothing is given to who is denied."""
+        given = None
+        if isinstance(decision, Deny) and decision.unless_given:
+            given = next(matching, None)
+        if given is not None:
+            decision = Allow(given.rule)
+        decision = self._unless_listed(user, decision)
+        return decision, given if isinstance(decision, Allow) else None
 
     def _listed(self, user: UserId) -> Deny | None:
         rule = self._rooms.denial(user)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from mxrtc_bridge.core.errors import ConfigError, EventError
@@ -170,6 +170,8 @@ class Deny:
     """The request is refused; ``rule`` is for the admin only, never for the user."""
 
     rule: str
+    unless_given: bool = field(default=False, compare=False)
+    """Whether a grant that is given while the bridge runs may allow it all the same: nothing but a grant is missing."""
 
 
 Decision = Allow | Deny
@@ -288,4 +290,4 @@ def _first_in_force(matching: Iterable[Grant], now_ms: int) -> Decision:
         if grant.in_force(now_ms):
             return Allow(grant.id)
         ended = ended or grant.id
-    return Deny(NO_GRANT if ended is None else f"{NO_GRANT}: {ended} has ended")
+    return Deny(NO_GRANT if ended is None else f"{NO_GRANT}: {ended} has ended", unless_given=True)
