@@ -107,10 +107,6 @@ class StateFolder:
         rooms[f"{user} {peer}"] = room
         self._write(self.path / "rooms.json", dict(list(rooms.items())[-MAX_ROOMS:]))
 
-    def known_peers(self, user: UserId) -> list[UserId]:
-        """Peers that ``user`` has met from here."""
-        return sorted(UserId(key.split(" ")[1]) for key in self._rooms() if key.startswith(f"{user} "))
-
     def _rooms(self) -> dict[str, object]:
         try:
             return self._read(self.path / "rooms.json") or {}

@@ -14,7 +14,7 @@ from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import HEADER_SIZE
 from mxrtc_bridge.sctp.congestion import CongestionControl
-from mxrtc_bridge.sctp.events import BufferedLow, Event, Flushed, MessageReceived, ResetDone, SendSpace
+from mxrtc_bridge.sctp.events import Event, Flushed, MessageReceived, ResetDone, SendSpace
 from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, AssociationState
 from mxrtc_bridge.sctp.outbound_queue import OutMessage, OutStream
 from mxrtc_bridge.sctp.packet_reader import HEARTBEAT_INFO, Inbound
@@ -129,8 +129,6 @@ class Association(Inbound):
             message.expires_at = now + lifetime if lifetime is not None else 0.0
             message.max_retransmissions = max_retransmissions if max_retransmissions is not None else -1
         sender.scheduler.push(message)
-        if out.queued > out.low_mark:
-            out.low_armed = True
         if sender.scheduler.queued > self._space_mark:
             self._space_armed = True
 
@@ -149,14 +147,6 @@ class Association(Inbound):
     def peer_resets(self) -> bool:
         """Whether the other side can reset streams."""
         return self._peer_resets
-
-    def set_weight(self, stream: int, weight: float) -> None:
-        """Give a stream a share of the path in proportion to ``weight``; 1.0 is that of all others."""
-        self._stream(stream).weight = max(weight, 0.001)
-
-    def set_low_mark(self, stream: int, size: int) -> None:
-        """Report ``BufferedLow`` whenever what waits on a stream falls to ``size``."""
-        self._stream(stream).low_mark = size
 
     def set_space_mark(self, size: int) -> None:
         """Report ``SendSpace`` whenever what waits on all streams falls to ``size``."""
@@ -303,9 +293,6 @@ class Association(Inbound):
 
     def _tell_space(self) -> None:
         scheduler = self._sender.scheduler
-        if scheduler.lowered:
-            self._events.extend([BufferedLow(stream.id) for stream in scheduler.lowered])
-            scheduler.lowered.clear()
         if self._space_armed and scheduler.queued <= self._space_mark:
             self._space_armed = False
             self._events.append(SendSpace())

@@ -22,7 +22,6 @@ from mxrtc_bridge.sctp.association import Association
 from mxrtc_bridge.sctp.chunks import MalformedError
 from mxrtc_bridge.sctp.dcep import OpenMessage
 from mxrtc_bridge.sctp.events import (
-    BufferedLow,
     Ended,
     Established,
     Event,
@@ -87,7 +86,6 @@ ChannelEvent = (
     | ChannelMessage
     | ChannelClosing
     | ChannelClosed
-    | BufferedLow
     | Flushed
     | SendSpace
     | Ended
@@ -256,7 +254,7 @@ class DataChannels:
         elif isinstance(event, Ended):
             self._end(event)
         else:
-            assert isinstance(event, (BufferedLow, Flushed, SendSpace))
+            assert isinstance(event, (Flushed, SendSpace))
             self._events.append(event)
 
     def _receive(self, event: MessageReceived) -> ChannelMessage | None:

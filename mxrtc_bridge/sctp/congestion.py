@@ -31,7 +31,6 @@ class SentPacket:
         app_limited: there was not enough to send at that time; its rate says nothing about the path's limit.
         inflight: bytes in flight just after it left, itself included.
         lost: bytes declared lost in all when it left.
-        is_probe: a tail loss probe.
         chunks: what is in it, for the association only.
         pending: how many of the chunks are still in flight with this packet, for the association only.
     """
@@ -43,7 +42,6 @@ class SentPacket:
         "delivered_at",
         "first_sent_at",
         "inflight",
-        "is_probe",
         "lost",
         "number",
         "pending",
@@ -73,7 +71,6 @@ class SentPacket:
         self.app_limited = app_limited
         self.inflight = inflight
         self.lost = lost
-        self.is_probe = False
         self.chunks = chunks
         self.pending = len(chunks)
 

@@ -45,13 +45,6 @@ class ResetDone:
 
 
 @dataclass(frozen=True, slots=True)
-class BufferedLow:
-    """What waits on a stream fell to its mark, or below."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
 class SendSpace:
     """What waits on all streams together fell to the mark of the association, or below."""
 
@@ -76,4 +69,4 @@ class Ended:
     reason: str
 
 
-Event = Established | MessageReceived | StreamReset | ResetDone | BufferedLow | SendSpace | Flushed | Ended
+Event = Established | MessageReceived | StreamReset | ResetDone | SendSpace | Flushed | Ended

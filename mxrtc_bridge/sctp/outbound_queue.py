@@ -1,7 +1,7 @@
 """What waits for sending: streams, their messages, and which of them the next chunk is cut from.
 
-Fair queueing over streams: each has a virtual time that grows by what it sent, divided by its weight, and the one that
-is furthest behind is next. A stream that wakes up starts at the present, so it is next at once, but saves up nothing.
+Fair queueing over streams: each has a virtual time that grows by what it sent, and the one that is furthest behind is
+next. A stream that wakes up starts at the present, so it is next at once, but saves up nothing.
 
 With I-DATA the choice is made again for every chunk, so a small message waits behind one packet of a bulk stream at
 most. Without it the fragments of a message must have consecutive TSNs (RFC 9260 section 6.9): then the choice is made
@@ -109,15 +109,12 @@ class OutStream:
         "enqueued",
         "flush_mark",
         "id",
-        "low_armed",
-        "low_mark",
         "messages",
         "next_number",
         "next_unordered",
         "queued",
         "resetting",
         "virtual",
-        "weight",
     )
 
     def __init__(self, number: int) -> None:
@@ -125,15 +122,12 @@ class OutStream:
         self.messages: deque[OutMessage] = deque()
         self.next_number = 0
         self.next_unordered = 0
-        self.weight = 1.0
         self.virtual = 0.0
         self.active = False
         self.queued = 0
         self.enqueued = 0
         self.acked = 0
         self.flush_mark = -1
-        self.low_mark = 0
-        self.low_armed = False
         self.resetting = False
 
 
@@ -153,7 +147,6 @@ class OutboundScheduler:
         self.message_count = 0
         self.expired: list[OutMessage] = []
         """Messages that ran out of time before their first chunk; the caller takes them."""
-        self.lowered: list[OutStream] = []
         """Streams whose queue fell to its mark; the caller takes them."""
         self.drained: list[OutStream] = []
         """Streams that are to be reset and have nothing left to send; the caller takes them."""
@@ -255,10 +248,7 @@ class OutboundScheduler:
         message.offset = end
         stream.queued -= left
         self.queued -= left
-        if stream.low_armed and stream.queued <= stream.low_mark:
-            stream.low_armed = False
-            self.lowered.append(stream)
-        stream.virtual += length / stream.weight
+        stream.virtual += length
         if ends:
             stream.messages.popleft()
             self.message_count -= 1

@@ -113,9 +113,8 @@ class Sender:
             size = self._fill_last(parts, chunks)
         if not size:
             return 0
-        packet = flight.sent(now, chunks, size)
+        flight.sent(now, chunks, size)
         if probe:
-            packet.is_probe = True
             self._probe_due = False
         return size
 

@@ -8,14 +8,11 @@ connection: those belong to whoever was given the sink.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import os
 import socket
-import stat
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from mxrtc_bridge.core.errors import LocalError
@@ -38,18 +35,18 @@ Accepted = Callable[[SocketSink], None]
 def _cannot_listen(where: str, error: OSError) -> LocalError:
     remedies = {
         errno.EADDRINUSE: "another program listens there; stop it or choose another",
-        errno.EACCES: "ports below 1024 and foreign directories need more rights; choose another",
+        errno.EACCES: "ports below 1024 need more rights; choose another",
         errno.EADDRNOTAVAIL: "this machine does not have that address; choose one of its own",
     }
     words = os.strerror(error.errno) if error.errno is not None else str(error)
-    remedy = remedies.get(error.errno or 0, "choose another address, port or path")
+    remedy = remedies.get(error.errno or 0, "choose another address or port")
     return LocalError(f"cannot listen on {where} ({words}): {remedy}")
 
 
 class Listener:
     """Listening sockets, and the count of the connections that came through them.
 
-    Made by :meth:`open_tcp` or :meth:`open_unix`; accepts from then on.
+    Made by :meth:`open_tcp`; accepts from then on.
 
     Args:
         sockets: bound and listening; they belong to the listener from now on.
@@ -65,8 +62,6 @@ class Listener:
         self._accepted = accepted
         self._max_connections = max_connections
         self._pause: asyncio.TimerHandle | None = None
-        self._path: Path | None = None
-        self._inode = 0
         self._closed = False
         self.connections = 0
         """Accepted connections that are still open."""
@@ -103,25 +98,6 @@ class Listener:
         except OSError as error:
             raise _cannot_listen(where, error) from error
 
-    @classmethod
-    async def open_unix(
-        cls, path: Path, accepted: Accepted, *, max_connections: int = DEFAULT_MAX_CONNECTIONS
-    ) -> Listener:
-        """Listen on a unix socket that only this user may open (mode 0600).
-
-        A socket that a dead process left behind is replaced; one that somebody listens on is not.
-
-        Raises:
-            LocalError: the path is taken, or cannot be made.
-        """
-        try:
-            sock, inode = _bind_unix(path)
-        except OSError as error:
-            raise _cannot_listen(str(path), error) from error
-        listener = cls([sock], accepted, max_connections=max_connections)
-        listener._path, listener._inode = path, inode
-        return listener
-
     @property
     def port(self) -> int:
         """The real TCP port."""
@@ -137,15 +113,6 @@ class Listener:
         self._unwatch()
         for sock in self._sockets:
             sock.close()
-        self._remove_path()
-
-    def _remove_path(self) -> None:
-        if self._path is None:
-            return
-        with contextlib.suppress(OSError):
-            # Somebody may have put another socket there meanwhile.
-            if self._path.lstat().st_ino == self._inode:
-                self._path.unlink()
 
     def _watch(self) -> None:
         self._pause = None
@@ -229,35 +196,3 @@ def _bind_tcp(family: int, address: tuple[Any, ...]) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def _bind_unix(path: Path) -> tuple[socket.socket, int]:
-    """Return the listening socket, and the inode by which we know our file again."""
-    _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        # On Linux the file gets the mode that the socket has when it is bound: there is no moment of openness.
-        os.fchmod(sock.fileno(), 0o600)
-        sock.bind(str(path))
-        sock.listen(BACKLOG)
-        return sock, path.lstat().st_ino
-    except OSError:
-        sock.close()
-        raise
-
-
-def _remove_stale(path: Path) -> None:
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-        except OSError:
-            return

@@ -211,17 +211,6 @@ class InboxStore:
         if verdicts:
             await self._database.transaction(update)
 
-    async def set_aside(self, limit: int = 100) -> list[tuple[str, str]]:
-        """The newest events that were set aside, each with its reason."""
-
-        async def select(connection: Connection) -> list[tuple[str, str]]:
-            rows = await connection.fetch(
-                "SELECT event_id, reason FROM event WHERE state = 2 ORDER BY seq DESC LIMIT $1", limit
-            )
-            return [(row["event_id"], row["reason"]) for row in rows]
-
-        return await self._database.read(select)
-
     async def prune(self, now_ms: int) -> int:
         """Forget settled events that are too old or too many, in small transactions; returns how many."""
         forgotten = 0

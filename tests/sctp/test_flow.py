@@ -7,7 +7,7 @@ import pytest
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.bbr import Bbr
-from mxrtc_bridge.sctp.events import BufferedLow, Flushed, MessageReceived, SendSpace
+from mxrtc_bridge.sctp.events import Flushed, MessageReceived, SendSpace
 from mxrtc_bridge.sctp.settings import KIB, SctpSettings
 from tests.sctp.hostile import THEIR_TSN, Puppet
 from tests.sctp.links import Path, World, established, pair
@@ -156,23 +156,9 @@ def test_chunks_of_streams_alternate_when_interleaving() -> None:
     assert all(len(set(middle[index : index + 3])) == 3 for index in range(0, len(middle) - 3, 3))
 
 
-def test_weight_divides_the_path() -> None:
-    world = established(pair(6, Path(rate=500_000.0, queue=30_000)))
-    left = world.left.association
-    left.set_weight(1, 3.0)
-    for _ in range(40):
-        for stream in (0, 1):
-            left.send(world.now, stream, 53, bytes(8000))
-    world.flush()
-    world.run(20, lambda: len(world.right.messages) >= 30)
-    share = [message.stream for message in world.right.messages].count(1)
-    assert 20 <= share <= 25
-
-
-def test_flush_low_mark_and_space_are_reported_once_each() -> None:
+def test_flush_and_space_are_reported_once_each() -> None:
     world = established(pair(7))
     left = world.left.association
-    left.set_low_mark(3, 10_000)
     left.set_space_mark(20_000)
     for _ in range(10):
         left.send(world.now, 3, 53, bytes(5000))
@@ -180,7 +166,6 @@ def test_flush_low_mark_and_space_are_reported_once_each() -> None:
     assert (left.buffered(3), left.buffered(), left.unacknowledged(3)) == (50_000, 50_000, 50_000)
     world.flush()
     world.run(2)
-    assert world.left.of(BufferedLow) == [BufferedLow(3)]
     assert world.left.of(SendSpace) == [SendSpace()]
     assert world.left.of(Flushed) == [Flushed(3)]
     assert (left.buffered(3), left.unacknowledged(3), left.acknowledged(3)) == (0, 0, 50_000)

@@ -12,7 +12,7 @@ from tests.sctp.recorded import Recording, Replay, recordings
 ALL = recordings()
 DATA, DCEP, TEXT, BINARY, EMPTY_TEXT, EMPTY_BINARY = 0, 50, 51, 53, 56, 57
 MARKS = {"BufferedLow", "SendSpace"}
-"""These events come at marks that a recording does not hold."""
+"""These events came at marks that a recording does not hold; one of them is no more."""
 
 pytestmark = pytest.mark.parametrize("recording", ALL, ids=[recording.name for recording in ALL])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from pathlib import Path
 
 import pytest
 
@@ -175,58 +174,3 @@ async def test_listener_pauses_when_no_descriptor_is_left(
     door.reset_all()
     listener.close()
     client.close()
-
-
-async def unix_stream(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    sock.setblocking(False)
-    sock.connect(str(path))
-    return sock
-
-
-async def test_unix_listener_is_open_to_this_user_only_and_removes_its_file(socket_path: Path) -> None:
-    door = Door()
-    listener = await Listener.open_unix(socket_path, door.accepted)
-    assert socket_path.lstat().st_mode & 0o777 == 0o600
-    client = await unix_stream(socket_path)
-    await door.until(1)
-    recorder = Recorder(door.sinks[0])
-    client.send(b"hi")
-    await recorder.until(lambda r: r.data == b"hi")
-    door.reset_all()
-    listener.close()
-    assert not socket_path.exists()
-    client.close()
-
-
-async def test_unix_listener_replaces_the_socket_of_a_dead_process(socket_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(socket_path))
-    listener = await Listener.open_unix(socket_path, lambda sink: None)
-    listener.close()
-
-
-async def test_unix_listener_leaves_a_living_socket_alone(socket_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as living:
-        living.bind(str(socket_path))
-        living.listen()
-        with pytest.raises(LocalError, match="another program listens there"):
-            await Listener.open_unix(socket_path, lambda sink: None)
-        assert socket_path.exists()
-
-
-async def test_unix_listener_leaves_a_file_alone(socket_path: Path) -> None:
-    socket_path.write_text("precious")
-    with pytest.raises(LocalError):
-        await Listener.open_unix(socket_path, lambda sink: None)
-    assert socket_path.read_text() == "precious"
-
-
-async def test_unix_listener_does_not_remove_what_another_put_in_its_place(socket_path: Path) -> None:
-    listener = await Listener.open_unix(socket_path, lambda sink: None)
-    socket_path.unlink()
-    other = await Listener.open_unix(socket_path, lambda sink: None)
-    listener.close()
-    assert socket_path.exists()
-    other.close()
-    assert not socket_path.exists()

@@ -12,20 +12,3 @@ class FileError(LocalError):
     def __init__(self, code: FileCode, message: str) -> None:
         super().__init__(message)
         self.code = code
-
-    @property
-    def resumable(self) -> bool:
-        """Whether what was received is kept, and the same transfer may go on when the cause is gone."""
-        return self.code in _RESUMABLE
-
-
-_RESUMABLE = frozenset(
-    {
-        FileCode.DENIED,
-        FileCode.QUOTA,
-        FileCode.SPACE,
-        FileCode.IO,
-        FileCode.UNAVAILABLE,
-        FileCode.INTERRUPTED,
-    }
-)

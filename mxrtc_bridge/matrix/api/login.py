@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mautrix.api import Method
 
-from mxrtc_bridge.core.errors import ConfigError, HomeserverError
+from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId, server_of
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
@@ -118,20 +118,6 @@ def _login_failure(error: HomeserverError) -> HomeserverError:
         case _:
             return error
     return HomeserverError(sentence, error.status, error.errcode)
-
-
-async def from_token(base_url: str, access_token: str) -> Account:
-    """Make an account of an access token that exists already, by asking the homeserver whose it is.
-
-    Raises:
-        ConfigError: ``base_url`` is not an address, or the token belongs to no device (an application service's).
-        HomeserverError: the homeserver does not know the token.
-    """
-    async with Homeserver(Transport(base_url, access_token, retry=_QUICK)) as homeserver:
-        identity = await homeserver.whoami()
-    if identity.device_id is None:
-        raise ConfigError(f"the access token of {identity.user_id} belongs to no device; log in as a user")
-    return Account(base_url.rstrip("/"), identity.user_id, identity.device_id, access_token)
 
 
 async def check(account: Account) -> None:

@@ -23,7 +23,7 @@ from mxrtc_bridge.matrix.crypto.signed_json import is_key
 from mxrtc_bridge.matrix.crypto.store import InboundRecord
 from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceId, DeviceIdentity
 
-REQUEST, FORWARDED = "m.room_key_request", "m.forwarded_room_key"
+REQUEST = "m.room_key_request"
 MAX_ASKED = 256
 """Keys that are asked for and have not come; the one that was asked for longest ago is forgotten."""
 AGAIN_MS = 3600 * 1000

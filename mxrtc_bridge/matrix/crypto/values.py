@@ -113,7 +113,6 @@ class Obstacle(Enum):
     UNKNOWN_ALGORITHM = "it is encrypted in a way that is not known here"
     MALFORMED = "it is damaged"
     REPLAY = "it repeats an earlier message"
-    WRONG_SENDER = "its key belongs to somebody else"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiohttp import web
 
-from mxrtc_bridge.core.errors import ConfigError, HomeserverError
+from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.core.webrtc.ice import IceServer
 from mxrtc_bridge.matrix.api import login, ping
@@ -122,7 +122,6 @@ async def test_login_check_and_logout(bridge_world: BridgeWorld, make_person: Ma
     assert account.user_id == alice.user_id
     assert account.access_token not in repr(account)
     await login.check(account)
-    assert await login.from_token(account.base_url, account.access_token) == account
     assert await login.log_out(account) is True
     assert await login.log_out(account) is False
     with pytest.raises(HomeserverError, match="M_UNKNOWN_TOKEN"):
@@ -137,12 +136,6 @@ async def test_login_with_a_wrong_password_is_one_plain_sentence(
     with pytest.raises(HomeserverError, match=r"^the homeserver does not accept this user and password$") as caught:
         await login.log_in(bridge_world.synapse.url, alice.user_id, "wrong", "mxrtc test")
     assert not caught.value.retryable
-
-
-@real
-async def test_token_of_an_appservice_is_no_account(bridge_world: BridgeWorld) -> None:
-    with pytest.raises(ConfigError, match="belongs to no device"):
-        await login.from_token(bridge_world.synapse.url, bridge_world.as_token)
 
 
 @real
