@@ -3,6 +3,7 @@
 # make demo     see it work, then try it by hand; ONCE=1 ends after the checks
 # make bench    measure throughput, set-up time and latency
 # make compiled build the package with a compiled association, and test that one; make bench measures it beside the other
+# make stats    count lines, files, Protocols, parameters
 # make fuzz     look for packets that the association cannot stand, for FUZZ_SECONDS=300
 #
 # Nothing needs to be prepared but python3 and make: each target first makes the virtual environments that it needs,
@@ -78,6 +79,10 @@ compiled: $(TEST_READY)
 	cd $(COMPILED) && ../../$(BIN)/python -m zipfile -e *.whl . && ln -s ../../tests tests && cp ../../pyproject.toml .
 	cd $(COMPILED) && ../../$(BIN)/python -c 'import sys; from mxrtc_bridge.sctp import association; sys.exit(association.__file__.endswith(".py"))'
 	cd $(COMPILED) && ../../$(BIN)/python -m pytest tests/sctp tests/rtc/test_peer.py tests/rtc/test_flow_control.py
+
+.PHONY: stats
+stats: $(TEST_READY)
+	@$(BIN)/python -m tests.code_size
 
 FUZZ_SECONDS ?= 300
 .PHONY: fuzz
