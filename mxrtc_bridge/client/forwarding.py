@@ -25,6 +25,7 @@ from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.client.status_socket import serve_status
 from mxrtc_bridge.core.access.peer_names import PeerName
+from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError, LocalError
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
@@ -40,6 +41,11 @@ MAX_WAITING = 64
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 15.0
+
+
+def pause_s(failures: int) -> float:
+    """Seconds to wait before calling again after so many failures in a row; drawn, so that not all call at once."""
+    return Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S).pause_s(failures, random.random())  # noqa: S311 - spreads the load
 
 
 class Forwarding:
@@ -78,12 +84,12 @@ class Forwarding:
         """
         async with asyncio.TaskGroup() as tasks, serve_status(self._state, self._status):
             listeners: dict[Listener, ServiceName] = {}
-            pause = FIRST_PAUSE_S
+            failures = 0
             try:
                 while True:
                     try:
                         async with self._caller.call(self._name.peer) as connection:
-                            pause = FIRST_PAUSE_S
+                            failures = 0
                             report_connected(self._report, self._short, connection)
                             default = self._name.service
                             if default is None and any(forward.service is None for forward in self._forwards):
@@ -109,8 +115,8 @@ class Forwarding:
                     self._report.say(
                         "lost", f"connection lost: {error}; calling again", reason=str(error), code=int(error.code)
                     )
-                    await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - only spreads the load
-                    pause = min(pause * 2, LONGEST_PAUSE_S)
+                    failures += 1
+                    await asyncio.sleep(pause_s(failures))
             finally:
                 self._use(None)
                 for listener in listeners:

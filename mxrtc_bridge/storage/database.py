@@ -51,6 +51,7 @@ from mautrix.util.async_db import Connection, DatabaseException, Scheme
 from mautrix.util.async_db import Database as Pool
 from yarl import URL
 
+from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.storage.schema import UPGRADES
 
@@ -59,6 +60,7 @@ Work = Callable[[Connection], Awaitable[T]]
 
 PATIENCE_S = 5.0
 """How long a failing transaction is tried again; well below the 60 s after which a homeserver gives a request up."""
+_BACKOFF = Backoff(0.05, 1.0)
 MAX_WAITING = 2000
 """Transactions that may wait for a connection; the next one fails at once."""
 POSTGRES_CONNECTIONS = 4
@@ -226,7 +228,7 @@ class Database:
     async def _persist(self, work: Work[T], writing: _Writing | None) -> T:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience_s
-        pause_s = 0.05
+        failures = 0
         looks_again = False
         while True:
             let_in = False
@@ -242,6 +244,8 @@ class Database:
                     if _is_damage(error):
                         raise StorageError(f"the database is damaged: {_brief(error)}") from error
                     raise
+                failures += 1
+                pause_s = _BACKOFF.pause_s(failures)
                 problem = error.__cause__ if isinstance(error, _CommitError) and error.__cause__ else error
                 if unknown and not looks_again:
                     # A COMMIT may take its time to fail, and what became of it is worth another look.
@@ -258,7 +262,6 @@ class Database:
                     writing.committing = False
                 return result
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, 1.0)
 
     async def _run_once(self, connection: Connection, work: Work[T], writing: _Writing | None) -> T:
         """Run the work and commit it; a writing that turns out to have been committed is not done again."""

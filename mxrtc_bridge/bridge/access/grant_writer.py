@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from mxrtc_bridge.core.access.grants import Change, ClaimedGrant, EndedGrant, GivenUp
+from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import MxrtcError
 from mxrtc_bridge.storage.grants import GrantStore
 
@@ -61,16 +62,16 @@ class GrantWriter:
 
     async def run(self) -> None:
         """Write until cancelled."""
-        pause_s = FIRST_PAUSE_S
+        failures = 0
         while True:
+            pause_s = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S).pause_s(failures + 1)
             try:
                 # What waits already has failed, or is being written for somebody just now.
                 async with asyncio.timeout(pause_s if self._waiting else None):
                     await self._wake.wait()
             except TimeoutError:
                 pass
-            failed = await self.flush() is not None
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S) if failed else FIRST_PAUSE_S
+            failures = failures + 1 if await self.flush() is not None else 0
 
     async def flush(self) -> MxrtcError | None:
         """Try once to write down all that waits; returns what has prevented it. It goes on when this is cancelled."""

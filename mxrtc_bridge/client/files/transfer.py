@@ -7,7 +7,6 @@ next connection goes on where it was cut.
 from __future__ import annotations
 
 import asyncio
-import random
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.client.calls.caller import Caller
@@ -21,7 +20,7 @@ from mxrtc_bridge.client.files.sentences import (
     moved,
     summary_sentence,
 )
-from mxrtc_bridge.client.forwarding import FIRST_PAUSE_S, LONGEST_PAUSE_S
+from mxrtc_bridge.client.forwarding import pause_s
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
@@ -108,7 +107,7 @@ class FileTransfer:
                 is not to be made again.
             HomeserverError: the homeserver refuses us.
         """
-        pause = FIRST_PAUSE_S
+        failures = 0
         while (ending := await self._attempt()) is not None:
             error = ending.error
             if not ending.again:
@@ -116,12 +115,12 @@ class FileTransfer:
             if not reconnect:
                 raise ClientError(error.code, f"{error}; the same command goes on")
             if ending.moved:
-                pause = FIRST_PAUSE_S
+                failures = 0
             self._report.say(
                 "lost", f"connection lost: {error}; calling again", reason=str(error), code=int(error.code)
             )
-            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - only spreads the load
-            pause = min(pause * 2, LONGEST_PAUSE_S)
+            failures += 1
+            await asyncio.sleep(pause_s(failures))
 
     async def _attempt(self) -> _Ending | None:
         """Call and do the job; returns None when all is done."""

@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.matrix.api.homeserver import TokenOwner
 
@@ -62,8 +63,7 @@ async def wait_for_homeserver(
         HomeserverError: it answers, but not as a Matrix homeserver, or it refuses the token; the remedy is in the
             message.
     """
-    pause = first_s
-    told = False
+    failures = 0
     while True:
         try:
             await homeserver.versions()
@@ -73,15 +73,14 @@ async def wait_for_homeserver(
                 raise HomeserverError(_REGISTER_FIRST, error.status, error.errcode) from error
             if not error.retryable:
                 raise
-            if not told:
+            if not failures:
                 log.warning("waiting for the homeserver: %s", error)
-                told = True
+            failures += 1
         else:
-            if told:
+            if failures:
                 log.info("the homeserver is there")
             return identity
-        await sleep(pause)
-        pause = min(pause * 2, longest_s)
+        await sleep(Backoff(first_s, longest_s).pause_s(failures))
 
 
 async def ping(homeserver: PingServer, appservice_id: str) -> int:

@@ -22,6 +22,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
+from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, parse_room_id
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, parse_room_event
@@ -37,7 +38,7 @@ MAX_TIMELINE = 100
 MAX_SEEN = 4096
 """Event ids remembered against repetition."""
 # A call is offered for a minute or two: better ask a server in trouble once more than miss its answer.
-_LONGEST_PAUSE_S = 4.0
+_BACKOFF = Backoff(0.25, 4.0)
 
 
 class SyncServer(Protocol):
@@ -162,8 +163,7 @@ class SyncStream:
             log.info("the homeserver is lost: %s", error)
             if self._on_change is not None:
                 self._on_change(error)
-        pause = min(0.25 * 2.0 ** min(self._failures - 1, 20), _LONGEST_PAUSE_S)
-        await self._sleep(pause * (0.75 + self._jitter() / 2))
+        await self._sleep(_BACKOFF.pause_s(self._failures, self._jitter()))
 
     def _found(self) -> None:
         if self._failures:

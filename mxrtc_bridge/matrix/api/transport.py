@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from mautrix.api import HTTPAPI, Method, PathBuilder
 from mautrix.errors import MatrixConnectionError
 
+from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import AnswerTooLongError, ConfigError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.text.display import display
@@ -86,7 +87,7 @@ class RetryPolicy:
         if asked_s is not None:
             wait = max(asked_s, 0.05)
         else:
-            wait = min(self.first_s * 2.0 ** min(attempt - 1, 30), self.longest_s) * (0.75 + jitter / 2)
+            wait = Backoff(self.first_s, self.longest_s).pause_s(attempt, jitter)
         return wait if spent_s + wait <= self.total_s else None
 
 

@@ -12,6 +12,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
@@ -146,8 +147,7 @@ class DeviceSync:
         self._failures += 1
         if self._failures == 1:
             log.warning("! no messages for %s: %s", self._device.user, error)
-        pause = min(0.5 * 2.0 ** min(self._failures - 1, 20), LONGEST_PAUSE_S)
-        await self._sleep(pause * (0.75 + self._jitter() / 2))
+        await self._sleep(Backoff(0.5, LONGEST_PAUSE_S).pause_s(self._failures, self._jitter()))
 
 
 def _token(answer: dict[str, Any]) -> str:

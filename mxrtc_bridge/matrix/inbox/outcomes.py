@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import StorageError
 
 T = TypeVar("T")
@@ -42,20 +43,19 @@ class EventOutcome:
 
 async def ask_until_done(operation: Callable[[], Awaitable[T]], *, pause_s: float) -> T:
     """Return the result of ``operation``, repeating it with growing pauses while the database refuses."""
-    refused = False
+    refusals = 0
     while True:
         try:
             result = await operation()
         except StorageError as error:
-            if not refused:
+            if not refusals:
                 log.warning("! waiting for the database: %s", error)
-            refused = True
+            refusals += 1
         else:
-            if refused:
+            if refusals:
                 log.warning("the database works again")
             return result
-        await asyncio.sleep(pause_s)
-        pause_s = min(pause_s * 2, MAX_PAUSE_S)
+        await asyncio.sleep(Backoff(pause_s, MAX_PAUSE_S).pause_s(refusals))
 
 
 class EventOutcomes:

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.side_by_side import each
@@ -337,14 +338,14 @@ class BotRooms:
                         self._trying[name] = tasks.create_task(self._try_on(name), name="room of the bot")
 
     async def _try_on(self, name: str) -> None:
-        pause_s = FIRST_PAUSE_S
+        failures = 1  # It is tried here because it has failed.
         try:
             while name in self._not_in():
                 if name not in self._late:
                     self._pausing.add(name)
-                    await asyncio.sleep(pause_s)
+                    await asyncio.sleep(Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S).pause_s(failures))
                     self._pausing.discard(name)
-                    pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                    failures += 1
                 async with self._turns:
                     await self._try(name)
                 self._late.discard(name)

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import RoomId
 from mxrtc_bridge.engine.clock import elapsed_s
@@ -171,8 +172,7 @@ class Refresher:
             if not state.failures:
                 log.warning("! %s of %s could not be asked for: %s; trying again", self._what, room, error)
             state.failures += 1
-            pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(state.failures - 1, 10))
-            state.due = self._monotonic() + pause_s
+            state.due = self._monotonic() + Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S).pause_s(state.failures)
         except Exception as error:  # noqa: BLE001 - a defect with one room must not end the questions for the others
             log.error("! %s of %s: unexpected %s", self._what, room, type(error).__name__)
             state.due = self._monotonic() + LONGEST_PAUSE_S

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from mxrtc_bridge.client import forwarding as forwarding_module
 from mxrtc_bridge.client.calls.connection import Lost
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
-from mxrtc_bridge.client.files import transfer as transfers_module
 from mxrtc_bridge.client.files.progress_view import Meter
 from mxrtc_bridge.client.files.sentences import TransferDirection
 from mxrtc_bridge.client.files.transfer import FileTransfer
@@ -118,8 +118,8 @@ class Caller:
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfers_module, "FIRST_PAUSE_S", 0.0)
-    monkeypatch.setattr(transfers_module, "LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr(forwarding_module, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(forwarding_module, "LONGEST_PAUSE_S", 0.0)
 
 
 class Said:

@@ -1,0 +1,27 @@
+"""Pauses double up to their limit, and jitter spreads them."""
+
+from __future__ import annotations
+
+import pytest
+
+from mxrtc_bridge.core.bounds.backoff import Backoff
+
+
+def test_pauses_double_up_to_the_longest() -> None:
+    backoff = Backoff(0.5, 3.0)
+    assert [backoff.pause_s(failures) for failures in range(1, 6)] == [0.5, 1.0, 2.0, 3.0, 3.0]
+
+
+def test_first_pause_is_no_longer_than_the_longest() -> None:
+    assert Backoff(5.0, 3.0).pause_s(1) == 3.0
+
+
+def test_failures_without_end_stay_at_the_longest() -> None:
+    assert Backoff(1e-9, 60.0).pause_s(10**9) == pytest.approx(1e-9 * 2**30)
+    assert Backoff(0.05, 60.0).pause_s(10**9) == 60.0
+
+
+def test_jitter_spreads_by_a_quarter_to_either_side() -> None:
+    backoff = Backoff(4.0, 8.0)
+    assert [backoff.pause_s(1, jitter) for jitter in (0.0, 0.5)] == [3.0, 4.0]
+    assert backoff.pause_s(9, 0.999) == pytest.approx(10.0, rel=1e-3)
