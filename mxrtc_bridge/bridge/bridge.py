@@ -41,7 +41,7 @@ from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.call.codec import parse_message
 from mxrtc_bridge.core.call.events import CallEvent
-from mxrtc_bridge.core.call.to_device import device_pair_of
+from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.crypto.records import CallerDevice
 from mxrtc_bridge.core.errors import AdminError, EventError, HomeserverError, first_error
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
@@ -416,9 +416,10 @@ class Bridge:
     def _peer_factory(self, config: Config) -> AiortcPeerFactory:
         return AiortcPeerFactory(rtc_settings(config), Pem(self._stores.certificates), self._ice_servers)
 
-    def members(self, room: RoomId) -> frozenset[UserId] | None:
-        ends = device_pair_of(room)
-        return self._peers.members(room) if ends is None else frozenset({ends.local, ends.remote})
+    def members(self, route: CallRoute) -> frozenset[UserId] | None:
+        if isinstance(route, DevicePair):
+            return frozenset({route.local, route.remote})
+        return self._peers.members(route)
 
     def is_own(self, user: UserId) -> bool:
         return self._current.in_force.claims(user)
@@ -499,6 +500,6 @@ class Bridge:
 
     async def _leave_idle_rooms(self) -> None:
         idle_ms = round(self._current.in_force.limits.idle_room_s * 1000)
-        busy = frozenset(session.room for session in self._calls.sessions)
+        busy = frozenset(each.route for each in self._calls.sessions if not isinstance(each.route, DevicePair))
         left = await self._peers.leave_idle(self._clock.wall_ms() - idle_ms, busy=busy)
         log.info("housekeeping: %d idle rooms left", left)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from mxrtc_bridge.bridge.bot.rooms import COMPARE_S, TICK_S, ConfiguredRooms
 from mxrtc_bridge.core.access.revocations import UnreadableChange, read_news
 from mxrtc_bridge.core.call.events import EVENT_TYPES
+from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.session import Session
@@ -90,4 +91,5 @@ class Revocation:
         self._doubt_all()
         sessions = self._sessions()
         self._named_rooms.compare({session.remote for session in sessions})
-        self._calls.compare((session.room for session in sessions), COMPARE_S - TICK_S, CALL_ROOMS)
+        rooms = [each.route for each in sessions if not isinstance(each.route, DevicePair)]
+        self._calls.compare(rooms, COMPARE_S - TICK_S, CALL_ROOMS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NewType
 
@@ -19,11 +20,10 @@ CallId = NewType("CallId", str)
 PartyId = NewType("PartyId", str)
 ServiceName = NewType("ServiceName", str)
 
-LOCAL = "local:"
-"""In front of the name of somebody who acts on the bridge's own machine, where otherwise a user id stands."""
 MAX_ID_CHARS = 255
 """Limit for every Matrix identifier (specification, appendices)."""
 
+_LOCAL = "local:"
 # Historical user ids may hold any printable ASCII but ':'; we meet them from other servers.
 _USER_ID = re.compile(r"@([!-9;-~]{0,254}):([A-Za-z0-9.\-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 _ROOM_ID = re.compile(r"![!-~]{1,254}")
@@ -32,14 +32,25 @@ _OPAQUE_ID = re.compile(r"[!-~]{1,255}")
 _SERVICE = re.compile(r"[a-z0-9._-]{1,63}")
 
 
-def local_admin(name: str) -> UserId:
-    """Stand-in for a user id where somebody acts on the bridge's own machine; no user id begins like it."""
-    return UserId(f"{LOCAL}{name[: MAX_ID_CHARS - len(LOCAL)]}")
+@dataclass(frozen=True, slots=True)
+class LocalAdmin:
+    """Somebody who acts on the bridge's own machine."""
+
+    account: str
+    """Name of the account there."""
+
+    def __str__(self) -> str:
+        """As people read it, and as it is stored where otherwise a user id stands; no user id begins like it."""
+        return f"{_LOCAL}{self.account}"
 
 
-def is_local(user: UserId) -> bool:
-    """Whether this is such a stand-in."""
-    return user.startswith(LOCAL)
+Actor = UserId | LocalAdmin
+"""Who does what only admins may."""
+
+
+def read_actor(stored: str) -> Actor:
+    """Read what ``str`` has written of an actor."""
+    return LocalAdmin(stored.removeprefix(_LOCAL)) if stored.startswith(_LOCAL) else UserId(stored)
 
 
 def _parse(kind: str, pattern: re.Pattern[str], value: object) -> str:

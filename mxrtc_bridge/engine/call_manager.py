@@ -17,6 +17,7 @@ from mxrtc_bridge.core.access.policy import UNCONFIRMED, Decision, Deny
 from mxrtc_bridge.core.call import machine as call
 from mxrtc_bridge.core.call.events import CallEvent, Hangup, Invite, Version
 from mxrtc_bridge.core.call.limits import CallLimits, LiveCalls, RateLimit, is_fresh
+from mxrtc_bridge.core.call.route import CallRoute
 from mxrtc_bridge.core.crypto.records import CallerDevice
 from mxrtc_bridge.core.errors import (
     DescriptionError,
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 GOODBYE_S = 1.0
 """How long the other side may take to end a session by itself after it was told to."""
 
-Key = tuple[RoomId, CallId, UserId]
+Key = tuple[CallRoute, CallId, UserId]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,8 @@ class Auditor(Protocol):
 class RoomMembers(Protocol):
     """What the manager must know about rooms."""
 
-    def members(self, room: RoomId) -> frozenset[UserId] | None:
-        """The joined members, or None for a room in which no peer is."""
+    def members(self, route: CallRoute) -> frozenset[UserId] | None:
+        """The joined members of a room or the users of two devices; None for a room in which no peer is."""
         ...
 
     def is_own(self, user: UserId) -> bool:
@@ -94,8 +95,8 @@ class Rights(Protocol):
         ...
 
 
-RefusalNotice = Callable[[RoomId, UserId, UserId], Awaitable[None]]
-"""Tells (room, peer, user) in words that the call was refused; rate-limited by whoever implements it."""
+RefusalNotice = Callable[[CallRoute, UserId, UserId], Awaitable[None]]
+"""Tells (route, peer, user) in words that the call was refused; rate-limited by whoever implements it."""
 
 
 @dataclass(slots=True)
@@ -194,7 +195,7 @@ class CallManager:
         for record in await self._directory.open_calls():
             hangup = Hangup(record.call_id, record.party_id, Version.V1, "unknown_error")
             try:
-                await self._signaller.send(record.room_id, record.local, hangup, step="hangup")
+                await self._signaller.send(record.route, record.local, hangup, step="hangup")
             except HomeserverError as error:
                 log.warning("! leftover call %s could not be hung up: %s", record.call_id, error)
                 if error.retryable:
@@ -206,7 +207,7 @@ class CallManager:
         if self._rooms.is_own(event.sender):
             return
         message = event.message
-        live = self._sessions.get((event.room_id, message.call_id, local))
+        live = self._sessions.get((event.route, message.call_id, local))
         if live is not None:
             live.session.feed(call.Remote(event.sender, message))
         elif isinstance(message, Invite):
@@ -223,7 +224,7 @@ class CallManager:
         if self._draining or not self._invites.allow(event.sender, self._clock.monotonic()):
             self._counters.refusal("rate")
             return
-        record = CallRecord(event.room_id, invite.call_id, local, event.sender, self._new_party_id())
+        record = CallRecord(event.route, invite.call_id, local, event.sender, self._new_party_id())
         claimed = False
         try:
             claimed = await self._claim(record, event.event_id, now_ms)
@@ -248,7 +249,7 @@ class CallManager:
         live.session.feed(call.Remote(event.sender, invite))
         assert self._tasks is not None
         self._tasks.create_task(self._live_through(live, record), name=f"call {record.call_id}")
-        self._sessions[record.room_id, record.call_id, record.local] = live
+        self._sessions[record.route, record.call_id, record.local] = live
         self._counters.sessions_live(len(self._sessions))
 
     def _turn_away_later(
@@ -271,7 +272,7 @@ class CallManager:
                 machine.handle(self._clock.monotonic(), happens)
             while (effect := machine.poll_effect()) is not None:
                 if isinstance(effect, call.SendCallEvent):
-                    await self._signaller.send(record.room_id, record.local, effect.message, step=effect.step)
+                    await self._signaller.send(record.route, record.local, effect.message, step=effect.step)
         except (HomeserverError, LocalError) as error:
             log.warning("! call %s was not refused in words: %s", record.call_id, error)
         except Exception:
@@ -324,14 +325,14 @@ class CallManager:
                 return InviteRefused("user_busy")
             live.let_in = admitted
             if isinstance(verdict, InviteRefused) and verdict.reason is None:
-                await self._refused(record.room_id, record.local, record.remote)
+                await self._refused(record.route, record.local, record.remote)
             return verdict
 
         links = self._make_links(record.local, record.remote)
         session = Session(
             self._machine(record),
             call_id=record.call_id,
-            room=record.room_id,
+            route=record.route,
             local=record.local,
             remote=record.remote,
             number=number,
@@ -360,9 +361,9 @@ class CallManager:
             self._counters.refusal("paused")
             self._seldom.info(record.remote, "x call from %s: paused", record.remote)
             return InviteRefused("user_busy"), "paused"
-        if self._rooms.members(record.room_id) != frozenset({record.local, record.remote}):
+        if self._rooms.members(record.route) != frozenset({record.local, record.remote}):
             self._counters.refusal("room")
-            self._seldom.info(record.remote, "x call from %s: %s is not a room of two", record.remote, record.room_id)
+            self._seldom.info(record.remote, "x call from %s: %s is not a room of two", record.remote, record.route)
             return InviteRefused("not_a_direct_room"), "not a room of two"
         try:
             offer = parse_description(invite.sdp, DescriptionType.OFFER, self._settings.addresses)
@@ -388,7 +389,7 @@ class CallManager:
             raise
         finally:
             timer.cancel()
-            del self._sessions[record.room_id, record.call_id, record.local]
+            del self._sessions[record.route, record.call_id, record.local]
             live.end_count()
             self._counters.sessions_live(len(self._sessions))
             if not self._sessions:
@@ -429,13 +430,13 @@ class CallManager:
     def member_left(self, room: RoomId, user: UserId) -> None:
         """End the calls of ``room`` that ``user`` takes part in."""
         for session in self.sessions:
-            if session.room == room and user in (session.remote, session.local):
+            if session.route == room and user in (session.remote, session.local):
                 session.feed(call.MemberLeft())
 
     def room_changed(self, room: RoomId) -> None:
         """End the calls of a room that is no longer a room of two."""
         for session in self.sessions:
-            if session.room == room and self._rooms.members(room) != frozenset({session.local, session.remote}):
+            if session.route == room and self._rooms.members(room) != frozenset({session.local, session.remote}):
                 session.feed(call.HangUp("not_a_direct_room"))
 
     def rights_changed(self) -> None:

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from mxrtc_bridge.core.access.targets import Target
 from mxrtc_bridge.core.call.events import CallMessage
-from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.call.route import CallRoute
+from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import Candidate, Description
 
@@ -20,11 +21,11 @@ from mxrtc_bridge.core.webrtc.sdp import Candidate, Description
 class Signaller(Protocol):
     """Sends the call events of our side."""
 
-    async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> object:
+    async def send(self, route: CallRoute, sender: UserId, message: CallMessage, *, step: str) -> object:
         """Send a message; returns when the homeserver has it.
 
         Args:
-            room: the room of the call.
+            route: what the call goes by.
             sender: our side of the call.
             message: what to say.
             step: names this message within its call, so that a repeated send is the same transaction.
@@ -203,7 +204,7 @@ class Connector(Protocol):
 class CallRecord:
     """One call as the call directory keeps it."""
 
-    room_id: RoomId
+    route: CallRoute
     call_id: CallId
     local: UserId
     remote: UserId
@@ -224,7 +225,7 @@ class CallDirectory(Protocol):
             again: the same claim was asked for before, and nobody knows whether it was stored.
 
         Returns:
-            False if this (room, call, local) or this event was claimed before: a replay, to be ignored. What was
+            False if this (route, call, local) or this event was claimed before: a replay, to be ignored. What was
             claimed with the same party id is none, when it is asked for ``again``.
 
         Raises:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from mxrtc_bridge.core.call import machine as call
 from mxrtc_bridge.core.call.events import CallMessage, Invite
+from mxrtc_bridge.core.call.route import CallRoute
 from mxrtc_bridge.core.crypto.records import CallerDevice
 from mxrtc_bridge.core.errors import (
     ConfigError,
@@ -23,7 +24,7 @@ from mxrtc_bridge.core.errors import (
     RemoteError,
     StorageError,
 )
-from mxrtc_bridge.core.ids import CallId, RoomId, UserId
+from mxrtc_bridge.core.ids import CallId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import Candidate, Description, DescriptionType, parse_candidate, parse_description
@@ -94,7 +95,7 @@ class Session:
 
     Args:
         machine: a fresh call machine of either role.
-        room: the room of the call.
+        route: what the call goes by.
         local: our own side: a virtual user, or the user of the client.
         remote: the other side.
         number: what people call this session; 0 where there is one only.
@@ -112,7 +113,7 @@ class Session:
         machine: call.CallMachine,
         *,
         call_id: CallId,
-        room: RoomId,
+        route: CallRoute,
         local: UserId,
         remote: UserId,
         number: int,
@@ -125,7 +126,7 @@ class Session:
         admission: Admission | None = None,
     ) -> None:
         self.call_id = call_id
-        self.room = room
+        self.route = route
         self.local = local
         self.remote = remote
         self.links = links
@@ -339,7 +340,7 @@ class Session:
         while (item := await self._unsent.get()) is not None:
             message, step = item
             try:
-                await self._signaller.send(self.room, self.local, message, step=step)
+                await self._signaller.send(self.route, self.local, message, step=step)
             except (HomeserverError, LocalError) as error:
                 self._log.warning("! %s not sent: %s", step, error)
                 self._driver.feed(call.SendFailed("homeserver"))

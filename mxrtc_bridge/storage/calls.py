@@ -6,9 +6,12 @@ claims at the same moment cannot both win.
 
 from __future__ import annotations
 
+from typing import Any
+
 from mautrix.util.async_db import Connection
 
-from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.call.route import read_call_route
+from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.storage.database import Database, in_batches
 
@@ -40,7 +43,7 @@ class CallStore:
             claimed = await connection.fetchval(
                 "INSERT INTO call (room_id, call_id, local_user, remote_user, party_id, event_id, claimed_ms) "
                 "VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING 1",
-                record.room_id,
+                str(record.route),
                 record.call_id,
                 record.local,
                 record.remote,
@@ -53,7 +56,7 @@ class CallStore:
             ours = await connection.fetchval(
                 "SELECT 1 FROM call WHERE room_id = $1 AND call_id = $2 AND local_user = $3 AND event_id = $4 "
                 "AND party_id = $5 AND ended_ms IS NULL",
-                record.room_id,
+                str(record.route),
                 record.call_id,
                 record.local,
                 event_id,
@@ -70,7 +73,7 @@ class CallStore:
             await connection.execute(
                 "UPDATE call SET ended_ms = $4, end_reason = $5 "
                 "WHERE room_id = $1 AND call_id = $2 AND local_user = $3 AND ended_ms IS NULL",
-                record.room_id,
+                str(record.route),
                 record.call_id,
                 record.local,
                 now_ms,
@@ -88,16 +91,7 @@ class CallStore:
                 "ORDER BY claimed_ms, event_id LIMIT $1",
                 MAX_OPEN,
             )
-            return [
-                CallRecord(
-                    room_id=RoomId(row["room_id"]),
-                    call_id=CallId(row["call_id"]),
-                    local=UserId(row["local_user"]),
-                    remote=UserId(row["remote_user"]),
-                    party_id=None if row["party_id"] is None else PartyId(row["party_id"]),
-                )
-                for row in rows
-            ]
+            return [record for row in rows if (record := _record(row)) is not None]
 
         return await self._database.read(select)
 
@@ -126,3 +120,18 @@ class CallStore:
             return len(rows)
 
         return await self._database.transaction(delete)
+
+
+def _record(row: Any) -> CallRecord | None:
+    """A row; None if nothing can be done about the call, as somebody has changed the database by hand."""
+    try:
+        route = read_call_route(row["room_id"])
+    except ValueError:
+        return None
+    return CallRecord(
+        route=route,
+        call_id=CallId(row["call_id"]),
+        local=UserId(row["local_user"]),
+        remote=UserId(row["remote_user"]),
+        party_id=None if row["party_id"] is None else PartyId(row["party_id"]),
+    )

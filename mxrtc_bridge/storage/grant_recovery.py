@@ -25,7 +25,7 @@ from mxrtc_bridge.core.access.grants import EndedGrant, StoredGrant
 from mxrtc_bridge.core.access.policy import Service, parse_subject
 from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord, ChainError, read_line
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.ids import ServiceName, UserId, read_actor
 from mxrtc_bridge.storage.grant_rows import COLUMNS, read_grant
 from mxrtc_bridge.storage.requests import reopen_in
 
@@ -64,7 +64,7 @@ async def recover(connection: Connection, now_ms: int) -> RecoveredGrants:
         if last is None or last.kind is AuditKind.GRANT:
             in_force.append(grant)
             continue
-        by = None if last.by is None else UserId(last.by)
+        by = None if last.by is None else read_actor(last.by)
         contradicted.append(EndedGrant(grant, last.at_ms, last.reason or "revoked", by))
         await connection.execute(
             "UPDATE given_grant SET ended_ms = $2, ended_how = $3, ended_by = $4 WHERE number = $1",
@@ -135,7 +135,7 @@ async def _ended(connection: Connection, numbers: list[int]) -> dict[int, EndedG
         )
         for row in rows:
             if (grant := read_grant(row)) is not None:
-                by = None if row["ended_by"] is None else UserId(row["ended_by"])
+                by = None if row["ended_by"] is None else read_actor(row["ended_by"])
                 found[grant.number] = EndedGrant(grant, row["ended_ms"], row["ended_how"], by)
     return found
 
@@ -163,5 +163,5 @@ def _from_audit(record: AuditRecord) -> StoredGrant | None:
             except ConfigError:
                 return None
             where = Service(UserId(peer), ServiceName(service))
-            return StoredGrant(number, subject, where, UserId(by), record.at_ms, until_ms)
+            return StoredGrant(number, subject, where, read_actor(by), record.at_ms, until_ms)
     return None

@@ -7,7 +7,7 @@ from typing import Any
 from mxrtc_bridge.core.access.grants import StoredGrant
 from mxrtc_bridge.core.access.policy import Service, parse_subject
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.ids import ServiceName, UserId, read_actor
 
 COLUMNS = "number, subject, peer, service, giver, since_ms, until_ms, reason, once"
 
@@ -22,7 +22,7 @@ def read_grant(row: Any) -> StoredGrant | None:
         number=int(row["number"]),
         subject=subject,
         service=Service(UserId(row["peer"]), ServiceName(row["service"])),
-        giver=UserId(row["giver"]),
+        giver=read_actor(row["giver"]),
         since_ms=row["since_ms"],
         until_ms=row["until_ms"],
         reason=row["reason"],

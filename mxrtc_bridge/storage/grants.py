@@ -17,7 +17,7 @@ from mautrix.util.async_db import Connection
 from mxrtc_bridge.core.access.grants import Change, ClaimedGrant, EndedGrant, GivenUp, StoredGrant
 from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.errors import StateError
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import Actor
 from mxrtc_bridge.storage.database import Database, in_batches
 from mxrtc_bridge.storage.grant_recovery import RecoveredGrants, recover
 from mxrtc_bridge.storage.grant_rows import COLUMNS, read_grant
@@ -95,7 +95,7 @@ class GrantStore:
 
         return await self._database.transaction(update)
 
-    async def end(self, number: int, ended_ms: int, how: str, by: UserId | None = None) -> None:
+    async def end(self, number: int, ended_ms: int, how: str, by: Actor | None = None) -> None:
         """Write down that one grant has ended; the first end counts.
 
         Args:
@@ -183,13 +183,13 @@ class GrantStore:
         return await self._database.transaction(delete)
 
 
-async def _end(connection: Connection, number: int, ended_ms: int, how: str, by: str | None) -> None:
+async def _end(connection: Connection, number: int, ended_ms: int, how: str, by: Actor | None) -> None:
     await connection.execute(
         "UPDATE given_grant SET ended_ms = $2, ended_how = $3, ended_by = $4 WHERE number = $1 AND ended_ms IS NULL",
         number,
         ended_ms,
         how,
-        by,
+        None if by is None else str(by),
     )
 
 
@@ -224,4 +224,4 @@ async def _number_of(connection: Connection, key: str) -> int | None:
 def _values(grant: StoredGrant, reason: str) -> tuple[object, ...]:
     service = grant.service
     ends = (grant.since_ms, grant.until_ms)
-    return str(grant.subject), service.peer, service.name, grant.giver, *ends, reason, int(grant.once)
+    return str(grant.subject), service.peer, service.name, str(grant.giver), *ends, reason, int(grant.once)

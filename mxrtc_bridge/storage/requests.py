@@ -11,7 +11,7 @@ from typing import Any
 from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.access.requests import AccessRequest, RequestState
-from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId
+from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId, read_actor
 from mxrtc_bridge.storage.database import Database, in_batches
 
 KEEP_MS = 90 * 24 * 3600 * 1000
@@ -137,7 +137,7 @@ async def settle_in(connection: Connection, request: AccessRequest) -> bool:
         "WHERE number = $1 AND state = 'asked' RETURNING number",
         request.number,
         request.state.value,
-        request.decided_by,
+        None if request.decided_by is None else str(request.decided_by),
         request.decided_ms,
     )
     return number is not None
@@ -172,7 +172,7 @@ def _request(row: Any) -> AccessRequest:
         room=RoomId(row["room_id"]),
         asked_ms=row["asked_ms"],
         state=RequestState(row["state"]),
-        decided_by=None if row["decided_by"] is None else UserId(row["decided_by"]),
+        decided_by=None if row["decided_by"] is None else read_actor(row["decided_by"]),
         decided_ms=row["decided_ms"],
         notice=None if row["notice_event"] is None else EventId(row["notice_event"]),
     )

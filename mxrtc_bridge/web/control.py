@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector, web
 
 from mxrtc_bridge.core.errors import LocalError, MxrtcError
-from mxrtc_bridge.core.ids import UserId, local_admin
+from mxrtc_bridge.core.ids import LocalAdmin
 from mxrtc_bridge.core.text.foreign_json import read_foreign_json
 
 MAX_BODY = 64 * 1024
@@ -41,7 +41,7 @@ _ASK_AGAIN_S = 0.5
 
 log = logging.getLogger(__name__)
 
-Handle = Callable[[UserId, tuple[str, ...]], Awaitable[Mapping[str, object]]]
+Handle = Callable[[LocalAdmin, tuple[str, ...]], Awaitable[Mapping[str, object]]]
 
 
 def control_application(
@@ -67,7 +67,7 @@ def control_application(
             return web.json_response({"error": STARTING, "starting": True}, status=503)
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                return web.json_response(await handle(local_admin(_name(uid)), words))
+                return web.json_response(await handle(LocalAdmin(_name(uid)), words))
         except refusal as error:
             return _error(409, str(error))
         except MxrtcError as error:

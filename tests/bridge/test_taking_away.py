@@ -53,7 +53,7 @@ class FakeSession:
     """A live session as far as the manager of calls looks at it."""
 
     def __init__(self, user: UserId) -> None:
-        self.remote, self.local, self.room = user, UserId(PEER), RoomId(f"!{user[1:]}")
+        self.remote, self.local, self.route = user, UserId(PEER), RoomId(f"!{user[1:]}")
         self.device, self.number = None, 0
         self.links = self
         self.ended = False
@@ -108,7 +108,7 @@ class World:
     def live(self) -> None:
         for name in NAMES:
             session = self.sessions[name] = FakeSession(user(name))
-            key = (session.room, CallId("c"), session.local)
+            key = (session.route, CallId("c"), session.local)
             self.bridge._calls._sessions[key] = _Live(session, session, lambda: None)  # type: ignore[arg-type]
 
     def may_call(self, name: str) -> bool:

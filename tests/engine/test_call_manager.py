@@ -162,7 +162,7 @@ class Bridge:
         return user.startswith("@rtc_")
 
     async def claim(self, record: CallRecord, event_id: EventId, _now_ms: int) -> bool:
-        keys = {("call", record.room_id, record.call_id, record.local), ("event", event_id)}
+        keys = {("call", record.route, record.call_id, record.local), ("event", event_id)}
         if keys & self.claimed:
             return False
         self.claimed |= keys

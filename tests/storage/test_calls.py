@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.call.route import DevicePair
+from mxrtc_bridge.core.ids import CallId, DeviceId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.engine.ports import CallDirectory, CallRecord
 from mxrtc_bridge.storage.calls import KEEP_MS, CallStore
 from mxrtc_bridge.storage.database import Database
 
 RECORD = CallRecord(
-    room_id=RoomId("!a"),
+    route=RoomId("!a"),
     call_id=CallId("c1"),
     local=UserId("@rtc_build:example.org"),
     remote=UserId("@alice:example.org"),
@@ -40,6 +41,15 @@ async def test_claimed_calls_are_open_until_they_end(calls: CallStore) -> None:
     assert await directory.open_calls() == [second]
 
 
+async def test_calls_between_devices_are_kept_beside_those_of_rooms(calls: CallStore) -> None:
+    pair = replace(RECORD, route=DevicePair(RECORD.local, RECORD.remote, DeviceId("PHONE 2")))
+    assert await calls.claim(pair, event(1), 10)
+    assert await calls.claim(RECORD, event(2), 11)
+    assert await calls.open_calls() == [pair, RECORD]
+    await calls.end(pair, "user_hangup", 12)
+    assert await calls.open_calls() == [RECORD]
+
+
 @pytest.mark.parametrize(
     ("record", "event_id", "granted"),
     [
@@ -48,7 +58,7 @@ async def test_claimed_calls_are_open_until_they_end(calls: CallStore) -> None:
         (replace(RECORD, call_id=CallId("c2")), event(1), False),
         (replace(RECORD, remote=UserId("@mallory:evil.example"), party_id=None), event(2), False),
         (replace(RECORD, call_id=CallId("c2")), event(2), True),
-        (replace(RECORD, room_id=RoomId("!b")), event(2), True),
+        (replace(RECORD, route=RoomId("!b")), event(2), True),
         (replace(RECORD, local=UserId("@rtc_db:example.org")), event(2), True),
     ],
 )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from mxrtc_bridge.core.access.grants import ClaimedGrant, EndedGrant, StoredGrant
 from mxrtc_bridge.core.access.policy import Service, Subject, parse_subject
 from mxrtc_bridge.core.access.requests import AccessRequest, RequestState
-from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
+from mxrtc_bridge.core.ids import Actor, LocalAdmin, RoomId, ServiceName, UserId
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.grants import KEEP_MS, GrantStore
 from mxrtc_bridge.storage.requests import RequestStore
 
-ADMIN = UserId("@admin:example.org")
+ADMIN, ROOT = UserId("@admin:example.org"), LocalAdmin("root")
 SSH = Service(UserId("@rtc_build:example.org"), ServiceName("ssh"))
 NOW = 1_700_000_000_000
 HOUR = 3600 * 1000
@@ -36,8 +38,9 @@ async def test_grants_come_back_as_they_were(database: Database) -> None:
     store = GrantStore(database)
     given = [await add(store, grant(text)) for text in ("@alice:example.org", "server:x.test", "room:!r:x.test", "*")]
     given.append(await add(store, grant(once=True)))
+    given.append(await add(store, replace(grant(), giver=ROOT)))
     assert await store.in_force(NOW) == given
-    assert len({each.number for each in given}) == 5
+    assert len({each.number for each in given}) == 6
 
 
 async def test_a_grant_gives_nothing_before_it_is_confirmed(database: Database) -> None:
@@ -55,17 +58,18 @@ async def test_what_ended_while_nobody_looked_does_not_come_back(database: Datab
     assert short.number != long.number
 
 
-async def test_a_grant_ends_once(database: Database) -> None:
+@pytest.mark.parametrize("by", [ADMIN, ROOT])
+async def test_a_grant_ends_once(database: Database, by: Actor) -> None:
     store = GrantStore(database)
     given = await add(store, grant())
-    await store.write([EndedGrant(given, NOW + 5, "revoked", ADMIN)])
+    await store.write([EndedGrant(given, NOW + 5, "revoked", by)])
     await store.write([EndedGrant(given, NOW + 9, "expired")])
     assert await store.in_force(NOW) == []
 
     async def read(connection: object) -> object:
         return await connection.fetchrow("SELECT ended_ms, ended_how, ended_by FROM given_grant")  # type: ignore[attr-defined]
 
-    assert tuple(await database.transaction(read)) == (NOW + 5, "revoked", ADMIN)  # type: ignore[arg-type]
+    assert tuple(await database.transaction(read)) == (NOW + 5, "revoked", str(by))  # type: ignore[arg-type]
 
 
 async def test_a_grant_that_a_session_had_claimed_is_over_after_a_restart(database: Database) -> None:
@@ -88,17 +92,18 @@ async def test_ended_grants_are_forgotten_by_age_and_by_number(database: Databas
     assert await store.in_force(NOW) == [live]
 
 
-async def test_a_grant_and_the_decision_that_it_answers_are_stored_together_or_not_at_all(database: Database) -> None:
+@pytest.mark.parametrize("by", [ADMIN, ROOT])
+async def test_a_grant_and_its_decision_are_stored_together_or_not_at_all(database: Database, by: Actor) -> None:
     grants, requests = GrantStore(database), RequestStore(database)
     alice = UserId("@alice:example.org")
     asked = AccessRequest(0, alice, SSH.peer, SSH.name, 3600, "", RoomId("!room:example.org"), NOW)
     number = await requests.add(asked)
     assert number is not None
-    decided = replace(asked, number=number, state=RequestState.ALLOWED, decided_by=ADMIN, decided_ms=NOW)
+    decided = replace(asked, number=number, state=RequestState.ALLOWED, decided_by=by, decided_ms=NOW)
     assert (given := await grants.add(grant(), decided)) is not None
     assert await grants.confirm(given)
     settled = await requests.get(number)
     assert settled is not None
-    assert (settled.state, settled.decided_by) == (RequestState.ALLOWED, ADMIN)
+    assert (settled.state, settled.decided_by) == (RequestState.ALLOWED, by)
     assert await grants.add(grant(), decided) is None, "somebody was first"
     assert len(await grants.in_force(NOW)) == 1

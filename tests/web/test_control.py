@@ -13,7 +13,7 @@ from aiohttp import ClientSession, UnixConnector
 
 from mxrtc_bridge.config import UnixListen
 from mxrtc_bridge.core.errors import LocalError, MxrtcError, StorageError
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import LocalAdmin
 from mxrtc_bridge.web import control as module
 from mxrtc_bridge.web.control import (
     MAX_BODY,
@@ -33,10 +33,10 @@ class RefusedError(MxrtcError):
 
 class Desk:
     def __init__(self) -> None:
-        self.asked: list[tuple[UserId, tuple[str, ...]]] = []
+        self.asked: list[tuple[LocalAdmin, tuple[str, ...]]] = []
         self.failure: BaseException | None = None
 
-    async def handle(self, by: UserId, words: tuple[str, ...]) -> Mapping[str, object]:
+    async def handle(self, by: LocalAdmin, words: tuple[str, ...]) -> Mapping[str, object]:
         self.asked.append((by, words))
         if self.failure is not None:
             raise self.failure
@@ -60,7 +60,7 @@ async def test_words_reach_the_desk_with_who_has_said_them(path: str, desk: Desk
     assert await ask(path, ("grant", "@a:b", "x y")) == (200, {"said": "done"})
     ((by, words),) = desk.asked
     assert words == ("grant", "@a:b", "x y")
-    assert by.startswith("local:")
+    assert isinstance(by, LocalAdmin)
     assert Path(path).stat().st_mode & 0o777 == 0o600
 
 
@@ -80,7 +80,7 @@ async def test_failures_are_sentences(path: str, desk: Desk, failure: Exception,
 async def test_what_takes_too_long_is_given_up(path: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TIMEOUT_S", 0.01)
 
-    async def slow(by: UserId, words: tuple[str, ...]) -> Mapping[str, object]:
+    async def slow(by: LocalAdmin, words: tuple[str, ...]) -> Mapping[str, object]:
         await asyncio.Event().wait()
         return {}
 

@@ -40,7 +40,7 @@ from mxrtc_bridge.core.access.grants import (
 from mxrtc_bridge.core.access.policy import Service, Subject, UserSubject
 from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.errors import AdminError, MxrtcError, StorageError, UnknownOutcomeError
-from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, parse_user_id
+from mxrtc_bridge.core.ids import Actor, RoomId, ServiceName, UserId, parse_user_id
 from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.storage.grants import GrantStore
 
@@ -200,7 +200,7 @@ class RuntimeGrants:
         subject: Subject,
         service: Service,
         for_s: int,
-        giver: UserId,
+        giver: Actor,
         *,
         reason: str = "",
         once: bool = False,
@@ -331,7 +331,7 @@ class RuntimeGrants:
 
     # Taking away
 
-    async def revoke(self, number: int, by: UserId) -> StoredGrant:
+    async def revoke(self, number: int, by: Actor) -> StoredGrant:
         """Take back a grant.
 
         Raises:
@@ -347,7 +347,7 @@ class RuntimeGrants:
         return grant if grant is not None else waiting[0].grant
 
     async def revoke_all(
-        self, subject: Subject, peer: UserId | None, service: ServiceName | None, by: UserId
+        self, subject: Subject, peer: UserId | None, service: ServiceName | None, by: Actor
     ) -> list[StoredGrant]:
         """Take back the grants to exactly this subject, all or those for a peer or service; returns them.
 
@@ -382,7 +382,7 @@ class RuntimeGrants:
         """End the grants for one session that this one has claimed."""
         self._take_out(self._table.claimed_by(claimant), "used")
 
-    async def _end(self, grants: Sequence[StoredGrant], waiting: Sequence[EndedGrant], by: UserId) -> None:
+    async def _end(self, grants: Sequence[StoredGrant], waiting: Sequence[EndedGrant], by: Actor) -> None:
         """Take grants back, and wait until these ends and those that wait already are written down."""
         changes = [*self._take_out(grants, "revoked", by), *waiting]
         if grants:
@@ -408,7 +408,7 @@ class RuntimeGrants:
         over = map(self._table.remove, self._deadlines.take_ended(self._moment()))
         self._note_ends([EndedGrant(grant, grant.until_ms, "expired") for grant in over if grant is not None])
 
-    def _take_out(self, grants: Iterable[StoredGrant], how: str, by: UserId | None = None) -> list[EndedGrant]:
+    def _take_out(self, grants: Iterable[StoredGrant], how: str, by: Actor | None = None) -> list[EndedGrant]:
         """Have grants count no more, all at once; the rest is writing."""
         now_ms = self._wall_ms()
         ended = [

@@ -41,7 +41,7 @@ from mxrtc_bridge.core.bot.commands import RequestAccess
 from mxrtc_bridge.core.bot.request_text import ALREADY, asked_words, decided_words, unanswered_words
 from mxrtc_bridge.core.bot.words import PREFIX
 from mxrtc_bridge.core.errors import AdminError, HomeserverError, StorageError, UnknownOutcomeError
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId, is_local
+from mxrtc_bridge.core.ids import Actor, EventId, RoomId, UserId
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.matrix.outbox.outbox import transaction_id
@@ -182,9 +182,7 @@ class AccessRequests:
         now_ms = self._wall_ms()
         return [each for each in await self._store.open_requests() if expired(each, now_ms, self._limits) is None]
 
-    async def answer(
-        self, number: int, answer: Decision, by: UserId, *, for_s: int | None = None, why: str = ""
-    ) -> str:
+    async def answer(self, number: int, answer: Decision, by: Actor, *, for_s: int | None = None, why: str = "") -> str:
         """Decide a request; returns what the admin is told.
 
         Raises:
@@ -271,12 +269,10 @@ class AccessRequests:
         now = await self._store.get(number)
         raise AdminError(f"Request {number} {said(now) if now is not None else 'is gone'} already.")
 
-    async def _decide(self, request: AccessRequest, answer: Decision, by: UserId, for_s: int | None, why: str) -> str:
+    async def _decide(self, request: AccessRequest, answer: Decision, by: Actor, for_s: int | None, why: str) -> str:
         await self._expire(request)
         now_ms = self._wall_ms()
-        # Whoever is at the machine could write themselves into the configuration as well.
-        admins = self._config.in_force.admins | ({by} if is_local(by) else frozenset())
-        judged = decide(request, answer, by, now_ms, admins=admins, limits=self._limits)
+        judged = decide(request, answer, by, now_ms, admins=self._config.in_force.admins, limits=self._limits)
         if isinstance(judged, RequestRefused):
             raise AdminError(judged.reason)
         if answer is Decision.DENY:

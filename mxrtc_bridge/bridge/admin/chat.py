@@ -35,7 +35,7 @@ from mxrtc_bridge.core.bot.commands import (
 )
 from mxrtc_bridge.core.bot.reply import Code, Line, MatrixLink, Reply, answer, item, say, text
 from mxrtc_bridge.core.errors import AdminError
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import Actor, UserId
 from mxrtc_bridge.core.text.display import display, size_words
 from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.storage.audit import AuditQuery
@@ -88,14 +88,14 @@ class AdminCommands:
         self._wall_ms = wall_ms
         self._check_all = check
 
-    async def carry_out(self, command: Command, by: UserId) -> Reply:
+    async def carry_out(self, command: Command, by: Actor) -> Reply:
         """Do what an admin has said."""
         try:
             return await self.do(command, by)
         except AdminError as error:
             return say(str(error))
 
-    async def do(self, command: Command, by: UserId) -> Reply:  # noqa: C901, PLR0911, PLR0912 - a table
+    async def do(self, command: Command, by: Actor) -> Reply:  # noqa: C901, PLR0911, PLR0912 - a table
         """Do it.
 
         Raises:
@@ -149,7 +149,7 @@ class AdminCommands:
                 return say(await self._requests.answer(number_of, Decision.DENY, by, why=because))
         raise AdminError("I do not do this here.")
 
-    async def _revoke(self, name: str, by: UserId) -> Reply:
+    async def _revoke(self, name: str, by: Actor) -> Reply:
         if not name.isdecimal():
             if any(grant.id == name for grant in self._config.in_force.grants):
                 raise AdminError(f"{name} is a grant of the configuration; take it out there, then reload.")

@@ -16,7 +16,7 @@ from mxrtc_bridge.core.access.grants import StoredGrant
 from mxrtc_bridge.core.access.policy import Service, Subject
 from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord
-from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.ids import Actor, ServiceName, UserId
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.storage.audit import AuditQuery
 
@@ -122,7 +122,7 @@ class AdminService:
         subject: Subject,
         service: Service,
         for_s: int,
-        by: UserId,
+        by: Actor,
         *,
         reason: str = "",
         once: bool = False,
@@ -136,7 +136,7 @@ class AdminService:
         """
         return await self._given.give(subject, service, for_s, by, reason=reason, once=once, settles=settles)
 
-    async def revoke(self, number: int, by: UserId) -> StoredGrant:
+    async def revoke(self, number: int, by: Actor) -> StoredGrant:
         """Take back a grant.
 
         Raises:
@@ -146,7 +146,7 @@ class AdminService:
         return await self._given.revoke(number, by)
 
     async def revoke_all(
-        self, subject: Subject, peer: UserId | None, service: ServiceName | None, by: UserId
+        self, subject: Subject, peer: UserId | None, service: ServiceName | None, by: Actor
     ) -> list[StoredGrant]:
         """Take back the grants to exactly this subject.
 
@@ -161,7 +161,7 @@ class AdminService:
         sessions = sorted(self._calls.sessions, key=lambda session: session.number)
         return page_of(sessions, page, lambda session: _row(session, now))
 
-    def kick(self, by: UserId, *, number: int | None = None, user: UserId | None = None, reason: str = "") -> int:
+    def kick(self, by: Actor, *, number: int | None = None, user: UserId | None = None, reason: str = "") -> int:
         """End a session, or all of a user; returns how many. Both ends are told."""
         log.info("- sessions of %s ended by %s", user or f"number {number}", by)
         self._audited.acted(AuditKind.KICK, by, user=user, session=number, reason=reason)
@@ -170,15 +170,15 @@ class AdminService:
             lambda session: session.number == number if user is None else session.remote == user, message
         )
 
-    def pause(self, by: UserId) -> bool:
+    def pause(self, by: Actor) -> bool:
         """Take no new sessions until :meth:`resume` or the next start; returns whether that is news."""
         return self._set_paused(by, paused=True)
 
-    def resume(self, by: UserId) -> bool:
+    def resume(self, by: Actor) -> bool:
         """Take new sessions again; returns whether that is news."""
         return self._set_paused(by, paused=False)
 
-    async def reload(self, by: UserId) -> str:
+    async def reload(self, by: Actor) -> str:
         """Read the configuration again; returns in a sentence what came of it."""
         log.info("the configuration is read again for %s", by)
         said = await self._reload()
@@ -197,7 +197,7 @@ class AdminService:
             rows, total = await self._audit.page(query, pages, PAGE_ROWS)
         return ListPage(tuple(rows), min(max(1, page), pages), pages, total, await self._audit.left_out())
 
-    def _set_paused(self, by: UserId, *, paused: bool) -> bool:
+    def _set_paused(self, by: Actor, *, paused: bool) -> bool:
         news = self._calls.paused is not paused
         self._calls.paused = paused
         if news:

@@ -18,7 +18,7 @@ from mxrtc_bridge.core.bot.commands import ListGrants, ListRequests, ListSession
 from mxrtc_bridge.core.bot.parser import COMMANDS, parse_command
 from mxrtc_bridge.core.bot.reply import pages
 from mxrtc_bridge.core.errors import AdminError, EventError
-from mxrtc_bridge.core.ids import UserId, parse_user_id
+from mxrtc_bridge.core.ids import LocalAdmin, parse_user_id
 from mxrtc_bridge.storage.audit import AuditQuery
 
 TRUST, VERIFY = "trust", "verify"
@@ -55,7 +55,7 @@ class AdminSocket:
         # No commands of a chat: what is compared must not pass through the homeserver.
         self._only_here = {TRUST: self._trust, VERIFY: self._verify}
 
-    async def handle(self, by: UserId, words: tuple[str, ...]) -> dict[str, object]:
+    async def handle(self, by: LocalAdmin, words: tuple[str, ...]) -> dict[str, object]:
         """Carry out a command; returns ``rows`` with their page, or what was ``said``.
 
         Raises:
@@ -85,7 +85,7 @@ class AdminSocket:
         said = await self._admins.do(command, by)
         return {"said": "\n".join(page.plain for page in pages(said))}
 
-    async def _trust(self, by: UserId, words: tuple[str, ...]) -> dict[str, object]:
+    async def _trust(self, by: LocalAdmin, words: tuple[str, ...]) -> dict[str, object]:
         try:
             match words:
                 case (user,):
@@ -96,7 +96,7 @@ class AdminSocket:
             raise AdminError(f"{error}; write the user like @alice:example.org") from error
         raise AdminError(f"Usage: {TRUST} @USER:SERVER [KEY]")
 
-    async def _verify(self, by: UserId, words: tuple[str, ...]) -> dict[str, object]:
+    async def _verify(self, by: LocalAdmin, words: tuple[str, ...]) -> dict[str, object]:
         match words:
             case ():
                 rows = self._verifications.rows()
@@ -121,7 +121,7 @@ def _grant(grant: StoredGrant) -> dict[str, object]:
         "subject": str(grant.subject),
         "peer": grant.service.peer,
         "service": grant.service.name,
-        "giver": grant.giver,
+        "giver": str(grant.giver),
         "since_ms": grant.since_ms,
         "until_ms": grant.until_ms,
         "once": grant.once,

@@ -9,7 +9,7 @@ from mxrtc_bridge.bridge.audit.writer import AuditRecorder
 from mxrtc_bridge.core.access.grants import StoredGrant
 from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord
-from mxrtc_bridge.core.ids import ServiceName, UserId, local_admin
+from mxrtc_bridge.core.ids import Actor, LocalAdmin, ServiceName, UserId
 from mxrtc_bridge.engine.session import Session
 
 MAX_DENIED = 32
@@ -79,7 +79,7 @@ class AuditEvents:
         """A grant is about to count; False if it must not."""
         return await self.recorder.record(self._of_grant(AuditKind.GRANT, grant, grant.giver, grant.reason or None))
 
-    def grant_ended(self, grant: StoredGrant, how: str, by: UserId | None = None) -> None:
+    def grant_ended(self, grant: StoredGrant, how: str, by: Actor | None = None) -> None:
         """A grant counts no more."""
         self.recorder.note(self._of_grant(AuditKind.GRANT_END, grant, by, how))
 
@@ -87,7 +87,7 @@ class AuditEvents:
         """Somebody has asked for access."""
         self.recorder.note(self._of_request(AuditKind.REQUEST, request, number, None, request.because or None))
 
-    def answered(self, request: AccessRequest, outcome: str, by: UserId) -> None:
+    def answered(self, request: AccessRequest, outcome: str, by: Actor) -> None:
         """A request was answered, or taken back by the one who asked."""
         self.recorder.note(self._of_request(AuditKind.ANSWER, request, request.number, by, outcome))
 
@@ -96,26 +96,30 @@ class AuditEvents:
     def acted(
         self,
         kind: AuditKind,
-        by: UserId,
+        by: Actor,
         *,
         user: UserId | None = None,
         session: int | None = None,
         reason: str | None = None,
     ) -> None:
         """An admin has done something that is no grant."""
-        self.recorder.note(AuditRecord(kind, self._wall_ms(), by=by, user=user, session=session, reason=reason or None))
+        self.recorder.note(
+            AuditRecord(kind, self._wall_ms(), by=str(by), user=user, session=session, reason=reason or None)
+        )
 
     def taken_over(self, user: UserId, what: str) -> None:
         """An account or an identity that was there was taken over on the admin's word, given at the start."""
-        self.acted(AuditKind.TAKE_OVER, local_admin("start"), user=user, reason=what)
+        self.acted(AuditKind.TAKE_OVER, LocalAdmin("start"), user=user, reason=what)
 
-    def verified(self, by: UserId, user: UserId, peer: UserId | None, device: str | None, outcome: str) -> None:
+    def verified(self, by: Actor, user: UserId, peer: UserId | None, device: str | None, outcome: str) -> None:
         """An admin has compared what two devices show, or an identity."""
         self.recorder.note(
-            AuditRecord(AuditKind.VERIFY, self._wall_ms(), by=by, user=user, peer=peer, device=device, reason=outcome)
+            AuditRecord(
+                AuditKind.VERIFY, self._wall_ms(), by=str(by), user=user, peer=peer, device=device, reason=outcome
+            )
         )
 
-    def _of_grant(self, kind: AuditKind, grant: StoredGrant, by: UserId | None, reason: str | None) -> AuditRecord:
+    def _of_grant(self, kind: AuditKind, grant: StoredGrant, by: Actor | None, reason: str | None) -> AuditRecord:
         return AuditRecord(
             kind,
             self._wall_ms(),
@@ -124,12 +128,12 @@ class AuditEvents:
             service=grant.service.name,
             grant=grant.number,
             until_ms=grant.until_ms,
-            by=by,
+            by=None if by is None else str(by),
             reason=reason,
         )
 
     def _of_request(
-        self, kind: AuditKind, request: AccessRequest, number: int, by: UserId | None, reason: str | None
+        self, kind: AuditKind, request: AccessRequest, number: int, by: Actor | None, reason: str | None
     ) -> AuditRecord:
         return AuditRecord(
             kind,
@@ -138,7 +142,7 @@ class AuditEvents:
             peer=request.peer,
             service=request.service,
             request=number,
-            by=by,
+            by=None if by is None else str(by),
             reason=reason,
         )
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from mxrtc_bridge.core.call.events import CallMessage
+from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
@@ -73,12 +74,14 @@ class CallRedaction:
             log.warning("! an event of a call will stay in its room: %s", error)
 
     async def call_over(self, record: CallRecord) -> None:
-        """A call has ended.
+        """A call has ended; of one between devices nothing is left anywhere.
 
         Raises:
             StorageError: the database does not take it; the next start does.
         """
-        await self._store.call_over(record.room_id, record.call_id)
+        if isinstance(record.route, DevicePair):
+            return
+        await self._store.call_over(record.route, record.call_id)
         self._due.set()
 
     async def start(self) -> None:

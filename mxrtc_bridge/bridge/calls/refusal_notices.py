@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from mxrtc_bridge.core.call.to_device import device_pair_of
+from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
-from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -37,13 +37,13 @@ class RefusalNotices:
         self._notices = notices
         self._wall_ms = wall_ms
 
-    async def say(self, room: RoomId, local: UserId, user: UserId) -> None:
-        """Tell ``user`` in a room, as ``local``, unless they were told lately."""
-        if device_pair_of(room) is not None:
+    async def say(self, route: CallRoute, local: UserId, user: UserId) -> None:
+        """Tell ``user`` in the room of a call, as ``local``, unless they were told lately."""
+        if isinstance(route, DevicePair):
             return  # Between two devices there is no room to say it in; the caller's program does.
         now_ms = self._wall_ms()
         try:
             if await self._notices.may_notify(user, now_ms, EVERY_MS):
-                await self._outbox.send_notice(room, local, REFUSED_TEXT, key=f"refused-{now_ms}")
+                await self._outbox.send_notice(route, local, REFUSED_TEXT, key=f"refused-{now_ms}")
         except (HomeserverError, StorageError) as error:
             log.warning("the refusal of %s could not be explained: %s", user, error)

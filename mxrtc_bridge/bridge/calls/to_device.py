@@ -22,6 +22,7 @@ from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, Standing
 from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.call.events import CallEvent, CallMessage, Invite, Reject, Version
+from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.call.to_device import (
     CHANGED_IDENTITY,
     SIGNAL_TYPE,
@@ -31,8 +32,6 @@ from mxrtc_bridge.core.call.to_device import (
     CallOrder,
     CallToDevice,
     call_to_device_content,
-    device_pair_of,
-    device_pair_route,
     parse_call_to_device,
 )
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
@@ -120,11 +119,11 @@ class ToDeviceSignalling:
         self._seldom = RateLimitedLog(log)
         self._wall_ms = wall_ms
         self._order = CallOrder()
-        self._callers: OrderedDict[RoomId, tuple[DeviceIdentity, CallerDevice]] = OrderedDict()
-        self._strangers: OrderedDict[RoomId, DeviceIdentity] = OrderedDict()
-        self._lines: dict[RoomId, deque[_Message]] = {}
+        self._callers: OrderedDict[DevicePair, tuple[DeviceIdentity, CallerDevice]] = OrderedDict()
+        self._strangers: OrderedDict[DevicePair, DeviceIdentity] = OrderedDict()
+        self._lines: dict[DevicePair, deque[_Message]] = {}
         self._tasks: asyncio.TaskGroup | None = None
-        self._sent: OrderedDict[tuple[RoomId, CallId], int] = OrderedDict()
+        self._sent: OrderedDict[tuple[DevicePair, CallId], int] = OrderedDict()
 
     async def run(self) -> None:
         """Own the look-ups, until cancelled; must run before the first message comes."""
@@ -148,7 +147,7 @@ class ToDeviceSignalling:
         except EventError as error:
             self._refused(error.code, event.sender)
             return
-        channel = device_pair_route(device.user, event.sender, caller.device)
+        channel = DevicePair(device.user, event.sender, caller.device)
         line = self._lines.get(channel)
         if line is not None:
             self._wait_in(line, message)
@@ -172,7 +171,7 @@ class ToDeviceSignalling:
         else:
             line.append(message)
 
-    def _begin_line(self, channel: RoomId, message: _Message) -> None:
+    def _begin_line(self, channel: DevicePair, message: _Message) -> None:
         user, server = message.caller.user, server_of(message.caller.user)
         waiting = [line[0].caller.user for line in self._lines.values()]
         full = (
@@ -186,7 +185,7 @@ class ToDeviceSignalling:
         self._lines[channel] = deque([message])
         self._tasks.create_task(self._work(channel), name="look-up of a caller")
 
-    async def _work(self, channel: RoomId) -> None:
+    async def _work(self, channel: DevicePair) -> None:
         """Take what waits, in order, until nothing does; the first message stays in the line while it is taken."""
         line = self._lines[channel]
         try:
@@ -201,7 +200,7 @@ class ToDeviceSignalling:
         finally:
             del self._lines[channel]
 
-    async def _take(self, channel: RoomId, message: _Message) -> None:
+    async def _take(self, channel: DevicePair, message: _Message) -> None:
         """Hand on what can be heard now."""
         caller = message.caller
         try:
@@ -216,7 +215,7 @@ class ToDeviceSignalling:
                 event = CallEvent(channel, event_id, caller.user, signal.sent_ms, signal.message, known)
                 await self._receive(event, message.device.user)
 
-    async def _admit(self, channel: RoomId, message: _Message, signal: CallToDevice) -> CallerDevice | None:
+    async def _admit(self, channel: DevicePair, message: _Message, signal: CallToDevice) -> CallerDevice | None:
         """The device as it is known now; None if it is not heard.
 
         An invite is judged by what its user's homeserver answers now. What follows must come from the same device,
@@ -239,7 +238,7 @@ class ToDeviceSignalling:
             return None
         return known
 
-    async def _look_up(self, channel: RoomId, message: _Message, invite: Invite) -> CallerDevice | None:
+    async def _look_up(self, channel: DevicePair, message: _Message, invite: Invite) -> CallerDevice | None:
         standing, known, found = await self._lookups.judge(message.device.user, message.caller, self._least)
         # The policy may have been changed meanwhile.
         if standing is Standing.GOOD and not known.trust.meets(self._least):
@@ -263,24 +262,24 @@ class ToDeviceSignalling:
 
     # To rooms and devices
 
-    async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
+    async def send(self, route: CallRoute, sender: UserId, message: CallMessage, *, step: str) -> None:
         """Send an event of a call where the call is.
 
         Raises:
             HomeserverError: it was not taken, or the other device is not there any more.
         """
-        ends = device_pair_of(room)
-        if ends is None:
-            await self._rooms.send(room, sender, message, step=step)
+        if not isinstance(route, DevicePair):
+            await self._rooms.send(route, sender, message, step=step)
             return
         device = self._device_of(sender)
         if device is None:
-            raise HomeserverError(f"the device of {sender} is not up")
-        admitted, stranger = self._callers.get(room), self._strangers.get(room)
+            # Not worth waiting for: where encryption was turned off it never comes, and leftover calls wait in a line.
+            raise HomeserverError(f"the device of {sender} is not up", 404)
+        admitted, stranger = self._callers.get(route), self._strangers.get(route)
         caller = admitted[0] if admitted is not None else stranger
         if caller is None:
-            caller = await self._find(device, ends.remote, ends.device)
-        await self._send(device, caller, room, message)
+            caller = await self._find(device, route.remote, route.device)
+        await self._send(device, caller, route, message)
 
     async def _find(self, device: CryptoDevice, user: UserId, name: str) -> DeviceIdentity:
         """Find a device that called an earlier run of the bridge."""
@@ -289,7 +288,9 @@ class ToDeviceSignalling:
                 return each
         raise HomeserverError(f"a device of {user} is not there any more", 404)
 
-    async def _send(self, device: CryptoDevice, caller: DeviceIdentity, channel: RoomId, message: CallMessage) -> None:
+    async def _send(
+        self, device: CryptoDevice, caller: DeviceIdentity, channel: DevicePair, message: CallMessage
+    ) -> None:
         key = (channel, message.call_id)
         seq = self._sent.get(key, 0)
         _remember(self._sent, key, seq + 1)
@@ -297,7 +298,7 @@ class ToDeviceSignalling:
         await device.send_to_device([caller], SIGNAL_TYPE, content)
 
 
-def _event_id(channel: RoomId, signal: CallToDevice) -> EventId:
+def _event_id(channel: DevicePair, signal: CallToDevice) -> EventId:
     """Name a message as an event: the same one has the same name, however often it comes."""
     digest = hashlib.sha256(f"{channel} {signal.message.call_id} {signal.seq}".encode()).hexdigest()
     return EventId(f"$signal-{digest}")

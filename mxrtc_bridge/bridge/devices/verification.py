@@ -18,7 +18,7 @@ from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, SendToDevices, VerificationEnded, VerifiedKeys
 from mxrtc_bridge.core.errors import AdminError, HomeserverError, MxrtcError
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.ids import Actor, EventId, RoomId, UserId
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -138,7 +138,7 @@ class BridgeVerifications:
             if each.exchange.code is not None
         ]
 
-    async def decide(self, number: int, *, same: bool, by: UserId) -> str:
+    async def decide(self, number: int, *, same: bool, by: Actor) -> str:
         """Say whether both sides show the same; returns what came of it.
 
         Raises:
@@ -165,7 +165,7 @@ class BridgeVerifications:
             return f"Noted. {exchange.user} has still to say that both sides show the same."
         return _outcome(exchange)
 
-    async def trust(self, user: UserId, key: str | None, *, by: UserId) -> str:
+    async def trust(self, user: UserId, key: str | None, *, by: Actor) -> str:
         """Accept the identity that a user shows now, on purpose; returns what came of it.
 
         Raises:

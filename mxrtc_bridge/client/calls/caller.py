@@ -23,6 +23,7 @@ from mxrtc_bridge.core.call import machine as call
 from mxrtc_bridge.core.call import values as call_values
 from mxrtc_bridge.core.call.codec import parse_message
 from mxrtc_bridge.core.call.events import EVENT_TYPES, CallMessage
+from mxrtc_bridge.core.call.route import CallRoute
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
@@ -96,6 +97,25 @@ async def _no_answer(calls: DeviceCalls, session: Session) -> None:
     await asyncio.get_running_loop().create_future()
 
 
+class _RoomCalls:
+    """Calls from one room; the counterpart of :class:`mxrtc_bridge.client.calls.device.DeviceCalls`."""
+
+    def __init__(self, outbox: Outbox, room: RoomId) -> None:
+        self._outbox = outbox
+        self._room = room
+
+    async def send(
+        self,
+        route: CallRoute,  # noqa: ARG002 - the room
+        sender: UserId,
+        message: CallMessage,
+        *,
+        step: str,
+    ) -> None:
+        """Send an event of a call; see :meth:`mxrtc_bridge.matrix.outbox.outbox.Outbox.send`."""
+        await self._outbox.send(self._room, sender, message, step=step)
+
+
 class Caller:
     """Calls peers for one user; use it as an asynchronous context manager."""
 
@@ -110,7 +130,7 @@ class Caller:
             self._homeserver, types=[*EVENT_TYPES, "m.room.member"], on_change=self._homeserver_changed
         )
         self._outbox = Outbox(self._homeserver, masquerade=False)
-        self._sessions: dict[tuple[RoomId, CallId], Session] = {}
+        self._sessions: dict[tuple[CallRoute, CallId], Session] = {}
         self._syncing: asyncio.Task[None] | None = None
         self._turn: asyncio.Task[tuple[IceServer, ...]] | None = None
 
@@ -170,7 +190,7 @@ class Caller:
         except TimeoutError:
             raise ClientError(Exit.RETRY, "the homeserver did not answer in time; try again later") from None
         assert self._syncing is not None
-        placed = self._begin(peer, room, self._outbox, clock, began)
+        placed = self._begin(peer, room, _RoomCalls(self._outbox, room), clock, began)
         # Without events no answer can come: then it is of no use to wait for one.
         await self._wait_until_connected(placed, self._syncing)
         return placed
@@ -188,7 +208,7 @@ class Caller:
                     calls = await holding.enter_async_context(calls_by_device(self._state, self.login, peer))
             except TimeoutError:
                 raise ClientError(Exit.RETRY, "the homeserver did not answer in time; try again later") from None
-            placed = self._begin(peer, calls.channel, calls, clock, began, device=calls.peer)
+            placed = self._begin(peer, calls.route, calls, clock, began, device=calls.peer)
 
             def heard(user: UserId, message: CallMessage) -> None:
                 if message.call_id == placed.session.call_id:
@@ -208,15 +228,15 @@ class Caller:
     def _begin(
         self,
         peer: UserId,
-        room: RoomId,
+        route: CallRoute,
         signaller: Signaller,
         clock: LoopClock,
         began: float,
         *,
         device: DeviceIdentity | None = None,
     ) -> _Placed:
-        session, links = self._new_session(peer, room, clock, signaller)
-        self._sessions[session.room, session.call_id] = session
+        session, links = self._new_session(peer, route, clock, signaller)
+        self._sessions[session.route, session.call_id] = session
         running = asyncio.create_task(session.run(), name="call")
         session.feed(call.PlaceCall())
         return _Placed(session, links, running, began, Connection(peer, session, links, began, device))
@@ -230,7 +250,7 @@ class Caller:
         placed.running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await placed.running
-        self._sessions.pop((placed.session.room, placed.session.call_id), None)
+        self._sessions.pop((placed.session.route, placed.session.call_id), None)
 
     async def _tell_progress(self, peer: UserId) -> None:
         """Say what is waited for, once it takes long enough to wonder."""
@@ -310,7 +330,7 @@ class Caller:
             self._syncing = asyncio.create_task(self._receive(), name="sync")
 
     def _new_session(
-        self, peer: UserId, room: RoomId, clock: LoopClock, signaller: Signaller
+        self, peer: UserId, route: CallRoute, clock: LoopClock, signaller: Signaller
     ) -> tuple[Session, ClientChannels]:
         call_id = CallId(secrets.token_urlsafe(16))
         party_id = PartyId(secrets.token_hex(8))
@@ -327,7 +347,7 @@ class Caller:
                 lifetime_ms=INVITE_LIFETIME_MS,
             ),
             call_id=call_id,
-            room=room,
+            route=route,
             local=self.login.user_id,
             remote=peer,
             number=0,
@@ -362,7 +382,7 @@ class Caller:
         if event.type == "m.room.member":
             if event.content.get("membership") in ("leave", "ban"):
                 for session in tuple(self._sessions.values()):
-                    if session.room == event.room_id and event.state_key in (session.local, session.remote):
+                    if session.route == event.room_id and event.state_key in (session.local, session.remote):
                         session.feed(call.MemberLeft())
             return
         try:

@@ -21,17 +21,17 @@ from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.config.private_files import open_private_file
 from mxrtc_bridge.core.call.events import CallMessage, Invite
+from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.call.to_device import (
     SIGNAL_TYPE,
     CallOrder,
     CallToDevice,
     call_to_device_content,
-    device_pair_route,
     parse_call_to_device,
 )
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import EventError, LocalError, MxrtcError
-from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId
+from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.binding import available
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -59,7 +59,7 @@ class DeviceCalls:
 
     def __init__(self, device: CryptoDevice, peer: DeviceIdentity) -> None:
         self.peer = peer
-        self.channel: RoomId = device_pair_route(device.user, peer.user, peer.device)
+        self.route = DevicePair(device.user, peer.user, peer.device)
         self._device = device
         self._order = CallOrder()
         self._sent = 0
@@ -70,7 +70,7 @@ class DeviceCalls:
         self.listener: Callable[[UserId, CallMessage], None] = lambda _user, _message: None
         """Given each message of a call from the peer, in order."""
 
-    async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
+    async def send(self, route: CallRoute, sender: UserId, message: CallMessage, *, step: str) -> None:
         """Send a message of a call; none any more once the device was given back.
 
         Raises:
@@ -79,7 +79,7 @@ class DeviceCalls:
         async with self._sending:
             if not self._open:
                 # The control channel has said it.
-                log.debug("the device is given back: %s of a call of %s in %s is not sent", step, sender, room)
+                log.debug("the device is given back: %s of a call of %s by %s is not sent", step, sender, route)
                 return
             content = call_to_device_content(CallToDevice(self._sent, time.time_ns() // 1_000_000, message))
             self._sent += 1

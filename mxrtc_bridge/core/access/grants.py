@@ -30,7 +30,7 @@ from mxrtc_bridge.core.access.policy import (
     UserSubject,
     subjects_of,
 )
-from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, parse_user_id
+from mxrtc_bridge.core.ids import Actor, RoomId, ServiceName, UserId, parse_user_id
 
 KeyT = TypeVar("KeyT")
 ValueT = TypeVar("ValueT")
@@ -55,7 +55,7 @@ class StoredGrant:
     """Given by the store, shown to people; 0 before it is stored."""
     subject: Subject
     service: Service
-    giver: UserId
+    giver: Actor
     since_ms: int
     until_ms: int
     """Wall-clock milliseconds since 1970; not in force any more at that very moment."""
@@ -80,7 +80,7 @@ class EndedGrant:
     ended_ms: int
     how: str
     """``expired``, ``revoked``, ``used``, or ``unconfirmed``: it never counted."""
-    by: UserId | None = None
+    by: Actor | None = None
     """Who ended it."""
 
 

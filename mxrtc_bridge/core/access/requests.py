@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId
+from mxrtc_bridge.core.ids import Actor, EventId, LocalAdmin, RoomId, ServiceName, UserId
 from mxrtc_bridge.core.text.durations import say_duration
 
 
@@ -82,7 +82,7 @@ class AccessRequest:
     """Where it was asked, and where the answer goes."""
     asked_ms: int
     state: RequestState = RequestState.ASKED
-    decided_by: UserId | None = None
+    decided_by: Actor | None = None
     decided_ms: int | None = None
     notice: EventId | None = None
     """The notice in the admin room that reactions answer to."""
@@ -150,7 +150,7 @@ def ask(
 def decide(
     request: AccessRequest,
     answer: Decision,
-    by: UserId,
+    by: Actor,
     now_ms: int,
     *,
     admins: Collection[UserId],
@@ -163,10 +163,10 @@ def decide(
         answer: what was said.
         by: who said it.
         now_ms: when.
-        admins: by the configuration.
+        admins: by the configuration; whoever is at the machine could write themselves into it as well.
         limits: the bounds.
     """
-    if by not in admins:
+    if not isinstance(by, LocalAdmin) and by not in admins:
         return RequestRefused("Only admins answer requests.")
     if not request.is_open:
         return RequestRefused(f"Request {request.number} {said(request)} already.")

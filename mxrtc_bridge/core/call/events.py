@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
+from mxrtc_bridge.core.call.route import CallRoute
 from mxrtc_bridge.core.crypto.records import CallerDevice
-from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
 from mxrtc_bridge.core.webrtc.sdp import DescriptionType
 
 MAX_SDP_BYTES = 16 * 1024
@@ -146,7 +147,7 @@ EVENT_TYPES: Mapping[str, type[CallMessage]] = MappingProxyType(
 class CallEvent:
     """A call message together with what the homeserver vouches for."""
 
-    room_id: RoomId
+    route: CallRoute
     event_id: EventId
     sender: UserId
     sent_at_ms: int

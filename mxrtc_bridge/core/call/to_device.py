@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from mxrtc_bridge.core.call.codec import content_of, parse_message
 from mxrtc_bridge.core.call.events import CallMessage, Hangup, Reject, Version
 from mxrtc_bridge.core.errors import EventError
-from mxrtc_bridge.core.ids import CallId, DeviceId, RoomId, UserId
+from mxrtc_bridge.core.ids import CallId, DeviceId, UserId
 
 SIGNAL_TYPE = "io.mxrtc.signal"
 UNTRUSTED_DEVICE = "untrusted_device"
@@ -30,7 +30,6 @@ MAX_EARLY = 16
 """Messages of one call that wait for those before them."""
 MAX_CALLS = 1000
 """Calls whose order is remembered; then the one that was heard of longest ago is forgotten."""
-_PREFIX = "devices:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,27 +120,3 @@ class CallOrder:
 
     def __len__(self) -> int:
         return len(self._calls)
-
-
-def device_pair_route(local: UserId, remote: UserId, device: DeviceId) -> RoomId:
-    """Name what two devices talk by, where otherwise the id of a room stands; no room is called so."""
-    return RoomId(f"{_PREFIX}{local} {remote} {device}")
-
-
-@dataclass(frozen=True, slots=True)
-class DevicePair:
-    """The two ends of a call between devices."""
-
-    local: UserId
-    remote: UserId
-    device: DeviceId
-    """Of the other side."""
-
-
-def device_pair_of(room: RoomId) -> DevicePair | None:
-    """The ends that :func:`device_pair_route` has named; None for a room."""
-    if not room.startswith(_PREFIX):
-        return None
-    # No user id holds a space.
-    local, remote, device = room.removeprefix(_PREFIX).split(" ", 2)
-    return DevicePair(UserId(local), UserId(remote), DeviceId(device))

@@ -14,7 +14,7 @@ from mxrtc_bridge.core.crypto.sas import TIMEOUT_S
 from mxrtc_bridge.core.crypto.sas_codes import EMOJI
 from mxrtc_bridge.core.crypto.sas_values import Compare, Effect
 from mxrtc_bridge.core.errors import AdminError, HomeserverError
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.ids import EventId, LocalAdmin, RoomId, UserId
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent, UserDevices
 from mxrtc_bridge.matrix.crypto.verification import MAX_OPEN, Exchange, Verifications
@@ -22,7 +22,7 @@ from mxrtc_bridge.storage.counters import CounterStore
 from mxrtc_bridge.storage.database import Database
 from tests.matrix.crypto.verification_world import ALICE, BUILD, MASTERS, PEER, PHONE, Device
 
-ADMIN = UserId("local:root")
+ADMIN = LocalAdmin("root")
 NOW_MS = 1_000_000_000
 
 

@@ -57,11 +57,11 @@ class World:
 async def test_what_we_say_is_numbered_and_ends_with_the_device() -> None:
     world = World()
     assert not world.calls.invited.is_set()
-    await world.calls.send(world.calls.channel, ALICE, INVITE, step="invite")
+    await world.calls.send(world.calls.route, ALICE, INVITE, step="invite")
     assert world.calls.invited.is_set()
-    await world.calls.send(world.calls.channel, ALICE, HANGUP, step="hangup")
+    await world.calls.send(world.calls.route, ALICE, HANGUP, step="hangup")
     await world.calls.close()
-    await world.calls.send(world.calls.channel, ALICE, HANGUP, step="hangup")
+    await world.calls.send(world.calls.route, ALICE, HANGUP, step="hangup")
     assert [(signal.seq, type(signal.message)) for signal in world.own.sent] == [(0, Invite), (1, Hangup)]
 
 

@@ -21,7 +21,7 @@ from mxrtc_bridge.core.access.requests import (
     said,
     withdraw,
 )
-from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
+from mxrtc_bridge.core.ids import LocalAdmin, RoomId, ServiceName, UserId
 
 ALICE, BOB, ADMIN = UserId("@alice:example.org"), UserId("@bob:example.org"), UserId("@admin:example.org")
 BUILD = UserId("@rtc_build:example.org")
@@ -51,6 +51,18 @@ def test_an_admins_answer_ends_the_request_and_is_signed(answer: Decision, state
     asked = request(7)
     decided = decide(asked, answer, ADMIN, NOW + 1, admins={ADMIN}, limits=LIMITS)
     assert decided == replace(asked, state=state, decided_by=ADMIN, decided_ms=NOW + 1)
+
+
+def test_whoever_is_at_the_machine_answers_as_an_admin_does() -> None:
+    root = LocalAdmin("root")
+    decided = decide(request(7), Decision.DENY, root, NOW, admins=set(), limits=LIMITS)
+    assert decided == replace(request(7), state=RequestState.DENIED, decided_by=root, decided_ms=NOW)
+    assert said(decided) == "was denied by local:root"
+
+
+def test_a_user_who_is_called_like_it_is_not_at_the_machine() -> None:
+    refused = decide(request(7), Decision.ALLOW, UserId("local:root"), NOW, admins={ADMIN}, limits=LIMITS)
+    assert refused == RequestRefused("Only admins answer requests.")
 
 
 @pytest.mark.parametrize("answer", Decision)

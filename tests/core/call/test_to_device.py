@@ -16,14 +16,11 @@ from mxrtc_bridge.core.call.to_device import (
     MAX_SEQ,
     CallOrder,
     CallToDevice,
-    DevicePair,
     call_to_device_content,
-    device_pair_of,
-    device_pair_route,
     parse_call_to_device,
 )
 from mxrtc_bridge.core.errors import EventError
-from mxrtc_bridge.core.ids import CallId, DeviceId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.ids import CallId, DeviceId, PartyId, UserId
 
 ALICE, PEER, DEVICE = UserId("@alice:example.org"), UserId("@rtc_build:example.org"), DeviceId("ALICES")
 CALL, PARTY = CallId("call"), PartyId("party")
@@ -136,11 +133,3 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(10):
         ordered.put(ALICE, DeviceId(f"D{number}"), numbered(0))
     assert len(ordered) == 3
-
-
-@pytest.mark.parametrize("device", ["ALICES", "with spaces and @signs:x", ""])
-def test_a_channel_names_its_ends_and_is_no_room(device: str) -> None:
-    channel = device_pair_route(PEER, ALICE, DeviceId(device))
-    assert device_pair_of(channel) == DevicePair(PEER, ALICE, DeviceId(device))
-    assert device_pair_of(RoomId("!room:example.org")) is None
-    assert not channel.startswith("!")
