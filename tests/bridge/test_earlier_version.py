@@ -1,0 +1,220 @@
+"""What a bridge of an earlier version has left is taken up: see ``d3f536d/README.md`` for what there is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import vodozemac
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from mxrtc_bridge.bridge import bridge as bridge_module
+from mxrtc_bridge.bridge.bridge import Bridge
+from mxrtc_bridge.bridge.devices.devices import load_key
+from mxrtc_bridge.cli.bridge.audit import audit_command
+from mxrtc_bridge.config import load_config
+from mxrtc_bridge.config.registration import render_registration
+from mxrtc_bridge.core.access.policy import Allow, Deny
+from mxrtc_bridge.core.access.targets import TcpTarget
+from mxrtc_bridge.core.call.route import DevicePair
+from mxrtc_bridge.core.ids import DeviceId, LocalAdmin, RoomId, UserId
+from mxrtc_bridge.engine.clock import LoopClock
+from mxrtc_bridge.matrix.crypto.keys import pickle_key
+from mxrtc_bridge.storage.tables import Stores, open_stores
+from mxrtc_bridge.web.control import ask
+from tests.bridge.homeserver import FakeHomeserver
+from tests.bridge.test_bridge import until
+
+LEFT = Path(__file__).parent / "d3f536d"
+KILLED_MS = 1_796_023_880_000
+DOMAIN = "example.test"
+ALICE, BOB, CAROL, DAVE = (UserId(f"@{name}:{DOMAIN}") for name in ("alice", "bob", "carol", "dave"))
+BOT, PEER = UserId(f"@rtcbot:{DOMAIN}"), UserId(f"@rtc_build:{DOMAIN}")
+CONFIG: dict[str, Any] = json.loads((LEFT / "config.yaml").read_text())
+TEAM = CONFIG["grants"][0]["from"][0].removeprefix("room:")
+NAMED = [TEAM, CONFIG["rooms"]["admin"], *CONFIG["policy_lists"]]
+LINES = (LEFT / "audit.jsonl").read_text().splitlines()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of the bridge, as it was when it was killed."""
+    for name in ("audit.jsonl", "encryption.key", "config.yaml"):
+        (tmp_path / name).touch(mode=0o600)
+        (tmp_path / name).write_text((LEFT / name).read_text().replace("FOLDER", str(tmp_path)))
+    with closing(sqlite3.connect(tmp_path / "bridge.db")) as database:
+        database.executescript((LEFT / "bridge.sql").read_text())
+    (tmp_path / "bridge.db").chmod(0o600)
+    return tmp_path
+
+
+@pytest_asyncio.fixture
+async def homeserver(folder: Path) -> AsyncIterator[FakeHomeserver]:
+    async with FakeHomeserver(folder, as_token=CONFIG["appservice"]["as_token"]) as server:
+        with closing(sqlite3.connect(folder / "bridge.db")) as database:
+            server.members = {room: [peer, user] for peer, room, user in database.execute(
+                "SELECT peer, room_id, user_id FROM peer_room"
+            )}  # fmt: skip
+        server.members |= {room: [BOT, BOB, CAROL] for room in NAMED}
+        rule = {"entity": DAVE, "recommendation": "m.ban", "reason": "spam"}
+        server.rules = {
+            room: [{"type": "m.policy.rule.user", "state_key": "dave", "content": rule}]
+            for room in CONFIG["policy_lists"]
+        }
+        yield server
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Bridge, Stores]]:
+    """A bridge of now that goes on a few seconds later."""
+    late_ms = KILLED_MS - LoopClock().wall_ms()
+
+    class Clock(LoopClock):
+        def wall_ms(self) -> int:
+            return super().wall_ms() + late_ms
+
+    monkeypatch.setattr(bridge_module, "LoopClock", Clock)
+    content = json.loads((folder / "config.yaml").read_text())
+    content["homeserver"]["address"] = f"http://127.0.0.1:{homeserver.port}"
+    content["appservice"]["listen"] = f"127.0.0.1:{homeserver.reserved.port}"
+    # What devices do needs a real homeserver.
+    content["encryption"] = {"enabled": "off"}
+    (folder / "config.yaml").write_text(json.dumps(content))
+    config, stop = load_config(folder / "config.yaml"), asyncio.Event()
+    async with open_stores(config.database) as stores:
+        bridge = Bridge(config, stores)
+        task = asyncio.create_task(bridge.run(stop, asyncio.Event()))
+        try:
+            await until(lambda: bridge._inbox.ready or task.done())
+            yield bridge, stores
+        finally:
+            stop.set()
+            await asyncio.wait_for(task, 10)
+
+
+async def rows(folder: Path, *words: str) -> list[dict[str, Any]]:
+    status, answer = await ask(str(folder / "control.sock"), words)
+    assert status == 200, answer
+    found: list[dict[str, Any]] = answer["rows"]  # type: ignore[assignment]
+    return found
+
+
+async def test_the_grants_in_force_are_the_same(
+    folder: Path, homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [json.loads(line) for line in (LEFT / "grants.jsonl").read_text().splitlines()]
+    async with running(folder, homeserver, monkeypatch) as (bridge, _):
+        assert await rows(folder, "grants") == before
+        assert [grant.giver for grant in bridge._given.table] == [LocalAdmin("root"), BOB, LocalAdmin("root")]
+        assert isinstance(bridge._rights.may_call(ALICE, PEER), Allow)
+        assert isinstance(bridge._rights.may_call(DAVE, PEER), Deny), "the policy list is known"
+        status, answer = await ask(str(folder / "control.sock"), ("revoke", "1"))
+        assert status == 200, answer
+        assert await rows(folder, "grants") == before[:-1]
+
+
+async def test_the_requests_are_there_and_can_be_answered(
+    folder: Path, homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(folder, homeserver, monkeypatch) as (_, stores):
+        (waiting,) = await rows(folder, "requests")
+        assert (waiting["number"], waiting["user"], waiting["service"], waiting["for_s"]) == (3, CAROL, "fourth", 3600)
+        denied = await stores.requests.get(2)
+        assert denied is not None
+        assert denied.decided_by == LocalAdmin("root")
+        status, answer = await ask(str(folder / "control.sock"), ("allow", "3"))
+        assert (status, answer) == (200, {"said": "Request 3 was allowed by local:root."})
+        assert [row["number"] for row in await rows(folder, "grants")] == [5, 4, 3, 1]
+
+
+def waiting(folder: Path) -> list[tuple[str, ...]]:
+    """The events that nobody has dealt with, with their senders and in which order they stand."""
+    with closing(sqlite3.connect(folder / "bridge.db")) as database:
+        return database.execute("SELECT event_id, sender, lane FROM event WHERE state = 0").fetchall()
+
+
+async def test_open_calls_are_hung_up_and_what_waited_is_handled(
+    folder: Path, homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_stores(f"sqlite:{folder / 'bridge.db'}") as stores:
+        by_device, by_room = await stores.calls.open_calls()
+    assert waiting(folder) == [("$waiting", BOB, BOB)]
+    assert by_device.route == DevicePair(PEER, ALICE, DeviceId("MRJFSVMGVY"))
+    assert (by_room.route, by_room.remote) == (RoomId("!-NoDlxYQLH1bBZk-PgVhv_BTOe8tgITeqNUzMHF0now"), BOB)
+    async with running(folder, homeserver, monkeypatch) as (_, stores):
+        hangups = [content for kind, content in homeserver.sent if kind == "m.call.hangup"]
+        assert [each["call_id"] for each in hangups] == [by_room.call_id]
+        assert hangups[0]["party_id"] == by_room.party_id
+        assert await stores.calls.open_calls() == [], "that of the device as well, though encryption is off now"
+        await until(lambda: waiting(folder) == [])
+
+
+async def test_the_audit_of_before_and_the_new_lines_are_one_chain(
+    folder: Path, homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(folder, homeserver, monkeypatch):
+        assert (await ask(str(folder / "control.sock"), ("pause",)))[0] == 200
+    lines = (folder / "audit.jsonl").read_text().splitlines()
+    assert lines[: len(LINES)] == LINES
+    kinds = [json.loads(line)["kind"] for line in lines[len(LINES) :]]
+    assert kinds == ["start", "pause", "stop"]
+    assert await verified(folder) == (0, f"whole: {len(lines)} lines, from line 1")
+    # A line of before that somebody changes is found, as it was before.
+    text = (folder / "audit.jsonl").read_text()
+    (folder / "audit.jsonl").write_text(text.replace('"user":"@bob:example.test"', '"user":"@eve:example.test"', 1))
+    code, said = await verified(folder)
+    assert (code, said[:7]) == (1, "broken:"), said
+
+
+async def verified(folder: Path) -> tuple[int, str]:
+    """What ``audit verify`` says, up to the time."""
+    arguments = ["verify", "-c", str(folder / "config.yaml")]
+    result = await asyncio.to_thread(CliRunner().invoke, audit_command, arguments, standalone_mode=False)
+    return result.return_value, result.output.partition(" of ")[0]
+
+
+async def test_its_devices_and_all_that_is_encrypted_with_its_key_can_be_read(folder: Path) -> None:
+    config = load_config(folder / "config.yaml")
+    key = pickle_key(load_key(config.encryption))
+    async with open_stores(config.database) as stores:
+        devices = [await stores.crypto.of(owner).account() for owner in (BOT, PEER)]
+        assert all(device is not None and device.uploaded for device in devices)
+    readers = {
+        "crypto_account": vodozemac.Account,
+        "crypto_olm": vodozemac.Session,
+        "crypto_inbound": vodozemac.InboundGroupSession,
+        "crypto_outbound": vodozemac.GroupSession,
+    }
+    with closing(sqlite3.connect(folder / "bridge.db")) as database:
+        pickles = {table: database.execute(f"SELECT pickle FROM {table}").fetchall() for table in readers}
+    read = {table: [readers[table].from_pickle(text, key) for (text,) in rows] for table, rows in pickles.items()}
+    assert {table: len(each) for table, each in read.items()} == {
+        "crypto_account": 2, "crypto_olm": 4, "crypto_inbound": 1, "crypto_outbound": 1,
+    }  # fmt: skip
+
+
+def test_the_configuration_means_the_same(folder: Path) -> None:
+    config = load_config(folder / "config.yaml")
+    assert config.database == f"sqlite://{folder}/bridge.db"
+    assert config.service_names(PEER) == ("echo", "fourth", "lent", "third", "unused")
+    assert config.target(PEER, "echo") == TcpTarget("127.0.0.1", 46475)
+    assert {str(each) for each in config.deny} == {"server:evil.test", "@mallory:example.com"}
+    assert config.admins == {BOB}
+    assert (config.rooms.admin, list(config.policy_lists)) == (CONFIG["rooms"]["admin"], CONFIG["policy_lists"])
+    assert (config.limits.calls_per_user, config.limits.session_max_s) == (3, 7200)
+    assert (config.audit.max_bytes, config.audit.keep, config.audit.file) == (2**20, 5, folder / "audit.jsonl")
+    assert config.encryption.key_file == folder / "encryption.key"
+    assert config.control_socket == folder / "control.sock"
+    before = YAML(typ="safe").load((LEFT / "registration.yaml").read_text())
+    after = YAML(typ="safe").load(render_registration(config, before["sender_localpart"]))
+    assert {name: after[name] for name in before} == before, "the homeserver needs no other registration"
