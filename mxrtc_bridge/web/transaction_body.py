@@ -8,16 +8,20 @@ the rest is the inbox's part.
 
 Pure and synchronous: may run in a thread. There nothing holds the interpreter for long, whatever the body is: it is
 gone through in slices, and each entry of its lists is parsed by itself. The longest hold is that of one slice, or of
-one event, which homeservers keep below 64 KiB.
+one event, which homeservers keep below 64 KiB. And nothing stays in memory that only costs: what is beyond
+:data:`MAX_CONTAINERS` in one event becomes null too, those nearest to its root last.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
+import threading
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, repeat
 from typing import Any
@@ -35,6 +39,8 @@ MAX_DEPTH = 32
 """Levels of one event, itself included; what is deeper becomes null. Standard content has fewer than ten."""
 _AROUND = 2
 """Levels around an event: the transaction object and its list."""
+MAX_CONTAINERS = 4000
+"""Lists and objects of one entry. The garbage collector goes through all that are kept, and 64 KiB can hold 32,000."""
 MAX_SCANNED_DEPTH = 40_000
 """Levels that no event of 64 KiB can have; a body with more is left to the parser, which refuses it."""
 MAX_INTEGER_CHARS = 20
@@ -83,10 +89,12 @@ def read_transaction(body: bytes) -> Transaction:
     """Read the whole transaction.
 
     Raises:
-        Refusal: it is not JSON, not an object with a list ``events``, or the list is too long.
+        TransactionRefused: it is not JSON, not an object with a list ``events``, or the list is too long.
     """
     try:
-        transaction = _parse(cut_deep_values(body).decode("utf-8"))
+        text = cut_deep_values(body).decode("utf-8")
+        with _no_collection():
+            transaction = _parse(text)
     except (ValueError, RecursionError) as error:
         raise TransactionRefused(400, "M_NOT_JSON", "the body is not JSON in UTF-8") from error
     if not isinstance(transaction, dict):
@@ -231,18 +239,54 @@ def _parse(text: str) -> object:
         at = _skip(text, _expect(text, at, ","))
 
 
+_uncollected = 0
+_uncollected_lock = threading.Lock()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector still: what is parsed has no cycles, and its passes would hold the interpreter."""
+    global _uncollected  # noqa: PLW0603 - the collector is one for the whole process
+    with _uncollected_lock:
+        _uncollected += 1
+        if _uncollected == 1:
+            gc.disable()
+    try:
+        yield
+    finally:
+        with _uncollected_lock:
+            _uncollected -= 1
+            if not _uncollected:
+                gc.enable()
+
+
 def _scan_list(text: str, at: int) -> tuple[list[Any], int]:
     values: list[Any] = []
     at = _skip(text, at + 1)
     if text[at : at + 1] == "]":
         return values, at + 1
     while True:
+        began = at
         value, at = _scan(text, at)
+        if text.count("[", began, at) + text.count("{", began, at) > MAX_CONTAINERS:
+            _prune(value)
         values.append(value)
         at = _skip(text, at)
         if text[at : at + 1] == "]":
             return values, at + 1
         at = _skip(text, _expect(text, at, ","))
+
+
+def _prune(root: object) -> None:
+    """Put null in the place of all containers beyond the limit; those nearest to the root are kept."""
+    kept: list[Any] = [root] if isinstance(root, list | dict) else []
+    for container in kept:  # grows while it is gone through
+        for key, value in list(container.items() if isinstance(container, dict) else enumerate(container)):
+            if isinstance(value, list | dict):
+                if len(kept) < MAX_CONTAINERS:
+                    kept.append(value)
+                else:
+                    container[key] = None
 
 
 def _scan(text: str, at: int) -> tuple[Any, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from typing import Any
@@ -67,6 +68,38 @@ def test_body_that_is_no_transaction_is_refused(body: bytes, status: int, errcod
     with pytest.raises(TransactionRefused) as caught:
         read_transaction(body)
     assert (caught.value.status, caught.value.errcode) == (status, errcode)
+
+
+def containers_in(value: object) -> int:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, list | dict) + sum(map(containers_in, inside))
+
+
+JUNK = st.recursive(st.just([]), lambda inside: st.lists(inside, max_size=4) | st.dictionaries(st.text("ab"), inside))
+
+
+@given(JUNK, st.integers(1, 12))
+def test_an_entry_keeps_as_many_containers_as_the_limit_and_those_nearest_to_its_root(junk: object, limit: int) -> None:
+    event = {"junk": [junk, junk], "content": {"membership": "leave", "more": {"x": [1]}}, "type": "m.room.member"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transaction_body, "MAX_CONTAINERS", limit)
+        (read,) = read_transaction(json.dumps({"events": [event]}).encode()).events
+    assert isinstance(read, dict)
+    assert containers_in(read) == min(limit, containers_in(event))
+    assert read["type"] == "m.room.member"
+    assert (read["content"] is None) == (limit < 3)
+    if limit >= 3:
+        assert read["content"]["membership"] == "leave"
+    if containers_in(event) <= limit:
+        assert read == event
+
+
+def test_an_event_full_of_lists_keeps_what_it_says() -> None:
+    event = b'{"a":[' + b"[]," * 20_000 + b'[]],"content":{"membership":"ban"},"state_key":"@a:b"}'
+    (read,) = read_transaction(b'{"events":[' + event + b"]}").events
+    assert isinstance(read, dict)
+    assert (read["content"], read["state_key"]) == ({"membership": "ban"}, "@a:b")
+    assert containers_in(read) == transaction_body.MAX_CONTAINERS
 
 
 def test_as_many_events_as_the_limit_are_taken() -> None:
@@ -386,3 +419,18 @@ def test_an_empty_one_may_have_lost_something() -> None:
 def test_odd_news_has_everybody_look_and_spoils_nothing(odd: dict[str, Any]) -> None:
     transaction = read_transaction(body_of({"a": 1}, **odd))
     assert (transaction.events, transaction.news.incomplete) == ([{"a": 1}], True)
+
+
+def test_the_collector_is_still_while_a_body_is_parsed_and_goes_on_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    plain = transaction_body._parse
+
+    def parse(text: str) -> object:
+        seen.append(gc.isenabled())
+        return plain(text)
+
+    monkeypatch.setattr(transaction_body, "_parse", parse)
+    read_transaction(b'{"events":[]}')
+    with pytest.raises(TransactionRefused):
+        read_transaction(b'{"events":[}')
+    assert (seen, gc.isenabled()) == ([False, False], True)
