@@ -110,7 +110,7 @@ def test_file_has_one_subject(file: Path) -> None:
     assert len(file.read_text().splitlines()) <= MAX_LINES
 
 
-@pytest.mark.parametrize("package", sorted(path for path in PACKAGE.iterdir() if path.is_dir()), ids=relative)
+@pytest.mark.parametrize("package", sorted(path for path in PACKAGE.rglob("*") if path.is_dir()), ids=relative)
 def test_package_is_a_package(package: Path) -> None:
     """A folder without ``__init__`` is invisible to the import contracts."""
     assert package.name == "__pycache__" or not list(package.glob("*.py")) or (package / "__init__.py").exists()
@@ -126,7 +126,9 @@ def test_age_of_what_others_have_said_is_told_by_a_clock_that_goes_on_while_the_
     """The monotonic clock stands still then. These two only make the bridge slower, and know nothing of rights."""
     pauses_only = {"mxrtc_bridge/matrix/rooms/call_rooms.py", "mxrtc_bridge/matrix/api/transport.py"}
     using = {
-        relative(file) for file in sources(PACKAGE / "app", PACKAGE / "matrix") if "time.monotonic" in file.read_text()
+        relative(file)
+        for file in sources(PACKAGE / "bridge", PACKAGE / "matrix")
+        if "time.monotonic" in file.read_text()
     }
     assert using <= pauses_only
 

@@ -186,7 +186,7 @@ class AccessRequests:
         """Decide a request; returns what the admin is told.
 
         Raises:
-            DeskError: it cannot be decided so.
+            AdminError: it cannot be decided so.
             StorageError: the database does not take it.
         """
         request = await self._store.get(number)

@@ -99,7 +99,7 @@ class AdminCommands:
         """Do it.
 
         Raises:
-            DeskError: it cannot be done.
+            AdminError: it cannot be done.
             StorageError: the database cannot be used.
         """
         match command:

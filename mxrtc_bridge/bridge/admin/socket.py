@@ -59,7 +59,7 @@ class AdminSocket:
         """Carry out a command; returns ``rows`` with their page, or what was ``said``.
 
         Raises:
-            DeskError: it is no command, or cannot be done.
+            AdminError: it is no command, or cannot be done.
             StorageError: the database cannot be used.
         """
         if words and (only_here := self._only_here.get(words[0])) is not None:

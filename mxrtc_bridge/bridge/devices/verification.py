@@ -142,7 +142,7 @@ class BridgeVerifications:
         """Say whether both sides show the same; returns what came of it.
 
         Raises:
-            DeskError: there is none with this number, its user has no right any more, or it took too long.
+            AdminError: there is none with this number, its user has no right any more, or it took too long.
             HomeserverError: the other side could not be told.
         """
         found = [each for each in self._waiting.values() if each.number == number]
@@ -169,7 +169,7 @@ class BridgeVerifications:
         """Accept the identity that a user shows now, on purpose; returns what came of it.
 
         Raises:
-            DeskError: there is none, it is not the one that was compared, or the configuration names one.
+            AdminError: there is none, it is not the one that was compared, or the configuration names one.
             MxrtcError: it cannot be found out or stored.
         """
         named = self._config.in_force.encryption.identities.get(user)
