@@ -53,6 +53,30 @@ def test_a_dependency_that_we_reach_into_has_an_upper_limit() -> None:
     assert all("<" in limits[name] for name in ("aiortc", "aioice", "mautrix", "aiohttp", "pydantic"))
 
 
+# The folder of the project
+
+ROOT_FILES = {
+    ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile", "README.md", "SECURITY.md",
+    "config.example.yaml", "docker-compose.yml", "pyproject.toml", "registration.yaml.example",
+}  # fmt: skip
+LEFT_BY_A_RUN = (
+    "config.yaml", "registration.yaml", "encryption.key", "mxrtc-bridge.db", "mxrtc-bridge.db-wal",
+    "mxrtc-bridge.db-shm", "mxrtc-bridge.db.lock", "audit.jsonl", "audit-000000000001.jsonl", "audit-acts.jsonl", "bench.json",
+)  # fmt: skip
+
+
+def test_the_root_holds_the_files_that_are_named_here_and_no_other() -> None:
+    """Whoever adds one adds it here; what a run has left behind is no part of the project."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {name for name in tracked.split("\0") if name and "/" not in name} == ROOT_FILES
+
+
+@pytest.mark.parametrize("name", LEFT_BY_A_RUN)
+def test_what_a_run_leaves_behind_is_ignored(name: str) -> None:
+    """Tokens, keys and rooms of somebody's bridge do not get into a commit by ``git add``."""
+    assert subprocess.run(["git", "check-ignore", "--quiet", "--no-index", name], cwd=ROOT, check=False).returncode == 0
+
+
 # Continuous integration
 
 
