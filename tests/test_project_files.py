@@ -61,7 +61,8 @@ ROOT_FILES = {
 }  # fmt: skip
 LEFT_BY_A_RUN = (
     "config.yaml", "registration.yaml", "encryption.key", "mxrtc-bridge.db", "mxrtc-bridge.db-wal",
-    "mxrtc-bridge.db-shm", "mxrtc-bridge.db.lock", "audit.jsonl", "audit-000000000001.jsonl", "audit-acts.jsonl", "bench.json",
+    "mxrtc-bridge.db-shm", "mxrtc-bridge.db.lock", "audit.jsonl", "audit-000000000001.jsonl",
+    "audit-acts.jsonl", "bench.json",
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from mxrtc_bridge.core.access.targets import AppendTarget, ReadTarget, Target, T
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.files.names import FileNameError
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
-from mxrtc_bridge.core.ids import MAX_ID_CHARS, parse_user_id
+from mxrtc_bridge.core.ids import MAX_ID_CHARS, is_room_alias, is_server_name, parse_user_id
 from mxrtc_bridge.core.webrtc.address_policy import IpNetwork
 
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
@@ -30,13 +30,11 @@ _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[^\[\]:/@\s]{1,253}):([0-9]{1
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)([A-Za-z0-9_]([\w-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z]([\w-]{0,61}[A-Za-z0-9])?\.?", re.A
 )
-_SERVER_NAME = re.compile(r"([A-Za-z0-9.\-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 _ICE_URI = re.compile(
     r"(stuns?|turns?):(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?(\?transport=(udp|tcp))?"
 )
 
 _ROOM_ID = re.compile(r"![!-~]+")
-_ROOM_ALIAS = re.compile(r"#[^:\s\x00-\x1f\x7f]+:([A-Za-z0-9.\-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 
 _NOT_FOR_CALLERS = frozenset(
     {"/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr"}
@@ -117,7 +115,7 @@ def parse_room_id(text: str) -> str:
 
 def parse_room(text: str) -> str:
     """Read the id of a room, or an alias of it."""
-    if len(text) <= MAX_ID_CHARS and (_ROOM_ID.fullmatch(text) or _ROOM_ALIAS.fullmatch(text)):
+    if len(text) <= MAX_ID_CHARS and (_ROOM_ID.fullmatch(text) or is_room_alias(text)):
         return text
     raise ValueError(f"{quoted(text)} is neither a room id like !abc:example.org nor an alias like #rtc:example.org")
 
@@ -226,7 +224,7 @@ def parse_interface(text: str) -> str:
 
 def parse_server_name(text: str) -> str:
     """Read a Matrix server name (specification, appendices): a host name or an address, and perhaps a port."""
-    if _SERVER_NAME.fullmatch(text) is None:
+    if not is_server_name(text):
         scheme = "; write the server name without https://" if "://" in text else ""
         raise ValueError(f"{quoted(text)} is not a server name (the part after the colon of your user ids){scheme}")
     return text

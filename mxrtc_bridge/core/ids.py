@@ -24,8 +24,11 @@ MAX_ID_CHARS = 255
 """Limit for every Matrix identifier (specification, appendices)."""
 
 _LOCAL = "local:"
+_SERVER_PATTERN = r"([A-Za-z0-9][A-Za-z0-9.\-]{0,229}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?"
+_SERVER = re.compile(_SERVER_PATTERN)
 # Historical user ids may hold any printable ASCII but ':'; we meet them from other servers.
-_USER_ID = re.compile(r"@([!-9;-~]{0,254}):([A-Za-z0-9.\-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
+_USER_ID = re.compile(rf"@([!-9;-~]{{0,254}}):{_SERVER_PATTERN}")
+_ROOM_ALIAS = re.compile(rf"#[^:\s\x00-\x1f\x7f]+:{_SERVER_PATTERN}")
 _ROOM_ID = re.compile(r"![!-~]{1,254}")
 _EVENT_ID = re.compile(r"\$[!-~]{1,254}")
 _OPAQUE_ID = re.compile(r"[!-~]{1,255}")
@@ -95,6 +98,21 @@ def parse_party_id(value: object) -> PartyId:
 def parse_service_name(value: object) -> ServiceName:
     """Return ``value`` as the name of a service: ``[a-z0-9._-]{1,63}``, never a host or a port."""
     return ServiceName(_parse("service name", _SERVICE, value))
+
+
+def is_server_name(text: str) -> bool:
+    """Whether ``text`` has the form of the name of a homeserver: a host name or an address, and perhaps a port.
+
+    Specification, appendices, "Server name": letters, digits, hyphens and dots, or an IPv6 address in brackets. The
+    first character is a letter or a digit, as in every name of a host (RFC 1123, 2.1), so that no option of a command
+    (``--help``) is taken for a name. Labels within it are not judged: real ones end with hyphens.
+    """
+    return _SERVER.fullmatch(text) is not None
+
+
+def is_room_alias(text: str) -> bool:
+    """Whether ``text`` has the form of an alias of a room, ``#name:server``."""
+    return _ROOM_ALIAS.fullmatch(text) is not None
 
 
 def server_of(user: UserId) -> str:

@@ -31,13 +31,13 @@ from mxrtc_bridge.core.ids import (
     UserId,
     host_of,
     is_guest_account,
+    is_server_name,
     localpart_of,
     parse_user_id,
     server_of,
 )
 
 _ROOM = re.compile(r"![!-~]+")
-_SERVER = re.compile(r"([a-z0-9.\-]{1,230}|\[[0-9a-f:.]{2,45}\])(:[0-9]{1,5})?")
 
 UNCONFIRMED = "membership_unconfirmed"
 """Why a call is rejected, to be tried again: who is in a room that would let the caller in cannot be found out now."""
@@ -124,7 +124,7 @@ def parse_subject(text: str) -> Subject:
     kind, _, rest = text.partition(":")
     if kind in ("server", "guest-accounts"):
         server = rest.lower()
-        if _SERVER.fullmatch(server) is None:
+        if not is_server_name(server):
             raise ConfigError(f"{rest[:80]!a} is not the name of a homeserver (like example.org)")
         return ServerSubject(server) if kind == "server" else GuestAccounts(server)
     if kind == "room":

@@ -108,6 +108,7 @@ def test_init_writes_nothing_when_only_the_registration_exists(admin: Admin) -> 
     ("arguments", "message"),
     [
         (["--domain", "https://example.org"], "without https://"),
+        (["--domain", "--help"], "is not a server name"),
         (["--domain", "example.org", "--listen", "29350"], "appservice.listen"),
         (["--domain", "example.org", "--service", "ssh=tcp:h:1"], "add --peer NAME"),
         (["--domain", "example.org", "--allow", "@a:b.test"], "add --peer NAME"),
