@@ -6,11 +6,10 @@ set of values, and what is not in the set counts as ``other``. So the number of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from mxrtc_bridge.core.call.values import CallOutcome
+from mxrtc_bridge.core.errors import RefusalCode
 from mxrtc_bridge.core.files.events import TransferOutcome
 from mxrtc_bridge.core.stream.events import StreamOutcome
 
@@ -25,26 +24,6 @@ STREAM_OUTCOMES = frozenset({"opened", *(outcome.value for outcome in StreamOutc
 TRANSFER_OUTCOMES = frozenset({"opened", *(outcome.value for outcome in TransferOutcome)})
 DIRECTIONS = frozenset({"sent", "received"})
 """As the bridge sees it: ``sent`` to the user, ``received`` from the user."""
-REFUSALS = frozenset(
-    {
-        # call events (core/events, core/event_codec)
-        "bad_content", "bad_event", "bad_id", "bad_version", "candidate_too_long", "sdp_too_large",
-        "too_many_candidates", "unknown_type",
-        # descriptions (core/sdp)
-        "bad_attribute", "bad_candidate", "bad_fingerprint", "bad_line", "bad_section", "conflicting_attribute",
-        "conflicting_fingerprints", "many_sections", "media_refused", "missing_attribute", "no_data_section",
-        "no_fingerprint", "section_rejected", "too_large", "weak_fingerprint",
-        # calls (engine/calls)
-        "calls_limit", "denied", "rate", "replay", "room", "stale_invite",
-        # channels (engine/acceptor)
-        "bad_label", "limit", "second_control", "unknown_protocol",
-        # encryption (app/private_events)
-        "device", "plain_in_encrypted", "undecryptable",
-        # members of rooms (engine/calls)
-        "unconfirmed",
-    }
-)  # fmt: skip
-"""Codes of refusals; :class:`Metrics` takes more at construction, and counts all others as ``other``."""
 
 
 class _Counts(dict[str, Counter]):
@@ -65,9 +44,8 @@ class Metrics:
     Methods are cheap, never raise and never block, so any layer above may call them anywhere on the loop.
     """
 
-    def __init__(self, *, refusal_codes: Iterable[str] = ()) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self._refusal_codes = REFUSALS | frozenset(refusal_codes)
         self._transactions = self._counter("transactions", "Requests of the homeserver to take events.", "outcome")
         self._events = self._counter("events", "Room events by what became of them.", "outcome")
         self._calls = self._counter("calls", "Calls by what became of them.", "outcome")
@@ -115,9 +93,9 @@ class Metrics:
         """Count ``size`` payload bytes; ``direction`` from :data:`DIRECTIONS`."""
         self._count(self._bytes, direction, DIRECTIONS, size)
 
-    def refusal(self, code: str) -> None:
-        """Count a refusal by the ``code`` of its error; a code that was not announced counts as ``other``."""
-        self._count(self._refusals, code, self._refusal_codes)
+    def refusal(self, code: RefusalCode) -> None:
+        """Count a refusal by its code."""
+        self._refusals[code.value].inc()
 
     def render(self) -> bytes:
         """All values in the Prometheus text format, version 0.0.4."""

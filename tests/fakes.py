@@ -8,6 +8,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from mxrtc_bridge.core.errors import RefusalCode
+
 
 class FakeTimer:
     """A callback that a test can let pass."""
@@ -245,7 +247,7 @@ class RecordingCounters:
 
     def payload(self, direction: str, size: int) -> None: ...
 
-    def refusal(self, code: str) -> None:
+    def refusal(self, code: RefusalCode) -> None:
         self.counted.append(("refusal", code))
 
 

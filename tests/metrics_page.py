@@ -8,18 +8,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from mxrtc_bridge import metrics
+from mxrtc_bridge.core.errors import RefusalCode
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "metrics.md"
 
 _HEAD = """\
 # Metrics
 
-<!-- Made from mxrtc_bridge/metrics.py by `make docs`; do not edit. -->
+<!-- Made from mxrtc_bridge/metrics.py and the codes in mxrtc_bridge/core/errors.py by `make docs`; do not edit. -->
 
 With `metrics.listen` in the configuration the bridge serves its counters at `/metrics`, as Prometheus text.
 There is no access control there, and without that key they are not served at all.
 No label holds a user, a room, a service or an address.
-A value that is not listed here is counted as `other`, so the number of time series is bounded.
+Another value than these would be counted as `other`, so the number of time series is bounded.
 Counters begin at 0 when the bridge starts, and a series appears when it is first counted.
 
 | metric | kind | meaning | label |
@@ -33,7 +34,7 @@ _LABELS = {
     "mxrtc_streams": metrics.STREAM_OUTCOMES,
     "mxrtc_transfers": metrics.TRANSFER_OUTCOMES,
     "mxrtc_payload_bytes": metrics.DIRECTIONS,
-    "mxrtc_refusals": metrics.REFUSALS,
+    "mxrtc_refusals": frozenset(code.value for code in RefusalCode),
 }
 
 _NOTES = """\
@@ -46,7 +47,8 @@ _NOTES = """\
 - Transfers of files are counted like streams; `clean` means that everything is where it should be, `partial` that some files were refused or failed, `interrupted` that the same can be done again and goes on.
 - Payload bytes are counted at the end of a stream or transfer: `sent` to the user, `received` from the user.
 - Refusals: `denied` is a call, a stream or a transfer without a right; `limit` and `calls_limit` are limits that were reached.
-- Refusals, too: `rate` is a user or server who calls too often, `replay` an invite that was seen before, `stale_invite` one that came too late, `room` a call in a room that does not hold exactly two, `device` a call from a device that `encryption.devices` does not admit, `undecryptable` an event that could not be decrypted, `plain_in_encrypted` one in plain text in an encrypted room.
+- Refusals, too: `rate` is a user or server who calls too often, `replay` an invite that was seen before, `stale_invite` one that came too late, `room` a call in a room that does not hold exactly two, `device` a call from a device that `encryption.devices` does not admit, `undecryptable` an event that could not be decrypted, `plain_in_encrypted` one in plain text in an encrypted room, `plain_signal` one between devices.
+- While an admin has paused the bridge, calls count as `paused`; when a decision cannot be written into the audit as `audit`, when the database does not answer as `unavailable`, and when the homeserver does not say who is in a room as `unconfirmed`. `gap` is a message between devices whose predecessor is missing.
 - All other refusals are faults of a call event, its description or a channel.
 
 ## What to watch

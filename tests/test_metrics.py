@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 
-from mxrtc_bridge.metrics import REFUSALS, Metrics
+from mxrtc_bridge import metrics as metrics_module
+from mxrtc_bridge.core.errors import RefusalCode
+from mxrtc_bridge.metrics import Metrics
 
 
 def series(metrics: Metrics) -> dict[str, float]:
@@ -22,7 +27,7 @@ def test_metrics_count_by_label() -> None:
     metrics.call("remote_hangup")
     metrics.stream("opened")
     metrics.payload("sent", 65536)
-    metrics.refusal("denied")
+    metrics.refusal(RefusalCode.DENIED)
     metrics.sessions_live(2)
     metrics.streams_live(5)
     metrics.events_pending(7)
@@ -39,7 +44,7 @@ def test_metrics_count_by_label() -> None:
     }
 
 
-@pytest.mark.parametrize("method", ["transaction", "events", "call", "stream", "refusal"])
+@pytest.mark.parametrize("method", ["transaction", "events", "call", "stream"])
 def test_a_label_value_that_is_not_known_counts_as_other(method: str) -> None:
     """Text from outside never makes a time series."""
     metrics = Metrics()
@@ -51,13 +56,48 @@ def test_a_label_value_that_is_not_known_counts_as_other(method: str) -> None:
     assert b'"other"' in metrics.render()
 
 
-def test_refusal_codes_can_be_announced() -> None:
-    metrics = Metrics(refusal_codes=["odd_moon"])
-    metrics.refusal("odd_moon")
-    metrics.refusal(min(REFUSALS))
-    names = series(metrics)
-    assert names['mxrtc_refusals_total{code="odd_moon"}'] == 1
-    assert not any("other" in name for name in names)
+@pytest.mark.parametrize("code", RefusalCode)
+def test_a_refusal_counts_under_its_own_name(code: RefusalCode) -> None:
+    metrics = Metrics()
+    metrics.refusal(code)
+    labelled = {name: value for name, value in series(metrics).items() if "{" in name}
+    assert labelled == {f'mxrtc_refusals_total{{code="{code.value}"}}': 1}
+
+
+def literals(method: str) -> set[str]:
+    """The words that the program gives to a counter's method."""
+    found = set()
+    for path in (Path(metrics_module.__file__).parent).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method:
+                owner = ast.unparse(node.func.value)
+                if owner.endswith(("_counters", "_metrics", "metrics")):
+                    found |= {
+                        each.value
+                        for each in ast.walk(node.args[0])
+                        if isinstance(each, ast.Constant) and isinstance(each.value, str)
+                    }
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "known"),
+    [
+        ("transaction", metrics_module.TRANSACTION_OUTCOMES),
+        ("events", metrics_module.EVENT_OUTCOMES),
+        ("stream", metrics_module.STREAM_OUTCOMES),
+        ("transfer", metrics_module.TRANSFER_OUTCOMES),
+        ("payload", metrics_module.DIRECTIONS),
+    ],
+)
+def test_no_word_of_ours_counts_as_other(method: str, known: frozenset[str]) -> None:
+    used = literals(method)
+    assert used, f"nobody counts {method} in so many words"
+    assert used <= known
+
+
+def test_nobody_gives_a_refusal_a_word_of_its_own() -> None:
+    assert literals("refusal") == set()
 
 
 @pytest.mark.parametrize("size", [0, -1])

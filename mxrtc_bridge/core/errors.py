@@ -20,7 +20,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, StrEnum
 
 
 class MxrtcError(Exception):
@@ -81,11 +81,87 @@ class RemoteError(MxrtcError):
         self.code = code
 
 
-class EventError(RemoteError):
+class RefusalCode(StrEnum):
+    """Why something that somebody else asked for or sent was refused or ignored.
+
+    Whoever refuses takes one of these, so that it is counted under its own name (:mod:`mxrtc_bridge.metrics`). The
+    values stand in metrics, logs and the audit.
+    """
+
+    # A call, a stream or a transfer, judged by the rules in force
+    DENIED = "denied"
+    PAUSED = "paused"
+    AUDIT = "audit"
+    UNAVAILABLE = "unavailable"
+    UNCONFIRMED = "unconfirmed"
+    ROOM = "room"
+    DEVICE = "device"
+    STALE_INVITE = "stale_invite"
+    REPLAY = "replay"
+    RATE = "rate"
+    CALLS_LIMIT = "calls_limit"
+    LIMIT = "limit"
+
+    # Encryption
+    PLAIN_IN_ENCRYPTED = "plain_in_encrypted"
+    PLAIN_SIGNAL = "plain_signal"
+    UNDECRYPTABLE = "undecryptable"
+    BAD_KEY = "bad_key"
+
+    # A channel
+    BAD_LABEL = "bad_label"
+    SECOND_CONTROL = "second_control"
+    UNKNOWN_PROTOCOL = "unknown_protocol"
+
+    # An event
+    BAD_CONTENT = "bad_content"
+    BAD_EVENT = "bad_event"
+    BAD_ID = "bad_id"
+    BAD_JSON = "bad_json"
+    BAD_TYPE = "bad_type"
+    BAD_VERSION = "bad_version"
+    CANDIDATE_TOO_LONG = "candidate_too_long"
+    GAP = "gap"
+    SDP_TOO_LARGE = "sdp_too_large"
+    TOO_MANY_CANDIDATES = "too_many_candidates"
+    UNKNOWN_TYPE = "unknown_type"
+
+    # A description of a call, or a candidate
+    BAD_ATTRIBUTE = "bad_attribute"
+    BAD_CANDIDATE = "bad_candidate"
+    BAD_FINGERPRINT = "bad_fingerprint"
+    BAD_LINE = "bad_line"
+    BAD_SECTION = "bad_section"
+    CONFLICTING_ATTRIBUTE = "conflicting_attribute"
+    CONFLICTING_FINGERPRINTS = "conflicting_fingerprints"
+    MANY_SECTIONS = "many_sections"
+    MEDIA_REFUSED = "media_refused"
+    MISSING_ATTRIBUTE = "missing_attribute"
+    NO_DATA_SECTION = "no_data_section"
+    NO_FINGERPRINT = "no_fingerprint"
+    SECTION_REJECTED = "section_rejected"
+    TOO_LARGE = "too_large"
+    WEAK_FINGERPRINT = "weak_fingerprint"
+
+
+class _RefusalError(RemoteError):
+    """Something that is refused before it takes effect, and counted by its code.
+
+    Attributes:
+        code: why.
+    """
+
+    code: RefusalCode
+
+    def __init__(self, code: RefusalCode, message: str) -> None:
+        super().__init__(code, message)
+
+
+class EventError(_RefusalError):
     """A call event whose content breaks the schema or a limit."""
 
 
-class DescriptionError(RemoteError):
+class DescriptionError(_RefusalError):
     """An SDP description or a candidate that we do not hand to the transport."""
 
 

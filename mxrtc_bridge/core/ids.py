@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NewType
 
-from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.errors import EventError, RefusalCode
 
 UserId = NewType("UserId", str)
 RoomId = NewType("RoomId", str)
@@ -58,11 +58,11 @@ def read_actor(stored: str) -> Actor:
 
 def _parse(kind: str, pattern: re.Pattern[str], value: object) -> str:
     if not isinstance(value, str):
-        raise EventError("bad_id", f"{kind} must be a string, not {type(value).__name__}")
+        raise EventError(RefusalCode.BAD_ID, f"{kind} must be a string, not {type(value).__name__}")
     if len(value) > MAX_ID_CHARS:
-        raise EventError("bad_id", f"{kind} has {len(value)} characters; the limit is {MAX_ID_CHARS}")
+        raise EventError(RefusalCode.BAD_ID, f"{kind} has {len(value)} characters; the limit is {MAX_ID_CHARS}")
     if pattern.fullmatch(value) is None:
-        raise EventError("bad_id", f"{kind} {value[:80]!a} does not have the form of one")
+        raise EventError(RefusalCode.BAD_ID, f"{kind} {value[:80]!a} does not have the form of one")
     return value
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mxrtc_bridge.core.access.targets import FilesTarget, Target
-from mxrtc_bridge.core.errors import EventError, TargetError
+from mxrtc_bridge.core.errors import EventError, RefusalCode, TargetError
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.acceptor import AcceptedTransfer
 from mxrtc_bridge.core.files.delivery import DeliveryTally
@@ -131,12 +131,12 @@ class BridgeChannels(SessionChannels):
             self._accept_control(channel)
             return
         if channel.protocol not in {messages.PROTOCOL_TCP, PROTOCOL_FILE, *messages.RAW_PROTOCOLS}:
-            self._turn_away(channel, "unknown_protocol")
+            self._turn_away(channel, RefusalCode.UNKNOWN_PROTOCOL)
             return
         try:
             service = parse_service_name(channel.label)
         except EventError:
-            self._turn_away(channel, "bad_label")
+            self._turn_away(channel, RefusalCode.BAD_LABEL)
             return
         if channel.protocol == PROTOCOL_FILE:
             self._accept_transfer(channel, service)
@@ -145,7 +145,7 @@ class BridgeChannels(SessionChannels):
 
     def _accept_control(self, channel: Channel) -> None:
         if self._control is not None or self._ended:
-            self._turn_away(channel, "second_control")
+            self._turn_away(channel, RefusalCode.SECOND_CONTROL)
             return
         self._control = ControlLink(
             control_channel.StreamRole.ACCEPTOR,
@@ -161,9 +161,9 @@ class BridgeChannels(SessionChannels):
         grant = self._gate.open(service)
         if grant is None or isinstance(grant.target, FilesTarget) or (raw and not grant.raw):
             self._gate.refused(service)
-            self._refuse(channel, raw=raw, code="denied")
+            self._refuse(channel, raw=raw, code=RefusalCode.DENIED)
         elif self._is_full(service, grant):
-            self._refuse(channel, raw=raw, code="limit")
+            self._refuse(channel, raw=raw, code=RefusalCode.LIMIT)
         else:
             self._serve(channel, service, grant, raw=raw)
 
@@ -172,13 +172,13 @@ class BridgeChannels(SessionChannels):
             return True
         return sum(name == service for name in self._services.values()) >= grant.max_streams
 
-    def _refuse(self, channel: Channel, *, raw: bool, code: str) -> None:
+    def _refuse(self, channel: Channel, *, raw: bool, code: RefusalCode) -> None:
         """Say no in the words of the stream's language; one without words is closed. Never tells what exists."""
         if raw:
             self._turn_away(channel, code)
             return
         self._counters.refusal(code)
-        why = "too many streams" if code == "limit" else "no such service, or no right to it"
+        why = "too many streams" if code is RefusalCode.LIMIT else "no such service, or no right to it"
         self._add(stream.StreamMachine(stream.StreamRole.ACCEPTOR), channel, lambda _how: None).refuse(code, why)
 
     def _serve(self, channel: Channel, service: ServiceName, grant: ServiceGrant, *, raw: bool) -> None:
@@ -282,7 +282,7 @@ class BridgeChannels(SessionChannels):
     def _accept_transfer(self, channel: Channel, service: ServiceName) -> None:
         """Hear what the caller wants; whether there is a right to it depends on that as well."""
         if self._ended or len(self._pipes) >= self._max_streams:
-            self._turn_away(channel, "limit")
+            self._turn_away(channel, RefusalCode.LIMIT)
             return
         tally = DeliveryTally()
         self._add_transfer(
@@ -297,10 +297,10 @@ class BridgeChannels(SessionChannels):
         grant = self._gate.open(service)
         if grant is None or not isinstance(grant.target, FilesTarget) or not grant.allows(job):
             self._gate.refused(service)
-            self._counters.refusal("denied")
+            self._counters.refusal(RefusalCode.DENIED)
             transfer.refuse(FileCode.DENIED, "no such service for files, or no right to do this with it")
         elif sum(name == service for name in self._services.values()) >= grant.max_streams:
-            self._counters.refusal("limit")
+            self._counters.refusal(RefusalCode.LIMIT)
             transfer.refuse(FileCode.LIMIT, "too many transfers")
         else:
             self._services[transfer] = service
@@ -361,7 +361,7 @@ class BridgeChannels(SessionChannels):
         self._control.say_bye(code, message)
         return True
 
-    def _turn_away(self, channel: Channel, code: str) -> None:
+    def _turn_away(self, channel: Channel, code: RefusalCode) -> None:
         self._counters.refusal(code)
         channel.close()
 

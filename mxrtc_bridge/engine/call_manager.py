@@ -23,6 +23,7 @@ from mxrtc_bridge.core.errors import (
     DescriptionError,
     HomeserverError,
     LocalError,
+    RefusalCode,
     StorageError,
     UnknownOutcomeError,
 )
@@ -218,18 +219,18 @@ class CallManager:
             return
         now_ms = self._clock.wall_ms()
         if not is_fresh(event.sent_at_ms, invite.lifetime_ms, now_ms):
-            self._counters.refusal("stale_invite")
+            self._counters.refusal(RefusalCode.STALE_INVITE)
             self._seldom.info(event.sender, "x stale invite from %s ignored", event.sender)
             return
         if self._draining or not self._invites.allow(event.sender, self._clock.monotonic()):
-            self._counters.refusal("rate")
+            self._counters.refusal(RefusalCode.RATE)
             return
         record = CallRecord(event.route, invite.call_id, local, event.sender, self._new_party_id())
         claimed = False
         try:
             claimed = await self._claim(record, event.event_id, now_ms)
             if not claimed:
-                self._counters.refusal("replay")
+                self._counters.refusal(RefusalCode.REPLAY)
                 return
             number = await self._new_number()
             if self._draining:
@@ -257,7 +258,7 @@ class CallManager:
     ) -> None:
         """Refuse a call that is claimed, or perhaps is, and has no session that could; unless the next start does."""
         if self._tasks is not None and not self._draining:
-            self._counters.refusal("unavailable")
+            self._counters.refusal(RefusalCode.UNAVAILABLE)
             work = self._turn_away(record, event, invite, now_ms, claimed=claimed)
             self._tasks.create_task(work, name=f"refused call {record.call_id}")
 
@@ -309,19 +310,19 @@ class CallManager:
             if confirmed:
                 verdict, rule = self._judge(record, invite)
             else:
-                self._counters.refusal("unconfirmed")
+                self._counters.refusal(RefusalCode.UNCONFIRMED)
                 log.info("x call from %s: it cannot be found out now who is in a room that lets them in", record.remote)
                 verdict, rule = InviteRefused(UNCONFIRMED), "membership not confirmed"
             if isinstance(verdict, InviteAdmitted):
                 counted = self._live.begin(record.remote)
                 if not counted:
-                    self._counters.refusal("calls_limit")
+                    self._counters.refusal(RefusalCode.CALLS_LIMIT)
                     verdict, rule = InviteRefused("user_busy"), "limit of calls"
             admitted = isinstance(verdict, InviteAdmitted)
             # What changes meanwhile ends the session: it is judged again with all the others.
             durable = await self._auditor.call_decided(session, allowed=admitted, rule=rule)
             if admitted and not durable:
-                self._counters.refusal("audit")
+                self._counters.refusal(RefusalCode.AUDIT)
                 return InviteRefused("user_busy")
             live.let_in = admitted
             if isinstance(verdict, InviteRefused) and verdict.reason is None:
@@ -354,15 +355,15 @@ class CallManager:
         """
         decision = self._rights.may_call(record.remote, record.local)
         if isinstance(decision, Deny):
-            self._counters.refusal("denied")
+            self._counters.refusal(RefusalCode.DENIED)
             self._seldom.info(record.remote, "x call from %s to %s denied", record.remote, record.local)
             return InviteRefused(None), decision.rule
         if self.paused:
-            self._counters.refusal("paused")
+            self._counters.refusal(RefusalCode.PAUSED)
             self._seldom.info(record.remote, "x call from %s: paused", record.remote)
             return InviteRefused("user_busy"), "paused"
         if self._rooms.members(record.route) != frozenset({record.local, record.remote}):
-            self._counters.refusal("room")
+            self._counters.refusal(RefusalCode.ROOM)
             self._seldom.info(record.remote, "x call from %s: %s is not a room of two", record.remote, record.route)
             return InviteRefused("not_a_direct_room"), "not a room of two"
         try:
@@ -370,7 +371,7 @@ class CallManager:
         except DescriptionError as error:
             self._counters.refusal(error.code)
             self._seldom.info(record.remote, "x offer of %s refused: %s", record.remote, error.code)
-            code = "user_busy" if error.code == "media_refused" else error.code
+            code = "user_busy" if error.code is RefusalCode.MEDIA_REFUSED else error.code
             return InviteRefused(code), f"offer: {error.code}"
         return InviteAdmitted(offer), decision.rule
 

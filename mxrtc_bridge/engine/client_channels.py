@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.core.errors import LocalError, RefusalCode
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.acceptor import opened_transfer
 from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, Job
@@ -108,7 +108,7 @@ class NoCounters:
 
     def payload(self, direction: str, size: int) -> None: ...
 
-    def refusal(self, code: str) -> None: ...
+    def refusal(self, code: RefusalCode) -> None: ...
 
 
 OPENINGS_BURST = 200

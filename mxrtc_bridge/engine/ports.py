@@ -13,6 +13,7 @@ from typing import Protocol
 from mxrtc_bridge.core.access.targets import Target
 from mxrtc_bridge.core.call.events import CallMessage
 from mxrtc_bridge.core.call.route import CallRoute
+from mxrtc_bridge.core.errors import RefusalCode
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import Candidate, Description
@@ -267,6 +268,6 @@ class Counters(Protocol):
         """Payload of a stream or transfer that has ended; ``direction`` is ``sent`` or ``received``."""
         ...
 
-    def refusal(self, code: str) -> None:
+    def refusal(self, code: RefusalCode) -> None:
         """Something was refused or ignored."""
         ...

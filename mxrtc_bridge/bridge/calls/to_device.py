@@ -35,7 +35,7 @@ from mxrtc_bridge.core.call.to_device import (
     parse_call_to_device,
 )
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
-from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
+from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError, RefusalCode
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId, server_of
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -79,7 +79,7 @@ class RoomSignaller(Protocol):
 class RefusalCounter(Protocol):
     """Counts what is refused."""
 
-    def refusal(self, code: str) -> None: ...
+    def refusal(self, code: RefusalCode) -> None: ...
 
 
 class ToDeviceSignalling:
@@ -140,7 +140,7 @@ class ToDeviceSignalling:
             return
         caller = event.device
         if caller is None:
-            self._refused("plain_signal", event.sender)
+            self._refused(RefusalCode.PLAIN_SIGNAL, event.sender)
             return
         try:
             message = _Message(device, caller, parse_call_to_device(event.content))
@@ -167,7 +167,7 @@ class ToDeviceSignalling:
 
     def _wait_in(self, line: deque[_Message], message: _Message) -> None:
         if len(line) >= MAX_WAITING:
-            self._refused("rate", message.caller.user)
+            self._refused(RefusalCode.RATE, message.caller.user)
         else:
             line.append(message)
 
@@ -180,7 +180,7 @@ class ToDeviceSignalling:
             or waiting.count(user) >= MAX_LINES_OF_USER
         )
         if full or self._tasks is None:
-            self._refused("rate", user)
+            self._refused(RefusalCode.RATE, user)
             return
         self._lines[channel] = deque([message])
         self._tasks.create_task(self._work(channel), name="look-up of a caller")
@@ -229,12 +229,12 @@ class ToDeviceSignalling:
                 # It is refused by who decides on calls, and must be told so: no question is asked for that.
                 _remember(self._strangers, channel, caller)
                 return CallerDevice(caller.device, caller.ed25519, caller.trust)
-            self._refused("device", caller.user)
+            self._refused(RefusalCode.DEVICE, caller.user)
             return None
         device, known = self._callers.get(channel, (caller, None))
         known = known or CallerDevice(caller.device, caller.ed25519, caller.trust)
         if device.ed25519 != caller.ed25519 or not known.trust.meets(least):
-            self._refused("device", caller.user)
+            self._refused(RefusalCode.DEVICE, caller.user)
             return None
         return known
 
@@ -247,7 +247,7 @@ class ToDeviceSignalling:
             self._strangers.pop(channel, None)
             _remember(self._callers, channel, (found, known))
             return known
-        self._refused("device", message.caller.user)
+        self._refused(RefusalCode.DEVICE, message.caller.user)
         reject = Reject(invite.call_id, PartyId(secrets.token_hex(8)), Version.V1, _REASONS[standing])
         await self._send(message.device, message.caller, channel, reject)
         return None
@@ -256,7 +256,7 @@ class ToDeviceSignalling:
     def _least(self) -> Trust:
         return self._config.in_force.encryption.least
 
-    def _refused(self, code: str, sender: UserId) -> None:
+    def _refused(self, code: RefusalCode, sender: UserId) -> None:
         self._counters.refusal(code)
         self._seldom.info(sender, "x a message of a call from %s ignored: %s", sender, code)
 

@@ -19,7 +19,7 @@ from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.call.codec import parse_message
 from mxrtc_bridge.core.call.events import EVENT_TYPES, Reject, Version
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
-from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
+from mxrtc_bridge.core.errors import EventError, HomeserverError, RefusalCode, StorageError
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
@@ -75,7 +75,7 @@ class NoticeTimes(Protocol):
 class RefusalCounter(Protocol):
     """Counts what is refused."""
 
-    def refusal(self, code: str) -> None: ...
+    def refusal(self, code: RefusalCode) -> None: ...
 
 
 class EventDecryption:
@@ -171,7 +171,7 @@ class EventDecryption:
             event.room_id, local, state=self._rooms.is_encrypted(event.room_id)
         ):
             # Everybody on its way could have written it.
-            self._counters.refusal("plain_in_encrypted")
+            self._counters.refusal(RefusalCode.PLAIN_IN_ENCRYPTED)
             self._seldom.info(
                 event.sender, "x %s from %s ignored: in plain text, in an encrypted room", event.type, event.sender
             )
@@ -199,7 +199,7 @@ class EventDecryption:
 
     async def _handle_opened(self, event: RoomEvent, opened: Opened | Undecryptable, local: UserId) -> None:
         if isinstance(opened, Undecryptable):
-            self._counters.refusal("undecryptable")
+            self._counters.refusal(RefusalCode.UNDECRYPTABLE)
             self._seldom.info(
                 event.sender, "x an event of %s to %s cannot be read: %s", event.sender, local, opened.obstacle.value
             )
@@ -234,7 +234,7 @@ class EventDecryption:
 
     async def _refuse(self, event: RoomEvent, local: UserId, text: str) -> None:
         """Reject a call because of the device that has sent it, and say why."""
-        self._counters.refusal("device")
+        self._counters.refusal(RefusalCode.DEVICE)
         self._seldom.info(
             event.sender, "x %s from %s ignored: the device is not trusted enough", event.type, event.sender
         )

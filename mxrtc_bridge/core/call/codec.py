@@ -36,7 +36,7 @@ from mxrtc_bridge.core.call.events import (
     SelectAnswer,
     Version,
 )
-from mxrtc_bridge.core.errors import EventError, StateError
+from mxrtc_bridge.core.errors import EventError, RefusalCode, StateError
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, CallId, PartyId, parse_call_id, parse_party_id, parse_user_id
 from mxrtc_bridge.core.webrtc.sdp import DescriptionType
 
@@ -69,7 +69,9 @@ def parse_message(event_type: str, content: object) -> CallMessage:
     """
     read = _READERS.get(event_type)
     if read is None:
-        raise EventError("unknown_type", f"event type {event_type[:80]!a} is none of {', '.join(EVENT_TYPES)}")
+        raise EventError(
+            RefusalCode.UNKNOWN_TYPE, f"event type {event_type[:80]!a} is none of {', '.join(EVENT_TYPES)}"
+        )
     fields = _object("content", content)
     return read(_read_envelope(event_type, fields), fields)
 
@@ -153,7 +155,7 @@ def _candidate(line: CandidateLine) -> dict[str, object]:
 
 
 def _bad(sentence: str) -> EventError:
-    return EventError("bad_content", sentence)
+    return EventError(RefusalCode.BAD_CONTENT, sentence)
 
 
 def _object(name: str, value: object) -> dict[str, object]:
@@ -162,7 +164,7 @@ def _object(name: str, value: object) -> dict[str, object]:
     return value
 
 
-def _text(name: str, value: object, max_chars: int, code: str = "bad_content") -> str:
+def _text(name: str, value: object, max_chars: int, code: RefusalCode = RefusalCode.BAD_CONTENT) -> str:
     if not isinstance(value, str):
         raise _bad(f"{name} must be a string, not {type(value).__name__}")
     if len(value) > max_chars:
@@ -183,7 +185,7 @@ def _read_envelope(event_type: str, fields: dict[str, object]) -> _Envelope:
     call_id = parse_call_id(fields.get("call_id"))
     if type(version) is int and version == 0:
         if EVENT_TYPES[event_type] in _SINCE_V1:
-            raise EventError("bad_version", f"{event_type} does not exist in version 0 of the call protocol")
+            raise EventError(RefusalCode.BAD_VERSION, f"{event_type} does not exist in version 0 of the call protocol")
         return _Envelope(call_id, None, Version.V0)
     return _Envelope(call_id, parse_party_id(fields.get("party_id")), Version.V1)
 
@@ -194,10 +196,10 @@ def _read_sdp(name: str, value: object, *kinds: DescriptionType) -> tuple[Descri
     if kind is None:
         raise _bad(f"{name}.type must be {' or '.join(repr(kind.value) for kind in kinds)}")
     # No text has more characters than bytes, so the first check spares the encoding of an oversized one.
-    sdp = _text(f"{name}.sdp", fields.get("sdp"), MAX_SDP_BYTES, "sdp_too_large")
+    sdp = _text(f"{name}.sdp", fields.get("sdp"), MAX_SDP_BYTES, RefusalCode.SDP_TOO_LARGE)
     size_bytes = _utf8_size(f"{name}.sdp", sdp)
     if size_bytes > MAX_SDP_BYTES:
-        raise EventError("sdp_too_large", f"{name}.sdp has {size_bytes} bytes; the limit is {MAX_SDP_BYTES}")
+        raise EventError(RefusalCode.SDP_TOO_LARGE, f"{name}.sdp has {size_bytes} bytes; the limit is {MAX_SDP_BYTES}")
     if not sdp:
         raise _bad(f"{name}.sdp is empty")
     return kind, sdp
@@ -224,7 +226,7 @@ def _read_reason(value: object) -> str | None:
 
 
 def _read_candidate(name: str, fields: dict[str, object]) -> CandidateLine:
-    text = _text(f"{name}.candidate", fields.get("candidate"), MAX_CANDIDATE_CHARS, "candidate_too_long")
+    text = _text(f"{name}.candidate", fields.get("candidate"), MAX_CANDIDATE_CHARS, RefusalCode.CANDIDATE_TOO_LONG)
     _utf8_size(f"{name}.candidate", text)
     mid = fields.get("sdpMid")
     if mid is not None:
@@ -270,7 +272,7 @@ def _read_candidates(head: _Envelope, fields: dict[str, object]) -> Candidates:
 
 
 def _too_many(count: int) -> EventError:
-    return EventError("too_many_candidates", f"candidates has {count} entries; the limit is {MAX_CANDIDATES}")
+    return EventError(RefusalCode.TOO_MANY_CANDIDATES, f"candidates has {count} entries; the limit is {MAX_CANDIDATES}")
 
 
 def _read_select_answer(head: _Envelope, fields: dict[str, object]) -> SelectAnswer:

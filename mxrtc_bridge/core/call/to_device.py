@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.call.codec import content_of, parse_message
 from mxrtc_bridge.core.call.events import CallMessage, Hangup, Reject, Version
-from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import CallId, DeviceId, UserId
 
 SIGNAL_TYPE = "io.mxrtc.signal"
@@ -49,10 +49,10 @@ def parse_call_to_device(content: Mapping[str, object]) -> CallToDevice:
     """
     event_type = content.get("type")
     if not isinstance(event_type, str):
-        raise EventError("bad_content", "type must be a text")
+        raise EventError(RefusalCode.BAD_CONTENT, "type must be a text")
     message = parse_message(event_type, content.get("content"))
     if message.version is not Version.V1:
-        raise EventError("bad_version", "version 0 of the call protocol does not exist between devices")
+        raise EventError(RefusalCode.BAD_VERSION, "version 0 of the call protocol does not exist between devices")
     return CallToDevice(_count("seq", content, MAX_SEQ), _count("sent_ms", content, MAX_SENT_MS), message)
 
 
@@ -65,7 +65,7 @@ def call_to_device_content(signal: CallToDevice) -> dict[str, object]:
 def _count(name: str, content: Mapping[str, object], limit: int) -> int:
     value = content.get(name)
     if type(value) is not int or not 0 <= value <= limit:
-        raise EventError("bad_content", f"{name} must be a whole number from 0 to {limit}")
+        raise EventError(RefusalCode.BAD_CONTENT, f"{name} must be a whole number from 0 to {limit}")
     return value
 
 
@@ -105,7 +105,7 @@ class CallOrder:
         if signal.seq > call.next_seq + MAX_EARLY:
             call.over = True
             call.early.clear()
-            raise EventError("gap", f"message {signal.seq} came where {call.next_seq} is next")
+            raise EventError(RefusalCode.GAP, f"message {signal.seq} came where {call.next_seq} is next")
         call.early[signal.seq] = signal
         ready = []
         while call.next_seq in call.early:

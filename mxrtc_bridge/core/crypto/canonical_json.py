@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.errors import EventError, RefusalCode
 
 MAX_DEPTH = 16
 _MAX_INTEGER = 2**53 - 1
@@ -22,15 +22,15 @@ def canonical_json(value: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError) as error:
-        raise EventError("bad_json", "this is not canonical JSON") from error
+        raise EventError(RefusalCode.BAD_JSON, "this is not canonical JSON") from error
 
 
 def _check(value: object, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise EventError("bad_json", f"canonical JSON deeper than {MAX_DEPTH} is not signed here")
+        raise EventError(RefusalCode.BAD_JSON, f"canonical JSON deeper than {MAX_DEPTH} is not signed here")
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
-            raise EventError("bad_json", "a key of canonical JSON is not text")
+            raise EventError(RefusalCode.BAD_JSON, "a key of canonical JSON is not text")
         items = list(value.values())
     elif isinstance(value, list | tuple):
         items = list(value)
@@ -43,6 +43,6 @@ def _check(value: object, depth: int) -> None:
 
 def _check_leaf(value: object) -> None:
     if value is not None and not isinstance(value, str | int):
-        raise EventError("bad_json", f"canonical JSON holds no {type(value).__name__}")
+        raise EventError(RefusalCode.BAD_JSON, f"canonical JSON holds no {type(value).__name__}")
     if isinstance(value, int) and abs(value) > _MAX_INTEGER:
-        raise EventError("bad_json", "a number is beyond the range of canonical JSON")
+        raise EventError(RefusalCode.BAD_JSON, "a number is beyond the range of canonical JSON")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mxrtc_bridge.core.crypto.canonical_json import canonical_json
-from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import DeviceId
 
 PREFIX = "m.key.verification."
@@ -134,7 +134,7 @@ def parse_sas_event(event_type: str, content: Mapping[str, Any]) -> SasEvent:  #
         case "request":
             timestamp = content.get("timestamp")
             if timestamp is not None and (type(timestamp) is not int or timestamp < 0):
-                raise EventError("bad_content", "timestamp must be a whole number")
+                raise EventError(RefusalCode.BAD_CONTENT, "timestamp must be a whole number")
             return Request(DeviceId(_name(content, "from_device")), _names(content, "methods"), timestamp)
         case "ready":
             return Ready(DeviceId(_name(content, "from_device")), _names(content, "methods"))
@@ -151,7 +151,7 @@ def parse_sas_event(event_type: str, content: Mapping[str, Any]) -> SasEvent:  #
         case "key":
             key = _name(content, "key")
             if _KEY.fullmatch(key) is None:
-                raise EventError("bad_content", "key must be 32 bytes in unpadded base64")
+                raise EventError(RefusalCode.BAD_CONTENT, "key must be 32 bytes in unpadded base64")
             return Key(key)
         case "mac":
             return Mac(_macs(content), _name(content, "keys"))
@@ -160,7 +160,7 @@ def parse_sas_event(event_type: str, content: Mapping[str, Any]) -> SasEvent:  #
         case "cancel":
             reason = content.get("reason")
             return Cancel(_name(content, "code"), reason[:MAX_REASON] if isinstance(reason, str) else "")
-    raise EventError("bad_type", f"there is no {event_type[:80]}")
+    raise EventError(RefusalCode.BAD_TYPE, f"there is no {event_type[:80]}")
 
 
 def _parse_start(content: Mapping[str, Any]) -> Start:
@@ -170,7 +170,7 @@ def _parse_start(content: Mapping[str, Any]) -> Start:
         return Start(device, method, (), (), (), (), b"")
     canonical = canonical_json(content)
     if len(canonical) > MAX_CONTENT_BYTES:
-        raise EventError("bad_content", f"a start may have {MAX_CONTENT_BYTES} bytes")
+        raise EventError(RefusalCode.BAD_CONTENT, f"a start may have {MAX_CONTENT_BYTES} bytes")
     return Start(
         device,
         method,
@@ -229,24 +229,24 @@ def cancel_content(code: str, reason: str) -> dict[str, object]:
 def _name(content: Mapping[str, object], field_name: str) -> str:
     value = content.get(field_name)
     if not isinstance(value, str) or _NAME.fullmatch(value) is None:
-        raise EventError("bad_content", f"{field_name} must be 1 to 255 printable ASCII characters")
+        raise EventError(RefusalCode.BAD_CONTENT, f"{field_name} must be 1 to 255 printable ASCII characters")
     return value
 
 
 def _names(content: Mapping[str, object], field_name: str) -> tuple[str, ...]:
     value = content.get(field_name)
     if not isinstance(value, list) or len(value) > MAX_ITEMS:
-        raise EventError("bad_content", f"{field_name} must be a list of at most {MAX_ITEMS}")
+        raise EventError(RefusalCode.BAD_CONTENT, f"{field_name} must be a list of at most {MAX_ITEMS}")
     if not all(isinstance(each, str) and _NAME.fullmatch(each) is not None for each in value):
-        raise EventError("bad_content", f"{field_name} must hold names of printable ASCII characters")
+        raise EventError(RefusalCode.BAD_CONTENT, f"{field_name} must hold names of printable ASCII characters")
     return tuple(value)
 
 
 def _macs(content: Mapping[str, object]) -> dict[str, str]:
     value = content.get("mac")
     if not isinstance(value, dict) or len(value) > MAX_ITEMS:
-        raise EventError("bad_content", f"mac must be an object of at most {MAX_ITEMS}")
+        raise EventError(RefusalCode.BAD_CONTENT, f"mac must be an object of at most {MAX_ITEMS}")
     for name, code in value.items():
         if not (isinstance(name, str) and isinstance(code, str) and _NAME.fullmatch(name) and _NAME.fullmatch(code)):
-            raise EventError("bad_content", "mac must hold names and codes of printable ASCII characters")
+            raise EventError(RefusalCode.BAD_CONTENT, "mac must hold names and codes of printable ASCII characters")
     return dict(value)

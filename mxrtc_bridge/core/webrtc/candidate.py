@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from mxrtc_bridge.core.errors import DescriptionError
+from mxrtc_bridge.core.errors import DescriptionError, RefusalCode
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy, IpAddress
 
 MAX_CANDIDATE_CHARS = 512
@@ -48,7 +48,7 @@ class Candidate:
 
 
 def _malformed(what: str) -> DescriptionError:
-    return DescriptionError("bad_candidate", f"the candidate is malformed: {what}")
+    return DescriptionError(RefusalCode.BAD_CANDIDATE, f"the candidate is malformed: {what}")
 
 
 def _number(text: str, name: str, low: int, high: int) -> int:

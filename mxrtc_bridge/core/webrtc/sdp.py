@@ -27,7 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from mxrtc_bridge.core.errors import DescriptionError, StateError
+from mxrtc_bridge.core.errors import DescriptionError, RefusalCode, StateError
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy, IpAddress
 from mxrtc_bridge.core.webrtc.candidate import Candidate, format_candidate, parse_candidate
 
@@ -142,34 +142,38 @@ class _Part:
     def _add_to_list(self, name: str, value: str) -> None:
         values = self.many[name]
         if len(values) == _MANY[name]:
-            raise DescriptionError("too_large", f"the description has more than {_MANY[name]} {name} lines")
+            raise DescriptionError(RefusalCode.TOO_LARGE, f"the description has more than {_MANY[name]} {name} lines")
         values.append(value)
 
     def _add_single(self, name: str, value: str) -> None:
         if _SINGLE[name].fullmatch(value) is None:
             # The value is not shown: it may be a password.
-            raise DescriptionError("bad_attribute", f"a={name} does not have the form or the length that it must have")
+            raise DescriptionError(
+                RefusalCode.BAD_ATTRIBUTE, f"a={name} does not have the form or the length that it must have"
+            )
         if self.single.setdefault(name, value) != value:
-            raise DescriptionError("conflicting_attribute", f"a={name} occurs twice with different values")
+            raise DescriptionError(RefusalCode.CONFLICTING_ATTRIBUTE, f"a={name} occurs twice with different values")
 
 
 def _split_lines(text: str) -> list[str]:
     # Characters first: encoding a huge text only to measure it would be the attack.
     if len(text) > MAX_SDP_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_SDP_BYTES:
-        raise DescriptionError("too_large", f"the description is larger than {MAX_SDP_BYTES} bytes")
+        raise DescriptionError(RefusalCode.TOO_LARGE, f"the description is larger than {MAX_SDP_BYTES} bytes")
     lines = [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]
     if len(lines) > MAX_LINES:
-        raise DescriptionError("too_large", f"the description has {len(lines)} lines, the limit is {MAX_LINES}")
+        raise DescriptionError(
+            RefusalCode.TOO_LARGE, f"the description has {len(lines)} lines, the limit is {MAX_LINES}"
+        )
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_LINE_CHARS:
             raise DescriptionError(
-                "too_large",
+                RefusalCode.TOO_LARGE,
                 f"line {number} has {len(line)} characters, the limit is {MAX_LINE_CHARS}",
             )
         if _LINE.fullmatch(line) is None:
-            raise DescriptionError("bad_line", f"line {number} of the description is not of the form x=value")
+            raise DescriptionError(RefusalCode.BAD_LINE, f"line {number} of the description is not of the form x=value")
     if lines[0] != "v=0":
-        raise DescriptionError("bad_line", "the description does not begin with v=0")
+        raise DescriptionError(RefusalCode.BAD_LINE, "the description does not begin with v=0")
     return lines
 
 
@@ -180,32 +184,40 @@ def _media_lines(lines: list[str]) -> tuple[int, list[str]]:
     for section in fields:
         if section[0] != "application":
             raise DescriptionError(
-                "media_refused", f"the description has a section for {section[0][:20]!a}; only a data channel is served"
+                RefusalCode.MEDIA_REFUSED,
+                f"the description has a section for {section[0][:20]!a}; only a data channel is served",
             )
     if not indexes:
-        raise DescriptionError("no_data_section", "the description has no m=application section")
+        raise DescriptionError(RefusalCode.NO_DATA_SECTION, "the description has no m=application section")
     if len(indexes) > 1:
-        raise DescriptionError("many_sections", f"the description has {len(indexes)} data sections, the limit is 1")
+        raise DescriptionError(
+            RefusalCode.MANY_SECTIONS, f"the description has {len(indexes)} data sections, the limit is 1"
+        )
     return indexes[0], fields[0]
 
 
 def _legacy_sctp_port(media: list[str], lines: list[str]) -> int | None:
     """Check the media line; return the SCTP port if it is of the legacy form, which names it."""
     if len(media) != 4:
-        raise DescriptionError("bad_section", "the media line must be m=application, a port, a protocol and one format")
+        raise DescriptionError(
+            RefusalCode.BAD_SECTION, "the media line must be m=application, a port, a protocol and one format"
+        )
     _, port, protocol, form = media
     if _PORT.fullmatch(port) is None or int(port) > 65535:
-        raise DescriptionError("bad_section", f"the port {port[:20]!a} of the media line is not from 0 to 65535")
+        raise DescriptionError(
+            RefusalCode.BAD_SECTION, f"the port {port[:20]!a} of the media line is not from 0 to 65535"
+        )
     if int(port) == 0:
-        raise DescriptionError("section_rejected", "the data section is rejected: its port is 0")
+        raise DescriptionError(RefusalCode.SECTION_REJECTED, "the data section is rejected: its port is 0")
     if protocol in _PROTOCOLS and form == "webrtc-datachannel":
         return None
     if protocol != _LEGACY_PROTOCOL or _PORT.fullmatch(form) is None:
         raise DescriptionError(
-            "bad_section", f"protocol {protocol[:30]!a} with format {form[:30]!a} is not that of a data channel"
+            RefusalCode.BAD_SECTION,
+            f"protocol {protocol[:30]!a} with format {form[:30]!a} is not that of a data channel",
         )
     if not any(line.split(" ")[:2] == [f"a=sctpmap:{form}", "webrtc-datachannel"] for line in lines):
-        raise DescriptionError("bad_section", f"a=sctpmap does not map {form} to webrtc-datachannel")
+        raise DescriptionError(RefusalCode.BAD_SECTION, f"a=sctpmap does not map {form} to webrtc-datachannel")
     return int(form)
 
 
@@ -215,37 +227,44 @@ def _fingerprints(values: list[str]) -> tuple[Fingerprint, ...]:
     for text in values:
         match = _FINGERPRINT.fullmatch(text)
         if match is None:
-            raise DescriptionError("bad_fingerprint", "a=fingerprint must be an algorithm and a value")
+            raise DescriptionError(RefusalCode.BAD_FINGERPRINT, "a=fingerprint must be an algorithm and a value")
         algorithm, value = match[1].lower(), match[2].upper()
         if algorithm not in _HASH_BYTES:
             weak = weak or algorithm in _WEAK_HASHES
             continue
         if _HEX_PAIRS.fullmatch(value) is None or value.count(":") + 1 != _HASH_BYTES[algorithm]:
             raise DescriptionError(
-                "bad_fingerprint", f"the {algorithm} fingerprint must be {_HASH_BYTES[algorithm]} pairs of hex digits"
+                RefusalCode.BAD_FINGERPRINT,
+                f"the {algorithm} fingerprint must be {_HASH_BYTES[algorithm]} pairs of hex digits",
             )
         fingerprint = Fingerprint(algorithm, value)
         # Two certificates cannot both be the one that DTLS will see: somebody added a line.
         if known.setdefault(algorithm, fingerprint) != fingerprint:
-            raise DescriptionError("conflicting_fingerprints", f"there are two different {algorithm} fingerprints")
+            raise DescriptionError(
+                RefusalCode.CONFLICTING_FINGERPRINTS, f"there are two different {algorithm} fingerprints"
+            )
     if known:
         return tuple(known.values())
     if weak:
-        raise DescriptionError("weak_fingerprint", "the only fingerprints are weak ones; sha-256 or better is needed")
-    raise DescriptionError("no_fingerprint", "the description has no fingerprint by sha-256 or better")
+        raise DescriptionError(
+            RefusalCode.WEAK_FINGERPRINT, "the only fingerprints are weak ones; sha-256 or better is needed"
+        )
+    raise DescriptionError(RefusalCode.NO_FINGERPRINT, "the description has no fingerprint by sha-256 or better")
 
 
 def _setup(text: str, kind: DescriptionType) -> Setup:
     setup = Setup(text)
     if kind is DescriptionType.ANSWER and setup is Setup.ACTPASS:
-        raise DescriptionError("bad_attribute", "an answer must choose a=setup:active or passive, not actpass")
+        raise DescriptionError(
+            RefusalCode.BAD_ATTRIBUTE, "an answer must choose a=setup:active or passive, not actpass"
+        )
     return setup
 
 
 def _sctp_port(text: str | None, legacy: int | None) -> int:
     port = int(text) if text is not None else DEFAULT_SCTP_PORT if legacy is None else legacy
     if not 1 <= port <= 65535:
-        raise DescriptionError("bad_attribute", f"the SCTP port {port} is not from 1 to 65535")
+        raise DescriptionError(RefusalCode.BAD_ATTRIBUTE, f"the SCTP port {port} is not from 1 to 65535")
     return port
 
 
@@ -264,7 +283,7 @@ def _reader(session: _Part, section: _Part) -> tuple[Callable[[str], str | None]
     def required(name: str) -> str:
         value = optional(name)
         if value is None:
-            raise DescriptionError("missing_attribute", f"the data section has no a={name}")
+            raise DescriptionError(RefusalCode.MISSING_ATTRIBUTE, f"the data section has no a={name}")
         return value
 
     return optional, required

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_event_id, parse_room_id, parse_user_id
 
 MAX_TYPE_CHARS = 255
@@ -62,7 +62,7 @@ def parse_room_event(raw: object, *, room_id: RoomId | None = None) -> RoomEvent
         EventError: the envelope is not that of a room event, or a field of it exceeds its limit.
     """
     if not isinstance(raw, dict):
-        raise EventError("bad_event", f"an event must be an object, not {type(raw).__name__}")
+        raise EventError(RefusalCode.BAD_EVENT, f"an event must be an object, not {type(raw).__name__}")
     content = raw.get("content")
     return RoomEvent(
         event_id=parse_event_id(raw.get("event_id")),
@@ -98,9 +98,11 @@ def encode(event: RoomEvent) -> str:
         # Escapes keep lone surrogates and NUL away from the database, which would refuse both.
         text = _ENCODE(raw)
     except (TypeError, ValueError, RecursionError) as error:
-        raise EventError("bad_event", f"the event cannot be written as JSON: {error}") from error
+        raise EventError(RefusalCode.BAD_EVENT, f"the event cannot be written as JSON: {error}") from error
     if len(text) > MAX_PAYLOAD_CHARS:
-        raise EventError("too_large", f"the event has {len(text)} characters; the limit is {MAX_PAYLOAD_CHARS}")
+        raise EventError(
+            RefusalCode.TOO_LARGE, f"the event has {len(text)} characters; the limit is {MAX_PAYLOAD_CHARS}"
+        )
     return text
 
 
@@ -113,15 +115,15 @@ def decode(text: str) -> RoomEvent:
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise EventError("bad_event", "the stored event is not JSON") from error
+        raise EventError(RefusalCode.BAD_EVENT, "the stored event is not JSON") from error
     return parse_room_event(raw)
 
 
 def _parse_text(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise EventError("bad_event", f"{name} must be a string, not {type(value).__name__}")
+        raise EventError(RefusalCode.BAD_EVENT, f"{name} must be a string, not {type(value).__name__}")
     if len(value) > MAX_TYPE_CHARS:
-        raise EventError("bad_event", f"{name} has {len(value)} characters; the limit is {MAX_TYPE_CHARS}")
+        raise EventError(RefusalCode.BAD_EVENT, f"{name} has {len(value)} characters; the limit is {MAX_TYPE_CHARS}")
     return value
 
 

@@ -19,7 +19,7 @@ import string
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mxrtc_bridge.core.errors import EventError, HomeserverError, StateError
+from mxrtc_bridge.core.errors import EventError, HomeserverError, RefusalCode, StateError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, server_of
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
@@ -322,7 +322,7 @@ class CryptoDevice:
             return await self._receive_encrypted(sender, content)
         except EventError as error:
             self._seldom.info(sender, "x a message of %s to a device of %s is ignored: %s", sender, self.user, error)
-            if error.code == "undecryptable":
+            if error.code is RefusalCode.UNDECRYPTABLE:
                 await self._broken.replace(sender, str(content.get("sender_key")))
             return None
 
@@ -342,7 +342,7 @@ class CryptoDevice:
         device = listed
         if device is None:
             if message.device_keys is None:
-                raise EventError("bad_event", "nobody knows the device that has sent it")
+                raise EventError(RefusalCode.BAD_EVENT, "nobody knows the device that has sent it")
             device = identity_of(message.device_keys, Trust.UNSIGNED)
         if listed is not None or message.type in OF_USE:
             async with self._lock:

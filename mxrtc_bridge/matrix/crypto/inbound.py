@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_room_id
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage
@@ -57,15 +57,15 @@ def read_session(
     room = parse_room_id(content.get("room_id"))
     session_id, key = content.get("session_id"), content.get("session_key")
     if content.get("algorithm") != MEGOLM or not is_key(session_id):
-        raise EventError("bad_event", "the key of a room is malformed")
+        raise EventError(RefusalCode.BAD_EVENT, "the key of a room is malformed")
     if not isinstance(key, str) or len(key) > MAX_SESSION_KEY_CHARS:
-        raise EventError("bad_event", "the key of a room is malformed or too long")
+        raise EventError(RefusalCode.BAD_EVENT, "the key of a room is malformed or too long")
     try:
         session = open_key(key)
     except ValueError as error:
-        raise EventError("bad_event", "the key of a room is damaged") from error
+        raise EventError(RefusalCode.BAD_EVENT, "the key of a room is damaged") from error
     if session.session_id != session_id:
-        raise EventError("bad_event", "the key of a room is that of another session")
+        raise EventError(RefusalCode.BAD_EVENT, "the key of a room is that of another session")
     return InboundRecord(
         room=room,
         session_id=str(session_id),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import RoomId, UserId, parse_room_id
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.inbound import read_session
@@ -83,10 +83,10 @@ class KeyRequests:
             sender, message, device, _open_exported, pickle_key=self._pickle_key, now_ms=self._wall_ms()
         )
         if (record.room, record.session_id, sender) not in self._asked:
-            raise EventError("bad_event", "nobody has asked for the key of this room")
+            raise EventError(RefusalCode.BAD_EVENT, "nobody has asked for the key of this room")
         maker = (message.content.get("sender_key"), message.content.get("sender_claimed_ed25519_key"))
         if maker != (message.curve25519, message.ed25519):
-            raise EventError("bad_event", "only the device that has made the key of a room may give it again")
+            raise EventError(RefusalCode.BAD_EVENT, "only the device that has made the key of a room may give it again")
         return record
 
     def came(self, record: InboundRecord) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
@@ -131,33 +131,33 @@ class OlmSessions:
         ours = recipient_keys.get("ed25519") if isinstance(recipient_keys, dict) else None
         event_type, inner = payload.get("type"), payload.get("content")
         if payload.get("sender") != sender or not is_key(ed25519):
-            raise EventError("bad_event", "the message inside names another sender")
+            raise EventError(RefusalCode.BAD_EVENT, "the message inside names another sender")
         if payload.get("recipient") != self._account.user or ours != self._account.ed25519:
-            raise EventError("bad_event", "the message inside was meant for another device")
+            raise EventError(RefusalCode.BAD_EVENT, "the message inside was meant for another device")
         if not isinstance(event_type, str) or len(event_type) > 255 or not isinstance(inner, dict):
-            raise EventError("bad_event", "the message inside is no event")
+            raise EventError(RefusalCode.BAD_EVENT, "the message inside is no event")
         proof = payload.get("sender_device_keys") or payload.get("org.matrix.msc4147.device_keys")
         device_keys = None
         if proof is not None:
             device_keys = parse_device_keys(proof, sender)
             if (device_keys.curve25519, device_keys.ed25519) != (sender_key, ed25519):
-                raise EventError("bad_event", "the message carries the keys of another device")
+                raise EventError(RefusalCode.BAD_EVENT, "the message carries the keys of another device")
         return OlmMessage(event_type, inner, sender_key, str(ed25519), device_keys)
 
     def _parse(self, content: Mapping[str, Any]) -> tuple[str, int, bytes]:
         sender_key, ciphertext = content.get("sender_key"), content.get("ciphertext")
         if content.get("algorithm") != OLM:
-            raise EventError("bad_event", "the message is encrypted in a way that is not known here")
+            raise EventError(RefusalCode.BAD_EVENT, "the message is encrypted in a way that is not known here")
         if not is_key(sender_key) or not isinstance(ciphertext, dict):
-            raise EventError("bad_event", "the encrypted message is malformed")
+            raise EventError(RefusalCode.BAD_EVENT, "the encrypted message is malformed")
         ours = ciphertext.get(self._account.curve25519)
         if not isinstance(ours, dict):
-            raise EventError("bad_event", "the message was encrypted for another device")
+            raise EventError(RefusalCode.BAD_EVENT, "the message was encrypted for another device")
         kind, body = ours.get("type"), ours.get("body")
         if type(kind) is not int or kind not in (0, 1):
-            raise EventError("bad_event", "the encrypted message is of no known kind")
+            raise EventError(RefusalCode.BAD_EVENT, "the encrypted message is of no known kind")
         if not isinstance(body, str) or len(body) > MAX_CIPHERTEXT_CHARS:
-            raise EventError("bad_event", "the encrypted message is malformed or too long")
+            raise EventError(RefusalCode.BAD_EVENT, "the encrypted message is malformed or too long")
         return str(sender_key), kind, from_unpadded(body)
 
     async def _plaintext(self, sender: UserId, sender_key: str, kind: int, body: bytes) -> tuple[bytes, str]:
@@ -167,7 +167,7 @@ class OlmSessions:
             if kind == 0:
                 return await self._first_plaintext(sender, sender_key, message)
         except ValueError as error:
-            raise EventError("undecryptable", "the message fits no session with its sender") from error
+            raise EventError(RefusalCode.UNDECRYPTABLE, "the message fits no session with its sender") from error
         for live in await self._with(sender_key):
             try:
                 plaintext: bytes = live.olm.decrypt(message)
@@ -175,7 +175,7 @@ class OlmSessions:
                 continue
             self._used(sender, sender_key, live)
             return plaintext, live.olm.session_id
-        raise EventError("undecryptable", "the message fits no session with its sender")
+        raise EventError(RefusalCode.UNDECRYPTABLE, "the message fits no session with its sender")
 
     async def _first_plaintext(self, sender: UserId, sender_key: str, message: Any) -> tuple[bytes, str]:
         """Decrypt a message of a sender that has not heard of us yet: it holds what a session is made of."""
@@ -302,7 +302,7 @@ def _json_object(text: bytes) -> Mapping[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise EventError("bad_event", "the message inside is not JSON") from error
+        raise EventError(RefusalCode.BAD_EVENT, "the message inside is not JSON") from error
     if not isinstance(value, dict):
-        raise EventError("bad_event", "the message inside is not an object")
+        raise EventError(RefusalCode.BAD_EVENT, "the message inside is not an object")
     return value

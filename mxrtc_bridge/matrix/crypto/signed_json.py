@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mxrtc_bridge.core.crypto.canonical_json import canonical_json
-from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.values import MEGOLM, OLM, CrossSigningKeys, DeviceId, DeviceIdentity, DeviceKeys, Trust
@@ -80,7 +80,7 @@ def from_unpadded(text: str) -> bytes:
     try:
         return base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise EventError("bad_key", "this is no base64") from error
+        raise EventError(RefusalCode.BAD_KEY, "this is no base64") from error
 
 
 def parse_device_keys(value: object, user: UserId, device: str | None = None) -> DeviceKeys:
@@ -95,21 +95,21 @@ def parse_device_keys(value: object, user: UserId, device: str | None = None) ->
         EventError: it is not well-formed, names another device, or is not signed by itself.
     """
     if not isinstance(value, dict):
-        raise EventError("bad_key", "the keys of a device must be an object")
+        raise EventError(RefusalCode.BAD_KEY, "the keys of a device must be an object")
     named, owner, keys, algorithms = (value.get(name) for name in ("device_id", "user_id", "keys", "algorithms"))
     if not isinstance(named, str) or _DEVICE_ID.fullmatch(named) is None or (device is not None and named != device):
-        raise EventError("bad_key", "the keys of a device name another device")
+        raise EventError(RefusalCode.BAD_KEY, "the keys of a device name another device")
     if owner != user:
-        raise EventError("bad_key", "the keys of a device name another user")
+        raise EventError(RefusalCode.BAD_KEY, "the keys of a device name another user")
     if not isinstance(algorithms, list) or OLM not in algorithms or MEGOLM not in algorithms:
-        raise EventError("bad_key", "a device that does not know Olm and Megolm")
+        raise EventError(RefusalCode.BAD_KEY, "a device that does not know Olm and Megolm")
     ed25519, curve25519 = (
         keys.get(f"{kind}:{named}") if isinstance(keys, dict) else None for kind in ("ed25519", "curve25519")
     )
     if not is_key(ed25519) or not is_key(curve25519):
-        raise EventError("bad_key", "the keys of a device are not keys")
+        raise EventError(RefusalCode.BAD_KEY, "the keys of a device are not keys")
     if len(signable(value)) > MAX_KEY_CHARS or not is_signed(value, user, named, str(ed25519)):
-        raise EventError("bad_key", "the keys of a device are not signed by itself")
+        raise EventError(RefusalCode.BAD_KEY, "the keys of a device are not signed by itself")
     return DeviceKeys(user, DeviceId(named), str(ed25519), str(curve25519), kept(value, user))
 
 
@@ -129,7 +129,7 @@ def kept(value: Mapping[str, Any], user: UserId) -> dict[str, Any]:
         if isinstance(signature, str) and len(name) + len(signature) <= MAX_SIGNATURE_CHARS
     }
     if len(good) > MAX_SIGNATURES:
-        raise EventError("bad_key", f"a key with {len(good)} signatures; the limit is {MAX_SIGNATURES}")
+        raise EventError(RefusalCode.BAD_KEY, f"a key with {len(good)} signatures; the limit is {MAX_SIGNATURES}")
     signed = {key: item for key, item in value.items() if key not in ("signatures", "unsigned")}
     return {**signed, "signatures": {user: good}}
 
@@ -148,13 +148,13 @@ def parse_cross_signing(master: object, self_signing: object, user: UserId) -> C
 
 def _one_key(value: object, user: UserId, usage: str) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(value, dict) or value.get("user_id") != user:
-        raise EventError("bad_key", "a cross-signing key must be an object of its user")
+        raise EventError(RefusalCode.BAD_KEY, "a cross-signing key must be an object of its user")
     usages, keys = value.get("usage"), value.get("keys")
     if not isinstance(usages, list) or usage not in usages or not isinstance(keys, dict) or len(keys) != 1:
-        raise EventError("bad_key", f"this is no {usage} key")
+        raise EventError(RefusalCode.BAD_KEY, f"this is no {usage} key")
     ((name, key),) = keys.items()
     if not is_key(key) or name != f"ed25519:{key}" or len(signable(value)) > MAX_KEY_CHARS:
-        raise EventError("bad_key", f"the {usage} key is not well-formed")
+        raise EventError(RefusalCode.BAD_KEY, f"the {usage} key is not well-formed")
     return key, kept(value, user)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE
 from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
-from mxrtc_bridge.core.errors import EventError
+from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import UserId, parse_user_id
 
 OF_USE = frozenset({"m.room_key", "m.forwarded_room_key", "m.dummy", SIGNAL_TYPE, *SAS_EVENT_TYPES})
@@ -21,10 +21,10 @@ def envelope(item: object) -> tuple[str, UserId, Mapping[str, Any]]:
         EventError: it is none.
     """
     if not isinstance(item, dict):
-        raise EventError("bad_event", "a message must be an object")
+        raise EventError(RefusalCode.BAD_EVENT, "a message must be an object")
     event_type, content = item.get("type"), item.get("content")
     if not isinstance(event_type, str) or len(event_type) > 255 or not isinstance(content, dict):
-        raise EventError("bad_event", "a message must have a type and a content")
+        raise EventError(RefusalCode.BAD_EVENT, "a message must have a type and a content")
     return event_type, parse_user_id(item.get("sender")), content
 
 
