@@ -110,6 +110,30 @@ def test_file_has_one_subject(file: Path) -> None:
     assert len(file.read_text().splitlines()) <= MAX_LINES
 
 
+def reason_for_length(source: str) -> str:
+    """Return what a module's head says about why it is one file, or an empty string."""
+    paragraphs = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")
+    return next((" ".join(each.split()) for each in paragraphs if each.startswith("One file: ")), "")
+
+
+LONG = 400
+
+
+@pytest.mark.parametrize("file", sources(PACKAGE), ids=relative)
+def test_a_long_module_says_why_it_is_one_file(file: Path) -> None:
+    """Past 400 lines a second subject is likely: the head says why there is none, in a sentence of some words."""
+    source = file.read_text()
+    if len(source.splitlines()) > LONG:
+        assert len(reason_for_length(source).split()) >= 6, "its head says why: 'One file: ...'"
+
+
+def test_the_search_for_a_reason_finds_one() -> None:
+    assert reason_for_length('"""It.\n\nOne file: its parts\nshare a lock.\n\nMore.\n"""') == (
+        "One file: its parts share a lock."
+    )
+    assert reason_for_length('"""It is one file.\n"""\n\nx = "One file: no"') == ""
+
+
 @pytest.mark.parametrize("package", sorted(path for path in PACKAGE.rglob("*") if path.is_dir()), ids=relative)
 def test_package_is_a_package(package: Path) -> None:
     """A folder without ``__init__`` is invisible to the import contracts."""

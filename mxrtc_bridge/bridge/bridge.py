@@ -2,6 +2,8 @@
 
 Start: database, endpoint (answers 503), homeserver, peers, calls left open by the last run, stored events; then ready,
 and a ping so that the homeserver delivers what it holds. Stop: no new calls, farewell to live ones, then the reverse.
+
+One file: what is started first is stopped last, and both are read side by side.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""From validated sections to :class:`Config`: everything that needs more than one key to be judged.
+"""From validated sections to a ``Config``: everything that needs more than one key to be judged.
 
-Mistakes are reported to a collector and do not stop the others from being found; a :class:`Config` exists only when
+Mistakes are reported to a collector and do not stop the others from being found; a ``Config`` exists only when
 there was none. Sections are independent, so those without mistakes are judged even when others could not be read.
 """
 

@@ -4,6 +4,8 @@ The docstring below a key is the only place where it is described: the example f
 from it. The models are strict (text is never taken for a number) and know nothing of each other; whatever needs two
 keys at once is checked in :mod:`mxrtc_bridge.config.build`. They stay inside this package: the rest of the program
 gets :class:`mxrtc_bridge.config.config.Config`.
+
+One file: every key of the configuration is described here and nowhere else, and is read from top to bottom.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Identifiers and the names of services: parsed once at the border, then trusted.
 
-Grammars: user ids by the Matrix specification (appendices, "User identifiers"), service names by docs/protocol.md.
+Grammars: user ids by the Matrix specification (appendices, "User identifiers"), service names by
+docs/reference/protocol.md.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 The order of trust (docs/explanation/architecture.md) is the order of the checks in :meth:`CallManager.receive` and
 :meth:`CallManager._judge`: nothing behind a step runs before it.
+
+One file: the order of trust is one sequence of checks, which is proven by reading it in one place.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Must never answer itself or another bot, never give anything by an old message, 
 (whose words they are is said in :mod:`mxrtc_bridge.core.bot.message_text`), never let one person's commands hold up
 anybody's calls, and never raise because of what somebody wrote.
 
-How it works: :meth:`Conversation.receive` judges an event without waiting (who, what, how old, how often) and puts
+How it works: :meth:`CommandDispatcher.receive` judges an event without waiting (who, what, how old, how often) and puts
 what is left into the queue of one of a few workers, always the same one for the same person, so that commands of a
 person are carried out in order. At a full queue the message is dropped and counted in the log: whoever writes that
 fast reads no answers. What a worker does ends within :data:`COMMAND_TIMEOUT_S`. A queue is not kept over a restart:
@@ -13,8 +13,10 @@ what was not answered then is typed again.
 What was redacted before its turn came is not carried out. But what takes something away is taken back by its own sender
 only: somebody with power in the room must not be able to keep what an admin takes from them.
 
-An encrypted event is given to :meth:`Conversation.receive` once it is decrypted; one that is not is no command, and
-:mod:`mxrtc_bridge.matrix.rooms.peers` has told the room that it cannot be read.
+An encrypted event is given to :meth:`CommandDispatcher.receive` once it is decrypted; one that is not is no command,
+and :mod:`mxrtc_bridge.matrix.rooms.peers` has told the room that it cannot be read.
+
+One file: what is refused, dropped, queued or answered is one decision about each message.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ from mxrtc_bridge.matrix.outbox.outbox import transaction_id
 log = logging.getLogger(__name__)
 
 MESSAGE_TYPES = frozenset({"m.room.message", "m.reaction"})
-"""What :meth:`Conversation.receive` reads."""
+"""What :meth:`CommandDispatcher.receive` reads."""
 MAX_AGE_MS = 5 * 60 * 1000
 """A message that took longer gives nothing any more; also how far a sender's clock may be ahead."""
 MAX_LATE_MS = 3 * 24 * 3600 * 1000

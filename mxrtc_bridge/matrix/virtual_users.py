@@ -5,7 +5,7 @@ registration was read, and its identity can be replaced without asking anybody. 
 is ours if this database remembers to have registered it, if it shows an identity that our key makes (a database was
 lost), or if the admin has said so. A user whose identity is another one keeps it until the admin says otherwise.
 
-:meth:`OwnUsers.take` changes nothing about those that it refuses.
+:meth:`VirtualUsers.take` changes nothing about those that it refuses.
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ What it must never do: raise into the event loop because of the other side, or w
 read: a turn sends a bounded number of packets and goes on in the next turn of the loop.
 
 The time is that of the monotonic clock, not the loop's: uvloop's has milliseconds, which is longer than a round trip.
+
+One file: one turn is read, told and sent by methods of one object; a part of it in another file would need all of its
+state.
 """
 
 from __future__ import annotations

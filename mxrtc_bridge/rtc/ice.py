@@ -9,6 +9,8 @@ What aioice does stays with it: checks, roles, nomination, STUN. What is ours:
 
 The end of candidates is never declared: `connect` is bounded by its caller's deadline, and a candidate that comes
 late, or a peer that only we can be reached by, still gets its chance.
+
+One file: one class that overrides one of aioice, whose inner order its methods follow.
 """
 
 from __future__ import annotations

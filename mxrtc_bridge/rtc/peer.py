@@ -1,7 +1,8 @@
 """One data-only peer connection (:class:`mxrtc_bridge.engine.ports.PeerConnection`): ICE, DTLS and SCTP in a row.
 
 The order is fixed: describe, connect (ICE, then DTLS, then SCTP, each with its deadline), serve channels, end. The end
-comes once: from :meth:`DataPeer.close`, or by itself and is then reported. Whatever comes first frees everything.
+comes once: from :meth:`DataPeerConnection.close`, or by itself and is then reported. Whatever comes first frees
+everything.
 
 Must never hand anything of the other side to a library that has not passed the filter
 (:mod:`mxrtc_bridge.core.webrtc.sdp`), and never write descriptions, candidates or addresses to the log above DEBUG.

@@ -9,6 +9,8 @@ It must never read a clock or draw a random number: the time is an argument, the
 
 The order of the work for one SACK is that of the draft, section 5.2.3. Names are the draft's too, so that both can be
 read side by side. docs/explanation/congestion-control.md tells the story, and lists where we leave the draft.
+
+One file: the states lead to each other, and are read beside one section of the draft.
 """
 
 from __future__ import annotations

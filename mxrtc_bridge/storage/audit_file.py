@@ -6,6 +6,8 @@ Whatever cannot be written completely is taken back, so that the file always end
 Three files stand together: ``audit.jsonl`` and the full ones are the chain; ``audit-acts.jsonl`` has the lines about
 what admins have done of full files that were removed; ``audit-refused.jsonl`` has lines that were found in the file and
 that the bridge had not written.
+
+One file: what is appended, taken back, begun anew and read again must agree to the byte.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ a solid-state disk) but may forget the last commits when the power fails, and bo
 and the claim of a call promise that this does not happen. The inbox makes few, big commits instead.
 
 The file holds private keys and call content, so it is readable by its owner only.
+
+One file: what is guaranteed holds because no way leads around these few methods.
 """
 
 from __future__ import annotations

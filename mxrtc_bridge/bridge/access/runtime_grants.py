@@ -10,6 +10,8 @@ failure, a cancellation or a kill may come between any two of them, so the order
 - Using one for one session: no byte flows before the database knows that it is used.
 - At a start the database is compared with the audit (:mod:`mxrtc_bridge.storage.grant_recovery`); what is pending, and
   what the audit says has ended, ends.
+
+One file: the order in which the four places learn of a grant is one protocol.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ open again. Only who is an admin by the configuration decides.
 
 What is stored is also told: both go on to their end when the person who asked or answered waits no more. What a crash
 has kept from being shown to the admins is shown later (:meth:`AccessRequests.keep_house`).
+
+One file: a request is asked, shown, answered and told by rules that refer to each other.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writes the audit: every decision is in the file and in the database before anything comes of it.
 
-Many decisions at the same time share one wait for the disk. What cannot be written is refused: :meth:`Audit.record`
+Many decisions at the same time share one wait for the disk. What cannot be written is refused: :meth:`AuditLog.record`
 returns False, and whoever asked lets nobody in. What has happened anyway (the end of a session, a grant that was
 taken back) waits in a bounded backlog until it can be written. The admins are told when writing begins to fail and
 when it works again.
@@ -11,6 +11,8 @@ the lines stay in the file, and are stored before the next ones: taken back, the
 were killed before it is known. Whoever has asked meanwhile was told no, and a line of its own says so then.
 A write goes to its end whoever is cancelled meanwhile, and what became of it is what its callers are told.
 How the two are brought together at a start is in :mod:`mxrtc_bridge.bridge.audit.recovery`.
+
+One file: the order of file and database is one protocol, and each of its steps undoes another.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Must never stop the bridge because of one device, nor let anything wait for a key that is late: what is late is handled
 when its key comes (:mod:`.late_keys`), for a minute, and then its sender is told.
+
+One file: all ways by which the rest of the bridge reaches its devices.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ A homeserver tells of changes only to those who share an encrypted room with a u
 whoever wants to be let in by a device is asked for at that moment, and who is in is asked for again and again. Must
 never take no answer for an answer; must never make a caller, or a server that does not answer, cost others more than
 their share: one question at a time for each user, a few for each server, all of them bounded in time.
+
+One file: how often who may be asked is one budget for all questions.
 """
 
 from __future__ import annotations

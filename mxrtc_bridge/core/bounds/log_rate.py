@@ -1,7 +1,7 @@
 """What may be said now, and what has been said often enough: for log lines that strangers can order.
 
 Pure: whoever owns it tells the time. In one period each subject has one line, and all subjects together have
-:attr:`Seldom.subjects`; what is left unsaid is counted.
+:attr:`LogRate.subjects`; what is left unsaid is counted.
 """
 
 from __future__ import annotations

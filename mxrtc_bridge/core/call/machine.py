@@ -22,6 +22,8 @@ Rules whose reason is not obvious:
 * *A homeserver that is away* does not end a call that is connected: the peer connection does not need it.
 
 Times and ids come from outside. docs/reference/call-states.md is made from the tables.
+
+One file: the table of the transitions, and everything that affects them.
 """
 
 from __future__ import annotations

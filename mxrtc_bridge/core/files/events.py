@@ -13,6 +13,8 @@ No effect returns anything. The machine touches no file; it names each by the in
  - ``FileFailed`` ends a file: what was still to be done for it is dropped and not reported.
  - So does the effect ``CloseFile``. An outcome that was on its way may still be reported; it is ignored.
  - Effects for one file that stand together in the queue may be carried out in one go (write, write, publish).
+
+One file: values only, which several machines and their drivers share.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ answers any string with a value, with None (a message that must be ignored) or w
 What is checked here is what holds for a message by itself. Whether a path can be a name on this machine is the
 receiver's business (:mod:`mxrtc_bridge.core.files.names`); that it stays below the receiver's directory is checked here
 already.
+
+One file: the only reader and writer of one language: a message and its two directions stand together.
 """
 
 from __future__ import annotations

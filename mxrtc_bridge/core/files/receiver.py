@@ -14,6 +14,8 @@ How it works: each entry has a state, from the announcement until both sides hav
 driver judges entries in any order; what it wants is asked for at once, up to 256 files at a time, and the files that
 were asked for form a line. Payload belongs to the first of it; an answer of the source takes it from there. A file
 that we have given up keeps its place in the line until the source has noticed.
+
+One file: everything that affects the transitions of one machine.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ What it guards against:
 How it works: a pump with two stages. The listing is asked for more entries whenever few wait to be announced; wanted
 files are read ahead in the order of asking. What is ready to be sent waits for turns, entries before payload: the
 receiver can only ask for what it knows. The answers to wants (``end``, ``no``) follow the last payload at once.
+
+One file: everything that affects the transitions of one machine.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ counted, one list at a time); an answer that grows without end (1024 messages).
 
 It ends exactly once, with one of three effects: ByeReceived (the other side takes its leave), Violated (it broke the
 protocol) or Dead (nothing more comes from it); or with our own Farewell, which has none.
+
+One file: everything that affects the transitions of one machine.
 """
 
 from __future__ import annotations

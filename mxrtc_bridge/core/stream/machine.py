@@ -16,6 +16,8 @@ which messages the other side may send; the sink's state decides by a table whic
 outside its row is a violation by the other side and ends the stream; a sink event outside its row is a mistake of our
 own driver: :class:`StateError`, and nothing has changed. After the end every event is allowed and does nothing, except
 that late messages are reported as consumed and a sink that comes late is reset.
+
+One file: everything that affects the transitions of one machine.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ so that nobody behind this border has to. The one exception is the answer to ``/
 
 With the token of an application service, ``as_user`` selects the virtual user a request is made for; with the token of
 a user it stays None. Sections name the Matrix client-server API unless they say otherwise.
+
+One file: a list of short methods, one for each request, that are looked up by name.
 """
 
 from __future__ import annotations

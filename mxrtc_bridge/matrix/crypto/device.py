@@ -7,6 +7,8 @@ After making one you must call :meth:`CryptoDevice.start`, and then give it ever
 :meth:`receive_sync` and afterwards :meth:`settle`; :class:`mxrtc_bridge.matrix.crypto.sync.DeviceSync` does both.
 
 What it does not do: rooms' history is not kept in a key backup.
+
+One file: what the other files of this folder do is put together here, and little more.
 """
 
 from __future__ import annotations

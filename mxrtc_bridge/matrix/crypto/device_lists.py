@@ -8,6 +8,8 @@ What is known serves until the homeserver says that it has changed: good for who
 an encrypted room with us, and the homeserver tells of their changes. It tells of nobody else. Who may call is therefore
 never judged by what is known, but by an answer that was asked for (:meth:`DeviceLists.ask`, :meth:`DeviceLists.learn`).
 Nothing is locked while the homeserver is waited for but the users who are asked for.
+
+One file: trust in a device is decided where its list is kept, so that no copy of it grows old.
 """
 
 from __future__ import annotations

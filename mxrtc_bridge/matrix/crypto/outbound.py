@@ -7,6 +7,8 @@ a reason and not "waiting for this message".
 What is said in a room does not wait for a slow server of some members (:mod:`mxrtc_bridge.matrix.crypto.patience`). Who
 was left out gets the key as it was then, and so can read the message, as soon as their server has answered; or, where
 that cannot be waited for, the key as it is with the next message.
+
+One file: whether a session may still be used, and who gets its key, is one decision with each message.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ The database is the queue; memory only holds its head. Promises, each with a tes
 - An event that was redacted before its turn came is not handled any more; where it may be a command that takes
   something away, and its own sender has not redacted it, that is for its handler to find out.
 - An event that cannot be read, or whose handler raises or takes too long, is set aside with the reason.
-- Nobody's flood is others' wait: events have places by sender, server and room (:mod:`.inbox_places`), and their
+- Nobody's flood is others' wait: events have places by sender, server and room (:mod:`.capacity`), and their
   handling begins in turns. Beyond its places an event is dropped.
 - Memory is bounded: at a limit events simply stay in the database, and are read from there in order when there is room.
 
@@ -22,14 +22,17 @@ slow handler is nobody else's. That is enough, because nothing depends on an ord
 - A call is the events of one user; those of our own users mean nothing here. The same is true of a verification.
 - What a change takes away has been taken when it arrived, so an event that came before it and is handled after it
   finds less than it had, never more. Who gains by a change writes after it, and what has been learned by then counts.
-- While our user joins a room nobody's events of that room are handled (:meth:`.Invitations.settled`), since the
-  homeserver may send them before it answers us.
+- While our user joins a room nobody's events of that room are handled
+  (:meth:`mxrtc_bridge.matrix.rooms.invitations.Invitations.settled`), since the homeserver may send them before it
+  answers us.
 - A redaction counts in memory before anything that waits, in whichever lane.
 
 How a lane works: while its queue has room, new events go straight into it. Otherwise the lane is *behind*: from then on
 nothing is put into its queue directly, and its worker reads pages from the database until it has caught up. A worker
 ends when its lane has nothing left, after its verdicts are committed, so whoever reads the lane next sees them.
 Storing and queueing happen under one lock, reading a page as well: the order in the queue is the order of arrival.
+
+One file: storing, queueing and paging share one lock, and the promise about the order needs all three.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ under way are written together by the next one. The price: after a crash the eve
 once more, so handlers must know a repetition (calls are claimed durably; a hangup of an ended call does nothing).
 
 Never loses a verdict while the process lives: when the database refuses, it is asked again until it takes them, and
-:meth:`Verdicts.put` lets its callers wait once :attr:`limit` verdicts are held.
+:meth:`EventOutcomes.put` lets its callers wait once ``limit`` outcomes are held.
 """
 
 from __future__ import annotations

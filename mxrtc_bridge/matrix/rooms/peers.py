@@ -8,6 +8,8 @@ How it works: :meth:`Peers.start` registers the users and reads from the homeser
 on :attr:`Peers.membership` sees all that arrives, at once, and knows who is in which room. :meth:`Peers.handle` takes
 the events in the order of their room: there it answers invitations, and waits until what arrived before is settled.
 What cannot be left now is remembered and left at the next sweep.
+
+One file: an invitation, a join and a departure of the same room must see the same state.
 """
 
 from __future__ import annotations

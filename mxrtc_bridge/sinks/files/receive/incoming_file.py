@@ -6,8 +6,9 @@ memory for small files has a limit for the whole box; beyond it they are written
 
 One publication runs at a time. Those that come meanwhile form the next batch, so that one sync serves them all.
 
-A :class:`IncomingFile` ends by :meth:`~Reception.publish`, :meth:`~Reception.suspend` or :meth:`~Reception.discard`;
-whoever began it must call one of them. Its methods may be called at any time; they run one after the other.
+An :class:`IncomingFile` ends by :meth:`~IncomingFile.publish`, :meth:`~IncomingFile.suspend` or
+:meth:`~IncomingFile.discard`; whoever began it must call one of them. Its methods may be called at any
+time; they run one after the other.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class Committer:
 
 
 class IncomingFile:
-    """One file under way. Made by :meth:`mxrtc_bridge.sinks.files.receive.receiver.Store.begin`.
+    """One file under way. Made by :meth:`mxrtc_bridge.sinks.files.receive.receiver.Receiver.begin`.
 
     Args:
         identity: what is received.

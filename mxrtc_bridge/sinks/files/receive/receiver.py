@@ -51,7 +51,7 @@ class ReceivePolicy:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """What :meth:`Store.expire` removed."""
+    """What :meth:`Receiver.expire` removed."""
 
     files: int
     size: int

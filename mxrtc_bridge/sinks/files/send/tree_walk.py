@@ -5,7 +5,7 @@ the way to where it stands and nothing else, with a limit; a tree of millions of
 largest directories. What cannot be sent (links, devices, hard links, names that are no text) is told as a failure in
 its place, and never opened. Whether a name is acceptable is otherwise left to the receiver.
 
-All methods of :class:`Tree` and :class:`TreeWalk` but :meth:`Walk.next` block.
+All methods of :class:`Tree` and :class:`TreeWalk` but :meth:`TreeWalk.next` block.
 """
 
 from __future__ import annotations
