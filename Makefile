@@ -95,6 +95,11 @@ fuzz: $(TEST_READY)
 docs: $(TEST_READY)
 	@$(BIN)/python -m tests.write_docs
 
+# The documentation as a web site, in build/site.
+.PHONY: docs-site
+docs-site: $(TEST_READY)
+	$(BIN)/mkdocs build --quiet --strict
+
 .PHONY: synapse
 synapse: $(SYNAPSE_READY)
 

@@ -14,6 +14,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -41,6 +42,29 @@ def test_the_licence_is_the_one_that_is_declared() -> None:
 def test_every_file_of_the_source_distribution_exists() -> None:
     included = PYPROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
     assert [name for name in included if not (ROOT / name).exists()] == []
+
+
+def test_the_types_of_the_package_are_there_for_type_checkers(tmp_path: Path) -> None:
+    """Who imports the package gets its types, and what may be imported is written at its head."""
+    assert "Typing :: Typed" in PROJECT["classifiers"]
+    assert (ROOT / "mxrtc_bridge/py.typed").read_bytes() == b""
+    wheel = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel.keys() == {"hooks"}, "nothing of the package is left out of the wheel"
+    program = "from mxrtc_bridge import __version__\nlength: int = __version__\n"
+    (tmp_path / "user.py").write_text(program)
+    result = subprocess.run(
+        [BIN / "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", "user.py"],
+        cwd=tmp_path, env={**os.environ, "MYPYPATH": ""}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert 'expression has type "str", variable has type "int"' in result.stdout
+    assert "import-untyped" not in result.stdout
+
+
+def test_what_may_be_imported_is_told_at_the_head_of_the_package() -> None:
+    package = importlib.import_module("mxrtc_bridge")
+    told = re.findall(r"^    (\w+) {2,}", package.__doc__ or "", re.MULTILINE)
+    assert told == package.__all__
+    assert all(hasattr(package, name) for name in told)
 
 
 def test_make_and_the_demo_extra_ask_for_the_same_synapse() -> None:
@@ -93,6 +117,24 @@ def test_continuous_integration_runs_what_a_person_runs() -> None:
     lines = (ROOT / ".ci/run").read_text().splitlines()
     assert (lines[0], lines[-1]) == ("#!/usr/bin/env bash", "exec make test")
     assert "set -euo pipefail" in lines
+
+
+def test_the_workflow_of_the_forge_runs_the_same_and_may_write_nothing() -> None:
+    (file,) = (ROOT / ".github/workflows").iterdir()
+    workflow = YAML(typ="safe", pure=True).load(file.read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    (job,) = workflow["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["sudo .ci/run"]
+
+
+def test_the_hooks_before_a_commit_are_the_linters_of_make() -> None:
+    config = YAML(typ="safe", pure=True).load((ROOT / ".pre-commit-config.yaml").read_text())
+    (repo,) = config["repos"]
+    assert repo["repo"] == "local", "no other version than that of the environment"
+    hooks = {hook["entry"].replace(" --force-exclude", "") for hook in repo["hooks"]}
+    makefile = (ROOT / "Makefile").read_text()
+    lint = makefile.partition("\nlint: ")[2].partition("\n\n")[0].splitlines()[1:]
+    assert hooks == {line.strip().replace("$(BIN)", ".venv/bin").removesuffix(" .") for line in lint}
 
 
 def test_missing_programs_are_named_to_who_may_not_install_them(tmp_path: Path) -> None:
