@@ -1,4 +1,5 @@
 # make test     everything that is checked: lint, types, import contracts, all tests
+# make fast     the tests that need no other program, with few drawn examples: for while you work
 # make test-long what takes too long for every run: a file of 2 GiB, bridge and client killed 56 times
 # make demo     see it work, then try it by hand; ONCE=1 ends after the checks
 # make bench    measure throughput, set-up time and latency
@@ -38,6 +39,11 @@ help:
 
 .PHONY: test
 test: packages-test lint pytest
+
+# Compiled modules of the tests are kept whatever the environment says, as reading them anew takes longer than the rest.
+.PHONY: fast
+fast: $(TEST_READY)
+	MXRTC_FAST_TESTS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -m "not real" --numprocesses auto --dist worksteal $(PYTEST_ARGS)
 
 .PHONY: pytest
 pytest: packages-test $(TEST_READY) $(SYNAPSE_READY) $(BROWSER_READY) $(INTEROP_READY)

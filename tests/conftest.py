@@ -14,20 +14,32 @@ from __future__ import annotations
 import compileall
 import gc
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+import hypothesis
 import pytest
 import pytest_asyncio
 
 import mxrtc_bridge
 from mxrtc_bridge.demo.synapse import Synapse
+from tests.long import FAST, examples
 
-REAL_FIXTURES = frozenset({"homeserver", "make_homeserver"})
+REAL_FIXTURES = frozenset({"homeserver", "make_homeserver", "bridge_world"})
 """A test that asks for one of these is marked ``real`` without saying so."""
+
+# How long it takes to draw and to try an example says how busy the machine is, and nothing about the code.
+hypothesis.settings.register_profile(
+    "fast" if FAST else "usual",
+    max_examples=examples(hypothesis.settings.default.max_examples),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("fast" if FAST else "usual")
 
 
 class HomeserverFactory(Protocol):
@@ -43,6 +55,21 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.skipped and os.geteuid() == 0:
         report.outcome, report.longrepr = "failed", f"{item.nodeid} was skipped, though root runs the tests"
     return report
+
+
+def pytest_configure() -> None:
+    """Let the programs that the tests start hear signals, even if whoever started the tests had them ignored.
+
+    What is ignored stays so in each child: a background job of a shell script ignores SIGINT, what ``nohup`` starts
+    ignores SIGHUP. (SIGPIPE is set back for each child by :mod:`subprocess` itself.)
+    """
+    for number, heard in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGTERM, signal.SIG_DFL),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, heard)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,7 @@
-"""Whether the tests take the time to look long: more kills, larger files.
+"""How long the tests look: more kills and larger files, or fewer drawn examples.
 
-``make test-long`` says so with ``MXRTC_LONG_TESTS=1``; an ordinary run does the same things a few times.
+``make test-long`` asks for the former with ``MXRTC_LONG_TESTS=1``, ``make fast`` for the latter with
+``MXRTC_FAST_TESTS=1``; an ordinary run does the same things at the size that stands beside each test.
 """
 
 from __future__ import annotations
@@ -8,3 +9,9 @@ from __future__ import annotations
 import os
 
 LONG = os.environ.get("MXRTC_LONG_TESTS", "") not in {"", "0"}
+FAST = os.environ.get("MXRTC_FAST_TESTS", "") not in {"", "0"}
+
+
+def examples(usual: int) -> int:
+    """Return how many examples hypothesis draws where an ordinary run draws so many."""
+    return max(usual // 20, 5) if FAST else usual

@@ -19,6 +19,7 @@ from mxrtc_bridge.client.calls.device import NoDeviceError, own_device
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.ids import RoomId, UserId
+from tests.long import examples
 from tests.other_user import OTHER_UID, as_other, needs_root, public_directory
 
 ALICE = UserId("@alice:example.org")
@@ -82,7 +83,7 @@ def test_damaged_login_is_said_and_not_used(folder: StateFolder, damage: bytes) 
         folder.load_login()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(60))
 @given(
     st.dictionaries(
         st.sampled_from(["homeserver", "user_id", "device_id", "access_token", "prefix", "bot", "other"]),

@@ -19,6 +19,7 @@ from mxrtc_bridge.config.yaml_writer import scalar
 from mxrtc_bridge.core.access.targets import TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
+from tests.long import examples
 
 from .samples import AS_TOKEN, GOOD, HS_TOKEN, PATH, changed, load, mistakes, text_of
 
@@ -387,7 +388,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.dictionaries(keys, values, max_size=8))
 def test_any_yaml_is_a_configuration_or_a_config_error(data: dict[str, Any]) -> None:
     """Nothing else is ever raised, and every line of the report is printable."""
@@ -417,13 +418,13 @@ def damaged(draw: st.DrawFn) -> dict[str, Any]:
     return data
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(damaged())
 def test_a_damaged_configuration_is_read_or_refused(data: dict[str, Any]) -> None:
     assert all(row.isprintable() for row in mistakes(data))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.text(max_size=80))
 def test_any_text_is_a_config_error(text: str) -> None:
     with pytest.raises(ConfigError):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.config.problems import Problem
 from mxrtc_bridge.config.yaml_reader import MAX_DEPTH, MAX_VALUES, read_yaml
 from mxrtc_bridge.config.yaml_writer import scalar
+from tests.long import examples
 
 
 def test_values_keep_their_types_and_lines() -> None:
@@ -107,7 +108,7 @@ def test_what_is_written_reads_back(data: dict[str, object]) -> None:
     assert document.data == data
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.text(alphabet=st.sampled_from("ab:- \n{}[]&*!|>'\"%@`,?#0\\\t~"), max_size=60) | st.text(max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     document = read_yaml(text)

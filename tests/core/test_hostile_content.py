@@ -27,6 +27,7 @@ from mxrtc_bridge.core.crypto.sas_events import Cancel, parse_sas_event
 from mxrtc_bridge.core.errors import EventError, WireError
 from mxrtc_bridge.core.stream.messages import PROTOCOL_CTL, decode
 from tests.hostile_json import JSON, beside, fields
+from tests.long import examples
 
 CALL = {"call_id": "c", "party_id": "p", "version": "1"}
 OFFER = {"offer": {"type": "offer", "sdp": "v=0"}, "lifetime": 60_000}
@@ -35,7 +36,7 @@ SAS_FIELDS = ("from_device", "methods", "timestamp", "code", "reason", "key", "m
 MESSAGE_FIELDS = ("body", "format", "formatted_body", "m.mentions", "m.relates_to", "m.new_content", "msgtype")
 
 READERS: dict[str, Callable[[dict[str, Any]], object]] = {
-    **{kind: lambda content, kind=kind: parse_message(kind, CALL | content) for kind in EVENT_TYPES},  # type: ignore[misc]
+    **{kind: lambda content, kind=kind: parse_message(kind, CALL | content) for kind in sorted(EVENT_TYPES)},  # type: ignore[misc]
     "signal": parse_call_to_device,
     **{
         f"signal {kind}": lambda content, kind=kind: parse_call_to_device(  # type: ignore[misc]
@@ -43,8 +44,8 @@ READERS: dict[str, Callable[[dict[str, Any]], object]] = {
         )
         for kind in ("m.call.invite", "m.call.hangup", "m.call.reject")
     },
-    **{kind: lambda content, kind=kind: parse_sas_event(kind, content) for kind in SAS_TYPES},  # type: ignore[misc]
-    **{kind: lambda content, kind=kind: parse_rule(kind, content) for kind in RULE_TYPES},  # type: ignore[misc]
+    **{kind: lambda content, kind=kind: parse_sas_event(kind, content) for kind in sorted(SAS_TYPES)},  # type: ignore[misc]
+    **{kind: lambda content, kind=kind: parse_rule(kind, content) for kind in sorted(RULE_TYPES)},  # type: ignore[misc]
     "message": lambda content: read_message({"msgtype": "m.text", "body": "!rtc revoke 1", **content}, direct=True),
     "formatted message": lambda content: read_message(
         {"msgtype": "m.text", "body": "!rtc grant @a:b x/y", "format": HTML, **content}, direct=False
@@ -53,7 +54,7 @@ READERS: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(
     content=fields(
         *CALL_FIELDS, *SAS_FIELDS, *MESSAGE_FIELDS, "entity", "recommendation", "type", "seq", "sent_ms", "c"
@@ -90,7 +91,7 @@ ENDS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], object], type[
 }
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(data=st.data(), odd=JSON)
 @pytest.mark.parametrize("end", ENDS)
 def test_end_is_read_whatever_stands_beside_it(end: str, data: st.DataObject, odd: object) -> None:
@@ -105,7 +106,7 @@ OWN = frozenset({"m.new_content", "url", "file", "filename", "info", "geo_uri", 
 """Keys by which a message says that it is none of the sender's own words; they make it no command."""
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(extra=beside(*MESSAGE_FIELDS, *OWN), mentions=JSON, format_=JSON)
 @pytest.mark.parametrize("text", [*TAKES, *OTHERS, *GIVES])
 def test_command_is_what_its_body_says_whatever_else_the_message_holds(

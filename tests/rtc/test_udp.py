@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.rtc import udp
 from mxrtc_bridge.rtc.datagrams import Address, Drops, GuardedStun
 from mxrtc_bridge.rtc.udp import MAX_PENDING, UdpTransport
+from tests.long import examples
 
 PAYLOAD = b"\x17"
 
@@ -191,7 +192,7 @@ async def test_stun_and_empty_datagrams_go_to_the_protocol_in_between(offload: b
     await asyncio.gather(sender.close(), receiver.close())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.integers(1, 1500),
     st.integers(0, 140),

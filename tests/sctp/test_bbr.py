@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.bbr_states import BbrState
 from mxrtc_bridge.sctp.congestion import CongestionControl, RateSample, SentPacket
+from tests.long import examples
 from tests.sctp.link_model import MBIT, PACKET, Clock, Flow, Link
 
 CYCLE = [
@@ -384,7 +385,7 @@ EVENTS = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(EVENTS, max_size=60), st.integers(0, 3))
 def test_whatever_is_reported_the_limits_stay_usable(
     events: list[tuple[str, float, int, float, bool]], seed: int

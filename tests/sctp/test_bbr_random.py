@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.sctp.bbr_random import Draws
+from tests.long import examples
 
 
 def test_the_sequence_is_that_of_splitmix64() -> None:
@@ -14,7 +15,7 @@ def test_the_sequence_is_that_of_splitmix64() -> None:
     assert [draws.bits() for _ in range(3)] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.integers())
 def test_draws_repeat_for_a_seed_and_stay_in_their_ranges(seed: int) -> None:
     first, second = Draws(seed), Draws(seed)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.sctp.chunks import HEADER_SIZE
+from tests.long import examples
 from tests.sctp.fuzz import feed, frame, places, seeds
 from tests.sctp.recorded import Recording, recordings
 
@@ -46,7 +47,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes([index, place]) + frame(packets)
 
 
-@settings(max_examples=400, derandomize=True, deadline=None)
+@settings(max_examples=examples(400), derandomize=True, deadline=None)
 @given(mutated())
 def test_mutations_are_taken_or_refused(data: bytes) -> None:
     replay = feed(KNOWN, data)
@@ -54,7 +55,7 @@ def test_mutations_are_taken_or_refused(data: bytes) -> None:
     assert replay.ended is None or replay.ended.code in ("aborted", "closed", "violation", "timeout", "refused")
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=examples(200), derandomize=True, deadline=None)
 @given(st.binary(max_size=600))
 def test_any_bytes_are_taken_or_refused(data: bytes) -> None:
     assert (feed(KNOWN, data) is None) == (len(data) < 2)

@@ -10,6 +10,7 @@ from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import BEGINS, ENDS, UNORDERED
 from mxrtc_bridge.sctp.lifecycle import AssociationState
 from mxrtc_bridge.sctp.settings import KIB, SctpSettings
+from tests.long import examples
 from tests.sctp.hostile import THEIR_TSN, Puppet
 
 SMALL = SctpSettings(
@@ -274,7 +275,7 @@ def test_wrong_tag_port_and_checksum_are_dropped() -> None:
     assert len(puppet.end.messages) == 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(st.binary(max_size=80), max_size=4), st.booleans())
 def test_any_chunks_are_taken_or_refused(bodies: list[bytes], interleaving: bool) -> None:
     """Whatever is in a packet, nothing is raised, and the association stays usable or says why it ended."""
@@ -291,7 +292,7 @@ def test_any_chunks_are_taken_or_refused(bodies: list[bytes], interleaving: bool
 KINDS = st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 14, 64, 130, 132, 192, 194, 255])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     st.lists(
         st.tuples(KINDS, st.integers(0, 15), st.integers(-3, 40), st.binary(max_size=40), st.booleans()), max_size=12

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.sctp.chunks import BEGINS, ENDS, UNORDERED
 from mxrtc_bridge.sctp.events import MessageReceived
 from mxrtc_bridge.sctp.reassembly import Reassembly
+from tests.long import examples
 
 messages = st.lists(
     st.tuples(st.integers(0, 2), st.booleans(), st.integers(1, 6)), min_size=1, max_size=12
@@ -47,7 +48,7 @@ def check(got: list[MessageReceived], reassembly: Reassembly, fragments: Fragmen
     assert reassembly.unconsumed == sum(len(message.data) for message in got)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(messages, st.randoms(use_true_random=False))
 def test_data_in_any_order_makes_the_same_messages(plan: list[tuple[int, bool, int]], rng: random.Random) -> None:
     fragments = Fragments(plan)
@@ -59,7 +60,7 @@ def test_data_in_any_order_makes_the_same_messages(plan: list[tuple[int, bool, i
     check(got, reassembly, fragments)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(messages, st.randoms(use_true_random=False))
 def test_i_data_in_any_order_makes_the_same_messages(plan: list[tuple[int, bool, int]], rng: random.Random) -> None:
     fragments = Fragments(plan)
@@ -71,7 +72,7 @@ def test_i_data_in_any_order_makes_the_same_messages(plan: list[tuple[int, bool,
     check(got, reassembly, fragments)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(messages, st.randoms(use_true_random=False), st.floats(0, 1))
 def test_reset_and_skip_leave_nothing_behind(
     plan: list[tuple[int, bool, int]], rng: random.Random, share: float

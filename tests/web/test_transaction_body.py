@@ -22,6 +22,7 @@ from mxrtc_bridge.web.transaction_body import (
     cut_deep_values,
     read_transaction,
 )
+from tests.long import examples
 
 
 def nested(depth: int) -> Any:
@@ -179,7 +180,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     events=st.lists(JSON, max_size=5),
     others=st.dictionaries(st.text(max_size=5), JSON, max_size=3),
@@ -204,7 +205,7 @@ def depth_of(value: Any) -> int:
     return 0 if inner is None else 1 + max(map(depth_of, inner), default=0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.recursive(
         st.sampled_from([1, '"[{']) | st.builds(dict) | st.builds(list),
@@ -221,7 +222,7 @@ def test_depth_is_measured_exactly(value: Any) -> None:
         assert cut_deep_values(body) != body
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.binary(max_size=60)
     | st.text(alphabet='[]{}",:\\e\n1', max_size=120).map(str.encode)
@@ -269,7 +270,7 @@ def in_one_piece(body: bytes) -> bytes:
     return body if depth > limit else b"".join([*pieces, body[taken:]])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     inside=HARD,
     strings=st.lists(st.text(alphabet='"\\[]{}aü\x00', max_size=12), max_size=5),
@@ -299,7 +300,7 @@ TOP_LEVEL = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(text=TOP_LEVEL, cut=st.integers(0, 5))
 @example(text='{"a":1,"a":2}', cut=0)
 @example(text='{"a":1,}', cut=0)

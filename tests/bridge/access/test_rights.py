@@ -22,6 +22,7 @@ from mxrtc_bridge.core.access.policy import Allow, Deny, Service, Subject, parse
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from tests.config.samples import GOOD, load
 from tests.fakes import FakeClock, Records
+from tests.long import examples
 
 NOW = 1_700_000_000_000
 ADMIN = UserId("@admin:example.org")
@@ -463,7 +464,7 @@ def denies(subject: str, user: UserId) -> bool:
     return fits(subject, user, frozenset()) or subject in {"*", "server:" + user.partition(":")[2]}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     grants=st.lists(st.tuples(st.sampled_from(SUBJECTS), names), max_size=4),
     grantable=st.dictionaries(names, st.lists(st.sampled_from(SUBJECTS), max_size=2)),

@@ -137,7 +137,9 @@ def test_every_command_is_one_that_gives_or_does_not() -> None:
 
 
 @pytest.mark.parametrize("lie", NO_ANSWERS)
-@pytest.mark.parametrize("about", [{"joined"}, {"invited"}, {"joined", "invited"}], ids=" and ".join)
+@pytest.mark.parametrize(
+    "about", [{"joined"}, {"invited"}, {"joined", "invited"}], ids=lambda about: " and ".join(sorted(about))
+)
 @pytest.mark.parametrize("command", GIVING)
 async def test_nothing_is_given_where_the_homeserver_does_not_say_who_is_there(
     world: World, command: Command, about: set[str], lie: Honesty

@@ -26,6 +26,7 @@ from mxrtc_bridge.core.access.policy import (
 )
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, host_of, is_guest_account
+from tests.long import examples
 
 BUILD, LAB = UserId("@rtc_build:example.org"), UserId("@rtc_lab:example.org")
 SSH, WEB, DB = (Service(BUILD, ServiceName(n)) for n in ("ssh", "web", "db"))
@@ -272,7 +273,7 @@ grants_strategy = st.lists(
 ).map(lambda rows: [Grant(f"g{i}", *row) for i, row in enumerate(rows)])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     grants=grants_strategy,
     deny=st.lists(st.sampled_from(DENIABLE), max_size=2),
@@ -297,7 +298,7 @@ def test_policy_agrees_with_the_reference(
         assert isinstance(policy.peer_access(user, peer, now, rooms), Allow) == (peer in expected)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(grants=grants_strategy, extra=grants_strategy, user=st.sampled_from(USERS), data=st.data())
 def test_grants_only_ever_add_and_denials_only_ever_remove(
     grants: list[Grant], extra: list[Grant], user: UserId, data: st.DataObject
@@ -309,7 +310,7 @@ def test_grants_only_ever_add_and_denials_only_ever_remove(
     assert Policy(grants + extra, [denied]).services_for(user, 10) == {}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(user=st.sampled_from(USERS), subject=st.sampled_from(DENIABLE))
 def test_whom_a_grant_means_a_denial_means_too(user: UserId, subject: Subject) -> None:
     given_something = bool(Policy([Grant("g", frozenset({subject}), frozenset({SSH}))]).services_for(user, 0))

@@ -27,6 +27,7 @@ from mxrtc_bridge.matrix.api.room_event import parse_room_event
 from mxrtc_bridge.web.transaction_body import read_transaction
 from tests import hostile_json
 from tests.hostile_json import ALICE, JSON, TEXT
+from tests.long import examples
 
 ROOM = RoomId(hostile_json.ROOM)
 BAN = {"entity": ALICE, "recommendation": "m.ban"}
@@ -92,7 +93,7 @@ def sent(raw: dict[str, Any]) -> object:
     return event
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     others=OTHERS,
     inside=st.dictionaries(TEXT.filter(lambda key: key not in ("membership", "redacts", *BAN)), JSON, max_size=4),
@@ -113,7 +114,7 @@ def test_end_of_a_right_is_read_whatever_stands_beside_in_and_before_it(
             assert found == news, name
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(raw=st.dictionaries(st.sampled_from(["type", "room_id", "state_key", "content", "x"]), JSON) | JSON)
 def test_anything_is_read_without_an_error_and_nothing_of_it_gives(raw: Any) -> None:
     news = read_news(sent(raw) if isinstance(raw, dict) else raw)
@@ -161,7 +162,7 @@ def test_what_is_not_clear_makes_its_room_doubtful(body: bytes, news: News | Non
     assert read_news(event) == news
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(kind=st.sampled_from(["m.call.hangup", "m.call.reject"]), others=OTHERS, odd=JSON, before=JSON)
 def test_end_of_a_call_is_read_whatever_stands_beside_in_and_before_it(
     kind: str, others: dict[str, Any], odd: object, before: object

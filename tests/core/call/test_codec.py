@@ -33,6 +33,7 @@ from mxrtc_bridge.core.call.events import (
 from mxrtc_bridge.core.errors import EventError, StateError
 from mxrtc_bridge.core.ids import CallId, PartyId, UserId
 from mxrtc_bridge.core.webrtc.sdp import DescriptionType
+from tests.long import examples
 
 HEAD: dict[str, Any] = {"call_id": "c1", "party_id": "p1", "version": "1"}
 OFFER = {"type": "offer", "sdp": "v=0\r\n"}
@@ -333,7 +334,7 @@ def messages(draw: st.DrawFn) -> CallMessage:
 
 
 @given(messages())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_what_is_written_is_read_back_the_same_through_real_json(message: CallMessage) -> None:
     event_type, content = content_of(message)
     assert parse_message(event_type, json.loads(json.dumps(content))) == message
@@ -366,7 +367,7 @@ near_misses = st.recursive(
     st.booleans(),
 )
 @example("m.call.candidates", {"candidates": [{"candidate": "\ud800"}]}, True)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_any_json_value_is_read_or_refused_and_nothing_else(event_type: str, content: Any, honest: bool) -> None:
     if honest and isinstance(content, dict):
         content = HEAD | BODIES.get(event_type, {}) | content

@@ -35,6 +35,7 @@ from tests.core.call.messages import (
     reject,
     select,
 )
+from tests.long import examples
 
 LASTING = {CallState.IDLE, CallState.CONNECTED, CallState.ENDED}
 CHOICE = st.integers(0, 1_000_000)
@@ -263,7 +264,7 @@ class TwoEndsInARoom(RuleBasedStateMachine):
         self.a_step_is_never_sent_twice()
 
 
-TwoEndsInARoom.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TwoEndsInARoom.TestCase.settings = settings(max_examples=examples(80), stateful_step_count=40, deadline=None)
 TestTwoEndsInARoom = TwoEndsInARoom.TestCase
 
 

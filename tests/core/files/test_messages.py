@@ -11,6 +11,7 @@ from mxrtc_bridge.core.errors import WireError
 from mxrtc_bridge.core.files import messages as file_messages
 from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
 from mxrtc_bridge.core.stream import messages
+from tests.long import examples
 
 HASH = "0123456789abcdef" * 4
 FILE = FileEntry("a/b", EntryKind.FILE, 7, 1700000000000, "v-1")
@@ -196,7 +197,7 @@ MESSAGES: st.SearchStrategy[file_messages.Message] = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(MESSAGES)
 def test_message_survives_the_wire_within_its_size(message: file_messages.Message) -> None:
     text = file_messages.encode(message)
@@ -212,7 +213,7 @@ JSON = st.recursive(
 KINDS = st.sampled_from([json.loads(text)["t"] for _, text in TABLE])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     st.text()
     | st.builds(

@@ -16,6 +16,7 @@ from tests.core.files.test_receiver import file, flowing
 from tests.core.files.test_sender import Driven as Sending
 from tests.core.files.test_sender import announced
 from tests.core.files.world import GET, KIB, PUT, ReceiverDisk, SourceDisk, World, check_disks, content, transfer
+from tests.long import examples
 
 LIMITS = [1, 16 * KIB, 64 * KIB, CHUNK_BYTES, 2 * CHUNK_BYTES]
 SIZES = st.sampled_from(sorted({limit + delta for limit in LIMITS for delta in (-1, 0, 1)}))
@@ -24,7 +25,7 @@ JOBS = st.sampled_from([PUT, GET])
 WINDOWS = st.sampled_from([16 * KIB, 16 * KIB + 1, 64 * KIB, 256 * KIB])
 SEEDS = st.integers(0, 2**32)
 
-thorough = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def tree(sizes: list[int], directories: int, seed: int) -> SourceDisk:
@@ -150,7 +151,7 @@ def check_end(driven: Receiving | Sending) -> None:
     assert driven.consumed == driven.arrived
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(STEPS, st.lists(st.sampled_from([0, 1, 20, CHUNK_BYTES]), max_size=4))
 def test_receiver_bears_any_source(steps: list[object], sizes: list[int]) -> None:
     driven = flowing().wanted(*sizes)
@@ -174,7 +175,7 @@ def test_receiver_bears_any_source(steps: list[object], sizes: list[int]) -> Non
     check_end(driven)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(STEPS, st.lists(st.sampled_from([0, 1, 20, CHUNK_BYTES]), max_size=4))
 def test_source_bears_any_receiver(steps: list[object], sizes: list[int]) -> None:
     driven = announced(*sizes)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import control_channel, messages
 from mxrtc_bridge.core.stream.control_channel import ControlMachine, ControlPhase, StreamRole
+from tests.long import examples
 
 PEER = UserId("@rtc_build:example.org")
 OTHER = UserId("@rtc_nas:example.org")
@@ -393,7 +394,7 @@ EVENTS = st.one_of(
 
 
 @given(st.lists(st.tuples(EVENTS, st.sampled_from([0.0, 0.1, 5.0, 12.0])), max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_any_other_side_ends_the_control_channel_at_most_once(
     steps: list[tuple[control_channel.ControlEvent, float]],
 ) -> None:
@@ -419,7 +420,7 @@ def test_any_other_side_ends_the_control_channel_at_most_once(
     delays=st.lists(st.sampled_from([0.0, 0.01, 0.5, 2.0, 5.9]), min_size=1, max_size=20),
     asks=st.lists(st.sampled_from(["ping", "list", "nothing"]), max_size=30),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_two_honest_ends_never_lose_each_other_on_a_slow_line(delays: list[float], asks: list[str]) -> None:
     """Messages may take up to 5.9 s, in order: no death, no violation, every list is answered."""
     ends = {role: ControlMachine(role) for role in StreamRole}

@@ -14,6 +14,7 @@ from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.halves import PAUSE_AT_BYTES
 from mxrtc_bridge.core.stream.machine import StreamMachine, StreamOutcome, StreamPhase, StreamRole
+from tests.long import examples
 
 SIDES = st.sampled_from([StreamRole.OPENER, StreamRole.ACCEPTOR])
 LIMITS = [1, 4 * 1024, messages.MAX_PAYLOAD_BYTES, 32 * 1024, messages.INITIAL_CREDIT]
@@ -310,7 +311,7 @@ class JoinedStreams(RuleBasedStateMachine):
 
 
 TestJoinedStreams = JoinedStreams.TestCase
-TestJoinedStreams.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestJoinedStreams.settings = settings(max_examples=examples(40), stateful_step_count=40, deadline=None)
 
 
 @dataclass(frozen=True)
@@ -341,7 +342,7 @@ MANNERS = st.builds(
     seed=st.integers(0, 2**32),
     broken=st.one_of(st.none(), st.none(), st.tuples(SIDES, BREAKS, st.integers(1, 400))),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_long_streams_arrive_whole_whatever_the_timing(
     opener: Manners, acceptor: Manners, seed: int, broken: tuple[StreamRole, str, int] | None
 ) -> None:
@@ -417,7 +418,7 @@ HOSTILE_EVENTS = st.one_of(
     sink_first=st.booleans(),
     events=st.lists(st.tuples(HOSTILE_EVENTS, st.sampled_from([0.0, 1.0, 20.0])), max_size=40),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_any_other_side_ends_at_most_its_own_stream(
     role: StreamRole, sink_first: bool, events: list[tuple[stream.Event, float]]
 ) -> None:

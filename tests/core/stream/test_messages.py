@@ -11,6 +11,7 @@ from mxrtc_bridge.core.errors import WireError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.messages import PROTOCOL_CTL, PROTOCOL_TCP, ErrCode
+from tests.long import examples
 
 PEER = UserId("@rtc_build:example.org")
 
@@ -87,7 +88,7 @@ MESSAGES: st.SearchStrategy[tuple[str, messages.Message]] = st.one_of(
 
 
 @given(MESSAGES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_message_survives_the_way_over_the_wire(case: tuple[str, messages.Message]) -> None:
     protocol, message = case
     text = messages.encode(message)
@@ -245,7 +246,7 @@ KINDS = st.sampled_from(
         st.text('{}[]":,\\0123456789e.-truefalsn x\ud800', max_size=80),
     ),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 def test_any_text_is_a_message_a_trial_or_an_error(protocol: str, text: str) -> None:
     try:
         message = messages.decode(protocol, text)

@@ -10,6 +10,7 @@ from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.halves import SINK_EVENTS, SinkState
 from mxrtc_bridge.core.stream.machine import StreamOutcome, StreamRole
 from mxrtc_bridge.core.stream.raw_machine import MAX_UNWRITTEN_BYTES, RawChannelState, RawStreamMachine
+from tests.long import examples
 
 KIB = 1024
 CLOSE_CHANNEL = stream.CloseChannel()
@@ -321,7 +322,7 @@ STEPS = st.lists(
 
 
 @given(role=st.sampled_from(StreamRole), steps=STEPS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_every_byte_keeps_its_place_whatever_happens(role: StreamRole, steps: list[tuple[str, int]]) -> None:
     """Written is a prefix of what was heard and sent of what was said, all is consumed, and the end comes once."""
     machine = RawStreamMachine(role)

@@ -17,6 +17,7 @@ from mxrtc_bridge.core.stream.scheduler import (
     Scheduler,
     WindowBudget,
 )
+from tests.long import examples
 
 
 def drain(scheduler: Scheduler[str]) -> list[tuple[str, int]]:
@@ -132,7 +133,7 @@ def test_stream_with_nothing_to_send_is_not_ready(pending: int) -> None:
     talkers=st.lists(st.sampled_from([1, 100, 4095]), max_size=6),
     steps=st.integers(50, 600),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_streams_that_always_have_more_are_served_alike(bulk: int, talkers: list[int], steps: int) -> None:
     """Backlogged streams differ by at most one quantum, and none waits longer than for two quanta of each other."""
     scheduler = Scheduler[str]()
@@ -158,7 +159,7 @@ def test_streams_that_always_have_more_are_served_alike(bulk: int, talkers: list
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from([0, 1, 4095, 4096, 16385])), max_size=60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_every_request_gets_exactly_one_turn(requests: list[tuple[str, int]]) -> None:
     """A size of 0 stands for a turn that is taken."""
     scheduler = Scheduler[str]()
@@ -223,7 +224,7 @@ def test_early_bytes_have_a_hard_cap_over_all_streams() -> None:
         st.tuples(st.sampled_from(["take", "back", "hold", "release"]), st.integers(0, 3), st.sampled_from([1, 65536]))
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_budget_always_adds_up(actions: list[tuple[str, int, int]]) -> None:
     budget = WindowBudget[int](total=100_000, early_total=100_000)
     windows: dict[int, int] = {}

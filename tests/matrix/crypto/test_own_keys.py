@@ -13,6 +13,7 @@ from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 from mxrtc_bridge.matrix.crypto.values import DeviceId
 from tests.hostile_json import JSON
+from tests.long import examples
 from tests.matrix.crypto.device_world import PEER, Server
 from tests.matrix.crypto.key_homeserver import PICKLE_KEY
 from tests.matrix.crypto.memory import MemoryStore
@@ -78,7 +79,7 @@ async def test_no_identity_is_published_in_the_place_of_one_that_nobody_knows_of
     assert server.done == []
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(JSON.filter(lambda key: key is not None))
 async def test_identity_that_cannot_be_read_is_another_one_and_not_none(master: object) -> None:
     answer = {"device_keys": {}, "master_keys": {PEER: master}}

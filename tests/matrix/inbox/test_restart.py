@@ -12,6 +12,7 @@ from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.matrix.inbox.inbox import Inbox, InboxLimits, RoomEvent
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.events import InboxStore
+from tests.long import examples
 from tests.matrix.inbox.bench import (
     MemoryStore,
     Recorder,
@@ -115,7 +116,7 @@ def transactions(draw: st.DrawFn) -> list[list[int]]:
     return sent
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     sent=transactions(),
     turns=st.lists(st.integers(0, 4), min_size=1, max_size=40),

@@ -13,6 +13,7 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.rooms import members as module
 from mxrtc_bridge.matrix.rooms.members import SETTLE_S, MemberLists
 from tests.honesty import LIES, NO_ANSWERS, Honesty, failure
+from tests.long import examples
 from tests.matrix.rooms.peers_bench import ALICE, BOT, MALLORY, PEER, ROOM, Bench
 
 OTHER = RoomId("!other:example.org")
@@ -224,7 +225,7 @@ async def test_room_that_is_too_large_has_no_members(
     assert world.lists.members(ROOM) == {BOT, ALICE}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from([ALICE, MALLORY]), st.booleans(), st.sets(st.sampled_from([ALICE, MALLORY]))),

@@ -14,6 +14,7 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
 from mxrtc_bridge.matrix.rooms.room_book import PeerRoom, Unfit, judge_invite
+from tests.long import examples
 from tests.matrix.rooms.peers_bench import ALICE, MALLORY, PEER, PEER_2, ROOM, Bench, event
 
 # --- members
@@ -245,7 +246,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(steps=STEPS, answers=st.lists(st.sets(st.sampled_from([ALICE, PEER, MALLORY])), max_size=5))
 async def test_room_is_never_fit_while_the_news_say_that_it_is_not(
     steps: list[tuple[UserId, object]], answers: list[set[UserId]]

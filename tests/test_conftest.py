@@ -1,0 +1,29 @@
+"""What all tests rely on, whoever starts them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEARD = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE]
+
+
+@pytest.mark.parametrize("number", HEARD)
+def test_started_program_hears_signals(number: signal.Signals) -> None:
+    said = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True, check=True).stdout
+    (ignored,) = (int(line.split()[1], 16) for line in said.splitlines() if line.startswith("SigIgn:"))
+    assert not ignored >> (number - 1) & 1
+
+
+def test_started_program_hears_signals_though_who_started_the_tests_ignores_them() -> None:
+    names = " ".join(number.name.removeprefix("SIG") for number in HEARD)
+    inner = f"{Path(__file__).relative_to(ROOT)}::{test_started_program_hears_signals.__name__}"
+    command = ["sh", "-c", f"trap '' {names}; exec \"$@\"", "sh", sys.executable, "-m", "pytest", "-n", "1", inner]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+    assert f"{len(HEARD)} passed" in result.stdout
