@@ -17,6 +17,7 @@ from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.config import InvalidConfigError
 from mxrtc_bridge.config.loader import parse_config
 from mxrtc_bridge.config.schema import Root
+from mxrtc_bridge.core.errors import RefusalCode
 from mxrtc_bridge.demo import __main__ as demo
 from mxrtc_bridge.metrics import Metrics
 from tests import metrics_page
@@ -37,7 +38,7 @@ def test_every_metric_has_a_row_with_its_label() -> None:
     metrics.call("failed")
     metrics.stream("clean")
     metrics.payload("sent", 1)
-    metrics.refusal("denied")
+    metrics.refusal(RefusalCode.DENIED)
     page = metrics_page.render()
     samples = [line for line in metrics.render().decode().splitlines() if not line.startswith("#")]
     for sample in samples:
