@@ -80,7 +80,8 @@ def test_a_dependency_that_we_reach_into_has_an_upper_limit() -> None:
 # The folder of the project
 
 ROOT_FILES = {
-    ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile", "README.md", "SECURITY.md",
+    ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile",
+    "README.md", "SECURITY.md",
     "config.example.yaml", "docker-compose.yml", "mkdocs.yml", "pyproject.toml", "registration.yaml.example",
 }  # fmt: skip
 LEFT_BY_A_RUN = (
