@@ -22,13 +22,13 @@ pytestmark = pytest.mark.real
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from mxrtc_bridge.sinks.files.rooted_dir import Beneath
-make = Beneath.__init__
+from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
+make = RootedDirectory.__init__
 def late(self, path, *, create=False):
     while path.name == "nfs" and (path.parent / "hangs").exists():
         time.sleep(0.05)
     make(self, path, create=create)
-Beneath.__init__ = late
+RootedDirectory.__init__ = late
 from mxrtc_bridge.cli.bridge.main import main
 sys.exit(main())
 """
