@@ -1,6 +1,8 @@
 """A logged-in user who calls peers: homeserver, sync, rooms, and one peer connection for each call.
 
 What comes out of a call is a :class:`~mxrtc_bridge.client.calls.connection.Connection`.
+
+One file: all of it serves one call at a time, which begins, is signalled and ends here.
 """
 
 from __future__ import annotations
