@@ -11,7 +11,7 @@ from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.access.requests import RequestState
-from mxrtc_bridge.core.bot.request_text import ALREADY, read_asked, read_decided
+from mxrtc_bridge.core.bot.request_text import RequestStatus, read_status
 from mxrtc_bridge.core.bot.words import PREFIX
 from mxrtc_bridge.core.ids import RoomId, UserId, server_of
 from mxrtc_bridge.core.text.display import display
@@ -23,6 +23,9 @@ from mxrtc_bridge.matrix.rooms.call_rooms import DirectRoomError, DirectRooms
 ANSWER_S = 45.0
 """How long the bot may take to take the request."""
 MAX_SHOWN = 1000
+
+Notice = tuple[str, RequestStatus | None]
+"""What people read, and what is read here."""
 
 
 async def request(
@@ -58,25 +61,44 @@ async def request(
         await homeserver.send_event(room, "m.room.message", content, f"request-{secrets.token_hex(12)}")
         try:
             async with asyncio.timeout(ANSWER_S):
-                said = await anext(notices)
+                said, status = await first_answer(notices)
         except TimeoutError:
             raise ClientError(Exit.OFFLINE, f"{bot} does not answer; the bridge may not be running") from None
-        number = read_asked(said)
-        if number is None:
-            if said != ALREADY:
-                raise ClientError(Exit.DENIED, said)
-            report.say("request", said, number=None, state="allowed")
+        if status is None:
+            raise ClientError(Exit.DENIED, said)
+        report.say("request", said, number=status.number, state=status.state.value)
+        if not wait or status.state is not RequestState.ASKED:
             return
-        report.say("request", said, number=number, state=RequestState.ASKED.value)
-        if not wait:
-            return
-        async for said in notices:
-            decided = read_decided(said, number)
-            if decided is RequestState.ALLOWED:
-                report.say("request", said, number=number, state=decided.value)
-                return
-            if decided is not None:
-                raise ClientError(Exit.DENIED, said)
+        assert status.number is not None
+        said = await until_decided(notices, status.number)
+        report.say("request", said, number=status.number, state=RequestState.ALLOWED.value)
+
+
+async def first_answer(notices: AsyncIterator[Notice]) -> Notice:
+    """Wait for the bot's answer, past what it tells meanwhile about other requests that are decided.
+
+    Raises:
+        ClientError: the homeserver sends no more.
+    """
+    async for said, status in notices:
+        if status is None or status.number is None or status.state is RequestState.ASKED:
+            return said, status
+    raise ClientError(Exit.OFFLINE, "the homeserver sends nothing any more")
+
+
+async def until_decided(notices: AsyncIterator[Notice], number: int) -> str:
+    """Wait until request ``number`` is allowed; returns the bridge's words.
+
+    Raises:
+        ClientError: it ended otherwise, or the homeserver sends no more.
+    """
+    async for said, status in notices:
+        if status is None or status.number != number or status.state is RequestState.ASKED:
+            continue
+        if status.state is not RequestState.ALLOWED:
+            raise ClientError(Exit.DENIED, said)
+        return said
+    raise ClientError(Exit.OFFLINE, "the homeserver sends nothing any more")
 
 
 async def _room(homeserver: Homeserver, state: StateFolder, login: Login, bot: UserId) -> RoomId:
@@ -90,13 +112,13 @@ async def _room(homeserver: Homeserver, state: StateFolder, login: Login, bot: U
     return room
 
 
-async def _notices(stream: SyncStream, room: RoomId, bot: UserId) -> AsyncIterator[str]:
-    """Give an empty text once the stream has begun, then what the bot says."""
+async def _notices(stream: SyncStream, room: RoomId, bot: UserId) -> AsyncIterator[Notice]:
+    """Give an empty notice once the stream has begun, then what the bot says."""
     await stream.start()
-    yield ""
+    yield "", None
     async for event in stream.events():
         body = event.content.get("body")
         if (event.room_id, event.sender) != (room, bot) or event.content.get("msgtype") != "m.notice":
             continue
         if isinstance(body, str):
-            yield display(body, MAX_SHOWN)
+            yield display(body, MAX_SHOWN), read_status(event.content)

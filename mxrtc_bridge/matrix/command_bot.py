@@ -422,9 +422,9 @@ class CommandDispatcher:
         relation = _relation(event, direct=direct)
         for number, page in enumerate(pages(answer)):
             txn_id = transaction_id(event.room_id, speaker, event.event_id, f"reply-{number}")
-            await self._sender.send_event(
-                event.room_id, "m.room.message", {**notice_content(page), **relation}, txn_id, speaker
-            )
+            fields = {} if number else answer.fields
+            content = {**fields, **notice_content(page), **relation}
+            await self._sender.send_event(event.room_id, "m.room.message", content, txn_id, speaker)
 
 
 def notice_content(page: ReplyPart) -> dict[str, object]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from html import escape
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -32,6 +32,7 @@ from mxrtc_bridge.core.access.requests import (
     Decision,
     RequestLimits,
     RequestRefused,
+    RequestState,
     answer_of,
     ask,
     decide,
@@ -40,7 +41,15 @@ from mxrtc_bridge.core.access.requests import (
     withdraw,
 )
 from mxrtc_bridge.core.bot.commands import RequestAccess
-from mxrtc_bridge.core.bot.request_text import ALREADY, asked_words, decided_words, unanswered_words
+from mxrtc_bridge.core.bot.request_text import (
+    ALREADY,
+    RequestAnswer,
+    RequestStatus,
+    asked_words,
+    decided_words,
+    status_fields,
+    unanswered_words,
+)
 from mxrtc_bridge.core.bot.words import PREFIX
 from mxrtc_bridge.core.errors import AdminError, HomeserverError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.core.ids import Actor, EventId, RoomId, UserId
@@ -74,7 +83,16 @@ class BotSender(Protocol):
 class Poster(Protocol):
     """Posts notices that nobody waits for."""
 
-    def post(self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str) -> None: ...
+    def post(
+        self,
+        room: RoomId,
+        sender: UserId,
+        text: str,
+        html: str | None = None,
+        *,
+        key: str,
+        fields: Mapping[str, object] | None = None,
+    ) -> None: ...
 
 
 class AccessRequests:
@@ -131,28 +149,30 @@ class AccessRequests:
             task.cancel()
         await asyncio.gather(*self._doing, return_exceptions=True)
 
-    async def ask(self, command: RequestAccess, user: UserId, room: RoomId) -> str | None:
+    async def ask(self, command: RequestAccess, user: UserId, room: RoomId) -> RequestAnswer | None:
         """Take a request; returns what the person is told, or None if there is nothing that they could ask for.
 
         Raises:
             StorageError: the database does not take it.
         """
         if not await self._rights.confirm_member(user):
-            return _NOT_NOW
+            return RequestAnswer(_NOT_NOW)
         if isinstance(self._rights.decide(user, command.peer, command.service)[0], Allow):
             return ALREADY
         if not self._rights.may_ask(user, command.peer, command.service):
             return None
         admins = self._admin_room()
         if admins is None:
-            return "Nobody can be asked here: the room of the admins is not set up. Ask an admin yourself."
+            return RequestAnswer(
+                "Nobody can be asked here: the room of the admins is not set up. Ask an admin yourself."
+            )
         for_s = DEFAULT_FOR_S if command.for_s is None else command.for_s
         if not MIN_FOR_S <= for_s <= MAX_FOR_S:
-            return f"You can ask for {say_duration(MIN_FOR_S)} to {say_duration(MAX_FOR_S)}."
+            return RequestAnswer(f"You can ask for {say_duration(MIN_FOR_S)} to {say_duration(MAX_FOR_S)}.")
         wanted = AccessRequest(0, user, command.peer, command.service, for_s, command.because, room, self._wall_ms())
         return await self._to_the_end(self._take(wanted, admins))
 
-    async def withdraw(self, number: int, user: UserId) -> str:
+    async def withdraw(self, number: int, user: UserId) -> RequestAnswer:
         """Take a request back; returns what the person is told.
 
         Raises:
@@ -165,15 +185,15 @@ class AccessRequests:
             else withdraw(request, user, self._wall_ms())
         )
         if isinstance(judged, RequestRefused):
-            return judged.reason
+            return RequestAnswer(judged.reason)
         return await self._to_the_end(self._take_back(judged, user))
 
-    async def _take_back(self, request: AccessRequest, user: UserId) -> str:
+    async def _take_back(self, request: AccessRequest, user: UserId) -> RequestAnswer:
         if not await self._settle(request):
-            return f"Request {request.number} was answered just now."
+            return RequestAnswer(f"Request {request.number} was answered just now.")
         self._audited.answered(request, "withdrawn", user)
         self._tell_admins(request, f"Request {request.number} was withdrawn.")
-        return f"I have taken request {request.number} back."
+        return RequestAnswer(f"I have taken request {request.number} back.", _status(request))
 
     async def waiting(self) -> list[AccessRequest]:
         """The requests that wait for an answer, the oldest first.
@@ -242,7 +262,7 @@ class AccessRequests:
             if request.notice is None and request.number not in self._showing:
                 await self._show(admins, request.number, request)
 
-    async def _take(self, wanted: AccessRequest, admins: RoomId) -> str:
+    async def _take(self, wanted: AccessRequest, admins: RoomId) -> RequestAnswer:
         """Store what is asked for, if the limits let it, and show it to the admins."""
         user, now_ms = wanted.user, wanted.asked_ms
         earlier = await self._store.of_user(user, now_ms - DAY_MS)
@@ -250,10 +270,10 @@ class AccessRequests:
             await self._expire(request)
         judged = ask(wanted, earlier, await self._store.count_open(), self._limits)
         if isinstance(judged, RequestRefused):
-            return judged.reason
+            return RequestAnswer(judged.reason)
         number = await self._store.add(judged)
         if number is None:
-            return "You have asked for this already."
+            return RequestAnswer("You have asked for this already.")
         log.info("? request %d: %s asks for %s/%s", number, user, wanted.peer, wanted.service)
         self._audited.asked(judged, number)
         try:
@@ -263,8 +283,8 @@ class AccessRequests:
             taken_back = withdraw(replace(judged, number=number), user, now_ms)
             if isinstance(taken_back, AccessRequest):
                 await self._settle(taken_back)
-            return "The admins could not be told just now; please try again."
-        return asked_words(number)
+            return RequestAnswer("The admins could not be told just now; please try again.")
+        return RequestAnswer(asked_words(number), RequestStatus(RequestState.ASKED, number))
 
     async def _refuse_second(self, number: int) -> NoReturn:
         """Tell an admin that another one was first."""
@@ -310,7 +330,7 @@ class AccessRequests:
         self._audited.answered(judged, judged.state.value + (f": {why}" if why else ""), by)
         self._tell_admins(judged, f"Request {request.number} of {request.user} {outcome}.")
         self._tell_asker(
-            request,
+            judged,
             decided_words(judged, self._named(request), answer, for_s, display(why, 300)),
         )
         return f"Request {request.number} {outcome}."
@@ -388,7 +408,7 @@ class AccessRequests:
         if ended is None:
             return False
         if await self._settle(ended):
-            self._tell_asker(request, unanswered_words(request, self._named(request)))
+            self._tell_asker(ended, unanswered_words(request, self._named(request)))
         return True
 
     def _named(self, request: AccessRequest) -> str:
@@ -398,10 +418,15 @@ class AccessRequests:
     def _tell_asker(self, request: AccessRequest, text: str) -> None:
         speaker = self._speaker_in(request.room)
         if speaker is not None:
-            self._poster.post(request.room, speaker, text, key=f"request-{request.number}-told-{self._wall_ms()}")
+            key = f"request-{request.number}-told-{self._wall_ms()}"
+            self._poster.post(request.room, speaker, text, key=key, fields=status_fields(_status(request)))
 
     def _tell_admins(self, request: AccessRequest, text: str) -> None:
         room = self._admin_room()
         if room is not None:
             key = transaction_id(room, request.user, str(request.number), f"{text}-{self._wall_ms()}")
             self._poster.post(room, self._config.in_force.appservice.bot, text, key=key)
+
+
+def _status(request: AccessRequest) -> RequestStatus:
+    return RequestStatus(request.state, request.number)

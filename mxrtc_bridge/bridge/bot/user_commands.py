@@ -32,6 +32,7 @@ from mxrtc_bridge.core.bot.commands import (
 from mxrtc_bridge.core.bot.parser import COMMANDS, addressed, form_of, usable_forms
 from mxrtc_bridge.core.bot.recipes import lines_for, name_for
 from mxrtc_bridge.core.bot.reply import Code, Line, MatrixLink, Reply, Strong, answer, code, item, say, text
+from mxrtc_bridge.core.bot.request_text import RequestAnswer
 from mxrtc_bridge.core.bot.words import PREFIX
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.text.durations import say_duration
@@ -151,9 +152,9 @@ class UserCommands:
                 return self._close(peer, asker)
             case RequestAccess(peer=peer, service=service):
                 said = await self._requests.ask(command, asker.user, asker.room)
-                return self._unknown(peer, service, asker) if said is None else say(said)
+                return self._unknown(peer, service, asker) if said is None else _told(said)
             case WithdrawRequest(number=number):
-                return say(await self._requests.withdraw(number, asker.user))
+                return _told(await self._requests.withdraw(number, asker.user))
         if not self._rights.is_admin(asker.user):
             return say("Only admins may do that.")
         return await self._admins.carry_out(command, asker.user)
@@ -291,3 +292,7 @@ def _state(up: bool | None) -> str:
 
 def _typed(command: str, asker: CommandSender) -> Code:
     return Code(addressed(command, direct=asker.direct))
+
+
+def _told(said: RequestAnswer) -> Reply:
+    return Reply((text(said.text),), said.fields)

@@ -10,8 +10,8 @@ are written, and the last one says that there was more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from html import escape
 from urllib.parse import quote
@@ -87,6 +87,8 @@ class Reply:
     """All that is said at once."""
 
     lines: tuple[Line, ...]
+    fields: Mapping[str, object] = field(default_factory=dict)
+    """The same for programs: goes into the content of the first page's event, beside its body."""
 
 
 def answer(*lines: Line) -> Reply:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,7 +34,14 @@ class NoticeSender(Protocol):
     """Sends one notice; see :class:`mxrtc_bridge.matrix.outbox.outbox.Outbox`."""
 
     async def send_notice(
-        self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str
+        self,
+        room: RoomId,
+        sender: UserId,
+        text: str,
+        html: str | None = None,
+        *,
+        key: str,
+        fields: Mapping[str, object] | None = None,
     ) -> EventId: ...
 
 
@@ -43,6 +51,7 @@ class _Notice:
     text: str
     html: str | None
     key: str
+    fields: Mapping[str, object] | None
 
 
 @dataclass(slots=True)
@@ -66,7 +75,16 @@ class Notices:
         """Notices that are not sent yet."""
         return self._waiting
 
-    def post(self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str) -> None:
+    def post(
+        self,
+        room: RoomId,
+        sender: UserId,
+        text: str,
+        html: str | None = None,
+        *,
+        key: str,
+        fields: Mapping[str, object] | None = None,
+    ) -> None:
         """Send a notice when it can be sent.
 
         Args:
@@ -75,6 +93,7 @@ class Notices:
             text: the plain body.
             html: the same as HTML, all foreign text in it escaped.
             key: names this notice: the same key again is the same event.
+            fields: what programs read, beside the body.
         """
         queue = self._rooms.setdefault(room, _Room())
         if self._waiting >= MAX_WAITING or len(queue.waiting) >= MAX_PER_ROOM:
@@ -83,7 +102,7 @@ class Notices:
             queue.left_out += 1
             self._forget_if_idle(room)
             return
-        queue.waiting.append(_Notice(sender, text, html, key))
+        queue.waiting.append(_Notice(sender, text, html, key, fields))
         self._waiting += 1
         self._stand_in_line(room, queue)
 
@@ -116,7 +135,7 @@ class Notices:
             text = f"{text}\n({words})"
             html = None if html is None else f"{html}<br>({words})"
         try:
-            await self._sender.send_notice(room, notice.sender, text, html, key=notice.key)
+            await self._sender.send_notice(room, notice.sender, text, html, key=notice.key, fields=notice.fields)
         except HomeserverError as error:
             log.warning("! a notice of %s was not sent: %s", notice.sender, error)
         except Exception:

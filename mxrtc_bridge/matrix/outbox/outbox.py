@@ -89,7 +89,14 @@ class Outbox:
         return await self._send(room, sender, event_type, content, transaction_id(room, sender, message.call_id, step))
 
     async def send_notice(
-        self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str
+        self,
+        room: RoomId,
+        sender: UserId,
+        text: str,
+        html: str | None = None,
+        *,
+        key: str,
+        fields: Mapping[str, object] | None = None,
     ) -> EventId:
         """Send an ``m.notice`` (which bots do not answer) in its turn, without calling anybody's attention.
 
@@ -99,11 +106,12 @@ class Outbox:
             text: the plain body.
             html: the same as HTML, all foreign text in it escaped.
             key: names this message: the same key again is the same event.
+            fields: what programs read, beside the body; names of our own only.
 
         Raises:
             HomeserverError: as for :meth:`send`.
         """
-        content: dict[str, object] = {"msgtype": "m.notice", "body": text, "m.mentions": {}}
+        content: dict[str, object] = {**(fields or {}), "msgtype": "m.notice", "body": text, "m.mentions": {}}
         if html is not None:
             content |= {"format": "org.matrix.custom.html", "formatted_body": html}
         return await self._send(room, sender, "m.room.message", content, transaction_id(room, sender, key, "notice"))

@@ -62,6 +62,8 @@ class World:
         """To the admins, by what looks after the grants itself."""
         self.posted: list[str] = []
         """To people, in rooms."""
+        self.posted_fields: list[dict[str, object]] = []
+        """What stood beside these words for programs, where anything did."""
         self.shown: list[str] = []
         self.judged = 0
         """How often live sessions were judged again."""
@@ -192,10 +194,11 @@ class World:
     async def ask(self) -> int:
         """Have Eve ask for the service; returns the number."""
         command = RequestAccess(PEER, SSH.name, None, "")
-        said = str(await self.requests.ask(command, EVE, ROOM))
-        if "I have asked the admins" not in said:
-            raise AdminError(said)
-        return (await self.requests.waiting())[-1].number
+        said = await self.requests.ask(command, EVE, ROOM)
+        assert said is not None
+        if said.status is None or said.status.number is None:
+            raise AdminError(said.text)
+        return said.status.number
 
     async def give(self, service: Service = SSH, *, once: bool = False) -> int:
         given = await self.given.give(parse_subject(EVE), service, HOUR_S, ADMIN, once=once)
@@ -222,8 +225,12 @@ class World:
     ) -> EventId:
         return EventId(f"${key}")
 
-    def post(self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str) -> None:
+    def post(
+        self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str, fields: Any = None
+    ) -> None:
         self.posted.append(text)
+        if fields is not None:
+            self.posted_fields.append(dict(fields))
 
     def _watch(self, holder: object, name: str, step: str) -> None:
         plain = getattr(holder, name)

@@ -182,6 +182,26 @@ async def test_a_request_is_open_again_when_its_grant_cannot_be_audited(world: W
     assert [each.number for each in await world.requests.waiting()] == [number]
 
 
+@pytest.mark.parametrize(
+    ("decision", "state"),
+    [(Decision.ALLOW, "allowed"), (Decision.ALLOW_ONCE, "allowed"), (Decision.DENY, "denied")],
+)
+async def test_a_program_is_told_how_a_request_stands(world: World, decision: Decision, state: str) -> None:
+    number = await world.ask()
+    await world.requests.answer(number, decision, ADMIN)
+    assert world.posted_fields == [{"io.mxrtc.request": {"number": number, "state": state}}]
+
+
+async def test_a_program_is_told_of_a_request_that_ends_otherwise(world: World) -> None:
+    number = await world.ask()
+    answer = await world.requests.withdraw(number, EVE)
+    assert answer.fields == {"io.mxrtc.request": {"number": number, "state": "withdrawn"}}
+    number = await world.ask()
+    world.now_ms += 25 * HOUR_S * 1000
+    await world.requests.keep_house()
+    assert world.posted_fields == [{"io.mxrtc.request": {"number": number, "state": "expired"}}]
+
+
 async def test_a_grant_for_one_session_carries_no_byte_before_that_is_written_down(world: World) -> None:
     await world.give(once=True)
     disk = RefusingDatabase(world)

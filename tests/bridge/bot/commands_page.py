@@ -32,6 +32,22 @@ What comes after `because` is kept with the grant or the request, or told to who
 How it is used: [ask for access, give it, and take it back](../how-to/access.md).
 """
 
+FIELD = """
+## What programs read
+
+Notices about a request have a field beside their body, which `mxrtc request` goes by; the words may change at any time.
+
+```json
+{"msgtype": "m.notice", "body": "...", "io.mxrtc.request": {"number": 12, "state": "open"}}
+```
+
+`state` is `open`, `allowed` (for a time or for one session), `denied`, `expired` (nobody answered) or `withdrawn`.
+`number` is that of the request, from 1; it is missing with `allowed` where there is a right already.
+Further keys are ignored.
+A notice without the field, or with another form of it, is about no request: an answer like that to `mxrtc request` is shown and counts as a refusal.
+So are the answers of a bridge that does not send the field yet; bring bridge and client to the same version.
+"""  # noqa: E501 - one sentence a line
+
 
 def render() -> str:
     """Return the page."""
@@ -44,4 +60,4 @@ def render() -> str:
                 usage = form.usage.replace("|", "\\|")
                 examples = ", ".join(f"`{example}`" for example in form.examples)
                 parts.append(f"| `{usage}` | {form.summary} | {examples} |\n")
-    return "".join(parts)
+    return "".join([*parts, FIELD])

@@ -26,7 +26,7 @@ class Server:
         self.busy = self.most_busy = 0
 
     async def send_notice(
-        self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str
+        self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str, fields: object = None
     ) -> EventId:
         self.busy += 1
         self.most_busy = max(self.most_busy, self.busy)

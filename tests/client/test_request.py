@@ -1,0 +1,48 @@
+"""``mxrtc request`` goes by the field of the bot's notices, whatever their words."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.request import Notice, first_answer, until_decided
+from mxrtc_bridge.core.access.requests import RequestState
+from mxrtc_bridge.core.bot.request_text import RequestStatus
+
+OPEN = RequestStatus(RequestState.ASKED, 7)
+ALLOWED = RequestStatus(RequestState.ALLOWED, 7)
+
+
+async def notices(*told: Notice) -> AsyncIterator[Notice]:
+    for each in told:
+        yield each
+
+
+async def test_the_answer_is_not_what_is_told_of_another_request() -> None:
+    other = RequestStatus(RequestState.DENIED, 3)
+    assert await first_answer(notices(("Nein zu 3", other), ("Gefragt", OPEN))) == ("Gefragt", OPEN)
+
+
+async def test_a_notice_without_the_field_is_a_no_whatever_it_says() -> None:
+    """So is all that a bridge says that does not send the field yet."""
+    said = "I have asked the admins (request 7). You will be told here what they say."
+    assert await first_answer(notices((said, None))) == (said, None)
+
+
+async def test_a_decision_counts_in_any_words() -> None:
+    told = notices(
+        ("Your request 7 for build/ssh was denied.", None),
+        ("noch offen", OPEN),
+        ("eine andere", RequestStatus(RequestState.DENIED, 8)),
+        ("Erlaubt!", ALLOWED),
+    )
+    assert await until_decided(told, 7) == "Erlaubt!"
+
+
+@pytest.mark.parametrize("state", [RequestState.DENIED, RequestState.EXPIRED, RequestState.WITHDRAWN])
+async def test_every_other_end_is_a_no_with_the_words_of_the_bridge(state: RequestState) -> None:
+    with pytest.raises(ClientError, match="Leider nein") as raised:
+        await until_decided(notices(("Leider nein", RequestStatus(state, 7))), 7)
+    assert raised.value.code is Exit.DENIED
