@@ -170,7 +170,7 @@ class FileServices:
 
 
 class UserFiles:
-    """:class:`mxrtc_bridge.engine.file_ports.FileServices` of one user."""
+    """:class:`mxrtc_bridge.engine.file_ports.UserFileServices` of one user."""
 
     def __init__(self, directories: FileServices, user: UserId) -> None:
         self._directories = directories

@@ -28,7 +28,7 @@ from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.control_channel import ControlLink, Expiries, Listing
 from mxrtc_bridge.engine.file_operations import ReceiverHands, SourceHands, Spawn
-from mxrtc_bridge.engine.file_ports import FileServices
+from mxrtc_bridge.engine.file_ports import UserFileServices
 from mxrtc_bridge.engine.file_transfer import Transfer
 from mxrtc_bridge.engine.ports import Channel, Connector, Counters, PeerConnection, Sink
 from mxrtc_bridge.engine.session_channels import Line, SessionChannels
@@ -100,7 +100,7 @@ class BridgeChannels(SessionChannels):
         *,
         gate: ServiceGate,
         connector: Connector,
-        files: FileServices,
+        files: UserFileServices,
         clock: Clock,
         counters: Counters,
         max_streams: int = 256,

@@ -98,7 +98,7 @@ Lister = Callable[[FileEntry], None]
 """Shows one entry of a listing; must not block and not raise."""
 
 
-class FileServices(Protocol):
+class UserFileServices(Protocol):
     """The bridge's files, for one user."""
 
     async def source(self, target: FilesTarget, job: Get | Ls) -> FileSource:

@@ -48,7 +48,7 @@ from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_event_id
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
-from mxrtc_bridge.matrix.outbox.outbox import transaction_id
+from mxrtc_bridge.matrix.outbox.outbox import EventSender, transaction_id
 
 log = logging.getLogger(__name__)
 
@@ -146,14 +146,6 @@ class CommandHandler(Protocol):
         ...
 
     async def reacted(self, reaction: Reaction) -> None: ...
-
-
-class EventSender(Protocol):
-    """The part of the homeserver that sends events."""
-
-    async def send_event(
-        self, room: RoomId, event_type: str, content: Mapping[str, object], txn_id: str, as_user: UserId | None = None
-    ) -> EventId: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ MAX_LISTED = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class PeerRoom:
+class PeerRoomRow:
     """One room of one peer."""
 
     peer: UserId
@@ -66,16 +66,16 @@ class RoomStore:
 
         await self._database.transaction(delete)
 
-    async def idle_since(self, before_ms: int) -> list[PeerRoom]:
+    async def idle_since(self, before_ms: int) -> list[PeerRoomRow]:
         """Rooms whose last activity was before ``before_ms``, the longest idle first."""
         return await self._list("WHERE last_active_ms < $2", before_ms)
 
-    async def all(self) -> list[PeerRoom]:
+    async def all(self) -> list[PeerRoomRow]:
         """All rooms, the longest idle first."""
         return await self._list("")
 
-    async def _list(self, condition: str, *values: int) -> list[PeerRoom]:
-        async def select(connection: Connection) -> list[PeerRoom]:
+    async def _list(self, condition: str, *values: int) -> list[PeerRoomRow]:
+        async def select(connection: Connection) -> list[PeerRoomRow]:
             rows = await connection.fetch(
                 f"SELECT peer, room_id, user_id, last_active_ms FROM peer_room {condition} "  # noqa: S608 - ours
                 "ORDER BY last_active_ms, peer, room_id LIMIT $1",
@@ -83,7 +83,7 @@ class RoomStore:
                 *values,
             )
             return [
-                PeerRoom(
+                PeerRoomRow(
                     peer=UserId(row["peer"]),
                     room_id=RoomId(row["room_id"]),
                     user=UserId(row["user_id"]),

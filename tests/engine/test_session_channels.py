@@ -20,7 +20,7 @@ from mxrtc_bridge.engine.bridge_channels import BridgeChannels, ServiceGrant
 from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.control_channel import Listing
-from mxrtc_bridge.engine.file_ports import FileReceiver, FileServices, FileSource
+from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource, UserFileServices
 from tests.fakes import FakeClock, FakePeer, FakeSink, RecordingCounters, joined_peers
 
 PEER = UserId("@rtc_build:example.org")
@@ -88,7 +88,7 @@ class NoFiles:
 class Session:
     """A session in memory."""
 
-    def __init__(self, files: FileServices | None = None) -> None:
+    def __init__(self, files: UserFileServices | None = None) -> None:
         self.files = files or NoFiles()
         self.clock = FakeClock()
         self.gate = Gate()

@@ -11,7 +11,7 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.storage.certificates import MAX_PEM_CHARS, CertificateStore
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.notice_times import NoticeStore
-from mxrtc_bridge.storage.rooms import PeerRoom, RoomStore
+from mxrtc_bridge.storage.rooms import PeerRoomRow, RoomStore
 from mxrtc_bridge.storage.tables import open_stores
 
 BUILD, DB = UserId("@rtc_build:example.org"), UserId("@rtc_db:example.org")
@@ -43,11 +43,11 @@ async def test_rooms_are_listed_by_idleness(database: Database) -> None:
     await rooms.upsert(BUILD, ROOM_B, BOB, 100)
     await rooms.upsert(DB, ROOM_A, ALICE, 200)
     assert await rooms.all() == [
-        PeerRoom(BUILD, ROOM_B, BOB, 100),
-        PeerRoom(DB, ROOM_A, ALICE, 200),
-        PeerRoom(BUILD, ROOM_A, ALICE, 300),
+        PeerRoomRow(BUILD, ROOM_B, BOB, 100),
+        PeerRoomRow(DB, ROOM_A, ALICE, 200),
+        PeerRoomRow(BUILD, ROOM_A, ALICE, 300),
     ]
-    assert await rooms.idle_since(200) == [PeerRoom(BUILD, ROOM_B, BOB, 100)]
+    assert await rooms.idle_since(200) == [PeerRoomRow(BUILD, ROOM_B, BOB, 100)]
     assert await rooms.idle_since(100) == []
 
 
@@ -58,7 +58,7 @@ async def test_room_is_changed_touched_and_removed(database: Database) -> None:
     await rooms.touch(BUILD, ROOM_A, 200)
     await rooms.touch(BUILD, ROOM_A, 180)
     await rooms.touch(BUILD, ROOM_B, 500)
-    assert await rooms.all() == [PeerRoom(BUILD, ROOM_A, BOB, 200)]
+    assert await rooms.all() == [PeerRoomRow(BUILD, ROOM_A, BOB, 200)]
     await rooms.remove(BUILD, ROOM_A)
     await rooms.remove(BUILD, ROOM_A)
     assert await rooms.all() == []

@@ -5,20 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from html import escape
-from typing import Protocol
 
+from mxrtc_bridge.bridge.admin.access_requests import Poster
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.targets import FilesTarget
 from mxrtc_bridge.core.audit.chain import AuditRecord
 from mxrtc_bridge.core.audit.sentences import describe
 from mxrtc_bridge.core.files.delivery import Delivery, announcement, receipt
 from mxrtc_bridge.core.ids import RoomId, UserId
-
-
-class Poster(Protocol):
-    """Posts notices that nobody waits for."""
-
-    def post(self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str) -> None: ...
 
 
 class Announcements:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
 
+from mxrtc_bridge.bridge.devices.decryption import NoticeTimes
 from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId
@@ -15,12 +15,6 @@ log = logging.getLogger(__name__)
 
 EVERY_MS = 24 * 3600 * 1000
 REFUSED_TEXT = "Your call was refused. If you think that you should have access, ask the admin of this bridge."
-
-
-class NoticeTimes(Protocol):
-    """Remembers who was told what."""
-
-    async def may_notify(self, user: UserId, now_ms: int, interval_ms: int, /) -> bool: ...
 
 
 class RefusalNotices:

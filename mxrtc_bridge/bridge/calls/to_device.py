@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 
 from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.current_config import CurrentConfig
+from mxrtc_bridge.bridge.devices.decryption import RefusalCounter
 from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, Standing
 from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.call.events import CallEvent, CallMessage, Invite, Reject, Version
@@ -74,12 +75,6 @@ class RoomSignaller(Protocol):
     """Sends events of calls into rooms."""
 
     async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None: ...
-
-
-class RefusalCounter(Protocol):
-    """Counts what is refused."""
-
-    def refusal(self, code: RefusalCode) -> None: ...
 
 
 class ToDeviceSignalling:

@@ -6,7 +6,7 @@ from mxrtc_bridge.core.files.events import Failure, Held
 from mxrtc_bridge.core.files.messages import FileCode, FileEntry, Get, Ls
 from mxrtc_bridge.sinks.files.receive.incoming_file import IncomingFile
 from mxrtc_bridge.sinks.files.receive.publisher import Published
-from mxrtc_bridge.sinks.files.receive.receiver import Receiver
+from mxrtc_bridge.sinks.files.receive.receiver import DirectoryReceiver
 from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile
 from mxrtc_bridge.sinks.files.send.share import Share
 from mxrtc_bridge.sinks.files.send.tree_walk import Found, TreeWalk
@@ -20,7 +20,7 @@ class ReceivedFrom:
         sender: who is charged, and who alone can go on with what is unfinished.
     """
 
-    def __init__(self, store: Receiver, sender: str) -> None:
+    def __init__(self, store: DirectoryReceiver, sender: str) -> None:
         self._store = store
         self._sender = sender
 

@@ -24,7 +24,7 @@ from mxrtc_bridge.core.files.names import NameRules, sanitise_name
 from mxrtc_bridge.core.files.patterns import Selection, parse_path_pattern
 from mxrtc_bridge.sinks.files.receive.publisher import Existing, Naming
 from mxrtc_bridge.sinks.files.receive.quota import UNLIMITED
-from mxrtc_bridge.sinks.files.receive.receiver import ReceivePolicy, Receiver
+from mxrtc_bridge.sinks.files.receive.receiver import DirectoryReceiver, ReceivePolicy
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile, version_of
 from mxrtc_bridge.sinks.files.send.share import open_source
@@ -183,7 +183,7 @@ def _open_single(single: _Single) -> int:
     return os.open(single.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
 
 
-class UserDestination(Receiver):
+class UserDestination(DirectoryReceiver):
     """The directory that ``mxrtc get`` puts things into.
 
     What is unfinished is kept in ``.mxrtc`` there; ``close(tidy=True)`` removes it if everything is finished. Several

@@ -16,7 +16,7 @@ from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
 from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFileKey
 from mxrtc_bridge.sinks.files.receive.publisher import Published
-from mxrtc_bridge.sinks.files.receive.receiver import Receiver
+from mxrtc_bridge.sinks.files.receive.receiver import DirectoryReceiver
 from mxrtc_bridge.sinks.files.user_paths import UserDestination
 from tests.other_user import OTHER_UID, as_other, needs_root, public_directory
 from tests.sinks.files.receive.senders import (
@@ -47,7 +47,7 @@ def box_at(path: Path) -> DropBox:
     return DropBox(path, ROOMY)
 
 
-STORES: list[Callable[[Path], Receiver]] = [UserDestination, box_at]
+STORES: list[Callable[[Path], DirectoryReceiver]] = [UserDestination, box_at]
 
 
 def make_state(public: Path, *, by_other: bool, mode: int = 0o700, partials_mode: int = 0o700) -> None:
@@ -77,7 +77,7 @@ def make_state(public: Path, *, by_other: bool, mode: int = 0o700, partials_mode
     ],
 )
 async def test_state_that_is_not_ours_alone_is_refused_with_its_name_and_the_remedy(
-    public: Path, make: Callable[[Path], Receiver], by_other: bool, mode: int, partials_mode: int, why: str
+    public: Path, make: Callable[[Path], DirectoryReceiver], by_other: bool, mode: int, partials_mode: int, why: str
 ) -> None:
     make_state(public, by_other=by_other, mode=mode, partials_mode=partials_mode)
     with pytest.raises(LocalError, match=f"{why}.*Remove it"):
@@ -87,7 +87,7 @@ async def test_state_that_is_not_ours_alone_is_refused_with_its_name_and_the_rem
 @needs_root
 @pytest.mark.parametrize("make", STORES)
 async def test_partial_directory_of_another_user_in_our_state_is_refused(
-    public: Path, make: Callable[[Path], Receiver]
+    public: Path, make: Callable[[Path], DirectoryReceiver]
 ) -> None:
     """It was open to all when they made it."""
     (public / ".mxrtc").mkdir()
@@ -128,7 +128,7 @@ PLANTED = [
 @pytest.mark.parametrize("name", ["lock", "ledger.jsonl"])
 @pytest.mark.parametrize("kind", PLANTED)
 async def test_file_of_the_state_that_is_not_ours_alone_is_refused(
-    public: Path, tmp_path: Path, make: Callable[[Path], Receiver], name: str, kind: str
+    public: Path, tmp_path: Path, make: Callable[[Path], DirectoryReceiver], name: str, kind: str
 ) -> None:
     make_state(public, by_other=False)
     plant(kind, public / ".mxrtc" / name, tmp_path / "other")

@@ -16,15 +16,15 @@ from mxrtc_bridge.core.files.patterns import NamePattern
 from mxrtc_bridge.sinks.files.receive.publisher import Naming
 from mxrtc_bridge.sinks.files.receive.quota import QuotaLimits
 from mxrtc_bridge.sinks.files.receive.receipts import Receipt, read_receipts
-from mxrtc_bridge.sinks.files.receive.receiver import ReceivePolicy, Receiver
+from mxrtc_bridge.sinks.files.receive.receiver import DirectoryReceiver, ReceivePolicy
 from mxrtc_bridge.sinks.files.receive.state_dir import STATE_DIRECTORY
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 
 LEDGER_PATH = (STATE_DIRECTORY, "ledger.jsonl")
 
 
-class DropBox(Receiver):
-    """The drop box ``path``; see :class:`~mxrtc_bridge.sinks.files.receive.receiver.Receiver` for what it does.
+class DropBox(DirectoryReceiver):
+    """The drop box ``path``; what it does is said at its base, :class:`DirectoryReceiver`.
 
     Args:
         path: the directory; made if it does not exist.

@@ -1,7 +1,8 @@
 """Receiving into a directory: names, quotas, room, and what goes on from an earlier session.
 
-:class:`Receiver` is what drop boxes and the user's own directories have in common. It decides in this order whether a
-file is received: its name; whether this very version was received before; quotas and the room on the disk. It keeps the
+:class:`DirectoryReceiver` is what drop boxes and the user's own directories have in common. It decides in this order
+whether a file is received: its name; whether this very version was received before; quotas and the room on the disk. It
+keeps the
 books: each file is charged with its announced size from the beginning to the end, an unfinished one with what it left.
 
 The books are counted from the disk at the start and anew before somebody is refused for his quota, because people take
@@ -57,7 +58,7 @@ class Expired:
     size: int
 
 
-class Receiver:
+class DirectoryReceiver:
     """Receives into one directory. Opened by :meth:`open`, ended by :meth:`close`.
 
     Args:

@@ -13,7 +13,7 @@ from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
 from mxrtc_bridge.sinks.files.receive.incoming_file import IncomingFile
 from mxrtc_bridge.sinks.files.receive.publisher import Published
 from mxrtc_bridge.sinks.files.receive.quota import QuotaLimits
-from mxrtc_bridge.sinks.files.receive.receiver import Receiver
+from mxrtc_bridge.sinks.files.receive.receiver import DirectoryReceiver
 
 ALICE, BOB = "@alice:example.org", "@bob:example.org"
 MTIME_MS = 1_700_000_000_123
@@ -46,7 +46,9 @@ async def opened(path: Path, limits: QuotaLimits = ROOMY, **settings: bool) -> A
         await box.close()
 
 
-async def begun(store: Receiver, path: str, size: int, *, version: str = "v1", sender: str = ALICE) -> IncomingFile:
+async def begun(
+    store: DirectoryReceiver, path: str, size: int, *, version: str = "v1", sender: str = ALICE
+) -> IncomingFile:
     reception = await store.begin(sender, entry_of(path, size, version))
     assert isinstance(reception, IncomingFile)
     return reception
@@ -70,7 +72,9 @@ async def finish(reception: IncomingFile, data: bytes) -> Published:
     return await reception.publish(sha256(data))
 
 
-async def send(store: Receiver, path: str, data: bytes, *, version: str = "v1", sender: str = ALICE) -> Published:
+async def send(
+    store: DirectoryReceiver, path: str, data: bytes, *, version: str = "v1", sender: str = ALICE
+) -> Published:
     reception = await store.begin(sender, entry_of(path, len(data), version))
     if isinstance(reception, Published):
         return reception

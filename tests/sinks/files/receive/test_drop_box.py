@@ -17,7 +17,7 @@ from mxrtc_bridge.sinks.files.os_errors import FileError
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox, read_box
 from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Published
-from mxrtc_bridge.sinks.files.receive.receiver import Expired, ReceivePolicy, Receiver
+from mxrtc_bridge.sinks.files.receive.receiver import DirectoryReceiver, Expired, ReceivePolicy
 from tests.sinks.files.receive.senders import (
     ALICE,
     BOB,
@@ -279,7 +279,7 @@ async def test_a_discarded_file_leaves_nothing(tmp_path: Path) -> None:
 async def test_partial_files_expire(tmp_path: Path) -> None:
     data = content(2 * CHUNK_BYTES)
     now = [1000.0]
-    box = Receiver(tmp_path, ReceivePolicy(Naming(), ROOMY), clock=lambda: now[0])
+    box = DirectoryReceiver(tmp_path, ReceivePolicy(Naming(), ROOMY), clock=lambda: now[0])
     await box.open()
     reception = await begun(box, "name", len(data))
     await write(reception, data, upto=CHUNK_BYTES)
