@@ -1,8 +1,8 @@
 """Signed JSON: signatures, and the strict reading of keys that a homeserver passes on.
 
-Appendices of the specification, "Signing JSON". Whatever comes from ``/keys/query`` and
-``/keys/claim`` was written by users of any server: it is bounded here, and a device whose keys are not well-formed and
-signed by itself does not exist for us.
+Appendices of the specification, "Signing JSON". Whatever comes from ``/keys/query`` and ``/keys/claim`` was written by
+users of any server: it is bounded here, and a device whose keys are not well-formed and signed by itself does not exist
+for us.
 """
 
 from __future__ import annotations

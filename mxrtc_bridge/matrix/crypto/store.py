@@ -1,8 +1,7 @@
 """The memory of encryption: one :class:`CryptoStore` per user of ours, implemented where the tables are.
 
-Changes that belong
-together go through :meth:`CryptoStore.save` in one transaction: above all a key that came in a message, and the state
-of the session that has decrypted it, because the message cannot be decrypted a second time.
+Changes that belong together go through :meth:`CryptoStore.save` in one transaction: above all a key that came in a
+message, and the state of the session that has decrypted it, because the message cannot be decrypted a second time.
 """
 
 from __future__ import annotations

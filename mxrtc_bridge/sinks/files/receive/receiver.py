@@ -2,8 +2,8 @@
 
 :class:`DirectoryReceiver` is what drop boxes and the user's own directories have in common. It decides in this order
 whether a file is received: its name; whether this very version was received before; quotas and the room on the disk. It
-keeps the
-books: each file is charged with its announced size from the beginning to the end, an unfinished one with what it left.
+keeps the books: each file is charged with its announced size from the beginning to the end, an unfinished one with what
+it left.
 
 The books are counted from the disk at the start and anew before somebody is refused for his quota, because people take
 files out of the box behind our back.
