@@ -109,7 +109,7 @@ class Committer:
 
 
 class IncomingFile:
-    """One file under way. Made by :meth:`mxrtc_bridge.sinks.files.receive.receiver.Receiver.begin`.
+    """One file under way. Made by :meth:`mxrtc_bridge.sinks.files.receive.receiver.DirectoryReceiver.begin`.
 
     Args:
         identity: what is received.

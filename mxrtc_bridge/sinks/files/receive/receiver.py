@@ -52,7 +52,7 @@ class ReceivePolicy:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """What :meth:`Receiver.expire` removed."""
+    """What :meth:`DirectoryReceiver.expire` removed."""
 
     files: int
     size: int
