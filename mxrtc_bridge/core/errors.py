@@ -1,19 +1,33 @@
 """The exception tree.
 
     MxrtcError
-    ├── LocalError           our own caller, configuration or machine: fix it here
-    │   ├── ConfigError      the configuration cannot be used
-    │   ├── StateError       an operation that the object's state does not allow
-    │   ├── StorageError     the database cannot take or give anything at the moment
-    │   │   └── UnknownOutcomeError  ... and has perhaps stored it all the same
-    │   └── TargetError      a local service could not be reached
-    ├── RemoteError          the other side broke a rule; it is told ``code``, and only its own session suffers
-    │   ├── EventError       the content of a call event
-    │   ├── DescriptionError an SDP description or a candidate
-    │   ├── WireError        something on a data channel
-    │   └── TransportError   ICE, DTLS or SCTP did not come up, or ended
-    ├── AdminError           what an admin asked for cannot be done
-    └── HomeserverError      the homeserver said no, or nothing
+    ├── LocalError               our own caller, configuration or machine: fix it here
+    │   ├── ConfigError          the configuration cannot be used
+    │   │   ├── InvalidConfigError   ... and here are all its mistakes
+    │   │   └── OtherIdentityError   a virtual user shows an identity that is not ours
+    │   ├── StateError           an operation that the object's state does not allow
+    │   ├── StorageError         the database or the audit cannot take or give anything at the moment
+    │   │   ├── UnknownOutcomeError  ... and has perhaps stored it all the same
+    │   │   └── AuditContradictionError  ... as it holds another line than the file
+    │   ├── TargetError          a local service could not be reached
+    │   ├── FileError            a local file or directory cannot be read or written
+    │   └── NamingError          the name of a peer that cannot be one
+    ├── RemoteError              the other side broke a rule; it is told ``code``, and only its own session suffers
+    │   ├── EventError           the content of an event, or an identifier in it
+    │   ├── DescriptionError     an SDP description or a candidate
+    │   ├── WireError            something on a data channel
+    │   ├── FileNameError        the name of a file that is offered
+    │   └── TransportError       ICE, DTLS or SCTP did not come up, or ended
+    ├── HomeserverError          the homeserver said no, or nothing
+    │   ├── AnswerTooLongError   ... or more than is read
+    │   └── DirectRoomError      no room for two can be had with a peer
+    ├── AdminError               what an admin asked for cannot be done
+    │   └── GrantError           ... with a grant
+    │       ├── SettledError     ... because it was done before
+    │       └── UnwrittenError   ... or it is, but was not written down
+    ├── ChainError               a line of the audit is not what the lines before it say
+    ├── ClientError              why a command of ``mxrtc`` ends, with its exit code
+    └── NoDeviceError            a peer that cannot be called by its device
 
 ``str(error)`` is a complete sentence for a person; no caller needs the traceback to understand it.
 """
