@@ -19,6 +19,7 @@ from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.crypto.sas_codes import ShortCode
+from mxrtc_bridge.core.crypto.sas_text import END_TEXT
 from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, VerificationEnded, VerifiedKeys
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.text.display import display
@@ -35,13 +36,13 @@ SIGNATURE_EVERY_S = 0.5
 MAX_ANSWER_BYTES = 256
 YES, NO = ("y", "yes"), ("n", "no")
 
-_CODES = {
-    "m.user": (Exit.DENIED, "the other side has ended it"),
-    "m.timeout": (Exit.OFFLINE, "it took more than ten minutes"),
-    "m.mismatched_sas": (Exit.INTEGRITY, "the two sides show different things: somebody may be in between"),
-    "m.mismatched_commitment": (Exit.INTEGRITY, "the other side's key was exchanged: somebody may be in between"),
-    "m.key_mismatch": (Exit.INTEGRITY, "the keys are not those that the homeserver shows: somebody may be in between"),
-    "m.accepted": (Exit.DENIED, "another session has taken it over"),
+_EXITS = {
+    "m.user": Exit.DENIED,
+    "m.timeout": Exit.OFFLINE,
+    "m.mismatched_sas": Exit.INTEGRITY,
+    "m.mismatched_commitment": Exit.INTEGRITY,
+    "m.key_mismatch": Exit.INTEGRITY,
+    "m.accepted": Exit.DENIED,
 }
 
 Happening = tuple[Exchange, Effect] | str | BaseException
@@ -238,6 +239,6 @@ async def _is_signed(device: CryptoDevice) -> bool:
 
 
 def _explain(ended: VerificationEnded) -> ClientError:
-    code, words = _CODES.get(ended.code, (Exit.RETRY, f"it was ended ({ended.code})"))
-    said = f"; it says: {ended.reason}" if ended.by_them and ended.reason and ended.code not in _CODES else ""
+    code, words = _EXITS.get(ended.code, Exit.RETRY), END_TEXT.get(ended.code, f"it was ended ({ended.code})")
+    said = f"; it says: {ended.reason}" if ended.by_them and ended.reason and ended.code not in END_TEXT else ""
     return ClientError(code, f"nothing was verified: {words}{said}")

@@ -78,7 +78,7 @@ STRANGERS_PER_MINUTE = 30
 MAX_STRANGERS = 10_000
 """Strangers that are remembered; then the one that was told longest ago."""
 
-STRANGER_TEXT = "You have no rights here, so I take no commands from you. Ask the admin of this bridge."
+STRANGER_TEXT = "You don't have access to this bridge, so I can't run commands for you. Ask its admin."
 TOO_FAST_TEXT = "That was too fast for me; please wait a minute."
 RESTARTED_TEXT = "I was started only after you had written this, so I did nothing. Send it again if you still want it."
 LATE_TEXT = (

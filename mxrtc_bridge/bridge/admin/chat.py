@@ -202,7 +202,7 @@ class AdminCommands:
         # What to do about it names files and addresses, which have no place in a room.
         lines = [item(f"{each.level.value}: {each.what}") for each in wrong]
         remedy = text("On the bridge's machine, ", Code("mxrtc-bridge check"), " says what to do.")
-        return answer(text(f"{len(wrong)} of {len(findings)} checks are not well:"), *lines, remedy)
+        return answer(text(f"{len(wrong)} of {len(findings)} checks failed:"), *lines, remedy)
 
     def _line(self, grant: StoredGrant) -> str:
         left = say_duration((grant.until_ms - self._wall_ms()) / 1000)
@@ -224,7 +224,7 @@ def _log(page: ListPage[tuple[int, AuditRecord]], asked: ShowLog) -> Reply:
     left_out = f"{page.left_out} records are not kept here any more; mxrtc-bridge audit export shows what the file has."
     more = [text(left_out)] if page.left_out else []
     if not page.total:
-        return answer(text("Nothing of that kind has been written down."), *more)
+        return answer(text("No matching audit records."), *more)
     lines = (item(f"{number}, {_time(record.at_ms)}: {describe(record)}") for number, record in page.rows)
     about = asked.user or asked.peer
     since = "" if asked.since_s is None else f" since {say_duration(asked.since_s)}"

@@ -171,11 +171,11 @@ class AdminService:
         )
 
     def pause(self, by: Actor) -> bool:
-        """Take no new sessions until :meth:`resume` or the next start; returns whether that is news."""
+        """Take no new sessions until :meth:`resume` or the next start; returns False if none were taken already."""
         return self._set_paused(by, paused=True)
 
     def resume(self, by: Actor) -> bool:
-        """Take new sessions again; returns whether that is news."""
+        """Take new sessions again; returns False if they were taken already."""
         return self._set_paused(by, paused=False)
 
     async def reload(self, by: Actor) -> str:

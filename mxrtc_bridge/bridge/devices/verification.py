@@ -16,6 +16,7 @@ from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.policy import Allow
+from mxrtc_bridge.core.crypto.sas_text import END_TEXT
 from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, SendToDevices, VerificationEnded, VerifiedKeys
 from mxrtc_bridge.core.errors import AdminError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import Actor, EventId, RoomId, UserId
@@ -31,13 +32,6 @@ TICK_S = 15.0
 MAX_WAITING = 32
 """Verifications that wait for the admin, of all peers; one more ends the oldest."""
 HOW = "mxrtc-bridge verify"
-_OUTCOMES = {
-    "m.user": "the user has ended it",
-    "m.timeout": "it took more than ten minutes",
-    "m.mismatched_sas": "the two sides show different things: somebody may be in between",
-    "m.mismatched_commitment": "a key was exchanged: somebody may be in between",
-    "m.key_mismatch": "the keys are not those that the homeserver shows: somebody may be in between",
-}
 
 
 class Vouching(Protocol):
@@ -155,7 +149,7 @@ class BridgeVerifications:
             raise AdminError(f"{exchange.user} has no right to {waiting.local} any more")
         await waiting.of.compared(exchange, same=same)
         if exchange.ended is not None and exchange.ended.code == "m.timeout":
-            raise AdminError(f"verification {number} has ended: {_OUTCOMES['m.timeout']}")
+            raise AdminError(f"verification {number} has ended: {END_TEXT['m.timeout']}")
         self._audited.verified(
             by, exchange.user, waiting.local, exchange.device, "both show the same" if same else "they differ"
         )
@@ -227,7 +221,7 @@ class BridgeVerifications:
             case VerificationEnded(code=code):
                 self._waiting.pop(exchange, None)
                 if code:
-                    why = _OUTCOMES.get(code, code)
+                    why = END_TEXT.get(code, code)
                     log.info("= the verification of %s with %s ended: %s", exchange.user, local, why)
 
     async def _wait_for_admin(self, local: UserId, of: Verifications, exchange: Exchange) -> None:

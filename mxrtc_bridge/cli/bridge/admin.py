@@ -241,7 +241,7 @@ def _list(path: Path, words: tuple[str, ...], as_json: bool, columns: Columns) -
     if rows:
         wide.print(table)
     else:
-        click.echo("There is none.", err=True)
+        click.echo("None.", err=True)
     _say_around(answer)
     return 0
 

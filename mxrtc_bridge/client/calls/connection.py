@@ -84,9 +84,8 @@ def explain(outcome: call.CallEnded, bye: tuple[str, str] | None) -> Lost:  # no
         case call.CallOutcome.REJECTED, to_device.CHANGED_IDENTITY:
             return Lost(
                 Exit.DENIED,
-                "the bridge has known you by another identity than the one that you show now; if you have made a new "
-                "one, ask its admin to accept it (mxrtc-bridge trust), or compare emoji with the admin: "
-                "mxrtc verify PEER",
+                "your cross-signing identity has changed since the bridge first saw you; if you have made a new one, "
+                "ask its admin to accept it (mxrtc-bridge trust), or compare emoji with the admin: mxrtc verify PEER",
             )
         case call.CallOutcome.REJECTED, to_device.UNTRUSTED_DEVICE:
             return Lost(

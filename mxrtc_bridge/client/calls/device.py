@@ -30,6 +30,7 @@ from mxrtc_bridge.core.call.to_device import (
     parse_call_to_device,
 )
 from mxrtc_bridge.core.crypto.records import Trust
+from mxrtc_bridge.core.crypto.sas_text import INTERCEPTED
 from mxrtc_bridge.core.errors import EventError, LocalError, MxrtcError
 from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.api.transport import Transport
@@ -187,7 +188,7 @@ async def _device_of_peer(device: CryptoDevice, peer: UserId) -> DeviceIdentity:
     if found.identity_changed:
         raise ClientError(
             Exit.DENIED,
-            f"{peer} shows another identity than before: somebody may be in between, or its admin has made a new one; "
+            f"{peer} shows another identity than before: {INTERCEPTED}, or its admin has made a new one; "
             f"ask the admin, and if that is so: mxrtc trust {peer}",
         )
     signed = [each for each in found.devices if each.trust.meets(Trust.CROSS_SIGNED)]

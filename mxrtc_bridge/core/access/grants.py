@@ -210,7 +210,7 @@ class GrantTable:
                             yield found
 
     def claim(self, grant: StoredGrant, claimant: Claimant) -> bool:
-        """Bind a grant for one session to a session; returns whether that is news."""
+        """Bind a grant for one session to a session; returns False if it was bound to it already."""
         if not grant.once or grant.number in self._claims:
             return False
         self._claims[grant.number] = claimant

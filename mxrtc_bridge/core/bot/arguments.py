@@ -102,7 +102,7 @@ def _user(word: str) -> UserId:
 
 def _subject(words: Words) -> tuple[Subject, Words]:
     if not words:
-        raise WrongError("It is missing whom this is about.")
+        raise WrongError("Say who: @user:server, server:name or room:!id.")
     try:
         return parse_subject(unquoted(words[0])), words[1:]
     except ConfigError as error:
@@ -214,7 +214,7 @@ def _give_grant(words: Words, names: Names) -> GiveGrant:
 
 def _revoke(words: Words, names: Names) -> RevokeGrant | RevokeAccess:
     if not words:
-        raise WrongError("It is missing what to revoke.")
+        raise WrongError("Say what to revoke: a grant number or a user.")
     word = unquoted(words[0])
     if ":" not in word and word != "*":
         if _ID.fullmatch(word) is None:
@@ -229,7 +229,7 @@ def _revoke(words: Words, names: Names) -> RevokeGrant | RevokeAccess:
 
 def _kick(words: Words, _: Names) -> KickSession | KickUser:
     if not words:
-        raise WrongError("It is missing whom to kick.")
+        raise WrongError("Say whom to kick: a session number or a user.")
     word = unquoted(words[0])
     if word.startswith("@"):
         return KickUser(_user(word), _because(words[1:]))

@@ -14,7 +14,7 @@ from mxrtc_bridge.core.ids import UserId
 
 @dataclass(frozen=True, slots=True)
 class DeviceListChanges:
-    """The sign."""
+    """Device hints of one appservice transaction."""
 
     waiting: frozenset[UserId] = frozenset()
     """Our users for whose devices messages wait."""
