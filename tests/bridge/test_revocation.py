@@ -318,7 +318,7 @@ async def test_kick_that_never_comes_ends_what_lives_within_a_minute(
         asked = homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members")
         await asyncio.sleep(0.1)
         assert homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") == asked, "nobody in it has a session"
-        session = SimpleNamespace(remote=MEMBER, room=RoomId(ROOM))
+        session = SimpleNamespace(remote=MEMBER, route=RoomId(ROOM))
         bridge._arrivals._sessions = lambda: [session]  # type: ignore[assignment,return-value,list-item]
         homeserver.honesty = lie
         homeserver.members[TEAM].remove(ALICE)
