@@ -33,8 +33,8 @@ HTML = "org.matrix.custom.html"
 PROGRAM = """
 import sys
 from mxrtc_bridge.cli.bridge.main import main
-from mxrtc_bridge.matrix import conversation
-conversation.COMMANDS_PER_MINUTE = 1000
+from mxrtc_bridge.matrix import command_bot
+command_bot.COMMANDS_PER_MINUTE = 1000
 sys.exit(main())
 """
 

@@ -36,14 +36,9 @@ BUILD = f"@rtc_build:{DOMAIN}"
 # The bridge as it is, but for the time between two judgings, and what it waits for answers.
 PROGRAM = """
 import sys
-from mxrtc_bridge.bridge import device_policy
+from mxrtc_bridge.bridge.devices import lookups, policy
 from mxrtc_bridge.cli.bridge.main import main
-device_policy.EVERY_S = 0.3
-try:
-    from mxrtc_bridge.bridge import device_lookups
-    device_lookups.REQUEST_S = 0.3
-except ImportError:
-    pass
+policy.EVERY_S = lookups.REQUEST_S = 0.3
 sys.exit(main())
 """
 ENDS_S = 15.0
