@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import re
 import threading
 from array import array
@@ -30,6 +29,7 @@ from mxrtc_bridge.core.access.revocations import AmbiguousObject
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
+from mxrtc_bridge.core.text.foreign_json import read_fraction, read_integer
 
 MAX_EVENTS = 1000
 """Events of one transaction. Synapse sends at most 100, and no server is known that sends more."""
@@ -43,8 +43,6 @@ MAX_CONTAINERS = 4000
 """Lists and objects of one entry. The garbage collector goes through all that are kept, and 64 KiB can hold 32,000."""
 MAX_SCANNED_DEPTH = 40_000
 """Levels that no event of 64 KiB can have; a body with more is left to the parser, which refuses it."""
-MAX_INTEGER_CHARS = 20
-"""Enough for every 64-bit integer; Python refuses to convert more than 4300 digits, which would spoil the whole."""
 
 SLICE_BYTES = 64 * 1024
 """What one call of a regular expression may see: as long as it takes, no other thread runs."""
@@ -317,22 +315,13 @@ def _parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found if len(found) == len(pairs) else AmbiguousObject(found)
 
 
-def _parse_int(text: str) -> int | None:
-    return int(text) if len(text) <= MAX_INTEGER_CHARS else None
-
-
-def _parse_float(text: str) -> float | None:
-    value = float(text)
-    return value if math.isfinite(value) else None
-
-
 def _parse_constant(_: str) -> None:
     """NaN and the infinities, which are not JSON but which some writers emit."""
 
 
 _DECODER = json.JSONDecoder(
-    parse_int=_parse_int,
-    parse_float=_parse_float,
+    parse_int=read_integer,
+    parse_float=read_fraction,
     parse_constant=_parse_constant,
     object_pairs_hook=_parse_object,
 )

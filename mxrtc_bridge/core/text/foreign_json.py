@@ -36,8 +36,8 @@ def read_foreign_json(body: bytes, max_depth: int) -> object:
     try:
         value: object = json.loads(
             _cut(body, max_depth).decode("utf-8"),
-            parse_int=_integer,
-            parse_float=_fraction,
+            parse_int=read_integer,
+            parse_float=read_fraction,
             parse_constant=lambda _: None,
         )
     except RecursionError as error:
@@ -86,10 +86,12 @@ def _is_shallow(brackets: bytes, limit: int) -> bool:
     return not brackets
 
 
-def _integer(text: str) -> int | None:
+def read_integer(text: str) -> int | None:
+    """Read a whole number; None for one that is too long to be of any use."""
     return int(text) if len(text) <= MAX_INTEGER_CHARS else None
 
 
-def _fraction(text: str) -> float | None:
+def read_fraction(text: str) -> float | None:
+    """Read a number with a fraction or an exponent; None for one that is beyond what can be held."""
     value = float(text)
     return value if math.isfinite(value) else None
