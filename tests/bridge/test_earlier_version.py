@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 import vodozemac
@@ -41,28 +42,64 @@ BOT, PEER = UserId(f"@rtcbot:{DOMAIN}"), UserId(f"@rtc_build:{DOMAIN}")
 CONFIG: dict[str, Any] = json.loads((LEFT / "config.yaml").read_text())
 TEAM = CONFIG["grants"][0]["from"][0].removeprefix("room:")
 NAMED = [TEAM, CONFIG["rooms"]["admin"], *CONFIG["policy_lists"]]
+SERIAL = {"event": "seq", "given_grant": "number", "request": "number"}
 LINES = (LEFT / "audit.jsonl").read_text().splitlines()
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The folder of the bridge, as it was when it was killed."""
+def folder(tmp_path: Path, url: str) -> Path:
+    """The folder of the bridge, as it was when it was killed, with its database where ``url`` says."""
     for name in ("audit.jsonl", "encryption.key", "config.yaml"):
         (tmp_path / name).touch(mode=0o600)
         (tmp_path / name).write_text((LEFT / name).read_text().replace("FOLDER", str(tmp_path)))
     with closing(sqlite3.connect(tmp_path / "bridge.db")) as database:
         database.executescript((LEFT / "bridge.sql").read_text())
+        if url.startswith("postgres"):
+            asyncio.run(fill_postgres(url, database))
     (tmp_path / "bridge.db").chmod(0o600)
+    content = json.loads((tmp_path / "config.yaml").read_text())
+    if url.startswith("postgres"):
+        (tmp_path / "bridge.db").unlink()
+        (tmp_path / "config.yaml").write_text(json.dumps(content | {"database": url}))
     return tmp_path
+
+
+async def fill_postgres(url: str, left: sqlite3.Connection) -> None:
+    """Put the rows that were left into the tables as that version made them on PostgreSQL."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute((LEFT / "postgres.sql").read_text())
+        for (table,) in left.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            if table in ("database_owner", "mxrtc_version") or table.startswith("sqlite_"):
+                continue
+            found = left.execute(f"SELECT * FROM {table}")
+            columns = [column for column, *_ in found.description]
+            await connection.copy_records_to_table(table, records=found.fetchall(), columns=columns)
+        for table, column in SERIAL.items():
+            last = f"(SELECT max({column}) FROM {table})"
+            await connection.execute(f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), {last})")
+    finally:
+        await connection.close()
+
+
+async def select(folder: Path, statement: str) -> list[tuple[Any, ...]]:
+    """What the database holds, read beside a bridge that may be running on it."""
+    url = load_config(folder / "config.yaml").database
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(folder / "bridge.db")) as database:
+            return database.execute(statement).fetchall()
+    connection = await asyncpg.connect(url)
+    try:
+        return [tuple(row) for row in await connection.fetch(statement)]
+    finally:
+        await connection.close()
 
 
 @pytest_asyncio.fixture
 async def homeserver(folder: Path) -> AsyncIterator[FakeHomeserver]:
     async with FakeHomeserver(folder, as_token=CONFIG["appservice"]["as_token"]) as server:
-        with closing(sqlite3.connect(folder / "bridge.db")) as database:
-            server.members = {room: [peer, user] for peer, room, user in database.execute(
-                "SELECT peer, room_id, user_id FROM peer_room"
-            )}  # fmt: skip
+        found = await select(folder, "SELECT peer, room_id, user_id FROM peer_room")
+        server.members = {room: [peer, user] for peer, room, user in found}
         server.members |= {room: [BOT, BOB, CAROL] for room in NAMED}
         rule = {"entity": DAVE, "recommendation": "m.ban", "reason": "spam"}
         server.rules = {
@@ -137,18 +174,17 @@ async def test_the_requests_are_there_and_can_be_answered(
         assert [row["number"] for row in await rows(folder, "grants")] == [5, 4, 3, 1]
 
 
-def waiting(folder: Path) -> list[tuple[str, ...]]:
+async def waiting(folder: Path) -> list[tuple[Any, ...]]:
     """The events that nobody has dealt with, with their senders and in which order they stand."""
-    with closing(sqlite3.connect(folder / "bridge.db")) as database:
-        return database.execute("SELECT event_id, sender, lane FROM event WHERE state = 0").fetchall()
+    return await select(folder, "SELECT event_id, sender, lane FROM event WHERE state = 0")
 
 
 async def test_open_calls_are_hung_up_and_what_waited_is_handled(
     folder: Path, homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_stores(f"sqlite:{folder / 'bridge.db'}") as stores:
+    async with open_stores(load_config(folder / "config.yaml").database) as stores:
         by_device, by_room = await stores.calls.open_calls()
-    assert waiting(folder) == [("$waiting", BOB, BOB)]
+    assert await waiting(folder) == [("$waiting", BOB, BOB)]
     assert by_device.route == DevicePair(PEER, ALICE, DeviceId("MRJFSVMGVY"))
     assert (by_room.route, by_room.remote) == (RoomId("!-NoDlxYQLH1bBZk-PgVhv_BTOe8tgITeqNUzMHF0now"), BOB)
     async with running(folder, homeserver, monkeypatch) as (_, stores):
@@ -156,7 +192,9 @@ async def test_open_calls_are_hung_up_and_what_waited_is_handled(
         assert [each["call_id"] for each in hangups] == [by_room.call_id]
         assert hangups[0]["party_id"] == by_room.party_id
         assert await stores.calls.open_calls() == [], "that of the device as well, though encryption is off now"
-        await until(lambda: waiting(folder) == [])
+        async with asyncio.timeout(10):
+            while await waiting(folder):
+                await asyncio.sleep(0.02)
 
 
 async def test_the_audit_of_before_and_the_new_lines_are_one_chain(
@@ -195,17 +233,16 @@ async def test_its_devices_and_all_that_is_encrypted_with_its_key_can_be_read(fo
         "crypto_inbound": vodozemac.InboundGroupSession,
         "crypto_outbound": vodozemac.GroupSession,
     }
-    with closing(sqlite3.connect(folder / "bridge.db")) as database:
-        pickles = {table: database.execute(f"SELECT pickle FROM {table}").fetchall() for table in readers}
+    pickles = {table: await select(folder, f"SELECT pickle FROM {table}") for table in readers}
     read = {table: [readers[table].from_pickle(text, key) for (text,) in rows] for table, rows in pickles.items()}
     assert {table: len(each) for table, each in read.items()} == {
         "crypto_account": 2, "crypto_olm": 4, "crypto_inbound": 1, "crypto_outbound": 1,
     }  # fmt: skip
 
 
-def test_the_configuration_means_the_same(folder: Path) -> None:
+def test_the_configuration_means_the_same(folder: Path, url: str) -> None:
     config = load_config(folder / "config.yaml")
-    assert config.database == f"sqlite://{folder}/bridge.db"
+    assert config.database == (f"sqlite://{folder}/bridge.db" if url.startswith("sqlite") else url)
     assert config.service_names(PEER) == ("echo", "fourth", "lent", "third", "unused")
     assert config.target(PEER, "echo") == TcpTarget("127.0.0.1", 46475)
     assert {str(each) for each in config.deny} == {"server:evil.test", "@mallory:example.com"}
