@@ -101,12 +101,8 @@ class AuditStore:
         Raises:
             StorageError: the database cannot be read.
         """
-
-        async def select(connection: Connection) -> tuple[Head, AuditRecord | None]:
-            row = await connection.fetchrow("SELECT number, digest, line FROM audit ORDER BY number DESC LIMIT 1")
-            return (NO_LINES, None) if row is None else (Head(row["number"], row["digest"]), _record(row["line"]))
-
-        return await self._database.read(select)
+        row = await self._database.row("SELECT number, digest, line FROM audit ORDER BY number DESC LIMIT 1")
+        return (NO_LINES, None) if row is None else (Head(row["number"], row["digest"]), _record(row["line"]))
 
     async def key(self) -> AuditKey | None:
         """The key of new lines; None before the first start.
@@ -114,12 +110,8 @@ class AuditStore:
         Raises:
             StorageError: the database cannot be read.
         """
-
-        async def select(connection: Connection) -> AuditKey | None:
-            row = await connection.fetchrow("SELECT secret, since FROM audit_key WHERE id = 1")
-            return None if row is None else AuditKey(bytes.fromhex(row["secret"]), row["since"])
-
-        return await self._database.read(select)
+        row = await self._database.row("SELECT secret, since FROM audit_key WHERE id = 1")
+        return None if row is None else AuditKey(bytes.fromhex(row["secret"]), row["since"])
 
     async def keep_key(self, key: AuditKey) -> None:
         """Store the first key; the one that is there stays.
@@ -127,15 +119,8 @@ class AuditStore:
         Raises:
             StorageError: the database does not take it.
         """
-
-        async def insert(connection: Connection) -> None:
-            await connection.execute(
-                "INSERT INTO audit_key (id, secret, since) VALUES (1, $1, $2) ON CONFLICT DO NOTHING",
-                key.secret.hex(),
-                key.since,
-            )
-
-        await self._database.transaction(insert)
+        statement = "INSERT INTO audit_key (id, secret, since) VALUES (1, $1, $2) ON CONFLICT DO NOTHING"
+        await self._database.write(statement, (key.secret.hex(), key.since))
 
     async def add(self, entries: Sequence[AuditEntry]) -> None:
         """Store lines, all or none; those that are there already, equal, count as stored.
@@ -186,21 +171,16 @@ class AuditStore:
         Raises:
             StorageError: the database cannot be read.
         """
-
-        async def select(connection: Connection) -> dict[int, str]:
-            line = ", line" if thorough else ""
-            rows = await connection.fetch(
-                f"SELECT number, digest{line} FROM audit WHERE number BETWEEN $1 AND $2",  # noqa: S608 - ours
-                first,
-                last,
-            )
-            if not thorough:
-                return {row["number"]: row["digest"] for row in rows}
-            return {
-                row["number"]: row["digest"] if digest_of(row["line"].encode()) == row["digest"] else "" for row in rows
-            }
-
-        return await self._database.read(select)
+        line = ", line" if thorough else ""
+        rows = await self._database.rows(
+            f"SELECT number, digest{line} FROM audit WHERE number BETWEEN $1 AND $2",  # noqa: S608 - ours
+            (first, last),
+        )
+        if not thorough:
+            return {row["number"]: row["digest"] for row in rows}
+        return {
+            row["number"]: row["digest"] if digest_of(row["line"].encode()) == row["digest"] else "" for row in rows
+        }
 
     async def count(self) -> int:
         """How many lines are stored.
@@ -208,11 +188,7 @@ class AuditStore:
         Raises:
             StorageError: the database cannot be read.
         """
-
-        async def count(connection: Connection) -> int:
-            return int(await connection.fetchval("SELECT COUNT(*) FROM audit"))
-
-        return await self._database.read(count)
+        return int((await self._database.row("SELECT COUNT(*) FROM audit"))[0])
 
     async def page(self, query: AuditQuery, offset: int, count: int) -> tuple[list[tuple[int, AuditRecord]], int]:
         """Records from the newest on, with their numbers, and how many there are.
@@ -238,9 +214,7 @@ class AuditStore:
             rows = await connection.fetch(
                 f"SELECT number, line FROM audit {where} ORDER BY number DESC "  # noqa: S608
                 f"LIMIT ${len(values) + 1} OFFSET ${len(values) + 2}",
-                *values,
-                count,
-                offset,
+                *(*values, count, offset),
             )
             return rows, int(total)
 

@@ -100,12 +100,10 @@ class AuditFile:
         Raises:
             StorageError: the file cannot be read.
         """
-        try:
+        with _translated("the audit file cannot be read"):
             size = os.fstat(self._descriptor).st_size
             start = max(0, size - TAIL_LINES * MAX_LINE_BYTES)
             data = os.pread(self._descriptor, size - start, start)
-        except OSError as error:
-            raise StorageError(f"the audit file cannot be read: {error.strerror}") from error
         lines = data.split(b"\n")[1 if start else 0 : -1]
         entries: list[AuditEntry] = []
         for line in reversed(lines[-TAIL_LINES:]):
@@ -121,7 +119,7 @@ class AuditFile:
         Raises:
             StorageError: a file cannot be read.
         """
-        try:
+        with _translated("the audit file cannot be read"):
             size = os.fstat(self._descriptor).st_size
             with _opened_regular(self._path) as file:
                 for line in _lines_of(file):
@@ -130,8 +128,6 @@ class AuditFile:
             full = full_files(self._path)
             if full and _number(full[-1]) == head.number and _last_digest(full[-1]) == head.digest:
                 return self._behind_at(0, size)
-        except OSError as error:
-            raise StorageError(f"the audit file cannot be read: {error.strerror}") from error
         return None
 
     def _behind_at(self, offset: int, size: int) -> Behind:
@@ -144,7 +140,7 @@ class AuditFile:
         Raises:
             StorageError: the file cannot be written.
         """
-        try:
+        with _translated("the audit file cannot be written"):
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             # That it is kept is a help, and must not be a condition: whoever has written it might prevent it.
             with contextlib.suppress(OSError), _opened(refused_file(self._path), flags) as kept:
@@ -153,8 +149,6 @@ class AuditFile:
             os.ftruncate(self._descriptor, offset)
             os.fsync(self._descriptor)
             self._size = offset
-        except OSError as error:
-            raise StorageError(f"the audit file cannot be written: {error.strerror}") from error
 
     def check_room(self) -> None:
         """Find out whether the disk has room for lines to come.
@@ -162,10 +156,8 @@ class AuditFile:
         Raises:
             StorageError: it has not.
         """
-        try:
+        with _translated("the audit file cannot be written"):
             self._check_room()
-        except OSError as error:
-            raise StorageError(f"the audit file cannot be written: {error.strerror}") from error
 
     def _check_room(self) -> None:
         disk = os.fstatvfs(self._descriptor)
@@ -180,10 +172,8 @@ class AuditFile:
         Raises:
             StorageError: a file cannot be read.
         """
-        try:
+        with _translated("old audit files cannot be read"):
             too_many = self._too_many()
-        except OSError as error:
-            raise StorageError(f"old audit files cannot be read: {error.strerror}") from error
         return _number(too_many[-1]) if too_many else None
 
     def _too_many(self) -> list[Path]:
@@ -211,13 +201,11 @@ class AuditFile:
         Raises:
             StorageError: the disk does not take it; what was not removed stays.
         """
-        try:
+        with _translated("old audit files cannot be removed"):
             for each in self._too_many():
                 if _number(each) <= number:
                     self._keep_acts(each)
                     each.unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(f"old audit files cannot be removed: {error.strerror}") from error
 
     def _keep_acts(self, full: Path) -> None:
         place = acts_file(self._path)
@@ -345,6 +333,19 @@ class AuditFile:
         _sync_folder(self._path.parent)
 
 
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Raise what the system says as a :class:`~mxrtc_bridge.core.errors.StorageError`.
+
+    Args:
+        what: what is not possible then.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{what}: {error.strerror}") from error
+
+
 def full_files(path: Path) -> list[Path]:
     """The files that were full, oldest first."""
     form = re.compile(rf"{re.escape(path.stem)}-(\d{{12,}}){re.escape(path.suffix)}")
@@ -368,12 +369,10 @@ def read_acts(path: Path) -> Iterator[bytes]:
         StorageError: it cannot be read.
     """
     place = acts_file(path)
-    try:
+    with _translated(f"the audit file {str(place)!a} cannot be read"):
         if place.exists():
             with _opened_regular(place) as file:
                 yield from _lines_of(file)
-    except OSError as error:
-        raise StorageError(f"the audit file {str(place)!a} cannot be read: {error.strerror}") from error
 
 
 def read_links(path: Path, since: int = 1) -> Iterator[list[ChainLink]]:
@@ -383,7 +382,7 @@ def read_links(path: Path, since: int = 1) -> Iterator[list[ChainLink]]:
         StorageError: a file cannot be read.
     """
     part: list[ChainLink] = []
-    try:
+    with _translated(f"the audit file {str(path)!a} cannot be read"):
         for each in (*(full for full in full_files(path) if _number(full) >= since), path):
             with _opened_regular(each) as file:
                 for line in _lines_of(file):
@@ -391,8 +390,6 @@ def read_links(path: Path, since: int = 1) -> Iterator[list[ChainLink]]:
                     if len(part) >= _CHUNK_LINES:
                         yield part
                         part = []
-    except OSError as error:
-        raise StorageError(f"the audit file {str(path)!a} cannot be read: {error.strerror}") from error
     if part:
         yield part
 
@@ -412,7 +409,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
     Raises:
         StorageError: a file cannot be read.
     """
-    try:
+    with _translated(f"the audit file {str(path)!a} cannot be read"):
         for each in (*full_files(path), path):
             with _opened_regular(each) as file:
                 while line := file.readline(MAX_LINE_BYTES + 2):
@@ -422,8 +419,6 @@ def read_lines(path: Path) -> Iterator[bytes]:
                         yield line
                         return
                     yield line[:-1]
-    except OSError as error:
-        raise StorageError(f"the audit file {str(path)!a} cannot be read: {error.strerror}") from error
 
 
 def _opened(path: Path, flags: int) -> IO[bytes]:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mautrix.util.async_db import Connection
-
 from mxrtc_bridge.core.ids import CallId, EventId, RoomId, UserId
-from mxrtc_bridge.storage.database import Database, in_batches
+from mxrtc_bridge.storage.database import Database
 
 KEEP_MS = 7 * 24 * 3600 * 1000
 MAX_ROWS = 20_000
@@ -35,71 +33,30 @@ class CallEventStore:
 
     async def add(self, trace: CallEventRow, now_ms: int) -> None:
         """Remember an event."""
-
-        async def insert(connection: Connection) -> None:
-            await connection.execute(
-                "INSERT INTO call_trace (room_id, event_id, sender, call_id, sent_ms, is_over) "
-                "VALUES ($1, $2, $3, $4, $5, 0) "
-                "ON CONFLICT DO NOTHING",
-                trace.room,
-                trace.event,
-                trace.sender,
-                trace.call_id,
-                now_ms,
-            )
-
-        await self._database.transaction(insert)
+        await self._database.write(
+            "INSERT INTO call_trace (room_id, event_id, sender, call_id, sent_ms, is_over) "
+            "VALUES ($1, $2, $3, $4, $5, 0) ON CONFLICT DO NOTHING",
+            (trace.room, trace.event, trace.sender, trace.call_id, now_ms),
+        )
 
     async def call_over(self, room: RoomId | None, call_id: CallId | None) -> None:
         """Note that the events of a call may go; of all calls without arguments, as at a start."""
-
-        async def update(connection: Connection) -> None:
-            if room is None:
-                await connection.execute("UPDATE call_trace SET is_over = 1")
-            else:
-                await connection.execute(
-                    "UPDATE call_trace SET is_over = 1 WHERE room_id = $1 AND call_id = $2", room, call_id
-                )
-
-        await self._database.transaction(update)
+        which = () if room is None else (room, call_id)
+        where = " WHERE room_id = $1 AND call_id = $2" if which else ""
+        await self._database.write(f"UPDATE call_trace SET is_over = 1{where}", which)  # noqa: S608 - ours
 
     async def due(self) -> list[CallEventRow]:
         """The oldest that may go."""
-
-        async def select(connection: Connection) -> list[CallEventRow]:
-            rows = await connection.fetch(
-                "SELECT room_id, event_id, sender, call_id FROM call_trace WHERE is_over = 1 ORDER BY sent_ms LIMIT $1",
-                BATCH,
-            )
-            return [
-                CallEventRow(
-                    RoomId(row["room_id"]), EventId(row["event_id"]), UserId(row["sender"]), CallId(row["call_id"])
-                )
-                for row in rows
-            ]
-
-        return await self._database.read(select)
+        rows = await self._database.rows(
+            "SELECT room_id, event_id, sender, call_id FROM call_trace WHERE is_over = 1 ORDER BY sent_ms LIMIT $1",
+            (BATCH,),
+        )
+        return [CallEventRow(*row) for row in rows]
 
     async def gone(self, event: EventId) -> None:
         """Forget an event that has been redacted, or cannot be."""
-
-        async def delete(connection: Connection) -> None:
-            await connection.execute("DELETE FROM call_trace WHERE event_id = $1", event)
-
-        await self._database.transaction(delete)
+        await self._database.write("DELETE FROM call_trace WHERE event_id = $1", (event,))
 
     async def prune(self, now_ms: int) -> int:
         """Forget what is too old or too much; returns the rows."""
-        return await in_batches(lambda: self._prune_batch(now_ms))
-
-    async def _prune_batch(self, now_ms: int) -> int:
-        async def delete(connection: Connection) -> int:
-            rows = await connection.fetch(
-                "DELETE FROM call_trace WHERE sent_ms < $1 OR event_id IN "
-                "(SELECT event_id FROM call_trace ORDER BY sent_ms DESC LIMIT 1000 OFFSET $2) RETURNING 1",
-                now_ms - KEEP_MS,
-                MAX_ROWS,
-            )
-            return len(rows)
-
-        return await self._database.transaction(delete)
+        return await self._database.prune("call_trace", "event_id", "sent_ms", now_ms - KEEP_MS, MAX_ROWS)

@@ -13,7 +13,7 @@ from mautrix.util.async_db import Connection
 from mxrtc_bridge.core.call.route import read_call_route
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
-from mxrtc_bridge.storage.database import Database, in_batches
+from mxrtc_bridge.storage.database import Database
 
 KEEP_MS = 30 * 24 * 3600 * 1000
 """How long an ended call is remembered. A replay after that fails the check of the event's age (at most minutes)."""
@@ -21,7 +21,6 @@ MAX_ENDED = 200_000
 MAX_OPEN = 10_000
 """Open calls that are reported after a start, far above the limit for sessions."""
 MAX_REASON_CHARS = 200
-_BATCH = 1000
 
 
 class CallStore:
@@ -41,85 +40,48 @@ class CallStore:
         async def insert(connection: Connection) -> bool:
             # No conflict target: the key of the call and the event id refuse alike.
             claimed = await connection.fetchval(
-                "INSERT INTO call (room_id, call_id, local_user, remote_user, party_id, event_id, claimed_ms) "
+                "INSERT INTO call (room_id, call_id, local_user, party_id, event_id, remote_user, claimed_ms) "
                 "VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING 1",
-                str(record.route),
-                record.call_id,
-                record.local,
-                record.remote,
-                record.party_id,
-                event_id,
-                now_ms,
+                *(*keys, record.remote, now_ms),
             )
             if claimed is not None or not again:
                 return claimed is not None
             ours = await connection.fetchval(
-                "SELECT 1 FROM call WHERE room_id = $1 AND call_id = $2 AND local_user = $3 AND event_id = $4 "
-                "AND party_id = $5 AND ended_ms IS NULL",
-                str(record.route),
-                record.call_id,
-                record.local,
-                event_id,
-                record.party_id,
+                "SELECT 1 FROM call WHERE room_id = $1 AND call_id = $2 AND local_user = $3 AND party_id = $4 "
+                "AND event_id = $5 AND ended_ms IS NULL",
+                *keys,
             )
             return ours is not None
 
+        keys = (*_key(record), record.party_id, event_id)
         return await self._database.transaction(insert)
 
     async def end(self, record: CallRecord, reason: str, now_ms: int) -> None:
         """Mark the call as ended; the first reason stays."""
-
-        async def update(connection: Connection) -> None:
-            await connection.execute(
-                "UPDATE call SET ended_ms = $4, end_reason = $5 "
-                "WHERE room_id = $1 AND call_id = $2 AND local_user = $3 AND ended_ms IS NULL",
-                str(record.route),
-                record.call_id,
-                record.local,
-                now_ms,
-                reason[:MAX_REASON_CHARS],
-            )
-
-        await self._database.transaction(update)
+        await self._database.write(
+            "UPDATE call SET ended_ms = $4, end_reason = $5 "
+            "WHERE room_id = $1 AND call_id = $2 AND local_user = $3 AND ended_ms IS NULL",
+            (*_key(record), now_ms, reason[:MAX_REASON_CHARS]),
+        )
 
     async def open_calls(self) -> list[CallRecord]:
         """Calls without an end, oldest first."""
-
-        async def select(connection: Connection) -> list[CallRecord]:
-            rows = await connection.fetch(
-                "SELECT room_id, call_id, local_user, remote_user, party_id FROM call WHERE ended_ms IS NULL "
-                "ORDER BY claimed_ms, event_id LIMIT $1",
-                MAX_OPEN,
-            )
-            return [record for row in rows if (record := _record(row)) is not None]
-
-        return await self._database.read(select)
+        rows = await self._database.rows(
+            "SELECT room_id, call_id, local_user, remote_user, party_id FROM call WHERE ended_ms IS NULL "
+            "ORDER BY claimed_ms, event_id LIMIT $1",
+            (MAX_OPEN,),
+        )
+        return [record for row in rows if (record := _record(row)) is not None]
 
     async def prune(self, now_ms: int) -> int:
         """Forget ended calls that are too old or too many, in small transactions; returns how many."""
-        return await in_batches(lambda: self._prune_batch(now_ms))
+        return await self._database.prune(
+            "call", "event_id", "ended_ms", now_ms - KEEP_MS, self._max_ended, where="ended_ms IS NOT NULL"
+        )
 
-    async def _prune_batch(self, now_ms: int) -> int:
-        async def delete(connection: Connection) -> int:
-            excess = await connection.fetchval(
-                "SELECT COUNT(*) - $1 FROM call WHERE ended_ms IS NOT NULL", self._max_ended
-            )
-            rows = await connection.fetch(
-                "DELETE FROM call WHERE event_id IN (SELECT event_id FROM call WHERE ended_ms < $1 "
-                "ORDER BY ended_ms LIMIT $2) RETURNING 1",
-                now_ms - KEEP_MS,
-                _BATCH,
-            )
-            if rows or excess <= 0:
-                return len(rows)
-            rows = await connection.fetch(
-                "DELETE FROM call WHERE event_id IN (SELECT event_id FROM call WHERE ended_ms IS NOT NULL "
-                "ORDER BY ended_ms, event_id LIMIT $1) RETURNING 1",
-                min(excess, _BATCH),
-            )
-            return len(rows)
 
-        return await self._database.transaction(delete)
+def _key(record: CallRecord) -> tuple[str, str, str]:
+    return str(record.route), record.call_id, record.local
 
 
 def _record(row: Any) -> CallRecord | None:

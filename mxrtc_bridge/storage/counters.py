@@ -6,8 +6,6 @@ never used: numbers may be skipped, and never repeat.
 
 from __future__ import annotations
 
-from mautrix.util.async_db import Connection
-
 from mxrtc_bridge.storage.database import Database
 
 
@@ -23,14 +21,9 @@ class CounterStore:
         Raises:
             StorageError: the database does not take it.
         """
-
-        async def take(connection: Connection) -> int:
-            last = await connection.fetchval(
-                "INSERT INTO counter (name, last) VALUES ($1, $2) "
-                "ON CONFLICT (name) DO UPDATE SET last = counter.last + $2 RETURNING last",
-                name,
-                count,
-            )
-            return int(last) - count + 1
-
-        return await self._database.transaction(take)
+        rows = await self._database.write(
+            "INSERT INTO counter (name, last) VALUES ($1, $2) "
+            "ON CONFLICT (name) DO UPDATE SET last = counter.last + $2 RETURNING last",
+            (name, count),
+        )
+        return int(rows[0]["last"]) - count + 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from mautrix.util.async_db import Connection
@@ -56,16 +57,12 @@ class CryptoStore:
 
     async def vouched(self) -> dict[UserId, str]:
         """Users whose identity was compared by hand, with it; without those about whom our users do not agree."""
-
-        async def select(connection: Connection) -> dict[UserId, str]:
-            rows = await connection.fetch(
-                "SELECT user_id, MIN(verified_master) AS master FROM crypto_user WHERE verified_master IS NOT NULL "
-                "GROUP BY user_id HAVING MIN(verified_master) = MAX(verified_master) ORDER BY user_id LIMIT $1",
-                MAX_VOUCHED,
-            )
-            return {UserId(row["user_id"]): row["master"] for row in rows}
-
-        return await self._database.read(select)
+        rows = await self._database.rows(
+            "SELECT user_id, MIN(verified_master) AS master FROM crypto_user WHERE verified_master IS NOT NULL "
+            "GROUP BY user_id HAVING MIN(verified_master) = MAX(verified_master) ORDER BY user_id LIMIT $1",
+            (MAX_VOUCHED,),
+        )
+        return {UserId(row["user_id"]): row["master"] for row in rows}
 
     async def prune(self, now_ms: int) -> int:
         """Forget keys and sessions that nobody will use, of all users; returns how many."""
@@ -86,20 +83,13 @@ class CryptoStore:
             )
             return len(gone) + await trim_rooms(connection, now_ms)
 
-        async def owners(connection: Connection) -> list[UserId]:
-            rows = await connection.fetch(
-                "SELECT owner FROM crypto_olm UNION SELECT owner FROM crypto_inbound UNION "
-                "SELECT owner FROM crypto_user UNION SELECT owner FROM crypto_index"
-            )
-            return [UserId(row["owner"]) for row in rows]
-
         forgotten = await self._database.transaction(delete)
-        for owner in await self._database.read(owners):
-            forgotten += await self._trim(owner)
+        for (owner,) in await self._database.rows(
+            "SELECT owner FROM crypto_olm UNION SELECT owner FROM crypto_inbound UNION "
+            "SELECT owner FROM crypto_user UNION SELECT owner FROM crypto_index"
+        ):
+            forgotten += await self._database.transaction(partial(trim, owner=UserId(owner)))
         return forgotten
-
-    async def _trim(self, owner: UserId) -> int:
-        return await self._database.transaction(lambda connection: trim(connection, owner))
 
 
 class CryptoUserStore:
@@ -112,8 +102,9 @@ class CryptoUserStore:
 
     async def account(self) -> AccountRecord | None:
         """The device of the last run."""
-        row = await self._row(
-            "SELECT device_id, pickle, uploaded, fallback_ms, sync_token FROM crypto_account WHERE owner = $1"
+        row = await self._database.row(
+            "SELECT device_id, pickle, uploaded, fallback_ms, sync_token FROM crypto_account WHERE owner = $1",
+            (self._owner,),
         )
         if row is None:
             return None
@@ -157,27 +148,19 @@ class CryptoUserStore:
 
     async def olm_sessions(self, curve25519: str) -> Sequence[OlmRecord]:
         """The newest sessions with a device, newest first."""
-
-        async def select(connection: Connection) -> list[OlmRecord]:
-            rows = await connection.fetch(
-                "SELECT curve25519, session_id, pickle, used_ms, user_id FROM crypto_olm "
-                "WHERE owner = $1 AND curve25519 = $2 ORDER BY used_ms DESC, session_id LIMIT $3",
-                self._owner,
-                curve25519,
-                MAX_OLM,
-            )
-            return [OlmRecord(*tuple(row)) for row in rows]
-
-        return await self._database.read(select)
+        rows = await self._database.rows(
+            "SELECT curve25519, session_id, pickle, used_ms, user_id FROM crypto_olm "
+            "WHERE owner = $1 AND curve25519 = $2 ORDER BY used_ms DESC, session_id LIMIT $3",
+            (self._owner, curve25519, MAX_OLM),
+        )
+        return [OlmRecord(*row) for row in rows]
 
     async def inbound(self, room: RoomId, session_id: str, user: UserId) -> InboundRecord | None:
         """The session that ``user`` has sent the key of."""
-        row = await self._row(
+        row = await self._database.row(
             "SELECT pickle, curve25519, ed25519, device_id, received_ms FROM crypto_inbound "
             "WHERE owner = $1 AND room_id = $2 AND session_id = $3 AND user_id = $4",
-            room,
-            session_id,
-            user,
+            (self._owner, room, session_id, user),
         )
         if row is None:
             return None
@@ -194,10 +177,10 @@ class CryptoUserStore:
 
     async def outbound(self, room: RoomId) -> OutboundRecord | None:
         """Our session of a room."""
-        row = await self._row(
+        row = await self._database.row(
             "SELECT session_id, pickle, created_ms, messages, shared, withheld FROM crypto_outbound "
             "WHERE owner = $1 AND room_id = $2",
-            room,
+            (self._owner, room),
         )
         if row is None:
             return None
@@ -218,31 +201,24 @@ class CryptoUserStore:
             await connection.execute(
                 "INSERT INTO crypto_index (owner, room_id, session_id, position, event_id, used_ms) "
                 "VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-                self._owner,
-                room,
-                session_id,
-                index,
-                event_id,
-                now_ms,
+                *(*key, event_id, now_ms),
             )
             found = await connection.fetchval(
                 "SELECT event_id FROM crypto_index "
                 "WHERE owner = $1 AND room_id = $2 AND session_id = $3 AND position = $4",
-                self._owner,
-                room,
-                session_id,
-                index,
+                *key,
             )
             return bool(found == event_id)
 
+        key = (self._owner, room, session_id, index)
         return await self._database.transaction(claim)
 
     async def user(self, user: UserId) -> UserRecord | None:
         """What is known of another user's keys."""
-        row = await self._row(
+        row = await self._database.row(
             "SELECT keys_json, queried_ms, outdated, pinned_master, verified_master FROM crypto_user "
             "WHERE owner = $1 AND user_id = $2",
-            user,
+            (self._owner, user),
         )
         if row is None:
             return None
@@ -274,26 +250,16 @@ class CryptoUserStore:
         async def use(connection: Connection) -> Any:
             await connection.execute(
                 "UPDATE crypto_room SET used_ms = $3 WHERE owner = $1 AND room_id = $2 AND used_ms < $4",
-                self._owner,
-                room,
-                now_ms,
-                now_ms - ROOM_USED_EVERY_MS,
+                *(self._owner, room, now_ms, now_ms - ROOM_USED_EVERY_MS),
             )
             return await connection.fetchrow(
                 "SELECT rotate_messages, rotate_ms FROM crypto_room WHERE owner = $1 AND room_id = $2",
-                self._owner,
-                room,
+                *(self._owner, room),
             )
 
         now_ms = _now_ms()
         row = await self._database.transaction(use)
         return None if row is None else RoomEncryption(room, row["rotate_messages"], row["rotate_ms"])
-
-    async def _row(self, statement: str, *values: str) -> Any:
-        async def select(connection: Connection) -> Any:
-            return await connection.fetchrow(statement, self._owner, *values)
-
-        return await self._database.read(select)
 
 
 async def _upsert(connection: Connection, table: str, keys: dict[str, Any], values: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +67,8 @@ MAX_WAITING = 2000
 """Transactions that may wait for a connection; the next one fails at once."""
 POSTGRES_CONNECTIONS = 4
 MIN_SQLITE = (3, 35, 0)
+PRUNE_BATCH = 1000
+"""Rows that are forgotten at a time."""
 KEEP_MARKS_MS = 24 * 3600 * 1000
 """How long the marks of an earlier run stay; nothing that is still asked about is older than a minute."""
 
@@ -198,6 +200,44 @@ class Database:
             StorageError: the database is closed, or has refused for as long as we ask.
         """
         return await self._start(work, None, lambda: None)
+
+    async def write(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
+        """Run one statement as a :meth:`transaction`, and return the rows of its RETURNING."""
+        return await self.transaction(lambda connection: connection.fetch(statement, *values))
+
+    async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
+        """The rows of one SELECT, as a :meth:`read`."""
+        return await self.read(lambda connection: connection.fetch(statement, *values))
+
+    async def row(self, statement: str, values: Sequence[object] = ()) -> Any:
+        """The first row of one SELECT, as a :meth:`read`; None where there is none."""
+        return await self.read(lambda connection: connection.fetchrow(statement, *values))
+
+    async def prune(
+        self, table: str, key: str, age: str, before_ms: int, at_most: int, *, where: str = "TRUE", order: str = ""
+    ) -> int:
+        """Forget rows that are too old or too many, in small transactions; returns how many.
+
+        Args:
+            table: which.
+            key: the column that names a row.
+            age: the column that says since when a row can go.
+            before_ms: rows whose age is before this go.
+            at_most: so many of the others stay, the newest.
+            where: a condition for rows that may go at all.
+            order: the column by which rows are old and new where there are too many; ``age`` without it.
+        """
+        rows = f"SELECT {key} FROM {table} WHERE {where}"  # noqa: S608 - names and conditions of ours
+        statement = (
+            f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM "  # noqa: S608 - as above
+            f"({rows} AND {age} < $1 ORDER BY {age} LIMIT $2) AS old UNION SELECT {key} FROM "
+            f"({rows} ORDER BY {order or age} DESC, {key} DESC LIMIT $2 OFFSET $3) AS excess) RETURNING 1"
+        )
+
+        async def delete() -> int:
+            return len(await self.write(statement, (before_ms, PRUNE_BATCH, at_most)))
+
+        return await in_batches(delete)
 
     async def _start(self, work: Work[T], writing: _Writing | None, over: Callable[[], None]) -> T:
         if (refusal := self._refusal()) is not None:

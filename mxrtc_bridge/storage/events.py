@@ -140,31 +140,20 @@ class InboxStore:
 
     async def waiting_lanes(self, limit: int) -> list[tuple[str, str]]:
         """Rooms and lanes with events that wait, the one that has waited longest first."""
-
-        async def select(connection: Connection) -> list[tuple[str, str]]:
-            rows = await connection.fetch(
-                "SELECT room_id, lane FROM event WHERE state = 0 GROUP BY room_id, lane ORDER BY MIN(seq) LIMIT $1",
-                limit,
-            )
-            return [(row["room_id"], row["lane"]) for row in rows]
-
-        return await self._database.read(select)
+        rows = await self._database.rows(
+            "SELECT room_id, lane FROM event WHERE state = 0 GROUP BY room_id, lane ORDER BY MIN(seq) LIMIT $1",
+            (limit,),
+        )
+        return [(row["room_id"], row["lane"]) for row in rows]
 
     async def waiting(self, room_id: str, lane: str, after: int, limit: int) -> list[StoredEvent]:
         """Events of a lane of a room that wait and came after the place ``after``, oldest first."""
-
-        async def select(connection: Connection) -> list[StoredEvent]:
-            rows = await connection.fetch(
-                "SELECT seq, event_id, sender, payload FROM event "
-                "WHERE state = 0 AND room_id = $1 AND lane = $2 AND seq > $3 ORDER BY seq LIMIT $4",
-                room_id,
-                lane,
-                after,
-                limit,
-            )
-            return [StoredEvent(row["seq"], row["event_id"], row["sender"], row["payload"]) for row in rows]
-
-        return await self._database.read(select)
+        rows = await self._database.rows(
+            "SELECT seq, event_id, sender, payload FROM event "
+            "WHERE state = 0 AND room_id = $1 AND lane = $2 AND seq > $3 ORDER BY seq LIMIT $4",
+            (room_id, lane, after, limit),
+        )
+        return [StoredEvent(*row) for row in rows]
 
     async def find_waiting(self, keys: Sequence[str]) -> list[WaitingEvent]:
         """Of these events those that wait, with their places."""
@@ -186,14 +175,10 @@ class InboxStore:
 
     async def count_waiting(self) -> list[WaitingCount]:
         """How many events wait, of each sender in each lane of each room."""
-
-        async def count(connection: Connection) -> list[WaitingCount]:
-            rows = await connection.fetch(
-                "SELECT room_id, lane, sender, COUNT(*) FROM event WHERE state = 0 GROUP BY room_id, lane, sender"
-            )
-            return [WaitingCount(*row) for row in rows]
-
-        return await self._database.read(count)
+        rows = await self._database.rows(
+            "SELECT room_id, lane, sender, COUNT(*) FROM event WHERE state = 0 GROUP BY room_id, lane, sender"
+        )
+        return [WaitingCount(*row) for row in rows]
 
     async def settle(self, verdicts: Sequence[EventOutcome], now_ms: int) -> None:
         """Mark waiting events as handled or set aside, all or none; settling again changes nothing."""
@@ -215,28 +200,11 @@ class InboxStore:
         """Forget settled events that are too old or too many, in small transactions; returns how many."""
         forgotten = 0
         for state, limit in self._limits:
-            while (count := await self._prune_batch(state, limit, now_ms)) > 0:
-                forgotten += count
+            settled = f"state = {state} AND state <> 0"
+            forgotten += await self._database.prune(
+                "event", "seq", "settled_ms", now_ms - KEEP_MS, limit, where=settled, order="seq"
+            )
         return forgotten
-
-    async def _prune_batch(self, state: int, limit: int, now_ms: int) -> int:
-        async def delete(connection: Connection) -> int:
-            excess = await connection.fetchval(
-                "SELECT seq FROM event WHERE state = $1 AND state <> 0 ORDER BY seq DESC LIMIT 1 OFFSET $2",
-                state,
-                limit,
-            )
-            rows = await connection.fetch(
-                "DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE state = $1 AND state <> 0 "
-                "AND (settled_ms < $2 OR seq <= $3) ORDER BY seq LIMIT $4) RETURNING seq",
-                state,
-                now_ms - KEEP_MS,
-                excess if excess is not None else -1,
-                _BATCH,
-            )
-            return len(rows)
-
-        return await self._database.transaction(delete)
 
 
 @cache

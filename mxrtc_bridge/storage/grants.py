@@ -18,7 +18,7 @@ from mxrtc_bridge.core.access.grants import Change, ClaimedGrant, EndedGrant, Gi
 from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.ids import Actor
-from mxrtc_bridge.storage.database import Database, in_batches
+from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.grant_recovery import RecoveredGrants, recover
 from mxrtc_bridge.storage.grant_rows import COLUMNS, read_grant
 from mxrtc_bridge.storage.requests import reopen_in, settle_in
@@ -26,7 +26,6 @@ from mxrtc_bridge.storage.requests import reopen_in, settle_in
 KEEP_MS = 365 * 24 * 3600 * 1000
 """How long an ended grant is remembered."""
 MAX_ENDED = 50_000
-_BATCH = 500
 _INSERT = (
     "INSERT INTO given_grant (subject, peer, service, giver, since_ms, until_ms, reason, once, pending, grant_key, "
     "request, ended_ms, ended_how) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, $9, $10, $11, $12) "
@@ -84,16 +83,8 @@ class GrantStore:
             StorageError: it stays pending.
             UnknownOutcomeError: it may be in force after a restart, unless it is given up.
         """
-
-        async def update(connection: Connection) -> bool:
-            return (
-                await connection.fetchval(
-                    "UPDATE given_grant SET pending = 0 WHERE number = $1 AND ended_ms IS NULL RETURNING 1", number
-                )
-                is not None
-            )
-
-        return await self._database.transaction(update)
+        statement = "UPDATE given_grant SET pending = 0 WHERE number = $1 AND ended_ms IS NULL RETURNING 1"
+        return bool(await self._database.write(statement, (number,)))
 
     async def end(self, number: int, ended_ms: int, how: str, by: Actor | None = None) -> None:
         """Write down that one grant has ended; the first end counts.
@@ -135,16 +126,12 @@ class GrantStore:
         Raises:
             StorageError: the database cannot be read.
         """
-
-        async def select(connection: Connection) -> list[StoredGrant]:
-            rows = await connection.fetch(
-                f"SELECT {COLUMNS} FROM given_grant WHERE ended_ms IS NULL AND pending = 0 "  # noqa: S608 - ours
-                "AND claimed_ms IS NULL AND until_ms > $1 ORDER BY number",
-                now_ms,
-            )
-            return [grant for row in rows if (grant := read_grant(row)) is not None]
-
-        return await self._database.read(select)
+        rows = await self._database.rows(
+            f"SELECT {COLUMNS} FROM given_grant WHERE ended_ms IS NULL AND pending = 0 "  # noqa: S608 - ours
+            "AND claimed_ms IS NULL AND until_ms > $1 ORDER BY number",
+            (now_ms,),
+        )
+        return [grant for row in rows if (grant := read_grant(row)) is not None]
 
     async def recover(self, now_ms: int) -> RecoveredGrants:
         """At a start: end what must not come back, by the database's own rows and by what the audit says.
@@ -156,40 +143,15 @@ class GrantStore:
 
     async def prune(self, now_ms: int) -> int:
         """Forget ended grants that are too old or too many; returns how many."""
-        return await in_batches(lambda: self._prune_batch(now_ms))
-
-    async def _prune_batch(self, now_ms: int) -> int:
-        async def delete(connection: Connection) -> int:
-            rows = await connection.fetch(
-                "DELETE FROM given_grant WHERE number IN (SELECT number FROM given_grant "
-                "WHERE ended_ms < $1 ORDER BY number LIMIT $2) RETURNING 1",
-                now_ms - KEEP_MS,
-                _BATCH,
-            )
-            if rows:
-                return len(rows)
-            excess = await connection.fetchval(
-                "SELECT COUNT(*) - $1 FROM given_grant WHERE ended_ms IS NOT NULL", self._max_ended
-            )
-            if excess <= 0:
-                return 0
-            rows = await connection.fetch(
-                "DELETE FROM given_grant WHERE number IN (SELECT number FROM given_grant WHERE ended_ms IS NOT NULL "
-                "ORDER BY ended_ms, number LIMIT $1) RETURNING 1",
-                min(excess, _BATCH),
-            )
-            return len(rows)
-
-        return await self._database.transaction(delete)
+        return await self._database.prune(
+            "given_grant", "number", "ended_ms", now_ms - KEEP_MS, self._max_ended, where="ended_ms IS NOT NULL"
+        )
 
 
 async def _end(connection: Connection, number: int, ended_ms: int, how: str, by: Actor | None) -> None:
     await connection.execute(
         "UPDATE given_grant SET ended_ms = $2, ended_how = $3, ended_by = $4 WHERE number = $1 AND ended_ms IS NULL",
-        number,
-        ended_ms,
-        how,
-        None if by is None else str(by),
+        *(number, ended_ms, how, None if by is None else str(by)),
     )
 
 

@@ -12,13 +12,12 @@ from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.access.requests import AccessRequest, RequestState
 from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId, read_actor
-from mxrtc_bridge.storage.database import Database, in_batches
+from mxrtc_bridge.storage.database import Database
 
 KEEP_MS = 90 * 24 * 3600 * 1000
 """How long an ended request is remembered."""
 MAX_ENDED = 20_000
 MAX_LISTED = 1000
-_BATCH = 500
 _COLUMNS = (
     "number, user_id, peer, service, for_s, because, room_id, asked_ms, state, decided_by, decided_ms, notice_event"
 )
@@ -33,22 +32,13 @@ class RequestStore:
 
     async def add(self, request: AccessRequest) -> int | None:
         """Store an open request and return its number; None if the user has one open for the service already."""
-
-        async def insert(connection: Connection) -> int | None:
-            number = await connection.fetchval(
-                "INSERT INTO request (user_id, peer, service, for_s, because, room_id, asked_ms, state) "
-                "VALUES ($1, $2, $3, $4, $5, $6, $7, 'asked') ON CONFLICT DO NOTHING RETURNING number",
-                request.user,
-                request.peer,
-                request.service,
-                request.for_s,
-                request.because,
-                request.room,
-                request.asked_ms,
-            )
-            return None if number is None else int(number)
-
-        return await self._database.transaction(insert)
+        values = (request.user, request.peer, request.service, request.for_s, request.because, request.room)
+        rows = await self._database.write(
+            "INSERT INTO request (user_id, peer, service, for_s, because, room_id, asked_ms, state) "
+            "VALUES ($1, $2, $3, $4, $5, $6, $7, 'asked') ON CONFLICT DO NOTHING RETURNING number",
+            (*values, request.asked_ms),
+        )
+        return int(rows[0]["number"]) if rows else None
 
     async def settle(self, request: AccessRequest) -> bool:
         """Write down how an open request ended; False if it had ended before."""
@@ -56,11 +46,7 @@ class RequestStore:
 
     async def set_notice(self, number: int, notice: EventId) -> None:
         """Remember the notice that reactions to this request answer to."""
-
-        async def update(connection: Connection) -> None:
-            await connection.execute("UPDATE request SET notice_event = $2 WHERE number = $1", number, notice)
-
-        await self._database.transaction(update)
+        await self._database.write("UPDATE request SET notice_event = $2 WHERE number = $1", (number, notice))
 
     async def get(self, number: int) -> AccessRequest | None:
         """The request with this number."""
@@ -87,47 +73,19 @@ class RequestStore:
 
     async def count_open(self) -> int:
         """How many wait for an answer."""
-
-        async def count(connection: Connection) -> int:
-            return int(await connection.fetchval("SELECT COUNT(*) FROM request WHERE state = 'asked'"))
-
-        return await self._database.read(count)
+        return int((await self._database.row("SELECT COUNT(*) FROM request WHERE state = 'asked'"))[0])
 
     async def prune(self, now_ms: int) -> int:
         """Forget ended requests that are too old or too many; returns how many."""
-        return await in_batches(lambda: self._prune_batch(now_ms))
-
-    async def _prune_batch(self, now_ms: int) -> int:
-        async def delete(connection: Connection) -> int:
-            rows = await connection.fetch(
-                "DELETE FROM request WHERE number IN (SELECT number FROM request WHERE state <> 'asked' "
-                "AND decided_ms < $1 ORDER BY number LIMIT $2) RETURNING 1",
-                now_ms - KEEP_MS,
-                _BATCH,
-            )
-            if rows:
-                return len(rows)
-            excess = await connection.fetchval(
-                "SELECT COUNT(*) - $1 FROM request WHERE state <> 'asked'", self._max_ended
-            )
-            if excess <= 0:
-                return 0
-            rows = await connection.fetch(
-                "DELETE FROM request WHERE number IN (SELECT number FROM request WHERE state <> 'asked' "
-                "ORDER BY number LIMIT $1) RETURNING 1",
-                min(excess, _BATCH),
-            )
-            return len(rows)
-
-        return await self._database.transaction(delete)
+        ended, oldest = "state <> 'asked'", now_ms - KEEP_MS
+        return await self._database.prune(
+            "request", "number", "decided_ms", oldest, self._max_ended, where=ended, order="number"
+        )
 
     async def _select(self, where: str, *values: object) -> list[AccessRequest]:
-        async def select(connection: Connection) -> list[AccessRequest]:
-            # Only column names and fixed conditions are put together here; values are arguments.
-            rows = await connection.fetch(f"SELECT {_COLUMNS} FROM request {where}", *values)  # noqa: S608
-            return [_request(row) for row in rows]
-
-        return await self._database.read(select)
+        # Only column names and fixed conditions are put together here; values are arguments.
+        rows = await self._database.rows(f"SELECT {_COLUMNS} FROM request {where}", values)  # noqa: S608
+        return [_request(row) for row in rows]
 
 
 async def settle_in(connection: Connection, request: AccessRequest) -> bool:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mautrix.util.async_db import Connection
-
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.storage.database import Database
 
@@ -20,7 +18,6 @@ class PeerRoomRow:
     peer: UserId
     room_id: RoomId
     user: UserId
-    last_active_ms: int
 
 
 class RoomStore:
@@ -31,40 +28,23 @@ class RoomStore:
 
     async def upsert(self, peer: UserId, room_id: RoomId, user: UserId, now_ms: int) -> None:
         """Store that ``peer`` is in the room for ``user``, active now."""
-
-        async def upsert(connection: Connection) -> None:
-            await connection.execute(
-                "INSERT INTO peer_room (peer, room_id, user_id, last_active_ms) VALUES ($1, $2, $3, $4) "
-                "ON CONFLICT (peer, room_id) DO UPDATE "
-                "SET user_id = excluded.user_id, last_active_ms = excluded.last_active_ms",
-                peer,
-                room_id,
-                user,
-                now_ms,
-            )
-
-        await self._database.transaction(upsert)
+        await self._database.write(
+            "INSERT INTO peer_room (peer, room_id, user_id, last_active_ms) VALUES ($1, $2, $3, $4) "
+            "ON CONFLICT (peer, room_id) DO UPDATE "
+            "SET user_id = excluded.user_id, last_active_ms = excluded.last_active_ms",
+            (peer, room_id, user, now_ms),
+        )
 
     async def touch(self, peer: UserId, room_id: RoomId, now_ms: int) -> None:
         """Move the last activity forward; never back, and nothing happens for a room that is not stored."""
-
-        async def update(connection: Connection) -> None:
-            await connection.execute(
-                "UPDATE peer_room SET last_active_ms = $3 WHERE peer = $1 AND room_id = $2 AND last_active_ms < $3",
-                peer,
-                room_id,
-                now_ms,
-            )
-
-        await self._database.transaction(update)
+        await self._database.write(
+            "UPDATE peer_room SET last_active_ms = $3 WHERE peer = $1 AND room_id = $2 AND last_active_ms < $3",
+            (peer, room_id, now_ms),
+        )
 
     async def remove(self, peer: UserId, room_id: RoomId) -> None:
         """Forget the room; removing it again is harmless."""
-
-        async def delete(connection: Connection) -> None:
-            await connection.execute("DELETE FROM peer_room WHERE peer = $1 AND room_id = $2", peer, room_id)
-
-        await self._database.transaction(delete)
+        await self._database.write("DELETE FROM peer_room WHERE peer = $1 AND room_id = $2", (peer, room_id))
 
     async def idle_since(self, before_ms: int) -> list[PeerRoomRow]:
         """Rooms whose last activity was before ``before_ms``, the longest idle first."""
@@ -75,21 +55,9 @@ class RoomStore:
         return await self._list("")
 
     async def _list(self, condition: str, *values: int) -> list[PeerRoomRow]:
-        async def select(connection: Connection) -> list[PeerRoomRow]:
-            rows = await connection.fetch(
-                f"SELECT peer, room_id, user_id, last_active_ms FROM peer_room {condition} "  # noqa: S608 - ours
-                "ORDER BY last_active_ms, peer, room_id LIMIT $1",
-                MAX_LISTED,
-                *values,
-            )
-            return [
-                PeerRoomRow(
-                    peer=UserId(row["peer"]),
-                    room_id=RoomId(row["room_id"]),
-                    user=UserId(row["user_id"]),
-                    last_active_ms=row["last_active_ms"],
-                )
-                for row in rows
-            ]
-
-        return await self._database.read(select)
+        rows = await self._database.rows(
+            f"SELECT peer, room_id, user_id FROM peer_room {condition} "  # noqa: S608 - ours
+            "ORDER BY last_active_ms, peer, room_id LIMIT $1",
+            (MAX_LISTED, *values),
+        )
+        return [PeerRoomRow(*row) for row in rows]

@@ -102,7 +102,7 @@ async def test_prune_keeps_open_calls_however_old(calls: CallStore) -> None:
 
 
 async def test_prune_keeps_the_newest_of_too_many(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mxrtc_bridge.storage.calls._BATCH", 2)
+    monkeypatch.setattr("mxrtc_bridge.storage.database.PRUNE_BATCH", 2)
     calls = CallStore(database, max_ended=3)
     records = [replace(RECORD, call_id=CallId(f"c{number}")) for number in range(8)]
     for number, record in enumerate(records):

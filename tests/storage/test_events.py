@@ -141,7 +141,7 @@ async def test_prune_keeps_the_newest_of_too_many(database: Database) -> None:
 
 
 async def test_prune_takes_more_than_one_batch(inbox: InboxStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mxrtc_bridge.storage.events._BATCH", 3)
+    monkeypatch.setattr("mxrtc_bridge.storage.database.PRUNE_BATCH", 3)
     await inbox.store([Row(f"$a{number}", refusal="bad") for number in range(10)], 1)
     assert await inbox.prune(2 + KEEP_MS) == 10
 

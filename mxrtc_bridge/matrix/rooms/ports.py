@@ -40,9 +40,6 @@ class StoredRoom(Protocol):
     @property
     def user(self) -> UserId: ...
 
-    @property
-    def last_active_ms(self) -> int: ...
-
 
 class RoomDirectory(Protocol):
     """Remembers durably which room belongs to whom, and when it was last used."""
