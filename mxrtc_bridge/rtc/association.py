@@ -22,12 +22,13 @@ import math
 import secrets
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from mxrtc_bridge.core.errors import StateError, TransportError
-from mxrtc_bridge.rtc.sctp_stream import SctpStream
+from mxrtc_bridge.engine.ports import PeerConnectionListener
+from mxrtc_bridge.rtc.channel import DataChannel
+from mxrtc_bridge.rtc.dtls import DtlsTransport
 from mxrtc_bridge.rtc.send_burst import SendBurst
-from mxrtc_bridge.rtc.settings import CongestionKind, RtcSettings
+from mxrtc_bridge.rtc.settings import RtcSettings
 from mxrtc_bridge.sctp.association import Association
 from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.channels import (
@@ -39,10 +40,8 @@ from mxrtc_bridge.sctp.channels import (
     ChannelOpened,
     DataChannels,
 )
-from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.dcep import OpenMessage
 from mxrtc_bridge.sctp.events import Ended, Established, SendSpace
-from mxrtc_bridge.sctp.newreno import NewReno
 from mxrtc_bridge.sctp.settings import SctpSettings
 
 log = logging.getLogger(__name__)
@@ -59,57 +58,21 @@ _REASONS = {
 }
 
 
-class PacketTransport(Protocol):
-    """What the association needs from DTLS."""
-
-    def attach(self, receiver: PeerAssociation) -> None:
-        """Call ``receiver.packets_received`` from now on."""
-        ...
-
-    def packet_sizes(self) -> tuple[int, int]:
-        """How large packets may be at the start, and the largest that are worth a probe (RFC 8899)."""
-        ...
-
-    def send_packets(self, packets: list[bytes]) -> None:
-        """Send packets.
-
-        Raises:
-            ConnectionError: the transport is over; its owner calls :meth:`PeerAssociation.give_up`.
-        """
-        ...
-
-
-class AssociationListener(Protocol):
-    """Receives what happens on an association; methods must not raise."""
-
-    def stream_offered(self, stream: SctpStream) -> None:
-        """The other side opened ``stream``: attach a listener or close it, now."""
-        ...
-
-    def send_space(self) -> None:
-        """The send queue fell below its mark."""
-        ...
-
-    def association_ended(self, reason: str) -> None:
-        """The association has ended; no more calls follow."""
-        ...
-
-
 class PeerAssociation:
     """One association over a DTLS transport.
 
     Args:
         transport: an open one by the time of :meth:`establish`.
         settings: limits and the send mark.
-        listener: called in order, never from inside a method that it calls.
+        listener: called in order, never from inside a method that it calls; told of the end of an established one.
         clock: seconds, monotonic.
     """
 
     def __init__(
         self,
-        transport: PacketTransport,
+        transport: DtlsTransport,
         settings: RtcSettings,
-        listener: AssociationListener,
+        listener: PeerConnectionListener,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -120,8 +83,8 @@ class PeerAssociation:
         self._loop = asyncio.get_running_loop()
         self._machine: Association | None = None
         self._channels: DataChannels | None = None
-        self._streams: dict[int, SctpStream] = {}
-        self._waiting: list[SctpStream] = []
+        self._by_number: dict[int, DataChannel] = {}
+        self._waiting: list[DataChannel] = []
         self._waiting_bytes = 0
         self._message_limit = settings.max_message
         self._settled = asyncio.Event()
@@ -182,7 +145,7 @@ class PeerAssociation:
             tag=secrets.randbelow(2**32 - 1) + 1,
             initial_tsn=secrets.randbits(32),
             cookie_key=secrets.token_bytes(32),
-            congestion=_congestion(settings.congestion, packet_size),
+            congestion=Bbr(packet_size, secrets.randbits(64)),
         )
         # An event comes when the queue falls to the space mark, and there is space below the send mark.
         machine.set_space_mark(settings.send_mark - 1)
@@ -190,26 +153,26 @@ class PeerAssociation:
         machine.start(self._clock())
         self._announce_waiting()
         self._schedule()
-        self._transport.attach(self)
+        self._transport.attach(self.packets_received)
 
     def _announce_waiting(self) -> None:
         waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        for stream in waiting:
-            self._announce(stream)
-            early, stream.early = stream.early, []
+        for channel in waiting:
+            self._announce(channel)
+            early, channel.unannounced = channel.unannounced, []
             try:
                 for message in early:
-                    self.send_message(stream, message)
+                    self.send_message(channel, message)
             except StateError as error:
                 self.abort(str(error))  # the other side's limit was not known when it was queued
-            if stream.closing:
-                self.close_stream(stream)
+            if channel.closing:
+                self.close_channel(channel)
 
-    def _announce(self, stream: SctpStream) -> None:
+    def _announce(self, channel: DataChannel) -> None:
         assert self._channels is not None
-        number = self._channels.open(self._clock(), OpenMessage(stream.label, stream.protocol))
-        stream.number = number
-        self._streams[number] = stream
+        number = self._channels.open(self._clock(), OpenMessage(channel.label, channel.protocol))
+        channel.number = number
+        self._by_number[number] = channel
 
     def abort(self, reason: str) -> None:
         """End the association at once and tell the other side."""
@@ -241,16 +204,16 @@ class PeerAssociation:
             if handle is not None:
                 handle.cancel()
         self._timer = self._turn_due = None
-        streams = [*self._streams.values(), *self._waiting]
-        self._streams.clear()
+        channels = [*self._by_number.values(), *self._waiting]
+        self._by_number.clear()
         self._waiting.clear()
         self._machine = self._channels = None
         self._established, was_established = False, self._established
         self._settled.set()
-        for stream in streams:
-            stream.tell_closed()
+        for channel in channels:
+            channel.ended()
         if was_established:
-            self._listener.association_ended(reason)
+            self._listener.connection_lost(reason)
 
     # Calls of the peer and of streams
 
@@ -261,8 +224,8 @@ class PeerAssociation:
     def _queued(self) -> int:
         return self._machine.buffered() if self._machine is not None else self._waiting_bytes
 
-    def open_stream(self, label: str, protocol: str) -> SctpStream:
-        """Open a stream; what is sent on it before the association is up is sent afterwards.
+    def open_channel(self, label: str, protocol: str) -> DataChannel:
+        """Open a channel; what is sent on it before the association is up is sent afterwards.
 
         Raises:
             StateError: the name is too long or not ASCII, there are too many channels, or the association is over.
@@ -276,21 +239,21 @@ class PeerAssociation:
             raise StateError(f"{self._settings.max_channels} channels are open; that is the limit for one connection")
         if self._ended:
             raise StateError("the connection has ended")
-        stream = SctpStream(self, label, protocol)
+        channel = DataChannel(self, label, protocol)
         if self._channels is None:
-            self._waiting.append(stream)
+            self._waiting.append(channel)
         else:
-            self._announce(stream)
+            self._announce(channel)
             self._schedule()
-        return stream
+        return channel
 
-    def send_message(self, stream: SctpStream, message: str | bytes) -> None:
+    def send_message(self, channel: DataChannel, message: str | bytes) -> None:
         """Queue a message.
 
         Raises:
             StateError: it is larger than either side allows.
         """
-        if not stream.sendable:
+        if not channel.sendable:
             return
         size = len(message) if isinstance(message, bytes) or message.isascii() else len(message.encode())
         if size > self._message_limit:
@@ -298,35 +261,35 @@ class PeerAssociation:
         if self._queued() + size > self._settings.send_limit:
             self.abort("the send queue overflowed")
         elif self._channels is None:
-            stream.early.append(message)
+            channel.unannounced.append(message)
             self._waiting_bytes += size
         else:
-            self._queue(self._channels, stream, message)
+            self._queue(self._channels, channel, message)
 
-    def _queue(self, channels: DataChannels, stream: SctpStream, message: str | bytes) -> None:
-        assert stream.number is not None
+    def _queue(self, channels: DataChannels, channel: DataChannel, message: str | bytes) -> None:
+        assert channel.number is not None
         now = self._clock()
-        self._turns.passed(now, stream, len(message), beside_bulk=self._queued() > 0)
+        self._turns.passed(now, channel, len(message), beside_bulk=self._queued() > 0)
         try:
-            channels.send(now, stream.number, message)
+            channels.send(now, channel.number, message)
         except StateError as error:
             self.abort(f"the send queue overflowed: {error}")
         else:
             self._schedule()
 
-    def close_stream(self, stream: SctpStream) -> None:
-        """Reset a stream once its queued messages are sent."""
-        stream.sendable = False
-        if stream.number is None:
-            stream.closing = True
+    def close_channel(self, channel: DataChannel) -> None:
+        """Reset a channel once its queued messages are sent."""
+        channel.sendable = False
+        if channel.number is None:
+            channel.closing = True
         elif self._channels is not None:
-            self._channels.close(stream.number)
+            self._channels.close(channel.number)
             self._schedule()
 
-    def credit(self, stream: SctpStream, size: int) -> None:
-        """The application is done with ``size`` bytes of ``stream``: they count as free again."""
-        if self._channels is not None and stream.number is not None:
-            self._channels.consumed(stream.number, size)
+    def credit(self, channel: DataChannel, size: int) -> None:
+        """The application is done with ``size`` bytes of ``channel``: they count as free again."""
+        if self._channels is not None and channel.number is not None:
+            self._channels.consumed(channel.number, size)
             self._schedule()
 
     # Turns
@@ -414,10 +377,10 @@ class PeerAssociation:
         while self._channels is not None and (event := self._channels.poll_event()) is not None:
             told = True
             if type(event) is ChannelMessage:
-                stream = self._streams.get(event.channel)
-                if stream is not None and stream.listener is not None:
-                    self._turns.passed(now, stream, event.size, beside_bulk=self._queued() > 0)
-                    stream.listener.message_received(event.data)
+                channel = self._by_number.get(event.channel)
+                if channel is not None:
+                    self._turns.passed(now, channel, event.size, beside_bulk=self._queued() > 0)
+                    channel.message_received(event.data)
                 else:
                     self._channels.consumed(event.channel, event.size)  # nobody wanted the channel
             else:
@@ -438,19 +401,19 @@ class PeerAssociation:
                 self._send_packets()  # the last words
                 self._finish(self._end_reason if code == "local" else _reason(code, reason))
             case ChannelOpened() | ChannelClosing() | ChannelClosed():
-                self._tell_stream(event)
+                self._tell_channel(event)
 
-    def _tell_stream(self, event: ChannelOpened | ChannelClosing | ChannelClosed) -> None:
-        stream = self._streams.get(event.channel)
-        if stream is None:
+    def _tell_channel(self, event: ChannelOpened | ChannelClosing | ChannelClosed) -> None:
+        channel = self._by_number.get(event.channel)
+        if channel is None:
             return  # refused
         if isinstance(event, ChannelOpened):
-            stream.tell_opened()
+            channel.opened()
         elif isinstance(event, ChannelClosing):
-            stream.sendable = False
+            channel.sendable = False
         else:
-            del self._streams[event.channel]
-            stream.tell_closed()
+            del self._by_number[event.channel]
+            channel.ended()
 
     def _offer(self, number: int, opened: OpenMessage) -> None:
         assert self._channels is not None
@@ -460,10 +423,9 @@ class PeerAssociation:
             log.debug("! channel refused: %s", "too many, or a long name" if usual else "not reliable and ordered")
             self._channels.close(number)
             return
-        stream = SctpStream(self, opened.label, opened.protocol)
-        stream.number = number
-        self._streams[number] = stream
-        self._listener.stream_offered(stream)
+        channel = DataChannel(self, opened.label, opened.protocol, number)
+        self._by_number[number] = channel
+        self._listener.channel_offered(channel)
 
     def _take_open_token(self) -> bool:
         now = self._clock()
@@ -474,12 +436,6 @@ class PeerAssociation:
             return False
         self._open_tokens -= 1
         return True
-
-
-def _congestion(kind: CongestionKind, packet_size: int) -> CongestionControl:
-    if kind is CongestionKind.NEWRENO:
-        return NewReno(packet_size)
-    return Bbr(packet_size, secrets.randbits(64))
 
 
 def _reason(code: str, reason: str) -> str:

@@ -1,6 +1,7 @@
-"""A data channel as the engine sees it (:class:`mxrtc_bridge.engine.ports.Channel`).
+"""A data channel of an association, as the engine sees it (:class:`mxrtc_bridge.engine.ports.Channel`).
 
-Keeps what arrives before somebody listens, within a limit, and delivers it in order. Knows nothing of SCTP.
+Keeps what arrives before somebody listens, within a limit, and delivers it in order. Before the association is up a
+channel has no number; what is sent on it waits here, and the association counts it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections import deque
 from typing import Protocol
 
 from mxrtc_bridge.engine.ports import ChannelListener
-from mxrtc_bridge.rtc.sctp_stream import StreamListener
 
 log = logging.getLogger(__name__)
 
@@ -18,47 +18,46 @@ MAX_EARLY_MESSAGES = 256
 """Messages kept for a listener to come; their bytes are bounded by the receive window. More close the channel."""
 
 
-class Stream(Protocol):
-    """What a channel needs from the transport below it."""
+class ChannelOwner(Protocol):
+    """What a channel needs from its association."""
 
-    @property
-    def label(self) -> str: ...
+    def send_message(self, channel: DataChannel, message: str | bytes) -> None: ...
 
-    @property
-    def protocol(self) -> str: ...
+    def close_channel(self, channel: DataChannel) -> None: ...
 
-    def set_listener(self, listener: StreamListener) -> None: ...
-
-    def send(self, message: str | bytes) -> None: ...
-
-    def close(self) -> None: ...
-
-    def consumed(self, size: int) -> None: ...
+    def credit(self, channel: DataChannel, size: int) -> None: ...
 
 
 class DataChannel:
     """One data channel.
 
     Args:
-        stream: the transport's side of it.
-        opened: whether it is open already, as one that the other side has opened.
+        owner: its association.
+        label: what its opener calls it.
+        protocol: the subprotocol that it carries.
+        number: of its stream if it is open already, as one that the other side has opened.
+
+    Attributes:
+        number: of the stream in both directions; None before it is announced, and after it is closed.
+        sendable: messages may still be sent.
+        unannounced: what was sent before the association was up.
+        closing: its close was asked for before the association was up.
+        bulky_until: when its last large message will be so long ago that it counts as interactive.
     """
 
-    def __init__(self, stream: Stream, *, opened: bool) -> None:
-        self._stream = stream
+    def __init__(self, owner: ChannelOwner, label: str, protocol: str, number: int | None = None) -> None:
+        self._owner = owner
+        self.label = label
+        self.protocol = protocol
+        self.number = number
+        self.sendable = True
+        self.unannounced: list[str | bytes] = []
+        self.closing = False
+        self.bulky_until = 0.0
         self._listener: ChannelListener | None = None
-        self._opened = opened
+        self._opened = number is not None
         self._closed = False
         self._early: deque[str | bytes] = deque()
-        stream.set_listener(self)
-
-    @property
-    def label(self) -> str:
-        return self._stream.label
-
-    @property
-    def protocol(self) -> str:
-        return self._stream.protocol
 
     def set_listener(self, listener: ChannelListener) -> None:
         """Attach the receiver; what came before is delivered now, in order."""
@@ -66,7 +65,7 @@ class DataChannel:
         if self._opened:
             listener.channel_opened()
         while self._early:
-            self._dispatch(listener, self._early.popleft())
+            self.message_received(self._early.popleft())
         if self._closed:
             listener.channel_closed()
 
@@ -76,40 +75,42 @@ class DataChannel:
         Raises:
             StateError: the message is larger than 64 KiB, or than what the other side takes.
         """
-        self._stream.send(message)
+        self._owner.send_message(self, message)
 
     def consumed(self, size: int) -> None:
         """Say that ``size`` bytes of received payload have left our memory; text counts by its UTF-8."""
-        self._stream.consumed(size)
+        self._owner.credit(self, size)
 
     def close(self) -> None:
         """Close after what was queued has been sent."""
-        self._stream.close()
+        self._owner.close_channel(self)
 
-    # StreamListener
+    # Called by the association
 
-    def stream_opened(self) -> None:
+    def opened(self) -> None:
+        """The other side knows the channel."""
         self._opened = True
         if self._listener is not None:
             self._listener.channel_opened()
 
     def message_received(self, message: str | bytes) -> None:
-        if self._listener is not None:
-            self._dispatch(self._listener, message)
-        elif len(self._early) < MAX_EARLY_MESSAGES:
-            self._early.append(message)
-        else:
-            log.debug("! channel closed: %d messages and nobody listens", MAX_EARLY_MESSAGES)
-            self._stream.close()
-
-    def stream_closed(self) -> None:
-        self._closed = True
-        if self._listener is not None:
-            self._listener.channel_closed()
-
-    @staticmethod
-    def _dispatch(listener: ChannelListener, message: str | bytes) -> None:
-        if isinstance(message, str):
+        """Deliver a message, or keep it for the listener to come."""
+        listener = self._listener
+        if listener is None:
+            if len(self._early) < MAX_EARLY_MESSAGES:
+                self._early.append(message)
+            else:
+                log.debug("! channel closed: %d messages and nobody listens", MAX_EARLY_MESSAGES)
+                self.close()
+        elif isinstance(message, str):
             listener.text_received(message)
         else:
             listener.binary_received(message)
+
+    def ended(self) -> None:
+        """The channel is gone; nothing more is called."""
+        self.sendable = False
+        self.number = None
+        self._closed = True
+        if self._listener is not None:
+            self._listener.channel_closed()

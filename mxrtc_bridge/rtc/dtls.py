@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Callable, Iterator
-from typing import Protocol, cast
+from typing import cast
 
 from aiortc import RTCCertificate, RTCDtlsFingerprint, RTCDtlsParameters, RTCIceTransport
 from aiortc.rtcdtlstransport import RTCDtlsTransport, State
@@ -42,14 +42,6 @@ MAX_EXPANSION = 80
 MAX_JOINED = 16 * 1024
 """Records that OpenSSL gets at once: it reads into a buffer of this size, and what does not fit would be cut off."""
 APPLICATION_DATA = 23
-
-
-class PacketReceiver(Protocol):
-    """What gets the decrypted packets."""
-
-    def packets_received(self, packets: list[bytes]) -> None:
-        """Take all packets of a batch, in the order of arrival."""
-        ...
 
 
 def split_records(flight: bytes) -> Iterator[bytes]:
@@ -82,7 +74,7 @@ class DtlsTransport(RTCDtlsTransport):
         self._handshake_settled = False
         self._closed_by_peer = False
         self._identity_refused = False
-        self._receiver: PacketReceiver | None = None
+        self._receiver: Callable[[list[bytes]], None] | None = None
         self._packets: list[bytes] = []
         self._over = False
         self._handshake_timer: asyncio.TimerHandle | None = None
@@ -119,8 +111,8 @@ class DtlsTransport(RTCDtlsTransport):
         if self._state is not State.CONNECTED:
             raise TransportError("dtls_failed", "the DTLS handshake failed")
 
-    def attach(self, receiver: PacketReceiver) -> None:
-        """Hand packets to ``receiver`` from now on, beginning with those that came since the handshake."""
+    def attach(self, receiver: Callable[[list[bytes]], None]) -> None:
+        """Hand the decrypted packets of each batch to ``receiver``, in order; those since the handshake come first."""
         self._receiver = receiver
         self._watch_last_flight()
         self._connection.attach(self)
@@ -232,7 +224,7 @@ class DtlsTransport(RTCDtlsTransport):
             self._packets = []
             self._connection.note_alive()
             if self._receiver is not None:
-                self._receiver.packets_received(packets)
+                self._receiver(packets)
         if self._over:
             self._connection.wake()
 

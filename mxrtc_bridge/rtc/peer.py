@@ -20,15 +20,13 @@ from aiortc import RTCCertificate
 from mxrtc_bridge.core.errors import StateError, TransportError
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import Candidate, Description, DescriptionType, Setup, format_description
-from mxrtc_bridge.engine.ports import PeerConnectionListener
+from mxrtc_bridge.engine.ports import Channel, PeerConnectionListener
 from mxrtc_bridge.rtc.association import LOCAL_PORT, PeerAssociation
 from mxrtc_bridge.rtc.certificates import local_fingerprint
-from mxrtc_bridge.rtc.channel import DataChannel
 from mxrtc_bridge.rtc.datagrams import Drops
 from mxrtc_bridge.rtc.dtls import DtlsTransport
 from mxrtc_bridge.rtc.ice import IceConnection, described_candidates, new_session_id
 from mxrtc_bridge.rtc.ice_servers import ServerPlan
-from mxrtc_bridge.rtc.sctp_stream import SctpStream
 from mxrtc_bridge.rtc.settings import RtcSettings
 
 log = logging.getLogger(__name__)
@@ -199,7 +197,7 @@ class DataPeerConnection:
 
     # Channels
 
-    def open_channel(self, label: str, protocol: str) -> DataChannel:
+    def open_channel(self, label: str, protocol: str) -> Channel:
         """Open a reliable, ordered channel; what is sent before it is open is sent afterwards.
 
         Raises:
@@ -207,17 +205,16 @@ class DataPeerConnection:
         """
         if self._is_closed():
             raise StateError("the connection has ended")
-        return DataChannel(self._association.open_stream(label, protocol), opened=False)
+        return self._association.open_channel(label, protocol)
 
     def can_send(self) -> bool:
         """Whether the send queue is below its mark, all channels together."""
         return self._association.can_send()
 
-    # AssociationListener
+    # What the association tells (PeerConnectionListener)
 
-    def stream_offered(self, stream: SctpStream) -> None:
+    def channel_offered(self, channel: Channel) -> None:
         """The other side has opened a channel."""
-        channel = DataChannel(stream, opened=True)
         if self._listener is None:
             channel.close()
         else:
@@ -228,23 +225,16 @@ class DataPeerConnection:
         if self._listener is not None and not self._is_closed():
             self._listener.send_space()
 
-    def association_ended(self, reason: str) -> None:
-        """SCTP has ended."""
-        self._lose(reason)
-
     def _dtls_ended(self) -> None:
         # Called from the task that reads packets, as its last act; the association is told, and tells us.
         self._association.give_up(self._dtls.end_reason)
 
     # The end
 
-    def _lose(self, reason: str) -> None:
-        """The connection has ended by itself."""
-        was_connected = self._state is PeerState.CONNECTED
-        if self._is_closed():
-            return
-        if not was_connected:
-            return  # connect() reports it
+    def connection_lost(self, reason: str) -> None:
+        """SCTP has ended by itself."""
+        if self._state is not PeerState.CONNECTED:
+            return  # connect() reports it, or close() was called
         self._state = PeerState.CLOSED
         log.debug("x peer connection lost: %s", reason)
         self._start_closing()

@@ -7,7 +7,7 @@ long while all that moves is bulk, and short while somebody exchanges small mess
 
 from __future__ import annotations
 
-from mxrtc_bridge.rtc.sctp_stream import SctpStream
+from mxrtc_bridge.rtc.channel import DataChannel
 
 LONG_TURN = 45
 """Packets: what fits into one call of the kernel at the size that Ethernet carries; 64 KB, 0.4 ms of work."""
@@ -17,7 +17,7 @@ SMALL_MESSAGE = 1024
 SHORT_FOR_S = 0.1
 """After a small message: most answers that a person waits for come within this time."""
 BULKY_FOR_S = 1.0
-"""After a large message on a stream its small ones are about the large ones: acknowledgements, ends."""
+"""After a large message on a channel its small ones are about the large ones: acknowledgements, ends."""
 
 
 class SendBurst:
@@ -28,18 +28,18 @@ class SendBurst:
     def __init__(self) -> None:
         self._short_until = 0.0
 
-    def passed(self, now: float, stream: SctpStream, size: int, *, beside_bulk: bool) -> None:
+    def passed(self, now: float, channel: DataChannel, size: int, *, beside_bulk: bool) -> None:
         """Note a message.
 
         Args:
             now: seconds.
-            stream: that it was sent on, or came from.
+            channel: that it was sent on, or came from.
             size: bytes.
             beside_bulk: whether other messages wait for sending.
         """
         if size > SMALL_MESSAGE:
-            stream.bulky_until = now + BULKY_FOR_S
-        elif beside_bulk and stream.bulky_until <= now:
+            channel.bulky_until = now + BULKY_FOR_S
+        elif beside_bulk and channel.bulky_until <= now:
             self._short_until = now + SHORT_FOR_S
 
     def packets(self, now: float) -> int:

@@ -8,21 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from enum import Enum
 
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.webrtc.ice import IcePolicy
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-class CongestionKind(Enum):
-    """Which congestion control our side sends with; the other side does not notice which."""
-
-    BBR = "bbr"
-    """By a model of the path: a single loss is no reason to slow down."""
-    NEWRENO = "newreno"
-    """By loss alone (RFC 9260 section 7.2), as other WebRTC implementations do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +78,6 @@ class RtcSettings:
     receive_window: int = 4 * 1024 * 1024
     """Received payload that may wait in our memory for its consumer, over all channels; incomplete messages may take as
     much again. It bounds the rate of one connection: 80 MB/s at 50 ms of round trip."""
-    congestion: CongestionKind = CongestionKind.BBR
 
     def __post_init__(self) -> None:
         if self.port_range is not None:

@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
 
-from mxrtc_bridge.rtc.settings import CongestionKind
 from tests.rtc.implementations import ALL, BROWSERS, Browser, OtherPeer, node_peer
 from tests.rtc.peers import RecordingChannel, RecordingPeer, make_peer
+from tests.sctp.newreno import NewReno
 from tests.sctp.recorded import FOLDER, RecordedAssociation
 
 
@@ -57,13 +57,15 @@ async def record(name: str) -> None:
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch("mxrtc_bridge.rtc.association.Association", make))
+        # A replay makes the same decisions only with a control that draws no numbers.
+        stack.enter_context(mock.patch("mxrtc_bridge.rtc.association.Bbr", lambda size, _seed: NewReno(size)))
         if name in BROWSERS:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
             context = stack.enter_context(Browser(name, folder).running()).peer()
         else:
             context = node_peer(shutil.which("node") or "node", name)
         async with context as other:
-            ours = RecordingPeer(make_peer(congestion=CongestionKind.NEWRENO))
+            ours = RecordingPeer(make_peer())
             try:
                 await converse(other, ours)
             finally:

@@ -1,32 +1,28 @@
-"""A channel between a stream and its listener: what comes before somebody listens, and the order of events."""
+"""A channel between its association and its listener: what comes before somebody listens, and the order of events."""
 
 from __future__ import annotations
 
 from mxrtc_bridge.rtc.channel import MAX_EARLY_MESSAGES, DataChannel
-from mxrtc_bridge.rtc.sctp_stream import StreamListener
 
 
-class FakeStream:
-    """Records what the channel asks of it."""
-
-    label = "label"
-    protocol = "protocol"
+class FakeAssociation:
+    """Records what channels ask of it."""
 
     def __init__(self) -> None:
         self.calls: list[object] = []
-        self.listener: StreamListener | None = None
 
-    def set_listener(self, listener: StreamListener) -> None:
-        self.listener = listener
+    def send_message(self, channel: DataChannel, message: str | bytes) -> None:
+        self.calls.append((channel, message))
 
-    def send(self, message: str | bytes) -> None:
-        self.calls.append(message)
+    def close_channel(self, channel: DataChannel) -> None:
+        self.calls.append((channel, "close"))
 
-    def close(self) -> None:
-        self.calls.append("close")
+    def credit(self, channel: DataChannel, size: int) -> None:
+        self.calls.append((channel, size))
 
-    def consumed(self, size: int) -> None:
-        self.calls.append(size)
+
+def offered(association: FakeAssociation | None = None) -> DataChannel:
+    return DataChannel(association or FakeAssociation(), "label", "protocol", 7)
 
 
 class Recorder:
@@ -47,43 +43,48 @@ class Recorder:
 
 
 def test_listener_gets_what_came_before_it_in_order() -> None:
-    channel = DataChannel(FakeStream(), opened=True)
+    channel = offered()
     channel.message_received("one")
     channel.message_received(b"two")
-    channel.stream_closed()
+    channel.ended()
     recorder = Recorder()
     channel.set_listener(recorder)
     assert recorder.events == ["opened", ("text", "one"), ("binary", b"two"), "closed"]
 
 
 def test_events_pass_straight_through_afterwards() -> None:
-    channel = DataChannel(FakeStream(), opened=False)
+    channel = DataChannel(FakeAssociation(), "label", "protocol")
     recorder = Recorder()
     channel.set_listener(recorder)
     assert recorder.events == []
-    channel.stream_opened()
+    channel.opened()
     channel.message_received("")
     channel.message_received(b"")
-    channel.stream_closed()
+    channel.ended()
     assert recorder.events == ["opened", ("text", ""), ("binary", b""), "closed"]
 
 
 def test_messages_without_a_listener_are_bounded() -> None:
-    stream = FakeStream()
-    channel = DataChannel(stream, opened=True)
+    association = FakeAssociation()
+    channel = offered(association)
     for _ in range(MAX_EARLY_MESSAGES):
         channel.message_received(b"x")
-    assert stream.calls == []
+    assert association.calls == []
     channel.message_received(b"one too many")
-    assert stream.calls == ["close"]
+    assert association.calls == [(channel, "close")]
 
 
-def test_calls_reach_the_stream() -> None:
-    stream = FakeStream()
-    channel = DataChannel(stream, opened=True)
+def test_calls_reach_the_association() -> None:
+    association = FakeAssociation()
+    channel = offered(association)
     channel.send("text")
     channel.consumed(7)
     channel.close()
-    assert stream.calls == ["text", 7, "close"]
+    assert association.calls == [(channel, "text"), (channel, 7), (channel, "close")]
     assert (channel.label, channel.protocol) == ("label", "protocol")
-    assert stream.listener is channel
+
+
+def test_ended_channel_has_no_number_and_takes_nothing_more() -> None:
+    channel = offered()
+    channel.ended()
+    assert (channel.number, channel.sendable) == (None, False)

@@ -37,12 +37,10 @@ class Arrivals:
         self._peer = ours.peer
         self.most_held = 0
         self._changed = asyncio.Event()
-        association = ours.peer._association
-        self._receive = association.packets_received
-        association.packets_received = self._received  # type: ignore[method-assign]
+        ours.peer._dtls.attach(self._received)
 
     def _received(self, packets: list[bytes]) -> None:
-        self._receive(packets)
+        self._peer._association.packets_received(packets)
         if self._peer._association._machine is not None:
             self.most_held = max(self.most_held, unconsumed(self._peer))
         self._changed.set()

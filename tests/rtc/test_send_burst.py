@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from mxrtc_bridge.rtc.sctp_stream import SctpStream
+from mxrtc_bridge.rtc.channel import DataChannel
 from mxrtc_bridge.rtc.send_burst import BULKY_FOR_S, LONG_TURN, SHORT_FOR_S, SHORT_TURN, SMALL_MESSAGE, SendBurst
 from tests.rtc.peers import Pair
 
@@ -12,36 +12,36 @@ KIB = 1024
 
 
 class _Owner:
-    def send_message(self, stream: SctpStream, message: str | bytes) -> None: ...
+    def send_message(self, channel: DataChannel, message: str | bytes) -> None: ...
 
-    def close_stream(self, stream: SctpStream) -> None: ...
+    def close_channel(self, channel: DataChannel) -> None: ...
 
-    def credit(self, stream: SctpStream, size: int) -> None: ...
+    def credit(self, channel: DataChannel, size: int) -> None: ...
 
 
-def stream() -> SctpStream:
-    return SctpStream(_Owner(), "label", "protocol")
+def channel() -> DataChannel:
+    return DataChannel(_Owner(), "label", "protocol")
 
 
 def test_turns_are_long_until_a_small_message_passes_beside_bulk() -> None:
     turns = SendBurst()
     assert turns.packets(0.0) == LONG_TURN
-    turns.passed(1.0, stream(), 1, beside_bulk=False)
+    turns.passed(1.0, channel(), 1, beside_bulk=False)
     assert turns.packets(1.0) == LONG_TURN, "nothing else waits: there is nothing to shorten"
-    turns.passed(1.0, stream(), SMALL_MESSAGE, beside_bulk=True)
+    turns.passed(1.0, channel(), SMALL_MESSAGE, beside_bulk=True)
     assert turns.packets(1.0) == SHORT_TURN
     assert turns.packets(1.0 + SHORT_FOR_S) == LONG_TURN
 
 
 def test_large_messages_leave_turns_long() -> None:
     turns = SendBurst()
-    turns.passed(1.0, stream(), SMALL_MESSAGE + 1, beside_bulk=True)
+    turns.passed(1.0, channel(), SMALL_MESSAGE + 1, beside_bulk=True)
     assert turns.packets(1.0) == LONG_TURN
 
 
 def test_small_messages_of_a_bulk_stream_leave_turns_long_until_it_has_been_quiet() -> None:
     """The credits of a transfer are as small as keystrokes, and nobody waits for them."""
-    turns, bulk = SendBurst(), stream()
+    turns, bulk = SendBurst(), channel()
     turns.passed(1.0, bulk, 16 * KIB, beside_bulk=False)
     turns.passed(1.0 + BULKY_FOR_S / 2, bulk, 10, beside_bulk=True)
     assert turns.packets(1.0 + BULKY_FOR_S / 2) == LONG_TURN

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from mxrtc_bridge.sctp.association import Association
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import Ended, Established, Event, MessageReceived
-from mxrtc_bridge.sctp.newreno import NewReno
 from mxrtc_bridge.sctp.settings import SctpSettings
+from tests.sctp.newreno import NewReno
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import Any
 
 from mxrtc_bridge.sctp.association import Association
 from mxrtc_bridge.sctp.events import Ended, Event, MessageReceived
-from mxrtc_bridge.sctp.newreno import NewReno
 from mxrtc_bridge.sctp.settings import SctpSettings
+from tests.sctp.newreno import NewReno
 
 FOLDER = Path(__file__).parent / "captures"
 

@@ -13,9 +13,9 @@ from mxrtc_bridge.sctp.association import Association
 from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import MessageReceived
-from mxrtc_bridge.sctp.newreno import NewReno
 from mxrtc_bridge.sctp.settings import SctpSettings
 from tests.sctp.links import association
+from tests.sctp.newreno import NewReno
 
 
 def exchange(now: float, one: Association, other: Association) -> int:

@@ -9,8 +9,8 @@ import pytest
 
 from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.congestion import CongestionControl
-from mxrtc_bridge.sctp.newreno import NewReno
 from tests.sctp.link_model import MBIT, PACKET, Clock, Flow, Host, Link
+from tests.sctp.newreno import NewReno
 
 
 def jain(rates: list[float]) -> float:

@@ -1,8 +1,9 @@
 """The congestion control of RFC 9260 section 7.2: slow start, congestion avoidance, one reduction a round trip.
 
-Plain and unpaced. It takes each loss as congestion, which limits it on long paths: the default is another one. What it
-guards against beyond the RFC: growth while the application does not fill the window (section 7.2.1), and a reduction
-for what was only reordering, which :meth:`NewReno.on_spurious` takes back.
+Plain and unpaced, as other implementations of WebRTC have it: what ours is compared with, and what shares a path with
+it. It takes each loss as congestion, which limits it on long paths. What it guards against beyond the RFC: growth while
+the application does not fill the window (section 7.2.1), and a reduction for what was only reordering, which
+:meth:`NewReno.on_spurious` takes back.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class NewReno:
     def on_sent(self, now: float, packet: SentPacket) -> None:
         pass
 
-    def on_ack(self, now: float, sample: RateSample) -> None:  # noqa: ARG002 - the interface
+    def on_ack(self, now: float, sample: RateSample) -> None:
         if not sample.window_limited or sample.newly_lost:
             return
         if self._window < self._slow_start_threshold:
@@ -75,17 +76,17 @@ class NewReno:
                 self._window += self._packet
         self._window = min(self._window, self._max_window)
 
-    def on_loss(self, now: float, packet: SentPacket, lost_bytes: int, inflight: int) -> None:  # noqa: ARG002
+    def on_loss(self, now: float, packet: SentPacket, lost_bytes: int, inflight: int) -> None:
         if packet.sent_at <= self._recovery_at:
             return  # lost in the round trip that was already answered (section 7.2.4)
         self._reduce(now, max(self._window // 2, 4 * self._packet))
         self._window = self._slow_start_threshold
 
-    def on_timeout(self, now: float, inflight: int) -> None:  # noqa: ARG002
+    def on_timeout(self, now: float, inflight: int) -> None:
         self._reduce(now, max(self._window // 2, 4 * self._packet))
         self._window = self._packet
 
-    def on_spurious(self, now: float) -> None:  # noqa: ARG002
+    def on_spurious(self, now: float) -> None:
         if self._undo_window:
             self._window = max(self._window, self._undo_window)
             self._slow_start_threshold = max(self._slow_start_threshold, self._undo_threshold)
