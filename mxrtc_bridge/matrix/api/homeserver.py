@@ -111,8 +111,11 @@ class Homeserver:
         }
         answer = await self._post("log in", Path.v3.login, content, repeat=Repeat.IF_UNTOUCHED)
         token, device = answer.get("access_token"), answer.get("device_id")
-        if not isinstance(token, str) or not isinstance(device, str) or not 0 < len(token) <= 8192 or len(device) > 255:
+        # What no header can hold would fail at each later use.
+        usable = isinstance(token, str) and 0 < len(token) <= 8192 and token.isascii() and token.isprintable()
+        if not usable or not isinstance(device, str) or len(device) > 255:
             raise HomeserverError("could not log in: the answer holds no access token and device", 200)
+        assert isinstance(token, str)
         return LoginResult(_user_id(answer), device, token)
 
     async def logout(self) -> None:

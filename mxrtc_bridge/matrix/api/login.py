@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from mautrix.api import Method
 
-from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId, server_of
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
-from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
+from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport, check_address
 
 DISCOVERY_TIMEOUT_S = 10.0
 MAX_WELL_KNOWN_BYTES = 64 * 1024
@@ -47,6 +47,10 @@ async def discover(user: UserId) -> str:
         HomeserverError: the server cannot be reached, or the file is not usable; an address given by hand would help.
     """
     server = _host(server_of(user))
+    try:
+        check_address(f"https://{server}")
+    except ConfigError as error:
+        raise HomeserverError(f"{server} is no name of a host; give the address of the homeserver instead") from error
     transport = Transport(f"https://{server}", retry=_QUICK, max_answer_bytes=MAX_WELL_KNOWN_BYTES)
     transport.follow_redirects()
     try:
@@ -76,13 +80,21 @@ def _host(server: str) -> str:
 def _named_address(answer: dict[str, object], server: str) -> str:
     entry = answer.get("m.homeserver")
     address = entry.get("base_url") if isinstance(entry, dict) else None
-    if not isinstance(address, str) or not address.startswith("https://") or len(address) > 512:
+    if not isinstance(address, str) or len(address) > 512 or not _is_usable(address):
         raise HomeserverError(
             f"https://{server}/.well-known/matrix/client names no https:// address under m.homeserver.base_url; "
             "give the address of the homeserver instead",
             200,
         )
     return address.rstrip("/")
+
+
+def _is_usable(address: str) -> bool:
+    try:
+        check_address(address)
+    except ConfigError:
+        return False
+    return address.startswith("https://")
 
 
 async def log_in(base_url: str, user: str, password: str, device_name: str) -> Account:

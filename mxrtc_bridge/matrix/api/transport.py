@@ -23,8 +23,17 @@ from enum import Enum
 from typing import Any
 from urllib.parse import urlsplit
 
+from aiohttp import (
+    ClientError,
+    ClientPayloadError,
+    ClientResponseError,
+    InvalidURL,
+    ServerDisconnectedError,
+    TooManyRedirects,
+)
 from mautrix.api import HTTPAPI, Method, PathBuilder
 from mautrix.errors import MatrixConnectionError
+from yarl import URL
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import AnswerTooLongError, ConfigError, HomeserverError, StateError
@@ -32,6 +41,7 @@ from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.core.text.foreign_json import read_foreign_json
 
+log = logging.getLogger(__name__)
 # mautrix writes whole request bodies at DEBUG. The level of its root logger is a wall that no logging configuration of
 # ours lowers by accident, since children inherit it.
 logging.getLogger("mau").setLevel(logging.WARNING)
@@ -57,10 +67,10 @@ class Repeat(Enum):
     """Only after a rate limit: the one failure that says for certain that nothing happened."""
     NEVER = "never"
 
-    def allows(self, error: HomeserverError) -> bool:
+    def allows(self, error: _FailedError) -> bool:
         """Whether this failure may be followed by another attempt."""
         if self is Repeat.ALWAYS:
-            return error.retryable
+            return error.retryable and error.again
         return self is Repeat.IF_UNTOUCHED and error.status == 429
 
 
@@ -96,9 +106,19 @@ class _FailedError(HomeserverError):
 
     too_long = False
 
-    def __init__(self, message: str, status: int = 0, errcode: str = "", retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        status: int = 0,
+        errcode: str = "",
+        retry_after_s: float | None = None,
+        *,
+        again: bool = True,
+    ) -> None:
         super().__init__(message, status, errcode)
         self.retry_after_s = retry_after_s
+        self.again = again
+        """False where another attempt, a moment later, would only fail the same."""
 
 
 class _BoundedApi(HTTPAPI):
@@ -167,22 +187,59 @@ def _refusal(status: int, answer: object, retry_after: str | None) -> _FailedErr
     return _FailedError(sentence, status, errcode, asked_s)
 
 
-def _unreachable(error: BaseException) -> str:
-    """Say why there was no answer, without addresses."""
+def _certificate(error: BaseException) -> str:
+    why = getattr(error, "verify_message", None)
+    return f"its certificate is not accepted: {display(str(why or 'no reason is given'), 120)}"
+
+
+def _tls(error: BaseException) -> str:
+    return f"TLS failed: {display(str(getattr(error, 'reason', None) or type(error).__name__), 80)}"
+
+
+def _system(error: BaseException) -> str:
+    number = getattr(error, "errno", None)
+    return os.strerror(number).lower() if isinstance(number, int) and number > 0 else _NO_ANSWER
+
+
+_NO_ANSWER = "the connection ended without an answer"
+_CAUSES: tuple[tuple[type[BaseException], str | Callable[[BaseException], str], bool], ...] = (
+    (ssl.SSLCertVerificationError, _certificate, False),
+    (ssl.SSLError, _tls, True),
+    (socket.gaierror, "its name cannot be resolved", True),
+    (UnicodeError, "a name or a text in the request has a form that cannot be sent", False),
+    (InvalidURL, "it names an address that cannot be used", False),
+    (TooManyRedirects, "it redirects again and again", False),
+    (ClientPayloadError, "the connection ended in the middle of the answer", True),
+    (ClientResponseError, "what answers there does not speak HTTP", True),
+    (ServerDisconnectedError, _NO_ANSWER, True),
+    (OSError, _system, True),
+    (ClientError, _NO_ANSWER, True),
+    (MatrixConnectionError, _NO_ANSWER, True),
+    (ValueError, "what is sent or answered has a form that HTTP does not allow", False),
+)
+"""Every cause that is known, the most telling first: what is said of it, and whether another attempt can help.
+
+Many of these are of several families at once: aiohttp's error for a certificate is one of ``ssl`` and has none of its
+attributes. So no attribute of an exception is taken for granted.
+"""
+
+
+def _failure(error: Exception) -> _FailedError:
+    """Say why there was no answer, without addresses; for whatever exception."""
     links: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and len(links) < 8:
-        links.append(link)
+        # aiohttp keeps beside its own exception what the TLS library has said of a certificate, which tells more.
+        inner = getattr(link, "certificate_error", None)
+        links += [inner, link] if isinstance(inner, BaseException) else [link]
         link = link.__cause__ or link.__context__
-    for link in links:
-        if isinstance(link, ssl.SSLError):
-            return f"TLS failed: {display(link.reason or type(link).__name__, 80)}"
-        if isinstance(link, socket.gaierror):
-            return "its name cannot be resolved"
-    for link in links:
-        if isinstance(link, OSError) and link.errno is not None and link.errno > 0:
-            return os.strerror(link.errno).lower()
-    return "the connection ended without an answer"
+    for kind, words, again in _CAUSES:
+        for link in links:
+            if isinstance(link, kind):
+                said = words if isinstance(words, str) else words(link)
+                return _FailedError(f"the homeserver cannot be reached: {said}", again=again)
+    log.warning("a request to the homeserver failed in a way that is not known", exc_info=error)
+    return _FailedError(f"the homeserver cannot be reached: {type(error).__name__}", again=False)
 
 
 class Transport:
@@ -213,9 +270,11 @@ class Transport:
             jitter: random numbers in [0, 1).
 
         Raises:
-            ConfigError: ``base_url`` is not the address of a web server.
+            ConfigError: ``base_url`` is not the address of a web server, or no header can hold ``token``.
         """
-        _check_address(base_url)
+        check_address(base_url)
+        if not (token.isascii() and token.isprintable()):
+            raise ConfigError("the access token holds a character that no token has; log in again, or correct it")
         self._api = _BoundedApi(base_url, token, log=_SILENT, default_retry_count=0)  # type: ignore[arg-type]
         self._api.max_answer_bytes = max_answer_bytes
         self._retry = retry or RetryPolicy()
@@ -302,10 +361,12 @@ class Transport:
                     query_params=dict(query),
                     sensitive=method is not Method.GET,
                 )
+        except _FailedError:
+            raise
         except TimeoutError as error:
             raise _FailedError(f"the homeserver did not answer within {timeout_s:g} seconds") from error
-        except MatrixConnectionError as error:
-            raise _FailedError(f"the homeserver cannot be reached: {_unreachable(error)}") from error
+        except Exception as error:
+            raise _failure(error) from error
         assert isinstance(answer, dict)
         return answer
 
@@ -318,10 +379,18 @@ def _explained(what: str, error: _FailedError) -> HomeserverError:
     return kind(sentence, error.status, error.errcode)
 
 
-def _check_address(base_url: str) -> None:
+def check_address(base_url: str) -> None:
+    """Refuse what cannot be the address of a homeserver.
+
+    Raises:
+        ConfigError: it is no ``http://`` or ``https://`` address, or holds more than a host, a port and a path.
+    """
     try:
         parts = urlsplit(base_url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        # As the resolver takes it: labels of 1 to 63 characters (RFC 1035, 2.3.4).
+        (parts.hostname or "").encode("idna")
+        URL(base_url)
     except ValueError:
         usable = False
     if not usable:
