@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import ipaddress
 import logging
 import ssl
 from collections.abc import AsyncIterator
@@ -12,10 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mautrix.api import Method
@@ -24,34 +18,10 @@ from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.api.login import discover
 from mxrtc_bridge.matrix.api.transport import Repeat, RetryPolicy, Transport
+from tests.certificates import make_certificate
 from tests.long import examples
 
-DAY = dt.timedelta(days=1)
 TRIES: list[float] = []
-
-
-def certificate(folder: Path, name: str = "127.0.0.1", ended: bool = False) -> ssl.SSLContext:
-    """What a server shows that has signed its certificate itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    names = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(names)
-        .issuer_name(names)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - 3 * DAY)
-        .not_valid_after(now - DAY if ended else now + DAY)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .sign(key, hashes.SHA256())
-    )
-    no_password = serialization.NoEncryption()
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, no_password)
-    (folder / "server.pem").write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "server.pem")
-    return context
 
 
 @asynccontextmanager
@@ -171,7 +141,7 @@ def test_whatever_is_answered_is_an_object_or_a_homeserver_error(
 async def test_a_certificate_that_is_not_believed_is_told_at_once_and_may_be_mended_later(
     tmp_path: Path, ended: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with answering(b"", certificate(tmp_path, ended=ended)) as port:
+    async with answering(b"", make_certificate(tmp_path / "server.pem", ended=ended)) as port:
         with pytest.raises(HomeserverError, match=r"cannot be reached: its certificate is not accepted: \w") as caught:
             await ask(f"https://127.0.0.1:{port}")
     assert TRIES == [], "a person waits"
@@ -183,7 +153,7 @@ async def test_tls_where_none_is_and_none_where_it_is(tmp_path: Path) -> None:
     async with answering(b"HTTP/1.1 200 OK\r\n\r\n{}", after=b"\x16") as port:
         with pytest.raises(HomeserverError, match=r"TLS failed|without an answer"):
             await ask(f"https://127.0.0.1:{port}")
-    async with answering(b"", certificate(tmp_path)) as port:
+    async with answering(b"", make_certificate(tmp_path / "server.pem")) as port:
         with pytest.raises(HomeserverError, match="cannot be reached"):
             await ask(f"http://127.0.0.1:{port}")
 
