@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from mxrtc_bridge.cli.bridge import main as bridge_main
+from mxrtc_bridge.cli.bridge import command_line
 from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.config import InvalidConfigError
 from mxrtc_bridge.config.loader import parse_config
@@ -63,9 +63,7 @@ def test_every_exit_code_of_mxrtc_is_on_the_page() -> None:
 
 
 def test_every_exit_code_of_mxrtc_bridge_is_on_the_page() -> None:
-    assert sorted(exit_codes("mxrtc-bridge")) == sorted(
-        v for k, v in vars(bridge_main).items() if k.startswith("EXIT_")
-    )
+    assert sorted(exit_codes("mxrtc-bridge")) == sorted(command_line.Exit)
 
 
 def test_every_exit_code_of_the_demonstration_is_on_the_page() -> None:
@@ -77,7 +75,11 @@ def kinds_said() -> Iterator[str]:
     """Yield the kind of each object that the client can print, read from its source."""
     for path in (ROOT / "mxrtc_bridge" / "client").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "say":
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in ("say", "data")
+            ):
                 kind = node.args[0]
                 assert isinstance(kind, ast.Constant), "a kind is a word in the source, so that it can be documented"
                 yield str(kind.value)

@@ -11,9 +11,8 @@ from mxrtc_bridge.client.calls.caller import Caller
 from mxrtc_bridge.client.calls.connection import check_finished, list_services_of, only_service, report_connected
 from mxrtc_bridge.client.exit_codes import ClientError, Exit, explain_refusal
 from mxrtc_bridge.client.forwarding import Forwarding
-from mxrtc_bridge.client.options import CallOptions, Forward
-from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.client.options import Context, Forward
+from mxrtc_bridge.client.state import Login
 from mxrtc_bridge.client.status_socket import running_commands
 from mxrtc_bridge.core.access.peer_names import PeerName, parse_peer_name
 from mxrtc_bridge.core.errors import EventError, HomeserverError
@@ -26,9 +25,7 @@ from mxrtc_bridge.sinks.stdio import StdioSink
 PING_TIMEOUT_S = 5.0
 
 
-async def login(
-    state: StateFolder, report: Report, user: str, password: str, homeserver: str | None, prefix: str, bot: str
-) -> None:
+async def login(context: Context, user: str, password: str, homeserver: str | None, prefix: str, bot: str) -> None:
     """Log in and keep the token."""
     try:
         user_id = parse_user_id(user)
@@ -38,70 +35,65 @@ async def login(
         raise ClientError(Exit.USAGE, "the password is empty")
     address = homeserver or await matrix_login.discover(user_id)
     account = await matrix_login.log_in(address, user_id, password, f"mxrtc on {platform.node() or 'this machine'}")
-    state.save_login(
+    context.state.save_login(
         Login(account.base_url, account.user_id, account.device_id, account.access_token, prefix=prefix, bot=bot)
     )
-    report.say(
+    context.report.say(
         "login", f"logged in as {account.user_id}", user=account.user_id, device=account.device_id, homeserver=address
     )
 
 
-async def logout(state: StateFolder, report: Report) -> None:
+async def logout(context: Context) -> None:
     """End the session at the homeserver and forget the token; forgets it even where the homeserver is away."""
-    login = state.load_login()
+    login = context.state.load_login()
     try:
         await matrix_login.log_out(_account(login))
     except HomeserverError as error:
-        state.forget_login()
+        context.state.forget_login()
         raise ClientError(
             Exit.RETRY,
             f"the token is forgotten here, but the homeserver was not told ({error}); "
             f"remove the session {login.device_id} in another client",
         ) from error
-    state.forget_login()
-    report.say("logout", f"logged out {login.user_id}", user=login.user_id)
+    context.state.forget_login()
+    context.report.say("logout", f"logged out {login.user_id}", user=login.user_id)
 
 
-async def list_services(state: StateFolder, report: Report, options: CallOptions, peer: str | None) -> None:
+async def list_services(context: Context, peer: str | None) -> None:
     """Ask the bridge which services this user may use."""
-    login = state.load_login()
-    asked = UserId(f"@{login.bot}:{login.server}") if peer is None else _name(login, peer).peer
-    async with Caller(state, login, options, report) as caller, caller.call(asked) as connection:
+    login, report = context.state.load_login(), context.report
+    asked = UserId(f"@{login.bot}:{login.server}") if peer is None else peer_name(login, peer).peer
+    async with Caller(context, login) as caller, caller.call(asked) as connection:
         found = await list_services_of(connection)
         wanted = found if peer is None else {asked: found.get(asked, ())}
         for each, services in sorted(wanted.items()):
             for service in services:
                 name = f"{caller.name_of(each)}/{service}"
-                until_ms = connection.links.expiries.get((each, service))
-                if report.as_json:
-                    report.say("service", "", name=name, peer=each, service=service, until=_time(until_ms))
-                else:
-                    ends = f"\tuntil {_time(until_ms)}" if until_ms is not None else ""
-                    print(f"{name}{ends}", flush=True)  # noqa: T201 - this is the data that was asked for
+                until = _time(connection.links.expiries.get((each, service)))
+                ends = f"\tuntil {until}" if until is not None else ""
+                report.data("service", f"{name}{ends}", name=name, peer=each, service=service, until=until)
         if not any(wanted.values()):
             report.say("nothing", "there is nothing that you may use")
 
 
-async def connect(
-    state: StateFolder, report: Report, options: CallOptions, peer: str, forwards: list[Forward], *, reconnect: bool
-) -> None:
+async def connect(context: Context, peer: str, forwards: list[Forward], *, reconnect: bool) -> None:
     """Listen and forward until Ctrl-C, or until the right has ended."""
-    login = state.load_login()
-    name = _name(login, peer)
+    login = context.state.load_login()
+    name = peer_name(login, peer)
     for forward in forwards:
         if forward.service is not None and name.service not in (None, forward.service):
             raise ClientError(
                 Exit.USAGE, f"-L names the service {forward.service}, but the peer was given as {peer}; name only one"
             )
-    async with Caller(state, login, options, report) as caller:
-        await Forwarding(caller, report, name, forwards, state).run(reconnect=reconnect)
+    async with Caller(context, login) as caller:
+        await Forwarding(caller, context.report, name, forwards, context.state).run(reconnect=reconnect)
 
 
-async def nc(state: StateFolder, report: Report, options: CallOptions, peer: str) -> None:
+async def nc(context: Context, peer: str) -> None:
     """Join standard input and output to one service."""
-    login = state.load_login()
-    name = _name(login, peer)
-    async with Caller(state, login, options, report) as caller, caller.call(name.peer) as connection:
+    login, report = context.state.load_login(), context.report
+    name = peer_name(login, peer)
+    async with Caller(context, login) as caller, caller.call(name.peer) as connection:
         service = name.service or only_service(caller.name_of(name.peer), name.peer, await list_services_of(connection))
         stream = connection.links.open_stream(service, StdioSink())
         full_name = f"{caller.name_of(name.peer)}/{service}"
@@ -122,13 +114,11 @@ async def nc(state: StateFolder, report: Report, options: CallOptions, peer: str
         check_finished(full_name, finished)
 
 
-async def ping(
-    state: StateFolder, report: Report, options: CallOptions, peer: str, count: int, interval_s: float
-) -> None:
+async def ping(context: Context, peer: str, count: int, interval_s: float) -> None:
     """Measure round trips over the data channel."""
-    login = state.load_login()
-    name = _name(login, peer)
-    async with Caller(state, login, options, report) as caller, caller.call(name.peer) as connection:
+    login, report = context.state.load_login(), context.report
+    name = peer_name(login, peer)
+    async with Caller(context, login) as caller, caller.call(name.peer) as connection:
         short = caller.name_of(name.peer)
         report_connected(report, short, connection)
         trips: list[float] = []
@@ -157,9 +147,9 @@ async def ping(
         )
 
 
-async def status(state: StateFolder, report: Report) -> None:
+async def status(context: Context) -> None:
     """Show the login, whether the homeserver answers, and the running commands."""
-    login = state.load_login()
+    login, report = context.state.load_login(), context.report
     try:
         await matrix_login.check(_account(login))
         reachable, problem, code = True, "", Exit.DONE
@@ -175,7 +165,7 @@ async def status(state: StateFolder, report: Report) -> None:
         reachable=reachable,
         problem=problem,
     )
-    found = await running_commands(state)
+    found = await running_commands(context.state)
     for each in found:
         sentence = (
             f"{each.get('peer')} (process {each.get('pid')}): {each.get('path') or 'not connected'}, "
@@ -198,17 +188,12 @@ def _time(at_ms: int | None) -> str | None:
         return "a time that no calendar has"
 
 
-def peer_name(state: StateFolder, text: str) -> PeerName:
+def peer_name(login: Login, text: str) -> PeerName:
     """Read the name of a peer, perhaps with a service.
 
     Raises:
-        ClientError: nobody is logged in.
         EventError: it is no name.
     """
-    return _name(state.load_login(), text)
-
-
-def _name(login: Login, text: str) -> PeerName:
     return parse_peer_name(text, server=login.server, prefix=login.prefix)
 
 

@@ -205,12 +205,8 @@ class Forwarding:
             "sent": finished.sent,
             "received": finished.received,
         }
-        if finished.outcome is StreamOutcome.CLEAN:
-            if self._report.as_json:
-                self._report.say("stream", "", **fields)
-        else:
-            why = finished.message or finished.code
-            self._report.say("stream", f"{name}: connection {finished.outcome.value}: {why}", **fields)
+        why = f"{name}: connection {finished.outcome.value}: {finished.message or finished.code}"
+        self._report.say("stream", "" if finished.outcome is StreamOutcome.CLEAN else why, **fields)
 
     def _status(self) -> dict[str, object]:
         links = self._connection.links if self._connection is not None else None

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import ServiceName, parse_service_name
 from mxrtc_bridge.core.webrtc.ice import IcePolicy
@@ -35,6 +37,15 @@ class CallOptions:
     timeout_s: float = 40.0
     """Seconds from the start until the peer connection is up."""
     signal: SignalBy = SignalBy.AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all commands share."""
+
+    state: StateFolder
+    report: Report
+    call: CallOptions = CallOptions()
 
 
 @dataclass(frozen=True, slots=True)

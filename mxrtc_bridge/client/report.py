@@ -20,13 +20,16 @@ class Report:
     Args:
         as_json: one object a line instead of sentences.
         quiet: sentences only for errors.
-        data_on_stdout: standard output belongs to data, so objects go to standard error.
     """
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False, data_on_stdout: bool = False) -> None:
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self._as_json = as_json
         self._quiet = quiet
-        self._objects: TextIO = sys.stderr if data_on_stdout else sys.stdout
+        self._objects: TextIO = sys.stdout
+
+    def leave_stdout_to_data(self) -> None:
+        """From now on standard output belongs to data, and objects go to standard error."""
+        self._objects = sys.stderr
 
     @property
     def as_json(self) -> bool:
@@ -37,11 +40,18 @@ class Report:
         return self._quiet
 
     def say(self, kind: str, sentence: str, **fields: object) -> None:
-        """Tell one fact, in words or as an object; ``sentence`` may hold text from outside."""
+        """Tell one fact, in words or as an object; ``sentence`` may hold text from outside, or be empty."""
         if self._as_json:
             self._object(kind, fields)
-        elif not self._quiet:
+        elif sentence and not self._quiet:
             self._sentence(sentence)
+
+    def data(self, kind: str, line: str, **fields: object) -> None:
+        """Give a part of the data that was asked for, as a line on standard output or as an object."""
+        if self._as_json:
+            self._object(kind, fields)
+        else:
+            print(line, flush=True)  # noqa: T201
 
     def error(self, sentence: str, **fields: object) -> None:
         """Tell why the command ends."""

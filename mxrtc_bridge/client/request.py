@@ -6,10 +6,10 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 
+from mxrtc_bridge.client.commands import peer_name
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
-from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.state import Login, StateFolder
-from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.access.requests import RequestState
 from mxrtc_bridge.core.bot.request_text import RequestStatus, read_status
 from mxrtc_bridge.core.bot.words import PREFIX
@@ -28,15 +28,12 @@ Notice = tuple[str, RequestStatus | None]
 """What people read, and what is read here."""
 
 
-async def request(
-    state: StateFolder, report: Report, name: PeerName, *, for_time: str | None, because: str | None, wait: bool
-) -> None:
+async def request(context: Context, service: str, *, for_time: str | None, because: str | None, wait: bool) -> None:
     """Ask the admins for a service.
 
     Args:
-        state: the state folder.
-        report: where to say what comes of it.
-        name: the peer and the service.
+        context: what all commands share.
+        service: the peer and the service.
         for_time: like 2h; None for what is usual there.
         because: why.
         wait: until the admins have decided.
@@ -45,15 +42,16 @@ async def request(
         ClientError: it could not be asked for, or was not allowed.
         HomeserverError: the homeserver refuses us, or is away.
     """
+    login, report = context.state.load_login(), context.report
+    name = peer_name(login, service)
     if name.service is None:
         raise ClientError(Exit.USAGE, "name the service that you ask for: PEER/SERVICE")
-    login = state.load_login()
     bot = UserId(f"@{login.bot}:{server_of(name.peer)}")
     words = f"{PREFIX} request {name.peer}/{name.service}"
     words += (f" for {for_time}" if for_time else "") + (f" because {because}" if because else "")
     account = Account(login.homeserver, login.user_id, login.device_id, login.access_token)
     async with account.connect() as homeserver:
-        room = await _room(homeserver, state, login, bot)
+        room = await _room(homeserver, context.state, login, bot)
         notices = _notices(SyncStream(homeserver, types=["m.room.message"], rooms=[room]), room, bot)
         # The point from which on notices count must be fixed before anything is sent.
         await anext(notices)

@@ -15,7 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
-from mxrtc_bridge.config.private_files import exposure_of_path, open_private_directory, open_private_file
+from mxrtc_bridge.config.private_files import (
+    exposure_of_path,
+    open_private_directory,
+    open_private_file,
+    write_private_file,
+)
 from mxrtc_bridge.core.errors import EventError, LocalError
 from mxrtc_bridge.core.ids import RoomId, UserId, parse_room_id, parse_user_id, server_of
 
@@ -88,7 +93,8 @@ class StateFolder:
             return
         with self.opened() as folder:
             for name in os.listdir(folder):  # noqa: PTH208 - of a descriptor
-                if name in ("login.json", "rooms.json") or name.startswith("crypto."):
+                # Also what a crash has left of one that was being written.
+                if name.startswith(("login.json", "rooms.json", "crypto.")):
                     os.unlink(name, dir_fd=folder)
 
     # Rooms: a cache, so damage is no error
@@ -192,18 +198,9 @@ class StateFolder:
         return data
 
     def _write(self, path: Path, data: dict[str, object]) -> None:
-        """Write aside and rename: a reader sees the old file or the new one, and never anything between."""
         try:
             with self.opened() as folder:
-                aside = path.with_suffix(f".{os.getpid()}.new").name
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(aside, dir_fd=folder)
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-                with os.fdopen(open_private_file(folder, aside, flags, str(path)), "w") as file:
-                    json.dump(data, file, indent=1)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.rename(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+                write_private_file(folder, path.name, json.dumps(data, indent=1).encode(), str(path))
         except OSError as error:
             raise ClientError(Exit.LOCAL, f"{path} cannot be written: {error.strerror}") from error
 

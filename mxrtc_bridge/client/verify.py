@@ -15,8 +15,8 @@ import time
 from mxrtc_bridge.client.calls.device import required_device
 from mxrtc_bridge.client.commands import peer_name
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.crypto.sas_codes import ShortCode
 from mxrtc_bridge.core.crypto.sas_text import END_TEXT
@@ -50,16 +50,16 @@ Happening = tuple[Exchange, Effect] | str | BaseException
 Happenings = asyncio.Queue[Happening]
 
 
-async def verify(state: StateFolder, report: Report, peer: str | None) -> None:
+async def verify(context: Context, peer: str | None) -> None:
     """Verify our device with another session of ours, or the identity of a peer.
 
     Raises:
         ClientError: nothing was verified; says why.
         HomeserverError: the homeserver refuses us, or is away.
     """
-    login = state.load_login()
-    whose = login.user_id if peer is None else peer_name(state, peer).peer
-    async with required_device(state, login) as (device, server):
+    login, report = context.state.load_login(), context.report
+    whose = login.user_id if peer is None else peer_name(login, peer).peer
+    async with required_device(context.state, login) as (device, server):
         happened: Happenings = asyncio.Queue()
 
         async def changed(exchange: Exchange, effect: Effect) -> None:
@@ -161,15 +161,9 @@ async def _answer(verifications: Verifications, comparing: Exchange, said: str, 
 
 
 def _show(report: Report, exchange: Exchange, code: ShortCode) -> None:
+    numbers = list(code.decimals)
+    report.say("compare", "", user=exchange.user, device=exchange.device, emoji=code.names, numbers=numbers)
     if report.as_json:
-        report.say(
-            "compare",
-            "",
-            user=exchange.user,
-            device=exchange.device,
-            emoji=code.names,
-            numbers=list(code.decimals),
-        )
         return
     who = display(f"{exchange.user}, device {exchange.device}")
     # Also with --quiet: a question that nobody reads has no answer.

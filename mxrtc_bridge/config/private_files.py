@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import secrets
 import stat
 from pathlib import Path
 
-from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.core.errors import ConfigError, LocalError
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
@@ -128,3 +130,59 @@ def open_private_file(above: int, name: str, flags: int, shown: str) -> int:
         os.close(descriptor)
         raise LocalError(f"{shown} cannot be trusted: {why}. Remove it")
     return descriptor
+
+
+def write_private_file(above: int, name: str, data: bytes, shown: str, *, replace: bool = True) -> None:
+    """Write a file with mode 0600; whoever reads, also after a crash, finds the old one or all of the new one.
+
+    Args:
+        above: the descriptor of the directory that it is in.
+        name: of the file.
+        data: the content.
+        shown: how it is named in messages.
+        replace: whether it may take the place of a file that is there already.
+
+    Raises:
+        LocalError: it would not be ours alone, as with a file system without modes.
+        OSError: as the kernel says; FileExistsError for what must not be replaced.
+    """
+    aside = f"{name}.{secrets.token_hex(8)}.new"
+    try:
+        # Created with its final mode: a chmod afterwards would leave a moment in which others can open it.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(open_private_file(above, aside, flags, shown), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # Unlike rename(2), link(2) never takes the place of a file that has appeared meanwhile.
+        (os.rename if replace else os.link)(aside, name, src_dir_fd=above, dst_dir_fd=above)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(aside, dir_fd=above)
+
+
+def write_private(path: Path, text: str, *, replace: bool) -> None:
+    """Like :func:`write_private_file`, for a path whose directory may be anybody's.
+
+    Raises:
+        ConfigError: it exists and must not be replaced, or cannot be written.
+    """
+    try:
+        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            write_private_file(folder, path.name, text.encode(), str(path), replace=replace)
+        finally:
+            os.close(folder)
+    except FileExistsError:
+        raise ConfigError(f"{path} exists already; use --force to replace it") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def take_lock(descriptor: int) -> bool:
+    """Take the lock on a file for this process alone, until it is closed; False if somebody else has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -211,8 +211,8 @@ class AnswerTooLongError(HomeserverError):
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Of the errors that ended some tasks at the same time, the first."""
-    error: BaseException = group
+    """Of the errors that ended some tasks at the same time, the first; that a task was cancelled is none."""
+    error: BaseException = group.subgroup(Exception) or group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

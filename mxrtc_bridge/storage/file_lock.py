@@ -7,7 +7,6 @@ sees that only one bridge is registered under its address.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from yarl import URL
 
+from mxrtc_bridge.config.private_files import take_lock
 from mxrtc_bridge.core.errors import StorageError
 
 
@@ -34,11 +34,9 @@ def sole_use(url: str) -> Iterator[None]:
     except OSError as error:
         raise StorageError(f"the file {str(path)!a} cannot be used: {error.strerror}") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not take_lock(descriptor):
             database = str(path).removesuffix(".lock")
-            raise StorageError(f"another bridge uses the database {database!a}; stop it before this one") from error
+            raise StorageError(f"another bridge uses the database {database!a}; stop it before this one")
         yield
     finally:
         os.close(descriptor)

@@ -122,10 +122,6 @@ async def ask(path: str, words: tuple[str, ...]) -> tuple[int, dict[str, object]
         ):
             body = await response.content.read(MAX_ANSWER + 1)
             answer = json.loads(body)
-    except (FileNotFoundError, ConnectionRefusedError) as error:
-        raise LocalError(f"the bridge is not running, or not with this configuration: nobody is at {path}") from error
-    except PermissionError as error:
-        raise LocalError(f"{path} is for the user that runs the bridge, and for root") from error
     except (ClientError, OSError, ValueError, TimeoutError) as error:
         if isinstance(error.__cause__ or error, FileNotFoundError | ConnectionRefusedError):
             raise LocalError(

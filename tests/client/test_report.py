@@ -30,7 +30,9 @@ def test_objects_go_to_standard_output_one_a_line_each_with_its_kind(capsys: pyt
 
 
 def test_objects_leave_standard_output_to_data_where_it_carries_data(capsys: pytest.CaptureFixture[str]) -> None:
-    Report(as_json=True, data_on_stdout=True).say("connected", "", path="direct")
+    report = Report(as_json=True)
+    report.leave_stdout_to_data()
+    report.say("connected", "", path="direct")
     out, err = capsys.readouterr()
     assert out == ""
     assert json.loads(err)["kind"] == "connected"
@@ -41,3 +43,17 @@ def test_quiet_says_errors_only(capsys: pytest.CaptureFixture[str]) -> None:
     report.say("connected", "hello")
     report.error("it failed")
     assert capsys.readouterr().err == "mxrtc: it failed\n"
+
+
+def test_what_has_no_sentence_is_told_as_an_object_only(capsys: pytest.CaptureFixture[str]) -> None:
+    Report().say("stream", "", code="x")
+    Report(as_json=True).say("stream", "", code="x")
+    out, err = capsys.readouterr()
+    assert (json.loads(out)["code"], err) == ("x", "")
+
+
+def test_data_is_a_line_or_an_object_and_quiet_does_not_hide_it(capsys: pytest.CaptureFixture[str]) -> None:
+    Report(quiet=True).data("service", "build/ssh", name="build/ssh")
+    Report(as_json=True).data("service", "build/ssh", name="build/ssh")
+    line, data = capsys.readouterr().out.splitlines()
+    assert (line, json.loads(data)["name"]) == ("build/ssh", "build/ssh")

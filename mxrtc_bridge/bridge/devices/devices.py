@@ -20,7 +20,7 @@ from mxrtc_bridge.bridge.devices.late_keys import LateHandler, LateKeys, session
 from mxrtc_bridge.bridge.devices.wakeups import FIRST_POLLS_S, DeviceWakeups
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.config.config import EncryptionMode, EncryptionSettings
-from mxrtc_bridge.config.private_file import write_private
+from mxrtc_bridge.config.private_files import write_private
 from mxrtc_bridge.config.secrets import read_secret_file
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.crypto.records import Trust

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from mxrtc_bridge.cli.bridge.command_line import Exit, config_option
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.values import parse_duration, parse_time
 from mxrtc_bridge.core.audit.chain import (
@@ -30,13 +31,7 @@ from mxrtc_bridge.core.audit.chain import (
 from mxrtc_bridge.core.errors import EventError, LocalError
 from mxrtc_bridge.core.ids import parse_user_id
 
-EXIT_BROKEN = 1
 _KEY_FORM = "mxrtc-audit-key 1"
-
-config_option = click.option(
-    "-c", "--config", "path", type=click.Path(path_type=Path), default="config.yaml", envvar="MXRTC_CONFIG",
-    show_default=True, show_envvar=True, help="The configuration.",
-)  # fmt: skip
 
 
 @click.group("audit")
@@ -64,7 +59,7 @@ def verify_command(path: Path, offline: bool, key_file: Path | None) -> int:
         first, found = _verify_files(config, known)
     except ChainError as error:
         click.echo(f"broken: {error}")
-        return EXIT_BROKEN
+        return Exit.FAILED
     if first is None:
         click.echo("whole: nothing has been written yet")
         return 0
@@ -107,7 +102,7 @@ def export_command(path: Path, since: str | None, user: str | None, peer: str | 
     since_ms = None if since is None else _moment(since)
     wanted_user = None if user is None else _user(user)
     wanted_peer = None if peer is None else (peer if peer.startswith("@") else config.peer_id(peer))
-    write = _csv_writer() if form == "csv" else _write_line
+    write = _CsvWriter().write if form == "csv" else _write_line
     try:
         for entry in _all_entries(config):
             record = entry.record
@@ -119,7 +114,7 @@ def export_command(path: Path, since: str | None, user: str | None, peer: str | 
                 write(entry)
     except ChainError as error:
         click.echo(f"broken: {error}", err=True)
-        return EXIT_BROKEN
+        return Exit.FAILED
     sys.stdout.flush()
     return 0
 
@@ -245,13 +240,9 @@ class _CsvWriter:
         self._rows = csv.writer(sys.stdout)
         self._rows.writerow(["number", "time", *self._columns])
 
-    def __call__(self, entry: AuditEntry) -> None:
+    def write(self, entry: AuditEntry) -> None:
         values = (getattr(entry.record, name) for name in self._columns)
         self._rows.writerow([entry.head.number, _iso(entry.record.at_ms), *map(_cell, values)])
-
-
-def _csv_writer() -> _CsvWriter:
-    return _CsvWriter()
 
 
 def _cell(value: object) -> object:

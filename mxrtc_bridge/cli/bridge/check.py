@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import uvloop
 
+from mxrtc_bridge.cli.bridge.command_line import Exit, config_option, json_option
 from mxrtc_bridge.config import Config, Finding, Level, load_config
 from mxrtc_bridge.config.lint import inspect
 from mxrtc_bridge.core.text.display import display
@@ -22,12 +23,9 @@ _STYLES = {Level.OK: ("ok  ", "green"), Level.WARN: ("warn", "yellow"), Level.FA
 
 
 @click.command("check")
-@click.option(
-    "-c", "--config", "path", type=click.Path(path_type=Path), default="config.yaml", envvar="MXRTC_CONFIG",
-    show_default=True, show_envvar=True, help="The configuration.",
-)  # fmt: skip
+@config_option
 @click.option("--offline", is_flag=True, help="Look at the configuration and this machine only.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@json_option
 def check_command(path: Path, offline: bool, as_json: bool) -> int:
     """Check configuration, files, homeserver, TURN, ports and targets; each finding comes with its fix.
 
@@ -38,7 +36,7 @@ def check_command(path: Path, offline: bool, as_json: bool) -> int:
     for finding in _findings(config, offline):
         failed = failed or finding.level is Level.FAIL
         _show(finding, as_json)
-    return 1 if failed else 0
+    return Exit.FAILED if failed else Exit.DONE
 
 
 def _findings(config: Config, offline: bool) -> Iterator[Finding]:

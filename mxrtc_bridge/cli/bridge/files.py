@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from mxrtc_bridge.cli.bridge.admin import config_option, json_option
+from mxrtc_bridge.cli.bridge.command_line import config_option, json_option
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.core.access.targets import FilesTarget
 from mxrtc_bridge.core.text.display import display

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mxrtc_bridge.cli.bridge.admin import config_option, json_option
+from mxrtc_bridge.cli.bridge.command_line import config_option, json_option
 from mxrtc_bridge.config import load_config
 from mxrtc_bridge.core.errors import LocalError
 

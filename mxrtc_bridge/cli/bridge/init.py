@@ -13,7 +13,7 @@ import click
 
 from mxrtc_bridge.config import Config, parse_config
 from mxrtc_bridge.config.example import InitAnswers, new_config
-from mxrtc_bridge.config.private_file import write_private
+from mxrtc_bridge.config.private_files import write_private
 from mxrtc_bridge.config.registration import random_sender, render_registration
 from mxrtc_bridge.config.values import parse_target
 from mxrtc_bridge.core.errors import ConfigError

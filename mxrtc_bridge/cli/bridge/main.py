@@ -1,16 +1,6 @@
 """``mxrtc-bridge``: the admin's command line.
 
-Data goes to standard output, everything for people to standard error. Exit codes:
-
-====  =============================================================
-   0  done; for ``check``: nothing is wrong; for ``explain``: allowed
-   1  failed now, may succeed later; for ``check`` and ``audit``: something is wrong
-   2  the command line cannot be understood, or a file exists already
-   3  ``explain``: denied
-  78  the configuration cannot be used (``EX_CONFIG``): do not retry
- 130  interrupted
-====  =============================================================
-
+Data goes to standard output, everything for people to standard error.
 Mistakes of people never show a traceback here; a defect of the program does, because it must be reported.
 """
 
@@ -32,12 +22,13 @@ from mxrtc_bridge import __version__
 from mxrtc_bridge.cli.bridge.admin import COMMANDS
 from mxrtc_bridge.cli.bridge.audit import audit_command
 from mxrtc_bridge.cli.bridge.check import check_command
+from mxrtc_bridge.cli.bridge.command_line import Exit, config_option
 from mxrtc_bridge.cli.bridge.files import files_command
 from mxrtc_bridge.cli.bridge.identity import identity_command
 from mxrtc_bridge.cli.bridge.init import init_command
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.example import example_config
-from mxrtc_bridge.config.private_file import write_private
+from mxrtc_bridge.config.private_files import write_private
 from mxrtc_bridge.config.registration import random_sender, render_registration
 from mxrtc_bridge.config.values import parse_time
 from mxrtc_bridge.core.access.policy import Allow
@@ -45,27 +36,8 @@ from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, M
 from mxrtc_bridge.core.ids import UserId, is_guest_account, parse_user_id
 from mxrtc_bridge.core.text.display import display
 
-EXIT_OK = 0
-EXIT_RETRY = 1
-EXIT_USAGE = 2
-EXIT_DENIED = 3
-EXIT_CONFIG = 78
-EXIT_INTERRUPTED = 130
-
 MAX_ERROR_COLUMNS = 500
 """Errors may quote what a homeserver said; nothing useful is longer."""
-
-config_option = click.option(
-    "-c",
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    default="config.yaml",
-    show_default=True,
-    envvar="MXRTC_CONFIG",
-    show_envvar=True,
-    help="The configuration.",
-)
 
 
 def say(text: str, style: str = "") -> None:
@@ -83,13 +55,8 @@ def cli() -> None:
     """
 
 
-cli.add_command(init_command)
-cli.add_command(check_command)
-cli.add_command(audit_command)
-cli.add_command(identity_command)
-for each in COMMANDS:
+for each in (init_command, check_command, audit_command, identity_command, *COMMANDS, files_command):
     cli.add_command(each)
-cli.add_command(files_command)
 
 
 @cli.command("run")
@@ -125,7 +92,7 @@ def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
     from mxrtc_bridge.matrix.virtual_users import Consent  # noqa: PLC0415
 
     uvloop.run(run(config, Consent(users, new_identity)))
-    return EXIT_OK
+    return Exit.DONE
 
 
 def start_logging(config: Config) -> None:
@@ -139,7 +106,7 @@ def start_logging(config: Config) -> None:
 def example_config_command() -> int:
     """Print a complete configuration with an explanation of every key."""
     click.echo(example_config(), nl=False)
-    return EXIT_OK
+    return Exit.DONE
 
 
 @cli.command("registration")
@@ -157,7 +124,7 @@ def registration_command(path: Path, output: Path | None, force: bool) -> int:
     else:
         write_private(output, text, replace=force)
         say(f"wrote {output} (mode 0600)")
-    return EXIT_OK
+    return Exit.DONE
 
 
 @cli.command("explain")
@@ -189,11 +156,11 @@ def explain_command(path: Path, moment: str | None, user: str, service: str) -> 
         decision = policy.peer_access(user_id, peer, now_ms)
     if isinstance(decision, Allow):
         click.echo(f"allow: grant {decision.rule}")
-        return EXIT_OK
+        return Exit.DONE
     if is_guest_account(user_id):
         say(f"{user_id} is a guest account: server: and * do not mean it, guest-accounts: does", "yellow")
     click.echo(decision.rule if decision.rule.startswith("deny") else f"deny: {decision.rule}")
-    return EXIT_DENIED
+    return Exit.DENIED
 
 
 def _known(names: Sequence[str]) -> str:
@@ -206,20 +173,20 @@ def invoke(arguments: Sequence[str]) -> int:
         result = cli.main(list(arguments), prog_name="mxrtc-bridge", standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        return EXIT_USAGE
+        return Exit.USAGE
     except (click.Abort, KeyboardInterrupt):
         say("interrupted", "yellow")
-        return EXIT_INTERRUPTED
+        return Exit.INTERRUPTED
     except ConfigError as error:
         say(str(error), "red")
-        return EXIT_CONFIG
+        return Exit.CONFIG
     except HomeserverError as error:
         say(display(str(error), MAX_ERROR_COLUMNS), "red")
-        return EXIT_RETRY if error.retryable else EXIT_CONFIG
+        return Exit.FAILED if error.retryable else Exit.CONFIG
     except (MxrtcError, OSError) as error:
         say(display(str(error), MAX_ERROR_COLUMNS), "red")
-        return EXIT_RETRY
-    return result if isinstance(result, int) else EXIT_OK
+        return Exit.FAILED
+    return result if isinstance(result, int) else Exit.DONE
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from mxrtc_bridge.cli.client.runner import Context, run
+from mxrtc_bridge.cli.client.runner import in_loop
+from mxrtc_bridge.client.options import Context
 
 STANDARD_OUTPUT = "-"
 
@@ -32,24 +33,17 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("peer", metavar="PEER[/SERVICE]")
 @click.option("--name", metavar="NAME", help="What standard input (PATH '-') is called at the other side.")
 @_shared
-@click.pass_obj
-def send(
+@in_loop
+async def send(
     context: Context, paths: tuple[str, ...], peer: str, name: str | None, resume: bool, no_reconnect: bool
 ) -> None:
     """Send files and directories to a peer, verified; the same command goes on after an interruption.
 
     Nothing is ever replaced there: a name that is taken becomes "name (2).ext".
     """
-    report = context.report()
+    from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
 
-    async def work() -> None:
-        from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
-
-        await file_commands.send(
-            context.state, report, context.call, paths, peer, name=name, resume=resume, reconnect=not no_reconnect
-        )
-
-    run(report, work)
+    await file_commands.send(context, paths, peer, name=name, resume=resume, reconnect=not no_reconnect)
 
 
 @click.command()
@@ -64,32 +58,21 @@ def send(
 )
 @click.option("--force", is_flag=True, help="Replace files of the same names, instead of choosing other names.")
 @_shared
-@click.pass_obj
-def get(context: Context, remote: str, output: str, force: bool, resume: bool, no_reconnect: bool) -> None:
+@in_loop
+async def get(context: Context, remote: str, output: str, force: bool, resume: bool, no_reconnect: bool) -> None:
     """Fetch files from a peer, verified; the same command goes on after an interruption.
 
     PATH may have the wildcards *, ?, [abc] and **; quote it, it means files of the other side. Without it everything
     is fetched.
     """
-    to_output = output == STANDARD_OUTPUT
-    report = context.report(data_on_stdout=to_output)
+    if output == STANDARD_OUTPUT:
+        context.report.leave_stdout_to_data()
+    from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
 
-    async def work() -> None:
-        from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
-
-        reconnect = not no_reconnect
-        if to_output:
-            await file_commands.get_to_output(context.state, report, context.call, remote, reconnect=reconnect)
-        else:
-            await file_commands.get(
-                context.state,
-                report,
-                context.call,
-                remote,
-                directory=Path(output),
-                force=force,
-                resume=resume,
-                reconnect=reconnect,
-            )
-
-    run(report, work)
+    reconnect = not no_reconnect
+    if output == STANDARD_OUTPUT:
+        await file_commands.get_to_output(context, remote, reconnect=reconnect)
+    else:
+        await file_commands.get(
+            context, remote, directory=Path(output), force=force, resume=resume, reconnect=reconnect
+        )

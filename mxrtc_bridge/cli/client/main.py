@@ -14,9 +14,10 @@ import click
 
 from mxrtc_bridge import __version__
 from mxrtc_bridge.cli.client import files
-from mxrtc_bridge.cli.client.runner import Context, run
+from mxrtc_bridge.cli.client.runner import in_loop, run
 from mxrtc_bridge.client.exit_codes import Exit
-from mxrtc_bridge.client.options import CallOptions, Forward, SignalBy, parse_forward
+from mxrtc_bridge.client.options import CallOptions, Context, SignalBy, parse_forward
+from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.core.webrtc.ice import IcePolicy
 
@@ -65,8 +66,7 @@ def main(
     """
     context.obj = Context(
         state=StateFolder.default() if state is None else StateFolder(state),
-        as_json=as_json,
-        quiet=quiet,
+        report=Report(as_json=as_json, quiet=quiet),
         call=CallOptions(
             policy=IcePolicy.RELAY if relay_only else IcePolicy.ALL,
             interfaces=interfaces,
@@ -94,7 +94,7 @@ def login(
     bot: str,
 ) -> None:
     """Log in to my homeserver; the token is kept in the state folder, readable by me only."""
-    report = context.report()
+    report = context.report
     try:
         if password_file is not None:
             password = password_file.readline(MAX_PASSWORD_CHARS).rstrip("\r\n")
@@ -109,45 +109,35 @@ def login(
     async def work() -> None:
         from mxrtc_bridge.client import commands  # noqa: PLC0415
 
-        await commands.login(context.state, report, user, password, homeserver, prefix, bot)
+        await commands.login(context, user, password, homeserver, prefix, bot)
 
     run(report, work)
 
 
 @main.command()
-@click.pass_obj
-def logout(context: Context) -> None:
+@in_loop
+async def logout(context: Context) -> None:
     """Log out and forget the token."""
-    report = context.report()
+    from mxrtc_bridge.client import commands  # noqa: PLC0415
 
-    async def work() -> None:
-        from mxrtc_bridge.client import commands  # noqa: PLC0415
-
-        await commands.logout(context.state, report)
-
-    run(report, work)
+    await commands.logout(context)
 
 
 @main.command("ls")
 @click.argument("peer", required=False, metavar="[PEER[/SERVICE][:PATH]]")
-@click.pass_obj
-def list_services(context: Context, peer: str | None) -> None:
+@in_loop
+async def list_services(context: Context, peer: str | None) -> None:
     """List the services that I may use, of all peers of my server's bridge or of one; or the files of a service.
 
     With a SERVICE or PATH: one line for each file and directory there, with size, time of change and path.
     """
-    report = context.report()
+    from mxrtc_bridge.client import commands  # noqa: PLC0415
+    from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
 
-    async def work() -> None:
-        from mxrtc_bridge.client import commands  # noqa: PLC0415
-        from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
-
-        if peer is None or not file_commands.names_files(context.state, peer):
-            await commands.list_services(context.state, report, context.call, peer)
-        else:
-            await file_commands.list_files(context.state, report, context.call, peer)
-
-    run(report, work)
+    if peer is None or not file_commands.names_files(context.state, peer):
+        await commands.list_services(context, peer)
+    else:
+        await file_commands.list_files(context, peer)
 
 
 @main.command()
@@ -162,53 +152,39 @@ def list_services(context: Context, peer: str | None) -> None:
     help="Listen here and forward each connection; repeatable. PORT 0 takes a free one.",
 )
 @click.option("--no-reconnect", is_flag=True, help="End when the session is lost, instead of calling again.")
-@click.pass_obj
-def connect(context: Context, peer: str, listens: tuple[str, ...], no_reconnect: bool) -> None:
+@in_loop
+async def connect(context: Context, peer: str, listens: tuple[str, ...], no_reconnect: bool) -> None:
     """Listen on local ports and forward connections to services of a peer, all over one peer connection."""
-    report = context.report()
+    from mxrtc_bridge.client import commands  # noqa: PLC0415
 
-    async def work() -> None:
-        from mxrtc_bridge.client import commands  # noqa: PLC0415
-
-        forwards: list[Forward] = [parse_forward(text) for text in listens]
-        await commands.connect(context.state, report, context.call, peer, forwards, reconnect=not no_reconnect)
-
-    run(report, work)
+    forwards = [parse_forward(text) for text in listens]
+    await commands.connect(context, peer, forwards, reconnect=not no_reconnect)
 
 
 @main.command()
 @click.argument("peer", metavar="PEER[/SERVICE]")
-@click.pass_obj
-def nc(context: Context, peer: str) -> None:
+@in_loop
+async def nc(context: Context, peer: str) -> None:
     """Join standard input and output to a service; works as ssh's ProxyCommand.
 
     ssh -o ProxyCommand='mxrtc nc build/ssh' me@build
     """
-    report = context.report(data_on_stdout=True)
+    context.report.leave_stdout_to_data()
+    from mxrtc_bridge.client import commands  # noqa: PLC0415
 
-    async def work() -> None:
-        from mxrtc_bridge.client import commands  # noqa: PLC0415
-
-        await commands.nc(context.state, report, context.call, peer)
-
-    run(report, work)
+    await commands.nc(context, peer)
 
 
 @main.command()
 @click.argument("peer", metavar="PEER")
 @click.option("-c", "--count", type=click.IntRange(1, 100_000), default=4, show_default=True, help="How many.")
 @click.option("-i", "--interval", type=click.FloatRange(0.25, 3600), default=1.0, help="Seconds between them.")
-@click.pass_obj
-def ping(context: Context, peer: str, count: int, interval: float) -> None:
+@in_loop
+async def ping(context: Context, peer: str, count: int, interval: float) -> None:
     """Call a peer and measure the round trip over the data channel; says direct or relayed."""
-    report = context.report()
+    from mxrtc_bridge.client import commands  # noqa: PLC0415
 
-    async def work() -> None:
-        from mxrtc_bridge.client import commands  # noqa: PLC0415
-
-        await commands.ping(context.state, report, context.call, peer, count, interval)
-
-    run(report, work)
+    await commands.ping(context, peer, count, interval)
 
 
 @main.command()
@@ -216,93 +192,67 @@ def ping(context: Context, peer: str, count: int, interval: float) -> None:
 @click.option("--for", "for_time", metavar="TIME", help="How long: 30m, 2h, 3d.")
 @click.option("--because", metavar="TEXT", help="Why; the admins read it.")
 @click.option("--wait", is_flag=True, help="Until the admins have decided.")
-@click.pass_obj
-def request(context: Context, name: str, for_time: str | None, because: str | None, wait: bool) -> None:
+@in_loop
+async def request(context: Context, name: str, for_time: str | None, because: str | None, wait: bool) -> None:
     """Ask the bridge's admins for a service; they answer in the direct chat with the bridge's bot.
 
     With --wait it ends with 0 once the request is allowed, and with the code for "denied" if it is not.
     """
-    report = context.report()
+    from mxrtc_bridge.client import request  # noqa: PLC0415
 
-    async def work() -> None:
-        from mxrtc_bridge.client import commands, request  # noqa: PLC0415
-
-        wanted = commands.peer_name(context.state, name)
-        await request.request(context.state, report, wanted, for_time=for_time, because=because, wait=wait)
-
-    run(report, work)
+    await request.request(context, name, for_time=for_time, because=because, wait=wait)
 
 
 @main.command()
 @click.argument("peer", required=False, metavar="[PEER]")
-@click.pass_obj
-def devices(context: Context, peer: str | None) -> None:
+@in_loop
+async def devices(context: Context, peer: str | None) -> None:
     """List my devices, or those of a peer: device, key, and how far it is trusted.
 
     `any`: nobody but the homeserver vouches for it. `cross-signed`: its owner has signed it.
     """
-    report = context.report()
+    from mxrtc_bridge.client import devices  # noqa: PLC0415
 
-    async def work() -> None:
-        from mxrtc_bridge.client import devices  # noqa: PLC0415
-
-        await devices.devices(context.state, report, peer)
-
-    run(report, work)
+    await devices.devices(context, peer)
 
 
 @main.command()
 @click.argument("peer", metavar="PEER")
 @click.option("--key", metavar="KEY", help="The identity that its admin has told you: accept this one only.")
-@click.pass_obj
-def trust(context: Context, peer: str, key: str | None) -> None:
+@in_loop
+async def trust(context: Context, peer: str, key: str | None) -> None:
     """Accept the identity that a peer shows now, after its admin has told you that it was changed on purpose.
 
     With a KEY that you have from the admin over another way, the peer's devices count as verified from then on; its
     admin reads it with: mxrtc-bridge identity
     """
-    report = context.report()
+    from mxrtc_bridge.client import devices  # noqa: PLC0415
 
-    async def work() -> None:
-        from mxrtc_bridge.client import devices  # noqa: PLC0415
-
-        await devices.trust(context.state, report, peer, key)
-
-    run(report, work)
+    await devices.trust(context, peer, key)
 
 
 @main.command()
 @click.argument("peer", required=False, metavar="[PEER]")
-@click.pass_obj
-def verify(context: Context, peer: str | None) -> None:
+@in_loop
+async def verify(context: Context, peer: str | None) -> None:
     """Compare emoji with another session of mine, or with the admin of a peer; both must show the same seven.
 
     Without a PEER: another session signs this device, which then counts as cross-signed. Accept the request there, or
     begin there. With a PEER: its admin reads the emoji with mxrtc-bridge verify; its identity then counts as verified.
     The answer, yes or no, is read from standard input.
     """
-    report = context.report()
+    from mxrtc_bridge.client import verify  # noqa: PLC0415
 
-    async def work() -> None:
-        from mxrtc_bridge.client import verify  # noqa: PLC0415
-
-        await verify.verify(context.state, report, peer)
-
-    run(report, work)
+    await verify.verify(context, peer)
 
 
 @main.command()
-@click.pass_obj
-def status(context: Context) -> None:
+@in_loop
+async def status(context: Context) -> None:
     """Show who is logged in, whether the homeserver answers, and what runs."""
-    report = context.report()
+    from mxrtc_bridge.client import commands  # noqa: PLC0415
 
-    async def work() -> None:
-        from mxrtc_bridge.client import commands  # noqa: PLC0415
-
-        await commands.status(context.state, report)
-
-    run(report, work)
+    await commands.status(context)
 
 
 main.add_command(files.send)

@@ -7,29 +7,29 @@ import errno
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import NoReturn
+from functools import update_wrapper
+from typing import Concatenate, NoReturn, ParamSpec
 
+import click
 import uvloop
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit, explain_refusal
-from mxrtc_bridge.client.options import CallOptions
+from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.client.state import StateFolder
-from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError
+from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, first_error
+
+P = ParamSpec("P")
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """Options that all commands share."""
+def in_loop(command: Callable[Concatenate[Context, P], Awaitable[None]]) -> Callable[P, NoReturn]:
+    """Make a coroutine a command, whose first argument is what all commands share."""
 
-    state: StateFolder
-    as_json: bool
-    quiet: bool
-    call: CallOptions
+    def run_to_its_end(*args: P.args, **kwargs: P.kwargs) -> NoReturn:
+        context = click.get_current_context().find_object(Context)
+        assert context is not None
+        run(context.report, lambda: command(context, *args, **kwargs))
 
-    def report(self, *, data_on_stdout: bool = False) -> Report:
-        return Report(as_json=self.as_json, quiet=self.quiet, data_on_stdout=data_on_stdout)
+    return update_wrapper(run_to_its_end, command)
 
 
 def run(report: Report, work: Callable[[], Awaitable[None]]) -> NoReturn:
@@ -71,13 +71,4 @@ async def _supervised(work: Callable[[], Awaitable[None]]) -> None:
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     except BaseExceptionGroup as group:
-        raise _first_leaf(group) from None
-
-
-def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that a person should read of those that ended a command at the same time."""
-    for error in group.exceptions:
-        leaf = _first_leaf(error) if isinstance(error, BaseExceptionGroup) else error
-        if not isinstance(leaf, asyncio.CancelledError):
-            return leaf
-    return group
+        raise first_error(group) from None

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from mxrtc_bridge.client.calls.connection import Connection, explain
 from mxrtc_bridge.client.calls.device import DeviceCalls, NoDeviceError, calls_by_device
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
-from mxrtc_bridge.client.options import CallOptions, SignalBy
-from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.client.options import Context, SignalBy
+from mxrtc_bridge.client.state import Login
 from mxrtc_bridge.core.access.peer_names import short_name
 from mxrtc_bridge.core.call import machine as call
 from mxrtc_bridge.core.call import values as call_values
@@ -121,11 +120,11 @@ class _RoomCalls:
 class Caller:
     """Calls peers for one user; use it as an asynchronous context manager."""
 
-    def __init__(self, state: StateFolder, login: Login, options: CallOptions, report: Report) -> None:
+    def __init__(self, context: Context, login: Login) -> None:
         self.login = login
-        self._state = state
-        self._options = options
-        self._report = report
+        self._state = context.state
+        self._options = context.call
+        self._report = context.report
         account = Account(login.homeserver, login.user_id, login.device_id, login.access_token)
         self._homeserver: Homeserver = account.connect()
         self._sync = SyncStream(

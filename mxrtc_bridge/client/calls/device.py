@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from urllib.parse import quote
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.state import Login, StateFolder
-from mxrtc_bridge.config.private_files import open_private_file
+from mxrtc_bridge.config.private_files import open_private_file, take_lock, write_private_file
 from mxrtc_bridge.core.call.events import CallMessage, Invite
 from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.call.to_device import (
@@ -141,7 +140,7 @@ async def own_device(state: StateFolder, login: Login) -> AsyncIterator[tuple[Cr
         raise NoDeviceError("the package vodozemac is not installed")
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(state.opened())
-        stack.enter_context(await _locked(folder, state.path / "crypto.lock"))
+        await stack.enter_async_context(_locked(folder, state.path / "crypto.lock"))
         key = _key(folder, state.path / "crypto.key")
         for name in ("crypto.db", "crypto.db-wal", "crypto.db-shm", "crypto.db-journal"):
             _check_database(folder, state.path / name)
@@ -197,8 +196,9 @@ async def _device_of_peer(device: CryptoDevice, peer: UserId) -> DeviceIdentity:
     return signed[-1]
 
 
-async def _locked(folder: int, path: Path) -> contextlib.AbstractContextManager[None]:
-    """Take the lock on our device, waiting a little for another command."""
+@contextlib.asynccontextmanager
+async def _locked(folder: int, path: Path) -> AsyncIterator[None]:
+    """Hold the lock on our device, after waiting a little for another command."""
     try:
         descriptor = open_private_file(folder, path.name, os.O_RDWR | os.O_CREAT, str(path))
     except LocalError as error:
@@ -206,23 +206,11 @@ async def _locked(folder: int, path: Path) -> contextlib.AbstractContextManager[
     except OSError as error:
         raise NoDeviceError(f"{path} cannot be used: {error.strerror}") from error
     deadline = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                os.close(descriptor)
-                raise NoDeviceError("another mxrtc command is using the device") from None
-            await asyncio.sleep(0.05)
-        else:
-            break
-
-    return _held(descriptor)
-
-
-@contextlib.contextmanager
-def _held(descriptor: int) -> Iterator[None]:
     try:
+        while not take_lock(descriptor):
+            if time.monotonic() >= deadline:
+                raise NoDeviceError("another mxrtc command is using the device")
+            await asyncio.sleep(0.05)
         yield
     finally:
         os.close(descriptor)
@@ -242,17 +230,7 @@ def _key(folder: int, path: Path) -> bytes:
         try:
             key = _read_key(folder, path)
         except FileNotFoundError:
-            # Whole or not there at all: whoever dies in between must not leave an empty one.
-            aside = f"{path.name}.{os.getpid()}.new"
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(aside, dir_fd=folder)
-            with os.fdopen(
-                open_private_file(folder, aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, str(path)), "wb"
-            ) as new:
-                new.write(secrets.token_urlsafe(32).encode())
-                new.flush()
-                os.fsync(new.fileno())
-            os.rename(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            write_private_file(folder, path.name, secrets.token_urlsafe(32).encode(), str(path))
             key = _read_key(folder, path)
     except LocalError as error:
         raise ClientError(Exit.LOCAL, str(error)) from error

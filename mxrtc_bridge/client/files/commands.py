@@ -17,13 +17,14 @@ from mxrtc_bridge.client.files.progress_view import Meter, make_view
 from mxrtc_bridge.client.files.sentences import TransferDirection, go_on_sentence, judge
 from mxrtc_bridge.client.files.single_file import SingleFile, pour
 from mxrtc_bridge.client.files.transfer import FileTransfer
-from mxrtc_bridge.client.options import CallOptions
+from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.access.remote_paths import RemotePath, parse_remote_name
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.files.messages import EntryKind, FileEntry, Get, Ls, Put
+from mxrtc_bridge.core.files.messages import EntryKind, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom
 from mxrtc_bridge.sinks.files.user_paths import STDIN, Sources, UserDestination
 
@@ -35,18 +36,10 @@ MAX_LISTED = 100_000
 
 
 async def send(
-    state: StateFolder,
-    report: Report,
-    options: CallOptions,
-    paths: Sequence[str],
-    peer: str,
-    *,
-    name: str | None,
-    resume: bool,
-    reconnect: bool,
+    context: Context, paths: Sequence[str], peer: str, *, name: str | None, resume: bool, reconnect: bool
 ) -> None:
     """Send files and directories to a drop box."""
-    login = state.load_login()
+    login = context.state.load_login()
     remote = _remote(login, peer)
     if remote.path:
         raise ClientError(
@@ -57,43 +50,28 @@ async def send(
     sources = Sources(paths, name=name, resume=resume)
     await _opened(sources)
     try:
-        async with Caller(state, login, options, report) as caller:
-            meter = Meter(make_view(report))
-            transferring = FileTransfer(caller, report, remote.name, TransferDirection.SEND, Put(), sources, meter)
-            await _run(transferring, report, meter, reconnect=reconnect)
+        await _run(context, login, remote, TransferDirection.SEND, Put(), sources, reconnect=reconnect)
     finally:
         sources.close()
 
 
 async def get(
-    state: StateFolder,
-    report: Report,
-    options: CallOptions,
-    remote_name: str,
-    *,
-    directory: Path,
-    force: bool,
-    resume: bool,
-    reconnect: bool,
+    context: Context, remote_name: str, *, directory: Path, force: bool, resume: bool, reconnect: bool
 ) -> None:
     """Fetch what a path or pattern selects into a directory."""
-    login = state.load_login()
+    login = context.state.load_login()
     remote = _remote(login, remote_name)
     destination = UserDestination(directory, force=force, resume=resume)
     await _opened(destination)
     try:
-        await _get(
-            state, login, report, options, remote, ReceivedFrom(destination, remote.name.peer), reconnect=reconnect
-        )
+        await _get(context, login, remote, ReceivedFrom(destination, remote.name.peer), reconnect=reconnect)
     finally:
         await destination.close(tidy=True)
 
 
-async def get_to_output(
-    state: StateFolder, report: Report, options: CallOptions, remote_name: str, *, reconnect: bool
-) -> None:
+async def get_to_output(context: Context, remote_name: str, *, reconnect: bool) -> None:
     """Fetch one file and write it to standard output, once all of it is there and verified."""
-    login = state.load_login()
+    login = context.state.load_login()
     remote = _remote(login, remote_name)
     with tempfile.TemporaryDirectory(prefix="mxrtc-") as folder:
         destination = UserDestination(Path(folder))
@@ -101,7 +79,7 @@ async def get_to_output(
         try:
             try:
                 only = SingleFile(destination, remote.name.peer)
-                await _get(state, login, report, options, remote, only, reconnect=reconnect)
+                await _get(context, login, remote, only, reconnect=reconnect)
                 source = only.open_received()
             finally:
                 await destination.close()
@@ -118,9 +96,9 @@ def names_files(state: StateFolder, remote_name: str) -> bool:
     return remote.name.service is not None or remote.path != ""
 
 
-async def list_files(state: StateFolder, report: Report, options: CallOptions, remote_name: str) -> None:
+async def list_files(context: Context, remote_name: str) -> None:
     """Show what is in a directory of a service."""
-    login = state.load_login()
+    login, report = context.state.load_login(), context.report
     remote = _remote(login, remote_name)
     entries: list[FileEntry] = []
     count = 0
@@ -131,7 +109,7 @@ async def list_files(state: StateFolder, report: Report, options: CallOptions, r
         if len(entries) < MAX_LISTED:
             entries.append(entry)
 
-    async with Caller(state, login, options, report) as caller, caller.call(remote.name.peer) as connection:
+    async with Caller(context, login) as caller, caller.call(remote.name.peer) as connection:
         short = caller.name_of(remote.name.peer)
         service = remote.name.service or only_service(short, remote.name.peer, await list_services_of(connection))
         opened = connection.links.open_transfer(service, Ls(remote.path), take)
@@ -151,19 +129,16 @@ async def list_files(state: StateFolder, report: Report, options: CallOptions, r
 
 def _show(report: Report, entry: FileEntry) -> None:
     directory = entry.kind is EntryKind.DIRECTORY
-    if report.as_json:
-        report.say(
-            "file",
-            "",
-            path=entry.path,
-            type=entry.kind.name.lower(),
-            size=None if directory else entry.size,
-            modified_ms=entry.modified_ms,
-        )
-        return
-    size = "-" if directory else str(entry.size)
+    size = None if directory else entry.size
     name = display(entry.path, limit=4 * 1024) + ("/" if directory else "")
-    print(f"{size:>14}  {modified_words(entry.modified_ms)}  {name}")  # noqa: T201 - this is the data that was asked for
+    report.data(
+        "file",
+        f"{'-' if size is None else size:>14}  {modified_words(entry.modified_ms)}  {name}",
+        path=entry.path,
+        type=entry.kind.name.lower(),
+        size=size,
+        modified_ms=entry.modified_ms,
+    )
 
 
 def modified_words(modified_ms: int) -> str:
@@ -174,21 +149,9 @@ def modified_words(modified_ms: int) -> str:
         return "----------------"
 
 
-async def _get(
-    state: StateFolder,
-    login: Login,
-    report: Report,
-    options: CallOptions,
-    remote: RemotePath,
-    files: ReceivedFrom,
-    *,
-    reconnect: bool,
-) -> None:
-    async with Caller(state, login, options, report) as caller:
-        meter = Meter(make_view(report))
-        job = Get((remote.path or EVERYTHING,))
-        transferring = FileTransfer(caller, report, remote.name, TransferDirection.GET, job, files, meter)
-        await _run(transferring, report, meter, reconnect=reconnect)
+async def _get(context: Context, login: Login, remote: RemotePath, files: ReceivedFrom, *, reconnect: bool) -> None:
+    job = Get((remote.path or EVERYTHING,))
+    await _run(context, login, remote, TransferDirection.GET, job, files, reconnect=reconnect)
 
 
 async def _opened(files: Sources | UserDestination) -> None:
@@ -198,16 +161,29 @@ async def _opened(files: Sources | UserDestination) -> None:
         raise ClientError(Exit.LOCAL, str(error)) from error
 
 
-async def _run(transferring: FileTransfer, report: Report, meter: Meter, *, reconnect: bool) -> None:
-    try:
-        await transferring.run(reconnect=reconnect)
-    except asyncio.CancelledError:
-        meter.close()
-        command = command_line()
-        report.error(go_on_sentence(transferring.progress, command), code=int(Exit.INTERRUPTED), command=command)
-        raise
-    finally:
-        meter.close()
+async def _run(
+    context: Context,
+    login: Login,
+    remote: RemotePath,
+    direction: TransferDirection,
+    job: Job,
+    files: FileSource | FileReceiver,
+    *,
+    reconnect: bool,
+) -> None:
+    report = context.report
+    meter = Meter(make_view(report))
+    async with Caller(context, login) as caller:
+        transferring = FileTransfer(caller, report, remote.name, direction, job, files, meter)
+        try:
+            await transferring.run(reconnect=reconnect)
+        except asyncio.CancelledError:
+            meter.close()
+            command = command_line()
+            report.error(go_on_sentence(transferring.progress, command), code=int(Exit.INTERRUPTED), command=command)
+            raise
+        finally:
+            meter.close()
 
 
 def command_line() -> str:

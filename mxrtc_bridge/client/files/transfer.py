@@ -183,18 +183,17 @@ class FileTransfer:
     def _entry_ended(self, ended: EntryDone | EntryFailed) -> None:
         if isinstance(ended, EntryDone):
             self._digests.add(ended)
-            if self._report.as_json:
-                self._report.say(
-                    "entry",
-                    "",
-                    path=ended.entry.path,
-                    type=ended.entry.kind.name.lower(),
-                    name=ended.name,
-                    size=ended.entry.size,
-                    sha256=ended.sha256 or None,
-                    kept=ended.kept,
-                )
-        elif self._report.as_json:
+            self._report.say(
+                "entry",
+                "",
+                path=ended.entry.path,
+                type=ended.entry.kind.name.lower(),
+                name=ended.name,
+                size=ended.entry.size,
+                sha256=ended.sha256 or None,
+                kept=ended.kept,
+            )
+        else:
             self._report.say("failure", "", path=ended.entry.path, code=ended.code.value, message=ended.message)
 
     def _tell_summary(self, finished: TransferFinished) -> None:

@@ -85,17 +85,21 @@ async def test_one_command_at_a_time_holds_the_device(tmp_path: Path, monkeypatc
     path = tmp_path / "state" / "crypto.lock"
     path.parent.mkdir()
     folder = os.open(path.parent, os.O_RDONLY)
-    with await module._locked(folder, path):
+
+    async def hold() -> None:
+        async with module._locked(folder, path):
+            pass
+
+    async with module._locked(folder, path):
         with pytest.raises(NoDeviceError, match="another mxrtc command"):
-            await module._locked(folder, path)
-        waiting = asyncio.create_task(module._locked(folder, path))
+            await hold()
+        waiting = asyncio.create_task(hold())
         await asyncio.sleep(0.02)
-    with await waiting:
-        pass
+    await waiting
     path.unlink()
     path.parent.rmdir()
     with pytest.raises(NoDeviceError, match="cannot be used"):
-        await module._locked(folder, path)
+        await hold()
     os.close(folder)
 
 

@@ -16,7 +16,7 @@ import pytest
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files import commands as file_commands
 from mxrtc_bridge.client.files.single_file import SingleFile, pour
-from mxrtc_bridge.client.options import CallOptions
+from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.files.errors import FileError
@@ -171,7 +171,7 @@ async def test_listing_shows_names_in_a_displayable_form(
     state: StateFolder, links: Links, capsys: pytest.CaptureFixture[str]
 ) -> None:
     links.entries = (entry("docs/a\x1b[2J.txt", b"1234"), entry("docs/sub", kind=EntryKind.DIRECTORY))
-    await file_commands.list_files(state, Report(), CallOptions(), "build/share:docs")
+    await file_commands.list_files(Context(state, Report()), "build/share:docs")
     first, second = capsys.readouterr().out.splitlines()
     assert first.split()[0] == "4"
     assert first.endswith(r"docs/a\x1b[2J.txt")
@@ -183,7 +183,7 @@ async def test_listing_has_a_limit_and_says_so(
 ) -> None:
     monkeypatch.setattr(file_commands, "MAX_LISTED", 2)
     links.entries = tuple(entry(f"docs/{number}") for number in range(5))
-    await file_commands.list_files(state, Report(), CallOptions(), "build/share:docs")
+    await file_commands.list_files(Context(state, Report()), "build/share:docs")
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 2
     assert captured.err == "3 more are not shown\n"
@@ -192,7 +192,7 @@ async def test_listing_has_a_limit_and_says_so(
 async def test_listing_that_was_refused_is_an_error(state: StateFolder, links: Links) -> None:
     links.outcome, links.code = TransferOutcome.REFUSED, "denied"
     with pytest.raises(ClientError) as caught:
-        await file_commands.list_files(state, Report(), CallOptions(), "build/share:docs")
+        await file_commands.list_files(Context(state, Report()), "build/share:docs")
     assert caught.value.code == Exit.DENIED
 
 
@@ -203,7 +203,7 @@ async def test_what_cannot_be_sent_is_told_before_anybody_is_called(
     named = path if path == "-" else str(tmp_path / path)
     with pytest.raises(ClientError) as caught:
         await file_commands.send(
-            state, Report(), CallOptions(), [named], "build/inbox", name=None, resume=True, reconnect=True
+            Context(state, Report()), [named], "build/inbox", name=None, resume=True, reconnect=True
         )
     assert caught.value.code == code
 
@@ -211,9 +211,7 @@ async def test_what_cannot_be_sent_is_told_before_anybody_is_called(
 async def test_place_that_cannot_be_written_is_told_before_anybody_is_called(state: StateFolder) -> None:
     with pytest.raises(ClientError) as caught:
         await file_commands.get(
-            state,
-            Report(),
-            CallOptions(),
+            Context(state, Report()),
             "build/share",
             directory=Path("/proc/nothing"),
             force=False,
@@ -226,5 +224,5 @@ async def test_place_that_cannot_be_written_is_told_before_anybody_is_called(sta
 async def test_path_at_the_other_side_is_no_place_to_send_to(state: StateFolder) -> None:
     with pytest.raises(ClientError, match="has no path at the other side"):
         await file_commands.send(
-            state, Report(), CallOptions(), ["x"], "build/inbox:docs", name=None, resume=True, reconnect=True
+            Context(state, Report()), ["x"], "build/inbox:docs", name=None, resume=True, reconnect=True
         )

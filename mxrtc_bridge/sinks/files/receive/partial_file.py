@@ -14,7 +14,6 @@ All methods block; call them in a thread, one at a time.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -23,7 +22,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Protocol
 
-from mxrtc_bridge.config.private_files import open_private_file
+from mxrtc_bridge.config.private_files import open_private_file, take_lock
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode
 from mxrtc_bridge.sinks.files.os_errors import FileError, translated
@@ -285,11 +284,9 @@ def _open_locked(directory: int, name: str) -> int:
         descriptor = open_private_file(directory, name, os.O_RDWR | os.O_CREAT, "the unfinished file")
     except LocalError as error:
         raise FileError(FileCode.DENIED, str(error)) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not take_lock(descriptor):
         os.close(descriptor)
-        raise FileError(FileCode.UNAVAILABLE, "another process is receiving this file at the moment") from None
+        raise FileError(FileCode.UNAVAILABLE, "another process is receiving this file at the moment")
     return descriptor
 
 

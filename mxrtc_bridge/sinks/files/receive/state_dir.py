@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mxrtc_bridge.config.private_files import exposure, open_private_directory, open_private_file
+from mxrtc_bridge.config.private_files import exposure, open_private_directory, open_private_file, take_lock
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.names import MAX_COMPONENTS
 from mxrtc_bridge.sinks.files.receive.partial_file import MAP_SUFFIX, PART_SUFFIX, PartialFileKey, read_header
@@ -149,7 +149,7 @@ class StateDirectory:
         Args:
             tidy: remove all that was kept beside the files, unless there are partial files or other processes.
         """
-        if tidy and self._lock >= 0 and self._alone_now() and not _names(self.partials):
+        if tidy and self._lock >= 0 and take_lock(self._lock) and not _names(self.partials):
             for name in (_LEDGER, _LOCK):
                 with contextlib.suppress(OSError):
                     os.unlink(name, dir_fd=self._state)
@@ -179,7 +179,7 @@ class StateDirectory:
         self.partials = open_private_directory(self._state, _PARTIALS, self._where(_PARTIALS))
         if os.fstat(self.partials).st_dev != os.fstat(self.root.descriptor).st_dev:
             raise LocalError(f"{self._where()} must be on the same file system as the directory; it is on another one")
-        if self._alone_now():
+        if take_lock(self._lock):
             self._remove_leftovers()
         if not self._exclusive:
             fcntl.flock(self._lock, fcntl.LOCK_SH)
@@ -188,7 +188,7 @@ class StateDirectory:
         self._lock = open_private_file(self._state, _LOCK, os.O_RDWR | os.O_CREAT, self._where(_LOCK))
         if not self._exclusive:
             fcntl.flock(self._lock, fcntl.LOCK_SH)
-        elif not self._alone_now():
+        elif not take_lock(self._lock):
             raise LocalError(f"another process receives into {_shown(self._path)}; a drop box belongs to one bridge")
 
     def _lock_is_in_place(self) -> bool:
@@ -199,13 +199,6 @@ class StateDirectory:
     def _where(self, *below: str) -> str:
         """A part of the state, for messages."""
         return _shown(self._path.joinpath(STATE_DIRECTORY, *below))
-
-    def _alone_now(self) -> bool:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
     def _remove_leftovers(self) -> None:
         """Remove what a process that died cannot go on with: files without a map, maps without a file."""

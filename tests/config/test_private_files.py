@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.config.private_file import write_private
+from mxrtc_bridge.config.private_files import write_private
 from mxrtc_bridge.core.errors import ConfigError
 
 
