@@ -75,7 +75,7 @@ async def test_fetch_refuses_what_is_not_there() -> None:
         ((HEAD % 11, b"12345678901"), "claims 11 bytes; the limit is 10"),
         ((b"HTTP/1.0 200 OK\r\n\r\n", b"123"), "does not say how long it is"),
         ((b"HTTP/1.0 20", b"0 OK\r\nContent-"), "cut off in its head"),
-        ((b"SSH-2.0-OpenSSH\r\n\r\n",), "instead of a 200"),
+        ((b"SSH-2.0-OpenSSH\r\n\r\n",), "no HTTP answer"),
         ((b"HTTP/1.0 200 OK\r\nX: " + b"y" * 70_000,), "no HTTP answer"),
     ],
 )
