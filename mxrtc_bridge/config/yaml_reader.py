@@ -1,7 +1,7 @@
 """YAML text to plain data with the line of every key: the only user of the YAML library's parser.
 
 The library's loaders build objects, follow aliases and recurse; a configuration needs none of that. This reader walks
-the parser's flat stream of events with a stack of its own, so it can
+the parser's flat stream of events, so it can
 
 - refuse aliases, anchors, tags, second documents and keys that are not words, each with its line;
 - report a duplicate key instead of letting the last one win;
@@ -64,23 +64,14 @@ class _StopReadingError(Exception):
         self.line = line
 
 
-@dataclass(slots=True)
-class _Frame:
-    """A mapping or a list that is still open."""
-
-    path: KeyPath
-    value: dict[str, Value] | list[Value]
-    key: str | None = None
-    """In a mapping: the key whose value comes next."""
-    skip: bool = False
-    """In a mapping: the next value belongs to a duplicate key and is dropped."""
-
-
 def read_yaml(text: str) -> Document:
     """Read one YAML document; every mistake ends up in ``problems``, nothing is raised."""
     document = Document()
     try:
-        _build(_events(text), document)
+        nodes = _nodes(text)
+        if (root := next(nodes, None)) is not None:
+            document.data = _read_value(root, nodes, (), document)
+            next(nodes, None)  # there is none, or a second document begins, which is refused
     except _StopReadingError as error:
         document.problems.append(Problem((), str(error), error.line))
         document.complete = False
@@ -116,28 +107,32 @@ def _explain(error: MarkedYAMLError, text: str, line: int) -> str:
     return reason[:200]
 
 
-def _build(events: Iterator[Event], document: Document) -> None:
-    stack: list[_Frame] = []
-    documents = values = 0
-    for event in events:
-        line = event.start_mark.line + 1
+def _nodes(text: str) -> Iterator[Event]:
+    """The beginnings and ends of nodes, once they are known to be within the limits."""
+    depth = documents = values = 0
+    for event in _events(text):
+        line = _line_of(event)
         match event:
             case DocumentStartEvent():
                 documents += 1
                 if documents > 1:
                     raise _StopReadingError(line, "a second document begins; the configuration is one document")
-            case MappingEndEvent() | SequenceEndEvent():
-                stack.pop()
             case AliasEvent():
                 raise _StopReadingError(line, 'aliases are not used here; write "*" in quotes if you mean everybody')
+            case MappingEndEvent() | SequenceEndEvent():
+                depth -= 1
+                yield event
             case ScalarEvent() | MappingStartEvent() | SequenceStartEvent():
                 values += 1
                 if values > MAX_VALUES:
                     raise _StopReadingError(line, f"more than {MAX_VALUES} values")
-                _check_node(event, line, len(stack))
-                _take(event, line, stack, document)
-            case _:
-                pass
+                _check_node(event, line, depth)
+                depth += not isinstance(event, ScalarEvent)
+                yield event
+
+
+def _line_of(event: Event) -> int:
+    return int(event.start_mark.line) + 1
 
 
 def _check_node(event: ScalarEvent | MappingStartEvent | SequenceStartEvent, line: int, depth: int) -> None:
@@ -151,54 +146,28 @@ def _check_node(event: ScalarEvent | MappingStartEvent | SequenceStartEvent, lin
         raise _StopReadingError(line, "an escape like \\ud83d is half a character; write the whole, like \\U0001f600")
 
 
-def _take(
-    event: ScalarEvent | MappingStartEvent | SequenceStartEvent, line: int, stack: list[_Frame], document: Document
-) -> None:
-    """Put one node where it belongs: a key, a value of a mapping, an item of a list, or the root."""
-    frame = stack[-1] if stack else None
-    if frame is not None and isinstance(frame.value, dict) and frame.key is None:
-        _take_key(event, line, frame, document)
-        return
-    value: Value
-    match event:
-        case ScalarEvent():
-            value = _scalar(event)
-        case MappingStartEvent():
-            value = {}
-        case SequenceStartEvent():
-            value = []
-    path: KeyPath = ()
-    if frame is None:
-        document.data = value
-        document.lines[()] = line
-    elif isinstance(frame.value, list):
-        path = (*frame.path, len(frame.value))
-        frame.value.append(value)
-        document.lines.setdefault(path, line)
-    else:
-        assert frame.key is not None
-        path = (*frame.path, frame.key)
-        if not frame.skip:
-            frame.value[frame.key] = value
-        frame.key, frame.skip = None, False
-    if isinstance(value, dict | list):
-        stack.append(_Frame(path, value))
-
-
-def _take_key(
-    event: ScalarEvent | MappingStartEvent | SequenceStartEvent, line: int, frame: _Frame, document: Document
-) -> None:
-    if not isinstance(event, ScalarEvent):
-        raise _StopReadingError(line, "a key must be a word")
-    assert isinstance(frame.value, dict)
-    frame.key = event.value
-    path = (*frame.path, event.value)
-    if event.value in frame.value:
-        frame.skip = True
-        message = f"this key was given before, in line {document.lines[path]}"
-        document.problems.append(Problem(path, message, line))
-    else:
-        document.lines[path] = line
+def _read_value(event: Event, nodes: Iterator[Event], path: KeyPath, document: Document) -> Value:
+    """Read what begins with ``event``. Calls itself for what is inside, which is never deeper than the limit."""
+    document.lines.setdefault(path, _line_of(event))
+    if isinstance(event, ScalarEvent):
+        return _scalar(event)
+    if isinstance(event, SequenceStartEvent):
+        items: list[Value] = []
+        while not isinstance(item := next(nodes), SequenceEndEvent):
+            items.append(_read_value(item, nodes, (*path, len(items)), document))
+        return items
+    found: dict[str, Value] = {}
+    while not isinstance(key := next(nodes), MappingEndEvent):
+        if not isinstance(key, ScalarEvent):
+            raise _StopReadingError(_line_of(key), "a key must be a word")
+        place = (*path, key.value)
+        if key.value in found:
+            message = f"this key was given before, in line {document.lines[place]}"
+            document.problems.append(Problem(place, message, _line_of(key)))
+        document.lines.setdefault(place, _line_of(key))
+        value = _read_value(next(nodes), nodes, place, document)
+        found.setdefault(key.value, value)
+    return found
 
 
 def _scalar(event: ScalarEvent) -> Value:
