@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mxrtc_bridge.config.example import example_config, example_registration
-from mxrtc_bridge.config.reference import reference_page
 from tests import metrics_page
 from tests.bridge.bot import commands_page
 from tests.cli import command_pages
+from tests.config.reference_page import reference_page
 from tests.core.call import states_page
 
 ROOT = Path(__file__).parent.parent

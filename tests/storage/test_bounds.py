@@ -15,10 +15,10 @@ from mxrtc_bridge.core.crypto.records import UserRecord as User
 from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.storage import crypto, crypto_bounds
 from mxrtc_bridge.storage.audit import AuditStore
-from mxrtc_bridge.storage.bounds import BOUNDS
 from mxrtc_bridge.storage.crypto import DAY_MS, CryptoStore, CryptoUserStore
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.rooms import RoomStore
+from tests.storage.table_bounds import BOUNDS
 
 NOW = time.time_ns() // 1_000_000
 PEER = UserId("@rtc_build:example.org")

@@ -18,7 +18,7 @@ from mxrtc_bridge.config.yaml_writer import default_text
 _HEAD = f"""\
 # Configuration reference
 
-This page is generated from the program (`python -m mxrtc_bridge.config.reference`); `mxrtc-bridge example-config` prints a complete example.
+This page is generated from the program; `mxrtc-bridge example-config` prints a complete example.
 
 The file is YAML of at most {MAX_FILE_BYTES // 1024} KiB in UTF-8.
 Unknown keys, duplicate keys, aliases and tags are errors, and all mistakes are reported at once, each with its line.
@@ -127,7 +127,3 @@ def _bounds(metadata: list[Any]) -> Iterator[tuple[str, Any]]:
                 yield from _bounds(item.metadata)
             case _:
                 pass
-
-
-if __name__ == "__main__":
-    print(reference_page(), end="")  # noqa: T201 - the page is what was asked for
