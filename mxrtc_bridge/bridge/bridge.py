@@ -160,7 +160,7 @@ class Bridge:
             self._outbox,
             self._homeserver,
             stores.traces,
-            wanted=lambda: self._current.in_force.redact_calls,
+            wanted=lambda: self._current.in_force.rooms.redact_calls,
             wall_ms=self._clock.wall_ms,
         )
         self._lookups = DeviceLookups(self._encryption.lists_of, config.homeserver.domain)

@@ -20,7 +20,6 @@ from mxrtc_bridge.core.files.errors import FileError
 from mxrtc_bridge.core.files.messages import FileCode, Get, Ls
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
-from mxrtc_bridge.sinks.files.receive.quota import QuotaLimits
 from mxrtc_bridge.sinks.files.send.share import Share
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom, Selected
 
@@ -151,9 +150,7 @@ class FileServices:
         async with AsyncExitStack() as stack:
             try:
                 if target.direction.receives:
-                    box = DropBox(
-                        Path(target.path), _limits_of(target), sanitise=target.sanitise, allowed=target.allowed
-                    )
+                    box = DropBox(Path(target.path), target.limits, sanitise=target.sanitise, allowed=target.allowed)
                     await box.open()
                     stack.push_async_callback(box.close)
                 if target.direction.sends:
@@ -181,14 +178,3 @@ class UserFiles:
 
     def receiver(self, target: FilesTarget) -> ReceivedFrom:
         return ReceivedFrom(self._directories.box(target), self._user)
-
-
-def _limits_of(target: FilesTarget) -> QuotaLimits:
-    limits = target.limits
-    return QuotaLimits(
-        file_bytes=limits.file_bytes,
-        user_bytes=limits.user_bytes,
-        total_bytes=limits.total_bytes,
-        free_floor_bytes=limits.free_floor_bytes,
-        partial_age_s=limits.partial_age_s,
-    )

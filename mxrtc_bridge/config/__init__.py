@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-from mxrtc_bridge.config.config import (
-    AppserviceSettings,
-    Config,
-    HomeserverSettings,
-    IceSettings,
-    LimitSettings,
-    Listen,
-    PeerSettings,
-    PolicyTest,
-    ServiceSettings,
-    TcpListen,
-    UnixListen,
-)
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.loader import load_config, parse_config
-from mxrtc_bridge.config.problems import Finding, InvalidConfigError, Level, Problem
+from mxrtc_bridge.config.problems import Finding, InvalidConfigError, Level
+from mxrtc_bridge.config.values import Listen, TcpListen, UnixListen
 
 __all__ = [
-    "AppserviceSettings",
-    "Config",
-    "Finding",
-    "HomeserverSettings",
-    "IceSettings",
-    "InvalidConfigError",
-    "Level",
-    "LimitSettings",
-    "Listen",
-    "PeerSettings",
-    "PolicyTest",
-    "Problem",
-    "ServiceSettings",
-    "TcpListen",
-    "UnixListen",
-    "load_config",
+    "Config", "Finding", "InvalidConfigError", "Level", "Listen", "TcpListen", "UnixListen", "load_config",
     "parse_config",
-]
+]  # fmt: skip

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 
 from mxrtc_bridge.config.config import PeerSettings, PolicyTest
 from mxrtc_bridge.config.problems import KeyPath, Problem, near_miss, quoted
-from mxrtc_bridge.config.schema import GrantSection, PeerSection, TestSection
+from mxrtc_bridge.config.schema import GrantSection, TestSection
 from mxrtc_bridge.config.values import parse_time
 from mxrtc_bridge.config.yaml_reader import Value
 from mxrtc_bridge.core.access.policy import Allow, Deny, Grant, Policy, Service, Subject, parse_subject
@@ -149,31 +148,11 @@ def make_grants(
     )
 
 
-def with_grantable(
-    peers: Mapping[str, PeerSettings], sections: Mapping[str, PeerSection], groups: Mapping[str, Sequence[str]]
-) -> dict[str, PeerSettings]:
-    """Say for each service whom it may be given to; all names of groups must exist."""
-    return {
-        name: replace(
-            peer,
-            services=MappingProxyType(
-                {
-                    service: replace(
-                        settings, grantable_to=make_subjects(sections[name].services[service].grantable_to, groups)
-                    )
-                    for service, settings in peer.services.items()
-                }
-            ),
-        )
-        for name, peer in peers.items()
-    }
-
-
 def make_subjects(texts: Iterable[str], groups: Mapping[str, Sequence[str]]) -> frozenset[Subject]:
-    """Replace groups by their members and parse what is left."""
+    """Replace groups by their members and parse what is left; a group that does not exist counts as empty."""
     subjects: set[Subject] = set()
     for text in texts:
-        members = groups[text.removeprefix("group:")] if text.startswith("group:") else (text,)
+        members = groups.get(text.removeprefix("group:"), ()) if text.startswith("group:") else (text,)
         subjects.update(parse_subject(member) for member in members)
     return frozenset(subjects)
 

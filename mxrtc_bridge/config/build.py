@@ -7,22 +7,15 @@ there was none. Sections are independent, so those without mistakes are judged e
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote, unquote, urlsplit
 
 from mxrtc_bridge.config import schema, values
-from mxrtc_bridge.config.config import (
-    AppserviceSettings,
-    AuditSettings,
-    IceSettings,
-    LimitSettings,
-    PeerSettings,
-    ServiceSettings,
-    TcpListen,
-)
+from mxrtc_bridge.config.access import make_subjects
+from mxrtc_bridge.config.config import AppserviceSettings, AuditSettings, IceSettings, PeerSettings, ServiceSettings
 from mxrtc_bridge.config.file_services import build_files, shared_directories
 from mxrtc_bridge.config.privileged_sockets import what_it_controls
 from mxrtc_bridge.config.problems import Complain, KeyPath, quoted
@@ -40,7 +33,7 @@ def build_appservice(
     """Judge names, address and tokens of the application service."""
     listen = values.parse_listen(section.listen)
     url = section.url
-    if url is None and isinstance(listen, TcpListen) and not ipaddress.ip_address(listen.host).is_unspecified:
+    if url is None and isinstance(listen, values.TcpListen) and not ipaddress.ip_address(listen.host).is_unspecified:
         url = f"http://{listen}"
     if url is None:
         text = f"needed because the homeserver cannot call {section.listen}; write where it reaches the bridge"
@@ -109,19 +102,23 @@ def build_database(text: str, folder: Path, environ: Mapping[str, str], complain
 
 
 def build_peers(
-    sections: Mapping[str, schema.PeerSection], prefix: str, bot: str, domain: str, complain: Complain
+    sections: Mapping[str, schema.PeerSection],
+    groups: Mapping[str, Sequence[str]],
+    appservice: schema.AppserviceSection,
+    domain: str,
+    complain: Complain,
 ) -> dict[str, PeerSettings]:
-    """Return the peers by their name in the file."""
+    """Return the peers by their name in the file; groups that do not exist count as empty."""
     peers = {}
     for name, section in sections.items():
         path: KeyPath = ("peers", name)
-        user_id = f"@{prefix}{name}:{domain}"
-        if user_id == f"@{bot}:{domain}":
+        user_id = f"@{appservice.peer_prefix}{name}:{domain}"
+        if user_id == f"@{appservice.bot}:{domain}":
             complain(path, f"would have the same user id as the bot, {user_id}; rename one of them")
         if len(user_id) > MAX_ID_CHARS:
             complain(path, f"the user id {user_id[:40]}... would have {len(user_id)} characters; Matrix allows 255")
         services = {
-            ServiceName(service): _service(service, value, (*path, "services", service), complain)
+            ServiceName(service): _service(service, value, groups, (*path, "services", service), complain)
             for service, value in section.services.items()
         }
         settings = PeerSettings(name, UserId(user_id), section.displayname or name, MappingProxyType(services))
@@ -131,13 +128,16 @@ def build_peers(
     return peers
 
 
-def _service(name: str, section: schema.ServiceSection, path: KeyPath, complain: Complain) -> ServiceSettings:
+def _service(
+    name: str, section: schema.ServiceSection, groups: Mapping[str, Sequence[str]], path: KeyPath, complain: Complain
+) -> ServiceSettings:
     return ServiceSettings(
         name=ServiceName(name),
         target=_target_or_files(section, path, complain),
         raw=section.raw,
         max_streams=section.limits.streams,
         idle_s=section.limits.idle,
+        grantable_to=make_subjects(section.grantable_to, groups),
     )
 
 
@@ -223,20 +223,6 @@ def _ice_server(section: schema.IceServerSection, path: KeyPath, folder: Path, c
     if any(url.startswith("turn") for url in section.urls) and not (section.username and credential):
         complain(path, "a TURN server needs username and credential (or credential_file)")
     return IceServer(tuple(section.urls), section.username or "", credential or "")
-
-
-def build_limits(section: schema.LimitsSection) -> LimitSettings:
-    """Rename the limits to names with units."""
-    return LimitSettings(
-        calls_per_user=section.calls_per_user,
-        calls_per_server=section.calls_per_server,
-        calls_total=section.calls_total,
-        invites_per_minute=section.invites_per_minute,
-        setup_s=section.setup,
-        streams_per_session=section.streams_per_session,
-        session_max_s=section.session_max,
-        idle_room_s=section.idle_room,
-    )
 
 
 AUDIT_FILE = "audit.jsonl"

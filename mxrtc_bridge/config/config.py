@@ -1,7 +1,8 @@
 """The configuration as the rest of the program sees it: frozen values, complete and checked.
 
-Everything here was validated by :mod:`mxrtc_bridge.config.build`; nobody checks it a second time. No value knows how
-it was written in the file. Secrets are left out of ``repr``, so that a configuration in a log line cannot leak them.
+Everything here was validated by :mod:`mxrtc_bridge.config.build`; nobody checks it a second time. Sections of the file
+that are judged by themselves are values already; of the others, no value knows how it was written. Secrets are left out
+of ``repr``, so that a configuration in a log line cannot leak them.
 """
 
 from __future__ import annotations
@@ -11,46 +12,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from mxrtc_bridge.config.schema import HomeserverSection, LimitsSection, RoomsSection
+from mxrtc_bridge.config.values import Listen
 from mxrtc_bridge.core.access.policy import Grant, Policy, Subject
 from mxrtc_bridge.core.access.targets import FilesTarget, Target
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, localpart_of, server_of
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
-
-
-@dataclass(frozen=True, slots=True)
-class TcpListen:
-    """A TCP address to listen on."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class UnixListen:
-    """A unix socket to listen on."""
-
-    path: str
-
-    def __str__(self) -> str:
-        return f"unix:{self.path}"
-
-
-Listen = TcpListen | UnixListen
-
-
-@dataclass(frozen=True, slots=True)
-class HomeserverSettings:
-    """The homeserver that the bridge belongs to."""
-
-    address: str
-    """Base URL of the client-server API, without a slash at the end."""
-    domain: str
-    """Server name: the part after the colon of its user ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,23 +82,6 @@ class IceSettings:
     remote: AddressPolicy
 
 
-@dataclass(frozen=True, slots=True)
-class LimitSettings:
-    """What one user, one server and everybody together may take."""
-
-    calls_per_user: int
-    calls_per_server: int
-    calls_total: int
-    invites_per_minute: int
-    """From one user."""
-    setup_s: float
-    """From the answer to the open connection."""
-    streams_per_session: int
-    session_max_s: float
-    idle_room_s: float
-    """A peer leaves a room in which nothing was called for this long."""
-
-
 class EncryptionMode(Enum):
     """Whether encryption is wanted."""
 
@@ -158,20 +110,6 @@ class EncryptionSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class RoomSettings:
-    """Rooms that the bot is in besides its direct chats; each a room id or an alias."""
-
-    admin: str | None = None
-    notices: str | None = None
-    audit: str | None = None
-
-    def named(self) -> dict[str, str]:
-        """What is configured, by its key in the file."""
-        all_of_them = {"admin": self.admin, "notices": self.notices, "audit": self.audit}
-        return {purpose: room for purpose, room in all_of_them.items() if room is not None}
-
-
-@dataclass(frozen=True, slots=True)
 class AuditSettings:
     """Where the audit is kept."""
 
@@ -197,7 +135,7 @@ class Config:
 
     path: Path
     """The file it was read from: to be read again at a reload."""
-    homeserver: HomeserverSettings
+    homeserver: HomeserverSection
     appservice: AppserviceSettings
     database: str = field(repr=False)
     """URL: ``sqlite:///absolute/path`` or ``postgres://...`` (which may hold a password)."""
@@ -205,7 +143,7 @@ class Config:
     grants: tuple[Grant, ...]
     deny: tuple[Subject, ...]
     ice: IceSettings
-    limits: LimitSettings
+    limits: LimitsSection
     encryption: EncryptionSettings
     audit: AuditSettings
     control_socket: Path | None
@@ -215,9 +153,7 @@ class Config:
     tests: tuple[PolicyTest, ...]
     admins: frozenset[UserId] = frozenset()
     """Users who may give commands; which services they may use is said by grants alone."""
-    rooms: RoomSettings = RoomSettings()
-    redact_calls: bool = True
-    """Whether peers take back their events of a call once it is over."""
+    rooms: RoomsSection = field(default_factory=RoomsSection)
     policy_lists: tuple[RoomId, ...] = ()
     """Rooms that hold policy lists."""
     _policy: Policy = field(init=False, repr=False, compare=False)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mxrtc_bridge.config.config import AppserviceSettings, TcpListen
+from mxrtc_bridge.config.config import AppserviceSettings
 from mxrtc_bridge.config.placeholders import DOMAIN, TOKEN
 from mxrtc_bridge.config.registration import random_sender, random_token, registration_text
 from mxrtc_bridge.config.schema import Root
+from mxrtc_bridge.config.values import TcpListen
 from mxrtc_bridge.config.yaml_writer import Off, section
 from mxrtc_bridge.core.ids import UserId
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from mxrtc_bridge.config.config import Config, Listen, TcpListen
+from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.problems import Finding, Level
 from mxrtc_bridge.config.secrets import exposure
+from mxrtc_bridge.config.values import Listen, TcpListen
 from mxrtc_bridge.core.access.policy import Everyone, Grant, GuestAccounts
 from mxrtc_bridge.core.access.targets import TcpTarget
 

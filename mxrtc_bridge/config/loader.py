@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from mxrtc_bridge.config import access, build, schema
-from mxrtc_bridge.config.config import Config, HomeserverSettings, PeerSettings, RoomSettings
+from mxrtc_bridge.config.config import Config, PeerSettings
 from mxrtc_bridge.config.encryption import beside, build_encryption
 from mxrtc_bridge.config.placeholders import placeholder_problems
 from mxrtc_bridge.config.problems import InvalidConfigError, KeyPath, Problem
@@ -142,8 +142,8 @@ class _Reader:
         if appservice_section is not None:
             appservice = build.build_appservice(appservice_section, domain, folder, environ, complain)
             if "peers" in sections:
-                prefix, bot = appservice_section.peer_prefix, appservice_section.bot
-                peers = build.build_peers(sections["peers"], prefix, bot, domain, complain)
+                groups = sections.get("groups", {})
+                peers = build.build_peers(sections["peers"], groups, appservice_section, domain, complain)
         if "ice" in sections:
             ice = build.build_ice(sections["ice"], folder, complain)
         if "database" in sections:
@@ -165,17 +165,16 @@ class _Reader:
         ):
             return None
         groups = sections["groups"]
-        peers = access.with_grantable(peers, sections["peers"], groups)
         return Config(
             path=self._path,
-            homeserver=HomeserverSettings(homeserver.address, homeserver.domain),
+            homeserver=homeserver,
             appservice=appservice,
             database=database,
             peers=MappingProxyType({peer.user_id: peer for peer in peers.values()}),
             grants=access.make_grants(sections["grants"], groups, peers),
             deny=tuple(sorted(access.make_subjects(sections["deny"], groups), key=str)),
             ice=ice,
-            limits=build.build_limits(sections["limits"]),
+            limits=sections["limits"],
             encryption=encryption,
             audit=build.build_audit(sections["audit"], beside(database, folder), folder),
             control_socket=control_socket,
@@ -183,8 +182,7 @@ class _Reader:
             log_level=sections["logging"].level,
             tests=access.make_tests(sections["tests"], peers),
             admins=frozenset(parse_user_id(user) for user in sections["admins"]),
-            rooms=RoomSettings(sections["rooms"].admin, sections["rooms"].notices, sections["rooms"].audit),
-            redact_calls=sections["rooms"].redact_calls,
+            rooms=sections["rooms"],
             policy_lists=tuple(RoomId(room) for room in sections["policy_lists"]),
         )
 

@@ -2,8 +2,8 @@
 
 The docstring below a key is the only place where it is described: the example file and the reference page are made
 from it. The models are strict (text is never taken for a number) and know nothing of each other; whatever needs two
-keys at once is checked in :mod:`mxrtc_bridge.config.build`. They stay inside this package: the rest of the program
-gets :class:`mxrtc_bridge.config.config.Config`.
+keys at once is checked in :mod:`mxrtc_bridge.config.build`. The rest of the program gets
+:class:`mxrtc_bridge.config.config.Config`.
 
 One file: every key of the configuration is described here and nowhere else, and is read from top to bottom.
 """
@@ -302,13 +302,13 @@ class LimitsSection(Section):
     """Calls at a time."""
     invites_per_minute: Annotated[int, Field(ge=1, le=6000), Kind("number")] = 30
     """Calls that one user may begin in a minute."""
-    setup: Annotated[Duration, Field(ge=5, le=300)] = 30.0
+    setup_s: Annotated[Duration, Field(alias="setup", ge=5, le=300)] = 30.0
     """Time from the answer to the open connection."""
     streams_per_session: Annotated[int, Field(ge=1, le=256), Kind("number")] = 256
     """Streams that one session may have open at a time."""
-    session_max: Annotated[Duration, Field(ge=60, le=365 * 86400)] = 43200.0
+    session_max_s: Annotated[Duration, Field(alias="session_max", ge=60, le=365 * 86400)] = 43200.0
     """A session ends after this time, whatever it does."""
-    idle_room: Annotated[Duration, Field(ge=3600, le=3650 * 86400)] = 2592000.0
+    idle_room_s: Annotated[Duration, Field(alias="idle_room", ge=3600, le=3650 * 86400)] = 2592000.0
     """A peer leaves a room after this long without a call."""
 
 
@@ -347,6 +347,11 @@ class RoomsSection(Section):
     """Whether the peers take back their own events of a call once it is over, so that no description stays behind."""
     audit: RoomText | None = None
     """Where each record of the audit is repeated, for all who can read that room."""
+
+    def named(self) -> dict[str, str]:
+        """The rooms that are configured, by their key in the file."""
+        rooms = {"admin": self.admin, "notices": self.notices, "audit": self.audit}
+        return {purpose: room for purpose, room in rooms.items() if room is not None}
 
 
 class AuditSection(Section):

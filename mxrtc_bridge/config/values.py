@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from posixpath import normpath
 from urllib.parse import urlsplit
 
-from mxrtc_bridge.config.config import Listen, TcpListen, UnixListen
 from mxrtc_bridge.config.problems import quoted
 from mxrtc_bridge.core.access.targets import AppendTarget, ReadTarget, Target, TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import EventError
@@ -47,6 +47,30 @@ MAX_UNIX_PATH = 107
 """Linux: ``sun_path`` has 108 bytes with the closing zero (unix(7))."""
 MAX_FILE_PATH = 4095
 """Linux: ``PATH_MAX`` is 4096 with the closing zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class TcpListen:
+    """A TCP address to listen on."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixListen:
+    """A unix socket to listen on."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Listen = TcpListen | UnixListen
 
 
 def parse_duration(text: object) -> float:

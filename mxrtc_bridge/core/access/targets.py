@@ -95,6 +95,16 @@ class FileLimits:
     """What the file system must have left after every file that has begun."""
     partial_age_s: float = 7 * 86400.0
     """When an unfinished file that nobody goes on with is removed."""
+    user_files: int | None = 100_000
+    """All files and directories of one user that are there."""
+    total_files: int | None = 1_000_000
+    """The same, of all users."""
+    user_receptions: int = 4096
+    """Files of one user that may be under way at a time."""
+    receptions: int = 16384
+    """The same, of all users."""
+    user_partials: int = 256
+    """Unfinished files that are kept for one user; beyond it the oldest is removed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A drop box: a directory that people put files into.
 
-What a stranger can do to it is bounded by :class:`~mxrtc_bridge.sinks.files.receive.quota.QuotaLimits`. Nothing is ever
+What a stranger can do to it is bounded by :class:`~mxrtc_bridge.core.access.targets.FileLimits`. Nothing is ever
 overwritten, nothing outside the directory is ever touched, and everything that appears in it is whole.
 """
 
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mxrtc_bridge.core.access.targets import FileLimits
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.patterns import NamePattern
 from mxrtc_bridge.sinks.files.receive.publisher import Naming
-from mxrtc_bridge.sinks.files.receive.quota import QuotaLimits
 from mxrtc_bridge.sinks.files.receive.receipts import Receipt, read_receipts
 from mxrtc_bridge.sinks.files.receive.receiver import DirectoryReceiver, ReceivePolicy
 from mxrtc_bridge.sinks.files.receive.state_dir import STATE_DIRECTORY
@@ -36,12 +36,12 @@ class DropBox(DirectoryReceiver):
     def __init__(
         self,
         path: Path,
-        limits: QuotaLimits | None = None,
+        limits: FileLimits | None = None,
         *,
         sanitise: bool = False,
         allowed: tuple[NamePattern, ...] = (),
     ) -> None:
-        super().__init__(path, ReceivePolicy(Naming(sanitise=sanitise), limits or QuotaLimits(), allowed))
+        super().__init__(path, ReceivePolicy(Naming(sanitise=sanitise), limits or FileLimits(), allowed))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,38 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mxrtc_bridge.core.access.targets import FileLimits
 from mxrtc_bridge.core.files.messages import FileCode
 from mxrtc_bridge.sinks.files.os_errors import FileError
 
-GIB = 1024**3
-
-
-@dataclass(frozen=True, slots=True)
-class QuotaLimits:
-    """What a drop box takes. Sizes in bytes; None means no limit."""
-
-    file_bytes: int | None = 16 * GIB
-    """The largest file."""
-    user_bytes: int | None = 64 * GIB
-    """All files of one user that are in the box, the unfinished ones included."""
-    user_files: int | None = 100_000
-    """The same, in files and directories."""
-    total_bytes: int | None = None
-    """Everything in the box, whoever put it there."""
-    total_files: int | None = 1_000_000
-    free_floor_bytes: int = GIB
-    """What the file system must have left after every file that has begun."""
-    partial_age_s: float = 7 * 86400.0
-    """When an unfinished file that nobody goes on with is removed."""
-    user_receptions: int = 4096
-    """Files of one user that may be under way at a time."""
-    receptions: int = 16384
-    """The same, of all users."""
-    user_partials: int = 256
-    """Unfinished files that are kept for one user; beyond it the oldest is removed."""
-
-
-UNLIMITED = QuotaLimits(
+UNLIMITED = FileLimits(
     file_bytes=None, user_bytes=None, user_files=None, total_files=None, free_floor_bytes=0, partial_age_s=30 * 86400.0
 )
 """For a person's own directory."""
@@ -61,7 +34,7 @@ class Quota:
         limits: of the box.
     """
 
-    def __init__(self, limits: QuotaLimits) -> None:
+    def __init__(self, limits: FileLimits) -> None:
         self._limits = limits
         self.total = Usage()
         self._users: dict[str, Usage] = {}

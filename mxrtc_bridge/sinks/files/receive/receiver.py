@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mxrtc_bridge.core.access.targets import FileLimits
 from mxrtc_bridge.core.files.messages import MAX_PATH_BYTES, EntryKind, FileCode, FileEntry
 from mxrtc_bridge.core.files.names import FileNameError, check_relative_path, sanitise
 from mxrtc_bridge.core.files.patterns import NamePattern, name_allowed
@@ -25,7 +26,7 @@ from mxrtc_bridge.sinks.files.os_errors import FileError
 from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES, Committer, IncomingFile
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFileKey
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publication, Published
-from mxrtc_bridge.sinks.files.receive.quota import Quota, QuotaLimits, Usage
+from mxrtc_bridge.sinks.files.receive.quota import Quota, Usage
 from mxrtc_bridge.sinks.files.receive.state_dir import KeptPartial, StateDirectory
 from mxrtc_bridge.sinks.files.threads import FileThreads
 
@@ -41,7 +42,7 @@ class ReceivePolicy:
     """How a directory receives."""
 
     naming: Naming
-    limits: QuotaLimits
+    limits: FileLimits
     allowed: tuple[NamePattern, ...] = ()
     """Names that are received; empty means all."""
     exclusive: bool = True

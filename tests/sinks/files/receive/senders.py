@@ -8,16 +8,16 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from mxrtc_bridge.core.access.targets import FileLimits
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileEntry
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
 from mxrtc_bridge.sinks.files.receive.incoming_file import IncomingFile
 from mxrtc_bridge.sinks.files.receive.publisher import Published
-from mxrtc_bridge.sinks.files.receive.quota import QuotaLimits
 from mxrtc_bridge.sinks.files.receive.receiver import DirectoryReceiver
 
 ALICE, BOB = "@alice:example.org", "@bob:example.org"
 MTIME_MS = 1_700_000_000_123
-ROOMY = QuotaLimits(free_floor_bytes=0)
+ROOMY = FileLimits(free_floor_bytes=0)
 
 
 def content(size: int, seed: int = 0) -> bytes:
@@ -37,7 +37,7 @@ def directory_of(path: str) -> FileEntry:
 
 
 @asynccontextmanager
-async def opened(path: Path, limits: QuotaLimits = ROOMY, **settings: bool) -> AsyncIterator[DropBox]:
+async def opened(path: Path, limits: FileLimits = ROOMY, **settings: bool) -> AsyncIterator[DropBox]:
     box = DropBox(path, limits, **settings)
     await box.open()
     try:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from mxrtc_bridge.core.access.targets import FileLimits
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode
 from mxrtc_bridge.sinks.files.os_errors import FileError
 from mxrtc_bridge.sinks.files.receive import quota, receiver
-from mxrtc_bridge.sinks.files.receive.quota import Quota, QuotaLimits
+from mxrtc_bridge.sinks.files.receive.quota import Quota
 from tests.sinks.files.receive.senders import (
     ALICE,
     BOB,
@@ -44,7 +45,7 @@ from tests.sinks.files.receive.senders import (
     ],
 )
 async def test_a_file_beyond_a_limit_is_refused_before_anything_is_written(
-    tmp_path: Path, limits: QuotaLimits, code: FileCode
+    tmp_path: Path, limits: FileLimits, code: FileCode
 ) -> None:
     async with opened(tmp_path, limits) as box:
         with pytest.raises(FileError) as caught:
@@ -140,7 +141,7 @@ async def test_an_unfinished_file_needs_quota_only_for_what_is_missing(tmp_path:
 
 
 def test_the_room_on_the_disk_is_compared_with_the_floor() -> None:
-    books = Quota(QuotaLimits(free_floor_bytes=50))
+    books = Quota(FileLimits(free_floor_bytes=50))
     books.check(ALICE, 50, room=100)
     with pytest.raises(FileError, match="not enough room"):
         books.check(ALICE, 51, room=100)
