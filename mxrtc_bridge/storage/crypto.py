@@ -42,6 +42,10 @@ MAX_VOUCHED = 1000
 TRIM_EVERY = 256
 """Rows that are written before it is looked whether there are too many."""
 ROOM_USED_EVERY_MS = DAY_MS
+_ACCOUNT = "device_id, pickle, uploaded, fallback_ms, sync_token"
+_INBOUND = "pickle, curve25519, ed25519, device_id, received_ms"
+_OUTBOUND = "session_id, pickle, created_ms, messages, shared, withheld"
+_USER = "keys_json, queried_ms, outdated, pinned_master, verified_master"
 _TABLES = ("crypto_account", "crypto_olm", "crypto_inbound", "crypto_outbound", "crypto_index")
 
 
@@ -103,14 +107,13 @@ class CryptoUserStore:
     async def account(self) -> AccountRecord | None:
         """The device of the last run."""
         row = await self._database.row(
-            "SELECT device_id, pickle, uploaded, fallback_ms, sync_token FROM crypto_account WHERE owner = $1",
+            f"SELECT {_ACCOUNT} FROM crypto_account WHERE owner = $1",  # noqa: S608 - ours
             (self._owner,),
         )
         if row is None:
             return None
-        return AccountRecord(
-            DeviceId(row["device_id"]), row["pickle"], bool(row["uploaded"]), row["fallback_ms"], row["sync_token"]
-        )
+        device, pickle, uploaded, fallback_ms, sync_token = row
+        return AccountRecord(DeviceId(device), pickle, bool(uploaded), fallback_ms, sync_token)
 
     async def save(self, changes: Changes) -> None:
         """Save everything in one transaction."""
@@ -158,7 +161,7 @@ class CryptoUserStore:
     async def inbound(self, room: RoomId, session_id: str, user: UserId) -> InboundRecord | None:
         """The session that ``user`` has sent the key of."""
         row = await self._database.row(
-            "SELECT pickle, curve25519, ed25519, device_id, received_ms FROM crypto_inbound "
+            f"SELECT {_INBOUND} FROM crypto_inbound "  # noqa: S608 - ours
             "WHERE owner = $1 AND room_id = $2 AND session_id = $3 AND user_id = $4",
             (self._owner, room, session_id, user),
         )
@@ -178,8 +181,7 @@ class CryptoUserStore:
     async def outbound(self, room: RoomId) -> OutboundRecord | None:
         """Our session of a room."""
         row = await self._database.row(
-            "SELECT session_id, pickle, created_ms, messages, shared, withheld FROM crypto_outbound "
-            "WHERE owner = $1 AND room_id = $2",
+            f"SELECT {_OUTBOUND} FROM crypto_outbound WHERE owner = $1 AND room_id = $2",  # noqa: S608 - ours
             (self._owner, room),
         )
         if row is None:
@@ -216,19 +218,14 @@ class CryptoUserStore:
     async def user(self, user: UserId) -> UserRecord | None:
         """What is known of another user's keys."""
         row = await self._database.row(
-            "SELECT keys_json, queried_ms, outdated, pinned_master, verified_master FROM crypto_user "
-            "WHERE owner = $1 AND user_id = $2",
+            f"SELECT {_USER} FROM crypto_user WHERE owner = $1 AND user_id = $2",  # noqa: S608 - ours
             (self._owner, user),
         )
         if row is None:
             return None
+        keys, queried_ms, outdated, pinned, verified = row
         return UserRecord(
-            user,
-            row["keys_json"],
-            row["queried_ms"],
-            outdated=bool(row["outdated"]),
-            pinned_master=row["pinned_master"],
-            verified_master=row["verified_master"],
+            user, keys, queried_ms, outdated=bool(outdated), pinned_master=pinned, verified_master=verified
         )
 
     async def mark_outdated(self, users: Sequence[UserId] | None) -> None:
@@ -262,82 +259,56 @@ class CryptoUserStore:
         return None if row is None else RoomEncryption(room, row["rotate_messages"], row["rotate_ms"])
 
 
-async def _upsert(connection: Connection, table: str, keys: dict[str, Any], values: dict[str, Any]) -> None:
-    columns = [*keys, *values]
-    places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
-    updates = ", ".join(f"{name} = excluded.{name}" for name in values)
+async def _upsert(connection: Connection, table: str, keys: str, columns: str, values: Sequence[object]) -> None:
+    """Write a row; one with the same keys gets the other values."""
+    places = ", ".join(f"${number}" for number in range(1, len(values) + 1))
+    updates = ", ".join(f"{name} = excluded.{name}" for name in columns.split(", "))
     await connection.execute(
-        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places}) "  # noqa: S608 - names of ours
-        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {updates}",
-        *keys.values(),
-        *values.values(),
+        f"INSERT INTO {table} ({keys}, {columns}) VALUES ({places}) "  # noqa: S608 - names of ours
+        f"ON CONFLICT ({keys}) DO UPDATE SET {updates}",
+        *values,
     )
 
 
 async def _write_account(connection: Connection, owner: UserId, record: AccountRecord) -> None:
-    values = {
-        "device_id": record.device,
-        "pickle": record.pickle,
-        "uploaded": int(record.uploaded),
-        "fallback_ms": record.fallback_ms,
-        "sync_token": record.sync_token,
-    }
-    await _upsert(connection, "crypto_account", {"owner": owner}, values)
+    values = (record.device, record.pickle, int(record.uploaded), record.fallback_ms, record.sync_token)
+    await _upsert(connection, "crypto_account", "owner", _ACCOUNT, (owner, *values))
 
 
 async def _write_olm(connection: Connection, owner: UserId, record: OlmRecord) -> None:
-    keys = {"owner": owner, "curve25519": record.curve25519, "session_id": record.session_id}
-    values = {"pickle": record.pickle, "used_ms": record.used_ms, "user_id": record.user}
-    await _upsert(connection, "crypto_olm", keys, values)
+    values = (record.curve25519, record.session_id, record.pickle, record.used_ms, record.user)
+    keys = "owner, curve25519, session_id"
+    await _upsert(connection, "crypto_olm", keys, "pickle, used_ms, user_id", (owner, *values))
 
 
 async def _write_inbound(connection: Connection, owner: UserId, record: InboundRecord) -> None:
     """The first key of a session stays: a later one can only read less, or be another."""
+    keys = (owner, record.room, record.session_id, record.user)
+    values = (record.pickle, record.curve25519, record.ed25519, record.device, record.received_ms)
     await connection.execute(
-        "INSERT INTO crypto_inbound (owner, room_id, session_id, user_id, pickle, curve25519, ed25519, device_id, "
-        "received_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
-        owner,
-        record.room,
-        record.session_id,
-        record.user,
-        record.pickle,
-        record.curve25519,
-        record.ed25519,
-        record.device,
-        record.received_ms,
+        f"INSERT INTO crypto_inbound (owner, room_id, session_id, user_id, {_INBOUND}) "  # noqa: S608 - ours
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+        *keys,
+        *values,
     )
 
 
 async def _write_outbound(connection: Connection, owner: UserId, record: OutboundRecord) -> None:
-    values = {
-        "session_id": record.session_id,
-        "pickle": record.pickle,
-        "created_ms": record.created_ms,
-        "messages": record.messages,
-        "shared": _listed(record.shared),
-        "withheld": _listed(record.withheld),
-    }
-    await _upsert(connection, "crypto_outbound", {"owner": owner, "room_id": record.room}, values)
+    lists = (_listed(record.shared), _listed(record.withheld))
+    values = (record.room, record.session_id, record.pickle, record.created_ms, record.messages, *lists)
+    await _upsert(connection, "crypto_outbound", "owner, room_id", _OUTBOUND, (owner, *values))
 
 
 async def _write_user(connection: Connection, owner: UserId, record: UserRecord) -> None:
-    values = {
-        "keys_json": record.keys_json,
-        "queried_ms": record.queried_ms,
-        "outdated": int(record.outdated),
-        "pinned_master": record.pinned_master,
-        "verified_master": record.verified_master,
-    }
-    await _upsert(connection, "crypto_user", {"owner": owner, "user_id": record.user}, values)
+    masters = (record.pinned_master, record.verified_master)
+    values = (record.user, record.keys_json, record.queried_ms, int(record.outdated), *masters)
+    await _upsert(connection, "crypto_user", "owner, user_id", _USER, (owner, *values))
 
 
 async def _write_room(connection: Connection, owner: UserId, record: RoomEncryption) -> None:
-    values = {
-        "rotate_messages": record.rotate_after_messages,
-        "rotate_ms": record.rotate_after_ms,
-        "used_ms": _now_ms(),
-    }
-    await _upsert(connection, "crypto_room", {"owner": owner, "room_id": record.room}, values)
+    values = (record.room, record.rotate_after_messages, record.rotate_after_ms, _now_ms())
+    columns = "rotate_messages, rotate_ms, used_ms"
+    await _upsert(connection, "crypto_room", "owner, room_id", columns, (owner, *values))
 
 
 def _now_ms() -> int:

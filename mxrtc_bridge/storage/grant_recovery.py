@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from mautrix.util.async_db import Connection
 
@@ -26,12 +27,12 @@ from mxrtc_bridge.core.access.policy import Service, parse_subject
 from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord, ChainError, read_line
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.ids import ServiceName, UserId, read_actor
-from mxrtc_bridge.storage.grant_rows import COLUMNS, read_grant
 from mxrtc_bridge.storage.requests import reopen_in
 
 MAX_WRITTEN = 2000
 """Ends that one start writes into the audit, the newest; the others at the next ones."""
 _BATCH = 500
+COLUMNS = "number, subject, peer, service, giver, since_ms, until_ms, reason, once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,3 +166,21 @@ def _from_audit(record: AuditRecord) -> StoredGrant | None:
             where = Service(UserId(peer), ServiceName(service))
             return StoredGrant(number, subject, where, read_actor(by), record.at_ms, until_ms)
     return None
+
+
+def read_grant(row: Any) -> StoredGrant | None:
+    """A row of :data:`COLUMNS`; None if it gives nothing, as somebody has changed the database by hand."""
+    try:
+        subject = parse_subject(row["subject"])
+    except ConfigError:
+        return None
+    return StoredGrant(
+        number=int(row["number"]),
+        subject=subject,
+        service=Service(UserId(row["peer"]), ServiceName(row["service"])),
+        giver=read_actor(row["giver"]),
+        since_ms=row["since_ms"],
+        until_ms=row["until_ms"],
+        reason=row["reason"],
+        once=bool(row["once"]),
+    )

@@ -19,8 +19,7 @@ from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.ids import Actor
 from mxrtc_bridge.storage.database import Database
-from mxrtc_bridge.storage.grant_recovery import RecoveredGrants, recover
-from mxrtc_bridge.storage.grant_rows import COLUMNS, read_grant
+from mxrtc_bridge.storage.grant_recovery import COLUMNS, RecoveredGrants, read_grant, recover
 from mxrtc_bridge.storage.requests import reopen_in, settle_in
 
 KEEP_MS = 365 * 24 * 3600 * 1000
