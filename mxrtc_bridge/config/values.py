@@ -10,6 +10,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from math import inf
 from posixpath import normpath
 from urllib.parse import urlsplit
 
@@ -19,12 +20,11 @@ from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.files.names import FileNameError
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, is_room_alias, is_server_name, parse_user_id
+from mxrtc_bridge.core.text import durations
 from mxrtc_bridge.core.webrtc.address_policy import IpNetwork
 
-_DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
 _BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[^\[\]:/@\s]{1,253}):([0-9]{1,5})")
 # The last label begins with a letter: 127.1 and 0x7f000001 are addresses to the system's resolver, and no names.
 _HOST_NAME = re.compile(
@@ -74,20 +74,19 @@ Listen = TcpListen | UnixListen
 
 
 def parse_duration(text: object) -> float:
-    """Read ``500ms``, ``10s``, ``5m``, ``12h`` or ``30d``, and return seconds."""
-    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
+    """Read ``500ms``, ``10s``, ``5m``, ``1h30m`` or ``30d``, and return seconds."""
+    seconds = durations.parse_duration(text, least_s=0, most_s=inf) if isinstance(text, str) else None
+    if seconds is None:
         raise ValueError(
             f"{quoted(text)} is not a duration; write a whole number and a unit, like 500ms, 10s, 5m, 12h, 30d"
         )
-    return int(match[1]) * _SECONDS[match[2]]
+    return seconds
 
 
 def format_duration(seconds: float) -> str:
     """Write ``seconds`` with the largest unit that needs no fraction."""
     milliseconds = round(seconds * 1000)
-    for unit in ("d", "h", "m", "s"):
-        size = round(_SECONDS[unit] * 1000)
+    for size, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")):
         if milliseconds >= size and milliseconds % size == 0:
             return f"{milliseconds // size}{unit}"
     return f"{milliseconds}ms"

@@ -29,7 +29,7 @@ Without any grant the bridge answers nobody.
 
 | kind | how it is written |
 |---|---|
-| duration | a whole number and a unit: `500ms`, `10s`, `5m`, `12h`, `30d` |
+| duration | whole numbers, each with a unit: `500ms`, `10s`, `5m`, `1h30m`, `30d`, `1w` |
 | size | a whole number and a unit: `0B`, `500MiB`, `16GiB`, `2TiB` |
 | target | `tcp:HOST:PORT` (an IPv6 address in brackets) or `unix:/absolute/path` |
 | listen address | `ADDRESS:PORT` or `unix:/absolute/path` |

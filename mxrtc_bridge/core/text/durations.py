@@ -1,15 +1,19 @@
-"""How long something lasts, as people type it and read it: ``90m``, ``2 hours``, ``1h30m``."""
+"""How long something lasts, as people type it and read it: ``90m``, ``2 hours``, ``1h30m``.
+
+The same in chats, at the command line and in the configuration.
+"""
 
 from __future__ import annotations
 
 import re
 
 MAX_DURATION_S = 90 * 24 * 3600
-"""The longest time that can be written; what may be given is limited by the configuration."""
+"""The longest time that can be asked for; what may be given is limited by the configuration."""
 MIN_DURATION_S = 1
-_DURATION = re.compile(r"(?:\d{1,6}[a-z]{1,7})+")
-_PART = re.compile(r"(\d{1,6})([a-z]{1,7})")
+_DURATION = re.compile(r"(?:\d{1,9}[a-z]{1,7})+")
+_PART = re.compile(r"(\d{1,9})([a-z]{1,7})")
 _UNITS = {
+    0.001: ("ms",),
     1: ("s", "sec", "secs", "second", "seconds"),
     60: ("m", "min", "mins", "minute", "minutes"),
     3600: ("h", "hr", "hrs", "hour", "hours"),
@@ -19,26 +23,32 @@ _UNITS = {
 _SECONDS = {word: seconds for seconds, words in _UNITS.items() for word in words}
 
 
-def parse_duration(text: str) -> int | None:
-    """Read ``45s``, ``30m``, ``2h``, ``3d``, ``1w`` or ``1h30m`` as seconds; None where it is none of these."""
+def parse_duration(text: str, *, least_s: float = MIN_DURATION_S, most_s: float = MAX_DURATION_S) -> float | None:
+    """Read ``500ms``, ``45s``, ``30m``, ``2h``, ``3d``, ``1w`` or ``1h30m`` as seconds; None where it is none of these.
+
+    Args:
+        text: what was typed.
+        least_s: what is shorter is none.
+        most_s: what is longer is none.
+    """
     folded = text.lower()
     if len(folded) > 40 or not folded.isascii() or _DURATION.fullmatch(folded) is None:
         return None
-    seconds = 0
+    seconds = 0.0
     for number, unit in _PART.findall(folded):
         if unit not in _SECONDS:
             return None
         seconds += int(number) * _SECONDS[unit]
-    return seconds if MIN_DURATION_S <= seconds <= MAX_DURATION_S else None
+    return seconds if least_s <= seconds <= most_s else None
 
 
 def take_duration(words: tuple[str, ...]) -> tuple[int | None, tuple[str, ...]]:
-    """Read a duration from the first word, or from the first two (``2 hours``); returns it and the other words."""
+    """Read whole seconds from the first word, or from the first two (``2 hours``); returns them and the other words."""
     if not words:
         return None, words
-    if words[0].isascii() and words[0].isdigit() and len(words) > 1:
-        return parse_duration(words[0] + words[1]), words[2:]
-    return parse_duration(words[0]), words[1:]
+    taken = 2 if words[0].isascii() and words[0].isdigit() and len(words) > 1 else 1
+    seconds = parse_duration("".join(words[:taken]))
+    return None if seconds is None else int(seconds), words[taken:]
 
 
 def say_duration(seconds: float) -> str:

@@ -59,6 +59,7 @@ def test_any_text_is_read_without_an_error(text: str, direct: bool) -> None:
         ("2.5h", None),
         ("", None),
         ("9999999h", None),
+        ("500ms", None),
         ("\u0662h", None),
         ("2h" * 30, None),
     ],
