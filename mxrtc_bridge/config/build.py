@@ -24,7 +24,7 @@ from mxrtc_bridge.core.access.targets import FilesTarget, Target, TcpTarget, Uni
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, ServiceName, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy, IpNetwork
-from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
+from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer, parse_advertised
 
 
 def build_appservice(
@@ -182,7 +182,7 @@ def build_ice(section: schema.IceSection, folder: Path, complain: Complain) -> I
         _ice_server(server, ("ice", "servers", index), folder, complain)
         for index, server in enumerate(section.servers or [])
     )
-    has_turn = any(url.startswith("turn") for server in servers for url in server.urls)
+    has_turn = any(url.lower().startswith("turn") for server in servers for url in server.urls)
     if section.policy == "relay" and section.servers is not None and not has_turn:
         complain(("ice", "policy"), "relay needs a TURN server, but ice.servers names none")
     return IceSettings(
@@ -190,7 +190,7 @@ def build_ice(section: schema.IceSection, folder: Path, complain: Complain) -> I
         servers=servers,
         policy=IcePolicy(section.policy),
         interfaces=tuple(section.interfaces),
-        advertise=tuple(section.advertise),
+        advertise=tuple(map(parse_advertised, section.advertise)),
         port_range=_port_range(section.port_range, complain),
         remote=AddressPolicy(
             private=section.remote.private,
@@ -220,7 +220,7 @@ def _ice_server(section: schema.IceServerSection, path: KeyPath, folder: Path, c
         except ConfigError as error:
             complain((*path, "credential_file"), str(error))
             return IceServer(tuple(section.urls))
-    if any(url.startswith("turn") for url in section.urls) and not (section.username and credential):
+    if any(url.lower().startswith("turn") for url in section.urls) and not (section.username and credential):
         complain(path, "a TURN server needs username and credential (or credential_file)")
     return IceServer(tuple(section.urls), section.username or "", credential or "")
 

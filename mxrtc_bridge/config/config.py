@@ -19,7 +19,7 @@ from mxrtc_bridge.core.access.targets import FilesTarget, Target
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, localpart_of, server_of
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
-from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
+from mxrtc_bridge.core.webrtc.ice import Advertised, IcePolicy, IceServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,8 @@ class IceSettings:
     policy: IcePolicy
     interfaces: tuple[str, ...]
     """Names or networks; empty: all but loopback."""
-    advertise: tuple[str, ...]
-    """External addresses of a one-to-one NAT, each ``EXTERNAL`` or ``EXTERNAL/LOCAL``."""
+    advertise: tuple[Advertised, ...]
+    """External addresses of a one-to-one NAT."""
     port_range: tuple[int, int] | None
     """First and last UDP port; None: whatever the system gives."""
     remote: AddressPolicy

@@ -19,6 +19,7 @@ from mxrtc_bridge.config import values
 from mxrtc_bridge.core.access.policy import parse_subject
 from mxrtc_bridge.core.access.targets import GIB
 from mxrtc_bridge.core.errors import ConfigError
+from mxrtc_bridge.core.webrtc.ice import parse_advertised
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ AllowedName = Annotated[Text, AfterValidator(values.parse_allowed_name), Kind("p
 Target = Annotated[str, AfterValidator(lambda text: (values.parse_target(text), text)[1]), Kind("target")]
 ListenText = Annotated[str, AfterValidator(lambda text: str(values.parse_listen(text))), Kind("listen address")]
 Network = Annotated[str, AfterValidator(lambda text: str(values.parse_network(text))), Kind("network")]
-Advertised = Annotated[str, AfterValidator(values.parse_advertised), Kind("IP address")]
+Advertised = Annotated[str, AfterValidator(lambda text: str(parse_advertised(text))), Kind("IP address")]
 Interface = Annotated[str, AfterValidator(values.parse_interface), Kind("interface or network")]
 ServerName = Annotated[str, AfterValidator(values.parse_server_name), Kind("server name")]
 HttpUrl = Annotated[str, AfterValidator(values.parse_http_url), Kind("URL")]

@@ -21,6 +21,7 @@ from mxrtc_bridge.core.files.names import FileNameError
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, is_room_alias, is_server_name, parse_user_id
 from mxrtc_bridge.core.text import durations
+from mxrtc_bridge.core.webrtc import ice
 from mxrtc_bridge.core.webrtc.address_policy import IpNetwork
 
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
@@ -30,10 +31,6 @@ _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[^\[\]:/@\s]{1,253}):([0-9]{1
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)([A-Za-z0-9_]([\w-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z]([\w-]{0,61}[A-Za-z0-9])?\.?", re.A
 )
-_ICE_URI = re.compile(
-    r"(stuns?|turns?):(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?(\?transport=(udp|tcp))?"
-)
-
 _ROOM_ID = re.compile(r"![!-~]+")
 
 _NOT_FOR_CALLERS = frozenset(
@@ -222,19 +219,6 @@ def parse_network(text: str) -> IpNetwork:
     raise ValueError(f"{quoted(text)} has bits set behind its prefix; did you mean {meant}?")
 
 
-def parse_advertised(text: str) -> str:
-    """Read an external address, or ``EXTERNAL/LOCAL`` to say which local address lies behind it."""
-    addresses = [_address(part) for part in text.split("/")]
-    if len(addresses) > 2 or None in addresses:
-        raise ValueError(f"{quoted(text)} is neither an IP address nor EXTERNAL/LOCAL")
-    known = [address for address in addresses if address is not None]
-    if any(address.is_unspecified or address.is_multicast for address in known):
-        raise ValueError(f"{quoted(text)} is not an address that callers can reach")
-    if len({address.version for address in known}) > 1:
-        raise ValueError(f"{quoted(text)} joins an IPv4 address with an IPv6 address")
-    return "/".join(str(address) for address in known)
-
-
 def parse_interface(text: str) -> str:
     """Read the name of a network interface (``eth0``), an address or a network."""
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.\-]{0,14}", text):
@@ -270,7 +254,7 @@ def parse_http_url(text: str) -> str:
 
 def parse_ice_uri(text: str) -> str:
     """Read a STUN URI (RFC 7064) or a TURN URI (RFC 7065)."""
-    if _ICE_URI.fullmatch(text) is None:
+    if ice.parse_ice_uri(text) is None:
         example = "stun:stun.example.org:3478 or turn:turn.example.org:3478?transport=udp"
         raise ValueError(f"{quoted(text)} is not a STUN or TURN URI like {example}")
     return text

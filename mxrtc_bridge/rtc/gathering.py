@@ -20,12 +20,12 @@ from aioice import stun, turn
 from aioice.candidate import Candidate, candidate_foundation, candidate_priority
 
 from mxrtc_bridge.core.errors import TransportError
-from mxrtc_bridge.core.webrtc.ice import IcePolicy
+from mxrtc_bridge.core.webrtc.ice import IcePolicy, IpAddress
 from mxrtc_bridge.engine.outside import in_one_thread
 from mxrtc_bridge.rtc.datagrams import Address, DatagramReceiver, GuardedStun
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
 from mxrtc_bridge.rtc.interfaces import bind_udp, choose_addresses, local_addresses, shown_address
-from mxrtc_bridge.rtc.settings import IpAddress, RtcSettings
+from mxrtc_bridge.rtc.settings import RtcSettings
 from mxrtc_bridge.rtc.udp import RunReceiver, UdpTransport
 
 log = logging.getLogger(__name__)

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mxrtc_bridge.core.webrtc.ice import IceServer
+from mxrtc_bridge.core.webrtc.ice import IceServer, parse_ice_uri
 
 MAX_STUN_SERVERS = 3
 MAX_TURN_SERVERS = 6
-
-_URI = re.compile(
-    r"(?P<scheme>stuns?|turns?):"
-    r"(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})"
-    r"(?::(?P<port>[0-9]{1,5}))?"
-    r"(?:\?transport=(?P<transport>udp|tcp))?",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +76,14 @@ def plan_servers(servers: Iterable[IceServer]) -> ServerPlan:
     )
 
 
-def _parse(uri: str, server: IceServer) -> StunServer | TurnServer | None:
-    match = _URI.fullmatch(uri)
-    if match is None:
+def _parse(text: str, server: IceServer) -> StunServer | TurnServer | None:
+    uri = parse_ice_uri(text)
+    if uri is None or not 1 <= uri.port <= 65535:
         return None
-    scheme = match["scheme"].lower()
-    host = match["host"].strip("[]")
-    port = int(match["port"]) if match["port"] else (5349 if scheme.endswith("s") else 3478)
-    transport = match["transport"].lower() if match["transport"] else None
-    if not 1 <= port <= 65535:
-        return None
-    if scheme == "stun":
-        return StunServer(host, port) if transport in (None, "udp") else None
-    if scheme == "turn":
-        return TurnServer(host, port, transport or "udp", False, server.username, server.credential)
-    if scheme == "turns" and transport in (None, "tcp"):
-        return TurnServer(host, port, "tcp", True, server.username, server.credential)
+    if uri.scheme == "stun":
+        return StunServer(uri.host, uri.port) if uri.transport in (None, "udp") else None
+    if uri.scheme == "turn":
+        return TurnServer(uri.host, uri.port, uri.transport or "udp", False, server.username, server.credential)
+    if uri.scheme == "turns" and uri.transport in (None, "tcp"):
+        return TurnServer(uri.host, uri.port, "tcp", True, server.username, server.credential)
     return None  # stuns: and TURN over DTLS: no library of ours speaks them

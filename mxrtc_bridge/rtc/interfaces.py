@@ -15,7 +15,8 @@ from contextlib import suppress
 import ifaddr
 
 from mxrtc_bridge.core.errors import TransportError
-from mxrtc_bridge.rtc.settings import IpAddress, RtcSettings
+from mxrtc_bridge.core.webrtc.ice import IpAddress
+from mxrtc_bridge.rtc.settings import RtcSettings
 
 MAX_HOST_SOCKETS = 8
 """A machine full of container bridges would otherwise offer dozens of candidates that lead nowhere."""
@@ -75,7 +76,7 @@ def _in_network(address: IpAddress, entry: str) -> bool:
 
 def shown_address(address: IpAddress, settings: RtcSettings) -> IpAddress:
     """Return the address that a host candidate shows to the other side."""
-    for entry in settings.advertised:
+    for entry in settings.advertise:
         if entry.external.version == address.version and entry.local in (None, address):
             return entry.external
     return address

@@ -6,38 +6,10 @@ is found at start and not in the first call.
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.core.webrtc.ice import IcePolicy
-
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-@dataclass(frozen=True, slots=True)
-class Advertised:
-    """One entry of ``advertise``: an external address, and the local address behind it if that was named."""
-
-    external: IpAddress
-    local: IpAddress | None
-
-
-def parse_advertised(entry: str) -> Advertised:
-    """Read ``external`` or ``external/local``.
-
-    Raises:
-        ConfigError: it is neither, or the two are not of the same family.
-    """
-    external_text, slash, local_text = entry.partition("/")
-    try:
-        external = ipaddress.ip_address(external_text)
-        local = ipaddress.ip_address(local_text) if slash else None
-    except ValueError as error:
-        raise ConfigError(f"advertise: {entry!r} is neither ADDRESS nor EXTERNAL/LOCAL") from error
-    if local is not None and local.version != external.version:
-        raise ConfigError(f"advertise: {entry!r} joins an IPv4 address with an IPv6 address")
-    return Advertised(external, local)
+from mxrtc_bridge.core.webrtc.ice import Advertised, IcePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +20,8 @@ class RtcSettings:
     """Which local candidates may be used; ``RELAY`` hides every local address."""
     interfaces: tuple[str, ...] = ()
     """Names of network interfaces, addresses or networks to use; empty means all but loopback."""
-    advertise: tuple[str, ...] = ()
-    """External addresses of a one-to-one NAT, shown in place of the local ones: ``external`` or ``external/local``."""
+    advertise: tuple[Advertised, ...] = ()
+    """External addresses of a one-to-one NAT, shown in place of the local ones."""
     port_range: tuple[int, int] | None = None
     """First and last UDP port for local candidates; None leaves the choice to the operating system."""
 
@@ -84,8 +56,6 @@ class RtcSettings:
             first, last = self.port_range
             if not 1024 <= first <= last <= 65535:
                 raise ConfigError(f"port_range: {first}-{last} is not an ascending range within 1024-65535")
-        for entry in self.advertise:
-            parse_advertised(entry)
         for name in ("gather_timeout_s", "ice_timeout_s", "dtls_timeout_s", "sctp_timeout_s", "consent_interval_s"):
             if not 0 < getattr(self, name) <= 600:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not within 0-600 s")
@@ -95,8 +65,3 @@ class RtcSettings:
             raise ConfigError(f"max_channels: {self.max_channels} is not within 1-1024")
         if self.receive_window < 2 * self.max_message:
             raise ConfigError(f"receive_window: {self.receive_window} is less than two messages")
-
-    @property
-    def advertised(self) -> tuple[Advertised, ...]:
-        """The entries of ``advertise`` as values."""
-        return tuple(parse_advertised(entry) for entry in self.advertise)

@@ -12,7 +12,7 @@ import pytest_asyncio
 from aioice import stun
 
 from mxrtc_bridge.core.errors import TransportError
-from mxrtc_bridge.core.webrtc.ice import IcePolicy
+from mxrtc_bridge.core.webrtc.ice import IcePolicy, parse_advertised
 from mxrtc_bridge.core.webrtc.sdp import Candidate
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
 from tests.rtc.peers import make_peer, offer_of
@@ -120,7 +120,7 @@ async def test_dead_turn_servers_of_all_kinds_cost_the_deadline(silent_server: i
 
 
 async def test_advertised_address_is_shown_instead_of_the_local_one() -> None:
-    candidates, _ = await offered(advertise=("198.51.100.4",))
+    candidates, _ = await offered(advertise=(parse_advertised("198.51.100.4"),))
     assert shapes(candidates) == [("host", "198.51.100.4")]
 
 

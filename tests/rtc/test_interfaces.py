@@ -8,6 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from mxrtc_bridge.core.errors import TransportError
+from mxrtc_bridge.core.webrtc.ice import parse_advertised
 from mxrtc_bridge.rtc.interfaces import (
     MAX_HOST_SOCKETS,
     LocalAddress,
@@ -70,7 +71,9 @@ def test_this_machine_has_loopback() -> None:
     ],
 )
 def test_advertised_address_stands_in_for_the_local_one(advertise: tuple[str, ...], local: str, shown: str) -> None:
-    assert str(shown_address(ip_address(local), RtcSettings(advertise=advertise))) == shown
+    assert (
+        str(shown_address(ip_address(local), RtcSettings(advertise=tuple(map(parse_advertised, advertise))))) == shown
+    )
 
 
 def test_port_range_is_used_up_to_its_last_port() -> None:
