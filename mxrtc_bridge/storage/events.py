@@ -8,12 +8,11 @@ when all went well, so that a late repetition is still known; :meth:`InboxStore.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
 
 from mautrix.util.async_db import Connection
 
+from mxrtc_bridge.core.inbox import ArrivedEvent, EventOutcome, StoredEvent, WaitingCount, WaitingEvent
 from mxrtc_bridge.storage.database import Database
 
 KEEP_MS = 30 * 24 * 3600 * 1000
@@ -34,78 +33,6 @@ _COLUMNS = 9
 _NEW, _DONE, _SET_ASIDE = 0, 1, 2
 
 
-class IncomingEvent(Protocol):
-    """An event to be stored."""
-
-    @property
-    def key(self) -> str:
-        """The event id, or another unique name for what has none."""
-        ...
-
-    @property
-    def room_id(self) -> str: ...
-
-    @property
-    def sender(self) -> str: ...
-
-    @property
-    def lane(self) -> str:
-        """Events of one lane of a room are handled in order."""
-        ...
-
-    @property
-    def payload(self) -> str: ...
-
-    @property
-    def refusal(self) -> str | None:
-        """Why it is set aside at once; None for an event to be handled."""
-        ...
-
-
-class EventOutcome(Protocol):
-    """What became of a stored event."""
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def refusal(self) -> str | None:
-        """Why it is set aside; None when it was handled."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """An event that waits to be handled."""
-
-    seq: int
-    """Place in the order of arrival, over all rooms."""
-    key: str
-    sender: str
-    payload: str
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingEvent:
-    """Where an event waits."""
-
-    seq: int
-    key: str
-    room_id: str
-    lane: str
-    sender: str
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingCount:
-    """So many events of a sender wait in a lane of a room."""
-
-    room_id: str
-    lane: str
-    sender: str
-    count: int
-
-
 class InboxStore:
     """The table ``event``."""
 
@@ -113,7 +40,7 @@ class InboxStore:
         self._database = database
         self._limits = ((_DONE, max_done), (_SET_ASIDE, max_set_aside))
 
-    async def store(self, arrivals: Sequence[IncomingEvent], now_ms: int) -> list[int | None]:
+    async def store(self, arrivals: Sequence[ArrivedEvent], now_ms: int) -> list[int | None]:
         """Store events in this order, all or none.
 
         Returns:
@@ -220,7 +147,7 @@ def _insert_statement(rows: int) -> str:
     )
 
 
-def _row(arrival: IncomingEvent, now_ms: int) -> tuple[str | int | None, ...]:
+def _row(arrival: ArrivedEvent, now_ms: int) -> tuple[str | int | None, ...]:
     place = (arrival.key, arrival.room_id, arrival.sender, arrival.lane)
     if arrival.refusal is None:
         return (*place, _NEW, None, arrival.payload, now_ms, None)

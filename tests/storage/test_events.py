@@ -9,19 +9,18 @@ import pytest
 from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.core.inbox import ArrivedEvent, EventOutcome, StoredEvent
 from mxrtc_bridge.storage.database import Database
-from mxrtc_bridge.storage.events import KEEP_MS, InboxStore, StoredEvent
+from mxrtc_bridge.storage.events import KEEP_MS, InboxStore
 from mxrtc_bridge.storage.schema import UPGRADES
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """Both an arrival and a verdict."""
+class Row(ArrivedEvent):
+    """An arrival of a usual kind."""
 
-    key: str
     room_id: str = "!a"
     payload: str = "{}"
-    refusal: str | None = None
     sender: str = "@a:x"
     lane: str = "@a:x"
 
@@ -61,7 +60,7 @@ async def test_store_knows_an_event_again_whatever_brings_it(inbox: InboxStore) 
     first = await inbox.store([Row("$1"), Row("$1"), Row("$2")], 10)
     assert [place is None for place in first] == [False, True, False]
     assert await inbox.store([Row("$2", payload="other")], 11) == [None]
-    await inbox.settle([Row("$1"), Row("$2", refusal="bad")], 12)
+    await inbox.settle([EventOutcome("$1"), EventOutcome("$2", refusal="bad")], 12)
     assert await inbox.store([Row("$1"), Row("$2")], 13) == [None, None]
     assert await count(inbox) == 0
 
@@ -90,7 +89,7 @@ async def test_refused_arrival_is_kept_aside_and_never_waits(inbox: InboxStore, 
 async def test_waiting_lanes_come_by_their_oldest_event(inbox: InboxStore) -> None:
     await inbox.store([Row("$1", "!a"), Row("$2", "!b"), Row("$3", "!c"), Row("$4", "!a")], 10)
     assert [room for room, _ in await inbox.waiting_lanes(10)] == ["!a", "!b", "!c"]
-    await inbox.settle([Row("$1")], 11)
+    await inbox.settle([EventOutcome("$1")], 11)
     assert [room for room, _ in await inbox.waiting_lanes(10)] == ["!b", "!c", "!a"]
     assert [room for room, _ in await inbox.waiting_lanes(2)] == ["!b", "!c"]
 
@@ -105,7 +104,7 @@ async def test_waiting_comes_in_pages(inbox: InboxStore) -> None:
 async def test_handled_event_leaves_no_content_behind(inbox: InboxStore, database: Database) -> None:
     """What people said to each other is not kept; what went wrong is, for the admin."""
     await inbox.store([Row("$1", payload="sdp"), Row("$2", payload="odd")], 10)
-    await inbox.settle([Row("$1"), Row("$2", refusal="handler raised KeyError" + "!" * 300)], 11)
+    await inbox.settle([EventOutcome("$1"), EventOutcome("$2", refusal="handler raised KeyError" + "!" * 300)], 11)
     assert await rows(database) == [
         ("$1", 1, "", None),
         ("$2", 2, "odd", ("handler raised KeyError" + "!" * 300)[:200]),
@@ -114,15 +113,15 @@ async def test_handled_event_leaves_no_content_behind(inbox: InboxStore, databas
 
 async def test_first_verdict_stays(inbox: InboxStore, database: Database) -> None:
     await inbox.store([Row("$1")], 10)
-    await inbox.settle([Row("$1", refusal="bad")], 11)
-    await inbox.settle([Row("$1"), Row("$unknown")], 12)
+    await inbox.settle([EventOutcome("$1", refusal="bad")], 11)
+    await inbox.settle([EventOutcome("$1"), EventOutcome("$unknown")], 12)
     assert await rows(database) == [("$1", 2, "{}", "bad")]
 
 
 async def test_prune_forgets_old_settled_events_only(inbox: InboxStore) -> None:
     await inbox.store([Row("$old"), Row("$waits"), Row("$new"), Row("$aside", refusal="bad")], 0)
-    await inbox.settle([Row("$old")], 1000)
-    await inbox.settle([Row("$new")], 1001)
+    await inbox.settle([EventOutcome("$old")], 1000)
+    await inbox.settle([EventOutcome("$new")], 1001)
     assert await inbox.prune(1000 + KEEP_MS) == 1, "$aside, settled at 0"
     assert await inbox.prune(1001 + KEEP_MS) == 1, "$old"
     assert await keys(inbox) == ["$waits"]
@@ -134,7 +133,7 @@ async def test_prune_keeps_the_newest_of_too_many(database: Database) -> None:
     inbox = InboxStore(database, max_done=3, max_set_aside=2)
     await inbox.store([Row(f"$done{number}") for number in range(5)], 1)
     await inbox.store([Row(f"$aside{number}", refusal="bad") for number in range(5)], 1)
-    await inbox.settle([Row(f"$done{number}") for number in range(5)], 1)
+    await inbox.settle([EventOutcome(f"$done{number}") for number in range(5)], 1)
     assert await inbox.prune(2) == 5
     assert [row[0] for row in await rows(database)] == ["$done2", "$done3", "$done4", "$aside3", "$aside4"]
     assert await inbox.prune(2) == 0
@@ -174,8 +173,8 @@ async def test_failed_store_stores_nothing(tmp_path: Path) -> None:
 async def test_what_was_taken_back_is_set_aside_without_its_content(inbox: InboxStore, database: Database) -> None:
     await inbox.store([Row("$1"), Row("$2")], 10)
     assert [each.key for each in await inbox.find_waiting(["$1", "$2", "$3"])] == ["$1", "$2"]
-    await inbox.settle([Row("$1", refusal="redacted")], 11)
-    await inbox.settle([Row("$2")], 12)
+    await inbox.settle([EventOutcome("$1", refusal="redacted")], 11)
+    await inbox.settle([EventOutcome("$2")], 12)
     assert await inbox.find_waiting(["$1", "$2", "$3"]) == []
     assert await inbox.find_waiting([]) == []
     assert await rows(database) == [("$1", 2, "", "redacted"), ("$2", 1, "", None)]
@@ -183,7 +182,7 @@ async def test_what_was_taken_back_is_set_aside_without_its_content(inbox: Inbox
 
 async def test_only_a_part_of_what_is_set_aside_is_kept(inbox: InboxStore, database: Database) -> None:
     await inbox.store([Row("$1", payload="x" * 100_000)], 10)
-    await inbox.settle([Row("$1", refusal="odd")], 11)
+    await inbox.settle([EventOutcome("$1", refusal="odd")], 11)
     assert [len(row[2]) for row in await rows(database)] == [4096]
 
 

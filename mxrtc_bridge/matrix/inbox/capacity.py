@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from mxrtc_bridge.core.bounds.shares import FullShare, ShareLimits, Shares, host_of
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.inbox import WaitingCount
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.engine.round_robin import RoundRobin, RoundRobinTurn
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
@@ -47,22 +47,6 @@ class CapacityLimits:
         default_factory=lambda: ShareLimits(sender=1, server=4, foreign=8, others=12, total=16)
     )
     """Changes of rooms that are handled at the same time: joins and declines do not take what calls need."""
-
-
-class Counted(Protocol):
-    """So many events wait."""
-
-    @property
-    def room_id(self) -> str: ...
-
-    @property
-    def sender(self) -> str: ...
-
-    @property
-    def lane(self) -> str: ...
-
-    @property
-    def count(self) -> int: ...
 
 
 class InboxCapacity:
@@ -112,7 +96,7 @@ class InboxCapacity:
         """Give back the place of one event, which waits no more."""
         self._of(lane).remove(UserId(sender), room_id)
 
-    def count_anew(self, waiting: Iterable[Counted]) -> None:
+    def count_anew(self, waiting: Iterable[WaitingCount]) -> None:
         """Forget what was counted: this is what waits."""
         self._waiting.clear()
         self._changes.clear()

@@ -9,15 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import EventId, parse_event_id
+from mxrtc_bridge.core.inbox import ArrivedEvent, EventOutcome, StoredEvent, WaitingCount, WaitingEvent
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, encode, parse_room_event
-from mxrtc_bridge.matrix.inbox.capacity import Counted
 from mxrtc_bridge.matrix.inbox.lanes import lane_of
-from mxrtc_bridge.matrix.inbox.outcomes import EventOutcome
 from mxrtc_bridge.matrix.inbox.redactions import redacted_by
 
 MAX_EVIDENCE_CHARS = 4096
@@ -25,58 +24,12 @@ MAX_EVIDENCE_CHARS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class IncomingEvent:
-    """An event on its way into the store."""
+class IncomingEvent(ArrivedEvent):
+    """An event on its way into the store; for its lane see :func:`~mxrtc_bridge.matrix.inbox.lanes.lane_of`."""
 
-    key: str
-    """The event id; for what has none, a hash of its content."""
-    room_id: str
-    payload: str = field(repr=False)
-    refusal: str | None = None
-    """Why it is set aside at once."""
     event: RoomEvent | None = None
     withdraws: tuple[str, EventId] | None = None
     """The room and the event that this one redacts there."""
-
-    sender: str = ""
-    """Who has sent it; empty if that cannot be read."""
-    lane: str = ""
-    """In which order of its room it stands; see :func:`~mxrtc_bridge.matrix.inbox.lanes.lane_of`."""
-
-
-class StoredEvent(Protocol):
-    """An event that the store gives back."""
-
-    @property
-    def sender(self) -> str: ...
-
-    @property
-    def seq(self) -> int: ...
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def payload(self) -> str: ...
-
-
-class WaitingEvent(Protocol):
-    """Where an event waits."""
-
-    @property
-    def seq(self) -> int: ...
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def room_id(self) -> str: ...
-
-    @property
-    def lane(self) -> str: ...
-
-    @property
-    def sender(self) -> str: ...
 
 
 class EventStore(Protocol):
@@ -96,7 +49,7 @@ class EventStore(Protocol):
         """Of these events those that wait."""
         ...
 
-    async def count_waiting(self) -> Sequence[Counted]:
+    async def count_waiting(self) -> Sequence[WaitingCount]:
         """How many events wait, of each sender in each lane of each room."""
         ...
 

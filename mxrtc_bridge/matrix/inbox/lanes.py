@@ -6,8 +6,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.access.ban_lists import RULE_TYPES
+from mxrtc_bridge.core.inbox import EventOutcome
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
-from mxrtc_bridge.matrix.inbox.outcomes import EventOutcome
 
 CHANGES = frozenset({"m.room.member", "m.room.encryption", *RULE_TYPES})
 """State of a room that means something here."""

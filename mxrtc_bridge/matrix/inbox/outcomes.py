@@ -14,11 +14,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.core.inbox import EventOutcome
 
 T = TypeVar("T")
 
@@ -26,19 +26,6 @@ BATCH = 500
 MAX_PAUSE_S = 30.0
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EventOutcome:
-    """What became of one stored event."""
-
-    key: str
-    refusal: str | None = None
-    """Why it is set aside; None when it was handled."""
-    sender: str = ""
-    room_id: str = ""
-    lane: str = ""
-    """Whose place it had."""
 
 
 async def ask_until_done(operation: Callable[[], Awaitable[T]], *, pause_s: float) -> T:

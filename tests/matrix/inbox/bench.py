@@ -12,11 +12,11 @@ from typing import Any
 from mxrtc_bridge.core.bounds.shares import ShareLimits
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.inbox import EventOutcome, StoredEvent, WaitingCount, WaitingEvent
 from mxrtc_bridge.matrix.inbox.capacity import CapacityLimits
 from mxrtc_bridge.matrix.inbox.inbox import EventStore, Inbox, InboxLimits, RoomEvent
 from mxrtc_bridge.matrix.inbox.incoming import IncomingEvent, read_arrival
 from mxrtc_bridge.matrix.inbox.lanes import lane_of
-from mxrtc_bridge.matrix.inbox.outcomes import EventOutcome
 from mxrtc_bridge.metrics import Metrics
 from tests.honesty import Honesty
 
@@ -57,14 +57,6 @@ class StoredRow:
     sender: str = ALICE
     lane: str = ALICE
     reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Count:
-    room_id: str
-    lane: str
-    sender: str
-    count: int
 
 
 @dataclass
@@ -116,20 +108,21 @@ class MemoryStore:
         await self._step()
         return list(dict.fromkeys((row.room_id, row.lane) for row in self._waiting()))[:limit]
 
-    async def waiting(self, room_id: str, lane: str, after: int, limit: int) -> list[StoredRow]:
+    async def waiting(self, room_id: str, lane: str, after: int, limit: int) -> list[StoredEvent]:
         await self._step()
         wanted = [row for row in self._waiting() if (row.room_id, row.lane) == (room_id, lane) and row.seq > after]
         self.largest_page = max(self.largest_page, len(wanted[:limit]))
-        return wanted[:limit]
+        return [StoredEvent(row.seq, row.key, row.sender, row.payload) for row in wanted[:limit]]
 
-    async def find_waiting(self, keys: Sequence[str]) -> list[StoredRow]:
+    async def find_waiting(self, keys: Sequence[str]) -> list[WaitingEvent]:
         await self._step()
-        return [row for row in self._waiting() if row.key in keys]
+        found = [row for row in self._waiting() if row.key in keys]
+        return [WaitingEvent(row.seq, row.key, row.room_id, row.lane, row.sender) for row in found]
 
-    async def count_waiting(self) -> list[Count]:
+    async def count_waiting(self) -> list[WaitingCount]:
         await self._step()
         counts = Counter((row.room_id, row.lane, row.sender) for row in self._waiting())
-        return [Count(*place, count) for place, count in counts.items()]
+        return [WaitingCount(*place, count) for place, count in counts.items()]
 
     async def settle(self, verdicts: Sequence[EventOutcome], now_ms: int) -> None:
         await self._step()
