@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mxrtc_bridge.config.example import example_config, example_registration
+from mxrtc_bridge.config.example import example_config
 from tests import metrics_page
 from tests.bridge.bot import commands_page
 from tests.cli import command_pages
 from tests.config.reference_page import reference_page
+from tests.config.registration_example import example_registration
 from tests.core.call import states_page
 
 ROOT = Path(__file__).parent.parent

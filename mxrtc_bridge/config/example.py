@@ -1,4 +1,4 @@
-"""The example files, and new configurations: all written from the models, so that they cannot fall behind them."""
+"""The example of a configuration, and new ones: written from the models, so that they cannot fall behind them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mxrtc_bridge.config.config import AppserviceSettings
 from mxrtc_bridge.config.placeholders import DOMAIN, TOKEN
-from mxrtc_bridge.config.registration import random_sender, random_token, registration_text
+from mxrtc_bridge.config.registration import random_sender, random_token
 from mxrtc_bridge.config.schema import Root
-from mxrtc_bridge.config.values import TcpListen
 from mxrtc_bridge.config.yaml_writer import Off, section
-from mxrtc_bridge.core.ids import UserId
 
 _HEAD = """\
 # Configuration of mxrtc-bridge. Every key that may be left out is shown with its default.
@@ -88,21 +85,6 @@ _EXAMPLE: dict[str, Any] = {
 def example_config() -> str:
     """The commented example of the configuration; it is refused as it stands, because of its placeholders."""
     return _HEAD + "\n".join(section(Root, _EXAMPLE, complete=True)) + "\n"
-
-
-def example_registration() -> str:
-    """The example of the registration that belongs to the example of the configuration."""
-    appservice = AppserviceSettings(
-        id="mxrtc",
-        listen=TcpListen("127.0.0.1", 29350),
-        url="http://127.0.0.1:29350",
-        bot=UserId(f"@rtcbot:{DOMAIN}"),
-        peer_prefix="rtc_",
-        sender_localpart=None,
-        hs_token=f"{TOKEN}-hs_token",
-        as_token=f"{TOKEN}-as_token",
-    )
-    return registration_text(appservice, DOMAIN, "mxrtc4f0x0r5wq2mvnbt1k7h3")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
 
 from mxrtc_bridge.storage.audit import AuditStore
 from mxrtc_bridge.storage.call_events import CallEventStore
@@ -23,23 +22,27 @@ from mxrtc_bridge.storage.rooms import RoomStore
 from mxrtc_bridge.storage.virtual_users import VirtualUserStore
 
 
-@dataclass(frozen=True, slots=True)
 class Stores:
-    """What the bridge remembers."""
+    """What the bridge remembers.
 
-    inbox: InboxStore
-    calls: CallStore
-    certificates: CertificateStore
-    rooms: RoomStore
-    notices: NoticeStore
-    crypto: CryptoStore
-    requests: RequestStore
-    grants: GrantStore
-    audit: AuditStore
-    traces: CallEventStore
-    policy_rules: PolicyRuleStore
-    own_users: VirtualUserStore
-    counters: CounterStore
+    Args:
+        database: open.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.inbox = InboxStore(database)
+        self.calls = CallStore(database)
+        self.certificates = CertificateStore(database)
+        self.rooms = RoomStore(database)
+        self.notices = NoticeStore(database)
+        self.crypto = CryptoStore(database)
+        self.requests = RequestStore(database)
+        self.grants = GrantStore(database)
+        self.audit = AuditStore(database)
+        self.traces = CallEventStore(database)
+        self.policy_rules = PolicyRuleStore(database)
+        self.own_users = VirtualUserStore(database)
+        self.counters = CounterStore(database)
 
     async def prune(self, now_ms: int) -> int:
         """Forget what is too old or too much, everywhere; to be called about once an hour. Returns the rows."""
@@ -67,22 +70,4 @@ async def open_stores(url: str, *, sole: bool = False) -> AsyncIterator[Stores]:
     """
     with sole_use(url) if sole else nullcontext():
         async with await Database.open(url) as database:
-            yield _stores(database)
-
-
-def _stores(database: Database) -> Stores:
-    return Stores(
-        inbox=InboxStore(database),
-        calls=CallStore(database),
-        certificates=CertificateStore(database),
-        rooms=RoomStore(database),
-        notices=NoticeStore(database),
-        crypto=CryptoStore(database),
-        requests=RequestStore(database),
-        grants=GrantStore(database),
-        audit=AuditStore(database),
-        traces=CallEventStore(database),
-        policy_rules=PolicyRuleStore(database),
-        own_users=VirtualUserStore(database),
-        counters=CounterStore(database),
-    )
+            yield Stores(database)
