@@ -29,8 +29,8 @@ import mxrtc_bridge
 from mxrtc_bridge.demo.synapse import Synapse
 from tests.long import FAST, examples
 
-REAL_FIXTURES = frozenset({"homeserver", "make_homeserver", "bridge_world"})
-"""A test that asks for one of these is marked ``real`` without saying so."""
+REAL_FIXTURES = frozenset({"homeserver", "make_homeserver", "bridge_world", "postgres_url"})
+"""A test that asks for one of these, or for the database ``postgres``, is marked ``real`` without saying so."""
 
 # How long it takes to draw and to try an example says how busy the machine is, and nothing about the code.
 hypothesis.settings.register_profile(
@@ -57,6 +57,26 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep what is there before the first test out of the garbage collector's sight: it looks at it some hundred times.
+
+    These are the modules and the tests themselves, which last as long as the process.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Have one more than there are processors: many tests wait for time to pass."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_configure() -> None:
     """Let the programs that the tests start hear signals, even if whoever started the tests had them ignored.
 
@@ -74,7 +94,8 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if REAL_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if REAL_FIXTURES.intersection(getattr(item, "fixturenames", ())) or "postgres" in parameters:
             item.add_marker(pytest.mark.real)
 
 

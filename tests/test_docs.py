@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.cli.command_pages import printed_help
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -78,15 +79,6 @@ COMMANDS = [
 ]
 
 
-@cache
-def help_of(program: str, *subcommand: str) -> str:
-    """Return a help text as the program prints it, or an empty one if there is no such command."""
-    result = subprocess.run(
-        [BIN / program, *subcommand, "--help"], capture_output=True, text=True, check=False, timeout=60
-    )
-    return result.stdout if result.returncode == 0 else ""
-
-
 def option_names(words: list[str]) -> list[str]:
     return [word.partition("=")[0] for word in words if re.match(r"--?[a-zA-Z]", word)]
 
@@ -104,19 +96,19 @@ def test_a_shown_command_exists_with_its_options(words: list[str]) -> None:
         targets = {word for word in rest if "=" not in word and not word.startswith("-")}
         assert targets <= make_targets()
         return
-    top = help_of(program)
+    top = printed_help(program)
     assert top, f"{program} --help fails"
     names = [word for word in rest if re.search(rf"^ +{re.escape(word)}\b", top, re.MULTILINE)]
     subcommand = next((name for name in names if not name.startswith("-")), None)
-    known = top if subcommand is None else top + help_of(program, subcommand)
+    known = top if subcommand is None else top + printed_help(program, subcommand)
     if subcommand is None:
         assert rest, f"{program} without a command shows nothing"
         assert all(word.startswith("-") for word in rest), f"{program} has no command {rest[0]}"
     else:
-        assert help_of(program, subcommand)
+        assert printed_help(program, subcommand)
         inner = rest[rest.index(subcommand) + 1 :]
-        if inner and re.search(rf"^ +{re.escape(inner[0])} ", help_of(program, subcommand), re.MULTILINE):
-            known += help_of(program, subcommand, inner[0])
+        if inner and re.search(rf"^ +{re.escape(inner[0])} ", printed_help(program, subcommand), re.MULTILINE):
+            known += printed_help(program, subcommand, inner[0])
     missing = [name for name in option_names(rest) if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", known)]
     assert missing == [], f"{program} {subcommand} has no such options"
 

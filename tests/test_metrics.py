@@ -68,7 +68,10 @@ def literals(method: str) -> set[str]:
     """The words that the program gives to a counter's method."""
     found = set()
     for path in (Path(metrics_module.__file__).parent).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        source = path.read_text()
+        if f".{method}(" not in source:
+            continue
+        for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method:
                 owner = ast.unparse(node.func.value)
                 if owner.endswith(("_counters", "_metrics", "metrics")):

@@ -28,11 +28,11 @@ from mxrtc_bridge.web.control import ask
 from tests.bridge.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
 from tests.bridge.test_bridge import running
 from tests.hostile_json import FOREIGN, TEXT, to_body
-from tests.long import LONG
+from tests.long import LONG, examples
 from tests.matrix.crypto.key_homeserver import KeyHomeserver
 from tests.matrix.crypto.memory import MemoryStore
 
-EXAMPLES = 1000 if LONG else 25
+EXAMPLES = 1000 if LONG else examples(25)
 EVE = f"@eve:{DOMAIN}"
 PEERS = {"build": {"services": {"echo": {"target": "tcp:127.0.0.1:1", "grantable_to": ["*"]}}}}
 VERBS = ("trust", "verify", "revoke", "deny", "kick", "pause", "resume", "reload", "grant", "allow")

@@ -31,13 +31,13 @@ from mxrtc_bridge.matrix.crypto.sync import DeviceSync
 from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent
 from mxrtc_bridge.web.transaction_body import read_transaction
 from tests.hostile_json import FOREIGN, TEXT, to_body
-from tests.long import LONG
+from tests.long import LONG, examples
 from tests.matrix.crypto.key_homeserver import PICKLE_KEY, KeyHomeserver
 from tests.matrix.crypto.memory import MemoryStore
 
 ALICE, BOB = UserId("@alice:example.org"), UserId("@bob:example.org")
 PEER = UserId("@rtc_build:example.org")
-EXAMPLES = 300 if LONG else 6
+EXAMPLES = 300 if LONG else examples(6)
 SECTIONS = ("device_keys", "failures", "master_keys", "self_signing_keys", "user_signing_keys")
 
 

@@ -23,9 +23,9 @@ from tests.bridge.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
 from tests.bridge.test_bridge import running, until
 from tests.bridge.test_revocation import CAROL, LIST, TEAM, state, user
 from tests.hostile_json import FOREIGN, TEXT
-from tests.long import LONG
+from tests.long import LONG, examples
 
-EXAMPLES = 200 if LONG else 6
+EXAMPLES = 200 if LONG else examples(6)
 BOT, CHAT, EVE = f"@rtcbot:{DOMAIN}", RoomId(f"!chat:{DOMAIN}"), f"@eve:{DOMAIN}"
 CONFIG: dict[str, Any] = {
     "grants": [{"id": "team", "from": [f"room:{TEAM}"], "to": ["build/echo"]}],

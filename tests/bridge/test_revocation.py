@@ -30,11 +30,12 @@ from tests.bridge.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
 from tests.bridge.test_bridge import invite, running, until
 from tests.honesty import LIES, NO_ANSWERS, Honesty
 from tests.hostile_json import JSON, beside
+from tests.long import examples, some
 
 TEAM, LIST = RoomId(f"!team:{DOMAIN}"), RoomId(f"!list:{DOMAIN}")
 MEMBER = UserId(ALICE)
 CAROL = f"@carol:{DOMAIN}"
-EXAMPLES = 8
+EXAMPLES = examples(8)
 """Of hostile content for each event; the parts are tried with more."""
 GRANTS = {"grants": [{"id": "team", "from": [f"room:{TEAM}"], "to": ["build/echo"]}], "policy_lists": [LIST]}
 
@@ -154,7 +155,7 @@ def call_event(kind: str, number: int) -> dict[str, Any]:
     return {**raw, "sender": ALICE, "origin_server_ts": time.time_ns() // 1_000_000}
 
 
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("end", some(list(ENDS), 6))
 def test_end_of_a_right_counts_whatever_comes_before_in_and_behind_it(tmp_path: Path, end: str) -> None:
     """Anything that is JSON, in the same transaction and in the event; the homeserver goes on to tell of what was."""
     numbers = itertools.count()

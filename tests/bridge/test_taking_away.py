@@ -30,6 +30,7 @@ from mxrtc_bridge.storage.audit_file import AuditFile
 from mxrtc_bridge.storage.tables import open_stores
 from tests.bridge.homeserver import DOMAIN, PEER, FakeHomeserver
 from tests.bridge.test_bridge import until
+from tests.long import some
 
 LIMIT_S = 5.0
 ADMIN = UserId(f"@admin:{DOMAIN}")
@@ -228,7 +229,7 @@ async def start(folder: Path, stack: AsyncExitStack) -> World:
     return world
 
 
-@pytest.mark.parametrize("hangs", HANGING, ids=lambda hangs: hangs.__name__)
+@pytest.mark.parametrize("hangs", some(HANGING, 3), ids=lambda hangs: hangs.__name__)
 async def test_right_ends_within_seconds_whatever_hangs(
     tmp_path: Path,
     stack: AsyncExitStack,

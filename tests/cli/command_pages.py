@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
+from click.testing import CliRunner
 
 from mxrtc_bridge.cli.bridge import main as bridge_main
 from mxrtc_bridge.cli.client import main as client_main
@@ -35,6 +37,16 @@ _ADMIN_HEAD = """\
 Data goes to standard output, everything else to standard error.
 Only `run` and `check` use the network, and all commands but `run` end by themselves.
 """
+
+
+PROGRAMS: dict[str, click.Group] = {"mxrtc": client_main.main, "mxrtc-bridge": bridge_main.cli}
+
+
+@cache
+def printed_help(program: str, *words: str) -> str:
+    """Return a help text as the program prints it, or an empty one if there is no such command."""
+    result = CliRunner().invoke(PROGRAMS[program], [*words, "--help"], prog_name=program)
+    return result.output if result.exit_code == 0 else ""
 
 
 def user_page() -> str:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.cli import command_pages
-
-BIN = Path(sys.executable).parent
 
 
 @pytest.mark.parametrize(
@@ -31,9 +28,7 @@ def test_the_page_is_what_the_program_says(page: Path, make: object) -> None:
 def test_the_page_leaves_no_command_and_no_option_out(program: str) -> None:
     """Compared with the help as it is printed, which the page is not made from."""
     page = (command_pages.REFERENCE / f"{program}.md").read_text()
-
-    def printed(*words: str) -> str:
-        return subprocess.run([BIN / program, *words, "--help"], capture_output=True, text=True, check=True).stdout
+    printed = partial(command_pages.printed_help, program)
 
     def commands(*words: str) -> list[str]:
         """All commands that do something, each with the words before it."""

@@ -14,6 +14,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable
+from itertools import takewhile
 
 from mxrtc_bridge.sctp.congestion import CongestionControl, RateSample, SentPacket
 
@@ -322,7 +323,8 @@ class Flow:
         if self._app_limited_until and self.delivered > self._app_limited_until:
             self._app_limited_until = 0
         lost_before = self.lost
-        for number in [number for number in outstanding if number < newest.number - 2]:
+        # They stand in the order in which they were sent.
+        for number in list(takewhile((newest.number - 2).__gt__, outstanding)):
             packet = outstanding.pop(number)
             self._inflight -= packet.size
             self.lost += packet.size

@@ -13,10 +13,11 @@ from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import ResetDone, StreamReset
 from mxrtc_bridge.sctp.settings import KIB, SctpSettings
+from tests.long import examples
 from tests.sctp.links import End, Path, World, established, pair
 from tests.sctp.newreno import NewReno
 
-SEEDS = int(os.environ.get("MXRTC_LONG", "0")) or 240
+SEEDS = int(os.environ.get("MXRTC_LONG", "0")) or examples(240)
 SIZES = (1, 2, 3, 4, 100, 1140, 1144, 1145, 1148, 1152, 1156, 1157, 2300, 16 * KIB, 64 * KIB)
 
 

@@ -12,6 +12,7 @@ import uvloop
 
 from mxrtc_bridge.sinks.sockets import SocketSink
 from mxrtc_bridge.sinks.stream_sink import StreamSink
+from tests.long import FAST
 
 LIMIT_S = 20.0
 
@@ -19,8 +20,8 @@ LIMIT_S = 20.0
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run every asynchronous test of this folder on both loops."""
-    return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+    """Run every asynchronous test of this folder on both loops, and for a quick look on uvloop, as the programs do."""
+    return {"uvloop": uvloop.new_event_loop} | ({} if FAST else {"asyncio": asyncio.SelectorEventLoop})
 
 
 class Recorder:

@@ -19,6 +19,7 @@ from mxrtc_bridge.core.access.policy import parse_subject
 from mxrtc_bridge.core.access.requests import Decision
 from mxrtc_bridge.core.errors import AdminError, HomeserverError, StorageError, UnknownOutcomeError
 from tests.bridge.access.grants_world import ADMIN, EVE, HOUR_S, WEB, World, closed_worlds, tmp_path
+from tests.long import some
 from tests.storage.failing_commits import failing_commits
 
 __all__ = ["closed_worlds", "tmp_path"]
@@ -119,7 +120,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("story", "step", "side", "how"), PAIRS)
+@pytest.mark.parametrize(("story", "step", "side", "how"), some(PAIRS, 24))
 async def test_all_places_say_the_same_whatever_comes_between_two(
     tmp_path: Path, story: Story, step: str, side: str, how: str
 ) -> None:
@@ -179,7 +180,7 @@ COMMITS = [
 
 # A connection that is cut in the middle of a COMMIT may be found unclosed later: asyncpg says so, and that is so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-@pytest.mark.parametrize(("story", "number", "how"), COMMITS)
+@pytest.mark.parametrize(("story", "number", "how"), some(COMMITS, 20))
 async def test_all_places_say_the_same_whatever_becomes_of_a_commit(
     tmp_path: Path, url: str, story: Story, number: int, how: str
 ) -> None:

@@ -52,6 +52,7 @@ class Killed:
         self._process.communicate()
 
 
+@pytest.mark.real
 @pytest.mark.timeout(1800)
 async def test_grants_in_force_after_each_kill_are_those_that_the_audit_says(tmp_path: Path, url: str) -> None:
     rng = random.Random(11)

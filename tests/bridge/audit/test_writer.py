@@ -26,6 +26,7 @@ from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.storage.audit import AuditQuery, AuditStore
 from mxrtc_bridge.storage.audit_file import AuditFile, read_lines
 from tests.bridge.audit.world import CALL, END, NOW, World, world
+from tests.long import some
 
 __all__ = ["world"]
 
@@ -241,7 +242,7 @@ async def test_an_end_after_an_unknown_outcome_leaves_one_truth_in_both_places(
     assert len(world.told) == told, "that is no gap"
 
 
-@pytest.mark.parametrize("turns", range(40))
+@pytest.mark.parametrize("turns", some(range(40), 10))
 @pytest.mark.parametrize("times", [1, 2])
 async def test_a_stop_at_any_moment_of_a_write_neither_repeats_nor_denies(
     world: World, monkeypatch: pytest.MonkeyPatch, turns: int, times: int

@@ -25,6 +25,7 @@ from mxrtc_bridge.core.bot.message_text import HTML, MAX_HTML_CHARS, MAX_MENTION
 from mxrtc_bridge.core.bot.parser import COMMANDS, meant_by
 from mxrtc_bridge.core.bot.words import MAX_TEXT_CHARS, MAX_WORDS
 from mxrtc_bridge.core.ids import ServiceName, UserId
+from tests.long import some
 
 BOT = UserId("@rtcbot:x")
 BUILD, SSH = UserId("@rtc_build:x"), ServiceName("ssh")
@@ -210,7 +211,7 @@ def bodies(own: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("element", ELEMENTS)
+@pytest.mark.parametrize("element", some(ELEMENTS, 12))
 def test_a_command_of_another_in_an_element_is_none(element: str) -> None:
     own = "mallory: no, please ask in the chat"
     html = f"{pill()}: no, please ask in the chat"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.text.globs import MAX_STEPS, MAX_WILDCARDS, Glob, GlobIndex, TooManyWildcards
+from tests.long import some
 
 letters = st.text("ab:.*?\n[", max_size=12)
 texts = st.text("ab:.\n[", max_size=12)
@@ -69,7 +70,7 @@ SHAPES: dict[str, Callable[[int], str]] = {
 IDS = ["@" + "a" * 242 + ":evil.test", "@" + "aaaab" * 48 + ":evil.test", "@" + "0123456789" * 24 + ":evil.test"]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", some(list(SHAPES), 3))
 def test_a_text_costs_few_steps_whatever_the_patterns_are(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are searches within one text and grams that are looked up, of which a text has four for a character."""
     index: GlobIndex[int] = GlobIndex()

@@ -33,6 +33,7 @@ def start(box: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.real
 @pytest.mark.timeout(900)
 def test_a_killed_receiver_leaves_no_half_file_and_goes_on(tmp_path: Path) -> None:
     """Every round starts with an empty box or with what the killed one left; in the end all is there, once."""
