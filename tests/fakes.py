@@ -6,8 +6,10 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
+from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import RefusalCode
 
 
@@ -267,3 +269,12 @@ class Records:
 
     async def ready(self) -> bool:
         return self.durable
+
+
+class DeviceConfig:
+    """A :class:`mxrtc_bridge.bridge.current_config.CurrentConfig` as far as devices are judged by it."""
+
+    def __init__(self, least: Trust = Trust.UNSIGNED) -> None:
+        self.in_force = self.encryption = self
+        self.homeserver = SimpleNamespace(domain="example.org")
+        self.least = least

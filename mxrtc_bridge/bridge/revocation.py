@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from mxrtc_bridge.bridge.bot.rooms import COMPARE_S, TICK_S, ConfiguredRooms
+from mxrtc_bridge.bridge.access.configured_rooms import COMPARE_S, TICK_S, ConfiguredRooms
 from mxrtc_bridge.core.access.revocations import UnreadableChange, read_news
 from mxrtc_bridge.core.call.events import EVENT_TYPES
 from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
+from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.clock import elapsed_s
-from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.command_bot import MESSAGE_TYPES
 from mxrtc_bridge.matrix.rooms.peer_membership import PeerMembership
 
@@ -39,7 +39,7 @@ class Revocation:
     Args:
         named_rooms: members and policy lists.
         calls: the rooms for calls.
-        sessions: the live ones.
+        manager: has the live sessions.
         monotonic: seconds.
     """
 
@@ -47,12 +47,12 @@ class Revocation:
         self,
         named_rooms: ConfiguredRooms,
         calls: PeerMembership,
-        sessions: Callable[[], Sequence[Session]],
+        manager: CallManager,
         monotonic: Callable[[], float] = elapsed_s,
     ) -> None:
         self._named_rooms = named_rooms
         self._calls = calls
-        self._sessions = sessions
+        self._manager = manager
         self._monotonic = monotonic
         self._all_doubted_at = float("-inf")
         self._all_doubtful = False
@@ -89,7 +89,7 @@ class Revocation:
     def compare(self) -> None:
         """Have the homeserver asked again about what live sessions depend on, where it is time."""
         self._doubt_all()
-        sessions = self._sessions()
+        sessions = self._manager.sessions
         self._named_rooms.compare({session.remote for session in sessions})
         rooms = [each.route for each in sessions if not isinstance(each.route, DevicePair)]
         self._calls.compare(rooms, COMPARE_S - TICK_S, CALL_ROOMS)

@@ -47,8 +47,9 @@ from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_event_id
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
+from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
-from mxrtc_bridge.matrix.outbox.outbox import EventSender, transaction_id
+from mxrtc_bridge.matrix.outbox.outbox import transaction_id
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +194,7 @@ class CommandDispatcher:
 
     def __init__(
         self,
-        sender: EventSender,
+        sender: Homeserver,
         commander: CommandHandler,
         *,
         is_own: Callable[[UserId], bool],

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError, MxrtcError, StorageError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.crypto.cross_signing import ShownIdentity
 
 log = logging.getLogger(__name__)
@@ -29,14 +30,6 @@ MAX_NAMED = 10
 """Users that one sentence names."""
 UNKNOWN_BEFORE = UserId("*")
 """Remembered by a database of a version that did not remember: who is there at the next start, is ours."""
-
-
-class ProfileServer(Protocol):
-    """What this module needs of the homeserver."""
-
-    async def register_user(self, user: UserId) -> bool: ...
-
-    async def displayname(self, user: UserId, as_user: UserId | None = None) -> str | None: ...
 
 
 class Memory(Protocol):
@@ -109,7 +102,7 @@ class VirtualUsers:
 
     def __init__(
         self,
-        homeserver: ProfileServer,
+        homeserver: QuietHomeserver,
         memory: Memory,
         identities: Identities,
         *,

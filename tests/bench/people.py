@@ -26,6 +26,7 @@ from mxrtc_bridge.core.access.policy import Allow, Deny, Service, parse_subject
 from mxrtc_bridge.core.audit.chain import NO_LINES, AuditKind, AuditRecord, entry_after
 from mxrtc_bridge.core.call.limits import CallLimits
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
+from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.storage.audit import AuditQuery, AuditStore
 from mxrtc_bridge.storage.tables import open_stores
 from tests.bridge.access.test_rights import Rooms
@@ -77,10 +78,6 @@ def _each_us(work: Callable[[int], object], times: int) -> tuple[float, float]:
     return sum(spent) / times * 1e6, spent[int(times * 0.99)] * 1e6
 
 
-def _wall_ms() -> int:
-    return int(time.time() * 1000)
-
-
 async def measure_people(folder: Path) -> dict[str, object]:
     """Ten peers with ten services each, 10,000 grants, 1,000 sessions."""
     async with open_stores(f"sqlite:///{folder / 'bench.db'}") as stores:
@@ -91,10 +88,10 @@ async def measure_people(folder: Path) -> dict[str, object]:
             config=current,
             rooms_of=rooms.rooms_of,
             changed=lambda: None,
-            audited=AuditEvents(Records(), lambda: 0, time.monotonic),
-            wall_ms=_wall_ms,
+            audited=AuditEvents(Records(), LoopClock()),
+            clock=LoopClock(),
         )
-        rights = Rights(current, rooms, given, wall_ms=_wall_ms, elapsed_ms=_wall_ms)
+        rights = Rights(current, rooms, given, LoopClock())
         results: dict[str, object] = {"grants": GRANTS, "sessions": SESSIONS, "decision": _decisions(rights, given)}
         bridge = Bridge(
             limits=CallLimits(SESSIONS, SESSIONS, SESSIONS),
@@ -223,13 +220,6 @@ def _changed_rule(number: int) -> tuple[RuleKey, ListRule]:
     return ("m.policy.rule.user", str(number)), ListRule(RuleKind.USER, f"@other{number}*:*")
 
 
-class NoPages:
-    """The log is measured by itself."""
-
-    async def page(self, query: AuditQuery, number: int, rows: int) -> tuple[list[tuple[int, AuditRecord]], int]:
-        raise NotImplementedError((query, number, rows))
-
-
 async def _lists(bridge: Bridge, given: RuntimeGrants) -> dict[str, object]:
     async with running(bridge):
         for number in range(SESSIONS):
@@ -246,8 +236,7 @@ async def _lists(bridge: Bridge, given: RuntimeGrants) -> dict[str, object]:
         desk = AdminService(
             given,
             bridge.manager,
-            audit=NoPages(),
-            audited=AuditEvents(Records(), lambda: 0, time.monotonic),
+            audited=AuditEvents(Records(), LoopClock()),
             reload=no_reload,
             monotonic=time.monotonic,
         )

@@ -40,7 +40,7 @@ async def running(homeserver: FakeHomeserver, **changes: Any) -> AsyncIterator[t
         bridge = Bridge(config, stores)
         task = asyncio.create_task(bridge.run(stop, reload))
         try:
-            await until(lambda: bridge._inbox.ready or task.done())
+            await until(lambda: bridge.inbox.ready or task.done())
             yield bridge, stores, reload
         finally:
             stop.set()
@@ -144,7 +144,7 @@ async def test_housekeeping_that_fails_is_said_and_done_again(
 
     homeserver.members[ROOM] = [ALICE, PEER]
     async with running(homeserver) as (bridge, _stores, _reload):
-        monkeypatch.setattr(bridge._peers, "leave_idle", leave_idle)
+        monkeypatch.setattr(bridge.calls.peers, "leave_idle", leave_idle)
         await until(lambda: done)
         assert await homeserver.push(invite(1)) == 200
         await until(lambda: homeserver.sent)
@@ -169,7 +169,7 @@ async def test_broken_configuration_leaves_the_old_one_in_force(
         caplog.clear()
         reload.set()
         await until(lambda: "the old one stays in force" in caplog.text)
-        assert bridge._peers.members(ROOM) == {ALICE, PEER}
+        assert bridge.access.index.members(ROOM) == {ALICE, PEER}
         assert await homeserver.push(invite(1)) == 200
         await until(lambda: homeserver.sent)
     assert not [record for record in caplog.records if record.exc_info]
@@ -182,10 +182,10 @@ async def test_reload_leaves_the_rooms_of_a_denied_user_and_takes_over_limits(ho
         reload.set()
         await until(lambda: homeserver.left)
         assert homeserver.left == [ROOM]
-        assert bridge._calls._live.limits.per_user == 1
+        assert bridge.calls.manager._live.limits.per_user == 1
         # What she does there now reaches nobody.
         assert await homeserver.push(invite(1)) == 200
-        await bridge._inbox.idle()
+        await bridge.inbox.idle()
         assert homeserver.sent == []
 
 
@@ -207,14 +207,14 @@ async def test_what_is_asked_for_at_the_start_counts_before_the_first_call_and_n
         reload.set()
         homeserver.away = False
         seen: list[object] = []
-        set_ready = bridge._inbox.set_ready
+        set_ready = bridge.inbox.set_ready
 
         def watch(ready: bool) -> None:
-            seen.append(bridge._rights.may_call(UserId(ALICE), UserId(PEER)))
+            seen.append(bridge.access.rights.may_call(UserId(ALICE), UserId(PEER)))
             set_ready(ready)
 
-        bridge._inbox.set_ready = watch  # type: ignore[method-assign]
-        await until(lambda: bridge._inbox.ready)
+        bridge.inbox.set_ready = watch  # type: ignore[method-assign]
+        await until(lambda: bridge.inbox.ready)
         assert [type(each) for each in seen] == [Deny]
         assert (await ask(str(config.control_socket), ("who",)))[0] == 200
         stop.set()
@@ -228,17 +228,17 @@ async def test_directories_are_open_while_the_configuration_names_them(homeserve
         return {"build": {"services": {"echo": echo, "inbox": {"files": files}}}}
 
     async with running(homeserver, peers=peers()) as (bridge, _stores, reload):
-        config = bridge._config
+        config = bridge.basis.config.in_force
         (first,) = config.files_targets()
-        box = bridge._directories.box(first)
+        box = bridge.calls.files.box(first)
         (second,) = homeserver.config(peers=peers(per_user="1GiB")).files_targets()
         reload.set()
-        await until(lambda: second in bridge._directories._open)
-        assert list(bridge._directories._open) == [second]
-        assert bridge._directories.box(second) is not box
+        await until(lambda: second in bridge.calls.files._open)
+        assert list(bridge.calls.files._open) == [second]
+        assert bridge.calls.files.box(second) is not box
         homeserver.config()
         reload.set()
-        await until(lambda: not bridge._directories._open)
+        await until(lambda: not bridge.calls.files._open)
     assert (homeserver.folder / "inbox" / ".mxrtc" / "ledger.jsonl").exists()
 
 
@@ -249,7 +249,7 @@ async def test_reload_that_the_homeserver_spoils_does_not_end_the_bridge(
         raise StorageError("the database is locked")
 
     async with running(homeserver) as (bridge, _stores, reload):
-        monkeypatch.setattr(bridge._peers, "reload", refuse)
+        monkeypatch.setattr(bridge.calls.peers, "reload", refuse)
         reload.set()
         await until(lambda: "but not all of the rest: rooms of peers" in caplog.text)
         assert await homeserver.push() == 200
@@ -259,17 +259,17 @@ async def test_bridge_that_has_read_nothing_lets_nobody_in(homeserver: FakeHomes
     config = homeserver.config()
     async with open_stores(config.database) as stores:
         bridge = Bridge(config, stores)
-        assert isinstance(bridge._rights.may_call(UserId(ALICE), UserId(PEER)), Deny)
-        await bridge._homeserver.close()
+        assert isinstance(bridge.access.rights.may_call(UserId(ALICE), UserId(PEER)), Deny)
+        await bridge.basis.homeserver.close()
     async with running(homeserver) as (bridge, _stores, _reload):
-        assert isinstance(bridge._rights.may_call(UserId(ALICE), UserId(PEER)), Allow)
+        assert isinstance(bridge.access.rights.may_call(UserId(ALICE), UserId(PEER)), Allow)
 
 
 async def test_expired_right_is_rejected_and_explained_once_a_day(homeserver: FakeHomeserver) -> None:
     """The room is still there: a grant that ends by itself is no reload."""
     homeserver.members[ROOM] = [ALICE, PEER]
     async with running(homeserver) as (bridge, _stores, _reload):
-        bridge._current.put_in_force(homeserver.config(deny=[ALICE]))
+        bridge.basis.config.put_in_force(homeserver.config(deny=[ALICE]))
         for number in (1, 2, 3):
             assert await homeserver.push(invite(number)) == 200
             await until(lambda wanted=number: _count(homeserver, "m.call.reject") == wanted)
@@ -304,7 +304,7 @@ async def test_event_that_waits_for_the_homeserver_does_not_hold_up_the_end(home
             entered.set()
             await asyncio.Event().wait()
 
-        bridge._inbox._handler = hang
+        bridge.inbox._handler = hang
         assert await homeserver.push(invite(1)) == 200
         await entered.wait()
         began = time.monotonic()

@@ -17,7 +17,6 @@ import vodozemac
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
-from mxrtc_bridge.bridge import bridge as bridge_module
 from mxrtc_bridge.bridge.bridge import Bridge
 from mxrtc_bridge.bridge.devices.devices import load_key
 from mxrtc_bridge.cli.bridge.audit import audit_command
@@ -110,9 +109,7 @@ async def homeserver(folder: Path) -> AsyncIterator[FakeHomeserver]:
 
 
 @asynccontextmanager
-async def running(
-    folder: Path, homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[tuple[Bridge, Stores]]:
+async def running(folder: Path, homeserver: FakeHomeserver) -> AsyncIterator[tuple[Bridge, Stores]]:
     """A bridge of now that goes on a few seconds later."""
     late_ms = KILLED_MS - LoopClock().wall_ms()
 
@@ -120,7 +117,6 @@ async def running(
         def wall_ms(self) -> int:
             return super().wall_ms() + late_ms
 
-    monkeypatch.setattr(bridge_module, "LoopClock", Clock)
     content = json.loads((folder / "config.yaml").read_text())
     content["homeserver"]["address"] = f"http://127.0.0.1:{homeserver.port}"
     content["appservice"]["listen"] = f"127.0.0.1:{homeserver.reserved.port}"
@@ -129,10 +125,10 @@ async def running(
     (folder / "config.yaml").write_text(json.dumps(content))
     config, stop = load_config(folder / "config.yaml"), asyncio.Event()
     async with open_stores(config.database) as stores:
-        bridge = Bridge(config, stores)
+        bridge = Bridge(config, stores, clock=Clock())
         task = asyncio.create_task(bridge.run(stop, asyncio.Event()))
         try:
-            await until(lambda: bridge._inbox.ready or task.done())
+            await until(lambda: bridge.inbox.ready or task.done())
             yield bridge, stores
         finally:
             stop.set()
@@ -146,24 +142,20 @@ async def rows(folder: Path, *words: str) -> list[dict[str, Any]]:
     return found
 
 
-async def test_the_grants_in_force_are_the_same(
-    folder: Path, homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_grants_in_force_are_the_same(folder: Path, homeserver: FakeHomeserver) -> None:
     before = [json.loads(line) for line in (LEFT / "grants.jsonl").read_text().splitlines()]
-    async with running(folder, homeserver, monkeypatch) as (bridge, _):
+    async with running(folder, homeserver) as (bridge, _):
         assert await rows(folder, "grants") == before
-        assert [grant.giver for grant in bridge._given.table] == [LocalAdmin("root"), BOB, LocalAdmin("root")]
-        assert isinstance(bridge._rights.may_call(ALICE, PEER), Allow)
-        assert isinstance(bridge._rights.may_call(DAVE, PEER), Deny), "the policy list is known"
+        assert [grant.giver for grant in bridge.access.given.table] == [LocalAdmin("root"), BOB, LocalAdmin("root")]
+        assert isinstance(bridge.access.rights.may_call(ALICE, PEER), Allow)
+        assert isinstance(bridge.access.rights.may_call(DAVE, PEER), Deny), "the policy list is known"
         status, answer = await ask(str(folder / "control.sock"), ("revoke", "1"))
         assert status == 200, answer
         assert await rows(folder, "grants") == before[:-1]
 
 
-async def test_the_requests_are_there_and_can_be_answered(
-    folder: Path, homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with running(folder, homeserver, monkeypatch) as (_, stores):
+async def test_the_requests_are_there_and_can_be_answered(folder: Path, homeserver: FakeHomeserver) -> None:
+    async with running(folder, homeserver) as (_, stores):
         (waiting,) = await rows(folder, "requests")
         assert (waiting["number"], waiting["user"], waiting["service"], waiting["for_s"]) == (3, CAROL, "fourth", 3600)
         denied = await stores.requests.get(2)
@@ -179,15 +171,13 @@ async def waiting(folder: Path) -> list[tuple[Any, ...]]:
     return await select(folder, "SELECT event_id, sender, lane FROM event WHERE state = 0")
 
 
-async def test_open_calls_are_hung_up_and_what_waited_is_handled(
-    folder: Path, homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_open_calls_are_hung_up_and_what_waited_is_handled(folder: Path, homeserver: FakeHomeserver) -> None:
     async with open_stores(load_config(folder / "config.yaml").database) as stores:
         by_device, by_room = await stores.calls.open_calls()
     assert await waiting(folder) == [("$waiting", BOB, BOB)]
     assert by_device.route == DevicePair(PEER, ALICE, DeviceId("MRJFSVMGVY"))
     assert (by_room.route, by_room.remote) == (RoomId("!-NoDlxYQLH1bBZk-PgVhv_BTOe8tgITeqNUzMHF0now"), BOB)
-    async with running(folder, homeserver, monkeypatch) as (_, stores):
+    async with running(folder, homeserver) as (_, stores):
         hangups = [content for kind, content in homeserver.sent if kind == "m.call.hangup"]
         assert [each["call_id"] for each in hangups] == [by_room.call_id]
         assert hangups[0]["party_id"] == by_room.party_id
@@ -197,10 +187,8 @@ async def test_open_calls_are_hung_up_and_what_waited_is_handled(
                 await asyncio.sleep(0.02)
 
 
-async def test_the_audit_of_before_and_the_new_lines_are_one_chain(
-    folder: Path, homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with running(folder, homeserver, monkeypatch):
+async def test_the_audit_of_before_and_the_new_lines_are_one_chain(folder: Path, homeserver: FakeHomeserver) -> None:
+    async with running(folder, homeserver):
         assert (await ask(str(folder / "control.sock"), ("pause",)))[0] == 200
     lines = (folder / "audit.jsonl").read_text().splitlines()
     assert lines[: len(LINES)] == LINES

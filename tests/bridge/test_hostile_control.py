@@ -48,7 +48,7 @@ class World:
 
     def __init__(self, bridge: Bridge, stores: Stores, socket: ClientSession) -> None:
         self.bridge, self.stores, self._socket = bridge, stores, socket
-        self.path = str(bridge._config.control_socket)
+        self.path = str(bridge.basis.config.in_force.control_socket)
         self.keys = KeyHomeserver()
         self.pinned = self.keys.make_identity(UserId(ALICE))
         self.lists = DeviceLists(self.keys, MemoryStore(), wall_ms=lambda: 10**12)  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ class World:
 
         device = SimpleNamespace(devices_of=devices_of, lists=self.lists)
         end = SimpleNamespace(up=True, rooms=SimpleNamespace(device=device, encryption_of=encryption_of), task=None)
-        self.bridge._encryption._ends = {UserId(PEER): end}  # type: ignore[dict-item]
+        self.bridge.devices.encryption._ends = {UserId(PEER): end}  # type: ignore[dict-item]
         code = SimpleNamespace(names=(), symbols=(), decimals=())
         exchange = SimpleNamespace(
             user=UserId(ALICE), device="D", code=code, waits_for_us=True, vouched=None, ended=None
@@ -77,7 +77,7 @@ class World:
         waiting = SimpleNamespace(
             number=1, local=UserId(PEER), exchange=exchange, of=SimpleNamespace(compared=compared)
         )
-        self.bridge._verifications._waiting = {1: waiting}  # type: ignore[dict-item]
+        self.bridge.devices.verifications._waiting = {1: waiting}  # type: ignore[dict-item]
 
     async def post(self, body: bytes) -> tuple[int, dict[str, Any]]:
         async with self._socket.post("http://bridge/v1/command", data=body) as response:
@@ -87,7 +87,13 @@ class World:
         """What a command could give or take."""
         (alice,) = (await self.lists.of([UserId(ALICE)])).values()
         waiting = await self.stores.requests.open_requests()
-        return tuple(self.bridge._given.table), self.bridge._calls.paused, waiting, alice.pinned, len(self.compared)
+        return (
+            tuple(self.bridge.access.given.table),
+            self.bridge.calls.manager.paused,
+            waiting,
+            alice.pinned,
+            len(self.compared),
+        )
 
     async def let_wait(self) -> int:
         """A request that waits for an answer."""
@@ -106,12 +112,12 @@ async def world_in(folder: Path) -> AsyncIterator[World]:
         server = await stack.enter_async_context(FakeHomeserver(folder))
         server.members = {ROOM: [ALICE, PEER]}
         bridge, stores, _ = await stack.enter_async_context(running(server, peers=PEERS))
-        connector = UnixConnector(str(bridge._config.control_socket))
+        connector = UnixConnector(str(bridge.basis.config.in_force.control_socket))
         world = World(bridge, stores, await stack.enter_async_context(ClientSession(connector=connector)))
         await world.begin()
         yield world
-        bridge._encryption._ends = {}
-        bridge._verifications._waiting = {}
+        bridge.devices.encryption._ends = {}
+        bridge.devices.verifications._waiting = {}
 
 
 def each_example(folder: Path, one: Any, strategy: st.SearchStrategy[Any], examples: int = EXAMPLES) -> None:
@@ -167,7 +173,7 @@ def test_command_does_what_it_says_whatever_stands_beside_its_words(tmp_path: Pa
 
     async def one(world: World, drawn: tuple[dict[str, Any], dict[str, Any]]) -> None:
         before, behind = drawn
-        table, calls = world.bridge._given.table, world.bridge._calls
+        table, calls = world.bridge.access.given.table, world.bridge.calls.manager
 
         async def say(*words: str) -> dict[str, Any]:
             status, answer = await world.post(to_body({**before, "words": words, **behind}))

@@ -30,6 +30,7 @@ from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.sync import DeviceSync
 from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent
 from mxrtc_bridge.web.transaction_body import read_transaction
+from tests.fakes import DeviceConfig
 from tests.hostile_json import FOREIGN, TEXT, to_body
 from tests.long import LONG, examples
 from tests.matrix.crypto.key_homeserver import PICKLE_KEY, KeyHomeserver
@@ -78,8 +79,8 @@ class World:
     def forget(self) -> None:
         """Know nobody any more."""
         self.lists = DeviceLists(self.server, MemoryStore(), wall_ms=lambda: 10**12)
-        self.lookups = DeviceLookups({PEER: self.lists}.get, "example.org")
-        self.policy = DevicePolicy(self.lookups, self, lambda: Trust.CROSS_SIGNED)  # type: ignore[arg-type]
+        self.lookups = DeviceLookups({PEER: self.lists}.get, DeviceConfig(Trust.CROSS_SIGNED))
+        self.policy = DevicePolicy(self.lookups, self)  # type: ignore[arg-type]
         self.sessions, self.ended = (), {}
 
     async def _answer(self, request: web.Request) -> web.Response:
@@ -108,14 +109,14 @@ class World:
             self.truth._devices.pop(user, None)
             self.truth.make_identity(user)
             self.devices[user] = device = self.truth.log_in(user, "PHONE")
-            standing, caller, _ = await self.lookups.judge(PEER, device, Trust.CROSS_SIGNED)
-            assert standing is Standing.GOOD
-            self.sessions = (*self.sessions, Session(caller, user))
+            caller = await self.lookups.judge(PEER, device)
+            assert caller.is_good
+            self.sessions = (*self.sessions, Session(caller.device, user))
 
     async def standing(self, user: UserId) -> Standing:
         # What was asked a moment ago would serve.
-        lookups = DeviceLookups({PEER: self.lists}.get, "example.org")
-        return (await lookups.judge(PEER, self.devices[user], Trust.CROSS_SIGNED))[0]
+        lookups = DeviceLookups({PEER: self.lists}.get, DeviceConfig(Trust.CROSS_SIGNED))
+        return (await lookups.judge(PEER, self.devices[user])).standing
 
 
 def each_example(
@@ -235,17 +236,17 @@ async def test_keys_that_make_an_answer_too_long_hide_nobody_elses_device(user: 
         if user not in sessions:
             world.truth.make_identity(user)
             device = world.truth.log_in(user, "PHONE")
-            _, caller, _ = await world.lookups.judge(PEER, device, Trust.CROSS_SIGNED)
+            caller = (await world.lookups.judge(PEER, device)).device
             world.sessions = (*world.sessions, Session(caller, user))
         world.truth._devices[user][DeviceId("LARGE")] = with_size
         world.truth.log_out(ALICE, "PHONE")
         await world.policy.judge_again()
         assert world.ended == {ALICE: GONE, user: GONE}
         # One who calls with such keys takes nobody else's call away.
-        lookups = DeviceLookups({PEER: world.lists}.get, "example.org")
-        await lookups.judge(PEER, world.truth.log_in(user, "PHONE"), Trust.CROSS_SIGNED)
+        lookups = DeviceLookups({PEER: world.lists}.get, DeviceConfig(Trust.CROSS_SIGNED))
+        await lookups.judge(PEER, world.truth.log_in(user, "PHONE"))
         new = world.truth.log_in(ALICE, "TABLET")
-        assert (await lookups.judge(PEER, new, Trust.CROSS_SIGNED))[0] is Standing.GOOD
+        assert (await lookups.judge(PEER, new)).is_good
 
 
 # What announces that devices have changed

@@ -104,14 +104,14 @@ def test_rule_of_a_list_and_its_redaction_count_whatever_else_is_in_the_list(
         entity = denied if kind.endswith("user") else f"server{number}.test"
         rule = state(kind, f"k{number}", {**inside, "entity": entity, "recommendation": "m.ban"}, LIST, **beside)
         rule |= {"type": kind, "state_key": f"k{number}"}
-        assert bridge._rights.denial(denied) is None
+        assert bridge.access.rights.denial(denied) is None
         server.rules[LIST] = [*before, rule, *behind]
         news = redaction(2 * number, f"$any{number}", LIST, CAROL, form, odd, inside)
         assert await server.push(*before, news, *behind) == 200
-        await until(lambda: bridge._rights.denial(denied) is not None)
+        await until(lambda: bridge.access.rights.denial(denied) is not None)
         server.rules[LIST] = [*before, {**rule, "content": inside}, *behind]
         assert await server.push(*behind, {**news, "event_id": f"$second{number}"}, *before) == 200
-        await until(lambda: bridge._rights.denial(denied) is None)
+        await until(lambda: bridge.access.rights.denial(denied) is None)
 
     beside = BESIDE.map(lambda found: {key: found[key] for key in found if key not in ("type", "state_key", "content")})
     drawn = st.tuples(JUNK, JUNK, BESIDE, beside, st.sampled_from(sorted(RULE_TYPES)), FORMS, FOREIGN)
@@ -133,18 +133,18 @@ def test_redaction_of_a_membership_or_of_encryption_takes_nothing_back(
         join = redaction(number, f"$join{number}", TEAM, CAROL, form, odd, beside) | {"event_id": f"$other{number}"}
         encrypted = state("m.room.encryption", "", {}, ROOM, event_id=f"$encryption{number}")
         plain = redaction(number, f"$encryption{number}", ROOM, CAROL, form, odd, beside) | {"event_id": f"$p{number}"}
-        assert bridge._named_rooms.rooms_of(removed)
+        assert bridge.access.rooms.rooms_of(removed)
         assert await server.push(*before, kick, news, join, encrypted, plain, *behind) == 200
-        assert not bridge._named_rooms.rooms_of(removed)
-        await bridge._inbox.idle()
+        assert not bridge.access.rooms.rooms_of(removed)
+        await bridge.inbox.idle()
         asked = server.asked.count(f"v3/rooms/{TEAM}/joined_members")
         # What cannot be read has the homeserver asked; its answer agrees.
         assert await server.push({"room_id": TEAM}) == 200  # type: ignore[arg-type]
         await until(lambda: server.asked.count(f"v3/rooms/{TEAM}/joined_members") > asked)
-        await until(lambda: TEAM not in bridge._named_rooms.doubtful())
-        assert not bridge._named_rooms.rooms_of(removed)
-        assert bridge._named_rooms.rooms_of(stays)
-        assert bridge._peers.is_encrypted(RoomId(ROOM))
+        await until(lambda: TEAM not in bridge.access.rooms.doubtful())
+        assert not bridge.access.rooms.rooms_of(removed)
+        assert bridge.access.rooms.rooms_of(stays)
+        assert bridge.access.index.is_encrypted(RoomId(ROOM))
 
     each_example(tmp_path, monkeypatch, story, st.tuples(JUNK, JUNK, BESIDE, FORMS, FOREIGN, FOREIGN))
 
@@ -159,7 +159,7 @@ def test_redacted_command_gives_nothing_and_takes_unless_its_sender_has_redacted
 
     async def story(bridge: Bridge, server: FakeHomeserver, number: int, drawn: Any) -> None:
         before, behind, beside, form, odd, first = drawn
-        table = bridge._given.table
+        table = bridge.access.given.table
 
         async def push(name: str, text: str, redactor: str | None) -> None:
             events = [said(name, text)]

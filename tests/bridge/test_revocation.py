@@ -21,11 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.bridge import revocation as arrivals_module
-from mxrtc_bridge.bridge.bot import rooms as module
+from mxrtc_bridge.bridge.access import configured_rooms as module
 from mxrtc_bridge.bridge.bridge import Bridge
 from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.engine.call_manager import CallManager
 from tests.bridge.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
 from tests.bridge.test_bridge import invite, running, until
 from tests.honesty import LIES, NO_ANSWERS, Honesty
@@ -65,7 +66,7 @@ def deep(levels: int) -> Any:
 
 
 def is_member(bridge: Bridge) -> bool:
-    return bool(bridge._named_rooms.rooms_of(MEMBER))
+    return bool(bridge.access.rooms.rooms_of(MEMBER))
 
 
 async def refusal(homeserver: FakeHomeserver, number: int) -> str | None:
@@ -166,13 +167,13 @@ def test_end_of_a_right_counts_whatever_comes_before_in_and_behind_it(tmp_path: 
         raw = ENDS[end](number)
         raw = {**beside_, "unsigned": {"prev_content": behind}, **raw, "content": {**inside, **raw["content"]}}
         ended: list[str] = []
-        bridge._calls.receive = lambda event, _local: took(ended, event.message.call_id)  # type: ignore[assignment,method-assign]
+        bridge.calls.manager.receive = lambda event, _local: took(ended, event.message.call_id)  # type: ignore[assignment,method-assign]
         room = RoomId(f"!room{number}:{DOMAIN}")
         denied = UserId(f"@x:server{number}.test" if "rule.server" in end else user(number))
         assert end.startswith("m.call") or not is_over(bridge, denied, room)
         assert await server.push(*before, raw, *before, behind) == 200
         if end.startswith("m.call"):
-            await bridge._inbox.idle()
+            await bridge.inbox.idle()
             assert ended == [f"c{number}"]
         else:
             assert is_over(bridge, denied, room)
@@ -180,11 +181,11 @@ def test_end_of_a_right_counts_whatever_comes_before_in_and_behind_it(tmp_path: 
     def is_over(bridge: Bridge, denied: UserId, room: RoomId) -> bool:
         match end.partition(" ")[0]:
             case "membership":
-                return not bridge._named_rooms.rooms_of(denied)
+                return not bridge.access.rooms.rooms_of(denied)
             case "m.room.encryption":
-                return bridge._peers.is_encrypted(room)
+                return bridge.access.index.is_encrypted(room)
             case _:
-                return bridge._rights.denial(denied) is not None
+                return bridge.access.rights.denial(denied) is not None
 
     async def took(ended: list[str], call_id: str) -> None:
         ended.append(call_id)
@@ -221,25 +222,25 @@ async def test_rule_of_a_list_counts_when_it_arrives_whatever_else_is_in_it(
     async with running(homeserver, **GRANTS) as (bridge, _, _):
         ban = {"entity": ALICE, "recommendation": "m.ban", "reason": deep(40)}
         await homeserver.push(state(kind, "k\0", ban, LIST, **ODD[odd]))
-        assert bridge._rights.denial(MEMBER) is not None
+        assert bridge.access.rights.denial(MEMBER) is not None
 
 
 @pytest.mark.parametrize("odd", ODD)
 async def test_encryption_counts_when_it_arrives_whatever_else_is_in_it(homeserver: FakeHomeserver, odd: str) -> None:
     async with running(homeserver, **GRANTS) as (bridge, _, _):
-        assert not bridge._peers.is_encrypted(RoomId(ROOM))
+        assert not bridge.access.index.is_encrypted(RoomId(ROOM))
         await homeserver.push(state("m.room.encryption", "", {}, ROOM, **ODD[odd]))
-        assert bridge._peers.is_encrypted(RoomId(ROOM))
+        assert bridge.access.index.is_encrypted(RoomId(ROOM))
 
 
 @pytest.mark.parametrize("odd", ODD)
 async def test_departure_from_the_room_of_a_call_counts_when_it_arrives(homeserver: FakeHomeserver, odd: str) -> None:
     async with running(homeserver, **GRANTS) as (bridge, _, _):
         left: list[object] = []
-        bridge._calls.member_left = lambda room, user: left.append((room, user))  # type: ignore[method-assign]
+        bridge.calls.manager.member_left = lambda room, user: left.append((room, user))  # type: ignore[method-assign]
         await homeserver.push(kick(ROOM, **ODD[odd]))
         assert left[:1] == [(ROOM, ALICE)]
-        await until(lambda: bridge._peers.members(RoomId(ROOM)) != {ALICE, PEER})
+        await until(lambda: bridge.access.index.members(RoomId(ROOM)) != {ALICE, PEER})
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -253,11 +254,11 @@ async def test_kick_and_rule_count_whatever_the_homeserver_says_then(
         ban = state("m.policy.rule.user", "k", {"entity": CAROL, "recommendation": "m.ban"}, LIST, event_id="$rule")
         assert await homeserver.push(kick(), ban) == 200
         asked = homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members")
-        bridge._arrivals.compare()
+        bridge.revocation.compare()
         assert await refusal(homeserver, 1) is None
         await until(lambda: homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") > asked or lie in NO_ANSWERS)
         assert not is_member(bridge)
-        assert bridge._rights.denial(UserId(CAROL)) is not None
+        assert bridge.access.rights.denial(UserId(CAROL)) is not None
 
 
 async def test_room_of_which_nothing_was_ever_said_lets_nobody_in(homeserver: FakeHomeserver) -> None:
@@ -265,9 +266,9 @@ async def test_room_of_which_nothing_was_ever_said_lets_nobody_in(homeserver: Fa
     async with running(homeserver, **GRANTS) as (bridge, _, _):
         join = state("m.room.member", ALICE, {"membership": "join"}, sender=ALICE)
         assert await homeserver.push(join) == 200
-        await bridge._inbox.idle()
+        await bridge.inbox.idle()
         assert not is_member(bridge)
-        assert not isinstance(bridge._rights.may_call(MEMBER, UserId(PEER)), Allow)
+        assert not isinstance(bridge.access.rights.may_call(MEMBER, UserId(PEER)), Allow)
 
 
 async def test_old_join_that_comes_after_a_kick_gives_nothing(homeserver: FakeHomeserver) -> None:
@@ -276,7 +277,7 @@ async def test_old_join_that_comes_after_a_kick_gives_nothing(homeserver: FakeHo
         join = state("m.room.member", ALICE, {"membership": "join"}, event_id="$old", sender=ALICE)
         assert await homeserver.push(kick(), join) == 200
         assert await homeserver.push(join) == 200
-        await bridge._inbox.idle()
+        await bridge.inbox.idle()
         assert await refusal(homeserver, 1) is None
         assert not is_member(bridge)
 
@@ -320,13 +321,13 @@ async def test_kick_that_never_comes_ends_what_lives_within_a_minute(
         await asyncio.sleep(0.1)
         assert homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") == asked, "nobody in it has a session"
         session = SimpleNamespace(remote=MEMBER, route=RoomId(ROOM))
-        bridge._arrivals._sessions = lambda: [session]  # type: ignore[assignment,return-value,list-item]
+        monkeypatch.setattr(CallManager, "sessions", [session])
         homeserver.honesty = lie
         homeserver.members[TEAM].remove(ALICE)
         await until(lambda: homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") > asked)
         assert is_member(bridge)
         judged: list[int] = []
-        bridge._calls._judge_again = lambda: judged.append(1)  # type: ignore[method-assign]
+        bridge.calls.manager._judge_again = lambda: judged.append(1)  # type: ignore[method-assign]
         assert judged == []
         homeserver.honesty = Honesty.TRUE
         await until(lambda: not is_member(bridge))
@@ -387,42 +388,42 @@ async def test_event_that_cannot_be_read_makes_the_homeserver_be_asked(
         assert await homeserver.push(unreadable) == 200  # type: ignore[arg-type]
         await until(lambda: not is_member(bridge))
         if not isinstance(unreadable, dict) or unreadable["room_id"] != TEAM:
-            await until(lambda: bridge._rights.denial(UserId(CAROL)) is not None)
+            await until(lambda: bridge.access.rights.denial(UserId(CAROL)) is not None)
 
 
 async def test_events_that_name_no_room_ask_about_all_rooms_once_a_minute(homeserver: FakeHomeserver) -> None:
     async with running(homeserver, **GRANTS) as (bridge, _, _):
         asked = homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members")
         now = 1000.0
-        bridge._arrivals._monotonic = lambda: now
+        bridge.revocation._monotonic = lambda: now
         for _ in range(20):
             assert await homeserver.push("junk") == 200  # type: ignore[arg-type]
         await until(lambda: homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") == asked + 1)
-        assert TEAM not in bridge._named_rooms.doubtful()
+        assert TEAM not in bridge.access.rooms.doubtful()
         now += arrivals_module.ALL_EVERY_S
-        bridge._arrivals.compare()
-        assert TEAM in bridge._named_rooms.doubtful()
+        bridge.revocation.compare()
+        assert TEAM in bridge.access.rooms.doubtful()
 
 
 async def test_rule_that_was_redacted_denies_no_more(homeserver: FakeHomeserver) -> None:
     ban = state("m.policy.rule.user", "k", {"entity": ALICE, "recommendation": "m.ban"}, LIST)
     homeserver.rules[LIST] = [ban]
     async with running(homeserver, **GRANTS) as (bridge, _, _):
-        assert bridge._rights.denial(MEMBER) is not None
+        assert bridge.access.rights.denial(MEMBER) is not None
         homeserver.rules[LIST] = [{**ban, "content": {}}]
         redaction = {**ban, "type": "m.room.redaction", "event_id": "$r", "content": {"redacts": ban["event_id"]}}
         assert await homeserver.push({key: value for key, value in redaction.items() if key != "state_key"}) == 200
-        await until(lambda: bridge._rights.denial(MEMBER) is None)
+        await until(lambda: bridge.access.rights.denial(MEMBER) is None)
 
 
 async def test_rule_that_never_comes_is_found_out(homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(homeserver, **GRANTS) as (bridge, _, _):
         homeserver.rules[LIST] = [state("m.policy.rule.user", "k", {"entity": ALICE, "recommendation": "m.ban"}, LIST)]
-        bridge._arrivals.compare()
-        assert LIST not in bridge._named_rooms._rules.doubtful()
+        bridge.revocation.compare()
+        assert LIST not in bridge.access.rooms._rules.doubtful()
         monkeypatch.setattr(module, "LISTS_S", 0.0)
-        bridge._arrivals.compare()
-        await until(lambda: bridge._rights.denial(MEMBER) is not None)
+        bridge.revocation.compare()
+        await until(lambda: bridge.access.rights.denial(MEMBER) is not None)
 
 
 async def test_bot_that_was_removed_knows_nobody_and_replaced_room_is_said_once(

@@ -110,13 +110,13 @@ class World:
         for name in NAMES:
             session = self.sessions[name] = FakeSession(user(name))
             key = (session.route, CallId("c"), session.local)
-            self.bridge._calls._sessions[key] = _Live(session, session, lambda: None)  # type: ignore[arg-type]
+            self.bridge.calls.manager._sessions[key] = _Live(session, session, lambda: None)  # type: ignore[arg-type]
 
     def may_call(self, name: str) -> bool:
-        return isinstance(self.bridge._rights.may_call(user(name), UserId(PEER)), Allow)
+        return isinstance(self.bridge.access.rights.may_call(user(name), UserId(PEER)), Allow)
 
     def command(self, *words: str) -> None:
-        self.tasks.append(asyncio.create_task(self.bridge._people.control.handle(ADMIN, words)))
+        self.tasks.append(asyncio.create_task(self.bridge.bot.control.handle(ADMIN, words)))
 
     def reloaded(self) -> None:
         self.config()
@@ -172,13 +172,13 @@ class Hanging:
         self.patch.setattr(RootedDirectory, "__init__", late)
         (world.homeserver.folder / "nfs").mkdir()
         world.reloaded()
-        await until(lambda: world.bridge._directories._working)
+        await until(lambda: world.bridge.calls.files._working)
 
     async def another_reload(self, world: World) -> None:
         await self.homeserver(world)
         world.crowd = False
         world.reloaded()
-        await until(lambda: len(world.bridge._peers._unleft) == len(CROWD))
+        await until(lambda: len(world.bridge.calls.peers._unleft) == len(CROWD))
 
     async def threads_of_the_loop(self, world: World) -> None:
         for _ in range(4 * (os.cpu_count() or 1) + 64):
@@ -219,13 +219,13 @@ async def start(folder: Path, stack: AsyncExitStack) -> World:
 
     async def end() -> None:
         stop.set()
-        world.bridge._calls._sessions.clear()  # nobody is there to end them
+        world.bridge.calls.manager._sessions.clear()  # nobody is there to end them
         for task in world.tasks:
             task.cancel()
         await asyncio.wait_for(running, 20)
 
     stack.push_async_callback(end)
-    await until(lambda: world.bridge._inbox.ready or running.done())
+    await until(lambda: world.bridge.inbox.ready or running.done())
     return world
 
 
@@ -237,7 +237,7 @@ async def test_right_ends_within_seconds_whatever_hangs(
     hangs: Callable[[Hanging, World], Awaitable[None]],
 ) -> None:
     world = await start(tmp_path, stack)
-    control = world.bridge._people.control
+    control = world.bridge.bot.control
     await control.handle(ADMIN, ("grant", user("numbered"), "build/echo", "for", "2h"))
     await control.handle(ADMIN, ("grant", user("named"), "build/echo", "for", "2h"))
     world.live()
@@ -268,7 +268,7 @@ async def test_right_ends_within_seconds_whatever_hangs(
     world.command("reload")
     await gone("removed", "unserved")
     world.command("pause")
-    await until(lambda: world.bridge._calls.paused)
+    await until(lambda: world.bridge.calls.manager.paused)
     rule = {"entity": user("listed"), "recommendation": "m.ban", "reason": "spam"}
     event = {"type": "m.policy.rule.user", "state_key": "r", "event_id": "$rule", "room_id": LIST, "sender": ADMIN}
     stamp = {"origin_server_ts": time.time_ns() // 1_000_000, "content": rule}
@@ -284,7 +284,7 @@ async def test_clock_that_is_set_back_lengthens_no_right(
 ) -> None:
     world = await start(tmp_path, stack)
     for name in ("numbered", "named"):
-        await world.bridge._people.control.handle(ADMIN, ("grant", user(name), "build/echo", "for", "1h"))
+        await world.bridge.bot.control.handle(ADMIN, ("grant", user(name), "build/echo", "for", "1h"))
     world.live()
     set_clock(monkeypatch, -6 * HOUR_S, passed_s=HOUR_S - 30)
     await asyncio.sleep(0.1)

@@ -11,57 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from copy import copy
-from typing import Protocol
 
+from mxrtc_bridge.bridge.access.configured_rooms import ConfiguredRooms
+from mxrtc_bridge.bridge.access.runtime_grants import RuntimeGrants
 from mxrtc_bridge.bridge.audit.events import ServiceAudit
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.clock_change import Moment, SteadyTime
-from mxrtc_bridge.core.access.grants import Claimant, GrantTable, StoredGrant
-from mxrtc_bridge.core.access.policy import Allow, Decision, Deny, RoomSubject, Service, subjects_of
+from mxrtc_bridge.core.access.grants import Claimant, StoredGrant
+from mxrtc_bridge.core.access.policy import Allow, Decision, Deny, Service, subjects_of
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.engine.bridge_channels import ServiceGrant
+from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.control_channel import Expiries, Listing
-
-
-class RuntimeGrantSource(Protocol):
-    """The grants that people have given."""
-
-    @property
-    def table(self) -> GrantTable: ...
-
-    def next_end_s(self) -> float | None:
-        """In how many seconds the next one ends by itself; None if none does."""
-        ...
-
-    def claimed(self, grant: StoredGrant, claimant: Claimant) -> None: ...
-
-    async def claim_written(self, claimant: Claimant) -> bool: ...
-
-
-class RoomSource(Protocol):
-    """What is known of the rooms that rules name: who is in them, and whom those that are policy lists deny."""
-
-    def rooms_of(self, user: UserId) -> Collection[RoomId]:
-        """The rooms that ``user`` is joined to, of those that rules name; none that was not read yet."""
-        ...
-
-    async def confirm(self, rooms: Collection[RoomId]) -> bool:
-        """Make sure, with the homeserver, who is in some rooms; False where that is not possible now."""
-        ...
-
-    def doubtful(self) -> Collection[RoomId]:
-        """The rooms in which something has happened that is not known yet."""
-        ...
-
-    def denial(self, user: UserId) -> str | None:
-        """The rule of a policy list that denies ``user`` everything; a rule for everybody before lists were read."""
-        ...
-
-
-def named_rooms(config: CurrentConfig, given: GrantTable) -> frozenset[RoomId]:
-    """The rooms whose members some rule names: a grant of the configuration, a given one, or who may be given one."""
-    grantable = {subject.room for subject in config.grantable_to if isinstance(subject, RoomSubject)}
-    return config.in_force.policy().rooms() | grantable | given.rooms()
 
 
 class Rights:
@@ -71,25 +32,21 @@ class Rights:
         config: what the admin has written down.
         rooms: who is in the rooms that rules name, and whom policy lists deny.
         given: the grants that people have given; none before the database was read.
-        wall_ms: milliseconds since the epoch.
-        elapsed_ms: milliseconds by a clock that nobody sets.
+        clock: where time comes from.
     """
 
     def __init__(
         self,
         config: CurrentConfig,
-        rooms: RoomSource,
-        given: RuntimeGrantSource,
-        *,
-        wall_ms: Callable[[], int],
-        elapsed_ms: Callable[[], int],
+        rooms: ConfiguredRooms,
+        given: RuntimeGrants,
+        clock: Clock,
     ) -> None:
         self._config = config
         self._rooms = rooms
         self._rooms_of: Callable[[UserId], Collection[RoomId]] = rooms.rooms_of
         self.given = given
-        self._wall_ms = wall_ms
-        self._elapsed_ms = elapsed_ms
+        self._clock = clock
         # One for all configurations: a reload after the clock was set back must not bring back what has ended.
         self._steady = SteadyTime(self._moment())
 
@@ -109,13 +66,17 @@ class Rights:
         # Somebody must be there to ask.
         return self._unless_listed(user, Allow("may ask")) if self._could_be_given(user) else Deny("no grant")
 
+    def allows(self, user: UserId, local: UserId) -> bool:
+        """Whether :meth:`may_call` says so now."""
+        return isinstance(self.may_call(user, local), Allow)
+
     async def confirm(self, user: UserId, local: UserId) -> bool:
         """Make sure that what :meth:`may_call` says about ``user`` from now on is true where it is so by a room.
 
         Returns:
             False if it would let ``user`` in only by rooms of which it cannot be found out now who is in them.
         """
-        if self.denial(user) is not None or isinstance(self._without_rooms().may_call(user, local), Allow):
+        if self.denial(user) is not None or self._without_rooms().allows(user, local):
             return True
         return await self.confirm_member(user)
 
@@ -265,7 +226,7 @@ class Rights:
         return self.given.table.matching(
             user,
             rooms,
-            self._wall_ms(),
+            self._clock.wall_ms(),
             lambda wanted: self._covers(user, wanted.peer, wanted.name),
             claimant,
             any_session=any_session,
@@ -274,7 +235,7 @@ class Rights:
         )
 
     def _moment(self) -> Moment:
-        return Moment(self._wall_ms(), self._elapsed_ms())
+        return Moment(self._clock.wall_ms(), self._clock.elapsed_ms())
 
     def _steady_ms(self) -> int:
         """The time that ends in the configuration are compared with."""

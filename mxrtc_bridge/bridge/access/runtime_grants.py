@@ -44,6 +44,7 @@ from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.errors import AdminError, MxrtcError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.core.ids import Actor, RoomId, ServiceName, UserId, parse_user_id
 from mxrtc_bridge.core.text.durations import say_duration
+from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.storage.grants import GrantStore
 
 log = logging.getLogger(__name__)
@@ -88,8 +89,7 @@ class RuntimeGrants:
         rooms_of: Callable[[UserId], Collection[RoomId]],
         changed: Callable[[], None],
         audited: AuditEvents,
-        wall_ms: Callable[[], int],
-        elapsed_ms: Callable[[], int] | None = None,
+        clock: Clock,
         tell_admins: Callable[[str], None] | None = None,
     ) -> None:
         """Make it; :meth:`load` comes next.
@@ -101,8 +101,7 @@ class RuntimeGrants:
             rooms_of: the rooms that a user is joined to, of those that grants name.
             changed: called after each change, to judge live sessions again; must not block.
             audited: where it is written down.
-            wall_ms: milliseconds since the epoch.
-            elapsed_ms: milliseconds by a clock that nobody sets; without it the wall clock is believed.
+            clock: where time comes from.
             tell_admins: says to the admins what a start has found; must not block. The log says it as well.
         """
         self._store = store
@@ -111,8 +110,7 @@ class RuntimeGrants:
         self._rooms_of = rooms_of
         self._changed = changed
         self._audited = audited
-        self._wall_ms = wall_ms
-        self._elapsed_ms = elapsed_ms or wall_ms
+        self._clock = clock
         self._deadlines: Deadlines[int] = Deadlines()
         self._tell_admins = tell_admins
         self._writer = GrantWriter(store)
@@ -131,7 +129,7 @@ class RuntimeGrants:
         Raises:
             StorageError: the database cannot be used.
         """
-        found = await self._store.recover(self._wall_ms())
+        found = await self._store.recover(self._clock.wall_ms())
         for ended in found.unwritten:
             self._audited.grant_ended(ended.grant, ended.how, ended.by)
         for grant in found.in_force:
@@ -224,7 +222,7 @@ class RuntimeGrants:
             GrantError: it is not in force; says why, and whether that is written down.
         """
         self._check(subject, service, for_s)
-        now_ms = self._wall_ms()
+        now_ms = self._clock.wall_ms()
         grant = StoredGrant(0, subject, service, giver, now_ms, now_ms + for_s * 1000, reason, once)
         giving = GivenUp(grant, secrets.token_hex(16), now_ms)
         # A task of its own: what is half done is given up in order, also when nobody waits for it any more.
@@ -373,7 +371,7 @@ class RuntimeGrants:
     def claimed(self, grant: StoredGrant, claimant: Claimant) -> None:
         """A session uses a grant: one for one session is its own from now on; :meth:`claim_written` comes next."""
         if self._table.claim(grant, claimant):
-            self._writer.put([ClaimedGrant(grant.number, self._wall_ms())])
+            self._writer.put([ClaimedGrant(grant.number, self._clock.wall_ms())])
 
     async def claim_written(self, claimant: Claimant) -> bool:
         """Wait until the database knows which grants a session has claimed; False if it does not take that now."""
@@ -403,7 +401,7 @@ class RuntimeGrants:
         return self._table.remove(number)
 
     def _moment(self) -> Moment:
-        return Moment(self._wall_ms(), self._elapsed_ms())
+        return Moment(self._clock.wall_ms(), self._clock.elapsed_ms())
 
     def _drop_ended(self) -> None:
         # Not by the wall clock alone: one that is set back must not lengthen anything.
@@ -412,7 +410,7 @@ class RuntimeGrants:
 
     def _take_out(self, grants: Iterable[StoredGrant], how: str, by: Actor | None = None) -> list[EndedGrant]:
         """Have grants count no more, all at once; the rest is writing."""
-        now_ms = self._wall_ms()
+        now_ms = self._clock.wall_ms()
         ended = [
             EndedGrant(grant, now_ms, how, by) for each in grants if (grant := self._remove(each.number)) is not None
         ]

@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from html import escape
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.access.runtime_grants import SettledError
 from mxrtc_bridge.bridge.admin.service import AdminService
-from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.grants import MAX_FOR_S, MIN_FOR_S
 from mxrtc_bridge.core.access.policy import Allow, Service, user_subject
@@ -55,7 +54,9 @@ from mxrtc_bridge.core.errors import AdminError, HomeserverError, StorageError, 
 from mxrtc_bridge.core.ids import Actor, EventId, RoomId, UserId
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.core.text.durations import say_duration
-from mxrtc_bridge.matrix.outbox.outbox import transaction_id
+from mxrtc_bridge.matrix.outbox.notices import Notices
+from mxrtc_bridge.matrix.outbox.outbox import Outbox, transaction_id
+from mxrtc_bridge.matrix.rooms.room_index import RoomIndex
 from mxrtc_bridge.storage.requests import RequestStore
 
 log = logging.getLogger(__name__)
@@ -68,33 +69,6 @@ _NOT_NOW = "I cannot find out just now which rooms you are in, as my homeserver 
 _HOW_TO_ANSWER = "React with \u2705 to allow it, 1\ufe0f\u20e3 for one session, \u274c to deny it; or write"
 
 
-class BotSender(Protocol):
-    """Sends into rooms of the bot."""
-
-    async def send_notice(
-        self, room: RoomId, sender: UserId, text: str, html: str | None = None, *, key: str
-    ) -> EventId: ...
-
-    async def send_event(
-        self, room: RoomId, sender: UserId, event_type: str, content: dict[str, object], *, key: str
-    ) -> EventId: ...
-
-
-class Poster(Protocol):
-    """Posts notices that nobody waits for."""
-
-    def post(
-        self,
-        room: RoomId,
-        sender: UserId,
-        text: str,
-        html: str | None = None,
-        *,
-        key: str,
-        fields: Mapping[str, object] | None = None,
-    ) -> None: ...
-
-
 class AccessRequests:
     """See the head of this module."""
 
@@ -104,12 +78,10 @@ class AccessRequests:
         desk: AdminService,
         rights: Rights,
         config: CurrentConfig,
-        sender: BotSender,
-        poster: Poster,
+        sender: Outbox,
+        poster: Notices,
         *,
-        audited: AuditEvents,
-        admin_room: Callable[[], RoomId | None],
-        speaker_in: Callable[[RoomId], UserId | None],
+        rooms: RoomIndex,
         wall_ms: Callable[[], int],
         limits: RequestLimits | None = None,
     ) -> None:
@@ -122,9 +94,7 @@ class AccessRequests:
             config: names the admins, the bot and the peers.
             sender: shows requests to admins.
             poster: tells people what became of theirs.
-            audited: where it is written down.
-            admin_room: the room of the admins, if the bot is in it.
-            speaker_in: our user in a room.
+            rooms: the room of the admins, and our user in each.
             wall_ms: milliseconds since the epoch.
             limits: bounds.
         """
@@ -134,9 +104,8 @@ class AccessRequests:
         self._config = config
         self._sender = sender
         self._poster = poster
-        self._audited = audited
-        self._admin_room = admin_room
-        self._speaker_in = speaker_in
+        self._audited = desk.audited
+        self._rooms = rooms
         self._wall_ms = wall_ms
         self._limits = limits or RequestLimits()
         self._doing: set[asyncio.Task[Any]] = set()
@@ -161,7 +130,7 @@ class AccessRequests:
             return ALREADY
         if not self._rights.may_ask(user, command.peer, command.service):
             return None
-        admins = self._admin_room()
+        admins = self._rooms.bot_rooms.room("admin")
         if admins is None:
             return RequestAnswer(
                 "Nobody can be asked here: the room of the admins is not set up. Ask an admin yourself."
@@ -236,7 +205,7 @@ class AccessRequests:
             StorageError: the database does not take it.
         """
         answer = answer_of(key)
-        if answer is None or room != self._admin_room():
+        if answer is None or room != self._rooms.bot_rooms.room("admin"):
             return
         request = await self._store.by_notice(target)
         if request is None:
@@ -255,7 +224,7 @@ class AccessRequests:
             StorageError: the database cannot be used.
             HomeserverError: a request cannot be shown.
         """
-        admins = self._admin_room()
+        admins = self._rooms.bot_rooms.room("admin")
         for request in await self._store.open_requests():
             if await self._expire(request) or admins is None:
                 continue
@@ -416,13 +385,13 @@ class AccessRequests:
         return f"{peer.name if peer is not None else request.peer}/{request.service}"
 
     def _tell_asker(self, request: AccessRequest, text: str) -> None:
-        speaker = self._speaker_in(request.room)
+        speaker = self._rooms.speaker_in(request.room)
         if speaker is not None:
             key = f"request-{request.number}-told-{self._wall_ms()}"
             self._poster.post(request.room, speaker, text, key=key, fields=status_fields(_status(request)))
 
     def _tell_admins(self, request: AccessRequest, text: str) -> None:
-        room = self._admin_room()
+        room = self._rooms.bot_rooms.room("admin")
         if room is not None:
             key = transaction_id(room, request.user, str(request.number), f"{text}-{self._wall_ms()}")
             self._poster.post(room, self._config.in_force.appservice.bot, text, key=key)

@@ -9,20 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.storage.counters import CounterStore
 
 log = logging.getLogger(__name__)
 
 BLOCK = 64
 RETRY_S = 15.0
-
-
-class Reserve(Protocol):
-    """Where blocks come from."""
-
-    async def reserve(self, name: str, count: int) -> int: ...
 
 
 class Numbers:
@@ -37,7 +31,7 @@ class Numbers:
 
     def __init__(
         self,
-        store: Reserve,
+        store: CounterStore,
         name: str,
         *,
         block: int = BLOCK,
@@ -97,7 +91,7 @@ class NumbersOfBridge:
         store: the database.
     """
 
-    def __init__(self, store: Reserve) -> None:
+    def __init__(self, store: CounterStore) -> None:
         self.sessions = Numbers(store, "session")
         self.verifications = Numbers(store, "verification")
         self.questions = Numbers(store, "question")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from mxrtc_bridge.bridge.access.runtime_grants import RuntimeGrants
 from mxrtc_bridge.bridge.audit.events import AuditEvents
@@ -17,6 +17,7 @@ from mxrtc_bridge.core.access.policy import Service, Subject
 from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord
 from mxrtc_bridge.core.ids import Actor, ServiceName, UserId
+from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.storage.audit import AuditQuery
 
@@ -59,34 +60,14 @@ class SessionRow:
     received: int
 
 
-class Calls(Protocol):
-    """The live sessions."""
-
-    paused: bool
-
-    @property
-    def sessions(self) -> Sequence[Session]: ...
-
-    def end_sessions(self, which: Callable[[Session], bool], message: str) -> int: ...
-
-
-class AuditPages(Protocol):
-    """What the audit holds."""
-
-    async def page(self, query: AuditQuery, number: int, rows: int) -> tuple[list[tuple[int, AuditRecord]], int]: ...
-
-    async def left_out(self) -> int: ...
-
-
 class AdminService:
     """See the head of this module."""
 
     def __init__(
         self,
         given: RuntimeGrants,
-        calls: Calls,
+        calls: CallManager,
         *,
-        audit: AuditPages,
         audited: AuditEvents,
         reload: Callable[[], Awaitable[str]],
         monotonic: Callable[[], float],
@@ -96,15 +77,13 @@ class AdminService:
         Args:
             given: the grants.
             calls: the live sessions.
-            audit: what was written down.
             audited: where it is written down.
             reload: reads the configuration again, and says in a sentence what came of it.
             monotonic: seconds, of the clock that sessions use.
         """
         self._given = given
         self._calls = calls
-        self._audit = audit
-        self._audited = audited
+        self.audited = audited
         self._reload = reload
         self._monotonic = monotonic
 
@@ -164,7 +143,7 @@ class AdminService:
     def kick(self, by: Actor, *, number: int | None = None, user: UserId | None = None, reason: str = "") -> int:
         """End a session, or all of a user; returns how many. Both ends are told."""
         log.info("- sessions of %s ended by %s", user or f"number {number}", by)
-        self._audited.acted(AuditKind.KICK, by, user=user, session=number, reason=reason)
+        self.audited.acted(AuditKind.KICK, by, user=user, session=number, reason=reason)
         message = "an admin has ended this session" + (f": {reason}" if reason else "")
         return self._calls.end_sessions(
             lambda session: session.number == number if user is None else session.remote == user, message
@@ -182,7 +161,7 @@ class AdminService:
         """Read the configuration again; returns in a sentence what came of it."""
         log.info("the configuration is read again for %s", by)
         said = await self._reload()
-        self._audited.acted(AuditKind.RELOAD, by, reason=said)
+        self.audited.acted(AuditKind.RELOAD, by, reason=said)
         return said
 
     async def log(self, query: AuditQuery, page: int) -> ListPage[tuple[int, AuditRecord]]:
@@ -191,17 +170,17 @@ class AdminService:
         Raises:
             StorageError: the database cannot be read.
         """
-        rows, total = await self._audit.page(query, max(1, page), PAGE_ROWS)
+        rows, total = await self.audited.recorder.page(query, max(1, page), PAGE_ROWS)
         pages = max(1, -(-total // PAGE_ROWS))
         if page > pages:
-            rows, total = await self._audit.page(query, pages, PAGE_ROWS)
-        return ListPage(tuple(rows), min(max(1, page), pages), pages, total, await self._audit.left_out())
+            rows, total = await self.audited.recorder.page(query, pages, PAGE_ROWS)
+        return ListPage(tuple(rows), min(max(1, page), pages), pages, total, await self.audited.recorder.left_out())
 
     def _set_paused(self, by: Actor, *, paused: bool) -> bool:
         news = self._calls.paused is not paused
         self._calls.paused = paused
         if news:
-            self._audited.acted(AuditKind.PAUSE if paused else AuditKind.RESUME, by)
+            self.audited.acted(AuditKind.PAUSE if paused else AuditKind.RESUME, by)
             log.warning("! new sessions are %s, by %s", "refused" if paused else "taken again", by)
         return news
 

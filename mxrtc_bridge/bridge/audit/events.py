@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from mxrtc_bridge.bridge.audit.writer import AuditRecorder
+from mxrtc_bridge.bridge.audit.writer import AuditLog
 from mxrtc_bridge.core.access.grants import StoredGrant
 from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord
 from mxrtc_bridge.core.ids import Actor, LocalAdmin, ServiceName, UserId
+from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.session import Session
 
 MAX_DENIED = 32
@@ -23,14 +24,13 @@ class AuditEvents:
 
     Args:
         recorder: the audit.
-        wall_ms: milliseconds since the epoch.
-        monotonic: seconds, of the clock that sessions use.
+        clock: the one that sessions use.
     """
 
-    def __init__(self, recorder: AuditRecorder, wall_ms: Callable[[], int], monotonic: Callable[[], float]) -> None:
+    def __init__(self, recorder: AuditLog, clock: Clock) -> None:
         self.recorder = recorder
-        self._wall_ms = wall_ms
-        self._monotonic = monotonic
+        self._clock = clock
+        self._wall_ms = clock.wall_ms
 
     # Sessions
 
@@ -52,7 +52,7 @@ class AuditEvents:
         _, sent, received = session.links.totals()
         lasted_ms = None
         if session.connected_at is not None:
-            lasted_ms = round((self._monotonic() - session.connected_at) * 1000)
+            lasted_ms = round((self._clock.monotonic() - session.connected_at) * 1000)
         self.recorder.note(
             AuditRecord(
                 AuditKind.END,
@@ -154,7 +154,7 @@ class ServiceAudit:
     writes down how many there were: who opens a stream after the other does not order a line with each.
     """
 
-    def __init__(self, recorder: AuditRecorder, wall_ms: Callable[[], int], user: UserId, peer: UserId) -> None:
+    def __init__(self, recorder: AuditLog, wall_ms: Callable[[], int], user: UserId, peer: UserId) -> None:
         self._recorder = recorder
         self._wall_ms = wall_ms
         self._user = user

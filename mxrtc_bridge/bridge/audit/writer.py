@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
 from mxrtc_bridge.bridge.audit.recovery import Recovery, start_record
 from mxrtc_bridge.config.config import AuditSettings
@@ -52,22 +52,6 @@ UNWRITABLE = "the audit could not be written"
 """The rule by which a decision is refused that cannot be made durable."""
 
 
-class AuditRecorder(Protocol):
-    """What everybody else sees of the audit."""
-
-    async def record(self, record: AuditRecord) -> bool:
-        """Make a decision durable; False if that failed, and then it must have no effect."""
-        ...
-
-    def note(self, record: AuditRecord) -> None:
-        """Write down what has happened, soon."""
-        ...
-
-    async def ready(self) -> bool:
-        """Whether a decision could be made durable now: for one that a record of before stands for."""
-        ...
-
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -79,7 +63,7 @@ class _Waiting:
 
 
 class AuditLog:
-    """Implements :class:`AuditRecorder`. :meth:`start` comes first, :meth:`run` must run, :meth:`close` at the end."""
+    """The audit. :meth:`start` comes first, :meth:`run` must run, :meth:`close` at the end."""
 
     def __init__(
         self,
@@ -204,6 +188,7 @@ class AuditLog:
     # What others ask
 
     async def record(self, record: AuditRecord) -> bool:
+        """Make a decision durable; False if that failed, and then it must have no effect."""
         if not self._shares.take(record, self._wall_ms()):
             return await self.ready()
         if self._closed or len(self._decisions) >= MAX_WAITING:
@@ -214,6 +199,7 @@ class AuditLog:
         return await done
 
     async def ready(self) -> bool:
+        """Whether a decision could be made durable now: for one that a record of before stands for."""
         now = asyncio.get_running_loop().time()
         if self._failing or self._file is None:
             return False
@@ -228,6 +214,7 @@ class AuditLog:
         return True
 
     def note(self, record: AuditRecord) -> None:
+        """Write down what has happened, soon."""
         if self._closed:
             log.error("! a record of the audit is lost, as it came after the end: %s", record.kind.value)
         elif self._shares.take(record, self._wall_ms()):

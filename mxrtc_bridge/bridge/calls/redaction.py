@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.call.events import CallMessage
 from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
+from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
 from mxrtc_bridge.storage.call_events import CallEventRow, CallEventStore
 
@@ -26,22 +27,16 @@ DELAY_S = 10.0
 RETRY_S = 60.0
 
 
-class Redactor(Protocol):
-    """The part of the homeserver that redacts."""
-
-    async def redact(self, room: RoomId, event: EventId, txn_id: str, as_user: UserId | None = None) -> EventId: ...
-
-
 class CallRedaction:
     """Sends events of calls into rooms, and takes them back: :meth:`start` comes first, then :meth:`run` must run."""
 
     def __init__(
         self,
         outbox: Outbox,
-        redactor: Redactor,
+        redactor: QuietHomeserver,
         store: CallEventStore,
         *,
-        wanted: Callable[[], bool],
+        config: CurrentConfig,
         wall_ms: Callable[[], int],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -51,14 +46,14 @@ class CallRedaction:
             outbox: sends events.
             redactor: takes them back.
             store: remembers them.
-            wanted: whether events are taken back, by the configuration in force.
+            config: says whether events are taken back.
             wall_ms: milliseconds since the epoch.
             sleep: waits.
         """
         self._outbox = outbox
         self._redactor = redactor
         self._store = store
-        self._wanted = wanted
+        self._config = config
         self._wall_ms = wall_ms
         self._sleep = sleep
         self._due = asyncio.Event()
@@ -66,7 +61,7 @@ class CallRedaction:
     async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
         """Send an event of a call; see :meth:`mxrtc_bridge.matrix.outbox.outbox.Outbox.send`."""
         event = await self._outbox.send(room, sender, message, step=step)
-        if not self._wanted():
+        if not self._config.in_force.rooms.redact_calls:
             return
         try:
             await self._store.add(CallEventRow(room, event, sender, message.call_id), self._wall_ms())

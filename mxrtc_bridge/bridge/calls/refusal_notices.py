@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from mxrtc_bridge.bridge.devices.decryption import NoticeTimes
 from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
+from mxrtc_bridge.storage.notice_times import NoticeStore
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class RefusalNotices:
         wall_ms: milliseconds since the epoch.
     """
 
-    def __init__(self, outbox: Outbox, notices: NoticeTimes, wall_ms: Callable[[], int]) -> None:
+    def __init__(self, outbox: Outbox, notices: NoticeStore, wall_ms: Callable[[], int]) -> None:
         self._outbox = outbox
         self._notices = notices
         self._wall_ms = wall_ms

@@ -15,13 +15,11 @@ import secrets
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from mxrtc_bridge.bridge.access.rights import Rights
-from mxrtc_bridge.bridge.current_config import CurrentConfig
-from mxrtc_bridge.bridge.devices.decryption import RefusalCounter
-from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, Standing
-from mxrtc_bridge.core.access.policy import Allow
+from mxrtc_bridge.bridge.calls.redaction import CallRedaction
+from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, JudgedCaller, Standing
 from mxrtc_bridge.core.call.events import CallEvent, CallMessage, Invite, Reject, Version
 from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.call.to_device import (
@@ -35,9 +33,9 @@ from mxrtc_bridge.core.call.to_device import (
     call_to_device_content,
     parse_call_to_device,
 )
-from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError, RefusalCode
-from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId, server_of
+from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId, server_of
+from mxrtc_bridge.engine.ports import Counters
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
@@ -71,10 +69,8 @@ class _Message:
     signal: CallToDevice
 
 
-class RoomSignaller(Protocol):
-    """Sends events of calls into rooms."""
-
-    async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None: ...
+TakeCall = Callable[[CallEvent, UserId], Awaitable[None]]
+"""Given each event of a call, with our user."""
 
 
 class ToDeviceSignalling:
@@ -82,14 +78,12 @@ class ToDeviceSignalling:
 
     def __init__(
         self,
-        rooms: RoomSignaller,
+        rooms: CallRedaction,
         device_of: Callable[[UserId], CryptoDevice | None],
-        receive: Callable[[CallEvent, UserId], Awaitable[None]],
         *,
         lookups: DeviceLookups,
         rights: Rights,
-        config: CurrentConfig,
-        counters: RefusalCounter,
+        counters: Counters,
         wall_ms: Callable[[], int],
     ) -> None:
         """Make it.
@@ -97,24 +91,20 @@ class ToDeviceSignalling:
         Args:
             rooms: sends what belongs to a call in a room.
             device_of: the device of one of our users, if it is up.
-            receive: given each event of a call, with our user.
             lookups: asks what is to be thought of a device that calls.
             rights: the rules in force.
-            config: has the policy for devices.
             counters: counts what is refused.
             wall_ms: milliseconds since the epoch.
         """
         self._rooms = rooms
         self._device_of = device_of
-        self._receive = receive
         self._lookups = lookups
         self._rights = rights
-        self._config = config
         self._counters = counters
         self._seldom = RateLimitedLog(log)
         self._wall_ms = wall_ms
         self._order = CallOrder()
-        self._callers: OrderedDict[DevicePair, tuple[DeviceIdentity, CallerDevice]] = OrderedDict()
+        self._callers: OrderedDict[DevicePair, JudgedCaller] = OrderedDict()
         self._strangers: OrderedDict[DevicePair, DeviceIdentity] = OrderedDict()
         self._lines: dict[DevicePair, deque[_Message]] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -128,8 +118,14 @@ class ToDeviceSignalling:
 
     # From devices
 
-    async def handle(self, device: CryptoDevice, event: ToDeviceEvent) -> None:
-        """Take what another device has sent to one of ours; messages of one device come in order."""
+    async def handle(self, device: CryptoDevice, event: ToDeviceEvent, take: TakeCall) -> None:
+        """Take what another device has sent to one of ours; messages of one device come in order.
+
+        Args:
+            device: ours.
+            event: what was sent.
+            take: given what belongs to a call and may be heard; later where the device is looked up before.
+        """
         if event.type != SIGNAL_TYPE:
             log.debug("< %s of %s to a device of %s ignored", event.type, event.sender, device.user)
             return
@@ -147,12 +143,12 @@ class ToDeviceSignalling:
         if line is not None:
             self._wait_in(line, message)
         elif self._may_call(message) and self._brings_invite(message):
-            self._begin_line(channel, message)
+            self._begin_line(channel, message, take)
         else:
-            await self._take(channel, message)
+            await self._take(channel, message, take)
 
     def _may_call(self, message: _Message) -> bool:
-        return isinstance(self._rights.may_call(message.caller.user, message.device.user), Allow)
+        return self._rights.allows(message.caller.user, message.device.user)
 
     def _brings_invite(self, message: _Message) -> bool:
         """Whether this message may lead to an invite being heard: it is one, or one waits for it."""
@@ -166,7 +162,7 @@ class ToDeviceSignalling:
         else:
             line.append(message)
 
-    def _begin_line(self, channel: DevicePair, message: _Message) -> None:
+    def _begin_line(self, channel: DevicePair, message: _Message, take: TakeCall) -> None:
         user, server = message.caller.user, server_of(message.caller.user)
         waiting = [line[0].caller.user for line in self._lines.values()]
         full = (
@@ -178,15 +174,15 @@ class ToDeviceSignalling:
             self._refused(RefusalCode.RATE, user)
             return
         self._lines[channel] = deque([message])
-        self._tasks.create_task(self._work(channel), name="look-up of a caller")
+        self._tasks.create_task(self._work(channel, take), name="look-up of a caller")
 
-    async def _work(self, channel: DevicePair) -> None:
+    async def _work(self, channel: DevicePair, take: TakeCall) -> None:
         """Take what waits, in order, until nothing does; the first message stays in the line while it is taken."""
         line = self._lines[channel]
         try:
             while line:
                 try:
-                    await self._take(channel, line[0])
+                    await self._take(channel, line[0], take)
                 except MxrtcError as error:
                     log.warning("! a message of %s was not handled: %s", line[0].caller.user, error)
                 except Exception:
@@ -195,7 +191,7 @@ class ToDeviceSignalling:
         finally:
             del self._lines[channel]
 
-    async def _take(self, channel: DevicePair, message: _Message) -> None:
+    async def _take(self, channel: DevicePair, message: _Message, take: TakeCall) -> None:
         """Hand on what can be heard now."""
         caller = message.caller
         try:
@@ -204,52 +200,42 @@ class ToDeviceSignalling:
             self._refused(error.code, caller.user)
             return
         for signal in ready:
-            known = await self._admit(channel, message, signal)
-            if known is not None:
+            admitted = await self._admit(channel, message, signal)
+            if admitted is not None:
                 event_id = _event_id(channel, signal)
-                event = CallEvent(channel, event_id, caller.user, signal.sent_ms, signal.message, known)
-                await self._receive(event, message.device.user)
+                event = CallEvent(channel, event_id, caller.user, signal.sent_ms, signal.message, admitted.device)
+                await take(event, message.device.user)
 
-    async def _admit(self, channel: DevicePair, message: _Message, signal: CallToDevice) -> CallerDevice | None:
-        """The device as it is known now; None if it is not heard.
+    async def _admit(self, channel: DevicePair, message: _Message, signal: CallToDevice) -> JudgedCaller | None:
+        """The caller as the device is known now; None if it is not heard.
 
         An invite is judged by what its user's homeserver answers now. What follows must come from the same device,
         with the same key, as the invite.
         """
-        caller, least = message.caller, self._least
-        if isinstance(signal.message, Invite):
-            if self._may_call(message):
-                return await self._look_up(channel, message, signal.message)
-            if caller.trust.meets(least):
-                # It is refused by who decides on calls, and must be told so: no question is asked for that.
-                _remember(self._strangers, channel, caller)
-                return CallerDevice(caller.device, caller.ed25519, caller.trust)
-            self._refused(RefusalCode.DEVICE, caller.user)
-            return None
-        device, known = self._callers.get(channel, (caller, None))
-        known = known or CallerDevice(caller.device, caller.ed25519, caller.trust)
-        if device.ed25519 != caller.ed25519 or not known.trust.meets(least):
-            self._refused(RefusalCode.DEVICE, caller.user)
-            return None
-        return known
-
-    async def _look_up(self, channel: DevicePair, message: _Message, invite: Invite) -> CallerDevice | None:
-        standing, known, found = await self._lookups.judge(message.device.user, message.caller, self._least)
-        # The policy may have been changed meanwhile.
-        if standing is Standing.GOOD and not known.trust.meets(self._least):
-            standing = Standing.UNTRUSTED
-        if standing is Standing.GOOD:
-            self._strangers.pop(channel, None)
-            _remember(self._callers, channel, (found, known))
-            return known
+        by_message = self._lookups.judge_by_message(message.caller)
+        if not isinstance(signal.message, Invite):
+            known = self._callers.get(channel, by_message).under(self._lookups.least)
+            if known.identity is not None and known.identity.ed25519 == message.caller.ed25519 and known.is_good:
+                return known
+        elif self._may_call(message):
+            return await self._look_up(channel, message, signal.message)
+        elif by_message.is_good:
+            # It is refused by who decides on calls, and must be told so: no question is asked for that.
+            _remember(self._strangers, channel, message.caller)
+            return by_message
         self._refused(RefusalCode.DEVICE, message.caller.user)
-        reject = Reject(invite.call_id, PartyId(secrets.token_hex(8)), Version.V1, _REASONS[standing])
-        await self._send(message.device, message.caller, channel, reject)
         return None
 
-    @property
-    def _least(self) -> Trust:
-        return self._config.in_force.encryption.least
+    async def _look_up(self, channel: DevicePair, message: _Message, invite: Invite) -> JudgedCaller | None:
+        caller = await self._lookups.judge(message.device.user, message.caller)
+        if caller.is_good:
+            self._strangers.pop(channel, None)
+            _remember(self._callers, channel, caller)
+            return caller
+        self._refused(RefusalCode.DEVICE, message.caller.user)
+        reject = Reject(invite.call_id, PartyId(secrets.token_hex(8)), Version.V1, _REASONS[caller.standing])
+        await self._send(message.device, message.caller, channel, reject)
+        return None
 
     def _refused(self, code: RefusalCode, sender: UserId) -> None:
         self._counters.refusal(code)
@@ -270,11 +256,9 @@ class ToDeviceSignalling:
         if device is None:
             # Not worth waiting for: where encryption was turned off it never comes, and leftover calls wait in a line.
             raise HomeserverError(f"the device of {sender} is not up", 404)
-        admitted, stranger = self._callers.get(route), self._strangers.get(route)
-        caller = admitted[0] if admitted is not None else stranger
-        if caller is None:
-            caller = await self._find(device, route.remote, route.device)
-        await self._send(device, caller, route, message)
+        known = self._callers.get(route)
+        to = self._strangers.get(route) if known is None else known.identity
+        await self._send(device, to or await self._find(device, route.remote, route.device), route, message)
 
     async def _find(self, device: CryptoDevice, user: UserId, name: str) -> DeviceIdentity:
         """Find a device that called an earlier run of the bridge."""

@@ -9,23 +9,24 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from dataclasses import dataclass
 
 from mxrtc_bridge.bridge.access.rights import Rights
-from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.bridge.devices.devices import Encryption, explain, readable_for_all
-from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, Standing
-from mxrtc_bridge.core.access.policy import Allow
+from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, JudgedCaller, Standing
 from mxrtc_bridge.core.call.codec import parse_message
 from mxrtc_bridge.core.call.events import EVENT_TYPES, Reject, Version
-from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
+from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import EventError, HomeserverError, RefusalCode, StorageError
 from mxrtc_bridge.core.ids import PartyId, RoomId, UserId
+from mxrtc_bridge.engine.ports import Counters
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.encrypted_rooms import Opened
-from mxrtc_bridge.matrix.crypto.values import Undecryptable
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, Undecryptable
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
+from mxrtc_bridge.matrix.rooms.room_index import RoomIndex
+from mxrtc_bridge.storage.notice_times import NoticeStore
 
 log = logging.getLogger(__name__)
 
@@ -56,26 +57,14 @@ _WORDS = {
 }
 
 
-class RoomUsers(Protocol):
-    """What this module must know about rooms."""
+@dataclass(frozen=True, slots=True)
+class ClearEvent:
+    """An event of a room of one of our users, in plain text."""
 
-    def members(self, room: RoomId) -> frozenset[UserId] | None: ...
-
-    def speaker_in(self, room: RoomId) -> UserId | None: ...
-
-    def is_encrypted(self, room: RoomId) -> bool: ...
-
-
-class NoticeTimes(Protocol):
-    """Remembers who was told what."""
-
-    async def may_notify(self, user: UserId, now_ms: int, interval_ms: int, /) -> bool: ...
-
-
-class RefusalCounter(Protocol):
-    """Counts what is refused."""
-
-    def refusal(self, code: RefusalCode) -> None: ...
+    event: RoomEvent
+    local: UserId
+    device: DeviceIdentity | None
+    """The device that has encrypted it; None where it came in plain text."""
 
 
 class EventDecryption:
@@ -84,18 +73,14 @@ class EventDecryption:
     def __init__(
         self,
         encryption: Encryption,
-        rooms: RoomUsers,
+        rooms: RoomIndex,
         outbox: Outbox,
-        notices: NoticeTimes,
+        notices: NoticeStore,
         *,
         lookups: DeviceLookups,
         rights: Rights,
-        config: CurrentConfig,
-        counters: RefusalCounter,
+        counters: Counters,
         wall_ms: Callable[[], int],
-        handle_call: Callable[[RoomEvent, UserId, CallerDevice | None], Awaitable[None]],
-        handle_message: Callable[[RoomEvent, UserId], Awaitable[None]],
-        handle_verification: Callable[[RoomEvent, UserId], bool],
         later: Callable[[UserId, Callable[[], Awaitable[object]]], bool],
     ) -> None:
         """Make it.
@@ -107,14 +92,8 @@ class EventDecryption:
             notices: remembers who was told what.
             lookups: asks what is to be thought of a device that calls or gives commands.
             rights: the rules in force.
-            config: has the policy for devices.
             counters: counts what is refused.
             wall_ms: milliseconds since the epoch.
-            handle_call: given each event of a call that may be looked at, in plain text, the peer it is for, and the
-                device that has encrypted it.
-            handle_message: the same for messages and reactions.
-            handle_verification: given each event in plain text first; whether it belongs to a verification. Must not
-                block.
             later: does what asks other homeservers, for a user, while the events behind this one are handled.
         """
         self._encryption = encryption
@@ -123,32 +102,56 @@ class EventDecryption:
         self._notices = notices
         self._lookups = lookups
         self._rights = rights
-        self._config = config
         self._counters = counters
         self._wall_ms = wall_ms
-        self._handle_call = handle_call
-        self._handle_message = handle_message
-        self._handle_verification = handle_verification
         self._later = later
         self._preparing: set[tuple[RoomId, UserId]] = set()
         self._seldom = RateLimitedLog(log)
 
-    async def handle(self, event: RoomEvent, local: UserId) -> None:
-        """Take one event of a room of the peer ``local``; those of one sender come in order."""
+    async def open(
+        self, event: RoomEvent, local: UserId, late: Callable[[ClearEvent], Awaitable[None]]
+    ) -> ClearEvent | None:
+        """Return what an event of a room of ``local`` says; None where that is nothing, or nothing yet.
+
+        Args:
+            event: the event; those of one sender come in order.
+            local: our user in its room.
+            late: given what it says when its key has come later.
+        """
         if event.type in ("m.room.member", "m.room.encryption"):
             self._prepare_keys(event, local)
-        elif event.type == "m.room.encrypted":
-            await self._handle_encrypted(event, local)
-        elif self._handle_verification(event, local):
-            # In plain text as well, as clients send it: what it says is believed only after people have compared it.
-            return
-        elif event.type in EVENT_TYPES and await self._is_believed(event, local):
-            await self._handle_call(event, local, None)
-        elif event.type == "m.room.message" and await self._is_believed(event, local):
-            await self._handle_message(event, local)
-        elif event.type == "m.reaction" and self._least is Trust.UNSIGNED:
-            # Clients send reactions in plain text in encrypted rooms as well.
-            await self._handle_message(event, local)
+            return None
+        if event.type != "m.room.encrypted":
+            return ClearEvent(event, local, None)
+        if not self._encryption.is_on:
+            return None
+
+        async def read_late(event: RoomEvent, opened: Opened | Undecryptable) -> None:
+            if self._rooms.speaker_in(event.room_id) == local:
+                clear = await self._readable(event, opened, local)
+                if clear is not None:
+                    await late(clear)
+
+        opened = await self._encryption.open(event, local, read_late)
+        return None if opened is None else await self._readable(event, opened, local)
+
+    async def admit(self, clear: ClearEvent) -> JudgedCaller | None:
+        """Judge who has sent a call or a command; None if it must not be heard, which its sender is told."""
+        event, local = clear.event, clear.local
+        is_call, is_message = event.type in EVENT_TYPES, event.type == "m.room.message"
+        plain = JudgedCaller(event.sender, Standing.GOOD)
+        if clear.device is None:
+            if event.type == "m.reaction" and self._lookups.least is Trust.UNSIGNED:
+                # Clients send reactions in plain text in encrypted rooms as well.
+                return plain
+            return plain if (is_call or is_message) and await self._is_believed(event, local) else None
+        if not (is_call or is_message):
+            return None
+        caller = await self._judge(event, local, clear.device)
+        if caller.is_good:
+            return caller
+        await self._refuse(event, local, _WORDS[caller.standing])
+        return None
 
     def _prepare_keys(self, event: RoomEvent, local: UserId) -> None:
         """Share our key when somebody has joined, so that the first answer need not wait for it."""
@@ -161,76 +164,45 @@ class EventDecryption:
     async def _prepare(self, room: RoomId, local: UserId) -> None:
         # From now on somebody else may join, for whom it is to be done once more.
         self._preparing.discard((room, local))
-        members = self._rooms.members(room)
-        if members is not None and self._rooms.is_encrypted(room):
-            await self._encryption.prepare(room, local, members)
+        await self._encryption.prepare(room, local)
 
     async def _is_believed(self, event: RoomEvent, local: UserId) -> bool:
         """Whether an event in plain text is one that the room and the policy allow."""
-        if self._encryption.is_on and await self._encryption.is_encrypted(
-            event.room_id, local, state=self._rooms.is_encrypted(event.room_id)
-        ):
+        if self._encryption.is_on and await self._encryption.is_encrypted(event.room_id, local):
             # Everybody on its way could have written it.
             self._counters.refusal(RefusalCode.PLAIN_IN_ENCRYPTED)
             self._seldom.info(
                 event.sender, "x %s from %s ignored: in plain text, in an encrypted room", event.type, event.sender
             )
             return False
-        if self._least is Trust.UNSIGNED:
+        if self._lookups.least is Trust.UNSIGNED:
             return True
         await self._refuse(event, local, PLAIN_TEXT)
         return False
 
-    @property
-    def _least(self) -> Trust:
-        return self._config.in_force.encryption.least
-
-    async def _handle_encrypted(self, event: RoomEvent, local: UserId) -> None:
-        if not self._encryption.is_on:
-            return
-
-        async def late(event: RoomEvent, opened: Opened | Undecryptable) -> None:
-            if self._rooms.speaker_in(event.room_id) == local:
-                await self._handle_opened(event, opened, local)
-
-        opened = await self._encryption.open(event, local, late)
-        if opened is not None:
-            await self._handle_opened(event, opened, local)
-
-    async def _handle_opened(self, event: RoomEvent, opened: Opened | Undecryptable, local: UserId) -> None:
-        if isinstance(opened, Undecryptable):
-            self._counters.refusal(RefusalCode.UNDECRYPTABLE)
-            self._seldom.info(
-                event.sender, "x an event of %s to %s cannot be read: %s", event.sender, local, opened.obstacle.value
-            )
+    async def _readable(self, event: RoomEvent, opened: Opened | Undecryptable, local: UserId) -> ClearEvent | None:
+        if isinstance(opened, Opened):
+            return ClearEvent(opened.event, local, opened.device)
+        self._counters.refusal(RefusalCode.UNDECRYPTABLE)
+        self._seldom.info(
+            event.sender, "x an event of %s to %s cannot be read: %s", event.sender, local, opened.obstacle.value
+        )
+        if self._rights.allows(event.sender, local):
             await self._say_once(event, local, "undecryptable", explain(opened))
-        elif self._handle_verification(opened.event, local):
-            # From any device: how far it is trusted is what is being found out.
-            return
-        elif opened.event.type in EVENT_TYPES or opened.event.type == "m.room.message":
-            standing, known = await self._judge(opened, local)
-            if standing is not Standing.GOOD:
-                await self._refuse(opened.event, local, _WORDS[standing])
-            elif opened.event.type in EVENT_TYPES:
-                await self._handle_call(opened.event, local, known)
-            else:
-                await self._handle_message(opened.event, local)
+        return None
 
-    async def _judge(self, opened: Opened, local: UserId) -> tuple[Standing, CallerDevice]:
+    async def _judge(self, event: RoomEvent, local: UserId, device: DeviceIdentity) -> JudgedCaller:
         """What is to be thought of the device of an event now.
 
         It is asked for where something new begins by it: a call, or a command while not every device is trusted. The
         rest of a call belongs to a session whose device is asked for again and again.
         """
-        device, event = opened.device, opened.event
-        begins = event.type == "m.call.invite" or (event.type == "m.room.message" and self._least is not Trust.UNSIGNED)
-        if begins and self._may_use(event.sender, local):
-            standing, known, _ = await self._lookups.judge(local, device, self._least)
-            # The policy may have been changed meanwhile.
-            trusted = standing is not Standing.GOOD or known.trust.meets(self._least)
-            return standing if trusted else Standing.UNTRUSTED, known
-        known = CallerDevice(device.device, device.ed25519, device.trust)
-        return Standing.GOOD if device.trust.meets(self._least) else Standing.UNTRUSTED, known
+        begins = event.type == "m.call.invite" or (
+            event.type == "m.room.message" and self._lookups.least is not Trust.UNSIGNED
+        )
+        if begins and self._rights.allows(event.sender, local):
+            return await self._lookups.judge(local, device)
+        return self._lookups.judge_by_message(device)
 
     async def _refuse(self, event: RoomEvent, local: UserId, text: str) -> None:
         """Reject a call because of the device that has sent it, and say why."""
@@ -238,7 +210,7 @@ class EventDecryption:
         self._seldom.info(
             event.sender, "x %s from %s ignored: the device is not trusted enough", event.type, event.sender
         )
-        if event.type not in ("m.call.invite", "m.room.message") or not self._may_use(event.sender, local):
+        if event.type not in ("m.call.invite", "m.room.message") or not self._rights.allows(event.sender, local):
             return
         await self._say_once(event, local, "device", text)
         if event.type != "m.call.invite":
@@ -252,9 +224,9 @@ class EventDecryption:
             log.info("a call was not rejected: %s", error)
 
     async def _say_once(self, event: RoomEvent, local: UserId, what: str, text: str) -> None:
-        """Tell the sender of a recent event something, not more often than once an hour."""
+        """Tell the sender of a recent event, who has a right, something; not more often than once an hour."""
         now = self._wall_ms()
-        if now - event.origin_server_ts > RECENT_MS or not self._may_use(event.sender, local):
+        if now - event.origin_server_ts > RECENT_MS:
             return
         try:
             if await self._notices.may_notify(UserId(f"{what} {event.sender}"), now, EXPLAIN_EVERY_MS):
@@ -262,6 +234,3 @@ class EventDecryption:
                     await self._outbox.send_notice(event.room_id, local, text, key=f"{what}-{event.event_id}")
         except (HomeserverError, StorageError) as error:
             log.warning("%s could not be told why: %s", event.sender, error)
-
-    def _may_use(self, user: UserId, local: UserId) -> bool:
-        return isinstance(self._rights.may_call(user, local), Allow)

@@ -39,6 +39,7 @@ from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys, pickle_key
 from mxrtc_bridge.matrix.crypto.sync import LONG_POLL_S, DeviceSync
 from mxrtc_bridge.matrix.crypto.values import Obstacle, ToDeviceEvent, Undecryptable, UserDevices
+from mxrtc_bridge.matrix.rooms.room_index import RoomIndex
 from mxrtc_bridge.storage.crypto import CryptoStore
 
 log = logging.getLogger(__name__)
@@ -94,9 +95,9 @@ class Encryption:
         self,
         config: Config,
         store: CryptoStore,
+        rooms: RoomIndex,
         *,
         wall_ms: Callable[[], int],
-        to_device: ToDeviceHandler,
         may_replace: Callable[[UserId], bool] = lambda _user: False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         has_right: Callable[[UserId], bool] = lambda _user: False,
@@ -106,8 +107,8 @@ class Encryption:
         Args:
             config: the configuration.
             store: remembers all devices.
+            rooms: who is in which room, and which are encrypted.
             wall_ms: milliseconds since the epoch.
-            to_device: given what other devices send, one at a time for each of ours.
             may_replace: whether another identity that a user of ours shows is replaced.
             sleep: waits before a device is brought up again.
             has_right: whether a user holds any right.
@@ -115,8 +116,10 @@ class Encryption:
         self._sleep = sleep
         self._config = config
         self._store = store
+        self._rooms = rooms
         self._wall_ms = wall_ms
-        self._to_device = to_device
+        self._to_device: ToDeviceHandler
+        """No device is there before :meth:`start` has it."""
         self._may_replace = may_replace
         self._ends: dict[UserId, _End] = {}
         self._transports: list[Transport] = []
@@ -146,15 +149,19 @@ class Encryption:
         for end in self._ends.values():
             end.rooms.device.lists.know(config.encryption.identities)
 
-    async def start(self, users: Iterable[UserId]) -> None:
+    async def start(self, users: Iterable[UserId], to_device: ToDeviceHandler) -> None:
         """Bring up the devices of all virtual users, which must be registered.
+
+        Args:
+            users: ours.
+            to_device: given what other devices send, one at a time for each of ours.
 
         Raises:
             LocalError: encryption was demanded (``enabled: on``) and is not possible.
             OtherIdentityError: a user shows another identity, which may not be replaced.
             HomeserverError: the same, because of the homeserver.
         """
-        settings = self._config.encryption
+        settings, self._to_device = self._config.encryption, to_device
         if settings.mode is EncryptionMode.OFF:
             self.why_off = "encryption.enabled is off"
             log.warning("encryption is off: the configuration says so; calls from encrypted rooms are not understood")
@@ -343,20 +350,13 @@ class Encryption:
 
     # --- rooms
 
-    async def is_encrypted(self, room: RoomId, local: UserId, *, state: bool) -> bool:
-        """Whether a room is or ever was encrypted, as far as we know; ``state`` is what its state says now."""
-        end = self._ends.get(local)
+    async def is_encrypted(self, room: RoomId, local: UserId) -> bool:
+        """Whether a room is or ever was encrypted, as far as we know."""
+        end, state = self._ends.get(local), self._rooms.is_encrypted(room)
         return state if end is None else await end.rooms.encryption_of(room, encrypted=state) is not None
 
     async def seal(
-        self,
-        room: RoomId,
-        local: UserId,
-        event_type: str,
-        content: Mapping[str, object],
-        *,
-        state: bool,
-        members: frozenset[UserId],
+        self, room: RoomId, local: UserId, event_type: str, content: Mapping[str, object]
     ) -> tuple[str, Mapping[str, object]]:
         """Return what is to be sent in a room: encrypted where the room is, and where we can.
 
@@ -365,7 +365,7 @@ class Encryption:
         Raises:
             HomeserverError: keys could not be asked for or sent, or the device is not up.
         """
-        end = self._ends.get(local)
+        end, state = self._ends.get(local), self._rooms.is_encrypted(room)
         if end is None and not (self.is_on and state):
             return event_type, content
         encryption = None if end is None else await end.rooms.encryption_of(room, encrypted=state)
@@ -373,13 +373,17 @@ class Encryption:
             return event_type, content
         if end is None or encryption is None or not end.up:
             raise HomeserverError(f"{local} cannot speak in an encrypted room: its device is not up")
-        least = _LEAST.get() or self._config.encryption.least
+        least, members = _LEAST.get() or self._config.encryption.least, self._rooms.members(room)
+        if members is None:
+            # Of a room that is not known here nobody but our user is known to be in it.
+            named = state and self._rooms.speaker_in(room) == local
+            members = await end.rooms.joined_members(room) if named else frozenset({local})
         return await end.rooms.seal(encryption, members, event_type, content, least=least)
 
-    async def prepare(self, room: RoomId, local: UserId, members: frozenset[UserId]) -> None:
+    async def prepare(self, room: RoomId, local: UserId) -> None:
         """Give the devices of a room our key before there is something to say; failures are not the caller's."""
-        end = self._end_of(local)
-        if end is None:
+        end, members = self._end_of(local), self._rooms.members(room)
+        if end is None or members is None or not self._rooms.is_encrypted(room):
             return
         try:
             encryption = await end.rooms.encryption_of(room, encrypted=True)

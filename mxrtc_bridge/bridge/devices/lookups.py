@@ -15,11 +15,12 @@ import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from http import HTTPStatus
 from weakref import WeakValueDictionary
 
+from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.errors import AnswerTooLongError, HomeserverError, StorageError
@@ -78,6 +79,37 @@ class Standing(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class JudgedCaller:
+    """Who calls or gives a command, by which device, and what was decided about that device when this was made.
+
+    Says nothing of rights: whoever has waited since asks for them again.
+    """
+
+    user: UserId
+    standing: Standing
+    identity: DeviceIdentity | None = None
+    """Where answers between devices go to; None where it came in plain text."""
+    master: str | None = None
+    """The identity that the user shows; None if there is none, or nobody has asked."""
+
+    @property
+    def device(self) -> CallerDevice | None:
+        """The device for those who judge it again."""
+        each = self.identity
+        return None if each is None else CallerDevice(each.device, each.ed25519, each.trust, self.master)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the device may be heard."""
+        return self.standing is Standing.GOOD
+
+    def under(self, least: Trust) -> JudgedCaller:
+        """The same by a policy that may have become stricter meanwhile."""
+        trust = Trust.UNSIGNED if self.identity is None else self.identity.trust
+        return replace(self, standing=Standing.UNTRUSTED) if self.is_good and not trust.meets(least) else self
+
+
+@dataclass(frozen=True, slots=True)
 class _Asked:
     by: DeviceLists
     began_s: float
@@ -93,7 +125,7 @@ class DeviceLookups:
 
     Args:
         lists_of: what the device of one of our users knows of others; None where it has none.
-        own_server: the domain of our homeserver, which answers for its own users at once.
+        config: has the policy for devices, and the domain of our homeserver, which answers for its own users at once.
         monotonic: seconds that only ever grow.
         sleep: waits before a device that is not listed is asked for again.
     """
@@ -101,13 +133,14 @@ class DeviceLookups:
     def __init__(
         self,
         lists_of: Callable[[UserId], DeviceLists | None],
-        own_server: str,
+        config: CurrentConfig,
         *,
         monotonic: Callable[[], float] = elapsed_s,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._lists_of = lists_of
-        self._own_server = own_server.lower()
+        self._config = config
+        self._own_server = config.in_force.homeserver.domain.lower()
         self._monotonic = monotonic
         self._sleep = sleep
         self._budget = RateLimit(LOOKS_A_MINUTE, LOOKS_A_MINUTE_OF_SERVER)
@@ -132,20 +165,23 @@ class DeviceLookups:
         """What the device of one of our users knows of others."""
         return self._lists_of(local)
 
+    @property
+    def least(self) -> Trust:
+        """What the policy in force asks of a device."""
+        return self._config.in_force.encryption.least
+
     # --- one caller
 
-    async def judge(
-        self, local: UserId, device: DeviceIdentity, least: Trust
-    ) -> tuple[Standing, CallerDevice, DeviceIdentity]:
+    def judge_by_message(self, device: DeviceIdentity) -> JudgedCaller:
+        """Judge a device by what was known of it when its message was decrypted; asks nobody."""
+        return JudgedCaller(device.user, Standing.GOOD, device).under(self.least)
+
+    async def judge(self, local: UserId, device: DeviceIdentity) -> JudgedCaller:
         """Look up a device that calls; only for somebody who has a right, as others must not make us ask.
 
         Args:
             local: whom it calls.
             device: the device, as its message proves it.
-            least: what the policy asks for.
-
-        Returns:
-            what is to be thought of it, and the device as it is known now.
         """
         lists = self._lists_of(local)
         standing, found, master = Standing.UNKNOWN, device, None
@@ -161,7 +197,7 @@ class DeviceLookups:
                     if same is None:
                         standing = Standing.UNLISTED
                         continue
-                    standing, found = _standing(same, seen, least), same
+                    standing, found = _standing(same, seen, self.least), same
                     break
         except TimeoutError:
             # A device that is not listed stays so; the pause before the next look has been cut short.
@@ -170,12 +206,12 @@ class DeviceLookups:
             seen = lists.recent(device.user, YOUNG_MS)
             same = None if seen is None else _same(seen, device)
             if seen is not None and same is not None:
-                standing, found, master = _standing(same, seen, least), same, seen.master
+                standing, found, master = _standing(same, seen, self.least), same, seen.master
         if standing is Standing.CHANGED:
             log.warning(
                 "! %s shows another identity than before; on purpose? mxrtc-bridge trust %s", device.user, device.user
             )
-        return standing, CallerDevice(found.device, found.ed25519, found.trust, master), found
+        return JudgedCaller(device.user, standing, found, master)
 
     async def _look(self, lists: DeviceLists, user: UserId, *, first: bool) -> UserDevices | None:
         """What is answered about a user now; None if nothing is, or if it changes faster than it is answered."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Protocol
 
 from mxrtc_bridge.bridge.devices.lookups import DeviceLookups
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.crypto.values import UserDevices
 
@@ -27,35 +27,23 @@ GONE = "your homeserver does not list the device that has called any more: it wa
 CHANGED = "you show another identity than when you called, so this session ends"
 
 
-class Sessions(Protocol):
-    """The live sessions."""
-
-    @property
-    def sessions(self) -> Iterable[Session]: ...
-
-    def end_sessions(self, which: Callable[[Session], bool], message: str) -> int: ...
-
-
 class DevicePolicy:
     """See the head of this module.
 
     Args:
         lookups: asks for devices.
         sessions: the live sessions.
-        least: what the policy asks for.
         sleep: waits until they are judged again.
     """
 
     def __init__(
         self,
         lookups: DeviceLookups,
-        sessions: Sessions,
-        least: Callable[[], Trust],
+        sessions: CallManager,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._lookups = lookups
         self._sessions = sessions
-        self._least = least
         self._sleep = sleep
 
     async def run(self) -> None:
@@ -70,7 +58,7 @@ class DevicePolicy:
 
     def policy_changed(self) -> None:
         """End what the policy in force does not let in whatever is answered; waits for nobody."""
-        least = self._least()
+        least = self._lookups.least
         self._end([session for session in self._sessions.sessions if _is_below(session.device, least)], UNTRUSTED)
 
     async def judge_again(self) -> None:
@@ -105,7 +93,7 @@ class DevicePolicy:
             return GONE
         if caller.master is not None and seen.master != caller.master:
             return CHANGED
-        return None if same[0].trust.meets(self._least()) else UNTRUSTED
+        return None if same[0].trust.meets(self._lookups.least) else UNTRUSTED
 
     def _was_trusted(self, session: Session) -> bool:
         """Whether the policy is content with what was known of the device last, as nobody answers now."""
@@ -114,8 +102,8 @@ class DevicePolicy:
         assert caller is not None
         for each in () if last is None else last.devices:
             if (each.device, each.ed25519) == (caller.device, caller.ed25519):
-                return each.trust.meets(self._least())
-        return caller.trust.meets(self._least())
+                return each.trust.meets(self._lookups.least)
+        return caller.trust.meets(self._lookups.least)
 
     def _end(self, sessions: Iterable[Session], message: str) -> None:
         chosen = set(sessions)

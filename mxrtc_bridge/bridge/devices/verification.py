@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.bridge.current_config import CurrentConfig
-from mxrtc_bridge.core.access.policy import Allow
+from mxrtc_bridge.bridge.devices.devices import Encryption
 from mxrtc_bridge.core.crypto.sas_text import END_TEXT
 from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, SendToDevices, VerificationEnded, VerifiedKeys
 from mxrtc_bridge.core.errors import AdminError, HomeserverError, MxrtcError
-from mxrtc_bridge.core.ids import Actor, EventId, RoomId, UserId
+from mxrtc_bridge.core.ids import Actor, RoomId, UserId
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
-from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent, UserDevices
+from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 from mxrtc_bridge.matrix.crypto.verification import Exchange, Verifications
+from mxrtc_bridge.matrix.outbox.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -32,22 +32,6 @@ TICK_S = 15.0
 MAX_WAITING = 32
 """Verifications that wait for the admin, of all peers; one more ends the oldest."""
 HOW = "mxrtc-bridge verify"
-
-
-class Vouching(Protocol):
-    """Remembers whose identity was compared."""
-
-    async def vouch_for(self, user: UserId, master: str) -> None: ...
-
-    async def accept_identity(self, user: UserId, key: str | None) -> UserDevices: ...
-
-
-class RoomSender(Protocol):
-    """Sends events in rooms, encrypted where the room is."""
-
-    async def send_event(
-        self, room: RoomId, sender: UserId, event_type: str, content: Mapping[str, object], *, key: str
-    ) -> EventId: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -75,8 +59,8 @@ class BridgeVerifications:
 
     def __init__(
         self,
-        vouching: Vouching,
-        rooms: RoomSender,
+        vouching: Encryption,
+        rooms: Outbox,
         *,
         rights: Rights,
         config: CurrentConfig,
@@ -208,7 +192,7 @@ class BridgeVerifications:
         return made
 
     def _admits(self, user: UserId, local: UserId) -> bool:
-        return isinstance(self._rights.may_call(user, local), Allow)
+        return self._rights.allows(user, local)
 
     async def _changed(self, local: UserId, of: Verifications, exchange: Exchange, effect: Effect) -> None:
         match effect:

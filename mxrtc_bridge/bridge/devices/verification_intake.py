@@ -7,8 +7,8 @@ the messages of a device nor the events of a room wait for that; the messages of
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
+from mxrtc_bridge.bridge.devices.verification import BridgeVerifications
 from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES, TYPES, Request
 from mxrtc_bridge.core.ids import UserId
@@ -21,14 +21,6 @@ REQUESTS_PER_MINUTE = 10
 REQUESTS_PER_MINUTE_OF_SERVER = 60
 
 
-class Verifying(Protocol):
-    """Deals with what belongs to verifications; may take as long as it likes."""
-
-    async def handle(self, device: CryptoDevice, event: ToDeviceEvent) -> bool: ...
-
-    async def handle_in_room(self, device: CryptoDevice, event: RoomEvent) -> bool: ...
-
-
 class VerificationIntake:
     """See the head of this module.
 
@@ -38,7 +30,7 @@ class VerificationIntake:
         monotonic: seconds.
     """
 
-    def __init__(self, verifications: Verifying, work: FairWork, monotonic: Callable[[], float]) -> None:
+    def __init__(self, verifications: BridgeVerifications, work: FairWork, monotonic: Callable[[], float]) -> None:
         self._verifications = verifications
         self._work = work
         self._monotonic = monotonic

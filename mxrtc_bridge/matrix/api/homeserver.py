@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from mautrix.api import Method, Path, PathBuilder
 
@@ -69,8 +70,11 @@ class RoomFacts:
     """``m.space`` for a space, None for an ordinary room."""
 
 
-class Homeserver:
-    """Client-server API of one homeserver, with one access token. Must be made inside a running event loop."""
+class QuietHomeserver:
+    """All requests but those that say something in a room: who has it can send no plain text where it must not be.
+
+    One homeserver with one access token. Must be made inside a running event loop.
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -79,7 +83,7 @@ class Homeserver:
         """Close the connections; may be called twice."""
         await self._transport.close()
 
-    async def __aenter__(self) -> Homeserver:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -317,27 +321,6 @@ class Homeserver:
 
     # --- events
 
-    async def send_event(
-        self,
-        room: RoomId,
-        event_type: str,
-        content: Mapping[str, object],
-        txn_id: str,
-        as_user: UserId | None = None,
-    ) -> EventId:
-        """Send an event. The same ``txn_id`` again gives the same event, for about an hour at least.
-
-        Synapse keeps the transaction ids of an application service for all its users together: the id must depend on
-        the sender.
-        """
-        answer = await self._put(f"send {event_type} to {room}", _room(room).send[event_type][txn_id], content, as_user)
-        return _parsed_event(answer)
-
-    async def send_notice(self, room: RoomId, text: str, txn_id: str, as_user: UserId | None = None) -> EventId:
-        """Send plain text as ``m.notice`` (which bots do not answer), without calling anybody's attention."""
-        content = {"msgtype": "m.notice", "body": text, "m.mentions": {}}
-        return await self.send_event(room, "m.room.message", content, txn_id, as_user)
-
     async def redact(self, room: RoomId, event: EventId, txn_id: str, as_user: UserId | None = None) -> EventId:
         """Redact an event."""
         return _parsed_event(
@@ -400,6 +383,31 @@ class Homeserver:
         return await self._transport.request(
             what, Method.POST, path, content=content, as_user=as_user, timeout_s=timeout_s, repeat=repeat
         )
+
+
+class Homeserver(QuietHomeserver):
+    """The whole client-server API."""
+
+    async def send_event(
+        self,
+        room: RoomId,
+        event_type: str,
+        content: Mapping[str, object],
+        txn_id: str,
+        as_user: UserId | None = None,
+    ) -> EventId:
+        """Send an event. The same ``txn_id`` again gives the same event, for about an hour at least.
+
+        Synapse keeps the transaction ids of an application service for all its users together: the id must depend on
+        the sender.
+        """
+        answer = await self._put(f"send {event_type} to {room}", _room(room).send[event_type][txn_id], content, as_user)
+        return _parsed_event(answer)
+
+    async def send_notice(self, room: RoomId, text: str, txn_id: str, as_user: UserId | None = None) -> EventId:
+        """Send plain text as ``m.notice`` (which bots do not answer), without calling anybody's attention."""
+        content = {"msgtype": "m.notice", "body": text, "m.mentions": {}}
+        return await self.send_event(room, "m.room.message", content, txn_id, as_user)
 
 
 def rooms_with(direct: Mapping[str, object], user: UserId, limit: int) -> Sequence[RoomId]:

@@ -13,11 +13,10 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.matrix.api.homeserver import TokenOwner
+from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver, TokenOwner
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +36,8 @@ _PING_HINTS = {
 }
 
 
-class PingServer(Protocol):
-    """What this module needs of the homeserver."""
-
-    async def versions(self) -> tuple[str, ...]: ...
-
-    async def whoami(self) -> TokenOwner: ...
-
-    async def ping_appservice(self, appservice_id: str, txn_id: str) -> int: ...
-
-
 async def wait_for_homeserver(
-    homeserver: PingServer,
+    homeserver: QuietHomeserver,
     *,
     first_s: float = 0.5,
     longest_s: float = 15.0,
@@ -83,7 +72,7 @@ async def wait_for_homeserver(
         await sleep(Backoff(first_s, longest_s).pause_s(failures))
 
 
-async def ping(homeserver: PingServer, appservice_id: str) -> int:
+async def ping(homeserver: QuietHomeserver, appservice_id: str) -> int:
     """Have the homeserver reach us once.
 
     Returns:
@@ -102,7 +91,7 @@ async def ping(homeserver: PingServer, appservice_id: str) -> int:
 
 
 async def ping_loop(
-    homeserver: PingServer,
+    homeserver: QuietHomeserver,
     appservice_id: str,
     *,
     on_change: Callable[[HomeserverError | None], None] | None = None,

@@ -20,11 +20,11 @@ import random
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import Protocol
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, parse_room_id
+from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, parse_room_event
 
 log = logging.getLogger(__name__)
@@ -39,14 +39,6 @@ MAX_SEEN = 4096
 """Event ids remembered against repetition."""
 # A call is offered for a minute or two: better ask a server in trouble once more than miss its answer.
 _BACKOFF = Backoff(0.25, 4.0)
-
-
-class SyncServer(Protocol):
-    """What this module needs of the homeserver."""
-
-    async def sync(
-        self, *, filter_json: Mapping[str, object], since: str | None, wait_s: float, timeout_s: float
-    ) -> dict[str, object]: ...
 
 
 def build_filter(types: Iterable[str], rooms: Iterable[RoomId] | None) -> dict[str, object]:
@@ -76,7 +68,7 @@ class SyncStream:
 
     def __init__(
         self,
-        homeserver: SyncServer,
+        homeserver: QuietHomeserver,
         *,
         types: Iterable[str],
         rooms: Iterable[RoomId] | None = None,

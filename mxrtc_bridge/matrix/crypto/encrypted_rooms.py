@@ -98,6 +98,14 @@ class EncryptedRooms:
                 del self._known[next(iter(self._known))]
         return known
 
+    async def joined_members(self, room: RoomId) -> frozenset[UserId]:
+        """The members of a room by the homeserver.
+
+        Raises:
+            HomeserverError: it does not say.
+        """
+        return await self._homeserver.joined_members(room, self.device.user)
+
     async def open(self, event: RoomEvent, *, key_wait_s: float) -> Opened | Undecryptable:
         """Decrypt an ``m.room.encrypted`` event.
 

@@ -17,10 +17,10 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.outbox.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -28,21 +28,6 @@ MAX_PER_ROOM = 64
 MAX_WAITING = 1024
 SENDERS = 4
 """Rooms that are sent to at a time."""
-
-
-class NoticeSender(Protocol):
-    """Sends one notice; see :class:`mxrtc_bridge.matrix.outbox.outbox.Outbox`."""
-
-    async def send_notice(
-        self,
-        room: RoomId,
-        sender: UserId,
-        text: str,
-        html: str | None = None,
-        *,
-        key: str,
-        fields: Mapping[str, object] | None = None,
-    ) -> EventId: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +49,7 @@ class _Room:
 class Notices:
     """See the head of this module. :meth:`run` must run for anything to be sent."""
 
-    def __init__(self, sender: NoticeSender) -> None:
-        self._sender = sender
+    def __init__(self) -> None:
         self._rooms: dict[RoomId, _Room] = {}
         self._line: asyncio.Queue[RoomId] = asyncio.Queue()
         self._waiting = 0
@@ -106,13 +90,13 @@ class Notices:
         self._waiting += 1
         self._stand_in_line(room, queue)
 
-    async def run(self) -> None:
-        """Send until cancelled."""
+    async def run(self, outbox: Outbox) -> None:
+        """Send by ``outbox`` until cancelled."""
         async with asyncio.TaskGroup() as senders:
             for number in range(SENDERS):
-                senders.create_task(self._send_all(), name=f"notices-{number}")
+                senders.create_task(self._send_all(outbox), name=f"notices-{number}")
 
-    async def _send_all(self) -> None:
+    async def _send_all(self, outbox: Outbox) -> None:
         while True:
             room = await self._line.get()
             queue = self._rooms[room]
@@ -120,7 +104,7 @@ class Notices:
             self._waiting -= 1
             left_out, queue.left_out = queue.left_out, 0
             try:
-                await self._send(room, notice, left_out)
+                await self._send(outbox, room, notice, left_out)
             finally:
                 queue.in_line = False
                 if queue.waiting:
@@ -128,14 +112,14 @@ class Notices:
                 else:
                     self._forget_if_idle(room)
 
-    async def _send(self, room: RoomId, notice: _Notice, left_out: int) -> None:
+    async def _send(self, outbox: Outbox, room: RoomId, notice: _Notice, left_out: int) -> None:
         text, html = notice.text, notice.html
         if left_out:
             words = "1 notice before this one was left out." if left_out == 1 else f"{left_out} were left out before."
             text = f"{text}\n({words})"
             html = None if html is None else f"{html}<br>({words})"
         try:
-            await self._sender.send_notice(room, notice.sender, text, html, key=notice.key, fields=notice.fields)
+            await outbox.send_notice(room, notice.sender, text, html, key=notice.key, fields=notice.fields)
         except HomeserverError as error:
             log.warning("! a notice of %s was not sent: %s", notice.sender, error)
         except Exception:

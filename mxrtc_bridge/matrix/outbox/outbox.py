@@ -15,12 +15,12 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Protocol
 
 from mxrtc_bridge.core.call.codec import content_of
 from mxrtc_bridge.core.call.events import CallMessage
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import CallId, EventId, RoomId, UserId
+from mxrtc_bridge.matrix.api.homeserver import Homeserver
 
 MAX_WAITING_PER_ROOM = 128
 """Sends in one room at the same time; at the limit a send fails. A call sends about six events."""
@@ -28,14 +28,6 @@ MAX_WAITING = 4096
 """Sends at the same time, all rooms together."""
 SEND_TIMEOUT_S = 60.0
 """Seconds for one send, its time in the queue included."""
-
-
-class EventSender(Protocol):
-    """The part of the homeserver that sends events."""
-
-    async def send_event(
-        self, room: RoomId, event_type: str, content: Mapping[str, object], txn_id: str, as_user: UserId | None = None
-    ) -> EventId: ...
 
 
 def transaction_id(room: RoomId, sender: UserId, call_id: CallId | str, step: str) -> str:
@@ -59,7 +51,7 @@ class _RoomQueue:
 class Outbox:
     """Ordered sends per room."""
 
-    def __init__(self, homeserver: EventSender, *, masquerade: bool, timeout_s: float = SEND_TIMEOUT_S) -> None:
+    def __init__(self, homeserver: Homeserver, *, masquerade: bool, timeout_s: float = SEND_TIMEOUT_S) -> None:
         """Make an outbox.
 
         Args:

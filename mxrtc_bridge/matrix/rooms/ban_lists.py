@@ -18,6 +18,7 @@ from mxrtc_bridge.core.access.ban_lists import MAX_RULES, RULE_TYPES, BanRules, 
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
+from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +30,6 @@ MAX_SINGLE = 20
 """Changed rules of one answer that are written one by one; where there are more, the list is written anew."""
 _ARRIVED = "arrived "
 """In front of the type of a rule that is known by its event only, so that it stands beside the one that it replaces."""
-
-
-class StateServer(Protocol):
-    """What this module needs of the homeserver."""
-
-    async def all_state(
-        self, room: RoomId, types: Collection[str], as_user: UserId | None = None
-    ) -> list[tuple[str, str, dict[str, object]]]: ...
 
 
 class RuleMemory(Protocol):
@@ -63,7 +56,7 @@ class BanLists:
 
     def __init__(
         self,
-        homeserver: StateServer,
+        homeserver: QuietHomeserver,
         bot: UserId,
         memory: RuleMemory,
         rooms: Collection[RoomId],

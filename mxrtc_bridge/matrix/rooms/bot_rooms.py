@@ -19,7 +19,7 @@ from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.side_by_side import each
-from mxrtc_bridge.matrix.api.homeserver import RoomFacts
+from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.rooms.members import MemberLists
 
 log = logging.getLogger(__name__)
@@ -35,20 +35,6 @@ AT_ONCE = 8
 """Rooms that are joined or left at the same time."""
 
 
-class RoomServer(Protocol):
-    """What this module needs of the homeserver."""
-
-    async def resolve_alias(self, alias: str, as_user: UserId | None = None) -> RoomId: ...
-
-    async def join(self, room: RoomId, as_user: UserId | None = None) -> None: ...
-
-    async def join_alias(self, alias: str, as_user: UserId | None = None) -> RoomId: ...
-
-    async def leave(self, room: RoomId, as_user: UserId | None = None, reason: str | None = None) -> None: ...
-
-    async def room_facts(self, room: RoomId, as_user: UserId | None = None) -> RoomFacts: ...
-
-
 class Learner(Protocol):
     """Wants to know more of the rooms that the bot is in."""
 
@@ -62,7 +48,7 @@ class BotRooms:
 
     def __init__(
         self,
-        homeserver: RoomServer,
+        homeserver: QuietHomeserver,
         bot: UserId,
         named: Mapping[str, str] | None = None,
         members: MemberLists | None = None,

@@ -16,11 +16,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
-from typing import Protocol
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.matrix.api.homeserver import rooms_with
+from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver, rooms_with
 
 log = logging.getLogger(__name__)
 
@@ -54,38 +53,12 @@ class DirectRoomError(HomeserverError):
         self.failure = failure
 
 
-class DirectServer(Protocol):
-    """What this module needs of the homeserver."""
-
-    async def displayname(self, user: UserId, as_user: UserId | None = None) -> str | None: ...
-
-    async def joined_rooms(self, as_user: UserId | None = None) -> tuple[RoomId, ...]: ...
-
-    async def joined_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]: ...
-
-    async def membership(self, room: RoomId, user: UserId, as_user: UserId | None = None) -> str | None: ...
-
-    async def state(
-        self, room: RoomId, event_type: str, state_key: str = "", as_user: UserId | None = None
-    ) -> dict[str, object] | None: ...
-
-    async def invite(self, room: RoomId, user: UserId, as_user: UserId | None = None) -> None: ...
-
-    async def create_direct_room(self, user: UserId, as_user: UserId | None = None) -> RoomId: ...
-
-    async def leave(self, room: RoomId, as_user: UserId | None = None, reason: str | None = None) -> None: ...
-
-    async def direct_rooms(self, user: UserId) -> dict[str, object]: ...
-
-    async def set_direct_rooms(self, user: UserId, content: Mapping[str, object]) -> None: ...
-
-
 class DirectRooms:
     """Finds or makes the rooms of one user with peers."""
 
     def __init__(
         self,
-        homeserver: DirectServer,
+        homeserver: QuietHomeserver,
         me: UserId,
         *,
         join_timeout_s: float = JOIN_TIMEOUT_S,

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.matrix.rooms.room_book import PeerRoom
+from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
+from mxrtc_bridge.matrix.rooms.peers import Peers
+from mxrtc_bridge.matrix.rooms.room_index import PeerRoom, RoomIndex
 
 log = logging.getLogger(__name__)
 
@@ -31,29 +31,14 @@ class DirectChat:
     """Whether the user is in it already; otherwise there is a new invitation."""
 
 
-class OpeningServer(Protocol):
-    """What this module needs of the homeserver."""
-
-    async def invite(self, room: RoomId, user: UserId, as_user: UserId | None = None) -> None: ...
-
-    async def create_direct_room(self, user: UserId, as_user: UserId | None = None) -> RoomId: ...
-
-
-class OpeningPeers(Protocol):
-    """What this module needs of the peers."""
-
-    def rooms_of(self, peer: UserId, user: UserId) -> tuple[PeerRoom, ...]: ...
-
-    def expecting(self, peer: UserId) -> AbstractContextManager[None]: ...
-
-    async def adopt(self, room: RoomId, peer: UserId, user: UserId) -> None: ...
-
-
 class DirectChats:
     """Makes direct chats, or finds them again."""
 
-    def __init__(self, homeserver: OpeningServer, peers: OpeningPeers, *, reads_encrypted: Callable[[], bool]) -> None:
+    def __init__(
+        self, homeserver: QuietHomeserver, index: RoomIndex, peers: Peers, *, reads_encrypted: Callable[[], bool]
+    ) -> None:
         self._homeserver = homeserver
+        self._index = index
         self._peers = peers
         self._reads_encrypted = reads_encrypted
 
@@ -63,7 +48,7 @@ class DirectChats:
         Raises:
             HomeserverError: no room could be made, or nobody could be invited.
         """
-        rooms = self._peers.rooms_of(peer, user)
+        rooms = self._index.rooms_of(peer, user)
         for room in rooms:
             if room.is_pair and (not room.encrypted or self._reads_encrypted()):
                 return DirectChat(room.room_id, joined=True)

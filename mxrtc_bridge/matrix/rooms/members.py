@@ -16,10 +16,10 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Protocol
 
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
+from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,6 @@ SETTLE_S = 5.0
 """How much older than its question an answer may be."""
 MAX_GONE = 1000
 """Members of one room that were taken away lately; beyond that the whole answer has to be younger."""
-
-
-class MemberServer(Protocol):
-    """What this module needs of the homeserver."""
-
-    async def joined_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +52,7 @@ class MemberLists:
 
     def __init__(
         self,
-        homeserver: MemberServer,
+        homeserver: QuietHomeserver,
         bot: UserId,
         changed: Callable[[], None],
         monotonic: Callable[[], float] = elapsed_s,

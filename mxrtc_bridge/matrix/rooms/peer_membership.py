@@ -18,9 +18,10 @@ from mxrtc_bridge.core.access.revocations import EncryptionChange, MembershipCha
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
-from mxrtc_bridge.matrix.rooms.ports import PeerServer, RoomListener
+from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
+from mxrtc_bridge.matrix.rooms.ports import RoomListener
 from mxrtc_bridge.matrix.rooms.refresh import Refresher
-from mxrtc_bridge.matrix.rooms.room_book import Heard, PeerRoom, RoomIndex
+from mxrtc_bridge.matrix.rooms.room_index import Heard, PeerRoom, RoomIndex
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +38,9 @@ class PeerMembership:
 
     Args:
         homeserver: acts as any peer.
-        book: the rooms.
+        index: the rooms.
         listener: told what ends calls.
-        peer_gone: called when a peer is not in its room any more, which is out of the book then.
+        peer_gone: called when a peer is not in its room any more, which is out of the index then.
         user_gone: called when the user of a room has left it.
         third: called when somebody else is in a room.
         monotonic: seconds.
@@ -47,8 +48,8 @@ class PeerMembership:
 
     def __init__(
         self,
-        homeserver: PeerServer,
-        book: RoomIndex,
+        homeserver: QuietHomeserver,
+        index: RoomIndex,
         listener: RoomListener,
         *,
         peer_gone: Callable[[PeerRoom], Awaitable[None]],
@@ -57,7 +58,7 @@ class PeerMembership:
         monotonic: Callable[[], float] = elapsed_s,
     ) -> None:
         self._homeserver = homeserver
-        self._book = book
+        self._index = index
         self._listener = listener
         self._peer_gone = peer_gone
         self._user_gone = user_gone
@@ -68,7 +69,7 @@ class PeerMembership:
 
     @contextmanager
     def entering(self, room: RoomId) -> Iterator[None]:
-        """While somebody finds out who is in a room, to enter it into the book: what arrives meanwhile counts then."""
+        """While somebody finds out who is in a room, to enter it into the index: what arrives meanwhile counts then."""
         outermost = room not in self._meanwhile
         self._meanwhile.setdefault(room, [])
         try:
@@ -83,14 +84,14 @@ class PeerMembership:
         if not isinstance(news, MembershipChange | EncryptionChange | UnreadableChange):
             return
         if news.room is None:
-            for each in (*self._meanwhile, *(room.room_id for room in self._book)):
+            for each in (*self._meanwhile, *(room.room_id for room in self._index)):
                 self.look(UnreadableChange(each))
             return
         meanwhile = self._meanwhile.get(news.room)
         if meanwhile is not None:
             meanwhile.append(news if len(meanwhile) < MAX_MEANWHILE else UnreadableChange(news.room))
             del meanwhile[MAX_MEANWHILE + 1 :]
-        room = self._book.get(news.room)
+        room = self._index.get(news.room)
         if room is None:
             return
         match news:
@@ -105,7 +106,7 @@ class PeerMembership:
 
     def compare(self, rooms: Iterable[RoomId], older_than_s: float, limit: int) -> None:
         """Have the homeserver asked who is in some rooms: those whose last answer is too old, the oldest first."""
-        ages = {room: self.refresher.age(room) for room in rooms if self._book.get(room) is not None}
+        ages = {room: self.refresher.age(room) for room in rooms if self._index.get(room) is not None}
         due = sorted((float("-inf") if age is None else -age, room) for room, age in ages.items())
         for age, room in due[:limit]:
             if -age >= older_than_s:
@@ -138,7 +139,7 @@ class PeerMembership:
             self._listener.member_left(room.room_id, user)
 
     async def _compare(self, room_id: RoomId) -> float | None:
-        room = self._book.get(room_id)
+        room = self._index.get(room_id)
         if room is None:
             self.refresher.forget(room_id)
             return None
@@ -148,7 +149,7 @@ class PeerMembership:
                 room.encrypted = True
             room.unread = False
         found = await self._members_now(room)
-        if self._book.get(room_id) is not room:
+        if self._index.get(room_id) is not room:
             return None
         if room.changes != changes:
             return 0.0
@@ -163,7 +164,7 @@ class PeerMembership:
         if lost in before - found:
             self._listener.member_left(room.room_id, lost)
         if room.peer not in found:
-            self._book.drop(room.room_id)
+            self._index.drop(room.room_id)
             self.refresher.forget(room.room_id)
             await self._peer_gone(room)
             return None

@@ -25,12 +25,12 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.engine.side_by_side import each
+from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
-from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.rooms.invitations import Invitations
 from mxrtc_bridge.matrix.rooms.peer_membership import PeerMembership
-from mxrtc_bridge.matrix.rooms.ports import PeerProfile, PeerServer, RoomDirectory, RoomListener, StoredRoom
-from mxrtc_bridge.matrix.rooms.room_book import PeerRoom, RoomIndex, Unfit, is_closed, judge_invite
+from mxrtc_bridge.matrix.rooms.ports import PeerProfile, RoomDirectory, RoomListener, StoredRoom
+from mxrtc_bridge.matrix.rooms.room_index import PeerRoom, RoomIndex, Unfit, is_closed, judge_invite
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +59,13 @@ class Peers:
 
     def __init__(
         self,
-        homeserver: PeerServer,
+        homeserver: QuietHomeserver,
         directory: RoomDirectory,
         listener: RoomListener,
         *,
+        index: RoomIndex,
         profiles: Iterable[PeerProfile],
-        bot_rooms: BotRooms,
-        tell: Callable[[RoomId, UserId, str, str], None],
-        is_own: Callable[[UserId], bool],
+        tell: Callable[..., None],
         may_use: Callable[[UserId, UserId], bool],
         wall_ms: Callable[[], int],
         reads_encrypted: Callable[[], bool] = lambda: False,
@@ -79,10 +78,9 @@ class Peers:
             homeserver: acts as any virtual user.
             directory: keeps rooms over restarts.
             listener: told about members that leave and rooms that change.
+            index: gets the rooms of peers, and has those that are named for the bot, which are never left here.
             profiles: the peers, and the bridge's own account, which takes direct chats like a peer.
-            bot_rooms: the rooms that are named for the bot: no rooms for calls, and never left here.
-            tell: posts a notice: the room, the sender, the text, and a key that names it; must not block.
-            is_own: whether a user is of the bridge's namespace.
+            tell: posts a notice (:meth:`mxrtc_bridge.matrix.outbox.notices.Notices.post`); must not block.
             may_use: whether a user (first) holds a grant for a peer (second).
             wall_ms: milliseconds since the epoch.
             reads_encrypted: whether encrypted rooms are understood.
@@ -97,15 +95,15 @@ class Peers:
         self._profiles = {profile.user_id: profile for profile in profiles}
         self._registered = dict(self._profiles)
         """As the homeserver knows them."""
-        self._bot_rooms = bot_rooms
+        self._bot_rooms = index.bot_rooms
         self._tell = tell
-        self._is_own = is_own
+        self._is_own = index.is_own
         self._may_use = may_use
         self._wall_ms = wall_ms
-        self._book = RoomIndex()
+        self._index = index
         self.membership = PeerMembership(
             homeserver,
-            self._book,
+            self._index,
             listener,
             peer_gone=self._peer_gone,
             user_gone=self._leave_after_user,
@@ -117,39 +115,9 @@ class Peers:
         self.invitations = Invitations(monotonic)
         self._seldom = RateLimitedLog(log, monotonic)
 
-    # --- what others ask
-
-    def members(self, room: RoomId) -> frozenset[UserId] | None:
-        """The joined members, or None for a room in which no peer is."""
-        entry = self._book.get(room)
-        return None if entry is None else frozenset(entry.members)
-
-    def is_encrypted(self, room: RoomId) -> bool:
-        """Whether the state of a room says that it is encrypted; False for a room in which none of our users is."""
-        entry = self._book.get(room)
-        return bool(self._bot_rooms.is_encrypted(room)) if entry is None else entry.encrypted
-
-    def is_own(self, user: UserId) -> bool:
-        """Whether ``user`` is of the bridge's namespace."""
-        return self._is_own(user)
-
     def is_peer(self, user: UserId) -> bool:
         """Whether ``user`` is one of the configured peers."""
         return user in self._profiles
-
-    def peer_in(self, room: RoomId) -> UserId | None:
-        """The peer of a room."""
-        entry = self._book.get(room)
-        return None if entry is None else entry.peer
-
-    def speaker_in(self, room: RoomId) -> UserId | None:
-        """Our user in a room: its peer, or the bot in a room that is named for it."""
-        return self.peer_in(room) or self._bot_rooms.speaker_in(room)
-
-    def rooms_of(self, peer: UserId, user: UserId) -> tuple[PeerRoom, ...]:
-        """The rooms of ``user`` with ``peer``, the last used first."""
-        rooms = [room for room in self._book if (room.peer, room.user) == (peer, user)]
-        return tuple(sorted(rooms, key=lambda room: -room.active_ms))
 
     # --- rooms that a peer makes
 
@@ -165,14 +133,14 @@ class Peers:
                 del self._expecting[peer]
 
     async def adopt(self, room: RoomId, peer: UserId, user: UserId) -> None:
-        """Take a room into the book that ``peer`` has made for ``user``, who is invited; calls wait for the join."""
-        if self._book.get(room) is None:
+        """Take a room into the index that ``peer`` has made for ``user``, who is invited; calls wait for the join."""
+        if self._index.get(room) is None:
             with self.membership.entering(room):
                 # A homeserver may encrypt every room that is made on it.
                 facts = await self._homeserver.room_facts(room, peer)
-                self._book.enter(PeerRoom(room, peer, user, {peer}, facts.encrypted, self._wall_ms()))
+                self._index.enter(PeerRoom(room, peer, user, {peer}, facts.encrypted, self._wall_ms()))
         await self._directory.upsert(peer, room, user, self._wall_ms())
-        for surplus in self._book.surplus(user, peer, keep=room):
+        for surplus in self._index.surplus(user, peer, keep=room):
             await self._leave(surplus)
 
     async def settled(self, room: RoomId) -> None:
@@ -182,7 +150,7 @@ class Peers:
         say who is in it, it is judged by what is known, which lets nobody in whose end has arrived.
         """
         await self.invitations.settled(room)
-        if self._book.get(room) is not None and self.membership.refresher.is_doubtful(room):
+        if self._index.get(room) is not None and self.membership.refresher.is_doubtful(room):
             try:
                 await self.membership.refresher.confirm(room)
             except HomeserverError as error:
@@ -212,8 +180,8 @@ class Peers:
         wanted = {profile.user_id: profile for profile in profiles}
         new = [profile for user, profile in wanted.items() if self._registered.get(user) != profile]
         self._profiles = wanted
-        doomed = [room for room in self._book if not (self.is_peer(room.peer) and self._may_use(room.user, room.peer))]
-        # Out of the book before the first request: no call is taken there, and one that is cancelled here is not lost.
+        doomed = [room for room in self._index if not (self.is_peer(room.peer) and self._may_use(room.user, room.peer))]
+        # Out of the index before the first request: no call is taken there, and one that is cancelled here is not lost.
         for room in doomed:
             self._drop(room)
         failure: HomeserverError | None = None
@@ -254,7 +222,7 @@ class Peers:
             await self._directory.remove(*place)
 
         await each(stored, forget, CONCURRENCY)
-        log.info("%d peers in %d rooms", len(self._profiles), len(self._book))
+        log.info("%d peers in %d rooms", len(self._profiles), len(self._index))
 
     async def leave_idle(self, before_ms: int, *, busy: Container[RoomId] = ()) -> int:
         """Leave all rooms that were last used before ``before_ms``, and those that could not be left earlier.
@@ -269,7 +237,7 @@ class Peers:
         await self._leave_unleft()
         count = 0
         for idle in await self._directory.idle_since(before_ms):
-            entry = self._book.get(idle.room_id)
+            entry = self._index.get(idle.room_id)
             if idle.room_id in busy:
                 continue
             if entry is not None and entry.peer == idle.peer:
@@ -281,7 +249,7 @@ class Peers:
 
     async def _leave_unleft(self) -> None:
         async def leave(place: tuple[UserId, RoomId]) -> None:
-            if place in self._unleft and self._book.get(place[1]) is None:
+            if place in self._unleft and self._index.get(place[1]) is None:
                 await self._request_leave(*place)
 
         await each(tuple(self._unleft), leave, CONCURRENCY)
@@ -317,7 +285,7 @@ class Peers:
                 return
             await self._handle_invite(event, target)
             return
-        if self._book.get(event.room_id) is not None:
+        if self._index.get(event.room_id) is not None:
             # What comes next in this room is judged by who is in it: an invite of whoever has just joined, say.
             await self.membership.refresher.confirm(event.room_id)
         elif membership == "join" and self._is_lost_join(event.room_id, target):
@@ -333,15 +301,15 @@ class Peers:
         await self._directory.remove(room.peer, room.room_id)
 
     async def _leave_after_user(self, room: PeerRoom) -> None:
-        if self._book.get(room.room_id) is room:
+        if self._index.get(room.room_id) is room:
             await self._leave(room)
 
     async def _handle_invite(self, event: RoomEvent, peer: UserId) -> None:
-        known = self._book.get(event.room_id)
+        known = self._index.get(event.room_id)
         if known is not None and known.peer == peer:
             # We missed that the peer left; or another homeserver has sent this for a room that the peer is in.
             await self.membership.refresher.confirm(event.room_id, 0.0)
-            if (known := self._book.get(event.room_id)) is not None:
+            if (known := self._index.get(event.room_id)) is not None:
                 return
         unfit = (Unfit.SECOND_PEER if known is not None else None) or judge_invite(
             event.sender,
@@ -386,22 +354,22 @@ class Peers:
             log.info("%s leaves a room of %s again: %s", peer, user, unfit.value)
             await self._request_leave(peer, room_id)
             return
-        self._book.enter(room)
+        self._index.enter(room)
         self._unleft.pop((peer, room_id), None)
         await self._directory.upsert(peer, room_id, user, room.active_ms)
         log.info("%s joined a room of %s", peer, user)
         if room.encrypted and not self._reads_encrypted():
             self._tell_once(room, "encrypted", _ENCRYPTED)
-        for surplus in self._book.surplus(user, peer, keep=room_id):
+        for surplus in self._index.surplus(user, peer, keep=room_id):
             await self._leave(surplus)
 
     def _handle_encryption(self, event: RoomEvent) -> None:
-        room = self._book.get(event.room_id)
+        room = self._index.get(event.room_id)
         if room is not None and not self._reads_encrypted():
             self._tell_once(room, "encrypted", _ENCRYPTED)
 
     async def _touch(self, event: RoomEvent) -> None:
-        room = self._book.get(event.room_id)
+        room = self._index.get(event.room_id)
         if room is None or event.sender != room.user:
             return
         now_ms = self._wall_ms()
@@ -420,7 +388,7 @@ class Peers:
         await each(profiles, register, CONCURRENCY)
 
     async def _learn(self, peer: UserId, room_id: RoomId, stored: StoredRoom | None, *, shared: bool) -> None:
-        """Take a room that the peer is in already into the book, or leave it."""
+        """Take a room that the peer is in already into the index, or leave it."""
         with self.membership.entering(room_id):
             await self._learn_room(peer, room_id, stored, shared=shared)
 
@@ -445,20 +413,20 @@ class Peers:
         room = PeerRoom(room_id, peer, owner, set(members), facts.encrypted)
         # A room that is known already was told these things when it became so.
         room.told.update(("encrypted",) if room.encrypted else ())
-        self._book.enter(room)
+        self._index.enter(room)
         if stored is None:
             # Only then: a start is no use of the room, and must not make an idle one look busy.
             await self._directory.upsert(peer, room_id, owner, self._wall_ms())
 
     async def _leave(self, room: PeerRoom) -> None:
-        if self._book.get(room.room_id) is not room:
+        if self._index.get(room.room_id) is not room:
             return
         self._drop(room)
         await self._leave_dropped(room)
 
     def _drop(self, room: PeerRoom) -> None:
         """Forget a room that is about to be left; until it is, it is one of those that must be left at last."""
-        self._book.drop(room.room_id)
+        self._index.drop(room.room_id)
         self.membership.refresher.forget(room.room_id)
         self._listener.member_left(room.room_id, room.peer)
         if len(self._unleft) < MAX_UNLEFT:
@@ -486,4 +454,4 @@ class Peers:
         if key in room.told:
             return
         room.told.add(key)
-        self._tell(room.room_id, room.peer, text, f"{key}-{self._wall_ms()}")
+        self._tell(room.room_id, room.peer, text, key=f"{key}-{self._wall_ms()}")

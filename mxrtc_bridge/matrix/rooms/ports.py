@@ -7,25 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.matrix.api.homeserver import RoomFacts
-
-
-class PeerServer(Protocol):
-    """What this module needs of the homeserver."""
-
-    async def register_user(self, user: UserId) -> bool: ...
-
-    async def set_displayname(self, user: UserId, name: str) -> bool: ...
-
-    async def joined_rooms(self, as_user: UserId | None = None) -> tuple[RoomId, ...]: ...
-
-    async def joined_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]: ...
-
-    async def room_facts(self, room: RoomId, as_user: UserId | None = None) -> RoomFacts: ...
-
-    async def join(self, room: RoomId, as_user: UserId | None = None) -> None: ...
-
-    async def leave(self, room: RoomId, as_user: UserId | None = None, reason: str | None = None) -> None: ...
 
 
 class StoredRoom(Protocol):

@@ -79,7 +79,7 @@ class World:
             tell_admins=self.told.append,
             mirror=lambda _number, _record: None,
         )
-        audited = AuditEvents(self.audit, self.wall_ms, lambda: self.now_ms / 1000)
+        audited = AuditEvents(self.audit, self)
         current, rooms = CurrentConfig(CONFIG), Rooms()
         self.given = RuntimeGrants(
             self.grants,
@@ -88,14 +88,13 @@ class World:
             rooms_of=rooms.rooms_of,
             changed=self._judge,
             audited=audited,
-            wall_ms=self.wall_ms,
+            clock=self,
             tell_admins=self.told.append,
         )
-        self.rights = Rights(current, rooms, self.given, wall_ms=self.wall_ms, elapsed_ms=self.wall_ms)
+        self.rights = Rights(current, rooms, self.given, self)
         desk = AdminService(
             self.given,
             cast(Any, SimpleNamespace(paused=False)),
-            audit=self.audit,
             audited=audited,
             reload=cast(Any, None),
             monotonic=lambda: self.now_ms / 1000,
@@ -108,9 +107,7 @@ class World:
             current,
             self,
             self,
-            audited=audited,
-            admin_room=lambda: ADMINS,
-            speaker_in=lambda _room: PEER,
+            rooms=SimpleNamespace(bot_rooms=SimpleNamespace(room=lambda _for: ADMINS), speaker_in=lambda _room: PEER),
             wall_ms=self.wall_ms,
         )
         self._audited = audited
@@ -208,6 +205,11 @@ class World:
 
     def wall_ms(self) -> int:
         return self.now_ms
+
+    elapsed_ms = wall_ms
+
+    def monotonic(self) -> float:
+        return self.now_ms / 1000
 
     def _judge(self) -> None:
         self.judged += 1

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxrtc_bridge.bridge.access.rights import Rights, named_rooms
+from mxrtc_bridge.bridge.access.configured_rooms import named_rooms
+from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.audit.events import MAX_DENIED, ServiceAudit
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.config import Config
@@ -122,11 +124,11 @@ def rights(
     for grant in given:
         table.add(grant)
     each = Rooms(rooms, lambda user: f"policy list: {user}" if user in listed else None)
-    return Rights(CurrentConfig(made), each, Given(table), wall_ms=lambda: NOW, elapsed_ms=lambda: NOW)
+    return Rights(CurrentConfig(made), each, Given(table), FakeClock(wall_ms=NOW))
 
 
 def by_clock(config: CurrentConfig, clock: FakeClock) -> Rights:
-    return Rights(config, Rooms(), Given(GrantTable()), wall_ms=clock.wall_ms, elapsed_ms=clock.elapsed_ms)
+    return Rights(config, Rooms(), Given(GrantTable()), clock)
 
 
 def stored(number: int, subject: str, service: str = "ssh", until_ms: int = NOW + 1, once: bool = False) -> StoredGrant:
@@ -359,7 +361,7 @@ def test_the_next_change_is_the_first_end_of_any_grant() -> None:
     assert each.next_change_s() == 30
     given = Given(GrantTable(), 20.0)
     current = CurrentConfig(until_config(NOW + 30_000))
-    each = Rights(current, Rooms(), given, wall_ms=lambda: NOW, elapsed_ms=lambda: NOW)
+    each = Rights(current, Rooms(), given, FakeClock(wall_ms=NOW))
     assert each.next_change_s() == 20
     assert rights(config()).next_change_s() is None
 
@@ -367,7 +369,8 @@ def test_the_next_change_is_the_first_end_of_any_grant() -> None:
 def test_a_clock_that_is_set_ends_a_right_of_the_configuration_early_and_never_late() -> None:
     wall, elapsed = [NOW], [0]
     current = CurrentConfig(until_config(NOW + 60_000))
-    each = Rights(current, Rooms(), Given(GrantTable()), wall_ms=lambda: wall[0], elapsed_ms=lambda: elapsed[0])
+    clock = SimpleNamespace(wall_ms=lambda: wall[0], elapsed_ms=lambda: elapsed[0])
+    each = Rights(current, Rooms(), Given(GrantTable()), clock)
     may = lambda: isinstance(each.may_call(ALICE, PEER), Allow)  # noqa: E731
     wall[0], elapsed[0] = NOW - 3_600_000, 59_000
     assert may()
@@ -423,7 +426,7 @@ def test_a_user_without_a_right_costs_no_look_at_the_policy_lists() -> None:
     asked: list[UserId] = []
     current = CurrentConfig(config([("@alice:example.org", "ssh")], {"web": ["@bob:partner.test"]}))
     rooms = Rooms(listed=asked.append)  # type: ignore[arg-type]
-    each = Rights(current, rooms, Given(GrantTable()), wall_ms=lambda: NOW, elapsed_ms=lambda: NOW)
+    each = Rights(current, rooms, Given(GrantTable()), FakeClock(wall_ms=NOW))
     stranger, ssh = UserId("@stranger:elsewhere.test"), ServiceName("ssh")
     assert each.may_call(stranger, PEER) == each.may_call(stranger, BOT) == Deny("no grant")
     assert each.decide(stranger, PEER, ssh) == (Deny("no grant"), None)
@@ -526,6 +529,6 @@ async def test_only_who_is_let_in_by_a_room_alone_is_confirmed(
 ) -> None:
     rooms = Rooms({ALICE: frozenset({TEAM})}, unsure=doubtful)
     current = CurrentConfig(config(grants, deny=[str(ZOE)]))
-    each = Rights(current, rooms, Given(GrantTable()), wall_ms=lambda: NOW, elapsed_ms=lambda: NOW)
+    each = Rights(current, rooms, Given(GrantTable()), FakeClock(wall_ms=NOW))
     assert await each.confirm(user, PEER) is confirmed
     assert rooms.asked == asked

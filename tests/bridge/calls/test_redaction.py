@@ -32,12 +32,13 @@ class World:
         self.sent = 0
         self.redacted: list[tuple[str, str]] = []
         self.failure: HomeserverError | None = None
-        self.wanted = True
+        self.in_force = self.rooms = self
+        self.redact_calls = True
         self.slept: list[float] = []
         self.tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> CallRedaction:
-        traces = CallRedaction(self, self, self.store, wanted=lambda: self.wanted, wall_ms=lambda: 5, sleep=self.sleep)  # type: ignore[arg-type]
+        traces = CallRedaction(self, self, self.store, config=self, wall_ms=lambda: 5, sleep=self.sleep)  # type: ignore[arg-type]
         await traces.start()
         self.tasks.append(asyncio.create_task(traces.run()))
         return traces
@@ -99,10 +100,10 @@ async def test_what_a_crash_has_left_is_taken_back_at_the_start(world: World) ->
 
 async def test_where_it_is_not_wanted_everything_stays(world: World) -> None:
     traces = await world.start()
-    world.wanted = False
+    world.redact_calls = False
     await say(traces, "a", "answer")
     await traces.call_over(record("a"))
-    world.wanted = True
+    world.redact_calls = True
     await say(traces, "b", "answer")
     await traces.call_over(record("b"))
     assert await world.until_redacted(1) == ["$b-answer"]

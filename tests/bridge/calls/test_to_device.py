@@ -17,8 +17,7 @@ from mxrtc_bridge.bridge.calls.to_device import (
     MAX_WAITING,
     ToDeviceSignalling,
 )
-from mxrtc_bridge.bridge.devices.lookups import Standing
-from mxrtc_bridge.core.access.policy import Allow, Deny
+from mxrtc_bridge.bridge.devices.lookups import JudgedCaller, Standing
 from mxrtc_bridge.core.call.events import Answer, CallEvent, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
 from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.call.to_device import (
@@ -84,14 +83,11 @@ class World:
         self.gates: dict[DeviceId, asyncio.Event] = {}
         """Look-ups that hang until these are set."""
         self.looked: list[tuple[UserId, DeviceId]] = []
-        self.in_force = self.encryption = self
         self.signals = ToDeviceSignalling(
             self,
             lambda _user: self.device if self.up else None,  # type: ignore[arg-type,return-value]
-            self.receive,
             lookups=self,  # type: ignore[arg-type]
             rights=self,  # type: ignore[arg-type]
-            config=self,  # type: ignore[arg-type]
             counters=self.counters,
             wall_ms=lambda: self.now_ms,
         )
@@ -103,21 +99,21 @@ class World:
     async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
         self.rooms.append((room, message))
 
-    async def judge(
-        self, local: UserId, device: DeviceIdentity, least: Trust
-    ) -> tuple[Standing, CallerDevice, DeviceIdentity]:
+    def judge_by_message(self, device: DeviceIdentity) -> JudgedCaller:
+        return JudgedCaller(device.user, Standing.GOOD, device).under(self.least)
+
+    async def judge(self, local: UserId, device: DeviceIdentity) -> JudgedCaller:
         assert local == PEER
         self.looked.append((device.user, device.device))
-        standing, trust = self.standing, self.trust
+        standing, found = self.standing, replace(device, trust=self.trust)
         if device.device in self.gates:
             await self.gates[device.device].wait()
         if standing is None:
-            standing = Standing.GOOD if trust.meets(least) else Standing.UNTRUSTED
-        found = replace(device, trust=trust)
-        return standing, CallerDevice(found.device, found.ed25519, trust, "m"), found
+            return JudgedCaller(device.user, Standing.GOOD, found, "m").under(self.least)
+        return JudgedCaller(device.user, standing, found, "m")
 
-    def may_call(self, user: UserId, local: UserId) -> Allow | Deny:
-        return Allow("test") if self.allowed else Deny("test")
+    def allows(self, user: UserId, local: UserId) -> bool:
+        return self.allowed
 
     async def come(
         self,
@@ -130,7 +126,7 @@ class World:
     ) -> None:
         content = {**call_to_device_content(CallToDevice(seq, 5, message)), **changes}
         sender = ALICE if device is None else device.user
-        await self.signals.handle(self.device, ToDeviceEvent(kind, sender, content, device))  # type: ignore[arg-type]
+        await self.signals.handle(self.device, ToDeviceEvent(kind, sender, content, device), self.receive)  # type: ignore[arg-type]
         if settle:
             await self.settle()
 
@@ -237,15 +233,6 @@ async def test_a_device_that_was_signed_since_is_let_in_and_what_follows_as_well
     assert [type(event.message) for event in world.heard] == [Invite, SelectAnswer]
     assert {event.device for event in world.heard} == {CallerDevice(PHONE.device, "ed", Trust.CROSS_SIGNED, "m")}
     assert len(world.looked) == 1, "only for the invite"
-
-
-async def test_a_policy_that_asks_for_more_while_a_device_is_looked_up_counts(world: World) -> None:
-    gate = world.gates[PHONE.device] = asyncio.Event()
-    await world.come()
-    world.least = Trust.VERIFIED
-    gate.set()
-    await world.settle()
-    assert (world.heard, world.answers()) == ([], [UNTRUSTED_DEVICE])
 
 
 async def test_an_invite_that_was_held_back_is_judged_when_it_is_heard(world: World) -> None:

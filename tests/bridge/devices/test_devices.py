@@ -67,11 +67,29 @@ async def ignore(_: CryptoDevice, __: ToDeviceEvent) -> None:
     pass
 
 
+class Rooms:
+    """What is known of rooms; nothing at first."""
+
+    def __init__(self) -> None:
+        self.encrypted: set[str] = set()
+        self.known: dict[str, frozenset[UserId]] = {}
+        self.named: set[str] = set()
+
+    def is_encrypted(self, room: str) -> bool:
+        return room in self.encrypted
+
+    def members(self, room: str) -> frozenset[UserId] | None:
+        return self.known.get(room)
+
+    def speaker_in(self, room: str) -> UserId | None:
+        return USER if room in self.named else None
+
+
 @asynccontextmanager
-async def made(server: FakeHomeserver, **section: Any) -> AsyncIterator[Encryption]:
+async def made(server: FakeHomeserver, rooms: Rooms | None = None, **section: Any) -> AsyncIterator[Encryption]:
     config = server.config(encryption=section)
     async with open_stores(config.database) as stores:
-        encryption = Encryption(config, stores.crypto, wall_ms=lambda: 10**12, to_device=ignore)
+        encryption = Encryption(config, stores.crypto, rooms or Rooms(), wall_ms=lambda: 10**12)  # type: ignore[arg-type]
         try:
             yield encryption
         finally:
@@ -86,7 +104,7 @@ async def test_identities_that_were_compared_count_for_every_peer_also_for_new_o
         return None if record is None else record.verified_master
 
     async with made(server) as encryption:
-        await encryption.start([USER])
+        await encryption.start([USER], ignore)
         await encryption.vouch_for(alice, "m" * 43)
         assert await verified(encryption, USER) == "m" * 43
         await encryption.serve([USER, other])
@@ -99,7 +117,7 @@ async def test_the_identity_of_before_is_told_whichever_device_has_known_it(
 ) -> None:
     alice, other = UserId(ALICE), UserId(f"@rtc_other:{USER.split(':')[1]}")
     async with made(server) as encryption:
-        await encryption.start([USER, other])
+        await encryption.start([USER, other], ignore)
         first, second = (end.rooms.device for end in encryption._ends.values())
         accepted: list[UserId] = []
         for device in (first, second):
@@ -121,7 +139,7 @@ async def test_a_reload_tells_all_devices_whom_the_admin_knows(
     server: KeyServerDouble, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with made(server) as encryption:
-        await encryption.start([USER])
+        await encryption.start([USER], ignore)
         device = encryption.device_of(USER)
         assert device is not None
         encryption.configure(server.config(encryption={"identities": {ALICE: "A" * 43}, "receive": "transactions"}))
@@ -131,14 +149,14 @@ async def test_a_reload_tells_all_devices_whom_the_admin_knows(
 
 async def test_it_is_on_by_itself_and_the_key_is_made_once(server: KeyServerDouble) -> None:
     async with made(server) as encryption:
-        await encryption.start([USER])
+        await encryption.start([USER], ignore)
         assert encryption.is_on
         device = encryption.device_of(USER)
         assert device is not None
         first = (server.folder / "encryption.key").read_text()
         assert (server.folder / "encryption.key").stat().st_mode & 0o777 == 0o600
     async with made(server) as encryption:
-        await encryption.start([USER])
+        await encryption.start([USER], ignore)
         again = encryption.device_of(USER)
         assert again is not None
         assert again.master_key == device.master_key
@@ -168,9 +186,9 @@ async def test_homeserver_that_cannot_do_it_is_said(
     async with made(server, enabled=mode) as encryption:
         if mode == "on":
             with pytest.raises(HomeserverError, match="make a device"):
-                await encryption.start([USER])
+                await encryption.start([USER], ignore)
         else:
-            await encryption.start([USER])
+            await encryption.start([USER], ignore)
             assert not encryption.is_on
             assert "encryption is off: could not make a device" in caplog.text
 
@@ -185,9 +203,9 @@ async def test_missing_library_is_said(
     async with made(server, enabled=mode) as encryption:
         if mode == "on":
             with pytest.raises(LocalError, match="vodozemac"):
-                await encryption.start([USER])
+                await encryption.start([USER], ignore)
         else:
-            await encryption.start([USER])
+            await encryption.start([USER], ignore)
             assert encryption.why_off is not None
 
 
@@ -200,14 +218,15 @@ async def test_device_that_could_not_come_up_does_so_later_and_says_nothing_in_p
         encryption_module, "Transport", lambda url, token: Transport(url, token, retry=RetryPolicy(total_s=0))
     )
     server.away_for_devices = True
-    async with made(server) as encryption:
-        await encryption.start([USER])
+    rooms = Rooms()
+    async with made(server, rooms) as encryption:
+        await encryption.start([USER], ignore)
         assert encryption.is_on
         assert encryption.device_of(USER) is None
-        nobody: frozenset[UserId] = frozenset()
+        rooms.encrypted.add(ROOM)
         with pytest.raises(HomeserverError, match="not up"):
-            await encryption.seal(ROOM, USER, "m.x", {}, state=True, members=nobody)  # type: ignore[arg-type]
-        assert await encryption.seal("!plain:x", USER, "m.x", {}, state=False, members=nobody) == ("m.x", {})  # type: ignore[arg-type]
+            await encryption.seal(ROOM, USER, "m.x", {})
+        assert await encryption.seal(RoomId("!plain:x"), USER, "m.x", {}) == ("m.x", {})
         server.away_for_devices = False
         task = asyncio.create_task(encryption.run())
         began = time.monotonic()
@@ -219,27 +238,47 @@ async def test_device_that_could_not_come_up_does_so_later_and_says_nothing_in_p
 
 
 async def test_room_that_was_encrypted_stays_so_whatever_the_homeserver_says(server: KeyServerDouble) -> None:
-    async with made(server) as encryption:
-        await encryption.start([USER])
-        assert await encryption.is_encrypted(ROOM, USER, state=True)  # type: ignore[arg-type]
-    async with made(server) as encryption:
-        await encryption.start([USER])
-        assert await encryption.is_encrypted(ROOM, USER, state=False)  # type: ignore[arg-type]
-        kind, _ = await encryption.seal(
-            ROOM,
-            USER,
-            "m.call.answer",
-            {"sdp": "v=0"},
-            state=False,
-            members=frozenset({USER}),  # type: ignore[arg-type]
-        )
+    rooms = Rooms()
+    async with made(server, rooms) as encryption:
+        await encryption.start([USER], ignore)
+        rooms.encrypted.add(ROOM)
+        assert await encryption.is_encrypted(ROOM, USER)
+    rooms.encrypted.clear()
+    async with made(server, rooms) as encryption:
+        await encryption.start([USER], ignore)
+        assert await encryption.is_encrypted(ROOM, USER)
+        kind, _ = await encryption.seal(ROOM, USER, "m.call.answer", {"sdp": "v=0"})
         assert kind == "m.room.encrypted"
+
+
+async def test_what_is_said_in_an_encrypted_room_is_for_its_members_alone(
+    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms, told = Rooms(), []
+    server.members = {ROOM: [ALICE, PEER]}
+    async with made(server, rooms) as encryption:
+        await encryption.start([USER], ignore)
+        device = encryption.device_of(USER)
+        assert device is not None
+
+        async def encrypt(_room: object, members: frozenset[str], *_: object, **__: object) -> dict[str, object]:
+            told.append(members)
+            return {}
+
+        monkeypatch.setattr(device, "encrypt_room_event", encrypt)
+        rooms.encrypted = {ROOM}
+        await encryption.seal(ROOM, USER, "m.x", {})
+        rooms.named = {ROOM}
+        await encryption.seal(ROOM, USER, "m.x", {})
+        rooms.known = {ROOM: frozenset({USER})}
+        await encryption.seal(ROOM, USER, "m.x", {})
+    assert told == [{USER}, {USER, ALICE}, {USER}]
 
 
 async def test_users_that_are_gone_from_the_configuration_are_not_listened_for(server: KeyServerDouble) -> None:
     other = UserId(PEER.replace("build", "web"))
     async with made(server) as encryption:
-        await encryption.start([USER, other])
+        await encryption.start([USER, other], ignore)
         await encryption.serve([other])
         assert encryption.device_of(USER) is None
         assert encryption.device_of(other) is not None
@@ -249,7 +288,7 @@ async def test_devices_that_are_asked_for_twice_at_a_time_are_brought_up_once(se
     """As by a reload while the bridge starts: two devices of one user would delete each other."""
     others = [UserId(PEER.replace("build", f"p{number}")) for number in range(12)]
     async with made(server) as encryption:
-        await encryption.start([])
+        await encryption.start([], ignore)
         await asyncio.gather(*(encryption.serve([*others, USER]) for _ in range(3)))
         devices = {user: encryption.device_of(user) for user in (*others, USER)}
         assert all(devices.values())
@@ -284,7 +323,7 @@ async def test_event_whose_key_is_late_is_handled_when_it_comes_and_nobody_waits
         assert result == Opened(event, device)
 
     async with made(server) as encryption:
-        await encryption.start([USER])
+        await encryption.start([USER], ignore)
         encryption._ends[USER].rooms.open = open_event  # type: ignore[method-assign]
         before = await encryption.open(first, USER, late)
         assert isinstance(before, Undecryptable), "there is nobody yet who would wait for its key"

@@ -30,6 +30,7 @@ from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, UserDevices
+from tests.fakes import DeviceConfig
 from tests.honesty import LIES, NO_ANSWERS, Honesty
 from tests.matrix.crypto.key_homeserver import KeyHomeserver
 from tests.matrix.crypto.memory import MemoryStore
@@ -45,9 +46,10 @@ class World:
         self.server = KeyHomeserver()
         self.now_s = 1000.0
         self.pauses: list[float] = []
+        self.config = DeviceConfig()
         self.stores = {local: MemoryStore() for local in (BUILD, WEB)}
         self.lists = {local: self.made(self.stores[local]) for local in (BUILD, WEB)}
-        self.lookups = DeviceLookups(self.lists.get, "example.org", monotonic=self.monotonic, sleep=self.sleep)
+        self.lookups = DeviceLookups(self.lists.get, self.config, monotonic=self.monotonic, sleep=self.sleep)
 
     def made(self, store: MemoryStore) -> DeviceLists:
         wall_ms = lambda: round(self.now_s * 1000)  # noqa: E731 - it is this clock
@@ -62,8 +64,8 @@ class World:
         self.now_s += pause
 
     async def judge(self, device: DeviceIdentity, least: Trust = Trust.UNSIGNED, local: UserId = BUILD) -> Standing:
-        standing, _, _ = await self.lookups.judge(local, device, least)
-        return standing
+        self.config.least = least
+        return (await self.lookups.judge(local, device)).standing
 
     async def look_all(self, *pairs: tuple[UserId, UserId]) -> dict[tuple[UserId, UserId], list[str]]:
         found: dict[tuple[UserId, UserId], list[str]] = {}
@@ -100,10 +102,29 @@ async def until(what: Sequence[object], count: int) -> None:
 async def test_a_device_is_good_if_it_is_listed_with_its_keys_and_trusted_enough(
     world: World, phone: DeviceIdentity
 ) -> None:
-    standing, known, found = await world.lookups.judge(BUILD, phone, Trust.CROSS_SIGNED)
-    assert (standing, known.trust, found.trust) == (Standing.GOOD, Trust.CROSS_SIGNED, Trust.CROSS_SIGNED)
-    assert known.master == world.server._identities[ALICE].master.public
+    world.config.least = Trust.CROSS_SIGNED
+    caller = await world.lookups.judge(BUILD, phone)
+    assert caller.device is not None
+    assert (caller.standing, caller.device.trust) == (Standing.GOOD, Trust.CROSS_SIGNED)
+    assert caller.device.master == world.server._identities[ALICE].master.public
     assert await world.judge(phone, Trust.VERIFIED) is Standing.UNTRUSTED
+
+
+async def test_a_policy_that_asks_for_more_while_it_is_asked_counts(world: World, phone: DeviceIdentity) -> None:
+    """Who is asked takes seconds; what an admin has put in force meanwhile is the policy."""
+    ask = world.server.query_keys
+
+    async def changed(device: object, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
+        world.config.least = Trust.VERIFIED
+        return await ask(device, users)
+
+    world.config.least = Trust.CROSS_SIGNED
+    world.server.query_keys = changed  # type: ignore[method-assign]
+    caller = await world.lookups.judge(BUILD, phone)
+    assert (caller.standing, caller.identity and caller.identity.trust) == (Standing.UNTRUSTED, Trust.CROSS_SIGNED)
+    assert world.lookups.judge_by_message(phone).standing is Standing.UNTRUSTED
+    world.config.least = phone.trust
+    assert world.lookups.judge_by_message(phone).is_good
 
 
 async def test_nothing_that_was_known_before_lets_a_device_in(world: World, phone: DeviceIdentity) -> None:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import pytest
 
 from mxrtc_bridge.bridge.devices import lookups, policy
-from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, Standing
+from mxrtc_bridge.bridge.devices.lookups import DeviceLookups
 from mxrtc_bridge.bridge.devices.policy import CHANGED, EVERY_S, GONE, UNTRUSTED, DevicePolicy
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
+from tests.fakes import DeviceConfig
 from tests.honesty import LIES, Honesty
 from tests.matrix.crypto.key_homeserver import KeyHomeserver
 from tests.matrix.crypto.memory import MemoryStore
@@ -41,12 +42,12 @@ class World:
             for local in (PEER, OTHER)
         }
         self.lists = lists
-        self.lookups = DeviceLookups(lists.get, "example.org")
-        self.least = Trust.CROSS_SIGNED
+        self.config = DeviceConfig(Trust.CROSS_SIGNED)
+        self.lookups = DeviceLookups(lists.get, self.config)
         self.sessions: tuple[Session, ...] = ()
         self.ended: list[tuple[Session, str]] = []
         self.pauses: list[float] = []
-        self.policy = DevicePolicy(self.lookups, self, lambda: self.least, self.sleep)  # type: ignore[arg-type]
+        self.policy = DevicePolicy(self.lookups, self, self.sleep)  # type: ignore[arg-type]
 
     async def sleep(self, pause: float) -> None:
         self.pauses.append(pause)
@@ -63,7 +64,7 @@ class World:
         """A new device of the user, signed by a new identity, that is let in."""
         self.server.make_identity(user)
         self.device = device = self.server.log_in(user, name)
-        _, caller, _ = await self.lookups.judge(local, device, self.least)
+        caller = (await self.lookups.judge(local, device)).device
         session = Session(caller, user, local)
         self.sessions = (*self.sessions, session)
         return session
@@ -124,7 +125,7 @@ async def test_what_the_homeserver_says_of_the_device_ends_a_session_under_every
     world: World, change: Callable[[World], None], why: str, least: Trust
 ) -> None:
     """It announces nothing, and is asked."""
-    world.least = least
+    world.config.least = least
     await world.call()
     await world.policy.judge_again()
     assert world.ended == []
@@ -139,10 +140,10 @@ async def test_a_device_that_is_not_signed_any_more_ends_it_where_that_is_asked_
     keys["signatures"][ALICE] = {
         name: each for name, each in keys["signatures"][ALICE].items() if name == "ed25519:PHONE"
     }
-    world.least = Trust.UNSIGNED
+    world.config.least = Trust.UNSIGNED
     await world.policy.judge_again()
     assert world.ended == []
-    world.least = Trust.CROSS_SIGNED
+    world.config.least = Trust.CROSS_SIGNED
     await world.policy.judge_again()
     assert world.why() == [UNTRUSTED]
 
@@ -152,7 +153,7 @@ async def test_a_device_that_is_not_signed_any_more_ends_it_where_that_is_asked_
 async def test_a_homeserver_that_does_not_answer_ends_nothing_however_long(
     world: World, lie: str, least: Trust, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.least = least
+    world.config.least = least
     await world.call()
     if lie == "stale":
         world.server.grow_stale()
@@ -179,14 +180,13 @@ async def test_what_was_said_of_the_device_once_ends_the_session_and_no_lie_lets
     world.server.honesty = lie
     await world.policy.judge_again()
     assert world.why() == [why]
-    standing, _, _ = await world.lookups.judge(PEER, device, world.least)
-    assert standing is not Standing.GOOD
+    assert not (await world.lookups.judge(PEER, device)).is_good
 
 
 async def test_a_first_identity_ends_nothing(world: World) -> None:
-    world.least = Trust.UNSIGNED
+    world.config.least = Trust.UNSIGNED
     device = world.server.log_in(ALICE, "PHONE")
-    _, caller, _ = await world.lookups.judge(PEER, device, world.least)
+    caller = (await world.lookups.judge(PEER, device)).device
     world.sessions = (Session(caller),)
     world.server.make_identity(ALICE)
     await world.policy.judge_again()
@@ -212,13 +212,13 @@ async def test_a_policy_that_asks_for_more_ends_at_once_who_has_called_without_a
     asked = len(world.server.asked)
     world.policy.policy_changed()
     assert (world.ended, len(world.server.asked)) == ([(plain, UNTRUSTED)], asked)
-    world.least = Trust.VERIFIED
+    world.config.least = Trust.VERIFIED
     await world.policy.judge_again()
     assert world.ended == [(plain, UNTRUSTED), (good, UNTRUSTED)], "it was never known to be so much"
 
 
 async def test_a_policy_for_all_lets_those_stay_who_have_called_without_a_device(world: World) -> None:
-    world.least, world.sessions = Trust.UNSIGNED, (Session(None),)
+    world.config.least, world.sessions = Trust.UNSIGNED, (Session(None),)
     await world.policy.judge_again()
     assert (world.ended, world.server.asked) == ([], [])
 

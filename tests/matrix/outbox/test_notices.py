@@ -42,8 +42,8 @@ class Server:
 
 
 @asynccontextmanager
-async def running(notices: Notices) -> AsyncIterator[None]:
-    task = asyncio.create_task(notices.run())
+async def running(notices: Notices, server: Server) -> AsyncIterator[None]:
+    task = asyncio.create_task(notices.run(server))
     try:
         yield
     finally:
@@ -59,9 +59,9 @@ async def settle(notices: Notices) -> None:
 
 async def test_notices_of_a_room_are_sent_in_order_with_all_that_was_said() -> None:
     server = Server()
-    notices = Notices(server)
+    notices = Notices()
     notices.post(ROOM, BOT, "posted before anybody sends", "<b>html</b>", key="first")
-    async with running(notices):
+    async with running(notices, server):
         for number in range(10):
             notices.post(ROOM, BOT, str(number), key=f"key-{number}")
         await settle(notices)
@@ -72,12 +72,12 @@ async def test_notices_of_a_room_are_sent_in_order_with_all_that_was_said() -> N
 
 async def test_slow_room_does_not_hold_back_others() -> None:
     server = Server()
-    notices = Notices(server)
+    notices = Notices()
     for number in range(20):
         notices.post(RoomId(f"!{number}:example.org"), BOT, "text", key="key")
         notices.post(RoomId(f"!{number}:example.org"), BOT, "again", key="key-2")
     server.open.clear()
-    async with running(notices):
+    async with running(notices, server):
         await settle(notices)
         assert server.most_busy == SENDERS
         server.open.set()
@@ -88,11 +88,11 @@ async def test_slow_room_does_not_hold_back_others() -> None:
 
 async def test_at_the_limit_of_a_room_notices_are_left_out_and_counted() -> None:
     server = Server()
-    notices = Notices(server)
+    notices = Notices()
     for number in range(MAX_PER_ROOM + 3):
         notices.post(ROOM, BOT, str(number), "<i>x</i>", key=str(number))
     assert notices.waiting == MAX_PER_ROOM
-    async with running(notices):
+    async with running(notices, server):
         await settle(notices)
         notices.post(ROOM, BOT, "later", key="later")
         await settle(notices)
@@ -105,12 +105,12 @@ async def test_at_the_limit_of_a_room_notices_are_left_out_and_counted() -> None
 async def test_at_the_limit_of_all_rooms_nothing_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_WAITING", 5)
     server = Server()
-    notices = Notices(server)
+    notices = Notices()
     for number in range(100):
         notices.post(RoomId(f"!{number}:example.org"), BOT, "text", key="key")
     assert notices.waiting == 5
     assert len(notices._rooms) == 5
-    async with running(notices):
+    async with running(notices, server):
         await settle(notices)
     assert len(server.sent) == 5
     assert notices._rooms == {}
@@ -122,10 +122,10 @@ async def test_notice_that_cannot_be_sent_is_left_out_and_the_next_one_goes(
 ) -> None:
     server = Server()
     server.failures = [failure]
-    notices = Notices(server)
+    notices = Notices()
     notices.post(ROOM, BOT, "lost secret", key="1")
     notices.post(ROOM, BOT, "sent", key="2")
-    async with running(notices):
+    async with running(notices, server):
         await settle(notices)
     assert server.texts() == ["sent"]
     assert "was not sent" in caplog.text

@@ -19,6 +19,7 @@ from mxrtc_bridge.matrix.rooms.members import MemberLists
 from mxrtc_bridge.matrix.rooms.peer_membership import SETTLE_S
 from mxrtc_bridge.matrix.rooms.peers import Peers
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
+from mxrtc_bridge.matrix.rooms.room_index import RoomIndex
 from tests.honesty import Honesty, failure
 
 ALICE = UserId("@alice:example.org")
@@ -176,14 +177,14 @@ class Bench:
     def __post_init__(self) -> None:
         self.lists = MemberLists(self.homeserver, BOT, lambda: None, lambda: self.now_ms / 1000)
         self.bot_rooms = BotRooms(self.homeserver, BOT, self.named, self.lists)
+        self.index = RoomIndex(self.bot_rooms, lambda user: user.startswith("@rtc_"))
         self.peers = Peers(
             self.homeserver,
             self.directory,
             self.listener,
+            index=self.index,
             profiles=self.profiles,
-            bot_rooms=self.bot_rooms,
             tell=lambda room, sender, text, key: self.homeserver.notices.append((room, sender, text)),
-            is_own=lambda user: user.startswith("@rtc_"),
             may_use=lambda user, peer: (user, peer) in self.granted,
             wall_ms=lambda: self.now_ms,
             monotonic=lambda: self.now_ms / 1000,

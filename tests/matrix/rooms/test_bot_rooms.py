@@ -66,8 +66,8 @@ async def test_named_room_has_any_number_of_members_and_takes_no_calls() -> None
     bench.homeserver.members[NOTICES] |= {ALICE, MALLORY}
     await bench.peers.start()
     assert bench.homeserver.of("leave") == []
-    assert bench.peers.members(NOTICES) is None
-    assert bench.peers.peer_in(NOTICES) is None
+    assert bench.index.members(NOTICES) is None
+    assert bench.index.peer_in(NOTICES) is None
 
 
 async def test_removed_bot_comes_back_when_it_is_invited_again() -> None:

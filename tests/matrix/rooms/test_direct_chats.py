@@ -7,7 +7,7 @@ import pytest
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.rooms.direct_chats import DirectChats
-from mxrtc_bridge.matrix.rooms.room_book import PeerRoom
+from mxrtc_bridge.matrix.rooms.room_index import PeerRoom
 from tests.matrix.rooms.peers_bench import ALICE, PEER, ROOM, Bench
 
 MADE = RoomId("!made:example.org")
@@ -30,8 +30,8 @@ class Server:
 
 async def opened(error: HomeserverError) -> Server:
     bench, server = Bench(), Server(error)
-    bench.peers._book.enter(PeerRoom(ROOM, PEER, ALICE, {PEER}, encrypted=False))
-    openings = DirectChats(server, bench.peers, reads_encrypted=lambda: False)
+    bench.index.enter(PeerRoom(ROOM, PEER, ALICE, {PEER}, encrypted=False))
+    openings = DirectChats(server, bench.index, bench.peers, reads_encrypted=lambda: False)
     if error.status in (400, 403, 404):
         assert (await openings.open(PEER, ALICE)).room == MADE
     else:

@@ -44,7 +44,7 @@ async def test_invitations_of_others_are_answered_beside_a_flood() -> None:
     await invite_often(bench, MALLORY, 1000)
     await invite_often(bench, ALICE, 1000, start=1000)
     await bench.invited(by=BOB, room=room(5000))
-    assert bench.peers.members(room(5000)) == {BOB, PEER}
+    assert bench.index.members(room(5000)) == {BOB, PEER}
 
 
 async def test_what_was_not_answered_is_declined_at_the_next_sweep() -> None:
@@ -59,11 +59,11 @@ async def test_what_was_not_answered_is_declined_at_the_next_sweep() -> None:
 async def test_invitation_that_was_not_answered_may_be_made_again() -> None:
     bench = Bench()
     await invite_often(bench, ALICE, 21)
-    assert bench.peers.members(room(20)) is None
+    assert bench.index.members(room(20)) is None
     bench.now_ms += 60_000
     await bench.invited(room=room(20))
     await bench.peers.leave_idle(0)
-    assert bench.peers.members(room(20)) == {ALICE, PEER}
+    assert bench.index.members(room(20)) == {ALICE, PEER}
 
 
 async def test_room_that_is_named_for_the_bot_is_joined_whoever_invites_and_however_often() -> None:

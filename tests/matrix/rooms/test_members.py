@@ -264,5 +264,5 @@ async def test_the_bot_keeps_the_lists_of_its_rooms() -> None:
     assert bench.lists.rooms_of(MALLORY) == {ROOM}
     await bench.bot_rooms.reload({})
     assert bench.lists.rooms_of(MALLORY) == frozenset()
-    assert bench.peers.peer_in(ROOM) is None
+    assert bench.index.peer_in(ROOM) is None
     assert PEER not in bench.homeserver.members[ROOM]

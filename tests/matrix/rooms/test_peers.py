@@ -12,7 +12,7 @@ from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
 from mxrtc_bridge.matrix.rooms import peers as peers_module
-from mxrtc_bridge.matrix.rooms import room_book as rooms_module
+from mxrtc_bridge.matrix.rooms import room_index as rooms_module
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
 from tests.matrix.rooms.peers_bench import (
     ALICE,
@@ -67,10 +67,10 @@ async def test_start_learns_rooms_and_leaves_those_that_must_not_be() -> None:
     }
     bench.homeserver.facts[space] = RoomFacts(encrypted=False, join_rule="invite", room_type="m.space")
     await bench.peers.start()
-    assert bench.peers.members(good) == {ALICE, PEER}
-    assert bench.peers.members(known) == {ALICE, PEER, MALLORY}, "its owner is known, and the third may leave again"
+    assert bench.index.members(good) == {ALICE, PEER}
+    assert bench.index.members(known) == {ALICE, PEER, MALLORY}, "its owner is known, and the third may leave again"
     for room in (crowd, foreign, shared, empty, space):
-        assert bench.peers.members(room) is None
+        assert bench.index.members(room) is None
     left = {entry[1:] for entry in bench.homeserver.of("leave")}
     assert left == {(room, PEER) for room in (crowd, foreign, shared, empty, space)} | {
         (shared, PEER_2),
@@ -98,8 +98,8 @@ async def test_start_fails_rather_than_overlooking_a_room_when_the_homeserver_is
 async def test_peer_joins_a_room_of_two_of_somebody_with_a_grant() -> None:
     bench = Bench()
     await bench.invited(invite_state=(stripped("m.room.create"), stripped("m.room.join_rules", join_rule="invite")))
-    assert bench.peers.members(ROOM) == {ALICE, PEER}
-    assert bench.peers.peer_in(ROOM) == PEER
+    assert bench.index.members(ROOM) == {ALICE, PEER}
+    assert bench.index.peer_in(ROOM) == PEER
     assert bench.directory.rooms == {(PEER, ROOM): StoredRoom(PEER, ROOM, ALICE, bench.now_ms)}
     assert (bench.homeserver.notices, bench.listener.heard, bench.homeserver.of("leave")) == ([], [], [])
 
@@ -126,7 +126,7 @@ async def test_invitation_is_declined_without_joining_or_a_word(
     bench.granted.add((PEER_2, PEER))
     await bench.invited(peer, inviter, invite_state=state)
     assert bench.homeserver.log == [("leave", ROOM, peer)]
-    assert bench.peers.members(ROOM) is None
+    assert bench.index.members(ROOM) is None
     assert bench.directory.rooms == {}
 
 
@@ -150,14 +150,14 @@ async def test_peer_leaves_again_when_the_room_is_not_what_the_invitation_said(
         bench.homeserver.facts[ROOM] = facts
     await bench.invited()
     assert bench.homeserver.of("join", "leave", "notice") == [("join", ROOM, PEER), ("leave", ROOM, PEER)]
-    assert bench.peers.members(ROOM) is None
+    assert bench.index.members(ROOM) is None
 
 
 async def test_second_peer_does_not_join_the_room_of_another() -> None:
     bench = Bench()
     await bench.invited()
     await bench.invited(PEER_2)
-    assert bench.peers.members(ROOM) == {ALICE, PEER}
+    assert bench.index.members(ROOM) == {ALICE, PEER}
     assert bench.homeserver.of("join", "leave") == [("join", ROOM, PEER), ("leave", ROOM, PEER_2)]
 
 
@@ -169,7 +169,7 @@ async def test_oldest_room_is_left_when_a_user_makes_too_many(monkeypatch: pytes
         bench.now_ms += 1
         await bench.invited(room=place)
     await bench.invited(PEER_2, room=RoomId("!other:example.org"))
-    assert [bench.peers.members(place) is not None for place in places] == [False, False, True, True, True]
+    assert [bench.index.members(place) is not None for place in places] == [False, False, True, True, True]
     assert bench.listener.heard == [("left", places[0], PEER), ("left", places[1], PEER)]
 
 
@@ -177,12 +177,12 @@ async def test_failing_join_is_one_log_line_and_the_next_invitation_works(caplog
     bench = Bench()
     bench.homeserver.failures["join"] = HomeserverError("could not join: 504", 504)
     await bench.invited()
-    assert bench.peers.members(ROOM) is None
+    assert bench.index.members(ROOM) is None
     assert [record.levelname for record in caplog.records if "was not handled" in record.message] == ["WARNING"]
     assert caplog.records[-1].exc_info is None
     bench.homeserver.failures.clear()
     await bench.invited()
-    assert bench.peers.members(ROOM) == {ALICE, PEER}
+    assert bench.index.members(ROOM) == {ALICE, PEER}
 
 
 async def test_event_is_given_up_at_its_time_limit(

@@ -13,7 +13,7 @@ from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
-from mxrtc_bridge.matrix.rooms.room_book import PeerRoom, Unfit, judge_invite
+from mxrtc_bridge.matrix.rooms.room_index import PeerRoom, Unfit, judge_invite
 from tests.long import examples
 from tests.matrix.rooms.peers_bench import ALICE, MALLORY, PEER, PEER_2, ROOM, Bench, event
 
@@ -24,11 +24,11 @@ async def test_third_member_makes_the_room_unfit_says_so_once_and_leaving_makes_
     bench = Bench()
     await bench.invited()
     await bench.member(MALLORY, "join")
-    assert bench.peers.members(ROOM) == {ALICE, PEER, MALLORY}
+    assert bench.index.members(ROOM) == {ALICE, PEER, MALLORY}
     assert [(room, user) for room, user, _ in bench.homeserver.notices] == [(ROOM, PEER)]
     await bench.member(MALLORY, "join")  # a new display name, say
     await bench.member(MALLORY, "leave")
-    assert bench.peers.members(ROOM) == {ALICE, PEER}
+    assert bench.index.members(ROOM) == {ALICE, PEER}
     await bench.member(MALLORY, "join")
     assert bench.listener.heard == [("changed", ROOM)] * 3
     assert len(bench.homeserver.notices) == 1
@@ -38,7 +38,7 @@ async def test_odd_user_id_counts_as_a_third_member() -> None:
     bench = Bench()
     await bench.invited()
     await bench.member(UserId("no user id at all"), "join")
-    assert bench.peers.members(ROOM) != {ALICE, PEER}
+    assert bench.index.members(ROOM) != {ALICE, PEER}
 
 
 @pytest.mark.parametrize("membership", ["leave", "ban", "knock", None, 5, {}])
@@ -46,7 +46,7 @@ async def test_peer_leaves_when_its_user_is_gone(membership: object) -> None:
     bench = Bench()
     await bench.invited()
     await bench.member(ALICE, membership)
-    assert bench.peers.members(ROOM) is None
+    assert bench.index.members(ROOM) is None
     assert bench.homeserver.of("leave") == [("leave", ROOM, PEER)]
     assert bench.listener.heard == [("left", ROOM, ALICE), ("left", ROOM, PEER)]
     assert bench.directory.rooms == {}
@@ -58,7 +58,7 @@ async def test_peer_does_not_stay_with_the_third_when_its_user_leaves() -> None:
     await bench.invited()
     await bench.member(MALLORY, "join")
     await bench.member(ALICE, "leave")
-    assert bench.peers.members(ROOM) is None
+    assert bench.index.members(ROOM) is None
     assert bench.homeserver.of("leave") == [("leave", ROOM, PEER)]
 
 
@@ -66,10 +66,10 @@ async def test_old_departure_ends_calls_but_not_the_room_when_the_user_is_back()
     bench = Bench()
     await bench.invited()
     await bench.arrive(event("m.room.member", {"membership": "leave"}, ALICE, ALICE))
-    assert bench.peers.members(ROOM) == {PEER}, "the answer may be older than the event"
+    assert bench.index.members(ROOM) == {PEER}, "the answer may be older than the event"
     assert bench.listener.heard == [("left", ROOM, ALICE)]
     await bench.settle()
-    assert bench.peers.members(ROOM) == {ALICE, PEER}
+    assert bench.index.members(ROOM) == {ALICE, PEER}
     assert bench.homeserver.of("leave") == []
 
 
@@ -78,7 +78,7 @@ async def test_room_is_forgotten_when_the_peer_is_removed(membership: str) -> No
     bench = Bench()
     await bench.invited()
     await bench.member(PEER, membership, sender=ALICE)
-    assert bench.peers.members(ROOM) is None
+    assert bench.index.members(ROOM) is None
     assert bench.listener.heard == [("left", ROOM, PEER)]
     assert bench.directory.rooms == {}
 
@@ -87,13 +87,13 @@ async def test_join_whose_answer_was_lost_is_learnt_from_the_event() -> None:
     bench = Bench()
     bench.homeserver.members[ROOM] = {ALICE}
     await bench.member(PEER, "join")
-    assert bench.peers.members(ROOM) == {ALICE, PEER}
+    assert bench.index.members(ROOM) == {ALICE, PEER}
 
 
 async def test_echo_of_a_join_that_was_taken_back_changes_nothing() -> None:
     bench = Bench()
     await bench.arrive(event("m.room.member", {"membership": "join"}, PEER, PEER))
-    assert bench.peers.members(ROOM) is None
+    assert bench.index.members(ROOM) is None
     assert bench.homeserver.of("join", "leave") == []
 
 
@@ -129,7 +129,7 @@ async def test_idle_room_is_left_and_a_used_one_is_kept() -> None:
     await bench.peers.handle(event("m.call.invite", {}, ALICE, room=used))
     await bench.peers.handle(event("m.call.invite", {}, MALLORY, room=idle))
     assert await bench.peers.leave_idle(bench.now_ms) == 1
-    assert (bench.peers.members(used), bench.peers.members(idle)) == ({ALICE, PEER}, None)
+    assert (bench.index.members(used), bench.index.members(idle)) == ({ALICE, PEER}, None)
     assert bench.listener.heard == [("left", idle, PEER)]
 
 
@@ -139,7 +139,7 @@ async def test_idle_room_with_a_live_call_is_kept() -> None:
     await bench.invited()
     bench.now_ms += 1
     assert await bench.peers.leave_idle(bench.now_ms, busy={ROOM}) == 0
-    assert bench.peers.members(ROOM) == {ALICE, PEER}
+    assert bench.index.members(ROOM) == {ALICE, PEER}
     assert await bench.peers.leave_idle(bench.now_ms) == 1
 
 
@@ -160,7 +160,7 @@ async def test_room_that_could_not_be_left_is_left_at_the_next_sweep() -> None:
     await bench.invited()
     bench.homeserver.failures["leave"] = HomeserverError("away", 0)
     await bench.member(ALICE, "leave")
-    assert bench.peers.members(ROOM) is None
+    assert bench.index.members(ROOM) is None
     bench.homeserver.failures.clear()
     await bench.peers.leave_idle(0)
     await bench.peers.leave_idle(0)
@@ -177,7 +177,7 @@ async def test_room_joined_again_is_not_left_by_the_sweep() -> None:
     bench.homeserver.members[ROOM] = {ALICE}
     await bench.invited()
     await bench.peers.leave_idle(0)
-    assert bench.peers.members(ROOM) == {ALICE, PEER}
+    assert bench.index.members(ROOM) == {ALICE, PEER}
 
 
 async def test_reload_leaves_rooms_whose_right_is_gone_and_registers_new_peers() -> None:
@@ -191,7 +191,7 @@ async def test_reload_leaves_rooms_whose_right_is_gone_and_registers_new_peers()
     bench.homeserver.log.clear()
     new = PeerProfile(UserId("@rtc_new:example.org"), "New")
     await bench.peers.reload([PeerProfile(PEER, "Build"), new])
-    assert [bench.peers.members(room) is None for room in (kept, lost, removed)] == [False, True, True]
+    assert [bench.index.members(room) is None for room in (kept, lost, removed)] == [False, True, True]
     assert bench.homeserver.of("register") == [("register", new.user_id)]
     assert not bench.peers.is_peer(PEER_2)
     assert sorted(bench.listener.heard) == [("left", lost, PEER), ("left", removed, PEER_2)]
@@ -205,7 +205,7 @@ async def test_reload_that_is_cut_short_has_taken_the_rooms_away_and_the_next_on
     bench.granted.add((MALLORY, PEER))
     for room in rooms:
         bench.homeserver.members[room] = {MALLORY, PEER}
-        bench.peers._book.enter(PeerRoom(room, PEER, MALLORY, {MALLORY, PEER}, False))
+        bench.index.enter(PeerRoom(room, PEER, MALLORY, {MALLORY, PEER}, False))
     bench.granted.discard((MALLORY, PEER))
     register, begun = bench.homeserver.register_user, asyncio.Event()
 
@@ -218,7 +218,7 @@ async def test_reload_that_is_cut_short_has_taken_the_rooms_away_and_the_next_on
     profiles = [PeerProfile(PEER, "Build"), PeerProfile(PEER_2, "Other"), new]
     task = asyncio.create_task(bench.peers.reload(profiles))
     await begun.wait()
-    assert all(bench.peers.members(room) is None for room in rooms)
+    assert all(bench.index.members(room) is None for room in rooms)
     assert {heard[1] for heard in bench.listener.heard} == set(rooms)
     task.cancel()
     await asyncio.wait([task])
@@ -264,11 +264,11 @@ async def test_room_is_never_fit_while_the_news_say_that_it_is_not(
             bench.homeserver.stale.clear()
         news = MembershipChange(ROOM, user, membership == "join")
         bench.peers.membership.look(news)
-        assert bench.peers.members(ROOM) != {ALICE, PEER} or members == {ALICE, PEER}
+        assert bench.index.members(ROOM) != {ALICE, PEER} or members == {ALICE, PEER}
         await bench.peers.membership.refresher.confirm(ROOM)
-        if bench.peers.members(ROOM) is None:
+        if bench.index.members(ROOM) is None:
             return
-        assert bench.peers.members(ROOM) != {ALICE, PEER} or members == {ALICE, PEER}
+        assert bench.index.members(ROOM) != {ALICE, PEER} or members == {ALICE, PEER}
 
 
 async def test_room_is_as_the_homeserver_says_in_the_end() -> None:
@@ -278,11 +278,11 @@ async def test_room_is_as_the_homeserver_says_in_the_end() -> None:
     bench.homeserver.members[ROOM].add(MALLORY)
     bench.peers.membership.look(MembershipChange(ROOM, MALLORY, True))
     await bench.peers.membership.refresher.confirm(ROOM)
-    assert bench.peers.members(ROOM) == {ALICE, PEER, MALLORY}
+    assert bench.index.members(ROOM) == {ALICE, PEER, MALLORY}
     bench.homeserver.stale.clear()
     bench.homeserver.members[ROOM].discard(MALLORY)
     await bench.settle()
-    assert bench.peers.members(ROOM) == {ALICE, PEER}, "nobody has told that the third left"
+    assert bench.index.members(ROOM) == {ALICE, PEER}, "nobody has told that the third left"
 
 
 async def test_invitation_of_the_user_to_a_room_of_the_peer_does_not_make_it_leave() -> None:
@@ -290,9 +290,9 @@ async def test_invitation_of_the_user_to_a_room_of_the_peer_does_not_make_it_lea
     bench.homeserver.members[ROOM] = {PEER}
     await bench.peers.adopt(ROOM, PEER, ALICE)
     await bench.arrive(event("m.room.member", {"membership": "invite"}, PEER, ALICE))
-    assert bench.peers.members(ROOM) == {PEER}
+    assert bench.index.members(ROOM) == {PEER}
     await bench.member(ALICE, "join")
-    assert bench.peers.members(ROOM) == {ALICE, PEER}
+    assert bench.index.members(ROOM) == {ALICE, PEER}
     assert bench.homeserver.of("leave") == []
 
 
@@ -305,7 +305,7 @@ async def test_invitation_of_somebody_who_is_in_the_room_ends_nothing(target: Us
     bench.listener.heard.clear()
     await bench.arrive(event("m.room.member", {"membership": "invite"}, by, target))
     await bench.settle()
-    assert bench.peers.members(ROOM) == {ALICE, PEER}
+    assert bench.index.members(ROOM) == {ALICE, PEER}
     assert bench.listener.heard == []
     assert bench.homeserver.of("leave") == []
 
@@ -315,7 +315,7 @@ async def test_peer_whose_removal_was_missed_is_back_by_an_invitation() -> None:
     await bench.invited()
     bench.homeserver.members[ROOM] = {ALICE}
     await bench.arrive(event("m.room.member", {"membership": "invite"}, ALICE, PEER))
-    assert bench.homeserver.members[ROOM] == bench.peers.members(ROOM) == {ALICE, PEER}
+    assert bench.homeserver.members[ROOM] == bench.index.members(ROOM) == {ALICE, PEER}
 
 
 @pytest.mark.parametrize("news", [MembershipChange(ROOM, MALLORY, True), MembershipChange(ROOM, ALICE, False)])
@@ -332,7 +332,7 @@ async def test_what_arrives_while_a_room_is_entered_counts(
 
     monkeypatch.setattr(bench.homeserver, "room_facts", facts)
     await bench.invited()
-    assert bench.peers.members(ROOM) not in (None, {ALICE, PEER})
+    assert bench.index.members(ROOM) not in (None, {ALICE, PEER})
 
 
 async def test_news_that_cannot_be_read_make_the_homeserver_be_asked_also_for_the_encryption() -> None:
@@ -342,8 +342,8 @@ async def test_news_that_cannot_be_read_make_the_homeserver_be_asked_also_for_th
     bench.homeserver.members[ROOM].add(MALLORY)
     bench.peers.membership.look(UnreadableChange(None))
     await bench.peers.membership.refresher.confirm(ROOM)
-    assert bench.peers.members(ROOM) == {ALICE, PEER, MALLORY}
-    assert bench.peers.is_encrypted(ROOM)
+    assert bench.index.members(ROOM) == {ALICE, PEER, MALLORY}
+    assert bench.index.is_encrypted(ROOM)
 
 
 async def test_peer_that_the_homeserver_does_not_know_in_the_room_any_more_is_out_of_it() -> None:
@@ -352,7 +352,7 @@ async def test_peer_that_the_homeserver_does_not_know_in_the_room_any_more_is_ou
     bench.homeserver.members[ROOM].clear()
     bench.peers.membership.look(UnreadableChange(ROOM))
     await bench.peers.membership.refresher.confirm(ROOM)
-    assert bench.peers.members(ROOM) is None
+    assert bench.index.members(ROOM) is None
     assert bench.listener.heard == [("left", ROOM, PEER)]
 
 
@@ -372,10 +372,10 @@ async def test_answer_from_before_a_kick_lets_nobody_back_by_an_old_join(monkeyp
     monkeypatch.setattr(bench.homeserver, "joined_members", joined_members)
     bench.peers.membership.look(UnreadableChange(ROOM))
     await bench.peers.membership.refresher.confirm(ROOM)
-    assert bench.peers.members(ROOM) == {PEER}
+    assert bench.index.members(ROOM) == {PEER}
     monkeypatch.setattr(bench.homeserver, "joined_members", ask)
     await bench.peers.membership.refresher.confirm(ROOM)
-    assert bench.peers.members(ROOM) != {PEER, ALICE}
+    assert bench.index.members(ROOM) != {PEER, ALICE}
 
 
 async def test_rooms_of_live_calls_are_compared_the_oldest_first_and_few_at_a_time() -> None:

@@ -21,6 +21,7 @@ from mxrtc_bridge.matrix.outbox.outbox import Outbox
 from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.rooms.peers import Peers
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
+from mxrtc_bridge.matrix.rooms.room_index import RoomIndex
 from tests.matrix.conftest import APPSERVICE_ID, BridgeWorld, MakePerson
 from tests.matrix.rooms.peers_bench import BOT, FakeDirectory, Recorder
 
@@ -28,6 +29,7 @@ from tests.matrix.rooms.peers_bench import BOT, FakeDirectory, Recorder
 @dataclass
 class RealPeers:
     peers: Peers
+    index: RoomIndex
     peer: UserId
     granted: set[UserId]
     listener: Recorder
@@ -41,16 +43,15 @@ MakePeers = Callable[[], RealPeers]
 async def real_peers(bridge_world: BridgeWorld, bridge: Homeserver) -> AsyncIterator[RealPeers]:
     """Peers that hear the transactions of a real homeserver."""
     peer, granted, listener, directory = bridge_world.peer(), set[UserId](), Recorder(), FakeDirectory()
-    notices = Notices(Outbox(bridge, masquerade=True))
-    sending = asyncio.create_task(notices.run())
+    notices, index = Notices(), RoomIndex(BotRooms(bridge, BOT), lambda user: user.startswith("@rtc_"))
+    sending = asyncio.create_task(notices.run(Outbox(bridge, masquerade=True)))
     peers = Peers(
         bridge,
         directory,
         listener,
+        index=index,
         profiles=[PeerProfile(peer, "A peer")],
-        bot_rooms=BotRooms(bridge, BOT),
-        tell=lambda room, sender, text, key: notices.post(room, sender, text, key=key),
-        is_own=lambda user: user.startswith("@rtc_"),
+        tell=notices.post,
         may_use=lambda user, wanted: user in granted and wanted == peer,
         wall_ms=lambda: 1,
     )
@@ -64,7 +65,7 @@ async def real_peers(bridge_world: BridgeWorld, bridge: Homeserver) -> AsyncIter
 
     bridge_world.receiver.handler = receive
     await ping.ping(bridge, APPSERVICE_ID)
-    yield RealPeers(peers, peer, granted, listener, directory)
+    yield RealPeers(peers, index, peer, granted, listener, directory)
     bridge_world.receiver.handler = None
     sending.cancel()
     asking.cancel()
@@ -87,19 +88,19 @@ async def test_real_peer_joins_by_right_declines_without_and_follows_the_members
     async with asyncio.timeout(20):
         while not await alice.timeline(room, "m.room.message"):
             await asyncio.sleep(0.05)
-    assert real_peers.peers.members(room) == {alice.user_id, peer, mallory.user_id}
+    assert real_peers.index.members(room) == {alice.user_id, peer, mallory.user_id}
     await mallory.homeserver.leave(room)
     await alice.state(room, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
     async with asyncio.timeout(20):
         while len(notices := await alice.timeline(room, "m.room.message")) < 2:
             await asyncio.sleep(0.05)
-    assert real_peers.peers.members(room) == {alice.user_id, peer}
+    assert real_peers.index.members(room) == {alice.user_id, peer}
     assert {item["sender"] for item in notices} == {peer}
     assert "encrypted" in notices[1]["content"]["body"]
 
     await alice.homeserver.leave(room)
     async with asyncio.timeout(20):
-        while real_peers.peers.members(room) is not None:
+        while real_peers.index.members(room) is not None:
             await asyncio.sleep(0.05)
     assert real_peers.listener.heard == [
         ("changed", room),
@@ -132,21 +133,21 @@ async def test_real_rooms_are_found_again_after_a_restart(
     room = await alice.homeserver.create_direct_room(real_peers.peer)
     await alice.wait_for(room, real_peers.peer, "join")
     async with asyncio.timeout(20):
-        while real_peers.peers.members(room) is None:
+        while real_peers.index.members(room) is None:
             await asyncio.sleep(0.05)
+    index = RoomIndex(BotRooms(bridge, BOT), lambda user: user.startswith("@rtc_"))
     again = Peers(
         bridge,
         real_peers.directory,
         Recorder(),
+        index=index,
         profiles=[PeerProfile(real_peers.peer, "A peer")],
-        bot_rooms=BotRooms(bridge, BOT),
-        tell=lambda *_: None,
-        is_own=lambda user: user.startswith("@rtc_"),
+        tell=lambda *_, **__: None,
         may_use=lambda user, _: user in real_peers.granted,
         wall_ms=lambda: 1,
     )
     await again.start()
-    assert again.members(room) == {alice.user_id, real_peers.peer}
+    assert index.members(room) == {alice.user_id, real_peers.peer}
     real_peers.granted.clear()
     await again.reload([PeerProfile(real_peers.peer, "A peer")])
     await alice.wait_for(room, real_peers.peer, "leave")

@@ -11,9 +11,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable
 
-from mxrtc_bridge.bridge.access.rights import named_rooms
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.grants import GrantTable
+from mxrtc_bridge.core.access.policy import RoomSubject
 from mxrtc_bridge.core.access.revocations import (
     EncryptionChange,
     MembershipChange,
@@ -25,7 +25,7 @@ from mxrtc_bridge.core.access.revocations import (
 )
 from mxrtc_bridge.core.errors import MxrtcError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.matrix.api.homeserver import Homeserver
+from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.rooms.ban_lists import BanLists, RuleMemory
 from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.rooms.members import MemberLists
@@ -47,33 +47,34 @@ NOT_READ = "the policy lists were not read yet"
 """The rule that denies everybody until then."""
 
 
+def named_rooms(config: CurrentConfig, given: GrantTable) -> frozenset[RoomId]:
+    """The rooms whose members some rule names: a grant of the configuration, a given one, or who may be given one."""
+    grantable = {subject.room for subject in config.grantable_to if isinstance(subject, RoomSubject)}
+    return config.in_force.policy().rooms() | grantable | given.rooms()
+
+
 class ConfiguredRooms:
-    """See the head of this module. :meth:`run` must run for rooms to be joined that are named later.
+    """See the head of this module. Before :meth:`recall` nobody has a right by what is known here.
+
+    :meth:`run` must run for rooms to be joined that are named later.
 
     Args:
         homeserver: acts as the bot.
         rules: remembers the rules of policy lists.
         config: names rooms and policy lists.
         given: the grants that people have given; they name rooms as well.
-        judge_again: called when members or lists have changed, to judge live sessions again; must not block.
     """
 
     def __init__(
-        self,
-        homeserver: Homeserver,
-        rules: RuleMemory,
-        *,
-        config: CurrentConfig,
-        given: GrantTable,
-        judge_again: Callable[[], None],
+        self, homeserver: QuietHomeserver, rules: RuleMemory, config: CurrentConfig, given: GrantTable
     ) -> None:
         self._config = config
         self._given = given
-        self._judge_again = judge_again
+        self._judge_again: Callable[[], None] | None = None
         self._changed = asyncio.Event()
         bot = config.in_force.appservice.bot
         self._members = MemberLists(homeserver, bot, self.rights_changed)
-        self._lists = BanLists(homeserver, bot, rules, config.in_force.policy_lists, judge_again)
+        self._lists = BanLists(homeserver, bot, rules, config.in_force.policy_lists, self._judge)
         self._lists_read = False
         self.bot_rooms = BotRooms(homeserver, bot, self._named(), self._members, (self._lists,), self._entered)
         self._who = Refresher("who is in a named room", lambda room: self.bot_rooms.learn_again(room, self._members))
@@ -94,8 +95,12 @@ class ConfiguredRooms:
 
     def rights_changed(self) -> None:
         """Judge live sessions again, and look whether rights name other rooms now."""
-        self._judge_again()
+        self._judge()
         self._changed.set()
+
+    def _judge(self) -> None:
+        if self._judge_again is not None:
+            self._judge_again()
 
     def look(self, news: News) -> None:
         """Take into account at once what an event that has arrived takes away; never blocks."""
@@ -167,12 +172,16 @@ class ConfiguredRooms:
             if unsure:
                 refresher.doubt(room)
 
-    async def recall(self) -> None:
-        """Take over what the policy lists said at the end of the last run.
+    async def recall(self, judge_again: Callable[[], None]) -> None:
+        """Take over what the policy lists said at the end of the last run; from then on there are rights.
+
+        Args:
+            judge_again: called when members or lists have changed, to judge live sessions again; must not block.
 
         Raises:
             StorageError: the database cannot be read.
         """
+        self._judge_again = judge_again
         await self._lists.recall()
         self._lists_read = True
 

@@ -6,14 +6,15 @@ from typing import Any, cast
 
 import pytest
 
+from mxrtc_bridge.bridge.access.configured_rooms import NOT_READ, ConfiguredRooms
 from mxrtc_bridge.bridge.access.rights import Rights
-from mxrtc_bridge.bridge.bot.rooms import NOT_READ, ConfiguredRooms
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.access.policy import Allow, Deny
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import RoomId
 from tests.bridge.access.test_rights import ALICE, BOT, NOW, PEER, SERVICES, Given, config, stored
+from tests.fakes import FakeClock
 
 
 class RuleTable:
@@ -32,8 +33,8 @@ async def test_nobody_has_a_right_before_the_policy_lists_were_read() -> None:
     table, rules = GrantTable(), RuleTable()
     table.add(stored(1, str(ALICE), "web"))
     current = CurrentConfig(config([(str(ALICE), "ssh")], {"web": [str(ALICE)], "db": [str(ALICE)]}))
-    rooms = ConfiguredRooms(cast(Any, None), cast(Any, rules), config=current, given=table, judge_again=lambda: None)
-    rights = Rights(current, rooms, Given(table), wall_ms=lambda: NOW, elapsed_ms=lambda: NOW)
+    rooms = ConfiguredRooms(cast(Any, None), cast(Any, rules), current, table)
+    rights = Rights(current, rooms, Given(table), FakeClock(wall_ms=NOW))
 
     def rights_of_alice() -> list[bool]:
         return [
@@ -50,8 +51,8 @@ async def test_nobody_has_a_right_before_the_policy_lists_were_read() -> None:
     assert not any(rights_of_alice())
     rules.broken = True
     with pytest.raises(StorageError):
-        await rooms.recall()
+        await rooms.recall(lambda: None)
     assert not any(rights_of_alice())
     rules.broken = False
-    await rooms.recall()
+    await rooms.recall(lambda: None)
     assert all(rights_of_alice())

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
 
 MAX_ROOMS_PER_PAIR = 16
 """Rooms of one user with one peer; the least recently used one is left when another is joined."""
@@ -109,9 +111,16 @@ class PeerRoom:
 
 
 class RoomIndex:
-    """The rooms of all peers."""
+    """The rooms of all peers, and what others ask about the rooms of our users.
 
-    def __init__(self) -> None:
+    Args:
+        bot_rooms: the rooms that are named for the bot: no rooms for calls.
+        is_own: whether a user is of the bridge's namespace.
+    """
+
+    def __init__(self, bot_rooms: BotRooms, is_own: Callable[[UserId], bool]) -> None:
+        self.bot_rooms = bot_rooms
+        self.is_own = is_own
         self._rooms: dict[RoomId, PeerRoom] = {}
 
     def __len__(self) -> int:
@@ -123,6 +132,32 @@ class RoomIndex:
     def get(self, room: RoomId) -> PeerRoom | None:
         """The room, if a peer is in it."""
         return self._rooms.get(room)
+
+    def members(self, route: CallRoute) -> frozenset[UserId] | None:
+        """The joined members of a room, or the users of two devices; None for a room in which no peer is."""
+        if isinstance(route, DevicePair):
+            return frozenset({route.local, route.remote})
+        entry = self._rooms.get(route)
+        return None if entry is None else frozenset(entry.members)
+
+    def is_encrypted(self, room: RoomId) -> bool:
+        """Whether the state of a room says that it is encrypted; False for a room in which none of our users is."""
+        entry = self._rooms.get(room)
+        return bool(self.bot_rooms.is_encrypted(room)) if entry is None else entry.encrypted
+
+    def peer_in(self, room: RoomId) -> UserId | None:
+        """The peer of a room."""
+        entry = self._rooms.get(room)
+        return None if entry is None else entry.peer
+
+    def speaker_in(self, room: RoomId) -> UserId | None:
+        """Our user in a room: its peer, or the bot in a room that is named for it."""
+        return self.peer_in(room) or self.bot_rooms.speaker_in(room)
+
+    def rooms_of(self, peer: UserId, user: UserId) -> tuple[PeerRoom, ...]:
+        """The rooms of ``user`` with ``peer``, the last used first."""
+        rooms = [room for room in self if (room.peer, room.user) == (peer, user)]
+        return tuple(sorted(rooms, key=lambda room: -room.active_ms))
 
     def enter(self, room: PeerRoom) -> None:
         """Add a room that a peer has joined."""

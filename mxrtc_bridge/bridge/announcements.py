@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from html import escape
 
-from mxrtc_bridge.bridge.admin.access_requests import Poster
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.targets import FilesTarget
 from mxrtc_bridge.core.audit.chain import AuditRecord
 from mxrtc_bridge.core.audit.sentences import describe
 from mxrtc_bridge.core.files.delivery import Delivery, announcement, receipt
-from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.outbox.notices import Notices
+from mxrtc_bridge.matrix.rooms.room_index import RoomIndex
 
 
 class Announcements:
     """See the head of this module.
 
     Args:
-        poster: sends them.
+        notices: sends them.
         config: says what is announced, and who the bot is.
-        room_for: the room that is named for a purpose, if the bot is in it.
-        direct_rooms: the direct chats of a peer with a user.
+        rooms: the direct chats, and those that are named for the bot.
     """
 
-    def __init__(
-        self,
-        poster: Poster,
-        config: CurrentConfig,
-        room_for: Callable[[str], RoomId | None],
-        direct_rooms: Callable[[UserId, UserId], list[RoomId]],
-    ) -> None:
-        self._poster = poster
+    def __init__(self, notices: Notices, config: CurrentConfig, rooms: RoomIndex) -> None:
+        self._notices = notices
         self._config = config
-        self._room_for = room_for
-        self._direct_rooms = direct_rooms
+        self._rooms = rooms
 
     def to_admins(self, text: str) -> None:
         """Tell the admins something that needs them; where there is no room for it, the log has it."""
@@ -54,14 +45,14 @@ class Announcements:
         if not isinstance(service.target, FilesTarget) or not service.target.announce:
             return
         key = f"delivery-{secrets.token_hex(8)}"
-        rooms = self._direct_rooms(delivery.peer, delivery.sender)
-        if rooms:
+        room = next((room for room in self._rooms.rooms_of(delivery.peer, delivery.sender) if room.is_pair), None)
+        if room is not None:
             text = receipt(delivery)
-            self._poster.post(rooms[0], delivery.peer, text.plain, text.html, key=key)
+            self._notices.post(room.room_id, delivery.peer, text.plain, text.html, key=key)
         text = announcement(delivery)
         self._post("notices", text.plain, text.html, key)
 
     def _post(self, purpose: str, text: str, html: str | None, key: str) -> None:
-        room = self._room_for(purpose)
+        room = self._rooms.bot_rooms.room(purpose)
         if room is not None:
-            self._poster.post(room, self._config.in_force.appservice.bot, text, html, key=key)
+            self._notices.post(room, self._config.in_force.appservice.bot, text, html, key=key)

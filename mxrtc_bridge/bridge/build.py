@@ -1,0 +1,272 @@
+"""Makes the parts of a bridge, in the order in which they need each other; each group is finished when it is returned.
+
+Nothing is started, sent or read here. Where two parts need each other, one is given the other when it starts: who
+judges sessions again (:meth:`ConfiguredRooms.recall`), who takes what other devices send (:meth:`Encryption.start`) and
+what sends notices (:meth:`Notices.run`).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass
+
+from mxrtc_bridge.bridge.access.configured_rooms import ConfiguredRooms
+from mxrtc_bridge.bridge.access.rights import Rights
+from mxrtc_bridge.bridge.access.runtime_grants import RuntimeGrants
+from mxrtc_bridge.bridge.admin.numbers import NumbersOfBridge
+from mxrtc_bridge.bridge.announcements import Announcements
+from mxrtc_bridge.bridge.audit.events import AuditEvents
+from mxrtc_bridge.bridge.audit.writer import AuditLog
+from mxrtc_bridge.bridge.calls.redaction import CallRedaction
+from mxrtc_bridge.bridge.calls.refusal_notices import RefusalNotices
+from mxrtc_bridge.bridge.calls.to_device import ToDeviceSignalling
+from mxrtc_bridge.bridge.config_mapping import Pem, call_settings, profiles, rtc_settings
+from mxrtc_bridge.bridge.current_config import CurrentConfig
+from mxrtc_bridge.bridge.devices.decryption import EventDecryption
+from mxrtc_bridge.bridge.devices.devices import Encryption
+from mxrtc_bridge.bridge.devices.identities import Identities
+from mxrtc_bridge.bridge.devices.lookups import DeviceLookups
+from mxrtc_bridge.bridge.devices.policy import DevicePolicy
+from mxrtc_bridge.bridge.devices.verification import BridgeVerifications
+from mxrtc_bridge.bridge.devices.verification_intake import VerificationIntake
+from mxrtc_bridge.bridge.file_services import FileServices
+from mxrtc_bridge.config import Config
+from mxrtc_bridge.core.access.grants import GrantTable
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import PartyId, UserId
+from mxrtc_bridge.core.webrtc.ice import IceServer
+from mxrtc_bridge.engine.bridge_channels import BridgeChannels
+from mxrtc_bridge.engine.call_manager import CallManager
+from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.fair_work import FairWork
+from mxrtc_bridge.matrix.api.homeserver import Homeserver, QuietHomeserver
+from mxrtc_bridge.matrix.api.transport import Transport
+from mxrtc_bridge.matrix.crypto.encrypted_rooms import SealingHomeserver
+from mxrtc_bridge.matrix.outbox.notices import Notices
+from mxrtc_bridge.matrix.outbox.outbox import Outbox
+from mxrtc_bridge.matrix.rooms.peers import Peers
+from mxrtc_bridge.matrix.rooms.room_index import RoomIndex
+from mxrtc_bridge.matrix.virtual_users import Consent, VirtualUsers
+from mxrtc_bridge.metrics import Metrics
+from mxrtc_bridge.rtc.factory import AiortcPeerFactory
+from mxrtc_bridge.sinks.connector import TargetConnector
+from mxrtc_bridge.storage.tables import Stores
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What all is built upon."""
+
+    config: CurrentConfig
+    stores: Stores
+    clock: Clock
+    metrics: Metrics
+    numbers: NumbersOfBridge
+    transport: Transport
+    homeserver: QuietHomeserver
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may do what, where it is written down, and who is told."""
+
+    rooms: ConfiguredRooms
+    index: RoomIndex
+    notices: Notices
+    announcements: Announcements
+    audit: AuditLog
+    audited: AuditEvents
+    users: VirtualUsers
+    given: RuntimeGrants
+    rights: Rights
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """The devices of our users, and what is said and heard by them."""
+
+    encryption: Encryption
+    homeserver: Homeserver
+    """Encrypts what is said in an encrypted room."""
+    outbox: Outbox
+    lookups: DeviceLookups
+    verifications: BridgeVerifications
+    verification_intake: VerificationIntake
+    slow_work: FairWork
+    decryption: EventDecryption
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """The live sessions, and what they go by."""
+
+    manager: CallManager
+    signalling: ToDeviceSignalling
+    redaction: CallRedaction
+    device_policy: DevicePolicy
+    peers: Peers
+    files: FileServices
+    connector: TargetConnector
+
+
+def build_basis(config: Config, stores: Stores, clock: Clock) -> Basis:
+    """Make what all is built upon."""
+    transport = Transport(config.homeserver.address, config.appservice.as_token)
+    numbers = NumbersOfBridge(stores.counters)
+    homeserver = QuietHomeserver(transport)
+    return Basis(CurrentConfig(config), stores, clock, Metrics(), numbers, transport, homeserver)
+
+
+def build_access(basis: Basis, consent: Consent) -> Access:
+    """Make what decides; nobody has a right before the rooms have recalled what the last run knew."""
+    config, stores, clock = basis.config, basis.stores, basis.clock
+    table = GrantTable()
+    rooms = ConfiguredRooms(basis.homeserver, stores.policy_rules, config, table)
+    index = RoomIndex(rooms.bot_rooms, config.in_force.claims)
+    notices = Notices()
+    announcements = Announcements(notices, config, index)
+    audit = AuditLog(
+        stores.audit,
+        config.in_force.audit,
+        wall_ms=clock.wall_ms,
+        tell_admins=announcements.to_admins,
+        mirror=announcements.mirror,
+    )
+    audited = AuditEvents(audit, clock)
+    users = VirtualUsers(
+        basis.homeserver,
+        stores.own_users,
+        Identities(config.in_force, basis.transport),
+        consent=consent,
+        wall_ms=clock.wall_ms,
+        taken_over=audited.taken_over,
+    )
+    given = RuntimeGrants(
+        stores.grants,
+        table,
+        config=config,
+        rooms_of=rooms.rooms_of,
+        changed=rooms.rights_changed,
+        audited=audited,
+        clock=clock,
+        tell_admins=announcements.to_admins,
+    )
+    rights = Rights(config, rooms, given, clock)
+    return Access(rooms, index, notices, announcements, audit, audited, users, given, rights)
+
+
+def build_devices(basis: Basis, access: Access) -> Devices:
+    """Make all ends of encryption; there is no device before it starts."""
+    config, stores, clock, rights = basis.config, basis.stores, basis.clock, access.rights
+    encryption = Encryption(
+        config.in_force,
+        stores.crypto,
+        access.index,
+        wall_ms=clock.wall_ms,
+        has_right=rights.has_any,
+        may_replace=access.users.may_replace_identity,
+    )
+    homeserver = SealingHomeserver(basis.transport, encryption.seal)
+    outbox = Outbox(homeserver, masquerade=True)
+    lookups = DeviceLookups(encryption.lists_of, config)
+    verifications = BridgeVerifications(
+        encryption,
+        outbox,
+        rights=rights,
+        config=config,
+        audited=access.audited,
+        tell_admins=access.announcements.to_admins,
+        new_number=basis.numbers.verifications.next,
+        clock=clock,
+    )
+    slow_work = FairWork("what asks other homeservers", config.in_force.homeserver.domain, rights.has_any)
+    intake = VerificationIntake(verifications, slow_work, clock.monotonic)
+    decryption = EventDecryption(
+        encryption,
+        access.index,
+        outbox,
+        stores.notices,
+        lookups=lookups,
+        rights=rights,
+        counters=basis.metrics,
+        wall_ms=clock.wall_ms,
+        later=slow_work.put,
+    )
+    return Devices(encryption, homeserver, outbox, lookups, verifications, intake, slow_work, decryption)
+
+
+def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
+    """Make what takes calls, and who is in the rooms for them."""
+    config, stores, clock, rights = basis.config, basis.stores, basis.clock, access.rights
+    redaction = CallRedaction(devices.outbox, basis.homeserver, stores.traces, config=config, wall_ms=clock.wall_ms)
+    signalling = ToDeviceSignalling(
+        redaction,
+        devices.encryption.device_of,
+        lookups=devices.lookups,
+        rights=rights,
+        counters=basis.metrics,
+        wall_ms=clock.wall_ms,
+    )
+    files, connector = FileServices(), TargetConnector()
+
+    def make_channels(local: UserId, remote: UserId) -> BridgeChannels:
+        gate = rights.gate(local, remote, access.audited.services(remote, local))
+        return BridgeChannels(
+            gate=gate,
+            connector=connector,
+            files=files.for_user(remote),
+            clock=clock,
+            counters=basis.metrics,
+            max_streams=config.in_force.limits.streams_per_session,
+            over=lambda: gate.over(access.given.session_ended),
+            delivered=lambda service, tally: access.announcements.delivered(tally.delivery(remote, local, service)),
+        )
+
+    manager = CallManager(
+        settings=call_settings(config.in_force),
+        rights=rights,
+        rooms=access.index,
+        directory=stores.calls,
+        signaller=signalling,
+        peers=peer_connections(basis, config.in_force),
+        make_links=make_channels,
+        auditor=access.audited,
+        call_over=redaction.call_over,
+        refused=RefusalNotices(devices.outbox, stores.notices, clock.wall_ms).say,
+        new_party_id=lambda: PartyId(secrets.token_hex(8)),
+        new_number=basis.numbers.sessions.next,
+        counters=basis.metrics,
+        clock=clock,
+    )
+    peers = Peers(
+        basis.homeserver,
+        stores.rooms,
+        manager,
+        index=access.index,
+        profiles=profiles(config.in_force),
+        tell=access.notices.post,
+        may_use=rights.allows,
+        wall_ms=clock.wall_ms,
+        reads_encrypted=lambda: devices.encryption.is_on,
+        acts_as=access.users.is_ours,
+    )
+    return Calls(manager, signalling, redaction, DevicePolicy(devices.lookups, manager), peers, files, connector)
+
+
+def peer_connections(basis: Basis, config: Config) -> AiortcPeerFactory:
+    """Return what makes peer connections by ``config``."""
+
+    async def ice_servers(local: UserId) -> tuple[IceServer, ...]:
+        ice = basis.config.in_force.ice
+        if not ice.use_homeserver_servers:
+            return ice.servers
+        try:
+            return (*ice.servers, *await basis.homeserver.turn_server(local))
+        except HomeserverError as error:
+            log.warning("no TURN servers from the homeserver: %s", error)
+            return ice.servers
+
+    return AiortcPeerFactory(rtc_settings(config), Pem(basis.stores.certificates), ice_servers)
