@@ -21,11 +21,11 @@ from mxrtc_bridge.bridge.audit.writer import AuditLog
 from mxrtc_bridge.bridge.calls.redaction import CallRedaction
 from mxrtc_bridge.bridge.calls.refusal_notices import RefusalNotices
 from mxrtc_bridge.bridge.calls.to_device import ToDeviceSignalling
-from mxrtc_bridge.bridge.config_mapping import Pem, call_settings, profiles, rtc_settings
+from mxrtc_bridge.bridge.config_mapping import call_settings, profiles, rtc_settings
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.bridge.devices.decryption import EventDecryption
 from mxrtc_bridge.bridge.devices.devices import Encryption
-from mxrtc_bridge.bridge.devices.identities import Identities
+from mxrtc_bridge.bridge.devices.identities import BridgeIdentities
 from mxrtc_bridge.bridge.devices.lookups import DeviceLookups
 from mxrtc_bridge.bridge.devices.policy import DevicePolicy
 from mxrtc_bridge.bridge.devices.verification import BridgeVerifications
@@ -139,7 +139,7 @@ def build_access(basis: Basis, consent: Consent) -> Access:
     users = VirtualUsers(
         basis.homeserver,
         stores.own_users,
-        Identities(config.in_force, basis.transport),
+        BridgeIdentities(config.in_force, basis.transport),
         consent=consent,
         wall_ms=clock.wall_ms,
         taken_over=audited.taken_over,
@@ -269,4 +269,4 @@ def peer_connections(basis: Basis, config: Config) -> AiortcPeerFactory:
             log.warning("no TURN servers from the homeserver: %s", error)
             return ice.servers
 
-    return AiortcPeerFactory(rtc_settings(config), Pem(basis.stores.certificates), ice_servers)
+    return AiortcPeerFactory(rtc_settings(config), basis.stores.certificates, ice_servers)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mxrtc_bridge.bridge.config_mapping import profiles
 from mxrtc_bridge.bridge.devices.devices import why_impossible
-from mxrtc_bridge.bridge.devices.identities import Identities
+from mxrtc_bridge.bridge.devices.identities import BridgeIdentities
 from mxrtc_bridge.config import Config, Finding, Level
 from mxrtc_bridge.config.config import EncryptionMode
 from mxrtc_bridge.core.access.targets import AppendTarget, FilesTarget, ReadTarget
@@ -121,7 +121,7 @@ async def _check_own_users(config: Config, homeserver: Homeserver, transport: Tr
             own_users = VirtualUsers(
                 homeserver,
                 stores.own_users,
-                Identities(config, transport),
+                BridgeIdentities(config, transport),
                 consent=Consent(),
                 wall_ms=lambda: 0,
                 taken_over=lambda _user, _what: None,

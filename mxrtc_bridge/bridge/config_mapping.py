@@ -4,25 +4,9 @@ from __future__ import annotations
 
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.call.limits import CallLimits
-from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.call_manager import CallSettings
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
 from mxrtc_bridge.rtc.settings import RtcSettings
-from mxrtc_bridge.storage.certificates import CertificateStore
-
-
-class Pem:
-    """Certificates as bytes, which is what cryptography reads; the database keeps text."""
-
-    def __init__(self, store: CertificateStore) -> None:
-        self._store = store
-
-    async def load(self, user: UserId) -> bytes | None:
-        text = await self._store.load(user)
-        return None if text is None else text.encode()
-
-    async def save(self, user: UserId, pem: bytes) -> None:
-        await self._store.save(user, pem.decode())
 
 
 def profiles(config: Config) -> list[PeerProfile]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
 from mxrtc_bridge.core.access.targets import FilesTarget, Target
 from mxrtc_bridge.core.errors import EventError, RefusalCode, TargetError
@@ -24,9 +22,10 @@ from mxrtc_bridge.core.ids import ServiceName, parse_service_name
 from mxrtc_bridge.core.stream import control_channel, messages
 from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.core.stream.raw_machine import RawStreamMachine
+from mxrtc_bridge.engine.call_ports import ServiceGate, ServiceGrant
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.context_log import ContextLog
-from mxrtc_bridge.engine.control_channel import ControlLink, Expiries, Listing
+from mxrtc_bridge.engine.control_channel import ControlLink
 from mxrtc_bridge.engine.file_operations import ReceiverHands, SourceHands, Spawn
 from mxrtc_bridge.engine.file_ports import UserFileServices
 from mxrtc_bridge.engine.file_transfer import Transfer
@@ -35,50 +34,6 @@ from mxrtc_bridge.engine.session_channels import Line, SessionChannels
 from mxrtc_bridge.engine.stream_forwarder import StreamForwarder
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceGrant:
-    """A service that the caller may use now."""
-
-    target: Target | FilesTarget
-    raw: bool
-    max_streams: int = 64
-    """Streams of this service that one session may have open."""
-    idle_s: float | None = None
-    """A stream without traffic for so long is reset; None for never."""
-    rule: str = ""
-    """By which it is allowed; for the audit, never for the caller."""
-
-    def allows(self, job: Job) -> bool:
-        """Whether this is a directory that the job can be done with."""
-        if not isinstance(self.target, FilesTarget):
-            return False
-        return self.target.direction.sends if isinstance(job, Get | Ls) else self.target.direction.receives
-
-
-class ServiceGate(Protocol):
-    """Decides about the services of one peer for one user, by the rules in force at the time of asking."""
-
-    def open(self, service: ServiceName) -> ServiceGrant | None:
-        """The service if the user may use it; None says nothing about whether it exists."""
-        ...
-
-    def listing(self) -> Listing:
-        """All that this user may see from here."""
-        ...
-
-    def expiries(self) -> Expiries:
-        """When what the listing has ends by itself."""
-        ...
-
-    async def recorded(self, service: ServiceName, rule: str) -> bool:
-        """Write down that the service is used, by which rule; False if that failed, and then it must not be."""
-        ...
-
-    def refused(self, service: ServiceName) -> None:
-        """Write down, soon, that the service was asked for and denied."""
-        ...
 
 
 class BridgeChannels(SessionChannels):

@@ -13,9 +13,8 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from mxrtc_bridge.core.access.policy import UNCONFIRMED, Decision, Deny
+from mxrtc_bridge.core.access.policy import UNCONFIRMED, Deny
 from mxrtc_bridge.core.call import machine as call
 from mxrtc_bridge.core.call.events import CallEvent, Hangup, Invite, Version
 from mxrtc_bridge.core.call.limits import CallLimits, LiveCalls, RateLimit, is_fresh
@@ -33,6 +32,7 @@ from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.sdp import DescriptionType, parse_description
 from mxrtc_bridge.engine.bridge_channels import BridgeChannels
+from mxrtc_bridge.engine.call_ports import Auditor, CallRights, RoomMembers
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.expiry import ExpiryWatch
 from mxrtc_bridge.engine.ports import CallDirectory, CallRecord, Counters, PeerConnectionFactory, Signaller
@@ -58,44 +58,6 @@ class CallSettings:
     setup_s: float = 30.0
     """From our answer until the peer connection is up."""
     addresses: AddressPolicy = field(default_factory=AddressPolicy)
-
-
-class Auditor(Protocol):
-    """Keeps what was decided about calls, and how they ended."""
-
-    async def call_decided(self, session: Session, *, allowed: bool, rule: str) -> bool:
-        """Write a decision down; False if that failed, and then nobody must be let in."""
-        ...
-
-    def session_ended(self, session: Session, reason: str) -> None:
-        """Write down, soon, that a session that was let in has ended."""
-        ...
-
-
-class RoomMembers(Protocol):
-    """What the manager must know about rooms."""
-
-    def members(self, route: CallRoute) -> frozenset[UserId] | None:
-        """The joined members of a room or the users of two devices; None for a room in which no peer is."""
-        ...
-
-    def is_own(self, user: UserId) -> bool:
-        """Whether ``user`` is one of the bridge's own virtual users."""
-        ...
-
-
-class Rights(Protocol):
-    """Who may call whom, by the rules in force at the moment of asking."""
-
-    def may_call(self, user: UserId, local: UserId) -> Decision: ...
-
-    async def confirm(self, user: UserId, local: UserId) -> bool:
-        """Make sure that :meth:`may_call` knows all that it must, for a new call; False if that is not possible now."""
-        ...
-
-    def next_change_s(self) -> float | None:
-        """In how many seconds a right ends by itself; None if none does."""
-        ...
 
 
 RefusalNotice = Callable[[CallRoute, UserId, UserId], Awaitable[None]]
@@ -139,7 +101,7 @@ class CallManager:
         self,
         *,
         settings: CallSettings,
-        rights: Rights,
+        rights: CallRights,
         rooms: RoomMembers,
         directory: CallDirectory,
         signaller: Signaller,

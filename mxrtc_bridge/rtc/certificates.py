@@ -30,14 +30,14 @@ DIGESTS = {"sha-256": "sha256", "sha-384": "sha384", "sha-512": "sha512"}
 """Fingerprint algorithms that we accept (RFC 8122 section 5), and their names in :mod:`hashlib`."""
 
 
-class CertificateStore(Protocol):
+class PemStore(Protocol):
     """Keeps the certificate and private key of each user, as PEM."""
 
-    async def load(self, user: UserId) -> bytes | None:
+    async def load(self, user: UserId) -> str | None:
         """Return what was saved for ``user``, or None."""
         ...
 
-    async def save(self, user: UserId, pem: bytes) -> None:
+    async def save(self, user: UserId, pem: str) -> None:
         """Keep ``pem`` durably; it holds a private key."""
         ...
 
@@ -45,10 +45,10 @@ class CertificateStore(Protocol):
 class NoCertificates:
     """A store that keeps nothing: for a side that nobody recognises by its fingerprint."""
 
-    async def load(self, user: UserId) -> bytes | None:  # noqa: ARG002 - nothing is kept of anybody
+    async def load(self, user: UserId) -> str | None:  # noqa: ARG002 - nothing is kept of anybody
         return None
 
-    async def save(self, user: UserId, pem: bytes) -> None: ...
+    async def save(self, user: UserId, pem: str) -> None: ...
 
 
 class DtlsCertificate(RTCCertificate):

@@ -14,7 +14,7 @@ from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.webrtc.ice import IceServer
 from mxrtc_bridge.engine.ports import PeerConnection
 from mxrtc_bridge.rtc.certificates import (
-    CertificateStore,
+    PemStore,
     certificate_from_pem,
     certificate_to_pem,
     make_certificate,
@@ -43,7 +43,7 @@ class AiortcPeerFactory:
         ice_servers: gives the STUN and TURN servers for a user; its failure costs the servers, not the call.
     """
 
-    def __init__(self, settings: RtcSettings, certificates: CertificateStore, ice_servers: IceServers) -> None:
+    def __init__(self, settings: RtcSettings, certificates: PemStore, ice_servers: IceServers) -> None:
         self._settings = settings
         self._store = certificates
         self._ice_servers = ice_servers
@@ -88,7 +88,7 @@ class AiortcPeerFactory:
     async def _load_or_make(self, local: UserId) -> RTCCertificate:
         pem = await self._store.load(local)
         if pem is not None:
-            return certificate_from_pem(pem)
+            return certificate_from_pem(pem.encode())
         certificate = make_certificate()
-        await self._store.save(local, certificate_to_pem(certificate))
+        await self._store.save(local, certificate_to_pem(certificate).decode())
         return certificate

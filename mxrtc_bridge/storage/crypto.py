@@ -1,6 +1,6 @@
 """The memory of encrypted devices: one :class:`CryptoUserStore` for each user of ours, all in the same tables.
 
-Implements :class:`mxrtc_bridge.matrix.crypto.store.CryptoStore`. Pickles are encrypted before they come here.
+Implements :class:`mxrtc_bridge.matrix.crypto.store.DeviceStore`. Pickles are encrypted before they come here.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.errors import FileError
 from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, FileCode, FileEntry, Get, Ls, Put
 from mxrtc_bridge.core.ids import ServiceName
-from mxrtc_bridge.engine.bridge_channels import ServiceGrant
+from mxrtc_bridge.engine.call_ports import ServiceGrant
 from mxrtc_bridge.engine.client_channels import OpenedTransfer
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
 from mxrtc_bridge.sinks.files.send.share import Share

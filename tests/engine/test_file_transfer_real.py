@@ -14,7 +14,8 @@ from mxrtc_bridge.core.access.targets import Direction, FilesTarget
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.messages import Get, Ls, Put
 from mxrtc_bridge.core.ids import ServiceName
-from mxrtc_bridge.engine.bridge_channels import BridgeChannels, ServiceGrant
+from mxrtc_bridge.engine.bridge_channels import BridgeChannels
+from mxrtc_bridge.engine.call_ports import ServiceGrant
 from mxrtc_bridge.engine.client_channels import ClientChannels, OpenedTransfer
 from mxrtc_bridge.engine.clock import LoopClock
 from mxrtc_bridge.engine.context_log import ContextLog

@@ -16,7 +16,8 @@ from mxrtc_bridge.core.files.messages import Get, Ls
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import machine as stream
 from mxrtc_bridge.core.stream import messages
-from mxrtc_bridge.engine.bridge_channels import BridgeChannels, ServiceGrant
+from mxrtc_bridge.engine.bridge_channels import BridgeChannels
+from mxrtc_bridge.engine.call_ports import ServiceGrant
 from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.control_channel import Listing

@@ -21,15 +21,15 @@ OTHER = UserId("@rtc_other:example.org")
 
 class MemoryStore:
     def __init__(self) -> None:
-        self.kept: dict[UserId, bytes] = {}
+        self.kept: dict[UserId, str] = {}
         self.loads = 0
 
-    async def load(self, user: UserId) -> bytes | None:
+    async def load(self, user: UserId) -> str | None:
         self.loads += 1
         await asyncio.sleep(0)
         return self.kept.get(user)
 
-    async def save(self, user: UserId, pem: bytes) -> None:
+    async def save(self, user: UserId, pem: str) -> None:
         await asyncio.sleep(0)
         assert user not in self.kept
         self.kept[user] = pem
@@ -75,7 +75,7 @@ async def test_cache_of_certificates_is_bounded(monkeypatch: pytest.MonkeyPatch)
 
 async def test_broken_stored_certificate_is_told() -> None:
     store = MemoryStore()
-    store.kept[BUILD] = b"nonsense"
+    store.kept[BUILD] = "nonsense"
     with pytest.raises(ConfigError, match="cannot be read"):
         await AiortcPeerFactory(LOOPBACK, store, no_servers).create(BUILD)
 

@@ -20,7 +20,7 @@ from mxrtc_bridge.core.access.clock_change import Moment, SteadyTime
 from mxrtc_bridge.core.access.grants import Claimant, StoredGrant
 from mxrtc_bridge.core.access.policy import Allow, Decision, Deny, Service, subjects_of
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
-from mxrtc_bridge.engine.bridge_channels import ServiceGrant
+from mxrtc_bridge.engine.call_ports import ServiceGrant
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.control_channel import Expiries, Listing
 
@@ -250,7 +250,7 @@ class Rights:
 
 
 class Gate:
-    """The :class:`~mxrtc_bridge.engine.bridge_channels.ServiceGate` of one session; grants are claimed for it."""
+    """The :class:`~mxrtc_bridge.engine.call_ports.ServiceGate` of one session; grants are claimed for it."""
 
     def __init__(self, rights: Rights, local: UserId, user: UserId, audit: ServiceAudit) -> None:
         self._rights = rights

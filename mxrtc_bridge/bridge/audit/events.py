@@ -20,7 +20,7 @@ MAX_COUNTED = 256
 
 
 class AuditEvents:
-    """Implements :class:`mxrtc_bridge.engine.call_manager.Auditor`, and has a method for each act of an admin.
+    """Implements :class:`mxrtc_bridge.engine.call_ports.Auditor`, and has a method for each act of an admin.
 
     Args:
         recorder: the audit.

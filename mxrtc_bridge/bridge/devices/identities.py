@@ -26,7 +26,7 @@ USERS_AT_A_TIME = 100
 """Whose identities are asked for in one request."""
 
 
-class Identities:
+class BridgeIdentities:
     """See the head of this module; :meth:`load` comes first.
 
     Args:

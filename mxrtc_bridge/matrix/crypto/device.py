@@ -41,7 +41,7 @@ from mxrtc_bridge.matrix.crypto.outbound import Later, OutboundSessions
 from mxrtc_bridge.matrix.crypto.patience import Patience
 from mxrtc_bridge.matrix.crypto.receive_budget import ReceiveBudget
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
-from mxrtc_bridge.matrix.crypto.store import AccountRecord, Changes, CryptoStore, InboundRecord
+from mxrtc_bridge.matrix.crypto.store import AccountRecord, Changes, DeviceStore, InboundRecord
 from mxrtc_bridge.matrix.crypto.sync_answer import OF_USE, envelope, has_brought, messages_in
 from mxrtc_bridge.matrix.crypto.values import (
     Decrypted,
@@ -69,7 +69,7 @@ class CryptoDevice:
     def __init__(
         self,
         server: KeyServer,
-        store: CryptoStore,
+        store: DeviceStore,
         *,
         user: UserId,
         pickle_key: bytes,

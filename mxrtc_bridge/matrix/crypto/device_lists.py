@@ -35,7 +35,7 @@ from mxrtc_bridge.matrix.crypto.signed_json import (
     parse_device_keys,
     parse_devices,
 )
-from mxrtc_bridge.matrix.crypto.store import Changes, CryptoStore, UserRecord
+from mxrtc_bridge.matrix.crypto.store import Changes, DeviceStore, UserRecord
 from mxrtc_bridge.matrix.crypto.values import CrossSigningKeys, DeviceIdentity, DeviceKeys, Trust, UserDevices
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class DeviceLists:
     def __init__(
         self,
         server: KeyServer,
-        store: CryptoStore,
+        store: DeviceStore,
         *,
         wall_ms: Callable[[], int],
         known: Mapping[UserId, str] | None = None,

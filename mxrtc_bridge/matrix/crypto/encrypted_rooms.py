@@ -19,7 +19,7 @@ from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES
-from mxrtc_bridge.matrix.crypto.store import CryptoStore
+from mxrtc_bridge.matrix.crypto.store import DeviceStore
 from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceIdentity, Undecryptable
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Opened:
 class EncryptedRooms:
     """The encrypted rooms of one device."""
 
-    def __init__(self, device: CryptoDevice, store: CryptoStore, homeserver: Homeserver) -> None:
+    def __init__(self, device: CryptoDevice, store: DeviceStore, homeserver: Homeserver) -> None:
         """Make them.
 
         Args:

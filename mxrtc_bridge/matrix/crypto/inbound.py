@@ -18,7 +18,7 @@ from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_room_id
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage
 from mxrtc_bridge.matrix.crypto.signed_json import is_key
-from mxrtc_bridge.matrix.crypto.store import CryptoStore, InboundRecord
+from mxrtc_bridge.matrix.crypto.store import DeviceStore, InboundRecord
 from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceId, DeviceIdentity, Obstacle, Undecryptable
 
 MAX_WITHHELD = 1000
@@ -94,7 +94,7 @@ class _Wait:
 class InboundSessions:
     """The Megolm sessions of others, as one device of ours has received them."""
 
-    def __init__(self, store: CryptoStore, pickle_key: bytes, *, wall_ms: Callable[[], int]) -> None:
+    def __init__(self, store: DeviceStore, pickle_key: bytes, *, wall_ms: Callable[[], int]) -> None:
         self._store = store
         self._pickle_key = pickle_key
         self._wall_ms = wall_ms

@@ -23,7 +23,7 @@ from mxrtc_bridge.matrix.crypto.signed_json import (
     parse_one_time_key,
     unpadded,
 )
-from mxrtc_bridge.matrix.crypto.store import Changes, CryptoStore, OlmRecord
+from mxrtc_bridge.matrix.crypto.store import Changes, DeviceStore, OlmRecord
 from mxrtc_bridge.matrix.crypto.values import OLM, DeviceId, DeviceIdentity, DeviceKeys
 
 MAX_CIPHERTEXT_CHARS = 128 * 1024
@@ -72,7 +72,7 @@ class OlmSessions:
     def __init__(
         self,
         account: OwnAccount,
-        store: CryptoStore,
+        store: DeviceStore,
         server: KeyServer,
         pickle_key: bytes,
         *,

@@ -32,7 +32,7 @@ from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.key_requests import KeyRequest
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
-from mxrtc_bridge.matrix.crypto.store import Changes, CryptoStore, OutboundRecord
+from mxrtc_bridge.matrix.crypto.store import Changes, DeviceStore, OutboundRecord
 from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceId, DeviceIdentity, RoomEncryption, Trust, UserDevices
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class OutboundSessions:
         account: OwnAccount,
         claims: Claims,
         lists: DeviceLists,
-        store: CryptoStore,
+        store: DeviceStore,
         server: KeyServer,
         pickle_key: bytes,
         *,

@@ -1,6 +1,6 @@
-"""The memory of encryption: one :class:`CryptoStore` per user of ours, implemented where the tables are.
+"""The memory of encryption: one :class:`DeviceStore` per user of ours, implemented where the tables are.
 
-Changes that belong together go through :meth:`CryptoStore.save` in one transaction: above all a key that came in a
+Changes that belong together go through :meth:`DeviceStore.save` in one transaction: above all a key that came in a
 message, and the state of the session that has decrypted it, because the message cannot be decrypted a second time.
 """
 
@@ -23,7 +23,7 @@ from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 __all__ = [
     "AccountRecord",
     "Changes",
-    "CryptoStore",
+    "DeviceStore",
     "InboundRecord",
     "OlmRecord",
     "OutboundRecord",
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-class CryptoStore(Protocol):
+class DeviceStore(Protocol):
     """The memory of one user's device; every method may raise StorageError, and has then changed nothing."""
 
     async def account(self) -> AccountRecord | None: ...

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from mxrtc_bridge.bridge.devices.identities import Identities
+from mxrtc_bridge.bridge.devices.identities import BridgeIdentities
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.api.transport import Transport
@@ -30,7 +30,7 @@ class Server:
 async def test_only_a_homeserver_that_does_not_know_the_question_has_no_identities(status: int, has_none: bool) -> None:
     """An answer that cannot be read would let an account be taken whose identity is somebody's."""
     transport = Transport("http://127.0.0.1:1")
-    identities = Identities(load(GOOD), transport)
+    identities = BridgeIdentities(load(GOOD), transport)
     identities._is_on = True
     identities._server = Server(HomeserverError("no", status))  # type: ignore[assignment]
     try:

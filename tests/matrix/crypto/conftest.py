@@ -16,7 +16,7 @@ from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys, pickle_key
-from mxrtc_bridge.matrix.crypto.store import CryptoStore
+from mxrtc_bridge.matrix.crypto.store import DeviceStore
 from mxrtc_bridge.matrix.crypto.sync import DeviceSync
 from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent
 from tests.matrix.conftest import BridgeWorld
@@ -37,7 +37,7 @@ class End:
     transport: Transport
     device: CryptoDevice
     sync: DeviceSync
-    store: CryptoStore
+    store: DeviceStore
     received: list[ToDeviceEvent] = field(default_factory=list)
 
     @property
@@ -63,7 +63,7 @@ async def make_end(bridge_world: BridgeWorld) -> AsyncIterator[MakeEnd]:
     transports: list[Transport] = []
     url = bridge_world.synapse.url
 
-    async def make(*, peer: bool, user: UserId | None = None, store: CryptoStore | None = None, **options: Any) -> End:
+    async def make(*, peer: bool, user: UserId | None = None, store: DeviceStore | None = None, **options: Any) -> End:
         retry, device = RetryPolicy(total_s=5), None
         if peer:
             user = user or bridge_world.peer()
