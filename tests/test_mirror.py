@@ -37,7 +37,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     "bridge/test_bridge.py": (
         "it is put together with a whole bridge, and does nothing without one",
         [
-            "bridge/bot/announcements.py", "bridge/bot/bot.py", "bridge/calls/refusal_notices.py",
+            "bridge/announcements.py", "bridge/bot/bot.py", "bridge/build.py", "bridge/calls/refusal_notices.py",
             "bridge/config_mapping.py", "bridge/failures.py",
         ],
     ),
@@ -108,7 +108,10 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     ),
     "engine/test_call_manager.py": (
         "a call is managed with its session",
-        ["engine/clock.py", "engine/ports.py", "engine/rate_limited_log.py", "engine/session.py"],
+        [
+            "engine/call_ports.py", "engine/clock.py", "engine/ports.py", "engine/rate_limited_log.py",
+            "engine/session.py",
+        ],
     ),
     "engine/test_round_robin.py": ("work is fair by its turns", ["engine/fair_work.py"]),
     "engine/test_file_transfer.py": ("transfers move files", ["engine/file_operations.py"]),
@@ -140,7 +143,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     ),
     "matrix/inbox/test_removals.py": ("it is what removals are remembered by", ["matrix/inbox/redactions.py"]),
     "matrix/rooms/test_peers_members.py": (
-        "members come and go", ["matrix/rooms/peer_membership.py", "matrix/rooms/room_book.py"],
+        "members come and go", ["matrix/rooms/peer_membership.py", "matrix/rooms/room_index.py"],
     ),
     "matrix/rooms/test_peers.py": (PORTS, ["matrix/rooms/ports.py"]),
     # WebRTC
