@@ -1,4 +1,4 @@
-"""Invitations: how many of whom are answered, and who waits for that.
+"""Invitations: which are taken, how many of whom are answered, and who waits for that.
 
 There is a budget, because each of them costs the homeserver a join or a decline. Those with a right have one of their
 own, so that a crowd of strangers cannot use it up. An invitation beyond the budget gets no answer for now; the room is
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import Enum
 
 from mxrtc_bridge.core.bounds.shares import host_of
 from mxrtc_bridge.core.call.limits import RateLimit
@@ -26,7 +27,58 @@ STRANGER_PER_MINUTE = 5
 STRANGERS_PER_MINUTE_OF_SERVER = 20
 STRANGERS_PER_MINUTE = 60
 """Of all without a right together."""
+MAX_STRIPPED_EVENTS = 64
+"""Events of ``invite_room_state`` that are looked at."""
 _ALL = UserId("@all:strangers.invalid")
+
+
+class Unfit(Enum):
+    """Why an invitation is declined; the text is for the log, the inviter is told nothing."""
+
+    NOT_A_PEER = "the invited user is not a peer"
+    OWN_NAMESPACE = "the inviter is one of the bridge's own users"
+    NO_GRANT = "the inviter holds no grant for the peer"
+    SPACE = "the room is a space or another special room"
+    OPEN_ROOM = "the room can be joined without an invitation"
+    SECOND_PEER = "another peer is in the room already"
+    NOT_A_PAIR = "others than the inviter are in the room"
+
+
+def judge_invite(
+    inviter: UserId,
+    peer: UserId,
+    stripped_state: Sequence[Mapping[str, object]],
+    *,
+    is_peer: Callable[[UserId], bool],
+    is_own: Callable[[UserId], bool],
+    may_use: Callable[[UserId, UserId], bool],
+) -> Unfit | None:
+    """Return the reason to decline an invitation, or None when the peer should join and look.
+
+    ``stripped_state`` is what the inviter's server tells about the room (``unsigned.invite_room_state``). It can lie,
+    so it only ever saves a join: the facts are read again once the peer is in the room.
+    """
+    if not is_peer(peer):
+        return Unfit.NOT_A_PEER
+    if is_own(inviter):
+        return Unfit.OWN_NAMESPACE
+    if not may_use(inviter, peer):
+        return Unfit.NO_GRANT
+    for event in stripped_state[:MAX_STRIPPED_EVENTS]:
+        content = event.get("content")
+        if not isinstance(content, Mapping):
+            continue
+        kind = event.get("type")
+        if kind == "m.room.create" and content.get("type") is not None:
+            return Unfit.SPACE
+        if kind == "m.room.join_rules" and not is_closed(content.get("join_rule")):
+            return Unfit.OPEN_ROOM
+    return None
+
+
+def is_closed(join_rule: object) -> bool:
+    """Whether only invited users come in; ``private`` is reserved and means the same to servers."""
+    return join_rule in ("invite", "private")
 
 
 class Invitations:

@@ -40,8 +40,7 @@ class PeerMembership:
         homeserver: acts as any peer.
         index: the rooms.
         listener: told what ends calls.
-        peer_gone: called when a peer is not in its room any more, which is out of the index then.
-        user_gone: called when the user of a room has left it.
+        gone: called when the peer or the user of a room, which it is given, has left it; has the room forgotten.
         third: called when somebody else is in a room.
         monotonic: seconds.
     """
@@ -52,16 +51,14 @@ class PeerMembership:
         index: RoomIndex,
         listener: RoomListener,
         *,
-        peer_gone: Callable[[PeerRoom], Awaitable[None]],
-        user_gone: Callable[[PeerRoom], Awaitable[None]],
+        gone: Callable[[PeerRoom, UserId], Awaitable[None]],
         third: Callable[[PeerRoom], None],
         monotonic: Callable[[], float] = elapsed_s,
     ) -> None:
         self._homeserver = homeserver
         self._index = index
         self._listener = listener
-        self._peer_gone = peer_gone
-        self._user_gone = user_gone
+        self._gone = gone
         self._third = third
         self._monotonic = monotonic
         self._meanwhile: dict[RoomId, list[News]] = {}
@@ -163,13 +160,8 @@ class PeerMembership:
         lost = room.user if room.peer in found else room.peer
         if lost in before - found:
             self._listener.member_left(room.room_id, lost)
-        if room.peer not in found:
-            self._index.drop(room.room_id)
-            self.refresher.forget(room.room_id)
-            await self._peer_gone(room)
-            return None
-        if room.user not in found and was_there:
-            await self._user_gone(room)
+        if lost not in found and (was_there or lost == room.peer):
+            await self._gone(room, lost)
             return None
         if room.members != before:
             self._listener.room_changed(room.room_id)

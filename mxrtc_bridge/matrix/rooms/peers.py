@@ -27,10 +27,10 @@ from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
-from mxrtc_bridge.matrix.rooms.invitations import Invitations
+from mxrtc_bridge.matrix.rooms.invitations import Invitations, Unfit, is_closed, judge_invite
 from mxrtc_bridge.matrix.rooms.peer_membership import PeerMembership
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile, RoomDirectory, RoomListener, StoredRoom
-from mxrtc_bridge.matrix.rooms.room_index import PeerRoom, RoomIndex, Unfit, is_closed, judge_invite
+from mxrtc_bridge.matrix.rooms.room_index import PeerRoom, RoomIndex
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,7 @@ class Peers:
             homeserver,
             self._index,
             listener,
-            peer_gone=self._peer_gone,
-            user_gone=self._leave_after_user,
+            gone=self._leave_after,
             third=lambda room: self._tell_once(room, "third", _THIRD),
             monotonic=monotonic,
         )
@@ -296,13 +295,15 @@ class Peers:
         """Whether this can only be our own join, whose answer was lost."""
         return self.is_peer(user) and not self._expecting[user] and not self._bot_rooms.is_named(room)
 
-    async def _peer_gone(self, room: PeerRoom) -> None:
-        log.info("%s was removed from %s", room.peer, room.room_id)
-        await self._directory.remove(room.peer, room.room_id)
-
-    async def _leave_after_user(self, room: PeerRoom) -> None:
-        if self._index.get(room.room_id) is room:
+    async def _leave_after(self, room: PeerRoom, gone: UserId) -> None:
+        """Leave a room that one of its two has left; where it was the peer, there is nobody left to leave it."""
+        if gone == room.user:
             await self._leave(room)
+            return
+        log.info("%s was removed from %s", room.peer, room.room_id)
+        self._index.drop(room.room_id)
+        self.membership.refresher.forget(room.room_id)
+        await self._directory.remove(room.peer, room.room_id)
 
     async def _handle_invite(self, event: RoomEvent, peer: UserId) -> None:
         known = self._index.get(event.room_id)

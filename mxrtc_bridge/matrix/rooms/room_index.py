@@ -1,4 +1,4 @@
-"""What the bridge knows about the rooms of its peers, and which invitations it takes: decisions without requests.
+"""What the bridge knows about the rooms of its users, without asking anybody.
 
 A room fit for calls holds exactly one peer and one user who may use it: then nobody else can answer, inject candidates
 or read the addresses in a description. A room keeps its two parties for its whole life; a third member makes it unfit
@@ -9,9 +9,8 @@ until they have left again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 
 from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.ids import RoomId, UserId
@@ -19,57 +18,6 @@ from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
 
 MAX_ROOMS_PER_PAIR = 16
 """Rooms of one user with one peer; the least recently used one is left when another is joined."""
-MAX_STRIPPED_EVENTS = 64
-"""Events of ``invite_room_state`` that are looked at."""
-
-
-class Unfit(Enum):
-    """Why an invitation is declined; the text is for the log, the inviter is told nothing."""
-
-    NOT_A_PEER = "the invited user is not a peer"
-    OWN_NAMESPACE = "the inviter is one of the bridge's own users"
-    NO_GRANT = "the inviter holds no grant for the peer"
-    SPACE = "the room is a space or another special room"
-    OPEN_ROOM = "the room can be joined without an invitation"
-    SECOND_PEER = "another peer is in the room already"
-    NOT_A_PAIR = "others than the inviter are in the room"
-
-
-def judge_invite(
-    inviter: UserId,
-    peer: UserId,
-    stripped_state: Sequence[Mapping[str, object]],
-    *,
-    is_peer: Callable[[UserId], bool],
-    is_own: Callable[[UserId], bool],
-    may_use: Callable[[UserId, UserId], bool],
-) -> Unfit | None:
-    """Return the reason to decline an invitation, or None when the peer should join and look.
-
-    ``stripped_state`` is what the inviter's server tells about the room (``unsigned.invite_room_state``). It can lie,
-    so it only ever saves a join: the facts are read again once the peer is in the room.
-    """
-    if not is_peer(peer):
-        return Unfit.NOT_A_PEER
-    if is_own(inviter):
-        return Unfit.OWN_NAMESPACE
-    if not may_use(inviter, peer):
-        return Unfit.NO_GRANT
-    for event in stripped_state[:MAX_STRIPPED_EVENTS]:
-        content = event.get("content")
-        if not isinstance(content, Mapping):
-            continue
-        kind = event.get("type")
-        if kind == "m.room.create" and content.get("type") is not None:
-            return Unfit.SPACE
-        if kind == "m.room.join_rules" and not is_closed(content.get("join_rule")):
-            return Unfit.OPEN_ROOM
-    return None
-
-
-def is_closed(join_rule: object) -> bool:
-    """Whether only invited users come in; ``private`` is reserved and means the same to servers."""
-    return join_rule in ("invite", "private")
 
 
 @dataclass(frozen=True, slots=True)

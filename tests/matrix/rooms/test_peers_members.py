@@ -12,8 +12,9 @@ from mxrtc_bridge.core.access.revocations import MembershipChange, UnreadableCha
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
+from mxrtc_bridge.matrix.rooms.invitations import Unfit, judge_invite
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
-from mxrtc_bridge.matrix.rooms.room_index import PeerRoom, Unfit, judge_invite
+from mxrtc_bridge.matrix.rooms.room_index import PeerRoom
 from tests.long import examples
 from tests.matrix.rooms.peers_bench import ALICE, MALLORY, PEER, PEER_2, ROOM, Bench, event
 
