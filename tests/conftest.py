@@ -26,8 +26,8 @@ import pytest
 import pytest_asyncio
 
 import mxrtc_bridge
-from mxrtc_bridge.demo.synapse import Synapse
 from tests.long import FAST, examples
+from tests.synapse import Synapse
 
 REAL_FIXTURES = frozenset({"homeserver", "make_homeserver", "bridge_world", "postgres_url"})
 """A test that asks for one of these, or for the database ``postgres``, is marked ``real`` without saying so."""

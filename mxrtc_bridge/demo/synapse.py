@@ -5,8 +5,7 @@ It is no example of how to run a homeserver: rate limits are out of the way and 
 
 How it works: Synapse runs from its own virtual environment (its dependencies would fight with ours) with SQLite in a
 folder of its own, one listener, and every optional part switched off, so that it is up in a few seconds. The port is
-reserved in the constructor: other programs' settings can name the homeserver before it runs, and :meth:`restart`
-gets the same one.
+reserved in the constructor: other programs' settings can name the homeserver before it runs.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,15 +41,6 @@ STOP_GRACE_S = 10.0
 _REQUEST_TIMEOUT_S = 30.0
 _RESPONSE_BYTES = 16 << 20
 _PROJECT_ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True, slots=True)
-class DemoLogin:
-    """What a homeserver gives a user who logs in."""
-
-    user_id: str
-    access_token: str
-    device_id: str
 
 
 def find_synapse_python() -> str:
@@ -126,15 +115,6 @@ class Synapse:
         """The base address for clients, valid before the start as well."""
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def pid(self) -> int | None:
-        """The process id, or None while the homeserver is down."""
-        return self._process.pid if self._process is not None else None
-
-    def user_id(self, localpart: str) -> str:
-        """Return the full id of a user of this homeserver."""
-        return f"@{localpart}:{self.server_name}"
-
     async def start(self) -> None:
         """Start the homeserver and wait until it answers.
 
@@ -165,26 +145,6 @@ class Synapse:
         await self._end_process(STOP_GRACE_S)
         self._reservation.close()
 
-    async def pause(self) -> None:
-        """End the homeserver but keep its port and data, as an outage would; :meth:`start` brings it back."""
-        await self._end_process(STOP_GRACE_S)
-
-    def kill(self) -> None:
-        """End the homeserver without warning, as a crash would, keeping its port and data."""
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
-
-    async def restart(self) -> None:
-        """End the homeserver and start it again with the same port and data, reading the registrations anew."""
-        await self.pause()
-        await self.start()
-
-    def log_tail(self, lines: int = 20) -> str:
-        """Return the last lines that the present or latest run has logged."""
-        path = self.folder / f"synapse-{self._runs}.stderr"
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else "(no log)"
-
     async def register_user(self, name: str, password: str, *, admin: bool = False) -> None:
         """Make an account by the admin interface for which the registration secret is enough.
 
@@ -202,22 +162,6 @@ class Synapse:
         mac = hmac.new(self._registration_secret.encode(), "\0".join(words).encode(), hashlib.sha1).hexdigest()
         body = {"nonce": nonce, "username": name, "password": password, "admin": admin, "mac": mac}
         await self.request("POST", path, body={**body, "inhibit_login": True})
-
-    async def login(self, name: str, password: str, *, device_id: str | None = None) -> DemoLogin:
-        """Log a user in with the password and return the token and device.
-
-        Raises:
-            HomeserverError: the homeserver refused.
-        """
-        body: dict[str, Any] = {
-            "type": "m.login.password",
-            "identifier": {"type": "m.id.user", "user": name},
-            "password": password,
-        }
-        if device_id is not None:
-            body["device_id"] = device_id
-        reply = await self.request("POST", "/_matrix/client/v3/login", body=body)
-        return DemoLogin(reply["user_id"], reply["access_token"], reply["device_id"])
 
     async def request(
         self, method: str, path: str, *, token: str | None = None, body: Mapping[str, Any] | None = None

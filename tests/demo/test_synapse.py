@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.core.errors import HomeserverError, LocalError
-from mxrtc_bridge.demo.synapse import PYTHON_VARIABLE, Synapse, find_synapse_python
+from mxrtc_bridge.demo.synapse import PYTHON_VARIABLE, find_synapse_python
 from tests.conftest import HomeserverFactory
+from tests.synapse import Synapse
 
 WHOAMI = "/_matrix/client/v3/account/whoami"
 

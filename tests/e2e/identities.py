@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.demo.synapse import DemoLogin
 from mxrtc_bridge.matrix.crypto.cross_signing import identity_content
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 from mxrtc_bridge.matrix.crypto.signed_json import with_signature
 from tests.e2e.world import DOMAIN, PASSWORD, World
+from tests.synapse import SynapseLogin
 
 
 def own_device(world: World, name: str) -> tuple[str, str]:
@@ -27,7 +27,7 @@ class OtherClient:
 
     world: World
     name: str
-    login: DemoLogin
+    login: SynapseLogin
     keys: IdentityKeys | None = None
 
     @classmethod

@@ -28,7 +28,6 @@ from yarl import URL
 
 from mxrtc_bridge.core.crypto.canonical_json import canonical_json
 from mxrtc_bridge.demo.processes import PortReservation
-from mxrtc_bridge.demo.synapse import Synapse
 from mxrtc_bridge.matrix.crypto.signed_json import unpadded
 from mxrtc_bridge.web.control import ask
 from tests.e2e.people import Person
@@ -36,6 +35,7 @@ from tests.e2e.test_access import DENIED, Stream
 from tests.e2e.test_control import admin
 from tests.e2e.test_outages import exchange
 from tests.e2e.world import World, echo
+from tests.synapse import Synapse
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 

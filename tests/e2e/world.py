@@ -18,7 +18,7 @@ from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.config.registration import random_sender, render_registration
 from mxrtc_bridge.demo.processes import ManagedProcess, PortReservation
-from mxrtc_bridge.demo.synapse import Synapse
+from tests.synapse import Synapse
 
 DOMAIN = "example.test"
 PASSWORD = "correct horse"

@@ -16,11 +16,11 @@ from aiohttp import web
 from mautrix.api import Method
 
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.demo.synapse import Synapse
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, parse_room_event
 from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
 from tests.honesty import Honesty
+from tests.synapse import Synapse
 
 APPSERVICE_ID = "mxrtc-test"
 _names = itertools.count(1)

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
-from mxrtc_bridge.demo.synapse import Synapse
 from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_server import QUERY_TIMEOUT_MS, KeyServer
@@ -20,6 +19,7 @@ from tests.conftest import HomeserverFactory
 from tests.matrix.crypto.conftest import wall_ms
 from tests.matrix.crypto.key_homeserver import PICKLE_KEY
 from tests.matrix.crypto.memory import MemoryStore
+from tests.synapse import Synapse
 
 pytestmark = pytest.mark.real
 
