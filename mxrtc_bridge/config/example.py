@@ -6,10 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mxrtc_bridge.config.placeholders import DOMAIN, TOKEN
+from mxrtc_bridge.config.problems import KeyPath, Problem, quoted
 from mxrtc_bridge.config.registration import random_sender, random_token
 from mxrtc_bridge.config.schema import Root
+from mxrtc_bridge.config.yaml_reader import Value
 from mxrtc_bridge.config.yaml_writer import Off, section
+
+DOMAIN = "your-domain.example"
+"""For the name of the homeserver."""
+TOKEN = "CHANGE-ME"  # noqa: S105 - the opposite of a secret
+"""Part of both tokens."""
+
+_PLACEHOLDERS = (DOMAIN, TOKEN)
 
 _HEAD = """\
 # Configuration of mxrtc-bridge. Every key that may be left out is shown with its default.
@@ -85,6 +93,23 @@ _EXAMPLE: dict[str, Any] = {
 def example_config() -> str:
     """The commented example of the configuration; it is refused as it stands, because of its placeholders."""
     return _HEAD + "\n".join(section(Root, _EXAMPLE, complete=True)) + "\n"
+
+
+def placeholder_problems(value: Value, path: KeyPath = ()) -> list[Problem]:
+    """Find every text that holds a placeholder of the example: what only the admin knows."""
+    match value:
+        case str():
+            return [
+                Problem(path, f"still holds the placeholder {quoted(word)} of the example; write your own value")
+                for word in _PLACEHOLDERS
+                if word in value
+            ]
+        case list():
+            return [p for index, item in enumerate(value) for p in placeholder_problems(item, (*path, index))]
+        case dict():
+            return [p for key, item in value.items() for p in placeholder_problems(item, (*path, key))]
+        case _:
+            return []
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from mxrtc_bridge.config import access, build, schema
 from mxrtc_bridge.config.config import Config, PeerSettings
 from mxrtc_bridge.config.encryption import beside, build_encryption
-from mxrtc_bridge.config.placeholders import placeholder_problems
+from mxrtc_bridge.config.example import placeholder_problems
 from mxrtc_bridge.config.problems import InvalidConfigError, KeyPath, Problem
 from mxrtc_bridge.config.secrets import read_file
 from mxrtc_bridge.config.validation_errors import keys_of, problems_from, unknown_key

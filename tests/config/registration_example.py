@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mxrtc_bridge.config.config import AppserviceSettings
-from mxrtc_bridge.config.placeholders import DOMAIN, TOKEN
+from mxrtc_bridge.config.example import DOMAIN, TOKEN
 from mxrtc_bridge.config.registration import registration_text
 from mxrtc_bridge.config.values import TcpListen
 from mxrtc_bridge.core.ids import UserId

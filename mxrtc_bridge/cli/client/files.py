@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -14,25 +12,21 @@ from mxrtc_bridge.client.options import Context
 STANDARD_OUTPUT = "-"
 
 
-def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option("--no-reconnect", is_flag=True, help="End when the connection is lost, instead of calling again."),
-        click.option(
-            "--resume/--no-resume",
-            default=True,
-            show_default=True,
-            help="Go on with what an earlier command has left unfinished.",
-        ),
-    ):
-        command = option(command)
-    return command
+reconnect_option = click.option(
+    "--no-reconnect", is_flag=True, help="End when the connection is lost, instead of calling again."
+)
+resume_option = click.option(
+    "--resume/--no-resume", default=True, show_default=True,
+    help="Go on with what an earlier command has left unfinished.",
+)  # fmt: skip
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.argument("peer", metavar="PEER[/SERVICE]")
 @click.option("--name", metavar="NAME", help="What standard input (PATH '-') is called at the other side.")
-@_shared
+@resume_option
+@reconnect_option
 @in_loop
 async def send(
     context: Context, paths: tuple[str, ...], peer: str, name: str | None, resume: bool, no_reconnect: bool
@@ -57,7 +51,8 @@ async def send(
     help="Where to put it; '-' writes one file to standard output, once it is verified.",
 )
 @click.option("--force", is_flag=True, help="Replace files of the same names, instead of choosing other names.")
-@_shared
+@resume_option
+@reconnect_option
 @in_loop
 async def get(context: Context, remote: str, output: str, force: bool, resume: bool, no_reconnect: bool) -> None:
     """Fetch files from a peer, verified; the same command goes on after an interruption.
