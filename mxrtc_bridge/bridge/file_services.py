@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +63,14 @@ class FileServices:
             self._close(target)
         paths = {target.path for target in self._targets if target not in self._open} | set(self._closing)
         for path in paths - set(self._working):
-            task = asyncio.create_task(self._work_at(path), name="directory")
-            self._working[path] = task
-            task.add_done_callback(lambda _task, path=path: self._working.pop(path))  # type: ignore[misc]
+            self._begin(path, self._work_at(path))
         if await self._wait_for(paths, PATIENCE_S):
             hanging = ", ".join(sorted(path for path in paths if path in self._working))
             raise LocalError(f"these disks have not answered within {PATIENCE_S:g} s: {hanging}")
+
+    def _begin(self, path: str, work: Coroutine[None, None, None]) -> None:
+        self._working[path] = task = asyncio.create_task(work, name="directory")
+        task.add_done_callback(lambda _: self._working.pop(path))
 
     async def _wait_for(self, paths: Collection[str], patience_s: float) -> bool:
         """Wait for what is being done at these paths; returns whether some of it goes on."""
@@ -125,9 +127,7 @@ class FileServices:
         """
         for target, directory in tuple(self._open.items()):
             if directory.box is not None and target.path not in self._working:
-                task = asyncio.create_task(self._expire(target, directory.box), name="directory")
-                self._working[target.path] = task
-                task.add_done_callback(lambda _task, path=target.path: self._working.pop(path))  # type: ignore[misc]
+                self._begin(target.path, self._expire(target, directory.box))
         await self._wait_for(tuple(self._working), PATIENCE_S)
         await self.serve(self._targets)
 

@@ -231,7 +231,7 @@ class Database:
         statement = (
             f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM "  # noqa: S608 - as above
             f"({rows} AND {age} < $1 ORDER BY {age} LIMIT $2) AS old UNION SELECT {key} FROM "
-            f"({rows} ORDER BY {order or age} DESC, {key} DESC LIMIT $2 OFFSET $3) AS excess) RETURNING 1"
+            f"({rows} ORDER BY {order or age} DESC LIMIT $2 OFFSET $3) AS excess) RETURNING 1"
         )
 
         async def delete() -> int:
