@@ -48,6 +48,12 @@ def pause_s(failures: int) -> float:
     return Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S).pause_s(failures, random.random())  # noqa: S311 - spreads the load
 
 
+async def wait_to_call_again(report: Report, error: ClientError, failures: int) -> None:
+    """Say that the connection is lost, and wait for the next call."""
+    report.say("lost", f"connection lost: {error}; calling again", reason=str(error), code=int(error.code))
+    await asyncio.sleep(pause_s(failures))
+
+
 class Forwarding:
     """Forwards for one peer.
 
@@ -112,11 +118,8 @@ class Forwarding:
                         error = ClientError(Exit.RETRY, str(failed))
                     if not reconnect or error.code in (Exit.DENIED, Exit.USAGE, Exit.LOCAL):
                         raise error
-                    self._report.say(
-                        "lost", f"connection lost: {error}; calling again", reason=str(error), code=int(error.code)
-                    )
                     failures += 1
-                    await asyncio.sleep(pause_s(failures))
+                    await wait_to_call_again(self._report, error, failures)
             finally:
                 self._use(None)
                 for listener in listeners:

@@ -20,7 +20,7 @@ from mxrtc_bridge.client.files.sentences import (
     moved,
     summary_sentence,
 )
-from mxrtc_bridge.client.forwarding import pause_s
+from mxrtc_bridge.client.forwarding import wait_to_call_again
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
@@ -116,11 +116,8 @@ class FileTransfer:
                 raise ClientError(error.code, f"{error}; the same command goes on")
             if ending.moved:
                 failures = 0
-            self._report.say(
-                "lost", f"connection lost: {error}; calling again", reason=str(error), code=int(error.code)
-            )
             failures += 1
-            await asyncio.sleep(pause_s(failures))
+            await wait_to_call_again(self._report, error, failures)
 
     async def _attempt(self) -> _Ending | None:
         """Call and do the job; returns None when all is done."""
