@@ -54,7 +54,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     "e2e/test_files.py": ("commands are tried as they are typed", ["cli/client/files.py"]),
     "client/test_forwarding.py": ("forwarding is tried with a caller", ["client/calls/caller.py"]),
     "client/test_request.py": ("each command has tests of its own", ["client/commands.py"]),
-    "e2e/test_encrypted_rooms.py": ("it needs devices that a homeserver knows", ["client/devices.py"]),
+    "e2e/test_signal.py": ("it needs devices that a homeserver knows", ["client/devices.py"]),
     "client/files/test_sentences.py": (VALUES, ["client/exit_codes.py"]),
     "client/files/test_commands.py": ("the commands put and get use it", ["client/files/single_file.py"]),
     "demo/test_demo.py": ("the demonstration is run as a whole", ["demo/programs.py", "demo/tour.py"]),
