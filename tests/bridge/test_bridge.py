@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mxrtc_bridge.matrix.inbox.incoming import read_arrival
 from mxrtc_bridge.storage.tables import Stores, open_stores
 from mxrtc_bridge.web.control import ask
 from tests.bridge.homeserver import ALICE, PEER, ROOM, FakeHomeserver
+from tests.waiting import until
 
 UNUSABLE = "v=0\r\n"
 
@@ -45,12 +46,6 @@ async def running(homeserver: FakeHomeserver, **changes: Any) -> AsyncIterator[t
         finally:
             stop.set()
             await asyncio.wait_for(task, 10)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def invite(number: int, **changes: Any) -> dict[str, Any]:

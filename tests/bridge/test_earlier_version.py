@@ -31,7 +31,7 @@ from mxrtc_bridge.matrix.crypto.keys import pickle_key
 from mxrtc_bridge.storage.tables import Stores, open_stores
 from mxrtc_bridge.web.control import ask
 from tests.bridge.homeserver import FakeHomeserver
-from tests.bridge.test_bridge import until
+from tests.waiting import until
 
 LEFT = Path(__file__).parent / "d3f536d"
 KILLED_MS = 1_796_023_880_000

@@ -20,10 +20,11 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix import command_bot
 from mxrtc_bridge.matrix.rooms import refresh
 from tests.bridge.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
-from tests.bridge.test_bridge import running, until
+from tests.bridge.test_bridge import running
 from tests.bridge.test_revocation import CAROL, LIST, TEAM, state, user
 from tests.hostile_json import FOREIGN, TEXT
 from tests.long import LONG, examples
+from tests.waiting import until
 
 EXAMPLES = 200 if LONG else examples(6)
 BOT, CHAT, EVE = f"@rtcbot:{DOMAIN}", RoomId(f"!chat:{DOMAIN}"), f"@eve:{DOMAIN}"

@@ -15,8 +15,8 @@ from mxrtc_bridge.bridge.reload import Reload, ReloadStep
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.config.settled import load_settled
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
-from tests.bridge.test_bridge import until
 from tests.config.samples import GOOD, changed, load, text_of
+from tests.waiting import until
 
 
 def config_named(name: str) -> Config:

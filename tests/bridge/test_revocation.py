@@ -28,10 +28,11 @@ from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.call_manager import CallManager
 from tests.bridge.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
-from tests.bridge.test_bridge import invite, running, until
+from tests.bridge.test_bridge import invite, running
 from tests.honesty import LIES, NO_ANSWERS, Honesty
 from tests.hostile_json import JSON, beside
 from tests.long import examples, some
+from tests.waiting import until
 
 TEAM, LIST = RoomId(f"!team:{DOMAIN}"), RoomId(f"!list:{DOMAIN}")
 MEMBER = UserId(ALICE)

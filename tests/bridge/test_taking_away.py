@@ -29,8 +29,8 @@ from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 from mxrtc_bridge.storage.audit_file import AuditFile
 from mxrtc_bridge.storage.tables import open_stores
 from tests.bridge.homeserver import DOMAIN, PEER, FakeHomeserver
-from tests.bridge.test_bridge import until
 from tests.long import some
+from tests.waiting import until
 
 LIMIT_S = 5.0
 ADMIN = UserId(f"@admin:{DOMAIN}")

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import io
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 from mxrtc_bridge.core.webrtc.ice import Path as IcePath
 from mxrtc_bridge.core.webrtc.ice import PathKind
 from mxrtc_bridge.engine.client_channels import OpenedStream
+from tests.waiting import until
 
 PEER = UserId("@rtc_build:example.org")
 ECHO = ServiceName("echo")
@@ -119,12 +120,6 @@ class Bench:
         await until(lambda: self.forwarding._listening)
         host, _, port = self.forwarding._listening[0].rpartition(":")
         return await asyncio.open_connection(host, int(port))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture(autouse=True)

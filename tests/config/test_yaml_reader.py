@@ -82,9 +82,9 @@ def test_depth_is_bounded(depth: int, fine: bool) -> None:
 
 @pytest.mark.parametrize("text", ["[" * 1_000_000, "{a: " * 300_000, "- " * 500_000, "? " * 500_000])
 def test_a_deep_file_costs_nothing(text: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     assert not read_yaml(text).complete
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(

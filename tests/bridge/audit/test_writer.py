@@ -27,14 +27,9 @@ from mxrtc_bridge.storage.audit import AuditQuery, AuditStore
 from mxrtc_bridge.storage.audit_file import AuditFile, read_lines
 from tests.bridge.audit.world import CALL, END, NOW, World, world
 from tests.long import some
+from tests.waiting import until
 
 __all__ = ["world"]
-
-
-async def until(condition: object) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0.005)
 
 
 async def test_a_decision_is_in_both_places_when_it_counts(world: World) -> None:

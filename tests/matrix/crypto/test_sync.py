@@ -12,6 +12,7 @@ from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.sync import FULL_ANSWER, LONG_POLL_S, LONGEST_PAUSE_S, SIGN_POLL_S, DeviceSync
 from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent
+from tests.waiting import until
 
 ALICE = UserId("@alice:example.org")
 
@@ -166,9 +167,3 @@ async def test_without_a_sign_it_asks_after_a_while() -> None:
     with pytest.raises(asyncio.CancelledError):
         await sync.run()
     assert server.asked == [(None, 0), ("s1", SIGN_POLL_S), ("s2", 0), ("s3", 0)]
-
-
-async def until(met: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not met():
-            await asyncio.sleep(0)
