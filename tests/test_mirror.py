@@ -67,7 +67,6 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
             "config/schema.py", "config/validation_errors.py",
         ],
     ),
-    "config/test_example.py": ("the example is written with them", ["config/placeholders.py"]),
     "config/test_yaml_reader.py": ("what is written is read back", ["config/yaml_writer.py"]),
     "bridge/test_reload.py": ("a reload waits for a file that rests", ["config/settled.py"]),
     # The core
