@@ -1,4 +1,9 @@
-"""Halves for descriptors that the loop can wait for: sockets, pipes, terminals. They must be non-blocking."""
+"""Halves for descriptors that the loop can wait for: sockets, pipes, terminals. They must be non-blocking.
+
+What uvloop tells of a descriptor with an error (EPOLLERR, which a reset gives) it tells once, whether or not something
+could be read, and forgets who was to be told; a reader that is added from within that call is forgotten as well. So one
+call reads until nothing is left, the end, or the error, and where it stops before, it is armed anew after the call.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,9 @@ from collections.abc import Callable
 
 from mxrtc_bridge.sinks.buffer import WriteBuffer
 from mxrtc_bridge.sinks.reader_writer import MAX_SALVAGED_BYTES, MAX_UNSENT_BYTES, READ_SIZE, Owner, nothing
+
+READS_AT_ONCE = 2
+"""Pieces in one call; then it is the turn of others. A short piece costs a second look, a long stream no more."""
 
 
 class PollableReader:
@@ -50,19 +58,28 @@ class PollableReader:
         return pieces
 
     def _readable(self) -> None:
-        try:
-            data = os.read(self._descriptor, READ_SIZE)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self.pause()
-            self._owner.half_failed(error)
-            return
-        if data:
+        for _ in range(READS_AT_ONCE):
+            try:
+                data = os.read(self._descriptor, READ_SIZE)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self.pause()
+                self._owner.half_failed(error)
+                return
+            if not data:
+                self.stop()
+                self._owner.half_ended()
+                return
             self._owner.half_read(data)
-        else:
-            self.stop()
-            self._owner.half_ended()
+            if not self._watching:
+                return
+        self._loop.call_soon(self._arm_anew)
+
+    def _arm_anew(self) -> None:
+        if self._watching:
+            self._loop.remove_reader(self._descriptor)
+            self._loop.add_reader(self._descriptor, self._readable)
 
 
 class PollableWriter:

@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
+import os
 import socket
 import struct
 from collections.abc import Callable
 
+from mxrtc_bridge.sinks.hangups import watcher
 from mxrtc_bridge.sinks.pollable import PollableReader, PollableWriter
 from mxrtc_bridge.sinks.reader_writer import nothing
 from mxrtc_bridge.sinks.stream_sink import StreamSink
 
-_NO_LINGER = struct.pack("ii", 1, 0)
+_RESET = struct.pack("ii", 1, 0)
+_IN_ORDER = struct.pack("ii", 0, 0)
+PAUSED_RESET_S = 10.0
+KEEPALIVE_S = (60, 15, 4)
+"""Idle time, pause between two probes, and their number."""
 
 
-def make_reset_on_close(sock: socket.socket) -> None:
-    """Let closing a TCP socket send RST and drop what is unsent; a unix socket has no such thing."""
+def make_reset_on_close(sock: socket.socket, reset: bool = True) -> None:
+    """Let closing a TCP socket send RST and drop what is unsent, or not; a unix socket has no such thing."""
     if sock.family != socket.AF_UNIX:
         with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET if reset else _IN_ORDER)
+
+
+def _prepare_tcp(sock: socket.socket) -> None:
+    # Keystrokes must not wait for acknowledgements; bulk data comes in large writes anyway.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Somebody who has half-closed and is gone says nothing any more.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), KEEPALIVE_S, strict=True):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class SocketSink(StreamSink):
     """A connected stream socket. Implements :class:`mxrtc_bridge.engine.ports.Sink`.
+
+    Until it has ended in order, closing it is a reset, so that its other side does not take half a stream for a whole
+    one when this process dies (the kernel closes then what was open). A reset by the other side is noticed at any time,
+    also while reading is paused or has ended.
 
     A unix socket that is reset while it holds unread bytes gives its other side ECONNRESET, as TCP does; without
     unread bytes the other side sees an end, for the system has nothing else to offer.
@@ -30,26 +52,70 @@ class SocketSink(StreamSink):
     Args:
         sock: belongs to the sink from now on.
         released: called once, when the socket has been closed.
+        paused_reset_s: how long a socket that was reset may wait for its reading to go on; then what it still holds
+            is lost.
     """
 
-    def __init__(self, sock: socket.socket, *, released: Callable[[], None] = nothing) -> None:
+    def __init__(
+        self, sock: socket.socket, *, released: Callable[[], None] = nothing, paused_reset_s: float = PAUSED_RESET_S
+    ) -> None:
         super().__init__()
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:
-            # Keystrokes must not wait for acknowledgements; bulk data comes in large writes anyway. A socket whose
-            # other side is gone already may refuse the option; reading will tell.
+            # A socket whose other side is gone already may refuse an option; reading will tell.
             with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                _prepare_tcp(sock)
+        make_reset_on_close(sock)
         self._sock = sock
         self._released = released
+        self._paused_reset_s = paused_reset_s
+        self._in_order = True
+        self._was_reset = False
+        self._patience: asyncio.TimerHandle | None = None
         self._set_halves(PollableReader(sock.fileno(), self), PollableWriter(sock.fileno(), self))
+        self._watcher = watcher()
+        self._watcher.add(sock.fileno(), self._hung_up)
+
+    def pause_reading(self) -> None:
+        """Deliver nothing until :meth:`resume_reading`."""
+        super().pause_reading()
+        self._be_patient()
+
+    def resume_reading(self) -> None:
+        """Deliver again."""
+        self._end_patience()
+        super().resume_reading()
+
+    def _hung_up(self, is_error: bool) -> None:
+        if self.reads:
+            # Reading meets it behind the last bytes.
+            self._was_reset = is_error or self._was_reset
+            self._be_patient()
+        elif is_error or self.writes:
+            self._fail()
+
+    def _be_patient(self) -> None:
+        if self._was_reset and self.paused and not self.closed and self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(self._paused_reset_s, self._fail)
+
+    def _end_patience(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _fail(self) -> None:
+        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
+        self.half_failed(OSError(number, os.strerror(number)))
 
     def _finish_writing(self) -> None:
         self._sock.shutdown(socket.SHUT_WR)
 
     def _prepare_reset(self) -> None:
-        make_reset_on_close(self._sock)
+        self._in_order = False
 
     def _release(self) -> None:
+        self._end_patience()
+        self._watcher.remove(self._sock.fileno())
+        make_reset_on_close(self._sock, not self._in_order)
         self._sock.close()
         self._released()

@@ -100,6 +100,21 @@ class StreamSink:
         """Whether the stream is gone."""
         return self._closed
 
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is delivered until :meth:`resume_reading`."""
+        return self._paused
+
+    @property
+    def reads(self) -> bool:
+        """Whether something may still be delivered."""
+        return self._reading is _Reading.OPEN
+
+    @property
+    def writes(self) -> bool:
+        """Whether more may still be written."""
+        return self._writing is _Writing.OPEN
+
     def set_listener(self, listener: SinkListener) -> None:
         """Attach the receiver and start to read.
 

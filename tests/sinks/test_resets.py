@@ -1,0 +1,226 @@
+"""A reset is noticed whenever it comes, on both loops, and a process that dies leaves resets and no orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mxrtc_bridge.sinks.sockets import KEEPALIVE_S, SocketSink
+from tests.long import examples
+from tests.sinks.conftest import Pair, Recorder, tcp_pair
+
+MakePair = Callable[[], Pair]
+RESET = "the connection was reset by the local side"
+UNREAD = "the local side does not read any more"
+ROUNDS = examples(60)
+
+
+def reset(peer: socket.socket) -> None:
+    """Close as a program that was killed in the middle may, or one that leaves bytes unread."""
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+
+
+async def fill(peer: socket.socket, size: int) -> None:
+    async with asyncio.timeout(10):
+        await asyncio.get_running_loop().sock_sendall(peer, bytes(size))
+
+
+@pytest.mark.parametrize("size", [0, 1, 5, 65536, 65537, 131072, 300_000])
+async def test_a_reset_that_comes_with_the_last_bytes_is_noticed(size: int) -> None:
+    for _ in range(ROUNDS):
+        pair = Pair(tcp_pair())
+        recorder = pair.listen()
+        await fill(pair.peer, size)
+        reset(pair.peer)
+        await recorder.until(lambda r: bool(r.closed))
+        assert recorder.closed == [RESET]
+        assert recorder.eofs == 0
+        assert len(recorder.data) <= size
+
+
+@pytest.mark.parametrize("size", [1, 65536, 200_000])
+async def test_it_is_noticed_by_who_pauses_and_goes_on_from_within_a_call(size: int) -> None:
+    for number in range(ROUNDS):
+        pair = Pair(tcp_pair())
+        sink = pair.sink
+
+        def at_once(_data: bytes, sink: SocketSink = sink) -> None:
+            sink.pause_reading()
+            sink.resume_reading()
+
+        def soon(_data: bytes, sink: SocketSink = sink) -> None:
+            sink.pause_reading()
+            asyncio.get_running_loop().call_soon(sink.resume_reading)
+
+        pair.recorder.on_data = soon if number % 2 else at_once
+        recorder = pair.listen()
+        await fill(pair.peer, size)
+        reset(pair.peer)
+        await recorder.until(lambda r: bool(r.closed))
+        assert recorder.closed == [RESET]
+
+
+async def test_it_is_noticed_while_both_directions_are_busy() -> None:
+    for _ in range(ROUNDS):
+        pair = Pair(tcp_pair())
+        recorder = pair.listen()
+        for _ in range(64):
+            pair.sink.write(bytes(65536))
+        await fill(pair.peer, 100_000)
+        reset(pair.peer)
+        await recorder.until(lambda r: bool(r.closed))
+        assert recorder.closed[0] in (RESET, UNREAD)
+
+
+async def test_it_is_noticed_after_the_other_side_has_half_closed() -> None:
+    for _ in range(ROUNDS):
+        pair = Pair(tcp_pair())
+        recorder = pair.listen()
+        pair.sink.write(b"not read")
+        pair.peer.shutdown(socket.SHUT_WR)
+        await recorder.until(lambda r: r.eofs == 1 and r.written == 8)
+        # Closed with unread bytes: the kernel answers with a reset, without any option.
+        pair.peer.close()
+        await recorder.until(lambda r: r.closed == [UNREAD])
+
+
+async def test_a_half_closed_program_at_a_unix_socket_is_missed_when_it_is_gone() -> None:
+    pair = Pair(socket.socketpair())
+    recorder = pair.listen()
+    pair.peer.shutdown(socket.SHUT_WR)
+    await recorder.until(lambda r: r.eofs == 1)
+    pair.peer.close()
+    await recorder.until(lambda r: r.closed == [RESET])
+
+
+async def test_the_end_of_both_directions_is_no_failure(make_pair: MakePair) -> None:
+    pair = make_pair()
+    recorder = pair.listen()
+    pair.sink.write(b"answer")
+    pair.sink.write_eof()
+    assert await pair.receive_all() == b"answer"
+    pair.peer.close()
+    await recorder.until(lambda r: r.eofs == 1)
+    pair.sink.close()
+    await recorder.until(lambda r: r.closed == [None])
+
+
+async def test_it_is_noticed_while_reading_is_paused_and_what_is_there_can_still_be_had() -> None:
+    pair = Pair(tcp_pair())
+    pair.sink.pause_reading()
+    recorder = pair.listen()
+    await fill(pair.peer, 100_000)
+    reset(pair.peer)
+    pair.sink.write(b"x")
+    pair.sink.resume_reading()
+    await recorder.until(lambda r: bool(r.closed))
+    one, other = tcp_pair()
+    other.setblocking(False)
+    sink = SocketSink(one, paused_reset_s=0.05)
+    sink.pause_reading()
+    recorder = Recorder(sink)
+    await fill(other, 100_000)
+    reset(other)
+    await recorder.until(lambda r: r.closed == [RESET])
+    assert not recorder.data
+
+
+async def test_a_side_that_says_nothing_any_more_is_asked(make_pair: MakePair) -> None:
+    pair = make_pair()
+    if pair.mine.family == socket.AF_UNIX:
+        return
+    idle, pause, probes = KEEPALIVE_S
+    assert pair.mine.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert pair.mine.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == idle
+    assert idle + pause * probes <= 120
+
+
+async def test_nothing_is_watched_when_all_are_gone(make_pair: MakePair) -> None:
+    from mxrtc_bridge.sinks import hangups
+
+    pairs = [make_pair() for _ in range(50)]
+    for pair in pairs:
+        pair.listen()
+        pair.sink.reset()
+    assert not hangups.watcher()._told
+    assert hangups.watcher()._epoll is None
+
+
+PROGRAM = """
+import asyncio, socket, sys
+import uvloop
+from mxrtc_bridge.sinks.sockets import KEEPALIVE_S, SocketSink
+
+class Listener:
+    def data_received(self, data): pass
+    def eof_received(self): pass
+    def bytes_written(self, size): pass
+    def sink_closed(self, error): pass
+
+async def main():
+    sinks = []
+    for number, size in ((3, int(sys.argv[1])), (4, int(sys.argv[1]))):
+        sink = SocketSink(socket.socket(fileno=number))
+        sink.set_listener(Listener())
+        if size:
+            sink.write(bytes(size))
+        if number == 4:
+            sink.write_eof()
+        sinks.append(sink)
+    await asyncio.sleep(0.05)
+    print("written", flush=True)
+    await asyncio.Event().wait()
+
+uvloop.run(main())
+"""
+
+
+@pytest.mark.parametrize("size", [0, 1000, 3_000_000])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+async def test_a_process_that_dies_leaves_a_reset(size: int, number: signal.Signals, tmp_path: Path) -> None:
+    pairs = [tcp_pair(), tcp_pair()]
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+
+    def as_three_and_four() -> None:
+        low = [os.dup(mine.fileno()) for mine, _ in pairs]
+        for number, descriptor in enumerate(low, 3):
+            os.dup2(descriptor, number, inheritable=True)
+
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(program), str(size)),
+        stdout=asyncio.subprocess.PIPE,
+        preexec_fn=as_three_and_four,
+        close_fds=False,
+    )
+    for mine, _ in pairs:
+        mine.close()
+    assert process.stdout is not None
+    assert await asyncio.wait_for(process.stdout.readline(), 20) == b"written\n"
+    process.send_signal(number)
+    await process.wait()
+    (_, busy), (_, half_closed) = pairs
+    assert read_to_the_end(busy, size) == "reset"
+    # It has said its end: whoever has read all of it knows all, and whoever answers learns that nobody reads.
+    assert read_to_the_end(half_closed, size) == ("end" if size <= 1000 else "reset")
+
+
+def read_to_the_end(peer: socket.socket, size: int) -> str:
+    with peer:
+        peer.settimeout(10)
+        count = 0
+        try:
+            while data := peer.recv(65536):
+                count += len(data)
+        except ConnectionResetError:
+            return "reset"
+        return "end" if count == size else "cut"
