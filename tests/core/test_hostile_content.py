@@ -25,7 +25,7 @@ from mxrtc_bridge.core.call.to_device import parse_call_to_device
 from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES as SAS_TYPES
 from mxrtc_bridge.core.crypto.sas_events import Cancel, parse_sas_event
 from mxrtc_bridge.core.errors import EventError, WireError
-from mxrtc_bridge.core.stream.messages import PROTOCOL_CTL, decode
+from mxrtc_bridge.core.stream.messages import CTL
 from tests.hostile_json import JSON, beside, fields
 from tests.long import examples
 
@@ -50,7 +50,7 @@ READERS: dict[str, Callable[[dict[str, Any]], object]] = {
     "formatted message": lambda content: read_message(
         {"msgtype": "m.text", "body": "!rtc grant @a:b x/y", "format": HTML, **content}, direct=False
     ),
-    "bye": lambda content: decode(PROTOCOL_CTL, json.dumps({"t": "bye", **content})),
+    "bye": lambda content: CTL.decode(json.dumps({"t": "bye", **content})),
 }
 
 

@@ -167,10 +167,12 @@ class AcceptedTransfer:
                 )
             case Get() | Ls() as job:
                 self._begin(SenderMachine(StreamRole.ACCEPTOR, job))
-            case file_messages.Rst(code=code):
+            case file_messages.FileRst(code=code):
                 self._give_up(TransferOutcome.INTERRUPTED, code.value, "the other side ended the transfer", None)
             case message:
-                raise WireError("out_of_turn", f"{type(message).__name__.lower()} came before a job")
+                raise WireError(
+                    "out_of_turn", f"{type(message).__name__.removeprefix('File').lower()} came before a job"
+                )
 
     def _begin(self, machine: SenderMachine | ReceiverMachine) -> None:
         self._machine = machine
@@ -180,6 +182,6 @@ class AcceptedTransfer:
         self._finished = True
         self._job_by = None
         if tell is not None:
-            self._effects.append(SendText(file_messages.encode(file_messages.Rst(tell))))
+            self._effects.append(SendText(file_messages.encode(file_messages.FileRst(tell))))
         self._effects.append(CloseChannel())
         self._effects.append(TransferFinished(outcome, code, message, 0, self._heard, Tally().value()))

@@ -72,7 +72,7 @@ class TransferPhase(Enum):
 
 Messages = Mapping[TransferPhase, frozenset[type[file_messages.Message]]]
 OPENING_MESSAGES: Messages = {
-    TransferPhase.AWAITING_OK: frozenset({file_messages.Ok, file_messages.Err, file_messages.Rst}),
+    TransferPhase.AWAITING_OK: frozenset({file_messages.FileOk, file_messages.FileErr, file_messages.FileRst}),
 }
 
 
@@ -218,7 +218,7 @@ class TransferMachine(ABC):
     def _service_ready(self) -> None:
         self._check_preparing(ServiceReady())
         self._phase = TransferPhase.FLOWING
-        self._say(file_messages.Ok(self._offered_window()))
+        self._say(file_messages.FileOk(self._offered_window()))
         self._begin(0)
 
     def _check_preparing(self, event: Event) -> None:
@@ -234,15 +234,15 @@ class TransferMachine(ABC):
         if message is None:
             return
         if type(message) not in self._messages[self._phase]:
-            raise WireError("out_of_turn", f"{type(message).__name__.lower()} came while {self._phase.value}")
+            raise WireError("out_of_turn", f"{file_messages.name_of(message)} came while {self._phase.value}")
         match message:
             case file_messages.Busy():
                 pass
-            case file_messages.Rst(code=code):
+            case file_messages.FileRst(code=code):
                 self._interrupted(code.value, "the other side ended the transfer", CloseChannel())
-            case file_messages.Err(code=code, message=reason):
+            case file_messages.FileErr(code=code, message=reason):
                 self._end(TransferOutcome.REFUSED, code.value, reason, CloseChannel())
-            case file_messages.Ok(window=window):
+            case file_messages.FileOk(window=window):
                 self._phase = TransferPhase.FLOWING
                 self._answer_by = None
                 self._emit(Accepted())
@@ -257,7 +257,7 @@ class TransferMachine(ABC):
 
     def _reset(self, code: str, message: str) -> None:
         if self._lacks_nothing():
-            self._say(file_messages.Rst(known_code(code)))
+            self._say(file_messages.FileRst(known_code(code)))
             self._end_in_order(CloseChannel())
         else:
             self._break(TransferOutcome.INTERRUPTED, code, message, known_code(code))
@@ -294,9 +294,9 @@ class TransferMachine(ABC):
     def _break(self, outcome: TransferOutcome, code: str, message: str, tell: FileCode) -> None:
         """End the transfer out of order, and say so."""
         if self._phase is TransferPhase.PREPARING and outcome is not TransferOutcome.VIOLATION:
-            self._say(file_messages.Err(tell, message if outcome is TransferOutcome.REFUSED else ""))
+            self._say(file_messages.FileErr(tell, message if outcome is TransferOutcome.REFUSED else ""))
         elif self._phase is not TransferPhase.OPENING:
-            self._say(file_messages.Rst(tell))
+            self._say(file_messages.FileRst(tell))
         self._end(outcome, code, message, CloseChannel())
 
     def _end(self, outcome: TransferOutcome, code: str, message: str, *effects: Effect) -> None:

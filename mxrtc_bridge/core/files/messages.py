@@ -14,24 +14,24 @@ One file: the only reader and writer of one language: a message and its two dire
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from mxrtc_bridge.core.errors import WireError
 from mxrtc_bridge.core.stream.json_message import (
-    CODE,
-    MAX_CONTROL_BYTES,
-    MAX_COUNT,
+    Field,
     Fields,
+    MessageFormat,
+    code,
+    count,
+    matching,
     read_count,
     read_items,
     read_matching,
-    read_object,
     read_text,
     refuse,
-    sendable,
-    write_object,
+    text,
 )
 from mxrtc_bridge.core.stream.messages import MAX_WINDOW
 
@@ -135,14 +135,14 @@ class Ls:
 
 
 @dataclass(frozen=True, slots=True)
-class Ok:
+class FileOk:
     """``ok``: the job begins. The window counts if the acceptor is the receiver."""
 
     window: int
 
 
 @dataclass(frozen=True, slots=True)
-class Err:
+class FileErr:
     """``err``: there will be no transfer."""
 
     code: FileCode
@@ -222,7 +222,7 @@ class FileEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class Ack:
+class FileAck:
     """``ack``: so much payload is written, and so much more may be sent."""
 
     offset: int
@@ -235,12 +235,12 @@ class Busy:
 
 
 @dataclass(frozen=True, slots=True)
-class Bye:
+class FileBye:
     """``bye``: nothing is left to be done."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rst:
+class FileRst:
     """``rst``: the transfer ends early."""
 
     code: FileCode
@@ -248,44 +248,27 @@ class Rst:
 
 Job = Put | Get | Ls
 Message = (
-    Job | Ok | Err | Announce | AnnouncedAll | Want | No | Got | Seen | ChunkEnd | FileEnd | Ack | Busy | Bye | Rst
+    Job
+    | FileOk
+    | FileErr
+    | Announce
+    | AnnouncedAll
+    | Want
+    | No
+    | Got
+    | Seen
+    | ChunkEnd
+    | FileEnd
+    | FileAck
+    | Busy
+    | FileBye
+    | FileRst
 )
 
 
-def decode(text: str) -> Message | None:
-    """Read a control message.
-
-    Returns:
-        the message, or None if it is a trial (``x-``) that must be ignored.
-
-    Raises:
-        WireError: with the code ``too_long``, ``not_json``, ``bad_field`` or ``unknown_message``.
-    """
-    fields = read_object(text)
-    kind = read_text(fields, "t", MAX_CONTROL_BYTES)
-    reader = _READERS.get(kind)
-    if reader is not None:
-        return reader(fields)
-    if kind.startswith("x-"):
-        return None
-    raise WireError("unknown_message", f"{kind[:40]!a} is no message of {PROTOCOL_FILE}")
-
-
-def encode(message: Message) -> str:
-    """Write a control message; text for people is cut to 500 characters.
-
-    Raises:
-        WireError: ``too_long`` or ``bad_field``: a path or pattern that cannot be sent. No other message can fail.
-    """
-    fields = _fields_of(message)
-    if isinstance(message, (Announce, Get, Ls, Got)):
-        # Only these hold text of the caller's at length; the others are short by their construction.
-        _check_sendable(message)
-        text = write_object(fields)
-        if len(text.encode()) > MAX_CONTROL_BYTES:
-            raise WireError("too_long", f"a control message may have {MAX_CONTROL_BYTES} bytes")
-        return text
-    return write_object(fields)
+def name_of(message: Message) -> str:
+    """What errors call a message."""
+    return type(message).__name__.removeprefix("File").lower()
 
 
 def path_refusal(path: str) -> str | None:
@@ -309,103 +292,37 @@ def _utf8_size(text: str) -> int | None:
         return None
 
 
-def _check_sendable(message: Announce | Get | Ls | Got) -> None:
-    match message:
-        case Announce(entry=entry):
-            _check_entry(entry)
-        case Get(patterns=patterns):
-            _checked_patterns(patterns)
-        case Ls(path=path):
-            _checked_listing_path(path)
-        case Got(name=name):
-            _checked_name(name)
-
-
-def _check_entry(entry: FileEntry) -> None:
-    if (refusal := path_refusal(entry.path)) is not None:
-        raise WireError("bad_field", f"the path cannot be sent: {refusal}")
-    if not 0 <= entry.size <= MAX_COUNT:
-        refuse("s", entry.size, f"a whole number from 0 to {MAX_COUNT}")
-    if not 0 <= entry.modified_ms <= MAX_COUNT:
-        refuse("m", entry.modified_ms, f"a whole number from 0 to {MAX_COUNT}")
-    if entry.kind is EntryKind.FILE and _VERSION.fullmatch(entry.version) is None:
-        refuse("x", entry.version, f"text of the form {_VERSION.pattern}")
-    if entry.kind is EntryKind.DIRECTORY and (entry.size or entry.version):
-        refuse("s", entry.size, "absent, like the version, for a directory")
-
-
-def _fields_of(message: Message) -> Fields:  # noqa: PLR0911, PLR0912, C901 - one row for each message, nothing else
-    match message:
-        case Put():
-            return {"t": "put"}
-        case Get(patterns=patterns):
-            return {"t": "get", "p": list(patterns)}
-        case Ls(path=path):
-            return {"t": "ls", "p": path}
-        case Ok(window=window):
-            return {"t": "ok", "w": window}
-        case Err(code=code, message=text):
-            return {"t": "err", "c": code.value, "m": sendable(text)}
-        case Announce(index=index, entry=entry):
-            return _fields_of_entry(index, entry)
-        case AnnouncedAll(count=count, size=size, skipped=skipped):
-            fields: Fields = {"t": "fend", "n": count, "s": size}
-            return fields | {"u": skipped} if skipped else fields
-        case Want(index=index, offset=offset):
-            return {"t": "want", "i": index, "o": offset}
-        case No(index=index, code=code, message=text):
-            return {"t": "no", "i": index, "c": code.value, "m": sendable(text)}
-        case Got(index=index, name=name, sha256=sha256):
-            return {"t": "got", "i": index, "p": name, "h": sha256}
-        case Seen(index=index):
-            return {"t": "seen", "i": index}
-        case ChunkEnd(index=index, number=number, sha256=sha256):
-            return {"t": "c", "i": index, "n": number, "h": sha256}
-        case FileEnd(index=index, size=size, sha256=sha256):
-            return {"t": "end", "i": index, "s": size, "h": sha256}
-        case Ack(offset=offset, window=window):
-            return {"t": "ack", "o": offset, "w": window}
-        case Busy():
-            return {"t": "busy"}
-        case Bye():
-            return {"t": "bye"}
-        case Rst(code=code):
-            return {"t": "rst", "c": code.value}
-
-
-def _fields_of_entry(index: int, entry: FileEntry) -> Fields:
-    fields: Fields = {"t": "f", "i": index, "k": entry.kind.value, "p": entry.path, "m": entry.modified_ms}
-    if entry.kind is EntryKind.FILE:
-        fields |= {"s": entry.size, "x": entry.version}
-    return fields
-
-
-def _code(fields: Fields) -> FileCode:
-    code = read_matching(fields, "c", CODE)
-    return FileCode(code) if code in _CODES else FileCode.UNAVAILABLE
-
-
-def _read_announce(fields: Fields) -> Announce:
-    kind = read_text(fields, "k")
+def _read_entry(fields: Fields) -> FileEntry:
     path = fields.get("p")
     if not isinstance(path, str) or (refusal := path_refusal(path)) is not None:
         reason = refusal if isinstance(path, str) else "it is no text"
         raise WireError("bad_field", f"p is no path: {reason}")
-    index, modified = read_count(fields, "i"), read_count(fields, "m")
+    return _read_entry_at(path, fields)
+
+
+def _read_entry_at(path: str, fields: Fields) -> FileEntry:
+    kind, modified = read_text(fields, "k"), read_count(fields, "m")
     if kind == EntryKind.FILE.value:
         version = read_matching(fields, "x", _VERSION)
-        return Announce(index, FileEntry(path, EntryKind.FILE, read_count(fields, "s"), modified, version))
+        return FileEntry(path, EntryKind.FILE, read_count(fields, "s"), modified, version)
     if kind != EntryKind.DIRECTORY.value:
         refuse("k", kind, "f or d")
-    return Announce(index, FileEntry(path, EntryKind.DIRECTORY, modified_ms=modified))
+    return FileEntry(path, EntryKind.DIRECTORY, modified_ms=modified)
 
 
-def _read_get(fields: Fields) -> Get:
-    return Get(_checked_patterns(read_items(fields, "p", MAX_PATTERNS)))
+def _write_entry(entry: FileEntry) -> Fields:
+    if (refusal := path_refusal(entry.path)) is not None:
+        raise WireError("bad_field", f"the path cannot be sent: {refusal}")
+    fields: Fields = {"k": entry.kind.value, "p": entry.path, "m": entry.modified_ms}
+    if entry.kind is EntryKind.FILE:
+        fields |= {"s": entry.size, "x": entry.version}
+    elif entry.size or entry.version:
+        refuse("s", entry.size, "absent, like the version, for a directory")
+    _read_entry_at(entry.path, fields)  # what a reader refuses is not sent
+    return fields
 
 
-def _checked_patterns(patterns: object) -> tuple[str, ...]:
-    assert isinstance(patterns, (list, tuple))
+def _checked_patterns(patterns: Sequence[object]) -> list[str]:
     if not 0 < len(patterns) <= MAX_PATTERNS:
         refuse("p", f"a list of {len(patterns)}", f"a list of 1 to {MAX_PATTERNS}")
     checked: list[str] = []
@@ -413,11 +330,7 @@ def _checked_patterns(patterns: object) -> tuple[str, ...]:
         if not isinstance(pattern, str) or not 0 < (_utf8_size(pattern) or 0) <= MAX_PATH_BYTES or "\0" in pattern:
             refuse("p", pattern, f"text of 1 to {MAX_PATH_BYTES} bytes")
         checked.append(pattern)
-    return tuple(checked)
-
-
-def _read_ls(fields: Fields) -> Ls:
-    return Ls(_checked_listing_path(read_text(fields, "p", MAX_PATH_BYTES)))
+    return checked
 
 
 def _checked_listing_path(path: str) -> str:
@@ -433,35 +346,56 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _read_got(fields: Fields) -> Got:
-    name = _checked_name(read_text(fields, "p", MAX_PATH_BYTES))
-    return Got(read_count(fields, "i"), name, read_matching({"h": "", **fields}, "h", _MAYBE_SHA256))
+def _checked_text(check: Callable[[str], str]) -> Field:
+    return Field(lambda fields: check(read_text(fields, "p", MAX_PATH_BYTES)), lambda value: {"p": check(value)})
 
 
-def _read_announced_all(fields: Fields) -> AnnouncedAll:
-    return AnnouncedAll(read_count(fields, "n"), read_count(fields, "s"), read_count({"u": 0, **fields}, "u"))
+_INDEX = count("i")
+_OFFSET = count("o")
+_SIZE = count("s")
+_WINDOW = count("w", high=MAX_WINDOW)
+_CODE = code("c", FileCode, FileCode.UNAVAILABLE)
+_DIGEST = matching("h", _SHA256)
 
-
-_CODES = frozenset(code.value for code in FileCode)
-
-_READERS: Mapping[str, Callable[[Fields], Message]] = {
-    "put": lambda fields: Put(),  # noqa: ARG005 - it has no fields
-    "get": _read_get,
-    "ls": _read_ls,
-    "ok": lambda fields: Ok(read_count(fields, "w", high=MAX_WINDOW)),
-    "err": lambda fields: Err(_code(fields), read_text(fields, "m")),
-    "f": _read_announce,
-    "fend": _read_announced_all,
-    "want": lambda fields: Want(read_count(fields, "i"), read_count(fields, "o")),
-    "no": lambda fields: No(read_count(fields, "i"), _code(fields), read_text(fields, "m")),
-    "got": _read_got,
-    "seen": lambda fields: Seen(read_count(fields, "i")),
-    "c": lambda fields: ChunkEnd(read_count(fields, "i"), read_count(fields, "n"), read_matching(fields, "h", _SHA256)),
-    "end": lambda fields: FileEnd(
-        read_count(fields, "i"), read_count(fields, "s"), read_matching(fields, "h", _SHA256)
-    ),
-    "ack": lambda fields: Ack(read_count(fields, "o"), read_count(fields, "w", high=MAX_WINDOW)),
-    "busy": lambda fields: Busy(),  # noqa: ARG005 - it has no fields
-    "bye": lambda fields: Bye(),  # noqa: ARG005 - it has no fields
-    "rst": lambda fields: Rst(_code(fields)),
-}
+_FORMAT: MessageFormat[Message] = MessageFormat(
+    PROTOCOL_FILE,
+    {
+        "put": (Put,),
+        "get": (
+            Get,
+            Field(
+                lambda fields: tuple(_checked_patterns(read_items(fields, "p", MAX_PATTERNS))),
+                lambda patterns: {"p": _checked_patterns(patterns)},
+            ),
+        ),
+        "ls": (Ls, _checked_text(_checked_listing_path)),
+        "ok": (FileOk, _WINDOW),
+        "err": (FileErr, _CODE, text("m")),
+        "f": (Announce, _INDEX, Field(_read_entry, _write_entry)),
+        "fend": (
+            AnnouncedAll,
+            count("n"),
+            _SIZE,
+            Field(
+                lambda fields: read_count({"u": 0, **fields}, "u"), lambda skipped: {"u": skipped} if skipped else {}
+            ),
+        ),
+        "want": (Want, _INDEX, _OFFSET),
+        "no": (No, _INDEX, _CODE, text("m")),
+        "got": (
+            Got,
+            _INDEX,
+            _checked_text(_checked_name),
+            Field(lambda fields: read_matching({"h": "", **fields}, "h", _MAYBE_SHA256), lambda sha256: {"h": sha256}),
+        ),
+        "seen": (Seen, _INDEX),
+        "c": (ChunkEnd, _INDEX, count("n"), _DIGEST),
+        "end": (FileEnd, _INDEX, _SIZE, _DIGEST),
+        "ack": (FileAck, _OFFSET, _WINDOW),
+        "busy": (Busy,),
+        "bye": (FileBye,),
+        "rst": (FileRst, _CODE),
+    },
+)
+decode = _FORMAT.decode
+encode = _FORMAT.encode

@@ -55,6 +55,7 @@ from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, F
 from mxrtc_bridge.core.files.patterns import Asked
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.halves import ReceiveHalf, text_size
+from mxrtc_bridge.core.stream.json_message import MAX_COUNT
 
 MAX_ENTRIES = 1_000_000
 """Entries of one job that are received, unless the driver says otherwise."""
@@ -64,15 +65,15 @@ messages."""
 SEEN_EVERY = file_messages.MAX_OPEN_ENTRIES // 4
 """Entries of a listing that are taken before the source is told."""
 
-_ALWAYS = frozenset({file_messages.Busy, file_messages.Rst})
-_ENTRIES = frozenset({file_messages.Announce, file_messages.AnnouncedAll, file_messages.Bye})
+_ALWAYS = frozenset({file_messages.Busy, file_messages.FileRst})
+_ENTRIES = frozenset({file_messages.Announce, file_messages.AnnouncedAll, file_messages.FileBye})
 _CONTENT = frozenset({file_messages.ChunkEnd, file_messages.FileEnd, file_messages.No})
 
 
 def _messages(job: Job) -> Messages:
     return {
         **OPENING_MESSAGES,
-        TransferPhase.PREPARING: frozenset({file_messages.Rst}),
+        TransferPhase.PREPARING: frozenset({file_messages.FileRst}),
         TransferPhase.FLOWING: _ENTRIES | _ALWAYS | (frozenset() if isinstance(job, Ls) else _CONTENT),
     }
 
@@ -186,7 +187,7 @@ class ReceiverMachine(TransferMachine):
 
     def _greet(self) -> None:
         self._half.promise()
-        self._say(file_messages.Ack(0, self._half.window))
+        self._say(file_messages.FileAck(0, self._half.window))
 
     def _offered_window(self) -> int:
         self._half.promise()
@@ -341,17 +342,17 @@ class ReceiverMachine(TransferMachine):
                 self._file_ended(message)
             case file_messages.No(index=index, code=code, message=reason):
                 self._source_refused(index, code, reason)
-            case file_messages.Bye():
+            case file_messages.FileBye():
                 if not self._lacks_nothing():
                     raise WireError("out_of_turn", "bye came before everything was answered")
-                self._say(file_messages.Bye())
+                self._say(file_messages.FileBye())
                 self._end_in_order(CloseChannel())
 
     def _entry_announced(self, index: int, entry: FileEntry) -> None:
         if self._tally.listed or index != self._announced:
             raise WireError("bad_index", f"entry {index} was announced after {self._announced} entries")
-        if self._tally.size + entry.size > messages.MAX_COUNT:
-            raise WireError("bad_field", f"the sizes add up to more than {messages.MAX_COUNT} bytes")
+        if self._tally.size + entry.size > MAX_COUNT:
+            raise WireError("bad_field", f"the sizes add up to more than {MAX_COUNT} bytes")
         path_bytes = self._path_bytes + text_size(entry.path)
         if len(self._items) >= file_messages.MAX_OPEN_ENTRIES or (
             self._items and path_bytes > file_messages.MAX_OPEN_PATH_BYTES
@@ -468,7 +469,7 @@ class ReceiverMachine(TransferMachine):
         half.written += size
         if half.ack_due:
             half.promise()
-            self._say(file_messages.Ack(half.acked, half.window))
+            self._say(file_messages.FileAck(half.acked, half.window))
         self._report_consumed(min(half.received, max(half.promised, half.written)))
 
     def _report_consumed(self, offset: int) -> None:

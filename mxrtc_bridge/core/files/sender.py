@@ -52,25 +52,26 @@ from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, F
 from mxrtc_bridge.core.files.read_ahead import WantedFile, Wants
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.halves import text_size
+from mxrtc_bridge.core.stream.json_message import MAX_COUNT
 
 LIST_ENTRIES = 128
 """How many entries are asked from the listing at a time; half as many wait before it is asked again."""
 
 _ANSWERS: Mapping[type[Job], frozenset[type[file_messages.Message]]] = {
-    Put: frozenset({file_messages.Want, file_messages.No, file_messages.Got, file_messages.Ack}),
-    Get: frozenset({file_messages.Want, file_messages.No, file_messages.Got, file_messages.Ack}),
-    Ls: frozenset({file_messages.Seen, file_messages.Ack}),
+    Put: frozenset({file_messages.Want, file_messages.No, file_messages.Got, file_messages.FileAck}),
+    Get: frozenset({file_messages.Want, file_messages.No, file_messages.Got, file_messages.FileAck}),
+    Ls: frozenset({file_messages.Seen, file_messages.FileAck}),
 }
-_ALWAYS = frozenset({file_messages.Busy, file_messages.Rst})
+_ALWAYS = frozenset({file_messages.Busy, file_messages.FileRst})
 
 
 def _messages(job: Job) -> Messages:
     return {
         **OPENING_MESSAGES,
         # A receiver that is the opener offers its window without waiting.
-        TransferPhase.PREPARING: frozenset({file_messages.Ack, file_messages.Rst}),
+        TransferPhase.PREPARING: frozenset({file_messages.FileAck, file_messages.FileRst}),
         TransferPhase.FLOWING: _ANSWERS[type(job)] | _ALWAYS,
-        TransferPhase.LEAVING: frozenset({file_messages.Ack, file_messages.Bye}) | _ALWAYS,
+        TransferPhase.LEAVING: frozenset({file_messages.FileAck, file_messages.FileBye}) | _ALWAYS,
     }
 
 
@@ -203,7 +204,7 @@ class SenderMachine(TransferMachine):
             self._take_entry(entry)
 
     def _take_entry(self, entry: FileEntry) -> None:
-        if self._tally.size + entry.size > messages.MAX_COUNT:
+        if self._tally.size + entry.size > MAX_COUNT:
             self._skip(entry.path, FileCode.LIMIT, "all files together are larger than can be said")
             return
         try:
@@ -237,7 +238,7 @@ class SenderMachine(TransferMachine):
 
     def _message_received(self, message: file_messages.Message) -> None:
         match message:
-            case file_messages.Ack(offset=offset, window=window):
+            case file_messages.FileAck(offset=offset, window=window):
                 self._acknowledged(offset, window)
             case file_messages.Want(index=index, offset=offset):
                 self._wanted(index, offset)
@@ -247,7 +248,7 @@ class SenderMachine(TransferMachine):
                 self._refused(index, code, reason)
             case file_messages.Seen(index=index):
                 self._seen_up_to(index)
-            case file_messages.Bye():
+            case file_messages.FileBye():
                 self._end_in_order(CloseChannel())
                 return
         if self._phase is TransferPhase.FLOWING:
@@ -343,7 +344,7 @@ class SenderMachine(TransferMachine):
             self._phase = TransferPhase.LEAVING
             self._answer_by = self._now + BYE_TIMEOUT_S
             self._tally.current = ""
-            self._say(file_messages.Bye())
+            self._say(file_messages.FileBye())
         else:
             self._ask_for_turn()
 

@@ -350,7 +350,7 @@ class ControlMachine:
     # What the other side says
 
     def _text_received(self, now: float, text: str) -> None:  # noqa: C901 - one row for each message
-        message = messages.decode(messages.PROTOCOL_CTL, text)
+        message = messages.CTL.decode(text)
         if message is None:
             return
         if type(message) not in MESSAGES[self._phase]:
@@ -480,7 +480,7 @@ class ControlMachine:
             self._emit(effect)
 
     def _say(self, message: messages.CtlMessage) -> None:
-        self._emit(SendText(messages.encode(message)))
+        self._emit(SendText(messages.CTL.encode(message)))
 
     def _emit(self, effect: ControlEffect) -> None:
         self._effects.append(effect)

@@ -245,7 +245,7 @@ class StreamMachine:
         # The other side answers only after it saw the channel open, whatever our transport has told us so far.
         self._channel_opened(now)
         first, self._heard = not self._heard, True
-        message = messages.decode(messages.PROTOCOL_TCP, text)
+        message = messages.TCP.decode(text)
         if message is None:
             return
         allowed = MESSAGES[self.role, self._phase]
@@ -470,7 +470,7 @@ class StreamMachine:
             self._sink = SinkState.GONE
 
     def _say(self, message: messages.TcpMessage) -> None:
-        self._emit(SendText(messages.encode(message)))
+        self._emit(SendText(messages.TCP.encode(message)))
 
     def _emit(self, effect: Effect) -> None:
         self._effects.append(effect)

@@ -1,8 +1,8 @@
 """Control messages of the data channels: text to frozen values and back.
 
 The only reader and the only writer of control text; docs/reference/protocol.md sections 2, 3 and 5 are its
-specification. Text from a channel is hostile: :func:`decode` answers any string with a value, with None (a message that
-must be ignored) or with :class:`WireError`, and nothing else. It never repairs what it reads.
+specification. Text from a channel is hostile: :meth:`MessageFormat.decode` answers any string with a value, with None
+(a message that must be ignored) or with :class:`WireError`, and nothing else. It never repairs what it reads.
 
 Binary messages are payload and never come here.
 """
@@ -10,24 +10,23 @@ Binary messages are payload and never come here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from mxrtc_bridge.core.errors import EventError, WireError
 from mxrtc_bridge.core.ids import ServiceName, UserId, parse_service_name, parse_user_id
-from mxrtc_bridge.core.stream import json_message
 from mxrtc_bridge.core.stream.json_message import (
     CODE,
+    Field,
     Fields,
+    MessageFormat,
+    code,
+    count,
+    matching,
     read_count,
     read_items,
-    read_matching,
-    read_object,
-    read_text,
     refuse,
-    sendable,
-    write_object,
+    text,
 )
 
 PROTOCOL_TCP = "tcp.v1.mxrtc"
@@ -39,7 +38,6 @@ RAW_PROTOCOLS = frozenset({PROTOCOL_RAW, ""})
 CTL_VERSION = 1
 
 KIB = 1024
-MAX_CONTROL_BYTES = json_message.MAX_CONTROL_BYTES
 MAX_PAYLOAD_BYTES = 16 * KIB
 """Payload of one message of ours: small enough that a bulk stream cannot block the line for long."""
 INITIAL_CREDIT = 64 * KIB
@@ -50,12 +48,9 @@ LARGEST_WINDOW = 4 * KIB * KIB
 MIN_WINDOW = 16 * KIB
 MAX_WINDOW = 16 * KIB * KIB
 ACK_EVERY_BYTES = 64 * KIB
-MAX_COUNT = json_message.MAX_COUNT
 
-MAX_TEXT_CHARS = json_message.MAX_TEXT_CHARS
 MAX_CAPS = 32
 MAX_SERVICES_PER_MESSAGE = 64
-MAX_DEPTH = json_message.MAX_DEPTH
 
 _STREAM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CAP = re.compile(r"[!-~]{1,64}")
@@ -181,121 +176,68 @@ def is_code(value: str) -> bool:
     return CODE.fullmatch(value) is not None
 
 
-def decode(protocol: str, text: str) -> Message | None:
-    """Read a control message.
-
-    Args:
-        protocol: the protocol of its channel; must be one that has control messages.
-        text: the message as it came.
-
-    Returns:
-        the message, or None if it is a trial (``x-``) that must be ignored.
-
-    Raises:
-        WireError: with the code ``too_long``, ``not_json``, ``bad_field`` or ``unknown_message``.
-    """
-    readers = _READERS[protocol]
-    fields = read_object(text)
-    kind = read_text(fields, "t", MAX_CONTROL_BYTES)
-    reader = readers.get(kind)
-    if reader is not None:
-        return reader(fields)
-    if kind.startswith("x-"):
-        return None
-    raise WireError("unknown_message", f"{kind[:40]!a} is no message of {protocol}")
-
-
-def encode(message: Message) -> str:
-    """Write a control message; text for people is cut to 500 characters, which keeps every message below 4 KiB."""
-    return write_object(_fields_of(message))
-
-
-def _fields_of(message: Message) -> Fields:  # noqa: PLR0911, PLR0912, C901 - one row for each message, nothing else
-    match message:
-        case Open(stream_id=stream_id):
-            return {"t": "open", "s": stream_id}
-        case Ok(window=window):
-            return {"t": "ok", "w": window}
-        case Err(code=code, message=text):
-            return {"t": "err", "c": code.value, "m": sendable(text)}
-        case Ack(offset=offset, window=window):
-            return {"t": "ack", "o": offset, "w": window}
-        case Fin(offset=offset):
-            return {"t": "fin", "o": offset}
-        case Rst(code=rst_code):
-            return {"t": "rst", "c": rst_code}
-        case Hello(version=version, caps=caps):
-            return {"t": "hello", "v": version, "caps": list(caps)}
-        case Ping(number=number):
-            return {"t": "ping", "n": number}
-        case Pong(number=number):
-            return {"t": "pong", "n": number}
-        case List(number=number):
-            return {"t": "list", "n": number}
-        case PeerServices(number=number, peer=peer, services=services, until=until):
-            ends: Fields = {"until": dict(until)} if until else {}
-            return {"t": "peer", "n": number, "peer": peer, "services": list(services), **ends}
-        case ListEnd(number=number):
-            return {"t": "end", "n": number}
-        case Bye(code=bye_code, message=text):
-            return {"t": "bye", "c": bye_code, "m": sendable(text)}
-
-
-def _read_err(fields: Fields) -> Err:
-    code = read_matching(fields, "c", CODE)
-    known = ErrCode(code) if code in _ERR_CODES else ErrCode.UNAVAILABLE
-    return Err(known, read_text(fields, "m"))
-
-
-def _read_hello(fields: Fields) -> Hello:
-    version = read_count(fields, "v", low=1)
+def _read_caps(fields: Fields) -> tuple[str, ...]:
     caps: list[str] = []
     for cap in read_items(fields, "caps", MAX_CAPS):
         if not isinstance(cap, str) or _CAP.fullmatch(cap) is None:
             refuse("caps", cap, f"text of the form {_CAP.pattern}")
         caps.append(cap)
-    return Hello(version, tuple(caps))
+    return tuple(caps)
 
 
-def _read_peer(fields: Fields) -> PeerServices:
+def _read_peer(fields: Fields) -> UserId:
     try:
-        peer = parse_user_id(fields.get("peer"))
-        services = tuple(parse_service_name(name) for name in read_items(fields, "services", MAX_SERVICES_PER_MESSAGE))
+        return parse_user_id(fields.get("peer"))
     except EventError as error:
         raise WireError("bad_field", str(error)) from error
-    return PeerServices(read_count(fields, "n"), peer, services, _read_until(fields, services))
 
 
-def _read_until(fields: Fields, services: tuple[ServiceName, ...]) -> tuple[tuple[ServiceName, int], ...]:
+def _read_services(fields: Fields) -> tuple[ServiceName, ...]:
+    try:
+        return tuple(parse_service_name(name) for name in read_items(fields, "services", MAX_SERVICES_PER_MESSAGE))
+    except EventError as error:
+        raise WireError("bad_field", str(error)) from error
+
+
+def _read_until(fields: Fields) -> tuple[tuple[ServiceName, int], ...]:
     ends = fields.get("until", {})
     if not isinstance(ends, dict) or len(ends) > MAX_SERVICES_PER_MESSAGE:
         refuse("until", ends, f"an object with at most {MAX_SERVICES_PER_MESSAGE} services")
     # A service that is not in the list has no right that could end.
-    return tuple((name, read_count(ends, name)) for name in services if name in ends)
+    return tuple((name, read_count(ends, name)) for name in _read_services(fields) if name in ends)
 
 
-_ERR_CODES = frozenset(code.value for code in ErrCode)
+_NUMBER = count("n")
+_OFFSET = count("o")
+_WINDOW = count("w", high=MAX_WINDOW)
+_CODE = matching("c", CODE)
 
-_TCP_READERS: Mapping[str, Callable[[Fields], Message]] = {
-    "open": lambda fields: Open(read_matching(fields, "s", _STREAM_ID)),
-    "ok": lambda fields: Ok(read_count(fields, "w", high=MAX_WINDOW)),
-    "err": _read_err,
-    "ack": lambda fields: Ack(read_count(fields, "o"), read_count(fields, "w", high=MAX_WINDOW)),
-    "fin": lambda fields: Fin(read_count(fields, "o")),
-    "rst": lambda fields: Rst(read_matching(fields, "c", CODE)),
-}
-
-_CTL_READERS: Mapping[str, Callable[[Fields], Message]] = {
-    "hello": _read_hello,
-    "ping": lambda fields: Ping(read_count(fields, "n")),
-    "pong": lambda fields: Pong(read_count(fields, "n")),
-    "list": lambda fields: List(read_count(fields, "n")),
-    "peer": _read_peer,
-    "end": lambda fields: ListEnd(read_count(fields, "n")),
-    "bye": lambda fields: Bye(read_matching(fields, "c", CODE), read_text(fields, "m")),
-}
-
-_READERS: Mapping[str, Mapping[str, Callable[[Fields], Message]]] = {
-    PROTOCOL_TCP: _TCP_READERS,
-    PROTOCOL_CTL: _CTL_READERS,
-}
+TCP: MessageFormat[TcpMessage] = MessageFormat(
+    PROTOCOL_TCP,
+    {
+        "open": (Open, matching("s", _STREAM_ID)),
+        "ok": (Ok, _WINDOW),
+        "err": (Err, code("c", ErrCode, ErrCode.UNAVAILABLE), text("m")),
+        "ack": (Ack, _OFFSET, _WINDOW),
+        "fin": (Fin, _OFFSET),
+        "rst": (Rst, _CODE),
+    },
+)
+CTL: MessageFormat[CtlMessage] = MessageFormat(
+    PROTOCOL_CTL,
+    {
+        "hello": (Hello, count("v", low=1), Field(_read_caps, lambda caps: {"caps": list(caps)})),
+        "ping": (Ping, _NUMBER),
+        "pong": (Pong, _NUMBER),
+        "list": (List, _NUMBER),
+        "peer": (
+            PeerServices,
+            _NUMBER,
+            Field(_read_peer, lambda peer: {"peer": peer}),
+            Field(_read_services, lambda services: {"services": list(services)}),
+            Field(_read_until, lambda until: {"until": dict(until)} if until else {}),
+        ),
+        "end": (ListEnd, _NUMBER),
+        "bye": (Bye, _CODE, text("m")),
+    },
+)

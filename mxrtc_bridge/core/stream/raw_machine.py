@@ -45,6 +45,7 @@ from mxrtc_bridge.core.stream.events import (
     WriteSink,
 )
 from mxrtc_bridge.core.stream.halves import SendHalf, SendState, SinkState, check_sink_event, late_effects
+from mxrtc_bridge.core.stream.json_message import MAX_COUNT
 
 MAX_UNWRITTEN_BYTES = 4 * messages.KIB * messages.KIB
 """What may wait for the sink; an honest sender is stopped by the receive window (1 MiB) long before."""
@@ -75,7 +76,7 @@ class RawStreamMachine:
         self.role = role
         self._channel = RawChannelState.OPENING if role is StreamRole.OPENER else RawChannelState.OPEN
         self._sink = SinkState.ABSENT
-        self._send = SendHalf(limit=messages.MAX_COUNT)
+        self._send = SendHalf(limit=MAX_COUNT)
         self._held: deque[bytes] = deque()
         self._received = 0
         self._given = 0

@@ -18,7 +18,7 @@ def test_payload_is_kept_back_for_the_disk_and_never_an_acknowledgement_with_it(
     (write,) = driven.data(FULL)
     assert write == tx.WriteData(0, 0, bytes(CHUNK_BYTES // 2))
     assert driven.feed(tx.DataWritten(0, CHUNK_BYTES // 2)) == [
-        say(file_messages.Ack(CHUNK_BYTES // 2, 4 * CHUNK_BYTES))
+        say(file_messages.FileAck(CHUNK_BYTES // 2, 4 * CHUNK_BYTES))
     ]
     for _ in range(31):
         assert driven.data(FULL) == []

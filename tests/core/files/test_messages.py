@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core.errors import WireError
 from mxrtc_bridge.core.files import messages as file_messages
 from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
-from mxrtc_bridge.core.stream import messages
+from mxrtc_bridge.core.stream import json_message, messages
 from tests.long import examples
 
 HASH = "0123456789abcdef" * 4
@@ -20,8 +20,8 @@ TABLE: list[tuple[file_messages.Message, str]] = [
     (file_messages.Put(), '{"t":"put"}'),
     (file_messages.Get(("a", "b/*.txt")), '{"t":"get","p":["a","b/*.txt"]}'),
     (file_messages.Ls(""), '{"t":"ls","p":""}'),
-    (file_messages.Ok(262144), '{"t":"ok","w":262144}'),
-    (file_messages.Err(FileCode.DENIED, "no"), '{"t":"err","c":"denied","m":"no"}'),
+    (file_messages.FileOk(262144), '{"t":"ok","w":262144}'),
+    (file_messages.FileErr(FileCode.DENIED, "no"), '{"t":"err","c":"denied","m":"no"}'),
     (
         file_messages.Announce(3, FILE),
         '{"t":"f","i":3,"k":"f","p":"a/b","m":1700000000000,"s":7,"x":"v-1"}',
@@ -36,10 +36,10 @@ TABLE: list[tuple[file_messages.Message, str]] = [
     (file_messages.Seen(5), '{"t":"seen","i":5}'),
     (file_messages.ChunkEnd(1, 2, HASH), f'{{"t":"c","i":1,"n":2,"h":"{HASH}"}}'),
     (file_messages.FileEnd(1, 9, HASH), f'{{"t":"end","i":1,"s":9,"h":"{HASH}"}}'),
-    (file_messages.Ack(5, 16384), '{"t":"ack","o":5,"w":16384}'),
+    (file_messages.FileAck(5, 16384), '{"t":"ack","o":5,"w":16384}'),
     (file_messages.Busy(), '{"t":"busy"}'),
-    (file_messages.Bye(), '{"t":"bye"}'),
-    (file_messages.Rst(FileCode.TIMEOUT), '{"t":"rst","c":"timeout"}'),
+    (file_messages.FileBye(), '{"t":"bye"}'),
+    (file_messages.FileRst(FileCode.TIMEOUT), '{"t":"rst","c":"timeout"}'),
 ]
 
 
@@ -62,7 +62,7 @@ def test_trials_are_ignored() -> None:
 
 
 def test_unknown_codes_count_as_unavailable() -> None:
-    assert file_messages.decode('{"t":"rst","c":"on-fire"}') == file_messages.Rst(FileCode.UNAVAILABLE)
+    assert file_messages.decode('{"t":"rst","c":"on-fire"}') == file_messages.FileRst(FileCode.UNAVAILABLE)
 
 
 def announce(**fields: object) -> str:
@@ -170,7 +170,7 @@ def test_entry_that_would_be_refused_is_not_written(entry: FileEntry) -> None:
         file_messages.encode(file_messages.Announce(0, entry))
 
 
-COUNTS = st.sampled_from([0, 1, 1024, messages.MAX_COUNT - 1, messages.MAX_COUNT])
+COUNTS = st.sampled_from([0, 1, 1024, json_message.MAX_COUNT - 1, json_message.MAX_COUNT])
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=500)
 PATHS = (
     st.lists(
@@ -188,12 +188,12 @@ MESSAGES: st.SearchStrategy[file_messages.Message] = st.one_of(
     st.builds(file_messages.Get, st.lists(PATHS, min_size=1, max_size=3).map(tuple)),
     st.builds(file_messages.Announce, COUNTS, ENTRIES),
     st.builds(file_messages.AnnouncedAll, COUNTS, COUNTS, COUNTS),
-    st.builds(file_messages.Err, CODES, TEXTS),
+    st.builds(file_messages.FileErr, CODES, TEXTS),
     st.builds(file_messages.No, COUNTS, CODES, TEXTS),
     st.builds(file_messages.Got, COUNTS, PATHS, HASHES | st.just("")),
     st.builds(file_messages.ChunkEnd, COUNTS, COUNTS, HASHES),
     st.builds(file_messages.FileEnd, COUNTS, COUNTS, HASHES),
-    st.builds(file_messages.Ack, COUNTS, st.sampled_from([0, 1, messages.MAX_WINDOW])),
+    st.builds(file_messages.FileAck, COUNTS, st.sampled_from([0, 1, messages.MAX_WINDOW])),
 )
 
 
@@ -201,7 +201,7 @@ MESSAGES: st.SearchStrategy[file_messages.Message] = st.one_of(
 @given(MESSAGES)
 def test_message_survives_the_wire_within_its_size(message: file_messages.Message) -> None:
     text = file_messages.encode(message)
-    assert len(text.encode()) <= messages.MAX_CONTROL_BYTES
+    assert len(text.encode()) <= json_message.MAX_CONTROL_BYTES
     assert file_messages.decode(text) == message
 
 

@@ -11,7 +11,7 @@ from mxrtc_bridge.core.files.events import StreamRole, TransferOutcome
 from mxrtc_bridge.core.files.machine import ANSWER_TIMEOUT_S, BUSY_AFTER_S, SILENCE_S
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.receiver import SEEN_EVERY, ReceiverMachine
-from mxrtc_bridge.core.stream import messages
+from mxrtc_bridge.core.stream import json_message
 from tests.core.files.world import KIB
 
 HASH = "0123456789abcdef" * 4
@@ -88,14 +88,14 @@ def say(message: file_messages.Message) -> tx.SendText:
 def flowing(**kwargs: int) -> Driven:
     driven = Driven(**kwargs)  # type: ignore[arg-type]
     window = kwargs.get("window", 256 * KIB)
-    assert driven.feed(tx.ServiceReady()) == [say(file_messages.Ok(window))]
+    assert driven.feed(tx.ServiceReady()) == [say(file_messages.FileOk(window))]
     return driven
 
 
 def listing(job: Job = Ls(""), **kwargs: int) -> Driven:  # noqa: B008 - it never changes
     driven = Driven(job, **kwargs)
     driven.feed(tx.DataChannelOpened())
-    driven.hear(file_messages.Ok(0))
+    driven.hear(file_messages.FileOk(0))
     return driven
 
 
@@ -105,7 +105,7 @@ def test_opener_sends_its_job_and_its_window_at_once() -> None:
         tx.SendText('{"t":"get","p":["a","b/*"]}'),
         tx.SendText('{"t":"ack","o":0,"w":131072}'),
     ]
-    assert driven.hear(file_messages.Ok(0)) == [tx.Accepted()]
+    assert driven.hear(file_messages.FileOk(0)) == [tx.Accepted()]
 
 
 def test_what_was_not_asked_for_is_refused_before_any_byte_of_it() -> None:
@@ -134,8 +134,8 @@ def test_file_is_written_verified_published_and_only_then_acknowledged() -> None
         tx.EntryDone(0, entry, "file0 (2)", HASH, kept=False),
     ]
     driven.hear(file_messages.AnnouncedAll(1, CHUNK_BYTES + 3))
-    effects = driven.hear(file_messages.Bye())
-    assert effects[:2] == [say(file_messages.Bye()), tx.CloseChannel()]
+    effects = driven.hear(file_messages.FileBye())
+    assert effects[:2] == [say(file_messages.FileBye()), tx.CloseChannel()]
     assert driven.finished is not None
     assert driven.finished.outcome is TransferOutcome.CLEAN
     assert driven.consumed == driven.arrived
@@ -146,7 +146,7 @@ def test_acknowledgement_comes_when_a_quarter_of_the_credit_is_written() -> None
     driven.data(FULL - 1)
     driven.data(1)
     assert driven.feed(tx.DataWritten(0, FULL - 1)) == []
-    assert driven.feed(tx.DataWritten(0, 1)) == [say(file_messages.Ack(FULL, 64 * KIB))]
+    assert driven.feed(tx.DataWritten(0, 1)) == [say(file_messages.FileAck(FULL, 64 * KIB))]
 
 
 def test_wants_beyond_the_limit_wait_until_others_are_done() -> None:
@@ -231,7 +231,7 @@ def test_listing_beyond_the_limit_ends() -> None:
     driven = listing(max_entries=1)
     driven.announce(1)
     effects = driven.hear(file_messages.Announce(1, file(1, 1)))
-    assert effects[:2] == [say(file_messages.Rst(FileCode.LIMIT)), tx.CloseChannel()]
+    assert effects[:2] == [say(file_messages.FileRst(FileCode.LIMIT)), tx.CloseChannel()]
     assert driven.finished is not None
     assert (driven.finished.outcome, driven.finished.code) == (TransferOutcome.INTERRUPTED, "limit")
 
@@ -262,7 +262,7 @@ def test_opener_gives_up_when_nobody_answers() -> None:
     driven.now += ANSWER_TIMEOUT_S - 0.001
     assert driven.feed(tx.Tick()) == []
     driven.now += 0.001
-    assert driven.feed(tx.Tick())[0] == say(file_messages.Rst(FileCode.TIMEOUT))
+    assert driven.feed(tx.Tick())[0] == say(file_messages.FileRst(FileCode.TIMEOUT))
     assert driven.finished is not None
     assert driven.finished.code == "timeout"
 
@@ -286,7 +286,7 @@ def test_receiver_gives_up_on_a_silent_source_but_not_on_a_busy_one() -> None:
         driven.hear(file_messages.Busy())
     driven.now += SILENCE_S
     effects = driven.feed(tx.Tick())
-    assert effects[:2] == [say(file_messages.Rst(FileCode.TIMEOUT)), tx.CloseFile(0)]
+    assert effects[:2] == [say(file_messages.FileRst(FileCode.TIMEOUT)), tx.CloseFile(0)]
     assert driven.finished is not None
     assert driven.finished.outcome is TransferOutcome.INTERRUPTED
 
@@ -319,7 +319,7 @@ VIOLATIONS: list[tuple[str, str, list[file_messages.Message | int | str]]] = [
     ("bad_field", "wrong sum of sizes", ["wanted", file_messages.AnnouncedAll(1, FULL + 1)]),
     ("out_of_turn", "second end of entries", [file_messages.AnnouncedAll(0, 0), file_messages.AnnouncedAll(0, 0)]),
     ("bad_field", "sizes beyond all numbers", [
-        file_messages.Announce(0, file(0, messages.MAX_COUNT)), file_messages.Announce(1, file(1, 1)),
+        file_messages.Announce(0, file(0, json_message.MAX_COUNT)), file_messages.Announce(1, file(1, 1)),
     ]),
     ("bad_size", "end before the last byte", ["wanted", FULL - 1, file_messages.FileEnd(0, FULL, HASH)]),
     ("bad_size", "end with another size", ["wanted", FULL, file_messages.FileEnd(0, FULL - 1, HASH)]),
@@ -335,13 +335,13 @@ VIOLATIONS: list[tuple[str, str, list[file_messages.Message | int | str]]] = [
     ("out_of_turn", "payload without the end of the chunk", ["chunk", 5]),
     ("bad_size", "end without the end of the chunk", ["chunk", file_messages.FileEnd(0, BIG, HASH)]),
     ("out_of_turn", "farewell before everything is answered", [
-        file_messages.Announce(0, file(0, 1)), file_messages.AnnouncedAll(1, 1), file_messages.Bye(),
+        file_messages.Announce(0, file(0, 1)), file_messages.AnnouncedAll(1, 1), file_messages.FileBye(),
     ]),
-    ("out_of_turn", "farewell before the end of entries", [file_messages.Bye()]),
+    ("out_of_turn", "farewell before the end of entries", [file_messages.FileBye()]),
     ("out_of_turn", "second job", [Put()]),
-    ("out_of_turn", "ok from the opener", [file_messages.Ok(5)]),
+    ("out_of_turn", "ok from the opener", [file_messages.FileOk(5)]),
     ("out_of_turn", "message of a receiver", [file_messages.Want(0, 0)]),
-    ("out_of_turn", "acknowledgement of what nobody sent", [file_messages.Ack(0, 5)]),
+    ("out_of_turn", "acknowledgement of what nobody sent", [file_messages.FileAck(0, 5)]),
     ("not_json", "text that is no message", ["{"]),
     ("unknown_message", "message of another language", ['{"t":"fin","o":0}']),
 ]  # fmt: skip
@@ -365,11 +365,11 @@ def test_source_that_breaks_a_rule_ends_the_transfer(
                 effects = driven.hear(step)
     assert driven.finished is not None, what
     assert (driven.finished.outcome, driven.finished.code) == (TransferOutcome.VIOLATION, code)
-    assert effects[0] == say(file_messages.Rst(FileCode.VIOLATION))
+    assert effects[0] == say(file_messages.FileRst(FileCode.VIOLATION))
     assert tx.CloseChannel() in effects
     assert driven.consumed == driven.arrived
     driven.data(5)
-    driven.hear(file_messages.Bye())
+    driven.hear(file_messages.FileBye())
     assert driven.consumed == driven.arrived
 
 
@@ -418,7 +418,7 @@ def test_open_paths_are_limited(length: int) -> None:
 
 @pytest.mark.parametrize("job", [Put(), Get(("a",))], ids=["acceptor", "opener"])
 def test_nothing_may_come_before_the_job_is_accepted(job: Job) -> None:
-    for message in (file_messages.Announce(0, file(0, 1)), file_messages.Bye(), file_messages.AnnouncedAll(0, 0)):
+    for message in (file_messages.Announce(0, file(0, 1)), file_messages.FileBye(), file_messages.AnnouncedAll(0, 0)):
         driven = Driven(job)
         driven.feed(tx.DataChannelOpened())
         driven.hear(message)

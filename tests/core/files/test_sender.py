@@ -12,7 +12,7 @@ from mxrtc_bridge.core.files.machine import BYE_TIMEOUT_S, SILENCE_S
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.read_ahead import AHEAD_FILES, BLOCK_BYTES, HEAD_BYTES
 from mxrtc_bridge.core.files.sender import LIST_ENTRIES, SenderMachine
-from mxrtc_bridge.core.stream import messages
+from mxrtc_bridge.core.stream import json_message, messages
 from tests.core.files.world import KIB, sha256
 
 HASH = "0123456789abcdef" * 4
@@ -71,9 +71,9 @@ def announced(*sizes: int, job: Job | None = None, end: bool = True) -> Driven:
     driven = Driven(job)
     if isinstance(job, Put):
         driven.feed(tx.DataChannelOpened())
-        assert driven.hear(file_messages.Ok(0)) == [tx.Accepted(), tx.ListNext(LIST_ENTRIES)]
+        assert driven.hear(file_messages.FileOk(0)) == [tx.Accepted(), tx.ListNext(LIST_ENTRIES)]
     else:
-        assert driven.feed(tx.ServiceReady()) == [say(file_messages.Ok(0)), tx.ListNext(LIST_ENTRIES)]
+        assert driven.feed(tx.ServiceReady()) == [say(file_messages.FileOk(0)), tx.ListNext(LIST_ENTRIES)]
     entries = tuple(file(index, size) for index, size in enumerate(sizes))
     for start in range(0, max(len(entries), 1), LIST_ENTRIES):
         part = entries[start : start + LIST_ENTRIES]
@@ -115,9 +115,9 @@ def test_wanted_file_is_opened_read_sent_and_ended() -> None:
     assert driven.feed(TURN) == [tx.SendBinary(b"a" * 4 * KIB), say(file_messages.FileEnd(0, 20 * KIB, HASH))]
     assert driven.hear(file_messages.Got(0, "there", HASH)) == [
         tx.EntryDone(0, file(0, 20 * KIB), "there", HASH, kept=False),
-        say(file_messages.Bye()),
+        say(file_messages.FileBye()),
     ]
-    effects = driven.hear(file_messages.Bye())
+    effects = driven.hear(file_messages.FileBye())
     assert effects[0] == tx.CloseChannel()
     assert driven.finished is not None
     assert (driven.finished.outcome, driven.finished.sent) == (TransferOutcome.CLEAN, 20 * KIB)
@@ -127,7 +127,7 @@ def test_each_chunk_but_the_last_is_followed_by_its_digest() -> None:
     size = 2 * CHUNK_BYTES
     data = bytes(range(256)) * (size // 256)
     driven = announced(size)
-    driven.hear(file_messages.Ack(0, messages.MAX_WINDOW))
+    driven.hear(file_messages.FileAck(0, messages.MAX_WINDOW))
     effects = driven.hear(want(0))
     sent: list[tx.Effect] = []
     position = 0
@@ -148,7 +148,7 @@ def test_each_chunk_but_the_last_is_followed_by_its_digest() -> None:
 def test_resumed_file_begins_with_the_digest_of_its_own_first_chunk() -> None:
     size = 2 * CHUNK_BYTES + 5
     driven = announced(size)
-    driven.hear(file_messages.Ack(0, messages.MAX_WINDOW))
+    driven.hear(file_messages.FileAck(0, messages.MAX_WINDOW))
     assert driven.hear(want(0, CHUNK_BYTES)) == [tx.OpenFile(0, file(0, size), CHUNK_BYTES, BLOCK_BYTES)]
     said: list[str] = []
     blocks = CHUNK_BYTES // BLOCK_BYTES
@@ -181,9 +181,9 @@ def test_payload_stops_at_the_credit_and_goes_on_when_it_grows() -> None:
     driven.feed(tx.FileRead(0, bytes(64 * KIB)))
     driven.feed(tx.FileRead(0, bytes(36 * KIB), HASH))
     assert sum(len(effect.data) for effect in driven.turns() if isinstance(effect, tx.SendBinary)) == 64 * KIB
-    driven.hear(file_messages.Ack(64 * KIB, 1))
+    driven.hear(file_messages.FileAck(64 * KIB, 1))
     assert driven.turns() == [tx.SendBinary(bytes(1))]
-    driven.hear(file_messages.Ack(64 * KIB + 1, 0))
+    driven.hear(file_messages.FileAck(64 * KIB + 1, 0))
     assert driven.turns() == []
 
 
@@ -242,7 +242,7 @@ def test_file_that_the_receiver_takes_back_is_closed_and_answered() -> None:
         tx.EntryFailed(0, file(0, CHUNK_BYTES), FileCode.SPACE, "full"),
         tx.CloseFile(0),
         say(file_messages.No(0, FileCode.STOPPED, "the receiver does not want it any more")),
-        say(file_messages.Bye()),
+        say(file_messages.FileBye()),
     ]
     assert driven.feed(tx.FileRead(0, bytes(BLOCK_BYTES))) == [], "a late outcome is ignored"
     assert driven.machine.progress.bytes_done == 0
@@ -269,7 +269,7 @@ def test_receiver_that_has_another_content_is_a_failure() -> None:
     assert effects[0] == tx.EntryFailed(
         0, file(0, 0), FileCode.INTEGRITY, "the receiver has another content than was sent"
     )
-    driven.hear(file_messages.Bye())
+    driven.hear(file_messages.FileBye())
     assert driven.finished is not None
     assert driven.finished.outcome is TransferOutcome.PARTIAL
 
@@ -282,7 +282,7 @@ def test_open_entries_wait_at_the_limit() -> None:
 
 
 def test_sizes_beyond_all_numbers_are_not_offered() -> None:
-    driven = announced(messages.MAX_COUNT, 1)
+    driven = announced(json_message.MAX_COUNT, 1)
     assert driven.machine.progress.failures == (
         tx.Failure("file1", FileCode.LIMIT, "all files together are larger than can be said"),
     )
@@ -292,7 +292,7 @@ def test_listing_that_fails_ends_the_transfer() -> None:
     driven = Driven()
     driven.feed(tx.ServiceReady())
     effects = driven.feed(tx.ListFailed(FileCode.IO, "the disk does not answer"))
-    assert effects[:2] == [say(file_messages.Rst(FileCode.IO)), tx.CloseChannel()]
+    assert effects[:2] == [say(file_messages.FileRst(FileCode.IO)), tx.CloseChannel()]
     assert driven.finished is not None
     assert (driven.finished.outcome, driven.finished.code) == (TransferOutcome.INTERRUPTED, "io")
 
@@ -305,7 +305,7 @@ def test_receiver_that_never_answers_is_given_up() -> None:
     driven.now += SILENCE_S - 0.001
     assert driven.feed(tx.Tick()) == []
     driven.now += 0.001
-    assert driven.feed(tx.Tick())[0] == say(file_messages.Rst(FileCode.TIMEOUT))
+    assert driven.feed(tx.Tick())[0] == say(file_messages.FileRst(FileCode.TIMEOUT))
     assert driven.finished is not None
     assert (driven.finished.outcome, driven.finished.code) == (TransferOutcome.INTERRUPTED, "timeout")
 
@@ -351,7 +351,7 @@ def test_any_end_before_the_last_answer_closes_the_files_and_is_an_interruption(
 
 VIOLATIONS: list[tuple[str, str, list[file_messages.Message | str | int]]] = [
     ("bad_index", "want of an unknown entry", [want(2)]),
-    ("bad_index", "want of an entry far away", [want(messages.MAX_COUNT)]),
+    ("bad_index", "want of an entry far away", [want(json_message.MAX_COUNT)]),
     ("bad_index", "want twice", [want(0), want(0)]),
     ("bad_index", "want after got", [file_messages.Got(0, "x", ""), want(0)]),
     ("bad_index", "want after no", [file_messages.No(0, FileCode.NAME, ""), want(0)]),
@@ -362,14 +362,14 @@ VIOLATIONS: list[tuple[str, str, list[file_messages.Message | str | int]]] = [
     ("bad_index", "got twice", [file_messages.Got(0, "x", ""), file_messages.Got(0, "x", "")]),
     ("out_of_turn", "got before the end", [want(0), file_messages.Got(0, "x", "")]),
     ("bad_index", "no twice", [file_messages.No(0, FileCode.NAME, ""), file_messages.No(0, FileCode.NAME, "")]),
-    ("bad_offset", "acknowledgement of what was not sent", [file_messages.Ack(1, 0)]),
+    ("bad_offset", "acknowledgement of what was not sent", [file_messages.FileAck(1, 0)]),
     ("bad_field", "negative acknowledgement", ['{"t":"ack","o":-1,"w":0}']),
     ("bad_field", "window beyond the limit", [f'{{"t":"ack","o":0,"w":{messages.MAX_WINDOW + 1}}}']),
     ("bad_field", "negative index", ['{"t":"want","i":-1,"o":0}']),
     ("bad_field", "name that leaves the directory", ['{"t":"got","i":0,"p":"../x"}']),
     ("out_of_turn", "payload", [5]),
     ("out_of_turn", "announcement", [file_messages.Announce(0, file(0, 1))]),
-    ("out_of_turn", "early farewell", [file_messages.Bye()]),
+    ("out_of_turn", "early farewell", [file_messages.FileBye()]),
     ("out_of_turn", "seen in a transfer", [file_messages.Seen(0)]),
     ("out_of_turn", "second job", [Get(("*",))]),
 ]
@@ -385,7 +385,7 @@ def test_receiver_that_breaks_a_rule_ends_the_transfer(
         effects = driven.feed(tx.BinaryReceived(bytes(step))) if isinstance(step, int) else driven.hear(step)
     assert driven.finished is not None, what
     assert (driven.finished.outcome, driven.finished.code) == (TransferOutcome.VIOLATION, code)
-    assert effects[0] == say(file_messages.Rst(FileCode.VIOLATION))
+    assert effects[0] == say(file_messages.FileRst(FileCode.VIOLATION))
     assert driven.consumed == driven.arrived
     driven.hear(want(1))
     assert driven.consumed == driven.arrived
@@ -396,8 +396,8 @@ def test_acknowledgement_never_moves_back() -> None:
     driven.hear(want(0))
     driven.feed(tx.FileRead(0, bytes(20), HASH))
     driven.feed(TURN)
-    driven.hear(file_messages.Ack(20, 5))
-    driven.hear(file_messages.Ack(19, 5))
+    driven.hear(file_messages.FileAck(20, 5))
+    driven.hear(file_messages.FileAck(19, 5))
     assert driven.finished is not None
     assert driven.finished.code == "bad_offset"
 

@@ -127,8 +127,8 @@ ANY_MESSAGE: st.SearchStrategy[file_messages.Message] = st.one_of(
     st.builds(file_messages.Seen, NUMBERS),
     st.builds(file_messages.ChunkEnd, NUMBERS, NUMBERS, DIGESTS),
     st.builds(file_messages.FileEnd, NUMBERS, NUMBERS, DIGESTS),
-    st.builds(file_messages.Ack, NUMBERS, st.sampled_from([0, 1, 16 * KIB])),
-    st.sampled_from([file_messages.Busy(), file_messages.Bye(), file_messages.Ok(0), file_messages.Put()]),
+    st.builds(file_messages.FileAck, NUMBERS, st.sampled_from([0, 1, 16 * KIB])),
+    st.sampled_from([file_messages.Busy(), file_messages.FileBye(), file_messages.FileOk(0), file_messages.Put()]),
 )
 STEPS = st.lists(
     ANY_MESSAGE | st.sampled_from([b"", b"x", bytes(20), bytes(16 * KIB)]) | st.text(max_size=5) | st.just(None),

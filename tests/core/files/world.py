@@ -16,6 +16,7 @@ from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, F
 from mxrtc_bridge.core.files.read_ahead import AHEAD_BYTES, HEAD_BYTES
 from mxrtc_bridge.core.files.receiver import ReceiverMachine
 from mxrtc_bridge.core.files.sender import SenderMachine
+from mxrtc_bridge.core.stream import json_message
 
 Machine = SenderMachine | ReceiverMachine | AcceptedTransfer
 Operation = tx.Effect
@@ -214,7 +215,7 @@ class End:
         match effect:
             case tx.SendText(text=text):
                 assert not self.channel_closed
-                assert len(text.encode()) <= file_messages.MAX_CONTROL_BYTES
+                assert len(text.encode()) <= json_message.MAX_CONTROL_BYTES
                 self.line.append(text)
             case tx.SendBinary(data=data):
                 assert not self.channel_closed

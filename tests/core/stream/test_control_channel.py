@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.stream import control_channel, messages
+from mxrtc_bridge.core.stream import control_channel, json_message, messages
 from mxrtc_bridge.core.stream.control_channel import ControlMachine, ControlPhase, StreamRole
 from tests.long import examples
 
@@ -193,8 +193,8 @@ def test_list_is_answered_in_messages_that_fit() -> None:
     )
     texts = [effect.text for effect in effects if isinstance(effect, control_channel.SendText)]
     assert len(texts) == len(effects)
-    assert all(len(text.encode()) <= messages.MAX_CONTROL_BYTES for text in texts)
-    said = [messages.decode(messages.PROTOCOL_CTL, text) for text in texts]
+    assert all(len(text.encode()) <= json_message.MAX_CONTROL_BYTES for text in texts)
+    said = [messages.CTL.decode(text) for text in texts]
     assert said == [
         messages.PeerServices(5, longest_peer, long[:32]),
         messages.PeerServices(5, longest_peer, long[32:64]),
@@ -213,7 +213,7 @@ def test_ends_of_rights_are_listed_in_messages_that_fit_and_put_together_again()
     entries = ((longest_peer, long), (PEER, (ServiceName("ssh"), ServiceName("web"))))
     effects = driven.feed(control_channel.ListAnswer(2, entries, until))
     texts = [effect.text for effect in effects if isinstance(effect, control_channel.SendText)]
-    assert all(len(text.encode()) <= messages.MAX_CONTROL_BYTES for text in texts)
+    assert all(len(text.encode()) <= json_message.MAX_CONTROL_BYTES for text in texts)
     asking.feed(control_channel.AskList())
     (received,) = [effect for text in texts for effect in asking.hear(text)]
     assert received == control_channel.ListReceived(

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from mxrtc_bridge.core.stream import json_message, messages
 from mxrtc_bridge.core.stream import machine as stream
-from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.halves import PAUSE_AT_BYTES
 from mxrtc_bridge.core.stream.machine import StreamMachine, StreamOutcome, StreamPhase, StreamRole
 from tests.long import examples
@@ -72,7 +72,7 @@ class End:
     def perform(self, effect: stream.Effect) -> None:
         match effect:
             case stream.SendText(text=text):
-                assert len(text.encode()) <= messages.MAX_CONTROL_BYTES
+                assert len(text.encode()) <= json_message.MAX_CONTROL_BYTES
                 self.put(text)
             case stream.SendBinary(data=data):
                 assert 0 < len(data) <= messages.MAX_PAYLOAD_BYTES

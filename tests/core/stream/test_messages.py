@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -10,36 +10,38 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core.errors import WireError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import messages
-from mxrtc_bridge.core.stream.messages import PROTOCOL_CTL, PROTOCOL_TCP, ErrCode
+from mxrtc_bridge.core.stream.json_message import MAX_CONTROL_BYTES, MAX_COUNT, MAX_TEXT_CHARS, MessageFormat
+from mxrtc_bridge.core.stream.messages import CTL, TCP, ErrCode
 from tests.long import examples
 
+Format = MessageFormat[Any]
 PEER = UserId("@rtc_build:example.org")
 
-TABLE: list[tuple[str, messages.Message, str]] = [
-    (PROTOCOL_TCP, messages.Open("a-B_9"), '{"t":"open","s":"a-B_9"}'),
-    (PROTOCOL_TCP, messages.Ok(262144), '{"t":"ok","w":262144}'),
-    (PROTOCOL_TCP, messages.Err(ErrCode.DENIED, "no"), '{"t":"err","c":"denied","m":"no"}'),
-    (PROTOCOL_TCP, messages.Ack(5, 16384), '{"t":"ack","o":5,"w":16384}'),
-    (PROTOCOL_TCP, messages.Fin(0), '{"t":"fin","o":0}'),
-    (PROTOCOL_TCP, messages.Rst("closed"), '{"t":"rst","c":"closed"}'),
-    (PROTOCOL_CTL, messages.Hello(1, ("tcp.v1.mxrtc",)), '{"t":"hello","v":1,"caps":["tcp.v1.mxrtc"]}'),
-    (PROTOCOL_CTL, messages.Ping(7), '{"t":"ping","n":7}'),
-    (PROTOCOL_CTL, messages.Pong(7), '{"t":"pong","n":7}'),
-    (PROTOCOL_CTL, messages.List(1), '{"t":"list","n":1}'),
+TABLE: list[tuple[Format, messages.Message, str]] = [
+    (TCP, messages.Open("a-B_9"), '{"t":"open","s":"a-B_9"}'),
+    (TCP, messages.Ok(262144), '{"t":"ok","w":262144}'),
+    (TCP, messages.Err(ErrCode.DENIED, "no"), '{"t":"err","c":"denied","m":"no"}'),
+    (TCP, messages.Ack(5, 16384), '{"t":"ack","o":5,"w":16384}'),
+    (TCP, messages.Fin(0), '{"t":"fin","o":0}'),
+    (TCP, messages.Rst("closed"), '{"t":"rst","c":"closed"}'),
+    (CTL, messages.Hello(1, ("tcp.v1.mxrtc",)), '{"t":"hello","v":1,"caps":["tcp.v1.mxrtc"]}'),
+    (CTL, messages.Ping(7), '{"t":"ping","n":7}'),
+    (CTL, messages.Pong(7), '{"t":"pong","n":7}'),
+    (CTL, messages.List(1), '{"t":"list","n":1}'),
     (
-        PROTOCOL_CTL,
+        CTL,
         messages.PeerServices(1, PEER, (ServiceName("ssh"), ServiceName("web"))),
         '{"t":"peer","n":1,"peer":"@rtc_build:example.org","services":["ssh","web"]}',
     ),
-    (PROTOCOL_CTL, messages.ListEnd(1), '{"t":"end","n":1}'),
-    (PROTOCOL_CTL, messages.Bye("shutdown", "restarting"), '{"t":"bye","c":"shutdown","m":"restarting"}'),
+    (CTL, messages.ListEnd(1), '{"t":"end","n":1}'),
+    (CTL, messages.Bye("shutdown", "restarting"), '{"t":"bye","c":"shutdown","m":"restarting"}'),
 ]
 
 
 @pytest.mark.parametrize(("protocol", "message", "text"), TABLE, ids=lambda value: type(value).__name__)
-def test_message_reads_and_writes_as_specified(protocol: str, message: messages.Message, text: str) -> None:
-    assert messages.encode(message) == text
-    assert messages.decode(protocol, text) == message
+def test_message_reads_and_writes_as_specified(protocol: Format, message: messages.Message, text: str) -> None:
+    assert protocol.encode(message) == text
+    assert protocol.decode(text) == message
 
 
 def test_table_names_every_message() -> None:
@@ -47,20 +49,20 @@ def test_table_names_every_message() -> None:
 
 
 @pytest.mark.parametrize(("protocol", "message", "text"), TABLE, ids=lambda value: type(value).__name__)
-def test_message_is_unknown_on_a_channel_of_another_protocol(protocol: str, message: object, text: str) -> None:
-    other = PROTOCOL_CTL if protocol == PROTOCOL_TCP else PROTOCOL_TCP
+def test_message_is_unknown_on_a_channel_of_another_protocol(protocol: Format, message: object, text: str) -> None:
+    other = CTL if protocol == TCP else TCP
     with pytest.raises(WireError, match="is no message of"):
-        messages.decode(other, text)
+        other.decode(text)
 
 
-COUNTS = st.sampled_from([0, 1, 65536, messages.MAX_COUNT - 1, messages.MAX_COUNT])
+COUNTS = st.sampled_from([0, 1, 65536, MAX_COUNT - 1, MAX_COUNT])
 WINDOWS = st.sampled_from([0, 1, messages.MIN_WINDOW, messages.MAX_WINDOW - 1, messages.MAX_WINDOW])
 CODES = st.from_regex(r"\A[a-z][a-z0-9_-]{0,31}\Z")
-SENTENCES = st.text(st.characters(exclude_categories=["Cs"]), max_size=messages.MAX_TEXT_CHARS)
+SENTENCES = st.text(st.characters(exclude_categories=["Cs"]), max_size=MAX_TEXT_CHARS)
 SERVICES = st.from_regex(r"\A[a-z0-9._-]{1,63}\Z").map(ServiceName)
-MESSAGES: st.SearchStrategy[tuple[str, messages.Message]] = st.one_of(
+MESSAGES: st.SearchStrategy[tuple[Format, messages.Message]] = st.one_of(
     st.tuples(
-        st.just(PROTOCOL_TCP),
+        st.just(TCP),
         st.one_of(
             st.builds(messages.Open, st.from_regex(r"\A[A-Za-z0-9_-]{1,64}\Z")),
             st.builds(messages.Ok, WINDOWS),
@@ -71,11 +73,9 @@ MESSAGES: st.SearchStrategy[tuple[str, messages.Message]] = st.one_of(
         ),
     ),
     st.tuples(
-        st.just(PROTOCOL_CTL),
+        st.just(CTL),
         st.one_of(
-            st.builds(
-                messages.Hello, st.sampled_from([1, 2, messages.MAX_COUNT]), st.lists(CODES, max_size=32).map(tuple)
-            ),
+            st.builds(messages.Hello, st.sampled_from([1, 2, MAX_COUNT]), st.lists(CODES, max_size=32).map(tuple)),
             st.builds(messages.Ping, COUNTS),
             st.builds(messages.Pong, COUNTS),
             st.builds(messages.List, COUNTS),
@@ -89,39 +89,39 @@ MESSAGES: st.SearchStrategy[tuple[str, messages.Message]] = st.one_of(
 
 @given(MESSAGES)
 @settings(max_examples=examples(200), deadline=None)
-def test_message_survives_the_way_over_the_wire(case: tuple[str, messages.Message]) -> None:
+def test_message_survives_the_way_over_the_wire(case: tuple[Format, messages.Message]) -> None:
     protocol, message = case
-    text = messages.encode(message)
-    assert len(text.encode()) <= messages.MAX_CONTROL_BYTES
-    assert messages.decode(protocol, text) == message
+    text = protocol.encode(message)
+    assert len(text.encode()) <= MAX_CONTROL_BYTES
+    assert protocol.decode(text) == message
 
 
 def test_text_for_people_is_cut_and_made_sendable() -> None:
     """Neither a novel nor half a surrogate pair keeps a refusal from being sent."""
-    text = messages.encode(messages.Err(ErrCode.LIMIT, "\udc80" + "x" * 600))
-    assert messages.decode(PROTOCOL_TCP, text) == messages.Err(ErrCode.LIMIT, "?" + "x" * 499)
+    text = TCP.encode(messages.Err(ErrCode.LIMIT, "\udc80" + "x" * 600))
+    assert TCP.decode(text) == messages.Err(ErrCode.LIMIT, "?" + "x" * 499)
 
 
 def test_worst_text_for_people_still_fits() -> None:
     for character in ("\x00", "\U0001f600", '"'):
-        text = messages.encode(messages.Bye("a" * 32, character * 600))
-        assert len(text.encode()) <= messages.MAX_CONTROL_BYTES
+        text = CTL.encode(messages.Bye("a" * 32, character * 600))
+        assert len(text.encode()) <= MAX_CONTROL_BYTES
 
 
 @pytest.mark.parametrize("code", ["brand-new", "x"])
 def test_unknown_code_of_err_counts_as_unavailable(code: str) -> None:
-    assert messages.decode(PROTOCOL_TCP, f'{{"t":"err","c":"{code}","m":""}}') == messages.Err(ErrCode.UNAVAILABLE, "")
+    assert TCP.decode(f'{{"t":"err","c":"{code}","m":""}}') == messages.Err(ErrCode.UNAVAILABLE, "")
 
 
 def test_unknown_keys_are_ignored() -> None:
     text = '{"t":"fin","o":3,"later":{"a":[1,2.5,null]},"x":true}'
-    assert messages.decode(PROTOCOL_TCP, text) == messages.Fin(3)
+    assert TCP.decode(text) == messages.Fin(3)
 
 
 @pytest.mark.parametrize("text", ['{"t":"x-"}', '{"t":"x-test","o":"whatever"}'])
 def test_trial_is_ignored(text: str) -> None:
-    assert messages.decode(PROTOCOL_TCP, text) is None
-    assert messages.decode(PROTOCOL_CTL, text) is None
+    assert TCP.decode(text) is None
+    assert CTL.decode(text) is None
 
 
 HOSTILE = [
@@ -195,7 +195,7 @@ HOSTILE_CTL = [
 @pytest.mark.parametrize(("code", "text"), HOSTILE, ids=lambda value: value[:40])
 def test_hostile_stream_message_is_refused(code: str, text: str) -> None:
     with pytest.raises(WireError) as refusal:
-        messages.decode(PROTOCOL_TCP, text)
+        TCP.decode(text)
     assert refusal.value.code == code
     assert len(str(refusal.value)) < 200, "a refusal must not carry what was refused"
 
@@ -203,7 +203,7 @@ def test_hostile_stream_message_is_refused(code: str, text: str) -> None:
 @pytest.mark.parametrize("text", HOSTILE_CTL, ids=lambda value: value[:60])
 def test_hostile_control_message_is_refused(text: str) -> None:
     with pytest.raises(WireError) as refusal:
-        messages.decode(PROTOCOL_CTL, text)
+        CTL.decode(text)
     assert refusal.value.code == "bad_field"
 
 
@@ -211,21 +211,21 @@ def test_hostile_control_message_is_refused(text: str) -> None:
 def test_longest_message_is_read(size: int) -> None:
     text = '{"t":"fin","o":1,"pad":"' + "p" * (size - 26) + '"}'
     assert len(text) == size
-    assert messages.decode(PROTOCOL_TCP, text) == messages.Fin(1)
+    assert TCP.decode(text) == messages.Fin(1)
 
 
 def test_nesting_is_measured_outside_of_strings_only() -> None:
     brackets = json.dumps("[" * 200 + '"\\' + "{" * 200)
-    assert messages.decode(PROTOCOL_TCP, f'{{"t":"fin","o":1,"note":{brackets}}}') == messages.Fin(1)
+    assert TCP.decode(f'{{"t":"fin","o":1,"note":{brackets}}}') == messages.Fin(1)
     deepest = "[" * 7 + "]" * 7
     text = f'{{"t":"fin","o":1,"deep":{deepest},"more":{deepest}}}'
-    assert messages.decode(PROTOCOL_TCP, text) == messages.Fin(1)
+    assert TCP.decode(text) == messages.Fin(1)
 
 
 def test_unfinished_string_full_of_escapes_costs_linear_time() -> None:
     """Ten brackets make the reader measure the nesting; the string after them never ends."""
     with pytest.raises(WireError):
-        messages.decode(PROTOCOL_TCP, "[" * 10 + '"' + '\\"' * 2000)
+        TCP.decode("[" * 10 + '"' + '\\"' * 2000)
 
 
 JSON = st.recursive(
@@ -239,7 +239,7 @@ KINDS = st.sampled_from(
 
 
 @given(
-    protocol=st.sampled_from([PROTOCOL_TCP, PROTOCOL_CTL]),
+    protocol=st.sampled_from([TCP, CTL]),
     text=st.one_of(
         st.text(),
         st.builds(lambda kind, fields: json.dumps({**fields, "t": kind}), KINDS, st.dictionaries(st.text(), JSON)),
@@ -247,10 +247,10 @@ KINDS = st.sampled_from(
     ),
 )
 @settings(max_examples=examples(500), deadline=None)
-def test_any_text_is_a_message_a_trial_or_an_error(protocol: str, text: str) -> None:
+def test_any_text_is_a_message_a_trial_or_an_error(protocol: Format, text: str) -> None:
     try:
-        message = messages.decode(protocol, text)
+        message = protocol.decode(text)
     except WireError:
         return
     if message is not None:
-        assert messages.decode(protocol, messages.encode(message)) == message
+        assert protocol.decode(protocol.encode(message)) == message
