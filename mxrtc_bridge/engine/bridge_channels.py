@@ -19,8 +19,9 @@ from mxrtc_bridge.core.files.delivery import DeliveryTally
 from mxrtc_bridge.core.files.errors import FileError
 from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, FileCode, Get, Job, Ls, Put
 from mxrtc_bridge.core.ids import ServiceName, parse_service_name
-from mxrtc_bridge.core.stream import control_channel, messages
-from mxrtc_bridge.core.stream import machine as stream
+from mxrtc_bridge.core.stream import events as stream
+from mxrtc_bridge.core.stream import messages
+from mxrtc_bridge.core.stream.machine import StreamMachine
 from mxrtc_bridge.core.stream.raw_machine import RawStreamMachine
 from mxrtc_bridge.engine.call_ports import ServiceGate, ServiceGrant
 from mxrtc_bridge.engine.clock import Clock
@@ -103,7 +104,7 @@ class BridgeChannels(SessionChannels):
             self._turn_away(channel, RefusalCode.SECOND_CONTROL)
             return
         self._control = ControlLink(
-            control_channel.StreamRole.ACCEPTOR,
+            stream.StreamRole.ACCEPTOR,
             channel,
             clock=self._clock,
             listing=self._gate.listing,
@@ -134,13 +135,11 @@ class BridgeChannels(SessionChannels):
             return
         self._counters.refusal(code)
         why = "too many streams" if code is RefusalCode.LIMIT else "no such service, or no right to it"
-        self._add(stream.StreamMachine(stream.StreamRole.ACCEPTOR), channel, lambda _how: None).refuse(code, why)
+        self._add(StreamMachine(stream.StreamRole.ACCEPTOR), channel, lambda _how: None).refuse(code, why)
 
     def _serve(self, channel: Channel, service: ServiceName, grant: ServiceGrant, *, raw: bool) -> None:
-        machine: stream.StreamMachine | RawStreamMachine
-        machine = (
-            RawStreamMachine(stream.StreamRole.ACCEPTOR) if raw else stream.StreamMachine(stream.StreamRole.ACCEPTOR)
-        )
+        machine: StreamMachine | RawStreamMachine
+        machine = RawStreamMachine(stream.StreamRole.ACCEPTOR) if raw else StreamMachine(stream.StreamRole.ACCEPTOR)
         pipe = self._add(
             machine,
             channel,
@@ -151,7 +150,7 @@ class BridgeChannels(SessionChannels):
         if pipe not in self._pipes:
             return  # what came early was a violation already
         self._services[pipe] = service
-        if isinstance(machine, stream.StreamMachine):
+        if isinstance(machine, StreamMachine):
             machine.set_window(self._budget.take(pipe))
         self._counters.stream("opened")
         assert self._spawn is not None

@@ -16,8 +16,9 @@ from mxrtc_bridge.core.files.acceptor import opened_transfer
 from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, Job
 from mxrtc_bridge.core.files.progress import Tally
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.stream import control_channel, messages
-from mxrtc_bridge.core.stream import machine as stream
+from mxrtc_bridge.core.stream import events as stream
+from mxrtc_bridge.core.stream import messages
+from mxrtc_bridge.core.stream.machine import StreamMachine
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.control_channel import ControlLink, Expiries
@@ -134,7 +135,7 @@ class ClientChannels(SessionChannels):
     def attach(self, peer: PeerConnection, *, spawn: Spawn, call_log: ContextLog) -> None:
         super().attach(peer, spawn=spawn, call_log=call_log)
         self._control = ControlLink(
-            control_channel.StreamRole.OPENER,
+            stream.StreamRole.OPENER,
             peer.open_channel("", messages.PROTOCOL_CTL),
             clock=self._clock,
             listing=None,
@@ -247,7 +248,7 @@ class ClientChannels(SessionChannels):
                 wanted.opened.finished.set_result(how)
             self._open_waiting()
 
-        machine = stream.StreamMachine(stream.StreamRole.OPENER)
+        machine = StreamMachine(stream.StreamRole.OPENER)
         pipe = self._add(machine, channel, finished)
         machine.set_window(self._budget.take(pipe))
         wanted.opened.pipe = pipe

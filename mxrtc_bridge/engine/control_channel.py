@@ -10,6 +10,7 @@ from typing import TypeVar
 from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import control_channel
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.driver import Driver
 from mxrtc_bridge.engine.ports import Channel
@@ -40,7 +41,7 @@ class ControlLink:
 
     def __init__(
         self,
-        role: control_channel.StreamRole,
+        role: stream.StreamRole,
         channel: Channel,
         *,
         clock: Clock,
@@ -60,11 +61,11 @@ class ControlLink:
         self._pings: list[asyncio.Future[float]] = []
         self._next_traffic = 0.0
         self._driver: Driver[control_channel.ControlEvent, control_channel.ControlEffect] = Driver(
-            control_channel.ControlMachine(role), perform=self._perform, tick=control_channel.Tick(), clock=clock
+            control_channel.ControlMachine(role), perform=self._perform, tick=stream.Tick(), clock=clock
         )
         channel.set_listener(self)
-        if role is control_channel.StreamRole.ACCEPTOR:
-            self._driver.feed(control_channel.DataChannelOpened())
+        if role is stream.StreamRole.ACCEPTOR:
+            self._driver.feed(stream.DataChannelOpened())
 
     def list_services(self) -> asyncio.Future[dict[UserId, tuple[ServiceName, ...]]]:
         """Ask the other side what we may use; fails with TransportError when the session ends first."""
@@ -99,26 +100,26 @@ class ControlLink:
     # ChannelListener
 
     def channel_opened(self) -> None:
-        self._driver.feed(control_channel.DataChannelOpened())
+        self._driver.feed(stream.DataChannelOpened())
 
     def text_received(self, text: str) -> None:
-        self._driver.feed(control_channel.TextReceived(text))
+        self._driver.feed(stream.TextReceived(text))
 
     def binary_received(self, data: bytes) -> None:
-        self._driver.feed(control_channel.BinaryReceived(data))
+        self._driver.feed(stream.BinaryReceived(data))
 
     def channel_closed(self) -> None:
-        self._driver.feed(control_channel.DataChannelClosed())
+        self._driver.feed(stream.DataChannelClosed())
 
     # Effects
 
     def _perform(self, effect: control_channel.ControlEffect) -> None:  # noqa: C901 - one row for each effect
         match effect:
-            case control_channel.SendText(text=text):
+            case stream.SendText(text=text):
                 self._channel.send(text)
-            case control_channel.Consumed(size=size):
+            case stream.Consumed(size=size):
                 self._channel.consumed(size)
-            case control_channel.CloseChannel():
+            case stream.CloseChannel():
                 self._channel.close()
             case control_channel.Greeted(version=version):
                 log.debug("= control channel greeted, version %d", version)

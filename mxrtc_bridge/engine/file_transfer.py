@@ -14,6 +14,7 @@ from mxrtc_bridge.core.files.acceptor import AcceptedTransfer
 from mxrtc_bridge.core.files.messages import FileCode, Job
 from mxrtc_bridge.core.files.receiver import ReceiverMachine
 from mxrtc_bridge.core.files.sender import SenderMachine
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.driver import Driver
 from mxrtc_bridge.engine.file_operations import FileWork, Hands, Operation, Spawn
@@ -21,7 +22,7 @@ from mxrtc_bridge.engine.file_ports import Lister
 from mxrtc_bridge.engine.ports import Channel
 
 TransferMachine = SenderMachine | ReceiverMachine | AcceptedTransfer
-FileEffect = tx.Accepted | tx.EntryDone | tx.EntryFailed | tx.CloseFile | Operation
+FileEffect = stream.Accepted | tx.EntryDone | tx.EntryFailed | tx.CloseFile | Operation
 Record = Callable[[tx.EntryDone | tx.EntryFailed], None]
 """Told what became of each entry; must not block and not raise."""
 
@@ -64,7 +65,9 @@ class Transfer:
         self._record = record
         self._work: FileWork | None = None
         self._lister: Lister | None = None
-        self._driver: Driver[tx.Event, tx.Effect] = Driver(machine, perform=self._perform, tick=tx.Tick(), clock=clock)
+        self._driver: Driver[tx.Event, tx.Effect] = Driver(
+            machine, perform=self._perform, tick=stream.Tick(), clock=clock
+        )
 
     @property
     def progress(self) -> tx.Progress:
@@ -86,7 +89,7 @@ class Transfer:
             self._join(files)
         if isinstance(self._machine, AcceptedTransfer):
             # The channel was offered to us, so it is open; nobody else says so.
-            self._driver.feed(tx.DataChannelOpened())
+            self._driver.feed(stream.DataChannelOpened())
         self.channel.set_listener(self)
 
     def serve(self, files: Hands) -> None:
@@ -100,27 +103,27 @@ class Transfer:
 
     def turn(self, limit: int) -> None:
         """It is this transfer's turn to send up to ``limit`` bytes of payload."""
-        self._driver.feed(tx.Turn(limit))
+        self._driver.feed(stream.Turn(limit))
 
     def reset(self, code: str, message: str) -> None:
         """End the transfer at once, on both sides; what is verified is kept."""
-        self._driver.feed(tx.Reset(code, message))
+        self._driver.feed(stream.Reset(code, message))
 
     # ChannelListener
 
     def channel_opened(self) -> None:
-        self._driver.feed(tx.DataChannelOpened())
+        self._driver.feed(stream.DataChannelOpened())
 
     def text_received(self, text: str) -> None:
         self._heard()
-        self._driver.feed(tx.TextReceived(text))
+        self._driver.feed(stream.TextReceived(text))
 
     def binary_received(self, data: bytes) -> None:
         self._heard()
-        self._driver.feed(tx.BinaryReceived(data))
+        self._driver.feed(stream.BinaryReceived(data))
 
     def channel_closed(self) -> None:
-        self._driver.feed(tx.DataChannelClosed())
+        self._driver.feed(stream.DataChannelClosed())
 
     # Effects
 
@@ -132,15 +135,15 @@ class Transfer:
 
     def _perform(self, effect: tx.Effect) -> None:
         match effect:
-            case tx.SendText(text=text):
+            case stream.SendText(text=text):
                 self.channel.send(text)
-            case tx.SendBinary(data=data):
+            case stream.SendBinary(data=data):
                 self.channel.send(data)
-            case tx.Consumed(size=size):
+            case stream.Consumed(size=size):
                 self.channel.consumed(size)
-            case tx.CloseChannel():
+            case stream.CloseChannel():
                 self.channel.close()
-            case tx.ReadyToSend(pending=pending):
+            case stream.ReadyToSend(pending=pending):
                 self._ready(self, pending)
             case tx.JobReceived(job=job):
                 assert self._job_received is not None
@@ -154,7 +157,7 @@ class Transfer:
 
     def _perform_on_files(self, effect: FileEffect) -> None:
         match effect:
-            case tx.Accepted():
+            case stream.Accepted():
                 pass
             case tx.EntryDone() | tx.EntryFailed():
                 if self._record is not None:

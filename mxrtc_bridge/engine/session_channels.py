@@ -13,7 +13,8 @@ from collections.abc import Callable
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.messages import Job
 from mxrtc_bridge.core.files.sender import SenderMachine
-from mxrtc_bridge.core.stream import machine as stream
+from mxrtc_bridge.core.stream import events as stream
+from mxrtc_bridge.core.stream.machine import StreamMachine
 from mxrtc_bridge.core.stream.raw_machine import RawStreamMachine
 from mxrtc_bridge.core.stream.scheduler import Scheduler, WindowBudget
 from mxrtc_bridge.core.webrtc.ice import Path
@@ -111,7 +112,7 @@ class SessionChannels(ABC):
 
     def _add(
         self,
-        machine: stream.StreamMachine | RawStreamMachine,
+        machine: StreamMachine | RawStreamMachine,
         channel: Channel,
         finished: Callable[[stream.StreamFinished], None],
         *,

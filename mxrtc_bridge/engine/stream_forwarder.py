@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mxrtc_bridge.core.stream import machine as stream
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.engine.clock import Clock, Timer
 from mxrtc_bridge.engine.driver import Driver, Machine
 from mxrtc_bridge.engine.ports import Channel, Sink

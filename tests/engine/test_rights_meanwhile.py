@@ -15,7 +15,7 @@ from mxrtc_bridge.core.errors import TargetError, TargetFailure
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.messages import Get, Ls
 from mxrtc_bridge.core.ids import ServiceName
-from mxrtc_bridge.core.stream import machine as stream
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.engine.client_channels import OpenedTransfer
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom, Selected

@@ -14,7 +14,7 @@ from mxrtc_bridge.core.access.targets import FilesTarget, Target, TcpTarget
 from mxrtc_bridge.core.errors import TargetError, TargetFailure, TransportError
 from mxrtc_bridge.core.files.messages import Get, Ls
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.stream import machine as stream
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.engine.bridge_channels import BridgeChannels
 from mxrtc_bridge.engine.call_ports import ServiceGrant

@@ -7,32 +7,17 @@ end of the transfer we are then depends on the first message. From there on it i
 from __future__ import annotations
 
 from mxrtc_bridge.core.errors import StateError, WireError
+from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files import messages as file_messages
-from mxrtc_bridge.core.files.events import (
-    BinaryReceived,
-    CloseChannel,
-    Consumed,
-    DataChannelClosed,
-    DataChannelOpened,
-    Effect,
-    Event,
-    JobReceived,
-    Progress,
-    Reset,
-    SendText,
-    StreamRole,
-    TextReceived,
-    Tick,
-    TransferFinished,
-    TransferOutcome,
-    Turn,
-)
+from mxrtc_bridge.core.files.events import Progress, TransferOutcome
 from mxrtc_bridge.core.files.machine import ANSWER_TIMEOUT_S, checked_window, known_code
 from mxrtc_bridge.core.files.messages import FileCode, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.progress import Tally
 from mxrtc_bridge.core.files.receiver import MAX_ENTRIES, ReceiverMachine
 from mxrtc_bridge.core.files.sender import SenderMachine
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
+from mxrtc_bridge.core.stream.events import StreamRole
 from mxrtc_bridge.core.stream.halves import text_size
 
 JOB_TIMEOUT_S = ANSWER_TIMEOUT_S
@@ -72,7 +57,7 @@ class AcceptedTransfer:
         self._job_by: float | None = None
         self._heard = 0
         self._finished = False
-        self._effects: list[Effect] = []
+        self._effects: list[tx.Effect] = []
 
     @property
     def machine(self) -> SenderMachine | ReceiverMachine | None:
@@ -99,7 +84,7 @@ class AcceptedTransfer:
         if isinstance(self._machine, ReceiverMachine):
             self._machine.set_window(window)
 
-    def poll_effect(self) -> Effect | None:
+    def poll_effect(self) -> tx.Effect | None:
         """Return the next thing to be done, or None."""
         if self._effects:
             return self._effects.pop(0)
@@ -109,7 +94,7 @@ class AcceptedTransfer:
         """Return when a Tick is due, or None."""
         return self._job_by if self._machine is None else self._machine.next_deadline()
 
-    def handle(self, now: float, event: Event) -> None:
+    def handle(self, now: float, event: tx.Event) -> None:
         """Take in what happened; then poll all effects.
 
         Args:
@@ -123,10 +108,10 @@ class AcceptedTransfer:
             self._machine.handle(now, event)
             return
         match event:
-            case TextReceived(text=text) if text:
-                self._effects.append(Consumed(text_size(text)))
-            case BinaryReceived(data=data) if data:
-                self._effects.append(Consumed(len(data)))
+            case stream.TextReceived(text=text) if text:
+                self._effects.append(stream.Consumed(text_size(text)))
+            case stream.BinaryReceived(data=data) if data:
+                self._effects.append(stream.Consumed(len(data)))
         if self._finished:
             return
         if self._job_by is None:
@@ -136,23 +121,23 @@ class AcceptedTransfer:
         except WireError as error:
             self._give_up(TransferOutcome.VIOLATION, error.code, str(error), FileCode.VIOLATION)
 
-    def _await_job(self, now: float, event: Event) -> None:
+    def _await_job(self, now: float, event: tx.Event) -> None:
         match event:
-            case TextReceived(text=text):
+            case stream.TextReceived(text=text):
                 self._read_job(text)
-            case BinaryReceived(data=data):
+            case stream.BinaryReceived(data=data):
                 self._heard += len(data)
                 if data:
                     raise WireError("out_of_turn", "payload came before a job")
-            case DataChannelClosed():
+            case stream.DataChannelClosed():
                 self._give_up(TransferOutcome.INTERRUPTED, "interrupted", "the channel closed before a job came", None)
-            case Reset(code=code, message=message):
+            case stream.Reset(code=code, message=message):
                 self._give_up(TransferOutcome.INTERRUPTED, code, message, known_code(code))
-            case Tick():
+            case stream.Tick():
                 if self._job_by is not None and now >= self._job_by:
                     message = f"no job came within {JOB_TIMEOUT_S:.0f} s"
                     self._give_up(TransferOutcome.INTERRUPTED, "timeout", message, FileCode.TIMEOUT)
-            case DataChannelOpened() | Turn():
+            case stream.DataChannelOpened() | stream.Turn():
                 pass
             case _:
                 raise StateError(f"{type(event).__name__} is not allowed before a job has come")
@@ -176,12 +161,12 @@ class AcceptedTransfer:
 
     def _begin(self, machine: SenderMachine | ReceiverMachine) -> None:
         self._machine = machine
-        self._effects.append(JobReceived(machine.job))
+        self._effects.append(tx.JobReceived(machine.job))
 
     def _give_up(self, outcome: TransferOutcome, code: str, message: str, tell: FileCode | None) -> None:
         self._finished = True
         self._job_by = None
         if tell is not None:
-            self._effects.append(SendText(file_messages.encode(file_messages.FileRst(tell))))
-        self._effects.append(CloseChannel())
-        self._effects.append(TransferFinished(outcome, code, message, 0, self._heard, Tally().value()))
+            self._effects.append(stream.SendText(file_messages.encode(file_messages.FileRst(tell))))
+        self._effects.append(stream.CloseChannel())
+        self._effects.append(tx.TransferFinished(outcome, code, message, 0, self._heard, Tally().value()))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 
-from mxrtc_bridge.core.files.events import EntryDone, EntryFailed
+from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.messages import EntryKind
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.text.display import display, size_words
@@ -65,9 +65,9 @@ class DeliveryTally:
         self._count = 0
         self._size = 0
 
-    def record(self, done: EntryDone | EntryFailed) -> None:
+    def record(self, done: tx.EntryDone | tx.EntryFailed) -> None:
         """Take in what became of an entry of the transfer."""
-        if isinstance(done, EntryFailed) or done.kept or done.entry.kind is not EntryKind.FILE:
+        if isinstance(done, tx.EntryFailed) or done.kept or done.entry.kind is not EntryKind.FILE:
             return
         self._count += 1
         self._size += done.entry.size

@@ -23,73 +23,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mxrtc_bridge.core.files.messages import FileCode, FileEntry, Job
-from mxrtc_bridge.core.stream.events import (
-    Accepted,
-    BinaryReceived,
-    CloseChannel,
-    Consumed,
-    DataChannelClosed,
-    DataChannelOpened,
-    ReadyToSend,
-    Reset,
-    SendBinary,
-    SendText,
-    StreamRole,
-    TextReceived,
-    Tick,
-    Turn,
-)
-
-__all__ = [
-    "Accepted",
-    "BinaryReceived",
-    "CheckEntry",
-    "CloseChannel",
-    "CloseFile",
-    "Consumed",
-    "DataChannelClosed",
-    "DataChannelOpened",
-    "DataWritten",
-    "Effect",
-    "EntriesListed",
-    "EntryChecked",
-    "EntryDone",
-    "EntryFailed",
-    "Event",
-    "Failure",
-    "FileCode",
-    "FileEntry",
-    "FileFailed",
-    "FilePublished",
-    "FileRead",
-    "FileWanted",
-    "Held",
-    "Job",
-    "JobReceived",
-    "ListFailed",
-    "ListNext",
-    "Listed",
-    "OpenFile",
-    "Progress",
-    "PublishFile",
-    "ReadFile",
-    "ReadyToSend",
-    "ReceiveRefused",
-    "Reset",
-    "SendBinary",
-    "SendText",
-    "ServiceReady",
-    "ServiceRefused",
-    "StreamRole",
-    "TextReceived",
-    "Tick",
-    "TransferFinished",
-    "TransferOutcome",
-    "Turn",
-    "Verdict",
-    "VerifyChunk",
-    "WriteData",
-]
+from mxrtc_bridge.core.stream import events as stream
 
 
 class TransferOutcome(Enum):
@@ -273,13 +207,13 @@ class FileFailed:
 
 
 Event = (
-    DataChannelOpened
-    | TextReceived
-    | BinaryReceived
-    | DataChannelClosed
-    | Turn
-    | Reset
-    | Tick
+    stream.DataChannelOpened
+    | stream.TextReceived
+    | stream.BinaryReceived
+    | stream.DataChannelClosed
+    | stream.Turn
+    | stream.Reset
+    | stream.Tick
     | ServiceReady
     | ServiceRefused
     | EntriesListed
@@ -421,12 +355,12 @@ class TransferFinished:
 
 
 Effect = (
-    SendText
-    | SendBinary
-    | CloseChannel
-    | ReadyToSend
-    | Consumed
-    | Accepted
+    stream.SendText
+    | stream.SendBinary
+    | stream.CloseChannel
+    | stream.ReadyToSend
+    | stream.Consumed
+    | stream.Accepted
     | JobReceived
     | ListNext
     | OpenFile

@@ -17,31 +17,14 @@ from collections.abc import Mapping
 from enum import Enum
 
 from mxrtc_bridge.core.errors import StateError, WireError
+from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files import messages as file_messages
-from mxrtc_bridge.core.files.events import (
-    Accepted,
-    BinaryReceived,
-    CloseChannel,
-    Consumed,
-    DataChannelClosed,
-    DataChannelOpened,
-    Effect,
-    Event,
-    Progress,
-    Reset,
-    SendBinary,
-    SendText,
-    ServiceReady,
-    ServiceRefused,
-    StreamRole,
-    TextReceived,
-    Tick,
-    TransferFinished,
-    TransferOutcome,
-)
+from mxrtc_bridge.core.files.events import Progress, TransferOutcome
 from mxrtc_bridge.core.files.messages import FileCode, Job
 from mxrtc_bridge.core.files.progress import Tally
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
+from mxrtc_bridge.core.stream.events import StreamRole
 from mxrtc_bridge.core.stream.halves import text_size
 
 ANSWER_TIMEOUT_S = 15.0
@@ -101,7 +84,7 @@ class TransferMachine(ABC):
         self._said_at = 0.0
         self._active_at = 0.0
         self._now = 0.0
-        self._effects: deque[Effect] = deque()
+        self._effects: deque[tx.Effect] = deque()
 
     @property
     def phase(self) -> TransferPhase:
@@ -112,7 +95,7 @@ class TransferMachine(ABC):
         """How far it is, at any time."""
         return self._tally.value()
 
-    def poll_effect(self) -> Effect | None:
+    def poll_effect(self) -> tx.Effect | None:
         """Return the next thing to be done, or None."""
         return self._effects.popleft() if self._effects else None
 
@@ -122,7 +105,7 @@ class TransferMachine(ABC):
             return self._said_at + BUSY_AFTER_S if self._is_working() else self._active_at + SILENCE_S
         return self._answer_by
 
-    def handle(self, now: float, event: Event) -> None:
+    def handle(self, now: float, event: tx.Event) -> None:
         """Take in what happened; then poll all effects.
 
         Args:
@@ -136,33 +119,33 @@ class TransferMachine(ABC):
         if self._phase is TransferPhase.FINISHED:
             self._handle_late(event)
             return
-        if not isinstance(event, Tick):
+        if not isinstance(event, stream.Tick):
             self._active_at = now
         try:
             self._dispatch(event)
         except WireError as error:
             self._break(TransferOutcome.VIOLATION, error.code, str(error), FileCode.VIOLATION)
 
-    def _dispatch(self, event: Event) -> None:
+    def _dispatch(self, event: tx.Event) -> None:
         match event:
-            case TextReceived(text=text):
+            case stream.TextReceived(text=text):
                 self._text_received(text)
-            case BinaryReceived(data=data):
+            case stream.BinaryReceived(data=data):
                 self._channel_opened()
                 if data:
                     self._binary_received(data)
-            case DataChannelOpened():
+            case stream.DataChannelOpened():
                 self._channel_opened()
-            case DataChannelClosed():
+            case stream.DataChannelClosed():
                 self._channel_closed()
-            case ServiceReady():
+            case tx.ServiceReady():
                 self._service_ready()
-            case ServiceRefused(code=code, message=message):
+            case tx.ServiceRefused(code=code, message=message):
                 self._check_preparing(event)
                 self._break(TransferOutcome.REFUSED, code.value, message, code)
-            case Reset(code=code_text, message=message):
+            case stream.Reset(code=code_text, message=message):
                 self._reset(code_text, message)
-            case Tick():
+            case stream.Tick():
                 self._tick()
             case _:
                 self._handle_work(event)
@@ -185,7 +168,7 @@ class TransferMachine(ABC):
     def _binary_received(self, data: bytes) -> None: ...
 
     @abstractmethod
-    def _handle_work(self, event: Event) -> None:
+    def _handle_work(self, event: tx.Event) -> None:
         """Anything that only one of the sides knows."""
 
     @abstractmethod
@@ -212,22 +195,22 @@ class TransferMachine(ABC):
         self._phase = TransferPhase.AWAITING_OK
         self._said_at = self._now
         self._answer_by = self._now + ANSWER_TIMEOUT_S
-        self._emit(SendText(self._job_text))
+        self._emit(stream.SendText(self._job_text))
         self._greet()
 
     def _service_ready(self) -> None:
-        self._check_preparing(ServiceReady())
+        self._check_preparing(tx.ServiceReady())
         self._phase = TransferPhase.FLOWING
         self._say(file_messages.FileOk(self._offered_window()))
         self._begin(0)
 
-    def _check_preparing(self, event: Event) -> None:
+    def _check_preparing(self, event: tx.Event) -> None:
         if self._phase is not TransferPhase.PREPARING:
             raise StateError(f"{type(event).__name__} is not allowed while {self._phase.value}")
 
     def _text_received(self, text: str) -> None:
         if text:
-            self._emit(Consumed(text_size(text)))
+            self._emit(stream.Consumed(text_size(text)))
         # The other side answers only after it saw the channel open, whatever our transport has told us so far.
         self._channel_opened()
         message = file_messages.decode(text)
@@ -239,13 +222,13 @@ class TransferMachine(ABC):
             case file_messages.Busy():
                 pass
             case file_messages.FileRst(code=code):
-                self._interrupted(code.value, "the other side ended the transfer", CloseChannel())
+                self._interrupted(code.value, "the other side ended the transfer", stream.CloseChannel())
             case file_messages.FileErr(code=code, message=reason):
-                self._end(TransferOutcome.REFUSED, code.value, reason, CloseChannel())
+                self._end(TransferOutcome.REFUSED, code.value, reason, stream.CloseChannel())
             case file_messages.FileOk(window=window):
                 self._phase = TransferPhase.FLOWING
                 self._answer_by = None
-                self._emit(Accepted())
+                self._emit(stream.Accepted())
                 self._begin(window)
             case _:
                 self._message_received(message)
@@ -258,11 +241,11 @@ class TransferMachine(ABC):
     def _reset(self, code: str, message: str) -> None:
         if self._lacks_nothing():
             self._say(file_messages.FileRst(known_code(code)))
-            self._end_in_order(CloseChannel())
+            self._end_in_order(stream.CloseChannel())
         else:
             self._break(TransferOutcome.INTERRUPTED, code, message, known_code(code))
 
-    def _interrupted(self, code: str, message: str, *effects: Effect) -> None:
+    def _interrupted(self, code: str, message: str, *effects: tx.Effect) -> None:
         """Somebody ended it early; that is no loss if only the farewell is missing."""
         if self._lacks_nothing():
             self._end_in_order(*effects)
@@ -274,7 +257,7 @@ class TransferMachine(ABC):
         if due is None or self._now < due:
             return
         if self._phase is TransferPhase.LEAVING:
-            self._end_in_order(CloseChannel())
+            self._end_in_order(stream.CloseChannel())
         elif self._phase is TransferPhase.FLOWING and self._is_working():
             self._say(file_messages.Busy())
         else:
@@ -282,7 +265,7 @@ class TransferMachine(ABC):
             message = f"the other side did not answer within {waited:.0f} s"
             self._break(TransferOutcome.INTERRUPTED, FileCode.TIMEOUT.value, message, FileCode.TIMEOUT)
 
-    def _end_in_order(self, *effects: Effect) -> None:
+    def _end_in_order(self, *effects: tx.Effect) -> None:
         tally = self._tally
         if tally.failed == 0:
             self._end(TransferOutcome.CLEAN, "", "everything was transferred", *effects)
@@ -297,36 +280,36 @@ class TransferMachine(ABC):
             self._say(file_messages.FileErr(tell, message if outcome is TransferOutcome.REFUSED else ""))
         elif self._phase is not TransferPhase.OPENING:
             self._say(file_messages.FileRst(tell))
-        self._end(outcome, code, message, CloseChannel())
+        self._end(outcome, code, message, stream.CloseChannel())
 
-    def _end(self, outcome: TransferOutcome, code: str, message: str, *effects: Effect) -> None:
+    def _end(self, outcome: TransferOutcome, code: str, message: str, *effects: tx.Effect) -> None:
         self._release()
         self._effects.extend(effects)
         self._phase = TransferPhase.FINISHED
         self._answer_by = None
         self._tally.current = ""
-        self._emit(TransferFinished(outcome, code, message, self._sent, self._received, self._tally.value()))
+        self._emit(tx.TransferFinished(outcome, code, message, self._sent, self._received, self._tally.value()))
 
-    def _handle_late(self, event: Event) -> None:
+    def _handle_late(self, event: tx.Event) -> None:
         match event:
-            case TextReceived(text=text) if text:
-                self._emit(Consumed(text_size(text)))
-            case BinaryReceived(data=data) if data:
-                self._emit(Consumed(len(data)))
+            case stream.TextReceived(text=text) if text:
+                self._emit(stream.Consumed(text_size(text)))
+            case stream.BinaryReceived(data=data) if data:
+                self._emit(stream.Consumed(len(data)))
 
     def _say(self, message: file_messages.Message) -> None:
         self._say_text(file_messages.encode(message))
 
     def _say_text(self, text: str) -> None:
         self._said_at = self._now
-        self._emit(SendText(text))
+        self._emit(stream.SendText(text))
 
     def _send(self, data: bytes) -> None:
         self._said_at = self._now
         self._sent += len(data)
-        self._emit(SendBinary(data))
+        self._emit(stream.SendBinary(data))
 
-    def _emit(self, effect: Effect) -> None:
+    def _emit(self, effect: tx.Effect) -> None:
         self._effects.append(effect)
 
 

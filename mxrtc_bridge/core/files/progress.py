@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mxrtc_bridge.core.files.events import Failure, Progress
+from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
 
 MAX_FAILURES = 100
@@ -27,7 +27,7 @@ class Tally:
     bytes_done: int = 0
     bytes_kept: int = 0
     failed: int = 0
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[tx.Failure] = field(default_factory=list)
     current: str = ""
 
     @property
@@ -61,10 +61,10 @@ class Tally:
         self.bytes_kept -= kept
         self.failed += 1
         if len(self.failures) < MAX_FAILURES:
-            self.failures.append(Failure(path, code, message))
+            self.failures.append(tx.Failure(path, code, message))
 
-    def value(self) -> Progress:
-        return Progress(
+    def value(self) -> tx.Progress:
+        return tx.Progress(
             files=self.files,
             directories=self.directories,
             size=self.size,

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.errors import StateError
-from mxrtc_bridge.core.files.events import FileRead, OpenFile, ReadFile
+from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileEntry
 from mxrtc_bridge.core.stream import messages
 
@@ -152,7 +152,7 @@ class Wants:
             self._reading -= 1
         want.fail(code, message)
 
-    def add_data(self, want: WantedFile, event: FileRead) -> None:
+    def add_data(self, want: WantedFile, event: tx.FileRead) -> None:
         """Take in what was read.
 
         Raises:
@@ -182,15 +182,15 @@ class Wants:
         self.buffered -= size
         return want.take(size)
 
-    def reads(self) -> list[OpenFile | ReadFile]:
+    def reads(self) -> list[tx.OpenFile | tx.ReadFile]:
         """Return what is to be read now."""
-        effects: list[OpenFile | ReadFile] = []
+        effects: list[tx.OpenFile | tx.ReadFile] = []
         head = self.head
         if head is None:
             return effects
         if head.is_open and head.reading is None and (size := head.next_block()) and head.held + size <= HEAD_BYTES:
             self._begin(head, size)
-            effects.append(ReadFile(head.index, size))
+            effects.append(tx.ReadFile(head.index, size))
         if not self._unopened:
             return effects
         ahead, files = self._ahead()
@@ -207,7 +207,7 @@ class Wants:
             if want.failure is not None:
                 continue  # The receiver took it back before it was opened.
             self._begin(want, size)
-            effects.append(OpenFile(want.index, want.entry, want.offset, size))
+            effects.append(tx.OpenFile(want.index, want.entry, want.offset, size))
         return effects
 
     def still_open(self) -> list[int]:

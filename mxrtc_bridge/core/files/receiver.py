@@ -25,35 +25,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from mxrtc_bridge.core.errors import StateError, WireError
+from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files import messages as file_messages
-from mxrtc_bridge.core.files.events import (
-    CheckEntry,
-    CloseChannel,
-    CloseFile,
-    Consumed,
-    DataWritten,
-    EntryChecked,
-    EntryDone,
-    EntryFailed,
-    Event,
-    FileFailed,
-    FilePublished,
-    FileWanted,
-    Held,
-    Listed,
-    PublishFile,
-    ReceiveRefused,
-    StreamRole,
-    TransferOutcome,
-    Turn,
-    Verdict,
-    VerifyChunk,
-    WriteData,
-)
+from mxrtc_bridge.core.files.events import TransferOutcome
 from mxrtc_bridge.core.files.machine import OPENING_MESSAGES, Messages, TransferMachine, TransferPhase, checked_window
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.patterns import Asked
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
+from mxrtc_bridge.core.stream.events import StreamRole
 from mxrtc_bridge.core.stream.halves import ReceiveHalf, text_size
 from mxrtc_bridge.core.stream.json_message import MAX_COUNT
 
@@ -136,12 +116,7 @@ class ReceiverMachine(TransferMachine):
     """
 
     def __init__(
-        self,
-        role: StreamRole,
-        job: Job,
-        *,
-        window: int = messages.DEFAULT_WINDOW,
-        max_entries: int = MAX_ENTRIES,
+        self, role: StreamRole, job: Job, *, window: int = messages.DEFAULT_WINDOW, max_entries: int = MAX_ENTRIES
     ) -> None:
         if (role is StreamRole.OPENER) is isinstance(job, Put):
             raise StateError(f"the {role.value} of {job} is not the receiver")
@@ -205,7 +180,7 @@ class ReceiverMachine(TransferMachine):
     def _release(self) -> None:
         for item in self._items.values():
             if item.state is not ItemState.CHECKING and item.entry.kind is EntryKind.FILE:
-                self._emit(CloseFile(item.index))
+                self._emit(tx.CloseFile(item.index))
         self._items.clear()
         self._gathered = 0
         self._line.clear()
@@ -214,21 +189,21 @@ class ReceiverMachine(TransferMachine):
 
     # What our own side reports
 
-    def _handle_work(self, event: Event) -> None:
+    def _handle_work(self, event: tx.Event) -> None:
         match event:
-            case EntryChecked(index=index, verdict=verdict):
+            case tx.EntryChecked(index=index, verdict=verdict):
                 if (item := self._find(index)) is not None:
                     self._checked(item, verdict)
-            case DataWritten(index=index, size=size):
+            case tx.DataWritten(index=index, size=size):
                 if (item := self._find(index)) is not None:
                     self._written(item, size)
-            case FilePublished(index=index, name=name):
+            case tx.FilePublished(index=index, name=name):
                 if (item := self._find(index)) is not None:
                     self._published(item, name)
-            case FileFailed(index=index, code=code, message=message):
+            case tx.FileFailed(index=index, code=code, message=message):
                 if (item := self._find(index)) is not None:
                     self._fail(item, code, message)
-            case Turn():
+            case stream.Turn():
                 pass  # A receiver has nothing to send that must wait for one.
             case _:
                 raise StateError(f"{type(event).__name__} is no event for a receiver")
@@ -239,22 +214,22 @@ class ReceiverMachine(TransferMachine):
             raise StateError(f"entry {index} does not exist")
         return self._items.get(index)
 
-    def _checked(self, item: _Item, verdict: Verdict) -> None:
+    def _checked(self, item: _Item, verdict: tx.Verdict) -> None:
         _check_verdict(item, verdict, listing=isinstance(self.job, Ls))
         match verdict:
-            case FileWanted(offset=offset):
+            case tx.FileWanted(offset=offset):
                 self._working -= 1
                 item.offset = item.position = item.verified = offset
                 item.state = ItemState.WAITING
                 self._tally.resume(offset)
                 self._waiting.append(item)
                 self._ask_for_files()
-            case Held(name=name, sha256=sha256):
+            case tx.Held(name=name, sha256=sha256):
                 self._close(item)
                 self._succeed(item, name, sha256, kept=item.entry.kind is EntryKind.FILE)
-            case ReceiveRefused(code=code, message=message):
+            case tx.ReceiveRefused(code=code, message=message):
                 self._fail(item, code, message)
-            case Listed():
+            case tx.Listed():
                 item.taken = True
                 self._move_seen()
 
@@ -277,7 +252,7 @@ class ReceiverMachine(TransferMachine):
         said = name if file_messages.path_refusal(name) is None else item.entry.path
         self._say(file_messages.Got(item.index, said, sha256))
         self._tally.done(item.entry, kept=kept)
-        self._emit(EntryDone(item.index, item.entry, name, sha256, kept))
+        self._emit(tx.EntryDone(item.index, item.entry, name, sha256, kept))
         self._ask_for_files()
 
     def _fail(self, item: _Item, code: FileCode, message: str) -> None:
@@ -286,7 +261,7 @@ class ReceiverMachine(TransferMachine):
         self._tally.fail(item.entry.path, code, message, moved=item.position, kept=item.offset)
         self._close(item)
         self._say(file_messages.No(item.index, code, message))
-        self._emit(EntryFailed(item.index, item.entry, code, message))
+        self._emit(tx.EntryFailed(item.index, item.entry, code, message))
         if outstanding:
             item.written = item.given
             self._count_written(outstanding)
@@ -346,7 +321,7 @@ class ReceiverMachine(TransferMachine):
                 if not self._lacks_nothing():
                     raise WireError("out_of_turn", "bye came before everything was answered")
                 self._say(file_messages.FileBye())
-                self._end_in_order(CloseChannel())
+                self._end_in_order(stream.CloseChannel())
 
     def _entry_announced(self, index: int, entry: FileEntry) -> None:
         if self._tally.listed or index != self._announced:
@@ -367,7 +342,7 @@ class ReceiverMachine(TransferMachine):
             # A source that names something else would choose what appears on our disk.
             self._fail(item, FileCode.NAME, "this was not asked for")
         elif index < self._max_entries:
-            self._emit(CheckEntry(index, entry))
+            self._emit(tx.CheckEntry(index, entry))
         elif isinstance(self.job, Ls):
             message = f"there are more than {self._max_entries} entries"
             self._break(TransferOutcome.INTERRUPTED, FileCode.LIMIT.value, message, FileCode.LIMIT)
@@ -426,7 +401,7 @@ class ReceiverMachine(TransferMachine):
         self._gathered -= item.gathered_bytes
         item.gathered.clear()
         item.gathered_bytes = 0
-        self._emit(WriteData(item.index, offset, together))
+        self._emit(tx.WriteData(item.index, offset, together))
 
     def _chunk_ended(self, message: file_messages.ChunkEnd) -> None:
         item = self._head(message.index)
@@ -434,7 +409,7 @@ class ReceiverMachine(TransferMachine):
             raise WireError("bad_offset", f"chunk {message.number} of entry {item.index} does not end here")
         item.verified = item.position
         if item.state is not ItemState.CLOSED:
-            self._emit(VerifyChunk(item.index, message.number, message.sha256))
+            self._emit(tx.VerifyChunk(item.index, message.number, message.sha256))
 
     def _file_ended(self, message: file_messages.FileEnd) -> None:
         item = self._head(message.index)
@@ -445,14 +420,14 @@ class ReceiverMachine(TransferMachine):
             item.sha256 = message.sha256
             item.state = ItemState.PUBLISHING
             self._working += 1
-            self._emit(PublishFile(item.index, message.sha256))
+            self._emit(tx.PublishFile(item.index, message.sha256))
         self._ask_for_files()
 
     def _source_refused(self, index: int, code: FileCode, reason: str) -> None:
         item = self._head(index)
         self._leave_line(item)
         if item.state is not ItemState.CLOSED:
-            self._emit(CloseFile(index))
+            self._emit(tx.CloseFile(index))
             self._fail(item, code, reason)
         self._ask_for_files()
 
@@ -475,15 +450,15 @@ class ReceiverMachine(TransferMachine):
     def _report_consumed(self, offset: int) -> None:
         if (size := offset - self._half.consumed) > 0:
             self._half.consumed = offset
-            self._emit(Consumed(size))
+            self._emit(stream.Consumed(size))
 
 
-def _check_verdict(item: _Item, verdict: Verdict, *, listing: bool) -> None:
+def _check_verdict(item: _Item, verdict: tx.Verdict, *, listing: bool) -> None:
     if item.state is not ItemState.CHECKING or item.taken:
         raise StateError(f"entry {item.index} was checked before")
-    if listing is not isinstance(verdict, Listed):
+    if listing is not isinstance(verdict, tx.Listed):
         raise StateError(f"{type(verdict).__name__} is no verdict about an entry of this job")
-    if isinstance(verdict, FileWanted):
+    if isinstance(verdict, tx.FileWanted):
         size, offset = item.entry.size, verdict.offset
         possible = 0 <= offset <= size and (offset % CHUNK_BYTES == 0 or offset == size)
         if item.entry.kind is not EntryKind.FILE or not possible:

@@ -23,34 +23,15 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mxrtc_bridge.core.errors import StateError, WireError
+from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files import messages as file_messages
-from mxrtc_bridge.core.files.events import (
-    CloseChannel,
-    CloseFile,
-    Consumed,
-    EntriesListed,
-    EntryDone,
-    EntryFailed,
-    Event,
-    FileFailed,
-    FileRead,
-    ListFailed,
-    ListNext,
-    ReadyToSend,
-    StreamRole,
-    TransferOutcome,
-    Turn,
-)
-from mxrtc_bridge.core.files.machine import (
-    BYE_TIMEOUT_S,
-    OPENING_MESSAGES,
-    Messages,
-    TransferMachine,
-    TransferPhase,
-)
+from mxrtc_bridge.core.files.events import TransferOutcome
+from mxrtc_bridge.core.files.machine import BYE_TIMEOUT_S, OPENING_MESSAGES, Messages, TransferMachine, TransferPhase
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.read_ahead import WantedFile, Wants
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
+from mxrtc_bridge.core.stream.events import StreamRole
 from mxrtc_bridge.core.stream.halves import text_size
 from mxrtc_bridge.core.stream.json_message import MAX_COUNT
 
@@ -154,7 +135,7 @@ class SenderMachine(TransferMachine):
 
     def _release(self) -> None:
         for index in self._wants.still_open():
-            self._emit(CloseFile(index))
+            self._emit(tx.CloseFile(index))
         self._wants = Wants()
         self._offers.clear()
         self._waiting.clear()
@@ -162,38 +143,38 @@ class SenderMachine(TransferMachine):
 
     def _binary_received(self, data: bytes) -> None:
         self._received += len(data)
-        self._emit(Consumed(len(data)))
+        self._emit(stream.Consumed(len(data)))
         raise WireError("out_of_turn", "a receiver sends no payload")
 
     # What our own side reports
 
-    def _handle_work(self, event: Event) -> None:
+    def _handle_work(self, event: tx.Event) -> None:
         match event:
-            case Turn(limit=limit):
+            case stream.Turn(limit=limit):
                 self._ready_for = 0
                 if self._phase is TransferPhase.FLOWING:
                     self._send_entries_and_payload(limit)
-            case EntriesListed():
+            case tx.EntriesListed():
                 self._take_entries(event)
-            case ListFailed(code=code, message=message):
+            case tx.ListFailed(code=code, message=message):
                 self._check_listing(event)
                 self._break(TransferOutcome.INTERRUPTED, code.value, message, code)
                 return
-            case FileRead(index=index):
+            case tx.FileRead(index=index):
                 if (want := self._reading_file(index)) is not None:
                     self._wants.add_data(want, event)
-            case FileFailed(index=index, code=code, message=message):
+            case tx.FileFailed(index=index, code=code, message=message):
                 if (want := self._reading_file(index)) is not None:
                     self._wants.fail(want, code, message)
             case _:
                 raise StateError(f"{type(event).__name__} is no event for a source")
         self._advance()
 
-    def _check_listing(self, event: Event) -> None:
+    def _check_listing(self, event: tx.Event) -> None:
         if self._listing is not Listing.ASKED:
             raise StateError(f"{type(event).__name__} came, but no entries were asked for")
 
-    def _take_entries(self, event: EntriesListed) -> None:
+    def _take_entries(self, event: tx.EntriesListed) -> None:
         self._check_listing(event)
         if len(event.entries) > LIST_ENTRIES or len(event.skipped) > LIST_ENTRIES:
             raise StateError(f"at most {LIST_ENTRIES} entries were asked for")
@@ -249,7 +230,7 @@ class SenderMachine(TransferMachine):
             case file_messages.Seen(index=index):
                 self._seen_up_to(index)
             case file_messages.FileBye():
-                self._end_in_order(CloseChannel())
+                self._end_in_order(stream.CloseChannel())
                 return
         if self._phase is TransferPhase.FLOWING:
             self._advance()
@@ -281,7 +262,7 @@ class SenderMachine(TransferMachine):
         if want is None:
             self._close_offer(index)
             self._tally.done(entry, kept=True)
-            self._emit(EntryDone(index, entry, name, sha256, kept=entry.kind is EntryKind.FILE))
+            self._emit(tx.EntryDone(index, entry, name, sha256, kept=entry.kind is EntryKind.FILE))
             return
         if not want.answered or want.failure is not None:
             raise WireError("out_of_turn", f"entry {index} is not complete and cannot be there")
@@ -290,7 +271,7 @@ class SenderMachine(TransferMachine):
             self._failed(index, offer, FileCode.INTEGRITY, "the receiver has another content than was sent")
             return
         self._tally.done(entry, kept=False)
-        self._emit(EntryDone(index, entry, name, want.sha256, kept=False))
+        self._emit(tx.EntryDone(index, entry, name, want.sha256, kept=False))
 
     def _refused(self, index: int, code: FileCode, reason: str) -> None:
         offer = self._offer(index)
@@ -301,14 +282,14 @@ class SenderMachine(TransferMachine):
         self._failed(index, offer, code, reason)
         if want is not None and not want.answered and want.failure is None:
             if want.is_open:
-                self._emit(CloseFile(index))
+                self._emit(tx.CloseFile(index))
             self._wants.fail(want, FileCode.STOPPED, "the receiver does not want it any more")
 
     def _failed(self, index: int, offer: _Offer, code: FileCode, message: str) -> None:
         want = offer.want
         moved, kept = (want.position, want.offset) if want is not None else (0, 0)
         self._tally.fail(offer.entry.path, code, message, moved=moved, kept=kept)
-        self._emit(EntryFailed(index, offer.entry, code, message))
+        self._emit(tx.EntryFailed(index, offer.entry, code, message))
 
     def _seen_up_to(self, index: int) -> None:
         if not self._seen <= index < self._announced:
@@ -363,7 +344,7 @@ class SenderMachine(TransferMachine):
     def _find_entries(self) -> None:
         if self._listing is Listing.RESTING and len(self._waiting) <= LIST_ENTRIES // 2:
             self._listing = Listing.ASKED
-            self._emit(ListNext(LIST_ENTRIES))
+            self._emit(tx.ListNext(LIST_ENTRIES))
         elif self._listing is Listing.ENDED and not self._waiting:
             self._listing = Listing.ANNOUNCED
             self._tally.listed = True
@@ -374,7 +355,7 @@ class SenderMachine(TransferMachine):
         # Said again while it is less than one message, so that the scheduler knows a bulk stream.
         if sendable > self._ready_for and self._ready_for < messages.MAX_PAYLOAD_BYTES:
             self._ready_for = sendable
-            self._emit(ReadyToSend(sendable))
+            self._emit(stream.ReadyToSend(sendable))
 
     def _sendable(self) -> int:
         entries = self._waiting_bytes if self._may_announce() else 0

@@ -23,18 +23,8 @@ from typing import assert_never
 
 from mxrtc_bridge.core.errors import WireError
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.stream import messages
-from mxrtc_bridge.core.stream.events import (
-    BinaryReceived,
-    CloseChannel,
-    Consumed,
-    DataChannelClosed,
-    DataChannelOpened,
-    SendText,
-    StreamRole,
-    TextReceived,
-    Tick,
-)
+from mxrtc_bridge.core.stream import events, messages
+from mxrtc_bridge.core.stream.events import StreamRole
 from mxrtc_bridge.core.stream.halves import text_size
 
 HELLO_TIMEOUT_S = 10.0
@@ -106,11 +96,11 @@ class Farewell:
 
 
 ControlEvent = (
-    DataChannelOpened
-    | TextReceived
-    | BinaryReceived
-    | DataChannelClosed
-    | Tick
+    events.DataChannelOpened
+    | events.TextReceived
+    | events.BinaryReceived
+    | events.DataChannelClosed
+    | events.Tick
     | TrafficSeen
     | AskList
     | ListAnswer
@@ -185,9 +175,9 @@ class Dead:
 
 
 ControlEffect = (
-    SendText
-    | CloseChannel
-    | Consumed
+    events.SendText
+    | events.CloseChannel
+    | events.Consumed
     | Greeted
     | PingAnswered
     | ListRequested
@@ -197,36 +187,6 @@ ControlEffect = (
     | Violated
     | Dead
 )
-
-__all__ = [
-    "AskList",
-    "AskPing",
-    "BinaryReceived",
-    "ByeReceived",
-    "CloseChannel",
-    "Consumed",
-    "ControlEffect",
-    "ControlEvent",
-    "ControlMachine",
-    "ControlPhase",
-    "DataChannelClosed",
-    "DataChannelOpened",
-    "Dead",
-    "Entry",
-    "Farewell",
-    "Greeted",
-    "ListAnswer",
-    "ListReceived",
-    "ListRequested",
-    "PingAnswered",
-    "SendText",
-    "ServiceListFailed",
-    "StreamRole",
-    "TextReceived",
-    "Tick",
-    "TrafficSeen",
-    "Violated",
-]
 
 MESSAGES: Mapping[ControlPhase, frozenset[type[messages.Message]]] = {
     ControlPhase.OPENING: frozenset(),  # never read: any message means that the channel is open
@@ -291,31 +251,31 @@ class ControlMachine:
             now: monotonic seconds.
             event: what happened.
         """
-        if isinstance(event, TextReceived) and event.text:
-            self._emit(Consumed(text_size(event.text)))
-        elif isinstance(event, BinaryReceived) and event.data:
-            self._emit(Consumed(len(event.data)))
+        if isinstance(event, events.TextReceived) and event.text:
+            self._emit(events.Consumed(text_size(event.text)))
+        elif isinstance(event, events.BinaryReceived) and event.data:
+            self._emit(events.Consumed(len(event.data)))
         if self._phase is ControlPhase.ENDED:
             return
         try:
             self._dispatch(now, event)
         except WireError as error:
             self._say(messages.Bye("violation", ""))
-            self._end(CloseChannel(), Violated(error.code, str(error)))
+            self._end(events.CloseChannel(), Violated(error.code, str(error)))
 
     def _dispatch(self, now: float, event: ControlEvent) -> None:  # noqa: C901, PLR0912 - one row for each event
         match event:
-            case DataChannelOpened():
+            case events.DataChannelOpened():
                 self._open(now)
-            case TextReceived(text=text):
+            case events.TextReceived(text=text):
                 self._open(now)
                 self._heard_at = now
                 self._text_received(now, text)
-            case BinaryReceived(data=data):
+            case events.BinaryReceived(data=data):
                 self._open(now)
                 if data:
                     raise WireError("out_of_turn", "payload came on the control channel")
-            case DataChannelClosed():
+            case events.DataChannelClosed():
                 self._end(Dead("closed", "the other side closed the control channel"))
             case TrafficSeen():
                 self._heard_at = now
@@ -332,8 +292,8 @@ class ControlMachine:
             case Farewell(code=code, message=message):
                 if self._phase is not ControlPhase.OPENING:
                     self._say(messages.Bye(code if messages.is_code(code) else "done", message))
-                self._end(CloseChannel())
-            case Tick():
+                self._end(events.CloseChannel())
+            case events.Tick():
                 pass
             case _:
                 assert_never(event)
@@ -375,7 +335,7 @@ class ControlMachine:
             case messages.ListEnd(number=number):
                 self._list_ended(number)
             case messages.Bye(code=code, message=reason):
-                self._end(CloseChannel(), ByeReceived(code, reason))
+                self._end(events.CloseChannel(), ByeReceived(code, reason))
 
     def _greeted(self, now: float, version: int, caps: tuple[str, ...]) -> None:
         self._phase = ControlPhase.GREETED
@@ -449,9 +409,11 @@ class ControlMachine:
             return
         if self._hello_by is not None and now >= self._hello_by:
             message = f"the other side did not say hello within {HELLO_TIMEOUT_S:.0f} s"
-            self._end(CloseChannel(), Dead("no_hello", message))
+            self._end(events.CloseChannel(), Dead("no_hello", message))
         elif now >= self._heard_at + DEAD_AFTER_S:
-            self._end(CloseChannel(), Dead("timeout", f"nothing came from the other side for {DEAD_AFTER_S:.0f} s"))
+            self._end(
+                events.CloseChannel(), Dead("timeout", f"nothing came from the other side for {DEAD_AFTER_S:.0f} s")
+            )
         else:
             if self._list_by is not None and now >= self._list_by:
                 self._list_by = None
@@ -480,7 +442,7 @@ class ControlMachine:
             self._emit(effect)
 
     def _say(self, message: messages.CtlMessage) -> None:
-        self._emit(SendText(messages.CTL.encode(message)))
+        self._emit(events.SendText(messages.CTL.encode(message)))
 
     def _emit(self, effect: ControlEffect) -> None:
         self._effects.append(effect)

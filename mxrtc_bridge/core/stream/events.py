@@ -1,7 +1,7 @@
 """What happens to a stream, and what a stream wants done: the values that all stream machines share.
 
 Only values. Which event leads to which effect is decided in :mod:`mxrtc_bridge.core.stream.machine` and
-:mod:`mxrtc_bridge.core.stream.raw_machine`, which give these names to the outside as well.
+:mod:`mxrtc_bridge.core.stream.raw_machine`.
 
 A *sink* is the local byte stream: a socket, or standard input and output.
 """
@@ -10,39 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-
-__all__ = [
-    "Accepted",
-    "BinaryReceived",
-    "CloseChannel",
-    "CloseSink",
-    "Consumed",
-    "DataChannelClosed",
-    "DataChannelOpened",
-    "Effect",
-    "Event",
-    "FinishSink",
-    "PauseSink",
-    "ReadyToSend",
-    "Reset",
-    "ResetSink",
-    "ResumeSink",
-    "SendBinary",
-    "SendText",
-    "SinkClosed",
-    "SinkConnected",
-    "SinkData",
-    "SinkEof",
-    "SinkRefused",
-    "SinkWritten",
-    "StreamFinished",
-    "StreamOutcome",
-    "StreamRole",
-    "TextReceived",
-    "Tick",
-    "Turn",
-    "WriteSink",
-]
 
 
 class StreamRole(Enum):

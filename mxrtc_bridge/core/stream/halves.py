@@ -13,25 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from mxrtc_bridge.core.errors import StateError
-from mxrtc_bridge.core.stream import messages
-from mxrtc_bridge.core.stream.events import (
-    BinaryReceived,
-    Consumed,
-    Effect,
-    Event,
-    PauseSink,
-    ReadyToSend,
-    ResetSink,
-    ResumeSink,
-    SendBinary,
-    SinkClosed,
-    SinkConnected,
-    SinkData,
-    SinkEof,
-    SinkRefused,
-    SinkWritten,
-    TextReceived,
-)
+from mxrtc_bridge.core.stream import events, messages
 
 PAUSE_AT_BYTES = 64 * messages.KIB
 """Unsent bytes at which the sink is not read any more."""
@@ -67,31 +49,31 @@ class SinkState(Enum):
     GONE = "gone"
 
 
-SINK_EVENTS: Mapping[SinkState, frozenset[type[Event]]] = {
-    SinkState.ABSENT: frozenset({SinkConnected, SinkRefused}),
-    SinkState.PRESENT: frozenset({SinkData, SinkEof, SinkWritten, SinkClosed}),
+SINK_EVENTS: Mapping[SinkState, frozenset[type[events.Event]]] = {
+    SinkState.ABSENT: frozenset({events.SinkConnected, events.SinkRefused}),
+    SinkState.PRESENT: frozenset({events.SinkData, events.SinkEof, events.SinkWritten, events.SinkClosed}),
     SinkState.GONE: frozenset(),
 }
 """What the local side may do."""
 
-_ANY_SINK_EVENT = frozenset[type[Event]]().union(*SINK_EVENTS.values())
+_ANY_SINK_EVENT = frozenset[type[events.Event]]().union(*SINK_EVENTS.values())
 
 
-def check_sink_event(sink: SinkState, event: Event) -> None:
+def check_sink_event(sink: SinkState, event: events.Event) -> None:
     """Raise StateError for a sink event that has no row; events of other kinds pass."""
     if type(event) in _ANY_SINK_EVENT and type(event) not in SINK_EVENTS[sink]:
         raise StateError(f"{type(event).__name__} is not allowed while the sink is {sink.value}")
 
 
-def late_effects(sink: SinkState, event: Event) -> list[Effect]:
+def late_effects(sink: SinkState, event: events.Event) -> list[events.Effect]:
     """Answer an event that comes after the end: nothing may pile up, and no sink may be left open."""
     match event:
-        case BinaryReceived(data=data) if data:
-            return [Consumed(len(data))]
-        case TextReceived(text=text) if text:
-            return [Consumed(text_size(text))]
-        case SinkConnected() if sink is SinkState.ABSENT:
-            return [ResetSink()]
+        case events.BinaryReceived(data=data) if data:
+            return [events.Consumed(len(data))]
+        case events.TextReceived(text=text) if text:
+            return [events.Consumed(text_size(text))]
+        case events.SinkConnected() if sink is SinkState.ABSENT:
+            return [events.ResetSink()]
     return []
 
 
@@ -118,32 +100,32 @@ class SendHalf:
     def sendable(self) -> int:
         return min(len(self.unsent), self.limit - self.sent)
 
-    def add(self, data: bytes) -> list[Effect]:
+    def add(self, data: bytes) -> list[events.Effect]:
         """Take in what the sink wrote; one read may exceed the mark, then the sink is paused."""
         self.unsent += data
         if len(self.unsent) < PAUSE_AT_BYTES or self.paused:
             return []
         self.paused = True
-        return [PauseSink()]
+        return [events.PauseSink()]
 
-    def turn(self, limit: int) -> list[Effect]:
+    def turn(self, limit: int) -> list[events.Effect]:
         """Send up to ``limit`` bytes, in messages of at most 16 KiB."""
         self.announced = 0
-        effects: list[Effect] = []
+        effects: list[events.Effect] = []
         while (size := min(limit, self.sendable, messages.MAX_PAYLOAD_BYTES)) > 0:
             limit -= size
-            effects.append(SendBinary(self._take(size)))
+            effects.append(events.SendBinary(self._take(size)))
         if self.paused and self.state is SendState.OPEN and len(self.unsent) < RESUME_BELOW_BYTES:
             self.paused = False
-            effects.append(ResumeSink())
+            effects.append(events.ResumeSink())
         return effects
 
-    def announce(self) -> list[Effect]:
+    def announce(self) -> list[events.Effect]:
         """Ask for a turn if one is needed, and again while what waits is still less than one message."""
         if self.sendable <= self.announced or self.announced >= messages.MAX_PAYLOAD_BYTES:
             return []
         self.announced = self.sendable
-        return [ReadyToSend(self.announced)]
+        return [events.ReadyToSend(self.announced)]
 
     def _take(self, size: int) -> bytes:
         with memoryview(self.unsent) as view:

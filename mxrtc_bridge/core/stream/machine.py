@@ -28,38 +28,8 @@ from enum import Enum
 from typing import assert_never
 
 from mxrtc_bridge.core.errors import StateError, WireError
-from mxrtc_bridge.core.stream import messages
-
-# The values of the machine are part of its interface: whoever drives it needs this module alone.
-from mxrtc_bridge.core.stream.events import *  # noqa: F403
-from mxrtc_bridge.core.stream.events import (
-    Accepted,
-    BinaryReceived,
-    CloseChannel,
-    CloseSink,
-    Consumed,
-    DataChannelClosed,
-    DataChannelOpened,
-    Effect,
-    Event,
-    FinishSink,
-    Reset,
-    ResetSink,
-    SendText,
-    SinkClosed,
-    SinkConnected,
-    SinkData,
-    SinkEof,
-    SinkRefused,
-    SinkWritten,
-    StreamFinished,
-    StreamOutcome,
-    StreamRole,
-    TextReceived,
-    Tick,
-    Turn,
-    WriteSink,
-)
+from mxrtc_bridge.core.stream import events, messages
+from mxrtc_bridge.core.stream.events import StreamOutcome, StreamRole
 from mxrtc_bridge.core.stream.halves import (
     ReceiveHalf,
     ReceiveState,
@@ -126,7 +96,7 @@ class StreamMachine:
         self._heard = False
         self._answer_by: float | None = None
         self._fin_ack_by: float | None = None
-        self._effects: deque[Effect] = deque()
+        self._effects: deque[events.Effect] = deque()
 
     @property
     def phase(self) -> StreamPhase:
@@ -166,7 +136,7 @@ class StreamMachine:
         """
         self._receive.window = _checked_window(window)
 
-    def poll_effect(self) -> Effect | None:
+    def poll_effect(self) -> events.Effect | None:
         """Return the next thing to be done, or None."""
         return self._effects.popleft() if self._effects else None
 
@@ -175,7 +145,7 @@ class StreamMachine:
         # Never both: the acknowledgement of fin is awaited only after the answer.
         return self._fin_ack_by if self._answer_by is None else self._answer_by
 
-    def handle(self, now: float, event: Event) -> None:
+    def handle(self, now: float, event: events.Event) -> None:
         """Take in what happened; then poll all effects.
 
         Args:
@@ -194,33 +164,33 @@ class StreamMachine:
         except WireError as error:
             self._break(StreamOutcome.VIOLATION, error.code, str(error), tell="violation")
 
-    def _dispatch(self, now: float, event: Event) -> None:  # noqa: C901, PLR0912 - one row for each event
+    def _dispatch(self, now: float, event: events.Event) -> None:  # noqa: C901, PLR0912 - one row for each event
         match event:
-            case DataChannelOpened():
+            case events.DataChannelOpened():
                 self._channel_opened(now)
-            case TextReceived(text=text):
+            case events.TextReceived(text=text):
                 self._text_received(now, text)
-            case BinaryReceived(data=data):
+            case events.BinaryReceived(data=data):
                 self._binary_received(now, data)
-            case DataChannelClosed():
+            case events.DataChannelClosed():
                 self._channel_closed()
-            case SinkConnected():
+            case events.SinkConnected():
                 self._sink_connected(now)
-            case SinkRefused(code=code, message=message):
+            case events.SinkRefused(code=code, message=message):
                 self._sink_refused(code, message)
-            case SinkData(data=data):
+            case events.SinkData(data=data):
                 self._sink_data(data)
-            case SinkEof():
+            case events.SinkEof():
                 self._sink_eof(now)
-            case SinkWritten(size=size):
+            case events.SinkWritten(size=size):
                 self._sink_written(size)
-            case SinkClosed(error=error):
+            case events.SinkClosed(error=error):
                 self._sink_closed(now, error)
-            case Turn(limit=limit):
+            case events.Turn(limit=limit):
                 self._turn(now, limit)
-            case Reset(code=code, message=message):
+            case events.Reset(code=code, message=message):
                 self._break(StreamOutcome.RESET, code, message, tell=code)
-            case Tick():
+            case events.Tick():
                 self._tick(now)
             case _:
                 assert_never(event)
@@ -241,7 +211,7 @@ class StreamMachine:
 
     def _text_received(self, now: float, text: str) -> None:
         if text:
-            self._emit(Consumed(text_size(text)))
+            self._emit(events.Consumed(text_size(text)))
         # The other side answers only after it saw the channel open, whatever our transport has told us so far.
         self._channel_opened(now)
         first, self._heard = not self._heard, True
@@ -257,13 +227,19 @@ class StreamMachine:
             case messages.Ok(window=window):
                 self._accepted(now, window)
             case messages.Err(code=code, message=reason):
-                self._end(StreamOutcome.REFUSED, code.value, reason, CloseChannel(), ResetSink())
+                self._end(StreamOutcome.REFUSED, code.value, reason, events.CloseChannel(), events.ResetSink())
             case messages.Ack(offset=offset, window=window):
                 self._acknowledged(offset, window)
             case messages.Fin(offset=offset):
                 self._fin_received(offset)
             case messages.Rst(code=rst_code):
-                self._end(StreamOutcome.RESET, rst_code, "the other side reset the stream", CloseChannel(), ResetSink())
+                self._end(
+                    StreamOutcome.RESET,
+                    rst_code,
+                    "the other side reset the stream",
+                    events.CloseChannel(),
+                    events.ResetSink(),
+                )
 
     def _binary_received(self, now: float, data: bytes) -> None:
         self._channel_opened(now)
@@ -286,15 +262,17 @@ class StreamMachine:
     def _channel_closed(self) -> None:
         if self._send.state is SendState.DONE and self._receive.state is ReceiveState.DRAINING:
             # All of both directions has arrived; only our own sink is still busy with it.
-            self._end(StreamOutcome.CLEAN, "", "both directions ended", CloseSink())
+            self._end(StreamOutcome.CLEAN, "", "both directions ended", events.CloseSink())
         else:
-            self._end(StreamOutcome.LOST, "closed", "the channel closed before the stream had ended", ResetSink())
+            self._end(
+                StreamOutcome.LOST, "closed", "the channel closed before the stream had ended", events.ResetSink()
+            )
 
     def _accepted(self, now: float, window: int) -> None:
         self._phase = StreamPhase.FLOWING
         self._answer_by = None
         self._send.limit = max(self._send.limit, window)
-        self._emit(Accepted())
+        self._emit(events.Accepted())
         self._await_fin_ack(now)
         self._announce()
 
@@ -319,7 +297,7 @@ class StreamMachine:
             raise WireError("bad_offset", f"fin at {offset}; {half.received} bytes came")
         half.state = ReceiveState.DRAINING
         if self._sink is SinkState.PRESENT:
-            self._emit(FinishSink())
+            self._emit(events.FinishSink())
         self._settle_receiving()
 
     # The sink
@@ -332,7 +310,7 @@ class StreamMachine:
             self._say(messages.Ok(self._receive.window))
         self._write_held()
         if self._receive.state is ReceiveState.DRAINING:
-            self._emit(FinishSink())
+            self._emit(events.FinishSink())
         self._settle_receiving()
         self._continue_sending(now)
 
@@ -380,7 +358,7 @@ class StreamMachine:
             while self._receive.held:
                 data = self._receive.held.popleft()
                 self._receive.given += len(data)
-                self._emit(WriteSink(data))
+                self._emit(events.WriteSink(data))
             self._release()
 
     def _settle_receiving(self) -> None:
@@ -399,7 +377,7 @@ class StreamMachine:
     def _report_consumed(self, offset: int) -> None:
         if (size := offset - self._receive.consumed) > 0:
             self._receive.consumed = offset
-            self._emit(Consumed(size))
+            self._emit(events.Consumed(size))
 
     # Sending
 
@@ -442,7 +420,7 @@ class StreamMachine:
 
     def _end_when_done(self) -> None:
         if self._send.state is SendState.DONE and self._receive.state is ReceiveState.DONE:
-            self._end(StreamOutcome.CLEAN, "", "both directions ended", CloseChannel(), CloseSink())
+            self._end(StreamOutcome.CLEAN, "", "both directions ended", events.CloseChannel(), events.CloseSink())
 
     def _break(self, outcome: StreamOutcome, code: str, message: str, *, tell: str) -> None:
         """End the stream out of order, and say so."""
@@ -450,11 +428,11 @@ class StreamMachine:
             self._say(messages.Err(_err_code(tell), message if outcome is StreamOutcome.REFUSED else ""))
         elif self._phase is not StreamPhase.OPENING:
             self._say(messages.Rst(tell if messages.is_code(tell) else "internal"))
-        self._end(outcome, code, message, CloseChannel(), ResetSink())
+        self._end(outcome, code, message, events.CloseChannel(), events.ResetSink())
 
-    def _end(self, outcome: StreamOutcome, code: str, message: str, *effects: Effect) -> None:
+    def _end(self, outcome: StreamOutcome, code: str, message: str, *effects: events.Effect) -> None:
         for effect in effects:
-            if isinstance(effect, (CloseSink, ResetSink)) and self._sink is not SinkState.PRESENT:
+            if isinstance(effect, (events.CloseSink, events.ResetSink)) and self._sink is not SinkState.PRESENT:
                 continue
             self._emit(effect)
         self._phase = StreamPhase.FINISHED
@@ -462,17 +440,17 @@ class StreamMachine:
         self._send.unsent.clear()
         self._receive.held.clear()
         self._report_consumed(self._receive.received)
-        self._emit(StreamFinished(outcome, code, message, self._send.sent, self._receive.received))
+        self._emit(events.StreamFinished(outcome, code, message, self._send.sent, self._receive.received))
 
-    def _handle_late(self, event: Event) -> None:
+    def _handle_late(self, event: events.Event) -> None:
         self._effects.extend(late_effects(self._sink, event))
-        if isinstance(event, SinkConnected):
+        if isinstance(event, events.SinkConnected):
             self._sink = SinkState.GONE
 
     def _say(self, message: messages.TcpMessage) -> None:
-        self._emit(SendText(messages.TCP.encode(message)))
+        self._emit(events.SendText(messages.TCP.encode(message)))
 
-    def _emit(self, effect: Effect) -> None:
+    def _emit(self, effect: events.Effect) -> None:
         self._effects.append(effect)
 
 

@@ -17,33 +17,8 @@ from enum import Enum
 from typing import assert_never
 
 from mxrtc_bridge.core.errors import StateError
-from mxrtc_bridge.core.stream import messages
-from mxrtc_bridge.core.stream.events import (
-    BinaryReceived,
-    CloseChannel,
-    CloseSink,
-    Consumed,
-    DataChannelClosed,
-    DataChannelOpened,
-    Effect,
-    Event,
-    FinishSink,
-    Reset,
-    ResetSink,
-    SinkClosed,
-    SinkConnected,
-    SinkData,
-    SinkEof,
-    SinkRefused,
-    SinkWritten,
-    StreamFinished,
-    StreamOutcome,
-    StreamRole,
-    TextReceived,
-    Tick,
-    Turn,
-    WriteSink,
-)
+from mxrtc_bridge.core.stream import events, messages
+from mxrtc_bridge.core.stream.events import StreamOutcome, StreamRole
 from mxrtc_bridge.core.stream.halves import SendHalf, SendState, SinkState, check_sink_event, late_effects
 from mxrtc_bridge.core.stream.json_message import MAX_COUNT
 
@@ -82,7 +57,7 @@ class RawStreamMachine:
         self._given = 0
         self._written = 0
         self._deadline: float | None = None
-        self._effects: deque[Effect] = deque()
+        self._effects: deque[events.Effect] = deque()
 
     @property
     def channel_state(self) -> RawChannelState:
@@ -98,7 +73,7 @@ class RawStreamMachine:
         """Bytes from the other side that the sink has not taken yet."""
         return self._received - self._written
 
-    def poll_effect(self) -> Effect | None:
+    def poll_effect(self) -> events.Effect | None:
         """Return the next thing to be done, or None."""
         return self._effects.popleft() if self._effects else None
 
@@ -106,7 +81,7 @@ class RawStreamMachine:
         """Return when a Tick is due, or None."""
         return self._deadline
 
-    def handle(self, now: float, event: Event) -> None:
+    def handle(self, now: float, event: events.Event) -> None:
         """Take in what happened; then poll all effects.
 
         Args:
@@ -122,34 +97,34 @@ class RawStreamMachine:
         check_sink_event(self._sink, event)
         self._dispatch(now, event)
 
-    def _dispatch(self, now: float, event: Event) -> None:  # noqa: C901, PLR0912 - one row for each event
+    def _dispatch(self, now: float, event: events.Event) -> None:  # noqa: C901, PLR0912 - one row for each event
         match event:
-            case DataChannelOpened():
+            case events.DataChannelOpened():
                 self._channel_opened(now)
-            case TextReceived(text=text):
+            case events.TextReceived(text=text):
                 self._text_received(now, text)
-            case BinaryReceived(data=data):
+            case events.BinaryReceived(data=data):
                 self._payload_received(now, data)
-            case DataChannelClosed():
+            case events.DataChannelClosed():
                 self._channel_closed(now)
-            case SinkConnected():
+            case events.SinkConnected():
                 self._sink_connected(now)
-            case SinkRefused(code=code, message=message):
-                self._end(StreamOutcome.REFUSED, code, message, CloseChannel())
-            case SinkData(data=data):
+            case events.SinkRefused(code=code, message=message):
+                self._end(StreamOutcome.REFUSED, code, message, events.CloseChannel())
+            case events.SinkData(data=data):
                 self._sink_data(data)
-            case SinkEof():
+            case events.SinkEof():
                 self._sink_eof(now)
-            case SinkWritten(size=size):
+            case events.SinkWritten(size=size):
                 self._sink_written(size)
-            case SinkClosed(error=error):
+            case events.SinkClosed(error=error):
                 self._sink_closed(now, error)
-            case Turn(limit=limit):
+            case events.Turn(limit=limit):
                 self._effects.extend(self._send.turn(limit if self._may_send else 0))
                 self._continue_sending(now)
-            case Reset(code=code, message=message):
-                self._end(StreamOutcome.RESET, code, message, CloseChannel(), ResetSink())
-            case Tick():
+            case events.Reset(code=code, message=message):
+                self._end(StreamOutcome.RESET, code, message, events.CloseChannel(), events.ResetSink())
+            case events.Tick():
                 self._tick(now)
             case _:
                 assert_never(event)
@@ -165,9 +140,9 @@ class RawStreamMachine:
         try:
             data = text.encode()
         except UnicodeEncodeError:
-            self._effects.append(Consumed(len(text.encode("utf-8", "surrogatepass"))))
+            self._effects.append(events.Consumed(len(text.encode("utf-8", "surrogatepass"))))
             message = "text that has no UTF-8"
-            self._end(StreamOutcome.VIOLATION, "not_utf8", message, CloseChannel(), ResetSink())
+            self._end(StreamOutcome.VIOLATION, "not_utf8", message, events.CloseChannel(), events.ResetSink())
         else:
             self._payload_received(now, data)
 
@@ -178,7 +153,7 @@ class RawStreamMachine:
         self._received += len(data)
         if self.unwritten > MAX_UNWRITTEN_BYTES:
             message = f"{self.unwritten} bytes wait for the local side; the limit is {MAX_UNWRITTEN_BYTES}"
-            self._end(StreamOutcome.VIOLATION, "over_limit", message, CloseChannel(), ResetSink())
+            self._end(StreamOutcome.VIOLATION, "over_limit", message, events.CloseChannel(), events.ResetSink())
             return
         self._held.append(data)
         self._write_held()
@@ -187,7 +162,7 @@ class RawStreamMachine:
         if self._channel is RawChannelState.CLOSED:
             return
         if self._sink is not SinkState.ABSENT:
-            self._end(StreamOutcome.CLEAN, "", "the channel ended", FinishSink(), CloseSink())
+            self._end(StreamOutcome.CLEAN, "", "the channel ended", events.FinishSink(), events.CloseSink())
         elif self._held:
             # Whoever sends a line and leaves wants the line to arrive.
             self._channel = RawChannelState.CLOSED
@@ -201,7 +176,7 @@ class RawStreamMachine:
         self._sink = SinkState.PRESENT
         self._write_held()
         if self._channel is RawChannelState.CLOSED:
-            self._end(StreamOutcome.CLEAN, "", "the channel ended", FinishSink(), CloseSink())
+            self._end(StreamOutcome.CLEAN, "", "the channel ended", events.FinishSink(), events.CloseSink())
         else:
             self._continue_sending(now)
 
@@ -220,12 +195,12 @@ class RawStreamMachine:
         if not 0 < size <= self._given - self._written:
             raise StateError(f"SinkWritten({size}), but {self._given - self._written} bytes are with the sink")
         self._written += size
-        self._effects.append(Consumed(size))
+        self._effects.append(events.Consumed(size))
 
     def _sink_closed(self, now: float, error: str | None) -> None:
         self._sink = SinkState.GONE
         if error is not None:
-            self._end(StreamOutcome.RESET, "reset", error, CloseChannel())
+            self._end(StreamOutcome.RESET, "reset", error, events.CloseChannel())
         elif self._channel is RawChannelState.CLOSING:
             self._end(StreamOutcome.CLEAN, "", "the local side ended")
         else:
@@ -238,14 +213,14 @@ class RawStreamMachine:
             while self._held:
                 data = self._held.popleft()
                 self._given += len(data)
-                self._effects.append(WriteSink(data))
+                self._effects.append(events.WriteSink(data))
         elif self._sink is SinkState.GONE:
             self._held.clear()
             self._drop_unwritten()
 
     def _drop_unwritten(self) -> None:
         if self.unwritten:
-            self._effects.append(Consumed(self.unwritten))
+            self._effects.append(events.Consumed(self.unwritten))
             self._written = self._given = self._received
 
     # Sending
@@ -264,11 +239,11 @@ class RawStreamMachine:
             return
         self._send.state = SendState.DONE
         if self._sink is SinkState.GONE:
-            self._end(StreamOutcome.CLEAN, "", "the local side ended", CloseChannel())
+            self._end(StreamOutcome.CLEAN, "", "the local side ended", events.CloseChannel())
         else:
             self._channel = RawChannelState.CLOSING
             self._deadline = now + CLOSE_TIMEOUT_S
-            self._effects.append(CloseChannel())
+            self._effects.append(events.CloseChannel())
 
     # The end
 
@@ -276,23 +251,23 @@ class RawStreamMachine:
         if self._deadline is None or now < self._deadline:
             return
         if self._channel is RawChannelState.CLOSING:
-            self._end(StreamOutcome.CLEAN, "", "the local side ended", FinishSink(), CloseSink())
+            self._end(StreamOutcome.CLEAN, "", "the local side ended", events.FinishSink(), events.CloseSink())
         else:
             self._end(StreamOutcome.LOST, "timeout", f"the local side was not there within {CLOSE_TIMEOUT_S:.0f} s")
 
-    def _end(self, outcome: StreamOutcome, code: str, message: str, *effects: Effect) -> None:
+    def _end(self, outcome: StreamOutcome, code: str, message: str, *effects: events.Effect) -> None:
         channel_open = self._channel in {RawChannelState.OPENING, RawChannelState.OPEN}
         for effect in effects:
-            if channel_open if isinstance(effect, CloseChannel) else self._sink is SinkState.PRESENT:
+            if channel_open if isinstance(effect, events.CloseChannel) else self._sink is SinkState.PRESENT:
                 self._effects.append(effect)
         self._channel = RawChannelState.FINISHED
         self._deadline = None
         self._send.unsent.clear()
         self._held.clear()
         self._drop_unwritten()
-        self._effects.append(StreamFinished(outcome, code, message, self._send.sent, self._received))
+        self._effects.append(events.StreamFinished(outcome, code, message, self._send.sent, self._received))
 
-    def _handle_late(self, event: Event) -> None:
+    def _handle_late(self, event: events.Event) -> None:
         self._effects.extend(late_effects(self._sink, event))
-        if isinstance(event, SinkConnected):
+        if isinstance(event, events.SinkConnected):
             self._sink = SinkState.GONE

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.client.files import sentences
 from mxrtc_bridge.client.files.sentences import Rate, TransferDirection, judge, time_words
-from mxrtc_bridge.core.files.events import Failure, FileCode, Progress, TransferFinished, TransferOutcome
+from mxrtc_bridge.core.files.events import Failure, Progress, TransferFinished, TransferOutcome
+from mxrtc_bridge.core.files.messages import FileCode
 from mxrtc_bridge.core.text.display import size_words
 
 MIB = 1 << 20

@@ -20,8 +20,8 @@ from mxrtc_bridge.client.files.transfer import FileTransfer
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.files.events import EntryDone, Failure, FileCode, Progress, TransferFinished, TransferOutcome
-from mxrtc_bridge.core.files.messages import EntryKind, FileEntry, Put
+from mxrtc_bridge.core.files.events import EntryDone, Failure, Progress, TransferFinished, TransferOutcome
+from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry, Put
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.webrtc.ice import Path as IcePath
 from mxrtc_bridge.core.webrtc.ice import PathKind

@@ -11,6 +11,7 @@ from mxrtc_bridge.core.files.events import TransferOutcome
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, Job, Ls
 from mxrtc_bridge.core.files.receiver import ReceiverMachine
 from mxrtc_bridge.core.files.sender import SenderMachine
+from mxrtc_bridge.core.stream import events as stream
 from tests.core.files.world import (
     GET,
     KIB,
@@ -222,7 +223,7 @@ def test_our_own_end_tells_the_other_side_and_keeps_what_is_verified(job: Job) -
     source, receiver = disk_of(big=3 * CHUNK_BYTES), ReceiverDisk()
     world = World(job, source, receiver)
     world.run(stop_before=200)
-    world.opener.feed(world.now, tx.Reset("interrupted", "stopped by the user"))
+    world.opener.feed(world.now, stream.Reset("interrupted", "stopped by the user"))
     world.run()
     world.check_accounts()
     assert world.outcomes() == (TransferOutcome.INTERRUPTED, TransferOutcome.INTERRUPTED)
@@ -307,7 +308,7 @@ class Accepted:
     def __init__(self) -> None:
         self.machine = AcceptedTransfer()
         self.now = 100.0
-        self.feed(tx.DataChannelOpened())
+        self.feed(stream.DataChannelOpened())
 
     def feed(self, event: tx.Event) -> list[tx.Effect]:
         self.machine.handle(self.now, event)
@@ -321,9 +322,9 @@ class Accepted:
         finished = effects[-1]
         assert isinstance(finished, tx.TransferFinished)
         assert sum(isinstance(effect, tx.TransferFinished) for effect in effects) == 1
-        assert self.feed(tx.BinaryReceived(b"late")) == [tx.Consumed(4)]
-        assert self.feed(tx.TextReceived('{"t":"put"}')) == [tx.Consumed(11)]
-        assert self.feed(tx.DataChannelClosed()) == []
+        assert self.feed(stream.BinaryReceived(b"late")) == [stream.Consumed(4)]
+        assert self.feed(stream.TextReceived('{"t":"put"}')) == [stream.Consumed(11)]
+        assert self.feed(stream.DataChannelClosed()) == []
         assert self.machine.next_deadline() is None
         return finished
 
@@ -334,19 +335,19 @@ class Accepted:
 )
 def test_acceptor_becomes_the_end_that_the_job_asks_for(text: str, kind: type) -> None:
     accepted = Accepted()
-    assert accepted.feed(tx.TextReceived('{"t":"x-trial"}')) == [tx.Consumed(15)]
-    effects = accepted.feed(tx.TextReceived(text))
+    assert accepted.feed(stream.TextReceived('{"t":"x-trial"}')) == [stream.Consumed(15)]
+    effects = accepted.feed(stream.TextReceived(text))
     assert accepted.machine.job is not None
-    assert effects == [tx.Consumed(len(text)), tx.JobReceived(accepted.machine.job)]
+    assert effects == [stream.Consumed(len(text)), tx.JobReceived(accepted.machine.job)]
     assert isinstance(accepted.machine.machine, kind)
 
 
 def test_acceptor_offers_the_window_that_was_set_last() -> None:
     accepted = Accepted()
     accepted.machine.set_window(128 * KIB)
-    accepted.feed(tx.TextReceived('{"t":"put"}'))
+    accepted.feed(stream.TextReceived('{"t":"put"}'))
     accepted.machine.set_window(32 * KIB)
-    assert accepted.feed(tx.ServiceReady()) == [tx.SendText('{"t":"ok","w":32768}')]
+    assert accepted.feed(tx.ServiceReady()) == [stream.SendText('{"t":"ok","w":32768}')]
 
 
 def test_job_that_does_not_come_is_not_waited_for() -> None:
@@ -354,19 +355,19 @@ def test_job_that_does_not_come_is_not_waited_for() -> None:
     deadline = accepted.machine.next_deadline()
     assert deadline == 100 + JOB_TIMEOUT_S
     accepted.now = deadline - 0.001
-    assert accepted.feed(tx.Tick()) == []
+    assert accepted.feed(stream.Tick()) == []
     accepted.now = deadline
-    assert accepted.finished(tx.Tick()).code == "timeout"
+    assert accepted.finished(stream.Tick()).code == "timeout"
 
 
 @pytest.mark.parametrize(
     "event",
     [
-        tx.TextReceived('{"t":"want","i":0,"o":0}'),
-        tx.TextReceived('{"t":"ok","w":0}'),
-        tx.TextReceived("no JSON"),
-        tx.TextReceived(""),
-        tx.BinaryReceived(b"payload"),
+        stream.TextReceived('{"t":"want","i":0,"o":0}'),
+        stream.TextReceived('{"t":"ok","w":0}'),
+        stream.TextReceived("no JSON"),
+        stream.TextReceived(""),
+        stream.BinaryReceived(b"payload"),
     ],
     ids=repr,
 )
@@ -376,7 +377,7 @@ def test_anything_else_than_a_job_is_a_violation(event: tx.Event) -> None:
 
 @pytest.mark.parametrize(
     "event",
-    [tx.DataChannelClosed(), tx.Reset("shutdown", ""), tx.TextReceived('{"t":"rst","c":"interrupted"}')],
+    [stream.DataChannelClosed(), stream.Reset("shutdown", ""), stream.TextReceived('{"t":"rst","c":"interrupted"}')],
     ids=repr,
 )
 def test_end_before_the_job_is_an_interruption(event: tx.Event) -> None:

@@ -7,11 +7,13 @@ import pytest
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files import messages as file_messages
-from mxrtc_bridge.core.files.events import StreamRole, TransferOutcome
+from mxrtc_bridge.core.files.events import TransferOutcome
 from mxrtc_bridge.core.files.machine import ANSWER_TIMEOUT_S, BUSY_AFTER_S, SILENCE_S
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.receiver import SEEN_EVERY, ReceiverMachine
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import json_message
+from mxrtc_bridge.core.stream.events import StreamRole
 from tests.core.files.world import KIB
 
 HASH = "0123456789abcdef" * 4
@@ -31,14 +33,14 @@ class Driven:
         self.entries = 0
 
     def feed(self, event: tx.Event) -> list[tx.Effect]:
-        if isinstance(event, tx.BinaryReceived):
+        if isinstance(event, stream.BinaryReceived):
             self.arrived += len(event.data)
-        elif isinstance(event, tx.TextReceived):
+        elif isinstance(event, stream.TextReceived):
             self.arrived += len(event.text.encode())
         self.machine.handle(self.now, event)
         effects: list[tx.Effect] = []
         while (effect := self.machine.poll_effect()) is not None:
-            if isinstance(effect, tx.Consumed):
+            if isinstance(effect, stream.Consumed):
                 self.consumed += effect.size
             else:
                 effects.append(effect)
@@ -48,10 +50,10 @@ class Driven:
         return effects
 
     def hear(self, message: file_messages.Message | str) -> list[tx.Effect]:
-        return self.feed(tx.TextReceived(message if isinstance(message, str) else file_messages.encode(message)))
+        return self.feed(stream.TextReceived(message if isinstance(message, str) else file_messages.encode(message)))
 
     def data(self, size: int) -> list[tx.Effect]:
-        return self.feed(tx.BinaryReceived(bytes(size)))
+        return self.feed(stream.BinaryReceived(bytes(size)))
 
     def written(self, size: int) -> None:
         """Payload comes, and what the machine gives to the disk is written at once."""
@@ -81,8 +83,8 @@ def file(index: int, size: int) -> FileEntry:
     return FileEntry(f"file{index}", EntryKind.FILE, size, 5, "v1")
 
 
-def say(message: file_messages.Message) -> tx.SendText:
-    return tx.SendText(file_messages.encode(message))
+def say(message: file_messages.Message) -> stream.SendText:
+    return stream.SendText(file_messages.encode(message))
 
 
 def flowing(**kwargs: int) -> Driven:
@@ -94,18 +96,18 @@ def flowing(**kwargs: int) -> Driven:
 
 def listing(job: Job = Ls(""), **kwargs: int) -> Driven:  # noqa: B008 - it never changes
     driven = Driven(job, **kwargs)
-    driven.feed(tx.DataChannelOpened())
+    driven.feed(stream.DataChannelOpened())
     driven.hear(file_messages.FileOk(0))
     return driven
 
 
 def test_opener_sends_its_job_and_its_window_at_once() -> None:
     driven = Driven(Get(("a", "b/*")), window=128 * KIB)
-    assert driven.feed(tx.DataChannelOpened()) == [
-        tx.SendText('{"t":"get","p":["a","b/*"]}'),
-        tx.SendText('{"t":"ack","o":0,"w":131072}'),
+    assert driven.feed(stream.DataChannelOpened()) == [
+        stream.SendText('{"t":"get","p":["a","b/*"]}'),
+        stream.SendText('{"t":"ack","o":0,"w":131072}'),
     ]
-    assert driven.hear(file_messages.FileOk(0)) == [tx.Accepted()]
+    assert driven.hear(file_messages.FileOk(0)) == [stream.Accepted()]
 
 
 def test_what_was_not_asked_for_is_refused_before_any_byte_of_it() -> None:
@@ -135,7 +137,7 @@ def test_file_is_written_verified_published_and_only_then_acknowledged() -> None
     ]
     driven.hear(file_messages.AnnouncedAll(1, CHUNK_BYTES + 3))
     effects = driven.hear(file_messages.FileBye())
-    assert effects[:2] == [say(file_messages.FileBye()), tx.CloseChannel()]
+    assert effects[:2] == [say(file_messages.FileBye()), stream.CloseChannel()]
     assert driven.finished is not None
     assert driven.finished.outcome is TransferOutcome.CLEAN
     assert driven.consumed == driven.arrived
@@ -231,7 +233,7 @@ def test_listing_beyond_the_limit_ends() -> None:
     driven = listing(max_entries=1)
     driven.announce(1)
     effects = driven.hear(file_messages.Announce(1, file(1, 1)))
-    assert effects[:2] == [say(file_messages.FileRst(FileCode.LIMIT)), tx.CloseChannel()]
+    assert effects[:2] == [say(file_messages.FileRst(FileCode.LIMIT)), stream.CloseChannel()]
     assert driven.finished is not None
     assert (driven.finished.outcome, driven.finished.code) == (TransferOutcome.INTERRUPTED, "limit")
 
@@ -257,12 +259,12 @@ def test_name_that_cannot_be_said_does_not_undo_what_is_safe() -> None:
 
 def test_opener_gives_up_when_nobody_answers() -> None:
     driven = Driven(Get(("a",)))
-    driven.feed(tx.DataChannelOpened())
+    driven.feed(stream.DataChannelOpened())
     assert driven.machine.next_deadline() == 100 + ANSWER_TIMEOUT_S
     driven.now += ANSWER_TIMEOUT_S - 0.001
-    assert driven.feed(tx.Tick()) == []
+    assert driven.feed(stream.Tick()) == []
     driven.now += 0.001
-    assert driven.feed(tx.Tick())[0] == say(file_messages.FileRst(FileCode.TIMEOUT))
+    assert driven.feed(stream.Tick())[0] == say(file_messages.FileRst(FileCode.TIMEOUT))
     assert driven.finished is not None
     assert driven.finished.code == "timeout"
 
@@ -274,7 +276,7 @@ def test_receiver_whose_disk_works_says_so_and_never_gives_up() -> None:
         deadline = driven.machine.next_deadline()
         assert deadline is not None
         driven.now = deadline
-        assert driven.feed(tx.Tick()) == [say(file_messages.Busy())]
+        assert driven.feed(stream.Tick()) == [say(file_messages.Busy())]
     assert driven.now >= 100 + 20 * BUSY_AFTER_S
 
 
@@ -282,10 +284,10 @@ def test_receiver_gives_up_on_a_silent_source_but_not_on_a_busy_one() -> None:
     driven = flowing().wanted(5)
     for _ in range(5):
         driven.now += SILENCE_S - 1
-        assert driven.feed(tx.Tick()) == []
+        assert driven.feed(stream.Tick()) == []
         driven.hear(file_messages.Busy())
     driven.now += SILENCE_S
-    effects = driven.feed(tx.Tick())
+    effects = driven.feed(stream.Tick())
     assert effects[:2] == [say(file_messages.FileRst(FileCode.TIMEOUT)), tx.CloseFile(0)]
     assert driven.finished is not None
     assert driven.finished.outcome is TransferOutcome.INTERRUPTED
@@ -366,7 +368,7 @@ def test_source_that_breaks_a_rule_ends_the_transfer(
     assert driven.finished is not None, what
     assert (driven.finished.outcome, driven.finished.code) == (TransferOutcome.VIOLATION, code)
     assert effects[0] == say(file_messages.FileRst(FileCode.VIOLATION))
-    assert tx.CloseChannel() in effects
+    assert stream.CloseChannel() in effects
     assert driven.consumed == driven.arrived
     driven.data(5)
     driven.hear(file_messages.FileBye())
@@ -420,7 +422,7 @@ def test_open_paths_are_limited(length: int) -> None:
 def test_nothing_may_come_before_the_job_is_accepted(job: Job) -> None:
     for message in (file_messages.Announce(0, file(0, 1)), file_messages.FileBye(), file_messages.AnnouncedAll(0, 0)):
         driven = Driven(job)
-        driven.feed(tx.DataChannelOpened())
+        driven.feed(stream.DataChannelOpened())
         driven.hear(message)
         assert driven.finished is not None
         assert driven.finished.outcome is TransferOutcome.VIOLATION

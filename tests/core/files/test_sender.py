@@ -7,17 +7,19 @@ import pytest
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files import messages as file_messages
-from mxrtc_bridge.core.files.events import StreamRole, TransferOutcome
+from mxrtc_bridge.core.files.events import TransferOutcome
 from mxrtc_bridge.core.files.machine import BYE_TIMEOUT_S, SILENCE_S
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.read_ahead import AHEAD_FILES, BLOCK_BYTES, HEAD_BYTES
 from mxrtc_bridge.core.files.sender import LIST_ENTRIES, SenderMachine
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import json_message, messages
+from mxrtc_bridge.core.stream.events import StreamRole
 from tests.core.files.world import KIB, sha256
 
 HASH = "0123456789abcdef" * 4
 FULL = 16 * KIB
-TURN = tx.Turn(FULL)
+TURN = stream.Turn(FULL)
 
 
 class Driven:
@@ -31,16 +33,16 @@ class Driven:
         self.finished: tx.TransferFinished | None = None
 
     def feed(self, event: tx.Event) -> list[tx.Effect]:
-        if isinstance(event, tx.BinaryReceived):
+        if isinstance(event, stream.BinaryReceived):
             self.arrived += len(event.data)
-        elif isinstance(event, tx.TextReceived):
+        elif isinstance(event, stream.TextReceived):
             self.arrived += len(event.text.encode())
         self.machine.handle(self.now, event)
         effects: list[tx.Effect] = []
         while (effect := self.machine.poll_effect()) is not None:
-            if isinstance(effect, tx.Consumed):
+            if isinstance(effect, stream.Consumed):
                 self.consumed += effect.size
-            elif not isinstance(effect, tx.ReadyToSend):
+            elif not isinstance(effect, stream.ReadyToSend):
                 effects.append(effect)
             if isinstance(effect, tx.TransferFinished):
                 assert self.finished is None
@@ -48,7 +50,7 @@ class Driven:
         return effects
 
     def hear(self, message: file_messages.Message | str) -> list[tx.Effect]:
-        return self.feed(tx.TextReceived(message if isinstance(message, str) else file_messages.encode(message)))
+        return self.feed(stream.TextReceived(message if isinstance(message, str) else file_messages.encode(message)))
 
     def turns(self) -> list[tx.Effect]:
         """Give turns until nothing comes of them."""
@@ -62,16 +64,16 @@ def file(index: int, size: int) -> FileEntry:
     return FileEntry(f"file{index}", EntryKind.FILE, size, 5, "v1")
 
 
-def say(message: file_messages.Message) -> tx.SendText:
-    return tx.SendText(file_messages.encode(message))
+def say(message: file_messages.Message) -> stream.SendText:
+    return stream.SendText(file_messages.encode(message))
 
 
 def announced(*sizes: int, job: Job | None = None, end: bool = True) -> Driven:
     """A source that has announced files of these sizes, under the initial credit of 64 KiB."""
     driven = Driven(job)
     if isinstance(job, Put):
-        driven.feed(tx.DataChannelOpened())
-        assert driven.hear(file_messages.FileOk(0)) == [tx.Accepted(), tx.ListNext(LIST_ENTRIES)]
+        driven.feed(stream.DataChannelOpened())
+        assert driven.hear(file_messages.FileOk(0)) == [stream.Accepted(), tx.ListNext(LIST_ENTRIES)]
     else:
         assert driven.feed(tx.ServiceReady()) == [say(file_messages.FileOk(0)), tx.ListNext(LIST_ENTRIES)]
     entries = tuple(file(index, size) for index, size in enumerate(sizes))
@@ -93,9 +95,9 @@ def test_entries_are_announced_in_turns_and_counted() -> None:
     entries = (FileEntry("d", EntryKind.DIRECTORY, modified_ms=1), file(1, 5))
     driven.feed(tx.EntriesListed(entries, end=True))
     assert driven.feed(TURN) == [
-        tx.SendText('{"t":"f","i":0,"k":"d","p":"d","m":1}'),
-        tx.SendText('{"t":"f","i":1,"k":"f","p":"file1","m":5,"s":5,"x":"v1"}'),
-        tx.SendText('{"t":"fend","n":2,"s":5}'),
+        stream.SendText('{"t":"f","i":0,"k":"d","p":"d","m":1}'),
+        stream.SendText('{"t":"f","i":1,"k":"f","p":"file1","m":5,"s":5,"x":"v1"}'),
+        stream.SendText('{"t":"fend","n":2,"s":5}'),
     ]
 
 
@@ -104,21 +106,21 @@ def test_turn_is_asked_for_once_and_again_when_more_has_come() -> None:
     driven.feed(tx.ServiceReady())
     driven.machine.handle(1.0, tx.EntriesListed((file(0, 5),), end=False))
     effects = [driven.machine.poll_effect() for _ in range(3)]
-    assert effects == [tx.ListNext(LIST_ENTRIES), tx.ReadyToSend(56), None]
+    assert effects == [tx.ListNext(LIST_ENTRIES), stream.ReadyToSend(56), None]
 
 
 def test_wanted_file_is_opened_read_sent_and_ended() -> None:
     driven = announced(20 * KIB)
     assert driven.hear(want(0)) == [tx.OpenFile(0, file(0, 20 * KIB), 0, 20 * KIB)]
     assert driven.feed(tx.FileRead(0, b"a" * 20 * KIB, HASH)) == []
-    assert driven.feed(TURN) == [tx.SendBinary(b"a" * FULL)]
-    assert driven.feed(TURN) == [tx.SendBinary(b"a" * 4 * KIB), say(file_messages.FileEnd(0, 20 * KIB, HASH))]
+    assert driven.feed(TURN) == [stream.SendBinary(b"a" * FULL)]
+    assert driven.feed(TURN) == [stream.SendBinary(b"a" * 4 * KIB), say(file_messages.FileEnd(0, 20 * KIB, HASH))]
     assert driven.hear(file_messages.Got(0, "there", HASH)) == [
         tx.EntryDone(0, file(0, 20 * KIB), "there", HASH, kept=False),
         say(file_messages.FileBye()),
     ]
     effects = driven.hear(file_messages.FileBye())
-    assert effects[0] == tx.CloseChannel()
+    assert effects[0] == stream.CloseChannel()
     assert driven.finished is not None
     assert (driven.finished.outcome, driven.finished.sent) == (TransferOutcome.CLEAN, 20 * KIB)
 
@@ -138,11 +140,11 @@ def test_each_chunk_but_the_last_is_followed_by_its_digest() -> None:
         effects = driven.feed(tx.FileRead(0, data[position:end], HASH if end == size else "", chunk))
         position = end
         effects += driven.turns()
-        sent += [effect for effect in effects if isinstance(effect, (tx.SendText, tx.SendBinary))]
+        sent += [effect for effect in effects if isinstance(effect, (stream.SendText, stream.SendBinary))]
     digest = sha256(data[:CHUNK_BYTES])
     assert sent[64] == say(file_messages.ChunkEnd(0, 0, digest))
     assert sent[-1] == say(file_messages.FileEnd(0, size, HASH))
-    assert sum(isinstance(message, tx.SendText) for message in sent) == 2
+    assert sum(isinstance(message, stream.SendText) for message in sent) == 2
 
 
 def test_resumed_file_begins_with_the_digest_of_its_own_first_chunk() -> None:
@@ -154,7 +156,7 @@ def test_resumed_file_begins_with_the_digest_of_its_own_first_chunk() -> None:
     blocks = CHUNK_BYTES // BLOCK_BYTES
     for block in range(1, blocks + 1):
         driven.feed(tx.FileRead(0, bytes(BLOCK_BYTES), chunk_sha256=sha256(b"x") if block == blocks else ""))
-        said += [effect.text for effect in driven.turns() if isinstance(effect, tx.SendText)]
+        said += [effect.text for effect in driven.turns() if isinstance(effect, stream.SendText)]
     assert said == [file_messages.encode(file_messages.ChunkEnd(0, 1, sha256(b"x")))]
 
 
@@ -180,9 +182,9 @@ def test_payload_stops_at_the_credit_and_goes_on_when_it_grows() -> None:
     driven.hear(want(0))
     driven.feed(tx.FileRead(0, bytes(64 * KIB)))
     driven.feed(tx.FileRead(0, bytes(36 * KIB), HASH))
-    assert sum(len(effect.data) for effect in driven.turns() if isinstance(effect, tx.SendBinary)) == 64 * KIB
+    assert sum(len(effect.data) for effect in driven.turns() if isinstance(effect, stream.SendBinary)) == 64 * KIB
     driven.hear(file_messages.FileAck(64 * KIB, 1))
-    assert driven.turns() == [tx.SendBinary(bytes(1))]
+    assert driven.turns() == [stream.SendBinary(bytes(1))]
     driven.hear(file_messages.FileAck(64 * KIB + 1, 0))
     assert driven.turns() == []
 
@@ -211,9 +213,9 @@ def test_one_turn_carries_several_small_files() -> None:
     driven.feed(tx.FileRead(1, b"b" * 10, HASH))
     driven.feed(tx.FileRead(0, b"a" * 10, HASH))
     assert driven.feed(TURN) == [
-        tx.SendBinary(b"a" * 10),
+        stream.SendBinary(b"a" * 10),
         say(file_messages.FileEnd(0, 10, HASH)),
-        tx.SendBinary(b"b" * 10),
+        stream.SendBinary(b"b" * 10),
         say(file_messages.FileEnd(1, 10, HASH)),
     ]
 
@@ -292,7 +294,7 @@ def test_listing_that_fails_ends_the_transfer() -> None:
     driven = Driven()
     driven.feed(tx.ServiceReady())
     effects = driven.feed(tx.ListFailed(FileCode.IO, "the disk does not answer"))
-    assert effects[:2] == [say(file_messages.FileRst(FileCode.IO)), tx.CloseChannel()]
+    assert effects[:2] == [say(file_messages.FileRst(FileCode.IO)), stream.CloseChannel()]
     assert driven.finished is not None
     assert (driven.finished.outcome, driven.finished.code) == (TransferOutcome.INTERRUPTED, "io")
 
@@ -303,9 +305,9 @@ def test_listing_that_fails_ends_the_transfer() -> None:
 def test_receiver_that_never_answers_is_given_up() -> None:
     driven = announced(5)
     driven.now += SILENCE_S - 0.001
-    assert driven.feed(tx.Tick()) == []
+    assert driven.feed(stream.Tick()) == []
     driven.now += 0.001
-    assert driven.feed(tx.Tick())[0] == say(file_messages.FileRst(FileCode.TIMEOUT))
+    assert driven.feed(stream.Tick())[0] == say(file_messages.FileRst(FileCode.TIMEOUT))
     assert driven.finished is not None
     assert (driven.finished.outcome, driven.finished.code) == (TransferOutcome.INTERRUPTED, "timeout")
 
@@ -317,18 +319,20 @@ def test_source_that_hashes_says_that_it_is_alive() -> None:
         deadline = driven.machine.next_deadline()
         assert deadline is not None
         driven.now = deadline
-        assert driven.feed(tx.Tick()) == [say(file_messages.Busy())]
+        assert driven.feed(stream.Tick()) == [say(file_messages.Busy())]
 
 
 def test_farewell_that_is_not_answered_is_no_loss() -> None:
     driven = announced()
     driven.now += BYE_TIMEOUT_S
-    assert driven.feed(tx.Tick())[0] == tx.CloseChannel()
+    assert driven.feed(stream.Tick())[0] == stream.CloseChannel()
     assert driven.finished is not None
     assert driven.finished.outcome is TransferOutcome.CLEAN
 
 
-@pytest.mark.parametrize("event", [tx.DataChannelClosed(), tx.Reset("unavailable", ""), tx.TextReceived('{"t":"bye"}')])
+@pytest.mark.parametrize(
+    "event", [stream.DataChannelClosed(), stream.Reset("unavailable", ""), stream.TextReceived('{"t":"bye"}')]
+)
 def test_any_end_after_the_last_answer_is_clean(event: tx.Event) -> None:
     driven = announced()
     driven.feed(event)
@@ -337,7 +341,7 @@ def test_any_end_after_the_last_answer_is_clean(event: tx.Event) -> None:
 
 
 @pytest.mark.parametrize(
-    "event", [tx.DataChannelClosed(), tx.Reset("unavailable", ""), tx.TextReceived('{"t":"rst","c":"io"}')]
+    "event", [stream.DataChannelClosed(), stream.Reset("unavailable", ""), stream.TextReceived('{"t":"rst","c":"io"}')]
 )
 def test_any_end_before_the_last_answer_closes_the_files_and_is_an_interruption(event: tx.Event) -> None:
     driven = announced(CHUNK_BYTES)
@@ -382,7 +386,7 @@ def test_receiver_that_breaks_a_rule_ends_the_transfer(
     driven = announced(20, 20)
     for step in steps:
         assert driven.finished is None, "the violation came too early"
-        effects = driven.feed(tx.BinaryReceived(bytes(step))) if isinstance(step, int) else driven.hear(step)
+        effects = driven.feed(stream.BinaryReceived(bytes(step))) if isinstance(step, int) else driven.hear(step)
     assert driven.finished is not None, what
     assert (driven.finished.outcome, driven.finished.code) == (TransferOutcome.VIOLATION, code)
     assert effects[0] == say(file_messages.FileRst(FileCode.VIOLATION))
@@ -468,7 +472,7 @@ def test_mistake_of_the_driver_changes_nothing(event: tx.Event) -> None:
     with pytest.raises(StateError):
         driven.feed(event)
     driven.feed(tx.FileRead(0, bytes(20), HASH))
-    assert driven.feed(TURN) == [tx.SendBinary(bytes(20)), say(file_messages.FileEnd(0, 20, HASH))]
+    assert driven.feed(TURN) == [stream.SendBinary(bytes(20)), say(file_messages.FileEnd(0, 20, HASH))]
 
 
 def test_short_reads_are_asked_again() -> None:

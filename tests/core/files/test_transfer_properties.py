@@ -11,6 +11,7 @@ from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files import messages as file_messages
 from mxrtc_bridge.core.files.events import TransferOutcome
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, Ls
+from mxrtc_bridge.core.stream import events as stream
 from tests.core.files.test_receiver import Driven as Receiving
 from tests.core.files.test_receiver import file, flowing
 from tests.core.files.test_sender import Driven as Sending
@@ -138,15 +139,15 @@ STEPS = st.lists(
 
 def hit(driven: Receiving | Sending, step: object) -> list[tx.Effect]:
     if isinstance(step, bytes):
-        return driven.feed(tx.BinaryReceived(step))
+        return driven.feed(stream.BinaryReceived(step))
     if isinstance(step, str):
-        return driven.feed(tx.TextReceived(step))
+        return driven.feed(stream.TextReceived(step))
     return driven.hear(step)  # type: ignore[arg-type]
 
 
 def check_end(driven: Receiving | Sending) -> None:
     if driven.finished is None:
-        driven.feed(tx.DataChannelClosed())
+        driven.feed(stream.DataChannelClosed())
     assert driven.finished is not None
     assert driven.consumed == driven.arrived
 
@@ -190,7 +191,7 @@ def test_source_bears_any_receiver(steps: list[object], sizes: list[int]) -> Non
                     outstanding += driven.feed(tx.FileRead(effect.index, bytes(effect.size), "ab" * 32))
                 elif isinstance(effect, tx.OpenFile):
                     outstanding += driven.feed(tx.FileRead(effect.index, bytes(effect.size)))
-            outstanding += driven.feed(tx.Turn(16 * KIB))
+            outstanding += driven.feed(stream.Turn(16 * KIB))
         else:
             outstanding += hit(driven, step)
     check_end(driven)

@@ -16,6 +16,7 @@ from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, F
 from mxrtc_bridge.core.files.read_ahead import AHEAD_BYTES, HEAD_BYTES
 from mxrtc_bridge.core.files.receiver import ReceiverMachine
 from mxrtc_bridge.core.files.sender import SenderMachine
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import json_message
 
 Machine = SenderMachine | ReceiverMachine | AcceptedTransfer
@@ -199,35 +200,35 @@ class End:
     consumed: int = 0
 
     def feed(self, now: float, event: tx.Event) -> None:
-        if isinstance(event, tx.BinaryReceived):
+        if isinstance(event, stream.BinaryReceived):
             self.arrived += len(event.data)
-        elif isinstance(event, tx.TextReceived):
+        elif isinstance(event, stream.TextReceived):
             self.arrived += len(event.text.encode())
         self.machine.handle(now, event)
         while (effect := self.machine.poll_effect()) is not None:
-            assert self.finished is None or isinstance(effect, tx.Consumed), "something came after the end"
+            assert self.finished is None or isinstance(effect, stream.Consumed), "something came after the end"
             self.perform(now, effect)
         self.check_bounds()
 
     def perform(self, now: float, effect: tx.Effect) -> None:
-        if not isinstance(effect, (tx.Consumed, tx.SendBinary, tx.WriteData)):
+        if not isinstance(effect, (stream.Consumed, stream.SendBinary, tx.WriteData)):
             self.effects.append(effect)
         match effect:
-            case tx.SendText(text=text):
+            case stream.SendText(text=text):
                 assert not self.channel_closed
                 assert len(text.encode()) <= json_message.MAX_CONTROL_BYTES
                 self.line.append(text)
-            case tx.SendBinary(data=data):
+            case stream.SendBinary(data=data):
                 assert not self.channel_closed
                 assert 0 < len(data) <= 16 * KIB
                 self.line.append(data)
-            case tx.CloseChannel():
+            case stream.CloseChannel():
                 self.line.append(None)
                 self.channel_closed = True
-            case tx.ReadyToSend(pending=pending):
+            case stream.ReadyToSend(pending=pending):
                 assert pending > 0
                 self.ready = True
-            case tx.Consumed(size=size):
+            case stream.Consumed(size=size):
                 assert size > 0
                 self.consumed += size
             case tx.JobReceived():
@@ -240,7 +241,7 @@ class End:
                 self.operations.pop(index, None)
                 if isinstance(self.driver, SourceDriver):
                     self.driver.work(effect)
-            case tx.Accepted() | tx.EntryDone() | tx.EntryFailed():
+            case stream.Accepted() | tx.EntryDone() | tx.EntryFailed():
                 pass
             case tx.ListNext():
                 self.operations.setdefault(-1, deque()).append(effect)
@@ -288,8 +289,8 @@ class World:
         self.opener = End(opened_transfer(job, window=window), source, receiver)
         self.acceptor = End(AcceptedTransfer(window=window), source, receiver)
         self.messages: list[tuple[str, str | bytes | None]] = []
-        self.opener.feed(self.now, tx.DataChannelOpened())
-        self.acceptor.feed(self.now, tx.DataChannelOpened())
+        self.opener.feed(self.now, stream.DataChannelOpened())
+        self.acceptor.feed(self.now, stream.DataChannelOpened())
 
     @property
     def ends(self) -> tuple[End, End]:
@@ -311,15 +312,15 @@ class World:
         self.messages.append((name, message))
         match message:
             case str():
-                hearer.feed(self.now, tx.TextReceived(message))
+                hearer.feed(self.now, stream.TextReceived(message))
             case bytes():
-                hearer.feed(self.now, tx.BinaryReceived(message))
+                hearer.feed(self.now, stream.BinaryReceived(message))
             case None:
-                hearer.feed(self.now, tx.DataChannelClosed())
+                hearer.feed(self.now, stream.DataChannelClosed())
 
     def turn(self, end: End, limit: int = 16 * KIB) -> None:
         end.ready = False
-        end.feed(self.now, tx.Turn(limit))
+        end.feed(self.now, stream.Turn(limit))
 
     def run(self, *, stop_before: int | None = None, chooser: random.Random | None = None) -> None:
         """Let everything happen, in a fair order or any, until nothing more happens or a message is about to come."""
@@ -338,7 +339,7 @@ class World:
         for end in self.ends:
             end.line.clear()
             if end.finished is None:
-                end.feed(self.now, tx.DataChannelClosed())
+                end.feed(self.now, stream.DataChannelClosed())
 
     def outcomes(self) -> tuple[tx.TransferOutcome | None, tx.TransferOutcome | None]:
         return tuple(end.finished.outcome if end.finished else None for end in self.ends)  # type: ignore[return-value]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from mxrtc_bridge.core.stream import machine as stream
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
-from mxrtc_bridge.core.stream.machine import StreamMachine, StreamOutcome, StreamRole
+from mxrtc_bridge.core.stream.events import StreamOutcome, StreamRole
+from mxrtc_bridge.core.stream.machine import StreamMachine
 
 KIB = 1024
 CLOSE_CHANNEL = stream.CloseChannel()

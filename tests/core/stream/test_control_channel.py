@@ -8,15 +8,17 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import control_channel, json_message, messages
-from mxrtc_bridge.core.stream.control_channel import ControlMachine, ControlPhase, StreamRole
+from mxrtc_bridge.core.stream import events as stream
+from mxrtc_bridge.core.stream.control_channel import ControlMachine, ControlPhase
+from mxrtc_bridge.core.stream.events import StreamRole
 from tests.long import examples
 
 PEER = UserId("@rtc_build:example.org")
 OTHER = UserId("@rtc_nas:example.org")
 HELLO = '{"t":"hello","v":1,"caps":["tcp.v1.mxrtc"]}'
-OUR_HELLO = control_channel.SendText('{"t":"hello","v":1,"caps":["ctl.v1.mxrtc","tcp.v1.mxrtc","raw.mxrtc"]}')
-BYE_VIOLATION = control_channel.SendText('{"t":"bye","c":"violation","m":""}')
-CLOSE_CHANNEL = control_channel.CloseChannel()
+OUR_HELLO = stream.SendText('{"t":"hello","v":1,"caps":["ctl.v1.mxrtc","tcp.v1.mxrtc","raw.mxrtc"]}')
+BYE_VIOLATION = stream.SendText('{"t":"bye","c":"violation","m":""}')
+CLOSE_CHANNEL = stream.CloseChannel()
 
 
 class Driven:
@@ -27,21 +29,21 @@ class Driven:
         self.now = 100.0
         self.consumed = 0
         if greeted:
-            self.feed(control_channel.DataChannelOpened())
+            self.feed(stream.DataChannelOpened())
             self.hear(HELLO)
 
     def feed(self, event: control_channel.ControlEvent) -> list[control_channel.ControlEffect]:
         self.machine.handle(self.now, event)
         effects: list[control_channel.ControlEffect] = []
         while (effect := self.machine.poll_effect()) is not None:
-            if isinstance(effect, control_channel.Consumed):
+            if isinstance(effect, stream.Consumed):
                 self.consumed += effect.size
             else:
                 effects.append(effect)
         return effects
 
     def hear(self, text: str) -> list[control_channel.ControlEffect]:
-        return self.feed(control_channel.TextReceived(text))
+        return self.feed(stream.TextReceived(text))
 
     def wait(self, seconds: float) -> list[control_channel.ControlEffect]:
         """Let time pass, with a tick at every deadline on the way."""
@@ -49,13 +51,13 @@ class Driven:
         effects: list[control_channel.ControlEffect] = []
         while (deadline := self.machine.next_deadline()) is not None and deadline <= until:
             self.now = max(self.now, deadline)
-            effects += self.feed(control_channel.Tick())
+            effects += self.feed(stream.Tick())
         self.now = until
         return effects
 
 
-def ping(number: int) -> control_channel.SendText:
-    return control_channel.SendText(f'{{"t":"ping","n":{number}}}')
+def ping(number: int) -> stream.SendText:
+    return stream.SendText(f'{{"t":"ping","n":{number}}}')
 
 
 # Greeting
@@ -64,7 +66,7 @@ def ping(number: int) -> control_channel.SendText:
 def test_both_say_hello_at_once_and_the_first_ping_follows() -> None:
     driven = Driven(greeted=False)
     assert driven.machine.next_deadline() is None
-    assert driven.feed(control_channel.DataChannelOpened()) == [OUR_HELLO]
+    assert driven.feed(stream.DataChannelOpened()) == [OUR_HELLO]
     assert driven.machine.phase is ControlPhase.GREETING
     assert driven.hear(HELLO) == [control_channel.Greeted(1, ("tcp.v1.mxrtc",)), ping(1)]
     assert driven.machine.phase is ControlPhase.GREETED
@@ -73,7 +75,7 @@ def test_both_say_hello_at_once_and_the_first_ping_follows() -> None:
 def test_message_says_that_the_channel_is_open() -> None:
     driven = Driven(greeted=False)
     assert driven.hear(HELLO)[0] == OUR_HELLO
-    assert driven.feed(control_channel.DataChannelOpened()) == []
+    assert driven.feed(stream.DataChannelOpened()) == []
 
 
 def test_newer_side_is_spoken_to_in_our_version() -> None:
@@ -83,7 +85,7 @@ def test_newer_side_is_spoken_to_in_our_version() -> None:
 
 def test_missing_hello_ends_after_ten_seconds() -> None:
     driven = Driven(greeted=False)
-    driven.feed(control_channel.DataChannelOpened())
+    driven.feed(stream.DataChannelOpened())
     assert driven.wait(9.9) == []
     assert driven.wait(0.1) == [
         CLOSE_CHANNEL,
@@ -116,8 +118,8 @@ def test_silence_of_twelve_seconds_is_death() -> None:
     "sign",
     [
         control_channel.TrafficSeen(),
-        control_channel.TextReceived('{"t":"pong","n":99}'),
-        control_channel.TextReceived('{"t":"x-y"}'),
+        stream.TextReceived('{"t":"pong","n":99}'),
+        stream.TextReceived('{"t":"x-y"}'),
     ],
 )
 def test_any_sign_of_life_keeps_the_session(sign: control_channel.ControlEvent) -> None:
@@ -136,9 +138,7 @@ def test_pong_that_was_never_asked_for_measures_nothing() -> None:
 
 
 def test_ping_is_answered_with_its_number() -> None:
-    assert Driven().hear('{"t":"ping","n":9007199254740991}') == [
-        control_channel.SendText('{"t":"pong","n":9007199254740991}')
-    ]
+    assert Driven().hear('{"t":"ping","n":9007199254740991}') == [stream.SendText('{"t":"pong","n":9007199254740991}')]
 
 
 def test_ping_that_somebody_asks_for_goes_out_soon_but_not_in_a_flood() -> None:
@@ -159,16 +159,16 @@ def test_ping_that_somebody_asks_for_goes_out_soon_but_not_in_a_flood() -> None:
 
 def test_list_is_asked_for_once_greeted_and_put_together() -> None:
     driven = Driven(greeted=False)
-    driven.feed(control_channel.DataChannelOpened())
+    driven.feed(stream.DataChannelOpened())
     assert driven.feed(control_channel.AskList()) == []
-    assert control_channel.SendText('{"t":"list","n":1}') in driven.hear(HELLO)
+    assert stream.SendText('{"t":"list","n":1}') in driven.hear(HELLO)
     assert driven.feed(control_channel.AskList()) == [], "the answer on its way serves both"
     for peer, service in ((PEER, "ssh"), (OTHER, "smb"), (PEER, "web")):
         assert driven.hear(f'{{"t":"peer","n":1,"peer":"{peer}","services":["{service}"]}}') == []
     assert driven.hear('{"t":"end","n":1}') == [
         control_channel.ListReceived(((PEER, (ServiceName("ssh"), ServiceName("web"))), (OTHER, (ServiceName("smb"),))))
     ]
-    assert driven.feed(control_channel.AskList()) == [control_channel.SendText('{"t":"list","n":3}')]
+    assert driven.feed(control_channel.AskList()) == [stream.SendText('{"t":"list","n":3}')]
 
 
 def test_list_that_is_late_fails_and_no_other_is_sent_before_its_end() -> None:
@@ -180,7 +180,7 @@ def test_list_that_is_late_fails_and_no_other_is_sent_before_its_end() -> None:
     assert driven.feed(control_channel.AskList()) == [control_channel.ServiceListFailed()]
     assert driven.hear(f'{{"t":"peer","n":2,"peer":"{PEER}","services":["ssh"]}}') == []
     assert driven.hear('{"t":"end","n":2}') == []
-    assert driven.feed(control_channel.AskList())[0] == control_channel.SendText('{"t":"list","n":4}')
+    assert driven.feed(control_channel.AskList())[0] == stream.SendText('{"t":"list","n":4}')
 
 
 def test_list_is_answered_in_messages_that_fit() -> None:
@@ -191,7 +191,7 @@ def test_list_is_answered_in_messages_that_fit() -> None:
     effects = driven.feed(
         control_channel.ListAnswer(5, ((longest_peer, long), (OTHER, (ServiceName("web"),)), (PEER, ())))
     )
-    texts = [effect.text for effect in effects if isinstance(effect, control_channel.SendText)]
+    texts = [effect.text for effect in effects if isinstance(effect, stream.SendText)]
     assert len(texts) == len(effects)
     assert all(len(text.encode()) <= json_message.MAX_CONTROL_BYTES for text in texts)
     said = [messages.CTL.decode(text) for text in texts]
@@ -212,7 +212,7 @@ def test_ends_of_rights_are_listed_in_messages_that_fit_and_put_together_again()
     until = {(longest_peer, name): 2**53 - 1 for name in long} | {(PEER, ServiceName("ssh")): 5}
     entries = ((longest_peer, long), (PEER, (ServiceName("ssh"), ServiceName("web"))))
     effects = driven.feed(control_channel.ListAnswer(2, entries, until))
-    texts = [effect.text for effect in effects if isinstance(effect, control_channel.SendText)]
+    texts = [effect.text for effect in effects if isinstance(effect, stream.SendText)]
     assert all(len(text.encode()) <= json_message.MAX_CONTROL_BYTES for text in texts)
     asking.feed(control_channel.AskList())
     (received,) = [effect for text in texts for effect in asking.hear(text)]
@@ -240,7 +240,7 @@ def test_list_is_answered_once() -> None:
     driven = Driven()
     driven.hear('{"t":"list","n":5}')
     assert driven.feed(control_channel.ListAnswer(4, ())) == []
-    assert driven.feed(control_channel.ListAnswer(5, ())) == [control_channel.SendText('{"t":"end","n":5}')]
+    assert driven.feed(control_channel.ListAnswer(5, ())) == [stream.SendText('{"t":"end","n":5}')]
     assert driven.feed(control_channel.ListAnswer(5, ())) == []
 
 
@@ -256,18 +256,18 @@ def test_bye_of_the_other_side_ends_the_session() -> None:
 
 def test_bye_may_come_instead_of_hello() -> None:
     driven = Driven(greeted=False)
-    driven.feed(control_channel.DataChannelOpened())
+    driven.feed(stream.DataChannelOpened())
     assert driven.hear('{"t":"bye","c":"limit","m":""}')[-1] == control_channel.ByeReceived("limit", "")
 
 
 def test_our_farewell_is_said_and_ends_everything() -> None:
     driven = Driven()
     assert driven.feed(control_channel.Farewell("done", "thank you")) == [
-        control_channel.SendText('{"t":"bye","c":"done","m":"thank you"}'),
+        stream.SendText('{"t":"bye","c":"done","m":"thank you"}'),
         CLOSE_CHANNEL,
     ]
     assert driven.machine.phase is ControlPhase.ENDED
-    assert driven.feed(control_channel.DataChannelClosed()) == []
+    assert driven.feed(stream.DataChannelClosed()) == []
 
 
 def test_farewell_before_the_channel_is_open_only_closes_it() -> None:
@@ -275,30 +275,30 @@ def test_farewell_before_the_channel_is_open_only_closes_it() -> None:
 
 
 def test_channel_that_closes_without_bye_is_death() -> None:
-    assert Driven().feed(control_channel.DataChannelClosed()) == [
+    assert Driven().feed(stream.DataChannelClosed()) == [
         control_channel.Dead("closed", "the other side closed the control channel")
     ]
 
 
 LATE: list[control_channel.ControlEvent] = [
-    control_channel.DataChannelOpened(),
-    control_channel.TextReceived(HELLO),
-    control_channel.TextReceived("garbage"),
-    control_channel.BinaryReceived(b"late"),
-    control_channel.DataChannelClosed(),
+    stream.DataChannelOpened(),
+    stream.TextReceived(HELLO),
+    stream.TextReceived("garbage"),
+    stream.BinaryReceived(b"late"),
+    stream.DataChannelClosed(),
     control_channel.TrafficSeen(),
     control_channel.AskList(),
     control_channel.AskPing(),
     control_channel.ListAnswer(1, ()),
     control_channel.Farewell("done", ""),
-    control_channel.Tick(),
+    stream.Tick(),
 ]
 
 
 @pytest.mark.parametrize("event", LATE, ids=repr)
 def test_late_event_does_nothing(event: control_channel.ControlEvent) -> None:
     driven = Driven()
-    driven.feed(control_channel.DataChannelClosed())
+    driven.feed(stream.DataChannelClosed())
     driven.now += 1000
     assert driven.feed(event) == []
     assert driven.machine.next_deadline() is None
@@ -323,7 +323,7 @@ def test_late_event_does_nothing(event: control_channel.ControlEvent) -> None:
 def test_message_out_of_turn_is_a_violation(greeted: bool, text: str, code: str) -> None:
     driven = Driven(greeted=greeted)
     if not greeted:
-        driven.feed(control_channel.DataChannelOpened())
+        driven.feed(stream.DataChannelOpened())
     effects = driven.hear(text)
     assert effects[:2] == [BYE_VIOLATION, CLOSE_CHANNEL]
     assert isinstance(effects[2], control_channel.Violated)
@@ -333,8 +333,8 @@ def test_message_out_of_turn_is_a_violation(greeted: bool, text: str, code: str)
 
 def test_payload_is_a_violation_and_an_empty_message_is_nothing() -> None:
     driven = Driven()
-    assert driven.feed(control_channel.BinaryReceived(b"")) == []
-    assert isinstance(driven.feed(control_channel.BinaryReceived(b"x"))[-1], control_channel.Violated)
+    assert driven.feed(stream.BinaryReceived(b"")) == []
+    assert isinstance(driven.feed(stream.BinaryReceived(b"x"))[-1], control_channel.Violated)
 
 
 def test_second_list_before_the_answer_is_a_violation() -> None:
@@ -386,10 +386,10 @@ TEXTS = st.sampled_from(
     ]
 )
 EVENTS = st.one_of(
-    TEXTS.map(control_channel.TextReceived),
-    st.text(max_size=20).map(control_channel.TextReceived),
-    st.binary(max_size=3).map(control_channel.BinaryReceived),
-    st.sampled_from([event for event in LATE if not isinstance(event, control_channel.TextReceived)]),
+    TEXTS.map(stream.TextReceived),
+    st.text(max_size=20).map(stream.TextReceived),
+    st.binary(max_size=3).map(stream.BinaryReceived),
+    st.sampled_from([event for event in LATE if not isinstance(event, stream.TextReceived)]),
 )
 
 
@@ -406,8 +406,8 @@ def test_any_other_side_ends_the_control_channel_at_most_once(
         over = driven.machine.phase is ControlPhase.ENDED
         effects = driven.feed(event)
         assert not (over and effects)
-        came += len(event.text.encode()) if isinstance(event, control_channel.TextReceived) else 0
-        came += len(event.data) if isinstance(event, control_channel.BinaryReceived) else 0
+        came += len(event.text.encode()) if isinstance(event, stream.TextReceived) else 0
+        came += len(event.data) if isinstance(event, stream.BinaryReceived) else 0
         ends += sum(isinstance(effect, ENDS) for effect in effects)
         assert driven.consumed == came
         assert (driven.machine.next_deadline() is None) == (
@@ -435,7 +435,7 @@ def test_two_honest_ends_never_lose_each_other_on_a_slow_line(delays: list[float
         while (effect := ends[role].poll_effect()) is not None:
             assert not isinstance(effect, ENDS)
             match effect:
-                case control_channel.SendText(text=text):
+                case stream.SendText(text=text):
                     turn += 1
                     due = now + delays[turn % len(delays)]
                     line = lines[other[role]]
@@ -449,7 +449,7 @@ def test_two_honest_ends_never_lose_each_other_on_a_slow_line(delays: list[float
                     lists_got += 1
 
     for role in StreamRole:
-        feed(role, control_channel.DataChannelOpened())
+        feed(role, stream.DataChannelOpened())
     todo = deque(asks)
     while now < 120:
         times = [line[0][0] for line in lines.values() if line]
@@ -457,9 +457,9 @@ def test_two_honest_ends_never_lose_each_other_on_a_slow_line(delays: list[float
         now = max(now, min(times))
         for role in StreamRole:
             while lines[role] and lines[role][0][0] <= now:
-                feed(role, control_channel.TextReceived(lines[role].popleft()[1]))
+                feed(role, stream.TextReceived(lines[role].popleft()[1]))
             if (deadline := ends[role].next_deadline()) is not None and deadline <= now:
-                feed(role, control_channel.Tick())
+                feed(role, stream.Tick())
         if todo:
             match todo.popleft():
                 case "ping":

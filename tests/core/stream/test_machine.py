@@ -3,16 +3,11 @@ from __future__ import annotations
 import pytest
 
 from mxrtc_bridge.core.errors import StateError
-from mxrtc_bridge.core.stream import machine as stream
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
-from mxrtc_bridge.core.stream.machine import (
-    ReceiveState,
-    SendState,
-    StreamMachine,
-    StreamOutcome,
-    StreamPhase,
-    StreamRole,
-)
+from mxrtc_bridge.core.stream.events import StreamOutcome, StreamRole
+from mxrtc_bridge.core.stream.halves import ReceiveState, SendState
+from mxrtc_bridge.core.stream.machine import StreamMachine, StreamPhase
 from tests.core.stream.driven import (
     CLEAN,
     CLOSE_CHANNEL,

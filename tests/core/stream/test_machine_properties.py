@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import json_message, messages
-from mxrtc_bridge.core.stream import machine as stream
+from mxrtc_bridge.core.stream.events import StreamOutcome, StreamRole
 from mxrtc_bridge.core.stream.halves import PAUSE_AT_BYTES
-from mxrtc_bridge.core.stream.machine import StreamMachine, StreamOutcome, StreamPhase, StreamRole
+from mxrtc_bridge.core.stream.machine import StreamMachine, StreamPhase
 from tests.long import examples
 
 SIDES = st.sampled_from([StreamRole.OPENER, StreamRole.ACCEPTOR])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from mxrtc_bridge.core.errors import StateError
-from mxrtc_bridge.core.stream import machine as stream
+from mxrtc_bridge.core.stream import events as stream
+from mxrtc_bridge.core.stream.events import StreamOutcome, StreamRole
 from mxrtc_bridge.core.stream.halves import SINK_EVENTS, SinkState
-from mxrtc_bridge.core.stream.machine import StreamOutcome, StreamPhase, StreamRole
+from mxrtc_bridge.core.stream.machine import MESSAGES, StreamPhase
 from tests.core.stream.driven import (
     CLOSE_CHANNEL,
     KIB,
@@ -168,5 +169,5 @@ def test_message_table_has_a_row_for_every_phase_that_reads() -> None:
         (StreamRole.ACCEPTOR, StreamPhase.AWAITING_OK),
     }
     rows = {(role, phase) for role in StreamRole for phase in StreamPhase if phase is not StreamPhase.FINISHED}
-    assert set(stream.MESSAGES) == rows - unseen
+    assert set(MESSAGES) == rows - unseen
     assert set(SINK_EVENTS) == set(SinkState)

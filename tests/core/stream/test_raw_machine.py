@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.errors import StateError
-from mxrtc_bridge.core.stream import machine as stream
+from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
+from mxrtc_bridge.core.stream.events import StreamOutcome, StreamRole
 from mxrtc_bridge.core.stream.halves import SINK_EVENTS, SinkState
-from mxrtc_bridge.core.stream.machine import StreamOutcome, StreamRole
 from mxrtc_bridge.core.stream.raw_machine import MAX_UNWRITTEN_BYTES, RawChannelState, RawStreamMachine
 from tests.long import examples
 
