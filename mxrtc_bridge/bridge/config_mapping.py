@@ -22,7 +22,7 @@ def call_settings(config: Config) -> CallSettings:
         limits=CallLimits(limits.calls_per_user, limits.calls_per_server, limits.calls_total),
         invites_per_minute=limits.invites_per_minute,
         session_max_s=limits.session_max_s,
-        addresses=config.address_policy(),
+        addresses=config.ice.remote,
         setup_s=limits.setup_s,
     )
 

@@ -165,10 +165,6 @@ class Config:
         """The rules of access."""
         return self._policy
 
-    def address_policy(self) -> AddressPolicy:
-        """Which remote addresses ICE may send to."""
-        return self.ice.remote
-
     def peer_id(self, name: str) -> UserId:
         """The user id of a peer called ``name``, whether it is configured or not."""
         return UserId(f"@{self.appservice.peer_prefix}{name}:{self.homeserver.domain}")

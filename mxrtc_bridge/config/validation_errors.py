@@ -92,12 +92,9 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     return f"unknown key; allowed here: {', '.join(sorted(known))}{near_miss(key, known)}"
 
 
-def _missing(_error: ErrorDetails) -> str:
-    return "this key is missing"
-
-
-def _own_message(error: ErrorDetails) -> str:
-    return str(_context(error)["error"])
+def _filled(text: str) -> Callable[[ErrorDetails], str]:
+    """Fill in what was found, and what the library says."""
+    return lambda error: text.format(input=quoted(error["input"]), **_context(error))
 
 
 def _wrong_type(expected: str) -> Callable[[ErrorDetails], str]:
@@ -131,35 +128,15 @@ def _bound(error: ErrorDetails, key: str) -> str:
     return f"{bound:g}s" if isinstance(error["input"], str) else str(bound)
 
 
-def _choice(error: ErrorDetails) -> str:
-    return f"{quoted(error['input'])} is not one of: {_context(error)['expected']}"
-
-
 def _pattern(error: ErrorDetails) -> str:
     pattern = str(_context(error)["pattern"]).removeprefix(r"\A").removesuffix(r"\z")
     return f"{quoted(error['input'])} does not have the form {pattern}"
 
 
-def _too_few(error: ErrorDetails) -> str:
-    return f"has {_context(error)['actual_length']} entries; at least {_context(error)['min_length']} needed"
-
-
-def _too_many(error: ErrorDetails) -> str:
-    return f"has more than the {_context(error)['max_length']} entries that are allowed"
-
-
-def _too_short(error: ErrorDetails) -> str:
-    return f"is too short; at least {_context(error)['min_length']} characters"
-
-
-def _too_long(error: ErrorDetails) -> str:
-    return f"is too long; at most {_context(error)['max_length']} characters"
-
-
 _MESSAGES: dict[str, Callable[[ErrorDetails], str]] = {
     "extra_forbidden": _unknown_key,
-    "missing": _missing,
-    "value_error": _own_message,
+    "missing": _filled("this key is missing"),
+    "value_error": _filled("{error}"),
     "string_type": _wrong_type("text"),
     "bool_type": _wrong_type("true or false"),
     "int_type": _wrong_type("a whole number"),
@@ -169,10 +146,10 @@ _MESSAGES: dict[str, Callable[[ErrorDetails], str]] = {
     "model_type": _wrong_type("keys with values"),
     "greater_than_equal": _at_least,
     "less_than_equal": _at_most,
-    "literal_error": _choice,
+    "literal_error": _filled("{input} is not one of: {expected}"),
     "string_pattern_mismatch": _pattern,
-    "too_short": _too_few,
-    "too_long": _too_many,
-    "string_too_short": _too_short,
-    "string_too_long": _too_long,
+    "too_short": _filled("has {actual_length} entries; at least {min_length} needed"),
+    "too_long": _filled("has more than the {max_length} entries that are allowed"),
+    "string_too_short": _filled("is too short; at least {min_length} characters"),
+    "string_too_long": _filled("is too long; at most {max_length} characters"),
 }

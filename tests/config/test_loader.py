@@ -48,7 +48,7 @@ def test_defaults_are_the_safe_ones() -> None:
     assert config.ice.use_homeserver_servers
     assert config.ice.servers == ()
     assert config.ice.policy is IcePolicy.ALL
-    policy = config.address_policy()
+    policy = config.ice.remote
     assert (policy.private, policy.loopback, policy.allow, policy.deny) == (False, False, (), ())
     assert config.metrics_listen is None
     assert config.deny == ()
@@ -109,8 +109,8 @@ def test_ice_settings_become_values() -> None:
         IceServer(("turn:t.example.org",), "u", "p"),
     )
     assert (config.ice.policy, config.ice.port_range) == (IcePolicy.RELAY, (50000, 50010))
-    assert config.address_policy().private
-    assert str(config.address_policy().deny[0]) == "10.0.0.0/8"
+    assert config.ice.remote.private
+    assert str(config.ice.remote.deny[0]) == "10.0.0.0/8"
 
 
 @pytest.mark.parametrize(

@@ -14,23 +14,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mxrtc_bridge.cli.bridge.command_line import Exit, config_option, json_option
 from mxrtc_bridge.config import load_config
 from mxrtc_bridge.core.errors import ConfigError, LocalError
 from mxrtc_bridge.core.text.display import display, size_words
 from mxrtc_bridge.core.text.durations import say_duration
 
-EXIT_RETRY = 1
-EXIT_REFUSED = 1
 _MAX_COLUMNS = 300
 
 Row = dict[str, object]
 Columns = dict[str, Callable[[Row], str]]
 
-config_option = click.option(
-    "-c", "--config", "path", type=click.Path(path_type=Path), default="config.yaml", envvar="MXRTC_CONFIG",
-    show_default=True, show_envvar=True, help="The configuration.",
-)  # fmt: skip
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 page_option = click.option("--page", type=click.IntRange(1, 10_000), default=1, help="Which part of a long list.")
 because_option = click.option("--because", metavar="TEXT", help="Why; it is kept in the audit.")
 
@@ -213,7 +207,7 @@ def _ask(path: Path, words: tuple[str, ...]) -> Row | None:
 def _do(path: Path, words: tuple[str, ...]) -> int:
     answer = _ask(path, words)
     if answer is None:
-        return EXIT_REFUSED
+        return Exit.FAILED
     for line in str(answer.get("said", "")).splitlines():
         click.echo(display(line, _MAX_COLUMNS))
     return 0
@@ -222,7 +216,7 @@ def _do(path: Path, words: tuple[str, ...]) -> int:
 def _list(path: Path, words: tuple[str, ...], as_json: bool, columns: Columns) -> int:
     answer = _ask(path, words)
     if answer is None:
-        return EXIT_REFUSED
+        return Exit.FAILED
     rows = answer.get("rows")
     if not isinstance(rows, list):
         raise LocalError("the bridge did not answer as it should")

@@ -56,10 +56,6 @@ class Connection:
         assert self._session.path is not None
         return self._session.path
 
-    @property
-    def ended(self) -> bool:
-        return self._session.outcome is not None
-
     def lost(self) -> Lost:
         """Why it ended."""
         outcome = self._session.outcome

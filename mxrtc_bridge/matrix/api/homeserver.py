@@ -28,12 +28,11 @@ from mxrtc_bridge.core.ids import (
     parse_room_id,
     parse_user_id,
 )
-from mxrtc_bridge.core.webrtc.ice import IceServer
+from mxrtc_bridge.core.webrtc.ice import IceServer, parse_ice_uri
 from mxrtc_bridge.matrix.api.room_event import MAX_TYPE_CHARS
 from mxrtc_bridge.matrix.api.transport import ARRAY, Repeat, Transport
 
 MAX_TURN_URIS = 16
-_TURN_SCHEMES = ("stun:", "stuns:", "turn:", "turns:")
 _JOIN_TIMEOUT_S = 40.0
 """A join over federation waits for another server."""
 _PING_TIMEOUT_S = 30.0
@@ -45,18 +44,6 @@ class TokenOwner:
 
     user_id: UserId
     device_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class LoginResult:
-    """What a password login gives."""
-
-    user_id: UserId
-    device_id: str
-    access_token: str
-
-    def __repr__(self) -> str:
-        return f"LoginResult(user_id={self.user_id!r}, device_id={self.device_id!r}, access_token=<hidden>)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +92,8 @@ class QuietHomeserver:
         device = answer.get("device_id")
         return TokenOwner(_user_id(answer), device if isinstance(device, str) and len(device) <= 255 else None)
 
-    async def login_password(self, user: str, password: str, device_name: str) -> LoginResult:
-        """Log in with a password (``m.login.password``); a new device is made."""
+    async def login_password(self, user: str, password: str, device_name: str) -> tuple[UserId, str, str]:
+        """Log in with a password (``m.login.password``); returns user, new device and token."""
         content = {
             "type": "m.login.password",
             "identifier": {"type": "m.id.user", "user": user},
@@ -120,7 +107,7 @@ class QuietHomeserver:
         if not usable or not isinstance(device, str) or len(device) > 255:
             raise HomeserverError("could not log in: the answer holds no access token and device", 200)
         assert isinstance(token, str)
-        return LoginResult(_user_id(answer), device, token)
+        return _user_id(answer), device, token
 
     async def logout(self) -> None:
         """End the session of this token; the device is removed with it."""
@@ -196,7 +183,7 @@ class QuietHomeserver:
         uris, username, password = answer.get("uris"), answer.get("username"), answer.get("password")
         if not isinstance(uris, list):
             return ()
-        urls = tuple(uri for uri in uris[:MAX_TURN_URIS] if _is_turn_uri(uri))
+        urls = tuple(uri for uri in uris[:MAX_TURN_URIS] if isinstance(uri, str) and parse_ice_uri(uri))
         return (IceServer(urls, _credential(username), _credential(password)),) if urls else ()
 
     # --- rooms
@@ -452,16 +439,6 @@ def _user_id(answer: Mapping[str, object]) -> UserId:
         return parse_user_id(answer.get("user_id"))
     except EventError as error:
         raise HomeserverError(f"the homeserver's answer holds a bad user id: {error}", 200) from error
-
-
-def _is_turn_uri(value: object) -> bool:
-    return (
-        isinstance(value, str)
-        and len(value) <= 512
-        and value.isascii()
-        and value.isprintable()
-        and value.lower().startswith(_TURN_SCHEMES)
-    )
 
 
 def _credential(value: object) -> str:

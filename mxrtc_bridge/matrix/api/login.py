@@ -113,10 +113,10 @@ async def log_in(base_url: str, user: str, password: str, device_name: str) -> A
     async with Homeserver(Transport(base_url, retry=_QUICK)) as homeserver:
         await homeserver.versions()
         try:
-            result = await homeserver.login_password(user, password, device_name)
+            made = await homeserver.login_password(user, password, device_name)
         except HomeserverError as error:
             raise _login_failure(error) from error
-    return Account(base_url.rstrip("/"), result.user_id, result.device_id, result.access_token)
+    return Account(base_url.rstrip("/"), *made)
 
 
 def _login_failure(error: HomeserverError) -> HomeserverError:
