@@ -167,20 +167,20 @@ def parse_listen(text: str) -> Listen:
 
 
 def _unix_path(path: str) -> str:
-    if not path.startswith("/") or "\0" in path or not path.isprintable():
+    if not path.startswith("/") or not path.isprintable():
         raise ValueError(f"{quoted(path)} is not an absolute path; write unix:/path/of/the.sock")
-    size = len(path.encode())
-    if size > MAX_UNIX_PATH:
-        raise ValueError(f"the path of the socket has {size} bytes; the limit is {MAX_UNIX_PATH}")
-    return path
+    return _bounded(path, "socket", MAX_UNIX_PATH)
 
 
 def _file_path(path: str, scheme: str) -> str:
     if not path.startswith("/") or path.endswith("/") or not path.isprintable():
         raise ValueError(f"{quoted(path)} is not the absolute path of a file; write {scheme}:/path/of/the/file")
-    size = len(path.encode())
-    if size > MAX_FILE_PATH:
-        raise ValueError(f"the path of the file has {size} bytes; the limit is {MAX_FILE_PATH}")
+    return _bounded(path, "file", MAX_FILE_PATH)
+
+
+def _bounded(path: str, what: str, limit: int) -> str:
+    if (size := len(path.encode())) > limit:
+        raise ValueError(f"the path of the {what} has {size} bytes; the limit is {limit}")
     return path
 
 

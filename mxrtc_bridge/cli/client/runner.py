@@ -37,26 +37,25 @@ def run(report: Report, work: Callable[[], Awaitable[None]]) -> NoReturn:
     try:
         uvloop.run(_supervised(work))
     except ClientError as error:
-        report.error(str(error), code=int(error.code))
-        sys.exit(error.code)
+        _fail(report, error.code, str(error))
     except HomeserverError as error:
-        code = Exit.RETRY if error.retryable else Exit.USAGE
-        report.error(explain_refusal(error), code=int(code))
-        sys.exit(code)
+        _fail(report, Exit.RETRY if error.retryable else Exit.USAGE, explain_refusal(error))
     except LocalError as error:
-        report.error(str(error), code=int(Exit.USAGE))
-        sys.exit(Exit.USAGE)
+        _fail(report, Exit.USAGE, str(error))
     except MxrtcError as error:
-        report.error(str(error), code=int(Exit.RETRY))
-        sys.exit(Exit.RETRY)
+        _fail(report, Exit.RETRY, str(error))
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise  # whoever read our output has had enough; click ends quietly
-        report.error(f"this machine refuses: {error.strerror or error}", code=int(Exit.LOCAL))
-        sys.exit(Exit.LOCAL)
+        _fail(report, Exit.LOCAL, f"this machine refuses: {error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
     sys.exit(Exit.DONE)
+
+
+def _fail(report: Report, code: Exit, sentence: str) -> NoReturn:
+    report.error(sentence, code=int(code))
+    sys.exit(code)
 
 
 async def _supervised(work: Callable[[], Awaitable[None]]) -> None:
