@@ -105,8 +105,7 @@ class Forwarding:
                                 await self._listen(listeners, tasks, default)
                             await connection.links.lost.wait()
                             self._use(None)
-                        lost = connection.lost()
-                        error = ClientError(lost.code, f"{self._short}: {lost.sentence}")
+                        error = connection.lost(self._short)
                     except ClientError as failed:
                         if not listeners:
                             raise

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.client import forwarding as forwarding_module
-from mxrtc_bridge.client.calls.connection import Lost
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.forwarding import Forwarding
 from mxrtc_bridge.client.options import Forward
@@ -65,8 +64,8 @@ class Connection:
     def __init__(self) -> None:
         self.links = Links()
 
-    def lost(self) -> Lost:
-        return Lost(Exit.RETRY, "the peer hung up")
+    def lost(self, name: str) -> ClientError:
+        return ClientError(Exit.RETRY, f"{name}: the peer hung up")
 
 
 class Caller:

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mxrtc_bridge.client.calls.connection import Connection, explain
+from mxrtc_bridge.client.calls.connection import Connection
 from mxrtc_bridge.client.calls.device import DeviceCalls, NoDeviceError, calls_by_device
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Context, SignalBy
@@ -289,8 +289,8 @@ class Caller:
         if up in done:
             return
         if running in done:
-            lost = explain(running.result(), placed.links.bye)
-            raise ClientError(lost.code, f"{self.name_of(peer)}: {lost.sentence}")
+            running.result()
+            raise placed.connection.lost(self.name_of(peer))
         if breaking in done:
             breaking.result()
         code = Exit.OFFLINE if session.state is call.CallState.INVITING else Exit.NO_PATH

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.report import Report
@@ -23,14 +22,6 @@ from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 
 LIST_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """Why a connection ended, for a person and for the exit code."""
-
-    code: Exit
-    sentence: str
 
 
 class Connection:
@@ -56,63 +47,69 @@ class Connection:
         assert self._session.path is not None
         return self._session.path
 
-    def lost(self) -> Lost:
-        """Why it ended."""
-        outcome = self._session.outcome
-        assert outcome is not None
-        return explain(outcome, self.links.bye)
+    def lost(self, name: str) -> ClientError:
+        """Why it ended; ``name`` is what it led to."""
+        assert self._session.outcome is not None
+        why = explain(self._session.outcome, self.links.bye)
+        return ClientError(why.code, f"{name}: {why}")
 
 
-def explain(outcome: call.CallEnded, bye: tuple[str, str] | None) -> Lost:  # noqa: C901, PLR0911, PLR0912 - one row each
+def explain(outcome: call.CallEnded, bye: tuple[str, str] | None) -> ClientError:  # noqa: C901, PLR0911, PLR0912 - one row each
     """Say in words why a call ended, and whether trying again makes sense."""
     if bye is not None:
         code, message = bye
-        return Lost(Exit.DENIED if code == "denied" else Exit.RETRY, f"the peer ended the session: {message or code}")
+        return ClientError(
+            Exit.DENIED if code == "denied" else Exit.RETRY, f"the peer ended the session: {message or code}"
+        )
     match outcome.outcome, outcome.reason:
         case call.CallOutcome.REJECTED, "user_busy":
-            return Lost(Exit.RETRY, "the bridge has too many calls now; try again later")
+            return ClientError(Exit.RETRY, "the bridge has too many calls now; try again later")
         case call.CallOutcome.REJECTED, policy.UNCONFIRMED:
-            return Lost(
+            return ClientError(
                 Exit.RETRY,
                 "the bridge lets you in as a member of a room, and its homeserver did not say just now whether you "
                 "are one; try again in a moment",
             )
         case call.CallOutcome.REJECTED, to_device.CHANGED_IDENTITY:
-            return Lost(
+            return ClientError(
                 Exit.DENIED,
                 "your cross-signing identity has changed since the bridge first saw you; if you have made a new one, "
                 "ask its admin to accept it (mxrtc-bridge trust), or compare emoji with the admin: mxrtc verify PEER",
             )
         case call.CallOutcome.REJECTED, to_device.UNTRUSTED_DEVICE:
-            return Lost(
+            return ClientError(
                 Exit.DENIED,
                 "the bridge takes calls only from verified devices; verify this one with another session of yours: "
                 "mxrtc verify; and if its admin must know you, then with the peer: mxrtc verify PEER",
             )
         case call.CallOutcome.REJECTED, to_device.UNLISTED_DEVICE:
-            return Lost(
+            return ClientError(
                 Exit.RETRY,
                 "your homeserver does not list this device, or not yet; try again, and if that does not help: "
                 "mxrtc logout, then mxrtc login",
             )
         case call.CallOutcome.REJECTED, to_device.UNKNOWN_DEVICE:
-            return Lost(Exit.RETRY, "the bridge could not ask your homeserver about this device; try again in a moment")
+            return ClientError(
+                Exit.RETRY, "the bridge could not ask your homeserver about this device; try again in a moment"
+            )
         case call.CallOutcome.REJECTED, _:
-            return Lost(Exit.DENIED, "the call was refused: you have no right to it, or the room is not fit for calls")
+            return ClientError(
+                Exit.DENIED, "the call was refused: you have no right to it, or the room is not fit for calls"
+            )
         case call.CallOutcome.MEMBER_LEFT, _:
-            return Lost(Exit.DENIED, "the peer has left the room: your right to use it may have ended")
+            return ClientError(Exit.DENIED, "the peer has left the room: your right to use it may have ended")
         case call.CallOutcome.TIMED_OUT, "invite_timeout":
-            return Lost(Exit.OFFLINE, "no answer; the bridge may not be running")
+            return ClientError(Exit.OFFLINE, "no answer; the bridge may not be running")
         case (call.CallOutcome.TIMED_OUT, _) | (call.CallOutcome.FAILED, "ice_failed" | "ice_timeout"):
-            return Lost(
+            return ClientError(
                 Exit.NO_PATH,
                 "signalling works, but no packets pass between the two sides; "
                 "a TURN server on the homeserver (voip/turnServer) would relay them",
             )
         case call.CallOutcome.FAILED, reason:
-            return Lost(Exit.RETRY, f"the connection failed ({reason})")
+            return ClientError(Exit.RETRY, f"the connection failed ({reason})")
         case _, reason:
-            return Lost(Exit.RETRY, f"the peer hung up ({reason})" if reason else "the peer hung up")
+            return ClientError(Exit.RETRY, f"the peer hung up ({reason})" if reason else "the peer hung up")
 
 
 def report_connected(report: Report, name: str, connection: Connection) -> None:

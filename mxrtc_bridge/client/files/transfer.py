@@ -147,9 +147,8 @@ class FileTransfer:
         verdict = judge(self._full_name, self._direction, finished)
         moved_now = self._moved > before
         if verdict.again and lost:
-            why = connection.lost()
-            error = ClientError(why.code, f"{self._short}: {why.sentence}")
-            return _Ending(error, again=why.code is not Exit.DENIED, moved=moved_now)
+            error = connection.lost(self._short)
+            return _Ending(error, again=error.code is not Exit.DENIED, moved=moved_now)
         if finished.outcome in (TransferOutcome.CLEAN, TransferOutcome.PARTIAL):
             self._tell_summary(finished)
         if verdict.code is Exit.DONE:

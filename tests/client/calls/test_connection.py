@@ -32,12 +32,12 @@ PEER = UserId("@rtc_build:example.org")
 def test_end_of_a_call_separates_again_from_never(outcome: call.CallOutcome, reason: str, code: Exit) -> None:
     lost = explain(call.CallEnded(outcome, reason), None)
     assert lost.code is code
-    assert lost.sentence
+    assert str(lost)
 
 
 @pytest.mark.parametrize("outcome", list(call.CallOutcome))
 def test_every_outcome_has_a_sentence(outcome: call.CallOutcome) -> None:
-    assert len(explain(call.CallEnded(outcome, "something"), None).sentence) > 10
+    assert len(str(explain(call.CallEnded(outcome, "something"), None))) > 10
 
 
 def test_words_of_farewell_count_more_than_the_hangup() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.client import forwarding as forwarding_module
-from mxrtc_bridge.client.calls.connection import Lost
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files.progress_view import Meter
 from mxrtc_bridge.client.files.sentences import TransferDirection
@@ -94,9 +93,9 @@ class Connection:
         self.links = Links(finished, lost=lost is not None)
         self.code = lost
 
-    def lost(self) -> Lost:
+    def lost(self, name: str) -> ClientError:
         assert self.code is not None
-        return Lost(self.code, "the peer hung up")
+        return ClientError(self.code, f"{name}: the peer hung up")
 
 
 class Caller:
