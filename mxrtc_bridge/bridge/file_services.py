@@ -49,6 +49,11 @@ class FileServices:
         self._working: dict[str, asyncio.Task[None]] = {}
         """By path, one for each: a disk that hangs holds up its own path, and nobody else."""
 
+    @property
+    def open_targets(self) -> frozenset[FilesTarget]:
+        """The directories that are open now."""
+        return frozenset(self._open)
+
     async def serve(self, targets: Sequence[FilesTarget]) -> None:
         """Serve these and no others. Transfers with others must have been reset before.
 

@@ -115,7 +115,8 @@ class CallManager:
         counters: Counters,
         clock: Clock,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
+        """Those in force; :meth:`reconfigure` replaces them."""
         self._rights = rights
         self._rooms = rooms
         self._directory = directory
@@ -259,7 +260,7 @@ class CallManager:
             local=record.local,
             party_id=record.party_id,
             remote=record.remote,
-            setup_timeout_s=self._settings.setup_s,
+            setup_timeout_s=self.settings.setup_s,
         )
 
     def _new_session(self, record: CallRecord, number: int, device: CallerDevice | None) -> _Live:
@@ -305,7 +306,7 @@ class CallManager:
             signaller=self._signaller,
             peers=self._peers,
             links=links,
-            addresses=self._settings.addresses,
+            addresses=self.settings.addresses,
             clock=self._clock,
             admission=admit,
         )
@@ -331,7 +332,7 @@ class CallManager:
             self._seldom.info(record.remote, "x call from %s: %s is not a room of two", record.remote, record.route)
             return InviteRefused("not_a_direct_room"), "not a room of two"
         try:
-            offer = parse_description(invite.sdp, DescriptionType.OFFER, self._settings.addresses)
+            offer = parse_description(invite.sdp, DescriptionType.OFFER, self.settings.addresses)
         except DescriptionError as error:
             self._counters.refusal(error.code)
             self._seldom.info(record.remote, "x offer of %s refused: %s", record.remote, error.code)
@@ -342,7 +343,7 @@ class CallManager:
     async def _live_through(self, live: _Live, record: CallRecord) -> None:
         session = live.session
         timer = self._clock.call_at(
-            self._clock.monotonic() + self._settings.session_max_s, lambda: session.feed(call.HangUp("session_max"))
+            self._clock.monotonic() + self.settings.session_max_s, lambda: session.feed(call.HangUp("session_max"))
         )
         try:
             # A session that is cancelled has not said goodbye: it stays open in the directory, for the next start.
@@ -386,9 +387,9 @@ class CallManager:
     def reconfigure(self, settings: CallSettings, peers: PeerConnectionFactory) -> None:
         """Take over new settings; calls that live keep what they began with."""
         rates = (settings.invites_per_minute, settings.invites_per_minute_of_server)
-        if rates != (self._settings.invites_per_minute, self._settings.invites_per_minute_of_server):
+        if rates != (self.settings.invites_per_minute, self.settings.invites_per_minute_of_server):
             self._invites = RateLimit(*rates)
-        self._settings = settings
+        self.settings = settings
         self._live.limits = settings.limits
         self._peers = peers
 

@@ -14,9 +14,12 @@ import pytest_asyncio
 
 from mxrtc_bridge.bridge import bridge as bridge_module
 from mxrtc_bridge.bridge.bridge import Bridge
+from mxrtc_bridge.bridge.event_router import EventRouter
 from mxrtc_bridge.core.access.policy import Allow, Deny
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
+from mxrtc_bridge.matrix.crypto.encrypted_rooms import SealingHomeserver
 from mxrtc_bridge.matrix.inbox.incoming import read_arrival
 from mxrtc_bridge.storage.tables import Stores, open_stores
 from mxrtc_bridge.web.control import ask
@@ -177,7 +180,7 @@ async def test_reload_leaves_the_rooms_of_a_denied_user_and_takes_over_limits(ho
         reload.set()
         await until(lambda: homeserver.left)
         assert homeserver.left == [ROOM]
-        assert bridge.calls.manager._live.limits.per_user == 1
+        assert bridge.calls.manager.settings.limits.per_user == 1
         # What she does there now reaches nobody.
         assert await homeserver.push(invite(1)) == 200
         await bridge.inbox.idle()
@@ -228,12 +231,12 @@ async def test_directories_are_open_while_the_configuration_names_them(homeserve
         box = bridge.calls.files.box(first)
         (second,) = homeserver.config(peers=peers(per_user="1GiB")).files_targets()
         reload.set()
-        await until(lambda: second in bridge.calls.files._open)
-        assert list(bridge.calls.files._open) == [second]
+        await until(lambda: second in bridge.calls.files.open_targets)
+        assert bridge.calls.files.open_targets == {second}
         assert bridge.calls.files.box(second) is not box
         homeserver.config()
         reload.set()
-        await until(lambda: not bridge.calls.files._open)
+        await until(lambda: not bridge.calls.files.open_targets)
     assert (homeserver.folder / "inbox" / ".mxrtc" / "ledger.jsonl").exists()
 
 
@@ -258,6 +261,14 @@ async def test_bridge_that_has_read_nothing_lets_nobody_in(homeserver: FakeHomes
         await bridge.basis.homeserver.close()
     async with running(homeserver) as (bridge, _stores, _reload):
         assert isinstance(bridge.access.rights.may_call(UserId(ALICE), UserId(PEER)), Allow)
+
+
+async def test_what_can_send_into_a_room_encrypts(homeserver: FakeHomeserver) -> None:
+    """All else has a homeserver that cannot say anything, so that no part of the bridge goes past encryption."""
+    async with running(homeserver) as (bridge, _stores, _reload):
+        assert isinstance(bridge.devices.homeserver, SealingHomeserver)
+        assert type(bridge.basis.homeserver) is QuietHomeserver
+        assert [name for name in dir(QuietHomeserver) if "send" in name] == []
 
 
 async def test_expired_right_is_rejected_and_explained_once_a_day(homeserver: FakeHomeserver) -> None:
@@ -291,15 +302,17 @@ async def test_third_member_makes_calls_rejected(homeserver: FakeHomeserver) -> 
         assert reject["reason"] == "not_a_direct_room"
 
 
-async def test_event_that_waits_for_the_homeserver_does_not_hold_up_the_end(homeserver: FakeHomeserver) -> None:
+async def test_event_that_waits_for_the_homeserver_does_not_hold_up_the_end(
+    homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entered = asyncio.Event()
-    async with running(homeserver) as (bridge, stores, _reload):
 
-        async def hang(_event: object) -> None:
-            entered.set()
-            await asyncio.Event().wait()
+    async def hang(*_: object) -> None:
+        entered.set()
+        await asyncio.Event().wait()
 
-        bridge.inbox._handler = hang
+    monkeypatch.setattr(EventRouter, "receive_room_event", hang)
+    async with running(homeserver) as (_bridge, stores, _reload):
         assert await homeserver.push(invite(1)) == 200
         await entered.wait()
         began = time.monotonic()

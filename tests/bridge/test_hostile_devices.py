@@ -22,13 +22,13 @@ from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, Standing
 from mxrtc_bridge.bridge.devices.policy import CHANGED, GONE, DevicePolicy
 from mxrtc_bridge.bridge.devices.wakeups import DeviceWakeups
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.sync import DeviceSync
-from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent
+from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 from mxrtc_bridge.web.transaction_body import read_transaction
 from tests.fakes import DeviceConfig
 from tests.hostile_json import FOREIGN, TEXT, to_body

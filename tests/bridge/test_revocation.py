@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.bridge import revocation as arrivals_module
 from mxrtc_bridge.bridge.access import configured_rooms as module
 from mxrtc_bridge.bridge.bridge import Bridge
+from mxrtc_bridge.bridge.revocation import Revocation
 from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
@@ -317,6 +318,8 @@ async def test_kick_that_never_comes_ends_what_lives_within_a_minute(
     for each in (module, arrivals_module):
         monkeypatch.setattr(each, "TICK_S", 0.01)
         monkeypatch.setattr(each, "COMPARE_S", 0.02)
+    judged: list[int] = []
+    monkeypatch.setattr(CallManager, "rights_changed", lambda _self: judged.append(1))
     async with running(homeserver, **GRANTS) as (bridge, _, _):
         asked = homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members")
         await asyncio.sleep(0.1)
@@ -327,9 +330,7 @@ async def test_kick_that_never_comes_ends_what_lives_within_a_minute(
         homeserver.members[TEAM].remove(ALICE)
         await until(lambda: homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") > asked)
         assert is_member(bridge)
-        judged: list[int] = []
-        bridge.calls.manager._judge_again = lambda: judged.append(1)  # type: ignore[method-assign]
-        assert judged == []
+        judged.clear()
         homeserver.honesty = Honesty.TRUE
         await until(lambda: not is_member(bridge))
         assert judged
@@ -395,14 +396,18 @@ async def test_event_that_cannot_be_read_makes_the_homeserver_be_asked(
 async def test_events_that_name_no_room_ask_about_all_rooms_once_a_minute(homeserver: FakeHomeserver) -> None:
     async with running(homeserver, **GRANTS) as (bridge, _, _):
         asked = homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members")
-        now = 1000.0
-        bridge.revocation._monotonic = lambda: now
+        assert await homeserver.push("junk") == 200  # type: ignore[arg-type]
+        await until(lambda: homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") == asked + 1)
+        asked, now = asked + 1, 1000.0
+        revocation = Revocation(
+            bridge.access.rooms, bridge.calls.peers.membership, bridge.calls.manager, monotonic=lambda: now
+        )
         for _ in range(20):
-            assert await homeserver.push("junk") == 200  # type: ignore[arg-type]
+            revocation.look("junk")
         await until(lambda: homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") == asked + 1)
         assert TEAM not in bridge.access.rooms.doubtful()
         now += arrivals_module.ALL_EVERY_S
-        bridge.revocation.compare()
+        revocation.compare()
         assert TEAM in bridge.access.rooms.doubtful()
 
 

@@ -163,22 +163,24 @@ class Hanging:
         self.stack.callback(world.homeserver.answers.set)
 
     async def disk_of_a_share(self, world: World) -> None:
-        make = RootedDirectory.__init__
+        make, begun = RootedDirectory.__init__, threading.Event()
 
         def late(self_: RootedDirectory, path: Path, *, create: bool = False) -> None:
+            begun.set()
             self.over.wait(30)
             make(self_, path, create=create)
 
         self.patch.setattr(RootedDirectory, "__init__", late)
         (world.homeserver.folder / "nfs").mkdir()
         world.reloaded()
-        await until(lambda: world.bridge.calls.files._working)
+        await until(begun.is_set)
 
     async def another_reload(self, world: World) -> None:
         await self.homeserver(world)
         world.crowd = False
         world.reloaded()
-        await until(lambda: len(world.bridge.calls.peers._unleft) == len(CROWD))
+        rooms = [RoomId(f"!crowd{number}:{DOMAIN}") for number in range(len(CROWD))]
+        await until(lambda: not any(map(world.bridge.access.index.members, rooms)))
 
     async def threads_of_the_loop(self, world: World) -> None:
         for _ in range(4 * (os.cpu_count() or 1) + 64):

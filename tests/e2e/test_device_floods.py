@@ -14,10 +14,10 @@ import pytest
 import pytest_asyncio
 import vodozemac
 
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.signed_json import unpadded
-from mxrtc_bridge.matrix.crypto.values import OLM, DeviceId
+from mxrtc_bridge.matrix.crypto.values import OLM
 from mxrtc_bridge.storage.crypto import TRIM_EVERY
 from mxrtc_bridge.storage.crypto_bounds import OLM as SESSIONS
 from tests.e2e.identities import OtherClient

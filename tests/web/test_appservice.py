@@ -20,7 +20,8 @@ from mxrtc_bridge.config import TcpListen
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.matrix.inbox.inbox import Inbox, RoomEvent
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
+from mxrtc_bridge.matrix.inbox.inbox import Inbox
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.events import InboxStore

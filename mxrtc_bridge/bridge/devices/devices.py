@@ -437,6 +437,3 @@ def explain(result: Undecryptable) -> str:
             return f"{words} Please check in your client's security settings that you let devices like mine read along."
         case _:
             return f"{words} Please send it again from an up-to-date client."
-
-
-__all__ = ["Encryption", "explain", "load_key", "readable_for_all", "why_impossible"]

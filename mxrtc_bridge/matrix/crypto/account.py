@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.crypto.records import AccountRecord
+from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.signed_json import with_signature
-from mxrtc_bridge.matrix.crypto.store import AccountRecord
-from mxrtc_bridge.matrix.crypto.values import MEGOLM, OLM, DeviceId
+from mxrtc_bridge.matrix.crypto.values import MEGOLM, OLM
 
 KEYS_WANTED = 50
 """One-time keys that the homeserver has after an upload."""

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.key_answers import keys_in
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys, SigningKey
 from mxrtc_bridge.matrix.crypto.signed_json import is_signed, parse_cross_signing, with_signature
-from mxrtc_bridge.matrix.crypto.values import DeviceId
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ import string
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from mxrtc_bridge.core.crypto.records import AccountRecord, Changes, InboundRecord, RoomEncryption, Trust
 from mxrtc_bridge.core.errors import EventError, HomeserverError, RefusalCode, StateError
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId, server_of
+from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId, server_of
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.broken_sessions import BrokenSessions
@@ -41,18 +42,9 @@ from mxrtc_bridge.matrix.crypto.outbound import Later, OutboundSessions
 from mxrtc_bridge.matrix.crypto.patience import Patience
 from mxrtc_bridge.matrix.crypto.receive_budget import ReceiveBudget
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
-from mxrtc_bridge.matrix.crypto.store import AccountRecord, Changes, DeviceStore, InboundRecord
+from mxrtc_bridge.matrix.crypto.store import DeviceStore
 from mxrtc_bridge.matrix.crypto.sync_answer import OF_USE, envelope, has_brought, messages_in
-from mxrtc_bridge.matrix.crypto.values import (
-    Decrypted,
-    DeviceId,
-    DeviceIdentity,
-    RoomEncryption,
-    ToDeviceEvent,
-    Trust,
-    Undecryptable,
-    UserDevices,
-)
+from mxrtc_bridge.matrix.crypto.values import Decrypted, DeviceIdentity, ToDeviceEvent, Undecryptable, UserDevices
 
 log = logging.getLogger(__name__)
 

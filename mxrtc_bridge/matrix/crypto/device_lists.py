@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mxrtc_bridge.core.call.limits import RateLimit
+from mxrtc_bridge.core.crypto.records import Changes, Trust, UserRecord
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
 from mxrtc_bridge.engine.clock import elapsed_s
@@ -35,8 +36,8 @@ from mxrtc_bridge.matrix.crypto.signed_json import (
     parse_device_keys,
     parse_devices,
 )
-from mxrtc_bridge.matrix.crypto.store import Changes, DeviceStore, UserRecord
-from mxrtc_bridge.matrix.crypto.values import CrossSigningKeys, DeviceIdentity, DeviceKeys, Trust, UserDevices
+from mxrtc_bridge.matrix.crypto.store import DeviceStore
+from mxrtc_bridge.matrix.crypto.values import CrossSigningKeys, DeviceIdentity, DeviceKeys, UserDevices
 
 log = logging.getLogger(__name__)
 

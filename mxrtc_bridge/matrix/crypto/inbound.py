@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mxrtc_bridge.core.crypto.records import InboundRecord
 from mxrtc_bridge.core.errors import EventError, RefusalCode
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_room_id
+from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId, parse_room_id
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage
 from mxrtc_bridge.matrix.crypto.signed_json import is_key
-from mxrtc_bridge.matrix.crypto.store import DeviceStore, InboundRecord
-from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceId, DeviceIdentity, Obstacle, Undecryptable
+from mxrtc_bridge.matrix.crypto.store import DeviceStore
+from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceIdentity, Obstacle, Undecryptable
 
 MAX_WITHHELD = 1000
 MAX_WAITING = 256

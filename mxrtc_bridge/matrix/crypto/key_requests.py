@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mxrtc_bridge.core.crypto.records import InboundRecord
 from mxrtc_bridge.core.errors import EventError, RefusalCode
-from mxrtc_bridge.core.ids import RoomId, UserId, parse_room_id
+from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId, parse_room_id
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.inbound import read_session
 from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage
 from mxrtc_bridge.matrix.crypto.signed_json import is_key
-from mxrtc_bridge.matrix.crypto.store import InboundRecord
-from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceId, DeviceIdentity
+from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceIdentity
 
 REQUEST = "m.room_key_request"
 MAX_ASKED = 256

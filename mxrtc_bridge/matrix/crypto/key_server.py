@@ -13,9 +13,8 @@ from typing import Any
 
 from mautrix.api import Method, Path, PathBuilder
 
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.api.transport import Repeat, Transport
-from mxrtc_bridge.matrix.crypto.values import DeviceId
 
 QUERY_TIMEOUT_MS = 8000
 """How long our homeserver waits for those of other users; below what a person waits for an answer to a call."""

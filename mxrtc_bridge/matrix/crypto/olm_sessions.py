@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mxrtc_bridge.core.crypto.records import Changes, OlmRecord
 from mxrtc_bridge.core.errors import EventError, RefusalCode
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
@@ -23,8 +24,8 @@ from mxrtc_bridge.matrix.crypto.signed_json import (
     parse_one_time_key,
     unpadded,
 )
-from mxrtc_bridge.matrix.crypto.store import Changes, DeviceStore, OlmRecord
-from mxrtc_bridge.matrix.crypto.values import OLM, DeviceId, DeviceIdentity, DeviceKeys
+from mxrtc_bridge.matrix.crypto.store import DeviceStore
+from mxrtc_bridge.matrix.crypto.values import OLM, DeviceIdentity, DeviceKeys
 
 MAX_CIPHERTEXT_CHARS = 128 * 1024
 """An event has at most 64 KiB; to-device messages have no limit of their own."""

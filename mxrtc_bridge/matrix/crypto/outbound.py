@@ -22,8 +22,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from mxrtc_bridge.core.crypto.records import Changes, OutboundRecord, RoomEncryption, Trust
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
-from mxrtc_bridge.core.ids import RoomId, UserId, server_of
+from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId, server_of
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
@@ -32,8 +33,8 @@ from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.key_requests import KeyRequest
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
-from mxrtc_bridge.matrix.crypto.store import Changes, DeviceStore, OutboundRecord
-from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceId, DeviceIdentity, RoomEncryption, Trust, UserDevices
+from mxrtc_bridge.matrix.crypto.store import DeviceStore
+from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceIdentity, UserDevices
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mxrtc_bridge.core.crypto.canonical_json import canonical_json
+from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import EventError, RefusalCode
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
-from mxrtc_bridge.matrix.crypto.values import MEGOLM, OLM, CrossSigningKeys, DeviceId, DeviceIdentity, DeviceKeys, Trust
+from mxrtc_bridge.matrix.crypto.values import MEGOLM, OLM, CrossSigningKeys, DeviceIdentity, DeviceKeys
 
 MAX_DEVICES = 256
 """Devices of one user that are looked at. People have a few; a bot that leaks a device with each login has hundreds."""

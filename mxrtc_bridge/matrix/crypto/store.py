@@ -20,16 +20,6 @@ from mxrtc_bridge.core.crypto.records import (
 )
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 
-__all__ = [
-    "AccountRecord",
-    "Changes",
-    "DeviceStore",
-    "InboundRecord",
-    "OlmRecord",
-    "OutboundRecord",
-    "UserRecord",
-]
-
 
 class DeviceStore(Protocol):
     """The memory of one user's device; every method may raise StorageError, and has then changed nothing."""

@@ -10,24 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from mxrtc_bridge.core.crypto.records import RoomEncryption, Trust
+from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.ids import DeviceId, UserId
-
-__all__ = [
-    "MEGOLM",
-    "OLM",
-    "CrossSigningKeys",
-    "Decrypted",
-    "DeviceId",
-    "DeviceIdentity",
-    "DeviceKeys",
-    "Obstacle",
-    "RoomEncryption",
-    "ToDeviceEvent",
-    "Trust",
-    "Undecryptable",
-    "UserDevices",
-]
 
 OLM = "m.olm.v1.curve25519-aes-sha2"
 MEGOLM = "m.megolm.v1.aes-sha2"

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.crypto.sas import Stage, Verification
 from mxrtc_bridge.core.crypto.sas_codes import ShortCode
 from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES, TYPES, Request, parse_sas_event, transaction_of
@@ -31,12 +32,12 @@ from mxrtc_bridge.core.crypto.sas_values import (
     VerifiedKeys,
 )
 from mxrtc_bridge.core.errors import EventError, HomeserverError
-from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
-from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent, Trust
+from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 
 log = logging.getLogger(__name__)
 

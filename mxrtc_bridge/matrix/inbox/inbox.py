@@ -55,8 +55,6 @@ from mxrtc_bridge.matrix.inbox.outcomes import EventOutcomes, ask_until_done
 from mxrtc_bridge.matrix.inbox.redactions import WithdrawnEvents
 from mxrtc_bridge.metrics import Metrics
 
-__all__ = ["EventStore", "Inbox", "InboxLimits", "RoomEvent"]
-
 log = logging.getLogger(__name__)
 
 Handler = Callable[[RoomEvent], Awaitable[None]]

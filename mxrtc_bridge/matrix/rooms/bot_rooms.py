@@ -50,8 +50,8 @@ class BotRooms:
         self,
         homeserver: QuietHomeserver,
         bot: UserId,
-        named: Mapping[str, str] | None = None,
-        members: MemberLists | None = None,
+        named: Mapping[str, str],
+        members: MemberLists,
         learners: Sequence[Learner] = (),
         entered: Callable[[RoomId, bool], None] = lambda _room, _unsure: None,
     ) -> None:
@@ -66,11 +66,11 @@ class BotRooms:
             entered: told of each room that counts as joined, and whether what was learned must be asked for again.
         """
         self._entered = entered
-        self._learners = learners if members is None else (members, *learners)
+        self._learners = (members, *learners)
         self._members = members
         self._homeserver = homeserver
         self._bot = bot
-        self._named = dict(named or {})
+        self._named = dict(named)
         self._ids: dict[str, RoomId] = {}
         """Which room an alias or id stands for; an alias that was resolved once keeps its room until the next start."""
         self._joined: set[RoomId] = set()
@@ -237,8 +237,7 @@ class BotRooms:
             return False
         # Perhaps it is in the room all the same: any other homeserver can send an invitation to a room whose id it
         # knows, and nobody must lose a right by that.
-        if room in self._joined and self._members is not None:
-            await self.learn_again(room, self._members)
+        await self.learn_again(room, self._members)
         names = [name for name in self._not_in() if self._ids.get(name, name) == room]
         await each(names, lambda name: self._try(name, ENTER_S), AT_ONCE)
         return True
@@ -251,7 +250,7 @@ class BotRooms:
         """
         self.stir(room)
         if user != self._bot:
-            return self._members is not None and self._members.look(room, user, joined=joined)
+            return self._members.look(room, user, joined=joined)
         if not joined and self.is_named(room):
             self._removed_lately.add(room)
             self._removed(room)
@@ -299,8 +298,7 @@ class BotRooms:
 
     def _forget(self, room: RoomId) -> None:
         self._joined.discard(room)
-        if self._members is not None:
-            self._members.forget(room)
+        self._members.forget(room)
 
     def _removed(self, room: RoomId) -> None:
         if room in self._joined:

@@ -18,18 +18,11 @@ from mxrtc_bridge.bridge.devices import devices as encryption_module
 from mxrtc_bridge.bridge.devices.devices import Encryption, explain, load_key
 from mxrtc_bridge.config import Level
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError, LocalError
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.encrypted_rooms import Opened
-from mxrtc_bridge.matrix.crypto.values import (
-    DeviceId,
-    DeviceIdentity,
-    Obstacle,
-    ToDeviceEvent,
-    Undecryptable,
-    UserDevices,
-)
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, Obstacle, ToDeviceEvent, Undecryptable, UserDevices
 from mxrtc_bridge.storage.tables import open_stores
 from tests.bridge.homeserver import ALICE, PEER, ROOM, FakeHomeserver
 

@@ -12,10 +12,10 @@ import pytest
 
 from mxrtc_bridge.bridge.devices.late_keys import CHARS_OF_SESSION, EVENTS_OF_SESSION, SESSIONS, LateKeys, session_of
 from mxrtc_bridge.core.errors import StorageError
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.encrypted_rooms import Opened
-from mxrtc_bridge.matrix.crypto.values import DeviceId, DeviceIdentity, Obstacle, Undecryptable
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, Obstacle, Undecryptable
 
 OWN = "example.org"
 ALICE, MALLORY = UserId(f"@alice:{OWN}"), UserId("@mallory:evil.test")

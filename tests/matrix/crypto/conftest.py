@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest_asyncio
 
-from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -18,7 +18,7 @@ from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys, pickle_key
 from mxrtc_bridge.matrix.crypto.store import DeviceStore
 from mxrtc_bridge.matrix.crypto.sync import DeviceSync
-from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent
+from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 from tests.matrix.conftest import BridgeWorld
 from tests.matrix.crypto.memory import MemoryStore
 

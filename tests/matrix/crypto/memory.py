@@ -10,17 +10,17 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mxrtc_bridge.core.crypto.records import RoomEncryption
-from mxrtc_bridge.core.errors import StorageError
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
-from mxrtc_bridge.matrix.crypto.store import (
+from mxrtc_bridge.core.crypto.records import (
     AccountRecord,
     Changes,
     InboundRecord,
     OlmRecord,
     OutboundRecord,
+    RoomEncryption,
     UserRecord,
 )
+from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from tests.honesty import Honesty
 
 

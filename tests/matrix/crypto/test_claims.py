@@ -11,12 +11,13 @@ import pytest
 import vodozemac
 
 from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE
+from mxrtc_bridge.core.crypto.records import RoomEncryption, Trust
 from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId, server_of
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_requests import REQUEST
 from mxrtc_bridge.matrix.crypto.signed_json import from_unpadded
-from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceIdentity, RoomEncryption, Trust
+from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceIdentity
 from tests.matrix.crypto.device_world import ALICE, PEER, Sender, Server, answer_of, peer_at
 from tests.matrix.crypto.key_homeserver import PICKLE_KEY
 

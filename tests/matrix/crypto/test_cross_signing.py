@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 
 from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import DeviceId
 from mxrtc_bridge.matrix.crypto.cross_signing import OtherIdentityError, publish_identity, shown_identities
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
-from mxrtc_bridge.matrix.crypto.values import DeviceId
 from tests.hostile_json import JSON
 from tests.long import examples
 from tests.matrix.crypto.device_world import PEER, Server

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from mxrtc_bridge.core.crypto.records import Changes
+from mxrtc_bridge.core.crypto.records import Changes, Trust
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.device_lists import (
@@ -21,7 +21,6 @@ from mxrtc_bridge.matrix.crypto.device_lists import (
     MAX_CACHED,
     DeviceLists,
 )
-from mxrtc_bridge.matrix.crypto.values import Trust
 from tests.matrix.crypto.key_homeserver import KeyHomeserver
 from tests.matrix.crypto.memory import MemoryStore
 from tests.waiting import until

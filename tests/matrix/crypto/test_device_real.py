@@ -10,21 +10,14 @@ from typing import Any
 
 import pytest
 
+from mxrtc_bridge.core.crypto.records import RoomEncryption, Trust
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.ids import EventId, RoomId
+from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId
 from mxrtc_bridge.matrix.crypto.account import KEYS_WANTED, OwnAccount
 from mxrtc_bridge.matrix.crypto.cross_signing import OtherIdentityError
 from mxrtc_bridge.matrix.crypto.key_requests import REQUEST, KeyRequests
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
-from mxrtc_bridge.matrix.crypto.values import (
-    Decrypted,
-    DeviceId,
-    DeviceIdentity,
-    Obstacle,
-    RoomEncryption,
-    Trust,
-    Undecryptable,
-)
+from mxrtc_bridge.matrix.crypto.values import Decrypted, DeviceIdentity, Obstacle, Undecryptable
 from mxrtc_bridge.matrix.crypto.verification import own_keys
 from tests.matrix.crypto.conftest import End, MakeEnd
 from tests.matrix.crypto.memory import MemoryStore

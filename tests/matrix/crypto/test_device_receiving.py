@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from mxrtc_bridge.core.crypto.records import RoomEncryption, Trust
 from mxrtc_bridge.core.errors import AnswerTooLongError
 from mxrtc_bridge.core.ids import RoomId, UserId, server_of
 from mxrtc_bridge.matrix.crypto import receive_budget
 from mxrtc_bridge.matrix.crypto.broken_sessions import TRIES_A_MINUTE
 from mxrtc_bridge.matrix.crypto.signed_json import unpadded
-from mxrtc_bridge.matrix.crypto.values import RoomEncryption, Trust
 from tests.matrix.crypto.device_world import ALICE, PEER, Sender, Server, answer_of, peer_at
 
 

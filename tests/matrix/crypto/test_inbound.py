@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from mxrtc_bridge.core.crypto.records import InboundRecord
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.crypto.inbound import MAX_WAITING, InboundSessions
-from mxrtc_bridge.matrix.crypto.store import InboundRecord
 
 NAME = (RoomId("!r:x"), "S", UserId("@a:x"))
 RECORD = InboundRecord(*NAME[:2], "", NAME[2], "c", "e", "DEVICE", 0)

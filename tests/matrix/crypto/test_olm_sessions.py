@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import vodozemac
 
+from mxrtc_bridge.core.crypto.records import Changes
 from mxrtc_bridge.core.errors import EventError
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.account import HOUR_MS, KEYS_PER_HOUR, KEYS_WANTED, OwnAccount
 from mxrtc_bridge.matrix.crypto.olm_sessions import MAX_CACHED, OlmSessions
 from mxrtc_bridge.matrix.crypto.signed_json import unpadded
-from mxrtc_bridge.matrix.crypto.store import Changes
-from mxrtc_bridge.matrix.crypto.values import OLM, DeviceId
+from mxrtc_bridge.matrix.crypto.values import OLM
 from tests.matrix.crypto.memory import MemoryStore
 
 KEY = b"k" * 32

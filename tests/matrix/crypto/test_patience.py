@@ -11,13 +11,13 @@ import pytest
 import vodozemac
 
 from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE
+from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.ids import UserId, server_of
+from mxrtc_bridge.core.ids import DeviceId, UserId, server_of
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.patience import AGAIN_S, AT_ONCE, WAIT_S
-from mxrtc_bridge.matrix.crypto.values import DeviceId, Trust
 from tests import virtual_time
 from tests.matrix.crypto.device_world import ALICE, PEER, peer_at
 from tests.matrix.crypto.key_homeserver import PICKLE_KEY

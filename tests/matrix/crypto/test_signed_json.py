@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import EventError
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.cross_signing import identity_content
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys, derive
@@ -29,7 +29,6 @@ from mxrtc_bridge.matrix.crypto.signed_json import (
     unpadded,
     with_signature,
 )
-from mxrtc_bridge.matrix.crypto.values import DeviceId
 from tests.core.crypto.test_canonical_json import OBJECT
 
 ALICE, MALLORY = UserId("@alice:example.org"), UserId("@mallory:example.org")

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.crypto.records import RoomEncryption, Trust
+from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_server import QUERY_TIMEOUT_MS, KeyServer
 from mxrtc_bridge.matrix.crypto.sync import DeviceSync
-from mxrtc_bridge.matrix.crypto.values import Decrypted, DeviceId, RoomEncryption, ToDeviceEvent, Trust
+from mxrtc_bridge.matrix.crypto.values import Decrypted, ToDeviceEvent
 from tests.conftest import HomeserverFactory
 from tests.matrix.crypto.conftest import wall_ms
 from tests.matrix.crypto.key_homeserver import PICKLE_KEY

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.sync import FULL_ANSWER, LONG_POLL_S, LONGEST_PAUSE_S, SIGN_POLL_S, DeviceSync
-from mxrtc_bridge.matrix.crypto.values import DeviceId, ToDeviceEvent
+from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 from tests.waiting import until
 
 ALICE = UserId("@alice:example.org")

@@ -13,9 +13,10 @@ from mxrtc_bridge.core.bounds.shares import ShareLimits
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.inbox import EventOutcome, StoredEvent, WaitingCount, WaitingEvent
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.inbox.capacity import CapacityLimits
-from mxrtc_bridge.matrix.inbox.inbox import EventStore, Inbox, InboxLimits, RoomEvent
-from mxrtc_bridge.matrix.inbox.incoming import IncomingEvent, read_arrival
+from mxrtc_bridge.matrix.inbox.inbox import Inbox, InboxLimits
+from mxrtc_bridge.matrix.inbox.incoming import EventStore, IncomingEvent, read_arrival
 from mxrtc_bridge.matrix.inbox.lanes import lane_of
 from mxrtc_bridge.metrics import Metrics
 from tests.honesty import Honesty

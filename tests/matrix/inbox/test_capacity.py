@@ -12,8 +12,9 @@ import pytest
 from mxrtc_bridge.core.bounds.shares import host_of
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.inbox.capacity import CapacityLimits
-from mxrtc_bridge.matrix.inbox.inbox import InboxLimits, RoomEvent
+from mxrtc_bridge.matrix.inbox.inbox import InboxLimits
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.events import InboxStore

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.matrix.inbox.inbox import InboxLimits, RoomEvent
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
+from mxrtc_bridge.matrix.inbox.inbox import InboxLimits
 from mxrtc_bridge.metrics import Metrics
 from tests.matrix.inbox.bench import (
     ALICE,

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from mxrtc_bridge.core.errors import StorageError
-from mxrtc_bridge.matrix.inbox.inbox import InboxLimits, RoomEvent
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
+from mxrtc_bridge.matrix.inbox.inbox import InboxLimits
 from tests.matrix.inbox.bench import (
     ALICE,
     MemoryStore,

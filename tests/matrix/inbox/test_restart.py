@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.errors import StorageError
-from mxrtc_bridge.matrix.inbox.inbox import Inbox, InboxLimits, RoomEvent
+from mxrtc_bridge.matrix.api.room_event import RoomEvent
+from mxrtc_bridge.matrix.inbox.inbox import Inbox, InboxLimits
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.events import InboxStore
 from tests.long import examples

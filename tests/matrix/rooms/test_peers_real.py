@@ -19,6 +19,7 @@ from mxrtc_bridge.matrix.api.room_event import RoomEvent, encode
 from mxrtc_bridge.matrix.outbox.notices import Notices
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
 from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
+from mxrtc_bridge.matrix.rooms.members import MemberLists
 from mxrtc_bridge.matrix.rooms.peers import Peers
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
 from mxrtc_bridge.matrix.rooms.room_index import RoomIndex
@@ -39,11 +40,15 @@ class RealPeers:
 MakePeers = Callable[[], RealPeers]
 
 
+def no_bot_rooms(bridge: Homeserver) -> BotRooms:
+    return BotRooms(bridge, BOT, {}, MemberLists(bridge, BOT, lambda: None))
+
+
 @pytest_asyncio.fixture(loop_scope="session")
 async def real_peers(bridge_world: BridgeWorld, bridge: Homeserver) -> AsyncIterator[RealPeers]:
     """Peers that hear the transactions of a real homeserver."""
     peer, granted, listener, directory = bridge_world.peer(), set[UserId](), Recorder(), FakeDirectory()
-    notices, index = Notices(), RoomIndex(BotRooms(bridge, BOT), lambda user: user.startswith("@rtc_"))
+    notices, index = Notices(), RoomIndex(no_bot_rooms(bridge), lambda user: user.startswith("@rtc_"))
     sending = asyncio.create_task(notices.run(Outbox(bridge, masquerade=True)))
     peers = Peers(
         bridge,
@@ -135,7 +140,7 @@ async def test_real_rooms_are_found_again_after_a_restart(
     async with asyncio.timeout(20):
         while real_peers.index.members(room) is None:
             await asyncio.sleep(0.05)
-    index = RoomIndex(BotRooms(bridge, BOT), lambda user: user.startswith("@rtc_"))
+    index = RoomIndex(no_bot_rooms(bridge), lambda user: user.startswith("@rtc_"))
     again = Peers(
         bridge,
         real_peers.directory,
