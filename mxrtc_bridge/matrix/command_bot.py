@@ -30,18 +30,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from mxrtc_bridge.core.bot.commands import (
-    CloseSessions,
-    Command,
-    DenyRequest,
-    Mistake,
-    Names,
-    RevokeAccess,
-    RevokeGrant,
-    WithdrawRequest,
-)
+from mxrtc_bridge.core.bot.arguments import Names
+from mxrtc_bridge.core.bot.commands import Command, CommandForm, Effect, Mistake
 from mxrtc_bridge.core.bot.message_text import command_line, read_message
-from mxrtc_bridge.core.bot.parser import Effect, addressed, effect_of, meant_by
+from mxrtc_bridge.core.bot.parser import addressed, meant_by
 from mxrtc_bridge.core.bot.reply import Code, Line, Reply, ReplyPart, pages, say, text
 from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
@@ -89,12 +81,6 @@ LATE_TEXT = (
 FAILED_TEXT = "That did not work; the bridge's log says why."
 TIMEOUT_TEXT = "That took too long, and I have given up waiting for it."
 
-# What takes something away waits behind nothing: neither behind others' commands, nor behind one of the same person
-# that hangs. What takes back grants is done once more in its turn, where one of them may just be being given.
-_ONCE_MORE = (RevokeGrant, RevokeAccess)
-_ENDS_TOO = (DenyRequest, CloseSessions, WithdrawRequest)
-"""Besides what takes away: of these too nobody has more afterwards."""
-
 
 class Rank(Enum):
     """What the rules in force make of a person."""
@@ -134,11 +120,14 @@ class Reaction:
 class CommandHandler(Protocol):
     """Carries out what was said."""
 
+    @property
+    def forms(self) -> tuple[CommandForm, ...]:
+        """The commands that there are."""
+        ...
+
     def rank(self, user: UserId) -> Rank: ...
 
     def names(self) -> Names: ...
-
-    def missing(self) -> frozenset[str]: ...
 
     async def carry_out(self, command: Command, asker: CommandSender) -> Reply: ...
 
@@ -158,17 +147,26 @@ class _ReceivedCommand:
     asker: CommandSender
 
     @property
+    def _effect(self) -> Effect:
+        return Effect.LOOKS if isinstance(self.command, Mistake) else self.command.form.effect
+
+    @property
     def takes_away(self) -> bool:
-        return not isinstance(self.command, Mistake) and effect_of(self.command) is Effect.TAKES
+        return self._effect is Effect.TAKES
 
     @property
     def ends(self) -> bool:
         """Whether nobody has more by it, so that it does no harm when it comes late."""
-        return self.takes_away or isinstance(self.command, _ENDS_TOO)
+        return self._effect in (Effect.TAKES, Effect.ENDS)
 
     @property
     def looks(self) -> bool:
-        return isinstance(self.command, Mistake) or effect_of(self.command) is Effect.LOOKS
+        return self._effect is Effect.LOOKS
+
+    @property
+    def once_more(self) -> bool:
+        """Whether it is done again in its turn, after it was done at once."""
+        return not isinstance(self.command, Mistake) and self.command.form.once_more
 
     @property
     def withdrawn_by(self) -> UserId | None:
@@ -296,7 +294,8 @@ class CommandDispatcher:
         typed = read_message(event.content, direct=direct, is_own=self._is_own)
         if typed is None:
             return None
-        command = meant_by(typed, self._commander.names(), admin=admin, missing=self._commander.missing())
+        forms = (form for form in self._commander.forms if admin or not form.admin)
+        command = meant_by(typed, forms, self._commander.names())
         return _ReceivedCommand(event, command, CommandSender(event.sender, admin, event.room_id, speaker, direct))
 
     def _is_fresh(self, event: RoomEvent) -> bool:
@@ -332,12 +331,13 @@ class CommandDispatcher:
     def _put(self, user: UserId, work: _ReceivedCommand | Reaction | _Line) -> None:
         number = zlib.crc32(user.encode()) % WORKERS
         if isinstance(work, _ReceivedCommand) and work.asker.admin and work.takes_away:
+            # Behind nothing: neither behind others' commands, nor behind one of the same person that hangs.
             waits = self._busy[number] or not self._queues[number].empty()
             if self._tasks is not None and len(self._at_once) < MAX_AT_ONCE:
                 task = self._tasks.create_task(self._guarded(work), name="command that takes away")
                 self._at_once.add(task)
                 task.add_done_callback(self._at_once.discard)
-                if not (waits and isinstance(work.command, _ONCE_MORE)):
+                if not (waits and work.once_more):
                     return
         try:
             self._queues[number].put_nowait(work)
@@ -396,19 +396,19 @@ class CommandDispatcher:
         if said.event.origin_server_ts < self._started_ms and not (said.looks or said.ends):
             # Perhaps the last run has done it already, and was ended before it could say so.
             return say(RESTARTED_TEXT)
-        log.info("< %s: %s", asker.user, type(command).__name__)
+        log.info("< %s: %s", asker.user, command.form.verb)
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S * 0.75):
                 return await self._commander.carry_out(command, asker)
         except TimeoutError:
             return say(TIMEOUT_TEXT)
         except MxrtcError as error:
-            log.warning("! %s of %s failed: %s", type(command).__name__, asker.user, error)
+            log.warning("! %s of %s failed: %s", command.form.verb, asker.user, error)
             return say(FAILED_TEXT)
         except (asyncio.CancelledError, Exception) as error:
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
-            log.exception("! %s of %s failed", type(command).__name__, asker.user)
+            log.exception("! %s of %s failed", command.form.verb, asker.user)
             return say(FAILED_TEXT)
 
     async def _reply(self, event: RoomEvent, speaker: UserId, answer: Reply, *, direct: bool) -> None:

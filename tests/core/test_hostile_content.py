@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.access.ban_lists import RULE_TYPES, parse_rule
-from mxrtc_bridge.core.bot.commands import Names
+from mxrtc_bridge.core.bot.arguments import Names
+from mxrtc_bridge.core.bot.commands import Effect
 from mxrtc_bridge.core.bot.message_text import HTML, read_message
-from mxrtc_bridge.core.bot.parser import Effect, effect_of, meant_by
+from mxrtc_bridge.core.bot.parser import meant_by
 from mxrtc_bridge.core.call.codec import parse_message
 from mxrtc_bridge.core.call.events import EVENT_TYPES, Hangup, Reject
 from mxrtc_bridge.core.call.to_device import parse_call_to_device
@@ -26,6 +27,7 @@ from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES as SAS_TYPES
 from mxrtc_bridge.core.crypto.sas_events import Cancel, parse_sas_event
 from mxrtc_bridge.core.errors import EventError, WireError
 from mxrtc_bridge.core.stream.messages import CTL
+from tests.chat_commands import COMMANDS
 from tests.hostile_json import JSON, beside, fields
 from tests.long import examples
 
@@ -115,14 +117,14 @@ def test_command_is_what_its_body_says_whatever_else_the_message_holds(
     """Something that gives may be refused because of it, with a sentence; what takes away, and the rest, never."""
     plain = meant_by(
         read_message({"msgtype": "m.text", "body": text}, direct=True),  # type: ignore[arg-type]
+        COMMANDS,
         Names("example.org"),
-        admin=True,
     )
     typed = read_message(
         {**extra, "msgtype": "m.text", "body": text, "m.mentions": mentions, "x.format": format_}, direct=True
     )
     assert typed is not None
-    command = meant_by(typed, Names("example.org"), admin=True)
+    command = meant_by(typed, COMMANDS, Names("example.org"))
     assert command == plain or (text in GIVES and typed.doubt_to_give is not None)
     if text in TAKES:
-        assert effect_of(command) is Effect.TAKES  # type: ignore[arg-type]
+        assert command.form.effect is Effect.TAKES  # type: ignore[union-attr]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mxrtc_bridge.core.bot.commands import RevokeGrant
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.command_bot import LATE_TEXT, MAX_AGE_MS, MAX_LATE_MS, RESTARTED_TEXT
+from tests.chat_commands import made
 from tests.honesty import LIES, Honesty
 from tests.matrix.test_command_bot import ADMIN, ALICE, BOT, EVE, NOW, Fake, hear, running
 
@@ -38,7 +38,7 @@ async def test_what_takes_a_right_away_is_carried_out_whatever_lies_then(fake: F
     fake.honesty = lie
     fake.users.clear()
     await hear(fake, fake.message(ADMIN, "revoke 3"), fake.message(ADMIN, "revoke 4"), fake.message(EVE, "revoke 5"))
-    assert fake.commands == [RevokeGrant("3"), RevokeGrant("4")]
+    assert fake.commands == [made("revoke", "3", None, None, ""), made("revoke", "4", None, None, "")]
 
 
 GIVES = ["grant @eve:evil.test build/ssh for 2h", "allow 12", "resume", "yes 3"]

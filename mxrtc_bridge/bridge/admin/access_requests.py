@@ -39,7 +39,6 @@ from mxrtc_bridge.core.access.requests import (
     said,
     withdraw,
 )
-from mxrtc_bridge.core.bot.commands import RequestAccess
 from mxrtc_bridge.core.bot.request_text import (
     ALREADY,
     RequestAnswer,
@@ -118,27 +117,36 @@ class AccessRequests:
             task.cancel()
         await asyncio.gather(*self._doing, return_exceptions=True)
 
-    async def ask(self, command: RequestAccess, user: UserId, room: RoomId) -> RequestAnswer | None:
+    async def ask(
+        self, service: Service, for_s: int | None, because: str, user: UserId, room: RoomId
+    ) -> RequestAnswer | None:
         """Take a request; returns what the person is told, or None if there is nothing that they could ask for.
+
+        Args:
+            service: what is asked for.
+            for_s: seconds; None for what is usual here.
+            because: why, in the person's own words.
+            user: who asks.
+            room: where they are answered.
 
         Raises:
             StorageError: the database does not take it.
         """
         if not await self._rights.confirm_member(user):
             return RequestAnswer(_NOT_NOW)
-        if isinstance(self._rights.decide(user, command.peer, command.service)[0], Allow):
+        if isinstance(self._rights.decide(user, service.peer, service.name)[0], Allow):
             return ALREADY
-        if not self._rights.may_ask(user, command.peer, command.service):
+        if not self._rights.may_ask(user, service.peer, service.name):
             return None
         admins = self._rooms.bot_rooms.room("admin")
         if admins is None:
             return RequestAnswer(
                 "Nobody can be asked here: the room of the admins is not set up. Ask an admin yourself."
             )
-        for_s = DEFAULT_FOR_S if command.for_s is None else command.for_s
+        for_s = DEFAULT_FOR_S if for_s is None else for_s
         if not MIN_FOR_S <= for_s <= MAX_FOR_S:
             return RequestAnswer(f"You can ask for {say_duration(MIN_FOR_S)} to {say_duration(MAX_FOR_S)}.")
-        wanted = AccessRequest(0, user, command.peer, command.service, for_s, command.because, room, self._wall_ms())
+        wanted = AccessRequest(0, user, service.peer, service.name, for_s, because, room, self._wall_ms())
         return await self._to_the_end(self._take(wanted, admins))
 
     async def withdraw(self, number: int, user: UserId) -> RequestAnswer:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from mxrtc_bridge.bridge.admin.access_requests import AccessRequests
-from mxrtc_bridge.bridge.admin.chat import AdminCommands
+from mxrtc_bridge.bridge.admin.commands import AdminCommands
 from mxrtc_bridge.bridge.admin.service import AdminService
 from mxrtc_bridge.bridge.admin.socket import AdminSocket
 from mxrtc_bridge.bridge.bot.confirmation import Giving
@@ -57,16 +57,22 @@ def build_bot(
     Args:
         basis: what all is built upon.
         access: who may do what.
-        devices: the devices of our users.
+        devices: those of virtual users.
         calls: live sessions, and the rooms for them.
         reload: reads the configuration again, and says what came of it.
         withdrawn: what was redacted.
     """
     config, clock, rooms, rights = basis.config, basis.clock, access.index, access.rights
-    desk = AdminService(access.given, calls.manager, audited=access.audited, reload=reload, monotonic=clock.monotonic)
+    service = AdminService(
+        access.given,
+        calls.manager,
+        audited=access.audited,
+        reload=reload,
+        monotonic=clock.monotonic,
+    )
     requests = AccessRequests(
         basis.stores.requests,
-        desk,
+        service,
         rights,
         config,
         devices.outbox,
@@ -74,16 +80,14 @@ def build_bot(
         rooms=rooms,
         wall_ms=clock.wall_ms,
     )
-    admins = AdminCommands(desk, requests, config=config, wall_ms=clock.wall_ms)
+    admins = AdminCommands(service, requests, config=config, wall_ms=clock.wall_ms)
     giving = Giving(
         basis.homeserver,
         admins=lambda: config.in_force.admins,
         is_own=rooms.is_own,
         admin_room=lambda: rooms.bot_rooms.room("admin"),
-        waiting=requests.waiting,
         new_number=basis.numbers.questions.next,
         monotonic=lambda: clock.elapsed_ms() / 1000,
-        wall_ms=clock.wall_ms,
     )
     chat = UserCommands(
         rights,
@@ -97,7 +101,7 @@ def build_bot(
         monotonic=clock.monotonic,
         wall_ms=clock.wall_ms,
     )
-    control = AdminSocket(desk, admins, requests, devices.verifications, chat.names, clock.wall_ms)
+    control = AdminSocket(admins, devices.verifications, chat.names)
     commands = CommandDispatcher(
         devices.homeserver,
         chat,

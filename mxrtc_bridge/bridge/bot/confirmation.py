@@ -13,13 +13,11 @@ what the bot itself has shown.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from datetime import UTC, datetime
 from typing import Protocol
 
-from mxrtc_bridge.core.access.requests import AccessRequest
-from mxrtc_bridge.core.bot.commands import AllowRequest, Command, Confirm, GiveGrant
+from mxrtc_bridge.core.bot.commands import Command, Effect
 from mxrtc_bridge.core.bot.confirmations import ANSWER_WITHIN_S, Confirmations
-from mxrtc_bridge.core.bot.parser import Effect, addressed, effect_of
+from mxrtc_bridge.core.bot.parser import addressed
 from mxrtc_bridge.core.bot.reply import Code, Reply, answer, say, text
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
@@ -46,10 +44,8 @@ class Giving:
         admins: by the rules in force.
         is_own: whether a user is the bridge's.
         admin_room: the room of the admins, if the bot is in it.
-        waiting: the requests that wait for an answer.
         new_number: gives a number that no question has had before.
         monotonic: seconds.
-        wall_ms: milliseconds since the epoch.
     """
 
     def __init__(
@@ -59,40 +55,37 @@ class Giving:
         admins: Callable[[], Collection[UserId]],
         is_own: Callable[[UserId], bool],
         admin_room: Callable[[], RoomId | None],
-        waiting: Callable[[], Awaitable[list[AccessRequest]]],
         new_number: Callable[[], Awaitable[int]],
         monotonic: Callable[[], float],
-        wall_ms: Callable[[], int],
     ) -> None:
         self._present = present
         self._admins = admins
         self._is_own = is_own
         self._admin_room = admin_room
-        self._waiting = waiting
         self._new_number = new_number
         self._monotonic = monotonic
-        self._wall_ms = wall_ms
         self._questions = Confirmations()
 
     def forget(self, user: UserId) -> None:
         """Let the question lapse that ``user`` was asked, if there is one."""
         self._questions.lapse(user)
 
-    async def judge(self, command: Command, asker: CommandSender) -> Command | Reply:
-        """Return the command that is to be carried out now, or what the admin is told instead.
+    async def judge(self, command: Command, asker: CommandSender, owner: object) -> Reply | None:
+        """Return what the admin is told instead of carrying the command out now; None where it counts.
 
         Args:
             command: of an admin.
             asker: who has given it, and where.
+            owner: declares it.
 
         Raises:
+            AdminError: it would give nothing.
             StorageError: the database cannot be read.
         """
-        if isinstance(command, Confirm):
-            return self._confirmed(command, asker)
-        self.forget(asker.user)
-        if effect_of(command) is not Effect.GIVES:
-            return command
+        if command.form.effect is not Effect.CONFIRMS:
+            self.forget(asker.user)
+        if command.form.effect is not Effect.GIVES:
+            return None
         if not asker.direct and asker.room != self._admin_room():
             return self._elsewhere()
         try:
@@ -104,13 +97,14 @@ class Giving:
         if asker.user not in joined or (asker.direct and present != {asker.user, asker.speaker}):
             return self._elsewhere()
         others = sorted(user for user in present - frozenset(self._admins()) if not self._is_own(user))
-        return command if not others or asker.direct else await self._ask_back(command, asker, others)
+        if not others or asker.direct:
+            return None
+        return await self._ask_back(command, asker, others, owner)
 
-    def _confirmed(self, command: Confirm, asker: CommandSender) -> Command | Reply:
-        meant = self._questions.answer(command.number, asker.user, asker.room, self._monotonic())
-        if meant is None or asker.room != self._admin_room():
-            return say(f"No question {command.number} waits for your answer here, so I have done nothing.")
-        return meant
+    def confirmed(self, number: int, asker: CommandSender) -> Command | None:
+        """Return the command that is confirmed, once; None where ``asker`` was asked nothing by this number here."""
+        meant = self._questions.answer(number, asker.user, asker.room, self._monotonic())
+        return meant if asker.room == self._admin_room() else None
 
     def _elsewhere(self) -> Reply:
         rooms = "" if self._admin_room() is None else " or in the room of the admins"
@@ -119,10 +113,9 @@ class Giving:
             "Write it there."
         )
 
-    async def _ask_back(self, command: Command, asker: CommandSender, others: list[UserId]) -> Reply:
-        what = await self._described(command)
-        if what is None:
-            return say("There is no such request that waits for an answer.")
+    async def _ask_back(self, command: Command, asker: CommandSender, others: list[UserId], owner: object) -> Reply:
+        assert command.form.would_give is not None
+        what = await command.form.would_give(owner, *command.arguments)
         number = await self._new_number()
         self._questions.ask(number, command, asker.user, asker.room, self._monotonic())
         named = ", ".join(display(user, 90) for user in others[:_SHOWN_OTHERS])
@@ -135,28 +128,4 @@ class Giving:
                 Code(addressed(f"yes {number}", direct=asker.direct)),
                 f" within {say_duration(ANSWER_WITHIN_S)}. Anything else lets it lapse.",
             ),
-        )
-
-    async def _described(self, command: Command) -> tuple[str, ...] | None:
-        """What would be given, to whom and until when, in full; None for a request that is not there."""
-        match command:
-            case GiveGrant(subject=subject, peer=peer, service=service, for_s=for_s, because=because):
-                return self._would(str(subject), f"{peer}/{service}", for_s, because)
-            case AllowRequest(number=number, once=once, for_s=length):
-                for request in await self._waiting():
-                    if request.number == number:
-                        what = f"{request.peer}/{request.service}" + (", for one session" if once else "")
-                        return self._would(request.user, what, length or request.for_s, request.because)
-                return None
-        return ("New sessions would be taken again.",)
-
-    def _would(self, who: str, what: str, for_s: int, because: str) -> tuple[str, ...]:
-        until = datetime.fromtimestamp(self._wall_ms() / 1000 + for_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-        # Each part has a limit of its own: none is cut off by what stands before it.
-        return (
-            who,
-            " would get ",
-            what,
-            f", for {say_duration(for_s)}, until {until}",
-            f' "{because}".' if because else ".",
         )

@@ -1,4 +1,4 @@
-"""Carries out what people ask for in a chat, by the rules in force at that moment.
+"""The commands of everybody in a chat, carried out by the rules in force at that moment.
 
 Everything said here is about the person who asks: their services, their sessions. A peer or service that does not exist
 and one that they may not use get the same words.
@@ -6,44 +6,31 @@ and one that they may not use get the same words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.admin.access_requests import AccessRequests
-from mxrtc_bridge.bridge.admin.chat import ADMINS_VERBS, AdminCommands
+from mxrtc_bridge.bridge.admin.commands import AdminCommands
 from mxrtc_bridge.bridge.bot.confirmation import Giving
 from mxrtc_bridge.bridge.bot.target_health import TargetStates
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.peer_names import short_name
-from mxrtc_bridge.core.access.policy import Allow
-from mxrtc_bridge.core.bot.commands import (
-    CloseSessions,
-    Command,
-    Help,
-    ListPeers,
-    Names,
-    OpenPeer,
-    RequestAccess,
-    ShowHow,
-    ShowStatus,
-    WithdrawRequest,
-)
-from mxrtc_bridge.core.bot.parser import COMMANDS, addressed, form_of, usable_forms
+from mxrtc_bridge.core.access.policy import Allow, Service
+from mxrtc_bridge.core.bot.arguments import Names, nothing
+from mxrtc_bridge.core.bot.commands import Command, CommandForm, Effect, Mistake, command, commands_of
+from mxrtc_bridge.core.bot.parser import addressed, form_of
 from mxrtc_bridge.core.bot.recipes import lines_for, name_for
 from mxrtc_bridge.core.bot.reply import Code, Line, MatrixLink, Reply, Strong, answer, code, item, say, text
 from mxrtc_bridge.core.bot.request_text import RequestAnswer
-from mxrtc_bridge.core.bot.words import PREFIX
+from mxrtc_bridge.core.bot.words import PREFIX, unquoted
+from mxrtc_bridge.core.errors import AdminError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.engine.session import Session
-from mxrtc_bridge.matrix.command_bot import CommandSender, Rank, Reaction
+from mxrtc_bridge.matrix.command_bot import CommandSender, Rank, Reaction, mistake_answer
 from mxrtc_bridge.matrix.rooms.direct_chats import DirectChat
 
-CARRIED_OUT = (
-    frozenset({"help", "peers", "open", "status", "how", "close", "request", "withdraw", "yes"}) | ADMINS_VERBS
-)
-"""Verbs that somebody carries out."""
 _SHOWN = 20
 """Given grants of one user that are listed."""
 CLOSED = "you ended the session with the command 'close'"
@@ -90,7 +77,7 @@ class UserCommands:
             openings: makes direct chats.
             states: whether targets answer.
             requests: for access.
-            admins: carries out what only admins may do.
+            admins: the commands of admins.
             giving: judges where what gives something counts, and asks back.
             monotonic: seconds, of the clock that sessions use.
             wall_ms: milliseconds since the epoch.
@@ -102,11 +89,12 @@ class UserCommands:
         self._openings = openings
         self._states = states
         self._requests = requests
-        self._admins = admins
         self._giving = giving
         self._monotonic = monotonic
+        self._owners = {form: owner for owner in (self, admins) for form in commands_of(type(owner))}
+        self.forms = in_order(self._owners)
 
-    # What the conversation asks
+    # What the dispatcher asks
 
     def rank(self, user: UserId) -> Rank:
         """What the rules in force make of ``user``."""
@@ -120,44 +108,25 @@ class UserCommands:
         config = self._config.in_force
         return Names(config.homeserver.domain, config.appservice.peer_prefix)
 
-    def missing(self) -> frozenset[str]:
-        """Verbs that nobody carries out in this bridge."""
-        return frozenset(form.verb for form in COMMANDS) - CARRIED_OUT
-
     async def carry_out(self, command: Command, asker: CommandSender) -> Reply:
         """Do what was said."""
         # By the rules of this moment, not of the moment at which it was read.
-        if not self._rights.is_admin(asker.user):
-            return await self._do(command, asker)
-        judged = await self._giving.judge(command, asker)
-        return judged if isinstance(judged, Reply) else await self._do(judged, asker)
+        admin = self._rights.is_admin(asker.user)
+        if command.form.admin and not admin:
+            return say("Only admins may do that.")
+        try:
+            told = await self._giving.judge(command, asker, self._owners[command.form]) if admin else None
+            return await self._do(command, asker) if told is None else told
+        except AdminError as error:
+            return say(str(error))
 
     def mistaken(self, asker: CommandSender) -> None:
         """Take down that somebody has written what is no command."""
         self._giving.forget(asker.user)
 
-    async def _do(self, command: Command, asker: CommandSender) -> Reply:  # noqa: PLR0911 - one row for each command
-        match command:
-            case Help(topic=topic):
-                return self._help(topic, asker)
-            case ListPeers(everything=everything):
-                return await self._list_peers(asker, everything=everything)
-            case OpenPeer(peer=peer):
-                return await self._open(peer, asker)
-            case ShowStatus():
-                return await self._status(asker)
-            case ShowHow(peer=peer, service=service):
-                return self._how(peer, service, asker)
-            case CloseSessions(peer=peer):
-                return self._close(peer, asker)
-            case RequestAccess(peer=peer, service=service):
-                said = await self._requests.ask(command, asker.user, asker.room)
-                return self._unknown(peer, service, asker) if said is None else _told(said)
-            case WithdrawRequest(number=number):
-                return _told(await self._requests.withdraw(number, asker.user))
-        if not self._rights.is_admin(asker.user):
-            return say("Only admins may do that.")
-        return await self._admins.carry_out(command, asker.user)
+    async def _do(self, command: Command, asker: CommandSender) -> Reply:
+        owner = self._owners[command.form]
+        return await command.form.carry_out(owner, asker if owner is self else asker.user, *command.arguments)
 
     async def reacted(self, reaction: Reaction) -> None:
         """Take an admin's reaction to a request."""
@@ -165,9 +134,18 @@ class UserCommands:
 
     # Commands
 
-    def _help(self, topic: str | None, asker: CommandSender) -> Reply:
-        forms = [form for form in usable_forms(admin=asker.admin) if form.verb not in self.missing()]
-        form = None if topic is None else form_of(topic, forms)
+    @command(
+        "help [COMMAND]",
+        "what I understand",
+        Effect.LOOKS,
+        lambda said: (next(iter(said.rest()), None),),
+        "help",
+        "help request",
+        admin=False,
+    )
+    async def help(self, asker: CommandSender, topic: str | None) -> Reply:
+        forms = [form for form in self.forms if asker.admin or not form.admin]
+        form = None if topic is None else form_of(unquoted(topic).lower(), forms)
         if form is not None:
             examples = [item(Code(addressed(example, direct=asker.direct))) for example in form.examples]
             return answer(text(Code(addressed(form.usage, direct=asker.direct)), ": ", form.summary, "."), *examples)
@@ -181,10 +159,20 @@ class UserCommands:
             *(item(Code(addressed(form.usage, direct=asker.direct)), ": ", form.summary) for form in forms),
         )
 
-    async def _list_peers(self, asker: CommandSender, *, everything: bool) -> Reply:
+    @command(
+        "peers",
+        "what you may use, and whether it is up",
+        Effect.LOOKS,
+        lambda said: (said.keyword("all"),),
+        "peers",
+        admin=False,
+    )
+    async def peers(self, asker: CommandSender, everything: bool) -> Reply:
         config = self._config.in_force
         services = self._services(asker.user)
-        if everything and self._rights.is_admin(asker.user):
+        if everything:
+            if not self._rights.is_admin(asker.user):
+                return mistake_answer(Mistake("peers takes nothing here.", usage="peers"), direct=asker.direct)
             services = {peer.user_id: tuple(sorted(peer.services)) for peer in config.peers.values()}
         targets = {
             (peer, name): target
@@ -204,7 +192,15 @@ class UserCommands:
         head = "All there is:" if everything else "You may use:"
         return answer(text(head), *lines, text("For lines to paste: ", _typed("how PEER/SERVICE", asker)))
 
-    async def _open(self, peer: UserId, asker: CommandSender) -> Reply:
+    @command(
+        "open PEER",
+        "have a peer invite you to a direct chat",
+        Effect.CHANGES,
+        lambda said: (said.peer(),),
+        "open build",
+        admin=False,
+    )
+    async def open(self, asker: CommandSender, peer: UserId) -> Reply:
         if not isinstance(self._rights.may_call(asker.user, peer), Allow):
             return self._unknown(peer, None, asker)
         opened = await self._openings.open(peer, asker.user)
@@ -213,7 +209,15 @@ class UserCommands:
             return say(Strong(self._name(peer)), " is in ", link, " with you already.")
         return say(Strong(self._name(peer)), " has invited you to ", link, ".")
 
-    async def _status(self, asker: CommandSender) -> Reply:
+    @command(
+        "status",
+        "your live sessions, what you were granted, and what you asked for",
+        Effect.LOOKS,
+        nothing,
+        "status",
+        admin=False,
+    )
+    async def status(self, asker: CommandSender) -> Reply:
         lines: list[Line] = []
         for session in self._sessions.sessions:
             if session.remote == asker.user:
@@ -250,7 +254,16 @@ class UserCommands:
             *([text("Waiting for an answer:"), *waiting] if waiting else []),
         )
 
-    def _how(self, peer: UserId, service: ServiceName | None, asker: CommandSender) -> Reply:
+    @command(
+        "how PEER/SERVICE",
+        "lines to paste into a terminal",
+        Effect.LOOKS,
+        lambda said: said.target(),
+        "how build/ssh",
+        "how build",
+        admin=False,
+    )
+    async def how(self, asker: CommandSender, peer: UserId, service: ServiceName | None) -> Reply:
         usable = self._services(asker.user).get(peer, ())
         wanted = usable if service is None else tuple(name for name in usable if name == service)
         if not wanted:
@@ -264,11 +277,59 @@ class UserCommands:
                 lines += [text(Strong(f"{self._name(peer)}/{each}"), ":"), *map(code, lines_for(name, each, target))]
         return answer(*lines)
 
-    def _close(self, peer: UserId | None, asker: CommandSender) -> Reply:
+    @command(
+        "request PEER/SERVICE [for 2h] [because ...]",
+        "ask the admins for a service",
+        Effect.CHANGES,
+        lambda said: (*said.service(), said.for_time(), said.because()),
+        "request build/ssh",
+        "request build/db for 2h because the report is due",
+        admin=False,
+    )
+    async def request(
+        self, asker: CommandSender, peer: UserId, service: ServiceName, for_s: int | None, because: str
+    ) -> Reply:
+        told = await self._requests.ask(Service(peer, service), for_s, because, asker.user, asker.room)
+        return self._unknown(peer, service, asker) if told is None else _told(told)
+
+    @command(
+        "withdraw N",
+        "take back a request",
+        Effect.ENDS,
+        lambda said: (said.number("request"),),
+        "withdraw 12",
+        admin=False,
+    )
+    async def withdraw(self, asker: CommandSender, number: int) -> Reply:
+        return _told(await self._requests.withdraw(number, asker.user))
+
+    @command(
+        "close [PEER]",
+        "end your live sessions, or those with one peer",
+        Effect.ENDS,
+        lambda said: (said.peer() if said.words else None,),
+        "close",
+        "close build",
+        admin=False,
+    )
+    async def close(self, asker: CommandSender, peer: UserId | None) -> Reply:
         count = self._sessions.end_sessions(
             lambda session: session.remote == asker.user and peer in (None, session.local), CLOSED
         )
         return say("You had no live session." if not count else f"I have ended {count} of your sessions.")
+
+    @command(
+        "yes N",
+        "answer a question of mine: that was meant",
+        Effect.CONFIRMS,
+        lambda said: (said.number("question"),),
+        "yes 17",
+    )
+    async def yes(self, asker: CommandSender, number: int) -> Reply:
+        meant = self._giving.confirmed(number, asker)
+        if meant is None:
+            return say(f"No question {number} waits for your answer here, so I have done nothing.")
+        return await self._do(meant, asker)
 
     # Words
 
@@ -284,6 +345,11 @@ class UserCommands:
     def _unknown(self, peer: UserId, service: ServiceName | None, asker: CommandSender) -> Reply:
         named = self._name(peer) + (f"/{service}" if service else "")
         return say("There is no ", Code(named), " that you may use; ", _typed("peers", asker), " lists what there is.")
+
+
+def in_order(forms: Iterable[CommandForm]) -> tuple[CommandForm, ...]:
+    """Order commands as they are shown: those of everybody, those of admins, and the answer to a question."""
+    return tuple(sorted(forms, key=lambda form: (form.admin, form.effect is Effect.CONFIRMS)))
 
 
 def _state(up: bool | None) -> str:

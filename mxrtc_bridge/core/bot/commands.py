@@ -1,217 +1,80 @@
-"""What a person has asked for in a chat, as frozen values; :mod:`~mxrtc_bridge.core.bot.parser` reads them."""
+"""What a command is: declared beside the function that carries it out, with its words, its rights and its help.
+
+A class of commands has them as methods under :func:`command`, and :func:`commands_of` lists them. That declaration is
+all that is known of a command: the parser, the help, the reference page, and where and when it counts rest on it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar, TypeVarTuple
 
-from mxrtc_bridge.core.access.policy import Subject
-from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.bot.arguments import Arguments
+from mxrtc_bridge.core.bot.reply import Reply
 
-
-@dataclass(frozen=True, slots=True)
-class Help:
-    """Explain the commands, or one of them."""
-
-    topic: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ListPeers:
-    """What the sender may use; for admins with ``everything``, all that there is."""
-
-    everything: bool = False
+OwnerT = TypeVar("OwnerT")
+SenderT = TypeVar("SenderT")
+Values = TypeVarTuple("Values")
 
 
-@dataclass(frozen=True, slots=True)
-class OpenPeer:
-    """Have a peer invite the sender to a direct chat."""
+class Effect(Enum):
+    """What a command does to rights; that decides where and when it counts, and how certain its words must be."""
 
-    peer: UserId
+    LOOKS = "looks"
+    """Changes nothing: it may be answered late, and twice."""
+    CHANGES = "changes"
+    """Changes something of the sender's own: nobody may do more by it than before."""
+    ENDS = "ends"
+    """Ends something of the sender's own, or refuses: nobody has more afterwards, so it may come late."""
+    TAKES = "takes"
+    """Takes something away: it counts wherever commands do, also late, and waits behind nothing. Reading the
+    configuration again is one of these: it gives only what somebody at the bridge's machine has written there, and may
+    take away."""
+    GIVES = "gives"
+    """Lets somebody do what they could not do before, or may: it counts among admins, and is asked back before."""
+    CONFIRMS = "confirms"
+    """Answers that question."""
 
-
-@dataclass(frozen=True, slots=True)
-class ShowStatus:
-    """The sender's live sessions, grants with an end, and open requests."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShowHow:
-    """Lines to paste into a terminal."""
-
-    peer: UserId
-    service: ServiceName | None
-
-
-@dataclass(frozen=True, slots=True)
-class RequestAccess:
-    """Ask the admins for a service."""
-
-    peer: UserId
-    service: ServiceName
-    for_s: int | None = None
-    """Seconds asked for; None: what is usual here."""
-    because: str = ""
+    @property
+    def gives(self) -> bool:
+        """Whether somebody may do more afterwards."""
+        return self in (Effect.GIVES, Effect.CONFIRMS)
 
 
-@dataclass(frozen=True, slots=True)
-class WithdrawRequest:
-    """Take back an own request."""
+@dataclass(frozen=True, slots=True, eq=False)
+class CommandForm:
+    """What is declared of a command; see :func:`command`."""
 
-    number: int
+    usage: str
+    summary: str
+    effect: Effect
+    read: Callable[[Arguments], tuple[Any, ...]]
+    carry_out: Callable[..., Awaitable[Reply]]
+    would_give: Callable[..., Awaitable[tuple[str, ...]]] | None
+    admin: bool
+    once_more: bool
+    examples: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if not self.admin and self.effect not in (Effect.LOOKS, Effect.CHANGES, Effect.ENDS):
+            raise ValueError(f"{self.verb} {self.effect.value}, so it must be for admins")
+        if (self.effect is Effect.GIVES) is (self.would_give is None):
+            raise ValueError(f"{self.verb} must say what it would give if, and only if, it gives something")
 
-@dataclass(frozen=True, slots=True)
-class CloseSessions:
-    """End the sender's live sessions, or those with one peer."""
-
-    peer: UserId | None = None
+    @property
+    def verb(self) -> str:
+        """The word that it begins with."""
+        return self.usage.partition(" ")[0]
 
 
 @dataclass(frozen=True, slots=True)
-class ListGrants:
-    """All grants that are in force."""
+class Command:
+    """What a person has asked for: a form with its arguments."""
 
-    page: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class GiveGrant:
-    """Give a right that ends by itself."""
-
-    subject: Subject
-    peer: UserId
-    service: ServiceName
-    for_s: int
-    because: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RevokeGrant:
-    """Take back a grant by its id."""
-
-    grant: str
-    because: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RevokeAccess:
-    """Take back all grants of a subject, or those for one service."""
-
-    subject: Subject
-    peer: UserId | None = None
-    service: ServiceName | None = None
-    because: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ListSessions:
-    """All live sessions."""
-
-    page: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class KickSession:
-    """End a session by its id."""
-
-    session: str
-    because: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class KickUser:
-    """End all sessions of a user."""
-
-    user: UserId
-    because: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ShowLog:
-    """Decisions and session ends, newest first."""
-
-    user: UserId | None = None
-    peer: UserId | None = None
-    since_s: int | None = None
-    """How far back, in seconds."""
-    page: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class CheckBridge:
-    """Whether everything works."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReloadConfig:
-    """Read the configuration again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Take no new sessions."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """Take new sessions again."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListRequests:
-    """The requests that wait for an answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class AllowRequest:
-    """Allow a request, for one session or for a time (None: the time that was asked for)."""
-
-    number: int
-    once: bool = False
-    for_s: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DenyRequest:
-    """Refuse a request."""
-
-    number: int
-    because: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Confirm:
-    """Answer a question of the bridge: yes, that was meant."""
-
-    number: int
-
-
-Command = (
-    Help
-    | ListPeers
-    | OpenPeer
-    | ShowStatus
-    | ShowHow
-    | RequestAccess
-    | WithdrawRequest
-    | CloseSessions
-    | ListGrants
-    | GiveGrant
-    | RevokeGrant
-    | RevokeAccess
-    | ListSessions
-    | KickSession
-    | KickUser
-    | ShowLog
-    | CheckBridge
-    | ReloadConfig
-    | Pause
-    | Resume
-    | ListRequests
-    | AllowRequest
-    | DenyRequest
-    | Confirm
-)
+    form: CommandForm
+    arguments: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +88,41 @@ class Mistake:
     """The nearest command."""
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What short names of peers are completed with."""
+def command(
+    usage: str,
+    summary: str,
+    effect: Effect,
+    read: Callable[[Arguments], tuple[*Values]],
+    *examples: str,
+    admin: bool = True,
+    once_more: bool = False,
+    would_give: Callable[[OwnerT, *Values], Awaitable[tuple[str, ...]]] | None = None,
+) -> Callable[[Callable[[OwnerT, SenderT, *Values], Awaitable[Reply]]], CommandForm]:
+    """Declare a command; the function gets who gave it and what ``read`` returns.
 
-    server: str
-    prefix: str = "rtc_"
+    Args:
+        usage: how it is typed, beginning with its verb.
+        summary: what it is for; becomes a sentence.
+        effect: what it does to rights.
+        read: reads the words behind the verb.
+        examples: of its use.
+        admin: whether it exists for admins only.
+        once_more: whether what takes away, and so waits behind nothing, is done again in its turn: where what it takes
+            may just be being given.
+        would_give: says in full what would be given, to whom and until when, as parts of a sentence; what gives must
+            have it. Raises AdminError where it would give nothing.
+
+    Raises:
+        ValueError: somebody could give or take what they must not.
+    """
+
+    def declare(function: Callable[[OwnerT, SenderT, *Values], Awaitable[Reply]]) -> CommandForm:
+        return CommandForm(usage, summary, effect, read, function, would_give, admin, once_more, examples)
+
+    return declare
+
+
+def commands_of(owner: type) -> tuple[CommandForm, ...]:
+    """Return the commands that a class declares, in the order in which it does."""
+    members = (member for each in reversed(owner.__mro__) for member in vars(each).values())
+    return tuple(member for member in members if isinstance(member, CommandForm))

@@ -89,11 +89,13 @@ class Reply:
     lines: tuple[Line, ...]
     fields: Mapping[str, object] = field(default_factory=dict)
     """The same for programs: goes into the content of the first page's event, beside its body."""
+    rows: Mapping[str, object] | None = None
+    """The same as rows, for whoever asks at the bridge's machine; never sent to a room."""
 
 
-def answer(*lines: Line) -> Reply:
+def answer(*lines: Line, rows: Mapping[str, object] | None = None) -> Reply:
     """Put lines together."""
-    return Reply(lines)
+    return Reply(lines, rows=rows)
 
 
 def say(*parts: Part) -> Reply:

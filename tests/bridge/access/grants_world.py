@@ -27,7 +27,6 @@ from mxrtc_bridge.config.config import AuditSettings
 from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.access.policy import Service, parse_subject
 from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord, read_chain
-from mxrtc_bridge.core.bot.commands import RequestAccess
 from mxrtc_bridge.core.errors import AdminError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import EventId, RoomId, ServiceName, UserId
 from mxrtc_bridge.storage.audit import AuditStore
@@ -190,8 +189,7 @@ class World:
 
     async def ask(self) -> int:
         """Have Eve ask for the service; returns the number."""
-        command = RequestAccess(PEER, SSH.name, None, "")
-        said = await self.requests.ask(command, EVE, ROOM)
+        said = await self.requests.ask(SSH, None, "", EVE, ROOM)
         assert said is not None
         if said.status is None or said.status.number is None:
             raise AdminError(said.text)

@@ -1,17 +1,17 @@
-"""The page of what can be written in a chat, made from the table that the program reads by."""
+"""The page of what can be written in a chat, made from what the commands declare."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mxrtc_bridge.bridge.bot.user_commands import CARRIED_OUT
-from mxrtc_bridge.core.bot.parser import COMMANDS, Effect
+from mxrtc_bridge.core.bot.commands import Effect
+from tests.chat_commands import COMMANDS
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "chat-commands.md"
 
 HEAD = """# What can be written in a chat
 
-<!-- Made from the table in mxrtc_bridge/core/bot/parser.py by `make docs`; do not edit. -->
+<!-- Made from the commands in mxrtc_bridge/bridge by `make docs`; do not edit. -->
 
 In a direct chat with the bot or a peer you write the command alone; in a room with others, `!rtc` comes in front.
 A command is one line, alone in a message of text; it may answer another message or stand in a thread.
@@ -51,12 +51,12 @@ So are the answers of a bridge that does not send the field yet; bring bridge an
 
 def render() -> str:
     """Return the page."""
-    giving = [f"`{form.verb}`" for form in COMMANDS if form.effect is Effect.GIVES and form.verb != "yes"]
+    giving = [f"`{form.verb}`" for form in COMMANDS if form.effect is Effect.GIVES]
     parts = [HEAD.format(giving=", ".join(giving[:-1]) + f" and {giving[-1]}")]
     for title, admin in (("For everybody who may use or ask for something", False), ("For admins", True)):
         parts.append(f"\n## {title}\n\n| Write | For | Like |\n|---|---|---|\n")
         for form in COMMANDS:
-            if form.admin is admin and form.verb in CARRIED_OUT:
+            if form.admin is admin:
                 usage = form.usage.replace("|", "\\|")
                 examples = ", ".join(f"`{example}`" for example in form.examples)
                 parts.append(f"| `{usage}` | {form.summary} | {examples} |\n")

@@ -6,10 +6,12 @@ import re
 
 import pytest
 
-from mxrtc_bridge.core.bot.commands import Mistake, Names
+from mxrtc_bridge.core.bot.arguments import Names
+from mxrtc_bridge.core.bot.commands import Mistake
 from mxrtc_bridge.core.bot.parser import parse_command
 from mxrtc_bridge.core.bot.words import command_words
 from tests.bridge.bot import commands_page
+from tests.chat_commands import COMMANDS
 
 
 def test_the_page_is_made_from_the_table() -> None:
@@ -22,7 +24,7 @@ def test_every_example_of_the_page_is_a_command() -> None:
     for example in examples:
         words = command_words(example, direct=True)
         assert words is not None
-        assert not isinstance(parse_command(words, Names("example.org"), admin=True), Mistake), example
+        assert not isinstance(parse_command(words, COMMANDS, Names("example.org")), Mistake), example
 
 
 @pytest.mark.parametrize(("name", "least"), [("access.md", 9), ("audit.md", 3)])
@@ -33,4 +35,4 @@ def test_every_line_of_a_how_to_page_is_a_command(name: str, least: int) -> None
     for line in lines:
         words = command_words(line, direct=True)
         assert words is not None
-        assert not isinstance(parse_command(words, Names("example.org"), admin=True), Mistake), line
+        assert not isinstance(parse_command(words, COMMANDS, Names("example.org")), Mistake), line

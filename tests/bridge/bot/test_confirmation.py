@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from mxrtc_bridge.bridge.admin.commands import AdminCommands
 from mxrtc_bridge.bridge.bot.confirmation import Giving
 from mxrtc_bridge.core.access.policy import UserSubject
 from mxrtc_bridge.core.access.requests import AccessRequest
-from mxrtc_bridge.core.bot.commands import (
-    AllowRequest,
-    Command,
-    Confirm,
-    DenyRequest,
-    GiveGrant,
-    KickUser,
-    ListGrants,
-    Pause,
-    ReloadConfig,
-    Resume,
-    RevokeGrant,
-)
+from mxrtc_bridge.core.bot.commands import Command, Effect
 from mxrtc_bridge.core.bot.confirmations import ANSWER_WITHIN_S
-from mxrtc_bridge.core.bot.parser import Effect, effect_of
-from mxrtc_bridge.core.bot.reply import Reply, pages
+from mxrtc_bridge.core.bot.reply import pages
+from mxrtc_bridge.core.errors import AdminError
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
 from mxrtc_bridge.matrix.command_bot import CommandSender
+from tests.chat_commands import COMMANDS, made
 from tests.honesty import NO_ANSWERS, Honesty, failure
 
 BOB, DORA, CAROL, EVE = (UserId(f"@{name}:x") for name in ("bob", "dora", "carol", "eve"))
 BOT, BUILD = UserId("@rtcbot:x"), UserId("@rtc_build:x")
 ADMINS, CHAT, OTHER = RoomId("!admins:x"), RoomId("!chat:x"), RoomId("!other:x")
-GRANT = GiveGrant(UserSubject("eve", "x"), BUILD, ServiceName("ssh"), 7200, "the audit")
-GIVING: list[Command] = [GRANT, AllowRequest(12), Resume()]
-NOT_GIVING: list[Command] = [RevokeGrant("3"), KickUser(EVE), Pause(), ReloadConfig(), DenyRequest(12), ListGrants()]
+GRANT = made("grant", UserSubject("eve", "x"), BUILD, ServiceName("ssh"), 7200, "the audit")
+ALLOW, RESUME = made("allow", 12, False, None), made("resume")
+REVOKE, GRANTS = made("revoke", "3", None, None, ""), made("grants", 1)
+GIVING = [GRANT, ALLOW, RESUME]
+NOT_GIVING = [REVOKE, made("kick", EVE, "", ""), made("pause"), made("reload"), made("deny", 12, ""), GRANTS]
 
 
 class World:
@@ -62,9 +55,13 @@ class World:
             admins=lambda: frozenset({BOB, DORA}),
             is_own=lambda user: user in (BOT, BUILD),
             admin_room=lambda: self.room,
-            waiting=self.waiting,
             new_number=self.new_number,
             monotonic=lambda: self.now,
+        )
+        self.admins = AdminCommands(
+            cast(Any, None),
+            cast(Any, self),
+            config=cast(Any, SimpleNamespace()),
             wall_ms=lambda: 1_800_000_000_000,
         )
 
@@ -93,8 +90,19 @@ class World:
 
     async def judge(self, command: Command, room: RoomId = ADMINS, user: UserId = BOB) -> Command | str:
         """The command if it is to be carried out, otherwise what is said."""
-        judged = await self.giving.judge(command, CommandSender(user, True, room, BOT, room == CHAT))
-        return "\n".join(page.plain for page in pages(judged)) if isinstance(judged, Reply) else judged
+        try:
+            said = await self.giving.judge(command, sender(room, user), self.admins)
+        except AdminError as error:
+            return str(error)
+        return command if said is None else "\n".join(page.plain for page in pages(said))
+
+    def confirm(self, number: int, room: RoomId = ADMINS, user: UserId = BOB) -> Command | None:
+        """The command that is confirmed."""
+        return self.giving.confirmed(number, sender(room, user))
+
+
+def sender(room: RoomId, user: UserId) -> CommandSender:
+    return CommandSender(user, True, room, BOT, room == CHAT)
 
 
 @pytest.fixture
@@ -132,8 +140,8 @@ async def test_what_takes_or_looks_counts_everywhere_also_without_the_homeserver
 
 
 def test_every_command_is_one_that_gives_or_does_not() -> None:
-    giving = {each for each in get_args(Command) if effect_of(each.__new__(each)) is Effect.GIVES}
-    assert giving == {*map(type, GIVING), Confirm}
+    assert {form for form in COMMANDS if form.effect is Effect.GIVES} == {command.form for command in GIVING}
+    assert [form.verb for form in COMMANDS if form.effect is Effect.CONFIRMS] == ["yes"]
 
 
 @pytest.mark.parametrize("lie", NO_ANSWERS)
@@ -178,36 +186,36 @@ async def test_among_others_it_asks_back_with_all_that_would_be_given(world: Wor
         '@eve:x would get @rtc_build:x/ssh, for 2h, until 2027-01-15 10:00:00Z "the audit".\n'
         "If you mean it, write `!rtc yes 17` within 2m. Anything else lets it lapse."
     )
-    assert await world.judge(Confirm(17)) is GRANT
-    assert "so I have done nothing" in str(await world.judge(Confirm(17)))
+    assert world.confirm(17) is GRANT
+    assert world.confirm(17) is None
 
 
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (AllowRequest(12), '@eve:x would get @rtc_build:x/db, for 1h, until 2027-01-15 09:00:00Z "it is late".'),
-        (AllowRequest(12, once=True), "@rtc_build:x/db, for one session, for 1h"),
-        (AllowRequest(12, for_s=60), "for 1m, until 2027-01-15 08:01:00Z"),
-        (Resume(), "New sessions would be taken again."),
+        (ALLOW, '@eve:x would get @rtc_build:x/db, for 1h, until 2027-01-15 09:00:00Z "it is late".'),
+        (made("allow", 12, True, None), "@rtc_build:x/db, for one session, for 1h"),
+        (made("allow", 12, False, 60), "for 1m, until 2027-01-15 08:01:00Z"),
+        (RESUME, "New sessions would be taken again."),
     ],
 )
 async def test_the_question_says_what_each_command_would_give(world: World, command: Command, words: str) -> None:
     world.joined[ADMINS].add(CAROL)
     assert words in str(await world.judge(command))
-    assert await world.judge(Confirm(17)) is command
+    assert world.confirm(17) is command
 
 
 async def test_the_question_says_all_of_the_longest_command(world: World) -> None:
     world.joined[ADMINS] |= {UserId(f"@{number}{'u' * 240}:x") for number in range(8)}
     who, peer = f"{'w' * 200}", UserId(f"@rtc_{'p' * 200}:x")
-    said = await world.judge(GiveGrant(UserSubject(who, "x"), peer, ServiceName("s" * 63), 61, "b" * 200))
+    said = await world.judge(made("grant", UserSubject(who, "x"), peer, ServiceName("s" * 63), 61, "b" * 200))
     for part in (f"@{who}:x would get {peer}/{'s' * 63}, for 1m1s, until 2027", f'"{"b" * 200}".', "!rtc yes 17"):
         assert part in str(said)
 
 
 async def test_a_request_that_does_not_wait_is_no_question(world: World) -> None:
     world.joined[ADMINS].add(CAROL)
-    assert "no such request" in str(await world.judge(AllowRequest(13)))
+    assert "no such request" in str(await world.judge(made("allow", 13, False, None)))
     assert world.numbered == 16
 
 
@@ -227,30 +235,29 @@ async def test_no_other_answer_gives_anything(
     world.joined[ADMINS].add(CAROL)
     await world.judge(GRANT)
     world.now = after_s
-    said = await world.judge(Confirm(number), room, user)
-    assert said == f"No question {number} waits for your answer here, so I have done nothing."
+    assert world.confirm(number, room, user) is None
 
 
-@pytest.mark.parametrize("other", [ListGrants(), RevokeGrant("3"), AllowRequest(13), GRANT])
+@pytest.mark.parametrize("other", [GRANTS, REVOKE, made("allow", 13, False, None), GRANT])
 async def test_another_command_lets_the_question_lapse(world: World, other: Command) -> None:
     world.joined[ADMINS].add(CAROL)
     await world.judge(GRANT)
     await world.judge(other, CHAT)
-    assert isinstance(await world.judge(Confirm(17)), str)
+    assert world.confirm(17) is None
 
 
 async def test_what_is_no_command_lets_it_lapse_too(world: World) -> None:
     world.joined[ADMINS].add(CAROL)
     await world.judge(GRANT)
     world.giving.forget(BOB)
-    assert isinstance(await world.judge(Confirm(17)), str)
+    assert world.confirm(17) is None
 
 
 async def test_a_question_counts_no_more_when_the_room_is_not_that_of_the_admins_any_more(world: World) -> None:
     world.joined[ADMINS].add(CAROL)
     await world.judge(GRANT)
     world.room = OTHER
-    assert isinstance(await world.judge(Confirm(17)), str)
+    assert world.confirm(17) is None
 
 
 async def test_a_crowd_is_named_in_part(world: World) -> None:

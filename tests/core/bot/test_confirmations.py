@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.core.bot.commands import AllowRequest
 from mxrtc_bridge.core.bot.confirmations import ANSWER_WITHIN_S, MAX_OPEN, Confirmations
 from mxrtc_bridge.core.ids import RoomId, UserId
+from tests.chat_commands import made
 
 BOB, CAROL = UserId("@bob:x"), UserId("@carol:x")
 ROOM, OTHER = RoomId("!room:x"), RoomId("!other:x")
-MEANT = AllowRequest(12)
+MEANT = made("allow", 12, False, None)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_wrong_answer_lets_it_lapse(asked: Confirmations, number: int, room: R
 
 
 def test_it_lapses_by_another_command_and_by_another_question(asked: Confirmations) -> None:
-    asked.ask(18, AllowRequest(13), BOB, ROOM, 101.0)
+    asked.ask(18, made("allow", 13, False, None), BOB, ROOM, 101.0)
     assert asked.answer(17, BOB, ROOM, 101.0) is None
     asked.ask(19, MEANT, BOB, ROOM, 101.0)
     asked.lapse(CAROL)
@@ -75,7 +75,7 @@ def test_nothing_is_carried_out_that_was_not_asked_of_the_same_person_just_befor
     for verb, user, room, number, passed in steps:
         now += passed
         if verb == "ask":
-            confirmations.ask(number, AllowRequest(number), user, room, now)
+            confirmations.ask(number, made("allow", number, False, None), user, room, now)
             last[user] = (number, room, now)
             continue
         if verb == "lapse":
@@ -83,5 +83,7 @@ def test_nothing_is_carried_out_that_was_not_asked_of_the_same_person_just_befor
         else:
             asked = last.get(user)
             right = asked is not None and asked[:2] == (number, room) and now - asked[2] < ANSWER_WITHIN_S
-            assert confirmations.answer(number, user, room, now) == (AllowRequest(number) if right else None)
+            assert confirmations.answer(number, user, room, now) == (
+                made("allow", number, False, None) if right else None
+            )
         last[user] = None
