@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -22,232 +23,12 @@ from mxrtc_bridge.core.text.durations import say_duration
 
 _MAX_COLUMNS = 300
 
+Words = tuple[str, ...]
 Row = dict[str, object]
 Columns = dict[str, Callable[[Row], str]]
 
 page_option = click.option("--page", type=click.IntRange(1, 10_000), default=1, help="Which part of a long list.")
 because_option = click.option("--because", metavar="TEXT", help="Why; it is kept in the audit.")
-
-
-@click.command("who")
-@config_option
-@page_option
-@json_option
-def who_command(path: Path, page: int, as_json: bool) -> int:
-    """List the live sessions: user, peer, path, age, open streams, bytes."""
-    return _list(path, ("who", str(page)), as_json, _WHO)
-
-
-@click.command("grants")
-@config_option
-@page_option
-@json_option
-def grants_command(path: Path, page: int, as_json: bool) -> int:
-    """List the grants that were given and are in force; those of the configuration are in the configuration."""
-    return _list(path, ("grants", str(page)), as_json, _GRANTS)
-
-
-@click.command("requests")
-@config_option
-@json_option
-def requests_command(path: Path, as_json: bool) -> int:
-    """List the requests for access that wait for an answer."""
-    return _list(path, ("requests",), as_json, _REQUESTS)
-
-
-@click.command("log")
-@config_option
-@click.option("--since", metavar="TIME", help="What is not older: 30m, 2h, 3d.")
-@page_option
-@json_option
-@click.argument("about", metavar="[PEER|@USER:SERVER]", required=False)
-def log_command(path: Path, since: str | None, page: int, as_json: bool, about: str | None) -> int:
-    """Show who did what, the newest first: decisions, ends of sessions, what admins did.
-
-    All of it, and without the bridge: mxrtc-bridge audit export.
-    """
-    words = ["log", *([about] if about else []), *(["since", since] if since else []), "page", str(page)]
-    return _list(path, tuple(words), as_json, _LOG)
-
-
-@click.command("grant")
-@config_option
-@click.option("--for", "for_time", metavar="TIME", required=True, help="How long: 30m, 2h, 3d.")
-@because_option
-@click.argument("subject", metavar="@USER:SERVER|server:NAME|guest-accounts:NAME|room:!ID")
-@click.argument("service", metavar="PEER/SERVICE")
-def grant_command(path: Path, for_time: str, because: str | None, subject: str, service: str) -> int:
-    """Give a right that ends by itself; the service's grantable_to is the limit."""
-    return _do(path, ("grant", subject, service, "for", for_time, *_because(because)))
-
-
-@click.command("revoke")
-@config_option
-@because_option
-@click.argument("grant", metavar="ID|@USER:SERVER|server:NAME|guest-accounts:NAME|room:!ID")
-@click.argument("service", metavar="[PEER/SERVICE]", required=False)
-def revoke_command(path: Path, because: str | None, grant: str, service: str | None) -> int:
-    """Take back a grant by its number, or all of somebody; live sessions end at once."""
-    return _do(path, ("revoke", grant, *([service] if service else []), *_because(because)))
-
-
-@click.command("allow")
-@config_option
-@click.option("--once", is_flag=True, help="For one session.")
-@click.option("--for", "for_time", metavar="TIME", help="For another time than was asked for.")
-@click.argument("request", metavar="N", type=click.IntRange(1))
-def allow_command(path: Path, once: bool, for_time: str | None, request: int) -> int:
-    """Allow a request for access."""
-    if once and for_time:
-        raise click.UsageError("--once and --for exclude each other")
-    more = ("once",) if once else ("for", for_time) if for_time else ()
-    return _do(path, ("allow", str(request), *more))
-
-
-@click.command("deny")
-@config_option
-@because_option
-@click.argument("request", metavar="N", type=click.IntRange(1))
-def deny_command(path: Path, because: str | None, request: int) -> int:
-    """Refuse a request for access."""
-    return _do(path, ("deny", str(request), *_because(because)))
-
-
-@click.command("kick")
-@config_option
-@because_option
-@click.argument("whom", metavar="SESSION|@USER:SERVER")
-def kick_command(path: Path, because: str | None, whom: str) -> int:
-    """End a session, or all of a user; both ends are told. It takes no right away: that is revoke."""
-    return _do(path, ("kick", whom, *_because(because)))
-
-
-@click.command("pause")
-@config_option
-def pause_command(path: Path) -> int:
-    """Take no new sessions until resume or the next start; live ones go on."""
-    return _do(path, ("pause",))
-
-
-@click.command("resume")
-@config_option
-def resume_command(path: Path) -> int:
-    """Take new sessions again."""
-    return _do(path, ("resume",))
-
-
-@click.command("reload")
-@config_option
-def reload_command(path: Path) -> int:
-    """Read the configuration again, and say what came of it."""
-    return _do(path, ("reload",))
-
-
-@click.command("verify")
-@config_option
-@click.option("--same", "answer", flag_value="same", help="Both sides show the same.")
-@click.option("--different", "answer", flag_value="different", help="They do not: end it.")
-@json_option
-@click.argument("verification", metavar="[N]", type=click.IntRange(1), required=False)
-def verify_command(path: Path, answer: str | None, as_json: bool, verification: int | None) -> int:
-    """Show what users want to compare with their peer, and say whether both sides show the same.
-
-    Compare the emoji or the numbers with the user over a way that the homeserver has no part in. If they are the same,
-    the user's identity counts as verified, for all peers.
-    """
-    if (verification is None) != (answer is None):
-        raise click.UsageError("give the number and one of --same and --different, or nothing to see what waits")
-    if verification is None or answer is None:
-        return _list(path, ("verify",), as_json, _VERIFICATIONS)
-    return _do(path, ("verify", str(verification), answer))
-
-
-@click.command("trust")
-@config_option
-@click.option("--key", metavar="KEY", help="The identity that the user has told you: accept this one only.")
-@click.argument("user", metavar="@USER:SERVER")
-def trust_command(path: Path, key: str | None, user: str) -> int:
-    """Accept the identity that a user shows now, after they have told you that they have made a new one.
-
-    With a KEY that you have from the user over another way, it counts as verified. Users read it in their client, or
-    with: mxrtc devices
-    """
-    return _do(path, ("trust", user, *([key] if key else [])))
-
-
-COMMANDS = (
-    who_command, kick_command, grants_command, grant_command, revoke_command, requests_command, allow_command,
-    deny_command, log_command, pause_command, resume_command, reload_command, verify_command,
-    trust_command,
-)  # fmt: skip
-
-
-def _because(text: str | None) -> tuple[str, ...]:
-    return ("because", text) if text else ()
-
-
-def _ask(path: Path, words: tuple[str, ...]) -> Row | None:
-    """Have the running bridge do it; None where it refuses, which is said."""
-    config = load_config(path)
-    if config.control_socket is None:
-        raise ConfigError("control.enabled is false, so the running bridge cannot be reached from here")
-    # Only these commands need the client, whose library takes its time to load.
-    from mxrtc_bridge.web.control import ask_until_ready  # noqa: PLC0415
-
-    def waits() -> None:
-        click.echo("the bridge is starting; waiting for it", err=True)
-
-    status, answer = uvloop.run(ask_until_ready(str(config.control_socket), words, waits))
-    if status >= 400:
-        click.echo(display(str(answer.get("error", "it was refused")), _MAX_COLUMNS), err=True)
-        return None
-    return answer
-
-
-def _do(path: Path, words: tuple[str, ...]) -> int:
-    answer = _ask(path, words)
-    if answer is None:
-        return Exit.FAILED
-    for line in str(answer.get("said", "")).splitlines():
-        click.echo(display(line, _MAX_COLUMNS))
-    return 0
-
-
-def _list(path: Path, words: tuple[str, ...], as_json: bool, columns: Columns) -> int:
-    answer = _ask(path, words)
-    if answer is None:
-        return Exit.FAILED
-    rows = answer.get("rows")
-    if not isinstance(rows, list):
-        raise LocalError("the bridge did not answer as it should")
-    if as_json:
-        for row in rows:
-            click.echo(json.dumps(row))
-        sys.stdout.flush()
-        return 0
-    table = Table(box=None, pad_edge=False)
-    for name in columns:
-        table.add_column(name)
-    for row in rows:
-        # Never as markup: names and reasons come from elsewhere.
-        table.add_row(*(Text(display(show(row), _MAX_COLUMNS)) for show in columns.values()))
-    wide = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=400)
-    if rows:
-        wide.print(table)
-    else:
-        click.echo("None.", err=True)
-    _say_around(answer)
-    return 0
-
-
-def _say_around(answer: Mapping[str, object]) -> None:
-    if answer.get("paused"):
-        click.echo("New sessions are refused: mxrtc-bridge resume takes them again.", err=True)
-    if answer.get("left_out"):
-        click.echo(f"{answer['left_out']} records are kept in the file only: mxrtc-bridge audit export", err=True)
-    page, pages = answer.get("page"), answer.get("pages")
-    if isinstance(page, int) and isinstance(pages, int) and pages > 1:
-        click.echo(f"Page {page} of {pages}, {answer.get('total')} in all; --page {min(page + 1, pages)}", err=True)
 
 
 def _text(name: str) -> Callable[[Row], str]:
@@ -314,3 +95,213 @@ _VERIFICATIONS: Columns = {
     "answered": lambda row: "yes" if row.get("answered") else "",
 }
 _LOG: Columns = {"n": _text("number"), "time": _time("at_ms"), "what": _text("words")}
+
+
+def _run(path: Path, words: Words, as_json: bool, columns: Columns) -> int:
+    """Have the running bridge carry out a command, and show what it answers."""
+    config = load_config(path)
+    if config.control_socket is None:
+        raise ConfigError("control.enabled is false, so the running bridge cannot be reached from here")
+    # Only these commands need the client, whose library takes its time to load.
+    from mxrtc_bridge.web.control import ask_until_ready  # noqa: PLC0415
+
+    def waits() -> None:
+        click.echo("the bridge is starting; waiting for it", err=True)
+
+    status, answer = uvloop.run(ask_until_ready(str(config.control_socket), words, waits))
+    if status >= 400:
+        click.echo(display(str(answer.get("error", "it was refused")), _MAX_COLUMNS), err=True)
+        return Exit.FAILED
+    rows, said = answer.get("rows"), answer.get("said")
+    if isinstance(said, str):
+        for line in said.splitlines():
+            click.echo(display(line, _MAX_COLUMNS))
+    elif not isinstance(rows, list):
+        raise LocalError(f"The bridge answered with neither rows nor words: {display(json.dumps(answer), 80)}.")
+    elif as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        sys.stdout.flush()
+    else:
+        _show(rows, columns)
+        _say_around(answer)
+    return 0
+
+
+def _show(rows: list[Row], columns: Columns) -> None:
+    if not rows:
+        click.echo("None.", err=True)
+        return
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        # Never as markup: names and reasons come from elsewhere.
+        table.add_row(*(Text(display(show(row), _MAX_COLUMNS)) for show in columns.values()))
+    wide = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=400)
+    wide.print(table)
+
+
+def _say_around(answer: Mapping[str, object]) -> None:
+    if answer.get("paused"):
+        click.echo("New sessions are refused: mxrtc-bridge resume takes them again.", err=True)
+    if answer.get("left_out"):
+        click.echo(f"{answer['left_out']} records are kept in the file only: mxrtc-bridge audit export", err=True)
+    page, pages = answer.get("page"), answer.get("pages")
+    if isinstance(page, int) and isinstance(pages, int) and pages > 1:
+        click.echo(f"Page {page} of {pages}, {answer.get('total')} in all; --page {min(page + 1, pages)}", err=True)
+
+
+def _because(text: str | None) -> Words:
+    return ("because", text) if text else ()
+
+
+COMMANDS: list[click.Command] = []
+"""Those of this file."""
+
+
+def _command(name: str, columns: Columns | None = None) -> Callable[[Callable[..., Words]], None]:
+    """Have a function, which returns the words of a command, be a command of the command line.
+
+    Args:
+        name: of the command.
+        columns: of its list, if it has one.
+    """
+
+    def declare(words_of: Callable[..., Words]) -> None:
+        @functools.wraps(words_of)
+        def run(path: Path, as_json: bool = False, **options: object) -> int:
+            return _run(path, words_of(**options), as_json, columns or {})
+
+        COMMANDS.append(click.command(name)(config_option(run)))
+
+    return declare
+
+
+@_command("who", _WHO)
+@page_option
+@json_option
+def _who(page: int) -> Words:
+    """List the live sessions: user, peer, path, age, open streams, bytes."""
+    return ("who", str(page))
+
+
+@_command("grants", _GRANTS)
+@page_option
+@json_option
+def _grants(page: int) -> Words:
+    """List the grants that were given and are in force; those of the configuration are in the configuration."""
+    return ("grants", str(page))
+
+
+@_command("requests", _REQUESTS)
+@json_option
+def _requests() -> Words:
+    """List the requests for access that wait for an answer."""
+    return ("requests",)
+
+
+@_command("log", _LOG)
+@click.option("--since", metavar="TIME", help="What is not older: 30m, 2h, 3d.")
+@page_option
+@json_option
+@click.argument("about", metavar="[PEER|@USER:SERVER]", required=False)
+def _log(since: str | None, page: int, about: str | None) -> Words:
+    """Show who did what, the newest first: decisions, ends of sessions, what admins did.
+
+    All of it, and without the bridge: mxrtc-bridge audit export.
+    """
+    return ("log", *([about] if about else []), *(["since", since] if since else []), "page", str(page))
+
+
+@_command("grant")
+@click.option("--for", "for_time", metavar="TIME", required=True, help="How long: 30m, 2h, 3d.")
+@because_option
+@click.argument("subject", metavar="@USER:SERVER|server:NAME|guest-accounts:NAME|room:!ID")
+@click.argument("service", metavar="PEER/SERVICE")
+def _grant(for_time: str, because: str | None, subject: str, service: str) -> Words:
+    """Give a right that ends by itself; the service's grantable_to is the limit."""
+    return ("grant", subject, service, "for", for_time, *_because(because))
+
+
+@_command("revoke")
+@because_option
+@click.argument("grant", metavar="ID|@USER:SERVER|server:NAME|guest-accounts:NAME|room:!ID")
+@click.argument("service", metavar="[PEER/SERVICE]", required=False)
+def _revoke(because: str | None, grant: str, service: str | None) -> Words:
+    """Take back a grant by its number, or all of somebody; live sessions end at once."""
+    return ("revoke", grant, *([service] if service else []), *_because(because))
+
+
+@_command("allow")
+@click.option("--once", is_flag=True, help="For one session.")
+@click.option("--for", "for_time", metavar="TIME", help="For another time than was asked for.")
+@click.argument("request", metavar="N", type=click.IntRange(1))
+def _allow(once: bool, for_time: str | None, request: int) -> Words:
+    """Allow a request for access."""
+    if once and for_time:
+        raise click.UsageError("--once and --for exclude each other")
+    more = ("once",) if once else ("for", for_time) if for_time else ()
+    return ("allow", str(request), *more)
+
+
+@_command("deny")
+@because_option
+@click.argument("request", metavar="N", type=click.IntRange(1))
+def _deny(because: str | None, request: int) -> Words:
+    """Refuse a request for access."""
+    return ("deny", str(request), *_because(because))
+
+
+@_command("kick")
+@because_option
+@click.argument("whom", metavar="SESSION|@USER:SERVER")
+def _kick(because: str | None, whom: str) -> Words:
+    """End a session, or all of a user; both ends are told. It takes no right away: that is revoke."""
+    return ("kick", whom, *_because(because))
+
+
+@_command("pause")
+def _pause() -> Words:
+    """Take no new sessions until resume or the next start; live ones go on."""
+    return ("pause",)
+
+
+@_command("resume")
+def _resume() -> Words:
+    """Take new sessions again."""
+    return ("resume",)
+
+
+@_command("reload")
+def _reload() -> Words:
+    """Read the configuration again, and say what came of it."""
+    return ("reload",)
+
+
+@_command("verify", _VERIFICATIONS)
+@click.option("--same", "answer", flag_value="same", help="Both sides show the same.")
+@click.option("--different", "answer", flag_value="different", help="They do not: end it.")
+@json_option
+@click.argument("verification", metavar="[N]", type=click.IntRange(1), required=False)
+def _verify(answer: str | None, verification: int | None) -> Words:
+    """Show what users want to compare with their peer, and say whether both sides show the same.
+
+    Compare the emoji or the numbers with the user over a way that the homeserver has no part in. If they are the same,
+    the user's identity counts as verified, for all peers.
+    """
+    if (verification is None) != (answer is None):
+        raise click.UsageError("give the number and one of --same and --different, or nothing to see what waits")
+    if verification is None or answer is None:
+        return ("verify",)
+    return ("verify", str(verification), answer)
+
+
+@_command("trust")
+@click.option("--key", metavar="KEY", help="The identity that the user has told you: accept this one only.")
+@click.argument("user", metavar="@USER:SERVER")
+def _trust(key: str | None, user: str) -> Words:
+    """Accept the identity that a user shows now, after they have told you that they have made a new one.
+
+    With a KEY that you have from the user over another way, it counts as verified. Users read it in their client, or
+    with: mxrtc devices
+    """
+    return ("trust", user, *([key] if key else []))
