@@ -32,7 +32,7 @@ async def login(context: Context, user: str, password: str, homeserver: str | No
     except EventError as error:
         raise ClientError(Exit.USAGE, f"{error}; write it like @you:example.org") from error
     if not password:
-        raise ClientError(Exit.USAGE, "the password is empty")
+        raise ClientError(Exit.USAGE, "the password is empty; type it, or give it with --password-file")
     address = homeserver or await matrix_login.discover(user_id)
     account = await matrix_login.log_in(address, user_id, password, f"mxrtc on {platform.node() or 'this machine'}")
     context.state.save_login(
@@ -136,7 +136,7 @@ async def ping(context: Context, peer: str, count: int, interval_s: float) -> No
                     "pong", f"{short}: {number} of {count}, {trip_ms:.1f} ms", number=number, ms=round(trip_ms, 3)
                 )
         if not trips:
-            raise ClientError(Exit.OFFLINE, f"{short} answered none of {count}")
+            raise ClientError(Exit.OFFLINE, f"no answer of {short} to any of {count} pings")
         report.say(
             "summary",
             f"{short}: {len(trips)} of {count} answered, median {statistics.median(trips):.1f} ms",

@@ -30,7 +30,9 @@ async def devices(context: Context, peer: str | None) -> None:
                 identity_changed=found.identity_changed,
             )
         if found.identity_changed:
-            raise ClientError(Exit.DENIED, f"{whose} shows another identity than before")
+            raise ClientError(
+                Exit.DENIED, f"{whose} shows another identity than before; ask them, and accept it with 'mxrtc trust'"
+            )
 
 
 async def trust(context: Context, peer: str, key: str | None) -> None:

@@ -41,5 +41,5 @@ class ClientError(MxrtcError):
 def explain_refusal(error: HomeserverError) -> str:
     """The homeserver's sentence, with the remedy where there is one that we know."""
     if error.errcode in ("M_UNKNOWN_TOKEN", "M_MISSING_TOKEN"):
-        return f"{error}; the login is not valid any more, log in again: mxrtc login"
+        return f"{error}; the login is not valid any more, log in again with 'mxrtc login'"
     return str(error)

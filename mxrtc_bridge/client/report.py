@@ -12,6 +12,7 @@ import time
 from typing import TextIO
 
 from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.core.text.display import sentence as whole_sentence
 
 
 class Report:
@@ -55,6 +56,7 @@ class Report:
 
     def error(self, sentence: str, **fields: object) -> None:
         """Tell why the command ends."""
+        sentence = whole_sentence(sentence)
         if self._as_json:
             self._object("error", {"message": sentence, **fields})
         else:

@@ -45,7 +45,7 @@ async def request(context: Context, service: str, *, for_time: str | None, becau
     login, report = context.state.load_login(), context.report
     name = peer_name(login, service)
     if name.service is None:
-        raise ClientError(Exit.USAGE, "name the service that you ask for: PEER/SERVICE")
+        raise ClientError(Exit.USAGE, "name the service that you ask for, as PEER/SERVICE")
     bot = UserId(f"@{login.bot}:{server_of(name.peer)}")
     words = f"{PREFIX} request {name.peer}/{name.service}"
     words += (f" for {for_time}" if for_time else "") + (f" because {because}" if because else "")
@@ -81,7 +81,7 @@ async def first_answer(notices: AsyncIterator[Notice]) -> Notice:
     async for said, status in notices:
         if status is None or status.number is None or status.state is RequestState.ASKED:
             return said, status
-    raise ClientError(Exit.OFFLINE, "the homeserver sends nothing any more")
+    raise ClientError(Exit.OFFLINE, "the homeserver sends nothing any more; try again later")
 
 
 async def until_decided(notices: AsyncIterator[Notice], number: int) -> str:
@@ -96,7 +96,7 @@ async def until_decided(notices: AsyncIterator[Notice], number: int) -> str:
         if status.state is not RequestState.ALLOWED:
             raise ClientError(Exit.DENIED, said)
         return said
-    raise ClientError(Exit.OFFLINE, "the homeserver sends nothing any more")
+    raise ClientError(Exit.OFFLINE, "the homeserver sends nothing any more; try again later")
 
 
 async def _room(homeserver: Homeserver, state: StateFolder, login: Login, bot: UserId) -> RoomId:

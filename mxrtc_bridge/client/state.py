@@ -78,11 +78,11 @@ class StateFolder:
         path = self.path / "login.json"
         data = self._read(path, secret=True)
         if data is None:
-            raise ClientError(Exit.USAGE, "nobody is logged in; run: mxrtc login @you:example.org")
+            raise ClientError(Exit.USAGE, "nobody is logged in; log in with 'mxrtc login @you:example.org'")
         try:
             return _read_login(data)
         except (LookupError, EventError) as error:
-            raise ClientError(Exit.USAGE, f"{path} is damaged ({error}); log in again: mxrtc login") from error
+            raise ClientError(Exit.USAGE, f"{path} is damaged ({error}); log in again with 'mxrtc login'") from error
 
     def save_login(self, login: Login) -> None:
         self._write(self.path / "login.json", asdict(login))
@@ -180,15 +180,18 @@ class StateFolder:
         except FileNotFoundError:
             return None
         except LocalError as error:
-            raise ClientError(Exit.USAGE, f"{error}, then log in again: mxrtc login") from error
+            raise ClientError(Exit.USAGE, f"{error}, then log in again with 'mxrtc login'") from error
         except OSError as error:
             raise ClientError(Exit.LOCAL, f"{path} cannot be read: {error.strerror}") from error
         if secret and mode & 0o077:
             raise ClientError(
-                Exit.USAGE, f"{path} can be read by others (mode {mode:04o}); run: chmod 600 {path}, or log in again"
+                Exit.USAGE,
+                f"{path} can be read by others (mode {mode:04o}); close it with 'chmod 600 {path}', or log in again",
             )
         if len(raw) > MAX_FILE_BYTES:
-            raise ClientError(Exit.USAGE, f"{path} has more than {MAX_FILE_BYTES} bytes; it is not ours, remove it")
+            raise ClientError(
+                Exit.USAGE, f"{path} has more than {MAX_FILE_BYTES} bytes; mxrtc has not written it, so remove it"
+            )
         try:
             data = json.loads(raw)
         except (ValueError, RecursionError) as error:

@@ -23,6 +23,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector, we
 
 from mxrtc_bridge.core.errors import LocalError, MxrtcError
 from mxrtc_bridge.core.ids import LocalAdmin
+from mxrtc_bridge.core.text.display import display, sentence
 from mxrtc_bridge.core.text.foreign_json import read_foreign_json
 
 MAX_BODY = 64 * 1024
@@ -34,7 +35,7 @@ MAX_ANSWER = 4 * 1024 * 1024
 TIMEOUT_S = 60.0
 SOCKET_MODE = 0o600
 PATH = "/v1/command"
-STARTING = "the bridge is starting, so nothing was done; ask again in a moment (its log says what it waits for)"
+STARTING = "The bridge is starting, so nothing was done. Ask again in a moment; its log says what it waits for."
 START_PATIENCE_S = 30.0
 """How long the command line waits for a bridge that starts."""
 _ASK_AGAIN_S = 0.5
@@ -59,10 +60,10 @@ def control_application(
         uid = _peer_uid(request)
         if uid is None or uid not in (0, os.geteuid()):
             log.warning("! somebody else than the bridge's user or root was at the control socket")
-            return _error(403, "this socket is for the user that runs the bridge, and for root")
+            return _error(403, "This socket is for the user that runs the bridge, and for root.")
         words = _words(await request.read())
         if words is None:
-            return _error(400, "this is not a list of words")
+            return _error(400, "This is not a list of words.")
         if not ready():
             return web.json_response({"error": STARTING, "starting": True}, status=503)
         try:
@@ -71,12 +72,14 @@ def control_application(
         except refusal as error:
             return _error(409, str(error))
         except MxrtcError as error:
-            return _error(503, str(error))
+            return _error(503, sentence(str(error)))
         except TimeoutError:
-            return _error(504, f"it takes longer than {TIMEOUT_S:g} s; it may still be done")
+            return _error(
+                504, f"It takes longer than {TIMEOUT_S:g} s; it may still be done. Look before you ask again."
+            )
         except Exception:
             log.exception("! a command at the control socket failed")
-            return _error(500, "that did not work; the bridge's log says why")
+            return _error(500, "That did not work; the bridge's log says why.")
 
     application = web.Application(client_max_size=MAX_BODY)
     application.router.add_post(PATH, command)
@@ -123,15 +126,16 @@ async def ask(path: str, words: tuple[str, ...]) -> tuple[int, dict[str, object]
             body = await response.content.read(MAX_ANSWER + 1)
             answer = json.loads(body)
     except (ClientError, OSError, ValueError, TimeoutError) as error:
-        if isinstance(error.__cause__ or error, FileNotFoundError | ConnectionRefusedError):
-            raise LocalError(
-                f"the bridge is not running, or not with this configuration: nobody is at {path}"
-            ) from error
-        if isinstance(error.__cause__ or error, PermissionError):
-            raise LocalError(f"{path} is for the user that runs the bridge, and for root") from error
-        raise LocalError(f"the bridge did not answer as it should: {type(error).__name__}") from error
+        match error.__cause__ or error:
+            case FileNotFoundError() | ConnectionRefusedError():
+                why = f"the bridge is not running, or not with this configuration: nobody listens at {path}"
+            case PermissionError():
+                why = f"{path} is for the user that runs the bridge, and for root"
+            case _:
+                why = f"what answers at {path} is no bridge, or has just ended: {type(error).__name__}"
+        raise LocalError(why) from error
     if not isinstance(answer, dict):
-        raise LocalError("the bridge did not answer as it should")
+        raise LocalError(f"what answers at {path} is no bridge: {display(str(answer))}")
     return response.status, answer
 
 

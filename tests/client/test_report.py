@@ -26,7 +26,7 @@ def test_objects_go_to_standard_output_one_a_line_each_with_its_kind(capsys: pyt
     assert err == ""
     objects = [json.loads(line) for line in out.splitlines()]
     assert [each["kind"] for each in objects] == ["connected", "error"]
-    assert objects[1]["message"] == "it failed"
+    assert objects[1]["message"] == "It failed."
 
 
 def test_objects_leave_standard_output_to_data_where_it_carries_data(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,7 +42,7 @@ def test_quiet_says_errors_only(capsys: pytest.CaptureFixture[str]) -> None:
     report = Report(quiet=True)
     report.say("connected", "hello")
     report.error("it failed")
-    assert capsys.readouterr().err == "mxrtc: it failed\n"
+    assert capsys.readouterr().err == "mxrtc: It failed.\n"
 
 
 def test_what_has_no_sentence_is_told_as_an_object_only(capsys: pytest.CaptureFixture[str]) -> None:

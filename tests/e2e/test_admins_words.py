@@ -189,4 +189,6 @@ async def test_the_number_of_a_session_is_not_used_again_after_a_restart(scene: 
         writer.close()
         await process.terminate(10)
     assert numbers[1] > numbers[0]
-    assert await scene.bob.told(scene.desk, f"kick {numbers[0]}") == f"There is no session {numbers[0]}."
+    assert (
+        await scene.bob.told(scene.desk, f"kick {numbers[0]}") == f"There is no session {numbers[0]}; who lists them."
+    )

@@ -121,7 +121,7 @@ async def test_second_port_that_is_in_use_ends_the_command_with_its_own_code(wor
         port = taken.getsockname()[1]
         code, _, said = await world.run_mxrtc("alice", "connect", "build/echo", "-L", "0", "-L", str(port))
     assert code == 7, said
-    assert f"cannot listen on 127.0.0.1 port {port}" in said
+    assert f"Cannot listen on 127.0.0.1 port {port}" in said
     assert "Traceback" not in said
 
 
@@ -150,7 +150,7 @@ async def test_login_that_was_ended_elsewhere_stops_new_calls_and_no_open_pipe(w
     for command in (["nc", "build/echo"], ["status"], ["ls"], ["connect", "build/echo", "-L", "0"]):
         code, _, said = await world.run_mxrtc("alice", *command)
         assert code == 2, (command, said)
-        assert "log in again: mxrtc login" in said, command
+        assert "log in again with 'mxrtc login'" in said, command
         assert "Traceback" not in said, command
     # The bridge goes away: the connection is lost, and cannot be made again.
     assert world.bridge is not None

@@ -204,6 +204,6 @@ async def test_without_a_bridge_it_says_so_and_a_dead_socket_is_replaced(world: 
     await world.bridge.wait(10)
     assert (world.folder / "control.sock").exists(), "a kill leaves it"
     code, _, err = await admin(world, "who")
-    assert (code, "the bridge is not running" in err) == (1, True), err
+    assert (code, "The bridge is not running" in err) == (1, True), err
     await world.start_bridge()
     assert await rows(world, "who") == []

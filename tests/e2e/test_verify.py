@@ -233,7 +233,7 @@ async def test_what_the_admin_finds_different_is_verified_for_nobody(world: Worl
         number = str((await waiting(world))["number"])
         verifying.answer("yes")
         code, out, err = await admin(world, number, "--different")
-        assert (code, "somebody may be between" in out) == (0, True), err
+        assert (code, "someone may be intercepting the connection" in out) == (0, True), err
         assert await verifying.ends() == 6
     _, out, _ = await world.run_mxrtc("alice", "--json", "devices", "build")
     (device,) = map(json.loads, out.splitlines())

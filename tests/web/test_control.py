@@ -68,8 +68,8 @@ async def test_words_reach_the_desk_with_who_has_said_them(path: str, desk: Desk
     ("failure", "status", "text"),
     [
         (RefusedError("There is no session 4."), 409, "There is no session 4."),
-        (StorageError("the database is away"), 503, "the database is away"),
-        (RuntimeError("a defect with a secret"), 500, "that did not work; the bridge's log says why"),
+        (StorageError("the database is away"), 503, "The database is away."),
+        (RuntimeError("a defect with a secret"), 500, "That did not work; the bridge's log says why."),
     ],
 )
 async def test_failures_are_sentences(path: str, desk: Desk, failure: Exception, status: int, text: str) -> None:

@@ -245,7 +245,7 @@ class RuntimeGrants:
         config = self._config.in_force
         settings = config.service(service.peer, service.name)
         if settings is None:
-            raise GrantError("There is no such service.")
+            raise GrantError("There is no such service; peers all lists them.")
         if not MIN_FOR_S <= for_s <= MAX_FOR_S:
             raise GrantError(f"A grant lasts {say_duration(MIN_FOR_S)} to {say_duration(MAX_FOR_S)}.")
         rooms = self._rooms_of(_user_of(subject)) if isinstance(subject, UserSubject) else ()
@@ -273,7 +273,7 @@ class RuntimeGrants:
         except Exception as error:
             raise await self._not_given(giving, _defect(error)) from error
         if number is None:
-            raise SettledError("The request was answered before.")
+            raise SettledError("The request was answered before, so nothing was given.")
         grant = replace(giving.grant, number=number)
         try:
             why_not = await self._confirm(giving, grant)
@@ -342,7 +342,7 @@ class RuntimeGrants:
         grant = self._table.get(number)
         waiting = [ended for ended in self._writer.ends() if ended.grant.number == number]
         if grant is None and not waiting:
-            raise GrantError(f"There is no grant {number} in force.")
+            raise GrantError(f"There is no grant {number} in force; grants lists them.")
         await self._end([grant] if grant is not None else [], waiting, by)
         return grant if grant is not None else waiting[0].grant
 

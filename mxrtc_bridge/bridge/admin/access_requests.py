@@ -157,7 +157,7 @@ class AccessRequests:
         """
         request = await self._store.get(number)
         judged = (
-            RequestRefused(f"You have no request {number}.")
+            RequestRefused(f"You have no request {number}; status lists those that you have.")
             if request is None
             else withdraw(request, user, self._wall_ms())
         )
@@ -190,7 +190,7 @@ class AccessRequests:
         """
         request = await self._store.get(number)
         if request is None:
-            raise AdminError(f"There is no request {number}.")
+            raise AdminError(f"There is no request {number}; requests lists those that wait.")
         return await self._decide(request, answer, by, for_s, why)
 
     async def open_of(self, user: UserId) -> list[AccessRequest]:

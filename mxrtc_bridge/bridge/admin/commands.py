@@ -89,7 +89,7 @@ class AdminCommands:
             if request.number == number:
                 what = f"{request.peer}/{request.service}" + (", for one session" if once else "")
                 return self._would(request.user, what, for_s or request.for_s, request.because)
-        raise AdminError("There is no such request that waits for an answer.")
+        raise AdminError(f"There is no such request as {number}; requests lists those that wait.")
 
     @command(
         "allow N [once | for 2h]",
@@ -169,13 +169,13 @@ class AdminCommands:
         if not isinstance(what, str):
             gone = await self._service.revoke_all(what, peer, service, by)
             if not gone:
-                raise AdminError(f"Nothing was given to {what}.")
+                raise AdminError(f"Nothing was given to {what}; grants lists what was given.")
             return say(f"Taken back: {', '.join(f'grant {grant.number}' for grant in gone)}.")
         if what.isdecimal():
             return say(f"Taken back: {self._line(await self._service.revoke(int(what), by))}.")
         if any(grant.id == what for grant in self._config.in_force.grants):
-            raise AdminError(f"{what} is a grant of the configuration; take it out there, then reload.")
-        raise AdminError(f"There is no grant {what}.")
+            raise AdminError(f"Grant {what} is one of the configuration; take it out there, then reload.")
+        raise AdminError(f"There is no grant {what}; grants lists them.")
 
     # Sessions
 
@@ -209,10 +209,10 @@ class AdminCommands:
         if user is not None:
             count = self._service.kick(by, user=user, reason=because)
             if not count:
-                raise AdminError(f"{user} has no live session.")
+                raise AdminError(f"{user} has no live session; who lists those that there are.")
             return say(f"Ended {count} of {user}.")
         if not session.isdecimal() or not self._service.kick(by, number=int(session), reason=because):
-            raise AdminError(f"There is no session {session}.")
+            raise AdminError(f"There is no session {session}; who lists them.")
         return say(f"Ended session {session}.")
 
     # The bridge

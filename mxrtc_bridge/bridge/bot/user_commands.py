@@ -172,7 +172,7 @@ class UserCommands:
         services = self._services(asker.user)
         if everything:
             if not self._rights.is_admin(asker.user):
-                return mistake_answer(Mistake("peers takes nothing here.", usage="peers"), direct=asker.direct)
+                return mistake_answer(Mistake('After peers, "all" is too much.', usage="peers"), direct=asker.direct)
             services = {peer.user_id: tuple(sorted(peer.services)) for peer in config.peers.values()}
         targets = {
             (peer, name): target

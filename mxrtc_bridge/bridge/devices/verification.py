@@ -125,20 +125,22 @@ class BridgeVerifications:
         """
         found = [each for each in self._waiting.values() if each.number == number]
         if not found or not found[0].exchange.waits_for_us:
-            raise AdminError(f"no verification {number} waits for an answer; {HOW} shows those that do")
+            raise AdminError(f"No verification {number} waits for an answer; {HOW} shows those that do.")
         (waiting,) = found
         exchange = waiting.exchange
         if not self._admits(exchange.user, waiting.local):
             await waiting.of.give_up(exchange)
-            raise AdminError(f"{exchange.user} has no right to {waiting.local} any more")
+            raise AdminError(f"{exchange.user} has no right to {waiting.local} any more, so nothing is verified.")
         await waiting.of.compared(exchange, same=same)
         if exchange.ended is not None and exchange.ended.code == "m.timeout":
-            raise AdminError(f"verification {number} has ended: {END_TEXT['m.timeout']}")
+            raise AdminError(
+                f"Verification {number} has ended: {END_TEXT['m.timeout']}. Its user can begin another one."
+            )
         self._audited.verified(
             by, exchange.user, waiting.local, exchange.device, "both show the same" if same else "they differ"
         )
         if not same:
-            return f"Verification {number} is ended: somebody may be between {exchange.user} and the bridge."
+            return f"Verification {number} is ended: someone may be intercepting the connection of {exchange.user}."
         if exchange.vouched is None:
             return f"Noted. {exchange.user} has still to say that both sides show the same."
         return _outcome(exchange)
@@ -152,9 +154,7 @@ class BridgeVerifications:
         """
         named = self._config.in_force.encryption.identities.get(user)
         if named is not None:
-            raise AdminError(
-                f"encryption.identities in the configuration says which identity {user} has: change it there."
-            )
+            raise AdminError(f"The configuration says which identity {user} has; change encryption.identities there.")
         known = await self._vouching.accept_identity(user, key)
         if known.master is None:
             raise AdminError(f"{user} shows no identity that could be accepted.")

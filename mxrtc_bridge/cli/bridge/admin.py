@@ -110,14 +110,16 @@ def _run(path: Path, words: Words, as_json: bool, columns: Columns) -> int:
 
     status, answer = uvloop.run(ask_until_ready(str(config.control_socket), words, waits))
     if status >= 400:
-        click.echo(display(str(answer.get("error", "it was refused")), _MAX_COLUMNS), err=True)
+        click.echo(
+            display(str(answer.get("error", "The bridge refused it, and did not say why.")), _MAX_COLUMNS), err=True
+        )
         return Exit.FAILED
     rows, said = answer.get("rows"), answer.get("said")
     if isinstance(said, str):
         for line in said.splitlines():
             click.echo(display(line, _MAX_COLUMNS))
     elif not isinstance(rows, list):
-        raise LocalError(f"The bridge answered with neither rows nor words: {display(json.dumps(answer), 80)}.")
+        raise LocalError(f"the bridge answered with neither rows nor words: {display(json.dumps(answer), 80)}")
     elif as_json:
         for row in rows:
             click.echo(json.dumps(row))
@@ -238,7 +240,7 @@ def _revoke(because: str | None, grant: str, service: str | None) -> Words:
 def _allow(once: bool, for_time: str | None, request: int) -> Words:
     """Allow a request for access."""
     if once and for_time:
-        raise click.UsageError("--once and --for exclude each other")
+        raise click.UsageError("--once and --for exclude each other; give one of them.")
     more = ("once",) if once else ("for", for_time) if for_time else ()
     return ("allow", str(request), *more)
 
@@ -289,7 +291,7 @@ def _verify(answer: str | None, verification: int | None) -> Words:
     the user's identity counts as verified, for all peers.
     """
     if (verification is None) != (answer is None):
-        raise click.UsageError("give the number and one of --same and --different, or nothing to see what waits")
+        raise click.UsageError("Give the number and one of --same and --different, or nothing to see what waits.")
     if verification is None or answer is None:
         return ("verify",)
     return ("verify", str(verification), answer)

@@ -52,7 +52,7 @@ def verify_command(path: Path, offline: bool, key_file: Path | None) -> int:
     """
     config = load_config(path)
     if key_file is not None and not offline:
-        raise click.UsageError("--key-file is for --offline; the database has the key as well")
+        raise click.UsageError("--key-file is for --offline; the database has the key as well.")
     try:
         # The head first: the bridge may write meanwhile, and what comes behind the head is in the chain as well.
         known = _Known(NO_LINES, _read_key(key_file)) if offline else asyncio.run(_ask_database(config))
@@ -265,7 +265,7 @@ def _moment(text: str) -> int:
         try:
             return parse_time(text)
         except ValueError as error:
-            raise click.UsageError(f"--since: {error}") from None
+            raise click.UsageError(f"--since: {error}.") from None
     return round((datetime.now(UTC).timestamp() - seconds) * 1000)
 
 
@@ -273,4 +273,4 @@ def _user(text: str) -> str:
     try:
         return parse_user_id(text)
     except EventError as error:
-        raise click.UsageError(f"--user: {error}") from None
+        raise click.UsageError(f"--user: {error}.") from None

@@ -50,7 +50,7 @@ def _target(config: Config, service: str) -> FilesTarget:
         for settings in peer.services.values()
         if isinstance(settings.target, FilesTarget) and settings.target.direction.receives
     )
-    raise click.UsageError(f"{service[:80]!a} receives no files; these do: {', '.join(known) or 'none'}")
+    raise click.UsageError(f"{service[:80]!a} receives no files; these do: {', '.join(known) or 'none'}.")
 
 
 def _time(entry: BoxEntry) -> str:

@@ -51,24 +51,24 @@ def init_command(
     paths = output / "config.yaml", output / "registration.yaml"
     for path in paths:
         if path.exists() and not force:
-            raise click.UsageError(f"{path} exists already; use --force to replace it, or --output for another folder")
+            raise click.UsageError(f"{path} exists already; use --force to replace it, or --output for another folder.")
     if domain is None:
         if not sys.stdin.isatty():
-            raise click.UsageError("--domain is needed when there is nobody to ask")
+            raise click.UsageError("--domain is needed when there is nobody to ask.")
         wishes = _ask(address, listen, peer, services, allow)
     else:
         wishes = InitAnswers(
             address or DEFAULT_ADDRESS, domain, listen or DEFAULT_LISTEN, peer, _services(services), allow
         )
     if wishes.peer is None and (wishes.services or wishes.allow):
-        raise click.UsageError("--service and --allow belong to a peer: add --peer NAME")
+        raise click.UsageError("--service and --allow belong to a peer: add --peer NAME.")
     if wishes.peer is not None and not wishes.services:
-        raise click.UsageError(f"the peer {wishes.peer} needs at least one --service NAME=TARGET")
+        raise click.UsageError(f"The peer {wishes.peer} needs at least one --service NAME=TARGET.")
     text = new_config(wishes)
     try:
         config = parse_config(text, paths[0], environ={})
     except ConfigError as error:
-        raise click.UsageError(f"these answers make no usable configuration\n{error}") from None
+        raise click.UsageError(f"These answers make no usable configuration:\n{error}") from None
     _write(output, paths, (text, render_registration(config, random_sender())), force)
     click.echo(f"app_service_config_files:\n  - {paths[1]}")
     click.echo(_next_steps(config, paths[1]), err=True)
@@ -80,9 +80,9 @@ def _services(texts: tuple[str, ...]) -> dict[str, str]:
     for text in texts:
         name, equals, target = text.partition("=")
         if not equals:
-            raise click.UsageError(f"--service {text[:80]!a} is not NAME=TARGET, like ssh=tcp:127.0.0.1:22")
+            raise click.UsageError(f"--service {text[:80]!a} is not NAME=TARGET, like ssh=tcp:127.0.0.1:22.")
         if name in services:
-            raise click.UsageError(f"--service {name[:80]!a} is given twice")
+            raise click.UsageError(f"--service {name[:80]!a} is given twice.")
         services[name] = target
     return services
 

@@ -34,7 +34,7 @@ from mxrtc_bridge.config.values import parse_time
 from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import UserId, is_guest_account, parse_user_id
-from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.core.text.display import display, sentence
 
 MAX_ERROR_COLUMNS = 500
 """Errors may quote what a homeserver said; nothing useful is longer."""
@@ -84,7 +84,7 @@ def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
     try:
         users = frozenset(map(parse_user_id, adopt))
     except EventError as error:
-        raise click.UsageError(f"--adopt: {error}") from None
+        raise click.UsageError(f"--adopt: {error}.") from None
     config = load_config(path)
     start_logging(config)
     # The other commands answer quickly because they never load the network libraries.
@@ -142,13 +142,13 @@ def explain_command(path: Path, moment: str | None, user: str, service: str) -> 
         user_id = parse_user_id(user)
         now_ms = time.time_ns() // 1_000_000 if moment is None else parse_time(moment)
     except (EventError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(sentence(str(error))) from None
     name, slash, service_name = service.partition("/")
     peer = UserId(name) if name.startswith("@") else config.peer_id(name)
     if peer not in config.peers:
-        say(f"there is no peer {name[:80]!a}; known: {_known([p.name for p in config.peers.values()])}", "yellow")
+        say(f"There is no peer {name[:80]!a}; known: {_known([p.name for p in config.peers.values()])}.", "yellow")
     elif slash and config.service(peer, service_name) is None:
-        say(f"{name} has no service {service_name[:80]!a}; known: {_known(config.service_names(peer))}", "yellow")
+        say(f"Peer {name} has no service {service_name[:80]!a}; known: {_known(config.service_names(peer))}.", "yellow")
     policy = config.policy()
     if slash:
         decision = policy.service_access(user_id, peer, service_name, now_ms)
@@ -158,7 +158,7 @@ def explain_command(path: Path, moment: str | None, user: str, service: str) -> 
         click.echo(f"allow: grant {decision.rule}")
         return Exit.DONE
     if is_guest_account(user_id):
-        say(f"{user_id} is a guest account: server: and * do not mean it, guest-accounts: does", "yellow")
+        say(f"{user_id} is a guest account: server: and * do not mean it, guest-accounts: does.", "yellow")
     click.echo(decision.rule if decision.rule.startswith("deny") else f"deny: {decision.rule}")
     return Exit.DENIED
 
@@ -180,12 +180,10 @@ def invoke(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         say(str(error), "red")
         return Exit.CONFIG
-    except HomeserverError as error:
-        say(display(str(error), MAX_ERROR_COLUMNS), "red")
-        return Exit.FAILED if error.retryable else Exit.CONFIG
     except (MxrtcError, OSError) as error:
-        say(display(str(error), MAX_ERROR_COLUMNS), "red")
-        return Exit.FAILED
+        say(display(sentence(str(error)), MAX_ERROR_COLUMNS), "red")
+        retryable = not isinstance(error, HomeserverError) or error.retryable
+        return Exit.FAILED if retryable else Exit.CONFIG
     return result if isinstance(result, int) else Exit.DONE
 
 

@@ -175,9 +175,7 @@ class Caller:
                 placed = await self._place_by_device(peer, clock, began)
             except NoDeviceError as error:
                 if self._options.signal is SignalBy.DEVICE:
-                    raise ClientError(
-                        Exit.RETRY, f"{self.name_of(peer)} cannot be called by a device: {error}"
-                    ) from error
+                    raise ClientError(Exit.RETRY, f"no call to {self.name_of(peer)} by a device: {error}") from error
                 log.info("no call by a device: %s", error)
             else:
                 if placed is not None:
@@ -294,7 +292,7 @@ class Caller:
         if breaking in done:
             breaking.result()
         code = Exit.OFFLINE if session.state is call.CallState.INVITING else Exit.NO_PATH
-        raise ClientError(code, f"{self.name_of(peer)} could not be reached within {self._options.timeout_s:g} seconds")
+        raise ClientError(code, f"no connection to {self.name_of(peer)} within {self._options.timeout_s:g} seconds")
 
     def _want_turn(self) -> None:
         """Have TURN credentials fetched, if that is not under way."""

@@ -141,10 +141,10 @@ def only_service(peer_name: str, peer: UserId, services: dict[UserId, tuple[Serv
         case (name,):
             return name
         case ():
-            raise ClientError(Exit.DENIED, f"{peer_name} has no service that you may use")
+            raise ClientError(Exit.DENIED, f"you may use no service of {peer_name}; ask its admin for one")
         case _:
             choices = ", ".join(f"{peer_name}/{name}" for name in names)
-            raise ClientError(Exit.USAGE, f"{peer_name} has several services; name one of {choices}")
+            raise ClientError(Exit.USAGE, f"name one of the services of {peer_name}: {choices}")
 
 
 def check_finished(name: str, finished: StreamFinished) -> None:

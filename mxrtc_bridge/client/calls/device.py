@@ -188,7 +188,7 @@ async def _device_of_peer(device: CryptoDevice, peer: UserId) -> DeviceIdentity:
         raise ClientError(
             Exit.DENIED,
             f"{peer} shows another identity than before: {INTERCEPTED}, or its admin has made a new one; "
-            f"ask the admin, and if that is so: mxrtc trust {peer}",
+            f"ask the admin, and if that is so, accept it with 'mxrtc trust {peer}'",
         )
     signed = [each for each in found.devices if each.trust.meets(Trust.CROSS_SIGNED)]
     if not signed:

@@ -141,7 +141,7 @@ def ask(
     if waiting >= limits.open_per_user:
         return RequestRefused(f"{waiting} of your requests wait already; that is the limit. withdraw N takes one back.")
     if sum(now_ms - request.asked_ms < 24 * 3600 * 1000 for request in mine) >= limits.per_day:
-        return RequestRefused(f"You have asked {limits.per_day} times today; that is the limit.")
+        return RequestRefused(f"You have asked {limits.per_day} times today; that is the limit. Ask an admin directly.")
     if open_total >= limits.open_total:
         return RequestRefused("Too many requests wait for an answer here; ask an admin directly.")
     return wanted
@@ -171,7 +171,7 @@ def decide(
     if not request.is_open:
         return RequestRefused(f"Request {request.number} {said(request)} already.")
     if now_ms >= request.asked_ms + limits.answer_within_ms:
-        return RequestRefused(f"Request {request.number} is too old to be answered.")
+        return RequestRefused(f"Request {request.number} is too old to be answered; {request.user} can ask again.")
     return replace(request, state=_ENDS[answer], decided_by=by, decided_ms=now_ms)
 
 
@@ -179,7 +179,7 @@ def withdraw(request: AccessRequest, by: UserId, now_ms: int) -> AccessRequest |
     """Take a request back; only the one who asked can."""
     if request.user != by:
         # The same words as for a number that does not exist: others' requests are nobody's business.
-        return RequestRefused(f"You have no request {request.number}.")
+        return RequestRefused(f"You have no request {request.number}; status lists those that you have.")
     if not request.is_open:
         return RequestRefused(f"Request {request.number} {said(request)} already.")
     return replace(request, state=RequestState.WITHDRAWN, decided_by=by, decided_ms=now_ms)

@@ -15,7 +15,7 @@ from mxrtc_bridge.core.access.policy import Subject, parse_subject
 from mxrtc_bridge.core.bot.words import free_text, unquoted
 from mxrtc_bridge.core.errors import ConfigError, EventError
 from mxrtc_bridge.core.ids import ServiceName, UserId, parse_user_id
-from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.core.text.display import display, sentence
 from mxrtc_bridge.core.text.durations import parse_duration, take_duration
 
 MAX_PAGE = 10_000
@@ -86,7 +86,7 @@ class Arguments:
         try:
             name = parse_peer_name(word, server=self.names.server, prefix=self.names.prefix)
         except NamingError as error:
-            raise WrongError(_sentence(str(error))) from None
+            raise WrongError(sentence(str(error))) from None
         return name.peer, name.service
 
     def peer(self) -> UserId:
@@ -118,7 +118,7 @@ class Arguments:
         try:
             return parse_subject(word)
         except ConfigError as error:
-            raise WrongError(_sentence(str(error))) from None
+            raise WrongError(sentence(str(error))) from None
 
     def number(self, what: str) -> int:
         """Take a number, with or without ``#``; ``what`` is numbered by it."""
@@ -164,10 +164,6 @@ class Arguments:
         if self.words and not self.keyword("because"):
             raise WrongError(f"I do not understand {shown(self.next)} here.")
         return free_text(self.rest())
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
 # The arguments of commands that have more than one form

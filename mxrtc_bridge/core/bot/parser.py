@@ -57,7 +57,7 @@ def parse_command(words: Words, forms: Iterable[CommandForm], names: Names) -> C
     except WrongError as wrong:
         return Mistake(str(wrong), usage=form.usage)
     if arguments.words:
-        return Mistake(f"{verb} takes nothing more; {shown(arguments.words[0])} is too much.", usage=form.usage)
+        return Mistake(f"After {verb}, {shown(arguments.words[0])} is too much.", usage=form.usage)
     return command
 
 

@@ -7,6 +7,7 @@ for such text to a person. It never interprets and never drops a character: what
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 DEFAULT_LIMIT = 120
@@ -70,6 +71,17 @@ def display(text: str, limit: int = DEFAULT_LIMIT) -> str:
             pieces.append((ELLIPSIS, 1))
             break
     return "".join(piece for piece, _ in pieces)
+
+
+def sentence(text: str) -> str:
+    """Return a refusal as a whole sentence: with a capital, and a full stop unless it ends in a line to copy.
+
+    Errors are written so that they can stand inside of another sentence; whoever shows one alone uses this. What may be
+    a name at the beginning stays as it is.
+    """
+    if re.match("[a-z]+[ ,;]", text):
+        text = text[0].upper() + text[1:]
+    return text if text.endswith((".", "!", "?", ":")) or "\n" in text else f"{text}."
 
 
 def size_words(size: float) -> str:

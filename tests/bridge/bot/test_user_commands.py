@@ -238,7 +238,7 @@ async def test_what_is_compared_is_known_at_the_bridges_machine_only(world: Worl
 
 
 async def test_listing_everything_is_for_admins(world: World) -> None:
-    assert await world.type("peers all", by=ALICE) == ["peers takes nothing here.\nUsage: `!rtc peers`"]
+    assert await world.type("peers all", by=ALICE) == ['After peers, "all" is too much.\nUsage: `!rtc peers`']
 
 
 @pytest.mark.parametrize("effect", [Effect.TAKES, Effect.GIVES, Effect.CONFIRMS])

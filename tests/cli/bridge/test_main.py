@@ -212,8 +212,8 @@ def test_registration_says_when_its_sender_changes_each_time(admin: Admin) -> No
         ("@alice:example.org", "build", 0, "allow: grant build-users\n", ""),
         ("@alice:example.org", "@rtc_build:example.org/ssh", 0, "allow: grant build-users\n", ""),
         ("@eve:example.org", "build/ssh", 3, "deny: no grant\n", ""),
-        ("@alice:example.org", "build/web", 3, "deny: no grant\n", "build has no service 'web'; known: ssh\n"),
-        ("@alice:example.org", "biuld/ssh", 3, "deny: no grant\n", "there is no peer 'biuld'; known: build\n"),
+        ("@alice:example.org", "build/web", 3, "deny: no grant\n", "Peer build has no service 'web'; known: ssh.\n"),
+        ("@alice:example.org", "biuld/ssh", 3, "deny: no grant\n", "There is no peer 'biuld'; known: build.\n"),
     ],
 )
 def test_explain_names_the_rule(admin: Admin, user: str, service: str, code: int, out: str, err: str) -> None:
@@ -319,9 +319,9 @@ def test_check_asks_the_network_and_fails_with_it(admin: Admin, monkeypatch: pyt
     ("error", "code", "said"),
     [
         (None, 0, ""),
-        (HomeserverError("the homeserver does not answer"), 1, "the homeserver does not answer"),
-        (HomeserverError("the token is unknown", 401, "M_UNKNOWN_TOKEN"), 78, "the token is unknown"),
-        (StateError("already running"), 1, "already running"),
+        (HomeserverError("the homeserver does not answer"), 1, "The homeserver does not answer."),
+        (HomeserverError("the token is unknown", 401, "M_UNKNOWN_TOKEN"), 78, "The token is unknown."),
+        (StateError("already running"), 1, "Already running."),
         (OSError(98, "Address already in use"), 1, "Address already in use"),
     ],
 )

@@ -88,7 +88,7 @@ def test_an_ended_request_is_neither_withdrawn_nor_expired(state: RequestState) 
 
 
 def test_only_the_one_who_asked_withdraws() -> None:
-    assert withdraw(request(7), BOB, NOW) == RequestRefused("You have no request 7.")
+    assert withdraw(request(7), BOB, NOW) == RequestRefused("You have no request 7; status lists those that you have.")
     taken = withdraw(request(7), ALICE, NOW)
     assert isinstance(taken, AccessRequest)
     assert taken.state is RequestState.WITHDRAWN

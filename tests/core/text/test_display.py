@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.core.text.display import display, sentence
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,23 @@ def test_display_is_always_printable_and_within_its_columns(text: str, limit: in
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_display_shows_different_texts_differently(one: str, other: str) -> None:
     assert (display(one, 1000) == display(other, 1000)) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("clause", "whole"),
+    [
+        ("the homeserver is away; try again", "The homeserver is away; try again."),
+        (
+            "interrupted; the same command goes on:\nmxrtc send a b",
+            "Interrupted; the same command goes on:\nmxrtc send a b",
+        ),
+        ("It is one already.", "It is one already."),
+        ("is this a homeserver?", "Is this a homeserver?"),
+        ("build/ssh: your right to it has ended", "build/ssh: your right to it has ended."),
+        ("matrix.example did not answer", "matrix.example did not answer."),
+        ("@bob:example.org has no device", "@bob:example.org has no device."),
+        ("", "."),
+    ],
+)
+def test_clause_becomes_a_sentence_and_a_name_stays_as_it_is(clause: str, whole: str) -> None:
+    assert sentence(clause) == whole
