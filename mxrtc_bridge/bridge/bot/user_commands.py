@@ -59,7 +59,7 @@ class UserCommands:
         rights: Rights,
         config: CurrentConfig,
         sessions: LiveSessions,
-        openings: RoomOpener,
+        direct_chats: RoomOpener,
         states: TargetStates,
         requests: AccessRequests,
         admins: AdminCommands,
@@ -74,7 +74,7 @@ class UserCommands:
             rights: the rules in force.
             config: names the peers and their services.
             sessions: live sessions.
-            openings: makes direct chats.
+            direct_chats: makes them.
             states: whether targets answer.
             requests: for access.
             admins: the commands of admins.
@@ -86,7 +86,7 @@ class UserCommands:
         self._rights = rights
         self._config = config
         self._sessions = sessions
-        self._openings = openings
+        self._direct_chats = direct_chats
         self._states = states
         self._requests = requests
         self._giving = giving
@@ -108,25 +108,25 @@ class UserCommands:
         config = self._config.in_force
         return Names(config.homeserver.domain, config.appservice.peer_prefix)
 
-    async def carry_out(self, command: Command, asker: CommandSender) -> Reply:
+    async def carry_out(self, command: Command, sender: CommandSender) -> Reply:
         """Do what was said."""
-        # By the rules of this moment, not of the moment at which it was read.
-        admin = self._rights.is_admin(asker.user)
-        if command.form.admin and not admin:
-            return say("Only admins may do that.")
+        owner, admin = self._owners[command.form], self._rights.is_admin(sender.user)
         try:
-            told = await self._giving.judge(command, asker, self._owners[command.form]) if admin else None
-            return await self._do(command, asker) if told is None else told
+            told = await self._giving.judge(command, sender, owner) if admin else None
+            return await self._do(command, sender) if told is None else told
         except AdminError as error:
             return say(str(error))
 
-    def mistaken(self, asker: CommandSender) -> None:
+    def mistaken(self, sender: CommandSender) -> None:
         """Take down that somebody has written what is no command."""
-        self._giving.forget(asker.user)
+        self._giving.forget(sender.user)
 
-    async def _do(self, command: Command, asker: CommandSender) -> Reply:
+    async def _do(self, command: Command, sender: CommandSender) -> Reply:
+        # By the rules of this moment, not of the moment at which it was read or asked back.
+        if command.form.admin and not self._rights.is_admin(sender.user):
+            return say("Only admins may do that.")
         owner = self._owners[command.form]
-        return await command.form.carry_out(owner, asker if owner is self else asker.user, *command.arguments)
+        return await command.form.carry_out(owner, sender if owner is self else sender.user, *command.arguments)
 
     async def reacted(self, reaction: Reaction) -> None:
         """Take an admin's reaction to a request."""
@@ -143,20 +143,20 @@ class UserCommands:
         "help request",
         admin=False,
     )
-    async def help(self, asker: CommandSender, topic: str | None) -> Reply:
-        forms = [form for form in self.forms if asker.admin or not form.admin]
+    async def help(self, sender: CommandSender, topic: str | None) -> Reply:
+        forms = [form for form in self.forms if sender.admin or not form.admin]
         form = None if topic is None else form_of(unquoted(topic).lower(), forms)
         if form is not None:
-            examples = [item(Code(addressed(example, direct=asker.direct))) for example in form.examples]
-            return answer(text(Code(addressed(form.usage, direct=asker.direct)), ": ", form.summary, "."), *examples)
+            examples = [item(Code(addressed(example, direct=sender.direct))) for example in form.examples]
+            return answer(text(Code(addressed(form.usage, direct=sender.direct)), ": ", form.summary, "."), *examples)
         where = (
             "Here you write the command alone."
-            if asker.direct
+            if sender.direct
             else f"In a direct chat with me you need no {PREFIX} in front."
         )
         return answer(
             text("This is what I understand. ", where),
-            *(item(Code(addressed(form.usage, direct=asker.direct)), ": ", form.summary) for form in forms),
+            *(item(Code(addressed(form.usage, direct=sender.direct)), ": ", form.summary) for form in forms),
         )
 
     @command(
@@ -167,12 +167,12 @@ class UserCommands:
         "peers",
         admin=False,
     )
-    async def peers(self, asker: CommandSender, everything: bool) -> Reply:
+    async def peers(self, sender: CommandSender, everything: bool) -> Reply:
         config = self._config.in_force
-        services = self._services(asker.user)
+        services = self._services(sender.user)
         if everything:
-            if not self._rights.is_admin(asker.user):
-                return mistake_answer(Mistake('After peers, "all" is too much.', usage="peers"), direct=asker.direct)
+            if not self._rights.is_admin(sender.user):
+                return mistake_answer(Mistake('After peers, "all" is too much.', usage="peers"), direct=sender.direct)
             services = {peer.user_id: tuple(sorted(peer.services)) for peer in config.peers.values()}
         targets = {
             (peer, name): target
@@ -187,10 +187,10 @@ class UserCommands:
             lines.append(item(MatrixLink(peer, self._name(peer)), ": ", ", ".join(states)))
         if not lines:
             return say(
-                "There is nothing that you may use now; ", _typed("request PEER/SERVICE", asker), " asks for it."
+                "There is nothing that you may use now; ", _typed("request PEER/SERVICE", sender), " asks for it."
             )
         head = "All there is:" if everything else "You may use:"
-        return answer(text(head), *lines, text("For lines to paste: ", _typed("how PEER/SERVICE", asker)))
+        return answer(text(head), *lines, text("For lines to paste: ", _typed("how PEER/SERVICE", sender)))
 
     @command(
         "open PEER",
@@ -200,10 +200,10 @@ class UserCommands:
         "open build",
         admin=False,
     )
-    async def open(self, asker: CommandSender, peer: UserId) -> Reply:
-        if not isinstance(self._rights.may_call(asker.user, peer), Allow):
-            return self._unknown(peer, None, asker)
-        opened = await self._openings.open(peer, asker.user)
+    async def open(self, sender: CommandSender, peer: UserId) -> Reply:
+        if not isinstance(self._rights.may_call(sender.user, peer), Allow):
+            return self._unknown(peer, None, sender)
+        opened = await self._direct_chats.open(peer, sender.user)
         link = MatrixLink(opened.room, "this room")
         if opened.joined:
             return say(Strong(self._name(peer)), " is in ", link, " with you already.")
@@ -217,10 +217,10 @@ class UserCommands:
         "status",
         admin=False,
     )
-    async def status(self, asker: CommandSender) -> Reply:
+    async def status(self, sender: CommandSender) -> Reply:
         lines: list[Line] = []
         for session in self._sessions.sessions:
-            if session.remote == asker.user:
+            if session.remote == sender.user:
                 streams, sent, received = session.links.totals()
                 age = say_duration(self._monotonic() - session.started_at)
                 path = "connecting" if session.path is None else str(session.path)
@@ -233,23 +233,23 @@ class UserCommands:
                     )
                 )
         head = text("Your live sessions:") if lines else text("You have no live session.")
-        services = self._services(asker.user)
+        services = self._services(sender.user)
         count = sum(len(names) for names in services.values())
         given = [
             item(
                 f"{self._name(grant.service.peer)}/{grant.service.name}, for "
                 f"{say_duration((grant.until_ms - self._wall_ms()) / 1000)} more{', for one session' * grant.once}"
             )
-            for grant in self._rights.given_to(asker.user)[:_SHOWN]
+            for grant in self._rights.given_to(sender.user)[:_SHOWN]
         ]
         waiting = [
             item(f"request {each.number} for {self._name(each.peer)}/{each.service}, for {say_duration(each.for_s)}")
-            for each in await self._requests.open_of(asker.user)
+            for each in await self._requests.open_of(sender.user)
         ]
         return answer(
             head,
             *lines,
-            text(f"You may use {count} services; ", _typed("peers", asker), " lists them."),
+            text(f"You may use {count} services; ", _typed("peers", sender), " lists them."),
             *([text("For a time:"), *given] if given else []),
             *([text("Waiting for an answer:"), *waiting] if waiting else []),
         )
@@ -263,13 +263,13 @@ class UserCommands:
         "how build",
         admin=False,
     )
-    async def how(self, asker: CommandSender, peer: UserId, service: ServiceName | None) -> Reply:
-        usable = self._services(asker.user).get(peer, ())
+    async def how(self, sender: CommandSender, peer: UserId, service: ServiceName | None) -> Reply:
+        usable = self._services(sender.user).get(peer, ())
         wanted = usable if service is None else tuple(name for name in usable if name == service)
         if not wanted:
-            return self._unknown(peer, service, asker)
+            return self._unknown(peer, service, sender)
         config = self._config.in_force
-        name = name_for(asker.user, peer, config.appservice.peer_prefix)
+        name = name_for(sender.user, peer, config.appservice.peer_prefix)
         lines: list[Line] = []
         for each in wanted:
             target = config.target(peer, each)
@@ -287,10 +287,10 @@ class UserCommands:
         admin=False,
     )
     async def request(
-        self, asker: CommandSender, peer: UserId, service: ServiceName, for_s: int | None, because: str
+        self, sender: CommandSender, peer: UserId, service: ServiceName, for_s: int | None, because: str
     ) -> Reply:
-        told = await self._requests.ask(Service(peer, service), for_s, because, asker.user, asker.room)
-        return self._unknown(peer, service, asker) if told is None else _told(told)
+        told = await self._requests.ask(Service(peer, service), for_s, because, sender.user, sender.room)
+        return self._unknown(peer, service, sender) if told is None else _told(told)
 
     @command(
         "withdraw N",
@@ -300,8 +300,8 @@ class UserCommands:
         "withdraw 12",
         admin=False,
     )
-    async def withdraw(self, asker: CommandSender, number: int) -> Reply:
-        return _told(await self._requests.withdraw(number, asker.user))
+    async def withdraw(self, sender: CommandSender, number: int) -> Reply:
+        return _told(await self._requests.withdraw(number, sender.user))
 
     @command(
         "close [PEER]",
@@ -312,9 +312,9 @@ class UserCommands:
         "close build",
         admin=False,
     )
-    async def close(self, asker: CommandSender, peer: UserId | None) -> Reply:
+    async def close(self, sender: CommandSender, peer: UserId | None) -> Reply:
         count = self._sessions.end_sessions(
-            lambda session: session.remote == asker.user and peer in (None, session.local), CLOSED
+            lambda session: session.remote == sender.user and peer in (None, session.local), CLOSED
         )
         return say("You had no live session." if not count else f"I have ended {count} of your sessions.")
 
@@ -325,11 +325,11 @@ class UserCommands:
         lambda said: (said.number("question"),),
         "yes 17",
     )
-    async def yes(self, asker: CommandSender, number: int) -> Reply:
-        meant = self._giving.confirmed(number, asker)
+    async def yes(self, sender: CommandSender, number: int) -> Reply:
+        meant = self._giving.confirmed(number, sender)
         if meant is None:
             return say(f"No question {number} waits for your answer here, so I have done nothing.")
-        return await self._do(meant, asker)
+        return await self._do(meant, sender)
 
     # Words
 
@@ -342,9 +342,9 @@ class UserCommands:
         names = self.names()
         return short_name(peer, server=names.server, prefix=names.prefix)
 
-    def _unknown(self, peer: UserId, service: ServiceName | None, asker: CommandSender) -> Reply:
+    def _unknown(self, peer: UserId, service: ServiceName | None, sender: CommandSender) -> Reply:
         named = self._name(peer) + (f"/{service}" if service else "")
-        return say("There is no ", Code(named), " that you may use; ", _typed("peers", asker), " lists what there is.")
+        return say("There is no ", Code(named), " that you may use; ", _typed("peers", sender), " lists what there is.")
 
 
 def in_order(forms: Iterable[CommandForm]) -> tuple[CommandForm, ...]:
@@ -356,8 +356,8 @@ def _state(up: bool | None) -> str:
     return {True: "up", False: "down", None: "not looked at"}[up]
 
 
-def _typed(command: str, asker: CommandSender) -> Code:
-    return Code(addressed(command, direct=asker.direct))
+def _typed(command: str, sender: CommandSender) -> Code:
+    return Code(addressed(command, direct=sender.direct))
 
 
 def _told(said: RequestAnswer) -> Reply:

@@ -73,7 +73,8 @@ class World:
     def __init__(self) -> None:
         self.joined = {ADMINS: {ADMIN, BOT}, OTHER: {ADMIN, ALICE, EVE, BOT}}
         self.said: list[str] = []
-        self.admin_now = True
+        self.admin_now = self.admin_after = True
+        """Whether there is an admin, before and after the homeserver is asked who is in a room."""
         rights = SimpleNamespace(
             is_admin=lambda user: user == ADMIN and self.admin_now,
             could_ask_for_anything=lambda user: user == ALICE,
@@ -111,6 +112,7 @@ class World:
         return 17
 
     async def joined_members(self, room: RoomId, _as_user: UserId) -> frozenset[UserId]:
+        self.admin_now = self.admin_after
         return frozenset(self.joined[room])
 
     async def invited_members(self, _room: RoomId, _as_user: UserId) -> frozenset[UserId]:
@@ -194,6 +196,22 @@ async def test_what_was_read_as_an_admins_is_refused_to_who_is_none_any_more(wor
     (form,) = (form for form in world.commands.forms if form.verb == "lock")
     said = await world.commands.carry_out(Command(form), CommandSender(ADMIN, True, ADMINS, BOT, direct=False))
     assert said == say("Only admins may do that.")
+
+
+async def test_whoever_is_no_admin_any_more_once_the_homeserver_has_answered_gives_nothing(world: World) -> None:
+    world.admin_after = False
+    assert await world.type("unlock door") == ["Only admins may do that."]
+    assert world.admins.opened == ""
+
+
+async def test_a_question_is_not_answered_by_who_is_no_admin_any_more(world: World) -> None:
+    world.joined[ADMINS].add(ALICE)
+    await world.type("unlock door")
+    world.admin_now = False
+    (form,) = (form for form in world.commands.forms if form.verb == "yes")
+    sender = CommandSender(ADMIN, True, ADMINS, BOT, direct=False)
+    assert await world.commands.carry_out(Command(form, (17,)), sender) == say("Only admins may do that.")
+    assert world.admins.opened == ""
 
 
 async def test_what_gives_is_asked_back_among_others_and_counts_nowhere_else(world: World) -> None:
