@@ -1,4 +1,4 @@
-"""What the configuration says, in the words of those who need it."""
+"""Maps the configuration to the settings types of engine, rtc and matrix."""
 
 from __future__ import annotations
 

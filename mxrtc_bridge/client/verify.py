@@ -221,7 +221,7 @@ async def _remember(device: CryptoDevice, report: Report, whose: UserId, vouched
 
 
 async def _is_signed(device: CryptoDevice) -> bool:
-    """Whether our user has signed our device, waiting a little for the signature to arrive."""
+    """Whether the user has signed this device, waiting a little for the signature to arrive."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LAST_WORDS_S):
             while True:

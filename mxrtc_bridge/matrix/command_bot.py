@@ -78,7 +78,7 @@ LATE_TEXT = (
     "This reached me long after it was written, or a clock is wrong, so I did nothing. Send it again if you still want "
     "it. (I say so once.)"
 )
-FAILED_TEXT = "That did not work; the bridge's log says why."
+FAILED_TEXT = "That did not work; the bridge's log says why, beside {}."
 TIMEOUT_TEXT = "That took too long, and I have given up waiting for it."
 
 
@@ -129,9 +129,9 @@ class CommandHandler(Protocol):
 
     def names(self) -> Names: ...
 
-    async def carry_out(self, command: Command, asker: CommandSender) -> Reply: ...
+    async def carry_out(self, command: Command, sender: CommandSender) -> Reply: ...
 
-    def mistaken(self, asker: CommandSender) -> None:
+    def mistaken(self, sender: CommandSender) -> None:
         """Take down that somebody has given a command that was none."""
         ...
 
@@ -144,7 +144,7 @@ class _ReceivedCommand:
 
     event: RoomEvent
     command: Command | Mistake
-    asker: CommandSender
+    sender: CommandSender
 
     @property
     def _effect(self) -> Effect:
@@ -193,18 +193,18 @@ class CommandDispatcher:
     def __init__(
         self,
         sender: Homeserver,
-        commander: CommandHandler,
+        handler: CommandHandler,
         *,
         is_own: Callable[[UserId], bool],
         wall_ms: Callable[[], int],
         monotonic: Callable[[], float],
         withdrawn: Callable[[RoomId, EventId, UserId | None], bool] = lambda _room, _event, _by: False,
     ) -> None:
-        """Make a conversation.
+        """Make a dispatcher.
 
         Args:
             sender: sends the replies.
-            commander: carries out commands.
+            handler: carries out commands.
             is_own: whether a user is of the bridge's namespace.
             wall_ms: milliseconds since the epoch.
             monotonic: seconds.
@@ -212,7 +212,7 @@ class CommandDispatcher:
         """
         self._withdrawn = withdrawn
         self._sender = sender
-        self._commander = commander
+        self._handler = handler
         self._is_own = is_own
         self._wall_ms = wall_ms
         self._monotonic = monotonic
@@ -225,8 +225,8 @@ class CommandDispatcher:
         ]
         self._rate = RateLimit(COMMANDS_PER_MINUTE, COMMANDS_PER_MINUTE_OF_SERVER)
         self._admins_rate = RateLimit(COMMANDS_PER_MINUTE, ADMINS * COMMANDS_PER_MINUTE)
-        self._warned: OrderedDict[UserId, None] = OrderedDict()
-        self._told_late: OrderedDict[UserId, None] = OrderedDict()
+        self._warned: OrderedDict[UserId, float] = OrderedDict()
+        self._told_late: OrderedDict[UserId, float] = OrderedDict()
         self._strangers: OrderedDict[UserId, float] = OrderedDict()
         self._seldom = RateLimitedLog(log)
         self._stranger_rate = RateLimit(STRANGERS_PER_MINUTE, STRANGERS_PER_MINUTE)
@@ -241,7 +241,7 @@ class CommandDispatcher:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             for number in range(WORKERS):
-                tasks.create_task(self._work(number), name="conversation")
+                tasks.create_task(self._work(number), name="commands")
 
     async def idle(self) -> None:
         """Return when everything that was taken has been answered."""
@@ -262,13 +262,13 @@ class CommandDispatcher:
             return
         if event.type == "m.reaction":
             reaction = _reaction(event) if self._is_fresh(event) else None
-            if reaction is not None and self._commander.rank(event.sender) is Rank.ADMIN:
+            if reaction is not None and self._handler.rank(event.sender) is Rank.ADMIN:
                 self._put(event.sender, reaction)
         elif event.type == "m.room.message" and command_line(event.content, direct=direct) is not None:
             self._take(event, speaker, direct=direct)
 
     def _take(self, event: RoomEvent, speaker: UserId, *, direct: bool) -> None:
-        rank = self._commander.rank(event.sender)
+        rank = self._handler.rank(event.sender)
         fresh = self._is_fresh(event)
         if rank is Rank.STRANGER:
             if fresh and self._may_tell_stranger(event.sender):
@@ -284,9 +284,7 @@ class CommandDispatcher:
         if said is not None and (in_time or said.takes_away):
             self._put(event.sender, said)
         elif not in_time and event.sender not in self._warned:
-            self._warned[event.sender] = None
-            while len(self._warned) > MAX_STRANGERS:
-                self._warned.popitem(last=False)
+            _note(self._warned, event.sender)
             self._put(event.sender, _Line(event, speaker, direct, TOO_FAST_TEXT))
 
     def _said(self, event: RoomEvent, speaker: UserId, *, admin: bool, direct: bool) -> _ReceivedCommand | None:
@@ -294,8 +292,8 @@ class CommandDispatcher:
         typed = read_message(event.content, direct=direct, is_own=self._is_own)
         if typed is None:
             return None
-        forms = (form for form in self._commander.forms if admin or not form.admin)
-        command = meant_by(typed, forms, self._commander.names())
+        forms = (form for form in self._handler.forms if admin or not form.admin)
+        command = meant_by(typed, forms, self._handler.names())
         return _ReceivedCommand(event, command, CommandSender(event.sender, admin, event.room_id, speaker, direct))
 
     def _is_fresh(self, event: RoomEvent) -> bool:
@@ -308,10 +306,8 @@ class CommandDispatcher:
         if said.ends and abs(self._wall_ms() - event.origin_server_ts) <= MAX_LATE_MS:
             return True
         if not said.looks and event.sender not in self._told_late:
-            self._told_late[event.sender] = None
-            while len(self._told_late) > MAX_STRANGERS:
-                self._told_late.popitem(last=False)
-            self._put(event.sender, _Line(event, said.asker.speaker, said.asker.direct, LATE_TEXT))
+            _note(self._told_late, event.sender)
+            self._put(event.sender, _Line(event, said.sender.speaker, said.sender.direct, LATE_TEXT))
         return False
 
     def _may_tell_stranger(self, user: UserId) -> bool:
@@ -322,15 +318,12 @@ class CommandDispatcher:
         # One bucket for everybody: the name stands for no user.
         if not self._stranger_rate.allow(UserId("@strangers:all"), now):
             return False
-        self._strangers[user] = now
-        self._strangers.move_to_end(user)
-        while len(self._strangers) > MAX_STRANGERS:
-            self._strangers.popitem(last=False)
+        _note(self._strangers, user, now)
         return True
 
     def _put(self, user: UserId, work: _ReceivedCommand | Reaction | _Line) -> None:
         number = zlib.crc32(user.encode()) % WORKERS
-        if isinstance(work, _ReceivedCommand) and work.asker.admin and work.takes_away:
+        if isinstance(work, _ReceivedCommand) and work.sender.admin and work.takes_away:
             # Behind nothing: neither behind others' commands, nor behind one of the same person that hangs.
             waits = self._busy[number] or not self._queues[number].empty()
             if self._tasks is not None and len(self._at_once) < MAX_AT_ONCE:
@@ -382,34 +375,33 @@ class CommandDispatcher:
             return
         match work:
             case Reaction():
-                await self._commander.reacted(work)
+                await self._handler.reacted(work)
             case _Line(event=event, speaker=speaker, direct=direct, line=line):
                 await self._reply(event, speaker, say(line), direct=direct)
-            case _ReceivedCommand(event=event, asker=asker):
-                await self._reply(event, asker.speaker, await self._answer(work), direct=asker.direct)
+            case _ReceivedCommand(event=event, sender=sender):
+                await self._reply(event, sender.speaker, await self._answer(work), direct=sender.direct)
 
     async def _answer(self, said: _ReceivedCommand) -> Reply:
-        command, asker = said.command, said.asker
+        command, sender, event_id = said.command, said.sender, said.event.event_id
         if isinstance(command, Mistake):
-            self._commander.mistaken(asker)
-            return mistake_answer(command, direct=asker.direct)
+            self._handler.mistaken(sender)
+            return mistake_answer(command, direct=sender.direct)
         if said.event.origin_server_ts < self._started_ms and not (said.looks or said.ends):
             # Perhaps the last run has done it already, and was ended before it could say so.
             return say(RESTARTED_TEXT)
-        log.info("< %s: %s", asker.user, command.form.verb)
+        log.info("< %s: %s", sender.user, command.form.verb)
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S * 0.75):
-                return await self._commander.carry_out(command, asker)
+                return await self._handler.carry_out(command, sender)
         except TimeoutError:
             return say(TIMEOUT_TEXT)
         except MxrtcError as error:
-            log.warning("! %s of %s failed: %s", command.form.verb, asker.user, error)
-            return say(FAILED_TEXT)
+            log.warning("! %s of %s failed (%s): %s", command.form.verb, sender.user, event_id, error)
         except (asyncio.CancelledError, Exception) as error:
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
-            log.exception("! %s of %s failed", command.form.verb, asker.user)
-            return say(FAILED_TEXT)
+            log.exception("! %s of %s failed (%s)", command.form.verb, sender.user, event_id)
+        return say(FAILED_TEXT.format(event_id))
 
     async def _reply(self, event: RoomEvent, speaker: UserId, answer: Reply, *, direct: bool) -> None:
         relation = _relation(event, direct=direct)
@@ -418,6 +410,14 @@ class CommandDispatcher:
             fields = {} if number else answer.fields
             content = {**fields, **notice_content(page), **relation}
             await self._sender.send_event(event.room_id, "m.room.message", content, txn_id, speaker)
+
+
+def _note(told: OrderedDict[UserId, float], user: UserId, now: float = 0.0) -> None:
+    """Remember who was told something; of too many, the one that was told longest ago is forgotten."""
+    told[user] = now
+    told.move_to_end(user)
+    while len(told) > MAX_STRANGERS:
+        told.popitem(last=False)
 
 
 def notice_content(page: ReplyPart) -> dict[str, object]:

@@ -43,7 +43,7 @@ class Memory(Protocol):
 
 
 class Identities(Protocol):
-    """The identities of our users (client-server API, "Cross-signing")."""
+    """The identities of virtual users (client-server API, "Cross-signing")."""
 
     @property
     def key_place(self) -> str:
@@ -94,7 +94,7 @@ class VirtualUsers:
     Args:
         homeserver: registers users.
         memory: who is ours.
-        identities: of our users.
+        identities: of virtual users.
         consent: what the admin has said.
         wall_ms: milliseconds since the epoch.
         taken_over: told in words what was done to a user on the admin's word; must not block.

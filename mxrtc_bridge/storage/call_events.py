@@ -1,4 +1,4 @@
-"""Events of calls that our users have sent into rooms, until they are redacted: what a call has left behind.
+"""Events of calls that virtual users have sent into rooms, until they are redacted: what a call has left behind.
 
 Bounded by age and number: what could not be redacted for so long stays where it is.
 """

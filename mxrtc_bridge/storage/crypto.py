@@ -1,4 +1,4 @@
-"""The memory of encrypted devices: one :class:`CryptoUserStore` for each user of ours, all in the same tables.
+"""The memory of encrypted devices: one :class:`CryptoUserStore` for each own user, all in the same tables.
 
 Implements :class:`mxrtc_bridge.matrix.crypto.store.DeviceStore`. Pickles are encrypted before they come here.
 """
@@ -56,11 +56,11 @@ class CryptoStore:
         self._database = database
 
     def of(self, user: UserId) -> CryptoUserStore:
-        """The memory of one user of ours."""
+        """The memory of one own user."""
         return CryptoUserStore(self._database, user)
 
     async def vouched(self) -> dict[UserId, str]:
-        """Users whose identity was compared by hand, with it; without those about whom our users do not agree."""
+        """Users whose identity was compared by hand, with it; skips users for whom own users hold different keys."""
         rows = await self._database.rows(
             "SELECT user_id, MIN(verified_master) AS master FROM crypto_user WHERE verified_master IS NOT NULL "
             "GROUP BY user_id HAVING MIN(verified_master) = MAX(verified_master) ORDER BY user_id LIMIT $1",

@@ -5,7 +5,7 @@ our own session of a room that is replaced anyway. What may never go for the sak
 was compared by hand, and that a room is encrypted while we are in it. The index of a message goes only together with
 the key of its session, because without the index the message could be played again.
 
-Every table is looked at for one user of ours at a time, and no more rows than :data:`MAX_LOOKED_AT` in one go.
+Every table is looked at for one own user at a time, and no more rows than :data:`MAX_LOOKED_AT` in one go.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ USERS = _Table(
 
 
 async def trim(connection: Connection, owner: UserId) -> int:
-    """Forget what is too much of one user of ours; returns the rows."""
+    """Forget what is too much of one own user; returns the rows."""
     gone = 0
     for table in (OLM, INBOUND, USERS):
         gone += await _trim_shared(connection, owner, table)
@@ -126,7 +126,7 @@ async def _trim_index(connection: Connection, owner: UserId) -> int:
 
 
 async def trim_rooms(connection: Connection, now_ms: int) -> int:
-    """Forget sessions and rooms that nobody is in any more, of all users of ours; returns the rows."""
+    """Forget sessions and rooms that nobody is in any more, of all own users; returns the rows."""
     gone: list[Any] = await connection.fetch(
         "DELETE FROM crypto_outbound WHERE created_ms < $1 RETURNING 1", now_ms - KEEP_OUTBOUND_MS
     )

@@ -94,7 +94,7 @@ UPGRADES.register(_create_requests, description="requests for access")
 
 
 async def _create_crypto_tables(connection: Connection, scheme: Scheme) -> None:  # noqa: ARG001 - the same for both
-    # "owner" is the user of ours whose device it is; flags are integers because the databases differ in booleans.
+    # "owner" is the own user whose device it is; flags are integers because the databases differ in booleans.
     await connection.execute(
         """CREATE TABLE crypto_account (
             owner       TEXT     PRIMARY KEY,

@@ -273,7 +273,7 @@ async def test_a_command_that_fails_is_answered_and_the_next_one_works(fake: Fak
         fake.failure = None
         talk.receive(fake.message(ALICE, "peers"), BOT, direct=True)
         await talk.idle()
-    assert fake.said == [FAILED_TEXT, "done for @alice:example.org"]
+    assert fake.said == [FAILED_TEXT.format("$event1"), "done for @alice:example.org"]
 
 
 async def test_a_reply_that_cannot_be_sent_stops_nothing(fake: Fake) -> None:
@@ -483,4 +483,5 @@ async def test_a_command_that_is_cancelled_from_within_is_answered_and_takes_no_
         fake.failure = None
         talk.receive(fake.message(ALICE, "peers"), BOT, direct=True)
         await asyncio.wait_for(talk.idle(), 5)
-    assert sorted(fake.said) == sorted([FAILED_TEXT, FAILED_TEXT, "done for @alice:example.org"])
+    failed = [FAILED_TEXT.format(event) for event in ("$event1", "$event2")]
+    assert sorted(fake.said) == sorted([*failed, "done for @alice:example.org"])

@@ -30,7 +30,7 @@ class TableBound:
     """How a table is bounded."""
 
     rows: int | None
-    """As many it has at most, for each user of ours where it has a column ``owner`` for that; None where only the
+    """As many it has at most, for each own user where it has a column ``owner`` for that; None where only the
     configuration makes it larger."""
     first: str
     """Whose rows go first, or why none has to go."""
@@ -54,7 +54,7 @@ BOUNDS: Mapping[str, TableBound] = {
     "counter": TableBound(None, "one for each kind of number that people type"),
     "peer_room": TableBound(
         None,
-        "rooms that our users are in, by invitation of users with a right; idle ones are left, and removed with it",
+        "rooms that virtual users are in, by invitation of users with a right; idle ones are left, and removed with it",
     ),
     "notice": TableBound(notice_times.MAX_USERS, "who was told longest ago, at each writing"),
     "request": TableBound(

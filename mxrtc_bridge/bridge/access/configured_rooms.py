@@ -218,7 +218,7 @@ class ConfiguredRooms:
                     log.error("! rooms that grants name were not joined: %s", error)
 
     def _named(self) -> dict[str, str]:
-        """The rooms that the bot must be in, by what for."""
+        """Rooms that the bot must join, keyed by purpose."""
         config = self._config.in_force
         watched = {f"the members of {room}": str(room) for room in named_rooms(self._config, self._given)}
         lists = {f"the policy list {room}": str(room) for room in config.policy_lists}

@@ -74,7 +74,7 @@ class AccessRequests:
     def __init__(
         self,
         store: RequestStore,
-        desk: AdminService,
+        service: AdminService,
         rights: Rights,
         config: CurrentConfig,
         sender: Outbox,
@@ -88,17 +88,17 @@ class AccessRequests:
 
         Args:
             store: the database.
-            desk: gives what is allowed.
+            service: gives what is allowed.
             rights: the rules in force.
             config: names the admins, the bot and the peers.
             sender: shows requests to admins.
             poster: tells people what became of theirs.
-            rooms: the room of the admins, and our user in each.
+            rooms: the room of the admins, and the virtual user in each.
             wall_ms: milliseconds since the epoch.
             limits: bounds.
         """
         self._store = store
-        self._desk = desk
+        self._service = service
         self._rights = rights
         self._config = config
         self._sender = sender
@@ -277,7 +277,7 @@ class AccessRequests:
         if answer is Decision.DENY:
             return await self._to_the_end(self._deny(request, judged, why))
         try:
-            await self._desk.give(
+            await self._service.give(
                 user_subject(request.user),
                 Service(request.peer, request.service),
                 for_s or request.for_s,

@@ -1,4 +1,4 @@
-"""What the engine and the people at the desk write into the audit, in its own words."""
+"""Builds the audit records of what the engine and admins do."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class AuditEvents:
         """A request was answered, or taken back by the one who asked."""
         self.recorder.note(self._of_request(AuditKind.ANSWER, request, request.number, by, outcome))
 
-    # The desk
+    # Admins
 
     def acted(
         self,

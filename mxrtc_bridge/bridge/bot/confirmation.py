@@ -1,10 +1,10 @@
 """Where commands that give something count, and the question back where others are in the room.
 
 Must never let a right be given by words that somebody else could have had a hand in: a command that gives counts in a
-direct chat, where nobody but its admin and our user is or is invited, and in the room of the admins. Where that room
-has others in it than admins, the bot shows in full what would be given, and does it after a ``yes`` with the number of
-that question (:mod:`mxrtc_bridge.core.bot.confirmations`). Who is in a room is asked for at that moment; where the
-homeserver does not say, nothing is given. A restart forgets all questions.
+direct chat, where nobody but its admin and one virtual user is or is invited, and in the room of the admins. Where
+that room has others in it than admins, the bot shows in full what would be given, and does it after a ``yes`` with the
+number of that question (:mod:`mxrtc_bridge.core.bot.confirmations`). Who is in a room is asked for at that moment;
+where the homeserver does not say, nothing is given. A restart forgets all questions.
 
 A reaction to a request is not asked back: it is an event of its own that no quotation can bring forth, and it answers
 what the bot itself has shown.
@@ -70,12 +70,12 @@ class Giving:
         """Let the question lapse that ``user`` was asked, if there is one."""
         self._questions.lapse(user)
 
-    async def judge(self, command: Command, asker: CommandSender, owner: object) -> Reply | None:
+    async def judge(self, command: Command, sender: CommandSender, owner: object) -> Reply | None:
         """Return what the admin is told instead of carrying the command out now; None where it counts.
 
         Args:
             command: of an admin.
-            asker: who has given it, and where.
+            sender: who has given it, and where.
             owner: declares it.
 
         Raises:
@@ -83,28 +83,28 @@ class Giving:
             StorageError: the database cannot be read.
         """
         if command.form.effect is not Effect.CONFIRMS:
-            self.forget(asker.user)
+            self.forget(sender.user)
         if command.form.effect is not Effect.GIVES:
             return None
-        if not asker.direct and asker.room != self._admin_room():
+        if not sender.direct and sender.room != self._admin_room():
             return self._elsewhere()
         try:
-            joined = await self._present.joined_members(asker.room, asker.speaker)
-            invited = await self._present.invited_members(asker.room, asker.speaker)
+            joined = await self._present.joined_members(sender.room, sender.speaker)
+            invited = await self._present.invited_members(sender.room, sender.speaker)
         except HomeserverError:
             return say("I could not find out who is in this room just now, so I give nothing. Please try again.")
         present = joined | invited
-        if asker.user not in joined or (asker.direct and present != {asker.user, asker.speaker}):
+        if sender.user not in joined or (sender.direct and present != {sender.user, sender.speaker}):
             return self._elsewhere()
         others = sorted(user for user in present - frozenset(self._admins()) if not self._is_own(user))
-        if not others or asker.direct:
+        if not others or sender.direct:
             return None
-        return await self._ask_back(command, asker, others, owner)
+        return await self._ask_back(command, sender, others, owner)
 
-    def confirmed(self, number: int, asker: CommandSender) -> Command | None:
-        """Return the command that is confirmed, once; None where ``asker`` was asked nothing by this number here."""
-        meant = self._questions.answer(number, asker.user, asker.room, self._monotonic())
-        return meant if asker.room == self._admin_room() else None
+    def confirmed(self, number: int, sender: CommandSender) -> Command | None:
+        """Return the command that is confirmed, once; None where ``sender`` was asked nothing by this number here."""
+        meant = self._questions.answer(number, sender.user, sender.room, self._monotonic())
+        return meant if sender.room == self._admin_room() else None
 
     def _elsewhere(self) -> Reply:
         rooms = "" if self._admin_room() is None else " or in the room of the admins"
@@ -113,11 +113,11 @@ class Giving:
             "Write it there."
         )
 
-    async def _ask_back(self, command: Command, asker: CommandSender, others: list[UserId], owner: object) -> Reply:
+    async def _ask_back(self, command: Command, sender: CommandSender, others: list[UserId], owner: object) -> Reply:
         assert command.form.would_give is not None
         what = await command.form.would_give(owner, *command.arguments)
         number = await self._new_number()
-        self._questions.ask(number, command, asker.user, asker.room, self._monotonic())
+        self._questions.ask(number, command, sender.user, sender.room, self._monotonic())
         named = ", ".join(display(user, 90) for user in others[:_SHOWN_OTHERS])
         more = f" and {len(others) - _SHOWN_OTHERS} more" if len(others) > _SHOWN_OTHERS else ""
         return answer(
@@ -125,7 +125,7 @@ class Giving:
             text(*what),
             text(
                 "If you mean it, write ",
-                Code(addressed(f"yes {number}", direct=asker.direct)),
+                Code(addressed(f"yes {number}", direct=sender.direct)),
                 f" within {say_duration(ANSWER_WITHIN_S)}. Anything else lets it lapse.",
             ),
         )

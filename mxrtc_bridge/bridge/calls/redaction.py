@@ -1,4 +1,4 @@
-"""Takes back what calls leave in rooms: the events that our users have sent, once the call is over.
+"""Takes back what calls leave in rooms: the events that virtual users have sent, once the call is over.
 
 Each is in the database when it has been sent, so that a crash leaves none behind: at the next start all calls are over.
 A call is over for some seconds before anything goes, for clients that are a little late.

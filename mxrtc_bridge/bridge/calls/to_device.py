@@ -1,4 +1,4 @@
-"""Calls by messages between devices: from the devices of our users to the calls, and back (docs/reference/signal.md).
+"""Calls by messages between devices: from those of virtual users to the calls, and back (docs/reference/signal.md).
 
 Must never take a message that came in plain text, or from a device that the policy does not admit, for part of a call;
 and never answer anybody but the device that has called. Must never have the messages of one device wait for those of
@@ -90,7 +90,7 @@ class ToDeviceSignalling:
 
         Args:
             rooms: sends what belongs to a call in a room.
-            device_of: the device of one of our users, if it is up.
+            device_of: the device of a virtual user, if it is up.
             lookups: asks what is to be thought of a device that calls.
             rights: the rules in force.
             counters: counts what is refused.

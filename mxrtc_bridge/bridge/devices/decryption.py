@@ -86,7 +86,7 @@ class EventDecryption:
         """Make it.
 
         Args:
-            encryption: the devices of our users.
+            encryption: the devices of virtual users.
             rooms: who is in which room, and which are encrypted.
             outbox: sends refusals.
             notices: remembers who was told what.

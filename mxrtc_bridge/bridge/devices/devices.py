@@ -109,7 +109,7 @@ class Encryption:
             store: remembers all devices.
             rooms: who is in which room, and which are encrypted.
             wall_ms: milliseconds since the epoch.
-            may_replace: whether another identity that a user of ours shows is replaced.
+            may_replace: whether another identity that a virtual user shows is replaced.
             sleep: waits before a device is brought up again.
             has_right: whether a user holds any right.
         """
@@ -335,12 +335,12 @@ class Encryption:
                     await self._ends[user].rooms.device.lists.vouch_for(other, master)
 
     def device_of(self, user: UserId) -> CryptoDevice | None:
-        """The device of one of our users, where it has one that is up."""
+        """The device of a virtual user, where it has one that is up."""
         end = self._end_of(user)
         return None if end is None else end.rooms.device
 
     def lists_of(self, user: UserId) -> DeviceLists | None:
-        """What the device of one of our users knows of others, also while that device is not up."""
+        """What the device of a virtual user knows of others, also while that device is not up."""
         end = self._ends.get(user)
         return None if end is None else end.rooms.device.lists
 

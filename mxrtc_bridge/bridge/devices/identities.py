@@ -1,4 +1,4 @@
-"""The identities of our users before anything is done with them: what our key makes, and what the homeserver shows.
+"""The identities of virtual users before anything is done with them: what our key makes, and what the homeserver shows.
 
 Implements :class:`mxrtc_bridge.matrix.virtual_users.Identities`. Makes no key: where there is none yet, an identity
 that the homeserver shows is certainly another one.

@@ -50,7 +50,7 @@ OWN_AT_A_TIME, OF_SERVER_AT_A_TIME = 8, 2
 ANSWERING_AT_A_TIME, NEW_AT_A_TIME, SILENT_AT_A_TIME = 4, 2, 1
 """Questions under way for all other servers: those that have answered last time, those that were never asked, and those
 that did not answer last time. Each kind waits for its own only, as names that hang cost nothing. Synapse answers ten at
-a time for each of our users, so that there is always room for its own.
+a time for each virtual user, so that there is always room for its own.
 """
 SILENT_S = 10.0
 """A server that has not answered is not asked for another caller for so long."""
@@ -117,14 +117,14 @@ class _Asked:
 
 
 Pair = tuple[UserId, UserId]
-"""One of our users, and a caller."""
+"""A virtual user, and a caller."""
 
 
 class DeviceLookups:
     """See the head of this module.
 
     Args:
-        lists_of: what the device of one of our users knows of others; None where it has none.
+        lists_of: what the device of a virtual user knows of others; None where it has none.
         config: has the policy for devices, and the domain of our homeserver, which answers for its own users at once.
         monotonic: seconds that only ever grow.
         sleep: waits before a device that is not listed is asked for again.
@@ -162,7 +162,7 @@ class DeviceLookups:
         """Users about whom no answer can be read: they are asked for apart from others."""
 
     def lists_of(self, local: UserId) -> DeviceLists | None:
-        """What the device of one of our users knows of others."""
+        """What the device of a virtual user knows of others."""
         return self._lists_of(local)
 
     @property
@@ -307,7 +307,7 @@ class DeviceLookups:
         make an answer unreadable, or too long, is asked for alone: nobody else's device may hide behind them.
 
         Args:
-            pairs: our users and callers.
+            pairs: virtual users and callers.
             heard: told of each pair as soon as there is an answer; not told where there is none.
         """
         by_server: dict[str, dict[UserId, list[UserId]]] = {}

@@ -1,4 +1,4 @@
-"""Verifications by emoji of our users' devices: users ask, the admin at the bridge's machine compares.
+"""Verifications by emoji of the devices of virtual users: users ask, the admin at the bridge's machine compares.
 
 Must never be answered in a chat: what is compared must not pass through the homeserver that it guards against. Must
 never take an identity for verified for more than its admin has seen, nor for somebody who has lost their right since.
@@ -47,7 +47,7 @@ class BridgeVerifications:
 
     Args:
         vouching: told which identities were compared.
-        rooms: sends events of our users.
+        rooms: sends events of virtual users.
         rights: the rules in force.
         config: names identities that an admin has written down.
         audited: where it is written down.
@@ -165,7 +165,7 @@ class BridgeVerifications:
         before = f", before {known.pinned}" if known.identity_changed else ""
         return f"{user} is known by the identity {known.master} now{before}" + (", verified." if key else ".")
 
-    # One of our users
+    # One virtual user
 
     def _verifications(self, device: CryptoDevice) -> Verifications:
         known = self._of.get(device.user)

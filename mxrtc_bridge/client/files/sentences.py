@@ -142,7 +142,7 @@ _EVERYWHERE = {
     FileCode.EXISTS: Exit.DENIED,
     FileCode.GONE: Exit.DENIED,
 }
-# Codes that tell of a disk tell of ours, if it is ours that does what they are about.
+# Codes about a disk are about this side only where this side does the reading or writing.
 _HERE = {
     TransferDirection.SEND: {FileCode.GONE: Exit.LOCAL},
     TransferDirection.GET: {

@@ -89,7 +89,7 @@ class CallMachine:
     Args:
         role: which end we are.
         call_id: the id of the call.
-        local: our user.
+        local: the user on this side.
         party_id: our party id in this call.
         remote: the user at the other end.
         lifetime_ms: caller: lifetime of our invite; callee: upper bound for the lifetime of theirs.

@@ -43,7 +43,7 @@ class LocalKeys:
 
 @dataclass(frozen=True, slots=True)
 class RemoteKeys:
-    """What is known of the other user, by the homeserver's word: it is this that is verified."""
+    """What is known of the other user, as the homeserver reports it; verification checks this."""
 
     user: UserId
     devices: Mapping[DeviceId, str]

@@ -46,7 +46,7 @@ DEVICE_NAME = "mxrtc-bridge"
 
 @dataclass(frozen=True, slots=True)
 class ShownIdentity:
-    """What a homeserver shows of the identity of a user of ours."""
+    """What a homeserver shows of the identity of an own user."""
 
     master: str
     of_a_bridge: bool = False
@@ -54,7 +54,7 @@ class ShownIdentity:
 
 
 class OtherIdentityError(ConfigError):
-    """One of our users shows an identity that is not ours, which is never replaced unasked."""
+    """An own user shows an identity that the key does not make, which is never replaced unasked."""
 
 
 def shown_identities(answer: Mapping[str, object], users: Iterable[UserId]) -> dict[UserId, ShownIdentity]:
@@ -114,7 +114,7 @@ async def publish_identity(
     """See to it that the homeserver shows our identity, and our device signed by it.
 
     Args:
-        server: the homeserver, for our user.
+        server: the homeserver, as it answers the own user.
         device: our device.
         keys: the identity.
         device_keys: the signed keys of the device, as uploaded.

@@ -136,7 +136,7 @@ class CryptoDevice:
 
     @property
     def master_key(self) -> str | None:
-        """The public master key of our user's identity, where we hold it."""
+        """The public master key of the own user's identity, where this device holds it."""
         return None if self._identity is None else self._identity.master.public
 
     @property

@@ -81,7 +81,7 @@ class EncryptedRooms:
         """How a room is encrypted; None if it never was.
 
         Args:
-            room: a room that our user is in.
+            room: a room that the own user is in.
             encrypted: what is known of its state; a room that was encrypted once stays so whatever this says.
 
         Raises:

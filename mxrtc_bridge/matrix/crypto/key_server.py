@@ -31,7 +31,7 @@ class KeyServer:
 
         Args:
             transport: with the user's token, or the application service's.
-            user: our user.
+            user: the own user.
             masquerade: whether the token is an application service's.
             polling: another transport for the long polls, whose connections are then not taken from the others.
         """
@@ -75,14 +75,14 @@ class KeyServer:
         )
 
     async def devices(self) -> tuple[DeviceId, ...]:
-        """All devices of our user."""
+        """All devices of the own user."""
         answer = await self._request(f"list the devices of {self.user}", Method.GET, Path.v3.devices, device=None)
         found = answer.get("devices")
         ids = [each.get("device_id") for each in found if isinstance(each, dict)] if isinstance(found, list) else []
         return tuple(DeviceId(each) for each in ids[:MAX_DEVICES_LISTED] if isinstance(each, str) and len(each) <= 255)
 
     async def delete_devices(self, devices: Sequence[DeviceId]) -> None:
-        """Delete devices of our user."""
+        """Delete devices of the own user."""
         await self._request(
             f"delete old devices of {self.user}",
             Method.POST,

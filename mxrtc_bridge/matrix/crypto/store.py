@@ -1,4 +1,4 @@
-"""The memory of encryption: one :class:`DeviceStore` per user of ours, implemented where the tables are.
+"""The memory of encryption: one :class:`DeviceStore` for each own user, implemented where the tables are.
 
 Changes that belong together go through :meth:`DeviceStore.save` in one transaction: above all a key that came in a
 message, and the state of the session that has decrypted it, because the message cannot be decrypted a second time.

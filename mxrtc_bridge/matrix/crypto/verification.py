@@ -80,7 +80,7 @@ async def own_keys(device: CryptoDevice) -> dict[str, str]:
     """The keys that a device of ours vouches for, by their ids: its own, and its user's identity if it is verified.
 
     Raises:
-        HomeserverError: the devices of our user are not known, and it does not answer.
+        HomeserverError: the devices of the own user are not known, and it does not answer.
     """
     keys = {f"ed25519:{device.device_id}": device.ed25519}
     master = device.master_key

@@ -22,7 +22,7 @@ slow handler is nobody else's. That is enough, because nothing depends on an ord
 - A call is the events of one user; those of our own users mean nothing here. The same is true of a verification.
 - What a change takes away has been taken when it arrived, so an event that came before it and is handled after it
   finds less than it had, never more. Who gains by a change writes after it, and what has been learned by then counts.
-- While our user joins a room nobody's events of that room are handled
+- While a virtual user joins a room nobody's events of that room are handled
   (:meth:`mxrtc_bridge.matrix.rooms.invitations.Invitations.settled`), since the homeserver may send them before it
   answers us.
 - A redaction counts in memory before anything that waits, in whichever lane.
@@ -162,7 +162,7 @@ class Inbox:
         self._wanted = ready
 
     def knows_user(self, user_id: str) -> bool:
-        """Whether ``user_id`` is one of our users."""
+        """Whether ``user_id`` is a virtual user."""
         return self._knows_user(user_id)
 
     async def run(self) -> None:

@@ -73,7 +73,7 @@ class Notices:
 
         Args:
             room: where to.
-            sender: one of our users, who is in the room.
+            sender: a virtual user who is in the room.
             text: the plain body.
             html: the same as HTML, all foreign text in it escaped.
             key: names this notice: the same key again is the same event.

@@ -68,7 +68,10 @@ class Quota:
             raise FileError(FileCode.SPACE, "the disk has not enough room at the moment; it can go on when it has")
 
     def add(self, user: str | None, size: int, files: int = 1) -> None:
-        """Charge; a negative size or number gives back. ``user`` is None for what nobody is known to have sent."""
+        """Add to a user's usage, or with negative values take from it.
+
+        ``user`` is None for what nobody is known to have sent.
+        """
         self.total.size += size
         self.total.files += files
         if user is None:
