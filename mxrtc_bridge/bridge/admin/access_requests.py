@@ -103,7 +103,7 @@ class AccessRequests:
         self._config = config
         self._sender = sender
         self._poster = poster
-        self._audited = desk.audited
+        self._audited = service.audited
         self._rooms = rooms
         self._wall_ms = wall_ms
         self._limits = limits or RequestLimits()
@@ -277,7 +277,7 @@ class AccessRequests:
         if answer is Decision.DENY:
             return await self._to_the_end(self._deny(request, judged, why))
         try:
-            await self._service.give(
+            await self._service.given.give(
                 user_subject(request.user),
                 Service(request.peer, request.service),
                 for_s or request.for_s,

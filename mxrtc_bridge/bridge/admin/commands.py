@@ -150,7 +150,7 @@ class AdminCommands:
     async def grant(
         self, by: Actor, subject: Subject, peer: UserId, service: ServiceName, for_s: int, because: str
     ) -> Reply:
-        given = await self._service.give(subject, Service(peer, service), for_s, by, reason=because)
+        given = await self._service.given.give(subject, Service(peer, service), for_s, by, reason=because)
         return say(f"Grant {given.number}: {self._line(given)}.")
 
     @command(
@@ -167,12 +167,12 @@ class AdminCommands:
         self, by: Actor, what: str | Subject, peer: UserId | None, service: ServiceName | None, _because: str
     ) -> Reply:
         if not isinstance(what, str):
-            gone = await self._service.revoke_all(what, peer, service, by)
+            gone = await self._service.given.revoke_all(what, peer, service, by)
             if not gone:
                 raise AdminError(f"Nothing was given to {what}; grants lists what was given.")
             return say(f"Taken back: {', '.join(f'grant {grant.number}' for grant in gone)}.")
         if what.isdecimal():
-            return say(f"Taken back: {self._line(await self._service.revoke(int(what), by))}.")
+            return say(f"Taken back: {self._line(await self._service.given.revoke(int(what), by))}.")
         if any(grant.id == what for grant in self._config.in_force.grants):
             raise AdminError(f"Grant {what} is one of the configuration; take it out there, then reload.")
         raise AdminError(f"There is no grant {what}; grants lists them.")

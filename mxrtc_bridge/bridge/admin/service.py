@@ -1,4 +1,4 @@
-"""What admins do with the running bridge, whoever asks for it: grants, sessions, pausing, reading the configuration.
+"""What admins do with the running bridge, whoever asks for it: sessions, pausing, the configuration, the audit.
 
 Every change acts on live sessions at once. Who may ask is decided before; here it is only written down who did.
 """
@@ -13,10 +13,8 @@ from typing import Generic, TypeVar
 from mxrtc_bridge.bridge.access.runtime_grants import RuntimeGrants
 from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.core.access.grants import StoredGrant
-from mxrtc_bridge.core.access.policy import Service, Subject
-from mxrtc_bridge.core.access.requests import AccessRequest
 from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord
-from mxrtc_bridge.core.ids import Actor, ServiceName, UserId
+from mxrtc_bridge.core.ids import Actor, UserId
 from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.storage.audit import AuditQuery
@@ -75,13 +73,13 @@ class AdminService:
         """Make it.
 
         Args:
-            given: the grants.
+            given: the grants, which are given and taken back there.
             calls: the live sessions.
-            audited: where it is written down.
+            audited: where acts of admins are written down.
             reload: reads the configuration again, and says in a sentence what came of it.
             monotonic: seconds, of the clock that sessions use.
         """
-        self._given = given
+        self.given = given
         self._calls = calls
         self.audited = audited
         self._reload = reload
@@ -94,45 +92,7 @@ class AdminService:
 
     def grants(self, page: int) -> ListPage[StoredGrant]:
         """The given grants in force, the newest first."""
-        return page_of(tuple(self._given.table), page, lambda grant: grant)
-
-    async def give(
-        self,
-        subject: Subject,
-        service: Service,
-        for_s: int,
-        by: Actor,
-        *,
-        reason: str = "",
-        once: bool = False,
-        settles: AccessRequest | None = None,
-    ) -> StoredGrant:
-        """Give a right.
-
-        Raises:
-            SettledError: the request that it was to answer was answered before.
-            GrantError: it is not in force; says why, and whether that is written down.
-        """
-        return await self._given.give(subject, service, for_s, by, reason=reason, once=once, settles=settles)
-
-    async def revoke(self, number: int, by: Actor) -> StoredGrant:
-        """Take back a grant.
-
-        Raises:
-            GrantError: there is no such grant.
-            UnwrittenError: it counts no more, but the database does not know that yet.
-        """
-        return await self._given.revoke(number, by)
-
-    async def revoke_all(
-        self, subject: Subject, peer: UserId | None, service: ServiceName | None, by: Actor
-    ) -> list[StoredGrant]:
-        """Take back the grants to exactly this subject.
-
-        Raises:
-            UnwrittenError: none of them counts any more, but the database does not know that yet of all.
-        """
-        return await self._given.revoke_all(subject, peer, service, by)
+        return page_of(tuple(self.given.table), page, lambda grant: grant)
 
     def who(self, page: int) -> ListPage[SessionRow]:
         """The live sessions, the oldest first."""

@@ -6,8 +6,7 @@ and one that they may not use get the same words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable
 
 from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.admin.access_requests import AccessRequests
@@ -27,28 +26,13 @@ from mxrtc_bridge.core.bot.words import PREFIX, unquoted
 from mxrtc_bridge.core.errors import AdminError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.text.durations import say_duration
-from mxrtc_bridge.engine.session import Session
+from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.matrix.command_bot import CommandSender, Rank, Reaction, mistake_answer
-from mxrtc_bridge.matrix.rooms.direct_chats import DirectChat
+from mxrtc_bridge.matrix.rooms.direct_chats import DirectChats
 
 _SHOWN = 20
 """Given grants of one user that are listed."""
 CLOSED = "you ended the session with the command 'close'"
-
-
-class LiveSessions(Protocol):
-    """The sessions of the bridge."""
-
-    @property
-    def sessions(self) -> Sequence[Session]: ...
-
-    def end_sessions(self, which: Callable[[Session], bool], message: str) -> int: ...
-
-
-class RoomOpener(Protocol):
-    """Makes direct chats."""
-
-    async def open(self, peer: UserId, user: UserId) -> DirectChat: ...
 
 
 class UserCommands:
@@ -58,8 +42,8 @@ class UserCommands:
         self,
         rights: Rights,
         config: CurrentConfig,
-        sessions: LiveSessions,
-        direct_chats: RoomOpener,
+        sessions: CallManager,
+        direct_chats: DirectChats,
         states: TargetStates,
         requests: AccessRequests,
         admins: AdminCommands,
