@@ -210,7 +210,7 @@ async def test_kick_ends_the_session_with_the_reason_and_pause_takes_no_new_one(
     code, _, said = await scene.world.run_mxrtc("alice", "nc", "build/echo")
     assert code != 0, said
     await exchange(live.reader, live.writer)
-    assert "New sessions are taken." in await scene.bob.told(scene.desk, "resume")
+    assert "New sessions are accepted." in await scene.bob.told(scene.desk, "resume")
     await (await scene.open("echo")).end()
     await live.end()
 

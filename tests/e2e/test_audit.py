@@ -275,7 +275,7 @@ async def test_admins_read_it_in_a_chat_and_a_room_repeats_it(world: World) -> N
                 pass
         desk = await bob.direct(BOT)
         said = await bob.told(desk, f"log {ALICE} since 1h")
-        assert said.startswith("Written down (")
+        assert said.startswith("Audit records (")
         assert f"{ALICE} uses {BUILD}/echo, allowed by grant-0" in said
         assert BOB not in said
         assert "page 2 is next" not in await bob.told(desk, "log @nobody:example.test")

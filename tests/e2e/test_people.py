@@ -57,10 +57,9 @@ async def test_everybody_with_a_right_is_told_what_there_is(alice: Person, chat:
     said = await alice.told(chat, "help")
     assert "`peers`" in said
     assert "`kick" not in said
-    assert await alice.told(chat, "peers") == "You may use:\n- build: echo (up)\nFor lines to paste: `how PEER/SERVICE`"
-    assert await alice.told(chat, "status") == (
-        "You have no live session.\nYou may use 1 services; `peers` lists them."
-    )
+    listed = "You may use:\n- build: echo (up)\nFor commands to paste: `how PEER/SERVICE`"
+    assert await alice.told(chat, "peers") == listed
+    assert await alice.told(chat, "status") == ("You have no live session.\nYou may use 1 service; `peers` lists them.")
 
 
 async def test_an_answer_is_a_notice_in_both_forms_without_mentions(alice: Person, chat: str) -> None:

@@ -140,7 +140,7 @@ class AdminCommands:
 
     @command(
         f"grant {_WHO} PEER/SERVICE for 2h [because ...]",
-        "give a right that ends by itself",
+        "give a right for a limited time",
         Effect.GIVES,
         lambda said: (said.subject(), *said.service(), said.time(), said.because()),
         "grant @bob:example.org build/ssh for 2h",
@@ -189,7 +189,7 @@ class AdminCommands:
                 MatrixLink(row.user, row.user),
                 f" with {self._peer(row.peer)}, {f'device {row.device}, ' if row.device else ''}"
                 f"{row.path or 'connecting'}, for {say_duration(row.age_s)}, "
-                f"{row.streams} streams, {size_words(row.sent)} given and {size_words(row.received)} taken",
+                f"{row.streams} streams, {size_words(row.sent)} sent and {size_words(row.received)} received",
             )
             for row in page.rows
         )
@@ -210,7 +210,7 @@ class AdminCommands:
             count = self._service.kick(by, user=user, reason=because)
             if not count:
                 raise AdminError(f"{user} has no live session; who lists those that there are.")
-            return say(f"Ended {count} of {user}.")
+            return say(f"Ended {count} sessions of {user}.")
         if not session.isdecimal() or not self._service.kick(by, number=int(session), reason=because):
             raise AdminError(f"There is no session {session}; who lists them.")
         return say(f"Ended session {session}.")
@@ -219,7 +219,7 @@ class AdminCommands:
 
     @command(
         "log [PEER|@user:server] [since 2h] [page N]",
-        "who did what, the newest first",
+        "who did what, newest first",
         Effect.LOOKS,
         records_to_show,
         "log",
@@ -231,7 +231,7 @@ class AdminCommands:
     ) -> Reply:
         since_ms = None if since_s is None else self._wall_ms() - since_s * 1000
         page = await self._service.log(AuditQuery(user, peer, since_ms), number)
-        head = f"Written down ({page.total}), the newest first:" if page.total else "No matching audit records."
+        head = f"Audit records ({page.total}), newest first:" if page.total else "No matching audit records."
         lines = (item(f"{at}, {_time(record.at_ms)}: {describe(record)}") for at, record in page.rows)
         about = "".join(f" {each}" for each in (user or peer,) if each)
         again = f"log{about}{'' if since_s is None else f' since {say_duration(since_s)}'} page"
@@ -253,22 +253,22 @@ class AdminCommands:
         remedy = text("On the bridge's machine, ", Code("mxrtc-bridge check"), " says what to do.")
         return answer(text(f"{len(wrong)} of {len(findings)} checks failed:"), *lines, remedy)
 
-    @command("reload", "read the configuration again", Effect.TAKES, nothing)
+    @command("reload", "reload the configuration", Effect.TAKES, nothing)
     async def reload(self, by: Actor) -> Reply:
         return say(await self._service.reload(by))
 
-    @command("pause", "take no new sessions", Effect.TAKES, nothing)
+    @command("pause", "accept no new sessions", Effect.TAKES, nothing)
     async def pause(self, by: Actor) -> Reply:
         self._service.pause(by)
-        return say("New sessions are refused now; live ones go on. ", Code("resume"), " takes them again.")
+        return say("New sessions are refused now; live ones go on. ", Code("resume"), " accepts them again.")
 
     async def _would_resume(self) -> tuple[str, ...]:
-        return ("New sessions would be taken again.",)
+        return ("New sessions would be accepted again.",)
 
-    @command("resume", "take new sessions again", Effect.GIVES, nothing, would_give=_would_resume)
+    @command("resume", "accept new sessions again", Effect.GIVES, nothing, would_give=_would_resume)
     async def resume(self, by: Actor) -> Reply:
         self._service.resume(by)
-        return say("New sessions are taken.")
+        return say("New sessions are accepted.")
 
     # Words
 

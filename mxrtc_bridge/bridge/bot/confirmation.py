@@ -109,8 +109,8 @@ class Giving:
     def _elsewhere(self) -> Reply:
         rooms = "" if self._admin_room() is None else " or in the room of the admins"
         return say(
-            f"What gives something I take only in a direct chat of you and me alone{rooms}, so I have done nothing. "
-            "Write it there."
+            f"I take commands that give something only in a direct chat of you and me alone{rooms}, so I have done "
+            "nothing. Write it there."
         )
 
     async def _ask_back(self, command: Command, sender: CommandSender, others: list[UserId], owner: object) -> Reply:

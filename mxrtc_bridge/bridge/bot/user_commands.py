@@ -120,7 +120,7 @@ class UserCommands:
 
     @command(
         "help [COMMAND]",
-        "what I understand",
+        "list the commands, or explain one",
         Effect.LOOKS,
         lambda said: (next(iter(said.rest()), None),),
         "help",
@@ -139,7 +139,7 @@ class UserCommands:
             else f"In a direct chat with me you need no {PREFIX} in front."
         )
         return answer(
-            text("This is what I understand. ", where),
+            text("These are my commands. ", where),
             *(item(Code(addressed(form.usage, direct=sender.direct)), ": ", form.summary) for form in forms),
         )
 
@@ -174,7 +174,7 @@ class UserCommands:
                 "There is nothing that you may use now; ", _typed("request PEER/SERVICE", sender), " asks for it."
             )
         head = "All there is:" if everything else "You may use:"
-        return answer(text(head), *lines, text("For lines to paste: ", _typed("how PEER/SERVICE", sender)))
+        return answer(text(head), *lines, text("For commands to paste: ", _typed("how PEER/SERVICE", sender)))
 
     @command(
         "open PEER",
@@ -213,7 +213,7 @@ class UserCommands:
                     item(
                         MatrixLink(session.local, self._name(session.local)),
                         f": {path}, for {age}, {streams} open streams; "
-                        f"those that ended took {received} bytes and gave {sent}",
+                        f"in those that have ended, {received} bytes from you and {sent} to you",
                     )
                 )
         head = text("Your live sessions:") if lines else text("You have no live session.")
@@ -233,14 +233,14 @@ class UserCommands:
         return answer(
             head,
             *lines,
-            text(f"You may use {count} services; ", _typed("peers", sender), " lists them."),
+            text(f"You may use {count} service{'s' * (count != 1)}; ", _typed("peers", sender), " lists them."),
             *([text("For a time:"), *given] if given else []),
             *([text("Waiting for an answer:"), *waiting] if waiting else []),
         )
 
     @command(
         "how PEER/SERVICE",
-        "lines to paste into a terminal",
+        "commands to paste into a terminal",
         Effect.LOOKS,
         lambda said: said.target(),
         "how build/ssh",
@@ -304,7 +304,7 @@ class UserCommands:
 
     @command(
         "yes N",
-        "answer a question of mine: that was meant",
+        "confirm what I have asked you about",
         Effect.CONFIRMS,
         lambda said: (said.number("question"),),
         "yes 17",

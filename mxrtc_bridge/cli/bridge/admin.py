@@ -27,7 +27,7 @@ Words = tuple[str, ...]
 Row = dict[str, object]
 Columns = dict[str, Callable[[Row], str]]
 
-page_option = click.option("--page", type=click.IntRange(1, 10_000), default=1, help="Which part of a long list.")
+page_option = click.option("--page", type=click.IntRange(1, 10_000), default=1, help="Page of a long list.")
 because_option = click.option("--because", metavar="TEXT", help="Why; it is kept in the audit.")
 
 
@@ -65,8 +65,8 @@ _WHO: Columns = {
     "path": lambda row: str(row.get("path") or "connecting"),
     "age": lambda row: say_duration(_number(row, "age_s")),
     "streams": _text("streams"),
-    "given": _size("sent"),
-    "taken": _size("received"),
+    "sent": _size("sent"),
+    "received": _size("received"),
 }
 _GRANTS: Columns = {
     "id": _text("number"),
@@ -144,7 +144,7 @@ def _show(rows: list[Row], columns: Columns) -> None:
 
 def _say_around(answer: Mapping[str, object]) -> None:
     if answer.get("paused"):
-        click.echo("New sessions are refused: mxrtc-bridge resume takes them again.", err=True)
+        click.echo("New sessions are refused: mxrtc-bridge resume accepts them again.", err=True)
     if answer.get("left_out"):
         click.echo(f"{answer['left_out']} records are kept in the file only: mxrtc-bridge audit export", err=True)
     page, pages = answer.get("page"), answer.get("pages")
@@ -190,7 +190,7 @@ def _who(page: int) -> Words:
 @page_option
 @json_option
 def _grants(page: int) -> Words:
-    """List the grants that were given and are in force; those of the configuration are in the configuration."""
+    """List the grants in force that admins have given; those of the configuration are not shown."""
     return ("grants", str(page))
 
 
@@ -202,12 +202,12 @@ def _requests() -> Words:
 
 
 @_command("log", _LOG)
-@click.option("--since", metavar="TIME", help="What is not older: 30m, 2h, 3d.")
+@click.option("--since", metavar="TIME", help="Only what is not older: 30m, 2h, 3d.")
 @page_option
 @json_option
 @click.argument("about", metavar="[PEER|@USER:SERVER]", required=False)
 def _log(since: str | None, page: int, about: str | None) -> Words:
-    """Show who did what, the newest first: decisions, ends of sessions, what admins did.
+    """Show the audit, newest first: decisions, ends of sessions, what admins did.
 
     All of it, and without the bridge: mxrtc-bridge audit export.
     """
@@ -220,7 +220,7 @@ def _log(since: str | None, page: int, about: str | None) -> Words:
 @click.argument("subject", metavar="@USER:SERVER|server:NAME|guest-accounts:NAME|room:!ID")
 @click.argument("service", metavar="PEER/SERVICE")
 def _grant(for_time: str, because: str | None, subject: str, service: str) -> Words:
-    """Give a right that ends by itself; the service's grantable_to is the limit."""
+    """Give a right for a limited time; the service's grantable_to says to whom."""
     return ("grant", subject, service, "for", for_time, *_because(because))
 
 
@@ -229,7 +229,7 @@ def _grant(for_time: str, because: str | None, subject: str, service: str) -> Wo
 @click.argument("grant", metavar="ID|@USER:SERVER|server:NAME|guest-accounts:NAME|room:!ID")
 @click.argument("service", metavar="[PEER/SERVICE]", required=False)
 def _revoke(because: str | None, grant: str, service: str | None) -> Words:
-    """Take back a grant by its number, or all of somebody; live sessions end at once."""
+    """Revoke a grant by its number, or all grants of a user; live sessions end at once."""
     return ("revoke", grant, *([service] if service else []), *_because(because))
 
 
@@ -257,31 +257,31 @@ def _deny(because: str | None, request: int) -> Words:
 @because_option
 @click.argument("whom", metavar="SESSION|@USER:SERVER")
 def _kick(because: str | None, whom: str) -> Words:
-    """End a session, or all of a user; both ends are told. It takes no right away: that is revoke."""
+    """End a session, or all sessions of a user; both sides are told. The user keeps their rights: revoke takes them."""
     return ("kick", whom, *_because(because))
 
 
 @_command("pause")
 def _pause() -> Words:
-    """Take no new sessions until resume or the next start; live ones go on."""
+    """Accept no new sessions until resume or the next start; live ones go on."""
     return ("pause",)
 
 
 @_command("resume")
 def _resume() -> Words:
-    """Take new sessions again."""
+    """Accept new sessions again."""
     return ("resume",)
 
 
 @_command("reload")
 def _reload() -> Words:
-    """Read the configuration again, and say what came of it."""
+    """Reload the configuration, and say what came of it."""
     return ("reload",)
 
 
 @_command("verify", _VERIFICATIONS)
 @click.option("--same", "answer", flag_value="same", help="Both sides show the same.")
-@click.option("--different", "answer", flag_value="different", help="They do not: end it.")
+@click.option("--different", "answer", flag_value="different", help="They differ: end the verification.")
 @json_option
 @click.argument("verification", metavar="[N]", type=click.IntRange(1), required=False)
 def _verify(answer: str | None, verification: int | None) -> Words:

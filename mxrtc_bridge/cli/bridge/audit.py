@@ -87,9 +87,9 @@ def key_command(path: Path) -> int:
 
 @audit_command.command("export")
 @config_option
-@click.option("--since", metavar="TIME", help="What is not older: 2h, 3d, 2030-01-31 or 2030-01-31T18:00:00Z.")
-@click.option("--user", metavar="@USER:SERVER", help="What is about this user.")
-@click.option("--peer", metavar="PEER", help="What is about this peer.")
+@click.option("--since", metavar="TIME", help="Only what is not older: 2h, 3d, 2030-01-31 or 2030-01-31T18:00:00Z.")
+@click.option("--user", metavar="@USER:SERVER", help="Only what is about this user.")
+@click.option("--peer", metavar="PEER", help="Only what is about this peer.")
 @click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)
 def export_command(path: Path, since: str | None, user: str | None, peer: str | None, form: str) -> int:
     """Print the audit, oldest first: as the lines it consists of, or as CSV with times that people can read.

@@ -39,7 +39,7 @@ MAX_PASSWORD_CHARS = 4096
 @click.option("--relay-only", is_flag=True, help="Never show my addresses to the peer: only TURN, slower.")
 @click.option("--interface", "interfaces", multiple=True, metavar="NAME", help="Use only these network interfaces.")
 @click.option(
-    "--timeout", type=click.FloatRange(1, 600), default=40.0, show_default=True, help="Seconds to get through."
+    "--timeout", type=click.FloatRange(1, 600), default=40.0, show_default=True, help="Seconds to wait at most."
 )
 @click.option(
     "--signal",
@@ -165,7 +165,7 @@ async def connect(context: Context, peer: str, listens: tuple[str, ...], no_reco
 @click.argument("peer", metavar="PEER[/SERVICE]")
 @in_loop
 async def nc(context: Context, peer: str) -> None:
-    """Join standard input and output to a service; works as ssh's ProxyCommand.
+    """Connect standard input and output to a service; works as ssh's ProxyCommand.
 
     ssh -o ProxyCommand='mxrtc nc build/ssh' me@build
     """
@@ -191,7 +191,7 @@ async def ping(context: Context, peer: str, count: int, interval: float) -> None
 @click.argument("name", metavar="PEER/SERVICE")
 @click.option("--for", "for_time", metavar="TIME", help="How long: 30m, 2h, 3d.")
 @click.option("--because", metavar="TEXT", help="Why; the admins read it.")
-@click.option("--wait", is_flag=True, help="Until the admins have decided.")
+@click.option("--wait", is_flag=True, help="Wait until the admins have decided.")
 @in_loop
 async def request(context: Context, name: str, for_time: str | None, because: str | None, wait: bool) -> None:
     """Ask the bridge's admins for a service; they answer in the direct chat with the bridge's bot.

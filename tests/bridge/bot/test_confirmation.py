@@ -196,7 +196,7 @@ async def test_among_others_it_asks_back_with_all_that_would_be_given(world: Wor
         (ALLOW, '@eve:x would get @rtc_build:x/db, for 1h, until 2027-01-15 09:00:00Z "it is late".'),
         (made("allow", 12, True, None), "@rtc_build:x/db, for one session, for 1h"),
         (made("allow", 12, False, 60), "for 1m, until 2027-01-15 08:01:00Z"),
-        (RESUME, "New sessions would be taken again."),
+        (RESUME, "New sessions would be accepted again."),
     ],
 )
 async def test_the_question_says_what_each_command_would_give(world: World, command: Command, words: str) -> None:
