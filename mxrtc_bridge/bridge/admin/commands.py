@@ -127,10 +127,10 @@ class AdminCommands:
         "grants 2",
     )
     async def grants(self, _by: Actor, number: int) -> Reply:
-        page = self._service.grants(number)
+        page, own = self._service.grants(number), len(self._config.in_force.grants)
         head = f"Given grants in force ({page.total}):" if page.total else "No grants have been given."
         lines = (item(f"{grant.number}: {self._line(grant)}") for grant in page.rows)
-        in_config = text(f"The configuration has {len(self._config.in_force.grants)} grants of its own.")
+        in_config = text(f"The configuration has {own} grant{'s' * (own != 1)} of its own.")
         return answer(text(head), *lines, *_next(page, "grants"), in_config, rows=_rows(page, map(_grant, page.rows)))
 
     async def _would_grant(
