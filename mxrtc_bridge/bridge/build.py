@@ -86,7 +86,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """The devices of our users, and what is said and heard by them."""
+    """The devices of virtual users, and what is said and heard by them."""
 
     encryption: Encryption
     homeserver: Homeserver

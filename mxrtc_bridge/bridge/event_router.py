@@ -34,7 +34,7 @@ class EventRouter:
     """See the head of this module.
 
     Args:
-        rooms: our user in each room.
+        rooms: the virtual user in each room.
         devices: decrypt, and take verifications.
         calls: take calls, and invitations to rooms for them.
         bot: takes commands.

@@ -70,7 +70,7 @@ class _Message:
 
 
 TakeCall = Callable[[CallEvent, UserId], Awaitable[None]]
-"""Given each event of a call, with our user."""
+"""Given each event of a call, with the virtual user."""
 
 
 class ToDeviceSignalling:

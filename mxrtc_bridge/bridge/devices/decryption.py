@@ -59,7 +59,7 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class ClearEvent:
-    """An event of a room of one of our users, in plain text."""
+    """An event of a room of a virtual user, in plain text."""
 
     event: RoomEvent
     local: UserId

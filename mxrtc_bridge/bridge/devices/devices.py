@@ -375,7 +375,7 @@ class Encryption:
             raise HomeserverError(f"{local} cannot speak in an encrypted room: its device is not up")
         least, members = _LEAST.get() or self._config.encryption.least, self._rooms.members(room)
         if members is None:
-            # Of a room that is not known here nobody but our user is known to be in it.
+            # Of a room that is not known here nobody but the virtual user is known to be in it.
             named = state and self._rooms.speaker_in(room) == local
             members = await end.rooms.joined_members(room) if named else frozenset({local})
         return await end.rooms.seal(encryption, members, event_type, content, least=least)

@@ -59,7 +59,7 @@ class PeerRoom:
 
 
 class RoomIndex:
-    """The rooms of all peers, and what others ask about the rooms of our users.
+    """The rooms of all peers, and what others ask about the rooms of virtual users.
 
     Args:
         bot_rooms: the rooms that are named for the bot: no rooms for calls.
@@ -89,7 +89,7 @@ class RoomIndex:
         return None if entry is None else frozenset(entry.members)
 
     def is_encrypted(self, room: RoomId) -> bool:
-        """Whether the state of a room says that it is encrypted; False for a room in which none of our users is."""
+        """Whether the state of a room says that it is encrypted; False for a room in which na virtual user is."""
         entry = self._rooms.get(room)
         return bool(self.bot_rooms.is_encrypted(room)) if entry is None else entry.encrypted
 
