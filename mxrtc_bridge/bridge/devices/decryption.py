@@ -115,7 +115,7 @@ class EventDecryption:
 
         Args:
             event: the event; those of one sender come in order.
-            local: our user in its room.
+            local: the virtual user in its room.
             late: given what it says when its key has come later.
         """
         if event.type in ("m.room.member", "m.room.encryption"):
