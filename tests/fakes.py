@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -74,6 +75,21 @@ class FakeClock:
     @property
     def armed(self) -> int:
         return sum(timer.callback is not None for _, _, timer in self._timers)
+
+
+@dataclass
+class VirtualTime:
+    """A clock and a pause that only count."""
+
+    now: float = 0.0
+    slept: list[float] = field(default_factory=list)
+
+    def clock(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
 
 
 class FakeChannel:

@@ -14,46 +14,19 @@ from mxrtc_bridge.core.files.receiver import SEEN_EVERY, ReceiverMachine
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import json_message
 from mxrtc_bridge.core.stream.events import StreamRole
+from tests.core.driven import DrivenTransfer
 from tests.core.files.world import KIB
 
 HASH = "0123456789abcdef" * 4
 FULL = 16 * KIB
 
 
-class Driven:
-    """A receiver, fed one event at a time; each feed returns all effects but those that only count bytes."""
-
+class DrivenReceiver(DrivenTransfer):
     def __init__(self, job: Job | None = None, *, window: int = 256 * KIB, max_entries: int = 1_000_000) -> None:
         job = job or Put()
         role = StreamRole.ACCEPTOR if isinstance(job, Put) else StreamRole.OPENER
-        self.machine = ReceiverMachine(role, job, window=window, max_entries=max_entries)
-        self.now = 100.0
-        self.arrived = self.consumed = 0
-        self.finished: tx.TransferFinished | None = None
+        super().__init__(ReceiverMachine(role, job, window=window, max_entries=max_entries))
         self.entries = 0
-
-    def feed(self, event: tx.Event) -> list[tx.Effect]:
-        if isinstance(event, stream.BinaryReceived):
-            self.arrived += len(event.data)
-        elif isinstance(event, stream.TextReceived):
-            self.arrived += len(event.text.encode())
-        self.machine.handle(self.now, event)
-        effects: list[tx.Effect] = []
-        while (effect := self.machine.poll_effect()) is not None:
-            if isinstance(effect, stream.Consumed):
-                self.consumed += effect.size
-            else:
-                effects.append(effect)
-            if isinstance(effect, tx.TransferFinished):
-                assert self.finished is None
-                self.finished = effect
-        return effects
-
-    def hear(self, message: file_messages.Message | str) -> list[tx.Effect]:
-        return self.feed(stream.TextReceived(message if isinstance(message, str) else file_messages.encode(message)))
-
-    def data(self, size: int) -> list[tx.Effect]:
-        return self.feed(stream.BinaryReceived(bytes(size)))
 
     def written(self, size: int) -> None:
         """Payload comes, and what the machine gives to the disk is written at once."""
@@ -70,7 +43,7 @@ class Driven:
     def want(self, index: int, offset: int = 0) -> list[tx.Effect]:
         return self.feed(tx.EntryChecked(index, tx.FileWanted(offset)))
 
-    def wanted(self, *sizes: int) -> Driven:
+    def wanted(self, *sizes: int) -> DrivenReceiver:
         """Announce files of these sizes, and want them all."""
         first = self.entries
         self.announce(*sizes)
@@ -87,22 +60,22 @@ def say(message: file_messages.Message) -> stream.SendText:
     return stream.SendText(file_messages.encode(message))
 
 
-def flowing(**kwargs: int) -> Driven:
-    driven = Driven(**kwargs)  # type: ignore[arg-type]
+def flowing(**kwargs: int) -> DrivenReceiver:
+    driven = DrivenReceiver(**kwargs)  # type: ignore[arg-type]
     window = kwargs.get("window", 256 * KIB)
     assert driven.feed(tx.ServiceReady()) == [say(file_messages.FileOk(window))]
     return driven
 
 
-def listing(job: Job = Ls(""), **kwargs: int) -> Driven:  # noqa: B008 - it never changes
-    driven = Driven(job, **kwargs)
+def listing(job: Job = Ls(""), **kwargs: int) -> DrivenReceiver:  # noqa: B008 - it never changes
+    driven = DrivenReceiver(job, **kwargs)
     driven.feed(stream.DataChannelOpened())
     driven.hear(file_messages.FileOk(0))
     return driven
 
 
 def test_opener_sends_its_job_and_its_window_at_once() -> None:
-    driven = Driven(Get(("a", "b/*")), window=128 * KIB)
+    driven = DrivenReceiver(Get(("a", "b/*")), window=128 * KIB)
     assert driven.feed(stream.DataChannelOpened()) == [
         stream.SendText('{"t":"get","p":["a","b/*"]}'),
         stream.SendText('{"t":"ack","o":0,"w":131072}'),
@@ -258,7 +231,7 @@ def test_name_that_cannot_be_said_does_not_undo_what_is_safe() -> None:
 
 
 def test_opener_gives_up_when_nobody_answers() -> None:
-    driven = Driven(Get(("a",)))
+    driven = DrivenReceiver(Get(("a",)))
     driven.feed(stream.DataChannelOpened())
     assert driven.machine.next_deadline() == 100 + ANSWER_TIMEOUT_S
     driven.now += ANSWER_TIMEOUT_S - 0.001
@@ -298,7 +271,7 @@ def test_receiver_gives_up_on_a_silent_source_but_not_on_a_busy_one() -> None:
 BIG = CHUNK_BYTES + 10
 
 
-def after_chunk(driven: Driven) -> Driven:
+def after_chunk(driven: DrivenReceiver) -> DrivenReceiver:
     """All of chunk 0 of file 0 has come, its digest has not."""
     driven.wanted(BIG)
     for _ in range(64):
@@ -421,7 +394,7 @@ def test_open_paths_are_limited(length: int) -> None:
 @pytest.mark.parametrize("job", [Put(), Get(("a",))], ids=["acceptor", "opener"])
 def test_nothing_may_come_before_the_job_is_accepted(job: Job) -> None:
     for message in (file_messages.Announce(0, file(0, 1)), file_messages.FileBye(), file_messages.AnnouncedAll(0, 0)):
-        driven = Driven(job)
+        driven = DrivenReceiver(job)
         driven.feed(stream.DataChannelOpened())
         driven.hear(message)
         assert driven.finished is not None

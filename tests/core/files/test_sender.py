@@ -15,6 +15,7 @@ from mxrtc_bridge.core.files.sender import LIST_ENTRIES, SenderMachine
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import json_message, messages
 from mxrtc_bridge.core.stream.events import StreamRole
+from tests.core.driven import DrivenTransfer
 from tests.core.files.world import KIB, sha256
 
 HASH = "0123456789abcdef" * 4
@@ -22,35 +23,12 @@ FULL = 16 * KIB
 TURN = stream.Turn(FULL)
 
 
-class Driven:
-    """A source, fed one event at a time; each feed returns all effects but those that only count bytes."""
+class DrivenSender(DrivenTransfer):
+    left_out = (stream.ReadyToSend,)
 
     def __init__(self, job: Job | None = None) -> None:
         job = job or Get(("*",))
-        self.machine = SenderMachine(StreamRole.OPENER if isinstance(job, Put) else StreamRole.ACCEPTOR, job)
-        self.now = 100.0
-        self.arrived = self.consumed = 0
-        self.finished: tx.TransferFinished | None = None
-
-    def feed(self, event: tx.Event) -> list[tx.Effect]:
-        if isinstance(event, stream.BinaryReceived):
-            self.arrived += len(event.data)
-        elif isinstance(event, stream.TextReceived):
-            self.arrived += len(event.text.encode())
-        self.machine.handle(self.now, event)
-        effects: list[tx.Effect] = []
-        while (effect := self.machine.poll_effect()) is not None:
-            if isinstance(effect, stream.Consumed):
-                self.consumed += effect.size
-            elif not isinstance(effect, stream.ReadyToSend):
-                effects.append(effect)
-            if isinstance(effect, tx.TransferFinished):
-                assert self.finished is None
-                self.finished = effect
-        return effects
-
-    def hear(self, message: file_messages.Message | str) -> list[tx.Effect]:
-        return self.feed(stream.TextReceived(message if isinstance(message, str) else file_messages.encode(message)))
+        super().__init__(SenderMachine(StreamRole.OPENER if isinstance(job, Put) else StreamRole.ACCEPTOR, job))
 
     def turns(self) -> list[tx.Effect]:
         """Give turns until nothing comes of them."""
@@ -68,9 +46,9 @@ def say(message: file_messages.Message) -> stream.SendText:
     return stream.SendText(file_messages.encode(message))
 
 
-def announced(*sizes: int, job: Job | None = None, end: bool = True) -> Driven:
+def announced(*sizes: int, job: Job | None = None, end: bool = True) -> DrivenSender:
     """A source that has announced files of these sizes, under the initial credit of 64 KiB."""
-    driven = Driven(job)
+    driven = DrivenSender(job)
     if isinstance(job, Put):
         driven.feed(stream.DataChannelOpened())
         assert driven.hear(file_messages.FileOk(0)) == [stream.Accepted(), tx.ListNext(LIST_ENTRIES)]
@@ -90,7 +68,7 @@ def want(index: int, offset: int = 0) -> file_messages.Want:
 
 
 def test_entries_are_announced_in_turns_and_counted() -> None:
-    driven = Driven()
+    driven = DrivenSender()
     driven.feed(tx.ServiceReady())
     entries = (FileEntry("d", EntryKind.DIRECTORY, modified_ms=1), file(1, 5))
     driven.feed(tx.EntriesListed(entries, end=True))
@@ -102,7 +80,7 @@ def test_entries_are_announced_in_turns_and_counted() -> None:
 
 
 def test_turn_is_asked_for_once_and_again_when_more_has_come() -> None:
-    driven = Driven()
+    driven = DrivenSender()
     driven.feed(tx.ServiceReady())
     driven.machine.handle(1.0, tx.EntriesListed((file(0, 5),), end=False))
     effects = [driven.machine.poll_effect() for _ in range(3)]
@@ -291,7 +269,7 @@ def test_sizes_beyond_all_numbers_are_not_offered() -> None:
 
 
 def test_listing_that_fails_ends_the_transfer() -> None:
-    driven = Driven()
+    driven = DrivenSender()
     driven.feed(tx.ServiceReady())
     effects = driven.feed(tx.ListFailed(FileCode.IO, "the disk does not answer"))
     assert effects[:2] == [say(file_messages.FileRst(FileCode.IO)), stream.CloseChannel()]
@@ -417,7 +395,7 @@ def test_open_wants_are_limited(count: int) -> None:
 
 
 def test_directory_has_no_content() -> None:
-    driven = Driven()
+    driven = DrivenSender()
     driven.feed(tx.ServiceReady())
     driven.feed(tx.EntriesListed((FileEntry("d", EntryKind.DIRECTORY),), end=True))
     driven.turns()
@@ -484,7 +462,7 @@ def test_short_reads_are_asked_again() -> None:
 
 
 def test_more_entries_than_were_asked_for_are_a_mistake() -> None:
-    driven = Driven()
+    driven = DrivenSender()
     driven.feed(tx.ServiceReady())
     with pytest.raises(StateError, match="at most 128"):
         driven.feed(tx.EntriesListed(tuple(file(index, 1) for index in range(129)), end=False))

@@ -12,9 +12,9 @@ from mxrtc_bridge.core.files import messages as file_messages
 from mxrtc_bridge.core.files.events import TransferOutcome
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, Ls
 from mxrtc_bridge.core.stream import events as stream
-from tests.core.files.test_receiver import Driven as Receiving
+from tests.core.files.test_receiver import DrivenReceiver as Receiving
 from tests.core.files.test_receiver import file, flowing
-from tests.core.files.test_sender import Driven as Sending
+from tests.core.files.test_sender import DrivenSender as Sending
 from tests.core.files.test_sender import announced
 from tests.core.files.world import GET, KIB, PUT, ReceiverDisk, SourceDisk, World, check_disks, content, transfer
 from tests.long import examples

@@ -11,6 +11,7 @@ from mxrtc_bridge.core.stream import control_channel, json_message, messages
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream.control_channel import ControlMachine, ControlPhase
 from mxrtc_bridge.core.stream.events import StreamRole
+from tests.core.driven import Driven
 from tests.long import examples
 
 PEER = UserId("@rtc_build:example.org")
@@ -21,29 +22,12 @@ BYE_VIOLATION = stream.SendText('{"t":"bye","c":"violation","m":""}')
 CLOSE_CHANNEL = stream.CloseChannel()
 
 
-class Driven:
-    """A machine, fed one event at a time; each feed returns all effects but those that only count bytes."""
-
+class DrivenControl(Driven):
     def __init__(self, *, greeted: bool = True) -> None:
-        self.machine = ControlMachine(StreamRole.OPENER)
-        self.now = 100.0
-        self.consumed = 0
+        super().__init__(ControlMachine(StreamRole.OPENER))
         if greeted:
             self.feed(stream.DataChannelOpened())
             self.hear(HELLO)
-
-    def feed(self, event: control_channel.ControlEvent) -> list[control_channel.ControlEffect]:
-        self.machine.handle(self.now, event)
-        effects: list[control_channel.ControlEffect] = []
-        while (effect := self.machine.poll_effect()) is not None:
-            if isinstance(effect, stream.Consumed):
-                self.consumed += effect.size
-            else:
-                effects.append(effect)
-        return effects
-
-    def hear(self, text: str) -> list[control_channel.ControlEffect]:
-        return self.feed(stream.TextReceived(text))
 
     def wait(self, seconds: float) -> list[control_channel.ControlEffect]:
         """Let time pass, with a tick at every deadline on the way."""
@@ -64,7 +48,7 @@ def ping(number: int) -> stream.SendText:
 
 
 def test_both_say_hello_at_once_and_the_first_ping_follows() -> None:
-    driven = Driven(greeted=False)
+    driven = DrivenControl(greeted=False)
     assert driven.machine.next_deadline() is None
     assert driven.feed(stream.DataChannelOpened()) == [OUR_HELLO]
     assert driven.machine.phase is ControlPhase.GREETING
@@ -73,18 +57,18 @@ def test_both_say_hello_at_once_and_the_first_ping_follows() -> None:
 
 
 def test_message_says_that_the_channel_is_open() -> None:
-    driven = Driven(greeted=False)
+    driven = DrivenControl(greeted=False)
     assert driven.hear(HELLO)[0] == OUR_HELLO
     assert driven.feed(stream.DataChannelOpened()) == []
 
 
 def test_newer_side_is_spoken_to_in_our_version() -> None:
-    driven = Driven(greeted=False)
+    driven = DrivenControl(greeted=False)
     assert control_channel.Greeted(1, ()) in driven.hear('{"t":"hello","v":7,"caps":[]}')
 
 
 def test_missing_hello_ends_after_ten_seconds() -> None:
-    driven = Driven(greeted=False)
+    driven = DrivenControl(greeted=False)
     driven.feed(stream.DataChannelOpened())
     assert driven.wait(9.9) == []
     assert driven.wait(0.1) == [
@@ -98,7 +82,7 @@ def test_missing_hello_ends_after_ten_seconds() -> None:
 
 
 def test_ping_goes_out_every_five_seconds_and_is_measured() -> None:
-    driven = Driven()
+    driven = DrivenControl()
     driven.now += 0.25
     assert driven.hear('{"t":"pong","n":1}') == [control_channel.PingAnswered(0.25)]
     assert driven.wait(4.75) == [ping(2)]
@@ -106,7 +90,7 @@ def test_ping_goes_out_every_five_seconds_and_is_measured() -> None:
 
 
 def test_silence_of_twelve_seconds_is_death() -> None:
-    driven = Driven()
+    driven = DrivenControl()
     assert driven.wait(11.9) == [ping(2), ping(3)]
     assert driven.wait(0.2) == [
         CLOSE_CHANNEL,
@@ -123,7 +107,7 @@ def test_silence_of_twelve_seconds_is_death() -> None:
     ],
 )
 def test_any_sign_of_life_keeps_the_session(sign: control_channel.ControlEvent) -> None:
-    driven = Driven()
+    driven = DrivenControl()
     for _ in range(10):
         assert not any(isinstance(effect, control_channel.Dead) for effect in driven.wait(11.9))
         driven.feed(sign)
@@ -131,18 +115,20 @@ def test_any_sign_of_life_keeps_the_session(sign: control_channel.ControlEvent) 
 
 
 def test_pong_that_was_never_asked_for_measures_nothing() -> None:
-    driven = Driven()
+    driven = DrivenControl()
     assert driven.hear('{"t":"pong","n":99}') == []
     assert driven.hear('{"t":"pong","n":1}') == [control_channel.PingAnswered(0.0)]
     assert driven.hear('{"t":"pong","n":1}') == []
 
 
 def test_ping_is_answered_with_its_number() -> None:
-    assert Driven().hear('{"t":"ping","n":9007199254740991}') == [stream.SendText('{"t":"pong","n":9007199254740991}')]
+    assert DrivenControl().hear('{"t":"ping","n":9007199254740991}') == [
+        stream.SendText('{"t":"pong","n":9007199254740991}')
+    ]
 
 
 def test_ping_that_somebody_asks_for_goes_out_soon_but_not_in_a_flood() -> None:
-    driven = Driven()
+    driven = DrivenControl()
     assert driven.feed(control_channel.AskPing()) == [], "one is on its way already"
     driven.hear('{"t":"pong","n":1}')
     assert driven.feed(control_channel.AskPing()) == [ping(2)], "the first does not wait for that of the greeting"
@@ -158,7 +144,7 @@ def test_ping_that_somebody_asks_for_goes_out_soon_but_not_in_a_flood() -> None:
 
 
 def test_list_is_asked_for_once_greeted_and_put_together() -> None:
-    driven = Driven(greeted=False)
+    driven = DrivenControl(greeted=False)
     driven.feed(stream.DataChannelOpened())
     assert driven.feed(control_channel.AskList()) == []
     assert stream.SendText('{"t":"list","n":1}') in driven.hear(HELLO)
@@ -172,7 +158,7 @@ def test_list_is_asked_for_once_greeted_and_put_together() -> None:
 
 
 def test_list_that_is_late_fails_and_no_other_is_sent_before_its_end() -> None:
-    driven = Driven()
+    driven = DrivenControl()
     driven.feed(control_channel.AskList())
     driven.now += 9
     driven.feed(control_channel.TrafficSeen())
@@ -184,7 +170,7 @@ def test_list_that_is_late_fails_and_no_other_is_sent_before_its_end() -> None:
 
 
 def test_list_is_answered_in_messages_that_fit() -> None:
-    driven = Driven()
+    driven = DrivenControl()
     assert driven.hear('{"t":"list","n":5}') == [control_channel.ListRequested(5)]
     long = tuple(ServiceName(f"{number:063d}") for number in range(70))
     longest_peer = UserId("@" + '"' * 200 + ":" + "s" * 53)
@@ -205,7 +191,7 @@ def test_list_is_answered_in_messages_that_fit() -> None:
 
 
 def test_ends_of_rights_are_listed_in_messages_that_fit_and_put_together_again() -> None:
-    driven, asking = Driven(), Driven()
+    driven, asking = DrivenControl(), DrivenControl()
     driven.hear('{"t":"list","n":2}')
     long = tuple(ServiceName(f"{number:063d}") for number in range(50))
     longest_peer = UserId("@" + '"' * 200 + ":" + "s" * 53)
@@ -223,21 +209,21 @@ def test_ends_of_rights_are_listed_in_messages_that_fit_and_put_together_again()
 
 @pytest.mark.parametrize("until", ["5", "[]", '{"ssh":"5"}', '{"ssh":-1}', '{"ssh":1.5}', '{"ssh":null}'])
 def test_an_end_that_is_no_time_is_a_violation(until: str) -> None:
-    asking = Driven()
+    asking = DrivenControl()
     asking.feed(control_channel.AskList())
     effects = asking.hear(f'{{"t":"peer","n":2,"peer":"{PEER}","services":["ssh"],"until":{until}}}')
     assert any(isinstance(effect, control_channel.Violated) for effect in effects)
 
 
 def test_an_end_of_what_is_not_listed_means_nothing() -> None:
-    asking = Driven()
+    asking = DrivenControl()
     asking.feed(control_channel.AskList())
     asking.hear(f'{{"t":"peer","n":2,"peer":"{PEER}","services":["ssh"],"until":{{"web":5,"\u202e":"x"}}}}')
     assert asking.hear('{"t":"end","n":2}') == [control_channel.ListReceived(((PEER, (ServiceName("ssh"),)),))]
 
 
 def test_list_is_answered_once() -> None:
-    driven = Driven()
+    driven = DrivenControl()
     driven.hear('{"t":"list","n":5}')
     assert driven.feed(control_channel.ListAnswer(4, ())) == []
     assert driven.feed(control_channel.ListAnswer(5, ())) == [stream.SendText('{"t":"end","n":5}')]
@@ -248,20 +234,20 @@ def test_list_is_answered_once() -> None:
 
 
 def test_bye_of_the_other_side_ends_the_session() -> None:
-    assert Driven().hear('{"t":"bye","c":"shutdown","m":"restarting"}') == [
+    assert DrivenControl().hear('{"t":"bye","c":"shutdown","m":"restarting"}') == [
         CLOSE_CHANNEL,
         control_channel.ByeReceived("shutdown", "restarting"),
     ]
 
 
 def test_bye_may_come_instead_of_hello() -> None:
-    driven = Driven(greeted=False)
+    driven = DrivenControl(greeted=False)
     driven.feed(stream.DataChannelOpened())
     assert driven.hear('{"t":"bye","c":"limit","m":""}')[-1] == control_channel.ByeReceived("limit", "")
 
 
 def test_our_farewell_is_said_and_ends_everything() -> None:
-    driven = Driven()
+    driven = DrivenControl()
     assert driven.feed(control_channel.Farewell("done", "thank you")) == [
         stream.SendText('{"t":"bye","c":"done","m":"thank you"}'),
         CLOSE_CHANNEL,
@@ -271,11 +257,11 @@ def test_our_farewell_is_said_and_ends_everything() -> None:
 
 
 def test_farewell_before_the_channel_is_open_only_closes_it() -> None:
-    assert Driven(greeted=False).feed(control_channel.Farewell("done", "")) == [CLOSE_CHANNEL]
+    assert DrivenControl(greeted=False).feed(control_channel.Farewell("done", "")) == [CLOSE_CHANNEL]
 
 
 def test_channel_that_closes_without_bye_is_death() -> None:
-    assert Driven().feed(stream.DataChannelClosed()) == [
+    assert DrivenControl().feed(stream.DataChannelClosed()) == [
         control_channel.Dead("closed", "the other side closed the control channel")
     ]
 
@@ -297,7 +283,7 @@ LATE: list[control_channel.ControlEvent] = [
 
 @pytest.mark.parametrize("event", LATE, ids=repr)
 def test_late_event_does_nothing(event: control_channel.ControlEvent) -> None:
-    driven = Driven()
+    driven = DrivenControl()
     driven.feed(stream.DataChannelClosed())
     driven.now += 1000
     assert driven.feed(event) == []
@@ -321,7 +307,7 @@ def test_late_event_does_nothing(event: control_channel.ControlEvent) -> None:
     ],
 )
 def test_message_out_of_turn_is_a_violation(greeted: bool, text: str, code: str) -> None:
-    driven = Driven(greeted=greeted)
+    driven = DrivenControl(greeted=greeted)
     if not greeted:
         driven.feed(stream.DataChannelOpened())
     effects = driven.hear(text)
@@ -332,19 +318,19 @@ def test_message_out_of_turn_is_a_violation(greeted: bool, text: str, code: str)
 
 
 def test_payload_is_a_violation_and_an_empty_message_is_nothing() -> None:
-    driven = Driven()
+    driven = DrivenControl()
     assert driven.feed(stream.BinaryReceived(b"")) == []
     assert isinstance(driven.feed(stream.BinaryReceived(b"x"))[-1], control_channel.Violated)
 
 
 def test_second_list_before_the_answer_is_a_violation() -> None:
-    driven = Driven()
+    driven = DrivenControl()
     driven.hear('{"t":"list","n":5}')
     assert isinstance(driven.hear('{"t":"list","n":6}')[-1], control_channel.Violated)
 
 
 def test_flood_of_requests_is_a_violation_and_a_lasting_four_a_second_is_none() -> None:
-    driven = Driven()
+    driven = DrivenControl()
     for _ in range(400):
         driven.now += 0.25
         assert len(driven.hear('{"t":"ping","n":1}')) <= 2
@@ -357,7 +343,7 @@ def test_flood_of_requests_is_a_violation_and_a_lasting_four_a_second_is_none() 
 
 
 def test_answer_without_end_is_a_violation() -> None:
-    driven = Driven()
+    driven = DrivenControl()
     driven.feed(control_channel.AskList())
     for _ in range(control_channel.MAX_LIST_MESSAGES):
         assert driven.hear(f'{{"t":"peer","n":2,"peer":"{PEER}","services":["ssh"]}}') == []
@@ -399,7 +385,7 @@ def test_any_other_side_ends_the_control_channel_at_most_once(
     steps: list[tuple[control_channel.ControlEvent, float]],
 ) -> None:
     """Whatever comes, nothing raises, every byte is consumed, and after the end nothing is sent."""
-    driven = Driven(greeted=False)
+    driven = DrivenControl(greeted=False)
     came = ends = 0
     for event, wait in steps:
         driven.now += wait

@@ -15,7 +15,7 @@ from tests.core.stream.driven import (
     LOST,
     RESET_BY_PEER,
     RESET_SINK,
-    Driven,
+    DrivenStream,
     finished,
     flowing_acceptor,
     flowing_opener,
@@ -27,7 +27,7 @@ from tests.core.stream.driven import (
 
 
 def test_opener_says_its_id_and_its_window_when_the_channel_opens() -> None:
-    driven = Driven(StreamRole.OPENER, stream_id="s1")
+    driven = DrivenStream(StreamRole.OPENER, stream_id="s1")
     assert driven.feed(stream.SinkConnected()) == []
     assert driven.feed(stream.DataChannelOpened()) == [
         say('{"t":"open","s":"s1"}'),
@@ -38,7 +38,7 @@ def test_opener_says_its_id_and_its_window_when_the_channel_opens() -> None:
 
 @pytest.mark.parametrize("window", [messages.MIN_WINDOW, messages.INITIAL_CREDIT])
 def test_opener_keeps_quiet_about_a_window_that_the_initial_credit_covers(window: int) -> None:
-    driven = Driven(StreamRole.OPENER, window=window)
+    driven = DrivenStream(StreamRole.OPENER, window=window)
     assert driven.feed(stream.DataChannelOpened()) == []
 
 
@@ -54,7 +54,7 @@ def test_opener_may_send_early_up_to_the_initial_credit() -> None:
 
 
 def test_opener_holds_what_the_sink_says_before_the_channel_opens() -> None:
-    driven = Driven(StreamRole.OPENER, window=messages.MIN_WINDOW)
+    driven = DrivenStream(StreamRole.OPENER, window=messages.MIN_WINDOW)
     driven.feed(stream.SinkConnected())
     assert driven.feed(stream.SinkData(b"hello")) == []
     assert driven.feed(stream.SinkEof()) == []
@@ -64,7 +64,7 @@ def test_opener_holds_what_the_sink_says_before_the_channel_opens() -> None:
 
 
 def test_opener_takes_any_message_as_a_sign_that_the_channel_is_open() -> None:
-    driven = Driven(StreamRole.OPENER, window=messages.MIN_WINDOW)
+    driven = DrivenStream(StreamRole.OPENER, window=messages.MIN_WINDOW)
     assert driven.hear('{"t":"ok","w":65536}') == [stream.Accepted()]
     assert driven.machine.phase is StreamPhase.FLOWING
 
@@ -93,7 +93,7 @@ def test_opener_tells_why_it_was_refused() -> None:
 
 
 def test_acceptor_holds_early_data_until_the_service_is_there() -> None:
-    driven = Driven(StreamRole.ACCEPTOR)
+    driven = DrivenStream(StreamRole.ACCEPTOR)
     assert driven.hear('{"t":"open","s":"s1"}') == []
     assert driven.feed(stream.BinaryReceived(b"early")) == []
     text = len('{"t":"open","s":"s1"}')
@@ -104,7 +104,7 @@ def test_acceptor_holds_early_data_until_the_service_is_there() -> None:
 
 def test_early_data_beyond_a_small_window_is_consumed_when_it_is_written() -> None:
     """The initial credit promised no place; only what the window covers is taken off the receive window at once."""
-    driven = Driven(StreamRole.ACCEPTOR, window=16 * KIB)
+    driven = DrivenStream(StreamRole.ACCEPTOR, window=16 * KIB)
     for _ in range(4):
         driven.data(16 * KIB)
     driven.feed(stream.SinkConnected())
@@ -116,7 +116,7 @@ def test_early_data_beyond_a_small_window_is_consumed_when_it_is_written() -> No
 
 
 def test_acceptor_refuses_with_the_reason() -> None:
-    driven = Driven(StreamRole.ACCEPTOR)
+    driven = DrivenStream(StreamRole.ACCEPTOR)
     driven.data(100)
     assert driven.feed(stream.SinkRefused("timeout", "the service did not answer")) == [
         say('{"t":"err","c":"timeout","m":"the service did not answer"}'),
@@ -127,7 +127,7 @@ def test_acceptor_refuses_with_the_reason() -> None:
 
 
 def test_reset_before_the_answer_is_told_as_a_refusal_without_our_words() -> None:
-    driven = Driven(StreamRole.ACCEPTOR)
+    driven = DrivenStream(StreamRole.ACCEPTOR)
     assert driven.feed(stream.Reset("denied", "rule 7 of the admin")) == [
         say('{"t":"err","c":"denied","m":""}'),
         CLOSE_CHANNEL,
@@ -136,14 +136,14 @@ def test_reset_before_the_answer_is_told_as_a_refusal_without_our_words() -> Non
 
 
 def test_sink_that_comes_after_the_end_is_reset_and_only_once() -> None:
-    driven = Driven(StreamRole.ACCEPTOR)
+    driven = DrivenStream(StreamRole.ACCEPTOR)
     driven.feed(stream.DataChannelClosed())
     assert driven.feed(stream.SinkConnected()) == [RESET_SINK]
     assert driven.feed(stream.SinkConnected()) == []
 
 
 def test_early_data_and_fin_reach_a_service_that_connects_later() -> None:
-    driven = Driven(StreamRole.ACCEPTOR)
+    driven = DrivenStream(StreamRole.ACCEPTOR)
     driven.feed(stream.BinaryReceived(b"all"))
     driven.hear('{"t":"fin","o":3}')
     assert driven.feed(stream.SinkConnected()) == [
@@ -404,7 +404,7 @@ def test_local_reset_is_told_with_its_code(code: str, told: str) -> None:
 
 
 def test_local_reset_before_the_channel_is_open_sends_nothing() -> None:
-    driven = Driven(StreamRole.OPENER)
+    driven = DrivenStream(StreamRole.OPENER)
     driven.feed(stream.SinkConnected())
     effects = driven.feed(stream.Reset("unavailable", "why"))
     assert effects == [CLOSE_CHANNEL, RESET_SINK, finished(StreamOutcome.RESET, "unavailable", "why")]

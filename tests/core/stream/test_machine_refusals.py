@@ -13,7 +13,7 @@ from tests.core.stream.driven import (
     CLOSE_CHANNEL,
     KIB,
     RESET_SINK,
-    Driven,
+    DrivenStream,
     flowing_acceptor,
     flowing_opener,
     opener,
@@ -43,7 +43,7 @@ OUT_OF_TURN = [
 
 @pytest.mark.parametrize(("story", "start", "events"), OUT_OF_TURN, ids=[story for story, _, _ in OUT_OF_TURN])
 def test_message_out_of_turn_is_a_violation(story: str, start: object, events: list[object]) -> None:
-    driven: Driven = start()  # type: ignore[operator]
+    driven: DrivenStream = start()  # type: ignore[operator]
     for event in events[:-1]:
         driven.feed(stream.TextReceived(event) if isinstance(event, str) else event)  # type: ignore[arg-type]
         assert driven.machine.phase is not StreamPhase.FINISHED
@@ -80,7 +80,7 @@ def test_wrong_offset_or_message_is_a_violation(text: str, code: str) -> None:
 
 @pytest.mark.parametrize("connected", [False, True])
 def test_one_byte_beyond_the_credit_is_a_violation(connected: bool) -> None:
-    driven = flowing_acceptor(window=16 * KIB) if connected else Driven(StreamRole.ACCEPTOR, window=256 * KIB)
+    driven = flowing_acceptor(window=16 * KIB) if connected else DrivenStream(StreamRole.ACCEPTOR, window=256 * KIB)
     for _ in range(4):
         driven.data(16 * KIB)
         assert driven.machine.phase is not StreamPhase.FINISHED
@@ -118,8 +118,8 @@ def sink_event(kind: type[stream.Event]) -> stream.Event:
     }[kind]  # type: ignore[index]
 
 
-def in_sink_state(state: SinkState) -> Driven:
-    driven = Driven(StreamRole.ACCEPTOR)
+def in_sink_state(state: SinkState) -> DrivenStream:
+    driven = DrivenStream(StreamRole.ACCEPTOR)
     if state is not SinkState.ABSENT:
         driven.feed(stream.SinkConnected())
         driven.feed(stream.SinkData(b"unsent"))

@@ -10,6 +10,7 @@ from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamOutcome, StreamRole
 from mxrtc_bridge.core.stream.halves import SINK_EVENTS, SinkState
 from mxrtc_bridge.core.stream.raw_machine import MAX_UNWRITTEN_BYTES, RawChannelState, RawStreamMachine
+from tests.core.driven import Driven
 from tests.long import examples
 
 KIB = 1024
@@ -17,26 +18,11 @@ CLOSE_CHANNEL = stream.CloseChannel()
 BULK = bytes(64 * KIB)
 
 
-class Driven:
-    """A machine, fed one event at a time; each feed returns all effects but those that only count bytes."""
-
+class DrivenRaw(Driven):
     def __init__(self, role: StreamRole = StreamRole.ACCEPTOR, *, sink: bool = True) -> None:
-        self.machine = RawStreamMachine(role)
-        self.now = 100.0
-        self.consumed = 0
+        super().__init__(RawStreamMachine(role))
         if sink:
             self.feed(stream.SinkConnected())
-
-    def feed(self, event: stream.Event) -> list[stream.Effect]:
-        self.machine.handle(self.now, event)
-        effects: list[stream.Effect] = []
-        while (effect := self.machine.poll_effect()) is not None:
-            if isinstance(effect, stream.Consumed):
-                assert effect.size > 0
-                self.consumed += effect.size
-            else:
-                effects.append(effect)
-        return effects
 
 
 def clean(message: str, sent: int = 0, received: int = 0) -> stream.StreamFinished:
@@ -44,22 +30,22 @@ def clean(message: str, sent: int = 0, received: int = 0) -> stream.StreamFinish
 
 
 def test_text_and_binary_are_the_same_bytes() -> None:
-    driven = Driven()
+    driven = DrivenRaw()
     assert driven.feed(stream.TextReceived("grüß")) == [stream.WriteSink("grüß".encode())]
     assert driven.feed(stream.BinaryReceived(b"\x00\xff")) == [stream.WriteSink(b"\x00\xff")]
 
 
 @pytest.mark.parametrize("event", [stream.TextReceived(""), stream.BinaryReceived(b"")])
 def test_empty_message_is_ignored(event: stream.Event) -> None:
-    assert Driven().feed(event) == []
+    assert DrivenRaw().feed(event) == []
 
 
 def test_control_text_means_nothing_here() -> None:
-    assert Driven().feed(stream.TextReceived('{"t":"fin","o":0}')) == [stream.WriteSink(b'{"t":"fin","o":0}')]
+    assert DrivenRaw().feed(stream.TextReceived('{"t":"fin","o":0}')) == [stream.WriteSink(b'{"t":"fin","o":0}')]
 
 
 def test_bytes_hold_the_receive_window_until_the_sink_took_them() -> None:
-    driven = Driven()
+    driven = DrivenRaw()
     driven.feed(stream.BinaryReceived(bytes(100)))
     assert driven.consumed == 0
     driven.feed(stream.SinkWritten(60))
@@ -70,14 +56,14 @@ def test_bytes_hold_the_receive_window_until_the_sink_took_them() -> None:
 
 
 def test_what_came_before_the_service_is_written_when_it_is_there() -> None:
-    driven = Driven(sink=False)
+    driven = DrivenRaw(sink=False)
     assert driven.feed(stream.BinaryReceived(b"a")) == []
     assert driven.feed(stream.TextReceived("b")) == []
     assert driven.feed(stream.SinkConnected()) == [stream.WriteSink(b"a"), stream.WriteSink(b"b")]
 
 
 def test_service_that_cannot_be_had_closes_the_channel() -> None:
-    driven = Driven(sink=False)
+    driven = DrivenRaw(sink=False)
     driven.feed(stream.BinaryReceived(b"abc"))
     assert driven.feed(stream.SinkRefused("refused", "connection refused")) == [
         CLOSE_CHANNEL,
@@ -87,7 +73,7 @@ def test_service_that_cannot_be_had_closes_the_channel() -> None:
 
 
 def test_sink_is_sent_in_messages_of_at_most_16_kib_and_paused_at_64() -> None:
-    driven = Driven()
+    driven = DrivenRaw()
     assert driven.feed(stream.SinkData(BULK)) == [stream.PauseSink(), stream.ReadyToSend(64 * KIB)]
     effects = driven.feed(stream.Turn(20 * KIB))
     assert effects == [
@@ -99,7 +85,7 @@ def test_sink_is_sent_in_messages_of_at_most_16_kib_and_paused_at_64() -> None:
 
 
 def test_opener_waits_for_its_channel() -> None:
-    driven = Driven(StreamRole.OPENER)
+    driven = DrivenRaw(StreamRole.OPENER)
     assert driven.feed(stream.SinkData(b"x")) == []
     assert driven.feed(stream.Turn(10)) == []
     assert driven.feed(stream.DataChannelOpened()) == [stream.ReadyToSend(1)]
@@ -110,7 +96,7 @@ def test_opener_waits_for_its_channel() -> None:
 
 
 def test_other_side_closes_and_everything_is_written_before_the_end() -> None:
-    driven = Driven()
+    driven = DrivenRaw()
     driven.feed(stream.BinaryReceived(b"last"))
     assert driven.feed(stream.DataChannelClosed()) == [
         stream.FinishSink(),
@@ -121,7 +107,7 @@ def test_other_side_closes_and_everything_is_written_before_the_end() -> None:
 
 
 def test_line_that_was_sent_before_the_service_was_there_still_arrives() -> None:
-    driven = Driven(sink=False)
+    driven = DrivenRaw(sink=False)
     driven.feed(stream.BinaryReceived(b"line"))
     assert driven.feed(stream.DataChannelClosed()) == []
     assert driven.machine.channel_state is RawChannelState.CLOSED
@@ -134,7 +120,7 @@ def test_line_that_was_sent_before_the_service_was_there_still_arrives() -> None
 
 
 def test_service_that_never_comes_is_waited_for_thirty_seconds() -> None:
-    driven = Driven(sink=False)
+    driven = DrivenRaw(sink=False)
     driven.feed(stream.BinaryReceived(b"line"))
     driven.feed(stream.DataChannelClosed())
     assert driven.machine.next_deadline() == 130.0
@@ -146,13 +132,13 @@ def test_service_that_never_comes_is_waited_for_thirty_seconds() -> None:
 
 
 def test_channel_that_closes_before_anything_happened_is_lost() -> None:
-    assert Driven(sink=False).feed(stream.DataChannelClosed()) == [
+    assert DrivenRaw(sink=False).feed(stream.DataChannelClosed()) == [
         stream.StreamFinished(StreamOutcome.LOST, "closed", "the channel closed before the local side was there", 0, 0)
     ]
 
 
 def test_service_ends_and_its_last_words_are_sent_before_the_channel_closes() -> None:
-    driven = Driven()
+    driven = DrivenRaw()
     driven.feed(stream.SinkData(b"page"))
     assert driven.feed(stream.SinkEof()) == []
     assert driven.feed(stream.Turn(16384)) == [stream.SendBinary(b"page"), CLOSE_CHANNEL]
@@ -167,7 +153,7 @@ def test_service_ends_and_its_last_words_are_sent_before_the_channel_closes() ->
 
 
 def test_other_side_that_does_not_answer_the_closing_is_not_waited_for() -> None:
-    driven = Driven()
+    driven = DrivenRaw()
     assert driven.feed(stream.SinkEof()) == [CLOSE_CHANNEL]
     assert driven.machine.next_deadline() == 130.0
     driven.now = 129.9
@@ -177,7 +163,7 @@ def test_other_side_that_does_not_answer_the_closing_is_not_waited_for() -> None
 
 
 def test_service_that_is_gone_in_order_still_gets_its_last_words_sent() -> None:
-    driven = Driven()
+    driven = DrivenRaw()
     driven.feed(stream.BinaryReceived(b"nobody takes this"))
     driven.feed(stream.SinkData(b"bye"))
     assert driven.feed(stream.SinkClosed(None)) == []
@@ -192,20 +178,20 @@ def test_service_that_is_gone_in_order_still_gets_its_last_words_sent() -> None:
 
 
 def test_service_that_closes_after_its_end_finishes_the_stream() -> None:
-    driven = Driven()
+    driven = DrivenRaw()
     driven.feed(stream.SinkEof())
     assert driven.feed(stream.SinkClosed(None)) == [clean("the local side ended")]
 
 
 def test_service_that_breaks_closes_the_channel() -> None:
-    assert Driven().feed(stream.SinkClosed("connection reset")) == [
+    assert DrivenRaw().feed(stream.SinkClosed("connection reset")) == [
         CLOSE_CHANNEL,
         stream.StreamFinished(StreamOutcome.RESET, "reset", "connection reset", 0, 0),
     ]
 
 
 def test_local_reset_resets_the_sink() -> None:
-    assert Driven().feed(stream.Reset("denied", "why")) == [
+    assert DrivenRaw().feed(stream.Reset("denied", "why")) == [
         CLOSE_CHANNEL,
         stream.ResetSink(),
         stream.StreamFinished(StreamOutcome.RESET, "denied", "why", 0, 0),
@@ -228,14 +214,14 @@ LATE: list[stream.Event] = [
 
 @pytest.mark.parametrize("event", LATE, ids=repr)
 def test_late_event_does_nothing(event: stream.Event) -> None:
-    driven = Driven()
+    driven = DrivenRaw()
     driven.feed(stream.DataChannelClosed())
     assert driven.feed(event) == []
     assert driven.machine.next_deadline() is None
 
 
 def test_late_message_frees_the_receive_window_and_a_late_sink_is_reset() -> None:
-    driven = Driven(sink=False)
+    driven = DrivenRaw(sink=False)
     driven.feed(stream.DataChannelClosed())
     assert driven.feed(stream.BinaryReceived(b"12345")) == []
     assert driven.feed(stream.TextReceived("ü")) == []
@@ -250,7 +236,7 @@ def test_late_message_frees_the_receive_window_and_a_late_sink_is_reset() -> Non
 @pytest.mark.parametrize(("extra", "ends"), [(0, False), (1, True)])
 @pytest.mark.parametrize("sink", [False, True])
 def test_more_than_4_mib_that_nobody_takes_closes_the_channel(extra: int, ends: bool, sink: bool) -> None:
-    driven = Driven(sink=sink)
+    driven = DrivenRaw(sink=sink)
     for _ in range(MAX_UNWRITTEN_BYTES // len(BULK)):
         driven.feed(stream.BinaryReceived(BULK))
     effects = driven.feed(stream.BinaryReceived(bytes(extra)))
@@ -266,7 +252,7 @@ def test_more_than_4_mib_that_nobody_takes_closes_the_channel(extra: int, ends: 
 
 
 def test_text_without_utf8_closes_the_channel() -> None:
-    driven = Driven()
+    driven = DrivenRaw()
     effects = driven.feed(stream.TextReceived("\ud800"))
     assert isinstance(effects[-1], stream.StreamFinished)
     assert (effects[-1].outcome, effects[-1].code) == (StreamOutcome.VIOLATION, "not_utf8")
@@ -286,7 +272,7 @@ def test_sink_event_without_a_row_is_refused_and_changes_nothing(state: SinkStat
     for kind, event in events.items():
         if kind in SINK_EVENTS[state]:
             continue
-        driven = Driven(sink=state is not SinkState.ABSENT)
+        driven = DrivenRaw(sink=state is not SinkState.ABSENT)
         if state is SinkState.GONE:
             driven.feed(stream.SinkData(b"unsent"))
             driven.feed(stream.SinkClosed(None))
@@ -297,7 +283,7 @@ def test_sink_event_without_a_row_is_refused_and_changes_nothing(state: SinkStat
 
 
 def test_sink_must_not_contradict_itself() -> None:
-    driven = Driven()
+    driven = DrivenRaw()
     driven.feed(stream.BinaryReceived(b"abc"))
     with pytest.raises(StateError, match="3 bytes are with the sink"):
         driven.feed(stream.SinkWritten(4))

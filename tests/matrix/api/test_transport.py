@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
@@ -16,20 +15,8 @@ from mautrix.api import Method
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.api.transport import ARRAY, Repeat, RetryPolicy, Transport
+from tests.fakes import VirtualTime
 from tests.matrix.conftest import ScriptedServer
-
-
-@dataclass
-class VirtualTime:
-    now: float = 0.0
-    slept: list[float] = field(default_factory=list)
-
-    def clock(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
 
 
 def limited(retry_after_ms: object = None, header: str | None = None) -> web.Response:

@@ -14,6 +14,7 @@ from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.rooms.call_rooms import DirectFailure, DirectRoomError, DirectRooms
 from tests.conftest import HomeserverFactory
+from tests.fakes import VirtualTime
 from tests.honesty import Honesty
 from tests.honesty import failure as failed
 from tests.matrix.conftest import BridgeWorld, MakePerson
@@ -118,17 +119,9 @@ class FakeHomeserver:
         self.direct = dict(content)
 
 
-class VirtualTime:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 def finder(server: FakeHomeserver, time: VirtualTime | None = None) -> DirectRooms:
     time = time or VirtualTime()
-    return DirectRooms(server, ME, clock=lambda: time.now, sleep=time.sleep)
+    return DirectRooms(server, ME, clock=time.clock, sleep=time.sleep)
 
 
 A, B, C = (RoomId(f"!{name}:example.org") for name in "abc")
