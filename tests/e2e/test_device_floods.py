@@ -23,7 +23,7 @@ from mxrtc_bridge.storage.crypto_bounds import OLM as SESSIONS
 from tests.e2e.identities import OtherClient
 from tests.e2e.world import DOMAIN, PASSWORD, World, echo
 
-pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.asyncio(loop_scope="module")]
 
 PEER = UserId(f"@rtc_build:{DOMAIN}")
 AT_ONCE = 8

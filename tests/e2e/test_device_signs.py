@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from tests.bench.peers import SWITCHES, counting
+from tests.e2e.test_outages import messages_for_devices
 from tests.e2e.world import DOMAIN, World, echo
+from tests.waiting import until
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 ANNOUNCED = "messages for devices are announced by transactions"
 
@@ -57,7 +59,8 @@ async def test_calls_come_at_once_and_nothing_is_missed_whether_it_is_announced_
 
     # What comes while the bridge is down is fetched when it is up again: the call is still young.
     await bridge.terminate()
+    kept = messages_for_devices(world)
     async with world.mxrtc("alice", "--json", "--signal", "device", "ping", "-c", "1", "build") as calling:
-        await asyncio.sleep(1)
+        await until(lambda: messages_for_devices(world) > kept, 30)
         await world.start_bridge()
         assert await calling.wait(60) == 0, calling.tail()

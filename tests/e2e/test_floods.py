@@ -20,7 +20,7 @@ from tests.e2e.people import Person
 from tests.e2e.test_outages import exchange
 from tests.e2e.world import DOMAIN, World, echo
 
-pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.asyncio(loop_scope="module")]
 
 ALICE, MALLORY = f"@alice:{DOMAIN}", f"@mallory:{DOMAIN}"
 PEER, BOT = f"@rtc_build:{DOMAIN}", f"@rtcbot:{DOMAIN}"

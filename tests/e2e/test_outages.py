@@ -87,6 +87,15 @@ async def count_events(world: World, kind: str) -> int:
         database.close()
 
 
+def messages_for_devices(world: World) -> int:
+    """How many messages for devices the homeserver keeps for whoever asks for them."""
+    database = sqlite3.connect(f"file:{world.folder / 'synapse' / 'homeserver.db'}?mode=ro", uri=True)
+    try:
+        return int(database.execute("SELECT count(*) FROM device_inbox").fetchone()[0])
+    finally:
+        database.close()
+
+
 async def test_withdrawn_right_ends_the_live_session_within_5_s(world: World) -> None:
     process, port = await world.connect("alice", "build/echo", "-L", "0")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

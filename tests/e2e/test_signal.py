@@ -13,8 +13,9 @@ import pytest
 import pytest_asyncio
 
 from mxrtc_bridge.demo.processes import ManagedProcess
-from tests.e2e.test_outages import count_events, exchange
+from tests.e2e.test_outages import count_events, exchange, messages_for_devices
 from tests.e2e.world import BIN, DOMAIN, World, echo, payload, pump
+from tests.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 
@@ -138,8 +139,9 @@ async def test_an_invite_that_came_while_the_bridge_was_down_is_answered_in_time
     """The homeserver keeps it; the bridge takes it when it is ready."""
     assert world.bridge is not None
     await world.bridge.terminate()
+    kept = messages_for_devices(world)
     async with world.mxrtc("alice", "ping", "build", "-c", "1") as process:
-        await asyncio.sleep(1.0)
+        await until(lambda: messages_for_devices(world) > kept, 30)
         await world.start_bridge()
         code = await process.wait(30)
         said = process.tail()

@@ -17,6 +17,7 @@ from tests.links import ADDRESS_B, Quality, TwoHosts
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.alone,
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and TUN devices need root"),
 ]
 

@@ -17,6 +17,7 @@ from mxrtc_bridge.core.webrtc.sdp import Candidate
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
 from tests.rtc.peers import make_peer, offer_of
 from tests.rtc.test_interfaces import free_range
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ async def test_close_while_gathering_leaves_nothing_behind(silent_server: int) -
     before = asyncio.all_tasks()
     peer = make_peer(plan=ServerPlan(stun=(StunServer("127.0.0.1", silent_server),)), gather_timeout_s=0.5)
     offering = asyncio.create_task(peer.create_offer())
-    await asyncio.sleep(0.1)
+    await until(lambda: peer._ice._protocols)
     await peer.close()
     with pytest.raises(TransportError, match="closed while candidates were gathered"):
         await offering
@@ -174,7 +175,7 @@ async def test_cancelled_gathering_leaves_nothing_behind(silent_server: int) -> 
     before = asyncio.all_tasks()
     peer = make_peer(plan=ServerPlan(stun=(StunServer("127.0.0.1", silent_server),)))
     offering = asyncio.create_task(peer.create_offer())
-    await asyncio.sleep(0.1)
+    await until(lambda: peer._ice._protocols)
     offering.cancel()
     with pytest.raises(asyncio.CancelledError):
         await offering

@@ -29,6 +29,7 @@ from mxrtc_bridge.sctp.association import Association
 from tests.rtc import malformed
 from tests.rtc.peers import Pair, answer_of, join, make_peer, offer_of, unconsumed
 from tests.rtc.stock import MixedPair, stock_on_loopback
+from tests.waiting import until
 
 __all__ = ["stock_on_loopback"]
 
@@ -87,7 +88,7 @@ async def test_strangers_do_not_hurt_before_during_and_after_the_handshake() -> 
 
     offer = await caller.create_offer()
     attack(ports_of(offer))
-    await asyncio.sleep(0.05)  # lets the sockets be read
+    await until(lambda: caller.drops.stranger)
     answer = await callee.create_answer(offer_of(offer))
     attack(ports_of(offer) + ports_of(answer.replace("a=setup:active", "a=setup:actpass")))
     caller.apply_answer(answer_of(answer))
@@ -97,11 +98,8 @@ async def test_strangers_do_not_hurt_before_during_and_after_the_handshake() -> 
         await asyncio.sleep(0.01)
     await connecting
     attack(ports_of(offer))
-    await asyncio.sleep(0.05)
+    await until(lambda: caller.drops.empty and caller.drops.malformed and caller.drops.stranger >= 100)
     assert errors == []
-    assert caller.drops.empty >= 1
-    assert caller.drops.malformed >= 1
-    assert caller.drops.stranger >= 100
     await _still_works(caller, callee)
     stranger.close()
     await asyncio.gather(caller.close(), callee.close())
@@ -117,9 +115,11 @@ async def test_payload_of_a_stranger_is_never_queued() -> None:
     peer = make_peer()
     offer = await peer.create_offer()
     stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    address = ("127.0.0.1", ports_of(offer)[0])
     for _ in range(500):
-        stranger.sendto(bytes([22]) + bytes(1000), ("127.0.0.1", ports_of(offer)[0]))
-    await asyncio.sleep(0.1)
+        stranger.sendto(bytes([22]) + bytes(1000), address)
+    # What comes last is counted last.
+    await until(lambda: peer.drops.empty or stranger.sendto(b"", address))
     assert peer._ice._queue.empty()
     assert peer.drops.stranger > 0
     stranger.close()
@@ -172,9 +172,8 @@ async def test_flood_from_a_checked_address_is_bounded_before_dtls() -> None:
     await asyncio.gather(caller._connect_ice(), callee._connect_ice())
     for _ in range(10 * EARLY_QUEUE):
         callee._ice.send_now(bytes([22]) + bytes(1000))
-    await asyncio.sleep(0.1)
+    await until(lambda: caller.drops.overflow)
     assert caller._ice._queue.qsize() == EARLY_QUEUE
-    assert caller.drops.overflow > 0
     await asyncio.gather(caller.close(), callee.close())
 
 

@@ -22,9 +22,12 @@ PROBE_PAUSE_S = 0.1
 """Packets after such a pause come from the timer of the sender."""
 PROMPT_S = 0.3
 """Shorter than the pause before the next probe of any of them: going on must not wait for one."""
+ROUNDS = 4
+"""A busy machine may be late in some of them; who waits for a probe is late in all."""
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.alone,
     pytest.mark.parametrize("implementation", ["chromium", "libwebrtc", "firefox", "libdatachannel"]),
     pytest.mark.parametrize("it_offers", [True, False], ids=["it offers", "we offer"]),
 ]
@@ -74,7 +77,8 @@ async def test_sender_waits_for_a_reader_that_stopped_and_goes_on_at_once(other:
         await other.until("open", label="first")
         arrivals = Arrivals(ours)
         other.tell(kind="flood", label="first", total=TOTAL, size=MESSAGE)
-        for _ in range(2):
+        took = []
+        while len(took) < 2 or (min(took) >= PROMPT_S and len(took) < ROUNDS):
             await arrivals.window_closed()
             assert WINDOW - 64 * KIB < arrivals.most_held <= WINDOW + 2 * MESSAGE
             before = channel.received_bytes
@@ -82,7 +86,8 @@ async def test_sender_waits_for_a_reader_that_stopped_and_goes_on_at_once(other:
             began = asyncio.get_running_loop().time()
             consume_all(channel)
             await channel.until(lambda channel, before=before: channel.received_bytes >= before + WINDOW // 2, 10.0)
-            assert asyncio.get_running_loop().time() - began < PROMPT_S
+            took.append(asyncio.get_running_loop().time() - began)
+        assert min(took) < PROMPT_S, took
         channel.consume = True
         consume_all(channel)
         await channel.until(lambda channel: channel.received_bytes == TOTAL, 20.0)

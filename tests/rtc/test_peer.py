@@ -200,6 +200,7 @@ async def test_closed_peer_leaves_no_task_and_no_socket_behind() -> None:
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
 async def test_peer_can_be_closed_at_every_step(steps: int) -> None:
+    before = asyncio.all_tasks()
     caller, callee = make_peer(), make_peer()
     if steps >= 1:
         offer = await caller.create_offer()
@@ -208,6 +209,9 @@ async def test_peer_can_be_closed_at_every_step(steps: int) -> None:
     for _ in range(2):
         await caller.close()
         await callee.close()
+    assert caller._ice._protocols == callee._ice._protocols == []
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
 
 
 async def test_close_during_connect_fails_the_connect() -> None:

@@ -30,5 +30,7 @@ def test_mistake_is_refused(change: dict[str, Any], text: str) -> None:
 
 
 def test_limits_are_inclusive() -> None:
-    RtcSettings(port_range=(1024, 65535), max_message=16384, receive_window=32768, max_channels=1024)
-    RtcSettings(port_range=(50000, 50000))
+    allowed = {"port_range": (1024, 65535), "max_message": 16384, "receive_window": 32768, "max_channels": 1024}
+    settings = RtcSettings(**allowed)  # type: ignore[arg-type]
+    assert {name: getattr(settings, name) for name in allowed} == allowed
+    assert RtcSettings(port_range=(50000, 50000)).port_range == (50000, 50000)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from mxrtc_bridge.demo.processes import PortReservation
 
 GIVEN_URL = os.environ.get("MXRTC_TEST_POSTGRES", "")
 """A database that may be emptied, where it is not to be started by the tests."""
@@ -60,10 +61,8 @@ def started(programs: Path) -> Iterator[Server]:
     user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
     if os.geteuid() == 0:
         shutil.chown(folder, user, user)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = Server(programs, folder, user, port)
+    reserved = PortReservation()
+    server = Server(programs, folder, user, reserved.port)
     try:
         server._run(
             *(programs / "initdb", "-D", folder / "data", "-U", "test", "-A", "trust"),
@@ -75,4 +74,5 @@ def started(programs: Path) -> Iterator[Server]:
         finally:
             server.kill()
     finally:
+        reserved.close()
         shutil.rmtree(folder)

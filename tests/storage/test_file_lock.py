@@ -45,6 +45,7 @@ def test_folder_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["postgres://user@host/name", "sqlite:", "://", "nonsense"])
-def test_what_is_no_file_is_left_to_the_database(url: str) -> None:
+def test_what_is_no_file_is_left_to_the_database(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with sole_use(url):
-        pass
+        assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.storage.call_events import CallEventStore
 from mxrtc_bridge.storage.database import Database
+from tests.waiting import until
 
 PEER, ALICE = UserId("@rtc_build:example.org"), UserId("@alice:example.org")
 ROOM = RoomId("!room:example.org")
@@ -32,6 +33,7 @@ class World:
         self.sent = 0
         self.redacted: list[tuple[str, str]] = []
         self.failure: HomeserverError | None = None
+        self.failures = 0
         self.in_force = self.rooms = self
         self.redact_calls = True
         self.slept: list[float] = []
@@ -52,6 +54,7 @@ class World:
 
     async def redact(self, room: RoomId, event: EventId, txn_id: str, as_user: UserId | None = None) -> EventId:
         if self.failure is not None:
+            self.failures += 1
             raise self.failure
         assert event in txn_id
         self.redacted.append((event, str(as_user)))
@@ -117,7 +120,7 @@ async def test_what_may_not_be_redacted_holds_up_nothing_and_an_outage_is_waited
     await say(traces, "a", "answer")
     world.failure = HomeserverError("away", 0)
     await traces.call_over(record("a"))
-    await asyncio.sleep(0.1)
+    await until(lambda: world.failures > 1)
     world.failure = None
     assert await world.until_redacted(1) == ["$a-answer"]
     world.failure = HomeserverError("forbidden", 403, "M_FORBIDDEN")

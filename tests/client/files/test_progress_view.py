@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from mxrtc_bridge.client.files.progress_view import BarView, LineView, Meter, bar_line, make_view
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.files.events import Progress
+from tests.waiting import until
 
 MIB = 1 << 20
 
@@ -116,8 +118,10 @@ def test_meter_measures_what_it_shows() -> None:
 
 
 async def test_watching_ends_with_its_context() -> None:
-    meter = Meter(Shown())
-    async with meter.watching(lambda: progress(0), "direct"):
-        pass
+    view, before = Shown(), asyncio.all_tasks()
+    view.every_s = 0.001
+    async with Meter(view).watching(lambda: progress(0), "direct"):
+        await until(lambda: view.rates)
     async with Meter(None).watching(lambda: progress(0), "direct"):
-        pass
+        assert asyncio.all_tasks() == before
+    assert asyncio.all_tasks() == before

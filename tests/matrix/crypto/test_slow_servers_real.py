@@ -22,7 +22,7 @@ from tests.matrix.crypto.key_homeserver import PICKLE_KEY
 from tests.matrix.crypto.memory import MemoryStore
 from tests.synapse import Synapse
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 
 @contextlib.asynccontextmanager
