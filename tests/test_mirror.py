@@ -182,6 +182,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     "sinks/test_stdio.py": (
         "standard streams may be of either kind", ["sinks/pollable.py", "sinks/reader_writer.py", "sinks/threaded.py"],
     ),
+    "sinks/test_resets.py": ("resets are told by it", ["sinks/hangups.py"]),
     "sinks/test_sockets.py": ("a socket is one", ["sinks/stream_sink.py"]),
     # Storage and web
     "storage/test_audit.py": ("lines of the audit are in both", ["storage/audit_file.py"]),
