@@ -261,13 +261,13 @@ def test_changes_that_a_transaction_announces_are_noted_whatever_else_is_in_it(
         woken: list[int] = []
         sync = type("Sync", (), {"sign": lambda _self: woken.append(1)})()
         device = type("Device", (), {"user": PEER, "lists": world.lists})()
-        signs = DeviceWakeups(lambda: [(device, sync)])
-        signs.in_use = True
+        wakeups = DeviceWakeups(lambda: [(device, sync)])
+        wakeups.in_use = True
         lists = {**inside, "changed": [*before, ALICE, *after]}
         message = {**beside, "to_user_id": PEER}
         body = {**beside, "to_device": [*before, message, *after], "events": before, "device_lists": lists}
-        signs.hear(read_transaction(to_body(body)).news)
-        noting = asyncio.create_task(signs._note_changes())
+        wakeups.hear(read_transaction(to_body(body)).news)
+        noting = asyncio.create_task(wakeups._note_changes())
         began = asyncio.get_running_loop().time() - 1
         while not world.lists.changed_since(ALICE, began):
             await asyncio.sleep(0)

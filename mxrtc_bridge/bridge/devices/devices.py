@@ -132,7 +132,7 @@ class Encryption:
         self._bringing_up = asyncio.Lock()
         self.why_off: str | None = "it has not been started"
         self._announced = config.encryption.announced
-        self._signs = DeviceWakeups(
+        self._wakeups = DeviceWakeups(
             lambda: [(end.rooms.device, end.sync) for end in self._ends.values() if end.up], sleep
         )
 
@@ -268,13 +268,13 @@ class Encryption:
             for user, end in self._ends.items():
                 end.task = tasks.create_task(self._listen(end), name=f"device of {user}")
             if self._announced:
-                await self._signs.run()
+                await self._wakeups.run()
             await asyncio.get_running_loop().create_future()
 
     def hear(self, news: DeviceListChanges) -> None:
         """Take what a transaction of the homeserver says about devices."""
         if self._announced:
-            self._signs.hear(news)
+            self._wakeups.hear(news)
 
     async def _listen(self, end: _End) -> None:
         while True:
@@ -283,8 +283,8 @@ class Encryption:
                     # It may have been deleted at the homeserver: then a new one takes its place.
                     await end.rooms.device.start()
                     end.up = True
-                if self._signs.in_use is not None:
-                    end.sync.listen(by_signs=self._signs.in_use)
+                if self._wakeups.in_use is not None:
+                    end.sync.listen(by_wakeups=self._wakeups.in_use)
                 await end.sync.run()
             except (HomeserverError, LocalError) as error:
                 log.error("! the device of %s is deaf for a minute: %s", end.rooms.device.user, error)

@@ -2,7 +2,7 @@
 
 The homeserver must have been told to say it, by two experimental switches and the registration. Must never trust that
 it does: a message that one of our devices sends to itself shows it, at the start and again every some minutes. As long
-as no sign comes of it, all devices keep their long polls.
+as no announcement comes of it, all devices keep their long polls.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 PROBE_TYPE = "io.mxrtc.probe"
 ANSWER_S = 20.0
-"""How long the sign of a probe may take."""
+"""How long the announcement of a probe may take."""
 EVERY_S = 300.0
 FIRST_POLLS_S = 5.0
-"""How long polls are until it is known whether signs come, so that few are left when they do."""
+"""How long polls are until it is known whether wake-ups come, so that few are left when they do."""
 AGAIN_S = (5.0, 10.0, 20.0, 40.0, 60.0)
-"""Until the next probe after one without a sign, and after the following ones."""
+"""Until the next probe after one that was not announced, and after the following ones."""
 MAX_CHANGED = 10_000
 """Users whose changes wait to be noted; beyond that everybody is asked for anew."""
 
@@ -50,7 +50,7 @@ class DeviceWakeups:
         self._changed: set[UserId] = set()
         self._has_changed = asyncio.Event()
         self.in_use: bool | None = None
-        """Whether devices wait for signs; None until it is known whether any come."""
+        """Whether devices wait for wake-ups; None until it is known whether any come."""
 
     def hear(self, news: DeviceListChanges) -> None:
         """Take what a transaction says."""
@@ -64,10 +64,10 @@ class DeviceWakeups:
             self._has_changed.set()
         for device, sync in self._devices():
             if news.incomplete or device.user in news.waiting:
-                sync.sign()
+                sync.wake()
 
     async def run(self) -> None:
-        """Find out whether signs come, and pass on whose devices have changed; until cancelled."""
+        """Find out whether wake-ups come, and pass on whose devices have changed; until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._note_changes(), name="changed devices")
             misses = 0
@@ -88,7 +88,7 @@ class DeviceWakeups:
             async with asyncio.timeout(ANSWER_S):
                 await self._heard.wait()
         except (HomeserverError, TimeoutError) as error:
-            log.debug("no sign of a probe: %r", error)
+            log.debug("a probe was not announced: %r", error)
             return False
         return True
 
@@ -101,7 +101,7 @@ class DeviceWakeups:
         else:
             log.warning("! messages for devices are not announced by transactions; they are polled for until they are")
         for _, sync in self._devices():
-            sync.listen(by_signs=come)
+            sync.listen(by_wakeups=come)
 
     async def _note_changes(self) -> None:
         while True:

@@ -122,9 +122,9 @@ async def list_files(context: Context, remote_name: str) -> None:
         _show(report, entry)
     if count > len(entries):
         report.say("more", f"{count - len(entries)} more are not shown", count=count - len(entries))
-    verdict = judge(f"{short}/{service}", TransferDirection.GET, finished)
-    if verdict.code is not Exit.DONE:
-        raise ClientError(verdict.code, verdict.sentence)
+    outcome = judge(f"{short}/{service}", TransferDirection.GET, finished)
+    if outcome.code is not Exit.DONE:
+        raise ClientError(outcome.code, outcome.sentence)
 
 
 def _show(report: Report, entry: FileEntry) -> None:

@@ -144,16 +144,16 @@ class FileTransfer:
                 self._began = asyncio.get_running_loop().time()
             finished = await self._transfer(connection, self._service)
             lost = connection.links.lost.is_set()
-        verdict = judge(self._full_name, self._direction, finished)
+        outcome = judge(self._full_name, self._direction, finished)
         moved_now = self._moved > before
-        if verdict.again and lost:
+        if outcome.again and lost:
             error = connection.lost(self._short)
             return _Ending(error, again=error.code is not Exit.DENIED, moved=moved_now)
         if finished.outcome in (TransferOutcome.CLEAN, TransferOutcome.PARTIAL):
             self._tell_summary(finished)
-        if verdict.code is Exit.DONE:
+        if outcome.code is Exit.DONE:
             return None
-        return _Ending(ClientError(verdict.code, verdict.sentence), again=verdict.again, moved=moved_now)
+        return _Ending(ClientError(outcome.code, outcome.sentence), again=outcome.again, moved=moved_now)
 
     @property
     def _full_name(self) -> str:

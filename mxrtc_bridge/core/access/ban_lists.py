@@ -4,7 +4,7 @@ A list is a room whose state events name users and servers, with ``*`` and ``?``
 recommend a ban count, and all they can do is to deny: nothing in a list gives anybody anything, or makes an admin.
 
 Pure. A user who is not known yet costs less than a millisecond however long the lists are and whatever their authors
-write (:mod:`mxrtc_bridge.core.text.globs`); a verdict is kept, and a change of one rule costs the others nothing.
+write (:mod:`mxrtc_bridge.core.text.globs`); a decision is kept, and a change of one rule costs the others nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from mxrtc_bridge.core.text.globs import Glob, GlobIndex, TooManyWildcards
 
 MAX_RULES = 20_000
 """Of one list; those beyond are not taken."""
-MAX_VERDICTS = 10_000
-"""Users whose verdict is kept; then the one that was asked for longest ago is found anew."""
+MAX_DECISIONS = 10_000
+"""Users whose decision is kept; then the one that was asked for longest ago is found anew."""
 MAX_CAUGHT_UP = 32
-"""New rules that a kept verdict is compared with; after more of them it is found anew."""
+"""New rules that a kept decision is compared with; after more of them it is found anew."""
 
 _HASHED = "sha256 "
 """Stands before a hash: neither a user id nor the name of a server can begin so."""
@@ -106,7 +106,7 @@ class _Names:
 
 
 @dataclass(slots=True)
-class _Verdict:
+class _Decision:
     rule: ListRule | None
     complete: bool
     """Whether all rules that come near were compared; if not, the user is denied."""
@@ -124,7 +124,7 @@ class BanRules:
         self._globs: dict[ListRule, Glob] = {}
         self._index: dict[RuleKind, GlobIndex[ListRule]] = {kind: GlobIndex() for kind in RuleKind}
         self._unusable: set[ListRule] = set()
-        self._verdicts: OrderedDict[UserId, _Verdict] = OrderedDict()
+        self._decisions: OrderedDict[UserId, _Decision] = OrderedDict()
         self._version = 0
         self._newest: deque[ListRule | None] = deque(maxlen=MAX_CAUGHT_UP)
         """The last changes: a rule that has come, or None for one that has gone."""
@@ -193,29 +193,29 @@ class BanRules:
 
     def denial(self, user: UserId) -> str | None:
         """The rule that denies ``user`` everything, in words for the admin; None if no list names them."""
-        verdict = self._verdicts.get(user)
-        if verdict is None or not self._caught_up(verdict, user):
-            verdict = self._verdicts[user] = self._judge(user)
-        self._verdicts.move_to_end(user)
-        if len(self._verdicts) > MAX_VERDICTS:
-            self._verdicts.popitem(last=False)
-        if not verdict.complete:
+        decision = self._decisions.get(user)
+        if decision is None or not self._caught_up(decision, user):
+            decision = self._decisions[user] = self._judge(user)
+        self._decisions.move_to_end(user)
+        if len(self._decisions) > MAX_DECISIONS:
+            self._decisions.popitem(last=False)
+        if not decision.complete:
             return "policy lists: too many rules with wildcards come near this user"
-        return None if verdict.rule is None else self._words(verdict.rule)
+        return None if decision.rule is None else self._words(decision.rule)
 
-    def _caught_up(self, verdict: _Verdict, user: UserId) -> bool:
-        """Bring a verdict up to date where that is little work; False if it must be found anew."""
-        missed = self._version - verdict.version
+    def _caught_up(self, decision: _Decision, user: UserId) -> bool:
+        """Bring a decision up to date where that is little work; False if it must be found anew."""
+        missed = self._version - decision.version
         if missed == 0:
             return True
-        if not verdict.complete or missed > len(self._newest):
+        if not decision.complete or missed > len(self._newest):
             return False
-        if verdict.rule is None:
+        if decision.rule is None:
             names = _Names.of(user)
             new = (self._newest[-number] for number in range(1, missed + 1))
-            verdict.rule = next((rule for rule in new if rule in self._holders and self._means(rule, names)), None)
-        verdict.version = self._version
-        return verdict.rule is None or verdict.rule in self._holders
+            decision.rule = next((rule for rule in new if rule in self._holders and self._means(rule, names)), None)
+        decision.version = self._version
+        return decision.rule is None or decision.rule in self._holders
 
     def _means(self, rule: ListRule | None, names: _Names) -> bool:
         """Whether a rule names a user."""
@@ -224,19 +224,19 @@ class BanRules:
         glob = self._globs.get(rule)
         return glob is not None and any(glob.matches(text) for text in names.globs[rule.kind])
 
-    def _judge(self, user: UserId) -> _Verdict:
+    def _judge(self, user: UserId) -> _Decision:
         names = _Names.of(user)
         for rule in names.exact:
             if rule in self._holders:
-                return _Verdict(rule, True, self._version)
+                return _Decision(rule, True, self._version)
         complete = True
         for kind, texts in names.globs.items():
             for text in texts:
                 found, compared = self._index[kind].find(text)
                 if found is not None:
-                    return _Verdict(found, True, self._version)
+                    return _Decision(found, True, self._version)
                 complete = complete and compared
-        return _Verdict(None, complete, self._version)
+        return _Decision(None, complete, self._version)
 
     def _hold(self, room: RoomId, rule: ListRule) -> None:
         holders = self._holders.setdefault(rule, Counter())

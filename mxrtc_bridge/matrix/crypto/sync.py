@@ -1,4 +1,4 @@
-"""Messages for one device by ``/sync``: a long poll that brings nothing of rooms, or a question when there is a sign.
+"""Messages for one device by ``/sync``: a long poll that brings nothing of rooms, or a question when it is woken up.
 
 Must never lose a message: the token of an answer is stored after its messages have been handled, so that after an
 outage of either side, or a crash, the homeserver sends again what was not. A handler may therefore see a message twice.
@@ -25,10 +25,10 @@ LONG_POLL_S = 50.0
 """Below the 60 s after which many proxies cut a request; each answer also says whether one-time keys are needed."""
 ANSWER_SLACK_S = 20.0
 LONGEST_PAUSE_S = 30.0
-SIGN_POLL_S = 10.0
-"""How long the homeserver may look for what a sign has announced: its parts may not have heard of it all at once."""
+WAKE_POLL_S = 10.0
+"""How long the homeserver may look for what it was woken up for: its parts may not have heard of it all at once."""
 UNASKED_S = 600.0
-"""How often it is asked without a sign, so that one that was lost delays a message and no more."""
+"""How often it is asked without a wake-up, so that one that was lost delays a message and no more."""
 FULL_ANSWER = 50
 """Messages of one answer from which on there may be more; Synapse sends 100 at most."""
 
@@ -57,7 +57,7 @@ class DeviceSync:
             handler: given each message.
             sleep: waits after a failure.
             jitter: 0 to 1, so that many devices do not ask at once.
-            unasked_s: how often it is asked without a sign.
+            unasked_s: how often it is asked without a wake-up.
             first_polls_s: how long polls are until :meth:`listen` says how it is asked.
         """
         self._server = server
@@ -67,20 +67,20 @@ class DeviceSync:
         self._jitter = jitter
         self._unasked_s = unasked_s
         self._failures = 0
-        self._by_signs = False
+        self._by_wakeups = False
         self._poll_s = first_polls_s
-        self._sign = asyncio.Event()
-        self._sign.set()
+        self._woken = asyncio.Event()
+        self._woken.set()
 
-    def listen(self, *, by_signs: bool) -> None:
-        """Ask only after :meth:`sign`, or always; either way the homeserver is asked once now."""
-        self._by_signs = by_signs
+    def listen(self, *, by_wakeups: bool) -> None:
+        """Ask only after :meth:`wake`, or always; either way the homeserver is asked once now."""
+        self._by_wakeups = by_wakeups
         self._poll_s = LONG_POLL_S
-        self._sign.set()
+        self._woken.set()
 
-    def sign(self) -> None:
+    def wake(self) -> None:
         """Say that there is something to be fetched."""
-        self._sign.set()
+        self._woken.set()
 
     async def run(self) -> None:
         """Receive until cancelled.
@@ -105,15 +105,15 @@ class DeviceSync:
         """Wait until it is time to ask; returns for how many seconds the homeserver may hold the request."""
         if self._device.sync_token is None:
             return 0
-        if not self._by_signs:
+        if not self._by_wakeups:
             return self._poll_s
         try:
             async with asyncio.timeout(self._unasked_s * (0.75 + self._jitter() / 2)):
-                await self._sign.wait()
+                await self._woken.wait()
         except TimeoutError:
             return 0
-        self._sign.clear()
-        return SIGN_POLL_S
+        self._woken.clear()
+        return WAKE_POLL_S
 
     async def once(self, wait_s: float) -> int:
         """Ask once and deal with the answer; returns how many messages were handed on.
@@ -133,7 +133,7 @@ class DeviceSync:
             await self._handle(event)
         await self._device.settle(token, answer)
         if len(messages_in(answer)) >= FULL_ANSWER:
-            self._sign.set()
+            self._woken.set()
         return len(events)
 
     async def _handle(self, event: ToDeviceEvent) -> None:

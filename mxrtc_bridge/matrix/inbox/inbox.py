@@ -29,7 +29,7 @@ slow handler is nobody else's. That is enough, because nothing depends on an ord
 
 How a lane works: while its queue has room, new events go straight into it. Otherwise the lane is *behind*: from then on
 nothing is put into its queue directly, and its worker reads pages from the database until it has caught up. A worker
-ends when its lane has nothing left, after its verdicts are committed, so whoever reads the lane next sees them.
+ends when its lane has nothing left, after its outcomes are committed, so whoever reads the lane next sees them.
 Storing and queueing happen under one lock, reading a page as well: the order in the queue is the order of arrival.
 
 One file: storing, queueing and paging share one lock, and the promise about the order needs all three.
@@ -146,7 +146,7 @@ class Inbox:
         """Whether the database may hold events of lanes that have no worker; at the start nobody knows."""
         self._admitting = False
         self._intake = asyncio.Lock()
-        self._verdicts = EventOutcomes(self._settle, pause_s=self._limits.retry_s)
+        self._outcomes = EventOutcomes(self._settle, pause_s=self._limits.retry_s)
         self._tasks: asyncio.TaskGroup | None = None
         self._wanted = False
         self._closing = asyncio.Event()
@@ -174,11 +174,11 @@ class Inbox:
                 await ask_until_done(self._count, pause_s=self._limits.retry_s)
                 if len(self._places):
                     log.info("%d events of an earlier run wait", len(self._places))
-                recorder = tasks.create_task(self._verdicts.run())
+                recorder = tasks.create_task(self._outcomes.run())
                 self._tasks = tasks
                 self._admit_more()
                 await self._closing.wait()
-                while self._lanes or self._admitting or self._verdicts.held:
+                while self._lanes or self._admitting or self._outcomes.held:
                     await self._changed.wait()
                 recorder.cancel()
         finally:
@@ -196,9 +196,9 @@ class Inbox:
         self._signal()
 
     async def idle(self) -> None:
-        """Return when nothing waits and all verdicts are committed, or the inbox has ended."""
+        """Return when nothing waits and all outcomes are committed, or the inbox has ended."""
         while not self._closing.is_set() and (
-            self._lanes or self._left_out or self._admitting or self._verdicts.held or self._intake.locked()
+            self._lanes or self._left_out or self._admitting or self._outcomes.held or self._intake.locked()
         ):
             await self._changed.wait()
 
@@ -310,11 +310,11 @@ class Inbox:
         redactors: dict[tuple[str, str], set[str]] = {}
         for room, key, sender in redactions:
             redactors.setdefault((room, key), set()).add(sender)
-        verdicts: list[EventOutcome] = []
+        outcomes: list[EventOutcome] = []
         for each in await self._store.find_waiting([key for _, key, _ in redactions]) if redactions else ():
             lane = self._lanes.get((each.room_id, each.lane))
             held = next((queued for queued in lane.queue if queued.key == each.key), None) if lane is not None else None
-            # What was in the queue and is there no more is being handled, or has a verdict: that counts.
+            # What was in the queue and is there no more is being handled, or has an outcome: that counts.
             in_hand = lane is not None and held is None and each.seq <= lane.last_seq
             by = redactors.get((each.room_id, each.key))
             if by is None or in_hand:
@@ -324,11 +324,11 @@ class Inbox:
             if lane is not None and held is not None:
                 lane.queue.remove(held)
                 self._held_chars -= held.size
-            verdicts.append(EventOutcome(each.key, REDACTED, each.sender, each.room_id, each.lane))
-        if verdicts:
-            self._metrics.events("set_aside", len(verdicts))
-            # Not by the queue of verdicts: nobody may read them from the database meanwhile.
-            await ask_until_done(lambda: self._settle(verdicts), pause_s=self._limits.retry_s)
+            outcomes.append(EventOutcome(each.key, REDACTED, each.sender, each.room_id, each.lane))
+        if outcomes:
+            self._metrics.events("set_aside", len(outcomes))
+            # Not by the queue of outcomes: nobody may read them from the database meanwhile.
+            await ask_until_done(lambda: self._settle(outcomes), pause_s=self._limits.retry_s)
 
     def _queue(self, arrival: IncomingEvent, seq: int | None) -> None:
         if arrival.refusal is not None:
@@ -389,7 +389,7 @@ class Inbox:
                     await ask_until_done(lambda: self._refill(lane), pause_s=self._limits.retry_s)
                 elif lane.ticket:
                     ticket, lane.ticket = lane.ticket, 0
-                    await self._verdicts.settled(ticket)
+                    await self._outcomes.settled(ticket)
                 else:
                     break
         finally:
@@ -425,7 +425,7 @@ class Inbox:
             self._seldom.log(logging.ERROR, queued.sender, "! event %s set aside: %s", queued.key, refusal)
         else:
             self._metrics.events("handled")
-        lane.ticket = await self._verdicts.put(lane.verdict(queued.key, queued.sender, refusal))
+        lane.ticket = await self._outcomes.put(lane.outcome(queued.key, queued.sender, refusal))
 
     async def _handle(self, queued: Queued) -> str | None:
         """Hand one event to the handler; returns why it must be set aside, or None."""
@@ -453,13 +453,13 @@ class Inbox:
         by = event.sender if event.type in MAY_TAKE else None
         return self._withdrawn.holds(event.room_id, event.event_id, by)
 
-    async def _settle(self, verdicts: Sequence[EventOutcome]) -> None:
+    async def _settle(self, outcomes: Sequence[EventOutcome]) -> None:
         async with self._counting:
-            await self._store.settle(verdicts, self._wall_ms())
-            for each in verdicts:
+            await self._store.settle(outcomes, self._wall_ms())
+            for each in outcomes:
                 self._places.give_back(each.sender, each.room_id, each.lane)
         self._metrics.events_pending(len(self._places))
-        # The verdicts leave their queue in this same step of the loop; whoever waits looks after it.
+        # The outcomes leave their queue in this same step of the loop; whoever waits looks after it.
         asyncio.get_running_loop().call_soon(self._signal)
 
     def _admit_more(self) -> None:

@@ -43,8 +43,8 @@ class Lane:
     last_seq: int = 0
     """Place of the newest event that was ever in the queue."""
     ticket: int = 0
-    """Of the last verdict."""
+    """Of the last outcome."""
 
-    def verdict(self, key: str, sender: str, refusal: str | None) -> EventOutcome:
+    def outcome(self, key: str, sender: str, refusal: str | None) -> EventOutcome:
         """What became of an event of this lane."""
         return EventOutcome(key, refusal, sender, self.room_id, self.name)

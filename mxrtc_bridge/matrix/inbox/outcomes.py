@@ -1,10 +1,10 @@
-"""Writes down what became of stored events: many verdicts in one database transaction.
+"""Writes down what became of stored events: many outcomes in one database transaction.
 
-One commit for each event would cost a disk flush for each event. Instead the verdicts that come in while a commit is
+One commit for each event would cost a disk flush for each event. Instead the outcomes that come in while a commit is
 under way are written together by the next one. The price: after a crash the events of the last commits may be handled
 once more, so handlers must know a repetition (calls are claimed durably; a hangup of an ended call does nothing).
 
-Never loses a verdict while the process lives: when the database refuses, it is asked again until it takes them, and
+Never loses an outcome while the process lives: when the database refuses, it is asked again until it takes them, and
 :meth:`EventOutcomes.put` lets its callers wait once ``limit`` outcomes are held.
 """
 
@@ -46,7 +46,7 @@ async def ask_until_done(operation: Callable[[], Awaitable[T]], *, pause_s: floa
 
 
 class EventOutcomes:
-    """The verdicts that are not yet in the database."""
+    """The outcomes that are not yet in the database."""
 
     def __init__(
         self, settle: Callable[[Sequence[EventOutcome]], Awaitable[None]], *, limit: int = 1000, pause_s: float = 1.0
@@ -64,22 +64,22 @@ class EventOutcomes:
         """Verdicts that are not yet committed."""
         return len(self._held)
 
-    async def put(self, verdict: EventOutcome) -> int:
-        """Hand over a verdict; waits while too many are held. Returns its ticket for :meth:`settled`."""
+    async def put(self, outcome: EventOutcome) -> int:
+        """Hand over an outcome; waits while too many are held. Returns its ticket for :meth:`settled`."""
         while len(self._held) >= self._limit:
             await self._changed.wait()
-        self._held.append(verdict)
+        self._held.append(outcome)
         self._given += 1
         self._signal()
         return self._given
 
     async def settled(self, ticket: int) -> None:
-        """Return when the verdict of this ticket, and all before it, are committed."""
+        """Return when the outcome of this ticket, and all before it, are committed."""
         while self._settled < ticket:
             await self._changed.wait()
 
     async def run(self) -> None:
-        """Write verdicts until cancelled."""
+        """Write outcomes until cancelled."""
         while True:
             while not self._held:
                 await self._changed.wait()

@@ -27,7 +27,7 @@ class Device:
         self.probes: list[tuple[UserId, list[DeviceId], str]] = []
         self.probed: Callable[[], None] = lambda: None
         self.modes: list[bool] = []
-        self.signs = 0
+        self.wakeups = 0
         self.outdated: list[Sequence[UserId] | None] = []
         self.refuses = False
 
@@ -35,11 +35,11 @@ class Device:
         self.probes.append((user, list(devices), kind))
         self.probed()
 
-    def listen(self, *, by_signs: bool) -> None:
-        self.modes.append(by_signs)
+    def listen(self, *, by_wakeups: bool) -> None:
+        self.modes.append(by_wakeups)
 
-    def sign(self) -> None:
-        self.signs += 1
+    def wake(self) -> None:
+        self.wakeups += 1
 
     async def mark_outdated(self, users: Sequence[UserId]) -> None:
         if self.refuses:
@@ -55,7 +55,7 @@ class World:
         self.bot, self.build = Device(BOT), Device(BUILD)
         self.pauses: list[float] = []
         self.rounds = 1
-        self.signs = DeviceWakeups(lambda: [(each, each) for each in (self.bot, self.build)], self.sleep)  # type: ignore[misc]
+        self.wakeups = DeviceWakeups(lambda: [(each, each) for each in (self.bot, self.build)], self.sleep)  # type: ignore[misc]
 
     async def sleep(self, pause: float) -> None:
         self.pauses.append(pause)
@@ -65,7 +65,7 @@ class World:
     async def run(self, rounds: int = 1) -> None:
         self.pauses, self.rounds = [], rounds
         with pytest.raises(BaseExceptionGroup):
-            await self.signs.run()
+            await self.wakeups.run()
 
 
 @pytest.fixture
@@ -79,26 +79,26 @@ def news(*waiting: UserId, **more: Any) -> DeviceListChanges:
 
 
 async def test_a_probe_that_is_announced_has_all_devices_wait_for_signs(world: World) -> None:
-    world.bot.probed = lambda: world.signs.hear(news(BOT))
+    world.bot.probed = lambda: world.wakeups.hear(news(BOT))
     await world.run(2)
-    assert world.signs.in_use
+    assert world.wakeups.in_use
     assert (world.bot.modes, world.build.modes, world.pauses) == ([True], [True], [EVERY_S] * 2)
     assert world.bot.probes == [(BOT, [DeviceId("DEVICE")], "io.mxrtc.probe")] * 2
 
 
 async def test_without_an_announcement_the_polls_stay(world: World) -> None:
     await world.run(7)
-    assert (world.signs.in_use, world.bot.modes, world.pauses) == (False, [False], [*AGAIN_S, 60, 60])
+    assert (world.wakeups.in_use, world.bot.modes, world.pauses) == (False, [False], [*AGAIN_S, 60, 60])
 
 
 async def test_announcements_that_stop_bring_the_polls_back_and_it_is_said(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.bot.probed = lambda: world.signs.hear(news(BOT))
+    world.bot.probed = lambda: world.wakeups.hear(news(BOT))
     await world.run()
     world.bot.probed = lambda: None
     await world.run()
-    assert (world.signs.in_use, world.bot.modes, world.build.modes) == (False, [True, False], [True, False])
+    assert (world.wakeups.in_use, world.bot.modes, world.build.modes) == (False, [True, False], [True, False])
     assert "not announced by transactions" in caplog.text
 
 
@@ -108,14 +108,14 @@ async def test_a_homeserver_that_is_away_is_no_announcement(world: World) -> Non
 
     world.bot.probed = away
     await world.run()
-    assert not world.signs.in_use
+    assert not world.wakeups.in_use
 
 
 async def test_only_those_with_messages_look_unless_something_was_lost(world: World) -> None:
-    world.signs.hear(news(BUILD))
-    assert (world.bot.signs, world.build.signs) == (0, 1)
-    world.signs.hear(news(incomplete=True))
-    assert (world.bot.signs, world.build.signs) == (1, 2)
+    world.wakeups.hear(news(BUILD))
+    assert (world.bot.wakeups, world.build.wakeups) == (0, 1)
+    world.wakeups.hear(news(incomplete=True))
+    assert (world.bot.wakeups, world.build.wakeups) == (1, 2)
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -124,17 +124,17 @@ async def test_changed_devices_are_noted_for_all_of_ours_also_if_one_cannot(worl
     world.bot.refuses = not many
 
     def announced() -> None:
-        world.signs.hear(news(BOT))
-        world.signs.hear(news(changed=frozenset({BOT})))  # not yet: the polls bring it
+        world.wakeups.hear(news(BOT))
+        world.wakeups.hear(news(changed=frozenset({BOT})))  # not yet: the polls bring it
 
     async def sleep(_: float) -> None:
-        world.signs.hear(news(changed=frozenset(users)))
+        world.wakeups.hear(news(changed=frozenset(users)))
         while not world.build.outdated:
             await asyncio.sleep(0)
         raise InterruptedError
 
     world.bot.probed = announced
-    world.signs._sleep = sleep
+    world.wakeups._sleep = sleep
     with pytest.raises(BaseExceptionGroup):
-        await world.signs.run()
+        await world.wakeups.run()
     assert world.build.outdated == [None if many else [ALICE]]

@@ -158,12 +158,12 @@ def test_a_list_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.replace(ROOM, rules[:2])
 
 
-def test_verdicts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_VERDICTS", 3)
+def test_decisions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_DECISIONS", 3)
     made = lists((SERVER, "evil.*"))
     for number in range(20):
         assert made.denial(UserId(f"@u{number}:evil.test"))
-    assert len(made._verdicts) == 3
+    assert len(made._decisions) == 3
 
 
 def hashed(name: str, field: str = "hashes") -> dict[str, object]:
@@ -258,7 +258,7 @@ def test_lists_agree_with_a_walk_over_all_rules_after_every_change(
     assert not any(map(len, made._index.values()))
 
 
-def test_a_kept_verdict_catches_up_with_any_number_of_changes() -> None:
+def test_a_kept_decision_catches_up_with_any_number_of_changes() -> None:
     made = lists((USER, "@x*:evil.test"))
     assert made.denial(MALLORY) is None
     for number in range(module.MAX_CAUGHT_UP * 3):

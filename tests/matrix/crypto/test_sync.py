@@ -10,7 +10,7 @@ import pytest
 
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import DeviceId, UserId
-from mxrtc_bridge.matrix.crypto.sync import FULL_ANSWER, LONG_POLL_S, LONGEST_PAUSE_S, SIGN_POLL_S, DeviceSync
+from mxrtc_bridge.matrix.crypto.sync import FULL_ANSWER, LONG_POLL_S, LONGEST_PAUSE_S, WAKE_POLL_S, DeviceSync
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 from tests.waiting import until
 
@@ -126,22 +126,22 @@ async def test_answer_without_a_token_is_refused(token: object) -> None:
         await sync.once(0)
 
 
-async def test_by_signs_it_asks_once_and_then_only_after_a_sign() -> None:
+async def test_by_wakeups_it_asks_once_and_then_only_after_a_wakeup() -> None:
     device, server = Device(), Server(*({"next_batch": f"s{number}"} for number in range(1, 5)))
     sync = DeviceSync(server, device, lambda *_: asyncio.sleep(0))  # type: ignore[arg-type]
-    sync.listen(by_signs=True)
+    sync.listen(by_wakeups=True)
     running = asyncio.ensure_future(sync.run())
     await until(lambda: len(device.story) == 2)
-    assert server.asked == [(None, 0), ("s1", SIGN_POLL_S)], "the first answer of a device, then what may wait already"
+    assert server.asked == [(None, 0), ("s1", WAKE_POLL_S)], "the first answer of a device, then what may wait already"
     for _ in range(3):
-        sync.sign()  # three signs while nothing is asked are one
+        sync.wake()  # three wake-ups while nothing is asked are one
     await until(lambda: len(device.story) == 3)
     for _ in range(10):
         await asyncio.sleep(0)
     assert len(server.asked) == 3
-    sync.listen(by_signs=False)
+    sync.listen(by_wakeups=False)
     await asyncio.gather(running, return_exceptions=True)
-    assert server.asked[3:] == [("s3", SIGN_POLL_S), ("s4", LONG_POLL_S)]
+    assert server.asked[3:] == [("s3", WAKE_POLL_S), ("s4", LONG_POLL_S)]
 
 
 async def test_a_full_answer_is_followed_by_another_question() -> None:
@@ -150,7 +150,7 @@ async def test_a_full_answer_is_followed_by_another_question() -> None:
     full = {"next_batch": "s2", "to_device": {"events": [{}] * FULL_ANSWER}}
     server = Server({"next_batch": "s1"}, full, {"next_batch": "s3"}, {"next_batch": "s4"})
     sync = DeviceSync(server, device, lambda *_: asyncio.sleep(0), unasked_s=1e9)  # type: ignore[arg-type]
-    sync.listen(by_signs=True)
+    sync.listen(by_wakeups=True)
     running = asyncio.ensure_future(sync.run())
     await until(lambda: len(server.asked) == 3)
     for _ in range(10):
@@ -163,7 +163,7 @@ async def test_a_full_answer_is_followed_by_another_question() -> None:
 async def test_without_a_sign_it_asks_after_a_while() -> None:
     device, server = Device(), Server(*({"next_batch": f"s{number}"} for number in range(1, 4)))
     sync = DeviceSync(server, device, lambda *_: asyncio.sleep(0), jitter=lambda: 0.5, unasked_s=0.01)  # type: ignore[arg-type]
-    sync.listen(by_signs=True)
+    sync.listen(by_wakeups=True)
     with pytest.raises(asyncio.CancelledError):
         await sync.run()
-    assert server.asked == [(None, 0), ("s1", SIGN_POLL_S), ("s2", 0), ("s3", 0)]
+    assert server.asked == [(None, 0), ("s1", WAKE_POLL_S), ("s2", 0), ("s3", 0)]
