@@ -16,7 +16,7 @@ MAX_FAILURES = 100
 
 @dataclass(slots=True)
 class Tally:
-    """The mutable twin of :class:`Progress`."""
+    """The mutable twin of :class:`~mxrtc_bridge.core.files.events.Progress`."""
 
     files: int = 0
     directories: int = 0
