@@ -259,7 +259,7 @@ def test_changes_that_a_transaction_announces_are_noted_whatever_else_is_in_it(
         before, after, inside, beside = drawn
         await world.begin()
         woken: list[int] = []
-        sync = type("Sync", (), {"sign": lambda _self: woken.append(1)})()
+        sync = type("Sync", (), {"wake": lambda _self: woken.append(1)})()
         device = type("Device", (), {"user": PEER, "lists": world.lists})()
         wakeups = DeviceWakeups(lambda: [(device, sync)])
         wakeups.in_use = True
