@@ -142,7 +142,7 @@ class Bridge:
 
     async def _live(self, reload: asyncio.Event) -> None:
         """Get ready, then serve until cancelled; a stop is heard in every phase, also while the homeserver is away."""
-        users = [profile.user_id for profile in profiles(self._config)]
+        users, files = [profile.user_id for profile in profiles(self._config)], self.calls.files
         async with asyncio.TaskGroup() as tasks:
             await self.access.audit.start()
             tasks.create_task(self.access.audit.run(), name="audit")
@@ -152,7 +152,7 @@ class Bridge:
             tasks.create_task(self.access.given.run(), name="ends of grants")
             tasks.create_task(self.calls.manager.run(), name="calls")
             tasks.create_task(self.bot.run(), name="people")
-            await outlive("not all directories are open", self.calls.files.serve(self._config.files_targets()))
+            await outlive("not all directories are open", lambda: files.serve(self._config.files_targets()))
             await wait_for_homeserver(self.basis.homeserver)
             await self.access.users.load()
             await self.access.users.take(users)
@@ -221,10 +221,10 @@ class Bridge:
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            await outlive("old rows were not forgotten", self._forget())
-            await outlive("unfinished files were not removed", self.calls.files.keep_house())
-            await outlive("idle rooms were not left", self._leave_idle_rooms())
-            await outlive("old requests were not ended", self.bot.requests.keep_house())
+            await outlive("old rows were not forgotten", self._forget)
+            await outlive("unfinished files were not removed", self.calls.files.keep_house)
+            await outlive("idle rooms were not left", self._leave_idle_rooms)
+            await outlive("old requests were not ended", self.bot.requests.keep_house)
 
     async def _forget(self) -> None:
         log.info("housekeeping: %d rows forgotten", await self.basis.stores.prune(self.basis.clock.wall_ms()))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from mxrtc_bridge.core.errors import MxrtcError
 
 log = logging.getLogger(__name__)
 
 
-async def outlive(consequence: str, work: Awaitable[None]) -> None:
-    """Do work whose failure must not end the bridge: it is tried again the next time it is due."""
+async def outlive(consequence: str, work: Callable[[], Awaitable[None]]) -> bool:
+    """Do work whose failure must not end the bridge, as it is tried again when it is due; False if it has failed."""
     try:
-        await work
+        await work()
     except MxrtcError as error:
         log.error("! %s: %s", consequence, error)
     except Exception:
         log.exception("! %s", consequence)
+    else:
+        return True
+    return False

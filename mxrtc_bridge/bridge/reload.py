@@ -21,9 +21,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mxrtc_bridge.bridge.failures import outlive
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.settled import load_settled
-from mxrtc_bridge.core.errors import ConfigError, MxrtcError
+from mxrtc_bridge.core.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +245,9 @@ class Reload:
 
     async def _do_step(self, step: ReloadStep) -> bool:
         """Whether it was done; one that does not end is left alone, to be cancelled at the end."""
-        task = asyncio.create_task(_outlive(step), name=f"reload: {step.what}")
+        task = asyncio.create_task(
+            outlive(f"{step.what} of the new configuration", step.work), name=f"reload: {step.what}"
+        )
         try:
             await asyncio.wait([task], timeout=step.limit_s)
         finally:
@@ -289,19 +292,6 @@ def _outcome(rest: _Rest) -> str:
 
 def _list(words: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(words))
-
-
-async def _outlive(step: ReloadStep) -> bool:
-    """Do a step whose failure must not end the bridge."""
-    try:
-        await step.work()
-    except MxrtcError as error:
-        log.error("! %s of the new configuration: %s", step.what, error)
-    except Exception:
-        log.exception("! %s of the new configuration", step.what)
-    else:
-        return True
-    return False
 
 
 def _looked_at(reading: asyncio.Future[_Rest | None]) -> None:
