@@ -90,7 +90,7 @@ class Bridge:
             stores.inbox,
             self._router.receive_room_event,
             wall_ms=self.basis.clock.wall_ms,
-            knows_user=self._knows_user,
+            knows_user=self.basis.config.own_user,
             metrics=self.basis.metrics,
             own_server=config.homeserver.domain,
             has_right=self.access.rights.has_any,
@@ -187,9 +187,6 @@ class Bridge:
         self.inbox.close()
         if self._taking is not None:
             await asyncio.wait([self._taking], timeout=LAST_EVENTS_S)
-
-    def _knows_user(self, user: str) -> bool:
-        return self.basis.config.in_force.own_user(user)
 
     # Reload, housekeeping
 

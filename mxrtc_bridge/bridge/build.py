@@ -125,7 +125,7 @@ def build_access(basis: Basis, consent: Consent) -> Access:
     config, stores, clock = basis.config, basis.stores, basis.clock
     table = GrantTable()
     rooms = ConfiguredRooms(basis.homeserver, stores.policy_rules, config, table)
-    index = RoomIndex(rooms.bot_rooms, config.in_force.claims)
+    index = RoomIndex(rooms.bot_rooms, config.claims)
     notices = Notices()
     announcements = Announcements(notices, config, index)
     audit = AuditLog(

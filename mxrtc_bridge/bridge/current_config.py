@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.access.policy import Subject
+from mxrtc_bridge.core.ids import UserId
 
 
 class CurrentConfig:
@@ -27,6 +28,14 @@ class CurrentConfig:
     def grantable_to(self) -> frozenset[Subject]:
         """To whom any service may be given while the bridge runs."""
         return self._grantable_to
+
+    def claims(self, user: UserId) -> bool:
+        """Whether ``user`` lies in the namespace of the bridge, by the configuration in force."""
+        return self._in_force.claims(user)
+
+    def own_user(self, user: str) -> bool:
+        """Whether ``user`` is the bot or a configured peer, by the configuration in force."""
+        return self._in_force.own_user(user)
 
     def put_in_force(self, config: Config) -> None:
         """Replace the configuration by ``config``, which was checked; only a reload does that."""

@@ -99,7 +99,7 @@ class EventRouter:
             self._counters.refusal(error.code)
             self._seldom.info(event.sender, "x %s from %s ignored: %s", event.type, event.sender, error.code)
             return
-        call = CallEvent(event.room_id, event.event_id, caller.user, event.origin_server_ts, message, caller.device)
+        call = CallEvent(event.room_id, event.event_id, event.sender, event.origin_server_ts, message, caller.device)
         await self._calls.manager.receive(call, local)
 
     def _is_verification(self, clear: ClearEvent) -> bool:

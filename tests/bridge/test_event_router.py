@@ -71,7 +71,7 @@ class World:
         return ClearEvent(event, local, PHONE) if self.readable else None
 
     async def admit(self, clear: ClearEvent) -> JudgedCaller | None:
-        return JudgedCaller(clear.event.sender, Standing.GOOD, clear.device, "m") if self.admits else None
+        return JudgedCaller(Standing.GOOD, clear.device, "m") if self.admits else None
 
     # Verifications, calls, the bot
 

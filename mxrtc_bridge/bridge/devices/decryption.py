@@ -139,7 +139,7 @@ class EventDecryption:
         """Judge who has sent a call or a command; None if it must not be heard, which its sender is told."""
         event, local = clear.event, clear.local
         is_call, is_message = event.type in EVENT_TYPES, event.type == "m.room.message"
-        plain = JudgedCaller(event.sender, Standing.GOOD)
+        plain = JudgedCaller(Standing.GOOD)
         if clear.device is None:
             if event.type == "m.reaction" and self._lookups.least is Trust.UNSIGNED:
                 # Clients send reactions in plain text in encrypted rooms as well.

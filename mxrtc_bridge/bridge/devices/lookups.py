@@ -85,10 +85,9 @@ class JudgedCaller:
     Says nothing of rights: whoever has waited since asks for them again.
     """
 
-    user: UserId
     standing: Standing
     identity: DeviceIdentity | None = None
-    """Where answers between devices go to; None where it came in plain text."""
+    """The user's device, to which answers between devices go; None where it came in plain text."""
     master: str | None = None
     """The identity that the user shows; None if there is none, or nobody has asked."""
 
@@ -174,7 +173,7 @@ class DeviceLookups:
 
     def judge_by_message(self, device: DeviceIdentity) -> JudgedCaller:
         """Judge a device by what was known of it when its message was decrypted; asks nobody."""
-        return JudgedCaller(device.user, Standing.GOOD, device).under(self.least)
+        return JudgedCaller(Standing.GOOD, device).under(self.least)
 
     async def judge(self, local: UserId, device: DeviceIdentity) -> JudgedCaller:
         """Look up a device that calls; only for somebody who has a right, as others must not make us ask.
@@ -211,7 +210,7 @@ class DeviceLookups:
             log.warning(
                 "! %s shows another identity than before; on purpose? mxrtc-bridge trust %s", device.user, device.user
             )
-        return JudgedCaller(device.user, standing, found, master)
+        return JudgedCaller(standing, found, master)
 
     async def _look(self, lists: DeviceLists, user: UserId, *, first: bool) -> UserDevices | None:
         """What is answered about a user now; None if nothing is, or if it changes faster than it is answered."""

@@ -100,7 +100,7 @@ class World:
         self.rooms.append((room, message))
 
     def judge_by_message(self, device: DeviceIdentity) -> JudgedCaller:
-        return JudgedCaller(device.user, Standing.GOOD, device).under(self.least)
+        return JudgedCaller(Standing.GOOD, device).under(self.least)
 
     async def judge(self, local: UserId, device: DeviceIdentity) -> JudgedCaller:
         assert local == PEER
@@ -109,8 +109,8 @@ class World:
         if device.device in self.gates:
             await self.gates[device.device].wait()
         if standing is None:
-            return JudgedCaller(device.user, Standing.GOOD, found, "m").under(self.least)
-        return JudgedCaller(device.user, standing, found, "m")
+            return JudgedCaller(Standing.GOOD, found, "m").under(self.least)
+        return JudgedCaller(standing, found, "m")
 
     def allows(self, user: UserId, local: UserId) -> bool:
         return self.allowed

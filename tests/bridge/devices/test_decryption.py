@@ -55,14 +55,14 @@ class World:
         )
 
     def judge_by_message(self, device: DeviceIdentity) -> JudgedCaller:
-        return JudgedCaller(device.user, Standing.GOOD, device).under(self.least)
+        return JudgedCaller(Standing.GOOD, device).under(self.least)
 
     async def open(self, *_: object) -> Opened:
         return Opened(self.opened, self.device)
 
     async def judge(self, *_: object) -> JudgedCaller:
         self.looked += 1
-        return JudgedCaller(ALICE, self.standing, replace(self.device, trust=self.trust), "m")
+        return JudgedCaller(self.standing, replace(self.device, trust=self.trust), "m")
 
     def allows(self, *_: object) -> bool:
         return self.allowed
