@@ -2,10 +2,13 @@
 
 Data has standard output for itself. With ``--json`` the objects go to standard output too, except where that carries
 data (``mxrtc nc``). Every object has ``kind``; keys may be added in later versions, never change their meaning.
+
+A message never holds anything up and ends nothing: whoever was to read it may have stopped, or gone away.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -43,27 +46,33 @@ class Report:
     def say(self, kind: str, sentence: str, **fields: object) -> None:
         """Tell one fact, in words or as an object; ``sentence`` may hold text from outside, or be empty."""
         if self._as_json:
-            self._object(kind, fields)
+            _offer(self._objects, _line(kind, fields))
         elif sentence and not self._quiet:
             self._sentence(sentence)
 
     def data(self, kind: str, line: str, **fields: object) -> None:
         """Give a part of the data that was asked for, as a line on standard output or as an object."""
-        if self._as_json:
-            self._object(kind, fields)
-        else:
-            print(line, flush=True)  # noqa: T201
+        self._objects.write(_line(kind, fields) if self._as_json else f"{line}\n")
+        self._objects.flush()
 
     def error(self, sentence: str, **fields: object) -> None:
         """Tell why the command ends."""
         sentence = whole_sentence(sentence)
         if self._as_json:
-            self._object("error", {"message": sentence, **fields})
+            _offer(self._objects, _line("error", {"message": sentence, **fields}))
         else:
             self._sentence(f"mxrtc: {sentence}")
 
-    def _object(self, kind: str, fields: dict[str, object]) -> None:
-        print(json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}), file=self._objects, flush=True)
-
     def _sentence(self, sentence: str) -> None:
-        print("\n".join(display(line, limit=400) for line in sentence.split("\n")), file=sys.stderr, flush=True)  # noqa: T201
+        _offer(sys.stderr, "\n".join(display(line, limit=400) for line in sentence.split("\n")) + "\n")
+
+
+def _line(kind: str, fields: dict[str, object]) -> str:
+    return json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}) + "\n"
+
+
+def _offer(stream: TextIO, text: str) -> None:
+    """Write a message; where the stream is one of the program's, nobody has to take it."""
+    with contextlib.suppress(OSError):
+        getattr(stream, "offer", stream.write)(text)
+        stream.flush()

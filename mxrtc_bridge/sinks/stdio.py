@@ -11,6 +11,7 @@ is set and put back at the end. Files and devices that cannot be waited for are 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -27,11 +28,15 @@ class _Handle:
     """A private descriptor for what ``original`` points to.
 
     Raises:
-        OSError: ``original`` is not open.
+        OSError: ``original`` is not open, or not for that.
     """
 
     def __init__(self, original: int, access: int) -> None:
         mode = os.fstat(original).st_mode
+        opened_for = fcntl.fcntl(original, fcntl.F_GETFL) & os.O_ACCMODE
+        if opened_for not in (access, os.O_RDWR):
+            # What stands for a descriptor that the launcher has closed is open the other way round.
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         self._original = original
         self._flags: int | None = None
         self.is_socket = stat.S_ISSOCK(mode)

@@ -26,6 +26,7 @@ from mxrtc_bridge.cli.bridge.command_line import Exit, config_option
 from mxrtc_bridge.cli.bridge.files import files_command
 from mxrtc_bridge.cli.bridge.identity import identity_command
 from mxrtc_bridge.cli.bridge.init import init_command
+from mxrtc_bridge.cli.standard_streams import standard_streams
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.example import example_config
 from mxrtc_bridge.config.private_files import write_private
@@ -189,4 +190,5 @@ def invoke(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of ``mxrtc-bridge``."""
-    sys.exit(invoke(sys.argv[1:]))
+    with standard_streams():
+        sys.exit(invoke(sys.argv[1:]))

@@ -15,6 +15,7 @@ import click
 from mxrtc_bridge import __version__
 from mxrtc_bridge.cli.client import files
 from mxrtc_bridge.cli.client.runner import in_loop, run
+from mxrtc_bridge.cli.standard_streams import Program
 from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.client.options import CallOptions, Context, SignalBy, parse_forward
 from mxrtc_bridge.client.report import Report
@@ -32,7 +33,11 @@ MAX_PASSWORD_CHARS = 4096
 """Of the line that is read from a file; homeservers take fewer."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MXRTC"}, epilog=EXIT_CODES)
+@click.group(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MXRTC"},
+    epilog=EXIT_CODES,
+)
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="Folder for the login and known rooms.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of sentences.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")

@@ -1,0 +1,208 @@
+"""Standard output and error of a program that others depend on: whoever reads them decides about nothing else.
+
+A pipe that is not read fills up, a terminal is stopped by Ctrl-S, a disk is full, a reader goes away: a plain ``print``
+would wait for ever, or raise in the middle of a tunnel. So a thread does the writing.
+
+- Standard error holds messages. What nobody takes is left out and counted; a failure to write it is none of the
+  program's.
+- Standard output holds data. All of it is kept and waited for at the end, and a failure is one of the program's. What
+  is a message there too (the objects of ``--json``) is offered, and may be left out.
+
+Text is always written as UTF-8, whatever the locale is called, and no name of a file can make it fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import os
+import select
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+MAX_WAITING_BYTES = 256 * 1024
+"""Of messages that nobody has taken yet; what comes beyond is left out."""
+FLUSH_S = 1.0
+"""How long a prompt, or the end of the program, waits for messages to be taken."""
+INTERRUPTED = 130
+"""Exit code after SIGINT, as shells count it."""
+_PIECE_BYTES = 64 * 1024
+
+
+class StandardStream(io.TextIOBase):
+    """One of the two streams, for as long as the program runs.
+
+    Args:
+        descriptor: of the stream, 1 or 2; stays open.
+        keeps: whether what is written is data.
+    """
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, descriptor: int, *, keeps: bool) -> None:
+        self._descriptor = descriptor
+        self._keeps = keeps
+        self._changed = threading.Condition()
+        self._pieces: deque[tuple[bytes, bool]] = deque()
+        self._waiting = 0
+        self._left_out = 0
+        self._thread: threading.Thread | None = None
+        self.failure: OSError | None = None
+        """Why nothing is written any more."""
+        self._lost = False
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, text: str, /) -> int:
+        """Write data, or offer a message, as the stream is for the one or for the other.
+
+        Raises:
+            OSError: data cannot be written any more.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"text is written here, not {type(text).__name__}")
+        if self._keeps and self.failure is not None:
+            raise self.failure
+        self._put(text, keep=self._keeps)
+        return len(text)
+
+    def offer(self, text: str) -> None:
+        """Write a message, which is left out where nobody takes it; raises nothing."""
+        self._put(text, keep=False)
+
+    def flush(self) -> None:
+        """Wait until all was taken, where a person may wait for it: not in a loop, nor in a thread that it needs."""
+        if threading.current_thread() is threading.main_thread() and asyncio._get_running_loop() is None:
+            self.drain(FLUSH_S)
+
+    def drain(self, seconds: float | None) -> bool:
+        """Wait until all was taken; False if data cannot be, or not all was within so many seconds."""
+        with self._changed:
+            ended = self._changed.wait_for(lambda: not self._waiting or self.failure is not None, seconds)
+            return ended and not self._lost
+
+    def _put(self, text: str, *, keep: bool) -> None:
+        data = text.encode(self.encoding, self.errors)
+        with self._changed:
+            if self.failure is not None or not data:
+                return
+            if not keep and self._waiting + len(data) > MAX_WAITING_BYTES:
+                self._left_out += data.count(b"\n")
+                return
+            self._append(data, keep)
+
+    def _append(self, data: bytes, keep: bool = False) -> None:
+        self._pieces.append((data, keep))
+        self._waiting += len(data)
+        if self._thread is None:
+            # A daemon, as nothing ends a write that nobody takes.
+            self._thread = threading.Thread(target=self._run, name=f"writes {self._descriptor}", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _run(self) -> None:
+        keep = False
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._pieces)
+                    data, keep = self._pieces.popleft()
+                    while self._pieces and len(data) < _PIECE_BYTES:
+                        more, kept = self._pieces.popleft()
+                        data, keep = data + more, keep or kept
+                self._write(data)
+                with self._changed:
+                    self._waiting -= len(data)
+                    if self._left_out and not self._pieces:
+                        count, self._left_out = self._left_out, 0
+                        self._append(f"({count} lines were left out here, as nobody took them)\n".encode())
+                    self._changed.notify_all()
+        except OSError as error:
+            with self._changed:
+                self.failure = error
+                self._lost = keep or any(kept for _, kept in self._pieces)
+                self._pieces.clear()
+                self._changed.notify_all()
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:
+                # Somebody who shares the terminal or the pipe has set it so.
+                select.select((), (self._descriptor,), ())
+
+
+def reserve_descriptors() -> None:
+    """Put something at the numbers 0 to 2 where a launcher has closed them.
+
+    Otherwise the next file or socket gets the number, and is taken for standard output, or uvloop ends the program
+    when it closes it. What is put there cannot be read or written, so that it is not taken for an empty input.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_WRONLY if number == 0 else os.O_RDONLY)
+    if sys.stdin is None:
+        sys.stdin = io.StringIO()
+
+
+@contextmanager
+def standard_streams() -> Iterator[None]:
+    """Write by threads inside of the context; at its end all data is waited for.
+
+    Raises:
+        SystemExit: with 1, data could not be written; with 130, nobody waited for that any longer.
+    """
+    reserve_descriptors()
+    before = sys.stdout, sys.stderr
+    out, err = StandardStream(1, keeps=True), StandardStream(2, keeps=False)
+    sys.stdout, sys.stderr = out, err
+    try:
+        try:
+            yield
+        except (SystemExit, KeyboardInterrupt) as error:
+            code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else error.code
+            # Whoever has pressed Ctrl-C once need not press it again.
+            if not _data_was_written(out, FLUSH_S if code == INTERRUPTED else None):
+                code = code or 1
+            raise SystemExit(code) from None
+        if not _data_was_written(out, None):
+            raise SystemExit(1)
+    finally:
+        err.drain(FLUSH_S)
+        sys.stdout, sys.stderr = before
+
+
+def _data_was_written(out: StandardStream, seconds: float | None) -> bool:
+    try:
+        written = out.drain(seconds)
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    # Whoever read it and has had enough need not be told.
+    if not written and out.failure is not None and out.failure.errno != errno.EPIPE:
+        sys.stderr.write(f"the output cannot be written: {os.strerror(out.failure.errno or 0)}\n")
+    return written
+
+
+class Program(click.Group):
+    """A group of commands that is a program: called by its script, it has :func:`standard_streams`."""
+
+    def __call__(self, *args: object, **options: object) -> object:
+        with standard_streams():
+            return super().__call__(*args, **options)

@@ -1,0 +1,210 @@
+"""Whoever reads standard output and error decides about nothing else: full, closed, absent, in any locale."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mxrtc_bridge.cli.standard_streams import MAX_WAITING_BYTES, StandardStream
+from tests.long import examples
+
+BIN = Path(sys.executable).parent
+LIMIT_S = 20
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        with contextlib.suppress(OSError):
+            os.close(end)
+
+
+def read_until(descriptor: int, end: bytes) -> bytes:
+    data = b""
+    while not data.endswith(end):
+        data += os.read(descriptor, 65536)
+    return data
+
+
+@given(texts=st.lists(st.text(st.characters(), max_size=20), max_size=30))
+@settings(max_examples=examples(50), deadline=None)
+def test_what_is_taken_comes_whole_and_in_order(texts: list[str]) -> None:
+    reading, writing = os.pipe()
+    stream = StandardStream(writing, keeps=True)
+    for text in texts:
+        assert stream.write(text) == len(text)
+    assert stream.drain(LIMIT_S)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        assert file.read() == "".join(texts).encode("utf-8", "backslashreplace")
+
+
+def test_messages_that_nobody_takes_hold_nothing_up_and_are_counted(pipe: tuple[int, int]) -> None:
+    stream = StandardStream(pipe[1], keeps=False)
+    line = "x" * 999 + "\n"
+    begun = time.monotonic()
+    for _ in range(5000):
+        stream.write(line)
+    assert time.monotonic() - begun < 5
+    assert stream._waiting <= MAX_WAITING_BYTES
+    told = read_until(pipe[0], b"as nobody took them)\n").decode()
+    count = int(told.rpartition("(")[2].split()[0])
+    assert told.count(line) + count == 5000
+    stream.write("again\n")
+    assert read_until(pipe[0], b"again\n")
+
+
+def test_data_is_kept_until_it_is_taken(pipe: tuple[int, int]) -> None:
+    stream = StandardStream(pipe[1], keeps=True)
+    for _ in range(1000):
+        stream.write("x" * 999 + "\n")
+    assert not stream.drain(0.05)
+    got: list[bytes] = []
+    thread = threading.Thread(target=lambda: got.append(read_until(pipe[0], b"the end\n")))
+    thread.start()
+    stream.write("the end\n")
+    assert stream.drain(LIMIT_S)
+    thread.join()
+    assert len(got[0]) == 1_000_008
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("what", ["closed", "full", "not open"])
+def test_what_cannot_be_written_fails_data_and_no_message(what: str, keeps: bool) -> None:
+    if what == "closed":
+        reading, descriptor = os.pipe()
+        os.close(reading)
+    else:
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+        if what == "not open":
+            os.close(descriptor)
+    stream = StandardStream(descriptor, keeps=keeps)
+    stream.write("one\n")
+    assert stream.drain(LIMIT_S) is not keeps
+    if keeps:
+        with pytest.raises(OSError, match=r"Broken pipe|No space|Bad file"):
+            stream.write("two\n")
+    else:
+        stream.write("two\n")
+    stream.offer("three\n")
+    assert stream.drain(0) is not keeps
+    assert stream.failure is not None
+    if what != "not open":
+        os.close(descriptor)
+
+
+def test_a_descriptor_that_does_not_block_is_waited_for(pipe: tuple[int, int]) -> None:
+    os.set_blocking(pipe[1], False)
+    stream = StandardStream(pipe[1], keeps=True)
+    stream.write("x" * 300_000 + "\n")
+    assert len(read_until(pipe[0], b"\n")) == 300_001
+    assert stream.drain(LIMIT_S)
+
+
+async def test_neither_a_loop_nor_its_threads_ever_wait(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = StandardStream(pipe[1], keeps=True)
+    stream.write("x" * 1_000_000)
+    monkeypatch.setattr(stream, "drain", lambda seconds: pytest.fail("it waits"))
+    stream.flush()
+    await asyncio.to_thread(stream.flush)
+
+
+def test_bytes_are_refused(pipe: tuple[int, int]) -> None:
+    with pytest.raises(TypeError):
+        StandardStream(pipe[1], keeps=True).write(b"bytes")  # type: ignore[arg-type]
+
+
+COMMANDS: list[tuple[list[str], set[int]]] = [
+    (["mxrtc", "status"], {1, 2, 4, 7}),
+    (["mxrtc-bridge", "example-config"], {0}),
+    (["mxrtc-bridge", "run"], {78}),
+]
+CLOSED = [(0,), (1,), (2,), (0, 1, 2)]
+
+
+@pytest.mark.parametrize("closed", CLOSED, ids=str)
+@pytest.mark.parametrize(
+    ("command", "codes"), COMMANDS, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_descriptors_that_are_not_open_change_nothing_but_what_is_written(
+    command: list[str], codes: set[int], closed: tuple[int, ...], tmp_path: Path
+) -> None:
+    shell = f'exec "$@" {" ".join(f"{number}>&-" for number in closed)}'
+    result = subprocess.run(
+        ["sh", "-c", shell, "sh", BIN / command[0], *command[1:]],
+        cwd=tmp_path,
+        env={**os.environ, "MXRTC_STATE": str(tmp_path / "state")},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    # Data that has nowhere to go is a failure, and nothing else is one.
+    expected = codes | ({1} if 1 in closed else set())
+    assert result.returncode in expected, result
+    assert b"Traceback" not in result.stdout + result.stderr
+
+
+PROGRAM = """
+import sys, time
+from mxrtc_bridge.cli.standard_streams import standard_streams
+with standard_streams():
+    {body}
+"""
+
+
+def program(body: str, **options: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", PROGRAM.format(body=body)], **options)  # type: ignore[call-overload,no-any-return]
+
+
+def test_whoever_waits_for_a_reader_of_data_can_stop_waiting() -> None:
+    body = "print('x' * 1_000_000); print('done', file=sys.stderr, flush=True)"
+    process = program(body, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    assert process.stderr.readline() == b"done\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(LIMIT_S) == 130
+    _, said = process.communicate()
+    assert said == b""
+
+
+def test_a_stopped_reader_of_messages_does_not_keep_the_program_from_ending() -> None:
+    reading, writing = os.pipe()
+    process = program("print('x' * 100_000, file=sys.stderr)", stderr=writing)
+    assert process.wait(LIMIT_S) == 0
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_defect_is_told_after_what_was_said_before() -> None:
+    process = program("print('before', file=sys.stderr); 1 / 0", stderr=subprocess.PIPE)
+    _, said = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1
+    assert said.startswith(b"before\nTraceback")
+    assert said.endswith(b"ZeroDivisionError: division by zero\n")
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "en_US.ISO-8859-1"])
+def test_text_is_utf_8_in_every_locale(locale: str) -> None:
+    body = "print('caf\\u00e9 \\U0001f600 \\udcff')"
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(body=body)],
+        env={**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0"},
+        capture_output=True,
+        timeout=LIMIT_S,
+        check=True,
+    )
+    assert result.stdout == "caf\u00e9 \U0001f600 \\udcff\n".encode()
