@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.access.policy import UNCONFIRMED, Deny
-from mxrtc_bridge.core.call import machine as call
+from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.call.events import CallEvent, Hangup, Invite, Version
 from mxrtc_bridge.core.call.limits import CallLimits, LiveCalls, RateLimit, is_fresh
+from mxrtc_bridge.core.call.machine import CallMachine
 from mxrtc_bridge.core.call.route import CallRoute
 from mxrtc_bridge.core.crypto.records import CallerDevice
 from mxrtc_bridge.core.errors import (
@@ -252,9 +253,9 @@ class CallManager:
             # Perhaps it is stored: then nobody else can claim it, and it is for us to answer.
             return await self._directory.claim(record, event_id, now_ms, again=True)
 
-    def _machine(self, record: CallRecord) -> call.CallMachine:
+    def _machine(self, record: CallRecord) -> CallMachine:
         assert record.party_id is not None
-        return call.CallMachine(
+        return CallMachine(
             call.CallRole.CALLEE,
             call_id=record.call_id,
             local=record.local,

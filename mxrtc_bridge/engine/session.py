@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Protocol
 
-from mxrtc_bridge.core.call import machine as call
+from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.call.events import CallMessage, Invite
+from mxrtc_bridge.core.call.machine import CallMachine
 from mxrtc_bridge.core.call.route import CallRoute
 from mxrtc_bridge.core.crypto.records import CallerDevice
 from mxrtc_bridge.core.errors import (
@@ -110,7 +111,7 @@ class Session:
 
     def __init__(
         self,
-        machine: call.CallMachine,
+        machine: CallMachine,
         *,
         call_id: CallId,
         route: CallRoute,

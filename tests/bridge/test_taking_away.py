@@ -21,7 +21,7 @@ from aiohttp import web
 
 from mxrtc_bridge.bridge.bridge import Bridge
 from mxrtc_bridge.core.access.policy import Allow
-from mxrtc_bridge.core.call import machine as call
+from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.ids import CallId, RoomId, UserId, parse_user_id
 from mxrtc_bridge.engine import clock as clock_module
 from mxrtc_bridge.engine.call_manager import _Live

@@ -20,10 +20,10 @@ from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Context, SignalBy
 from mxrtc_bridge.client.state import Login
 from mxrtc_bridge.core.access.peer_names import short_name
-from mxrtc_bridge.core.call import machine as call
-from mxrtc_bridge.core.call import values as call_values
+from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.call.codec import parse_message
 from mxrtc_bridge.core.call.events import EVENT_TYPES, CallMessage
+from mxrtc_bridge.core.call.machine import CallMachine
 from mxrtc_bridge.core.call.route import CallRoute
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
@@ -84,7 +84,7 @@ class _Placed:
 
     session: Session
     links: ClientChannels
-    running: asyncio.Task[call_values.CallEnded]
+    running: asyncio.Task[call.CallEnded]
     began: float
     connection: Connection
 
@@ -337,7 +337,7 @@ class Caller:
         settings = RtcSettings(policy=self._options.policy, interfaces=self._options.interfaces)
         links = ClientChannels(clock=clock, counters=NoCounters())
         session = Session(
-            call.CallMachine(
+            CallMachine(
                 call.CallRole.CALLER,
                 call_id=call_id,
                 local=self.login.user_id,

@@ -11,8 +11,8 @@ import os
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.access import policy
-from mxrtc_bridge.core.call import machine as call
 from mxrtc_bridge.core.call import to_device
+from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome

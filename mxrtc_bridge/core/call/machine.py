@@ -33,54 +33,53 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mxrtc_bridge.core.call.events import (
-    Answer,
-    CallMessage,
-    Candidates,
-    Hangup,
-    Invite,
-    Negotiate,
-    Reject,
-    SelectAnswer,
-    Version,
-)
-from mxrtc_bridge.core.call.remote_candidates import RemoteCandidates
-from mxrtc_bridge.core.call.values import (
-    CALL_LIFETIME_MS,
-    LOCAL_KINDS,
-    REMOTE_KINDS,
-    SETUP_TIMEOUT_S,
-    AddCandidates,
-    Admit,
-    Admitted,
-    AnswerReady,
-    ApplyAnswer,
-    CallCounts,
-    CallEnded,
-    CallOutcome,
-    CallRole,
-    CallState,
-    ClosePeer,
-    Connect,
-    Connected,
-    CreateAnswer,
-    CreateOffer,
-    Effect,
-    Event,
-    HangUp,
-    Kind,
-    MemberLeft,
-    OfferReady,
-    PlaceCall,
-    Refused,
-    Remote,
-    SendCallEvent,
-    SendFailed,
-    Tick,
-    TransportFailed,
-)
+from mxrtc_bridge.core.call import events, values
+from mxrtc_bridge.core.call.events import MAX_CANDIDATES, CallMessage, CandidateLine, Version
+from mxrtc_bridge.core.call.values import CallCounts, CallOutcome, CallRole, CallState, Kind
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.ids import CallId, PartyId, UserId
+
+MAX_REMOTE_CANDIDATES = MAX_CANDIDATES
+"""Candidates taken in a whole call. Every one costs connectivity checks towards an address of the sender's choice."""
+
+
+class RemoteCandidates:
+    """Candidates of the other side: kept until there is a remote description, then passed on, bounded over the call.
+
+    Before the first answer the caller cannot know which party's candidates will count, so lines are kept with the party
+    that sent them. The end-of-candidates mark is not kept: clients leave it out, and nothing here waits for it.
+
+    Attributes:
+        dropped: how many lines came beyond the bound.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[PartyId | None, CandidateLine]] = []
+        self._taken = 0
+        self._passing = False
+        self.dropped = 0
+
+    def receive(self, message: events.Candidates) -> tuple[CandidateLine, ...]:
+        """Take a batch; returns the lines to pass on now."""
+        lines = message.candidates[: MAX_REMOTE_CANDIDATES - self._taken]
+        self.dropped += len(message.candidates) - len(lines)
+        self._taken += len(lines)
+        if self._passing:
+            return lines
+        self._waiting += [(message.party_id, line) for line in lines]
+        return ()
+
+    def open_for(self, party: PartyId | None) -> tuple[CandidateLine, ...]:
+        """Begin to pass on; returns what ``party`` has sent so far. Lines of other parties count no more."""
+        lines = tuple(line for sender, line in self._waiting if sender == party)
+        self._waiting.clear()
+        self._taken = len(lines)
+        self._passing = True
+        return lines
+
+    def clear(self) -> None:
+        """Forget what waits: the call is over."""
+        self._waiting.clear()
 
 
 class CallMachine:
@@ -107,8 +106,8 @@ class CallMachine:
         local: UserId,
         party_id: PartyId,
         remote: UserId,
-        lifetime_ms: int = CALL_LIFETIME_MS,
-        setup_timeout_s: float = SETUP_TIMEOUT_S,
+        lifetime_ms: int = values.CALL_LIFETIME_MS,
+        setup_timeout_s: float = values.SETUP_TIMEOUT_S,
     ) -> None:
         if local == remote:
             raise StateError(f"{local} cannot call itself")
@@ -127,7 +126,7 @@ class CallMachine:
         self._offer = ""
         self._candidates = RemoteCandidates()
         self._counts = CallCounts()
-        self._effects: deque[Effect] = deque()
+        self._effects: deque[values.Effect] = deque()
 
     @property
     def state(self) -> CallState:
@@ -142,7 +141,7 @@ class CallMachine:
     def counts(self) -> CallCounts:
         return replace(self._counts, dropped_candidates=self._candidates.dropped)
 
-    def handle(self, now: float, event: Event) -> None:
+    def handle(self, now: float, event: values.Event) -> None:
         """Take one event; afterwards all effects must be polled.
 
         Args:
@@ -154,17 +153,17 @@ class CallMachine:
                 of the other side does this.
         """
         if self._deadline is not None and now >= self._deadline:
-            self._apply(now, Tick())
-        if isinstance(event, Tick):
+            self._apply(now, values.Tick())
+        if isinstance(event, values.Tick):
             return
-        if not isinstance(event, Remote):
+        if not isinstance(event, values.Remote):
             self._apply(now, event)
         elif self._concerns_us(event):
             self._apply(now, event.message)
         else:
             self._counts = replace(self._counts, foreign_messages=self._counts.foreign_messages + 1)
 
-    def poll_effect(self) -> Effect | None:
+    def poll_effect(self) -> values.Effect | None:
         """The next effect to carry out, or None."""
         return self._effects.popleft() if self._effects else None
 
@@ -172,117 +171,119 @@ class CallMachine:
         """When :class:`Tick` is due at the latest, or None if nothing is waited for."""
         return self._deadline
 
-    def _apply(self, now: float, event: Event | CallMessage) -> None:
+    def _apply(self, now: float, event: values.Event | CallMessage) -> None:
         rule = TABLES[self._role][self._state][type(event)]
         if rule.refused:
             raise StateError(f"{type(event).__name__} is not possible for a {self._role.value} in {self._state.name}")
         if rule.action is not None:
             rule.action(self, now, event)
 
-    def _concerns_us(self, event: Remote) -> bool:
+    def _concerns_us(self, event: values.Remote) -> bool:
         message = event.message
         if event.sender != self._remote or message.call_id != self._call_id:  # our own echo among them
             return False
         if self._party_chosen:
             return message.party_id == self._remote_party
-        return not (isinstance(message, Invite) and message.invitee not in (None, self._local))
+        return not (isinstance(message, events.Invite) and message.invitee not in (None, self._local))
 
     # Setting up
 
-    def _place(self, now: float, _event: PlaceCall) -> None:
+    def _place(self, now: float, _event: values.PlaceCall) -> None:
         self._enter(CallState.OFFERING, now + self._setup_timeout_s)
-        self._effects.append(CreateOffer())
+        self._effects.append(values.CreateOffer())
 
-    def _send_invite(self, now: float, event: OfferReady) -> None:
+    def _send_invite(self, now: float, event: values.OfferReady) -> None:
         self._enter(CallState.INVITING, now + self._lifetime_ms / 1000)
-        invite = Invite(self._call_id, self._party_id, Version.V1, event.sdp, self._lifetime_ms, self._remote)
-        self._effects.append(SendCallEvent(invite, "invite"))
+        invite = events.Invite(self._call_id, self._party_id, Version.V1, event.sdp, self._lifetime_ms, self._remote)
+        self._effects.append(values.SendCallEvent(invite, "invite"))
 
-    def _take_answer(self, now: float, answer: Answer) -> None:
+    def _take_answer(self, now: float, answer: events.Answer) -> None:
         self._choose(answer)
         self._enter(CallState.CONNECTING, now + self._setup_timeout_s)
         if answer.party_id is not None:
             self._send_select(answer.party_id)
-        self._effects.append(ApplyAnswer(answer.sdp))
+        self._effects.append(values.ApplyAnswer(answer.sdp))
         self._connect()
 
-    def _judge(self, now: float, invite: Invite) -> None:
+    def _judge(self, now: float, invite: events.Invite) -> None:
         self._choose(invite)
         self._offer = invite.sdp
         self._enter(CallState.ADMITTING, now + min(invite.lifetime_ms, self._lifetime_ms) / 1000)
-        self._effects.append(Admit(invite))
+        self._effects.append(values.Admit(invite))
 
-    def _make_answer(self, _now: float, _event: Admitted) -> None:
+    def _make_answer(self, _now: float, _event: values.Admitted) -> None:
         self._enter(CallState.ANSWERING, self._deadline)
-        self._effects.append(CreateAnswer(self._offer))
+        self._effects.append(values.CreateAnswer(self._offer))
         self._offer = ""
 
-    def _send_answer(self, now: float, event: AnswerReady) -> None:
+    def _send_answer(self, now: float, event: values.AnswerReady) -> None:
         self._enter(CallState.CONNECTING, now + self._setup_timeout_s)
         self._effects.append(
-            SendCallEvent(Answer(self._call_id, self._own_party(), self._version, event.sdp), "answer")
+            values.SendCallEvent(events.Answer(self._call_id, self._own_party(), self._version, event.sdp), "answer")
         )
         self._connect()
 
-    def _take_candidates(self, _now: float, message: Candidates) -> None:
+    def _take_candidates(self, _now: float, message: events.Candidates) -> None:
         lines = self._candidates.receive(message)
         if lines:
-            self._effects.append(AddCandidates(lines))
+            self._effects.append(values.AddCandidates(lines))
 
-    def _connected(self, _now: float, _event: Connected) -> None:
+    def _connected(self, _now: float, _event: values.Connected) -> None:
         self._enter(CallState.CONNECTED, None)
 
-    def _compare_selection(self, _now: float, message: SelectAnswer) -> None:
+    def _compare_selection(self, _now: float, message: events.SelectAnswer) -> None:
         if message.selected_party_id not in (None, self._party_id):
             self._end(CallOutcome.ANSWERED_ELSEWHERE, "answered_elsewhere")
 
-    def _count_negotiate(self, _now: float, _message: Negotiate) -> None:
+    def _count_negotiate(self, _now: float, _message: events.Negotiate) -> None:
         self._counts = replace(self._counts, ignored_negotiates=self._counts.ignored_negotiates + 1)
 
     # Ending
 
-    def _end_quietly(self, _now: float, event: HangUp | SendFailed | TransportFailed) -> None:
+    def _end_quietly(self, _now: float, event: values.HangUp | values.SendFailed | values.TransportFailed) -> None:
         self._end(self._outcome_of(event), event.reason)
 
-    def _decline(self, _now: float, event: Refused | HangUp | SendFailed | TransportFailed) -> None:
-        reason = event.reason if isinstance(event, Refused | HangUp) else "unknown_error"
+    def _decline(
+        self, _now: float, event: values.Refused | values.HangUp | values.SendFailed | values.TransportFailed
+    ) -> None:
+        reason = event.reason if isinstance(event, values.Refused | values.HangUp) else "unknown_error"
         self._send_reject(reason)
         self._end(self._outcome_of(event), event.reason or "refused")
 
-    def _hang_up(self, _now: float, event: HangUp | SendFailed) -> None:
-        self._send_hangup(event.reason if isinstance(event, HangUp) else "unknown_error")
+    def _hang_up(self, _now: float, event: values.HangUp | values.SendFailed) -> None:
+        self._send_hangup(event.reason if isinstance(event, values.HangUp) else "unknown_error")
         self._end(self._outcome_of(event), event.reason)
 
-    def _setup_failed(self, _now: float, event: TransportFailed) -> None:
+    def _setup_failed(self, _now: float, event: values.TransportFailed) -> None:
         self._send_hangup("ice_failed" if event.reason.startswith("ice_") else "unknown_error")
         self._end(CallOutcome.FAILED, event.reason)
 
-    def _connection_lost(self, _now: float, event: TransportFailed) -> None:
+    def _connection_lost(self, _now: float, event: values.TransportFailed) -> None:
         self._send_hangup("ice_timeout")
         self._end(CallOutcome.FAILED, event.reason)
 
-    def _hung_up(self, _now: float, message: Hangup) -> None:
+    def _hung_up(self, _now: float, message: events.Hangup) -> None:
         self._end(CallOutcome.REMOTE_HANGUP, message.reason)
 
-    def _rejected(self, _now: float, message: Reject) -> None:
+    def _rejected(self, _now: float, message: events.Reject) -> None:
         if message.party_id is not None:
             self._send_select(message.party_id)
         self._end(CallOutcome.REJECTED, message.reason or "rejected")
 
-    def _member_left(self, _now: float, _event: MemberLeft) -> None:
+    def _member_left(self, _now: float, _event: values.MemberLeft) -> None:
         self._end(CallOutcome.MEMBER_LEFT, "member_left")
 
-    def _offer_late(self, _now: float, _event: Tick) -> None:
+    def _offer_late(self, _now: float, _event: values.Tick) -> None:
         self._end(CallOutcome.TIMED_OUT, "setup_timeout")
 
-    def _nobody_answered(self, _now: float, _event: Tick) -> None:
+    def _nobody_answered(self, _now: float, _event: values.Tick) -> None:
         self._send_hangup("invite_timeout")
         self._end(CallOutcome.TIMED_OUT, "invite_timeout")
 
-    def _invite_expired(self, _now: float, _event: Tick) -> None:
+    def _invite_expired(self, _now: float, _event: values.Tick) -> None:
         self._end(CallOutcome.TIMED_OUT, "invite_timeout")
 
-    def _connection_late(self, _now: float, _event: Tick) -> None:
+    def _connection_late(self, _now: float, _event: values.Tick) -> None:
         self._send_hangup("ice_failed")
         self._end(CallOutcome.TIMED_OUT, "setup_timeout")
 
@@ -291,7 +292,7 @@ class CallMachine:
     def _enter(self, state: CallState, deadline: float | None) -> None:
         self._state, self._deadline = state, deadline
 
-    def _choose(self, message: Invite | Answer) -> None:
+    def _choose(self, message: events.Invite | events.Answer) -> None:
         self._party_chosen = True
         self._remote_party = message.party_id
         self._version = message.version
@@ -299,13 +300,13 @@ class CallMachine:
     def _connect(self) -> None:
         lines = self._candidates.open_for(self._remote_party)
         if lines:
-            self._effects.append(AddCandidates(lines))
-        self._effects.append(Connect())
+            self._effects.append(values.AddCandidates(lines))
+        self._effects.append(values.Connect())
 
     def _end(self, outcome: CallOutcome, reason: str) -> None:
         if self._state in _WITH_PEER:
-            self._effects.append(ClosePeer())
-        self._effects.append(CallEnded(outcome, reason))
+            self._effects.append(values.ClosePeer())
+        self._effects.append(values.CallEnded(outcome, reason))
         self._enter(CallState.ENDED, None)
         self._offer = ""
         self._candidates.clear()
@@ -314,22 +315,28 @@ class CallMachine:
         return None if self._version is Version.V0 else self._party_id
 
     def _send_hangup(self, reason: str) -> None:
-        self._effects.append(SendCallEvent(Hangup(self._call_id, self._own_party(), self._version, reason), "hangup"))
+        self._effects.append(
+            values.SendCallEvent(events.Hangup(self._call_id, self._own_party(), self._version, reason), "hangup")
+        )
 
     def _send_reject(self, reason: str | None) -> None:
         if self._version is Version.V0:
             self._send_hangup(reason or "user_hangup")
         else:
-            self._effects.append(SendCallEvent(Reject(self._call_id, self._party_id, Version.V1, reason), "reject"))
+            self._effects.append(
+                values.SendCallEvent(events.Reject(self._call_id, self._party_id, Version.V1, reason), "reject")
+            )
 
     def _send_select(self, party: PartyId) -> None:
-        self._effects.append(SendCallEvent(SelectAnswer(self._call_id, self._party_id, Version.V1, party), "select"))
+        self._effects.append(
+            values.SendCallEvent(events.SelectAnswer(self._call_id, self._party_id, Version.V1, party), "select")
+        )
 
     @staticmethod
-    def _outcome_of(event: Refused | HangUp | SendFailed | TransportFailed) -> CallOutcome:
-        if isinstance(event, Refused):
+    def _outcome_of(event: values.Refused | values.HangUp | values.SendFailed | values.TransportFailed) -> CallOutcome:
+        if isinstance(event, values.Refused):
             return CallOutcome.REFUSED
-        return CallOutcome.LOCAL_HANGUP if isinstance(event, HangUp) else CallOutcome.FAILED
+        return CallOutcome.LOCAL_HANGUP if isinstance(event, values.HangUp) else CallOutcome.FAILED
 
 
 _WITH_PEER = frozenset(
@@ -365,99 +372,99 @@ def _refused(*kinds: Kind) -> dict[Kind, Rule]:
 _OVER = (CallState.ENDED,)
 _M = CallMachine
 
-_LEFT: dict[Kind, Rule] = {MemberLeft: Rule("end; nobody would read a message", _M._member_left, _OVER)}
+_LEFT: dict[Kind, Rule] = {values.MemberLeft: Rule("end; nobody would read a message", _M._member_left, _OVER)}
 _UNSIGNALLED: dict[Kind, Rule] = {
-    HangUp: Rule("end; the other side knows nothing yet", _M._end_quietly, _OVER),
-    SendFailed: Rule("end; the other side knows nothing yet", _M._end_quietly, _OVER),
-    TransportFailed: Rule("end; the other side knows nothing yet", _M._end_quietly, _OVER),
+    values.HangUp: Rule("end; the other side knows nothing yet", _M._end_quietly, _OVER),
+    values.SendFailed: Rule("end; the other side knows nothing yet", _M._end_quietly, _OVER),
+    values.TransportFailed: Rule("end; the other side knows nothing yet", _M._end_quietly, _OVER),
     **_LEFT,
 }
 _UNANSWERED: dict[Kind, Rule] = {
-    HangUp: Rule("reject", _M._decline, _OVER),
-    SendFailed: Rule("reject", _M._decline, _OVER),
-    TransportFailed: Rule("reject", _M._decline, _OVER),
-    Hangup: Rule("end; the caller gave up", _M._hung_up, _OVER),
-    SelectAnswer: Rule("end if another party was selected", _M._compare_selection, _OVER),
-    Tick: Rule("end; the invite has expired", _M._invite_expired, _OVER),
-    Candidates: Rule("keep them, up to the bound", _M._take_candidates),
+    values.HangUp: Rule("reject", _M._decline, _OVER),
+    values.SendFailed: Rule("reject", _M._decline, _OVER),
+    values.TransportFailed: Rule("reject", _M._decline, _OVER),
+    events.Hangup: Rule("end; the caller gave up", _M._hung_up, _OVER),
+    events.SelectAnswer: Rule("end if another party was selected", _M._compare_selection, _OVER),
+    values.Tick: Rule("end; the invite has expired", _M._invite_expired, _OVER),
+    events.Candidates: Rule("keep them, up to the bound", _M._take_candidates),
     **_LEFT,
-    **_ignored("a call has one invite", Invite),
-    **_ignored("only a callee sends this", Answer, Reject),
-    **_ignored("nothing is agreed yet", Negotiate),
-    **_refused(PlaceCall, OfferReady, Connected),
+    **_ignored("a call has one invite", events.Invite),
+    **_ignored("only a callee sends this", events.Answer, events.Reject),
+    **_ignored("nothing is agreed yet", events.Negotiate),
+    **_refused(values.PlaceCall, values.OfferReady, values.Connected),
 }
 _ESTABLISHED: dict[Kind, Rule] = {
-    HangUp: Rule("hang up", _M._hang_up, _OVER),
-    Hangup: Rule("end", _M._hung_up, _OVER),
-    Candidates: Rule("pass them on, up to the bound of the call", _M._take_candidates),
-    Negotiate: Rule("count it; we cannot restart ICE", _M._count_negotiate),
+    values.HangUp: Rule("hang up", _M._hang_up, _OVER),
+    events.Hangup: Rule("end", _M._hung_up, _OVER),
+    events.Candidates: Rule("pass them on, up to the bound of the call", _M._take_candidates),
+    events.Negotiate: Rule("count it; we cannot restart ICE", _M._count_negotiate),
     **_LEFT,
 }
 _CONNECTING: dict[Kind, Rule] = {
     **_ESTABLISHED,
-    Connected: Rule("the call is up", _M._connected, (CallState.CONNECTED,)),
-    TransportFailed: Rule("hang up", _M._setup_failed, _OVER),
-    Tick: Rule("hang up; the connection took too long", _M._connection_late, _OVER),
+    values.Connected: Rule("the call is up", _M._connected, (CallState.CONNECTED,)),
+    values.TransportFailed: Rule("hang up", _M._setup_failed, _OVER),
+    values.Tick: Rule("hang up; the connection took too long", _M._connection_late, _OVER),
 }
 _CONNECTED: dict[Kind, Rule] = {
     **_ESTABLISHED,
-    TransportFailed: Rule("hang up with ice_timeout", _M._connection_lost, _OVER),
-    SendFailed: Rule("ignored: the peer connection does not need the homeserver"),
-    **_ignored("no deadline", Tick),
-    **_refused(Connected),
+    values.TransportFailed: Rule("hang up with ice_timeout", _M._connection_lost, _OVER),
+    values.SendFailed: Rule("ignored: the peer connection does not need the homeserver"),
+    **_ignored("no deadline", values.Tick),
+    **_refused(values.Connected),
 }
-_ENDED = _ignored("the call is over", *LOCAL_KINDS, *REMOTE_KINDS)
+_ENDED = _ignored("the call is over", *values.LOCAL_KINDS, *values.REMOTE_KINDS)
 
-_ONLY_CALLEE = _refused(Admitted, Refused, AnswerReady)
-_NOT_FOR_CALLER = _ignored("only a caller sends this", Invite, SelectAnswer)
+_ONLY_CALLEE = _refused(values.Admitted, values.Refused, values.AnswerReady)
+_NOT_FOR_CALLER = _ignored("only a caller sends this", events.Invite, events.SelectAnswer)
 _CALLER_ESTABLISHED: dict[Kind, Rule] = {
-    **_ignored("the first answer has won", Answer, Reject),
+    **_ignored("the first answer has won", events.Answer, events.Reject),
     **_NOT_FOR_CALLER,
     **_ONLY_CALLEE,
-    **_refused(PlaceCall, OfferReady),
+    **_refused(values.PlaceCall, values.OfferReady),
 }
 _CALLEE_ESTABLISHED: dict[Kind, Rule] = {
-    SelectAnswer: Rule("end if another party was selected", _M._compare_selection, _OVER),
-    **_ignored("a call has one invite", Invite),
-    **_ignored("only a callee sends this", Answer, Reject),
-    **_refused(PlaceCall, OfferReady, Admitted, Refused, AnswerReady),
+    events.SelectAnswer: Rule("end if another party was selected", _M._compare_selection, _OVER),
+    **_ignored("a call has one invite", events.Invite),
+    **_ignored("only a callee sends this", events.Answer, events.Reject),
+    **_refused(values.PlaceCall, values.OfferReady, values.Admitted, values.Refused, values.AnswerReady),
 }
 
 _CALLER: dict[CallState, dict[Kind, Rule]] = {
     CallState.IDLE: {
-        PlaceCall: Rule("make an offer", _M._place, (CallState.OFFERING,)),
+        values.PlaceCall: Rule("make an offer", _M._place, (CallState.OFFERING,)),
         **_UNSIGNALLED,
-        **_ignored("no deadline", Tick),
-        **_ignored("nothing was sent that this could mean", *REMOTE_KINDS),
+        **_ignored("no deadline", values.Tick),
+        **_ignored("nothing was sent that this could mean", *values.REMOTE_KINDS),
         **_ONLY_CALLEE,
-        **_refused(OfferReady, Connected),
+        **_refused(values.OfferReady, values.Connected),
     },
     CallState.OFFERING: {
-        OfferReady: Rule("send the invite", _M._send_invite, (CallState.INVITING,)),
+        values.OfferReady: Rule("send the invite", _M._send_invite, (CallState.INVITING,)),
         **_UNSIGNALLED,
-        Tick: Rule("end; the offer took too long", _M._offer_late, _OVER),
-        **_ignored("nothing was sent that this could mean", *REMOTE_KINDS),
+        values.Tick: Rule("end; the offer took too long", _M._offer_late, _OVER),
+        **_ignored("nothing was sent that this could mean", *values.REMOTE_KINDS),
         **_ONLY_CALLEE,
-        **_refused(PlaceCall, Connected),
+        **_refused(values.PlaceCall, values.Connected),
     },
     CallState.INVITING: {
-        Answer: Rule("send select_answer (v1), apply it, connect", _M._take_answer, (CallState.CONNECTING,)),
-        Reject: Rule("send select_answer (v1), end", _M._rejected, _OVER),
-        Hangup: Rule("end; some clients refuse so", _M._hung_up, _OVER),
-        Candidates: Rule("keep them until their party answers, up to the bound", _M._take_candidates),
-        HangUp: Rule("hang up", _M._hang_up, _OVER),
-        SendFailed: Rule("hang up, should the invite have got through after all", _M._hang_up, _OVER),
-        TransportFailed: Rule("hang up", _M._setup_failed, _OVER),
-        Tick: Rule("hang up with invite_timeout", _M._nobody_answered, _OVER),
+        events.Answer: Rule("send select_answer (v1), apply it, connect", _M._take_answer, (CallState.CONNECTING,)),
+        events.Reject: Rule("send select_answer (v1), end", _M._rejected, _OVER),
+        events.Hangup: Rule("end; some clients refuse so", _M._hung_up, _OVER),
+        events.Candidates: Rule("keep them until their party answers, up to the bound", _M._take_candidates),
+        values.HangUp: Rule("hang up", _M._hang_up, _OVER),
+        values.SendFailed: Rule("hang up, should the invite have got through after all", _M._hang_up, _OVER),
+        values.TransportFailed: Rule("hang up", _M._setup_failed, _OVER),
+        values.Tick: Rule("hang up with invite_timeout", _M._nobody_answered, _OVER),
         **_LEFT,
         **_NOT_FOR_CALLER,
-        **_ignored("nothing is agreed yet", Negotiate),
+        **_ignored("nothing is agreed yet", events.Negotiate),
         **_ONLY_CALLEE,
-        **_refused(PlaceCall, OfferReady, Connected),
+        **_refused(values.PlaceCall, values.OfferReady, values.Connected),
     },
     CallState.CONNECTING: {
         **_CONNECTING,
-        SendFailed: Rule("ignored: only select_answer is on its way, and the call can do without"),
+        values.SendFailed: Rule("ignored: only select_answer is on its way, and the call can do without"),
         **_CALLER_ESTABLISHED,
     },
     CallState.CONNECTED: {**_CONNECTED, **_CALLER_ESTABLISHED},
@@ -466,26 +473,36 @@ _CALLER: dict[CallState, dict[Kind, Rule]] = {
 
 _CALLEE: dict[CallState, dict[Kind, Rule]] = {
     CallState.IDLE: {
-        Invite: Rule("have it checked", _M._judge, (CallState.ADMITTING,)),
+        events.Invite: Rule("have it checked", _M._judge, (CallState.ADMITTING,)),
         **_UNSIGNALLED,
-        **_ignored("no deadline", Tick),
-        **_ignored("there is no invite yet", Answer, Candidates, SelectAnswer, Reject, Hangup, Negotiate),
-        **_refused(PlaceCall, OfferReady, Admitted, Refused, AnswerReady, Connected),
+        **_ignored("no deadline", values.Tick),
+        **_ignored(
+            "there is no invite yet",
+            events.Answer,
+            events.Candidates,
+            events.SelectAnswer,
+            events.Reject,
+            events.Hangup,
+            events.Negotiate,
+        ),
+        **_refused(
+            values.PlaceCall, values.OfferReady, values.Admitted, values.Refused, values.AnswerReady, values.Connected
+        ),
     },
     CallState.ADMITTING: {
-        Admitted: Rule("make an answer", _M._make_answer, (CallState.ANSWERING,)),
-        Refused: Rule("reject", _M._decline, _OVER),
+        values.Admitted: Rule("make an answer", _M._make_answer, (CallState.ANSWERING,)),
+        values.Refused: Rule("reject", _M._decline, _OVER),
         **_UNANSWERED,
-        **_refused(AnswerReady),
+        **_refused(values.AnswerReady),
     },
     CallState.ANSWERING: {
-        AnswerReady: Rule("send it and connect at once", _M._send_answer, (CallState.CONNECTING,)),
+        values.AnswerReady: Rule("send it and connect at once", _M._send_answer, (CallState.CONNECTING,)),
         **_UNANSWERED,
-        **_refused(Admitted, Refused),
+        **_refused(values.Admitted, values.Refused),
     },
     CallState.CONNECTING: {
         **_CONNECTING,
-        SendFailed: Rule("reject; the caller has no answer, so it would ignore a hangup", _M._decline, _OVER),
+        values.SendFailed: Rule("reject; the caller has no answer, so it would ignore a hangup", _M._decline, _OVER),
         **_CALLEE_ESTABLISHED,
     },
     CallState.CONNECTED: {**_CONNECTED, **_CALLEE_ESTABLISHED},
@@ -497,40 +514,3 @@ TABLES: Mapping[CallRole, Mapping[CallState, Mapping[Kind, Rule]]] = {
     CallRole.CALLEE: _CALLEE,
 }
 """One rule for each role, state and kind of event. A rule that leads to no state leaves the state as it is."""
-
-# fmt: off
-__all__ = [  # with the words of the machine, so that its users need one import
-    "CALL_LIFETIME_MS",
-    "SETUP_TIMEOUT_S",
-    "TABLES",
-    "AddCandidates",
-    "Admit",
-    "Admitted",
-    "AnswerReady",
-    "ApplyAnswer",
-    "CallCounts",
-    "CallEnded",
-    "CallMachine",
-    "CallOutcome",
-    "CallRole",
-    "CallState",
-    "ClosePeer",
-    "Connect",
-    "Connected",
-    "CreateAnswer",
-    "CreateOffer",
-    "Effect",
-    "Event",
-    "HangUp",
-    "MemberLeft",
-    "OfferReady",
-    "PlaceCall",
-    "Refused",
-    "Remote",
-    "Rule",
-    "SendCallEvent",
-    "SendFailed",
-    "Tick",
-    "TransportFailed",
-]
-# fmt: on

@@ -6,7 +6,7 @@ import pytest
 
 from mxrtc_bridge.client.calls.connection import check_finished, explain, only_service
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
-from mxrtc_bridge.core.call import machine as call
+from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mxrtc_bridge.core.call import machine as call
+from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.call.events import (
     Answer,
     CallMessage,
@@ -15,6 +15,7 @@ from mxrtc_bridge.core.call.events import (
     SelectAnswer,
     Version,
 )
+from mxrtc_bridge.core.call.machine import CallMachine
 from mxrtc_bridge.core.call.values import Kind
 from mxrtc_bridge.core.ids import CallId, PartyId, UserId
 from mxrtc_bridge.core.webrtc.sdp import DescriptionType
@@ -74,7 +75,7 @@ class Bench:
 
     def __init__(self, role: call.CallRole, **settings: float) -> None:
         self.now = 1000.0
-        self.machine = call.CallMachine(
+        self.machine = CallMachine(
             role,
             call_id=CALL,
             local=PEER,

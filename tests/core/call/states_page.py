@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mxrtc_bridge.core.call.events import EVENT_TYPES
-from mxrtc_bridge.core.call.machine import TABLES, CallRole, CallState, Rule
-from mxrtc_bridge.core.call.values import LOCAL_KINDS, REMOTE_KINDS, CallOutcome, Kind
+from mxrtc_bridge.core.call.machine import TABLES, Rule
+from mxrtc_bridge.core.call.values import LOCAL_KINDS, REMOTE_KINDS, CallOutcome, CallRole, CallState, Kind
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "call-states.md"
 

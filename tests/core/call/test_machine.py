@@ -8,10 +8,10 @@ from __future__ import annotations
 import pytest
 
 from mxrtc_bridge.core.call.events import Answer, CallMessage, Hangup, Invite, Reject, SelectAnswer
-from mxrtc_bridge.core.call.machine import (
+from mxrtc_bridge.core.call.machine import MAX_REMOTE_CANDIDATES, TABLES, CallMachine
+from mxrtc_bridge.core.call.values import (
     CALL_LIFETIME_MS,
     SETUP_TIMEOUT_S,
-    TABLES,
     AddCandidates,
     Admit,
     Admitted,
@@ -19,7 +19,6 @@ from mxrtc_bridge.core.call.machine import (
     ApplyAnswer,
     CallCounts,
     CallEnded,
-    CallMachine,
     CallOutcome,
     CallRole,
     CallState,
@@ -38,7 +37,6 @@ from mxrtc_bridge.core.call.machine import (
     SendFailed,
     TransportFailed,
 )
-from mxrtc_bridge.core.call.remote_candidates import MAX_REMOTE_CANDIDATES
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.ids import CallId, PartyId
 from tests.core.call.messages import (

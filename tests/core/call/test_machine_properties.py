@@ -12,11 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mxrtc_bridge.core.call import machine as call
+from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.call.codec import content_of, parse_message
 from mxrtc_bridge.core.call.events import CallMessage, Candidates, SelectAnswer
-from mxrtc_bridge.core.call.machine import CallRole, CallState
-from mxrtc_bridge.core.call.remote_candidates import MAX_REMOTE_CANDIDATES
+from mxrtc_bridge.core.call.machine import MAX_REMOTE_CANDIDATES, TABLES, CallMachine
+from mxrtc_bridge.core.call.values import CallRole, CallState
 from mxrtc_bridge.core.ids import PartyId, UserId
 from tests.core.call.messages import (
     CALL,
@@ -54,7 +54,7 @@ class End:
 
     def __init__(self, role: CallRole, user: UserId, party: PartyId, remote: UserId) -> None:
         self.role, self.user, self.party, self.remote = role, user, party, remote
-        self.machine = call.CallMachine(role, call_id=CALL, local=user, party_id=party, remote=remote)
+        self.machine = CallMachine(role, call_id=CALL, local=user, party_id=party, remote=remote)
         self.effects: list[call.Effect] = []
         self.asked: list[call.Event] = []
 
@@ -67,7 +67,7 @@ class End:
         new = []
         while (effect := self.machine.poll_effect()) is not None:
             new.append(effect)
-        states = {before, CallState.ENDED, *call.TABLES[self.role][before][kind].leads_to}
+        states = {before, CallState.ENDED, *TABLES[self.role][before][kind].leads_to}
         assert self.machine.state in states, (before, event)
         if isinstance(event, call.Remote) and not due:
             foreign = event.sender != self.remote or (chosen is not None and event.message.party_id != chosen)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mxrtc_bridge.core.call.events import CallMessage
-from mxrtc_bridge.core.call.machine import TABLES, CallRole, CallState, MemberLeft, Remote
-from mxrtc_bridge.core.call.values import LOCAL_KINDS, REMOTE_KINDS, Kind
+from mxrtc_bridge.core.call.machine import TABLES
+from mxrtc_bridge.core.call.values import LOCAL_KINDS, REMOTE_KINDS, CallRole, CallState, Kind, MemberLeft, Remote
 from mxrtc_bridge.core.errors import StateError
 from tests.core.call import states_page
 from tests.core.call.messages import AT, SAMPLES, USER
