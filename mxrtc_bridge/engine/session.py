@@ -151,7 +151,7 @@ class Session:
         self._outcome: call.CallEnded | None = None
         self._before_start: list[call.Event] = []
         self._driver: Driver[call.Event, call.Effect] = Driver(
-            machine, perform=self._perform, tick=call.Tick(), clock=clock
+            machine, perform=self._perform, tick=call.CallTick(), clock=clock
         )
 
     @property

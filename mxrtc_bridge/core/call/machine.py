@@ -153,8 +153,8 @@ class CallMachine:
                 of the other side does this.
         """
         if self._deadline is not None and now >= self._deadline:
-            self._apply(now, values.Tick())
-        if isinstance(event, values.Tick):
+            self._apply(now, values.CallTick())
+        if isinstance(event, values.CallTick):
             return
         if not isinstance(event, values.Remote):
             self._apply(now, event)
@@ -168,7 +168,7 @@ class CallMachine:
         return self._effects.popleft() if self._effects else None
 
     def next_deadline(self) -> float | None:
-        """When :class:`Tick` is due at the latest, or None if nothing is waited for."""
+        """When :class:`CallTick` is due at the latest, or None if nothing is waited for."""
         return self._deadline
 
     def _apply(self, now: float, event: values.Event | CallMessage) -> None:
@@ -273,17 +273,17 @@ class CallMachine:
     def _member_left(self, _now: float, _event: values.MemberLeft) -> None:
         self._end(CallOutcome.MEMBER_LEFT, "member_left")
 
-    def _offer_late(self, _now: float, _event: values.Tick) -> None:
+    def _offer_late(self, _now: float, _event: values.CallTick) -> None:
         self._end(CallOutcome.TIMED_OUT, "setup_timeout")
 
-    def _nobody_answered(self, _now: float, _event: values.Tick) -> None:
+    def _nobody_answered(self, _now: float, _event: values.CallTick) -> None:
         self._send_hangup("invite_timeout")
         self._end(CallOutcome.TIMED_OUT, "invite_timeout")
 
-    def _invite_expired(self, _now: float, _event: values.Tick) -> None:
+    def _invite_expired(self, _now: float, _event: values.CallTick) -> None:
         self._end(CallOutcome.TIMED_OUT, "invite_timeout")
 
-    def _connection_late(self, _now: float, _event: values.Tick) -> None:
+    def _connection_late(self, _now: float, _event: values.CallTick) -> None:
         self._send_hangup("ice_failed")
         self._end(CallOutcome.TIMED_OUT, "setup_timeout")
 
@@ -385,7 +385,7 @@ _UNANSWERED: dict[Kind, Rule] = {
     values.TransportFailed: Rule("reject", _M._decline, _OVER),
     events.Hangup: Rule("end; the caller gave up", _M._hung_up, _OVER),
     events.SelectAnswer: Rule("end if another party was selected", _M._compare_selection, _OVER),
-    values.Tick: Rule("end; the invite has expired", _M._invite_expired, _OVER),
+    values.CallTick: Rule("end; the invite has expired", _M._invite_expired, _OVER),
     events.Candidates: Rule("keep them, up to the bound", _M._take_candidates),
     **_LEFT,
     **_ignored("a call has one invite", events.Invite),
@@ -404,13 +404,13 @@ _CONNECTING: dict[Kind, Rule] = {
     **_ESTABLISHED,
     values.Connected: Rule("the call is up", _M._connected, (CallState.CONNECTED,)),
     values.TransportFailed: Rule("hang up", _M._setup_failed, _OVER),
-    values.Tick: Rule("hang up; the connection took too long", _M._connection_late, _OVER),
+    values.CallTick: Rule("hang up; the connection took too long", _M._connection_late, _OVER),
 }
 _CONNECTED: dict[Kind, Rule] = {
     **_ESTABLISHED,
     values.TransportFailed: Rule("hang up with ice_timeout", _M._connection_lost, _OVER),
     values.SendFailed: Rule("ignored: the peer connection does not need the homeserver"),
-    **_ignored("no deadline", values.Tick),
+    **_ignored("no deadline", values.CallTick),
     **_refused(values.Connected),
 }
 _ENDED = _ignored("the call is over", *values.LOCAL_KINDS, *values.REMOTE_KINDS)
@@ -434,7 +434,7 @@ _CALLER: dict[CallState, dict[Kind, Rule]] = {
     CallState.IDLE: {
         values.PlaceCall: Rule("make an offer", _M._place, (CallState.OFFERING,)),
         **_UNSIGNALLED,
-        **_ignored("no deadline", values.Tick),
+        **_ignored("no deadline", values.CallTick),
         **_ignored("nothing was sent that this could mean", *values.REMOTE_KINDS),
         **_ONLY_CALLEE,
         **_refused(values.OfferReady, values.Connected),
@@ -442,7 +442,7 @@ _CALLER: dict[CallState, dict[Kind, Rule]] = {
     CallState.OFFERING: {
         values.OfferReady: Rule("send the invite", _M._send_invite, (CallState.INVITING,)),
         **_UNSIGNALLED,
-        values.Tick: Rule("end; the offer took too long", _M._offer_late, _OVER),
+        values.CallTick: Rule("end; the offer took too long", _M._offer_late, _OVER),
         **_ignored("nothing was sent that this could mean", *values.REMOTE_KINDS),
         **_ONLY_CALLEE,
         **_refused(values.PlaceCall, values.Connected),
@@ -455,7 +455,7 @@ _CALLER: dict[CallState, dict[Kind, Rule]] = {
         values.HangUp: Rule("hang up", _M._hang_up, _OVER),
         values.SendFailed: Rule("hang up, should the invite have got through after all", _M._hang_up, _OVER),
         values.TransportFailed: Rule("hang up", _M._setup_failed, _OVER),
-        values.Tick: Rule("hang up with invite_timeout", _M._nobody_answered, _OVER),
+        values.CallTick: Rule("hang up with invite_timeout", _M._nobody_answered, _OVER),
         **_LEFT,
         **_NOT_FOR_CALLER,
         **_ignored("nothing is agreed yet", events.Negotiate),
@@ -475,7 +475,7 @@ _CALLEE: dict[CallState, dict[Kind, Rule]] = {
     CallState.IDLE: {
         events.Invite: Rule("have it checked", _M._judge, (CallState.ADMITTING,)),
         **_UNSIGNALLED,
-        **_ignored("no deadline", values.Tick),
+        **_ignored("no deadline", values.CallTick),
         **_ignored(
             "there is no invite yet",
             events.Answer,

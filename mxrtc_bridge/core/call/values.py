@@ -127,7 +127,7 @@ class MemberLeft:
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class CallTick:
     """Time has passed; sent at the latest when the deadline has come."""
 
 
@@ -143,7 +143,7 @@ Event = (
     | TransportFailed
     | HangUp
     | MemberLeft
-    | Tick
+    | CallTick
 )
 
 Kind = type[Event] | type[CallMessage]
@@ -151,7 +151,7 @@ Kind = type[Event] | type[CallMessage]
 
 LOCAL_KINDS: tuple[Kind, ...] = (
     *(PlaceCall, Admitted, Refused, OfferReady, AnswerReady, Connected),
-    *(SendFailed, TransportFailed, HangUp, MemberLeft, Tick),
+    *(SendFailed, TransportFailed, HangUp, MemberLeft, CallTick),
 )
 REMOTE_KINDS: tuple[Kind, ...] = tuple(EVENT_TYPES.values())
 

@@ -59,9 +59,9 @@ from mxrtc_bridge.core.crypto.sas_values import (
     RemoteKeys,
     Secret,
     SendToDevices,
-    Tick,
     VerificationEnded,
     VerificationEvent,
+    VerificationTick,
     VerifiedKeys,
 )
 from mxrtc_bridge.core.errors import EventError
@@ -161,7 +161,7 @@ class Verification:
         return self._effects.popleft() if self._effects else None
 
     def next_deadline(self) -> float | None:
-        """Return when a Tick is due, or None."""
+        """Return when a VerificationTick is due, or None."""
         return None if self.stage is Stage.ENDED else self._deadline
 
     def handle(self, now: float, event: VerificationEvent) -> None:
@@ -181,7 +181,7 @@ class Verification:
                 return self._compared(same)
             case GiveUp():
                 return self._cancel("m.user", "the other side has ended it")
-            case Tick():
+            case VerificationTick():
                 return []
             case _:
                 assert_never(event)

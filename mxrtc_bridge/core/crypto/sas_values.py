@@ -84,11 +84,11 @@ class GiveUp:
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class VerificationTick:
     """Time has passed."""
 
 
-VerificationEvent = Ask | Received | Compared | GiveUp | Tick
+VerificationEvent = Ask | Received | Compared | GiveUp | VerificationTick
 
 
 # Effects

@@ -26,9 +26,9 @@ from mxrtc_bridge.core.crypto.sas_values import (
     Received,
     RemoteKeys,
     SendToDevices,
-    Tick,
     VerificationEnded,
     VerificationEvent,
+    VerificationTick,
     VerifiedKeys,
 )
 from mxrtc_bridge.core.errors import EventError, HomeserverError
@@ -285,7 +285,7 @@ class Verifications:
     async def tick(self) -> None:
         """End those that take too long."""
         for exchange in self.open:
-            await self._feed(exchange, Tick())
+            await self._feed(exchange, VerificationTick())
 
     async def _feed(self, exchange: Exchange, event: VerificationEvent) -> None:
         async with exchange.turn:

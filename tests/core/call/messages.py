@@ -101,7 +101,7 @@ class Bench:
 
     def wait(self, seconds: float) -> list[call.Effect]:
         self.now += seconds
-        return self.feed(call.Tick())
+        return self.feed(call.CallTick())
 
 
 def callee(state: call.CallState, version: Version = V1) -> Bench:

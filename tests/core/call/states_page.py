@@ -22,7 +22,7 @@ Every call is in exactly one state, and every state has an answer to every event
 Names like `m.call.answer` are messages of the other side; names like `AnswerReady` come from our own side.
 A message counts only if it is of this call, from the other user and, once a party is chosen, from that party.
 All other messages are counted and dropped before these tables are asked.
-`Tick` means that the deadline of the state has come; a deadline that has come is dealt with before any other event.
+`CallTick` means that the deadline of the state has come; a deadline that has come is dealt with before any other event.
 An event listed under *ignored* changes nothing.
 An event listed under *refused* would be a mistake of our own program: it raises an error and changes nothing.
 

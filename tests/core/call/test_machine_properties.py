@@ -184,7 +184,7 @@ class TwoEndsInARoom(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         for end in self.ends:
-            self.feed(end, call.Tick())
+            self.feed(end, call.CallTick())
 
     # What always holds
 
@@ -255,7 +255,7 @@ class TwoEndsInARoom(RuleBasedStateMachine):
         for end in self.ends:
             for _ in range(3):
                 self.now += 90
-                self.feed(end, call.Tick())
+                self.feed(end, call.CallTick())
             assert end.machine.state in LASTING
             self.feed(end, call.HangUp())
             assert end.machine.state is CallState.ENDED

@@ -14,8 +14,8 @@ from mxrtc_bridge.core.crypto.sas_values import (
     Compared,
     Received,
     RemoteKeys,
-    Tick,
     VerificationEnded,
+    VerificationTick,
     VerifiedKeys,
 )
 from mxrtc_bridge.core.ids import DeviceId
@@ -347,9 +347,9 @@ def test_a_key_that_is_none_is_refused(bad: str) -> None:
 def test_it_ends_after_ten_minutes() -> None:
     pair = Pair()
     pair.begin()
-    pair.feed(pair.a, Tick(), TIMEOUT_S - 0.1)
+    pair.feed(pair.a, VerificationTick(), TIMEOUT_S - 0.1)
     assert pair.a.ended == []
-    pair.feed(pair.a, Tick(), TIMEOUT_S)
+    pair.feed(pair.a, VerificationTick(), TIMEOUT_S)
     assert pair.a.cancelled == "m.timeout"
     pair.run()
     assert pair.b.ended == [VerificationEnded("m.timeout", by_them=True, reason="it took too long")]
@@ -360,7 +360,7 @@ def test_what_is_verified_stays_so_when_the_last_word_does_not_come() -> None:
     pair, content = compared_end()
     pair.feed(pair.a, Received("m.key.verification.mac", content))
     pair.feed(pair.a, Compared(same=True))
-    pair.feed(pair.a, Tick(), TIMEOUT_S)
+    pair.feed(pair.a, VerificationTick(), TIMEOUT_S)
     assert (len(pair.a.vouched), pair.a.ended, pair.a.cancelled) == (1, [DONE], None)
 
 

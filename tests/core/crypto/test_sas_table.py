@@ -13,9 +13,9 @@ from mxrtc_bridge.core.crypto.sas_values import (
     Compared,
     GiveUp,
     Received,
-    Tick,
     VerificationEnded,
     VerificationEvent,
+    VerificationTick,
 )
 from tests.core.crypto.sas_ends import ALICE, ANOTHER, CONTENT, GOOD, PEER, PHONE, End, Pair, compared_end, make_end
 
@@ -112,7 +112,7 @@ def test_comparing_counts_only_when_there_is_something_to_compare(stage: Stage) 
 EVENT: st.SearchStrategy[VerificationEvent] = st.one_of(
     st.builds(Received, st.sampled_from(sorted(EVENT_TYPES)), CONTENT),
     st.just(Compared(same=True)),
-    st.just(Tick()),
+    st.just(VerificationTick()),
     st.just(Ask(1)),
 )
 
