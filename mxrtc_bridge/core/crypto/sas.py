@@ -22,48 +22,11 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import assert_never
 
+from mxrtc_bridge.core.crypto import sas_events as events
+from mxrtc_bridge.core.crypto import sas_values as values
 from mxrtc_bridge.core.crypto.sas_codes import ShortCode
-from mxrtc_bridge.core.crypto.sas_events import (
-    CODES,
-    HASH,
-    KEY_AGREEMENT,
-    MAC_METHOD,
-    METHOD,
-    TYPES,
-    Accept,
-    Cancel,
-    Done,
-    Key,
-    Mac,
-    Ready,
-    Request,
-    SasEvent,
-    Start,
-    accept_content,
-    cancel_content,
-    mac_content,
-    parse_sas_event,
-    ready_content,
-    request_content,
-    start_content,
-)
-from mxrtc_bridge.core.crypto.sas_values import (
-    Agreement,
-    Ask,
-    Compare,
-    Compared,
-    Effect,
-    GiveUp,
-    LocalKeys,
-    Received,
-    RemoteKeys,
-    Secret,
-    SendToDevices,
-    VerificationEnded,
-    VerificationEvent,
-    VerificationTick,
-    VerifiedKeys,
-)
+from mxrtc_bridge.core.crypto.sas_events import CODES, HASH, KEY_AGREEMENT, MAC_METHOD, METHOD, TYPES, SasEvent
+from mxrtc_bridge.core.crypto.sas_values import Effect
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import DeviceId
 
@@ -97,16 +60,16 @@ class Stage(Enum):
 
 
 EXPECTED: Mapping[Stage, frozenset[type[SasEvent]]] = {
-    Stage.BEGINNING: frozenset({Request}),
-    Stage.ASKED: frozenset({Ready, Cancel}),
-    Stage.READY: frozenset({Start, Cancel}),
-    Stage.STARTED: frozenset({Accept, Start, Cancel}),
-    Stage.ACCEPTED: frozenset({Key, Cancel}),
-    Stage.KEY_SENT: frozenset({Key, Cancel}),
-    Stage.COMPARING: frozenset({Mac, Cancel}),
-    Stage.THEY_AGREE: frozenset({Cancel}),
-    Stage.WE_AGREE: frozenset({Mac, Cancel}),
-    Stage.VERIFIED: frozenset({Done, Cancel}),
+    Stage.BEGINNING: frozenset({events.Request}),
+    Stage.ASKED: frozenset({events.Ready, events.Cancel}),
+    Stage.READY: frozenset({events.Start, events.Cancel}),
+    Stage.STARTED: frozenset({events.Accept, events.Start, events.Cancel}),
+    Stage.ACCEPTED: frozenset({events.Key, events.Cancel}),
+    Stage.KEY_SENT: frozenset({events.Key, events.Cancel}),
+    Stage.COMPARING: frozenset({events.Mac, events.Cancel}),
+    Stage.THEY_AGREE: frozenset({events.Cancel}),
+    Stage.WE_AGREE: frozenset({events.Mac, events.Cancel}),
+    Stage.VERIFIED: frozenset({events.Done, events.Cancel}),
     Stage.ENDED: frozenset(),
 }
 """What the other side may send."""
@@ -126,12 +89,12 @@ class Verification:
 
     def __init__(
         self,
-        ours: LocalKeys,
-        theirs: RemoteKeys,
+        ours: values.LocalKeys,
+        theirs: values.RemoteKeys,
         *,
         reference: Mapping[str, object],
         transaction: str,
-        secret: Secret,
+        secret: values.Secret,
         now: float,
     ) -> None:
         self.stage = Stage.BEGINNING
@@ -149,11 +112,11 @@ class Verification:
         self._asked: tuple[DeviceId, ...] = ()
         self._taken: list[SasEvent] = []
         """One of each type at most."""
-        self._our_start: Start | None = None
+        self._our_start: events.Start | None = None
         self._commitment = ""
-        self._start: Start | None = None
+        self._start: events.Start | None = None
         """The one that counts."""
-        self._agreement: Agreement | None = None
+        self._agreement: values.Agreement | None = None
         self._mac_keys: tuple[DeviceId, str | None] | None = None
 
     def poll_effect(self) -> Effect | None:
@@ -164,38 +127,38 @@ class Verification:
         """Return when a VerificationTick is due, or None."""
         return None if self.stage is Stage.ENDED else self._deadline
 
-    def handle(self, now: float, event: VerificationEvent) -> None:
+    def handle(self, now: float, event: values.VerificationEvent) -> None:
         """Take in what has happened; then poll all effects. Never raises for what the other side does."""
         if self.stage is not Stage.ENDED:
             self._effects += self._dispatch(now, event)
 
-    def _dispatch(self, now: float, event: VerificationEvent) -> list[Effect]:
+    def _dispatch(self, now: float, event: values.VerificationEvent) -> list[Effect]:
         if now >= self._deadline:
             return self._cancel("m.timeout", "it took too long")
         match event:
-            case Ask(at_ms=at_ms):
+            case values.Ask(at_ms=at_ms):
                 return self._ask(at_ms)
-            case Received():
+            case values.Received():
                 return self._received(event)
-            case Compared(same=same):
+            case values.Compared(same=same):
                 return self._compared(same)
-            case GiveUp():
+            case values.GiveUp():
                 return self._cancel("m.user", "the other side has ended it")
-            case VerificationTick():
+            case values.VerificationTick():
                 return []
             case _:
                 assert_never(event)
 
     # --- what the other side says
 
-    def _received(self, event: Received) -> list[Effect]:
+    def _received(self, event: values.Received) -> list[Effect]:
         try:
-            said = parse_sas_event(event.type, event.content)
+            said = events.parse_sas_event(event.type, event.content)
         except EventError as error:
             return self._cancel("m.invalid_message", str(error))
         if said in self._taken:
             return []  # The homeserver may deliver a message twice; none of them is sent twice on purpose.
-        if isinstance(said, Ready) and self.device not in (None, said.device):
+        if isinstance(said, events.Ready) and self.device not in (None, said.device):
             return []  # Another device that was asked: it is told that it came late.
         if type(said) not in EXPECTED[self.stage]:
             return self._cancel("m.unexpected_message", f"{event.type} came where it does not belong")
@@ -204,24 +167,24 @@ class Verification:
 
     def _take(self, said: SasEvent) -> list[Effect]:  # noqa: PLR0911 - one row for each message
         match said:
-            case Request():
+            case events.Request():
                 return self._accept_request(said)
-            case Ready():
+            case events.Ready():
                 return self._begin(said)
-            case Start():
+            case events.Start():
                 return self._accept_start(said)
-            case Accept():
+            case events.Accept():
                 return self._accepted(said)
-            case Key():
+            case events.Key():
                 return self._show(said.key)
-            case Mac():
+            case events.Mac():
                 return self._check(said)
-            case Done():
-                return self._end(VerificationEnded("", by_them=False))
-            case Cancel(code=code, reason=reason):
+            case events.Done():
+                return self._end(values.VerificationEnded("", by_them=False))
+            case events.Cancel(code=code, reason=reason):
                 others = self._devices() if self.stage is Stage.ASKED else ()
                 told: list[Effect] = [self._send_cancel(others, code, "another device has ended it")] if others else []
-                return told + self._end(VerificationEnded(code, by_them=True, reason=reason))
+                return told + self._end(values.VerificationEnded(code, by_them=True, reason=reason))
             case _:
                 assert_never(said)
 
@@ -232,18 +195,18 @@ class Verification:
             return []
         self.stage = Stage.ASKED
         self._asked = tuple(self._theirs.devices)
-        return [self._send(Request, request_content(self._ours.device, at_ms))]
+        return [self._send(events.Request, events.request_content(self._ours.device, at_ms))]
 
-    def _accept_request(self, request: Request) -> list[Effect]:
+    def _accept_request(self, request: events.Request) -> list[Effect]:
         self.device = request.device
         if METHOD not in request.methods:
             return self._cancel("m.unknown_method", f"only {METHOD} is known here")
         if request.device not in self._theirs.devices:
             return self._cancel("m.invalid_message", "there is no such device")
         self.stage = Stage.READY
-        return [self._send(Ready, ready_content(self._ours.device))]
+        return [self._send(events.Ready, events.ready_content(self._ours.device))]
 
-    def _begin(self, ready: Ready) -> list[Effect]:
+    def _begin(self, ready: events.Ready) -> list[Effect]:
         if METHOD not in ready.methods:
             return self._cancel("m.unknown_method", f"only {METHOD} is known here")
         if ready.device not in self._theirs.devices:
@@ -251,18 +214,18 @@ class Verification:
         self.device = ready.device
         self.stage = Stage.STARTED
         others = tuple(each for each in self._asked if each != ready.device)
-        content = start_content(self._ours.device)
-        said = parse_sas_event(TYPES[Start], {**content, **self._reference})
-        assert isinstance(said, Start)
+        content = events.start_content(self._ours.device)
+        said = events.parse_sas_event(TYPES[events.Start], {**content, **self._reference})
+        assert isinstance(said, events.Start)
         self._our_start = said
         told: list[Effect] = []
         if others:
             told = [self._send_cancel(others, "m.accepted", "another device has accepted it")]
-        return [*told, self._send(Start, content)]
+        return [*told, self._send(events.Start, content)]
 
     # --- key agreement
 
-    def _accept_start(self, start: Start) -> list[Effect]:
+    def _accept_start(self, start: events.Start) -> list[Effect]:
         if start.device != self.device:
             return self._cancel("m.invalid_message", "another device has started it")
         ours = (self._ours.user, self._ours.device)
@@ -275,16 +238,16 @@ class Verification:
             return self._cancel("m.unknown_method", f"only {METHOD} with {KEY_AGREEMENT} and {MAC_METHOD} is known")
         self._start = start
         self.stage = Stage.ACCEPTED
-        return [self._send(Accept, accept_content(codes, _commitment(self._secret.public, start)))]
+        return [self._send(events.Accept, events.accept_content(codes, _commitment(self._secret.public, start)))]
 
-    def _accepted(self, accept: Accept) -> list[Effect]:
+    def _accepted(self, accept: events.Accept) -> list[Effect]:
         chosen = (accept.key_agreement, accept.hash, accept.mac)
         if chosen != (KEY_AGREEMENT, HASH, MAC_METHOD) or not set(accept.codes) & set(CODES):
             return self._cancel("m.unknown_method", "something was chosen that was not offered")
         self._start = self._our_start
         self._commitment = accept.commitment
         self.stage = Stage.KEY_SENT
-        return [self._send(Key, {"key": self._secret.public})]
+        return [self._send(events.Key, {"key": self._secret.public})]
 
     def _show(self, key: str) -> list[Effect]:
         assert self._start is not None
@@ -302,8 +265,8 @@ class Verification:
         starter, accepter = ends if we_started else reversed(ends)
         self.code = self._agreement.code(f"MATRIX_KEY_VERIFICATION_SAS|{starter}|{accepter}|{self._transaction}")
         self.stage = Stage.COMPARING
-        answer: list[Effect] = [] if we_started else [self._send(Key, {"key": self._secret.public})]
-        return [*answer, Compare(self.code)]
+        answer: list[Effect] = [] if we_started else [self._send(events.Key, {"key": self._secret.public})]
+        return [*answer, values.Compare(self.code)]
 
     # --- comparison
 
@@ -312,21 +275,21 @@ class Verification:
             return []
         if not same:
             return self._cancel("m.mismatched_sas", "the two sides show different things")
-        own = [self._send(Mac, mac_content(self._codes(self._ours.keys, mine=True)))]
+        own = [self._send(events.Mac, events.mac_content(self._codes(self._ours.keys, mine=True)))]
         if self.stage is Stage.COMPARING:
             self.stage = Stage.WE_AGREE
             return [*own]
         return [*own, *self._vouch()]
 
-    def _codes(self, keys: Mapping[str, str], *, mine: bool) -> Mac:
+    def _codes(self, keys: Mapping[str, str], *, mine: bool) -> events.Mac:
         assert self._agreement is not None
         ours, theirs = f"{self._ours.user}{self._ours.device}", f"{self._theirs.user}{self.device}"
         sender, receiver = (ours, theirs) if mine else (theirs, ours)
         info = f"MATRIX_KEY_VERIFICATION_MAC{sender}{receiver}{self._transaction}"
         macs = {name: self._agreement.mac(key, info + name) for name, key in keys.items()}
-        return Mac(macs, self._agreement.mac(",".join(sorted(keys)), info + "KEY_IDS"))
+        return events.Mac(macs, self._agreement.mac(",".join(sorted(keys)), info + "KEY_IDS"))
 
-    def _check(self, said: Mac) -> list[Effect]:
+    def _check(self, said: events.Mac) -> list[Effect]:
         assert self.device is not None
         device_name, master = f"ed25519:{self.device}", self._theirs.master
         if self.device == master:
@@ -351,32 +314,34 @@ class Verification:
     def _vouch(self) -> list[Effect]:
         assert self._mac_keys is not None
         self.stage = Stage.VERIFIED
-        return [VerifiedKeys(*self._mac_keys), self._send(Done, {})]
+        return [values.VerifiedKeys(*self._mac_keys), self._send(events.Done, {})]
 
     # --- sending
 
     def _devices(self) -> tuple[DeviceId, ...]:
         return self._asked if self.device is None else (self.device,)
 
-    def _send(self, kind: type[SasEvent], content: Mapping[str, object]) -> SendToDevices:
-        return SendToDevices(self._devices(), TYPES[kind], {**content, **self._reference})
+    def _send(self, kind: type[SasEvent], content: Mapping[str, object]) -> values.SendToDevices:
+        return values.SendToDevices(self._devices(), TYPES[kind], {**content, **self._reference})
 
-    def _send_cancel(self, devices: tuple[DeviceId, ...], code: str, reason: str) -> SendToDevices:
-        return SendToDevices(devices, TYPES[Cancel], {**cancel_content(code, reason), **self._reference})
+    def _send_cancel(self, devices: tuple[DeviceId, ...], code: str, reason: str) -> values.SendToDevices:
+        return values.SendToDevices(
+            devices, TYPES[events.Cancel], {**events.cancel_content(code, reason), **self._reference}
+        )
 
     def _cancel(self, code: str, reason: str) -> list[Effect]:
         if self.stage is Stage.VERIFIED:
             # Nothing can be taken back; what is missing is only that they say so.
-            return self._end(VerificationEnded("", by_them=False))
+            return self._end(values.VerificationEnded("", by_them=False))
         devices = self._devices()
         told: list[Effect] = [self._send_cancel(devices, code, reason)] if devices else []
-        return told + self._end(VerificationEnded(code, by_them=False, reason=reason))
+        return told + self._end(values.VerificationEnded(code, by_them=False, reason=reason))
 
-    def _end(self, ended: VerificationEnded) -> list[Effect]:
+    def _end(self, ended: values.VerificationEnded) -> list[Effect]:
         self.stage = Stage.ENDED
         return [ended]
 
 
-def _commitment(key: str, start: Start) -> str:
+def _commitment(key: str, start: events.Start) -> str:
     digest = hashlib.sha256(key.encode() + start.canonical).digest()
     return base64.b64encode(digest).decode().rstrip("=")
