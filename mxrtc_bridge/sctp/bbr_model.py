@@ -15,6 +15,7 @@ Where it leaves the draft (docs/explanation/congestion-control.md says why): a r
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import inf
 from typing import Final
 
@@ -60,6 +61,7 @@ def is_excessive(lost: int, volume: float, packet_size: int) -> bool:
     return lost > volume * LOSS_THRESHOLD + packet_size or (lost > 0 and lost >= volume * _LARGE_SHARE)
 
 
+@dataclass(slots=True, eq=False)
 class PathModel:
     """The estimates, and the clocks in round trips that they need.
 
@@ -80,114 +82,61 @@ class PathModel:
         inflight_longterm: bytes that were too many when we probed; infinite when not known.
     """
 
-    __slots__ = (
-        "_bw_previous_cycle",
-        "_bw_this_cycle",
-        "_extra_acked_before",
-        "_extra_acked_bytes",
-        "_extra_acked_from",
-        "_extra_acked_now",
-        "_extra_acked_round",
-        "_full_bw",
-        "_full_bw_count",
-        "_limited_from",
-        "_limited_until",
-        "_loss_round_delivered",
-        "_loss_round_ends",
-        "_loss_round_from",
-        "_loss_round_lost",
-        "_min_rtt_at",
-        "_next_round_delivered",
-        "_probe_rtt_delay",
-        "_round_ends",
-        "_round_rate",
-        "_slow_best",
-        "_slow_from",
-        "_slow_rounds",
-        "_standing_delivered",
-        "_standing_from",
-        "_steady_bw",
-        "_uncorrected_bw",
-        "app_limited",
-        "bw",
-        "bw_latest",
-        "bw_shortterm",
-        "delivered",
-        "extra_acked",
-        "full_bw_now",
-        "inflight_latest",
-        "inflight_longterm",
-        "inflight_shortterm",
-        "loss_in_round",
-        "loss_ranges",
-        "loss_round_start",
-        "lost",
-        "max_bw",
-        "min_rtt",
-        "packet_size",
-        "probe_rtt_at",
-        "probe_rtt_due",
-        "rate",
-        "round_count",
-        "round_start",
-    )
+    packet_size: int
+    bw: float = 0.0
+    max_bw: float = 0.0
+    _bw_previous_cycle: float = 0.0
+    _bw_this_cycle: float = 0.0
+    _round_rate: float = 0.0
+    _slow_best: float = 0.0
+    _slow_from: float = 0.0
+    _slow_rounds: int = 0
+    _standing_from: float = inf
+    _standing_delivered: int = 0
+    _steady_bw: float = 0.0
+    _uncorrected_bw: float = 0.0
+    rate: float = 0.0
+    app_limited: bool = False
+    _limited_from: int = 0
+    _limited_until: int = -1
 
-    def __init__(self, packet_size: int) -> None:
-        self.packet_size = packet_size
-        self.bw = 0.0
-        self.max_bw = 0.0
-        self._bw_previous_cycle = 0.0
-        self._bw_this_cycle = 0.0
-        self._round_rate = 0.0
-        self._slow_best = 0.0
-        self._slow_from = 0.0
-        self._slow_rounds = 0
-        self._standing_from = inf
-        self._standing_delivered = 0
-        self._steady_bw = 0.0
-        self._uncorrected_bw = 0.0
-        self.rate = 0.0
-        self.app_limited = False
-        self._limited_from = 0
-        self._limited_until = -1
+    min_rtt: float = inf
+    _min_rtt_at: float = inf
+    _probe_rtt_delay: float = inf
+    probe_rtt_at: float = inf
+    probe_rtt_due: bool = False
 
-        self.min_rtt = inf
-        self._min_rtt_at = inf
-        self._probe_rtt_delay = inf
-        self.probe_rtt_at = inf
-        self.probe_rtt_due = False
+    delivered: int = 0
+    round_start: bool = False
+    round_count: int = 0
+    _next_round_delivered: int = 0
+    _round_ends: float = -inf
 
-        self.delivered = 0
-        self.round_start = False
-        self.round_count = 0
-        self._next_round_delivered = 0
-        self._round_ends = -inf
+    lost: int = 0
+    loss_in_round: bool = False
+    loss_round_start: bool = False
+    loss_ranges: int = 0
+    _loss_round_delivered: int = 0
+    _loss_round_ends: float = -inf
+    _loss_round_from: int = 0
+    _loss_round_lost: int = 0
 
-        self.lost = 0
-        self.loss_in_round = False
-        self.loss_round_start = False
-        self.loss_ranges = 0
-        self._loss_round_delivered = 0
-        self._loss_round_ends = -inf
-        self._loss_round_from = 0
-        self._loss_round_lost = 0
+    _full_bw: float = 0.0
+    _full_bw_count: int = 0
+    full_bw_now: bool = False
 
-        self._full_bw = 0.0
-        self._full_bw_count = 0
-        self.full_bw_now = False
+    extra_acked: int = 0
+    _extra_acked_before: int = 0
+    _extra_acked_now: int = 0
+    _extra_acked_round: int = 0
+    _extra_acked_bytes: int = 0
+    _extra_acked_from: float = 0.0
 
-        self.extra_acked = 0
-        self._extra_acked_before = 0
-        self._extra_acked_now = 0
-        self._extra_acked_round = 0
-        self._extra_acked_bytes = 0
-        self._extra_acked_from = 0.0
-
-        self.bw_latest = 0.0
-        self.inflight_latest = 0
-        self.bw_shortterm = inf
-        self.inflight_shortterm = inf
-        self.inflight_longterm = inf
+    bw_latest: float = 0.0
+    inflight_latest: int = 0
+    bw_shortterm: float = inf
+    inflight_shortterm: float = inf
+    inflight_longterm: float = inf
 
     # Rates and rounds, at each acknowledgement
 

@@ -15,9 +15,11 @@ Order of the calls for one SACK: ``on_loss`` for each packet newly lost, then on
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 
+@dataclass(slots=True, eq=False)
 class SentPacket:
     """One packet with user data that has left and is not yet accounted for.
 
@@ -35,46 +37,20 @@ class SentPacket:
         pending: how many of the chunks are still in flight with this packet, for the association only.
     """
 
-    __slots__ = (
-        "app_limited",
-        "chunks",
-        "delivered",
-        "delivered_at",
-        "first_sent_at",
-        "inflight",
-        "lost",
-        "number",
-        "pending",
-        "sent_at",
-        "size",
-    )
-
-    def __init__(
-        self,
-        number: int,
-        size: int,
-        sent_at: float,
-        delivered: int,
-        delivered_at: float,
-        first_sent_at: float,
-        app_limited: bool,
-        inflight: int,
-        lost: int,
-        chunks: list[object],
-    ) -> None:
-        self.number = number
-        self.size = size
-        self.sent_at = sent_at
-        self.delivered = delivered
-        self.delivered_at = delivered_at
-        self.first_sent_at = first_sent_at
-        self.app_limited = app_limited
-        self.inflight = inflight
-        self.lost = lost
-        self.chunks = chunks
-        self.pending = len(chunks)
+    number: int
+    size: int
+    sent_at: float
+    delivered: int
+    delivered_at: float
+    first_sent_at: float
+    app_limited: bool
+    inflight: int
+    lost: int
+    chunks: list[object]
+    pending: int
 
 
+@dataclass(slots=True, eq=False)
 class RateSample:
     """What one SACK says about the path.
 
@@ -96,36 +72,19 @@ class RateSample:
             this SACK.
     """
 
-    __slots__ = (
-        "app_limited",
-        "delivered",
-        "inflight",
-        "interval",
-        "lost",
-        "newly_acked",
-        "newly_lost",
-        "prior_delivered",
-        "prior_inflight",
-        "rtt",
-        "sent_inflight",
-        "total_delivered",
-        "window_limited",
-    )
-
-    def __init__(self) -> None:
-        self.delivered = 0
-        self.prior_delivered = 0
-        self.total_delivered = 0
-        self.interval = 0.0
-        self.app_limited = False
-        self.rtt: float | None = None
-        self.newly_acked = 0
-        self.newly_lost = 0
-        self.inflight = 0
-        self.prior_inflight = 0
-        self.sent_inflight = 0
-        self.lost = 0
-        self.window_limited = False
+    delivered: int = 0
+    prior_delivered: int = 0
+    total_delivered: int = 0
+    interval: float = 0.0
+    app_limited: bool = False
+    rtt: float | None = None
+    newly_acked: int = 0
+    newly_lost: int = 0
+    inflight: int = 0
+    prior_inflight: int = 0
+    sent_inflight: int = 0
+    lost: int = 0
+    window_limited: bool = False
 
     @property
     def delivery_rate(self) -> float:

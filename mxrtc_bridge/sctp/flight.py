@@ -77,7 +77,7 @@ class Flight:
 
     # Sending
 
-    def sent(self, now: float, chunks: list[OutChunk], size: int) -> SentPacket:
+    def sent(self, now: float, chunks: list[OutChunk], size: int) -> None:
         """Account for a packet with ``chunks`` that leaves now."""
         if not self.inflight:
             self.first_sent_at = self.delivered_at = self.last_progress_at = now
@@ -95,6 +95,7 @@ class Flight:
             self.inflight,
             self.lost_bytes,
             cast("list[object]", chunks),
+            len(chunks),
         )
         for chunk in chunks:
             chunk.packet = packet
@@ -102,7 +103,6 @@ class Flight:
         self.packets.append(packet)
         self.last_sent_at = now
         self.congestion.on_sent(now, packet)
-        return packet
 
     # Acknowledgement
 

@@ -11,6 +11,7 @@ for every message, and a layer above that wants short waits keeps its messages s
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from mxrtc_bridge.sctp.chunks import BEGINS, DATA, DATA_HEADER, ENDS, I_DATA, I_DATA_HEADER, IMMEDIATE, UNORDERED
@@ -25,73 +26,47 @@ ABANDONED = 3
 _SMALL_MESSAGE = 1024
 _MIN_FRAGMENT = 256
 """A packet that is already in use takes the beginning of a message only if this much of it fits."""
-_NEVER = SentPacket(-1, 0, 0.0, 0, 0.0, 0.0, False, 0, 0, [])
+_NEVER = SentPacket(-1, 0, 0.0, 0, 0.0, 0.0, False, 0, 0, [], 0)
 _PADS = (b"", bytes(3), bytes(2), bytes(1))
 
 
+@dataclass(slots=True, eq=False)
 class OutMessage:
     """A message on its way out."""
 
-    __slots__ = (
-        "abandoned",
-        "chunks",
-        "data",
-        "expires_at",
-        "flags",
-        "fragments",
-        "max_retransmissions",
-        "number",
-        "offset",
-        "ppid",
-        "size",
-        "stream",
-    )
-
-    def __init__(self, stream: OutStream, ppid: int, data: bytes, ordered: bool) -> None:
-        self.stream = stream
-        self.ppid = ppid
-        self.data = data
-        self.size = len(data)
-        self.flags = 0 if ordered else UNORDERED
-        self.offset = 0
-        self.number = -1
-        self.fragments = 0
-        self.expires_at = 0.0
-        self.max_retransmissions = -1
-        self.abandoned = False
-        self.chunks: list[OutChunk] | None = None  # kept for messages that may be given up only
+    stream: OutStream
+    ppid: int
+    data: bytes
+    size: int
+    flags: int = 0
+    offset: int = 0
+    number: int = -1
+    fragments: int = 0
+    expires_at: float = 0.0
+    max_retransmissions: int = -1
+    abandoned: bool = False
+    chunks: list[OutChunk] | None = None
+    """Kept for messages that may be given up only."""
 
 
+@dataclass(slots=True, eq=False)
 class OutChunk:
     """A DATA or I-DATA chunk that has a TSN, until it is acknowledged cumulatively."""
 
-    __slots__ = (
-        "ends",
-        "header",
-        "message",
-        "packet",
-        "payload",
-        "payload_size",
-        "size",
-        "state",
-        "transmissions",
-        "tsn",
-    )
-
-    def __init__(self, tsn: int, message: OutMessage, header: bytes, payload: bytes, size: int, ends: bool) -> None:
-        self.tsn = tsn
-        self.message = message
-        self.header = header
-        self.payload = payload
-        self.payload_size = len(payload)
-        self.size = size
-        self.ends = ends
-        self.state = IN_FLIGHT
-        self.transmissions = 0
-        self.packet = _NEVER
-        """The packet that carried it last."""
+    tsn: int
+    message: OutMessage
+    header: bytes
+    payload: bytes
+    payload_size: int
+    size: int
+    ends: bool
+    state: int = IN_FLIGHT
+    transmissions: int = 0
+    packet: SentPacket = _NEVER
+    """The packet that carried it last."""
 
 
+@dataclass(slots=True, eq=False)
 class OutStream:
     """The sending half of a stream.
 
@@ -103,32 +78,17 @@ class OutStream:
         resetting: its end is announced: no more messages.
     """
 
-    __slots__ = (
-        "acked",
-        "active",
-        "enqueued",
-        "flush_mark",
-        "id",
-        "messages",
-        "next_number",
-        "next_unordered",
-        "queued",
-        "resetting",
-        "virtual",
-    )
-
-    def __init__(self, number: int) -> None:
-        self.id = number
-        self.messages: deque[OutMessage] = deque()
-        self.next_number = 0
-        self.next_unordered = 0
-        self.virtual = 0.0
-        self.active = False
-        self.queued = 0
-        self.enqueued = 0
-        self.acked = 0
-        self.flush_mark = -1
-        self.resetting = False
+    id: int
+    messages: deque[OutMessage] = field(default_factory=deque)
+    next_number: int = 0
+    next_unordered: int = 0
+    virtual: float = 0.0
+    active: bool = False
+    queued: int = 0
+    enqueued: int = 0
+    acked: int = 0
+    flush_mark: int = -1
+    resetting: bool = False
 
 
 class OutboundScheduler:
@@ -242,7 +202,7 @@ class OutboundScheduler:
             self._number(message, stream)
         length = left + (20 if interleaving else 16)
         header = self._header(message, tsn, length, ends)
-        chunk = OutChunk(tsn, message, header, payload, length + (-length & 3), ends)
+        chunk = OutChunk(tsn, message, header, payload, left, length + (-length & 3), ends)
         if message.chunks is not None:
             message.chunks.append(chunk)
         message.offset = end
@@ -291,7 +251,7 @@ class OutboundScheduler:
 
     def placeholder(self, message: OutMessage, tsn: int) -> OutChunk:
         """Return a chunk without payload that stands for the rest of a message given up (RFC 3758 section 3.5)."""
-        chunk = OutChunk(tsn, message, b"", b"", 0, True)
+        chunk = OutChunk(tsn, message, b"", b"", 0, 0, True)
         chunk.state = ABANDONED
         return chunk
 
