@@ -53,40 +53,6 @@ class Bbr:
         max_window: bytes that the window never exceeds.
     """
 
-    __slots__ = (
-        "_cwnd_limited",
-        "_cwnd_limited_before",
-        "_cycle_at",
-        "_drain_round",
-        "_drain_until",
-        "_draws",
-        "_feedback",
-        "_full_bw_reached",
-        "_idle_restart",
-        "_is_probe_sample",
-        "_last_lost",
-        "_limits",
-        "_may_slow_down",
-        "_model",
-        "_precautionary",
-        "_prior_window",
-        "_probe_rtt_done_at",
-        "_probe_rtt_round_done",
-        "_probe_too_high",
-        "_probe_up_acked",
-        "_probe_up_rounds",
-        "_probe_up_step",
-        "_probe_wait",
-        "_rounds_since_probe",
-        "_saved_at",
-        "_state",
-        "_timed_out",
-        "_undo_bw_shortterm",
-        "_undo_inflight_longterm",
-        "_undo_inflight_shortterm",
-        "_undo_state",
-    )
-
     def __init__(self, packet_size: int, seed: int, max_window: int = 64 * 1024 * 1024) -> None:
         self._draws = Draws(seed)
         self._model = PathModel(packet_size)

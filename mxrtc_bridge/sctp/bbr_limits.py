@@ -54,19 +54,6 @@ class BbrLimits:
         quantum: bytes that may leave in one burst.
     """
 
-    __slots__ = (
-        "_initial_window",
-        "_max_window",
-        "_model",
-        "_pacing_gain",
-        "_seen_rtt",
-        "_window_gain",
-        "packet_size",
-        "quantum",
-        "rate",
-        "window",
-    )
-
     def __init__(self, model: PathModel, packet_size: int, max_window: int) -> None:
         self._model = model
         self._max_window = max_window
