@@ -22,6 +22,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable
+from random import random
 
 from mxrtc_bridge.core.errors import StateError, TransportError
 from mxrtc_bridge.engine.ports import PeerConnectionListener
@@ -145,7 +146,7 @@ class PeerAssociation:
             tag=secrets.randbelow(2**32 - 1) + 1,
             initial_tsn=secrets.randbits(32),
             cookie_key=secrets.token_bytes(32),
-            congestion=Bbr(packet_size, secrets.randbits(64)),
+            congestion=Bbr(packet_size, random),
         )
         # An event comes when the queue falls to the space mark, and there is space below the send mark.
         machine.set_space_mark(settings.send_mark - 1)

@@ -5,7 +5,7 @@ left in queues) and equally fast. What it learns is kept in :class:`mxrtc_bridge
 the states and what leads from one to another, and :mod:`mxrtc_bridge.sctp.bbr_limits` makes the window, the pacing rate
 and the burst size of both.
 
-It must never read a clock or draw a random number: the time is an argument, the waits come from the seed.
+It must never read a clock or draw a random number: the time is an argument, and so are the numbers for the waits.
 
 The order of the work for one SACK is that of the draft, section 5.2.3. Names are the draft's too, so that both can be
 read side by side. docs/explanation/congestion-control.md tells the story, and lists where we leave the draft.
@@ -15,13 +15,11 @@ One file: the states lead to each other, and are read beside one section of the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import Final
 
-from mxrtc_bridge.sctp.bbr_limits import BbrLimits
-from mxrtc_bridge.sctp.bbr_model import BETA, LOSS_THRESHOLD, PathModel, is_excessive
-from mxrtc_bridge.sctp.bbr_random import Draws
-from mxrtc_bridge.sctp.bbr_states import (
+from mxrtc_bridge.sctp.bbr_limits import (
     CRUISE,
     DOWN,
     DRAIN,
@@ -29,9 +27,11 @@ from mxrtc_bridge.sctp.bbr_states import (
     REFILL,
     STARTUP,
     UP,
+    BbrLimits,
     BbrState,
     Feedback,
 )
+from mxrtc_bridge.sctp.bbr_model import BETA, LOSS_THRESHOLD, PathModel, is_excessive
 from mxrtc_bridge.sctp.congestion import RateSample, SentPacket
 
 _STARTUP_LOSS_RANGES: Final = 6
@@ -49,12 +49,13 @@ class Bbr:
 
     Args:
         packet_size: bytes of DATA chunks in a full packet.
-        seed: for the waits between probes; another one for each flow.
+        draw: returns a number from 0 to below 1, for the waits between probes: flows that share a path must not probe
+            in step. Nothing about them needs to be secret.
         max_window: bytes that the window never exceeds.
     """
 
-    def __init__(self, packet_size: int, seed: int, max_window: int = 64 * 1024 * 1024) -> None:
-        self._draws = Draws(seed)
+    def __init__(self, packet_size: int, draw: Callable[[], float], max_window: int = 64 * 1024 * 1024) -> None:
+        self._draw = draw
         self._model = PathModel(packet_size)
         self._limits = BbrLimits(self._model, packet_size, max_window)
         self._prior_window = 0
@@ -328,8 +329,8 @@ class Bbr:
         model = self._model
         model.reset_congestion_signals()
         self._probe_up_step = inf
-        self._rounds_since_probe = self._draws.coin()
-        self._probe_wait = _PROBE_WAIT + self._draws.fraction()
+        self._rounds_since_probe = int(self._draw() < 0.5)
+        self._probe_wait = _PROBE_WAIT + self._draw()
         self._cycle_at = now
         self._may_slow_down = True
         self._drain_until = inf

@@ -1,7 +1,8 @@
 """What follows from BBR's model: the window, the pacing rate, the burst size, and the volumes that states compare with.
 
-Draft-ietf-ccwg-bbr-06 section 5.6. It must never stop a flow: the window holds at least four packets, and the rate has
-a floor, whatever was measured.
+Draft-ietf-ccwg-bbr-06 section 5.6, and the states of section 5.1 with how hard each of them sends: which follows which
+is decided in :mod:`mxrtc_bridge.sctp.bbr`. It must never stop a flow: the window holds at least four packets, and the
+rate has a floor, whatever was measured.
 
 Where it leaves the draft (docs/explanation/congestion-control.md says why): the window covers at least four
 milliseconds, a burst may take two, and the smallest window in flight while measuring the delay is one burst.
@@ -9,20 +10,55 @@ milliseconds, a burst may take two, and the smallest window in flight while meas
 
 from __future__ import annotations
 
+from enum import Enum
 from math import inf
 from typing import Final
 
 from mxrtc_bridge.sctp.bbr_model import PathModel
-from mxrtc_bridge.sctp.bbr_states import (
-    CRUISE,
-    DRAIN,
-    GAINS,
-    PROBE_RTT,
-    PROBE_RTT_WINDOW_GAIN,
-    STARTUP,
-    UP,
-    BbrState,
-)
+
+
+class BbrState(Enum):
+    """What the flow does at present."""
+
+    STARTUP = "looking for the path's bandwidth, doubling the rate each round trip"
+    DRAIN = "emptying the queue that Startup left"
+    PROBE_BW_DOWN = "sending slower than the path delivers, to leave room for others"
+    PROBE_BW_CRUISE = "sending as fast as the path delivers"
+    PROBE_BW_REFILL = "filling the pipe for one round trip before probing"
+    PROBE_BW_UP = "sending faster than the path delivers, to see whether there is more"
+    PROBE_RTT = "keeping little in flight, to see the propagation delay"
+
+
+class Feedback(Enum):
+    """Which part of a bandwidth probe the present acknowledgements tell about (``ack_phase`` of the draft)."""
+
+    NONE = "none"
+    REFILLING = "what was sent while refilling"
+    PROBE_STARTING = "what was sent before the probe, which has begun"
+    PROBE_FEEDBACK = "what was sent during the probe"
+    PROBE_STOPPING = "what was sent during the probe, which has ended"
+
+
+STARTUP: Final = BbrState.STARTUP
+DRAIN: Final = BbrState.DRAIN
+DOWN: Final = BbrState.PROBE_BW_DOWN
+CRUISE: Final = BbrState.PROBE_BW_CRUISE
+REFILL: Final = BbrState.PROBE_BW_REFILL
+UP: Final = BbrState.PROBE_BW_UP
+PROBE_RTT: Final = BbrState.PROBE_RTT
+
+_PROBE_RTT_WINDOW_GAIN: Final = 0.5
+_WINDOW_GAIN: Final = 2.0
+GAINS: Final[dict[BbrState, tuple[float, float]]] = {
+    STARTUP: (2.77, _WINDOW_GAIN),
+    DRAIN: (0.5, _WINDOW_GAIN),
+    DOWN: (0.90, _WINDOW_GAIN),
+    CRUISE: (1.0, _WINDOW_GAIN),
+    REFILL: (1.0, _WINDOW_GAIN),
+    UP: (1.25, 2.25),
+    PROBE_RTT: (1.0, _PROBE_RTT_WINDOW_GAIN),
+}
+"""Factors of the bandwidth, for pacing, and of the bandwidth-delay product, for the window."""
 
 _PACING_MARGIN: Final = 0.99
 """The rate stays one percent below the estimate, so that a queue shrinks rather than grows (section 5.6.2)."""
@@ -94,7 +130,7 @@ class BbrLimits:
 
     def probe_rtt_window(self) -> int:
         """Return how much may be in flight while the propagation delay is measured."""
-        return int(max(PROBE_RTT_WINDOW_GAIN * self.bdp(), self.quantum, _MIN_PIPE_PACKETS * self.packet_size))
+        return int(max(_PROBE_RTT_WINDOW_GAIN * self.bdp(), self.quantum, _MIN_PIPE_PACKETS * self.packet_size))
 
     # Control parameters
 

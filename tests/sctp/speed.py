@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
+from random import Random
 
 from mxrtc_bridge.sctp.association import Association
 from mxrtc_bridge.sctp.bbr import Bbr
@@ -68,7 +69,7 @@ def main() -> None:
     measure("16 KiB, I-DATA, zero checksum", SctpSettings(), 16384, total)
     measure("16 KiB, I-DATA, CRC32c", SctpSettings(zero_checksum=False), 16384, total)
     measure("64 KiB, I-DATA, 1440-byte packets", SctpSettings(packet_size=1440), 65536, total)
-    measure("16 KiB, I-DATA, BBR", SctpSettings(), 16384, total, Bbr(1160, 1, 1 << 20))
+    measure("16 KiB, I-DATA, BBR", SctpSettings(), 16384, total, Bbr(1160, Random(1).random, 1 << 20))
     measure("100 bytes, I-DATA", SctpSettings(), 100, total // 30)
 
 

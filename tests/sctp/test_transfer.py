@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_messages_arrive_once_and_in_order_on_any_path(block: int) -> None:
 
 def control_for(seed: int) -> Callable[[SctpSettings], CongestionControl]:
     def make(settings: SctpSettings) -> CongestionControl:
-        return Bbr(settings.packet_size - 12, seed) if seed % 3 else NewReno(settings.packet_size - 12)
+        return Bbr(settings.packet_size - 12, Random(seed).random) if seed % 3 else NewReno(settings.packet_size - 12)
 
     return make
 
