@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.sctp import chunks
-from mxrtc_bridge.sctp.chunks import HEADER_SIZE, UNORDERED
+from mxrtc_bridge.sctp.chunks import HEADER_SIZE
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import Event, Flushed, MessageReceived, ResetDone, SendSpace
 from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, AssociationState
@@ -123,7 +123,7 @@ class Association(Inbound):
             out = self._stream(stream)
         if out.resetting:
             raise StateError(f"stream {stream} is being reset")
-        message = OutMessage(out, ppid, data, len(data), 0 if ordered else UNORDERED)
+        message = OutMessage(out, ppid, data, ordered)
         if lifetime is not None or max_retransmissions is not None:
             message.chunks = []
             message.expires_at = now + lifetime if lifetime is not None else 0.0
@@ -141,7 +141,7 @@ class Association(Inbound):
             or (out and out.resetting)
         ):
             return
-        self._sender.scheduler.push(OutMessage(self._stream(stream), ppid, data, len(data)))
+        self._sender.scheduler.push(OutMessage(self._stream(stream), ppid, data, True))
 
     @property
     def peer_resets(self) -> bool:

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-@dataclass(slots=True, eq=False)
 class SentPacket:
     """One packet with user data that has left and is not yet accounted for.
+
+    Written out, as one is made for each packet: in a compiled build the constructor of a dataclass stays slow.
 
     Attributes:
         number: counts packets in the order of sending, retransmissions included.
@@ -37,17 +38,44 @@ class SentPacket:
         pending: how many of the chunks are still in flight with this packet, for the association only.
     """
 
-    number: int
-    size: int
-    sent_at: float
-    delivered: int
-    delivered_at: float
-    first_sent_at: float
-    app_limited: bool
-    inflight: int
-    lost: int
-    chunks: list[object]
-    pending: int
+    __slots__ = (
+        "app_limited",
+        "chunks",
+        "delivered",
+        "delivered_at",
+        "first_sent_at",
+        "inflight",
+        "lost",
+        "number",
+        "pending",
+        "sent_at",
+        "size",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        size: int,
+        sent_at: float,
+        delivered: int,
+        delivered_at: float,
+        first_sent_at: float,
+        app_limited: bool,
+        inflight: int,
+        lost: int,
+        chunks: list[object],
+    ) -> None:
+        self.number = number
+        self.size = size
+        self.sent_at = sent_at
+        self.delivered = delivered
+        self.delivered_at = delivered_at
+        self.first_sent_at = first_sent_at
+        self.app_limited = app_limited
+        self.inflight = inflight
+        self.lost = lost
+        self.chunks = chunks
+        self.pending = len(chunks)
 
 
 @dataclass(slots=True, eq=False)

@@ -95,7 +95,6 @@ class Flight:
             self.inflight,
             self.lost_bytes,
             cast("list[object]", chunks),
-            len(chunks),
         )
         for chunk in chunks:
             chunk.packet = packet

@@ -26,44 +26,71 @@ ABANDONED = 3
 _SMALL_MESSAGE = 1024
 _MIN_FRAGMENT = 256
 """A packet that is already in use takes the beginning of a message only if this much of it fits."""
-_NEVER = SentPacket(-1, 0, 0.0, 0, 0.0, 0.0, False, 0, 0, [], 0)
+_NEVER = SentPacket(-1, 0, 0.0, 0, 0.0, 0.0, False, 0, 0, [])
 _PADS = (b"", bytes(3), bytes(2), bytes(1))
 
 
-@dataclass(slots=True, eq=False)
 class OutMessage:
     """A message on its way out."""
 
-    stream: OutStream
-    ppid: int
-    data: bytes
-    size: int
-    flags: int = 0
-    offset: int = 0
-    number: int = -1
-    fragments: int = 0
-    expires_at: float = 0.0
-    max_retransmissions: int = -1
-    abandoned: bool = False
-    chunks: list[OutChunk] | None = None
-    """Kept for messages that may be given up only."""
+    __slots__ = (
+        "abandoned",
+        "chunks",
+        "data",
+        "expires_at",
+        "flags",
+        "fragments",
+        "max_retransmissions",
+        "number",
+        "offset",
+        "ppid",
+        "size",
+        "stream",
+    )
+
+    def __init__(self, stream: OutStream, ppid: int, data: bytes, ordered: bool) -> None:
+        self.stream = stream
+        self.ppid = ppid
+        self.data = data
+        self.size = len(data)
+        self.flags = 0 if ordered else UNORDERED
+        self.offset = 0
+        self.number = -1
+        self.fragments = 0
+        self.expires_at = 0.0
+        self.max_retransmissions = -1
+        self.abandoned = False
+        self.chunks: list[OutChunk] | None = None  # kept for messages that may be given up only
 
 
-@dataclass(slots=True, eq=False)
 class OutChunk:
     """A DATA or I-DATA chunk that has a TSN, until it is acknowledged cumulatively."""
 
-    tsn: int
-    message: OutMessage
-    header: bytes
-    payload: bytes
-    payload_size: int
-    size: int
-    ends: bool
-    state: int = IN_FLIGHT
-    transmissions: int = 0
-    packet: SentPacket = _NEVER
-    """The packet that carried it last."""
+    __slots__ = (
+        "ends",
+        "header",
+        "message",
+        "packet",
+        "payload",
+        "payload_size",
+        "size",
+        "state",
+        "transmissions",
+        "tsn",
+    )
+
+    def __init__(self, tsn: int, message: OutMessage, header: bytes, payload: bytes, size: int, ends: bool) -> None:
+        self.tsn = tsn
+        self.message = message
+        self.header = header
+        self.payload = payload
+        self.payload_size = len(payload)
+        self.size = size
+        self.ends = ends
+        self.state = IN_FLIGHT
+        self.transmissions = 0
+        self.packet = _NEVER
+        """The packet that carried it last."""
 
 
 @dataclass(slots=True, eq=False)
@@ -202,7 +229,7 @@ class OutboundScheduler:
             self._number(message, stream)
         length = left + (20 if interleaving else 16)
         header = self._header(message, tsn, length, ends)
-        chunk = OutChunk(tsn, message, header, payload, left, length + (-length & 3), ends)
+        chunk = OutChunk(tsn, message, header, payload, length + (-length & 3), ends)
         if message.chunks is not None:
             message.chunks.append(chunk)
         message.offset = end
@@ -251,7 +278,7 @@ class OutboundScheduler:
 
     def placeholder(self, message: OutMessage, tsn: int) -> OutChunk:
         """Return a chunk without payload that stands for the rest of a message given up (RFC 3758 section 3.5)."""
-        chunk = OutChunk(tsn, message, b"", b"", 0, 0, True)
+        chunk = OutChunk(tsn, message, b"", b"", 0, True)
         chunk.state = ABANDONED
         return chunk
 

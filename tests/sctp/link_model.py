@@ -272,7 +272,6 @@ class Flow:
             self._inflight,
             self.lost,
             [],
-            0,
         )
         self._number += 1
         self._outstanding[packet.number] = packet

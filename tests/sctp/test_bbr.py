@@ -374,7 +374,7 @@ def test_a_larger_packet_size_keeps_room_for_four_of_them() -> None:
 
 
 def packet(number: int, size: int, inflight: int, delivered: int, lost: int, app_limited: bool) -> SentPacket:
-    return SentPacket(number, size, 0.0, delivered, 0.0, 0.0, app_limited, inflight, lost, [], 0)
+    return SentPacket(number, size, 0.0, delivered, 0.0, 0.0, app_limited, inflight, lost, [])
 
 
 EVENTS = st.tuples(
