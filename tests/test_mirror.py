@@ -78,7 +78,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     "bridge/bot/test_commands_page.py": ("the words of help are those of the page", ["core/bot/recipes.py"]),
     "core/call/test_codec.py": (VALUES, ["core/call/events.py"]),
     "core/call/test_machine.py": (
-        "it is a part of the machine", ["core/call/remote_candidates.py", "core/call/values.py"],
+        "it is a part of the machine", ["core/call/values.py"],
     ),
     "bridge/devices/test_wakeups.py": (VALUES, ["core/crypto/device_changes.py"]),
     "storage/test_crypto.py": (VALUES, ["core/crypto/records.py"]),
@@ -86,7 +86,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     "bridge/devices/test_verification.py": ("what is compared is said there", ["core/crypto/sas_text.py"]),
     "core/files/test_acceptor.py": (
         "transfers are tried from end to end, with both machines",
-        ["core/files/events.py", "core/files/machine.py", "core/files/progress.py"],
+        ["core/files/events.py", "core/files/machine.py"],
     ),
     "client/files/test_transfer.py": (VALUES, ["core/files/errors.py"]),
     "core/files/test_sender.py": ("it is a part of the sender", ["core/files/read_ahead.py"]),
@@ -151,7 +151,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     ),
     "rtc/test_udp.py": ("sockets pass them on", ["rtc/datagrams.py"]),
     "sctp/test_bbr.py": (
-        "a congestion control is tried as a whole", ["sctp/bbr_limits.py", "sctp/bbr_states.py", "sctp/congestion.py"],
+        "a congestion control is tried as a whole", ["sctp/bbr_limits.py", "sctp/congestion.py"],
     ),
     "sctp/test_channels.py": ("channels are opened by it", ["sctp/dcep.py", "sctp/reconfig.py"]),
     "sctp/test_chunks.py": ("packets hold chunks", ["sctp/packets.py"]),

@@ -14,7 +14,6 @@ from mxrtc_bridge.core.errors import LocalError, RefusalCode
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.acceptor import opened_transfer
 from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, Job
-from mxrtc_bridge.core.files.progress import Tally
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
@@ -53,7 +52,7 @@ class OpenedTransfer:
     @property
     def progress(self) -> tx.Progress:
         """How far it is, at any time."""
-        return Tally().value() if self.transfer is None else self.transfer.progress
+        return tx.Progress() if self.transfer is None else self.transfer.progress
 
     def reset(self, code: str, message: str) -> None:
         """End it at once; what is verified is kept. Harmless after its end."""
@@ -67,7 +66,7 @@ class OpenedTransfer:
     def give_up(self, code: str, message: str) -> None:
         """It never began."""
         if not self.finished.done():
-            how = tx.TransferFinished(tx.TransferOutcome.INTERRUPTED, code, message, 0, 0, Tally().value())
+            how = tx.TransferFinished(tx.TransferOutcome.INTERRUPTED, code, message, 0, 0, tx.Progress())
             self.finished.set_result(how)
 
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mxrtc_bridge.client.exit_codes import Exit
-from mxrtc_bridge.core.files.events import Failure, Progress, TransferFinished, TransferOutcome
+from mxrtc_bridge.core.files.events import MAX_FAILURES, Failure, Progress, TransferFinished, TransferOutcome
 from mxrtc_bridge.core.files.messages import FileCode
-from mxrtc_bridge.core.files.progress import MAX_FAILURES
 from mxrtc_bridge.core.text.display import ELLIPSIS, display, size_words
 
 SHOWN_FAILURES = 10

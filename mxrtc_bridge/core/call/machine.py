@@ -168,7 +168,7 @@ class CallMachine:
         return self._effects.popleft() if self._effects else None
 
     def next_deadline(self) -> float | None:
-        """When :class:`CallTick` is due at the latest, or None if nothing is waited for."""
+        """When ``CallTick`` is due at the latest, or None if nothing is waited for."""
         return self._deadline
 
     def _apply(self, now: float, event: values.Event | CallMessage) -> None:

@@ -8,7 +8,7 @@ What it guards against: a key chosen after the other one was seen (the commitmen
 keys that nobody has compared (nothing is vouched for before our person has said that both sides show the same, and the
 other side's codes over its keys are right); a verification that never ends (ten minutes).
 
-It ends exactly once, with :class:`VerificationEnded`; keys are the other side's only if :class:`VerifiedKeys` has come
+It ends exactly once, with ``VerificationEnded``; keys are the other side's only if ``VerifiedKeys`` has come
 before.
 """
 

@@ -12,7 +12,6 @@ from mxrtc_bridge.core.files import messages as file_messages
 from mxrtc_bridge.core.files.events import Progress, TransferOutcome
 from mxrtc_bridge.core.files.machine import ANSWER_TIMEOUT_S, checked_window, known_code
 from mxrtc_bridge.core.files.messages import FileCode, Get, Job, Ls, Put
-from mxrtc_bridge.core.files.progress import Tally
 from mxrtc_bridge.core.files.receiver import MAX_ENTRIES, ReceiverMachine
 from mxrtc_bridge.core.files.sender import SenderMachine
 from mxrtc_bridge.core.stream import events as stream
@@ -72,7 +71,7 @@ class AcceptedTransfer:
     @property
     def progress(self) -> Progress:
         """How far it is, at any time."""
-        return Tally().value() if self._machine is None else self._machine.progress
+        return Progress() if self._machine is None else self._machine.progress
 
     def set_window(self, window: int) -> None:
         """Offer ``window`` bytes from the next answer or acknowledgement on.
@@ -169,4 +168,4 @@ class AcceptedTransfer:
         if tell is not None:
             self._effects.append(stream.SendText(file_messages.encode(file_messages.FileRst(tell))))
         self._effects.append(stream.CloseChannel())
-        self._effects.append(tx.TransferFinished(outcome, code, message, 0, self._heard, Tally().value()))
+        self._effects.append(tx.TransferFinished(outcome, code, message, 0, self._heard, Progress()))

@@ -22,8 +22,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from mxrtc_bridge.core.files.messages import FileCode, FileEntry, Job
+from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry, Job
 from mxrtc_bridge.core.stream import events as stream
+
+MAX_FAILURES = 100
+"""Failures that are kept with their reasons; of the others only the number is known."""
 
 
 class TransferOutcome(Enum):
@@ -55,29 +58,59 @@ class Failure:
     """A sentence for a person. May quote the other side: make it displayable before showing it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Progress:
-    """How far a transfer is; sizes in bytes."""
+    """How far a transfer is; sizes in bytes. Bounded whatever the other side announces."""
 
-    files: int
+    files: int = 0
     """Files that were announced so far."""
-    directories: int
-    size: int
+    directories: int = 0
+    size: int = 0
     """The sizes of these files together."""
-    listed: bool
+    listed: bool = False
     """Whether this is all there is."""
-    files_done: int
+    files_done: int = 0
     """Published, or found to be there already."""
-    directories_done: int
-    bytes_done: int
+    directories_done: int = 0
+    bytes_done: int = 0
     """Of ``size``: moved over the channel, or there before."""
-    bytes_kept: int
+    bytes_kept: int = 0
     """Of ``bytes_done``: there before."""
-    failed: int
-    failures: tuple[Failure, ...]
+    failed: int = 0
+    failures: tuple[Failure, ...] = ()
     """The first 100 of them."""
-    current: str
+    current: str = ""
     """The path of the file that is on the channel now, or an empty string. Not displayable as it is."""
+
+    def announce(self, entry: FileEntry) -> None:
+        """Count an entry that the source has."""
+        if entry.kind is EntryKind.FILE:
+            self.files += 1
+            self.size += entry.size
+        else:
+            self.directories += 1
+
+    def resume(self, offset: int) -> None:
+        """The receiver has the first ``offset`` bytes of a file."""
+        self.bytes_done += offset
+        self.bytes_kept += offset
+
+    def done(self, entry: FileEntry, *, kept: bool) -> None:
+        """An entry is where it should be; its bytes were counted as they moved, unless it was there before."""
+        if entry.kind is EntryKind.DIRECTORY:
+            self.directories_done += 1
+            return
+        self.files_done += 1
+        if kept:
+            self.resume(entry.size)
+
+    def fail(self, path: str, code: FileCode, message: str, *, moved: int = 0, kept: int = 0) -> None:
+        """An entry was not transferred; ``moved`` bytes of it were counted as done, ``kept`` of them as kept."""
+        self.bytes_done -= moved
+        self.bytes_kept -= kept
+        self.failed += 1
+        if len(self.failures) < MAX_FAILURES:
+            self.failures += (Failure(path, code, message),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 
 from mxrtc_bridge.core.errors import StateError, WireError
@@ -21,7 +22,6 @@ from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files import messages as file_messages
 from mxrtc_bridge.core.files.events import Progress, TransferOutcome
 from mxrtc_bridge.core.files.messages import FileCode, Job
-from mxrtc_bridge.core.files.progress import Tally
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamRole
@@ -77,7 +77,7 @@ class TransferMachine(ABC):
         self._messages = messages
         self._phase = TransferPhase.OPENING if role is StreamRole.OPENER else TransferPhase.PREPARING
         self._job_text = _opening_text(job) if role is StreamRole.OPENER else ""
-        self._tally = Tally()
+        self._progress = Progress()
         self._sent = 0
         self._received = 0
         self._answer_by: float | None = None
@@ -93,7 +93,7 @@ class TransferMachine(ABC):
     @property
     def progress(self) -> Progress:
         """How far it is, at any time."""
-        return self._tally.value()
+        return replace(self._progress)
 
     def poll_effect(self) -> tx.Effect | None:
         """Return the next thing to be done, or None."""
@@ -266,12 +266,12 @@ class TransferMachine(ABC):
             self._break(TransferOutcome.INTERRUPTED, FileCode.TIMEOUT.value, message, FileCode.TIMEOUT)
 
     def _end_in_order(self, *effects: tx.Effect) -> None:
-        tally = self._tally
-        if tally.failed == 0:
+        progress = self._progress
+        if progress.failed == 0:
             self._end(TransferOutcome.CLEAN, "", "everything was transferred", *effects)
             return
-        code = tally.failures[0].code if tally.failures else FileCode.DENIED
-        message = f"{tally.failed} of {max(tally.entries, tally.failed)} entries were not transferred"
+        code = progress.failures[0].code if progress.failures else FileCode.DENIED
+        message = f"{progress.failed} of {max(progress.files + progress.directories, progress.failed)} entries were not transferred"
         self._end(TransferOutcome.PARTIAL, code.value, message, *effects)
 
     def _break(self, outcome: TransferOutcome, code: str, message: str, tell: FileCode) -> None:
@@ -287,8 +287,8 @@ class TransferMachine(ABC):
         self._effects.extend(effects)
         self._phase = TransferPhase.FINISHED
         self._answer_by = None
-        self._tally.current = ""
-        self._emit(tx.TransferFinished(outcome, code, message, self._sent, self._received, self._tally.value()))
+        self._progress.current = ""
+        self._emit(tx.TransferFinished(outcome, code, message, self._sent, self._received, replace(self._progress)))
 
     def _handle_late(self, event: tx.Event) -> None:
         match event:

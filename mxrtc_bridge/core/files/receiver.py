@@ -175,7 +175,7 @@ class ReceiverMachine(TransferMachine):
         return self._working > 0 or self._half.given - self._gathered > self._half.written
 
     def _lacks_nothing(self) -> bool:
-        return self._tally.listed and not self._items and not self._line
+        return self._progress.listed and not self._items and not self._line
 
     def _release(self) -> None:
         for item in self._items.values():
@@ -221,7 +221,7 @@ class ReceiverMachine(TransferMachine):
                 self._working -= 1
                 item.offset = item.position = item.verified = offset
                 item.state = ItemState.WAITING
-                self._tally.resume(offset)
+                self._progress.resume(offset)
                 self._waiting.append(item)
                 self._ask_for_files()
             case tx.Held(name=name, sha256=sha256):
@@ -251,14 +251,14 @@ class ReceiverMachine(TransferMachine):
         # not undo what is safe on the disk.
         said = name if file_messages.path_refusal(name) is None else item.entry.path
         self._say(file_messages.Got(item.index, said, sha256))
-        self._tally.done(item.entry, kept=kept)
+        self._progress.done(item.entry, kept=kept)
         self._emit(tx.EntryDone(item.index, item.entry, name, sha256, kept))
         self._ask_for_files()
 
     def _fail(self, item: _Item, code: FileCode, message: str) -> None:
         """Say our last word: no. What is outstanding of the file is dropped, and counts as written."""
         outstanding = item.given - item.written
-        self._tally.fail(item.entry.path, code, message, moved=item.position, kept=item.offset)
+        self._progress.fail(item.entry.path, code, message, moved=item.position, kept=item.offset)
         self._close(item)
         self._say(file_messages.No(item.index, code, message))
         self._emit(tx.EntryFailed(item.index, item.entry, code, message))
@@ -292,12 +292,12 @@ class ReceiverMachine(TransferMachine):
         self._name_current()
 
     def _name_current(self) -> None:
-        self._tally.current = self._line[0].entry.path if self._line else ""
+        self._progress.current = self._line[0].entry.path if self._line else ""
 
     def _move_seen(self) -> None:
         while (item := self._items.get(self._seen)) is not None and item.taken:
             self._close(item)
-            self._tally.done(item.entry, kept=False)
+            self._progress.done(item.entry, kept=False)
             self._seen += 1
         if self._seen - self._told_seen >= SEEN_EVERY or (self._seen > self._told_seen and not self._items):
             self._told_seen = self._seen
@@ -324,9 +324,9 @@ class ReceiverMachine(TransferMachine):
                 self._end_in_order(stream.CloseChannel())
 
     def _entry_announced(self, index: int, entry: FileEntry) -> None:
-        if self._tally.listed or index != self._announced:
+        if self._progress.listed or index != self._announced:
             raise WireError("bad_index", f"entry {index} was announced after {self._announced} entries")
-        if self._tally.size + entry.size > MAX_COUNT:
+        if self._progress.size + entry.size > MAX_COUNT:
             raise WireError("bad_field", f"the sizes add up to more than {MAX_COUNT} bytes")
         path_bytes = self._path_bytes + text_size(entry.path)
         if len(self._items) >= file_messages.MAX_OPEN_ENTRIES or (
@@ -334,7 +334,7 @@ class ReceiverMachine(TransferMachine):
         ):
             raise WireError("too_many", f"{len(self._items)} entries with {self._path_bytes} bytes of paths are open")
         self._announced += 1
-        self._tally.announce(entry)
+        self._progress.announce(entry)
         item = self._items[index] = _Item(index, entry)
         self._path_bytes = path_bytes
         self._working += 1
@@ -350,13 +350,13 @@ class ReceiverMachine(TransferMachine):
             self._fail(item, FileCode.LIMIT, f"a job may have {self._max_entries} entries")
 
     def _all_announced(self, message: file_messages.AnnouncedAll) -> None:
-        if self._tally.listed:
+        if self._progress.listed:
             raise WireError("out_of_turn", "fend came twice")
-        if (message.count, message.size) != (self._announced, self._tally.size):
+        if (message.count, message.size) != (self._announced, self._progress.size):
             raise WireError("bad_field", f"fend counts {message.count} entries; {self._announced} came")
-        self._tally.listed = True
+        self._progress.listed = True
         # Of these we know nothing but their number.
-        self._tally.failed += message.skipped
+        self._progress.failed += message.skipped
 
     def _head(self, index: int) -> _Item:
         if not self._line or self._line[0].index != index:
@@ -384,7 +384,7 @@ class ReceiverMachine(TransferMachine):
             self._count_written(size)
             return
         item.given += size
-        self._tally.bytes_done += size
+        self._progress.bytes_done += size
         self._gather(item, data)
         self._report_consumed(min(half.received, max(half.promised, half.written)))
 

@@ -185,7 +185,7 @@ class SenderMachine(TransferMachine):
             self._take_entry(entry)
 
     def _take_entry(self, entry: FileEntry) -> None:
-        if self._tally.size + entry.size > MAX_COUNT:
+        if self._progress.size + entry.size > MAX_COUNT:
             self._skip(entry.path, FileCode.LIMIT, "all files together are larger than can be said")
             return
         try:
@@ -194,13 +194,13 @@ class SenderMachine(TransferMachine):
             self._skip(entry.path, FileCode.NAME, str(error))
             return
         self._listed += 1
-        self._tally.announce(entry)
+        self._progress.announce(entry)
         self._waiting.append((entry, text))
         self._waiting_bytes += text_size(text)
 
     def _skip(self, path: str, code: FileCode, message: str) -> None:
         self._skipped += 1
-        self._tally.fail(path, code, message)
+        self._progress.fail(path, code, message)
 
     def _reading_file(self, index: int) -> WantedFile | None:
         """Return the file that an outcome is for, or None if nobody is interested any more."""
@@ -254,14 +254,14 @@ class SenderMachine(TransferMachine):
             raise WireError("too_many", f"more than {file_messages.MAX_OPEN_WANTS} files were wanted at a time")
         offer.want = WantedFile(index, entry, offset, position=offset, asked=offset)
         self._wants.add(offer.want)
-        self._tally.resume(offset)
+        self._progress.resume(offset)
 
     def _got(self, index: int, name: str, sha256: str) -> None:
         offer = self._offer(index)
         entry, want = offer.entry, offer.want
         if want is None:
             self._close_offer(index)
-            self._tally.done(entry, kept=True)
+            self._progress.done(entry, kept=True)
             self._emit(tx.EntryDone(index, entry, name, sha256, kept=entry.kind is EntryKind.FILE))
             return
         if not want.answered or want.failure is not None:
@@ -270,7 +270,7 @@ class SenderMachine(TransferMachine):
         if sha256 not in {"", want.sha256}:
             self._failed(index, offer, FileCode.INTEGRITY, "the receiver has another content than was sent")
             return
-        self._tally.done(entry, kept=False)
+        self._progress.done(entry, kept=False)
         self._emit(tx.EntryDone(index, entry, name, want.sha256, kept=False))
 
     def _refused(self, index: int, code: FileCode, reason: str) -> None:
@@ -288,7 +288,7 @@ class SenderMachine(TransferMachine):
     def _failed(self, index: int, offer: _Offer, code: FileCode, message: str) -> None:
         want = offer.want
         moved, kept = (want.position, want.offset) if want is not None else (0, 0)
-        self._tally.fail(offer.entry.path, code, message, moved=moved, kept=kept)
+        self._progress.fail(offer.entry.path, code, message, moved=moved, kept=kept)
         self._emit(tx.EntryFailed(index, offer.entry, code, message))
 
     def _seen_up_to(self, index: int) -> None:
@@ -297,7 +297,7 @@ class SenderMachine(TransferMachine):
         for number in range(self._seen, index + 1):
             entry = self._offer(number).entry
             self._close_offer(number)
-            self._tally.done(entry, kept=False)
+            self._progress.done(entry, kept=False)
         self._seen = index + 1
 
     def _offer(self, index: int) -> _Offer:
@@ -324,7 +324,7 @@ class SenderMachine(TransferMachine):
         if self._lacks_nothing():
             self._phase = TransferPhase.LEAVING
             self._answer_by = self._now + BYE_TIMEOUT_S
-            self._tally.current = ""
+            self._progress.current = ""
             self._say(file_messages.FileBye())
         else:
             self._ask_for_turn()
@@ -336,10 +336,10 @@ class SenderMachine(TransferMachine):
             elif want.is_complete:
                 self._say(file_messages.FileEnd(want.index, want.entry.size, want.sha256))
             else:
-                self._tally.current = want.entry.path
+                self._progress.current = want.entry.path
                 return
             self._wants.answer_head()
-        self._tally.current = ""
+        self._progress.current = ""
 
     def _find_entries(self) -> None:
         if self._listing is Listing.RESTING and len(self._waiting) <= LIST_ENTRIES // 2:
@@ -347,8 +347,8 @@ class SenderMachine(TransferMachine):
             self._emit(tx.ListNext(LIST_ENTRIES))
         elif self._listing is Listing.ENDED and not self._waiting:
             self._listing = Listing.ANNOUNCED
-            self._tally.listed = True
-            self._say(file_messages.AnnouncedAll(self._listed, self._tally.size, self._skipped))
+            self._progress.listed = True
+            self._say(file_messages.AnnouncedAll(self._listed, self._progress.size, self._skipped))
 
     def _ask_for_turn(self) -> None:
         sendable = self._sendable()
@@ -395,7 +395,7 @@ class SenderMachine(TransferMachine):
             return 0
         data, chunk = self._wants.take(want, size)
         self._send(data)
-        self._tally.bytes_done += size
+        self._progress.bytes_done += size
         if chunk is not None:
             self._say(file_messages.ChunkEnd(want.index, chunk, want.chunk_digest()))
         return size
