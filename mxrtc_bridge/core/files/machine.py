@@ -271,7 +271,8 @@ class TransferMachine(ABC):
             self._end(TransferOutcome.CLEAN, "", "everything was transferred", *effects)
             return
         code = progress.failures[0].code if progress.failures else FileCode.DENIED
-        message = f"{progress.failed} of {max(progress.files + progress.directories, progress.failed)} entries were not transferred"
+        entries = max(progress.files + progress.directories, progress.failed)
+        message = f"{progress.failed} of {entries} entries were not transferred"
         self._end(TransferOutcome.PARTIAL, code.value, message, *effects)
 
     def _break(self, outcome: TransferOutcome, code: str, message: str, tell: FileCode) -> None:

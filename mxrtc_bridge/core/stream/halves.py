@@ -1,19 +1,21 @@
-"""The two halves of a stream, as offsets, credits and a bounded buffer; and the rules for its local side.
+"""The two halves of a stream, as offsets, credits and a bounded buffer; and what its machines have in common.
 
-The accounts only; which message or event changes them is decided in :mod:`mxrtc_bridge.core.stream.machine`. The
-sending half and the rules for the sink serve :mod:`mxrtc_bridge.core.stream.raw_machine` as well, whose sending limit
-is out of reach.
+Which message or event leads to which transition is decided in :mod:`mxrtc_bridge.core.stream.machine` and
+:mod:`mxrtc_bridge.core.stream.raw_machine`, whose limit for sending is out of reach.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import assert_never
 
-from mxrtc_bridge.core.errors import StateError
+from mxrtc_bridge.core.errors import StateError, WireError
 from mxrtc_bridge.core.stream import events, messages
+from mxrtc_bridge.core.stream.events import StreamOutcome, StreamRole
 
 PAUSE_AT_BYTES = 64 * messages.KIB
 """Unsent bytes at which the sink is not read any more."""
@@ -170,3 +172,167 @@ class ReceiveHalf:
         """Count an ``ok`` or ``ack`` that is about to be sent."""
         self.acked = self.written
         self.promised = max(self.promised, self.written + self.window)
+
+    def take_written(self, size: int) -> None:
+        """Count what the sink has taken.
+
+        Raises:
+            StateError: it was not given so much; nothing has changed.
+        """
+        if not 0 < size <= self.given - self.written:
+            raise StateError(f"SinkWritten({size}), but {self.given - self.written} bytes are with the sink")
+        self.written += size
+
+
+class ByteStreamMachine(ABC):
+    """What the machines of both protocols have in common: the way of their events, and the side of the sink.
+
+    Args:
+        role: which side of the channel we are.
+        send_limit: the offset up to which we may send at first.
+        window: what we offer; 0 where the protocol knows none.
+    """
+
+    def __init__(self, role: StreamRole, *, send_limit: int, window: int = 0) -> None:
+        self.role = role
+        self._finished = False
+        self._sink = SinkState.ABSENT
+        self._send = SendHalf(send_limit)
+        self._receive = ReceiveHalf(window)
+        self._effects: deque[events.Effect] = deque()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes from the sink that are not sent yet."""
+        return len(self._send.unsent)
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes from the other side that the sink has not taken yet."""
+        return self._receive.received - self._receive.written
+
+    def poll_effect(self) -> events.Effect | None:
+        """Return the next thing to be done, or None."""
+        return self._effects.popleft() if self._effects else None
+
+    def handle(self, now: float, event: events.Event) -> None:
+        """Take in what happened; then poll all effects.
+
+        Args:
+            now: monotonic seconds.
+            event: what happened.
+
+        Raises:
+            StateError: a sink event that the state of the sink does not allow; nothing has changed.
+        """
+        if self._finished:
+            self._effects.extend(late_effects(self._sink, event))
+            if isinstance(event, events.SinkConnected):
+                self._sink = SinkState.GONE
+            return
+        check_sink_event(self._sink, event)
+        try:
+            self._dispatch(now, event)
+        except WireError as error:
+            self._violated(error)
+
+    def _dispatch(self, now: float, event: events.Event) -> None:  # noqa: C901, PLR0912 - one row for each event
+        match event:
+            case events.DataChannelOpened():
+                self._channel_opened(now)
+            case events.TextReceived(text=text):
+                self._text_received(now, text)
+            case events.BinaryReceived(data=data):
+                self._binary_received(now, data)
+            case events.DataChannelClosed():
+                self._channel_closed(now)
+            case events.SinkConnected():
+                self._sink_connected(now)
+            case events.SinkRefused(code=code, message=message):
+                self._sink_refused(code, message)
+            case events.SinkData(data=data):
+                self._sink_data(data)
+            case events.SinkEof():
+                self._sink_eof(now)
+            case events.SinkWritten(size=size):
+                self._sink_written(size)
+            case events.SinkClosed(error=error):
+                self._sink_closed(now, error)
+            case events.Turn(limit=limit):
+                self._effects.extend(self._send.turn(limit if self._may_send else 0))
+                self._continue_sending(now)
+            case events.Reset(code=code, message=message):
+                self._reset(code, message)
+            case events.Tick():
+                self._tick(now)
+            case _:
+                assert_never(event)
+
+    @property
+    @abstractmethod
+    def _may_send(self) -> bool: ...
+
+    @abstractmethod
+    def _channel_opened(self, now: float) -> None: ...
+
+    @abstractmethod
+    def _text_received(self, now: float, text: str) -> None: ...
+
+    @abstractmethod
+    def _binary_received(self, now: float, data: bytes) -> None: ...
+
+    @abstractmethod
+    def _channel_closed(self, now: float) -> None: ...
+
+    @abstractmethod
+    def _sink_connected(self, now: float) -> None: ...
+
+    @abstractmethod
+    def _sink_refused(self, code: str, message: str) -> None: ...
+
+    @abstractmethod
+    def _sink_written(self, size: int) -> None: ...
+
+    @abstractmethod
+    def _sink_closed(self, now: float, error: str | None) -> None: ...
+
+    @abstractmethod
+    def _continue_sending(self, now: float) -> None: ...
+
+    @abstractmethod
+    def _reset(self, code: str, message: str) -> None: ...
+
+    @abstractmethod
+    def _tick(self, now: float) -> None: ...
+
+    @abstractmethod
+    def _violated(self, error: WireError) -> None: ...
+
+    def _sink_data(self, data: bytes) -> None:
+        if self._send.state is not SendState.OPEN:
+            raise StateError("SinkData is not allowed after SinkEof")
+        self._effects.extend(self._send.add(data))
+        self._announce()
+
+    def _sink_eof(self, now: float) -> None:
+        # A sink may say it twice: once when it read the end, once more when it closes.
+        if self._send.state is SendState.OPEN:
+            self._send.state = SendState.DRAINING
+            self._continue_sending(now)
+
+    def _announce(self) -> None:
+        if self._may_send:
+            self._effects.extend(self._send.announce())
+
+    def _give_held(self) -> None:
+        half = self._receive
+        while half.held:
+            data = half.held.popleft()
+            half.given += len(data)
+            self._effects.append(events.WriteSink(data))
+
+    def _finish(self, outcome: StreamOutcome, code: str, message: str) -> None:
+        self._finished = True
+        self._send.unsent.clear()
+        self._receive.held.clear()
+        self._effects.append(events.StreamFinished(outcome, code, message, self._send.sent, self._receive.received))

@@ -1,6 +1,7 @@
 """One byte stream over a data channel: the machine of ``tcp.v1.mxrtc``, both roles.
 
-Everything that affects its transitions is in this file; docs/reference/protocol.md section 3 is its specification.
+Everything that affects its transitions is in this file, and what it has in common with the raw one in
+:mod:`mxrtc_bridge.core.stream.halves`; docs/reference/protocol.md section 3 is its specification.
 
 What it guards against:
  - bytes that are lost without anybody noticing: only ``fin`` and its acknowledgement end a direction in order, all
@@ -22,22 +23,17 @@ One file: everything that affects the transitions of one machine.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from enum import Enum
-from typing import assert_never
 
 from mxrtc_bridge.core.errors import StateError, WireError
 from mxrtc_bridge.core.stream import events, messages
 from mxrtc_bridge.core.stream.events import StreamOutcome, StreamRole
 from mxrtc_bridge.core.stream.halves import (
-    ReceiveHalf,
+    ByteStreamMachine,
     ReceiveState,
-    SendHalf,
     SendState,
     SinkState,
-    check_sink_event,
-    late_effects,
     text_size,
 )
 
@@ -72,7 +68,7 @@ MESSAGES: Mapping[tuple[StreamRole, StreamPhase], frozenset[type[messages.Messag
 """What the other side may send. The phases that a role never sees have no row; FINISHED reads no messages."""
 
 
-class StreamMachine:
+class StreamMachine(ByteStreamMachine):
     """One stream of ``tcp.v1.mxrtc``.
 
     Args:
@@ -87,16 +83,12 @@ class StreamMachine:
     def __init__(
         self, role: StreamRole, *, window: int = messages.DEFAULT_WINDOW, stream_id: str | None = None
     ) -> None:
-        self.role = role
+        super().__init__(role, send_limit=messages.INITIAL_CREDIT, window=_checked_window(window))
         self._phase = StreamPhase.OPENING if role is StreamRole.OPENER else StreamPhase.CONNECTING
-        self._sink = SinkState.ABSENT
-        self._send = SendHalf(limit=messages.INITIAL_CREDIT)
-        self._receive = ReceiveHalf(_checked_window(window))
         self._stream_id = stream_id
         self._heard = False
         self._answer_by: float | None = None
         self._fin_ack_by: float | None = None
-        self._effects: deque[events.Effect] = deque()
 
     @property
     def phase(self) -> StreamPhase:
@@ -109,16 +101,6 @@ class StreamMachine:
     @property
     def receive_state(self) -> ReceiveState:
         return self._receive.state
-
-    @property
-    def unsent(self) -> int:
-        """Bytes from the sink that are not sent yet."""
-        return len(self._send.unsent)
-
-    @property
-    def unwritten(self) -> int:
-        """Bytes from the other side that the sink has not taken yet."""
-        return self._receive.received - self._receive.written
 
     @property
     def sent(self) -> int:
@@ -136,64 +118,10 @@ class StreamMachine:
         """
         self._receive.window = _checked_window(window)
 
-    def poll_effect(self) -> events.Effect | None:
-        """Return the next thing to be done, or None."""
-        return self._effects.popleft() if self._effects else None
-
     def next_deadline(self) -> float | None:
         """Return when a Tick is due, or None."""
         # Never both: the acknowledgement of fin is awaited only after the answer.
         return self._fin_ack_by if self._answer_by is None else self._answer_by
-
-    def handle(self, now: float, event: events.Event) -> None:
-        """Take in what happened; then poll all effects.
-
-        Args:
-            now: monotonic seconds.
-            event: what happened.
-
-        Raises:
-            StateError: a sink event that the state of the sink does not allow; nothing has changed.
-        """
-        if self._phase is StreamPhase.FINISHED:
-            self._handle_late(event)
-            return
-        check_sink_event(self._sink, event)
-        try:
-            self._dispatch(now, event)
-        except WireError as error:
-            self._break(StreamOutcome.VIOLATION, error.code, str(error), tell="violation")
-
-    def _dispatch(self, now: float, event: events.Event) -> None:  # noqa: C901, PLR0912 - one row for each event
-        match event:
-            case events.DataChannelOpened():
-                self._channel_opened(now)
-            case events.TextReceived(text=text):
-                self._text_received(now, text)
-            case events.BinaryReceived(data=data):
-                self._binary_received(now, data)
-            case events.DataChannelClosed():
-                self._channel_closed()
-            case events.SinkConnected():
-                self._sink_connected(now)
-            case events.SinkRefused(code=code, message=message):
-                self._sink_refused(code, message)
-            case events.SinkData(data=data):
-                self._sink_data(data)
-            case events.SinkEof():
-                self._sink_eof(now)
-            case events.SinkWritten(size=size):
-                self._sink_written(size)
-            case events.SinkClosed(error=error):
-                self._sink_closed(now, error)
-            case events.Turn(limit=limit):
-                self._turn(now, limit)
-            case events.Reset(code=code, message=message):
-                self._break(StreamOutcome.RESET, code, message, tell=code)
-            case events.Tick():
-                self._tick(now)
-            case _:
-                assert_never(event)
 
     # The channel
 
@@ -259,7 +187,7 @@ class StreamMachine:
         half.held.append(data)
         self._write_held()
 
-    def _channel_closed(self) -> None:
+    def _channel_closed(self, _now: float) -> None:
         if self._send.state is SendState.DONE and self._receive.state is ReceiveState.DRAINING:
             # All of both directions has arrived; only our own sink is still busy with it.
             self._end(StreamOutcome.CLEAN, "", "both directions ended", events.CloseSink())
@@ -318,24 +246,9 @@ class StreamMachine:
         known = _err_code(code)
         self._break(StreamOutcome.REFUSED, known.value, message, tell=known.value)
 
-    def _sink_data(self, data: bytes) -> None:
-        half = self._send
-        if half.state is not SendState.OPEN:
-            raise StateError("SinkData is not allowed after SinkEof")
-        self._effects.extend(half.add(data))
-        self._announce()
-
-    def _sink_eof(self, now: float) -> None:
-        # A sink may say it twice: once when it read the end, once more when it closes.
-        if self._send.state is SendState.OPEN:
-            self._send.state = SendState.DRAINING
-            self._continue_sending(now)
-
     def _sink_written(self, size: int) -> None:
         half = self._receive
-        if not 0 < size <= half.given - half.written:
-            raise StateError(f"SinkWritten({size}), but {half.given - half.written} bytes are with the sink")
-        half.written += size
+        half.take_written(size)
         if half.state is ReceiveState.OPEN and half.ack_due:
             half.promise()
             self._say(messages.Ack(half.acked, half.window))
@@ -355,10 +268,7 @@ class StreamMachine:
 
     def _write_held(self) -> None:
         if self._sink is SinkState.PRESENT:
-            while self._receive.held:
-                data = self._receive.held.popleft()
-                self._receive.given += len(data)
-                self._emit(events.WriteSink(data))
+            self._give_held()
             self._release()
 
     def _settle_receiving(self) -> None:
@@ -381,10 +291,6 @@ class StreamMachine:
 
     # Sending
 
-    def _turn(self, now: float, limit: int) -> None:
-        self._effects.extend(self._send.turn(limit if self._may_send else 0))
-        self._continue_sending(now)
-
     @property
     def _may_send(self) -> bool:
         return self._phase is StreamPhase.FLOWING or self._phase is StreamPhase.AWAITING_OK
@@ -404,10 +310,6 @@ class StreamMachine:
         if half.state is SendState.FIN_SENT and half.acked == half.sent and self._phase is StreamPhase.FLOWING:
             self._fin_ack_by = now + FIN_TIMEOUT_S
 
-    def _announce(self) -> None:
-        if self._may_send:
-            self._effects.extend(self._send.announce())
-
     # The end
 
     def _tick(self, now: float) -> None:
@@ -421,6 +323,12 @@ class StreamMachine:
     def _end_when_done(self) -> None:
         if self._send.state is SendState.DONE and self._receive.state is ReceiveState.DONE:
             self._end(StreamOutcome.CLEAN, "", "both directions ended", events.CloseChannel(), events.CloseSink())
+
+    def _reset(self, code: str, message: str) -> None:
+        self._break(StreamOutcome.RESET, code, message, tell=code)
+
+    def _violated(self, error: WireError) -> None:
+        self._break(StreamOutcome.VIOLATION, error.code, str(error), tell="violation")
 
     def _break(self, outcome: StreamOutcome, code: str, message: str, *, tell: str) -> None:
         """End the stream out of order, and say so."""
@@ -437,15 +345,8 @@ class StreamMachine:
             self._emit(effect)
         self._phase = StreamPhase.FINISHED
         self._answer_by = self._fin_ack_by = None
-        self._send.unsent.clear()
-        self._receive.held.clear()
         self._report_consumed(self._receive.received)
-        self._emit(events.StreamFinished(outcome, code, message, self._send.sent, self._receive.received))
-
-    def _handle_late(self, event: events.Event) -> None:
-        self._effects.extend(late_effects(self._sink, event))
-        if isinstance(event, events.SinkConnected):
-            self._sink = SinkState.GONE
+        self._finish(outcome, code, message)
 
     def _say(self, message: messages.TcpMessage) -> None:
         self._emit(events.SendText(messages.TCP.encode(message)))
