@@ -15,8 +15,9 @@ from mxrtc_bridge.core.call.events import CallMessage
 from mxrtc_bridge.core.call.route import CallRoute
 from mxrtc_bridge.core.errors import RefusalCode
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
+from mxrtc_bridge.core.webrtc.candidate import Candidate
 from mxrtc_bridge.core.webrtc.ice import Path
-from mxrtc_bridge.core.webrtc.sdp import Candidate, Description
+from mxrtc_bridge.core.webrtc.sdp import Description
 
 
 class Signaller(Protocol):

@@ -27,8 +27,9 @@ from mxrtc_bridge.core.errors import (
 )
 from mxrtc_bridge.core.ids import CallId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
+from mxrtc_bridge.core.webrtc.candidate import Candidate, parse_candidate
 from mxrtc_bridge.core.webrtc.ice import Path
-from mxrtc_bridge.core.webrtc.sdp import Candidate, Description, DescriptionType, parse_candidate, parse_description
+from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, parse_description
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.driver import Driver

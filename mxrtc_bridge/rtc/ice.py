@@ -28,8 +28,8 @@ from aioice.candidate import Candidate as AioiceCandidate
 from aioice.ice import CandidatePair, Connection, StunProtocol, TransportPolicy
 from aioice.utils import random_string
 
+from mxrtc_bridge.core.webrtc.candidate import Candidate
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, Path, PathKind
-from mxrtc_bridge.core.webrtc.sdp import Candidate
 from mxrtc_bridge.rtc.datagrams import Address, Drops, GuardedStun
 from mxrtc_bridge.rtc.gathering import COMPONENT, Gathering
 from mxrtc_bridge.rtc.ice_servers import ServerPlan

@@ -18,8 +18,9 @@ from enum import Enum
 from aiortc import RTCCertificate
 
 from mxrtc_bridge.core.errors import StateError, TransportError
+from mxrtc_bridge.core.webrtc.candidate import Candidate
 from mxrtc_bridge.core.webrtc.ice import Path
-from mxrtc_bridge.core.webrtc.sdp import Candidate, Description, DescriptionType, Setup, format_description
+from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, Setup, format_description
 from mxrtc_bridge.engine.ports import Channel, PeerConnectionListener
 from mxrtc_bridge.rtc.association import LOCAL_PORT, PeerAssociation
 from mxrtc_bridge.rtc.certificates import local_fingerprint

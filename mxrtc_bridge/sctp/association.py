@@ -10,6 +10,8 @@ dropped and counted; one that breaks the protocol aborts the association, and ``
 
 from __future__ import annotations
 
+from math import inf
+
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import HEADER_SIZE
@@ -20,13 +22,8 @@ from mxrtc_bridge.sctp.outbound_queue import OutMessage, OutStream
 from mxrtc_bridge.sctp.packet_reader import HEARTBEAT_INFO, Inbound
 from mxrtc_bridge.sctp.settings import SctpSettings
 
-_FOREVER = float("inf")
 _MIN_AHEAD_S = 0.001
 """Batches of one packet cost too much to be made for every message."""
-_DATA_STATES = frozenset(
-    {AssociationState.ESTABLISHED, AssociationState.SHUTDOWN_PENDING, AssociationState.SHUTDOWN_SENT}
-)
-_HEARTBEAT_INFO = 1
 
 
 class Association(Inbound):
@@ -52,7 +49,7 @@ class Association(Inbound):
         super().__init__(settings, tag=tag, initial_tsn=initial_tsn, cookie_key=cookie_key, congestion=congestion)
         self._space_mark = 0
         self._space_armed = False
-        self._more_at = _FOREVER
+        self._more_at = inf
         self._ahead_at = 0.0
         self._black_hole = False
         self._sender.on_blackhole = self._suspect_black_hole
@@ -211,7 +208,7 @@ class Association(Inbound):
             out.append(packets.popleft())
         if self._writer is not None and self._state is not AssociationState.ENDED:
             self._fill_packets(now, limit, out)
-        self._more_at = now if len(out) >= limit or packets else _FOREVER
+        self._more_at = now if len(out) >= limit or packets else inf
         if out:
             scheduler.woken = False
             if ahead:
@@ -313,7 +310,7 @@ class Association(Inbound):
                 self._path.probe_at,
                 self._heartbeat_at,
             )
-        return at if at < _FOREVER else None
+        return at if at < inf else None
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due; call :meth:`datagrams` afterwards."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
+from math import inf
 
 from mxrtc_bridge.sctp import chunks, handshake
 from mxrtc_bridge.sctp.chunks import MalformedError
@@ -23,7 +24,6 @@ from mxrtc_bridge.sctp.receiver import Receiver
 from mxrtc_bridge.sctp.sender import Sender
 from mxrtc_bridge.sctp.settings import SctpSettings
 
-_FOREVER = float("inf")
 _MAX_BACKOFF = 6
 _MAX_PACKETS = 16
 
@@ -47,14 +47,10 @@ class AssociationState(Enum):
     ENDED = "ended"
 
 
-OPEN_STATES = frozenset(
-    {
-        AssociationState.ESTABLISHED,
-        AssociationState.SHUTDOWN_PENDING,
-        AssociationState.SHUTDOWN_SENT,
-        AssociationState.SHUTDOWN_RECEIVED,
-    }
+DATA_STATES = frozenset(
+    {AssociationState.ESTABLISHED, AssociationState.SHUTDOWN_PENDING, AssociationState.SHUTDOWN_SENT}
 )
+OPEN_STATES = DATA_STATES | {AssociationState.SHUTDOWN_RECEIVED}
 """Both halves exist, and may have something to say."""
 
 
@@ -107,7 +103,7 @@ class Lifecycle:
         self._outbound_streams = settings.max_streams
         self._setup_packet = b""
         self._shutdown_chunk = b""
-        self._timer_at = _FOREVER
+        self._timer_at = inf
         self._timer_failures = 0
         self._last_received_at = 0.0
         self.dropped: dict[str, int] = {}
@@ -239,7 +235,7 @@ class Lifecycle:
         if self._state not in (AssociationState.CLOSED, AssociationState.COOKIE_WAIT, AssociationState.COOKIE_ECHOED):
             return
         self._state = AssociationState.ESTABLISHED
-        self._timer_at = _FOREVER
+        self._timer_at = inf
         self._timer_failures = 0
         self._setup_packet = b""
         inbound = self._settings.max_streams
@@ -332,7 +328,7 @@ class Lifecycle:
         if self._state is AssociationState.ENDED:
             return
         self._state = AssociationState.ENDED
-        self._timer_at = _FOREVER
+        self._timer_at = inf
         self._control.clear()
         self._control_bytes = 0
         self._events.append(Ended(code, reason))

@@ -6,22 +6,20 @@ counted; one that breaks the protocol aborts the association.
 
 from __future__ import annotations
 
+from math import inf
+
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import HEADER, HEADER_SIZE, MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import Flushed, MessageReceived, ResetDone, StreamReset
 from mxrtc_bridge.sctp.handshake import Proposal
-from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, AssociationState, Lifecycle
+from mxrtc_bridge.sctp.lifecycle import DATA_STATES, OPEN_STATES, AssociationState, Lifecycle
 from mxrtc_bridge.sctp.outbound_queue import OutStream
 from mxrtc_bridge.sctp.packets import checksum_matches
 from mxrtc_bridge.sctp.path_mtu import PathMtu
 from mxrtc_bridge.sctp.reconfig import Reconfiguration
 from mxrtc_bridge.sctp.settings import SctpSettings
 
-_FOREVER = float("inf")
-_DATA_STATES = frozenset(
-    {AssociationState.ESTABLISHED, AssociationState.SHUTDOWN_PENDING, AssociationState.SHUTDOWN_SENT}
-)
 HEARTBEAT_INFO = 1
 _DATA_CHUNKS = frozenset({chunks.DATA, chunks.I_DATA})
 _SETUP_CHUNKS = frozenset({chunks.INIT, chunks.INIT_ACK, chunks.COOKIE_ECHO, chunks.COOKIE_ACK})
@@ -47,7 +45,7 @@ class Inbound(Lifecycle):
         self._reconfiguration: Reconfiguration | None = None
         self._peer_resets = False
         self._heartbeats_unanswered = 0
-        self._heartbeat_at = _FOREVER
+        self._heartbeat_at = inf
         self.packets_received = 0
         self._tell_packet_size()
 
@@ -149,7 +147,7 @@ class Inbound(Lifecycle):
         receiver = self._receiver
         if self._state is AssociationState.COOKIE_ECHOED:
             self._establish(now)  # the other side is: only our COOKIE-ACK got lost, or overtaken
-        if receiver is None or self._state not in _DATA_STATES:
+        if receiver is None or self._state not in DATA_STATES:
             self._drop("state")
             return True
         interleaved = kind == chunks.I_DATA

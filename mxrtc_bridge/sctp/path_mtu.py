@@ -7,9 +7,10 @@ path may have got narrower without saying so: the size falls back to that of the
 
 from __future__ import annotations
 
+from math import inf
+
 from mxrtc_bridge.sctp import chunks
 
-_FOREVER = float("inf")
 _TRIES = 3
 _PRECISION = 16
 _RETRY_S = 60.0
@@ -38,13 +39,13 @@ class PathMtu:
         self._candidate = self._ceiling
         self._tries = 0
         self._nonce = 0
-        self.probe_at = _FOREVER
+        self.probe_at = inf
 
     def begin(self, now: float) -> None:
         """Start a search, if there is anything to find."""
         self._high = self._candidate = self._ceiling
         self._tries = 0
-        self.probe_at = now if self._ceiling > self.size else _FOREVER
+        self.probe_at = now if self._ceiling > self.size else inf
 
     def probe(self, now: float, timeout: float) -> list[bytes] | None:
         """Return the chunks of the probe that is due, or None if the one before it was the last."""
@@ -67,7 +68,7 @@ class PathMtu:
         if information != b"M" + self._nonce.to_bytes(7, "big") or not self._tries:
             return False
         self.size = self._candidate
-        self.probe_at = now if self._next() else (_FOREVER if self.size == self._ceiling else now + _RAISE_S)
+        self.probe_at = now if self._next() else (inf if self.size == self._ceiling else now + _RAISE_S)
         return True
 
     def _next(self) -> bool:

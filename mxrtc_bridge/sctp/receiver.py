@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from math import inf
 
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import DATA_HEADER, I_DATA_HEADER, IMMEDIATE, MalformedError
@@ -26,7 +27,6 @@ _MAX_DUPLICATES = 32
 """Duplicate TSNs reported in one SACK; more are not remembered."""
 _CLOSED_BELOW = 1500
 """Less window than about a packet is announced as none (RFC 1122 section 4.2.3.3: no silly windows)."""
-_FOREVER = float("inf")
 
 
 class Receiver:
@@ -57,7 +57,7 @@ class Receiver:
         self._expected = initial_tsn & MASK32
         self._beyond = Ranges()
         self._duplicates: list[int] = []
-        self.ack_at = _FOREVER
+        self.ack_at = inf
         self._packets = 0
         self._fresh = False
         self._at_once = False
@@ -172,12 +172,12 @@ class Receiver:
         elif self._at_once or self._packets >= 2:
             self._at_once = False
             self.ack_at = -1.0
-        elif self.ack_at == _FOREVER:
+        elif self.ack_at == inf:
             self.ack_at = now + self._settings.ack_delay
 
     def may_piggyback(self, now: float) -> bool:
         """Whether a SACK that is not due yet may leave with data."""
-        return self.ack_at != _FOREVER and now >= self._closed_until
+        return self.ack_at != inf and now >= self._closed_until
 
     def acknowledge_now(self) -> None:
         """Make the SACK due at once."""
@@ -243,7 +243,7 @@ class Receiver:
         else:
             self._closed_until = now + self._settings.closed_window_ack
         self._packets = 0
-        self.ack_at = _FOREVER
+        self.ack_at = inf
         return chunk
 
     # Messages given up by the sender

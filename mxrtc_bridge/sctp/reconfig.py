@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from struct import Struct
 
 from mxrtc_bridge.sctp import chunks
@@ -16,7 +17,6 @@ from mxrtc_bridge.sctp.chunks import MalformedError
 from mxrtc_bridge.sctp.numbers import MASK32, unwrap
 from mxrtc_bridge.sctp.outbound_queue import OutStream
 
-_FOREVER = float("inf")
 _OUTGOING_REQUEST = 13
 _RESPONSE = 16
 _OTHER_REQUESTS = frozenset({14, 15, 17, 18})
@@ -71,7 +71,7 @@ class Reconfiguration:
         self._request = b""
         self._answer = b""
         self._deferred: _Deferred | None = None
-        self.retry_at = _FOREVER
+        self.retry_at = inf
         self.failures = 0
 
     # Ours
@@ -198,7 +198,7 @@ class Reconfiguration:
             return [], False
         done, self._requested = self._requested, []
         self._next_request = self._next_request + 1 & MASK32
-        self.retry_at = _FOREVER
+        self.retry_at = inf
         return done, result <= _PERFORMED
 
 

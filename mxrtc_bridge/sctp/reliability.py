@@ -7,13 +7,14 @@ without it the other side could have acknowledged all there is, and would wait f
 
 from __future__ import annotations
 
+from math import inf
+
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import UNORDERED
 from mxrtc_bridge.sctp.flight import Flight
 from mxrtc_bridge.sctp.numbers import MASK16, MASK32
 from mxrtc_bridge.sctp.outbound_queue import ABANDONED, OutboundScheduler, OutChunk, OutMessage, OutStream
 
-_FOREVER = float("inf")
 _MAX_SKIPPED = 64
 """Streams named in one FORWARD-TSN; the rest of what is given up waits for the next."""
 
@@ -33,7 +34,7 @@ class Abandonment:
         self._scheduler = scheduler
         self.allowed = False
         self.forward_due = False
-        self.forward_at = _FOREVER
+        self.forward_at = inf
         self.abandoned = 0
 
     def gives_up(self, now: float, chunk: OutChunk) -> bool:
@@ -79,10 +80,10 @@ class Abandonment:
         """The other side acknowledged up to ``cumulative``: is there more to skip?"""
         head = self._flight.outstanding.get(cumulative + 1)
         if head is not None and head.state == ABANDONED:
-            if self.forward_at == _FOREVER:
+            if self.forward_at == inf:
                 self.forward_due = True
         else:
-            self.forward_at = _FOREVER
+            self.forward_at = inf
 
     def chunk(self, now: float, *, interleaving: bool) -> bytes | None:
         """Return the FORWARD-TSN that is due, or None if there is nothing to skip."""

@@ -14,6 +14,7 @@ a SACK can speak of. Timers (none of them is set per packet; deadlines are compu
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from mxrtc_bridge.sctp.chunks import MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl
@@ -24,7 +25,6 @@ from mxrtc_bridge.sctp.reliability import Abandonment
 from mxrtc_bridge.sctp.rtt import RoundTrip
 from mxrtc_bridge.sctp.settings import SctpSettings
 
-_FOREVER = float("inf")
 _MAX_OUTSTANDING = 32_768
 """TSNs in flight at most: gap blocks reach 65,535 beyond the cumulative acknowledgement."""
 _MAX_PROBE_INTERVAL_S = 2.0
@@ -60,7 +60,7 @@ class Sender:
         self._backoff = 0
         self._probe_due = False
         self._probing_from = -1
-        self._probe_window_at = _FOREVER
+        self._probe_window_at = inf
         self._paced_until = 0.0
         self._pacing_blocked = False
         self._last_blocks: tuple[int, tuple[int, ...]] = (-1, ())
@@ -180,12 +180,12 @@ class Sender:
         flight = self.flight
         left = self.peer_window - flight.unacked_payload
         if left >= room or (left > 0 and (self.scheduler.queued <= left or not flight.unacked_payload)):
-            self._probe_window_at = _FOREVER
+            self._probe_window_at = inf
             return True
         if flight.unacked_payload:
-            self._probe_window_at = _FOREVER
+            self._probe_window_at = inf
             return False
-        if self._probe_window_at == _FOREVER:
+        if self._probe_window_at == inf:
             self._probe_window_at = flight.last_progress_at + self._probe_interval()
         return self._probe_due
 
@@ -267,7 +267,7 @@ class Sender:
     def _tail_probe_at(self) -> float:
         flight, smoothed = self.flight, self.rtt.smoothed
         if not smoothed or self._backoff or self._probing_from >= 0 or flight.lost or self._probe_due:
-            return _FOREVER
+            return inf
         patience = max(2 * smoothed, _MIN_PROBE_TIMEOUT_S)
         if len(flight.packets) <= 1:
             patience += _PEER_ACK_DELAY_S
@@ -290,9 +290,9 @@ class Sender:
             flight.detect_losses(now)
         if self.abandonment.forward_at <= now:
             self.abandonment.forward_due = True
-            self.abandonment.forward_at = _FOREVER
+            self.abandonment.forward_at = inf
         if self._probe_window_at <= now:
-            self._probe_window_at = _FOREVER
+            self._probe_window_at = inf
             self._probe_due = True
         if not flight.inflight:
             return

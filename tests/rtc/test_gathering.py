@@ -12,8 +12,8 @@ import pytest_asyncio
 from aioice import stun
 
 from mxrtc_bridge.core.errors import TransportError
+from mxrtc_bridge.core.webrtc.candidate import Candidate
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, parse_advertised
-from mxrtc_bridge.core.webrtc.sdp import Candidate
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
 from tests.rtc.peers import make_peer, offer_of
 from tests.rtc.test_interfaces import free_range

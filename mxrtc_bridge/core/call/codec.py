@@ -19,11 +19,8 @@ from dataclasses import dataclass
 from mxrtc_bridge.core.call.events import (
     DEFAULT_LIFETIME_MS,
     EVENT_TYPES,
-    MAX_CANDIDATE_CHARS,
-    MAX_CANDIDATES,
     MAX_LIFETIME_MS,
     MAX_REASON_CHARS,
-    MAX_SDP_BYTES,
     MIN_LIFETIME_MS,
     Answer,
     CallMessage,
@@ -38,7 +35,8 @@ from mxrtc_bridge.core.call.events import (
 )
 from mxrtc_bridge.core.errors import EventError, RefusalCode, StateError
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, CallId, PartyId, parse_call_id, parse_party_id, parse_user_id
-from mxrtc_bridge.core.webrtc.sdp import DescriptionType
+from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATE_CHARS
+from mxrtc_bridge.core.webrtc.sdp import MAX_CANDIDATES, MAX_SDP_BYTES, DescriptionType
 
 _MAX_M_LINE_INDEX = 0xFFFF
 """``sdpMLineIndex`` is an unsigned short (WebRTC 1.0, RTCIceCandidateInit)."""

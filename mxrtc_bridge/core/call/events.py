@@ -16,15 +16,6 @@ from mxrtc_bridge.core.crypto.records import CallerDevice
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
 from mxrtc_bridge.core.webrtc.sdp import DescriptionType
 
-MAX_SDP_BYTES = 16 * 1024
-"""Limit for a session description, in UTF-8 bytes; data-only descriptions of browsers have 1 to 4 KiB."""
-
-MAX_CANDIDATES = 64
-"""Candidates in one ``m.call.candidates`` event, the end-of-candidates mark not counted."""
-
-MAX_CANDIDATE_CHARS = 512
-"""Length of one candidate attribute; RFC 8839 has no limit, real ones have 60 to 200 characters."""
-
 MIN_LIFETIME_MS = 10_000
 MAX_LIFETIME_MS = 120_000
 """A lifetime outside these bounds is moved to the nearer one: it is a wish of the caller, and it holds our memory."""

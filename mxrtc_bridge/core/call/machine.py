@@ -34,10 +34,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mxrtc_bridge.core.call import events, values
-from mxrtc_bridge.core.call.events import MAX_CANDIDATES, CallMessage, CandidateLine, Version
+from mxrtc_bridge.core.call.events import CallMessage, CandidateLine, Version
 from mxrtc_bridge.core.call.values import CallCounts, CallOutcome, CallRole, CallState, Kind
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.ids import CallId, PartyId, UserId
+from mxrtc_bridge.core.webrtc.sdp import MAX_CANDIDATES
 
 MAX_REMOTE_CANDIDATES = MAX_CANDIDATES
 """Candidates taken in a whole call. Every one costs connectivity checks towards an address of the sender's choice."""

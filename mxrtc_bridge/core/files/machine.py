@@ -54,6 +54,7 @@ class TransferPhase(Enum):
 
 
 Messages = Mapping[TransferPhase, frozenset[type[file_messages.Message]]]
+ALWAYS = frozenset[type[file_messages.Message]]({file_messages.Busy, file_messages.FileRst})
 OPENING_MESSAGES: Messages = {
     TransferPhase.AWAITING_OK: frozenset({file_messages.FileOk, file_messages.FileErr, file_messages.FileRst}),
 }

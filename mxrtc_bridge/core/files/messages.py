@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mxrtc_bridge.core.errors import WireError
+from mxrtc_bridge.core.files.names import MAX_PATH_BYTES
+from mxrtc_bridge.core.files.patterns import MAX_PATTERNS
 from mxrtc_bridge.core.stream.json_message import (
     Field,
     Fields,
@@ -39,8 +41,6 @@ PROTOCOL_FILE = "file.v1.mxrtc"
 
 CHUNK_BYTES = 1024 * 1024
 """A file is verified, and can be resumed, in pieces of this size."""
-MAX_PATH_BYTES = 1024
-MAX_PATTERNS = 64
 MAX_OPEN_ENTRIES = 1024
 """Entries that were announced and not answered for good."""
 MAX_OPEN_PATH_BYTES = 256 * 1024

@@ -28,7 +28,14 @@ from mxrtc_bridge.core.errors import StateError, WireError
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files import messages as file_messages
 from mxrtc_bridge.core.files.events import TransferOutcome
-from mxrtc_bridge.core.files.machine import OPENING_MESSAGES, Messages, TransferMachine, TransferPhase, checked_window
+from mxrtc_bridge.core.files.machine import (
+    ALWAYS,
+    OPENING_MESSAGES,
+    Messages,
+    TransferMachine,
+    TransferPhase,
+    checked_window,
+)
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.patterns import Asked
 from mxrtc_bridge.core.stream import events as stream
@@ -45,7 +52,6 @@ messages."""
 SEEN_EVERY = file_messages.MAX_OPEN_ENTRIES // 4
 """Entries of a listing that are taken before the source is told."""
 
-_ALWAYS = frozenset({file_messages.Busy, file_messages.FileRst})
 _ENTRIES = frozenset({file_messages.Announce, file_messages.AnnouncedAll, file_messages.FileBye})
 _CONTENT = frozenset({file_messages.ChunkEnd, file_messages.FileEnd, file_messages.No})
 
@@ -54,7 +60,7 @@ def _messages(job: Job) -> Messages:
     return {
         **OPENING_MESSAGES,
         TransferPhase.PREPARING: frozenset({file_messages.FileRst}),
-        TransferPhase.FLOWING: _ENTRIES | _ALWAYS | (frozenset() if isinstance(job, Ls) else _CONTENT),
+        TransferPhase.FLOWING: _ENTRIES | ALWAYS | (frozenset() if isinstance(job, Ls) else _CONTENT),
     }
 
 

@@ -26,7 +26,14 @@ from mxrtc_bridge.core.errors import StateError, WireError
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files import messages as file_messages
 from mxrtc_bridge.core.files.events import TransferOutcome
-from mxrtc_bridge.core.files.machine import BYE_TIMEOUT_S, OPENING_MESSAGES, Messages, TransferMachine, TransferPhase
+from mxrtc_bridge.core.files.machine import (
+    ALWAYS,
+    BYE_TIMEOUT_S,
+    OPENING_MESSAGES,
+    Messages,
+    TransferMachine,
+    TransferPhase,
+)
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.files.read_ahead import WantedFile, Wants
 from mxrtc_bridge.core.stream import events as stream
@@ -43,7 +50,6 @@ _ANSWERS: Mapping[type[Job], frozenset[type[file_messages.Message]]] = {
     Get: frozenset({file_messages.Want, file_messages.No, file_messages.Got, file_messages.FileAck}),
     Ls: frozenset({file_messages.Seen, file_messages.FileAck}),
 }
-_ALWAYS = frozenset({file_messages.Busy, file_messages.FileRst})
 
 
 def _messages(job: Job) -> Messages:
@@ -51,8 +57,8 @@ def _messages(job: Job) -> Messages:
         **OPENING_MESSAGES,
         # A receiver that is the opener offers its window without waiting.
         TransferPhase.PREPARING: frozenset({file_messages.FileAck, file_messages.FileRst}),
-        TransferPhase.FLOWING: _ANSWERS[type(job)] | _ALWAYS,
-        TransferPhase.LEAVING: frozenset({file_messages.FileAck, file_messages.FileBye}) | _ALWAYS,
+        TransferPhase.FLOWING: _ANSWERS[type(job)] | ALWAYS,
+        TransferPhase.LEAVING: frozenset({file_messages.FileAck, file_messages.FileBye}) | ALWAYS,
     }
 
 

@@ -17,7 +17,7 @@ from mxrtc_bridge.core.errors import DescriptionError, RefusalCode
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy, IpAddress
 
 MAX_CANDIDATE_CHARS = 512
-"""Limit for one candidate; browsers write about 150 characters."""
+"""Length of one candidate attribute; RFC 8839 has no limit, real ones have 60 to 200 characters."""
 
 MAX_PRIORITY = 2**31 - 1
 """RFC 8445 section 5.1.2."""

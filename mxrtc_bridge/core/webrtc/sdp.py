@@ -28,25 +28,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from mxrtc_bridge.core.errors import DescriptionError, RefusalCode, StateError
-from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy, IpAddress
+from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.candidate import Candidate, format_candidate, parse_candidate
 
-__all__ = [
-    "Candidate",
-    "Description",
-    "Fingerprint",
-    "IpAddress",
-    "Setup",
-    "format_candidate",
-    "format_description",
-    "parse_candidate",
-    "parse_description",
-]
-
 MAX_SDP_BYTES = 16 * 1024
+"""Limit for a session description, in UTF-8 bytes; data-only descriptions of browsers have 1 to 4 KiB."""
 MAX_LINE_CHARS = 1024
 MAX_LINES = 512
 MAX_CANDIDATES = 64
+"""In one description, and in one ``m.call.candidates`` event, where the end-of-candidates mark does not count."""
 MAX_FINGERPRINTS = 8
 
 DEFAULT_SCTP_PORT = 5000

@@ -13,11 +13,8 @@ from mxrtc_bridge.core.call.codec import content_of, parse_message
 from mxrtc_bridge.core.call.events import (
     DEFAULT_LIFETIME_MS,
     EVENT_TYPES,
-    MAX_CANDIDATE_CHARS,
-    MAX_CANDIDATES,
     MAX_LIFETIME_MS,
     MAX_REASON_CHARS,
-    MAX_SDP_BYTES,
     MIN_LIFETIME_MS,
     Answer,
     CallMessage,
@@ -32,7 +29,8 @@ from mxrtc_bridge.core.call.events import (
 )
 from mxrtc_bridge.core.errors import EventError, StateError
 from mxrtc_bridge.core.ids import CallId, PartyId, UserId
-from mxrtc_bridge.core.webrtc.sdp import DescriptionType
+from mxrtc_bridge.core.webrtc.candidate import MAX_CANDIDATE_CHARS
+from mxrtc_bridge.core.webrtc.sdp import MAX_CANDIDATES, MAX_SDP_BYTES, DescriptionType
 from tests.long import examples
 
 HEAD: dict[str, Any] = {"call_id": "c1", "party_id": "p1", "version": "1"}

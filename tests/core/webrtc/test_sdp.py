@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.errors import DescriptionError, StateError
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
+from mxrtc_bridge.core.webrtc.candidate import Candidate
 from mxrtc_bridge.core.webrtc.sdp import (
-    Candidate,
     Description,
     DescriptionType,
     Fingerprint,

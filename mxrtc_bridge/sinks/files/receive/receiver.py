@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mxrtc_bridge.core.access.targets import FileLimits
-from mxrtc_bridge.core.files.messages import MAX_PATH_BYTES, EntryKind, FileCode, FileEntry
-from mxrtc_bridge.core.files.names import FileNameError, check_relative_path, sanitise
+from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
+from mxrtc_bridge.core.files.names import MAX_PATH_BYTES, FileNameError, check_relative_path, sanitise
 from mxrtc_bridge.core.files.patterns import NamePattern, name_allowed
 from mxrtc_bridge.sinks.files.os_errors import FileError
 from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES, Committer, IncomingFile
