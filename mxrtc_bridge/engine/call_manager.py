@@ -9,7 +9,6 @@ One file: the order of trust is one sequence of checks, which is proven by readi
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -448,11 +447,8 @@ class CallManager:
         self._draining = True
         for live in tuple(self._sessions.values()):
             self._dismiss(live, "unavailable", "the bridge is shutting down; try again in a moment")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._all_ended()
-
-    async def _all_ended(self) -> None:
-        self._idle.clear()
         if self._sessions:
+            self._idle.clear()
+            timer = self._clock.call_at(self._clock.monotonic() + timeout_s, self._idle.set)
             await self._idle.wait()
+            timer.cancel()

@@ -20,7 +20,6 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Protocol
 
 from mxrtc_bridge.config.private_files import open_private_file, take_lock
 from mxrtc_bridge.core.errors import LocalError
@@ -37,18 +36,6 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 _MAX_HEADER_BYTES = 16 * 1024
 _READ_SIZE = 256 * 1024
 _MAX_UNVERIFIED_CHUNKS = 64
-
-
-class Hash(Protocol):
-    """A running hash, as ``hashlib`` makes them."""
-
-    def update(self, data: bytes, /) -> None: ...
-
-    def digest(self) -> bytes: ...
-
-    def hexdigest(self) -> str: ...
-
-    def copy(self) -> Hash: ...
 
 
 @dataclass(frozen=True)  # without slots: the hashes are computed once
@@ -92,8 +79,8 @@ class PartialFile:
         self._map_name = identity.key + MAP_SUFFIX
         self.offset = 0
         """Bytes written."""
-        self._whole: Hash = hashlib.sha256()
-        self._chunk: Hash = hashlib.sha256()
+        self._whole = hashlib.sha256()
+        self._chunk = hashlib.sha256()
         self._unverified: list[bytes] = []
         self._verified = 0
         self._unsynced = 0

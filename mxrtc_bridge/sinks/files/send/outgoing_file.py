@@ -15,7 +15,7 @@ import os
 
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode
 from mxrtc_bridge.sinks.files.os_errors import FileError
-from mxrtc_bridge.sinks.files.receive.partial_file import Hash, hash_range
+from mxrtc_bridge.sinks.files.receive.partial_file import hash_range
 from mxrtc_bridge.sinks.files.threads import FileThreads
 
 MAX_READ_BYTES = 1024 * 1024
@@ -45,8 +45,8 @@ class OutgoingFile:
         """Of the next byte to be read."""
         self._descriptor = descriptor
         self._workers = workers
-        self._hash: Hash = hashlib.sha256()
-        self._chunk: Hash = hashlib.sha256()
+        self._hash = hashlib.sha256()
+        self._chunk = hashlib.sha256()
         self._chunk_digest = ""
         self._turn = asyncio.Lock()
 
