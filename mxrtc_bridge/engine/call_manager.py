@@ -65,7 +65,7 @@ RefusalNotice = Callable[[CallRoute, UserId, UserId], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class _Live:
+class _SessionEntry:
     """A session with what the manager needs of it."""
 
     session: Session
@@ -73,9 +73,9 @@ class _Live:
     end_count: Callable[[], None]
     confirming: bool = False
     """Whether its right is about to be decided about, once it is known who is in a room."""
-    let_in: bool = False
+    admitted: bool = False
     """Whether the audit says that it was admitted."""
-    why: str = ""
+    end_reason: str = ""
     """Why we end it, if we do."""
 
 
@@ -130,8 +130,8 @@ class CallManager:
         self._counters = counters
         self._clock = clock
         self._expiry = ExpiryWatch(rights.next_change_s, self._judge_again, clock)
-        self._sessions: dict[Key, _Live] = {}
-        self._live = LiveCalls(settings.limits)
+        self._sessions: dict[Key, _SessionEntry] = {}
+        self._call_counts = LiveCalls(settings.limits)
         self._invites = RateLimit(settings.invites_per_minute, settings.invites_per_minute_of_server)
         self._tasks: asyncio.TaskGroup | None = None
         self._draining = False
@@ -143,7 +143,7 @@ class CallManager:
 
     @property
     def sessions(self) -> tuple[Session, ...]:
-        return tuple(live.session for live in self._sessions.values())
+        return tuple(entry.session for entry in self._sessions.values())
 
     async def run(self) -> None:
         """Own all sessions, until cancelled; must run before the first event comes."""
@@ -173,9 +173,9 @@ class CallManager:
         if self._rooms.is_own(event.sender):
             return
         message = event.message
-        live = self._sessions.get((event.route, message.call_id, local))
-        if live is not None:
-            live.session.feed(call.Remote(event.sender, message))
+        entry = self._sessions.get((event.route, message.call_id, local))
+        if entry is not None:
+            entry.session.feed(call.Remote(event.sender, message))
         elif isinstance(message, Invite):
             await self._begin(event, message, local)
 
@@ -211,11 +211,11 @@ class CallManager:
             log.warning("! call %s is refused: %s", record.call_id, error)
 
     def _start(self, record: CallRecord, number: int, event: CallEvent, invite: Invite) -> None:
-        live = self._new_session(record, number, event.device)
-        live.session.feed(call.Remote(event.sender, invite))
+        entry = self._new_session(record, number, event.device)
+        entry.session.feed(call.Remote(event.sender, invite))
         assert self._tasks is not None
-        self._tasks.create_task(self._live_through(live, record), name=f"call {record.call_id}")
-        self._sessions[record.route, record.call_id, record.local] = live
+        self._tasks.create_task(self._run_session(entry, record), name=f"call {record.call_id}")
+        self._sessions[record.route, record.call_id, record.local] = entry
         self._counters.sessions_live(len(self._sessions))
 
     def _turn_away_later(
@@ -263,15 +263,15 @@ class CallManager:
             setup_timeout_s=self.settings.setup_s,
         )
 
-    def _new_session(self, record: CallRecord, number: int, device: CallerDevice | None) -> _Live:
+    def _new_session(self, record: CallRecord, number: int, device: CallerDevice | None) -> _SessionEntry:
         counted = False
 
         async def admit(invite: Invite) -> InviteAdmitted | InviteRefused:
             nonlocal counted
             verdict: InviteAdmitted | InviteRefused
-            live.confirming = True
+            entry.confirming = True
             confirmed = await self._rights.confirm(record.remote, record.local)
-            live.confirming = False
+            entry.confirming = False
             if confirmed:
                 verdict, rule = self._judge(record, invite)
             else:
@@ -279,7 +279,7 @@ class CallManager:
                 log.info("x call from %s: it cannot be found out now who is in a room that lets them in", record.remote)
                 verdict, rule = InviteRefused(UNCONFIRMED), "membership not confirmed"
             if isinstance(verdict, InviteAdmitted):
-                counted = self._live.begin(record.remote)
+                counted = self._call_counts.begin(record.remote)
                 if not counted:
                     self._counters.refusal(RefusalCode.CALLS_LIMIT)
                     verdict, rule = InviteRefused("user_busy"), "limit of calls"
@@ -289,7 +289,7 @@ class CallManager:
             if admitted and not durable:
                 self._counters.refusal(RefusalCode.AUDIT)
                 return InviteRefused("user_busy")
-            live.let_in = admitted
+            entry.admitted = admitted
             if isinstance(verdict, InviteRefused) and verdict.reason is None:
                 await self._refused(record.route, record.local, record.remote)
             return verdict
@@ -310,8 +310,8 @@ class CallManager:
             clock=self._clock,
             admission=admit,
         )
-        live = _Live(session, links, lambda: self._live.end(record.remote) if counted else None)
-        return live
+        entry = _SessionEntry(session, links, lambda: self._call_counts.end(record.remote) if counted else None)
+        return entry
 
     def _judge(self, record: CallRecord, invite: Invite) -> tuple[InviteAdmitted | InviteRefused, str]:
         """Right, room, description: in this order. The reasons tell a stranger nothing about what exists.
@@ -340,23 +340,23 @@ class CallManager:
             return InviteRefused(code), f"offer: {error.code}"
         return InviteAdmitted(offer), decision.rule
 
-    async def _live_through(self, live: _Live, record: CallRecord) -> None:
-        session = live.session
+    async def _run_session(self, entry: _SessionEntry, record: CallRecord) -> None:
+        session = entry.session
         timer = self._clock.call_at(
             self._clock.monotonic() + self.settings.session_max_s, lambda: session.feed(call.HangUp("session_max"))
         )
         try:
             # A session that is cancelled has not said goodbye: it stays open in the directory, for the next start.
             reason = await self._outcome_of(session)
-            self._note_audit(live, reason)
+            self._note_audit(entry, reason)
             await self._note_end(record, reason)
         except asyncio.CancelledError:
-            self._note_audit(live, "shutdown")
+            self._note_audit(entry, "shutdown")
             raise
         finally:
             timer.cancel()
             del self._sessions[record.route, record.call_id, record.local]
-            live.end_count()
+            entry.end_count()
             self._counters.sessions_live(len(self._sessions))
             if not self._sessions:
                 self._idle.set()
@@ -371,9 +371,9 @@ class CallManager:
         self._counters.call(outcome.outcome.name.lower())
         return outcome.reason
 
-    def _note_audit(self, live: _Live, reason: str) -> None:
-        if live.let_in:
-            self._auditor.session_ended(live.session, live.why or reason)
+    def _note_audit(self, entry: _SessionEntry, reason: str) -> None:
+        if entry.admitted:
+            self._auditor.session_ended(entry.session, entry.end_reason or reason)
 
     async def _note_end(self, record: CallRecord, reason: str) -> None:
         try:
@@ -390,7 +390,7 @@ class CallManager:
         if rates != (self.settings.invites_per_minute, self.settings.invites_per_minute_of_server):
             self._invites = RateLimit(*rates)
         self.settings = settings
-        self._live.limits = settings.limits
+        self._call_counts.limits = settings.limits
         self._peers = peers
 
     def member_left(self, room: RoomId, user: UserId) -> None:
@@ -411,21 +411,21 @@ class CallManager:
         self._expiry.rights_changed()
 
     def _judge_again(self) -> None:
-        for live in tuple(self._sessions.values()):
-            session = live.session
-            if live.confirming:
+        for entry in tuple(self._sessions.values()):
+            session = entry.session
+            if entry.confirming:
                 continue  # It is refused then, and the decision is written down.
             if isinstance(self._rights.may_call(session.remote, session.local), Deny):
                 log.info("x session of %s with %s: right withdrawn", session.remote, session.local)
-                self._dismiss(live, "denied", "your right to use this peer has ended")
+                self._dismiss(entry, "denied", "your right to use this peer has ended")
             else:
-                live.links.judge_again()
+                entry.links.judge_again()
 
-    def _dismiss(self, live: _Live, code: str, message: str) -> None:
+    def _dismiss(self, entry: _SessionEntry, code: str, message: str) -> None:
         """Tell the other side why, then end the session; at once where it cannot be told."""
-        session = live.session
-        live.why = live.why or message
-        if live.links.say_bye(code, message):
+        session = entry.session
+        entry.end_reason = entry.end_reason or message
+        if entry.links.say_bye(code, message):
             self._clock.call_at(self._clock.monotonic() + GOODBYE_S, lambda: session.feed(call.HangUp("user_hangup")))
         else:
             session.feed(call.HangUp("user_hangup"))
@@ -437,16 +437,16 @@ class CallManager:
             which: judges a session.
             message: what the other side is told. The code is ``denied``, or its client would call again at once.
         """
-        chosen = [live for live in self._sessions.values() if which(live.session)]
-        for live in chosen:
-            self._dismiss(live, "denied", message)
+        chosen = [entry for entry in self._sessions.values() if which(entry.session)]
+        for entry in chosen:
+            self._dismiss(entry, "denied", message)
         return len(chosen)
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new calls, tell live sessions that the bridge goes away, and wait for their end."""
         self._draining = True
-        for live in tuple(self._sessions.values()):
-            self._dismiss(live, "unavailable", "the bridge is shutting down; try again in a moment")
+        for entry in tuple(self._sessions.values()):
+            self._dismiss(entry, "unavailable", "the bridge is shutting down; try again in a moment")
         if self._sessions:
             self._idle.clear()
             timer = self._clock.call_at(self._clock.monotonic() + timeout_s, self._idle.set)

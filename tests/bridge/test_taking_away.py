@@ -24,7 +24,7 @@ from mxrtc_bridge.core.access.policy import Allow
 from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.ids import CallId, RoomId, UserId, parse_user_id
 from mxrtc_bridge.engine import clock as clock_module
-from mxrtc_bridge.engine.call_manager import _Live
+from mxrtc_bridge.engine.call_manager import _SessionEntry
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 from mxrtc_bridge.storage.audit_file import AuditFile
 from mxrtc_bridge.storage.tables import open_stores
@@ -110,7 +110,7 @@ class World:
         for name in NAMES:
             session = self.sessions[name] = FakeSession(user(name))
             key = (session.route, CallId("c"), session.local)
-            self.bridge.calls.manager._sessions[key] = _Live(session, session, lambda: None)  # type: ignore[arg-type]
+            self.bridge.calls.manager._sessions[key] = _SessionEntry(session, session, lambda: None)  # type: ignore[arg-type]
 
     def may_call(self, name: str) -> bool:
         return isinstance(self.bridge.access.rights.may_call(user(name), UserId(PEER)), Allow)

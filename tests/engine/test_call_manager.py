@@ -416,9 +416,9 @@ async def test_connection_is_closed_and_its_place_given_back_although_a_disk_han
     answers = threading.Event()
     workers = FileThreads()
     try:
-        (live,) = bridge.manager._sessions.values()
-        assert live.links._spawn is not None
-        live.links._spawn(workers.run(lambda: answers.wait(20)))  # type: ignore[arg-type]
+        (entry,) = bridge.manager._sessions.values()
+        assert entry.links._spawn is not None
+        entry.links._spawn(workers.run(lambda: answers.wait(20)))  # type: ignore[arg-type]
         await asyncio.sleep(0)
         bridge.denied.add(ALICE)
         bridge.manager.rights_changed()
