@@ -16,7 +16,7 @@ from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import HEADER_SIZE
 from mxrtc_bridge.sctp.congestion import CongestionControl
-from mxrtc_bridge.sctp.events import Event, Flushed, MessageReceived, ResetDone, SendSpace
+from mxrtc_bridge.sctp.events import Event, MessageReceived, ResetDone, SendSpace
 from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, AssociationState
 from mxrtc_bridge.sctp.outbound_queue import OutMessage, OutStream
 from mxrtc_bridge.sctp.packet_reader import HEARTBEAT_INFO, Inbound
@@ -149,30 +149,9 @@ class Association(Inbound):
         """Report ``SendSpace`` whenever what waits on all streams falls to ``size``."""
         self._space_mark = size
 
-    def buffered(self, stream: int | None = None) -> int:
-        """Return the bytes that were queued and never sent, of one stream or of all."""
-        if stream is None:
-            return self._sender.scheduler.queued
-        out = self._streams.get(stream)
-        return out.queued if out is not None else 0
-
-    def unacknowledged(self, stream: int) -> int:
-        """Return the bytes of a stream that wait for sending or for acknowledgement."""
-        out = self._streams.get(stream)
-        return out.enqueued - out.acked if out is not None else 0
-
-    def acknowledged(self, stream: int) -> int:
-        """Return how many bytes of a stream are acknowledged, counted from its beginning."""
-        out = self._streams.get(stream)
-        return out.acked if out is not None else 0
-
-    def flush(self, stream: int) -> None:
-        """Report ``Flushed`` once everything that is queued on a stream now is acknowledged."""
-        out = self._stream(stream)
-        if out.acked >= out.enqueued:
-            self._events.append(Flushed(stream))
-        else:
-            out.flush_mark = out.enqueued
+    def buffered(self) -> int:
+        """Return the bytes that were queued and never sent, of all streams."""
+        return self._sender.scheduler.queued
 
     def reset(self, stream: int) -> None:
         """End what we send on a stream after what is queued on it; ``ResetDone`` follows (RFC 6525)."""

@@ -25,7 +25,6 @@ from mxrtc_bridge.sctp.events import (
     Ended,
     Established,
     Event,
-    Flushed,
     MessageReceived,
     ResetDone,
     SendSpace,
@@ -80,15 +79,7 @@ class ChannelClosed:
 
 
 ChannelEvent = (
-    Established
-    | ChannelOffered
-    | ChannelOpened
-    | ChannelMessage
-    | ChannelClosing
-    | ChannelClosed
-    | Flushed
-    | SendSpace
-    | Ended
+    Established | ChannelOffered | ChannelOpened | ChannelMessage | ChannelClosing | ChannelClosed | SendSpace | Ended
 )
 
 
@@ -254,7 +245,7 @@ class DataChannels:
         elif isinstance(event, Ended):
             self._end(event)
         else:
-            assert isinstance(event, (Flushed, SendSpace))
+            assert isinstance(event, SendSpace)
             self._events.append(event)
 
     def _receive(self, event: MessageReceived) -> ChannelMessage | None:

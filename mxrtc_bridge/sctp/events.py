@@ -50,13 +50,6 @@ class SendSpace:
 
 
 @dataclass(frozen=True, slots=True)
-class Flushed:
-    """Everything that was queued on a stream before ``flush`` is acknowledged (or given up, where that is allowed)."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
 class Ended:
     """The association is over; no more events follow.
 
@@ -69,4 +62,4 @@ class Ended:
     reason: str
 
 
-Event = Established | MessageReceived | StreamReset | ResetDone | SendSpace | Flushed | Ended
+Event = Established | MessageReceived | StreamReset | ResetDone | SendSpace | Ended

@@ -20,7 +20,7 @@ from typing import cast
 from mxrtc_bridge.sctp.chunks import MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl, RateSample, SentPacket
 from mxrtc_bridge.sctp.numbers import Ranges
-from mxrtc_bridge.sctp.outbound_queue import ABANDONED, ACKED, IN_FLIGHT, LOST, OutChunk, OutStream
+from mxrtc_bridge.sctp.outbound_queue import ABANDONED, ACKED, IN_FLIGHT, LOST, OutChunk
 from mxrtc_bridge.sctp.rtt import RoundTrip
 
 _MAX_REORDERING_STEPS = 16
@@ -59,7 +59,6 @@ class Flight:
         self.reordering_at = float("inf")
         self.last_progress_at = 0.0
         self.last_sent_at = 0.0
-        self.flushed: list[OutStream] = []
         self.packets: deque[SentPacket] = deque()
         self.sent_packets = 0
         self.retransmitted_chunks = 0
@@ -159,11 +158,6 @@ class Flight:
         for tsn in range(self.cumulative + 1, cumulative + 1):
             chunk = outstanding.pop(tsn)
             pending += chunk.payload_size
-            stream = chunk.message.stream
-            stream.acked += chunk.payload_size
-            if stream.flush_mark >= 0 and stream.acked >= stream.flush_mark:
-                stream.flush_mark = -1
-                self.flushed.append(stream)
             state = chunk.state
             if state == IN_FLIGHT:
                 packet = chunk.packet

@@ -34,7 +34,6 @@ class OutMessage:
     """A message on its way out."""
 
     __slots__ = (
-        "abandoned",
         "chunks",
         "data",
         "expires_at",
@@ -59,7 +58,6 @@ class OutMessage:
         self.fragments = 0
         self.expires_at = 0.0
         self.max_retransmissions = -1
-        self.abandoned = False
         self.chunks: list[OutChunk] | None = None  # kept for messages that may be given up only
 
 
@@ -98,10 +96,6 @@ class OutStream:
     """The sending half of a stream.
 
     Attributes:
-        queued: bytes that were never sent.
-        enqueued: bytes ever queued.
-        acked: bytes acknowledged cumulatively, or given up.
-        flush_mark: value of ``acked`` to be reported, -1 for none.
         resetting: its end is announced: no more messages.
     """
 
@@ -111,10 +105,6 @@ class OutStream:
     next_unordered: int = 0
     virtual: float = 0.0
     active: bool = False
-    queued: int = 0
-    enqueued: int = 0
-    acked: int = 0
-    flush_mark: int = -1
     resetting: bool = False
 
 
@@ -132,9 +122,6 @@ class OutboundScheduler:
         self.queued = 0
         """Bytes that were never sent, all streams."""
         self.message_count = 0
-        self.expired: list[OutMessage] = []
-        """Messages that ran out of time before their first chunk; the caller takes them."""
-        """Streams whose queue fell to its mark; the caller takes them."""
         self.drained: list[OutStream] = []
         """Streams that are to be reset and have nothing left to send; the caller takes them."""
 
@@ -147,8 +134,6 @@ class OutboundScheduler:
         """Queue a message behind the others of its stream."""
         stream = message.stream
         stream.messages.append(message)
-        stream.queued += message.size
-        stream.enqueued += message.size
         self.queued += message.size
         self.message_count += 1
         if not stream.active:
@@ -172,7 +157,6 @@ class OutboundScheduler:
                 if message.offset or not message.expires_at or message.expires_at > now:
                     return message
                 self.drop(message)
-                self.expired.append(message)
             self._sleep(stream)
         return None
 
@@ -181,7 +165,6 @@ class OutboundScheduler:
         stream = message.stream
         stream.messages.popleft()
         left = message.size - message.offset
-        stream.queued -= left
         self.queued -= left
         self.message_count -= 1
         if message is self._current:
@@ -203,7 +186,7 @@ class OutboundScheduler:
         """Return the next chunk, or None if nothing waits or ``room`` is too small to begin anything.
 
         Args:
-            now: seconds; messages that ran out of time are left in ``expired``.
+            now: seconds; messages that ran out of time are dropped.
             tsn: number of the chunk.
             room: bytes for it, header and padding included.
             fresh: the packet is empty: the room will not get any larger.
@@ -233,7 +216,6 @@ class OutboundScheduler:
         if message.chunks is not None:
             message.chunks.append(chunk)
         message.offset = end
-        stream.queued -= left
         self.queued -= left
         stream.virtual += length
         if ends:

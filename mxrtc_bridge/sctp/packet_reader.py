@@ -11,7 +11,7 @@ from math import inf
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import HEADER, HEADER_SIZE, MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl
-from mxrtc_bridge.sctp.events import Flushed, MessageReceived, ResetDone, StreamReset
+from mxrtc_bridge.sctp.events import MessageReceived, ResetDone, StreamReset
 from mxrtc_bridge.sctp.handshake import Proposal
 from mxrtc_bridge.sctp.lifecycle import DATA_STATES, OPEN_STATES, AssociationState, Lifecycle
 from mxrtc_bridge.sctp.outbound_queue import OutStream
@@ -169,10 +169,6 @@ class Inbound(Lifecycle):
         self._after_acknowledgement(now)
 
     def _after_acknowledgement(self, now: float) -> None:
-        flushed = self._sender.flight.flushed
-        if flushed:
-            self._events.extend([Flushed(stream.id) for stream in flushed])
-            flushed.clear()
         if self._state is not AssociationState.ESTABLISHED:
             self._progress_shutdown(now)
 

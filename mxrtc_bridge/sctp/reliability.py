@@ -13,7 +13,7 @@ from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import UNORDERED
 from mxrtc_bridge.sctp.flight import Flight
 from mxrtc_bridge.sctp.numbers import MASK16, MASK32
-from mxrtc_bridge.sctp.outbound_queue import ABANDONED, OutboundScheduler, OutChunk, OutMessage, OutStream
+from mxrtc_bridge.sctp.outbound_queue import ABANDONED, OutboundScheduler, OutChunk, OutMessage
 
 _MAX_SKIPPED = 64
 """Streams named in one FORWARD-TSN; the rest of what is given up waits for the next."""
@@ -26,7 +26,6 @@ class Abandonment:
         allowed: the other side understands FORWARD-TSN; if not, every message is reliable.
         forward_due: a FORWARD-TSN is to be sent.
         forward_at: when it is to be repeated; infinity for never.
-        abandoned: messages given up in all.
     """
 
     def __init__(self, flight: Flight, scheduler: OutboundScheduler) -> None:
@@ -35,7 +34,6 @@ class Abandonment:
         self.allowed = False
         self.forward_due = False
         self.forward_at = inf
-        self.abandoned = 0
 
     def gives_up(self, now: float, chunk: OutChunk) -> bool:
         """Whether a lost chunk is not worth sending again; if so, its whole message is given up."""
@@ -58,23 +56,8 @@ class Abandonment:
             tsn = flight.next_tsn
             flight.outstanding[tsn] = self._scheduler.placeholder(message, tsn)
             flight.next_tsn = tsn + 1
-            self._account(message.stream, message.size - message.offset)
         message.chunks = []
-        self.abandoned += 1
         self.forward_due = True
-
-    def _account(self, stream: OutStream, size: int) -> None:
-        stream.acked += size
-        if 0 <= stream.flush_mark <= stream.acked:
-            stream.flush_mark = -1
-            self._flight.flushed.append(stream)
-
-    def forget_expired(self) -> None:
-        """Account for messages that ran out of time before they had a TSN."""
-        for message in self._scheduler.expired:
-            self._account(message.stream, message.size)
-            self.abandoned += 1
-        self._scheduler.expired.clear()
 
     def acknowledged(self, cumulative: int) -> None:
         """The other side acknowledged up to ``cumulative``: is there more to skip?"""

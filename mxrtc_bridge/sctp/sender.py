@@ -171,8 +171,6 @@ class Sender:
         flight.next_tsn = tsn
         flight.unacked_payload += payload
         flight.pending_payload += payload
-        if scheduler.expired:
-            self.abandonment.forget_expired()
         return size
 
     def _peer_has_room(self, room: int) -> bool:

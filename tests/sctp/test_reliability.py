@@ -34,7 +34,6 @@ def test_given_up_messages_do_not_hold_up_others(interleaving: bool, ordered: bo
             world.run(0.03)
         for stream in (0, 1, 2):
             left.send(world.now, stream, 53, b"end%d" % stream)
-            left.flush(stream)
         world.flush()
         finished = {b"end0", b"end1", b"end2"}
         assert world.run(300, lambda: finished <= {event.data for event in world.right.messages}), f"seed {seed}"  # noqa: B023
@@ -48,7 +47,6 @@ def test_given_up_messages_do_not_hold_up_others(interleaving: bool, ordered: bo
                 own = [number for number in numbers if number % 2 == stream]
                 assert own == sorted(own)
         lost += 60 - len(got)
-        assert sum(type(event).__name__ == "Flushed" for event in world.left.events) == 3
         check_empty(world.left)
         check_empty(world.right)
     assert lost > 20
