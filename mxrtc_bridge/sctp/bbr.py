@@ -329,7 +329,7 @@ class Bbr:
         model = self._model
         model.reset_congestion_signals()
         self._probe_up_step = inf
-        self._rounds_since_probe = int(self._draw() < 0.5)
+        self._rounds_since_probe = int(self._draw() >= 0.5)
         self._probe_wait = _PROBE_WAIT + self._draw()
         self._cycle_at = now
         self._may_slow_down = True

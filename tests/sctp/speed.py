@@ -8,13 +8,13 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from random import Random
 
 from mxrtc_bridge.sctp.association import Association
 from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import MessageReceived
 from mxrtc_bridge.sctp.settings import SctpSettings
+from tests.sctp.draws import Draws
 from tests.sctp.links import association
 from tests.sctp.newreno import NewReno
 
@@ -69,7 +69,7 @@ def main() -> None:
     measure("16 KiB, I-DATA, zero checksum", SctpSettings(), 16384, total)
     measure("16 KiB, I-DATA, CRC32c", SctpSettings(zero_checksum=False), 16384, total)
     measure("64 KiB, I-DATA, 1440-byte packets", SctpSettings(packet_size=1440), 65536, total)
-    measure("16 KiB, I-DATA, BBR", SctpSettings(), 16384, total, Bbr(1160, Random(1).random, 1 << 20))
+    measure("16 KiB, I-DATA, BBR", SctpSettings(), 16384, total, Bbr(1160, Draws(1).fraction, 1 << 20))
     measure("100 bytes, I-DATA", SctpSettings(), 100, total // 30)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import isfinite
-from random import Random
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.bbr_limits import BbrState
 from mxrtc_bridge.sctp.congestion import CongestionControl, RateSample, SentPacket
 from tests.long import examples
+from tests.sctp.draws import Draws
 from tests.sctp.link_model import MBIT, PACKET, Clock, Flow, Link
 
 CYCLE = [
@@ -32,7 +32,7 @@ class Traced:
     """
 
     def __init__(self, seed: int = 1) -> None:
-        self._bbr = Bbr(PACKET, Random(seed).random)
+        self._bbr = Bbr(PACKET, Draws(seed).fraction)
         self.entered: list[tuple[float, BbrState]] = [(0.0, BbrState.STARTUP)]
         self.limits: list[tuple[float, BbrState, int, float]] = []
         self.limited_while_measuring = False
@@ -85,7 +85,7 @@ class Scene:
 
 
 def test_bbr_is_a_congestion_control() -> None:
-    control: CongestionControl = Bbr(PACKET, Random(1).random)
+    control: CongestionControl = Bbr(PACKET, Draws(1).fraction)
     assert control.window_bytes == 10 * PACKET
     assert control.pacing_rate == pytest.approx(2.77 * 10 * PACKET / 0.001)
 
@@ -222,7 +222,7 @@ def test_after_a_probe_with_loss_the_next_one_is_short_and_followed_by_a_full_on
 def test_the_delay_is_measured_every_five_seconds_for_a_fifth_of_a_second_with_half_the_pipe() -> None:
     """Beside another flow the queue is never empty, so the delay does not show by itself."""
     scene = Scene()
-    Flow(scene.clock, scene.link, Bbr(PACKET, Random(2).random), 0.04)
+    Flow(scene.clock, scene.link, Bbr(PACKET, Draws(2).fraction), 0.04)
     scene.run(17.0)
     control = scene.control
     begins = [index for index, state in enumerate(control.states) if state is BbrState.PROBE_RTT]
@@ -359,14 +359,14 @@ def test_the_quantum_is_two_milliseconds_within_two_packets_and_64_kib() -> None
 
 def test_the_window_never_exceeds_its_maximum() -> None:
     clock = Clock()
-    control = Bbr(PACKET, Random(1).random, max_window=30 * PACKET)
+    control = Bbr(PACKET, Draws(1).fraction, max_window=30 * PACKET)
     flow = Flow(clock, Link(clock, 100 * MBIT), control, 0.1)
     clock.run(3.0)
     assert max(flow.windows) == 30 * PACKET
 
 
 def test_a_larger_packet_size_keeps_room_for_four_of_them() -> None:
-    control = Bbr(1000, Random(1).random)
+    control = Bbr(1000, Draws(1).fraction)
     for _ in range(3):
         control.on_timeout(1.0, 5000)
     control.set_packet_size(9000)
@@ -392,7 +392,7 @@ def test_whatever_is_reported_the_limits_stay_usable(
     events: list[tuple[str, float, int, float, bool]], seed: int
 ) -> None:
     """Never an exception, never a window or rate that stops the flow, never a burst beyond its limit."""
-    control = Bbr(PACKET, Random(seed).random)
+    control = Bbr(PACKET, Draws(seed).fraction)
     now = 0.0
     total = lost = number = 0
     size = PACKET

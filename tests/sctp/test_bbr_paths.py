@@ -5,13 +5,12 @@ The numbers are what docs/explanation/congestion-control.md promises.
 
 from __future__ import annotations
 
-from random import Random
-
 import pytest
 
 from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from tests.long import FAST, some
+from tests.sctp.draws import Draws
 from tests.sctp.link_model import MBIT, PACKET, Clock, Flow, Host, Link
 from tests.sctp.newreno import NewReno
 
@@ -53,7 +52,7 @@ def until(usual: float, fast: float) -> float:
 
 def test_a_hundred_megabits_over_20_ms_are_used_to_95_percent_with_less_than_25_ms_of_queue() -> None:
     path = Path(100, 0.02, queue=2)
-    flow = path.add(Bbr(PACKET, Random(1).random))
+    flow = path.add(Bbr(PACKET, Draws(1).fraction))
     end = until(12.0, 7.0)
     path.clock.run(end)
     assert flow.rate(2.0, end) > 0.95 * path.rate
@@ -66,7 +65,7 @@ def test_a_hundred_megabits_over_20_ms_are_used_to_95_percent_with_less_than_25_
 def test_a_shallow_queue_suffices_and_hardly_overflows(queue: float, least: float) -> None:
     """The shallowest one holds two milliseconds, which is one burst of ours."""
     path = Path(50, 0.04, queue=queue)
-    flow = path.add(Bbr(PACKET, Random(1).random))
+    flow = path.add(Bbr(PACKET, Draws(1).fraction))
     path.clock.run(10.0)
     assert flow.rate(2.0, 10.0) > least * path.rate
     assert flow.lost / flow.sent_bytes < 0.02
@@ -75,7 +74,7 @@ def test_a_shallow_queue_suffices_and_hardly_overflows(queue: float, least: floa
 @pytest.mark.parametrize(("mbit", "seed"), some([(5, 1), (10, 2), (20, 3), (20, 4), (40, 5), (40, 6), (80, 7)], 2))
 def test_one_percent_of_random_loss_on_50_ms_leaves_80_percent_of_the_rate(mbit: float, seed: int) -> None:
     path = Path(mbit, 0.05, queue=1, loss=0.01, seed=seed)
-    flow = path.add(Bbr(PACKET, Random(seed).random))
+    flow = path.add(Bbr(PACKET, Draws(seed).fraction))
     end = 12.0 if mbit <= 40 else 8.0
     path.clock.run(end)
     assert flow.rate(3.0, end) > 0.8 * path.rate
@@ -92,7 +91,7 @@ def test_newreno_on_that_path_shows_what_the_model_is_worth() -> None:
 
 def test_most_of_the_rate_is_reached_within_a_second() -> None:
     path = Path(100, 0.05, queue=1)
-    flow = path.add(Bbr(PACKET, Random(1).random))
+    flow = path.add(Bbr(PACKET, Draws(1).fraction))
     path.clock.run(2.0)
     assert flow.rate(0.0, 1.0) > 0.6 * path.rate
     assert flow.rate(1.0, 2.0) > 0.95 * path.rate
@@ -101,7 +100,7 @@ def test_most_of_the_rate_is_reached_within_a_second() -> None:
 @pytest.mark.parametrize("kbit", [256, 1000])
 def test_a_slow_link_is_filled_with_a_few_packets(kbit: float) -> None:
     path = Path(kbit / 1000, 0.1, queue=1, min_queue=10 * PACKET)
-    flow = path.add(Bbr(PACKET, Random(1).random))
+    flow = path.add(Bbr(PACKET, Draws(1).fraction))
     path.clock.run(30.0)
     assert flow.rate(5.0, 30.0) > 0.9 * path.rate
     assert path.link.delay_quantile(5.0, 30.0, 0.95) <= max(0.12, 9 * PACKET / path.rate)
@@ -117,7 +116,7 @@ def test_a_slow_link_is_filled_with_a_few_packets(kbit: float) -> None:
 def test_a_new_rate_is_found_within_a_few_seconds(before: float, after: float, queue: float, seconds: float) -> None:
     path = Path(max(before, after), 0.02, queue=queue)
     path.link.rate = before * MBIT
-    flow = path.add(Bbr(PACKET, Random(3).random))
+    flow = path.add(Bbr(PACKET, Draws(3).fraction))
     path.clock.at(6.0, lambda: setattr(path.link, "rate", after * MBIT))
     end = 6.0 + seconds + 2.0
     path.clock.run(end)
@@ -128,7 +127,7 @@ def test_a_new_rate_is_found_within_a_few_seconds(before: float, after: float, q
 
 def test_an_outage_of_two_seconds_is_survived() -> None:
     path = Path(20, 0.05, queue=1)
-    flow = path.add(Bbr(PACKET, Random(1).random))
+    flow = path.add(Bbr(PACKET, Draws(1).fraction))
     path.clock.at(4.0, lambda: setattr(path.link, "down", True))
     path.clock.at(6.0, lambda: setattr(path.link, "down", False))
     path.clock.run(11.0)
@@ -141,8 +140,8 @@ def test_an_outage_of_two_seconds_is_survived() -> None:
 @pytest.mark.parametrize("queue", some([0.5, 1, 2], 1))
 def test_two_flows_of_different_age_share_fairly(queue: float) -> None:
     path = Path(20, 0.03, queue=queue)
-    path.add(Bbr(PACKET, Random(1).random))
-    path.add(Bbr(PACKET, Random(2).random), start=7.0)
+    path.add(Bbr(PACKET, Draws(1).fraction))
+    path.add(Bbr(PACKET, Draws(2).fraction), start=7.0)
     end = until(60.0, 30.0)
     path.clock.run(end)
     shares = path.shares(20.0, end)
@@ -153,7 +152,7 @@ def test_two_flows_of_different_age_share_fairly(queue: float) -> None:
 def test_five_flows_share_fairly() -> None:
     path = Path(20, 0.03, queue=1)
     for index in range(5):
-        path.add(Bbr(PACKET, Random(index).random), start=2.0 * index)
+        path.add(Bbr(PACKET, Draws(index).fraction), start=2.0 * index)
     end = until(45.0, 30.0)
     path.clock.run(end)
     shares = path.shares(15.0, end)
@@ -163,8 +162,8 @@ def test_five_flows_share_fairly() -> None:
 
 def test_flows_over_30_and_90_ms_both_get_something() -> None:
     path = Path(20, 0.03, queue=1)
-    path.add(Bbr(PACKET, Random(1).random))
-    path.add(Bbr(PACKET, Random(2).random), rtt=0.09, start=3.0)
+    path.add(Bbr(PACKET, Draws(1).fraction))
+    path.add(Bbr(PACKET, Draws(2).fraction), rtt=0.09, start=3.0)
     end = until(40.0, 25.0)
     path.clock.run(end)
     assert min(path.shares(10.0, end)) > 0.2
@@ -174,7 +173,7 @@ def test_flows_over_30_and_90_ms_both_get_something() -> None:
 @pytest.mark.parametrize("newreno_first", [False, True])
 def test_bbr_and_newreno_coexist(queue: float, newreno_first: bool) -> None:
     path = Path(20, 0.03, queue=queue)
-    path.add(Bbr(PACKET, Random(1).random), start=4.0 if newreno_first else 0.0)
+    path.add(Bbr(PACKET, Draws(1).fraction), start=4.0 if newreno_first else 0.0)
     path.add(NewReno(PACKET), start=0.0 if newreno_first else 4.0)
     end = until(35.0, 20.0)
     path.clock.run(end)
@@ -208,7 +207,7 @@ def test_loopback_keeps_its_rate_although_hosts_stall_and_acks_come_in_bunches(
     flow = Flow(
         clock,
         link,
-        Bbr(PACKET, Random(1).random),
+        Bbr(PACKET, Draws(1).fraction),
         rtt,
         ack_every=ack_every,
         ack_slot=ack_slot,
@@ -224,7 +223,7 @@ def test_a_path_shorter_than_the_hosts_resolve_is_left_alone_between_probes() ->
     """Its bandwidth-delay product is a few packets; probing after as many rounds would never let the queue go."""
     clock = Clock()
     link = Link(clock, 400 * MBIT, queue=1_000_000)
-    flow = Flow(clock, link, Bbr(PACKET, Random(1).random), 0.0001)
+    flow = Flow(clock, link, Bbr(PACKET, Draws(1).fraction), 0.0001)
     clock.run(2.0)
     assert flow.rate(0.5, 2.0) > 0.95 * link.rate
     assert link.delay_quantile(0.5, 2.0, 0.5) < 0.0015
@@ -236,7 +235,7 @@ def test_late_hosts_do_not_leave_a_queue_on_the_path(stall: float, every: float)
     """They make rates look up to a tenth too high; at such a rate the queue would grow to a whole round trip."""
     path = Path(100, 0.02, queue=2)
     hosts = [Host(path.clock, seed=seed, stall=stall, every=every) for seed in (1, 2)]
-    flow = Flow(path.clock, path.link, Bbr(PACKET, Random(1).random), 0.02, sender=hosts[0], receiver=hosts[1])
+    flow = Flow(path.clock, path.link, Bbr(PACKET, Draws(1).fraction), 0.02, sender=hosts[0], receiver=hosts[1])
     end = until(16.0, 7.0)
     path.clock.run(end)
     assert flow.rate(2.0, end) > 0.98 * path.rate
@@ -246,7 +245,7 @@ def test_late_hosts_do_not_leave_a_queue_on_the_path(stall: float, every: float)
 
 def test_acknowledgements_in_slots_of_a_radio_link_do_not_hold_the_rate_back() -> None:
     path = Path(50, 0.03, queue=2)
-    flow = Flow(path.clock, path.link, Bbr(PACKET, Random(1).random), 0.03, ack_slot=0.02)
+    flow = Flow(path.clock, path.link, Bbr(PACKET, Draws(1).fraction), 0.03, ack_slot=0.02)
     path.clock.run(10.0)
     assert flow.rate(2.0, 10.0) > 0.93 * path.rate
 
@@ -254,6 +253,6 @@ def test_acknowledgements_in_slots_of_a_radio_link_do_not_hold_the_rate_back() -
 def test_timers_of_five_milliseconds_do_not_hold_the_rate_back() -> None:
     path = Path(50, 0.03, queue=2)
     host = Host(path.clock, granularity=0.005)
-    flow = Flow(path.clock, path.link, Bbr(PACKET, Random(1).random), 0.03, sender=host)
+    flow = Flow(path.clock, path.link, Bbr(PACKET, Draws(1).fraction), 0.03, sender=host)
     path.clock.run(8.0)
     assert flow.rate(2.0, 8.0) > 0.93 * path.rate

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
-
 import pytest
 
 from mxrtc_bridge.core.errors import StateError
@@ -11,6 +9,7 @@ from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.events import MessageReceived, SendSpace
 from mxrtc_bridge.sctp.settings import KIB, SctpSettings
+from tests.sctp.draws import Draws
 from tests.sctp.hostile import THEIR_TSN, Puppet
 from tests.sctp.links import Path, World, established, pair
 
@@ -124,7 +123,7 @@ def test_bulk_that_wakes_beside_bulk_takes_no_batch_apart() -> None:
 def test_after_a_burst_the_deadline_says_when_the_next_may_leave() -> None:
     """Also to a driver that does not ask again: its flow would be clocked by acknowledgements, a burst for each."""
     path = Path(delay=0.02, rate=2e6, queue=100_000)
-    world = established(pair(4, path, congestion=lambda settings: Bbr(settings.packet_size - 12, Random(1).random)))
+    world = established(pair(4, path, congestion=lambda settings: Bbr(settings.packet_size - 12, Draws(1).fraction)))
     send_bulk(world, 4096 * KIB)
     world.run(1.0)
     left = world.left.association

@@ -6,7 +6,6 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from random import Random
 
 import pytest
 
@@ -15,6 +14,7 @@ from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.events import ResetDone, StreamReset
 from mxrtc_bridge.sctp.settings import KIB, SctpSettings
 from tests.long import examples
+from tests.sctp.draws import Draws
 from tests.sctp.links import End, Path, World, established, pair
 from tests.sctp.newreno import NewReno
 
@@ -119,7 +119,7 @@ def test_messages_arrive_once_and_in_order_on_any_path(block: int) -> None:
 
 def control_for(seed: int) -> Callable[[SctpSettings], CongestionControl]:
     def make(settings: SctpSettings) -> CongestionControl:
-        return Bbr(settings.packet_size - 12, Random(seed).random) if seed % 3 else NewReno(settings.packet_size - 12)
+        return Bbr(settings.packet_size - 12, Draws(seed).fraction) if seed % 3 else NewReno(settings.packet_size - 12)
 
     return make
 
