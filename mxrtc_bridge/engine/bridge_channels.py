@@ -27,7 +27,7 @@ from mxrtc_bridge.engine.call_ports import ServiceGate, ServiceGrant
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.control_channel import ControlLink
-from mxrtc_bridge.engine.file_operations import ReceiverHands, SourceHands, Spawn
+from mxrtc_bridge.engine.file_operations import ReceiverExecutor, SourceExecutor, Spawn
 from mxrtc_bridge.engine.file_ports import UserFileServices
 from mxrtc_bridge.engine.file_transfer import Transfer
 from mxrtc_bridge.engine.ports import Channel, Connector, Counters, PeerConnection, Sink
@@ -270,11 +270,11 @@ class BridgeChannels(SessionChannels):
                 return
             self._directories[transfer] = target
             if not isinstance(job, Get | Ls):
-                transfer.serve(ReceiverHands(self._files.receiver(target)))
+                transfer.serve(ReceiverExecutor(self._files.receiver(target)))
                 return
             source = await self._files.source(target, job)
             if self._fitting(transfer, service) is not None:
-                transfer.serve(SourceHands(source))
+                transfer.serve(SourceExecutor(source))
         except _NotRecordedError:
             transfer.refuse(FileCode.UNAVAILABLE, "the service cannot be used at the moment")
         except FileError as error:

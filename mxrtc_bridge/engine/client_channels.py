@@ -21,7 +21,7 @@ from mxrtc_bridge.core.stream.machine import StreamMachine
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.control_channel import ControlLink, Expiries
-from mxrtc_bridge.engine.file_operations import Hands, Spawn, hands_for
+from mxrtc_bridge.engine.file_operations import FileExecutor, Spawn, executor_for
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource, Lister
 from mxrtc_bridge.engine.file_transfer import Record, Transfer
 from mxrtc_bridge.engine.ports import Channel, Counters, PeerConnection, Sink
@@ -85,7 +85,7 @@ class _StreamInLine:
 class _TransferInLine:
     service: ServiceName
     job: Job
-    files: Hands | Lister
+    files: FileExecutor | Lister
     record: Record | None
     opened: OpenedTransfer
 
@@ -168,7 +168,7 @@ class ClientChannels(SessionChannels):
             record: told what became of each entry.
         """
         opened = OpenedTransfer(asyncio.get_running_loop().create_future())
-        self._line_up(_TransferInLine(service, job, hands_for(job, files), record, opened))
+        self._line_up(_TransferInLine(service, job, executor_for(job, files), record, opened))
         return opened
 
     async def list_services(self) -> dict[UserId, tuple[ServiceName, ...]]:

@@ -4,9 +4,9 @@ Each file has a queue of its own, and a task while there is something in it: the
 order, those of different files at the same time. The queues hold what the machine has asked for and no more, and the
 machine asks for no more than the credit and the limits of the protocol allow.
 
-:class:`SourceHands` and :class:`ReceiverHands` know the file side; :class:`FileWork` knows the order. What is open is
-let go at once when nobody works on it, else by whoever does, so that the end of a session leaves nothing behind even
-if it cancels every task.
+:class:`SourceExecutor` and :class:`ReceiverExecutor` know the file side; :class:`FileWork` knows the order. What is
+open is let go at once when nobody works on it, else by whoever does, so that the end of a session leaves nothing behind
+even if it cancels every task.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Operation = SourceOperation | ReceiverOperation
 Spawn = Callable[[Coroutine[None, None, None]], None]
 
 
-class Hands(ABC):
+class FileExecutor(ABC):
     """Carries out operations; one at a time for each file."""
 
     @abstractmethod
@@ -60,13 +60,13 @@ class FileWork:
     """The operations that wait, and who carries them out.
 
     Args:
-        hands: carries them out.
+        executor: carries them out.
         spawn: starts a task that somebody owns.
         report: told each outcome.
     """
 
-    def __init__(self, hands: Hands, *, spawn: Spawn, report: Callable[[tx.Event], None]) -> None:
-        self._hands = hands
+    def __init__(self, executor: FileExecutor, *, spawn: Spawn, report: Callable[[tx.Event], None]) -> None:
+        self._executor = executor
         self._spawn = spawn
         self._report = report
         self._queues: dict[int, deque[Operation]] = {}
@@ -94,12 +94,12 @@ class FileWork:
         if index in self._active:
             self._dropped.add(index)
         else:
-            self._hands.let_go(index)
+            self._executor.let_go(index)
 
     def close(self) -> None:
         """Drop everything; no outcome is reported any more."""
         self._closed = True
-        for index in {*self._queues, *self._hands.open_files()}:
+        for index in {*self._queues, *self._executor.open_files()}:
             self.drop(index)
 
     async def _work(self, index: int) -> None:
@@ -118,7 +118,7 @@ class FileWork:
         self._active.add(index)
         done = False
         try:
-            outcomes = await self._hands.do(batch)
+            outcomes = await self._executor.do(batch)
             done = True
         except FileError as error:
             return [_failed(index, error.code, str(error))]
@@ -130,7 +130,7 @@ class FileWork:
             self._active.discard(index)
             if not done or index in self._dropped:
                 self._dropped.discard(index)
-                self._hands.let_go(index)
+                self._executor.let_go(index)
         return outcomes
 
 
@@ -152,7 +152,7 @@ def _next_batch(queue: deque[Operation]) -> list[Operation]:
     return batch
 
 
-class SourceHands(Hands):
+class SourceExecutor(FileExecutor):
     """Lists and reads.
 
     Args:
@@ -208,7 +208,7 @@ class SourceHands(Hands):
         return tx.FileRead(index, data, digest)
 
 
-class ReceiverHands(Hands):
+class ReceiverExecutor(FileExecutor):
     """Judges, writes, verifies and publishes.
 
     Args:
@@ -258,7 +258,7 @@ class ReceiverHands(Hands):
         return [tx.DataWritten(index, len(step.data)) for step in steps]
 
 
-def hands_for(job: Job, files: FileSource | FileReceiver | Lister) -> Hands | Lister:
+def executor_for(job: Job, files: FileSource | FileReceiver | Lister) -> FileExecutor | Lister:
     """Return what the opener of a channel for ``job`` needs, made of what it was given.
 
     Raises:
@@ -266,9 +266,9 @@ def hands_for(job: Job, files: FileSource | FileReceiver | Lister) -> Hands | Li
     """
     match job:
         case Put() if isinstance(files, FileSource):
-            return SourceHands(files)
+            return SourceExecutor(files)
         case Get() if isinstance(files, FileReceiver):
-            return ReceiverHands(files)
+            return ReceiverExecutor(files)
         case Ls() if callable(files):
             return files
     raise StateError(f"{type(files).__name__} is of no use for {type(job).__name__.lower()}")

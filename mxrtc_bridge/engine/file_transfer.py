@@ -17,7 +17,7 @@ from mxrtc_bridge.core.files.sender import SenderMachine
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.driver import Driver
-from mxrtc_bridge.engine.file_operations import FileWork, Hands, Operation, Spawn
+from mxrtc_bridge.engine.file_operations import FileExecutor, FileWork, Operation, Spawn
 from mxrtc_bridge.engine.file_ports import Lister
 from mxrtc_bridge.engine.ports import Channel
 
@@ -79,7 +79,7 @@ class Transfer:
         """What it is for; None while an opener has not said so."""
         return self._machine.job
 
-    def begin(self, files: Hands | Lister | None = None) -> None:
+    def begin(self, files: FileExecutor | Lister | None = None) -> None:
         """Listen to the channel; what came before is taken now.
 
         Args:
@@ -92,7 +92,7 @@ class Transfer:
             self._driver.feed(stream.DataChannelOpened())
         self.channel.set_listener(self)
 
-    def serve(self, files: Hands) -> None:
+    def serve(self, files: FileExecutor) -> None:
         """Acceptor: the job may begin."""
         self._join(files)
         self._driver.feed(tx.ServiceReady())
@@ -127,8 +127,8 @@ class Transfer:
 
     # Effects
 
-    def _join(self, files: Hands | Lister) -> None:
-        if isinstance(files, Hands):
+    def _join(self, files: FileExecutor | Lister) -> None:
+        if isinstance(files, FileExecutor):
             self._work = FileWork(files, spawn=self._spawn, report=self._driver.feed)
         else:
             self._lister = files

@@ -21,7 +21,7 @@ from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.control_channel import ControlLink
-from mxrtc_bridge.engine.file_operations import Hands, Spawn
+from mxrtc_bridge.engine.file_operations import FileExecutor, Spawn
 from mxrtc_bridge.engine.file_ports import Lister
 from mxrtc_bridge.engine.file_transfer import Record, Transfer, TransferMachine
 from mxrtc_bridge.engine.ports import Channel, Counters, PeerConnection
@@ -146,7 +146,7 @@ class SessionChannels(ABC):
         channel: Channel,
         finished: Callable[[Transfer, tx.TransferFinished], None],
         *,
-        files: Hands | Lister | None = None,
+        files: FileExecutor | Lister | None = None,
         job_received: Callable[[Transfer, Job], None] | None = None,
         record: Record | None = None,
     ) -> Transfer:
