@@ -88,7 +88,6 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
         "transfers are tried from end to end, with both machines",
         ["core/files/events.py", "core/files/machine.py"],
     ),
-    "client/files/test_transfer.py": (VALUES, ["core/files/errors.py"]),
     "core/files/test_sender.py": ("it is a part of the sender", ["core/files/read_ahead.py"]),
     "core/access/test_policy.py": ("rights are about these names", ["core/ids.py"]),
     "storage/test_events.py": (VALUES, ["core/inbox.py"]),

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from mxrtc_bridge.core.access.targets import FilesTarget
 from mxrtc_bridge.core.errors import LocalError, MxrtcError
-from mxrtc_bridge.core.files.errors import FileError
-from mxrtc_bridge.core.files.messages import FileCode, Get, Ls
+from mxrtc_bridge.core.files.messages import FileCode, FileError, Get, Ls
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
 from mxrtc_bridge.sinks.files.send.share import Share

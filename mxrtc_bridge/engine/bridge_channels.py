@@ -16,8 +16,7 @@ from mxrtc_bridge.core.errors import EventError, RefusalCode, TargetError
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.acceptor import AcceptedTransfer
 from mxrtc_bridge.core.files.delivery import DeliveryTally
-from mxrtc_bridge.core.files.errors import FileError
-from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, FileCode, Get, Job, Ls, Put
+from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, FileCode, FileError, Get, Job, Ls, Put
 from mxrtc_bridge.core.ids import ServiceName, parse_service_name
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages

@@ -18,8 +18,7 @@ from collections.abc import Callable, Coroutine, Sequence
 
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.files import events as tx
-from mxrtc_bridge.core.files.errors import FileError
-from mxrtc_bridge.core.files.messages import FileCode, FileEntry, Get, Job, Ls, Put
+from mxrtc_bridge.core.files.messages import FileCode, FileEntry, FileError, Get, Job, Ls, Put
 from mxrtc_bridge.engine.file_ports import FileReader, FileReceiver, FileSource, FileWalk, FileWriter, Lister
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """What a transfer needs from the file system, as small protocols.
 
 Each has two real users: the bridge (drop boxes and shares) and the ``mxrtc`` client (what the command line names). All
-methods raise :class:`~mxrtc_bridge.core.files.errors.FileError` and nothing else; its text may be told to the other
+methods raise :class:`~mxrtc_bridge.core.files.messages.FileError` and nothing else; its text may be told to the other
 side. A coroutine that is cancelled returns only when the disk has answered, so that nothing is closed under it.
 """
 

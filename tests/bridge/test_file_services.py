@@ -15,9 +15,8 @@ from mxrtc_bridge.bridge import file_services as directories_module
 from mxrtc_bridge.bridge.file_services import FileServices
 from mxrtc_bridge.core.access.targets import Direction, FileLimits, FilesTarget
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.files.errors import FileError
 from mxrtc_bridge.core.files.events import Held
-from mxrtc_bridge.core.files.messages import FileCode, Get, Ls
+from mxrtc_bridge.core.files.messages import FileCode, FileError, Get, Ls
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
 from mxrtc_bridge.sinks.files.receive.incoming_file import IncomingFile
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory

@@ -11,8 +11,7 @@ import pytest
 from mxrtc_bridge.core.access.targets import Direction, FilesTarget
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.files import events as tx
-from mxrtc_bridge.core.files.errors import FileError
-from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, FileCode, FileEntry, Get, Ls, Put
+from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, FileCode, FileEntry, FileError, Get, Ls, Put
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.engine.call_ports import ServiceGrant
 from mxrtc_bridge.engine.client_channels import OpenedTransfer

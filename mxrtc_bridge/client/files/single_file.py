@@ -9,9 +9,8 @@ import threading
 
 from mxrtc_bridge.config.private_files import exposure, open_private_file
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.files.errors import FileError
 from mxrtc_bridge.core.files.events import Held
-from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
+from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry, FileError
 from mxrtc_bridge.sinks.files.receive.incoming_file import IncomingFile
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom
 from mxrtc_bridge.sinks.files.user_paths import UserDestination

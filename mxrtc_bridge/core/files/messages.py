@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from mxrtc_bridge.core.errors import WireError
+from mxrtc_bridge.core.errors import LocalError, WireError
 from mxrtc_bridge.core.files.names import MAX_PATH_BYTES
 from mxrtc_bridge.core.files.patterns import MAX_PATTERNS
 from mxrtc_bridge.core.stream.json_message import (
@@ -89,6 +89,14 @@ class FileCode(Enum):
     """Somebody ended it; it can go on later."""
     UNAVAILABLE = "unavailable"
     """It does not work at the moment."""
+
+
+class FileError(LocalError):
+    """One file, or one job, cannot go on; ``str`` is the sentence. It names no path of this machine."""
+
+    def __init__(self, code: FileCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class EntryKind(Enum):

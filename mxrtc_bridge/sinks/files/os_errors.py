@@ -8,10 +8,7 @@ from __future__ import annotations
 import errno
 import os
 
-from mxrtc_bridge.core.files.errors import FileError
-from mxrtc_bridge.core.files.messages import FileCode
-
-__all__ = ["FileError", "translated"]
+from mxrtc_bridge.core.files.messages import FileCode, FileError
 
 _DENIED = (FileCode.DENIED, "this is not permitted there (owner, mode or a read-only file system)")
 _SPACE = (FileCode.SPACE, "the disk is full; it can go on when there is room")

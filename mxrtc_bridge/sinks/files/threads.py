@@ -11,8 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from mxrtc_bridge.core.files.messages import FileCode
-from mxrtc_bridge.sinks.files.os_errors import FileError, translated
+from mxrtc_bridge.core.files.messages import FileCode, FileError
+from mxrtc_bridge.sinks.files.os_errors import translated
 
 ResultT = TypeVar("ResultT")
 

@@ -19,9 +19,8 @@ from mxrtc_bridge.client.files.single_file import SingleFile, pour
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
-from mxrtc_bridge.core.files.errors import FileError
 from mxrtc_bridge.core.files.events import Held, Progress, TransferFinished, TransferOutcome
-from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry, Ls
+from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry, FileError, Ls
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.sinks.files.user_paths import UserDestination
 

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode
-from mxrtc_bridge.sinks.files.os_errors import FileError
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileError
 from tests.sinks.files.receive.senders import begun, content, files_in, finish, opened, send
 
 CLONE_NEWNS = 0x00020000

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
+from mxrtc_bridge.core.files.messages import FileError
 from mxrtc_bridge.sinks.files import threads as module
-from mxrtc_bridge.sinks.files.os_errors import FileError
 from mxrtc_bridge.sinks.files.threads import FileThreads
 
 

@@ -12,9 +12,8 @@ import contextlib
 import os
 from dataclasses import dataclass, field
 
-from mxrtc_bridge.core.files.messages import FileCode
+from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.core.files.names import collision_key
-from mxrtc_bridge.sinks.files.os_errors import FileError
 from mxrtc_bridge.sinks.files.receive.name_allocator import NameAllocator
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 

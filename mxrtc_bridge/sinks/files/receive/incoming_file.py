@@ -19,8 +19,7 @@ import logging
 from collections import deque
 from typing import Protocol
 
-from mxrtc_bridge.core.files.messages import FileCode
-from mxrtc_bridge.sinks.files.os_errors import FileError
+from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFile, PartialFileKey
 from mxrtc_bridge.sinks.files.receive.publisher import Publication, Published
 from mxrtc_bridge.sinks.files.receive.state_dir import KeptPartial, StateDirectory

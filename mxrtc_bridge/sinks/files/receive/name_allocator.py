@@ -14,9 +14,8 @@ import os
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from mxrtc_bridge.core.files.messages import FileCode
+from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.core.files.names import NameRules, collision_key, free_name, refusal
-from mxrtc_bridge.sinks.files.os_errors import FileError
 
 MAX_NAMES = 200_000
 """In one directory, and in all that are remembered; about 20 MB."""

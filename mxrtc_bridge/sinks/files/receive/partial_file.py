@@ -23,8 +23,8 @@ from functools import cached_property
 
 from mxrtc_bridge.config.private_files import open_private_file, take_lock
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode
-from mxrtc_bridge.sinks.files.os_errors import FileError, translated
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileError
+from mxrtc_bridge.sinks.files.os_errors import translated
 
 SYNC_EVERY_BYTES = 32 * CHUNK_BYTES
 """What a power failure may cost; a killed process loses one chunk."""

@@ -28,10 +28,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from mxrtc_bridge.core.files.messages import FileCode
+from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.core.files.names import STRICT, NameRules
 from mxrtc_bridge.sinks.files.linux import rename_new, sync_file_system
-from mxrtc_bridge.sinks.files.os_errors import FileError, translated
+from mxrtc_bridge.sinks.files.os_errors import translated
 from mxrtc_bridge.sinks.files.receive.batch_dirs import BatchDirectories, OpenDirectory
 from mxrtc_bridge.sinks.files.receive.name_allocator import NameAllocator
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFile, PartialFileKey

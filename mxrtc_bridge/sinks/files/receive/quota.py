@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mxrtc_bridge.core.access.targets import FileLimits
-from mxrtc_bridge.core.files.messages import FileCode
-from mxrtc_bridge.sinks.files.os_errors import FileError
+from mxrtc_bridge.core.files.messages import FileCode, FileError
 
 UNLIMITED = FileLimits(
     file_bytes=None, user_bytes=None, user_files=None, total_files=None, free_floor_bytes=0, partial_age_s=30 * 86400.0

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mxrtc_bridge.core.access.targets import FileLimits
-from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
+from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry, FileError
 from mxrtc_bridge.core.files.names import MAX_PATH_BYTES, FileNameError, check_relative_path, sanitise
 from mxrtc_bridge.core.files.patterns import NamePattern, name_allowed
-from mxrtc_bridge.sinks.files.os_errors import FileError
 from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES, Committer, IncomingFile
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFileKey
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publication, Published

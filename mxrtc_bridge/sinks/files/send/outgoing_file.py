@@ -13,8 +13,7 @@ import contextlib
 import hashlib
 import os
 
-from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode
-from mxrtc_bridge.sinks.files.os_errors import FileError
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileError
 from mxrtc_bridge.sinks.files.receive.partial_file import hash_range
 from mxrtc_bridge.sinks.files.threads import FileThreads
 

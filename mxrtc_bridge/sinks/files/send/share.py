@@ -11,10 +11,9 @@ import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mxrtc_bridge.core.files.messages import FileCode, FileEntry
+from mxrtc_bridge.core.files.messages import FileCode, FileEntry, FileError
 from mxrtc_bridge.core.files.names import FileNameError
 from mxrtc_bridge.core.files.patterns import Selection, literal_path, parse_path_pattern
-from mxrtc_bridge.sinks.files.os_errors import FileError
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory, is_plain
 from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile, opened, version_of
 from mxrtc_bridge.sinks.files.send.tree_walk import Tree, TreeWalk, is_hidden

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileError
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
-from mxrtc_bridge.sinks.files.os_errors import FileError
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox, read_box
 from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Published

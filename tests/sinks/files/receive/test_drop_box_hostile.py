@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.files.messages import FileCode
+from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.sinks.files import linux
-from mxrtc_bridge.sinks.files.os_errors import FileError
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
 from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES
 from tests.sinks.files.receive.senders import content, files_in, opened, send

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.core.access.targets import FileLimits
-from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode
-from mxrtc_bridge.sinks.files.os_errors import FileError
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileError
 from mxrtc_bridge.sinks.files.receive import quota, receiver
 from mxrtc_bridge.sinks.files.receive.quota import Quota
 from tests.sinks.files.receive.senders import (
