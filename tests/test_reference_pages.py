@@ -63,7 +63,7 @@ def test_every_exit_code_of_mxrtc_is_on_the_page() -> None:
 
 
 def test_every_exit_code_of_mxrtc_bridge_is_on_the_page() -> None:
-    assert sorted(exit_codes("mxrtc-bridge")) == sorted(command_line.Exit)
+    assert sorted(exit_codes("mxrtc-bridge")) == sorted(command_line.ExitCode)
 
 
 def test_every_exit_code_of_the_demonstration_is_on_the_page() -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mxrtc_bridge.cli.bridge.command_line import Exit, config_option, json_option
+from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option, json_option
 from mxrtc_bridge.config import load_config
 from mxrtc_bridge.core.errors import ConfigError, LocalError
 from mxrtc_bridge.core.text.display import display, size_words
@@ -113,7 +113,7 @@ def _run(path: Path, words: Words, as_json: bool, columns: Columns) -> int:
         click.echo(
             display(str(answer.get("error", "The bridge refused it, and did not say why.")), _MAX_COLUMNS), err=True
         )
-        return Exit.FAILED
+        return ExitCode.FAILED
     rows, said = answer.get("rows"), answer.get("said")
     if isinstance(said, str):
         for line in said.splitlines():

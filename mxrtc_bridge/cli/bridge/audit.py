@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from mxrtc_bridge.cli.bridge.command_line import Exit, config_option
+from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.values import parse_duration, parse_time
 from mxrtc_bridge.core.audit.chain import (
@@ -59,7 +59,7 @@ def verify_command(path: Path, offline: bool, key_file: Path | None) -> int:
         first, found = _verify_files(config, known)
     except ChainError as error:
         click.echo(f"broken: {error}")
-        return Exit.FAILED
+        return ExitCode.FAILED
     if first is None:
         click.echo("whole: nothing has been written yet")
         return 0
@@ -114,7 +114,7 @@ def export_command(path: Path, since: str | None, user: str | None, peer: str | 
                 write(entry)
     except ChainError as error:
         click.echo(f"broken: {error}", err=True)
-        return Exit.FAILED
+        return ExitCode.FAILED
     sys.stdout.flush()
     return 0
 

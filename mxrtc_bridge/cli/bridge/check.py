@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import uvloop
 
-from mxrtc_bridge.cli.bridge.command_line import Exit, config_option, json_option
+from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option, json_option
 from mxrtc_bridge.config import Config, Finding, Level, load_config
 from mxrtc_bridge.config.lint import inspect
 from mxrtc_bridge.core.text.display import display
@@ -36,7 +36,7 @@ def check_command(path: Path, offline: bool, as_json: bool) -> int:
     for finding in _findings(config, offline):
         failed = failed or finding.level is Level.FAIL
         _show(finding, as_json)
-    return Exit.FAILED if failed else Exit.DONE
+    return ExitCode.FAILED if failed else ExitCode.DONE
 
 
 def _findings(config: Config, offline: bool) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 
-class Exit(IntEnum):
+class ExitCode(IntEnum):
     """What the exit code says (docs/reference/exit-codes.md)."""
 
     DONE = 0

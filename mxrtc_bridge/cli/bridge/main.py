@@ -22,7 +22,7 @@ from mxrtc_bridge import __version__
 from mxrtc_bridge.cli.bridge.admin import COMMANDS
 from mxrtc_bridge.cli.bridge.audit import audit_command
 from mxrtc_bridge.cli.bridge.check import check_command
-from mxrtc_bridge.cli.bridge.command_line import Exit, config_option
+from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option
 from mxrtc_bridge.cli.bridge.files import files_command
 from mxrtc_bridge.cli.bridge.identity import identity_command
 from mxrtc_bridge.cli.bridge.init import init_command
@@ -93,7 +93,7 @@ def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
     from mxrtc_bridge.matrix.virtual_users import Consent  # noqa: PLC0415
 
     uvloop.run(run(config, Consent(users, new_identity)))
-    return Exit.DONE
+    return ExitCode.DONE
 
 
 def start_logging(config: Config) -> None:
@@ -107,7 +107,7 @@ def start_logging(config: Config) -> None:
 def example_config_command() -> int:
     """Print a complete configuration with an explanation of every key."""
     click.echo(example_config(), nl=False)
-    return Exit.DONE
+    return ExitCode.DONE
 
 
 @cli.command("registration")
@@ -125,7 +125,7 @@ def registration_command(path: Path, output: Path | None, force: bool) -> int:
     else:
         write_private(output, text, replace=force)
         say(f"wrote {output} (mode 0600)")
-    return Exit.DONE
+    return ExitCode.DONE
 
 
 @cli.command("explain")
@@ -157,11 +157,11 @@ def explain_command(path: Path, moment: str | None, user: str, service: str) -> 
         decision = policy.peer_access(user_id, peer, now_ms)
     if isinstance(decision, Allow):
         click.echo(f"allow: grant {decision.rule}")
-        return Exit.DONE
+        return ExitCode.DONE
     if is_guest_account(user_id):
         say(f"{user_id} is a guest account: server: and * do not mean it, guest-accounts: does.", "yellow")
     click.echo(decision.rule if decision.rule.startswith("deny") else f"deny: {decision.rule}")
-    return Exit.DENIED
+    return ExitCode.DENIED
 
 
 def _known(names: Sequence[str]) -> str:
@@ -174,18 +174,18 @@ def invoke(arguments: Sequence[str]) -> int:
         result = cli.main(list(arguments), prog_name="mxrtc-bridge", standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        return Exit.USAGE
+        return ExitCode.USAGE
     except (click.Abort, KeyboardInterrupt):
         say("interrupted", "yellow")
-        return Exit.INTERRUPTED
+        return ExitCode.INTERRUPTED
     except ConfigError as error:
         say(str(error), "red")
-        return Exit.CONFIG
+        return ExitCode.CONFIG
     except (MxrtcError, OSError) as error:
         say(display(sentence(str(error)), MAX_ERROR_COLUMNS), "red")
         retryable = not isinstance(error, HomeserverError) or error.retryable
-        return Exit.FAILED if retryable else Exit.CONFIG
-    return result if isinstance(result, int) else Exit.DONE
+        return ExitCode.FAILED if retryable else ExitCode.CONFIG
+    return result if isinstance(result, int) else ExitCode.DONE
 
 
 def main() -> None:
