@@ -20,6 +20,9 @@ _IN_ORDER = struct.pack("ii", 0, 0)
 PAUSED_RESET_S = 10.0
 KEEPALIVE_S = (60, 15, 4)
 """Idle time, pause between two probes, and their number."""
+GONE_S = 120.0
+"""How long what a program has said may be on its way to the other end after it is gone: as long as keep-alive lets it
+be at TCP."""
 
 
 def make_reset_on_close(sock: socket.socket, reset: bool = True) -> None:
@@ -47,17 +50,25 @@ class SocketSink(StreamSink):
     also while reading is paused or has ended.
 
     A unix socket that is reset while it holds unread bytes gives its other side ECONNRESET, as TCP does; without
-    unread bytes the other side sees an end, for the system has nothing else to offer.
+    unread bytes the other side sees an end, for the system has nothing else to offer. A program at a unix socket that
+    has said its end and is gone has ended in order, and only reads no more; its end must not become a reset that drops
+    its last words on their way.
 
     Args:
         sock: belongs to the sink from now on.
         released: called once, when the socket has been closed.
         paused_reset_s: how long a socket that was reset may wait for its reading to go on; then what it still holds
             is lost.
+        gone_s: how long a program that has said its end and is gone may still be written to.
     """
 
     def __init__(
-        self, sock: socket.socket, *, released: Callable[[], None] = nothing, paused_reset_s: float = PAUSED_RESET_S
+        self,
+        sock: socket.socket,
+        *,
+        released: Callable[[], None] = nothing,
+        paused_reset_s: float = PAUSED_RESET_S,
+        gone_s: float = GONE_S,
     ) -> None:
         super().__init__()
         sock.setblocking(False)
@@ -69,8 +80,9 @@ class SocketSink(StreamSink):
         self._sock = sock
         self._released = released
         self._paused_reset_s = paused_reset_s
+        self._gone_s = gone_s
         self._in_order = True
-        self._was_reset = False
+        self._was_reset = self._is_gone = False
         self._patience: asyncio.TimerHandle | None = None
         self._set_halves(PollableReader(sock.fileno(), self), PollableWriter(sock.fileno(), self))
         self._watcher = watcher()
@@ -83,20 +95,36 @@ class SocketSink(StreamSink):
 
     def resume_reading(self) -> None:
         """Deliver again."""
-        self._end_patience()
+        if self.reads:
+            self._end_patience()
         super().resume_reading()
 
+    def half_ended(self) -> None:
+        super().half_ended()
+        self._end_patience()
+        self._be_patient()
+
     def _hung_up(self, is_error: bool) -> None:
-        if self.reads:
-            # Reading meets it behind the last bytes.
-            self._was_reset = is_error or self._was_reset
-            self._be_patient()
-        elif is_error or self.writes:
+        if is_error and not self.reads:
             self._fail()
+            return
+        # Reading meets it behind the last bytes.
+        self._was_reset, self._is_gone = is_error or self._was_reset, True
+        self._be_patient()
 
     def _be_patient(self) -> None:
-        if self._was_reset and self.paused and not self.closed and self._patience is None:
+        if self.closed or self._patience is not None:
+            return
+        if self.reads and self._was_reset and self.paused:
             self._patience = asyncio.get_running_loop().call_later(self._paused_reset_s, self._fail)
+        elif not self.reads and self._is_gone and self.writes:
+            self._patience = asyncio.get_running_loop().call_later(self._gone_s, self._fail)
+
+    def write_eof(self) -> None:
+        """Half-close after all that was written. A second call does nothing."""
+        super().write_eof()
+        if not self.reads:
+            self._end_patience()
 
     def _end_patience(self) -> None:
         if self._patience is not None:

@@ -94,12 +94,47 @@ async def test_it_is_noticed_after_the_other_side_has_half_closed() -> None:
 
 
 async def test_a_half_closed_program_at_a_unix_socket_is_missed_when_it_is_gone() -> None:
-    pair = Pair(socket.socketpair())
-    recorder = pair.listen()
-    pair.peer.shutdown(socket.SHUT_WR)
+    one, other = socket.socketpair()
+    sink = SocketSink(one, gone_s=0.05)
+    recorder = Recorder(sink)
+    other.shutdown(socket.SHUT_WR)
     await recorder.until(lambda r: r.eofs == 1)
-    pair.peer.close()
+    other.close()
+    sink.resume_reading()
     await recorder.until(lambda r: r.closed == [RESET])
+
+
+@pytest.mark.parametrize("size", [0, 10, 300_000])
+async def test_a_program_at_a_unix_socket_that_answers_and_is_gone_has_ended_in_order(size: int) -> None:
+    for _ in range(ROUNDS):
+        pair = Pair(socket.socketpair())
+        recorder = pair.listen()
+        pair.sink.write(b"question")
+        assert await pair.receive(8) == b"question"
+        await fill(pair.peer, size)
+        pair.peer.close()
+        await recorder.until(lambda r: r.eofs == 1)
+        await asyncio.sleep(0.01)
+        # What it has said may still be on its way, which a reset would cut off.
+        assert not recorder.closed
+        assert len(recorder.data) == size
+        pair.sink.close()
+        await recorder.until(lambda r: r.closed == [None])
+
+
+async def test_one_that_is_gone_while_its_words_wait_is_missed_after_them() -> None:
+    one, other = socket.socketpair()
+    other.setblocking(False)
+    sink = SocketSink(one, gone_s=0.05)
+    sink.pause_reading()
+    recorder = Recorder(sink)
+    await fill(other, 1000)
+    other.close()
+    await asyncio.sleep(0.2)
+    assert not recorder.closed
+    sink.resume_reading()
+    await recorder.until(lambda r: r.closed == [RESET])
+    assert (len(recorder.data), recorder.eofs) == (1000, 1)
 
 
 async def test_the_end_of_both_directions_is_no_failure(make_pair: MakePair) -> None:
