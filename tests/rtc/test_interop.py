@@ -96,7 +96,7 @@ async def test_close_from_either_side_delivers_everything_and_frees_the_number(
     for turn in range(rounds):
         label = f"short {turn}"
         channel = RecordingChannel(ours.peer.open_channel(label, ""))
-        numbers.add(channel.channel.number)
+        numbers.add(channel.channel.number)  # type: ignore[attr-defined]
         messages = [bytes([turn]) * 5000, label]
         # @roamhq/wrtc changes the order of what comes before its program has seen the channel.
         await other.until("open", label=label)
