@@ -1,5 +1,6 @@
 # make test     everything that is checked: lint, types, import contracts, all tests
 # make fast     the tests that need no other program, with few drawn examples: for while you work
+# make coverage-floors  lift what the tests have to run of each module to what the last make test has found
 # make test-long what takes too long for every run: a file of 2 GiB, bridge and client killed 56 times
 # make demo     see it work, then try it by hand; ONCE=1 ends after the checks
 # make bench    measure throughput, set-up time and latency
@@ -42,12 +43,37 @@ test: packages-test lint pytest
 
 # Compiled modules of the tests are kept whatever the environment says, as reading them anew takes longer than the rest.
 .PHONY: fast
+fast: export PYTHONDONTWRITEBYTECODE :=
 fast: $(TEST_READY)
-	MXRTC_FAST_TESTS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -m "not real" --numprocesses auto --dist worksteal $(PYTEST_ARGS)
+	MXRTC_FAST_TESTS=1 $(BIN)/pytest $(IN_PROCESS) $(PYTEST_ARGS)
+
+IN_PROCESS := -m "not real and not alone" --numprocesses auto --dist worksteal
+
+# What needs no other program runs twice: measured, with few drawn examples, as measuring makes it more than twice as
+# slow, and then with all of them. What does runs two files at a time, and alone where it must not be late; measured are
+# those files under which parts of the program run that do not elsewhere, and few bytes are moved.
+BY_FILE := -m "real and not alone" --numprocesses 2 --dist loadfile
+MEASURED := tests/demo/test_demo.py tests/rtc/test_turn.py $(patsubst %,tests/e2e/%.py, test_access test_admins_words \
+	test_audit test_control test_encrypted_rooms test_people test_signal test_verify)
 
 .PHONY: pytest
+pytest: export PYTHONDONTWRITEBYTECODE :=
 pytest: packages-test $(TEST_READY) $(SYNAPSE_READY) $(BROWSER_READY) $(INTEROP_READY)
+ifeq ($(strip $(PYTEST_ARGS)),)
+	rm -rf build/coverage
+	MXRTC_FAST_TESTS=1 $(BIN)/coverage run -m pytest $(IN_PROCESS)
+	$(BIN)/pytest $(IN_PROCESS)
+	$(BIN)/coverage run -m pytest $(BY_FILE) $(MEASURED)
+	$(BIN)/pytest $(BY_FILE) $(MEASURED:%=--ignore=%)
+	$(BIN)/pytest -m alone
+	$(BIN)/python -m tests.coverage_floors
+else
 	$(BIN)/pytest $(PYTEST_ARGS)
+endif
+
+.PHONY: coverage-floors
+coverage-floors: $(TEST_READY)
+	$(BIN)/python -m tests.coverage_floors --raise
 
 .PHONY: test-long
 test-long: packages-test $(TEST_READY) $(SYNAPSE_READY)

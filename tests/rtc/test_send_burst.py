@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from mxrtc_bridge.rtc.channel import DataChannel
 from mxrtc_bridge.rtc.send_burst import BULKY_FOR_S, LONG_TURN, SHORT_FOR_S, SHORT_TURN, SMALL_MESSAGE, SendBurst
 from tests.rtc.peers import Pair
@@ -49,6 +51,7 @@ def test_small_messages_of_a_bulk_stream_leave_turns_long_until_it_has_been_quie
     assert turns.packets(1.0 + BULKY_FOR_S) == SHORT_TURN
 
 
+@pytest.mark.alone
 async def test_association_shortens_its_turns_while_bytes_go_there_and_back_beside_bulk() -> None:
     """Over real sockets: the runs that leave become short with the first exchange."""
     async with Pair() as pair:
