@@ -20,14 +20,17 @@ import os
 import select
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import click
 
 MAX_WAITING_BYTES = 256 * 1024
 """Of messages that nobody has taken yet; what comes beyond is left out."""
+MAX_KEPT_BYTES = 8 * 1024 * 1024
+"""Of data that nobody has taken yet; who writes more waits, unless a loop needs the thread."""
 FLUSH_S = 1.0
 """How long a prompt, or the end of the program, waits for messages to be taken."""
 INTERRUPTED = 130
@@ -78,6 +81,8 @@ class StandardStream(io.TextIOBase):
         if self._keeps and self.failure is not None:
             raise self.failure
         self._put(text, keep=self._keeps)
+        if self._waiting > MAX_KEPT_BYTES and self._may_wait():
+            self.drain(None)
         return len(text)
 
     def offer(self, text: str) -> None:
@@ -86,8 +91,12 @@ class StandardStream(io.TextIOBase):
 
     def flush(self) -> None:
         """Wait until all was taken, where a person may wait for it: not in a loop, nor in a thread that it needs."""
-        if threading.current_thread() is threading.main_thread() and asyncio._get_running_loop() is None:
+        if self._may_wait():
             self.drain(FLUSH_S)
+
+    @staticmethod
+    def _may_wait() -> bool:
+        return threading.current_thread() is threading.main_thread() and asyncio._get_running_loop() is None
 
     def drain(self, seconds: float | None) -> bool:
         """Wait until all was taken; False if data cannot be, or not all was within so many seconds."""
@@ -167,26 +176,32 @@ def standard_streams() -> Iterator[None]:
     """Write by threads inside of the context; at its end all data is waited for.
 
     Raises:
-        SystemExit: with 1, data could not be written; with 130, nobody waited for that any longer.
+        SystemExit: with the code of one inside; with 1, a defect, or data could not be written; with 130, interrupted.
     """
     reserve_descriptors()
     before = sys.stdout, sys.stderr
     out, err = StandardStream(1, keeps=True), StandardStream(2, keeps=False)
     sys.stdout, sys.stderr = out, err
+    code: str | int | None = None
     try:
         try:
             yield
-        except (SystemExit, KeyboardInterrupt) as error:
-            code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else error.code
-            # Whoever has pressed Ctrl-C once need not press it again.
-            if not _data_was_written(out, FLUSH_S if code == INTERRUPTED else None):
-                code = code or 1
-            raise SystemExit(code) from None
-        if not _data_was_written(out, None):
-            raise SystemExit(1)
+        except SystemExit as error:
+            code = error.code
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except BaseException:  # noqa: BLE001 - told, as the interpreter would; which waits for a reader
+            traceback.print_exc()
+            code = 1
+        # Whoever has pressed Ctrl-C once need not press it again.
+        if not _data_was_written(out, FLUSH_S if code == INTERRUPTED else None):
+            code = code or 1
     finally:
-        err.drain(FLUSH_S)
+        with suppress(KeyboardInterrupt):
+            err.drain(FLUSH_S)
         sys.stdout, sys.stderr = before
+    if code:
+        raise SystemExit(code)
 
 
 def _data_was_written(out: StandardStream, seconds: float | None) -> bool:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxrtc_bridge.cli.standard_streams import MAX_WAITING_BYTES, StandardStream
+from mxrtc_bridge.cli.standard_streams import MAX_KEPT_BYTES, MAX_WAITING_BYTES, StandardStream
 from tests.long import examples
 
 BIN = Path(sys.executable).parent
@@ -80,6 +80,22 @@ def test_data_is_kept_until_it_is_taken(pipe: tuple[int, int]) -> None:
     assert stream.drain(LIMIT_S)
     thread.join()
     assert len(got[0]) == 1_000_008
+
+
+def test_a_command_that_prints_much_is_as_fast_as_who_reads_it(pipe: tuple[int, int]) -> None:
+    stream = StandardStream(pipe[1], keeps=True)
+    got: list[bytes] = []
+    thread = threading.Thread(target=lambda: got.append(read_until(pipe[0], b"the end\n")))
+    # Nobody reads for a while: more would be held than a machine may have.
+    timer = threading.Timer(0.2, thread.start)
+    timer.start()
+    for _ in range(40):
+        stream.write("x" * 999_999 + "\n")
+        assert stream._waiting <= MAX_KEPT_BYTES
+    stream.write("the end\n")
+    timer.join()
+    thread.join()
+    assert len(got[0]) == 40_000_008
 
 
 @pytest.mark.parametrize("keeps", [False, True])
@@ -187,6 +203,30 @@ def test_a_stopped_reader_of_messages_does_not_keep_the_program_from_ending() ->
     assert process.wait(LIMIT_S) == 0
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.parametrize(("body", "code"), [("1 / 0", 1), ("raise KeyboardInterrupt", 130), ("sys.exit(7)", 7)])
+def test_nor_from_ending_with_its_code(body: str, code: int) -> None:
+    reading, writing = os.pipe()
+    process = program(f"print('x' * 100_000, file=sys.stderr); {body}", stderr=writing)
+    assert process.wait(LIMIT_S) == code
+    os.close(reading)
+    os.close(writing)
+
+
+def test_nobody_is_told_where_it_stood_who_interrupts_twice() -> None:
+    reading, writing = os.pipe()
+    body = "print('x' * 100_000, file=sys.stderr); print('ready', flush=True); raise KeyboardInterrupt"
+    process = program(body, stdout=subprocess.PIPE, stderr=writing)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(LIMIT_S) == 130
+    os.close(writing)
+    with open(reading, "rb") as file:
+        assert set(file.read()) == set(b"x")
+    process.stdout.close()
 
 
 def test_a_defect_is_told_after_what_was_said_before() -> None:
