@@ -39,9 +39,10 @@ def test_the_licence_is_the_one_that_is_declared() -> None:
     assert "END OF TERMS AND CONDITIONS" in text
 
 
-def test_every_file_of_the_source_distribution_exists() -> None:
+def test_every_file_of_the_source_distribution_exists_and_no_other_of_its_name_is_meant() -> None:
+    """They are patterns as in ``.gitignore``: without a slash in front they mean every folder's file of that name."""
     included = PYPROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
-    assert [name for name in included if not (ROOT / name).exists()] == []
+    assert [name for name in included if not name.startswith("/") or not (ROOT / name[1:]).exists()] == []
 
 
 def test_the_types_of_the_package_are_there_for_type_checkers(tmp_path: Path) -> None:
