@@ -45,6 +45,8 @@ def measure() -> dict[str, float]:
     from coverage import Coverage
 
     report = ROOT / "build/coverage/report.json"
+    if not list(report.parent.glob("data.*")):
+        raise SystemExit("nothing was measured: run 'make test' first")
     with contextlib.chdir(ROOT):
         measured = Coverage()
         measured.combine(keep=True)
