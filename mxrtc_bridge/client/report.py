@@ -64,7 +64,10 @@ class Report:
             self._sentence(f"mxrtc: {sentence}")
 
     def _sentence(self, sentence: str) -> None:
-        _offer(sys.stderr, "\n".join(display(line, limit=400) for line in sentence.split("\n")) + "\n")
+        # By its own method: a bar that is shown has taken its place, and draws itself anew below the sentence.
+        with contextlib.suppress(OSError):
+            sys.stderr.write("\n".join(display(line, limit=400) for line in sentence.split("\n")) + "\n")
+            sys.stderr.flush()
 
 
 def _line(kind: str, fields: dict[str, object]) -> str:

@@ -172,8 +172,8 @@ async def _run(
     reconnect: bool,
 ) -> None:
     report = context.report
-    meter = Meter(make_view(report))
     async with Caller(context, login) as caller:
+        meter = Meter(make_view(report))
         transferring = FileTransfer(caller, report, remote.name, direction, job, files, meter)
         try:
             await transferring.run(reconnect=reconnect)

@@ -16,9 +16,10 @@ import pytest
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files import commands as file_commands
 from mxrtc_bridge.client.files.single_file import SingleFile, pour
-from mxrtc_bridge.client.options import Context
+from mxrtc_bridge.client.options import CallOptions, Context
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.files.events import Held, Progress, TransferFinished, TransferOutcome
 from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry, FileError, Ls
 from mxrtc_bridge.core.ids import UserId
@@ -115,6 +116,23 @@ def state(tmp_path: Path) -> StateFolder:
 )
 def test_when_files_are_meant(state: StateFolder, name: str, expected: bool) -> None:
     assert file_commands.names_files(state, name) is expected
+
+
+async def test_no_bar_is_begun_where_nobody_can_be_called(
+    state: StateFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.save_login(Login("http://localhost", UserId("@me:example.org"), "DEVICE", "to\u2028ken"))
+    # What is begun there hides the cursor of the terminal, until it is ended.
+    monkeypatch.setattr(file_commands, "make_view", lambda _report: pytest.fail("a bar is shown"))
+    with pytest.raises(ConfigError, match="token"):
+        await file_commands.get(
+            Context(state, Report(), CallOptions()),
+            "build/share:",
+            directory=tmp_path,
+            force=False,
+            resume=True,
+            reconnect=False,
+        )
 
 
 class Opened:

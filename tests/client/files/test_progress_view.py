@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import pty
+import sys
 
 import pytest
 from rich.console import Console
 
+from mxrtc_bridge.cli.standard_streams import StandardStream
 from mxrtc_bridge.client.files.progress_view import BarView, LineView, Meter, bar_line, make_view
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.files.events import Progress
@@ -45,6 +49,25 @@ def test_bar_shows_name_rate_remaining_time_and_path() -> None:
     for part in ("a [red]b[/red].txt", "4.0 MiB of 8.0 MiB", "0/2", "1.0 MiB/s", "4.0 s left", "relayed"):
         assert part in line
     assert line.count("\n") == 1
+
+
+def test_a_sentence_that_is_said_meanwhile_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = pty.openpty()
+    stream = StandardStream(slave, keeps=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", stream)
+    view = make_view(Report())
+    assert isinstance(view, BarView)
+    view.show(progress(MIB, "name"), MIB, "direct")
+    Report().say("lost", "connection lost")
+    view.close()
+    assert stream.drain(5)
+    bar, said, after = os.read(master, 65536).partition(b"connection lost\r\n")
+    # The bar's line is erased before, and drawn anew behind.
+    assert said
+    assert bar.endswith(b"\r\x1b[2K")
+    assert b"name" in after
+    os.close(master)
 
 
 def test_bar_shows_no_control_characters_of_a_name() -> None:
