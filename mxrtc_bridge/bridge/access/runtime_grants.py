@@ -331,7 +331,7 @@ class RuntimeGrants:
 
     # Taking away
 
-    async def revoke(self, number: int, by: Actor) -> StoredGrant:
+    async def revoke(self, number: int, by: Actor, because: str = "") -> StoredGrant:
         """Take back a grant.
 
         Raises:
@@ -343,11 +343,11 @@ class RuntimeGrants:
         waiting = [ended for ended in self._writer.ends() if ended.grant.number == number]
         if grant is None and not waiting:
             raise GrantError(f"There is no grant {number} in force; grants lists them.")
-        await self._end([grant] if grant is not None else [], waiting, by)
+        await self._end([grant] if grant is not None else [], waiting, by, because)
         return grant if grant is not None else waiting[0].grant
 
     async def revoke_all(
-        self, subject: Subject, peer: UserId | None, service: ServiceName | None, by: Actor
+        self, subject: Subject, peer: UserId | None, service: ServiceName | None, by: Actor, because: str = ""
     ) -> list[StoredGrant]:
         """Take back the grants to exactly this subject, all or those for a peer or service; returns them.
 
@@ -365,7 +365,7 @@ class RuntimeGrants:
 
         found = [grant for grant in self._table.of_subject(subject) if is_meant(grant)]
         waiting = [ended for ended in self._writer.ends() if is_meant(ended.grant)]
-        await self._end(found, waiting, by)
+        await self._end(found, waiting, by, because)
         return [*found, *(ended.grant for ended in waiting)]
 
     def claimed(self, grant: StoredGrant, claimant: Claimant) -> None:
@@ -382,9 +382,9 @@ class RuntimeGrants:
         """End the grants for one session that this one has claimed."""
         self._take_out(self._table.claimed_by(claimant), "used")
 
-    async def _end(self, grants: Sequence[StoredGrant], waiting: Sequence[EndedGrant], by: Actor) -> None:
+    async def _end(self, grants: Sequence[StoredGrant], waiting: Sequence[EndedGrant], by: Actor, because: str) -> None:
         """Take grants back, and wait until these ends and those that wait already are written down."""
-        changes = [*self._take_out(grants, "revoked", by), *waiting]
+        changes = [*self._take_out(grants, f"revoked: {because}" if because else "revoked", by), *waiting]
         if grants:
             self._changed()
         failure = await self._writer.written(changes)

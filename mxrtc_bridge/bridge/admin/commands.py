@@ -164,15 +164,15 @@ class AdminCommands:
         once_more=True,
     )
     async def revoke(
-        self, by: Actor, what: str | Subject, peer: UserId | None, service: ServiceName | None, _because: str
+        self, by: Actor, what: str | Subject, peer: UserId | None, service: ServiceName | None, because: str
     ) -> Reply:
         if not isinstance(what, str):
-            gone = await self._service.given.revoke_all(what, peer, service, by)
+            gone = await self._service.given.revoke_all(what, peer, service, by, because)
             if not gone:
                 raise AdminError(f"Nothing was given to {what}; grants lists what was given.")
             return say(f"Taken back: {', '.join(f'grant {grant.number}' for grant in gone)}.")
         if what.isdecimal():
-            return say(f"Taken back: {self._line(await self._service.given.revoke(int(what), by))}.")
+            return say(f"Taken back: {self._line(await self._service.given.revoke(int(what), by, because))}.")
         if any(grant.id == what for grant in self._config.in_force.grants):
             raise AdminError(f"Grant {what} is one of the configuration; take it out there, then reload.")
         raise AdminError(f"There is no grant {what}; grants lists them.")
@@ -210,7 +210,7 @@ class AdminCommands:
             count = self._service.kick(by, user=user, reason=because)
             if not count:
                 raise AdminError(f"{user} has no live session; who lists those that there are.")
-            return say(f"Ended {count} sessions of {user}.")
+            return say(f"Ended {count} session{'s' * (count != 1)} of {user}.")
         if not session.isdecimal() or not self._service.kick(by, number=int(session), reason=because):
             raise AdminError(f"There is no session {session}; who lists them.")
         return say(f"Ended session {session}.")

@@ -79,7 +79,7 @@ class EndedGrant:
     grant: StoredGrant
     ended_ms: int
     how: str
-    """``expired``, ``revoked``, ``used``, or ``unconfirmed``: it never counted."""
+    """``expired``, ``revoked`` (and why, if that was said), ``used``, or ``unconfirmed``: it never counted."""
     by: Actor | None = None
     """Who ended it."""
 

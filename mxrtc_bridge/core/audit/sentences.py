@@ -43,7 +43,8 @@ def describe(record: AuditRecord) -> str:  # noqa: C901, PLR0911, PLR0912 - one 
             return f"grant {record.grant}: {user} may use {place} for {lasts}, by {by}{because}"
         case AuditKind.GRANT_END:
             who = f" by {by}" if record.by else ""
-            return f"grant {record.grant} of {user} for {place} {_shown(record.reason)}{who}"
+            how, colon, why = (record.reason or "?").partition(": ")
+            return f"grant {record.grant} of {user} for {place} {_shown(how)}{who}{colon}{display(why, 300)}"
         case AuditKind.KICK:
             whom = user if record.user else f"session {record.session}"
             return f"{by} has kicked {whom}{because}"

@@ -15,7 +15,10 @@ from mxrtc_bridge.bridge.access.runtime_grants import GrantError, UnwrittenError
 from mxrtc_bridge.core.access.grants import EndedGrant, StoredGrant
 from mxrtc_bridge.core.access.policy import parse_subject
 from mxrtc_bridge.core.access.requests import Decision
+from mxrtc_bridge.core.audit.chain import AuditKind
+from mxrtc_bridge.core.audit.sentences import describe
 from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.storage.audit import AuditQuery
 from tests.bridge.access.grants_world import ADMIN, EVE, HOUR_S, NOW, SSH, WEB, RefusingDatabase, World
 
 
@@ -51,6 +54,19 @@ async def test_all_grants_of_somebody_end_at_once_when_the_disk_is_full(world: W
     assert await world.in_database() == set()
     with pytest.raises(GrantError, match="There is no grant 2 in force"):
         await world.given.revoke(2, ADMIN)
+
+
+@pytest.mark.parametrize(("because", "how"), [("", "revoked"), ("it is: over", "revoked: it is: over")])
+async def test_why_a_grant_was_revoked_is_kept(world: World, because: str, how: str) -> None:
+    await world.give()
+    await world.give(WEB)
+    await world.given.revoke(1, ADMIN, because)
+    await world.given.revoke_all(parse_subject(EVE), None, None, ADMIN, because)
+    await world.settled()
+    records, _ = await world.audit_store.page(AuditQuery(), 0, 10)
+    ends = [record for _, record in records if record.kind is AuditKind.GRANT_END]
+    assert [end.reason for end in ends] == [how, how]
+    assert describe(ends[-1]).endswith(f" revoked by {ADMIN}{how.removeprefix('revoked')}")
 
 
 async def test_an_end_is_written_down_when_the_database_works_again(

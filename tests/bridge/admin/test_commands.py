@@ -74,8 +74,8 @@ class World:
         self.done.append(("kick", by, number, user, reason))
         return len([row for row in self.sessions if number == row.number or user == row.user])
 
-    async def revoke(self, number: int, by: Actor) -> StoredGrant:
-        self.done.append(("revoke", number, by))
+    async def revoke(self, *asked: object) -> StoredGrant:
+        self.done.append(("revoke", *asked))
         return GRANT
 
     async def revoke_all(self, *asked: object) -> list[StoredGrant]:
@@ -152,8 +152,8 @@ async def test_the_audit_is_lines_and_rows_of_what_was_asked_for(world: World) -
     [
         ("kick 4 because late", ("kick", ADMIN, 4, None, "late")),
         ("kick @eve:x", ("kick", ADMIN, None, EVE, "")),
-        ("revoke 7", ("revoke", 7, ADMIN)),
-        ("revoke @eve:x build/ssh", ("revoke_all", UserSubject("eve", "x"), PEER, "ssh", ADMIN)),
+        ("revoke 7 because over", ("revoke", 7, ADMIN, "over")),
+        ("revoke @eve:x build/ssh", ("revoke_all", UserSubject("eve", "x"), PEER, "ssh", ADMIN, "")),
         ("allow 12 for 30m", (12, Decision.ALLOW, ADMIN, {"for_s": 1800})),
         ("allow 12 once", (12, Decision.ALLOW_ONCE, ADMIN, {"for_s": None})),
         ("deny 12 because no", (12, Decision.DENY, ADMIN, {"why": "no"})),
@@ -162,6 +162,12 @@ async def test_the_audit_is_lines_and_rows_of_what_was_asked_for(world: World) -
 async def test_what_was_said_is_done(world: World, words: str, done: tuple[object, ...]) -> None:
     assert await world.says(words)
     assert world.done == [done]
+
+
+async def test_how_many_sessions_were_ended_is_said(world: World) -> None:
+    assert await world.says("kick @eve:x") == "Ended 1 session of @eve:x."
+    world.sessions *= 2
+    assert await world.says("kick @eve:x") == "Ended 2 sessions of @eve:x."
 
 
 @pytest.mark.parametrize(
