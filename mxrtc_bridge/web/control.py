@@ -123,7 +123,10 @@ async def ask(path: str, words: tuple[str, ...]) -> tuple[int, dict[str, object]
             ClientSession(connector=UnixConnector(path), timeout=ClientTimeout(total=TIMEOUT_S + 5)) as session,
             session.post(f"http://bridge{PATH}", json={"words": words}) as response,
         ):
-            body = await response.content.read(MAX_ANSWER + 1)
+            body = b""
+            # One reading gives what has come so far, and a long answer comes in pieces.
+            while len(body) <= MAX_ANSWER and (piece := await response.content.read(MAX_ANSWER)):
+                body += piece
             answer = json.loads(body)
     except (ClientError, OSError, ValueError, TimeoutError) as error:
         match error.__cause__ or error:

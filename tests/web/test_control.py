@@ -35,12 +35,13 @@ class Desk:
     def __init__(self) -> None:
         self.asked: list[tuple[LocalAdmin, tuple[str, ...]]] = []
         self.failure: BaseException | None = None
+        self.answer: dict[str, object] = {"said": "done"}
 
     async def handle(self, by: LocalAdmin, words: tuple[str, ...]) -> Mapping[str, object]:
         self.asked.append((by, words))
         if self.failure is not None:
             raise self.failure
-        return {"said": "done"}
+        return self.answer
 
 
 @pytest.fixture
@@ -62,6 +63,19 @@ async def test_words_reach_the_desk_with_who_has_said_them(path: str, desk: Desk
     assert words == ("grant", "@a:b", "x y")
     assert isinstance(by, LocalAdmin)
     assert Path(path).stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_answer_that_comes_in_pieces_is_read_to_its_end(path: str, desk: Desk) -> None:
+    # As many requests as may wait, with long names and reasons: more than a socket holds at a time.
+    desk.answer = {"rows": ["\u20ac" * 400] * 200}
+    assert await ask(path, ("requests",)) == (200, desk.answer)
+
+
+async def test_an_answer_without_an_end_is_no_answer(path: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ANSWER", 300_000)
+    desk.answer = {"rows": ["x" * 1000] * 2000}
+    with pytest.raises(LocalError, match="no bridge"):
+        await ask(path, ("requests",))
 
 
 @pytest.mark.parametrize(
