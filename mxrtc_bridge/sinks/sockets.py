@@ -45,9 +45,9 @@ def _prepare_tcp(sock: socket.socket) -> None:
 class SocketSink(StreamSink):
     """A connected stream socket. Implements :class:`mxrtc_bridge.engine.ports.Sink`.
 
-    Until it has ended in order, closing it is a reset, so that its other side does not take half a stream for a whole
-    one when this process dies (the kernel closes then what was open). A reset by the other side is noticed at any time,
-    also while reading is paused or has ended.
+    Until all of it was written, with its end, closing it is a reset, so that its other side does not take half a stream
+    for a whole one when this process dies (the kernel closes then what was open). A reset by the other side is noticed
+    at any time, also while reading is paused or has ended.
 
     A unix socket that is reset while it holds unread bytes gives its other side ECONNRESET, as TCP does; without
     unread bytes the other side sees an end, for the system has nothing else to offer. A program at a unix socket that
@@ -137,6 +137,8 @@ class SocketSink(StreamSink):
 
     def _finish_writing(self) -> None:
         self._sock.shutdown(socket.SHUT_WR)
+        # The system has all of it, with its end: it arrives also if this process ends before it was read.
+        make_reset_on_close(self._sock, False)
 
     def _prepare_reset(self) -> None:
         self._in_order = False

@@ -219,10 +219,10 @@ uvloop.run(main())
 """
 
 
-@pytest.mark.parametrize("size", [0, 1000, 3_000_000])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-async def test_a_process_that_dies_leaves_a_reset(size: int, number: signal.Signals, tmp_path: Path) -> None:
-    pairs = [tcp_pair(), tcp_pair()]
+async def killed_after_writing(
+    pairs: list[tuple[socket.socket, socket.socket]], size: int, number: signal.Signals, tmp_path: Path
+) -> None:
+    """Write to both with a sink, end the second, and let the process die of a signal."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
 
@@ -243,10 +243,35 @@ async def test_a_process_that_dies_leaves_a_reset(size: int, number: signal.Sign
     assert await asyncio.wait_for(process.stdout.readline(), 20) == b"written\n"
     process.send_signal(number)
     await process.wait()
+
+
+@pytest.mark.parametrize("size", [0, 1000, 10_000_000])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+async def test_a_process_that_dies_leaves_a_reset(size: int, number: signal.Signals, tmp_path: Path) -> None:
+    pairs = [tcp_pair(), tcp_pair()]
+    await killed_after_writing(pairs, size, number, tmp_path)
     (_, busy), (_, half_closed) = pairs
     assert read_to_the_end(busy, size) == "reset"
-    # It has said its end: whoever has read all of it knows all, and whoever answers learns that nobody reads.
+    # It has said its end, unless that waits behind more than the system holds: whoever has read all of it knows all,
+    # and whoever answers learns that nobody reads.
     assert read_to_the_end(half_closed, size) == ("end" if size <= 1000 else "reset")
+
+
+async def test_what_was_ended_arrives_also_when_the_process_is_gone_before_it_was_read(tmp_path: Path) -> None:
+    pairs = []
+    for _ in range(2):
+        with socket.socket() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            server.bind(("127.0.0.1", 0))
+            server.listen()
+            mine = socket.create_connection(server.getsockname())
+            mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)
+            pairs.append((mine, server.accept()[0]))
+    await killed_after_writing(pairs, 100_000, signal.SIGKILL, tmp_path)
+    (_, busy), (_, ended) = pairs
+    assert read_to_the_end(busy, 100_000) == "reset"
+    # The system has all of it, with its end, and whoever has sent it was told so.
+    assert read_to_the_end(ended, 100_000) == "end"
 
 
 def read_to_the_end(peer: socket.socket, size: int) -> str:
