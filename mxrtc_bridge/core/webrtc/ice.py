@@ -14,7 +14,7 @@ _URI = re.compile(
     r"(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})"
     r"(?::(?P<port>[0-9]{1,5}))?"
     r"(?:\?transport=(?P<transport>udp|tcp))?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 
 

@@ -89,7 +89,7 @@ class RoomIndex:
         return None if entry is None else frozenset(entry.members)
 
     def is_encrypted(self, room: RoomId) -> bool:
-        """Whether the state of a room says that it is encrypted; False for a room in which na virtual user is."""
+        """Whether the state of a room says that it is encrypted; False for a room in which no virtual user is."""
         entry = self._rooms.get(room)
         return bool(self.bot_rooms.is_encrypted(room)) if entry is None else entry.encrypted
 

@@ -23,6 +23,11 @@ from mxrtc_bridge.core.webrtc.ice import Advertised, IceUri, parse_advertised, p
         ("stun://stun.example.org", None),
         ("turn:a.example?transport=sctp", None),
         ("turn:a b", None),
+        # The long s and the sign of Kelvin, which count as Latin letters where case does not.
+        ("turn\u017f:a.example", None),
+        ("\u017ftun:a.example", None),
+        ("stun:\u017f.example", None),
+        ("stun:\u212a.example", None),
         ("", None),
     ],
 )
