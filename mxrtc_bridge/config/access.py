@@ -149,10 +149,10 @@ def make_grants(
 
 
 def make_subjects(texts: Iterable[str], groups: Mapping[str, Sequence[str]]) -> frozenset[Subject]:
-    """Replace groups by their members and parse what is left; a group that does not exist counts as empty."""
+    """Replace groups by their members and parse what is left."""
     subjects: set[Subject] = set()
     for text in texts:
-        members = groups.get(text.removeprefix("group:"), ()) if text.startswith("group:") else (text,)
+        members = groups[text.removeprefix("group:")] if text.startswith("group:") else (text,)
         subjects.update(parse_subject(member) for member in members)
     return frozenset(subjects)
 

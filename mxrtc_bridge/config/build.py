@@ -108,7 +108,7 @@ def build_peers(
     domain: str,
     complain: Complain,
 ) -> dict[str, PeerSettings]:
-    """Return the peers by their name in the file; groups that do not exist count as empty."""
+    """Return the peers by their name in the file; all names of groups must exist."""
     peers = {}
     for name, section in sections.items():
         path: KeyPath = ("peers", name)

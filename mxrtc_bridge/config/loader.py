@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -139,10 +140,11 @@ class _Reader:
         domain = homeserver.domain if homeserver is not None else "unknown.invalid"
         appservice = ice = database = None
         peers: dict[str, PeerSettings] = {}
+        # After a mistake nothing comes of it: what groups hold may be anything then.
+        groups: Mapping[str, Sequence[str]] = defaultdict(tuple) if self.problems else sections["groups"]
         if appservice_section is not None:
             appservice = build.build_appservice(appservice_section, domain, folder, environ, complain)
             if "peers" in sections:
-                groups = sections.get("groups", {})
                 peers = build.build_peers(sections["peers"], groups, appservice_section, domain, complain)
         if "ice" in sections:
             ice = build.build_ice(sections["ice"], folder, complain)
@@ -164,7 +166,6 @@ class _Reader:
             or database is None
         ):
             return None
-        groups = sections["groups"]
         return Config(
             path=self._path,
             homeserver=homeserver,

@@ -138,6 +138,12 @@ def test_listening_elsewhere() -> None:
     assert str(config.metrics_listen) == "[::1]:9000"
 
 
+def in_group_of_service(member: str) -> dict[str, Any]:
+    data = changed("groups", "ops", to=[member])
+    data["peers"]["build"]["services"]["ssh"]["grantable_to"] = ["group:ops"]
+    return data
+
+
 TABLE: list[tuple[str, dict[str, Any], str]] = [
     ("a missing section", {k: v for k, v in GOOD.items() if k != "homeserver"},
      "line 1: homeserver: this section is missing"),
@@ -227,6 +233,8 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
      "line 6: grants[0].to[0]: the peer build has no service 'sssh'; did you mean 'ssh'?"),
     ("a group in a group", changed("groups", "all", to=["group:ops"]),
      "line 5: groups.all[0]: a group cannot hold another group; name its members"),
+    ("a group in a group that is granted to", in_group_of_service("group:ops"),
+     "line 5: groups.ops[0]: a group cannot hold another group; name its members"),
     ("everybody in a group", changed("groups", "all", to=["*"]),
      'line 5: groups.all[0]: a group cannot hold everybody; write "*" in the grant, where it must be acknowledged'),
     ("everybody by accident", changed("grants", 0, "from", to=["@a:b.test", "*"]),
