@@ -17,7 +17,6 @@ from mxrtc_bridge.bridge.devices.decryption import ClearEvent
 from mxrtc_bridge.core.call.codec import parse_message
 from mxrtc_bridge.core.call.events import EVENT_TYPES, CallEvent
 from mxrtc_bridge.core.errors import EventError
-from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.ports import Counters
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
@@ -77,7 +76,9 @@ class EventRouter:
     async def receive_to_device(self, device: CryptoDevice, event: ToDeviceEvent) -> None:
         """Take what another device has sent to one of ours."""
         if not self._devices.verification_intake.take(device, event):
-            await self._calls.signalling.handle(device, event, self._take_device_call)
+            # What comes while the bridge starts waits here: it is judged by what is in force once that is done.
+            await self._serving.wait()
+            await self._calls.signalling.handle(device, event, self._calls.manager.receive)
 
     async def _take(self, clear: ClearEvent) -> None:
         if self._is_verification(clear):
@@ -107,8 +108,3 @@ class EventRouter:
             return False
         device = self._devices.encryption.device_of(clear.local)
         return device is not None and self._devices.verification_intake.take_in_room(device, clear.event)
-
-    async def _take_device_call(self, event: CallEvent, local: UserId) -> None:
-        # What comes while the bridge starts waits here, and the messages of this device behind it.
-        await self._serving.wait()
-        await self._calls.manager.receive(event, local)
