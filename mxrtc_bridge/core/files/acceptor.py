@@ -154,9 +154,7 @@ class AcceptedTransfer:
             case file_messages.FileRst(code=code):
                 self._give_up(TransferOutcome.INTERRUPTED, code.value, "the other side ended the transfer", None)
             case message:
-                raise WireError(
-                    "out_of_turn", f"{type(message).__name__.removeprefix('File').lower()} came before a job"
-                )
+                raise WireError("out_of_turn", f"{file_messages.name_of(message)} came before a job")
 
     def _begin(self, machine: SenderMachine | ReceiverMachine) -> None:
         self._machine = machine
