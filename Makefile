@@ -50,8 +50,8 @@ fast: $(TEST_READY)
 IN_PROCESS := -m "not real and not alone" --numprocesses auto --dist worksteal
 
 # What needs no other program runs twice: measured, with few drawn examples, as measuring makes it more than twice as
-# slow, and then with all of them. What does runs two files at a time, and alone where it must not be late; measured are
-# those files under which parts of the program run that do not elsewhere, and few bytes are moved.
+# slow, and then again where an ordinary run does more. What does runs two files at a time, and alone where it must not
+# be late; measured are those files under which parts of the program run that do not elsewhere, and few bytes are moved.
 BY_FILE := -m "real and not alone" --numprocesses 2 --dist loadfile
 MEASURED := tests/demo/test_demo.py tests/rtc/test_turn.py $(patsubst %,tests/e2e/%.py, test_access test_admins_words \
 	test_audit test_control test_encrypted_rooms test_people test_signal test_verify)
@@ -66,7 +66,7 @@ pytest: packages-test $(TEST_READY) $(SYNAPSE_READY) $(BROWSER_READY) $(INTEROP_
 ifeq ($(strip $(PYTEST_ARGS)),)
 	rm -rf build/coverage
 	MXRTC_FAST_TESTS=1 $(BIN)/coverage run -m pytest $(IN_PROCESS) $(OR_ALONE)
-	$(BIN)/pytest $(IN_PROCESS) $(OR_ALONE)
+	MXRTC_AFTER_FAST_TESTS=1 $(BIN)/pytest $(IN_PROCESS) $(OR_ALONE)
 	$(BIN)/coverage run -m pytest $(BY_FILE) $(MEASURED) $(OR_ALONE)
 	$(BIN)/pytest $(BY_FILE) $(MEASURED:%=--ignore=%) $(OR_ALONE)
 	$(BIN)/pytest -m alone

@@ -26,7 +26,7 @@ import pytest
 import pytest_asyncio
 
 import mxrtc_bridge
-from tests.long import FAST, examples
+from tests.long import AFTER_FAST, FAST, examples, is_the_same_when_fast
 from tests.synapse import Synapse
 
 REAL_FIXTURES = frozenset({"homeserver", "make_homeserver", "bridge_world", "postgres_url"})
@@ -46,6 +46,11 @@ class HomeserverFactory(Protocol):
     """Starts a homeserver of the test's own; the arguments are those of :class:`Synapse`."""
 
     async def __call__(self, *, started: bool = True, **options: Any) -> Synapse: ...
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out what the quick run before has done whole."""
+    return True if AFTER_FAST and collection_path.is_file() and is_the_same_when_fast(collection_path) else None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,10 +9,23 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 LONG = os.environ.get("MXRTC_LONG_TESTS", "") not in {"", "0"}
 FAST = os.environ.get("MXRTC_FAST_TESTS", "") not in {"", "0"}
+
+
+# Where the quick run has just been, only what does more in an ordinary one is run.
+AFTER_FAST = os.environ.get("MXRTC_AFTER_FAST_TESTS", "") not in {"", "0"}
+
+
+def is_the_same_when_fast(file: Path) -> bool:
+    """Whether a quick run does all that an ordinary one does with this file of tests."""
+    if not file.name.startswith("test_") or "sinks" in file.parts:  # on both loops, and on one for a quick look
+        return False
+    text = file.read_text()
+    return "hypothesis" not in text and "tests.long" not in text
 
 
 def examples(usual: int) -> int:
