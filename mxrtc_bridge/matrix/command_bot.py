@@ -36,7 +36,7 @@ from mxrtc_bridge.core.bot.message_text import command_line, read_message
 from mxrtc_bridge.core.bot.parser import addressed, meant_by
 from mxrtc_bridge.core.bot.reply import Code, Line, Reply, ReplyPart, pages, say, text
 from mxrtc_bridge.core.call.limits import RateLimit
-from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError
+from mxrtc_bridge.core.errors import EventError, MxrtcError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_event_id
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
@@ -357,7 +357,7 @@ class CommandDispatcher:
                 await self._do(work)
         except TimeoutError:
             log.warning("! a command was not carried out within %g s", COMMAND_TIMEOUT_S)
-        except HomeserverError as error:
+        except MxrtcError as error:  # the homeserver refuses, or the database is away
             log.warning("! an answer was not sent: %s", error)
         except asyncio.CancelledError:
             if _is_cancelled():

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.errors import MxrtcError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
 
@@ -120,7 +120,7 @@ class Notices:
             html = None if html is None else f"{html}<br>({words})"
         try:
             await outbox.send_notice(room, notice.sender, text, html, key=notice.key, fields=notice.fields)
-        except HomeserverError as error:
+        except MxrtcError as error:  # the homeserver refuses, or the database is away
             log.warning("! a notice of %s was not sent: %s", notice.sender, error)
         except Exception:
             # One notice that cannot be sent, for a mistake of ours, must not keep all others back.

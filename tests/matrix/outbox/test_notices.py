@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.outbox import notices as module
 from mxrtc_bridge.matrix.outbox.notices import MAX_PER_ROOM, SENDERS, Notices
@@ -116,9 +116,16 @@ async def test_at_the_limit_of_all_rooms_nothing_grows(monkeypatch: pytest.Monke
     assert notices._rooms == {}
 
 
-@pytest.mark.parametrize("failure", [HomeserverError("forbidden", 403, "M_FORBIDDEN"), ValueError("a defect")])
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (HomeserverError("forbidden", 403, "M_FORBIDDEN"), True),
+        (StorageError("the database is away"), True),
+        (ValueError("a defect"), False),
+    ],
+)
 async def test_notice_that_cannot_be_sent_is_left_out_and_the_next_one_goes(
-    failure: Exception, caplog: pytest.LogCaptureFixture
+    failure: Exception, expected: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Server()
     server.failures = [failure]
@@ -129,3 +136,4 @@ async def test_notice_that_cannot_be_sent_is_left_out_and_the_next_one_goes(
         await settle(notices)
     assert server.texts() == ["sent"]
     assert "was not sent" in caplog.text
+    assert ("Traceback" in caplog.text) is not expected, "what is expected has no traceback"
