@@ -56,7 +56,7 @@ BY_FILE := -m "real and not alone" --numprocesses 2 --dist loadfile
 MEASURED := tests/demo/test_demo.py tests/rtc/test_turn.py $(patsubst %,tests/e2e/%.py, test_access test_admins_words \
 	test_audit test_control test_encrypted_rooms test_people test_signal test_verify)
 
-# On a slow machine a test can be late because of those beside it. What has failed is run once more, with nothing beside
+# On a slow machine a test can be late because of what is beside it. What has failed is run once more, with nothing beside
 # it, and counts as failed if it fails again; both are in the output. Only exit code 1 says that everything was run.
 OR_ALONE = || { test $$? -eq 1 && $(BIN)/pytest --last-failed --last-failed-no-failures none; }
 
@@ -69,7 +69,7 @@ ifeq ($(strip $(PYTEST_ARGS)),)
 	MXRTC_AFTER_FAST_TESTS=1 $(BIN)/pytest $(IN_PROCESS) $(OR_ALONE)
 	$(BIN)/coverage run -m pytest $(BY_FILE) $(MEASURED) $(OR_ALONE)
 	$(BIN)/pytest $(BY_FILE) $(MEASURED:%=--ignore=%) $(OR_ALONE)
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -m alone $(OR_ALONE)
 	$(BIN)/python -m tests.coverage_floors
 else
 	$(BIN)/pytest $(PYTEST_ARGS)
