@@ -95,11 +95,12 @@ class PollableWriter:
         self._finishing = False
         self._stopped = False
         self._written = 0
-        self._failure: OSError | None = None
+        self.failure: OSError | None = None
+        """What ended it; the owner is told soon."""
         self._report_due = False
 
     def write(self, data: bytes) -> None:
-        if self._stopped or self._failure is not None or not data:
+        if self._stopped or self.failure is not None or not data:
             return
         if self._watching:
             self._buffer.append(data)
@@ -133,7 +134,7 @@ class PollableWriter:
             self._buffer.append(data)
             self._watch()
         except OSError as error:
-            self._failure = error
+            self.failure = error
             self._unwatch()
         else:
             self._unwatch()
@@ -164,8 +165,8 @@ class PollableWriter:
             self._owner.half_wrote(written)
         if self._stopped:
             return
-        if self._failure is not None:
-            self._owner.half_failed(self._failure)
+        if self.failure is not None:
+            self._owner.half_failed(self.failure)
         elif self._finishing and not self._buffer.size:
             self._finishing = False
             self._owner.half_flushed()

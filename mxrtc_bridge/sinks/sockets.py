@@ -84,7 +84,8 @@ class SocketSink(StreamSink):
         self._in_order = True
         self._was_reset = self._is_gone = False
         self._patience: asyncio.TimerHandle | None = None
-        self._set_halves(PollableReader(sock.fileno(), self), PollableWriter(sock.fileno(), self))
+        self._written_by = PollableWriter(sock.fileno(), self)
+        self._set_halves(PollableReader(sock.fileno(), self), self._written_by)
         self._watcher = watcher()
         self._watcher.add(sock.fileno(), self._hung_up)
 
@@ -100,6 +101,11 @@ class SocketSink(StreamSink):
         super().resume_reading()
 
     def half_ended(self) -> None:
+        # The system tells a reset once. If a write has met it, reading finds what looks like an end in order.
+        failure = self._written_by.failure
+        if failure is not None or self._was_reset:
+            self._fail(failure)
+            return
         super().half_ended()
         self._end_patience()
         self._be_patient()
@@ -131,9 +137,11 @@ class SocketSink(StreamSink):
             self._patience.cancel()
             self._patience = None
 
-    def _fail(self) -> None:
-        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
-        self.half_failed(OSError(number, os.strerror(number)))
+    def _fail(self, error: OSError | None = None) -> None:
+        if error is None:
+            number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
+            error = OSError(number, os.strerror(number))
+        self.half_failed(error)
 
     def _finish_writing(self) -> None:
         self._sock.shutdown(socket.SHUT_WR)

@@ -69,6 +69,25 @@ async def test_it_is_noticed_by_who_pauses_and_goes_on_from_within_a_call(size: 
         assert recorder.closed == [RESET]
 
 
+@pytest.mark.parametrize("size", [0, 1, 70_000])
+async def test_it_is_no_end_in_order_if_a_write_has_met_it_before(size: int) -> None:
+    for _ in range(ROUNDS):
+        first, pair = Pair(tcp_pair()), Pair(tcp_pair())
+        recorder = pair.listen()
+        await fill(pair.peer, size)
+        await recorder.until(lambda r, size=size: len(r.data) == size)
+        # Both are ready in the same turn of the loop, and the write comes first.
+        first.recorder.on_data = pair.sink.write
+        first.listen()
+        first.peer.send(b"meets it")
+        reset(pair.peer)
+        await recorder.until(lambda r: bool(r.closed))
+        assert recorder.eofs == 0
+        assert recorder.closed in ([RESET], [UNREAD])
+        first.sink.reset()
+        first.peer.close()
+
+
 async def test_it_is_noticed_while_both_directions_are_busy() -> None:
     for _ in range(ROUNDS):
         pair = Pair(tcp_pair())
