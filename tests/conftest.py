@@ -28,6 +28,7 @@ import pytest_asyncio
 import mxrtc_bridge
 from tests.long import AFTER_FAST, FAST, examples, is_the_same_when_fast
 from tests.synapse import Synapse
+from tests.synapse_forks import SynapseForks
 
 REAL_FIXTURES = frozenset({"homeserver", "make_homeserver", "bridge_world", "postgres_url"})
 """A test that asks for one of these, or for the database ``postgres``, is marked ``real`` without saying so."""
@@ -102,6 +103,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
         if REAL_FIXTURES.intersection(getattr(item, "fixturenames", ())) or "postgres" in parameters:
             item.add_marker(pytest.mark.real)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked_homeservers(_no_child_left: None) -> Iterator[None]:
+    Synapse.forks = SynapseForks()
+    yield
+    Synapse.forks.close()
+    Synapse.forks = None
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

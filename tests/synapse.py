@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from mxrtc_bridge.demo import synapse
-from mxrtc_bridge.demo.synapse import STOP_GRACE_S
+from mxrtc_bridge.demo.synapse import STOP_GRACE_S, find_synapse_python
+from tests.synapse_forks import SynapseForks
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,23 @@ class SynapseLogin:
 
 
 class Synapse(synapse.Synapse):
-    """See :class:`mxrtc_bridge.demo.synapse.Synapse`."""
+    """See :class:`mxrtc_bridge.demo.synapse.Synapse`; under pytest it is forked from a process that is ready."""
+
+    forks: ClassVar[SynapseForks | None] = None
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(folder, **options, **({} if self.forks is None else {"spawn": self.forks.spawn}))
+        self._database = folder / "homeserver.db"
+
+    async def start(self) -> None:
+        if self.forks is not None and not self._database.exists():
+            await self.forks.ready(find_synapse_python())
+            self._database.symlink_to(self.forks.new_database())
+        await super().start()
+
+    async def stop(self) -> None:
+        await super().stop()
+        self._database.resolve().unlink(missing_ok=True)
 
     @property
     def pid(self) -> int | None:

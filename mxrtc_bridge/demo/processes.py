@@ -20,11 +20,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal, Self
+from typing import IO, Literal, Protocol, Self
 
 from mxrtc_bridge.core.errors import LocalError
 
@@ -108,6 +108,62 @@ def guarded_command(argv: Sequence[str | Path]) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *map(str, argv)]
 
 
+class Child(Protocol):
+    """A started program, which leads a session and a process group of its own."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative for a signal, or None while it runs.
+
+        The child is looked at without being collected: until then its id names nobody else, so that the kill of its
+        process group cannot meet strangers.
+        """
+
+    def collect(self) -> int:
+        """Wait for the end, return the exit code, and let the id go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a child is started with."""
+
+    argv: Sequence[str | Path]
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    stderr: IO[bytes]
+    env: Mapping[str, str]
+    cwd: Path | None
+
+
+class _GuardedChild:
+    def __init__(self, launch: Launch) -> None:
+        self._process = subprocess.Popen(
+            guarded_command(launch.argv),
+            stdin=launch.stdin,
+            stdout=launch.stdout,
+            stderr=launch.stderr,
+            env=launch.env,
+            cwd=launch.cwd,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+    def collect(self) -> int:
+        return self._process.wait()
+
+
+def spawn_guarded(launch: Launch) -> Child:
+    """Start a process of its own that the kernel kills with the calling thread."""
+    return _GuardedChild(launch)
+
+
 class ManagedProcess:
     """One run of a child program, its output, and its end.
 
@@ -121,6 +177,7 @@ class ManagedProcess:
         env: variables that are added to, or replace, those of this process.
         cwd: the child's working directory.
         stdin: bytes that the child reads, then end of file; empty for none.
+        spawn: what starts the child.
     """
 
     def __init__(
@@ -132,6 +189,7 @@ class ManagedProcess:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         stdin: bytes = b"",
+        spawn: Callable[[Launch], Child] = spawn_guarded,
     ) -> None:
         self.name = name
         self._argv = argv
@@ -140,7 +198,9 @@ class ManagedProcess:
         self._stdin = stdin
         self._paths: dict[Stream, Path] = {"stdout": folder / f"{name}.stdout", "stderr": folder / f"{name}.stderr"}
         self._stdin_path = folder / f"{name}.stdin"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._spawn = spawn
+        self._child: Child | None = None
+        self._exit_code: int | None = None
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -159,15 +219,7 @@ class ManagedProcess:
     @property
     def returncode(self) -> int | None:
         """The exit code, negative for a signal, or None while the child runs."""
-        process = self._started()
-        if process.returncode is not None:
-            return process.returncode
-        # The child is looked at without being collected: until then its id names nobody else, so that the kill of
-        # its process group in kill() cannot meet strangers.
-        found = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if found is None:
-            return None
-        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        return self._started().poll() if self._exit_code is None else self._exit_code
 
     def start(self) -> None:
         """Run the program.
@@ -175,7 +227,7 @@ class ManagedProcess:
         Raises:
             ProcessError: it was started before; a second run needs a second object.
         """
-        if self._process is not None:
+        if self._child is not None:
             raise ProcessError(f"{self.name} was started before")
         self._stdin_path.write_bytes(self._stdin)
         with (
@@ -183,15 +235,7 @@ class ManagedProcess:
             self._paths["stdout"].open("wb") as stdout,
             self._paths["stderr"].open("wb") as stderr,
         ):
-            self._process = subprocess.Popen(
-                guarded_command(self._argv),
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                env=self._env,
-                cwd=self._cwd,
-                start_new_session=True,
-            )
+            self._child = self._spawn(Launch(self._argv, stdin, stdout, stderr, self._env, self._cwd))
 
     def output(self, stream: Stream = "stdout") -> bytes:
         """Return everything that the child has written to one of its streams."""
@@ -285,15 +329,16 @@ class ManagedProcess:
 
         This blocks for the few milliseconds that the kernel needs, so that a cancelled task can still clean up.
         """
-        process = self._started()
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        return process.wait()
+        child = self._started()
+        if self._exit_code is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            self._exit_code = child.collect()
+        return self._exit_code
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
+    def _started(self) -> Child:
+        if self._child is None:
             raise ProcessError(f"{self.name} was not started")
-        return self._process
+        return self._child
 
     async def _ended_within(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s

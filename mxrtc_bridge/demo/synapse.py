@@ -21,13 +21,21 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from mxrtc_bridge.core.errors import HomeserverError, LocalError
-from mxrtc_bridge.demo.processes import POLL_INTERVAL_S, ManagedProcess, PortReservation, ProcessError
+from mxrtc_bridge.demo.processes import (
+    POLL_INTERVAL_S,
+    Child,
+    Launch,
+    ManagedProcess,
+    PortReservation,
+    ProcessError,
+    spawn_guarded,
+)
 
 PYTHON_VARIABLE = "MXRTC_SYNAPSE_PYTHON"
 """The environment variable that names another Python interpreter with Synapse."""
@@ -75,6 +83,7 @@ class Synapse:
         turn_uris: handed to clients as they are, for example ``turn:127.0.0.1:3478?transport=udp``.
         turn_shared_secret: the secret that Synapse and the TURN server share; needed with ``turn_uris``.
         extra_config: top-level keys of ``homeserver.yaml`` that are added or replaced.
+        spawn: what starts the process.
     """
 
     def __init__(
@@ -86,6 +95,7 @@ class Synapse:
         turn_uris: Sequence[str] = (),
         turn_shared_secret: str = "",
         extra_config: Mapping[str, Any] | None = None,
+        spawn: Callable[[Launch], Child] = spawn_guarded,
     ) -> None:
         self.folder = folder
         self.server_name = server_name
@@ -95,6 +105,7 @@ class Synapse:
         self.extra_config: dict[str, Any] = dict(extra_config or {})
         self._registration_secret = secrets.token_hex(16)
         self._macaroon_secret = secrets.token_hex(16)
+        self._spawn = spawn
         self._runs = 0
         self._process: ManagedProcess | None = None
         self._python = find_synapse_python()
@@ -131,6 +142,7 @@ class Synapse:
             [self._python, "-m", "synapse.app.homeserver", "--config-path", self.folder / "homeserver.yaml"],
             folder=self.folder,
             cwd=self.folder,
+            spawn=self._spawn,
         )
         process.start()
         self._process = process
