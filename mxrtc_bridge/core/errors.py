@@ -14,12 +14,14 @@
     │   └── NamingError          the name of a peer that cannot be one
     ├── RemoteError              the other side broke a rule; it is told ``code``, and only its own session suffers
     │   ├── EventError           the content of an event, or an identifier in it
+    │   │   └── UnknownKeyError  ... which was encrypted with a key that we do not have
     │   ├── DescriptionError     an SDP description or a candidate
     │   ├── WireError            something on a data channel
     │   ├── FileNameError        the name of a file that is offered
     │   └── TransportError       ICE, DTLS or SCTP did not come up, or ended
     ├── HomeserverError          the homeserver said no, or nothing
     │   ├── AnswerTooLongError   ... or more than is read
+    │   ├── StrangeKeysError     ... as it has other keys of our device than we have
     │   └── DirectRoomError      no room for two can be had with a peer
     ├── AdminError               what an admin asked for cannot be done
     │   └── GrantError           ... with a grant

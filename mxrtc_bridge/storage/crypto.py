@@ -140,12 +140,14 @@ class CryptoUserStore:
         await self._database.transaction(write)
         self._written = 0 if full else self._written + rows
 
-    async def forget(self) -> None:
-        """Remove the device and its sessions; what is known of others and of rooms stays."""
+    async def forget(self, *, but: AccountRecord | None = None) -> None:
+        """Remove the device and its sessions, but for ``but``; what is known of others and of rooms stays."""
 
         async def delete(connection: Connection) -> None:
             for table in _TABLES:
                 await connection.execute(f"DELETE FROM {table} WHERE owner = $1", self._owner)  # noqa: S608 - ours
+            if but is not None:
+                await _write_account(connection, self._owner, but)
 
         await self._database.transaction(delete)
 

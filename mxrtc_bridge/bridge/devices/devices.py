@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from mxrtc_bridge.bridge.devices.late_keys import LateHandler, LateKeys, session_of
 from mxrtc_bridge.bridge.devices.wakeups import FIRST_POLLS_S, DeviceWakeups
@@ -22,10 +23,12 @@ from mxrtc_bridge.config import Config
 from mxrtc_bridge.config.config import EncryptionMode, EncryptionSettings
 from mxrtc_bridge.config.private_files import write_private
 from mxrtc_bridge.config.secrets import read_secret_file
+from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
@@ -47,7 +50,10 @@ log = logging.getLogger(__name__)
 DEVICES_PER_TRANSPORT = 64
 """Long polls that share a pool of connections."""
 STARTS_AT_A_TIME = 8
-RESTART_S = 60.0
+FIRST_RESTART_S, RESTART_S = 1.0, 60.0
+"""Until a device that has failed is brought up again: the first time, and at most."""
+_UNABLE = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
+"""How a homeserver says that it has no devices without a login (Matrix 1.17, MSC4190), or none for us."""
 
 NO_LIBRARY = "the package vodozemac is not installed (it exists for Linux on x86-64 and aarch64)"
 
@@ -177,6 +183,7 @@ class Encryption:
             if settings.mode is EncryptionMode.ON or isinstance(error, OtherIdentityError):
                 raise
             self.why_off = str(error)
+            self._ends.clear()
             log.warning("encryption is off: %s", error)
 
     def _new_transport(self) -> Transport:
@@ -192,8 +199,10 @@ class Encryption:
     async def serve(self, users: Iterable[UserId]) -> None:
         """Have a device for each of the users and for nobody else. The failure of one leaves the others alone.
 
+        One that does not come up is tried again every minute.
+
         Raises:
-            HomeserverError: the homeserver refuses devices.
+            HomeserverError: the homeserver has devices for none of our users.
             OtherIdentityError: a user shows another identity, which may not be replaced.
         """
         if not self.is_on:
@@ -210,24 +219,37 @@ class Encryption:
         # One after the other: a second device of the same user would be deleted by the first, and it by the second.
         new = wanted - set(self._ends)
         todo = iter(sorted(new))
-        failures: list[MxrtcError] = []
+        others: list[OtherIdentityError] = []
+        refusals: list[HomeserverError] = []
 
         async def work() -> None:
             for user in todo:
                 try:
-                    await self._bring_up(user)
-                except MxrtcError as error:
-                    failures.append(error)
+                    if (refusal := await self._bring_up(user)) is not None:
+                        refusals.append(refusal)
+                except OtherIdentityError as error:
+                    others.append(error)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(STARTS_AT_A_TIME):
                 group.create_task(work())
-        await self._share_vouched(new & self._ends.keys())
-        if failures:
-            raise failures[0]
-        log.info("encryption is on: %d devices", len(self._ends))
+        if others:
+            raise others[0]
+        # What the homeserver says to all alike is said of itself; else it is the trouble of single devices.
+        if refusals and len(refusals) == len(self._ends):
+            raise refusals[0]
+        up = sum(end.up for end in self._ends.values())
+        log.info("encryption is on: %d devices", up)
 
-    async def _bring_up(self, user: UserId) -> None:
+    async def _bring_up(self, user: UserId) -> HomeserverError | None:
+        """Have a device for a user, which may come up later.
+
+        Returns:
+            Why not now, where the homeserver does not know or does not allow such devices.
+
+        Raises:
+            OtherIdentityError: the user shows another identity; there is no device then.
+        """
         assert self._transport is not None
         if self._polling_users % DEVICES_PER_TRANSPORT == 0:
             self._new_transport()
@@ -248,16 +270,22 @@ class Encryption:
         rooms = EncryptedRooms(device, self._store.of(user), Homeserver(self._transport))
         polls_s = FIRST_POLLS_S if self._announced else LONG_POLL_S
         end = _End(rooms, DeviceSync(server, device, self._to_device, first_polls_s=polls_s))
+        refusal = None
         try:
-            await device.start()
-            end.up = True
+            await self._start(end)
         except (HomeserverError, StorageError) as error:
-            if isinstance(error, HomeserverError) and not error.retryable:
-                raise
             log.warning("! the device of %s comes up later: %s", user, error)
+            if isinstance(error, HomeserverError) and error.status in _UNABLE:
+                refusal = error
         self._ends[user] = end
         if self._tasks is not None:
             end.task = self._tasks.create_task(self._listen(end), name=f"device of {user}")
+        return refusal
+
+    async def _start(self, end: _End) -> None:
+        await end.rooms.device.start()
+        await self._tell_vouched(end.rooms.device)
+        end.up = True
 
     async def run(self) -> None:
         """Listen for all devices, until cancelled."""
@@ -277,19 +305,23 @@ class Encryption:
             self._wakeups.hear(news)
 
     async def _listen(self, end: _End) -> None:
+        failures = 0
         while True:
             try:
+                began_s = elapsed_s()
                 if not end.up:
                     # It may have been deleted at the homeserver: then a new one takes its place.
-                    await end.rooms.device.start()
-                    end.up = True
+                    await self._start(end)
+                    log.info("the device of %s is up", end.rooms.device.user)
                 if self._wakeups.in_use is not None:
                     end.sync.listen(by_wakeups=self._wakeups.in_use)
                 await end.sync.run()
             except (HomeserverError, LocalError) as error:
-                log.error("! the device of %s is deaf for a minute: %s", end.rooms.device.user, error)
+                failures = 1 if elapsed_s() - began_s > RESTART_S else failures + 1
+                pause_s = Backoff(FIRST_RESTART_S, RESTART_S).pause_s(failures)
+                log.error("! the device of %s is deaf for %g s: %s", end.rooms.device.user, pause_s, error)
                 end.up = False
-            await self._sleep(RESTART_S)
+                await self._sleep(pause_s)
 
     async def vouch_for(self, user: UserId, master: str) -> None:
         """Take an identity for the right one that was compared with one of our devices: all of them trust it then.
@@ -326,13 +358,10 @@ class Encryption:
                 await device.lists.accept_identity(user, verified=key)
         return known
 
-    async def _share_vouched(self, users: set[UserId]) -> None:
-        """Tell devices that are new which identities were compared before."""
-        if users:
-            vouched = await self._store.vouched()
-            for user in users:
-                for other, master in vouched.items():
-                    await self._ends[user].rooms.device.lists.vouch_for(other, master)
+    async def _tell_vouched(self, device: CryptoDevice) -> None:
+        """Tell a device which identities were compared before, with others of ours."""
+        for other, master in (await self._store.vouched()).items():
+            await device.lists.vouch_for(other, master)
 
     def device_of(self, user: UserId) -> CryptoDevice | None:
         """The device of a virtual user, where it has one that is up."""

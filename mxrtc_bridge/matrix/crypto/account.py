@@ -73,22 +73,25 @@ class OwnAccount:
         }
         return with_signature(keys, self.user, self.device, self.sign)
 
-    def make_keys(self, on_server: int | None, *, fallback_used: bool, now_ms: int) -> bool:
+    def make_keys(self, on_server: int | None, *, fallback_used: bool, now_ms: int, at_least: int = 0) -> bool:
         """Make the keys that the homeserver lacks; returns whether there is something to upload.
 
         Args:
             on_server: one-time keys that it has; None where it did not say.
             fallback_used: whether it has no unused fallback key.
             now_ms: milliseconds since the epoch.
+            at_least: one-time keys to be uploaded although it has enough.
         """
-        if on_server is not None and on_server < KEYS_LOW:
+        lacking = KEYS_WANTED - on_server if on_server is not None and on_server < KEYS_LOW else 0
+        if (lacking := max(lacking, at_least) - len(self.olm.one_time_keys)) > 0:
             if not 0 <= now_ms - self._hour_began_ms < HOUR_MS:
                 self._hour_began_ms, self._made = now_ms, 0
-            wanted = min(KEYS_WANTED - on_server - len(self.olm.one_time_keys), KEYS_PER_HOUR - self._made)
+            wanted = min(lacking, KEYS_PER_HOUR - self._made)
             if wanted > 0:
                 self.olm.generate_one_time_keys(wanted)
                 self._made += wanted
-        if fallback_used and now_ms - self._record.fallback_ms >= FALLBACK_EVERY_MS:
+        # One that was made in the future, as the clock was ahead, is of no known age.
+        if fallback_used and not 0 <= now_ms - self._record.fallback_ms < FALLBACK_EVERY_MS:
             self.olm.generate_fallback_key()  # type: ignore[attr-defined] # missing in the library's stubs
             self.record(fallback_ms=now_ms)
         return bool(self.olm.one_time_keys or self._fallback_keys())
@@ -110,6 +113,23 @@ class OwnAccount:
                 for name, key in fallback.items()
             }
         return content
+
+    def use_up(self, key: str) -> bool:
+        """Use up one of our one-time keys that was handed out to ourselves; False if it is none of ours.
+
+        A fallback key stays, as it does when others use it.
+        """
+        other = vodozemac.Account()
+        try:
+            session = other.create_outbound_session(
+                self.olm.curve25519_key, vodozemac.Curve25519PublicKey.from_base64(key)
+            )
+            first = session.encrypt(b"").to_pre_key()
+            assert first is not None
+            self.olm.create_inbound_session(other.curve25519_key, first)
+        except ValueError:
+            return False
+        return True
 
     def published(self) -> None:
         """Say that the homeserver has what :meth:`keys_to_upload` gave."""

@@ -20,9 +20,12 @@ from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, UserDevices
 
 log = logging.getLogger(__name__)
 
-UNWEDGE_EVERY_MS = 3600 * 1000
-"""A broken session is replaced at most this often."""
-MAX_UNWEDGED = 1000
+HOUR_S = 3600.0
+REPLACED_AN_HOUR = 4
+"""How often a session with one device is replaced in an hour: its store may be put back from a copy more than once."""
+AGAIN_S = 10.0
+"""Until the next time: the messages that were under way meanwhile cannot be read either."""
+MAX_REPLACED = 1000
 TRIES_A_MINUTE = 6
 """Of one user. All users of other servers have a limit together: the time that the budget gives them."""
 
@@ -37,6 +40,39 @@ class Device(Protocol):
     ) -> None: ...
 
 
+class ReplacedSessions:
+    """When sessions were replaced, by the other device's key; of those of longest ago nothing is known.
+
+    Args:
+        monotonic: seconds.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = elapsed_s) -> None:
+        self._monotonic = monotonic
+        self._times: dict[str, list[float]] = {}
+
+    def may_be(self, curve25519: str) -> bool:
+        """Whether the session with this device may be replaced again."""
+        now = self._monotonic()
+        times = [each for each in self._times.get(curve25519, ()) if now - each < HOUR_S]
+        return len(times) < REPLACED_AN_HOUR and (not times or now - times[-1] >= AGAIN_S)
+
+    def note(self, curve25519: str) -> None:
+        """Note that it was."""
+        now = self._monotonic()
+        times = [each for each in self._times.pop(curve25519, ()) if now - each < HOUR_S]
+        self._times[curve25519] = [*times, now]
+        while len(self._times) > MAX_REPLACED:
+            del self._times[next(iter(self._times))]
+
+    def forget(self) -> None:
+        """Begin anew, as our device does."""
+        self._times.clear()
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+
 class BrokenSessions:
     """See the head of this module.
 
@@ -44,8 +80,7 @@ class BrokenSessions:
         device: ours.
         claims: of our device.
         budget: how long we may ask for it.
-        replaced: when sessions were replaced, by the other device's key; kept by us.
-        wall_ms: milliseconds since the epoch.
+        replaced: when sessions were replaced.
     """
 
     def __init__(
@@ -53,26 +88,25 @@ class BrokenSessions:
         device: Device,
         claims: Claims,
         budget: ReceiveBudget,
-        replaced: dict[str, int],
-        *,
-        wall_ms: Callable[[], int],
+        replaced: ReplacedSessions,
     ) -> None:
         self._device = device
         self._claims = claims
         self._budget = budget
         self._replaced = replaced
-        self._wall_ms = wall_ms
         self._tries = RateLimit(TRIES_A_MINUTE, TRIES_A_MINUTE * MAX_REMEMBERED)
         self._seldom = RateLimitedLog(log)
 
-    async def replace(self, sender: UserId, curve25519: str) -> None:
-        """Begin a new session with a device whose messages we cannot read; it uses the newest from then on."""
-        now = self._wall_ms()
-        if now - self._replaced.get(curve25519, -UNWEDGE_EVERY_MS) < UNWEDGE_EVERY_MS:
-            return
+    async def replace(self, sender: UserId, curve25519: str) -> list[DeviceIdentity]:
+        """Begin a new session with a device whose messages we cannot read; it uses the newest from then on.
+
+        Returns:
+            The device, if that was done.
+        """
         # Also what ends without a session costs a question: a device that has no key left, a user who lists nothing.
-        if not self._tries.allow(sender, elapsed_s()):
-            return
+        if not self._replaced.may_be(curve25519) or not self._tries.allow(sender, elapsed_s()):
+            return []
+        found = []
         try:
             async with self._budget.asking(sender):
                 for device in (await self._device.devices_of(sender)).devices:
@@ -81,10 +115,10 @@ class BrokenSessions:
                         async with self._claims.lock:
                             await self._claims.olm.begin(claimed, anew=True)
                         await self._device.send_to_device([device], "m.dummy", {})
+                        found.append(device)
         except HomeserverError as error:
             self._seldom.info(sender, "no new session with %s: %s", sender, error)
-            return
+            return []
         # Only now: where nobody could be asked, the next message has another try.
-        self._replaced[curve25519] = now
-        while len(self._replaced) > MAX_UNWEDGED:
-            del self._replaced[next(iter(self._replaced))]
+        self._replaced.note(curve25519)
+        return found

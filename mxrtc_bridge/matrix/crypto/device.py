@@ -24,9 +24,10 @@ from typing import Any
 from mxrtc_bridge.core.crypto.records import AccountRecord, Changes, InboundRecord, RoomEncryption, Trust
 from mxrtc_bridge.core.errors import EventError, HomeserverError, RefusalCode, StateError
 from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId, server_of
+from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
-from mxrtc_bridge.matrix.crypto.broken_sessions import BrokenSessions
+from mxrtc_bridge.matrix.crypto.broken_sessions import BrokenSessions, ReplacedSessions
 from mxrtc_bridge.matrix.crypto.claims import Claims
 from mxrtc_bridge.matrix.crypto.cross_signing import ask_for_own_keys, publish_identity, refuse_other
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists, device_with
@@ -37,9 +38,10 @@ from mxrtc_bridge.matrix.crypto.key_server import KeyServer, one_time_keys_in
 from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 from mxrtc_bridge.matrix.crypto.late_senders import LateSenders
-from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage, OlmSessions
+from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage, OlmSessions, UnknownKeyError
 from mxrtc_bridge.matrix.crypto.outbound import Later, OutboundSessions
 from mxrtc_bridge.matrix.crypto.patience import Patience
+from mxrtc_bridge.matrix.crypto.published_keys import PublishedKeys, StrangeKeysError
 from mxrtc_bridge.matrix.crypto.receive_budget import ReceiveBudget
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
 from mxrtc_bridge.matrix.crypto.store import DeviceStore
@@ -53,6 +55,13 @@ MAX_TO_DEVICE = 1000
 SAVE_TOKEN_EVERY_MS = 10 * 60 * 1000
 ASK_AFTER_S = 1.0
 """How long a key may be late before it is asked for."""
+RENEW_EVERY_S = 60.0
+"""A device that is of no use is replaced at most this often while it runs."""
+MAX_UNREAD = 64
+"""Devices whose messages could not be read, and which are told of the device that takes the place of ours."""
+
+SessionBegun = Callable[[DeviceIdentity, bool], None]
+"""Told of a session with a device that took the place of a broken one, and whether it was us who could not read."""
 
 
 class CryptoDevice:
@@ -72,6 +81,8 @@ class CryptoDevice:
         known_identities: Mapping[UserId, str] | None = None,
         later: Later = lambda _user, _work: False,
         deliver: Callable[[CryptoDevice, ToDeviceEvent], Awaitable[None]] | None = None,
+        session_begun: SessionBegun = lambda _device, _by_us: None,
+        monotonic: Callable[[], float] = elapsed_s,
     ) -> None:
         """Make a device; nothing is sent before :meth:`start`.
 
@@ -87,6 +98,8 @@ class CryptoDevice:
             known_identities: master keys that were compared by hand.
             later: does what slow servers are waited for with, while the device goes on.
             deliver: given what came from devices that had to be asked for so; None to have none of it.
+            session_begun: told of sessions that have taken the place of broken ones; must not block.
+            monotonic: seconds.
         """
         self.user = user
         self._later = later
@@ -113,7 +126,11 @@ class CryptoDevice:
         self._order = KeyedLocks()
         self._token: str | None = None
         self._token_saved_ms = 0
-        self._unwedged: dict[str, int] = {}
+        self._monotonic = monotonic
+        self._unwedged = ReplacedSessions(monotonic)
+        self._session_begun = session_begun
+        self._unread: dict[str, UserId] = {}
+        self._renewed_at = float("-inf")
         self._new_keys: list[InboundRecord] = []
         self._seldom = RateLimitedLog(log)
 
@@ -153,20 +170,29 @@ class CryptoDevice:
     async def start(self) -> None:
         """Bring up the device at the homeserver: the one of the last run, or a new one where that is lost.
 
+        A device of which the homeserver knows more or less than the store, as one of them was put back from a copy, is
+        replaced by a new one. The device of a login keeps its name, and only its sessions and its keys for new ones go.
+
         Raises:
             HomeserverError: it refuses, or does not know devices without a login (Matrix 1.17, MSC4190).
             OtherIdentityError: the user shows another identity, whose place ours may not take; nothing was changed.
         """
-        if self._identity is not None:  # before anything is deleted or published
-            refuse_other(await ask_for_own_keys(self._server), self.user, self._identity)
         record = await self._store.account()
         if record is not None and self._given_device not in (None, record.device):
             record = None
-        if record is None or not await self._take_up(record):
+        shown: Mapping[str, object] = {}
+        if self._identity is not None or (record is not None and record.uploaded):
+            shown = await ask_for_own_keys(self._server)
+        if self._identity is not None:  # before anything is deleted or published
+            refuse_other(shown, self.user, self._identity)
+        if record is None or not self._take_up(record, shown):
             await self._begin_anew()
-        await self._publish()
+        try:
+            await self._publish()
+        except StrangeKeysError as error:
+            await self._renew(error)
 
-    async def _take_up(self, record: AccountRecord) -> bool:
+    def _take_up(self, record: AccountRecord, shown: Mapping[str, object]) -> bool:
         """Go on with the device of the last run; False if it is of no use any more."""
         try:
             account = OwnAccount(self.user, record, self._pickle_key)
@@ -174,17 +200,20 @@ class CryptoDevice:
             log.warning("! the database of %s was written with another encryption key", self.user)
             return False
         self._use(account)
-        if await self._is_known_as_ours():
-            return True
-        log.warning("! the device %s of %s is not at the homeserver any more", record.device, self.user)
-        return False
+        if record.uploaded and not self._is_in(shown):
+            log.warning("! the device %s of %s is not at the homeserver any more", record.device, self.user)
+            return False
+        return True
 
     def _use(self, account: OwnAccount) -> None:
         self._account = account
         self._token = account.stored.sync_token
         self._olm = OlmSessions(account, self._store, self._server, self._pickle_key, wall_ms=self._wall_ms)
         self._claims = Claims(self._olm, self._lock, Patience(server_of(self.user)))
-        self._broken = BrokenSessions(self, self._claims, self._budget, self._unwedged, wall_ms=self._wall_ms)
+        self._broken = BrokenSessions(self, self._claims, self._budget, self._unwedged)
+        self._keys = PublishedKeys(
+            account, self._server, self._store, self._lock, wall_ms=self._wall_ms, monotonic=self._monotonic
+        )
         self._outbound = OutboundSessions(
             account,
             self._claims,
@@ -196,31 +225,60 @@ class CryptoDevice:
             later=self._later,
         )
 
-    async def _is_known_as_ours(self) -> bool:
+    def _is_in(self, shown: Mapping[str, object]) -> bool:
         """Whether the homeserver has our device with our keys (a database may have been restored from a copy)."""
-        own = self._own
-        if not own.stored.uploaded:
-            return True
-        shown = keys_in(await ask_for_own_keys(self._server), self.user)
-        listed = parse_devices(None if shown is None else shown.devices, self.user)
-        return any(each.device == own.device and each.ed25519 == own.ed25519 for each in listed)
+        own, keys = self._own, keys_in(shown, self.user)
+        listed = parse_devices(None if keys is None else keys.devices, self.user)
+        ours = (own.device, own.ed25519, own.curve25519)
+        return any((each.device, each.ed25519, each.curve25519) == ours for each in listed)
 
     async def _begin_anew(self) -> None:
-        await self._store.forget()
         device = self._given_device or DeviceId("".join(secrets.choice(string.ascii_uppercase) for _ in range(10)))
         account = OwnAccount.new(self.user, device, self._pickle_key)
-        await self._store.save(Changes(account=account.record()))
-        self._use(account)
+        async with self._lock:
+            await self._store.forget()
+            await self._store.save(Changes(account=account.record()))
+            self._use(account)
 
-    async def _publish(self) -> None:
+    async def _renew(self, why: StrangeKeysError) -> None:
+        """Put a device in the place of one that is of no use; with the name that a login has given it, the same again.
+
+        Whoever has verified the device of a login has verified its key, so that one stays.
+        """
         own = self._own
-        if self._given_device is None and not own.stored.uploaded:
-            await self._server.make_device(own.device, self._display_name)
+        log.warning(
+            "! the keys of the device %s of %s are not those that the homeserver has (a copy of the database or of the "
+            "homeserver was put back?): it gets %s (%s)",
+            *(own.device, self.user, "new ones" if self._given_device else "a new device in its place", why),
+        )
+        self._renewed_at = self._monotonic()
+        self._unwedged.forget()
+        if self._given_device is None:
+            await self._begin_anew()
+        else:
+            async with self._lock:
+                await self._store.forget(but=own.record(fallback_ms=0))
+                self._use(own)
+        await self._publish(take_back=True)
+
+    async def _publish(self, *, take_back: bool = False) -> None:
+        own = self._own
+        count = None
         if not own.stored.uploaded:
-            await self._server.upload_keys(own.device, {"device_keys": own.device_keys()})
+            if self._given_device is None:
+                await self._server.make_device(own.device, self._display_name)
+            # Where the homeserver has keys already, the database of this device was lost.
+            count = await self._server.upload_keys(own.device, {"device_keys": own.device_keys()})
+            take_back = count > 0
             await self._store.save(Changes(account=own.record(uploaded=True)))
-        count = await self._server.upload_keys(own.device, {})
-        await self._refill(count, fallback_used=own.stored.fallback_ms == 0)
+        elif self._given_device is None and not take_back:
+            count = await self._keys.prove()
+        if count is None:
+            count = await self._server.upload_keys(own.device, {})
+        if take_back:
+            await self._keys.take_back(count)
+            count = 0
+        await self._keys.refill(count, fallback_used=own.stored.fallback_ms == 0)
         if self._identity is not None:
             await publish_identity(self._server, own.device, self._identity, own.device_keys(), own.sign)
             await self.lists.mark_outdated([self.user])
@@ -233,17 +291,6 @@ class CryptoDevice:
         if stale:
             await self._server.delete_devices(stale)
             log.info("%d old devices of %s deleted", len(stale), self.user)
-
-    async def _refill(self, count: int | None, *, fallback_used: bool) -> None:
-        own = self._own
-        async with self._lock:
-            if not own.make_keys(count, fallback_used=fallback_used, now_ms=self._wall_ms()):
-                return
-            # Saved first: a key that the homeserver hands out must be one that we can use.
-            await self._store.save(Changes(account=own.record()))
-            await self._server.upload_keys(own.device, own.keys_to_upload())
-            own.published()
-            await self._store.save(Changes(account=own.record()))
 
     # --- receiving
 
@@ -282,10 +329,23 @@ class CryptoDevice:
         unused = answer.get("device_unused_fallback_key_types")
         used = isinstance(unused, list) and "signed_curve25519" not in unused
         try:
-            await self._refill(counts, fallback_used=used)
+            await self._keys.refill(counts, fallback_used=used)
+            await self._keys.prove_where_due(busy=has_brought(answer))
+        except StrangeKeysError as error:
+            if self._monotonic() - self._renewed_at >= RENEW_EVERY_S:
+                await self._renew(error)
+                await self._begin_with_unread()
         except HomeserverError as error:
             # The next answer has the count again.
             log.info("! keys of %s were not uploaded: %s", self.user, error)
+        else:
+            self._unread.clear()
+
+    async def _begin_with_unread(self) -> None:
+        """Begin sessions with those who have used keys that were not ours: they find by that who takes our place."""
+        unread, self._unread = self._unread, {}
+        for curve25519, sender in unread.items():
+            await self._broken.replace(sender, curve25519)
 
     async def _flush(self, **more: Any) -> None:
         keys, self._new_keys = self._new_keys, []
@@ -317,8 +377,16 @@ class CryptoDevice:
         except EventError as error:
             self._seldom.info(sender, "x a message of %s to a device of %s is ignored: %s", sender, self.user, error)
             if error.code is RefusalCode.UNDECRYPTABLE:
-                await self._broken.replace(sender, str(content.get("sender_key")))
+                await self._could_not_read(sender, str(content.get("sender_key")), error)
             return None
+
+    async def _could_not_read(self, sender: UserId, curve25519: str, error: EventError) -> None:
+        if isinstance(error, UnknownKeyError):
+            self._keys.doubt()
+            if len(self._unread) < MAX_UNREAD:
+                self._unread[curve25519] = sender
+        for device in await self._broken.replace(sender, curve25519):
+            self._session_begun(device, True)
 
     async def _receive_encrypted(self, sender: UserId, content: Mapping[str, Any]) -> ToDeviceEvent | None:
         async with self._lock:
@@ -350,6 +418,9 @@ class CryptoDevice:
                     await self._flush()
                 return None
             case "m.dummy":
+                # A session that the other side has begun, as a rule because it could not read what came by the last.
+                if listed is not None:
+                    self._session_begun(device, False)
                 return None
             case _:
                 return ToDeviceEvent(message.type, sender, message.content, device)

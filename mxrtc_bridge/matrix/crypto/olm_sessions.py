@@ -35,6 +35,10 @@ MAX_CACHED = 512
 """Devices whose sessions are held in memory."""
 
 
+class UnknownKeyError(EventError):
+    """A message was encrypted with a key of ours that we do not have: perhaps the homeserver has handed it out."""
+
+
 @dataclass(frozen=True, slots=True)
 class OlmMessage:
     """A message that was decrypted and names us and its sender rightly."""
@@ -186,9 +190,14 @@ class OlmSessions:
                 plaintext: bytes = live.olm.decrypt(message)
                 self._used(sender, sender_key, live)
                 return plaintext, live.olm.session_id
-        olm, plaintext = self._account.olm.create_inbound_session(
-            vodozemac.Curve25519PublicKey.from_base64(sender_key), pre_key
-        )
+        try:
+            olm, plaintext = self._account.olm.create_inbound_session(
+                vodozemac.Curve25519PublicKey.from_base64(sender_key), pre_key
+            )
+        except ValueError as error:
+            raise UnknownKeyError(
+                RefusalCode.UNDECRYPTABLE, "the message was encrypted with a key that is not ours any more"
+            ) from error
         self._account_dirty = True
         self._add(sender, sender_key, olm, kept=False)
         return plaintext, olm.session_id

@@ -106,6 +106,9 @@ class OutboundSessions:
         self._sessions: dict[RoomId, _Session] = {}
         self._without_key: dict[tuple[UserId, str], int] = {}
         self._given: dict[tuple[RoomId, UserId, DeviceId], int] = {}
+        # A session of the run before may be one of a copy of the database that was put back: what it would encrypt next
+        # has perhaps been used already.
+        self._began_ms = wall_ms()
 
     async def encrypt(
         self,
@@ -232,7 +235,7 @@ class OutboundSessions:
         return (device.user, device.device) == (self._account.user, self._account.device)
 
     def _is_spent(self, record: OutboundRecord, encryption: RoomEncryption, recipients: _Recipients) -> bool:
-        if record.messages >= encryption.rotate_after_messages:
+        if record.messages >= encryption.rotate_after_messages or record.created_ms < self._began_ms:
             return True
         if self._wall_ms() - record.created_ms >= encryption.rotate_after_ms:
             return True

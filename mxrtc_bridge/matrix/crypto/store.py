@@ -28,8 +28,12 @@ class DeviceStore(Protocol):
 
     async def save(self, changes: Changes) -> None: ...
 
-    async def forget(self) -> None:
-        """Remove everything but what is known of other users and of rooms: the device has been replaced."""
+    async def forget(self, *, but: AccountRecord | None = None) -> None:
+        """Remove everything but what is known of other users and of rooms: the device has been replaced.
+
+        Args:
+            but: the device, where it stays and only its sessions go.
+        """
         ...
 
     async def olm_sessions(self, curve25519: str) -> Sequence[OlmRecord]:

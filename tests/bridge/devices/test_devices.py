@@ -17,7 +17,7 @@ from mxrtc_bridge.bridge.check import _check_encryption
 from mxrtc_bridge.bridge.devices import devices as encryption_module
 from mxrtc_bridge.bridge.devices.devices import Encryption, explain, load_key
 from mxrtc_bridge.config import Level
-from mxrtc_bridge.core.errors import ConfigError, HomeserverError, LocalError
+from mxrtc_bridge.core.errors import ConfigError, HomeserverError, LocalError, StorageError
 from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -34,6 +34,8 @@ class KeyServerDouble(FakeHomeserver):
 
     refuse = False
     away_for_devices = False
+    in_trouble: frozenset[str] = frozenset()
+    """Users whose keys it does not take."""
 
     def _authorized(self, parts: list[str], user: str, body: dict[str, Any]) -> web.Response:
         match parts:
@@ -43,6 +45,8 @@ class KeyServerDouble(FakeHomeserver):
                 return web.json_response({"errcode": "M_FORBIDDEN", "error": "busy"}, status=429)
             case ["keys", "query"]:
                 return web.json_response({"device_keys": {each: {} for each in body["device_keys"]}})
+            case ["keys", "upload"] if user in self.in_trouble:
+                return web.json_response({"errcode": "M_UNKNOWN", "error": "key exists"}, status=400)
             case ["keys", "upload"]:
                 return web.json_response({"one_time_key_counts": {"signed_curve25519": 50}})
             case ["sync"]:
@@ -79,10 +83,12 @@ class Rooms:
 
 
 @asynccontextmanager
-async def made(server: FakeHomeserver, rooms: Rooms | None = None, **section: Any) -> AsyncIterator[Encryption]:
+async def made(
+    server: FakeHomeserver, rooms: Rooms | None = None, sleep: Any = asyncio.sleep, **section: Any
+) -> AsyncIterator[Encryption]:
     config = server.config(encryption=section)
     async with open_stores(config.database) as stores:
-        encryption = Encryption(config, stores.crypto, rooms or Rooms(), wall_ms=lambda: 10**12)  # type: ignore[arg-type]
+        encryption = Encryption(config, stores.crypto, rooms or Rooms(), wall_ms=lambda: 10**12, sleep=sleep)  # type: ignore[arg-type]
         try:
             yield encryption
         finally:
@@ -228,6 +234,60 @@ async def test_device_that_could_not_come_up_does_so_later_and_says_nothing_in_p
             await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("mode", ["auto", "on"])
+async def test_the_trouble_of_one_device_is_its_own_and_is_over_when_the_homeserver_takes_its_keys(
+    server: KeyServerDouble, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = [UserId(PEER.replace("build", f"p{number}")) for number in range(3)]
+    server.in_trouble = frozenset({USER})
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        server.in_trouble = frozenset()
+        await asyncio.sleep(0)
+
+    async with made(server, enabled=mode, sleep=sleep) as encryption:
+        await encryption.start([USER, *others], ignore)
+        assert encryption.is_on
+        assert [encryption.device_of(user) is not None for user in (USER, *others)] == [False, True, True, True]
+        assert f"the device of {USER} comes up later" in caplog.text
+        task = asyncio.create_task(encryption.run())
+        async with asyncio.timeout(10):
+            while encryption.device_of(USER) is None:
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert pauses[0] <= encryption_module.FIRST_RESTART_S
+
+
+async def test_a_database_that_is_busy_at_the_start_switches_nothing_off(
+    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with made(server) as encryption:
+        answers = [StorageError("busy")]
+
+        async def vouched() -> dict[UserId, str]:
+            if answers:
+                raise answers.pop()
+            return {UserId(ALICE): "m" * 43}
+
+        monkeypatch.setattr(encryption._store, "vouched", vouched)
+        await encryption.start([USER], ignore)
+        assert encryption.is_on
+        task = asyncio.create_task(encryption.run())
+        async with asyncio.timeout(10):
+            while encryption.device_of(USER) is None:
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        lists = encryption.lists_of(USER)
+        assert lists is not None
+        record = await encryption._store.of(USER).user(UserId(ALICE))
+        assert record is not None
+        assert record.verified_master == "m" * 43
 
 
 async def test_room_that_was_encrypted_stays_so_whatever_the_homeserver_says(server: KeyServerDouble) -> None:

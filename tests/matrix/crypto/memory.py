@@ -58,11 +58,11 @@ class MemoryStore:
         self._users |= {each.user: each for each in changes.users}
         self._rooms |= {each.room: each for each in changes.rooms}
 
-    async def forget(self) -> None:
+    async def forget(self, *, but: AccountRecord | None = None) -> None:
         await self._asked()
         if self.honesty is Honesty.STALE:
             return
-        self._account = None
+        self._account = but
         for table in self._secrets():
             table.clear()
 

@@ -1,0 +1,343 @@
+"""A database or a homeserver that was put back from a copy is found out, and costs the device and nothing else."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from mxrtc_bridge.core.crypto.records import Trust
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import DeviceId, UserId
+from mxrtc_bridge.matrix.crypto import published_keys
+from mxrtc_bridge.matrix.crypto.account import KEYS_LOW, KEYS_WANTED, OwnAccount
+from mxrtc_bridge.matrix.crypto.cross_signing import identity_content
+from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
+from mxrtc_bridge.matrix.crypto.signed_json import is_signed
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
+from tests.matrix.crypto.key_homeserver import PICKLE_KEY, KeyHomeserver
+from tests.matrix.crypto.memory import MemoryStore
+
+PEER, ALICE = UserId("@rtc_build:example.org"), UserId("@alice:example.org")
+LOGIN = DeviceId("LOGIN")
+NOW_MS = 1_000_000_000_000
+SIGNED = "signed_curve25519:"
+
+
+class Shelf(KeyHomeserver):
+    """A homeserver that keeps keys for devices and hands them out, oldest first, as Synapse does.
+
+    It is that of all users; :meth:`of` is how one of them sees it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: dict[tuple[UserId, DeviceId], dict[str, Any]] = {}
+        self.fallback: dict[tuple[UserId, DeviceId], tuple[str, Any]] = {}
+        self.given = 0
+        self.now_s = 1000.0
+        self.messages: list[tuple[UserId, str, dict[str, Any]]] = []
+
+    def of(self, user: UserId) -> View:
+        return View(self, user)
+
+    def claim(self, user: UserId, device: DeviceId) -> dict[str, Any]:
+        self.given += 1
+        keys = self.keys.get((user, device))
+        if keys:
+            name = next(iter(keys))
+            return {name: keys.pop(name)}
+        spare = self.fallback.get((user, device))
+        return {} if spare is None else dict([spare])
+
+
+class View:
+    """The homeserver as one user sees it; stands in for KeyServer."""
+
+    def __init__(self, shelf: Shelf, user: UserId) -> None:
+        self.shelf, self.user = shelf, user
+        self.refuses: HomeserverError | None = None
+        """What it says to keys that are uploaded."""
+
+    async def query_keys(self, device: object, users: Sequence[UserId]) -> Mapping[str, object]:
+        return await self.shelf.query_keys(device, users)
+
+    async def make_device(self, device: DeviceId, _name: str) -> None:
+        self.shelf._devices.setdefault(self.user, {})[device] = {}
+
+    async def devices(self) -> tuple[DeviceId, ...]:
+        return tuple(self.shelf._devices.get(self.user, {}))
+
+    async def delete_devices(self, devices: Sequence[DeviceId]) -> None:
+        for device in devices:
+            del self.shelf._devices[self.user][device]
+            self.shelf.keys.pop((self.user, device), None)
+
+    async def upload_keys(self, device: DeviceId, content: Mapping[str, Any]) -> int:
+        if self.refuses is not None:
+            raise self.refuses
+        if "device_keys" in content:
+            self.shelf._devices.setdefault(self.user, {})[device] = copy.deepcopy(content["device_keys"])
+        keys = self.shelf.keys.setdefault((self.user, device), {})
+        new = content.get("one_time_keys", {})
+        for name, key in new.items():
+            if name in keys and keys[name]["key"] != key["key"]:
+                raise HomeserverError(f"One time key {name} already exists", 400, "M_UNKNOWN")
+        keys |= new
+        for spare in content.get("fallback_keys", {}).items():
+            self.shelf.fallback[self.user, device] = spare
+        return len(keys)
+
+    async def claim_keys(self, _device: object, wanted: Mapping[UserId, Sequence[DeviceId]]) -> Mapping[str, Any]:
+        return {user: {each: self.shelf.claim(user, each) for each in devices} for user, devices in wanted.items()}
+
+    async def upload_identity(self, _device: object, content: Mapping[str, Any]) -> None:
+        keys = IdentityKeys.derived(b"k" * 32, self.user)
+        assert content["master_key"] == identity_content(self.user, keys)["master_key"]
+        self.shelf._identities[self.user] = keys
+
+    async def upload_signatures(self, _device: object, content: Mapping[str, Any]) -> Mapping[str, object]:
+        for device, signed in content[self.user].items():
+            if device in self.shelf._devices[self.user]:
+                self.shelf._devices[self.user][device] = copy.deepcopy(signed)
+        return {}
+
+    async def send_to_device(
+        self, _device: object, event_type: str, messages: Mapping[UserId, Mapping[str, Any]], _txn: str
+    ) -> None:
+        for user, contents in messages.items():
+            for content in contents.values():
+                self.shelf.messages.append((user, event_type, {"sender": self.user, "content": content}))
+
+
+async def end(shelf: Shelf, user: UserId, store: MemoryStore, **options: Any) -> CryptoDevice:
+    device = CryptoDevice(
+        shelf.of(user),  # type: ignore[arg-type]
+        store,
+        user=user,
+        pickle_key=PICKLE_KEY,
+        display_name="test",
+        wall_ms=lambda: NOW_MS,
+        monotonic=lambda: shelf.now_s,
+        **options,
+    )
+    await device.start()
+    return device
+
+
+async def peer(shelf: Shelf, store: MemoryStore, **options: Any) -> CryptoDevice:
+    return await end(shelf, PEER, store, identity=IdentityKeys.derived(b"k" * 32, PEER), **options)
+
+
+async def person(shelf: Shelf, store: MemoryStore | None = None, **options: Any) -> CryptoDevice:
+    return await end(shelf, ALICE, store or MemoryStore(), device=LOGIN, **options)
+
+
+def take_for(shelf: Shelf, user: UserId) -> dict[str, Any]:
+    """What waits for a user, as an answer to ``/sync``."""
+    mine = [{"type": kind, **rest} for to, kind, rest in shelf.messages if to == user]
+    shelf.messages = [each for each in shelf.messages if each[0] != user]
+    return {"to_device": {"events": mine}}
+
+
+async def receive(shelf: Shelf, device: CryptoDevice) -> list[tuple[str, Mapping[str, Any]]]:
+    answer = take_for(shelf, device.user)
+    events = await device.receive_sync(answer)
+    await device.settle("token", answer)
+    return [(event.type, event.content) for event in events]
+
+
+async def say(sender: CryptoDevice, to: UserId, text: str) -> None:
+    (device,) = (await sender.devices_of(to, fresh=True)).devices
+    await sender.send_to_device([device], "io.example.text", {"text": text})
+
+
+def all_are_ours(shelf: Shelf, device: CryptoDevice) -> bool:
+    """Whether each key that the homeserver would hand out of a device is one that the device has, and signs for it."""
+    keys = shelf.keys[device.user, device.device_id]
+    spare = shelf.fallback[device.user, device.device_id]
+    own = OwnAccount(device.user, device._own.record(), PICKLE_KEY)
+    return all(
+        is_signed(key, device.user, device.device_id, device.ed25519) and own.use_up(key["key"])
+        for key in [*keys.values(), spare[1]]
+    )
+
+
+async def assert_talk(shelf: Shelf, one: CryptoDevice, other: CryptoDevice) -> None:
+    await say(one, other.user, "there")
+    assert await receive(shelf, other) == [("io.example.text", {"text": "there"})]
+    await say(other, one.user, "back")
+    assert await receive(shelf, one) == [("io.example.text", {"text": "back"})]
+
+
+@pytest.mark.parametrize("claimed", [1, KEYS_WANTED - KEYS_LOW, KEYS_WANTED - KEYS_LOW + 1, KEYS_WANTED])
+async def test_a_device_whose_database_was_put_back_is_replaced_at_the_start_and_its_identity_stays(
+    claimed: int,
+) -> None:
+    shelf, store = Shelf(), MemoryStore()
+    alice = await person(shelf)
+    before = await peer(shelf, store)
+    seen = await alice.devices_of(PEER)
+    kept = copy.deepcopy(store)
+    for _ in range(claimed):
+        shelf.claim(PEER, before.device_id)
+    await before.settle("token", {"device_one_time_keys_count": {"signed_curve25519": KEYS_WANTED - claimed}})
+    again = await peer(shelf, store)
+    assert again.device_id == before.device_id, "a start with the database that belongs to it changes nothing"
+
+    rolled_back = await peer(shelf, kept)
+    assert rolled_back.device_id != before.device_id
+    after = await alice.devices_of(PEER, fresh=True)
+    assert [(each.device, each.trust) for each in after.devices] == [(rolled_back.device_id, Trust.CROSS_SIGNED)]
+    assert (after.master, after.identity_changed) == (seen.master, False)
+    assert all_are_ours(shelf, rolled_back)
+
+
+async def test_starts_with_the_right_database_keep_the_device_and_the_number_of_its_keys() -> None:
+    shelf, store = Shelf(), MemoryStore()
+    first = await peer(shelf, store)
+    for _ in range(2 * KEYS_WANTED):
+        assert (await peer(shelf, store)).device_id == first.device_id
+    assert len(shelf.keys[PEER, first.device_id]) == KEYS_WANTED
+
+
+async def test_a_device_whose_homeserver_was_put_back_is_replaced_at_the_start() -> None:
+    shelf, store = Shelf(), MemoryStore()
+    before = await peer(shelf, store)
+    kept = copy.deepcopy(shelf)
+    alice = await person(shelf)
+    await say(alice, PEER, "uses up the oldest key")
+    await receive(shelf, before)
+    again = await peer(kept, store)
+    assert again.device_id != before.device_id
+    assert all_are_ours(kept, again)
+
+
+async def test_while_it_runs_a_key_that_is_not_ours_replaces_the_device_and_its_sender_is_answered_by_the_new_one() -> (
+    None
+):
+    shelf, store = Shelf(), MemoryStore()
+    ours = await peer(shelf, store)
+    shelf.now_s += 1000
+    begun: list[tuple[DeviceIdentity, bool]] = []
+    alice = await person(shelf, session_begun=lambda device, by_us: begun.append((device, by_us)))
+    # The homeserver goes back to keys that this device has used up, as from a copy.
+    for key in shelf.keys[PEER, ours.device_id].values():
+        assert ours._own.use_up(key["key"])
+    old = ours.device_id
+    await say(alice, PEER, "unreadable")
+    assert await receive(shelf, ours) == []
+    assert ours.device_id != old
+    assert all_are_ours(shelf, ours)
+    assert await receive(shelf, alice) == []
+    assert (ours.device_id, Trust.CROSS_SIGNED, False) in [(each.device, each.trust, by) for each, by in begun]
+    await assert_talk(shelf, alice, ours)
+
+
+async def test_rubbish_that_claims_to_be_for_a_key_of_ours_costs_a_question_a_minute_and_no_device() -> None:
+    shelf, store = Shelf(), MemoryStore()
+    ours = await peer(shelf, store)
+    shelf.now_s += 1000
+    mallory = await person(shelf)
+    asked = shelf.given
+    for _ in range(20):
+        # A session by a key that is nobody's.
+        own = shelf.keys[PEER, ours.device_id]
+        shelf.keys[PEER, ours.device_id] = {}
+        spare = shelf.fallback.pop((PEER, ours.device_id))
+        forged = mallory._own._signed({"key": mallory.curve25519})
+        shelf.keys[PEER, ours.device_id] = {f"{SIGNED}X": ours._own._signed({"key": forged["key"]})}
+        mallory._olm._live.clear()
+        mallory._store._olm.clear()  # type: ignore[attr-defined]
+        await say(mallory, PEER, "rubbish")
+        shelf.keys[PEER, ours.device_id] = own
+        shelf.fallback[PEER, ours.device_id] = spare
+        before = ours.device_id
+        assert await receive(shelf, ours) == []
+        assert ours.device_id == before
+        shelf.now_s += 3
+    # The claims of the one who sends it, one in a minute of ours, and four for a new session with it.
+    assert shelf.given - asked <= 20 + 2 + 4
+
+
+async def test_a_refusal_that_says_nothing_about_keys_replaces_no_device() -> None:
+    shelf, store = Shelf(), MemoryStore()
+    ours = await peer(shelf, store)
+    for status in (401, 403, 404, 429, 500, 0):
+        device = CryptoDevice(
+            (view := shelf.of(PEER)),  # type: ignore[arg-type]
+            store,
+            user=PEER,
+            pickle_key=PICKLE_KEY,
+            display_name="test",
+            wall_ms=lambda: NOW_MS,
+            identity=IdentityKeys.derived(b"k" * 32, PEER),
+        )
+        view.refuses = HomeserverError("no", status)
+        with pytest.raises(HomeserverError, match="no"):
+            await device.start()
+        assert device.device_id == ours.device_id
+
+
+async def test_the_device_of_a_login_keeps_its_name_and_key_and_gets_new_ones_to_begin_with() -> None:
+    shelf, store = Shelf(), MemoryStore()
+    ours = await peer(shelf, MemoryStore())
+    before = await person(shelf, store)
+    kept = copy.deepcopy(store)
+    for _ in range(KEYS_WANTED - KEYS_LOW + 1):
+        shelf.claim(ALICE, LOGIN)
+    await assert_talk(shelf, before, ours)
+    await before.settle("token", {"device_one_time_keys_count": {"signed_curve25519": KEYS_LOW - 1}})
+    for _ in range(KEYS_WANTED - KEYS_LOW + 1):
+        shelf.claim(ALICE, LOGIN)
+    again = await person(shelf, kept)
+    assert (again.device_id, again.ed25519) == (LOGIN, before.ed25519)
+    assert all_are_ours(shelf, again)
+    await assert_talk(shelf, again, ours)
+
+
+async def test_the_device_of_a_login_whose_database_is_gone_takes_back_the_keys_of_the_old_one() -> None:
+    shelf = Shelf()
+    ours = await peer(shelf, MemoryStore())
+    before = await person(shelf)
+    again = await person(shelf, MemoryStore())
+    assert again.ed25519 != before.ed25519
+    assert all_are_ours(shelf, again)
+    await assert_talk(shelf, ours, again)
+
+
+async def test_the_device_of_a_login_finds_out_by_what_it_cannot_read() -> None:
+    """Its own keys were not few, so that nothing was uploaded at the start."""
+    shelf, store = Shelf(), MemoryStore()
+    ours = await peer(shelf, MemoryStore())
+    before = await person(shelf, store)
+    kept = copy.deepcopy(store)
+    for _ in range(KEYS_WANTED):
+        shelf.claim(ALICE, LOGIN)
+    await before.settle("token", {"device_one_time_keys_count": {"signed_curve25519": 0}})
+    again = await person(shelf, kept)
+    shelf.now_s += 1000
+    await say(ours, ALICE, "unreadable")
+    assert await receive(shelf, again) == []
+    assert all_are_ours(shelf, again)
+    await receive(shelf, ours)
+    await assert_talk(shelf, again, ours)
+
+
+async def test_an_hour_in_which_messages_come_makes_a_copy_of_before_known_at_its_start() -> None:
+    shelf, store = Shelf(), MemoryStore()
+    ours = await peer(shelf, store)
+    alice = await person(shelf)
+    await say(alice, PEER, "first")
+    await receive(shelf, ours)
+    kept = copy.deepcopy(store)
+    shelf.now_s += published_keys.PROVE_EVERY_S
+    await say(alice, PEER, "second")
+    assert await receive(shelf, ours) == [("io.example.text", {"text": "second"})]
+    rolled_back = await peer(shelf, kept)
+    assert rolled_back.device_id != ours.device_id
+    await receive(shelf, alice)
+    await assert_talk(shelf, alice, rolled_back)
