@@ -175,7 +175,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "sinks/files/send/test_share.py": (
-        "a share is walked and read as a whole", ["sinks/files/send/outgoing_file.py", "sinks/files/send/tree_walk.py"],
+        "a share is walked as a whole", ["sinks/files/send/tree_walk.py"],
     ),
     "engine/test_rights_meanwhile.py": (VALUES, ["sinks/files/transfer_ports.py"]),
     "sinks/test_stdio.py": (

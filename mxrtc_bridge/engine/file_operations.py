@@ -202,9 +202,9 @@ class SourceExecutor(FileExecutor):
         data = await reader.read(size) if size else b""
         if not reader.at_end:
             return tx.FileRead(index, data, chunk_sha256=reader.chunk_digest())
-        digest = reader.digest()
+        digest, grown_to = reader.digest(), reader.grown_to
         self.let_go(index)
-        return tx.FileRead(index, data, digest)
+        return tx.FileRead(index, data, digest, grown_to=grown_to)
 
 
 class ReceiverExecutor(FileExecutor):

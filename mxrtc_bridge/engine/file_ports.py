@@ -31,6 +31,11 @@ class FileReader(Protocol):
         """Whether the announced size is reached."""
         ...
 
+    @property
+    def grown_to(self) -> int:
+        """The size that the file has by now, if that is more than was announced; otherwise 0."""
+        ...
+
     async def read(self, size: int) -> bytes:
         """The next bytes, at most ``size``; fewer only at the end."""
         ...

@@ -7,6 +7,7 @@ reports what came of it; all the rest is done here, as in
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from mxrtc_bridge.core.files import events as tx
@@ -23,6 +24,11 @@ from mxrtc_bridge.engine.ports import Channel
 
 TransferMachine = SenderMachine | ReceiverMachine | AcceptedTransfer
 FileEffect = stream.Accepted | tx.EntryDone | tx.EntryFailed | tx.CloseFile | Operation
+log = logging.getLogger(__name__)
+
+INTERNAL_ERROR = "internal_error"
+"""How a transfer ends by a defect of ours; the other side is told that it does not work at the moment."""
+
 Record = Callable[[tx.EntryDone | tx.EntryFailed], None]
 """Told what became of each entry; must not block and not raise."""
 
@@ -127,9 +133,17 @@ class Transfer:
 
     # Effects
 
+    def _work_done(self, outcome: tx.Event) -> None:
+        try:
+            self._driver.feed(outcome)
+        except Exception:
+            # A defect of ours ends this transfer, and neither the session nor the other transfers in it.
+            log.exception("! a transfer cannot go on")
+            self.reset(INTERNAL_ERROR, "a defect of this program, and its log says which")
+
     def _join(self, files: FileExecutor | Lister) -> None:
         if isinstance(files, FileExecutor):
-            self._work = FileWork(files, spawn=self._spawn, report=self._driver.feed)
+            self._work = FileWork(files, spawn=self._spawn, report=self._work_done)
         else:
             self._lister = files
 

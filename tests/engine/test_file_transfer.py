@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,9 @@ from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, FileCode, FileEntry,
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.engine.call_ports import ServiceGrant
 from mxrtc_bridge.engine.client_channels import OpenedTransfer
+from mxrtc_bridge.engine.file_transfer import INTERNAL_ERROR
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
+from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile
 from mxrtc_bridge.sinks.files.send.share import Share
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom, Selected
 from mxrtc_bridge.sinks.files.user_paths import Sources, UserDestination
@@ -394,3 +397,96 @@ class _Deaf:
     def binary_received(self, data: bytes) -> None: ...
 
     def channel_closed(self) -> None: ...
+
+
+LYING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(not LYING.exists(), reason="this kernel has no such attribute")
+async def test_file_shorter_than_its_size_fails_alone_and_the_rest_goes_on(world: World) -> None:
+    (world.folder / "mine").mkdir()
+    (world.folder / "mine" / "z.txt").write_bytes(b"behind it")
+    sources = Sources([str(LYING), str(world.folder / "mine" / "z.txt")])
+    await sources.open()
+    opened = put(world, sources)
+    await world.settle()
+    assert outcome(opened)[0] is tx.TransferOutcome.PARTIAL
+    (failure,) = opened.finished.result().progress.failures
+    assert (failure.path, failure.code) == ("enabled", FileCode.CHANGED)
+    assert files_in(world.folder / "box") == {"z.txt": b"behind it"}
+    sources.close()
+
+
+async def test_grown_file_arrives_as_long_as_it_was_and_both_sides_are_told(world: World) -> None:
+    data = content(MIB, 3)
+    sources = await sources_of(world, {"log": data})
+    with (world.folder / "mine" / "log").open("ab") as file:
+        file.write(b"later")
+    opened = put(world, sources)
+    await world.settle()
+    assert outcome(opened) == CLEAN
+    assert files_in(world.folder / "box") == {"log": data}
+    (done,) = world.records
+    assert isinstance(done, tx.EntryDone)
+    assert done.grown_to == MIB + 5
+    sources.close()
+    # The other way the source is the bridge, and says it over the wire.
+    (world.folder / "share" / "log").write_bytes(data)
+    destination = UserDestination(world.folder / "got")
+    await destination.open()
+    got: list[tx.EntryDone | tx.EntryFailed] = []
+    source_of = world.services.source
+
+    async def growing(target: FilesTarget, job: Get | Ls) -> Selected:
+        selected = await source_of(target, job)
+        open_file = selected.open_file
+
+        async def open_grown(entry: FileEntry, offset: int = 0) -> OutgoingFile:
+            with (world.folder / "share" / "log").open("ab") as file:
+                file.write(b"later")
+            return await open_file(entry, offset)
+
+        selected.open_file = open_grown  # type: ignore[method-assign]
+        return selected
+
+    world.services.source = growing  # type: ignore[method-assign]
+    receiver = ReceivedFrom(destination, "peer")
+    fetched = world.opener.open_transfer(ServiceName("out"), Get(("log",)), receiver, got.append)
+    await world.settle()
+    assert outcome(fetched) == CLEAN
+    assert files_in(world.folder / "got") == {"log": data}
+    (done,) = got
+    assert isinstance(done, tx.EntryDone)
+    assert done.grown_to == MIB + 5
+    await destination.close(tidy=True)
+
+
+class Babbling:
+    """A source whose files give more than they were asked for: a defect of ours."""
+
+    def __init__(self, sources: Sources) -> None:
+        self.walk = sources.walk
+        self._sources = sources
+
+    async def open_file(self, entry: FileEntry, offset: int = 0) -> Any:
+        source = await self._sources.open_file(entry, offset)
+        read = source.read
+
+        async def too_much(size: int) -> bytes:
+            return await read(size) + b"!"
+
+        source.read = too_much  # type: ignore[method-assign]
+        return source
+
+
+async def test_defect_ends_its_transfer_and_neither_the_session_nor_the_others_in_it(world: World) -> None:
+    sources = await sources_of(world, {"a": content(MIB, 1)})
+    babbling: Any = Babbling(sources)
+    opened = put(world, babbling)
+    await world.settle()
+    assert outcome(opened) == (tx.TransferOutcome.INTERRUPTED, INTERNAL_ERROR)
+    assert files_in(world.folder / "box") == {}
+    second = put(world, sources)
+    await world.settle()
+    assert outcome(second) == CLEAN
+    sources.close()

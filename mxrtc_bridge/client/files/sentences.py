@@ -14,6 +14,7 @@ from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.core.files.events import MAX_FAILURES, Failure, Progress, TransferFinished, TransferOutcome
 from mxrtc_bridge.core.files.messages import FileCode
 from mxrtc_bridge.core.text.display import ELLIPSIS, display, size_words
+from mxrtc_bridge.engine.file_transfer import INTERNAL_ERROR
 
 SHOWN_FAILURES = 10
 """Failures that are told in words; ``--json`` tells all that are known."""
@@ -183,6 +184,8 @@ def judge(name: str, direction: TransferDirection, finished: TransferFinished) -
             )
         case TransferOutcome.INTERRUPTED if code is FileCode.DENIED:
             return AttemptOutcome(Exit.DENIED, f"{name}: your right to it has ended")
+        case TransferOutcome.INTERRUPTED if finished.code == INTERNAL_ERROR:
+            return AttemptOutcome(Exit.RETRY, f"{name}: ended by {why}")
         case TransferOutcome.INTERRUPTED:
             found = exit_of(code, direction)
             return AttemptOutcome(found, f"{name}: interrupted: {why}", again=found is Exit.RETRY)

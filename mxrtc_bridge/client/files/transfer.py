@@ -30,6 +30,8 @@ from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.engine.client_channels import OpenedTransfer
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource
 
+MAX_VAIN_ATTEMPTS = 10
+"""Connections in a row that worked and brought nothing further: not a file, and not a verified mebibyte of one."""
 GOODBYE_S = 3.0
 """How long an interrupted transfer may take to keep what it has."""
 
@@ -59,6 +61,8 @@ class _Ending:
     again: bool
     moved: bool
     """Whether anything came over the connection."""
+    there: tuple[int, int] = (0, 0)
+    """Files that are done, and bytes that were there before it began."""
 
 
 class FileTransfer:
@@ -107,15 +111,21 @@ class FileTransfer:
                 is not to be made again.
             HomeserverError: the homeserver refuses us.
         """
-        failures = 0
+        failures = vain = 0
+        furthest = (0, 0)
         while (ending := await self._attempt()) is not None:
             error = ending.error
             if not ending.again:
                 raise error
             if not reconnect:
                 raise ClientError(error.code, f"{error}; the same command goes on")
-            if ending.moved:
-                failures = 0
+            # What an attempt has brought to stay is seen by the next one, which finds it there.
+            if ending.there > furthest:
+                furthest, failures, vain = ending.there, 0, 0
+            elif ending.moved:
+                vain += 1
+            if vain >= MAX_VAIN_ATTEMPTS:
+                raise ClientError(error.code, f"{error}; {vain} connections in a row brought nothing further")
             failures += 1
             await wait_to_call_again(self._report, error, failures)
 
@@ -146,14 +156,15 @@ class FileTransfer:
             lost = connection.links.lost.is_set()
         outcome = judge(self._full_name, self._direction, finished)
         moved_now = self._moved > before
+        there = (finished.progress.files_done, finished.progress.bytes_kept)
         if outcome.again and lost:
             error = connection.lost(self._short)
-            return _Ending(error, again=error.code is not Exit.DENIED, moved=moved_now)
+            return _Ending(error, again=error.code is not Exit.DENIED, moved=moved_now, there=there)
         if finished.outcome in (TransferOutcome.CLEAN, TransferOutcome.PARTIAL):
             self._tell_summary(finished)
         if outcome.code is Exit.DONE:
             return None
-        return _Ending(ClientError(outcome.code, outcome.sentence), again=outcome.again, moved=moved_now)
+        return _Ending(ClientError(outcome.code, outcome.sentence), again=outcome.again, moved=moved_now, there=there)
 
     @property
     def _full_name(self) -> str:

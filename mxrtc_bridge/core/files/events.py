@@ -190,8 +190,9 @@ class ListFailed:
 class FileRead:
     """Outcome of ``OpenFile`` and ``ReadFile``: the next bytes of a file.
 
-    At least one byte if any was asked for, never more than were asked for. The driver vouches that the version is still
-    the announced one, before the first and after the last byte; else it reports ``FileFailed`` with ``changed``.
+    At least one byte if any was asked for, never more than were asked for. The driver vouches that these are the bytes
+    of the announced version, or of one that differs only in what was appended; else it reports ``FileFailed`` with
+    ``changed``.
     """
 
     index: int
@@ -201,6 +202,8 @@ class FileRead:
     size; the driver then closes the file by itself."""
     chunk_sha256: str = ""
     """Of the chunk that these bytes end, if they end one; no read goes beyond a chunk."""
+    grown_to: int = 0
+    """At the end, of a file that has only grown: the size that it has by now; otherwise 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +361,8 @@ class EntryDone:
     """Lower-case hex; empty for a directory, and if nobody computed it."""
     kept: bool
     """It was there before."""
+    grown_to: int = 0
+    """The size that the source file has by now, if it has grown; what has arrived is what was announced."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,8 @@ class FileEntry:
     """Differs when the source file has changed: 1 to 64 printable ASCII characters; empty for a directory."""
     origin: str = ""
     """How the source itself finds it. Never sent."""
+    inode: str = ""
+    """By which the source knows the file again that has grown. Never sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +229,8 @@ class FileEnd:
     size: int
     sha256: str
     """Of the whole file, whatever the offset was."""
+    grown_to: int = 0
+    """The size that the source file has by now, if it is more than was announced; only that much of it was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +362,11 @@ def _checked_text(check: Callable[[str], str]) -> Field:
     return Field(lambda fields: check(read_text(fields, "p", MAX_PATH_BYTES)), lambda value: {"p": check(value)})
 
 
+def _optional_count(key: str) -> Field:
+    """A count that is 0 where it is absent."""
+    return Field(lambda fields: read_count({key: 0, **fields}, key), lambda number: {key: number} if number else {})
+
+
 _INDEX = count("i")
 _OFFSET = count("o")
 _SIZE = count("s")
@@ -380,14 +389,7 @@ _FORMAT: MessageFormat[Message] = MessageFormat(
         "ok": (FileOk, _WINDOW),
         "err": (FileErr, _CODE, text("m")),
         "f": (Announce, _INDEX, Field(_read_entry, _write_entry)),
-        "fend": (
-            AnnouncedAll,
-            count("n"),
-            _SIZE,
-            Field(
-                lambda fields: read_count({"u": 0, **fields}, "u"), lambda skipped: {"u": skipped} if skipped else {}
-            ),
-        ),
+        "fend": (AnnouncedAll, count("n"), _SIZE, _optional_count("u")),
         "want": (Want, _INDEX, _OFFSET),
         "no": (No, _INDEX, _CODE, text("m")),
         "got": (
@@ -398,7 +400,7 @@ _FORMAT: MessageFormat[Message] = MessageFormat(
         ),
         "seen": (Seen, _INDEX),
         "c": (ChunkEnd, _INDEX, count("n"), _DIGEST),
-        "end": (FileEnd, _INDEX, _SIZE, _DIGEST),
+        "end": (FileEnd, _INDEX, _SIZE, _DIGEST, _optional_count("g")),
         "ack": (FileAck, _OFFSET, _WINDOW),
         "busy": (Busy,),
         "bye": (FileBye,),

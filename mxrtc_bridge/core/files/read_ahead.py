@@ -46,6 +46,8 @@ class WantedFile:
     reading: int | None = None
     """What the outstanding read may bring, or None when there is none."""
     sha256: str = ""
+    grown_to: int = 0
+    """The size that the file has by now, if that is more than was announced."""
     failure: tuple[FileCode, str] | None = None
     answered: bool = False
     """By us: ``end`` or ``no`` was sent."""
@@ -174,7 +176,7 @@ class Wants:
         want.held -= asked - size
         want.reading = None
         self._reading -= 1
-        want.sha256 = event.sha256
+        want.sha256, want.grown_to = event.sha256, event.grown_to
         want.unsent += event.data
         self.buffered += size
 

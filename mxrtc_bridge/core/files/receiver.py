@@ -97,6 +97,7 @@ class _Item:
     """Payload bytes that the driver was given, or will be."""
     written: int = 0
     sha256: str = ""
+    grown_to: int = 0
     in_line: bool = False
     """The source was asked for it and has not answered."""
     taken: bool = False
@@ -258,7 +259,7 @@ class ReceiverMachine(TransferMachine):
         said = name if file_messages.path_refusal(name) is None else item.entry.path
         self._say(file_messages.Got(item.index, said, sha256))
         self._progress.done(item.entry, kept=kept)
-        self._emit(tx.EntryDone(item.index, item.entry, name, sha256, kept))
+        self._emit(tx.EntryDone(item.index, item.entry, name, sha256, kept, item.grown_to))
         self._ask_for_files()
 
     def _fail(self, item: _Item, code: FileCode, message: str) -> None:
@@ -423,7 +424,7 @@ class ReceiverMachine(TransferMachine):
             raise WireError("bad_size", f"entry {item.index} ends at {item.position} of {item.entry.size} bytes")
         self._leave_line(item)
         if item.state is not ItemState.CLOSED:
-            item.sha256 = message.sha256
+            item.sha256, item.grown_to = message.sha256, message.grown_to
             item.state = ItemState.PUBLISHING
             self._working += 1
             self._emit(tx.PublishFile(item.index, message.sha256))

@@ -277,7 +277,7 @@ class SenderMachine(TransferMachine):
             self._failed(index, offer, FileCode.INTEGRITY, "the receiver has another content than was sent")
             return
         self._progress.done(entry, kept=False)
-        self._emit(tx.EntryDone(index, entry, name, want.sha256, kept=False))
+        self._emit(tx.EntryDone(index, entry, name, want.sha256, kept=False, grown_to=want.grown_to))
 
     def _refused(self, index: int, code: FileCode, reason: str) -> None:
         offer = self._offer(index)
@@ -340,7 +340,7 @@ class SenderMachine(TransferMachine):
             if want.failure is not None:
                 self._say(file_messages.No(want.index, *want.failure))
             elif want.is_complete:
-                self._say(file_messages.FileEnd(want.index, want.entry.size, want.sha256))
+                self._say(file_messages.FileEnd(want.index, want.entry.size, want.sha256, want.grown_to))
             else:
                 self._progress.current = want.entry.path
                 return

@@ -26,7 +26,7 @@ from mxrtc_bridge.sinks.files.receive.publisher import Existing, Naming
 from mxrtc_bridge.sinks.files.receive.quota import UNLIMITED
 from mxrtc_bridge.sinks.files.receive.receiver import DirectoryReceiver, ReceivePolicy
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
-from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile, version_of
+from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile, inode_of, version_of
 from mxrtc_bridge.sinks.files.send.share import open_source
 from mxrtc_bridge.sinks.files.send.tree_walk import Found, Tree, TreeWalk
 from mxrtc_bridge.sinks.files.threads import FileThreads
@@ -142,14 +142,18 @@ class Sources:
         elif stat.S_ISREG(status.st_mode):
             self._add_single(name, status, _Single(path))
         else:
-            raise LocalError(f"{str(path)[:200]!a} cannot be sent: it is neither a file nor a directory")
+            raise LocalError(
+                f"{str(path)[:200]!a} cannot be sent: it is neither a file nor a directory; for what comes from a pipe "
+                "name - (standard input): COMMAND | mxrtc send - PEER --name NAME"
+            )
 
     def _add_single(self, name: str, status: os.stat_result, single: _Single) -> None:
         origin = f"single:{len(self._singles)}"
         self._singles.append(single)
         modified_ms = max(status.st_mtime_ns // 1_000_000, 0)
+        version = self._mark + version_of(status)
         self._entries.append(
-            FileEntry(name, EntryKind.FILE, status.st_size, modified_ms, self._mark + version_of(status), origin)
+            FileEntry(name, EntryKind.FILE, status.st_size, modified_ms, version, origin, inode_of(status))
         )
 
     def _offered_name(self, path: Path) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from mxrtc_bridge.client import forwarding as forwarding_module
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files.progress_view import Meter
 from mxrtc_bridge.client.files.sentences import TransferDirection
-from mxrtc_bridge.client.files.transfer import FileTransfer
+from mxrtc_bridge.client.files.transfer import MAX_VAIN_ATTEMPTS, FileTransfer
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
@@ -24,6 +25,7 @@ from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry, Put
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.webrtc.ice import Path as IcePath
 from mxrtc_bridge.core.webrtc.ice import PathKind
+from mxrtc_bridge.engine.file_transfer import INTERNAL_ERROR
 
 PEER = UserId("@rtc_build:example.org")
 SHA = "ab" * 32
@@ -197,6 +199,40 @@ async def test_without_reconnecting_the_error_says_that_the_same_command_goes_on
     with pytest.raises(ClientError, match="the same command goes on") as caught:
         await job.run(reconnect=False)
     assert caught.value.code == Exit.RETRY
+
+
+def cut(done: int, kept: int) -> Connection:
+    at = progress(done, kept=kept)
+    return Connection(ended(TransferOutcome.INTERRUPTED, "unavailable", at=at), lost=Exit.RETRY)
+
+
+async def test_connections_that_bring_nothing_further_come_to_an_end(said: Said) -> None:
+    """As where the other side fails at one file, each time at the same place, although bytes move each time."""
+    job = transferring(said, *(cut(400, kept=0) for _ in range(MAX_VAIN_ATTEMPTS + 5)))
+    with pytest.raises(ClientError, match="brought nothing further") as caught:
+        await job.run(reconnect=True)
+    assert caught.value.code == Exit.RETRY
+    assert len(said.objects("lost")) == MAX_VAIN_ATTEMPTS - 1
+
+
+async def test_a_bad_line_over_which_each_connection_brings_a_little_is_used_to_the_end(said: Said) -> None:
+    rounds = 3 * MAX_VAIN_ATTEMPTS
+    lost = [cut(100 + number, kept=number) for number in range(rounds)]
+    await transferring(said, *lost, Connection(ended(TransferOutcome.CLEAN))).run(reconnect=True)
+    assert len(said.objects("lost")) == rounds
+
+
+async def test_calls_that_do_not_get_through_are_repeated_as_long_as_it_takes(said: Said) -> None:
+    away = [ClientError(Exit.OFFLINE, "no answer")] * (3 * MAX_VAIN_ATTEMPTS)
+    await transferring(said, cut(400, kept=0), *away, Connection(ended(TransferOutcome.CLEAN))).run(reconnect=True)
+
+
+async def test_defect_of_ours_is_not_called_a_lost_connection(said: Said) -> None:
+    finished = replace(ended(TransferOutcome.INTERRUPTED, INTERNAL_ERROR), message="a defect of this program")
+    with pytest.raises(ClientError, match="defect of this program") as caught:
+        await transferring(said, Connection(finished)).run(reconnect=True)
+    assert caught.value.code == Exit.RETRY
+    assert said.objects("lost") == []
 
 
 @pytest.mark.parametrize("first", [ClientError(Exit.OFFLINE, "no answer"), HomeserverError("away")])

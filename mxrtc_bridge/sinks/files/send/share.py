@@ -15,7 +15,7 @@ from mxrtc_bridge.core.files.messages import FileCode, FileEntry, FileError
 from mxrtc_bridge.core.files.names import FileNameError
 from mxrtc_bridge.core.files.patterns import Selection, literal_path, parse_path_pattern
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory, is_plain
-from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile, opened, version_of
+from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile, inode_of, opened, version_of
 from mxrtc_bridge.sinks.files.send.tree_walk import Tree, TreeWalk, is_hidden
 from mxrtc_bridge.sinks.files.threads import FileThreads
 
@@ -108,7 +108,7 @@ async def open_source(
     """Open a file at ``offset`` if it still is what ``entry`` says.
 
     Raises:
-        FileError: it is not, or cannot be read.
+        FileError: it is not (one that has only grown is), or cannot be read.
     """
     made: list[OutgoingFile] = []
 
@@ -120,8 +120,9 @@ async def open_source(
         status = os.fstat(descriptor)
         if not is_plain(status, hard_links=hard_links):
             raise FileError(FileCode.DENIED, "it is not a plain file any more")
-        if version_of(status) != entry.version or not stat.S_ISREG(status.st_mode):
-            raise FileError(FileCode.CHANGED, "the file was changed since it was listed; fetch it again")
+        if version_of(status) != entry.version and inode_of(status) != entry.inode:
+            raise FileError(FileCode.CHANGED, "another file has taken its place since it was listed; try again")
+        source.check()
 
     try:
         await workers.run(open_and_check)

@@ -24,7 +24,7 @@ from mxrtc_bridge.core.files.patterns import PatternPosition, Selection
 from mxrtc_bridge.sinks.files.os_errors import translated
 from mxrtc_bridge.sinks.files.receive.state_dir import STATE_DIRECTORY
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory, is_plain
-from mxrtc_bridge.sinks.files.send.outgoing_file import version_of
+from mxrtc_bridge.sinks.files.send.outgoing_file import inode_of, version_of
 from mxrtc_bridge.sinks.files.threads import FileThreads
 
 MAX_NAMES = 200_000
@@ -192,7 +192,8 @@ def _entry(tree: Tree, parts: tuple[str, ...], place: PatternPosition, status: o
     modified_ms = max(status.st_mtime_ns // 1_000_000, 0)
     if stat.S_ISDIR(status.st_mode):
         return FileEntry(path, EntryKind.DIRECTORY, 0, modified_ms, "", origin)
-    return FileEntry(path, EntryKind.FILE, status.st_size, modified_ms, tree.version + version_of(status), origin)
+    version = tree.version + version_of(status)
+    return FileEntry(path, EntryKind.FILE, status.st_size, modified_ms, version, origin, inode_of(status))
 
 
 def _problem(tree: Tree, parts: tuple[str, ...], status: os.stat_result) -> Failure | None:

@@ -241,12 +241,7 @@ def shrink(path: Path) -> None:
     os.truncate(path, 10)
 
 
-def grow(path: Path) -> None:
-    with path.open("ab") as file:
-        file.write(b"x")
-
-
-@pytest.mark.parametrize("change", [touch, rewrite, shrink, grow])
+@pytest.mark.parametrize("change", [touch, rewrite, shrink])
 async def test_a_file_that_changes_is_noticed(
     tmp_path: Path, make_share: MakeShare, change: Callable[[Path], None]
 ) -> None:
