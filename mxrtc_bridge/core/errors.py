@@ -7,6 +7,7 @@
     │   │   └── OtherIdentityError   a virtual user shows an identity that is not ours
     │   ├── StateError           an operation that the object's state does not allow
     │   ├── StorageError         the database or the audit cannot take or give anything at the moment
+    │   │   ├── RefusedStatementError  ... or works, and does not take this one thing
     │   │   ├── UnknownOutcomeError  ... and has perhaps stored it all the same
     │   │   └── AuditContradictionError  ... as it holds another line than the file
     │   ├── TargetError          a local service could not be reached
@@ -60,6 +61,19 @@ class StorageError(LocalError):
 
     But for :class:`UnknownOutcomeError`, which says so.
     """
+
+    retryable = True
+    """Whether the same may succeed later."""
+
+
+class RefusedStatementError(StorageError):
+    """The database works, and refuses what it was told: a text that it cannot hold, a number that is too large.
+
+    Whose fault it is, it is the fault of this one thing: asked again the database would refuse again, and whatever
+    else is asked of it is done.
+    """
+
+    retryable = False
 
 
 class UnknownOutcomeError(StorageError):

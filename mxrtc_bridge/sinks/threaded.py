@@ -1,7 +1,7 @@
 """Halves for descriptors that nobody can wait for: regular files, ``/dev/null`` and the like.
 
-Epoll refuses them, and reading a slow disk would block the loop. Each operation runs in the loop's executor, one at a
-time; such operations end by themselves, so a half that is stopped lets the last one finish.
+Epoll refuses them, and reading a slow disk would block the loop. Each operation runs in a thread of its target, one at
+a time; such operations end by themselves, so a half that is stopped lets the last one finish.
 """
 
 from __future__ import annotations
@@ -10,15 +10,29 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from mxrtc_bridge.engine.outside import in_thread
+from mxrtc_bridge.engine.outside import TargetThreads
 from mxrtc_bridge.sinks.buffer import WriteBuffer
 from mxrtc_bridge.sinks.reader_writer import MAX_UNSENT_BYTES, READ_SIZE, Owner, nothing
 
 
 class ThreadedReader:
-    """Reads a descriptor that cannot be waited for, in the executor; holds at most one piece of 64 KiB."""
+    """Reads a descriptor that cannot be waited for, in a thread; holds at most one piece of 64 KiB.
 
-    def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None] = nothing) -> None:
+    Args:
+        descriptor: what is read.
+        owner: told of it.
+        released: called when the descriptor is not used any more.
+        threads: of the target; its own without them.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        owner: Owner,
+        released: Callable[[], None] = nothing,
+        threads: TargetThreads | None = None,
+    ) -> None:
+        self._threads = threads or TargetThreads(f"reads {descriptor}", 1)
         self._descriptor = descriptor
         self._owner = owner
         self._released = released
@@ -53,7 +67,7 @@ class ThreadedReader:
             held, self._held = self._held, None
             self._deliver(held)
             return
-        self._running = in_thread(os.read, self._descriptor, READ_SIZE)
+        self._running = self._threads.run(os.read, self._descriptor, READ_SIZE)
         self._running.add_done_callback(self._done)
 
     def _done(self, future: asyncio.Future[bytes]) -> None:
@@ -78,9 +92,23 @@ class ThreadedReader:
 
 
 class ThreadedWriter:
-    """Writes to a descriptor that cannot be waited for, in the executor; keeps up to 8 MiB."""
+    """Writes to a descriptor that cannot be waited for, in a thread; keeps up to 8 MiB.
 
-    def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None] = nothing) -> None:
+    Args:
+        descriptor: what is written to.
+        owner: told of it.
+        released: called when the descriptor is not used any more.
+        threads: of the target; its own without them.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        owner: Owner,
+        released: Callable[[], None] = nothing,
+        threads: TargetThreads | None = None,
+    ) -> None:
+        self._threads = threads or TargetThreads(f"writes {descriptor}", 1)
         self._descriptor = descriptor
         self._owner = owner
         self._released = released
@@ -110,7 +138,7 @@ class ThreadedWriter:
         if self._stopped or self._running is not None:
             return
         if self._buffer.size:
-            self._running = in_thread(os.write, self._descriptor, self._buffer.first())
+            self._running = self._threads.run(os.write, self._descriptor, self._buffer.first())
             self._running.add_done_callback(self._done)
         elif self._finishing:
             self._finishing = False

@@ -8,7 +8,12 @@
   transaction, which would make every later one fail. (mautrix's own ``transaction()`` leaves it so after a
   cancellation and after a failed COMMIT; therefore it is not used with SQLite.)
 - A database that is locked, full or away is asked again for some seconds; then the caller gets a
-  :class:`~mxrtc_bridge.core.errors.StorageError` and nothing has been stored.
+  :class:`~mxrtc_bridge.core.errors.StorageError` and nothing has been stored. Away is also one that lets nobody in, or
+  does not answer: whatever fails that is not the fault of a statement.
+- What is the fault of a statement (a text with U+0000, which PostgreSQL does not hold, a half of a surrogate pair, a
+  number that is too large) is a :class:`~mxrtc_bridge.core.errors.RefusedStatementError` of whoever asked for it, and
+  nobody else has anything of it. No exception of a database library leaves this file.
+- Transactions are isolated as they are meant here, whatever the database or the login has as its default.
 - No work is committed twice. A COMMIT whose answer is lost (a fail-over, a firewall that forgets, a timeout) may have
   been carried out, so what is done again is never done blindly: each writing notes a mark of its own in the same
   transaction, and is done again only where the database does not hold that mark. What cannot be found out in some
@@ -47,14 +52,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from mautrix.util.async_db import Connection, DatabaseException, Scheme
 from mautrix.util.async_db import Database as Pool
 from yarl import URL
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
-from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
+from mxrtc_bridge.core.errors import RefusedStatementError, StorageError, UnknownOutcomeError
+from mxrtc_bridge.engine.outside import in_new_thread
 from mxrtc_bridge.storage.schema import UPGRADES
 
 T = TypeVar("T")
@@ -66,6 +72,12 @@ _BACKOFF = Backoff(0.05, 1.0)
 MAX_WAITING = 2000
 """Transactions that may wait for a connection; the next one fails at once."""
 POSTGRES_CONNECTIONS = 4
+CONNECT_S = 5.0
+"""How long PostgreSQL may take to let us in."""
+ANSWER_S = 10.0
+"""How long it may take to answer a statement; then the connection is given up."""
+CLOSE_S = 15.0
+"""How long what is under way is waited for when the database is closed."""
 MIN_SQLITE = (3, 35, 0)
 PRUNE_BATCH = 1000
 """Rows that are forgotten at a time."""
@@ -117,9 +129,10 @@ class Database:
     A database that is not closed keeps a thread alive, and with it the whole process.
     """
 
-    def __init__(self, pool: Pool, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, pool: Pool, *, patience_s: float = PATIENCE_S, close_s: float = CLOSE_S) -> None:
         self._pool = pool
         self._patience_s = patience_s
+        self._close_s = close_s
         self._running: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._run = secrets.token_hex(8)
@@ -127,17 +140,22 @@ class Database:
         self._free_lanes: list[int] = []
 
     @classmethod
-    async def open(cls, url: str, *, patience_s: float = PATIENCE_S) -> Self:
+    async def open(
+        cls, url: str, *, patience_s: float = PATIENCE_S, answer_s: float = ANSWER_S, close_s: float = CLOSE_S
+    ) -> Self:
         """Open the database and bring its tables up to date.
 
         Args:
             url: ``sqlite:relative.db``, ``sqlite:///absolute.db`` or ``postgres://user:password@host/name``.
             patience_s: see :data:`PATIENCE_S`.
+            answer_s: see :data:`ANSWER_S`.
+            close_s: see :data:`CLOSE_S`.
 
         Raises:
             StorageError: it cannot be reached or written, belongs to another program, or is of a newer version.
         """
-        pool = await asyncio.to_thread(_make_pool, url)
+        # In a thread of its own, as its disk may hang.
+        pool = await in_new_thread(_make_pool, url, answer_s)
         try:
             await pool.start()
             async with pool.acquire_direct() as connection:
@@ -146,10 +164,10 @@ class Database:
             await pool.stop()
             if isinstance(error, DatabaseException):
                 raise StorageError(f"the database cannot be used: {error}") from error
-            if isinstance(error, (sqlite3.Error, OSError, *_postgres_errors("PostgresError", "InterfaceError"))):
+            if isinstance(error, (sqlite3.Error, OSError, *_FOREIGN)):
                 raise StorageError(f"the database cannot be opened: {_brief(error)}") from error
             raise
-        return cls(pool, patience_s=patience_s)
+        return cls(pool, patience_s=patience_s, close_s=close_s)
 
     async def __aenter__(self) -> Self:
         return self
@@ -160,15 +178,31 @@ class Database:
         await self.close()
 
     async def close(self) -> None:
-        """Let running transactions end, then close all connections; calling it again does nothing."""
+        """Let running transactions end, then close all connections; calling it again does nothing.
+
+        A database that does not answer is waited for as long as ``close_s`` says, and then left alone.
+        """
         if self._closed:
             return
         self._closed = True
         try:
-            while self._running:
-                await asyncio.wait(self._running)
+            async with asyncio.timeout(self._close_s):
+                while self._running:
+                    await asyncio.wait(self._running)
+        except TimeoutError:
+            log.error("! the database does not answer; what it was told last may be stored or not")
+            for task in self._running:
+                task.cancel()
         finally:
-            await self._pool.stop()
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await self._pool.stop()
+        except TimeoutError:
+            if self._pool.scheme == Scheme.POSTGRES:
+                self._pool.pool.terminate()  # type: ignore[attr-defined]
 
     async def transaction(self, work: Work[T], *, idempotent: bool = False) -> T:
         """Run ``work`` with a connection, in one transaction, and return what it returns.
@@ -278,14 +312,11 @@ class Database:
                 async with self._pool.acquire_direct() as connection:
                     let_in = True
                     result = await self._run_once(connection, work, writing)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - told apart by whose fault it is
                 unknown = writing is not None and writing.committing
-                # A database that lets nobody in (maintenance, another password) is away like one that is down.
-                transient = isinstance(error, _TRANSIENT) or (not let_in and isinstance(error, _REFUSED))
-                if not unknown and not transient:
-                    if _is_damage(error):
-                        raise StorageError(f"the database is damaged: {_brief(error)}") from error
-                    raise
+                # One that lets nobody in (maintenance, another password) is away like one that is down.
+                if let_in and not unknown and not _is_away(error):
+                    _raise_for_statement(error)
                 failures += 1
                 pause_s = _BACKOFF.pause_s(failures)
                 problem = error.__cause__ if isinstance(error, _CommitError) and error.__cause__ else error
@@ -309,7 +340,9 @@ class Database:
         """Run the work and commit it; a writing that turns out to have been committed is not done again."""
         sqlite = connection.scheme == Scheme.SQLITE
         raw: Any = connection.wrapped
-        postgres = None if sqlite else raw.transaction(readonly=writing is None)
+        # Whoever writes sees what others have committed while it waited; whoever reads sees one state throughout.
+        isolation = "repeatable_read" if writing is None else "read_committed"
+        postgres = None if sqlite else raw.transaction(isolation=isolation, readonly=writing is None)
         try:
             if postgres is not None:
                 await postgres.start()
@@ -327,18 +360,47 @@ class Database:
                     except Exception as error:
                         raise _CommitError from error
                     return result
-        except BaseException:
+        except BaseException as error:
+            if postgres is not None and isinstance(error.__cause__ or error, TimeoutError):
+                # It would be asked to roll back, and not answer either.
+                raw.terminate()
             await _roll_back(raw, postgres)
             raise
         await _roll_back(raw, postgres)
         return result
 
 
-def _is_damage(error: Exception) -> bool:
-    mistakes = (sqlite3.IntegrityError, sqlite3.ProgrammingError)
-    if isinstance(error, _postgres_errors("InternalServerError", "PostgresSystemError")):
+def _is_away(error: Exception) -> bool:
+    """Whether the database, and not what it was told, is the cause: so the same may succeed later."""
+    if isinstance(error, _CommitError):
         return True
-    return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, mistakes)
+    if isinstance(error, _POSTGRES):
+        state = getattr(error, "sqlstate", None) or ""
+        of_statement = state[:2] in _STATEMENT_CLASSES | _DAMAGE_CLASSES
+        return not of_statement or state in _AWAY_STATES or isinstance(error, _AWAY)
+    if isinstance(error, _POSTGRES_CLIENT):
+        # A value that cannot even be sent is the one kind that is ours.
+        return not isinstance(error, ValueError)
+    # SQLite has one class for locked, busy, disk full, I/O error and read-only.
+    return isinstance(error, (sqlite3.OperationalError, OSError, TimeoutError))
+
+
+def _raise_for_statement(error: Exception) -> NoReturn:
+    """Translate what a statement, or the work around it, has raised.
+
+    Raises:
+        StorageError: the database is damaged, or refuses this.
+        Exception: it comes from the work itself.
+    """
+    mistakes = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.NotSupportedError)
+    state = (getattr(error, "sqlstate", None) or "") if isinstance(error, _POSTGRES) else ""
+    if state[:2] in _DAMAGE_CLASSES or (isinstance(error, sqlite3.DatabaseError) and not isinstance(error, mistakes)):
+        raise StorageError(f"the database is damaged: {_brief(error)}") from error
+    # What the libraries raise for values that they cannot pass on are no errors of theirs.
+    if isinstance(error, (sqlite3.Error, *_FOREIGN, UnicodeError, OverflowError)):
+        # Without the text of the error: it repeats what somebody has sent.
+        raise RefusedStatementError(f"the database does not take this: {type(error).__name__}") from error
+    raise error
 
 
 async def _note(connection: Connection, writing: _Writing) -> bool:
@@ -366,7 +428,7 @@ async def _roll_back(raw: Any, postgres: Any) -> None:
         await postgres.rollback()
 
 
-def _make_pool(text: str) -> Pool:
+def _make_pool(text: str, answer_s: float) -> Pool:
     try:
         url = URL(text)
     except ValueError as error:
@@ -389,8 +451,8 @@ def _make_pool(text: str) -> Pool:
             # would be opened anew by itself, with a traceback and the address in the log for each failure.
             "min_size": 0,
             "max_size": POSTGRES_CONNECTIONS,
-            "timeout": 5,
-            "command_timeout": 10,
+            "timeout": CONNECT_S,
+            "command_timeout": answer_s,
             "meow_exit_on_ice": False,
         }
     else:
@@ -436,24 +498,19 @@ def _brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error)[:200]}"
 
 
-_TRANSIENT: tuple[type[Exception], ...] = (
-    _CommitError,
-    sqlite3.OperationalError,  # locked, busy, disk full, I/O error, read-only: SQLite has one class for all of them
-    OSError,
-    TimeoutError,
-    *_postgres_errors(
-        "InterfaceError",
-        "InternalClientError",
-        "PostgresConnectionError",
-        "OperatorInterventionError",
-        "InsufficientResourcesError",
-        "TransactionRollbackError",
-        "ReadOnlySQLTransactionError",
-        "ObjectNotInPrerequisiteStateError",
-    ),
-)
-_REFUSED = _postgres_errors("PostgresError")
-"""What PostgreSQL may answer to a login."""
+_POSTGRES = _postgres_errors("PostgresError")
+"""What PostgreSQL answers; the kind is in ``sqlstate`` (PostgreSQL, appendix A)."""
+_POSTGRES_CLIENT = _postgres_errors("InterfaceError", "InternalClientError")
+"""What asyncpg raises by itself."""
+_FOREIGN = (*_POSTGRES, *_POSTGRES_CLIENT)
+_STATEMENT_CLASSES = frozenset({"0A", "20", "21", "22", "23", "2B", "2F", "38", "39", "42", "44", "54", "P0"})
+"""Classes that speak of one statement and its values. All others speak of the connection, of what runs beside it, or of
+the server; also those that are not known here."""
+_DAMAGE_CLASSES = frozenset({"58", "XX"})
+_AWAY_STATES = frozenset({"42501"})
+"""Rights of the login that were taken away may be given back."""
+_AWAY = _postgres_errors("InvalidCachedStatementError")
+"""A statement that was prepared before the tables were changed, or before a fail-over."""
 
 
 async def in_batches(batch: Callable[[], Awaitable[int]], *, at_most: int | None = None) -> int:

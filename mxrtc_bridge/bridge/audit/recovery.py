@@ -9,7 +9,6 @@ know which.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from mxrtc_bridge.core.audit.chain import (
     read_line,
 )
 from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.engine.outside import in_new_thread
 from mxrtc_bridge.storage.audit import AuditContradictionError, AuditKey, AuditStore, contradiction
 from mxrtc_bridge.storage.audit_file import AuditFile, Behind, read_lines, read_links, refused_file
 
@@ -90,15 +90,15 @@ class Recovery:
         """
         known, last = await self._store.last()
         key = await self._store.key()
-        tail = await asyncio.to_thread(self._file.tail)
+        tail = await in_new_thread(self._file.tail)
         if known == NO_LINES and tail:
             return await self._believe(tail)
         removed = None
         if key is None:
-            first = await asyncio.to_thread(_first_number, self._path)
+            first = await in_new_thread(_first_number, self._path)
             removed = first - 1 if first else None
             key = await self._new_key(known.number + 1)
-        behind = await asyncio.to_thread(self._file.behind, known) if known != NO_LINES else None
+        behind = await in_new_thread(self._file.behind, known) if known != NO_LINES else None
         # What stands behind the head is judged below.
         broken = await compare(self._store, read_links(self._path, known.number - COMPARED), until=known)
         if behind is None:
@@ -113,7 +113,7 @@ class Recovery:
         await self._store.add(tail)
         head = tail[-1].head
         reason = f"the database began empty, and believes the file, from line {tail[0].head.number} on"
-        removed = (await asyncio.to_thread(_first_number, self._path) or 1) - 1
+        removed = (await in_new_thread(_first_number, self._path) or 1) - 1
         return RecoveredChain(head, await self._new_key(head.number + 1), taken_over=reason, removed=removed or None)
 
     async def _new_key(self, since: int) -> AuditKey:
@@ -148,7 +148,7 @@ class Recovery:
         found: tuple[str, ...] = ()
         if left := behind.size - (offset - behind.offset):
             numbers = [number_of(line) for line in behind.lines[len(proved) :]]
-            await asyncio.to_thread(self._file.set_aside, offset)
+            await in_new_thread(self._file.set_aside, offset)
             shown = ", ".join(str(number) for number in numbers[:5] if number is not None) or "none"
             words = (
                 f"{left} bytes behind line {head.number} were not written by this bridge (lines with the numbers: "
@@ -181,7 +181,7 @@ async def compare(
     broken: str | None = None
     last: ChainLink | None = None
     known: dict[int, dict[int, str]] = {}
-    while part := await asyncio.to_thread(next, parts, None):
+    while part := await in_new_thread(next, parts, None):
         known = await _stored(store, part, known, thorough=thorough)
         for link in part:
             if known.get(link.number // _NEIGHBOURS, {}).get(link.number, link.digest) != link.digest:

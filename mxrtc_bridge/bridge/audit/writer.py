@@ -21,7 +21,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
@@ -30,6 +29,7 @@ from mxrtc_bridge.config.config import AuditSettings
 from mxrtc_bridge.core.audit.chain import NO_LINES, AuditEntry, AuditKind, AuditRecord, Head, entry_after
 from mxrtc_bridge.core.audit.shares import AuditShares
 from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
+from mxrtc_bridge.engine.outside import DaemonThreads
 from mxrtc_bridge.storage.audit import AuditContradictionError, AuditQuery, AuditStore, contradiction
 from mxrtc_bridge.storage.audit_file import AuditFile
 
@@ -48,6 +48,8 @@ SHARES_EVERY_S = 60.0
 READY_FOR_S = 1.0
 """How long it is believed that the disk has room."""
 MAX_DOUBTFUL = 8 * MOST_TOGETHER
+CLOSE_S = 8.0
+"""How long a stop waits for the last lines: more than a database takes that is away."""
 UNWRITABLE = "the audit could not be written"
 """The rule by which a decision is refused that cannot be made durable."""
 
@@ -73,6 +75,7 @@ class AuditLog:
         wall_ms: Callable[[], int],
         tell_admins: Callable[[str], None],
         mirror: Callable[[int, AuditRecord], None],
+        close_s: float = CLOSE_S,
     ) -> None:
         """Make it.
 
@@ -82,7 +85,9 @@ class AuditLog:
             wall_ms: milliseconds since the epoch.
             tell_admins: says something to the admins; must not block.
             mirror: given each record once it is durable, with its number; must not block.
+            close_s: see :data:`CLOSE_S`.
         """
+        self._close_s = close_s
         self._store = store
         self._settings = settings
         self._wall_ms = wall_ms
@@ -90,7 +95,7 @@ class AuditLog:
         self._mirror = mirror
         self._file: AuditFile | None = None
         # Of its own: what hangs elsewhere must not keep decisions from being written, and writes come one by one.
-        self._thread = ThreadPoolExecutor(1, "audit")
+        self._thread = DaemonThreads(1, "audit")
         self._key: bytes | None = None
         self._head = NO_LINES
         self._decisions: deque[_Waiting] = deque()
@@ -160,9 +165,23 @@ class AuditLog:
                     break
 
     async def close(self) -> None:
-        """Write what is left and close the file; may be called without :meth:`start`."""
+        """Write what is left and close the file; may be called without :meth:`start`.
+
+        What hangs is waited for as long as ``close_s`` says; what it was given last may be written or not.
+        """
         if self._file is None:
             return
+        try:
+            async with asyncio.timeout(self._close_s):
+                await self._close(self._file)
+        except TimeoutError:
+            lost = len(self._backlog) + self._lost
+            log.error("! the audit does not answer: it is left without a line about the stop, and %d are lost", lost)
+            self._closed = True
+            self._refuse_decisions()
+        self._thread.shutdown()
+
+    async def _close(self, file: AuditFile) -> None:
         self._note_shares(stopping=True)
         self._queue(AuditRecord(AuditKind.STOP, self._wall_ms()))
         # The stop is the last line: what comes now would look as if it had been written after the end.
@@ -175,8 +194,7 @@ class AuditLog:
             self._refuse_decisions()
             if lost := len(self._backlog) + self._lost:
                 log.error("! %d records of the audit are lost: they could not be written", lost)
-            await self._in_thread(self._file.close)
-        self._thread.shutdown(wait=False)
+            await self._in_thread(file.close)
 
     def _note_shares(self, *, stopping: bool = False) -> None:
         now = asyncio.get_running_loop().time()
@@ -246,9 +264,11 @@ class AuditLog:
     # Writing
 
     async def _write_some(self) -> None:
-        """Write what waits, as much as goes together, and to its end although we are cancelled meanwhile."""
+        """Write what waits, as much as goes together; it goes on to its end although we are cancelled meanwhile."""
         self._round = asyncio.create_task(self._write_round(), name="write of the audit")
-        await to_its_end(self._round)
+        self._round.add_done_callback(_looked_at)
+        # Whoever is cancelled here does not wait for a disk; the next one waits, by the lock.
+        await asyncio.shield(self._round)
 
     async def _write_round(self) -> None:
         """Write once, and say to everybody what became of theirs; what has happened comes before what is asked for."""
@@ -375,18 +395,7 @@ class AuditLog:
             self._tell_admins("The audit is written again, and new sessions are taken.")
 
 
-async def to_its_end(task: asyncio.Task[None]) -> None:
-    """Wait for a task to its end also when we are cancelled meanwhile; what became of it is told in any case.
-
-    Raises:
-        asyncio.CancelledError: we were cancelled, and the task has ended well.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled
+def _looked_at(task: asyncio.Task[None]) -> None:
+    """Nobody complains that a defect was not looked at: whoever waited has it, or it stands in the log."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.debug("! a write of the audit has failed: %r", error)

@@ -33,9 +33,16 @@ class _Look:
 
 
 class TargetStates:
-    """Looks at targets."""
+    """Looks at targets.
 
-    def __init__(self, connector: Connector, monotonic: Callable[[], float]) -> None:
+    Args:
+        connector: connects to those that are sockets.
+        monotonic: seconds.
+        look_s: see :data:`LOOK_S`; a disk that does not answer by then counts as down as well.
+    """
+
+    def __init__(self, connector: Connector, monotonic: Callable[[], float], *, look_s: float = LOOK_S) -> None:
+        self._look_s = look_s
         self._connector = connector
         self._monotonic = monotonic
         self._looks: dict[AnyTarget, _Look] = {}
@@ -72,13 +79,13 @@ class TargetStates:
         return up
 
     async def _answers(self, target: AnyTarget) -> bool:
-        if isinstance(target, FilesTarget | AppendTarget | ReadTarget):
-            # Opened it would be made, or wake whoever waits at the other end of a FIFO.
-            return await in_one_thread(_is_there, target)
         try:
-            async with asyncio.timeout(LOOK_S):
+            async with asyncio.timeout(self._look_s):
+                if isinstance(target, FilesTarget | AppendTarget | ReadTarget):
+                    # Opened it would be made, or wake whoever waits at the other end of a FIFO.
+                    return await in_one_thread(_is_there, target)
                 sink = await self._connector.connect(target)
-        except (TargetError, TimeoutError):
+        except (TargetError, OSError, TimeoutError):
             return False
         sink.reset()
         return True

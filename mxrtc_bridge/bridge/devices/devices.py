@@ -30,6 +30,7 @@ from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, St
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.fair_work import FairWork
+from mxrtc_bridge.engine.outside import in_new_thread
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.api.transport import Transport
@@ -175,7 +176,7 @@ class Encryption:
         try:
             if not available():
                 raise LocalError(NO_LIBRARY)
-            self._key = await asyncio.to_thread(load_key, settings)
+            self._key = await in_new_thread(load_key, settings)
             self._transport = self._new_transport()
             self.why_off = None
             await self.serve(users)

@@ -6,7 +6,6 @@ that the homeserver shows is certainly another one.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Collection, Mapping
 
@@ -15,6 +14,7 @@ from mxrtc_bridge.config import Config
 from mxrtc_bridge.config.config import EncryptionMode
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.engine.outside import in_new_thread
 from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.cross_signing import ShownIdentity, shown_identities
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
@@ -58,7 +58,7 @@ class BridgeIdentities:
         ):
             return
         try:
-            self._key = await asyncio.to_thread(load_key, self._settings)
+            self._key = await in_new_thread(load_key, self._settings)
         except ConfigError:
             if self._settings.mode is EncryptionMode.ON:
                 raise

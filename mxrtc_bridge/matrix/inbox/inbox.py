@@ -47,11 +47,12 @@ from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import EventId, UserId
 from mxrtc_bridge.core.inbox import EventOutcome
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
+from mxrtc_bridge.engine.retries import ask_until_done
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, decode
 from mxrtc_bridge.matrix.inbox.capacity import CapacityLimits, InboxCapacity
 from mxrtc_bridge.matrix.inbox.incoming import EventStore, IncomingEvent, read_arrival
 from mxrtc_bridge.matrix.inbox.lanes import Lane, Queued
-from mxrtc_bridge.matrix.inbox.outcomes import EventOutcomes, ask_until_done
+from mxrtc_bridge.matrix.inbox.outcomes import EventOutcomes
 from mxrtc_bridge.matrix.inbox.redactions import WithdrawnEvents
 from mxrtc_bridge.metrics import Metrics
 

@@ -11,38 +11,13 @@ Never loses an outcome while the process lives: when the database refuses, it is
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
 
-from mxrtc_bridge.core.bounds.backoff import Backoff
-from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.inbox import EventOutcome
-
-T = TypeVar("T")
+from mxrtc_bridge.engine.retries import ask_until_done
 
 BATCH = 500
-MAX_PAUSE_S = 30.0
-
-log = logging.getLogger(__name__)
-
-
-async def ask_until_done(operation: Callable[[], Awaitable[T]], *, pause_s: float) -> T:
-    """Return the result of ``operation``, repeating it with growing pauses while the database refuses."""
-    refusals = 0
-    while True:
-        try:
-            result = await operation()
-        except StorageError as error:
-            if not refusals:
-                log.warning("! waiting for the database: %s", error)
-            refusals += 1
-        else:
-            if refusals:
-                log.warning("the database works again")
-            return result
-        await asyncio.sleep(Backoff(pause_s, MAX_PAUSE_S).pause_s(refusals))
 
 
 class EventOutcomes:

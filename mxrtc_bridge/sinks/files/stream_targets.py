@@ -17,10 +17,10 @@ import stat
 from collections.abc import Callable
 
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
-from mxrtc_bridge.engine.outside import in_thread
+from mxrtc_bridge.engine.outside import TargetThreads, threads_of
 from mxrtc_bridge.sinks.files.rooted_dir import FILE_MODE
 from mxrtc_bridge.sinks.pollable import PollableReader, PollableWriter
-from mxrtc_bridge.sinks.reader_writer import Owner, nothing
+from mxrtc_bridge.sinks.reader_writer import Owner
 from mxrtc_bridge.sinks.stream_sink import StreamSink
 from mxrtc_bridge.sinks.threaded import ThreadedReader, ThreadedWriter
 
@@ -29,6 +29,7 @@ _WORDS = {
     errno.ENXIO: "nobody reads from the FIFO of the service at the moment",
     errno.EACCES: "the file of the service may not be opened by this user; check owner and mode",
     errno.EISDIR: "the path of the service is a directory",
+    errno.ETIMEDOUT: "the disk of the service does not answer at the moment",
 }
 
 
@@ -84,15 +85,16 @@ class _NoWriter:
 class _SyncedWriter(ThreadedWriter):
     """Makes durable what was written before it says that all is out."""
 
-    def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None] = nothing) -> None:
-        super().__init__(descriptor, _Syncing(descriptor, owner), released)
+    def __init__(self, descriptor: int, owner: Owner, released: Callable[[], None], threads: TargetThreads) -> None:
+        super().__init__(descriptor, _Syncing(descriptor, owner, threads), released, threads)
 
 
 class _Syncing:
-    """An owner that hears of the end only after a sync, in the loop's executor."""
+    """An owner that hears of the end only after a sync, in a thread of the target."""
 
-    def __init__(self, descriptor: int, owner: Owner) -> None:
+    def __init__(self, descriptor: int, owner: Owner, threads: TargetThreads) -> None:
         self._descriptor = descriptor
+        self._threads = threads
         self._owner = owner
         self.half_read = owner.half_read
         self.half_ended = owner.half_ended
@@ -102,7 +104,7 @@ class _Syncing:
     def half_flushed(self) -> None:
         # A descriptor of its own: the stream may be reset, and the other one closed, while the disk works.
         descriptor = os.dup(self._descriptor)
-        future = in_thread(os.fsync, descriptor)
+        future = self._threads.run(os.fsync, descriptor)
         future.add_done_callback(lambda done: self._synced(done, descriptor))
 
     def _synced(self, done: asyncio.Future[None], descriptor: int) -> None:
@@ -122,15 +124,21 @@ class AppendSink(StreamSink):
     Args:
         descriptor: open for writing, non-blocking if it is a FIFO; owned from now on.
         is_fifo: whether the loop can wait for it.
+        threads: of the target; its own without them.
     """
 
     lingers = False
 
-    def __init__(self, descriptor: int, *, is_fifo: bool) -> None:
+    def __init__(self, descriptor: int, *, is_fifo: bool, threads: TargetThreads | None = None) -> None:
         super().__init__()
         self._descriptor = descriptor
-        make_writer: type[PollableWriter | _SyncedWriter] = PollableWriter if is_fifo else _SyncedWriter
-        self._set_halves(_NoReader(self), make_writer(descriptor, self, self._close_descriptor))
+        threads = threads or TargetThreads(f"appends {descriptor}", 1)
+        self._set_halves(
+            _NoReader(self),
+            PollableWriter(descriptor, self, self._close_descriptor)
+            if is_fifo
+            else _SyncedWriter(descriptor, self, self._close_descriptor, threads),
+        )
 
     def _finish_writing(self) -> None:
         # The end of a FIFO is that nobody has it open for writing any more; a file does not mind.
@@ -152,15 +160,20 @@ class ReadSink(StreamSink):
     Args:
         descriptor: open for reading, non-blocking if it is a FIFO; owned from now on.
         is_fifo: whether the loop can wait for it.
+        threads: of the target; its own without them.
     """
 
     lingers = False
 
-    def __init__(self, descriptor: int, *, is_fifo: bool) -> None:
+    def __init__(self, descriptor: int, *, is_fifo: bool, threads: TargetThreads | None = None) -> None:
         super().__init__()
         self._descriptor = descriptor
-        make_reader: type[PollableReader | ThreadedReader] = PollableReader if is_fifo else ThreadedReader
-        self._set_halves(make_reader(descriptor, self, self._close_descriptor), _NoWriter(self))
+        self._set_halves(
+            PollableReader(descriptor, self, self._close_descriptor)
+            if is_fifo
+            else ThreadedReader(descriptor, self, self._close_descriptor, threads),
+            _NoWriter(self),
+        )
 
     def _finish_writing(self) -> None:
         """Nothing: there is nobody to be told."""
@@ -182,8 +195,9 @@ async def open_append(path: str) -> AppendSink:
         TargetError: it cannot be written, or is neither a file nor a FIFO.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    descriptor, is_fifo = await _opened(path, flags)
-    return AppendSink(descriptor, is_fifo=is_fifo)
+    threads = threads_of(path)
+    descriptor, is_fifo = await _opened(path, flags, threads)
+    return AppendSink(descriptor, is_fifo=is_fifo, threads=threads)
 
 
 async def open_read(path: str) -> ReadSink:
@@ -192,13 +206,14 @@ async def open_read(path: str) -> ReadSink:
     Raises:
         TargetError: it cannot be read, or is neither a file nor a FIFO.
     """
-    descriptor, is_fifo = await _opened(path, os.O_RDONLY)
-    return ReadSink(descriptor, is_fifo=is_fifo)
+    threads = threads_of(path)
+    descriptor, is_fifo = await _opened(path, os.O_RDONLY, threads)
+    return ReadSink(descriptor, is_fifo=is_fifo, threads=threads)
 
 
-async def _opened(path: str, flags: int) -> tuple[int, bool]:
+async def _opened(path: str, flags: int, threads: TargetThreads) -> tuple[int, bool]:
     flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    future = in_thread(os.open, path, flags, FILE_MODE)
+    future = threads.run(os.open, path, flags, FILE_MODE)
     try:
         descriptor = await asyncio.shield(future)
     except asyncio.CancelledError:

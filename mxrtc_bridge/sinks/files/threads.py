@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mxrtc_bridge.core.files.messages import FileCode, FileError
+from mxrtc_bridge.engine.outside import HANGS_S, TargetThreads
 from mxrtc_bridge.sinks.files.os_errors import translated
 
 ResultT = TypeVar("ResultT")
 
 DEFAULT_THREADS = 4
-HANGS_S = 30.0
-"""A disk that has answered nothing for this time is taken for one that hangs."""
 
 
 class FileThreads:
@@ -26,18 +24,16 @@ class FileThreads:
 
     Jobs beyond the number of threads wait in order; each object that uses the pool has one job at a time, so that
     the queue is as long as the number of open files at most. A disk that hangs takes no more jobs: where all threads
-    are busy and none has come back for :data:`HANGS_S`, the next job is refused.
+    are busy and none has come back for ``hangs_s``, the next job is refused.
 
     Args:
         threads: how many jobs run at a time.
+        hangs_s: see :data:`mxrtc_bridge.engine.outside.HANGS_S`.
     """
 
-    def __init__(self, threads: int = DEFAULT_THREADS) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="mxrtc-files")
+    def __init__(self, threads: int = DEFAULT_THREADS, hangs_s: float = HANGS_S) -> None:
+        self._threads = TargetThreads("files", threads, hangs_s)
         self._closed = False
-        self._threads = threads
-        self._jobs: set[asyncio.Future[Any]] = set()
-        self._moved_at = 0.0
 
     async def run(self, job: Callable[[], ResultT], *, always: bool = False) -> ResultT:
         """Run ``job`` in a thread; returns, or is cancelled, only when it has ended.
@@ -51,14 +47,9 @@ class FileThreads:
         """
         if self._closed:
             raise FileError(FileCode.UNAVAILABLE, "these files are not served any more")
-        loop = asyncio.get_running_loop()
-        if not self._jobs:
-            self._moved_at = loop.time()
-        elif not always and len(self._jobs) >= self._threads and loop.time() - self._moved_at > HANGS_S:
+        if not always and self._threads.hang:
             raise FileError(FileCode.UNAVAILABLE, "the disk does not answer at the moment")
-        future = loop.run_in_executor(self._pool, job)
-        self._jobs.add(future)
-        future.add_done_callback(self._job_ended)
+        future = self._threads.run(job, always=True)
         cancelled = False
         while not future.done():
             try:
@@ -73,19 +64,14 @@ class FileThreads:
         except OSError as error:
             raise translated(error) from error
 
-    def _job_ended(self, future: asyncio.Future[Any]) -> None:
-        self._jobs.discard(future)
-        self._moved_at = asyncio.get_running_loop().time()
-
     async def drain(self) -> None:
         """Take no more jobs, and wait for those that were taken."""
         self._closed = True
-        # Not by a thread of the loop's: it would be lost to everybody else as long as the disk does not answer.
-        while self._jobs:
-            await asyncio.wait(self._jobs)
-        self._pool.shutdown(wait=False)
+        while jobs := self._threads.jobs:
+            await asyncio.wait(jobs)
+        self._threads.close()
 
     def close(self) -> None:
         """Let the threads end when their jobs have; jobs that have not begun are dropped."""
         self._closed = True
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._threads.close(drop=True)

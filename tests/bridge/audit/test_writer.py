@@ -424,3 +424,27 @@ async def test_another_file_in_the_place_of_the_audit_is_not_written_to(world: W
     world.path.with_name("aside").replace(world.path)
     assert await audit.record(CALL)
     await audit.close()
+
+
+async def test_a_disk_that_hangs_holds_up_neither_the_end_of_the_writer_nor_the_stop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = await world.start(close_s=0.3)
+    over, sync = threading.Event(), os.fdatasync
+
+    def hangs(descriptor: int) -> None:
+        over.wait(30)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", hangs)
+    deciding = asyncio.create_task(audit.record(CALL))
+    await asyncio.sleep(0.1)
+    (running,) = world.tasks
+    running.cancel()
+    async with asyncio.timeout(2):
+        await asyncio.wait([running])
+        await audit.close()
+    # Whoever waits is told when it is known: the line is being written.
+    assert not deciding.done()
+    over.set()
+    assert await deciding

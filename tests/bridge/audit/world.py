@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,13 +41,14 @@ class World:
         self.tasks: list[asyncio.Task[None]] = []
         self.max_bytes = 1 << 20
 
-    async def start(self) -> AuditLog:
+    async def start(self, **options: Any) -> AuditLog:
         audit = AuditLog(
             self.store,
             AuditSettings(self.path, self.max_bytes, 3),
             wall_ms=lambda: NOW,
             tell_admins=self.told.append,
             mirror=lambda number, _record: self.mirrored.append(number),
+            **options,
         )
         await audit.start()
         self.tasks.append(asyncio.create_task(audit.run()))

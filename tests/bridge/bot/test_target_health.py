@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+from pathlib import Path
+
+import pytest
 
 from mxrtc_bridge.bridge.bot.target_health import TargetStates
-from mxrtc_bridge.core.access.targets import Target, TcpTarget
+from mxrtc_bridge.core.access.targets import AppendTarget, Direction, FilesTarget, ReadTarget, Target, TcpTarget
 from tests.engine.test_session_channels import Connector
 from tests.fakes import FakeSink
 
@@ -40,3 +45,26 @@ async def test_look_that_one_gives_up_is_done_again_for_another_who_shares_it() 
     assert first.cancelled()
     assert given_up.cancelled()
     assert connector.looks == 2
+
+
+async def test_disk_that_hangs_counts_as_down_within_the_time_of_a_look_and_others_are_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over, stat = threading.Event(), os.stat
+
+    def hangs(path: object, *more: object, **options: object) -> object:
+        if str(path).startswith("/mnt/dead"):
+            over.wait(30)
+        return stat(path, *more, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", hangs)
+    states = TargetStates(Connector(), asyncio.get_running_loop().time, look_s=0.2)
+    dead = [
+        FilesTarget("/mnt/dead/share", Direction.SEND),
+        AppendTarget("/mnt/dead/log"),
+        ReadTarget("/mnt/dead/file"),
+    ]
+    alive = FilesTarget(str(tmp_path), Direction.SEND)
+    async with asyncio.timeout(5):
+        assert await states.of([*dead, alive]) == {**dict.fromkeys(dead, False), alive: True}
+    over.set()

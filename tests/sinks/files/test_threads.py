@@ -8,13 +8,11 @@ import threading
 import pytest
 
 from mxrtc_bridge.core.files.messages import FileError
-from mxrtc_bridge.sinks.files import threads as module
 from mxrtc_bridge.sinks.files.threads import FileThreads
 
 
-async def test_disk_that_hangs_takes_no_more_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HANGS_S", 0.05)
-    answers, workers = threading.Event(), FileThreads(2)
+async def test_disk_that_hangs_takes_no_more_jobs() -> None:
+    answers, workers = threading.Event(), FileThreads(2, hangs_s=0.05)
     jobs = [asyncio.create_task(workers.run(lambda: answers.wait(20)))]
     await asyncio.sleep(0.1)
     assert await workers.run(lambda: 7) == 7, "one thread is free"

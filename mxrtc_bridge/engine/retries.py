@@ -1,0 +1,42 @@
+"""What may pass is tried again: a database that is busy, or away for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from mxrtc_bridge.core.bounds.backoff import Backoff
+from mxrtc_bridge.core.errors import StorageError
+
+T = TypeVar("T")
+
+MAX_PAUSE_S = 30.0
+
+log = logging.getLogger(__name__)
+
+
+async def ask_until_done(operation: Callable[[], Awaitable[T]], *, pause_s: float) -> T:
+    """Return the result of ``operation``, repeating it with growing pauses while the database is of no use.
+
+    How long that may be is the caller's to say, by a timeout around it.
+
+    Raises:
+        StorageError: the database works, and refuses this.
+    """
+    refusals = 0
+    while True:
+        try:
+            result = await operation()
+        except StorageError as error:
+            if not error.retryable:
+                raise
+            if not refusals:
+                log.warning("! waiting for the database: %s", error)
+            refusals += 1
+        else:
+            if refusals:
+                log.warning("the database works again")
+            return result
+        await asyncio.sleep(Backoff(pause_s, MAX_PAUSE_S).pause_s(refusals))
