@@ -50,7 +50,10 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
             "cli/bridge/identity.py", "cli/bridge/init.py",
         ],
     ),
-    "e2e/test_pipe.py": ("commands are tried as they are typed", ["cli/client/main.py", "cli/client/runner.py"]),
+    "e2e/test_pipe.py": (
+        "commands are tried as they are typed",
+        ["cli/client/entry.py", "cli/client/main.py", "cli/client/runner.py"],
+    ),
     "e2e/test_files.py": ("commands are tried as they are typed", ["cli/client/files.py"]),
     "client/test_forwarding.py": ("forwarding is tried with a caller", ["client/calls/caller.py"]),
     "client/test_request.py": ("each command has tests of its own", ["client/commands.py"]),

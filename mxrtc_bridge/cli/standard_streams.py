@@ -24,8 +24,11 @@ import traceback
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 import click
+
+from mxrtc_bridge.cli.shutdown import SHUTDOWN, Shutdown
 
 MAX_WAITING_BYTES = 256 * 1024
 """Of messages that nobody has taken yet; what comes beyond is left out."""
@@ -216,8 +219,15 @@ def _data_was_written(out: StandardStream, seconds: float | None) -> bool:
 
 
 class Program(click.Group):
-    """A group of commands that is a program: called by its script, it has :func:`standard_streams`."""
+    """A group of commands that is a program: called by its script, it has :func:`standard_streams`, and ends soon."""
 
-    def __call__(self, *args: object, **options: object) -> object:
-        with standard_streams():
-            return super().__call__(*args, **options)
+    def __call__(self, *args: object, **options: object) -> NoReturn:
+        shutdown = SHUTDOWN.get() or Shutdown()
+        shutdown.begin()
+        code: str | int | None = 0
+        try:
+            with standard_streams():
+                super().__call__(*args, **options)
+        except SystemExit as error:
+            code = error.code
+        shutdown.leave(code if isinstance(code, int) else int(code is not None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import platform
 import statistics
 from datetime import UTC, datetime
@@ -33,11 +34,17 @@ async def login(context: Context, user: str, password: str, homeserver: str | No
         raise ClientError(Exit.USAGE, f"{error}; write it like @you:example.org") from error
     if not password:
         raise ClientError(Exit.USAGE, "the password is empty; type it, or give it with --password-file")
+    # First, as the homeserver makes a device each time, which nobody could use.
+    context.state.try_to_save()
     address = homeserver or await matrix_login.discover(user_id)
     account = await matrix_login.log_in(address, user_id, password, f"mxrtc on {platform.node() or 'this machine'}")
-    context.state.save_login(
-        Login(account.base_url, account.user_id, account.device_id, account.access_token, prefix=prefix, bot=bot)
-    )
+    login = Login(account.base_url, account.user_id, account.device_id, account.access_token, prefix=prefix, bot=bot)
+    try:
+        context.state.save_login(login)
+    except ClientError:
+        with contextlib.suppress(HomeserverError):
+            await matrix_login.log_out(account)
+        raise
     context.report.say(
         "login", f"logged in as {account.user_id}", user=account.user_id, device=account.device_id, homeserver=address
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -24,8 +25,12 @@ from mxrtc_bridge.config.private_files import (
 from mxrtc_bridge.core.errors import EventError, LocalError
 from mxrtc_bridge.core.ids import RoomId, UserId, parse_room_id, parse_user_id, server_of
 
+log = logging.getLogger(__name__)
+
 MAX_FILE_BYTES = 256 * 1024
 MAX_ROOMS = 1000
+MAX_LOGIN_BYTES = 4096
+"""What a login takes at most, as a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +58,33 @@ class StateFolder:
     """The folder itself.
 
     Args:
-        path: where it is; made with mode 0700 when something is written.
+        path: where it is, perhaps beginning with ``~``; made with mode 0700 when something is written.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self._named = path
 
     @classmethod
     def default(cls) -> StateFolder:
         """``$MXRTC_STATE``, else ``mxrtc`` below ``$XDG_STATE_HOME`` or ``~/.local/state``."""
         if named := os.environ.get("MXRTC_STATE"):
             return cls(Path(named))
-        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        return cls(Path(base) / "mxrtc")
+        return cls(Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "mxrtc")
+
+    @property
+    def path(self) -> Path:
+        """Where it is.
+
+        Raises:
+            ClientError: that depends on a home directory, and there is none, as for a user that a container invents.
+        """
+        try:
+            return self._named.expanduser()
+        except RuntimeError:
+            raise ClientError(
+                Exit.LOCAL,
+                f"there is no home directory for {self._named}; name a folder with --state or MXRTC_STATE, or set HOME",
+            ) from None
 
     # Login
 
@@ -86,6 +105,17 @@ class StateFolder:
 
     def save_login(self, login: Login) -> None:
         self._write(self.path / "login.json", asdict(login))
+
+    def try_to_save(self) -> None:
+        """Find out whether a login could be kept, before there is one.
+
+        Raises:
+            ClientError: it could not.
+        """
+        name = "login.json.try"  # removed with a login, should we be killed here
+        self._write(self.path / name, {"": "x" * MAX_LOGIN_BYTES})
+        with self.opened() as folder, contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=folder)
 
     def forget_login(self) -> None:
         """Remove the login and all that depends on it."""
@@ -108,10 +138,14 @@ class StateFolder:
             return None
 
     def save_room(self, user: UserId, peer: UserId, room: RoomId) -> None:
+        """Remember a room; where nothing can be written it is found again, which takes a little longer."""
         rooms = self._rooms()
         rooms.pop(f"{user} {peer}", None)
         rooms[f"{user} {peer}"] = room
-        self._write(self.path / "rooms.json", dict(list(rooms.items())[-MAX_ROOMS:]))
+        try:
+            self._write(self.path / "rooms.json", dict(list(rooms.items())[-MAX_ROOMS:]))
+        except ClientError as error:
+            log.info("a room is not remembered: %s", error)
 
     def _rooms(self) -> dict[str, object]:
         try:

@@ -51,7 +51,11 @@ async def serve_status(state: StateFolder, status: Callable[[], dict[str, object
 
 async def running_commands(state: StateFolder) -> list[dict[str, object]]:
     """Ask all running commands; sockets of dead ones are removed."""
-    sockets = sorted(state.run_folder().glob("*.sock"))[:MAX_SOCKETS]
+    try:
+        sockets = sorted(state.run_folder().glob("*.sock"))[:MAX_SOCKETS]
+    except ClientError as error:
+        log.info("no command can be asked: %s", error)  # nor has one been able to make its socket there
+        return []
     answers = await asyncio.gather(*(_ask(path) for path in sockets))
     return [answer for answer in answers if answer is not None]
 

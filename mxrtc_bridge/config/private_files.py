@@ -57,7 +57,7 @@ def exposure_of_path(path: Path) -> str | None:
         OSError: as the kernel says.
     """
     mine = (os.geteuid(), 0)
-    home, path = Path(os.environ.get("HOME", "/")), path.absolute()
+    home, path = Path(os.environ.get("HOME") or "/"), path.absolute()
     here = home if path.is_relative_to(home) else Path(path.anchor)
     names, links = list(reversed(path.relative_to(here).parts)), 0
     while True:

@@ -6,6 +6,10 @@ import json
 import os
 import re
 import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from mxrtc_bridge.client import state as state_module
 from mxrtc_bridge.client.calls.device import NoDeviceError, own_device
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.client.status_socket import running_commands
 from mxrtc_bridge.core.ids import RoomId, UserId
 from tests.long import examples
 from tests.other_user import OTHER_UID, as_other, needs_root, public_directory
@@ -319,3 +324,59 @@ async def test_what_belongs_to_the_database_must_be_ours_as_well(tmp_path: Path,
     with pytest.raises(ClientError, match=re.escape(name)):
         async with own_device(folder, LOGIN):
             pass
+
+
+def test_a_tilde_is_the_home_directory_although_no_shell_has_seen_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MXRTC_STATE", "~/st")
+    assert StateFolder.default().path == tmp_path / "st"
+    assert StateFolder(Path("~/other")).path == tmp_path / "other"
+
+
+@needs_root
+def test_without_a_home_directory_one_is_told_what_to_name() -> None:
+    """As in a container that runs as a user whom no file knows."""
+    program = (
+        "import os; from mxrtc_bridge.client.state import StateFolder; os.setuid(54321); "
+        "StateFolder.default().load_login()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env={}, capture_output=True, text=True, check=False)
+    assert "ClientError: there is no home directory" in done.stderr
+    assert "MXRTC_STATE" in done.stderr
+
+
+@needs_root
+def test_what_is_a_cache_may_be_lost_and_what_is_not_is_tried_first(folder: StateFolder) -> None:
+    folder.save_login(LOGIN)
+    folder.try_to_save()
+    assert [path.name for path in folder.path.iterdir()] == ["login.json"]
+    with read_only(folder.path):
+        folder.save_room(ALICE, UserId("@rtc_build:example.org"), RoomId("!one:example.org"))
+        assert folder.load_login() == LOGIN
+        with pytest.raises(ClientError, match="cannot be written") as caught:
+            folder.try_to_save()
+        assert caught.value.code is Exit.LOCAL
+    assert folder.load_room(ALICE, UserId("@rtc_build:example.org")) is None
+
+
+@needs_root
+async def test_a_state_folder_that_cannot_be_written_has_no_device_and_no_commands(folder: StateFolder) -> None:
+    folder.save_login(LOGIN)
+    with read_only(folder.path):
+        with pytest.raises(NoDeviceError):
+            async with own_device(folder, LOGIN):
+                pass
+        assert await running_commands(folder) == []
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Have the folder in a file system that cannot be written."""
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)

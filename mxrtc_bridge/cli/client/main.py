@@ -25,7 +25,7 @@ from mxrtc_bridge.core.webrtc.ice import IcePolicy
 EXIT_CODES = """
 Exit codes: 0 done; 1 try again later; 2 wrong usage or login; 3 denied or no such service, do not retry;
 4 the peer does not answer; 5 no network path between the two sides; 6 data was cut or damaged;
-7 a local port or file cannot be used; 130 Ctrl-C.
+7 a local port or file cannot be used; 130 a signal, such as Ctrl-C.
 """
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
-import signal
 import sys
 from collections.abc import Awaitable, Callable
 from functools import update_wrapper
@@ -13,6 +13,7 @@ from typing import Concatenate, NoReturn, ParamSpec
 import click
 import uvloop
 
+from mxrtc_bridge.cli.shutdown import SHUTDOWN
 from mxrtc_bridge.client.exit_codes import ClientError, Exit, explain_refusal
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
@@ -34,40 +35,67 @@ def in_loop(command: Callable[Concatenate[Context, P], Awaitable[None]]) -> Call
 
 def run(report: Report, work: Callable[[], Awaitable[None]]) -> NoReturn:
     """Run one command to its end and exit with its code."""
-    try:
-        uvloop.run(_supervised(work))
-    except ClientError as error:
-        _fail(report, error.code, str(error))
-    except HomeserverError as error:
-        _fail(report, Exit.RETRY if error.retryable else Exit.USAGE, explain_refusal(error))
-    except LocalError as error:
-        _fail(report, Exit.USAGE, str(error))
-    except MxrtcError as error:
-        _fail(report, Exit.RETRY, str(error))
-    except OSError as error:
-        if error.errno == errno.EPIPE:
-            raise  # whoever read our output has had enough; click ends quietly
-        _fail(report, Exit.LOCAL, f"this machine refuses: {error.strerror or error}")
-    except KeyboardInterrupt:
-        sys.exit(Exit.INTERRUPTED)
-    sys.exit(Exit.DONE)
+    code = Exit.RETRY  # of a defect, whose traceback is shown
+    with contextlib.ExitStack() as closing:
 
+        async def to_the_end() -> None:
+            nonlocal code
+            try:
+                code = await _supervised(report, work)
+            finally:
+                # From here on the loop is closed, which waits for its threads.
+                if (shutdown := SHUTDOWN.get()) is not None:
+                    closing.enter_context(shutdown.bounded(lambda: code))
 
-def _fail(report: Report, code: Exit, sentence: str) -> NoReturn:
-    report.error(sentence, code=int(code))
+        try:
+            uvloop.run(to_the_end())
+        except KeyboardInterrupt:
+            code = Exit.INTERRUPTED
     sys.exit(code)
 
 
-async def _supervised(work: Callable[[], Awaitable[None]]) -> None:
-    """Run ``work`` so that SIGTERM and SIGHUP end it like Ctrl-C does: in order, with everything closed."""
-    task = asyncio.ensure_future(work())
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored, and means it
-        loop.add_signal_handler(signal.SIGHUP, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-    except BaseExceptionGroup as group:
-        raise first_error(group) from None
+async def _supervised(report: Report, work: Callable[[], Awaitable[None]]) -> Exit:
+    """Run ``work`` so that a signal ends it like an error: in order, with everything closed."""
+    task, loop = asyncio.ensure_future(work()), asyncio.get_running_loop()
+    shutdown = SHUTDOWN.get()
+    with contextlib.ExitStack() as listening:
+        if shutdown is not None:
+            listening.enter_context(shutdown.cancelling(lambda: loop.call_soon_threadsafe(task.cancel)))
+        await asyncio.wait([task])
+    if task.cancelled():
+        return Exit.INTERRUPTED
+    error = task.exception()
+    if isinstance(error, BaseExceptionGroup):
+        error = first_error(error)
+    if isinstance(error, MxrtcError) and shutdown is not None and shutdown.told:
+        return Exit.INTERRUPTED  # what came of it on the way out is of no interest
+    return _outcome(report, error)
+
+
+def _outcome(report: Report, error: BaseException | None) -> Exit:
+    """Say why a command has failed, and with which code it ends.
+
+    Raises:
+        BaseException: a defect.
+    """
+    match error:
+        case None:
+            return Exit.DONE
+        case ClientError():
+            code, sentence = error.code, str(error)
+        case HomeserverError():
+            code, sentence = Exit.RETRY if error.retryable else Exit.USAGE, explain_refusal(error)
+        case LocalError():
+            code, sentence = Exit.USAGE, str(error)
+        case MxrtcError():
+            code, sentence = Exit.RETRY, str(error)
+        case OSError(errno=errno.EPIPE):
+            return Exit.RETRY  # whoever read our output has had enough
+        case OSError():
+            code, sentence = Exit.LOCAL, f"this machine refuses: {error.strerror or error}"
+        case asyncio.CancelledError() | KeyboardInterrupt():
+            return Exit.INTERRUPTED
+        case _:
+            raise error
+    report.error(sentence, code=int(code))
+    return code

@@ -243,13 +243,15 @@ class Caller:
     async def _end(self, placed: _Placed) -> None:
         """Hang up in order, as far as that goes quickly."""
         placed.session.feed(call.HangUp("user_hangup"))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GOODBYE_S):
-                await asyncio.wait([placed.running])
-        placed.running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await placed.running
-        self._sessions.pop((placed.session.route, placed.session.call_id), None)
+        try:
+            await asyncio.wait([placed.running], timeout=GOODBYE_S)
+        finally:
+            placed.running.cancel()
+            self._sessions.pop((placed.session.route, placed.session.call_id), None)
+        # Not awaited itself: that it was cancelled must not be taken for our own end, nor the other way round.
+        await asyncio.wait([placed.running])
+        if not placed.running.cancelled():
+            placed.running.result()
 
     async def _tell_progress(self, peer: UserId) -> None:
         """Say what is waited for, once it takes long enough to wonder."""

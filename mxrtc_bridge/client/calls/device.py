@@ -30,7 +30,7 @@ from mxrtc_bridge.core.call.to_device import (
 )
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.crypto.sas_text import INTERCEPTED
-from mxrtc_bridge.core.errors import EventError, LocalError, MxrtcError
+from mxrtc_bridge.core.errors import EventError, LocalError, MxrtcError, StorageError
 from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.binding import available
@@ -144,7 +144,10 @@ async def own_device(state: StateFolder, login: Login) -> AsyncIterator[tuple[Cr
         key = _key(folder, state.path / "crypto.key")
         for name in ("crypto.db", "crypto.db-wal", "crypto.db-shm", "crypto.db-journal"):
             _check_database(folder, state.path / name)
-        database = await stack.enter_async_context(await Database.open(_url(state.path / "crypto.db")))
+        try:
+            database = await stack.enter_async_context(await Database.open(_url(state.path / "crypto.db")))
+        except StorageError as error:
+            raise NoDeviceError(f"the keys of our device cannot be used: {error}") from error
         transport = Transport(login.homeserver, login.access_token)
         stack.push_async_callback(transport.close)
         server = KeyServer(transport, login.user_id, masquerade=False)
@@ -224,14 +227,16 @@ def _key(folder: int, path: Path) -> bytes:
     """The key that the secrets of our device are encrypted with, made where there is none.
 
     Raises:
-        ClientError: it is not ours alone, cannot be used, or is empty.
+        ClientError: it is not ours alone, or cannot be used.
     """
     try:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             key = _read_key(folder, path)
-        except FileNotFoundError:
-            write_private_file(folder, path.name, secrets.token_urlsafe(32).encode(), str(path))
-            key = _read_key(folder, path)
+            # An empty one is what an earlier version has left that died while it wrote; it has encrypted nothing.
+            if key or path.with_suffix(".db").exists():
+                return key
+        write_private_file(folder, path.name, secrets.token_urlsafe(32).encode(), str(path), replace=True)
+        key = _read_key(folder, path)
     except LocalError as error:
         raise ClientError(Exit.LOCAL, str(error)) from error
     except OSError as error:

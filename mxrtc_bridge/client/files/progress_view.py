@@ -134,8 +134,7 @@ class Meter:
             yield
         finally:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait([task])
 
     async def _watch(self, progress: Callable[[], Progress], path: str, every_s: float) -> None:
         now = asyncio.get_running_loop().time

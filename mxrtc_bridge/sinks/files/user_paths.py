@@ -4,14 +4,17 @@ Sources are named by the user, and are taken at his word: a link on the command 
 with several names are sent. Links *within* a directory are not followed, as everywhere.
 
 Standard input has no size and cannot be read twice, and both are needed to resume. It is therefore written to a
-temporary file without a name first, and sent from there when its end is known.
+temporary file without a name first, and sent from there when its end is known. Its end may never come, so that reading
+it can be given up at any time.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import secrets
-import shutil
+import select
 import stat
 import tempfile
 from collections.abc import Sequence
@@ -63,6 +66,7 @@ class Sources:
         # this object lives, so that a lost connection costs nothing even then.
         self._mark = "" if resume else f"{secrets.token_hex(8)}-"
         self._workers = FileThreads()
+        self._given_up = -1
         self._trees: list[Tree] = []
         self._singles: list[_Single] = []
         self._entries: list[Found] = []
@@ -76,9 +80,15 @@ class Sources:
         """
         if not 1 <= len(self._paths) <= MAX_SOURCES:
             raise LocalError(f"{len(self._paths)} paths were named; give 1 to {MAX_SOURCES}")
+        self._given_up = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        finding = asyncio.ensure_future(self._workers.run(self._find_all))
         try:
-            await self._workers.run(self._find_all)
+            await asyncio.wait([finding])
+            finding.result()
         except BaseException:
+            os.eventfd_write(self._given_up, 1)
+            with contextlib.suppress(Exception):
+                await finding  # a disk may still be waited for
             self.close()
             raise
 
@@ -110,6 +120,9 @@ class Sources:
             if single.descriptor >= 0:
                 os.close(single.descriptor)
         self._trees, self._singles = [], []
+        if self._given_up >= 0:
+            os.close(self._given_up)
+            self._given_up = -1
 
     def _find_all(self) -> None:
         for path in self._paths:
@@ -169,16 +182,32 @@ class Sources:
         if self._name is None:
             raise LocalError("standard input needs a name for the other side; give one with --name")
         name = self._offered_name(Path(self._name))
-        with tempfile.TemporaryFile(prefix="mxrtc-") as spool:
-            try:
-                with open(os.dup(self._stdin), "rb", buffering=0) as source:  # noqa: PTH123 - a descriptor has no path
-                    shutil.copyfileobj(source, spool, _COPY_SIZE)
-                spool.flush()
-            except OSError as error:
-                words = f"{os.strerror(error.errno or 0)}; TMPDIR chooses where its copy is kept"
-                raise LocalError(f"standard input cannot be read to its end: {words}") from error
-            descriptor = os.dup(spool.fileno())
+        try:
+            # Without a buffer, which would fail once more when it is closed, and say less.
+            with tempfile.TemporaryFile(prefix="mxrtc-", buffering=0) as spool:
+                self._copy_stdin(spool.fileno())
+                descriptor = os.dup(spool.fileno())
+        except OSError as error:
+            words = f"{os.strerror(error.errno or 0)}; TMPDIR chooses where its copy is kept"
+            raise LocalError(f"standard input cannot be read to its end: {words}") from error
         self._add_single(name, os.fstat(descriptor), _Single(None, descriptor))
+
+    def _copy_stdin(self, target: int) -> None:
+        waiting = select.poll()
+        waiting.register(self._stdin, select.POLLIN)
+        waiting.register(self._given_up, select.POLLIN)
+        while True:
+            if any(ready == self._given_up for ready, _ in waiting.poll()):
+                raise LocalError("standard input was not read to its end")
+            try:
+                data = os.read(self._stdin, _COPY_SIZE)
+            except BlockingIOError:
+                continue  # another program reads it too
+            if not data:
+                return
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(target, rest) :]
 
 
 def _open_single(single: _Single) -> int:

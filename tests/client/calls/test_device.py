@@ -112,3 +112,14 @@ def test_the_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     assert os.listdir(tmp_path) == ["crypto.key"]
     os.close(folder)
+
+
+def test_an_empty_key_that_a_run_has_left_which_died_is_made_anew(tmp_path: Path) -> None:
+    path, folder = tmp_path / "crypto.key", os.open(tmp_path, os.O_RDONLY)
+    path.touch(mode=0o600)
+    assert len(module._key(folder, path)) >= 32
+    path.write_bytes(b"")
+    (tmp_path / "crypto.db").touch()
+    # Something may have been encrypted with the one that is lost.
+    assert module._key(folder, path) == b""
+    os.close(folder)

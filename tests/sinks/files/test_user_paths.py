@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
 import stat
+import subprocess
+import tempfile
+import termios
 from pathlib import Path
 
 import pytest
@@ -11,8 +16,10 @@ import pytest
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileEntry
 from mxrtc_bridge.sinks.files.user_paths import Sources, UserDestination
+from tests.other_user import needs_root
 from tests.sinks.files.receive.senders import begun, content, files_in, finish, send, sha256, write
 from tests.sinks.files.send.test_share import everything, make_tree
+from tests.waiting import until
 
 
 async def offered(sources: Sources) -> dict[str, bytes | None]:
@@ -85,6 +92,33 @@ async def test_standard_input_is_sent_under_the_name_given(tmp_path: Path) -> No
     assert await offered(sources) == {"dump.sql": data}
     assert await offered(sources) == {"dump.sql": data}
     sources.close()
+
+
+async def test_standard_input_that_goes_on_for_ever_can_be_given_up() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"it begins")
+    sources = Sources(["-"], name="dump.sql", stdin=reading)
+    opening = asyncio.ensure_future(sources.open())
+    await until(lambda: fcntl.ioctl(reading, termios.FIONREAD, bytes(4)) == bytes(4))
+    opening.cancel()
+    await asyncio.wait([opening], timeout=10)
+    assert opening.cancelled()
+    os.close(reading)
+    os.close(writing)
+
+
+@needs_root
+async def test_a_full_disk_is_told_with_what_chooses_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=True)
+    try:
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        with open("/dev/zero", "rb") as endless:
+            sources = Sources(["-"], name="dump.sql", stdin=endless.fileno())
+            with pytest.raises(LocalError, match="No space left on device; TMPDIR chooses where its copy is kept"):
+                await sources.open()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,169 @@
+"""How ``mxrtc`` ends when it is told to: within a second, whatever it waits for.
+
+Left to Python, a signal waits for the main thread, a loop that is closed waits for its threads, and the interpreter
+waits for them once more: for a name server or a disk that does not answer that is for ever. So a thread takes the
+signals.
+
+- The first one cancels what runs, which then says its goodbyes; what takes longer than that is cancelled again, and
+  ends with the process after :data:`PATIENCE_S`.
+- The second one ends the process at once.
+
+SIGINT counts also where it was ignored when the program was started, as shells do for what they start in the
+background: Ctrl-C does not get there, so whoever sends it means this process. An ignored SIGHUP stays so, as ``nohup``
+wants it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+INTERRUPTED = 130
+"""Exit code after each of the signals; it has always been the same for all."""
+PATIENCE_S = 0.8
+"""From the first signal until the process ends, whatever it does."""
+AGAIN_S = 0.4
+"""From the first signal until goodbyes are cancelled as well, whatever they are made of: again and again."""
+SAME_S = 0.1
+"""Signals so close together are one: a terminal that is closed sends several, and so do launchers that pass them on."""
+TEARDOWN_S = 1.0
+"""How long a loop may take to close, once all is done that it was for."""
+LAST_WORDS_S = 0.1
+"""How long messages that were given before may take to be written."""
+SHOW_CURSOR = "\x1b[?25h"
+
+
+class Shutdown:
+    """The end of this process; :meth:`begin` before there are other threads, as they inherit what it sets."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cancel: Callable[[], object] | None = None
+        self._told = False
+        self._terminal_modes: list[Any] | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether there was a signal."""
+        return self._told
+
+    def begin(self) -> None:
+        """Take signals from now on; a second time does nothing."""
+        if SHUTDOWN.get() is self:
+            return
+        _on_terminal(self._save_modes)
+        taken = {signal.SIGINT, signal.SIGTERM}
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            taken.add(signal.SIGHUP)
+        signal.pthread_sigmask(signal.SIG_BLOCK, taken)
+        threading.Thread(target=self._wait, args=(taken,), name="signals", daemon=True).start()
+        SHUTDOWN.set(self)
+
+    @contextlib.contextmanager
+    def cancelling(self, cancel: Callable[[], object]) -> Iterator[None]:
+        """Inside of the context a signal calls ``cancel``, in another thread; outside it ends the process.
+
+        Args:
+            cancel: must not block.
+        """
+        with self._lock:
+            self._cancel = cancel
+            if self._told:
+                cancel()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._cancel = None
+
+    @contextlib.contextmanager
+    def bounded(self, code: Callable[[], int]) -> Iterator[None]:
+        """End the process with ``code()`` if the context, which closes a loop, takes longer than :data:`TEARDOWN_S`."""
+        timer = threading.Timer(TEARDOWN_S, lambda: self._leave_a_hanging_loop(code()))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def leave(self, code: int) -> NoReturn:
+        """End the process in order, but for threads that hang."""
+        # What the interpreter would do next is to wait for every thread.
+        with contextlib.suppress(Exception):
+            atexit._run_exitfuncs()
+        os._exit(code)
+
+    def _leave_a_hanging_loop(self, code: int) -> None:
+        # What was printed is data, and is waited for as ever.
+        _drain(sys.stdout, None)
+        _drain(sys.stderr, LAST_WORDS_S)
+        self.leave(code)
+
+    def _wait(self, taken: set[signal.Signals]) -> None:
+        # Of this thread alone: a process in the background may give the terminal back its modes.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+        signal.sigwait(taken)
+        first = time.monotonic()
+        with self._lock:
+            self._told = True
+            running = self._cancel is not None
+            if self._cancel is not None:
+                self._cancel()
+        pause = AGAIN_S
+        while running and (left := first + PATIENCE_S - time.monotonic()) > 0:
+            if signal.sigtimedwait(taken, min(pause, left)) is None:
+                pause = 0.05
+                with self._lock:
+                    if self._cancel is not None:
+                        self._cancel()
+            elif time.monotonic() - first > SAME_S:
+                break
+        self._end()
+
+    def _end(self) -> NoReturn:
+        _on_terminal(self._restore_modes)
+        _drain(sys.stderr, LAST_WORDS_S)
+        os._exit(INTERRUPTED)
+
+    def _save_modes(self, terminal: int) -> None:
+        self._terminal_modes = termios.tcgetattr(terminal)
+
+    def _restore_modes(self, terminal: int) -> None:
+        # A prompt for a password has switched off what is typed, and a bar of progress the cursor.
+        if self._terminal_modes is not None and os.tcgetpgrp(terminal) == os.getpgrp():
+            termios.tcsetattr(terminal, termios.TCSANOW, self._terminal_modes)
+            if os.isatty(2):
+                sys.stderr.write(SHOW_CURSOR)
+
+
+def _on_terminal(act: Callable[[int], None]) -> None:
+    """Do something with the terminal that we are started from; what fails with it, or without it, is left out."""
+    # Opened each time: kept, it might take the number of a standard descriptor that is closed.
+    with contextlib.suppress(OSError, termios.error):
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            act(terminal)
+        finally:
+            os.close(terminal)
+
+
+def _drain(stream: object, seconds: float | None) -> None:
+    drain = getattr(stream, "drain", None)
+    if drain is not None:
+        drain(seconds)
+
+
+SHUTDOWN: ContextVar[Shutdown | None] = ContextVar("shutdown", default=None)
+"""That of this process; None where the program is called by another, as tests do, whose signals are its own."""
