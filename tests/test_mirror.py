@@ -147,9 +147,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     ),
     "matrix/rooms/test_peers.py": (PORTS, ["matrix/rooms/ports.py"]),
     # WebRTC
-    "rtc/test_flow_control.py": (
-        "two peers are joined by them", ["rtc/association.py", "rtc/ice.py"],
-    ),
+    "rtc/test_flow_control.py": ("two peers are joined by it", ["rtc/ice.py"]),
     "rtc/test_udp.py": ("sockets pass them on", ["rtc/datagrams.py"]),
     "sctp/test_bbr.py": (
         "a congestion control is tried as a whole", ["sctp/bbr_limits.py", "sctp/congestion.py"],

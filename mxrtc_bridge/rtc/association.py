@@ -6,7 +6,7 @@ and one for all calls that were made in the same turn of the loop. In a turn eve
 make the listener send leaves with the same acknowledgements; the listener is never called from inside one of its calls.
 
 What it must never do: raise into the event loop because of the other side, or work for long without letting others
-read: a turn sends a bounded number of packets and goes on in the next turn of the loop.
+read: a turn sends a bounded number of packets, tells for a bounded time, and goes on in the next turn of the loop.
 
 The time is that of the monotonic clock, not the loop's: uvloop's has milliseconds, which is longer than a round trip.
 
@@ -53,6 +53,9 @@ MIN_REMOTE_MESSAGE = 16 * 1024
 """Payload travels in messages of this size: a peer that takes less is of no use."""
 IN_FLIGHT = 64 * 1024 * 1024
 """Room of the machine for what was sent and is not acknowledged, on top of the send limit."""
+TELL_FOR_S = 0.004
+"""How long what has happened is told before it is the turn of others: one packet may complete what a thousand before it
+have brought, and each piece of it may make the listener work."""
 _REASONS = {
     "aborted": "the other side ended the association",
     "closed": "the other side shut the association down",
@@ -67,6 +70,7 @@ class PeerAssociation:
         settings: limits and the send mark.
         listener: called in order, never from inside a method that it calls; told of the end of an established one.
         clock: seconds, monotonic.
+        tell_for_s: how long a turn tells what has happened before it goes on in another.
     """
 
     def __init__(
@@ -76,11 +80,13 @@ class PeerAssociation:
         listener: PeerConnectionListener,
         *,
         clock: Callable[[], float] = time.monotonic,
+        tell_for_s: float = TELL_FOR_S,
     ) -> None:
         self._transport = transport
         self._settings = settings
         self._listener = listener
         self._clock = clock
+        self._tell_for_s = tell_for_s
         self._loop = asyncio.get_running_loop()
         self._machine: Association | None = None
         self._channels: DataChannels | None = None
@@ -372,10 +378,15 @@ class PeerAssociation:
     # Events
 
     def _tell_events(self) -> bool:
-        """Tell everything that has happened; True if there was anything."""
+        """Tell what has happened, for a bounded time; True if there was anything."""
         told = False
         now = self._clock()
-        while self._channels is not None and (event := self._channels.poll_event()) is not None:
+        until = now + self._tell_for_s
+        while (
+            self._channels is not None
+            and not (told and self._clock() > until)
+            and (event := self._channels.poll_event()) is not None
+        ):
             told = True
             if type(event) is ChannelMessage:
                 channel = self._by_number.get(event.channel)

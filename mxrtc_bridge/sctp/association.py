@@ -16,7 +16,7 @@ from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.chunks import HEADER_SIZE
 from mxrtc_bridge.sctp.congestion import CongestionControl
-from mxrtc_bridge.sctp.events import Event, MessageReceived, ResetDone, SendSpace
+from mxrtc_bridge.sctp.events import Event, MessageReceived, ResetDone, SendSpace, StreamReset
 from mxrtc_bridge.sctp.lifecycle import OPEN_STATES, AssociationState
 from mxrtc_bridge.sctp.outbound_queue import OutMessage, OutStream
 from mxrtc_bridge.sctp.packet_reader import HEARTBEAT_INFO, Inbound
@@ -68,6 +68,8 @@ class Association(Inbound):
         if type(event) is MessageReceived:
             assert self._receiver is not None
             self._receiver.unread_messages -= 1
+        elif type(event) is StreamReset:
+            self._resets_untold -= 1
         return event
 
     # Messages to the other side

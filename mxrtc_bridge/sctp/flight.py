@@ -9,7 +9,8 @@ Work is amortised: a TSN is acknowledged once, a packet leaves the queue once, a
 what was not known before is looked at.
 
 What it guards against: acknowledgements of what was never sent (a violation), and a receiver that takes back what it
-acknowledged in a gap block (section 6.2.1 allows it): such chunks are sent again.
+acknowledged in a gap block (section 6.2.1 allows it): such chunks are sent again. It may do so for once the flight, and
+for as many chunks as it has acknowledged for good; more is a violation, as each costs a look and another transmission.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from mxrtc_bridge.sctp.outbound_queue import ABANDONED, ACKED, IN_FLIGHT, LOST, 
 from mxrtc_bridge.sctp.rtt import RoundTrip
 
 _MAX_REORDERING_STEPS = 16
+MAX_TAKEN_BACK = 32_768
+"""Chunks whose acknowledgement may be taken back beyond those acknowledged for good: the largest flight once."""
 _NO_CHUNKS: list[object] = []
 """Breaks the cycle between a packet that is done and its chunks: they go away without the garbage collector."""
 
@@ -62,7 +65,9 @@ class Flight:
         self.packets: deque[SentPacket] = deque()
         self.sent_packets = 0
         self.retransmitted_chunks = 0
+        self.taken_back = 0
         self.spurious = 0
+        self._first_tsn = initial_tsn
         self._gaps = Ranges()
         self._sample = RateSample()
         self._newest_unambiguous = False
@@ -108,7 +113,7 @@ class Flight:
         """Take a SACK whose numbers were widened; False if it is older than one before.
 
         Raises:
-            MalformedError: it acknowledges what was never sent.
+            MalformedError: it acknowledges what was never sent, or too much was taken back.
         """
         if cumulative < self.cumulative:
             return False
@@ -213,12 +218,16 @@ class Flight:
         first = self.cumulative + 1
         if self._gaps.starts[0] > first:
             return
-        for tsn in range(first, self._gaps.drop_to(first) + 1):
+        last = self._gaps.drop_to(first)
+        self.taken_back += last + 1 - first
+        if self.taken_back > MAX_TAKEN_BACK + first - self._first_tsn:
+            raise MalformedError(f"acknowledgements of {self.taken_back} chunks were taken back")
+        for tsn in range(first, last + 1):
             chunk = self.outstanding[tsn]
             if chunk.state == ACKED:
                 chunk.state = LOST
                 self.unacked_payload += chunk.payload_size
-                self.lost.append(chunk)
+                self._queue_lost(chunk)
 
     def _measure(self, now: float, newest: SentPacket) -> None:
         """Make the rate sample, and remember the packet for loss detection (RFC 8985 section 6.2, step 2)."""
@@ -281,13 +290,35 @@ class Flight:
         for chunk in cast("list[OutChunk]", packet.chunks):
             if chunk.packet is packet and chunk.state == IN_FLIGHT:
                 chunk.state = LOST
-                self.lost.append(chunk)
+                self._queue_lost(chunk)
                 self._episode_open += 1
                 size += chunk.size
         packet.pending = 0
         self.inflight -= size
         self.lost_bytes += size
         return size
+
+    def _queue_lost(self, chunk: OutChunk) -> None:
+        # One that was acknowledged while it waited is still there, and may wait again.
+        if not chunk.waits:
+            chunk.waits = True
+            self.lost.append(chunk)
+
+    def next_lost(self) -> OutChunk | None:
+        """Return the chunk that is to be sent again first, without taking it; None if there is none."""
+        lost = self.lost
+        while lost:
+            if lost[0].state == LOST:
+                return lost[0]
+            lost.popleft().waits = False
+        return None
+
+    def take_lost(self) -> None:
+        """Take what :meth:`next_lost` returned: it is on its way again."""
+        chunk = self.lost.popleft()
+        chunk.waits = False
+        chunk.state = IN_FLIGHT
+        self.retransmitted_chunks += 1
 
     def lose_all(self, now: float) -> None:
         """The retransmission timer expired: whatever is in flight is lost (RFC 9260 section 6.3.3)."""
@@ -300,7 +331,7 @@ class Flight:
                 self._mark_lost(packet)
             packet.chunks = _NO_CHUNKS
         # In the order of the TSNs: the oldest chunk holds up everything behind it.
-        self.lost = deque(sorted((chunk for chunk in self.lost if chunk.state == LOST), key=lambda chunk: chunk.tsn))
+        self.lost = deque(sorted(self.lost, key=lambda chunk: chunk.tsn))
         self.reordering_at = float("inf")
         self.congestion.on_timeout(now, inflight)
 

@@ -75,6 +75,7 @@ class OutChunk:
         "state",
         "transmissions",
         "tsn",
+        "waits",
     )
 
     def __init__(self, tsn: int, message: OutMessage, header: bytes, payload: bytes, size: int, ends: bool) -> None:
@@ -87,6 +88,8 @@ class OutChunk:
         self.ends = ends
         self.state = IN_FLIGHT
         self.transmissions = 0
+        self.waits = False
+        """Stands among those that are lost, whatever its state is."""
         self.packet = _NEVER
         """The packet that carried it last."""
 

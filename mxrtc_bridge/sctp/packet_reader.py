@@ -21,6 +21,8 @@ from mxrtc_bridge.sctp.reconfig import Reconfiguration
 from mxrtc_bridge.sctp.settings import SctpSettings
 
 HEARTBEAT_INFO = 1
+_MAX_SACKS = 2
+"""SACKs of one packet that are looked at; one is usual (RFC 9260 section 6.2), and each costs more than its bytes."""
 _DATA_CHUNKS = frozenset({chunks.DATA, chunks.I_DATA})
 _SETUP_CHUNKS = frozenset({chunks.INIT, chunks.INIT_ACK, chunks.COOKIE_ECHO, chunks.COOKIE_ACK})
 _EXTENSIONS = frozenset({chunks.RE_CONFIG, chunks.FORWARD_TSN, chunks.I_FORWARD_TSN, chunks.PAD})
@@ -44,6 +46,7 @@ class Inbound(Lifecycle):
         self._path = PathMtu(settings.packet_size, settings.packet_size_ceiling)
         self._reconfiguration: Reconfiguration | None = None
         self._peer_resets = False
+        self._resets_untold = 0
         self._heartbeats_unanswered = 0
         self._heartbeat_at = inf
         self.packets_received = 0
@@ -121,6 +124,7 @@ class Inbound(Lifecycle):
 
     def _receive_chunks(self, now: float, packet: bytes, size: int) -> None:
         position = HEADER_SIZE
+        sacks = 0
         while position + 4 <= size:
             kind = packet[position]
             length = packet[position + 2] << 8 | packet[position + 3]
@@ -131,8 +135,8 @@ class Inbound(Lifecycle):
                 if not self._receive_data(now, packet, position, length, kind):
                     return
             elif kind == chunks.SACK:
-                if self._state in OPEN_STATES:
-                    self._receive_sack(now, packet, position, length)
+                sacks += 1
+                self._receive_sack(now, packet, position, length, sacks)
             else:
                 body = packet[position + 4 : position + length]
                 if not self._receive_control(now, kind, body):
@@ -163,7 +167,13 @@ class Inbound(Lifecycle):
             receiver.acknowledge_now()
         return True
 
-    def _receive_sack(self, now: float, packet: bytes, position: int, length: int) -> None:
+    def _receive_sack(self, now: float, packet: bytes, position: int, length: int, count: int) -> None:
+        """Take the SACK that is so many in its packet."""
+        if self._state not in OPEN_STATES:
+            return
+        if count > _MAX_SACKS:
+            self._drop("sack")
+            return
         limit = self._settings.max_gap_blocks
         self._sender.receive_sack(now, *chunks.read_sack(packet, position, length, limit))
         self._after_acknowledgement(now)
@@ -273,3 +283,6 @@ class Inbound(Lifecycle):
             if stream < self._settings.max_streams:
                 receiver.reassembly.reset(stream)
                 self._events.append(StreamReset(stream))
+                self._resets_untold += 1
+        if self._resets_untold > 2 * self._settings.max_streams:
+            raise MalformedError("streams are reset faster than that can be told")

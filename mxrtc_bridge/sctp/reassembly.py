@@ -6,17 +6,22 @@ by number, so that each is touched once when it comes and once when it goes, in 
 Fragments are numbered by their TSN in DATA, by their FSN in I-DATA. Unordered DATA has no message number at all: there
 runs of consecutive TSNs are joined, never across the beginning or the end of a message.
 
-What it guards against: messages without end, sequences of fragments that contradict each other (both abort), and more
-fragments or bytes than the window, which the receiver refuses before they come here.
+What it guards against: messages without end, sequences of fragments that contradict each other, messages in crumbs
+(all abort), and more fragments or bytes than the window, which the receiver refuses before they come here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from heapq import heappop, heappush
 
 from mxrtc_bridge.sctp.chunks import BEGINS, ENDS, UNORDERED, MalformedError
 from mxrtc_bridge.sctp.events import MessageReceived
 from mxrtc_bridge.sctp.numbers import unwrap, unwrap16
+
+_MANY_FRAGMENTS = 1024
+_SMALL_FRAGMENT = 16
+"""Bytes, on average, below which a message of many fragments is a violation: each costs as much as a whole packet."""
 
 
 class _Partial:
@@ -43,9 +48,10 @@ class _InStream:
         next: number of the ordered message whose turn it is.
         parts: its fragments up to now, without a gap.
         expected: number of the fragment that follows them, -1 before the first.
+        order: a heap of the numbers in ``pending``, and of some that were there.
     """
 
-    __slots__ = ("expected", "next", "parts", "pending", "ppid", "size", "unordered", "unordered_next")
+    __slots__ = ("expected", "next", "order", "parts", "pending", "ppid", "size", "unordered", "unordered_next")
 
     def __init__(self) -> None:
         self.next = 0
@@ -54,6 +60,7 @@ class _InStream:
         self.size = 0
         self.ppid = 0
         self.pending: dict[int, _Partial] = {}
+        self.order: list[int] = []
         self.unordered: dict[int, _Partial] = {}
         self.unordered_next = 0
 
@@ -145,7 +152,7 @@ class Reassembly:
         if number != stream.next:
             if number < stream.next:
                 return  # of a message that was skipped: its fragments may still be on their way
-            self._hold(stream.pending, number, fragment, flags, ppid, payload)
+            self._hold_ordered(stream, number, fragment, flags, ppid, payload)
             return
         if fragment == stream.expected:
             if flags & BEGINS:
@@ -159,7 +166,7 @@ class Reassembly:
                 return
             stream.ppid = ppid
         else:
-            self._hold(stream.pending, number, fragment, flags, ppid, payload)
+            self._hold_ordered(stream, number, fragment, flags, ppid, payload)
             return
         self._append(stream, payload)
         stream.expected = fragment + 1
@@ -176,6 +183,9 @@ class Reassembly:
         self.fragments += 1
         if stream.size > self._max_message:
             raise self._too_large(stream.size)
+        count = len(stream.parts)
+        if count > _MANY_FRAGMENTS and stream.size < (count - 1) * _SMALL_FRAGMENT:
+            raise MalformedError(f"a message in {count} fragments of {stream.size} bytes together")
 
     def _finish(self, stream_id: int, stream: _InStream) -> None:
         parts = stream.parts
@@ -215,6 +225,16 @@ class Reassembly:
             if not ended:
                 return
             self._finish(stream_id, stream)
+
+    def _hold_ordered(
+        self, stream: _InStream, number: int, fragment: int, flags: int, ppid: int, payload: bytes
+    ) -> None:
+        if number not in stream.pending:
+            order = stream.order
+            while order and order[0] < stream.next:
+                heappop(order)
+            heappush(order, number)
+        self._hold(stream.pending, number, fragment, flags, ppid, payload)
 
     def _hold(
         self, pending: dict[int, _Partial], number: int, fragment: int, flags: int, ppid: int, payload: bytes
@@ -307,7 +327,7 @@ class Reassembly:
         if last < stream.next:
             return
         self._drop_parts(stream)
-        self._drop_pending(stream.pending, last)
+        self._drop_pending(stream, last)
         stream.next = last + 1
         if stream.pending:
             self._advance(stream_id, stream)
@@ -325,10 +345,13 @@ class Reassembly:
         stream.size = 0
         stream.expected = -1
 
-    def _drop_pending(self, pending: dict[int, _Partial], last: int) -> None:
-        for number in [number for number in pending if number <= last]:
-            partial = pending.pop(number)
-            self._release(len(partial.fragments), partial.size)
+    def _drop_pending(self, stream: _InStream, last: int) -> None:
+        # Only what is dropped is looked at: one packet may skip hundreds of times, and much more may wait.
+        order = stream.order
+        while order and order[0] <= last:
+            partial = stream.pending.pop(heappop(order), None)
+            if partial is not None:
+                self._release(len(partial.fragments), partial.size)
 
     def stream_ids(self) -> tuple[int, ...]:
         """Return the numbers of all streams on which something came."""

@@ -25,6 +25,8 @@ from mxrtc_bridge.sctp.settings import SctpSettings
 
 _MAX_DUPLICATES = 32
 """Duplicate TSNs reported in one SACK; more are not remembered."""
+MAX_REPEATED = 16_384
+"""Chunks that may come again beyond those that came once: more than a timeout of the largest flight sends again."""
 _CLOSED_BELOW = 1500
 """Less window than about a packet is announced as none (RFC 1122 section 4.2.3.3: no silly windows)."""
 
@@ -55,6 +57,8 @@ class Receiver:
         self.reassembly = Reassembly(emit, settings.max_message)
         self.cumulative = initial_tsn - 1
         self._expected = initial_tsn & MASK32
+        self._first = initial_tsn
+        self._repeated = 0
         self._beyond = Ranges()
         self._duplicates: list[int] = []
         self.ack_at = inf
@@ -124,6 +128,9 @@ class Receiver:
             if len(self._duplicates) < _MAX_DUPLICATES:
                 self._duplicates.append(tsn)
             self._drop("duplicate")
+            self._repeated += 1
+            if self._repeated > MAX_REPEATED + self.cumulative - self._first:
+                raise MalformedError(f"{self._repeated} chunks came again")
             return True
         if tsn - self.cumulative > self._settings.max_tsn_span:
             self._drop("span")

@@ -20,7 +20,7 @@ from mxrtc_bridge.sctp.chunks import MalformedError
 from mxrtc_bridge.sctp.congestion import CongestionControl
 from mxrtc_bridge.sctp.flight import Flight
 from mxrtc_bridge.sctp.numbers import unwrap
-from mxrtc_bridge.sctp.outbound_queue import IN_FLIGHT, LOST, OutboundScheduler, OutChunk, write
+from mxrtc_bridge.sctp.outbound_queue import IN_FLIGHT, OutboundScheduler, OutChunk, write
 from mxrtc_bridge.sctp.reliability import Abandonment
 from mxrtc_bridge.sctp.rtt import RoundTrip
 from mxrtc_bridge.sctp.settings import SctpSettings
@@ -119,24 +119,18 @@ class Sender:
         return size
 
     def _fill_lost(self, now: float, parts: list[bytes], room: int, fresh: bool, chunks: list[OutChunk]) -> int:
-        lost = self.flight.lost
+        flight = self.flight
         size = 0
-        while lost:
-            chunk = lost[0]
-            if chunk.state != LOST:
-                lost.popleft()
-                continue
+        while (chunk := flight.next_lost()) is not None:
             if chunk.message.chunks is not None and self.abandonment.gives_up(now, chunk):
                 continue
             # A chunk cannot be divided again: after a smaller path MTU it may be larger than a packet should be.
             if chunk.size > room - size and (size or not fresh):
                 break
-            lost.popleft()
-            chunk.state = IN_FLIGHT
+            flight.take_lost()
             write(chunk, parts)
             chunks.append(chunk)
             size += chunk.size
-            self.flight.retransmitted_chunks += 1
         return size
 
     def _fill_new(
@@ -250,7 +244,9 @@ class Sender:
             if start <= end or offsets[index + 1] < start:
                 raise MalformedError("gap blocks out of order")
             end = offsets[index + 1]
-            blocks.append((cumulative + start, cumulative + end))
+            # The chunk behind the cumulative acknowledgement cannot have arrived, or it would be part of it.
+            if end > 1 or cumulative + end >= self.flight.next_tsn:
+                blocks.append((cumulative + min(max(start, 2), end), cumulative + end))
         self._last_blocks = (cumulative, offsets)
         return blocks
 

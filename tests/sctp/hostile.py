@@ -5,6 +5,7 @@ from __future__ import annotations
 from mxrtc_bridge.sctp import chunks
 from mxrtc_bridge.sctp.association import Association
 from mxrtc_bridge.sctp.chunks import BEGINS, ENDS
+from mxrtc_bridge.sctp.flight import Flight
 from mxrtc_bridge.sctp.handshake import Proposal, format_greeting, read_greeting
 from mxrtc_bridge.sctp.packets import PacketWriter
 from mxrtc_bridge.sctp.settings import SctpSettings
@@ -109,6 +110,11 @@ class Puppet:
             self.end.drain()
         self.now = until
         return found
+
+    @property
+    def flight(self) -> Flight:
+        """What it has sent and nobody has acknowledged for good."""
+        return self.association._sender.flight
 
     @property
     def held(self) -> int:

@@ -1,0 +1,223 @@
+"""What one packet can cost at worst, in lines of the association that run for it, whoever writes the packet.
+
+Counted and not timed, so that the same code gives the same number everywhere. What is done once for each chunk that was
+sent or received before (its acknowledgement, its delivery) is not the packet's own: it is bounded by the flight and by
+the window, and is told apart here.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from mxrtc_bridge.sctp import chunks
+from mxrtc_bridge.sctp.chunks import BEGINS, ENDS
+from mxrtc_bridge.sctp.flight import MAX_TAKEN_BACK
+from mxrtc_bridge.sctp.lifecycle import AssociationState
+from mxrtc_bridge.sctp.receiver import MAX_REPEATED
+from tests.sctp.hostile import THEIR_TSN, Puppet
+
+ROOM = 2048 - 12
+"""Of the largest packet that DTLS hands on, without the common header."""
+FLIGHT = 20_000
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "sctp.md"
+
+
+def lines(work: Callable[[], object]) -> int:
+    """Run ``work``; return how many lines of the association ran."""
+    count = 0
+
+    def line(_frame: FrameType, event: str, _arg: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        return line
+
+    def call(frame: FrameType, _event: str, _arg: Any) -> Any:
+        return line if f"{'mxrtc_bridge'}/sctp/" in frame.f_code.co_filename else None
+
+    before = sys.gettrace()
+    sys.settrace(call)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def repeated(chunk: bytes) -> list[bytes]:
+    return [chunk] * (ROOM // len(chunk))
+
+
+def sending(count: int = FLIGHT) -> Puppet:
+    """An association that has so many chunks in flight."""
+    puppet = Puppet(window=1 << 30)
+    first = puppet.their_tsn
+    for _ in range(count):
+        puppet.association.send(puppet.now, 0, 53, b"x" * 1100)
+    sent = 0
+    while sent < count:
+        puppet.wait(0.05)
+        flight = puppet.flight
+        sent = flight.next_tsn - first
+        # Arrives, and the cumulative acknowledgement stays behind by one.
+        if sent > 1:
+            puppet.send(sack(puppet, 0, [2, min(sent, 60_000)]))
+    return puppet
+
+
+def sack(puppet: Puppet, acknowledged: int, blocks: list[int], duplicates: list[int] | None = None) -> bytes:
+    """A SACK for so many chunks and for the blocks behind them."""
+    return chunks.sack(puppet.their_tsn - 1 + acknowledged & 0xFFFFFFFF, 1 << 30, blocks, duplicates or [])
+
+
+def _data_of_one_byte() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet()
+    return puppet, [puppet.data(number, sequence=number) for number in range(ROOM // 20)]
+
+
+def _data_out_of_order() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet()
+    return puppet, [puppet.data(3 * number + 1, sequence=3 * number + 1) for number in range(ROOM // 20)]
+
+
+def _data_again() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet()
+    puppet.send(puppet.data(0))
+    return puppet, repeated(puppet.data(0))
+
+
+def _sacks() -> tuple[Puppet, list[bytes]]:
+    puppet = sending()
+    return puppet, repeated(sack(puppet, 0, []))
+
+
+def _gap_blocks() -> tuple[Puppet, list[bytes]]:
+    puppet = sending()
+    return puppet, [sack(puppet, 0, [each for number in range(500) for each in (3 * number + 2, 3 * number + 3)])]
+
+
+def _duplicates() -> tuple[Puppet, list[bytes]]:
+    puppet = sending()
+    return puppet, [sack(puppet, 0, [2, FLIGHT], [puppet.their_tsn] * 500)]
+
+
+def _forward_tsn() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet()
+    for number in range(900):
+        puppet.send(puppet.data(60 * number + 5, sequence=2000 + number))
+    skipped = [(0, number & 0xFFFF) for number in range(ROOM // 4 - 2)]
+    return puppet, [chunks.forward_tsn(THEIR_TSN + 3, skipped)]
+
+
+def _stream_resets() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet()
+    streams = b"".join([number.to_bytes(2, "big") for number in range(ROOM // 2 - 10)])
+    head = struct.pack("!HHLLL", 13, 16 + len(streams), THEIR_TSN, 0, THEIR_TSN - 1)
+    return puppet, [chunks.chunk(chunks.RE_CONFIG, head + streams)]
+
+
+def _heartbeats() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet()
+    return puppet, repeated(chunks.chunk(chunks.HEARTBEAT))
+
+
+def _errors() -> tuple[Puppet, list[bytes]]:
+    return Puppet(), repeated(chunks.chunk(chunks.ERROR))
+
+
+def _unknown() -> tuple[Puppet, list[bytes]]:
+    return Puppet(), repeated(chunks.chunk(0xFE))
+
+
+def _cookies() -> tuple[Puppet, list[bytes]]:
+    return Puppet(), repeated(chunks.chunk(chunks.COOKIE_ECHO, bytes(20)))
+
+
+CASES: dict[str, tuple[Callable[[], tuple[Puppet, list[bytes]]], int]] = {
+    "DATA of one byte each": (_data_of_one_byte, 9_000),
+    "DATA, each behind a gap": (_data_out_of_order, 12_000),
+    "DATA that came before": (_data_again, 4_500),
+    "SACK without news": (_sacks, 2_000),
+    "SACK with 500 gap blocks": (_gap_blocks, 15_000),
+    "SACK with 500 duplicates": (_duplicates, 5_500),
+    "FORWARD-TSN for one stream, over and over": (_forward_tsn, 16_000),
+    "RE-CONFIG with 1,000 streams": (_stream_resets, 17_000),
+    "HEARTBEAT": (_heartbeats, 13_000),
+    "ERROR": (_errors, 13_000),
+    "unknown chunk": (_unknown, 22_000),
+    "COOKIE-ECHO that is not ours": (_cookies, 12_000),
+}
+"""How the packet is made, and how many lines may run for it."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_packet_costs_no_more_than_its_bytes_allow(name: str) -> None:
+    make, budget = CASES[name]
+    puppet, parts = make()
+    spent = lines(lambda: puppet.send(*parts))
+    print(name, spent)
+    assert spent <= budget
+    # It does not get worse when it comes again.
+    assert lines(lambda: puppet.send(*parts)) <= budget
+
+
+def test_the_page_names_the_budgets() -> None:
+    said = dict(re.findall(r"^\| ([^|]+?) \| ([\d,]+) \|$", PAGE.read_text(), re.MULTILINE))
+    assert {name: f"{budget:,}" for name, (_, budget) in CASES.items()}.items() <= said.items()
+
+
+def test_acknowledgements_that_are_taken_back_end_the_association_and_cost_no_memory() -> None:
+    puppet = sending()
+    flight = puppet.flight
+    for number in range(1, 200):
+        # Everything has arrived, and then only the next one has.
+        puppet.send(sack(puppet, number, []))
+        puppet.send(sack(puppet, number, [2, FLIGHT - number]))
+        assert len(flight.lost) <= FLIGHT
+        if puppet.association.state is AssociationState.ENDED:
+            break
+    assert "taken back" in puppet.ended_because
+    assert flight.taken_back <= MAX_TAKEN_BACK + FLIGHT + number
+
+
+def test_a_block_that_begins_at_the_next_chunk_acknowledges_it_not() -> None:
+    puppet = sending(100)
+    flight = puppet.flight
+    for _ in range(1000):
+        puppet.send(sack(puppet, 0, [1, 100]))
+    assert flight.taken_back == 0
+    assert puppet.association.state is AssociationState.ESTABLISHED
+    # The first one comes again, until it is acknowledged.
+    found = puppet.wait(5)
+    assert any(kind == chunks.DATA and int.from_bytes(body[:4], "big") == puppet.their_tsn for kind, body in found)
+
+
+def test_chunks_that_come_again_and_again_end_the_association() -> None:
+    puppet = Puppet()
+    puppet.send(puppet.data(0))
+    for _ in range(MAX_REPEATED // 100):
+        puppet.send(*repeated(puppet.data(0)))
+    puppet.send(*repeated(puppet.data(0)) * 100)
+    assert "came again" in puppet.ended_because
+
+
+def test_a_message_in_crumbs_ends_the_association() -> None:
+    puppet = Puppet()
+    for number in range(2000):
+        puppet.send(puppet.data(number, b"x", flags=BEGINS if not number else 0))
+    assert "fragments" in puppet.ended_because
+
+
+def test_a_message_in_small_pieces_does_not() -> None:
+    puppet = Puppet()
+    for number in range(2000):
+        puppet.send(puppet.data(number, b"x" * 16, flags=BEGINS if not number else 0))
+    puppet.send(puppet.data(2000, b"x", flags=ENDS))
+    assert not puppet.ended_because
