@@ -20,7 +20,7 @@ class SignalBy(Enum):
     """How a call is signalled."""
 
     AUTO = "auto"
-    """By a device, and by a room where that does not work."""
+    """By a device, and by a room where the peer has none."""
     DEVICE = "device"
     """By a device only: nothing is left in a room."""
     ROOM = "room"

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.access.policy import UNCONFIRMED, Deny
 from mxrtc_bridge.core.call import values as call
-from mxrtc_bridge.core.call.events import CallEvent, Hangup, Invite, Version
+from mxrtc_bridge.core.call.events import CallEvent, Hangup, Invite, Reject, Version
 from mxrtc_bridge.core.call.limits import CallLimits, LiveCalls, RateLimit, is_fresh
 from mxrtc_bridge.core.call.machine import CallMachine
-from mxrtc_bridge.core.call.route import CallRoute
+from mxrtc_bridge.core.call.route import CallRoute, DevicePair
+from mxrtc_bridge.core.call.to_device import STALE_INVITE
 from mxrtc_bridge.core.crypto.records import CallerDevice
 from mxrtc_bridge.core.errors import (
     DescriptionError,
@@ -186,6 +187,8 @@ class CallManager:
         if not is_fresh(event.sent_at_ms, invite.lifetime_ms, now_ms):
             self._counters.refusal(RefusalCode.STALE_INVITE)
             self._seldom.info(event.sender, "x stale invite from %s ignored", event.sender)
+            if isinstance(event.route, DevicePair):
+                self._say_stale(event.route, event, invite, local)
             return
         if self._draining or not self._invites.allow(event.sender, self._clock.monotonic()):
             self._counters.refusal(RefusalCode.RATE)
@@ -209,6 +212,22 @@ class CallManager:
             if not (claimed and isinstance(error, StorageError)):
                 raise
             log.warning("! call %s is refused: %s", record.call_id, error)
+
+    def _say_stale(self, route: DevicePair, event: CallEvent, invite: Invite, local: UserId) -> None:
+        """Tell a device whose clock is wrong. In a room nobody is told: there the time is not the caller's."""
+        if (
+            self._tasks is not None
+            and not self._draining
+            and self._invites.allow(event.sender, self._clock.monotonic())
+        ):
+            reject = Reject(invite.call_id, self._new_party_id(), Version.V1, STALE_INVITE)
+            self._tasks.create_task(self._send_alone(route, local, reject), name="stale invite")
+
+    async def _send_alone(self, route: CallRoute, local: UserId, reject: Reject) -> None:
+        try:
+            await self._signaller.send(route, local, reject, step="reject")
+        except (HomeserverError, LocalError) as error:
+            log.info("a stale invite was not rejected in words: %s", error)
 
     def _start(self, record: CallRecord, number: int, event: CallEvent, invite: Invite) -> None:
         entry = self._new_session(record, number, event.device)

@@ -6,10 +6,14 @@ Implements :class:`mxrtc_bridge.matrix.crypto.store.DeviceStore`. Pickles are en
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mautrix.util.async_db import Connection
 
@@ -22,6 +26,7 @@ from mxrtc_bridge.core.crypto.records import (
     RoomEncryption,
     UserRecord,
 )
+from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.storage.crypto_bounds import KNOWN_USER, trim, trim_rooms
 from mxrtc_bridge.storage.database import Database
@@ -94,6 +99,28 @@ class CryptoStore:
         ):
             forgotten += await self._database.transaction(partial(trim, owner=UserId(owner)))
         return forgotten
+
+
+def verified_master_in_file(path: Path, owner: UserId, user: UserId) -> str | None:
+    """Read which identity of ``user`` the device of ``owner`` has verified, from a database that is not opened.
+
+    It may be in use, or lie where nothing can be written: then what is not in the main file yet is not seen.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    for how in ("mode=ro", "mode=ro&immutable=1"):
+        try:
+            with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?{how}", uri=True)) as database:
+                if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'crypto_user'").fetchone():
+                    return None
+                row = database.execute(
+                    "SELECT verified_master FROM crypto_user WHERE owner = ? AND user_id = ?", (owner, user)
+                ).fetchone()
+            return None if row is None or row[0] is None else str(row[0])
+        except sqlite3.Error as error:
+            problem = error
+    raise StorageError(f"{str(path)!a} cannot be read: {problem}")
 
 
 class CryptoUserStore:

@@ -13,8 +13,9 @@ import pytest
 from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow, Decision, Deny
 from mxrtc_bridge.core.call.events import Answer, CallEvent, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
 from mxrtc_bridge.core.call.limits import CallLimits
+from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.errors import HomeserverError, TransportError
-from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.ids import CallId, DeviceId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.ice import Path, PathKind
 from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, Fingerprint, Setup, format_description
@@ -182,7 +183,7 @@ class Bridge:
     # What a test does
 
     async def invite(
-        self, call_id: str = "c1", *, sender: UserId = ALICE, room: RoomId = ROOM, **changes: object
+        self, call_id: str = "c1", *, sender: UserId = ALICE, room: CallRoute = ROOM, **changes: object
     ) -> None:
         invite = replace(
             Invite(CallId(call_id), PartyId("theirs"), Version.V1, OFFER, 60_000),
@@ -327,6 +328,20 @@ async def test_stale_invite_is_ignored(bridge: Bridge, age_ms: int, begins: bool
     await bridge.invite(age_ms=age_ms)
     assert bool(bridge.manager.sessions) is begins
     assert bool(bridge.claimed) is begins
+
+
+@pytest.mark.parametrize("age_ms", [121_000, -121_000, 10**15])
+async def test_a_device_whose_clock_is_wrong_is_told_so_at_its_pace_and_a_room_is_not(age_ms: int) -> None:
+    route = DevicePair(PEER, ALICE, DeviceId("PHONE"))
+    async with running(Bridge(invites_per_minute=2)) as bridge:
+        for number in range(3):
+            await bridge.invite(f"c{number}", age_ms=age_ms, room=route)
+        await bridge.invite("c3", age_ms=age_ms)
+        await bridge.until(lambda: len(bridge.sent) == 2)
+        told = [(type(each), each.call_id, getattr(each, "reason", "")) for each in bridge.sent]
+        assert told == [(Reject, "c0", "stale_invite"), (Reject, "c1", "stale_invite")]
+        assert bridge.refusals() == ["stale_invite"] * 4
+        assert not bridge.manager.sessions
 
 
 async def test_invite_for_somebody_else_and_of_our_own_users_is_ignored(bridge: Bridge) -> None:

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from mxrtc_bridge.bridge.devices.late_keys import LateHandler, LateKeys, session_of
@@ -25,12 +25,13 @@ from mxrtc_bridge.config.private_files import write_private
 from mxrtc_bridge.config.secrets import read_secret_file
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
-from mxrtc_bridge.core.crypto.records import Trust
+from mxrtc_bridge.core.crypto.records import Changes, Trust
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.engine.outside import in_new_thread
+from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.api.transport import Transport
@@ -51,6 +52,7 @@ log = logging.getLogger(__name__)
 DEVICES_PER_TRANSPORT = 64
 """Long polls that share a pool of connections."""
 STARTS_AT_A_TIME = 8
+RETIRE_S = 15.0
 FIRST_RESTART_S, RESTART_S = 1.0, 60.0
 """Until a device that has failed is brought up again: the first time, and at most."""
 _UNABLE = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
@@ -172,6 +174,7 @@ class Encryption:
         if settings.mode is EncryptionMode.OFF:
             self.why_off = "encryption.enabled is off"
             log.warning("encryption is off: the configuration says so; calls from encrypted rooms are not understood")
+            await self._retire(users)
             return
         try:
             if not available():
@@ -186,6 +189,34 @@ class Encryption:
             self.why_off = str(error)
             self._ends.clear()
             log.warning("encryption is off: %s", error)
+            await self._retire(users)
+
+    async def _retire(self, users: Iterable[UserId]) -> None:
+        """Take the devices of an earlier run away from the homeserver, as nobody reads for them now.
+
+        Callers would wait in vain for an answer, and clients encrypt for nobody. They come back, with the same keys,
+        when encryption is on again.
+        """
+        transport = self._new_transport()
+
+        async def retire(user: UserId) -> None:
+            record = await self._store.of(user).account()
+            if record is not None and record.uploaded:
+                await KeyServer(transport, user, masquerade=True).delete_devices([record.device])
+                await self._store.of(user).save(Changes(account=replace(record, uploaded=False)))
+                log.info("the device of %s is taken away from the homeserver", user)
+
+        async def outlive(user: UserId) -> None:
+            try:
+                await retire(user)
+            except MxrtcError as error:
+                log.warning("! the device of %s stays at the homeserver, and nobody reads for it: %s", user, error)
+
+        try:
+            async with asyncio.timeout(RETIRE_S):
+                await each(tuple(users), outlive, STARTS_AT_A_TIME)
+        except TimeoutError:
+            log.warning("! not all devices were taken away from the homeserver within %g s", RETIRE_S)
 
     def _new_transport(self) -> Transport:
         transport = Transport(self._config.homeserver.address, self._config.appservice.as_token)

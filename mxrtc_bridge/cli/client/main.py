@@ -51,7 +51,7 @@ MAX_PASSWORD_CHARS = 4096
     type=click.Choice([each.value for each in SignalBy]),
     default=SignalBy.AUTO.value,
     show_default=True,
-    help="Call by an encrypted message to the peer's device, by events in a room, or by a room if a device fails.",
+    help="Call by an encrypted message to the peer's device, by events in a room, or by a room if it has no device.",
 )
 @click.version_option(__version__, prog_name="mxrtc")
 @click.pass_context

@@ -15,7 +15,16 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from mxrtc_bridge.client.calls.connection import Connection
-from mxrtc_bridge.client.calls.device import DeviceCalls, NoDeviceError, calls_by_device
+from mxrtc_bridge.client.calls.device import (
+    DeviceCalls,
+    NoDeviceError,
+    NoOwnDeviceError,
+    SilentPeerError,
+    UnreadableAnswerError,
+    calls_by_device,
+    is_verified,
+    shows_device,
+)
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Context, SignalBy
 from mxrtc_bridge.client.state import Login
@@ -52,6 +61,9 @@ INVITE_LIFETIME_MS = 30_000
 GOODBYE_S = 3.0
 """How long hanging up in order may take."""
 
+TRIES = 2
+"""Calls by devices that are placed, where the answer to the first one could not be read."""
+
 FIRST_PROGRESS_S = 2.0
 PROGRESS_EVERY_S = 8.0
 
@@ -70,14 +82,6 @@ _FAILURES: dict[DirectFailure, Exit] = {
 }
 
 
-DEVICE_ANSWER_S = 5.0
-"""Without a sign of life from the device that was called (docs/reference/signal.md, section 4)."""
-
-
-class _SilentError(Exception):
-    """The device that was called gives no sign of life."""
-
-
 @dataclass(slots=True)
 class _Placed:
     """A call that has been placed."""
@@ -87,15 +91,6 @@ class _Placed:
     running: asyncio.Task[call.CallEnded]
     began: float
     connection: Connection
-
-
-async def _no_answer(calls: DeviceCalls, session: Session) -> None:
-    """End with an error if a call is not answered in time; run on otherwise."""
-    await calls.invited.wait()
-    await asyncio.sleep(DEVICE_ANSWER_S)
-    if session.state is call.CallState.INVITING:
-        raise _SilentError
-    await asyncio.get_running_loop().create_future()
 
 
 class _RoomCalls:
@@ -167,22 +162,35 @@ class Caller:
             await self._end(placed)
 
     async def _place(self, peer: UserId) -> _Placed:
-        """Call by the devices of both sides if that works, else by a room; returns once the connection is up."""
+        """Call by the devices of both sides, or by a room; returns once the connection is up.
+
+        In a room everybody on the way can read and change what is said. So it is one only on demand, or where one side
+        can have no device; never because one is silent, as whoever is in between can have it so.
+        """
         clock = LoopClock()
         began = clock.monotonic()
         if self._options.signal is not SignalBy.ROOM:
             try:
                 placed = await self._place_by_device(peer, clock, began)
             except NoDeviceError as error:
-                if self._options.signal is SignalBy.DEVICE:
+                ours = isinstance(error, NoOwnDeviceError)
+                if self._options.signal is SignalBy.DEVICE or not (ours or not await shows_device(self.login, peer)):
                     raise ClientError(Exit.RETRY, f"no call to {self.name_of(peer)} by a device: {error}") from error
                 log.info("no call by a device: %s", error)
             else:
                 if placed is not None:
                     return placed
-                if self._options.signal is SignalBy.DEVICE:
-                    raise ClientError(Exit.OFFLINE, f"{self.name_of(peer)}: no answer; the bridge may not be running")
-                log.info("no answer by a device of %s", peer)
+                raise ClientError(Exit.OFFLINE, f"{self.name_of(peer)}: no answer; the bridge may not be running")
+        if await is_verified(self._state, self.login, peer):
+            raise ClientError(
+                Exit.DENIED,
+                f"you have verified {self.name_of(peer)}, and a call by a room is not end to end: "
+                + (
+                    "leave out --signal room"
+                    if self._options.signal is SignalBy.ROOM
+                    else "one of you has no device now"
+                ),
+            )
         try:
             async with asyncio.timeout(self._options.timeout_s):
                 room = await self._find_room(peer)
@@ -207,22 +215,37 @@ class Caller:
                     calls = await holding.enter_async_context(calls_by_device(self._state, self.login, peer))
             except TimeoutError:
                 raise ClientError(Exit.RETRY, "the homeserver did not answer in time; try again later") from None
-            placed = self._begin(peer, calls.route, calls, clock, began, device=calls.peer)
+            for _ in range(TRIES):
+                with contextlib.suppress(UnreadableAnswerError):
+                    return await self._place_with(calls, clock, began)
+        return None
 
-            def heard(user: UserId, message: CallMessage) -> None:
-                if message.call_id == placed.session.call_id:
-                    placed.session.feed(call.Remote(user, message))
+    async def _place_with(self, calls: DeviceCalls, clock: LoopClock, began: float) -> _Placed | None:
+        """Place one call by devices; None if there is no sign of life from the other one.
 
-            calls.listener = heard
-            silent = asyncio.create_task(_no_answer(calls, placed.session))
-            try:
-                await self._wait_until_connected(placed, silent)
-            except _SilentError:
-                await self._end(placed)
-                return None
-            finally:
-                silent.cancel()
-            return placed
+        Raises:
+            UnreadableAnswerError: the answer cannot be read, and that of another call can.
+        """
+        placed = self._begin(calls.peer.user, calls.route, calls, clock, began, device=calls.peer)
+
+        def heard(user: UserId, message: CallMessage) -> None:
+            if message.call_id == placed.session.call_id:
+                placed.connection.clocks = calls.clocks
+                placed.session.feed(call.Remote(user, message))
+
+        def is_unanswered() -> bool:
+            return placed.session.state is call.CallState.INVITING
+
+        calls.listener = heard
+        seeing = asyncio.create_task(calls.see_through(placed.session.call_id, is_unanswered))
+        try:
+            await self._wait_until_connected(placed, seeing)
+        except SilentPeerError:
+            return None
+        finally:
+            seeing.cancel()
+        placed.connection.device = calls.peer
+        return placed
 
     def _begin(
         self,
@@ -271,8 +294,6 @@ class Caller:
         """
         try:
             await self._until_connected(placed, breaking)
-        except _SilentError:
-            raise
         except BaseException:
             await self._end(placed)
             raise

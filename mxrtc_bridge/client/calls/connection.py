@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from datetime import UTC, datetime
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.report import Report
@@ -40,6 +41,8 @@ class Connection:
         self.setup_s = setup_s
         self.device = device
         """The device that was called; None where the call went by a room."""
+        self.clocks: tuple[int, int] | None = None
+        """Our clock and the peer's, in milliseconds since 1970, when it last said something by its device."""
         self._session = session
 
     @property
@@ -50,11 +53,11 @@ class Connection:
     def lost(self, name: str) -> ClientError:
         """Why it ended; ``name`` is what it led to."""
         assert self._session.outcome is not None
-        why = explain(self._session.outcome, self.links.bye)
+        why = explain(self._session.outcome, self.links.bye, self.clocks)
         return ClientError(why.code, f"{name}: {why}")
 
 
-def explain(outcome: call.CallEnded, bye: tuple[str, str] | None) -> ClientError:  # noqa: C901, PLR0911, PLR0912 - one row each
+def explain(outcome: call.CallEnded, bye: tuple[str, str] | None, clocks: tuple[int, int] | None = None) -> ClientError:  # noqa: C901, PLR0911, PLR0912 - one row each
     """Say in words why a call ended, and whether trying again makes sense."""
     if bye is not None:
         code, message = bye
@@ -64,6 +67,13 @@ def explain(outcome: call.CallEnded, bye: tuple[str, str] | None) -> ClientError
     match outcome.outcome, outcome.reason:
         case call.CallOutcome.REJECTED, "user_busy":
             return ClientError(Exit.RETRY, "the bridge has too many calls now; try again later")
+        case call.CallOutcome.REJECTED, to_device.STALE_INVITE:
+            here, there = (_clock(each) for each in clocks or (None, None))
+            return ClientError(
+                Exit.RETRY,
+                f"your clock and the bridge's are apart: here {here}, there {there} (UTC); set the one that is wrong, "
+                "then try again",
+            )
         case call.CallOutcome.REJECTED, policy.UNCONFIRMED:
             return ClientError(
                 Exit.RETRY,
@@ -112,16 +122,27 @@ def explain(outcome: call.CallEnded, bye: tuple[str, str] | None) -> ClientError
             return ClientError(Exit.RETRY, f"the peer hung up ({reason})" if reason else "the peer hung up")
 
 
+def _clock(wall_ms: int | None) -> str:
+    if wall_ms is None:
+        return "unknown"
+    try:
+        return datetime.fromtimestamp(wall_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError):  # whatever the other side has sent
+        return "far from any date"
+
+
 def report_connected(report: Report, name: str, connection: Connection) -> None:
     """Say that a connection is up, and how it travels."""
+    by_room = "" if connection.device is not None else ", by a room, not end to end"
     report.say(
         "connected",
-        f"connected to {name}: {connection.path}, {connection.setup_s * 1000:.0f} ms",
+        f"connected to {name}: {connection.path}, {connection.setup_s * 1000:.0f} ms{by_room}",
         name=name,
         peer=connection.peer,
         path=str(connection.path),
         path_kind=connection.path.kind.value,
         signalling="room" if connection.device is None else "device",
+        end_to_end=connection.device is not None,
         peer_device=None if connection.device is None else connection.device.device,
         peer_device_key=None if connection.device is None else connection.device.ed25519,
         peer_trust=None if connection.device is None else connection.device.trust.value,

@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -30,16 +30,17 @@ from mxrtc_bridge.core.call.to_device import (
 )
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.crypto.sas_text import INTERCEPTED
-from mxrtc_bridge.core.errors import EventError, LocalError, MxrtcError, StorageError
-from mxrtc_bridge.core.ids import DeviceId, UserId
+from mxrtc_bridge.core.errors import EventError, HomeserverError, LocalError, MxrtcError, StorageError
+from mxrtc_bridge.core.ids import CallId, DeviceId, UserId
 from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.binding import available
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from mxrtc_bridge.matrix.crypto.key_answers import keys_in
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keys import pickle_key
 from mxrtc_bridge.matrix.crypto.sync import DeviceSync
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
-from mxrtc_bridge.storage.crypto import CryptoStore
+from mxrtc_bridge.storage.crypto import CryptoStore, verified_master_in_file
 from mxrtc_bridge.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,11 @@ log = logging.getLogger(__name__)
 LOCK_WAIT_S = 8.0
 """How long another command may hold the device before this one calls by a room: longer than one waits for an answer."""
 LAST_SENDS_S = 2.0
+DATABASE_FILES = ("crypto.db", "crypto.db-wal", "crypto.db-shm", "crypto.db-journal")
+DEVICE_ANSWER_S = 5.0
+"""Without a sign of life from the device that was called (docs/reference/signal.md, section 4)."""
+LOOK_AGAIN_S = 2.5
+"""After so long an invite is said again, by a new session: as a rule the other side answers within one second."""
 MAX_KEY_BYTES = 256
 
 
@@ -54,21 +60,39 @@ class NoDeviceError(MxrtcError):
     """Calls cannot be made by devices now; says why."""
 
 
+class NoOwnDeviceError(NoDeviceError):
+    """The same, as no device of ours can be used here at all."""
+
+
+class SilentPeerError(Exception):
+    """The device that was called gives no sign of life."""
+
+
+class UnreadableAnswerError(Exception):
+    """The device that was called has answered what we cannot read; there is a new session with it."""
+
+
 class DeviceCalls:
     """Calls one device of a peer from ours. Implements :class:`mxrtc_bridge.engine.ports.Signaller`."""
 
     def __init__(self, device: CryptoDevice, peer: DeviceIdentity) -> None:
         self.peer = peer
+        """The device that is called; another one once the peer has replaced it."""
         self.route = DevicePair(device.user, peer.user, peer.device)
         self._device = device
         self._order = CallOrder()
-        self._sent = 0
+        self._said: dict[CallId, list[CallToDevice]] = {}
         self._sending = asyncio.Lock()
         self._open = True
+        self._news = asyncio.Event()
+        self._unreadable = False
         self.invited = asyncio.Event()
         """Set once the homeserver has the invite."""
+        self.clocks: tuple[int, int] | None = None
+        """Our clock and the peer's, in milliseconds since 1970, when it last said something."""
         self.listener: Callable[[UserId, CallMessage], None] = lambda _user, _message: None
         """Given each message of a call from the peer, in order."""
+        device.session_begun = self._session_begun
 
     async def send(self, route: CallRoute, sender: UserId, message: CallMessage, *, step: str) -> None:
         """Send a message of a call; none any more once the device was given back.
@@ -81,9 +105,10 @@ class DeviceCalls:
                 # The control channel has said it.
                 log.debug("the device is given back: %s of a call of %s by %s is not sent", step, sender, route)
                 return
-            content = call_to_device_content(CallToDevice(self._sent, time.time_ns() // 1_000_000, message))
-            self._sent += 1
-            await self._device.send_to_device([self.peer], SIGNAL_TYPE, content)
+            said = self._said.setdefault(message.call_id, [])
+            signal = CallToDevice(len(said), _now_ms(), message)
+            said.append(signal)
+            await self._device.send_to_device([self.peer], SIGNAL_TYPE, call_to_device_content(signal))
             if isinstance(message, Invite):
                 self.invited.set()
 
@@ -96,9 +121,78 @@ class DeviceCalls:
             return
         try:
             for signal in self._order.put(event.sender, event.device.device, parse_call_to_device(event.content)):
+                self.clocks = _now_ms(), signal.sent_ms
                 self.listener(event.sender, signal.message)
         except EventError as error:
             log.info("x a message of a call from %s ignored: %s", event.sender, error.code)
+
+    def _session_begun(self, device: DeviceIdentity, by_us: bool) -> None:
+        """Take into account that one of the two sides could not read the other.
+
+        Where it is the peer, it may have replaced its device, whose place only one takes that the peer has signed.
+        """
+        if device.user != self.peer.user:
+            return
+        if by_us:
+            self._unreadable = self._unreadable or device.device == self.peer.device
+        elif device.trust.meets(Trust.CROSS_SIGNED):
+            self.peer = device
+        self._news.set()
+
+    async def see_through(self, call_id: CallId, is_unanswered: Callable[[], bool]) -> None:
+        """Say an invite again that was perhaps not understood; ends with an error, and never once it is answered.
+
+        Args:
+            call_id: of the call.
+            is_unanswered: whether there was no answer yet.
+
+        Raises:
+            SilentPeerError: there is no sign of the peer's device.
+            UnreadableAnswerError: there is one, and another call is worth while.
+            ClientError: the peer's identity is another than before.
+        """
+        await self.invited.wait()
+        now = asyncio.get_running_loop().time
+        look_at, deadline = now() + LOOK_AGAIN_S, now() + DEVICE_ANSWER_S
+        while is_unanswered():
+            try:
+                async with asyncio.timeout_at(min(look_at, deadline)):
+                    await self._news.wait()
+            except TimeoutError:
+                if not is_unanswered():
+                    break
+                if look_at > deadline:
+                    raise SilentPeerError from None
+                look_at = float("inf")
+                await self._outlive(self._look_again(call_id))
+                continue
+            self._news.clear()
+            if self._unreadable:
+                self._unreadable = False
+                self.invited.clear()
+                raise UnreadableAnswerError
+            deadline = max(deadline, now() + LOOK_AGAIN_S)
+            await self._outlive(self._say_again(call_id))
+        await asyncio.get_running_loop().create_future()
+
+    async def _look_again(self, call_id: CallId) -> None:
+        """Say all of a call again, by a new session, to the device that the peer has now."""
+        peer = await _device_of_peer(self._device, self.peer.user)
+        await self._device.begin_anew(peer)
+        self.peer = peer
+        await self._say_again(call_id)
+
+    async def _say_again(self, call_id: CallId) -> None:
+        """Whoever has read it before drops it by its numbers."""
+        async with self._sending:
+            for signal in self._said.get(call_id, ()) if self._open else ():
+                await self._device.send_to_device([self.peer], SIGNAL_TYPE, call_to_device_content(signal))
+
+    async def _outlive(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except (NoDeviceError, HomeserverError) as error:
+            log.info("an invite was not sent again: %s", error)
 
     async def close(self) -> None:
         """Send nothing more, once what is being sent has gone."""
@@ -106,6 +200,10 @@ class DeviceCalls:
             async with asyncio.timeout(LAST_SENDS_S), self._sending:
                 pass
         self._open = False
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 @contextlib.asynccontextmanager
@@ -137,17 +235,12 @@ async def own_device(state: StateFolder, login: Login) -> AsyncIterator[tuple[Cr
         HomeserverError: the homeserver refuses us, or is away.
     """
     if not available():
-        raise NoDeviceError("the package vodozemac is not installed")
+        raise NoOwnDeviceError("the package vodozemac is not installed")
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(state.opened())
         await stack.enter_async_context(_locked(folder, state.path / "crypto.lock"))
         key = _key(folder, state.path / "crypto.key")
-        for name in ("crypto.db", "crypto.db-wal", "crypto.db-shm", "crypto.db-journal"):
-            _check_database(folder, state.path / name)
-        try:
-            database = await stack.enter_async_context(await Database.open(_url(state.path / "crypto.db")))
-        except StorageError as error:
-            raise NoDeviceError(f"the keys of our device cannot be used: {error}") from error
+        database = await stack.enter_async_context(await _database(state, folder))
         transport = Transport(login.homeserver, login.access_token)
         stack.push_async_callback(transport.close)
         server = KeyServer(transport, login.user_id, masquerade=False)
@@ -160,8 +253,70 @@ async def own_device(state: StateFolder, login: Login) -> AsyncIterator[tuple[Cr
             wall_ms=lambda: time.time_ns() // 1_000_000,
             device=DeviceId(login.device_id),
         )
-        await device.start()
+        try:
+            await device.start()
+        except HomeserverError as error:
+            if error.retryable or error.status in (401, 403):
+                raise
+            raise ClientError(
+                Exit.USAGE,
+                f"the homeserver does not take the keys of this device ({error}); make another one: mxrtc logout, then "
+                "mxrtc login",
+            ) from error
         yield device, server
+
+
+async def _database(state: StateFolder, folder: int) -> Database:
+    """Open what the device remembers.
+
+    Raises:
+        ClientError: it is not ours alone.
+        NoOwnDeviceError: it cannot be used.
+    """
+    for name in DATABASE_FILES:
+        _check_database(folder, state.path / name)
+    path = state.path / "crypto.db"
+    try:
+        return await Database.open(_url(path))
+    except StorageError as error:
+        raise NoOwnDeviceError(
+            f"the keys of our device cannot be used: {error}; if {path} is damaged, remove it, and they are made anew"
+        ) from error
+
+
+async def is_verified(state: StateFolder, login: Login, peer: UserId) -> bool:
+    """Whether the user has compared the identity of a peer; also where nothing can be written, or the device be used.
+
+    Raises:
+        ClientError: what is known is not ours alone, or cannot be read.
+    """
+    path = state.path / "crypto.db"
+    if not path.exists():
+        return False
+    with state.opened() as folder:
+        for name in DATABASE_FILES:
+            _check_database(folder, state.path / name)
+        try:
+            return await asyncio.to_thread(verified_master_in_file, path, login.user_id, peer) is not None
+        except StorageError as error:
+            raise ClientError(Exit.LOCAL, f"{error}; if {path} is damaged, remove it, and it is made anew") from error
+
+
+async def shows_device(login: Login, peer: UserId) -> bool:
+    """Whether a peer has a device at all, signed or not.
+
+    Raises:
+        HomeserverError: its homeserver does not say.
+    """
+    transport = Transport(login.homeserver, login.access_token)
+    try:
+        answer = await KeyServer(transport, login.user_id, masquerade=False).query_keys(None, [peer])
+    finally:
+        await transport.close()
+    keys = keys_in(answer, peer)
+    if keys is None:
+        raise HomeserverError(f"the homeserver does not say whether {peer} has a device")
+    return bool(keys.devices)
 
 
 @contextlib.asynccontextmanager
@@ -207,7 +362,7 @@ async def _locked(folder: int, path: Path) -> AsyncIterator[None]:
     except LocalError as error:
         raise ClientError(Exit.LOCAL, str(error)) from error
     except OSError as error:
-        raise NoDeviceError(f"{path} cannot be used: {error.strerror}") from error
+        raise NoOwnDeviceError(f"{path} cannot be used: {error.strerror}") from error
     deadline = time.monotonic() + LOCK_WAIT_S
     try:
         while not take_lock(descriptor):

@@ -128,7 +128,7 @@ class CryptoDevice:
         self._token_saved_ms = 0
         self._monotonic = monotonic
         self._unwedged = ReplacedSessions(monotonic)
-        self._session_begun = session_begun
+        self.session_begun = session_begun
         self._unread: dict[str, UserId] = {}
         self._renewed_at = float("-inf")
         self._new_keys: list[InboundRecord] = []
@@ -258,7 +258,8 @@ class CryptoDevice:
         else:
             async with self._lock:
                 await self._store.forget(but=own.record(fallback_ms=0))
-                self._use(own)
+                self._olm.forget()
+                self._outbound.forget()
         await self._publish(take_back=True)
 
     async def _publish(self, *, take_back: bool = False) -> None:
@@ -345,7 +346,8 @@ class CryptoDevice:
         """Begin sessions with those who have used keys that were not ours: they find by that who takes our place."""
         unread, self._unread = self._unread, {}
         for curve25519, sender in unread.items():
-            await self._broken.replace(sender, curve25519)
+            for device in await self._broken.replace(sender, curve25519):
+                self.session_begun(device, True)
 
     async def _flush(self, **more: Any) -> None:
         keys, self._new_keys = self._new_keys, []
@@ -386,7 +388,7 @@ class CryptoDevice:
             if len(self._unread) < MAX_UNREAD:
                 self._unread[curve25519] = sender
         for device in await self._broken.replace(sender, curve25519):
-            self._session_begun(device, True)
+            self.session_begun(device, True)
 
     async def _receive_encrypted(self, sender: UserId, content: Mapping[str, Any]) -> ToDeviceEvent | None:
         async with self._lock:
@@ -420,7 +422,7 @@ class CryptoDevice:
             case "m.dummy":
                 # A session that the other side has begun, as a rule because it could not read what came by the last.
                 if listed is not None:
-                    self._session_begun(device, False)
+                    self.session_begun(device, False)
                 return None
             case _:
                 return ToDeviceEvent(message.type, sender, message.content, device)
@@ -487,6 +489,16 @@ class CryptoDevice:
         async with self._order.alone_with([f"{device.user} {device.device}" for device in devices]):
             await self._claims.for_devices(devices, encrypt)
             await self._server.send_to_device(self.device_id, "m.room.encrypted", messages, secrets.token_hex(12))
+
+    async def begin_anew(self, device: DeviceIdentity) -> None:
+        """Begin a new session with a device, by which it is written to from now on; the old one if it has no key left.
+
+        Raises:
+            HomeserverError: it was not asked.
+        """
+        claimed = await self._olm.claim([device])
+        async with self._lock:
+            await self._olm.begin(claimed, anew=True)
 
     async def send_plain_to_devices(
         self, user: UserId, devices: Iterable[DeviceId], event_type: str, content: Mapping[str, Any]

@@ -109,6 +109,11 @@ class OlmSessions:
         while len(self._live) > MAX_CACHED:
             del self._live[next(iter(self._live))]
 
+    def forget(self) -> None:
+        """Know no session any more, as the store does."""
+        self._live.clear()
+        self._dirty.clear()
+
     # --- receiving
 
     async def decrypt(self, sender: UserId, content: Mapping[str, Any]) -> OlmMessage:

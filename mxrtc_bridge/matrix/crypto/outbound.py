@@ -110,6 +110,10 @@ class OutboundSessions:
         # has perhaps been used already.
         self._began_ms = wall_ms()
 
+    def forget(self) -> None:
+        """Know no session any more, as the store does."""
+        self._sessions.clear()
+
     async def encrypt(
         self,
         encryption: RoomEncryption,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from mxrtc_bridge.client.calls.connection import check_finished, explain, only_service
+from mxrtc_bridge.client.calls.connection import Connection, check_finished, explain, only_service, report_connected
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.call import values as call
-from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.call.to_device import STALE_INVITE
+from mxrtc_bridge.core.crypto.records import Trust
+from mxrtc_bridge.core.ids import DeviceId, ServiceName, UserId
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
+from mxrtc_bridge.core.webrtc.ice import Path, PathKind
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 
 PEER = UserId("@rtc_build:example.org")
 
@@ -38,6 +45,37 @@ def test_end_of_a_call_separates_again_from_never(outcome: call.CallOutcome, rea
 @pytest.mark.parametrize("outcome", list(call.CallOutcome))
 def test_every_outcome_has_a_sentence(outcome: call.CallOutcome) -> None:
     assert len(str(explain(call.CallEnded(outcome, "something"), None))) > 10
+
+
+@pytest.mark.parametrize(
+    ("clocks", "here", "there"),
+    [
+        ((1_700_000_120_000, 1_700_000_000_000), "here 2023-11-14 22:15:20", "there 2023-11-14 22:13:20"),
+        ((0, 2**53 - 1), "here 1970-01-01 00:00:00", "there far from any date"),
+        (None, "here unknown", "there unknown"),
+    ],
+)
+def test_clocks_that_are_apart_are_both_named(clocks: tuple[int, int] | None, here: str, there: str) -> None:
+    why = explain(call.CallEnded(call.CallOutcome.REJECTED, STALE_INVITE), None, clocks)
+    assert why.code is Exit.RETRY
+    assert here in str(why)
+    assert there in str(why)
+    assert "your clock and the bridge's are apart" in str(why)
+
+
+@pytest.mark.parametrize("by_device", [True, False])
+def test_a_call_by_a_room_is_told_in_words_and_to_programs(by_device: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    class Call:
+        path = Path(PathKind.DIRECT, "host", "host", "ipv4")
+
+    device = DeviceIdentity(PEER, DeviceId("BUILD"), "ed", "curve", Trust.CROSS_SIGNED) if by_device else None
+    connection = Connection(PEER, Call(), None, 0.1, device)  # type: ignore[arg-type]
+    report_connected(Report(), "build", connection)
+    said = capsys.readouterr().err
+    assert ("by a room, not end to end" in said) is not by_device
+    report_connected(Report(as_json=True), "build", connection)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["signalling"], told["end_to_end"]) == (("device", True) if by_device else ("room", False))
 
 
 def test_words_of_farewell_count_more_than_the_hangup() -> None:

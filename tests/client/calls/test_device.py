@@ -11,12 +11,21 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.client.calls import device as module
-from mxrtc_bridge.client.calls.device import DeviceCalls, NoDeviceError
+from mxrtc_bridge.client.calls.device import (
+    DEVICE_ANSWER_S,
+    LOOK_AGAIN_S,
+    DeviceCalls,
+    NoDeviceError,
+    SilentPeerError,
+    UnreadableAnswerError,
+)
+from mxrtc_bridge.client.exit_codes import ClientError
 from mxrtc_bridge.core.call.events import Answer, CallMessage, Hangup, Invite, Version
 from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE, CallToDevice, call_to_device_content, parse_call_to_device
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.ids import CallId, DeviceId, PartyId, UserId
-from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent, UserDevices
+from tests.virtual_time import run
 
 ALICE, PEER = UserId("@alice:example.org"), UserId("@rtc_build:example.org")
 BUILD = DeviceIdentity(PEER, DeviceId("BUILD"), "ed", "curve", Trust.CROSS_SIGNED)
@@ -29,10 +38,24 @@ ANSWER = Answer(CALL, PARTY, Version.V1, "v=0\r\n")
 class Own:
     user: UserId = ALICE
     sent: list[CallToDevice] = field(default_factory=list)
+    to: list[DeviceIdentity] = field(default_factory=list)
+    """Who was sent each of them."""
+    listed: tuple[DeviceIdentity, ...] = (BUILD,)
+    master: str = "master"
+    anew: list[DeviceIdentity] = field(default_factory=list)
+    """With whom new sessions were begun."""
 
     async def send_to_device(self, devices: list[DeviceIdentity], event_type: str, content: dict[str, Any]) -> None:
-        assert (devices, event_type) == ([BUILD], SIGNAL_TYPE)
+        assert event_type == SIGNAL_TYPE
+        self.to += devices
         self.sent.append(parse_call_to_device(content))
+
+    async def devices_of(self, user: UserId, *, fresh: bool) -> UserDevices:
+        assert fresh
+        return UserDevices(user, self.listed, self.master, "master")
+
+    async def begin_anew(self, device: DeviceIdentity) -> None:
+        self.anew.append(device)
 
 
 class World:
@@ -78,6 +101,120 @@ async def test_the_device_that_was_called_is_heard_and_nothing_else() -> None:
     await world.come()
     await world.come()
     assert world.heard == [ANSWER]
+
+
+NEW = DeviceIdentity(PEER, DeviceId("NEW"), "ed2", "curve2", Trust.CROSS_SIGNED)
+
+
+class Story(World):
+    """A call that was placed, in a loop whose time passes at once."""
+
+    answered = False
+
+    async def place(self) -> asyncio.Task[None]:
+        await self.calls.send(self.calls.route, ALICE, INVITE, step="invite")
+        task = asyncio.create_task(self.calls.see_through(CALL, lambda: not self.answered))
+        await asyncio.sleep(0)
+        return task
+
+    def what(self) -> list[tuple[int, str]]:
+        return [(signal.seq, device.device) for signal, device in zip(self.own.sent, self.own.to, strict=True)]
+
+
+def test_an_invite_without_a_sign_is_said_again_by_a_new_session_and_then_given_up() -> None:
+    async def story() -> None:
+        world = Story()
+        task = await world.place()
+        await asyncio.sleep(LOOK_AGAIN_S - 0.1)
+        assert world.what() == [(0, "BUILD")]
+        await asyncio.sleep(0.2)
+        assert (world.what(), world.own.anew) == ([(0, "BUILD"), (0, "BUILD")], [BUILD])
+        with pytest.raises(SilentPeerError):
+            await task
+        assert asyncio.get_running_loop().time() == DEVICE_ANSWER_S
+
+    run(story())
+
+
+def test_a_peer_that_could_not_read_is_sent_it_again_at_once_by_its_new_session() -> None:
+    async def story() -> None:
+        world = Story()
+        task = await world.place()
+        world.own.session_begun(BUILD, False)  # type: ignore[attr-defined]
+        await asyncio.sleep(0.01)
+        assert (world.what(), world.own.anew) == ([(0, "BUILD"), (0, "BUILD")], [])
+        world.answered = True
+        await asyncio.sleep(100)
+        assert not task.done()
+        task.cancel()
+
+    run(story())
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_device_that_was_replaced_by_another_one_of_the_same_identity_is_called_in_its_place(told: bool) -> None:
+    async def story() -> None:
+        world = Story()
+        task = await world.place()
+        world.own.listed = (NEW,)
+        if told:
+            world.own.session_begun(NEW, False)  # type: ignore[attr-defined]
+        await asyncio.sleep(0.01 if told else LOOK_AGAIN_S + 0.01)
+        assert world.what() == [(0, "BUILD"), (0, "NEW")]
+        await world.come()
+        assert world.heard == []
+        await world.come(device=NEW)
+        assert world.heard == [ANSWER]
+        assert world.calls.peer == NEW
+        task.cancel()
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    "device", [replace(NEW, trust=Trust.UNSIGNED), replace(NEW, user=ALICE), replace(BUILD, trust=Trust.UNSIGNED)]
+)
+def test_a_device_that_the_peer_has_not_signed_takes_nobodys_place(device: DeviceIdentity) -> None:
+    async def story() -> None:
+        world = Story()
+        task = await world.place()
+        world.own.session_begun(device, False)  # type: ignore[attr-defined]
+        await asyncio.sleep(0.01)
+        assert {name for _, name in world.what()} == {"BUILD"}
+        assert world.calls.peer == BUILD
+        task.cancel()
+
+    run(story())
+
+
+def test_an_identity_that_changes_meanwhile_ends_the_call() -> None:
+    async def story() -> None:
+        world = Story()
+        task = await world.place()
+        world.own.master = "another"
+        with pytest.raises(ClientError, match="shows another identity than before"):
+            await task
+        assert world.what() == [(0, "BUILD")]
+
+    run(story())
+
+
+def test_an_answer_that_cannot_be_read_asks_for_another_call() -> None:
+    async def story() -> None:
+        world = Story()
+        task = await world.place()
+        world.own.session_begun(BUILD, True)  # type: ignore[attr-defined]
+        with pytest.raises(UnreadableAnswerError):
+            await task
+        assert not world.calls.invited.is_set()
+        second = replace(INVITE, call_id=CallId("second"))
+        await world.calls.send(world.calls.route, ALICE, second, step="invite")
+        assert world.what() == [(0, "BUILD"), (0, "BUILD")], "each call has numbers of its own"
+        await world.come(sent_ms=77)
+        assert world.calls.clocks is not None
+        assert world.calls.clocks[1] == 77
+
+    run(story())
 
 
 async def test_one_command_at_a_time_holds_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
