@@ -1,8 +1,8 @@
 """One bridge for one database file: two would hang up each other's calls and handle each other's events.
 
 The lock is on a file beside the database, because SQLite locks the database itself by its own rules. The kernel gives
-it back when the process ends, however it ends; the empty file stays. A database server is not covered: there the admin
-sees that only one bridge is registered under its address.
+it back when the process ends, however it ends; the empty file stays. For PostgreSQL there is
+:mod:`mxrtc_bridge.storage.advisory_lock`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
+from mxrtc_bridge.storage.advisory_lock import sole_use_of_server
 from mxrtc_bridge.storage.audit import AuditStore
 from mxrtc_bridge.storage.call_events import CallEventStore
 from mxrtc_bridge.storage.calls import CallStore
@@ -69,5 +70,5 @@ async def open_stores(url: str, *, sole: bool = False) -> AsyncIterator[Stores]:
         StorageError: another bridge uses it, or it cannot be opened.
     """
     with sole_use(url) if sole else nullcontext():
-        async with await Database.open(url) as database:
+        async with sole_use_of_server(url) if sole else nullcontext(), await Database.open(url) as database:
             yield Stores(database)

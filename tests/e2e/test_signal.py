@@ -219,12 +219,23 @@ async def test_logging_out_forgets_the_keys(world: World) -> None:
     assert not list(folder.glob("crypto.*"))
 
 
-async def test_where_the_bridge_has_no_devices_a_room_serves(world: World) -> None:
+async def test_where_the_bridge_has_no_devices_a_room_serves_but_for_a_peer_that_was_verified(world: World) -> None:
     assert world.bridge is not None
     await world.bridge.terminate()
     world.settings["encryption"] = {"enabled": "off"}
+    await world.add_user("carol")
+    world.grant("carol", "build/echo")
     await world.start_bridge()
     world.signal = "auto"
-    code, _, said = await world.run_mxrtc("alice", "ping", "build", "-c", "1")
+    code, _, said = await world.run_mxrtc("carol", "ping", "build", "-c", "1")
     # This homeserver encrypts each new room, so a room does not serve either, and that is said.
     assert (code, "encrypts every new private room" in said) == (2, True), said
+    for how in ("auto", "room"):
+        code, _, said = await world.run_mxrtc("alice", "--signal", how, "ping", "build", "-c", "1")
+        assert (code, "you have verified build" in said) == (3, True), said
+    # The same devices come back.
+    del world.settings["encryption"]
+    await world.bridge.terminate()
+    await world.start_bridge()
+    code, _, said = await world.run_mxrtc("alice", "--signal", "device", "ping", "build", "-c", "1")
+    assert code == 0, said
