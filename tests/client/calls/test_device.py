@@ -20,11 +20,14 @@ from mxrtc_bridge.client.calls.device import (
     UnreadableAnswerError,
 )
 from mxrtc_bridge.client.exit_codes import ClientError
+from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.call.events import Answer, CallMessage, Hangup, Invite, Version
 from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE, CallToDevice, call_to_device_content, parse_call_to_device
-from mxrtc_bridge.core.crypto.records import Trust
+from mxrtc_bridge.core.crypto.records import Changes, Trust, UserRecord
 from mxrtc_bridge.core.ids import CallId, DeviceId, PartyId, UserId
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent, UserDevices
+from mxrtc_bridge.storage.crypto import CryptoStore
+from mxrtc_bridge.storage.database import Database
 from tests.virtual_time import run
 
 ALICE, PEER = UserId("@alice:example.org"), UserId("@rtc_build:example.org")
@@ -260,3 +263,27 @@ def test_an_empty_key_that_a_run_has_left_which_died_is_made_anew(tmp_path: Path
     # Something may have been encrypted with the one that is lost.
     assert module._key(folder, path) == b""
     os.close(folder)
+
+
+async def test_what_was_verified_is_known_also_where_nothing_can_be_written(tmp_path: Path) -> None:
+    state, login = StateFolder(tmp_path / "state"), Login("https://hs", ALICE, "PHONE", "token")
+    assert not await module.is_verified(state, login, PEER)
+    with state.opened():
+        pass
+    path = state.path / "crypto.db"
+    path.touch(mode=0o600)
+    assert not await module.is_verified(state, login, PEER), "the first run was killed"
+    for verified in (None, "master"):
+        async with await Database.open(f"sqlite:///{path}") as database:
+            record = UserRecord(PEER, "", 0, outdated=True, pinned_master="master", verified_master=verified)
+            await CryptoStore(database).of(ALICE).save(Changes(users=[record]))
+        assert await module.is_verified(state, login, PEER) is (verified is not None)
+    assert not await module.is_verified(state, replace(login, user_id=PEER), PEER), "another user's"
+    path.chmod(0o400)
+    state.path.chmod(0o500)
+    assert await module.is_verified(state, login, PEER)
+    state.path.chmod(0o700)
+    path.chmod(0o600)
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(ClientError, match="is damaged, remove it"):
+        await module.is_verified(state, login, PEER)
