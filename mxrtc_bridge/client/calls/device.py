@@ -1,7 +1,9 @@
 """The encrypted device of the client: its keys in the state folder, and calls by it (docs/reference/signal.md).
 
 Only one process at a time may use a device: its messages are delivered once, and its sessions change with each. So a
-command holds it from the beginning of a call until the connection is up, and another one meanwhile calls by a room.
+command holds it from the beginning of a call until the connection is up, and another one waits for it.
+
+One file: whose device it is, that nobody else has it, and what is said by it in a call are one story with one end.
 """
 
 from __future__ import annotations
