@@ -154,7 +154,14 @@ class FileServices:
         async with AsyncExitStack() as stack:
             try:
                 if target.direction.receives:
-                    box = DropBox(Path(target.path), target.limits, sanitise=target.sanitise, allowed=target.allowed)
+                    box = DropBox(
+                        Path(target.path),
+                        target.limits,
+                        sanitise=target.sanitise,
+                        allowed=target.allowed,
+                        mode=target.mode,
+                        group=target.group,
+                    )
                     await box.open()
                     stack.push_async_callback(box.close)
                 if target.direction.sends:

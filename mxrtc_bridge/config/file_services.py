@@ -12,7 +12,7 @@ from mxrtc_bridge.core.access.targets import Direction, FileLimits, FilesTarget
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
 
 _FOR_TARGETS = ("target", "expect", "raw", "connect_timeout", "i_know_this_is_root")
-_FOR_RECEIVING = ("names", "allow", "announce", "limits")
+_FOR_RECEIVING = ("names", "allow", "announce", "mode", "group", "limits")
 
 
 def build_files(
@@ -36,6 +36,8 @@ def build_files(
         announce=section.announce,
         allowed=tuple(parse_name_pattern(text) for text in section.allow),
         limits=FileLimits(limits.file_size, limits.per_user, limits.total, limits.keep_free, limits.partial_age),
+        mode=section.mode,
+        group=section.group,
     )
 
 

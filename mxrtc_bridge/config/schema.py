@@ -57,6 +57,8 @@ Duration = Annotated[float, BeforeValidator(values.parse_duration), Kind("durati
 Time = Annotated[str, AfterValidator(lambda text: (values.parse_time(text), text)[1]), Kind("date or time")]
 Size = Annotated[int, BeforeValidator(values.parse_size), Kind("size")]
 Directory = Annotated[FilePath, AfterValidator(values.parse_directory), Kind("absolute path")]
+FileMode = Annotated[int, BeforeValidator(values.parse_file_mode), Kind("mode")]
+FileGroup = Annotated[str, BeforeValidator(values.parse_group), Kind("group")]
 AllowedName = Annotated[Text, AfterValidator(values.parse_allowed_name), Kind("pattern")]
 Target = Annotated[str, AfterValidator(lambda text: (values.parse_target(text), text)[1]), Kind("target")]
 ListenText = Annotated[str, AfterValidator(lambda text: str(values.parse_listen(text))), Kind("listen address")]
@@ -168,6 +170,13 @@ class FilesSection(Section):
     """Names of files that are received, like "*.pdf"; empty: all."""
     announce: bool = True
     """What has arrived is told to its sender in the direct chat, and in the room for notices."""
+    mode: FileMode | None = None
+    """Mode of files that arrive, in quotes, like "0640"; who may read a directory may also enter it. Without it they
+    are the bridge's alone, except in a directory with the setgid bit, where its group may read, and in one with a
+    default access list (setfacl -d), which then decides."""
+    group: FileGroup | None = None
+    """Group of files that arrive, by name or number. The bridge's user must be a member of it. They are readable for it
+    unless mode says something else. Without it: the bridge's group, or that of a directory with the setgid bit."""
     limits: FileLimitsSection = FileLimitsSection()
     """What the directory takes from callers."""
 

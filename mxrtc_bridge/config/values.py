@@ -118,6 +118,27 @@ def parse_allowed_name(text: str) -> str:
         raise ValueError(str(error)) from None
 
 
+def parse_file_mode(value: object) -> int:
+    """Read the mode of files, like ``"0640"``: who else than the owner may read, and whether the group may write."""
+    if not isinstance(value, str) or re.fullmatch(r"0?[0-7]{3}", value) is None:
+        raise ValueError(f'{quoted(str(value))} is not a mode in quotes, like "0640"')
+    mode = int(value, 8)
+    if mode & ~0o664 or mode & 0o600 != 0o600:
+        raise ValueError(
+            f"files cannot have the mode {quoted(value)}: the owner reads and writes, the group and others may read, "
+            'the group may write, and nobody executes; write "0600", "0640", "0660", "0644" or "0664"'
+        )
+    return mode
+
+
+def parse_group(value: object) -> str:
+    """Read a group of this machine, by name or number; whether there is one is found out where it is used."""
+    text = str(value) if type(value) is int else value
+    if not isinstance(text, str) or re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}|[0-9]{1,9}", text) is None:
+        raise ValueError(f"{quoted(str(value))} is not the name or number of a group")
+    return text
+
+
 def parse_user(text: str) -> str:
     """Read the id of a user, like ``@alice:example.org``."""
     try:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -203,10 +204,10 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     answers = threading.Event()
     make = RootedDirectory.__init__
 
-    def make_late(self: RootedDirectory, path: Path, *, create: bool = False) -> None:
+    def make_late(self: RootedDirectory, path: Path, **options: Any) -> None:
         if "nfs" in path.parts:
             answers.wait(20)
-        make(self, path, create=create)
+        make(self, path, **options)
 
     monkeypatch.setattr(RootedDirectory, "__init__", make_late)
     monkeypatch.setattr(directories_module, "PATIENCE_S", 0.1)

@@ -165,10 +165,10 @@ class Hanging:
     async def disk_of_a_share(self, world: World) -> None:
         make, begun = RootedDirectory.__init__, threading.Event()
 
-        def late(self_: RootedDirectory, path: Path, *, create: bool = False) -> None:
+        def late(self_: RootedDirectory, path: Path, **options: Any) -> None:
             begun.set()
             self.over.wait(30)
-            make(self_, path, create=create)
+            make(self_, path, **options)
 
         self.patch.setattr(RootedDirectory, "__init__", late)
         (world.homeserver.folder / "nfs").mkdir()

@@ -45,6 +45,8 @@ def test_every_key_counts() -> None:
         "direction": "both",
         "names": "sanitise",
         "allow": ["*.pdf", "a?"],
+        "mode": "0660",
+        "group": "builders",
         "limits": limits,
     }
     assert target_of(service(files=files)) == FilesTarget(
@@ -53,7 +55,13 @@ def test_every_key_counts() -> None:
         sanitise=True,
         allowed=(parse_name_pattern("*.pdf"), parse_name_pattern("a?")),
         limits=FileLimits(5 * 1024**2, GIB, 2 * 1024**4, 0, 2 * 86400.0),
+        mode=0o660,
+        group="builders",
     )
+
+
+def test_group_may_be_a_number() -> None:
+    assert target_of(service(files={**RECEIVE, "group": 1001})).group == "1001"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +84,18 @@ def test_every_key_counts() -> None:
         ({"files": {**RECEIVE, "limits": {"total": 10}}}, ".files.limits.total", "is not a size; write"),
         ({"files": {**RECEIVE, "limits": {"keep_free": "9000TiB"}}}, ".files.limits.keep_free", "at most 8191TiB"),
         ({"files": {**RECEIVE, "limits": {"partial_age": "1s"}}}, ".files.limits.partial_age", "at least 3600s"),
+        ({"files": {**RECEIVE, "mode": 640}}, ".files.mode", 'is not a mode in quotes, like "0640"'),
+        ({"files": {**RECEIVE, "mode": "rw-r-----"}}, ".files.mode", 'is not a mode in quotes, like "0640"'),
+        ({"files": {**RECEIVE, "mode": "0666"}}, ".files.mode", "files cannot have the mode '0666'"),
+        ({"files": {**RECEIVE, "mode": "0755"}}, ".files.mode", "nobody executes"),
+        ({"files": {**RECEIVE, "mode": "0440"}}, ".files.mode", "the owner reads and writes"),
+        ({"files": {**RECEIVE, "group": "two words"}}, ".files.group", "is not the name or number of a group"),
+        ({"files": {**RECEIVE, "group": -1}}, ".files.group", "is not the name or number of a group"),
+        (
+            {"files": {"dir": "/srv/x", "direction": "send", "group": "www-data"}},
+            ".files.group",
+            "is about what is received, but the direction is send",
+        ),
         (
             {"files": {"dir": "/srv/x", "direction": "send", "names": "sanitise"}},
             ".files.names",

@@ -24,10 +24,10 @@ import sys, time
 from pathlib import Path
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 make = RootedDirectory.__init__
-def late(self, path, *, create=False):
+def late(self, path, **options):
     while path.name == "nfs" and (path.parent / "hangs").exists():
         time.sleep(0.05)
-    make(self, path, create=create)
+    make(self, path, **options)
 RootedDirectory.__init__ = late
 from mxrtc_bridge.cli.bridge.main import main
 sys.exit(main())

@@ -74,7 +74,7 @@ async def get_to_output(context: Context, remote_name: str, *, reconnect: bool) 
     login = context.state.load_login()
     remote = _remote(login, remote_name)
     with tempfile.TemporaryDirectory(prefix="mxrtc-") as folder:
-        destination = UserDestination(Path(folder))
+        destination = UserDestination(Path(folder), private=True)
         await _opened(destination)
         try:
             try:

@@ -121,6 +121,10 @@ class FilesTarget:
     allowed: tuple[NamePattern, ...] = ()
     """Names of files that are taken; empty means all."""
     limits: FileLimits = field(default_factory=FileLimits)
+    mode: int | None = None
+    """Of files that arrive; None for the owner's alone, unless the directory says something else."""
+    group: str | None = None
+    """Of what arrives, by name or number; None for the one that the system gives."""
 
     def __str__(self) -> str:
         return f"files:{self.path} ({self.direction.value})"

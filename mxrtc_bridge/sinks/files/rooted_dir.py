@@ -9,17 +9,17 @@ All methods block; call them in a thread.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.sinks.files.linux import open_beneath
 
 FILE_MODE = 0o600
-DIRECTORY_MODE = 0o700
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
@@ -29,16 +29,16 @@ class RootedDirectory:
 
     Args:
         path: a directory.
-        create: make it, with its parents, if it does not exist.
+        make: makes it, given the descriptor of the directory above and its name, if it does not exist.
 
     Raises:
         LocalError: it cannot be opened, or is not a directory.
     """
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(self, path: Path, *, make: Callable[[int, str], None] | None = None) -> None:
         try:
-            if create:
-                path.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
+            if make is not None and not path.exists():
+                _make(path, make)
             self.descriptor = os.open(path, _DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             words = os.strerror(error.errno or errno.EIO)
@@ -66,14 +66,6 @@ class RootedDirectory:
         """
         return open_beneath(self.descriptor, parts, _DIRECTORY)
 
-    def make_directory(self, above: int, name: str) -> None:
-        """Make a directory in the one that ``above`` is the descriptor of.
-
-        Raises:
-            OSError: as the kernel says.
-        """
-        os.mkdir(name, DIRECTORY_MODE, dir_fd=above)
-
     def status(self, parts: Sequence[str]) -> os.stat_result | None:
         """Return what is at ``parts``, a link unfollowed, or None if nothing is or it is out of reach."""
         try:
@@ -90,6 +82,16 @@ class RootedDirectory:
             return None
         finally:
             os.close(above)
+
+
+def _make(path: Path, make: Callable[[int, str], None]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    above = os.open(path.parent, _DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(FileExistsError):
+            make(above, path.name)
+    finally:
+        os.close(above)
 
 
 def is_plain(status: os.stat_result, *, hard_links: bool = False) -> bool:

@@ -36,6 +36,7 @@ from mxrtc_bridge.sinks.files.threads import FileThreads
 
 MAX_SOURCES = 1024
 STDIN = "-"
+PRIVATE_MODE = 0o600
 _COPY_SIZE = 1024 * 1024
 _RULES = NameRules(leading_dot=True)
 
@@ -227,9 +228,26 @@ class UserDestination(DirectoryReceiver):
         force: replace files of the same names, each in one step, instead of choosing other names.
         resume: go on with what is unfinished, and do not fetch again what an unfinished transfer has fetched.
         sanitise: make names safe that are not accepted, instead of refusing them.
+        private: nobody else may read what is fetched, whatever the umask.
     """
 
-    def __init__(self, path: Path, *, force: bool = False, resume: bool = True, sanitise: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        force: bool = False,
+        resume: bool = True,
+        sanitise: bool = True,
+        private: bool = False,
+    ) -> None:
         existing = Existing.REPLACE if force else Existing.KEEP_BOTH
         naming = Naming(sanitise=sanitise, existing=existing)
-        super().__init__(path, ReceivePolicy(naming, UNLIMITED, exclusive=False, resume=resume))
+        policy = ReceivePolicy(
+            naming,
+            UNLIMITED,
+            exclusive=False,
+            resume=resume,
+            umask=not private,
+            mode=PRIVATE_MODE if private else None,
+        )
+        super().__init__(path, policy)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.core.files.names import collision_key
 from mxrtc_bridge.sinks.files.receive.name_allocator import NameAllocator
+from mxrtc_bridge.sinks.files.receive.permissions import FilePermissions, Permissions
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 
 
@@ -27,6 +28,8 @@ class OpenDirectory:
     """Its path; differs from the one asked for at most in case."""
     made: list[tuple[str, ...]] = field(default_factory=list)
     """Those that were made for it, outermost first."""
+    permissions: FilePermissions | None = None
+    """Of the files in it; None until somebody asks."""
 
 
 class BatchDirectories:
@@ -35,12 +38,14 @@ class BatchDirectories:
     Args:
         root: of the box.
         taken: knows the names in its directories.
+        permissions: of what is made.
         alike: take a directory whose name differs only in case.
     """
 
-    def __init__(self, root: RootedDirectory, taken: NameAllocator, *, alike: bool) -> None:
+    def __init__(self, root: RootedDirectory, taken: NameAllocator, permissions: Permissions, *, alike: bool) -> None:
         self._root = root
         self._taken = taken
+        self._permissions = permissions
         self._alike = alike
         self._open: dict[tuple[str, ...], OpenDirectory] = {}
 
@@ -59,6 +64,16 @@ class BatchDirectories:
                 found = self._make(parts)
             self._open[parts] = found
         return found
+
+    def permissions(self, directory: OpenDirectory) -> FilePermissions:
+        """Return what files get in it.
+
+        Raises:
+            OSError: as the kernel says.
+        """
+        if directory.permissions is None:
+            directory.permissions = self._permissions.of_files(directory.descriptor)
+        return directory.permissions
 
     def check(self, parts: tuple[str, ...]) -> None:
         """Find out whether a path can be published, as far as names that differ only in case are concerned.
@@ -92,7 +107,7 @@ class BatchDirectories:
                 actual = self._actual_name(descriptor, name)
                 # Somebody else may have made it just now; then it is simply there.
                 with contextlib.suppress(FileExistsError):
-                    self._root.make_directory(descriptor, actual)
+                    self._permissions.make_directory(descriptor, actual)
                     self._taken.made(descriptor, actual)
                     made.append((*resolved, actual))
                 resolved = (*resolved, actual)

@@ -31,6 +31,8 @@ class DropBox(DirectoryReceiver):
         limits: what it takes.
         sanitise: make names safe that are not accepted, instead of refusing them.
         allowed: names that are taken; empty means all.
+        mode: of files; None for the owner's alone, unless the directory says something else.
+        group: of what arrives; None for the one that the kernel gives.
     """
 
     def __init__(
@@ -40,8 +42,11 @@ class DropBox(DirectoryReceiver):
         *,
         sanitise: bool = False,
         allowed: tuple[NamePattern, ...] = (),
+        mode: int | None = None,
+        group: str | None = None,
     ) -> None:
-        super().__init__(path, ReceivePolicy(Naming(sanitise=sanitise), limits or FileLimits(), allowed))
+        naming = Naming(sanitise=sanitise)
+        super().__init__(path, ReceivePolicy(naming, limits or FileLimits(), allowed, mode=mode, group=group))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ The steps for a batch, each for all of its files before the next:
     2  directories are made, free names are chosen
     3  the ledger gets a line for each
     4  one sync: the bytes and the ledger are on the disk
-    5  each file is renamed to its name, which the kernel gives only if nobody has it
+    5  each file gets the permissions of its directory, and is renamed to its name, which the kernel gives only if
+       nobody has it
     6  one sync: the names are on the disk
     7  what has the name is compared with what was hashed: others may be able to write to the directory
 
@@ -35,6 +36,7 @@ from mxrtc_bridge.sinks.files.os_errors import translated
 from mxrtc_bridge.sinks.files.receive.batch_dirs import BatchDirectories, OpenDirectory
 from mxrtc_bridge.sinks.files.receive.name_allocator import NameAllocator
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFile, PartialFileKey
+from mxrtc_bridge.sinks.files.receive.permissions import FilePermissions, Permissions
 from mxrtc_bridge.sinks.files.receive.receipts import Receipt, Receipts
 from mxrtc_bridge.sinks.files.rooted_dir import FILE_MODE, RootedDirectory
 
@@ -102,6 +104,8 @@ class _Item:
     made: list[tuple[str, ...]] = field(default_factory=list)
     name: str = ""
     failure: FileError | None = None
+    opened_to_readers: bool = False
+    """It is not ours alone any more."""
     renamed: bool = False
 
     @property
@@ -118,11 +122,18 @@ class Publisher:
         partials: the descriptor of the directory of partial files, on the same file system.
         ledger: of the box.
         naming: how names are given.
+        permissions: of what is published.
         now_ms: tells the time for the ledger.
     """
 
     def __init__(
-        self, root: RootedDirectory, partials: int, ledger: Receipts, naming: Naming, now_ms: Callable[[], int]
+        self,
+        root: RootedDirectory,
+        partials: int,
+        ledger: Receipts,
+        naming: Naming,
+        permissions: Permissions,
+        now_ms: Callable[[], int],
     ) -> None:
         self._root = root
         self._partials = partials
@@ -131,7 +142,7 @@ class Publisher:
         self._now_ms = now_ms
         self._single = True
         self._taken = NameAllocator()
-        self._directories = BatchDirectories(root, self._taken, alike=naming.sanitise)
+        self._directories = BatchDirectories(root, self._taken, permissions, alike=naming.sanitise)
 
     def check_place(self, parts: tuple[str, ...]) -> None:
         """Find out early that a name will not be given.
@@ -244,6 +255,7 @@ class Publisher:
             return
         assert item.directory is not None
         directory = item.directory.descriptor
+        self._open_to_readers(item, item.directory)
         for _ in range(_MAX_RENAMES):
             try:
                 if self._naming.existing is Existing.REPLACE:
@@ -261,6 +273,21 @@ class Publisher:
                 item.renamed = True
                 return
         raise FileError(FileCode.EXISTS, "somebody takes every name at the moment")
+
+    def _open_to_readers(self, item: _Item, directory: OpenDirectory) -> None:
+        """Let those read the file who may in its directory; nobody can reach it yet."""
+        permissions = self._directories.permissions(directory)
+        if permissions.as_made:
+            return
+        if item.descriptor >= 0:
+            permissions.apply(item.descriptor)
+        else:
+            descriptor = os.open(item.temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._partials)
+            try:
+                permissions.apply(descriptor)
+            finally:
+                os.close(descriptor)
+        item.opened_to_readers = True
 
     def _compare(self, item: _Item) -> None:
         """Find out whether what has the name now is what was hashed; no digest is told for anything else."""
@@ -316,6 +343,10 @@ class Publisher:
             if item.wanted.partial is None and item.temporary and not item.renamed:
                 with contextlib.suppress(OSError):
                     os.unlink(item.temporary, dir_fd=self._partials)
+            if item.wanted.partial is not None and item.opened_to_readers and not item.renamed:
+                # It goes on waiting in the state directory, where a file that others may write to is not trusted.
+                with contextlib.suppress(OSError):
+                    FilePermissions(FILE_MODE, os.getegid()).apply(item.descriptor)
             if item.directory is not None and item.renamed:
                 self._taken.published(item.directory.descriptor)
         for item in items:

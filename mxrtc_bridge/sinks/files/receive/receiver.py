@@ -24,6 +24,7 @@ from mxrtc_bridge.core.files.names import MAX_PATH_BYTES, FileNameError, check_r
 from mxrtc_bridge.core.files.patterns import NamePattern, name_allowed
 from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES, Committer, IncomingFile
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFileKey
+from mxrtc_bridge.sinks.files.receive.permissions import Permissions, group_id
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publication, Published
 from mxrtc_bridge.sinks.files.receive.quota import Quota, Usage
 from mxrtc_bridge.sinks.files.receive.state_dir import KeptPartial, StateDirectory
@@ -48,6 +49,13 @@ class ReceivePolicy:
     """One process only, and books are kept; otherwise several may receive, and there are no quotas."""
     resume: bool = True
     """Go on with partial files, and recognise what was received before."""
+    umask: bool = False
+    """Who may read what arrives is decided by the umask, as for any file; otherwise it is the owner's alone, unless the
+    directory says something else (:class:`~mxrtc_bridge.sinks.files.receive.permissions.Permissions`)."""
+    mode: int | None = None
+    """Of files, whatever the umask."""
+    group: str | None = None
+    """Of what arrives, by name or number; None for the one that the kernel gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,9 @@ class DirectoryReceiver:
         policy = self._policy
 
         def open_box() -> None:
-            self._box = StateDirectory(self._path, policy.naming, exclusive=policy.exclusive)
+            group = None if policy.group is None else group_id(policy.group)
+            permissions = Permissions(umask=policy.umask, mode=policy.mode, group=group)
+            self._box = StateDirectory(self._path, policy.naming, permissions, exclusive=policy.exclusive)
 
         try:
             await self._workers.run(open_box)

@@ -26,6 +26,7 @@ from mxrtc_bridge.config.private_files import exposure, open_private_directory, 
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.names import MAX_COMPONENTS
 from mxrtc_bridge.sinks.files.receive.partial_file import MAP_SUFFIX, PART_SUFFIX, PartialFileKey, read_header
+from mxrtc_bridge.sinks.files.receive.permissions import Permissions
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publisher
 from mxrtc_bridge.sinks.files.receive.quota import Usage
 from mxrtc_bridge.sinks.files.receive.receipts import Receipt, Receipts, read_receipts
@@ -65,20 +66,22 @@ class StateDirectory:
     Args:
         path: made if it does not exist.
         naming: how names are given.
+        permissions: of what is published.
         exclusive: whether this must be the only process that receives into it.
 
     Raises:
         LocalError: it cannot be used, or another process uses it.
     """
 
-    def __init__(self, path: Path, naming: Naming, *, exclusive: bool) -> None:
-        self.root = RootedDirectory(path, create=True)
+    def __init__(self, path: Path, naming: Naming, permissions: Permissions, *, exclusive: bool) -> None:
+        self.root = RootedDirectory(path, make=permissions.make_directory)
         self._path = path
         self._exclusive = exclusive
         self._state = self.partials = self._lock = -1
         self._ledger: Receipts | None = None
         try:
             self._open_state()
+            permissions.check(self.partials)
             self._ledger = Receipts(self._state, _LEDGER, self._where(_LEDGER))
             for _ in self._ledger.receipts():  # which indexes them
                 pass
@@ -91,7 +94,9 @@ class StateDirectory:
         except LocalError:
             self.close()
             raise
-        self.publisher = Publisher(self.root, self.partials, self._ledger, naming, lambda: int(time.time() * 1000))
+        self.publisher = Publisher(
+            self.root, self.partials, self._ledger, naming, permissions, lambda: int(time.time() * 1000)
+        )
 
     @property
     def ledger(self) -> Receipts:
@@ -109,8 +114,11 @@ class StateDirectory:
         if receipt is None or receipt.is_directory:
             return None
         status = self.root.status(receipt.name.split("/"))
-        # What belongs to somebody else is not what we have published, however much it looks like it.
-        if status is None or not receipt.matches(status) or exposure(status) is not None:
+        # What belongs to somebody else is not what we have published, however much it looks like it. That others may
+        # write to it is no reason to send it again: it got the permissions that its directory wants.
+        if status is None or not receipt.matches(status):
+            return None
+        if status.st_uid not in (os.geteuid(), 0) or status.st_nlink > 1:
             return None
         return receipt
 

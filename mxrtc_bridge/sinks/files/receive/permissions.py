@@ -1,0 +1,224 @@
+"""Who may read what arrives: the group, the mode and the access list of files and directories.
+
+A file is made in the state directory, where nobody else can open it, and gets its name when it is whole. So the kernel
+never applies to it what it applies to a file that is made in its place: the umask, the group of a directory with the
+setgid bit, a default access list. Therefore it is asked: a file without a name (O_TMPFILE) is made in the directory,
+and what the kernel gave that one is given to ours by its descriptor, at the last moment before the name. Nobody ever
+sees the file with other permissions, and no path is looked up a second time.
+
+Directories are made in their place, so the kernel does the same by itself; what the admin wants beyond it only adds.
+
+All methods block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import logging
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+
+from mxrtc_bridge.core.errors import LocalError
+
+log = logging.getLogger(__name__)
+
+_ACCESS_LIST = "system.posix_acl_access"
+_DEFAULT_LIST = "system.posix_acl_default"
+_NO_LIST = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS})
+"""What a file system, or an old kernel, answers that has no files without a name."""
+_ANY_FILE = 0o666
+_PRIVATE_FILE = 0o600
+_GROUP_READS = 0o640
+_GROUP = 0o070
+
+
+@dataclass(frozen=True, slots=True)
+class FilePermissions:
+    """What the files of one directory get."""
+
+    mode: int
+    group: int
+    access_list: bytes | None = None
+    """As the kernel keeps it; its mask is in the mode as well."""
+    as_made: bool = False
+    """That is what a file has by which the state directory keeps it."""
+
+    def apply(self, descriptor: int) -> None:
+        """Give them to an open file of ours.
+
+        Raises:
+            OSError: as the kernel says.
+        """
+        mode, access_list = self.mode, self.access_list
+        if os.fstat(descriptor).st_gid != self.group:
+            try:
+                os.fchown(descriptor, -1, self.group)
+            except PermissionError:
+                # Never to the group that it has by chance what was meant for another one.
+                log.warning(
+                    "a file could not be given to group %d, of which this user is no member; its group may not read it",
+                    self.group,
+                )
+                mode, access_list = mode & ~_GROUP, None
+        if access_list is not None:
+            os.setxattr(descriptor, _ACCESS_LIST, access_list)
+            return
+        try:
+            os.removexattr(descriptor, _ACCESS_LIST)  # that the state directory may have handed down
+        except OSError as error:
+            if error.errno not in _NO_LIST:
+                raise
+        os.fchmod(descriptor, mode)
+
+
+class Permissions:
+    """How they are chosen for what arrives in one directory and below.
+
+    Args:
+        umask: as for any file that a program makes: by the umask, or the default access list. Otherwise what arrives is
+            the owner's alone, unless the directory has a default access list, which then decides, or the setgid bit,
+            by which its group may read.
+        mode: of files, whatever the umask; a default access list is cut down to it. Directories get in addition who
+            may read may also enter.
+        group: to whom files and directories belong, instead of the group that the kernel gives.
+    """
+
+    def __init__(self, *, umask: bool = False, mode: int | None = None, group: int | None = None) -> None:
+        self._umask = umask
+        self._mode = mode
+        self._group = group
+
+    def of_files(self, directory: int) -> FilePermissions:
+        """Return what files get in the directory with this descriptor.
+
+        Raises:
+            OSError: as the kernel says.
+        """
+        listed = _attribute(directory, _DEFAULT_LIST) is not None
+        inherits = bool(os.fstat(directory).st_mode & stat.S_ISGID)
+        if not self._umask and not listed and not inherits and self._mode is None and self._group is None:
+            return FilePermissions(_PRIVATE_FILE, os.getegid(), as_made=True)
+        probe = _nameless_file(directory, _ANY_FILE if self._mode is None else self._mode)
+        try:
+            status, access_list = os.fstat(probe), _attribute(probe, _ACCESS_LIST)
+        finally:
+            os.close(probe)
+        mode = stat.S_IMODE(status.st_mode)
+        if not self._umask and not listed:
+            access_list, mode = None, self._mode if self._mode is not None else _GROUP_READS
+        return FilePermissions(mode, status.st_gid if self._group is None else self._group, access_list)
+
+    def make_directory(self, above: int, name: str | bytes) -> None:
+        """Make a directory in the one that ``above`` is the descriptor of.
+
+        Raises:
+            OSError: as the kernel says.
+        """
+        if self._umask:
+            os.mkdir(name, 0o777, dir_fd=above)
+            return
+        if _attribute(above, _DEFAULT_LIST) is not None:
+            os.mkdir(name, 0o777 if self._mode is None else _enterable(self._mode), dir_fd=above)
+            self._adjust(above, name, None)
+            return
+        shared = self._group is not None or os.fstat(above).st_mode & stat.S_ISGID
+        mode = _enterable(self._mode if self._mode is not None else _GROUP_READS if shared else _PRIVATE_FILE)
+        # First for the owner alone: who must not enter never could.
+        os.mkdir(name, 0o700, dir_fd=above)
+        self._adjust(above, name, mode)
+
+    def check(self, directory: int) -> None:
+        """Find out whether the group can be given.
+
+        Args:
+            directory: the descriptor of one that only we use.
+
+        Raises:
+            LocalError: it cannot.
+            OSError: as the kernel says.
+        """
+        if self._group is None:
+            return
+        probe = _nameless_file(directory, _PRIVATE_FILE)
+        try:
+            os.fchown(probe, -1, self._group)
+        except PermissionError:
+            raise LocalError(
+                f"files cannot be given to the group {_group_name(self._group)}: the user that the bridge runs as is "
+                "no member of it; add it (usermod -aG GROUP USER, or SupplementaryGroups= in the unit) and restart"
+            ) from None
+        finally:
+            os.close(probe)
+
+    def _adjust(self, above: int, name: str | bytes, mode: int | None) -> None:
+        """Give a directory that was just made its group, and a mode that the umask has cut."""
+        if mode == _enterable(_PRIVATE_FILE) and self._group is None:
+            return
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        try:
+            status = os.fstat(descriptor)
+            if status.st_uid != os.geteuid():
+                return  # Somebody has put another one in its place.
+            if self._group is not None and status.st_gid != self._group:
+                try:
+                    os.fchown(descriptor, -1, self._group)
+                except PermissionError:
+                    return  # It stays the owner's alone.
+            if mode is not None:
+                os.fchmod(descriptor, mode | (status.st_mode & stat.S_ISGID))
+        finally:
+            os.close(descriptor)
+
+
+def group_id(name: str) -> int:
+    """Return the number of a group of this machine, which may be given by it. Blocks.
+
+    Raises:
+        LocalError: there is none.
+    """
+    if name.isascii() and name.isdigit():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise LocalError(f"there is no group {name[:80]!a} on this machine") from None
+
+
+def _group_name(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
+
+
+def _enterable(mode: int) -> int:
+    """The mode of a directory: who may read may also enter."""
+    return mode | (mode & 0o444) >> 2
+
+
+def _attribute(descriptor: int, name: str) -> bytes | None:
+    try:
+        return os.getxattr(descriptor, name)
+    except OSError as error:
+        if error.errno in _NO_LIST:
+            return None
+        raise
+
+
+def _nameless_file(directory: int, mode: int) -> int:
+    flags = os.O_WRONLY | os.O_CLOEXEC
+    try:
+        return os.open(".", flags | os.O_TMPFILE, mode, dir_fd=directory)
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE:
+            raise
+    name = f".mxrtc-{secrets.token_hex(16)}"
+    descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=directory)
+    with contextlib.suppress(OSError):
+        os.unlink(name, dir_fd=directory)
+    return descriptor
