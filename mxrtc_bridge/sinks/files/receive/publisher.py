@@ -16,6 +16,8 @@ the batch; the others go on. With a few files the syncs are of the files and dir
 whole file system: at 256 small files the latter was found to be about ten times faster on ext4.
 
 All methods block; call them in one thread at a time.
+
+One file: the steps of one publication, in which nothing may stand before or behind another place.
 """
 
 from __future__ import annotations
