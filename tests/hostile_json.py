@@ -28,6 +28,14 @@ def _deep(value: Any, levels: int) -> Any:
     return value
 
 
+def deep(levels: int) -> Any:
+    """A value of so many levels."""
+    value: Any = {}
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
 JSON = st.recursive(
     SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=8
 ) | st.builds(_deep, SCALAR, st.sampled_from([1, 28, 29, 30, 31, 32, 33, 100, 500]))

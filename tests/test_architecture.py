@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.product_parts import REACHED_INTO, patched_constants, private_names
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mxrtc_bridge"
 PURE = ("core", "sctp")
@@ -227,3 +229,35 @@ def test_no_file_names_a_path_of_one_machine() -> None:
 )
 def test_a_path_of_one_machine_is_recognised(text: str, *, is_found: bool) -> None:
     assert bool(MACHINE_PATH.search(text)) is is_found
+
+
+def test_tests_set_no_constant_of_the_product() -> None:
+    """A limit is a parameter with the constant as its default."""
+    found = {relative(file): patched_constants(file.read_text()) for file in sources(ROOT / "tests")}
+    assert {name: constants for name, constants in found.items() if constants} == {}
+
+
+def test_tests_reach_into_the_product_where_it_is_said_why_and_nowhere_else() -> None:
+    """What is not used any more goes from the list as well."""
+    found = {relative(file).removeprefix("tests/"): private_names(file.read_text()) for file in sources(ROOT / "tests")}
+    listed = {file: set(names.split()) for files in REACHED_INTO.values() for file, names in files.items()}
+    assert {file: names for file, names in found.items() if names} == listed
+
+
+@pytest.mark.parametrize(
+    ("source", "constants", "names"),
+    [
+        ("from mxrtc_bridge.sinks import listen\nm.setattr(listen, 'PAUSE_S', 1)", ["listen.PAUSE_S"], set()),
+        ("m.setattr('mxrtc_bridge.sinks.listen.PAUSE_S', 1)", ["mxrtc_bridge.sinks.listen.PAUSE_S"], set()),
+        ("import mxrtc_bridge.sinks.listen as l\nm.setattr(l, '_PAUSE_S', 1)", ["l._PAUSE_S"], set()),
+        ("import os\nm.setattr(os, 'O_PATH', 1)", [], set()),
+        ("from mxrtc_bridge.sinks import listen\nm.setattr(listen, 'bind', 1)", [], set()),
+        ("from mxrtc_bridge.sinks import listen\nm.setattr(listen, '_bind', 1)", [], {"_bind"}),
+        ("m.setattr(bridge.calls, '_end', 1)", [], {"_end"}),
+        ("from mxrtc_bridge.sinks.listen import _bind, Listener", [], {"_bind"}),
+        ("def f(self):\n    self._x = bridge._ends\n    super()._y()", [], {"_ends"}),
+        ("x.__class__", [], set()),
+    ],
+)
+def test_the_search_for_what_tests_reach_into_finds_it(source: str, constants: list[str], names: set[str]) -> None:
+    assert (patched_constants(source), private_names(source)) == (constants, names)

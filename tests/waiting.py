@@ -6,6 +6,12 @@ import asyncio
 from collections.abc import Callable
 
 
+async def turns(count: int = 30) -> None:
+    """Let everybody go on who can, so many times."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
     """Return when a condition holds; a test that waits in vain fails by ``TimeoutError``."""
     async with asyncio.timeout(timeout_s):

@@ -13,7 +13,7 @@ import logging
 from contextlib import AsyncExitStack
 
 from mxrtc_bridge.bridge.bot.bot import build_bot
-from mxrtc_bridge.bridge.build import build_access, build_basis, build_calls, build_devices, peer_connections
+from mxrtc_bridge.bridge.build import Pace, build_access, build_basis, build_calls, build_devices, peer_connections
 from mxrtc_bridge.bridge.config_mapping import call_settings, profiles
 from mxrtc_bridge.bridge.event_router import EventRouter
 from mxrtc_bridge.bridge.failures import outlive
@@ -39,7 +39,6 @@ DRAIN_S = 5.0
 """How long live sessions may take to end when the bridge stops."""
 LAST_EVENTS_S = 2.0
 """How long the events that are being handled then may take; what does not end is handled again after the start."""
-HOUSEKEEPING_S = 3600.0
 
 
 class Bridge:
@@ -50,6 +49,7 @@ class Bridge:
         stores: the open database.
         consent: what may be done to accounts and identities that are there.
         clock: where time comes from, if not from the running loop.
+        pace: how often what is done by itself is done.
     """
 
     def __init__(
@@ -58,10 +58,11 @@ class Bridge:
         stores: Stores,
         consent: Consent = Consent(),  # noqa: B008 - a value
         clock: Clock | None = None,
+        pace: Pace = Pace(),  # noqa: B008 - a value
     ) -> None:
         self._config = config
         self._serving = asyncio.Event()
-        self.basis = build_basis(config, stores, clock or LoopClock())
+        self.basis = build_basis(config, stores, clock or LoopClock(), pace)
         self.access = build_access(self.basis, consent)
         self.devices = build_devices(self.basis, self.access)
         self.calls = build_calls(self.basis, self.access, self.devices)
@@ -84,7 +85,9 @@ class Bridge:
             counters=self.basis.metrics,
             serving=self._serving,
         )
-        self.revocation = Revocation(self.access.rooms, self.calls.peers.membership, self.calls.manager)
+        self.revocation = Revocation(
+            self.access.rooms, self.calls.peers.membership, self.calls.manager, times=pace.comparison
+        )
         self._taking: asyncio.Task[None] | None = None
         self.inbox = Inbox(
             stores.inbox,
@@ -217,7 +220,7 @@ class Bridge:
 
     async def _keep_house(self) -> None:
         while True:
-            await asyncio.sleep(HOUSEKEEPING_S)
+            await asyncio.sleep(self.basis.pace.housekeeping_s)
             await outlive("old rows were not forgotten", self._forget)
             await outlive("unfinished files were not removed", self.calls.files.keep_house)
             await outlive("idle rooms were not left", self._leave_idle_rooms)

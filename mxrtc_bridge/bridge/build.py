@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from mxrtc_bridge.bridge.access.configured_rooms import ConfiguredRooms
+from mxrtc_bridge.bridge.access.configured_rooms import ComparisonTimes, ConfiguredRooms
 from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.access.runtime_grants import RuntimeGrants
 from mxrtc_bridge.bridge.admin.numbers import NumbersOfBridge
@@ -42,10 +42,12 @@ from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.matrix.api.homeserver import Homeserver, QuietHomeserver
 from mxrtc_bridge.matrix.api.transport import Transport
+from mxrtc_bridge.matrix.command_bot import COMMANDS_PER_MINUTE
 from mxrtc_bridge.matrix.crypto.encrypted_rooms import SealingHomeserver
 from mxrtc_bridge.matrix.outbox.notices import Notices
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
 from mxrtc_bridge.matrix.rooms.peers import Peers
+from mxrtc_bridge.matrix.rooms.refresh import Gap
 from mxrtc_bridge.matrix.rooms.room_index import RoomIndex
 from mxrtc_bridge.matrix.virtual_users import Consent, VirtualUsers
 from mxrtc_bridge.metrics import Metrics
@@ -54,6 +56,17 @@ from mxrtc_bridge.sinks.connector import TargetConnector
 from mxrtc_bridge.storage.tables import Stores
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often a bridge does what it does by itself, and how often others may have it do something."""
+
+    comparison: ComparisonTimes = field(default_factory=ComparisonTimes)
+    gap: Gap = field(default_factory=Gap)
+    """Between two questions to the homeserver about one room."""
+    housekeeping_s: float = 3600.0
+    commands_per_minute: int = COMMANDS_PER_MINUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +80,7 @@ class Basis:
     numbers: NumbersOfBridge
     transport: Transport
     homeserver: QuietHomeserver
+    pace: Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +126,21 @@ class Calls:
     connector: TargetConnector
 
 
-def build_basis(config: Config, stores: Stores, clock: Clock) -> Basis:
+def build_basis(config: Config, stores: Stores, clock: Clock, pace: Pace) -> Basis:
     """Make what all is built upon."""
     transport = Transport(config.homeserver.address, config.appservice.as_token)
     numbers = NumbersOfBridge(stores.counters)
     homeserver = QuietHomeserver(transport)
-    return Basis(CurrentConfig(config), stores, clock, Metrics(), numbers, transport, homeserver)
+    return Basis(CurrentConfig(config), stores, clock, Metrics(), numbers, transport, homeserver, pace)
 
 
 def build_access(basis: Basis, consent: Consent) -> Access:
     """Make what decides; nobody has a right before the rooms have recalled what the last run knew."""
     config, stores, clock = basis.config, basis.stores, basis.clock
     table = GrantTable()
-    rooms = ConfiguredRooms(basis.homeserver, stores.policy_rules, config, table)
+    rooms = ConfiguredRooms(
+        basis.homeserver, stores.policy_rules, config, table, times=basis.pace.comparison, gap=basis.pace.gap
+    )
     index = RoomIndex(rooms.bot_rooms, config.claims)
     notices = Notices()
     announcements = Announcements(notices, config, index)

@@ -40,7 +40,8 @@ class _Directory:
 class FileServices:
     """What is open; nothing at first."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, patience_s: float = PATIENCE_S) -> None:
+        self._patience_s = patience_s
         self._targets: tuple[FilesTarget, ...] = ()
         self._open: dict[FilesTarget, _Directory] = {}
         self._closing: dict[str, list[_Directory]] = {}
@@ -52,6 +53,11 @@ class FileServices:
     def open_targets(self) -> frozenset[FilesTarget]:
         """The directories that are open now."""
         return frozenset(self._open)
+
+    @property
+    def busy_paths(self) -> frozenset[str]:
+        """Where something is being opened or closed."""
+        return frozenset(self._working)
 
     async def serve(self, targets: Sequence[FilesTarget]) -> None:
         """Serve these and no others. Transfers with others must have been reset before.
@@ -68,9 +74,9 @@ class FileServices:
         paths = {target.path for target in self._targets if target not in self._open} | set(self._closing)
         for path in paths - set(self._working):
             self._begin(path, self._work_at(path))
-        if await self._wait_for(paths, PATIENCE_S):
+        if await self._wait_for(paths, self._patience_s):
             hanging = ", ".join(sorted(path for path in paths if path in self._working))
-            raise LocalError(f"these disks have not answered within {PATIENCE_S:g} s: {hanging}")
+            raise LocalError(f"these disks have not answered within {self._patience_s:g} s: {hanging}")
 
     def _begin(self, path: str, work: Coroutine[None, None, None]) -> None:
         self._working[path] = task = asyncio.create_task(work, name="directory")
@@ -132,7 +138,7 @@ class FileServices:
         for target, directory in tuple(self._open.items()):
             if directory.box is not None and target.path not in self._working:
                 self._begin(target.path, self._expire(target, directory.box))
-        await self._wait_for(tuple(self._working), PATIENCE_S)
+        await self._wait_for(tuple(self._working), self._patience_s)
         await self.serve(self._targets)
 
     async def _expire(self, target: FilesTarget, box: DropBox) -> None:

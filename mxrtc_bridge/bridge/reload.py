@@ -23,7 +23,7 @@ from pathlib import Path
 
 from mxrtc_bridge.bridge.failures import outlive
 from mxrtc_bridge.config import Config, load_config
-from mxrtc_bridge.config.settled import load_settled
+from mxrtc_bridge.config.settled import PATIENCE_S, QUIET_S, load_settled
 from mxrtc_bridge.core.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,17 @@ class Reload:
         steps: Callable[[Config], Sequence[Sequence[ReloadStep]]],
         tell_admins: Callable[[str], None],
         load: Callable[[Path], Config] = load_config,
+        read_s: float = READ_S,
+        rest_s: float = REST_S,
+        cancel_s: float = CANCEL_S,
+        quiet_s: float = QUIET_S,
+        patience_s: float = PATIENCE_S,
     ) -> None:
+        self._cancel_s = cancel_s
+        self._quiet_s = quiet_s
+        self._patience_s = patience_s
+        self._rest_s = rest_s
+        self._read_s = read_s
         self._path = path
         self._at_once = at_once
         self._steps = steps
@@ -97,6 +107,11 @@ class Reload:
         self._wake = asyncio.Event()
         self._left_alone: set[asyncio.Task[bool]] = set()
 
+    @property
+    def reading(self) -> int:
+        """How many threads read the configuration; one of them may hang."""
+        return self._reading
+
     async def ask(self) -> str:
         """Read the configuration and put it in force; returns in a sentence or two what came of it, within seconds."""
         reading = self._begin_reading()
@@ -105,18 +120,21 @@ class Reload:
                 "The configuration is being read already, and its disk does not answer. It is read again when it does."
             )
         try:
-            async with asyncio.timeout(READ_S):
+            async with asyncio.timeout(self._read_s):
                 rest = await asyncio.shield(reading)
         except TimeoutError:
-            log.error("! the configuration has not been read within %g s; until it is, the old one counts", READ_S)
+            log.error(
+                "! the configuration has not been read within %g s; until it is, the old one counts", self._read_s
+            )
             return (
-                f"The configuration could not be read within {READ_S:g} s, so the old one stays in force until it is."
+                f"The configuration could not be read within {self._read_s:g} s, "
+                "so the old one stays in force until it is."
             )
         except ConfigError:
             return "The configuration has mistakes, so the old one stays in force; the log says which."
         if rest is None:
             return "A newer configuration is in force already."
-        await asyncio.wait([rest.done], timeout=REST_S)
+        await asyncio.wait([rest.done], timeout=self._rest_s)
         rest.answered = True
         return _outcome(rest)
 
@@ -135,7 +153,7 @@ class Reload:
             asked.clear()
             reading = self._begin_reading()
             if reading is not None:
-                await asyncio.wait([reading], timeout=READ_S)
+                await asyncio.wait([reading], timeout=self._read_s)
 
     async def _ask_quietly(self) -> None:
         await self.ask()
@@ -156,7 +174,7 @@ class Reload:
         def read() -> None:
             outcome: Config | Exception
             try:
-                outcome = load_settled(self._path, self._load)
+                outcome = load_settled(self._path, self._load, quiet_s=self._quiet_s, patience_s=self._patience_s)
             except Exception as error:  # noqa: BLE001 - handed on, to where it is logged
                 outcome = error
             with contextlib.suppress(RuntimeError):  # the bridge has stopped meanwhile
@@ -235,7 +253,7 @@ class Reload:
                 task.cancel()
             await asyncio.wait(working)
             if self._left_alone:  # what does not end by then goes on beside its successor
-                await asyncio.wait(self._left_alone, timeout=CANCEL_S)
+                await asyncio.wait(self._left_alone, timeout=self._cancel_s)
 
     async def _do_chain(self, rest: _Rest, chain: Sequence[ReloadStep]) -> None:
         for step in chain:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from mxrtc_bridge.bridge.access.configured_rooms import COMPARE_S, TICK_S, ConfiguredRooms
+from mxrtc_bridge.bridge.access.configured_rooms import ComparisonTimes, ConfiguredRooms
 from mxrtc_bridge.core.access.revocations import UnreadableChange, read_news
 from mxrtc_bridge.core.call.events import EVENT_TYPES
 from mxrtc_bridge.core.call.route import DevicePair
@@ -41,6 +41,7 @@ class Revocation:
         calls: the rooms for calls.
         manager: has the live sessions.
         monotonic: seconds.
+        times: how old what live sessions depend on may become.
     """
 
     def __init__(
@@ -49,7 +50,10 @@ class Revocation:
         calls: PeerMembership,
         manager: CallManager,
         monotonic: Callable[[], float] = elapsed_s,
+        *,
+        times: ComparisonTimes = ComparisonTimes(),  # noqa: B008 - a value
     ) -> None:
+        self._times = times
         self._named_rooms = named_rooms
         self._calls = calls
         self._manager = manager
@@ -83,7 +87,7 @@ class Revocation:
             tasks.create_task(self._named_rooms.run(), name="named rooms")
             tasks.create_task(self._calls.refresher.run(), name="rooms for calls")
             while True:
-                await asyncio.sleep(TICK_S)
+                await asyncio.sleep(self._times.tick_s)
                 self.compare()
 
     def compare(self) -> None:
@@ -92,4 +96,4 @@ class Revocation:
         sessions = self._manager.sessions
         self._named_rooms.compare({session.remote for session in sessions})
         rooms = [each.route for each in sessions if not isinstance(each.route, DevicePair)]
-        self._calls.compare(rooms, COMPARE_S - TICK_S, CALL_ROOMS)
+        self._calls.compare(rooms, self._times.compare_s - self._times.tick_s, CALL_ROOMS)

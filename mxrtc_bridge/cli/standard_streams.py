@@ -73,6 +73,11 @@ class StandardStream(io.TextIOBase):
     def isatty(self) -> bool:
         return os.isatty(self._descriptor)
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that nobody has taken yet."""
+        return self._waiting
+
     def write(self, text: str, /) -> int:
         """Write data, or offer a message, as the stream is for the one or for the other.
 

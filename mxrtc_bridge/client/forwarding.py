@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections.abc import Callable
 
 from mxrtc_bridge.client.calls.caller import Caller
 from mxrtc_bridge.client.calls.connection import (
@@ -48,10 +49,12 @@ def pause_s(failures: int) -> float:
     return Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S).pause_s(failures, random.random())  # noqa: S311 - spreads the load
 
 
-async def wait_to_call_again(report: Report, error: ClientError, failures: int) -> None:
+async def wait_to_call_again(
+    report: Report, error: ClientError, failures: int, pause: Callable[[int], float] = pause_s
+) -> None:
     """Say that the connection is lost, and wait for the next call."""
     report.say("lost", f"connection lost: {error}; calling again", reason=str(error), code=int(error.code))
-    await asyncio.sleep(pause_s(failures))
+    await asyncio.sleep(pause(failures))
 
 
 class Forwarding:
@@ -63,11 +66,26 @@ class Forwarding:
         name: the peer, and the service of those forwards that name none.
         forwards: where to listen.
         state: the state folder, for ``mxrtc status``.
+        max_waiting: see :data:`MAX_WAITING`.
+        wait_for_peer_s: see :data:`WAIT_FOR_PEER_S`.
+        pause: seconds before another call, after so many failures in a row.
     """
 
     def __init__(
-        self, caller: Caller, report: Report, name: PeerName, forwards: list[Forward], state: StateFolder
+        self,
+        caller: Caller,
+        report: Report,
+        name: PeerName,
+        forwards: list[Forward],
+        state: StateFolder,
+        *,
+        max_waiting: int = MAX_WAITING,
+        wait_for_peer_s: float = WAIT_FOR_PEER_S,
+        pause: Callable[[int], float] = pause_s,
     ) -> None:
+        self._wait_for_peer_s = wait_for_peer_s
+        self._pause = pause
+        self._max_waiting = max_waiting
         self._caller = caller
         self._report = report
         self._name = name
@@ -77,9 +95,15 @@ class Forwarding:
         self._connection: Connection | None = None
         self._available = asyncio.Event()
         self._waiting = 0
-        self._listening: list[str] = []
+        self.listening: list[str] = []
+        """The addresses that are listened on."""
         self._sent = 0
         self._received = 0
+
+    @property
+    def waiting(self) -> int:
+        """Local connections that wait for the peer."""
+        return self._waiting
 
     async def run(self, *, reconnect: bool) -> None:
         """Connect, listen, forward.
@@ -118,7 +142,7 @@ class Forwarding:
                     if not reconnect or error.code in (Exit.DENIED, Exit.USAGE, Exit.LOCAL):
                         raise error
                     failures += 1
-                    await wait_to_call_again(self._report, error, failures)
+                    await wait_to_call_again(self._report, error, failures, self._pause)
             finally:
                 self._use(None)
                 for listener in listeners:
@@ -151,7 +175,7 @@ class Forwarding:
                 raise ClientError(Exit.LOCAL, str(error)) from error
             listeners[listener] = service
             where = f"{forward.host}:{listener.port}"
-            self._listening.append(where)
+            self.listening.append(where)
             full_name = f"{self._short}/{service}"
             self._report.say(
                 "listening", f"listening on {where} for {full_name}", address=where, port=listener.port, name=full_name
@@ -185,11 +209,11 @@ class Forwarding:
 
     async def _open(self, sink: SocketSink, service: ServiceName) -> OpenedStream | None:
         if self._connection is None:
-            if self._waiting >= MAX_WAITING:
+            if self._waiting >= self._max_waiting:
                 return None
             self._waiting += 1
             try:
-                async with asyncio.timeout(WAIT_FOR_PEER_S):
+                async with asyncio.timeout(self._wait_for_peer_s):
                     # More than once: a connection may be lost again before those who waited for it have their turn.
                     while self._connection is None:
                         await self._available.wait()
@@ -217,7 +241,7 @@ class Forwarding:
             "pid": os.getpid(),
             "peer": self._short,
             "path": str(self._connection.path) if self._connection is not None else None,
-            "listening": self._listening,
+            "listening": self.listening,
             "streams": live[0],
             "sent": self._sent + live[1],
             "received": self._received + live[2],

@@ -24,12 +24,22 @@ class Report:
     Args:
         as_json: one object a line instead of sentences.
         quiet: sentences only for errors.
+        sentences: where they go, instead of standard error.
+        objects: where they go, instead of standard output.
     """
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        as_json: bool = False,
+        quiet: bool = False,
+        sentences: TextIO | None = None,
+        objects: TextIO | None = None,
+    ) -> None:
         self._as_json = as_json
         self._quiet = quiet
-        self._objects: TextIO = sys.stdout
+        self._sentences = sentences
+        self._objects: TextIO = objects or sys.stdout
 
     def leave_stdout_to_data(self) -> None:
         """From now on standard output belongs to data, and objects go to standard error."""
@@ -65,9 +75,10 @@ class Report:
 
     def _sentence(self, sentence: str) -> None:
         # By its own method: a bar that is shown has taken its place, and draws itself anew below the sentence.
+        stream = self._sentences or sys.stderr
         with contextlib.suppress(OSError):
-            sys.stderr.write("\n".join(display(line, limit=400) for line in sentence.split("\n")) + "\n")
-            sys.stderr.flush()
+            stream.write("\n".join(display(line, limit=400) for line in sentence.split("\n")) + "\n")
+            stream.flush()
 
 
 def _line(kind: str, fields: dict[str, object]) -> str:

@@ -61,7 +61,8 @@ class StateFolder:
         path: where it is, perhaps beginning with ``~``; made with mode 0700 when something is written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, max_rooms: int = MAX_ROOMS) -> None:
+        self._max_rooms = max_rooms
         self._named = path
 
     @classmethod
@@ -143,7 +144,7 @@ class StateFolder:
         rooms.pop(f"{user} {peer}", None)
         rooms[f"{user} {peer}"] = room
         try:
-            self._write(self.path / "rooms.json", dict(list(rooms.items())[-MAX_ROOMS:]))
+            self._write(self.path / "rooms.json", dict(list(rooms.items())[-self._max_rooms :]))
         except ClientError as error:
             log.info("a room is not remembered: %s", error)
 

@@ -88,7 +88,7 @@ async def verify(context: Context, peer: str | None) -> None:
                 await _ask(verifications, report, whose, own=peer is None)
             vouched = await _compare(verifications, report, happened)
             await _until_done(happened)
-            await _remember(device, report, whose, vouched, own=peer is None)
+            await remember(device, report, whose, vouched, own=peer is None)
         finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GOODBYE_S):
@@ -124,7 +124,7 @@ async def _compare(verifications: Verifications, report: Report, happened: Happe
     """Show what is to be compared, and pass on what our person says; returns when something is verified."""
     comparing: Exchange | None = None
     while True:
-        match await _next(verifications, happened):
+        match await next_happening(verifications, happened):
             case exchange, Compare(code=code):
                 if comparing is None:
                     _read_line(happened)
@@ -140,7 +140,8 @@ async def _compare(verifications: Verifications, report: Report, happened: Happe
                 await _answer(verifications, comparing, said.strip().lower(), happened)
 
 
-async def _next(verifications: Verifications, happened: Happenings) -> Happening:
+async def next_happening(verifications: Verifications, happened: Happenings) -> Happening:
+    """Wait for what happens next to a verification, and let pass what has run out of time meanwhile."""
     while True:
         deadline = min((each.machine.next_deadline() or 0 for each in verifications.open), default=0) - elapsed_s()
         try:
@@ -197,7 +198,8 @@ async def _until_done(happened: Happenings) -> None:
                         raise _explain(ended)
 
 
-async def _remember(device: CryptoDevice, report: Report, whose: UserId, vouched: VerifiedKeys, *, own: bool) -> None:
+async def remember(device: CryptoDevice, report: Report, whose: UserId, vouched: VerifiedKeys, *, own: bool) -> None:
+    """Note what was compared, and say it."""
     if vouched.master is not None:
         # What was compared, whatever the homeserver shows by now.
         await device.lists.vouch_for(whose, vouched.master)

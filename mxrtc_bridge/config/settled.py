@@ -19,15 +19,23 @@ PATIENCE_S = 4.0
 _LOOK_EVERY_S = 0.05
 
 
-def load_settled(path: Path, load: Callable[[Path], Config]) -> Config:
+def load_settled(
+    path: Path, load: Callable[[Path], Config], *, quiet_s: float = QUIET_S, patience_s: float = PATIENCE_S
+) -> Config:
     """Read the configuration once nobody writes it any more.
+
+    Args:
+        path: of the file.
+        load: reads it.
+        quiet_s: how long nothing may have been written.
+        patience_s: how long to wait for that.
 
     Raises:
         ConfigError: it has mistakes, or is written to without end.
     """
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while True:
-        before = _wait_until_quiet(path, deadline)
+        before = _wait_until_quiet(path, deadline, quiet_s)
         try:
             config = load(path)
         except ConfigError:
@@ -40,9 +48,9 @@ def load_settled(path: Path, load: Callable[[Path], Config]) -> Config:
             raise ConfigError(f"{path} changes all the time; reload again when it is written")
 
 
-def _wait_until_quiet(path: Path, deadline: float) -> object:
+def _wait_until_quiet(path: Path, deadline: float, quiet_s: float) -> object:
     state, since = _state(path), time.monotonic()
-    while time.monotonic() - since < QUIET_S and time.monotonic() < deadline:
+    while time.monotonic() - since < quiet_s and time.monotonic() < deadline:
         time.sleep(_LOOK_EVERY_S)
         if (now := _state(path)) != state:
             state, since = now, time.monotonic()

@@ -48,10 +48,10 @@ STOP_GRACE_S = 10.0
 
 _REQUEST_TIMEOUT_S = 30.0
 _RESPONSE_BYTES = 16 << 20
-_PROJECT_ROOT = Path(__file__).resolve().parents[2]
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
-def find_synapse_python() -> str:
+def find_synapse_python(project_root: Path = PROJECT_ROOT) -> str:
     """Return the Python interpreter that has Synapse.
 
     Asked in this order: the variable ``MXRTC_SYNAPSE_PYTHON``, the folder ``.synapse`` of the source tree, and our
@@ -62,7 +62,7 @@ def find_synapse_python() -> str:
     """
     if named := os.environ.get(PYTHON_VARIABLE):
         return named
-    beside = _PROJECT_ROOT / ".synapse" / "bin" / "python"
+    beside = project_root / ".synapse" / "bin" / "python"
     if beside.exists():
         return str(beside)
     if importlib.util.find_spec("synapse") is not None:

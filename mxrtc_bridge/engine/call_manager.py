@@ -38,7 +38,7 @@ from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.expiry import ExpiryWatch
 from mxrtc_bridge.engine.ports import CallDirectory, CallRecord, Counters, PeerConnectionFactory, Signaller
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
-from mxrtc_bridge.engine.session import InviteAdmitted, InviteRefused, Session
+from mxrtc_bridge.engine.session import DISK_TIMEOUT_S, InviteAdmitted, InviteRefused, Session
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class CallSettings:
     session_max_s: float = 12 * 3600.0
     setup_s: float = 30.0
     """From our answer until the peer connection is up."""
+    disk_timeout_s: float = DISK_TIMEOUT_S
     addresses: AddressPolicy = field(default_factory=AddressPolicy)
 
 
@@ -328,6 +329,7 @@ class CallManager:
             addresses=self.settings.addresses,
             clock=self._clock,
             admission=admit,
+            disk_timeout_s=self.settings.disk_timeout_s,
         )
         entry = _SessionEntry(session, links, lambda: self._call_counts.end(record.remote) if counted else None)
         return entry

@@ -32,8 +32,14 @@ class ExpiryWatch:
     """
 
     def __init__(
-        self, next_change_s: Callable[[], float | None], judge_again: Callable[[], None], clock: Clock
+        self,
+        next_change_s: Callable[[], float | None],
+        judge_again: Callable[[], None],
+        clock: Clock,
+        *,
+        look_s: float = LOOK_S,
     ) -> None:
+        self._look_s = look_s
         self._next_change_s = next_change_s
         self._judge_again = judge_again
         self._clock = clock
@@ -60,7 +66,7 @@ class ExpiryWatch:
                 # An end that was foreseen is judged, whatever is the next one now: whoever was asked meanwhile, also
                 # just here, may have noticed it and have forgotten the right. Both clocks are cut to milliseconds.
                 due_ms = min(due_ms, begun.elapsed_ms + max(0.0, change_s) * 1000 + 1)
-            wait_s = min(LOOK_S, max(SHORTEST_S, (due_ms - begun.elapsed_ms) / 1000))
+            wait_s = min(self._look_s, max(SHORTEST_S, (due_ms - begun.elapsed_ms) / 1000))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()

@@ -108,6 +108,7 @@ class Session:
         addresses: which remote addresses may be used.
         clock: where time comes from.
         admission: judges an invite; only the callee has one.
+        disk_timeout_s: how long its end waits for the work of its streams.
     """
 
     def __init__(
@@ -126,7 +127,9 @@ class Session:
         addresses: AddressPolicy,
         clock: Clock,
         admission: Admission | None = None,
+        disk_timeout_s: float = DISK_TIMEOUT_S,
     ) -> None:
+        self._disk_timeout_s = disk_timeout_s
         self.call_id = call_id
         self.route = route
         self.local = local
@@ -194,7 +197,7 @@ class Session:
             # Before what still waits for a disk: the other side must be out, whatever hangs here.
             if self._peer is not None:
                 await self._peer.close()
-            await _end_soon(background)
+            await _end_soon(background, self._disk_timeout_s)
         assert self._outcome is not None
         if self.connected_at is not None:
             _, sent, received = self.links.totals()
@@ -352,13 +355,13 @@ _BEHIND: set[asyncio.Task[None]] = set()
 """Tasks of sessions that are over, whose disks do not answer; the directories limit how many there can be."""
 
 
-async def _end_soon(background: asyncio.Task[None]) -> None:
+async def _end_soon(background: asyncio.Task[None], disk_timeout_s: float) -> None:
     """Wait for the work of a session that has ended, but not for a disk that hangs.
 
     Raises:
         ExceptionGroup: a defect has ended the work.
     """
-    await asyncio.wait([background], timeout=DISK_TIMEOUT_S)
+    await asyncio.wait([background], timeout=disk_timeout_s)
     if not background.done():
         log.warning("! a session has ended while its disk does not answer; what it was about to do may still be done")
         _BEHIND.add(background)

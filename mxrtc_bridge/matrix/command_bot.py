@@ -199,6 +199,7 @@ class CommandDispatcher:
         wall_ms: Callable[[], int],
         monotonic: Callable[[], float],
         withdrawn: Callable[[RoomId, EventId, UserId | None], bool] = lambda _room, _event, _by: False,
+        commands_per_minute: int = COMMANDS_PER_MINUTE,
     ) -> None:
         """Make a dispatcher.
 
@@ -209,7 +210,9 @@ class CommandDispatcher:
             wall_ms: milliseconds since the epoch.
             monotonic: seconds.
             withdrawn: whether an event was redacted, by a user or (None) by anybody.
+            commands_per_minute: See :data:`COMMANDS_PER_MINUTE`.
         """
+        self._commands_per_minute = commands_per_minute
         self._withdrawn = withdrawn
         self._sender = sender
         self._handler = handler
@@ -223,8 +226,8 @@ class CommandDispatcher:
         self._queues: list[asyncio.Queue[_ReceivedCommand | Reaction | _Line]] = [
             asyncio.Queue(QUEUE) for _ in range(WORKERS)
         ]
-        self._rate = RateLimit(COMMANDS_PER_MINUTE, COMMANDS_PER_MINUTE_OF_SERVER)
-        self._admins_rate = RateLimit(COMMANDS_PER_MINUTE, ADMINS * COMMANDS_PER_MINUTE)
+        self._rate = RateLimit(commands_per_minute, COMMANDS_PER_MINUTE_OF_SERVER)
+        self._admins_rate = RateLimit(commands_per_minute, ADMINS * commands_per_minute)
         self._warned: OrderedDict[UserId, float] = OrderedDict()
         self._told_late: OrderedDict[UserId, float] = OrderedDict()
         self._strangers: OrderedDict[UserId, float] = OrderedDict()

@@ -43,7 +43,17 @@ class AiortcPeerFactory:
         ice_servers: gives the STUN and TURN servers for a user; its failure costs the servers, not the call.
     """
 
-    def __init__(self, settings: RtcSettings, certificates: PemStore, ice_servers: IceServers) -> None:
+    def __init__(
+        self,
+        settings: RtcSettings,
+        certificates: PemStore,
+        ice_servers: IceServers,
+        *,
+        servers_timeout_s: float = SERVERS_TIMEOUT_S,
+        max_cached_certificates: int = MAX_CACHED_CERTIFICATES,
+    ) -> None:
+        self._max_cached_certificates = max_cached_certificates
+        self._servers_timeout_s = servers_timeout_s
         self._settings = settings
         self._store = certificates
         self._ice_servers = ice_servers
@@ -61,10 +71,10 @@ class AiortcPeerFactory:
 
     async def _plan(self, local: UserId) -> ServerPlan:
         try:
-            async with asyncio.timeout(SERVERS_TIMEOUT_S):
+            async with asyncio.timeout(self._servers_timeout_s):
                 plan = plan_servers(await self._ice_servers(local))
         except TimeoutError:
-            log.warning("no list of STUN and TURN servers within %g s; going on without", SERVERS_TIMEOUT_S)
+            log.warning("no list of STUN and TURN servers within %g s; going on without", self._servers_timeout_s)
             return ServerPlan()
         except HomeserverError as error:
             log.warning("no list of STUN and TURN servers: %s; going on without", error)
@@ -80,7 +90,7 @@ class AiortcPeerFactory:
             if certificate is None:
                 certificate = await self._load_or_make(local)
                 self._cache[local] = certificate
-                if len(self._cache) > MAX_CACHED_CERTIFICATES:
+                if len(self._cache) > self._max_cached_certificates:
                     self._cache.popitem(last=False)
             self._cache.move_to_end(local)
             return certificate

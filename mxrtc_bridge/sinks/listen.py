@@ -55,8 +55,14 @@ class Listener:
     """
 
     def __init__(
-        self, sockets: list[socket.socket], accepted: Accepted, *, max_connections: int = DEFAULT_MAX_CONNECTIONS
+        self,
+        sockets: list[socket.socket],
+        accepted: Accepted,
+        *,
+        max_connections: int = DEFAULT_MAX_CONNECTIONS,
+        exhausted_pause_s: float = EXHAUSTED_PAUSE_S,
     ) -> None:
+        self._exhausted_pause_s = exhausted_pause_s
         self._loop = asyncio.get_running_loop()
         self._sockets = sockets
         self._accepted = accepted
@@ -144,7 +150,7 @@ class Listener:
         log.warning("no connection can be accepted for now: %s", os.strerror(error.errno))
         # The connection stays in the backlog and the socket readable: without a pause the loop would spin.
         self._unwatch()
-        self._pause = self._loop.call_later(EXHAUSTED_PAUSE_S, self._watch)
+        self._pause = self._loop.call_later(self._exhausted_pause_s, self._watch)
 
     def _admit(self, sock: socket.socket) -> None:
         if self.connections >= self._max_connections:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from mxrtc_bridge.sinks.hangups import watcher
 from mxrtc_bridge.sinks.pollable import PollableReader, PollableWriter
 from mxrtc_bridge.sinks.reader_writer import nothing
-from mxrtc_bridge.sinks.stream_sink import StreamSink
+from mxrtc_bridge.sinks.stream_sink import CLOSE_TIMEOUT_S, StreamSink
 
 _RESET = struct.pack("ii", 1, 0)
 _IN_ORDER = struct.pack("ii", 0, 0)
@@ -60,6 +60,7 @@ class SocketSink(StreamSink):
         paused_reset_s: how long a socket that was reset may wait for its reading to go on; then what it still holds
             is lost.
         gone_s: how long a program that has said its end and is gone may still be written to.
+        close_timeout_s: how long the other side may take for the rest when it is closed.
     """
 
     def __init__(
@@ -69,8 +70,9 @@ class SocketSink(StreamSink):
         released: Callable[[], None] = nothing,
         paused_reset_s: float = PAUSED_RESET_S,
         gone_s: float = GONE_S,
+        close_timeout_s: float = CLOSE_TIMEOUT_S,
     ) -> None:
-        super().__init__()
+        super().__init__(close_timeout_s=close_timeout_s)
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:
             # A socket whose other side is gone already may refuse an option; reading will tell.

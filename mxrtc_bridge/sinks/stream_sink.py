@@ -61,7 +61,8 @@ class StreamSink:
     lingers = True
     """Whether closing waits for the end of the other direction."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        self._close_timeout_s = close_timeout_s
         self._loop = asyncio.get_running_loop()
         self._listener: SinkListener | None = None
         self._reading = _Reading.OPEN
@@ -173,7 +174,7 @@ class StreamSink:
         if self._closed or self._closing:
             return
         self._closing = True
-        self._deadline = self._loop.call_later(CLOSE_TIMEOUT_S, self._close_timed_out)
+        self._deadline = self._loop.call_later(self._close_timeout_s, self._close_timed_out)
         if self._reading is _Reading.OPEN:
             self._reading = _Reading.DISCARDING
             if self.lingers:
@@ -238,7 +239,7 @@ class StreamSink:
             self._end(None)
             return
         self._prepare_reset()
-        self._end(f"the local side did not take the rest within {CLOSE_TIMEOUT_S:.0f} s")
+        self._end(f"the local side did not take the rest within {self._close_timeout_s:.0f} s")
 
     def _end(self, outcome: str | None) -> None:
         self._closed = True

@@ -60,17 +60,19 @@ class Behind:
 class AuditFile:
     """The open file. Every method blocks: call it in a thread, one at a time."""
 
-    def __init__(self, path: Path, max_bytes: int, keep: int) -> None:
+    def __init__(self, path: Path, max_bytes: int, keep: int, *, tail_lines: int = TAIL_LINES) -> None:
         """Open or make the file, and cut off a line that was not written to its end.
 
         Args:
             path: where.
             max_bytes: size at which a new file is begun.
             keep: full files that are kept.
+            tail_lines: See :data:`TAIL_LINES`.
 
         Raises:
             StorageError: it cannot be used.
         """
+        self._tail_lines = tail_lines
         self._path = path
         self._max_bytes = max_bytes
         self._keep = keep
@@ -102,11 +104,11 @@ class AuditFile:
         """
         with _translated("the audit file cannot be read"):
             size = os.fstat(self._descriptor).st_size
-            start = max(0, size - TAIL_LINES * MAX_LINE_BYTES)
+            start = max(0, size - self._tail_lines * MAX_LINE_BYTES)
             data = os.pread(self._descriptor, size - start, start)
         lines = data.split(b"\n")[1 if start else 0 : -1]
         entries: list[AuditEntry] = []
-        for line in reversed(lines[-TAIL_LINES:]):
+        for line in reversed(lines[-self._tail_lines :]):
             try:
                 entries.append(read_line(line))
             except ChainError:
@@ -131,8 +133,8 @@ class AuditFile:
         return None
 
     def _behind_at(self, offset: int, size: int) -> Behind:
-        data = os.pread(self._descriptor, TAIL_LINES * MAX_LINE_BYTES, offset)
-        return Behind(offset, data.split(b"\n")[:-1][:TAIL_LINES], size - offset)
+        data = os.pread(self._descriptor, self._tail_lines * MAX_LINE_BYTES, offset)
+        return Behind(offset, data.split(b"\n")[:-1][: self._tail_lines], size - offset)
 
     def set_aside(self, offset: int) -> None:
         """Take everything from ``offset`` on out of the file; the first of it is kept in another one, to be looked at.

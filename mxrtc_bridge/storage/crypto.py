@@ -28,7 +28,7 @@ from mxrtc_bridge.core.crypto.records import (
 )
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
-from mxrtc_bridge.storage.crypto_bounds import KNOWN_USER, trim, trim_rooms
+from mxrtc_bridge.storage.crypto_bounds import KNOWN_USER, CryptoBounds, trim, trim_rooms
 from mxrtc_bridge.storage.database import Database
 
 DAY_MS = 24 * 3600 * 1000
@@ -57,12 +57,20 @@ _TABLES = ("crypto_account", "crypto_olm", "crypto_inbound", "crypto_outbound", 
 class CryptoStore:
     """The tables ``crypto_*``."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        bounds: CryptoBounds = CryptoBounds(),  # noqa: B008 - a value
+        trim_every: int = TRIM_EVERY,
+    ) -> None:
         self._database = database
+        self._bounds = bounds
+        self._trim_every = trim_every
 
     def of(self, user: UserId) -> CryptoUserStore:
         """The memory of one own user."""
-        return CryptoUserStore(self._database, user)
+        return CryptoUserStore(self._database, user, bounds=self._bounds, trim_every=self._trim_every)
 
     async def vouched(self) -> dict[UserId, str]:
         """Users whose identity was compared by hand, with it; skips users for whom own users hold different keys."""
@@ -90,14 +98,14 @@ class CryptoStore:
                 f"DELETE FROM crypto_user AS t WHERE queried_ms < $1 AND NOT {KNOWN_USER} RETURNING 1",  # noqa: S608
                 now_ms - KEEP_STRANGER_MS,
             )
-            return len(gone) + await trim_rooms(connection, now_ms)
+            return len(gone) + await trim_rooms(connection, now_ms, self._bounds)
 
         forgotten = await self._database.transaction(delete)
         for (owner,) in await self._database.rows(
             "SELECT owner FROM crypto_olm UNION SELECT owner FROM crypto_inbound UNION "
             "SELECT owner FROM crypto_user UNION SELECT owner FROM crypto_index"
         ):
-            forgotten += await self._database.transaction(partial(trim, owner=UserId(owner)))
+            forgotten += await self._database.transaction(partial(trim, owner=UserId(owner), bounds=self._bounds))
         return forgotten
 
 
@@ -126,7 +134,16 @@ def verified_master_in_file(path: Path, owner: UserId, user: UserId) -> str | No
 class CryptoUserStore:
     """The memory of one user's device."""
 
-    def __init__(self, database: Database, owner: UserId) -> None:
+    def __init__(
+        self,
+        database: Database,
+        owner: UserId,
+        *,
+        bounds: CryptoBounds = CryptoBounds(),  # noqa: B008 - a value
+        trim_every: int = TRIM_EVERY,
+    ) -> None:
+        self._bounds = bounds
+        self._trim_every = trim_every
         self._database = database
         self._owner = owner
         self._written = 0
@@ -146,7 +163,7 @@ class CryptoUserStore:
         """Save everything in one transaction."""
         rows = len(changes.olm) + len(changes.inbound) + len(changes.users)
         # Not by the hour: whoever writes to our devices chooses how much that is.
-        full = self._written + rows >= TRIM_EVERY
+        full = self._written + rows >= self._trim_every
 
         async def write(connection: Connection) -> None:
             if changes.account is not None:
@@ -162,7 +179,7 @@ class CryptoUserStore:
             for room in changes.rooms:
                 await _write_room(connection, self._owner, room)
             if full:
-                await trim(connection, self._owner)
+                await trim(connection, self._owner, self._bounds)
 
         await self._database.transaction(write)
         self._written = 0 if full else self._written + rows

@@ -66,12 +66,23 @@ USERS = _Table(
 )
 
 
-async def trim(connection: Connection, owner: UserId) -> int:
+@dataclass(frozen=True, slots=True)
+class CryptoBounds:
+    """How many rows the tables may hold."""
+
+    tables: tuple[_Table, ...] = (OLM, INBOUND, USERS)
+    index: int = MAX_INDEX
+    index_of_session: int = MAX_INDEX_OF_SESSION
+    outbound: int = MAX_OUTBOUND
+    rooms: int = MAX_ROOMS
+
+
+async def trim(connection: Connection, owner: UserId, bounds: CryptoBounds) -> int:
     """Forget what is too much of one own user; returns the rows."""
     gone = 0
-    for table in (OLM, INBOUND, USERS):
+    for table in bounds.tables:
         gone += await _trim_shared(connection, owner, table)
-    return gone + await _trim_index(connection, owner)
+    return gone + await _trim_index(connection, owner, bounds)
 
 
 async def _trim_shared(connection: Connection, owner: UserId, table: _Table) -> int:
@@ -99,10 +110,10 @@ async def _trim_shared(connection: Connection, owner: UserId, table: _Table) -> 
     return len(too_many)
 
 
-async def _trim_index(connection: Connection, owner: UserId) -> int:
+async def _trim_index(connection: Connection, owner: UserId, bounds: CryptoBounds) -> int:
     """Forget the sessions with most messages: index and key together, so that nothing can be played again."""
     total = await _count(connection, "crypto_index", owner)
-    if total <= MAX_INDEX_OF_SESSION:
+    if total <= bounds.index_of_session:
         return 0
     rows = await connection.fetch(
         "SELECT room_id, session_id, COUNT(*) AS used FROM crypto_index WHERE owner = $1 "
@@ -112,7 +123,7 @@ async def _trim_index(connection: Connection, owner: UserId) -> int:
     )
     gone = 0
     for row in rows:
-        if row["used"] <= MAX_INDEX_OF_SESSION and total - gone <= MAX_INDEX:
+        if row["used"] <= bounds.index_of_session and total - gone <= bounds.index:
             break
         for table in ("crypto_inbound", "crypto_index"):
             await connection.execute(
@@ -125,7 +136,7 @@ async def _trim_index(connection: Connection, owner: UserId) -> int:
     return gone
 
 
-async def trim_rooms(connection: Connection, now_ms: int) -> int:
+async def trim_rooms(connection: Connection, now_ms: int, bounds: CryptoBounds) -> int:
     """Forget sessions and rooms that nobody is in any more, of all own users; returns the rows."""
     gone: list[Any] = await connection.fetch(
         "DELETE FROM crypto_outbound WHERE created_ms < $1 RETURNING 1", now_ms - KEEP_OUTBOUND_MS
@@ -133,13 +144,13 @@ async def trim_rooms(connection: Connection, now_ms: int) -> int:
     gone += await connection.fetch(
         "DELETE FROM crypto_outbound WHERE (owner, room_id) IN (SELECT owner, room_id FROM crypto_outbound "
         "ORDER BY created_ms DESC, room_id LIMIT 1000 OFFSET $1) RETURNING 1",
-        MAX_OUTBOUND,
+        bounds.outbound,
     )
     gone += await connection.fetch(
         "DELETE FROM crypto_room WHERE (owner, room_id) IN (SELECT owner, room_id FROM crypto_room "
         "WHERE NOT EXISTS (SELECT 1 FROM peer_room WHERE peer_room.peer = crypto_room.owner "
         "AND peer_room.room_id = crypto_room.room_id) ORDER BY used_ms DESC, room_id LIMIT 1000 OFFSET $1) RETURNING 1",
-        MAX_ROOMS,
+        bounds.rooms,
     )
     return len(gone)
 

@@ -129,7 +129,17 @@ class Database:
     A database that is not closed keeps a thread alive, and with it the whole process.
     """
 
-    def __init__(self, pool: Pool, *, patience_s: float = PATIENCE_S, close_s: float = CLOSE_S) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        patience_s: float = PATIENCE_S,
+        close_s: float = CLOSE_S,
+        max_waiting: int = MAX_WAITING,
+        prune_batch: int = PRUNE_BATCH,
+    ) -> None:
+        self._prune_batch = prune_batch
+        self._max_waiting = max_waiting
         self._pool = pool
         self._patience_s = patience_s
         self._close_s = close_s
@@ -141,7 +151,14 @@ class Database:
 
     @classmethod
     async def open(
-        cls, url: str, *, patience_s: float = PATIENCE_S, answer_s: float = ANSWER_S, close_s: float = CLOSE_S
+        cls,
+        url: str,
+        *,
+        patience_s: float = PATIENCE_S,
+        answer_s: float = ANSWER_S,
+        close_s: float = CLOSE_S,
+        max_waiting: int = MAX_WAITING,
+        prune_batch: int = PRUNE_BATCH,
     ) -> Self:
         """Open the database and bring its tables up to date.
 
@@ -150,6 +167,8 @@ class Database:
             patience_s: see :data:`PATIENCE_S`.
             answer_s: see :data:`ANSWER_S`.
             close_s: see :data:`CLOSE_S`.
+            max_waiting: see :data:`MAX_WAITING`.
+            prune_batch: see :data:`PRUNE_BATCH`.
 
         Raises:
             StorageError: it cannot be reached or written, belongs to another program, or is of a newer version.
@@ -167,7 +186,7 @@ class Database:
             if isinstance(error, (sqlite3.Error, OSError, *_FOREIGN)):
                 raise StorageError(f"the database cannot be opened: {_brief(error)}") from error
             raise
-        return cls(pool, patience_s=patience_s, close_s=close_s)
+        return cls(pool, patience_s=patience_s, close_s=close_s, max_waiting=max_waiting, prune_batch=prune_batch)
 
     async def __aenter__(self) -> Self:
         return self
@@ -269,7 +288,7 @@ class Database:
         )
 
         async def delete() -> int:
-            return len(await self.write(statement, (before_ms, PRUNE_BATCH, at_most)))
+            return len(await self.write(statement, (before_ms, self._prune_batch, at_most)))
 
         return await in_batches(delete)
 
@@ -286,8 +305,10 @@ class Database:
     def _refusal(self) -> StorageError | None:
         if self._closed:
             return StorageError("the database is closed")
-        if len(self._running) >= MAX_WAITING:
-            return StorageError(f"{MAX_WAITING} transactions wait for the database already; it is too slow or away")
+        if len(self._running) >= self._max_waiting:
+            return StorageError(
+                f"{self._max_waiting} transactions wait for the database already; it is too slow or away"
+            )
         return None
 
     def _leave(self, lane: int, writing: _Writing) -> None:

@@ -83,6 +83,7 @@ class AppserviceEndpoint:
         metrics: Metrics,
         hear: Callable[[DeviceListChanges], None] = lambda _news: None,
         read_timeout_s: float = READ_TIMEOUT_S,
+        max_body: int = MAX_BODY,
     ) -> None:
         """Make it.
 
@@ -92,7 +93,9 @@ class AppserviceEndpoint:
             metrics: counts transactions.
             hear: told what a transaction says about devices.
             read_timeout_s: how long a body may take.
+            max_body: See :data:`MAX_BODY`.
         """
+        self._max_body = max_body
         if not token:
             raise ValueError("the homeserver's token must not be empty")
         self._sink = sink
@@ -106,7 +109,7 @@ class AppserviceEndpoint:
 
     def application(self) -> web.Application:
         """Make the aiohttp application; serve it with :class:`mxrtc_bridge.web.server.Server`."""
-        application = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY)
+        application = web.Application(middlewares=[self._guard], client_max_size=self._max_body)
         application.router.add_put("/_matrix/app/v1/transactions/{txn_id}", self._transaction)
         application.router.add_get("/_matrix/app/v1/users/{user_id}", self._user, allow_head=False)
         application.router.add_get("/_matrix/app/v1/rooms/{alias}", self._room, allow_head=False)
@@ -168,7 +171,7 @@ class AppserviceEndpoint:
                 400, "M_INVALID_PARAM", f"the transaction id is longer than {MAX_ID_CHARS} characters"
             )
         ready = self._sink.ready
-        if not ready and (request.content_length or MAX_BODY) > MAX_EARLY_BODY:
+        if not ready and (request.content_length or self._max_body) > MAX_EARLY_BODY:
             raise _not_ready()
         if self._reading >= MAX_IN_FLIGHT:
             raise _too_many("read")
@@ -200,13 +203,13 @@ class AppserviceEndpoint:
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             raise TransactionRefused(415, "M_UNKNOWN", "the body must not be compressed")
-        if request.content_length is not None and request.content_length > MAX_BODY:
+        if request.content_length is not None and request.content_length > self._max_body:
             raise _too_large()
         body = bytearray()
         try:
             async with asyncio.timeout(self._read_timeout_s):
                 async for chunk in request.content.iter_any():
-                    if len(body) + len(chunk) > MAX_BODY:
+                    if len(body) + len(chunk) > self._max_body:
                         raise _too_large()
                     body += chunk
         except TimeoutError as error:

@@ -38,15 +38,30 @@ PATH = "/v1/command"
 STARTING = "The bridge is starting, so nothing was done. Ask again in a moment; its log says what it waits for."
 START_PATIENCE_S = 30.0
 """How long the command line waits for a bridge that starts."""
-_ASK_AGAIN_S = 0.5
+ASK_AGAIN_S = 0.5
 
 log = logging.getLogger(__name__)
 
 Handle = Callable[[LocalAdmin, tuple[str, ...]], Awaitable[Mapping[str, object]]]
 
 
+def peer_uid(request: web.Request) -> int | None:
+    """Who is at the other end of the socket, by the system; None if it does not say."""
+    transport = request.transport
+    peer = None if transport is None else transport.get_extra_info("socket")
+    if peer is None:
+        return None
+    _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return int(uid)
+
+
 def control_application(
-    handle: Handle, refusal: type[MxrtcError], *, ready: Callable[[], bool] = lambda: True
+    handle: Handle,
+    refusal: type[MxrtcError],
+    *,
+    ready: Callable[[], bool] = lambda: True,
+    timeout_s: float = TIMEOUT_S,
+    uid_of: Callable[[web.Request], int | None] = peer_uid,
 ) -> web.Application:
     """Make the application; serve it with :data:`SOCKET_MODE`.
 
@@ -54,10 +69,12 @@ def control_application(
         handle: carries out words for somebody.
         refusal: what it raises with a sentence for whoever asked.
         ready: whether commands can be carried out yet; before, each is told to come again.
+        timeout_s: how long a command may take.
+        uid_of: who is at the other end of a request, or None if the system does not say.
     """
 
     async def command(request: web.Request) -> web.Response:  # noqa: PLR0911 - one row for each outcome
-        uid = _peer_uid(request)
+        uid = uid_of(request)
         if uid is None or uid not in (0, os.geteuid()):
             log.warning("! somebody else than the bridge's user or root was at the control socket")
             return _error(403, "This socket is for the user that runs the bridge, and for root.")
@@ -67,7 +84,7 @@ def control_application(
         if not ready():
             return web.json_response({"error": STARTING, "starting": True}, status=503)
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 return web.json_response(await handle(LocalAdmin(_name(uid)), words))
         except refusal as error:
             return _error(409, str(error))
@@ -75,7 +92,7 @@ def control_application(
             return _error(503, sentence(str(error)))
         except TimeoutError:
             return _error(
-                504, f"It takes longer than {TIMEOUT_S:g} s; it may still be done. Look before you ask again."
+                504, f"It takes longer than {timeout_s:g} s; it may still be done. Look before you ask again."
             )
         except Exception:
             log.exception("! a command at the control socket failed")
@@ -87,7 +104,12 @@ def control_application(
 
 
 async def ask_until_ready(
-    path: str, words: tuple[str, ...], waits: Callable[[], None], *, patience_s: float = START_PATIENCE_S
+    path: str,
+    words: tuple[str, ...],
+    waits: Callable[[], None],
+    *,
+    patience_s: float = START_PATIENCE_S,
+    ask_again_s: float = ASK_AGAIN_S,
 ) -> tuple[int, dict[str, object]]:
     """Like :func:`ask`; while the bridge starts, ask again.
 
@@ -96,6 +118,7 @@ async def ask_until_ready(
         words: the command.
         waits: called once if there is something to wait for.
         patience_s: how long to ask again.
+        ask_again_s: the pause before.
 
     Raises:
         LocalError: no bridge answers there.
@@ -109,10 +132,10 @@ async def ask_until_ready(
         if not told:
             told = True
             waits()
-        await asyncio.sleep(_ASK_AGAIN_S)
+        await asyncio.sleep(ask_again_s)
 
 
-async def ask(path: str, words: tuple[str, ...]) -> tuple[int, dict[str, object]]:
+async def ask(path: str, words: tuple[str, ...], *, max_answer: int = MAX_ANSWER) -> tuple[int, dict[str, object]]:
     """Have the running bridge carry out a command; returns the status and the answer.
 
     Raises:
@@ -125,7 +148,7 @@ async def ask(path: str, words: tuple[str, ...]) -> tuple[int, dict[str, object]
         ):
             body = b""
             # One reading gives what has come so far, and a long answer comes in pieces.
-            while len(body) <= MAX_ANSWER and (piece := await response.content.read(MAX_ANSWER)):
+            while len(body) <= max_answer and (piece := await response.content.read(max_answer)):
                 body += piece
             answer = json.loads(body)
     except (ClientError, OSError, ValueError, TimeoutError) as error:
@@ -140,15 +163,6 @@ async def ask(path: str, words: tuple[str, ...]) -> tuple[int, dict[str, object]
     if not isinstance(answer, dict):
         raise LocalError(f"what answers at {path} is no bridge: {display(str(answer))}")
     return response.status, answer
-
-
-def _peer_uid(request: web.Request) -> int | None:
-    transport = request.transport
-    peer = None if transport is None else transport.get_extra_info("socket")
-    if peer is None:
-        return None
-    _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return int(uid)
 
 
 def _name(uid: int) -> str:

@@ -73,7 +73,10 @@ http_log.addFilter(_HttpLogFilter())
 class Server:
     """A running server; use it as an async context manager, or call :meth:`start` and :meth:`stop`."""
 
-    def __init__(self, application: web.Application, listen: Listen, *, unix_mode: int = UNIX_MODE) -> None:
+    def __init__(
+        self, application: web.Application, listen: Listen, *, unix_mode: int = UNIX_MODE, linger_s: float = LINGER_S
+    ) -> None:
+        self._linger_s = linger_s
         self._listen = listen
         self._unix_mode = unix_mode
         self._bound = False
@@ -86,7 +89,7 @@ class Server:
             handle_signals=False,
             handler_cancellation=False,
             keepalive_timeout=KEEPALIVE_S,
-            lingering_time=LINGER_S,
+            lingering_time=linger_s,
             logger=http_log,
             max_field_size=MAX_HEADER_LINE,
             max_line_size=MAX_HEADER_LINE,

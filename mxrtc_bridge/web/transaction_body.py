@@ -37,7 +37,7 @@ MAX_NEWS = 10_000
 """Messages to devices, or changes of them, in one transaction. Synapse sends at most 100 messages."""
 MAX_DEPTH = 32
 """Levels of one event, itself included; what is deeper becomes null. Standard content has fewer than ten."""
-_AROUND = 2
+LEVELS_AROUND = 2
 """Levels around an event: the transaction object and its list."""
 MAX_CONTAINERS = 4000
 """Lists and objects of one entry. The garbage collector goes through all that are kept, and 64 KiB can hold 32,000."""
@@ -83,7 +83,7 @@ class Transaction:
     news: DeviceListChanges
 
 
-def read_transaction(body: bytes) -> Transaction:
+def read_transaction(body: bytes, *, max_containers: int = MAX_CONTAINERS) -> Transaction:
     """Read the whole transaction.
 
     Raises:
@@ -92,7 +92,7 @@ def read_transaction(body: bytes) -> Transaction:
     try:
         text = cut_deep_values(body).decode("utf-8")
         with _no_collection():
-            transaction = _parse(text)
+            transaction = parse_by_entries(text, max_containers)
     except (ValueError, RecursionError) as error:
         raise TransactionRefused(400, "M_NOT_JSON", "the body is not JSON in UTF-8") from error
     if not isinstance(transaction, dict):
@@ -142,15 +142,15 @@ def _users(names: list[Any]) -> tuple[frozenset[UserId], bool]:
     return frozenset(found), odd
 
 
-def cut_deep_values(body: bytes) -> bytes:
+def cut_deep_values(body: bytes, *, max_depth: int = MAX_DEPTH, slice_bytes: int = SLICE_BYTES) -> bytes:
     """Put null in the place of each list and object that is nested too deeply, and leave all around it as it is.
 
     A body that is not JSON outside of these comes out as another one that is not JSON.
     """
-    limit = MAX_DEPTH + _AROUND
+    limit = max_depth + LEVELS_AROUND
     pieces: list[bytes] = []
     depth, deepest = 0, 0
-    for piece, is_text in _slices(body):
+    for piece, is_text in slices(body, slice_bytes):
         if is_text:
             if depth <= limit:
                 pieces.append(piece)
@@ -168,15 +168,15 @@ def cut_deep_values(body: bytes) -> bytes:
     return body if deepest <= limit or depth > limit else b"".join(pieces)
 
 
-def _slices(body: bytes) -> Iterator[tuple[bytes, bool]]:
+def slices(body: bytes, slice_bytes: int = SLICE_BYTES) -> Iterator[tuple[bytes, bool]]:
     """Cut the body where no string is cut, but for those that are longer than a slice.
 
     Yields:
-        pieces of at most :data:`SLICE_BYTES`, and whether each is a part of such a string.
+        pieces of at most ``slice_bytes``, and whether each is a part of such a string.
     """
     at, in_string = 0, False
     while at < len(body):
-        stop = min(at + SLICE_BYTES, len(body))
+        stop = min(at + slice_bytes, len(body))
         if in_string:
             end = _end(_REST_OF_STRING, body, at, stop)
             if body[end : end + 1] == b'"' and end < stop:
@@ -209,7 +209,7 @@ def _without_deep_values(piece: bytes, depth: int, limit: int) -> list[bytes]:
     ]
 
 
-def _parse(text: str) -> object:
+def parse_by_entries(text: str, max_containers: int = MAX_CONTAINERS) -> object:
     """What :func:`json.loads` returns, but parsed entry by entry: it holds the interpreter as long as it runs.
 
     Raises:
@@ -229,7 +229,7 @@ def _parse(text: str) -> object:
             raise ValueError("a key must be a string")
         key, at = _scan(text, at)
         at = _skip(text, _expect(text, at, ":"))
-        value, at = _scan_list(text, at) if text[at : at + 1] == "[" else _scan(text, at)
+        value, at = _scan_list(text, at, max_containers) if text[at : at + 1] == "[" else _scan(text, at)
         pairs.append((key, value))
         at = _skip(text, at)
         if text[at : at + 1] == "}":
@@ -258,7 +258,7 @@ def _no_collection() -> Iterator[None]:
                 gc.enable()
 
 
-def _scan_list(text: str, at: int) -> tuple[list[Any], int]:
+def _scan_list(text: str, at: int, max_containers: int) -> tuple[list[Any], int]:
     values: list[Any] = []
     at = _skip(text, at + 1)
     if text[at : at + 1] == "]":
@@ -266,8 +266,8 @@ def _scan_list(text: str, at: int) -> tuple[list[Any], int]:
     while True:
         began = at
         value, at = _scan(text, at)
-        if text.count("[", began, at) + text.count("{", began, at) > MAX_CONTAINERS:
-            _prune(value)
+        if text.count("[", began, at) + text.count("{", began, at) > max_containers:
+            _prune(value, max_containers)
         values.append(value)
         at = _skip(text, at)
         if text[at : at + 1] == "]":
@@ -275,20 +275,20 @@ def _scan_list(text: str, at: int) -> tuple[list[Any], int]:
         at = _skip(text, _expect(text, at, ","))
 
 
-def _prune(root: object) -> None:
+def _prune(root: object, max_containers: int) -> None:
     """Put null in the place of all containers beyond the limit; those nearest to the root are kept."""
     kept: list[Any] = [root] if isinstance(root, list | dict) else []
     for container in kept:  # grows while it is gone through
         for key, value in list(container.items() if isinstance(container, dict) else enumerate(container)):
             if isinstance(value, list | dict):
-                if len(kept) < MAX_CONTAINERS:
+                if len(kept) < max_containers:
                     kept.append(value)
                 else:
                     container[key] = None
 
 
 def _scan(text: str, at: int) -> tuple[Any, int]:
-    return _DECODER.raw_decode(text, at)
+    return DECODER.raw_decode(text, at)
 
 
 def _skip(text: str, at: int) -> int:
@@ -319,7 +319,7 @@ def _parse_constant(_: str) -> None:
     """NaN and the infinities, which are not JSON but which some writers emit."""
 
 
-_DECODER = json.JSONDecoder(
+DECODER = json.JSONDecoder(
     parse_int=read_integer,
     parse_float=read_fraction,
     parse_constant=_parse_constant,

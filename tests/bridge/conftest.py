@@ -1,7 +1,22 @@
-"""What concerns grants runs on SQLite and on PostgreSQL, as the tests of the storage do."""
+"""What concerns grants runs on SQLite and on PostgreSQL, as the tests of the storage do; some tests in virtual time."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Mapping
+
+import pytest
+
 from tests.storage.conftest import postgres_url, url
+from tests.virtual_time import VirtualLoop
 
 __all__ = ["postgres_url", "url"]
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run what is marked so in virtual time: its limits of time are those of the product, and pass at once."""
+    if item.get_closest_marker("virtual_time"):
+        return {"virtual": VirtualLoop}
+    return {"asyncio": asyncio.new_event_loop}

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from mxrtc_bridge.bridge import bridge as bridge_module
 from mxrtc_bridge.bridge.bridge import Bridge
+from mxrtc_bridge.bridge.build import Pace
 from mxrtc_bridge.bridge.event_router import EventRouter
 from mxrtc_bridge.core.access.policy import Allow, Deny
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
@@ -35,13 +35,18 @@ async def homeserver(tmp_path: Path) -> AsyncIterator[FakeHomeserver]:
         yield server
 
 
+USUAL = Pace()
+
+
 @asynccontextmanager
-async def running(homeserver: FakeHomeserver, **changes: Any) -> AsyncIterator[tuple[Bridge, Stores, asyncio.Event]]:
+async def running(
+    homeserver: FakeHomeserver, pace: Pace = USUAL, **changes: Any
+) -> AsyncIterator[tuple[Bridge, Stores, asyncio.Event]]:
     """A bridge that is ready; it is stopped at the end, within the time that a service manager is patient."""
     config = homeserver.config(**changes)
     stop, reload = asyncio.Event(), asyncio.Event()
     async with open_stores(config.database) as stores:
-        bridge = Bridge(config, stores)
+        bridge = Bridge(config, stores, pace=pace)
         task = asyncio.create_task(bridge.run(stop, reload))
         try:
             await until(lambda: bridge.inbox.ready or task.done())
@@ -81,8 +86,7 @@ async def test_events_of_an_earlier_run_are_handled_when_the_rooms_are_known(hom
 
 
 async def _come_back(homeserver: FakeHomeserver) -> None:
-    await until(lambda: homeserver.asked)
-    await asyncio.sleep(0.1)
+    await until(lambda: len(homeserver.asked) > 1)
     homeserver.away = False
 
 
@@ -130,7 +134,6 @@ async def test_address_in_use_ends_the_bridge_before_it_touches_anything(homeser
 async def test_housekeeping_that_fails_is_said_and_done_again(
     homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bridge_module, "HOUSEKEEPING_S", 0.01)
     failures = iter([StorageError("the database is locked"), HomeserverError("away"), KeyError("a defect")])
     done: list[int] = []
 
@@ -141,7 +144,7 @@ async def test_housekeeping_that_fails_is_said_and_done_again(
         return 0
 
     homeserver.members[ROOM] = [ALICE, PEER]
-    async with running(homeserver) as (bridge, _stores, _reload):
+    async with running(homeserver, Pace(housekeeping_s=0.01)) as (bridge, _stores, _reload):
         monkeypatch.setattr(bridge.calls.peers, "leave_idle", leave_idle)
         await until(lambda: done)
         assert await homeserver.push(invite(1)) == 200

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.bridge import file_services as directories_module
-from mxrtc_bridge.bridge.file_services import FileServices
+from mxrtc_bridge.bridge.file_services import PATIENCE_S, FileServices
 from mxrtc_bridge.core.access.targets import Direction, FileLimits, FilesTarget
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.events import Held
@@ -42,8 +41,8 @@ def target_at(path: Path, direction: str = "receive", limits: FileLimits = ROOMY
 
 
 @pytest.fixture
-async def directories() -> AsyncIterator[FileServices]:
-    directories = FileServices()
+async def directories(request: pytest.FixtureRequest) -> AsyncIterator[FileServices]:
+    directories = FileServices(patience_s=getattr(request, "param", PATIENCE_S))
     yield directories
     await directories.close()
 
@@ -210,11 +209,15 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         make(self, path, **options)
 
     monkeypatch.setattr(RootedDirectory, "__init__", make_late)
-    monkeypatch.setattr(directories_module, "PATIENCE_S", 0.1)
     yield answers
     answers.set()
 
 
+SHORT = pytest.mark.parametrize("directories", [0.1], indirect=True)
+"""How long to be patient with a disk."""
+
+
+@SHORT
 @pytest.mark.parametrize("direction", ["receive", "send", "both"])
 async def test_disk_that_hangs_keeps_no_other_directory_from_being_opened_or_closed(
     directories: FileServices, tmp_path: Path, hang: threading.Event, direction: str
@@ -226,16 +229,17 @@ async def test_disk_that_hangs_keeps_no_other_directory_from_being_opened_or_clo
     for _ in range(20):
         with pytest.raises(LocalError, match=r"have not answered within 0\.1 s: .*nfs$"):
             await directories.serve([hung, other])
-    assert set(directories._open) == {other}
+    assert directories.open_targets == {other}
     assert threading.active_count() < before + 10, "one attempt at a time, however often it is asked for"
     with pytest.raises(LocalError, match="nfs"):
         await directories.serve([hung, third])
-    assert set(directories._open) == {third}
+    assert directories.open_targets == {third}
     hang.set()
     await directories.serve([hung, third])
-    assert set(directories._open) == {hung, third}
+    assert directories.open_targets == {hung, third}
 
 
+@SHORT
 async def test_directory_that_was_opened_too_late_is_closed_again(
     directories: FileServices, tmp_path: Path, hang: threading.Event
 ) -> None:
@@ -247,17 +251,15 @@ async def test_directory_that_was_opened_too_late_is_closed_again(
     await directories.serve([])
     hang.set()
     await directories.close()
-    assert directories._open == {}
+    assert directories.open_targets == frozenset()
     async with asyncio.timeout(5):
-        while directories._working:
+        while directories.busy_paths:
             await asyncio.sleep(0.01)
-    assert directories._open == {}
+    assert directories.open_targets == frozenset()
 
 
-async def test_disk_that_hangs_while_it_is_let_go_holds_up_nobody(
-    directories: FileServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(directories_module, "PATIENCE_S", 0.1)
+@SHORT
+async def test_disk_that_hangs_while_it_is_let_go_holds_up_nobody(directories: FileServices, tmp_path: Path) -> None:
     answers = threading.Event()
     (tmp_path / "b").mkdir()
     first, second = target_at(tmp_path / "a"), target_at(tmp_path / "b", "send")

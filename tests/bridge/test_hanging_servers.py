@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 
-from mxrtc_bridge.bridge.devices import lookups
 from mxrtc_bridge.bridge.devices.lookups import (
     FRESH_S,
     NEW_AT_A_TIME,
@@ -20,6 +19,8 @@ from mxrtc_bridge.bridge.devices.lookups import (
 )
 from mxrtc_bridge.core.ids import UserId, server_of
 from tests.bridge.devices.test_lookups import FAR, World
+
+pytestmark = pytest.mark.virtual_time
 
 
 @pytest.fixture
@@ -59,9 +60,7 @@ async def end(judging: Sequence[asyncio.Task[Standing]]) -> None:
 
 @pytest.mark.parametrize("count", [NEW_AT_A_TIME, 10, 50])
 @pytest.mark.parametrize("known", ["it has answered before", "they have hung before"])
-async def test_names_that_hang_keep_no_other_server_from_being_asked(
-    world: World, monkeypatch: pytest.MonkeyPatch, known: str, count: int
-) -> None:
+async def test_names_that_hang_keep_no_other_server_from_being_asked(world: World, known: str, count: int) -> None:
     """With a grant to everybody, anybody may call from as many names as they like."""
     hanging = Hanging(world)
     far = world.server.log_in(FAR, "PHONE")
@@ -70,10 +69,8 @@ async def test_names_that_hang_keep_no_other_server_from_being_asked(
     if known == "it has answered before":
         assert await world.judge(far) is Standing.GOOD
     else:
-        with monkeypatch.context() as short:
-            short.setattr(lookups, "LOOK_S", 0.01)
-            for each in evil:
-                assert await world.judge(each) is Standing.UNKNOWN
+        for each in evil:
+            assert await world.judge(each) is Standing.UNKNOWN
     for _ in range(2):
         world.now_s += SILENT_S
         judging = [asyncio.create_task(world.judge(each)) for each in evil * 2]
@@ -83,9 +80,7 @@ async def test_names_that_hang_keep_no_other_server_from_being_asked(
         await end(judging)
 
 
-async def test_server_that_has_answered_and_hangs_then_is_behind_those_that_answer(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_server_that_has_answered_and_hangs_then_is_behind_those_that_answer(world: World) -> None:
     hanging = Hanging(world)
     far = world.server.log_in(FAR, "PHONE")
     evil = [world.server.log_in(UserId(f"@m{n}:evil{n}.test"), "PHONE") for n in range(10)]
@@ -93,10 +88,8 @@ async def test_server_that_has_answered_and_hangs_then_is_behind_those_that_answ
         assert await world.judge(each) is Standing.GOOD
     hanging.names = {server_of(each.user) for each in evil}
     world.now_s += YOUNG_MS / 1000
-    with monkeypatch.context() as short:
-        short.setattr(lookups, "LOOK_S", 0.01)
-        for each in evil:
-            assert await world.judge(each) is Standing.UNKNOWN
+    for each in evil:
+        assert await world.judge(each) is Standing.UNKNOWN
     world.now_s += SILENT_S
     judging = [asyncio.create_task(world.judge(each)) for each in evil]
     await settled()
@@ -107,12 +100,12 @@ async def test_server_that_has_answered_and_hangs_then_is_behind_those_that_answ
     hanging.names.clear()
     world.now_s += SILENT_S
     assert await world.judge(evil[0]) is Standing.GOOD
-    assert server_of(evil[0].user) in world.lookups._answering
+    assert server_of(evil[0].user) in world.lookups.status().answering
 
 
-async def test_servers_that_answer_are_remembered_up_to_a_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookups, "MAX_REMEMBERED", 3)
+async def test_servers_that_answer_are_remembered_up_to_a_number() -> None:
+    world = World(max_remembered=3)
     for n in (0, 1, 2, 0, 3):
         world.now_s += FRESH_S + 0.1
         assert await world.judge(world.server.log_in(UserId(f"@u:s{n}.test"), "PHONE")) is Standing.GOOD
-    assert list(world.lookups._answering) == ["s2.test", "s0.test", "s3.test"]
+    assert list(world.lookups.status().answering) == ["s2.test", "s0.test", "s3.test"]

@@ -17,7 +17,6 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxrtc_bridge.bridge.devices import lookups
 from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, Standing
 from mxrtc_bridge.bridge.devices.policy import CHANGED, GONE, DevicePolicy
 from mxrtc_bridge.bridge.devices.wakeups import DeviceWakeups
@@ -79,7 +78,7 @@ class World:
     def forget(self) -> None:
         """Know nobody any more."""
         self.lists = DeviceLists(self.server, MemoryStore(), wall_ms=lambda: 10**12)
-        self.lookups = DeviceLookups({PEER: self.lists}.get, DeviceConfig(Trust.CROSS_SIGNED))
+        self.lookups = DeviceLookups({PEER: self.lists}.get, DeviceConfig(Trust.CROSS_SIGNED), sleep=at_once)
         self.policy = DevicePolicy(self.lookups, self)  # type: ignore[arg-type]
         self.sessions, self.ended = (), {}
 
@@ -87,7 +86,7 @@ class World:
         body = json.loads(await request.read() or b"{}")
         match request.path.split("/")[-2:]:
             case ["keys", "query"]:
-                answer = to_body(self.change(self.truth._truth(list(body["device_keys"]))))
+                answer = to_body(self.change(self.truth.truth(list(body["device_keys"]))))
             case [_, "sync"]:
                 answer = self.sync.pop(0)
             case _:
@@ -106,7 +105,7 @@ class World:
         self.change = lambda answer: answer
         self.devices = {}
         for user in (ALICE, BOB):
-            self.truth._devices.pop(user, None)
+            self.truth.listed.pop(user, None)
             self.truth.make_identity(user)
             self.devices[user] = device = self.truth.log_in(user, "PHONE")
             caller = await self.lookups.judge(PEER, device)
@@ -115,15 +114,16 @@ class World:
 
     async def standing(self, user: UserId) -> Standing:
         # What was asked a moment ago would serve.
-        lookups = DeviceLookups({PEER: self.lists}.get, DeviceConfig(Trust.CROSS_SIGNED))
+        lookups = DeviceLookups({PEER: self.lists}.get, DeviceConfig(Trust.CROSS_SIGNED), sleep=at_once)
         return (await lookups.judge(PEER, self.devices[user])).standing
 
 
-def each_example(
-    one: Callable[[World, Any], Any], strategy: st.SearchStrategy[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def at_once(_pause: float) -> None:
+    """A pause that takes no time."""
+
+
+def each_example(one: Callable[[World, Any], Any], strategy: st.SearchStrategy[Any]) -> None:
     """Run a story with each example, in one loop and with one homeserver."""
-    monkeypatch.setattr(lookups, "UNLISTED_PAUSE_S", 0.0)
     with asyncio.Runner() as runner:
         world = World(runner)
         runner.run(world.__aenter__())
@@ -194,7 +194,7 @@ def test_device_that_is_gone_ends_its_session_and_no_other_whatever_else_is_in_t
         await world.policy.judge_again()
         assert world.ended == {ALICE: GONE, BOB: CHANGED}
 
-    each_example(one, BESIDE, monkeypatch)
+    each_example(one, BESIDE)
 
 
 NO_OBJECT = FOREIGN.filter(lambda value: not isinstance(value, dict) and value != "@wide")
@@ -222,7 +222,7 @@ def test_what_is_no_answer_ends_nothing_and_lets_nobody_in(monkeypatch: pytest.M
         world.lists = DeviceLists(world.server, MemoryStore(), wall_ms=lambda: 10**12)
         assert await world.standing(BOB) is Standing.UNKNOWN
 
-    each_example(one, NO_ANSWER, monkeypatch)
+    each_example(one, NO_ANSWER)
 
 
 @pytest.mark.parametrize("user", [BOB, UserId("@carol:far.test")])
@@ -238,7 +238,7 @@ async def test_keys_that_make_an_answer_too_long_hide_nobody_elses_device(user: 
             device = world.truth.log_in(user, "PHONE")
             caller = (await world.lookups.judge(PEER, device)).device
             world.sessions = (*world.sessions, Session(caller, user))
-        world.truth._devices[user][DeviceId("LARGE")] = with_size
+        world.truth.listed[user][DeviceId("LARGE")] = with_size
         world.truth.log_out(ALICE, "PHONE")
         await world.policy.judge_again()
         assert world.ended == {ALICE: GONE, user: GONE}
@@ -277,7 +277,7 @@ def test_changes_that_a_transaction_announces_are_noted_whatever_else_is_in_it(
     mixed = st.lists(FOREIGN, max_size=3)
     names = ("events", "to_device", "device_lists", "to_user_id", "changed")
     odd = st.dictionaries(TEXT.filter(lambda key: key not in names), FOREIGN, max_size=3)
-    each_example(one, st.tuples(mixed, mixed, odd, odd), monkeypatch)
+    each_example(one, st.tuples(mixed, mixed, odd, odd))
 
 
 def test_changes_and_messages_of_a_sync_answer_are_taken_whatever_else_is_in_it(
@@ -286,7 +286,7 @@ def test_changes_and_messages_of_a_sync_answer_are_taken_whatever_else_is_in_it(
     async def one(world: World, drawn: tuple[list[object], list[object], dict[str, Any], object]) -> None:
         before, after, beside, content = drawn
         await world.begin()
-        world.truth._devices.pop(PEER, None)
+        world.truth.listed.pop(PEER, None)
         received: list[ToDeviceEvent] = []
 
         async def handle(_device: CryptoDevice, event: ToDeviceEvent) -> None:
@@ -317,4 +317,4 @@ def test_changes_and_messages_of_a_sync_answer_are_taken_whatever_else_is_in_it(
     mixed = st.lists(FOREIGN, max_size=3)
     names = ("next_batch", "device_lists", "to_device", "changed", "left", "events", "type", "sender", "content")
     odd = st.dictionaries(TEXT.filter(lambda key: key not in names), FOREIGN, max_size=3)
-    each_example(one, st.tuples(mixed, mixed, odd, FOREIGN), monkeypatch)
+    each_example(one, st.tuples(mixed, mixed, odd, FOREIGN))

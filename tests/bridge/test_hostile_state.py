@@ -10,15 +10,14 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.bridge.bridge import Bridge
+from mxrtc_bridge.bridge.build import Pace
 from mxrtc_bridge.core.access.ban_lists import RULE_TYPES
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.matrix import command_bot
-from mxrtc_bridge.matrix.rooms import refresh
+from mxrtc_bridge.matrix.rooms.refresh import Gap
 from tests.bridge.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
 from tests.bridge.test_bridge import running
 from tests.bridge.test_revocation import CAROL, LIST, TEAM, state, user
@@ -37,11 +36,9 @@ CONFIG: dict[str, Any] = {
 Story = Callable[[Bridge, FakeHomeserver, int, Any], Any]
 
 
-def each_example(folder: Path, monkeypatch: pytest.MonkeyPatch, story: Story, strategy: st.SearchStrategy[Any]) -> None:
+def each_example(folder: Path, story: Story, strategy: st.SearchStrategy[Any]) -> None:
     """Run a story with each example at one bridge, each with a number of its own."""
-    for name in ("GAP_S", "GAP_FACTOR"):
-        monkeypatch.setattr(refresh, name, 0.0)
-    monkeypatch.setattr(command_bot, "COMMANDS_PER_MINUTE", 10**6)
+    pace = Pace(gap=Gap(0.0, 0.0), commands_per_minute=10**6)
     numbers = itertools.count()
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
@@ -50,7 +47,7 @@ def each_example(folder: Path, monkeypatch: pytest.MonkeyPatch, story: Story, st
         server.members = {ROOM: [ALICE, PEER], TEAM: [ALICE, BOT, *everybody], LIST: [BOT], CHAT: [ALICE, BOT]}
         server.rules[LIST] = []
         try:
-            bridge, _, _ = runner.run(stack.enter_async_context(running(server, **CONFIG)))
+            bridge, _, _ = runner.run(stack.enter_async_context(running(server, pace, **CONFIG)))
 
             @settings(max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate])
             @given(strategy)
@@ -94,9 +91,7 @@ def redaction(number: int, of: str, room: str, sender: str, form: str, odd: obje
 FORMS = st.sampled_from(["before 11", "from 11", "both", "no id"])
 
 
-def test_rule_of_a_list_and_its_redaction_count_whatever_else_is_in_the_list(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rule_of_a_list_and_its_redaction_count_whatever_else_is_in_the_list(tmp_path: Path) -> None:
     """The events of the rules never come; that something was redacted makes the list be read."""
 
     async def story(bridge: Bridge, server: FakeHomeserver, number: int, drawn: Any) -> None:
@@ -116,12 +111,10 @@ def test_rule_of_a_list_and_its_redaction_count_whatever_else_is_in_the_list(
 
     beside = BESIDE.map(lambda found: {key: found[key] for key in found if key not in ("type", "state_key", "content")})
     drawn = st.tuples(JUNK, JUNK, BESIDE, beside, st.sampled_from(sorted(RULE_TYPES)), FORMS, FOREIGN)
-    each_example(tmp_path, monkeypatch, story, drawn)
+    each_example(tmp_path, story, drawn)
 
 
-def test_redaction_of_a_membership_or_of_encryption_takes_nothing_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_redaction_of_a_membership_or_of_encryption_takes_nothing_back(tmp_path: Path) -> None:
     """Neither is the membership of somebody who was removed given back, nor that of somebody who is in taken."""
 
     async def story(bridge: Bridge, server: FakeHomeserver, number: int, drawn: Any) -> None:
@@ -147,12 +140,10 @@ def test_redaction_of_a_membership_or_of_encryption_takes_nothing_back(
         assert bridge.access.rooms.rooms_of(stays)
         assert bridge.access.index.is_encrypted(RoomId(ROOM))
 
-    each_example(tmp_path, monkeypatch, story, st.tuples(JUNK, JUNK, BESIDE, FORMS, FOREIGN, FOREIGN))
+    each_example(tmp_path, story, st.tuples(JUNK, JUNK, BESIDE, FORMS, FOREIGN, FOREIGN))
 
 
-def test_redacted_command_gives_nothing_and_takes_unless_its_sender_has_redacted_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_redacted_command_gives_nothing_and_takes_unless_its_sender_has_redacted_it(tmp_path: Path) -> None:
     def said(name: str, text: str) -> dict[str, Any]:
         at = time.time_ns() // 1_000_000
         common = {"event_id": f"${name}", "room_id": CHAT, "type": "m.room.message", "sender": ALICE}
@@ -189,4 +180,4 @@ def test_redacted_command_gives_nothing_and_takes_unless_its_sender_has_redacted
         assert list(table) == []
 
     junk = st.lists(FOREIGN, max_size=3)
-    each_example(tmp_path, monkeypatch, story, st.tuples(junk, junk, BESIDE, FORMS, FOREIGN, st.booleans()))
+    each_example(tmp_path, story, st.tuples(junk, junk, BESIDE, FORMS, FOREIGN, st.booleans()))

@@ -40,6 +40,10 @@ class Bench:
             steps=self._steps_of,
             tell_admins=self.told.append,
             load=lambda _path: self.reads.pop(0)(),
+            read_s=0.2,
+            rest_s=0.1,
+            cancel_s=0.1,
+            quiet_s=0.0,
         )
 
     def _steps_of(self, config: Config) -> list[list[ReloadStep]]:
@@ -59,11 +63,7 @@ def name_of(config: Config) -> str:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    monkeypatch.setattr(reload_module, "READ_S", 0.2)
-    monkeypatch.setattr(reload_module, "REST_S", 0.1)
-    monkeypatch.setattr(reload_module, "CANCEL_S", 0.1)
-    monkeypatch.setattr("mxrtc_bridge.config.settled.QUIET_S", 0.0)
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     bench = Bench(tmp_path / "config.yaml")
     task = asyncio.create_task(bench.reload.run(bench.asked))
     yield bench
@@ -132,7 +132,7 @@ async def test_older_configuration_is_dropped_when_it_is_read_after_a_newer_one(
     assert bench.in_force == ["new"]
     assert "could not be read within" in await first
     hang.set()
-    await until(lambda: bench.reload._reading == 0)
+    await until(lambda: bench.reload.reading == 0)
     assert bench.in_force == ["new"]
 
 
@@ -283,8 +283,7 @@ def test_file_that_is_replaced_while_it_is_read_is_read_again(tmp_path: Path) ->
     assert texts == ["old", "new"]
 
 
-def test_file_that_never_rests_is_refused_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mxrtc_bridge.config.settled.PATIENCE_S", 0.3)
+def test_file_that_never_rests_is_refused_within_seconds(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("")
 
@@ -294,4 +293,4 @@ def test_file_that_never_rests_is_refused_within_seconds(tmp_path: Path, monkeyp
         return config_named("x")
 
     with pytest.raises(ConfigError, match="changes all the time"):
-        load_settled(path, read)
+        load_settled(path, read, patience_s=0.3)

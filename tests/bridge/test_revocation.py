@@ -22,7 +22,9 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.bridge import revocation as arrivals_module
 from mxrtc_bridge.bridge.access import configured_rooms as module
+from mxrtc_bridge.bridge.access.configured_rooms import ComparisonTimes
 from mxrtc_bridge.bridge.bridge import Bridge
+from mxrtc_bridge.bridge.build import Pace
 from mxrtc_bridge.bridge.revocation import Revocation
 from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow
 from mxrtc_bridge.core.errors import StorageError
@@ -31,9 +33,9 @@ from mxrtc_bridge.engine.call_manager import CallManager
 from tests.bridge.homeserver import ALICE, DOMAIN, PEER, ROOM, FakeHomeserver
 from tests.bridge.test_bridge import invite, running
 from tests.honesty import LIES, NO_ANSWERS, Honesty
-from tests.hostile_json import JSON, beside
+from tests.hostile_json import JSON, beside, deep
 from tests.long import examples, some
-from tests.waiting import until
+from tests.waiting import turns, until
 
 TEAM, LIST = RoomId(f"!team:{DOMAIN}"), RoomId(f"!list:{DOMAIN}")
 MEMBER = UserId(ALICE)
@@ -60,11 +62,8 @@ def kick(room: str = TEAM, /, **changes: Any) -> dict[str, Any]:
     return state("m.room.member", ALICE, {"membership": "leave"}, room, **changes)
 
 
-def deep(levels: int) -> Any:
-    value: Any = {}
-    for _ in range(levels - 1):
-        value = [value]
-    return value
+def pace_of(**times: float) -> Pace:
+    return Pace(comparison=ComparisonTimes(**times))
 
 
 def is_member(bridge: Bridge) -> bool:
@@ -249,8 +248,7 @@ async def test_departure_from_the_room_of_a_call_counts_when_it_arrives(homeserv
 async def test_kick_and_rule_count_whatever_the_homeserver_says_then(
     homeserver: FakeHomeserver, lie: Honesty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CONFIRM_S", 0.2)
-    async with running(homeserver, **GRANTS) as (bridge, _, _):
+    async with running(homeserver, pace_of(confirm_s=0.2), **GRANTS) as (bridge, _, _):
         homeserver.honesty = lie
         homeserver.members[TEAM].remove(ALICE)
         ban = state("m.policy.rule.user", "k", {"entity": CAROL, "recommendation": "m.ban"}, LIST, event_id="$rule")
@@ -301,8 +299,7 @@ async def test_somebody_who_has_just_joined_may_call(homeserver: FakeHomeserver)
 async def test_kick_that_never_comes_refuses_the_next_call(
     homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CONFIRMED_S", 0.0)
-    async with running(homeserver, **GRANTS):
+    async with running(homeserver, pace_of(confirmed_s=0.0), **GRANTS):
         assert await refusal(homeserver, 1)
         homeserver.members[TEAM].remove(ALICE)
         assert await refusal(homeserver, 2) is None
@@ -315,14 +312,13 @@ async def test_kick_that_never_comes_ends_what_lives_within_a_minute(
     """Silence ends nothing; the first true answer does."""
     assert module.COMPARE_S <= 60
     assert module.TICK_S <= 10
-    for each in (module, arrivals_module):
-        monkeypatch.setattr(each, "TICK_S", 0.01)
-        monkeypatch.setattr(each, "COMPARE_S", 0.02)
     judged: list[int] = []
     monkeypatch.setattr(CallManager, "rights_changed", lambda _self: judged.append(1))
-    async with running(homeserver, **GRANTS) as (bridge, _, _):
+    async with running(homeserver, pace_of(tick_s=0.01, compare_s=0.02), **GRANTS) as (bridge, _, _):
         asked = homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members")
-        await asyncio.sleep(0.1)
+        for _ in range(3):
+            bridge.revocation.compare()
+            await turns()
         assert homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") == asked, "nobody in it has a session"
         session = SimpleNamespace(remote=MEMBER, route=RoomId(ROOM))
         monkeypatch.setattr(CallManager, "sessions", [session])
@@ -336,18 +332,27 @@ async def test_kick_that_never_comes_ends_what_lives_within_a_minute(
         assert judged
 
 
+def machine_that_sleeps(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return what lets the machine sleep for a while; the clock that timers go by stands still meanwhile."""
+    real, slept = time.clock_gettime, {time.CLOCK_BOOTTIME: 0.0}
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: real(clock) + slept.get(clock, 0.0))
+
+    def sleep(seconds: float) -> None:
+        slept[time.CLOCK_BOOTTIME] += seconds
+
+    return sleep
+
+
 async def test_what_was_known_before_the_machine_slept_lets_nobody_in(
     homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The monotonic clock stands still meanwhile, so by that an answer is as young as it was before."""
-    real, slept = time.clock_gettime, {time.CLOCK_BOOTTIME: 0.0}
-    monkeypatch.setattr(time, "clock_gettime", lambda clock: real(clock) + slept.get(clock, 0.0))
-    monkeypatch.setattr(module, "CONFIRM_S", 0.5)
-    async with running(homeserver, **GRANTS):
+    sleep = machine_that_sleeps(monkeypatch)
+    async with running(homeserver, pace_of(confirm_s=0.5), **GRANTS):
         assert await refusal(homeserver, 1) not in (None, UNCONFIRMED)
         homeserver.silent.add(TEAM)
         assert await refusal(homeserver, 2) not in (None, UNCONFIRMED), "it was asked a moment ago"
-        slept[time.CLOCK_BOOTTIME] = 3600.0
+        sleep(3600.0)
         assert await refusal(homeserver, 3) == UNCONFIRMED
         homeserver.members[TEAM].remove(ALICE)
         homeserver.silent.clear()
@@ -365,12 +370,11 @@ async def until_refused_for_good(homeserver: FakeHomeserver) -> None:
 async def test_membership_that_cannot_be_confirmed_lets_in_by_a_young_copy_only(
     homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CONFIRMED_S", 0.0)
-    monkeypatch.setattr(module, "CONFIRM_S", 0.5)
-    async with running(homeserver, **GRANTS):
+    sleep = machine_that_sleeps(monkeypatch)
+    async with running(homeserver, pace_of(confirmed_s=0.0, confirm_s=0.5), **GRANTS):
         homeserver.silent.add(TEAM)
         assert await refusal(homeserver, 1) not in (None, UNCONFIRMED)
-        monkeypatch.setattr(module, "COMPARE_S", 0.0)
+        sleep(module.COMPARE_S)
         assert await refusal(homeserver, 2) == UNCONFIRMED
         homeserver.silent.clear()
         # The question of before is still being repeated, with pauses.
@@ -423,11 +427,14 @@ async def test_rule_that_was_redacted_denies_no_more(homeserver: FakeHomeserver)
 
 
 async def test_rule_that_never_comes_is_found_out(homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleep = machine_that_sleeps(monkeypatch)
     async with running(homeserver, **GRANTS) as (bridge, _, _):
+        asked = homeserver.asked.count(f"v3/rooms/{LIST}/state")
         homeserver.rules[LIST] = [state("m.policy.rule.user", "k", {"entity": ALICE, "recommendation": "m.ban"}, LIST)]
         bridge.revocation.compare()
-        assert LIST not in bridge.access.rooms._rules.doubtful()
-        monkeypatch.setattr(module, "LISTS_S", 0.0)
+        await asyncio.sleep(0)
+        assert homeserver.asked.count(f"v3/rooms/{LIST}/state") == asked, "it is not time yet"
+        sleep(module.LISTS_S)
         bridge.revocation.compare()
         await until(lambda: bridge.access.rights.denial(MEMBER) is not None)
 

@@ -60,7 +60,7 @@ def test_messages_that_nobody_takes_hold_nothing_up_and_are_counted(pipe: tuple[
     for _ in range(5000):
         stream.write(line)
     assert time.monotonic() - begun < 5
-    assert stream._waiting <= MAX_WAITING_BYTES
+    assert stream.waiting <= MAX_WAITING_BYTES
     told = read_until(pipe[0], b"as nobody took them)\n").decode()
     count = int(told.rpartition("(")[2].split()[0])
     assert told.count(line) + count == 5000
@@ -91,7 +91,7 @@ def test_a_command_that_prints_much_is_as_fast_as_who_reads_it(pipe: tuple[int, 
     timer.start()
     for _ in range(40):
         stream.write("x" * 999_999 + "\n")
-        assert stream._waiting <= MAX_KEPT_BYTES
+        assert stream.waiting <= MAX_KEPT_BYTES
     stream.write("the end\n")
     timer.join()
     thread.join()

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.client import forwarding as forwarding_module
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.forwarding import Forwarding
 from mxrtc_bridge.client.options import Forward
@@ -93,17 +92,20 @@ class Caller:
 
 
 class Bench:
-    def __init__(self, folder: Path, *answers: Connection | Exception, ports: tuple[int, ...] = (0,)) -> None:
+    def __init__(
+        self, folder: Path, *answers: Connection | Exception, ports: tuple[int, ...] = (0,), **limits: Any
+    ) -> None:
         self.caller = Caller(*answers)
         self.said = io.StringIO()
-        report = Report()
-        report._sentence = lambda text: print(text, file=self.said)  # type: ignore[method-assign]
+        report = Report(sentences=self.said)
         self.forwarding = Forwarding(
             self.caller,  # type: ignore[arg-type]
             report,
             PeerName(PEER, ECHO),
             [Forward("127.0.0.1", port, None) for port in ports],
             StateFolder(folder),
+            pause=lambda _failures: 0.01,
+            **limits,
         )
 
     @contextlib.asynccontextmanager
@@ -116,22 +118,16 @@ class Bench:
             await asyncio.gather(task, return_exceptions=True)
 
     async def local(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        await until(lambda: self.forwarding._listening)
-        host, _, port = self.forwarding._listening[0].rpartition(":")
+        await until(lambda: self.forwarding.listening)
+        host, _, port = self.forwarding.listening[0].rpartition(":")
         return await asyncio.open_connection(host, int(port))
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forwarding_module, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(forwarding_module, "LONGEST_PAUSE_S", 0.02)
 
 
 async def test_lost_connection_is_made_again_although_the_homeserver_is_away_for_a_while(tmp_path: Path) -> None:
     first, second = Connection(), Connection()
     bench = Bench(tmp_path, first, AWAY, AWAY, ClientError(Exit.OFFLINE, "no answer"), second)
     async with bench.running() as task:
-        await until(lambda: bench.forwarding._listening)
+        await until(lambda: bench.forwarding.listening)
         first.links.lost.set()
         await until(lambda: bench.caller.calls == 5)
         _, writer = await bench.local()
@@ -149,7 +145,7 @@ async def test_what_never_works_again_ends_the_command(tmp_path: Path, failure: 
     first = Connection()
     bench = Bench(tmp_path, first, failure)
     async with bench.running() as task:
-        await until(lambda: bench.forwarding._listening)
+        await until(lambda: bench.forwarding.listening)
         first.links.lost.set()
         with pytest.raises(BaseExceptionGroup) as raised:
             await asyncio.wait_for(task, 10)
@@ -162,7 +158,7 @@ async def test_failure_of_the_first_call_ends_the_command(tmp_path: Path) -> Non
         with pytest.raises(BaseExceptionGroup) as raised:
             await asyncio.wait_for(task, 10)
     assert raised.value.exceptions == (AWAY,)
-    assert bench.forwarding._listening == []
+    assert bench.forwarding.listening == []
 
 
 async def test_port_in_use_ends_the_command_and_leaves_nothing_open(tmp_path: Path) -> None:
@@ -185,11 +181,11 @@ async def test_local_connections_wait_for_the_peer_through_several_losses(tmp_pa
     brief.links.lost.set()
     bench = Bench(tmp_path, first)
     async with bench.running() as task:
-        await until(lambda: bench.forwarding._listening)
+        await until(lambda: bench.forwarding.listening)
         first.links.lost.set()
         await until(lambda: bench.caller.calls == 2)
         local = [await bench.local() for _ in range(3)]
-        await until(lambda: bench.forwarding._waiting == 3)
+        await until(lambda: bench.forwarding.waiting == 3)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         # Cancelled while they wait: reset, for an orderly end would tell that all has come.
@@ -197,10 +193,11 @@ async def test_local_connections_wait_for_the_peer_through_several_losses(tmp_pa
             with pytest.raises(ConnectionResetError):
                 await asyncio.wait_for(reader.read(), 10)
             writer.close()
-    bench = Bench(tmp_path, Connection(), AWAY, brief, AWAY, last)
+    once_more = Connection()
+    bench = Bench(tmp_path, once_more, AWAY, brief, AWAY, last)
     async with bench.running() as task:
-        await until(lambda: bench.forwarding._listening)
-        bench.forwarding._connection.links.lost.set()  # type: ignore[union-attr]
+        await until(lambda: bench.forwarding.listening)
+        once_more.links.lost.set()
         local = [await bench.local() for _ in range(3)]
         await until(lambda: len(last.links.streams) == 3)
         assert not task.done()
@@ -208,16 +205,15 @@ async def test_local_connections_wait_for_the_peer_through_several_losses(tmp_pa
             writer.close()
 
 
-async def test_local_connections_beyond_the_limit_are_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forwarding_module, "MAX_WAITING", 2)
+async def test_local_connections_beyond_the_limit_are_reset(tmp_path: Path) -> None:
     first = Connection()
-    bench = Bench(tmp_path, first)
+    bench = Bench(tmp_path, first, max_waiting=2)
     async with bench.running():
-        await until(lambda: bench.forwarding._listening)
+        await until(lambda: bench.forwarding.listening)
         first.links.lost.set()
         await until(lambda: bench.caller.calls == 2)
         local = [await bench.local() for _ in range(2)]
-        await until(lambda: bench.forwarding._waiting == 2)
+        await until(lambda: bench.forwarding.waiting == 2)
         reader, writer = await bench.local()
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(reader.read(), 10)
@@ -226,14 +222,11 @@ async def test_local_connections_beyond_the_limit_are_reset(tmp_path: Path, monk
             each.close()
 
 
-async def test_local_connection_is_reset_when_the_peer_does_not_come_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(forwarding_module, "WAIT_FOR_PEER_S", 0.05)
+async def test_local_connection_is_reset_when_the_peer_does_not_come_back(tmp_path: Path) -> None:
     first = Connection()
-    bench = Bench(tmp_path, first)
+    bench = Bench(tmp_path, first, wait_for_peer_s=0.05)
     async with bench.running():
-        await until(lambda: bench.forwarding._listening)
+        await until(lambda: bench.forwarding.listening)
         first.links.lost.set()
         await until(lambda: bench.caller.calls == 2)
         reader, writer = await bench.local()

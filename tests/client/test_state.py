@@ -126,8 +126,8 @@ def test_damaged_room_cache_is_an_empty_one(folder: StateFolder) -> None:
     assert folder.load_room(ALICE, peer) == "!new:example.org"
 
 
-def test_room_cache_forgets_the_oldest_beyond_its_limit(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state_module, "MAX_ROOMS", 3)
+def test_room_cache_forgets_the_oldest_beyond_its_limit(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path / "state", max_rooms=3)
     peers = [UserId(f"@rtc_{i}:example.org") for i in range(4)]
     for i, peer in enumerate(peers):
         folder.save_room(ALICE, peer, RoomId(f"!{i}:example.org"))

@@ -10,7 +10,7 @@ import pytest
 
 from mxrtc_bridge.client import verify
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.client.verify import Happenings, _next, _remember
+from mxrtc_bridge.client.verify import Happenings, next_happening, remember
 from mxrtc_bridge.core.crypto.sas_values import VerifiedKeys
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
@@ -41,9 +41,9 @@ def lists(store: MemoryStore, honesty: Honesty = Honesty.TRUE) -> DeviceLists:
     return DeviceLists(server, store, wall_ms=lambda: 1)  # type: ignore[arg-type]
 
 
-async def remember(device: Device) -> None:
+async def noted(device: Device) -> None:
     vouched = VerifiedKeys(BUILD, COMPARED)
-    await _remember(device, Report(as_json=True), PEER, vouched, own=False)  # type: ignore[arg-type]
+    await remember(device, Report(as_json=True), PEER, vouched, own=False)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("honesty", Honesty)
@@ -51,7 +51,7 @@ async def test_what_was_compared_is_remembered_whatever_the_homeserver_shows_the
     honesty: Honesty, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = MemoryStore()
-    await remember(Device(lists(store, honesty)))
+    await noted(Device(lists(store, honesty)))
     said = json.loads(capsys.readouterr().out)
     record = await store.user(PEER)
     assert record is not None
@@ -63,7 +63,7 @@ async def test_nothing_is_said_to_be_known_that_could_not_be_stored(capsys: pyte
     store = MemoryStore()
     store.honesty = Honesty.WRONG
     with pytest.raises(StorageError, match="disk is full"):
-        await remember(Device(lists(store)))
+        await noted(Device(lists(store)))
     assert capsys.readouterr().out == ""
 
 
@@ -86,4 +86,4 @@ async def test_time_that_the_machine_slept_counts(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(verify, "elapsed_s", lambda: 10_000.0)
     happened: Happenings = asyncio.Queue()
     async with asyncio.timeout(5):
-        assert await _next(Open(happened), happened) == "ended"  # type: ignore[arg-type]
+        assert await next_happening(Open(happened), happened) == "ended"  # type: ignore[arg-type]

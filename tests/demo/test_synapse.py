@@ -112,6 +112,5 @@ def test_the_interpreter_named_by_the_environment_goes_first(monkeypatch: pytest
 
 def test_a_missing_synapse_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(PYTHON_VARIABLE, raising=False)
-    monkeypatch.setattr("mxrtc_bridge.demo.synapse._PROJECT_ROOT", tmp_path)
     with pytest.raises(LocalError, match="make synapse"):
-        find_synapse_python()
+        find_synapse_python(tmp_path)

@@ -22,18 +22,12 @@ from tests.e2e.people import Person
 from tests.e2e.test_access import DENIED, Stream
 from tests.e2e.test_outages import exchange
 from tests.e2e.world import DOMAIN, World, echo
+from tests.hostile_json import deep
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 
 ALICE, BOT = f"@alice:{DOMAIN}", f"@rtcbot:{DOMAIN}"
 ENDED = "your right to use this peer has ended"
-
-
-def deep(levels: int) -> Any:
-    value: Any = {}
-    for _ in range(levels - 1):
-        value = [value]
-    return value
 
 
 @dataclass

@@ -22,7 +22,9 @@ from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, Fingerpri
 from mxrtc_bridge.engine.bridge_channels import BridgeChannels
 from mxrtc_bridge.engine.call_manager import CallManager, CallSettings
 from mxrtc_bridge.engine.clock import LoopClock
-from mxrtc_bridge.engine.ports import CallRecord
+from mxrtc_bridge.engine.context_log import ContextLog
+from mxrtc_bridge.engine.file_operations import Spawn
+from mxrtc_bridge.engine.ports import CallRecord, PeerConnection
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.sinks.files.threads import FileThreads
 from tests.engine.test_session_channels import Connector, Gate, NoFiles
@@ -74,6 +76,14 @@ class Peer(FakePeer):
         self.closed = True
 
 
+class Channels(BridgeChannels):
+    """Channels that tell what tasks of their session are started with."""
+
+    def attach(self, peer: PeerConnection, *, spawn: Spawn, call_log: ContextLog) -> None:
+        self.spawn = spawn
+        super().attach(peer, spawn=spawn, call_log=call_log)
+
+
 class Bridge:
     """A manager with everything around it faked; it is its own signaller, directory, rights and rooms."""
 
@@ -98,6 +108,7 @@ class Bridge:
         self.decided: list[tuple[UserId, bool, str]] = []
         self.audited_ends: list[tuple[UserId, str]] = []
         self.peers: list[Peer] = []
+        self.channels: list[Channels] = []
         self.fate = "works"
         self.numbered = 6
         self.changes_at: int | None = None
@@ -110,9 +121,7 @@ class Bridge:
             directory=self,
             signaller=self,
             peers=self,
-            make_links=lambda _local, _remote: BridgeChannels(
-                gate=self.gate, connector=Connector(), files=NoFiles(), clock=self.clock, counters=self.counters
-            ),
+            make_links=self.make_channels,
             auditor=self,
             call_over=self.call_over,
             refused=self.say_refused,
@@ -122,7 +131,19 @@ class Bridge:
             clock=self.clock,
         )
 
+    def make_channels(self, _local: UserId, _remote: UserId) -> Channels:
+        self.channels.append(self.new_channels())
+        return self.channels[-1]
+
+    def new_channels(self) -> Channels:
+        return Channels(
+            gate=self.gate, connector=Connector(), files=NoFiles(), clock=self.clock, counters=self.counters
+        )
+
     async def new_number(self) -> int:
+        return await self.next_number()
+
+    async def next_number(self) -> int:
         self.numbered += 1
         return self.numbered
 
@@ -422,28 +443,25 @@ async def test_right_that_expires_ends_the_live_session(bridge: Bridge) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_connection_is_closed_and_its_place_given_back_although_a_disk_hangs(
-    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mxrtc_bridge.engine.session.DISK_TIMEOUT_S", 0.05)
-    await bridge.invite()
-    await bridge.until(connected(bridge))
-    answers = threading.Event()
-    workers = FileThreads()
-    try:
-        (entry,) = bridge.manager._sessions.values()
-        assert entry.links._spawn is not None
-        entry.links._spawn(workers.run(lambda: answers.wait(20)))  # type: ignore[arg-type]
-        await asyncio.sleep(0)
-        bridge.denied.add(ALICE)
-        bridge.manager.rights_changed()
-        async with asyncio.timeout(5):
-            while bridge.manager.sessions:
-                await asyncio.sleep(0.01)
-        assert bridge.peers[0].closed
-    finally:
-        answers.set()
-        await workers.drain()
+async def test_connection_is_closed_and_its_place_given_back_although_a_disk_hangs() -> None:
+    async with running(Bridge(disk_timeout_s=0.05)) as bridge:
+        await bridge.invite()
+        await bridge.until(connected(bridge))
+        answers = threading.Event()
+        workers = FileThreads()
+        try:
+            (channels,) = bridge.channels
+            channels.spawn(workers.run(lambda: answers.wait(20)))  # type: ignore[arg-type]
+            await asyncio.sleep(0)
+            bridge.denied.add(ALICE)
+            bridge.manager.rights_changed()
+            async with asyncio.timeout(5):
+                while bridge.manager.sessions:
+                    await asyncio.sleep(0.01)
+            assert bridge.peers[0].closed
+        finally:
+            answers.set()
+            await workers.drain()
 
 
 async def test_leaving_or_a_third_member_ends_the_call(bridge: Bridge) -> None:
@@ -464,8 +482,9 @@ async def test_connected_call_outlives_the_homeserver(bridge: Bridge) -> None:
     await bridge.invite()
     await bridge.until(connected(bridge))
     bridge.homeserver_down = True
-    await asyncio.sleep(0.01)
-    assert len(bridge.manager.sessions) == 1
+    await bridge.invite("c2")
+    await bridge.until(lambda: CallId("c2") in bridge.ended)
+    assert [session.call_id for session in bridge.manager.sessions] == ["c1"]
 
 
 async def test_calls_of_the_last_run_are_hung_up_at_the_start(bridge: Bridge) -> None:

@@ -161,14 +161,14 @@ async def test_call_whose_claim_ends_after_the_farewell_is_left_for_the_next_sta
     monkeypatch: pytest.MonkeyPatch, waits_for: str
 ) -> None:
     async with running(Bridge()) as bridge:
-        go_on, ready = asyncio.Event(), getattr(bridge, waits_for)
+        go_on, ready = asyncio.Event(), bridge.claim if waits_for == "claim" else bridge.next_number
 
         async def slow(*args: object) -> object:
             await go_on.wait()
             return await ready(*args)
 
         monkeypatch.setattr(bridge, "claim", slow if waits_for == "claim" else bridge.claim)
-        monkeypatch.setattr(bridge.manager, "_new_number", slow if waits_for == "new_number" else bridge.new_number)
+        bridge.next_number = slow if waits_for == "new_number" else bridge.next_number  # type: ignore[assignment]
         handling = asyncio.create_task(bridge.invite())
         await asyncio.sleep(0)
         await bridge.manager.drain(5.0)
@@ -197,9 +197,9 @@ async def test_call_that_fails_between_its_claim_and_its_session_is_refused_and_
     async with running(Bridge()) as bridge:
         with monkeypatch.context() as patch:
             if fails == "no links":
-                patch.setattr(bridge.manager, "_make_links", lambda _local, _remote: 1 / 0)
+                patch.setattr(bridge, "new_channels", lambda: 1 / 0)
             else:
-                patch.setattr(bridge.manager, "_new_number", no_number)
+                patch.setattr(bridge, "next_number", no_number)
             handling = asyncio.create_task(bridge.invite(version=version))
             if fails == "cancelled":
                 cancelled_soon(handling)
@@ -273,7 +273,7 @@ async def test_refusal_that_nobody_takes_ends_the_call_all_the_same(monkeypatch:
 
     async with running(Bridge()) as bridge:
         bridge.homeserver_down = True
-        monkeypatch.setattr(bridge.manager, "_new_number", no_number)
+        monkeypatch.setattr(bridge, "next_number", no_number)
         await bridge.invite()
         await bridge.until(lambda: bool(bridge.ended))
         assert bridge.open == {}

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from mxrtc_bridge.engine import expiry
 from mxrtc_bridge.engine.expiry import ExpiryWatch
 from tests.fakes import FakeClock
 
@@ -25,7 +24,7 @@ class Watched(FakeClock):
         self.judged: list[int] = []
         self.looks = 0
         self.failures = 0
-        self.watch = ExpiryWatch(self.next_change_s, self.judge, self)
+        self.watch = ExpiryWatch(self.next_change_s, self.judge, self, look_s=LOOK_S)
 
     def next_change_s(self) -> float | None:
         self.looks += 1
@@ -46,11 +45,6 @@ class Watched(FakeClock):
         async with asyncio.timeout(5):
             while self.looks < wanted:
                 await asyncio.sleep(LOOK_S / 2)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expiry, "LOOK_S", LOOK_S)
 
 
 @asynccontextmanager

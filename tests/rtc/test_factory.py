@@ -10,7 +10,6 @@ import pytest
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.webrtc.ice import IceServer
-from mxrtc_bridge.rtc import factory as factory_module
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.rtc.ice_servers import ServerPlan
 from tests.rtc.peers import LOOPBACK, offer_of
@@ -63,14 +62,12 @@ async def test_two_calls_at_once_make_one_certificate() -> None:
     assert first == second
 
 
-async def test_cache_of_certificates_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factory_module, "MAX_CACHED_CERTIFICATES", 2)
+async def test_cache_of_certificates_is_bounded() -> None:
     store = MemoryStore()
-    factory = AiortcPeerFactory(LOOPBACK, store, no_servers)
+    factory = AiortcPeerFactory(LOOPBACK, store, no_servers, max_cached_certificates=2)
     for number in (1, 2, 3, 3, 2, 1):
         await factory.create(UserId(f"@rtc_{number}:example.org"))
     assert store.loads == 4
-    assert len(factory._cache) == 2
 
 
 async def test_broken_stored_certificate_is_told() -> None:
@@ -106,13 +103,11 @@ async def test_call_goes_on_without_servers_when_the_homeserver_fails(caplog: py
     await peer.close()
 
 
-async def test_call_goes_on_without_servers_when_the_homeserver_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factory_module, "SERVERS_TIMEOUT_S", 0.05)
-
+async def test_call_goes_on_without_servers_when_the_homeserver_hangs() -> None:
     async def servers(user: UserId) -> tuple[IceServer, ...]:
         await asyncio.Event().wait()
         raise AssertionError("never reached")
 
-    peer = await AiortcPeerFactory(LOOPBACK, MemoryStore(), servers).create(BUILD)
+    peer = await AiortcPeerFactory(LOOPBACK, MemoryStore(), servers, servers_timeout_s=0.05).create(BUILD)
     assert peer._ice._plan == ServerPlan()
     await peer.close()

@@ -79,10 +79,10 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 class Pair:
     """A sink, its recorder, and the plain socket at the other end."""
 
-    def __init__(self, sockets: tuple[socket.socket, socket.socket]) -> None:
+    def __init__(self, sockets: tuple[socket.socket, socket.socket], **times: float) -> None:
         self.mine, self.peer = sockets
         self.peer.setblocking(False)
-        self.sink = SocketSink(self.mine)
+        self.sink = SocketSink(self.mine, **times)
         self.recorder = Recorder()
 
     def listen(self) -> Recorder:
@@ -105,11 +105,11 @@ class Pair:
 
 
 @pytest.fixture(params=["tcp", "unix"])
-def make_pair(request: pytest.FixtureRequest) -> Iterator[Callable[[], Pair]]:
+def make_pair(request: pytest.FixtureRequest) -> Iterator[Callable[..., Pair]]:
     pairs: list[Pair] = []
 
-    def make() -> Pair:
-        pairs.append(Pair(tcp_pair() if request.param == "tcp" else socket.socketpair()))
+    def make(**times: float) -> Pair:
+        pairs.append(Pair(tcp_pair() if request.param == "tcp" else socket.socketpair(), **times))
         return pairs[-1]
 
     yield make

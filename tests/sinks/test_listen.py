@@ -8,7 +8,6 @@ import socket
 import pytest
 
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.sinks import listen
 from mxrtc_bridge.sinks.listen import Listener
 from mxrtc_bridge.sinks.sockets import SocketSink
 from tests.sinks.conftest import LIMIT_S, Recorder
@@ -143,13 +142,10 @@ async def test_listener_reports_a_name_without_an_address() -> None:
         await Listener.open_tcp("a" * 64 + ".invalid", 0, lambda sink: None)
 
 
-async def test_listener_pauses_when_no_descriptor_is_left(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(listen, "EXHAUSTED_PAUSE_S", 0.05)
+async def test_listener_pauses_when_no_descriptor_is_left(caplog: pytest.LogCaptureFixture) -> None:
     door = Door()
-    listener = await Listener.open_tcp("127.0.0.1", 0, door.accepted)
-    real = listener._sockets[0]
+    real = socket.create_server(("127.0.0.1", 0))
+    real.setblocking(False)
     failures = [OSError(24, "Too many open files")]
 
     class Exhausted:
@@ -163,9 +159,7 @@ async def test_listener_pauses_when_no_descriptor_is_left(
         def __getattr__(self, name: str) -> object:
             return getattr(real, name)
 
-    listener._unwatch()
-    listener._sockets = [Exhausted()]  # type: ignore[list-item]
-    listener._watch()
+    listener = Listener([Exhausted()], door.accepted, exhausted_pause_s=0.05)  # type: ignore[list-item]
     client = await open_stream(listener.port)
     await door.until(1)
     assert [record.getMessage() for record in caplog.records if record.name.startswith("mxrtc")] == [

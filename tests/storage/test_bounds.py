@@ -16,6 +16,7 @@ from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.storage import crypto, crypto_bounds
 from mxrtc_bridge.storage.audit import AuditStore
 from mxrtc_bridge.storage.crypto import DAY_MS, CryptoStore, CryptoUserStore
+from mxrtc_bridge.storage.crypto_bounds import CryptoBounds
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.rooms import RoomStore
 from tests.storage.table_bounds import BOUNDS
@@ -60,8 +61,11 @@ async def count(database: Database, table: str, condition: str = "1 = 1") -> int
     return await database.transaction(ask)
 
 
-def shrink(monkeypatch: pytest.MonkeyPatch, name: str, bound: Bound = SMALL) -> None:
-    monkeypatch.setattr(crypto_bounds, name, replace(getattr(crypto_bounds, name), bound=bound))
+OLM_SMALL = CryptoBounds(tables=(replace(crypto_bounds.OLM, bound=SMALL),))
+INBOUND_SMALL = CryptoBounds(tables=(replace(crypto_bounds.INBOUND, bound=SMALL),))
+USERS_SMALL = CryptoBounds(
+    tables=(replace(crypto_bounds.USERS, bound=replace(SMALL, of_user=1, strangers_bytes=5000)),)
+)
 
 
 def stranger(number: int) -> UserId:
@@ -69,24 +73,22 @@ def stranger(number: int) -> UserId:
 
 
 async def test_sessions_of_strangers_are_bounded_as_they_come_and_push_out_nobody_who_is_known(
-    database: Database, store: CryptoUserStore, monkeypatch: pytest.MonkeyPatch
+    database: Database, store: CryptoUserStore
 ) -> None:
-    shrink(monkeypatch, "OLM")
-    monkeypatch.setattr(crypto, "TRIM_EVERY", 32)
+    small = CryptoStore(database, bounds=OLM_SMALL, trim_every=32)
+    store = small.of(PEER)
     await store.save(Changes(olm=[OlmRecord("alice", f"s{n}", "p", n, ALICE) for n in range(4)]))
     for number in range(320):
         await store.save(Changes(olm=[OlmRecord(f"c{number}", "s", "p", NOW + number, stranger(number))]))
         assert number % 50 or await count(database, "crypto_olm") <= 4 + SMALL.strangers + 32
-    await CryptoStore(database).prune(0)
+    await small.prune(0)
     assert await count(database, "crypto_olm", "curve25519 = 'alice'") == 4
     assert await count(database, "crypto_olm") == 4 + SMALL.strangers
     assert len(await store.olm_sessions(f"c{319}")) == 1, "the newest stay"
 
 
-async def test_keys_of_rooms_that_strangers_send_are_bounded(
-    database: Database, store: CryptoUserStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shrink(monkeypatch, "INBOUND")
+async def test_keys_of_rooms_that_strangers_send_are_bounded(database: Database, store: CryptoUserStore) -> None:
+    small = CryptoStore(database, bounds=INBOUND_SMALL)
     await store.save(Changes(inbound=[replace(INBOUND, received_ms=NOW - 1)]))
     junk = [
         replace(INBOUND, session_id=f"s{number}", user=stranger(number), received_ms=NOW + number)
@@ -94,15 +96,15 @@ async def test_keys_of_rooms_that_strangers_send_are_bounded(
     ]
     for start in (0, 100):
         await store.save(Changes(inbound=junk[start : start + 100]))
-    await CryptoStore(database).prune(NOW)
+    await small.prune(NOW)
     assert await count(database, "crypto_inbound") == 1 + SMALL.strangers
     assert await store.inbound(ROOM, "s", ALICE) is not None
 
 
 async def test_devices_of_strangers_are_bounded_by_number_and_size_and_identities_stay(
-    database: Database, store: CryptoUserStore, monkeypatch: pytest.MonkeyPatch
+    database: Database, store: CryptoUserStore
 ) -> None:
-    shrink(monkeypatch, "USERS", replace(SMALL, of_user=1, strangers_bytes=5000))
+    small = CryptoStore(database, bounds=USERS_SMALL)
     carol = UserId("@carol:s1.evil.test")
     kept = [
         User(ALICE, "{}", 1, outdated=False, pinned_master="a"),
@@ -112,49 +114,44 @@ async def test_devices_of_strangers_are_bounded_by_number_and_size_and_identitie
     await store.save(
         Changes(users=[User(stranger(n), "x" * 1000, NOW + n, outdated=False, pinned_master="m") for n in range(100)])
     )
-    await CryptoStore(database).prune(NOW)
+    await small.prune(NOW)
     assert [await store.user(each.user) for each in kept] == kept
     assert await count(database, "crypto_user") == 2 + 5
 
 
-async def test_an_index_goes_only_with_the_key_of_its_session(
-    database: Database, store: CryptoUserStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(crypto_bounds, "MAX_INDEX_OF_SESSION", 10)
-    monkeypatch.setattr(crypto_bounds, "MAX_INDEX", 15)
+async def test_an_index_goes_only_with_the_key_of_its_session(database: Database, store: CryptoUserStore) -> None:
+    small = CryptoStore(database, bounds=CryptoBounds(index=15, index_of_session=10))
     await store.save(Changes(inbound=[replace(INBOUND, session_id=name) for name in ("long", "short", "few")]))
     for name, used in (("long", 12), ("short", 9), ("few", 8)):
         for index in range(used):
             assert await store.claim_index(ROOM, name, index, EventId(f"${name}{index}"), NOW)
-    assert await CryptoStore(database).prune(NOW) == 12 + 9
+    assert await small.prune(NOW) == 12 + 9
     assert await store.inbound(ROOM, "long", ALICE) is None
     assert await store.inbound(ROOM, "short", ALICE) is None
     assert await store.inbound(ROOM, "few", ALICE) is not None
     assert not await store.claim_index(ROOM, "few", 0, EventId("$again"), NOW)
 
 
-async def test_our_sessions_of_rooms_end_with_their_use(
-    database: Database, store: CryptoUserStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(crypto_bounds, "MAX_OUTBOUND", 3)
+async def test_our_sessions_of_rooms_end_with_their_use(database: Database, store: CryptoUserStore) -> None:
+    small = CryptoStore(database, bounds=CryptoBounds(outbound=3))
     old = OutboundRecord(ROOM, "s", "p", created_ms=NOW - 32 * DAY_MS, messages=1, shared=frozenset())
     new = [replace(old, room=RoomId(f"!{n}:x"), created_ms=NOW - n) for n in range(5)]
     await store.save(Changes(outbound=[old, *new]))
-    assert await CryptoStore(database).prune(NOW) == 3
+    assert await small.prune(NOW) == 3
     assert [await store.outbound(each.room) for each in new] == [*new[:3], None, None]
 
 
 async def test_that_a_room_is_encrypted_is_not_forgotten_while_a_peer_is_in_it(
-    database: Database, store: CryptoUserStore, monkeypatch: pytest.MonkeyPatch
+    database: Database, store: CryptoUserStore
 ) -> None:
-    monkeypatch.setattr(crypto_bounds, "MAX_ROOMS", 2)
+    small = CryptoStore(database, bounds=CryptoBounds(rooms=2))
     await RoomStore(database).upsert(PEER, ROOM, ALICE, NOW)
     rooms = [RoomEncryption(ROOM), *(RoomEncryption(RoomId(f"!{n}:x")) for n in range(5))]
     await store.save(Changes(rooms=rooms))
     # As if all had been of use long ago, and one were asked for now.
     await database.transaction(lambda connection: connection.execute("UPDATE crypto_room SET used_ms = 1"))
     assert await store.room(RoomId("!3:x")) == rooms[4]
-    assert await CryptoStore(database).prune(NOW) == 3
+    assert await small.prune(NOW) == 3
     assert await store.room(ROOM) == rooms[0]
     assert await store.room(RoomId("!3:x")) == rooms[4]
 

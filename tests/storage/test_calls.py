@@ -101,18 +101,18 @@ async def test_prune_keeps_open_calls_however_old(calls: CallStore) -> None:
     assert await calls.open_calls() == [RECORD]
 
 
-async def test_prune_keeps_the_newest_of_too_many(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mxrtc_bridge.storage.database.PRUNE_BATCH", 2)
-    calls = CallStore(database, max_ended=3)
-    records = [replace(RECORD, call_id=CallId(f"c{number}")) for number in range(8)]
-    for number, record in enumerate(records):
-        await calls.claim(record, event(number), number)
-        if number:
-            await calls.end(record, "done", number)
-    assert await calls.prune(10) == 4
-    assert [await calls.claim(record, event(100 + n), 10) for n, record in enumerate(records)] == [
-        False, True, True, True, True, False, False, False,
-    ]  # fmt: skip
+async def test_prune_keeps_the_newest_of_too_many(url: str) -> None:
+    async with await Database.open(url, prune_batch=2) as database:
+        calls = CallStore(database, max_ended=3)
+        records = [replace(RECORD, call_id=CallId(f"c{number}")) for number in range(8)]
+        for number, record in enumerate(records):
+            await calls.claim(record, event(number), number)
+            if number:
+                await calls.end(record, "done", number)
+        assert await calls.prune(10) == 4
+        assert [await calls.claim(record, event(100 + n), 10) for n, record in enumerate(records)] == [
+            False, True, True, True, True, False, False, False,
+        ]  # fmt: skip
 
 
 async def test_the_same_claim_asked_for_again_is_no_replay(calls: CallStore) -> None:

@@ -221,20 +221,20 @@ async def test_full_disk_is_an_error_and_loses_nothing_that_was_stored(tmp_path:
         assert await database.transaction(count_notices) == 201
 
 
-async def test_transactions_beyond_the_limit_fail_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "MAX_WAITING", 3)
-    go_on = asyncio.Event()
+async def test_transactions_beyond_the_limit_fail_at_once(url: str) -> None:
+    async with await Database.open(url, max_waiting=3) as database:
+        go_on = asyncio.Event()
 
-    async def slow(connection: Connection) -> None:
-        await go_on.wait()
+        async def slow(connection: Connection) -> None:
+            await go_on.wait()
 
-    waiting = [asyncio.create_task(database.transaction(slow)) for _ in range(3)]
-    await asyncio.sleep(0)
-    with pytest.raises(StorageError, match="3 transactions wait"):
-        await database.transaction(count_notices)
-    go_on.set()
-    await asyncio.gather(*waiting)
-    assert await database.transaction(count_notices) == 0
+        waiting = [asyncio.create_task(database.transaction(slow)) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(StorageError, match="3 transactions wait"):
+            await database.transaction(count_notices)
+        go_on.set()
+        await asyncio.gather(*waiting)
+        assert await database.transaction(count_notices) == 0
 
 
 @pytest.mark.parametrize(

@@ -139,10 +139,11 @@ async def test_prune_keeps_the_newest_of_too_many(database: Database) -> None:
     assert await inbox.prune(2) == 0
 
 
-async def test_prune_takes_more_than_one_batch(inbox: InboxStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mxrtc_bridge.storage.database.PRUNE_BATCH", 3)
-    await inbox.store([Row(f"$a{number}", refusal="bad") for number in range(10)], 1)
-    assert await inbox.prune(2 + KEEP_MS) == 10
+async def test_prune_takes_more_than_one_batch(url: str) -> None:
+    async with await Database.open(url, prune_batch=3) as database:
+        inbox = InboxStore(database)
+        await inbox.store([Row(f"$a{number}", refusal="bad") for number in range(10)], 1)
+        assert await inbox.prune(2 + KEEP_MS) == 10
 
 
 async def test_places_are_not_given_twice_after_pruning(inbox: InboxStore) -> None:

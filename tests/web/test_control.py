@@ -14,7 +14,6 @@ from aiohttp import ClientSession, UnixConnector
 from mxrtc_bridge.config import UnixListen
 from mxrtc_bridge.core.errors import LocalError, MxrtcError, StorageError
 from mxrtc_bridge.core.ids import LocalAdmin
-from mxrtc_bridge.web import control as module
 from mxrtc_bridge.web.control import (
     MAX_BODY,
     MAX_WORD_CHARS,
@@ -71,11 +70,10 @@ async def test_an_answer_that_comes_in_pieces_is_read_to_its_end(path: str, desk
     assert await ask(path, ("requests",)) == (200, desk.answer)
 
 
-async def test_an_answer_without_an_end_is_no_answer(path: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_ANSWER", 300_000)
+async def test_an_answer_without_an_end_is_no_answer(path: str, desk: Desk) -> None:
     desk.answer = {"rows": ["x" * 1000] * 2000}
     with pytest.raises(LocalError, match="no bridge"):
-        await ask(path, ("requests",))
+        await ask(path, ("requests",), max_answer=300_000)
 
 
 @pytest.mark.parametrize(
@@ -91,24 +89,21 @@ async def test_failures_are_sentences(path: str, desk: Desk, failure: Exception,
     assert await ask(path, ("who",)) == (status, {"error": text})
 
 
-async def test_what_takes_too_long_is_given_up(path: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TIMEOUT_S", 0.01)
-
+async def test_what_takes_too_long_is_given_up(path: str) -> None:
     async def slow(by: LocalAdmin, words: tuple[str, ...]) -> Mapping[str, object]:
         await asyncio.Event().wait()
         return {}
 
-    monkeypatch.setattr(desk, "handle", slow)
     where = path.replace("control", "slow")
-    async with Server(control_application(desk.handle, RefusedError), UnixListen(where), unix_mode=SOCKET_MODE):
+    application = control_application(slow, RefusedError, timeout_s=0.01)
+    async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE):
         status, _ = await ask(where, ("who",))
     assert status == 504
 
 
 async def test_nothing_is_done_before_the_bridge_is_ready_and_whoever_asks_waits_for_it(
-    tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, desk: Desk
 ) -> None:
-    monkeypatch.setattr(module, "_ASK_AGAIN_S", 0.01)
     where, looks, waits = str(tmp_path / "control.sock"), iter([False, False, False, True]), []
     application = control_application(desk.handle, RefusedError, ready=lambda: next(looks))
     async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE):
@@ -116,7 +111,8 @@ async def test_nothing_is_done_before_the_bridge_is_ready_and_whoever_asks_waits
         assert (status, answer["starting"]) == (503, True)
         assert "nothing was done" in str(answer["error"])
         assert desk.asked == []
-        assert await ask_until_ready(where, ("reload",), lambda: waits.append(1)) == (200, {"said": "done"})
+        answered = await ask_until_ready(where, ("reload",), lambda: waits.append(1), ask_again_s=0.01)
+        assert answered == (200, {"said": "done"})
     assert (len(desk.asked), waits) == (1, [1])
 
 
@@ -154,12 +150,13 @@ async def test_what_is_no_list_of_words_is_refused(path: str, desk: Desk, body: 
     assert desk.asked == []
 
 
-async def test_somebody_else_gets_no_answer(path: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_peer_uid", lambda _request: os.geteuid() + 1)
-    status, answer = await ask(path, ("pause",))
-    assert (status, "for the user that runs the bridge" in str(answer["error"])) == (403, True)
-    monkeypatch.setattr(module, "_peer_uid", lambda _request: None)
-    assert (await ask(path, ("pause",)))[0] == 403
+async def test_somebody_else_gets_no_answer(path: str, desk: Desk) -> None:
+    for uid in (os.geteuid() + 1, None):
+        where = path.replace("control", f"other{uid}")
+        application = control_application(desk.handle, RefusedError, uid_of=lambda _request, uid=uid: uid)
+        async with Server(application, UnixListen(where), unix_mode=SOCKET_MODE):
+            status, answer = await ask(where, ("pause",))
+        assert (status, "for the user that runs the bridge" in str(answer["error"])) == (403, True)
     assert desk.asked == []
 
 

@@ -15,12 +15,16 @@ from mxrtc_bridge.core.access.revocations import AmbiguousObject
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.web import transaction_body
 from mxrtc_bridge.web.transaction_body import (
+    DECODER,
+    LEVELS_AROUND,
     MAX_DEPTH,
     MAX_EVENTS,
     MAX_NEWS,
     TransactionRefused,
     cut_deep_values,
+    parse_by_entries,
     read_transaction,
+    slices,
 )
 from tests.long import examples
 
@@ -82,9 +86,7 @@ JUNK = st.recursive(st.just([]), lambda inside: st.lists(inside, max_size=4) | s
 @given(JUNK, st.integers(1, 12))
 def test_an_entry_keeps_as_many_containers_as_the_limit_and_those_nearest_to_its_root(junk: object, limit: int) -> None:
     event = {"junk": [junk, junk], "content": {"membership": "leave", "more": {"x": [1]}}, "type": "m.room.member"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transaction_body, "MAX_CONTAINERS", limit)
-        (read,) = read_transaction(json.dumps({"events": [event]}).encode()).events
+    (read,) = read_transaction(json.dumps({"events": [event]}).encode(), max_containers=limit).events
     assert isinstance(read, dict)
     assert containers_in(read) == min(limit, containers_in(event))
     assert read["type"] == "m.room.member"
@@ -215,11 +217,8 @@ def depth_of(value: Any) -> int:
 def test_depth_is_measured_exactly(value: Any) -> None:
     body = json.dumps([value] * 40).encode()
     depth = depth_of(value) + 1
-    with pytest.MonkeyPatch.context() as limited:
-        limited.setattr(transaction_body, "MAX_DEPTH", depth - transaction_body._AROUND)
-        assert cut_deep_values(body) == body
-        limited.setattr(transaction_body, "MAX_DEPTH", depth - 1 - transaction_body._AROUND)
-        assert cut_deep_values(body) != body
+    assert cut_deep_values(body, max_depth=depth - LEVELS_AROUND) == body
+    assert cut_deep_values(body, max_depth=depth - 1 - LEVELS_AROUND) != body
 
 
 @settings(max_examples=examples(150), deadline=None)
@@ -251,7 +250,7 @@ HARD = st.lists(
 
 def in_one_piece(body: bytes) -> bytes:
     """The same by the plainest means: one character after the other."""
-    limit, depth, taken, in_string, escaped = MAX_DEPTH + transaction_body._AROUND, 0, 0, False, False
+    limit, depth, taken, in_string, escaped = MAX_DEPTH + LEVELS_AROUND, 0, 0, False, False
     pieces: list[bytes] = []
     for at, mark in enumerate(body):
         if in_string:
@@ -283,12 +282,10 @@ def test_slices_of_any_size_are_read_as_one_piece(inside: bytes, strings: list[s
     """Strings, escapes and depth go on over every border; no slice is smaller than an escape."""
     deep = b"[" * 38 + json.dumps(strings).encode() + b"]" * 38
     body = b'{"events":[{"a":%s,"b":%s}]}' % (deep, inside or b"1") if wrapped else inside
-    with pytest.MonkeyPatch.context() as sliced:
-        sliced.setattr(transaction_body, "SLICE_BYTES", size)
-        pieces = [piece for piece, _ in transaction_body._slices(body)]
-        assert b"".join(pieces) == body
-        assert all(0 < len(piece) <= size for piece in pieces)
-        assert cut_deep_values(body) == in_one_piece(body)
+    pieces = [piece for piece, _ in slices(body, size)]
+    assert b"".join(pieces) == body
+    assert all(0 < len(piece) <= size for piece in pieces)
+    assert cut_deep_values(body, slice_bytes=size) == in_one_piece(body)
 
 
 TOP_LEVEL = st.one_of(
@@ -310,12 +307,12 @@ TOP_LEVEL = st.one_of(
 def test_what_is_parsed_entry_by_entry_is_what_is_parsed_at_once(text: str, cut: int) -> None:
     text = text[: len(text) - cut]
     try:
-        at_once = transaction_body._DECODER.decode(text)
+        at_once = DECODER.decode(text)
     except ValueError:
         with pytest.raises(ValueError):  # noqa: PT011 - as the parser says it
-            transaction_body._parse(text)
+            parse_by_entries(text)
         return
-    entry_by_entry = transaction_body._parse(text)
+    entry_by_entry = parse_by_entries(text)
     assert (entry_by_entry, type(entry_by_entry)) == (at_once, type(at_once))
 
 
@@ -348,7 +345,7 @@ class Seen:
 def test_nothing_sees_more_than_a_slice_or_an_event_at_a_time(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a call sees is how long it keeps all other threads waiting."""
     seen = {}
-    for name in ("_REST_OF_STRING", "_WHOLE_TOKENS", "_NOT_STRUCTURE", "_TOKEN", "_DECODER"):
+    for name in ("_REST_OF_STRING", "_WHOLE_TOKENS", "_NOT_STRUCTURE", "_TOKEN", "DECODER"):
         seen[name] = Seen(getattr(transaction_body, name))
         monkeypatch.setattr(transaction_body, name, seen[name])
     event = b'{"a":[' + unit * (63_000 // len(unit)) + b"1]}"
@@ -424,13 +421,13 @@ def test_odd_news_has_everybody_look_and_spoils_nothing(odd: dict[str, Any]) -> 
 
 def test_the_collector_is_still_while_a_body_is_parsed_and_goes_on_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    plain = transaction_body._parse
+    plain = transaction_body.parse_by_entries
 
-    def parse(text: str) -> object:
+    def parse(text: str, *limits: int) -> object:
         seen.append(gc.isenabled())
-        return plain(text)
+        return plain(text, *limits)
 
-    monkeypatch.setattr(transaction_body, "_parse", parse)
+    monkeypatch.setattr(transaction_body, "parse_by_entries", parse)
     read_transaction(b'{"events":[]}')
     with pytest.raises(TransactionRefused):
         read_transaction(b'{"events":[}')

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.grants import GrantTable
@@ -29,7 +30,7 @@ from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.rooms.ban_lists import BanLists, RuleMemory
 from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
 from mxrtc_bridge.matrix.rooms.members import MemberLists
-from mxrtc_bridge.matrix.rooms.refresh import Refresher
+from mxrtc_bridge.matrix.rooms.refresh import Gap, Refresher
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,19 @@ CONFIRMED_S = 3.0
 """An answer that is not older confirms another call as well."""
 CONFIRM_S = 5.0
 """How long a call waits for an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonTimes:
+    """How old what is known may become, in seconds."""
+
+    compare_s: float = COMPARE_S
+    lists_s: float = LISTS_S
+    tick_s: float = TICK_S
+    confirmed_s: float = CONFIRMED_S
+    confirm_s: float = CONFIRM_S
+
+
 NOT_READ = "the policy lists were not read yet"
 """The rule that denies everybody until then."""
 
@@ -63,11 +77,21 @@ class ConfiguredRooms:
         rules: remembers the rules of policy lists.
         config: names rooms and policy lists.
         given: the grants that people have given; they name rooms as well.
+        times: how old what is known may become.
+        gap: between two questions about a room.
     """
 
     def __init__(
-        self, homeserver: QuietHomeserver, rules: RuleMemory, config: CurrentConfig, given: GrantTable
+        self,
+        homeserver: QuietHomeserver,
+        rules: RuleMemory,
+        config: CurrentConfig,
+        given: GrantTable,
+        *,
+        times: ComparisonTimes = ComparisonTimes(),
+        gap: Gap = Gap(),  # noqa: B008 - a value
     ) -> None:
+        self._times = times
         self._config = config
         self._given = given
         self._judge_again: Callable[[], None] | None = None
@@ -77,10 +101,12 @@ class ConfiguredRooms:
         self._lists = BanLists(homeserver, bot, rules, config.in_force.policy_lists, self._judge)
         self._lists_read = False
         self.bot_rooms = BotRooms(homeserver, bot, self._named(), self._members, (self._lists,), self._entered)
-        self._who = Refresher("who is in a named room", lambda room: self.bot_rooms.learn_again(room, self._members))
+        self._who = Refresher(
+            "who is in a named room", lambda room: self.bot_rooms.learn_again(room, self._members), gap=gap
+        )
         # A list may be long, and is read whole: one at a time.
         self._rules = Refresher(
-            "the policy list", lambda room: self.bot_rooms.learn_again(room, self._lists), parallel=1
+            "the policy list", lambda room: self.bot_rooms.learn_again(room, self._lists), parallel=1, gap=gap
         )
         self._replaced: set[RoomId] = set()
         """Rooms whose end was said."""
@@ -137,10 +163,10 @@ class ConfiguredRooms:
     def compare(self, callers: Iterable[UserId]) -> None:
         """Have the homeserver asked again about rooms that ``callers`` are in, and lists, where it is time."""
         for room in frozenset[RoomId]().union(*map(self._members.rooms_of, callers)):
-            if _is_due(self._who, room, COMPARE_S):
+            if self._is_due(self._who, room, self._times.compare_s):
                 self._who.doubt(room)
         for room in self.bot_rooms.joined():
-            if self._lists.follows(room) and _is_due(self._rules, room, LISTS_S):
+            if self._lists.follows(room) and self._is_due(self._rules, room, self._times.lists_s):
                 self._rules.doubt(room)
 
     async def confirm(self, rooms: Collection[RoomId]) -> bool:
@@ -154,12 +180,12 @@ class ConfiguredRooms:
 
     async def _confirm(self, room: RoomId) -> bool:
         try:
-            async with asyncio.timeout(CONFIRM_S):
-                await self._who.confirm(room, CONFIRMED_S)
+            async with asyncio.timeout(self._times.confirm_s):
+                await self._who.confirm(room, self._times.confirmed_s)
         except (MxrtcError, TimeoutError):
             self._who.doubt(room)
             age = self._who.age(room)
-            return age is not None and age <= COMPARE_S
+            return age is not None and age <= self._times.compare_s
         return True
 
     def doubtful(self) -> frozenset[RoomId]:
@@ -224,7 +250,6 @@ class ConfiguredRooms:
         lists = {f"the policy list {room}": str(room) for room in config.policy_lists}
         return {**config.rooms.named(), **watched, **lists}
 
-
-def _is_due(refresher: Refresher, room: RoomId, every_s: float) -> bool:
-    age = refresher.age(room)
-    return age is None or age >= every_s - TICK_S
+    def _is_due(self, refresher: Refresher, room: RoomId, every_s: float) -> bool:
+        age = refresher.age(room)
+        return age is None or age >= every_s - self._times.tick_s

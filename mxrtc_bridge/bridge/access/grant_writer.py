@@ -18,7 +18,7 @@ from mxrtc_bridge.storage.grants import GrantStore
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+PAUSES = Backoff(1.0, 60.0)
 """Between two attempts with a database that refuses; whatever is put in anew is tried at once."""
 BATCH = 500
 """Changes of one transaction: what waits behind it is not kept waiting for long."""
@@ -29,7 +29,8 @@ _Key = tuple[type[Change], int | str]
 class GrantWriter:
     """See the head of this module. :meth:`run` must run for what a database has refused to be tried again."""
 
-    def __init__(self, store: GrantStore) -> None:
+    def __init__(self, store: GrantStore, pauses: Backoff) -> None:
+        self._pauses = pauses
         self._store = store
         self._waiting: dict[_Key, Change] = {}
         self._wake = asyncio.Event()
@@ -64,7 +65,7 @@ class GrantWriter:
         """Write until cancelled."""
         failures = 0
         while True:
-            pause_s = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S).pause_s(failures + 1)
+            pause_s = self._pauses.pause_s(failures + 1)
             try:
                 # What waits already has failed, or is being written for somebody just now.
                 async with asyncio.timeout(pause_s if self._waiting else None):

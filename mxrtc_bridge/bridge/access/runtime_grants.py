@@ -22,7 +22,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
-from mxrtc_bridge.bridge.access.grant_writer import GrantWriter
+from mxrtc_bridge.bridge.access.grant_writer import PAUSES, GrantWriter
 from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.clock_change import Deadlines, Moment
@@ -41,6 +41,7 @@ from mxrtc_bridge.core.access.grants import (
 )
 from mxrtc_bridge.core.access.policy import Service, Subject, UserSubject
 from mxrtc_bridge.core.access.requests import AccessRequest
+from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import AdminError, MxrtcError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.core.ids import Actor, RoomId, ServiceName, UserId, parse_user_id
 from mxrtc_bridge.core.text.durations import say_duration
@@ -91,6 +92,8 @@ class RuntimeGrants:
         audited: AuditEvents,
         clock: Clock,
         tell_admins: Callable[[str], None] | None = None,
+        stop_s: float = STOP_S,
+        pauses: Backoff = PAUSES,
     ) -> None:
         """Make it; :meth:`load` comes next.
 
@@ -103,7 +106,10 @@ class RuntimeGrants:
             audited: where it is written down.
             clock: where time comes from.
             tell_admins: says to the admins what a start has found; must not block. The log says it as well.
+            stop_s: See :data:`STOP_S`.
+            pauses: between attempts to write down what has ended.
         """
+        self._stop_s = stop_s
         self._store = store
         self._table = table
         self._config = config
@@ -113,13 +119,18 @@ class RuntimeGrants:
         self._clock = clock
         self._deadlines: Deadlines[int] = Deadlines()
         self._tell_admins = tell_admins
-        self._writer = GrantWriter(store)
+        self._writer = GrantWriter(store, pauses)
         self._giving: dict[asyncio.Task[StoredGrant], GivenUp] = {}
         """Grants on their way, with what ends each."""
         self._given_up: set[str] = set()
         """Keys of those among them that nobody waits for any more."""
         self._said: dict[str, StoredGrant] = {}
         """Those among them that the audit was asked to write down, by their keys."""
+
+    @property
+    def unwritten(self) -> int:
+        """What waits to be written down: ends, and grants on their way."""
+        return len(self._writer) + len(self._giving)
 
     # Life
 
@@ -160,10 +171,10 @@ class RuntimeGrants:
         for giving in list(self._giving.values()):
             self._give_up(giving)
         try:
-            async with asyncio.timeout(STOP_S):
+            async with asyncio.timeout(self._stop_s):
                 failure = await self._writer.flush()
         except TimeoutError:
-            failure = StorageError(f"the database has not answered for {STOP_S:g} s")
+            failure = StorageError(f"the database has not answered for {self._stop_s:g} s")
         if coming := dict(self._giving):
             log.warning(
                 "! stopped before anybody was told of what was being given, so it is not in force: %s",
@@ -173,7 +184,7 @@ class RuntimeGrants:
                 # Now, whatever the database does: at the next start what the audit says counts for more than a row.
                 self._end_said(giving)
                 task.cancel()
-            await asyncio.wait(coming, timeout=STOP_S)
+            await asyncio.wait(coming, timeout=self._stop_s)
         if failure is not None and (left := [ended.grant for ended in self._writer.ends()]):
             log.error(
                 "! %s ended, and may be in force after the next start, as that could not be written down: %s",

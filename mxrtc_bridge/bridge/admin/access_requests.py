@@ -111,6 +111,11 @@ class AccessRequests:
         """What goes on although nobody waits for it; as many as people have asked for at the same time."""
         self._showing: set[int] = set()
 
+    @property
+    def unsettled(self) -> int:
+        """Requests that are being asked, given or refused at this moment."""
+        return len(self._doing)
+
     async def close(self) -> None:
         """End what is still going on; what has been stored is shown after the next start."""
         for task in self._doing:

@@ -31,7 +31,7 @@ from mxrtc_bridge.core.audit.shares import AuditShares
 from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.engine.outside import DaemonThreads
 from mxrtc_bridge.storage.audit import AuditContradictionError, AuditQuery, AuditStore, contradiction
-from mxrtc_bridge.storage.audit_file import AuditFile
+from mxrtc_bridge.storage.audit_file import TAIL_LINES, AuditFile
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,12 @@ class AuditLog:
         tell_admins: Callable[[str], None],
         mirror: Callable[[int, AuditRecord], None],
         close_s: float = CLOSE_S,
+        retry_s: float = RETRY_S,
+        max_backlog: int = MAX_BACKLOG,
+        max_waiting: int = MAX_WAITING,
+        ready_for_s: float = READY_FOR_S,
+        tail_lines: int = TAIL_LINES,
+        shares: AuditShares | None = None,
     ) -> None:
         """Make it.
 
@@ -86,8 +92,19 @@ class AuditLog:
             tell_admins: says something to the admins; must not block.
             mirror: given each record once it is durable, with its number; must not block.
             close_s: see :data:`CLOSE_S`.
+            max_backlog: See :data:`MAX_BACKLOG`.
+            max_waiting: See :data:`MAX_WAITING`.
+            ready_for_s: See :data:`READY_FOR_S`.
+            retry_s: See :data:`RETRY_S`.
+            tail_lines: See :data:`TAIL_LINES`.
+            shares: how many lines users and servers may cause; None for the usual ones.
         """
         self._close_s = close_s
+        self._ready_for_s = ready_for_s
+        self._tail_lines = tail_lines
+        self._max_waiting = max_waiting
+        self._max_backlog = max_backlog
+        self._retry_s = retry_s
         self._store = store
         self._settings = settings
         self._wall_ms = wall_ms
@@ -104,7 +121,7 @@ class AuditLog:
         self._doubtful: dict[Head, None] = {}
         self._ahead: list[AuditEntry] = []
         """Lines of the file of which it is not known whether the database has them; those of one write."""
-        self._shares = AuditShares()
+        self._shares = AuditShares() if shares is None else shares
         self._removing: int | None = None
         self._failing = False
         self._closed = False
@@ -113,6 +130,11 @@ class AuditLog:
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
         self._round: asyncio.Task[None] | None = None
+
+    @property
+    def head(self) -> Head:
+        """The last line that is known to be in both places."""
+        return self._head
 
     @property
     def failing(self) -> bool:
@@ -129,7 +151,9 @@ class AuditLog:
             StorageError: one of the two cannot be used.
         """
         settings = self._settings
-        file = await self._in_thread(AuditFile, settings.file, settings.max_bytes, settings.keep)
+        file = await self._in_thread(
+            lambda: AuditFile(settings.file, settings.max_bytes, settings.keep, tail_lines=self._tail_lines)
+        )
         try:
             recovered = await Recovery(settings.file, file, self._store, MOST_TOGETHER).recover()
         except BaseException:
@@ -153,7 +177,7 @@ class AuditLog:
         """Write until cancelled."""
         while True:
             try:
-                async with asyncio.timeout(RETRY_S if self._failing else SHARES_EVERY_S):
+                async with asyncio.timeout(self._retry_s if self._failing else SHARES_EVERY_S):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -209,7 +233,7 @@ class AuditLog:
         """Make a decision durable; False if that failed, and then it must have no effect."""
         if not self._shares.take(record, self._wall_ms()):
             return await self.ready()
-        if self._closed or len(self._decisions) >= MAX_WAITING:
+        if self._closed or len(self._decisions) >= self._max_waiting:
             return False
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._decisions.append(_Waiting(record, done))
@@ -228,7 +252,7 @@ class AuditLog:
                 self._begin_failing(error)
                 self._wake.set()
                 return False
-            self._ready_until = now + READY_FOR_S
+            self._ready_until = now + self._ready_for_s
         return True
 
     def note(self, record: AuditRecord) -> None:
@@ -239,7 +263,7 @@ class AuditLog:
             self._queue(record)
 
     def _queue(self, record: AuditRecord) -> None:
-        if len(self._backlog) >= MAX_BACKLOG:
+        if len(self._backlog) >= self._max_backlog:
             self._backlog.popleft()
             self._lost += 1
         self._backlog.append(record)

@@ -109,5 +109,6 @@ def build_bot(
         wall_ms=clock.wall_ms,
         monotonic=clock.monotonic,
         withdrawn=withdrawn.holds,
+        commands_per_minute=basis.pace.commands_per_minute,
     )
     return Bot(requests, control, commands, rooms)

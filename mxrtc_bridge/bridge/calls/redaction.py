@@ -39,6 +39,7 @@ class CallRedaction:
         config: CurrentConfig,
         wall_ms: Callable[[], int],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        retry_s: float = RETRY_S,
     ) -> None:
         """Make it.
 
@@ -49,7 +50,9 @@ class CallRedaction:
             config: says whether events are taken back.
             wall_ms: milliseconds since the epoch.
             sleep: waits.
+            retry_s: See :data:`RETRY_S`.
         """
+        self._retry_s = retry_s
         self._outbox = outbox
         self._redactor = redactor
         self._store = store
@@ -92,7 +95,7 @@ class CallRedaction:
         while True:
             failed = await self._take_back()
             try:
-                async with asyncio.timeout(RETRY_S if failed else None):
+                async with asyncio.timeout(self._retry_s if failed else None):
                     await self._due.wait()
             except TimeoutError:
                 continue

@@ -110,6 +110,11 @@ class ToDeviceSignalling:
         self._tasks: asyncio.TaskGroup | None = None
         self._sent: OrderedDict[tuple[DevicePair, CallId], int] = OrderedDict()
 
+    @property
+    def lines(self) -> int:
+        """Devices of which a message waits."""
+        return len(self._lines)
+
     async def run(self) -> None:
         """Own the look-ups, until cancelled; must run before the first message comes."""
         async with asyncio.TaskGroup() as tasks:

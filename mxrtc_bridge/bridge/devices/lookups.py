@@ -119,6 +119,16 @@ Pair = tuple[UserId, UserId]
 """A virtual user, and a caller."""
 
 
+@dataclass(frozen=True, slots=True)
+class LookupStatus:
+    """What :meth:`DeviceLookups.status` says."""
+
+    users: int
+    """Users who are asked for, or wait for it."""
+    answering: tuple[str, ...]
+    """Servers that have answered when they were last asked, the newest last."""
+
+
 class DeviceLookups:
     """See the head of this module.
 
@@ -127,6 +137,10 @@ class DeviceLookups:
         config: has the policy for devices, and the domain of our homeserver, which answers for its own users at once.
         monotonic: seconds that only ever grow.
         sleep: waits before a device that is not listed is asked for again.
+        max_remembered: see :data:`MAX_REMEMBERED`.
+        request_s: see :data:`REQUEST_S`.
+        all_s: see :data:`ALL_S`.
+        servers_at_a_time: see :data:`SERVERS_AT_A_TIME`.
     """
 
     def __init__(
@@ -136,14 +150,22 @@ class DeviceLookups:
         *,
         monotonic: Callable[[], float] = elapsed_s,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        max_remembered: int = MAX_REMEMBERED,
+        request_s: float = REQUEST_S,
+        all_s: float = ALL_S,
+        servers_at_a_time: int = SERVERS_AT_A_TIME,
     ) -> None:
+        self._servers_at_a_time = servers_at_a_time
+        self._all_s = all_s
+        self._request_s = request_s
+        self._max_remembered = max_remembered
         self._lists_of = lists_of
         self._config = config
         self._own_server = config.in_force.homeserver.domain.lower()
         self._monotonic = monotonic
         self._sleep = sleep
         self._budget = RateLimit(LOOKS_A_MINUTE, LOOKS_A_MINUTE_OF_SERVER)
-        self._own_budget = RateLimit(LOOKS_A_MINUTE, LOOKS_A_MINUTE * MAX_REMEMBERED)
+        self._own_budget = RateLimit(LOOKS_A_MINUTE, LOOKS_A_MINUTE * max_remembered)
         self._alone: WeakValueDictionary[UserId, asyncio.Lock] = WeakValueDictionary()
         self._asked: OrderedDict[UserId, _Asked] = OrderedDict()
         self._own_places = asyncio.Semaphore(OWN_AT_A_TIME)
@@ -159,6 +181,10 @@ class DeviceLookups:
         """Servers that have answered when they were last asked, the newest last."""
         self._apart: OrderedDict[UserId, None] = OrderedDict()
         """Users about whom no answer can be read: they are asked for apart from others."""
+
+    def status(self) -> LookupStatus:
+        """What is under way, and which servers answer."""
+        return LookupStatus(len(self._alone), tuple(self._answering))
 
     def lists_of(self, local: UserId) -> DeviceLists | None:
         """What the device of a virtual user knows of others."""
@@ -292,7 +318,7 @@ class DeviceLookups:
         for user in users:
             self._asked[user] = asked
             self._asked.move_to_end(user)
-        while len(self._asked) > MAX_REMEMBERED:
+        while len(self._asked) > self._max_remembered:
             self._asked.popitem(last=False)
         return asked
 
@@ -313,7 +339,7 @@ class DeviceLookups:
         for local, remote in pairs:
             if self._lists_of(local) is not None:
                 by_server.setdefault(server_of(remote), {}).setdefault(remote, []).append(local)
-        places = asyncio.Semaphore(SERVERS_AT_A_TIME)
+        places = asyncio.Semaphore(self._servers_at_a_time)
 
         async def ask(server: str, locals_of: dict[UserId, list[UserId]]) -> None:
             async with places:
@@ -323,14 +349,14 @@ class DeviceLookups:
             await self._look_group(self._own_server, locals_of, heard)
 
         try:
-            async with asyncio.timeout(ALL_S), asyncio.TaskGroup() as tasks:
+            async with asyncio.timeout(self._all_s), asyncio.TaskGroup() as tasks:
                 # Whoever has answered longest ago comes first: many that hang in turns must not keep others unasked.
                 self._answered = {each: self._answered.get(each, 0.0) for each in by_server}
                 for server in sorted(by_server, key=lambda each: (each in self._silent, self._answered[each])):
                     for chunk in _chunks(by_server[server], self._apart):
                         tasks.create_task(ask_own(chunk) if server == self._own_server else ask(server, chunk))
         except TimeoutError:
-            log.info("not all devices of callers were answered for within %g s", ALL_S)
+            log.info("not all devices of callers were answered for within %g s", self._all_s)
 
     async def _look_group(
         self, server: str, locals_of: dict[UserId, list[UserId]], heard: Callable[[Pair, UserDevices], None]
@@ -338,10 +364,10 @@ class DeviceLookups:
         """Ask for users of one server, and have each of our devices that they called learn the answer."""
         asker = next(iter(locals_of.values()))[0]
         try:
-            async with asyncio.timeout(REQUEST_S):
+            async with asyncio.timeout(self._request_s):
                 await self._look_by(asker, server, locals_of, heard)
         except TimeoutError:
-            self._note(server, f"no answer within {REQUEST_S:g} s")
+            self._note(server, f"no answer within {self._request_s:g} s")
         except HomeserverError as error:
             if error.status == HTTPStatus.OK:
                 await self._look_apart(server, locals_of, heard, error)
@@ -377,7 +403,7 @@ class DeviceLookups:
             log.warning("! the keys of the devices of %s are of no use: %s", user, error)
         self._apart[user] = None
         self._apart.move_to_end(user)
-        while len(self._apart) > MAX_REMEMBERED:
+        while len(self._apart) > self._max_remembered:
             self._apart.popitem(last=False)
         if isinstance(error, AnswerTooLongError):
             # Not silence: it is the user who lists more than any answer can hold, and could hide behind it for ever.
@@ -424,13 +450,13 @@ class DeviceLookups:
         self._answering.pop(server, None)
         self._silent[server] = self._monotonic()
         self._silent.move_to_end(server)
-        while len(self._silent) > MAX_REMEMBERED:
+        while len(self._silent) > self._max_remembered:
             self._silent.popitem(last=False)
 
     def _heard(self, server: str) -> None:
         self._answering[server] = None
         self._answering.move_to_end(server)
-        if len(self._answering) > MAX_REMEMBERED:
+        if len(self._answering) > self._max_remembered:
             self._answering.popitem(last=False)
         if server in self._answered:
             self._answered[server] = self._monotonic()

@@ -43,7 +43,10 @@ class DeviceWakeups:
         self,
         devices: Callable[[], Collection[tuple[CryptoDevice, DeviceSync]]],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        *,
+        answer_s: float = ANSWER_S,
     ) -> None:
+        self._answer_s = answer_s
         self._devices = devices
         self._sleep = sleep
         self._heard = asyncio.Event()
@@ -85,7 +88,7 @@ class DeviceWakeups:
         self._heard.clear()
         try:
             await device.send_plain_to_devices(device.user, [device.device_id], PROBE_TYPE, {})
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(self._answer_s):
                 await self._heard.wait()
         except (HomeserverError, TimeoutError) as error:
             log.debug("a probe was not announced: %r", error)

@@ -240,8 +240,8 @@ async def own_device(state: StateFolder, login: Login) -> AsyncIterator[tuple[Cr
         raise NoOwnDeviceError("the package vodozemac is not installed")
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(state.opened())
-        await stack.enter_async_context(_locked(folder, state.path / "crypto.lock"))
-        key = _key(folder, state.path / "crypto.key")
+        await stack.enter_async_context(device_lock(folder, state.path / "crypto.lock"))
+        key = device_key(folder, state.path / "crypto.key")
         database = await stack.enter_async_context(await _database(state, folder))
         transport = Transport(login.homeserver, login.access_token)
         stack.push_async_callback(transport.close)
@@ -357,7 +357,7 @@ async def _device_of_peer(device: CryptoDevice, peer: UserId) -> DeviceIdentity:
 
 
 @contextlib.asynccontextmanager
-async def _locked(folder: int, path: Path) -> AsyncIterator[None]:
+async def device_lock(folder: int, path: Path, *, wait_s: float = LOCK_WAIT_S) -> AsyncIterator[None]:
     """Hold the lock on our device, after waiting a little for another command."""
     try:
         descriptor = open_private_file(folder, path.name, os.O_RDWR | os.O_CREAT, str(path))
@@ -365,7 +365,7 @@ async def _locked(folder: int, path: Path) -> AsyncIterator[None]:
         raise ClientError(Exit.LOCAL, str(error)) from error
     except OSError as error:
         raise NoOwnDeviceError(f"{path} cannot be used: {error.strerror}") from error
-    deadline = time.monotonic() + LOCK_WAIT_S
+    deadline = time.monotonic() + wait_s
     try:
         while not take_lock(descriptor):
             if time.monotonic() >= deadline:
@@ -380,7 +380,7 @@ def _url(path: Path) -> str:
     return f"sqlite://{quote(str(path.absolute()))}"
 
 
-def _key(folder: int, path: Path) -> bytes:
+def device_key(folder: int, path: Path) -> bytes:
     """The key that the secrets of our device are encrypted with, made where there is none.
 
     Raises:

@@ -96,7 +96,7 @@ def names_files(state: StateFolder, remote_name: str) -> bool:
     return remote.name.service is not None or remote.path != ""
 
 
-async def list_files(context: Context, remote_name: str) -> None:
+async def list_files(context: Context, remote_name: str, *, max_listed: int = MAX_LISTED) -> None:
     """Show what is in a directory of a service."""
     login, report = context.state.load_login(), context.report
     remote = _remote(login, remote_name)
@@ -106,7 +106,7 @@ async def list_files(context: Context, remote_name: str) -> None:
     def take(entry: FileEntry) -> None:
         nonlocal count
         count += 1
-        if len(entries) < MAX_LISTED:
+        if len(entries) < max_listed:
             entries.append(entry)
 
     async with Caller(context, login) as caller, caller.call(remote.name.peer) as connection:

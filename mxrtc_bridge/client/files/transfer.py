@@ -7,6 +7,7 @@ next connection goes on where it was cut.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.client.calls.caller import Caller
@@ -20,7 +21,7 @@ from mxrtc_bridge.client.files.sentences import (
     moved,
     summary_sentence,
 )
-from mxrtc_bridge.client.forwarding import wait_to_call_again
+from mxrtc_bridge.client.forwarding import pause_s, wait_to_call_again
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
@@ -76,6 +77,7 @@ class FileTransfer:
         job: what the other side is asked for.
         files: what is sent, or where it is put; open.
         meter: shows the progress.
+        pause: seconds before another call, after so many failures in a row.
     """
 
     def __init__(
@@ -87,7 +89,10 @@ class FileTransfer:
         job: Job,
         files: FileSource | FileReceiver,
         meter: Meter,
+        *,
+        pause: Callable[[int], float] = pause_s,
     ) -> None:
+        self._pause = pause
         self.progress: Progress | None = None
         """Of the last attempt."""
         self._caller = caller
@@ -127,7 +132,7 @@ class FileTransfer:
             if vain >= MAX_VAIN_ATTEMPTS:
                 raise ClientError(error.code, f"{error}; {vain} connections in a row brought nothing further")
             failures += 1
-            await wait_to_call_again(self._report, error, failures)
+            await wait_to_call_again(self._report, error, failures, self._pause)
 
     async def _attempt(self) -> _Ending | None:
         """Call and do the job; returns None when all is done."""

@@ -117,7 +117,9 @@ class _Decision:
 class BanRules:
     """The rules of all lists."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_rules: int = MAX_RULES, max_decisions: int = MAX_DECISIONS) -> None:
+        self._max_decisions = max_decisions
+        self._max_rules = max_rules
         self._rules: dict[RoomId, dict[RuleKey, ListRule]] = {}
         self._holders: dict[ListRule, Counter[RoomId]] = {}
         """The lists that a rule is in, and how often."""
@@ -134,7 +136,7 @@ class BanRules:
         taken: dict[RuleKey, ListRule] = {}
         complete = True
         for key, rule in rules:
-            if len(taken) >= MAX_RULES and key not in taken:
+            if len(taken) >= self._max_rules and key not in taken:
                 complete = False
                 break
             taken[key] = rule
@@ -153,7 +155,7 @@ class BanRules:
         """Take over one rule, or its end; returns whether that changes anything. A full list takes no further rule."""
         rules = self._rules.setdefault(room, {})
         before = rules.get(key)
-        if before == rule or (rule is not None and before is None and len(rules) >= MAX_RULES):
+        if before == rule or (rule is not None and before is None and len(rules) >= self._max_rules):
             return False
         if rule is None:
             del rules[key]
@@ -191,13 +193,18 @@ class BanRules:
         """How many of them have too many wildcards, and so deny nobody."""
         return sum(self._holders[rule][room] for rule in self._unusable)
 
+    @property
+    def remembered(self) -> int:
+        """Users whose decision is kept until the lists change."""
+        return len(self._decisions)
+
     def denial(self, user: UserId) -> str | None:
         """The rule that denies ``user`` everything, in words for the admin; None if no list names them."""
         decision = self._decisions.get(user)
         if decision is None or not self._caught_up(decision, user):
             decision = self._decisions[user] = self._judge(user)
         self._decisions.move_to_end(user)
-        if len(self._decisions) > MAX_DECISIONS:
+        if len(self._decisions) > self._max_decisions:
             self._decisions.popitem(last=False)
         if not decision.complete:
             return "policy lists: too many rules with wildcards come near this user"

@@ -59,6 +59,10 @@ class Deadlines(Generic[KeyT]):
         self._by_wall: list[tuple[int, KeyT]] = []
         self._by_elapsed: list[tuple[int, KeyT]] = []
 
+    def __len__(self) -> int:
+        """How many are remembered, those that were taken back and not yet forgotten included."""
+        return len(self._by_wall)
+
     def add(self, key: KeyT, until_ms: int, now: Moment) -> None:
         """Add what ends at ``until_ms`` of the wall clock."""
         end = (until_ms, now.elapsed_ms + until_ms - now.wall_ms)

@@ -35,11 +35,21 @@ class AuditShares:
     """The shares of this hour; asked for each record before it is written."""
 
     def __init__(
-        self, *, per_user: int = PER_USER, per_server: int = PER_SERVER, turned_away: int = TURNED_AWAY
+        self,
+        *,
+        per_user: int = PER_USER,
+        per_server: int = PER_SERVER,
+        turned_away: int = TURNED_AWAY,
+        max_owners: int = MAX_OWNERS,
     ) -> None:
+        self._max_owners = max_owners
         self._limits = {Retention.LET_IN: per_user, Retention.TURNED_AWAY: per_server}
         self._turned_away = turned_away
         self._shares: dict[tuple[Retention, str], _Share] = {}
+
+    def __len__(self) -> int:
+        """How many shares are remembered."""
+        return len(self._shares)
 
     def take(self, record: AuditRecord, now_ms: int) -> bool:
         """Whether there is room for a record; if not, it is counted."""
@@ -61,7 +71,7 @@ class AuditShares:
 
     def _share(self, kind: Retention, owner: str, now_ms: int) -> _Share:
         name = (kind, owner)
-        if name not in self._shares and owner not in (_ALL, _OTHERS) and len(self._shares) >= MAX_OWNERS:
+        if name not in self._shares and owner not in (_ALL, _OTHERS) and len(self._shares) >= self._max_owners:
             name = (kind, _OTHERS)
         return self._shares.setdefault(name, _Share(now_ms + WINDOW_MS))
 

@@ -28,6 +28,10 @@ class LogRate:
         self._unsaid = 0
         """Of subjects that were not mentioned at all."""
 
+    def __len__(self) -> int:
+        """How many subjects are remembered."""
+        return len(self._said)
+
     def due(self, subject: Hashable, now: float) -> int | None:
         """Whether ``subject`` may be mentioned: how many times it was not since it last was; None if it may not.
 

@@ -43,6 +43,11 @@ class RateLimit:
         self._bursts = (float(max(1, per_user)), float(max(1, per_server)))
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
+    @property
+    def remembered(self) -> int:
+        """Users and servers that have a bucket of their own."""
+        return len(self._buckets)
+
     def allow(self, user: UserId, now: float) -> bool:
         """Take one token from both buckets of ``user``, or none from either.
 
@@ -109,6 +114,11 @@ class LiveCalls:
         self._total = 0
         self._by_user: dict[UserId, int] = {}
         self._by_server: dict[str, int] = {}
+
+    @property
+    def remembered(self) -> int:
+        """Users and servers that are counted."""
+        return len(self._by_user) + len(self._by_server)
 
     def begin(self, user: UserId) -> bool:
         """Count a new call of ``user``; False, and nothing is counted, where a limit is reached."""

@@ -81,7 +81,8 @@ class _Call:
 class CallOrder:
     """Messages of many calls, each put into its order."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_calls: int = MAX_CALLS) -> None:
+        self._max_calls = max_calls
         self._calls: OrderedDict[tuple[UserId, DeviceId, CallId], _Call] = OrderedDict()
 
     def put(self, user: UserId, device: DeviceId, signal: CallToDevice) -> list[CallToDevice]:
@@ -93,7 +94,7 @@ class CallOrder:
         key = (user, device, signal.message.call_id)
         call = self._calls.setdefault(key, _Call())
         self._calls.move_to_end(key)
-        if len(self._calls) > MAX_CALLS:
+        if len(self._calls) > self._max_calls:
             self._calls.popitem(last=False)
         if call.over:
             return []

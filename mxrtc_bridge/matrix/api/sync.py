@@ -76,6 +76,7 @@ class SyncStream:
         on_change: Callable[[HomeserverError | None], None] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
+        max_seen: int = MAX_SEEN,
     ) -> None:
         """Make a stream; nothing is sent before :meth:`start`.
 
@@ -87,7 +88,9 @@ class SyncStream:
             on_change: told when the homeserver is lost (the error) and found again (None).
             sleep: waits between attempts.
             jitter: random numbers in [0, 1).
+            max_seen: See :data:`MAX_SEEN`.
         """
+        self._max_seen = max_seen
         self._homeserver = homeserver
         self._types = frozenset(types)
         self._rooms = None if rooms is None else frozenset(rooms)
@@ -168,7 +171,7 @@ class SyncStream:
         if event_id in self._seen:
             return False
         self._seen[event_id] = None
-        if len(self._seen) > MAX_SEEN:
+        if len(self._seen) > self._max_seen:
             self._seen.popitem(last=False)
         return True
 

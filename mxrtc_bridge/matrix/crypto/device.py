@@ -83,6 +83,7 @@ class CryptoDevice:
         deliver: Callable[[CryptoDevice, ToDeviceEvent], Awaitable[None]] | None = None,
         session_begun: SessionBegun = lambda _device, _by_us: None,
         monotonic: Callable[[], float] = elapsed_s,
+        budget: ReceiveBudget | None = None,
     ) -> None:
         """Make a device; nothing is sent before :meth:`start`.
 
@@ -100,6 +101,7 @@ class CryptoDevice:
             deliver: given what came from devices that had to be asked for so; None to have none of it.
             session_begun: told of sessions that have taken the place of broken ones; must not block.
             monotonic: seconds.
+            budget: how long other servers may let what is received wait; None for the usual times.
         """
         self.user = user
         self._later = later
@@ -114,7 +116,7 @@ class CryptoDevice:
         self._olm: OlmSessions
         self._outbound: OutboundSessions
         self._claims: Claims
-        self._budget = ReceiveBudget(server_of(user))
+        self._budget = budget or ReceiveBudget(server_of(user))
         self.lists = DeviceLists(server, store, wall_ms=wall_ms, known=known_identities, heard=self._budget.heard)
         heard = None if deliver is None else functools.partial(deliver, self)
         self._late = LateSenders(self.lists, later, self._take, heard)

@@ -69,6 +69,16 @@ class _Known:
     """The same by the wall clock, which goes on while the machine sleeps."""
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceListsStatus:
+    """What :meth:`DeviceLists.status` says."""
+
+    users: int
+    """Users whose devices are held in memory."""
+    asked: int
+    """Users whose devices are asked for."""
+
+
 class DeviceLists:
     """The devices of all users that one device of ours deals with."""
 
@@ -150,6 +160,10 @@ class DeviceLists:
         return max(self._changed_at.get(user, never), self._changed_at.get(_EVERYBODY, never)) >= began_s
 
     # --- what is known
+
+    def status(self) -> DeviceListsStatus:
+        """How much is held in memory."""
+        return DeviceListsStatus(len(self._cache), len(self._asking))
 
     async def of(self, users: Iterable[UserId], *, fresh: bool = False) -> dict[UserId, UserDevices]:
         """The devices of some users, asked for where they are not known.

@@ -130,6 +130,11 @@ class InboundSessions:
         if len(self._withheld) > MAX_WITHHELD:
             del self._withheld[next(iter(self._withheld))]
 
+    @property
+    def awaited(self) -> int:
+        """Keys that somebody waits for."""
+        return len(self._waiting)
+
     async def wait_for_key(self, room: RoomId, session_id: str, sender: UserId, timeout_s: float) -> bool:
         """Wait until the key of a session has come; False after the time, or when too many wait already."""
         name = (room, session_id, sender)

@@ -45,9 +45,9 @@ def _loop_time() -> float:
 class _Purse:
     """What the servers of one kind may take."""
 
-    def __init__(self) -> None:
-        self.answer_left_s = ASK_S
-        self._all = TimeBudget(ASK_S * BURST, SHARE)
+    def __init__(self, ask_s: float) -> None:
+        self.answer_left_s = ask_s
+        self._all = TimeBudget(ask_s * BURST, SHARE)
 
     def left_s(self, now_s: float) -> float:
         return min(self.answer_left_s, self._all.left_s(now_s))
@@ -63,18 +63,20 @@ class ReceiveBudget:
     Args:
         own_server: the name of our homeserver.
         monotonic: seconds, by the clock that timers go by.
+        ask_s: see :data:`ASK_S`.
     """
 
-    def __init__(self, own_server: str, monotonic: Callable[[], float] = _loop_time) -> None:
+    def __init__(self, own_server: str, monotonic: Callable[[], float] = _loop_time, *, ask_s: float = ASK_S) -> None:
+        self._ask_s = ask_s
         self._own_server = own_server
         self._monotonic = monotonic
-        self._of_known, self._of_others = _Purse(), _Purse()
+        self._of_known, self._of_others = _Purse(ask_s), _Purse(ask_s)
         self._known: OrderedDict[str, float] = OrderedDict()
         self._silent: OrderedDict[str, float] = OrderedDict()
 
     def begin(self) -> None:
         """Another answer is gone through."""
-        self._of_known.answer_left_s = self._of_others.answer_left_s = ASK_S
+        self._of_known.answer_left_s = self._of_others.answer_left_s = self._ask_s
 
     def heard(self, user: UserId) -> None:
         """The server of a user has answered, whoever asked it."""
@@ -89,14 +91,14 @@ class ReceiveBudget:
         """
         server, began_s = server_of(user), self._monotonic()
         if server == self._own_server:
-            async with _at_most(ASK_S, server):
+            async with _at_most(self._ask_s, server):
                 yield
             return
         if began_s - self._silent.get(server, -SILENT_S) < SILENT_S:
             raise HomeserverError(f"{server} did not answer a moment ago")
         purse = self._of_known if began_s - self._known.get(server, -KNOWN_S) < KNOWN_S else self._of_others
         left_s = purse.left_s(began_s)
-        if left_s < ASK_S / 2:
+        if left_s < self._ask_s / 2:
             raise HomeserverError("other servers have let us wait for too long")
         try:
             async with _at_most(left_s, server):

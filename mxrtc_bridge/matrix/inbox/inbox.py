@@ -87,6 +87,21 @@ MAX_SET_ASIDE_PER_HOUR = 500
 """Events that cannot be read and are kept for the admin to look at; more are only counted."""
 
 
+@dataclass(frozen=True, slots=True)
+class InboxStatus:
+    """What :meth:`Inbox.status` says."""
+
+    running: bool
+    waiting: int
+    """Events that have a place."""
+    lanes: int
+    """Lanes that have a worker."""
+    longest_lane: int
+    """Events that the fullest of them holds in memory."""
+    held_chars: int
+    """Characters of all that are held so."""
+
+
 class Inbox:
     """Takes events from the transaction endpoint and gives them to ``handler``.
 
@@ -215,6 +230,11 @@ class Inbox:
                 self._arrived(raw)
             except Exception as error:  # noqa: BLE001 - it must keep no other event from taking effect
                 log.error("! an event was not looked at when it arrived: %s", _describe(error))
+
+    def status(self) -> InboxStatus:
+        """How much is here at this moment."""
+        longest = max((len(lane.queue) for lane in self._lanes.values()), default=0)
+        return InboxStatus(self._tasks is not None, len(self._places), len(self._lanes), longest, self._held_chars)
 
     async def accept(self, txn_id: str, events: Sequence[object]) -> None:
         """Store the events of one transaction and queue the new ones; returns when they are committed.

@@ -49,7 +49,8 @@ class _Room:
 class Notices:
     """See the head of this module. :meth:`run` must run for anything to be sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_waiting: int = MAX_WAITING) -> None:
+        self._max_waiting = max_waiting
         self._rooms: dict[RoomId, _Room] = {}
         self._line: asyncio.Queue[RoomId] = asyncio.Queue()
         self._waiting = 0
@@ -58,6 +59,11 @@ class Notices:
     def waiting(self) -> int:
         """Notices that are not sent yet."""
         return self._waiting
+
+    @property
+    def rooms(self) -> int:
+        """Rooms of which something is remembered."""
+        return len(self._rooms)
 
     def post(
         self,
@@ -80,7 +86,7 @@ class Notices:
             fields: what programs read, beside the body.
         """
         queue = self._rooms.setdefault(room, _Room())
-        if self._waiting >= MAX_WAITING or len(queue.waiting) >= MAX_PER_ROOM:
+        if self._waiting >= self._max_waiting or len(queue.waiting) >= MAX_PER_ROOM:
             if not queue.left_out:
                 log.warning("! notices are left out: too many wait for the homeserver")
             queue.left_out += 1

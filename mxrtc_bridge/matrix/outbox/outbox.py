@@ -51,19 +51,41 @@ class _RoomQueue:
 class Outbox:
     """Ordered sends per room."""
 
-    def __init__(self, homeserver: Homeserver, *, masquerade: bool, timeout_s: float = SEND_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        *,
+        masquerade: bool,
+        timeout_s: float = SEND_TIMEOUT_S,
+        max_waiting: int = MAX_WAITING,
+        max_waiting_per_room: int = MAX_WAITING_PER_ROOM,
+    ) -> None:
         """Make an outbox.
 
         Args:
             homeserver: sends the events.
             masquerade: whether our token is an application service's, which names the sender in each request.
             timeout_s: seconds for one send, its time in the queue included.
+            max_waiting: See :data:`MAX_WAITING`.
+            max_waiting_per_room: See :data:`MAX_WAITING_PER_ROOM`.
         """
+        self._max_waiting_per_room = max_waiting_per_room
+        self._max_waiting = max_waiting
         self._homeserver = homeserver
         self._masquerade = masquerade
         self._timeout_s = timeout_s
         self._rooms: dict[RoomId, _RoomQueue] = {}
         self._waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait or are being sent, over all rooms."""
+        return self._waiting
+
+    @property
+    def rooms(self) -> int:
+        """Rooms of which something is remembered."""
+        return len(self._rooms)
 
     async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> EventId:
         """Send a call event; returns its id when the homeserver has it.
@@ -134,7 +156,7 @@ class Outbox:
     @asynccontextmanager
     async def _turn(self, room: RoomId) -> AsyncIterator[None]:
         queue = self._rooms.get(room)
-        if self._waiting >= MAX_WAITING or (queue is not None and queue.waiting >= MAX_WAITING_PER_ROOM):
+        if self._waiting >= self._max_waiting or (queue is not None and queue.waiting >= self._max_waiting_per_room):
             raise HomeserverError(f"could not send to {room}: too many messages wait for the homeserver")
         if queue is None:
             queue = self._rooms[room] = _RoomQueue()

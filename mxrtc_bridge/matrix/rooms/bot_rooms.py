@@ -54,6 +54,9 @@ class BotRooms:
         members: MemberLists,
         learners: Sequence[Learner] = (),
         entered: Callable[[RoomId, bool], None] = lambda _room, _unsure: None,
+        *,
+        enter_s: float = ENTER_S,
+        all_s: float = ALL_S,
     ) -> None:
         """Nothing is sent before :meth:`enter`.
 
@@ -64,7 +67,11 @@ class BotRooms:
             members: keeps the members of the rooms.
             learners: read what they need of each room before it counts as joined.
             entered: told of each room that counts as joined, and whether what was learned must be asked for again.
+            all_s: See :data:`ALL_S`.
+            enter_s: See :data:`ENTER_S`.
         """
+        self._all_s = all_s
+        self._enter_s = enter_s
         self._entered = entered
         self._learners = (members, *learners)
         self._members = members
@@ -135,8 +142,8 @@ class BotRooms:
         not answer keeps nobody from anything else. What is not in by then goes on in :meth:`run`.
         """
         try:
-            async with asyncio.timeout(ALL_S):
-                await each(self._not_in(), lambda name: self._try(name, ENTER_S), AT_ONCE)
+            async with asyncio.timeout(self._all_s):
+                await each(self._not_in(), lambda name: self._try(name, self._enter_s), AT_ONCE)
         except TimeoutError:
             self._late.update(self._not_in())
             self._missing.set()
@@ -217,10 +224,10 @@ class BotRooms:
 
     async def _leave(self, room: RoomId) -> None:
         try:
-            async with asyncio.timeout(ENTER_S):
+            async with asyncio.timeout(self._enter_s):
                 await self._homeserver.leave(room, self._bot)
         except TimeoutError:
-            log.warning("! %s did not leave %s within %g s", self._bot, room, ENTER_S)
+            log.warning("! %s did not leave %s within %g s", self._bot, room, self._enter_s)
         except HomeserverError as error:
             log.warning("! %s did not leave %s: %s", self._bot, room, error)
             if error.status in (403, 404):  # It is not there.
@@ -232,14 +239,14 @@ class BotRooms:
         """Join if ``room`` is a named one, whoever invites; returns whether it is."""
         if room not in self._wanted():
             unresolved = [name for name in self._not_in() if name not in self._ids]
-            await each(unresolved, lambda name: self._try(name, ENTER_S), AT_ONCE)
+            await each(unresolved, lambda name: self._try(name, self._enter_s), AT_ONCE)
         if room not in self._wanted():
             return False
         # Perhaps it is in the room all the same: any other homeserver can send an invitation to a room whose id it
         # knows, and nobody must lose a right by that.
         await self.learn_again(room, self._members)
         names = [name for name in self._not_in() if self._ids.get(name, name) == room]
-        await each(names, lambda name: self._try(name, ENTER_S), AT_ONCE)
+        await each(names, lambda name: self._try(name, self._enter_s), AT_ONCE)
         return True
 
     def look(self, room: RoomId, user: UserId, *, joined: bool) -> bool:

@@ -56,7 +56,12 @@ class MemberLists:
         bot: UserId,
         changed: Callable[[], None],
         monotonic: Callable[[], float] = elapsed_s,
+        *,
+        max_gone: int = MAX_GONE,
+        max_members: int = MAX_MEMBERS,
     ) -> None:
+        self._max_members = max_members
+        self._max_gone = max_gone
         self._homeserver = homeserver
         self._bot = bot
         self._changed = changed
@@ -160,19 +165,19 @@ class MemberLists:
 
     def _note_gone(self, room: RoomId, gone: dict[UserId, _Gone], user: UserId) -> None:
         now = self._monotonic()
-        if len(gone) >= MAX_GONE and not self._asking[room]:
+        if len(gone) >= self._max_gone and not self._asking[room]:
             for each in [each for each, end in gone.items() if end.until <= now]:
                 del gone[each]
         end = _Gone(self._number, now + SETTLE_S)
-        if user in gone or len(gone) < MAX_GONE:
+        if user in gone or len(gone) < self._max_gone:
             gone[user] = end
         else:
             self._unsure[room] = end
 
     def _set(self, room: RoomId, members: frozenset[UserId]) -> None:
-        if len(members) > MAX_MEMBERS:
+        if len(members) > self._max_members:
             if room not in self._too_large:
-                log.warning("! %s has more than %d members; nobody counts as one", room, MAX_MEMBERS)
+                log.warning("! %s has more than %d members; nobody counts as one", room, self._max_members)
             self._too_large.add(room)
             members = frozenset()
         else:

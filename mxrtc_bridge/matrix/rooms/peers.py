@@ -71,6 +71,8 @@ class Peers:
         reads_encrypted: Callable[[], bool] = lambda: False,
         monotonic: Callable[[], float] = elapsed_s,
         acts_as: Callable[[UserId], bool] = lambda _user: True,
+        handle_timeout_s: float = HANDLE_TIMEOUT_S,
+        leave_s: float = LEAVE_S,
     ) -> None:
         """Make the peers; nothing is sent before :meth:`start`.
 
@@ -86,7 +88,11 @@ class Peers:
             reads_encrypted: whether encrypted rooms are understood.
             monotonic: seconds.
             acts_as: whether a user of the namespace is ours to act as, and no person's account.
+            handle_timeout_s: See :data:`HANDLE_TIMEOUT_S`.
+            leave_s: See :data:`LEAVE_S`.
         """
+        self._leave_s = leave_s
+        self._handle_timeout_s = handle_timeout_s
         self._homeserver = homeserver
         self._reads_encrypted = reads_encrypted
         self._acts_as = acts_as
@@ -223,6 +229,11 @@ class Peers:
         await each(stored, forget, CONCURRENCY)
         log.info("%d peers in %d rooms", len(self._profiles), len(self._index))
 
+    @property
+    def unleft(self) -> int:
+        """Rooms that could not be left or declined yet, and are at the next sweep."""
+        return len(self._unleft)
+
     async def leave_idle(self, before_ms: int, *, busy: Container[RoomId] = ()) -> int:
         """Leave all rooms that were last used before ``before_ms``, and those that could not be left earlier.
 
@@ -258,11 +269,11 @@ class Peers:
     async def handle(self, event: RoomEvent) -> None:
         """Take one event of a room into account; takes a limited time. Failures of the homeserver are logged only."""
         try:
-            async with asyncio.timeout(HANDLE_TIMEOUT_S):
+            async with asyncio.timeout(self._handle_timeout_s):
                 await self._dispatch(event)
         except TimeoutError:
             self._seldom.warning(
-                event.sender, "%s of %s was not handled within %g s", event.type, event.room_id, HANDLE_TIMEOUT_S
+                event.sender, "%s of %s was not handled within %g s", event.type, event.room_id, self._handle_timeout_s
             )
         except HomeserverError as error:
             self._seldom.warning(event.sender, "%s of %s was not handled: %s", event.type, event.room_id, error)
@@ -441,7 +452,7 @@ class Peers:
     async def _request_leave(self, peer: UserId, room: RoomId) -> None:
         """Leave or decline; a refusal means that the peer is not there, any other failure is tried again later."""
         try:
-            async with asyncio.timeout(LEAVE_S):
+            async with asyncio.timeout(self._leave_s):
                 await self._homeserver.leave(room, peer)
         except (HomeserverError, TimeoutError) as error:
             log.debug("%s could not leave %s: %s", peer, room, str(error) or "no answer in time")

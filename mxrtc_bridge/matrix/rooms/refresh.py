@@ -36,6 +36,14 @@ Read = Callable[[RoomId], Awaitable[float | None]]
 """Asks and takes the answer over; returns None, or after how many seconds the room must be asked for once more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """How long a room is left alone after an answer: see :data:`GAP_S` and :data:`GAP_FACTOR`."""
+
+    least_s: float = GAP_S
+    factor: float = GAP_FACTOR
+
+
 @dataclass(slots=True)
 class _Room:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -57,11 +65,19 @@ class Refresher:
         read: asks for one room.
         monotonic: seconds.
         parallel: questions at the same time.
+        gap: between two questions about a room.
     """
 
     def __init__(
-        self, what: str, read: Read, *, monotonic: Callable[[], float] = elapsed_s, parallel: int = PARALLEL
+        self,
+        what: str,
+        read: Read,
+        *,
+        monotonic: Callable[[], float] = elapsed_s,
+        parallel: int = PARALLEL,
+        gap: Gap = Gap(),
     ) -> None:
+        self._gap = gap
         self._what = what
         self._read = read
         self._monotonic = monotonic
@@ -133,7 +149,7 @@ class Refresher:
             raise HomeserverError(f"the homeserver did not answer within {ASK_TIMEOUT_S:g} s") from None
         now = self._monotonic()
         state.began, state.answered, state.failures = began, doubts, 0
-        state.due = now + min(LONGEST_GAP_S, max(GAP_S, GAP_FACTOR * (now - began)))
+        state.due = now + min(LONGEST_GAP_S, max(self._gap.least_s, self._gap.factor * (now - began)))
         if self._rooms.get(room) is not state:
             return
         if again_s is not None:

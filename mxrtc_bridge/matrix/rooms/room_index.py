@@ -66,7 +66,10 @@ class RoomIndex:
         is_own: whether a user is of the bridge's namespace.
     """
 
-    def __init__(self, bot_rooms: BotRooms, is_own: Callable[[UserId], bool]) -> None:
+    def __init__(
+        self, bot_rooms: BotRooms, is_own: Callable[[UserId], bool], *, max_rooms_per_pair: int = MAX_ROOMS_PER_PAIR
+    ) -> None:
+        self._max_rooms_per_pair = max_rooms_per_pair
         self.bot_rooms = bot_rooms
         self.is_own = is_own
         self._rooms: dict[RoomId, PeerRoom] = {}
@@ -118,6 +121,6 @@ class RoomIndex:
     def surplus(self, user: UserId, peer: UserId, *, keep: RoomId) -> list[PeerRoom]:
         """Rooms of ``user`` with ``peer`` beyond the limit, least recently used first, ``keep`` never among them."""
         rooms = [room for room in self._rooms.values() if room.user == user and room.peer == peer]
-        excess = len(rooms) - MAX_ROOMS_PER_PAIR
+        excess = len(rooms) - self._max_rooms_per_pair
         rooms.sort(key=lambda room: (room.room_id == keep, room.active_ms))
         return rooms[: max(excess, 0)]

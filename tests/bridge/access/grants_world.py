@@ -53,7 +53,7 @@ class World:
     open: ClassVar[list[World]] = []
     """Those that have not ended; see :func:`closed_worlds`."""
 
-    def __init__(self, folder: Path, database: Database) -> None:
+    def __init__(self, folder: Path, database: Database, **limits: Any) -> None:
         self.folder = folder
         self.database = database
         self.now_ms = NOW
@@ -89,6 +89,7 @@ class World:
             audited=audited,
             clock=self,
             tell_admins=self.told.append,
+            **limits,
         )
         self.rights = Rights(current, rooms, self.given, self)
         desk = AdminService(
@@ -109,7 +110,7 @@ class World:
             rooms=SimpleNamespace(bot_rooms=SimpleNamespace(room=lambda _for: ADMINS), speaker_in=lambda _room: PEER),
             wall_ms=self.wall_ms,
         )
-        self._audited = audited
+        self.audited = audited
         for holder, name, step in (
             (self.grants, "add", "grant stored"),
             (audited, "grant_given", "grant audited"),
@@ -124,10 +125,10 @@ class World:
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
-    async def start(cls, folder: Path, url: str | None = None) -> Self:
+    async def start(cls, folder: Path, url: str | None = None, **limits: Any) -> Self:
         """Begin a run on the files in ``folder``, as after any end of the last one."""
         folder.mkdir(exist_ok=True)
-        world = cls(folder, await Database.open(url or f"sqlite:///{folder}/bridge.db", patience_s=0.3))
+        world = cls(folder, await Database.open(url or f"sqlite:///{folder}/bridge.db", patience_s=0.3), **limits)
         cls.open.append(world)
         await world.audit.start()
         world._tasks.append(asyncio.create_task(world.audit.run()))
@@ -158,7 +159,7 @@ class World:
         """Wait until all that waits for the database and the audit is written."""
         _ = self.given.table
         async with asyncio.timeout(10):
-            while len(self.given._writer) or self.given._giving or self.requests._doing:
+            while self.given.unwritten or self.requests.unsettled:
                 await asyncio.sleep(0.01)
             # Notes come before decisions, so those that were made so far are written with this one.
             while not await self.audit.record(AuditRecord(AuditKind.RELOAD, self.now_ms)):
@@ -180,7 +181,7 @@ class World:
         return grants_by_audit(self.folder / "audit.jsonl", self.now_ms)
 
     def session(self) -> Gate:
-        return self.rights.gate(PEER, EVE, self._audited.services(EVE, PEER))
+        return self.rights.gate(PEER, EVE, self.audited.services(EVE, PEER))
 
     async def use(self, gate: Gate) -> bool:
         """Open the service in a session; whether bytes may flow."""

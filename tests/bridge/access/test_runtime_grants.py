@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.bridge.access import grant_writer, runtime_grants
 from mxrtc_bridge.bridge.access.runtime_grants import GrantError, UnwrittenError
 from mxrtc_bridge.core.access.grants import EndedGrant, StoredGrant
 from mxrtc_bridge.core.access.policy import parse_subject
 from mxrtc_bridge.core.access.requests import Decision
 from mxrtc_bridge.core.audit.chain import AuditKind
 from mxrtc_bridge.core.audit.sentences import describe
+from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.storage.audit import AuditQuery
 from tests.bridge.access.grants_world import ADMIN, EVE, HOUR_S, NOW, SSH, WEB, RefusingDatabase, World
@@ -69,10 +69,8 @@ async def test_why_a_grant_was_revoked_is_kept(world: World, because: str, how: 
     assert describe(ends[-1]).endswith(f" revoked by {ADMIN}{how.removeprefix('revoked')}")
 
 
-async def test_an_end_is_written_down_when_the_database_works_again(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grant_writer, "FIRST_PAUSE_S", 0.01)
+async def test_an_end_is_written_down_when_the_database_works_again(tmp_path: Path) -> None:
+    world = await World.start(tmp_path / "first", pauses=Backoff(0.01, 60.0))
     await world.give()
     disk = RefusingDatabase(world)
     with pytest.raises(UnwrittenError):
@@ -83,31 +81,29 @@ async def test_an_end_is_written_down_when_the_database_works_again(
     after = await restarted(world, tmp_path)
     assert after.in_force() == set()
     await after.stop()
+    await world.stop()
 
 
-async def test_pauses_between_attempts_grow_and_everything_is_one_attempt(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grant_writer, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(grant_writer, "LONGEST_PAUSE_S", 0.002)
+async def test_pauses_between_attempts_grow_and_everything_is_one_attempt(tmp_path: Path) -> None:
+    world = await World.start(tmp_path / "first", pauses=Backoff(0.001, 0.002))
     numbers = [await world.give() for _ in range(5)]
     disk = RefusingDatabase(world)
     failures = await asyncio.gather(*(world.given.revoke(number, ADMIN) for number in numbers), return_exceptions=True)
     assert all(isinstance(each, UnwrittenError) for each in failures)
-    assert len(world.given._writer) == 5
+    assert world.given.unwritten == 5
     attempts = disk.attempts
     async with asyncio.timeout(10):
         while disk.attempts < attempts + 5:
             await asyncio.sleep(0.001)
     disk.on = False
     await world.settled()
+    await world.stop()
 
 
 async def test_a_stop_writes_down_what_waits_and_names_what_it_could_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(runtime_grants, "STOP_S", 0.1)
-    world = await World.start(tmp_path / "first")
+    world = await World.start(tmp_path / "first", stop_s=0.1)
     await world.give()
     await world.give(WEB)
     world.given.claimed(replace(next(iter(world.given.table)), once=True), object())
@@ -139,14 +135,12 @@ async def test_a_stop_writes_down_what_waits_and_names_what_it_could_not(
 async def test_a_stop_while_something_hangs_gives_nothing_that_nobody_was_told_of(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
     step: str,
     side: str,
     writes: bool,
 ) -> None:
     """Neither then nor after the next start, by the database and by the audit, and the log says what it was."""
-    monkeypatch.setattr(runtime_grants, "STOP_S", 0.1)
-    world = await World.start(tmp_path / "first")
+    world = await World.start(tmp_path / "first", stop_s=0.1)
     reached = asyncio.Event()
 
     async def hang() -> None:
@@ -192,7 +186,7 @@ async def test_a_request_is_open_again_when_its_grant_cannot_be_audited(world: W
     async def refuse(_grant: StoredGrant) -> bool:
         return False
 
-    world._audited.grant_given = refuse  # type: ignore[method-assign]
+    world.audited.grant_given = refuse  # type: ignore[method-assign]
     with pytest.raises(Exception, match=rf"It was not given: it cannot be written .* Request {number} is open again"):
         await world.requests.answer(number, Decision.ALLOW, ADMIN)
     assert [each.number for each in await world.requests.waiting()] == [number]
@@ -231,7 +225,7 @@ async def test_a_start_says_which_grants_the_audit_contradicts_and_which_it_does
     ended = await world.give()
     await world.settled()
     grant = next(iter(world.given.table))
-    world._audited.grant_ended(grant, "revoked", ADMIN)
+    world.audited.grant_ended(grant, "revoked", ADMIN)
     unknown = await world.grants.add(replace(grant, number=0))
     assert unknown is not None
     await world.grants.confirm(unknown)

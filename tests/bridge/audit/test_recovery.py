@@ -25,7 +25,6 @@ from mxrtc_bridge.core.audit.chain import (
     read_line,
 )
 from mxrtc_bridge.core.errors import StorageError
-from mxrtc_bridge.storage import audit_file
 from mxrtc_bridge.storage.audit import AuditContradictionError, AuditQuery, AuditStore
 from mxrtc_bridge.storage.audit_file import full_files, read_acts, read_lines, refused_file
 from mxrtc_bridge.storage.database import Database
@@ -65,7 +64,7 @@ async def test_what_a_crash_kept_from_the_database_is_put_there_at_the_start_and
     await audit.record(CALL)
     await crash(audit, world)
     # Written to the file, but the database did not get to know it; the last line not even that.
-    entry = module.entry_after(audit._head, END, await key_of(world))
+    entry = module.entry_after(audit.head, END, await key_of(world))
     append(world, entry.line)
     with world.path.open("a") as raw:
         raw.write('{"allowed":tr')
@@ -112,7 +111,7 @@ async def test_lines_added_while_the_bridge_is_down_are_set_aside_and_told_and_n
     await audit.record(CALL)
     await (crash(audit, world) if crashed else audit.close())
     before = await world.verify()
-    lines = forge(audit._head, GRANT, await key_of(world))
+    lines = forge(audit.head, GRANT, await key_of(world))
     append(world, *lines)
     await (await world.start()).close()
     assert await world.verify() == [*before, "start", "stop"]
@@ -127,7 +126,7 @@ async def test_lines_added_while_the_bridge_is_down_are_set_aside_and_told_and_n
 async def test_a_forged_line_behind_those_of_a_crash_takes_nothing_from_them(world: World) -> None:
     audit = await world.start()
     await crash(audit, world)
-    genuine = module.entry_after(audit._head, END, await key_of(world))
+    genuine = module.entry_after(audit.head, END, await key_of(world))
     append(world, genuine.line, *forged(genuine.head, GRANT, b""))
     await (await world.start()).close()
     assert await world.verify() == ["start", "end", "start", "stop"]
@@ -138,7 +137,7 @@ async def test_a_forged_line_behind_those_of_a_crash_takes_nothing_from_them(wor
 async def test_genuine_lines_that_no_crash_can_have_left_end_the_start(world: World, *, stopped: bool) -> None:
     audit = await world.start()
     await (audit.close() if stopped else crash(audit, world))
-    entries = [module.entry_after(audit._head, END, await key_of(world))]
+    entries = [module.entry_after(audit.head, END, await key_of(world))]
     for _ in range(0 if stopped else module.MOST_TOGETHER):
         entries.append(module.entry_after(entries[-1].head, END, await key_of(world)))
     append(world, *(entry.line for entry in entries))
@@ -194,7 +193,7 @@ async def test_lines_taken_out_moved_or_put_in_are_told_at_the_start(world: Worl
         world.told.clear()
         world.path.write_text("".join(changed))
         audit = await world.start()
-        head = audit._head
+        head = audit.head
         await audit.close()
         assert len(world.told) == 1
         assert "the file does not hold together behind line" in world.told[0]
@@ -209,7 +208,7 @@ async def test_a_line_of_which_the_database_knows_nothing_any_more_cannot_be_cha
     for _ in range(4):
         await audit.record(CALL)
     await audit.close()
-    await world.store._database.transaction(lambda connection: connection.execute("DELETE FROM audit WHERE number < 4"))
+    await world.database.transaction(lambda connection: connection.execute("DELETE FROM audit WHERE number < 4"))
     text = world.path.read_text()
     world.path.write_text(text.replace("@alice", "@carol", 1))
     await (await world.start()).close()
@@ -221,7 +220,7 @@ async def test_a_crash_between_two_files_is_no_gap(world: World) -> None:
     await audit.record(CALL)
     await crash(audit, world)
     world.path.rename(world.path.with_name("audit-000000000002.jsonl"))
-    genuine = module.entry_after(audit._head, END, await key_of(world))
+    genuine = module.entry_after(audit.head, END, await key_of(world))
     append(world, genuine.line)
     await (await world.start()).close()
     assert world.told == []
@@ -232,7 +231,7 @@ async def test_a_row_changed_in_the_database_ends_the_start(world: World) -> Non
     audit = await world.start()
     await audit.record(CALL)
     await audit.close()
-    await world.store._database.transaction(
+    await world.database.transaction(
         lambda connection: connection.execute("UPDATE audit SET digest = REPLACE(digest, '0', '1') WHERE number = 2")
     )
     with pytest.raises(AuditContradictionError, match="the number 2"):
@@ -334,17 +333,14 @@ async def test_a_lost_database_does_not_break_the_chain_of_the_file(world: World
         assert await world.verify() == ["start", "call", "stop", "start", "stop"]
 
 
-async def test_where_the_database_was_lost_a_long_file_is_believed(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_where_the_database_was_lost_a_long_file_is_believed(world: World, tmp_path: Path) -> None:
     audit = await world.start()
     for _ in range(10):
         await audit.record(CALL)
     await audit.close()
-    monkeypatch.setattr(audit_file, "TAIL_LINES", 3)
     async with await Database.open(f"sqlite:///{tmp_path / 'new.db'}") as database:
         world.store = AuditStore(database)
-        await (await world.start()).close()
+        await (await world.start(tail_lines=3)).close()
         assert (await world.verify())[-4:] == ["call", "stop", "start", "stop"]
         rows, total = await world.store.page(AuditQuery(), 1, 1)
         assert (total, "the database began empty" in (rows[0][1].reason or "")) == (5, True)

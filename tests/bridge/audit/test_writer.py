@@ -86,8 +86,7 @@ class Failing:
 async def test_a_full_disk_lets_nobody_in_loses_no_end_and_the_admins_are_told_once(
     world: World, monkeypatch: pytest.MonkeyPatch, what: type, method: str
 ) -> None:
-    monkeypatch.setattr(module, "RETRY_S", 0.02)
-    audit = await world.start()
+    audit = await world.start(retry_s=0.02)
     disk = Failing(monkeypatch, what, method)
     assert not await audit.record(CALL)
     assert audit.failing
@@ -108,9 +107,7 @@ async def test_a_full_disk_lets_nobody_in_loses_no_end_and_the_admins_are_told_o
 
 
 async def test_a_backlog_is_bounded_and_says_what_it_lost(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RETRY_S", 0.02)
-    monkeypatch.setattr(module, "MAX_BACKLOG", 3)
-    audit = await world.start()
+    audit = await world.start(retry_s=0.02, max_backlog=3)
     disk = Failing(monkeypatch, AuditFile, "append")
     for number in range(5):
         audit.note(replace(END, session=number))
@@ -123,8 +120,7 @@ async def test_a_backlog_is_bounded_and_says_what_it_lost(world: World, monkeypa
 
 
 async def test_too_many_decisions_at_once_are_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING", 2)
-    audit = await world.start()
+    audit = await world.start(max_waiting=2)
     answers = await asyncio.gather(*(audit.record(CALL) for _ in range(4)))
     assert answers == [True, True, False, False]
 
@@ -132,9 +128,8 @@ async def test_too_many_decisions_at_once_are_refused(world: World, monkeypatch:
 async def test_a_contradiction_takes_no_sessions_and_is_told_with_its_number(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RETRY_S", 0.02)
-    audit = await world.start()
-    other = module.entry_after(audit._head, replace(CALL, user="@mallory:x"))
+    audit = await world.start(retry_s=0.02)
+    other = module.entry_after(await world.store.head(), replace(CALL, user="@mallory:x"))
     await world.store.add([other])
     assert not await audit.record(CALL)
     assert not await audit.record(CALL)
@@ -148,8 +143,7 @@ async def test_a_row_that_was_stored_although_that_was_not_confirmed_is_not_in_t
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer to a COMMIT is lost for longer than the database is asked: the row is there, and nobody knows."""
-    monkeypatch.setattr(module, "RETRY_S", 0.02)
-    audit = await world.start()
+    audit = await world.start(retry_s=0.02)
     plain, lost = AuditStore.add, True
 
     async def add(self: AuditStore, rows: list[AuditEntry]) -> None:
@@ -194,8 +188,7 @@ class Unsure:
 async def test_lines_of_an_unknown_outcome_stay_and_what_was_told_about_them_follows(
     world: World, monkeypatch: pytest.MonkeyPatch, *, stores: bool
 ) -> None:
-    monkeypatch.setattr(module, "RETRY_S", 0.02)
-    audit = await world.start()
+    audit = await world.start(retry_s=0.02)
     database = Unsure(monkeypatch, stores=stores)
     asked = asyncio.create_task(audit.record(CALL))
     audit.note(END)
@@ -316,8 +309,7 @@ async def test_what_a_stop_cannot_write_is_said_to_be_lost(
 async def test_a_caller_orders_no_more_lines_than_its_share_and_what_is_beyond_is_said(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "AuditShares", lambda: AuditShares(per_user=5))
-    audit = await world.start()
+    audit = await world.start(shares=AuditShares(per_user=5))
     use = AuditRecord(AuditKind.SERVICE, NOW, user="@alice:example.org", service="ssh", allowed=True, rule="g")
     assert all([await audit.record(use) for _ in range(50)])
     assert await audit.record(CALL)
@@ -331,9 +323,7 @@ async def test_a_caller_orders_no_more_lines_than_its_share_and_what_is_beyond_i
 async def test_a_use_beyond_the_share_is_refused_too_where_nothing_can_be_written(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RETRY_S", 0.02)
-    monkeypatch.setattr(module, "READY_FOR_S", 0.0)
-    audit = await world.start()
+    audit = await world.start(retry_s=0.02, ready_for_s=0.0)
     assert await audit.ready()
     full = True
 
@@ -356,8 +346,7 @@ async def test_what_the_database_has_forgotten_is_said(world: World) -> None:
     for _ in range(9):
         await audit.record(CALL)
     assert await audit.left_out() == 0
-    world.store._max_rows = 4
-    await world.store.prune(NOW)
+    await AuditStore(world.database, max_rows=4).prune(NOW)
     assert await audit.left_out() == 5
 
 

@@ -35,6 +35,7 @@ class World:
 
     def __init__(self, folder: Path, database: Database) -> None:
         self.path = folder / "audit.jsonl"
+        self.database = database
         self.store = AuditStore(database)
         self.told: list[str] = []
         self.mirrored: list[int] = []

@@ -39,8 +39,16 @@ class World:
         self.slept: list[float] = []
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def start(self) -> CallRedaction:
-        traces = CallRedaction(self, self, self.store, config=self, wall_ms=lambda: 5, sleep=self.sleep)  # type: ignore[arg-type]
+    async def start(self, **times: float) -> CallRedaction:
+        traces = CallRedaction(
+            self,  # type: ignore[arg-type]
+            self,  # type: ignore[arg-type]
+            self.store,
+            config=self,  # type: ignore[arg-type]
+            wall_ms=lambda: 5,
+            sleep=self.sleep,
+            **times,  # type: ignore[arg-type]
+        )
         await traces.start()
         self.tasks.append(asyncio.create_task(traces.run()))
         return traces
@@ -112,11 +120,8 @@ async def test_where_it_is_not_wanted_everything_stays(world: World) -> None:
     assert await world.until_redacted(1) == ["$b-answer"]
 
 
-async def test_what_may_not_be_redacted_holds_up_nothing_and_an_outage_is_waited_for(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mxrtc_bridge.bridge.calls.redaction.RETRY_S", 0.02)
-    traces = await world.start()
+async def test_what_may_not_be_redacted_holds_up_nothing_and_an_outage_is_waited_for(world: World) -> None:
+    traces = await world.start(retry_s=0.02)
     await say(traces, "a", "answer")
     world.failure = HomeserverError("away", 0)
     await traces.call_over(record("a"))

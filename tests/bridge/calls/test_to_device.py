@@ -262,7 +262,7 @@ async def test_messages_of_others_do_not_wait_for_a_look_up_and_those_of_the_dev
     gate.set()
     await world.settle()
     assert [type(event.message) for event in world.heard[1:]] == [Invite, Hangup]
-    assert world.signals._lines == {}
+    assert world.signals.lines == 0
 
 
 async def test_what_waits_is_bounded_for_a_device_a_user_and_a_server(world: World) -> None:
@@ -281,11 +281,11 @@ async def test_what_waits_is_bounded_for_a_device_a_user_and_a_server(world: Wor
         await invites(1, user=UserId(f"@u{number}:example.org"))
     assert world.refusals() == ["rate"] * (6 + MAX_LINES_OF_USER)
     await invites(1, user=UserId("@carol:far.test"))
-    assert len(world.signals._lines) == MAX_LINES_OF_SERVER + 1
+    assert world.signals.lines == MAX_LINES_OF_SERVER + 1
     gate.set()
     for _ in range(100):
         await asyncio.sleep(0)
-    assert world.signals._lines == {}
+    assert world.signals.lines == 0
 
 
 async def test_a_failure_in_a_look_up_stops_no_other_message(world: World, caplog: pytest.LogCaptureFixture) -> None:

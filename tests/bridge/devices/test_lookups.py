@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from mxrtc_bridge.bridge.devices import lookups
 from mxrtc_bridge.bridge.devices.lookups import (
     FRESH_S,
     LOOKS,
@@ -36,6 +36,8 @@ from tests.matrix.crypto.key_homeserver import KeyHomeserver
 from tests.matrix.crypto.memory import MemoryStore
 from tests.waiting import until
 
+pytestmark = pytest.mark.virtual_time
+
 BUILD, WEB = UserId("@rtc_build:example.org"), UserId("@rtc_web:example.org")
 ALICE, BOB, FAR = UserId("@alice:example.org"), UserId("@bob:example.org"), UserId("@carol:far.test")
 
@@ -43,14 +45,16 @@ ALICE, BOB, FAR = UserId("@alice:example.org"), UserId("@bob:example.org"), User
 class World:
     """Two peers, their homeserver and databases, and a clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, **limits: Any) -> None:
         self.server = KeyHomeserver()
         self.now_s = 1000.0
         self.pauses: list[float] = []
+        self.meanwhile: Callable[[], object] = lambda: None
+        """Done while it is waited for a device to be listed."""
         self.config = DeviceConfig()
         self.stores = {local: MemoryStore() for local in (BUILD, WEB)}
         self.lists = {local: self.made(self.stores[local]) for local in (BUILD, WEB)}
-        self.lookups = DeviceLookups(self.lists.get, self.config, monotonic=self.monotonic, sleep=self.sleep)
+        self.lookups = DeviceLookups(self.lists.get, self.config, monotonic=self.monotonic, sleep=self.sleep, **limits)
 
     def made(self, store: MemoryStore) -> DeviceLists:
         wall_ms = lambda: round(self.now_s * 1000)  # noqa: E731 - it is this clock
@@ -63,6 +67,7 @@ class World:
     async def sleep(self, pause: float) -> None:
         self.pauses.append(pause)
         self.now_s += pause
+        self.meanwhile()
 
     async def judge(self, device: DeviceIdentity, least: Trust = Trust.UNSIGNED, local: UserId = BUILD) -> Standing:
         self.config.least = least
@@ -99,7 +104,7 @@ async def test_a_device_is_good_if_it_is_listed_with_its_keys_and_trusted_enough
     caller = await world.lookups.judge(BUILD, phone)
     assert caller.device is not None
     assert (caller.standing, caller.device.trust) == (Standing.GOOD, Trust.CROSS_SIGNED)
-    assert caller.device.master == world.server._identities[ALICE].master.public
+    assert caller.device.master == world.server.identities[ALICE].master.public
     assert await world.judge(phone, Trust.VERIFIED) is Standing.UNTRUSTED
 
 
@@ -156,11 +161,7 @@ async def test_a_device_that_is_listed_a_moment_later_is_let_in(world: World, ph
     keys = KeyHomeserver()
     late = keys.log_in(ALICE, "NEW")
 
-    async def listed(pause: float) -> None:
-        world.pauses.append(pause)
-        world.server._devices[ALICE] = keys._devices[ALICE]
-
-    world.lookups._sleep = listed  # type: ignore[assignment]
+    world.meanwhile = lambda: world.server.listed.update({ALICE: keys.listed[ALICE]})
     assert await world.judge(late) is Standing.GOOD
     assert (world.pauses, len(world.server.asked)) == ([UNLISTED_PAUSE_S], 2)
     # One that never is costs some questions more.
@@ -218,10 +219,9 @@ async def test_identity_that_was_seen_to_be_another_is_let_in_by_no_lie(
 
 @pytest.mark.parametrize("lie", NO_ANSWERS)
 async def test_device_of_which_the_database_cannot_tell_is_not_let_in(
-    world: World, phone: DeviceIdentity, lie: Honesty, monkeypatch: pytest.MonkeyPatch
+    world: World, phone: DeviceIdentity, lie: Honesty
 ) -> None:
     """It hangs or refuses, so nobody knows whether the identity is the one of before."""
-    monkeypatch.setattr(lookups, "LOOK_S", 0.05)
     world.stores[BUILD].honesty = lie
     assert await world.judge(phone, Trust.CROSS_SIGNED) in (Standing.UNKNOWN, Standing.UNTRUSTED)
 
@@ -270,7 +270,7 @@ async def test_callers_of_one_user_at_one_time_cost_one_question(world: World, p
     world.server.gate.set()
     assert await asyncio.gather(*judging) == [Standing.GOOD] * 4
     assert world.server.asked == [(ALICE,)]
-    assert world.lookups._alone == {}
+    assert world.lookups.status().users == 0
 
 
 async def test_an_answer_that_was_asked_for_too_early_does_not_serve(world: World, phone: DeviceIdentity) -> None:
@@ -304,9 +304,8 @@ async def test_a_caller_makes_us_ask_only_so_often(world: World, phone: DeviceId
 
 
 async def test_a_server_that_hangs_is_left_alone_for_a_while_and_holds_up_only_its_own(
-    world: World, phone: DeviceIdentity, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    world: World, phone: DeviceIdentity, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(lookups, "LOOK_S", 0.05)
     truth, hanging = world.server.query_keys, 0
 
     async def query(device: object, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
@@ -333,9 +332,8 @@ async def test_a_server_that_hangs_is_left_alone_for_a_while_and_holds_up_only_i
 
 
 async def test_a_server_that_was_not_asked_because_others_hang_does_not_count_as_silent(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(lookups, "LOOK_S", 2.0)
     truth = world.server.query_keys
 
     async def query(device: object, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
@@ -349,7 +347,7 @@ async def test_a_server_that_was_not_asked_because_others_hang_does_not_count_as
     judging = [asyncio.create_task(world.judge(each)) for each in strangers]
     for _ in range(50):
         await asyncio.sleep(0)
-    monkeypatch.setattr(lookups, "LOOK_S", 0.2)  # over before any of theirs is
+    # In virtual time its limit is over in the very moment in which those of the others are.
     assert await world.judge(far) is Standing.UNKNOWN, "it waits behind the others, and is not asked for"
     await asyncio.gather(*judging)
     assert "of far.test cannot be asked for" not in caplog.text
@@ -399,10 +397,7 @@ async def test_no_answer_is_heard_by_nobody_and_logged_once(
     assert "are answered for again" in caplog.text
 
 
-async def test_a_server_that_hangs_keeps_nobody_else_from_being_heard(
-    world: World, phone: DeviceIdentity, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lookups, "REQUEST_S", 0.05)
+async def test_a_server_that_hangs_keeps_nobody_else_from_being_heard(world: World, phone: DeviceIdentity) -> None:
     truth = world.server.query_keys
 
     async def query(device: object, users: Sequence[UserId]):  # type: ignore[no-untyped-def]
@@ -414,13 +409,9 @@ async def test_a_server_that_hangs_keeps_nobody_else_from_being_heard(
     assert await world.look_all((BUILD, FAR), (BUILD, ALICE)) == {(BUILD, ALICE): ["PHONE"]}
 
 
-async def test_servers_that_hang_in_turns_do_not_keep_another_one_from_being_asked(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_servers_that_hang_in_turns_do_not_keep_another_one_from_being_asked() -> None:
     """Each has answered in the round before, so that it does not count as silent."""
-    monkeypatch.setattr(lookups, "REQUEST_S", 0.1)
-    monkeypatch.setattr(lookups, "ALL_S", 0.16)
-    monkeypatch.setattr(lookups, "SERVERS_AT_A_TIME", 1)
+    world = World(request_s=0.1, all_s=0.16, servers_at_a_time=1)
     truth = world.server.query_keys
     evil = [UserId(f"@m{n}:evil{n}.test") for n in range(6)]
     hanging: set[UserId] = set()

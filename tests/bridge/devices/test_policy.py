@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from mxrtc_bridge.bridge.devices import lookups, policy
 from mxrtc_bridge.bridge.devices.lookups import DeviceLookups
 from mxrtc_bridge.bridge.devices.policy import CHANGED, EVERY_S, GONE, UNTRUSTED, DevicePolicy
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
@@ -43,11 +42,13 @@ class World:
         }
         self.lists = lists
         self.config = DeviceConfig(Trust.CROSS_SIGNED)
-        self.lookups = DeviceLookups(lists.get, self.config)
+        self.lookups = DeviceLookups(lists.get, self.config, sleep=self.at_once)
         self.sessions: tuple[Session, ...] = ()
         self.ended: list[tuple[Session, str]] = []
         self.pauses: list[float] = []
         self.policy = DevicePolicy(self.lookups, self, self.sleep)  # type: ignore[arg-type]
+
+    async def at_once(self, _pause: float) -> None: ...
 
     async def sleep(self, pause: float) -> None:
         self.pauses.append(pause)
@@ -88,7 +89,7 @@ def another_identity_that_has_signed_it(world: World) -> None:
 
 
 def no_identity(world: World) -> None:
-    del world.server._identities[ALICE]
+    del world.server.identities[ALICE]
 
 
 def one_device_less(world: World) -> None:
@@ -136,7 +137,7 @@ async def test_what_the_homeserver_says_of_the_device_ends_a_session_under_every
 
 async def test_a_device_that_is_not_signed_any_more_ends_it_where_that_is_asked_for(world: World) -> None:
     await world.call()
-    keys = world.server._devices[ALICE]["PHONE"]  # type: ignore[index]
+    keys = world.server.listed[ALICE]["PHONE"]  # type: ignore[index]
     keys["signatures"][ALICE] = {
         name: each for name, each in keys["signatures"][ALICE].items() if name == "ed25519:PHONE"
     }
@@ -169,9 +170,8 @@ async def test_a_homeserver_that_does_not_answer_ends_nothing_however_long(
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize(("change", "why"), ENDS)
 async def test_what_was_said_of_the_device_once_ends_the_session_and_no_lie_lets_it_call_again(
-    world: World, change: Callable[[World], None], why: str, lie: Honesty, monkeypatch: pytest.MonkeyPatch
+    world: World, change: Callable[[World], None], why: str, lie: Honesty
 ) -> None:
-    monkeypatch.setattr(lookups, "UNLISTED_PAUSE_S", 0.0)
     session = await world.call()
     assert session.device is not None
     device = world.device
@@ -243,9 +243,7 @@ async def test_they_are_judged_again_and_again_whatever_goes_wrong(
 
     await world.call()
     monkeypatch.setattr(world.lookups, "look_all", look_all)
-    monkeypatch.setattr(policy, "EVERY_S", 7.0)
     with pytest.raises(InterruptedError):
         await world.policy.run()
-    assert (asked, world.pauses) == (3, [7.0] * 4)
+    assert (asked, world.pauses) == (3, [EVERY_S] * 4)
     assert "were not judged" in caplog.text
-    assert EVERY_S == 15.0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
 
-from mxrtc_bridge.bridge.devices import wakeups
 from mxrtc_bridge.bridge.devices.wakeups import AGAIN_S, EVERY_S, MAX_CHANGED, DeviceWakeups
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
@@ -50,15 +49,23 @@ class Device:
         self.outdated.append(None)
 
 
+async def nothing() -> None: ...
+
+
 class World:
     def __init__(self) -> None:
         self.bot, self.build = Device(BOT), Device(BUILD)
         self.pauses: list[float] = []
         self.rounds = 1
-        self.wakeups = DeviceWakeups(lambda: [(each, each) for each in (self.bot, self.build)], self.sleep)  # type: ignore[misc]
+        self.meanwhile: Callable[[], Awaitable[None]] = nothing
+        """Done in a pause."""
+        self.wakeups = DeviceWakeups(
+            lambda: [(each, each) for each in (self.bot, self.build)], self.sleep, answer_s=0.01
+        )  # type: ignore[misc]
 
     async def sleep(self, pause: float) -> None:
         self.pauses.append(pause)
+        await self.meanwhile()
         if len(self.pauses) >= self.rounds:
             raise InterruptedError
 
@@ -69,8 +76,7 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(wakeups, "ANSWER_S", 0.01)
+def world() -> World:
     return World()
 
 
@@ -127,14 +133,14 @@ async def test_changed_devices_are_noted_for_all_of_ours_also_if_one_cannot(worl
         world.wakeups.hear(news(BOT))
         world.wakeups.hear(news(changed=frozenset({BOT})))  # not yet: the polls bring it
 
-    async def sleep(_: float) -> None:
+    async def meanwhile() -> None:
         world.wakeups.hear(news(changed=frozenset(users)))
         while not world.build.outdated:
             await asyncio.sleep(0)
         raise InterruptedError
 
     world.bot.probed = announced
-    world.wakeups._sleep = sleep
+    world.meanwhile = meanwhile
     with pytest.raises(BaseExceptionGroup):
         await world.wakeups.run()
     assert world.build.outdated == [None if many else [ALICE]]

@@ -220,17 +220,16 @@ def test_an_answer_that_cannot_be_read_asks_for_another_call() -> None:
     run(story())
 
 
-async def test_one_command_at_a_time_holds_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOCK_WAIT_S", 0.1)
+async def test_one_command_at_a_time_holds_the_device(tmp_path: Path) -> None:
     path = tmp_path / "state" / "crypto.lock"
     path.parent.mkdir()
     folder = os.open(path.parent, os.O_RDONLY)
 
     async def hold() -> None:
-        async with module._locked(folder, path):
+        async with module.device_lock(folder, path, wait_s=0.1):
             pass
 
-    async with module._locked(folder, path):
+    async with module.device_lock(folder, path, wait_s=0.1):
         with pytest.raises(NoDeviceError, match="another mxrtc command"):
             await hold()
         waiting = asyncio.create_task(hold())
@@ -246,9 +245,9 @@ async def test_one_command_at_a_time_holds_the_device(tmp_path: Path, monkeypatc
 def test_the_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
     path = tmp_path / "crypto.key"
     folder = os.open(tmp_path, os.O_RDONLY)
-    key = module._key(folder, path)
+    key = module.device_key(folder, path)
     assert len(key) >= 32
-    assert module._key(folder, path) == key
+    assert module.device_key(folder, path) == key
     assert path.stat().st_mode & 0o777 == 0o600
     assert os.listdir(tmp_path) == ["crypto.key"]
     os.close(folder)
@@ -257,11 +256,11 @@ def test_the_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
 def test_an_empty_key_that_a_run_has_left_which_died_is_made_anew(tmp_path: Path) -> None:
     path, folder = tmp_path / "crypto.key", os.open(tmp_path, os.O_RDONLY)
     path.touch(mode=0o600)
-    assert len(module._key(folder, path)) >= 32
+    assert len(module.device_key(folder, path)) >= 32
     path.write_bytes(b"")
     (tmp_path / "crypto.db").touch()
     # Something may have been encrypted with the one that is lost.
-    assert module._key(folder, path) == b""
+    assert module.device_key(folder, path) == b""
     os.close(folder)
 
 

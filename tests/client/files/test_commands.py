@@ -195,11 +195,10 @@ async def test_listing_shows_names_in_a_displayable_form(
 
 
 async def test_listing_has_a_limit_and_says_so(
-    state: StateFolder, links: Links, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    state: StateFolder, links: Links, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(file_commands, "MAX_LISTED", 2)
     links.entries = tuple(entry(f"docs/{number}") for number in range(5))
-    await file_commands.list_files(Context(state, Report()), "build/share:docs")
+    await file_commands.list_files(Context(state, Report()), "build/share:docs", max_listed=2)
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 2
     assert captured.err == "3 more are not shown\n"

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.client import forwarding as forwarding_module
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files.progress_view import Meter
 from mxrtc_bridge.client.files.sentences import TransferDirection
@@ -117,17 +116,10 @@ class Caller:
         yield answer
 
 
-@pytest.fixture(autouse=True)
-def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forwarding_module, "FIRST_PAUSE_S", 0.0)
-    monkeypatch.setattr(forwarding_module, "LONGEST_PAUSE_S", 0.0)
-
-
 class Said:
     def __init__(self) -> None:
         self.out = io.StringIO()
-        self.report = Report(as_json=True)
-        self.report._objects = self.out
+        self.report = Report(as_json=True, objects=self.out)
 
     def objects(self, kind: str) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in self.out.getvalue().splitlines()]
@@ -143,7 +135,8 @@ def transferring(said: Said, *answers: Connection | Exception, service: str | No
     name = PeerName(PEER, None if service is None else ServiceName(service))
     caller: Any = Caller(*answers)
     files: Any = "files"
-    return FileTransfer(caller, said.report, name, TransferDirection.SEND, Put(), files, Meter(None))
+    direction = TransferDirection.SEND
+    return FileTransfer(caller, said.report, name, direction, Put(), files, Meter(None), pause=lambda _failures: 0.0)
 
 
 @pytest.mark.parametrize("service", ["inbox", None])

@@ -25,8 +25,8 @@ def ban(entity: object, recommendation: object = "m.ban") -> dict[str, object]:
     return {"entity": entity, "recommendation": recommendation, "reason": "spam"}
 
 
-def lists(*rules: tuple[str, str]) -> BanRules:
-    made = BanRules()
+def lists(*rules: tuple[str, str], **limits: int) -> BanRules:
+    made = BanRules(**limits)
     for number, (kind, entity) in enumerate(rules):
         made.set_rule(ROOM, (kind, str(number)), parse_rule(kind, ban(entity)))
     return made
@@ -147,9 +147,8 @@ def test_lists_stand_beside_each_other() -> None:
     assert made.denial(MALLORY) is None
 
 
-def test_a_list_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_RULES", 2)
-    made = BanRules()
+def test_a_list_has_a_limit() -> None:
+    made = BanRules(max_rules=2)
     rules = [((USER, str(n)), ListRule(RuleKind.USER, f"@{n}:evil.test")) for n in range(3)]
     assert not made.replace(ROOM, rules)
     assert made.count(ROOM) == 2
@@ -158,12 +157,11 @@ def test_a_list_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.replace(ROOM, rules[:2])
 
 
-def test_decisions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_DECISIONS", 3)
-    made = lists((SERVER, "evil.*"))
+def test_decisions_are_bounded() -> None:
+    made = lists((SERVER, "evil.*"), max_decisions=3)
     for number in range(20):
         assert made.denial(UserId(f"@u{number}:evil.test"))
-    assert len(made._decisions) == 3
+    assert made.remembered == 3
 
 
 def hashed(name: str, field: str = "hashes") -> dict[str, object]:

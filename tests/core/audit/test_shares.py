@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from mxrtc_bridge.core.audit import shares as audit_shares
 from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord
 from mxrtc_bridge.core.audit.sentences import describe
 from mxrtc_bridge.core.audit.shares import WINDOW_MS, AuditShares
@@ -61,15 +60,14 @@ def test_servers_that_somebody_makes_up_order_no_more_than_all_together_may() ->
     assert sum(shares.take(refused(f"@u:s{n}.evil.test"), NOW) for n in range(20_000)) == 50
     said = shares.over(NOW + WINDOW_MS)
     assert [each.count for each in said] == [19_950]
-    assert len(shares._shares) == 0
+    assert len(shares) == 0
 
 
-def test_the_shares_themselves_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_shares, "MAX_OWNERS", 10)
-    shares = AuditShares(per_user=1)
+def test_the_shares_themselves_are_bounded() -> None:
+    shares = AuditShares(per_user=1, max_owners=10)
     for number in range(100):
         shares.take(AuditRecord(AuditKind.SERVICE, NOW, user=f"@u{number}:b", allowed=True), NOW)
-    assert len(shares._shares) <= 12
+    assert len(shares) <= 12
     assert [describe(each) for each in shares.over(NOW, stopping=True)] == ["and 90 more uses by other users"]
 
 

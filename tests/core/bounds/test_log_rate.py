@@ -31,6 +31,6 @@ def test_lines_of_a_period_are_bounded_whatever_names_are_invented(said: list[tu
         now += step
         if seldom.due(subject, now) is not None:
             lines.append(now)
-        assert len(seldom._said) <= 5
+        assert len(seldom) <= 5
     for start in lines:
         assert len([line for line in lines if start <= line < start + 10]) <= 10

@@ -43,7 +43,7 @@ def test_rate_limit_forgets_only_the_oldest_of_too_many_users() -> None:
     assert limit.allow(ALICE, 0.0)
     for i in range(call_limits.MAX_REMEMBERED + 5):
         limit.allow(UserId(f"@u{i}:s{i}.example"), 0.0)
-    assert len(limit._buckets) == call_limits.MAX_REMEMBERED
+    assert limit.remembered == call_limits.MAX_REMEMBERED
     assert limit.allow(ALICE, 0.0), "forgotten, so the bucket is full again"
 
 
@@ -64,8 +64,7 @@ def test_live_calls_never_pass_a_limit_and_end_at_nothing(steps: list[tuple[bool
     for user in live:
         calls.end(user)
     assert len(calls) == 0
-    assert not calls._by_user
-    assert not calls._by_server
+    assert calls.remembered == 0
 
 
 @given(st.lists(st.tuples(st.floats(0, 1000), st.floats(0, 5)), max_size=50))

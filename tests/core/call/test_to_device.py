@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.core.call import to_device as module
 from mxrtc_bridge.core.call.events import Answer, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
 from mxrtc_bridge.core.call.to_device import (
     MAX_EARLY,
@@ -127,9 +126,8 @@ def test_an_end_is_acted_on_at_once_and_nothing_after_it(end: CallMessage) -> No
     assert ordered.put(ALICE, DEVICE, numbered(1, end)) == []
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_CALLS", 3)
-    ordered = CallOrder()
+def test_what_is_remembered_is_bounded() -> None:
+    ordered = CallOrder(max_calls=3)
     for number in range(10):
         ordered.put(ALICE, DeviceId(f"D{number}"), numbered(0))
     assert len(ordered) == 3

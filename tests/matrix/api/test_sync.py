@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.matrix.api import sync as sync_module
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.api.sync import SyncStream, build_filter, events_of
@@ -131,9 +130,8 @@ async def test_events_that_a_consumer_did_not_take_are_given_to_the_next() -> No
     assert [since for since, _ in script.asked] == [None, "s1", "s1", "s3"]
 
 
-async def test_memory_of_seen_events_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync_module, "MAX_SEEN", 10)
-    stream = Script(answer("s0"), *(answer(f"s{n + 1}", raw(n)) for n in range(30))).stream()
+async def test_memory_of_seen_events_is_bounded() -> None:
+    stream = Script(answer("s0"), *(answer(f"s{n + 1}", raw(n)) for n in range(30))).stream(max_seen=10)
     assert len(await all_of(stream)) == 30
     assert len(stream._seen) == 10
 

@@ -60,7 +60,7 @@ class Sender:
     def __init__(self, user: UserId, server: Server, ours: CryptoDevice, *, proves: bool) -> None:
         self.user, self.ours, self.proves = user, ours, proves
         self.account = OwnAccount.new(user, DeviceId("DEVICE"), PICKLE_KEY)
-        server._devices.setdefault(user, {})[self.account.device] = self.account.device_keys()
+        server.listed.setdefault(user, {})[self.account.device] = self.account.device_keys()
         self.olm = self.account.olm.create_outbound_session(
             vodozemac.Curve25519PublicKey.from_base64(ours.curve25519),
             vodozemac.Curve25519PublicKey.from_base64(server.one_time.pop()),

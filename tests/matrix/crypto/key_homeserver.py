@@ -28,8 +28,8 @@ class KeyHomeserver:
     """See the head of this module; stands in for :class:`mxrtc_bridge.matrix.crypto.key_server.KeyServer`."""
 
     def __init__(self) -> None:
-        self._devices: dict[UserId, dict[DeviceId, dict[str, Any]]] = {}
-        self._identities: dict[UserId, IdentityKeys] = {}
+        self.listed: dict[UserId, dict[DeviceId, dict[str, Any]]] = {}
+        self.identities: dict[UserId, IdentityKeys] = {}
         self._old: dict[str, Any] | None = None
         self.silent: str | None = None
         """What it fails with; None to answer."""
@@ -65,50 +65,50 @@ class KeyHomeserver:
         """A new device, or another one with the name of an old one."""
         account = OwnAccount.new(user, DeviceId(name), PICKLE_KEY)
         keys = account.device_keys()
-        self._devices.setdefault(user, {})[account.device] = keys
-        if signed and user in self._identities:
+        self.listed.setdefault(user, {})[account.device] = keys
+        if signed and user in self.identities:
             self.sign(user, name)
         return DeviceIdentity(user, account.device, account.ed25519, account.curve25519)
 
     def log_out(self, user: UserId, name: str | None = None) -> None:
         """Delete a device, or all of them: then the identity stays, as with Synapse."""
-        for device in [DeviceId(name)] if name else list(self._devices[user]):
-            del self._devices[user][device]
+        for device in [DeviceId(name)] if name else list(self.listed[user]):
+            del self.listed[user][device]
 
     def make_identity(self, user: UserId, seed: str = "first") -> str:
         """A new identity, which has signed nothing yet; returns its key."""
         keys = IdentityKeys.derived(seed.encode().ljust(32, b"."), user)
-        self._identities[user] = keys
+        self.identities[user] = keys
         return keys.master.public
 
     def sign(self, user: UserId, name: str) -> None:
         """Have the identity sign a device."""
-        key = self._identities[user].self_signing
-        listed = self._devices[user]
+        key = self.identities[user].self_signing
+        listed = self.listed[user]
         listed[DeviceId(name)] = with_signature(listed[DeviceId(name)], user, key.public, key.sign)
 
     def grow_stale(self) -> None:
         """From now on tell what is true now, whatever happens."""
-        self._old = self._truth(tuple(self._devices))
+        self._old = self.truth(tuple(self.listed))
 
     # What it answers
 
-    def _truth(self, users: Sequence[UserId]) -> dict[str, Any]:
+    def truth(self, users: Sequence[UserId]) -> dict[str, Any]:
         answer: dict[str, Any] = {"device_keys": {}, "master_keys": {}, "self_signing_keys": {}, "failures": {}}
         for user in users:
-            if user in self._identities:
-                content = identity_content(user, self._identities[user])
+            if user in self.identities:
+                content = identity_content(user, self.identities[user])
                 answer["master_keys"][user] = content["master_key"]
                 answer["self_signing_keys"][user] = content["self_signing_key"]
             if server_of(user) in self.failures:
                 answer["failures"][server_of(user)] = {"status": 503}
             elif user not in self.forgets:
-                answer["device_keys"][user] = copy.deepcopy(dict(self._devices.get(user, {})))
+                answer["device_keys"][user] = copy.deepcopy(dict(self.listed.get(user, {})))
         return answer
 
     async def query_keys(self, _device: object, users: Sequence[UserId]) -> Mapping[str, object]:
         self.asked.append(tuple(users))
-        answer = self._old or self._truth(users)
+        answer = self._old or self.truth(users)
         if self.gate is not None:
             await self.gate.wait()
         if self.silent is not None:

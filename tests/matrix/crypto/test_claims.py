@@ -59,7 +59,7 @@ class Friend:
         self.keys: dict[str, Any] = self.account.keys_to_upload()["one_time_keys"]
         self.sessions: list[vodozemac.Session] = []
         server.friends[user] = self
-        server._devices.setdefault(user, {})[self.account.device] = self.account.device_keys()
+        server.listed.setdefault(user, {})[self.account.device] = self.account.device_keys()
 
     @property
     def identity(self) -> DeviceIdentity:
@@ -148,7 +148,7 @@ async def test_a_claim_that_hangs_holds_up_neither_what_goes_to_others_nor_what_
 async def test_a_broken_session_is_replaced_while_others_are_answered() -> None:
     made = await world()
     stranger = Sender(MALLORY, made.server, made.ours, proves=True)
-    del made.server._devices[MALLORY]["DEVICE"]
+    del made.server.listed[MALLORY]["DEVICE"]
     stranger.account = made.mallory.account
     item = stranger.says()
     item["content"]["ciphertext"][made.ours.curve25519] |= {"type": 1}
@@ -289,7 +289,7 @@ async def test_a_device_that_was_deleted_while_a_key_was_claimed_or_others_were_
     made.server.released.set()
     first = await waiting
     assert made.mallory.reads(made.server, made.ours) == []
-    made.server._devices[MALLORY][DeviceId("PHONE")] = made.mallory.account.device_keys()
+    made.server.listed[MALLORY][DeviceId("PHONE")] = made.mallory.account.device_keys()
     await made.ours.receive_sync(changed)
     second = await made.say(ROOM, 1, MALLORY, ALICE)
     assert len(made.mallory.reads(made.server, made.ours)) == 1

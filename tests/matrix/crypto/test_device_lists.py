@@ -200,7 +200,7 @@ async def test_no_devices_is_an_answer_and_a_wrong_one_is_none(world: World) -> 
 async def test_a_device_whose_keys_are_not_well_formed_is_not_there(world: World) -> None:
     """The answer is wrong in what a user may have written: that must keep nobody in."""
     world.server.log_in(ALICE, "PHONE")
-    world.server._devices[ALICE]["PHONE"] = {"keys": "none"}  # type: ignore[index]
+    world.server.listed[ALICE]["PHONE"] = {"keys": "none"}  # type: ignore[index]
     assert await world.learn(ALICE) == {ALICE: []}
 
 
@@ -298,5 +298,4 @@ async def test_a_device_that_nobody_knows_is_asked_for_within_a_limit(world: Wor
 async def test_the_memory_is_bounded(world: World) -> None:
     for number in range(MAX_CACHED + 5):
         await world.learn(UserId(f"@u{number}:example.org"))
-    assert len(world.lists._cache) == MAX_CACHED
-    assert len(world.lists._asking) == 0
+    assert (world.lists.status().users, world.lists.status().asked) == (MAX_CACHED, 0)

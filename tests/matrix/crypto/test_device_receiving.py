@@ -10,19 +10,16 @@ import pytest
 from mxrtc_bridge.core.crypto.records import RoomEncryption, Trust
 from mxrtc_bridge.core.errors import AnswerTooLongError
 from mxrtc_bridge.core.ids import RoomId, UserId, server_of
-from mxrtc_bridge.matrix.crypto import receive_budget
 from mxrtc_bridge.matrix.crypto.broken_sessions import TRIES_A_MINUTE
+from mxrtc_bridge.matrix.crypto.receive_budget import ReceiveBudget
 from mxrtc_bridge.matrix.crypto.signed_json import unpadded
 from tests.matrix.crypto.device_world import ALICE, PEER, Sender, Server, answer_of, peer_at
 
 
 @pytest.mark.parametrize("proves", [True, False])
-async def test_messages_of_strangers_whose_servers_hang_keep_nobody_elses_waiting(
-    monkeypatch: pytest.MonkeyPatch, *, proves: bool
-) -> None:
-    monkeypatch.setattr(receive_budget, "ASK_S", 0.5)
+async def test_messages_of_strangers_whose_servers_hang_keep_nobody_elses_waiting(*, proves: bool) -> None:
     server = Server()
-    ours = await peer_at(server)
+    ours = await peer_at(server, budget=ReceiveBudget(server_of(PEER), ask_s=0.5))
     honest = Sender(ALICE, server, ours, proves=proves)
     strangers = [Sender(UserId(f"@m{n}:evil{n}.test"), server, ours, proves=proves) for n in range(8)]
     server.hanging = {server_of(each.user) for each in strangers}
@@ -32,12 +29,9 @@ async def test_messages_of_strangers_whose_servers_hang_keep_nobody_elses_waitin
     assert len([asked for asked in server.asked if asked != (ALICE,)]) == 1, "nobody is asked when the time is over"
 
 
-async def test_a_server_that_has_let_us_wait_is_not_asked_again_with_the_next_answer(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(receive_budget, "ASK_S", 0.5)
+async def test_a_server_that_has_let_us_wait_is_not_asked_again_with_the_next_answer() -> None:
     server = Server()
-    ours = await peer_at(server)
+    ours = await peer_at(server, budget=ReceiveBudget(server_of(PEER), ask_s=0.5))
     strangers = [Sender(UserId(f"@m{n}:evil.test"), server, ours, proves=True) for n in range(3)]
     other = Sender(UserId("@carol:other.test"), server, ours, proves=False)
     server.hanging = {"evil.test"}
@@ -50,12 +44,9 @@ async def test_a_server_that_has_let_us_wait_is_not_asked_again_with_the_next_an
     assert [user for asked in server.asked for user in asked] == ["@m0:evil.test", "@carol:other.test"]
 
 
-async def test_broken_messages_of_devices_whose_server_hangs_keep_nobody_waiting(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(receive_budget, "ASK_S", 0.5)
+async def test_broken_messages_of_devices_whose_server_hangs_keep_nobody_waiting() -> None:
     server = Server()
-    ours = await peer_at(server)
+    ours = await peer_at(server, budget=ReceiveBudget(server_of(PEER), ask_s=0.5))
     honest = Sender(ALICE, server, ours, proves=True)
     await ours.settle("token", {})
     broken = []

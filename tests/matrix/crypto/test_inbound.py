@@ -45,7 +45,7 @@ async def test_every_waiter_is_woken_when_the_key_comes_also_when_another_has_gi
     sessions.key_saved(RECORD)
     async with asyncio.timeout(1):
         assert await asyncio.gather(first, second) == [True, True]
-    assert sessions._waiting == {}
+    assert sessions.awaited == 0
 
 
 async def test_keys_that_are_waited_for_are_bounded_and_forgotten_when_nobody_waits() -> None:
@@ -54,9 +54,9 @@ async def test_keys_that_are_waited_for_are_bounded_and_forgotten_when_nobody_wa
         asyncio.create_task(sessions.wait_for_key(NAME[0], f"S{n}", NAME[2], 60)) for n in range(MAX_WAITING * 2)
     ]
     await settle()
-    assert len(sessions._waiting) == MAX_WAITING
+    assert sessions.awaited == MAX_WAITING
     assert [task.result() for task in waiting if task.done()] == [False] * MAX_WAITING
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    assert sessions._waiting == {}
+    assert sessions.awaited == 0

@@ -24,7 +24,7 @@ class Slow(Server):
         hangs = any(server_of(user) in self.hanging for user in users)
         self.asked.append(tuple(users))
         await asyncio.sleep(8 if hangs else 0.05)
-        return {"device_keys": {}, "failures": {server_of(users[0]): {}}} if hangs else self._truth(users)
+        return {"device_keys": {}, "failures": {server_of(users[0]): {}}} if hangs else self.truth(users)
 
 
 class World:

@@ -66,21 +66,21 @@ class View:
         return await self.shelf.query_keys(device, users)
 
     async def make_device(self, device: DeviceId, _name: str) -> None:
-        self.shelf._devices.setdefault(self.user, {})[device] = {}
+        self.shelf.listed.setdefault(self.user, {})[device] = {}
 
     async def devices(self) -> tuple[DeviceId, ...]:
-        return tuple(self.shelf._devices.get(self.user, {}))
+        return tuple(self.shelf.listed.get(self.user, {}))
 
     async def delete_devices(self, devices: Sequence[DeviceId]) -> None:
         for device in devices:
-            del self.shelf._devices[self.user][device]
+            del self.shelf.listed[self.user][device]
             self.shelf.keys.pop((self.user, device), None)
 
     async def upload_keys(self, device: DeviceId, content: Mapping[str, Any]) -> int:
         if self.refuses is not None:
             raise self.refuses
         if "device_keys" in content:
-            self.shelf._devices.setdefault(self.user, {})[device] = copy.deepcopy(content["device_keys"])
+            self.shelf.listed.setdefault(self.user, {})[device] = copy.deepcopy(content["device_keys"])
         keys = self.shelf.keys.setdefault((self.user, device), {})
         new = content.get("one_time_keys", {})
         for name, key in new.items():
@@ -97,12 +97,12 @@ class View:
     async def upload_identity(self, _device: object, content: Mapping[str, Any]) -> None:
         keys = IdentityKeys.derived(b"k" * 32, self.user)
         assert content["master_key"] == identity_content(self.user, keys)["master_key"]
-        self.shelf._identities[self.user] = keys
+        self.shelf.identities[self.user] = keys
 
     async def upload_signatures(self, _device: object, content: Mapping[str, Any]) -> Mapping[str, object]:
         for device, signed in content[self.user].items():
-            if device in self.shelf._devices[self.user]:
-                self.shelf._devices[self.user][device] = copy.deepcopy(signed)
+            if device in self.shelf.listed[self.user]:
+                self.shelf.listed[self.user][device] = copy.deepcopy(signed)
         return {}
 
     async def send_to_device(

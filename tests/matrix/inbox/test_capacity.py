@@ -158,12 +158,12 @@ async def test_crowd_gets_its_share_and_those_with_a_right_get_through(senders: 
     async with running(inbox):
         events = [raw_event(n, n, sender=sender) for n, sender in enumerate(senders)]
         await inbox.accept("1", events)
-        assert len(inbox._places) == taken
+        assert inbox.status().waiting == taken
         await inbox.accept("2", [raw_event(100, sender=ADMIN)])
-        assert len(inbox._places) == taken + 1
+        assert inbox.status().waiting == taken + 1
         slow.opened.set()
         await inbox.idle()
-        assert len(inbox._places) == 0
+        assert inbox.status().waiting == 0
 
 
 async def test_full_room_takes_from_those_with_a_right() -> None:
@@ -172,9 +172,9 @@ async def test_full_room_takes_from_those_with_a_right() -> None:
     limits = InboxLimits(places=places, retry_s=0)
     async with running(make_inbox(MemoryStore(), slow, limits=limits, has_right=lambda user: user == ADMIN)) as inbox:
         await inbox.accept("1", [raw_event(n, sender=f"@u{n}:example.org") for n in range(20)])
-        assert len(inbox._places) == 10
+        assert inbox.status().waiting == 10
         await inbox.accept("2", [raw_event(50, 1), raw_event(51, sender=ADMIN)])
-        assert len(inbox._places) == 12
+        assert inbox.status().waiting == 12
         slow.opened.set()
 
 
@@ -210,10 +210,10 @@ async def test_places_are_counted_anew_after_a_new_start(tmp_path: Any) -> None:
         async with running(make_inbox(store, slow, limits=limits)) as again:
             await flood(again, 100, start=2000)
             await flood(again, 20, start=6000, **member)
-            assert len(again._places) == 50 + 7
+            assert again.status().waiting == 50 + 7
             slow.opened.set()
             await again.idle()
-            assert len(again._places) == 0
+            assert again.status().waiting == 0
         assert await store.count_waiting() == []
 
 
@@ -227,12 +227,12 @@ async def test_places_are_right_again_after_a_commit_whose_answer_was_lost() -> 
         with pytest.raises(StorageError):
             await inbox.accept("2", [raw_event(3)])
         await inbox.accept("1", [raw_event(1), raw_event(2)])
-        assert len(inbox._places) == 2
+        assert inbox.status().waiting == 2
         await inbox.accept("2", [raw_event(3)])
-        assert len(inbox._places) == 3
+        assert inbox.status().waiting == 3
         slow.opened.set()
         await inbox.idle()
-        assert len(inbox._places) == 0
+        assert inbox.status().waiting == 0
     assert sorted(event.content["number"] for event in slow.handled) == [1, 2, 3]
 
 
@@ -241,7 +241,7 @@ async def test_repeated_events_take_no_place() -> None:
     async with running(make_inbox(MemoryStore(), slow)) as inbox:
         for _ in range(100):
             await inbox.accept("1", [raw_event(n) for n in range(10)])
-        assert len(inbox._places) == 10
+        assert inbox.status().waiting == 10
         slow.opened.set()
 
 
@@ -251,7 +251,7 @@ async def test_lanes_of_a_crowd_leave_workers_for_those_with_a_right() -> None:
     async with running(make_inbox(MemoryStore(), slow, limits=limits, has_right=lambda user: user == ADMIN)) as inbox:
         await inbox.accept("1", [raw_event(n, n, sender=f"@u{n}:evil.test") for n in range(100)])
         await turns()
-        assert len(inbox._lanes) == 8
+        assert inbox.status().lanes == 8
         await inbox.accept("2", [raw_event(200, 200, sender=ADMIN)])
         await turns(200)
         assert [event.sender for event in slow.handled] == [ADMIN]
@@ -292,6 +292,6 @@ async def test_memory_does_not_grow_with_the_names_that_a_crowd_invents() -> Non
             events = [raw_event(n, n, sender=f"@u{n}:s{n % 50}.test") for n in range(start, start + 1000)]
             await inbox.accept(str(start), events)
         assert max(inbox._places._waiting.table_sizes) <= 200
-        assert len(inbox._lanes) <= 200
+        assert inbox.status().lanes <= 200
         assert inbox._places._seldom._seldom.subjects >= len(inbox._places._seldom._seldom._said)
         slow.opened.set()

@@ -10,7 +10,6 @@ from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.inbox.inbox import InboxLimits
 from tests.matrix.inbox.bench import (
-    ALICE,
     MemoryStore,
     Recorder,
     make_inbox,
@@ -87,7 +86,7 @@ async def test_memory_holds_a_bounded_number_of_events_of_a_room() -> None:
         await inbox.idle()
         for start in range(0, 100, 5):
             await inbox.accept(str(start), [raw_event(number) for number in range(start, start + 5)])
-        assert len(inbox._lanes["!r0:example.org", ALICE].queue) <= 10
+        assert inbox.status().longest_lane <= 10
         go_on.set()
         await inbox.idle()
     assert recorder.numbers == list(range(100))
@@ -107,10 +106,10 @@ async def test_memory_holds_a_bounded_number_of_characters() -> None:
         await inbox.idle()
         big = {"number": 0, "sdp": "x" * 3000}
         await inbox.accept("1", [raw_event(n, n % 4, content={**big, "number": n}) for n in range(40)])
-        assert inbox._held_chars <= 10_000 + 4 * 3500
+        assert inbox.status().held_chars <= 10_000 + 4 * 3500
         go_on.set()
         await inbox.idle()
-        assert inbox._held_chars == 0
+        assert inbox.status().held_chars == 0
     assert recorder.by_room() == {f"!r{room}:example.org": list(range(room, 40, 4)) for room in range(4)}
 
 
@@ -121,7 +120,7 @@ async def test_lanes_beyond_the_limit_wait_their_turn_in_order(rooms: int) -> No
     async with running(make_inbox(store, recorder, limits=InboxLimits(lanes=rooms, page=3))) as inbox:
         for start in range(0, 200, 10):
             await inbox.accept(str(start), [raw_event(n, n % 10) for n in range(start, start + 10)])
-            assert len(inbox._lanes) <= rooms
+            assert inbox.status().lanes <= rooms
             for _ in range(start % 7):
                 await asyncio.sleep(0)
         await inbox.idle()

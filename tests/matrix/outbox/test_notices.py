@@ -10,7 +10,6 @@ import pytest
 
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
-from mxrtc_bridge.matrix.outbox import notices as module
 from mxrtc_bridge.matrix.outbox.notices import MAX_PER_ROOM, SENDERS, Notices
 
 BOT = UserId("@rtcbot:example.org")
@@ -102,18 +101,17 @@ async def test_at_the_limit_of_a_room_notices_are_left_out_and_counted() -> None
     assert texts[1:] == [*(str(number) for number in range(1, MAX_PER_ROOM)), "later"]
 
 
-async def test_at_the_limit_of_all_rooms_nothing_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING", 5)
+async def test_at_the_limit_of_all_rooms_nothing_grows() -> None:
     server = Server()
-    notices = Notices()
+    notices = Notices(max_waiting=5)
     for number in range(100):
         notices.post(RoomId(f"!{number}:example.org"), BOT, "text", key="key")
     assert notices.waiting == 5
-    assert len(notices._rooms) == 5
+    assert notices.rooms == 5
     async with running(notices, server):
         await settle(notices)
     assert len(server.sent) == 5
-    assert notices._rooms == {}
+    assert notices.rooms == 0
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from mxrtc_bridge.core.call.events import CandidateLine, Candidates, Hangup, Ver
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
-from mxrtc_bridge.matrix.outbox import outbox as outbox_module
 from mxrtc_bridge.matrix.outbox.outbox import Outbox, transaction_id
 from tests.matrix.conftest import BridgeWorld, MakePerson
 
@@ -69,7 +68,7 @@ async def test_room_sends_one_after_the_other_and_rooms_do_not_wait_for_each_oth
     gate.open(txn("0", OTHER))
     await asyncio.gather(*tasks)
     assert [entry[2] for entry in gate.sent if entry[0] == ROOM] == [txn(str(step)) for step in range(5)]
-    assert outbox._rooms == {}
+    assert outbox.rooms == 0
 
 
 async def test_failed_or_cancelled_send_lets_the_next_one_go() -> None:
@@ -87,14 +86,13 @@ async def test_failed_or_cancelled_send_lets_the_next_one_go() -> None:
         await second
     await third
     assert [entry[2] for entry in gate.sent] == [txn("2")]
-    assert (outbox._rooms, outbox._waiting) == ({}, 0)
+    assert (outbox.rooms, outbox.waiting) == (0, 0)
 
 
 @pytest.mark.parametrize("extra", [-1, 0, 1])
-async def test_room_takes_a_limited_number_of_sends(monkeypatch: pytest.MonkeyPatch, extra: int) -> None:
-    monkeypatch.setattr(outbox_module, "MAX_WAITING_PER_ROOM", 4)
+async def test_room_takes_a_limited_number_of_sends(extra: int) -> None:
     gate = Gate()
-    outbox = Outbox(gate, masquerade=True)
+    outbox = Outbox(gate, masquerade=True, max_waiting_per_room=4)
     tasks = [asyncio.create_task(outbox.send(ROOM, PEER, HANGUP, step=str(step))) for step in range(4 + extra)]
     await settle()
     refused = [task for task in tasks if task.done()]
@@ -110,9 +108,8 @@ async def test_room_takes_a_limited_number_of_sends(monkeypatch: pytest.MonkeyPa
     await asyncio.gather(*tasks, other, return_exceptions=True)
 
 
-async def test_all_rooms_together_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox_module, "MAX_WAITING", 3)
-    outbox = Outbox(Gate(), masquerade=True)
+async def test_all_rooms_together_are_limited() -> None:
+    outbox = Outbox(Gate(), masquerade=True, max_waiting=3)
     rooms = [RoomId(f"!{number}:example.org") for number in range(4)]
     tasks = [asyncio.create_task(outbox.send(room, PEER, HANGUP, step="0")) for room in rooms]
     await settle()

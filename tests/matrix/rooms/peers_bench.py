@@ -14,12 +14,12 @@ from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, encode
-from mxrtc_bridge.matrix.rooms.bot_rooms import BotRooms
+from mxrtc_bridge.matrix.rooms.bot_rooms import ALL_S, ENTER_S, BotRooms
 from mxrtc_bridge.matrix.rooms.members import MemberLists
 from mxrtc_bridge.matrix.rooms.peer_membership import SETTLE_S
-from mxrtc_bridge.matrix.rooms.peers import Peers
+from mxrtc_bridge.matrix.rooms.peers import HANDLE_TIMEOUT_S, LEAVE_S, Peers
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
-from mxrtc_bridge.matrix.rooms.room_index import RoomIndex
+from mxrtc_bridge.matrix.rooms.room_index import MAX_ROOMS_PER_PAIR, RoomIndex
 from tests.honesty import Honesty, failure
 
 ALICE = UserId("@alice:example.org")
@@ -173,11 +173,18 @@ class Bench:
     now_ms: int = 1_000_000_000
     profiles: tuple[PeerProfile, ...] = (PeerProfile(PEER, "Build"), PeerProfile(PEER_2, "Logs"))
     named: dict[str, str] = field(default_factory=dict)
+    each_s: float = ENTER_S
+    all_s: float = ALL_S
+    max_rooms_per_pair: int = MAX_ROOMS_PER_PAIR
+    handle_timeout_s: float = HANDLE_TIMEOUT_S
+    leave_s: float = LEAVE_S
 
     def __post_init__(self) -> None:
         self.lists = MemberLists(self.homeserver, BOT, lambda: None, lambda: self.now_ms / 1000)
-        self.bot_rooms = BotRooms(self.homeserver, BOT, self.named, self.lists)
-        self.index = RoomIndex(self.bot_rooms, lambda user: user.startswith("@rtc_"))
+        self.bot_rooms = BotRooms(self.homeserver, BOT, self.named, self.lists, enter_s=self.each_s, all_s=self.all_s)
+        self.index = RoomIndex(
+            self.bot_rooms, lambda user: user.startswith("@rtc_"), max_rooms_per_pair=self.max_rooms_per_pair
+        )
         self.peers = Peers(
             self.homeserver,
             self.directory,
@@ -188,6 +195,8 @@ class Bench:
             may_use=lambda user, peer: (user, peer) in self.granted,
             wall_ms=lambda: self.now_ms,
             monotonic=lambda: self.now_ms / 1000,
+            handle_timeout_s=self.handle_timeout_s,
+            leave_s=self.leave_s,
         )
 
     async def arrive(self, each: RoomEvent) -> None:
@@ -202,7 +211,7 @@ class Bench:
     async def settle(self) -> None:
         """Let the time go by in which an answer may be too old, and ask for what is doubtful."""
         self.now_ms += round(SETTLE_S * 1000)
-        for room in tuple(self.peers.membership.refresher._doubtful):
+        for room in tuple(self.peers.membership.refresher.doubtful()):
             await self.peers.membership.refresher.confirm(room)
 
     async def member(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 
@@ -13,14 +15,15 @@ from mxrtc_bridge.matrix.api.homeserver import RoomFacts
 from mxrtc_bridge.matrix.rooms import bot_rooms as module
 from tests.honesty import LIES, NO_ANSWERS, Honesty
 from tests.matrix.rooms.peers_bench import ALICE, BOT, MALLORY, PEER, Bench
+from tests.waiting import turns
 
 ADMIN, NOTICES, OTHER = (RoomId(f"!{name}:example.org") for name in ("admin", "notices", "other"))
 AWAY = HomeserverError("away", 502)
 NOT_INVITED = HomeserverError("you are not invited", 403, "M_FORBIDDEN")
 
 
-async def entered(**named: str) -> Bench:
-    bench = Bench(named=named)
+async def entered(limits: Mapping[str, Any] = {}, /, **named: str) -> Bench:
+    bench = Bench(named=named, **limits)
     await bench.bot_rooms.enter()
     return bench
 
@@ -255,19 +258,11 @@ class Hanging:
         setattr(bench.homeserver, name, asked)
 
 
-def quick(monkeypatch: pytest.MonkeyPatch, each_s: float = 0.02, all_s: float = 5.0) -> None:
-    monkeypatch.setattr(module, "ENTER_S", each_s)
-    monkeypatch.setattr(module, "ALL_S", all_s)
+QUICK: dict[str, Any] = {"each_s": 0.02, "all_s": 5.0}
 
 
-async def turns() -> None:
-    for _ in range(30):
-        await asyncio.sleep(0)
-
-
-async def test_room_whose_homeserver_does_not_answer_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick(monkeypatch, each_s=3600, all_s=3600)
-    bench = Bench(named={"stuck": OTHER, "admin": ADMIN, "notices": "#rtc:example.org"})
+async def test_room_whose_homeserver_does_not_answer_holds_up_no_other() -> None:
+    bench = Bench(named={"stuck": OTHER, "admin": ADMIN, "notices": "#rtc:example.org"}, each_s=3600.0, all_s=3600.0)
     bench.homeserver.aliases["#rtc:example.org"] = NOTICES
     hanging = Hanging(bench, OTHER)
     entering = asyncio.create_task(bench.bot_rooms.enter())
@@ -281,11 +276,8 @@ async def test_room_whose_homeserver_does_not_answer_holds_up_no_other(monkeypat
 
 
 @pytest.mark.parametrize("stuck", [OTHER, "#stuck:example.org"])
-async def test_start_does_not_wait_for_a_room_longer_than_its_limit_and_goes_on_with_it(
-    stuck: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quick(monkeypatch)
-    bench = Bench(named={"stuck": stuck, "admin": ADMIN})
+async def test_start_does_not_wait_for_a_room_longer_than_its_limit_and_goes_on_with_it(stuck: str) -> None:
+    bench = Bench(named={"stuck": stuck, "admin": ADMIN}, **QUICK)
     bench.homeserver.aliases["#stuck:example.org"] = OTHER
     hanging = Hanging(bench, stuck)
     await bench.bot_rooms.enter()
@@ -298,12 +290,9 @@ async def test_start_does_not_wait_for_a_room_longer_than_its_limit_and_goes_on_
     trying.cancel()
 
 
-async def test_many_rooms_that_hang_are_asked_for_few_at_a_time_and_within_a_limit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    quick(monkeypatch, each_s=3600, all_s=0.02)
+async def test_many_rooms_that_hang_are_asked_for_few_at_a_time_and_within_a_limit() -> None:
     rooms = [RoomId(f"!{number}:example.org") for number in range(50)]
-    bench = Bench(named={room: room for room in rooms})
+    bench = Bench(named={room: room for room in rooms}, each_s=3600.0, all_s=0.02)
     hanging = Hanging(bench, *rooms)
     await bench.bot_rooms.enter()
     assert len(hanging.asked) == module.AT_ONCE
@@ -316,19 +305,17 @@ async def test_many_rooms_that_hang_are_asked_for_few_at_a_time_and_within_a_lim
     trying.cancel()
 
 
-async def test_reload_waits_for_no_room_that_hangs_to_be_joined_or_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick(monkeypatch)
+async def test_reload_waits_for_no_room_that_hangs_to_be_joined_or_left() -> None:
     stuck, gone = RoomId("!stuck:example.org"), [RoomId(f"!gone{n}:example.org") for n in range(3)]
-    bench = await entered(**{f"gone{n}": room for n, room in enumerate(gone)})
+    bench = await entered(QUICK, **{f"gone{n}": room for n, room in enumerate(gone)})
     Hanging(bench, stuck, gone[0])
     await bench.bot_rooms.reload({"stuck": stuck, "admin": ADMIN})
     assert bench.bot_rooms.joined() == {ADMIN}
     assert {room for _, room, _ in bench.homeserver.of("leave")} == set(gone[1:])
 
 
-async def test_invitation_waits_for_no_other_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick(monkeypatch, each_s=3600)
-    bench = Bench(named={"stuck": OTHER, "admin": ADMIN})
+async def test_invitation_waits_for_no_other_room() -> None:
+    bench = Bench(named={"stuck": OTHER, "admin": ADMIN}, each_s=3600.0)
     bench.homeserver.failures["join"] = AWAY
     await bench.bot_rooms.enter()
     bench.homeserver.failures.clear()
@@ -352,9 +339,8 @@ async def test_room_that_goes_on_failing_keeps_no_other_waiting_for_its_turn(mon
         await sleep(0)
 
     monkeypatch.setattr(module.asyncio, "sleep", pause)
-    bench.bot_rooms._named["stuck"] = OTHER
     bench.homeserver.failures["join"] = NOT_INVITED
-    await bench.bot_rooms.enter()
+    await bench.bot_rooms.reload({"admin": ADMIN, "stuck": OTHER})
     trying = asyncio.create_task(bench.bot_rooms.run())
     for _ in range(30):
         await sleep(0)

@@ -35,7 +35,7 @@ async def test_flood_of_one_inviter_is_answered_up_to_a_budget_and_said_once(
     await invite_often(bench, by, 2000)
     assert len([entry for entry in bench.homeserver.of(asked) if entry[1] in map(room, range(2000))]) >= answered
     assert len(bench.homeserver.of("join", "leave")) <= answered + 16
-    assert len(bench.peers._unleft) <= MAX_UNANSWERED
+    assert bench.peers.unleft <= MAX_UNANSWERED
     assert caplog.text.count("invites too often") == 1
 
 
@@ -53,7 +53,7 @@ async def test_what_was_not_answered_is_declined_at_the_next_sweep() -> None:
     assert len(bench.homeserver.of("leave")) == invitations.STRANGER_PER_MINUTE
     await bench.peers.leave_idle(0)
     assert len(bench.homeserver.of("leave")) == 50
-    assert not bench.peers._unleft
+    assert bench.peers.unleft == 0
 
 
 async def test_invitation_that_was_not_answered_may_be_made_again() -> None:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.matrix.rooms import members as module
 from mxrtc_bridge.matrix.rooms.members import SETTLE_S, MemberLists
 from tests.honesty import LIES, NO_ANSWERS, Honesty, failure
 from tests.long import examples
@@ -51,11 +50,11 @@ class Server:
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, **limits: int) -> None:
         self.server = Server()
         self.changes = 0
         self.now = 1000.0
-        self.lists = MemberLists(self.server, BOT, self.change, lambda: self.now)
+        self.lists = MemberLists(self.server, BOT, self.change, lambda: self.now, **limits)
 
     def change(self) -> None:
         self.changes += 1
@@ -192,10 +191,9 @@ async def test_answer_that_comes_after_the_bot_was_removed_counts_no_more(world:
     assert world.lists.members(ROOM) == {BOT, ALICE}
 
 
-async def test_more_removals_than_are_kept_make_the_whole_answer_too_old(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_GONE", 1)
+async def test_more_removals_than_are_kept_make_the_whole_answer_too_old() -> None:
+    world = World(max_gone=1)
+    await world.lists.learn(ROOM)
     world.server.rooms[ROOM].add(MALLORY)
     await world.lists.learn(ROOM)
     world.look(ALICE, joined=False)
@@ -208,11 +206,8 @@ async def test_more_removals_than_are_kept_make_the_whole_answer_too_old(
     assert world.lists.members(ROOM) == {BOT, ALICE}
 
 
-async def test_room_that_is_too_large_has_no_members(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    world = World()
-    monkeypatch.setattr(module, "MAX_MEMBERS", 2)
+async def test_room_that_is_too_large_has_no_members(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(max_members=2)
     await world.lists.learn(ROOM)
     assert world.lists.members(ROOM) == {BOT, ALICE}
     world.server.rooms[ROOM].add(MALLORY)

@@ -12,7 +12,6 @@ from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
 from mxrtc_bridge.matrix.rooms import peers as peers_module
-from mxrtc_bridge.matrix.rooms import room_index as rooms_module
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
 from tests.matrix.rooms.peers_bench import (
     ALICE,
@@ -161,9 +160,8 @@ async def test_second_peer_does_not_join_the_room_of_another() -> None:
     assert bench.homeserver.of("join", "leave") == [("join", ROOM, PEER), ("leave", ROOM, PEER_2)]
 
 
-async def test_oldest_room_is_left_when_a_user_makes_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rooms_module, "MAX_ROOMS_PER_PAIR", 3)
-    bench = Bench()
+async def test_oldest_room_is_left_when_a_user_makes_too_many() -> None:
+    bench = Bench(max_rooms_per_pair=3)
     places = [RoomId(f"!{n}:example.org") for n in range(5)]
     for place in places:
         bench.now_ms += 1
@@ -188,8 +186,7 @@ async def test_failing_join_is_one_log_line_and_the_next_invitation_works(caplog
 async def test_event_is_given_up_at_its_time_limit(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(peers_module, "HANDLE_TIMEOUT_S", 0.01)
-    bench = Bench()
+    bench = Bench(handle_timeout_s=0.01)
 
     async def never(*_: object) -> None:
         await asyncio.Event().wait()
@@ -203,11 +200,10 @@ async def test_event_is_given_up_at_its_time_limit(
 async def test_rooms_that_cannot_be_left_now_hold_nobody_up_and_are_left_later(
     monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    monkeypatch.setattr(peers_module, "LEAVE_S", 0.02)
     former = UserId("@rtc_old:example.org")
     stuck, rooms = asyncio.Event(), [RoomId(f"!old{n}:example.org") for n in range(20)]
     peer = former if when == "start" else PEER
-    bench = Bench(directory=FakeDirectory(*(StoredRoom(peer, room, ALICE, 5) for room in rooms)))
+    bench = Bench(directory=FakeDirectory(*(StoredRoom(peer, room, ALICE, 5) for room in rooms)), leave_s=0.02)
     bench.homeserver.members = {room: {peer, ALICE} for room in rooms}
     leave, asked = bench.homeserver.leave, []
 

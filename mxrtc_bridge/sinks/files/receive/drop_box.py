@@ -14,9 +14,10 @@ from pathlib import Path
 from mxrtc_bridge.core.access.targets import FileLimits
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.patterns import NamePattern
+from mxrtc_bridge.sinks.files.receive.incoming_file import MAX_MEMORY_BYTES
 from mxrtc_bridge.sinks.files.receive.publisher import Naming
 from mxrtc_bridge.sinks.files.receive.receipts import Receipt, read_receipts
-from mxrtc_bridge.sinks.files.receive.receiver import DirectoryReceiver, ReceivePolicy
+from mxrtc_bridge.sinks.files.receive.receiver import RECOUNT_EVERY_S, DirectoryReceiver, ReceivePolicy
 from mxrtc_bridge.sinks.files.receive.state_dir import STATE_DIRECTORY
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 
@@ -33,6 +34,8 @@ class DropBox(DirectoryReceiver):
         allowed: names that are taken; empty means all.
         mode: of files; None for the owner's alone, unless the directory says something else.
         group: of what arrives; None for the one that the kernel gives.
+        recount_every_s: see its base.
+        max_memory_bytes: see its base.
     """
 
     def __init__(
@@ -44,9 +47,16 @@ class DropBox(DirectoryReceiver):
         allowed: tuple[NamePattern, ...] = (),
         mode: int | None = None,
         group: str | None = None,
+        recount_every_s: float = RECOUNT_EVERY_S,
+        max_memory_bytes: int = MAX_MEMORY_BYTES,
     ) -> None:
         naming = Naming(sanitise=sanitise)
-        super().__init__(path, ReceivePolicy(naming, limits or FileLimits(), allowed, mode=mode, group=group))
+        super().__init__(
+            path,
+            ReceivePolicy(naming, limits or FileLimits(), allowed, mode=mode, group=group),
+            recount_every_s=recount_every_s,
+            max_memory_bytes=max_memory_bytes,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,9 @@ class IncomingFile:
         committer: Committer,
         keeper: Keeper,
         before: KeptPartial | None = None,
+        max_memory_bytes: int = MAX_MEMORY_BYTES,
     ) -> None:
+        self._max_memory_bytes = max_memory_bytes
         self.identity = identity
         self.before = before
         self.offset = 0
@@ -282,7 +284,7 @@ class IncomingFile:
         """Keep ``data`` in memory; if there is no room, put what was kept on the disk and return False."""
         if len(held) + len(data) > self.identity.size:
             raise FileError(FileCode.VIOLATION, f"more than the announced {self.identity.size} bytes came")
-        if self._committer.memory_bytes + len(data) <= MAX_MEMORY_BYTES:
+        if self._committer.memory_bytes + len(data) <= self._max_memory_bytes:
             held += data
             self._committer.memory_bytes += len(data)
             return True

@@ -7,6 +7,8 @@ it left.
 
 The books are counted from the disk at the start and anew before somebody is refused for his quota, because people take
 files out of the box behind our back.
+
+One file: what it promises, holds and has counted must change together, between two waits.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from mxrtc_bridge.core.access.targets import FileLimits
 from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry, FileError
 from mxrtc_bridge.core.files.names import MAX_PATH_BYTES, FileNameError, check_relative_path, sanitise
 from mxrtc_bridge.core.files.patterns import NamePattern, name_allowed
-from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES, Committer, IncomingFile
+from mxrtc_bridge.sinks.files.receive.incoming_file import MAX_MEMORY_BYTES, SMALL_FILE_BYTES, Committer, IncomingFile
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFileKey
 from mxrtc_bridge.sinks.files.receive.permissions import Permissions, group_id
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publication, Published
@@ -73,9 +75,21 @@ class DirectoryReceiver:
         path: the directory; made if it does not exist.
         policy: how it receives.
         clock: seconds since 1970; for tests.
+        recount_every_s: see :data:`RECOUNT_EVERY_S`.
+        max_memory_bytes: what files that are small may take together before they go to the disk.
     """
 
-    def __init__(self, path: Path, policy: ReceivePolicy, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        policy: ReceivePolicy,
+        *,
+        clock: Callable[[], float] = time.time,
+        recount_every_s: float = RECOUNT_EVERY_S,
+        max_memory_bytes: int = MAX_MEMORY_BYTES,
+    ) -> None:
+        self._recount_every_s = recount_every_s
+        self._max_memory_bytes = max_memory_bytes
         self._path = path
         self._policy = policy
         self._clock = clock
@@ -321,6 +335,7 @@ class DirectoryReceiver:
             committer=self._commit,
             keeper=self,
             before=kept,
+            max_memory_bytes=self._max_memory_bytes,
         )
         self._live[identity.key] = reception
         return reception
@@ -344,7 +359,7 @@ class DirectoryReceiver:
     async def _recount(self, *, first: bool = False) -> bool:
         """Count what is on the disk; returns whether it was done, as it is not right after the last time."""
         now = asyncio.get_running_loop().time()
-        if now - self._counted_at < RECOUNT_EVERY_S:
+        if now - self._counted_at < self._recount_every_s:
             return False
         self._counted_at = now
         async with self._commit.turn:

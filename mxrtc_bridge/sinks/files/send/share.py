@@ -16,7 +16,7 @@ from mxrtc_bridge.core.files.names import FileNameError
 from mxrtc_bridge.core.files.patterns import Selection, literal_path, parse_path_pattern
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory, is_plain
 from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile, inode_of, opened, version_of
-from mxrtc_bridge.sinks.files.send.tree_walk import Tree, TreeWalk, is_hidden
+from mxrtc_bridge.sinks.files.send.tree_walk import MAX_NAMES, Tree, TreeWalk, is_hidden
 from mxrtc_bridge.sinks.files.threads import FileThreads
 
 
@@ -32,7 +32,10 @@ class Share:
         LocalError: it cannot be opened.
     """
 
-    def __init__(self, path: Path, *, hidden: bool = False, workers: FileThreads | None = None) -> None:
+    def __init__(
+        self, path: Path, *, hidden: bool = False, workers: FileThreads | None = None, max_names: int = MAX_NAMES
+    ) -> None:
+        self._max_names = max_names
         self._root = RootedDirectory(path)
         self._hidden = hidden
         self._workers = workers or FileThreads()
@@ -62,7 +65,9 @@ class Share:
         Raises:
             FileError: ``name``, a pattern is none or there are too many.
         """
-        return TreeWalk([Tree(self._root, _selection(patterns), hidden=self._hidden)], self._workers)
+        return TreeWalk(
+            [Tree(self._root, _selection(patterns), hidden=self._hidden)], self._workers, max_names=self._max_names
+        )
 
     async def list(self, path: str) -> TreeWalk:
         """Return a walk through what is at ``path``: the file, or what the directory has, not what those have.
@@ -80,7 +85,11 @@ class Share:
         if status is None or not (stat.S_ISDIR(status.st_mode) or is_plain(status)):
             raise FileError(FileCode.UNKNOWN, "there is nothing of this name")
         selection = Selection([literal_path(parts, below=stat.S_ISDIR(status.st_mode))])
-        return TreeWalk([Tree(self._root, selection, hidden=self._hidden, deep=False, strip=False)], self._workers)
+        return TreeWalk(
+            [Tree(self._root, selection, hidden=self._hidden, deep=False, strip=False)],
+            self._workers,
+            max_names=self._max_names,
+        )
 
     async def open(self, entry: FileEntry, offset: int = 0) -> OutgoingFile:
         """Open a file that a walk has found, at ``offset``.

@@ -77,7 +77,10 @@ class TreeWalk:
         workers: threads.
     """
 
-    def __init__(self, trees: Sequence[Tree], workers: FileThreads, first: Sequence[Found] = ()) -> None:
+    def __init__(
+        self, trees: Sequence[Tree], workers: FileThreads, first: Sequence[Found] = (), *, max_names: int = MAX_NAMES
+    ) -> None:
+        self._max_names = max_names
         self._trees = deque(enumerate(trees))
         self._first = deque(first)
         self._workers = workers
@@ -149,25 +152,27 @@ class TreeWalk:
         path = "/".join((*tree.prefix, *level.parts))
         names = tree.selection.names(level.place)
         try:
-            level.names.extend(sorted(names if names is not None else _list(tree, level.parts)))
+            level.names.extend(sorted(names if names is not None else _list(tree, level.parts, self._max_names)))
         except OSError as error:
             failure = translated(error)
             yield Failure(_shown(path), failure.code, str(failure))
             return
-        if self._held + len(level.names) > MAX_NAMES:
-            yield Failure(_shown(path), FileCode.LIMIT, f"the directory has more than {MAX_NAMES - self._held} names")
+        if self._held + len(level.names) > self._max_names:
+            yield Failure(
+                _shown(path), FileCode.LIMIT, f"the directory has more than {self._max_names - self._held} names"
+            )
             return
         self._held += len(level.names)
         self._levels.append(level)
 
 
-def _list(tree: Tree, parts: tuple[str, ...]) -> Iterator[str]:
+def _list(tree: Tree, parts: tuple[str, ...], max_names: int) -> Iterator[str]:
     descriptor = tree.root.open_directory(parts)
     try:
         with os.scandir(descriptor) as entries:
             names = (entry.name for entry in entries if not is_hidden(entry.name, shown=tree.hidden))
             # One more than the limit, so that reaching it can be told from passing it.
-            yield from itertools.islice(names, MAX_NAMES + 1)
+            yield from itertools.islice(names, max_names + 1)
     finally:
         os.close(descriptor)
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from mxrtc_bridge.core.access.targets import FileLimits
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileEntry
@@ -37,7 +38,7 @@ def directory_of(path: str) -> FileEntry:
 
 
 @asynccontextmanager
-async def opened(path: Path, limits: FileLimits = ROOMY, **settings: bool) -> AsyncIterator[DropBox]:
+async def opened(path: Path, limits: FileLimits = ROOMY, **settings: Any) -> AsyncIterator[DropBox]:
     box = DropBox(path, limits, **settings)
     await box.open()
     try:

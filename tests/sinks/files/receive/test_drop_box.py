@@ -112,11 +112,8 @@ async def test_a_thousand_small_files_arrive_in_their_directories(tmp_path: Path
     assert files_in(tmp_path) == {f"d{n % 7}/e{n % 11}/{n}": b"%d" % n for n in range(1000)}
 
 
-async def test_small_files_go_to_the_disk_when_there_is_no_memory_for_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mxrtc_bridge.sinks.files.receive.incoming_file.MAX_MEMORY_BYTES", 100)
-    async with opened(tmp_path) as box:
+async def test_small_files_go_to_the_disk_when_there_is_no_memory_for_them(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_memory_bytes=100) as box:
         first, second = await begun(box, "first", 90), await begun(box, "second", 90)
         data = content(90)
         for at in range(0, 90, 30):

@@ -12,7 +12,7 @@ import pytest
 
 from mxrtc_bridge.core.access.targets import FileLimits
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileError
-from mxrtc_bridge.sinks.files.receive import quota, receiver
+from mxrtc_bridge.sinks.files.receive import quota
 from mxrtc_bridge.sinks.files.receive.quota import Quota
 from tests.sinks.files.receive.senders import (
     ALICE,
@@ -82,11 +82,8 @@ async def test_a_quota_survives_a_restart(tmp_path: Path) -> None:
             await begun(box, "b", 41)
 
 
-async def test_files_that_the_admin_takes_away_are_not_counted_any_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(receiver, "RECOUNT_EVERY_S", 0.0)
-    async with opened(tmp_path, replace(ROOMY, user_bytes=100)) as box:
+async def test_files_that_the_admin_takes_away_are_not_counted_any_more(tmp_path: Path) -> None:
+    async with opened(tmp_path, replace(ROOMY, user_bytes=100), recount_every_s=0.0) as box:
         await send(box, "d/a", content(60))
         under_way = await begun(box, "b", 30)
         (tmp_path / "d" / "a").rename(tmp_path.parent / f"{tmp_path.name}-taken")

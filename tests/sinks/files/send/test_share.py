@@ -7,13 +7,13 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.events import Failure
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileCode, FileEntry, FileError
-from mxrtc_bridge.sinks.files.send import tree_walk
 from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile
 from mxrtc_bridge.sinks.files.send.share import Share
 from mxrtc_bridge.sinks.files.send.tree_walk import TreeWalk
@@ -26,8 +26,8 @@ MakeShare = Callable[..., Share]
 def make_share() -> Iterator[MakeShare]:
     shares: list[Share] = []
 
-    def make(path: Path, *, hidden: bool = False) -> Share:
-        shares.append(Share(path, hidden=hidden))
+    def make(path: Path, **options: Any) -> Share:
+        shares.append(Share(path, **options))
         return shares[-1]
 
     yield make
@@ -165,12 +165,9 @@ async def test_what_is_no_plain_file_is_told_and_never_opened(tmp_path: Path, ma
         assert caught.value.code is FileCode.DENIED
 
 
-async def test_a_directory_that_cannot_be_sorted_is_told(
-    tmp_path: Path, make_share: MakeShare, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tree_walk, "MAX_NAMES", 5)
+async def test_a_directory_that_cannot_be_sorted_is_told(tmp_path: Path, make_share: MakeShare) -> None:
     make_tree(tmp_path, "big/1 big/2 big/3 big/4 big/5 other/1")
-    entries, failures = await everything(make_share(tmp_path).select([""]))
+    entries, failures = await everything(make_share(tmp_path, max_names=5).select([""]))
     assert [entry.path for entry in entries] == ["big", "other", "other/1"]
     assert [(failure.path, failure.code) for failure in failures] == [("big", FileCode.LIMIT)]
 
