@@ -100,7 +100,9 @@ class ConfiguredRooms:
         self._members = MemberLists(homeserver, bot, self.rights_changed)
         self._lists = BanLists(homeserver, bot, rules, config.in_force.policy_lists, self._judge)
         self._lists_read = False
-        self.bot_rooms = BotRooms(homeserver, bot, self._named(), self._members, (self._lists,), self._entered)
+        self.bot_rooms = BotRooms(
+            homeserver, bot, self._named(), self._members, (self._lists,), self._entered, self._follow
+        )
         self._who = Refresher(
             "who is in a named room", lambda room: self.bot_rooms.learn_again(room, self._members), gap=gap
         )
@@ -108,12 +110,12 @@ class ConfiguredRooms:
         self._rules = Refresher(
             "the policy list", lambda room: self.bot_rooms.learn_again(room, self._lists), parallel=1, gap=gap
         )
-        self._replaced: set[RoomId] = set()
-        """Rooms whose end was said."""
+        self._more_lists: dict[RoomId, RoomId] = {}
+        """Rooms that have taken the place of policy lists, with those: the rules of both are in force."""
 
     def rooms_of(self, user: UserId) -> frozenset[RoomId]:
-        """The rooms that ``user`` is joined to, of those that are followed."""
-        return self._members.rooms_of(user)
+        """The rooms that ``user`` is joined to, as they are named: where one was replaced, the new one counts."""
+        return self.bot_rooms.successions.as_named(self._members.rooms_of(user))
 
     def denial(self, user: UserId) -> str | None:
         """The rule of a policy list that denies ``user`` everything, or None; all are denied before :meth:`recall`."""
@@ -156,9 +158,15 @@ class ConfiguredRooms:
                 self._rules.doubt(room)
 
     def _replaced_by_another(self, room: RoomId) -> None:
-        if room in self.bot_rooms.joined() - self._replaced and room in named_rooms(self._config, self._given):
-            self._replaced.add(room)
-            log.warning("! %s was replaced by another room; what names it goes on to mean the members of the old", room)
+        if room in self.bot_rooms.joined():
+            log.warning("! %s was replaced by another room; it is followed where the bot can enter that one", room)
+            self.bot_rooms.replaced(room)
+
+    def _follow(self, old: RoomId, new: RoomId) -> None:
+        """A room takes the place of another one; a list keeps its rules, as nobody copies them for certain."""
+        if self._lists.follows(old) and not self._lists.follows(new):
+            self._more_lists[new] = old
+            self.configure()
 
     def compare(self, callers: Iterable[UserId]) -> None:
         """Have the homeserver asked again about rooms that ``callers`` are in, and lists, where it is time."""
@@ -179,6 +187,7 @@ class ConfiguredRooms:
         return all(results)
 
     async def _confirm(self, room: RoomId) -> bool:
+        room = self.bot_rooms.successions.now(room)
         try:
             async with asyncio.timeout(self._times.confirm_s):
                 await self._who.confirm(room, self._times.confirmed_s)
@@ -197,6 +206,7 @@ class ConfiguredRooms:
             refresher.learned(room)
             if unsure:
                 refresher.doubt(room)
+        self._judge()  # Perhaps it has taken the place of another one.
 
     async def recall(self, judge_again: Callable[[], None]) -> None:
         """Take over what the policy lists said at the end of the last run; from then on there are rights.
@@ -213,7 +223,11 @@ class ConfiguredRooms:
 
     def configure(self) -> None:
         """Take over which rooms are policy lists; :meth:`reload` joins those that are new."""
-        self._lists.reload(self._config.in_force.policy_lists)
+        lists = set(self._config.in_force.policy_lists)
+        for new, old in self._more_lists.items():  # in the order in which they were found
+            if old in lists:
+                lists.add(new)
+        self._lists.reload(lists)
 
     async def reload(self) -> None:
         """Join and leave rooms by the configuration in force.

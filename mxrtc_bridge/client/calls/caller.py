@@ -61,8 +61,8 @@ INVITE_LIFETIME_MS = 30_000
 GOODBYE_S = 3.0
 """How long hanging up in order may take."""
 
-TRIES = 2
-"""Calls by devices that are placed, where the answer to the first one could not be read."""
+TRIES = 3
+"""Calls by devices that are placed, where the answer to the one before could not be read."""
 
 FIRST_PROGRESS_S = 2.0
 PROGRESS_EVERY_S = 8.0

@@ -55,6 +55,10 @@ class RoomFacts:
     """``invite`` when the room has no join rule event, as the specification says."""
     room_type: str | None
     """``m.space`` for a space, None for an ordinary room."""
+    replaced_by: RoomId | None = None
+    """The room that its tombstone names, if it has one."""
+    predecessor: RoomId | None = None
+    """The room whose place it has taken, as it says itself."""
 
 
 class QuietHomeserver:
@@ -264,11 +268,15 @@ class QuietHomeserver:
         """Read what decides whether a room is fit for calls."""
         encryption = await self.state(room, "m.room.encryption", as_user=as_user)
         rule = (await self.state(room, "m.room.join_rules", as_user=as_user) or {}).get("join_rule", "invite")
-        kind = (await self.state(room, "m.room.create", as_user=as_user) or {}).get("type")
+        create = await self.state(room, "m.room.create", as_user=as_user) or {}
+        kind, predecessor = create.get("type"), create.get("predecessor")
+        tombstone = await self.state(room, "m.room.tombstone", as_user=as_user) or {}
         return RoomFacts(
             encrypted=encryption is not None,
             join_rule=rule if isinstance(rule, str) else "unknown",
             room_type=None if kind is None else str(kind),
+            replaced_by=_named_room(tombstone.get("replacement_room")),
+            predecessor=_named_room(predecessor.get("room_id")) if isinstance(predecessor, dict) else None,
         )
 
     async def join(self, room: RoomId, as_user: UserId | None = None) -> None:
@@ -395,6 +403,14 @@ class Homeserver(QuietHomeserver):
         """Send plain text as ``m.notice`` (which bots do not answer), without calling anybody's attention."""
         content = {"msgtype": "m.notice", "body": text, "m.mentions": {}}
         return await self.send_event(room, "m.room.message", content, txn_id, as_user)
+
+
+def _named_room(value: object) -> RoomId | None:
+    """The room that somebody's event names; None where that cannot be one."""
+    try:
+        return parse_room_id(value)
+    except EventError:
+        return None
 
 
 def rooms_with(direct: Mapping[str, object], user: UserId, limit: int) -> Sequence[RoomId]:

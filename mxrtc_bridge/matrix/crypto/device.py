@@ -337,12 +337,10 @@ class CryptoDevice:
         except StrangeKeysError as error:
             if self._monotonic() - self._renewed_at >= RENEW_EVERY_S:
                 await self._renew(error)
-                await self._begin_with_unread()
         except HomeserverError as error:
             # The next answer has the count again.
             log.info("! keys of %s were not uploaded: %s", self.user, error)
-        else:
-            self._unread.clear()
+        await self._begin_with_unread()
 
     async def _begin_with_unread(self) -> None:
         """Begin sessions with those who have used keys that were not ours: they find by that who takes our place."""
@@ -385,10 +383,10 @@ class CryptoDevice:
             return None
 
     async def _could_not_read(self, sender: UserId, curve25519: str, error: EventError) -> None:
-        if isinstance(error, UnknownKeyError):
-            self._keys.doubt()
-            if len(self._unread) < MAX_UNREAD:
-                self._unread[curve25519] = sender
+        if isinstance(error, UnknownKeyError) and self._keys.doubt() and len(self._unread) < MAX_UNREAD:
+            # A session that is begun before it is known whether ours have to go would perhaps go with them.
+            self._unread[curve25519] = sender
+            return
         for device in await self._broken.replace(sender, curve25519):
             self.session_begun(device, True)
 

@@ -132,9 +132,14 @@ class PublishedKeys:
         elif self._doubted and now - self._asked_at >= DOUBT_EVERY_S:
             await self._ask()
 
-    def doubt(self) -> None:
-        """Note that somebody has used a key that we do not have: anybody can, and it may be that they were given it."""
+    def doubt(self) -> bool:
+        """Note that somebody has used a key that we do not have: anybody can, and it may be that they were given it.
+
+        Returns:
+            Whether :meth:`prove_where_due` finds out now.
+        """
         self._doubted = True
+        return self._monotonic() - self._asked_at >= DOUBT_EVERY_S
 
     async def _ask(self) -> None:
         """Ask for a key of our own, as others do. It is used up by that.

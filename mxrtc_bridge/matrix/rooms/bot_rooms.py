@@ -6,11 +6,17 @@ something only where a grant names the room, and a power level never does.
 Never leaves a room because it could not find out which one is meant: while an alias has not been resolved, the bot
 stays where it is. What could not be joined is tried again with growing pauses, and at each invitation. No room waits
 for another one: the homeserver of one of them may not answer.
+
+A room that another one has taken the place of is followed there (:mod:`.successions`), and the bot stays in the old
+one, by which it finds the new one again. An alias is resolved anew at each reload, and when the bot is invited.
+
+One file: for each name, which room it means and whether the bot is in it is one state.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -18,9 +24,11 @@ from typing import Protocol
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.side_by_side import each
-from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
+from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver, RoomFacts
 from mxrtc_bridge.matrix.rooms.members import MemberLists
+from mxrtc_bridge.matrix.rooms.successions import Successions
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +41,8 @@ ALL_S = 15.0
 """How long all of them together may."""
 AT_ONCE = 8
 """Rooms that are joined or left at the same time."""
+LOOK_EVERY_S = 10.0
+"""Aliases are resolved anew at most this often because of an invitation: anybody can send one."""
 
 
 class Learner(Protocol):
@@ -54,9 +64,11 @@ class BotRooms:
         members: MemberLists,
         learners: Sequence[Learner] = (),
         entered: Callable[[RoomId, bool], None] = lambda _room, _unsure: None,
+        follow: Callable[[RoomId, RoomId], None] = lambda _old, _new: None,
         *,
         enter_s: float = ENTER_S,
         all_s: float = ALL_S,
+        monotonic: Callable[[], float] = elapsed_s,
     ) -> None:
         """Nothing is sent before :meth:`enter`.
 
@@ -67,11 +79,17 @@ class BotRooms:
             members: keeps the members of the rooms.
             learners: read what they need of each room before it counts as joined.
             entered: told of each room that counts as joined, and whether what was learned must be asked for again.
+            follow: told of a room that takes the place of another one, before what is needed of it is read.
             all_s: See :data:`ALL_S`.
             enter_s: See :data:`ENTER_S`.
+            monotonic: seconds.
         """
         self._all_s = all_s
         self._enter_s = enter_s
+        self._follow = follow
+        self._monotonic = monotonic
+        self._looked_at = float("-inf")
+        self.successions = Successions(homeserver, bot)
         self._entered = entered
         self._learners = (members, *learners)
         self._members = members
@@ -79,7 +97,13 @@ class BotRooms:
         self._bot = bot
         self._named = dict(named)
         self._ids: dict[str, RoomId] = {}
-        """Which room an alias or id stands for; an alias that was resolved once keeps its room until the next start."""
+        """Which room an alias or id stands for."""
+        self._resolved: dict[str, RoomId] = {}
+        """Which room an alias has led to, where perhaps another one has taken its place."""
+        self._unfollowed: set[str] = set()
+        """Names of rooms that the bot is in, of which it is not known yet whether others have taken their place."""
+        self._anew: set[str] = set()
+        """Names that the bot is in a room for, and that perhaps mean another one now."""
         self._joined: set[RoomId] = set()
         self._encrypted: set[RoomId] = set()
         self._told: dict[str, str] = {}
@@ -90,6 +114,8 @@ class BotRooms:
         """Named rooms that the bot was removed from since it last tried to enter them."""
         self._unread: set[RoomId] = set()
         """Rooms in which something could not be read: perhaps that they are encrypted now."""
+        self._unsure: set[RoomId] = set()
+        """Rooms of which what was learned must be asked for again."""
         self._stirred: set[RoomId] = set()
         """Rooms that are being entered, in which something has happened meanwhile."""
         self._wanted_now: frozenset[RoomId] | None = None
@@ -119,7 +145,7 @@ class BotRooms:
 
     def keeps(self, user: UserId, room: RoomId) -> bool:
         """Whether ``user`` must not leave ``room``: it is named, or may be what an unresolved alias stands for."""
-        unresolved = any(name not in self._ids for name in self._named.values())
+        unresolved = any(name not in self._ids or name in self._unfollowed for name in self._named.values())
         return self.is_for(user) and (unresolved or self.is_named(room))
 
     def speaker_in(self, room: RoomId) -> UserId | None:
@@ -149,8 +175,12 @@ class BotRooms:
             self._missing.set()
 
     def _not_in(self) -> list[str]:
-        """The names of the rooms that the bot is not in."""
-        return [name for name in dict.fromkeys(self._named.values()) if self._ids.get(name) not in self._joined]
+        """The names of the rooms that the bot is not in, or perhaps not in the right one."""
+        return [
+            name
+            for name in dict.fromkeys(self._named.values())
+            if name in self._anew or self._ids.get(name) not in self._joined
+        ]
 
     async def _try(self, name: str, limit_s: float | None = None) -> None:
         """Enter one room, unless that is done; one attempt at a time."""
@@ -179,30 +209,73 @@ class BotRooms:
         return next((purpose for purpose, each_name in self._named.items() if each_name == name), "nothing any more")
 
     async def _enter(self, name: str) -> None:
-        if name.startswith("!"):
-            self._ids[name] = RoomId(name)
-            self._removed_lately.discard(RoomId(name))
-            await self._homeserver.join(RoomId(name), self._bot)
-        else:
-            if name not in self._ids:
-                self._ids[name] = await self._homeserver.resolve_alias(name, self._bot)
-                self._wanted_now = None
-            self._removed_lately.discard(self._ids[name])
-            # By the alias: it tells the homeserver which servers to ask for a room that it does not know.
-            self._ids[name] = await self._homeserver.join_alias(name, self._bot)
-        room = self._ids[name]
+        joined = await self._join(name)
+        self._unfollowed.add(name)
+        way, why_no_further = await self.successions.follow(joined)
+        self._unfollowed.discard(name)
+        for room, facts in way:
+            await self._learn(room, facts)
+        for (old, _), (new, _) in itertools.pairwise(way):
+            if self.successions.now(old) != self.successions.now(new):
+                log.warning("! %s, the room for %s, was replaced by %s, which it is now", old, self._purpose(name), new)
+            self.successions.note(old, new)
+        # Also where the bot was removed from the new one: the old one does not count again by that.
+        before, now = self._ids.get(name), self.successions.now(way[-1][0])
+        self._ids[name] = now
         self._wanted_now = None
+        if before is not None and before != now and before not in self._wanted():
+            self._forget(before)
+            self._unleft.add(before)
+        for room, _ in way:
+            self._entered(room, room in self._unsure or room in self._stirred)
+            self._unsure.discard(room)
+        if why_no_further:
+            self._anew.add(name)
+            raise HomeserverError(why_no_further)
+        self._anew.discard(name)
+
+    async def _join(self, name: str) -> RoomId:
+        """Join the room that a name stands for, which perhaps another one has taken the place of."""
+        if name.startswith("!"):
+            room = RoomId(name)
+            self._ids.setdefault(name, room)
+            self._removed_lately.discard(room)
+            if room not in self._joined:
+                await self._homeserver.join(room, self._bot)
+            return room
+        if name not in self._ids or name in self._anew:
+            room = await self._homeserver.resolve_alias(name, self._bot)
+            self._ids.setdefault(name, room)
+            self._wanted_now = None
+        else:
+            room = self._resolved.get(name, self._ids[name])
+        self._removed_lately.discard(room)
+        self.successions.joining.add(room)
+        try:
+            # By the alias: it tells the homeserver which servers to ask for a room that it does not know.
+            self._resolved[name] = await self._homeserver.join_alias(name, self._bot)
+        finally:
+            self.successions.joining.discard(room)
+        return self._resolved[name]
+
+    async def _learn(self, room: RoomId, facts: RoomFacts) -> None:
+        """Read what must be known of a room before anything is sent there; then it counts as joined."""
         self._stirred.discard(room)
-        # Before anything is sent there.
-        facts = await self._homeserver.room_facts(room, self._bot)
-        if facts.encrypted:
-            self._encrypted.add(room)
-        unsure = [await learner.learn(room) is not None for learner in self._learners]
-        if room in self._removed_lately:
-            raise HomeserverError("it was removed from there just now", 403, "M_FORBIDDEN")
+        self.successions.joining.add(room)
+        try:
+            if facts.encrypted:
+                self._encrypted.add(room)
+            if facts.predecessor in self._joined:
+                self._follow(facts.predecessor, room)
+            unsure = [await learner.learn(room) is not None for learner in self._learners]
+            if room in self._removed_lately:
+                raise HomeserverError("it was removed from there just now", 403, "M_FORBIDDEN")
+        finally:
+            self.successions.joining.discard(room)
         self._joined.add(room)
         self._unleft.discard(room)
-        self._entered(room, any(unsure) or room in self._stirred)
+        if any(unsure):
+            self._unsure.add(room)
 
     async def reload(self, named: Mapping[str, str]) -> None:
         """Take over other names: join the new ones and leave what is named no more."""
@@ -211,6 +284,8 @@ class BotRooms:
         for name in self._entering.keys() - set(named.values()):
             if not self._entering[name].locked():
                 del self._entering[name]
+        self._anew.intersection_update(named.values())
+        await self._look_again()
         await self.enter()
         for room in tuple(self._joined - self._wanted()):
             self._forget(room)
@@ -218,7 +293,7 @@ class BotRooms:
         await self._leave_unnamed()
 
     async def _leave_unnamed(self) -> None:
-        if any(name not in self._ids for name in self._named.values()):
+        if any(name not in self._ids or name in self._unfollowed for name in self._named.values()):
             return  # Perhaps it is the room of one that is named no more.
         await each(tuple(self._unleft - self._wanted()), self._leave, AT_ONCE)
 
@@ -238,8 +313,12 @@ class BotRooms:
     async def invited(self, room: RoomId) -> bool:
         """Join if ``room`` is a named one, whoever invites; returns whether it is."""
         if room not in self._wanted():
-            unresolved = [name for name in self._not_in() if name not in self._ids]
-            await each(unresolved, lambda name: self._try(name, self._enter_s), AT_ONCE)
+            if self._monotonic() - self._looked_at >= LOOK_EVERY_S:
+                await self._look_again()
+            awaited = self.successions.is_awaited(room)
+            names = [name for name in self._not_in() if awaited or name not in self._ids or not name.startswith("!")]
+            await each(names, lambda name: self._try(name, self._enter_s), AT_ONCE)
+            await self._leave_unnamed()
         if room not in self._wanted():
             return False
         # Perhaps it is in the room all the same: any other homeserver can send an invitation to a room whose id it
@@ -248,6 +327,29 @@ class BotRooms:
         names = [name for name in self._not_in() if self._ids.get(name, name) == room]
         await each(names, lambda name: self._try(name, self._enter_s), AT_ONCE)
         return True
+
+    async def _look_again(self) -> None:
+        """Find out which aliases mean another room now; what cannot be found out stays as it is."""
+        self._looked_at = self._monotonic()
+
+        async def look(name: str) -> None:
+            try:
+                async with asyncio.timeout(self._enter_s):
+                    room = await self._homeserver.resolve_alias(name, self._bot)
+            except (TimeoutError, HomeserverError) as error:
+                log.debug("%s was not resolved anew: %r", name, error)
+                return
+            if room != self._resolved[name]:
+                self._anew.add(name)
+
+        await each([name for name in dict.fromkeys(self._named.values()) if name in self._resolved], look, AT_ONCE)
+
+    def replaced(self, room: RoomId) -> None:
+        """Another room has perhaps taken the place of this one; :meth:`run` finds out."""
+        names = {name for name in self._named.values() if room in (self._ids.get(name), name)}
+        self._anew |= names
+        self._late |= names
+        self._missing.set()
 
     def look(self, room: RoomId, user: UserId, *, joined: bool) -> bool:
         """Take news of a membership in a named room into account as soon as they arrive.
@@ -353,4 +455,4 @@ class BotRooms:
         if self._wanted_now is None:
             resolved = {self._ids[name] for name in self._named.values() if name in self._ids}
             self._wanted_now = frozenset(resolved | {RoomId(name) for name in self._named.values() if name[:1] == "!"})
-        return self._wanted_now
+        return self._wanted_now | self.successions.joining if self.successions.joining else self._wanted_now

@@ -1,0 +1,93 @@
+"""Rooms that have taken the place of others: a room that is upgraded ends, and its members go to a new one.
+
+Both rooms must say so: the old one by ``m.room.tombstone``, which only those may send who could let anybody into it as
+well, and the new one in its ``m.room.create``, which nobody can change. Both are asked of the homeserver; an event that
+says so is a reason to ask. The new room is joined to find out, so the bot has to be invited there, or anybody let in.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+
+from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver, RoomFacts
+
+log = logging.getLogger(__name__)
+
+MAX_SUCCESSORS = 10
+"""Rooms that are followed one after the other; the tenth keeps the name until its id is written down."""
+
+
+class Successions:
+    """See the head of this module.
+
+    Args:
+        homeserver: acts as the bot.
+        bot: who joins the new rooms.
+    """
+
+    def __init__(self, homeserver: QuietHomeserver, bot: UserId) -> None:
+        self._homeserver = homeserver
+        self._bot = bot
+        self._after: dict[RoomId, RoomId] = {}
+        self._closed: dict[RoomId, RoomId] = {}
+        self.joining: set[RoomId] = set()
+        """New rooms that are being joined, of which it is not known yet whether they are what the old ones say."""
+
+    def note(self, old: RoomId, new: RoomId) -> None:
+        """From now on ``new``, which was entered, stands for ``old``."""
+        self._after[old] = new
+        self._closed.pop(old, None)
+
+    def now(self, room: RoomId) -> RoomId:
+        """The room that stands for ``room``: itself, if no other has taken its place."""
+        for _ in range(MAX_SUCCESSORS):
+            room = self._after.get(room, room)
+        return room
+
+    def is_awaited(self, room: RoomId) -> bool:
+        """Whether a room that we know says that ``room`` has taken its place, where we were not let in yet."""
+        return room in self._closed.values()
+
+    def as_named(self, rooms: Collection[RoomId]) -> frozenset[RoomId]:
+        """What some rooms stand for: one whose place was taken stands for nothing, and the new one for the old as well.
+
+        Who is left in the old room counts no more: whoever is kicked is kicked from the new one.
+        """
+        if not self._after:
+            return frozenset(rooms)
+        return frozenset(room for room in rooms if room not in self._after) | frozenset(
+            old for old in self._after if self.now(old) in rooms
+        )
+
+    async def follow(self, room: RoomId) -> tuple[Sequence[tuple[RoomId, RoomFacts]], str]:
+        """Go from a room that the bot is in to the one that stands for it now.
+
+        Returns:
+            The rooms on the way, the last one that could be entered at the end, and why it goes no further, or "".
+
+        Raises:
+            HomeserverError: what the first one is like could not be found out.
+        """
+        facts = await self._homeserver.room_facts(room, self._bot)
+        way = [(room, facts)]
+        while (new := facts.replaced_by) is not None:
+            if new in [each for each, _ in way] or len(way) > MAX_SUCCESSORS:
+                return way, f"{room} says that {new} has taken its place, which leads in a circle or too far"
+            self.joining.add(new)
+            try:
+                await self._homeserver.join(new, self._bot)
+                facts = await self._homeserver.room_facts(new, self._bot)
+                if facts.predecessor != room:
+                    await self._homeserver.leave(new, self._bot)
+                    return way, f"{room} says that {new} has taken its place, which does not say so itself"
+            except HomeserverError as error:
+                self._closed[room] = new
+                return way, f"{room} was replaced by {new}, which it cannot enter: {error}"
+            finally:
+                self.joining.discard(new)
+            way.append((new, facts))
+            room = new
+        return way, ""
