@@ -199,7 +199,7 @@ def build_devices(basis: Basis, access: Access) -> Devices:
         clock=clock,
     )
     slow_work = FairWork("what asks other homeservers", config.in_force.homeserver.domain, rights.has_any)
-    intake = VerificationIntake(verifications, slow_work, clock.monotonic)
+    intake = VerificationIntake(verifications, slow_work, clock.monotonic, own_server=config.in_force.homeserver.domain)
     decryption = EventDecryption(
         encryption,
         access.index,
@@ -225,6 +225,8 @@ def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
         rights=rights,
         counters=basis.metrics,
         wall_ms=clock.wall_ms,
+        own_server=config.in_force.homeserver.domain,
+        monotonic=clock.monotonic,
     )
     files, connector = FileServices(), TargetConnector()
 
@@ -268,6 +270,7 @@ def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
         wall_ms=clock.wall_ms,
         reads_encrypted=lambda: devices.encryption.is_on,
         acts_as=access.users.is_ours,
+        own_server=config.in_force.homeserver.domain,
     )
     return Calls(manager, signalling, redaction, DevicePolicy(devices.lookups, manager), peers, files, connector)
 

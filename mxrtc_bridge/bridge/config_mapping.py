@@ -21,6 +21,8 @@ def call_settings(config: Config) -> CallSettings:
     return CallSettings(
         limits=CallLimits(limits.calls_per_user, limits.calls_per_server, limits.calls_total),
         invites_per_minute=limits.invites_per_minute,
+        invites_per_minute_of_server=limits.invites_per_minute_per_server,
+        own_server=config.homeserver.domain,
         session_max_s=limits.session_max_s,
         addresses=config.ice.remote,
         setup_s=limits.setup_s,

@@ -307,11 +307,15 @@ class LimitsSection(Section):
     calls_per_user: Annotated[int, Field(ge=1, le=1000), Kind("number")] = 4
     """Calls that one user may have at a time."""
     calls_per_server: Annotated[int, Field(ge=1, le=10000), Kind("number")] = 20
-    """Calls that all users of one other homeserver may have at a time."""
+    """Calls that all users of one other homeserver may have at a time; those of your own have no limit together but
+    calls_total."""
     calls_total: Annotated[int, Field(ge=1, le=10000), Kind("number")] = 200
     """Calls at a time."""
     invites_per_minute: Annotated[int, Field(ge=1, le=6000), Kind("number")] = 30
     """Calls that one user may begin in a minute."""
+    invites_per_minute_per_server: Annotated[int, Field(ge=1, le=60000), Kind("number")] = 120
+    """Calls that all users of one other homeserver may begin in a minute; those of your own may begin 50 times as
+    many. Whoever is refused so is told to try again, and the log counts it."""
     setup_s: Annotated[Duration, Field(alias="setup", ge=5, le=300)] = 30.0
     """Time from the answer to the open connection."""
     streams_per_session: Annotated[int, Field(ge=1, le=256), Kind("number")] = 256

@@ -13,10 +13,19 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from mxrtc_bridge.core.access.policy import UNCONFIRMED, Deny
+from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow, Deny
 from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.call.events import CallEvent, Hangup, Invite, Reject, Version
-from mxrtc_bridge.core.call.limits import CallLimits, LiveCalls, RateLimit, is_fresh
+from mxrtc_bridge.core.call.limits import (
+    BUSY,
+    BUSY_ANSWERS_A_MINUTE,
+    BUSY_ANSWERS_A_MINUTE_OF_SERVER,
+    LIMIT_LOG_S,
+    CallLimits,
+    LiveCalls,
+    RateLimit,
+    is_fresh,
+)
 from mxrtc_bridge.core.call.machine import CallMachine
 from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.call.to_device import STALE_INVITE
@@ -55,11 +64,18 @@ class CallSettings:
     limits: CallLimits = field(default_factory=CallLimits)
     invites_per_minute: int = 30
     invites_per_minute_of_server: int = 120
+    """Of all users of one other homeserver."""
+    own_server: str = ""
+    """Our homeserver."""
     session_max_s: float = 12 * 3600.0
     setup_s: float = 30.0
     """From our answer until the peer connection is up."""
     disk_timeout_s: float = DISK_TIMEOUT_S
     addresses: AddressPolicy = field(default_factory=AddressPolicy)
+
+
+def _rate_limit(settings: CallSettings) -> RateLimit:
+    return RateLimit(settings.invites_per_minute, settings.invites_per_minute_of_server, settings.own_server)
 
 
 RefusalNotice = Callable[[CallRoute, UserId, UserId], Awaitable[None]]
@@ -133,8 +149,10 @@ class CallManager:
         self._clock = clock
         self._expiry = ExpiryWatch(rights.next_change_s, self._judge_again, clock)
         self._sessions: dict[Key, _SessionEntry] = {}
-        self._call_counts = LiveCalls(settings.limits)
-        self._invites = RateLimit(settings.invites_per_minute, settings.invites_per_minute_of_server)
+        self._call_counts = LiveCalls(settings.limits, settings.own_server)
+        self._invites = _rate_limit(settings)
+        self._busy_answers = RateLimit(BUSY_ANSWERS_A_MINUTE, BUSY_ANSWERS_A_MINUTE_OF_SERVER, settings.own_server)
+        self._at_limit = RateLimitedLog(log, clock.monotonic, period_s=LIMIT_LOG_S)
         self._tasks: asyncio.TaskGroup | None = None
         self._draining = False
         self.paused = False
@@ -192,7 +210,7 @@ class CallManager:
                 self._say_stale(event.route, event, invite, local)
             return
         if self._draining or not self._invites.allow(event.sender, self._clock.monotonic()):
-            self._counters.refusal(RefusalCode.RATE)
+            self._refuse_for_now(event, invite, local)
             return
         record = CallRecord(event.route, invite.call_id, local, event.sender, self._new_party_id())
         claimed = False
@@ -224,11 +242,33 @@ class CallManager:
             reject = Reject(invite.call_id, self._new_party_id(), Version.V1, STALE_INVITE)
             self._tasks.create_task(self._send_alone(route, local, reject), name="stale invite")
 
-    async def _send_alone(self, route: CallRoute, local: UserId, reject: Reject) -> None:
+    async def _send_alone(self, route: CallRoute, local: UserId, reject: Reject | Hangup) -> None:
         try:
             await self._signaller.send(route, local, reject, step="reject")
         except (HomeserverError, LocalError) as error:
-            log.info("a stale invite was not rejected in words: %s", error)
+            log.info("a call was not refused in words: %s", error)
+
+    def _refuse_for_now(self, event: CallEvent, invite: Invite, local: UserId) -> None:
+        """Tell a caller with a right that too many call at this moment: trying again helps.
+
+        Nobody else is told, and nobody often: what can be had without end must not be answered without end.
+        """
+        if self._draining:
+            self._counters.refusal(RefusalCode.RATE)
+            return
+        self._note_limit(RefusalCode.RATE, event.sender, "limits.invites_per_minute, invites_per_minute_per_server")
+        if self._tasks is None or not isinstance(self._rights.may_call(event.sender, local), Allow):
+            return
+        if self._busy_answers.allow(event.sender, self._clock.monotonic()):
+            party, v1 = self._new_party_id(), Version.V1
+            busy: Reject | Hangup = Reject(invite.call_id, party, v1, BUSY)
+            if invite.version is not v1:
+                busy = Hangup(invite.call_id, party, invite.version, BUSY)
+            self._tasks.create_task(self._send_alone(event.route, local, busy), name="call refused by a limit")
+
+    def _note_limit(self, code: RefusalCode, user: UserId, keys: str) -> None:
+        self._counters.refusal(code)
+        self._at_limit.warning(code, "! a call from %s is refused by a limit: %s", user, keys)
 
     def _start(self, record: CallRecord, number: int, event: CallEvent, invite: Invite) -> None:
         entry = self._new_session(record, number, event.device)
@@ -254,7 +294,7 @@ class CallManager:
             if not claimed and not await self._directory.claim(record, event.event_id, now_ms, again=True):
                 return
             machine = self._machine(record)
-            for happens in (call.Remote(event.sender, invite), call.Refused("user_busy")):
+            for happens in (call.Remote(event.sender, invite), call.Refused(BUSY)):
                 machine.handle(self._clock.monotonic(), happens)
             while (effect := machine.poll_effect()) is not None:
                 if isinstance(effect, call.SendCallEvent):
@@ -301,14 +341,16 @@ class CallManager:
             if isinstance(verdict, InviteAdmitted):
                 counted = self._call_counts.begin(record.remote)
                 if not counted:
-                    self._counters.refusal(RefusalCode.CALLS_LIMIT)
-                    verdict, rule = InviteRefused("user_busy"), "limit of calls"
+                    self._note_limit(
+                        RefusalCode.CALLS_LIMIT, record.remote, "limits.calls_per_user, calls_per_server, calls_total"
+                    )
+                    verdict, rule = InviteRefused(BUSY), "limit of calls"
             admitted = isinstance(verdict, InviteAdmitted)
             # What changes meanwhile ends the session: it is judged again with all the others.
             durable = await self._auditor.call_decided(session, allowed=admitted, rule=rule)
             if admitted and not durable:
                 self._counters.refusal(RefusalCode.AUDIT)
-                return InviteRefused("user_busy")
+                return InviteRefused(BUSY)
             entry.admitted = admitted
             if isinstance(verdict, InviteRefused) and verdict.reason is None:
                 await self._refused(record.route, record.local, record.remote)
@@ -347,7 +389,7 @@ class CallManager:
         if self.paused:
             self._counters.refusal(RefusalCode.PAUSED)
             self._seldom.info(record.remote, "x call from %s: paused", record.remote)
-            return InviteRefused("user_busy"), "paused"
+            return InviteRefused(BUSY), "paused"
         if self._rooms.members(record.route) != frozenset({record.local, record.remote}):
             self._counters.refusal(RefusalCode.ROOM)
             self._seldom.info(record.remote, "x call from %s: %s is not a room of two", record.remote, record.route)
@@ -357,7 +399,7 @@ class CallManager:
         except DescriptionError as error:
             self._counters.refusal(error.code)
             self._seldom.info(record.remote, "x offer of %s refused: %s", record.remote, error.code)
-            code = "user_busy" if error.code is RefusalCode.MEDIA_REFUSED else error.code
+            code = BUSY if error.code is RefusalCode.MEDIA_REFUSED else error.code
             return InviteRefused(code), f"offer: {error.code}"
         return InviteAdmitted(offer), decision.rule
 
@@ -409,7 +451,7 @@ class CallManager:
         """Take over new settings; calls that live keep what they began with."""
         rates = (settings.invites_per_minute, settings.invites_per_minute_of_server)
         if rates != (self.settings.invites_per_minute, self.settings.invites_per_minute_of_server):
-            self._invites = RateLimit(*rates)
+            self._invites = _rate_limit(settings)
         self.settings = settings
         self._call_counts.limits = settings.limits
         self._peers = peers

@@ -1,4 +1,4 @@
-"""Log lines about what strangers do: one an hour for each of them, with the number of those left out."""
+"""Log lines about what strangers do: one an hour for each of them, with the number of those that were left out."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ import logging
 import time
 from collections.abc import Callable, Hashable
 
-from mxrtc_bridge.core.bounds.log_rate import LogRate
+from mxrtc_bridge.core.bounds.log_rate import PERIOD_S, LogRate
 
 
 class RateLimitedLog:
-    """Writes a line about a subject once an hour; all lines are at DEBUG as well.
+    """Writes a line about a subject once in a period, an hour by default; all lines are at DEBUG as well.
 
     Args:
         logger: where to.
         monotonic: seconds.
+        period_s: how long a subject is not mentioned again.
     """
 
-    def __init__(self, logger: logging.Logger, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, logger: logging.Logger, monotonic: Callable[[], float] = time.monotonic, *, period_s: float = PERIOD_S
+    ) -> None:
         self._logger = logger
         self._monotonic = monotonic
-        self._seldom = LogRate()
+        self._seldom = LogRate(period_s=period_s)
 
     def log(self, level: int, subject: Hashable, text: str, *args: object) -> None:
-        """Write ``text`` at ``level``, unless the same was said of ``subject`` within the hour.
+        """Write ``text`` at ``level``, unless the same was said of ``subject`` within the period.
 
         Args:
             level: of the logging module.

@@ -200,6 +200,7 @@ class CommandDispatcher:
         monotonic: Callable[[], float],
         withdrawn: Callable[[RoomId, EventId, UserId | None], bool] = lambda _room, _event, _by: False,
         commands_per_minute: int = COMMANDS_PER_MINUTE,
+        own_server: str = "",
     ) -> None:
         """Make a dispatcher.
 
@@ -211,6 +212,7 @@ class CommandDispatcher:
             monotonic: seconds.
             withdrawn: whether an event was redacted, by a user or (None) by anybody.
             commands_per_minute: See :data:`COMMANDS_PER_MINUTE`.
+            own_server: our homeserver, whose users together may say more than those of another.
         """
         self._commands_per_minute = commands_per_minute
         self._withdrawn = withdrawn
@@ -226,7 +228,7 @@ class CommandDispatcher:
         self._queues: list[asyncio.Queue[_ReceivedCommand | Reaction | _Line]] = [
             asyncio.Queue(QUEUE) for _ in range(WORKERS)
         ]
-        self._rate = RateLimit(commands_per_minute, COMMANDS_PER_MINUTE_OF_SERVER)
+        self._rate = RateLimit(commands_per_minute, COMMANDS_PER_MINUTE_OF_SERVER, own_server)
         self._admins_rate = RateLimit(commands_per_minute, ADMINS * commands_per_minute)
         self._warned: OrderedDict[UserId, float] = OrderedDict()
         self._told_late: OrderedDict[UserId, float] = OrderedDict()

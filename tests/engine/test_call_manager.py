@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -12,10 +13,10 @@ import pytest
 
 from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow, Decision, Deny
 from mxrtc_bridge.core.call.events import Answer, CallEvent, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
-from mxrtc_bridge.core.call.limits import CallLimits
+from mxrtc_bridge.core.call.limits import BUSY_ANSWERS_A_MINUTE, CallLimits
 from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.errors import HomeserverError, TransportError
-from mxrtc_bridge.core.ids import CallId, DeviceId, EventId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.ids import CallId, DeviceId, EventId, PartyId, RoomId, UserId, server_of
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.ice import Path, PathKind
 from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, Fingerprint, Setup, format_description
@@ -399,6 +400,51 @@ async def test_invites_beyond_the_rate_are_not_even_claimed() -> None:
         assert len(bridge.claimed) == 4
         assert bridge.refusals() == ["rate", "rate"]
         await bridge.until(lambda: not bridge.manager.sessions)
+
+
+@pytest.mark.parametrize(("version", "kind"), [(Version.V1, Reject), (Version.V0, Hangup)])
+async def test_invites_beyond_the_rate_of_somebody_with_a_right_are_answered_as_busy_a_few_times(
+    caplog: pytest.LogCaptureFixture, version: Version, kind: type
+) -> None:
+    async with running(Bridge(invites_per_minute=1)) as bridge:
+        await bridge.invite("c0")
+        await bridge.until(lambda: len(bridge.sent) == 1)
+        for number in range(1, BUSY_ANSWERS_A_MINUTE + 5):
+            await bridge.invite(f"c{number}", version=version)
+        await bridge.until(lambda: len(bridge.sent) == 1 + BUSY_ANSWERS_A_MINUTE)
+        assert {(type(each), each.reason) for each in bridge.sent[1:]} == {(kind, "user_busy")}  # type: ignore[union-attr]
+        assert [each.call_id for each in bridge.sent[1:]] == [f"c{n}" for n in range(1, BUSY_ANSWERS_A_MINUTE + 1)]
+        assert bridge.refusals() == ["rate"] * (BUSY_ANSWERS_A_MINUTE + 4)
+        assert len(bridge.claimed) == 2, "nothing of them is stored"
+    lines = [record.getMessage() for record in caplog.records if "by a limit" in record.getMessage()]
+    assert lines == [
+        f"! a call from {ALICE} is refused by a limit: limits.invites_per_minute, invites_per_minute_per_server"
+    ]
+
+
+async def test_users_of_our_own_homeserver_may_all_come_at_once() -> None:
+    limits = CallLimits(per_user=1, per_server=20, total=200)
+    own = server_of(ALICE)
+    async with running(Bridge(limits=limits, own_server=own, invites_per_minute_of_server=20)) as bridge:
+        for number in range(160):
+            user, room = UserId(f"@u{number}:{own}"), RoomId(f"!{number}:example.org")
+            bridge.room_members[room] = frozenset({PEER, user})
+            await bridge.invite(f"c{number}", sender=user, room=room)
+        await bridge.until(lambda: len(bridge.sent) == 160)
+        assert {type(each) for each in bridge.sent} == {Answer}
+        assert bridge.refusals() == []
+
+
+async def test_users_of_another_homeserver_have_one_limit_together() -> None:
+    limits = CallLimits(per_user=1, per_server=20, total=200)
+    async with running(Bridge(limits=limits, own_server="example.org", invites_per_minute_of_server=30)) as bridge:
+        for number in range(40):
+            user, room = UserId(f"@u{number}:far.test"), RoomId(f"!{number}:far.test")
+            bridge.room_members[room] = frozenset({PEER, user})
+            await bridge.invite(f"c{number}", sender=user, room=room)
+        await bridge.until(lambda: len(bridge.sent) == 40)
+        assert Counter(type(each) for each in bridge.sent) == {Answer: 20, Reject: 20}
+        assert Counter(bridge.refusals()) == {"rate": 10, "calls_limit": 10}
 
 
 @pytest.mark.parametrize(("fate", "reason"), [("fails", "ice_failed"), ("raises", "internal_error")])

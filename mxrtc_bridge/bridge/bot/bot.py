@@ -110,5 +110,6 @@ def build_bot(
         monotonic=clock.monotonic,
         withdrawn=withdrawn.holds,
         commands_per_minute=basis.pace.commands_per_minute,
+        own_server=config.in_force.homeserver.domain,
     )
     return Bot(requests, control, commands, rooms)

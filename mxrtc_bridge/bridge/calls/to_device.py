@@ -21,6 +21,13 @@ from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.calls.redaction import CallRedaction
 from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, JudgedCaller, Standing
 from mxrtc_bridge.core.call.events import CallEvent, CallMessage, Invite, Reject, Version
+from mxrtc_bridge.core.call.limits import (
+    BUSY,
+    BUSY_ANSWERS_A_MINUTE,
+    BUSY_ANSWERS_A_MINUTE_OF_SERVER,
+    LIMIT_LOG_S,
+    RateLimit,
+)
 from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.call.to_device import (
     CHANGED_IDENTITY,
@@ -85,6 +92,8 @@ class ToDeviceSignalling:
         rights: Rights,
         counters: Counters,
         wall_ms: Callable[[], int],
+        own_server: str,
+        monotonic: Callable[[], float],
     ) -> None:
         """Make it.
 
@@ -95,7 +104,13 @@ class ToDeviceSignalling:
             rights: the rules in force.
             counters: counts what is refused.
             wall_ms: milliseconds since the epoch.
+            own_server: our homeserver; how many of its users may call at once is bounded by :data:`MAX_LINES` alone.
+            monotonic: seconds.
         """
+        self._own_server = own_server.lower()
+        self._monotonic = monotonic
+        self._busy_answers = RateLimit(BUSY_ANSWERS_A_MINUTE, BUSY_ANSWERS_A_MINUTE_OF_SERVER, own_server)
+        self._at_limit = RateLimitedLog(log, monotonic, period_s=LIMIT_LOG_S)
         self._rooms = rooms
         self._device_of = device_of
         self._lookups = lookups
@@ -172,14 +187,33 @@ class ToDeviceSignalling:
         waiting = [line[0].caller.user for line in self._lines.values()]
         full = (
             len(waiting) >= MAX_LINES
-            or sum(server_of(each) == server for each in waiting) >= MAX_LINES_OF_SERVER
+            or (
+                server != self._own_server and sum(server_of(each) == server for each in waiting) >= MAX_LINES_OF_SERVER
+            )
             or waiting.count(user) >= MAX_LINES_OF_USER
         )
         if full or self._tasks is None:
-            self._refused(RefusalCode.RATE, user)
+            self._refuse_for_now(channel, message)
             return
         self._lines[channel] = deque([message])
         self._tasks.create_task(self._work(channel, take), name="look-up of a caller")
+
+    def _refuse_for_now(self, channel: DevicePair, message: _Message) -> None:
+        """Tell a caller with a right that too many call at this moment, unless it was told so again and again."""
+        user, invite = message.caller.user, message.signal.message
+        self._counters.refusal(RefusalCode.RATE)
+        self._at_limit.warning(
+            RefusalCode.RATE, "! a call from %s is refused: too many callers are looked up now", user
+        )
+        if self._tasks is not None and isinstance(invite, Invite) and self._busy_answers.allow(user, self._monotonic()):
+            reject = Reject(invite.call_id, PartyId(secrets.token_hex(8)), Version.V1, BUSY)
+            self._tasks.create_task(self._send_alone(message, channel, reject), name="call refused by a limit")
+
+    async def _send_alone(self, message: _Message, channel: DevicePair, reject: Reject) -> None:
+        try:
+            await self._send(message.device, message.caller, channel, reject)
+        except MxrtcError as error:
+            log.info("a call was not refused in words: %s", error)
 
     async def _work(self, channel: DevicePair, take: TakeCall) -> None:
         """Take what waits, in order, until nothing does; the first message stays in the line while it is taken."""

@@ -28,13 +28,21 @@ class VerificationIntake:
         verifications: given what has come, the messages of one sender in order.
         work: does it.
         monotonic: seconds.
+        own_server: our homeserver; its users together may ask for more than those of another.
     """
 
-    def __init__(self, verifications: BridgeVerifications, work: FairWork, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        verifications: BridgeVerifications,
+        work: FairWork,
+        monotonic: Callable[[], float],
+        *,
+        own_server: str = "",
+    ) -> None:
         self._verifications = verifications
         self._work = work
         self._monotonic = monotonic
-        self._requests = RateLimit(REQUESTS_PER_MINUTE, REQUESTS_PER_MINUTE_OF_SERVER)
+        self._requests = RateLimit(REQUESTS_PER_MINUTE, REQUESTS_PER_MINUTE_OF_SERVER, own_server)
 
     def take(self, device: CryptoDevice, event: ToDeviceEvent) -> bool:
         """Take what another device has sent to one of ours; False if it belongs to no verification. Never waits."""

@@ -14,11 +14,25 @@ from mxrtc_bridge.core.ids import UserId, server_of
 
 KeyT = TypeVar("KeyT")
 
+OWN_SERVER_FACTOR = 50
+"""How many times as much as those of another homeserver all users of our own together may do.
+
+What a server may do is bounded because whoever has one can make up its users. Those of our own are made by its admin,
+who is ours, and each of them has a bound; so all of them may come at once, as after a start of the bridge.
+"""
+
 CLOCK_TOLERANCE_MS = 60_000
 """How far the clocks of two homeservers may be apart, beyond the lifetime of the invite."""
 
 MAX_REMEMBERED = 10_000
 """Users that one limiter remembers; beyond that the one seen longest ago is forgotten."""
+
+BUSY = "user_busy"
+"""The reason of a refusal after which the same call may be let in at another time."""
+BUSY_ANSWERS_A_MINUTE, BUSY_ANSWERS_A_MINUTE_OF_SERVER = 6, 60
+"""How often a user, and all users of one other homeserver, are told that a limit is reached; then they hear nothing."""
+LIMIT_LOG_S = 60.0
+"""How often the log says so, with the number of those that it has not named."""
 
 
 def is_fresh(sent_at_ms: int, lifetime_ms: int, now_ms: int) -> bool:
@@ -36,11 +50,12 @@ class RateLimit:
     Args:
         per_user: invites a minute of one user.
         per_server: invites a minute of all users of one server.
+        own_server: our homeserver, whose users together may do :data:`OWN_SERVER_FACTOR` times as much.
     """
 
-    def __init__(self, per_user: int, per_server: int) -> None:
-        self._rates = (per_user / 60, per_server / 60)
-        self._bursts = (float(max(1, per_user)), float(max(1, per_server)))
+    def __init__(self, per_user: int, per_server: int, own_server: str = "") -> None:
+        self._a_minute = (per_user, per_server, per_server * OWN_SERVER_FACTOR)
+        self._own_server = own_server.lower()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     @property
@@ -56,7 +71,8 @@ class RateLimit:
             now: monotonic seconds.
         """
         keys = (user, server_of(user))
-        levels = [self._level(key, i, now) for i, key in enumerate(keys)]
+        rates = (self._a_minute[0], self._a_minute[2 if keys[1] == self._own_server else 1])
+        levels = [self._level(key, rate, now) for key, rate in zip(keys, rates, strict=True)]
         allowed = all(level >= 1 for level in levels)
         for key, level in zip(keys, levels, strict=True):
             self._buckets[key] = (level - 1 if allowed else level, now)
@@ -65,9 +81,10 @@ class RateLimit:
             self._buckets.popitem(last=False)
         return allowed
 
-    def _level(self, key: str, kind: int, now: float) -> float:
-        level, since = self._buckets.get(key, (self._bursts[kind], now))
-        return min(self._bursts[kind], level + (now - since) * self._rates[kind])
+    def _level(self, key: str, a_minute: int, now: float) -> float:
+        burst = float(max(1, a_minute))
+        level, since = self._buckets.get(key, (burst, now))
+        return min(burst, level + (now - since) * a_minute / 60)
 
 
 class TimeBudget:
@@ -103,14 +120,21 @@ class CallLimits:
 
     per_user: int = 4
     per_server: int = 20
+    """Of all users of one other homeserver."""
     total: int = 200
 
 
 class LiveCalls:
-    """Counts live calls by user and by server of the user."""
+    """Counts live calls by user and by server of the user; users of our own homeserver have no limit together.
 
-    def __init__(self, limits: CallLimits) -> None:
+    Args:
+        limits: how many there may be; may be replaced.
+        own_server: our homeserver.
+    """
+
+    def __init__(self, limits: CallLimits, own_server: str = "") -> None:
         self.limits = limits
+        self._own_server = own_server.lower()
         self._total = 0
         self._by_user: dict[UserId, int] = {}
         self._by_server: dict[str, int] = {}
@@ -126,7 +150,7 @@ class LiveCalls:
         if (
             self._total >= self.limits.total
             or self._by_user.get(user, 0) >= self.limits.per_user
-            or self._by_server.get(server, 0) >= self.limits.per_server
+            or (server != self._own_server and self._by_server.get(server, 0) >= self.limits.per_server)
         ):
             return False
         self._total += 1

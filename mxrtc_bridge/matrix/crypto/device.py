@@ -117,7 +117,14 @@ class CryptoDevice:
         self._outbound: OutboundSessions
         self._claims: Claims
         self._budget = budget or ReceiveBudget(server_of(user))
-        self.lists = DeviceLists(server, store, wall_ms=wall_ms, known=known_identities, heard=self._budget.heard)
+        self.lists = DeviceLists(
+            server,
+            store,
+            wall_ms=wall_ms,
+            known=known_identities,
+            heard=self._budget.heard,
+            own_server=server_of(user),
+        )
         heard = None if deliver is None else functools.partial(deliver, self)
         self._late = LateSenders(self.lists, later, self._take, heard)
         self._inbound = InboundSessions(store, pickle_key, wall_ms=wall_ms)

@@ -91,6 +91,7 @@ class DeviceLists:
         known: Mapping[UserId, str] | None = None,
         monotonic: Callable[[], float] = elapsed_s,
         heard: Callable[[UserId], None] = lambda _user: None,
+        own_server: str = "",
     ) -> None:
         """Make the lists.
 
@@ -101,6 +102,7 @@ class DeviceLists:
             known: master keys that were compared by hand: their users' devices count as verified.
             monotonic: seconds that only ever grow.
             heard: told of each user of whom devices were answered.
+            own_server: our homeserver, whose users together may have more asked for than those of another.
         """
         self._server = server
         self._store = store
@@ -114,7 +116,7 @@ class DeviceLists:
         self._writing = asyncio.Lock()
         # So that whoever asks for the same user waits, and then finds the answer.
         self._asking = KeyedLocks()
-        self._finds = RateLimit(FINDS_A_MINUTE, FINDS_A_MINUTE_OF_SERVER)
+        self._finds = RateLimit(FINDS_A_MINUTE, FINDS_A_MINUTE_OF_SERVER, own_server)
 
     def know(self, known: Mapping[UserId, str]) -> None:
         """Take over which master keys were compared by hand; everybody is judged again by them."""

@@ -86,11 +86,12 @@ class Invitations:
 
     Args:
         monotonic: seconds.
+        own_server: our homeserver; more invitations of its users together are answered than of another's.
     """
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    def __init__(self, monotonic: Callable[[], float], own_server: str = "") -> None:
         self._monotonic = monotonic
-        self._with_right = RateLimit(PER_MINUTE, PER_MINUTE_OF_SERVER)
+        self._with_right = RateLimit(PER_MINUTE, PER_MINUTE_OF_SERVER, own_server)
         self._strangers = RateLimit(STRANGER_PER_MINUTE, STRANGERS_PER_MINUTE_OF_SERVER)
         self._all_strangers = RateLimit(STRANGERS_PER_MINUTE, STRANGERS_PER_MINUTE)
         self._seldom = RateLimitedLog(log, monotonic)

@@ -73,6 +73,7 @@ class Peers:
         acts_as: Callable[[UserId], bool] = lambda _user: True,
         handle_timeout_s: float = HANDLE_TIMEOUT_S,
         leave_s: float = LEAVE_S,
+        own_server: str = "",
     ) -> None:
         """Make the peers; nothing is sent before :meth:`start`.
 
@@ -90,6 +91,7 @@ class Peers:
             acts_as: whether a user of the namespace is ours to act as, and no person's account.
             handle_timeout_s: See :data:`HANDLE_TIMEOUT_S`.
             leave_s: See :data:`LEAVE_S`.
+            own_server: our homeserver, which has larger shares of what is limited for one server.
         """
         self._leave_s = leave_s
         self._handle_timeout_s = handle_timeout_s
@@ -117,7 +119,7 @@ class Peers:
         )
         self._unleft: dict[tuple[UserId, RoomId], None] = {}
         self._expecting: Counter[UserId] = Counter()
-        self.invitations = Invitations(monotonic)
+        self.invitations = Invitations(monotonic, own_server)
         self._seldom = RateLimitedLog(log, monotonic)
 
     def is_peer(self, user: UserId) -> bool:

@@ -90,6 +90,8 @@ class World:
             rights=self,  # type: ignore[arg-type]
             counters=self.counters,
             wall_ms=lambda: self.now_ms,
+            own_server="own.test",
+            monotonic=lambda: self.now_ms / 1000,
         )
 
     async def receive(self, event: CallEvent, local: UserId) -> None:
@@ -286,6 +288,29 @@ async def test_what_waits_is_bounded_for_a_device_a_user_and_a_server(world: Wor
     for _ in range(100):
         await asyncio.sleep(0)
     assert world.signals.lines == 0
+
+
+async def test_whoever_is_not_looked_up_as_too_many_are_is_told_that_the_bridge_is_busy(world: World) -> None:
+    gate = asyncio.Event()
+    for number in range(MAX_LINES_OF_SERVER + 1):
+        each = DeviceIdentity(UserId(f"@u{number}:example.org"), DeviceId(f"D{number}"), "e", "c")
+        world.gates[each.device] = gate
+        await world.come(device=each, settle=False)
+    await world.settle()
+    assert [(to, signal.message.reason) for to, signal in world.device.sent] == [  # type: ignore[union-attr]
+        (f"D{MAX_LINES_OF_SERVER}", "user_busy")
+    ]
+    gate.set()
+
+
+async def test_callers_of_our_own_homeserver_are_looked_up_at_once(world: World) -> None:
+    gate = asyncio.Event()
+    for number in range(160):
+        each = DeviceIdentity(UserId(f"@u{number}:own.test"), DeviceId(f"D{number}"), "e", "c")
+        world.gates[each.device] = gate
+        await world.come(device=each, settle=False)
+    assert (world.refusals(), world.signals.lines) == ([], 160)
+    gate.set()
 
 
 async def test_a_failure_in_a_look_up_stops_no_other_message(world: World, caplog: pytest.LogCaptureFixture) -> None:

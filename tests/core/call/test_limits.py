@@ -87,3 +87,21 @@ def test_time_budget_owes_nothing_for_what_was_not_its_own() -> None:
     assert budget.left_s(3600.0) == 0
     assert budget.left_s(3610.0) == pytest.approx(0.5)
     assert budget.left_s(1e9) == 1.5
+
+
+def test_users_of_our_own_server_share_fifty_times_as_much() -> None:
+    limit = call_limits.RateLimit(2, 4, "A.example")
+    ours = [UserId(f"@u{number}:a.example") for number in range(4 * call_limits.OWN_SERVER_FACTOR + 1)]
+    assert [limit.allow(user, 0.0) for user in ours] == [True] * (len(ours) - 1) + [False]
+    assert limit.allow(ours[-1], 60 / (4 * call_limits.OWN_SERVER_FACTOR)), "a token of theirs comes back by their rate"
+    assert [limit.allow(ours[0], 60.0) for _ in range(3)] == [True, True, False], "each of them is held to the same"
+
+
+def test_live_calls_of_our_own_server_are_limited_by_the_user_and_in_total_only() -> None:
+    calls = call_limits.LiveCalls(call_limits.CallLimits(per_user=1, per_server=2, total=30), "a.example")
+    assert [calls.begin(UserId(f"@u{number}:b.example")) for number in range(3)] == [True, True, False]
+    assert all(calls.begin(UserId(f"@u{number}:a.example")) for number in range(28))
+    assert not calls.begin(UserId("@more:a.example")), "that is all that may live"
+    calls.end(UserId("@u0:b.example"))
+    assert not calls.begin(UserId("@u5:a.example"))
+    assert calls.begin(UserId("@more:a.example"))
