@@ -71,10 +71,11 @@ class Bridge:
             at_once=(self._put_rights_in_force, self._configure_calls, self.devices.encryption.configure),
             steps=self._steps_of_reload,
             tell_admins=self.access.announcements.to_admins,
+            restart_only=lambda new: restart_only(config, new),
         )
         withdrawn = WithdrawnEvents()
         self.bot = build_bot(
-            self.basis, self.access, self.devices, self.calls, reload=self._reload.ask, withdrawn=withdrawn
+            self.basis, self.access, self.devices, self.calls, reload=self._reload.carry_out, withdrawn=withdrawn
         )
         self._router = EventRouter(
             self.access.index,
@@ -197,7 +198,6 @@ class Bridge:
         self.calls.manager.reconfigure(call_settings(config), peer_connections(self.basis, config))
 
     def _put_rights_in_force(self, config: Config) -> None:
-        restart_only(self._config, config)
         self.basis.config.put_in_force(config)
         self.access.rooms.configure()
         self.calls.manager.rights_changed()

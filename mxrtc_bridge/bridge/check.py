@@ -205,7 +205,7 @@ def _check_file(name: str, target: AppendTarget | ReadTarget) -> Finding:
     looked_at = path if path.exists() or not writes else path.parent
     if looked_at == path and not (path.is_file() or path.is_fifo()):
         return Finding(Level.WARN, f"{name}: there is no file or FIFO at its path", f"make one at {path}")
-    if not os.access(looked_at, os.W_OK if writes else os.R_OK):
+    if not os.access(looked_at, os.W_OK if writes else os.R_OK, effective_ids=True):
         return Finding(Level.WARN, f"{name}: this user may not use its file", f"check {looked_at}, its owner and mode")
     return Finding(Level.OK, f"{name} can be {'appended to' if writes else 'read'}")
 
@@ -235,10 +235,11 @@ def _check_directory(name: str, target: FilesTarget) -> Finding:
     path = Path(target.path)
     needed = os.X_OK | (os.R_OK if target.direction.sends else 0) | (os.W_OK if target.direction.receives else 0)
     if path.is_dir():
-        if os.access(path, needed):
+        if os.access(path, needed, effective_ids=True):
             return Finding(Level.OK, f"{name} can be used")
         return Finding(Level.WARN, f"{name}: {target.path} is not open to this user", "change its owner or mode")
-    if not path.exists() and target.direction.receives and os.access(path.parent, os.W_OK | os.X_OK):
+    can_be_made = not path.exists() and os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True)
+    if can_be_made and target.direction.receives:
         return Finding(Level.OK, f"{name}: {target.path} will be made")
     return Finding(
         Level.WARN, f"{name}: {target.path} is not a directory", "make it, for the user that runs the bridge"

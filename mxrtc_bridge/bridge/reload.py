@@ -17,10 +17,11 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mxrtc_bridge.bridge.admin.service import ReloadOutcome
 from mxrtc_bridge.bridge.failures import outlive
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.settled import PATIENCE_S, QUIET_S, load_settled
@@ -59,6 +60,8 @@ class _Rest:
     done: asyncio.Future[None]
     open: list[str]
     failed: list[str]
+    later: Sequence[str]
+    """Keys whose change takes effect after a restart only."""
     answered: bool = False
     """Whether those who asked were told already, so that a failure has to be told apart."""
 
@@ -72,6 +75,8 @@ class Reload:
         steps: what to do for it afterwards: chains that run beside each other, each in its order.
         tell_admins: says something to the admins; must not block.
         load: reads a configuration; blocks.
+        restart_only: says which keys of a configuration that is put in force take effect after a restart only.
+        announce: told when reading begins (True) and when whoever asked has been answered (False); must not block.
     """
 
     def __init__(
@@ -87,6 +92,8 @@ class Reload:
         cancel_s: float = CANCEL_S,
         quiet_s: float = QUIET_S,
         patience_s: float = PATIENCE_S,
+        restart_only: Callable[[Config], Sequence[str]] = lambda _config: (),
+        announce: Callable[[bool], None] = lambda _begins: None,
     ) -> None:
         self._cancel_s = cancel_s
         self._quiet_s = quiet_s
@@ -98,6 +105,10 @@ class Reload:
         self._steps = steps
         self._tell_admins = tell_admins
         self._load = load
+        self._restart_only = restart_only
+        self._announce = announce
+        self._asked = 0
+        """How many are being answered."""
         self._numbers = itertools.count(1)
         self._newest = 0
         """The number of the configuration in force, in the order in which they were asked for."""
@@ -113,11 +124,26 @@ class Reload:
         return self._reading
 
     async def ask(self) -> str:
-        """Read the configuration and put it in force; returns in a sentence or two what came of it, within seconds."""
+        """Like :meth:`carry_out`, for people."""
+        return (await self.carry_out()).text
+
+    async def carry_out(self) -> ReloadOutcome:
+        """Read the configuration and put it in force; returns what came of it, within seconds."""
+        self._asked += 1
+        self._announce(True)
+        try:
+            return await self._carry_out()
+        finally:
+            self._asked -= 1
+            if not self._asked:
+                self._announce(False)
+
+    async def _carry_out(self) -> ReloadOutcome:
         reading = self._begin_reading()
         if reading is None:
-            return (
-                "The configuration is being read already, and its disk does not answer. It is read again when it does."
+            return ReloadOutcome(
+                "The configuration is being read already, and its disk does not answer. It is read again when it does.",
+                done=False,
             )
         try:
             async with asyncio.timeout(self._read_s):
@@ -126,17 +152,19 @@ class Reload:
             log.error(
                 "! the configuration has not been read within %g s; until it is, the old one counts", self._read_s
             )
-            return (
+            return ReloadOutcome(
                 f"The configuration could not be read within {self._read_s:g} s, "
-                "so the old one stays in force until it is."
+                "so the old one stays in force until it is.",
+                done=False,
             )
-        except ConfigError:
-            return "The configuration has mistakes, so the old one stays in force; the log says which."
+        except ConfigError as error:
+            text = "The configuration has mistakes, so the old one stays in force; the log says which."
+            return ReloadOutcome(text, done=False, mistakes=str(error))
         if rest is None:
-            return "A newer configuration is in force already."
+            return ReloadOutcome("A newer configuration is in force already.")
         await asyncio.wait([rest.done], timeout=self._rest_s)
         rest.answered = True
-        return _outcome(rest)
+        return ReloadOutcome(_outcome(rest), done=not rest.failed)
 
     async def run(self, asked: asyncio.Event) -> None:
         """Do the slow part of each reload, and reload whenever ``asked`` is set, until cancelled."""
@@ -215,7 +243,10 @@ class Reload:
                 failed.append("some settings")
         chains = self._steps(config)
         names = [step.what for chain in chains for step in chain]
-        rest = _Rest(config, chains, asyncio.get_running_loop().create_future(), names, failed)
+        later = self._restart_only(config)
+        for key in later:
+            log.warning("a change of %s takes effect after a restart only", key)
+        rest = _Rest(config, chains, asyncio.get_running_loop().create_future(), names, failed, later)
         log.info("rights of the new configuration are in force: %d grants", len(config.grants))
         self._rest = rest
         self._wake.set()
@@ -281,7 +312,7 @@ class Reload:
     def _say(self, rest: _Rest) -> None:
         config = rest.config
         if rest.failed:
-            text = _outcome(rest)
+            text = _outcome_of_rest(rest)
             log.error("! %s", text)
             if rest.answered:
                 self._tell_admins(text)
@@ -289,14 +320,34 @@ class Reload:
             log.info("configuration reloaded: %d peers, %d grants", len(config.peers), len(config.grants))
 
 
-def restart_only(before: Config, after: Config) -> None:
-    """Log which changes take effect after a restart only."""
-    for name in ("homeserver", "appservice", "database", "audit", "control_socket", "metrics_listen", "log_level"):
-        if getattr(after, name) != getattr(before, name):
-            log.warning("a change of %s takes effect after a restart only", name)
+_RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
+    "homeserver": lambda config: config.homeserver,
+    "appservice": lambda config: config.appservice,
+    "database": lambda config: config.database,
+    "audit": lambda config: config.audit,
+    "control": lambda config: config.control_socket,
+    "metrics.listen": lambda config: config.metrics_listen,
+    "logging.level": lambda config: config.log_level,
+    "encryption.enabled": lambda config: config.encryption.mode,
+    "encryption.key": lambda config: (config.encryption.key, config.encryption.key_file),
+    "encryption.receive": lambda config: config.encryption.announced,
+}
+
+
+def restart_only(started_with: Config, now: Config) -> list[str]:
+    """The keys whose values in ``now`` are not those in use, and will not be before a restart."""
+    return [key for key, value in _RESTART_ONLY.items() if value(now) != value(started_with)]
 
 
 def _outcome(rest: _Rest) -> str:
+    said = _outcome_of_rest(rest)
+    if rest.later:
+        keys = _list(rest.later)
+        said += f" A change of {keys} takes effect after a restart only; until then the old value is used."
+    return said
+
+
+def _outcome_of_rest(rest: _Rest) -> str:
     config = rest.config
     known = f"{len(config.peers)} peers, {len(config.grants)} grants"
     if rest.failed:

@@ -189,6 +189,18 @@ class Config:
         settings = self.peers.get(peer)
         return () if settings is None else tuple(sorted(settings.services))
 
+    def unknown(self, peer: UserId, service: str | None) -> str | None:
+        """Say in a sentence that there is no such peer or service, and which ones there are; None if there is."""
+        if (settings := self.peers.get(peer)) is None:
+            named, found = peer, [each.name for each in self.peers.values()]
+            if localpart_of(peer).startswith(self.appservice.peer_prefix) and self.claims(peer):
+                named = UserId(localpart_of(peer).removeprefix(self.appservice.peer_prefix))
+            return f"There is no peer {named[:80]!a}; known: {', '.join(sorted(found)) or 'none'}."
+        if service is None or self.service(peer, service) is not None:
+            return None
+        known = ", ".join(self.service_names(peer)) or "none"
+        return f"Peer {settings.name} has no service {service[:80]!a}; known: {known}."
+
     def own_user(self, user: str) -> bool:
         """Whether ``user`` is the bot or a configured peer: nobody else exists in our namespace."""
         return user == self.appservice.bot or user in self.peers

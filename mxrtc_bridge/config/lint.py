@@ -132,10 +132,10 @@ def _database_file(config: Config) -> Iterator[Finding]:
     file = Path(unquote(path))
     if file.exists():
         status = file.stat()
-        complaint = exposure(file, status.st_mode, status.st_uid)
+        complaint = exposure(file, status.st_mode, status.st_uid, status.st_gid)
         if complaint is not None:
             what, _, fix = complaint.partition("; run: ")
             yield Finding(Level.FAIL, what, fix)
-    elif not os.access(file.parent, os.W_OK | os.X_OK):
+    elif not os.access(file.parent, os.W_OK | os.X_OK, effective_ids=True):
         fix = "create it for the user that runs the bridge, or change database:"
         yield Finding(Level.FAIL, f"the folder of the database, {file.parent}, is not there or not writable", fix)

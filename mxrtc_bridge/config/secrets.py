@@ -8,6 +8,8 @@ A token is looked for in this order, and the first place that has one counts:
 4. a file ``hs_token`` in ``$CREDENTIALS_DIRECTORY`` (systemd's ``LoadCredential=``).
 
 A file that holds a secret must belong to us or to root, and nobody else may read or write it (its group may read it).
+Where root acts as the owner of a configuration (:mod:`mxrtc_bridge.cli.bridge.acting`), "us" is that owner, and what
+only root can read is none of the owner's: a configuration must not have root read and send what its owner cannot.
 No message of this module contains a secret or a part of one.
 """
 
@@ -66,19 +68,34 @@ def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> FileText:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path} is not UTF-8 text (line {line})") from None
-    return FileText(text, exposure(path, status.st_mode, status.st_uid), bool(status.st_mode & stat.S_IWOTH))
+    return FileText(
+        text, exposure(path, status.st_mode, status.st_uid, status.st_gid), bool(status.st_mode & stat.S_IWOTH)
+    )
 
 
-def exposure(path: Path, mode: int, owner: int) -> str | None:
-    """Say why a file with this mode and owner must not hold a secret, or None."""
-    if owner not in (0, os.geteuid()):
-        return f"{path} holds a secret but belongs to user {owner}; run: chown {os.geteuid()} {path}"
+def exposure(path: Path, mode: int, owner: int, group: int | None = None) -> str | None:
+    """Say why a file with this mode, owner and group must not hold a secret, or None."""
+    us = os.geteuid()
+    if owner not in (0, us):
+        # What the bridge's user cannot read would stop the bridge: root is given no command that makes it so.
+        advice = "give it to the user that runs the bridge" if us == 0 else f"run: chown {us} {path}"
+        return f"{path} holds a secret but belongs to user {owner}; {advice}"
+    if owner != us and os.getuid() == 0 and not _grants_reading(mode, group):
+        return (
+            f"{path} holds a secret and belongs to root, and user {us}, who runs the bridge, cannot read it; "
+            f"run: chown {us} {path}"
+        )
     if mode & _FORBIDDEN_MODE:
         found = f"{stat.S_IMODE(mode):04o}"
         return (
             f"{path} holds a secret and has mode {found}, so that others can read or change it; run: chmod 0600 {path}"
         )
     return None
+
+
+def _grants_reading(mode: int, group: int | None) -> bool:
+    """Whether the mode of a file of somebody else lets us read it, whatever root may."""
+    return bool(mode & (stat.S_IRGRP if group in (os.getegid(), *os.getgroups()) else stat.S_IROTH))
 
 
 def read_secret_file(path: Path) -> str:

@@ -53,7 +53,7 @@ class Document:
     """Line of each key and list item, from 1."""
     problems: list[Problem] = field(default_factory=list)
     complete: bool = True
-    """Whether the text was read to its end; after a syntax error it was not."""
+    """Whether the text was read to its end; after a syntax error it was not, and ``data`` has the keys before it."""
 
 
 class _StopReadingError(Exception):
@@ -157,6 +157,8 @@ def _read_value(event: Event, nodes: Iterator[Event], path: KeyPath, document: D
             items.append(_read_value(item, nodes, (*path, len(items)), document))
         return items
     found: dict[str, Value] = {}
+    if not path:
+        document.data = found
     while not isinstance(key := next(nodes), MappingEndEvent):
         if not isinstance(key, ScalarEvent):
             raise _StopReadingError(_line_of(key), "a key must be a word")

@@ -110,6 +110,7 @@ async def ask_until_ready(
     *,
     patience_s: float = START_PATIENCE_S,
     ask_again_s: float = ASK_AGAIN_S,
+    shown: str | None = None,
 ) -> tuple[int, dict[str, object]]:
     """Like :func:`ask`; while the bridge starts, ask again.
 
@@ -119,6 +120,7 @@ async def ask_until_ready(
         waits: called once if there is something to wait for.
         patience_s: how long to ask again.
         ask_again_s: the pause before.
+        shown: how the path is named in messages, if another way.
 
     Raises:
         LocalError: no bridge answers there.
@@ -126,7 +128,7 @@ async def ask_until_ready(
     deadline = time.monotonic() + patience_s
     told = False
     while True:
-        status, answer = await ask(path, words)
+        status, answer = await ask(path, words, shown=shown)
         if answer.get("starting") is not True or time.monotonic() >= deadline:
             return status, answer
         if not told:
@@ -135,12 +137,20 @@ async def ask_until_ready(
         await asyncio.sleep(ask_again_s)
 
 
-async def ask(path: str, words: tuple[str, ...], *, max_answer: int = MAX_ANSWER) -> tuple[int, dict[str, object]]:
+async def ask(
+    path: str, words: tuple[str, ...], *, shown: str | None = None, max_answer: int = MAX_ANSWER
+) -> tuple[int, dict[str, object]]:
     """Have the running bridge carry out a command; returns the status and the answer.
+
+    Args:
+        path: of the socket.
+        words: the command.
+        shown: how the path is named in messages, if another way.
 
     Raises:
         LocalError: no bridge answers there.
     """
+    shown = path if shown is None else shown
     try:
         async with (
             ClientSession(connector=UnixConnector(path), timeout=ClientTimeout(total=TIMEOUT_S + 5)) as session,
@@ -154,14 +164,14 @@ async def ask(path: str, words: tuple[str, ...], *, max_answer: int = MAX_ANSWER
     except (ClientError, OSError, ValueError, TimeoutError) as error:
         match error.__cause__ or error:
             case FileNotFoundError() | ConnectionRefusedError():
-                why = f"the bridge is not running, or not with this configuration: nobody listens at {path}"
+                why = f"the bridge is not running, or not with this configuration: nobody listens at {shown}"
             case PermissionError():
-                why = f"{path} is for the user that runs the bridge, and for root"
+                why = f"{shown} is for the user that runs the bridge, and for root"
             case _:
-                why = f"what answers at {path} is no bridge, or has just ended: {type(error).__name__}"
+                why = f"what answers at {shown} is no bridge, or has just ended: {type(error).__name__}"
         raise LocalError(why) from error
     if not isinstance(answer, dict):
-        raise LocalError(f"what answers at {path} is no bridge: {display(str(answer))}")
+        raise LocalError(f"what answers at {shown} is no bridge: {display(str(answer))}")
     return response.status, answer
 
 

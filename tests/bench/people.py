@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.access.runtime_grants import RuntimeGrants
-from mxrtc_bridge.bridge.admin.service import AdminService
+from mxrtc_bridge.bridge.admin.service import AdminService, ReloadOutcome
 from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.bridge.audit.writer import AuditLog
 from mxrtc_bridge.bridge.current_config import CurrentConfig
@@ -230,8 +230,8 @@ async def _lists(bridge: Bridge, given: RuntimeGrants) -> dict[str, object]:
             while sum(each.connected_at is not None for each in bridge.manager.sessions) < SESSIONS:
                 await asyncio.sleep(0.05)
 
-        async def no_reload() -> str:
-            return ""
+        async def no_reload() -> ReloadOutcome:
+            return ReloadOutcome("")
 
         desk = AdminService(
             given,

@@ -105,6 +105,8 @@ def _row(context: click.Context, option: click.Parameter) -> str | None:
         names += f" `{_value(context, option)}`"
     text = (option.help or "").replace("|", "\\|")
     default = f"`{option.default}`" if option.show_default and option.default is not None else ""
+    if isinstance(option.show_default, str):
+        default = re.sub(r"(\S*config\.yaml)", r"`\1`", option.show_default)
     if option.secondary_opts and option.show_default:
         default = f"`{option.opts[0] if option.default else option.secondary_opts[0]}`"
     if option.required:

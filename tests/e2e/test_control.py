@@ -72,6 +72,8 @@ async def test_grant_use_see_kick_and_revoke(world: World) -> None:
     (grant,) = await rows(world, "grants")
     assert grant["giver"].startswith("local:")  # type: ignore[attr-defined]
     assert (grant["subject"], grant["reason"]) == (ALICE, "a test: it's <b>")
+    assert await admin(world, "explain", ALICE, "build/echo") == (0, "allow: grant given 1\n", "")
+    assert await admin(world, "explain", "@bob:example.test", "build/echo") == (3, "deny: no grant\n", "")
     stream = await connected(world)
     (session,) = await rows(world, "who")
     assert (session["user"], session["peer"], session["streams"]) == (ALICE, BUILD, 1)
@@ -141,7 +143,31 @@ async def test_pause_resume_and_reload(world: World) -> None:
     code, _, said = await world.run_mxrtc("alice", "ping", "build", "-c", "1")
     assert code == 0, said
     code, out, _ = await admin(world, "reload")
-    assert (code, "is in force" in out) == (0, True)
+    assert (code, "is in force" in out, "restart" in out) == (0, True, False)
+
+
+async def test_a_reload_names_what_waits_for_a_restart_and_every_mistake(world: World) -> None:
+    world.settings |= {"metrics": {"listen": "127.0.0.1:9"}, "logging": {"level": "debug"}}
+    world.write_config()
+    for _ in range(2):  # it is still so the next time
+        code, out, err = await admin(world, "reload")
+        assert code == 0, err
+        assert "A change of metrics.listen, logging.level takes effect after a restart only" in out
+    del world.settings["metrics"], world.settings["logging"]
+    path = world.write_config()
+    good = path.read_text()
+    path.write_text(good.replace('"domain"', '"domian"'))
+    code, out, err = await admin(world, "reload")
+    assert (code, out) == (78, "")
+    assert "the old one stays in force" in err
+    assert "homeserver.domian: unknown key" in err
+    # What takes away still works, and the bridge that runs is the one that is asked.
+    assert (await admin(world, "pause"))[0] == 0
+    assert (await admin(world, "resume"))[0] == 0
+    assert (await admin(world, "explain", ALICE, "build/echo"))[0] in (0, 3)
+    path.write_text(good)
+    code, out, _ = await admin(world, "reload")
+    assert (code, "restart" in out) == (0, False)
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,9 @@ class AdminCommands:
 
     @command("reload", "reload the configuration", Effect.TAKES, nothing)
     async def reload(self, by: Actor) -> Reply:
-        return say(await self._service.reload(by))
+        outcome = await self._service.reload(by)
+        rows = {"said": outcome.text, "done": outcome.done, "mistakes": outcome.mistakes}
+        return answer(text(outcome.text), rows=rows)
 
     @command("pause", "accept no new sessions", Effect.TAKES, nothing)
     async def pause(self, by: Actor) -> Reply:

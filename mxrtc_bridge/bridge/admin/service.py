@@ -58,6 +58,18 @@ class SessionRow:
     received: int
 
 
+@dataclass(frozen=True, slots=True)
+class ReloadOutcome:
+    """What came of a reload by the time at which whoever asked is answered."""
+
+    text: str
+    """In a sentence or two."""
+    done: bool = True
+    """Whether nothing is known to have gone wrong; what takes longer may still be under way."""
+    mistakes: str = ""
+    """Why the file was refused, if it was: names and lines of it, which have no place in a room."""
+
+
 class AdminService:
     """See the head of this module."""
 
@@ -67,7 +79,7 @@ class AdminService:
         calls: CallManager,
         *,
         audited: AuditEvents,
-        reload: Callable[[], Awaitable[str]],
+        reload: Callable[[], Awaitable[ReloadOutcome]],
         monotonic: Callable[[], float],
     ) -> None:
         """Make it.
@@ -76,7 +88,7 @@ class AdminService:
             given: the grants, which are given and taken back there.
             calls: the live sessions.
             audited: where acts of admins are written down.
-            reload: reads the configuration again, and says in a sentence what came of it.
+            reload: reads the configuration again, and says what came of it.
             monotonic: seconds, of the clock that sessions use.
         """
         self.given = given
@@ -117,12 +129,12 @@ class AdminService:
         """Take new sessions again; returns False if they were taken already."""
         return self._set_paused(by, paused=False)
 
-    async def reload(self, by: Actor) -> str:
-        """Read the configuration again; returns in a sentence what came of it."""
+    async def reload(self, by: Actor) -> ReloadOutcome:
+        """Read the configuration again; returns what came of it."""
         log.info("the configuration is read again for %s", by)
-        said = await self._reload()
-        self.audited.acted(AuditKind.RELOAD, by, reason=said)
-        return said
+        outcome = await self._reload()
+        self.audited.acted(AuditKind.RELOAD, by, reason=outcome.text)
+        return outcome
 
     async def log(self, query: AuditQuery, page: int) -> ListPage[tuple[int, AuditRecord]]:
         """Decisions, ends of sessions and what admins did, the newest first, with their numbers.

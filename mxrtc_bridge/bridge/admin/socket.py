@@ -5,7 +5,7 @@ What is declared here exists at the bridge's machine only: what is compared must
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mxrtc_bridge.bridge.admin.commands import AdminCommands
 from mxrtc_bridge.bridge.devices.verification import BridgeVerifications
@@ -37,12 +37,19 @@ class AdminSocket:
         admins: the commands of admins.
         verifications: that wait for an admin.
         names: what short names stand for.
+        others: who has more commands.
     """
 
-    def __init__(self, admins: AdminCommands, verifications: BridgeVerifications, names: Callable[[], Names]) -> None:
+    def __init__(
+        self,
+        admins: AdminCommands,
+        verifications: BridgeVerifications,
+        names: Callable[[], Names],
+        others: Sequence[object] = (),
+    ) -> None:
         self._verifications = verifications
         self._names = names
-        self._owners = {form: owner for owner in (admins, self) for form in commands_of(type(owner))}
+        self._owners = {form: owner for owner in (admins, self, *others) for form in commands_of(type(owner))}
 
     async def handle(self, by: LocalAdmin, words: tuple[str, ...]) -> dict[str, object]:
         """Carry out a command; returns ``rows`` with their page, or what was ``said``.

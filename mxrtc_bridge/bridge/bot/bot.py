@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from mxrtc_bridge.bridge.admin.access_requests import AccessRequests
 from mxrtc_bridge.bridge.admin.commands import AdminCommands
-from mxrtc_bridge.bridge.admin.service import AdminService
+from mxrtc_bridge.bridge.admin.explanations import Explanations
+from mxrtc_bridge.bridge.admin.service import AdminService, ReloadOutcome
 from mxrtc_bridge.bridge.admin.socket import AdminSocket
 from mxrtc_bridge.bridge.bot.confirmation import Giving
 from mxrtc_bridge.bridge.bot.target_health import TargetStates
@@ -49,7 +50,7 @@ def build_bot(
     devices: Devices,
     calls: Calls,
     *,
-    reload: Callable[[], Awaitable[str]],
+    reload: Callable[[], Awaitable[ReloadOutcome]],
     withdrawn: WithdrawnEvents,
 ) -> Bot:
     """Make it.
@@ -101,7 +102,7 @@ def build_bot(
         monotonic=clock.monotonic,
         wall_ms=clock.wall_ms,
     )
-    control = AdminSocket(admins, devices.verifications, chat.names)
+    control = AdminSocket(admins, devices.verifications, chat.names, [Explanations(rights, config)])
     commands = CommandDispatcher(
         devices.homeserver,
         chat,

@@ -10,14 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-import uvloop
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option, json_option
-from mxrtc_bridge.config import load_config
-from mxrtc_bridge.core.errors import ConfigError, LocalError
+from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option, json_option, socket_option
+from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge
+from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.text.display import display, size_words
 from mxrtc_bridge.core.text.durations import say_duration
 
@@ -97,30 +96,24 @@ _VERIFICATIONS: Columns = {
 _LOG: Columns = {"n": _text("number"), "time": _time("at_ms"), "what": _text("words")}
 
 
-def _run(path: Path, words: Words, as_json: bool, columns: Columns) -> int:
+def _run(path: Path, socket: Path | None, words: Words, as_json: bool, columns: Columns) -> int:
     """Have the running bridge carry out a command, and show what it answers."""
-    config = load_config(path)
-    if config.control_socket is None:
-        raise ConfigError("control.enabled is false, so the running bridge cannot be reached from here")
-    # Only these commands need the client, whose library takes its time to load.
-    from mxrtc_bridge.web.control import ask_until_ready  # noqa: PLC0415
-
-    def waits() -> None:
-        click.echo("the bridge is starting; waiting for it", err=True)
-
-    status, answer = uvloop.run(ask_until_ready(str(config.control_socket), words, waits))
+    status, answer = ask_bridge(path, socket, words)
     if status >= 400:
-        click.echo(
-            display(str(answer.get("error", "The bridge refused it, and did not say why.")), _MAX_COLUMNS), err=True
-        )
+        _say(str(answer.get("error", "The bridge refused it, and did not say why.")), err=True)
         return ExitCode.FAILED
     rows, said = answer.get("rows"), answer.get("said")
     if isinstance(said, str):
-        for line in said.splitlines():
-            click.echo(display(line, _MAX_COLUMNS))
-    elif not isinstance(rows, list):
+        # Only a reload says whether all of it is done.
+        done = answer.get("done") is not False
+        _say(said, err=not done)
+        if mistakes := answer.get("mistakes"):
+            _say(str(mistakes), err=True)
+            return ExitCode.CONFIG
+        return ExitCode.DONE if done else ExitCode.FAILED
+    if not isinstance(rows, list):
         raise LocalError(f"the bridge answered with neither rows nor words: {display(json.dumps(answer), 80)}")
-    elif as_json:
+    if as_json:
         for row in rows:
             click.echo(json.dumps(row))
         sys.stdout.flush()
@@ -128,6 +121,11 @@ def _run(path: Path, words: Words, as_json: bool, columns: Columns) -> int:
         _show(rows, columns)
         _say_around(answer)
     return 0
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    for line in text.splitlines():
+        click.echo(display(line, _MAX_COLUMNS), err=err)
 
 
 def _show(rows: list[Row], columns: Columns) -> None:
@@ -170,10 +168,10 @@ def _command(name: str, columns: Columns | None = None) -> Callable[[Callable[..
 
     def declare(words_of: Callable[..., Words]) -> None:
         @functools.wraps(words_of)
-        def run(path: Path, as_json: bool = False, **options: object) -> int:
-            return _run(path, words_of(**options), as_json, columns or {})
+        def run(path: Path, socket: Path | None, as_json: bool = False, **options: object) -> int:
+            return _run(path, socket, words_of(**options), as_json, columns or {})
 
-        COMMANDS.append(click.command(name)(config_option(run)))
+        COMMANDS.append(click.command(name)(config_option(socket_option(run))))
 
     return declare
 
@@ -275,7 +273,11 @@ def _resume() -> Words:
 
 @_command("reload")
 def _reload() -> Words:
-    """Reload the configuration, and say what came of it."""
+    """Reload the configuration, and say what came of it.
+
+    Exit code 78 if the file has mistakes, which are listed; then the old one stays in force. 1 if not all of it could
+    be put in force.
+    """
     return ("reload",)
 
 

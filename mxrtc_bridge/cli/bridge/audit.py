@@ -12,8 +12,9 @@ from pathlib import Path
 
 import click
 
+from mxrtc_bridge.cli.bridge.acting import load_as_owner
 from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option
-from mxrtc_bridge.config import Config, load_config
+from mxrtc_bridge.config import Config
 from mxrtc_bridge.config.values import parse_duration, parse_time
 from mxrtc_bridge.core.audit.chain import (
     KEY_BYTES,
@@ -50,7 +51,7 @@ def verify_command(path: Path, offline: bool, key_file: Path | None) -> int:
     with what the database holds. Exit code 0 if all of it holds, 1 if not; then the first wrong line is named, counted
     from the oldest file on.
     """
-    config = load_config(path)
+    config = load_as_owner(path)
     if key_file is not None and not offline:
         raise click.UsageError("--key-file is for --offline; the database has the key as well.")
     try:
@@ -78,7 +79,7 @@ def key_command(path: Path) -> int:
 
     Who has the key can write lines that pass for the bridge's.
     """
-    key = asyncio.run(_ask_database(load_config(path), compared=False)).key
+    key = asyncio.run(_ask_database(load_as_owner(path), compared=False)).key
     if key is None:
         raise LocalError("there is no key yet: the bridge makes it at its first start")
     click.echo(f"{_KEY_FORM} {key[1]} {key[0].hex()}")
@@ -98,7 +99,7 @@ def export_command(path: Path, since: str | None, user: str | None, peer: str | 
     code 1. A text that a spreadsheet would take for a formula
     gets a ' in front in CSV.
     """
-    config = load_config(path)
+    config = load_as_owner(path)
     since_ms = None if since is None else _moment(since)
     wanted_user = None if user is None else _user(user)
     wanted_peer = None if peer is None else (peer if peer.startswith("@") else config.peer_id(peer))

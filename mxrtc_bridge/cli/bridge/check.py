@@ -12,8 +12,9 @@ from pathlib import Path
 import click
 import uvloop
 
+from mxrtc_bridge.cli.bridge.acting import load_as_owner
 from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option, json_option
-from mxrtc_bridge.config import Config, Finding, Level, load_config
+from mxrtc_bridge.config import Config, Finding, Level
 from mxrtc_bridge.config.lint import inspect
 from mxrtc_bridge.core.text.display import display
 
@@ -31,7 +32,7 @@ def check_command(path: Path, offline: bool, as_json: bool) -> int:
 
     Exit code 0 if the bridge can work (perhaps with warnings), 1 if something is wrong, 78 if the configuration is.
     """
-    config = load_config(path)
+    config = load_as_owner(path)
     failed = False
     for finding in _findings(config, offline):
         failed = failed or finding.level is Level.FAIL

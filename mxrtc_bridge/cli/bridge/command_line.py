@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import IntEnum
 from pathlib import Path
 
@@ -25,8 +26,20 @@ class ExitCode(IntEnum):
     """Interrupted."""
 
 
+HERE, OF_THE_SERVICE = Path("config.yaml"), Path("/var/lib/mxrtc/config.yaml")
+
+
+def usual_config() -> Path:
+    """Where the configuration is if nobody says so: here, or where the unit of systemd has it."""
+    return OF_THE_SERVICE if not HERE.exists() and os.path.lexists(OF_THE_SERVICE) else HERE
+
+
 config_option = click.option(
-    "-c", "--config", "path", type=click.Path(path_type=Path), default="config.yaml", envvar="MXRTC_CONFIG",
-    show_default=True, show_envvar=True, help="The configuration.",
+    "-c", "--config", "path", type=click.Path(path_type=Path), default=usual_config, envvar="MXRTC_CONFIG",
+    show_default=f"{HERE} here, else {OF_THE_SERVICE}", show_envvar=True, help="The configuration.",
+)  # fmt: skip
+socket_option = click.option(
+    "--socket", type=click.Path(path_type=Path), metavar="PATH",
+    help="The control socket of the running bridge; the configuration is not read then.",
 )  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")

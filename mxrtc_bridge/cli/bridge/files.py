@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
+from mxrtc_bridge.cli.bridge.acting import load_as_owner
 from mxrtc_bridge.cli.bridge.command_line import config_option, json_option
-from mxrtc_bridge.config import Config, load_config
+from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.access.targets import FilesTarget
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.sinks.files.receive.drop_box import BoxEntry, read_box
@@ -29,7 +30,7 @@ def files_command(path: Path, everything: bool, as_json: bool, service: str) -> 
 
     The columns are separated by tabs. Works while the bridge runs. What is unfinished is not listed.
     """
-    target = _target(load_config(path), service)
+    target = _target(load_as_owner(path), service)
     for entry in read_box(Path(target.path)):
         if entry.receipt.is_directory or not (everything or entry.present):
             continue

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from mxrtc_bridge.cli.bridge.acting import load_as_owner
 from mxrtc_bridge.cli.bridge.command_line import config_option, json_option
-from mxrtc_bridge.config import load_config
 from mxrtc_bridge.core.errors import LocalError
 
 
@@ -21,7 +21,7 @@ def identity_command(path: Path, as_json: bool) -> int:
     A user who gets a key from you over another way compares it: mxrtc trust PEER --key KEY. Works while the bridge
     runs or not.
     """
-    config = load_config(path)
+    config = load_as_owner(path)
     settings = config.encryption
     if settings.key is None and not settings.key_file.exists():
         raise LocalError(f"there are no identities yet: the bridge makes {settings.key_file} at its first start")

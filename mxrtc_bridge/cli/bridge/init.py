@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from mxrtc_bridge.cli.bridge.acting import acting_as_owner
 from mxrtc_bridge.config import Config, parse_config
 from mxrtc_bridge.config.example import InitAnswers, new_config
 from mxrtc_bridge.config.private_files import write_private
@@ -69,7 +70,9 @@ def init_command(
         config = parse_config(text, paths[0], environ={})
     except ConfigError as error:
         raise click.UsageError(f"These answers make no usable configuration:\n{error}") from None
-    _write(output, paths, (text, render_registration(config, random_sender())), force)
+    # Who owns the folder runs the bridge there, and must be able to read them.
+    with acting_as_owner(output):
+        _write(output, paths, (text, render_registration(config, random_sender())), force)
     click.echo(f"app_service_config_files:\n  - {paths[1]}")
     click.echo(_next_steps(config, paths[1]), err=True)
     return 0

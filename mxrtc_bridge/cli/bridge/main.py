@@ -19,13 +19,15 @@ from rich.console import Console
 from rich.text import Text
 
 from mxrtc_bridge import __version__
+from mxrtc_bridge.cli.bridge.acting import acting_as_owner, load_as_owner
 from mxrtc_bridge.cli.bridge.admin import COMMANDS
 from mxrtc_bridge.cli.bridge.audit import audit_command
 from mxrtc_bridge.cli.bridge.check import check_command
-from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option
+from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option, socket_option
 from mxrtc_bridge.cli.bridge.files import files_command
 from mxrtc_bridge.cli.bridge.identity import identity_command
 from mxrtc_bridge.cli.bridge.init import init_command
+from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge
 from mxrtc_bridge.cli.standard_streams import standard_streams
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.example import example_config
@@ -33,7 +35,7 @@ from mxrtc_bridge.config.private_files import write_private
 from mxrtc_bridge.config.registration import random_sender, render_registration
 from mxrtc_bridge.config.values import parse_time
 from mxrtc_bridge.core.access.policy import Allow
-from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, MxrtcError
+from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError, LocalError, MxrtcError
 from mxrtc_bridge.core.ids import UserId, is_guest_account, parse_user_id
 from mxrtc_bridge.core.text.display import display, sentence
 
@@ -86,7 +88,7 @@ def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
         users = frozenset(map(parse_user_id, adopt))
     except EventError as error:
         raise click.UsageError(f"--adopt: {error}.") from None
-    config = load_config(path)
+    config = load_as_owner(path, for_good=True)
     start_logging(config)
     # The other commands answer quickly because they never load the network libraries.
     from mxrtc_bridge.bridge import run  # noqa: PLC0415
@@ -116,56 +118,87 @@ def example_config_command() -> int:
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def registration_command(path: Path, output: Path | None, force: bool) -> int:
     """Print the registration for the homeserver; it holds both tokens."""
-    config = load_config(path)
+    with acting_as_owner(path):
+        config = load_config(path)
     text = render_registration(config, random_sender())
     if config.appservice.sender_localpart is None:
         say("appservice.sender_localpart is not set, so the registration has a new random one each time", "yellow")
     if output is None:
         click.echo(text, nl=False)
     else:
-        write_private(output, text, replace=force)
+        with acting_as_owner(output.absolute().parent):
+            write_private(output, text, replace=force)
         say(f"wrote {output} (mode 0600)")
     return ExitCode.DONE
 
 
 @cli.command("explain")
 @config_option
+@socket_option
 @click.option("--at", "moment", metavar="TIME", help="Decide as of this time (2030-01-31 or 2030-01-31T18:00:00Z).")
 @click.argument("user", metavar="@USER:SERVER")
 @click.argument("service", metavar="PEER[/SERVICE]")
-def explain_command(path: Path, moment: str | None, user: str, service: str) -> int:
+def explain_command(path: Path, socket: Path | None, moment: str | None, user: str, service: str) -> int:
     """Say whether a user may use a service (or call a peer at all), and which rule decides.
+
+    The running bridge is asked, which also knows what was granted by admins, who is in which room, and what policy
+    lists say. Where none runs, and with --at, it is decided by the configuration alone, which is said then.
 
     Prints `allow` or `deny` and the rule; exit code 0 for allow, 3 for deny.
     """
-    config = load_config(path)
     try:
         user_id = parse_user_id(user)
-        now_ms = time.time_ns() // 1_000_000 if moment is None else parse_time(moment)
+        at_ms = None if moment is None else parse_time(moment)
     except (EventError, ValueError) as error:
         raise click.UsageError(sentence(str(error))) from None
+    if at_ms is None:
+        try:
+            return _explain_by_bridge(path, socket, user_id, service)
+        except LocalError as error:
+            why = f"by the file alone, without what admins have given, rooms and policy lists: {error}"
+    else:
+        why = "by the file alone, without what admins have given, rooms and policy lists: they are known for now only"
+    config = load_as_owner(path)
     name, slash, service_name = service.partition("/")
     peer = UserId(name) if name.startswith("@") else config.peer_id(name)
-    if peer not in config.peers:
-        say(f"There is no peer {name[:80]!a}; known: {_known([p.name for p in config.peers.values()])}.", "yellow")
-    elif slash and config.service(peer, service_name) is None:
-        say(f"Peer {name} has no service {service_name[:80]!a}; known: {_known(config.service_names(peer))}.", "yellow")
-    policy = config.policy()
+    if (unknown := config.unknown(peer, service_name if slash else None)) is not None:
+        say(unknown, "yellow")
+    policy, now_ms = config.policy(), time.time_ns() // 1_000_000 if at_ms is None else at_ms
     if slash:
         decision = policy.service_access(user_id, peer, service_name, now_ms)
     else:
         decision = policy.peer_access(user_id, peer, now_ms)
-    if isinstance(decision, Allow):
-        click.echo(f"allow: grant {decision.rule}")
+    say(display(why, MAX_ERROR_COLUMNS), "yellow")
+    return _decided(user_id, allowed=isinstance(decision, Allow), rule=decision.rule)
+
+
+def _explain_by_bridge(path: Path, socket: Path | None, user: UserId, service: str) -> int:
+    """Have the running bridge decide.
+
+    Raises:
+        LocalError: none runs, or it does not answer this question.
+    """
+    status, answer = ask_bridge(path, socket, ("explain", user, service))
+    if status >= 400:
+        raise LocalError(str(answer.get("error", "the bridge did not answer")))
+    rows = answer.get("rows")
+    row = rows[0] if isinstance(rows, list) and rows else None
+    if not isinstance(row, dict) or not isinstance(row.get("allowed"), bool):
+        raise LocalError("the bridge has answered something else")
+    notes = row.get("notes")
+    for note in notes if isinstance(notes, list) else ():
+        say(display(str(note), MAX_ERROR_COLUMNS), "yellow")
+    return _decided(user, allowed=row["allowed"], rule=display(str(row.get("rule", "")), MAX_ERROR_COLUMNS))
+
+
+def _decided(user: UserId, *, allowed: bool, rule: str) -> int:
+    if allowed:
+        click.echo(f"allow: grant {rule}")
         return ExitCode.DONE
-    if is_guest_account(user_id):
-        say(f"{user_id} is a guest account: server: and * do not mean it, guest-accounts: does.", "yellow")
-    click.echo(decision.rule if decision.rule.startswith("deny") else f"deny: {decision.rule}")
+    if is_guest_account(user):
+        say(f"{user} is a guest account: server: and * do not mean it, guest-accounts: does.", "yellow")
+    click.echo(rule if rule.startswith("deny") else f"deny: {rule}")
     return ExitCode.DENIED
-
-
-def _known(names: Sequence[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
 
 
 def invoke(arguments: Sequence[str]) -> int:

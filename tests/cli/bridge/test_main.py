@@ -218,7 +218,9 @@ def test_registration_says_when_its_sender_changes_each_time(admin: Admin) -> No
 )
 def test_explain_names_the_rule(admin: Admin, user: str, service: str, code: int, out: str, err: str) -> None:
     admin.init()
-    assert admin("explain", "-c", admin.config, user, service) == (code, out, err)
+    found, printed, said = admin("explain", "-c", admin.config, user, service)
+    assert (found, printed, said.startswith(err)) == (code, out, True)
+    assert said.removeprefix(err).startswith("by the file alone")
 
 
 def test_explain_names_the_deny_list(admin: Admin) -> None:
