@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from mxrtc_bridge.bridge.config_mapping import profiles
-from mxrtc_bridge.bridge.devices.devices import why_impossible
+from mxrtc_bridge.bridge.devices.devices import load_key, why_impossible
 from mxrtc_bridge.bridge.devices.identities import BridgeIdentities
-from mxrtc_bridge.config import Config, Finding, Level
+from mxrtc_bridge.config import Config, Finding, Level, TcpListen, UnixListen
 from mxrtc_bridge.config.config import EncryptionMode
 from mxrtc_bridge.core.access.targets import AppendTarget, FilesTarget, ReadTarget
-from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, TargetError
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.errors import (
+    ConfigError,
+    HomeserverError,
+    LocalError,
+    MxrtcError,
+    StateError,
+    TargetError,
+)
+from mxrtc_bridge.core.ids import UserId, server_of
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
-from mxrtc_bridge.matrix.api.ping import ping
+from mxrtc_bridge.matrix.api.ping import UNKNOWN_TOKEN, ping
 from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
-from mxrtc_bridge.matrix.virtual_users import Consent, VirtualUsers
+from mxrtc_bridge.matrix.virtual_users import MAX_NAMED, NOT_OUR_NAMES, Consent, VirtualUsers
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.certificates import NoCertificates
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
 from mxrtc_bridge.rtc.settings import RtcSettings
 from mxrtc_bridge.sinks.connector import TargetConnector
-from mxrtc_bridge.storage.tables import open_stores
+from mxrtc_bridge.storage.file_lock import is_in_use
+from mxrtc_bridge.storage.inspection import DatabaseLook, look
 from mxrtc_bridge.web.appservice import AppserviceEndpoint
+from mxrtc_bridge.web.metrics import metrics_application
 from mxrtc_bridge.web.server import Server
 
 PATIENCE_S = 5.0
@@ -53,55 +62,116 @@ class _Answering:
         return False
 
 
+class _Seen:
+    """The users that the database knows of; a check notes nothing."""
+
+    def __init__(self, users: Mapping[UserId, str]) -> None:
+        self._users = users
+
+    async def all(self) -> Mapping[UserId, str]:
+        return self._users
+
+    async def remember(self, user: UserId, how: str, now_ms: int) -> None:
+        raise StateError(f"{user} is not noted as {how} by a check at {now_ms}")
+
+    async def forget(self, user: UserId) -> None:
+        raise StateError(f"{user} is not forgotten by a check")
+
+
 async def check(config: Config) -> list[Finding]:
-    """Check all that needs the network; every finding comes with its fix."""
-    findings = [await _check_database(config), _check_encryption(config), NOT_SHOWN]
+    """Check all that needs the network; every finding comes with its fix.
+
+    Nothing is written anywhere: no file, no table, no account. What a bridge would find wrong at its start fails here;
+    where one cause has others, the first one is named, and what can only be said behind it is left out.
+    """
+    seen, database = await _check_database(config)
+    runs = await _is_running(config)
+    findings = [database, *await asyncio.to_thread(_check_encryption, config), NOT_SHOWN]
+    findings += [finding async for finding in _check_listeners(config, runs=runs)]
     transport = Transport(config.homeserver.address, config.appservice.as_token, retry=RetryPolicy(total_s=PATIENCE_S))
     async with Homeserver(transport) as homeserver:
-        findings += [finding async for finding in _check_homeserver(config, homeserver)]
-        if all(finding.level is not Level.FAIL for finding in findings):
-            findings.append(await _check_own_users(config, homeserver, transport))
+        findings += [finding async for finding in _check_homeserver(config, homeserver, runs=runs)]
+        if seen is not None and all(finding.level is not Level.FAIL for finding in findings):
+            findings.append(await _check_own_users(config, homeserver, transport, seen))
     findings += [finding async for finding in _check_targets(config)]
     return findings
 
 
-async def _check_database(config: Config) -> Finding:
+async def _check_database(config: Config) -> tuple[DatabaseLook | None, Finding]:
     try:
-        async with open_stores(config.database):
-            return Finding(Level.OK, "the database opens")
+        seen = await look(config.database)
     except MxrtcError as error:
-        return Finding(Level.FAIL, f"the database does not open: {error}", "correct database: in the configuration")
+        fix = "correct database: in the configuration, or give the bridge's user what it names"
+        return None, Finding(Level.FAIL, f"the database cannot be used: {error}", fix)
+    return seen, Finding(Level.OK, "the database is made at the first start" if seen.is_new else "the database opens")
 
 
-def _check_encryption(config: Config) -> Finding:
+async def _is_running(config: Config) -> bool:
+    """Whether a bridge listens at the control socket; without one, whether one holds the database file."""
+    if config.control_socket is None:
+        return await asyncio.to_thread(is_in_use, config.database)
+    try:
+        _, writer = await asyncio.open_unix_connection(str(config.control_socket))
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def _check_encryption(config: Config) -> list[Finding]:
     settings = config.encryption
-    why = why_impossible(settings)
-    if why is None:
-        kept = "the configuration" if settings.key is not None else str(settings.key_file)
-        return Finding(Level.OK, f"encrypted rooms can be understood; the key of all identities is in {kept}")
-    fix = "set encryption.enabled to auto" if settings.mode is EncryptionMode.OFF else "pip install vodozemac"
     level = Level.FAIL if settings.mode is EncryptionMode.ON else Level.WARN
-    return Finding(level, f"calls from encrypted rooms are not understood: {why}", fix)
+    why = why_impossible(settings)
+    if why is not None:
+        fix = "set encryption.enabled to auto" if settings.mode is EncryptionMode.OFF else "pip install vodozemac"
+        return [Finding(level, f"calls from encrypted rooms are not understood: {why}", fix)]
+    kept = "is in the configuration"
+    if settings.key is None:
+        kept = f"will be made at the first start, in {settings.key_file}; keep a copy of it then"
+        if os.path.lexists(settings.key_file):
+            try:
+                load_key(settings)
+            except ConfigError as error:
+                what, _, fix = str(error).partition("; run: ")
+                return [
+                    Finding(level, f"the key of all identities cannot be used: {what}", fix or "give it back its file")
+                ]
+            kept = f"is in {settings.key_file}"
+        elif not os.access(settings.key_file.parent, os.W_OK | os.X_OK, effective_ids=True):
+            what = f"the key of all identities cannot be made: {settings.key_file.parent} cannot be written to"
+            return [Finding(level, what, "make the folder, for the user that runs the bridge")]
+    return [Finding(Level.OK, f"encrypted rooms can be understood; the key of all identities {kept}")]
 
 
-async def _check_homeserver(config: Config, homeserver: Homeserver) -> AsyncIterator[Finding]:
+async def _check_listeners(config: Config, *, runs: bool) -> AsyncIterator[Finding]:
+    """Whether the addresses are free, but for the one that the homeserver calls, which is tried with it."""
+    listen = config.metrics_listen
+    if runs or not isinstance(listen, TcpListen):
+        return
+    try:
+        async with Server(metrics_application(lambda: b""), listen):
+            pass
+    except LocalError as error:
+        yield Finding(Level.FAIL, f"the metrics: {error}", "choose another address for metrics.listen")
+
+
+async def _check_homeserver(config: Config, homeserver: Homeserver, *, runs: bool) -> AsyncIterator[Finding]:
     address = config.homeserver.address
     try:
         versions = await homeserver.versions()
-    except HomeserverError as error:
-        yield Finding(Level.FAIL, f"the homeserver does not answer: {error}", "correct homeserver.address, or start it")
-        return
-    yield Finding(Level.OK, f"the homeserver at {address} answers (up to {versions[-1] if versions else 'unknown'})")
-    try:
         identity = await homeserver.whoami()
     except HomeserverError as error:
-        yield Finding(
-            Level.FAIL,
-            f"the homeserver does not know the as_token: {error}",
-            "add registration.yaml to app_service_config_files in homeserver.yaml and restart the homeserver",
-        )
+        if error.errcode in UNKNOWN_TOKEN:
+            yield Finding(Level.FAIL, f"the homeserver does not know the as_token: {error}", _to_register(config))
+        elif error.retryable or not error.status:
+            fix = "correct homeserver.address, or start it"
+            yield Finding(Level.FAIL, f"the homeserver does not answer: {error}", fix)
+        else:
+            fix = "correct homeserver.address: it must lead to the client-server API, past no login and no other page"
+            yield Finding(Level.FAIL, f"what answers is no homeserver for this bridge: {error}", fix)
         return
-    if not identity.user_id.endswith(f":{config.homeserver.domain}"):
+    yield Finding(Level.OK, f"the homeserver at {address} answers (up to {versions[-1] if versions else 'unknown'})")
+    if server_of(identity.user_id) != config.homeserver.domain.lower():
         yield Finding(
             Level.FAIL,
             f"the homeserver's users are like {identity.user_id}, the configuration says {config.homeserver.domain}",
@@ -109,25 +179,55 @@ async def _check_homeserver(config: Config, homeserver: Homeserver) -> AsyncIter
         )
         return
     yield Finding(Level.OK, "the homeserver accepts the as_token")
-    yield await _check_way_back(config, homeserver)
+    async for finding in _check_names(config, homeserver):
+        yield finding
+    yield await _check_way_back(config, homeserver, runs=runs)
     async for finding in _check_turn(config, homeserver):
         yield finding
 
 
-async def _check_own_users(config: Config, homeserver: Homeserver, transport: Transport) -> Finding:
+def _to_register(config: Config) -> str:
+    """What to do about a token that the homeserver does not know, by what the registration beside the file holds."""
+    fix = "list the registration file under app_service_config_files in homeserver.yaml and restart the homeserver"
+    return f"{fix}; as_token must be the same there and in {config.path}"
+
+
+async def _check_names(config: Config, homeserver: Homeserver) -> AsyncIterator[Finding]:
+    """Whether the registration gives us the names of the bot and the peers; asked without making anybody."""
+    others: list[UserId] = []
+    unknown: HomeserverError | None = None
+    for profile in profiles(config):
+        try:
+            await homeserver.whoami(profile.user_id)
+        except HomeserverError as error:
+            # Synapse says by the same code whether a user is not in our namespace, or only not there yet.
+            if error.errcode == "M_EXCLUSIVE" or "masquerade" in str(error):
+                others.append(profile.user_id)
+            elif "has not registered" not in str(error):
+                unknown = error
+    if others:
+        shown = ", ".join(others[:MAX_NAMED]) + (f" and {len(others) - MAX_NAMED} more" if others[MAX_NAMED:] else "")
+        yield Finding(Level.FAIL, f"the homeserver does not give this bridge the names {shown}", NOT_OUR_NAMES)
+    elif unknown is not None:
+        what = f"whether the registration gives this bridge the names of its peers is not told: {unknown}"
+        yield Finding(Level.WARN, what, "start the bridge: it says which name is refused")
+    else:
+        yield Finding(Level.OK, "the registration gives this bridge the names of the bot and all peers")
+
+
+async def _check_own_users(config: Config, homeserver: Homeserver, transport: Transport, seen: DatabaseLook) -> Finding:
     """Whether a start would stop because of accounts or identities that are not the bridge's."""
+    own_users = VirtualUsers(
+        homeserver,
+        _Seen(seen.own_users),
+        BridgeIdentities(config, transport),
+        consent=Consent(),
+        wall_ms=lambda: 0,
+        taken_over=lambda _user, _what: None,
+    )
     try:
-        async with open_stores(config.database) as stores:
-            own_users = VirtualUsers(
-                homeserver,
-                stores.own_users,
-                BridgeIdentities(config, transport),
-                consent=Consent(),
-                wall_ms=lambda: 0,
-                taken_over=lambda _user, _what: None,
-            )
-            await own_users.load()
-            refused = await own_users.refusals([profile.user_id for profile in profiles(config)])
+        await own_users.load()
+        refused = await own_users.refusals([profile.user_id for profile in profiles(config)])
     except MxrtcError as error:
         return Finding(Level.WARN, f"whose accounts the peers have could not be found out: {error}", "try again")
     if refused:
@@ -136,22 +236,38 @@ async def _check_own_users(config: Config, homeserver: Homeserver, transport: Tr
     return Finding(Level.OK, "the accounts and identities of the peers are the bridge's, or still to be made")
 
 
-async def _check_way_back(config: Config, homeserver: Homeserver) -> Finding:
+async def _check_way_back(config: Config, homeserver: Homeserver, *, runs: bool) -> Finding:
     """Have the homeserver reach the bridge; where no bridge runs, stand in for it."""
-    fix = f"the homeserver must reach {config.appservice.url}: correct appservice.url and listen, then register again"
+    listen = config.appservice.listen
+    if not runs and isinstance(listen, UnixListen):
+        what = f"whether the homeserver reaches the bridge cannot be tried: no bridge runs, and {listen} is a file"
+        return Finding(Level.WARN, what, "start the bridge, and check again")
     try:
-        endpoint = AppserviceEndpoint(_Answering(), token=config.appservice.hs_token, metrics=Metrics())
-        async with Server(endpoint.application(), config.appservice.listen):
+        if runs:
             duration = await ping(homeserver, config.appservice.id)
-    except LocalError:
-        # The address is taken, as a rule by the running bridge: then that one answers.
-        try:
-            duration = await ping(homeserver, config.appservice.id)
-        except HomeserverError as error:
-            return Finding(Level.FAIL, f"the homeserver does not reach the bridge: {error}", fix)
+        else:
+            endpoint = AppserviceEndpoint(_Answering(), token=config.appservice.hs_token, metrics=Metrics())
+            async with Server(endpoint.application(), listen):
+                duration = await ping(homeserver, config.appservice.id)
+    except LocalError as error:
+        fix = "end what listens there, or choose another appservice.listen and register again"
+        return Finding(Level.FAIL, f"no bridge runs, and its address is not free: {error}", fix)
     except HomeserverError as error:
-        return Finding(Level.FAIL, f"the homeserver does not reach the bridge: {error}", fix)
+        return _no_way_back(config, error)
     return Finding(Level.OK, f"the homeserver reaches the bridge ({duration} ms)")
+
+
+def _no_way_back(config: Config, error: HomeserverError) -> Finding:
+    fix = f"the homeserver must reach {config.appservice.url}: correct appservice.url and listen, then register again"
+    match error.errcode:
+        case "M_UNRECOGNIZED":
+            what = f"whether the homeserver reaches the bridge is not told: it has no ping ({error})"
+            return Finding(Level.WARN, what, f"see to it that it reaches {config.appservice.url}; calls show it")
+        case "M_BAD_STATUS":
+            fix = "give the homeserver the registration with the hs_token of this configuration, and restart it"
+        case "M_FORBIDDEN":
+            fix = "correct appservice.id, or write the registration anew, and give it to the homeserver"
+    return Finding(Level.FAIL, f"the homeserver does not reach the bridge: {error}", fix)
 
 
 async def _check_turn(config: Config, homeserver: Homeserver) -> AsyncIterator[Finding]:

@@ -196,7 +196,7 @@ class VirtualUsers:
         if refused:
             raise ConfigError(self.explain(refused))
         if failures:
-            raise failures[0]
+            raise _with_remedy(failures[0])
 
     async def _end_unknown(self, left: Iterable[UserId]) -> None:
         """Let :data:`UNKNOWN_BEFORE` count for this time only, whatever came of it: who is there later may be a person.
@@ -307,6 +307,19 @@ class VirtualUsers:
     def _report(self, user: UserId, what: str) -> None:
         log.warning("! %s: %s", user, what)
         self._taken_over(user, what)
+
+
+NOT_OUR_NAMES = (
+    "the registration that the homeserver has read was made for another bot or peer_prefix: write it anew "
+    "(mxrtc-bridge registration), give it to the homeserver and restart that, or take back the change of "
+    "appservice.bot or peer_prefix"
+)
+
+
+def _with_remedy(error: MxrtcError) -> MxrtcError:
+    if isinstance(error, HomeserverError) and error.errcode == "M_EXCLUSIVE":
+        return HomeserverError(f"{error}; {NOT_OUR_NAMES}", error.status, error.errcode)
+    return error
 
 
 def _names(users: Sequence[UserId]) -> str:

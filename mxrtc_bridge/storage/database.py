@@ -61,7 +61,7 @@ from yarl import URL
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import RefusedStatementError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.engine.outside import in_new_thread
-from mxrtc_bridge.storage.schema import UPGRADES
+from mxrtc_bridge.storage.schema import OWNER, UPGRADES
 
 T = TypeVar("T")
 Work = Callable[[Connection], Awaitable[T]]
@@ -85,7 +85,6 @@ KEEP_MARKS_MS = 24 * 3600 * 1000
 """How long the marks of an earlier run stay; nothing that is still asked about is older than a minute."""
 
 log = logging.getLogger(__name__)
-_OWNER = "mxrtc-bridge"
 _MARKS = "CREATE TABLE IF NOT EXISTS write_mark (lane TEXT PRIMARY KEY, mark TEXT NOT NULL, noted_ms BIGINT NOT NULL)"
 """Made here and not by an upgrade: there is no writing without it, whichever version the other tables have."""
 _NOTE = (
@@ -478,7 +477,7 @@ def _make_pool(text: str, answer_s: float) -> Pool:
         }
     else:
         raise StorageError(f"the database URL must begin with sqlite: or postgres://, not {url.scheme[:20]!a}")
-    return Pool.create(url, db_args=options, upgrade_table=UPGRADES, owner_name=_OWNER, ignore_foreign_tables=False)
+    return Pool.create(url, db_args=options, upgrade_table=UPGRADES, owner_name=OWNER, ignore_foreign_tables=False)
 
 
 def _prepare_file(path: Path) -> None:

@@ -42,6 +42,24 @@ def sole_use(url: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_in_use(url: str) -> bool:
+    """Whether a process holds the database at ``url``; makes nothing, and is False for one that is not a file.
+
+    For the length of a system call nobody else could take the lock.
+    """
+    path = _path_of(url)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path is not None else -1
+    except OSError:
+        return False
+    if descriptor < 0:
+        return False
+    try:
+        return not take_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _path_of(url: str) -> Path | None:
     try:
         parsed = URL(url)

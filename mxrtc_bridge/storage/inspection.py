@@ -7,6 +7,7 @@ first (make the file, bring tables up to date) is not done, so a database of an 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import sqlite3
 import stat
@@ -20,8 +21,7 @@ from yarl import URL
 
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.storage.database import OWNER, postgres_errors
-from mxrtc_bridge.storage.schema import UPGRADES
+from mxrtc_bridge.storage.schema import OWNER, UPGRADES
 
 PATIENCE_S = 5.0
 _OF_OTHERS = ("state_groups_state", "roomserver_rooms")
@@ -75,8 +75,9 @@ def _look_at_file(path: Path) -> DatabaseLook:
         return DatabaseLook(is_new=True)
     # The index of the journal is only read, and where there is none (nobody has the database open), none is made.
     mode = "mode=ro&readonly_shm=1" if Path(f"{path}-shm").exists() else "mode=ro&immutable=1"
+    address = f"file:///{quote(str(path.absolute()).lstrip('/'))}?{mode}"
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=PATIENCE_S)) as connection:
+        with closing(sqlite3.connect(address, uri=True, timeout=PATIENCE_S)) as connection:
             return _judge(
                 lambda statement: connection.execute(statement).fetchall(),
                 "SELECT name FROM sqlite_master WHERE type = 'table'",
@@ -86,11 +87,11 @@ def _look_at_file(path: Path) -> DatabaseLook:
 
 
 async def _look_at_server(url: str) -> DatabaseLook:
-    failures = (*postgres_errors("PostgresError", "InterfaceError"), OSError, TimeoutError)
-    if len(failures) < 4:
-        raise StorageError("PostgreSQL needs the package asyncpg: pip install 'mxrtc-bridge[postgres]'")
-    import asyncpg  # noqa: PLC0415 - it is an extra
-
+    try:
+        asyncpg = importlib.import_module("asyncpg")
+    except ImportError:
+        raise StorageError("PostgreSQL needs the package asyncpg: pip install 'mxrtc-bridge[postgres]'") from None
+    failures = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
     try:
         settings = {"default_transaction_read_only": "on"}
         connection = await asyncpg.connect(url, timeout=PATIENCE_S, command_timeout=10, server_settings=settings)
@@ -145,8 +146,8 @@ def _own_users(fetch: Fetch, tables: set[str]) -> Mapping[UserId, str]:
         if table in tables:
             rows = fetch(f"SELECT DISTINCT {column} FROM {table}")  # noqa: S608 - names of ours
             found |= {UserId(str(user)): "before" for (user,) in rows}
-    if "audit" in tables and fetch("SELECT 1 FROM audit LIMIT 1"):
-        # It has been used: who is there at the next start is ours, but for what encryption would have noted.
-        if "crypto_account" not in tables or not fetch("SELECT 1 FROM crypto_account LIMIT 1"):
-            found[UserId("*")] = "before"
+    has_devices = "crypto_account" in tables and fetch("SELECT 1 FROM crypto_account LIMIT 1")
+    # It has been used without encryption, so it has noted nobody: who is there at the next start is ours.
+    if "audit" in tables and fetch("SELECT 1 FROM audit LIMIT 1") and not has_devices:
+        found[UserId("*")] = "before"
     return found

@@ -9,6 +9,8 @@ import json
 
 from mautrix.util.async_db import Connection, Scheme, UpgradeTable
 
+OWNER = "mxrtc-bridge"
+"""To whom a database belongs, as it is written in it."""
 UPGRADES = UpgradeTable(version_table_name="mxrtc_version", database_name="mxrtc-bridge database")
 
 

@@ -1,15 +1,21 @@
-"""What ``mxrtc-bridge check`` says about services that are files, without opening any of them."""
+"""What ``mxrtc-bridge check`` says: of files without opening them, of a homeserver without making anything there."""
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
+from aiohttp import web
 
-from mxrtc_bridge.bridge.check import _check_file
-from mxrtc_bridge.config import Level
+from mxrtc_bridge.bridge.check import _check_file, check
+from mxrtc_bridge.config import Config, Finding, Level, TcpListen, load_config
 from mxrtc_bridge.core.access.targets import AppendTarget, ReadTarget
+from mxrtc_bridge.demo.processes import PortReservation
 
 
 def test_a_file_that_append_will_make_is_not_made_by_a_check(tmp_path: Path) -> None:
@@ -33,3 +39,174 @@ def test_a_directory_is_found(make: type[AppendTarget | ReadTarget], tmp_path: P
 def test_what_is_missing_is_found(tmp_path: Path) -> None:
     assert _check_file("build/motd", ReadTarget(str(tmp_path / "nothing"))).level is Level.WARN
     assert _check_file("build/log", AppendTarget(str(tmp_path / "no folder" / "log"))).level is Level.WARN
+
+
+# With a homeserver that says what real ones say. What check says fails the start, and the other way round.
+
+UNKNOWN = (401, "M_UNKNOWN_TOKEN", "Unrecognised access token.")
+MASQUERADE = (403, "M_FORBIDDEN", "Application service cannot masquerade as this user ({}).")
+NOT_YET = (403, "M_FORBIDDEN", "Application service has not registered this user ({}).")
+TO_REGISTER = "list the registration file under app_service_config_files in homeserver.yaml and restart the homeserver"
+
+
+@dataclass
+class Server:
+    """A homeserver that refuses some requests, and takes down all of them."""
+
+    refusals: dict[str, tuple[int, str, str]]
+    """By the end of the path, or ``as`` for whoami of one of our users."""
+    domain: str = "example.org"
+    asked: list[str] = field(default_factory=list)
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.port: int = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        self.asked.append(f"{request.method} {request.path}")
+        user = request.query.get("user_id", "")
+        last = "as" if user and request.path.endswith("whoami") else request.path.rsplit("/", 1)[1]
+        if last in self.refusals:
+            status, errcode, words = self.refusals[last]
+            return web.json_response({"errcode": errcode, "error": words.format(user)}, status=status)
+        if "/profile/" in request.path:
+            return web.json_response({"errcode": "M_NOT_FOUND", "error": "no"}, status=404)
+        answer = {"versions": ["v1.11"], "user_id": f"@sender:{self.domain}", "duration_ms": 7, "device_keys": {}}
+        return web.json_response(answer)
+
+    def config(self, folder: Path, **changes: Any) -> Config:
+        with PortReservation() as reserved:
+            content = {
+                "version": 1,
+                "homeserver": {"address": f"http://127.0.0.1:{self.port}", "domain": "example.org"},
+                "appservice": {"listen": f"127.0.0.1:{reserved.port}", "as_token": "as" * 24, "hs_token": "hs" * 24},
+                "database": f"sqlite:{folder / 'bridge.db'}",
+                "peers": {"build": {"services": {"log": {"target": f"append:{folder / 'log'}"}}}},
+                **changes,
+            }
+        path = folder / "config.yaml"
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(content))
+        return load_config(path)
+
+
+def failures(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.level is Level.FAIL]
+
+
+CAUSES: list[tuple[str, dict[str, tuple[int, str, str]], str, str]] = [
+    ("not registered, as Synapse says it", {"versions": UNKNOWN}, "does not know the as_token", TO_REGISTER),
+    ("not registered", {"whoami": UNKNOWN}, "does not know the as_token", TO_REGISTER),
+    ("other names", {"as": MASQUERADE}, "does not give this bridge the names @rtcbot:example.org, @rtc_build", "peer_"),
+    ("other names, by code", {"as": (400, "M_EXCLUSIVE", "no")}, "does not give this bridge the names", "peer_prefix"),
+    ("no homeserver", {"versions": (404, "M_UNRECOGNIZED", "no")}, "is no homeserver", "homeserver.address"),
+    ("down", {"versions": (502, "", "bad gateway")}, "does not answer", "or start it"),
+    ("other hs_token", {"ping": (502, "M_BAD_STATUS", "no")}, "hs_token the same", "with the hs_token of this"),
+    ("other id", {"ping": (403, "M_FORBIDDEN", "no")}, "by another appservice id", "appservice.id"),
+    ("no way", {"ping": (502, "M_CONNECTION_FAILED", "no")}, "cannot connect to the url", "must reach http"),
+]
+
+
+@pytest.mark.parametrize(("_name", "refusals", "what", "fix"), CAUSES, ids=[case[0] for case in CAUSES])
+async def test_the_first_cause_is_named_once_and_nothing_is_written(
+    tmp_path: Path, _name: str, refusals: dict[str, tuple[int, str, str]], what: str, fix: str
+) -> None:
+    async with Server(refusals) as server:
+        config = server.config(tmp_path)
+        (finding,) = failures(await check(config))
+        assert what in finding.what
+        assert fix in finding.fix
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("whoami", [{}, {"as": NOT_YET}])
+async def test_where_all_is_well_nobody_is_registered_and_nothing_is_made(
+    tmp_path: Path, whoami: dict[str, tuple[int, str, str]]
+) -> None:
+    async with Server(whoami) as server:
+        config = server.config(tmp_path)
+        findings = await check(config)
+        assert failures(findings) == []
+        said = [finding.what for finding in findings if finding.level is Level.OK]
+        assert "the database is made at the first start" in said
+        key = tmp_path / "encryption.key"
+        assert f"the key of all identities will be made at the first start, in {key}; keep a copy of it then" in (
+            " ".join(said)
+        )
+        # What it asks changes nothing at the homeserver: keys are queried, and the ping only tries the way back.
+        changing = [line for line in server.asked if not line.startswith("GET ")]
+        assert all(line.endswith(("/ping", "/keys/query")) for line in changing), changing
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+async def test_a_homeserver_without_the_ping_is_no_failure(tmp_path: Path) -> None:
+    async with Server({"ping": (404, "M_UNRECOGNIZED", "no")}) as server:
+        findings = await check(server.config(tmp_path))
+    assert failures(findings) == []
+    assert any("it has no ping" in finding.what for finding in findings if finding.level is Level.WARN)
+
+
+async def test_names_that_a_homeserver_does_not_tell_about_are_not_called_right(tmp_path: Path) -> None:
+    async with Server({"as": (403, "M_FORBIDDEN", "no")}) as server:
+        findings = await check(server.config(tmp_path))
+    assert failures(findings) == []
+    assert any("is not told" in finding.what for finding in findings if finding.level is Level.WARN)
+
+
+async def test_another_domain_is_found(tmp_path: Path) -> None:
+    async with Server({}, domain="example.com") as server:
+        (finding,) = failures(await check(server.config(tmp_path)))
+    assert (finding.fix, "@sender:example.com" in finding.what) == ("correct homeserver.domain", True)
+
+
+async def test_what_run_would_refuse_on_this_machine_fails(tmp_path: Path) -> None:
+    async with Server({}) as server:
+        key, database = tmp_path / "encryption.key", tmp_path / "bridge.db"
+        key.write_text("k" * 40)
+        key.chmod(0o644)
+        database.write_text("no database " * 100)
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            config = server.config(tmp_path, encryption={"enabled": "on"}, metrics={"listen": address})
+            found = {finding.what.partition(":")[0]: finding for finding in failures(await check(config))}
+    assert set(found) == {"the database cannot be used", "the key of all identities cannot be used", "the metrics"}
+    assert found["the key of all identities cannot be used"].fix == f"chmod 0600 {key}"
+
+
+async def test_an_address_that_another_program_has_fails_where_no_bridge_runs(tmp_path: Path) -> None:
+    async with Server({}) as server:
+        config = server.config(tmp_path)
+        assert isinstance(config.appservice.listen, TcpListen)
+        with socket.socket() as taken:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind((config.appservice.listen.host, config.appservice.listen.port))
+            taken.listen()
+            (finding,) = failures(await check(config))
+            assert "its address is not free" in finding.what
+            # A bridge that runs has it: then the homeserver says whether it reaches that one.
+            with socket.socket(socket.AF_UNIX) as control:
+                control.bind(str(config.control_socket))
+                control.listen()
+                assert failures(await check(config)) == []
+
+
+async def test_no_socket_file_is_made_to_be_called_at(tmp_path: Path) -> None:
+    async with Server({}) as server:
+        appservice = {
+            "listen": f"unix:{tmp_path / 'as.sock'}", "as_token": "as" * 24, "hs_token": "hs" * 24,
+            "url": "http://127.0.0.1:9",
+        }  # fmt: skip
+        findings = await check(server.config(tmp_path, appservice=appservice))
+        assert failures(findings) == []
+        assert any("cannot be tried: no bridge runs" in finding.what for finding in findings)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]

@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 PING_EVERY_S = 60.0
 PING_RETRY_S = 3.0
 
-_REGISTER_FIRST = (
+UNKNOWN_TOKEN = ("M_UNKNOWN_TOKEN", "M_MISSING_TOKEN")
+"""What a homeserver says to a token that it does not know; some say it already where none is needed."""
+REGISTER_FIRST = (
     "the homeserver does not know the bridge's token; list the registration file under app_service_config_files "
     "in homeserver.yaml, restart the homeserver, and see that as_token is the same in both files"
 )
@@ -58,8 +60,8 @@ async def wait_for_homeserver(
             await homeserver.versions()
             identity = await homeserver.whoami()
         except HomeserverError as error:
-            if error.errcode in ("M_UNKNOWN_TOKEN", "M_MISSING_TOKEN"):
-                raise HomeserverError(_REGISTER_FIRST, error.status, error.errcode) from error
+            if error.errcode in UNKNOWN_TOKEN:
+                raise HomeserverError(REGISTER_FIRST, error.status, error.errcode) from error
             if not error.retryable:
                 raise
             if not failures:
