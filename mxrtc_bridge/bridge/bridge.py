@@ -19,6 +19,7 @@ from mxrtc_bridge.bridge.event_router import EventRouter
 from mxrtc_bridge.bridge.failures import outlive
 from mxrtc_bridge.bridge.reload import Reload, ReloadStep, restart_only
 from mxrtc_bridge.bridge.revocation import HANDLED, Revocation
+from mxrtc_bridge.bridge.service_manager import ServiceManager
 from mxrtc_bridge.config import Config, UnixListen
 from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.errors import AdminError, first_error
@@ -48,6 +49,7 @@ class Bridge:
         config: the configuration to start with.
         stores: the open database.
         consent: what may be done to accounts and identities that are there.
+        manager: is told when the bridge is ready and when it stops; nobody by default.
         clock: where time comes from, if not from the running loop.
         pace: how often what is done by itself is done.
     """
@@ -59,7 +61,9 @@ class Bridge:
         consent: Consent = Consent(),  # noqa: B008 - a value
         clock: Clock | None = None,
         pace: Pace = Pace(),  # noqa: B008 - a value
+        manager: ServiceManager | None = None,
     ) -> None:
+        self._manager = manager or ServiceManager({})
         self._config = config
         self._serving = asyncio.Event()
         self.basis = build_basis(config, stores, clock or LoopClock(), pace)
@@ -72,6 +76,7 @@ class Bridge:
             steps=self._steps_of_reload,
             tell_admins=self.access.announcements.to_admins,
             restart_only=lambda new: restart_only(config, new),
+            announce=lambda begins: self._manager.reload(begins=begins),
         )
         withdrawn = WithdrawnEvents()
         self.bot = build_bot(
@@ -138,6 +143,7 @@ class Bridge:
                     living = tasks.create_task(self._live(reload), name="bridge")
                     await stop.wait()
                     log.info("stopping")
+                    self._manager.stopping()
                     await self._wind_down()
                     living.cancel()
             except BaseExceptionGroup as group:
@@ -148,6 +154,7 @@ class Bridge:
         """Get ready, then serve until cancelled; a stop is heard in every phase, also while the homeserver is away."""
         users, files = [profile.user_id for profile in profiles(self._config)], self.calls.files
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._manager.run(self._serving), name="service manager")
             await self.access.audit.start()
             tasks.create_task(self.access.audit.run(), name="audit")
             tasks.create_task(self.basis.numbers.run(), name="numbers")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import closing
 
 from mxrtc_bridge.bridge.bridge import Bridge
 from mxrtc_bridge.bridge.config_mapping import profiles
+from mxrtc_bridge.bridge.service_manager import ServiceManager
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.matrix.virtual_users import Consent
@@ -31,4 +33,5 @@ async def run(config: Config, consent: Consent = Consent()) -> None:  # noqa: B0
     for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
         loop.add_signal_handler(number, event.set)
     async with open_stores(config.database, sole=True) as stores:
-        await Bridge(config, stores, consent).run(stop, reload)
+        with closing(ServiceManager()) as manager:
+            await Bridge(config, stores, consent, manager=manager).run(stop, reload)

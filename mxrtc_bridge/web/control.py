@@ -146,6 +146,7 @@ async def ask(
         path: of the socket.
         words: the command.
         shown: how the path is named in messages, if another way.
+        max_answer: bytes of an answer that are read.
 
     Raises:
         LocalError: no bridge answers there.

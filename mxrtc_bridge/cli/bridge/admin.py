@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +23,7 @@ from mxrtc_bridge.core.text.display import display, size_words
 from mxrtc_bridge.core.text.durations import say_duration
 
 _MAX_COLUMNS = 300
+_INDENT = "    "
 
 Words = tuple[str, ...]
 Row = dict[str, object]
@@ -132,12 +135,34 @@ def _show(rows: list[Row], columns: Columns) -> None:
     if not rows:
         click.echo("None.", err=True)
         return
+    # Never as markup: names and reasons come from elsewhere.
+    cells = [[display(show(row), _MAX_COLUMNS) for show in columns.values()] for row in rows]
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=400)
     table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        # Never as markup: names and reasons come from elsewhere.
-        table.add_row(*(Text(display(show(row), _MAX_COLUMNS)) for show in columns.values()))
-    wide = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=400)
-    wide.print(table)
+    for row_cells in cells:
+        table.add_row(*map(Text, row_cells))
+    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+        console.print(table)
+        return
+    # Whom to kick, and by which number, is what a list is read for: nothing of it is cut off.
+    for number, name, *others in cells:
+        console.print(Text(f"{number}  {name}"), soft_wrap=True)
+        facts = [f"{key} {cell}" for key, cell in zip(list(columns)[2:], others, strict=True) if cell]
+        for line in _filled(facts, console.width - len(_INDENT)):
+            console.print(Text(_INDENT + line), soft_wrap=True)
+
+
+def _filled(facts: Iterable[str], width: int) -> Iterator[str]:
+    """Lines of whole facts, as many in each as fit."""
+    line = ""
+    for fact in facts:
+        if line and cell_len(f"{line}, {fact}") > width:
+            yield f"{line},"
+            line = fact
+        else:
+            line = f"{line}, {fact}" if line else fact
+    if line:
+        yield line
 
 
 def _say_around(answer: Mapping[str, object]) -> None:

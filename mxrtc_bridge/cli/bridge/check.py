@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -57,7 +58,10 @@ def _show(finding: Finding, as_json: bool) -> None:
         return
     word, colour = _STYLES[finding.level]
     # A finding may quote what a homeserver or a TURN server said.
-    click.echo(f"{click.style(word, fg=colour)}  {display(finding.what, _MAX_COLUMNS)}")
+    click.echo(
+        f"{click.style(word, fg=colour)}  {display(finding.what, _MAX_COLUMNS)}",
+        color=False if os.environ.get("NO_COLOR") else None,
+    )
     if finding.fix:
         click.echo(f"      fix: {display(finding.fix, _MAX_COLUMNS)}")
 
