@@ -194,8 +194,8 @@ def test_the_service_unit_is_hardened_and_runs_the_bridge() -> None:
     service = dict(parser["Service"])
     assert service["ExecStart"].split()[0].endswith("/mxrtc-bridge")
     assert service["ExecStart"].split()[1:3] == ["run", "-c"]
-    assert {name: service[name] for name in ("DynamicUser", "NoNewPrivileges", "ProtectSystem", "UMask")} == {
-        "DynamicUser": "yes",
+    assert {name: service[name] for name in ("User", "NoNewPrivileges", "ProtectSystem", "UMask")} == {
+        "User": "mxrtc",
         "NoNewPrivileges": "yes",
         "ProtectSystem": "strict",
         "UMask": "0077",

@@ -30,7 +30,7 @@ class ServiceManager:
 
     Args:
         environ: the environment, from which what is meant for us alone is taken out; that of the process by default.
-        monotonic_ns: the clock ``CLOCK_MONOTONIC``.
+        monotonic_ns: the clock ``CLOCK_MONOTONIC``, which the manager compares with.
         ready_after_s: see :data:`READY_AFTER_S`.
     """
 
@@ -38,7 +38,7 @@ class ServiceManager:
         self,
         environ: MutableMapping[str, str] | None = None,
         *,
-        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        monotonic_ns: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_MONOTONIC),
         ready_after_s: float = READY_AFTER_S,
     ) -> None:
         found = os.environ if environ is None else environ

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mxrtc_bridge.config.schema import HomeserverSection, LimitsSection, RoomsSection
 from mxrtc_bridge.config.values import Listen
-from mxrtc_bridge.core.access.policy import Grant, Policy, Subject
+from mxrtc_bridge.core.access.policy import Decision, Grant, Policy, Subject
 from mxrtc_bridge.core.access.targets import FilesTarget, Target
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, localpart_of, server_of
@@ -188,6 +188,12 @@ class Config:
         """Names of the services of ``peer``, sorted; empty for an unknown peer."""
         settings = self.peers.get(peer)
         return () if settings is None else tuple(sorted(settings.services))
+
+    def decide(self, user: UserId, peer: UserId, service: str | None, now_ms: int) -> Decision:
+        """Whether ``user`` may use a service, or call the peer at all, by the configuration alone."""
+        if service is None:
+            return self._policy.peer_access(user, peer, now_ms)
+        return self._policy.service_access(user, peer, service, now_ms)
 
     def unknown(self, peer: UserId, service: str | None) -> str | None:
         """Say in a sentence that there is no such peer or service, and which ones there are; None if there is."""

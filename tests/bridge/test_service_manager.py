@@ -24,9 +24,18 @@ class Manager:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(address)
         self._socket.setblocking(False)
+        self._kept: list[str] = []
+
+    def keep(self) -> None:
+        """Read whatever comes as soon as it comes: the kernel keeps ten messages, and drops the others."""
+        asyncio.get_running_loop().add_reader(self._socket, lambda: self._kept.extend(self._read()))
 
     def told(self) -> list[str]:
         """All messages that have come since."""
+        found, self._kept = [*self._kept, *self._read()], []
+        return found
+
+    def _read(self) -> list[str]:
         found = []
         try:
             while True:
@@ -42,6 +51,9 @@ class Manager:
                 found += self.told()
                 await asyncio.sleep(0.005)
         return found
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def close(self) -> None:
         self._socket.close()

@@ -6,6 +6,8 @@ For the bridge's machine only: who may use what is nothing for a room.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.policy import Allow
@@ -25,10 +27,12 @@ class Explanations:
     Args:
         rights: the rules in force.
         config: the configuration in force.
+        wall_ms: milliseconds since the epoch.
     """
 
-    def __init__(self, rights: Rights, config: CurrentConfig) -> None:
+    def __init__(self, rights: Rights, config: CurrentConfig, wall_ms: Callable[[], int]) -> None:
         self._rights = rights
+        self._wall_ms = wall_ms
         self._config = config
 
     @command("explain @USER:SERVER PEER[/SERVICE]", "which rule decides about a user", Effect.LOOKS, _question)
@@ -39,5 +43,7 @@ class Explanations:
         if not await self._rights.confirm(user, peer):
             notes.append("Who is in a room that would decide cannot be found out now, so nobody is let in by it.")
         decision = self._rights.may_call(user, peer) if service is None else self._rights.decide(user, peer, service)[0]
-        row = {"allowed": isinstance(decision, Allow), "rule": decision.rule, "notes": notes}
+        # By which whoever has the file sees whether it is the one in force.
+        alone = config.decide(user, peer, service, self._wall_ms())
+        row = {"allowed": isinstance(decision, Allow), "rule": decision.rule, "notes": notes, "alone": alone.rule}
         return answer(text(decision.rule), rows={"page": 1, "pages": 1, "total": 1, "rows": [row]})

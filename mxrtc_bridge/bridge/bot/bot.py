@@ -102,7 +102,7 @@ def build_bot(
         monotonic=clock.monotonic,
         wall_ms=clock.wall_ms,
     )
-    control = AdminSocket(admins, devices.verifications, chat.names, [Explanations(rights, config)])
+    control = AdminSocket(admins, devices.verifications, chat.names, [Explanations(rights, config, clock.wall_ms)])
     commands = CommandDispatcher(
         devices.homeserver,
         chat,

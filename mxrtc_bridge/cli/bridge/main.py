@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -142,7 +143,8 @@ def explain_command(path: Path, socket: Path | None, moment: str | None, user: s
     """Say whether a user may use a service (or call a peer at all), and which rule decides.
 
     The running bridge is asked, which also knows what was granted by admins, who is in which room, and what policy
-    lists say. Where none runs, and with --at, it is decided by the configuration alone, which is said then.
+    lists say. Where none runs, where the file was changed and is not in force yet, and with --at, it is decided by the
+    file alone, which is said then.
 
     Prints `allow` or `deny` and the rule; exit code 0 for allow, 3 for deny.
     """
@@ -151,28 +153,45 @@ def explain_command(path: Path, socket: Path | None, moment: str | None, user: s
         at_ms = None if moment is None else parse_time(moment)
     except (EventError, ValueError) as error:
         raise click.UsageError(sentence(str(error))) from None
+    answer, why = None, "what else the bridge knows, it knows for now only"
     if at_ms is None:
         try:
-            return _explain_by_bridge(path, socket, user_id, service)
+            answer = _ask_to_explain(path, socket, user_id, service)
         except LocalError as error:
-            why = f"by the file alone, without what admins have given, rooms and policy lists: {error}"
-    else:
-        why = "by the file alone, without what admins have given, rooms and policy lists: they are known for now only"
-    config = load_as_owner(path)
+            why = display(str(error), MAX_ERROR_COLUMNS)
+    if answer is not None and socket is not None:
+        return _decided(user_id, answer)
+    try:
+        config = load_as_owner(path)
+    except ConfigError:
+        if answer is None:
+            raise
+        return _decided(user_id, answer)  # it cannot be in force
     name, slash, service_name = service.partition("/")
-    peer = UserId(name) if name.startswith("@") else config.peer_id(name)
-    if (unknown := config.unknown(peer, service_name if slash else None)) is not None:
+    peer, wanted = UserId(name) if name.startswith("@") else config.peer_id(name), service_name if slash else None
+    decision = config.decide(user_id, peer, wanted, time.time_ns() // 1_000_000 if at_ms is None else at_ms)
+    if answer is not None:
+        if answer.alone == decision.rule:
+            return _decided(user_id, answer)
+        why = f"it was changed, and without a reload the bridge still says: {_in_words(answer)}"
+    if (unknown := config.unknown(peer, wanted)) is not None:
         say(unknown, "yellow")
-    policy, now_ms = config.policy(), time.time_ns() // 1_000_000 if at_ms is None else at_ms
-    if slash:
-        decision = policy.service_access(user_id, peer, service_name, now_ms)
-    else:
-        decision = policy.peer_access(user_id, peer, now_ms)
-    say(display(why, MAX_ERROR_COLUMNS), "yellow")
-    return _decided(user_id, allowed=isinstance(decision, Allow), rule=decision.rule)
+    say(f"by the file alone, without what admins have given, rooms and policy lists: {why}", "yellow")
+    return _decided(user_id, Explanation(isinstance(decision, Allow), decision.rule))
 
 
-def _explain_by_bridge(path: Path, socket: Path | None, user: UserId, service: str) -> int:
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A decision, and what belongs to it."""
+
+    allowed: bool
+    rule: str
+    alone: str = ""
+    """The rule by which the configuration in force would decide alone."""
+    notes: tuple[str, ...] = ()
+
+
+def _ask_to_explain(path: Path, socket: Path | None, user: UserId, service: str) -> Explanation:
     """Have the running bridge decide.
 
     Raises:
@@ -186,19 +205,27 @@ def _explain_by_bridge(path: Path, socket: Path | None, user: UserId, service: s
     if not isinstance(row, dict) or not isinstance(row.get("allowed"), bool):
         raise LocalError("the bridge has answered something else")
     notes = row.get("notes")
-    for note in notes if isinstance(notes, list) else ():
-        say(display(str(note), MAX_ERROR_COLUMNS), "yellow")
-    return _decided(user, allowed=row["allowed"], rule=display(str(row.get("rule", "")), MAX_ERROR_COLUMNS))
+    return Explanation(
+        row["allowed"],
+        display(str(row.get("rule", "")), MAX_ERROR_COLUMNS),
+        str(row.get("alone", "")),
+        tuple(map(str, notes)) if isinstance(notes, list) else (),
+    )
 
 
-def _decided(user: UserId, *, allowed: bool, rule: str) -> int:
-    if allowed:
-        click.echo(f"allow: grant {rule}")
-        return ExitCode.DONE
-    if is_guest_account(user):
+def _in_words(decision: Explanation) -> str:
+    if decision.allowed:
+        return f"allow: grant {decision.rule}"
+    return decision.rule if decision.rule.startswith("deny") else f"deny: {decision.rule}"
+
+
+def _decided(user: UserId, decision: Explanation) -> int:
+    for note in decision.notes:
+        say(display(note, MAX_ERROR_COLUMNS), "yellow")
+    if not decision.allowed and is_guest_account(user):
         say(f"{user} is a guest account: server: and * do not mean it, guest-accounts: does.", "yellow")
-    click.echo(rule if rule.startswith("deny") else f"deny: {rule}")
-    return ExitCode.DENIED
+    click.echo(_in_words(decision))
+    return ExitCode.DONE if decision.allowed else ExitCode.DENIED
 
 
 def invoke(arguments: Sequence[str]) -> int:

@@ -14,8 +14,21 @@ from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.bot.arguments import Names
 from mxrtc_bridge.core.errors import AdminError
-from mxrtc_bridge.core.ids import LocalAdmin, RoomId
-from tests.bridge.access.test_rights import ALICE, BOB, GUEST, NOW, TEAM, ZOE, Given, Rooms, config, rights, stored
+from mxrtc_bridge.core.ids import LocalAdmin, RoomId, UserId
+from tests.bridge.access.test_rights import (
+    ALICE,
+    BOB,
+    GUEST,
+    NOW,
+    PEER,
+    TEAM,
+    ZOE,
+    Given,
+    Rooms,
+    config,
+    rights,
+    stored,
+)
 from tests.fakes import FakeClock
 
 
@@ -32,7 +45,7 @@ EVERYBODY = ["server:example.org", "server:partner.test"]
 async def explained(decides: Rights, *words: str) -> dict[str, Any]:
     made = CurrentConfig(CONFIG)
     none = cast(Any, None)
-    socket = AdminSocket(none, none, lambda: Names("example.org"), [Explanations(decides, made)])
+    socket = AdminSocket(none, none, lambda: Names("example.org"), [Explanations(decides, made, lambda: NOW)])
     answer = await socket.handle(LocalAdmin("root"), ("explain", *words))
     (row,) = cast(list[dict[str, Any]], answer["rows"])
     return row
@@ -67,7 +80,12 @@ async def test_the_rule_in_force_is_named(user: str, target: str, allowed: bool,
         table.add(grant)
     rooms = Confirmed({ZOE: frozenset({TEAM})}, lambda user: f"policy list: {user}" if "listed" in user else None)
     decides = Rights(CurrentConfig(CONFIG), rooms, Given(table), FakeClock(wall_ms=NOW))
-    assert await explained(decides, user, target) == {"allowed": allowed, "rule": rule, "notes": []}
+    assert await explained(decides, user, target) == {
+        "allowed": allowed,
+        "rule": rule,
+        "notes": [],
+        "alone": CONFIG.decide(cast(UserId, user), PEER, target.partition("/")[2] or None, NOW).rule,
+    }
 
 
 async def test_what_cannot_be_known_now_is_said() -> None:

@@ -177,7 +177,7 @@ def test_root_asks_as_root_and_only_whom_the_owner_of_the_configuration_has_put_
 
 def test_explain_is_answered_by_the_bridge_that_runs(config: Path, run: Run) -> None:
     question = ("explain", "-c", config, "@eve:example.org", "build/ssh")
-    row: dict[str, object] = {"allowed": True, "rule": "given 1", "notes": ["Peer \x1b[2J."]}
+    row: dict[str, object] = {"allowed": True, "rule": "given 1", "notes": ["Peer \x1b[2J."], "alone": "no grant"}
     with bridge(config.parent / "control.sock", lambda _: {**LIST, "rows": [row]}) as asked:
         assert run(*question) == (0, "allow: grant given 1\n", "Peer \\x1b[2J.\n")
         row |= {"allowed": False, "rule": "deny: server:example.org", "notes": []}
@@ -187,6 +187,20 @@ def test_explain_is_answered_by_the_bridge_that_runs(config: Path, run: Run) -> 
         assert [words for _, words in asked] == [("explain", "@eve:example.org", "build/ssh")] * 3
         code, out, err = run(*question, "--at", "2040-01-01")
         assert (code, out, "by the file alone" in err, len(asked)) == (3, "deny: no grant\n", True, 3)
+
+
+def test_a_file_that_is_not_in_force_decides_alone_beside_what_the_bridge_says(config: Path, run: Run) -> None:
+    question = ("explain", "-c", config, "@alice:example.org", "build/ssh")
+    row = {"allowed": True, "rule": "given 1", "notes": [], "alone": "no grant"}
+    with bridge(config.parent / "control.sock", lambda _: {**LIST, "rows": [row]}):
+        code, out, err = run(*question)
+        assert (code, out) == (0, "allow: grant build-users\n")
+        assert "by the file alone" in err
+        assert "and without a reload the bridge still says: allow: grant given 1" in err
+        # One that cannot be in force, or is not asked about, changes nothing.
+        assert run(*question, "--socket", config.parent / "control.sock") == (0, "allow: grant given 1\n", "")
+        config.write_text("nothing")
+        assert run(*question) == (0, "allow: grant given 1\n", "")
 
 
 @pytest.mark.parametrize("answer", [{"said": "?"}, {**LIST}, {**LIST, "rows": [{"allowed": "yes"}]}])
