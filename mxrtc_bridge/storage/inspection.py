@@ -1,6 +1,6 @@
 """A look at the database that changes nothing: no file, no table, no row, no lock that another would wait for.
 
-It says whether a bridge could use the database, and who is a virtual user by it. What :class:`Database.open` would do
+It says whether a bridge could use the database, and who is a virtual user by it. What opening it for use would do
 first (make the file, bring tables up to date) is not done, so a database of an earlier version is read as it is.
 """
 
