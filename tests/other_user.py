@@ -17,16 +17,12 @@ OTHER_UID = 65_533
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 
 
-def as_other(act: Callable[[], object]) -> None:
-    """Do something in a child process that is another user; what it raises fails the test."""
+def in_child(act: Callable[[], object]) -> None:
+    """Do something in a child process, which may become somebody else; what it raises fails the test."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            os.setgroups([])
-            os.setgid(OTHER_UID)
-            os.setuid(OTHER_UID)
-            os.umask(0)
             act()
             code = 0
         except BaseException:  # noqa: BLE001 - it ends this child alone
@@ -34,7 +30,20 @@ def as_other(act: Callable[[], object]) -> None:
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0, "the other user could not do what the test needs"
+    assert os.waitstatus_to_exitcode(status) == 0, "the child could not do what the test needs"
+
+
+def as_other(act: Callable[[], object]) -> None:
+    """Do something in a child process that is another user; what it raises fails the test."""
+
+    def become_other() -> None:
+        os.setgroups([])
+        os.setgid(OTHER_UID)
+        os.setuid(OTHER_UID)
+        os.umask(0)
+        act()
+
+    in_child(become_other)
 
 
 @contextmanager

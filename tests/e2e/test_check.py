@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,7 @@ async def test_check_makes_nothing_and_says_the_first_cause_of_what_stops_run(tm
             assert not await exists(world, user)
 
         # What is changed behind the homeserver's back.
-        appservice: dict[str, Any] = {
-            "listen": f"127.0.0.1:{world._as_port.port}", "as_token": "as" * 24, "hs_token": "hs" * 24,
-        }  # fmt: skip
+        appservice: dict[str, Any] = json.loads(world.write_config().read_text())["appservice"]
         for change, what, fix in (
             ({"bot": "gate"}, f"does not give this bridge the names @gate:{DOMAIN}", "write it anew"),
             ({"peer_prefix": "gate_"}, f"names @gate_build:{DOMAIN}", "write it anew"),

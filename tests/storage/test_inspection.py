@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -44,16 +46,17 @@ async def test_what_is_there_is_seen_while_it_is_used_and_afterwards(url: str, t
 
 async def test_a_journal_that_a_kill_has_left_is_read_and_stays_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "bridge.db"
-    child = os.fork()
-    if child == 0:
-        connection = sqlite3.connect(path, isolation_level=None)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("CREATE TABLE own_user (user_id TEXT PRIMARY KEY, how TEXT NOT NULL)")
-        connection.execute("CREATE TABLE mxrtc_version (version INTEGER PRIMARY KEY)")
-        connection.execute("INSERT INTO mxrtc_version VALUES (1)")
-        connection.execute("INSERT INTO own_user VALUES (?, 'registered')", (BUILD,))
-        os._exit(0)
-    os.waitpid(child, 0)
+    killed = f"""
+import os, sqlite3
+connection = sqlite3.connect({str(path)!r}, isolation_level=None)
+connection.execute("PRAGMA journal_mode = WAL")
+connection.execute("CREATE TABLE own_user (user_id TEXT PRIMARY KEY, how TEXT NOT NULL)")
+connection.execute("CREATE TABLE mxrtc_version (version INTEGER PRIMARY KEY)")
+connection.execute("INSERT INTO mxrtc_version VALUES (1)")
+connection.execute("INSERT INTO own_user VALUES ('{BUILD}', 'registered')")
+os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -9
     before = state(tmp_path)
     assert {"bridge.db-wal", "bridge.db-shm"} < set(before)
     assert dict((await look(f"sqlite://{path}")).own_users) == {BUILD: "registered"}

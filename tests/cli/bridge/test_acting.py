@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from mxrtc_bridge.cli.bridge.acting import acting_as_owner, decider, load_as_owner, owner_of_bridge
 from mxrtc_bridge.cli.bridge.main import cli, invoke
 from mxrtc_bridge.core.errors import ConfigError
-from tests.other_user import OTHER_UID, needs_root, public_directory
+from tests.other_user import OTHER_UID, in_child, needs_root, public_directory
 
 pytestmark = needs_root
 
@@ -182,25 +181,20 @@ def test_who_decides_is_found_along_links_and_where_nothing_is(tmp_path: Path) -
 
 
 def test_a_bridge_that_root_starts_is_its_owner_for_good(folder: Path) -> None:
-    code = os.fork()
-    if code == 0:
-        try:
-            with click.Context(cli):
-                config = load_as_owner(folder / "config.yaml", for_good=True, program=())
-            if folder.parent.name == "private":
-                assert os.getresuid() == (0, 0, 0), "it was the owner, by root's right to read, until the command ended"
-                os._exit(10)
-            assert os.getresuid() == (OTHER_UID,) * 3
-            assert os.getresgid() == (OTHER_UID,) * 3
+    def start() -> None:
+        with click.Context(cli):
+            config = load_as_owner(folder / "config.yaml", for_good=True, program=())
             assert config.path == folder / "config.yaml"
-            with pytest.raises(PermissionError):
-                os.seteuid(0)
-            os._exit(10)
-        except BaseException:  # noqa: BLE001 - it ends this child alone
-            traceback.print_exc()
-        finally:
-            os._exit(13)
-    assert os.waitstatus_to_exitcode(os.waitpid(code, 0)[1]) == 10
+            assert os.geteuid() == OTHER_UID
+        if folder.parent.name == "private":
+            assert os.getresuid() == (0, 0, 0), "it was the owner, by root's right to read, until the command ended"
+            return
+        assert os.getresuid() == (OTHER_UID,) * 3
+        assert os.getresgid() == (OTHER_UID,) * 3
+        with pytest.raises(PermissionError):
+            os.seteuid(0)
+
+    in_child(start)
 
 
 def test_nothing_can_be_written_that_the_owner_could_not(folder: Path) -> None:
