@@ -7,6 +7,7 @@ import contextlib
 import platform
 import statistics
 from datetime import UTC, datetime
+from typing import Any
 
 from mxrtc_bridge.client.calls.caller import Caller
 from mxrtc_bridge.client.calls.connection import check_finished, list_services_of, only_service, report_connected
@@ -15,10 +16,10 @@ from mxrtc_bridge.client.forwarding import Forwarding
 from mxrtc_bridge.client.options import Context, Forward
 from mxrtc_bridge.client.state import Login
 from mxrtc_bridge.client.status_socket import running_commands
+from mxrtc_bridge.client.waiting import Waiting
 from mxrtc_bridge.core.access.peer_names import PeerName, parse_peer_name
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
-from mxrtc_bridge.core.stream.events import StreamOutcome
 from mxrtc_bridge.matrix.api import login as matrix_login
 from mxrtc_bridge.matrix.api.login import Account
 from mxrtc_bridge.sinks.stdio import StdioSink
@@ -36,8 +37,12 @@ async def login(context: Context, user: str, password: str, homeserver: str | No
         raise ClientError(Exit.USAGE, "the password is empty; type it, or give it with --password-file")
     # First, as the homeserver makes a device each time, which nobody could use.
     context.state.try_to_save()
-    address = homeserver or await matrix_login.discover(user_id)
-    account = await matrix_login.log_in(address, user_id, password, f"mxrtc on {platform.node() or 'this machine'}")
+    waiting = Waiting(context.report, context.call.timeout_s)
+    async with waiting.limited():
+        address = homeserver or await matrix_login.discover(user_id, waiting.patience)
+        account = await matrix_login.log_in(
+            address, user_id, password, f"mxrtc on {platform.node() or 'this machine'}", waiting.patience
+        )
     login = Login(account.base_url, account.user_id, account.device_id, account.access_token, prefix=prefix, bot=bot)
     try:
         context.state.save_login(login)
@@ -53,9 +58,11 @@ async def login(context: Context, user: str, password: str, homeserver: str | No
 async def logout(context: Context) -> None:
     """End the session at the homeserver and forget the token; forgets it even where the homeserver is away."""
     login = context.state.load_login()
+    waiting = Waiting(context.report, context.call.timeout_s)
     try:
-        await matrix_login.log_out(_account(login))
-    except HomeserverError as error:
+        async with waiting.limited():
+            await matrix_login.log_out(_account(login), waiting.patience)
+    except (HomeserverError, ClientError) as error:
         context.state.forget_login()
         raise ClientError(
             Exit.RETRY,
@@ -102,23 +109,37 @@ async def nc(context: Context, peer: str) -> None:
     name = peer_name(login, peer)
     async with Caller(context, login) as caller, caller.call(name.peer) as connection:
         service = name.service or only_service(caller.name_of(name.peer), name.peer, await list_services_of(connection))
-        stream = connection.links.open_stream(service, StdioSink())
         full_name = f"{caller.name_of(name.peer)}/{service}"
-        report_connected(report, full_name, connection)
+        local = StdioSink(holds_output=True)
+        stream = connection.links.open_stream(service, local)
+        accepted = asyncio.ensure_future(stream.accepted.wait())
         try:
+            waited: list[asyncio.Future[Any]] = [accepted, stream.finished]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if stream.accepted.is_set():
+                report_connected(report, full_name, connection)
             finished = await stream.finished
         finally:
+            accepted.cancel()
             stream.reset("closed", "ended here")
-        if finished.outcome is StreamOutcome.CLEAN:
-            report.say(
-                "closed",
-                f"{full_name} closed: {finished.sent} bytes sent, {finished.received} received",
-                name=full_name,
-                outcome=finished.outcome.value,
-                sent=finished.sent,
-                received=finished.received,
-            )
-        check_finished(full_name, finished)
+        try:
+            check_finished(full_name, finished, connection.links.bye)
+        except ClientError as error:
+            # Before the output ends, and before we hang up: ssh ends us, and whoever it is that reads, by that end.
+            report.error(str(error), code=int(error.code))
+            error.told = True
+            await report.taken()
+            raise
+        finally:
+            local.end_output()
+        report.say(
+            "closed",
+            f"{full_name} closed: {finished.sent} bytes sent, {finished.received} received",
+            name=full_name,
+            outcome=finished.outcome.value,
+            sent=finished.sent,
+            received=finished.received,
+        )
 
 
 async def ping(context: Context, peer: str, count: int, interval_s: float) -> None:
@@ -157,12 +178,16 @@ async def ping(context: Context, peer: str, count: int, interval_s: float) -> No
 async def status(context: Context) -> None:
     """Show the login, whether the homeserver answers, and the running commands."""
     login, report = context.state.load_login(), context.report
+    waiting = Waiting(report, context.call.timeout_s)
     try:
-        await matrix_login.check(_account(login))
+        async with waiting.limited():
+            await matrix_login.check(_account(login), waiting.patience)
         reachable, problem, code = True, "", Exit.DONE
     except HomeserverError as error:
         reachable, problem = False, explain_refusal(error)
         code = Exit.RETRY if error.retryable else Exit.USAGE
+    except ClientError as error:
+        reachable, problem, code = False, str(error), error.code
     report.say(
         "login",
         f"{login.user_id} at {login.homeserver}: " + ("the homeserver answers" if reachable else problem),

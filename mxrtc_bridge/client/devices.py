@@ -6,13 +6,15 @@ from mxrtc_bridge.client.calls.device import required_device
 from mxrtc_bridge.client.commands import peer_name
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Context
+from mxrtc_bridge.client.waiting import Waiting
 
 
 async def devices(context: Context, peer: str | None) -> None:
     """List the devices of a user, our own first, and how far each is trusted."""
     login, report = context.state.load_login(), context.report
     whose = login.user_id if peer is None else peer_name(login, peer).peer
-    async with required_device(context.state, login) as (device, _):
+    waiting = Waiting(report, context.call.timeout_s)
+    async with waiting.limited(), required_device(context.state, login, waiting.patience) as (device, _):
         found = await device.devices_of(whose, fresh=True)
         if found.master is not None and not report.as_json:
             report.say("device", f"identity of {whose}: {found.master}")
@@ -39,7 +41,8 @@ async def trust(context: Context, peer: str, key: str | None) -> None:
     """Accept the identity that a peer shows now; with a key only if it is that one, which is verified then."""
     login = context.state.load_login()
     whose = peer_name(login, peer).peer
-    async with required_device(context.state, login) as (device, _):
+    waiting = Waiting(context.report, context.call.timeout_s)
+    async with waiting.limited(), required_device(context.state, login, waiting.patience) as (device, _):
         found = await device.devices_of(whose, fresh=True)
         if found.master is None:
             raise ClientError(Exit.DENIED, f"{whose} has no identity that could be accepted")

@@ -27,7 +27,7 @@ class Exit(IntEnum):
     LOCAL = 7
     """A local file, socket or port could not be used."""
     INTERRUPTED = 130
-    """Ended by Ctrl-C."""
+    """Ended by a signal."""
 
 
 class ClientError(MxrtcError):
@@ -36,6 +36,8 @@ class ClientError(MxrtcError):
     def __init__(self, code: Exit, message: str) -> None:
         super().__init__(message)
         self.code = code
+        self.told = False
+        """Whether the user has been told already."""
 
 
 def explain_refusal(error: HomeserverError) -> str:

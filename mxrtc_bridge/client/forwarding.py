@@ -90,6 +90,8 @@ class Forwarding:
         self._report = report
         self._name = name
         self._short = caller.name_of(name.peer)
+        self._default = name.service
+        """The service of those forwards that name none, once it is known."""
         self._forwards = forwards
         self._state = state
         self._connection: Connection | None = None
@@ -108,35 +110,40 @@ class Forwarding:
     async def run(self, *, reconnect: bool) -> None:
         """Connect, listen, forward.
 
+        The ports are taken first, as that costs nobody anything; who connects to them meanwhile waits for the peer.
+
         Raises:
             ClientError: the first connection failed, a port cannot be used, the right has ended, or the connection
                 was lost and is not to be made again.
         """
         async with asyncio.TaskGroup() as tasks, serve_status(self._state, self._status):
-            listeners: dict[Listener, ServiceName] = {}
-            failures = 0
+            listeners: dict[Listener, Forward] = {}
+            failures, began = 0, False
             try:
+                await self._listen(listeners, tasks)
                 while True:
                     try:
                         async with self._caller.call(self._name.peer) as connection:
                             failures = 0
                             report_connected(self._report, self._short, connection)
-                            default = self._name.service
-                            if default is None and any(forward.service is None for forward in self._forwards):
-                                default = only_service(self._short, self._name.peer, await list_services_of(connection))
+                            if self._default is None and any(forward.service is None for forward in self._forwards):
+                                self._default = only_service(
+                                    self._short, self._name.peer, await list_services_of(connection)
+                                )
                             self._use(connection)
-                            if not listeners:
-                                await self._listen(listeners, tasks, default)
+                            if not began:
+                                began = True
+                                self._tell_listening(listeners)
                             await connection.links.lost.wait()
                             self._use(None)
                         error = connection.lost(self._short)
                     except ClientError as failed:
-                        if not listeners:
+                        if not began:
                             raise
                         error = failed
                     except HomeserverError as failed:
                         # Away at the same time as the bridge, as after a power cut: calling again is the remedy.
-                        if not listeners or not failed.retryable:
+                        if not began or not failed.retryable:
                             raise
                         error = ClientError(Exit.RETRY, str(failed))
                     if not reconnect or error.code in (Exit.DENIED, Exit.USAGE, Exit.LOCAL):
@@ -159,29 +166,34 @@ class Forwarding:
         else:
             self._available.set()
 
-    async def _listen(
-        self, listeners: dict[Listener, ServiceName], tasks: asyncio.TaskGroup, default: ServiceName | None
-    ) -> None:
+    async def _listen(self, listeners: dict[Listener, Forward], tasks: asyncio.TaskGroup) -> None:
         for forward in self._forwards:
-            service = forward.service or default
-            assert service is not None
 
-            def accepted(sink: SocketSink, service: ServiceName = service) -> None:
-                tasks.create_task(self._forward(sink, service, listeners), name=f"forward {service}")
+            def accepted(sink: SocketSink, forward: Forward = forward) -> None:
+                tasks.create_task(self._forward(sink, forward, listeners), name="forward")
 
             try:
                 listener = await Listener.open_tcp(forward.host, forward.port, accepted)
             except LocalError as error:
                 raise ClientError(Exit.LOCAL, str(error)) from error
-            listeners[listener] = service
-            where = f"{forward.host}:{listener.port}"
+            listeners[listener] = forward
+
+    def _tell_listening(self, listeners: dict[Listener, Forward]) -> None:
+        for listener, forward in listeners.items():
+            where = f"[{forward.host}]" if ":" in forward.host else forward.host
+            where += f":{listener.port}"
             self.listening.append(where)
-            full_name = f"{self._short}/{service}"
+            full_name = f"{self._short}/{self._service_of(forward)}"
             self._report.say(
                 "listening", f"listening on {where} for {full_name}", address=where, port=listener.port, name=full_name
             )
 
-    async def _forward(self, sink: SocketSink, service: ServiceName, listeners: dict[Listener, ServiceName]) -> None:
+    def _service_of(self, forward: Forward) -> ServiceName:
+        service = forward.service or self._default
+        assert service is not None
+        return service
+
+    async def _forward(self, sink: SocketSink, forward: Forward, listeners: dict[Listener, Forward]) -> None:
         """One local connection, from accept to end.
 
         Raises:
@@ -189,25 +201,25 @@ class Forwarding:
         """
         stream = None
         try:
-            stream = await self._open(sink, service)
+            stream = await self._open(sink, forward)
         finally:
             if stream is None:
                 sink.reset()
         if stream is None:
             return
-        finished = await stream.finished
+        finished, service = await stream.finished, self._service_of(forward)
         self._tell_end(f"{self._short}/{service}", finished)
         try:
             check_finished(f"{self._short}/{service}", finished)
         except ClientError as error:
             if error.code is Exit.DENIED:
-                for listener in [each for each, of in listeners.items() if of == service]:
+                for listener in [each for each, of in listeners.items() if self._service_of(of) == service]:
                     listener.close()
                     del listeners[listener]
                 if not listeners:
                     raise
 
-    async def _open(self, sink: SocketSink, service: ServiceName) -> OpenedStream | None:
+    async def _open(self, sink: SocketSink, forward: Forward) -> OpenedStream | None:
         if self._connection is None:
             if self._waiting >= self._max_waiting:
                 return None
@@ -221,7 +233,7 @@ class Forwarding:
                 return None
             finally:
                 self._waiting -= 1
-        return self._connection.links.open_stream(service, sink)
+        return self._connection.links.open_stream(self._service_of(forward), sink)
 
     def _tell_end(self, name: str, finished: StreamFinished) -> None:
         fields = {

@@ -14,6 +14,7 @@ from mxrtc_bridge.core.ids import ServiceName, parse_service_name
 from mxrtc_bridge.core.webrtc.ice import IcePolicy
 
 DEFAULT_BIND = "127.0.0.1"
+DEFAULT_TIMEOUT_S = 15.0
 
 
 class SignalBy(Enum):
@@ -34,8 +35,8 @@ class CallOptions:
     policy: IcePolicy = IcePolicy.ALL
     interfaces: tuple[str, ...] = ()
     """Names of network interfaces, or networks; empty for all but loopback."""
-    timeout_s: float = 40.0
-    """Seconds from the start until the peer connection is up."""
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    """How long silence may last: until the peer answers, and from then on until the connection is up."""
     signal: SignalBy = SignalBy.AUTO
 
 

@@ -8,6 +8,7 @@ A message never holds anything up and ends nothing: whoever was to read it may h
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import sys
@@ -16,6 +17,9 @@ from typing import TextIO
 
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.core.text.display import sentence as whole_sentence
+
+TAKEN_S = 0.5
+"""How long a last word may take to be written, where something is about to happen that ends whoever reads it."""
 
 
 class Report:
@@ -72,6 +76,13 @@ class Report:
             _offer(self._objects, _line("error", {"message": sentence, **fields}))
         else:
             self._sentence(f"mxrtc: {sentence}")
+
+    async def taken(self) -> None:
+        """Wait until what was said has been written, if somebody takes it soon."""
+        drain = getattr(sys.stderr, "drain", None)
+        deadline = time.monotonic() + TAKEN_S
+        while drain is not None and not drain(0) and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread writes
+            await asyncio.sleep(0.01)
 
     def _sentence(self, sentence: str) -> None:
         # By its own method: a bar that is shown has taken its place, and draws itself anew below the sentence.

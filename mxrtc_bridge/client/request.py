@@ -10,6 +10,7 @@ from mxrtc_bridge.client.commands import peer_name
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.client.waiting import Waiting
 from mxrtc_bridge.core.access.requests import RequestState
 from mxrtc_bridge.core.bot.request_text import RequestStatus, read_status
 from mxrtc_bridge.core.bot.words import PREFIX
@@ -20,8 +21,6 @@ from mxrtc_bridge.matrix.api.login import Account
 from mxrtc_bridge.matrix.api.sync import SyncStream
 from mxrtc_bridge.matrix.rooms.call_rooms import DirectRoomError, DirectRooms
 
-ANSWER_S = 45.0
-"""How long the bot may take to take the request."""
 MAX_SHOWN = 1000
 
 Notice = tuple[str, RequestStatus | None]
@@ -50,15 +49,19 @@ async def request(context: Context, service: str, *, for_time: str | None, becau
     words = f"{PREFIX} request {name.peer}/{name.service}"
     words += (f" for {for_time}" if for_time else "") + (f" because {because}" if because else "")
     account = Account(login.homeserver, login.user_id, login.device_id, login.access_token)
-    async with account.connect() as homeserver:
-        room = await _room(homeserver, context.state, login, bot)
-        notices = _notices(SyncStream(homeserver, types=["m.room.message"], rooms=[room]), room, bot)
-        # The point from which on notices count must be fixed before anything is sent.
-        await anext(notices)
-        content = {"msgtype": "m.text", "body": words}
-        await homeserver.send_event(room, "m.room.message", content, f"request-{secrets.token_hex(12)}")
+    waiting = Waiting(report, context.call.timeout_s)
+    step = "the homeserver, and for the bot to join our room"
+    async with account.connect(waiting.patience) as homeserver:
+        async with waiting.limited(lambda: step):
+            room = await _room(homeserver, context.state, login, bot, context.call.timeout_s - 1)
+            step = "the homeserver"
+            notices = _notices(SyncStream(homeserver, types=["m.room.message"], rooms=[room]), room, bot)
+            # The point from which on notices count must be fixed before anything is sent.
+            await anext(notices)
+            content = {"msgtype": "m.text", "body": words}
+            await homeserver.send_event(room, "m.room.message", content, f"request-{secrets.token_hex(12)}")
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with waiting.told(lambda: f"{bot} to answer"), asyncio.timeout(waiting.timeout_s):
                 said, status = await first_answer(notices)
         except TimeoutError:
             raise ClientError(Exit.OFFLINE, f"{bot} does not answer; the bridge may not be running") from None
@@ -99,11 +102,14 @@ async def until_decided(notices: AsyncIterator[Notice], number: int) -> str:
     raise ClientError(Exit.OFFLINE, "the homeserver sends nothing any more; try again later")
 
 
-async def _room(homeserver: Homeserver, state: StateFolder, login: Login, bot: UserId) -> RoomId:
+async def _room(homeserver: Homeserver, state: StateFolder, login: Login, bot: UserId, join_timeout_s: float) -> RoomId:
     known = state.load_room(login.user_id, bot)
+    direct = DirectRooms(homeserver, login.user_id, join_timeout_s=join_timeout_s)
     try:
-        room = await DirectRooms(homeserver, login.user_id).find_or_create_direct(bot, known=known)
+        room = await direct.find_or_create_direct(bot, known=known)
     except DirectRoomError as error:
+        if error.retryable:
+            raise ClientError(Exit.OFFLINE, str(error)) from error
         raise ClientError(Exit.DENIED, f"{error}; there may be nothing that you could ask for") from error
     if room != known:
         state.save_room(login.user_id, bot, room)

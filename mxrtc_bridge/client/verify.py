@@ -17,6 +17,7 @@ from mxrtc_bridge.client.commands import peer_name
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.waiting import Waiting
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.crypto.sas_codes import ShortCode
 from mxrtc_bridge.core.crypto.sas_text import END_TEXT
@@ -59,7 +60,10 @@ async def verify(context: Context, peer: str | None) -> None:
     """
     login, report = context.state.load_login(), context.report
     whose = login.user_id if peer is None else peer_name(login, peer).peer
-    async with required_device(context.state, login) as (device, server):
+    waiting = Waiting(report, context.call.timeout_s)
+    async with contextlib.AsyncExitStack() as holding:
+        async with waiting.limited():
+            device, server = await holding.enter_async_context(required_device(context.state, login, waiting.patience))
         happened: Happenings = asyncio.Queue()
 
         async def changed(exchange: Exchange, effect: Effect) -> None:
@@ -80,12 +84,14 @@ async def verify(context: Context, peer: str | None) -> None:
 
         sync = DeviceSync(server, device, handle)
         # The other session may have asked already.
-        await sync.once(0)
+        async with waiting.limited():
+            await sync.once(0)
         listening = asyncio.create_task(sync.run(), name="device")
         listening.add_done_callback(lambda task: _say_deaf(task, happened))
         try:
             if not verifications.open:
-                await _ask(verifications, report, whose, own=peer is None)
+                async with waiting.limited():
+                    await _ask(verifications, report, whose, own=peer is None)
             vouched = await _compare(verifications, report, happened)
             await _until_done(happened)
             await remember(device, report, whose, vouched, own=peer is None)

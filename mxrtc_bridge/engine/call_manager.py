@@ -39,6 +39,7 @@ from mxrtc_bridge.core.errors import (
     UnknownOutcomeError,
 )
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.sdp import DescriptionType, parse_description
 from mxrtc_bridge.engine.bridge_channels import BridgeChannels
@@ -259,9 +260,10 @@ class CallManager:
         self._note_limit(RefusalCode.RATE, event.sender, "limits.invites_per_minute, invites_per_minute_per_server")
         if self._tasks is None or not isinstance(self._rights.may_call(event.sender, local), Allow):
             return
-        if self._busy_answers.allow(event.sender, self._clock.monotonic()):
+        now = self._clock.monotonic()
+        if self._busy_answers.allow(event.sender, now):
             party, v1 = self._new_party_id(), Version.V1
-            busy: Reject | Hangup = Reject(invite.call_id, party, v1, BUSY)
+            busy: Reject | Hangup = Reject(invite.call_id, party, v1, BUSY, self._invites.reached(event.sender, now))
             if invite.version is not v1:
                 busy = Hangup(invite.call_id, party, invite.version, BUSY)
             self._tasks.create_task(self._send_alone(event.route, local, busy), name="call refused by a limit")
@@ -344,7 +346,7 @@ class CallManager:
                     self._note_limit(
                         RefusalCode.CALLS_LIMIT, record.remote, "limits.calls_per_user, calls_per_server, calls_total"
                     )
-                    verdict, rule = InviteRefused(BUSY), "limit of calls"
+                    verdict, rule = InviteRefused(BUSY, self._call_counts.reached(record.remote)), "limit of calls"
             admitted = isinstance(verdict, InviteAdmitted)
             # What changes meanwhile ends the session: it is judged again with all the others.
             durable = await self._auditor.call_decided(session, allowed=admitted, rule=rule)
@@ -389,7 +391,7 @@ class CallManager:
         if self.paused:
             self._counters.refusal(RefusalCode.PAUSED)
             self._seldom.info(record.remote, "x call from %s: paused", record.remote)
-            return InviteRefused(BUSY), "paused"
+            return InviteRefused(BUSY, "paused"), "paused"
         if self._rooms.members(record.route) != frozenset({record.local, record.remote}):
             self._counters.refusal(RefusalCode.ROOM)
             self._seldom.info(record.remote, "x call from %s: %s is not a room of two", record.remote, record.route)
@@ -405,8 +407,9 @@ class CallManager:
 
     async def _run_session(self, entry: _SessionEntry, record: CallRecord) -> None:
         session = entry.session
+        longest_s = self.settings.session_max_s
         timer = self._clock.call_at(
-            self._clock.monotonic() + self.settings.session_max_s, lambda: session.feed(call.HangUp("session_max"))
+            self._clock.monotonic() + longest_s, lambda: self._end_longest(entry, say_duration(longest_s))
         )
         try:
             # A session that is cancelled has not said goodbye: it stays open in the directory, for the next start.
@@ -484,14 +487,20 @@ class CallManager:
             else:
                 entry.links.judge_again()
 
-    def _dismiss(self, entry: _SessionEntry, code: str, message: str) -> None:
-        """Tell the other side why, then end the session; at once where it cannot be told."""
+    def _dismiss(self, entry: _SessionEntry, code: str, message: str, hangup: str = "user_hangup") -> None:
+        """Tell the other side why, then end the session; at once where it cannot be told but in a word."""
         session = entry.session
         entry.end_reason = entry.end_reason or message
         if entry.links.say_bye(code, message):
-            self._clock.call_at(self._clock.monotonic() + GOODBYE_S, lambda: session.feed(call.HangUp("user_hangup")))
+            self._clock.call_at(self._clock.monotonic() + GOODBYE_S, lambda: session.feed(call.HangUp(hangup)))
         else:
-            session.feed(call.HangUp("user_hangup"))
+            session.feed(call.HangUp(hangup))
+
+    def _end_longest(self, entry: _SessionEntry, longest: str) -> None:
+        session = entry.session
+        log.info("x session of %s with %s: it has lasted for session_max (%s)", session.remote, session.local, longest)
+        message = f"it has lasted for {longest}, the longest that a session may (session_max)"
+        self._dismiss(entry, "limit", message, "session_max")
 
     def end_sessions(self, which: Callable[[Session], bool], message: str) -> int:
         """End the live sessions for which ``which`` is true, for good; returns how many.

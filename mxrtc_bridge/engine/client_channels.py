@@ -34,6 +34,8 @@ class OpenedStream:
 
     def __init__(self, finished: asyncio.Future[stream.StreamFinished]) -> None:
         self.finished = finished
+        self.accepted = asyncio.Event()
+        """Set once the service is there."""
         self.pipe: StreamForwarder | None = None
 
     def reset(self, code: str, message: str) -> None:
@@ -248,7 +250,7 @@ class ClientChannels(SessionChannels):
             self._open_waiting()
 
         machine = StreamMachine(stream.StreamRole.OPENER)
-        pipe = self._add(machine, channel, finished)
+        pipe = self._add(machine, channel, finished, accepted=wanted.opened.accepted.set)
         machine.set_window(self._budget.take(pipe))
         wanted.opened.pipe = pipe
         pipe.connect_sink(wanted.sink)

@@ -58,6 +58,8 @@ class InviteRefused:
     """The invite was refused; ``reason`` goes into the reject event and tells nothing about what exists."""
 
     reason: str | None
+    limit: str | None = None
+    """Which limit is reached, with its number: for those only who have a right."""
 
 
 Admission = Callable[[Invite], Awaitable[InviteAdmitted | InviteRefused]]
@@ -276,8 +278,8 @@ class Session:
             case InviteAdmitted(offer=offer):
                 self._offer = offer
                 self._driver.feed(call.Admitted())
-            case InviteRefused(reason=reason):
-                self._driver.feed(call.Refused(reason))
+            case InviteRefused(reason=reason, limit=limit):
+                self._driver.feed(call.Refused(reason, limit))
 
     async def _make_peer(self) -> PeerConnection:
         peer = await self._peers.create(self.local)

@@ -116,6 +116,7 @@ class SessionChannels(ABC):
         channel: Channel,
         finished: Callable[[stream.StreamFinished], None],
         *,
+        accepted: Callable[[], None] | None = None,
         early: bool = False,
         idle_s: float | None = None,
     ) -> StreamForwarder:
@@ -130,6 +131,7 @@ class SessionChannels(ABC):
             clock=self._clock,
             ready=self._ready,
             finished=end,
+            accepted=accepted,
             heard=self._heard,
             hold_early=(lambda size: self._budget.hold_early(pipe, size)) if early else None,
             idle_s=idle_s,

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import ifaddr
 
-from mxrtc_bridge.core.errors import TransportError
+from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.webrtc.ice import IpAddress
 from mxrtc_bridge.rtc.settings import RtcSettings
 
@@ -50,13 +50,14 @@ def choose_addresses(available: Sequence[LocalAddress], interfaces: Sequence[str
     """Return the addresses that ``interfaces`` allows, at most ``MAX_HOST_SOCKETS``.
 
     Raises:
-        TransportError: ``ice_failed``, when none is left; the text names the interfaces that exist.
+        ConfigError: none is left; the text names the interfaces that exist.
     """
     chosen = [address for name, address in available if _allowed(name, address, interfaces)]
     if not chosen:
         names = ", ".join(sorted({name for name, _ in available})) or "none"
-        wanted = ", ".join(interfaces) or "any but loopback"
-        raise TransportError("ice_failed", f"no network interface matches ({wanted}); this machine has: {names}")
+        if not interfaces:
+            raise ConfigError(f"no network interface is up but for loopback; this machine has: {names}")
+        raise ConfigError(f"no network interface matches ({', '.join(interfaces)}); this machine has: {names}")
     return chosen[:MAX_HOST_SOCKETS]
 
 

@@ -86,6 +86,8 @@ class StdioSink(StreamSink):
     Args:
         stdin: the descriptor to read from.
         stdout: the descriptor to write to; from now on nothing else may write there.
+        holds_output: after a reset the output is not ended before :meth:`end_output`, so that something may be said
+            first: ssh ends its ProxyCommand when that output ends.
 
     Raises:
         LocalError: one of them is not open.
@@ -93,7 +95,7 @@ class StdioSink(StreamSink):
 
     lingers = False
 
-    def __init__(self, stdin: int = 0, stdout: int = 1) -> None:
+    def __init__(self, stdin: int = 0, stdout: int = 1, *, holds_output: bool = False) -> None:
         super().__init__()
         self._stdout = stdout
         self._input = _open("standard input", stdin, os.O_RDONLY)
@@ -104,6 +106,7 @@ class StdioSink(StreamSink):
             self._input.close()
             raise
         self._output_ended = False
+        self._holds_output = holds_output
         make_reader: Callable[..., PollableReader | ThreadedReader] = (
             PollableReader if self._input.pollable else ThreadedReader
         )
@@ -117,18 +120,20 @@ class StdioSink(StreamSink):
 
     def _finish_writing(self) -> None:
         self._writer.stop()
-        self._end_output()
+        self.end_output()
 
     def _prepare_reset(self) -> None:
         """Nothing: there is no such thing for standard output."""
 
     def _release(self) -> None:
-        self._end_output()
+        if not self._holds_output:
+            self.end_output()
         # In this order: where both are the same, the first to be opened knows the flags that were there before.
         self._output.restore()
         self._input.restore()
 
-    def _end_output(self) -> None:
+    def end_output(self) -> None:
+        """End the output; harmless when it has ended."""
         if self._output_ended:
             return
         self._output_ended = True

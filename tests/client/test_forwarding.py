@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -93,16 +94,22 @@ class Caller:
 
 class Bench:
     def __init__(
-        self, folder: Path, *answers: Connection | Exception, ports: tuple[int, ...] = (0,), **limits: Any
+        self,
+        folder: Path,
+        *answers: Connection | Exception,
+        ports: tuple[int, ...] = (0,),
+        hosts: tuple[str, ...] = ("127.0.0.1",),
+        caller: Caller | None = None,
+        **limits: Any,
     ) -> None:
-        self.caller = Caller(*answers)
+        self.caller = caller or Caller(*answers)
         self.said = io.StringIO()
         report = Report(sentences=self.said)
         self.forwarding = Forwarding(
             self.caller,  # type: ignore[arg-type]
             report,
             PeerName(PEER, ECHO),
-            [Forward("127.0.0.1", port, None) for port in ports],
+            [Forward(host, port, None) for host in hosts for port in ports],
             StateFolder(folder),
             pause=lambda _failures: 0.01,
             **limits,
@@ -162,8 +169,10 @@ async def test_failure_of_the_first_call_ends_the_command(tmp_path: Path) -> Non
 
 
 async def test_port_in_use_ends_the_command_and_leaves_nothing_open(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        bench = Bench(tmp_path, Connection(), ports=(0, taken.getsockname()[1]))
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as let_go:
+        free = let_go.getsockname()[1]
+        let_go.close()
+        bench = Bench(tmp_path, Connection(), ports=(free, taken.getsockname()[1]))
         async with bench.running() as task:
             with pytest.raises(BaseExceptionGroup) as raised:
                 await asyncio.wait_for(task, 10)
@@ -171,8 +180,10 @@ async def test_port_in_use_ends_the_command_and_leaves_nothing_open(tmp_path: Pa
         assert isinstance(error, ClientError)
         assert error.code is Exit.LOCAL
         assert str(taken.getsockname()[1]) in str(error)
+        # Nobody was called for it, and the other port was let go.
+        assert bench.caller.calls == 0
         with pytest.raises(ConnectionRefusedError):
-            await bench.local()
+            await asyncio.open_connection("127.0.0.1", free)
 
 
 async def test_local_connections_wait_for_the_peer_through_several_losses(tmp_path: Path) -> None:
@@ -233,3 +244,42 @@ async def test_local_connection_is_reset_when_the_peer_does_not_come_back(tmp_pa
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(reader.read(), 10)
         writer.close()
+
+
+async def connected(port: int) -> asyncio.StreamWriter:
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                return (await asyncio.open_connection("127.0.0.1", port))[1]
+            await asyncio.sleep(0)
+
+
+async def test_who_connects_before_the_peer_has_answered_waits_for_it(tmp_path: Path) -> None:
+    connection, answered = Connection(), asyncio.Event()
+
+    class SlowCaller(Caller):
+        @contextlib.asynccontextmanager
+        async def call(self, _peer: UserId) -> AsyncIterator[Connection]:
+            await answered.wait()
+            async with super().call(_peer) as made:
+                yield made
+
+    with socket.create_server(("127.0.0.1", 0)) as let_go:
+        port = let_go.getsockname()[1]
+    bench = Bench(tmp_path, ports=(port,), caller=SlowCaller(connection))
+    async with bench.running():
+        writer = await connected(port)
+        await until(lambda: bench.forwarding.waiting)
+        assert not bench.forwarding.listening
+        answered.set()
+        await until(lambda: connection.links.streams)
+        assert f"listening on 127.0.0.1:{port} for build/echo" in bench.said.getvalue()
+        writer.close()
+
+
+async def test_an_address_can_be_pasted_as_it_is_told(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Connection(), hosts=("::1", "localhost"))
+    async with bench.running():
+        await until(lambda: bench.forwarding.listening)
+        assert re.search(r"listening on \[::1\]:\d+ for build/echo\n", bench.said.getvalue())
+        assert re.search(r"listening on localhost:\d+ for build/echo\n", bench.said.getvalue())

@@ -195,6 +195,8 @@ class World:
             "MXRTC_STATE": str(self.folder / f"state-{user}"),
             "MXRTC_INTERFACES": "lo",
             "MXRTC_SIGNAL": self.signal,
+            # Of silence: on a machine with much else to do, what is there may be slow.
+            "MXRTC_TIMEOUT": "40",
         }
 
     async def add_user(self, name: str, *, by_program: bool = False) -> None:

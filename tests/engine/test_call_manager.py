@@ -30,6 +30,7 @@ from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.sinks.files.threads import FileThreads
 from tests.engine.test_session_channels import Connector, Gate, NoFiles
 from tests.fakes import FakePeer, RecordingCounters, joined_peers
+from tests.waiting import until
 
 PEER = UserId("@rtc_build:example.org")
 ALICE = UserId("@alice:example.org")
@@ -386,6 +387,8 @@ async def test_calls_beyond_the_limit_of_a_user_are_rejected_as_busy() -> None:
         await bridge.until(lambda: len(bridge.sent) == 3)
         assert sorted(type(message).__name__ for message in bridge.sent) == ["Answer", "Answer", "Reject"]
         assert bridge.refusals() == ["calls_limit"]
+        (reject,) = [each for each in bridge.sent if isinstance(each, Reject)]
+        assert (reject.reason, reject.limit) == ("user_busy", "calls_per_user 2")
         await bridge.message(Hangup(CallId("c0"), PartyId("theirs"), Version.V1))
         await bridge.until(lambda: CallId("c0") in bridge.ended)
         await bridge.invite("c3")
@@ -413,6 +416,8 @@ async def test_invites_beyond_the_rate_of_somebody_with_a_right_are_answered_as_
             await bridge.invite(f"c{number}", version=version)
         await bridge.until(lambda: len(bridge.sent) == 1 + BUSY_ANSWERS_A_MINUTE)
         assert {(type(each), each.reason) for each in bridge.sent[1:]} == {(kind, "user_busy")}  # type: ignore[union-attr]
+        if kind is Reject:
+            assert {each.limit for each in bridge.sent[1:] if isinstance(each, Reject)} == {"invites_per_minute 1"}
         assert [each.call_id for each in bridge.sent[1:]] == [f"c{n}" for n in range(1, BUSY_ANSWERS_A_MINUTE + 1)]
         assert bridge.refusals() == ["rate"] * (BUSY_ANSWERS_A_MINUTE + 4)
         assert len(bridge.claimed) == 2, "nothing of them is stored"
@@ -548,3 +553,28 @@ async def test_drain_ends_live_sessions_and_takes_no_new_ones(bridge: Bridge) ->
     assert not bridge.manager.sessions
     await bridge.invite("c2")
     assert not bridge.manager.sessions
+
+
+@pytest.mark.parametrize("greeted", [False, True])
+async def test_a_session_that_lasts_too_long_ends_and_says_so_at_both_ends(
+    greeted: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    said: list[tuple[str, str]] = []
+
+    def say_bye(_links: BridgeChannels, code: str, message: str) -> bool:
+        said.append((code, message))
+        return greeted
+
+    monkeypatch.setattr(BridgeChannels, "say_bye", say_bye)
+    async with running(Bridge(session_max_s=0.05)) as bridge:
+        await bridge.invite()
+        await until(lambda: bridge.ended)
+        assert bridge.ended == {CallId("c1"): "session_max"}
+        ((code, message),) = said
+        assert code == "limit"
+        assert "session_max" in message
+        assert bridge.audited_ends == [(ALICE, message)]
+        assert "has lasted for session_max" in caplog.text
+        assert isinstance(bridge.sent[-1], Hangup)
+        assert bridge.sent[-1].reason == "session_max"

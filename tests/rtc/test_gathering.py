@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from aioice import stun
 
-from mxrtc_bridge.core.errors import TransportError
+from mxrtc_bridge.core.errors import ConfigError, TransportError
 from mxrtc_bridge.core.webrtc.candidate import Candidate
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, parse_advertised
 from mxrtc_bridge.rtc.ice_servers import ServerPlan, StunServer, TurnServer
@@ -144,7 +144,7 @@ async def test_exhausted_range_is_told_with_the_remedy() -> None:
 
 
 async def test_interface_that_does_not_exist_is_told_with_those_that_do() -> None:
-    with pytest.raises(TransportError, match=r"no network interface matches \(wg7\); this machine has: .*lo"):
+    with pytest.raises(ConfigError, match=r"no network interface matches \(wg7\); this machine has: .*lo"):
         await offered(interfaces=("wg7",))
 
 

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from mxrtc_bridge.core.errors import TransportError
+from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.core.webrtc.ice import parse_advertised
 from mxrtc_bridge.rtc.interfaces import (
     MAX_HOST_SOCKETS,
@@ -45,10 +45,11 @@ def test_interfaces_are_chosen_by_name_address_or_network(interfaces: tuple[str,
 
 
 def test_filter_that_matches_nothing_names_what_exists() -> None:
-    with pytest.raises(TransportError) as caught:
+    with pytest.raises(ConfigError) as caught:
         choose_addresses(MACHINE, ("eth9",))
-    assert caught.value.code == "ice_failed"
     assert str(caught.value) == "no network interface matches (eth9); this machine has: docker0, eth0, lo"
+    with pytest.raises(ConfigError, match="no network interface is up but for loopback; this machine has: lo"):
+        choose_addresses([each for each in MACHINE if each[0] == "lo"], ())
 
 
 def test_number_of_addresses_is_bounded() -> None:

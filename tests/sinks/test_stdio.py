@@ -416,3 +416,19 @@ def test_program_ends_when_its_output_pipe_is_closed(loop: str) -> None:
         assert process.stderr.read().decode() == "the local side does not read any more\n"
         process.stdin.close()
         assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("holds", [False, True])
+async def test_after_a_reset_the_output_ends_at_once_or_when_all_is_said(fds: Descriptors, holds: bool) -> None:
+    ours, theirs = fds.pipe(), fds.pipe()
+    sink = StdioSink(ours[0], theirs[1], holds_output=holds)
+    recorder = Recorder(sink)
+    os.set_blocking(theirs[0], False)
+    sink.reset()
+    await recorder.until(lambda r: bool(r.closed))
+    if holds:
+        with pytest.raises(BlockingIOError):
+            os.read(theirs[0], 1)
+        sink.end_output()
+        sink.end_output()
+    assert os.read(theirs[0], 1) == b""

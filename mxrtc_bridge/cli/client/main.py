@@ -17,7 +17,7 @@ from mxrtc_bridge.cli.client import files
 from mxrtc_bridge.cli.client.runner import in_loop, run
 from mxrtc_bridge.cli.standard_streams import Program
 from mxrtc_bridge.client.exit_codes import Exit
-from mxrtc_bridge.client.options import CallOptions, Context, SignalBy, parse_forward
+from mxrtc_bridge.client.options import DEFAULT_TIMEOUT_S, CallOptions, Context, SignalBy, parse_forward
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.core.webrtc.ice import IcePolicy
@@ -44,7 +44,11 @@ MAX_PASSWORD_CHARS = 4096
 @click.option("--relay-only", is_flag=True, help="Never show my addresses to the peer: only TURN, slower.")
 @click.option("--interface", "interfaces", multiple=True, metavar="NAME", help="Use only these network interfaces.")
 @click.option(
-    "--timeout", type=click.FloatRange(1, 600), default=40.0, show_default=True, help="Seconds to wait at most."
+    "--timeout",
+    type=click.FloatRange(1, 600),
+    default=DEFAULT_TIMEOUT_S,
+    show_default=True,
+    help="Seconds of silence until a command gives up; `connect` that was connected never does.",
 )
 @click.option(
     "--signal",
@@ -172,7 +176,7 @@ async def connect(context: Context, peer: str, listens: tuple[str, ...], no_reco
 async def nc(context: Context, peer: str) -> None:
     """Connect standard input and output to a service; works as ssh's ProxyCommand.
 
-    ssh -o ProxyCommand='mxrtc nc build/ssh' me@build
+    ssh -o ProxyCommand='mxrtc -q nc build/ssh' me@build
     """
     context.report.leave_stdout_to_data()
     from mxrtc_bridge.client import commands  # noqa: PLC0415

@@ -81,6 +81,8 @@ def _outcome(report: Report, error: BaseException | None) -> Exit:
     match error:
         case None:
             return Exit.DONE
+        case ClientError(told=True):
+            return error.code
         case ClientError():
             code, sentence = error.code, str(error)
         case HomeserverError():

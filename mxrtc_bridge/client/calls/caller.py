@@ -28,13 +28,14 @@ from mxrtc_bridge.client.calls.device import (
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Context, SignalBy
 from mxrtc_bridge.client.state import Login
+from mxrtc_bridge.client.waiting import Waiting
 from mxrtc_bridge.core.access.peer_names import short_name
 from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.call.codec import parse_message
-from mxrtc_bridge.core.call.events import EVENT_TYPES, CallMessage
+from mxrtc_bridge.core.call.events import EVENT_TYPES, CallMessage, Invite
 from mxrtc_bridge.core.call.machine import CallMachine
 from mxrtc_bridge.core.call.route import CallRoute
-from mxrtc_bridge.core.errors import EventError, HomeserverError
+from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError
 from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.ice import IceServer
@@ -51,6 +52,7 @@ from mxrtc_bridge.matrix.outbox.outbox import Outbox
 from mxrtc_bridge.matrix.rooms.call_rooms import DirectFailure, DirectRoomError, DirectRooms
 from mxrtc_bridge.rtc.certificates import NoCertificates
 from mxrtc_bridge.rtc.factory import AiortcPeerFactory
+from mxrtc_bridge.rtc.interfaces import choose_addresses, local_addresses
 from mxrtc_bridge.rtc.settings import RtcSettings
 
 log = logging.getLogger(__name__)
@@ -64,11 +66,10 @@ GOODBYE_S = 3.0
 TRIES = 3
 """Calls by devices that are placed, where the answer to the one before could not be read."""
 
-FIRST_PROGRESS_S = 2.0
-PROGRESS_EVERY_S = 8.0
+LEAST_JOIN_S = 1.0
+"""How long a peer has to join, if all else has taken long."""
 
 _PROGRESS: dict[call.CallState, str] = {
-    call.CallState.IDLE: "the homeserver, and for the peer to join our room",
     call.CallState.OFFERING: "STUN and TURN servers",
     call.CallState.INVITING: "the peer to answer",
     call.CallState.CONNECTING: "a network path to the peer",
@@ -82,6 +83,26 @@ _FAILURES: dict[DirectFailure, Exit] = {
 }
 
 
+class _Outgoing:
+    """What goes out for one call: knows how far that got."""
+
+    def __init__(self, signaller: Signaller) -> None:
+        self._signaller = signaller
+        self.invited = False
+        """Whether the homeserver has the invite."""
+        self.failure: HomeserverError | None = None
+        """Why something was not taken."""
+
+    async def send(self, route: CallRoute, sender: UserId, message: CallMessage, *, step: str) -> None:
+        """Send a message of the call, as the signaller does."""
+        try:
+            await self._signaller.send(route, sender, message, step=step)
+        except HomeserverError as error:
+            self.failure = error
+            raise
+        self.invited = self.invited or isinstance(message, Invite)
+
+
 @dataclass(slots=True)
 class _Placed:
     """A call that has been placed."""
@@ -91,6 +112,7 @@ class _Placed:
     running: asyncio.Task[call.CallEnded]
     began: float
     connection: Connection
+    outgoing: _Outgoing
 
 
 class _RoomCalls:
@@ -120,8 +142,11 @@ class Caller:
         self._state = context.state
         self._options = context.call
         self._report = context.report
+        self._waiting = Waiting(context.report, context.call.timeout_s)
         account = Account(login.homeserver, login.user_id, login.device_id, login.access_token)
-        self._homeserver: Homeserver = account.connect()
+        self._homeserver: Homeserver = account.connect(self._waiting.patience)
+        self._step = "the homeserver"
+        """What is waited for as long as there is no call."""
         self._sync = SyncStream(
             self._homeserver, types=[*EVENT_TYPES, "m.room.member"], on_change=self._homeserver_changed
         )
@@ -151,11 +176,8 @@ class Caller:
             ClientError: the call did not get through; says why, and whether to try again.
             HomeserverError: the homeserver refuses us, or is away.
         """
-        progress = asyncio.create_task(self._tell_progress(peer), name="progress")
-        try:
+        async with self._waiting.told(lambda: self._waited_for(peer), self.name_of(peer)):
             placed = await self._place(peer)
-        finally:
-            progress.cancel()
         try:
             yield placed.connection
         finally:
@@ -167,20 +189,24 @@ class Caller:
         In a room everybody on the way can read and change what is said. So it is one only on demand, or where one side
         can have no device; never because one is silent, as whoever is in between can have it so.
         """
+        self._waiting.cause = None
+        try:
+            choose_addresses(local_addresses(), self._options.interfaces)
+        except ConfigError as error:
+            raise ClientError(Exit.NO_PATH if self._options.interfaces else Exit.RETRY, str(error)) from error
         clock = LoopClock()
         began = clock.monotonic()
         if self._options.signal is not SignalBy.ROOM:
             try:
                 placed = await self._place_by_device(peer, clock, began)
             except NoDeviceError as error:
-                ours = isinstance(error, NoOwnDeviceError)
-                if self._options.signal is SignalBy.DEVICE or not (ours or not await shows_device(self.login, peer)):
+                if self._options.signal is SignalBy.DEVICE or not await self._is_deviceless(peer, error, began):
                     raise ClientError(Exit.RETRY, f"no call to {self.name_of(peer)} by a device: {error}") from error
                 log.info("no call by a device: %s", error)
             else:
                 if placed is not None:
                     return placed
-                raise ClientError(Exit.OFFLINE, f"{self.name_of(peer)}: no answer; the bridge may not be running")
+                raise self._unanswered(peer, "its device")
         if await is_verified(self._state, self.login, peer):
             raise ClientError(
                 Exit.DENIED,
@@ -191,16 +217,36 @@ class Caller:
                     else "one of you has no device now"
                 ),
             )
+        self._step = "the homeserver, and for the peer to join our room"
+        left = self._left_s(began)
         try:
-            async with asyncio.timeout(self._options.timeout_s):
-                room = await self._find_room(peer)
+            async with asyncio.timeout(left):
+                room = await self._find_room(peer, max(LEAST_JOIN_S, left // 1 - 1))
         except TimeoutError:
-            raise ClientError(Exit.RETRY, "the homeserver did not answer in time; try again later") from None
+            raise self._waiting.too_long(self._step) from None
         assert self._syncing is not None
         placed = self._begin(peer, room, _RoomCalls(self._outbox, room), clock, began)
         # Without events no answer can come: then it is of no use to wait for one.
         await self._wait_until_connected(placed, self._syncing)
         return placed
+
+    def _left_s(self, began: float) -> float:
+        return max(began + self._options.timeout_s - asyncio.get_running_loop().time(), 0.0)
+
+    async def _is_deviceless(self, peer: UserId, error: NoDeviceError, began: float) -> bool:
+        """Whether one of the two sides can have no device."""
+        if isinstance(error, NoOwnDeviceError):
+            return True
+        try:
+            async with asyncio.timeout(self._left_s(began)):
+                return not await shows_device(self.login, peer, self._waiting.patience)
+        except TimeoutError:
+            raise self._waiting.too_long(self._step) from None
+
+    def _unanswered(self, peer: UserId, tried: str) -> ClientError:
+        return ClientError(
+            Exit.OFFLINE, f"{self.name_of(peer)}: no answer; the bridge may not be running (tried {tried})"
+        )
 
     async def _place_by_device(self, peer: UserId, clock: LoopClock, began: float) -> _Placed | None:
         """Call by devices; None if there is no sign of life from the other one.
@@ -209,12 +255,15 @@ class Caller:
             NoDeviceError: that is not possible now.
         """
         self._want_turn()
+        self._step = "the homeserver"
         async with contextlib.AsyncExitStack() as holding:
             try:
-                async with asyncio.timeout(self._options.timeout_s):
-                    calls = await holding.enter_async_context(calls_by_device(self._state, self.login, peer))
+                async with asyncio.timeout(self._left_s(began)):
+                    calls = await holding.enter_async_context(
+                        calls_by_device(self._state, self.login, peer, self._waiting.patience)
+                    )
             except TimeoutError:
-                raise ClientError(Exit.RETRY, "the homeserver did not answer in time; try again later") from None
+                raise self._waiting.too_long(self._step) from None
             for _ in range(TRIES):
                 with contextlib.suppress(UnreadableAnswerError):
                     return await self._place_with(calls, clock, began)
@@ -257,11 +306,12 @@ class Caller:
         *,
         device: DeviceIdentity | None = None,
     ) -> _Placed:
-        session, links = self._new_session(peer, route, clock, signaller)
+        outgoing = _Outgoing(signaller)
+        session, links = self._new_session(peer, route, clock, outgoing)
         self._sessions[session.route, session.call_id] = session
         running = asyncio.create_task(session.run(), name="call")
         session.feed(call.PlaceCall())
-        return _Placed(session, links, running, began, Connection(peer, session, links, began, device))
+        return _Placed(session, links, running, began, Connection(peer, session, links, began, device), outgoing)
 
     async def _end(self, placed: _Placed) -> None:
         """Hang up in order, as far as that goes quickly."""
@@ -276,16 +326,9 @@ class Caller:
         if not placed.running.cancelled():
             placed.running.result()
 
-    async def _tell_progress(self, peer: UserId) -> None:
-        """Say what is waited for, once it takes long enough to wonder."""
-        pause = FIRST_PROGRESS_S
-        while True:
-            await asyncio.sleep(pause)
-            pause = PROGRESS_EVERY_S
-            states = [session.state for session in self._sessions.values() if session.remote == peer]
-            waiting_for = _PROGRESS.get(states[-1] if states else call.CallState.IDLE)
-            if waiting_for is not None:
-                self._report.say("waiting", f"{self.name_of(peer)}: waiting for {waiting_for}", waiting_for=waiting_for)
+    def _waited_for(self, peer: UserId) -> str:
+        states = [session.state for session in self._sessions.values() if session.remote == peer]
+        return _PROGRESS.get(states[-1], self._step) if states else self._step
 
     async def _wait_until_connected(self, placed: _Placed, breaking: asyncio.Task[None]) -> None:
         """Wait until the connection is up; what ends ``breaking`` makes waiting useless, and is raised.
@@ -302,20 +345,33 @@ class Caller:
     async def _until_connected(self, placed: _Placed, breaking: asyncio.Task[None]) -> None:
         session, running, peer = placed.session, placed.running, placed.session.remote
         up = asyncio.create_task(placed.links.up.wait())
-        left = self._options.timeout_s - (asyncio.get_running_loop().time() - placed.began)
+        waited = [up, running, breaking]
         try:
-            done, _ = await asyncio.wait([up, running, breaking], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                waited, timeout=self._left_s(placed.began), return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done and session.state is call.CallState.CONNECTING:
+                # It has answered, so it is not silent: the packets have a time of their own.
+                done, _ = await asyncio.wait(
+                    waited, timeout=self._options.timeout_s, return_when=asyncio.FIRST_COMPLETED
+                )
         finally:
             up.cancel()
         if up in done:
             return
         if running in done:
-            running.result()
+            if running.result().reason == "homeserver" and placed.outgoing.failure is not None:
+                raise placed.outgoing.failure
             raise placed.connection.lost(self.name_of(peer))
         if breaking in done:
             breaking.result()
-        code = Exit.OFFLINE if session.state is call.CallState.INVITING else Exit.NO_PATH
-        raise ClientError(code, f"no connection to {self.name_of(peer)} within {self._options.timeout_s:g} seconds")
+        if session.state is call.CallState.CONNECTING:
+            raise ClientError(
+                Exit.NO_PATH, f"no connection to {self.name_of(peer)} within {self._options.timeout_s:g} seconds"
+            )
+        if placed.outgoing.invited:
+            raise self._unanswered(peer, "a room" if placed.connection.device is None else "its device")
+        raise self._waiting.too_long("the homeserver")
 
     def _want_turn(self) -> None:
         """Have TURN credentials fetched, if that is not under way."""
@@ -324,11 +380,11 @@ class Caller:
             # Whether anybody asks for the result depends on how far the call gets.
             self._turn.add_done_callback(lambda task: task.cancelled() or task.exception())
 
-    async def _find_room(self, peer: UserId) -> RoomId:
+    async def _find_room(self, peer: UserId, join_timeout_s: float) -> RoomId:
         """Find the room while the point in the event stream is fixed and TURN credentials are fetched."""
         known = self._state.load_room(self.login.user_id, peer)
         self._want_turn()
-        direct = DirectRooms(self._homeserver, self.login.user_id)
+        direct = DirectRooms(self._homeserver, self.login.user_id, join_timeout_s=join_timeout_s)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._start_sync())

@@ -66,7 +66,7 @@ def explain(outcome: call.CallEnded, bye: tuple[str, str] | None, clocks: tuple[
         )
     match outcome.outcome, outcome.reason:
         case call.CallOutcome.REJECTED, "user_busy":
-            return ClientError(Exit.RETRY, "the bridge has too many calls now; try again later")
+            return ClientError(Exit.RETRY, _busy(outcome.limit))
         case call.CallOutcome.REJECTED, to_device.STALE_INVITE:
             here, there = (_clock(each) for each in clocks or (None, None))
             return ClientError(
@@ -102,6 +102,8 @@ def explain(outcome: call.CallEnded, bye: tuple[str, str] | None, clocks: tuple[
             return ClientError(
                 Exit.RETRY, "the bridge could not ask your homeserver about this device; try again in a moment"
             )
+        case call.CallOutcome.REJECTED, "unknown_error":
+            return ClientError(Exit.RETRY, "the bridge could not take the call; its log says why")
         case call.CallOutcome.REJECTED, _:
             return ClientError(
                 Exit.DENIED, "the call was refused: you have no right to it, or the room is not fit for calls"
@@ -118,6 +120,8 @@ def explain(outcome: call.CallEnded, bye: tuple[str, str] | None, clocks: tuple[
             )
         case call.CallOutcome.FAILED, reason:
             return ClientError(Exit.RETRY, f"the connection failed ({reason})")
+        case _, "session_max":
+            return ClientError(Exit.RETRY, "the session has lasted for the longest that it may (session_max)")
         case _, reason:
             return ClientError(Exit.RETRY, f"the peer hung up ({reason})" if reason else "the peer hung up")
 
@@ -129,6 +133,29 @@ def _clock(wall_ms: int | None) -> str:
         return datetime.fromtimestamp(wall_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError):  # whatever the other side has sent
         return "far from any date"
+
+
+_LIMITS = {
+    "calls_per_user": "you have {} calls there already, the most that a user may have (calls_per_user); end one of "
+    "them, or let several connections share one: mxrtc status shows those of this machine",
+    "calls_per_server": "users of your homeserver have {} calls there already, the most that those of one server may "
+    "have (calls_per_server); try again later",
+    "calls_total": "it has {} calls now, its most (calls_total); try again later",
+    "invites_per_minute": "you have called more than {} times within a minute, the most that a user may "
+    "(invites_per_minute); try again in a minute, or let several connections share one call",
+    "invites_per_minute_per_server": "users of your homeserver have called more than {} times within a minute, the "
+    "most that those of one server may; try again in a minute",
+    "paused": "its admin has it take no calls now; try again later",
+}
+
+
+def _busy(limit: str | None) -> str:
+    """Say which limit is reached; ``limit`` is from the other side, and may be anything or nothing."""
+    name, _, number = (limit or "").partition(" ")
+    words = _LIMITS.get(name)
+    if words is None or not (name == "paused" or (number.isascii() and number.isdigit())):
+        return "the bridge takes no more calls now; try again later"
+    return f"the bridge refuses the call: {words.format(number)}"
 
 
 def report_connected(report: Report, name: str, connection: Connection) -> None:
@@ -168,8 +195,13 @@ def only_service(peer_name: str, peer: UserId, services: dict[UserId, tuple[Serv
             raise ClientError(Exit.USAGE, f"name one of the services of {peer_name}: {choices}")
 
 
-def check_finished(name: str, finished: StreamFinished) -> None:
+def check_finished(name: str, finished: StreamFinished, bye: tuple[str, str] | None = None) -> None:
     """Raise what a stream's end means for the command.
+
+    Args:
+        name: of the service.
+        finished: how the stream has ended.
+        bye: why the other side has ended the session, if it has.
 
     Raises:
         ClientError: unless the stream ended in order.
@@ -184,9 +216,10 @@ def check_finished(name: str, finished: StreamFinished) -> None:
         case StreamOutcome.RESET, "denied":
             raise ClientError(Exit.DENIED, f"{name}: your right to it has ended")
         case _, code:
+            why = finished.message or code if bye is None else bye[1] or bye[0]
             raise ClientError(
                 Exit.INTEGRITY,
-                f"{name}: the stream was cut ({finished.message or code}) after {finished.sent} bytes sent "
+                f"{name}: the stream was cut ({why}) after {finished.sent} bytes sent "
                 f"and {finished.received} received; bytes may be missing",
             )
 

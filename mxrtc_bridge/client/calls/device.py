@@ -33,8 +33,8 @@ from mxrtc_bridge.core.call.to_device import (
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.crypto.sas_text import INTERCEPTED
 from mxrtc_bridge.core.errors import EventError, HomeserverError, LocalError, MxrtcError, StorageError
-from mxrtc_bridge.core.ids import CallId, DeviceId, UserId
-from mxrtc_bridge.matrix.api.transport import Transport
+from mxrtc_bridge.core.ids import CallId, DeviceId, UserId, server_of
+from mxrtc_bridge.matrix.api.transport import Patience, Transport
 from mxrtc_bridge.matrix.crypto.binding import available
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_answers import keys_in
@@ -209,7 +209,9 @@ def _now_ms() -> int:
 
 
 @contextlib.asynccontextmanager
-async def calls_by_device(state: StateFolder, login: Login, peer: UserId) -> AsyncIterator[DeviceCalls]:
+async def calls_by_device(
+    state: StateFolder, login: Login, peer: UserId, patience: Patience
+) -> AsyncIterator[DeviceCalls]:
     """Hold the client's device, and reach the device of a peer.
 
     Raises:
@@ -217,7 +219,7 @@ async def calls_by_device(state: StateFolder, login: Login, peer: UserId) -> Asy
         ClientError: the peer's identity is another than before.
         HomeserverError: the homeserver refuses us, or is away.
     """
-    async with own_device(state, login) as (device, server):
+    async with own_device(state, login, patience) as (device, server):
         calls = DeviceCalls(device, await _device_of_peer(device, peer))
         listening = asyncio.create_task(DeviceSync(server, device, calls.handle).run(), name="device")
         try:
@@ -229,7 +231,9 @@ async def calls_by_device(state: StateFolder, login: Login, peer: UserId) -> Asy
 
 
 @contextlib.asynccontextmanager
-async def own_device(state: StateFolder, login: Login) -> AsyncIterator[tuple[CryptoDevice, KeyServer]]:
+async def own_device(
+    state: StateFolder, login: Login, patience: Patience | None = None
+) -> AsyncIterator[tuple[CryptoDevice, KeyServer]]:
     """Hold the client's device.
 
     Raises:
@@ -243,7 +247,7 @@ async def own_device(state: StateFolder, login: Login) -> AsyncIterator[tuple[Cr
         await stack.enter_async_context(device_lock(folder, state.path / "crypto.lock"))
         key = device_key(folder, state.path / "crypto.key")
         database = await stack.enter_async_context(await _database(state, folder))
-        transport = Transport(login.homeserver, login.access_token)
+        transport = Transport.patient(login.homeserver, login.access_token, patience or Patience())
         stack.push_async_callback(transport.close)
         server = KeyServer(transport, login.user_id, masquerade=False)
         device = CryptoDevice(
@@ -304,25 +308,30 @@ async def is_verified(state: StateFolder, login: Login, peer: UserId) -> bool:
             raise ClientError(Exit.LOCAL, f"{error}; if {path} is damaged, remove it, and it is made anew") from error
 
 
-async def shows_device(login: Login, peer: UserId) -> bool:
+async def shows_device(login: Login, peer: UserId, patience: Patience) -> bool:
     """Whether a peer has a device at all, signed or not.
 
     Raises:
         HomeserverError: its homeserver does not say.
     """
-    transport = Transport(login.homeserver, login.access_token)
+    transport = Transport.patient(login.homeserver, login.access_token, patience)
     try:
         answer = await KeyServer(transport, login.user_id, masquerade=False).query_keys(None, [peer])
     finally:
         await transport.close()
     keys = keys_in(answer, peer)
     if keys is None:
-        raise HomeserverError(f"the homeserver does not say whether {peer} has a device")
+        raise HomeserverError(
+            f"your homeserver does not reach {server_of(peer)}, so it does not say whether {peer} has a device; "
+            "is that the name of the server?"
+        )
     return bool(keys.devices)
 
 
 @contextlib.asynccontextmanager
-async def required_device(state: StateFolder, login: Login) -> AsyncIterator[tuple[CryptoDevice, KeyServer]]:
+async def required_device(
+    state: StateFolder, login: Login, patience: Patience | None = None
+) -> AsyncIterator[tuple[CryptoDevice, KeyServer]]:
     """Hold the client's device, for a command that cannot do without.
 
     Raises:
@@ -330,7 +339,7 @@ async def required_device(state: StateFolder, login: Login) -> AsyncIterator[tup
         HomeserverError: the homeserver refuses us, or is away.
     """
     try:
-        async with own_device(state, login) as held:
+        async with own_device(state, login, patience) as held:
             yield held
     except NoDeviceError as error:
         raise ClientError(Exit.RETRY, str(error)) from error

@@ -52,5 +52,5 @@ def lines_for(name: str, service: ServiceName, target: Target | FilesTarget) -> 
             return (f"mxrtc nc {full} > FILE",)
     connect = f"mxrtc connect {full} -L {_PORTS.get(service, _PORT)}"
     if service == "ssh":
-        return (f"ssh -o ProxyCommand='mxrtc nc {full}' USER@{name}", connect)
+        return (f"ssh -o ProxyCommand='mxrtc -q nc {full}' USER@{name}", connect)
     return (connect, f"mxrtc nc {full}")

@@ -41,6 +41,9 @@ from mxrtc_bridge.core.webrtc.sdp import MAX_CANDIDATES, MAX_SDP_BYTES, Descript
 _MAX_M_LINE_INDEX = 0xFFFF
 """``sdpMLineIndex`` is an unsigned short (WebRTC 1.0, RTCIceCandidateInit)."""
 
+LIMIT = "io.mxrtc.limit"
+"""The key of :attr:`Reject.limit`; other clients do not know it, and need not."""
+
 _CAPABILITIES = {"m.call.transferee": False, "m.call.dtmf": False}
 """We can be neither transferred nor dialled at; said because clients say it."""
 
@@ -117,8 +120,10 @@ def _body_of(message: CallMessage) -> dict[str, object]:
             body = {"candidates": [*lines, {"candidate": ""}] if message.end else lines}
         case SelectAnswer(selected_party_id=selected):
             body = {} if selected is None else {"selected_party_id": selected}
-        case Reject(reason=reason):
+        case Reject(reason=reason, limit=limit):
             body = {} if reason is None else {"reason": reason}
+            if limit is not None:
+                body[LIMIT] = limit
         case Hangup(version=version, reason=ending):
             # Version 0 has no word for an ordinary end: its reason is left out.
             body = {} if version is Version.V0 and ending == "user_hangup" else {"reason": ending}
@@ -280,7 +285,8 @@ def _read_select_answer(head: _Envelope, fields: dict[str, object]) -> SelectAns
 
 
 def _read_reject(head: _Envelope, fields: dict[str, object]) -> Reject:
-    return Reject(head.call_id, head.party_id, head.version, _read_reason(fields.get("reason")))
+    reason, limit = _read_reason(fields.get("reason")), _read_reason(fields.get(LIMIT))
+    return Reject(head.call_id, head.party_id, head.version, reason, limit)
 
 
 def _read_hangup(head: _Envelope, fields: dict[str, object]) -> Hangup:

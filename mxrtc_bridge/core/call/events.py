@@ -94,6 +94,8 @@ class Reject:
     party_id: PartyId | None
     version: Version
     reason: str | None = None
+    limit: str | None = None
+    """Beside ``user_busy``, between programs of ours: which limit is reached, and its number (``calls_per_user 4``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,13 @@ class RateLimit:
             self._buckets.popitem(last=False)
         return allowed
 
+    def reached(self, user: UserId, now: float) -> str:
+        """Name the rate that :meth:`allow` has refused ``user`` by, with its number."""
+        if self._level(user, self._a_minute[0], now) < 1:
+            return f"invites_per_minute {self._a_minute[0]}"
+        rate = self._a_minute[2 if server_of(user) == self._own_server else 1]
+        return f"invites_per_minute_per_server {rate}"
+
     def _level(self, key: str, a_minute: int, now: float) -> float:
         burst = float(max(1, a_minute))
         level, since = self._buckets.get(key, (burst, now))
@@ -157,6 +164,15 @@ class LiveCalls:
         self._by_user[user] = self._by_user.get(user, 0) + 1
         self._by_server[server] = self._by_server.get(server, 0) + 1
         return True
+
+    def reached(self, user: UserId) -> str:
+        """Name the limit that :meth:`begin` has refused ``user`` by, with its number; the user's own counts first."""
+        limits = self.limits
+        if self._by_user.get(user, 0) >= limits.per_user:
+            return f"calls_per_user {limits.per_user}"
+        if self._by_server.get(server_of(user), 0) >= limits.per_server:
+            return f"calls_per_server {limits.per_server}"
+        return f"calls_total {limits.total}"
 
     def end(self, user: UserId) -> None:
         """Take back one :meth:`begin` of ``user`` that returned True."""

@@ -248,7 +248,7 @@ class CallMachine:
         self, _now: float, event: values.Refused | values.HangUp | values.SendFailed | values.TransportFailed
     ) -> None:
         reason = event.reason if isinstance(event, values.Refused | values.HangUp) else "unknown_error"
-        self._send_reject(reason)
+        self._send_reject(reason, event.limit if isinstance(event, values.Refused) else None)
         self._end(self._outcome_of(event), event.reason or "refused")
 
     def _hang_up(self, _now: float, event: values.HangUp | values.SendFailed) -> None:
@@ -269,7 +269,7 @@ class CallMachine:
     def _rejected(self, _now: float, message: events.Reject) -> None:
         if message.party_id is not None:
             self._send_select(message.party_id)
-        self._end(CallOutcome.REJECTED, message.reason or "rejected")
+        self._end(CallOutcome.REJECTED, message.reason or "rejected", message.limit)
 
     def _member_left(self, _now: float, _event: values.MemberLeft) -> None:
         self._end(CallOutcome.MEMBER_LEFT, "member_left")
@@ -304,10 +304,10 @@ class CallMachine:
             self._effects.append(values.AddCandidates(lines))
         self._effects.append(values.Connect())
 
-    def _end(self, outcome: CallOutcome, reason: str) -> None:
+    def _end(self, outcome: CallOutcome, reason: str, limit: str | None = None) -> None:
         if self._state in _WITH_PEER:
             self._effects.append(values.ClosePeer())
-        self._effects.append(values.CallEnded(outcome, reason))
+        self._effects.append(values.CallEnded(outcome, reason, limit))
         self._enter(CallState.ENDED, None)
         self._offer = ""
         self._candidates.clear()
@@ -320,13 +320,12 @@ class CallMachine:
             values.SendCallEvent(events.Hangup(self._call_id, self._own_party(), self._version, reason), "hangup")
         )
 
-    def _send_reject(self, reason: str | None) -> None:
+    def _send_reject(self, reason: str | None, limit: str | None) -> None:
         if self._version is Version.V0:
             self._send_hangup(reason or "user_hangup")
         else:
-            self._effects.append(
-                values.SendCallEvent(events.Reject(self._call_id, self._party_id, Version.V1, reason), "reject")
-            )
+            reject = events.Reject(self._call_id, self._party_id, Version.V1, reason, limit)
+            self._effects.append(values.SendCallEvent(reject, "reject"))
 
     def _send_select(self, party: PartyId) -> None:
         self._effects.append(

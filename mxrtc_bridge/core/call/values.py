@@ -80,6 +80,9 @@ class Refused:
     reason: str | None
     """Told to the caller as it is, so it must not say what exists; None says nothing."""
 
+    limit: str | None = None
+    """Which limit is reached, with its number."""
+
 
 @dataclass(frozen=True, slots=True)
 class OfferReady:
@@ -217,6 +220,9 @@ class CallEnded:
     outcome: CallOutcome
     reason: str
     """A short word, from us or from the other side; what came from there is printable and at most 64 characters."""
+
+    limit: str | None = None
+    """Which limit of the other side is reached, in its words."""
 
 
 Effect = (

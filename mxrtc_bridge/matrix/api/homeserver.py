@@ -82,17 +82,17 @@ class QuietHomeserver:
 
     # --- the server, accounts
 
-    async def versions(self) -> tuple[str, ...]:
+    async def versions(self, repeat: Repeat = Repeat.ALWAYS) -> tuple[str, ...]:
         """Versions of the specification that the server speaks (``/versions``); needs no token."""
-        answer = await self._get("ask the homeserver for its versions", Path.versions)
+        answer = await self._get("ask the homeserver for its versions", Path.versions, repeat=repeat)
         versions = answer.get("versions")
         if not isinstance(versions, list):
             raise HomeserverError("the answer to /versions holds no versions; is this a Matrix homeserver?", 200)
         return tuple(version for version in versions[:64] if isinstance(version, str) and len(version) <= 32)
 
-    async def whoami(self, as_user: UserId | None = None) -> TokenOwner:
+    async def whoami(self, as_user: UserId | None = None, repeat: Repeat = Repeat.ALWAYS) -> TokenOwner:
         """The user that the token stands for (``/account/whoami``)."""
-        answer = await self._get("check the access token", Path.v3.account.whoami, as_user=as_user)
+        answer = await self._get("check the access token", Path.v3.account.whoami, as_user=as_user, repeat=repeat)
         device = answer.get("device_id")
         return TokenOwner(_user_id(answer), device if isinstance(device, str) and len(device) <= 255 else None)
 
@@ -357,8 +357,10 @@ class QuietHomeserver:
 
     # --- requests
 
-    async def _get(self, what: str, path: PathBuilder, as_user: UserId | None = None) -> dict[str, object]:
-        return await self._transport.request(what, Method.GET, path, as_user=as_user)
+    async def _get(
+        self, what: str, path: PathBuilder, as_user: UserId | None = None, repeat: Repeat = Repeat.ALWAYS
+    ) -> dict[str, object]:
+        return await self._transport.request(what, Method.GET, path, as_user=as_user, repeat=repeat)
 
     async def _put(
         self, what: str, path: PathBuilder, content: Mapping[str, object], as_user: UserId | None = None

@@ -13,11 +13,11 @@ from mautrix.api import Method
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId, server_of
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
-from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport, check_address
+from mxrtc_bridge.matrix.api.transport import Patience, RetryPolicy, Transport, check_address
 
 DISCOVERY_TIMEOUT_S = 10.0
 MAX_WELL_KNOWN_BYTES = 64 * 1024
-_QUICK = RetryPolicy(total_s=10.0)
+_QUICK = Patience(RetryPolicy(total_s=10.0), timeout_s=DISCOVERY_TIMEOUT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class Account:
     def __repr__(self) -> str:
         return f"Account(base_url={self.base_url!r}, user_id={self.user_id!r}, access_token=<hidden>)"
 
-    def connect(self, retry: RetryPolicy | None = None) -> Homeserver:
+    def connect(self, patience: Patience | None = None) -> Homeserver:
         """Return the homeserver as this user; to be closed by the caller."""
-        return Homeserver(Transport(self.base_url, self.access_token, retry=retry))
+        return Homeserver(Transport.patient(self.base_url, self.access_token, patience or Patience()))
 
 
-async def discover(user: UserId) -> str:
+async def discover(user: UserId, patience: Patience = _QUICK) -> str:
     """Find the client-server address of a user's homeserver (client-server API, "Server discovery").
 
     Returns:
@@ -51,14 +51,13 @@ async def discover(user: UserId) -> str:
         check_address(f"https://{server}")
     except ConfigError as error:
         raise HomeserverError(f"{server} is no name of a host; give the address of the homeserver instead") from error
-    transport = Transport(f"https://{server}", retry=_QUICK, max_answer_bytes=MAX_WELL_KNOWN_BYTES)
+    transport = Transport.patient(f"https://{server}", "", patience, max_answer_bytes=MAX_WELL_KNOWN_BYTES)
     transport.follow_redirects()
     try:
         answer = await transport.request(
             f"find the homeserver of {server}",
             Method.GET,
             ".well-known/matrix/client",
-            timeout_s=DISCOVERY_TIMEOUT_S,
         )
     except HomeserverError as error:
         if error.status == 404:
@@ -97,7 +96,7 @@ def _is_usable(address: str) -> bool:
     return address.startswith("https://")
 
 
-async def log_in(base_url: str, user: str, password: str, device_name: str) -> Account:
+async def log_in(base_url: str, user: str, password: str, device_name: str, patience: Patience = _QUICK) -> Account:
     """Log in with a password.
 
     Args:
@@ -105,12 +104,13 @@ async def log_in(base_url: str, user: str, password: str, device_name: str) -> A
         user: full user id, or its local part.
         password: the password; not kept.
         device_name: shown to the user in their list of sessions.
+        patience: how long it may take.
 
     Raises:
         ConfigError: ``base_url`` is not an address.
         HomeserverError: wrong password, or the homeserver offers no password login; the message says which.
     """
-    async with Homeserver(Transport(base_url, retry=_QUICK)) as homeserver:
+    async with Homeserver(Transport.patient(base_url, "", patience)) as homeserver:
         await homeserver.versions()
         try:
             made = await homeserver.login_password(user, password, device_name)
@@ -132,13 +132,13 @@ def _login_failure(error: HomeserverError) -> HomeserverError:
     return HomeserverError(sentence, error.status, error.errcode)
 
 
-async def check(account: Account) -> None:
+async def check(account: Account, patience: Patience = _QUICK) -> None:
     """Check that the stored token still is that of the stored user.
 
     Raises:
         HomeserverError: the token is not known any more, or belongs to somebody else.
     """
-    async with account.connect(_QUICK) as homeserver:
+    async with account.connect(patience) as homeserver:
         identity = await homeserver.whoami()
     if identity.user_id != account.user_id:
         raise HomeserverError(
@@ -146,13 +146,13 @@ async def check(account: Account) -> None:
         )
 
 
-async def log_out(account: Account) -> bool:
+async def log_out(account: Account, patience: Patience = _QUICK) -> bool:
     """End the session and remove its device.
 
     Returns:
         False if the homeserver had forgotten the session already.
     """
-    async with account.connect(_QUICK) as homeserver:
+    async with account.connect(patience) as homeserver:
         try:
             await homeserver.logout()
         except HomeserverError as error:

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver, TokenOwner
+from mxrtc_bridge.matrix.api.transport import Repeat
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,19 @@ async def wait_for_homeserver(
     *,
     first_s: float = 0.5,
     longest_s: float = 15.0,
+    told_s: float = 2.0,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> TokenOwner:
     """Wait until the homeserver answers, however long it takes, and check our token.
+
+    What it is waited for is logged at once, and each time it is something else.
+
+    Args:
+        homeserver: asked with the appservice's token.
+        first_s: pause after the first failure; doubles from then on.
+        longest_s: longest pause.
+        told_s: how long no answer at all is nothing to be told.
+        sleep: waits between attempts.
 
     Returns:
         Whom the token stands for: the sender of the registration.
@@ -54,24 +65,37 @@ async def wait_for_homeserver(
         HomeserverError: it answers, but not as a Matrix homeserver, or it refuses the token; the remedy is in the
             message.
     """
-    failures = 0
+    failures, said = 0, ""
     while True:
+        asking = asyncio.ensure_future(_ask(homeserver))
         try:
-            await homeserver.versions()
-            identity = await homeserver.whoami()
+            done, _ = await asyncio.wait([asking], timeout=told_s)
+            if not done and not said:
+                said = "it has not answered yet"
+                log.warning("waiting for the homeserver: %s", said)
+            identity = await asking
         except HomeserverError as error:
             if error.errcode in UNKNOWN_TOKEN:
                 raise HomeserverError(REGISTER_FIRST, error.status, error.errcode) from error
             if not error.retryable:
                 raise
-            if not failures:
-                log.warning("waiting for the homeserver: %s", error)
+            if str(error) != said:
+                said = str(error)
+                log.warning("waiting for the homeserver: %s", said)
             failures += 1
         else:
-            if failures:
+            if said:
                 log.info("the homeserver is there")
             return identity
+        finally:
+            asking.cancel()
         await sleep(Backoff(first_s, longest_s).pause_s(failures))
+
+
+async def _ask(homeserver: QuietHomeserver) -> TokenOwner:
+    # Not repeated there, which would take a minute and tell nobody.
+    await homeserver.versions(Repeat.NEVER)
+    return await homeserver.whoami(repeat=Repeat.NEVER)
 
 
 async def ping(homeserver: QuietHomeserver, appservice_id: str) -> int:

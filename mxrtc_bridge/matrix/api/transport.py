@@ -6,12 +6,15 @@ its hand, and never let a foreign exception out: every failure is a :class:`~mxr
 How it works: mautrix's ``HTTPAPI`` builds and sends the request; its own repetition (502 to 504 only, and blind to
 ``retry_after_ms``) is off and replaced by :class:`RetryPolicy`, which honours what a rate limit asks for as long as the
 sum stays within the budget. An answer is read up to a limit, never whatever the other side feels like sending.
+
+One file: what a failure is called, and whether and how long another attempt is worth while, is one decision.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 import socket
@@ -84,6 +87,8 @@ class RetryPolicy:
     """Pause after the first failure; doubles from then on."""
     longest_s: float = 8.0
     """Longest pause between two attempts when the homeserver names none."""
+    failing_s: float = math.inf
+    """As ``total_s``, but where the homeserver asks for no pause: it is not there, or has failed."""
 
     def pause(self, attempt: int, spent_s: float, asked_s: float | None, jitter: float) -> float | None:
         """Seconds to wait before the next attempt, or None when the budget does not allow one.
@@ -98,13 +103,33 @@ class RetryPolicy:
             wait = max(asked_s, 0.05)
         else:
             wait = Backoff(self.first_s, self.longest_s).pause_s(attempt, jitter)
-        return wait if spent_s + wait <= self.total_s else None
+        budget_s = self.total_s if asked_s is not None else min(self.total_s, self.failing_s)
+        return wait if spent_s + wait <= budget_s else None
+
+
+def _nothing(_error: HomeserverError | None) -> None:
+    """Whom nobody asked to be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long whoever asks waits, and how they learn why."""
+
+    retry: RetryPolicy = RetryPolicy()
+    """The budget of each request that may be repeated."""
+    timeout_s: float = 20.0
+    """Seconds for one attempt."""
+    on_change: Callable[[HomeserverError | None], None] = _nothing
+    """Told of each attempt that failed and is repeated (the error), and of the one that succeeds after it (None); must
+    not block and not raise."""
 
 
 class _FailedError(HomeserverError):
     """A failed attempt, with what the homeserver said about trying again."""
 
     too_long = False
+    silent = False
+    """Whether all that is known is that no answer came in time."""
 
     def __init__(
         self,
@@ -252,6 +277,7 @@ class Transport:
         *,
         retry: RetryPolicy | None = None,
         timeout_s: float = 20.0,
+        on_change: Callable[[HomeserverError | None], None] = _nothing,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -264,6 +290,7 @@ class Transport:
             token: access token of a user, or the appservice's; empty before a login.
             retry: budget of each request that may be repeated.
             timeout_s: seconds for one attempt.
+            on_change: as in :class:`Patience`.
             max_answer_bytes: limit for one answer.
             clock: monotonic seconds.
             sleep: waits between attempts.
@@ -279,10 +306,23 @@ class Transport:
         self._api.max_answer_bytes = max_answer_bytes
         self._retry = retry or RetryPolicy()
         self._timeout_s = timeout_s
+        self._on_change = on_change
         self._clock = clock
         self._sleep = sleep
         self._jitter = jitter
         self._closed = False
+
+    @classmethod
+    def patient(cls, base_url: str, token: str, patience: Patience, **options: Any) -> Transport:
+        """Make a transport for somebody with ``patience``; see there for what it raises."""
+        return cls(
+            base_url,
+            token,
+            retry=patience.retry,
+            timeout_s=patience.timeout_s,
+            on_change=patience.on_change,
+            **options,
+        )
 
     async def close(self) -> None:
         """Close all connections; may be called twice."""
@@ -328,17 +368,25 @@ class Transport:
             parameters["user_id"] = as_user
         started = self._clock()
         attempt = 0
+        told: _FailedError | None = None
         while True:
             try:
-                return await self._attempt(method, path, content, parameters, timeout_s or self._timeout_s)
+                answer = await self._attempt(method, path, content, parameters, timeout_s or self._timeout_s)
             except _FailedError as error:
                 attempt += 1
                 pause = None
                 if repeat.allows(error):
                     spent = self._clock() - started
                     pause = self._retry.pause(attempt, spent, error.retry_after_s, self._jitter())
+                # That it was silent in the end says less than why it could not be reached before.
+                told = told if told is not None and error.silent else error
                 if pause is None:
-                    raise _explained(what, error) from error.__cause__
+                    raise _explained(what, told) from told.__cause__
+                self._on_change(error)
+            else:
+                if told is not None:
+                    self._on_change(None)
+                return answer
             await self._sleep(pause)
 
     async def _attempt(
@@ -364,7 +412,9 @@ class Transport:
         except _FailedError:
             raise
         except TimeoutError as error:
-            raise _FailedError(f"the homeserver did not answer within {timeout_s:g} seconds") from error
+            failure = _FailedError(f"the homeserver did not answer within {timeout_s:g} seconds")
+            failure.silent = True
+            raise failure from error
         except Exception as error:
             raise _failure(error) from error
         assert isinstance(answer, dict)

@@ -26,6 +26,7 @@ PEER = UserId("@rtc_build:example.org")
         (call.CallOutcome.REJECTED, "rejected", Exit.DENIED),
         (call.CallOutcome.REJECTED, "user_busy", Exit.RETRY),
         (call.CallOutcome.REJECTED, "membership_unconfirmed", Exit.RETRY),
+        (call.CallOutcome.REJECTED, "unknown_error", Exit.RETRY),
         (call.CallOutcome.MEMBER_LEFT, "member_left", Exit.DENIED),
         (call.CallOutcome.TIMED_OUT, "invite_timeout", Exit.OFFLINE),
         (call.CallOutcome.TIMED_OUT, "setup_timeout", Exit.NO_PATH),
@@ -78,6 +79,27 @@ def test_a_call_by_a_room_is_told_in_words_and_to_programs(by_device: bool, caps
     assert (told["signalling"], told["end_to_end"]) == (("device", True) if by_device else ("room", False))
 
 
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("calls_per_user 4", "you have 4 calls there already, the most that a user may have (calls_per_user)"),
+        ("calls_per_server 20", "users of your homeserver have 20 calls"),
+        ("calls_total 200", "it has 200 calls now, its most (calls_total)"),
+        ("invites_per_minute 30", "more than 30 times within a minute"),
+        ("invites_per_minute_per_server 120", "more than 120 times within a minute"),
+        ("paused", "its admin has it take no calls now"),
+        (None, "the bridge takes no more calls now"),
+        ("calls_per_user", "the bridge takes no more calls now"),
+        ("calls_per_user {x}", "the bridge takes no more calls now"),
+        ("something 5", "the bridge takes no more calls now"),
+    ],
+)
+def test_a_limit_is_named_with_its_number(limit: str | None, words: str) -> None:
+    error = explain(call.CallEnded(call.CallOutcome.REJECTED, "user_busy", limit), None)
+    assert error.code is Exit.RETRY
+    assert words in str(error)
+
+
 def test_words_of_farewell_count_more_than_the_hangup() -> None:
     ended = call.CallEnded(call.CallOutcome.REMOTE_HANGUP, "user_hangup")
     assert explain(ended, ("denied", "your right has ended")).code is Exit.DENIED
@@ -118,3 +140,10 @@ def test_service_may_be_left_out_where_there_is_one() -> None:
     with pytest.raises(ClientError) as caught:
         only_service("build", PEER, {})
     assert caught.value.code is Exit.DENIED
+
+
+def test_a_stream_that_the_end_of_the_session_has_cut_says_why_the_session_has_ended() -> None:
+    cut = StreamFinished(StreamOutcome.RESET, "unavailable", "the session has ended", 5, 7)
+    with pytest.raises(ClientError, match=r"was cut \(it has lasted for 12h\) after 5 bytes sent and 7") as caught:
+        check_finished("build/echo", cut, ("limit", "it has lasted for 12h"))
+    assert caught.value.code is Exit.INTEGRITY

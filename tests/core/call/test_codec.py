@@ -327,7 +327,7 @@ def messages(draw: st.DrawFn) -> CallMessage:
     if kind is SelectAnswer:
         return SelectAnswer(*head, draw(st.none() | opaque.map(PartyId)))
     if kind is Reject:
-        return Reject(*head, draw(st.none() | reasons))
+        return Reject(*head, draw(st.none() | reasons), draw(st.none() | reasons))
     return Negotiate(*head, draw(st.sampled_from(DescriptionType)), draw(text), draw(lifetimes))
 
 

@@ -38,6 +38,24 @@ def test_rate_limit_of_a_server_counts_all_its_users() -> None:
     assert limit.allow(ALICE, 0.0)
 
 
+def test_whoever_is_refused_reads_which_limit_it_is() -> None:
+    rate = call_limits.RateLimit(per_user=2, per_server=3)
+    assert [rate.allow(ALICE, 0.0) for _ in range(3)] == [True, True, False]
+    assert rate.reached(ALICE, 0.0) == "invites_per_minute 2"
+    other = UserId(f"@other:{ALICE.partition(':')[2]}")
+    assert [rate.allow(other, 0.0) for _ in range(2)] == [True, False]
+    assert rate.reached(other, 0.0) == "invites_per_minute_per_server 3"
+    live = call_limits.LiveCalls(call_limits.CallLimits(per_user=1, per_server=2, total=3))
+    one, two, three, far, farther = map(UserId, ("@1:a.org", "@2:a.org", "@3:a.org", "@4:b.org", "@5:c.org"))
+    for user in (one, two, far):
+        assert live.begin(user)
+        assert not live.begin(user)
+        assert live.reached(user) == "calls_per_user 1"
+    for user, reached in ((three, "calls_per_server 2"), (farther, "calls_total 3")):
+        assert not live.begin(user)
+        assert live.reached(user) == reached
+
+
 def test_rate_limit_forgets_only_the_oldest_of_too_many_users() -> None:
     limit = call_limits.RateLimit(per_user=1, per_server=10**9)
     assert limit.allow(ALICE, 0.0)

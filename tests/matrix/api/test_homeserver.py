@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from aiohttp import web
 
@@ -13,6 +15,7 @@ from mxrtc_bridge.matrix.api.homeserver import Homeserver, RoomFacts, TokenOwner
 from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
 from tests.honesty import NO_ANSWERS, Honesty
 from tests.matrix.conftest import APPSERVICE_ID, BridgeWorld, MakePerson, ScriptedServer
+from tests.waiting import until
 
 real = pytest.mark.asyncio(loop_scope="session")
 ROOM = RoomId("!room:example.org")
@@ -271,6 +274,36 @@ async def test_bridge_waits_for_a_homeserver_that_is_away(scripted: ScriptedServ
         identity = await ping.wait_for_homeserver(homeserver, sleep=sleep)
     assert identity == TokenOwner(UserId("@bot:example.org"), None)
     assert slept == [0.5, 1.0]
+
+
+async def test_what_the_bridge_waits_for_is_told_at_once(
+    scripted: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not after a minute, in which the request would have been repeated."""
+    never = asyncio.Event()
+
+    async def silent(_: web.Request) -> web.StreamResponse:
+        await never.wait()
+        return web.Response(status=502)
+
+    async def sleep(_seconds: float) -> None:
+        told.append([each.getMessage() for each in caplog.records])
+
+    told: list[list[str]] = []
+    async with Homeserver(Transport("http://127.0.0.1:9", "token")) as homeserver:
+        waiting = asyncio.ensure_future(ping.wait_for_homeserver(homeserver))
+        await until(lambda: "connection refused" in caplog.text, 3)
+        waiting.cancel()
+    caplog.clear()
+    scripted.answers = [silent, silent, web.json_response({"errcode": "M_UNKNOWN_TOKEN", "error": ""}, status=401)]
+    async with Homeserver(Transport(scripted.url, "token")) as homeserver:
+        waiting = asyncio.ensure_future(ping.wait_for_homeserver(homeserver, told_s=0.05, sleep=sleep))
+        await until(lambda: "waiting for the homeserver: it has not answered yet" in caplog.text)
+        never.set()
+        with pytest.raises(HomeserverError, match="does not know"):
+            await waiting
+    assert [len(each) for each in told] == [2, 2]
+    assert "502" in told[0][1]
 
 
 async def test_wait_does_not_wait_for_what_is_no_homeserver(scripted: ScriptedServer) -> None:

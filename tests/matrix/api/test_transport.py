@@ -110,6 +110,29 @@ async def test_request_says_why_nobody_answers() -> None:
     assert time.slept == [0.5, 1.0]
 
 
+async def test_who_is_in_front_of_it_learns_soon_what_is_wrong_and_when_it_is_over(scripted: ScriptedServer) -> None:
+    time, heard = VirtualTime(), list[str]()
+    retry = RetryPolicy(total_s=15, failing_s=2)
+    scripted.answers = [web.Response(status=502), limited(9_000), web.json_response({"ok": 1})]
+    transport = make(scripted, time, retry=retry, on_change=lambda error: heard.append(str(error)))
+    assert await ask(transport) == {"ok": 1}
+    assert time.slept == [0.5, 9.0]
+    assert [each[:28] for each in heard] == ["the homeserver answered 502 ", "the homeserver answered 429 ", "None"]
+    with pytest.raises(HomeserverError, match="connection refused"):
+        await ask(make("http://127.0.0.1:9", time, retry=retry))
+    assert time.slept[2:] == [0.5, 1.0]
+
+
+async def test_the_cause_that_was_known_is_not_lost_in_a_silence_behind_it(scripted: ScriptedServer) -> None:
+    async def never(_: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    scripted.answers = [web.Response(status=502), never]
+    with pytest.raises(HomeserverError, match="the homeserver answered 502"):
+        await ask(make(scripted, VirtualTime(), timeout_s=0.05, retry=RetryPolicy(total_s=0.6)))
+
+
 async def test_request_ends_at_its_time_limit(scripted: ScriptedServer) -> None:
     async def never(_: web.Request) -> web.StreamResponse:
         await asyncio.sleep(3600)

@@ -1,0 +1,103 @@
+"""What a person learns while a command waits, and when it ends: in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+
+import pytest
+
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.waiting import Waiting
+from mxrtc_bridge.core.errors import HomeserverError
+from tests.virtual_time import run
+
+REFUSED = HomeserverError("the homeserver cannot be reached: connection refused")
+
+
+class Said(Report):
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[tuple[float, str]] = []
+
+    def say(self, kind: str, sentence: str, **fields: object) -> None:
+        self.all.append((asyncio.get_running_loop().time(), sentence))
+
+
+def test_silence_is_told_from_time_to_time_and_ends_with_what_was_waited_for() -> None:
+    said, step = Said(), "the homeserver"
+
+    async def waits() -> None:
+        nonlocal step
+        async with Waiting(said, 15).limited(lambda: step):
+            await asyncio.sleep(5)
+            step = "the peer"
+            await asyncio.Event().wait()
+
+    async def story() -> float:
+        with pytest.raises(ClientError, match=r"^no answer within 15 seconds; waited for the peer$") as caught:
+            await waits()
+        assert caught.value.code is Exit.RETRY
+        return asyncio.get_running_loop().time()
+
+    assert run(story()) == 15
+    assert said.all == [(2, "waiting for the homeserver"), (10, "waiting for the peer")]
+
+
+def test_what_is_known_is_told_and_kept_and_forgotten_when_it_has_passed() -> None:
+    said = Said()
+
+    async def waits(waiting: Waiting, *changes: HomeserverError | None) -> None:
+        async with waiting.limited():
+            for change in changes:
+                waiting.patience.on_change(change)
+            await asyncio.Event().wait()
+
+    async def story() -> None:
+        waiting = Waiting(said, 15)
+        with pytest.raises(ClientError, match=r"^the homeserver cannot be reached: connection refused \(tried for 15"):
+            await waits(waiting, REFUSED)
+        with pytest.raises(ClientError, match=r"^no answer within 15 seconds"):
+            await waits(waiting, REFUSED, None)
+
+    run(story())
+    assert said.all[0] == (2, "waiting for the homeserver (the homeserver cannot be reached: connection refused)")
+    assert said.all[-1][1] == "waiting for the homeserver"
+
+
+def test_what_ends_by_itself_says_nothing_and_a_time_limit_of_others_is_theirs() -> None:
+    said = Said()
+
+    async def story() -> None:
+        async with Waiting(said, 15).limited():
+            await asyncio.sleep(1)
+        with pytest.raises(TimeoutError):
+            async with Waiting(said, 15).limited(), asyncio.timeout(1):
+                await asyncio.Event().wait()
+
+    run(story())
+    assert said.all == []
+
+
+def test_a_homeserver_that_is_not_there_is_tried_for_a_moment_and_a_pause_that_it_asks_for_is_kept() -> None:
+    retry = Waiting(Report(), 15).patience.retry
+    assert retry.pause(1, 0, None, 0) is not None
+    assert retry.pause(3, 2, None, 0) is None
+    assert retry.pause(1, 1, 12, 0) == 12
+    assert retry.pause(1, 1, 20, 0) is None
+
+
+async def test_last_words_are_waited_for_where_somebody_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(io.StringIO):
+        asked = 0
+
+        def drain(self, seconds: float) -> bool:
+            assert seconds == 0
+            self.asked += 1
+            return self.asked > 2
+
+    slow = Slow()
+    monkeypatch.setattr("sys.stderr", slow)
+    await Report().taken()
+    assert slow.asked == 3
