@@ -14,7 +14,7 @@ class CurrentConfig:
         config: the configuration that the bridge starts with.
     """
 
-    __slots__ = ("_grantable_to", "_in_force")
+    __slots__ = ("_in_force",)
 
     def __init__(self, config: Config) -> None:
         self.put_in_force(config)
@@ -27,7 +27,7 @@ class CurrentConfig:
     @property
     def grantable_to(self) -> frozenset[Subject]:
         """To whom any service may be given while the bridge runs."""
-        return self._grantable_to
+        return self._in_force.grantable_to
 
     def claims(self, user: UserId) -> bool:
         """Whether ``user`` lies in the namespace of the bridge, by the configuration in force."""
@@ -40,6 +40,3 @@ class CurrentConfig:
     def put_in_force(self, config: Config) -> None:
         """Replace the configuration by ``config``, which was checked; only a reload does that."""
         self._in_force = config
-        self._grantable_to: frozenset[Subject] = frozenset().union(
-            *(service.grantable_to for peer in config.peers.values() for service in peer.services.values())
-        )

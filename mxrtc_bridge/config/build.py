@@ -7,14 +7,14 @@ there was none. Sections are independent, so those without mistakes are judged e
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote, unquote, urlsplit
 
 from mxrtc_bridge.config import schema, values
-from mxrtc_bridge.config.access import make_subjects
+from mxrtc_bridge.config.access import SubjectReader
 from mxrtc_bridge.config.config import AppserviceSettings, AuditSettings, IceSettings, PeerSettings, ServiceSettings
 from mxrtc_bridge.config.file_services import build_files, shared_directories
 from mxrtc_bridge.config.privileged_sockets import what_it_controls
@@ -103,7 +103,7 @@ def build_database(text: str, folder: Path, environ: Mapping[str, str], complain
 
 def build_peers(
     sections: Mapping[str, schema.PeerSection],
-    groups: Mapping[str, Sequence[str]],
+    subjects: SubjectReader,
     appservice: schema.AppserviceSection,
     domain: str,
     complain: Complain,
@@ -118,7 +118,7 @@ def build_peers(
         if len(user_id) > MAX_ID_CHARS:
             complain(path, f"the user id {user_id[:40]}... would have {len(user_id)} characters; Matrix allows 255")
         services = {
-            ServiceName(service): _service(service, value, groups, (*path, "services", service), complain)
+            ServiceName(service): _service(service, value, subjects, (*path, "services", service), complain)
             for service, value in section.services.items()
         }
         settings = PeerSettings(name, UserId(user_id), section.displayname or name, MappingProxyType(services))
@@ -129,7 +129,7 @@ def build_peers(
 
 
 def _service(
-    name: str, section: schema.ServiceSection, groups: Mapping[str, Sequence[str]], path: KeyPath, complain: Complain
+    name: str, section: schema.ServiceSection, subjects: SubjectReader, path: KeyPath, complain: Complain
 ) -> ServiceSettings:
     return ServiceSettings(
         name=ServiceName(name),
@@ -137,7 +137,7 @@ def _service(
         raw=section.raw,
         max_streams=section.limits.streams,
         idle_s=section.limits.idle,
-        grantable_to=make_subjects(section.grantable_to, groups),
+        grantable_to=subjects.read(section.grantable_to),
     )
 
 

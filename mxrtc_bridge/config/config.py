@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mxrtc_bridge.config.schema import HomeserverSection, LimitsSection, RoomsSection
 from mxrtc_bridge.config.values import Listen
-from mxrtc_bridge.core.access.policy import Decision, Grant, Policy, Subject
+from mxrtc_bridge.core.access.policy import Decision, Grant, Policy, RoomSubject, Subject
 from mxrtc_bridge.core.access.targets import FilesTarget, Target
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, localpart_of, server_of
@@ -157,9 +157,20 @@ class Config:
     policy_lists: tuple[RoomId, ...] = ()
     """Rooms that hold policy lists."""
     _policy: Policy = field(init=False, repr=False, compare=False)
+    grantable_to: frozenset[Subject] = field(init=False, repr=False, compare=False)
+    """To whom any service may be given while the bridge runs."""
+    member_rooms: frozenset[RoomId] = field(init=False, repr=False, compare=False)
+    """The rooms whose members some grant names, or who may be given one."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_policy", Policy(self.grants, self.deny))
+        # Here, in the thread that reads the file, and not for each event that asks.
+        policy = Policy(self.grants, self.deny)
+        lists = {service.grantable_to for peer in self.peers.values() for service in peer.services.values()}
+        grantable = frozenset[Subject]().union(*lists)
+        rooms = policy.rooms() | {subject.room for subject in grantable if isinstance(subject, RoomSubject)}
+        object.__setattr__(self, "_policy", policy)
+        object.__setattr__(self, "grantable_to", grantable)
+        object.__setattr__(self, "member_rooms", rooms)
 
     def policy(self) -> Policy:
         """The rules of access."""

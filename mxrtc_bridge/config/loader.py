@@ -142,10 +142,11 @@ class _Reader:
         peers: dict[str, PeerSettings] = {}
         # After a mistake nothing comes of it: what groups hold may be anything then.
         groups: Mapping[str, Sequence[str]] = defaultdict(tuple) if self.problems else sections["groups"]
+        subjects = access.SubjectReader(groups)
         if appservice_section is not None:
             appservice = build.build_appservice(appservice_section, domain, folder, environ, complain)
             if "peers" in sections:
-                peers = build.build_peers(sections["peers"], groups, appservice_section, domain, complain)
+                peers = build.build_peers(sections["peers"], subjects, appservice_section, domain, complain)
         if "ice" in sections:
             ice = build.build_ice(sections["ice"], folder, complain)
         if "database" in sections:
@@ -172,8 +173,8 @@ class _Reader:
             appservice=appservice,
             database=database,
             peers=MappingProxyType({peer.user_id: peer for peer in peers.values()}),
-            grants=access.make_grants(sections["grants"], groups, peers),
-            deny=tuple(sorted(access.make_subjects(sections["deny"], groups), key=str)),
+            grants=access.make_grants(sections["grants"], subjects, peers),
+            deny=tuple(sorted(subjects.read(sections["deny"]), key=str)),
             ice=ice,
             limits=sections["limits"],
             encryption=encryption,

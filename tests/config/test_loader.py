@@ -257,7 +257,8 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
      "value")),
     ("a hostile key", changed("limits", "\x1b[2J" + "x" * 100, to=1),
      (f"line 7: limits.'\\x1b[2J{'x' * 76}'...: unknown key; allowed here: calls_per_server, calls_per_user, "
-     "calls_total, idle_room, invites_per_minute, session_max, setup, streams_per_session")),
+     "calls_total, idle_room, invites_per_minute, "
+     "invites_per_minute_per_server, session_max, setup, streams_per_session")),
 ]  # fmt: skip
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.grants import GrantTable
-from mxrtc_bridge.core.access.policy import RoomSubject
 from mxrtc_bridge.core.access.revocations import (
     EncryptionChange,
     MembershipChange,
@@ -63,8 +62,7 @@ NOT_READ = "the policy lists were not read yet"
 
 def named_rooms(config: CurrentConfig, given: GrantTable) -> frozenset[RoomId]:
     """The rooms whose members some rule names: a grant of the configuration, a given one, or who may be given one."""
-    grantable = {subject.room for subject in config.grantable_to if isinstance(subject, RoomSubject)}
-    return config.in_force.policy().rooms() | grantable | given.rooms()
+    return config.in_force.member_rooms | given.rooms()
 
 
 class ConfiguredRooms:

@@ -185,11 +185,15 @@ class Policy:
     def __init__(self, grants: Iterable[Grant] = (), deny: Iterable[Subject] = ()) -> None:
         self._grants = tuple(grants)
         self._denied = {_widened(subject): subject for subject in deny}
-        # A call costs a few look-ups instead of a walk over all grants, however long the configuration is.
-        self._grants_by_subject: dict[Subject, list[int]] = {}
+        # A call costs a few look-ups instead of a walk over all grants, however many there are; and grants to
+        # the same subjects, as those to one group, are filed together.
+        of_subjects: dict[frozenset[Subject], list[int]] = {}
         for index, grant in enumerate(self._grants):
-            for subject in grant.subjects:
-                self._grants_by_subject.setdefault(subject, []).append(index)
+            of_subjects.setdefault(grant.subjects, []).append(index)
+        self._grants_by_subject: dict[Subject, list[list[int]]] = {}
+        for subjects, indexes in of_subjects.items():
+            for subject in subjects:
+                self._grants_by_subject.setdefault(subject, []).append(indexes)
 
     def peer_access(self, user: UserId, peer: UserId, now_ms: int, rooms: Collection[RoomId] = ()) -> Decision:
         """Decide whether ``user``, who is joined to ``rooms``, may call ``peer``: if any service of it is granted."""
@@ -250,8 +254,8 @@ class Policy:
 
     def _grants_for(self, user: UserId, rooms: Collection[RoomId]) -> Iterator[Grant]:
         """The grants that name ``user``, in the order in which they were given."""
-        indexes = {i for subject in subjects_of(user, rooms) for i in self._grants_by_subject.get(subject, ())}
-        return (self._grants[index] for index in sorted(indexes))
+        filed = (each for subject in subjects_of(user, rooms) for each in self._grants_by_subject.get(subject, ()))
+        return (self._grants[index] for index in sorted({index for indexes in filed for index in indexes}))
 
 
 def subjects_of(user: UserId, rooms: Collection[RoomId] = ()) -> tuple[Subject, ...]:
