@@ -52,11 +52,10 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     ),
     "e2e/test_pipe.py": (
         "commands are tried as they are typed",
-        ["cli/client/entry.py", "cli/client/main.py", "cli/client/runner.py"],
+        ["cli/client/entry.py", "cli/client/main.py", "cli/client/runner.py", "client/commands.py"],
     ),
     "e2e/test_files.py": ("commands are tried as they are typed", ["cli/client/files.py"]),
     "client/test_forwarding.py": ("forwarding is tried with a caller", ["client/calls/caller.py"]),
-    "client/test_request.py": ("each command has tests of its own", ["client/commands.py"]),
     "e2e/test_signal.py": ("it needs devices that a homeserver knows", ["client/devices.py"]),
     "client/files/test_sentences.py": (VALUES, ["client/exit_codes.py"]),
     "client/files/test_commands.py": ("the commands put and get use it", ["client/files/single_file.py"]),

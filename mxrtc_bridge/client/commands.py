@@ -1,76 +1,21 @@
-"""The commands of ``mxrtc``, without the command line: each returns when it is done, or raises ClientError."""
+"""The commands of ``mxrtc`` that call, without the command line: each ends when it is done, or raises ClientError."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import platform
 import statistics
 from datetime import UTC, datetime
 from typing import Any
 
 from mxrtc_bridge.client.calls.caller import Caller
 from mxrtc_bridge.client.calls.connection import check_finished, list_services_of, only_service, report_connected
-from mxrtc_bridge.client.exit_codes import ClientError, Exit, explain_refusal
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.forwarding import Forwarding
-from mxrtc_bridge.client.options import Context, Forward
-from mxrtc_bridge.client.state import Login
-from mxrtc_bridge.client.status_socket import running_commands
-from mxrtc_bridge.client.waiting import Waiting
-from mxrtc_bridge.core.access.peer_names import PeerName, parse_peer_name
-from mxrtc_bridge.core.errors import EventError, HomeserverError
-from mxrtc_bridge.core.ids import UserId, parse_user_id
-from mxrtc_bridge.matrix.api import login as matrix_login
-from mxrtc_bridge.matrix.api.login import Account
+from mxrtc_bridge.client.options import Context, Forward, peer_name
+from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.sinks.stdio import StdioSink
 
 PING_TIMEOUT_S = 5.0
-
-
-async def login(context: Context, user: str, password: str, homeserver: str | None, prefix: str, bot: str) -> None:
-    """Log in and keep the token."""
-    try:
-        user_id = parse_user_id(user)
-    except EventError as error:
-        raise ClientError(Exit.USAGE, f"{error}; write it like @you:example.org") from error
-    if not password:
-        raise ClientError(Exit.USAGE, "the password is empty; type it, or give it with --password-file")
-    # First, as the homeserver makes a device each time, which nobody could use.
-    context.state.try_to_save()
-    waiting = Waiting(context.report, context.call.timeout_s)
-    async with waiting.limited():
-        address = homeserver or await matrix_login.discover(user_id, waiting.patience)
-        account = await matrix_login.log_in(
-            address, user_id, password, f"mxrtc on {platform.node() or 'this machine'}", waiting.patience
-        )
-    login = Login(account.base_url, account.user_id, account.device_id, account.access_token, prefix=prefix, bot=bot)
-    try:
-        context.state.save_login(login)
-    except ClientError:
-        with contextlib.suppress(HomeserverError):
-            await matrix_login.log_out(account)
-        raise
-    context.report.say(
-        "login", f"logged in as {account.user_id}", user=account.user_id, device=account.device_id, homeserver=address
-    )
-
-
-async def logout(context: Context) -> None:
-    """End the session at the homeserver and forget the token; forgets it even where the homeserver is away."""
-    login = context.state.load_login()
-    waiting = Waiting(context.report, context.call.timeout_s)
-    try:
-        async with waiting.limited():
-            await matrix_login.log_out(_account(login), waiting.patience)
-    except (HomeserverError, ClientError) as error:
-        context.state.forget_login()
-        raise ClientError(
-            Exit.RETRY,
-            f"the token is forgotten here, but the homeserver was not told ({error}); "
-            f"remove the session {login.device_id} in another client",
-        ) from error
-    context.state.forget_login()
-    context.report.say("logout", f"logged out {login.user_id}", user=login.user_id)
 
 
 async def list_services(context: Context, peer: str | None) -> None:
@@ -175,41 +120,6 @@ async def ping(context: Context, peer: str, count: int, interval_s: float) -> No
         )
 
 
-async def status(context: Context) -> None:
-    """Show the login, whether the homeserver answers, and the running commands."""
-    login, report = context.state.load_login(), context.report
-    waiting = Waiting(report, context.call.timeout_s)
-    try:
-        async with waiting.limited():
-            await matrix_login.check(_account(login), waiting.patience)
-        reachable, problem, code = True, "", Exit.DONE
-    except HomeserverError as error:
-        reachable, problem = False, explain_refusal(error)
-        code = Exit.RETRY if error.retryable else Exit.USAGE
-    except ClientError as error:
-        reachable, problem, code = False, str(error), error.code
-    report.say(
-        "login",
-        f"{login.user_id} at {login.homeserver}: " + ("the homeserver answers" if reachable else problem),
-        user=login.user_id,
-        device=login.device_id,
-        homeserver=login.homeserver,
-        reachable=reachable,
-        problem=problem,
-    )
-    found = await running_commands(context.state)
-    for each in found:
-        sentence = (
-            f"{each.get('peer')} (process {each.get('pid')}): {each.get('path') or 'not connected'}, "
-            f"{each.get('streams')} streams, {each.get('sent')} bytes sent, {each.get('received')} received"
-        )
-        report.say("session", sentence, **{key: value for key, value in each.items() if key not in ("kind", "time")})
-    if not found:
-        report.say("sessions", "no connections are running", running=0)
-    if not reachable:
-        raise ClientError(code, problem)
-
-
 def _time(at_ms: int | None) -> str | None:
     """A time for people and programs; None stays None, and so does one that no calendar has."""
     if at_ms is None:
@@ -218,16 +128,3 @@ def _time(at_ms: int | None) -> str | None:
         return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     except (OverflowError, ValueError, OSError):
         return "a time that no calendar has"
-
-
-def peer_name(login: Login, text: str) -> PeerName:
-    """Read the name of a peer, perhaps with a service.
-
-    Raises:
-        EventError: it is no name.
-    """
-    return parse_peer_name(text, server=login.server, prefix=login.prefix)
-
-
-def _account(login: Login) -> Account:
-    return Account(login.homeserver, login.user_id, login.device_id, login.access_token)

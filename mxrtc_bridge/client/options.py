@@ -8,7 +8,8 @@ from enum import Enum
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.report import Report
-from mxrtc_bridge.client.state import StateFolder
+from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.core.access.peer_names import PeerName, parse_peer_name
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import ServiceName, parse_service_name
 from mxrtc_bridge.core.webrtc.ice import IcePolicy
@@ -79,3 +80,12 @@ def parse_forward(text: str) -> Forward:
     host = match[1] or DEFAULT_BIND
     # "*" listens for everybody on the network, so it has to be typed; nothing implies it.
     return Forward("0.0.0.0" if host == "*" else host.strip("[]"), int(match[2]), service)  # noqa: S104
+
+
+def peer_name(login: Login, text: str) -> PeerName:
+    """Read the name of a peer, perhaps with a service.
+
+    Raises:
+        EventError: it is no name.
+    """
+    return parse_peer_name(text, server=login.server, prefix=login.prefix)

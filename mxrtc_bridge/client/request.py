@@ -6,9 +6,8 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 
-from mxrtc_bridge.client.commands import peer_name
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
-from mxrtc_bridge.client.options import Context
+from mxrtc_bridge.client.options import Context, peer_name
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.client.waiting import Waiting
 from mxrtc_bridge.core.access.requests import RequestState

@@ -13,9 +13,8 @@ import threading
 import time
 
 from mxrtc_bridge.client.calls.device import required_device
-from mxrtc_bridge.client.commands import peer_name
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
-from mxrtc_bridge.client.options import Context
+from mxrtc_bridge.client.options import Context, peer_name
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.waiting import Waiting
 from mxrtc_bridge.core.crypto.records import Trust

@@ -1,1 +1,1 @@
-"""The Matrix edge: what comes from the homeserver and what goes to it. The only home of mautrix's client API."""
+"""The Matrix edge: what comes from the homeserver and what goes to it."""

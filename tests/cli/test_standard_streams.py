@@ -34,10 +34,10 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def read_until(descriptor: int, end: bytes) -> bytes:
-    data = b""
+    data = bytearray()  # which grows in its place
     while not data.endswith(end):
         data += os.read(descriptor, 65536)
-    return data
+    return bytes(data)
 
 
 @given(texts=st.lists(st.text(st.characters(), max_size=20), max_size=30))

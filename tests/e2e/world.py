@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from mxrtc_bridge.client import commands
+from mxrtc_bridge.client import account
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import StateFolder
@@ -205,7 +205,7 @@ class World:
         user, url = self.homeserver.user_id(name), self.homeserver.url
         if not by_program:
             state = StateFolder(Path(self.env(name)["MXRTC_STATE"]))
-            await commands.login(Context(state, Report(quiet=True)), user, PASSWORD, url, "rtc_", "rtcbot")
+            await account.login(Context(state, Report(quiet=True)), user, PASSWORD, url, "rtc_", "rtcbot")
             return
         options = ("--homeserver", url, "--password-file", "-")
         async with self.mxrtc(name, "login", user, *options, stdin=PASSWORD.encode() + b"\n") as process:

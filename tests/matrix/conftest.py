@@ -8,12 +8,12 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from http import HTTPMethod as Method
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from mautrix.api import Method
 
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import Homeserver

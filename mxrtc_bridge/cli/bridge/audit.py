@@ -14,6 +14,7 @@ import click
 
 from mxrtc_bridge.cli.bridge.acting import load_as_owner
 from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option
+from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.config.values import parse_duration, parse_time
 from mxrtc_bridge.core.audit.chain import (
@@ -161,10 +162,11 @@ async def _ask_database(config: Config, *, compared: bool = True) -> _Known:
     Raises:
         ChainError: they are not the same.
     """
-    from mxrtc_bridge.bridge.audit.recovery import compare  # noqa: PLC0415
-    from mxrtc_bridge.storage.audit import AuditContradictionError  # noqa: PLC0415
-    from mxrtc_bridge.storage.audit_file import read_links  # noqa: PLC0415
-    from mxrtc_bridge.storage.tables import open_stores  # noqa: PLC0415
+    with loading():
+        from mxrtc_bridge.bridge.audit.recovery import compare  # noqa: PLC0415
+        from mxrtc_bridge.storage.audit import AuditContradictionError  # noqa: PLC0415
+        from mxrtc_bridge.storage.audit_file import read_links  # noqa: PLC0415
+        from mxrtc_bridge.storage.tables import open_stores  # noqa: PLC0415
 
     async with open_stores(config.database) as stores:
         head, key = await stores.audit.head(), await stores.audit.key()

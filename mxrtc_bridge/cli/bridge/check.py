@@ -15,6 +15,7 @@ import uvloop
 
 from mxrtc_bridge.cli.bridge.acting import load_as_owner
 from mxrtc_bridge.cli.bridge.command_line import ExitCode, config_option, json_option
+from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.config import Config, Finding, Level
 from mxrtc_bridge.config.lint import inspect
 from mxrtc_bridge.core.text.display import display
@@ -46,7 +47,8 @@ def _findings(config: Config, offline: bool) -> Iterator[Finding]:
     yield from udp_findings(config)
     if not offline:
         # What can be said without the network libraries is said before they are loaded.
-        from mxrtc_bridge.bridge import check  # noqa: PLC0415
+        with loading():
+            from mxrtc_bridge.bridge.check import check  # noqa: PLC0415
 
         yield from uvloop.run(check(config))
 

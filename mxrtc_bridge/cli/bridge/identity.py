@@ -9,6 +9,7 @@ import click
 
 from mxrtc_bridge.cli.bridge.acting import load_as_owner
 from mxrtc_bridge.cli.bridge.command_line import config_option, json_option
+from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.core.errors import LocalError
 
 
@@ -26,8 +27,9 @@ def identity_command(path: Path, as_json: bool) -> int:
     if settings.key is None and not settings.key_file.exists():
         raise LocalError(f"there are no identities yet: the bridge makes {settings.key_file} at its first start")
     # Only this command needs the Olm library without the network.
-    from mxrtc_bridge.bridge.devices.devices import load_key  # noqa: PLC0415
-    from mxrtc_bridge.matrix.crypto.keys import IdentityKeys  # noqa: PLC0415
+    with loading():
+        from mxrtc_bridge.bridge.devices.devices import load_key  # noqa: PLC0415
+        from mxrtc_bridge.matrix.crypto.keys import IdentityKeys  # noqa: PLC0415
 
     key = load_key(settings)
     for user in (config.appservice.bot, *config.peers):

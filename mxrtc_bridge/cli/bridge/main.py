@@ -29,6 +29,7 @@ from mxrtc_bridge.cli.bridge.files import files_command
 from mxrtc_bridge.cli.bridge.identity import identity_command
 from mxrtc_bridge.cli.bridge.init import init_command
 from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge
+from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.cli.standard_streams import standard_streams
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.example import example_config
@@ -92,8 +93,9 @@ def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
     config = load_as_owner(path, for_good=True)
     start_logging(config)
     # The other commands answer quickly because they never load the network libraries.
-    from mxrtc_bridge.bridge import run  # noqa: PLC0415
-    from mxrtc_bridge.matrix.virtual_users import Consent  # noqa: PLC0415
+    with loading():
+        from mxrtc_bridge.bridge.runner import run  # noqa: PLC0415
+        from mxrtc_bridge.matrix.virtual_users import Consent  # noqa: PLC0415
 
     uvloop.run(run(config, Consent(users, new_identity)))
     return ExitCode.DONE

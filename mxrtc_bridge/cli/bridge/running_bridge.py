@@ -17,6 +17,7 @@ import click
 import uvloop
 
 from mxrtc_bridge.cli.bridge.acting import acting_as_owner, owner_of_bridge
+from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.config.outline import read_outline
 from mxrtc_bridge.core.errors import ConfigError, LocalError
 
@@ -39,7 +40,8 @@ def ask_bridge(path: Path, socket: Path | None, words: tuple[str, ...]) -> tuple
             socket = _socket_of(path)
         owners = {0, owner_of_bridge(path)} if os.geteuid() == 0 else None
     # Only these commands need the client, whose library takes its time to load.
-    from mxrtc_bridge.web.control import ask_until_ready  # noqa: PLC0415
+    with loading():
+        from mxrtc_bridge.web.control import ask_until_ready  # noqa: PLC0415
 
     def waits() -> None:
         click.echo("the bridge is starting; waiting for it", err=True)

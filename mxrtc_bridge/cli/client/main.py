@@ -15,6 +15,7 @@ import click
 from mxrtc_bridge import __version__
 from mxrtc_bridge.cli.client import files
 from mxrtc_bridge.cli.client.runner import in_loop, run
+from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.cli.standard_streams import Program
 from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.client.options import DEFAULT_TIMEOUT_S, CallOptions, Context, SignalBy, parse_forward
@@ -116,9 +117,10 @@ def login(
         sys.exit(Exit.USAGE)
 
     async def work() -> None:
-        from mxrtc_bridge.client import commands  # noqa: PLC0415
+        with loading():
+            from mxrtc_bridge.client import account  # noqa: PLC0415
 
-        await commands.login(context, user, password, homeserver, prefix, bot)
+        await account.login(context, user, password, homeserver, prefix, bot)
 
     run(report, work)
 
@@ -127,9 +129,10 @@ def login(
 @in_loop
 async def logout(context: Context) -> None:
     """Log out and forget the token."""
-    from mxrtc_bridge.client import commands  # noqa: PLC0415
+    with loading():
+        from mxrtc_bridge.client import account  # noqa: PLC0415
 
-    await commands.logout(context)
+    await account.logout(context)
 
 
 @main.command("ls")
@@ -140,8 +143,9 @@ async def list_services(context: Context, peer: str | None) -> None:
 
     With a SERVICE or PATH: one line for each file and directory there, with size, time of change and path.
     """
-    from mxrtc_bridge.client import commands  # noqa: PLC0415
-    from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
+    with loading():
+        from mxrtc_bridge.client import commands  # noqa: PLC0415
+        from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
 
     if peer is None or not file_commands.names_files(context.state, peer):
         await commands.list_services(context, peer)
@@ -164,7 +168,8 @@ async def list_services(context: Context, peer: str | None) -> None:
 @in_loop
 async def connect(context: Context, peer: str, listens: tuple[str, ...], no_reconnect: bool) -> None:
     """Listen on local ports and forward connections to services of a peer, all over one peer connection."""
-    from mxrtc_bridge.client import commands  # noqa: PLC0415
+    with loading():
+        from mxrtc_bridge.client import commands  # noqa: PLC0415
 
     forwards = [parse_forward(text) for text in listens]
     await commands.connect(context, peer, forwards, reconnect=not no_reconnect)
@@ -179,7 +184,8 @@ async def nc(context: Context, peer: str) -> None:
     ssh -o ProxyCommand='mxrtc -q nc build/ssh' me@build
     """
     context.report.leave_stdout_to_data()
-    from mxrtc_bridge.client import commands  # noqa: PLC0415
+    with loading():
+        from mxrtc_bridge.client import commands  # noqa: PLC0415
 
     await commands.nc(context, peer)
 
@@ -191,7 +197,8 @@ async def nc(context: Context, peer: str) -> None:
 @in_loop
 async def ping(context: Context, peer: str, count: int, interval: float) -> None:
     """Call a peer and measure the round trip over the data channel; says direct or relayed."""
-    from mxrtc_bridge.client import commands  # noqa: PLC0415
+    with loading():
+        from mxrtc_bridge.client import commands  # noqa: PLC0415
 
     await commands.ping(context, peer, count, interval)
 
@@ -207,7 +214,8 @@ async def request(context: Context, name: str, for_time: str | None, because: st
 
     With --wait it ends with 0 once the request is allowed, and with the code for "denied" if it is not.
     """
-    from mxrtc_bridge.client import request  # noqa: PLC0415
+    with loading():
+        from mxrtc_bridge.client import request  # noqa: PLC0415
 
     await request.request(context, name, for_time=for_time, because=because, wait=wait)
 
@@ -220,7 +228,8 @@ async def devices(context: Context, peer: str | None) -> None:
 
     `any`: nobody but the homeserver vouches for it. `cross-signed`: its owner has signed it.
     """
-    from mxrtc_bridge.client import devices  # noqa: PLC0415
+    with loading():
+        from mxrtc_bridge.client import devices  # noqa: PLC0415
 
     await devices.devices(context, peer)
 
@@ -235,7 +244,8 @@ async def trust(context: Context, peer: str, key: str | None) -> None:
     With a KEY that you have from the admin over another way, the peer's devices count as verified from then on; its
     admin reads it with: mxrtc-bridge identity
     """
-    from mxrtc_bridge.client import devices  # noqa: PLC0415
+    with loading():
+        from mxrtc_bridge.client import devices  # noqa: PLC0415
 
     await devices.trust(context, peer, key)
 
@@ -250,7 +260,8 @@ async def verify(context: Context, peer: str | None) -> None:
     begin there. With a PEER: its admin reads the emoji with mxrtc-bridge verify; its identity then counts as verified.
     The answer, yes or no, is read from standard input.
     """
-    from mxrtc_bridge.client import verify  # noqa: PLC0415
+    with loading():
+        from mxrtc_bridge.client import verify  # noqa: PLC0415
 
     await verify.verify(context, peer)
 
@@ -259,9 +270,10 @@ async def verify(context: Context, peer: str | None) -> None:
 @in_loop
 async def status(context: Context) -> None:
     """Show who is logged in, whether the homeserver answers, and what runs."""
-    from mxrtc_bridge.client import commands  # noqa: PLC0415
+    with loading():
+        from mxrtc_bridge.client import account  # noqa: PLC0415
 
-    await commands.status(context)
+    await account.status(context)
 
 
 main.add_command(files.send)

@@ -14,9 +14,8 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPMethod as Method
 from typing import Self
-
-from mautrix.api import Method, Path, PathBuilder
 
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import (
@@ -29,6 +28,7 @@ from mxrtc_bridge.core.ids import (
     parse_user_id,
 )
 from mxrtc_bridge.core.webrtc.ice import IceServer, parse_ice_uri
+from mxrtc_bridge.matrix.api.path import ApiPath, Path
 from mxrtc_bridge.matrix.api.room_event import MAX_TYPE_CHARS
 from mxrtc_bridge.matrix.api.transport import ARRAY, Repeat, Transport
 
@@ -358,19 +358,19 @@ class QuietHomeserver:
     # --- requests
 
     async def _get(
-        self, what: str, path: PathBuilder, as_user: UserId | None = None, repeat: Repeat = Repeat.ALWAYS
+        self, what: str, path: ApiPath, as_user: UserId | None = None, repeat: Repeat = Repeat.ALWAYS
     ) -> dict[str, object]:
         return await self._transport.request(what, Method.GET, path, as_user=as_user, repeat=repeat)
 
     async def _put(
-        self, what: str, path: PathBuilder, content: Mapping[str, object], as_user: UserId | None = None
+        self, what: str, path: ApiPath, content: Mapping[str, object], as_user: UserId | None = None
     ) -> dict[str, object]:
         return await self._transport.request(what, Method.PUT, path, content=content, as_user=as_user)
 
     async def _post(
         self,
         what: str,
-        path: PathBuilder,
+        path: ApiPath,
         content: Mapping[str, object] | None = None,
         *,
         as_user: UserId | None = None,
@@ -429,7 +429,7 @@ def rooms_with(direct: Mapping[str, object], user: UserId, limit: int) -> Sequen
     return rooms
 
 
-def _room(room: RoomId) -> PathBuilder:
+def _room(room: RoomId) -> ApiPath:
     return Path.v3.rooms[room]
 
 

@@ -7,8 +7,7 @@ over TLS, and never keep either: storing them is the caller's business.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from mautrix.api import Method
+from http import HTTPMethod as Method
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId, server_of

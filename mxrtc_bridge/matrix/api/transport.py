@@ -3,9 +3,9 @@
 It must never log a request or an answer (they hold tokens, SDP and addresses), never follow a redirect with a token in
 its hand, and never let a foreign exception out: every failure is a :class:`~mxrtc_bridge.core.errors.HomeserverError`.
 
-How it works: mautrix's ``HTTPAPI`` builds and sends the request; its own repetition (502 to 504 only, and blind to
-``retry_after_ms``) is off and replaced by :class:`RetryPolicy`, which honours what a rate limit asks for as long as the
-sum stays within the budget. An answer is read up to a limit, never whatever the other side feels like sending.
+How it works: what may be sent again is repeated by :class:`RetryPolicy`, which honours what a rate limit asks for as
+long as the sum stays within the budget. An answer is read up to a limit, never whatever the other side feels like
+sending.
 
 One file: what a failure is called, and whether and how long another attempt is worth while, is one decision.
 """
@@ -13,6 +13,7 @@ One file: what a failure is called, and whether and how long another attempt is 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import os
@@ -23,6 +24,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from http import HTTPMethod as Method
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,25 +32,22 @@ from aiohttp import (
     ClientError,
     ClientPayloadError,
     ClientResponseError,
+    ClientSession,
     InvalidURL,
     ServerDisconnectedError,
     TooManyRedirects,
 )
-from mautrix.api import HTTPAPI, Method, PathBuilder
-from mautrix.errors import MatrixConnectionError
 from yarl import URL
 
+from mxrtc_bridge import __version__
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import AnswerTooLongError, ConfigError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.core.text.foreign_json import read_foreign_json
+from mxrtc_bridge.matrix.api.path import ApiPath
 
 log = logging.getLogger(__name__)
-# mautrix writes whole request bodies at DEBUG. The level of its root logger is a wall that no logging configuration of
-# ours lowers by accident, since children inherit it.
-logging.getLogger("mau").setLevel(logging.WARNING)
-_SILENT = logging.getLogger("mau.mxrtc")
 
 ARRAY = ""
 """Key under which an answer that is an array is handed on; no object of the client-server API has it."""
@@ -146,45 +145,6 @@ class _FailedError(HomeserverError):
         """False where another attempt, a moment later, would only fail the same."""
 
 
-class _BoundedApi(HTTPAPI):
-    """``HTTPAPI`` with a limit for answers, and refusals that keep the pause the homeserver asked for."""
-
-    max_answer_bytes: int = MAX_ANSWER_BYTES
-    max_redirects: int = 0
-
-    async def _send(
-        self, method: Method, url: Any, content: Any, query_params: dict[str, str], headers: dict[str, str]
-    ) -> tuple[Any, Any]:
-        async with self.session.request(
-            str(method),
-            url,
-            data=content,
-            params=query_params,
-            headers=headers,
-            allow_redirects=self.max_redirects > 0,
-            max_redirects=max(self.max_redirects, 1),
-        ) as response:
-            if response.url.scheme != self.base_url.scheme:
-                raise _FailedError("the homeserver redirects from TLS to a connection without", 300)
-            body = bytearray()
-            async for chunk in response.content.iter_chunked(64 * 1024):
-                body += chunk
-                if len(body) > self.max_answer_bytes:
-                    error = _FailedError(
-                        f"the answer of the homeserver is longer than {self.max_answer_bytes} bytes", response.status
-                    )
-                    error.too_long = True
-                    raise error
-            answer = _decode(bytes(body))
-            if not 200 <= response.status < 300:
-                raise _refusal(response.status, answer, response.headers.get("Retry-After"))
-            if isinstance(answer, list):
-                answer = {ARRAY: answer}
-            if not isinstance(answer, dict):
-                raise _FailedError("the answer of the homeserver is not a JSON object", response.status)
-            return answer, response
-
-
 def _decode(body: bytes) -> object:
     try:
         return read_foreign_json(body, MAX_DEPTH)
@@ -239,7 +199,6 @@ _CAUSES: tuple[tuple[type[BaseException], str | Callable[[BaseException], str], 
     (ServerDisconnectedError, _NO_ANSWER, True),
     (OSError, _system, True),
     (ClientError, _NO_ANSWER, True),
-    (MatrixConnectionError, _NO_ANSWER, True),
     (ValueError, "what is sent or answered has a form that HTTP does not allow", False),
 )
 """Every cause that is known, the most telling first: what is said of it, and whether another attempt can help.
@@ -302,8 +261,11 @@ class Transport:
         check_address(base_url)
         if not (token.isascii() and token.isprintable()):
             raise ConfigError("the access token holds a character that no token has; log in again, or correct it")
-        self._api = _BoundedApi(base_url, token, log=_SILENT, default_retry_count=0)  # type: ignore[arg-type]
-        self._api.max_answer_bytes = max_answer_bytes
+        self._base_url = URL(base_url)
+        self._token = token
+        self._session = ClientSession(headers={"User-Agent": f"mxrtc-bridge/{__version__}"})
+        self._max_answer_bytes = max_answer_bytes
+        self._max_redirects = 0
         self._retry = retry or RetryPolicy()
         self._timeout_s = timeout_s
         self._on_change = on_change
@@ -327,19 +289,19 @@ class Transport:
     async def close(self) -> None:
         """Close all connections; may be called twice."""
         self._closed = True
-        await self._api.session.close()
+        await self._session.close()
 
     def follow_redirects(self) -> None:
         """Follow up to three redirects from now on: only for a transport without a token (server discovery)."""
-        if self._api.token:
+        if self._token:
             raise StateError("a transport with a token must not follow redirects")
-        self._api.max_redirects = _MAX_REDIRECTS
+        self._max_redirects = _MAX_REDIRECTS
 
     async def request(
         self,
         what: str,
         method: Method,
-        path: PathBuilder | str,
+        path: ApiPath | str,
         *,
         content: Mapping[str, object] | None = None,
         query: Mapping[str, str] | None = None,
@@ -392,7 +354,7 @@ class Transport:
     async def _attempt(
         self,
         method: Method,
-        path: PathBuilder | str,
+        path: ApiPath | str,
         content: Mapping[str, object] | None,
         query: Mapping[str, str],
         timeout_s: float,
@@ -401,14 +363,7 @@ class Transport:
             raise StateError("this connection to the homeserver has been closed")
         try:
             async with asyncio.timeout(timeout_s):
-                # "sensitive" keeps bodies out of logs that are off anyway; without a body mautrix fails on it.
-                answer = await self._api.request(
-                    method,
-                    path,
-                    content=dict(content or {}),
-                    query_params=dict(query),
-                    sensitive=method is not Method.GET,
-                )
+                return await self._send(method, str(path), content, query)
         except _FailedError:
             raise
         except TimeoutError as error:
@@ -417,8 +372,44 @@ class Transport:
             raise failure from error
         except Exception as error:
             raise _failure(error) from error
-        assert isinstance(answer, dict)
-        return answer
+
+    async def _send(
+        self, method: Method, path: str, content: Mapping[str, object] | None, query: Mapping[str, str]
+    ) -> dict[str, object]:
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        body = None
+        if method is not Method.GET:
+            headers["Content-Type"] = "application/json"
+            body = json.dumps(dict(content or {}))
+        url = self._base_url.with_path(f"{self._base_url.raw_path.rstrip('/')}/{path}", encoded=True)
+        async with self._session.request(
+            method,
+            url,
+            data=body,
+            params=query,
+            headers=headers,
+            allow_redirects=self._max_redirects > 0,
+            max_redirects=max(self._max_redirects, 1),
+        ) as response:
+            if response.url.scheme != self._base_url.scheme:
+                raise _FailedError("the homeserver redirects from TLS to a connection without", 300)
+            received = bytearray()
+            async for chunk in response.content.iter_chunked(64 * 1024):
+                received += chunk
+                if len(received) > self._max_answer_bytes:
+                    error = _FailedError(
+                        f"the answer of the homeserver is longer than {self._max_answer_bytes} bytes", response.status
+                    )
+                    error.too_long = True
+                    raise error
+            answer = _decode(bytes(received))
+            if not 200 <= response.status < 300:
+                raise _refusal(response.status, answer, response.headers.get("Retry-After"))
+            if isinstance(answer, list):
+                return {ARRAY: answer}
+            if not isinstance(answer, dict):
+                raise _FailedError("the answer of the homeserver is not a JSON object", response.status)
+            return answer
 
 
 def _explained(what: str, error: _FailedError) -> HomeserverError:

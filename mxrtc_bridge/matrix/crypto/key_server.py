@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from http import HTTPMethod as Method
 from typing import Any
 
-from mautrix.api import Method, Path, PathBuilder
-
 from mxrtc_bridge.core.ids import DeviceId, UserId
+from mxrtc_bridge.matrix.api.path import ApiPath, Path
 from mxrtc_bridge.matrix.api.transport import Repeat, Transport
 
 QUERY_TIMEOUT_MS = 8000
@@ -50,7 +50,7 @@ class KeyServer:
         self,
         what: str,
         method: Method,
-        path: PathBuilder,
+        path: ApiPath,
         content: Mapping[str, object] | None = None,
         *,
         device: DeviceId | None,

@@ -398,12 +398,3 @@ def test_program_survives_a_reader_that_goes_away() -> None:
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
-
-
-def test_commands_that_need_no_network_do_not_load_it() -> None:
-    program = (
-        "import sys; from mxrtc_bridge.cli.bridge.main import invoke; invoke(['example-config']);"
-        "sys.exit(any(name in sys.modules for name in ('aiortc', 'mautrix', 'aiohttp')))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
+from http import HTTPMethod as Method
 
 import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
-from mautrix.api import Method
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import UserId
@@ -250,9 +249,9 @@ async def test_log_holds_neither_token_nor_body_even_at_debug(
     await transport.request("ask", Method.PUT, "x", content={"sdp": "candidate-line"})
     await transport.close()
     assert scripted.requests[0][3] == {"sdp": "candidate-line"}
-    logged = "\n".join(f"{record.getMessage()} {record.__dict__}" for record in caplog.records if "mau" in record.name)
+    of_the_server = "aiohttp.access"
+    logged = "\n".join(f"{each.getMessage()} {each.__dict__}" for each in caplog.records if each.name != of_the_server)
     assert not any(word in logged for word in ("secret-token", "candidate-line", "private-words"))
-    assert logging.getLogger("mau.http").getEffectiveLevel() >= logging.WARNING
 
 
 @given(

@@ -7,12 +7,12 @@ import logging
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from http import HTTPMethod as Method
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mautrix.api import Method
 
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId
@@ -188,10 +188,10 @@ async def test_a_token_that_no_header_can_hold_is_refused(token: str) -> None:
 async def test_what_nobody_has_thought_of_is_a_homeserver_error_and_is_written_down(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def odd(*_: object, **__: object) -> None:
+    def odd(*_: object, **__: object) -> None:
         raise RuntimeError("a defect of a library")
 
-    monkeypatch.setattr("mautrix.api.HTTPAPI.request", odd)
+    monkeypatch.setattr("aiohttp.ClientSession.request", odd)
     with pytest.raises(HomeserverError, match="could not ask: the homeserver cannot be reached: RuntimeError"):
         await ask("http://127.0.0.1:9")
     assert "in a way that is not known" in caplog.text

@@ -159,6 +159,6 @@ async def test_real_rooms_are_found_again_after_a_restart(
 
 
 def create_path() -> Any:
-    from mautrix.api import Path
+    from mxrtc_bridge.matrix.api.path import Path
 
     return Path.v3.createRoom

@@ -1,0 +1,117 @@
+"""Commands load what they need: help answers at once, and what asks a socket loads no library of calls."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from mxrtc_bridge.cli.loading import loading
+from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.core.ids import UserId
+from tests.config.samples import GOOD
+
+HTTP = {"aiohttp"}
+DEVICES = {"cryptography", "mautrix", "sqlite3", "vodozemac"}
+CALLS = {"aioice", "aiortc", "av"}
+CONFIGURATION = {"pydantic", "ruamel"}
+METRICS = {"prometheus_client"}
+LIBRARIES = HTTP | DEVICES | CALLS | CONFIGURATION | METRICS
+
+PROGRAM = """
+import atexit, sys
+from mxrtc_bridge.cli.{program}.main import main
+loaded = sys.argv.pop(1)
+atexit.register(lambda: open(loaded, "w").write("\\n".join(sys.modules)))
+main()
+"""
+
+
+def test_nothing_is_collected_while_modules_are_loaded() -> None:
+    with loading():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_the_collector_stays_off_where_it_was_off_and_comes_back_after_a_failure() -> None:
+    with pytest.raises(ImportError), loading():
+        raise ImportError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with loading():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+@pytest_asyncio.fixture
+async def refusing() -> AsyncIterator[str]:
+    """A homeserver that has ended every login; a command ends there, with all loaded that it needs."""
+
+    async def refuse(_: web.Request) -> web.Response:
+        return web.json_response({"errcode": "M_UNKNOWN_TOKEN", "error": "Unrecognised access token"}, status=401)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", refuse)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+async def loaded_by(program: str, folder: Path, *arguments: str, code: int) -> set[str]:
+    found = folder / "loaded"
+    command = [sys.executable, "-c", PROGRAM.format(program=program), str(found), *arguments]
+    process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
+    out, err = await process.communicate()
+    assert process.returncode == code, (out, err)
+    return LIBRARIES & set(found.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "libraries"),
+    [
+        (["--help"], 0, set()),
+        (["status"], 2, HTTP),
+        (["devices"], 2, HTTP | DEVICES),
+        (["ping", "build"], 2, HTTP | DEVICES | CALLS),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+async def test_a_command_of_a_user_loads_no_more(
+    tmp_path: Path, refusing: str, arguments: list[str], code: int, libraries: set[str]
+) -> None:
+    StateFolder(tmp_path).save_login(Login(refusing, UserId("@alice:example.org"), "DEVICE", "token"))
+    loaded = await loaded_by("client", tmp_path, "--state", str(tmp_path), *arguments, code=code)
+    assert loaded == libraries
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "libraries"),
+    [
+        (["example-config"], 0, CONFIGURATION),
+        (["who", "-c", "config.yaml"], 1, CONFIGURATION | HTTP),
+        (["audit", "verify", "-c", "config.yaml"], 0, CONFIGURATION | {"mautrix", "sqlite3"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+async def test_a_command_of_an_admin_loads_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, libraries: set[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "config.yaml"
+    (tmp_path / "audit.jsonl").touch(mode=0o600)
+    config.touch(mode=0o600)
+    audit = {"file": str(tmp_path / "audit.jsonl")}
+    config.write_text(json.dumps({**GOOD, "database": f"sqlite:{tmp_path / 'bridge.db'}", "audit": audit}))
+    assert await loaded_by("bridge", tmp_path, *arguments, code=code) == libraries

@@ -1,0 +1,129 @@
+"""Login, logout and status, at a homeserver that says what the test wants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from mxrtc_bridge.client import account
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.options import Context
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.state import Login, StateFolder
+from mxrtc_bridge.client.status_socket import serve_status
+from mxrtc_bridge.core.ids import UserId
+
+ALICE = UserId("@alice:example.org")
+
+
+@dataclass
+class FakeHomeserver:
+    url: str = ""
+    errcode: str = ""
+    asked: list[str] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked.append(request.path.rpartition("/")[2])
+        if self.errcode:
+            return web.json_response({"errcode": self.errcode, "error": "no"}, status=401)
+        login = {"user_id": ALICE, "device_id": "LAPTOP", "access_token": "secret-token"}
+        return web.json_response({"versions": ["v1.11"], **login})
+
+
+@pytest_asyncio.fixture
+async def homeserver_of_alice() -> AsyncIterator[FakeHomeserver]:
+    server = FakeHomeserver()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", server.answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield server
+    await runner.cleanup()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateFolder:
+    return StateFolder(tmp_path / "state")
+
+
+def context(state: StateFolder) -> Context:
+    """Made when the test runs, as a report keeps the standard output that it finds."""
+    return Context(state, Report(as_json=True))
+
+
+def log_in(state: StateFolder, url: str) -> None:
+    state.save_login(Login(url, ALICE, "LAPTOP", "secret-token"))
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+async def test_login_keeps_what_the_homeserver_gives(
+    homeserver_of_alice: FakeHomeserver, state: StateFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await account.login(context(state), ALICE, "password", homeserver_of_alice.url, "rtc_", "rtcbot")
+    assert state.load_login() == Login(homeserver_of_alice.url, ALICE, "LAPTOP", "secret-token")
+    (line,) = said(capsys)
+    assert (line["user"], line["device"]) == (ALICE, "LAPTOP")
+    assert "secret-token" not in str(line)
+
+
+@pytest.mark.parametrize(("user", "password", "why"), [("alice", "x", "write it like"), (ALICE, "", "is empty")])
+async def test_login_that_cannot_work_is_refused_before_anything_is_sent(
+    homeserver_of_alice: FakeHomeserver, state: StateFolder, user: str, password: str, why: str
+) -> None:
+    with pytest.raises(ClientError, match=why) as caught:
+        await account.login(context(state), user, password, homeserver_of_alice.url, "rtc_", "rtcbot")
+    assert (caught.value.code, homeserver_of_alice.asked) == (Exit.USAGE, [])
+
+
+async def test_logout_ends_the_login_at_both_ends(homeserver_of_alice: FakeHomeserver, state: StateFolder) -> None:
+    log_in(state, homeserver_of_alice.url)
+    await account.logout(context(state))
+    assert homeserver_of_alice.asked == ["logout"]
+    with pytest.raises(ClientError, match="mxrtc login"):
+        state.load_login()
+
+
+async def test_logout_forgets_the_token_also_where_the_homeserver_refuses(
+    homeserver_of_alice: FakeHomeserver, state: StateFolder
+) -> None:
+    log_in(state, homeserver_of_alice.url)
+    homeserver_of_alice.errcode = "M_FORBIDDEN"
+    with pytest.raises(ClientError, match="remove the session LAPTOP in another client") as caught:
+        await account.logout(context(state))
+    assert caught.value.code is Exit.RETRY
+    with pytest.raises(ClientError, match="mxrtc login"):
+        state.load_login()
+
+
+async def test_status_tells_the_login_and_that_nothing_runs(
+    homeserver_of_alice: FakeHomeserver, state: StateFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_in(state, homeserver_of_alice.url)
+    await account.status(context(state))
+    login, sessions = said(capsys)
+    assert (login["user"], login["reachable"], sessions["running"]) == (ALICE, True, 0)
+
+
+async def test_status_tells_what_runs_and_fails_where_the_login_is_no_more(
+    homeserver_of_alice: FakeHomeserver, state: StateFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_in(state, homeserver_of_alice.url)
+    homeserver_of_alice.errcode = "M_UNKNOWN_TOKEN"
+    running = {"pid": 7, "peer": "build", "path": "direct", "streams": 1, "sent": 2, "received": 3}
+    async with serve_status(state, lambda: running):
+        with pytest.raises(ClientError) as caught:
+            await account.status(context(state))
+    assert caught.value.code is Exit.USAGE
+    login, session = said(capsys)
+    assert (login["reachable"], session["peer"], session["sent"]) == (False, "build", 2)
