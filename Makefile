@@ -50,9 +50,10 @@ fast: $(TEST_READY)
 IN_PROCESS := -m "not real and not alone" --numprocesses auto --dist worksteal
 
 # What needs no other program runs twice: measured, with few drawn examples, as measuring makes it more than twice as
-# slow, and then again where an ordinary run does more. What does runs two files at a time, and alone where it must not
-# be late; measured are those files under which parts of the program run that do not elsewhere, and few bytes are moved.
-BY_FILE := -m "real and not alone" --numprocesses 2 --dist loadfile
+# slow, and then again where an ordinary run does more. What does runs some files at a time, as it waits for half of the
+# time, and alone where it must not be late; measured are those files under which parts of the program run that do not
+# elsewhere, and few bytes are moved. tests/conftest.py says which files begin first.
+BY_FILE := -m "real and not alone" --numprocesses auto --dist loadfile --no-loadscope-reorder
 MEASURED := tests/demo/test_demo.py tests/rtc/test_turn.py $(patsubst %,tests/e2e/%.py, test_access test_admins_words \
 	test_audit test_control test_encrypted_rooms test_people test_signal test_verify)
 

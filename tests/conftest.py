@@ -30,6 +30,14 @@ from tests.long import AFTER_FAST, FAST, examples, is_the_same_when_fast
 from tests.synapse import Synapse
 from tests.synapse_forks import SynapseForks
 
+LONGEST_FIRST = (
+    "e2e/test_grants_unwritten.py", "e2e/test_files.py", "e2e/test_rights.py", "e2e/test_messages.py",
+    "e2e/test_devices_now.py", "e2e/test_own_users.py", "e2e/test_pipe.py", "e2e/test_outages.py",
+    "e2e/test_files_killed.py", "e2e/test_large_files.py", "e2e/test_certificates.py", "e2e/test_removals.py",
+    "e2e/test_postgres.py", "rtc/test_interop.py",
+)  # fmt: skip
+"""Files in the order of the time that they take: where files run side by side, none of these begins when others end."""
+
 REAL_FIXTURES = frozenset({"homeserver", "make_homeserver", "bridge_world", "postgres_url"})
 """A test that asks for one of these, or for the database ``postgres``, is marked ``real`` without saying so."""
 
@@ -103,6 +111,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
         if REAL_FIXTURES.intersection(getattr(item, "fixturenames", ())) or "postgres" in parameters:
             item.add_marker(pytest.mark.real)
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session", autouse=True)

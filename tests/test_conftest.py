@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST_FIRST
+
 ROOT = Path(__file__).parent.parent
 HEARD = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE]
 
@@ -27,3 +29,7 @@ def test_started_program_hears_signals_though_who_started_the_tests_ignores_them
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
     assert f"{len(HEARD)} passed" in result.stdout
+
+
+def test_files_that_begin_first_are_there() -> None:
+    assert [name for name in LONGEST_FIRST if not (Path(__file__).parent / name).exists()] == []
