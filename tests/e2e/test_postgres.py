@@ -49,6 +49,9 @@ async def test_everything_that_is_remembered_is_there_after_a_restart(world: Wor
     code, _, err = await admin(world, "grant", ALICE, "build/echo", "--for", "2h")
     assert code == 0, err
 
+    code, said = await world.run_admin("run")
+    assert (code, "another bridge uses the database 'postgres'; stop it before this one" in said) == (1, True), said
+
     await bridge.terminate()
     await world.start_bridge()
     assert await keys_of_peer(world) == before
