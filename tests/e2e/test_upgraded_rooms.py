@@ -40,6 +40,11 @@ async def people(world: World) -> AsyncIterator[tuple[Person, ...]]:
         yield tuple([await Person.log_in(world, name, http) for name in ("alice", "bob", "carol")])
 
 
+async def let_in(person: Person, room: str) -> None:
+    await person.ask("POST", f"rooms/{quote(room)}/invite", {"user_id": BOT})
+    await person.until_member(room, BOT)
+
+
 async def upgrade(person: Person, room: str, *invited: str) -> str:
     answer = await person.ask("POST", f"rooms/{quote(room)}/upgrade", {"new_version": "12"})
     new = str(answer["replacement_room"])
@@ -59,12 +64,10 @@ async def test_the_room_of_the_admins_by_its_alias_and_by_its_id(world: World, p
     by_alias = await alice.gather("admins", bob)
     await alice.ask("PUT", f"directory/room/{quote(ALIAS)}", {"room_id": by_alias})
     by_id = await alice.gather("notices", bob)
-    for room in (by_alias, by_id):
-        await alice.ask("POST", f"rooms/{quote(room)}/invite", {"user_id": BOT})
     world.settings |= {"rooms": {"admin": ALIAS, "notices": by_id}, "admins": [alice.user_id]}
     await world.reload_and_wait()
     for room in (by_alias, by_id):
-        await alice.until_member(room, BOT)
+        await let_in(alice, room)
     new = await upgrade(alice, by_alias, BOT)
     await alice.until_member(new, BOT)
     assert "live session" in await alice.told(new, "!rtc who")
@@ -77,10 +80,9 @@ async def test_the_members_of_the_new_room_have_the_right_and_those_of_the_old_o
 ) -> None:
     alice, bob, carol = people
     old = await alice.gather("users", bob, carol)
-    await alice.ask("POST", f"rooms/{quote(old)}/invite", {"user_id": BOT})
     world.grants.append({"id": "room", "from": [f"room:{old}"], "to": ["build/echo"]})
     await world.reload_and_wait()
-    await alice.until_member(old, BOT)
+    await let_in(alice, old)
     await until_ping(world, "bob", 0)
     new = await upgrade(alice, old, bob.user_id, BOT)
     await bob.ask("POST", f"join/{quote(new)}", {})
@@ -103,12 +105,11 @@ async def test_a_policy_list_goes_on_in_the_new_room_and_keeps_what_the_old_one_
     alice, bob, carol = people
     world.grants = [{"id": "all", "from": [bob.user_id, carol.user_id], "to": ["build/echo"]}]
     old = await alice.gather("bans")
-    await alice.ask("POST", f"rooms/{quote(old)}/invite", {"user_id": BOT})
     ban = {"entity": bob.user_id, "recommendation": "m.ban", "reason": "spam"}
     await alice.ask("PUT", f"rooms/{quote(old)}/state/m.policy.rule.user/bob", ban)
     world.settings["policy_lists"] = [old]
     await world.reload_and_wait()
-    await alice.until_member(old, BOT)
+    await let_in(alice, old)
     await until_ping(world, "bob", 3)
     await until_ping(world, "carol", 0)
     new = await upgrade(alice, old, BOT)

@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 import uvloop
+from yarl import URL
 
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.storage.advisory_lock import LOCK, sole_use_of_server
@@ -106,6 +107,60 @@ def test_a_connection_that_is_lost_is_made_again_and_the_lock_taken(postgres_url
             await connection.fetchval("SELECT pg_terminate_backend($1)", holder)
             while await holders(connection):
                 await asyncio.sleep(0.01)
+            await turns.next()
+            (again,) = await holders(connection)
+            assert again != holder
+
+    on_uvloop(story)
+
+
+@asynccontextmanager
+async def forgetful(url: str) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+    """A firewall before the server that can forget its connections: clients see an end, and the server sees nothing."""
+    server_at = URL(url)
+    clients: list[asyncio.StreamWriter] = []
+    servers: list[asyncio.StreamWriter] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_server, server = await asyncio.open_connection(server_at.host, server_at.port)
+        clients.append(writer)
+        servers.append(server)
+        tasks.extend(asyncio.create_task(pump(*each)) for each in ((reader, server), (to_server, writer)))
+
+    def forget() -> None:
+        for client in clients:
+            client.transport.abort()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield str(server_at.with_port(listener.sockets[0].getsockname()[1])), forget
+    finally:
+        listener.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in (*clients, *servers):
+            writer.transport.abort()
+
+
+def test_a_connection_whose_end_the_server_has_not_seen_is_no_other_bridge(postgres_url: str) -> None:
+    async def story() -> None:
+        turns = Turns()
+        async with (
+            forgetful(postgres_url) as (url, forget),
+            looking(postgres_url) as connection,
+            sole_use_of_server(url, sleep=turns.sleep),
+        ):
+            await turns.asked.wait()
+            (holder,) = await holders(connection)
+            forget()
+            await turns.next()
+            assert await holders(connection) in ([holder], []), "the server's end of the old one is still there"
             await turns.next()
             (again,) = await holders(connection)
             assert again != holder
