@@ -125,7 +125,6 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "matrix/crypto/test_claims.py": "_live _lock _olm _order _outbound _waiters",
         "matrix/crypto/test_device_real.py": "_handler _inbound _live _olm _own _server _unwedged",
         "matrix/crypto/test_olm_sessions.py": "_live",
-        "matrix/crypto/test_published_keys.py": "_live _olm _own _signed _store",
     },
     "A step in the middle of something is made slow, or fails, where no fake can stand.": {
         "bridge/access/killed_grants.py": "_database",
