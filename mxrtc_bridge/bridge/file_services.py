@@ -163,7 +163,7 @@ class FileServices:
                     box = DropBox(
                         Path(target.path),
                         target.limits,
-                        sanitise=target.sanitise,
+                        names=target.names,
                         allowed=target.allowed,
                         mode=target.mode,
                         group=target.group,

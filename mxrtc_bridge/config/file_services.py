@@ -9,6 +9,7 @@ from mxrtc_bridge.config import schema
 from mxrtc_bridge.config.config import PeerSettings
 from mxrtc_bridge.config.problems import Complain, KeyPath
 from mxrtc_bridge.core.access.targets import Direction, FileLimits, FilesTarget
+from mxrtc_bridge.core.files.names import NamePolicy
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
 
 _FOR_TARGETS = ("target", "expect", "raw", "connect_timeout", "i_know_this_is_root")
@@ -32,7 +33,7 @@ def build_files(
     return FilesTarget(
         section.dir,
         direction,
-        sanitise=section.names == "sanitise",
+        names=NamePolicy(section.names),
         announce=section.announce,
         allowed=tuple(parse_name_pattern(text) for text in section.allow),
         limits=FileLimits(limits.file_size, limits.per_user, limits.total, limits.keep_free, limits.partial_age),

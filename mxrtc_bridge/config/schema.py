@@ -164,8 +164,11 @@ class FilesSection(Section):
     """The directory. If callers may put files into it, it is made where it is missing."""
     direction: Literal["receive", "send", "both"]
     """receive: callers may put files in, and see nothing; send: they may list and fetch what is there; or both."""
-    names: Literal["refuse", "sanitise"] = "refuse"
-    """Names that could do harm (control characters, leading dots, reserved names) are refused, or made safe."""
+    names: Literal["keep", "any", "refuse", "sanitise"] = "keep"
+    """keep: what the file system can hold keeps its name, without control characters, text that shows backwards, and
+    leading dots and dashes, which are refused; any: the same, with leading dots and dashes, as a copy of a git checkout
+    needs; refuse: only names that every system can hold (no : ? and the like, nothing reserved by Windows, no two that
+    differ in case, no characters that show nothing); sanitise: names that are not so are made so."""
     allow: Annotated[list[AllowedName], Field(max_length=64)] = []
     """Names of files that are received, like "*.pdf"; empty: all."""
     announce: bool = True

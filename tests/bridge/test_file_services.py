@@ -17,6 +17,7 @@ from mxrtc_bridge.core.access.targets import Direction, FileLimits, FilesTarget
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.events import Held
 from mxrtc_bridge.core.files.messages import FileCode, FileError, Get, Ls
+from mxrtc_bridge.core.files.names import NamePolicy
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
 from mxrtc_bridge.sinks.files.receive.incoming_file import IncomingFile
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
@@ -114,7 +115,7 @@ async def test_limits_and_names_of_the_configuration_hold(directories: FileServi
 
 
 async def test_names_are_made_safe_where_the_admin_says_so(directories: FileServices, tmp_path: Path) -> None:
-    target = FilesTarget(str(tmp_path / "inbox"), Direction.RECEIVE, sanitise=True, limits=ROOMY)
+    target = FilesTarget(str(tmp_path / "inbox"), Direction.RECEIVE, names=NamePolicy.SANITISE, limits=ROOMY)
     await directories.serve([target])
     reception = await directories.for_user(ALICE).receiver(target).begin(entry_of(".hidden", 1))
     assert isinstance(reception, IncomingFile)

@@ -8,6 +8,7 @@ import pytest
 
 from mxrtc_bridge.config.values import parse_size
 from mxrtc_bridge.core.access.targets import GIB, Direction, FileLimits, FilesTarget
+from mxrtc_bridge.core.files.names import NamePolicy
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
 
 from .samples import changed, load, mistakes
@@ -32,7 +33,7 @@ def test_directory_has_careful_limits_from_the_start() -> None:
     assert target_of(service(files=RECEIVE)) == FilesTarget(
         "/srv/inbox",
         Direction.RECEIVE,
-        sanitise=False,
+        names=NamePolicy.KEEP,
         allowed=(),
         limits=FileLimits(16 * GIB, 64 * GIB, None, GIB, 7 * 86400.0),
     )
@@ -52,7 +53,7 @@ def test_every_key_counts() -> None:
     assert target_of(service(files=files)) == FilesTarget(
         "/srv/shared/docs",
         Direction.BOTH,
-        sanitise=True,
+        names=NamePolicy.SANITISE,
         allowed=(parse_name_pattern("*.pdf"), parse_name_pattern("a?")),
         limits=FileLimits(5 * 1024**2, GIB, 2 * 1024**4, 0, 2 * 86400.0),
         mode=0o660,

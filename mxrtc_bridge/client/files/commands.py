@@ -61,7 +61,7 @@ async def get(
     """Fetch what a path or pattern selects into a directory."""
     login = context.state.load_login()
     remote = _remote(login, remote_name)
-    destination = UserDestination(directory, force=force, resume=resume)
+    destination = UserDestination(directory, force=force, resume=resume, asked=remote.path)
     await _opened(destination)
     try:
         await _get(context, login, remote, ReceivedFrom(destination, remote.name.peer), reconnect=reconnect)
@@ -74,7 +74,7 @@ async def get_to_output(context: Context, remote_name: str, *, reconnect: bool) 
     login = context.state.load_login()
     remote = _remote(login, remote_name)
     with tempfile.TemporaryDirectory(prefix="mxrtc-") as folder:
-        destination = UserDestination(Path(folder), private=True)
+        destination = UserDestination(Path(folder), asked=remote.path, private=True)
         await _opened(destination)
         try:
             try:

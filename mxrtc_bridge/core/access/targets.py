@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from mxrtc_bridge.core.files.names import NamePolicy
 from mxrtc_bridge.core.files.patterns import NamePattern
 from mxrtc_bridge.core.webrtc.address_policy import IpNetwork
 
@@ -114,8 +115,8 @@ class FilesTarget:
     path: str
     """Absolute."""
     direction: Direction
-    sanitise: bool = False
-    """Make names safe that are not accepted, instead of refusing them."""
+    names: NamePolicy = NamePolicy.KEEP
+    """What becomes of the names of what arrives."""
     announce: bool = True
     """Tell people what has arrived."""
     allowed: tuple[NamePattern, ...] = ()

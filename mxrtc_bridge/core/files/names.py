@@ -1,10 +1,19 @@
 """Names of files that come from elsewhere: which are accepted, and how the others are made safe.
 
 A name from the other side ends up in a directory listing, on a shell's command line, in a web page, on a disk of
-another operating system. This file decides by the text alone what may become a name; it never looks at a disk. What it
-keeps away: escapes from the directory (``..``, absolute paths, either separator), characters that drive a terminal or
-show nothing, names that are options (``-rf``) or hidden (``.bashrc``), names that Windows cannot hold, and two
-spellings of what people take for one name.
+another operating system. This file decides by the text alone what may become a name; it never looks at a disk. There
+are two kinds of rules:
+
+    what a file system holds    everything but escapes from the directory (``..``, separators), control characters, text
+                                that turns other text around, and what this program keeps beside the files. Where
+                                strangers put files: no names that are hidden (``.bashrc``) or options (``-rf``).
+    portable names              besides, nothing that shows nothing, that Windows cannot hold, or that somebody may take
+                                for another name.
+
+Of the characters that say in which direction text runs, the marks (LRM, RLM, ALM) and the joiners (ZWJ, ZWNJ) belong
+to Arabic, Hebrew and Persian names, and the embeddings and isolates come with numbers that are copied from telephones:
+they hide nothing that an Arabic letter could not, as long as they are closed in the name. The overrides make
+``gpj.exe`` look like ``exe.jpg``, and nobody writes them.
 
 The order of work for a path: whole length, components, then each component. Lengths are compared before anything
 that takes time: Unicode normalisation of a long text is not free.
@@ -13,12 +22,19 @@ that takes time: Unicode normalisation of a long text is not free.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 
 from mxrtc_bridge.core.errors import RemoteError
+from mxrtc_bridge.core.text.display import display
 
+STATE_DIRECTORY = ".mxrtc"
+"""What is kept beside received files; no file from elsewhere has this name, or one that leads there."""
+MAX_NAME_BYTES = 255
+"""What file systems take."""
 MAX_COMPONENT_BYTES = 200
-"""Of the 255 that file systems take; the rest is room for ``(2)`` and for names that a program derives."""
+"""Of a portable name; the rest is room for ``(2)`` and for names that a program derives."""
 MAX_COMPONENTS = 32
 MAX_PATH_BYTES = 1024
 
@@ -46,15 +62,74 @@ class FileNameError(RemoteError):
         super().__init__("name", message)
 
 
+_CONTROLS = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Controls, half surrogate pairs, line and paragraph ends: no name needs them."""
+_OVERRIDES = frozenset("\u202d\u202e")
+_EMBEDDINGS, _END_OF_EMBEDDING = frozenset("\u202a\u202b"), "\u202c"
+_ISOLATES, _END_OF_ISOLATE = frozenset("\u2066\u2067\u2068"), "\u2069"
+_TURNING = _EMBEDDINGS | _ISOLATES | {_END_OF_EMBEDDING, _END_OF_ISOLATE}
+
+
 @dataclass(frozen=True, slots=True)
 class NameRules:
-    """What a place allows beyond the rules that hold everywhere."""
+    """What a place takes."""
 
     leading_dot: bool = False
-    """Hidden files: for a source that was asked to send them; never for what strangers put into a drop box."""
+    """Names of hidden files."""
+    leading_dash: bool = False
+    """Names that a program could take for options."""
+    portable: bool = True
+    """Only names that every system can hold, and that nobody takes for another."""
+
+    @property
+    def max_bytes(self) -> int:
+        return MAX_COMPONENT_BYTES if self.portable else MAX_NAME_BYTES
 
 
 STRICT = NameRules()
+CAREFUL = NameRules(portable=False)
+"""What a file system holds, for what strangers put somewhere."""
+LAX = NameRules(portable=False, leading_dot=True, leading_dash=True)
+"""The same, hidden files and options included."""
+
+
+class NamePolicy(Enum):
+    """What becomes of names that come from elsewhere; the value stands in the configuration."""
+
+    KEEP = "keep"
+    """What the file system can hold keeps its name; leading dots and dashes are refused."""
+    ANY = "any"
+    """The same, with leading dots and dashes."""
+    REFUSE = "refuse"
+    """What is not portable is refused."""
+    SANITISE = "sanitise"
+    """What is not portable is made so."""
+
+    @property
+    def rules(self) -> NameRules:
+        match self:
+            case NamePolicy.KEEP:
+                return CAREFUL
+            case NamePolicy.ANY:
+                return LAX
+            case NamePolicy.REFUSE | NamePolicy.SANITISE:
+                return STRICT
+
+    def remedy(self, path: str) -> str:
+        """Return what can be done about a path that these rules refuse, or an empty string."""
+        if self in {NamePolicy.KEEP, NamePolicy.REFUSE}:
+            for wider in (NamePolicy.KEEP, NamePolicy.ANY):
+                if _is_accepted(path, wider.rules):
+                    return f"the admin of the other side can allow it (names: {wider.value})"
+        return "give it another name"
+
+
+def _is_accepted(path: str, rules: NameRules) -> bool:
+    try:
+        check_relative_path(path, rules)
+    except FileNameError:
+        return False
+    return True
 
 
 def check_relative_path(text: str, rules: NameRules = STRICT) -> tuple[str, ...]:
@@ -86,7 +161,7 @@ def check_name(name: str, rules: NameRules = STRICT) -> None:
     """
     reason = refusal(name, rules)
     if reason is not None:
-        raise FileNameError(f"the name {name[:80]!a} is not accepted: it {reason}")
+        raise FileNameError(f"the name {display(name[:80])} is not accepted: it {reason}")
 
 
 def refusal(name: str, rules: NameRules = STRICT) -> str | None:
@@ -95,15 +170,34 @@ def refusal(name: str, rules: NameRules = STRICT) -> str | None:
         return "is empty"
     if name in {".", ".."}:
         return "leads to another directory"
-    if len(name) > MAX_COMPONENT_BYTES or len(name.encode("utf-8", "surrogatepass")) > MAX_COMPONENT_BYTES:
-        return f"is longer than {MAX_COMPONENT_BYTES} bytes"
+    if len(name) > rules.max_bytes or len(name.encode("utf-8", "surrogatepass")) > rules.max_bytes:
+        return f"is longer than {rules.max_bytes} bytes"
     for char in name:
-        if (reason := _character_refusal(char)) is not None:
+        if (reason := _character_refusal(char, rules)) is not None:
             return reason
+    if _leads_to_state(name):
+        return "is one that this program keeps for itself"
     return _shape_refusal(name, rules)
 
 
-def _character_refusal(char: str) -> str | None:
+def _leads_to_state(name: str) -> bool:
+    """Whether some file system takes this for the name of the state directory.
+
+    Some ignore case, some the characters that show nothing (HFS+), some dots and spaces at the end (FAT, NTFS).
+    """
+    if len(name) > 4 * len(STATE_DIRECTORY) or not name.isascii():
+        kept = "".join(char for char in name if unicodedata.category(char) not in {"Cf", "Mn"})
+        name = unicodedata.normalize("NFKC", kept)
+    return name.casefold().rstrip(". ") == STATE_DIRECTORY
+
+
+def _character_refusal(char: str, rules: NameRules) -> str | None:
+    if not rules.portable:
+        if char in _OVERRIDES:
+            return f"has the character U+{ord(char):04X}, which shows text backwards"
+        if char in "/\0" or unicodedata.category(char) in _CONTROLS:
+            return f"has the character U+{ord(char):04X}, which controls text"
+        return None
     if char in _FORBIDDEN:
         return f"has the character {char!a}"
     if char in _BLANK_LETTERS or unicodedata.category(char) in _BAD_CATEGORIES or (char.isspace() and char != " "):
@@ -111,20 +205,46 @@ def _character_refusal(char: str) -> str | None:
     return None
 
 
+def _is_closed(name: str) -> bool:
+    """Whether every embedding and isolate ends in the name, so that what stands behind it is shown as it is.
+
+    Unicode Standard Annex 9, BD9 and X1 to X8, but stricter: an embedding that an isolate cuts off is not closed.
+    """
+    open_: list[str] = []
+    for char in name:
+        if char in _EMBEDDINGS or char in _ISOLATES:
+            open_.append(char)
+        elif char == _END_OF_EMBEDDING:
+            if not open_ or open_.pop() not in _EMBEDDINGS:
+                return False
+        elif char == _END_OF_ISOLATE and (not open_ or open_.pop() not in _ISOLATES):
+            return False
+    return not open_
+
+
 def _shape_refusal(name: str, rules: NameRules) -> str | None:
     first = name[0]
-    checks = (
-        (not unicodedata.is_normalized("NFC", name), "is not in Unicode's normal form C"),
+    leading = (
         (first == "." and not rules.leading_dot, "begins with a dot"),
-        (first == "-", "begins with a dash"),
-        (first == " " or name[-1] in ". ", "begins or ends with a space, or ends with a dot"),
-        (
-            first in _VARIATIONS or unicodedata.category(first).startswith("M"),
-            "begins with a mark that belongs to a letter before it",
-        ),
-        (_is_reserved(name), "is reserved for a device by Windows"),
+        (first == "-" and not rules.leading_dash, "begins with a dash"),
     )
-    return next((reason for broken, reason in checks if broken), None)
+    more = _portable_shape(name) if rules.portable else _closed_shape(name)
+    return next((reason for broken, reason in (*leading, *more) if broken), None)
+
+
+def _closed_shape(name: str) -> Iterator[tuple[bool, str]]:
+    yield not _is_closed(name), "turns around the text behind it (U+202A to U+202C, U+2066 to U+2069)"
+
+
+def _portable_shape(name: str) -> Iterator[tuple[bool, str]]:
+    first = name[0]
+    yield not unicodedata.is_normalized("NFC", name), "is not in Unicode's normal form C"
+    yield first == " " or name[-1] in ". ", "begins or ends with a space, or ends with a dot"
+    yield (
+        first in _VARIATIONS or unicodedata.category(first).startswith("M"),
+        "begins with a mark that belongs to a letter before it",
+    )
+    yield _is_reserved(name), "is reserved for a device by Windows"
 
 
 def _is_reserved(name: str) -> bool:
@@ -150,16 +270,21 @@ def sanitise_name(text: str, rules: NameRules = STRICT) -> str:
     if refusal(text, rules) is None:
         return text
     # Twice the limit is enough to know the beginning; the end holds the extension.
-    if len(text) > 4 * MAX_COMPONENT_BYTES:
-        text = text[: 2 * MAX_COMPONENT_BYTES] + text[-2 * MAX_COMPONENT_BYTES :]
-    composed = unicodedata.normalize("NFC", text)
-    name = "".join("_" if _character_refusal(char) is not None else char for char in composed)
-    name = unicodedata.normalize("NFC", name).strip(" ").rstrip(". ")
+    limit = rules.max_bytes
+    if len(text) > 4 * limit:
+        text = text[: 2 * limit] + text[-2 * limit :]
+    if rules.portable:
+        text = unicodedata.normalize("NFC", text)
+    elif not _is_closed(text):
+        text = "".join("_" if char in _TURNING else char for char in text)
+    name = "".join("_" if _character_refusal(char, rules) is not None else char for char in text)
+    if rules.portable:
+        name = unicodedata.normalize("NFC", name).strip(" ").rstrip(". ")
     if not name:
         return UNNAMED
-    if _shape_refusal(name, rules) is not None:
+    if _shape_refusal(name, rules) is not None or _leads_to_state(name):
         name = "_" + name
-    name = _shortened(name, MAX_COMPONENT_BYTES)
+    name = _shortened(name, limit)
     # A belt for what a future Unicode version may do to the steps above.
     return name if refusal(name, rules) is None else UNNAMED
 
@@ -179,7 +304,7 @@ def sanitise(text: str, rules: NameRules = STRICT) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def free_name(name: str, number: int) -> str:
+def free_name(name: str, number: int, max_bytes: int = MAX_COMPONENT_BYTES) -> str:
     """Return the ``number``-th name beside a taken one: ``name (2).ext``; within the length limit.
 
     Raises:
@@ -189,7 +314,7 @@ def free_name(name: str, number: int) -> str:
         raise ValueError(f"number is {number}; the name itself is the first")
     stem, extension = split_extension(name)
     mark = f" ({number})"
-    room = MAX_COMPONENT_BYTES - len(mark) - len(extension.encode())
+    room = max_bytes - len(mark) - len(extension.encode())
     return _cut(stem, room) + mark + extension
 
 

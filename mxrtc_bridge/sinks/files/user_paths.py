@@ -22,23 +22,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.files.messages import EntryKind, FileEntry
-from mxrtc_bridge.core.files.names import NameRules, sanitise_name
+from mxrtc_bridge.core.files.events import Failure
+from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
+from mxrtc_bridge.core.files.names import LAX, UNNAMED
 from mxrtc_bridge.core.files.patterns import Selection, parse_path_pattern
+from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.sinks.files.receive.publisher import Existing, Naming
 from mxrtc_bridge.sinks.files.receive.quota import UNLIMITED
 from mxrtc_bridge.sinks.files.receive.receiver import DirectoryReceiver, ReceivePolicy
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 from mxrtc_bridge.sinks.files.send.outgoing_file import OutgoingFile, inode_of, version_of
 from mxrtc_bridge.sinks.files.send.share import open_source
-from mxrtc_bridge.sinks.files.send.tree_walk import Found, Tree, TreeWalk
+from mxrtc_bridge.sinks.files.send.tree_walk import NOT_TEXT, Found, Tree, TreeWalk, displayable_path
 from mxrtc_bridge.sinks.files.threads import FileThreads
 
 MAX_SOURCES = 1024
 STDIN = "-"
 PRIVATE_MODE = 0o600
 _COPY_SIZE = 1024 * 1024
-_RULES = NameRules(leading_dot=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,13 @@ class Sources:
             status = path.stat()
         except OSError as error:
             raise LocalError(f"{str(path)[:200]!a} cannot be sent: {os.strerror(error.errno or 0)}") from error
-        name = self._offered_name(path)
+        # "." and "dir/.." have no name of their own; the directory that they mean has.
+        name = path.name if path.name not in {"", ".."} else path.resolve().name
+        if (shown := displayable_path(name)) != name:
+            # As for such a name within a directory: it costs that file, and nothing else.
+            self._entries.append(Failure(shown, FileCode.NAME, NOT_TEXT))
+            return
+        name = self._offered_name(name or UNNAMED)
         if stat.S_ISDIR(status.st_mode):
             everything = Selection([parse_path_pattern("")])
             origin = f"tree:{len(self._trees)}:"
@@ -170,19 +177,19 @@ class Sources:
             FileEntry(name, EntryKind.FILE, status.st_size, modified_ms, version, origin, inode_of(status))
         )
 
-    def _offered_name(self, path: Path) -> str:
-        # "." and "dir/.." have no name of their own; the directory that they mean has.
-        name = path.name if path.name not in {"", ".."} else path.resolve().name
-        offered = sanitise_name(name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), _RULES)
-        if offered in self._names:
-            raise LocalError(f"two of the paths have the name {offered[:80]!a}; send them one after the other")
-        self._names.add(offered)
-        return offered
+    def _offered_name(self, name: str) -> str:
+        """The name as it is: what it may be at the other side is decided there, as for names within a directory."""
+        if name in self._names:
+            raise LocalError(f"two of the paths have the name {display(name, 80)}; send them one after the other")
+        self._names.add(name)
+        return name
 
     def _add_stdin(self) -> None:
         if self._name is None:
             raise LocalError("standard input needs a name for the other side; give one with --name")
-        name = self._offered_name(Path(self._name))
+        if self._name in {"", ".", ".."} or "/" in self._name or displayable_path(self._name) != self._name:
+            raise LocalError(f"{display(self._name, 80)} is no name of a file; give another one with --name")
+        name = self._offered_name(self._name)
         try:
             # Without a buffer, which would fail once more when it is closed, and say less.
             with tempfile.TemporaryFile(prefix="mxrtc-", buffering=0) as spool:
@@ -227,7 +234,8 @@ class UserDestination(DirectoryReceiver):
         path: the directory; made if it does not exist.
         force: replace files of the same names, each in one step, instead of choosing other names.
         resume: go on with what is unfinished, and do not fetch again what an unfinished transfer has fetched.
-        sanitise: make names safe that are not accepted, instead of refusing them.
+        asked: what of the other side is wanted, as it was typed. Hidden files and names like options, which somebody
+            else has chosen, are put below a directory of their own only, unless the last part of this begins so.
         private: nobody else may read what is fetched, whatever the umask.
     """
 
@@ -237,16 +245,18 @@ class UserDestination(DirectoryReceiver):
         *,
         force: bool = False,
         resume: bool = True,
-        sanitise: bool = True,
+        asked: str = "",
         private: bool = False,
     ) -> None:
         existing = Existing.REPLACE if force else Existing.KEEP_BOTH
-        naming = Naming(sanitise=sanitise, existing=existing)
+        # Names that cannot be kept are made safe: who fetches something wants to have it.
+        naming = Naming(LAX, sanitise=True, existing=existing)
         policy = ReceivePolicy(
             naming,
             UNLIMITED,
             exclusive=False,
             resume=resume,
+            top_level=asked.rstrip("/").rpartition("/")[2][:1],
             umask=not private,
             mode=PRIVATE_MODE if private else None,
         )

@@ -7,10 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.files.names import (
+    CAREFUL,
+    LAX,
     MAX_COMPONENT_BYTES,
     MAX_COMPONENTS,
+    MAX_NAME_BYTES,
     MAX_PATH_BYTES,
     FileNameError,
+    NamePolicy,
     NameRules,
     check_name,
     check_relative_path,
@@ -109,7 +113,7 @@ def test_a_hostile_name_is_refused_with_the_reason(name: str, reason: str) -> No
         check_name(name)
     assert reason in str(caught.value)
     assert caught.value.code == "name"
-    assert str(caught.value).isascii()
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
@@ -255,3 +259,126 @@ def test_every_further_name_is_acceptable_and_differs(name: str, number: int) ->
     assert free != name
     assert free != free_name(name, number + 1)
     assert split_extension(free)[1] == split_extension(name)[1]
+
+
+# What a file system holds
+
+EVERYDAY = [
+    "Re: hello.eml",
+    "2024-01-01T12:00:00.log",
+    "What?.mp3",
+    "e\u0301te\u0301.txt",  # as macOS spells it
+    "Screenshot 12.00\u202fPM.png",
+    "\U0001f469\u200d\U0001f467.jpg",  # two people, one glyph
+    "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645.pdf",  # Persian: "I want", with ZWNJ
+    "\u0646\u0627\u0645\u0647\u200f (2).pdf",
+    "\u202a+98 912 000 0000\u202c.vcf",  # a number copied from a telephone
+    "\u2067\u05e9\u05dc\u05d5\u05dd\u2069 report.pdf",
+    "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",  # a flag
+    "aux.c",
+    "CON",
+    "system-systemd\\x2dcryptsetup.slice",
+    " two  spaces ",
+    "ends with a dot.",
+    "a\u00a0b",
+    "*",
+    '"<|>"',
+    "\ue000\uffff\u0378",
+    "\u0301",
+    "\u6f22" * 85,
+    "x" * MAX_NAME_BYTES,
+]
+
+NEVER = {
+    "": "is empty",
+    ".": "another directory",
+    "..": "another directory",
+    "a\0b": "U+0000",
+    "a\nb": "U+000A",
+    "a\x1b[2Jb": "U+001B",
+    "a\x7fb": "U+007F",
+    "a\x9bb": "U+009B",
+    "a\u2028b": "U+2028",
+    "a\ud800b": "U+D800",
+    "gpj\u202etxt.exe": "U+202E",
+    "\u202dabc\u202c": "U+202D",
+    "a\u202bb": "turns around",
+    "a\u202cb": "turns around",
+    "a\u2066\u202bb\u2069c\u202c": "turns around",
+    "a\u2067b": "turns around",
+    "a\u2069b": "turns around",
+    "a/b": "U+002F",
+    "x" * (MAX_NAME_BYTES + 1): "longer than 255 bytes",
+    ".mxrtc": "keeps for itself",
+    ".MxRTC": "keeps for itself",
+    ".mxrtc. .": "keeps for itself",
+    ".mx\u200crtc": "keeps for itself",
+    "\uff0emxrtc": "keeps for itself",
+}
+"""Even where leading dots and dashes may be."""
+
+
+@pytest.mark.parametrize("name", EVERYDAY, ids=ascii)
+def test_an_everyday_name_is_kept_as_it_is(name: str) -> None:
+    assert refusal(name, CAREFUL) is None
+    assert sanitise_name(name, CAREFUL) == name
+
+
+@pytest.mark.parametrize(("name", "reason"), NEVER.items(), ids=ascii)
+def test_what_no_name_may_be_is_refused_with_the_reason_or_made_safe(name: str, reason: str) -> None:
+    for rules in (CAREFUL, LAX):
+        assert reason in (refusal(name, rules) or "")
+        assert all(refusal(part, rules) is None for part in sanitise(name, rules))
+
+
+def test_a_turned_name_is_still_recognised_when_it_is_made_safe() -> None:
+    assert sanitise_name("gpj\u202etxt.exe", LAX) == "gpj_txt.exe"
+    assert sanitise_name("a\u202bb\x1b", LAX) == "a_b_"
+    assert sanitise_name(".mxrtc", LAX) == "_.mxrtc"
+    assert sanitise_name("\u202a+98\u202c\n", LAX) == "\u202a+98\u202c_"
+
+
+@pytest.mark.parametrize("name", [".bashrc", ".git", "-rf", "--checkpoint", "...", "-"])
+def test_hidden_names_and_options_are_for_who_asked_for_them(name: str) -> None:
+    assert "begins with a" in (refusal(name, CAREFUL) or "")
+    assert refusal(name, LAX) is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "path", "remedy"),
+    [
+        (NamePolicy.KEEP, "proj/.git/config", "names: any"),
+        (NamePolicy.KEEP, "a\nb", "another name"),
+        (NamePolicy.ANY, "a\nb", "another name"),
+        (NamePolicy.REFUSE, "Re: hello.eml", "names: keep"),
+        (NamePolicy.REFUSE, ".bashrc", "names: any"),
+        (NamePolicy.REFUSE, "a/../b", "another name"),
+    ],
+)
+def test_the_remedy_for_a_refused_path_is_one_that_helps(policy: NamePolicy, path: str, remedy: str) -> None:
+    assert remedy in policy.remedy(path)
+
+
+ANY_TEXT = st.text(
+    st.one_of(st.sampled_from("ab./-\\\u202e\u202b\u202c\u2067\u2069\u200c\u0301\x1b mxrtc"), st.characters())
+)
+
+
+@given(ANY_TEXT, st.sampled_from([CAREFUL, LAX, NameRules()]))
+def test_whatever_is_made_safe_is_acceptable_and_stays_as_it_is(text: str, rules: NameRules) -> None:
+    safe = sanitise_name(text, rules)
+    assert refusal(safe, rules) is None
+    assert sanitise_name(safe, rules) == safe
+
+
+@given(st.text(st.sampled_from("a\u202a\u202b\u202c\u2066\u2067\u2068\u2069\u0627"), max_size=8))
+def test_what_stands_behind_an_accepted_name_is_not_turned(name: str) -> None:
+    """By the words of the standard: after the name no embedding and no isolate is open, and none before it is closed."""
+    if refusal(name, LAX) is None:
+        depth: list[str] = []
+        for char in name:
+            if char in "\u202a\u202b\u2066\u2067\u2068":
+                depth.append("\u202c" if char in "\u202a\u202b" else "\u2069")
+            elif char in "\u202c\u2069":
+                assert depth.pop() == char
+        assert depth == []

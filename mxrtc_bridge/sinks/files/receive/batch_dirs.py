@@ -39,13 +39,17 @@ class BatchDirectories:
         root: of the box.
         taken: knows the names in its directories.
         permissions: of what is made.
+        partials: the descriptor of the directory of partial files.
         alike: take a directory whose name differs only in case.
     """
 
-    def __init__(self, root: RootedDirectory, taken: NameAllocator, permissions: Permissions, *, alike: bool) -> None:
+    def __init__(
+        self, root: RootedDirectory, taken: NameAllocator, permissions: Permissions, partials: int, *, alike: bool
+    ) -> None:
         self._root = root
         self._taken = taken
         self._permissions = permissions
+        self._partials = partials
         self._alike = alike
         self._open: dict[tuple[str, ...], OpenDirectory] = {}
 
@@ -63,6 +67,7 @@ class BatchDirectories:
             except FileNotFoundError:
                 found = self._make(parts)
             self._open[parts] = found
+            self._refuse_state(found)
         return found
 
     def permissions(self, directory: OpenDirectory) -> FilePermissions:
@@ -98,6 +103,13 @@ class BatchDirectories:
         for directory in self._open.values():
             os.close(directory.descriptor)
         self._open.clear()
+
+    def _refuse_state(self, directory: OpenDirectory) -> None:
+        """Refuse the directories of our own state, by whatever name the file system has led there."""
+        found = os.fstat(directory.descriptor)
+        ours = (os.fstat(self._partials), os.stat("..", dir_fd=self._partials))
+        if any((found.st_dev, found.st_ino) == (each.st_dev, each.st_ino) for each in ours):
+            raise FileError(FileCode.NAME, "this name leads to what this program keeps for itself")
 
     def _make(self, parts: tuple[str, ...]) -> OpenDirectory:
         descriptor, resolved = self._deepest(parts)

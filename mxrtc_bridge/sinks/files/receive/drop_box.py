@@ -13,12 +13,12 @@ from pathlib import Path
 
 from mxrtc_bridge.core.access.targets import FileLimits
 from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.core.files.names import STATE_DIRECTORY, NamePolicy
 from mxrtc_bridge.core.files.patterns import NamePattern
 from mxrtc_bridge.sinks.files.receive.incoming_file import MAX_MEMORY_BYTES
 from mxrtc_bridge.sinks.files.receive.publisher import Naming
 from mxrtc_bridge.sinks.files.receive.receipts import Receipt, read_receipts
 from mxrtc_bridge.sinks.files.receive.receiver import RECOUNT_EVERY_S, DirectoryReceiver, ReceivePolicy
-from mxrtc_bridge.sinks.files.receive.state_dir import STATE_DIRECTORY
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 
 LEDGER_PATH = (STATE_DIRECTORY, "ledger.jsonl")
@@ -30,7 +30,7 @@ class DropBox(DirectoryReceiver):
     Args:
         path: the directory; made if it does not exist.
         limits: what it takes.
-        sanitise: make names safe that are not accepted, instead of refusing them.
+        names: what becomes of their names.
         allowed: names that are taken; empty means all.
         mode: of files; None for the owner's alone, unless the directory says something else.
         group: of what arrives; None for the one that the kernel gives.
@@ -43,14 +43,14 @@ class DropBox(DirectoryReceiver):
         path: Path,
         limits: FileLimits | None = None,
         *,
-        sanitise: bool = False,
+        names: NamePolicy = NamePolicy.KEEP,
         allowed: tuple[NamePattern, ...] = (),
         mode: int | None = None,
         group: str | None = None,
         recount_every_s: float = RECOUNT_EVERY_S,
         max_memory_bytes: int = MAX_MEMORY_BYTES,
     ) -> None:
-        naming = Naming(sanitise=sanitise)
+        naming = Naming(names.rules, sanitise=names is NamePolicy.SANITISE, remedy=names.remedy)
         super().__init__(
             path,
             ReceivePolicy(naming, limits or FileLimits(), allowed, mode=mode, group=group),

@@ -1,4 +1,4 @@
-"""Which names a directory has, in the sense in which two names collide.
+"""Which names a directory has, in the sense in which two names collide there.
 
 Publishing thousands of files into one directory must not list it thousands of times. What was seen is kept for a few
 directories, as a hash for each name, and seen anew when the directory was changed by somebody else. The last word is
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.files.messages import FileCode, FileError
@@ -35,9 +36,14 @@ class _Seen:
 
 
 class NameAllocator:
-    """What is known of the directories published into."""
+    """What is known of the directories published into.
 
-    def __init__(self) -> None:
+    Args:
+        exact: whether names collide only where the file system says so: each is what it is, byte by byte.
+    """
+
+    def __init__(self, *, exact: bool = False) -> None:
+        self._exact = exact
         self._seen: OrderedDict[tuple[int, int], _Seen] = OrderedDict()
 
     def choose(self, directory: int, name: str, *, alike: bool, rules: NameRules) -> str:
@@ -54,17 +60,17 @@ class NameAllocator:
             OSError: the directory cannot be read.
         """
         seen = self._look(directory)
-        key = _hash(name)
+        key = self._key(name)
         if len(seen.keys) >= MAX_NAMES:
             raise FileError(FileCode.LIMIT, f"the directory has {MAX_NAMES} names already")
         if key not in seen.keys:
             return _take(seen, key, name)
-        if not alike and name not in seen.pending and not _exists(directory, name):
+        if not self._exact and not alike and name not in seen.pending and not _exists(directory, name):
             # Somebody may have removed it in the very moment; then this is a refusal too many, and no harm.
             raise FileError(FileCode.NAME, f"there is a name that differs from {name[:80]!a} only in case")
         for number in range(seen.next_number.get(key, 2), MAX_NUMBER + 1):
-            candidate = free_name(name, number)
-            candidate_key = _hash(candidate)
+            candidate = free_name(name, number, rules.max_bytes)
+            candidate_key = self._key(candidate)
             if candidate_key not in seen.keys and refusal(candidate, rules) is None:
                 if len(seen.next_number) < _MAX_NUMBERED:
                     seen.next_number[key] = number + 1
@@ -73,15 +79,17 @@ class NameAllocator:
 
     def has_alike(self, directory: int, name: str) -> bool:
         """Whether there is a name that differs only in case, and not this one."""
+        if self._exact:
+            return False
         seen = self._look(directory)
-        return _hash(name) in seen.keys and name not in seen.pending and not _exists(directory, name)
+        return self._key(name) in seen.keys and name not in seen.pending and not _exists(directory, name)
 
     def made(self, directory: int, name: str) -> None:
         """Note that ``name`` was just made in the directory, by us."""
         status = os.fstat(directory)
         seen = self._seen.get((status.st_dev, status.st_ino))
         if seen is not None:
-            seen.keys.add(_hash(name))
+            seen.keys.add(self._key(name))
             seen.changed_ns = status.st_mtime_ns
 
     def published(self, directory: int) -> None:
@@ -97,6 +105,15 @@ class NameAllocator:
         status = os.fstat(directory)
         self._seen.pop((status.st_dev, status.st_ino), None)
 
+    def take(self, directory: int, names: Collection[str]) -> None:
+        """Note that names are not to be had, whatever the directory shows: its file system says so."""
+        self._look(directory).keys.update(map(self._key, names))
+
+    def _key(self, name: str) -> int:
+        # Names that are there already may be anything, bytes that are no text included.
+        data = (name if self._exact else collision_key(name)).encode("utf-8", "surrogateescape")
+        return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
+
     def _look(self, directory: int) -> _Seen:
         status = os.fstat(directory)
         identity = (status.st_dev, status.st_ino)
@@ -106,7 +123,7 @@ class NameAllocator:
             seen = _Seen(status.st_mtime_ns)
             with os.scandir(directory) as entries:
                 for entry in entries:
-                    seen.keys.add(_hash(entry.name))
+                    seen.keys.add(self._key(entry.name))
                     if len(seen.keys) > MAX_NAMES:
                         raise FileError(FileCode.LIMIT, f"the directory has more than {MAX_NAMES} names")
             self._seen[identity] = seen
@@ -125,12 +142,6 @@ def _take(seen: _Seen, key: int, name: str) -> str:
     seen.keys.add(key)
     seen.pending.add(name)
     return name
-
-
-def _hash(name: str) -> int:
-    # Names that are there already may be anything, bytes that are no text included.
-    data = collision_key(name).encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
 
 
 def _exists(directory: int, name: str) -> bool:

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from mxrtc_bridge.core.files.messages import FileCode, FileError
-from mxrtc_bridge.core.files.names import STRICT, NameRules
+from mxrtc_bridge.core.files.names import CAREFUL, NameRules, refusal
 from mxrtc_bridge.sinks.files.linux import rename_new, sync_file_system
 from mxrtc_bridge.sinks.files.os_errors import translated
 from mxrtc_bridge.sinks.files.receive.batch_dirs import BatchDirectories, OpenDirectory
@@ -62,10 +62,12 @@ class Existing(Enum):
 class Naming:
     """How names are given."""
 
-    rules: NameRules = STRICT
+    rules: NameRules = CAREFUL
     sanitise: bool = False
     """Make names safe that are not accepted, instead of refusing them."""
     existing: Existing = Existing.KEEP_BOTH
+    remedy: Callable[[str], str] = lambda _path: ""
+    """What can be done about a path that is not accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,19 +145,36 @@ class Publisher:
         self._naming = naming
         self._now_ms = now_ms
         self._single = True
-        self._taken = NameAllocator()
-        self._directories = BatchDirectories(root, self._taken, permissions, alike=naming.sanitise)
+        self._alike = naming.sanitise and naming.rules.portable
+        self._taken = NameAllocator(exact=not naming.rules.portable)
+        self._directories = BatchDirectories(root, self._taken, permissions, partials, alike=self._alike)
 
     def check_place(self, parts: tuple[str, ...]) -> None:
         """Find out early that a name will not be given.
 
         Raises:
-            FileError: there is one that differs only in case, or something else than a directory is in the way.
+            FileError: the file system cannot hold it, there is one that differs only in case, or something else than a
+                directory is in the way.
         """
+        for part in parts:
+            # What is portable needs no trial.
+            if refusal(part) is not None:
+                self._try_name(part)
         if self._naming.sanitise or self._naming.existing is Existing.REPLACE:
             return
         try:
             self._directories.check(parts)
+        except OSError as error:
+            raise translated(error) from error
+
+    def _try_name(self, name: str) -> None:
+        """Find out whether the file system takes a name, where nobody sees it."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            os.close(os.open(name, flags, FILE_MODE, dir_fd=self._partials))
+            os.unlink(name, dir_fd=self._partials)
+        except FileExistsError:
+            return  # It is the name of a partial file, and so the system does.
         except OSError as error:
             raise translated(error) from error
 
@@ -227,9 +246,7 @@ class Publisher:
         assert item.directory is not None
         if self._naming.existing is Existing.REPLACE:
             return name
-        return self._taken.choose(
-            item.directory.descriptor, name, alike=self._naming.sanitise, rules=self._naming.rules
-        )
+        return self._taken.choose(item.directory.descriptor, name, alike=self._alike, rules=self._naming.rules)
 
     def _record(self, items: list[_Item]) -> None:
         receipts = [receipt for item in _alive(items) for receipt in self._receipts(item)]
@@ -258,6 +275,7 @@ class Publisher:
         assert item.directory is not None
         directory = item.directory.descriptor
         self._open_to_readers(item, item.directory)
+        tried: set[str] = set()
         for _ in range(_MAX_RENAMES):
             try:
                 if self._naming.existing is Existing.REPLACE:
@@ -265,8 +283,10 @@ class Publisher:
                 else:
                     rename_new(self._partials, item.temporary, directory, item.name)
             except FileExistsError:
-                # Somebody else took it between our look and now: look again.
+                # Somebody else took it between our look and now, or it is another name's twin here: look again.
+                tried.add(item.name)
                 self._taken.forget(directory)
+                self._taken.take(directory, tried)
                 item.name = self._choose(item, item.wanted.parts[-1])
                 item.made = []
                 self._ledger.append(list(self._receipts(item)))

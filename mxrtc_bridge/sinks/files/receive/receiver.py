@@ -51,6 +51,9 @@ class ReceivePolicy:
     """One process only, and books are kept; otherwise several may receive, and there are no quotas."""
     resume: bool = True
     """Go on with partial files, and recognise what was received before."""
+    top_level: str | None = None
+    """Which of dot and dash may begin the name of what lies in the directory itself; None: both. Below it the rules of
+    names are enough."""
     umask: bool = False
     """Who may read what arrives is decided by the umask, as for any file; otherwise it is the owner's alone, unless the
     directory says something else (:class:`~mxrtc_bridge.sinks.files.receive.permissions.Permissions`)."""
@@ -263,7 +266,14 @@ class DirectoryReceiver:
             else:
                 parts = check_relative_path(entry.path, naming.rules)
         except FileNameError as error:
-            raise FileError(FileCode.NAME, str(error)) from error
+            remedy = naming.remedy(entry.path)
+            raise FileError(FileCode.NAME, f"{error}; {remedy}" if remedy else str(error)) from error
+        if self._policy.top_level is not None and parts[0][0] in ".-" and parts[0][0] not in self._policy.top_level:
+            raise FileError(
+                FileCode.NAME,
+                "names that begin with a dot or a dash are put only below a directory that was asked for; ask for it "
+                f"by its own name, as PEER/SERVICE:{parts[0]}",
+            )
         if entry.kind is EntryKind.FILE and not name_allowed(parts[-1], self._policy.allowed):
             wanted = ", ".join(pattern.text for pattern in self._policy.allowed)
             raise FileError(FileCode.NAME, f"only files of these names are taken here: {wanted[:200]}")

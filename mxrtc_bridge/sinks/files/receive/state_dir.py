@@ -24,7 +24,7 @@ from pathlib import Path
 
 from mxrtc_bridge.config.private_files import exposure, open_private_directory, open_private_file, take_lock
 from mxrtc_bridge.core.errors import LocalError
-from mxrtc_bridge.core.files.names import MAX_COMPONENTS
+from mxrtc_bridge.core.files.names import MAX_COMPONENTS, STATE_DIRECTORY
 from mxrtc_bridge.sinks.files.receive.partial_file import MAP_SUFFIX, PART_SUFFIX, PartialFileKey, read_header
 from mxrtc_bridge.sinks.files.receive.permissions import Permissions
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publisher
@@ -32,7 +32,6 @@ from mxrtc_bridge.sinks.files.receive.quota import Usage
 from mxrtc_bridge.sinks.files.receive.receipts import Receipt, Receipts, read_receipts
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 
-STATE_DIRECTORY = ".mxrtc"
 _PARTIALS = "partial"
 _LEDGER = "ledger.jsonl"
 _LOCK = "lock"

@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.files.events import Failure
 from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
-from mxrtc_bridge.core.files.names import MAX_COMPONENTS, MAX_PATH_BYTES
+from mxrtc_bridge.core.files.names import MAX_COMPONENTS, MAX_PATH_BYTES, STATE_DIRECTORY
 from mxrtc_bridge.core.files.patterns import PatternPosition, Selection
 from mxrtc_bridge.sinks.files.os_errors import translated
-from mxrtc_bridge.sinks.files.receive.state_dir import STATE_DIRECTORY
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory, is_plain
 from mxrtc_bridge.sinks.files.send.outgoing_file import inode_of, version_of
 from mxrtc_bridge.sinks.files.threads import FileThreads
@@ -30,6 +29,9 @@ from mxrtc_bridge.sinks.files.threads import FileThreads
 MAX_NAMES = 200_000
 """That a walk holds at a time."""
 MAX_STEP = 1024
+
+NOT_TEXT = f"its path is not text in UTF-8, or has more than {MAX_PATH_BYTES} bytes"
+"""Why something cannot be told to the other side at all."""
 
 Found = FileEntry | Failure
 
@@ -155,12 +157,11 @@ class TreeWalk:
             level.names.extend(sorted(names if names is not None else _list(tree, level.parts, self._max_names)))
         except OSError as error:
             failure = translated(error)
-            yield Failure(_shown(path), failure.code, str(failure))
+            yield Failure(displayable_path(path), failure.code, str(failure))
             return
         if self._held + len(level.names) > self._max_names:
-            yield Failure(
-                _shown(path), FileCode.LIMIT, f"the directory has more than {self._max_names - self._held} names"
-            )
+            room = self._max_names - self._held
+            yield Failure(displayable_path(path), FileCode.LIMIT, f"the directory has more than {room} names")
             return
         self._held += len(level.names)
         self._levels.append(level)
@@ -205,8 +206,8 @@ def _problem(tree: Tree, parts: tuple[str, ...], status: os.stat_result) -> Fail
     """Why this cannot be sent, if it cannot."""
     path = "/".join((*tree.prefix, *parts))
     code = FileCode.DENIED
-    if _shown(path) != path:
-        code, words = FileCode.NAME, f"its path is not text in UTF-8, or has more than {MAX_PATH_BYTES} bytes"
+    if displayable_path(path) != path:
+        code, words = FileCode.NAME, NOT_TEXT
     elif len(parts) + len(tree.prefix) > MAX_COMPONENTS:
         code, words = FileCode.NAME, f"its path has more than {MAX_COMPONENTS} parts"
     elif stat.S_ISLNK(status.st_mode):
@@ -217,9 +218,9 @@ def _problem(tree: Tree, parts: tuple[str, ...], status: os.stat_result) -> Fail
         words = "it has more than one name (hard links)"
     else:
         words = "it is neither a file nor a directory"
-    return Failure(_shown(path), code, words)
+    return Failure(displayable_path(path), code, words)
 
 
-def _shown(path: str) -> str:
-    """A path that may be too long, or hold bytes that are no text, as text that is neither."""
+def displayable_path(path: str) -> str:
+    """Return a path that may be too long, or hold bytes that are no text, as text that is neither."""
     return path.encode("utf-8", "surrogateescape")[:MAX_PATH_BYTES].decode("utf-8", "replace")

@@ -12,6 +12,7 @@ import pytest
 
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileError
+from mxrtc_bridge.core.files.names import NamePolicy
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox, read_box
 from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES
@@ -360,16 +361,16 @@ async def test_a_chunk_named_out_of_its_turn_stops_the_file(tmp_path: Path, numb
 
 @pytest.mark.parametrize("path", ["../up", "/abs", ".mxrtc/ledger.jsonl", "a/../../b", "-rf", "con", "a\u202eb", ""])
 async def test_a_hostile_name_is_refused_or_made_safe(tmp_path: Path, path: str) -> None:
-    async with opened(tmp_path / "strict") as box:
+    async with opened(tmp_path / "strict", names=NamePolicy.REFUSE) as box:
         assert (await refusal(box.begin(ALICE, entry_of(path, 1)))).code is FileCode.NAME
-    async with opened(tmp_path / "safe", sanitise=True) as box:
+    async with opened(tmp_path / "safe", names=NamePolicy.SANITISE) as box:
         published = await send(box, path, b"x")
     assert files_in(tmp_path / "safe") == {published.name: b"x"}
     assert {each.name for each in tmp_path.iterdir()} == {"strict", "safe"}
 
 
 async def test_half_a_surrogate_pair_breaks_nothing(tmp_path: Path) -> None:
-    async with opened(tmp_path, sanitise=True) as box:
+    async with opened(tmp_path, names=NamePolicy.SANITISE) as box:
         assert (await send(box, "a\ud800b", b"x")).name == "a_b"
         assert (await send(box, "a\ud800b", b"x")).before
     assert [each.receipt.path for each in read_box(tmp_path)] == ["a\ud800b"]
@@ -378,7 +379,7 @@ async def test_half_a_surrogate_pair_breaks_nothing(tmp_path: Path) -> None:
 async def test_a_name_that_differs_only_in_case_is_refused_or_numbered(tmp_path: Path) -> None:
     for size in (1, SMALL_FILE_BYTES + 1):
         box_path = tmp_path / f"strict{size}"
-        async with opened(box_path) as box:
+        async with opened(box_path, names=NamePolicy.REFUSE) as box:
             await send(box, "Docs/README", b"x")
             for path in ("Docs/readme", "docs/other", "DOCS/README/x"):
                 with pytest.raises(FileError, match="only in case") as caught:
@@ -386,7 +387,7 @@ async def test_a_name_that_differs_only_in_case_is_refused_or_numbered(tmp_path:
                 assert caught.value.code is FileCode.NAME
             assert box.live == 0
         assert list(files_in(box_path)) == ["Docs/README"]
-    async with opened(tmp_path / "safe", sanitise=True) as box:
+    async with opened(tmp_path / "safe", names=NamePolicy.SANITISE) as box:
         await send(box, "Docs/README", b"x")
         assert (await send(box, "docs/readme", b"y")).name == "Docs/readme (2)"
 
