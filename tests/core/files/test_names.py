@@ -229,7 +229,8 @@ def test_the_first_name_is_the_name_itself() -> None:
         free_name("a", 1)
 
 
-ANY_TEXT = st.text(max_size=300) | st.text(alphabet="./\\ -\0\u202e\u0301é" + "con", max_size=2200)
+ODD = "ab./-\\\u202e\u202b\u202c\u2067\u2069\u200c\u0301\x1b mxrtc"
+ANY_TEXT = st.text(st.one_of(st.sampled_from(ODD), st.characters()))
 
 
 @given(ANY_TEXT)
@@ -373,7 +374,7 @@ def test_whatever_is_made_safe_is_acceptable_and_stays_as_it_is(text: str, rules
 
 @given(st.text(st.sampled_from("a\u202a\u202b\u202c\u2066\u2067\u2068\u2069\u0627"), max_size=8))
 def test_what_stands_behind_an_accepted_name_is_not_turned(name: str) -> None:
-    """By the words of the standard: after the name no embedding and no isolate is open, and none before it is closed."""
+    """After the name no embedding and no isolate is open, and none that began before it is closed."""
     if refusal(name, LAX) is None:
         depth: list[str] = []
         for char in name:

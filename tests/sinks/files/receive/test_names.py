@@ -17,7 +17,7 @@ from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileError
 from mxrtc_bridge.core.files.names import CAREFUL, NamePolicy, refusal
 from mxrtc_bridge.sinks.files.receive.name_allocator import NameAllocator
 from mxrtc_bridge.sinks.files.user_paths import Sources, UserDestination
-from tests.core.files.test_names import EVERYDAY, NEVER
+from tests.core.files.test_names import EVERYDAY, NEVER, ODD
 from tests.long import examples
 from tests.other_user import needs_root
 from tests.sinks.files.receive.senders import ALICE, content, directory_of, entry_of, files_in, opened, send
@@ -97,11 +97,7 @@ async def test_hidden_names_and_options_are_refused_with_the_remedy_unless_any_n
         assert (await send(box, path, b"x")).name == path
 
 
-@given(
-    name=st.text(
-        st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("\u200c\u0301:?\\.- ")), min_size=1
-    )
-)
+@given(name=st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(ODD)), min_size=1))
 @settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_a_name_that_is_accepted_is_kept_to_the_byte(tmp_path: Path, name: str) -> None:
     async with opened(tmp_path / "box") as box:
