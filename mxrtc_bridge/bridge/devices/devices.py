@@ -131,6 +131,9 @@ class Encryption:
         """No device is there before :meth:`start` has it."""
         self._may_replace = may_replace
         self._ends: dict[UserId, _End] = {}
+        self._compared: dict[UserId, str] = {}
+        """Identities that were compared, for all devices; a row for each device and user would be their product."""
+        self._loading, self._is_loaded = asyncio.Lock(), False
         self._transports: list[Transport] = []
         self._polling_users = 0
         self._transport: Transport | None = None
@@ -294,6 +297,7 @@ class Encryption:
             wall_ms=self._wall_ms,
             identity=IdentityKeys.derived(self._key, user, may_replace=self._may_replace(user)),
             known_identities=self._config.encryption.identities,
+            compared=self._compared,
             later=self._slow.put,
             deliver=self._to_device,
         )
@@ -314,7 +318,7 @@ class Encryption:
 
     async def _start(self, end: _End) -> None:
         await end.rooms.device.start()
-        await self._tell_vouched(end.rooms.device)
+        await self._load_compared()
         end.up = True
 
     async def run(self) -> None:
@@ -359,6 +363,7 @@ class Encryption:
         Raises:
             StorageError: the database cannot be used.
         """
+        self._compared[user] = master
         for end in tuple(self._ends.values()):
             await end.rooms.device.lists.vouch_for(user, master)
 
@@ -384,14 +389,22 @@ class Encryption:
         seen = [await device.devices_of(user, fresh=True) for device in devices]
         known = next((each for each in seen if each.identity_changed), seen[0])
         if known.master is not None and key in (None, known.master):
+            if key is None:
+                self._compared.pop(user, None)
+            else:
+                self._compared[user] = key
             for device in devices:
                 await device.lists.accept_identity(user, verified=key)
         return known
 
-    async def _tell_vouched(self, device: CryptoDevice) -> None:
-        """Tell a device which identities were compared before, with others of ours."""
-        for other, master in (await self._store.vouched()).items():
-            await device.lists.vouch_for(other, master)
+    async def _load_compared(self) -> None:
+        """Learn once which identities were compared before; all devices look them up in the same place."""
+        async with self._loading:
+            if not self._is_loaded:
+                vouched = await self._store.vouched()
+                # What was compared in this run is newer.
+                self._compared.update({user: vouched[user] for user in vouched.keys() - self._compared.keys()})
+                self._is_loaded = True
 
     def device_of(self, user: UserId) -> CryptoDevice | None:
         """The device of a virtual user, where it has one that is up."""

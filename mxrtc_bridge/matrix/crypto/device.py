@@ -84,6 +84,7 @@ class CryptoDevice:
         session_begun: SessionBegun = lambda _device, _by_us: None,
         monotonic: Callable[[], float] = elapsed_s,
         budget: ReceiveBudget | None = None,
+        compared: Mapping[UserId, str] | None = None,
     ) -> None:
         """Make a device; nothing is sent before :meth:`start`.
 
@@ -101,6 +102,7 @@ class CryptoDevice:
             deliver: given what came from devices that had to be asked for so; None to have none of it.
             session_begun: told of sessions that have taken the place of broken ones; must not block.
             monotonic: seconds.
+            compared: master keys that were compared with any device of ours; see :class:`DeviceLists`.
             budget: how long other servers may let what is received wait; None for the usual times.
         """
         self.user = user
@@ -124,6 +126,7 @@ class CryptoDevice:
             known=known_identities,
             heard=self._budget.heard,
             own_server=server_of(user),
+            compared=compared,
         )
         heard = None if deliver is None else functools.partial(deliver, self)
         self._late = LateSenders(self.lists, later, self._take, heard)

@@ -92,6 +92,7 @@ class DeviceLists:
         monotonic: Callable[[], float] = elapsed_s,
         heard: Callable[[UserId], None] = lambda _user: None,
         own_server: str = "",
+        compared: Mapping[UserId, str] | None = None,
     ) -> None:
         """Make the lists.
 
@@ -103,6 +104,8 @@ class DeviceLists:
             monotonic: seconds that only ever grow.
             heard: told of each user of whom devices were answered.
             own_server: our homeserver, whose users together may have more asked for than those of another.
+            compared: master keys that were compared with any device of ours; whoever changes it has to tell each
+                device, by :meth:`vouch_for` or :meth:`accept_identity`. What a device itself has compared comes first.
         """
         self._server = server
         self._store = store
@@ -110,6 +113,7 @@ class DeviceLists:
         self._wall_ms = wall_ms
         self._monotonic = monotonic
         self._known = dict(known or {})
+        self._compared: Mapping[UserId, str] = {} if compared is None else compared
         self._cache: dict[UserId, _Known] = {}
         self._changed_at: dict[UserId, float] = {}
         # Between a record's being read and being written again; never while somebody is asked.
@@ -228,7 +232,7 @@ class DeviceLists:
             if user in found:
                 continue
             if record is None or not record.keys_json:
-                found[user] = UserDevices(user, (), None, None if record is None else record.pinned_master)
+                found[user] = UserDevices(user, (), None, self._pinned(user, record))
                 continue
             found[user] = self._judge(record)
             if not self.changed_since(user, read_s):
@@ -363,16 +367,28 @@ class DeviceLists:
             device = parse_device_keys(signed, record.user, name)
             devices.append(identity_of(device, self._trust(device, identity, record)))
         return UserDevices(
-            record.user, tuple(devices), None if identity is None else identity.master, record.pinned_master
+            record.user,
+            tuple(devices),
+            None if identity is None else identity.master,
+            self._pinned(record.user, record),
         )
+
+    def _pinned(self, user: UserId, record: UserRecord | None) -> str | None:
+        """The identity by which a user is known."""
+        if record is None or record.verified_master is None:
+            compared = self._compared.get(user)
+            if compared is not None:
+                return compared
+        return None if record is None else record.pinned_master
 
     def _trust(self, device: DeviceKeys, identity: CrossSigningKeys | None, record: UserRecord) -> Trust:
         if identity is None or not is_signed_by_owner(device, identity):
             return Trust.UNSIGNED
         if record.user in self._known:
             return Trust.VERIFIED if self._known[record.user] == identity.master else Trust.UNSIGNED
-        if record.verified_master is not None:
-            return Trust.VERIFIED if record.verified_master == identity.master else Trust.UNSIGNED
+        verified = record.verified_master or self._compared.get(record.user)
+        if verified is not None:
+            return Trust.VERIFIED if verified == identity.master else Trust.UNSIGNED
         return Trust.CROSS_SIGNED if record.pinned_master == identity.master else Trust.UNSIGNED
 
     def _keep(

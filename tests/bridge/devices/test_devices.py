@@ -17,12 +17,14 @@ from mxrtc_bridge.bridge.check import _check_encryption
 from mxrtc_bridge.bridge.devices import devices as encryption_module
 from mxrtc_bridge.bridge.devices.devices import Encryption, explain, load_key
 from mxrtc_bridge.config import Level
+from mxrtc_bridge.core.crypto.records import Changes, UserRecord
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError, LocalError, StorageError
 from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.encrypted_rooms import Opened
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, Obstacle, ToDeviceEvent, Undecryptable, UserDevices
+from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.tables import open_stores
 from tests.bridge.homeserver import ALICE, PEER, ROOM, FakeHomeserver
 
@@ -99,8 +101,9 @@ async def test_identities_that_were_compared_count_for_every_peer_also_for_new_o
     alice, other = UserId(ALICE), UserId(f"@rtc_other:{USER.split(':')[1]}")
 
     async def verified(encryption: Encryption, user: UserId) -> str | None:
-        record = await encryption._store.of(user).user(alice)
-        return None if record is None else record.verified_master
+        lists = encryption.lists_of(user)
+        assert lists is not None
+        return (await lists.of([alice], fresh=True))[alice].pinned
 
     async with made(server) as encryption:
         await encryption.start([USER], ignore)
@@ -108,6 +111,40 @@ async def test_identities_that_were_compared_count_for_every_peer_also_for_new_o
         assert await verified(encryption, USER) == "m" * 43
         await encryption.serve([USER, other])
         assert await verified(encryption, other) == "m" * 43
+    async with made(server) as encryption:
+        await encryption.start([USER, other], ignore)
+        assert await verified(encryption, other) == "m" * 43, "also after a restart"
+
+
+async def test_identities_that_were_compared_are_kept_once_however_many_devices_there_are(
+    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = [USER, *(UserId(f"@rtc_more{number}:{USER.split(':')[1]}") for number in range(5))]
+    people = {UserId(f"@u{number}:{USER.split(':')[1]}"): f"{number:x}".rjust(43, "k") for number in range(200)}
+    database = server.config().database
+    async with open_stores(database) as stores:
+        for user, master in people.items():
+            await stores.crypto.of(USER).save(
+                Changes(users=[UserRecord(user, "", 0, outdated=True, pinned_master=master, verified_master=master)])
+            )
+    async with made(server) as encryption:
+        asked: list[int] = []
+        vouched = CryptoStore.vouched
+
+        async def ask(store: CryptoStore) -> dict[UserId, str]:
+            asked.append(1)
+            return await vouched(store)
+
+        monkeypatch.setattr(CryptoStore, "vouched", ask)
+        await encryption.start(users, ignore)
+        assert asked == [1]
+        for user in users:
+            lists = encryption.lists_of(user)
+            assert lists is not None
+            assert (await lists.of(list(people)[7:8]))[list(people)[7]].pinned == people[list(people)[7]]
+    async with open_stores(database) as stores:
+        rows = [1 for user in users for each in people if await stores.crypto.of(user).user(each) is not None]
+        assert len(rows) == len(people) + len(users) - 1, "a row of each device for whom it has asked for, and no more"
 
 
 @pytest.mark.parametrize("knows", ["first", "second"])
@@ -285,9 +322,7 @@ async def test_a_database_that_is_busy_at_the_start_switches_nothing_off(
         await asyncio.gather(task, return_exceptions=True)
         lists = encryption.lists_of(USER)
         assert lists is not None
-        record = await encryption._store.of(USER).user(UserId(ALICE))
-        assert record is not None
-        assert record.verified_master == "m" * 43
+        assert (await lists.of([UserId(ALICE)]))[UserId(ALICE)].pinned == "m" * 43
 
 
 async def test_room_that_was_encrypted_stays_so_whatever_the_homeserver_says(server: KeyServerDouble) -> None:

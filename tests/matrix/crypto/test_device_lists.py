@@ -50,6 +50,7 @@ class World:
     def __init__(self) -> None:
         self.server, self.store = KeyHomeserver(), Store()
         self.now_s = 1000.0
+        self.compared: dict[UserId, str] = {}
         self.lists = self.made()
 
     def made(self) -> DeviceLists:
@@ -58,6 +59,7 @@ class World:
             self.store,
             wall_ms=lambda: round(self.now_s * 1000),
             monotonic=self.monotonic,
+            compared=self.compared,
         )
 
     def monotonic(self) -> float:
@@ -281,6 +283,25 @@ async def test_an_identity_that_is_vouched_for_counts_for_what_is_in_memory(worl
     assert await world.trust(fresh=True) == [Trust.UNSIGNED]
     await world.lists.accept_identity(ALICE)
     assert await world.trust() == [Trust.CROSS_SIGNED]
+
+
+async def test_an_identity_that_was_compared_with_another_device_of_ours_counts_until_this_one_has_compared_it(
+    world: World,
+) -> None:
+    master = world.server.make_identity(ALICE)
+    world.server.log_in(ALICE, "PHONE")
+    world.compared[ALICE] = "k" * 43
+    found = (await world.lists.of([ALICE]))[ALICE]
+    assert (found.pinned, found.identity_changed, [each.trust for each in found.devices]) == (
+        "k" * 43, True, [Trust.UNSIGNED],
+    )  # fmt: skip
+    await world.lists.vouch_for(ALICE, master)
+    assert await world.trust() == [Trust.VERIFIED], "its own comparison"
+    world.compared[ALICE] = master
+    world.server.log_in(BOB, "LAPTOP")
+    world.compared[BOB] = world.server.make_identity(BOB)
+    world.server.sign(BOB, "LAPTOP")
+    assert await world.trust(BOB) == [Trust.VERIFIED]
 
 
 async def test_a_device_that_nobody_knows_is_asked_for_within_a_limit(world: World) -> None:
