@@ -27,6 +27,16 @@ TRAFFIC_EVERY_S = 1.0
 """Signs of life from other channels are passed on at most so often: they come with every packet."""
 
 
+CLOSED = "control_closed"
+"""The other side has closed the channel: one that has died says nothing, and its silence is ``control_dead``."""
+_BYE = "bye_"
+
+
+def is_farewell(reason: str) -> bool:
+    """Whether a session that is over for ``reason`` was ended by the other side in order."""
+    return reason == CLOSED or reason.startswith(_BYE)
+
+
 class ControlLink:
     """Runs a control machine on a channel.
 
@@ -137,7 +147,7 @@ class ControlLink:
                 self._fail_lists("the other side did not list its services in time")
             case control_channel.ByeReceived(code=code, message=message):
                 self.bye = (code, message)
-                self._end(f"bye_{code}")
+                self._end(_BYE + code)
             case control_channel.Violated(code=code) | control_channel.Dead(code=code):
                 self._end(f"control_{code}")
 

@@ -78,6 +78,15 @@ class Channel(Protocol):
         ...
 
 
+ABORTED, SHUT_DOWN, DTLS_CLOSED = (
+    "the other side ended the association",
+    "the other side shut the association down",
+    "the other side closed the connection",
+)
+ENDED_BY_PEER = frozenset({ABORTED, SHUT_DOWN, DTLS_CLOSED})
+"""How a connection ends that the other side has closed; one that has died is told otherwise, and later."""
+
+
 class PeerConnectionListener(Protocol):
     """Receives what happens on one peer connection; same rules as :class:`ChannelListener`."""
 
@@ -90,7 +99,10 @@ class PeerConnectionListener(Protocol):
         ...
 
     def connection_lost(self, reason: str) -> None:
-        """The connection has ended by itself (consent expired, DTLS alert, SCTP abort); no more calls follow."""
+        """The connection has ended by itself (consent expired, DTLS alert, SCTP abort); no more calls follow.
+
+        Its channels have been closed just before. One of :data:`ENDED_BY_PEER` is the other side's own act.
+        """
         ...
 
 

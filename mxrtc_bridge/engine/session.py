@@ -32,6 +32,7 @@ from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.core.webrtc.sdp import Description, DescriptionType, parse_description
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.context_log import ContextLog
+from mxrtc_bridge.engine.control_channel import is_farewell
 from mxrtc_bridge.engine.driver import Driver
 from mxrtc_bridge.engine.ports import PeerConnection, PeerConnectionFactory, PeerConnectionListener, Signaller
 
@@ -284,7 +285,7 @@ class Session:
     async def _make_peer(self) -> PeerConnection:
         peer = await self._peers.create(self.local)
         self._peer = peer
-        self.links.on_lost(lambda reason: self._driver.feed(call.TransportFailed(reason)))
+        self.links.on_lost(lambda reason: self._driver.feed(call.TransportFailed(reason, by_peer=is_farewell(reason))))
         peer.set_listener(self.links)
         self.links.attach(peer, spawn=self._spawn, call_log=self._log)
         return peer

@@ -20,11 +20,11 @@ from mxrtc_bridge.core.stream.scheduler import Scheduler, WindowBudget
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.context_log import ContextLog
-from mxrtc_bridge.engine.control_channel import ControlLink
+from mxrtc_bridge.engine.control_channel import CLOSED, ControlLink
 from mxrtc_bridge.engine.file_operations import FileExecutor, Spawn
 from mxrtc_bridge.engine.file_ports import Lister
 from mxrtc_bridge.engine.file_transfer import Record, Transfer, TransferMachine
-from mxrtc_bridge.engine.ports import Channel, Counters, PeerConnection
+from mxrtc_bridge.engine.ports import ENDED_BY_PEER, Channel, Counters, PeerConnection
 from mxrtc_bridge.engine.stream_forwarder import StreamForwarder
 
 Line = StreamForwarder | Transfer
@@ -93,7 +93,7 @@ class SessionChannels(ABC):
         self._take_turns()
 
     def connection_lost(self, reason: str) -> None:
-        self._report_lost(reason)
+        self._report_lost(CLOSED if reason in ENDED_BY_PEER else reason)
 
     # Turns
 
@@ -189,7 +189,11 @@ class SessionChannels(ABC):
 
     def _over(self, reason: str) -> None:
         """The control channel says that the session is of no use any more."""
-        self._report_lost(reason)
+        if reason == CLOSED:
+            # A connection that is lost closes its channels first; why it was lost comes right after, and counts.
+            asyncio.get_running_loop().call_soon(self._report_lost, reason)
+        else:
+            self._report_lost(reason)
 
     def _heard(self) -> None:
         """Something came from the other side on a stream."""

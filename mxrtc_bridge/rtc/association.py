@@ -25,7 +25,7 @@ from collections.abc import Callable
 from random import random
 
 from mxrtc_bridge.core.errors import StateError, TransportError
-from mxrtc_bridge.engine.ports import PeerConnectionListener
+from mxrtc_bridge.engine.ports import ABORTED, SHUT_DOWN, PeerConnectionListener
 from mxrtc_bridge.rtc.channel import DataChannel
 from mxrtc_bridge.rtc.dtls import DtlsTransport
 from mxrtc_bridge.rtc.send_burst import SendBurst
@@ -57,8 +57,8 @@ TELL_FOR_S = 0.004
 """How long what has happened is told before it is the turn of others: one packet may complete what a thousand before it
 have brought, and each piece of it may make the listener work."""
 _REASONS = {
-    "aborted": "the other side ended the association",
-    "closed": "the other side shut the association down",
+    "aborted": ABORTED,
+    "closed": SHUT_DOWN,
 }
 
 

@@ -25,6 +25,7 @@ from OpenSSL import SSL, crypto
 
 from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.webrtc.sdp import Fingerprint
+from mxrtc_bridge.engine.ports import DTLS_CLOSED
 from mxrtc_bridge.rtc.certificates import DIGESTS, fingerprint_of
 from mxrtc_bridge.rtc.ice import SAFE_DATAGRAM, IceConnection
 from mxrtc_bridge.rtc.udp import MAX_RUN, MAX_SEGMENTS
@@ -83,7 +84,7 @@ class DtlsTransport(RTCDtlsTransport):
     def end_reason(self) -> str:
         """Why an open transport has ended, in words without addresses."""
         if self._closed_by_peer:
-            return "the other side closed the connection"
+            return DTLS_CLOSED
         if self._connection.consent_expired:
             return "the other side is gone: consent to send expired"
         return "the path to the other side is gone"

@@ -10,6 +10,7 @@ Answers: 401 without the right token, 503 while not ready or when nothing can be
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -33,6 +34,9 @@ READ_TIMEOUT_S = 30.0
 MAX_IN_FLIGHT = 4
 """Transactions that are read at the same time, and as many that wait for the database. A homeserver sends one after
 the other, and another one after its own timeout."""
+MAX_IN_LINE = 28
+"""Requests whose body is not read before one of those is: a homeserver of several processes may send the same to us
+from each of them."""
 _THREAD_ABOVE = 32 * 1024
 """Larger bodies are parsed in a thread, so that sessions do not notice; up to here that takes 10 ms at worst."""
 _COMPLAIN_EVERY_S = 60.0
@@ -103,8 +107,10 @@ class AppserviceEndpoint:
         self._metrics = metrics
         self._hear = hear
         self._read_timeout_s = read_timeout_s
-        self._reading = 0
-        self._storing = 0
+        self._reading = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._in_line = 0
+        self._storing: dict[tuple[str, bytes], asyncio.Future[None]] = {}
+        """By id and digest of the body: what comes again meanwhile waits for the same outcome."""
         self._complained_at = float("-inf")
 
     def application(self) -> web.Application:
@@ -173,13 +179,7 @@ class AppserviceEndpoint:
         ready = self._sink.ready
         if not ready and (request.content_length or self._max_body) > MAX_EARLY_BODY:
             raise _not_ready()
-        if self._reading >= MAX_IN_FLIGHT:
-            raise _too_many("read")
-        self._reading += 1
-        try:
-            transaction = await self._read(request)
-        finally:
-            self._reading -= 1
+        digest, transaction = await self._read_in_turn(request)
         self._sink.look(transaction.events)
         if transaction.news:
             # Also where the events cannot be stored: the homeserver may not say it again with them.
@@ -189,17 +189,50 @@ class AppserviceEndpoint:
                 raise _not_ready()
             return
         # Not before it was read: while the database hangs, what takes a right away must still be seen.
-        if self._storing >= MAX_IN_FLIGHT:
-            raise _too_many("stored")
-        self._storing += 1
+        key = (txn_id, digest)
         try:
-            await self._sink.accept(txn_id, transaction.events)
+            if (stored := self._storing.get(key)) is not None:
+                await asyncio.shield(stored)
+            else:
+                await self._store(key, transaction.events)
         except StorageError as error:
             raise TransactionRefused(503, "M_UNKNOWN", f"the events cannot be stored: {error}") from error
-        finally:
-            self._storing -= 1
 
-    async def _read(self, request: web.Request) -> Transaction:
+    async def _store(self, key: tuple[str, bytes], events: list[object]) -> None:
+        if len(self._storing) >= MAX_IN_FLIGHT:
+            raise _too_many("stored")
+        stored = self._storing[key] = asyncio.get_running_loop().create_future()
+        try:
+            await self._sink.accept(key[0], events)
+        except BaseException as error:
+            # Those who wait for it are told that nothing is stored, as it may be; who has sent it learns what it was.
+            known = error if isinstance(error, StorageError) else StorageError("the transaction was given up")
+            stored.set_exception(known)
+            stored.exception()  # whether anybody waits or not
+            raise
+        else:
+            stored.set_result(None)
+        finally:
+            del self._storing[key]
+
+    async def _read_in_turn(self, request: web.Request) -> tuple[bytes, Transaction]:
+        """Read a body, a few at the same time; returns its digest and what it says."""
+        if self._reading.locked() and self._in_line >= MAX_IN_LINE:
+            raise _too_many("read")
+        self._in_line += 1
+        try:
+            async with asyncio.timeout(self._read_timeout_s):
+                await self._reading.acquire()
+        except TimeoutError:
+            raise _too_many("read") from None
+        finally:
+            self._in_line -= 1
+        try:
+            return await self._read(request)
+        finally:
+            self._reading.release()
+
+    async def _read(self, request: web.Request) -> tuple[bytes, Transaction]:
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             raise TransactionRefused(415, "M_UNKNOWN", "the body must not be compressed")
@@ -223,8 +256,8 @@ class AppserviceEndpoint:
         content = bytes(body)
         del body
         if len(content) > _THREAD_ABOVE:
-            return await asyncio.to_thread(read_transaction, content)
-        return read_transaction(content)
+            return await asyncio.to_thread(_digest_and_transaction, content)
+        return _digest_and_transaction(content)
 
     async def _user(self, request: web.Request) -> web.Response:
         try:
@@ -247,6 +280,10 @@ class AppserviceEndpoint:
 
     async def _ready(self, _: web.Request) -> web.Response:
         return web.json_response({}, status=200 if self._sink.ready else 503)
+
+
+def _digest_and_transaction(body: bytes) -> tuple[bytes, Transaction]:
+    return hashlib.sha256(body).digest(), read_transaction(body)
 
 
 def _not_ready() -> TransactionRefused:

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 
-from mxrtc_bridge.demo.processes import ManagedProcess
+from mxrtc_bridge.demo.processes import ManagedProcess, PortReservation
 from tests.e2e.people import Person
 from tests.e2e.test_access import Stream
 from tests.e2e.test_outages import exchange
@@ -30,7 +30,8 @@ ALICE, BUILD, BOT = f"@alice:{DOMAIN}", f"@rtc_build:{DOMAIN}", f"@rtcbot:{DOMAI
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        world = await World.start(tmp_path_factory.mktemp("control"), stack)
+        metrics = {"listen": f"127.0.0.1:{stack.enter_context(PortReservation()).port}"}
+        world = await World.start(tmp_path_factory.mktemp("control"), stack, settings={"metrics": metrics})
         await world.serve("echo", echo, grantable_to=[ALICE])
         await world.add_user("alice")
         await world.homeserver.register_user("bob", PASSWORD)
@@ -132,6 +133,31 @@ async def test_a_request_from_the_terminal_to_its_use(world: World) -> None:
     assert (code, "After for, a time is wanted" in said) == (3, True), said
 
 
+@pytest.mark.parametrize("by", ["device", "room"])
+async def test_a_session_that_ends_in_order_counts_as_no_failure(world: World, by: str) -> None:
+    assert (await admin(world, "grant", ALICE, "build/echo", "--for", "1h"))[0] == 0
+    before = await calls(world)
+    world.signal = by
+    code, _, said = await world.run_mxrtc("alice", "ping", "build", "-c", "1")
+    assert code == 0, said
+    assert (await world.run_mxrtc("alice", "nc", "build/echo", stdin=b"x"))[:2] == (0, b"x")
+    world.signal = "device"
+    stream = await connected(world)
+    await stream.process.terminate(10)
+    async with asyncio.timeout(20):
+        while (after := await calls(world)).get("remote_hangup", 0) < before.get("remote_hangup", 0) + 3:
+            await asyncio.sleep(0.05)
+    assert after.get("failed", 0) == before.get("failed", 0), after
+    assert (await admin(world, "revoke", ALICE))[0] == 0
+
+
+async def calls(world: World) -> dict[str, float]:
+    """How many calls have ended in which way."""
+    async with ClientSession() as http, http.get(f"http://{world.settings['metrics']['listen']}/metrics") as answer:
+        page = await answer.text()
+    return {how: float(count) for how, count in re.findall(r'mxrtc_calls_total\{outcome="(\w+)"\} (\S+)', page)}
+
+
 async def test_pause_resume_and_reload(world: World) -> None:
     assert (await admin(world, "grant", ALICE, "build/echo", "--for", "1h"))[0] == 0
     assert (await admin(world, "pause"))[0] == 0
@@ -147,13 +173,15 @@ async def test_pause_resume_and_reload(world: World) -> None:
 
 
 async def test_a_reload_names_what_waits_for_a_restart_and_every_mistake(world: World) -> None:
+    metrics = world.settings["metrics"]
     world.settings |= {"metrics": {"listen": "127.0.0.1:9"}, "logging": {"level": "debug"}}
     world.write_config()
     for _ in range(2):  # it is still so the next time
         code, out, err = await admin(world, "reload")
         assert code == 0, err
         assert "A change of metrics.listen, logging.level takes effect after a restart only" in out
-    del world.settings["metrics"], world.settings["logging"]
+    world.settings["metrics"] = metrics
+    del world.settings["logging"]
     path = world.write_config()
     good = path.read_text()
     path.write_text(good.replace('"domain"', '"domian"'))

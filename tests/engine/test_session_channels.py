@@ -20,8 +20,9 @@ from mxrtc_bridge.engine.bridge_channels import BridgeChannels
 from mxrtc_bridge.engine.call_ports import ServiceGrant
 from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.engine.context_log import ContextLog
-from mxrtc_bridge.engine.control_channel import Listing
+from mxrtc_bridge.engine.control_channel import Listing, is_farewell
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource, UserFileServices
+from mxrtc_bridge.engine.ports import ENDED_BY_PEER
 from tests.fakes import FakeClock, FakePeer, FakeSink, RecordingCounters, joined_peers
 
 PEER = UserId("@rtc_build:example.org")
@@ -411,3 +412,34 @@ async def test_live_streams_are_counted_over_all_sessions(session: Session) -> N
     remote.listener.eof_received()
     await session.settle()
     assert changes == [1, 1, -1]
+
+
+@pytest.mark.parametrize("reason", sorted(ENDED_BY_PEER))
+async def test_what_the_other_side_has_ended_is_told_as_its_act(session: Session, reason: str) -> None:
+    session.far.channels[0].tell(lambda listener: listener.channel_closed())
+    session.acceptor.connection_lost(reason)
+    await asyncio.sleep(0)
+    assert next(each for name, each in session.lost if name == "far") == "control_closed"
+    assert is_farewell("control_closed")
+
+
+async def test_a_connection_that_is_lost_closes_its_channels_first_and_is_told_as_lost(session: Session) -> None:
+    session.far.channels[0].tell(lambda listener: listener.channel_closed())
+    session.acceptor.connection_lost("the other side is gone: consent to send expired")
+    await asyncio.sleep(0)
+    first = next(each for name, each in session.lost if name == "far")
+    assert first == "the other side is gone: consent to send expired"
+    assert not is_farewell(first)
+
+
+async def test_a_control_channel_that_is_closed_alone_is_told_as_well(session: Session) -> None:
+    session.far.channels[0].tell(lambda listener: listener.channel_closed())
+    await asyncio.sleep(0)
+    assert ("far", "control_closed") in session.lost
+
+
+@pytest.mark.parametrize(
+    ("reason", "farewell"), [("bye_done", True), ("control_timeout", False), ("ice_failed", False)]
+)
+def test_a_farewell_is_told_from_a_loss(reason: str, farewell: bool) -> None:
+    assert is_farewell(reason) is farewell

@@ -48,10 +48,10 @@ class RecordingSink:
         self.looked += events
 
     async def accept(self, txn_id: str, events: list[object]) -> None:
-        if self.error is not None:
-            raise self.error
         if self.hold is not None:
             await self.hold.wait()
+        if self.error is not None:
+            raise self.error
         self.accepted.append((txn_id, events))
 
     def knows_user(self, user_id: str) -> bool:
@@ -322,6 +322,31 @@ async def test_transactions_beyond_the_limit_are_sent_away(site: Site) -> None:
     statuses = sorted(status for status, _ in await asyncio.gather(*waiting))
     assert statuses == [200] * MAX_IN_FLIGHT + [503] * 3
     assert (await site.put({"events": []}))[0] == 200
+
+
+async def test_the_same_transaction_many_times_at_once_is_stored_once_and_answered_each_time(site: Site) -> None:
+    site.sink.hold = asyncio.Event()
+    sixteen = [asyncio.create_task(site.put({"events": ["x"]}, txn="same")) for _ in range(16)]
+    while len(site.sink.looked) < 16:
+        await asyncio.sleep(0)
+    # Another body by the same id is another transaction.
+    other = asyncio.create_task(site.put({"events": ["y"]}, txn="same"))
+    while len(site.sink.looked) < 17:
+        await asyncio.sleep(0)
+    site.sink.hold.set()
+    assert [status for status, _ in await asyncio.gather(*sixteen, other)] == [200] * 17
+    assert sorted(str(events) for _, events in site.sink.accepted) == ["['x']", "['y']"]
+
+
+async def test_what_cannot_be_stored_is_refused_to_each_who_has_sent_it(site: Site) -> None:
+    site.sink.hold, site.sink.error = asyncio.Event(), StorageError("the disk is full")
+    several = [asyncio.create_task(site.put({"events": ["x"]}, txn="same")) for _ in range(5)]
+    while len(site.sink.looked) < 5:
+        await asyncio.sleep(0)
+    site.sink.hold.set()
+    assert [status for status, _ in await asyncio.gather(*several)] == [503] * 5
+    site.sink.error = None
+    assert (await site.put({"events": ["x"]}, txn="same"))[0] == 200
 
 
 async def test_what_takes_away_is_seen_also_while_all_places_wait_for_the_database(site: Site) -> None:

@@ -260,8 +260,8 @@ class CallMachine:
         self._end(CallOutcome.FAILED, event.reason)
 
     def _connection_lost(self, _now: float, event: values.TransportFailed) -> None:
-        self._send_hangup("ice_timeout")
-        self._end(CallOutcome.FAILED, event.reason)
+        self._send_hangup("user_hangup" if event.by_peer else "ice_timeout")
+        self._end(CallOutcome.REMOTE_HANGUP if event.by_peer else CallOutcome.FAILED, event.reason)
 
     def _hung_up(self, _now: float, message: events.Hangup) -> None:
         self._end(CallOutcome.REMOTE_HANGUP, message.reason)
@@ -408,7 +408,9 @@ _CONNECTING: dict[Kind, Rule] = {
 }
 _CONNECTED: dict[Kind, Rule] = {
     **_ESTABLISHED,
-    values.TransportFailed: Rule("hang up with ice_timeout", _M._connection_lost, _OVER),
+    values.TransportFailed: Rule(
+        "hang up with ice_timeout, or as usual if the other side has ended it", _M._connection_lost, _OVER
+    ),
     values.SendFailed: Rule("ignored: the peer connection does not need the homeserver"),
     **_ignored("no deadline", values.CallTick),
     **_refused(values.Connected),

@@ -115,6 +115,8 @@ class TransportFailed:
     """The peer connection could not be made, did not come up, or has ended; ``reason`` is a short word for the log."""
 
     reason: str
+    by_peer: bool = False
+    """Whether the other side has ended it in order: its hang-up, which goes by the homeserver, is still on its way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,6 +303,12 @@ def test_a_lost_transport_is_reported_in_the_words_of_the_specification(
 
 
 @pytest.mark.parametrize("begin", AT.values(), ids=lambda begin: begin.__name__)
+def test_an_end_that_the_other_side_has_made_is_its_hang_up_and_no_failure(begin: type) -> None:
+    expected = [our_hangup("user_hangup"), ClosePeer(), CallEnded(CallOutcome.REMOTE_HANGUP, "bye_done")]
+    assert begin(CallState.CONNECTED).feed(TransportFailed("bye_done", by_peer=True)) == expected
+
+
+@pytest.mark.parametrize("begin", AT.values(), ids=lambda begin: begin.__name__)
 def test_a_homeserver_that_is_away_does_not_end_a_call_that_is_up(begin: type) -> None:
     bench = begin(CallState.CONNECTED)
     assert bench.feed(SendFailed("homeserver")) == []
