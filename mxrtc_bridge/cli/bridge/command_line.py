@@ -37,7 +37,8 @@ def usual_config() -> Path:
 config_option = click.option(
     # What cannot be read is a configuration that cannot be used (78), and not a wrong command line.
     "-c", "--config", "path", type=click.Path(path_type=Path, readable=False), envvar="MXRTC_CONFIG",
-    default=usual_config, show_default=f"{HERE} here, else {OF_THE_SERVICE}", show_envvar=True, help="The configuration.",
+    default=usual_config, show_default=f"{HERE} here, else {OF_THE_SERVICE}", show_envvar=True,
+    help="The configuration.",
 )  # fmt: skip
 socket_option = click.option(
     "--socket", type=click.Path(path_type=Path), metavar="PATH",
