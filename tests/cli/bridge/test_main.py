@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-import mxrtc_bridge.bridge
+import mxrtc_bridge
 from mxrtc_bridge.cli.bridge.main import invoke
 from mxrtc_bridge.config import Config, Finding, Level, load_config
 from mxrtc_bridge.config.example import example_config
@@ -306,7 +306,7 @@ def test_check_asks_the_network_and_fails_with_it(admin: Admin, monkeypatch: pyt
         seen.append(config)
         return [Finding(Level.FAIL, "the homeserver said \x1b[2Jno", "mend it")]
 
-    monkeypatch.setattr(mxrtc_bridge.bridge, "check", check)
+    monkeypatch.setattr("mxrtc_bridge.bridge.check.check", check)
     admin.init()
     code, out, _ = admin("check", "-c", admin.config)
     assert code == 1
@@ -336,7 +336,7 @@ def test_run_ends_with_a_code_that_says_whether_to_retry(
         if error is not None:
             raise error
 
-    monkeypatch.setattr(mxrtc_bridge.bridge, "run", run)
+    monkeypatch.setattr("mxrtc_bridge.bridge.runner.run", run)
     admin.init()
     result, out, err = admin("run", "-c", admin.config)
     assert (result, out) == (code, "")
