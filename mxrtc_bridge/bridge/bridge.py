@@ -9,20 +9,23 @@ What is started is made in :mod:`mxrtc_bridge.bridge.build`; who gets which even
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 from mxrtc_bridge.bridge.bot.bot import build_bot
 from mxrtc_bridge.bridge.build import Pace, build_access, build_basis, build_calls, build_devices, peer_connections
 from mxrtc_bridge.bridge.config_mapping import call_settings, profiles
 from mxrtc_bridge.bridge.event_router import EventRouter
-from mxrtc_bridge.bridge.failures import outlive
+from mxrtc_bridge.bridge.failures import keep_running, outlive, until_possible
 from mxrtc_bridge.bridge.reload import Reload, ReloadStep, restart_only
 from mxrtc_bridge.bridge.revocation import HANDLED, Revocation
 from mxrtc_bridge.bridge.service_manager import ServiceManager
 from mxrtc_bridge.config import Config, UnixListen
 from mxrtc_bridge.core.call.route import DevicePair
-from mxrtc_bridge.core.errors import AdminError, first_error
+from mxrtc_bridge.core.errors import AdminError, MxrtcError, first_error
 from mxrtc_bridge.engine.clock import Clock, LoopClock
 from mxrtc_bridge.matrix.api.ping import ping_loop, wait_for_homeserver
 from mxrtc_bridge.matrix.inbox.inbox import Inbox
@@ -38,6 +41,10 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 5.0
 """How long live sessions may take to end when the bridge stops."""
+END_S = 8.0
+"""How long everything else may take to end then: sessions say goodbye to their relays, files are put away."""
+CLOSE_S = 12.0
+"""How long each of the parts may take to be closed; those that wait for disks or databases have bounds of their own."""
 LAST_EVENTS_S = 2.0
 """How long the events that are being handled then may take; what does not end is handled again after the start."""
 
@@ -117,12 +124,13 @@ class Bridge:
         """
         config = self._config
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self.basis.homeserver.close)
-            stack.push_async_callback(self.devices.encryption.close)
+            # Each within some seconds, whatever hangs.
+            stack.push_async_callback(_closed, "the connections to the homeserver", self.basis.homeserver.close)
+            stack.push_async_callback(_closed, "the connections of devices", self.devices.encryption.close)
             # After the sessions, which end with the tasks below.
-            stack.push_async_callback(self.calls.files.close)
-            stack.push_async_callback(self.access.audit.close)
-            stack.push_async_callback(self.access.given.close)
+            stack.push_async_callback(_closed, "the directories", self.calls.files.close)
+            stack.push_async_callback(_closed, "the audit", self.access.audit.close)
+            stack.push_async_callback(_closed, "the grants", self.access.given.close)
             endpoint = AppserviceEndpoint(
                 self.inbox,
                 token=config.appservice.hs_token,
@@ -138,58 +146,82 @@ class Bridge:
                 control = control_application(self.bot.control.handle, AdminError, ready=self._serving.is_set)
                 listen = UnixListen(str(config.control_socket))
                 await stack.enter_async_context(Server(control, listen, unix_mode=SOCKET_MODE))
+            living = asyncio.create_task(self._live(reload), name="bridge")
+            stopping = asyncio.create_task(stop.wait(), name="stop")
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    living = tasks.create_task(self._live(reload), name="bridge")
-                    await stop.wait()
+                await asyncio.wait([living, stopping], return_when=asyncio.FIRST_COMPLETED)
+                if stopping.done():
                     log.info("stopping")
                     self._manager.stopping()
                     await self._wind_down()
-                    living.cancel()
-            except BaseExceptionGroup as group:
-                raise first_error(group) from None
+            finally:
+                living.cancel()
+                stopping.cancel()
+                # What does not end, as its disk hangs, is left behind: whoever runs the process ends it.
+                _, left = await asyncio.wait([living], timeout=END_S)
+            if left:
+                log.error("! not everything has ended within %g s; it is left behind", END_S)
+            elif not living.cancelled() and (error := living.exception()) is not None:
+                raise (first_error(error) if isinstance(error, BaseExceptionGroup) else error) from None
         log.info("stopped")
 
     async def _live(self, reload: asyncio.Event) -> None:
         """Get ready, then serve until cancelled; a stop is heard in every phase, also while the homeserver is away."""
         users, files = [profile.user_id for profile in profiles(self._config)], self.calls.files
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._manager.run(self._serving), name="service manager")
+
+            def keep(what: str, run: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
+                return tasks.create_task(keep_running(what, run), name=what)
+
+            keep("service manager", lambda: self._manager.run(self._serving))
             await self.access.audit.start()
-            tasks.create_task(self.access.audit.run(), name="audit")
-            tasks.create_task(self.basis.numbers.run(), name="numbers")
-            await self.access.given.load()
-            await self.access.rooms.recall(self.calls.manager.rights_changed)
-            tasks.create_task(self.access.given.run(), name="ends of grants")
-            tasks.create_task(self.calls.manager.run(), name="calls")
-            tasks.create_task(self.bot.run(), name="people")
+            keep("audit", self.access.audit.run)
+            keep("numbers", self.basis.numbers.run)
+            await until_possible("the recall of grants", self.access.given.load)
+            recall = functools.partial(self.access.rooms.recall, self.calls.manager.rights_changed)
+            await until_possible("the recall of policy lists", recall)
+            keep("ends of grants", self.access.given.run)
+            keep("calls", self.calls.manager.run)
+            keep("people", self.bot.run)
             await outlive("not all directories are open", lambda: files.serve(self._config.files_targets()))
             await wait_for_homeserver(self.basis.homeserver)
-            await self.access.users.load()
-            await self.access.users.take(users)
-            await self.calls.peers.start()
-            tasks.create_task(self.revocation.run(), name="arrivals")
-            await self.devices.encryption.start(users, self._router.receive_to_device)
-            tasks.create_task(self.calls.signalling.run(), name="calls by devices")
-            tasks.create_task(self.devices.encryption.run(), name="encryption")
-            tasks.create_task(self.devices.verifications.run(), name="verifications")
-            tasks.create_task(self.devices.slow_work.run(), name="slow work")
-            tasks.create_task(self.calls.device_policy.run(), name="policy for devices")
-            await self.calls.manager.hang_up_leftovers()
-            await self.calls.redaction.start()
+            await until_possible("the look at our accounts", self.access.users.load)
+            await until_possible("the accounts of peers", lambda: self.access.users.take(users))
+            await until_possible("the rooms of peers", self.calls.peers.start)
+            keep("arrivals", self.revocation.run)
+            encryption = functools.partial(self.devices.encryption.start, users, self._router.receive_to_device)
+            await until_possible("the devices of peers", encryption)
+            keep("calls by devices", self.calls.signalling.run)
+            keep("encryption", self.devices.encryption.run)
+            keep("verifications", self.devices.verifications.run)
+            keep("slow work", self.devices.slow_work.run)
+            keep("policy for devices", self.calls.device_policy.run)
+            await until_possible("the end of leftover calls", self.calls.manager.hang_up_leftovers)
+            await until_possible("the look at events of calls", self.calls.redaction.start)
             # Before the first call: what was taken away while the bridge started is gone.
             await self._reload.catch_up(reload)
-            tasks.create_task(self._reload.run(reload), name="reload")
+            keep("reload", lambda: self._reload.run(reload))
             # Not earlier: what an earlier run has left in the inbox is judged by the rooms that the peers are in.
-            tasks.create_task(self.access.notices.run(self.devices.outbox), name="notices")
-            tasks.create_task(self.calls.redaction.run(), name="traces of calls")
-            tasks.create_task(self.access.rooms.bot_rooms.run(), name="rooms of the bot")
-            self._taking = tasks.create_task(self.inbox.run(), name="inbox")
+            keep("notices", lambda: self.access.notices.run(self.devices.outbox))
+            keep("traces of calls", self.calls.redaction.run)
+            keep("rooms of the bot", self.access.rooms.bot_rooms.run)
+            self._taking = tasks.create_task(self._take_events(), name="inbox")
             self.inbox.set_ready(True)
             self._serving.set()
             log.info("bridge ready: %d peers", len(self._config.peers))
-            tasks.create_task(ping_loop(self.basis.homeserver, self._config.appservice.id), name="ping")
-            tasks.create_task(self._keep_house(), name="housekeeping")
+            keep("ping", lambda: ping_loop(self.basis.homeserver, self._config.appservice.id))
+            keep("housekeeping", self._keep_house)
+
+    async def _take_events(self) -> None:
+        """Own the inbox, which ends when it is closed."""
+
+        async def run() -> None:
+            await self.inbox.run()
+            if self.inbox.closing:
+                raise _ClosedError
+
+        with contextlib.suppress(_ClosedError):
+            await keep_running("inbox", run, ends=_ClosedError)
 
     async def _wind_down(self) -> None:
         """Take nothing new, say goodbye, and let the events that are being handled end; all within some seconds."""
@@ -241,3 +273,20 @@ class Bridge:
         busy = frozenset(each.route for each in self.calls.manager.sessions if not isinstance(each.route, DevicePair))
         left = await self.calls.peers.leave_idle(self.basis.clock.wall_ms() - idle_ms, busy=busy)
         log.info("housekeeping: %d idle rooms left", left)
+
+
+class _ClosedError(Exception):
+    """The inbox has ended as it was closed."""
+
+
+async def _closed(what: str, close: Callable[[], Awaitable[None]]) -> None:
+    """Close a part, within a limited time; what fails keeps no other part from being closed."""
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await close()
+    except TimeoutError:
+        log.error("! %s could not be closed within %g s", what, CLOSE_S)
+    except MxrtcError as error:
+        log.error("! %s could not be closed: %s", what, error)
+    except Exception:
+        log.exception("! %s could not be closed", what)

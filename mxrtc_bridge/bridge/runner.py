@@ -1,9 +1,16 @@
-"""Runs a bridge as a process: its database, its signals, and what the admin says at the start."""
+"""Runs a bridge as a process: its database, its signals, and what the admin says at the start.
+
+Must always end when it is told to: within :data:`STOP_S` whatever hangs, and at once when it is told a second time.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
+import threading
+from collections.abc import Callable
 from contextlib import closing
 
 from mxrtc_bridge.bridge.bridge import Bridge
@@ -14,13 +21,59 @@ from mxrtc_bridge.core.errors import ConfigError
 from mxrtc_bridge.matrix.virtual_users import Consent
 from mxrtc_bridge.storage.tables import open_stores
 
+log = logging.getLogger(__name__)
 
-async def run(config: Config, consent: Consent = Consent()) -> None:  # noqa: B008 - a value
+STOP_S = 36.0
+"""How long a stop may take in all; the service manager gives it 40 seconds (docs/how-to/mxrtc-bridge.service)."""
+LEFT_S = 1.0
+"""How long what is left behind may take to end, once everybody was told goodbye."""
+_TOLD_TO_END = (signal.SIGTERM, signal.SIGINT)
+
+
+class LastBound:
+    """Ends the process when its stop takes too long: by a thread, which waits for nothing that may hang.
+
+    Args:
+        leave: ends the process with a code, at once.
+        limit_s: how long a stop may take.
+    """
+
+    def __init__(self, leave: Callable[[int], object] = os._exit, limit_s: float = STOP_S) -> None:
+        self._leave = leave
+        self._limit_s = limit_s
+        self._over = threading.Event()
+        self._begun = False
+
+    def begin(self) -> None:
+        """The stop has begun; once it has, the process has so much time."""
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=self._watch, name="last bound of the stop", daemon=True).start()
+
+    def end(self) -> None:
+        """Everything has ended in order."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        if not self._over.wait(self._limit_s):
+            log.error("! the stop has taken %g s; what has not ended by now is left to the system", self._limit_s)
+            self._leave(1)
+
+
+async def run(
+    config: Config,
+    consent: Consent = Consent(),  # noqa: B008 - a value
+    *,
+    leave: Callable[[int], object] = os._exit,
+) -> None:
     """Run the bridge until SIGTERM or SIGINT; SIGHUP reloads the configuration.
+
+    The second of the two signals ends the process at once, as if nobody had taken it.
 
     Args:
         config: the configuration to start with.
         consent: what may be done to accounts and identities that are there.
+        leave: ends the process with a code, at once: for a stop in which something hangs.
 
     Raises:
         MxrtcError: it could not start, or cannot go on; the message says why and what to do.
@@ -28,10 +81,49 @@ async def run(config: Config, consent: Consent = Consent()) -> None:  # noqa: B0
     ours = [profile.user_id for profile in profiles(config)]
     for user in sorted(consent.adopt.difference(ours)):
         raise ConfigError(f"--adopt {user}: by the configuration there is no such user; there are {', '.join(ours)}")
-    stop, reload = asyncio.Event(), asyncio.Event()
+    stop, reload, bound = asyncio.Event(), asyncio.Event(), LastBound(leave)
     loop = asyncio.get_running_loop()
-    for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
-        loop.add_signal_handler(number, event.set)
-    async with open_stores(config.database, sole=True) as stores:
-        with closing(ServiceManager()) as manager:
-            await Bridge(config, stores, consent, manager=manager).run(stop, reload)
+
+    def end() -> None:
+        bound.begin()
+        stop.set()
+        for number in _TOLD_TO_END:
+            loop.remove_signal_handler(number)
+            # By the system, so that it counts whatever the loop is doing.
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in _TOLD_TO_END:
+        loop.add_signal_handler(number, end)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    try:
+        async with open_stores(config.database, sole=True) as stores:
+            try:
+                with closing(ServiceManager()) as manager:
+                    await Bridge(config, stores, consent, manager=manager).run(stop, reload)
+            finally:
+                bound.begin()
+        await _leave_behind(leave)
+    finally:
+        bound.end()
+
+
+async def _leave_behind(leave: Callable[[int], object]) -> None:
+    """End the process here if something of it would keep it from ending: a thread cannot be cancelled."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    hanging = (await asyncio.wait(left, timeout=LEFT_S))[1] if left else set[asyncio.Task[object]]()
+    deadline = asyncio.get_running_loop().time() + LEFT_S
+    # That of a database ends a moment after it has said that it is closed.
+    while (threads := _keeping_the_process()) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    if hanging or threads:
+        count = len(hanging) + len(threads)
+        log.warning("! %d things hang, as their disks do not answer; they are left to the system", count)
+        leave(0)
+
+
+def _keeping_the_process() -> list[threading.Thread]:
+    # Those of the loop end with it, as nothing that may hang is done by them.
+    others = (each for each in threading.enumerate() if each is not threading.main_thread() and not each.daemon)
+    return [each for each in others if not each.name.startswith("asyncio_")]

@@ -164,6 +164,14 @@ class StandardStream(io.TextIOBase):
                 select.select((), (self._descriptor,), ())
 
 
+def leave_now(code: int) -> NoReturn:
+    """End the process at once, after what was written has had a moment to be taken."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, StandardStream):
+            stream.drain(FLUSH_S)
+    os._exit(code)
+
+
 def reserve_descriptors() -> None:
     """Put something at the numbers 0 to 2 where a launcher has closed them.
 

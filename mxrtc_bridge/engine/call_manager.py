@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 GOODBYE_S = 1.0
 """How long the other side may take to end a session by itself after it was told to."""
 
+MAX_UNCLAIMED = 1000
+
 Key = tuple[CallRoute, CallId, UserId]
 
 
@@ -156,6 +158,8 @@ class CallManager:
         self._at_limit = RateLimitedLog(log, clock.monotonic, period_s=LIMIT_LOG_S)
         self._tasks: asyncio.TaskGroup | None = None
         self._draining = False
+        self._drained = False
+        self._unclaimed: dict[EventId, bool] = {}
         self.paused = False
         """Take no new calls; live ones go on."""
         self._new_number = new_number
@@ -168,6 +172,7 @@ class CallManager:
 
     async def run(self) -> None:
         """Own all sessions, until cancelled; must run before the first event comes."""
+        self._draining = self._drained
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             tasks.create_task(self._expiry.run(), name="grant-expiry")
@@ -210,7 +215,8 @@ class CallManager:
             if isinstance(event.route, DevicePair):
                 self._say_stale(event.route, event, invite, local)
             return
-        if self._draining or not self._invites.allow(event.sender, self._clock.monotonic()):
+        counted = self._unclaimed.pop(event.event_id, False)
+        if self._draining or not (counted or self._invites.allow(event.sender, self._clock.monotonic())):
             self._refuse_for_now(event, invite, local)
             return
         record = CallRecord(event.route, invite.call_id, local, event.sender, self._new_party_id())
@@ -230,6 +236,7 @@ class CallManager:
             if claimed or isinstance(error, UnknownOutcomeError) or not isinstance(error, Exception):
                 self._turn_away_later(record, event, invite, now_ms, claimed=claimed)
             if not (claimed and isinstance(error, StorageError)):
+                self._note_unclaimed(event.event_id, error)
                 raise
             log.warning("! call %s is refused: %s", record.call_id, error)
 
@@ -271,6 +278,13 @@ class CallManager:
     def _note_limit(self, code: RefusalCode, user: UserId, keys: str) -> None:
         self._counters.refusal(code)
         self._at_limit.warning(code, "! a call from %s is refused by a limit: %s", user, keys)
+
+    def _note_unclaimed(self, event_id: EventId, error: BaseException) -> None:
+        """Note an invite that the database did not take: it comes again, and was counted."""
+        if isinstance(error, StorageError):
+            self._unclaimed[event_id] = True
+        while len(self._unclaimed) > MAX_UNCLAIMED:
+            del self._unclaimed[next(iter(self._unclaimed))]
 
     def _start(self, record: CallRecord, number: int, event: CallEvent, invite: Invite) -> None:
         entry = self._new_session(record, number, event.device)
@@ -447,6 +461,9 @@ class CallManager:
             await self._call_over(record)
         except StorageError as error:
             log.warning("! the end of call %s was not stored: %s", record.call_id, error)
+        except Exception:
+            # In a task beside those of all other sessions: what it raised would end them.
+            log.exception("! the end of call %s was not stored", record.call_id)
 
     # Settings, rights and rooms that change
 
@@ -516,7 +533,7 @@ class CallManager:
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new calls, tell live sessions that the bridge goes away, and wait for their end."""
-        self._draining = True
+        self._draining = self._drained = True
         for entry in tuple(self._sessions.values()):
             self._dismiss(entry, "unavailable", "the bridge is shutting down; try again in a moment")
         if self._sessions:

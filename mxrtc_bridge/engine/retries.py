@@ -17,10 +17,15 @@ MAX_PAUSE_S = 30.0
 log = logging.getLogger(__name__)
 
 
-async def ask_until_done(operation: Callable[[], Awaitable[T]], *, pause_s: float) -> T:
+async def ask_until_done(operation: Callable[[], Awaitable[T]], *, pause_s: float, says: bool = True) -> T:
     """Return the result of ``operation``, repeating it with growing pauses while the database is of no use.
 
     How long that may be is the caller's to say, by a timeout around it.
+
+    Args:
+        operation: may be begun again.
+        pause_s: seconds after the first failure.
+        says: whether the log says that it waits; not where thousands may.
 
     Raises:
         StorageError: the database works, and refuses this.
@@ -32,11 +37,11 @@ async def ask_until_done(operation: Callable[[], Awaitable[T]], *, pause_s: floa
         except StorageError as error:
             if not error.retryable:
                 raise
-            if not refusals:
+            if says and not refusals:
                 log.warning("! waiting for the database: %s", error)
             refusals += 1
         else:
-            if refusals:
+            if says and refusals:
                 log.warning("the database works again")
             return result
         await asyncio.sleep(Backoff(pause_s, MAX_PAUSE_S).pause_s(refusals))

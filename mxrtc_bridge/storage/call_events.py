@@ -5,6 +5,7 @@ Bounded by age and number: what could not be redacted for so long stays where it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mxrtc_bridge.core.ids import CallId, EventId, RoomId, UserId
@@ -45,11 +46,13 @@ class CallEventStore:
         where = " WHERE room_id = $1 AND call_id = $2" if which else ""
         await self._database.write(f"UPDATE call_trace SET is_over = 1{where}", which)  # noqa: S608 - ours
 
-    async def due(self) -> list[CallEventRow]:
-        """The oldest that may go."""
+    async def due(self, *, not_in: Sequence[RoomId] = ()) -> list[CallEventRow]:
+        """The oldest that may go, without those of some rooms."""
+        others = f" AND room_id NOT IN ({', '.join(f'${2 + place}' for place in range(len(not_in)))})" if not_in else ""
         rows = await self._database.rows(
-            "SELECT room_id, event_id, sender, call_id FROM call_trace WHERE is_over = 1 ORDER BY sent_ms LIMIT $1",
-            (BATCH,),
+            "SELECT room_id, event_id, sender, call_id FROM call_trace "  # noqa: S608 - numbers of places
+            f"WHERE is_over = 1{others} ORDER BY sent_ms LIMIT $1",
+            (BATCH, *not_in),
         )
         return [CallEventRow(*row) for row in rows]
 

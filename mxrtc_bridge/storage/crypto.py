@@ -22,6 +22,7 @@ from mxrtc_bridge.core.crypto.records import (
     Changes,
     InboundRecord,
     OlmRecord,
+    OpenedRecord,
     OutboundRecord,
     RoomEncryption,
     UserRecord,
@@ -38,6 +39,10 @@ KEEP_OLM_MS = 90 * DAY_MS
 """How long a session with a device is kept that has not used it."""
 KEEP_STRANGER_MS = 90 * DAY_MS
 """How long the devices of a user are kept who was never let in, once nobody asks for them any more."""
+KEEP_OPENED_MS = 3600 * 1000
+"""How long a message is kept that was decrypted and not dealt with; what it is about is over by then."""
+MAX_OPENED = 1000
+"""Messages of an earlier run that are taken up again. While it runs, what waits in memory has its bounds."""
 MAX_OLM = 8
 """Sessions with one device; the newest are read."""
 
@@ -97,6 +102,9 @@ class CryptoStore:
             gone += await connection.fetch(
                 f"DELETE FROM crypto_user AS t WHERE queried_ms < $1 AND NOT {KNOWN_USER} RETURNING 1",  # noqa: S608
                 now_ms - KEEP_STRANGER_MS,
+            )
+            gone += await connection.fetch(
+                "DELETE FROM crypto_opened WHERE opened_ms < $1 RETURNING 1", now_ms - KEEP_OPENED_MS
             )
             return len(gone) + await trim_rooms(connection, now_ms, self._bounds)
 
@@ -178,6 +186,7 @@ class CryptoUserStore:
                 await _write_user(connection, self._owner, user)
             for room in changes.rooms:
                 await _write_room(connection, self._owner, room)
+            await _write_opened(connection, self._owner, changes)
             if full:
                 await trim(connection, self._owner, self._bounds)
 
@@ -194,6 +203,14 @@ class CryptoUserStore:
                 await _write_account(connection, self._owner, but)
 
         await self._database.transaction(delete)
+
+    async def opened(self) -> Sequence[OpenedRecord]:
+        """The oldest messages that were decrypted and are not dealt with."""
+        rows = await self._database.rows(
+            "SELECT name, user_id, sealed, opened_ms FROM crypto_opened WHERE owner = $1 ORDER BY opened_ms LIMIT $2",
+            (self._owner, MAX_OPENED),
+        )
+        return [OpenedRecord(*row) for row in rows]
 
     async def olm_sessions(self, curve25519: str) -> Sequence[OlmRecord]:
         """The newest sessions with a device, newest first."""
@@ -343,6 +360,14 @@ async def _write_outbound(connection: Connection, owner: UserId, record: Outboun
     lists = (_listed(record.shared), _listed(record.withheld))
     values = (record.room, record.session_id, record.pickle, record.created_ms, record.messages, *lists)
     await _upsert(connection, "crypto_outbound", "owner, room_id", _OUTBOUND, (owner, *values))
+
+
+async def _write_opened(connection: Connection, owner: UserId, changes: Changes) -> None:
+    for opened in changes.opened:
+        values = (owner, opened.name, opened.user, opened.sealed, opened.opened_ms)
+        await _upsert(connection, "crypto_opened", "owner, name", "user_id, sealed, opened_ms", values)
+    for name in changes.dealt_with:
+        await connection.execute("DELETE FROM crypto_opened WHERE owner = $1 AND name = $2", owner, name)
 
 
 async def _write_user(connection: Connection, owner: UserId, record: UserRecord) -> None:

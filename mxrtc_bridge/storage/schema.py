@@ -355,3 +355,14 @@ async def _make_grants_pending(connection: Connection) -> None:
 
 
 UPGRADES.register(_make_grants_pending, description="grants that are pending until they are written everywhere")
+
+
+async def _create_opened_messages(connection: Connection) -> None:
+    # Messages that were decrypted, which is possible once only, and are not dealt with yet. What they say is encrypted.
+    await connection.execute(
+        "CREATE TABLE crypto_opened (owner TEXT NOT NULL, name TEXT NOT NULL, user_id TEXT NOT NULL, "
+        "sealed TEXT NOT NULL, opened_ms BIGINT NOT NULL, PRIMARY KEY (owner, name))"
+    )
+
+
+UPGRADES.register(_create_opened_messages, description="messages that are not dealt with")

@@ -82,6 +82,11 @@ BOUNDS: Mapping[str, TableBound] = {
         "of strangers, of the server with most; then of the user with most",
         crypto.KEEP_OLM_MS,
     ),
+    "crypto_opened": TableBound(
+        None,
+        "what waits for its sender to be looked up: 64 of a device, 8 MiB and the places of that work in all",
+        crypto.KEEP_OPENED_MS,
+    ),
     "crypto_inbound": TableBound(
         crypto_bounds.INBOUND.bound.total + crypto_bounds.INBOUND.bound.strangers + crypto.TRIM_EVERY,
         "of strangers, of the server with most; then of the user with most",

@@ -11,12 +11,21 @@ from mxrtc_bridge.core.crypto.records import (
     Changes,
     InboundRecord,
     OlmRecord,
+    OpenedRecord,
     OutboundRecord,
     RoomEncryption,
     UserRecord,
 )
 from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
-from mxrtc_bridge.storage.crypto import DAY_MS, KEEP_INBOUND_MS, KEEP_OLM_MS, MAX_OLM, CryptoStore, CryptoUserStore
+from mxrtc_bridge.storage.crypto import (
+    DAY_MS,
+    KEEP_INBOUND_MS,
+    KEEP_OLM_MS,
+    KEEP_OPENED_MS,
+    MAX_OLM,
+    CryptoStore,
+    CryptoUserStore,
+)
 from mxrtc_bridge.storage.database import Database
 
 PEER, OTHER = UserId("@rtc_build:example.org"), UserId("@rtc_web:example.org")
@@ -137,3 +146,18 @@ async def test_old_keys_are_forgotten_and_new_ones_are_not(database: Database, s
     assert await store.inbound(ROOM, "old", ALICE) is None
     assert await store.inbound(ROOM, "new", ALICE) is not None
     assert not await store.claim_index(ROOM, "new", 0, EventId("$b"), limit)
+
+
+async def test_opened_messages_stay_until_they_are_dealt_with_or_old(
+    database: Database, store: CryptoUserStore
+) -> None:
+    records = [OpenedRecord(f"n{number}", ALICE, "sealed", number) for number in range(4)]
+    await store.save(Changes(opened=reversed(records)))  # type: ignore[arg-type]
+    assert await store.opened() == records, "the oldest first"
+    assert await CryptoStore(database).of(OTHER).opened() == []
+    await store.save(Changes(opened=[records[0]], dealt_with=["n1", "n2", "never heard of"]))
+    assert await store.opened() == [records[0], records[3]]
+    await store.forget()
+    assert await store.opened() == [records[0], records[3]], "also when the device has been replaced"
+    await CryptoStore(database).prune(KEEP_OPENED_MS + 3)
+    assert await store.opened() == [records[3]]

@@ -7,15 +7,17 @@ A call is over for some seconds before anything goes, for clients that are a lit
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.call.events import CallMessage
 from mxrtc_bridge.core.call.route import DevicePair
-from mxrtc_bridge.core.errors import HomeserverError, StorageError
+from mxrtc_bridge.core.errors import HomeserverError, StorageError, first_error
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
+from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
 from mxrtc_bridge.storage.call_events import CallEventRow, CallEventStore
@@ -25,6 +27,13 @@ log = logging.getLogger(__name__)
 DELAY_S = 10.0
 """After the end of a call."""
 RETRY_S = 60.0
+AT_ONCE = 4
+"""Rooms in which events are taken back at the same time."""
+ROOM_S = 10.0
+"""How long some events of one room may take; the rest of them comes with the next time."""
+MAX_LATER = 50
+"""Rooms in which it fails, from which on the next ones are not tried."""
+MAX_TOLD = 1000
 
 
 class CallRedaction:
@@ -40,6 +49,7 @@ class CallRedaction:
         wall_ms: Callable[[], int],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         retry_s: float = RETRY_S,
+        room_s: float = ROOM_S,
     ) -> None:
         """Make it.
 
@@ -50,9 +60,11 @@ class CallRedaction:
             config: says whether events are taken back.
             wall_ms: milliseconds since the epoch.
             sleep: waits.
-            retry_s: See :data:`RETRY_S`.
+            retry_s: see :data:`RETRY_S`.
+            room_s: see :data:`ROOM_S`.
         """
         self._retry_s = retry_s
+        self._room_s = room_s
         self._outbox = outbox
         self._redactor = redactor
         self._store = store
@@ -60,6 +72,8 @@ class CallRedaction:
         self._wall_ms = wall_ms
         self._sleep = sleep
         self._due = asyncio.Event()
+        self._told: dict[RoomId, bool] = {}
+        """Rooms in which it has failed, which is said once."""
 
     async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
         """Send an event of a call; see :meth:`mxrtc_bridge.matrix.outbox.outbox.Outbox.send`."""
@@ -103,15 +117,40 @@ class CallRedaction:
             await self._sleep(DELAY_S)
 
     async def _take_back(self) -> bool:
-        """Redact all that may go; returns whether to try again soon."""
+        """Redact all that may go; returns whether to try again soon.
+
+        A room in which it fails keeps its events for the next time, and those of others waiting for nothing.
+        """
+        later: dict[RoomId, None] = {}
+        failed = False
         try:
-            while traces := await self._store.due():
+            while traces := await self._store.due(not_in=tuple(later)):
+                by_room: dict[RoomId, list[CallEventRow]] = {}
+                for trace in traces:
+                    by_room.setdefault(trace.room, []).append(trace)
+                await each(by_room.items(), functools.partial(self._redact_in, later), AT_ONCE)
+                if len(later) >= MAX_LATER:
+                    break  # It is the homeserver, and not its rooms.
+        except* StorageError as errors:
+            log.warning("! events of calls are taken back later: %s", first_error(errors))
+            failed = True
+        return failed or bool(later)
+
+    async def _redact_in(self, later: dict[RoomId, None], events: tuple[RoomId, Sequence[CallEventRow]]) -> None:
+        room, traces = events
+        try:
+            async with asyncio.timeout(self._room_s):
                 for trace in traces:
                     await self._redact(trace)
-        except (HomeserverError, StorageError) as error:
-            log.warning("! events of calls are taken back later: %s", error)
-            return True
-        return False
+        except (HomeserverError, TimeoutError) as error:
+            later[room] = None
+            if self._told.get(room) is None:
+                log.warning("! events of calls in %s are taken back later: %s", room, str(error) or "it takes long")
+            self._told[room] = True
+            while len(self._told) > MAX_TOLD:
+                del self._told[next(iter(self._told))]
+        else:
+            self._told.pop(room, None)
 
     async def _redact(self, trace: CallEventRow) -> None:
         try:

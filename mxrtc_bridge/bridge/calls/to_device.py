@@ -9,6 +9,7 @@ What waits so is not kept over a crash: the look-up takes seconds, and so does t
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import logging
 import secrets
@@ -40,10 +41,11 @@ from mxrtc_bridge.core.call.to_device import (
     call_to_device_content,
     parse_call_to_device,
 )
-from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError, RefusalCode
+from mxrtc_bridge.core.errors import EventError, HomeserverError, MxrtcError, RefusalCode, StorageError
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId, server_of
 from mxrtc_bridge.engine.ports import Counters
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
+from mxrtc_bridge.engine.retries import ask_until_done
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
 
@@ -58,6 +60,10 @@ MAX_WAITING = 32
 """Messages of one device that wait while it is looked up; the next ones are not heard."""
 MAX_LINES, MAX_LINES_OF_SERVER, MAX_LINES_OF_USER = 256, 64, 8
 """Devices that are looked up at a time, in all, of one server and of one user; the next ones are not heard."""
+
+DATABASE_S = 60.0
+"""How long a database is waited for that is busy or away; an invite lives no longer."""
+DATABASE_PAUSE_S = 0.5
 
 _REASONS = {
     Standing.UNTRUSTED: UNTRUSTED_DEVICE,
@@ -243,7 +249,32 @@ class ToDeviceSignalling:
             if admitted is not None:
                 event_id = _event_id(channel, signal)
                 event = CallEvent(channel, event_id, caller.user, signal.sent_ms, signal.message, admitted.device)
-                await take(event, message.device.user)
+                await self._hand_on(functools.partial(take, event, message.device.user))
+
+    @staticmethod
+    async def _hand_on(take: Callable[[], Awaitable[None]]) -> None:
+        """Hand on what has been put in its order, which does not come again: a database that is busy is waited for.
+
+        Raises:
+            StorageError: it has refused for too long, or for good.
+        """
+        failure: StorageError | None = None
+
+        async def once() -> None:
+            nonlocal failure
+            try:
+                await take()
+            except StorageError as error:
+                failure = error
+                raise
+
+        try:
+            async with asyncio.timeout(DATABASE_S):
+                await ask_until_done(once, pause_s=DATABASE_PAUSE_S, says=False)
+        except TimeoutError:
+            if failure is None:
+                raise
+            raise failure from None
 
     async def _admit(self, channel: DevicePair, message: _Message, signal: CallToDevice) -> JudgedCaller | None:
         """The caller as the device is known now; None if it is not heard.

@@ -299,7 +299,6 @@ class Encryption:
             known_identities=self._config.encryption.identities,
             compared=self._compared,
             later=self._slow.put,
-            deliver=self._to_device,
         )
         rooms = EncryptedRooms(device, self._store.of(user), Homeserver(self._transport))
         polls_s = FIRST_POLLS_S if self._announced else LONG_POLL_S

@@ -34,6 +34,7 @@ from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.crypto.sas_text import INTERCEPTED
 from mxrtc_bridge.core.errors import EventError, HomeserverError, LocalError, MxrtcError, StorageError
 from mxrtc_bridge.core.ids import CallId, DeviceId, UserId, server_of
+from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.matrix.api.transport import Patience, Transport
 from mxrtc_bridge.matrix.crypto.binding import available
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -249,6 +250,9 @@ async def own_device(
         database = await stack.enter_async_context(await _database(state, folder))
         transport = Transport.patient(login.homeserver, login.access_token, patience or Patience())
         stack.push_async_callback(transport.close)
+        # Nobody but the user of this program orders work here, beside those who write to the user.
+        beside = FairWork("what a device waits for", server_of(login.user_id), lambda _user: True)
+        await stack.enter_async_context(_running(beside))
         server = KeyServer(transport, login.user_id, masquerade=False)
         device = CryptoDevice(
             server,
@@ -258,6 +262,7 @@ async def own_device(
             display_name="mxrtc",
             wall_ms=lambda: time.time_ns() // 1_000_000,
             device=DeviceId(login.device_id),
+            later=beside.put,
         )
         try:
             await device.start()
@@ -326,6 +331,16 @@ async def shows_device(login: Login, peer: UserId, patience: Patience) -> bool:
             "is that the name of the server?"
         )
     return bool(keys.devices)
+
+
+@contextlib.asynccontextmanager
+async def _running(work: FairWork) -> AsyncIterator[None]:
+    task = asyncio.create_task(work.run(), name="beside the device")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager

@@ -94,33 +94,6 @@ class RateLimit:
         return min(burst, level + (now - since) * a_minute / 60)
 
 
-class TimeBudget:
-    """Seconds that something may take: so many at once, and a share of all time in the long run.
-
-    Whoever spends no more than :meth:`left_s` says has spent, in any ``t`` seconds, ``burst_s + share * t`` at most.
-
-    Args:
-        burst_s: what has been saved up at most.
-        share: of all time that comes back.
-    """
-
-    def __init__(self, burst_s: float, share: float) -> None:
-        self._burst_s = burst_s
-        self._share = share
-        self._level_s = burst_s
-        self._since_s: float | None = None
-
-    def left_s(self, now_s: float) -> float:
-        """What may be spent now, by monotonic seconds."""
-        passed_s = 0.0 if self._since_s is None else max(0.0, now_s - self._since_s)
-        return min(self._burst_s, self._level_s + passed_s * self._share)
-
-    def spend(self, spent_s: float, now_s: float) -> None:
-        """Take what was spent until now; more than was left (our process stood still) is not owed."""
-        self._level_s = max(0.0, self.left_s(now_s) - spent_s)
-        self._since_s = now_s
-
-
 @dataclass(frozen=True, slots=True)
 class CallLimits:
     """How many calls may live at a time."""

@@ -6,14 +6,14 @@ hostile all the same. :class:`CallOrder` puts the messages of each call into the
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.call.codec import content_of, parse_message
 from mxrtc_bridge.core.call.events import CallMessage, Hangup, Reject, Version
 from mxrtc_bridge.core.errors import EventError, RefusalCode
-from mxrtc_bridge.core.ids import CallId, DeviceId, UserId
+from mxrtc_bridge.core.ids import CallId, DeviceId, UserId, server_of
 
 SIGNAL_TYPE = "io.mxrtc.signal"
 UNTRUSTED_DEVICE = "untrusted_device"
@@ -31,7 +31,7 @@ MAX_SENT_MS = 2**53 - 1
 MAX_EARLY = 16
 """Messages of one call that wait for those before them."""
 MAX_CALLS = 1000
-"""Calls whose order is remembered; then the one that was heard of longest ago is forgotten."""
+"""Calls whose order is remembered; then one of the server and the user with most of them is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,11 @@ class _Call:
 
 
 class CallOrder:
-    """Messages of many calls, each put into its order."""
+    """Messages of many calls, each put into its order.
+
+    Args:
+        max_calls: see :data:`MAX_CALLS`.
+    """
 
     def __init__(self, *, max_calls: int = MAX_CALLS) -> None:
         self._max_calls = max_calls
@@ -95,7 +99,7 @@ class CallOrder:
         call = self._calls.setdefault(key, _Call())
         self._calls.move_to_end(key)
         if len(self._calls) > self._max_calls:
-            self._calls.popitem(last=False)
+            self._forget_one()
         if call.over:
             return []
         if isinstance(signal.message, Hangup | Reject):
@@ -115,6 +119,14 @@ class CallOrder:
             ready.append(call.early.pop(call.next_seq))
             call.next_seq += 1
         return ready
+
+    def _forget_one(self) -> None:
+        """Forget what was heard of longest ago, of whoever has most: a flood of some pushes out no call of others."""
+        servers = Counter(server_of(user) for user, _, _ in self._calls)
+        server = max(servers, key=servers.__getitem__)
+        users = Counter(user for user, _, _ in self._calls if server_of(user) == server)
+        most = max(users, key=users.__getitem__)
+        del self._calls[next(key for key in self._calls if key[0] == most)]
 
     def waits(self, user: UserId, device: DeviceId, call_id: CallId) -> bool:
         """Whether messages of this call wait for others."""

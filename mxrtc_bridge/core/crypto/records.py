@@ -123,6 +123,18 @@ class UserRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenedRecord:
+    """A message that was decrypted, and is not dealt with yet."""
+
+    name: str
+    user: str
+    """Who has sent it."""
+    sealed: str = field(repr=False)
+    """What it says, encrypted."""
+    opened_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """What is saved together."""
 
@@ -132,3 +144,6 @@ class Changes:
     outbound: Sequence[OutboundRecord] = ()
     users: Sequence[UserRecord] = ()
     rooms: Sequence[RoomEncryption] = ()
+    opened: Sequence[OpenedRecord] = ()
+    dealt_with: Sequence[str] = ()
+    """Names of opened messages that are forgotten."""

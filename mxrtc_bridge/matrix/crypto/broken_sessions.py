@@ -5,17 +5,18 @@ Must not let anybody have us send, or ask their server, for every piece of rubbi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from mxrtc_bridge.core.call.limits import MAX_REMEMBERED, RateLimit
-from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.claims import Claims
-from mxrtc_bridge.matrix.crypto.receive_budget import ReceiveBudget
+from mxrtc_bridge.matrix.crypto.outbound import Later
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, UserDevices
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,9 @@ AGAIN_S = 10.0
 """Until the next time: the messages that were under way meanwhile cannot be read either."""
 MAX_REPLACED = 1000
 TRIES_A_MINUTE = 6
-"""Of one user. All users of other servers have a limit together: the time that the budget gives them."""
+"""Of one user. All users of other servers have a limit together, by the places that there are for such work."""
+REPLACE_S = 20.0
+"""How long one may take: two questions to another server."""
 
 
 class Device(Protocol):
@@ -79,23 +82,44 @@ class BrokenSessions:
     Args:
         device: ours.
         claims: of our device.
-        budget: how long we may ask for it.
         replaced: when sessions were replaced.
+        later: does what servers are waited for with.
+        begun: told of each device with which a new one was begun.
     """
 
     def __init__(
         self,
         device: Device,
         claims: Claims,
-        budget: ReceiveBudget,
         replaced: ReplacedSessions,
+        later: Later,
+        begun: Callable[[DeviceIdentity], None],
     ) -> None:
+        self._later = later
+        self._begun = begun
+        self._replacing: set[str] = set()
+        """Devices whose turn has not come yet."""
         self._device = device
         self._claims = claims
-        self._budget = budget
         self._replaced = replaced
         self._tries = RateLimit(TRIES_A_MINUTE, TRIES_A_MINUTE * MAX_REMEMBERED)
         self._seldom = RateLimitedLog(log)
+
+    def replace_later(self, sender: UserId, curve25519: str) -> None:
+        """Have the session with a device replaced, outside of the order in which messages are read."""
+        if curve25519 in self._replacing or not self._replaced.may_be(curve25519):
+            return
+
+        async def replace() -> None:
+            try:
+                for device in await self.replace(sender, curve25519):
+                    self._begun(device)
+            finally:
+                self._replacing.discard(curve25519)
+
+        self._replacing.add(curve25519)
+        if not self._later(sender, replace):
+            self._replacing.discard(curve25519)
 
     async def replace(self, sender: UserId, curve25519: str) -> list[DeviceIdentity]:
         """Begin a new session with a device whose messages we cannot read; it uses the newest from then on.
@@ -108,7 +132,7 @@ class BrokenSessions:
             return []
         found = []
         try:
-            async with self._budget.asking(sender):
+            async with asyncio.timeout(REPLACE_S):
                 for device in (await self._device.devices_of(sender)).devices:
                     if device.curve25519 == curve25519:
                         claimed = await self._claims.olm.claim([device])
@@ -116,7 +140,7 @@ class BrokenSessions:
                             await self._claims.olm.begin(claimed, anew=True)
                         await self._device.send_to_device([device], "m.dummy", {})
                         found.append(device)
-        except HomeserverError as error:
+        except (HomeserverError, StorageError, TimeoutError) as error:
             self._seldom.info(sender, "no new session with %s: %s", sender, error)
             return []
         # Only now: where nobody could be asked, the next message has another try.

@@ -14,7 +14,6 @@ One file: what the other files of this folder do is put together here, and littl
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import secrets
 import string
@@ -33,16 +32,17 @@ from mxrtc_bridge.matrix.crypto.cross_signing import ask_for_own_keys, publish_i
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists, device_with
 from mxrtc_bridge.matrix.crypto.inbound import InboundSessions, unknown_device
 from mxrtc_bridge.matrix.crypto.key_answers import keys_in
-from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES, REQUEST, KeyRequests, parse_request
+from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES, REQUEST, KeyRequests
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer, one_time_keys_in
 from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 from mxrtc_bridge.matrix.crypto.late_senders import LateSenders
-from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage, OlmSessions, UnknownKeyError
+from mxrtc_bridge.matrix.crypto.olm_message import OlmMessage
+from mxrtc_bridge.matrix.crypto.olm_sessions import OlmSessions, UnknownKeyError
+from mxrtc_bridge.matrix.crypto.opened_messages import OpenedMessage, OpenedMessages, name_of
 from mxrtc_bridge.matrix.crypto.outbound import Later, OutboundSessions
 from mxrtc_bridge.matrix.crypto.patience import Patience
 from mxrtc_bridge.matrix.crypto.published_keys import PublishedKeys, StrangeKeysError
-from mxrtc_bridge.matrix.crypto.receive_budget import ReceiveBudget
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
 from mxrtc_bridge.matrix.crypto.store import DeviceStore
 from mxrtc_bridge.matrix.crypto.sync_answer import OF_USE, envelope, has_brought, messages_in
@@ -64,6 +64,9 @@ SessionBegun = Callable[[DeviceIdentity, bool], None]
 """Told of a session with a device that took the place of a broken one, and whether it was us who could not read."""
 
 
+Handler = Callable[["CryptoDevice", ToDeviceEvent], Awaitable[None]]
+
+
 class CryptoDevice:
     """See the head of this module."""
 
@@ -80,10 +83,8 @@ class CryptoDevice:
         device: DeviceId | None = None,
         known_identities: Mapping[UserId, str] | None = None,
         later: Later = lambda _user, _work: False,
-        deliver: Callable[[CryptoDevice, ToDeviceEvent], Awaitable[None]] | None = None,
         session_begun: SessionBegun = lambda _device, _by_us: None,
         monotonic: Callable[[], float] = elapsed_s,
-        budget: ReceiveBudget | None = None,
         compared: Mapping[UserId, str] | None = None,
     ) -> None:
         """Make a device; nothing is sent before :meth:`start`.
@@ -98,12 +99,10 @@ class CryptoDevice:
             identity: the user's identity, which signs the device; None where another session holds it.
             device: the device of the token; None to make one without a login.
             known_identities: master keys that were compared by hand.
-            later: does what slow servers are waited for with, while the device goes on.
-            deliver: given what came from devices that had to be asked for so; None to have none of it.
+            later: does what servers are waited for with, while the device goes on reading.
             session_begun: told of sessions that have taken the place of broken ones; must not block.
             monotonic: seconds.
             compared: master keys that were compared with any device of ours; see :class:`DeviceLists`.
-            budget: how long other servers may let what is received wait; None for the usual times.
         """
         self.user = user
         self._later = later
@@ -118,18 +117,16 @@ class CryptoDevice:
         self._olm: OlmSessions
         self._outbound: OutboundSessions
         self._claims: Claims
-        self._budget = budget or ReceiveBudget(server_of(user))
+        own = server_of(user)
         self.lists = DeviceLists(
-            server,
-            store,
-            wall_ms=wall_ms,
-            known=known_identities,
-            heard=self._budget.heard,
-            own_server=server_of(user),
-            compared=compared,
+            server, store, wall_ms=wall_ms, known=known_identities, own_server=own, compared=compared
         )
-        heard = None if deliver is None else functools.partial(deliver, self)
-        self._late = LateSenders(self.lists, later, self._take, heard)
+        self._opened = OpenedMessages(pickle_key)
+        self._reading = 0
+        self._left: list[OpenedMessage] = []
+        """What an earlier run has decrypted, and not dealt with."""
+        self._late = LateSenders(self.lists, later, self._take_late, self._opened.end, self._forget_ended)
+        self._deliver: Handler | None = None
         self._inbound = InboundSessions(store, pickle_key, wall_ms=wall_ms)
         self._requests = KeyRequests(lambda: self.device_id, pickle_key, wall_ms=wall_ms)
         # Sessions change with every message: one task at a time.
@@ -203,6 +200,7 @@ class CryptoDevice:
             await self._publish()
         except StrangeKeysError as error:
             await self._renew(error)
+        self._left += self._opened.restore(await self._store.opened())
 
     def _take_up(self, record: AccountRecord, shown: Mapping[str, object]) -> bool:
         """Go on with the device of the last run; False if it is of no use any more."""
@@ -220,9 +218,13 @@ class CryptoDevice:
     def _use(self, account: OwnAccount) -> None:
         self._account = account
         self._token = account.stored.sync_token
-        self._olm = OlmSessions(account, self._store, self._server, self._pickle_key, wall_ms=self._wall_ms)
+        self._olm = OlmSessions(
+            account, self._store, self._server, self._pickle_key, opened=self._opened, wall_ms=self._wall_ms
+        )
         self._claims = Claims(self._olm, self._lock, Patience(server_of(self.user)))
-        self._broken = BrokenSessions(self, self._claims, self._budget, self._unwedged)
+        self._broken = BrokenSessions(
+            self, self._claims, self._unwedged, self._later, lambda device: self.session_begun(device, True)
+        )
         self._keys = PublishedKeys(
             account, self._server, self._store, self._lock, wall_ms=self._wall_ms, monotonic=self._monotonic
         )
@@ -307,20 +309,31 @@ class CryptoDevice:
 
     # --- receiving
 
+    def deliver_to(self, handler: Handler) -> None:
+        """Have a handler given what came from devices that had to be looked up, each once that is done."""
+        self._deliver = handler
+
     async def receive_sync(self, answer: Mapping[str, Any]) -> tuple[ToDeviceEvent, ...]:
         """Take one sync answer: keys are kept, lists noted, and what is for others is returned, in order.
 
-        After the events were handled, :meth:`settle` must be called with the answer's token.
+        No server is waited for: what comes from a device that is not known is given to the handler of
+        :meth:`deliver_to` later, when it was looked up. After the events were handled, :meth:`settle` must be called
+        with the answer's token; until then the same answer may be given again, and says the same.
+
+        Raises:
+            StorageError: the database refuses; the answer has to be asked for again.
         """
         if self._token is None:
             # The first answer of a device says nothing of the changes before it.
             await self.lists.mark_all_outdated()
         await self.lists.receive(answer.get("device_lists"))
         events: list[ToDeviceEvent] = []
-        self._budget.begin()
+        self._reading += 1
+        # Until this answer is settled: it may come again.
+        for opened in self._left:
+            events += await self._receive_left(opened)
         for item in messages_in(answer)[:MAX_TO_DEVICE]:
-            event = await self._receive(item)
-            if event is not None:
+            if (event := await self._receive(item)) is not None:
                 events.append(event)
         return tuple(events)
 
@@ -333,11 +346,14 @@ class CryptoDevice:
             StorageError: the database refuses; the answer has to be asked for again.
         """
         now = self._wall_ms()
-        if has_brought(answer) or now - self._token_saved_ms >= SAVE_TOKEN_EVERY_MS:
+        late = self._left or self._opened.has_ended
+        if has_brought(answer) or late or now - self._token_saved_ms >= SAVE_TOKEN_EVERY_MS:
             async with self._lock:
-                await self._flush(account=self._own.record(sync_token=token))
+                await self._flush(settles=True, account=self._own.record(sync_token=token))
             self._token_saved_ms = now
         self._token = token
+        self._opened.settle()
+        self._left.clear()
         counts = one_time_keys_in(answer.get("device_one_time_keys_count"))
         unused = answer.get("device_unused_fallback_key_types")
         used = isinstance(unused, list) and "signed_curve25519" not in unused
@@ -350,14 +366,19 @@ class CryptoDevice:
         except HomeserverError as error:
             # The next answer has the count again.
             log.info("! keys of %s were not uploaded: %s", self.user, error)
-        await self._begin_with_unread()
+        self._begin_with_unread()
 
-    async def _begin_with_unread(self) -> None:
+    def _begin_with_unread(self) -> None:
         """Begin sessions with those who have used keys that were not ours: they find by that who takes our place."""
         unread, self._unread = self._unread, {}
         for curve25519, sender in unread.items():
-            for device in await self._broken.replace(sender, curve25519):
-                self.session_begun(device, True)
+            self._broken.replace_later(sender, curve25519)
+
+    async def _forget_ended(self) -> None:
+        """Have the store forget what has waited and is dealt with."""
+        if self._opened.has_ended:
+            async with self._lock:
+                await self._flush()
 
     async def _flush(self, **more: Any) -> None:
         keys, self._new_keys = self._new_keys, []
@@ -380,7 +401,7 @@ class CryptoDevice:
             self._inbound.read_withheld(sender, content)
             return None
         if event_type == REQUEST:
-            await self._give_again(sender, content)
+            self._outbound.give_again_later(sender, content)
             return None
         if event_type != "m.room.encrypted":
             return ToDeviceEvent(event_type, sender, content, None)
@@ -389,28 +410,51 @@ class CryptoDevice:
         except EventError as error:
             self._seldom.info(sender, "x a message of %s to a device of %s is ignored: %s", sender, self.user, error)
             if error.code is RefusalCode.UNDECRYPTABLE:
-                await self._could_not_read(sender, str(content.get("sender_key")), error)
+                self._could_not_read(sender, str(content.get("sender_key")), error)
             return None
 
-    async def _could_not_read(self, sender: UserId, curve25519: str, error: EventError) -> None:
+    async def _receive_left(self, opened: OpenedMessage) -> list[ToDeviceEvent]:
+        """Take a message that an earlier run has decrypted."""
+        try:
+            event = await self._hand_on(opened.sender, opened)
+        except EventError as error:
+            self._seldom.info(opened.sender, "x a message of %s is ignored: %s", opened.sender, error)
+            event = None
+        return [] if event is None else [event]
+
+    def _could_not_read(self, sender: UserId, curve25519: str, error: EventError) -> None:
         if isinstance(error, UnknownKeyError) and self._keys.doubt() and len(self._unread) < MAX_UNREAD:
             # A session that is begun before it is known whether ours have to go would perhaps go with them.
             self._unread[curve25519] = sender
             return
-        for device in await self._broken.replace(sender, curve25519):
-            self.session_begun(device, True)
+        self._broken.replace_later(sender, curve25519)
 
     async def _receive_encrypted(self, sender: UserId, content: Mapping[str, Any]) -> ToDeviceEvent | None:
-        async with self._lock:
-            message = await self._olm.decrypt(sender, content)
-        try:
-            listed = await self._listed_device(sender, message)
-        except HomeserverError as error:
-            self._seldom.info(sender, "the devices of %s could not be asked for: %s", sender, error)
-            if message.device_keys is None and self._late.put(sender, message, content):
-                return None
-            listed = None
-        return await self._take(sender, message, listed)
+        name = name_of(sender, content, self.curve25519)
+        opened = self._opened.get(name)
+        if opened is None:
+            async with self._lock:
+                opened = await self._opened.open(name, sender, self._olm.decrypt(sender, content), self._wall_ms())
+        return await self._hand_on(sender, opened)
+
+    async def _hand_on(self, sender: UserId, opened: OpenedMessage) -> ToDeviceEvent | None:
+        message = opened.message()
+        if opened.waits or opened.handed_on == self._reading:
+            return None  # It is in line already, and came again as its answer was not settled.
+        opened.handed_on = self._reading
+        if not self._late.holds(sender, message):
+            known = await self.lists.known(sender)
+            listed = None if known is None else device_with(known, message.curve25519, message.ed25519)
+            if listed is not None:
+                return await self._take(sender, message, listed)
+        if self._late.put(sender, opened):
+            return None
+        return await self._take(sender, message, None)
+
+    async def _take_late(self, sender: UserId, message: OlmMessage, listed: DeviceIdentity | None) -> None:
+        event = await self._take(sender, message, listed)
+        if event is not None and self._deliver is not None:
+            await self._deliver(self, event)
 
     async def _take(self, sender: UserId, message: OlmMessage, listed: DeviceIdentity | None) -> ToDeviceEvent | None:
         device = listed
@@ -436,32 +480,6 @@ class CryptoDevice:
                 return None
             case _:
                 return ToDeviceEvent(message.type, sender, message.content, device)
-
-    async def _listed_device(self, sender: UserId, message: OlmMessage) -> DeviceIdentity | None:
-        """The device that has sent a message, as its user lists it.
-
-        Raises:
-            HomeserverError: there was no time to ask.
-        """
-        known = await self.lists.known(sender)
-        if known is not None and (device := device_with(known, message.curve25519, message.ed25519)) is not None:
-            return device
-        async with self._budget.asking(sender):
-            return await self.lists.find(sender, message.curve25519, message.ed25519)
-
-    async def _give_again(self, sender: UserId, content: Mapping[str, Any]) -> None:
-        """Give a device the key of a room again that it has had, from now on; what was said before stays lost to it."""
-        wanted = parse_request(content)
-        if wanted is None:
-            return
-        try:
-            async with self._budget.asking(sender):
-                given = await self._outbound.give_again(wanted, sender)
-        except HomeserverError as error:
-            self._seldom.info(sender, "the key of a room was not given again to %s: %s", sender, error)
-        else:
-            what = "given" if given else "not given"
-            self._seldom.info(sender, "= the key of a room was asked for by %s, and %s", sender, what)
 
     # --- other users
 

@@ -90,7 +90,6 @@ class DeviceLists:
         wall_ms: Callable[[], int],
         known: Mapping[UserId, str] | None = None,
         monotonic: Callable[[], float] = elapsed_s,
-        heard: Callable[[UserId], None] = lambda _user: None,
         own_server: str = "",
         compared: Mapping[UserId, str] | None = None,
     ) -> None:
@@ -102,14 +101,12 @@ class DeviceLists:
             wall_ms: milliseconds since the epoch.
             known: master keys that were compared by hand: their users' devices count as verified.
             monotonic: seconds that only ever grow.
-            heard: told of each user of whom devices were answered.
             own_server: our homeserver, whose users together may have more asked for than those of another.
             compared: master keys that were compared with any device of ours; whoever changes it has to tell each
                 device, by :meth:`vouch_for` or :meth:`accept_identity`. What a device itself has compared comes first.
         """
         self._server = server
         self._store = store
-        self._heard = heard
         self._wall_ms = wall_ms
         self._monotonic = monotonic
         self._known = dict(known or {})
@@ -301,8 +298,6 @@ class DeviceLists:
         for user in users:
             keys = keys_in(answer, user)
             if keys is not None:
-                if keys.devices:
-                    self._heard(user)
                 async with self._writing:
                     found[user] = await self._learn(user, keys, began_s)
                 # Signatures take time: others have their turn between two users.
@@ -409,16 +404,25 @@ class DeviceLists:
     async def find(self, user: UserId, curve25519: str, ed25519: str) -> DeviceIdentity | None:
         """The device with these two keys; the homeserver is asked once more if it is not known.
 
-        What others send leads here, so that each user, and all of a server together, have a limit of questions.
+        None also where the homeserver does not answer.
         """
         try:
-            known = await self.known(user)
-            device = None if known is None else device_with(known, curve25519, ed25519)
-            if device is None and self._finds.allow(user, self._monotonic()):
-                device = device_with((await self.of([user], fresh=True))[user], curve25519, ed25519)
+            return await self.look_for(user, curve25519, ed25519)
         except HomeserverError as error:
             log.info("the devices of %s could not be asked for: %s", user, error)
             return None
+
+    async def look_for(self, user: UserId, curve25519: str, ed25519: str) -> DeviceIdentity | None:
+        """The same; what others send leads here, so each user, and all of a server together, have a limit of questions.
+
+        Raises:
+            HomeserverError: it does not answer.
+            StorageError: the database cannot be used.
+        """
+        known = await self.known(user)
+        device = None if known is None else device_with(known, curve25519, ed25519)
+        if device is None and self._finds.allow(user, self._monotonic()):
+            device = device_with((await self.of([user], fresh=True))[user], curve25519, ed25519)
         return device
 
     # --- identities

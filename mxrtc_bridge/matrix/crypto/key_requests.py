@@ -19,7 +19,7 @@ from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId, parse_room_id
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.inbound import read_session
-from mxrtc_bridge.matrix.crypto.olm_sessions import OlmMessage
+from mxrtc_bridge.matrix.crypto.olm_message import OlmMessage
 from mxrtc_bridge.matrix.crypto.signed_json import is_key
 from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceIdentity
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mxrtc_bridge.core.crypto.records import Changes, OlmRecord
@@ -17,6 +17,8 @@ from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
+from mxrtc_bridge.matrix.crypto.olm_message import OlmMessage
+from mxrtc_bridge.matrix.crypto.opened_messages import OpenedMessages
 from mxrtc_bridge.matrix.crypto.signed_json import (
     from_unpadded,
     is_key,
@@ -25,7 +27,7 @@ from mxrtc_bridge.matrix.crypto.signed_json import (
     unpadded,
 )
 from mxrtc_bridge.matrix.crypto.store import DeviceStore
-from mxrtc_bridge.matrix.crypto.values import OLM, DeviceIdentity, DeviceKeys
+from mxrtc_bridge.matrix.crypto.values import OLM, DeviceIdentity
 
 MAX_CIPHERTEXT_CHARS = 128 * 1024
 """An event has at most 64 KiB; to-device messages have no limit of their own."""
@@ -37,21 +39,6 @@ MAX_CACHED = 512
 
 class UnknownKeyError(EventError):
     """A message was encrypted with a key of ours that we do not have: perhaps the homeserver has handed it out."""
-
-
-@dataclass(frozen=True, slots=True)
-class OlmMessage:
-    """A message that was decrypted and names us and its sender rightly."""
-
-    type: str
-    content: Mapping[str, Any] = field(repr=False)
-    curve25519: str
-    ed25519: str
-    """What the sender says its key is; proven by ``device_keys`` or by the list of devices."""
-    device_keys: DeviceKeys | None = None
-    """The sender's device, where the message itself proves it (MSC4147)."""
-    session_id: str = ""
-    """Of the session that has brought it."""
 
 
 @dataclass(slots=True)
@@ -81,8 +68,10 @@ class OlmSessions:
         server: KeyServer,
         pickle_key: bytes,
         *,
+        opened: OpenedMessages,
         wall_ms: Callable[[], int],
     ) -> None:
+        self._opened = opened
         self._account = account
         self._store = store
         self._server = server
@@ -92,20 +81,27 @@ class OlmSessions:
         self._dirty: dict[tuple[str, str], _Live] = {}
         self._account_dirty = False
 
-    def changes(self, **more: Any) -> Changes:
-        """What has to be saved, as one transaction, together with ``more``; counts as saved from now on."""
+    def changes(self, *, settles: bool = False, **more: Any) -> Changes:
+        """What has to be saved, as one transaction, together with ``more``; :meth:`saved` follows.
+
+        Args:
+            settles: what has come with an answer is dealt with by it.
+            more: what else is saved.
+        """
         olm = [
             OlmRecord(key, session_id, live.olm.pickle(self._pickle_key), live.used_ms, live.user)
             for (key, session_id), live in self._dirty.items()
         ]
         if self._account_dirty and "account" not in more:
             more["account"] = self._account.record()
-        return Changes(olm=olm, **more)
+        opened, dealt_with = self._opened.to_store(settles=settles)
+        return Changes(olm=olm, opened=opened, dealt_with=dealt_with, **more)
 
     def saved(self) -> None:
         """Say that what :meth:`changes` gave has been saved; only now may sessions leave the memory."""
         self._dirty.clear()
         self._account_dirty = False
+        self._opened.stored()
         while len(self._live) > MAX_CACHED:
             del self._live[next(iter(self._live))]
 
@@ -152,7 +148,7 @@ class OlmSessions:
             device_keys = parse_device_keys(proof, sender)
             if (device_keys.curve25519, device_keys.ed25519) != (sender_key, ed25519):
                 raise EventError(RefusalCode.BAD_EVENT, "the message carries the keys of another device")
-        return OlmMessage(event_type, inner, sender_key, str(ed25519), device_keys)
+        return OlmMessage(event_type, inner, sender_key, str(ed25519), device_keys, chars=len(plaintext))
 
     def _parse(self, content: Mapping[str, Any]) -> tuple[str, int, bytes]:
         sender_key, ciphertext = content.get("sender_key"), content.get("ciphertext")

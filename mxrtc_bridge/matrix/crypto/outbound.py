@@ -26,11 +26,12 @@ from mxrtc_bridge.core.crypto.records import Changes, OutboundRecord, RoomEncryp
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId, server_of
 from mxrtc_bridge.engine.clock import elapsed_s
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.claims import Claims
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
-from mxrtc_bridge.matrix.crypto.key_requests import KeyRequest
+from mxrtc_bridge.matrix.crypto.key_requests import KeyRequest, parse_request
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
 from mxrtc_bridge.matrix.crypto.store import DeviceStore
@@ -44,6 +45,8 @@ _Result = TypeVar("_Result")
 
 DEVICES_PER_REQUEST = 100
 MAX_ROOMS_CACHED = 1000
+GIVE_AGAIN_S = 20.0
+"""How long it may take to give a device the key of a room again: two questions to another server."""
 GIVE_AGAIN_MS = 60 * 1000
 """The key of a room is given again to a device at most this often."""
 CLAIM_AGAIN_MS = 5 * 60 * 1000
@@ -73,11 +76,25 @@ class _Recipients:
     """Those users."""
 
 
+@dataclass(slots=True)
+class _Letter:
+    """What was encrypted for some devices, and is sent when nothing is locked any more."""
+
+    session: _Session
+    event_type: str
+    messages: dict[UserId, dict[str, Mapping[str, object]]]
+    shared: frozenset[tuple[UserId, DeviceId, str]] = frozenset()
+    """Who has the key once it is sent."""
+    withheld: frozenset[tuple[UserId, DeviceId]] = frozenset()
+    """Who was told then that they do not get it."""
+
+
 class OutboundSessions:
     """Our Megolm sessions.
 
-    They change under the lock of our device, and what is done under it asks no server but our own: the devices of a
-    room are asked for before, and their one-time keys as well. What is said in a room goes in the order of the calls.
+    They change under the lock of our device, and nobody is asked under it: the devices of a room are asked for before,
+    and their one-time keys as well; what was encrypted is sent after it. What is said in a room goes in the order of
+    the calls.
     """
 
     def __init__(
@@ -105,6 +122,7 @@ class OutboundSessions:
         self._wall_ms = wall_ms
         self._sessions: dict[RoomId, _Session] = {}
         self._without_key: dict[tuple[UserId, str], int] = {}
+        self._seldom = RateLimitedLog(log)
         self._given: dict[tuple[RoomId, UserId, DeviceId], int] = {}
         # A session of the run before may be one of a copy of the database that was put back: what it would encrypt next
         # has perhaps been used already.
@@ -129,8 +147,10 @@ class OutboundSessions:
             HomeserverError: the devices or their keys could not be asked for, or the key could not be sent.
         """
 
-        async def use(recipients: _Recipients, asked: Collection[DeviceIdentity]) -> dict[str, Any]:
-            session = await self._prepare(encryption, least, recipients, asked)
+        async def use(
+            letters: list[_Letter], recipients: _Recipients, asked: Collection[DeviceIdentity]
+        ) -> dict[str, Any]:
+            session = await self._prepare(encryption, least, letters, recipients, asked)
             return await self._encrypt(session, event_type, content)
 
         return await self._with_devices(encryption, members, least, use)
@@ -144,17 +164,35 @@ class OutboundSessions:
         encryption: RoomEncryption,
         members: Sequence[UserId],
         least: Trust,
-        use: Callable[[_Recipients, frozenset[DeviceIdentity]], Awaitable[_Result]],
+        use: Callable[[list[_Letter], _Recipients, frozenset[DeviceIdentity]], Awaitable[_Result]],
     ) -> _Result:
         async with self._order.alone_with([encryption.room]):
-            began_s, left_out = asyncio.get_running_loop().time(), set[str]()
-            return await self._claims.run(
+            began_s, left_out, letters = asyncio.get_running_loop().time(), set[str](), list[_Letter]()
+            result = await self._claims.run(
                 lambda: self._recipients(members, least, began_s, left_out),
                 lambda recipients: self._lacking(encryption, recipients),
-                use,
+                functools.partial(use, letters),
                 began_s=began_s,
                 others=lambda recipients, missing: len(recipients.admitted) > len(missing),
             )
+            await self._post(letters)
+            return result
+
+    async def _post(self, letters: Sequence[_Letter]) -> None:
+        """Send what was encrypted, and then note who has it.
+
+        Raises:
+            HomeserverError: it was not taken; with the next message it is sent again.
+        """
+        for letter in letters:
+            name = secrets.token_hex(12)
+            await self._server.send_to_device(self._account.device, letter.event_type, letter.messages, name)
+            async with self._claims.lock:
+                session = letter.session
+                # Not where another one has taken its place meanwhile.
+                if self._sessions.get(session.record.room) is session:
+                    shared, withheld = session.record.shared | letter.shared, session.record.withheld | letter.withheld
+                    await self._save(session, shared=shared, withheld=withheld)
 
     async def _encrypt(self, session: _Session, event_type: str, content: Mapping[str, Any]) -> dict[str, Any]:
         payload: dict[str, Any] = {"type": event_type, "content": content, "room_id": session.record.room}
@@ -172,14 +210,19 @@ class OutboundSessions:
         return encrypted
 
     async def _prepare(
-        self, encryption: RoomEncryption, least: Trust, recipients: _Recipients, asked: Collection[DeviceIdentity]
+        self,
+        encryption: RoomEncryption,
+        least: Trust,
+        letters: list[_Letter],
+        recipients: _Recipients,
+        asked: Collection[DeviceIdentity],
     ) -> _Session:
         session = await self._load(encryption.room)
         if session is None or self._is_spent(session.record, encryption, recipients):
             session = await self._begin(encryption.room)
         key = _key_of(session)
-        left_out = await self._share(session, key, recipients.admitted, asked)
-        await self._say_withheld(session, recipients.refused, "m.unverified")
+        left_out = await self._share(session, key, recipients.admitted, asked, letters)
+        self._say_withheld(session, recipients.refused, "m.unverified", letters)
         for user in {*recipients.late, *(device.user for device in left_out)}:
             self._serve_later(session, key, user, least)
         return session
@@ -279,6 +322,22 @@ class OutboundSessions:
         session.record = replace(session.record, pickle=session.olm.pickle(self._pickle_key), **changes)
         await self._store.save(Changes(outbound=[session.record]))
 
+    def give_again_later(self, sender: UserId, content: Mapping[str, Any]) -> None:
+        """Give a device the key of a room again that it has had, from now on; what was said before stays lost to it."""
+        wanted = parse_request(content)
+        if wanted is not None:
+            self._later(sender, functools.partial(self._answer, wanted, sender))
+
+    async def _answer(self, wanted: KeyRequest, sender: UserId) -> None:
+        try:
+            async with asyncio.timeout(GIVE_AGAIN_S):
+                given = await self.give_again(wanted, sender)
+        except (HomeserverError, StorageError, TimeoutError) as error:
+            self._seldom.info(sender, "the key of a room was not given again to %s: %s", sender, error)
+        else:
+            what = "given" if given else "not given"
+            self._seldom.info(sender, "= the key of a room was asked for by %s, and %s", sender, what)
+
     async def give_again(self, wanted: KeyRequest, user: UserId) -> bool:
         """Give the key of a room, as it is now, to a device that has had it; False if it has not.
 
@@ -292,9 +351,12 @@ class OutboundSessions:
         async def look() -> Sequence[DeviceIdentity]:
             return [each for each in (await self._lists.of([user]))[user].devices if each.device == wanted.device]
 
-        return await self._claims.run(
-            look, self._to_ask, lambda devices, asked: self._give_again(wanted, user, devices, asked)
+        letters: list[_Letter] = []
+        given = await self._claims.run(
+            look, self._to_ask, lambda devices, asked: self._give_again(wanted, user, devices, asked, letters)
         )
+        await self._post(letters)
+        return given
 
     async def _may_have_again(self, wanted: KeyRequest, user: UserId) -> bool:
         """Whether a device has had the key, and was not given it again a moment ago; from now on it counts as given."""
@@ -310,7 +372,12 @@ class OutboundSessions:
         return True
 
     async def _give_again(
-        self, wanted: KeyRequest, user: UserId, known: Sequence[DeviceIdentity], asked: Collection[DeviceIdentity]
+        self,
+        wanted: KeyRequest,
+        user: UserId,
+        known: Sequence[DeviceIdentity],
+        asked: Collection[DeviceIdentity],
+        letters: list[_Letter],
     ) -> bool:
         session = await self._session_of(wanted)
         if session is None:
@@ -319,7 +386,7 @@ class OutboundSessions:
         devices = [each for each in known if (user, each.device, each.curve25519) in had]
         if devices:
             await self._save(session, shared=session.record.shared - had)
-            await self._share(session, _key_of(session), devices, asked)
+            await self._share(session, _key_of(session), devices, asked, letters)
         return bool(devices)
 
     async def _session_of(self, wanted: KeyRequest) -> _Session | None:
@@ -343,12 +410,15 @@ class OutboundSessions:
         async def use(devices: Sequence[DeviceIdentity], asked: Collection[DeviceIdentity]) -> None:
             current = await self._load(room)
             if current is not None and current.record.session_id == name[0]:
-                await self._share(current, key, devices, asked)
+                await self._share(current, key, devices, asked, letters)
+
+        letters: list[_Letter] = []
 
         async def serve() -> None:
             try:
                 async with asyncio.timeout(SERVE_LATE_S):
                     await self._claims.run(look, lacking, use)
+                    await self._post(letters)
             except (HomeserverError, StorageError, TimeoutError) as error:
                 log.debug("the devices of %s do not have the key of a room yet: %s", user, error)
             finally:
@@ -363,14 +433,15 @@ class OutboundSessions:
         key: Mapping[str, object],
         devices: Sequence[DeviceIdentity],
         asked: Collection[DeviceIdentity],
+        letters: list[_Letter],
     ) -> list[DeviceIdentity]:
-        """Give a key to those who do not have it; returns who could not be asked for a session yet."""
+        """Encrypt a key for those who do not have it; returns who could not be asked for a session yet."""
         new = _without_it(session.record, devices)
         if not new:
             return []
         without: list[DeviceIdentity] = []
         for start in range(0, len(new), DEVICES_PER_REQUEST):
-            without += await self._send_key(session, new[start : start + DEVICES_PER_REQUEST], key)
+            without += await self._encrypt_key(session, new[start : start + DEVICES_PER_REQUEST], key, letters)
         for device in without:
             if device in asked:
                 self._without_key[device.user, device.device] = self._wall_ms()
@@ -378,13 +449,17 @@ class OutboundSessions:
         none_left = [each for each in without if each in asked or (each.user, each.device) in self._without_key]
         while len(self._without_key) > MAX_ROOMS_CACHED:
             del self._without_key[next(iter(self._without_key))]
-        await self._say_withheld(session, none_left, "m.no_olm")
+        self._say_withheld(session, none_left, "m.no_olm", letters)
         return [each for each in without if each not in none_left]
 
-    async def _send_key(
-        self, session: _Session, devices: Sequence[DeviceIdentity], content: Mapping[str, Any]
+    async def _encrypt_key(
+        self,
+        session: _Session,
+        devices: Sequence[DeviceIdentity],
+        content: Mapping[str, Any],
+        letters: list[_Letter],
     ) -> list[DeviceIdentity]:
-        """Send the key to some devices; returns those that there is no session with."""
+        """Encrypt the key for some devices; returns those that there is no session with."""
         messages: dict[UserId, dict[str, Mapping[str, object]]] = {}
         reached: list[DeviceIdentity] = []
         for device in devices:
@@ -395,12 +470,13 @@ class OutboundSessions:
         if messages:
             await self._store.save(self._olm.changes())
             self._olm.saved()
-            await self._server.send_to_device(self._account.device, "m.room.encrypted", messages, secrets.token_hex(12))
-            shared = session.record.shared | {(each.user, each.device, each.curve25519) for each in reached}
-            await self._save(session, shared=shared)
+            shared = frozenset((each.user, each.device, each.curve25519) for each in reached)
+            letters.append(_Letter(session, "m.room.encrypted", messages, shared=shared))
         return [device for device in devices if device not in reached]
 
-    async def _say_withheld(self, session: _Session, devices: Sequence[DeviceIdentity], code: str) -> None:
+    def _say_withheld(
+        self, session: _Session, devices: Sequence[DeviceIdentity], code: str, letters: list[_Letter]
+    ) -> None:
         new = [each for each in devices if (each.user, each.device) not in session.record.withheld]
         if not new:
             return
@@ -416,8 +492,8 @@ class OutboundSessions:
             if code != "m.no_olm":
                 content |= {"room_id": session.record.room, "session_id": session.record.session_id}
             messages.setdefault(device.user, {})[device.device] = content
-        await self._server.send_to_device(self._account.device, "m.room_key.withheld", messages, secrets.token_hex(12))
-        await self._save(session, withheld=session.record.withheld | {(each.user, each.device) for each in new})
+        withheld = frozenset((each.user, each.device) for each in new)
+        letters.append(_Letter(session, "m.room_key.withheld", messages, withheld=withheld))
 
 
 def _key_of(session: _Session) -> dict[str, object]:

@@ -14,6 +14,7 @@ from mxrtc_bridge.core.crypto.records import (
     Changes,
     InboundRecord,
     OlmRecord,
+    OpenedRecord,
     OutboundRecord,
     RoomEncryption,
     UserRecord,
@@ -34,6 +35,10 @@ class DeviceStore(Protocol):
         Args:
             but: the device, where it stays and only its sessions go.
         """
+        ...
+
+    async def opened(self) -> Sequence[OpenedRecord]:
+        """Messages that were decrypted and are not dealt with, of whichever device of the user."""
         ...
 
     async def olm_sessions(self, curve25519: str) -> Sequence[OlmRecord]:

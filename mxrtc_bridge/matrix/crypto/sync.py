@@ -14,7 +14,7 @@ from typing import Any
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
-from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from mxrtc_bridge.matrix.crypto.device import CryptoDevice, Handler
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.sync_answer import messages_in
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
@@ -31,8 +31,6 @@ UNASKED_S = 600.0
 """How often it is asked without a wake-up, so that one that was lost delays a message and no more."""
 FULL_ANSWER = 50
 """Messages of one answer from which on there may be more; Synapse sends 100 at most."""
-
-Handler = Callable[[CryptoDevice, ToDeviceEvent], Awaitable[None]]
 
 
 class DeviceSync:
@@ -54,7 +52,7 @@ class DeviceSync:
         Args:
             server: the homeserver, as the device's user.
             device: the device.
-            handler: given each message.
+            handler: given each message; those of devices that had to be looked up by other tasks, some time later.
             sleep: waits after a failure.
             jitter: 0 to 1, so that many devices do not ask at once.
             unasked_s: how often it is asked without a wake-up.
@@ -63,6 +61,7 @@ class DeviceSync:
         self._server = server
         self._device = device
         self._handler = handler
+        device.deliver_to(handler)
         self._sleep = sleep
         self._jitter = jitter
         self._unasked_s = unasked_s
@@ -139,6 +138,10 @@ class DeviceSync:
     async def _handle(self, event: ToDeviceEvent) -> None:
         try:
             await self._handler(self._device, event)
+        except StorageError as error:
+            if error.retryable:
+                raise  # The whole answer comes again, once the database is there.
+            log.error("! a message %s for %s was not handled: %s", event.type[:80], self._device.user, error)
         except Exception:
             # One message must never stop those behind it, nor come again for ever.
             log.exception("! a message %s for %s was not handled", event.type[:80], self._device.user)

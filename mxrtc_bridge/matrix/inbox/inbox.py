@@ -173,6 +173,11 @@ class Inbox:
         """Whether transactions are taken."""
         return self._wanted and self._tasks is not None and not self._closing.is_set()
 
+    @property
+    def closing(self) -> bool:
+        """Whether it was told to end."""
+        return self._closing.is_set()
+
     def set_ready(self, ready: bool) -> None:
         """Say whether the parts behind the handler are ready."""
         self._wanted = ready
@@ -182,7 +187,10 @@ class Inbox:
         return self._knows_user(user_id)
 
     async def run(self) -> None:
-        """Handle events, those of an earlier run first, until :meth:`close`; cancelling it leaves the rest stored."""
+        """Handle events, those of an earlier run first, until :meth:`close`; cancelling it leaves the rest stored.
+
+        After a failure it may be run again: what was in memory is read from the database.
+        """
         if self._closing.is_set():
             return
         try:
@@ -197,10 +205,13 @@ class Inbox:
                 while self._lanes or self._admitting or self._outcomes.held:
                     await self._changed.wait()
                 recorder.cancel()
+        except asyncio.CancelledError:
+            self._closing.set()
+            raise
         finally:
             self._tasks = None
-            self._closing.set()
             self._lanes.clear()
+            self._admitting, self._left_out = False, True
             self._signal()
 
     def close(self) -> None:
@@ -456,7 +467,8 @@ class Inbox:
             if self._is_withdrawn(event):
                 return REDACTED
             async with limit:
-                await self._handler(event)
+                # A database that is busy is no fault of the event.
+                await ask_until_done(lambda: self._handler(event), pause_s=self._limits.retry_s, says=False)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():

@@ -13,7 +13,7 @@ from mxrtc_bridge.core.call.events import CallMessage, Hangup, Version
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
-from mxrtc_bridge.storage.call_events import CallEventStore
+from mxrtc_bridge.storage.call_events import CallEventRow, CallEventStore
 from mxrtc_bridge.storage.database import Database
 from tests.waiting import until
 
@@ -34,6 +34,8 @@ class World:
         self.redacted: list[tuple[str, str]] = []
         self.failure: HomeserverError | None = None
         self.failures = 0
+        self.broken: set[RoomId] = set()
+        self.hanging: set[RoomId] = set()
         self.in_force = self.rooms = self
         self.redact_calls = True
         self.slept: list[float] = []
@@ -61,9 +63,11 @@ class World:
         return EventId(f"${message.call_id}-{step}")
 
     async def redact(self, room: RoomId, event: EventId, txn_id: str, as_user: UserId | None = None) -> EventId:
-        if self.failure is not None:
+        if room in self.hanging:
+            await asyncio.get_running_loop().create_future()
+        if self.failure is not None or room in self.broken:
             self.failures += 1
-            raise self.failure
+            raise self.failure or HomeserverError("the homeserver answered 500", 500)
         assert event in txn_id
         self.redacted.append((event, str(as_user)))
         return EventId("$r")
@@ -138,3 +142,16 @@ async def test_what_may_not_be_redacted_holds_up_nothing_and_an_outage_is_waited
     await say(traces, "c", "answer")
     await traces.call_over(record("c"))
     assert await world.until_redacted(2) == ["$a-answer", "$c-answer"]
+
+
+@pytest.mark.parametrize("what", ["broken", "hanging"])
+async def test_a_room_that_fails_or_hangs_holds_up_no_other(world: World, what: str) -> None:
+    bad = RoomId("!bad:example.org")
+    getattr(world, what).add(bad)
+    for number in range(250):
+        room = bad if number % 2 else RoomId(f"!r{number}:example.org")
+        await world.store.add(CallEventRow(room, EventId(f"$e{number}"), PEER, CallId("c")), number)
+    await world.start(room_s=0.2)
+    assert len(await world.until_redacted(125)) == 125
+    if what == "broken":
+        assert world.failures < 10, "one of them is enough to know"

@@ -85,28 +85,6 @@ def test_live_calls_never_pass_a_limit_and_end_at_nothing(steps: list[tuple[bool
     assert calls.remembered == 0
 
 
-@given(st.lists(st.tuples(st.floats(0, 1000), st.floats(0, 5)), max_size=50))
-def test_time_budget_is_never_more_than_the_burst_and_the_share_of_time(steps: list[tuple[float, float]]) -> None:
-    budget, now = call_limits.TimeBudget(1.5, 0.05), 0.0
-    spent: list[tuple[float, float]] = []
-    for pause, wanted in steps:
-        now += pause
-        takes = min(wanted, budget.left_s(now))
-        began, now = now, now + takes
-        budget.spend(takes, now)
-        spent.append((began, takes))
-        for i, (first, _) in enumerate(spent):
-            assert sum(took for _, took in spent[i:]) <= 1.5 + 0.05 * (now - first) + 1e-6
-
-
-def test_time_budget_owes_nothing_for_what_was_not_its_own() -> None:
-    budget = call_limits.TimeBudget(1.5, 0.05)
-    budget.spend(3600.0, 3600.0)
-    assert budget.left_s(3600.0) == 0
-    assert budget.left_s(3610.0) == pytest.approx(0.5)
-    assert budget.left_s(1e9) == 1.5
-
-
 def test_users_of_our_own_server_share_fifty_times_as_much() -> None:
     limit = call_limits.RateLimit(2, 4, "A.example")
     ours = [UserId(f"@u{number}:a.example") for number in range(4 * call_limits.OWN_SERVER_FACTOR + 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,6 +125,17 @@ def test_an_end_is_acted_on_at_once_and_nothing_after_it(end: CallMessage) -> No
     assert ordered.put(ALICE, DEVICE, numbered(9, end)) == [numbered(9, end)]
     assert ordered.put(ALICE, DEVICE, numbered(0)) == []
     assert ordered.put(ALICE, DEVICE, numbered(1, end)) == []
+
+
+@pytest.mark.parametrize("flood", ["@m{0}:evil.test", "@m:evil.test", "@m{0}:example.org", "@m:example.org"])
+def test_flood_of_others_pushes_no_call_out_of_its_order(flood: str) -> None:
+    ordered = CallOrder(max_calls=20)
+    assert ordered.put(ALICE, DEVICE, numbered(0))
+    for number in range(200):
+        user = UserId(flood.format(number % 3))
+        ordered.put(user, DEVICE, CallToDevice(0, 0, replace(SELECT, call_id=CallId(f"c{number}"))))
+    assert ordered.put(ALICE, DEVICE, numbered(1)) == [numbered(1)]
+    assert len(ordered) == 20
 
 
 def test_what_is_remembered_is_bounded() -> None:

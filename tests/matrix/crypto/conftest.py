@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest_asyncio
 
 from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId
+from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -38,6 +40,8 @@ class End:
     device: CryptoDevice
     sync: DeviceSync
     store: DeviceStore
+    work: FairWork
+    """Does what the device leaves to others while it reads."""
     received: list[ToDeviceEvent] = field(default_factory=list)
 
     @property
@@ -45,12 +49,16 @@ class End:
         return Homeserver(self.transport)
 
     async def once(self) -> int:
-        """Take what is there now."""
-        return await self.sync.once(0)
+        """Take what is there now; returns how many messages were handed on."""
+        before = len(self.received)
+        await self.sync.once(0)
+        await self.work.idle()
+        return len(self.received) - before
 
     async def until_received(self, count: int = 1) -> ToDeviceEvent:
         while len(self.received) < count:
             await self.sync.once(5)
+            await self.work.idle()
         return self.received[count - 1]
 
 
@@ -61,6 +69,8 @@ MakeEnd = Callable[..., Awaitable[End]]
 async def make_end(bridge_world: BridgeWorld) -> AsyncIterator[MakeEnd]:
     """A factory: ``peer=True`` is a virtual user with a cross-signed device, else a person who has logged in."""
     transports: list[Transport] = []
+    work = FairWork("test", "localhost", lambda _user: True)
+    running = asyncio.create_task(work.run())
     url = bridge_world.synapse.url
 
     async def make(*, peer: bool, user: UserId | None = None, store: DeviceStore | None = None, **options: Any) -> End:
@@ -80,6 +90,7 @@ async def make_end(bridge_world: BridgeWorld) -> AsyncIterator[MakeEnd]:
         server = KeyServer(transport, user, masquerade=peer)
         kept = store or MemoryStore()
         options = {"wall_ms": wall_ms, "display_name": "test", "pickle_key": pickle_key(KEY), **options}
+        options.setdefault("later", work.put)
         made = CryptoDevice(server, kept, user=user, device=device, **options)
         await made.start()
         end: End
@@ -87,10 +98,12 @@ async def make_end(bridge_world: BridgeWorld) -> AsyncIterator[MakeEnd]:
         async def take(_: CryptoDevice, event: ToDeviceEvent) -> None:
             end.received.append(event)
 
-        end = End(user, transport, made, DeviceSync(server, made, take), kept)
+        end = End(user, transport, made, DeviceSync(server, made, take), kept, work)
         return end
 
     yield make
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
     for transport in transports:
         await transport.close()
 

@@ -15,6 +15,7 @@ from mxrtc_bridge.core.crypto.records import (
     Changes,
     InboundRecord,
     OlmRecord,
+    OpenedRecord,
     OutboundRecord,
     RoomEncryption,
     UserRecord,
@@ -34,6 +35,7 @@ class MemoryStore:
         self._outbound: dict[RoomId, OutboundRecord] = {}
         self._users: dict[UserId, UserRecord] = {}
         self._rooms: dict[RoomId, RoomEncryption] = {}
+        self._opened: dict[str, OpenedRecord] = {}
         self._indexes: dict[tuple[RoomId, str, int], EventId] = {}
 
     async def _asked(self) -> None:
@@ -57,6 +59,9 @@ class MemoryStore:
         self._outbound |= {each.room: each for each in changes.outbound}
         self._users |= {each.user: each for each in changes.users}
         self._rooms |= {each.room: each for each in changes.rooms}
+        self._opened |= {each.name: each for each in changes.opened}
+        for name in changes.dealt_with:
+            self._opened.pop(name, None)
 
     async def forget(self, *, but: AccountRecord | None = None) -> None:
         await self._asked()
@@ -68,6 +73,10 @@ class MemoryStore:
 
     def _secrets(self) -> tuple[dict[object, object], ...]:
         return (self._olm, self._inbound, self._outbound, self._indexes)  # type: ignore[return-value]
+
+    async def opened(self) -> Sequence[OpenedRecord]:
+        await self._asked()
+        return tuple(self._opened.values())
 
     async def olm_sessions(self, curve25519: str) -> Sequence[OlmRecord]:
         await self._asked()

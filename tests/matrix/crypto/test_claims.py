@@ -17,8 +17,8 @@ from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_requests import REQUEST
 from mxrtc_bridge.matrix.crypto.signed_json import from_unpadded
-from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceIdentity
-from tests.matrix.crypto.device_world import ALICE, PEER, Sender, Server, answer_of, peer_at
+from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceIdentity, ToDeviceEvent
+from tests.matrix.crypto.device_world import ALICE, PEER, Beside, Sender, Server, answer_of, peer_at
 from tests.matrix.crypto.key_homeserver import PICKLE_KEY
 
 MALLORY = UserId("@mallory:evil.test")
@@ -92,8 +92,8 @@ class Friend:
 class World:
     """A peer that knows two users, one of them with a server that hangs."""
 
-    def __init__(self, server: ClaimServer, ours: CryptoDevice) -> None:
-        self.server, self.ours = server, ours
+    def __init__(self, server: ClaimServer, ours: CryptoDevice, beside: Beside) -> None:
+        self.server, self.ours, self.beside = server, ours, beside
         self.alice, self.mallory = Friend(ALICE, server), Friend(MALLORY, server)
 
     def send(self, friend: Friend, number: int) -> asyncio.Task[None]:
@@ -112,9 +112,15 @@ class World:
 
     async def goes_on_for_others(self) -> None:
         """Others are read and answered, in rooms and without."""
-        honest = Sender(UserId("@bob:example.org"), self.server, self.ours, proves=True)
+        honest, heard = Sender(UserId("@bob:example.org"), self.server, self.ours, proves=True), asyncio.Event()
+
+        async def hear(_device: CryptoDevice, _event: ToDeviceEvent) -> None:
+            heard.set()
+
+        self.ours.deliver_to(hear)
         async with asyncio.timeout(3):
-            assert len(await self.ours.receive_sync(answer_of(honest.says()))) == 1
+            assert await self.ours.receive_sync(answer_of(honest.says())) == ()
+            await heard.wait()
             await self.send(self.alice, 1)
             await self.say(OTHER_ROOM, 2, ALICE)
         assert self.alice.reads(self.server, self.ours)[0] == {"n": 1}
@@ -122,9 +128,9 @@ class World:
 
 async def world() -> World:
     server = ClaimServer()
-    ours = await peer_at(server)
+    ours = await peer_at(server, later=(beside := Beside()).put)
     await ours.settle("token", {})
-    made = World(server, ours)
+    made = World(server, ours, beside)
     await ours.lists.of([ALICE, MALLORY])
     server.hanging = {"evil.test"}
     return made
@@ -152,13 +158,12 @@ async def test_a_broken_session_is_replaced_while_others_are_answered() -> None:
     stranger.account = made.mallory.account
     item = stranger.says()
     item["content"]["ciphertext"][made.ours.curve25519] |= {"type": 1}
-    receiving = asyncio.create_task(made.ours.receive_sync(answer_of(item)))
+    assert await made.ours.receive_sync(answer_of(item)) == ()
     await made.until_claimed()
     async with asyncio.timeout(1):
         await made.send(made.alice, 1)
-    assert not receiving.done()
     made.server.released.set()
-    await receiving
+    await made.beside.idle()
     assert made.mallory.reads(made.server, made.ours) == [{}], "a new session was begun"
 
 
@@ -171,14 +176,11 @@ async def test_a_key_is_given_again_while_others_are_answered() -> None:
     body = {"algorithm": MEGOLM, "room_id": ROOM.room, "session_id": said["session_id"]}
     content = {"action": "request", "body": body, "request_id": "1", "requesting_device_id": "PHONE"}
     request = {"type": REQUEST, "sender": MALLORY, "content": content}
-    receiving = asyncio.create_task(made.ours.receive_sync(answer_of(request)))
+    assert await made.ours.receive_sync(answer_of(request)) == ()
     async with asyncio.timeout(1):
         while len(made.server.asked) == asked:
             await asyncio.sleep(0)
         await made.send(made.alice, 1)
-    assert not receiving.done()
-    receiving.cancel()
-    await asyncio.gather(receiving, return_exceptions=True)
 
 
 async def test_what_goes_to_a_device_keeps_its_order_beside_a_slow_claim() -> None:
@@ -226,7 +228,7 @@ async def test_a_session_that_came_while_a_key_was_claimed_is_used() -> None:
     )
     made.mallory.sessions.append(theirs.olm)
     async with asyncio.timeout(3):
-        assert len(await made.ours.receive_sync(answer_of(theirs.says()))) == 1
+        assert len(await made.ours.receive_sync(answer_of(theirs.says()))) == 1, "its device is known"
     made.server.released.set()
     await waiting
     assert made.mallory.reads(made.server, made.ours) == [{"n": 0}]

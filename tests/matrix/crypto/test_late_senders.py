@@ -1,18 +1,17 @@
-"""A message whose device could not be asked for in the order is heard when its server has answered beside it."""
+"""A message of a device that nobody knows is heard when it was looked up beside the reading, and in its order."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+import pytest
+
+from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import UserId, server_of
-from mxrtc_bridge.engine.fair_work import FairWork
-from mxrtc_bridge.matrix.crypto.device import CryptoDevice
-from mxrtc_bridge.matrix.crypto.receive_budget import ASK_S
-from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
-from tests import virtual_time
-from tests.matrix.crypto.device_world import ALICE, Sender, Server, answer_of, peer_at
+from mxrtc_bridge.matrix.crypto.late_senders import LOOK_S, MESSAGES_OF_DEVICE, PROVEN_S
+from tests.honesty import Honesty
+from tests.matrix.crypto.device_world import ALICE, Sender, Server, World, tell
 
 CAROL = UserId("@carol:good.test")
 
@@ -20,79 +19,123 @@ CAROL = UserId("@carol:good.test")
 class Slow(Server):
     """Servers that hang give up after eight seconds, as behind Synapse."""
 
+    failing = 0
+
     async def query_keys(self, device: object, users: Sequence[UserId]) -> Mapping[str, object]:
         hangs = any(server_of(user) in self.hanging for user in users)
         self.asked.append(tuple(users))
         await asyncio.sleep(8 if hangs else 0.05)
+        if self.failing:
+            self.failing -= 1
+            raise HomeserverError("away", 502)
         return {"device_keys": {}, "failures": {server_of(users[0]): {}}} if hangs else self.truth(users)
 
 
-class World:
+class SlowWorld(World):
     def __init__(self) -> None:
-        self.server, self.late = Slow(), list[ToDeviceEvent]()
-        self.work = FairWork("test", "example.org", lambda user: user == CAROL)
-        self.ours: CryptoDevice
+        super().__init__(lambda user: user == CAROL)
+        self.server = Slow()
 
-    async def deliver(self, _device: CryptoDevice, event: ToDeviceEvent) -> None:
-        self.late.append(event)
-
-    async def strangers(self, count: int) -> None:
-        """Have new names, whose servers hang, use up what there is for new names."""
+    async def strangers(self, count: int, *, proves: bool = False) -> None:
+        """Have new names, whose servers hang, write one message each."""
         for number in range(count):
-            stranger = Sender(UserId(f"@m:evil{number}.test"), self.server, self.ours, proves=False)
+            stranger = Sender(UserId(f"@m:evil{number}.test"), self.server, self.ours, proves=proves)
             self.server.hanging.add(f"evil{number}.test")
             await self.receives(stranger.says())
 
-    async def receives(self, *messages: dict[str, Any]) -> list[UserId]:
-        began_s = asyncio.get_running_loop().time()
-        events = await self.ours.receive_sync(answer_of(*messages))
-        assert asyncio.get_running_loop().time() - began_s <= ASK_S + 0.11
-        return [event.sender for event in events]
+    def heard(self, *users: UserId) -> list[str]:
+        return [event.type for event in self.received if event.sender in users]
 
 
-def tell(story: Callable[[World], Awaitable[None]]) -> None:
-    async def run() -> None:
-        made = World()
-        running = asyncio.create_task(made.work.run())
-        made.ours = await peer_at(made.server, later=made.work.put, deliver=made.deliver)
-        try:
-            await story(made)
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+def test_caller_with_a_right_is_heard_at_once_beside_strangers_whose_servers_hang() -> None:
+    world = SlowWorld()
 
-    virtual_time.run(run())
-
-
-def test_a_caller_with_a_right_is_heard_beside_strangers_who_have_used_up_the_time() -> None:
     async def story(made: World) -> None:
         carol = Sender(CAROL, made.server, made.ours, proves=False)
         alice = Sender(ALICE, made.server, made.ours, proves=False)
-        await made.strangers(20)
-        assert await made.receives(carol.says("io.example.first"), carol.says("io.example.second"), alice.says()) == [
-            ALICE
-        ]
-        async with asyncio.timeout(1):
-            while len(made.late) < 2:
-                await asyncio.sleep(0.01)
-        assert [(event.sender, event.type) for event in made.late] == [
-            (CAROL, "io.example.first"),
-            (CAROL, "io.example.second"),
-        ]
-        assert made.late[0].device is not None
-        assert await made.receives(carol.says()) == [CAROL], "from now on it is known"
+        await world.strangers(20)
+        await made.receives(carol.says("io.example.first"), carol.says("io.example.second"), alice.says())
+        await asyncio.sleep(0.2)
+        assert world.heard(CAROL) == ["io.example.first", "io.example.second"]
+        assert len(world.heard(ALICE)) == 1
+        assert all(event.device is not None and event.device.device == "DEVICE" for event in made.received)
+        await made.receives(carol.says("io.example.third"))
+        assert world.heard(CAROL)[-1] == "io.example.third", "from now on it is known, and read in its order"
         await made.work.idle()
-        assert {event.sender for event in made.late} == {CAROL}, "nothing is heard of devices that nobody vouches for"
+        assert {event.sender for event in made.received} == {CAROL, ALICE}, "nobody vouches for the others"
 
-    tell(story)
+    tell(story, world)
 
 
-def test_a_message_that_proves_itself_is_handed_on_at_once_whatever_strangers_have_used_up() -> None:
+def test_messages_that_come_while_their_device_is_looked_up_stay_in_order() -> None:
+    world = SlowWorld()
+
     async def story(made: World) -> None:
-        carol = Sender(CAROL, made.server, made.ours, proves=True)
-        await made.strangers(4)
-        assert await made.receives(carol.says()) == [CAROL]
-        await made.work.idle()
-        assert made.late == []
+        carol = Sender(CAROL, made.server, made.ours, proves=False)
+        types = [f"io.example.{number}" for number in range(MESSAGES_OF_DEVICE)]
+        for each in types:
+            await made.receives(carol.says(each))
+            await asyncio.sleep(0.002)
+        await asyncio.sleep(1)
+        assert world.heard(CAROL) == types
 
-    tell(story)
+    tell(story, world)
+
+
+def test_message_that_proves_its_device_is_heard_after_a_moment_although_its_server_hangs() -> None:
+    world = SlowWorld()
+
+    async def story(made: World) -> None:
+        made.server.hanging.add("good.test")
+        carol = Sender(CAROL, made.server, made.ours, proves=True)
+        await made.receives(carol.says())
+        await asyncio.sleep(PROVEN_S + 0.01)
+        assert len(world.heard(CAROL)) == 1
+
+    tell(story, world)
+
+
+def test_homeserver_that_is_away_for_a_moment_is_asked_again() -> None:
+    world = SlowWorld()
+
+    async def story(made: World) -> None:
+        assert isinstance(made.server, Slow)
+        carol = Sender(CAROL, made.server, made.ours, proves=False)
+        made.server.failing = 1
+        await made.receives(carol.says())
+        await asyncio.sleep(LOOK_S)
+        assert len(world.heard(CAROL)) == 1
+
+    tell(story, world)
+
+
+def test_database_that_is_busy_while_a_device_is_looked_up_loses_no_message() -> None:
+    world = SlowWorld()
+
+    async def story(made: World) -> None:
+        carol = Sender(CAROL, made.server, made.ours, proves=False)
+        await made.receives(carol.says())
+        made.store.honesty = Honesty.WRONG
+        await asyncio.sleep(5)
+        made.store.honesty = Honesty.TRUE
+        await asyncio.sleep(5)
+        assert len(world.heard(CAROL)) == 1
+
+    tell(story, world)
+
+
+@pytest.mark.parametrize("proves", [True, False])
+def test_what_strangers_have_waiting_is_bounded(proves: bool) -> None:
+    world = SlowWorld()
+
+    async def story(made: World) -> None:
+        stranger = Sender(UserId("@m:evil.test"), made.server, made.ours, proves=proves)
+        made.server.hanging.add("evil.test")
+        for _ in range(3 * MESSAGES_OF_DEVICE):
+            await made.receives(stranger.says())
+        assert len(made.work) == 1, "one device is one piece of work, however much it sends"
+        await made.work.idle()
+        # What had no place is heard at once if it proves itself, as the rest is after a moment.
+        assert len(made.received) == (3 * MESSAGES_OF_DEVICE if proves else 0)
+
+    tell(story, world)

@@ -13,6 +13,7 @@ from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.account import HOUR_MS, KEYS_PER_HOUR, KEYS_WANTED, OwnAccount
 from mxrtc_bridge.matrix.crypto.olm_sessions import MAX_CACHED, OlmSessions
+from mxrtc_bridge.matrix.crypto.opened_messages import OpenedMessages
 from mxrtc_bridge.matrix.crypto.signed_json import unpadded
 from mxrtc_bridge.matrix.crypto.values import OLM
 from tests.matrix.crypto.memory import MemoryStore
@@ -30,7 +31,7 @@ class Ours:
         self.sessions = self._open()
 
     def _open(self) -> OlmSessions:
-        return OlmSessions(self.account, self.store, None, KEY, wall_ms=lambda: 1)  # type: ignore[arg-type]
+        return OlmSessions(self.account, self.store, None, KEY, opened=OpenedMessages(KEY), wall_ms=lambda: 1)  # type: ignore[arg-type]
 
     async def save(self) -> list[str]:
         """Save; returns whose sessions were saved."""

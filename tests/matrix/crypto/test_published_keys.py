@@ -19,7 +19,8 @@ from mxrtc_bridge.matrix.crypto.cross_signing import identity_content
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 from mxrtc_bridge.matrix.crypto.signed_json import is_signed, unpadded
-from mxrtc_bridge.matrix.crypto.values import OLM, DeviceIdentity
+from mxrtc_bridge.matrix.crypto.values import OLM, DeviceIdentity, ToDeviceEvent
+from tests.matrix.crypto.device_world import Beside
 from tests.matrix.crypto.key_homeserver import PICKLE_KEY, KeyHomeserver
 from tests.matrix.crypto.memory import MemoryStore
 
@@ -40,6 +41,7 @@ class Shelf(KeyHomeserver):
         self.fallback: dict[tuple[UserId, DeviceId], tuple[str, Any]] = {}
         self.given: Counter[UserId] = Counter()
         self.now_s = 1000.0
+        self.beside, self.late = Beside(), list[tuple[str, Mapping[str, Any]]]()
         self.messages: list[tuple[UserId, str, dict[str, Any]]] = []
 
     def of(self, user: UserId) -> View:
@@ -123,8 +125,14 @@ async def end(shelf: Shelf, user: UserId, store: MemoryStore, **options: Any) ->
         display_name="test",
         wall_ms=lambda: NOW_MS,
         monotonic=lambda: shelf.now_s,
+        later=shelf.beside.put,
         **options,
     )
+
+    async def take(_device: CryptoDevice, event: ToDeviceEvent) -> None:
+        shelf.late.append((event.type, event.content))
+
+    device.deliver_to(take)
     await device.start()
     return device
 
@@ -148,7 +156,9 @@ async def receive(shelf: Shelf, device: CryptoDevice) -> list[tuple[str, Mapping
     answer = take_for(shelf, device.user)
     events = await device.receive_sync(answer)
     await device.settle("token", answer)
-    return [(event.type, event.content) for event in events]
+    await shelf.beside.idle()
+    late, shelf.late = shelf.late, []
+    return [*((event.type, event.content) for event in events), *late]
 
 
 async def say(sender: CryptoDevice, to: UserId, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.core.errors import HomeserverError, StorageError
+from mxrtc_bridge.core.errors import HomeserverError, RefusedStatementError, StorageError
 from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.sync import FULL_ANSWER, LONG_POLL_S, LONGEST_PAUSE_S, WAKE_POLL_S, DeviceSync
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
@@ -27,6 +27,8 @@ class Device:
     def __init__(self) -> None:
         self.story: list[str] = []
         self.refusals = 0
+
+    def deliver_to(self, _handler: object) -> None: ...
 
     async def receive_sync(self, answer: dict[str, Any]) -> tuple[ToDeviceEvent, ...]:
         return tuple(ToDeviceEvent(name, ALICE, {}, None) for name in answer.get("names", ()))
@@ -99,6 +101,29 @@ async def test_database_that_refuses_has_the_messages_come_again() -> None:
     await run(server, device)
     assert device.story == ["a", "a", "settled s1"]
     assert [since for since, _ in server.asked] == [None, None, "s1"]
+
+
+async def test_handler_that_the_database_refuses_has_the_whole_answer_again() -> None:
+    failures = [StorageError("busy"), StorageError("busy")]
+
+    def fail(name: str) -> None:
+        if name == "b" and failures:
+            raise failures.pop()
+
+    device, answer = Device(), {"next_batch": "s1", "names": ["a", "b"]}
+    await run(Server(answer, answer, answer), device, fail)
+    assert device.story == ["a", "b", "a", "b", "a", "b", "settled s1"]
+
+
+async def test_what_the_database_refuses_for_good_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(name: str) -> None:
+        if name == "a":
+            raise RefusedStatementError("not this")
+
+    device = Device()
+    await run(Server({"next_batch": "s1", "names": ["a", "b"]}), device, fail)
+    assert device.story == ["a", "b", "settled s1"]
+    assert "Traceback" not in caplog.text
 
 
 async def test_outage_is_waited_out_with_growing_pauses_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
