@@ -173,7 +173,9 @@ class Bridge:
             def keep(what: str, run: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
                 return tasks.create_task(keep_running(what, run), name=what)
 
-            keep("service manager", lambda: self._manager.run(self._serving))
+            # It ends by itself where there is none.
+            notify = outlive("the service manager hears nothing", lambda: self._manager.run(self._serving))
+            tasks.create_task(notify, name="service manager")
             await self.access.audit.start()
             keep("audit", self.access.audit.run)
             keep("numbers", self.basis.numbers.run)
