@@ -42,7 +42,7 @@ from mxrtc_bridge.matrix.crypto.olm_sessions import OlmSessions, UnknownKeyError
 from mxrtc_bridge.matrix.crypto.opened_messages import OpenedMessage, OpenedMessages, name_of
 from mxrtc_bridge.matrix.crypto.outbound import Later, OutboundSessions
 from mxrtc_bridge.matrix.crypto.patience import Patience
-from mxrtc_bridge.matrix.crypto.published_keys import PublishedKeys, StrangeKeysError
+from mxrtc_bridge.matrix.crypto.published_keys import PublishedKeys, StrangeKeysError, delete_others
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
 from mxrtc_bridge.matrix.crypto.store import DeviceStore
 from mxrtc_bridge.matrix.crypto.sync_answer import OF_USE, envelope, has_brought, messages_in
@@ -298,14 +298,7 @@ class CryptoDevice:
             await publish_identity(self._server, own.device, self._identity, own.device_keys(), own.sign)
             await self.lists.mark_outdated([self.user])
         if self._given_device is None:
-            await self._delete_stale()
-
-    async def _delete_stale(self) -> None:
-        """Delete the user's other devices, which nobody reads for: others would encrypt to them for ever."""
-        stale = [device for device in await self._server.devices() if device != self.device_id]
-        if stale:
-            await self._server.delete_devices(stale)
-            log.info("%d old devices of %s deleted", len(stale), self.user)
+            await delete_others(self._server, self.device_id, self.user)
 
     # --- receiving
 

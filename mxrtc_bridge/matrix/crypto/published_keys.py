@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from mxrtc_bridge.core.crypto.records import Changes
 from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.signed_json import parse_one_time_key
@@ -182,3 +183,11 @@ class PublishedKeys:
                 for _ in range(some):
                     tasks.create_task(self._server.claim_keys(own.device, {own.user: [own.device]}))
             left -= some
+
+
+async def delete_others(server: KeyServer, own: DeviceId, user: UserId) -> None:
+    """Delete a user's other devices, which nobody reads for: others would encrypt to them for ever."""
+    stale = [device for device in await server.devices() if device != own]
+    if stale:
+        await server.delete_devices(stale)
+        log.info("%d old devices of %s deleted", len(stale), user)
