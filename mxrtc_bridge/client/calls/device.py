@@ -48,8 +48,8 @@ from mxrtc_bridge.storage.database import Database
 
 log = logging.getLogger(__name__)
 
-LOCK_WAIT_S = 8.0
-"""How long another command may hold the device before this one calls by a room: longer than one waits for an answer."""
+LOCK_WAIT_S = 20.0
+"""How long other commands may hold the device before this one gives up: several calls, one after the other."""
 LAST_SENDS_S = 2.0
 DATABASE_FILES = ("crypto.db", "crypto.db-wal", "crypto.db-shm", "crypto.db-journal")
 DEVICE_ANSWER_S = 5.0

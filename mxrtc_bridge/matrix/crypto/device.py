@@ -42,7 +42,7 @@ from mxrtc_bridge.matrix.crypto.olm_sessions import OlmSessions, UnknownKeyError
 from mxrtc_bridge.matrix.crypto.opened_messages import OpenedMessage, OpenedMessages, name_of
 from mxrtc_bridge.matrix.crypto.outbound import Later, OutboundSessions
 from mxrtc_bridge.matrix.crypto.patience import Patience
-from mxrtc_bridge.matrix.crypto.published_keys import PublishedKeys, StrangeKeysError, delete_others
+from mxrtc_bridge.matrix.crypto.published_keys import PublishedKeys, Renewals, StrangeKeysError, delete_others
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
 from mxrtc_bridge.matrix.crypto.store import DeviceStore
 from mxrtc_bridge.matrix.crypto.sync_answer import OF_USE, envelope, has_brought, messages_in
@@ -55,8 +55,6 @@ MAX_TO_DEVICE = 1000
 SAVE_TOKEN_EVERY_MS = 10 * 60 * 1000
 ASK_AFTER_S = 1.0
 """How long a key may be late before it is asked for."""
-RENEW_EVERY_S = 60.0
-"""A device that is of no use is replaced at most this often while it runs."""
 MAX_UNREAD = 64
 """Devices whose messages could not be read, and which are told of the device that takes the place of ours."""
 
@@ -139,7 +137,7 @@ class CryptoDevice:
         self._unwedged = ReplacedSessions(monotonic)
         self.session_begun = session_begun
         self._unread: dict[str, UserId] = {}
-        self._renewed_at = float("-inf")
+        self._renewals = Renewals(monotonic)
         self._new_keys: list[InboundRecord] = []
         self._seldom = RateLimitedLog(log)
 
@@ -199,6 +197,8 @@ class CryptoDevice:
         try:
             await self._publish()
         except StrangeKeysError as error:
+            if not self._renewals.may_be():
+                raise
             await self._renew(error)
         self._left += self._opened.restore(await self._store.opened())
 
@@ -265,7 +265,7 @@ class CryptoDevice:
             "homeserver was put back?): it gets %s (%s)",
             *(own.device, self.user, "new ones" if self._given_device else "a new device in its place", why),
         )
-        self._renewed_at = self._monotonic()
+        self._renewals.begin()
         self._unwedged.forget()
         if self._given_device is None:
             await self._begin_anew()
@@ -275,6 +275,7 @@ class CryptoDevice:
                 self._olm.forget()
                 self._outbound.forget()
         await self._publish(take_back=True)
+        self._renewals.end()
 
     async def _publish(self, *, take_back: bool = False) -> None:
         own = self._own
@@ -354,7 +355,7 @@ class CryptoDevice:
             await self._keys.refill(counts, fallback_used=used)
             await self._keys.prove_where_due(busy=has_brought(answer))
         except StrangeKeysError as error:
-            if self._monotonic() - self._renewed_at >= RENEW_EVERY_S:
+            if self._renewals.may_be():
                 await self._renew(error)
         except HomeserverError as error:
             # The next answer has the count again.

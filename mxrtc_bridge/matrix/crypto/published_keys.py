@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 PROVE_EVERY_S = 3600.0
 """Only what a copy of the database lacks of the last hour may go unnoticed at the start from it."""
 DOUBT_EVERY_S = 60.0
+RENEW_EVERY_S = 60.0
+"""A device that is of no use is replaced at most this often."""
+RENEW_AGAIN_S = 3600.0
+"""The same where the homeserver has not taken the keys of the new one."""
 MAX_DRAINED = 500
 """Keys that are taken back of a device that keeps its name; beyond that the next doubt goes on."""
 DRAINED_AT_A_TIME = 8
@@ -39,6 +43,31 @@ _ELSEWHERE = frozenset({401, 403, 404, 405, 429})
 
 class StrangeKeysError(HomeserverError):
     """The homeserver has keys of our device that our database does not know."""
+
+
+class Renewals:
+    """When a device was replaced: not again and again where the homeserver takes the keys of no new one either.
+
+    Args:
+        monotonic: seconds.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._began_at = float("-inf")
+        self._was_of_use = True
+
+    def may_be(self) -> bool:
+        """Whether it may be replaced now."""
+        return self._monotonic() - self._began_at >= (RENEW_EVERY_S if self._was_of_use else RENEW_AGAIN_S)
+
+    def begin(self) -> None:
+        """Note that it is being replaced."""
+        self._began_at, self._was_of_use = self._monotonic(), False
+
+    def end(self) -> None:
+        """Note that the homeserver has the new one."""
+        self._was_of_use = True
 
 
 class PublishedKeys:

@@ -361,3 +361,31 @@ async def test_an_hour_in_which_messages_come_makes_a_copy_of_before_known_at_it
     assert rolled_back.device_id != ours.device_id
     await receive(shelf, alice)
     await assert_talk(shelf, alice, rolled_back)
+
+
+async def test_a_homeserver_that_takes_no_keys_at_all_is_given_no_new_device_each_time() -> None:
+    shelf, store = Shelf(), MemoryStore()
+    await peer(shelf, store)
+    view = shelf.of(PEER)
+    view.refuses = HomeserverError("no such thing", 400)
+    device = CryptoDevice(
+        view,  # type: ignore[arg-type]
+        store,
+        user=PEER,
+        pickle_key=PICKLE_KEY,
+        display_name="test",
+        wall_ms=lambda: NOW_MS,
+        monotonic=lambda: shelf.now_s,
+        identity=IdentityKeys.derived(b"k" * 32, PEER),
+    )
+    made = []
+    for _ in range(5):
+        with pytest.raises(HomeserverError, match="no such thing"):
+            await device.start()
+        made.append(device.device_id)
+        shelf.now_s += 60
+    assert len(set(made)) == 1
+    view.refuses = None
+    await device.start()
+    assert device.device_id == made[0]
+    assert list(shelf.listed[PEER]) == [device.device_id]
