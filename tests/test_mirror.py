@@ -108,7 +108,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     "engine/test_call_manager.py": (
         "a call is managed with its session",
         [
-            "engine/call_ports.py", "engine/clock.py", "engine/ports.py", "engine/rate_limited_log.py",
+            "engine/call_ports.py", "engine/clock.py", "engine/ports.py",
             "engine/session.py",
         ],
     ),

@@ -26,6 +26,7 @@ from mxrtc_bridge.bridge.service_manager import ServiceManager
 from mxrtc_bridge.config import Config, UnixListen
 from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.errors import AdminError, MxrtcError, first_error
+from mxrtc_bridge.engine import rate_limited_log
 from mxrtc_bridge.engine.clock import Clock, LoopClock
 from mxrtc_bridge.matrix.api.ping import ping_loop, wait_for_homeserver
 from mxrtc_bridge.matrix.inbox.inbox import Inbox
@@ -159,6 +160,7 @@ class Bridge:
                 stopping.cancel()
                 # What does not end, as its disk hangs, is left behind: whoever runs the process ends it.
                 _, left = await asyncio.wait([living], timeout=END_S)
+                rate_limited_log.tell_all(everything=True)
             if left:
                 log.error("! not everything has ended within %g s; it is left behind", END_S)
             elif not living.cancelled() and (error := living.exception()) is not None:
@@ -213,6 +215,7 @@ class Bridge:
             log.info("bridge ready: %d peers", len(self._config.peers))
             keep("ping", lambda: ping_loop(self.basis.homeserver, self._config.appservice.id))
             keep("housekeeping", self._keep_house)
+            keep("lines that were left out", rate_limited_log.keep_telling)
 
     async def _take_events(self) -> None:
         """Own the inbox, which ends when it is closed."""

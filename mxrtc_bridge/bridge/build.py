@@ -36,7 +36,7 @@ from mxrtc_bridge.core.access.grants import GrantTable
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import PartyId, UserId
 from mxrtc_bridge.core.webrtc.ice import IceServer
-from mxrtc_bridge.engine.bridge_channels import BridgeChannels
+from mxrtc_bridge.engine.bridge_channels import BridgeChannels, log_of_callers
 from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.fair_work import FairWork
@@ -228,7 +228,7 @@ def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
         own_server=config.in_force.homeserver.domain,
         monotonic=clock.monotonic,
     )
-    files, connector = FileServices(), TargetConnector()
+    files, connector, seldom = FileServices(), TargetConnector(), log_of_callers()
 
     def make_channels(local: UserId, remote: UserId) -> BridgeChannels:
         gate = rights.gate(local, remote, access.audited.services(remote, local))
@@ -241,6 +241,8 @@ def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:
             max_streams=config.in_force.limits.streams_per_session,
             over=lambda: gate.over(access.given.session_ended),
             delivered=lambda service, tally: access.announcements.delivered(tally.delivery(remote, local, service)),
+            caller=remote,
+            seldom=seldom,
         )
 
     manager = CallManager(

@@ -18,6 +18,7 @@ from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.crypto.sas_events import EVENT_TYPES as SAS_EVENT_TYPES
 from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.clock import elapsed_s
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.command_bot import MESSAGE_TYPES
 from mxrtc_bridge.matrix.rooms.peer_membership import PeerMembership
 
@@ -60,6 +61,7 @@ class Revocation:
         self._monotonic = monotonic
         self._all_doubted_at = float("-inf")
         self._all_doubtful = False
+        self._seldom = RateLimitedLog(log, monotonic)
 
     def look(self, raw: object) -> None:
         """Take away what ``raw``, an entry of a transaction, takes away; never blocks."""
@@ -76,7 +78,9 @@ class Revocation:
     def _doubt_all(self) -> None:
         now = self._monotonic()
         if self._all_doubtful and now - self._all_doubted_at >= ALL_EVERY_S:
-            log.warning("! an event came that names no room: asking the homeserver about all rooms that are followed")
+            self._seldom.warning(
+                "", "! an event came that names no room: asking the homeserver about all rooms that are followed"
+            )
             self._all_doubted_at, self._all_doubtful = now, False
             self._named_rooms.look(UnreadableChange(None))
             self._calls.look(UnreadableChange(None))

@@ -12,16 +12,19 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 from mxrtc_bridge.bridge.bridge import Bridge
 from mxrtc_bridge.bridge.config_mapping import profiles
 from mxrtc_bridge.bridge.service_manager import ServiceManager
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.errors import ConfigError
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.virtual_users import Consent
 from mxrtc_bridge.storage.tables import open_stores
 
 log = logging.getLogger(__name__)
+_SELDOM = RateLimitedLog(log)
 
 STOP_S = 36.0
 """How long a stop may take in all; the service manager gives it 40 seconds (docs/how-to/mxrtc-bridge.service)."""
@@ -95,6 +98,7 @@ async def run(
     for number in _TOLD_TO_END:
         loop.add_signal_handler(number, end)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
+    loop.set_exception_handler(_report)
     try:
         async with open_stores(config.database, sole=True) as stores:
             try:
@@ -105,6 +109,12 @@ async def run(
         await _leave_behind(leave)
     finally:
         bound.end()
+
+
+def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Write down what nobody was there for; the loop itself would write as many lines as somebody can cause."""
+    message = str(context.get("message"))
+    _SELDOM.log(logging.ERROR, message, "! %s", message, exc_info=context.get("exception"))
 
 
 async def _leave_behind(leave: Callable[[int], object]) -> None:

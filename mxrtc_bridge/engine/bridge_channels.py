@@ -17,7 +17,7 @@ from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.acceptor import AcceptedTransfer
 from mxrtc_bridge.core.files.delivery import DeliveryTally
 from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, FileCode, FileError, Get, Job, Ls, Put
-from mxrtc_bridge.core.ids import ServiceName, parse_service_name
+from mxrtc_bridge.core.ids import ServiceName, UserId, parse_service_name
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.machine import StreamMachine
@@ -30,10 +30,22 @@ from mxrtc_bridge.engine.file_operations import ReceiverExecutor, SourceExecutor
 from mxrtc_bridge.engine.file_ports import UserFileServices
 from mxrtc_bridge.engine.file_transfer import Transfer
 from mxrtc_bridge.engine.ports import Channel, Connector, Counters, PeerConnection, Sink
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.engine.session_channels import Line, SessionChannels
 from mxrtc_bridge.engine.stream_forwarder import StreamForwarder
 
 log = logging.getLogger(__name__)
+
+
+LINES_A_MINUTE = 10
+"""Of one kind about one service and one caller, who chooses how often it is used."""
+MAX_CALLERS = 100
+"""With a service each, of whom there are such lines in a minute."""
+
+
+def log_of_callers() -> RateLimitedLog:
+    """Make what writes about streams and transfers."""
+    return RateLimitedLog(log, period_s=60.0, lines=LINES_A_MINUTE, subjects=MAX_CALLERS)
 
 
 class BridgeChannels(SessionChannels):
@@ -48,6 +60,8 @@ class BridgeChannels(SessionChannels):
         max_streams: streams that the caller may have open at a time.
         delivered: told what a transfer has brought, once it has ended; must not block and not raise.
         over: told that the session has ended, after all its streams; must not block and not raise.
+        caller: who has called.
+        seldom: writes what callers can repeat; shared by the sessions of a bridge, :func:`log_of_callers`.
     """
 
     def __init__(
@@ -61,6 +75,8 @@ class BridgeChannels(SessionChannels):
         max_streams: int = 256,
         delivered: Callable[[ServiceName, DeliveryTally], None] = lambda _service, _tally: None,
         over: Callable[[], None] = lambda: None,
+        caller: UserId | None = None,
+        seldom: RateLimitedLog | None = None,
     ) -> None:
         super().__init__(clock=clock, counters=counters, max_streams=max_streams)
         self._gate = gate
@@ -71,6 +87,8 @@ class BridgeChannels(SessionChannels):
         self._dialling: dict[StreamForwarder, asyncio.Future[Sink]] = {}
         self._delivered = delivered
         self._tell_over = over
+        self._caller = caller
+        self._seldom = (seldom or log_of_callers()).of(log)
 
     def attach(self, peer: PeerConnection, *, spawn: Spawn, call_log: ContextLog) -> None:
         super().attach(peer, spawn=spawn, call_log=call_log)
@@ -164,7 +182,8 @@ class BridgeChannels(SessionChannels):
         except _NotRecordedError:
             pipe.refuse("unavailable", "the service cannot be used at the moment")
         except TargetError as error:
-            self._log.child(f"stream {service}").warning("! %s", error)
+            line = self._log.child(f"stream {service}")
+            self._seldom.warning((self._caller, service, error.failure), "! %s", error, to=line)
             pipe.refuse(error.failure.value, "the service cannot be reached")
         else:
             if sink is None:
@@ -213,7 +232,8 @@ class BridgeChannels(SessionChannels):
             return None  # reset, by whichever side, or with the session
         grant = self._gate.open(service)
         if grant is None or not _fits(line, grant):
-            self._log.child(f"stream {service}").info("x right withdrawn before it began")
+            line_log = self._log.child(f"stream {service}")
+            self._seldom.info((self._caller, service), "x right withdrawn before it began", to=line_log)
             self._gate.refused(service)
             if isinstance(line, Transfer):
                 line.refuse(FileCode.DENIED, "your right to this service has ended")
@@ -277,7 +297,8 @@ class BridgeChannels(SessionChannels):
         except _NotRecordedError:
             transfer.refuse(FileCode.UNAVAILABLE, "the service cannot be used at the moment")
         except FileError as error:
-            self._log.child(f"transfer {service}").info("! %s", error)
+            line = self._log.child(f"transfer {service}")
+            self._seldom.info((self._caller, service, error.code), "! %s", error, to=line)
             transfer.refuse(error.code, str(error))
 
     def _transfer_ended(
@@ -286,7 +307,8 @@ class BridgeChannels(SessionChannels):
         if self._services.pop(transfer, None) is not None and isinstance(transfer.job, Put):
             self._delivered(service, tally)
         self._directories.pop(transfer, None)
-        self._log.child(f"transfer {service}").info(
+        self._seldom.info(
+            (self._caller, service, how.outcome),
             "x %s %s, %d of %d files, %d bytes out, %d in",
             how.outcome.value,
             how.code,
@@ -294,6 +316,7 @@ class BridgeChannels(SessionChannels):
             how.progress.files,
             how.sent,
             how.received,
+            to=self._log.child(f"transfer {service}"),
         )
 
     def judge_again(self) -> None:

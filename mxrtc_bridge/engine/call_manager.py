@@ -238,7 +238,7 @@ class CallManager:
             if not (claimed and isinstance(error, StorageError)):
                 self._note_unclaimed(event.event_id, error)
                 raise
-            log.warning("! call %s is refused: %s", record.call_id, error)
+            self._seldom.warning(record.remote, "! call %s is refused: %s", record.call_id, error)
 
     def _say_stale(self, route: DevicePair, event: CallEvent, invite: Invite, local: UserId) -> None:
         """Tell a device whose clock is wrong. In a room nobody is told: there the time is not the caller's."""
@@ -254,7 +254,7 @@ class CallManager:
         try:
             await self._signaller.send(route, local, reject, step="reject")
         except (HomeserverError, LocalError) as error:
-            log.info("a call was not refused in words: %s", error)
+            self._seldom.info(route, "a call was not refused in words: %s", error)
 
     def _refuse_for_now(self, event: CallEvent, invite: Invite, local: UserId) -> None:
         """Tell a caller with a right that too many call at this moment: trying again helps.
@@ -316,9 +316,9 @@ class CallManager:
                 if isinstance(effect, call.SendCallEvent):
                     await self._signaller.send(record.route, record.local, effect.message, step=effect.step)
         except (HomeserverError, LocalError) as error:
-            log.warning("! call %s was not refused in words: %s", record.call_id, error)
-        except Exception:
-            log.exception("! call %s was not refused in words", record.call_id)
+            self._seldom.warning(record.remote, "! call %s was not refused in words: %s", record.call_id, error)
+        except Exception as error:  # noqa: BLE001 - a defect of ours is written down, and leaves no call open
+            self._seldom.exception(record.remote, "! call %s was not refused in words", record.call_id, error=error)
         await self._note_end(record, "unavailable")
 
     async def _claim(self, record: CallRecord, event_id: EventId, now_ms: int) -> bool:
@@ -352,7 +352,11 @@ class CallManager:
                 verdict, rule = self._judge(record, invite)
             else:
                 self._counters.refusal(RefusalCode.UNCONFIRMED)
-                log.info("x call from %s: it cannot be found out now who is in a room that lets them in", record.remote)
+                self._seldom.info(
+                    record.remote,
+                    "x call from %s: it cannot be found out now who is in a room that lets them in",
+                    record.remote,
+                )
                 verdict, rule = InviteRefused(UNCONFIRMED), "membership not confirmed"
             if isinstance(verdict, InviteAdmitted):
                 counted = self._call_counts.begin(record.remote)
@@ -388,6 +392,7 @@ class CallManager:
             clock=self._clock,
             admission=admit,
             disk_timeout_s=self.settings.disk_timeout_s,
+            seldom=self._seldom,
         )
         entry = _SessionEntry(session, links, lambda: self._call_counts.end(record.remote) if counted else None)
         return entry
@@ -445,8 +450,8 @@ class CallManager:
         """Run the session and say in a word how it ended; a defect in it ends this call and no other."""
         try:
             outcome = await session.run()
-        except Exception:
-            log.exception("! call %s: unexpected error", session.call_id)
+        except Exception as error:  # noqa: BLE001 - a defect of ours is written down, and ends this call only
+            self._seldom.exception(session.remote, "! call %s: unexpected error", session.call_id, error=error)
             return "internal_error"
         self._counters.call(outcome.outcome.name.lower())
         return outcome.reason
@@ -460,10 +465,9 @@ class CallManager:
             await self._directory.end(record, reason, self._clock.wall_ms())
             await self._call_over(record)
         except StorageError as error:
-            log.warning("! the end of call %s was not stored: %s", record.call_id, error)
-        except Exception:
-            # In a task beside those of all other sessions: what it raised would end them.
-            log.exception("! the end of call %s was not stored", record.call_id)
+            self._seldom.warning(record.remote, "! the end of call %s was not stored: %s", record.call_id, error)
+        except Exception as error:  # noqa: BLE001 - what it raised would end the tasks of all other sessions
+            self._seldom.exception(record.remote, "! the end of call %s was not stored", record.call_id, error=error)
 
     # Settings, rights and rooms that change
 

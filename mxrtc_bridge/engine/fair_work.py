@@ -94,8 +94,8 @@ class FairWork:
         try:
             async with self._turns.of(sender):
                 await work()
-        except Exception:
-            log.exception("! %s of %s failed", self._what, sender)
+        except Exception as error:  # noqa: BLE001 - a defect of ours ends this work, and no other
+            self._seldom.exception(sender, "! %s of %s failed", self._what, sender, error=error)
         finally:
             self._waiting.remove(sender)
             if not len(self._waiting):

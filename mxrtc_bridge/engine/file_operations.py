@@ -20,8 +20,11 @@ from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.messages import FileCode, FileEntry, FileError, Get, Job, Ls, Put
 from mxrtc_bridge.engine.file_ports import FileReader, FileReceiver, FileSource, FileWalk, FileWriter, Lister
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
+_SELDOM = RateLimitedLog(log)
+"""Of all transfers, as each of them is an object of its own."""
 
 LISTING = -1
 """The index of what concerns no file."""
@@ -121,9 +124,9 @@ class FileWork:
             done = True
         except FileError as error:
             return [_failed(index, error.code, str(error))]
-        except Exception:
-            # A defect of ours ends this file, and neither the transfer nor the session.
-            log.exception("! %s failed", type(batch[0]).__name__)
+        except Exception as error:  # noqa: BLE001 - a defect of ours ends this file, and neither the transfer nor the session
+            what = type(batch[0]).__name__
+            _SELDOM.exception(what, "! %s failed", what, error=error)
             return [_failed(index, FileCode.IO, "the file could not be read or written")]
         finally:
             self._active.discard(index)

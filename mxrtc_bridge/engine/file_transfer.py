@@ -21,10 +21,12 @@ from mxrtc_bridge.engine.driver import Driver
 from mxrtc_bridge.engine.file_operations import FileExecutor, FileWork, Operation, Spawn
 from mxrtc_bridge.engine.file_ports import Lister
 from mxrtc_bridge.engine.ports import Channel
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 
 TransferMachine = SenderMachine | ReceiverMachine | AcceptedTransfer
 FileEffect = stream.Accepted | tx.EntryDone | tx.EntryFailed | tx.CloseFile | Operation
 log = logging.getLogger(__name__)
+_SELDOM = RateLimitedLog(log)
 
 INTERNAL_ERROR = "internal_error"
 """How a transfer ends by a defect of ours; the other side is told that it does not work at the moment."""
@@ -136,9 +138,8 @@ class Transfer:
     def _work_done(self, outcome: tx.Event) -> None:
         try:
             self._driver.feed(outcome)
-        except Exception:
-            # A defect of ours ends this transfer, and neither the session nor the other transfers in it.
-            log.exception("! a transfer cannot go on")
+        except Exception as error:  # noqa: BLE001 - a defect of ours ends this transfer, and no other, nor the session
+            _SELDOM.exception(type(outcome).__name__, "! a transfer cannot go on", error=error)
             self.reset(INTERNAL_ERROR, "a defect of this program, and its log says which")
 
     def _join(self, files: FileExecutor | Lister) -> None:

@@ -15,6 +15,8 @@ T = TypeVar("T")
 MAX_PAUSE_S = 30.0
 
 log = logging.getLogger(__name__)
+_WAITING: set[Callable[[], Awaitable[object]]] = set()
+"""What waits now. It is said once for all of it: how much there is may be the choice of others."""
 
 
 async def ask_until_done(operation: Callable[[], Awaitable[T]], *, pause_s: float, says: bool = True) -> T:
@@ -31,17 +33,22 @@ async def ask_until_done(operation: Callable[[], Awaitable[T]], *, pause_s: floa
         StorageError: the database works, and refuses this.
     """
     refusals = 0
-    while True:
-        try:
-            result = await operation()
-        except StorageError as error:
-            if not error.retryable:
-                raise
-            if says and not refusals:
-                log.warning("! waiting for the database: %s", error)
-            refusals += 1
-        else:
-            if says and refusals:
-                log.warning("the database works again")
-            return result
-        await asyncio.sleep(Backoff(pause_s, MAX_PAUSE_S).pause_s(refusals))
+    try:
+        while True:
+            try:
+                result = await operation()
+            except StorageError as error:
+                if not error.retryable:
+                    raise
+                if says and not _WAITING:
+                    log.warning("! waiting for the database: %s", error)
+                if says:
+                    _WAITING.add(operation)
+                refusals += 1
+            else:
+                if {operation} == _WAITING:
+                    log.warning("the database works again")
+                return result
+            await asyncio.sleep(Backoff(pause_s, MAX_PAUSE_S).pause_s(refusals))
+    finally:
+        _WAITING.discard(operation)

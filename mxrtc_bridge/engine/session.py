@@ -35,6 +35,7 @@ from mxrtc_bridge.engine.context_log import ContextLog
 from mxrtc_bridge.engine.control_channel import is_farewell
 from mxrtc_bridge.engine.driver import Driver
 from mxrtc_bridge.engine.ports import PeerConnection, PeerConnectionFactory, PeerConnectionListener, Signaller
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ class Session:
         clock: where time comes from.
         admission: judges an invite; only the callee has one.
         disk_timeout_s: how long its end waits for the work of its streams.
+        seldom: writes what the other side can repeat; shared by the sessions of a bridge.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class Session:
         clock: Clock,
         admission: Admission | None = None,
         disk_timeout_s: float = DISK_TIMEOUT_S,
+        seldom: RateLimitedLog | None = None,
     ) -> None:
         self._disk_timeout_s = disk_timeout_s
         self.call_id = call_id
@@ -144,6 +147,7 @@ class Session:
         self.connected_at: float | None = None
         self.path: Path | None = None
         self._log = ContextLog(log, f"call {call_id}")
+        self._seldom = (seldom or RateLimitedLog(log)).of(log)
         self._machine = machine
         self._signaller = signaller
         self._peers = peers
@@ -260,17 +264,17 @@ class Session:
         try:
             await work
         except RemoteError as error:
-            self._log.info("! %s", error.code)
+            self._seldom.info(self.remote, "! the call has failed: %s", error.code, to=self._log)
             self._log.debug("%s", error)
             self._driver.feed(call.TransportFailed(error.code))
         except HomeserverError as error:
-            self._log.warning("! %s", error)
+            self._seldom.warning(self.remote, "! %s", error, to=self._log)
             self._driver.feed(call.SendFailed("homeserver"))
         except (StorageError, ConfigError) as error:
-            self._log.warning("! %s", error)
+            self._seldom.warning(self.remote, "! %s", error, to=self._log)
             self._driver.feed(call.TransportFailed("unavailable"))
-        except Exception:  # noqa: BLE001 - a defect of ours is written down with its traceback, and ends this call
-            self._log.exception("! unexpected error")
+        except Exception as error:  # noqa: BLE001 - a defect of ours is written down with its traceback, and ends this call
+            self._seldom.exception(self.remote, "! unexpected error", error=error, to=self._log)
             self._driver.feed(call.TransportFailed("internal_error"))
 
     async def _admit(self, invite: Invite) -> None:
@@ -304,7 +308,7 @@ class Session:
         try:
             self._peer.apply_answer(parse_description(sdp, DescriptionType.ANSWER, self._addresses))
         except DescriptionError as error:
-            self._log.info("! answer refused: %s", error.code)
+            self._seldom.info(self.remote, "! answer refused: %s", error.code, to=self._log)
             self._driver.feed(call.TransportFailed(error.code))
 
     def _add_candidates(self, lines: list[str]) -> None:
@@ -336,7 +340,9 @@ class Session:
         try:
             self._unsent.put_nowait((message, step))
         except asyncio.QueueFull:
-            self._log.warning("! %d messages wait for the homeserver", MAX_UNSENT_MESSAGES)
+            self._seldom.warning(
+                self.remote, "! %d messages wait for the homeserver", MAX_UNSENT_MESSAGES, to=self._log
+            )
             self._driver.feed(call.SendFailed("homeserver"))
 
     def _queue_end_of_messages(self) -> None:
@@ -350,7 +356,7 @@ class Session:
             try:
                 await self._signaller.send(self.route, self.local, message, step=step)
             except (HomeserverError, LocalError) as error:
-                self._log.warning("! %s not sent: %s", step, error)
+                self._seldom.warning(self.remote, "! %s not sent: %s", step, error, to=self._log)
                 self._driver.feed(call.SendFailed("homeserver"))
 
 

@@ -361,16 +361,16 @@ class CommandDispatcher:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 await self._do(work)
         except TimeoutError:
-            log.warning("! a command was not carried out within %g s", COMMAND_TIMEOUT_S)
+            self._seldom.warning(
+                _whose(work), "! a command of %s was not carried out within %g s", _whose(work), COMMAND_TIMEOUT_S
+            )
         except MxrtcError as error:  # the homeserver refuses, or the database is away
-            log.warning("! an answer was not sent: %s", error)
-        except asyncio.CancelledError:
-            if _is_cancelled():
+            self._seldom.warning(_whose(work), "! an answer to %s was not sent: %s", _whose(work), error)
+        except (asyncio.CancelledError, Exception) as error:
+            # Otherwise something that the command waited for was cancelled, and not its worker.
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
-            # Something that the command waited for was cancelled, and not its worker.
-            log.exception("! a message was not handled")
-        except Exception:
-            log.exception("! a message was not handled")
+            self._seldom.exception(_whose(work), "! a message of %s was not handled", _whose(work), error=error)
 
     async def _do(self, work: _ReceivedCommand | Reaction | _Line) -> None:
         event_id = work.event if isinstance(work, Reaction) else work.event.event_id
@@ -401,11 +401,15 @@ class CommandDispatcher:
         except TimeoutError:
             return say(TIMEOUT_TEXT)
         except MxrtcError as error:
-            log.warning("! %s of %s failed (%s): %s", command.form.verb, sender.user, event_id, error)
+            self._seldom.warning(
+                sender.user, "! %s of %s failed (%s): %s", command.form.verb, sender.user, event_id, error
+            )
         except (asyncio.CancelledError, Exception) as error:
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
-            log.exception("! %s of %s failed (%s)", command.form.verb, sender.user, event_id)
+            self._seldom.exception(
+                sender.user, "! %s of %s failed (%s)", command.form.verb, sender.user, event_id, error=error
+            )
         return say(FAILED_TEXT.format(event_id))
 
     async def _reply(self, event: RoomEvent, speaker: UserId, answer: Reply, *, direct: bool) -> None:
@@ -415,6 +419,10 @@ class CommandDispatcher:
             fields = {} if number else answer.fields
             content = {**fields, **notice_content(page), **relation}
             await self._sender.send_event(event.room_id, "m.room.message", content, txn_id, speaker)
+
+
+def _whose(work: _ReceivedCommand | Reaction | _Line) -> UserId:
+    return work.user if isinstance(work, Reaction) else work.event.sender
 
 
 def _note(told: OrderedDict[UserId, float], user: UserId, now: float = 0.0) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.sinks.sockets import SocketSink, make_reset_on_close
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Listener:
         self._max_connections = max_connections
         self._pause: asyncio.TimerHandle | None = None
         self._closed = False
+        self._seldom = RateLimitedLog(log)
         self.connections = 0
         """Accepted connections that are still open."""
         self.refused = 0
@@ -145,9 +147,11 @@ class Listener:
 
     def _accept_failed(self, error: OSError) -> None:
         if error.errno not in _EXHAUSTED:
-            log.warning("a connection could not be accepted: %s", os.strerror(error.errno or 0))
+            self._seldom.warning(
+                error.errno or 0, "a connection could not be accepted: %s", os.strerror(error.errno or 0)
+            )
             return
-        log.warning("no connection can be accepted for now: %s", os.strerror(error.errno))
+        self._seldom.warning(error.errno, "no connection can be accepted for now: %s", os.strerror(error.errno))
         # The connection stays in the backlog and the socket readable: without a pause the loop would spin.
         self._unwatch()
         self._pause = self._loop.call_later(self._exhausted_pause_s, self._watch)

@@ -21,6 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.errors import EventError, StorageError
 from mxrtc_bridge.core.ids import MAX_ID_CHARS, parse_user_id
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.web.authorization import Authorization, authorize
 from mxrtc_bridge.web.transaction_body import Transaction, TransactionRefused, read_transaction
@@ -39,7 +40,6 @@ MAX_IN_LINE = 28
 from each of them."""
 _THREAD_ABOVE = 32 * 1024
 """Larger bodies are parsed in a thread, so that sessions do not notice; up to here that takes 10 ms at worst."""
-_COMPLAIN_EVERY_S = 60.0
 _OPEN_PATHS = frozenset({"/_matrix/mau/live", "/_matrix/mau/ready"})
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class AppserviceEndpoint:
         self._in_line = 0
         self._storing: dict[tuple[str, bytes], asyncio.Future[None]] = {}
         """By id and digest of the body: what comes again meanwhile waits for the same outcome."""
-        self._complained_at = float("-inf")
+        self._seldom = RateLimitedLog(log)
 
     def application(self) -> web.Application:
         """Make the aiohttp application; serve it with :class:`mxrtc_bridge.web.server.Server`."""
@@ -143,13 +143,11 @@ class AppserviceEndpoint:
 
     def _unauthorized(self, request: web.Request, result: Authorization) -> web.Response:
         self._metrics.transaction("unauthorized")
-        now = asyncio.get_running_loop().time()
-        if now - self._complained_at >= _COMPLAIN_EVERY_S:
-            self._complained_at = now
-            log.warning(
-                "! request refused: %s; compare hs_token in the registration file and in the configuration",
-                "no token in the Authorization header" if result is Authorization.MISSING else "wrong token",
-            )
+        self._seldom.warning(
+            result,
+            "! request refused: %s; compare hs_token in the registration file and in the configuration",
+            "no token in the Authorization header" if result is Authorization.MISSING else "wrong token",
+        )
         response = _error(401, result.value, "the homeserver's token is needed")
         response.headers["WWW-Authenticate"] = "Bearer"
         return _closing(response, request)
@@ -160,12 +158,13 @@ class AppserviceEndpoint:
             await self._take(txn_id, request)
         except TransactionRefused as refusal:
             self._metrics.transaction("unavailable" if refusal.status == 503 else "refused")
-            log.warning("! transaction %a not taken: %s", txn_id[:40], refusal)
+            self._seldom.warning(str(refusal), "! transaction %a not taken: %s", txn_id[:40], refusal)
             return _closing(_error(refusal.status, refusal.errcode, str(refusal)), request)
         except Exception as error:  # the homeserver gets an answer whatever happens here
             self._metrics.transaction("failed")
             # The text of the error may hold content, so it is for DEBUG only.
-            log.error("! transaction %a failed: %s", txn_id[:40], type(error).__name__)
+            what = type(error).__name__
+            self._seldom.log(logging.ERROR, what, "! transaction %a failed: %s", txn_id[:40], what)
             log.debug("! transaction %a failed", txn_id[:40], exc_info=True)
             return _closing(_error(500, "M_UNKNOWN", "internal error"), request)
         self._metrics.transaction("accepted")

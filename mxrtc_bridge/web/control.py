@@ -25,6 +25,7 @@ from mxrtc_bridge.core.errors import LocalError, MxrtcError
 from mxrtc_bridge.core.ids import LocalAdmin
 from mxrtc_bridge.core.text.display import display, sentence
 from mxrtc_bridge.core.text.foreign_json import read_foreign_json
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 
 MAX_BODY = 64 * 1024
 MAX_WORDS = 200
@@ -72,11 +73,12 @@ def control_application(
         timeout_s: how long a command may take.
         uid_of: who is at the other end of a request, or None if the system does not say.
     """
+    seldom = RateLimitedLog(log)
 
     async def command(request: web.Request) -> web.Response:  # noqa: PLR0911 - one row for each outcome
         uid = uid_of(request)
         if uid is None or uid not in (0, os.geteuid()):
-            log.warning("! somebody else than the bridge's user or root was at the control socket")
+            seldom.warning(uid or "", "! somebody else than the bridge's user or root was at the control socket")
             return _error(403, "This socket is for the user that runs the bridge, and for root.")
         words = _words(await request.read())
         if words is None:

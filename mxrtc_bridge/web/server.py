@@ -21,6 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from mxrtc_bridge.config import Listen, UnixListen
 from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 
 MAX_HEADER_LINE = 8190
 KEEPALIVE_S = 75.0
@@ -34,23 +35,22 @@ log = logging.getLogger(__name__)
 
 
 class AccessLogger(AbstractAccessLogger):
-    """One line for each request: DEBUG for what went well, INFO for the rest."""
+    """One line for each request at DEBUG, and at INFO one an hour for each status of those that were refused."""
+
+    refused: RateLimitedLog
+    """Of one server: an object of this class belongs to one connection."""
 
     @property
     def enabled(self) -> bool:
         return self.logger.isEnabledFor(logging.INFO)
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        level = logging.DEBUG if response.status < 400 else logging.INFO
-        self.logger.log(
-            level,
-            "%s %a %d, %d bytes, %.3f s",
-            request.method[:16],
-            request.rel_url.raw_path[:200],
-            response.status,
-            response.body_length,
-            time,
-        )
+        text, path = "%s %a %d, %d bytes, %.3f s", request.rel_url.raw_path[:200]
+        args = (request.method[:16], path, response.status, response.body_length, time)
+        if response.status < 400:
+            self.logger.debug(text, *args)
+        else:
+            self.refused.info(response.status, text, *args)
 
 
 class _HttpLogFilter(logging.Filter):
@@ -61,11 +61,12 @@ class _HttpLogFilter(logging.Filter):
         if isinstance(error, HttpProcessingError):
             log.debug("request is not HTTP: %s", type(error).__name__)
             return False
-        if record.args:
-            record.msg, record.args = "request failed", ()
-        return True
+        what = "request failed" if record.args else record.getMessage()
+        _SELDOM.log(record.levelno, (what, type(error)), "! %s", what, exc_info=error)
+        return False
 
 
+_SELDOM = RateLimitedLog(log)
 http_log = log.getChild("http")
 http_log.addFilter(_HttpLogFilter())
 
@@ -81,9 +82,13 @@ class Server:
         self._unix_mode = unix_mode
         self._bound = False
         application.on_response_prepare.append(_name_server)
+
+        class Access(AccessLogger):
+            refused = RateLimitedLog(log)
+
         self._runner = web.AppRunner(
             application,
-            access_log_class=AccessLogger,
+            access_log_class=Access,
             access_log=log,
             auto_decompress=False,
             handle_signals=False,

@@ -43,7 +43,12 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         yield world
         assert world.bridge is not None
         await world.bridge.terminate(20)
-        assert "Traceback" not in world.log_text()
+        log = world.log_text()
+        assert "Traceback" not in log
+        # More than 500 messages of one stranger: a line for each kind, and how many were left out, also at the stop.
+        about = [line for line in log.splitlines() if f"@mallory:{DOMAIN}" in line]
+        assert 0 < len(about) < 30, about
+        assert [line for line in about if "more like this that were not written" in line], about
 
 
 class Mallory:

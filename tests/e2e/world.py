@@ -106,8 +106,8 @@ class World:
 
     # Services
 
-    async def serve(self, name: str, handler: Handler, **options: Any) -> int:
-        """Run a TCP service of this process behind the peer ``build``; returns its port."""
+    def guarded(self, handler: Handler) -> Handler:
+        """A handler for a server of this process, whose connections end with this world."""
 
         async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
@@ -121,7 +121,11 @@ class World:
                 self._served.discard(task)
                 writer.close()
 
-        server = await asyncio.start_server(guarded, "127.0.0.1", 0)
+        return guarded
+
+    async def serve(self, name: str, handler: Handler, **options: Any) -> int:
+        """Run a TCP service of this process behind the peer ``build``; returns its port."""
+        server = await asyncio.start_server(self.guarded(handler), "127.0.0.1", 0)
         self._stack.callback(server.close)
         port: int = server.sockets[0].getsockname()[1]
         self.services[name] = {"target": f"tcp:127.0.0.1:{port}", **options}

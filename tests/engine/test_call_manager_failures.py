@@ -13,7 +13,7 @@ from mxrtc_bridge.core.errors import HomeserverError, StorageError, UnknownOutco
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
 from mxrtc_bridge.engine.call_manager import CallSettings
 from mxrtc_bridge.engine.ports import CallRecord
-from tests.engine.test_call_manager import ALICE, PEER, ROOM, Bridge, connected, running
+from tests.engine.test_call_manager import ALICE, BOB, PEER, ROOM, Bridge, connected, running
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
@@ -297,3 +297,16 @@ async def test_end_of_the_bridge_while_a_claim_is_waited_for_ends_who_waits(monk
     await asyncio.gather(living, handling, return_exceptions=True)
     assert (living.cancelled(), handling.cancelled()) == (True, True)
     assert not bridge.sent
+
+
+async def test_calls_to_which_nothing_can_be_said_are_a_line_for_each_caller(caplog: pytest.LogCaptureFixture) -> None:
+    """As in a room in which the peer may not send."""
+    caplog.set_level(logging.INFO)
+    bridge = Bridge()
+    bridge.denied = {ALICE, BOB}
+    bridge.homeserver_down = True
+    async with running(bridge):
+        for number in range(20):
+            await bridge.invite(f"c{number}", sender=(ALICE, BOB)[number % 2])
+            await bridge.until(lambda number=number: CallId(f"c{number}") in bridge.ended)  # type: ignore[misc]
+    assert caplog.text.count("not sent: the homeserver is away") == 2

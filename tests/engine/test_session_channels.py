@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,8 @@ from mxrtc_bridge.core.files.messages import Get, Ls
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
-from mxrtc_bridge.engine.bridge_channels import BridgeChannels
+from mxrtc_bridge.engine import rate_limited_log
+from mxrtc_bridge.engine.bridge_channels import LINES_A_MINUTE, BridgeChannels, log_of_callers
 from mxrtc_bridge.engine.call_ports import ServiceGrant
 from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.engine.context_log import ContextLog
@@ -26,6 +28,7 @@ from mxrtc_bridge.engine.ports import ENDED_BY_PEER
 from tests.fakes import FakeClock, FakePeer, FakeSink, RecordingCounters, joined_peers
 
 PEER = UserId("@rtc_build:example.org")
+ALICE, BOB = UserId("@alice:example.org"), UserId("@bob:example.org")
 TARGET = TcpTarget("localhost", 22)
 
 CALL_LOG = ContextLog(logging.getLogger("test"), "call c1")
@@ -90,7 +93,7 @@ class NoFiles:
 class Session:
     """A session in memory."""
 
-    def __init__(self, files: UserFileServices | None = None) -> None:
+    def __init__(self, files: UserFileServices | None = None, **of_caller: Any) -> None:
         self.files = files or NoFiles()
         self.clock = FakeClock()
         self.gate = Gate()
@@ -108,6 +111,7 @@ class Session:
             clock=self.clock,
             counters=self.counters,
             max_streams=8,
+            **of_caller,
         )
         self.lost: list[tuple[str, str]] = []
         for name, links, peer in (("near", self.opener, self.near), ("far", self.acceptor, self.far)):
@@ -443,3 +447,23 @@ async def test_a_control_channel_that_is_closed_alone_is_told_as_well(session: S
 )
 def test_a_farewell_is_told_from_a_loss(reason: str, farewell: bool) -> None:
     assert is_farewell(reason) is farewell
+
+
+async def test_connections_that_a_target_refuses_are_a_few_lines_and_a_number(caplog: pytest.LogCaptureFixture) -> None:
+    """However often a caller tries, and over however many sessions."""
+    caplog.set_level(logging.INFO)
+    seldom = log_of_callers()
+    for _ in range(2):
+        session = Session(caller=ALICE, seldom=seldom)
+        session.connector.failure = TargetFailure.REFUSED
+        for _ in range(LINES_A_MINUTE * 5):
+            session.opener.open_stream(ServiceName("ssh"), FakeSink())
+            await session.settle()
+    assert caplog.text.count("call c1, stream ssh: it is down") == LINES_A_MINUTE
+    other = Session(caller=BOB, seldom=seldom)
+    other.connector.failure = TargetFailure.REFUSED
+    other.opener.open_stream(ServiceName("ssh"), FakeSink())
+    await other.settle()
+    assert caplog.text.count("it is down") == LINES_A_MINUTE + 1, "nobody's lines are left out for another's"
+    rate_limited_log.tell_all(everything=True)
+    assert f"it is down (and {LINES_A_MINUTE * 9} more like this" in caplog.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import stat
 from pathlib import Path
@@ -89,3 +91,17 @@ async def test_metrics_are_served_as_prometheus_text() -> None:
             assert 'mxrtc_calls_total{outcome="remote_hangup"} 1.0' in await response.text()
         async with http.get(f"http://127.0.0.1:{server.port}/") as response:
             assert response.status == 404
+
+
+async def test_requests_that_are_refused_are_one_line_for_each_kind(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with Server(application(), TcpListen("127.0.0.1", 0)) as server:
+        for _ in range(50):  # each over a connection of its own
+            async with ClientSession() as http, http.get(f"http://127.0.0.1:{server.port}/nothing") as response:
+                assert response.status == 404
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"\x16\x03\x01 no HTTP\r\n\r\n")
+            await reader.read()
+            writer.close()
+    lines = [record.getMessage() for record in caplog.records if "listening" not in record.getMessage()]
+    assert [line.split()[2] for line in lines] == ["404,", "400,"]

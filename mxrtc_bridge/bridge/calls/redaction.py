@@ -17,6 +17,7 @@ from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.errors import HomeserverError, StorageError, first_error
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
@@ -71,6 +72,7 @@ class CallRedaction:
         self._config = config
         self._wall_ms = wall_ms
         self._sleep = sleep
+        self._seldom = RateLimitedLog(log)
         self._due = asyncio.Event()
         self._told: dict[RoomId, bool] = {}
         """Rooms in which it has failed, which is said once."""
@@ -83,7 +85,7 @@ class CallRedaction:
         try:
             await self._store.add(CallEventRow(room, event, sender, message.call_id), self._wall_ms())
         except StorageError as error:
-            log.warning("! an event of a call will stay in its room: %s", error)
+            self._seldom.warning(sender, "! an event of a call will stay in its room: %s", error)
 
     async def call_over(self, record: CallRecord) -> None:
         """A call has ended; of one between devices nothing is left anywhere.
@@ -160,5 +162,5 @@ class CallRedaction:
             if error.retryable:
                 raise
             # We have left the room, or may not: it stays.
-            log.info("an event of a call stays in its room: %s", error)
+            self._seldom.info(trace.room, "an event of a call stays in its room: %s", error)
         await self._store.gone(trace.event)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from mxrtc_bridge.core.call.route import CallRoute, DevicePair
 from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
 from mxrtc_bridge.storage.notice_times import NoticeStore
 
@@ -30,6 +31,7 @@ class RefusalNotices:
         self._outbox = outbox
         self._notices = notices
         self._wall_ms = wall_ms
+        self._seldom = RateLimitedLog(log)
 
     async def say(self, route: CallRoute, local: UserId, user: UserId) -> None:
         """Tell ``user`` in the room of a call, as ``local``, unless they were told lately."""
@@ -40,4 +42,4 @@ class RefusalNotices:
             if await self._notices.may_notify(user, now_ms, EVERY_MS):
                 await self._outbox.send_notice(route, local, REFUSED_TEXT, key=f"refused-{now_ms}")
         except (HomeserverError, StorageError) as error:
-            log.warning("the refusal of %s could not be explained: %s", user, error)
+            self._seldom.warning(user, "the refusal of %s could not be explained: %s", user, error)

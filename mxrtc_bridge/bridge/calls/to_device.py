@@ -219,7 +219,7 @@ class ToDeviceSignalling:
         try:
             await self._send(message.device, message.caller, channel, reject)
         except MxrtcError as error:
-            log.info("a call was not refused in words: %s", error)
+            self._seldom.info(message.caller.user, "a call was not refused in words: %s", error)
 
     async def _work(self, channel: DevicePair, take: TakeCall) -> None:
         """Take what waits, in order, until nothing does; the first message stays in the line while it is taken."""
@@ -229,9 +229,11 @@ class ToDeviceSignalling:
                 try:
                     await self._take(channel, line[0], take)
                 except MxrtcError as error:
-                    log.warning("! a message of %s was not handled: %s", line[0].caller.user, error)
-                except Exception:
-                    log.exception("! a message of %s was not handled", line[0].caller.user)
+                    user = line[0].caller.user
+                    self._seldom.warning(user, "! a message of %s was not handled: %s", user, error)
+                except Exception as error:  # noqa: BLE001 - a defect of ours is written down, and keeps back no other message
+                    user = line[0].caller.user
+                    self._seldom.exception(user, "! a message of %s was not handled", user, error=error)
                 line.popleft()
         finally:
             del self._lines[channel]

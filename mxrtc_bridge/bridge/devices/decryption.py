@@ -221,7 +221,7 @@ class EventDecryption:
             with readable_for_all():
                 await self._outbox.send(event.room_id, local, reject, step="device")
         except (EventError, HomeserverError) as error:
-            log.info("a call was not rejected: %s", error)
+            self._seldom.info(event.sender, "a call of %s was not rejected: %s", event.sender, error)
 
     async def _say_once(self, event: RoomEvent, local: UserId, what: str, text: str) -> None:
         """Tell the sender of a recent event, who has a right, something; not more often than once an hour."""
@@ -233,4 +233,4 @@ class EventDecryption:
                 with readable_for_all():
                     await self._outbox.send_notice(event.room_id, local, text, key=f"{what}-{event.event_id}")
         except (HomeserverError, StorageError) as error:
-            log.warning("%s could not be told why: %s", event.sender, error)
+            self._seldom.warning(event.sender, "%s could not be told why: %s", event.sender, error)

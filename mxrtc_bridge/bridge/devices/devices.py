@@ -31,6 +31,7 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.engine.outside import in_new_thread
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
@@ -130,6 +131,7 @@ class Encryption:
         self._to_device: ToDeviceHandler
         """No device is there before :meth:`start` has it."""
         self._may_replace = may_replace
+        self._seldom = RateLimitedLog(log)
         self._ends: dict[UserId, _End] = {}
         self._compared: dict[UserId, str] = {}
         """Identities that were compared, for all devices; a row for each device and user would be their product."""
@@ -299,6 +301,7 @@ class Encryption:
             known_identities=self._config.encryption.identities,
             compared=self._compared,
             later=self._slow.put,
+            seldom=self._seldom,
         )
         rooms = EncryptedRooms(device, self._store.of(user), Homeserver(self._transport))
         polls_s = FIRST_POLLS_S if self._announced else LONG_POLL_S
@@ -461,7 +464,7 @@ class Encryption:
             if encryption is not None:
                 await end.rooms.device.prepare_room(encryption, members, least=self._config.encryption.least)
         except (HomeserverError, LocalError) as error:
-            log.info("the keys of a room of %s are not prepared: %s", local, error)
+            self._seldom.info(room, "the keys of a room of %s are not prepared: %s", local, error)
 
     async def open(self, event: RoomEvent, local: UserId, late: LateHandler) -> Opened | Undecryptable | None:
         """Decrypt an event; None where it waits for its key: ``late`` is given it when the key has come, or will not.

@@ -136,5 +136,7 @@ class LateKeys:
             self._seldom.warning(
                 event.sender, "! an event of %s whose key was late was not handled: %s", event.sender, error
             )
-        except Exception:
-            log.exception("! an event whose key was late was not handled")
+        except Exception as error:  # noqa: BLE001 - a defect of ours is written down, and keeps back no other event
+            self._seldom.exception(
+                event.sender, "! an event of %s whose key was late was not handled", event.sender, error=error
+            )

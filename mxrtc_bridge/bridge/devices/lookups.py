@@ -26,6 +26,7 @@ from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
 from mxrtc_bridge.core.errors import AnswerTooLongError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId, server_of
 from mxrtc_bridge.engine.clock import elapsed_s
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.key_answers import is_named_in, keys_in
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, UserDevices
@@ -181,6 +182,7 @@ class DeviceLookups:
         """Servers that have answered when they were last asked, the newest last."""
         self._apart: OrderedDict[UserId, None] = OrderedDict()
         """Users about whom no answer can be read: they are asked for apart from others."""
+        self._seldom = RateLimitedLog(log, monotonic)
 
     def status(self) -> LookupStatus:
         """What is under way, and which servers answer."""
@@ -233,8 +235,11 @@ class DeviceLookups:
             if seen is not None and same is not None:
                 standing, found, master = _standing(same, seen, self.least), same, seen.master
         if standing is Standing.CHANGED:
-            log.warning(
-                "! %s shows another identity than before; on purpose? mxrtc-bridge trust %s", device.user, device.user
+            self._seldom.warning(
+                device.user,
+                "! %s shows another identity than before; on purpose? mxrtc-bridge trust %s",
+                device.user,
+                device.user,
             )
         return JudgedCaller(standing, found, master)
 
@@ -251,7 +256,7 @@ class DeviceLookups:
                 try:
                     seen = (await lists.learn([user], asked.answer, asked.began_s)).get(user)
                 except StorageError as error:
-                    log.warning("! the devices of %s are not known: %s", user, error)
+                    self._seldom.warning(user, "! the devices of %s are not known: %s", user, error)
                     return None
                 if seen is None:
                     self._note(server_of(user), "it does not answer our homeserver")
@@ -270,7 +275,7 @@ class DeviceLookups:
         server = server_of(user)
         budget = self._own_budget if server == self._own_server else self._budget
         if not budget.allow(user, self._monotonic()):
-            log.info("x the devices of %s are not asked for again so soon", user)
+            self._seldom.info(user, "x the devices of %s are not asked for again so soon", user)
             return None
         if self._monotonic() - self._silent.get(server, -SILENT_S) < SILENT_S:
             return None
@@ -280,7 +285,7 @@ class DeviceLookups:
         except HomeserverError as error:
             if error.status == HTTPStatus.OK:
                 # An answer that is of no use: that is this user's doing, and no silence of the server.
-                log.info("x the devices of %s cannot be read: %s", user, error)
+                self._seldom.info(user, "x the devices of %s cannot be read: %s", user, error)
             else:
                 self._note(server, str(error))
             return None
@@ -375,9 +380,8 @@ class DeviceLookups:
                 self._note(server, str(error))
         except StorageError as error:
             self._note(server, str(error))
-        except Exception:
-            # Whatever it was, those of other servers must be judged.
-            log.exception("! the devices of callers of %s were not judged", server)
+        except Exception as error:  # noqa: BLE001 - whatever it was, those of other servers must be judged
+            self._seldom.exception(server, "! the devices of callers of %s were not judged", server, error=error)
 
     async def _look_apart(
         self,
@@ -400,7 +404,7 @@ class DeviceLookups:
             return
         ((user, locals_),) = locals_of.items()
         if user not in self._apart:
-            log.warning("! the keys of the devices of %s are of no use: %s", user, error)
+            self._seldom.warning(user, "! the keys of the devices of %s are of no use: %s", user, error)
         self._apart[user] = None
         self._apart.move_to_end(user)
         while len(self._apart) > self._max_remembered:
@@ -446,7 +450,7 @@ class DeviceLookups:
     def _note(self, server: str, why: str) -> None:
         """Say once that a server does not answer."""
         if server not in self._silent:
-            log.warning("! the devices of callers of %s cannot be asked for: %s", server, why)
+            self._seldom.warning(server, "! the devices of callers of %s cannot be asked for: %s", server, why)
         self._answering.pop(server, None)
         self._silent[server] = self._monotonic()
         self._silent.move_to_end(server)
@@ -462,7 +466,7 @@ class DeviceLookups:
             self._answered[server] = self._monotonic()
         if server in self._silent:
             del self._silent[server]
-            log.info("= the devices of callers of %s are answered for again", server)
+            self._seldom.info(server, "= the devices of callers of %s are answered for again", server)
 
 
 def _same(seen: UserDevices, device: DeviceIdentity) -> DeviceIdentity | None:

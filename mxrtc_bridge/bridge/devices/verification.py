@@ -20,6 +20,7 @@ from mxrtc_bridge.core.crypto.sas_values import Compare, Effect, SendToDevices, 
 from mxrtc_bridge.core.errors import AdminError, HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import Actor, RoomId, UserId
 from mxrtc_bridge.engine.clock import Clock
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
@@ -81,6 +82,7 @@ class BridgeVerifications:
         self._of: dict[UserId, tuple[CryptoDevice, Verifications]] = {}
         self._waiting: dict[Exchange, _Waiting] = {}
         self._new_number = new_number
+        self._seldom = RateLimitedLog(log)
 
     async def handle(self, device: CryptoDevice, event: ToDeviceEvent) -> bool:
         """Take what another device has sent to one of ours; False if it belongs to no verification."""
@@ -201,12 +203,14 @@ class BridgeVerifications:
             case VerifiedKeys(master=master):
                 if master is not None:
                     await self._vouching.vouch_for(exchange.user, master)
-                log.info("= %s and %s: %s", exchange.user, local, _outcome(exchange))
+                self._seldom.info(exchange.user, "= %s and %s: %s", exchange.user, local, _outcome(exchange))
             case VerificationEnded(code=code):
                 self._waiting.pop(exchange, None)
                 if code:
                     why = END_TEXT.get(code, code)
-                    log.info("= the verification of %s with %s ended: %s", exchange.user, local, why)
+                    self._seldom.info(
+                        exchange.user, "= the verification of %s with %s ended: %s", exchange.user, local, why
+                    )
 
     async def _wait_for_admin(self, local: UserId, of: Verifications, exchange: Exchange) -> None:
         number = await self._new_number()
@@ -215,20 +219,26 @@ class BridgeVerifications:
             self._waiting.pop(oldest.exchange)
             await oldest.of.give_up(oldest.exchange)
         self._waiting[exchange] = _Waiting(number, local, exchange, of)
-        log.info("= verification %d of %s with %s waits for an admin: %s", number, exchange.user, local, HOW)
+        self._seldom.info(
+            exchange.user,
+            "= verification %d of %s with %s waits for an admin: %s",
+            number,
+            exchange.user,
+            local,
+            HOW,
+        )
         self._tell_admins(
             f"{exchange.user} wants to compare emoji with {local}. At the bridge's machine: {HOW} shows them. "
             "Compare them with the user over the telephone, or face to face; not here."
         )
 
-    @staticmethod
-    async def _outlive(user: UserId, work: Awaitable[bool | None]) -> bool:
+    async def _outlive(self, user: UserId, work: Awaitable[bool | None]) -> bool:
         """Do what belongs to a verification, also if it fails: that must not end what else the bridge does."""
         try:
             return bool(await work)
         except MxrtcError as error:
             level = logging.WARNING if isinstance(error, HomeserverError) else logging.ERROR
-            log.log(level, "! a verification with %s has failed: %s", user, error)
+            self._seldom.log(level, user, "! a verification with %s has failed: %s", user, error)
             return True
 
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Collection
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.errors import HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.sync import DeviceSync
 
@@ -52,6 +53,7 @@ class DeviceWakeups:
         self._heard = asyncio.Event()
         self._changed: set[UserId] = set()
         self._has_changed = asyncio.Event()
+        self._seldom = RateLimitedLog(log)
         self.in_use: bool | None = None
         """Whether devices wait for wake-ups; None until it is known whether any come."""
 
@@ -118,4 +120,4 @@ class DeviceWakeups:
                     else:
                         await device.lists.mark_outdated(sorted(changed))
                 except MxrtcError as error:
-                    log.warning("! changed devices were not noted for %s: %s", device.user, error)
+                    self._seldom.warning(str(error), "! changed devices were not noted for %s: %s", device.user, error)

@@ -35,6 +35,7 @@ from mxrtc_bridge.core.crypto.sas_text import INTERCEPTED
 from mxrtc_bridge.core.errors import EventError, HomeserverError, LocalError, MxrtcError, StorageError
 from mxrtc_bridge.core.ids import CallId, DeviceId, UserId, server_of
 from mxrtc_bridge.engine.fair_work import FairWork
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.transport import Patience, Transport
 from mxrtc_bridge.matrix.crypto.binding import available
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -89,6 +90,7 @@ class DeviceCalls:
         self._open = True
         self._news = asyncio.Event()
         self._unreadable = False
+        self._seldom = RateLimitedLog(log)
         self.invited = asyncio.Event()
         """Set once the homeserver has the invite."""
         self.clocks: tuple[int, int] | None = None
@@ -120,14 +122,14 @@ class DeviceCalls:
         if event.type != SIGNAL_TYPE or event.device is None or event.sender != self.peer.user:
             return
         if (event.device.device, event.device.ed25519) != (self.peer.device, self.peer.ed25519):
-            log.info("x a message of a call from another device of %s ignored", event.sender)
+            self._seldom.info(event.sender, "x a message of a call from another device of %s ignored", event.sender)
             return
         try:
             for signal in self._order.put(event.sender, event.device.device, parse_call_to_device(event.content)):
                 self.clocks = _now_ms(), signal.sent_ms
                 self.listener(event.sender, signal.message)
         except EventError as error:
-            log.info("x a message of a call from %s ignored: %s", event.sender, error.code)
+            self._seldom.info(event.sender, "x a message of a call from %s ignored: %s", event.sender, error.code)
 
     def _session_begun(self, device: DeviceIdentity, by_us: bool) -> None:
         """Take into account that one of the two sides could not read the other.

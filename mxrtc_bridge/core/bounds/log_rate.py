@@ -1,11 +1,12 @@
 """What may be said now, and what has been said often enough: for log lines that strangers can order.
 
-Pure: whoever owns it tells the time. In one period each subject has one line, and all subjects together have
-:attr:`LogRate.subjects`; what is left unsaid is counted.
+Pure: whoever owns it tells the time. In one period each subject has one line, or as many as it may have, and there are
+:attr:`LogRate.subjects` of them; what is left unsaid is counted.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable
 
@@ -16,17 +17,20 @@ class LogRate:
     """See the head of this module.
 
     Args:
-        period_s: how long a subject is not mentioned again.
+        period_s: begins when a subject is mentioned.
         subjects: how many there may be in that time.
+        lines: how often a subject may be mentioned in it.
     """
 
-    def __init__(self, *, period_s: float = PERIOD_S, subjects: int = 200) -> None:
+    def __init__(self, *, period_s: float = PERIOD_S, subjects: int = 200, lines: int = 1) -> None:
         self.subjects = subjects
         self._period_s = period_s
+        self._lines = lines
         self._said: OrderedDict[Hashable, list[float]] = OrderedDict()
-        """By subject: when it was said, and what has been left unsaid since; the one that was said first is first."""
+        """By subject: when its period began, what has been left unsaid, and what was said; the oldest is first."""
         self._unsaid = 0
         """Of subjects that were not mentioned at all."""
+        self._unsaid_since = math.inf
 
     def __len__(self) -> int:
         """How many subjects are remembered."""
@@ -41,16 +45,53 @@ class LogRate:
         """
         entry = self._said.get(subject)
         if entry is not None and now - entry[0] < self._period_s:
+            if entry[2] < self._lines:
+                entry[2] += 1
+                return 0
             entry[1] += 1
             return None
         unsaid = 0 if entry is None else int(entry[1])
         self._said.pop(subject, None)
-        while self._said and now - next(iter(self._said.values()))[0] >= self._period_s:
-            _, (_, left) = self._said.popitem(last=False)
-            self._unsaid += int(left)
+        for _, left in self._ended(now):
+            self._leave_out(left, now)
         if len(self._said) >= self.subjects:
-            self._unsaid += unsaid + 1
+            self._leave_out(unsaid + 1, now)
             return None
-        self._said[subject] = [now, 0]
-        unsaid, self._unsaid = unsaid + self._unsaid, 0
+        self._said[subject] = [now, 0, 1]
+        unsaid, self._unsaid, self._unsaid_since = unsaid + self._unsaid, 0, math.inf
         return unsaid
+
+    def left_out(self, now: float, *, but: Hashable = None) -> list[tuple[Hashable, int]]:
+        """Take the subjects whose period is over, with how often each was not mentioned; 0 is left out.
+
+        What is taken is counted from nothing. None stands for all subjects that had no line at all.
+
+        Args:
+            now: monotonic seconds; infinite for all, whatever their period.
+            but: a subject that is about to be mentioned, which :meth:`due` will tell of.
+        """
+        found: list[tuple[Hashable, int]] = [(subject, left) for subject, left in self._ended(now, but) if left]
+        if self._unsaid and now - self._unsaid_since >= self._period_s:
+            found.append((None, self._unsaid))
+            self._unsaid, self._unsaid_since = 0, math.inf
+        return found
+
+    def knows(self, subject: Hashable) -> bool:
+        """Whether something will be said of a subject yet, where it was left unsaid; None for those without a line."""
+        return bool(self._unsaid) if subject is None else subject in self._said
+
+    def _leave_out(self, count: int, now: float) -> None:
+        if count and not self._unsaid:
+            self._unsaid_since = now
+        self._unsaid += count
+
+    def _ended(self, now: float, but: Hashable = None) -> list[tuple[Hashable, int]]:
+        ended: list[tuple[Hashable, int]] = []
+        for subject, (began, left, _) in self._said.items():
+            if now - began < self._period_s:
+                break
+            if subject != but:
+                ended.append((subject, int(left)))
+        for subject, _ in ended:
+            del self._said[subject]
+        return ended

@@ -84,6 +84,7 @@ class CryptoDevice:
         session_begun: SessionBegun = lambda _device, _by_us: None,
         monotonic: Callable[[], float] = elapsed_s,
         compared: Mapping[UserId, str] | None = None,
+        seldom: RateLimitedLog | None = None,
     ) -> None:
         """Make a device; nothing is sent before :meth:`start`.
 
@@ -101,8 +102,11 @@ class CryptoDevice:
             session_begun: told of sessions that have taken the place of broken ones; must not block.
             monotonic: seconds.
             compared: master keys that were compared with any device of ours; see :class:`DeviceLists`.
+            seldom: shared by the devices of one program, so that nobody has a line of each of them.
         """
         self.user = user
+        self.seldom = (seldom or RateLimitedLog(log)).of(log)
+        """Writes what strangers make it say."""
         self._later = later
         self._server = server
         self._store = store
@@ -117,13 +121,19 @@ class CryptoDevice:
         self._claims: Claims
         own = server_of(user)
         self.lists = DeviceLists(
-            server, store, wall_ms=wall_ms, known=known_identities, own_server=own, compared=compared
+            server,
+            store,
+            wall_ms=wall_ms,
+            known=known_identities,
+            own_server=own,
+            compared=compared,
+            seldom=self.seldom,
         )
         self._opened = OpenedMessages(pickle_key)
         self._reading = 0
         self._left: list[OpenedMessage] = []
         """What an earlier run has decrypted, and not dealt with."""
-        self._late = LateSenders(self.lists, later, self._take_late, self._opened.end, self._forget_ended)
+        self._late = LateSenders(self.lists, later, self._take_late, self._opened.end, self._forget_ended, self.seldom)
         self._deliver: Handler | None = None
         self._inbound = InboundSessions(store, pickle_key, wall_ms=wall_ms)
         self._requests = KeyRequests(lambda: self.device_id, pickle_key, wall_ms=wall_ms)
@@ -139,7 +149,6 @@ class CryptoDevice:
         self._unread: dict[str, UserId] = {}
         self._renewals = Renewals(monotonic)
         self._new_keys: list[InboundRecord] = []
-        self._seldom = RateLimitedLog(log)
 
     # --- the device itself
 
@@ -359,7 +368,7 @@ class CryptoDevice:
                 await self._renew(error)
         except HomeserverError as error:
             # The next answer has the count again.
-            log.info("! keys of %s were not uploaded: %s", self.user, error)
+            self.seldom.info(self.user, "! keys of %s were not uploaded: %s", self.user, error)
         self._begin_with_unread()
 
     def _begin_with_unread(self) -> None:
@@ -402,7 +411,7 @@ class CryptoDevice:
         try:
             return await self._receive_encrypted(sender, content)
         except EventError as error:
-            self._seldom.info(sender, "x a message of %s to a device of %s is ignored: %s", sender, self.user, error)
+            self.seldom.info(sender, "x a message of %s to a device of %s is ignored: %s", sender, self.user, error)
             if error.code is RefusalCode.UNDECRYPTABLE:
                 self._could_not_read(sender, str(content.get("sender_key")), error)
             return None
@@ -412,7 +421,7 @@ class CryptoDevice:
         try:
             event = await self._hand_on(opened.sender, opened)
         except EventError as error:
-            self._seldom.info(opened.sender, "x a message of %s is ignored: %s", opened.sender, error)
+            self.seldom.info(opened.sender, "x a message of %s is ignored: %s", opened.sender, error)
             event = None
         return [] if event is None else [event]
 
@@ -590,8 +599,8 @@ class CryptoDevice:
         request = self._requests.ask(room, session_id, sender)
         if request is not None:
             try:
-                self._seldom.info(sender, "> the key of a room of %s is asked for", sender)
+                self.seldom.info(sender, "> the key of a room of %s is asked for", sender)
                 await self.send_plain_to_devices(sender, [DeviceId(device)], REQUEST, request)
             except HomeserverError as error:
-                self._seldom.info(sender, "the key of a room could not be asked for: %s", error)
+                self.seldom.info(sender, "the key of a room could not be asked for: %s", error)
         return await self._inbound.wait_for_key(room, session_id, sender, max(timeout_s - ASK_AFTER_S, 0))

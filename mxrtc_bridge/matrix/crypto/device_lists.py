@@ -25,6 +25,7 @@ from mxrtc_bridge.core.crypto.records import Changes, Trust, UserRecord
 from mxrtc_bridge.core.errors import EventError, HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId, parse_user_id
 from mxrtc_bridge.engine.clock import elapsed_s
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.key_answers import UserKeys, keys_in
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
@@ -92,6 +93,7 @@ class DeviceLists:
         monotonic: Callable[[], float] = elapsed_s,
         own_server: str = "",
         compared: Mapping[UserId, str] | None = None,
+        seldom: RateLimitedLog | None = None,
     ) -> None:
         """Make the lists.
 
@@ -104,11 +106,13 @@ class DeviceLists:
             own_server: our homeserver, whose users together may have more asked for than those of another.
             compared: master keys that were compared with any device of ours; whoever changes it has to tell each
                 device, by :meth:`vouch_for` or :meth:`accept_identity`. What a device itself has compared comes first.
+            seldom: shared with others.
         """
         self._server = server
         self._store = store
         self._wall_ms = wall_ms
         self._monotonic = monotonic
+        self._seldom = (seldom or RateLimitedLog(log)).of(log)
         self._known = dict(known or {})
         self._compared: Mapping[UserId, str] = {} if compared is None else compared
         self._cache: dict[UserId, _Known] = {}
@@ -222,7 +226,7 @@ class DeviceLists:
             except HomeserverError as error:
                 if any(record is None or not record.keys_json for record in records.values()):
                     raise
-                log.warning("! the devices of %d users are not up to date: %s", len(ask), error)
+                self._seldom.warning(str(error), "! the devices of %d users are not up to date: %s", len(ask), error)
             else:
                 found = await self.learn(ask, answer, began_s)
         for user, record in records.items():
@@ -321,7 +325,7 @@ class DeviceLists:
             record = self._record(user, old, keys, began_s)
             await self._store.save(Changes(users=[record]))
         except StorageError as error:
-            log.warning("! the devices of %s were not stored: %s", user, error)
+            self._seldom.warning(user, "! the devices of %s were not stored: %s", user, error)
             if known is None:
                 # Without what was pinned nobody knows whether it is the right identity.
                 found = self._judge(self._record(user, None, keys, began_s))
@@ -409,7 +413,7 @@ class DeviceLists:
         try:
             return await self.look_for(user, curve25519, ed25519)
         except HomeserverError as error:
-            log.info("the devices of %s could not be asked for: %s", user, error)
+            self._seldom.info(user, "the devices of %s could not be asked for: %s", user, error)
             return None
 
     async def look_for(self, user: UserId, curve25519: str, ed25519: str) -> DeviceIdentity | None:

@@ -72,6 +72,7 @@ class LateSenders:
         hand_on: Callable[[UserId, OlmMessage, DeviceIdentity | None], Awaitable[None]],
         ended: Callable[[OpenedMessage], None],
         line_ended: Callable[[], Awaitable[None]],
+        seldom: RateLimitedLog,
     ) -> None:
         self._lists = lists
         self._later = later
@@ -80,7 +81,7 @@ class LateSenders:
         self._line_ended = line_ended
         self._lines: dict[Sender, _Line] = {}
         self._chars = 0
-        self._seldom = RateLimitedLog(log)
+        self._seldom = seldom.of(log)
 
     def holds(self, sender: UserId, message: OlmMessage) -> bool:
         """Whether messages of this device wait, so that the next one must wait behind them."""
@@ -154,8 +155,8 @@ class LateSenders:
                 await ask_until_done(lambda: self._hand_on(sender, message, device), pause_s=DATABASE_S)
         except (MxrtcError, TimeoutError) as error:
             self._seldom.info(sender, "x a message of %s is ignored: %s", sender, error)
-        except Exception:
-            log.exception("! a message of %s was not handled", sender)
+        except Exception as error:  # noqa: BLE001 - a defect of ours ends this message, and no other
+            self._seldom.exception(sender, "! a message of %s was not handled", sender, error=error)
 
 
 def _name(sender: UserId, message: OlmMessage) -> Sender:

@@ -61,6 +61,7 @@ class DeviceSync:
         self._server = server
         self._device = device
         self._handler = handler
+        self._seldom = device.seldom.of(log)
         device.deliver_to(handler)
         self._sleep = sleep
         self._jitter = jitter
@@ -141,10 +142,18 @@ class DeviceSync:
         except StorageError as error:
             if error.retryable:
                 raise  # The whole answer comes again, once the database is there.
-            log.error("! a message %s for %s was not handled: %s", event.type[:80], self._device.user, error)
-        except Exception:
-            # One message must never stop those behind it, nor come again for ever.
-            log.exception("! a message %s for %s was not handled", event.type[:80], self._device.user)
+            self._seldom.log(
+                logging.ERROR,
+                event.sender,
+                "! a message %s for %s was not handled: %s",
+                event.type[:80],
+                self._device.user,
+                error,
+            )
+        except Exception as error:  # noqa: BLE001 - one message must never stop those behind it, nor come again for ever
+            self._seldom.exception(
+                event.sender, "! a message %s for %s was not handled", event.type[:80], self._device.user, error=error
+            )
 
     async def _pause(self, error: Exception) -> None:
         self._failures += 1

@@ -33,7 +33,6 @@ from mxrtc_bridge.core.crypto.sas_values import (
 )
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId
-from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -158,7 +157,7 @@ class Verifications:
         self._monotonic = monotonic
         self._wall_ms = wall_ms
         self._open: dict[tuple[UserId, str], Exchange] = {}
-        self._seldom = RateLimitedLog(log)
+        self._seldom = device.seldom.of(log)
 
     @property
     def open(self) -> tuple[Exchange, ...]:
@@ -315,4 +314,4 @@ class Verifications:
             if exchange.ended is None:
                 raise
             # It is over here in any case; there it ends by its time.
-            log.info("%s was not told of the end of a verification: %s", exchange.user, error)
+            self._seldom.info(exchange.user, "%s was not told of the end of a verification: %s", exchange.user, error)

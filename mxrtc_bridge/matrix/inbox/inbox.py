@@ -240,7 +240,8 @@ class Inbox:
             try:
                 self._arrived(raw)
             except Exception as error:  # noqa: BLE001 - it must keep no other event from taking effect
-                log.error("! an event was not looked at when it arrived: %s", _describe(error))
+                what = _describe(error)
+                self._seldom.log(logging.ERROR, what, "! an event was not looked at when it arrived: %s", what)
 
     def status(self) -> InboxStatus:
         """How much is here at this moment."""

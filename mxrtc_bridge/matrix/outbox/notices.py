@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.errors import MxrtcError
 from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.outbox.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Notices:
         self._rooms: dict[RoomId, _Room] = {}
         self._line: asyncio.Queue[RoomId] = asyncio.Queue()
         self._waiting = 0
+        self._seldom = RateLimitedLog(log)
 
     @property
     def waiting(self) -> int:
@@ -88,7 +90,7 @@ class Notices:
         queue = self._rooms.setdefault(room, _Room())
         if self._waiting >= self._max_waiting or len(queue.waiting) >= MAX_PER_ROOM:
             if not queue.left_out:
-                log.warning("! notices are left out: too many wait for the homeserver")
+                self._seldom.warning(room, "! notices are left out: too many wait for the homeserver")
             queue.left_out += 1
             self._forget_if_idle(room)
             return
@@ -127,10 +129,9 @@ class Notices:
         try:
             await outbox.send_notice(room, notice.sender, text, html, key=notice.key, fields=notice.fields)
         except MxrtcError as error:  # the homeserver refuses, or the database is away
-            log.warning("! a notice of %s was not sent: %s", notice.sender, error)
-        except Exception:
-            # One notice that cannot be sent, for a mistake of ours, must not keep all others back.
-            log.exception("! a notice of %s was not sent", notice.sender)
+            self._seldom.warning(room, "! a notice of %s was not sent: %s", notice.sender, error)
+        except Exception as error:  # noqa: BLE001 - one that cannot be sent, for a mistake of ours, must not keep others back
+            self._seldom.exception(room, "! a notice of %s was not sent", notice.sender, error=error)
 
     def _stand_in_line(self, room: RoomId, queue: _Room) -> None:
         if not queue.in_line:

@@ -18,6 +18,7 @@ from mxrtc_bridge.core.access.ban_lists import MAX_RULES, RULE_TYPES, BanRules, 
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class BanLists:
         self._arrived: dict[RoomId, dict[RuleKey, tuple[ListRule, float]]] = {}
         """Rules that no answer has held yet, and when they came."""
         self._reading: dict[RoomId, asyncio.Lock] = {}
+        self._seldom = RateLimitedLog(log)
 
     def denial(self, user: UserId) -> str | None:
         """The rule that denies ``user`` everything, or None."""
@@ -132,12 +134,16 @@ class BanLists:
             self._arrived[room] = arrived
         early = {key: rule for key, (rule, _) in arrived.items()}
         if not self._lists.replace(room, [*early.items(), *rules.items()]):
-            log.warning("! the policy list %s has more than %d rules; those beyond are not used", room, MAX_RULES)
+            self._seldom.warning(
+                room, "! the policy list %s has more than %d rules; those beyond are not used", room, MAX_RULES
+            )
         if unusable := self._lists.unusable(room):
-            log.warning("! %d rules of the policy list %s have too many wildcards and deny nobody", unusable, room)
+            self._seldom.warning(
+                room, "! %d rules of the policy list %s have too many wildcards and deny nobody", unusable, room
+            )
         after = dict(self._lists.rules(room))
         if set(before.values()) != set(after.values()):
-            log.info("the policy list %s has %d rules", room, self._lists.count(room))
+            self._seldom.info(room, "the policy list %s has %d rules", room, self._lists.count(room))
             self._changed()
         known = {key: rule for key, rule in before.items() if not key[0].startswith(_ARRIVED)}
         await self._keep(room, known, rules)
@@ -155,7 +161,7 @@ class BanLists:
                 await self._memory.replace(room, whole)
         except StorageError as error:
             # In force all the same; it is read again at the next start, as a rule.
-            log.error("! a policy list was not written down: %s", error)
+            self._seldom.log(logging.ERROR, room, "! a policy list was not written down: %s", error)
 
     def follows(self, room: RoomId) -> bool:
         """Whether ``room`` is a list."""

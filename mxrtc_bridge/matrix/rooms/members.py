@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class MemberLists:
         self._forgotten: dict[RoomId, int] = {}
         """When a room was forgotten for which a question was under way."""
         self._too_large: set[RoomId] = set()
+        self._seldom = RateLimitedLog(log, monotonic)
 
     def rooms_of(self, user: UserId) -> frozenset[RoomId]:
         """The rooms, of those that are known, that ``user`` is joined to."""
@@ -177,7 +179,9 @@ class MemberLists:
     def _set(self, room: RoomId, members: frozenset[UserId]) -> None:
         if len(members) > self._max_members:
             if room not in self._too_large:
-                log.warning("! %s has more than %d members; nobody counts as one", room, self._max_members)
+                self._seldom.warning(
+                    room, "! %s has more than %d members; nobody counts as one", room, self._max_members
+                )
             self._too_large.add(room)
             members = frozenset()
         else:

@@ -313,7 +313,7 @@ class Peers:
         if gone == room.user:
             await self._leave(room)
             return
-        log.info("%s was removed from %s", room.peer, room.room_id)
+        self._seldom.info(room.user, "%s was removed from %s", room.peer, room.room_id)
         self._index.drop(room.room_id)
         self.membership.refresher.forget(room.room_id)
         await self._directory.remove(room.peer, room.room_id)
@@ -365,13 +365,13 @@ class Peers:
         elif not room.is_pair:
             unfit = Unfit.NOT_A_PAIR
         if unfit is not None:
-            log.info("%s leaves a room of %s again: %s", peer, user, unfit.value)
+            self._seldom.info(user, "%s leaves a room of %s again: %s", peer, user, unfit.value)
             await self._request_leave(peer, room_id)
             return
         self._index.enter(room)
         self._unleft.pop((peer, room_id), None)
         await self._directory.upsert(peer, room_id, user, room.active_ms)
-        log.info("%s joined a room of %s", peer, user)
+        self._seldom.info(user, "%s joined a room of %s", peer, user)
         if room.encrypted and not self._reads_encrypted():
             self._tell_once(room, "encrypted", _ENCRYPTED)
         for surplus in self._index.surplus(user, peer, keep=room_id):
@@ -449,7 +449,7 @@ class Peers:
     async def _leave_dropped(self, room: PeerRoom) -> None:
         await self._directory.remove(room.peer, room.room_id)
         await self._request_leave(room.peer, room.room_id)
-        log.info("%s left its room with %s", room.peer, room.user)
+        self._seldom.info(room.user, "%s left its room with %s", room.peer, room.user)
 
     async def _request_leave(self, peer: UserId, room: RoomId) -> None:
         """Leave or decline; a refusal means that the peer is not there, any other failure is tried again later."""

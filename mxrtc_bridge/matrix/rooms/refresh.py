@@ -17,6 +17,7 @@ from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError, MxrtcError
 from mxrtc_bridge.core.ids import RoomId
 from mxrtc_bridge.engine.clock import elapsed_s
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class Refresher:
         self._rooms: dict[RoomId, _Room] = {}
         self._doubtful: dict[RoomId, _Room] = {}
         self._changed = asyncio.Event()
+        self._seldom = RateLimitedLog(log, monotonic)
 
     def doubt(self, room: RoomId, *, after_s: float = 0.0) -> None:
         """What is known of a followed room may be wrong: ask, soon. Never blocks."""
@@ -186,11 +188,14 @@ class Refresher:
             await self.confirm(room)
         except MxrtcError as error:
             if not state.failures:
-                log.warning("! %s of %s could not be asked for: %s; trying again", self._what, room, error)
+                self._seldom.warning(
+                    room, "! %s of %s could not be asked for: %s; trying again", self._what, room, error
+                )
             state.failures += 1
             state.due = self._monotonic() + Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S).pause_s(state.failures)
         except Exception as error:  # noqa: BLE001 - a defect with one room must not end the questions for the others
-            log.error("! %s of %s: unexpected %s", self._what, room, type(error).__name__)
+            what = type(error).__name__
+            self._seldom.log(logging.ERROR, room, "! %s of %s: unexpected %s", self._what, room, what)
             state.due = self._monotonic() + LONGEST_PAUSE_S
         finally:
             state.busy = False

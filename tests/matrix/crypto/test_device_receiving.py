@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 from mxrtc_bridge.core.crypto.records import RoomEncryption, Trust
 from mxrtc_bridge.core.errors import AnswerTooLongError
 from mxrtc_bridge.core.ids import DeviceId, RoomId, UserId
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.broken_sessions import TRIES_A_MINUTE
 from mxrtc_bridge.matrix.crypto.signed_json import unpadded
-from tests.matrix.crypto.device_world import ALICE, PEER, Sender, World, tell
+from mxrtc_bridge.matrix.crypto.values import OLM
+from tests import virtual_time
+from tests.matrix.crypto.device_world import ALICE, PEER, Sender, Server, World, answer_of, peer_at, tell
 
 
 async def known(made: World, user: UserId, *, proves: bool = True) -> Sender:
@@ -170,3 +174,20 @@ def test_broken_messages_of_one_user_have_no_server_asked_for_each_of_them(
         assert 1 <= asked <= 2 * TRIES_A_MINUTE
 
     tell(story)
+
+
+def test_junk_of_one_stranger_to_many_devices_is_a_line_and_a_number(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    seldom = RateLimitedLog(logging.getLogger(__name__))
+    junk = {"type": "m.room.encrypted", "sender": "@mallory:evil.test", "content": {"algorithm": OLM, "sender_key": {}}}
+
+    async def story() -> None:
+        server = Server()
+        for _ in range(5):
+            device = await peer_at(server, seldom=seldom)
+            assert not await device.receive_sync(answer_of(*[junk] * 400))
+
+    virtual_time.run(story())
+    assert caplog.text.count("a message of @mallory:evil.test to a device") == 1
+    seldom.tell_left_out(everything=True)
+    assert "(and 1999 more like this" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from mxrtc_bridge.core.errors import HomeserverError, RefusedStatementError, StorageError
 from mxrtc_bridge.core.ids import DeviceId, UserId
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.sync import FULL_ANSWER, LONG_POLL_S, LONGEST_PAUSE_S, WAKE_POLL_S, DeviceSync
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 from tests.waiting import until
@@ -27,6 +29,7 @@ class Device:
     def __init__(self) -> None:
         self.story: list[str] = []
         self.refusals = 0
+        self.seldom = RateLimitedLog(logging.getLogger(__name__))
 
     def deliver_to(self, _handler: object) -> None: ...
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.ids import DeviceId, UserId
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent, UserDevices
 from tests.core.crypto.sas_ends import ALICE, BUILD, DEVICES, LAPTOP, MASTERS, PEER, PHONE, key
 
@@ -29,6 +31,7 @@ class Device:
     sent: list[tuple[UserId, DeviceId, str, Mapping[str, Any]]] = field(default_factory=list)
     fails: Exception | None = None
     queries: int = 0
+    seldom: RateLimitedLog = field(default_factory=lambda: RateLimitedLog(logging.getLogger(__name__)))
 
     @property
     def ed25519(self) -> str:

@@ -20,6 +20,7 @@ from collections import deque
 from typing import Protocol
 
 from mxrtc_bridge.core.files.messages import FileCode, FileError
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFile, PartialFileKey
 from mxrtc_bridge.sinks.files.receive.publisher import Publication, Published
 from mxrtc_bridge.sinks.files.receive.state_dir import KeptPartial, StateDirectory
@@ -65,6 +66,8 @@ class Committer:
         """What small files hold at the moment."""
         self._waiting: deque[tuple[Publication, asyncio.Future[Published]]] = deque()
         self._task: asyncio.Task[None] | None = None
+        self.seldom = RateLimitedLog(log)
+        """Writes what each file of the box may make it say."""
 
     async def publish(self, wanted: Publication) -> Published:
         """Publish; returns when it is on the disk under its name. To be shielded from cancellation by the caller.
@@ -101,9 +104,8 @@ class Committer:
                 return await self._workers.run(lambda: self._box.publisher.publish(batch))
             except FileError as error:
                 return [error for _ in batch]
-            except Exception:
-                # Without this a mistake of ours would leave everybody waiting for ever.
-                log.exception("publishing a batch of files failed")
+            except Exception as error:  # noqa: BLE001 - a mistake of ours must leave nobody waiting for ever
+                self.seldom.exception("", "publishing a batch of files failed", error=error)
                 return [FileError(FileCode.IO, "the file could not be published") for _ in batch]
 
 
@@ -308,7 +310,7 @@ class IncomingFile:
         try:
             await self._workers.run(lambda: partial.sync(always=True))
         except FileError as error:
-            log.warning("a partial file could not be synced: %s", error)
+            self._committer.seldom.warning(str(error), "a partial file could not be synced: %s", error)
         partial.close()
         self._end(kept=partial.verified, published=None)
 
@@ -318,7 +320,7 @@ class IncomingFile:
             try:
                 await self._workers.run(partial.discard)
             except FileError as error:
-                log.warning("a partial file could not be removed: %s", error)
+                self._committer.seldom.warning(str(error), "a partial file could not be removed: %s", error)
             partial.close()
         self._end(kept=0, published=None)
 

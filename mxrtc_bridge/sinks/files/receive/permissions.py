@@ -23,8 +23,10 @@ import stat
 from dataclasses import dataclass
 
 from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
+_SELDOM = RateLimitedLog(log)
 
 _ACCESS_LIST = "system.posix_acl_access"
 _DEFAULT_LIST = "system.posix_acl_default"
@@ -60,7 +62,8 @@ class FilePermissions:
                 os.fchown(descriptor, -1, self.group)
             except PermissionError:
                 # Never to the group that it has by chance what was meant for another one.
-                log.warning(
+                _SELDOM.warning(
+                    self.group,
                     "a file could not be given to group %d, of which this user is no member; its group may not read it",
                     self.group,
                 )

@@ -416,7 +416,7 @@ class DirectoryReceiver:
         try:
             await self._workers.run(lambda: self.box.remove_partial(kept.identity))
         except FileError as error:
-            log.warning("a partial file could not be removed: %s", error)
+            self._commit.seldom.warning(str(error), "a partial file could not be removed: %s", error)
 
 
 def _values(usage: Usage) -> tuple[int, int]:
