@@ -19,7 +19,7 @@ from mxrtc_bridge.core.access.targets import TcpTarget, UnixTarget
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
 from mxrtc_bridge.core.webrtc.address_policy import IpAddress, IpNetwork
 from mxrtc_bridge.engine.outside import in_one_thread
-from mxrtc_bridge.sinks.sockets import SocketSink
+from mxrtc_bridge.sinks.sockets import SocketSink, make_reset_on_close
 
 MAX_ADDRESSES = 8
 """Addresses of one name that are tried; each gets an equal share of the time that is left."""
@@ -90,6 +90,8 @@ async def _connect_socket(family: socket.AddressFamily, address: tuple[object, .
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
+        # The other side may have the connection before we know: if this process dies then, that is no end in order.
+        make_reset_on_close(sock)
         await asyncio.get_running_loop().sock_connect(sock, address)
     except BaseException:
         sock.close()

@@ -197,6 +197,8 @@ def _bind_tcp(family: int, address: tuple[Any, ...]) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Those that are accepted inherit it: there is no moment in which this process could die and leave an end.
+        make_reset_on_close(sock)
         if family == socket.AF_INET6:
             # IPv4 has its own socket: a dual-stack one would collide with it.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

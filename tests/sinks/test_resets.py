@@ -293,6 +293,61 @@ async def test_what_was_ended_arrives_also_when_the_process_is_gone_before_it_wa
     assert read_to_the_end(ended, 100_000) == "end"
 
 
+DIES_CONNECTED = """
+import asyncio, os, signal, sys
+from mxrtc_bridge.core.access.targets import TcpTarget
+from mxrtc_bridge.sinks.connect import connect_socket
+
+class Loop(asyncio.SelectorEventLoop):
+    async def sock_connect(self, sock, address):
+        await super().sock_connect(sock, address)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with asyncio.Runner(loop_factory=Loop) as runner:
+    runner.run(connect_socket(TcpTarget("127.0.0.1", int(sys.argv[1]))))
+"""
+DIES_ACCEPTING = """
+import asyncio, os, signal, socket
+
+class Dying(socket.socket):
+    def accept(self):
+        accepted = super().accept()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+socket.socket = Dying
+from mxrtc_bridge.sinks.listen import Listener
+
+async def main():
+    listener = await Listener.open_tcp("127.0.0.1", 0, print)
+    print(listener.port, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_process_that_dies_as_soon_as_it_is_connected_leaves_a_reset(tmp_path: Path) -> None:
+    """Before anything was said: a service must not take that for an empty stream."""
+    program = tmp_path / "program.py"
+    program.write_text(DIES_CONNECTED)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        process = await asyncio.create_subprocess_exec(sys.executable, str(program), str(server.getsockname()[1]))
+        assert await asyncio.wait_for(process.wait(), 20) == -signal.SIGKILL
+        peer, _ = server.accept()
+    assert read_to_the_end(peer, 0) == "reset"
+
+
+async def test_a_process_that_dies_as_soon_as_it_has_accepted_leaves_a_reset(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(DIES_ACCEPTING)
+    process = await asyncio.create_subprocess_exec(sys.executable, str(program), stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    port = int(await asyncio.wait_for(process.stdout.readline(), 20))
+    peer = socket.create_connection(("127.0.0.1", port))
+    assert await asyncio.wait_for(process.wait(), 20) == -signal.SIGKILL
+    assert read_to_the_end(peer, 0) == "reset"
+
+
 def read_to_the_end(peer: socket.socket, size: int) -> str:
     with peer:
         peer.settimeout(10)
