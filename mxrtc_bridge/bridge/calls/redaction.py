@@ -147,7 +147,8 @@ class CallRedaction:
         except (HomeserverError, TimeoutError) as error:
             later[room] = None
             if self._told.get(room) is None:
-                log.warning("! events of calls in %s are taken back later: %s", room, str(error) or "it takes long")
+                why = str(error) or "it takes long"
+                self._seldom.warning(room, "! events of calls in %s are taken back later: %s", room, why)
             self._told[room] = True
             while len(self._told) > MAX_TOLD:
                 del self._told[next(iter(self._told))]
