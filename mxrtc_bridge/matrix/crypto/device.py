@@ -105,7 +105,7 @@ class CryptoDevice:
             seldom: shared by the devices of one program, so that nobody has a line of each of them.
         """
         self.user = user
-        self.seldom = (seldom or RateLimitedLog(log)).of(log)
+        self.seldom = seldom = (seldom or RateLimitedLog(log)).of(log)
         """Writes what strangers make it say."""
         self._later = later
         self._server = server
@@ -121,19 +121,13 @@ class CryptoDevice:
         self._claims: Claims
         own = server_of(user)
         self.lists = DeviceLists(
-            server,
-            store,
-            wall_ms=wall_ms,
-            known=known_identities,
-            own_server=own,
-            compared=compared,
-            seldom=self.seldom,
+            server, store, wall_ms=wall_ms, known=known_identities, own_server=own, compared=compared, seldom=seldom
         )
         self._opened = OpenedMessages(pickle_key)
         self._reading = 0
         self._left: list[OpenedMessage] = []
         """What an earlier run has decrypted, and not dealt with."""
-        self._late = LateSenders(self.lists, later, self._take_late, self._opened.end, self._forget_ended, self.seldom)
+        self._late = LateSenders(self.lists, later, self._take_late, self._opened.end, self._forget_ended, seldom)
         self._deliver: Handler | None = None
         self._inbound = InboundSessions(store, pickle_key, wall_ms=wall_ms)
         self._requests = KeyRequests(lambda: self.device_id, pickle_key, wall_ms=wall_ms)
