@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from mxrtc_bridge.sctp.bbr import Bbr
 from mxrtc_bridge.sctp.bbr_limits import BbrState
 from mxrtc_bridge.sctp.congestion import CongestionControl, RateSample, SentPacket
-from tests.long import examples
+from tests.long import FAST, examples
 from tests.sctp.draws import Draws
 from tests.sctp.link_model import MBIT, PACKET, Clock, Flow, Link
+
+SHARE = 0.3 if FAST else 1.0
+"""Of the rate, in tests of many seconds: what they look at does not depend on it, and what they cost does."""
 
 CYCLE = [
     BbrState.PROBE_BW_DOWN,
@@ -157,15 +160,15 @@ def test_drain_sends_at_half_the_bandwidth() -> None:
     ],
 )
 def test_each_probing_state_paces_at_its_gain_below_the_bandwidth_by_one_percent(state: BbrState, gain: float) -> None:
-    scene = Scene()
+    scene = Scene(rate=20 * SHARE * MBIT)
     scene.run(4.5)
     rates = [rate for _, rate in scene.control.during(state, after=1.0)]
-    assert min(rates) == pytest.approx(gain * 0.99 * 20 * MBIT, rel=0.02)
-    assert max(rates) == pytest.approx(gain * 0.99 * 20 * MBIT, rel=0.02)
+    assert min(rates) == pytest.approx(gain * 0.99 * 20 * SHARE * MBIT, rel=0.02)
+    assert max(rates) == pytest.approx(gain * 0.99 * 20 * SHARE * MBIT, rel=0.02)
 
 
 def test_probes_are_two_to_three_seconds_apart_and_not_in_step() -> None:
-    scene = Scene(rate=40 * MBIT, rtt=0.08)
+    scene = Scene(rate=40 * SHARE * MBIT, rtt=0.08)
     scene.run(14.0)
     ups = [at for at, state in scene.control.entered if state is BbrState.PROBE_BW_UP]
     waits = [later - earlier for earlier, later in pairwise(ups)]
@@ -187,7 +190,7 @@ def test_two_seeds_probe_at_different_times_and_one_seed_repeats() -> None:
     def probes(seed: int) -> list[float]:
         clock = Clock()
         control = Traced(seed)
-        Flow(clock, Link(clock, 20 * MBIT, queue=200_000), control, 0.1)
+        Flow(clock, Link(clock, 20 * SHARE * MBIT, queue=200_000), control, 0.1)
         clock.run(8.0)
         return [at for at, state in control.entered if state is BbrState.PROBE_BW_UP]
 
@@ -196,7 +199,7 @@ def test_two_seeds_probe_at_different_times_and_one_seed_repeats() -> None:
 
 
 def test_a_probe_that_overflows_the_queue_ends_at_once_and_leaves_headroom() -> None:
-    scene = Scene(rate=50 * MBIT, queue=0.1)
+    scene = Scene(rate=50 * SHARE * MBIT, queue=0.1)
     scene.run(12.0)
     control, flow = scene.control, scene.flow
     bound = control._model.inflight_longterm
@@ -204,11 +207,11 @@ def test_a_probe_that_overflows_the_queue_ends_at_once_and_leaves_headroom() -> 
     cruising = [window for window, _ in control.during(BbrState.PROBE_BW_CRUISE, after=2.0)]
     assert max(cruising) <= 1.4 * scene.bdp
     assert flow.lost / flow.sent_bytes < 0.02
-    assert flow.rate(2.0, 12.0) > 0.9 * 50 * MBIT
+    assert flow.rate(2.0, 12.0) > 0.9 * 50 * SHARE * MBIT
 
 
 def test_after_a_probe_with_loss_the_next_one_is_short_and_followed_by_a_full_one() -> None:
-    scene = Scene(rate=50 * MBIT, queue=0.3)
+    scene = Scene(rate=50 * SHARE * MBIT, queue=0.3)
     scene.run(15.0)
     entered = scene.control.entered
     # A careful probe that went well returns to Refill straight from Down, without cruising.
@@ -221,7 +224,7 @@ def test_after_a_probe_with_loss_the_next_one_is_short_and_followed_by_a_full_on
 
 def test_the_delay_is_measured_every_five_seconds_for_a_fifth_of_a_second_with_half_the_pipe() -> None:
     """Beside another flow the queue is never empty, so the delay does not show by itself."""
-    scene = Scene()
+    scene = Scene(rate=20 * SHARE * MBIT)
     Flow(scene.clock, scene.link, Bbr(PACKET, Draws(2).fraction), 0.04)
     scene.run(17.0)
     control = scene.control
@@ -239,15 +242,15 @@ def test_the_delay_is_measured_every_five_seconds_for_a_fifth_of_a_second_with_h
 
 
 def test_measuring_the_delay_does_not_lower_the_bandwidth() -> None:
-    scene = Scene()
+    scene = Scene(rate=20 * SHARE * MBIT)
     scene.run(3.0)
     scene.flow.delay += 0.01  # the path has become longer: nothing as short as before comes any more
     scene.run(18.0)
     assert BbrState.PROBE_RTT in scene.control.states
     assert scene.control.limited_while_measuring, "its samples say nothing about the path"
-    assert scene.control.bandwidth == pytest.approx(20 * MBIT, rel=0.02)
+    assert scene.control.bandwidth == pytest.approx(20 * SHARE * MBIT, rel=0.02)
     assert scene.control.min_rtt == pytest.approx(0.06, rel=0.05)
-    assert scene.flow.rate(13.0, 18.0) > 0.95 * 20 * MBIT
+    assert scene.flow.rate(13.0, 18.0) > 0.95 * 20 * SHARE * MBIT
 
 
 def test_a_flow_that_falls_silent_need_not_measure_the_delay() -> None:
