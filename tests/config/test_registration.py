@@ -9,6 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from mxrtc_bridge.config.registration import random_sender, random_token, render_registration
+from tests.long import examples
 
 from .samples import AS_TOKEN, GOOD, HS_TOKEN, changed, load
 
@@ -78,6 +79,6 @@ def test_random_values_differ_and_need_no_quoting() -> None:
 
 
 def test_any_random_token_survives_yaml() -> None:
-    for _ in range(200):
+    for _ in range(examples(200)):
         token = random_token()
         assert registration(changed("appservice", "hs_token", to=token))["hs_token"] == token

@@ -26,7 +26,7 @@ from mxrtc_bridge.web.transaction_body import (
     read_transaction,
     slices,
 )
-from tests.long import examples
+from tests.long import examples, size
 
 
 def nested(depth: int) -> Any:
@@ -348,9 +348,10 @@ def test_nothing_sees_more_than_a_slice_or_an_event_at_a_time(unit: bytes, monke
     for name in ("_REST_OF_STRING", "_WHOLE_TOKENS", "_NOT_STRUCTURE", "_TOKEN", "DECODER"):
         seen[name] = Seen(getattr(transaction_body, name))
         monkeypatch.setattr(transaction_body, name, seen[name])
+    number = size(20, 4)
     event = b'{"a":[' + unit * (63_000 // len(unit)) + b"1]}"
-    body = b'{"events":[%s],"to_device":[%s]}' % ((b",".join([event] * 20),) * 2)
-    assert len(read_transaction(body).events) == 20
+    body = b'{"events":[%s],"to_device":[%s]}' % ((b",".join([event] * number),) * 2)
+    assert len(read_transaction(body).events) == number
     longest = {name: each.longest for name, each in seen.items()}
     assert max(longest.values()) <= 65536, longest
     assert longest["_WHOLE_TOKENS"] == transaction_body.SLICE_BYTES, "and no slice is smaller than it need be"

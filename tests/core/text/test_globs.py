@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.text.globs import MAX_STEPS, MAX_WILDCARDS, Glob, GlobIndex, TooManyWildcards
-from tests.long import some
+from tests.long import size, some
 
 letters = st.text("ab:.*?\n[", max_size=12)
 texts = st.text("ab:.\n[", max_size=12)
@@ -74,7 +74,7 @@ IDS = ["@" + "a" * 242 + ":evil.test", "@" + "aaaab" * 48 + ":evil.test", "@" + 
 def test_a_text_costs_few_steps_whatever_the_patterns_are(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are searches within one text and grams that are looked up, of which a text has four for a character."""
     index: GlobIndex[int] = GlobIndex()
-    for number, pattern in enumerate(dict.fromkeys(map(SHAPES[shape], range(6_000)))):
+    for number, pattern in enumerate(dict.fromkeys(map(SHAPES[shape], range(size(6_000, 1_500))))):
         index.add(number, Glob(pattern))
     steps = 0
     compare = Glob.compare
