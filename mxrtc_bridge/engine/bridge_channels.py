@@ -134,7 +134,9 @@ class BridgeChannels(SessionChannels):
         grant = self._gate.open(service)
         if grant is None or isinstance(grant.target, FilesTarget) or (raw and not grant.raw):
             self._gate.refused(service)
-            self._refuse(channel, raw=raw, code=RefusalCode.DENIED)
+            # Who has the right may know what it is a right to.
+            files = grant is not None and isinstance(grant.target, FilesTarget)
+            self._refuse(channel, raw=raw, code=RefusalCode.DENIED, why=messages.ONLY_FILES if files else None)
         elif self._is_full(service, grant):
             self._refuse(channel, raw=raw, code=RefusalCode.LIMIT)
         else:
@@ -145,13 +147,15 @@ class BridgeChannels(SessionChannels):
             return True
         return sum(name == service for name in self._services.values()) >= grant.max_streams
 
-    def _refuse(self, channel: Channel, *, raw: bool, code: RefusalCode) -> None:
-        """Say no in the words of the stream's language; one without words is closed. Never tells what exists."""
+    def _refuse(self, channel: Channel, *, raw: bool, code: RefusalCode, why: str | None = None) -> None:
+        """Say no in the words of the stream's language; one without words is closed. Without ``why`` it tells nothing
+        of what exists.
+        """
         if raw:
             self._turn_away(channel, code)
             return
         self._counters.refusal(code)
-        why = "too many streams" if code is RefusalCode.LIMIT else "no such service, or no right to it"
+        why = why or ("too many streams" if code is RefusalCode.LIMIT else "no such service, or no right to it")
         self._add(StreamMachine(stream.StreamRole.ACCEPTOR), channel, lambda _how: None).refuse(code, why)
 
     def _serve(self, channel: Channel, service: ServiceName, grant: ServiceGrant, *, raw: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.core.access.targets import FilesTarget, Target, TcpTarget
+from mxrtc_bridge.core.access.targets import Direction, FilesTarget, Target, TcpTarget
 from mxrtc_bridge.core.errors import TargetError, TargetFailure, TransportError
 from mxrtc_bridge.core.files.messages import Get, Ls
 from mxrtc_bridge.core.ids import ServiceName, UserId
@@ -189,6 +189,17 @@ async def test_stream_to_what_is_not_allowed_is_refused_without_a_hint(session: 
     assert how.outcome in (stream.StreamOutcome.REFUSED, stream.StreamOutcome.LOST)
     assert local.events == ["reset"]
     assert session.connector.sinks == []
+
+
+async def test_who_has_the_right_to_a_service_for_files_is_told_that_it_has_no_streams(session: Session) -> None:
+    session.gate.services["inbox"] = ServiceGrant(FilesTarget("/inbox", Direction.RECEIVE), raw=False)
+    opened = {name: session.opener.open_stream(ServiceName(name), FakeSink()) for name in ("inbox", "nothing")}
+    await session.settle()
+    told = {name: (each.finished.result().code, each.finished.result().message) for name, each in opened.items()}
+    assert told == {
+        "inbox": ("denied", messages.ONLY_FILES),
+        "nothing": ("denied", "no such service, or no right to it"),
+    }
 
 
 async def test_what_is_used_and_what_is_denied_is_written_down_before_anything_is_connected(session: Session) -> None:

@@ -16,6 +16,7 @@ from mxrtc_bridge.core.call import to_device
 from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.engine.client_channels import ClientChannels
@@ -209,6 +210,8 @@ def check_finished(name: str, finished: StreamFinished, bye: tuple[str, str] | N
     match finished.outcome, finished.code:
         case StreamOutcome.CLEAN, _:
             return
+        case StreamOutcome.REFUSED, "denied" if finished.message == messages.ONLY_FILES:
+            raise ClientError(Exit.DENIED, f"{name}: {messages.ONLY_FILES}")
         case StreamOutcome.REFUSED, "denied" | "unknown":
             raise ClientError(Exit.DENIED, f"{name}: there is no such service, or you have no right to it")
         case StreamOutcome.REFUSED, code:

@@ -31,6 +31,9 @@ from mxrtc_bridge.core.stream.json_message import (
 
 PROTOCOL_TCP = "tcp.v1.mxrtc"
 PROTOCOL_RAW = "raw.mxrtc"
+ONLY_FILES = "this service is for files: use mxrtc send, get or ls with it"
+"""Said to somebody with the right to a service who opens a stream to it, where it has none."""
+
 PROTOCOL_CTL = "ctl.v1.mxrtc"
 RAW_PROTOCOLS = frozenset({PROTOCOL_RAW, ""})
 """A page that gives no protocol at all means the raw one."""

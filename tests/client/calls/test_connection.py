@@ -13,6 +13,7 @@ from mxrtc_bridge.core.call import values as call
 from mxrtc_bridge.core.call.to_device import STALE_INVITE
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.ids import DeviceId, ServiceName, UserId
+from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 from mxrtc_bridge.core.webrtc.ice import Path, PathKind
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
@@ -140,6 +141,18 @@ def test_service_may_be_left_out_where_there_is_one() -> None:
     with pytest.raises(ClientError) as caught:
         only_service("build", PEER, {})
     assert caught.value.code is Exit.DENIED
+
+
+def test_a_service_for_files_is_told_from_one_that_is_not_there() -> None:
+    refused = StreamFinished(StreamOutcome.REFUSED, "denied", messages.ONLY_FILES, 0, 0)
+    with pytest.raises(
+        ClientError, match="build/inbox: this service is for files: use mxrtc send, get or ls"
+    ) as caught:
+        check_finished("build/inbox", refused)
+    assert caught.value.code is Exit.DENIED
+    other = StreamFinished(StreamOutcome.REFUSED, "denied", "run: rm -rf /", 0, 0)
+    with pytest.raises(ClientError, match="there is no such service, or you have no right to it"):
+        check_finished("build/inbox", other)
 
 
 def test_a_stream_that_the_end_of_the_session_has_cut_says_why_the_session_has_ended() -> None:
