@@ -148,8 +148,9 @@ class BridgeChannels(SessionChannels):
         return sum(name == service for name in self._services.values()) >= grant.max_streams
 
     def _refuse(self, channel: Channel, *, raw: bool, code: RefusalCode, why: str | None = None) -> None:
-        """Say no in the words of the stream's language; one without words is closed. Without ``why`` it tells nothing
-        of what exists.
+        """Say no in the words of the stream's language, which without ``why`` never tell what exists.
+
+        A language without words has its channel closed.
         """
         if raw:
             self._turn_away(channel, code)

@@ -146,6 +146,8 @@ class Session:
         self.started_at = clock.monotonic()
         self.connected_at: float | None = None
         self.path: Path | None = None
+        self.failure = ""
+        """Why the connection did not come up, in a sentence, where our side knows."""
         self._log = ContextLog(log, f"call {call_id}")
         self._seldom = (seldom or RateLimitedLog(log)).of(log)
         self._machine = machine
@@ -266,6 +268,7 @@ class Session:
         except RemoteError as error:
             self._seldom.info(self.remote, "! the call has failed: %s", error.code, to=self._log)
             self._log.debug("%s", error)
+            self.failure = str(error)
             self._driver.feed(call.TransportFailed(error.code))
         except HomeserverError as error:
             self._seldom.warning(self.remote, "! %s", error, to=self._log)

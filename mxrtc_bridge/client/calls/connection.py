@@ -54,11 +54,16 @@ class Connection:
     def lost(self, name: str) -> ClientError:
         """Why it ended; ``name`` is what it led to."""
         assert self._session.outcome is not None
-        why = explain(self._session.outcome, self.links.bye, self.clocks)
+        why = explain(self._session.outcome, self.links.bye, self.clocks, self._session.failure)
         return ClientError(why.code, f"{name}: {why}")
 
 
-def explain(outcome: call.CallEnded, bye: tuple[str, str] | None, clocks: tuple[int, int] | None = None) -> ClientError:  # noqa: C901, PLR0911, PLR0912 - one row each
+def explain(  # noqa: C901, PLR0911, PLR0912 - one row each
+    outcome: call.CallEnded,
+    bye: tuple[str, str] | None,
+    clocks: tuple[int, int] | None = None,
+    failure: str = "",
+) -> ClientError:
     """Say in words why a call ended, and whether trying again makes sense."""
     if bye is not None:
         code, message = bye
@@ -116,7 +121,7 @@ def explain(outcome: call.CallEnded, bye: tuple[str, str] | None, clocks: tuple[
         case (call.CallOutcome.TIMED_OUT, _) | (call.CallOutcome.FAILED, "ice_failed" | "ice_timeout"):
             return ClientError(
                 Exit.NO_PATH,
-                "signalling works, but no packets pass between the two sides; "
+                f"signalling works, but no packets pass between the two sides{f' ({failure})' if failure else ''}; "
                 "a TURN server on the homeserver (voip/turnServer) would relay them",
             )
         case call.CallOutcome.FAILED, reason:

@@ -145,9 +145,7 @@ def test_service_may_be_left_out_where_there_is_one() -> None:
 
 def test_a_service_for_files_is_told_from_one_that_is_not_there() -> None:
     refused = StreamFinished(StreamOutcome.REFUSED, "denied", messages.ONLY_FILES, 0, 0)
-    with pytest.raises(
-        ClientError, match="build/inbox: this service is for files: use mxrtc send, get or ls"
-    ) as caught:
+    with pytest.raises(ClientError, match="build/inbox: this service is for files") as caught:
         check_finished("build/inbox", refused)
     assert caught.value.code is Exit.DENIED
     other = StreamFinished(StreamOutcome.REFUSED, "denied", "run: rm -rf /", 0, 0)
@@ -160,3 +158,11 @@ def test_a_stream_that_the_end_of_the_session_has_cut_says_why_the_session_has_e
     with pytest.raises(ClientError, match=r"was cut \(it has lasted for 12h\) after 5 bytes sent and 7") as caught:
         check_finished("build/echo", cut, ("limit", "it has lasted for 12h"))
     assert caught.value.code is Exit.INTEGRITY
+
+
+def test_what_our_side_knows_of_a_path_that_is_not_there_is_said() -> None:
+    failed = call.CallEnded(call.CallOutcome.FAILED, "ice_failed")
+    error = explain(failed, None, failure="no usable TURN server is configured")
+    assert error.code is Exit.NO_PATH
+    assert "between the two sides (no usable TURN server is configured);" in str(error)
+    assert "between the two sides;" in str(explain(failed, None))
