@@ -149,6 +149,40 @@ async def test_second_port_that_is_in_use_ends_the_command_with_its_own_code(wor
     assert "Traceback" not in said
 
 
+async def is_lost(folder: Path) -> bool:
+    """Whether a running command has noticed that its connection is lost."""
+    (socket_of,) = (folder / "run").glob("*.sock")
+    reader, writer = await asyncio.open_unix_connection(socket_of)
+    try:
+        return json.loads(await reader.read())["path"] is None
+    finally:
+        writer.close()
+
+
+async def test_a_signal_while_a_lost_connection_is_put_away_is_not_swallowed(world: World) -> None:
+    """The hang-up waits for a homeserver that hangs, and behind it the next call would begin."""
+    process = world.mxrtc("alice", "--signal", "room", "connect", "build/echo", "-L", "0")
+    async with process:
+        await process.wait_for_line("listening on", 40)
+        stopped = world.homeserver.pid
+        assert stopped is not None
+        assert world.bridge is not None
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            world.bridge.kill()
+            async with asyncio.timeout(40):
+                while not await is_lost(world.folder / "state-alice"):
+                    await asyncio.sleep(0.05)
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait(10) == 130, process.tail()
+            assert time.monotonic() - began < SOON_S
+            assert "calling again" not in process.tail()
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+    await world.start_bridge()
+
+
 async def end_login(world: World) -> None:
     """Remove the session at the homeserver, as somebody does in another client."""
     login = json.loads((world.folder / "state-alice" / "login.json").read_text())
