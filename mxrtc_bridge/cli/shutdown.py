@@ -1,4 +1,4 @@
-"""How ``mxrtc`` ends when it is told to: within a second, whatever it waits for.
+"""How a command ends when it is told to: within a second, whatever it waits for.
 
 Left to Python, a signal waits for the main thread, a loop that is closed waits for its threads, and the interpreter
 waits for them once more: for a name server or a disk that does not answer that is for ever. So a thread takes the

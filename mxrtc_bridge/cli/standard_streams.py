@@ -22,7 +22,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -231,16 +231,22 @@ def _data_was_written(out: StandardStream, seconds: float | None) -> bool:
     return written
 
 
+def run_program(work: Callable[[], object]) -> NoReturn:
+    """Do the work of a process that has :func:`standard_streams`, and ends soon when it is told to."""
+    shutdown = SHUTDOWN.get() or Shutdown()
+    shutdown.begin()
+    code: str | int | None = 0
+    try:
+        with standard_streams():
+            work()
+    except SystemExit as error:
+        code = error.code
+    shutdown.leave(code if isinstance(code, int) else int(code is not None))
+
+
 class Program(click.Group):
-    """A group of commands that is a program: called by its script, it has :func:`standard_streams`, and ends soon."""
+    """A group of commands that is a program, called by its script: see :func:`run_program`."""
 
     def __call__(self, *args: object, **options: object) -> NoReturn:
-        shutdown = SHUTDOWN.get() or Shutdown()
-        shutdown.begin()
-        code: str | int | None = 0
-        try:
-            with standard_streams():
-                super().__call__(*args, **options)
-        except SystemExit as error:
-            code = error.code
-        shutdown.leave(code if isinstance(code, int) else int(code is not None))
+        call = super().__call__
+        run_program(lambda: call(*args, **options))

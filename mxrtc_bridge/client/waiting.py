@@ -16,7 +16,7 @@ from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.matrix.api.transport import Patience, RetryPolicy
 
-FIRST_TOLD_S = 2.0
+FIRST_TOLD_S = 1.5
 TOLD_EVERY_S = 8.0
 FAILING_S = 2.0
 """How long a homeserver is tried that does not take connections, or answers with failures of its own."""

@@ -52,6 +52,7 @@ class Waiting:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.env: dict[str, str] = {}
+        self.program = "mxrtc"
         self.command: list[str] = []
         self.prefix: list[str | Path] = []
         self.stdin: int = subprocess.DEVNULL
@@ -77,7 +78,7 @@ class Waiting:
         env = {**os.environ, "MXRTC_STATE": str(self.folder / "state"), **self.env}
         trap = "trap '' INT; " if ignored else ""
         process = subprocess.Popen(
-            [*self.prefix, "sh", "-c", f'{trap}exec "$@"', "sh", BIN / "mxrtc", *self.command],
+            [*self.prefix, "sh", "-c", f'{trap}exec "$@"', "sh", BIN / self.program, *self.command],
             env=env, stdin=self.stdin, stdout=self.stdout, stderr=self.stderr,
         )  # fmt: skip
         self.pid = process.pid
@@ -303,6 +304,27 @@ def test_what_else_it_may_wait_for(point: Point, command: list[str], each: signa
     waiting = Waiting(tmp_path)
     waiting.command = command
     with point(waiting):
+        waiting.ends(each)
+
+
+@pytest.mark.parametrize("each", SIGNALS)
+def test_the_commands_of_admins_end_at_once(each: signal.Signals, tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path)
+    waiting.program = "mxrtc-bridge"
+    with silent_server(waiting):
+        address = json.loads((tmp_path / "state" / "login.json").read_text())["homeserver"]
+        config = {
+            "version": 1,
+            "homeserver": {"address": address, "domain": "example.test"},
+            "appservice": {"listen": "127.0.0.1:1", "as_token": "as" * 24, "hs_token": "hs" * 24},
+            "database": f"sqlite:{tmp_path / 'bridge.db'}",
+            "peers": {"build": {"services": {"unused": {"target": "tcp:127.0.0.1:1"}}}},
+            "grants": [],
+        }
+        path = tmp_path / "config.yaml"
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(config))
+        waiting.command = ["check", "-c", str(path)]
         waiting.ends(each)
 
 

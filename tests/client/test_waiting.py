@@ -42,7 +42,7 @@ def test_silence_is_told_from_time_to_time_and_ends_with_what_was_waited_for() -
         return asyncio.get_running_loop().time()
 
     assert run(story()) == 15
-    assert said.all == [(2, "waiting for the homeserver"), (10, "waiting for the peer")]
+    assert said.all == [(1.5, "waiting for the homeserver"), (9.5, "waiting for the peer")]
 
 
 def test_what_is_known_is_told_and_kept_and_forgotten_when_it_has_passed() -> None:
@@ -62,7 +62,7 @@ def test_what_is_known_is_told_and_kept_and_forgotten_when_it_has_passed() -> No
             await waits(waiting, REFUSED, None)
 
     run(story())
-    assert said.all[0] == (2, "waiting for the homeserver (the homeserver cannot be reached: connection refused)")
+    assert said.all[0] == (1.5, "waiting for the homeserver (the homeserver cannot be reached: connection refused)")
     assert said.all[-1][1] == "waiting for the homeserver"
 
 

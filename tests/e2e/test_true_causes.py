@@ -60,6 +60,24 @@ async def test_an_interface_that_is_not_there(world: World) -> None:
     assert "No network interface matches (eth9); this machine has: " in said
 
 
+async def test_a_bridge_without_its_interface_says_so_in_its_log(world: World) -> None:
+    assert world.bridge is not None
+    await world.bridge.terminate(20)
+    ice = {"interfaces": ["eth9"], "remote": {"loopback": True, "private": True}}
+    world.settings["ice"] = ice
+    try:
+        bridge = await world.start_bridge()
+        code, _, said = await world.run_mxrtc("alice", "ping", "build")
+        assert code == 1, said
+        assert (
+            "The bridge could not take the call; its log says why" in said.partition("mxrtc: build: ")[2].capitalize()
+        )
+        await bridge.wait_for_line(r"no network interface matches \(eth9\)", 5)
+        await bridge.terminate(20)
+    finally:
+        del world.settings["ice"]
+
+
 @pytest.mark.parametrize("way", ["auto", "room"])
 async def test_a_bridge_that_does_not_run(world: World, way: str) -> None:
     assert world.bridge is not None

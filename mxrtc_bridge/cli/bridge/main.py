@@ -30,7 +30,7 @@ from mxrtc_bridge.cli.bridge.identity import identity_command
 from mxrtc_bridge.cli.bridge.init import init_command
 from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge
 from mxrtc_bridge.cli.loading import loading
-from mxrtc_bridge.cli.standard_streams import leave_now, standard_streams
+from mxrtc_bridge.cli.standard_streams import leave_now, run_program, standard_streams
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.example import example_config
 from mxrtc_bridge.config.private_files import write_private
@@ -254,5 +254,9 @@ def invoke(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of ``mxrtc-bridge``."""
-    with standard_streams():
-        sys.exit(invoke(sys.argv[1:]))
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["run"]:
+        # It says its goodbyes, and decides itself about signals.
+        with standard_streams():
+            sys.exit(invoke(arguments))
+    run_program(lambda: sys.exit(invoke(arguments)))
