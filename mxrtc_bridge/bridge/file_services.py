@@ -171,7 +171,7 @@ class FileServices:
                     await box.open()
                     stack.push_async_callback(box.close)
                 if target.direction.sends:
-                    share = await Share.opened(Path(target.path))
+                    share = await Share.opened(Path(target.path), hidden=target.hidden)
                     stack.push_async_callback(share.end)
             except MxrtcError as error:
                 log.error("! %s is not available: %s", target, error)

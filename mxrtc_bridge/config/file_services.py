@@ -30,6 +30,8 @@ def build_files(
     for key in _FOR_RECEIVING:
         if key in section.model_fields_set and not direction.receives:
             complain((*path, "files", key), "is about what is received, but the direction is send")
+    if "hidden" in section.model_fields_set and not direction.sends:
+        complain((*path, "files", "hidden"), "is about what is offered, but the direction is receive")
     return FilesTarget(
         section.dir,
         direction,
@@ -37,6 +39,7 @@ def build_files(
         announce=section.announce,
         allowed=tuple(parse_name_pattern(text) for text in section.allow),
         limits=FileLimits(limits.file_size, limits.per_user, limits.total, limits.keep_free, limits.partial_age),
+        hidden=section.hidden,
         mode=section.mode,
         group=section.group,
     )

@@ -164,6 +164,8 @@ class FilesSection(Section):
     """The directory. If callers may put files into it, it is made where it is missing."""
     direction: Literal["receive", "send", "both"]
     """receive: callers may put files in, and see nothing; send: they may list and fetch what is there; or both."""
+    hidden: bool = False
+    """Offer files and directories whose names begin with a dot. Otherwise callers are told how many there are."""
     names: Literal["keep", "any", "refuse", "sanitise"] = "keep"
     """keep: what the file system can hold keeps its name, without control characters, text that shows backwards, and
     leading dots and dashes, which are refused; any: the same, with leading dots and dashes, as a copy of a git checkout

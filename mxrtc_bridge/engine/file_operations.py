@@ -197,6 +197,7 @@ class SourceExecutor(FileExecutor):
         return tx.EntriesListed(
             tuple(found for found in taken if isinstance(found, FileEntry)),
             end,
+            self._walk.hidden if end else 0,
             tuple(found for found in taken if not isinstance(found, FileEntry)),
         )
 

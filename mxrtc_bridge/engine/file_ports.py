@@ -18,6 +18,11 @@ from mxrtc_bridge.core.files.messages import FileEntry, Get, Ls
 class FileWalk(Protocol):
     """Finds what there is, parents before their children."""
 
+    @property
+    def hidden(self) -> int:
+        """Names that begin with a dot and are not offered for that, so far."""
+        ...
+
     async def next(self, limit: int) -> Sequence[FileEntry | Failure]:
         """About ``limit`` more; nothing is the end. Not called again before it has returned."""
         ...

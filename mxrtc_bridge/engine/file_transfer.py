@@ -24,14 +24,14 @@ from mxrtc_bridge.engine.ports import Channel
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 
 TransferMachine = SenderMachine | ReceiverMachine | AcceptedTransfer
-FileEffect = stream.Accepted | tx.EntryDone | tx.EntryFailed | tx.CloseFile | Operation
+FileEffect = stream.Accepted | tx.EntryDone | tx.EntryFailed | tx.EntrySkipped | tx.CloseFile | Operation
 log = logging.getLogger(__name__)
 _SELDOM = RateLimitedLog(log)
 
 INTERNAL_ERROR = "internal_error"
 """How a transfer ends by a defect of ours; the other side is told that it does not work at the moment."""
 
-Record = Callable[[tx.EntryDone | tx.EntryFailed], None]
+Record = Callable[[tx.EntryDone | tx.EntryFailed | tx.EntrySkipped], None]
 """Told what became of each entry; must not block and not raise."""
 
 
@@ -174,7 +174,7 @@ class Transfer:
         match effect:
             case stream.Accepted():
                 pass
-            case tx.EntryDone() | tx.EntryFailed():
+            case tx.EntryDone() | tx.EntryFailed() | tx.EntrySkipped():
                 if self._record is not None:
                     self._record(effect)
             case tx.CloseFile(index=index):

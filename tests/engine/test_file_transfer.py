@@ -490,3 +490,29 @@ async def test_defect_ends_its_transfer_and_neither_the_session_nor_the_others_i
     await world.settle()
     assert outcome(second) == CLEAN
     sources.close()
+
+
+async def test_who_fetches_is_told_what_is_not_offered_and_why_and_how_many_names_are_hidden(world: World) -> None:
+    shared = world.folder / "share"
+    for name in ("index.html", ".htaccess", "twice"):
+        (shared / name).write_bytes(b"x")
+    (shared / "link").symlink_to("/etc/passwd")
+    (shared / "other").hardlink_to(shared / "twice")
+    destination = UserDestination(world.folder / "got")
+    await destination.open()
+    told: list[tx.Failure] = []
+
+    def record(ended: tx.EntryDone | tx.EntryFailed | tx.EntrySkipped) -> None:
+        if isinstance(ended, tx.EntrySkipped):
+            told.append(ended.failure)
+
+    fetched = world.opener.open_transfer(ServiceName("out"), Get(("*",)), ReceivedFrom(destination, "peer"), record)
+    await world.settle()
+    await destination.close(tidy=True)
+    assert files_in(world.folder / "got") == {"index.html": b"x"}
+    assert {failure.path for failure in told} == {"link", "twice", "other"}
+    reasons = {failure.path: failure.message for failure in told}
+    assert "symbolic link" in reasons["link"]
+    assert "more than one name (hard links)" in reasons["other"]
+    progress = fetched.finished.result().progress
+    assert (progress.failed, progress.untold, progress.hidden) == (3, 0, 1)

@@ -14,7 +14,13 @@ from mxrtc_bridge.client.calls.caller import Caller
 from mxrtc_bridge.client.calls.connection import list_services_of, only_service
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files.progress_view import Meter, make_view
-from mxrtc_bridge.client.files.sentences import TransferDirection, go_on_sentence, judge
+from mxrtc_bridge.client.files.sentences import (
+    TransferDirection,
+    failure_sentence,
+    go_on_sentence,
+    judge,
+    other_sentences,
+)
 from mxrtc_bridge.client.files.single_file import SingleFile, pour
 from mxrtc_bridge.client.files.transfer import FileTransfer
 from mxrtc_bridge.client.options import Context
@@ -22,6 +28,7 @@ from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.access.remote_paths import RemotePath, parse_remote_name
 from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.core.files.events import TransferOutcome
 from mxrtc_bridge.core.files.messages import EntryKind, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource
@@ -122,7 +129,11 @@ async def list_files(context: Context, remote_name: str, *, max_listed: int = MA
         _show(report, entry)
     if count > len(entries):
         report.say("more", f"{count - len(entries)} more are not shown", count=count - len(entries))
+    for line in (*map(failure_sentence, finished.progress.failures), *other_sentences(finished.progress)):
+        report.say("not_listed", line)
     outcome = judge(f"{short}/{service}", TransferDirection.GET, finished)
+    if finished.outcome is TransferOutcome.PARTIAL and entries:
+        raise ClientError(outcome.code, f"{short}/{service}: {finished.progress.failed} are not offered")
     if outcome.code is not Exit.DONE:
         raise ClientError(outcome.code, outcome.sentence)
 

@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mxrtc_bridge.client.exit_codes import Exit
-from mxrtc_bridge.core.files.events import MAX_FAILURES, Failure, Progress, TransferFinished, TransferOutcome
+from mxrtc_bridge.core.files.events import EntryDone, Failure, Progress, TransferFinished, TransferOutcome
 from mxrtc_bridge.core.files.messages import FileCode
 from mxrtc_bridge.core.text.display import ELLIPSIS, display, size_words
 from mxrtc_bridge.engine.file_transfer import INTERNAL_ERROR
-
-SHOWN_FAILURES = 10
-"""Failures that are told in words; ``--json`` tells all that are known."""
 
 _RATE_WINDOW_S = 10.0
 
@@ -142,21 +139,28 @@ _EVERYWHERE = {
     FileCode.EXISTS: Exit.DENIED,
     FileCode.GONE: Exit.DENIED,
 }
-# Codes about a disk are about this side only where this side does the reading or writing.
-_HERE = {
-    TransferDirection.SEND: {FileCode.GONE: Exit.LOCAL},
-    TransferDirection.GET: {
-        FileCode.SPACE: Exit.LOCAL,
-        FileCode.IO: Exit.LOCAL,
-        FileCode.NAME: Exit.LOCAL,
-        FileCode.EXISTS: Exit.LOCAL,
-    },
-}
+# What could not be done at this side, and no repetition cures.
+_HERE = dict.fromkeys(
+    (
+        FileCode.DENIED,
+        FileCode.UNKNOWN,
+        FileCode.NAME,
+        FileCode.EXISTS,
+        FileCode.GONE,
+        FileCode.IO,
+        FileCode.SPACE,
+    ),
+    Exit.LOCAL,
+)
 
 
-def exit_of(code: FileCode, direction: TransferDirection) -> Exit:
-    """The exit code for one entry, or a job, that failed with ``code``."""
-    return _HERE[direction].get(code) or _EVERYWHERE.get(code, Exit.RETRY)
+def exit_of(failure: Failure) -> Exit:
+    """The exit code for one entry that failed."""
+    return _exit_of(failure.code, here=failure.here)
+
+
+def _exit_of(code: FileCode, *, here: bool) -> Exit:
+    return (_HERE.get(code) if here else None) or _EVERYWHERE.get(code, Exit.RETRY)
 
 
 def judge(name: str, direction: TransferDirection, finished: TransferFinished) -> AttemptOutcome:  # noqa: PLR0911 - one row for each ending
@@ -177,7 +181,7 @@ def judge(name: str, direction: TransferDirection, finished: TransferFinished) -
         case TransferOutcome.REFUSED if code in (FileCode.DENIED, FileCode.UNKNOWN):
             return AttemptOutcome(Exit.DENIED, f"{name}: {_refused(finished)}")
         case TransferOutcome.REFUSED:
-            return AttemptOutcome(exit_of(code, direction), f"{name}: not possible now: {why}")
+            return AttemptOutcome(_exit_of(code, here=False), f"{name}: not possible now: {why}")
         case TransferOutcome.VIOLATION:
             return AttemptOutcome(
                 Exit.INTEGRITY, f"{name}: the other side broke the protocol ({why}); nothing wrong was kept"
@@ -187,7 +191,7 @@ def judge(name: str, direction: TransferDirection, finished: TransferFinished) -
         case TransferOutcome.INTERRUPTED if finished.code == INTERNAL_ERROR:
             return AttemptOutcome(Exit.RETRY, f"{name}: ended by {why}")
         case TransferOutcome.INTERRUPTED:
-            found = exit_of(code, direction)
+            found = _exit_of(code, here=False)
             return AttemptOutcome(found, f"{name}: interrupted: {why}", again=found is Exit.RETRY)
 
 
@@ -206,35 +210,50 @@ def _code(text: str) -> FileCode:
 
 
 def _judge_partial(name: str, direction: TransferDirection, progress: Progress) -> AttemptOutcome:
-    found = {exit_of(failure.code, direction) for failure in progress.failures}
-    if not_offered(progress):
+    found = {exit_of(failure) for failure in progress.failures}
+    if progress.untold:
         found.add(Exit.DENIED)
-        if not progress.files + progress.directories:
-            return AttemptOutcome(Exit.DENIED, f"{name}: there is nothing of this name that can be fetched")
     code = next((code for code in _WORST_FIRST if code in found), Exit.RETRY)
+    if not progress.files + progress.directories and direction is TransferDirection.GET:
+        return AttemptOutcome(code, f"{name}: there is nothing of this name that can be fetched")
     verb = "sent" if direction is TransferDirection.SEND else "fetched"
-    return AttemptOutcome(code, f"{name}: {progress.failed} could not be {verb}; everything else is there")
+    rest = "; everything else is there" if progress.files_done + progress.directories_done else ""
+    return AttemptOutcome(code, f"{name}: {progress.failed} could not be {verb}{rest}")
 
 
-def not_offered(progress: Progress) -> int:
-    """How many things the source could not offer: it tells us their number only."""
-    return progress.failed - len(progress.failures) if len(progress.failures) < MAX_FAILURES else 0
-
-
-def failure_sentences(progress: Progress) -> list[str]:
-    """What failed and why, a line each, and how many more there are."""
-    lines = [failure_sentence(failure) for failure in progress.failures[:SHOWN_FAILURES]]
-    unknown = not_offered(progress)
-    if (more := progress.failed - unknown - len(lines)) > 0:
-        lines.append(f"and {more} more")
-    if unknown:
-        lines.append(f"{unknown} not offered by the other side (nothing of this name, a link, or not readable there)")
+def other_sentences(progress: Progress) -> list[str]:
+    """What is known by its number only."""
+    lines: list[str] = []
+    if progress.untold:
+        lines.append(
+            f"{progress.untold} more not offered by the other side, which did not say why (nothing of this name, a "
+            "link, or not readable there)"
+        )
+    if progress.hidden:
+        words = "hidden name is" if progress.hidden == 1 else "hidden names are"
+        lines.append(f"{progress.hidden} {words} not offered (names that begin with a dot)")
     return lines
 
 
 def failure_sentence(failure: Failure) -> str:
-    """One thing that failed."""
-    return f"{_one_line(failure.path, 160)}: {_one_line(failure.message or failure.code.value, 200)}"
+    """One thing that failed, at which side, and why."""
+    place = "here" if failure.here else "there"
+    return f"{_one_line(failure.path, 160)}: {place}: {_one_line(failure.message or failure.code.value, 300)}"
+
+
+def renamed_sentence(done: EntryDone, *, sending: bool) -> str:
+    """One thing that has another name than the source gave it."""
+    place = "there" if sending else "here"
+    return f"{_one_line(done.entry.path, 160)} is called {_one_line(done.name, 160)} {place}"
+
+
+def grown_sentence(done: EntryDone, *, sending: bool) -> str:
+    """One file that has grown meanwhile."""
+    verb = "sent" if sending else "fetched"
+    return (
+        f"{_one_line(done.entry.path, 160)} has grown to {size_words(done.grown_to)}; its first "
+        f"{size_words(done.entry.size)}, as long as it was when it was found, were {verb}"
+    )
 
 
 def summary_sentence(

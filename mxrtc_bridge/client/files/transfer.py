@@ -13,19 +13,28 @@ from dataclasses import dataclass, field
 from mxrtc_bridge.client.calls.caller import Caller
 from mxrtc_bridge.client.calls.connection import Connection, list_services_of, only_service, report_connected
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.files.outcomes import Outcomes
 from mxrtc_bridge.client.files.progress_view import Meter
 from mxrtc_bridge.client.files.sentences import (
     TransferDirection,
-    failure_sentences,
     judge,
     moved,
+    other_sentences,
     summary_sentence,
 )
 from mxrtc_bridge.client.forwarding import pause_s, wait_to_call_again
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.files.events import EntryDone, EntryFailed, Progress, TransferFinished, TransferOutcome
+from mxrtc_bridge.core.files.events import (
+    EntryDone,
+    EntryFailed,
+    EntrySkipped,
+    Failure,
+    Progress,
+    TransferFinished,
+    TransferOutcome,
+)
 from mxrtc_bridge.core.files.messages import EntryKind, Job
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.engine.client_channels import OpenedTransfer
@@ -105,6 +114,7 @@ class FileTransfer:
         self._meter = meter
         self._service = name.service
         self._digests = Digests()
+        self._outcomes = Outcomes(sending=direction is TransferDirection.SEND)
         self._moved = 0
         self._began: float | None = None
 
@@ -176,6 +186,8 @@ class FileTransfer:
         return f"{self._short}/{self._service}"
 
     async def _transfer(self, connection: Connection, service: ServiceName) -> TransferFinished:
+        self._outcomes.forget()
+        self._outcomes = Outcomes(sending=self._direction is TransferDirection.SEND)
         opened = connection.links.open_transfer(service, self._job, self._files, record=self._entry_ended)
         try:
             async with self._meter.watching(lambda: opened.progress, str(connection.path)):
@@ -192,9 +204,10 @@ class FileTransfer:
         self.progress = opened.finished.result().progress if opened.finished.done() else opened.progress
         self._moved += moved(self.progress)
 
-    def _entry_ended(self, ended: EntryDone | EntryFailed) -> None:
+    def _entry_ended(self, ended: EntryDone | EntryFailed | EntrySkipped) -> None:
         if isinstance(ended, EntryDone):
             self._digests.add(ended)
+            self._outcomes.done(ended)
             self._report.say(
                 "entry",
                 "",
@@ -204,9 +217,23 @@ class FileTransfer:
                 size=ended.entry.size,
                 sha256=ended.sha256 or None,
                 kept=ended.kept,
+                grown_to=ended.grown_to or None,
             )
-        else:
-            self._report.say("failure", "", path=ended.entry.path, code=ended.code.value, message=ended.message)
+            return
+        failure = (
+            ended.failure
+            if isinstance(ended, EntrySkipped)
+            else Failure(ended.entry.path, ended.code, ended.message, ended.here)
+        )
+        self._outcomes.failed(failure)
+        self._report.say(
+            "failure",
+            "",
+            path=failure.path,
+            code=failure.code.value,
+            message=failure.message,
+            side="here" if failure.here else "there",
+        )
 
     def _tell_summary(self, finished: TransferFinished) -> None:
         assert self._began is not None
@@ -216,8 +243,8 @@ class FileTransfer:
         seconds = asyncio.get_running_loop().time() - self._began
         sha256 = self._digests.sha256 if progress.files == 1 else ""
         sentence = summary_sentence(self._full_name, self._direction, progress, self._moved, seconds, sha256)
-        if progress.failed:
-            sentence = "\n".join([*failure_sentences(progress), sentence])
+        lines = [] if self._report.as_json else self._outcomes.sentences()
+        sentence = "\n".join([*lines, *other_sentences(progress), sentence])
         self._report.say(
             "transferred",
             sentence,
@@ -228,6 +255,9 @@ class FileTransfer:
             bytes=progress.bytes_done,
             moved=self._moved,
             failed=progress.failed,
+            untold=progress.untold,
+            hidden=progress.hidden,
+            renamed=self._outcomes.renamed,
             seconds=round(seconds, 3),
             rate=round(self._moved / max(seconds, 0.001)),
             sha256=sha256 or None,

@@ -122,6 +122,8 @@ class FilesTarget:
     allowed: tuple[NamePattern, ...] = ()
     """Names of files that are taken; empty means all."""
     limits: FileLimits = field(default_factory=FileLimits)
+    hidden: bool = False
+    """Offer files and directories whose names begin with a dot."""
     mode: int | None = None
     """Of files that arrive; None for the owner's alone, unless the directory says something else."""
     group: str | None = None

@@ -65,9 +65,9 @@ class DeliveryTally:
         self._count = 0
         self._size = 0
 
-    def record(self, done: tx.EntryDone | tx.EntryFailed) -> None:
+    def record(self, done: tx.EntryDone | tx.EntryFailed | tx.EntrySkipped) -> None:
         """Take in what became of an entry of the transfer."""
-        if isinstance(done, tx.EntryFailed) or done.kept or done.entry.kind is not EntryKind.FILE:
+        if not isinstance(done, tx.EntryDone) or done.kept or done.entry.kind is not EntryKind.FILE:
             return
         self._count += 1
         self._size += done.entry.size

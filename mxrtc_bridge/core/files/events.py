@@ -56,6 +56,8 @@ class Failure:
     code: FileCode
     message: str
     """A sentence for a person. May quote the other side: make it displayable before showing it."""
+    here: bool = False
+    """Whether it is our side that could not do its part, or would not."""
 
 
 @dataclass(slots=True)
@@ -79,6 +81,10 @@ class Progress:
     failed: int = 0
     failures: tuple[Failure, ...] = ()
     """The first 100 of them."""
+    untold: int = 0
+    """Of ``failed``: what the source could not offer, and did not say what or why."""
+    hidden: int = 0
+    """Names that the source keeps to itself because they begin with a dot: no failure."""
     current: str = ""
     """The path of the file that is on the channel now, or an empty string. Not displayable as it is."""
 
@@ -104,13 +110,13 @@ class Progress:
         if kept:
             self.resume(entry.size)
 
-    def fail(self, path: str, code: FileCode, message: str, *, moved: int = 0, kept: int = 0) -> None:
+    def fail(self, failure: Failure, *, moved: int = 0, kept: int = 0) -> None:
         """An entry was not transferred; ``moved`` bytes of it were counted as done, ``kept`` of them as kept."""
         self.bytes_done -= moved
         self.bytes_kept -= kept
         self.failed += 1
         if len(self.failures) < MAX_FAILURES:
-            self.failures += (Failure(path, code, message),)
+            self.failures += (failure,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +180,8 @@ class EntriesListed:
     entries: tuple[FileEntry, ...]
     end: bool
     """Nothing comes after these."""
+    hidden: int = 0
+    """With the end: names that begin with a dot and are not offered for that."""
     skipped: tuple[Failure, ...] = ()
     """What the source knows it cannot offer: unreadable, a link, a device. At most as many as were asked for."""
 
@@ -374,6 +382,15 @@ class EntryFailed:
     code: FileCode
     message: str
     """May quote the other side: make it displayable before showing it."""
+    here: bool = False
+    """Whether it is our side that could not do its part, or would not."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntrySkipped:
+    """Both, for the record: the source could not offer something; as a receiver we know it by the other side's word."""
+
+    failure: Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,5 +427,6 @@ Effect = (
     | CloseFile
     | EntryDone
     | EntryFailed
+    | EntrySkipped
     | TransferFinished
 )

@@ -48,6 +48,9 @@ MAX_OPEN_PATH_BYTES = 256 * 1024
 MAX_OPEN_WANTS = 256
 """Wanted files that are not published, refused or failed yet."""
 
+MAX_TOLD_SKIPPED = 10_000
+"""Things that a source could not offer and tells of by name and reason; of further ones it tells the number."""
+
 _VERSION = re.compile(r"[!-~]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAYBE_SHA256 = re.compile(r"(?:[0-9a-f]{64})?")
@@ -176,6 +179,18 @@ class AnnouncedAll:
     """The sizes of all files together."""
     skipped: int = 0
     """Things that the source could not offer."""
+    hidden: int = 0
+    """Names that the source keeps to itself because they begin with a dot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """``x-skip``: one of the things that the source could not offer; who does not know the message ignores it."""
+
+    path: str
+    """As the source names it; may not be a path that could be announced."""
+    code: FileCode
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +280,7 @@ Message = (
     | FileErr
     | Announce
     | AnnouncedAll
+    | Skipped
     | Want
     | No
     | Got
@@ -358,6 +374,11 @@ def _checked_name(name: str) -> str:
     return name
 
 
+def _shown_path(path: str) -> str:
+    """For people only: what cannot be said of it is replaced."""
+    return path.encode("utf-8", "replace")[:MAX_PATH_BYTES].decode("utf-8", "ignore")
+
+
 def _checked_text(check: Callable[[str], str]) -> Field:
     return Field(lambda fields: check(read_text(fields, "p", MAX_PATH_BYTES)), lambda value: {"p": check(value)})
 
@@ -389,7 +410,8 @@ _FORMAT: MessageFormat[Message] = MessageFormat(
         "ok": (FileOk, _WINDOW),
         "err": (FileErr, _CODE, text("m")),
         "f": (Announce, _INDEX, Field(_read_entry, _write_entry)),
-        "fend": (AnnouncedAll, count("n"), _SIZE, _optional_count("u")),
+        "fend": (AnnouncedAll, count("n"), _SIZE, _optional_count("u"), _optional_count("d")),
+        "x-skip": (Skipped, _checked_text(_shown_path), _CODE, text("m")),
         "want": (Want, _INDEX, _OFFSET),
         "no": (No, _INDEX, _CODE, text("m")),
         "got": (

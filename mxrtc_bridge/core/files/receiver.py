@@ -52,7 +52,7 @@ messages."""
 SEEN_EVERY = file_messages.MAX_OPEN_ENTRIES // 4
 """Entries of a listing that are taken before the source is told."""
 
-_ENTRIES = frozenset({file_messages.Announce, file_messages.AnnouncedAll, file_messages.FileBye})
+_ENTRIES = frozenset({file_messages.Announce, file_messages.AnnouncedAll, file_messages.Skipped, file_messages.FileBye})
 _CONTENT = frozenset({file_messages.ChunkEnd, file_messages.FileEnd, file_messages.No})
 
 
@@ -144,6 +144,7 @@ class ReceiverMachine(TransferMachine):
         """Entries that are checked or published by our side."""
         self._announced = 0
         self._told_seen = 0
+        self._told_skipped = 0
         self._seen = 0
 
     @property
@@ -262,13 +263,14 @@ class ReceiverMachine(TransferMachine):
         self._emit(tx.EntryDone(item.index, item.entry, name, sha256, kept, item.grown_to))
         self._ask_for_files()
 
-    def _fail(self, item: _Item, code: FileCode, message: str) -> None:
+    def _fail(self, item: _Item, code: FileCode, message: str, *, here: bool = True) -> None:
         """Say our last word: no. What is outstanding of the file is dropped, and counts as written."""
         outstanding = item.given - item.written
-        self._progress.fail(item.entry.path, code, message, moved=item.position, kept=item.offset)
+        failure = tx.Failure(item.entry.path, code, message, here=here)
+        self._progress.fail(failure, moved=item.position, kept=item.offset)
         self._close(item)
         self._say(file_messages.No(item.index, code, message))
-        self._emit(tx.EntryFailed(item.index, item.entry, code, message))
+        self._emit(tx.EntryFailed(item.index, item.entry, code, message, here))
         if outstanding:
             item.written = item.given
             self._count_written(outstanding)
@@ -316,6 +318,8 @@ class ReceiverMachine(TransferMachine):
         match message:
             case file_messages.Announce(index=index, entry=entry):
                 self._entry_announced(index, entry)
+            case file_messages.Skipped(path=path, code=code, message=reason):
+                self._source_skipped(tx.Failure(path, code, reason))
             case file_messages.AnnouncedAll():
                 self._all_announced(message)
             case file_messages.ChunkEnd():
@@ -362,8 +366,19 @@ class ReceiverMachine(TransferMachine):
         if (message.count, message.size) != (self._announced, self._progress.size):
             raise WireError("bad_field", f"fend counts {message.count} entries; {self._announced} came")
         self._progress.listed = True
-        # Of these we know nothing but their number.
-        self._progress.failed += message.skipped
+        # Of the others we know nothing but their number.
+        self._progress.untold = max(message.skipped - self._told_skipped, 0)
+        self._progress.failed += self._progress.untold
+        self._progress.hidden = message.hidden
+
+    def _source_skipped(self, failure: tx.Failure) -> None:
+        if self._progress.listed:
+            raise WireError("out_of_turn", "something was skipped after the end of the entries")
+        if self._told_skipped >= file_messages.MAX_TOLD_SKIPPED:
+            return
+        self._told_skipped += 1
+        self._progress.fail(failure)
+        self._emit(tx.EntrySkipped(failure))
 
     def _head(self, index: int) -> _Item:
         if not self._line or self._line[0].index != index:
@@ -435,7 +450,7 @@ class ReceiverMachine(TransferMachine):
         self._leave_line(item)
         if item.state is not ItemState.CLOSED:
             self._emit(tx.CloseFile(index))
-            self._fail(item, code, reason)
+            self._fail(item, code, reason, here=False)
         self._ask_for_files()
 
     def _leave_line(self, item: _Item) -> None:

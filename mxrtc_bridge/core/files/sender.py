@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from mxrtc_bridge.core.errors import StateError, WireError
@@ -97,8 +97,8 @@ class SenderMachine(TransferMachine):
             raise StateError(f"the {role.value} of {job} is not the source")
         super().__init__(role, job, _messages(job))
         self._listing = Listing.RESTING
-        self._waiting: deque[tuple[FileEntry, str]] = deque()
-        """Entries that are not announced yet, and the messages that will announce them."""
+        self._waiting: deque[tuple[FileEntry | None, str]] = deque()
+        """Entries that are not announced yet, and the messages that will announce them; None: of what is skipped."""
         self._waiting_bytes = 0
         self._listed = 0
         """Entries that have got an index."""
@@ -106,6 +106,7 @@ class SenderMachine(TransferMachine):
         """Entries that the receiver knows."""
         self._seen = 0
         self._skipped = 0
+        self._hidden = 0
         self._offers: dict[int, _Offer] = {}
         self._path_bytes = 0
         self._wants = Wants()
@@ -185,28 +186,37 @@ class SenderMachine(TransferMachine):
         if len(event.entries) > LIST_ENTRIES or len(event.skipped) > LIST_ENTRIES:
             raise StateError(f"at most {LIST_ENTRIES} entries were asked for")
         self._listing = Listing.ENDED if event.end else Listing.RESTING
+        self._hidden += event.hidden
         for failure in event.skipped:
-            self._skip(failure.path, failure.code, failure.message)
+            self._skip(failure)
         for entry in event.entries:
             self._take_entry(entry)
 
     def _take_entry(self, entry: FileEntry) -> None:
         if self._progress.size + entry.size > MAX_COUNT:
-            self._skip(entry.path, FileCode.LIMIT, "all files together are larger than can be said")
+            self._skip(tx.Failure(entry.path, FileCode.LIMIT, "all files together are larger than can be said"))
             return
         try:
             text = file_messages.encode(file_messages.Announce(self._listed, entry))
         except WireError as error:
-            self._skip(entry.path, FileCode.NAME, str(error))
+            self._skip(tx.Failure(entry.path, FileCode.NAME, str(error)))
             return
         self._listed += 1
         self._progress.announce(entry)
         self._waiting.append((entry, text))
         self._waiting_bytes += text_size(text)
 
-    def _skip(self, path: str, code: FileCode, message: str) -> None:
+    def _skip(self, failure: tx.Failure) -> None:
         self._skipped += 1
-        self._progress.fail(path, code, message)
+        failure = replace(failure, here=True)
+        self._progress.fail(failure)
+        self._emit(tx.EntrySkipped(failure))
+        # Whoever asked for something learns why it is not there; whom we give something to has no use for it.
+        if isinstance(self.job, Put) or self._skipped > file_messages.MAX_TOLD_SKIPPED:
+            return
+        text = file_messages.encode(file_messages.Skipped(failure.path or ".", failure.code, failure.message))
+        self._waiting.append((None, text))
+        self._waiting_bytes += text_size(text)
 
     def _reading_file(self, index: int) -> WantedFile | None:
         """Return the file that an outcome is for, or None if nobody is interested any more."""
@@ -283,19 +293,21 @@ class SenderMachine(TransferMachine):
         offer = self._offer(index)
         self._close_offer(index)
         want = offer.want
+        ours = want is not None and want.failure is not None
         if want is not None and want.failure is not None:
             code, reason = want.failure  # The receiver repeats what we told it.
-        self._failed(index, offer, code, reason)
+        self._failed(index, offer, code, reason, here=ours)
         if want is not None and not want.answered and want.failure is None:
             if want.is_open:
                 self._emit(tx.CloseFile(index))
             self._wants.fail(want, FileCode.STOPPED, "the receiver does not want it any more")
 
-    def _failed(self, index: int, offer: _Offer, code: FileCode, message: str) -> None:
+    def _failed(self, index: int, offer: _Offer, code: FileCode, message: str, *, here: bool = False) -> None:
         want = offer.want
         moved, kept = (want.position, want.offset) if want is not None else (0, 0)
-        self._progress.fail(offer.entry.path, code, message, moved=moved, kept=kept)
-        self._emit(tx.EntryFailed(index, offer.entry, code, message))
+        failure = tx.Failure(offer.entry.path, code, message, here=here)
+        self._progress.fail(failure, moved=moved, kept=kept)
+        self._emit(tx.EntryFailed(index, offer.entry, code, message, here))
 
     def _seen_up_to(self, index: int) -> None:
         if not self._seen <= index < self._announced:
@@ -354,7 +366,8 @@ class SenderMachine(TransferMachine):
         elif self._listing is Listing.ENDED and not self._waiting:
             self._listing = Listing.ANNOUNCED
             self._progress.listed = True
-            self._say(file_messages.AnnouncedAll(self._listed, self._progress.size, self._skipped))
+            self._progress.hidden = self._hidden
+            self._say(file_messages.AnnouncedAll(self._listed, self._progress.size, self._skipped, self._hidden))
 
     def _ask_for_turn(self) -> None:
         sendable = self._sendable()
@@ -370,9 +383,9 @@ class SenderMachine(TransferMachine):
         return entries + payload
 
     def _may_announce(self) -> bool:
-        if not self._waiting or not self._offers:
+        if not self._waiting or not self._offers or (entry := self._waiting[0][0]) is None:
             return bool(self._waiting)
-        path_bytes = self._path_bytes + text_size(self._waiting[0][0].path)
+        path_bytes = self._path_bytes + text_size(entry.path)
         return len(self._offers) < file_messages.MAX_OPEN_ENTRIES and path_bytes <= file_messages.MAX_OPEN_PATH_BYTES
 
     def _send_entries_and_payload(self, limit: int) -> None:
@@ -386,6 +399,9 @@ class SenderMachine(TransferMachine):
         entry, text = self._waiting.popleft()
         size = text_size(text)
         self._waiting_bytes -= size
+        if entry is None:
+            self._say_text(text)
+            return size
         self._offers[self._announced] = _Offer(entry)
         self._path_bytes += text_size(entry.path)
         self._announced += 1

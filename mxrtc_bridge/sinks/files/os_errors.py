@@ -10,7 +10,7 @@ import os
 
 from mxrtc_bridge.core.files.messages import FileCode, FileError
 
-_DENIED = (FileCode.DENIED, "this is not permitted there (owner, mode or a read-only file system)")
+_DENIED = (FileCode.DENIED, "not permitted (owner, mode or a read-only file system)")
 _SPACE = (FileCode.SPACE, "the disk is full; it can go on when there is room")
 _NOT_PLAIN = (FileCode.DENIED, "it is not a plain file or directory, or lies behind a symbolic link")
 _BUSY = (FileCode.UNAVAILABLE, "too many files are open at the moment")

@@ -73,6 +73,10 @@ class _Complete:
         self._walk = walk
         self._complain = complain
 
+    @property
+    def hidden(self) -> int:
+        return self._walk.hidden
+
     async def next(self, limit: int) -> list[Found]:
         found = await self._walk.next(limit)
         if found or not self._complain:

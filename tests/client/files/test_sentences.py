@@ -37,8 +37,8 @@ def finished(
     return TransferFinished(outcome, code, message, 0, 0, progress)
 
 
-def failed(*codes: FileCode) -> Progress:
-    failures = tuple(Failure(f"f{number}", code, "a reason") for number, code in enumerate(codes))
+def failed(*codes: FileCode, here: bool = False) -> Progress:
+    failures = tuple(Failure(f"f{number}", code, "a reason", here) for number, code in enumerate(codes))
     return dataclasses.replace(HALF, failed=len(failures), failures=failures)
 
 
@@ -130,52 +130,62 @@ def test_end_of_an_attempt(
 
 
 @pytest.mark.parametrize(
-    ("codes", "sending", "getting"),
+    ("codes", "there", "here"),
     [
         ([FileCode.INTEGRITY, FileCode.SPACE, FileCode.CHANGED], Exit.INTEGRITY, Exit.INTEGRITY),
-        ([FileCode.CHANGED, FileCode.DENIED], Exit.DENIED, Exit.DENIED),
+        ([FileCode.CHANGED, FileCode.DENIED], Exit.DENIED, Exit.LOCAL),
         ([FileCode.SPACE], Exit.RETRY, Exit.LOCAL),
         ([FileCode.IO], Exit.RETRY, Exit.LOCAL),
-        ([FileCode.GONE], Exit.LOCAL, Exit.DENIED),
+        ([FileCode.GONE], Exit.DENIED, Exit.LOCAL),
         ([FileCode.QUOTA], Exit.RETRY, Exit.RETRY),
         ([FileCode.NAME], Exit.DENIED, Exit.LOCAL),
         ([FileCode.CHANGED], Exit.RETRY, Exit.RETRY),
     ],
 )
-def test_worst_failure_of_a_job_decides(codes: list[FileCode], sending: Exit, getting: Exit) -> None:
-    for direction, expected in ((TransferDirection.SEND, sending), (TransferDirection.GET, getting)):
-        verdict = judge("build/inbox", direction, finished(TransferOutcome.PARTIAL, progress=failed(*codes)))
+@pytest.mark.parametrize("direction", TransferDirection)
+def test_worst_failure_of_a_job_decides_and_the_side_where_it_was(
+    codes: list[FileCode], there: Exit, here: Exit, direction: TransferDirection
+) -> None:
+    for side, expected in ((False, there), (True, here)):
+        progress = failed(*codes, here=side)
+        verdict = judge("build/inbox", direction, finished(TransferOutcome.PARTIAL, progress=progress))
         assert verdict.code == expected
         assert not verdict.again, "a job that came to its end is not repeated by itself"
 
 
 @pytest.mark.parametrize("code", FileCode)
-@pytest.mark.parametrize("direction", TransferDirection)
-def test_every_code_has_an_exit_that_is_no_success(code: FileCode, direction: TransferDirection) -> None:
-    assert sentences.exit_of(code, direction) in (Exit.RETRY, Exit.DENIED, Exit.INTEGRITY, Exit.LOCAL)
+@pytest.mark.parametrize("here", [True, False])
+def test_every_code_has_an_exit_that_is_no_success(code: FileCode, here: bool) -> None:
+    exit_code = sentences.exit_of(Failure("a", code, "", here))
+    assert exit_code in (Exit.RETRY, Exit.DENIED, Exit.INTEGRITY, Exit.LOCAL)
 
 
-def test_failures_are_told_up_to_a_number_a_line_each() -> None:
-    progress = failed(*[FileCode.IO] * 30)
-    progress = dataclasses.replace(progress, failures=(Failure("a" * 500, FileCode.IO, "x\ny"), *progress.failures))
-    progress = dataclasses.replace(progress, failures=progress.failures * 4, failed=500)
-    lines = sentences.failure_sentences(progress)
-    assert len(lines) == 11
-    assert lines[0] == "a" * 159 + "\u2026: x\u2424y"
-    assert lines[-1] == "and 490 more"
+def test_a_failure_is_one_line_that_says_at_which_side_it_was() -> None:
+    there = sentences.failure_sentence(Failure("a" * 500, FileCode.IO, "x\ny"))
+    assert there == "a" * 159 + "\u2026: there: x\u2424y"
+    assert sentences.failure_sentence(Failure("secret", FileCode.DENIED, "", here=True)) == "secret: here: denied"
 
 
-def test_what_the_source_could_not_offer_is_known_by_its_number_only() -> None:
-    progress = dataclasses.replace(failed(FileCode.CHANGED), failed=3)
-    assert sentences.failure_sentences(progress) == [
-        "f0: a reason",
-        "2 not offered by the other side (nothing of this name, a link, or not readable there)",
-    ]
+def test_what_the_source_does_not_offer_without_saying_why_is_known_by_its_number() -> None:
+    """As an earlier bridge does it; hidden names are never told, and no failure."""
+    progress = dataclasses.replace(failed(FileCode.CHANGED), failed=3, untold=2, hidden=3)
+    untold, hidden = sentences.other_sentences(progress)
+    assert untold.startswith("2 more not offered by the other side")
+    assert hidden == "3 hidden names are not offered (names that begin with a dot)"
+    (one,) = sentences.other_sentences(dataclasses.replace(HALF, hidden=1))
+    assert one.startswith("1 hidden name is not offered")
+    assert sentences.other_sentences(HALF) == []
     assert judge("b/s", TransferDirection.GET, finished(TransferOutcome.PARTIAL, progress=progress)).code == Exit.DENIED
-    nothing = dataclasses.replace(HALF, files=0, directories=0, failed=1)
+    nothing = dataclasses.replace(HALF, files=0, directories=0, failed=1, untold=1)
     verdict = judge("b/s", TransferDirection.GET, finished(TransferOutcome.PARTIAL, progress=nothing))
     assert verdict.code == Exit.DENIED
     assert "nothing of this name" in verdict.sentence
+
+
+def test_nothing_else_is_said_to_be_there_where_nothing_is() -> None:
+    nothing = dataclasses.replace(failed(FileCode.NAME), files_done=0, directories_done=0)
+    verdict = judge("b/i", TransferDirection.SEND, finished(TransferOutcome.PARTIAL, progress=nothing))
+    assert verdict.sentence == "b/i: 1 could not be sent"
 
 
 def test_summary_has_bytes_time_rate_and_digest() -> None:

@@ -8,7 +8,7 @@ from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.acceptor import JOB_TIMEOUT_S, AcceptedTransfer
 from mxrtc_bridge.core.files.events import TransferOutcome
-from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, Job, Ls
+from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, Get, Job, Ls
 from mxrtc_bridge.core.files.receiver import ReceiverMachine
 from mxrtc_bridge.core.files.sender import SenderMachine
 from mxrtc_bridge.core.stream import events as stream
@@ -136,7 +136,8 @@ def test_refused_names_leave_the_others_alone(job: Job) -> None:
     assert set(receiver.published) == {"good", "better"}
     for end in world.ends:
         assert end.finished is not None
-        assert end.finished.progress.failures == (tx.Failure("bad", FileCode.NAME, "not so"),)
+        here = end is (world.opener if isinstance(job, Get) else world.acceptor)
+        assert end.finished.progress.failures == (tx.Failure("bad", FileCode.NAME, "not so", here=here),)
         assert end.finished.progress.bytes_done == 10
         assert end.finished.code == "name"
         assert end.finished.message == "1 of 3 entries were not transferred"
@@ -202,6 +203,36 @@ def test_source_says_what_it_could_not_offer() -> None:
     assert world.acceptor.finished is not None
     assert world.acceptor.finished.progress.failed == 3
     assert world.acceptor.finished.message == "3 of 3 entries were not transferred"
+
+
+def skipped(end: End) -> list[tuple[str, FileCode, bool]]:
+    found = [effect.failure for effect in end.effects if isinstance(effect, tx.EntrySkipped)]
+    return [(failure.path, failure.code, failure.here) for failure in found]
+
+
+@BOTH_WAYS
+def test_who_asks_learns_what_was_not_offered_and_who_is_given_something_its_number_only(job: Job) -> None:
+    """What lies in the folders of somebody who sends is nobody's business; a share is there to be seen."""
+    source = disk_of(a=5)
+    source.put("half \ud800", b"no Unicode")
+    source.skipped = [tx.Failure("link", FileCode.DENIED, "it is a link")]
+    world = transfer(source, ReceiverDisk(), job)
+    assert world.outcomes() == (TransferOutcome.PARTIAL, TransferOutcome.PARTIAL)
+    giving, taking = (world.acceptor, world.opener) if isinstance(job, Get) else (world.opener, world.acceptor)
+    assert sorted(skipped(giving)) == [("half \ud800", FileCode.NAME, True), ("link", FileCode.DENIED, True)]
+    told = [("half ?", FileCode.NAME, False), ("link", FileCode.DENIED, False)] if isinstance(job, Get) else []
+    assert sorted(skipped(taking)) == told
+    for end, untold in ((giving, 0), (taking, 0 if isinstance(job, Get) else 2)):
+        assert end.finished is not None
+        assert (end.finished.progress.failed, end.finished.progress.untold) == (2, untold)
+
+
+def test_more_is_skipped_than_is_told_and_all_of_it_counts() -> None:
+    source, receiver = disk_of(a=5), ReceiverDisk()
+    source.skipped = [tx.Failure(f"link{number}", FileCode.DENIED, "it is a link") for number in range(100)]
+    world = transfer(source, receiver, GET)
+    assert world.opener.finished is not None
+    assert world.opener.finished.progress.failed == len(skipped(world.opener)) == 100
 
 
 def test_both_sides_record_what_became_of_each_entry() -> None:

@@ -141,7 +141,7 @@ def test_file_that_our_side_gives_up_keeps_its_place_until_the_source_has_notice
     driven.data(FULL)
     assert driven.feed(tx.FileFailed(0, FileCode.SPACE, "full")) == [
         say(file_messages.No(0, FileCode.SPACE, "full")),
-        tx.EntryFailed(0, file(0, 40 * KIB), FileCode.SPACE, "full"),
+        tx.EntryFailed(0, file(0, 40 * KIB), FileCode.SPACE, "full", here=True),
     ]
     assert driven.machine.unwritten == 0
     assert driven.data(FULL) == []

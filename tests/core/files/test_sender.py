@@ -209,7 +209,7 @@ def test_file_that_fails_is_answered_in_its_turn() -> None:
         say(file_messages.No(1, FileCode.GONE, "not there")),
     ]
     assert driven.hear(file_messages.No(1, FileCode.GONE, "quoted")) == [
-        tx.EntryFailed(1, file(1, 10), FileCode.GONE, "not there")
+        tx.EntryFailed(1, file(1, 10), FileCode.GONE, "not there", here=True)
     ]
 
 
@@ -264,7 +264,7 @@ def test_open_entries_wait_at_the_limit() -> None:
 def test_sizes_beyond_all_numbers_are_not_offered() -> None:
     driven = announced(json_message.MAX_COUNT, 1)
     assert driven.machine.progress.failures == (
-        tx.Failure("file1", FileCode.LIMIT, "all files together are larger than can be said"),
+        tx.Failure("file1", FileCode.LIMIT, "all files together are larger than can be said", here=True),
     )
 
 

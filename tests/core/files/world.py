@@ -241,7 +241,7 @@ class End:
                 self.operations.pop(index, None)
                 if isinstance(self.driver, SourceDriver):
                     self.driver.work(effect)
-            case stream.Accepted() | tx.EntryDone() | tx.EntryFailed():
+            case stream.Accepted() | tx.EntryDone() | tx.EntryFailed() | tx.EntrySkipped():
                 pass
             case tx.ListNext():
                 self.operations.setdefault(-1, deque()).append(effect)

@@ -1,7 +1,7 @@
 """A share: a directory whose files people may list and fetch.
 
-Only regular files with one name are served, only below the directory, and never through a link. Hidden files, the
-state of a drop box among them, do not exist for the other side.
+Only regular files with one name are served, only below the directory, and never through a link. Hidden files do not
+exist for the other side, unless the admin offers them; only their number is told. The state of a drop box never does.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Share:
         self._workers = workers or FileThreads()
 
     @classmethod
-    async def opened(cls, path: Path) -> Share:
+    async def opened(cls, path: Path, *, hidden: bool = False) -> Share:
         """Open a share without blocking anybody: its disk may hang.
 
         Raises:
@@ -51,7 +51,7 @@ class Share:
         made: list[Share] = []
         try:
             # Into the list by the thread itself: a task that is cancelled takes no result.
-            await workers.run(lambda: made.append(cls(path, workers=workers)))
+            await workers.run(lambda: made.append(cls(path, hidden=hidden, workers=workers)))
         except BaseException:
             for share in made:
                 share.close()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -88,8 +89,17 @@ class TreeWalk:
         self._workers = workers
         self._levels: list[_Level] = []
         self._held = 0
+        self._hidden = 0
+        # A name that nobody knows: only who wants everything in a directory wants it, too. To count what a pattern of
+        # letters fits would tell by and by which hidden names there are.
+        self._unknown_name = secrets.token_hex(16)
         self._matched: set[tuple[int, int]] = set()
         self._all = tuple(trees)
+
+    @property
+    def hidden(self) -> int:
+        """Names that begin with a dot and are not offered for that, in directories that were wanted as a whole."""
+        return self._hidden
 
     async def next(self, limit: int) -> list[Found]:
         """Return up to ``limit`` more entries and failures; an empty list is the end.
@@ -149,12 +159,31 @@ class TreeWalk:
         elif place.selected:
             yield _entry(tree, parts, place, status)
 
+    def _list(self, level: _Level) -> Iterator[str]:
+        tree = level.tree
+        counted = tree.selection.below(level.place, self._unknown_name).selected
+        descriptor = tree.root.open_directory(level.parts)
+        try:
+            with os.scandir(descriptor) as entries:
+                shown = (entry.name for entry in entries if self._is_shown(tree, entry.name, counted=counted))
+                # One more than the limit, so that reaching it can be told from passing it.
+                yield from itertools.islice(shown, self._max_names + 1)
+        finally:
+            os.close(descriptor)
+
+    def _is_shown(self, tree: Tree, name: str, *, counted: bool) -> bool:
+        if not is_hidden(name, shown=tree.hidden):
+            return True
+        if counted and name != STATE_DIRECTORY:
+            self._hidden += 1
+        return False
+
     def _enter(self, level: _Level) -> Iterator[Found]:
         tree = level.tree
         path = "/".join((*tree.prefix, *level.parts))
         names = tree.selection.names(level.place)
         try:
-            level.names.extend(sorted(names if names is not None else _list(tree, level.parts, self._max_names)))
+            level.names.extend(sorted(names if names is not None else self._list(level)))
         except OSError as error:
             failure = translated(error)
             yield Failure(displayable_path(path), failure.code, str(failure))
@@ -165,17 +194,6 @@ class TreeWalk:
             return
         self._held += len(level.names)
         self._levels.append(level)
-
-
-def _list(tree: Tree, parts: tuple[str, ...], max_names: int) -> Iterator[str]:
-    descriptor = tree.root.open_directory(parts)
-    try:
-        with os.scandir(descriptor) as entries:
-            names = (entry.name for entry in entries if not is_hidden(entry.name, shown=tree.hidden))
-            # One more than the limit, so that reaching it can be told from passing it.
-            yield from itertools.islice(names, max_names + 1)
-    finally:
-        os.close(descriptor)
 
 
 def is_hidden(name: str, *, shown: bool) -> bool:
@@ -215,7 +233,10 @@ def _problem(tree: Tree, parts: tuple[str, ...], status: os.stat_result) -> Fail
     elif stat.S_ISDIR(status.st_mode) or is_plain(status, hard_links=tree.hard_links):
         return None
     elif stat.S_ISREG(status.st_mode):
-        words = "it has more than one name (hard links)"
+        words = (
+            "it has more than one name (hard links), and may have been linked there by somebody to be read; a copy of "
+            "it would be offered"
+        )
     else:
         words = "it is neither a file nor a directory"
     return Failure(displayable_path(path), code, words)

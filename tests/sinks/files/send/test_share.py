@@ -106,6 +106,40 @@ async def test_hidden_files_are_shown_where_that_is_wanted_but_never_the_state(
 
 
 @pytest.mark.parametrize(
+    ("patterns", "hidden"),
+    [
+        ([""], 3),
+        (["*"], 2),
+        (["a"], 1),
+        (["**"], 3),
+        (["a/*.txt", "b.txt"], 0),
+        # Whoever guesses learns nothing.
+        ([".env", ".none", "a/.hidden"], 0),
+        (["*env", ".e*", "?env", ".[e]nv", "**/.hid*", ".git/*"], 0),
+    ],
+)
+async def test_hidden_names_are_counted_where_everything_was_wanted(
+    tmp_path: Path, make_share: MakeShare, patterns: list[str], hidden: int
+) -> None:
+    """``.git`` counts as one; the state of a drop box does not count."""
+    make_tree(tmp_path, TREE + " .env")
+    walk = make_share(tmp_path).select(patterns)
+    await everything(walk)
+    assert walk.hidden == hidden
+    shown = make_share(tmp_path, hidden=True).select(patterns)
+    await everything(shown)
+    assert shown.hidden == 0
+
+
+async def test_a_listing_counts_what_is_hidden_in_its_directory(tmp_path: Path, make_share: MakeShare) -> None:
+    make_tree(tmp_path, TREE + " .env")
+    for path, hidden in (("", 2), ("a", 1), ("empty", 0), ("b.txt", 0)):
+        walk = await make_share(tmp_path).list(path)
+        await everything(walk)
+        assert walk.hidden == hidden
+
+
+@pytest.mark.parametrize(
     ("path", "found"),
     [
         ("", "a/ b.txt empty/ x[1].txt"),
