@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from tests.storage.conftest import postgres_url, url
+from tests.storage.conftest import closable, postgres_url, url
 from tests.virtual_time import VirtualLoop
 
-__all__ = ["postgres_url", "url"]
+__all__ = ["closable", "postgres_url", "url"]
 
 
 def pytest_asyncio_loop_factories(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,6 +26,7 @@ from mxrtc_bridge.matrix.inbox.incoming import read_arrival
 from mxrtc_bridge.storage.tables import Stores, open_stores
 from mxrtc_bridge.web.control import ask
 from tests.bridge.homeserver import ALICE, PEER, ROOM, FakeHomeserver
+from tests.test_architecture import PACKAGE, ROOT
 from tests.waiting import until
 
 UNUSABLE = "v=0\r\n"
@@ -322,3 +325,23 @@ async def test_event_that_waits_for_the_homeserver_does_not_hold_up_the_end(
     assert time.monotonic() - began < 5
     async with open_stores(homeserver.config().database) as stores:
         assert sum(each.count for each in await stores.inbox.count_waiting()) == 1, "it is handled after the next start"
+
+
+def test_each_long_task_stands_in_the_table_of_what_waits_for_what() -> None:
+    """A loop that serves many is not added without saying what it waits for."""
+    tree = ast.parse((PACKAGE / "bridge" / "bridge.py").read_text())
+    kept = {
+        node.args[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("keep", "keep_running")
+        if isinstance(node.args[0], ast.Constant)
+    }
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    section = page.partition("## What serves many")[2].partition("\n## ")[0]
+    rows = {line.split("|")[1].strip(): line for line in section.splitlines() if line.startswith("| ")}
+    named = {word for name in rows for word in name.split(", ")}
+    assert len(kept) > 12
+    assert kept - named == set()
+    for line in rows.values():
+        for path in re.findall(r"`([a-z_/]+\.py)`", line):
+            assert (PACKAGE / path).exists(), path

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,3 +54,17 @@ async def _empty_postgres(url: str) -> None:
         await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     finally:
         await connection.close()
+
+
+@pytest.fixture
+async def closable(postgres_url: str) -> AsyncIterator[tuple[str, Any]]:
+    """The URL of a database of its own, and a connection to another one by which it can be closed."""
+    import asyncpg
+
+    admin = await asyncpg.connect(postgres_url)
+    await admin.execute("CREATE DATABASE closable")
+    try:
+        yield f"{postgres_url.rpartition('/')[0]}/closable", admin
+    finally:
+        await admin.execute("DROP DATABASE closable WITH (FORCE)")
+        await admin.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -23,20 +22,6 @@ SURROGATE, NUL = "@b\ud800ad:x.test", "@b\0ad:x.test"
 
 async def _count(database: Database) -> int:
     return int((await database.row("SELECT COUNT(*) AS count FROM notice"))["count"])
-
-
-@pytest.fixture
-async def closable(postgres_url: str) -> AsyncIterator[tuple[str, Any]]:
-    """The URL of a database of its own, and a connection to another one by which it can be closed."""
-    import asyncpg
-
-    admin = await asyncpg.connect(postgres_url)
-    await admin.execute("CREATE DATABASE closable")
-    try:
-        yield f"{postgres_url.rpartition('/')[0]}/closable", admin
-    finally:
-        await admin.execute("DROP DATABASE closable WITH (FORCE)")
-        await admin.close()
 
 
 @pytest.mark.parametrize("user", [SURROGATE, NUL], ids=["surrogate", "nul"])
