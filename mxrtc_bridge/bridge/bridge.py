@@ -192,6 +192,7 @@ class Bridge:
             await until_possible("the look at our accounts", self.access.users.load)
             await until_possible("the accounts of peers", lambda: self.access.users.take(users))
             await until_possible("the rooms of peers", self.calls.peers.start)
+            keep("rooms of peers", self.calls.peers.run)
             keep("arrivals", self.revocation.run)
             encryption = functools.partial(self.devices.encryption.start, users, self._router.receive_to_device)
             await until_possible("the devices of peers", encryption)

@@ -84,7 +84,7 @@ BOUNDS: Mapping[str, TableBound] = {
     ),
     "crypto_opened": TableBound(
         None,
-        "what waits for its sender to be looked up: 64 of a device, 8 MiB and the places of that work in all",
+        "what waits for its sender to be looked up: 1000 of a device, 8 MiB and the places of that work in all",
         crypto.KEEP_OPENED_MS,
     ),
     "crypto_inbound": TableBound(

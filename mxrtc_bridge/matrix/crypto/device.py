@@ -439,14 +439,15 @@ class CryptoDevice:
         if opened.waits or opened.handed_on == self._reading:
             return None  # It is in line already, and came again as its answer was not settled.
         opened.handed_on = self._reading
-        if not self._late.holds(sender, message):
-            known = await self.lists.known(sender)
-            listed = None if known is None else device_with(known, message.curve25519, message.ed25519)
-            if listed is not None:
-                return await self._take(sender, message, listed)
-        if self._late.put(sender, opened):
+        if self._late.holds(sender, message):
+            # In its place behind them, or nowhere: nothing overtakes what waits.
+            self._late.put(sender, opened)
             return None
-        return await self._take(sender, message, None)
+        known = await self.lists.known(sender)
+        listed = None if known is None else device_with(known, message.curve25519, message.ed25519)
+        if listed is None and self._late.put(sender, opened):
+            return None
+        return await self._take(sender, message, listed)
 
     async def _take_late(self, sender: UserId, message: OlmMessage, listed: DeviceIdentity | None) -> None:
         event = await self._take(sender, message, listed)

@@ -37,9 +37,9 @@ DATABASE_S = 0.5
 """A database that is busy is asked again after this time, and later after longer ones."""
 LINE_S = 120.0
 """After this time a line counts as lost, with the task that should have looked after it."""
-MESSAGES_OF_DEVICE = 64
-"""A call of a client with many addresses has some twenty."""
-CHARS_OF_DEVICE = 512 * 1024
+MESSAGES_OF_DEVICE = 1000
+"""As many as one answer brings; a call of a client with many addresses has some twenty."""
+CHARS_OF_DEVICE = 1024 * 1024
 ALL_CHARS = 8 * 1024 * 1024
 """Of the plain text that waits, of one device and of all; beyond it a message is dropped."""
 

@@ -19,7 +19,9 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
@@ -42,6 +44,10 @@ MAX_UNANSWERED = 1_000
 """Of those, that they may be when an invitation that was one too many is added."""
 LEAVE_S = 5.0
 """How long leaving one room may take while others wait for it: another homeserver may have to say something."""
+LEARN_S = 15.0
+"""How long one room may take to be read while others wait for their turn."""
+FIRST_AGAIN_S, LONGEST_AGAIN_S = 10.0, 300.0
+"""Until a room that could not be read is asked about again."""
 HANDLE_TIMEOUT_S = 50.0
 """Limit for one event, requests included: events of the same room wait behind it."""
 TOUCH_EVERY_MS = 10 * 60 * 1000
@@ -52,6 +58,17 @@ _ENCRYPTED = (
     "Please start a direct chat with me without encryption, or ask the bridge's admin."
 )
 _THIRD = "I take calls only in rooms that hold exactly one other person. Calls work again once the others have left."
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """A room that a peer is in, of which is not known yet who else is."""
+
+    peer: UserId
+    room: RoomId
+    stored: StoredRoom | None
+    shared: bool
+    """Whether several peers are in it."""
 
 
 class Peers:
@@ -73,6 +90,7 @@ class Peers:
         acts_as: Callable[[UserId], bool] = lambda _user: True,
         handle_timeout_s: float = HANDLE_TIMEOUT_S,
         leave_s: float = LEAVE_S,
+        learn_s: float = LEARN_S,
         own_server: str = "",
     ) -> None:
         """Make the peers; nothing is sent before :meth:`start`.
@@ -91,6 +109,7 @@ class Peers:
             acts_as: whether a user of the namespace is ours to act as, and no person's account.
             handle_timeout_s: See :data:`HANDLE_TIMEOUT_S`.
             leave_s: See :data:`LEAVE_S`.
+            learn_s: See :data:`LEARN_S`.
             own_server: our homeserver, which has larger shares of what is limited for one server.
         """
         self._leave_s = leave_s
@@ -121,6 +140,9 @@ class Peers:
         self._expecting: Counter[UserId] = Counter()
         self.invitations = Invitations(monotonic, own_server)
         self._seldom = RateLimitedLog(log, monotonic)
+        self._learn_s = learn_s
+        self._unread: list[_Unread] = []
+        self._has_unread = asyncio.Event()
 
     def is_peer(self, user: UserId) -> bool:
         """Whether ``user`` is one of the configured peers."""
@@ -204,8 +226,10 @@ class Peers:
     async def reconcile(self) -> None:
         """Read the rooms and members of all peers from the homeserver, and leave what must not be.
 
+        A room of which the homeserver does not tell in time keeps no other from being read; :meth:`run` asks again.
+
         Raises:
-            HomeserverError: the list of rooms could not be read.
+            HomeserverError: the list of rooms could not be read, or none of the rooms.
         """
         found: list[tuple[UserId, RoomId]] = []
 
@@ -217,10 +241,23 @@ class Peers:
         peers_in = Counter(room for _, room in found)
         stored = {(room.peer, room.room_id): room for room in await self._directory.all()}
 
-        async def learn(place: tuple[UserId, RoomId]) -> None:
-            await self._learn(*place, stored.pop(place, None), shared=peers_in[place[1]] > 1)
+        failures: list[HomeserverError] = []
 
+        async def learn(place: tuple[UserId, RoomId]) -> None:
+            room = _Unread(*place, stored.pop(place, None), peers_in[place[1]] > 1)
+            failure = await self._try_to_learn(room)
+            if failure is not None:
+                failures.append(failure)
+                self._unread.append(room)
+
+        self._unread.clear()
         await each(found, learn, CONCURRENCY)
+        if failures and len(failures) == len(found):
+            raise failures[0]
+        if failures:
+            count, why = len(failures), failures[0]
+            log.warning("! %d rooms could not be read yet, and take no calls until they are: %s", count, why)
+            self._has_unread.set()
 
         async def forget(place: tuple[UserId, RoomId]) -> None:
             if not self.is_peer(place[0]):
@@ -230,6 +267,36 @@ class Peers:
 
         await each(stored, forget, CONCURRENCY)
         log.info("%d peers in %d rooms", len(self._profiles), len(self._index))
+
+    async def run(self) -> None:
+        """Read the rooms that could not be read at the start, until cancelled."""
+        while True:
+            await self._has_unread.wait()
+            self._has_unread.clear()
+            tries = 0
+            while self._unread:
+                tries += 1
+                await asyncio.sleep(Backoff(FIRST_AGAIN_S, LONGEST_AGAIN_S).pause_s(tries))
+                waiting, self._unread = self._unread, []
+
+                async def learn(room: _Unread) -> None:
+                    wanted = self.is_peer(room.peer) and self._index.get(room.room) is None
+                    if wanted and await self._try_to_learn(room) is not None:
+                        self._unread.append(room)
+
+                await each(waiting, learn, CONCURRENCY)
+            log.info("all rooms of peers are read")
+
+    async def _try_to_learn(self, room: _Unread) -> HomeserverError | None:
+        """Take a room into the index, or leave it; returns why that is not known yet."""
+        try:
+            async with asyncio.timeout(self._learn_s):
+                await self._learn(room.peer, room.room, room.stored, shared=room.shared)
+        except HomeserverError as error:
+            return error
+        except TimeoutError:
+            return HomeserverError(f"the homeserver does not say within {self._learn_s:g} s who is in {room.room}")
+        return None
 
     @property
     def unleft(self) -> int:

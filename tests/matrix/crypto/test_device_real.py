@@ -77,6 +77,8 @@ async def test_restart_keeps_device_and_sessions(make_end: MakeEnd) -> None:
 
 async def test_message_that_was_not_settled_comes_again_after_a_crash(make_end: MakeEnd) -> None:
     peer, person = await make_end(peer=True), await make_end(peer=False)
+    await person.device.send_to_device([await only_device(peer, person)], "io.example.first", {})
+    await peer.until_received()
     await person.device.send_to_device([await only_device(peer, person)], "io.example.offer", OFFER)
 
     async def crash(*_: Any) -> None:

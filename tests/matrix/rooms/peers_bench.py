@@ -45,6 +45,10 @@ class FakeHomeserver:
     log: list[tuple[object, ...]] = field(default_factory=list)
     names: dict[UserId, str] = field(default_factory=dict)
     failures: dict[str, HomeserverError] = field(default_factory=dict)
+    broken: set[RoomId] = field(default_factory=set)
+    """Rooms about which every question fails."""
+    hanging: set[RoomId] = field(default_factory=set)
+    """Rooms about which no question is answered."""
     notices: list[tuple[RoomId, UserId, str]] = field(default_factory=list)
     aliases: dict[str, RoomId] = field(default_factory=dict)
     busy: int = 0
@@ -71,6 +75,10 @@ class FakeHomeserver:
         self.most_busy = max(self.busy, self.most_busy)
         await asyncio.sleep(0)
         self.busy -= 1
+        if self.hanging.intersection(each for each in details if isinstance(each, str)):
+            await asyncio.get_running_loop().create_future()
+        if self.broken.intersection(each for each in details if isinstance(each, str)):
+            raise HomeserverError("the homeserver answered 500", 500)
         if name in self.failures:
             raise self.failures[name]
 

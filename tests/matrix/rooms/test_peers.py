@@ -13,6 +13,7 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
 from mxrtc_bridge.matrix.rooms import peers as peers_module
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
+from tests import virtual_time
 from tests.matrix.rooms.peers_bench import (
     ALICE,
     BOT,
@@ -89,6 +90,28 @@ async def test_start_fails_rather_than_overlooking_a_room_when_the_homeserver_is
     bench.homeserver.failures["members"] = HomeserverError("away", 502)
     with pytest.raises(HomeserverError, match="away"):
         await bench.peers.start()
+
+
+@pytest.mark.parametrize("what", ["broken", "hanging"])
+def test_room_that_cannot_be_read_at_the_start_keeps_no_other_from_being_read_and_is_read_later(what: str) -> None:
+    async def story() -> None:
+        bench = Bench()
+        rooms = [RoomId(f"!r{number}:example.org") for number in range(40)]
+        bench.homeserver.members = {room: {ALICE, PEER} for room in rooms}
+        getattr(bench.homeserver, what).add(rooms[3])
+        began_s = asyncio.get_running_loop().time()
+        await bench.peers.start()
+        assert asyncio.get_running_loop().time() - began_s <= 20
+        assert {room for room in rooms if bench.index.get(room) is not None} == {*rooms} - {rooms[3]}
+        running = asyncio.create_task(bench.peers.run())
+        await asyncio.sleep(200)
+        getattr(bench.homeserver, what).clear()
+        await asyncio.sleep(400)
+        assert bench.index.get(rooms[3]) is not None
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    virtual_time.run(story())
 
 
 # --- invitations
