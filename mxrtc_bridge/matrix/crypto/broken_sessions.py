@@ -32,6 +32,9 @@ TRIES_A_MINUTE = 6
 REPLACE_S = 20.0
 """How long one may take: two questions to another server."""
 
+SessionBegun = Callable[[DeviceIdentity, bool], None]
+"""Told of a session with a device that took the place of a broken one, and whether it was us who could not read."""
+
 
 class Device(Protocol):
     """Our device."""

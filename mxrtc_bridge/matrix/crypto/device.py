@@ -26,7 +26,7 @@ from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId, server_of
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
-from mxrtc_bridge.matrix.crypto.broken_sessions import BrokenSessions, ReplacedSessions
+from mxrtc_bridge.matrix.crypto.broken_sessions import BrokenSessions, ReplacedSessions, SessionBegun
 from mxrtc_bridge.matrix.crypto.claims import Claims
 from mxrtc_bridge.matrix.crypto.cross_signing import ask_for_own_keys, publish_identity, refuse_other
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists, device_with
@@ -57,9 +57,6 @@ ASK_AFTER_S = 1.0
 """How long a key may be late before it is asked for."""
 MAX_UNREAD = 64
 """Devices whose messages could not be read, and which are told of the device that takes the place of ours."""
-
-SessionBegun = Callable[[DeviceIdentity, bool], None]
-"""Told of a session with a device that took the place of a broken one, and whether it was us who could not read."""
 
 
 Handler = Callable[["CryptoDevice", ToDeviceEvent], Awaitable[None]]
