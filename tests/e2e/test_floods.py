@@ -189,16 +189,22 @@ async def test_two_thousand_invitations_of_one_user_make_nobody_else_wait(scene:
         while True:
             await scene.mallory.ask("POST", "createRoom", {"invite": [PEER]})
 
+    async def ping() -> float:
+        """The seconds until Alice has her answer."""
+        before = time.monotonic()
+        code, _, said = await scene.world.run_mxrtc("alice", "ping", "build", "-c", "1")
+        assert code == 0, said
+        return time.monotonic() - before
+
     await scene.restore()
+    usual = await ping()
     making = asyncio.create_task(make_rooms())
     inviting = asyncio.create_task(invite())
     await asyncio.sleep(1)
     for signal in ("room", "device"):
         scene.world.signal = signal
-        before = time.monotonic()
-        code, _, said = await scene.world.run_mxrtc("alice", "ping", "build", "-c", "1")
-        assert code == 0, said
-        assert time.monotonic() - before < 15
+        # The homeserver is busy making rooms as well.
+        assert await ping() < 2 * usual + 4
     scene.world.signal = "auto"
     await inviting
     making.cancel()

@@ -1,22 +1,28 @@
 """Invitations: which are taken, how many of whom are answered, and who waits for that.
 
 There is a budget, because each of them costs the homeserver a join or a decline. Those with a right have one of their
-own, so that a crowd of strangers cannot use it up. An invitation beyond the budget gets no answer for now; the room is
-among those that are declined at the next sweep. After a restart it stays as it is, and its inviter may invite again.
+own, so that a crowd of strangers cannot use it up. An invitation beyond the budget gets no answer for now, and neither
+has one that could not be declined: they are declined at the next sweep, those of each server and inviter in turns. How
+many are remembered of whom is bounded too; what is beyond that, or from before a restart, stays as it is, and its
+inviter may invite again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from enum import Enum
+from itertools import zip_longest
+from operator import itemgetter
 
-from mxrtc_bridge.core.bounds.shares import host_of
+from mxrtc_bridge.core.bounds.shares import ShareLimits, Shares, host_of
 from mxrtc_bridge.core.call.limits import RateLimit
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
+from mxrtc_bridge.engine.side_by_side import each
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +33,10 @@ STRANGER_PER_MINUTE = 5
 STRANGERS_PER_MINUTE_OF_SERVER = 20
 STRANGERS_PER_MINUTE = 60
 """Of all without a right together."""
+UNANSWERED = ShareLimits(sender=50, server=200, foreign=600, others=800, total=1_000)
+"""Invitations without an answer that are remembered."""
+DECLINES_AT_ONCE = 4
+"""Requests of a sweep, which may wait for other homeservers."""
 MAX_STRIPPED_EVENTS = 64
 """Events of ``invite_room_state`` that are looked at."""
 _ALL = UserId("@all:strangers.invalid")
@@ -81,6 +91,50 @@ def is_closed(join_rule: object) -> bool:
     return join_rule in ("invite", "private")
 
 
+Place = tuple[UserId, RoomId]
+"""A peer, and the room that it is invited to."""
+
+
+class UnansweredInvitations:
+    """Those that are to be declined later, each of them by its inviter.
+
+    Args:
+        own_server: our homeserver.
+        limits: how many of whom.
+    """
+
+    def __init__(self, own_server: str, limits: ShareLimits = UNANSWERED) -> None:
+        self._shares = Shares(limits, own_server)
+        self._inviters: dict[Place, UserId] = {}
+
+    def __len__(self) -> int:
+        return len(self._inviters)
+
+    def add(self, place: Place, inviter: UserId, *, has_right: bool) -> bool:
+        """Remember an invitation; False where the inviter, or the server, has too many."""
+        self.discard(place)
+        if self._shares.full(inviter, has_right=lambda _user: has_right) is not None:
+            return False
+        self._shares.add(inviter)
+        self._inviters[place] = inviter
+        return True
+
+    def discard(self, place: Place) -> None:
+        """Forget one, which has an answer now."""
+        inviter = self._inviters.pop(place, None)
+        if inviter is not None:
+            self._shares.remove(inviter)
+
+    def in_turns(self) -> list[Place]:
+        """All of them: servers take turns, and of each its users."""
+        count_of_user, by_server = Counter[UserId](), dict[str, list[tuple[int, Place]]]()
+        for place, inviter in self._inviters.items():
+            by_server.setdefault(host_of(inviter), []).append((count_of_user[inviter], place))
+            count_of_user[inviter] += 1
+        lines = [[place for _, place in sorted(of_server, key=itemgetter(0))] for of_server in by_server.values()]
+        return [place for row in zip_longest(*lines) for place in row if place is not None]
+
+
 class Invitations:
     """See the head of this module.
 
@@ -96,6 +150,7 @@ class Invitations:
         self._all_strangers = RateLimit(STRANGERS_PER_MINUTE, STRANGERS_PER_MINUTE)
         self._seldom = RateLimitedLog(log, monotonic)
         self._answering: dict[RoomId, asyncio.Event] = {}
+        self._unanswered = UnansweredInvitations(own_server)
 
     @contextmanager
     def answering(self, room: RoomId) -> Iterator[None]:
@@ -114,6 +169,46 @@ class Invitations:
         """
         while (answered := self._answering.get(room)) is not None:
             await answered.wait()
+
+    @property
+    def unanswered(self) -> int:
+        """How many are to be declined at the next sweep."""
+        return len(self._unanswered)
+
+    def leave_unanswered(self, peer: UserId, room: RoomId, inviter: UserId, *, has_right: bool) -> None:
+        """Remember an invitation that gets no answer now, as far as its inviter has a place for it."""
+        if not self._unanswered.add((peer, room), inviter, has_right=has_right):
+            self._seldom.warning(
+                inviter, "! an invitation of %s stays without an answer: too many wait to be declined", inviter
+            )
+
+    def answered(self, peer: UserId, room: RoomId) -> None:
+        """Forget an invitation that has an answer now."""
+        self._unanswered.discard((peer, room))
+
+    async def decline_unanswered(self, decline: Callable[[UserId, RoomId], Awaitable[bool]], limit_s: float) -> None:
+        """Decline what had no answer, for a limited time; the rest is left for the next sweep.
+
+        Args:
+            decline: declines one; whether that was of use. It is tried once, as there may be as many as others want.
+            limit_s: seconds.
+        """
+        outcomes = Counter[bool]()
+
+        async def one(place: Place) -> None:
+            self._unanswered.discard(place)
+            outcomes[await decline(*place)] += 1
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await each(self._unanswered.in_turns(), one, DECLINES_AT_ONCE)
+        if outcomes:
+            log.info(
+                "housekeeping: %d invitations declined that had no answer, %d could not be; %d are left",
+                outcomes[True],
+                outcomes[False],
+                len(self._unanswered),
+            )
 
     def admits(self, inviter: UserId, *, has_right: bool) -> bool:
         """Whether one more invitation of ``inviter`` is answered now.

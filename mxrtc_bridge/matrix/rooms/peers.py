@@ -40,8 +40,8 @@ CONCURRENCY = 8
 """Requests at the same time while many users or rooms are gone through."""
 MAX_UNLEFT = 10_000
 """Rooms remembered because leaving them failed; beyond that the next start finds them."""
-MAX_UNANSWERED = 1_000
-"""Of those, that they may be when an invitation that was one too many is added."""
+SWEEP_S = 60.0
+"""How long declining what had no answer may take at a sweep."""
 LEAVE_S = 5.0
 """How long leaving one room may take while others wait for it: another homeserver may have to say something."""
 LEARN_S = 15.0
@@ -314,6 +314,7 @@ class Peers:
             How many were left.
         """
         await self._leave_unleft()
+        await self.invitations.decline_unanswered(self._decline_late, SWEEP_S)
         count = 0
         for idle in await self._directory.idle_since(before_ms):
             entry = self._index.get(idle.room_id)
@@ -325,6 +326,11 @@ class Peers:
             else:
                 await self._directory.remove(idle.peer, idle.room_id)
         return count
+
+    async def _decline_late(self, peer: UserId, room: RoomId) -> bool:
+        # It may have come again, and was taken.
+        kept = self._index.get(room) is not None or self._bot_rooms.is_named(room)
+        return kept or await self._try_to_leave(peer, room)
 
     async def _leave_unleft(self) -> None:
         async def leave(place: tuple[UserId, RoomId]) -> None:
@@ -403,9 +409,9 @@ class Peers:
         if not (
             self._bot_rooms.is_named(event.room_id) or self.invitations.admits(event.sender, has_right=unfit is None)
         ):
-            if len(self._unleft) < MAX_UNANSWERED:
-                self._unleft[peer, event.room_id] = None
+            self.invitations.leave_unanswered(peer, event.room_id, event.sender, has_right=unfit is None)
             return
+        self.invitations.answered(peer, event.room_id)
         with self.invitations.answering(event.room_id), self.membership.entering(event.room_id):
             await self._answer_invite(event, peer, unfit)
 
@@ -414,7 +420,9 @@ class Peers:
             return
         if unfit is not None:
             log.debug("declining an invitation of %s to %s: %s", event.sender, peer, unfit.value)
-            await self._request_leave(peer, event.room_id)
+            # Rooms that must be left have places of their own, which no stranger takes from them.
+            if not await self._try_to_leave(peer, event.room_id):
+                self.invitations.leave_unanswered(peer, event.room_id, event.sender, has_right=False)
             return
         await self._homeserver.join(event.room_id, peer)
         await self._look_around(event.room_id, peer, event.sender)
@@ -519,17 +527,21 @@ class Peers:
         self._seldom.info(room.user, "%s left its room with %s", room.peer, room.user)
 
     async def _request_leave(self, peer: UserId, room: RoomId) -> None:
-        """Leave or decline; a refusal means that the peer is not there, any other failure is tried again later."""
+        """Leave; what fails is tried again later."""
+        if await self._try_to_leave(peer, room):
+            self._unleft.pop((peer, room), None)
+        elif len(self._unleft) < MAX_UNLEFT:
+            self._unleft[peer, room] = None
+
+    async def _try_to_leave(self, peer: UserId, room: RoomId) -> bool:
+        """Leave or decline; a refusal means that the peer is not there, any other failure is False."""
         try:
             async with asyncio.timeout(self._leave_s):
                 await self._homeserver.leave(room, peer)
         except (HomeserverError, TimeoutError) as error:
             log.debug("%s could not leave %s: %s", peer, room, str(error) or "no answer in time")
-            if not (isinstance(error, HomeserverError) and error.status in (403, 404)):
-                if len(self._unleft) < MAX_UNLEFT:
-                    self._unleft[peer, room] = None
-                return
-        self._unleft.pop((peer, room), None)
+            return isinstance(error, HomeserverError) and error.status in (403, 404)
+        return True
 
     def _tell_once(self, room: PeerRoom, key: str, text: str) -> None:
         if key in room.told:
