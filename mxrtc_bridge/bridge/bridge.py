@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 
 from mxrtc_bridge.bridge.bot.bot import build_bot
@@ -28,6 +28,7 @@ from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.errors import AdminError, MxrtcError, first_error
 from mxrtc_bridge.engine import rate_limited_log
 from mxrtc_bridge.engine.clock import Clock, LoopClock
+from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.matrix.api.ping import ping_loop, wait_for_homeserver
 from mxrtc_bridge.matrix.inbox.inbox import Inbox
 from mxrtc_bridge.matrix.inbox.redactions import WithdrawnEvents
@@ -194,14 +195,18 @@ class Bridge:
             await until_possible("the rooms of peers", self.calls.peers.start)
             keep("rooms of peers", self.calls.peers.run)
             keep("arrivals", self.revocation.run)
-            encryption = functools.partial(self.devices.encryption.start, users, self._router.receive_to_device)
-            await until_possible("the devices of peers", encryption)
+            await self.devices.encryption.begin(users, self._router.receive_to_device)
             keep("calls by devices", self.calls.signalling.run)
             keep("encryption", self.devices.encryption.run)
+            # Not before the bridge is ready: they take many requests. Another identity than ours ends the bridge.
+            devices = until_possible("the devices of peers", self.devices.encryption.bring_up)
+            tasks.create_task(devices, name="devices of peers")
             keep("verifications", self.devices.verifications.run)
             keep("slow work", self.devices.slow_work.run)
             keep("policy for devices", self.calls.device_policy.run)
-            await until_possible("the end of leftover calls", self.calls.manager.hang_up_leftovers)
+            leftovers = await until_possible("the look at leftover calls", self.calls.manager.leftovers)
+            hang_up = functools.partial(self._hang_up, leftovers)
+            tasks.create_task(outlive("not all leftover calls are hung up", hang_up), name="calls of the last run")
             await until_possible("the look at events of calls", self.calls.redaction.start)
             # Before the first call: what was taken away while the bridge started is gone.
             await self._reload.catch_up(reload)
@@ -228,6 +233,11 @@ class Bridge:
 
         with contextlib.suppress(_ClosedError):
             await keep_running("inbox", run, ends=_ClosedError)
+
+    async def _hang_up(self, leftovers: Sequence[CallRecord]) -> None:
+        """Hang up what the last run left open, once it can be said; new calls are taken meanwhile."""
+        await self.devices.encryption.settled()
+        await self.calls.manager.hang_up_leftovers(leftovers)
 
     async def _wind_down(self) -> None:
         """Take nothing new, say goodbye, and let the events that are being handled end; all within some seconds."""

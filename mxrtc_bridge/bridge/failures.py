@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import HomeserverError, MxrtcError, StorageError, first_error
+
+ResultT = TypeVar("ResultT")
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +68,8 @@ async def keep_running(what: str, run: Callable[[], Awaitable[object]], *, ends:
         await asyncio.sleep(pause_s)
 
 
-async def until_possible(what: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Do a step of the start, again and again while the database or the homeserver is away.
+async def until_possible(what: str, work: Callable[[], Awaitable[ResultT]]) -> ResultT:
+    """Do a step of the start, again and again while the database or the homeserver is away; returns its result.
 
     Args:
         what: is done, for the log.
@@ -78,7 +81,7 @@ async def until_possible(what: str, work: Callable[[], Awaitable[None]]) -> None
     failures = 0
     while True:
         try:
-            await work()
+            result = await work()
         except (HomeserverError, StorageError) as error:
             if not error.retryable:
                 raise
@@ -88,7 +91,7 @@ async def until_possible(what: str, work: Callable[[], Awaitable[None]]) -> None
         else:
             if failures:
                 log.info("%s: done", what)
-            return
+            return result
         await asyncio.sleep(Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S / 2).pause_s(failures))
 
 

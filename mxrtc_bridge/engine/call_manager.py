@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.access.policy import UNCONFIRMED, Allow, Deny
@@ -49,9 +49,11 @@ from mxrtc_bridge.engine.expiry import ExpiryWatch
 from mxrtc_bridge.engine.ports import CallDirectory, CallRecord, Counters, PeerConnectionFactory, Signaller
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.engine.session import DISK_TIMEOUT_S, InviteAdmitted, InviteRefused, Session
+from mxrtc_bridge.engine.side_by_side import each
 
 log = logging.getLogger(__name__)
 
+HANG_UPS_AT_A_TIME = 8
 GOODBYE_S = 1.0
 """How long the other side may take to end a session by itself after it was told to."""
 
@@ -182,17 +184,32 @@ class CallManager:
                 # Nobody owns a new call from now on, also where nobody has said farewell.
                 self._draining = True
 
-    async def hang_up_leftovers(self) -> None:
-        """Hang up the calls that the last run left open, so that no client waits for a dead session."""
-        for record in await self._directory.open_calls():
+    async def leftovers(self) -> Sequence[CallRecord]:
+        """The calls that the last run left open; to be asked for before the first new call."""
+        return await self._directory.open_calls()
+
+    async def hang_up_leftovers(self, records: Sequence[CallRecord]) -> None:
+        """Hang up calls that the last run left open, so that no client waits for a dead session."""
+        is_away = False
+
+        async def hang_up(record: CallRecord) -> None:
+            nonlocal is_away
+            if is_away:
+                return  # the rest would only wait for it
             hangup = Hangup(record.call_id, record.party_id, Version.V1, "unknown_error")
             try:
                 await self._signaller.send(record.route, record.local, hangup, step="hangup")
-            except HomeserverError as error:
+            except (HomeserverError, LocalError) as error:
                 log.warning("! leftover call %s could not be hung up: %s", record.call_id, error)
-                if error.retryable:
-                    return  # the homeserver has gone away again: the rest would only wait for it, one by one
-            await self._directory.end(record, "restart", self._clock.wall_ms())
+                if isinstance(error, HomeserverError) and error.retryable:
+                    is_away = True
+                    return
+            try:
+                await self._directory.end(record, "restart", self._clock.wall_ms())
+            except StorageError as error:
+                log.warning("! the end of call %s was not stored: %s", record.call_id, error)
+
+        await each(records, hang_up, HANG_UPS_AT_A_TIME)
 
     async def receive(self, event: CallEvent, local: UserId) -> None:
         """Take one call event of a room that ``local`` is in; events of a room must come in order."""

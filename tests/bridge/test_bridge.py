@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from mxrtc_bridge.bridge.bridge import Bridge
 from mxrtc_bridge.bridge.build import Pace
+from mxrtc_bridge.bridge.devices.devices import Encryption
 from mxrtc_bridge.bridge.event_router import EventRouter
 from mxrtc_bridge.core.access.policy import Allow, Deny
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
@@ -132,6 +133,24 @@ async def test_address_in_use_ends_the_bridge_before_it_touches_anything(homeser
         with pytest.raises(LocalError, match="cannot listen on"):
             await second.run(asyncio.Event(), asyncio.Event())
         assert [each for each in homeserver.asked[asked:] if "ping" not in each] == []
+
+
+async def test_calls_are_taken_before_the_devices_of_all_peers_are_up(
+    homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = asyncio.Event()
+
+    async def hang(_self: Encryption) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Encryption, "bring_up", hang)
+    homeserver.members[ROOM] = [ALICE, PEER]
+    async with running(homeserver, encryption={"enabled": "on"}):
+        await asyncio.wait_for(reached.wait(), 10)
+        assert await homeserver.push(invite(1)) == 200
+        await until(lambda: homeserver.sent)
+        assert [kind for kind, _ in homeserver.sent] == ["m.call.reject"]
 
 
 async def test_housekeeping_that_fails_is_said_and_done_again(

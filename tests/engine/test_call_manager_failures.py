@@ -107,7 +107,7 @@ async def test_call_that_is_cancelled_without_a_goodbye_is_hung_up_by_the_next_r
         await bridge.invite()
         await bridge.until(connected(bridge))
     assert list(bridge.open) == ["c1"]
-    await bridge.manager.hang_up_leftovers()
+    await bridge.manager.hang_up_leftovers(await bridge.manager.leftovers())
     assert isinstance(bridge.sent[-1], Hangup)
     assert bridge.open == {}
 
@@ -124,7 +124,7 @@ async def test_leftovers_wait_for_the_next_start_when_the_homeserver_goes_away_a
         raise HomeserverError("the homeserver is away")
 
     monkeypatch.setattr(bridge, "send", away)
-    await bridge.manager.hang_up_leftovers()
+    await bridge.manager.hang_up_leftovers(await bridge.manager.leftovers())
     assert len(asked) == 1
     assert len(bridge.open) == 2
 
@@ -137,7 +137,7 @@ async def test_leftover_in_a_room_that_was_left_is_closed(monkeypatch: pytest.Mo
         raise HomeserverError("not in the room", 403, "M_FORBIDDEN")
 
     monkeypatch.setattr(bridge, "send", forbidden)
-    await bridge.manager.hang_up_leftovers()
+    await bridge.manager.hang_up_leftovers(await bridge.manager.leftovers())
     assert bridge.open == {}
 
 

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 
 from mxrtc_bridge.bridge.devices.late_keys import LateHandler, LateKeys, session_of
@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 DEVICES_PER_TRANSPORT = 64
 """Long polls that share a pool of connections."""
 STARTS_AT_A_TIME = 8
+TRIED_S = 30.0
+"""How long what is said and heard in encrypted rooms waits, after a start, for the device to be brought up."""
 RETIRE_S = 15.0
 FIRST_RESTART_S, RESTART_S = 1.0, 60.0
 """Until a device that has failed is brought up again: the first time, and at most."""
@@ -73,6 +75,8 @@ class _End:
     sync: DeviceSync
     up: bool = False
     """Whether its device has been brought up at the homeserver in this run."""
+    tried: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when that was tried once; until then whoever needs the device waits."""
     task: asyncio.Task[None] | None = None
 
 
@@ -129,13 +133,15 @@ class Encryption:
         self._rooms = rooms
         self._wall_ms = wall_ms
         self._to_device: ToDeviceHandler
-        """No device is there before :meth:`start` has it."""
+        """No device is there before :meth:`begin` has it."""
         self._may_replace = may_replace
         self._seldom = RateLimitedLog(log)
         self._ends: dict[UserId, _End] = {}
         self._compared: dict[UserId, str] = {}
         """Identities that were compared, for all devices; a row for each device and user would be their product."""
         self._loading, self._is_loaded = asyncio.Lock(), False
+        self._users: frozenset[UserId] = frozenset()
+        self._settled = asyncio.Event()
         self._transports: list[Transport] = []
         self._polling_users = 0
         self._transport: Transport | None = None
@@ -161,8 +167,8 @@ class Encryption:
         for end in self._ends.values():
             end.rooms.device.lists.know(config.encryption.identities)
 
-    async def start(self, users: Iterable[UserId], to_device: ToDeviceHandler) -> None:
-        """Bring up the devices of all virtual users, which must be registered.
+    async def begin(self, users: Iterable[UserId], to_device: ToDeviceHandler) -> None:
+        """Get ready to bring up the devices of all virtual users, which must be registered; asks no homeserver.
 
         Args:
             users: ours.
@@ -170,29 +176,56 @@ class Encryption:
 
         Raises:
             LocalError: encryption was demanded (``enabled: on``) and is not possible.
-            OtherIdentityError: a user shows another identity, which may not be replaced.
-            HomeserverError: the same, because of the homeserver.
         """
-        settings, self._to_device = self._config.encryption, to_device
+        settings, self._to_device, self._users = self._config.encryption, to_device, frozenset(users)
         if settings.mode is EncryptionMode.OFF:
             self.why_off = "encryption.enabled is off"
             log.warning("encryption is off: the configuration says so; calls from encrypted rooms are not understood")
-            await self._retire(users)
             return
         try:
             if not available():
                 raise LocalError(NO_LIBRARY)
             self._key = await in_new_thread(load_key, settings)
-            self._transport = self._new_transport()
-            self.why_off = None
-            await self.serve(users)
         except MxrtcError as error:
-            if settings.mode is EncryptionMode.ON or isinstance(error, OtherIdentityError):
+            if settings.mode is EncryptionMode.ON:
                 raise
-            self.why_off = str(error)
-            self._ends.clear()
-            log.warning("encryption is off: %s", error)
-            await self._retire(users)
+            self._switch_off(error)
+            return
+        self._transport = self._new_transport()
+        self.why_off = None
+        # What is said meanwhile must know which rooms are encrypted.
+        self._make_ends(self._users)
+
+    async def bring_up(self) -> None:
+        """Bring up the devices, or take those of an earlier run away where encryption is off.
+
+        Raises:
+            OtherIdentityError: a user shows another identity, which may not be replaced.
+            HomeserverError: the homeserver has devices for none of them, and they were demanded.
+        """
+        try:
+            await self.serve(self._users)
+        except MxrtcError as error:
+            if self._config.encryption.mode is EncryptionMode.ON or isinstance(error, OtherIdentityError):
+                raise
+            self._switch_off(error)
+        finally:
+            self._settled.set()
+        if not self.is_on:
+            await self._retire(self._users)
+
+    def _switch_off(self, error: MxrtcError) -> None:
+        self.why_off = str(error)
+        log.warning("encryption is off: %s", error)
+        for end in self._ends.values():
+            end.tried.set()
+            if end.task is not None:
+                end.task.cancel()
+        self._ends.clear()
+
+    async def settled(self) -> None:
+        """Return when it was tried once to bring up each device."""
+        await self._settled.wait()
 
     async def _retire(self, users: Iterable[UserId]) -> None:
         """Take the devices of an earlier run away from the homeserver, as nobody reads for them now.
@@ -252,8 +285,8 @@ class Encryption:
 
     async def _serve_new(self, wanted: set[UserId]) -> None:
         # One after the other: a second device of the same user would be deleted by the first, and it by the second.
-        new = wanted - set(self._ends)
-        todo = iter(sorted(new))
+        self._make_ends(wanted - set(self._ends))
+        todo = iter(sorted(user for user, end in self._ends.items() if not end.tried.is_set()))
         others: list[OtherIdentityError] = []
         refusals: list[HomeserverError] = []
 
@@ -276,6 +309,10 @@ class Encryption:
         up = sum(end.up for end in self._ends.values())
         log.info("encryption is on: %d devices", up)
 
+    def _make_ends(self, users: Iterable[UserId]) -> None:
+        for user in users:
+            self._ends[user] = self._made(user)
+
     async def _bring_up(self, user: UserId) -> HomeserverError | None:
         """Have a device for a user, which may come up later.
 
@@ -285,6 +322,25 @@ class Encryption:
         Raises:
             OtherIdentityError: the user shows another identity; there is no device then.
         """
+        end, refusal = self._ends.get(user), None
+        if end is None:
+            return None  # a reload has taken the user away meanwhile
+        try:
+            await self._start(end)
+        except OtherIdentityError:
+            self._ends.pop(user, None)
+            raise
+        except (HomeserverError, StorageError) as error:
+            log.warning("! the device of %s comes up later: %s", user, error)
+            if isinstance(error, HomeserverError) and error.status in _UNABLE:
+                refusal = error
+        finally:
+            end.tried.set()
+        if self._tasks is not None and self._ends.get(user) is end:
+            end.task = self._tasks.create_task(self._listen(end), name=f"device of {user}")
+        return refusal
+
+    def _made(self, user: UserId) -> _End:
         assert self._transport is not None
         if self._polling_users % DEVICES_PER_TRANSPORT == 0:
             self._new_transport()
@@ -305,18 +361,7 @@ class Encryption:
         )
         rooms = EncryptedRooms(device, self._store.of(user), Homeserver(self._transport))
         polls_s = FIRST_POLLS_S if self._announced else LONG_POLL_S
-        end = _End(rooms, DeviceSync(server, device, self._to_device, first_polls_s=polls_s))
-        refusal = None
-        try:
-            await self._start(end)
-        except (HomeserverError, StorageError) as error:
-            log.warning("! the device of %s comes up later: %s", user, error)
-            if isinstance(error, HomeserverError) and error.status in _UNABLE:
-                refusal = error
-        self._ends[user] = end
-        if self._tasks is not None:
-            end.task = self._tasks.create_task(self._listen(end), name=f"device of {user}")
-        return refusal
+        return _End(rooms, DeviceSync(server, device, self._to_device, first_polls_s=polls_s))
 
     async def _start(self, end: _End) -> None:
         await end.rooms.device.start()
@@ -324,13 +369,14 @@ class Encryption:
         end.up = True
 
     async def run(self) -> None:
-        """Listen for all devices, until cancelled."""
+        """Listen for all devices that were brought up, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             tasks.create_task(self.late.run(), name="late keys")
             tasks.create_task(self._slow.run(), name="keys of slow homeservers")
             for user, end in self._ends.items():
-                end.task = tasks.create_task(self._listen(end), name=f"device of {user}")
+                if end.tried.is_set():
+                    end.task = tasks.create_task(self._listen(end), name=f"device of {user}")
             if self._announced:
                 await self._wakeups.run()
             await asyncio.get_running_loop().create_future()
@@ -418,6 +464,16 @@ class Encryption:
         end = self._ends.get(user)
         return None if end is None else end.rooms.device.lists
 
+    async def _tried(self, user: UserId) -> None:
+        """Return when it was tried to bring up the user's device, as after a start; but do not wait for ever."""
+        end = self._ends.get(user)
+        if end is not None and not end.tried.is_set():
+            try:
+                async with asyncio.timeout(TRIED_S):
+                    await end.tried.wait()
+            except TimeoutError:
+                log.info("the device of %s is not up within %g s", user, TRIED_S)
+
     def _end_of(self, user: UserId) -> _End | None:
         end = self._ends.get(user)
         return end if end is not None and end.up else None
@@ -445,6 +501,7 @@ class Encryption:
         encryption = None if end is None else await end.rooms.encryption_of(room, encrypted=state)
         if end is not None and encryption is None:
             return event_type, content
+        await self._tried(local)
         if end is None or encryption is None or not end.up:
             raise HomeserverError(f"{local} cannot speak in an encrypted room: its device is not up")
         least, members = _LEAST.get() or self._config.encryption.least, self._rooms.members(room)
@@ -472,6 +529,7 @@ class Encryption:
         Raises:
             StateError: encryption is off, or the device is not up.
         """
+        await self._tried(local)
         end = self._end_of(local)
         if end is None:
             raise StateError(self.why_off or f"the device of {local} is not up")

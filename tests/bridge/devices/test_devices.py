@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, Obstacle, ToDevice
 from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.tables import open_stores
 from tests.bridge.homeserver import ALICE, PEER, ROOM, FakeHomeserver
+from tests.waiting import turns
 
 USER = UserId(PEER)
 
@@ -97,6 +98,11 @@ async def made(
             await encryption.close()
 
 
+async def start(encryption: Encryption, users: Iterable[UserId]) -> None:
+    await encryption.begin(users, ignore)
+    await encryption.bring_up()
+
+
 async def test_identities_that_were_compared_count_for_every_peer_also_for_new_ones(server: KeyServerDouble) -> None:
     alice, other = UserId(ALICE), UserId(f"@rtc_other:{USER.split(':')[1]}")
 
@@ -106,13 +112,13 @@ async def test_identities_that_were_compared_count_for_every_peer_also_for_new_o
         return (await lists.of([alice], fresh=True))[alice].pinned
 
     async with made(server) as encryption:
-        await encryption.start([USER], ignore)
+        await start(encryption, [USER])
         await encryption.vouch_for(alice, "m" * 43)
         assert await verified(encryption, USER) == "m" * 43
         await encryption.serve([USER, other])
         assert await verified(encryption, other) == "m" * 43
     async with made(server) as encryption:
-        await encryption.start([USER, other], ignore)
+        await start(encryption, [USER, other])
         assert await verified(encryption, other) == "m" * 43, "also after a restart"
 
 
@@ -136,7 +142,7 @@ async def test_identities_that_were_compared_are_kept_once_however_many_devices_
             return await vouched(store)
 
         monkeypatch.setattr(CryptoStore, "vouched", ask)
-        await encryption.start(users, ignore)
+        await start(encryption, users)
         assert asked == [1]
         for user in users:
             lists = encryption.lists_of(user)
@@ -153,7 +159,7 @@ async def test_the_identity_of_before_is_told_whichever_device_has_known_it(
 ) -> None:
     alice, other = UserId(ALICE), UserId(f"@rtc_other:{USER.split(':')[1]}")
     async with made(server) as encryption:
-        await encryption.start([USER, other], ignore)
+        await start(encryption, [USER, other])
         first, second = (end.rooms.device for end in encryption._ends.values())
         accepted: list[UserId] = []
         for device in (first, second):
@@ -175,7 +181,7 @@ async def test_a_reload_tells_all_devices_whom_the_admin_knows(
     server: KeyServerDouble, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with made(server) as encryption:
-        await encryption.start([USER], ignore)
+        await start(encryption, [USER])
         device = encryption.device_of(USER)
         assert device is not None
         encryption.configure(server.config(encryption={"identities": {ALICE: "A" * 43}, "receive": "transactions"}))
@@ -185,14 +191,14 @@ async def test_a_reload_tells_all_devices_whom_the_admin_knows(
 
 async def test_it_is_on_by_itself_and_the_key_is_made_once(server: KeyServerDouble) -> None:
     async with made(server) as encryption:
-        await encryption.start([USER], ignore)
+        await start(encryption, [USER])
         assert encryption.is_on
         device = encryption.device_of(USER)
         assert device is not None
         first = (server.folder / "encryption.key").read_text()
         assert (server.folder / "encryption.key").stat().st_mode & 0o777 == 0o600
     async with made(server) as encryption:
-        await encryption.start([USER], ignore)
+        await start(encryption, [USER])
         again = encryption.device_of(USER)
         assert again is not None
         assert again.master_key == device.master_key
@@ -222,9 +228,9 @@ async def test_homeserver_that_cannot_do_it_is_said(
     async with made(server, enabled=mode) as encryption:
         if mode == "on":
             with pytest.raises(HomeserverError, match="make a device"):
-                await encryption.start([USER], ignore)
+                await start(encryption, [USER])
         else:
-            await encryption.start([USER], ignore)
+            await start(encryption, [USER])
             assert not encryption.is_on
             assert "encryption is off: could not make a device" in caplog.text
 
@@ -239,9 +245,9 @@ async def test_missing_library_is_said(
     async with made(server, enabled=mode) as encryption:
         if mode == "on":
             with pytest.raises(LocalError, match="vodozemac"):
-                await encryption.start([USER], ignore)
+                await start(encryption, [USER])
         else:
-            await encryption.start([USER], ignore)
+            await start(encryption, [USER])
             assert encryption.why_off is not None
 
 
@@ -256,7 +262,7 @@ async def test_device_that_could_not_come_up_does_so_later_and_says_nothing_in_p
     server.away_for_devices = True
     rooms = Rooms()
     async with made(server, rooms) as encryption:
-        await encryption.start([USER], ignore)
+        await start(encryption, [USER])
         assert encryption.is_on
         assert encryption.device_of(USER) is None
         rooms.encrypted.add(ROOM)
@@ -287,7 +293,7 @@ async def test_the_trouble_of_one_device_is_its_own_and_is_over_when_the_homeser
         await asyncio.sleep(0)
 
     async with made(server, enabled=mode, sleep=sleep) as encryption:
-        await encryption.start([USER, *others], ignore)
+        await start(encryption, [USER, *others])
         assert encryption.is_on
         assert [encryption.device_of(user) is not None for user in (USER, *others)] == [False, True, True, True]
         assert f"the device of {USER} comes up later" in caplog.text
@@ -312,7 +318,7 @@ async def test_a_database_that_is_busy_at_the_start_switches_nothing_off(
             return {UserId(ALICE): "m" * 43}
 
         monkeypatch.setattr(encryption._store, "vouched", vouched)
-        await encryption.start([USER], ignore)
+        await start(encryption, [USER])
         assert encryption.is_on
         task = asyncio.create_task(encryption.run())
         async with asyncio.timeout(10):
@@ -325,15 +331,38 @@ async def test_a_database_that_is_busy_at_the_start_switches_nothing_off(
         assert (await lists.of([UserId(ALICE)]))[UserId(ALICE)].pinned == "m" * 43
 
 
+async def test_what_is_said_and_heard_before_a_device_was_brought_up_waits_for_it(server: KeyServerDouble) -> None:
+    """The bridge is ready before its devices are: with many peers that takes a while."""
+    rooms = Rooms()
+    rooms.encrypted.add(ROOM)
+    rooms.known[ROOM] = frozenset({USER})
+
+    async def late(_event: RoomEvent, _result: Opened | Undecryptable) -> None: ...
+
+    async with made(server, rooms) as encryption:
+        await encryption.begin([USER], ignore)
+        assert server.asked == []
+        opening = asyncio.create_task(encryption.open(encrypted_event(), USER, late))
+        sealing = asyncio.create_task(encryption.seal(RoomId(ROOM), USER, "m.room.message", {"body": "hello"}))
+        await turns(100)
+        assert not opening.done()
+        assert not sealing.done()
+        await encryption.bring_up()
+        await asyncio.wait_for(encryption.settled(), 5)
+        assert isinstance(await asyncio.wait_for(opening, 5), Undecryptable)
+        kind, sealed = await asyncio.wait_for(sealing, 5)
+        assert (kind, "hello" in str(sealed)) == ("m.room.encrypted", False)
+
+
 async def test_room_that_was_encrypted_stays_so_whatever_the_homeserver_says(server: KeyServerDouble) -> None:
     rooms = Rooms()
     async with made(server, rooms) as encryption:
-        await encryption.start([USER], ignore)
+        await start(encryption, [USER])
         rooms.encrypted.add(ROOM)
         assert await encryption.is_encrypted(ROOM, USER)
     rooms.encrypted.clear()
     async with made(server, rooms) as encryption:
-        await encryption.start([USER], ignore)
+        await start(encryption, [USER])
         assert await encryption.is_encrypted(ROOM, USER)
         kind, _ = await encryption.seal(ROOM, USER, "m.call.answer", {"sdp": "v=0"})
         assert kind == "m.room.encrypted"
@@ -345,7 +374,7 @@ async def test_what_is_said_in_an_encrypted_room_is_for_its_members_alone(
     rooms, told = Rooms(), []
     server.members = {ROOM: [ALICE, PEER]}
     async with made(server, rooms) as encryption:
-        await encryption.start([USER], ignore)
+        await start(encryption, [USER])
         device = encryption.device_of(USER)
         assert device is not None
 
@@ -366,7 +395,7 @@ async def test_what_is_said_in_an_encrypted_room_is_for_its_members_alone(
 async def test_users_that_are_gone_from_the_configuration_are_not_listened_for(server: KeyServerDouble) -> None:
     other = UserId(PEER.replace("build", "web"))
     async with made(server) as encryption:
-        await encryption.start([USER, other], ignore)
+        await start(encryption, [USER, other])
         await encryption.serve([other])
         assert encryption.device_of(USER) is None
         assert encryption.device_of(other) is not None
@@ -376,7 +405,7 @@ async def test_devices_that_are_asked_for_twice_at_a_time_are_brought_up_once(se
     """As by a reload while the bridge starts: two devices of one user would delete each other."""
     others = [UserId(PEER.replace("build", f"p{number}")) for number in range(12)]
     async with made(server) as encryption:
-        await encryption.start([], ignore)
+        await start(encryption, [])
         await asyncio.gather(*(encryption.serve([*others, USER]) for _ in range(3)))
         devices = {user: encryption.device_of(user) for user in (*others, USER)}
         assert all(devices.values())
@@ -411,7 +440,7 @@ async def test_event_whose_key_is_late_is_handled_when_it_comes_and_nobody_waits
         assert result == Opened(event, device)
 
     async with made(server) as encryption:
-        await encryption.start([USER], ignore)
+        await start(encryption, [USER])
         encryption._ends[USER].rooms.open = open_event  # type: ignore[method-assign]
         before = await encryption.open(first, USER, late)
         assert isinstance(before, Undecryptable), "there is nobody yet who would wait for its key"
