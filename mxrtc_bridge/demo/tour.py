@@ -139,6 +139,7 @@ class Tour:
             bridge = await self._programs.start(step, "bridge", [find_program("mxrtc-bridge"), "run"])
             ready = await bridge.wait_for_line("bridge ready", COMMAND_TIMEOUT_S)
             step.output(ready.string)
+            await bridge.wait_for_line("encryption is o(n|ff): ", COMMAND_TIMEOUT_S)
 
     # The user's side
 

@@ -223,16 +223,23 @@ class AuditStore:
 
     async def prune(self, now_ms: int) -> int:
         """Forget what is too old or too much; returns the rows."""
-        return await in_batches(lambda: self._prune_batch(now_ms), at_most=_MAX_BATCHES)
+        oldest = _Surplus("at_ms < $2", "at_ms", now_ms - KEEP_MS)
+        gone = await in_batches(lambda: self._delete(oldest, _BATCH), at_most=_MAX_BATCHES)
+        # Who has too much is found out beside what others write.
+        while gone < _BATCH * _MAX_BATCHES and (surplus := await self._database.read(self._surplus)) is not None:
+            left = surplus.rows
+            while left > 0 and (count := await self._delete(surplus, min(left, _BATCH))):
+                left -= count
+                gone += count
+            if left == surplus.rows:
+                break
+        return gone
 
-    async def _prune_batch(self, now_ms: int) -> int:
-        async def delete(connection: Connection) -> int:
-            gone = await _delete(connection, "at_ms < $2", _BATCH, now_ms - KEEP_MS)
-            return gone or await self._prune_excess(connection)
+    async def _delete(self, surplus: _Surplus, count: int) -> int:
+        return await self._database.transaction(lambda connection: _delete(connection, surplus, count))
 
-        return await self._database.transaction(delete)
-
-    async def _prune_excess(self, connection: Connection) -> int:
+    async def _surplus(self, connection: Connection) -> _Surplus | None:
+        """What goes next, as somebody has more than their share or all together have too much."""
         total = int(await connection.fetchval("SELECT COUNT(*) FROM audit WHERE owner <> ''")) - self._max_rows
         for prefix in ("-", "+", ""):
             largest = await connection.fetchrow(
@@ -247,11 +254,22 @@ class AuditStore:
             if excess <= 0 and prefix and total > 0:
                 # Nobody has more than their share, and all together have too much.
                 if held <= _SMALL:
-                    return await _delete(connection, "SUBSTR(owner, 1, 1) = $2", min(total, _BATCH), prefix)
+                    return _Surplus("SUBSTR(owner, 1, 1) = $2", "number", prefix, total)
                 excess = min(total, held // 2)
-            if excess > 0 and (gone := await _delete(connection, "owner = $2", min(excess, _BATCH), largest["owner"])):
-                return gone
-        return 0
+            if excess > 0 and (held > 1 or prefix):
+                return _Surplus("owner = $2", "number", largest["owner"], excess)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Surplus:
+    """Rows that are to go: those for which a condition of ours is true, the first by a column."""
+
+    condition: str
+    by: str
+    value: object
+    rows: int = 0
+    """How many of them."""
 
 
 def contradiction(number: int) -> str:
@@ -262,13 +280,13 @@ def contradiction(number: int) -> str:
     )
 
 
-async def _delete(connection: Connection, condition: str, count: int, value: object) -> int:
-    """Delete the oldest rows that a condition of ours is true for, never the last of all."""
+async def _delete(connection: Connection, surplus: _Surplus, count: int) -> int:
+    """Delete some rows, the oldest first, never the last of all."""
     rows = await connection.fetch(
-        f"DELETE FROM audit WHERE number IN (SELECT number FROM audit WHERE {condition} "  # noqa: S608
-        "AND number < (SELECT MAX(number) FROM audit) ORDER BY number LIMIT $1) RETURNING 1",
+        f"DELETE FROM audit WHERE number IN (SELECT number FROM audit WHERE {surplus.condition} "  # noqa: S608 - ours
+        f"AND number < (SELECT MAX(number) FROM audit) ORDER BY {surplus.by} LIMIT $1) RETURNING 1",
         count,
-        value,
+        surplus.value,
     )
     return len(rows)
 

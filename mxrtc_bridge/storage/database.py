@@ -93,6 +93,8 @@ _NOTE = (
 )
 """Returns nothing where the mark stands already. PostgreSQL waits here for a COMMIT of the lane that is under way."""
 _SQLITE_COMMANDS = (
+    # First, as it counts for a file that is empty only.
+    "PRAGMA auto_vacuum = INCREMENTAL",
     "PRAGMA foreign_keys = ON",
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
@@ -279,17 +281,51 @@ class Database:
             where: a condition for rows that may go at all.
             order: the column by which rows are old and new where there are too many; ``age`` without it.
         """
-        rows = f"SELECT {key} FROM {table} WHERE {where}"  # noqa: S608 - names and conditions of ours
-        statement = (
-            f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM "  # noqa: S608 - as above
-            f"({rows} AND {age} < $1 ORDER BY {age} LIMIT $2) AS old UNION SELECT {key} FROM "
-            f"({rows} ORDER BY {order or age} DESC LIMIT $2 OFFSET $3) AS excess) RETURNING 1"
+        by = order or age
+        old = (
+            f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {where} "  # noqa: S608 - names of ours
+            f"AND {age} < $1 ORDER BY {age} LIMIT $2) RETURNING 1"
+        )
+        # The newest row that is too much is looked for once, and not while others wait to write.
+        newest = await self.row(
+            f"SELECT {by} AS place, {key} AS name FROM {table} WHERE {where} "  # noqa: S608 - as above
+            f"ORDER BY {by} DESC, {key} DESC LIMIT 1 OFFSET $1",
+            (at_most,),
+        )
+        gone = await in_batches(lambda: self._deleted(old, (before_ms, self._prune_batch)))
+        if newest is None:
+            return gone
+        excess = (
+            f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {where} "  # noqa: S608 - as above
+            f"AND ({by}, {key}) <= ($1, $2) ORDER BY {by}, {key} LIMIT $3) RETURNING 1"
+        )
+        return gone + await in_batches(
+            lambda: self._deleted(excess, (newest["place"], newest["name"], self._prune_batch))
         )
 
-        async def delete() -> int:
-            return len(await self.write(statement, (before_ms, self._prune_batch, at_most)))
+    async def _deleted(self, statement: str, values: Sequence[object]) -> int:
+        return len(await self.write(statement, values))
 
-        return await in_batches(delete)
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The file of SQLite; None for PostgreSQL."""
+        return Path(self._pool.url.path) if self._pool.scheme == Scheme.SQLITE else None
+
+    async def command(self, statement: str, *, gives_number: bool = True) -> int:
+        """Run a command of SQLite that may be no part of a transaction; returns the number that it gives.
+
+        Raises:
+            StorageError: the database refuses.
+        """
+        try:
+            async with self._pool.acquire_direct() as connection:
+                if gives_number:
+                    return int((await connection.fetch(statement))[0][0])
+                # A script is run to its end; a statement without rows only until its first step.
+                await connection.wrapped.executescript(statement)
+        except sqlite3.Error as error:
+            raise StorageError(f"the database refuses a command: {_brief(error)}") from error
+        return 0
 
     async def _start(self, work: Work[T], writing: _Writing | None, over: Callable[[], None]) -> T:
         if (refusal := self._refusal()) is not None:

@@ -15,6 +15,7 @@ from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.events import InboxStore
 from mxrtc_bridge.storage.file_lock import sole_use
+from mxrtc_bridge.storage.free_space import reorganise, shrink
 from mxrtc_bridge.storage.grants import GrantStore
 from mxrtc_bridge.storage.notice_times import NoticeStore
 from mxrtc_bridge.storage.policy_rules import PolicyRuleStore
@@ -31,6 +32,7 @@ class Stores:
     """
 
     def __init__(self, database: Database) -> None:
+        self._database = database
         self.inbox = InboxStore(database)
         self.calls = CallStore(database)
         self.certificates = CertificateStore(database)
@@ -46,8 +48,11 @@ class Stores:
         self.counters = CounterStore(database)
 
     async def prune(self, now_ms: int) -> int:
-        """Forget what is too old or too much, everywhere; to be called about once an hour. Returns the rows."""
-        return (
+        """Forget what is too old or too much, everywhere; to be called about once an hour. Returns the rows.
+
+        The file gets smaller by what is not used any more.
+        """
+        gone = (
             await self.inbox.prune(now_ms)
             + await self.calls.prune(now_ms)
             + await self.crypto.prune(now_ms)
@@ -56,6 +61,8 @@ class Stores:
             + await self.audit.prune(now_ms)
             + await self.traces.prune(now_ms)
         )
+        await shrink(self._database)
+        return gone
 
 
 @asynccontextmanager
@@ -71,4 +78,6 @@ async def open_stores(url: str, *, sole: bool = False) -> AsyncIterator[Stores]:
     """
     with sole_use(url) if sole else nullcontext():
         async with sole_use_of_server(url) if sole else nullcontext(), await Database.open(url) as database:
+            if sole:
+                await reorganise(database)
             yield Stores(database)

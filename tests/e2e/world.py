@@ -160,10 +160,11 @@ class World:
         return path
 
     async def start_bridge(self, *options: str) -> ManagedProcess:
-        """Run ``mxrtc-bridge run`` and wait until it is ready."""
+        """Run ``mxrtc-bridge run`` and wait until it is ready and its devices are up."""
         self.bridge = self.admin("run", *options)
         await self._stack.enter_async_context(self.bridge)
         await self.bridge.wait_for_line("bridge ready", 40)
+        await self.bridge.wait_for_line("encryption is o(n|ff): ", 40)
         return self.bridge
 
     def admin(self, command: str, *options: str) -> ManagedProcess:

@@ -85,8 +85,8 @@ def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
     It says goodbye to its sessions and ends within 40 seconds, whatever hangs; a second signal ends it at once.
 
     It stops with 78 where a peer or the bot would have the account of a person, or another identity than before. Both
-    can be meant, and are then said once: stop the service, run this with the option until `bridge ready`, stop it, and
-    start the service again.
+    can be meant, and are then said once: stop the service, run this with the option until it says `bridge ready` and
+    `encryption is on`, stop it, and start the service again.
     """
     try:
         users = frozenset(map(parse_user_id, adopt))
