@@ -83,6 +83,11 @@ def _admins(config: Config) -> Iterator[Finding]:
             what = f"{admin} is an admin and denied ({denied.rule}), and so can give no commands"
             yield _warn(what, "take the name out of admins, or that rule out of deny")
 
+    services = [service for peer in config.peers.values() for service in peer.services.values()]
+    if any(service.grantable_to for service in services) and config.rooms.admin is None:
+        what = "services can be granted, but there is no room in which admins are asked, so nobody can ask for them"
+        yield _warn(what, "name one under rooms.admin; or grant by mxrtc-bridge grant alone")
+
 
 def _targets(config: Config) -> Iterator[Finding]:
     for peer in config.peers.values():

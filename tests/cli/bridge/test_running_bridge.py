@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import pty
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -216,3 +220,53 @@ def test_without_a_bridge_the_file_decides_and_that_is_said(config: Path, run: R
     assert err.startswith(
         "by the file alone, without what admins have given, rooms and policy lists: the bridge is not"
     )
+
+
+def on_a_terminal(columns: int, *arguments: object, **env: str) -> str:
+    """What the program shows on a terminal of this width."""
+    ours, theirs = pty.openpty()
+    try:
+        program = "from mxrtc_bridge.cli.bridge.main import main; main()"
+        subprocess.run(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm", **env},
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=subprocess.DEVNULL,
+            check=True,
+            timeout=60,
+        )
+        os.set_blocking(ours, False)
+        shown = b""
+        with contextlib.suppress(BlockingIOError):
+            while piece := os.read(ours, 65536):
+                shown += piece
+        return shown.decode().replace("\r\n", "\n")
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_on_a_narrow_terminal_one_sees_whom_to_kick(tmp_path: Path, columns: int) -> None:
+    row = {
+        "number": 1234, "user": "@alice.with-a-long-name:matrix.example.org", "peer": "@rtc_build:matrix.example.org",
+        "device": "ABCDEFGHIJ (cross-signed)", "path": "direct (host to host, ipv4)", "age_s": 3600, "streams": 2,
+        "sent": 5_000_000, "received": 1,
+    }  # fmt: skip
+    page = {"page": 1, "pages": 1, "total": 1, "rows": [row]}
+    with bridge(tmp_path / "c.sock", lambda _: page):
+        shown = on_a_terminal(columns, "who", "--socket", tmp_path / "c.sock")
+        wide = on_a_terminal(250, "who", "--socket", tmp_path / "c.sock")
+    for value in ("1234", "user", "peer", "device", "path"):
+        assert str(row.get(value, value)) in shown
+        assert str(row.get(value, value)) in wide
+    assert "\u2026" not in shown, "nothing is cut off"
+    assert (len(wide.splitlines()), len(shown.splitlines()) > 2) == (2, True)
+    if columns == 80:
+        assert max(map(len, shown.splitlines())) <= columns
+
+
+def test_check_has_colours_on_a_terminal_unless_they_are_not_wanted(config: Path) -> None:
+    assert "\x1b[" in on_a_terminal(80, "check", "--offline", "-c", config, NO_COLOR="")
+    assert "\x1b[" not in on_a_terminal(80, "check", "--offline", "-c", config, NO_COLOR="1")
