@@ -276,7 +276,9 @@ class CommandDispatcher:
         rank = self._handler.rank(event.sender)
         fresh = self._is_fresh(event)
         if rank is Rank.STRANGER:
-            if fresh and self._may_tell_stranger(event.sender):
+            if not fresh:
+                self._note_late(event)
+            elif self._may_tell_stranger(event.sender):
                 self._put(event.sender, _Line(event, speaker, direct, STRANGER_TEXT))
             return
         admin = rank is Rank.ADMIN
@@ -285,6 +287,7 @@ class CommandDispatcher:
         if in_time:
             self._warned.pop(event.sender, None)
         if not fresh and (said is None or not self._counts_late(said)):
+            self._note_late(event)
             return
         if said is not None and (in_time or said.takes_away):
             self._put(event.sender, said)
@@ -304,6 +307,16 @@ class CommandDispatcher:
     def _is_fresh(self, event: RoomEvent) -> bool:
         """Whether the message is of now. Its time is its server's claim: a lie makes it old, or no older than it is."""
         return abs(self._wall_ms() - event.origin_server_ts) <= MAX_AGE_MS
+
+    def _note_late(self, event: RoomEvent) -> None:
+        minutes = (self._wall_ms() - event.origin_server_ts) / 60_000
+        self._seldom.info(
+            event.sender,
+            "x a message of %s is not heard: its homeserver says that it is %.0f minutes %s; is a clock wrong?",
+            event.sender,
+            min(abs(minutes), 1e6),
+            "old" if minutes > 0 else "ahead",
+        )
 
     def _counts_late(self, said: _ReceivedCommand) -> bool:
         """Whether an old command is carried out; its sender is told that it is not, once until the next start."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from mxrtc_bridge.core.ids import UserId
@@ -94,3 +96,15 @@ async def test_what_gives_from_just_before_the_start_is_still_not_done(fake: Fak
     fake.wall = NOW + 1
     await hear(fake, *(fake.message(ADMIN, said) for said in GIVES))
     assert (fake.commands, set(fake.said)) == ([], {RESTARTED_TEXT})
+
+
+@pytest.mark.parametrize(("age_ms", "words"), [(3_600_000, "60 minutes old"), (-600_000, "10 minutes ahead")])
+@pytest.mark.parametrize("by", [ALICE, EVE])
+async def test_words_of_a_server_whose_clock_is_wrong_are_a_line_in_the_log(
+    fake: Fake, by: UserId, age_ms: int, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    fake.wall = NOW + age_ms
+    await hear(fake, *(fake.message(by, "peers") for _ in range(20)))
+    assert fake.commands == []
+    assert caplog.text.count(f"a message of {by} is not heard: its homeserver says that it is {words}") == 1
