@@ -276,7 +276,9 @@ class BridgeChannels(SessionChannels):
         if grant is None or not isinstance(grant.target, FilesTarget) or not grant.allows(job):
             self._gate.refused(service)
             self._counters.refusal(RefusalCode.DENIED)
-            transfer.refuse(FileCode.DENIED, "no such service for files, or no right to do this with it")
+            # Who has the right may know what it is a right to.
+            why = "no such service for files, or no right to do this with it" if grant is None else grant.refusal(job)
+            transfer.refuse(FileCode.DENIED, why)
         elif sum(name == service for name in self._services.values()) >= grant.max_streams:
             self._counters.refusal(RefusalCode.LIMIT)
             transfer.refuse(FileCode.LIMIT, "too many transfers")

@@ -12,7 +12,7 @@ from typing import Protocol
 from mxrtc_bridge.core.access.policy import Decision
 from mxrtc_bridge.core.access.targets import FilesTarget, Target
 from mxrtc_bridge.core.call.route import CallRoute
-from mxrtc_bridge.core.files.messages import Get, Job, Ls
+from mxrtc_bridge.core.files.messages import NO_FILES, NO_INBOX, NO_SHARE, Get, Job, Ls
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.engine.control_channel import Expiries, Listing
 from mxrtc_bridge.engine.session import Session
@@ -74,6 +74,12 @@ class ServiceGrant:
         if not isinstance(self.target, FilesTarget):
             return False
         return self.target.direction.sends if isinstance(job, Get | Ls) else self.target.direction.receives
+
+    def refusal(self, job: Job) -> str:
+        """Return what a job that this is not for is told."""
+        if not isinstance(self.target, FilesTarget):
+            return NO_FILES
+        return NO_SHARE if isinstance(job, Get | Ls) else NO_INBOX
 
 
 class ServiceGate(Protocol):

@@ -9,10 +9,21 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.core.access.targets import Direction, FilesTarget
+from mxrtc_bridge.core.access.targets import Direction, FilesTarget, TcpTarget
 from mxrtc_bridge.core.errors import StateError
 from mxrtc_bridge.core.files import events as tx
-from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, FileCode, FileEntry, FileError, Get, Ls, Put
+from mxrtc_bridge.core.files.messages import (
+    NO_FILES,
+    NO_INBOX,
+    NO_SHARE,
+    PROTOCOL_FILE,
+    FileCode,
+    FileEntry,
+    FileError,
+    Get,
+    Ls,
+    Put,
+)
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.engine.call_ports import ServiceGrant
 from mxrtc_bridge.engine.client_channels import OpenedTransfer
@@ -516,3 +527,21 @@ async def test_who_fetches_is_told_what_is_not_offered_and_why_and_how_many_name
     assert "more than one name (hard links)" in reasons["other"]
     progress = fetched.finished.result().progress
     assert (progress.failed, progress.untold, progress.hidden) == (3, 0, 1)
+
+
+async def test_who_has_a_right_to_another_kind_of_service_is_told_what_it_is_for(world: World) -> None:
+    world.gate.services["ssh"] = ServiceGrant(TcpTarget("127.0.0.1", 22), raw=False)
+    sources = await sources_of(world, {"a": b"x"})
+    jobs = {
+        "ssh": NO_FILES,
+        "out": NO_INBOX,
+        "nothing": "no such service for files, or no right to do this with it",
+    }
+    opened = {name: put(world, sources, name) for name in jobs}
+    shown: list[FileEntry] = []
+    opened["in"] = world.opener.open_transfer(ServiceName("in"), Ls(""), shown.append)
+    await world.settle()
+    told = {name: each.finished.result().message for name, each in opened.items()}
+    assert told == {**jobs, "in": NO_SHARE}
+    assert {outcome(each) for each in opened.values()} == {(tx.TransferOutcome.REFUSED, "denied")}
+    sources.close()

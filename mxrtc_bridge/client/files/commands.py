@@ -16,6 +16,7 @@ from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files.progress_view import Meter, make_view
 from mxrtc_bridge.client.files.sentences import (
     TransferDirection,
+    failure_fields,
     failure_sentence,
     go_on_sentence,
     judge,
@@ -129,8 +130,11 @@ async def list_files(context: Context, remote_name: str, *, max_listed: int = MA
         _show(report, entry)
     if count > len(entries):
         report.say("more", f"{count - len(entries)} more are not shown", count=count - len(entries))
-    for line in (*map(failure_sentence, finished.progress.failures), *other_sentences(finished.progress)):
-        report.say("not_listed", line)
+    progress = finished.progress
+    for failure in progress.failures:
+        report.say("failure", failure_sentence(failure), **failure_fields(failure))
+    if progress.untold or progress.hidden:
+        report.say("not_listed", "\n".join(other_sentences(progress)), untold=progress.untold, hidden=progress.hidden)
     outcome = judge(f"{short}/{service}", TransferDirection.GET, finished)
     if finished.outcome is TransferOutcome.PARTIAL and entries:
         raise ClientError(outcome.code, f"{short}/{service}: {finished.progress.failed} are not offered")

@@ -12,7 +12,7 @@ from enum import Enum
 
 from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.core.files.events import EntryDone, Failure, Progress, TransferFinished, TransferOutcome
-from mxrtc_bridge.core.files.messages import FileCode
+from mxrtc_bridge.core.files.messages import WRONG_KIND, FileCode
 from mxrtc_bridge.core.text.display import ELLIPSIS, display, size_words
 from mxrtc_bridge.engine.file_transfer import INTERNAL_ERROR
 
@@ -196,6 +196,8 @@ def judge(name: str, direction: TransferDirection, finished: TransferFinished) -
 
 
 def _refused(finished: TransferFinished) -> str:
+    if finished.message in WRONG_KIND:
+        return finished.message
     general = "there is no such service, or you have no right to it"
     if finished.code == FileCode.UNKNOWN.value and finished.message:
         return f"{general} ({_one_line(finished.message, 200)})"
@@ -239,6 +241,16 @@ def failure_sentence(failure: Failure) -> str:
     """One thing that failed, at which side, and why."""
     place = "here" if failure.here else "there"
     return f"{_one_line(failure.path, 160)}: {place}: {_one_line(failure.message or failure.code.value, 300)}"
+
+
+def failure_fields(failure: Failure) -> dict[str, object]:
+    """The same for programs."""
+    return {
+        "path": failure.path,
+        "code": failure.code.value,
+        "message": failure.message,
+        "side": "here" if failure.here else "there",
+    }
 
 
 def renamed_sentence(done: EntryDone, *, sending: bool) -> str:

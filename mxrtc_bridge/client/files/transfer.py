@@ -17,6 +17,7 @@ from mxrtc_bridge.client.files.outcomes import Outcomes
 from mxrtc_bridge.client.files.progress_view import Meter
 from mxrtc_bridge.client.files.sentences import (
     TransferDirection,
+    failure_fields,
     judge,
     moved,
     other_sentences,
@@ -226,14 +227,7 @@ class FileTransfer:
             else Failure(ended.entry.path, ended.code, ended.message, ended.here)
         )
         self._outcomes.failed(failure)
-        self._report.say(
-            "failure",
-            "",
-            path=failure.path,
-            code=failure.code.value,
-            message=failure.message,
-            side="here" if failure.here else "there",
-        )
+        self._report.say("failure", "", **failure_fields(failure))
 
     def _tell_summary(self, finished: TransferFinished) -> None:
         assert self._began is not None

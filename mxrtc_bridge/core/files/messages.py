@@ -51,6 +51,12 @@ MAX_OPEN_WANTS = 256
 MAX_TOLD_SKIPPED = 10_000
 """Things that a source could not offer and tells of by name and reason; of further ones it tells the number."""
 
+NO_FILES = "this service is not for files: use mxrtc nc or connect with it"
+NO_INBOX = "files can be fetched from this service, and not put there: use mxrtc get or ls with it"
+NO_SHARE = "files can be put into this service, and not be seen there: use mxrtc send with it"
+WRONG_KIND = frozenset({NO_FILES, NO_INBOX, NO_SHARE})
+"""Said beside ``denied`` to somebody with the right to a service, who wants what it is not for."""
+
 _VERSION = re.compile(r"[!-~]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAYBE_SHA256 = re.compile(r"(?:[0-9a-f]{64})?")

@@ -12,7 +12,7 @@ from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.client.files import sentences
 from mxrtc_bridge.client.files.sentences import Rate, TransferDirection, judge, time_words
 from mxrtc_bridge.core.files.events import Failure, Progress, TransferFinished, TransferOutcome
-from mxrtc_bridge.core.files.messages import FileCode
+from mxrtc_bridge.core.files.messages import NO_FILES, NO_INBOX, NO_SHARE, FileCode
 from mxrtc_bridge.core.text.display import size_words
 
 MIB = 1 << 20
@@ -208,3 +208,11 @@ def test_the_same_command_is_offered_only_if_it_can_be_shown_as_it_is() -> None:
 def test_no_text_of_the_other_side_begins_a_line_of_its_own(message: str, code: str) -> None:
     for outcome in TransferOutcome:
         assert "\n" not in judge("b/i", TransferDirection.GET, finished(outcome, code, message)).sentence
+
+
+def test_what_a_service_is_for_is_told_in_our_own_words_only() -> None:
+    for message in (NO_FILES, NO_INBOX, NO_SHARE):
+        verdict = judge("b/s", TransferDirection.SEND, finished(TransferOutcome.REFUSED, "denied", message))
+        assert (verdict.code, verdict.sentence) == (Exit.DENIED, f"b/s: {message}")
+    other = judge("b/s", TransferDirection.SEND, finished(TransferOutcome.REFUSED, "denied", "run: rm -rf /"))
+    assert other.sentence == "b/s: there is no such service, or you have no right to it"

@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,8 @@ from mxrtc_bridge.sinks.files.receive.partial_file import PartialFile, PartialFi
 from mxrtc_bridge.sinks.files.receive.permissions import FilePermissions, Permissions
 from mxrtc_bridge.sinks.files.receive.receipts import Receipt, Receipts
 from mxrtc_bridge.sinks.files.rooted_dir import FILE_MODE, RootedDirectory
+
+log = logging.getLogger(__name__)
 
 MAX_SINGLE_SYNCS = 4
 TEMPORARY_SUFFIX = ".tmp"
@@ -249,7 +252,10 @@ class Publisher:
         return self._taken.choose(item.directory.descriptor, name, alike=self._alike, rules=self._naming.rules)
 
     def _record(self, items: list[_Item]) -> None:
-        receipts = [receipt for item in _alive(items) for receipt in self._receipts(item)]
+        receipts: list[Receipt] = []
+        for item in _alive(items):
+            with _noting(item):
+                receipts += self._receipts(item)
         try:
             self._ledger.append(receipts)
         except OSError as error:
@@ -405,6 +411,10 @@ def _noting(item: _Item) -> Iterator[None]:
         item.failure = error
     except OSError as error:
         item.failure = translated(error)
+    except Exception:
+        # A defect, or a name that this system's encoding cannot hold: it costs this file, and not its batch.
+        log.exception("publishing a file failed")
+        item.failure = FileError(FileCode.IO, "the file could not be published")
 
 
 def _alive(items: list[_Item]) -> list[_Item]:

@@ -14,6 +14,7 @@ from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileCode, FileError
 from mxrtc_bridge.core.files.names import NamePolicy
 from mxrtc_bridge.core.files.patterns import parse_name_pattern
+from mxrtc_bridge.sinks.files.receive import publisher
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox, read_box
 from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Published
@@ -475,3 +476,23 @@ async def test_a_cancelled_publication_is_still_counted(tmp_path: Path) -> None:
             await task
         assert (box.usage(ALICE).size, box.live) == (4, 0)
         assert (await send(box, "name", b"data")).before
+
+
+async def test_a_defect_at_one_file_of_a_batch_costs_that_file_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the locale of the process cannot hold a name: that is no error of the system."""
+    renaming = publisher.rename_new
+
+    def rename(source_directory: int, source: str, directory: int, name: str) -> None:
+        if name == "odd":
+            raise UnicodeEncodeError("latin-1", "\u200c", 0, 1, "ordinal not in range(256)")
+        renaming(source_directory, source, directory, name)
+
+    monkeypatch.setattr(publisher, "rename_new", rename)
+    async with opened(tmp_path) as box:
+        names = [f"file{number}" for number in range(20)]
+        sent = await asyncio.gather(*(send(box, name, b"x") for name in [*names, "odd"]), return_exceptions=True)
+    assert isinstance(sent[-1], FileError)
+    assert all(isinstance(each, Published) for each in sent[:-1])
+    assert sorted(files_in(tmp_path)) == sorted(names)
