@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ from mxrtc_bridge.config.problems import Finding, Level
 from mxrtc_bridge.config.secrets import exposure
 from mxrtc_bridge.config.values import Listen, TcpListen
 from mxrtc_bridge.core.access.policy import Everyone, Grant, GuestAccounts
-from mxrtc_bridge.core.access.targets import TcpTarget
+from mxrtc_bridge.core.access.targets import FilesTarget, TcpTarget
+from mxrtc_bridge.core.files.names import NamePolicy
 
+_PASSWD_FIELDS = 7
 _PORTS_PER_CALL = 2
 """A session needs a port for each local address; most machines have one of IPv4 and one of IPv6."""
 
@@ -31,6 +34,7 @@ def inspect(config: Config, now_ms: int) -> list[Finding]:
         *_rules(config, now_ms),
         *_admins(config),
         *_targets(config),
+        *_inboxes(config),
         *_listeners(config),
         *_ice(config),
         *_database_file(config),
@@ -96,6 +100,37 @@ def _targets(config: Config) -> Iterator[Finding]:
             if isinstance(target, TcpTarget) and not target.expect and not _is_address(target.host):
                 what = f"the target of {peer.name}/{service.name} is the name {target.host}, which may be rebound"
                 yield _warn(what, "add expect: with the networks that its address must lie in")
+
+
+def _inboxes(config: Config) -> Iterator[Finding]:
+    homes = _homes()
+    for peer in config.peers.values():
+        for service in peer.services.values():
+            target = service.target
+            if not isinstance(target, FilesTarget) or not target.direction.receives:
+                continue
+            path = Path(target.path)
+            if os.path.lexists(path / ".ssh"):
+                why = "has a folder .ssh in it"
+            elif path in homes or os.path.realpath(path) in {str(home) for home in homes}:
+                why = "is a home directory"
+            else:
+                continue
+            danger = ", and takes hidden files" if target.names is NamePolicy.ANY else ""
+            what = f"callers put files into {target.path} ({peer.name}/{service.name}), which {why}{danger}"
+            yield _warn(what, "give a directory of its own, like /srv/inbox: what lies in a home is read by programs")
+
+
+def _homes() -> frozenset[Path]:
+    """The home directories of the users of this machine, as far as its own file knows them."""
+    found = {Path.home()} if "HOME" in os.environ else set()
+    with contextlib.suppress(OSError, UnicodeError):
+        for line in Path("/etc/passwd").read_text("utf-8").splitlines():
+            fields = line.split(":")
+            # Those of the system are no homes: /, /var/lib/x, /nonexistent.
+            if len(fields) == _PASSWD_FIELDS and fields[5].startswith(("/home/", "/root", "/Users/")):
+                found.add(Path(fields[5]))
+    return frozenset(found)
 
 
 def _is_address(host: str) -> bool:

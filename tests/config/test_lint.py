@@ -119,3 +119,33 @@ def test_the_good_sample_has_only_warnings() -> None:
     levels = {f.level for f in findings(changed("database", to="postgres://localhost/x"))}
     assert levels == {Level.OK, Level.WARN}
     assert GOOD["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "direction", "names", "what"),
+    [
+        (".ssh", "receive", "keep", "has a folder .ssh in it"),
+        (".ssh", "both", "any", "has a folder .ssh in it, and takes hidden files"),
+        ("home", "receive", "keep", "is a home directory"),
+        ("linked home", "receive", "sanitise", "is a home directory"),
+        (".ssh", "send", "", ""),
+        ("", "receive", "any", ""),
+    ],
+)
+def test_an_inbox_that_is_a_home_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: str, direction: str, names: str, what: str
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    if make == ".ssh":
+        (inbox / ".ssh").mkdir()
+    monkeypatch.setenv("HOME", str(inbox if make == "home" else tmp_path / "somebody"))
+    if make == "linked home":
+        (tmp_path / "somebody").mkdir()
+        inbox.rmdir()
+        inbox.symlink_to(tmp_path / "somebody")
+    data = careful(tmp_path)
+    files = {"dir": str(inbox), "direction": direction, **({"names": names} if names else {})}
+    data["peers"]["build"]["services"]["inbox"] = {"files": files}
+    found = [finding for finding in findings(data) if "callers put files into" in finding.what]
+    assert [what in finding.what and finding.level is Level.WARN for finding in found] == [True] * bool(what)

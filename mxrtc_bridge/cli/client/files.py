@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from mxrtc_bridge.cli.client.runner import in_loop
@@ -49,8 +47,8 @@ async def send(
     "--output",
     default=".",
     show_default=True,
-    metavar="DIR",
-    help="Where to put it; '-' writes one file to standard output, once it is verified.",
+    metavar="PLACE",
+    help="Directory to put it into, or the name of one file; '-' writes one to standard output, once it is verified.",
 )
 @click.option("--force", is_flag=True, help="Replace files of the same names, instead of choosing other names.")
 @resume_option
@@ -71,6 +69,4 @@ async def get(context: Context, remote: str, output: str, force: bool, resume: b
     if output == STANDARD_OUTPUT:
         await file_commands.get_to_output(context, remote, reconnect=reconnect)
     else:
-        await file_commands.get(
-            context, remote, directory=Path(output), force=force, resume=resume, reconnect=reconnect
-        )
+        await file_commands.get(context, remote, output=output, force=force, resume=resume, reconnect=reconnect)

@@ -13,6 +13,7 @@ from pathlib import Path
 from mxrtc_bridge.client.calls.caller import Caller
 from mxrtc_bridge.client.calls.connection import list_services_of, only_service
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.files.named_output import NamedOutput, may_name_a_file
 from mxrtc_bridge.client.files.progress_view import Meter, make_view
 from mxrtc_bridge.client.files.sentences import (
     TransferDirection,
@@ -63,13 +64,22 @@ async def send(
         sources.close()
 
 
-async def get(
-    context: Context, remote_name: str, *, directory: Path, force: bool, resume: bool, reconnect: bool
-) -> None:
-    """Fetch what a path or pattern selects into a directory."""
+async def get(context: Context, remote_name: str, *, output: str, force: bool, resume: bool, reconnect: bool) -> None:
+    """Fetch what a path or pattern selects into a directory, or one file under a name."""
     login = context.state.load_login()
     remote = _remote(login, remote_name)
-    destination = UserDestination(directory, force=force, resume=resume, asked=remote.path)
+
+    def open_at(place: Path, asked: str) -> UserDestination:
+        return UserDestination(place, force=force, resume=resume, asked=asked)
+
+    if may_name_a_file(output, remote.path):
+        named = NamedOutput(Path(output), remote.name.peer, remote.path, open_at)
+        try:
+            await _get(context, login, remote, named, reconnect=reconnect)
+        finally:
+            await named.close()
+        return
+    destination = open_at(Path(output), remote.path)
     await _opened(destination)
     try:
         await _get(context, login, remote, ReceivedFrom(destination, remote.name.peer), reconnect=reconnect)
@@ -164,7 +174,7 @@ def modified_words(modified_ms: int) -> str:
         return "----------------"
 
 
-async def _get(context: Context, login: Login, remote: RemotePath, files: ReceivedFrom, *, reconnect: bool) -> None:
+async def _get(context: Context, login: Login, remote: RemotePath, files: FileReceiver, *, reconnect: bool) -> None:
     job = Get((remote.path or EVERYTHING,))
     await _run(context, login, remote, TransferDirection.GET, job, files, reconnect=reconnect)
 

@@ -203,6 +203,11 @@ class PatternPosition:
         return bool(self.chosen or self.positions)
 
 
+def has_wildcards(text: str) -> bool:
+    """Whether a path may select something else than what is called so."""
+    return not _SPECIAL.isdisjoint(text)
+
+
 def literal_path(parts: Sequence[str], *, below: bool = False) -> PathPattern:
     """Return the pattern that selects exactly this path or, with ``below``, what the directory there has."""
     named = [NamePattern(part, tuple(part)) for part in parts]

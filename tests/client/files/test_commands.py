@@ -128,7 +128,7 @@ async def test_no_bar_is_begun_where_nobody_can_be_called(
         await file_commands.get(
             Context(state, Report(), CallOptions()),
             "build/share:",
-            directory=tmp_path,
+            output=str(tmp_path),
             force=False,
             resume=True,
             reconnect=False,
@@ -228,7 +228,7 @@ async def test_place_that_cannot_be_written_is_told_before_anybody_is_called(sta
         await file_commands.get(
             Context(state, Report()),
             "build/share",
-            directory=Path("/proc/nothing"),
+            output="/proc/nothing",
             force=False,
             resume=True,
             reconnect=True,
