@@ -50,7 +50,7 @@ async def test_everything_that_is_remembered_is_there_after_a_restart(world: Wor
     assert code == 0, err
 
     code, said = await world.run_admin("run")
-    assert (code, "another bridge uses the database 'postgres'; stop it before this one" in said) == (1, True), said
+    assert (code, "nother bridge uses the database 'postgres'; stop it before this one" in said) == (1, True), said
 
     await bridge.terminate()
     await world.start_bridge()
