@@ -310,3 +310,41 @@ async def test_calls_to_which_nothing_can_be_said_are_a_line_for_each_caller(cap
             await bridge.invite(f"c{number}", sender=(ALICE, BOB)[number % 2])
             await bridge.until(lambda number=number: CallId(f"c{number}") in bridge.ended)  # type: ignore[misc]
     assert caplog.text.count("not sent: the homeserver is away") == 2
+
+
+async def test_invite_that_the_database_does_not_take_is_counted_once_when_it_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever hands it on tries again while the database is away; the caller has called once."""
+    bridge = Bridge(invites_per_minute=1)
+    claim, refusals = bridge.claim, [StorageError("the database is locked")] * 5
+
+    async def away(*args: object, **more: object) -> bool:
+        if refusals:
+            raise refusals.pop()
+        return await claim(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bridge, "claim", away)
+    async with running(bridge):
+        for _ in range(5):
+            with pytest.raises(StorageError):
+                await bridge.invite()
+        await bridge.invite()
+        await bridge.until(lambda: len(bridge.manager.sessions) == 1)
+        await bridge.invite("c2")
+        assert len(bridge.manager.sessions) == 1, "the second call within a minute is one too many"
+
+
+async def test_calls_go_on_when_what_owns_them_has_failed_and_is_run_again() -> None:
+    bridge = Bridge()
+    first = asyncio.create_task(bridge.manager.run())
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    async with running(bridge):
+        await bridge.invite()
+        await bridge.until(connected(bridge))
+    await bridge.manager.drain(0)
+    async with running(bridge):
+        await bridge.invite("c2")
+        assert not bridge.manager.sessions, "the farewell was said"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -73,6 +74,8 @@ ToDeviceHandler = Callable[[CryptoDevice, ToDeviceEvent], Awaitable[None]]
 class _End:
     rooms: EncryptedRooms
     sync: DeviceSync
+    polling: Transport
+    """Which it shares with others."""
     up: bool = False
     """Whether its device has been brought up at the homeserver in this run."""
     tried: asyncio.Event = field(default_factory=asyncio.Event)
@@ -143,7 +146,6 @@ class Encryption:
         self._users: frozenset[UserId] = frozenset()
         self._settled = asyncio.Event()
         self._transports: list[Transport] = []
-        self._polling_users = 0
         self._transport: Transport | None = None
         self._key = b""
         self._tasks: asyncio.TaskGroup | None = None
@@ -254,6 +256,12 @@ class Encryption:
         except TimeoutError:
             log.warning("! not all devices were taken away from the homeserver within %g s", RETIRE_S)
 
+    def _polling_transport(self) -> Transport:
+        """One with room for another long poll; devices that are gone leave theirs to others."""
+        used = Counter(end.polling for end in self._ends.values())
+        free = (each for each in self._transports if each is not self._transport and used[each] < DEVICES_PER_TRANSPORT)
+        return next(free, None) or self._new_transport()
+
     def _new_transport(self) -> Transport:
         transport = Transport(self._config.homeserver.address, self._config.appservice.as_token)
         self._transports.append(transport)
@@ -342,10 +350,8 @@ class Encryption:
 
     def _made(self, user: UserId) -> _End:
         assert self._transport is not None
-        if self._polling_users % DEVICES_PER_TRANSPORT == 0:
-            self._new_transport()
-        self._polling_users += 1
-        server = KeyServer(self._transport, user, masquerade=True, polling=self._transports[-1])
+        polling = self._polling_transport()
+        server = KeyServer(self._transport, user, masquerade=True, polling=polling)
         device = CryptoDevice(
             server,
             self._store.of(user),
@@ -361,7 +367,7 @@ class Encryption:
         )
         rooms = EncryptedRooms(device, self._store.of(user), Homeserver(self._transport))
         polls_s = FIRST_POLLS_S if self._announced else LONG_POLL_S
-        return _End(rooms, DeviceSync(server, device, self._to_device, first_polls_s=polls_s))
+        return _End(rooms, DeviceSync(server, device, self._to_device, first_polls_s=polls_s), polling)
 
     async def _start(self, end: _End) -> None:
         await end.rooms.device.start()

@@ -32,7 +32,7 @@ from mxrtc_bridge.core.call.to_device import (
     parse_call_to_device,
 )
 from mxrtc_bridge.core.crypto.records import CallerDevice, Trust
-from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.errors import HomeserverError, RefusedStatementError, StorageError
 from mxrtc_bridge.core.ids import CallId, DeviceId, PartyId, RoomId, UserId
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent, UserDevices
 from tests.fakes import RecordingCounters
@@ -73,6 +73,7 @@ class World:
         self.up = True
         self.now_ms = 77
         self.heard: list[CallEvent] = []
+        self.refusals_of_database: list[StorageError] = []
         self.rooms: list[tuple[RoomId, CallMessage]] = []
         self.least = Trust.UNSIGNED
         self.allowed = True
@@ -96,6 +97,8 @@ class World:
 
     async def receive(self, event: CallEvent, local: UserId) -> None:
         assert local == PEER
+        if self.refusals_of_database:
+            raise self.refusals_of_database.pop()
         self.heard.append(event)
 
     async def send(self, room: RoomId, sender: UserId, message: CallMessage, *, step: str) -> None:
@@ -361,3 +364,17 @@ async def test_a_device_that_called_an_earlier_run_is_found_again_or_known_to_be
     with pytest.raises(HomeserverError) as down:
         await fresh.signals.send(CHANNEL, PEER, hangup, step="hangup")
     assert not down.value.retryable, "it may stay so, and other calls wait to be hung up"
+
+
+@pytest.mark.parametrize(("refusal", "heard"), [(StorageError("busy"), 2), (RefusedStatementError("not this"), 1)])
+async def test_a_database_that_is_busy_when_a_message_is_heard_loses_none_of_its_call(
+    world: World, refusal: StorageError, heard: int
+) -> None:
+    """It has been put into its order, so it would not be heard if it came again."""
+    world.refusals_of_database.append(refusal)
+    await world.come()
+    await world.come(SelectAnswer(CALL, PARTY, Version.V1, PARTY), seq=1)
+    async with asyncio.timeout(5):
+        while len(world.heard) < heard:
+            await asyncio.sleep(0.02)
+    assert [type(event.message) for event in world.heard] == [Invite, SelectAnswer][2 - heard :]

@@ -464,3 +464,22 @@ def test_every_obstacle_is_explained_with_what_to_do(obstacle: Obstacle) -> None
     text = explain(Undecryptable(obstacle))
     assert obstacle.value in text
     assert "Please" in text
+
+
+async def test_peers_that_come_and_go_open_no_connections_for_ever(
+    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, plain = list[object](), encryption_module.Transport
+
+    def counted(*args: Any, **options: Any) -> object:
+        opened.append(made := plain(*args, **options))
+        return made
+
+    monkeypatch.setattr(encryption_module, "Transport", counted)
+    domain = USER.split(":")[1]
+    async with made(server) as encryption:
+        await encryption.begin([USER], ignore)
+        await encryption.bring_up()
+        for number in range(80):
+            await encryption.serve([USER, UserId(f"@rtc_more{number}:{domain}")])
+        assert len(opened) == 2, "one for questions, one that the long polls share"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mxrtc_bridge.core.errors import RefusedStatementError, StorageError
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.inbox.inbox import InboxLimits
 from mxrtc_bridge.metrics import Metrics
@@ -245,3 +246,40 @@ async def test_users_are_known_by_the_given_rule() -> None:
     inbox = make_inbox(MemoryStore(), Recorder())
     assert inbox.knows_user("@rtc_build:example.org")
     assert not inbox.knows_user(ALICE)
+
+
+@pytest.mark.parametrize(("refusal", "aside"), [(StorageError("busy"), 0), (RefusedStatementError("not this"), 1)])
+async def test_event_that_the_database_refuses_is_tried_again_unless_it_is_refused_for_good(
+    refusal: StorageError, aside: int
+) -> None:
+    store, handled, refusals = MemoryStore(), list[int](), [refusal]
+
+    async def handler(event: RoomEvent) -> None:
+        if refusals and event.content["number"] == 2:
+            raise refusals.pop()
+        handled.append(event.content["number"])
+
+    async with running(make_inbox(store, handler)) as inbox:
+        await inbox.accept("1", [raw_event(number) for number in (1, 2, 3)])
+        await inbox.idle()
+    assert handled == ([1, 3] if aside else [1, 2, 3])
+    assert [row.state for row in store.rows.values()].count("aside") == aside
+
+
+async def test_inbox_whose_parts_have_failed_goes_on_when_it_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, recorder = MemoryStore(), Recorder()
+    inbox, count = make_inbox(store, recorder), store.count_waiting
+    failures = [KeyError("a defect")]
+
+    async def fails() -> object:
+        if failures:
+            raise failures.pop()
+        return await count()
+
+    monkeypatch.setattr(store, "count_waiting", fails)
+    with pytest.raises(ExceptionGroup):
+        await inbox.run()
+    async with running(inbox):
+        await inbox.accept("1", [raw_event(number) for number in (1, 2, 3)])
+        await inbox.idle()
+    assert [event.content["number"] for event in recorder.handled] == [1, 2, 3]
