@@ -207,7 +207,7 @@ class CallManager:
             try:
                 await self._directory.end(record, "restart", self._clock.wall_ms())
             except StorageError as error:
-                log.warning("! the end of call %s was not stored: %s", record.call_id, error)
+                self._seldom.warning(record.remote, "! the end of call %s was not stored: %s", record.call_id, error)
 
         await each(records, hang_up, HANG_UPS_AT_A_TIME)
 

@@ -478,7 +478,7 @@ class Encryption:
                 async with asyncio.timeout(TRIED_S):
                     await end.tried.wait()
             except TimeoutError:
-                log.info("the device of %s is not up within %g s", user, TRIED_S)
+                self._seldom.info(user, "the device of %s is not up within %g s", user, TRIED_S)
 
     def _end_of(self, user: UserId) -> _End | None:
         end = self._ends.get(user)
