@@ -108,17 +108,25 @@ async def test_standard_input_that_goes_on_for_ever_can_be_given_up() -> None:
 
 
 @needs_root
-async def test_a_full_disk_is_told_with_what_chooses_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=True)
+@pytest.mark.parametrize("size", [1, 10_000_000])
+async def test_a_full_disk_is_told_with_what_chooses_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (tmp_path / "in").write_bytes(bytes(size))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", full], check=True)
     try:
-        monkeypatch.setattr(tempfile, "tempdir", None)
-        monkeypatch.setenv("TMPDIR", str(tmp_path))
-        with open("/dev/zero", "rb") as endless:
-            sources = Sources(["-"], name="dump.sql", stdin=endless.fileno())
+        with pytest.raises(OSError, match="No space"):
+            (full / "filling").write_bytes(bytes(1_000_000))
+        # Python looks for a directory that it can write to, and would take another one.
+        monkeypatch.setattr(tempfile, "tempdir", str(full))
+        with open(tmp_path / "in", "rb") as given:
+            sources = Sources(["-"], name="dump.sql", stdin=given.fileno())
             with pytest.raises(LocalError, match="No space left on device; TMPDIR chooses where its copy is kept"):
                 await sources.open()
     finally:
-        subprocess.run(["umount", tmp_path], check=True)
+        subprocess.run(["umount", full], check=True)
 
 
 @pytest.mark.parametrize(
