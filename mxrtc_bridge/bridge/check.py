@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from mxrtc_bridge.bridge.config_mapping import profiles
-from mxrtc_bridge.bridge.devices.devices import load_key, why_impossible
+from mxrtc_bridge.bridge.devices.devices import why_impossible
 from mxrtc_bridge.bridge.devices.identities import BridgeIdentities
 from mxrtc_bridge.config import Config, Finding, Level, TcpListen, UnixListen
 from mxrtc_bridge.config.config import EncryptionMode
+from mxrtc_bridge.config.secrets import read_secret_file
 from mxrtc_bridge.core.access.targets import AppendTarget, FilesTarget, ReadTarget
 from mxrtc_bridge.core.errors import (
     ConfigError,
@@ -86,7 +87,7 @@ async def check(config: Config) -> list[Finding]:
     """
     seen, database = await _check_database(config)
     runs = await _is_running(config)
-    findings = [database, *await asyncio.to_thread(_check_encryption, config), NOT_SHOWN]
+    findings = [database, await asyncio.to_thread(_check_encryption, config), NOT_SHOWN]
     findings += [finding async for finding in _check_listeners(config, runs=runs)]
     transport = Transport(config.homeserver.address, config.appservice.as_token, retry=RetryPolicy(total_s=PATIENCE_S))
     async with Homeserver(transport) as homeserver:
@@ -118,29 +119,27 @@ async def _is_running(config: Config) -> bool:
     return True
 
 
-def _check_encryption(config: Config) -> list[Finding]:
+def _check_encryption(config: Config) -> Finding:
     settings = config.encryption
     level = Level.FAIL if settings.mode is EncryptionMode.ON else Level.WARN
     why = why_impossible(settings)
     if why is not None:
         fix = "set encryption.enabled to auto" if settings.mode is EncryptionMode.OFF else "pip install vodozemac"
-        return [Finding(level, f"calls from encrypted rooms are not understood: {why}", fix)]
+        return Finding(level, f"calls from encrypted rooms are not understood: {why}", fix)
     kept = "is in the configuration"
     if settings.key is None:
         kept = f"will be made at the first start, in {settings.key_file}; keep a copy of it then"
         if os.path.lexists(settings.key_file):
             try:
-                load_key(settings)
+                read_secret_file(settings.key_file)  # and not in the way that makes one
             except ConfigError as error:
                 what, _, fix = str(error).partition("; run: ")
-                return [
-                    Finding(level, f"the key of all identities cannot be used: {what}", fix or "give it back its file")
-                ]
+                return Finding(level, f"the key of all identities cannot be used: {what}", fix or "put its file back")
             kept = f"is in {settings.key_file}"
         elif not os.access(settings.key_file.parent, os.W_OK | os.X_OK, effective_ids=True):
             what = f"the key of all identities cannot be made: {settings.key_file.parent} cannot be written to"
-            return [Finding(level, what, "make the folder, for the user that runs the bridge")]
-    return [Finding(Level.OK, f"encrypted rooms can be understood; the key of all identities {kept}")]
+            return Finding(level, what, "make the folder, for the user that runs the bridge")
+    return Finding(Level.OK, f"encrypted rooms can be understood; the key of all identities {kept}")
 
 
 async def _check_listeners(config: Config, *, runs: bool) -> AsyncIterator[Finding]:

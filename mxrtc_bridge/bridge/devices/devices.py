@@ -165,6 +165,8 @@ class Encryption:
 
     def configure(self, config: Config) -> None:
         """Take over who is trusted; the rest takes effect after a restart."""
+        if config.encryption.announced != self._announced:
+            log.warning("a change of encryption.receive takes effect after a restart only")
         self._config = config
         for end in self._ends.values():
             end.rooms.device.lists.know(config.encryption.identities)
