@@ -31,11 +31,15 @@ from mxrtc_bridge.core.errors import HomeserverError, LocalError
 from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 from mxrtc_bridge.engine.client_channels import OpenedStream
+from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.sinks.listen import Listener
 from mxrtc_bridge.sinks.sockets import SocketSink
 
 WAIT_FOR_PEER_S = 30.0
 """How long a local connection waits while the peer connection is being made again."""
+
+TELL_FULL_EVERY_S = 60.0
+"""How often it is said that a connection has as many streams as it carries."""
 
 MAX_WAITING = 64
 """Local connections that may wait so; further ones are reset."""
@@ -97,6 +101,7 @@ class Forwarding:
         self._connection: Connection | None = None
         self._available = asyncio.Event()
         self._waiting = 0
+        self._made_wait, self._told_full_s = 0, float("-inf")
         self.listening: list[str] = []
         """The addresses that are listened on."""
         self._sent = 0
@@ -233,7 +238,25 @@ class Forwarding:
                 return None
             finally:
                 self._waiting -= 1
-        return self._connection.links.open_stream(self._service_of(forward), sink)
+        links = self._connection.links
+        opened = links.open_stream(self._service_of(forward), sink)
+        if links.is_full:
+            self._tell_full(links.max_streams)
+        return opened
+
+    def _tell_full(self, most: int) -> None:
+        """Say why a local connection hangs; not for each of them."""
+        self._made_wait += 1
+        now_s = elapsed_s()
+        if now_s - self._told_full_s >= TELL_FULL_EVERY_S:
+            self._told_full_s = now_s
+            self._report.say(
+                "full",
+                f"{self._short}: a connection carries {most} local ones at a time, and has as many; "
+                f"{self._made_wait} had to wait so far, until another one ends. Another mxrtc connect carries as many",
+                most=most,
+                waited=self._made_wait,
+            )
 
     def _tell_end(self, name: str, finished: StreamFinished) -> None:
         fields = {

@@ -426,7 +426,7 @@ class Root(Section):
     groups: Annotated[
         dict[GroupName, Annotated[list[Subject], Field(min_length=1, max_length=1000)]], Field(max_length=256)
     ] = {}
-    """Names for sets of users and servers."""
+    """Names for sets of users and servers, each with at most 1000."""
     grants: Annotated[list[GrantSection], Field(max_length=1000)] = []
     """Who may use what. Nothing is allowed that is not granted here."""
     deny: Annotated[list[Subject], Field(max_length=1000)] = []

@@ -33,7 +33,9 @@ from ruamel.yaml.events import (
 from mxrtc_bridge.config.problems import KeyPath, Problem, quoted
 
 MAX_DEPTH = 16
-MAX_VALUES = 20_000
+MAX_VALUES = 150_000
+"""Of the whole file: as many as 256 peers with 128 services each have, with a target and a group each, and the rest of
+what the sections allow. A file of a megabyte holds no more that says anything."""
 """Room for thousands of users and grants; reading that many takes about a second."""
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")

@@ -196,6 +196,16 @@ class ClientChannels(SessionChannels):
         assert self._control is not None
         return await self._control.ping()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether what waits does so for another stream to end, as there are as many as a session carries."""
+        return bool(self._waiting) and len(self._pipes) >= self._max_streams
+
+    @property
+    def max_streams(self) -> int:
+        """How many streams a session carries."""
+        return self._max_streams
+
     def ended(self) -> None:
         super().ended()
         while self._waiting:

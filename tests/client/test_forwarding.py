@@ -35,6 +35,8 @@ AWAY = HomeserverError("the homeserver is away")
 class Links:
     """Takes streams and leaves them open until the connection is lost."""
 
+    max_streams = 2
+
     def __init__(self) -> None:
         self.lost = asyncio.Event()
         self.streams: list[tuple[ServiceName, Any, OpenedStream]] = []
@@ -43,6 +45,10 @@ class Links:
         opened = OpenedStream(asyncio.get_running_loop().create_future())
         self.streams.append((service, sink, opened))
         return opened
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.streams) > self.max_streams
 
     def totals(self) -> tuple[int, int, int]:
         return len(self.streams), 0, 0
@@ -283,3 +289,18 @@ async def test_an_address_can_be_pasted_as_it_is_told(tmp_path: Path) -> None:
         await until(lambda: bench.forwarding.listening)
         assert re.search(r"listening on \[::1\]:\d+ for build/echo\n", bench.said.getvalue())
         assert re.search(r"listening on localhost:\d+ for build/echo\n", bench.said.getvalue())
+
+
+async def test_local_connections_that_a_session_cannot_carry_are_said_once(tmp_path: Path) -> None:
+    connection = Connection()
+    bench = Bench(tmp_path, connection)
+    async with bench.running():
+        await until(lambda: bench.forwarding.listening)
+        local = [await bench.local() for _ in range(Links.max_streams)]
+        await until(lambda: len(connection.links.streams) == Links.max_streams)
+        assert "at a time" not in bench.said.getvalue()
+        local += [await bench.local() for _ in range(3)]
+        await until(lambda: len(connection.links.streams) == Links.max_streams + 3)
+        assert bench.said.getvalue().count("carries 2 local ones at a time") == 1
+        for _, writer in local:
+            writer.close()

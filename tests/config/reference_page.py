@@ -85,6 +85,8 @@ def _kind(field: FieldInfo) -> str:
     if "ge" in bounds and "le" in bounds:
         unit = format_duration if name == "duration" else str
         name += f", {unit(bounds['ge'])} to {unit(bounds['le'])}"
+    if "max" in bounds and get_origin(unwrap(field.annotation)) in (list, dict):
+        name += f", at most {bounds['max']}"
     return name
 
 

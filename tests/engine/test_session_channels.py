@@ -406,6 +406,13 @@ async def test_many_streams_at_once_wait_in_line_and_all_come_through(session: S
         await session.settle()
     assert len(session.connector.sinks) == 239
     assert not any(each.finished.done() for each in opened)
+    assert not session.opener.is_full
+    session.opener.open_stream(ServiceName("ssh"), FakeSink())
+    session.opener.open_stream(ServiceName("ssh"), FakeSink())
+    for _ in range(40):
+        session.clock.advance(0.1)
+        await session.settle()
+    assert (session.opener.is_full, len(session.connector.sinks)) == (True, session.opener.max_streams)
 
 
 async def test_stream_that_ends_by_what_came_early_leaves_nothing_behind(session: Session) -> None:
