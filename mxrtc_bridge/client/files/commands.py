@@ -34,6 +34,7 @@ from mxrtc_bridge.core.files.events import TransferOutcome
 from mxrtc_bridge.core.files.messages import EntryKind, FileEntry, Get, Job, Ls, Put
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource
+from mxrtc_bridge.sinks.files.disk_names import typed
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom
 from mxrtc_bridge.sinks.files.user_paths import STDIN, Sources, UserDestination
 
@@ -217,4 +218,4 @@ def command_line() -> str:
 
 
 def _remote(login: Login, text: str) -> RemotePath:
-    return parse_remote_name(text, server=login.server, prefix=login.prefix)
+    return parse_remote_name(typed(text), server=login.server, prefix=login.prefix)

@@ -14,6 +14,8 @@ import errno
 import os
 from collections.abc import Sequence
 
+from mxrtc_bridge.sinks.files.disk_names import on_disk
+
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
@@ -62,7 +64,7 @@ def open_beneath(directory: int, parts: Sequence[str], flags: int, mode: int = 0
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW
     if _LIBRARY.has_openat2 and len(parts) > 1:
         how = _OpenHow(flags, mode, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
-        name = ctypes.c_char_p(os.fsencode("/".join(parts)))
+        name = ctypes.c_char_p(on_disk("/".join(parts)))
         for _ in range(_ATTEMPTS):
             result = _LIBRARY.calls.syscall(
                 ctypes.c_long(_SYS_OPENAT2), ctypes.c_int(directory), name, ctypes.byref(how), ctypes.sizeof(how)
@@ -85,11 +87,11 @@ def _open_stepwise(directory: int, parts: Sequence[str], flags: int, mode: int) 
     at = directory
     try:
         for part in parts[:-1]:
-            below = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            below = os.open(on_disk(part), os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
             if at != directory:
                 os.close(at)
             at = below
-        return os.open(parts[-1], flags, mode, dir_fd=at)
+        return os.open(on_disk(parts[-1]), flags, mode, dir_fd=at)
     finally:
         if at != directory:
             os.close(at)
@@ -103,12 +105,12 @@ def rename_new(source_directory: int, source: str, directory: int, name: str) ->
         OSError: as the kernel says.
     """
     if _LIBRARY.has_renameat2:
-        old, new = os.fsencode(source), os.fsencode(name)
+        old, new = on_disk(source), on_disk(name)
         if _LIBRARY.calls.renameat2(source_directory, old, directory, new, ctypes.c_uint(_RENAME_NOREPLACE)) == 0:
             return
         if ctypes.get_errno() not in _MISSING:
             raise _failed()
-    os.link(source, name, src_dir_fd=source_directory, dst_dir_fd=directory, follow_symlinks=False)
+    os.link(source, on_disk(name), src_dir_fd=source_directory, dst_dir_fd=directory, follow_symlinks=False)
     os.unlink(source, dir_fd=source_directory)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.sinks.files.disk_names import on_disk
 from mxrtc_bridge.sinks.files.linux import open_beneath
 
 FILE_MODE = 0o600
@@ -72,12 +73,12 @@ class RootedDirectory:
             if not parts:
                 return os.fstat(self.descriptor)
             if len(parts) == 1:
-                return os.stat(parts[0], dir_fd=self.descriptor, follow_symlinks=False)
+                return os.stat(on_disk(parts[0]), dir_fd=self.descriptor, follow_symlinks=False)
             above = open_beneath(self.descriptor, parts[:-1], os.O_PATH | os.O_DIRECTORY)
         except OSError:
             return None
         try:
-            return os.stat(parts[-1], dir_fd=above, follow_symlinks=False)
+            return os.stat(on_disk(parts[-1]), dir_fd=above, follow_symlinks=False)
         except OSError:
             return None
         finally:

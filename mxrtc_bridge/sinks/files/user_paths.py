@@ -27,6 +27,7 @@ from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
 from mxrtc_bridge.core.files.names import LAX, UNNAMED
 from mxrtc_bridge.core.files.patterns import Selection, parse_path_pattern
 from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.sinks.files.disk_names import from_disk, typed
 from mxrtc_bridge.sinks.files.receive.publisher import Existing, Naming
 from mxrtc_bridge.sinks.files.receive.quota import UNLIMITED
 from mxrtc_bridge.sinks.files.receive.receiver import DirectoryReceiver, ReceivePolicy
@@ -62,7 +63,7 @@ class Sources:
 
     def __init__(self, paths: Sequence[str], *, name: str | None = None, stdin: int = 0, resume: bool = True) -> None:
         self._paths = tuple(paths)
-        self._name = name
+        self._name = None if name is None else typed(name)
         self._stdin = stdin
         # A receiver knows a file by its version: one that it has never seen begins anew. It stays the same as long as
         # this object lives, so that a lost connection costs nothing even then.
@@ -139,7 +140,7 @@ class Sources:
         except OSError as error:
             raise LocalError(f"{str(path)[:200]!a} cannot be sent: {os.strerror(error.errno or 0)}") from error
         # "." and "dir/.." have no name of their own; the directory that they mean has.
-        name = path.name if path.name not in {"", ".."} else path.resolve().name
+        name = from_disk(path.name if path.name not in {"", ".."} else path.resolve().name)
         if (shown := displayable_path(name)) != name:
             # As for such a name within a directory: it costs that file, and nothing else.
             self._entries.append(Failure(shown, FileCode.NAME, NOT_TEXT))

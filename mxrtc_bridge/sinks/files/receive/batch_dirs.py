@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.core.files.names import collision_key
+from mxrtc_bridge.sinks.files.disk_names import from_disk, on_disk
 from mxrtc_bridge.sinks.files.receive.name_allocator import NameAllocator
 from mxrtc_bridge.sinks.files.receive.permissions import FilePermissions, Permissions
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
@@ -119,7 +120,7 @@ class BatchDirectories:
                 actual = self._actual_name(descriptor, name)
                 # Somebody else may have made it just now; then it is simply there.
                 with contextlib.suppress(FileExistsError):
-                    self._permissions.make_directory(descriptor, actual)
+                    self._permissions.make_directory(descriptor, on_disk(actual))
                     self._taken.made(descriptor, actual)
                     made.append((*resolved, actual))
                 resolved = (*resolved, actual)
@@ -145,8 +146,9 @@ class BatchDirectories:
             key = collision_key(name)
             with os.scandir(directory) as entries:
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=False) and collision_key(entry.name) == key:
-                        return entry.name
+                    found = from_disk(entry.name)
+                    if entry.is_dir(follow_symlinks=False) and collision_key(found) == key:
+                        return found
         raise differs_in_case(name)
 
 

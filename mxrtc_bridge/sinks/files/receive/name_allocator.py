@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.core.files.names import NameRules, collision_key, free_name, refusal
+from mxrtc_bridge.sinks.files.disk_names import from_disk, on_disk
 
 MAX_NAMES = 200_000
 """In one directory, and in all that are remembered; about 20 MB."""
@@ -123,7 +124,7 @@ class NameAllocator:
             seen = _Seen(status.st_mtime_ns)
             with os.scandir(directory) as entries:
                 for entry in entries:
-                    seen.keys.add(self._key(entry.name))
+                    seen.keys.add(self._key(from_disk(entry.name)))
                     if len(seen.keys) > MAX_NAMES:
                         raise FileError(FileCode.LIMIT, f"the directory has more than {MAX_NAMES} names")
             self._seen[identity] = seen
@@ -146,7 +147,7 @@ def _take(seen: _Seen, key: int, name: str) -> str:
 
 def _exists(directory: int, name: str) -> bool:
     try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
+        os.stat(on_disk(name), dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return False
     return True

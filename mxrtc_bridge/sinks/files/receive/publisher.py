@@ -34,6 +34,7 @@ from enum import Enum
 
 from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.core.files.names import CAREFUL, NameRules, refusal
+from mxrtc_bridge.sinks.files.disk_names import on_disk
 from mxrtc_bridge.sinks.files.linux import rename_new, sync_file_system
 from mxrtc_bridge.sinks.files.os_errors import translated
 from mxrtc_bridge.sinks.files.receive.batch_dirs import BatchDirectories, OpenDirectory
@@ -174,8 +175,8 @@ class Publisher:
         """Find out whether the file system takes a name, where nobody sees it."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            os.close(os.open(name, flags, FILE_MODE, dir_fd=self._partials))
-            os.unlink(name, dir_fd=self._partials)
+            os.close(os.open(on_disk(name), flags, FILE_MODE, dir_fd=self._partials))
+            os.unlink(on_disk(name), dir_fd=self._partials)
         except FileExistsError:
             return  # It is the name of a partial file, and so the system does.
         except OSError as error:
@@ -285,7 +286,7 @@ class Publisher:
         for _ in range(_MAX_RENAMES):
             try:
                 if self._naming.existing is Existing.REPLACE:
-                    os.rename(item.temporary, item.name, src_dir_fd=self._partials, dst_dir_fd=directory)
+                    os.rename(item.temporary, on_disk(item.name), src_dir_fd=self._partials, dst_dir_fd=directory)
                 else:
                     rename_new(self._partials, item.temporary, directory, item.name)
             except FileExistsError:
@@ -323,7 +324,7 @@ class Publisher:
             return
         assert item.directory is not None
         try:
-            found = os.stat(item.name, dir_fd=item.directory.descriptor, follow_symlinks=False)
+            found = os.stat(on_disk(item.name), dir_fd=item.directory.descriptor, follow_symlinks=False)
         except FileNotFoundError:
             raise FileError(FileCode.INTEGRITY, "somebody took the file away as soon as it had its name") from None
         # Not the inode alone: once a file is removed, the next one may be given its number.

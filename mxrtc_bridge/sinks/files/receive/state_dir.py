@@ -25,6 +25,7 @@ from pathlib import Path
 from mxrtc_bridge.config.private_files import exposure, open_private_directory, open_private_file, take_lock
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.names import MAX_COMPONENTS, STATE_DIRECTORY
+from mxrtc_bridge.sinks.files.disk_names import from_disk
 from mxrtc_bridge.sinks.files.receive.partial_file import MAP_SUFFIX, PART_SUFFIX, PartialFileKey, read_header
 from mxrtc_bridge.sinks.files.receive.permissions import Permissions
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publisher
@@ -248,7 +249,7 @@ class StateDirectory:
                         continue
                     total.files += 1
                     if entry.is_dir(follow_symlinks=False):
-                        below.append(entry.name)
+                        below.append(from_disk(entry.name))
                     else:
                         with contextlib.suppress(FileNotFoundError):
                             total.size += entry.stat(follow_symlinks=False).st_size

@@ -22,6 +22,7 @@ from mxrtc_bridge.core.files.events import Failure
 from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
 from mxrtc_bridge.core.files.names import MAX_COMPONENTS, MAX_PATH_BYTES, STATE_DIRECTORY
 from mxrtc_bridge.core.files.patterns import PatternPosition, Selection
+from mxrtc_bridge.sinks.files.disk_names import from_disk
 from mxrtc_bridge.sinks.files.os_errors import translated
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory, is_plain
 from mxrtc_bridge.sinks.files.send.outgoing_file import inode_of, version_of
@@ -165,7 +166,8 @@ class TreeWalk:
         descriptor = tree.root.open_directory(level.parts)
         try:
             with os.scandir(descriptor) as entries:
-                shown = (entry.name for entry in entries if self._is_shown(tree, entry.name, counted=counted))
+                names = (from_disk(entry.name) for entry in entries)
+                shown = (name for name in names if self._is_shown(tree, name, counted=counted))
                 # One more than the limit, so that reaching it can be told from passing it.
                 yield from itertools.islice(shown, self._max_names + 1)
         finally:
