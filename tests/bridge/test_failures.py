@@ -61,7 +61,7 @@ async def fails_in_a_group() -> None:
         fails_in_a_group,
         None,
     ],
-    ids=str,
+    ids=lambda failure: getattr(failure, "__name__", str(failure)),
 )
 def test_what_fails_is_logged_and_begins_again_and_ends_when_it_is_told_to(
     failure: BaseException | Callable[[], Awaitable[None]] | None, caplog: pytest.LogCaptureFixture
