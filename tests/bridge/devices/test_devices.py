@@ -27,7 +27,7 @@ from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, Obstacle, ToDevice
 from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.tables import open_stores
 from tests.bridge.homeserver import ALICE, PEER, ROOM, FakeHomeserver
-from tests.waiting import turns
+from tests.waiting import turns, until
 
 USER = UserId(PEER)
 
@@ -351,6 +351,21 @@ async def test_what_is_said_and_heard_before_a_device_was_brought_up_waits_for_i
         assert isinstance(await asyncio.wait_for(opening, 5), Undecryptable)
         kind, sealed = await asyncio.wait_for(sealing, 5)
         assert (kind, "hello" in str(sealed)) == ("m.room.encrypted", False)
+
+
+async def test_whether_messages_are_announced_is_found_out_when_the_devices_are_up(
+    server: KeyServerDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with made(server, receive="transactions") as encryption:
+        await encryption.begin([USER], ignore)
+        running = asyncio.create_task(encryption.run())
+        await turns(100)
+        assert "announced by transactions" not in caplog.text
+        await encryption.bring_up()
+        await until(lambda: any("/sendToDevice/" in each for each in server.asked))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_room_that_was_encrypted_stays_so_whatever_the_homeserver_says(server: KeyServerDouble) -> None:
