@@ -177,9 +177,7 @@ async def test_the_identity_of_before_is_told_whichever_device_has_known_it(
         assert set(accepted) == {USER, other}
 
 
-async def test_a_reload_tells_all_devices_whom_the_admin_knows(
-    server: KeyServerDouble, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_reload_tells_all_devices_whom_the_admin_knows(server: KeyServerDouble) -> None:
     async with made(server) as encryption:
         await start(encryption, [USER])
         device = encryption.device_of(USER)
