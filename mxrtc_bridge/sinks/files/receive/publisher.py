@@ -34,6 +34,7 @@ from enum import Enum
 
 from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.core.files.names import CAREFUL, NameRules, refusal
+from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.sinks.files.disk_names import on_disk
 from mxrtc_bridge.sinks.files.linux import rename_new, sync_file_system
 from mxrtc_bridge.sinks.files.os_errors import translated
@@ -45,6 +46,7 @@ from mxrtc_bridge.sinks.files.receive.receipts import Receipt, Receipts
 from mxrtc_bridge.sinks.files.rooted_dir import FILE_MODE, RootedDirectory
 
 log = logging.getLogger(__name__)
+_SELDOM = RateLimitedLog(log)
 
 MAX_SINGLE_SYNCS = 4
 TEMPORARY_SUFFIX = ".tmp"
@@ -412,9 +414,8 @@ def _noting(item: _Item) -> Iterator[None]:
         item.failure = error
     except OSError as error:
         item.failure = translated(error)
-    except Exception:
-        # A defect, or a name that this system's encoding cannot hold: it costs this file, and not its batch.
-        log.exception("publishing a file failed")
+    except Exception as error:  # noqa: BLE001 - a defect, or a name that no encoding holds, costs this file, not its batch
+        _SELDOM.exception(type(error).__name__, "publishing a file failed", error=error)
         item.failure = FileError(FileCode.IO, "the file could not be published")
 
 
