@@ -36,6 +36,8 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 _MAX_HEADER_BYTES = 16 * 1024
 _READ_SIZE = 256 * 1024
 _MAX_UNVERIFIED_CHUNKS = 64
+_HOLE_BYTES = 64 * 1024
+_ZEROS = bytes(_HOLE_BYTES)
 
 
 @dataclass(frozen=True)  # without slots: the hashes are computed once
@@ -111,7 +113,7 @@ class PartialFile:
         if self.offset + len(data) > self.identity.size:
             raise FileError(FileCode.VIOLATION, f"more than the announced {self.identity.size} bytes came")
         try:
-            _write_all(self.descriptor, data, self.offset)
+            _write_sparsely(self.descriptor, data, self.offset)
         except OSError as error:
             self._forget_unverified()
             raise translated(error) from error
@@ -264,6 +266,20 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         view = view[written:]
         offset += written
+
+
+def _write_sparsely(descriptor: int, data: bytes, offset: int) -> None:
+    """Write at the end of a file, and leave a hole for what is nothing but zeros: disk images and the like."""
+    end, at = offset + len(data), offset
+    while at < end:
+        # In blocks of the file, so that the same content takes the same room however it comes.
+        block_end = min(end, at - at % _HOLE_BYTES + _HOLE_BYTES)
+        block = data[at - offset : block_end - offset]
+        if block != _ZEROS[: len(block)]:
+            _write_all(descriptor, block, at)
+        elif block_end == end:
+            os.ftruncate(descriptor, end)
+        at = block_end
 
 
 def _open_locked(directory: int, name: str) -> int:

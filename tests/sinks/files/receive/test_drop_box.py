@@ -496,3 +496,25 @@ async def test_a_defect_at_one_file_of_a_batch_costs_that_file_only(
     assert isinstance(sent[-1], FileError)
     assert all(isinstance(each, Published) for each in sent[:-1])
     assert sorted(files_in(tmp_path)) == sorted(names)
+
+
+@pytest.mark.parametrize("piece", [16 * 1024, 100_000, 512 * 1024, CHUNK_BYTES])
+async def test_zeros_take_no_room_on_the_disk_and_nothing_is_lost(tmp_path: Path, piece: int) -> None:
+    """Also at the end, and where it goes on later."""
+    size = 9 * CHUNK_BYTES + 5000
+    data = bytearray(size)
+    for at in (0, CHUNK_BYTES + 70_000, 5 * CHUNK_BYTES - 1):
+        data[at : at + 1000] = content(1000, at)
+    for name, whole in (("image", bytes(data)), ("empty image", bytes(size))):
+        async with opened(tmp_path / "box") as box:
+            reception = await begun(box, name, size)
+            await write(reception, whole, upto=6 * CHUNK_BYTES + 100_000, piece=piece)
+        async with opened(tmp_path / "box") as box:
+            reception = await begun(box, name, size)
+            assert reception.offset == 6 * CHUNK_BYTES
+            await write(reception, whole, piece=piece)
+            await reception.publish(sha256(whole))
+        found = tmp_path / "box" / name
+        assert found.read_bytes() == whole
+        if piece >= 64 * 1024:
+            assert found.stat().st_blocks * 512 < CHUNK_BYTES
