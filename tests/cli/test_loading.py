@@ -19,7 +19,7 @@ from mxrtc_bridge.core.ids import UserId
 from tests.config.samples import GOOD
 
 HTTP = {"aiohttp"}
-DEVICES = {"cryptography", "mautrix", "sqlite3", "vodozemac"}
+DEVICES = {"cryptography", "mautrix", "aiosqlite", "vodozemac"}
 CALLS = {"aioice", "aiortc", "av"}
 CONFIGURATION = {"pydantic", "ruamel"}
 METRICS = {"prometheus_client"}
@@ -101,7 +101,7 @@ async def test_a_command_of_a_user_loads_no_more(
     [
         (["example-config"], 0, CONFIGURATION),
         (["who", "-c", "config.yaml"], 1, CONFIGURATION | HTTP),
-        (["audit", "verify", "-c", "config.yaml"], 0, CONFIGURATION | {"mautrix", "sqlite3"}),
+        (["audit", "verify", "-c", "config.yaml"], 0, CONFIGURATION | {"mautrix", "aiosqlite"}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
