@@ -86,7 +86,7 @@ async def test_message_that_was_not_settled_comes_again_after_a_crash(make_end: 
 
     peer.sync._handler = crash
     with pytest.raises(SystemExit):
-        await peer.until_received()
+        await peer.until_received(2)
     again = await make_end(peer=True, user=peer.user, store=peer.store)
     assert (await again.until_received()).content == OFFER
 
