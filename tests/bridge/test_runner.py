@@ -27,7 +27,7 @@ def hangs(descriptor):
 os.fdatasync = hangs
 sys.argv = ["mxrtc-bridge", "run", "--config", {config!r}]
 from mxrtc_bridge.cli.bridge.main import main
-main()
+sys.exit(main())
 """
 
 
@@ -86,6 +86,7 @@ async def test_stop_ends_in_order_and_soon(tmp_path: Path) -> None:
         assert code == 0
         assert took_s < 5
         assert not any(" ! " in line for line in bridge.lines), bridge.lines
+        assert sum("bridge ready" in line for line in bridge.lines) == 1
 
 
 async def test_second_signal_ends_a_stop_that_hangs_at_once(tmp_path: Path) -> None:

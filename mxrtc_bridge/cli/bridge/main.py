@@ -259,4 +259,5 @@ def main() -> None:
         # It says its goodbyes, and decides itself about signals.
         with standard_streams():
             sys.exit(invoke(arguments))
+        return  # an exit with 0 ends here
     run_program(lambda: sys.exit(invoke(arguments)))
