@@ -102,7 +102,12 @@ demo: $(RUN_READY) $(SYNAPSE_READY)
 
 .PHONY: bench
 bench: packages-test $(TEST_READY) $(SYNAPSE_READY) $(INTEROP_READY)
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.bench $(filter-out $@,$(MAKECMDGOALS))
+
+# `make bench scale` runs one section; as a goal of its own it does nothing.
+.PHONY: scale
+scale:
+	@:
 
 # Built from a copy, as the compiler leaves its modules beside the sources. The wheel is unpacked beside the tests: what
 # stands in the working folder is found before what is installed.

@@ -188,7 +188,9 @@ class Bridge:
             keep("ends of grants", self.access.given.run)
             keep("calls", self.calls.manager.run)
             keep("people", self.bot.run)
-            await outlive("not all directories are open", lambda: files.serve(self._config.files_targets()))
+            # Beside all else: a large drop box is counted file by file, and says meanwhile that it is not available.
+            directories = outlive("not all directories are open", lambda: files.serve(self._config.files_targets()))
+            tasks.create_task(directories, name="directories")
             await wait_for_homeserver(self.basis.homeserver)
             await until_possible("the look at our accounts", self.access.users.load)
             await until_possible("the accounts of peers", lambda: self.access.users.take(users))

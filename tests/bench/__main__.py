@@ -1,8 +1,8 @@
 """Run the benchmark and print a table; the same numbers go to ``bench.json``.
 
-``python -m tests.bench [pipe] [transport] [links] [idle] [files] [people] [peers] [setup]``, all by default. Absolute
-numbers of a shared machine mean little; ratios within one run mean more, and :mod:`tests.bench.goals` says what they
-should be.
+``python -m tests.bench [pipe] [transport] [links] [idle] [files] [people] [peers] [setup] [scale]``, all by default.
+Absolute numbers of a shared machine mean little; ratios within one run mean more, and :mod:`tests.bench.goals` says
+what they should be.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tests.bench.links import measure_links
 from tests.bench.peers import measure_peers
 from tests.bench.people import measure_people
 from tests.bench.pipe import measure_pipe
+from tests.bench.scale import measure_scale
 from tests.bench.setup import measure_setup
 from tests.bench.transport import measure_transport
 
@@ -37,6 +38,7 @@ SECTIONS: dict[str, Callable[[Path], Awaitable[object]]] = {
     "people": measure_people,
     "peers": measure_peers,
     "setup": measure_setup,
+    "scale": measure_scale,
 }
 
 

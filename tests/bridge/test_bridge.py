@@ -18,6 +18,7 @@ from mxrtc_bridge.bridge.bridge import Bridge
 from mxrtc_bridge.bridge.build import Pace
 from mxrtc_bridge.bridge.devices.devices import Encryption
 from mxrtc_bridge.bridge.event_router import EventRouter
+from mxrtc_bridge.bridge.file_services import FileServices
 from mxrtc_bridge.core.access.policy import Allow, Deny
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
 from mxrtc_bridge.core.ids import UserId
@@ -133,6 +134,25 @@ async def test_address_in_use_ends_the_bridge_before_it_touches_anything(homeser
         with pytest.raises(LocalError, match="cannot listen on"):
             await second.run(asyncio.Event(), asyncio.Event())
         assert [each for each in homeserver.asked[asked:] if "ping" not in each] == []
+
+
+async def test_calls_are_taken_before_all_directories_are_open(
+    homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drop box with a hundred thousand files is counted for seconds."""
+    reached = asyncio.Event()
+
+    async def count(_self: FileServices, _targets: object) -> None:
+        if not reached.is_set():
+            reached.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(FileServices, "serve", count)
+    homeserver.members[ROOM] = [ALICE, PEER]
+    async with running(homeserver):
+        await asyncio.wait_for(reached.wait(), 10)
+        assert await homeserver.push(invite(1)) == 200
+        await until(lambda: homeserver.sent)
 
 
 async def test_calls_are_taken_before_the_devices_of_all_peers_are_up(
