@@ -237,7 +237,7 @@ async def test_missing_library_is_said(
     server: KeyServerDouble, mode: str, level: Level, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encryption_module, "available", lambda: False)
-    (finding,) = _check_encryption(server.config(encryption={"enabled": mode}))
+    finding = _check_encryption(server.config(encryption={"enabled": mode}))
     assert (finding.level, "vodozemac" in finding.what) == (level, True)
     async with made(server, enabled=mode) as encryption:
         if mode == "on":
