@@ -48,7 +48,7 @@ async def send(
     default=".",
     show_default=True,
     metavar="PLACE",
-    help="Directory to put it into, or the name of one file; '-' writes one to standard output, once it is verified.",
+    help="Directory to put it into, or the name of one file, like b.pdf; '-' writes one to standard output, verified.",
 )
 @click.option("--force", is_flag=True, help="Replace files of the same names, instead of choosing other names.")
 @resume_option

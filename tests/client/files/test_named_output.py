@@ -33,6 +33,10 @@ async def fetch(output: NamedOutput, path: str, data: bytes) -> str:
         ("b.pdf", "docs/a.pdf", True),
         ("there", "a.pdf", False),
         ("b/", "a.pdf", False),
+        ("b.pdf/", "a.pdf", False),
+        ("new", "a.pdf", False),
+        ("new/b.pdf", "a", True),
+        ("there.d", "a.pdf", False),
         ("b.pdf", "", False),
         ("b.pdf", "*.pdf", False),
         ("b.pdf", "a[1].pdf", False),
@@ -44,6 +48,7 @@ def test_when_the_name_may_be_that_of_a_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
+    (tmp_path / "there.d").mkdir()
     assert may_name_a_file(output, asked) is expected
 
 
