@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator
 
@@ -15,7 +16,6 @@ from mxrtc_bridge.core.bot.request_text import RequestStatus, read_status
 from mxrtc_bridge.core.bot.words import PREFIX
 from mxrtc_bridge.core.ids import RoomId, UserId, server_of
 from mxrtc_bridge.core.text.display import display
-from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.login import Account
 from mxrtc_bridge.matrix.api.sync import SyncStream
 from mxrtc_bridge.matrix.rooms.call_rooms import DirectRoomError, DirectRooms
@@ -51,8 +51,9 @@ async def request(context: Context, service: str, *, for_time: str | None, becau
     waiting = Waiting(report, context.call.timeout_s)
     step = "the homeserver, and for the bot to join our room"
     async with account.connect(waiting.patience) as homeserver:
-        async with waiting.limited(lambda: step):
-            room = await _room(homeserver, context.state, login, bot, context.call.timeout_s - 1)
+        direct = DirectRooms(homeserver, login.user_id, join_timeout_s=waiting.timeout_s)
+        async with _told_of_joining(direct, bot, waiting.timeout_s), waiting.limited(lambda: step):
+            room = await _room(direct, context.state, login, bot)
             step = "the homeserver"
             notices = _notices(SyncStream(homeserver, types=["m.room.message"], rooms=[room]), room, bot)
             # The point from which on notices count must be fixed before anything is sent.
@@ -101,9 +102,21 @@ async def until_decided(notices: AsyncIterator[Notice], number: int) -> str:
     raise ClientError(Exit.OFFLINE, "the homeserver sends nothing any more; try again later")
 
 
-async def _room(homeserver: Homeserver, state: StateFolder, login: Login, bot: UserId, join_timeout_s: float) -> RoomId:
+@contextlib.asynccontextmanager
+async def _told_of_joining(direct: DirectRooms, bot: UserId, timeout_s: float) -> AsyncIterator[None]:
+    """Say that it is the bot who does not come, where time ran out for that."""
+    try:
+        yield
+    except ClientError as error:
+        if error.code is Exit.RETRY and direct.awaits_join:
+            raise ClientError(
+                Exit.OFFLINE, f"{bot} did not join within {timeout_s:g} seconds; its bridge is probably not running"
+            ) from error
+        raise
+
+
+async def _room(direct: DirectRooms, state: StateFolder, login: Login, bot: UserId) -> RoomId:
     known = state.load_room(login.user_id, bot)
-    direct = DirectRooms(homeserver, login.user_id, join_timeout_s=join_timeout_s)
     try:
         room = await direct.find_or_create_direct(bot, known=known)
     except DirectRoomError as error:

@@ -66,9 +66,6 @@ GOODBYE_S = 3.0
 TRIES = 3
 """Calls by devices that are placed, where the answer to the one before could not be read."""
 
-LEAST_JOIN_S = 1.0
-"""How long a peer has to join, if all else has taken long."""
-
 _PROGRESS: dict[call.CallState, str] = {
     call.CallState.OFFERING: "STUN and TURN servers",
     call.CallState.INVITING: "the peer to answer",
@@ -145,6 +142,7 @@ class Caller:
         self._waiting = Waiting(context.report, context.call.timeout_s)
         account = Account(login.homeserver, login.user_id, login.device_id, login.access_token)
         self._homeserver: Homeserver = account.connect(self._waiting.patience)
+        self._direct: DirectRooms | None = None
         self._step = "the homeserver"
         """What is waited for as long as there is no call."""
         self._sync = SyncStream(
@@ -218,11 +216,13 @@ class Caller:
                 ),
             )
         self._step = "the homeserver, and for the peer to join our room"
-        left = self._left_s(began)
         try:
-            async with asyncio.timeout(left):
-                room = await self._find_room(peer, max(LEAST_JOIN_S, left // 1 - 1))
+            async with asyncio.timeout(self._left_s(began)):
+                room = await self._find_room(peer)
         except TimeoutError:
+            if self._direct is not None and self._direct.awaits_join:
+                words = f"did not join within {self._options.timeout_s:g} seconds; its bridge is probably not running"
+                raise ClientError(Exit.OFFLINE, f"{peer} {words}") from None
             raise self._waiting.too_long(self._step) from None
         assert self._syncing is not None
         placed = self._begin(peer, room, _RoomCalls(self._outbox, room), clock, began)
@@ -380,11 +380,12 @@ class Caller:
             # Whether anybody asks for the result depends on how far the call gets.
             self._turn.add_done_callback(lambda task: task.cancelled() or task.exception())
 
-    async def _find_room(self, peer: UserId, join_timeout_s: float) -> RoomId:
+    async def _find_room(self, peer: UserId) -> RoomId:
         """Find the room while the point in the event stream is fixed and TURN credentials are fetched."""
         known = self._state.load_room(self.login.user_id, peer)
         self._want_turn()
-        direct = DirectRooms(self._homeserver, self.login.user_id, join_timeout_s=join_timeout_s)
+        direct = DirectRooms(self._homeserver, self.login.user_id, join_timeout_s=self._options.timeout_s)
+        self._direct = direct
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._start_sync())

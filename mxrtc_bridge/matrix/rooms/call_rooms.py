@@ -77,6 +77,8 @@ class DirectRooms:
         self._homeserver = homeserver
         self._me = me
         self._join_timeout_s = join_timeout_s
+        self.awaits_join = False
+        """Whether all that is missing is that an invited peer joins."""
         self._clock = clock
         self._sleep = sleep
 
@@ -194,6 +196,7 @@ class DirectRooms:
         pause = _FIRST_LOOK_S
         while True:
             membership = await self._homeserver.membership(room, peer)
+            self.awaits_join = membership == "invite"
             if membership == "join":
                 break
             if membership in ("leave", "ban"):

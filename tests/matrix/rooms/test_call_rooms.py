@@ -355,6 +355,22 @@ async def test_real_room_is_made_found_again_and_brought_back(
         bridge_world.receiver.handler = None
 
 
+async def test_whoever_ends_the_wait_learns_whether_a_peer_is_all_that_is_missing() -> None:
+    waiting = asyncio.Event()
+
+    async def sleep(_seconds: float) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    direct = DirectRooms(FakeHomeserver(answers=None), ME, sleep=sleep)  # type: ignore[arg-type]
+    assert not direct.awaits_join
+    finding = asyncio.ensure_future(direct.find_or_create_direct(PEER))
+    await waiting.wait()
+    assert direct.awaits_join
+    finding.cancel()
+    await asyncio.wait([finding])
+
+
 @pytest.mark.asyncio(loop_scope="session")
 async def test_real_peers_that_do_not_exist_or_do_not_answer(
     bridge_world: BridgeWorld, bridge: Homeserver, make_person: MakePerson
