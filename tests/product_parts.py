@@ -30,7 +30,10 @@ def _settings(tree: ast.AST) -> Iterator[tuple[str, str]]:
     """Each ``setattr`` of something of the product: what it is set of, and the name."""
     ours = _imported(tree)
     for node in ast.walk(tree):
-        if not (isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "setattr" and node.args):
+        if not (isinstance(node, ast.Call) and node.args):
+            continue
+        called = node.func
+        if (called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")) != "setattr":
             continue
         match node.args:
             case [ast.Constant(value=str(path)), *_] if path.startswith(f"{PACKAGE}."):
