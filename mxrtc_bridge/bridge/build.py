@@ -1,7 +1,7 @@
 """Makes the parts of a bridge, in the order in which they need each other; each group is finished when it is returned.
 
 Nothing is started, sent or read here. Where two parts need each other, one is given the other when it starts: who
-judges sessions again (:meth:`ConfiguredRooms.recall`), who takes what other devices send (:meth:`Encryption.start`) and
+judges sessions again (:meth:`ConfiguredRooms.recall`), who takes what other devices send (:meth:`Encryption.begin`) and
 what sends notices (:meth:`Notices.run`).
 """
 

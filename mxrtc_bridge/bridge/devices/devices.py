@@ -119,7 +119,7 @@ class Encryption:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         has_right: Callable[[UserId], bool] = lambda _user: False,
     ) -> None:
-        """Make it; nothing is sent before :meth:`start`.
+        """Make it; nothing is sent before :meth:`begin`.
 
         Args:
             config: the configuration.
