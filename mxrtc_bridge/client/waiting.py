@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.matrix.api.transport import Patience, RetryPolicy
+from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy
 
 FIRST_TOLD_S = 1.5
 TOLD_EVERY_S = 8.0
@@ -37,9 +37,9 @@ class Waiting:
         self._report = report
 
     @property
-    def patience(self) -> Patience:
+    def patience(self) -> RequestPolicy:
         """How to ask the homeserver."""
-        return Patience(RetryPolicy(self.timeout_s, failing_s=FAILING_S), self.timeout_s, self._change)
+        return RequestPolicy(RetryPolicy(self.timeout_s, failing_s=FAILING_S), self.timeout_s, self._change)
 
     def _change(self, error: HomeserverError | None) -> None:
         self.cause = error

@@ -206,6 +206,8 @@ class CallManager:
                     return
             try:
                 await self._directory.end(record, "restart", self._clock.wall_ms())
+                # Its hangup stands in the room since a moment.
+                await self._call_over(record)
             except StorageError as error:
                 self._seldom.warning(record.remote, "! the end of call %s was not stored: %s", record.call_id, error)
 

@@ -83,12 +83,12 @@ class Server:
         self._bound = False
         application.on_response_prepare.append(_name_server)
 
-        class Access(AccessLogger):
+        class Counted(AccessLogger):
             refused = RateLimitedLog(log)
 
         self._runner = web.AppRunner(
             application,
-            access_log_class=Access,
+            access_log_class=Counted,
             access_log=log,
             auto_decompress=False,
             handle_signals=False,

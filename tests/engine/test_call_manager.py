@@ -544,6 +544,8 @@ async def test_calls_of_the_last_run_are_hung_up_at_the_start(bridge: Bridge) ->
     await bridge.manager.hang_up_leftovers(await bridge.manager.leftovers())
     assert bridge.sent == [Hangup(CallId("old"), PartyId("then"), Version.V1, "unknown_error")]
     assert bridge.ended == {CallId("old"): "restart"}
+    # What it has left in the room may go, the hangup included.
+    assert bridge.over == [CallId("old")]
 
 
 async def test_drain_ends_live_sessions_and_takes_no_new_ones(bridge: Bridge) -> None:

@@ -36,7 +36,7 @@ from mxrtc_bridge.core.errors import EventError, HomeserverError, LocalError, Mx
 from mxrtc_bridge.core.ids import CallId, DeviceId, UserId, server_of
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
-from mxrtc_bridge.matrix.api.transport import Patience, Transport
+from mxrtc_bridge.matrix.api.transport import RequestPolicy, Transport
 from mxrtc_bridge.matrix.crypto.binding import available
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.key_answers import keys_in
@@ -213,7 +213,7 @@ def _now_ms() -> int:
 
 @contextlib.asynccontextmanager
 async def calls_by_device(
-    state: StateFolder, login: Login, peer: UserId, patience: Patience
+    state: StateFolder, login: Login, peer: UserId, patience: RequestPolicy
 ) -> AsyncIterator[DeviceCalls]:
     """Hold the client's device, and reach the device of a peer.
 
@@ -235,7 +235,7 @@ async def calls_by_device(
 
 @contextlib.asynccontextmanager
 async def own_device(
-    state: StateFolder, login: Login, patience: Patience | None = None
+    state: StateFolder, login: Login, patience: RequestPolicy | None = None
 ) -> AsyncIterator[tuple[CryptoDevice, KeyServer]]:
     """Hold the client's device.
 
@@ -250,7 +250,7 @@ async def own_device(
         await stack.enter_async_context(device_lock(folder, state.path / "crypto.lock"))
         key = device_key(folder, state.path / "crypto.key")
         database = await stack.enter_async_context(await _database(state, folder))
-        transport = Transport.patient(login.homeserver, login.access_token, patience or Patience())
+        transport = Transport.patient(login.homeserver, login.access_token, patience or RequestPolicy())
         stack.push_async_callback(transport.close)
         # Nobody but the user of this program orders work here, beside those who write to the user.
         beside = FairWork("what a device waits for", server_of(login.user_id), lambda _user: True)
@@ -315,7 +315,7 @@ async def is_verified(state: StateFolder, login: Login, peer: UserId) -> bool:
             raise ClientError(Exit.LOCAL, f"{error}; if {path} is damaged, remove it, and it is made anew") from error
 
 
-async def shows_device(login: Login, peer: UserId, patience: Patience) -> bool:
+async def shows_device(login: Login, peer: UserId, patience: RequestPolicy) -> bool:
     """Whether a peer has a device at all, signed or not.
 
     Raises:
@@ -347,7 +347,7 @@ async def _running(work: FairWork) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def required_device(
-    state: StateFolder, login: Login, patience: Patience | None = None
+    state: StateFolder, login: Login, patience: RequestPolicy | None = None
 ) -> AsyncIterator[tuple[CryptoDevice, KeyServer]]:
     """Hold the client's device, for a command that cannot do without.
 

@@ -12,11 +12,11 @@ from http import HTTPMethod as Method
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError
 from mxrtc_bridge.core.ids import UserId, server_of
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
-from mxrtc_bridge.matrix.api.transport import Patience, RetryPolicy, Transport, check_address
+from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport, check_address
 
 DISCOVERY_TIMEOUT_S = 10.0
 MAX_WELL_KNOWN_BYTES = 64 * 1024
-_QUICK = Patience(RetryPolicy(total_s=10.0), timeout_s=DISCOVERY_TIMEOUT_S)
+_QUICK = RequestPolicy(RetryPolicy(total_s=10.0), timeout_s=DISCOVERY_TIMEOUT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,12 @@ class Account:
     def __repr__(self) -> str:
         return f"Account(base_url={self.base_url!r}, user_id={self.user_id!r}, access_token=<hidden>)"
 
-    def connect(self, patience: Patience | None = None) -> Homeserver:
+    def connect(self, patience: RequestPolicy | None = None) -> Homeserver:
         """Return the homeserver as this user; to be closed by the caller."""
-        return Homeserver(Transport.patient(self.base_url, self.access_token, patience or Patience()))
+        return Homeserver(Transport.patient(self.base_url, self.access_token, patience or RequestPolicy()))
 
 
-async def discover(user: UserId, patience: Patience = _QUICK) -> str:
+async def discover(user: UserId, patience: RequestPolicy = _QUICK) -> str:
     """Find the client-server address of a user's homeserver (client-server API, "Server discovery").
 
     Returns:
@@ -95,7 +95,9 @@ def _is_usable(address: str) -> bool:
     return address.startswith("https://")
 
 
-async def log_in(base_url: str, user: str, password: str, device_name: str, patience: Patience = _QUICK) -> Account:
+async def log_in(
+    base_url: str, user: str, password: str, device_name: str, patience: RequestPolicy = _QUICK
+) -> Account:
     """Log in with a password.
 
     Args:
@@ -131,7 +133,7 @@ def _login_failure(error: HomeserverError) -> HomeserverError:
     return HomeserverError(sentence, error.status, error.errcode)
 
 
-async def check(account: Account, patience: Patience = _QUICK) -> None:
+async def check(account: Account, patience: RequestPolicy = _QUICK) -> None:
     """Check that the stored token still is that of the stored user.
 
     Raises:
@@ -145,7 +147,7 @@ async def check(account: Account, patience: Patience = _QUICK) -> None:
         )
 
 
-async def log_out(account: Account, patience: Patience = _QUICK) -> bool:
+async def log_out(account: Account, patience: RequestPolicy = _QUICK) -> bool:
     """End the session and remove its device.
 
     Returns:

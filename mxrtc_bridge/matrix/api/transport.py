@@ -111,7 +111,7 @@ def _nothing(_error: HomeserverError | None) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RequestPolicy:
     """How long whoever asks waits, and how they learn why."""
 
     retry: RetryPolicy = RetryPolicy()
@@ -249,7 +249,7 @@ class Transport:
             token: access token of a user, or the appservice's; empty before a login.
             retry: budget of each request that may be repeated.
             timeout_s: seconds for one attempt.
-            on_change: as in :class:`Patience`.
+            on_change: as in :class:`RequestPolicy`.
             max_answer_bytes: limit for one answer.
             clock: monotonic seconds.
             sleep: waits between attempts.
@@ -275,7 +275,7 @@ class Transport:
         self._closed = False
 
     @classmethod
-    def patient(cls, base_url: str, token: str, patience: Patience, **options: Any) -> Transport:
+    def patient(cls, base_url: str, token: str, patience: RequestPolicy, **options: Any) -> Transport:
         """Make a transport for somebody with ``patience``; see there for what it raises."""
         return cls(
             base_url,
