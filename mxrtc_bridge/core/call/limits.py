@@ -143,7 +143,8 @@ class LiveCalls:
         limits = self.limits
         if self._by_user.get(user, 0) >= limits.per_user:
             return f"calls_per_user {limits.per_user}"
-        if self._by_server.get(server_of(user), 0) >= limits.per_server:
+        server = server_of(user)
+        if server != self._own_server and self._by_server.get(server, 0) >= limits.per_server:
             return f"calls_per_server {limits.per_server}"
         return f"calls_total {limits.total}"
 

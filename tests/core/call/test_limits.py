@@ -56,6 +56,14 @@ def test_whoever_is_refused_reads_which_limit_it_is() -> None:
         assert live.reached(user) == reached
 
 
+def test_users_of_our_own_homeserver_are_not_told_of_a_limit_that_does_not_hold_for_them() -> None:
+    live = call_limits.LiveCalls(call_limits.CallLimits(per_user=1, per_server=2, total=3), own_server="A.example")
+    for n in range(3):
+        assert live.begin(UserId(f"@u{n}:a.example"))
+    assert not live.begin(ALICE)
+    assert live.reached(ALICE) == "calls_total 3"
+
+
 def test_rate_limit_forgets_only_the_oldest_of_too_many_users() -> None:
     limit = call_limits.RateLimit(per_user=1, per_server=10**9)
     assert limit.allow(ALICE, 0.0)
