@@ -89,7 +89,10 @@ class BotRooms:
         self._follow = follow
         self._monotonic = monotonic
         self._looked_at = float("-inf")
-        self.successions = Successions(homeserver, bot)
+        self._unleft: set[RoomId] = set()
+        """Rooms that are named no more, and are left at the next reload if not before; of them there are few."""
+        # Whoever may end one room must not have the bot leave another that is named: that is seen when it is left.
+        self.successions = Successions(homeserver, bot, self._unleft.add)
         self._entered = entered
         self._learners = (members, *learners)
         self._members = members
@@ -108,8 +111,6 @@ class BotRooms:
         self._encrypted: set[RoomId] = set()
         self._told: dict[str, str] = {}
         """The last failure of each name: the same one is logged once."""
-        self._unleft: set[RoomId] = set()
-        """Rooms that are named no more, and are left at the next reload if not before; of them there are few."""
         self._removed_lately: set[RoomId] = set()
         """Named rooms that the bot was removed from since it last tried to enter them."""
         self._unread: set[RoomId] = set()
@@ -223,7 +224,7 @@ class BotRooms:
         before, now = self._ids.get(name), self.successions.now(way[-1][0])
         self._ids[name] = now
         self._wanted_now = None
-        if before is not None and before != now and before not in self._wanted():
+        if before is not None and before != now and before not in self._kept():
             self._forget(before)
             self._unleft.add(before)
         for room, _ in way:
@@ -231,6 +232,7 @@ class BotRooms:
             self._unsure.discard(room)
         if why_no_further:
             self._anew.add(name)
+            await self._leave_unnamed()
             raise HomeserverError(why_no_further)
         self._anew.discard(name)
 
@@ -287,7 +289,7 @@ class BotRooms:
         self._anew.intersection_update(named.values())
         await self._look_again()
         await self.enter()
-        for room in tuple(self._joined - self._wanted()):
+        for room in tuple(self._joined - self._kept()):
             self._forget(room)
             self._unleft.add(room)
         await self._leave_unnamed()
@@ -295,7 +297,7 @@ class BotRooms:
     async def _leave_unnamed(self) -> None:
         if any(name not in self._ids or name in self._unfollowed for name in self._named.values()):
             return  # Perhaps it is the room of one that is named no more.
-        await each(tuple(self._unleft - self._wanted()), self._leave, AT_ONCE)
+        await each(tuple(self._unleft - self._kept()), self._leave, AT_ONCE)
 
     async def _leave(self, room: RoomId) -> None:
         try:
@@ -450,6 +452,11 @@ class BotRooms:
                 self._late.discard(name)
                 if name in self._not_in():
                     self._missing.set()  # It was removed again meanwhile.
+
+    def _kept(self) -> frozenset[RoomId]:
+        """The rooms that the bot must not leave: the named ones, and those by which it finds them again."""
+        begins = (RoomId(name) if name[:1] == "!" else self._resolved.get(name) for name in self._named.values())
+        return self._wanted().union(*(self.successions.way(room) for room in begins if room is not None))
 
     def _wanted(self) -> frozenset[RoomId]:
         if self._wanted_now is None:

@@ -8,7 +8,7 @@ says so is a reason to ask. The new room is joined to find out, so the bot has t
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
@@ -26,9 +26,11 @@ class Successions:
     Args:
         homeserver: acts as the bot.
         bot: who joins the new rooms.
+        mistaken: told of each room that was joined, or that the bot was in, and that is not what the old one says.
     """
 
-    def __init__(self, homeserver: QuietHomeserver, bot: UserId) -> None:
+    def __init__(self, homeserver: QuietHomeserver, bot: UserId, mistaken: Callable[[RoomId], None]) -> None:
+        self._mistaken = mistaken
         self._homeserver = homeserver
         self._bot = bot
         self._after: dict[RoomId, RoomId] = {}
@@ -46,6 +48,13 @@ class Successions:
         for _ in range(MAX_SUCCESSORS):
             room = self._after.get(room, room)
         return room
+
+    def way(self, room: RoomId) -> frozenset[RoomId]:
+        """The rooms by which the one is found that stands for ``room``, both included."""
+        found = {room}
+        while (room := self._after.get(room, room)) not in found:
+            found.add(room)
+        return frozenset(found)
 
     def is_awaited(self, room: RoomId) -> bool:
         """Whether a room that we know says that ``room`` has taken its place, where we were not let in yet."""
@@ -81,7 +90,7 @@ class Successions:
                 await self._homeserver.join(new, self._bot)
                 facts = await self._homeserver.room_facts(new, self._bot)
                 if facts.predecessor != room:
-                    await self._homeserver.leave(new, self._bot)
+                    self._mistaken(new)
                     return way, f"{room} says that {new} has taken its place, which does not say so itself"
             except HomeserverError as error:
                 self._closed[room] = new

@@ -102,6 +102,37 @@ async def test_a_room_that_only_one_side_calls_the_next_is_left_again() -> None:
     assert as_named(bench, MALLORY) == frozenset()
 
 
+@pytest.mark.parametrize("resolved", [True, False])
+async def test_whoever_ends_a_room_does_not_have_the_bot_leave_another_named_one(resolved: bool) -> None:
+    homeserver = Homeserver()
+    homeserver.aliases[ALIAS] = NEW
+    other = ALIAS if resolved else "#away:example.org"
+    bench = Bench(homeserver=homeserver, named={"admin": OLD, "other": other, "more": OTHER})
+    await bench.bot_rooms.enter()
+    for victim in (OTHER, NEW):
+        homeserver.upgrade(OLD, victim, honest=False)
+        bench.bot_rooms.replaced(OLD)
+        await let_it_run(bench)
+        assert bench.bot_rooms.room("admin") == OLD
+    # Where it is not known which room a name means, it may be this one.
+    assert homeserver.of("leave") == []
+    assert bench.bot_rooms.room("more") == OTHER
+
+
+@pytest.mark.parametrize("name", [OLD, ALIAS])
+async def test_rooms_by_which_the_new_one_is_found_again_are_not_left_at_a_reload(name: str) -> None:
+    bench, homeserver = await bench_of(admin=name)
+    for old, new in itertools.pairwise((OLD, NEW, NEWER)):
+        homeserver.upgrade(old, new)
+        bench.bot_rooms.replaced(old)
+        await let_it_run(bench)
+        await bench.bot_rooms.reload({"admin": name})
+        assert bench.bot_rooms.room("admin") == new
+    assert homeserver.of("leave") == []
+    await bench.bot_rooms.reload({})
+    assert {room for _, room, _ in homeserver.of("leave")} == {OLD, NEW, NEWER}
+
+
 @pytest.mark.parametrize("length", [1, 2, 20])
 async def test_rooms_that_lead_in_a_circle_or_too_far_are_followed_to_an_end(length: int) -> None:
     homeserver = Homeserver()
