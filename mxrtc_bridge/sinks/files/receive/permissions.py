@@ -8,6 +8,10 @@ sees the file with other permissions, and no path is looked up a second time.
 
 Directories are made in their place, so the kernel does the same by itself; what the admin wants beyond it only adds.
 
+A service manager may forbid some of this: a filter of system calls fchown and any fchmod with a setgid bit, a user
+namespace groups and users that it does not map. Then a file arrives all the same and is the owner's alone, and the log
+says why.
+
 All methods block.
 """
 
@@ -20,6 +24,7 @@ import logging
 import os
 import secrets
 import stat
+import struct
 from dataclasses import dataclass
 
 from mxrtc_bridge.core.errors import LocalError
@@ -37,6 +42,8 @@ _ANY_FILE = 0o666
 _PRIVATE_FILE = 0o600
 _GROUP_READS = 0o640
 _GROUP = 0o070
+_NOT_GIVEN = frozenset({errno.EPERM, errno.EINVAL})
+"""How the kernel refuses a group or a list: we may not, or it names somebody whom our user namespace does not map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +64,29 @@ class FilePermissions:
             OSError: as the kernel says.
         """
         mode, access_list = self.mode, self.access_list
-        if os.fstat(descriptor).st_gid != self.group:
-            try:
-                os.fchown(descriptor, -1, self.group)
-            except PermissionError:
-                # Never to the group that it has by chance what was meant for another one.
-                _SELDOM.warning(
-                    self.group,
-                    "a file could not be given to group %d, of which this user is no member; its group may not read it",
-                    self.group,
-                )
-                mode, access_list = mode & ~_GROUP, None
+        if not _give_to_group(descriptor, self.group):
+            # Never to the group that it has by chance what was meant for another one.
+            _SELDOM.warning(
+                self.group,
+                "a file could not be given to group %d, of which this user is no member, or the unit of the service "
+                "does not allow it; its group may not read it",
+                self.group,
+            )
+            mode, access_list = mode & ~_GROUP, None
         if access_list is not None:
-            os.setxattr(descriptor, _ACCESS_LIST, access_list)
-            return
+            try:
+                os.setxattr(descriptor, _ACCESS_LIST, access_list)
+            except OSError as error:
+                if error.errno not in _NOT_GIVEN:
+                    raise
+                _SELDOM.warning(
+                    "list",
+                    "a file could not be given the access list of its directory, which names somebody whom this "
+                    "process cannot know (PrivateUsers= in the unit of a service); nobody else may read it",
+                )
+                mode = _PRIVATE_FILE
+            else:
+                return
         try:
             os.removexattr(descriptor, _ACCESS_LIST)  # that the state directory may have handed down
         except OSError as error:
@@ -149,12 +165,12 @@ class Permissions:
             return
         probe = _nameless_file(directory, _PRIVATE_FILE)
         try:
-            os.fchown(probe, -1, self._group)
-        except PermissionError:
-            raise LocalError(
-                f"files cannot be given to the group {_group_name(self._group)}: the user that the bridge runs as is "
-                "no member of it; add it (usermod -aG GROUP USER, or SupplementaryGroups= in the unit) and restart"
-            ) from None
+            if not _give_to_group(probe, self._group):
+                raise LocalError(
+                    f"files cannot be given to the group {_group_name(self._group)}: the user that the bridge runs as "
+                    "is no member of it (usermod -aG GROUP USER), or the unit of the service does not allow it "
+                    "(PrivateUsers=no and SystemCallFilter=@chown do); mend that and restart"
+                )
         finally:
             os.close(probe)
 
@@ -167,13 +183,10 @@ class Permissions:
             status = os.fstat(descriptor)
             if status.st_uid != os.geteuid():
                 return  # Somebody has put another one in its place.
-            if self._group is not None and status.st_gid != self._group:
-                try:
-                    os.fchown(descriptor, -1, self._group)
-                except PermissionError:
-                    return  # It stays the owner's alone.
+            if self._group is not None and not _give_to_group(descriptor, self._group):
+                return  # It stays the owner's alone.
             if mode is not None:
-                os.fchmod(descriptor, mode | (status.st_mode & stat.S_ISGID))
+                _set_directory_mode(descriptor, mode)
         finally:
             os.close(descriptor)
 
@@ -197,6 +210,51 @@ def _group_name(number: int) -> str:
         return grp.getgrgid(number).gr_name
     except KeyError:
         return str(number)
+
+
+def _give_to_group(descriptor: int, group: int) -> bool:
+    """Return whether it belongs to the group now."""
+    # Also a call that changes nothing may be forbidden.
+    if os.fstat(descriptor).st_gid != group:
+        try:
+            os.fchown(descriptor, -1, group)
+        except OSError as error:
+            if error.errno not in _NOT_GIVEN:
+                raise
+            return False
+    return True
+
+
+def _set_directory_mode(descriptor: int, mode: int) -> None:
+    """Set it, and keep the setgid bit that the kernel has handed down."""
+    inherited = os.fstat(descriptor).st_mode & stat.S_ISGID
+    if not inherited:
+        os.fchmod(descriptor, mode)
+        return
+    try:
+        # A list of the three classes alone is the mode, and leaves the bit as it is; RestrictSUIDSGID= of systemd
+        # forbids every fchmod that has the bit, also one that only keeps it.
+        os.setxattr(descriptor, _ACCESS_LIST, _mode_as_list(mode))
+    except OSError as error:
+        if error.errno not in _NO_LIST:
+            raise
+        try:
+            os.fchmod(descriptor, mode | inherited)
+        except PermissionError:
+            _SELDOM.warning("setgid", "a directory stays closed to its group: its mode could not be set with setgid")
+            return
+    if not os.fstat(descriptor).st_mode & stat.S_ISGID:
+        _SELDOM.warning(
+            "setgid",
+            "a directory has lost its setgid bit, as this user is no member of its group: that may not read what "
+            "arrives below; add the user to the group and restart",
+        )
+
+
+def _mode_as_list(mode: int) -> bytes:
+    """An access list as the kernel takes it (linux/posix_acl_xattr.h): owner, group, others."""
+    classes = ((0x01, mode >> 6), (0x04, mode >> 3), (0x20, mode))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, bits & 7, 0xFFFFFFFF) for tag, bits in classes)
 
 
 def _enterable(mode: int) -> int:

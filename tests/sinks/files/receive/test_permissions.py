@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 import os
 import random
 import shutil
@@ -18,7 +20,8 @@ from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, FileError
 from mxrtc_bridge.sinks.files.receive.permissions import Permissions, group_id
 from mxrtc_bridge.sinks.files.user_paths import UserDestination
-from tests.other_user import OTHER_UID, as_other, needs_root, public_directory
+from tests.confined import confine, needs_confinement
+from tests.other_user import OTHER_UID, as_other, in_child, needs_root, public_directory
 from tests.sinks.files.receive.senders import ALICE, begun, content, directory_of, opened, send, sha256, write
 
 OTHER_GROUP = 65_532
@@ -194,8 +197,6 @@ async def test_a_group_that_does_not_exist_is_said_when_the_box_is_opened(tmp_pa
 @needs_root
 async def test_a_group_that_the_bridge_is_no_member_of_is_said_when_the_box_is_opened() -> None:
     def other_opens() -> None:
-        import asyncio
-
         async def try_it() -> None:
             with pytest.raises(LocalError, match="usermod -aG"):
                 async with opened(public / "box", group=str(OTHER_GROUP)):
@@ -220,6 +221,89 @@ def test_a_group_that_cannot_be_given_does_not_leave_its_rights_to_another() -> 
     with public_directory() as public:
         directory = os.open(public, os.O_RDONLY | os.O_DIRECTORY)
         as_other(apply)
+        os.close(directory)
+
+
+def receive_confined(box_path: Path, *, users: bool, calls: bool, groups: list[int]) -> None:
+    """Receive as the bridge does that a service manager has taken something from."""
+
+    async def receive() -> None:
+        async with opened(box_path) as box:
+            for number, size in enumerate(SIZES):
+                await send(box, f"file{number}", content(size))
+                await send(box, f"a/b/file{number}", content(size))
+
+    def child() -> None:
+        confine(OTHER_UID, groups, users=users, calls=calls)
+        os.umask(0o077)
+        asyncio.run(receive())
+
+    in_child(child)
+
+
+@needs_confinement
+@pytest.mark.parametrize("users", [False, True])
+def test_setgid_counts_also_where_a_service_may_not_set_it(users: bool) -> None:
+    with public_directory() as public:
+        box_path = public / "box"
+        box_path.mkdir()
+        os.chown(box_path, OTHER_UID, OTHER_GROUP)
+        box_path.chmod(0o2750)
+        receive_confined(box_path, users=users, calls=True, groups=[OTHER_GROUP])
+        for name in ("file0", "file1", "a/b/file0", "a/b/file1", "a", "a/b"):
+            mode = "2750" if (box_path / name).is_dir() else "0640"
+            assert permissions_of(box_path / name)[:2] == (mode, OTHER_GROUP), name
+
+
+@needs_confinement
+@needs_acl
+@pytest.mark.parametrize(("users", "mode"), [(False, "0640"), (True, "0600")])
+def test_a_default_access_list_of_people_whom_a_service_cannot_know_costs_no_file(users: bool, mode: str) -> None:
+    """What it cannot pass on lets nobody in, and what arrives is kept."""
+    with public_directory() as public:
+        box_path = public / "box"
+        box_path.mkdir()
+        os.chown(box_path, OTHER_UID, OTHER_UID)
+        box_path.chmod(0o700)
+        set_list(box_path, "u:1234:rX,g::-,o::-")
+        receive_confined(box_path, users=users, calls=True, groups=[])
+        for name in ("file0", "file1", "a/b/file0", "a/b/file1"):
+            found, _, (access_list, _) = permissions_of(box_path / name)
+            assert (found, access_list is None) == (mode, users), name
+
+
+@needs_confinement
+@pytest.mark.parametrize(("users", "calls"), [(False, True), (True, False), (True, True)])
+def test_a_group_that_a_service_may_not_give_is_said_when_the_box_is_opened(users: bool, calls: bool) -> None:
+    async def opens() -> None:
+        with pytest.raises(LocalError, match=r"usermod -aG .*PrivateUsers=no and SystemCallFilter=@chown"):
+            async with opened(public / "box", group=str(OTHER_GROUP)):
+                pass
+
+    def child() -> None:
+        confine(OTHER_UID, [OTHER_GROUP], users=users, calls=calls)
+        asyncio.run(opens())
+
+    with public_directory() as public:
+        in_child(child)
+
+
+@needs_root
+def test_a_directory_that_cannot_keep_its_setgid_bit_is_told_in_the_log() -> None:
+    """The kernel takes the bit where we are no member of the group; the group may read no file below then."""
+
+    def child() -> None:
+        confine(OTHER_UID, [], users=False, calls=False)
+        told: list[str] = []
+        logging.getLogger(Permissions.__module__).addFilter(lambda line: told.append(line.getMessage()) is None)
+        Permissions().make_directory(directory, "a")
+        assert [line for line in told if "add the user to the group" in line]
+
+    with public_directory() as public:
+        os.chown(public, -1, OTHER_GROUP)
+        public.chmod(0o2777)
+        directory = os.open(public, os.O_RDONLY | os.O_DIRECTORY)
+        in_child(child)
         os.close(directory)
 
 

@@ -1,0 +1,68 @@
+"""What the unit of systemd takes away from the bridge, for a child process of a test: groups and users that it does
+not know, and system calls that change owners or set a setgid bit (PrivateUsers=, SystemCallFilter=, RestrictSUIDSGID=).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+
+import pytest
+
+needs_confinement = pytest.mark.skipif(
+    os.geteuid() != 0 or platform.machine() != "x86_64", reason="needs root, and the numbers of system calls"
+)
+
+_NEW_USER = 0x1000_0000
+_SET_DUMPABLE, _SET_SECCOMP, _SET_NO_NEW_PRIVS = 4, 22, 38
+_LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
+_FORBID, _ALLOW = 0x5_0001, 0x7FFF_0000
+_CHOWN = (92, 93, 94, 260)
+"""chown, fchown, lchown, fchownat."""
+_MODE = ((90, 1), (91, 1), (268, 2), (452, 2), (83, 1), (258, 2))
+"""chmod, fchmod, fchmodat, fchmodat2, mkdir, mkdirat, each with the place of its mode."""
+_SET_ID_BITS = 0o6000
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def confine(uid: int, groups: list[int], *, users: bool, calls: bool) -> None:
+    """Become a user, in this process for good.
+
+    Args:
+        uid: also of its group.
+        groups: of which it is a member besides.
+        users: it knows no other user and group any more.
+        calls: it may not change owners, nor set setgid bits.
+    """
+    os.setgroups(groups)
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if users:
+        _done(libc.prctl(_SET_DUMPABLE, 1, 0, 0, 0))
+        _done(libc.unshare(_NEW_USER))
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{uid} {uid} 1")):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+    if calls:
+        steps = [(_LOAD, 0, 0, 0)]
+        for number in _CHOWN:
+            steps += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _FORBID)]
+        for number, place in _MODE:
+            steps += [(_EQUAL, 0, 4, number), (_LOAD, 0, 0, 16 + 8 * place), (_ANY_BIT, 0, 1, _SET_ID_BITS)]
+            steps += [(_RETURN, 0, 0, _FORBID), (_RETURN, 0, 0, _ALLOW)]
+        steps.append((_RETURN, 0, 0, _ALLOW))
+        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+        program = _Program(len(steps), ctypes.addressof(code))
+        _done(libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        _done(libc.prctl(_SET_SECCOMP, 2, ctypes.byref(program), 0, 0))
+
+
+def _done(result: int) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
