@@ -22,6 +22,8 @@ from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+from mxrtc_bridge.engine.capabilities import be_no_more_than_owner
+
 Result = TypeVar("Result")
 
 THREADS_OF_TARGET = 4
@@ -42,9 +44,11 @@ class DaemonThreads(Executor):
     Args:
         threads: how many jobs run at a time.
         name: of the threads.
+        begin: is done before each job; where it fails, the job fails.
     """
 
-    def __init__(self, threads: int, name: str) -> None:
+    def __init__(self, threads: int, name: str, begin: Callable[[], None] = lambda: None) -> None:
+        self._begin = begin
         self._most = threads
         self._name = name
         self._jobs: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
@@ -87,6 +91,7 @@ class DaemonThreads(Executor):
             if not future.set_running_or_notify_cancel():
                 continue
             try:
+                self._begin()
                 result = work()
             except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
                 future.set_exception(error)
@@ -116,7 +121,7 @@ class TargetThreads:
     """
 
     def __init__(self, name: str, threads: int = THREADS_OF_TARGET, hangs_s: float = HANGS_S) -> None:
-        self._pool = DaemonThreads(threads, f"mxrtc {name}"[:60])
+        self._pool = DaemonThreads(threads, f"mxrtc {name}"[:60], be_no_more_than_owner)
         self._threads = threads
         self._hangs_s = hangs_s
         self._jobs: set[asyncio.Future[Any]] = set()

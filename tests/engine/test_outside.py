@@ -88,6 +88,7 @@ async def test_what_is_given_up_while_it_waits_is_never_begun(disk: Disk) -> Non
     hanging = threads.run(disk.read)
     waiting = threads.run(begun.append, 1)
     waiting.cancel()
+    await asyncio.sleep(0)  # the loop passes it on in its next turn
     disk.answer()
     await hanging
     await threads.run(lambda: None)

@@ -11,17 +11,16 @@ on the way counts only if it belongs to root or to that owner.
 
 Folders that are closed to the owner (systemd keeps what a dynamic user owns below one that only root may enter; this
 program may be installed where nobody else can read it) are passed with ``CAP_DAC_READ_SEARCH`` kept: by it all can be
-read, but nothing written. What could be read by it alone is no secret of ours, see :mod:`mxrtc_bridge.config.secrets`.
+read, but nothing written. What could be read by it alone is no secret of ours (:mod:`mxrtc_bridge.config.secrets`), and
+is served to nobody: the threads of services do without it (:mod:`mxrtc_bridge.engine.capabilities`).
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import pwd
 import stat
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,13 +31,10 @@ from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.outline import read_outline
 from mxrtc_bridge.config.private_files import MAX_LINKS
 from mxrtc_bridge.core.errors import ConfigError
+from mxrtc_bridge.engine.capabilities import DAC_READ_SEARCH, keep_effective
 
-_CAP_DAC_READ_SEARCH = 2
 _ROOTS_GROUPS = os.getgroups()
 """Those that we were started with."""
-_CAPABILITY_VERSION_3 = 0x20080522
-"""``linux/capability.h``: 64 bits of each set, in two halves."""
-
 
 PROGRAM = tuple(map(Path, (__file__, os.__file__, click.__file__)))
 """What is needed besides the files of the bridge: modules are loaded when they are first used."""
@@ -62,7 +58,10 @@ def load_as_owner(path: Path, *, for_good: bool = False, program: tuple[Path, ..
         else:
             click.get_current_context().call_on_close(_be_root)
             if for_good:
-                click.echo(f"{closed} is closed to user {owner}: root's right to read is kept for it", err=True)
+                click.echo(
+                    f"{closed} is closed to user {owner}: root's right to read is kept for it, but not for services",
+                    err=True,
+                )
     return load_config(path)
 
 
@@ -216,14 +215,5 @@ def _keep_search() -> None:
     Raises:
         PermissionError: root has none here, as in many containers.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    sets = ctypes.create_string_buffer(24)
-    if libc.capget(header, sets) == 0:
-        _, permitted, inheritable, _, permitted_high, inheritable_high = struct.unpack("6I", sets.raw)
-        wanted = 1 << _CAP_DAC_READ_SEARCH
-        if permitted & wanted:
-            kept = struct.pack("6I", wanted, permitted, inheritable, 0, permitted_high, inheritable_high)
-            if libc.capset(header, kept) == 0:
-                return
-    raise PermissionError(errno.EACCES, "a folder above it is closed")
+    if not keep_effective(DAC_READ_SEARCH):
+        raise PermissionError(errno.EACCES, "a folder above it is closed")

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import click
 import pytest
+import uvloop
 
 from mxrtc_bridge.cli.bridge.acting import acting_as_owner, decider, load_as_owner, owner_of_bridge
 from mxrtc_bridge.cli.bridge.main import cli, invoke
-from mxrtc_bridge.core.errors import ConfigError
+from mxrtc_bridge.core.errors import ConfigError, TargetError
+from mxrtc_bridge.core.files.messages import FileError
+from mxrtc_bridge.sinks.files.stream_targets import open_read
+from mxrtc_bridge.sinks.files.threads import FileThreads
 from tests.other_user import OTHER_UID, in_child, needs_root, public_directory
 
 pytestmark = needs_root
@@ -193,6 +197,33 @@ def test_a_bridge_that_root_starts_is_its_owner_for_good(folder: Path) -> None:
         assert os.getresgid() == (OTHER_UID,) * 3
         with pytest.raises(PermissionError):
             os.seteuid(0)
+
+    in_child(start)
+
+
+@pytest.mark.parametrize("by_owner", [False, True])
+def test_services_read_nothing_by_the_right_that_root_keeps_for_a_closed_folder(folder: Path, by_owner: bool) -> None:
+    secret = folder.parent.parent / "roots-secret"
+    secret.write_text(SECRET)
+    secret.chmod(0o600)
+    if by_owner:
+        folder.chmod(0)
+
+    async def serve() -> None:
+        files = FileThreads()
+        with pytest.raises(FileError):
+            await files.run(secret.read_bytes)
+        with pytest.raises(TargetError):
+            await open_read(str(secret))
+        assert await files.run(Path(folder.parent.parent / "open").read_text) == "for all"
+
+    def start() -> None:
+        (folder.parent.parent / "open").write_text("for all")
+        with click.Context(cli):
+            load_as_owner(folder / "config.yaml", for_good=True, program=())
+            assert os.geteuid() == OTHER_UID
+            uvloop.run(serve())
+            uvloop.run(serve())  # in new threads
 
     in_child(start)
 
