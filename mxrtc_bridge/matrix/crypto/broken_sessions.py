@@ -47,7 +47,7 @@ class Device(Protocol):
 
 
 class ReplacedSessions:
-    """When sessions were replaced, by the other device's key; of those of longest ago nothing is known.
+    """When sessions were replaced, by the name of the other device; of those of longest ago nothing is known.
 
     Args:
         monotonic: seconds.
@@ -57,17 +57,17 @@ class ReplacedSessions:
         self._monotonic = monotonic
         self._times: dict[str, list[float]] = {}
 
-    def may_be(self, curve25519: str) -> bool:
+    def may_be(self, name: str) -> bool:
         """Whether the session with this device may be replaced again."""
         now = self._monotonic()
-        times = [each for each in self._times.get(curve25519, ()) if now - each < HOUR_S]
+        times = [each for each in self._times.get(name, ()) if now - each < HOUR_S]
         return len(times) < REPLACED_AN_HOUR and (not times or now - times[-1] >= AGAIN_S)
 
-    def note(self, curve25519: str) -> None:
+    def note(self, name: str) -> None:
         """Note that it was."""
         now = self._monotonic()
-        times = [each for each in self._times.pop(curve25519, ()) if now - each < HOUR_S]
-        self._times[curve25519] = [*times, now]
+        times = [each for each in self._times.pop(name, ()) if now - each < HOUR_S]
+        self._times[name] = [*times, now]
         while len(self._times) > MAX_REPLACED:
             del self._times[next(iter(self._times))]
 
@@ -110,7 +110,8 @@ class BrokenSessions:
 
     def replace_later(self, sender: UserId, curve25519: str) -> None:
         """Have the session with a device replaced, outside of the order in which messages are read."""
-        if curve25519 in self._replacing or not self._replaced.may_be(curve25519):
+        name = _name(sender, curve25519)
+        if name in self._replacing or not self._replaced.may_be(name):
             return
 
         async def replace() -> None:
@@ -118,11 +119,11 @@ class BrokenSessions:
                 for device in await self.replace(sender, curve25519):
                     self._begun(device)
             finally:
-                self._replacing.discard(curve25519)
+                self._replacing.discard(name)
 
-        self._replacing.add(curve25519)
+        self._replacing.add(name)
         if not self._later(sender, replace):
-            self._replacing.discard(curve25519)
+            self._replacing.discard(name)
 
     async def replace(self, sender: UserId, curve25519: str) -> list[DeviceIdentity]:
         """Begin a new session with a device whose messages we cannot read; it uses the newest from then on.
@@ -131,7 +132,8 @@ class BrokenSessions:
             The device, if that was done.
         """
         # Also what ends without a session costs a question: a device that has no key left, a user who lists nothing.
-        if not self._replaced.may_be(curve25519) or not self._tries.allow(sender, elapsed_s()):
+        name = _name(sender, curve25519)
+        if not self._replaced.may_be(name) or not self._tries.allow(sender, elapsed_s()):
             return []
         found = []
         try:
@@ -147,5 +149,10 @@ class BrokenSessions:
             self._seldom.info(sender, "no new session with %s: %s", sender, error)
             return []
         # Only now: where nobody could be asked, the next message has another try.
-        self._replaced.note(curve25519)
+        self._replaced.note(name)
         return found
+
+
+def _name(sender: UserId, curve25519: str) -> str:
+    """The name of a device; with its user, as anybody can say that a key is theirs."""
+    return f"{sender} {curve25519}"

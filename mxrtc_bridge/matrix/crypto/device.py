@@ -137,7 +137,7 @@ class CryptoDevice:
         self._monotonic = monotonic
         self._unwedged = ReplacedSessions(monotonic)
         self.session_begun = session_begun
-        self._unread: dict[str, UserId] = {}
+        self._unread: dict[tuple[UserId, str], None] = {}
         self._renewals = Renewals(monotonic)
         self._new_keys: list[InboundRecord] = []
 
@@ -365,7 +365,7 @@ class CryptoDevice:
     def _begin_with_unread(self) -> None:
         """Begin sessions with those who have used keys that were not ours: they find by that who takes our place."""
         unread, self._unread = self._unread, {}
-        for curve25519, sender in unread.items():
+        for sender, curve25519 in unread:
             self._broken.replace_later(sender, curve25519)
 
     async def _forget_ended(self) -> None:
@@ -419,7 +419,7 @@ class CryptoDevice:
     def _could_not_read(self, sender: UserId, curve25519: str, error: EventError) -> None:
         if isinstance(error, UnknownKeyError) and self._keys.doubt() and len(self._unread) < MAX_UNREAD:
             # A session that is begun before it is known whether ours have to go would perhaps go with them.
-            self._unread[curve25519] = sender
+            self._unread[sender, curve25519] = None
             return
         self._broken.replace_later(sender, curve25519)
 

@@ -33,6 +33,8 @@ MAX_CIPHERTEXT_CHARS = 128 * 1024
 """An event has at most 64 KiB; to-device messages have no limit of their own."""
 MAX_SESSIONS = 8
 """Sessions with one device that are tried; a new one is made only when an old one is broken."""
+MAX_SESSIONS_OF_KEY = 32
+"""The same for all users together whose devices have one key: only one of them can have it, the others say so."""
 MAX_CACHED = 512
 """Devices whose sessions are held in memory."""
 
@@ -207,7 +209,7 @@ class OlmSessions:
 
     async def lacking(self, devices: Sequence[DeviceIdentity]) -> list[DeviceIdentity]:
         """The devices that there is no session with."""
-        return [device for device in devices if not await self._with(device.curve25519)]
+        return [device for device in devices if not await self._for(device)]
 
     async def claim(self, devices: Sequence[DeviceIdentity]) -> list[ClaimedKey]:
         """Ask for a key of each of the devices; those that have none left are left out.
@@ -239,7 +241,7 @@ class OlmSessions:
         for each in claimed:
             device = each.device
             # Read in any case: what is added must not hide the sessions that are in the database.
-            if await self._with(device.curve25519) and not anew:
+            if await self._for(device) and not anew:
                 continue
             try:
                 olm = self._account.olm.create_outbound_session(
@@ -254,7 +256,7 @@ class OlmSessions:
         self, device: DeviceIdentity, event_type: str, content: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         """Encrypt for one device; None where there is no session. Save :meth:`changes` before sending it."""
-        sessions = await self._with(device.curve25519)
+        sessions = await self._for(device)
         if not sessions:
             return None
         payload = {
@@ -278,6 +280,13 @@ class OlmSessions:
 
     # --- memory
 
+    async def _for(self, device: DeviceIdentity) -> list[_Live]:
+        """Sessions to encrypt with for a device, the best one first.
+
+        Anybody can list a key of somebody else as one of their own: what was begun for them is of no use for its owner.
+        """
+        return [live for live in await self._with(device.curve25519) if live.user in ("", device.user)]
+
     async def _with(self, key: str) -> list[_Live]:
         """Sessions with a device, the one to encrypt with first."""
         found = self._live.get(key)
@@ -297,7 +306,9 @@ class OlmSessions:
         sessions.insert(0, live)
         if kept:
             self._dirty[key, olm.session_id] = live
-        del sessions[MAX_SESSIONS:]
+        for surplus in [each for each in sessions if each.user == user][MAX_SESSIONS:]:
+            sessions.remove(surplus)
+        del sessions[MAX_SESSIONS_OF_KEY:]
 
     def _used(self, sender: UserId, key: str, live: _Live) -> None:
         live.used_ms = self._wall_ms()

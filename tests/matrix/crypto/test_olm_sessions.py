@@ -12,10 +12,10 @@ from mxrtc_bridge.core.crypto.records import Changes
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.account import HOUR_MS, KEYS_PER_HOUR, KEYS_WANTED, OwnAccount
-from mxrtc_bridge.matrix.crypto.olm_sessions import MAX_CACHED, OlmSessions
+from mxrtc_bridge.matrix.crypto.olm_sessions import MAX_CACHED, MAX_SESSIONS_OF_KEY, ClaimedKey, OlmSessions
 from mxrtc_bridge.matrix.crypto.opened_messages import OpenedMessages
-from mxrtc_bridge.matrix.crypto.signed_json import unpadded
-from mxrtc_bridge.matrix.crypto.values import OLM
+from mxrtc_bridge.matrix.crypto.signed_json import from_unpadded, unpadded
+from mxrtc_bridge.matrix.crypto.values import OLM, DeviceIdentity
 from tests.matrix.crypto.memory import MemoryStore
 
 KEY = b"k" * 32
@@ -124,3 +124,41 @@ def test_who_uses_up_one_time_keys_orders_no_more_than_so_many_in_an_hour() -> N
     assert refill() == KEYS_WANTED
     now -= 5 * HOUR_MS
     assert refill() == KEYS_WANTED, "a clock that was set back stops nothing"
+
+
+def one_time_key_of(account: vodozemac.Account) -> str:
+    account.generate_one_time_keys(1)
+    (key,) = account.one_time_keys.values()
+    account.mark_keys_as_published()
+    return str(key.to_base64())
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_whoever_lists_the_key_of_somebody_else_changes_nothing_for_its_owner(first: bool) -> None:
+    ours, alice, mallory = Ours(), vodozemac.Account(), vodozemac.Account()
+    key = alice.curve25519_key.to_base64()
+    hers = DeviceIdentity(UserId("@alice:x.test"), DeviceId("A"), alice.ed25519_key.to_base64(), key)
+    false = DeviceIdentity(MALLORY, DeviceId("M"), mallory.ed25519_key.to_base64(), key)
+
+    async def claim_for_mallory(times: int) -> None:
+        for _ in range(times):
+            await ours.sessions.begin([ClaimedKey(false, one_time_key_of(mallory))], anew=True)
+            await ours.sessions.encrypt(false, "m.dummy", {})
+            await ours.save()
+
+    if first:
+        await claim_for_mallory(1)
+    assert await ours.sessions.lacking([hers, false]) == ([hers] if first else [hers, false])
+    await ours.sessions.begin([ClaimedKey(hers, one_time_key_of(alice))])
+
+    async def message() -> Any:
+        sealed = await ours.sessions.encrypt(hers, "org.example.said", {})
+        assert sealed is not None
+        sent = sealed["ciphertext"][key]
+        return vodozemac.AnyOlmMessage.from_parts(sent["type"], from_unpadded(sent["body"]))
+
+    session, _ = alice.create_inbound_session(
+        vodozemac.Curve25519PublicKey.from_base64(ours.account.curve25519), (await message()).to_pre_key()
+    )
+    await claim_for_mallory(2 * MAX_SESSIONS_OF_KEY)
+    assert b"org.example.said" in session.decrypt(await message())
