@@ -58,7 +58,8 @@ class Bridge:
         config: the configuration to start with.
         stores: the open database.
         consent: what may be done to accounts and identities that are there.
-        manager: is told when the bridge is ready and when it stops; nobody by default.
+        manager: is told when the bridge reloads and when it stops; nobody by default.
+        serving: set when it is ready.
         clock: where time comes from, if not from the running loop.
         pace: how often what is done by itself is done.
     """
@@ -71,10 +72,11 @@ class Bridge:
         clock: Clock | None = None,
         pace: Pace = Pace(),  # noqa: B008 - a value
         manager: ServiceManager | None = None,
+        serving: asyncio.Event | None = None,
     ) -> None:
         self._manager = manager or ServiceManager({})
         self._config = config
-        self._serving = asyncio.Event()
+        self._serving = serving or asyncio.Event()
         self.basis = build_basis(config, stores, clock or LoopClock(), pace)
         self.access = build_access(self.basis, consent)
         self.devices = build_devices(self.basis, self.access)
@@ -176,9 +178,6 @@ class Bridge:
             def keep(what: str, run: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
                 return tasks.create_task(keep_running(what, run), name=what)
 
-            # It ends by itself where there is none.
-            notify = outlive("the service manager hears nothing", lambda: self._manager.run(self._serving))
-            tasks.create_task(notify, name="service manager")
             await self.access.audit.start()
             keep("audit", self.access.audit.run)
             keep("numbers", self.basis.numbers.run)

@@ -6,6 +6,7 @@ Must always end when it is told to: within :data:`STOP_S` whatever hangs, and at
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 from mxrtc_bridge.bridge.bridge import Bridge
 from mxrtc_bridge.bridge.config_mapping import profiles
+from mxrtc_bridge.bridge.failures import outlive
 from mxrtc_bridge.bridge.service_manager import ServiceManager
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.errors import ConfigError
@@ -68,6 +70,7 @@ async def run(
     consent: Consent = Consent(),  # noqa: B008 - a value
     *,
     leave: Callable[[int], object] = os._exit,
+    say_failure: Callable[[Exception], int] = lambda _error: 1,
 ) -> None:
     """Run the bridge until SIGTERM or SIGINT; SIGHUP reloads the configuration.
 
@@ -76,7 +79,9 @@ async def run(
     Args:
         config: the configuration to start with.
         consent: what may be done to accounts and identities that are there.
-        leave: ends the process with a code, at once: for a stop in which something hangs.
+        leave: ends the process with a code, at once: for an end in which something hangs.
+        say_failure: says why it could not start, or cannot go on, and returns the code for it: used where something
+            hangs, as nothing is raised then.
 
     Raises:
         MxrtcError: it could not start, or cannot go on; the message says why and what to do.
@@ -100,13 +105,24 @@ async def run(
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     loop.set_exception_handler(_report)
     try:
-        async with open_stores(config.database, sole=True) as stores:
+        with closing(ServiceManager()) as manager:
+            serving = asyncio.Event()
+            notify = outlive("the service manager hears nothing", lambda: manager.run(serving))
+            # From here on, as also the opening of a large database may take longer than a manager waits.
+            telling = asyncio.create_task(notify, name="service manager")
             try:
-                with closing(ServiceManager()) as manager:
-                    await Bridge(config, stores, consent, manager=manager).run(stop, reload)
+                async with open_stores(config.database, sole=True) as stores:
+                    try:
+                        await Bridge(config, stores, consent, manager=manager, serving=serving).run(stop, reload)
+                    finally:
+                        bound.begin()
+            except Exception as error:
+                # It would be waited for what hangs before anybody were told.
+                await _leave_behind(leave, functools.partial(say_failure, error))
+                raise
             finally:
-                bound.begin()
-        await _leave_behind(leave)
+                telling.cancel()
+        await _leave_behind(leave, lambda: 0)
     finally:
         bound.end()
 
@@ -117,7 +133,7 @@ def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     _SELDOM.log(logging.ERROR, message, "! %s", message, exc_info=context.get("exception"))
 
 
-async def _leave_behind(leave: Callable[[int], object]) -> None:
+async def _leave_behind(leave: Callable[[int], object], code: Callable[[], int]) -> None:
     """End the process here if something of it would keep it from ending: a thread cannot be cancelled."""
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
@@ -130,7 +146,7 @@ async def _leave_behind(leave: Callable[[int], object]) -> None:
     if hanging or threads:
         count = len(hanging) + len(threads)
         log.warning("! %d things hang, as their disks do not answer; they are left to the system", count)
-        leave(0)
+        leave(code())
 
 
 def _keeping_the_process() -> list[threading.Thread]:

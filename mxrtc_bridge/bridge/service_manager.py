@@ -49,6 +49,7 @@ class ServiceManager:
         self._monotonic_ns = monotonic_ns
         self._ready_after_s = ready_after_s
         self._ready = False
+        self._stops = False
         self._complained = False
         self._socket: socket.socket | None = None
         if self._address is not None:
@@ -90,7 +91,7 @@ class ServiceManager:
 
     def stopping(self) -> None:
         """The bridge begins to stop."""
-        self._ready = False
+        self._ready, self._stops = False, True
         self._send("STOPPING=1\nSTATUS=stopping")
 
     async def _watch(self, every_s: float) -> None:
@@ -99,6 +100,8 @@ class ServiceManager:
             await asyncio.sleep(every_s)
 
     def _say_ready(self, status: str) -> None:
+        if self._stops:
+            return
         self._ready = True
         self._send(f"READY=1\nSTATUS={status}")
 

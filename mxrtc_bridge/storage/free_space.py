@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 
+from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.engine.outside import in_new_thread
 from mxrtc_bridge.storage.database import Database
 
@@ -41,11 +42,16 @@ async def shrink(database: Database, *, step_pages: int = STEP_PAGES, steps: int
 async def reorganise(database: Database) -> None:
     """Have a file that an earlier version has made give room back as well; takes seconds for a large one, once.
 
-    Not done where the disk has no room for another copy, which it needs for a moment.
-
-    Raises:
-        StorageError: the database refuses.
+    Not done where the disk has no room for another copy, which it needs for a moment, and put off where the database
+    refuses: another program uses it, or there is no room for what SQLite keeps in a temporary directory.
     """
+    try:
+        await _reorganise(database)
+    except StorageError as error:
+        log.warning("! the database file stays as large as it is, and that is tried again at the next start: %s", error)
+
+
+async def _reorganise(database: Database) -> None:
     file = database.sqlite_file
     if file is None or await database.command("PRAGMA auto_vacuum"):
         return

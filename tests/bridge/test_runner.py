@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mxrtc_bridge.bridge.runner import STOP_S, LastBound
+from mxrtc_bridge.cli.bridge.command_line import ExitCode
 from tests.bridge.homeserver import FakeHomeserver
 
 PROGRAM = """
@@ -25,6 +28,21 @@ def hangs(descriptor):
     sync(descriptor)
 
 os.fdatasync = hangs
+sys.argv = ["mxrtc-bridge", "run", "--config", {config!r}]
+from mxrtc_bridge.cli.bridge.main import main
+sys.exit(main())
+"""
+
+PROGRAM_WITH_HANGING_PATH = """
+import os, sys, time
+real = os.open
+
+def hangs(path, *args, **options):
+    while str(path) == {path!r} and os.path.exists({flag!r}):
+        time.sleep(0.02)
+    return real(path, *args, **options)
+
+os.open = hangs
 sys.argv = ["mxrtc-bridge", "run", "--config", {config!r}]
 from mxrtc_bridge.cli.bridge.main import main
 sys.exit(main())
@@ -110,6 +128,68 @@ async def test_stop_with_a_disk_that_hangs_under_the_audit_ends_within_its_bound
         text = "".join(bridge.lines)
         assert "the audit does not answer" in text
         assert "Traceback" not in text
+
+
+@contextlib.asynccontextmanager
+async def hanging_at(path: Path, config: Path, **environ: str) -> AsyncIterator[Process]:
+    """A bridge that hangs where it opens ``path``."""
+    flag = config.with_name("hangs")
+    flag.touch()
+    text = PROGRAM_WITH_HANGING_PATH.format(path=str(path), flag=str(flag), config=str(config))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        text,
+        stderr=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL,
+        env={**os.environ, **environ},
+    )
+    made = Process(process, flag)
+    reading = asyncio.create_task(made.read())
+    try:
+        yield made
+    finally:
+        flag.unlink(missing_ok=True)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await reading
+
+
+async def test_bridge_that_cannot_go_on_says_so_and_ends_although_a_disk_hangs(tmp_path: Path) -> None:
+    box = tmp_path / "box"
+    box.mkdir()
+    async with FakeHomeserver(tmp_path, as_token="another" * 7) as homeserver:
+        services = {"inbox": {"files": {"dir": str(box), "direction": "receive"}}}
+        config = homeserver.config(peers={"build": {"services": services}}, grants=[])
+        async with hanging_at(box, config.path) as bridge:
+            code, _ = await bridge.ended(30)
+            text = "".join(bridge.lines)
+            assert code == ExitCode.CONFIG, text
+            assert "does not know the bridge's token" in text
+            assert "1 things hang" in text
+            assert "Traceback" not in text
+
+
+async def test_service_manager_hears_of_a_bridge_whose_database_takes_its_time(tmp_path: Path) -> None:
+    """To write a large file anew takes longer than a service manager waits for a start."""
+    notify = tmp_path / "notify"
+    async with FakeHomeserver(tmp_path) as homeserver:
+        config = homeserver.config()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(str(notify))
+            manager.setblocking(False)
+            environ = {"NOTIFY_SOCKET": str(notify), "WATCHDOG_USEC": "200000"}
+            async with hanging_at(tmp_path / "bridge.db", config.path, **environ) as bridge, asyncio.timeout(30):
+                told = await asyncio.get_running_loop().sock_recv(manager, 1000)
+                assert told == b"WATCHDOG=1"
+                assert bridge.hangs.exists()
+                bridge.hangs.unlink()
+                while not told.startswith(b"READY=1"):
+                    told = await asyncio.get_running_loop().sock_recv(manager, 1000)
+                assert told == b"READY=1\nSTATUS=serving"
+                bridge.process.send_signal(signal.SIGTERM)
+                assert (await bridge.ended(20))[0] == 0
 
 
 def test_last_bound_ends_the_process_by_a_thread_of_its_own() -> None:

@@ -68,6 +68,22 @@ async def test_a_file_of_an_earlier_version_is_written_anew_once(tmp_path: Path)
         await reorganise(database)
 
 
+async def test_a_file_that_another_program_uses_is_written_anew_at_a_later_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "bridge.db"
+    async with await Database.open(f"sqlite:///{path}"):
+        pass
+    other = sqlite3.connect(path, isolation_level=None)
+    other.executescript("PRAGMA auto_vacuum = NONE; VACUUM; BEGIN IMMEDIATE")
+    async with open_stores(f"sqlite:///{path}", sole=True):
+        assert "stays as large as it is, and that is tried again at the next start" in caplog.text
+    other.execute("ROLLBACK")
+    async with open_stores(f"sqlite:///{path}", sole=True):
+        assert other.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+    other.close()
+
+
 async def test_the_server_sees_to_it_itself(database: Database) -> None:
     if database.sqlite_file is None:
         assert await shrink(database) == 0

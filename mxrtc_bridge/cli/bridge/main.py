@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
         from mxrtc_bridge.bridge.runner import run  # noqa: PLC0415
         from mxrtc_bridge.matrix.virtual_users import Consent  # noqa: PLC0415
 
-    uvloop.run(run(config, Consent(users, new_identity), leave=leave_now))
+    uvloop.run(run(config, Consent(users, new_identity), leave=leave_now, say_failure=say_failure))
     return ExitCode.DONE
 
 
@@ -242,14 +243,23 @@ def invoke(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         say("interrupted", "yellow")
         return ExitCode.INTERRUPTED
-    except ConfigError as error:
-        say(str(error), "red")
-        return ExitCode.CONFIG
     except (MxrtcError, OSError) as error:
-        say(display(sentence(str(error)), MAX_ERROR_COLUMNS), "red")
-        retryable = not isinstance(error, HomeserverError) or error.retryable
-        return ExitCode.FAILED if retryable else ExitCode.CONFIG
+        return say_failure(error)
     return result if isinstance(result, int) else ExitCode.DONE
+
+
+def say_failure(error: Exception) -> int:
+    """Say in one clear text why a command has failed, or show where a defect is; returns the exit code."""
+    match error:
+        case ConfigError():
+            say(str(error), "red")
+            return ExitCode.CONFIG
+        case MxrtcError() | OSError():
+            say(display(sentence(str(error)), MAX_ERROR_COLUMNS), "red")
+            retryable = not isinstance(error, HomeserverError) or error.retryable
+            return ExitCode.FAILED if retryable else ExitCode.CONFIG
+    traceback.print_exception(error)
+    return ExitCode.FAILED
 
 
 def main() -> None:
