@@ -242,7 +242,7 @@ class ToDeviceSignalling:
         """Hand on what can be heard now."""
         caller = message.caller
         try:
-            ready = self._order.put(caller.user, caller.device, message.signal)
+            ready = self._order.put(caller.user, caller.device, message.signal, has_right=self._may_call(message))
         except EventError as error:
             self._refused(error.code, caller.user)
             return

@@ -31,7 +31,8 @@ MAX_SENT_MS = 2**53 - 1
 MAX_EARLY = 16
 """Messages of one call that wait for those before them."""
 MAX_CALLS = 1000
-"""Calls whose order is remembered; then one of the server and the user with most of them is forgotten."""
+"""Calls whose order is remembered; then one of the server and the user with most of them is forgotten, and of those
+first who may not call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class _Call:
     next_seq: int = 0
     early: dict[int, CallToDevice] = field(default_factory=dict)
     over: bool = False
+    has_right: bool = False
 
 
 class CallOrder:
@@ -89,8 +91,16 @@ class CallOrder:
         self._max_calls = max_calls
         self._calls: OrderedDict[tuple[UserId, DeviceId, CallId], _Call] = OrderedDict()
 
-    def put(self, user: UserId, device: DeviceId, signal: CallToDevice) -> list[CallToDevice]:
+    def put(
+        self, user: UserId, device: DeviceId, signal: CallToDevice, *, has_right: bool = True
+    ) -> list[CallToDevice]:
         """Take a message; returns what can be handled now, in order.
+
+        Args:
+            user: who has sent it.
+            device: by which device.
+            signal: the message.
+            has_right: whether they may call at all; the calls of those who may not are forgotten first.
 
         Raises:
             EventError: with the code ``gap``: too much is missing, and nothing of this call is handled any more.
@@ -98,6 +108,7 @@ class CallOrder:
         key = (user, device, signal.message.call_id)
         call = self._calls.setdefault(key, _Call())
         self._calls.move_to_end(key)
+        call.has_right = has_right
         if len(self._calls) > self._max_calls:
             self._forget_one()
         if call.over:
@@ -121,12 +132,16 @@ class CallOrder:
         return ready
 
     def _forget_one(self) -> None:
-        """Forget what was heard of longest ago, of whoever has most: a flood of some pushes out no call of others."""
-        servers = Counter(server_of(user) for user, _, _ in self._calls)
+        """Forget what was heard of longest ago, of whoever has most: a flood of some pushes out no call of others.
+
+        Servers can be made up, so whoever has no right comes first.
+        """
+        calls = [key for key, call in self._calls.items() if not call.has_right] or list(self._calls)
+        servers = Counter(server_of(user) for user, _, _ in calls)
         server = max(servers, key=servers.__getitem__)
-        users = Counter(user for user, _, _ in self._calls if server_of(user) == server)
+        users = Counter(user for user, _, _ in calls if server_of(user) == server)
         most = max(users, key=users.__getitem__)
-        del self._calls[next(key for key in self._calls if key[0] == most)]
+        del self._calls[next(key for key in calls if key[0] == most)]
 
     def waits(self, user: UserId, device: DeviceId, call_id: CallId) -> bool:
         """Whether messages of this call wait for others."""

@@ -138,6 +138,17 @@ def test_flood_of_others_pushes_no_call_out_of_its_order(flood: str) -> None:
     assert len(ordered) == 20
 
 
+def test_strangers_of_many_servers_push_out_no_call_of_somebody_with_a_right() -> None:
+    ordered = CallOrder(max_calls=20)
+    callers = [UserId(f"@caller{number}:example.org") for number in range(10)]
+    for caller in callers:
+        assert ordered.put(caller, DEVICE, numbered(0))
+    for number in range(200):
+        ordered.put(UserId(f"@m:s{number}.evil.example"), DEVICE, numbered(0), has_right=False)
+    assert [ordered.put(caller, DEVICE, numbered(1)) for caller in callers] == [[numbered(1)]] * 10
+    assert len(ordered) == 20
+
+
 def test_what_is_remembered_is_bounded() -> None:
     ordered = CallOrder(max_calls=3)
     for number in range(10):
