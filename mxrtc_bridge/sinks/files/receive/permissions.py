@@ -92,7 +92,9 @@ class FilePermissions:
         except OSError as error:
             if error.errno not in _NO_LIST:
                 raise
-        os.fchmod(descriptor, mode)
+        # File systems that have one mode for all (a USB stick, much of FUSE) refuse the call, whatever it says.
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+            os.fchmod(descriptor, mode)
 
 
 class Permissions:

@@ -370,3 +370,19 @@ async def test_a_file_system_without_nameless_files_is_asked_by_one_that_is_gone
             await send(got, "file", b"x")
     assert mode_of(tmp_path / "file") == "0640"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+async def test_a_file_system_that_sets_no_modes_takes_files_that_have_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many of FUSE; what stands for it here is an answer of the kernel, and a umask for its one mode."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    with umask(0o077):
+        async with destination(tmp_path) as got:
+            for number, size in enumerate(SIZES):
+                await send(got, f"a/file{number}", content(size))
+    assert [mode_of(tmp_path / "a" / f"file{number}") for number in range(len(SIZES))] == ["0600", "0600"]
