@@ -84,7 +84,11 @@ class FairWork:
             early, self._early = self._early, []
             for sender, work in early:
                 tasks.create_task(self._do(sender, work), name=self._what)
-            await asyncio.get_running_loop().create_future()
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                # What comes from now on waits until this is begun again.
+                self._tasks = None
 
     async def idle(self) -> None:
         """Return when everything that was taken is done."""

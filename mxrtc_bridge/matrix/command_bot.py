@@ -247,6 +247,11 @@ class CommandDispatcher:
             self._tasks = tasks
             for number in range(WORKERS):
                 tasks.create_task(self._work(number), name="commands")
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                # What takes away goes with the others until this is begun again.
+                self._tasks = None
 
     async def idle(self) -> None:
         """Return when everything that was taken has been answered."""

@@ -200,3 +200,23 @@ async def test_fair_work_that_fails_ends_itself_only() -> None:
     assert len(work) == 0
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_fair_work_that_comes_between_two_owners_is_done_by_the_second() -> None:
+    work, done = fair_work(ShareLimits(sender=2, server=3, foreign=4, others=5, total=6)), []
+
+    async def job() -> None:
+        done.append(1)
+
+    for _ in range(3):
+        running = asyncio.create_task(work.run())
+        await asyncio.sleep(0)
+        await work.idle()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert work.put(user("a"), job), "nothing of what was done keeps its place"
+    running = asyncio.create_task(work.run())
+    await work.idle()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert len(done) == 3

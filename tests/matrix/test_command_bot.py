@@ -144,6 +144,17 @@ async def hear(fake: Fake, *events: RoomEvent, direct: bool = True) -> None:
         await talk.idle()
 
 
+async def test_what_takes_away_while_nobody_carries_out_commands_is_done_by_the_next_who_does(fake: Fake) -> None:
+    async with running(fake) as talk:
+        await asyncio.sleep(0)
+    talk.receive(fake.message(ADMIN, "pause"), BOT, direct=True)
+    task = asyncio.create_task(talk.run())
+    await talk.idle()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert len(fake.commands) == 1
+
+
 async def test_a_command_is_carried_out_and_answered_by_a_notice_that_mentions_nobody(fake: Fake) -> None:
     await hear(fake, fake.message(ALICE, "open build"))
     assert fake.commands == [made("open", BUILD)]

@@ -140,7 +140,10 @@ class ToDeviceSignalling:
         """Own the look-ups, until cancelled; must run before the first message comes."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            await asyncio.get_running_loop().create_future()
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self._tasks = None
 
     # From devices
 

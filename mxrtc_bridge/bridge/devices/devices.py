@@ -385,11 +385,14 @@ class Encryption:
             for user, end in self._ends.items():
                 if end.tried.is_set():
                     end.task = tasks.create_task(self._listen(end), name=f"device of {user}")
-            if self._announced:
-                # By the first device that is up it is found out whether messages are announced.
-                await self._settled.wait()
-                await self._wakeups.run()
-            await asyncio.get_running_loop().create_future()
+            try:
+                if self._announced:
+                    # By the first device that is up it is found out whether messages are announced.
+                    await self._settled.wait()
+                    await self._wakeups.run()
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self._tasks = None
 
     def hear(self, news: DeviceListChanges) -> None:
         """Take what a transaction of the homeserver says about devices."""

@@ -170,6 +170,21 @@ async def test_an_invite_becomes_an_event_of_a_call_and_is_answered_to_its_devic
     assert world.rooms == []
 
 
+async def test_a_call_that_comes_while_nobody_owns_look_ups_keeps_no_later_one_back() -> None:
+    """As after a failure, until its owner begins again."""
+    world = World()
+    for expected in (1, 2):
+        running = asyncio.create_task(world.signals.run())
+        await asyncio.sleep(0)
+        await world.come(replace(INVITE, call_id=CallId(f"heard{expected}")))
+        assert len(world.heard) == expected
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await world.come(replace(INVITE, call_id=CallId(f"unheard{expected}")))
+        assert world.signals.lines == 0
+    assert len(world.heard) == 2
+
+
 async def test_what_belongs_to_a_room_goes_there(world: World) -> None:
     room = RoomId("!room:example.org")
     await world.signals.send(room, PEER, Hangup(CALL, PARTY, Version.V1), step="hangup")

@@ -103,6 +103,22 @@ async def start(encryption: Encryption, users: Iterable[UserId]) -> None:
     await encryption.bring_up()
 
 
+async def test_a_device_that_is_brought_up_while_nobody_listens_is_listened_for_by_the_next_who_does(
+    server: KeyServerDouble,
+) -> None:
+    other = UserId(f"@rtc_other:{USER.split(':')[1]}")
+    async with made(server) as encryption:
+        await start(encryption, [USER])
+        for users in ([USER, other], [USER, other]):
+            running = asyncio.create_task(encryption.run())
+            await until(lambda: encryption.device_of(USER) is not None and "v3/sync" in server.asked)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await encryption.serve(users)
+            server.asked.clear()
+        assert encryption.device_of(other) is not None
+
+
 async def test_identities_that_were_compared_count_for_every_peer_also_for_new_ones(server: KeyServerDouble) -> None:
     alice, other = UserId(ALICE), UserId(f"@rtc_other:{USER.split(':')[1]}")
 
