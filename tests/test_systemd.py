@@ -61,6 +61,8 @@ def test_the_unit_is_told_when_the_bridge_is_ready_and_reloads_by_a_command_that
     found = settings()
     assert found["Type"] == ["notify"]
     assert float(found["WatchdogSec"][0]) >= 30
+    # The database is upgraded before the bridge can say anything, and one that was cut off in it begins anew.
+    assert found["TimeoutStartSec"] == ["15min"]
     assert found["RestartPreventExitStatus"] == ["78"]
     (start,), (reload,) = found["ExecStart"], found["ExecReload"]
     program, command, *options = start.split()
