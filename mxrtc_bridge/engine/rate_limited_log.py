@@ -5,7 +5,7 @@ about the same subject, or when its hour is over, or at the stop, whatever is fi
 which are in the code, times :data:`SUBJECTS`.
 
 As loggers are one for each process, so are the lines that are owed: :func:`keep_telling` and :func:`tell_all` tell
-those of every :class:`RateLimitedLog` that there is.
+those of every :class:`RateLimitedLog` that there is. All of it may be used in any thread.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -28,6 +29,12 @@ MAX_KEPT_CHARS = 500
 
 _AND_MORE = " (and %d more like this that were not written)"
 _Logger = logging.Logger | logging.LoggerAdapter[Any]
+_Owed = tuple[_Logger, int, str, int]
+"""A line that was left out so often: where it goes, at which level, what it says, and how often."""
+
+
+_LOCK = threading.RLock()
+"""Held while lines are counted, for all, as several may count together; never while one is written."""
 
 
 class _Kind:
@@ -65,7 +72,8 @@ class RateLimitedLog:
         self._subjects = subjects
         self._lines = lines
         self._kinds: dict[str, _Kind] = {}
-        _LIVE.add(self)
+        with _LOCK:
+            _LIVE.add(self)
 
     def of(self, logger: logging.Logger) -> RateLimitedLog:
         """Return one for another module that counts together with this one."""
@@ -94,26 +102,38 @@ class RateLimitedLog:
             to: another logger, for lines that say which call they are about.
             exc_info: a defect, which is written down with its traceback.
         """
-        logger, now = to or self._logger, self._monotonic()
+        logger = to or self._logger
+        with _LOCK:
+            owed, unsaid = self._count(logger, level, subject, text, args)
+        _write(owed)
+        if unsaid is None:
+            logger.debug(text, *args, exc_info=exc_info)
+        elif unsaid:
+            counted = text + _AND_MORE
+            logger.log(level, counted, *args, unsaid, exc_info=exc_info)
+        else:
+            logger.log(level, text, *args, exc_info=exc_info)
+
+    def _count(
+        self, logger: _Logger, level: int, subject: Hashable, text: str, args: tuple[object, ...]
+    ) -> tuple[list[_Owed], int | None]:
+        """Count a line; returns what is to be written before it, and what :meth:`LogRate.due` says of it."""
+        now = self._monotonic()
         kind = self._kinds.get(text)
         if kind is None:
             kind = self._kinds[text] = _Kind(
                 LogRate(period_s=self._period_s, subjects=self._subjects, lines=self._lines)
             )
-        self._tell(kind, now, but=subject)
+        owed = self._take_owed(kind, now, but=subject)
         unsaid = kind.rate.due(subject, now)
         if unsaid is None:
-            logger.debug(text, *args, exc_info=exc_info)
             if not kind.rate.knows(subject) and None not in kind.lines:
                 kind.lines[None] = (logger, level, _kept(text, args))
-            return
-        kind.lines[subject] = (logger, level, _kept(text, args))
-        if unsaid:
-            kind.lines.pop(None, None)
-            counted = text + _AND_MORE
-            logger.log(level, counted, *args, unsaid, exc_info=exc_info)
         else:
-            logger.log(level, text, *args, exc_info=exc_info)
+            kind.lines[subject] = (logger, level, _kept(text, args))
+            if unsaid:
+                kind.lines.pop(None, None)
+        return owed, unsaid
 
     def info(self, subject: Hashable, text: str, *args: object, to: _Logger | None = None) -> None:
         """Write a line at INFO; see :meth:`log`."""
@@ -132,19 +152,24 @@ class RateLimitedLog:
     def tell_left_out(self, *, everything: bool = False) -> None:
         """Say how many lines were left out of what is over: of all, with ``everything``."""
         now = math.inf if everything else self._monotonic()
-        for kind in self._kinds.values():
-            self._tell(kind, now)
+        with _LOCK:
+            owed = [each for kind in self._kinds.values() for each in self._take_owed(kind, now)]
+        _write(owed)
 
-    def _tell(self, kind: _Kind, now: float, *, but: Hashable = None) -> None:
+    def _take_owed(self, kind: _Kind, now: float, *, but: Hashable = None) -> list[_Owed]:
         told = kind.rate.left_out(now, but=but)
-        for subject, count in told:
-            logger, level, line = kind.lines[subject]
-            # The line is what others have said: no part of a format.
-            counted = line.replace("%", "%%") + _AND_MORE
-            logger.log(level, counted, count)
+        owed = [(*kind.lines[subject], count) for subject, count in told]
         # Also of those of which nothing was left out.
         if told or len(kind.lines) > 2 * self._subjects:
             kind.lines = {each: kept for each, kept in kind.lines.items() if kind.rate.knows(each)}
+        return owed
+
+
+def _write(owed: list[_Owed]) -> None:
+    for logger, level, line, count in owed:
+        # The line is what others have said: no part of a format.
+        counted = line.replace("%", "%%") + _AND_MORE
+        logger.log(level, counted, count)
 
 
 _LIVE: WeakSet[RateLimitedLog] = WeakSet()
@@ -152,7 +177,9 @@ _LIVE: WeakSet[RateLimitedLog] = WeakSet()
 
 def tell_all(*, everything: bool = False) -> None:
     """Let every one say how many lines it has left out; see :meth:`RateLimitedLog.tell_left_out`."""
-    for each in tuple(_LIVE):
+    with _LOCK:
+        live = tuple(_LIVE)
+    for each in live:
         each.tell_left_out(everything=everything)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import re
+import sys
+import threading
 
 import pytest
 
@@ -106,3 +110,39 @@ def test_everything_is_at_debug(bench: Bench, caplog: pytest.LogCaptureFixture) 
     for _ in range(5):
         bench.seldom.info("a", "x junk of %s", "a")
     assert bench.lines() == ["x junk of a"] * 5
+
+
+def test_lines_of_several_threads_are_all_counted(bench: Bench) -> None:
+    moments, threads, times = itertools.count(), 4, 2500
+    seldom = RateLimitedLog(log, lambda: float(next(moments)), period_s=200, subjects=5)
+    failures: list[Exception] = []
+
+    def work(number: int) -> None:
+        try:
+            for n in range(times):
+                kind = "a line of %d" + "." * (n % 9)
+                seldom.info((number, n % 4), kind, number)
+                if n % 10 == number:
+                    seldom.tell_left_out()
+        except Exception as error:  # noqa: BLE001 - shown below
+            failures.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        working = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+        for thread in working:
+            thread.start()
+        for thread in working:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert failures == []
+    seldom.tell_left_out(everything=True)
+    lines = bench.lines()
+    counted = [re.search(r" \(and (\d+) more like this that were not written\)$", line) for line in lines]
+    left_out = sum(int(each[1]) for each in counted if each is not None)
+    assert left_out > threads * times / 2
+    # One with a number is a line of its own, or repeats the one before it whose time was over.
+    plain = counted.count(None)
+    assert plain <= threads * times - left_out <= len(lines)
