@@ -49,7 +49,8 @@ async def wait_for_homeserver(
 ) -> TokenOwner:
     """Wait until the homeserver answers, however long it takes, and check our token.
 
-    What it is waited for is logged at once, and each time it is something else.
+    What it is waited for is logged at once, and each time it is something else. An error that is none of Matrix comes
+    from a proxy in front of it, and is waited for as well.
 
     Args:
         homeserver: asked with the appservice's token.
@@ -77,7 +78,9 @@ async def wait_for_homeserver(
         except HomeserverError as error:
             if error.errcode in UNKNOWN_TOKEN:
                 raise HomeserverError(REGISTER_FIRST, error.status, error.errcode) from error
-            if not error.retryable:
+            # An error page is a proxy's, whose homeserver may not be up yet; who started us may try no second time.
+            is_of_proxy = error.status >= 400 and not error.errcode
+            if not error.retryable and not is_of_proxy:
                 raise
             if str(error) != said:
                 said = str(error)

@@ -306,6 +306,31 @@ async def test_what_the_bridge_waits_for_is_told_at_once(
     assert "502" in told[0][1]
 
 
+async def test_bridge_waits_behind_a_proxy_whose_homeserver_is_not_up_yet(
+    scripted: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Proxies answer 404 or 403 then, with a page of their own."""
+    scripted.answers = [
+        web.Response(status=404, text="404 page not found"),
+        web.Response(status=403, text="<html></html>", content_type="text/html"),
+        web.json_response({"versions": ["v1.15"]}),
+        web.Response(status=404),
+        web.json_response({"versions": ["v1.15"]}),
+        web.json_response({"user_id": "@bot:example.org"}),
+    ]
+
+    async def sleep(_seconds: float) -> None:
+        pass
+
+    async with plain(scripted) as homeserver:
+        identity = await ping.wait_for_homeserver(homeserver, sleep=sleep)
+        assert identity.user_id == "@bot:example.org"
+        assert "404 without a Matrix error; is there a proxy" in caplog.text
+        scripted.answers = [web.json_response({"errcode": "M_UNRECOGNIZED", "error": ""}, status=404)]
+        with pytest.raises(HomeserverError, match="M_UNRECOGNIZED"):
+            await ping.wait_for_homeserver(homeserver, sleep=sleep)
+
+
 async def test_wait_does_not_wait_for_what_is_no_homeserver(scripted: ScriptedServer) -> None:
     scripted.answers = [web.json_response({"hello": "world"})]
     async with plain(scripted) as homeserver:
