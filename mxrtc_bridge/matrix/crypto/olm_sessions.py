@@ -14,6 +14,7 @@ from typing import Any
 from mxrtc_bridge.core.crypto.records import Changes, OlmRecord
 from mxrtc_bridge.core.errors import EventError, RefusalCode
 from mxrtc_bridge.core.ids import DeviceId, UserId
+from mxrtc_bridge.core.text.foreign_json import read_foreign_json
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
 from mxrtc_bridge.matrix.crypto.binding import vodozemac
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
@@ -31,6 +32,8 @@ from mxrtc_bridge.matrix.crypto.values import OLM, DeviceIdentity
 
 MAX_CIPHERTEXT_CHARS = 128 * 1024
 """An event has at most 64 KiB; to-device messages have no limit of their own."""
+MAX_DEPTH = 64
+"""Levels of what a message says; it is written again before it is dealt with, from wherever something is saved."""
 MAX_SESSIONS = 8
 """Sessions with one device that are tried; a new one is made only when an old one is broken."""
 MAX_SESSIONS_OF_KEY = 32
@@ -322,8 +325,8 @@ class OlmSessions:
 
 def _json_object(text: bytes) -> Mapping[str, Any]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = read_foreign_json(text, MAX_DEPTH)
+    except ValueError as error:
         raise EventError(RefusalCode.BAD_EVENT, "the message inside is not JSON") from error
     if not isinstance(value, dict):
         raise EventError(RefusalCode.BAD_EVENT, "the message inside is not an object")

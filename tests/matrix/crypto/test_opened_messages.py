@@ -9,7 +9,7 @@ import pytest
 
 from mxrtc_bridge.core.crypto.records import Changes, OpenedRecord
 from mxrtc_bridge.core.errors import StorageError
-from mxrtc_bridge.core.ids import RoomId
+from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.olm_message import OlmMessage
 from mxrtc_bridge.matrix.crypto.opened_messages import OpenedMessages, name_of
@@ -19,6 +19,8 @@ from tests.matrix.crypto.key_homeserver import PICKLE_KEY
 from tests.matrix.crypto.memory import MemoryStore
 
 ROOM = RoomId("!room:example.org")
+NESTED, FRAMES = 700, 300
+"""Levels that a parser follows, and calls from which it would not any more."""
 
 
 class Busy(MemoryStore):
@@ -187,5 +189,25 @@ def test_secrets_are_stored_encrypted() -> None:
         await made.receives(alice.says("io.example.1", {"secret": "in plain text"}))
         (record,) = await made.store.opened()
         assert "plain text" not in base64.b64decode(record.sealed).decode("latin-1")
+
+    tell(story)
+
+
+def test_message_that_is_nested_deeply_makes_nothing_fail_that_is_stored_with_it() -> None:
+    async def story(world: World) -> None:
+        stranger = Sender(UserId("@mallory:evil.test"), world.server, world.ours, proves=False)
+        world.server.hanging.add("evil.test")
+        content: dict[str, object] = {}
+        for _ in range(NESTED):
+            content = {"a": content}
+        answer = answer_of(stranger.says(content=content))
+        assert await world.ours.receive_sync(answer) == ()
+
+        async def from_below(levels: int) -> None:
+            await (from_below(levels - 1) if levels else world.ours.settle("s1", answer))
+
+        # As deep as what is done for somebody else at that moment may be.
+        await from_below(FRAMES)
+        assert len(await world.store.opened()) == 1
 
     tell(story)
