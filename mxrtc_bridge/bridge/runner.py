@@ -71,6 +71,7 @@ async def run(
     *,
     leave: Callable[[int], object] = os._exit,
     say_failure: Callable[[Exception], int] = lambda _error: 1,
+    closed: threading.Event | None = None,
 ) -> None:
     """Run the bridge until SIGTERM or SIGINT; SIGHUP reloads the configuration.
 
@@ -82,6 +83,8 @@ async def run(
         leave: ends the process with a code, at once: for an end in which something hangs.
         say_failure: says why it could not start, or cannot go on, and returns the code for it: used where something
             hangs, as nothing is raised then.
+        closed: set by whoever runs this once the loop is closed, which waits for name servers; without it that may
+            take as long as it does.
 
     Raises:
         MxrtcError: it could not start, or cannot go on; the message says why and what to do.
@@ -118,11 +121,11 @@ async def run(
                         bound.begin()
             except Exception as error:
                 # It would be waited for what hangs before anybody were told.
-                await _leave_behind(leave, functools.partial(say_failure, error))
+                await _leave_behind(leave, functools.partial(say_failure, error), closed)
                 raise
             finally:
                 telling.cancel()
-        await _leave_behind(leave, lambda: 0)
+        await _leave_behind(leave, lambda: 0, closed)
     finally:
         bound.end()
 
@@ -133,7 +136,9 @@ def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     _SELDOM.log(logging.ERROR, message, "! %s", message, exc_info=context.get("exception"))
 
 
-async def _leave_behind(leave: Callable[[int], object], code: Callable[[], int]) -> None:
+async def _leave_behind(
+    leave: Callable[[int], object], code: Callable[[], int], closed: threading.Event | None
+) -> None:
     """End the process here if something of it would keep it from ending: a thread cannot be cancelled."""
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
@@ -146,6 +151,15 @@ async def _leave_behind(leave: Callable[[int], object], code: Callable[[], int])
     if hanging or threads:
         count = len(hanging) + len(threads)
         log.warning("! %d things hang, as their disks do not answer; they are left to the system", count)
+        leave(code())
+    elif closed is not None:
+        threading.Thread(target=_bound_closing, args=(closed, leave, code), name="end of the loop", daemon=True).start()
+
+
+def _bound_closing(closed: threading.Event, leave: Callable[[int], object], code: Callable[[], int]) -> None:
+    """End the process if its loop is not closed soon: a question to a name server cannot be taken back."""
+    if not closed.wait(LEFT_S):
+        log.warning("! something hangs, as a name server or a disk does not answer; it is left to the system")
         leave(code())
 
 

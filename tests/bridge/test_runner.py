@@ -14,9 +14,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from mxrtc_bridge.bridge.runner import STOP_S, LastBound
 from mxrtc_bridge.cli.bridge.command_line import ExitCode
-from tests.bridge.homeserver import FakeHomeserver
+from tests.bridge.homeserver import DOMAIN, FakeHomeserver
 
 PROGRAM = """
 import os, sys, time
@@ -190,6 +192,37 @@ async def test_service_manager_hears_of_a_bridge_whose_database_takes_its_time(t
                 assert told == b"READY=1\nSTATUS=serving"
                 bridge.process.send_signal(signal.SIGTERM)
                 assert (await bridge.ended(20))[0] == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, and have port 53")
+async def test_stop_beside_a_name_server_that_hangs_ends_soon(tmp_path: Path) -> None:
+    resolver = tmp_path / "resolv.conf"
+    resolver.write_text("nameserver 127.0.0.154\noptions timeout:30 attempts:5\n")
+    mounted = f'mount --bind {resolver} "$(readlink -f /etc/resolv.conf)" && exec "$@"'
+    async with FakeHomeserver(tmp_path) as homeserver:
+        config = homeserver.config(homeserver={"address": "http://matrix.example.test:8008", "domain": DOMAIN})
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+            server.bind(("127.0.0.154", 53))
+            server.setblocking(False)
+            command = [str(Path(sys.executable).with_name("mxrtc-bridge")), "run", "--config", str(config.path)]
+            process = await asyncio.create_subprocess_exec(
+                *("unshare", "-m", "sh", "-c", mounted, "sh", *command), stderr=asyncio.subprocess.PIPE
+            )
+            bridge = Process(process, tmp_path / "hangs")
+            reading = asyncio.create_task(bridge.read())
+            try:
+                async with asyncio.timeout(30):
+                    await asyncio.get_running_loop().sock_recv(server, 512)
+                process.send_signal(signal.SIGTERM)
+                code, took_s = await bridge.ended(20)
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+                await reading
+            assert code == 0, bridge.lines
+            assert took_s < 5
+            assert any("a name server or a disk does not answer" in line for line in bridge.lines)
 
 
 def test_last_bound_ends_the_process_by_a_thread_of_its_own() -> None:

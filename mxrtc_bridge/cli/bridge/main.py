@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -100,7 +101,12 @@ def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
         from mxrtc_bridge.bridge.runner import run  # noqa: PLC0415
         from mxrtc_bridge.matrix.virtual_users import Consent  # noqa: PLC0415
 
-    uvloop.run(run(config, Consent(users, new_identity), leave=leave_now, say_failure=say_failure))
+    closed = threading.Event()
+    consent = Consent(users, new_identity)
+    try:
+        uvloop.run(run(config, consent, leave=leave_now, say_failure=say_failure, closed=closed))
+    finally:
+        closed.set()
     return ExitCode.DONE
 
 
