@@ -274,6 +274,8 @@ class CallManager:
             await self._signaller.send(route, local, reject, step="reject")
         except (HomeserverError, LocalError) as error:
             self._seldom.info(route, "a call was not refused in words: %s", error)
+        except Exception as error:  # noqa: BLE001 - what it raised would end the tasks of all sessions
+            self._seldom.exception(route, "! a call was not refused in words", error=error)
 
     def _refuse_for_now(self, event: CallEvent, invite: Invite, local: UserId) -> None:
         """Tell a caller with a right that too many call at this moment: trying again helps.

@@ -9,8 +9,9 @@ import pytest
 
 from mxrtc_bridge.core.call.events import Answer, CandidateLine, Candidates, Hangup, Reject, Version
 from mxrtc_bridge.core.call.limits import CallLimits
+from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.errors import HomeserverError, StorageError, UnknownOutcomeError
-from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
+from mxrtc_bridge.core.ids import CallId, DeviceId, EventId, PartyId, UserId
 from mxrtc_bridge.engine.call_manager import CallSettings
 from mxrtc_bridge.engine.ports import CallRecord
 from tests.engine.test_call_manager import ALICE, BOB, PEER, ROOM, Bridge, connected, running
@@ -59,6 +60,25 @@ async def test_defect_in_a_session_ends_its_own_call_only(
         await bridge.invite("bad")
         await bridge.until(lambda: CallId("bad") in bridge.ended)
         assert bridge.ended == {CallId("bad"): "internal_error"}
+        assert [session.call_id for session in bridge.manager.sessions] == ["good"]
+        assert len(errors(caplog)) == 1
+
+
+@pytest.mark.parametrize("age_ms", [0, 10**9])
+async def test_defect_in_a_refusal_leaves_all_sessions_alone(
+    age_ms: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(Bridge(invites_per_minute=1)) as bridge:
+        await bridge.invite("good")
+        await bridge.until(connected(bridge))
+
+        async def defective(*_: object, **__: object) -> None:
+            raise RuntimeError("a defect of the sender")
+
+        monkeypatch.setattr(bridge, "send", defective)
+        device = DevicePair(PEER, BOB, DeviceId("PHONE"))
+        await bridge.invite("bad", sender=BOB if age_ms else ALICE, age_ms=age_ms, room=device if age_ms else ROOM)
+        await bridge.until(lambda: bool(errors(caplog)))
         assert [session.call_id for session in bridge.manager.sessions] == ["good"]
         assert len(errors(caplog)) == 1
 

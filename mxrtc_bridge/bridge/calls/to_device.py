@@ -223,6 +223,8 @@ class ToDeviceSignalling:
             await self._send(message.device, message.caller, channel, reject)
         except MxrtcError as error:
             self._seldom.info(message.caller.user, "a call was not refused in words: %s", error)
+        except Exception as error:  # noqa: BLE001 - what it raised would end the look-ups of all callers
+            self._seldom.exception(message.caller.user, "! a call was not refused in words", error=error)
 
     async def _work(self, channel: DevicePair, take: TakeCall) -> None:
         """Take what waits, in order, until nothing does; the first message stays in the line while it is taken."""

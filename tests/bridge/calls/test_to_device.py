@@ -321,6 +321,23 @@ async def test_whoever_is_not_looked_up_as_too_many_are_is_told_that_the_bridge_
     gate.set()
 
 
+async def test_defect_in_a_refusal_ends_no_look_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def defective(*_: object) -> None:
+        raise RuntimeError("a defect of the device")
+
+    monkeypatch.setattr(world.device, "send_to_device", defective)
+    gate = asyncio.Event()
+    for number in range(MAX_LINES_OF_SERVER + 1):
+        each = DeviceIdentity(UserId(f"@u{number}:example.org"), DeviceId(f"D{number}"), "e", "c")
+        world.gates[each.device] = gate
+        await world.come(device=each, settle=False)
+    await world.settle()
+    assert world.signals.lines == MAX_LINES_OF_SERVER
+    gate.set()
+    await world.settle()
+    assert len(world.heard) == MAX_LINES_OF_SERVER
+
+
 async def test_callers_of_our_own_homeserver_are_looked_up_at_once(world: World) -> None:
     gate = asyncio.Event()
     for number in range(160):
