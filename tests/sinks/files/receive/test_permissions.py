@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import random
+import re
 import shutil
 import stat
 import subprocess
@@ -224,14 +225,14 @@ def test_a_group_that_cannot_be_given_does_not_leave_its_rights_to_another() -> 
         os.close(directory)
 
 
-def receive_confined(box_path: Path, *, users: bool, calls: bool, groups: list[int]) -> None:
+def receive_confined(box_path: Path, *, users: bool, calls: bool, groups: list[int], prefix: str = "") -> None:
     """Receive as the bridge does that a service manager has taken something from."""
 
     async def receive() -> None:
         async with opened(box_path) as box:
             for number, size in enumerate(SIZES):
-                await send(box, f"file{number}", content(size))
-                await send(box, f"a/b/file{number}", content(size))
+                await send(box, f"{prefix}file{number}", content(size))
+                await send(box, f"a/b/{prefix}file{number}", content(size))
 
     def child() -> None:
         confine(OTHER_UID, groups, users=users, calls=calls)
@@ -253,6 +254,30 @@ def test_setgid_counts_also_where_a_service_may_not_set_it(users: bool) -> None:
         for name in ("file0", "file1", "a/b/file0", "a/b/file1", "a", "a/b"):
             mode = "2750" if (box_path / name).is_dir() else "0640"
             assert permissions_of(box_path / name)[:2] == (mode, OTHER_GROUP), name
+
+
+@needs_confinement
+@pytest.mark.parametrize("users", [False, True])
+def test_the_commands_of_the_page_give_an_inbox_that_is_in_use_to_a_group(users: bool) -> None:
+    page = Path(__file__).parents[4] / "docs/how-to/files.md"
+    (commands,) = re.findall(r"```sh\n(chgrp -R .*?)```", page.read_text(), re.DOTALL)
+    with public_directory() as public:
+        box_path = public / "box"
+        box_path.mkdir(0o700)
+        os.chown(box_path, OTHER_UID, OTHER_UID)
+        receive_confined(box_path, users=users, calls=True, groups=[OTHER_GROUP])
+        assert mode_of(box_path / "a" / "b" / "file0") == "0600"
+        commands = commands.replace("/srv/inbox", str(box_path)).replace("builders", str(OTHER_GROUP))
+        subprocess.run(["/bin/sh", "-euc", commands], check=True)
+        receive_confined(box_path, users=users, calls=True, groups=[OTHER_GROUP], prefix="new-")
+        for name in ("file0", "a/b/file1", "new-file0", "new-file1", "a/b/new-file0", "a/b/new-file1", "a", "a/b"):
+            mode = "2750" if (box_path / name).is_dir() else "0640"
+            assert permissions_of(box_path / name)[:2] == (mode, OTHER_GROUP), name
+        assert [mode_of(box_path / name) for name in (".mxrtc", ".mxrtc/partial", ".mxrtc/lock")] == [
+            "2700",
+            "2700",
+            "0600",
+        ]
 
 
 @needs_confinement
