@@ -411,10 +411,13 @@ class Encryption:
                 if self._wakeups.in_use is not None:
                     end.sync.listen(by_wakeups=self._wakeups.in_use)
                 await end.sync.run()
-            except (HomeserverError, LocalError) as error:
+            except Exception as error:  # noqa: BLE001 - a defect with one device must not end all the others
+                if not isinstance(error, HomeserverError | LocalError):
+                    user = end.rooms.device.user
+                    self._seldom.exception(user, "! the device of %s has failed", user, error=error)
                 failures = 1 if elapsed_s() - began_s > RESTART_S else failures + 1
                 pause_s = Backoff(FIRST_RESTART_S, RESTART_S).pause_s(failures)
-                log.error("! the device of %s is deaf for %g s: %s", end.rooms.device.user, pause_s, error)
+                log.error("! the device of %s is deaf for %g s: %s", end.rooms.device.user, pause_s, _in_words(error))
                 end.up = False
                 await self._sleep(pause_s)
 
@@ -557,6 +560,10 @@ class Encryption:
             return await rooms.open(event, key_wait_s=wait_s)
 
         return None if self.late.put(session, event, open_late, late) else result
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, MxrtcError) else type(error).__name__
 
 
 @contextmanager

@@ -319,6 +319,38 @@ async def test_the_trouble_of_one_device_is_its_own_and_is_over_when_the_homeser
     assert pauses[0] <= encryption_module.FIRST_RESTART_S
 
 
+async def test_defect_with_the_messages_of_one_device_leaves_the_others_listening(
+    server: KeyServerDouble, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = UserId(PEER.replace("build", "other"))
+    pauses: list[float] = []
+    again = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await again.wait()
+
+    async def defective(_answer: object) -> tuple[ToDeviceEvent, ...]:
+        raise RecursionError("a defect of ours")
+
+    async with made(server, sleep=sleep) as encryption:
+        await start(encryption, [USER, other])
+        device = encryption.device_of(USER)
+        with monkeypatch.context() as broken:
+            broken.setattr(device, "receive_sync", defective)
+            running = asyncio.create_task(encryption.run())
+            await until(lambda: bool(pauses) or running.done())
+        assert encryption.device_of(USER) is None
+        assert encryption.device_of(other) is not None
+        again.set()
+        await until(lambda: encryption.device_of(USER) is not None)
+        assert not running.done()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert "a defect of ours" in caplog.text
+    assert len(pauses) == 1
+
+
 async def test_a_database_that_is_busy_at_the_start_switches_nothing_off(
     server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
