@@ -283,6 +283,17 @@ class QuietHomeserver:
         """Join a room, by an invitation as a rule."""
         await self._post(f"join {room}", _room(room).join, as_user=as_user, timeout_s=_JOIN_TIMEOUT_S)
 
+    async def join_by(self, room: RoomId, server: str, as_user: UserId | None = None) -> None:
+        """Join a room that this homeserver does not know, by another one that is in it."""
+        await self._transport.request(
+            f"join {room} by {server}",
+            Method.POST,
+            Path.v3.join[room],
+            query={"via": server, "server_name": server},  # the second is its name before Matrix 1.12
+            as_user=as_user,
+            timeout_s=_JOIN_TIMEOUT_S,
+        )
+
     async def resolve_alias(self, alias: str, as_user: UserId | None = None) -> RoomId:
         """The room that an alias stands for."""
         answer = await self._get(f"look up {alias}", Path.v3.directory.room[alias], as_user=as_user)

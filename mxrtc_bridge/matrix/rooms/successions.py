@@ -8,14 +8,18 @@ says so is a reason to ask. The new room is joined to find out, so the bot has t
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from http import HTTPStatus
 
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.ids import RoomId, UserId, server_of
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver, RoomFacts
 
 log = logging.getLogger(__name__)
 
+MAX_SERVERS = 3
+"""Of those in the old room, by which a new one is joined that our homeserver does not know."""
 MAX_SUCCESSORS = 10
 """Rooms that are followed one after the other; the tenth keeps the name until its id is written down."""
 
@@ -87,7 +91,7 @@ class Successions:
                 return way, f"{room} says that {new} has taken its place, which leads in a circle or too far"
             self.joining.add(new)
             try:
-                await self._homeserver.join(new, self._bot)
+                await self._join(new, room)
                 facts = await self._homeserver.room_facts(new, self._bot)
                 if facts.predecessor != room:
                     self._mistaken(new)
@@ -100,3 +104,26 @@ class Successions:
             way.append((new, facts))
             room = new
         return way, ""
+
+    async def _join(self, new: RoomId, old: RoomId) -> None:
+        """Join the new room, which is often in reach only by servers that are in the old one.
+
+        Raises:
+            HomeserverError: it cannot be joined.
+        """
+        try:
+            await self._homeserver.join(new, self._bot)
+        except HomeserverError as error:
+            # An id says nothing about where the room is, so a homeserver that nobody has invited does not find it.
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            members = await self._homeserver.joined_members(old, self._bot)
+            servers = Counter(server_of(user) for user in members if server_of(user) != server_of(self._bot))
+            for server, _ in servers.most_common(MAX_SERVERS):
+                try:
+                    await self._homeserver.join_by(new, server, self._bot)
+                except HomeserverError as other:
+                    log.debug("%s cannot be joined by %s: %s", new, server, other)
+                else:
+                    return
+            raise

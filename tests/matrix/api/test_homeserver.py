@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
@@ -255,6 +256,15 @@ async def test_room_is_created_at_most_once_whatever_fails(scripted: ScriptedSer
             await homeserver.create_direct_room(UserId("@rtc_a:example.org"))
     assert len(scripted.requests) == 1
     assert scripted.requests[0][3]["preset"] == "private_chat"
+
+
+async def test_a_room_is_joined_by_another_server(scripted: ScriptedServer) -> None:
+    scripted.answers = [web.json_response({"room_id": "!new"})]
+    async with plain(scripted) as homeserver:
+        await homeserver.join_by(RoomId("!new"), "[::1]:8448", UserId("@rtcbot:example.org"))
+    asked = URL(scripted.requests[0][1])
+    assert asked.path == "/_matrix/client/v3/join/!new"
+    assert dict(asked.query) == {"via": "[::1]:8448", "server_name": "[::1]:8448", "user_id": "@rtcbot:example.org"}
 
 
 async def test_bridge_waits_for_a_homeserver_that_is_away(scripted: ScriptedServer) -> None:

@@ -26,11 +26,22 @@ class Homeserver(FakeHomeserver):
     """With rooms that not everybody may join."""
 
     closed: frozenset[RoomId] = frozenset()
+    far: RoomId | None = None
+    """A room that is known at other.example alone."""
+
+    async def join_by(self, room: RoomId, server: str, as_user: UserId | None = None) -> None:
+        await self._request("join by", room, server)
+        if server != "other.example":
+            raise HomeserverError("not there", 404, "M_UNKNOWN")
+        await super().join(room, as_user)
 
     async def join(self, room: RoomId, as_user: UserId | None = None) -> None:
         if room in self.closed and as_user not in self.members.get(room, set()):
             await self._request("join", room, as_user)
             raise NOT_INVITED
+        if room == self.far:
+            await self._request("join", room, as_user)
+            raise HomeserverError("no servers that are in the room have been provided", 404, "M_UNKNOWN")
         await super().join(room, as_user)
 
     def upgrade(self, old: RoomId, new: RoomId, *, honest: bool = True) -> None:
@@ -58,6 +69,20 @@ async def let_it_run(bench: Bench) -> None:
 
 def as_named(bench: Bench, user: UserId) -> frozenset[RoomId]:
     return bench.bot_rooms.successions.as_named(bench.lists.rooms_of(user))
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+async def test_a_new_room_that_is_not_known_here_is_joined_by_servers_of_the_old_one(reachable: bool) -> None:
+    bench, homeserver = await bench_of(admin=OLD)
+    homeserver.far = NEW
+    homeserver.members[OLD] = {BOT, ALICE, UserId("@a:gone.example"), UserId("@b:gone.example")}
+    if reachable:
+        homeserver.members[OLD].add(UserId("@c:other.example"))
+    homeserver.upgrade(OLD, NEW)
+    bench.bot_rooms.replaced(OLD)
+    await let_it_run(bench)
+    assert bench.bot_rooms.successions.now(OLD) == (NEW if reachable else OLD)
+    assert (BOT in homeserver.members.get(NEW, set())) is reachable
 
 
 async def test_an_upgraded_room_is_followed_when_its_end_is_said_and_the_new_members_count() -> None:
