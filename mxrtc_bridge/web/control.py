@@ -80,7 +80,10 @@ def control_application(
         if uid is None or uid not in (0, os.geteuid()):
             seldom.warning(uid or "", "! somebody else than the bridge's user or root was at the control socket")
             return _error(403, "This socket is for the user that runs the bridge, and for root.")
-        words = _words(await request.read())
+        try:
+            words = _words(await request.read())
+        except web.HTTPRequestEntityTooLarge:
+            return _error(413, f"A command has at most {MAX_BODY} bytes.")
         if words is None:
             return _error(400, "This is not a list of words.")
         if not ready():

@@ -302,7 +302,7 @@ async def test_a_full_disk_takes_no_new_session_and_lets_live_ones_go_on(world: 
             while await uses(port):
                 pass
         code, _, said = await world.run_mxrtc("alice", "nc", "build/echo")
-        assert (code, "too many calls now" in said) == (1, True), said
+        assert (code, "takes no more calls now" in said) == (1, True), said
         assert "No new sessions are taken; live ones go on." in (await bob.hears(admins))["content"]["body"]
         await exchange(reader, writer)
         # A stream of the live session is a new use: it waits for room as well.
