@@ -93,11 +93,15 @@ async def run(
     for user in sorted(consent.adopt.difference(ours)):
         raise ConfigError(f"--adopt {user}: by the configuration there is no such user; there are {', '.join(ours)}")
     stop, reload, bound = asyncio.Event(), asyncio.Event(), LastBound(leave)
-    loop = asyncio.get_running_loop()
+    loop, task, opening = asyncio.get_running_loop(), asyncio.current_task(), True
+    assert task is not None
 
     def end() -> None:
         bound.begin()
         stop.set()
+        if opening:
+            # Nothing of it is lost, and to write a large database anew takes minutes.
+            task.cancel()
         for number in _TOLD_TO_END:
             loop.remove_signal_handler(number)
             # By the system, so that it counts whatever the loop is doing.
@@ -115,10 +119,16 @@ async def run(
             telling = asyncio.create_task(notify, name="service manager")
             try:
                 async with open_stores(config.database, sole=True) as stores:
+                    opening = False
                     try:
                         await Bridge(config, stores, consent, manager=manager, serving=serving).run(stop, reload)
                     finally:
                         bound.begin()
+            except asyncio.CancelledError:
+                if not stop.is_set():
+                    raise
+                task.uncancel()
+                log.info("stopped while the database was opened")
             except Exception as error:
                 # It would be waited for what hangs before anybody were told.
                 await _leave_behind(leave, functools.partial(say_failure, error), closed)

@@ -194,6 +194,25 @@ async def test_service_manager_hears_of_a_bridge_whose_database_takes_its_time(t
                 assert (await bridge.ended(20))[0] == 0
 
 
+async def test_stop_while_the_database_is_opened_ends_soon(tmp_path: Path) -> None:
+    async with FakeHomeserver(tmp_path) as homeserver:
+        notify = tmp_path / "notify"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(str(notify))
+            manager.setblocking(False)
+            environ = {"NOTIFY_SOCKET": str(notify), "WATCHDOG_USEC": "200000"}
+            config = homeserver.config()
+            async with hanging_at(tmp_path / "bridge.db", config.path, **environ) as bridge:
+                async with asyncio.timeout(30):
+                    await asyncio.get_running_loop().sock_recv(manager, 1000)
+                bridge.process.send_signal(signal.SIGTERM)
+                code, took_s = await bridge.ended(20)
+                assert code == 0, bridge.lines
+                assert took_s < 5
+                assert bridge.hangs.exists()
+                assert not any("Traceback" in line for line in bridge.lines), bridge.lines
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, and have port 53")
 async def test_stop_beside_a_name_server_that_hangs_ends_soon(tmp_path: Path) -> None:
     resolver = tmp_path / "resolv.conf"
