@@ -330,7 +330,7 @@ def test_check_asks_the_network_and_fails_with_it(admin: Admin, monkeypatch: pyt
 def test_run_ends_with_a_code_that_says_whether_to_retry(
     admin: Admin, monkeypatch: pytest.MonkeyPatch, error: Exception | None, code: int, said: str
 ) -> None:
-    async def run(config: Config, consent: Consent, *, leave: object) -> None:
+    async def run(config: Config, consent: Consent, *, leave: object, **_: object) -> None:
         assert consent == Consent()
         assert config.homeserver.domain == "example.org"
         if error is not None:
