@@ -46,3 +46,12 @@ async def test_every_other_end_is_a_no_with_the_words_of_the_bridge(state: Reque
     with pytest.raises(ClientError, match="Leider nein") as raised:
         await until_decided(notices(("Leider nein", RequestStatus(state, 7))), 7)
     assert raised.value.code is Exit.DENIED
+
+
+async def test_a_homeserver_that_says_nothing_more_is_away() -> None:
+    with pytest.raises(ClientError, match="sends nothing any more") as raised:
+        await first_answer(notices())
+    assert raised.value.code is Exit.OFFLINE
+    with pytest.raises(ClientError, match="sends nothing any more") as raised:
+        await until_decided(notices(("noch offen", OPEN)), 7)
+    assert raised.value.code is Exit.OFFLINE

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.core.errors import StorageError
-from mxrtc_bridge.storage.file_lock import sole_use
+from mxrtc_bridge.storage.file_lock import is_in_use, sole_use
 from mxrtc_bridge.storage.tables import open_stores
 
 HOLD = """
 import sys
-from mxrtc_bridge.storage.file_lock import sole_use
+from mxrtc_bridge.storage.file_lock import is_in_use, sole_use
 with sole_use(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
@@ -49,3 +49,20 @@ def test_what_is_no_file_is_left_to_the_database(url: str, tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     with sole_use(url):
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_is_in_use_while_somebody_holds_it(tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path / 'bridge.db'}"
+    assert not is_in_use(url)
+    assert list(tmp_path.iterdir()) == []
+    with sole_use(url):
+        assert is_in_use(url)
+    assert not is_in_use(url)
+    assert not is_in_use("postgres://user@host/name")
+
+
+def test_a_lock_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bridge.db.lock").mkdir()
+    url = f"sqlite:{tmp_path / 'bridge.db'}"
+    with pytest.raises(StorageError, match="cannot be used"), sole_use(url):
+        pass

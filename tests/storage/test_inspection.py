@@ -127,3 +127,9 @@ async def test_a_server_that_is_away_is_said_without_its_password() -> None:
     with pytest.raises(StorageError, match="cannot be opened") as caught:
         await look("postgres://u:secret@127.0.0.1:1/name")
     assert "secret" not in str(caught.value)
+
+
+async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bridge.db").write_bytes(b"no database " * 100)
+    with pytest.raises(StorageError, match=r"bridge\.db' cannot be used"):
+        await look(f"sqlite:{tmp_path / 'bridge.db'}")

@@ -1,0 +1,63 @@
+"""A command of mxrtc ends with the exit code of why it has failed, and says why in one sentence."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from mxrtc_bridge.cli.client.runner import run
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError
+
+
+def said_before() -> ClientError:
+    error = ClientError(Exit.OFFLINE, "said before")
+    error.told = True
+    return error
+
+
+def ended(capsys: pytest.CaptureFixture[str], failure: BaseException | None) -> tuple[int, str]:
+    async def work() -> None:
+        if failure is not None:
+            raise failure
+
+    with pytest.raises(SystemExit) as left:
+        run(Report(), work)
+    assert isinstance(left.value.code, int)
+    return left.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "said"),
+    [
+        (None, Exit.DONE, ""),
+        (ClientError(Exit.DENIED, "not you"), Exit.DENIED, "not you"),
+        (said_before(), Exit.OFFLINE, ""),
+        (HomeserverError("away", 502), Exit.RETRY, "away"),
+        (HomeserverError("no", 403), Exit.USAGE, "no"),
+        (LocalError("the folder is missing"), Exit.USAGE, "the folder is missing"),
+        (MxrtcError("busy"), Exit.RETRY, "busy"),
+        (BaseExceptionGroup("", [LocalError("in a group")]), Exit.USAGE, "in a group"),
+        (OSError(errno.EPIPE, "Broken pipe"), Exit.RETRY, ""),
+        (OSError(errno.EMFILE, "Too many open files"), Exit.LOCAL, "this machine refuses: Too many open files"),
+        (KeyboardInterrupt(), Exit.INTERRUPTED, ""),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_each_failure_has_its_code_and_its_sentence(
+    capsys: pytest.CaptureFixture[str], failure: BaseException | None, code: Exit, said: str
+) -> None:
+    found, words = ended(capsys, failure)
+    assert found == code
+    assert said.lower() in words.lower()
+    assert bool(words) == bool(said)
+
+
+def test_a_defect_has_its_traceback() -> None:
+    async def work() -> None:
+        raise KeyError("a defect")
+
+    with pytest.raises(KeyError):
+        run(Report(), work)
