@@ -108,6 +108,8 @@ class ConfiguredRooms:
         self._rules = Refresher(
             "the policy list", lambda room: self.bot_rooms.learn_again(room, self._lists), parallel=1, gap=gap
         )
+        self._replaced: set[RoomId] = set()
+        """Rooms that the bot is in, of which it was said that another one has taken their place."""
         self._more_lists: dict[RoomId, RoomId] = {}
         """Rooms that have taken the place of policy lists, with those: the rules of both are in force."""
 
@@ -156,9 +158,14 @@ class ConfiguredRooms:
                 self._rules.doubt(room)
 
     def _replaced_by_another(self, room: RoomId) -> None:
-        if room in self.bot_rooms.joined():
+        joined = self.bot_rooms.joined()
+        if room not in joined:
+            return
+        self._replaced &= joined
+        if room not in self._replaced:
+            self._replaced.add(room)
             log.warning("! %s was replaced by another room; it is followed where the bot can enter that one", room)
-            self.bot_rooms.replaced(room)
+        self.bot_rooms.replaced(room)
 
     def _follow(self, old: RoomId, new: RoomId) -> None:
         """A room takes the place of another one; a list keeps its rules, as nobody copies them for certain."""
