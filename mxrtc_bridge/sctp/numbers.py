@@ -108,8 +108,3 @@ class Ranges:
             index -= 1
             starts[index] = number + 1
         del starts[:index], ends[:index]
-
-    def clear(self) -> None:
-        """Remove everything."""
-        self.starts.clear()
-        self.ends.clear()

@@ -133,3 +133,9 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "bridge.db").write_bytes(b"no database " * 100)
     with pytest.raises(StorageError, match=r"bridge\.db' cannot be used"):
         await look(f"sqlite:{tmp_path / 'bridge.db'}")
+
+
+async def test_a_server_without_the_package_for_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(StorageError, match="needs the package asyncpg"):
+        await look("postgres://user@127.0.0.1:1/name")

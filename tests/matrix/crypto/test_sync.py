@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.core.errors import HomeserverError, RefusedStatementError, StorageError
+from mxrtc_bridge.core.errors import EventError, HomeserverError, RefusedStatementError, StorageError
 from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.sync import FULL_ANSWER, LONG_POLL_S, LONGEST_PAUSE_S, WAKE_POLL_S, DeviceSync
+from mxrtc_bridge.matrix.crypto.sync_answer import envelope
 from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent
 from tests.waiting import until
 
@@ -195,3 +196,21 @@ async def test_without_a_sign_it_asks_after_a_while() -> None:
     with pytest.raises(asyncio.CancelledError):
         await sync.run()
     assert server.asked == [(None, 0), ("s1", WAKE_POLL_S), ("s2", 0), ("s3", 0)]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [],
+        "x",
+        {},
+        {"type": 1, "sender": "@a:b.c", "content": {}},
+        {"type": "t" * 256, "sender": "@a:b.c", "content": {}},
+        {"type": "t", "sender": "@a:b.c", "content": []},
+        {"type": "t", "sender": "a", "content": {}},
+        {"type": "t", "content": {}},
+    ],
+)
+def test_what_is_no_message_is_refused(odd: object) -> None:
+    with pytest.raises(EventError):
+        envelope(odd)
