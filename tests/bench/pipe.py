@@ -21,6 +21,8 @@ from tests.e2e.world import World
 MB = 1_000_000
 BULK_BYTES = int(os.environ.get("BENCH_MB", "192")) * MB
 EXCHANGES = 300
+STREAMS = 150
+"""Opened and closed one after the other; fewer than may be opened at once."""
 
 
 async def download(port: int, size: int) -> float:
@@ -68,6 +70,20 @@ async def exchanges(port: int, count: int) -> list[float]:
         await asyncio.sleep(0.002)
     writer.close()
     return times
+
+
+async def openings(port: int, count: int) -> float:
+    """Open a stream, one byte there and back, and end it in order on both sides, again and again; returns seconds."""
+    began = time.perf_counter()
+    for _ in range(count):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"x")
+        await reader.readexactly(1)
+        writer.write_eof()
+        if await reader.read():
+            raise RuntimeError("the echo said more than it was told")
+        writer.close()
+    return time.perf_counter() - began
 
 
 async def beside_bulk(port: int, bulk_port: int) -> list[float]:
@@ -135,6 +151,10 @@ async def _measure(stack: AsyncExitStack, folder: Path) -> dict[str, object]:
     results: dict[str, object] = {"bulk_mb": BULK_BYTES / MB, "cores": os.cpu_count()}
     results["setup_ms"] = {"median": statistics.median(setups), "min": min(setups), "max": max(setups)}
     processes = {"bridge": bridge, "client": process, "services": services}
+    before = {name: cpu_seconds(each) for name, each in processes.items()}
+    took = await openings(pipes["echo"], STREAMS)
+    cost = {f"{name}_cpu_ms": 1000 * (cpu_seconds(each) - before[name]) / STREAMS for name, each in processes.items()}
+    results["streams"] = {"opened_and_closed_per_s": STREAMS / took} | cost
     before = {name: cpu_seconds(each) for name, each in processes.items()}
     rates = {
         "pipe_down": await download(pipes["source"], BULK_BYTES),
