@@ -11,12 +11,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.cli.bridge.main import invoke
+from tests.bridge_command import Run, run_in_process
 from tests.other_user import OTHER_UID, needs_root, public_directory
 
 ROOT = Path(__file__).parent.parent
@@ -25,8 +25,6 @@ UNIT = HOW_TO / "mxrtc-bridge.service"
 BIN = Path(sys.executable).parent
 DYNAMIC_UIDS = [61_234, 65_534]
 """One of the range for dynamic users, and "nobody", whom newer versions of systemd let own their folders."""
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def settings(unit: Path = UNIT) -> dict[str, list[str]]:
@@ -86,13 +84,7 @@ def test_the_user_of_the_unit_is_made_by_the_file_beside_it(tmp_path: Path) -> N
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def invoked(*arguments: object) -> tuple[int, str, str]:
-        code = invoke([str(each) for each in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return invoked
+    return run_in_process(capsys)
 
 
 @pytest.fixture(params=DYNAMIC_UIDS)

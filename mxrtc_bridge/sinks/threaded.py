@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from typing import Any
 
 from mxrtc_bridge.engine.outside import TargetThreads
 from mxrtc_bridge.sinks.buffer import WriteBuffer
 from mxrtc_bridge.sinks.reader_writer import MAX_UNSENT_BYTES, READ_SIZE, Owner, nothing
 
 
-class ThreadedReader:
-    """Reads a descriptor that cannot be waited for, in a thread; holds at most one piece of 64 KiB.
+class _ThreadedHalf:
+    """What both halves have.
 
     Args:
-        descriptor: what is read.
+        descriptor: what is read or written.
         owner: told of it.
         released: called when the descriptor is not used any more.
         threads: of the target; its own without them.
@@ -32,15 +33,31 @@ class ThreadedReader:
         released: Callable[[], None] = nothing,
         threads: TargetThreads | None = None,
     ) -> None:
-        self._threads = threads or TargetThreads(f"reads {descriptor}", 1)
+        self._threads = threads or TargetThreads(f"moves bytes of {descriptor}", 1)
         self._descriptor = descriptor
         self._owner = owner
         self._released = released
         self._loop = asyncio.get_running_loop()
-        self._paused = True
         self._stopped = False
-        self._running: asyncio.Future[bytes] | None = None
-        self._held: bytes | None = None
+        self._running: asyncio.Future[Any] | None = None
+
+    def _ends_with(self, future: asyncio.Future[Any]) -> bool:
+        """Whether the half has nothing to do with what an operation brought, but to end or to fail."""
+        if future.cancelled() or self._stopped:  # cancelled: the loop is going down
+            self._stopped = True
+            self._released()
+        elif isinstance(error := future.exception(), OSError):
+            self._owner.half_failed(error)
+        else:
+            return False
+        return True
+
+
+class ThreadedReader(_ThreadedHalf):
+    """Reads a descriptor that cannot be waited for, in a thread; holds at most one piece of 64 KiB."""
+
+    _paused = True
+    _held: bytes | None = None
 
     def pause(self) -> None:
         self._paused = True
@@ -72,12 +89,9 @@ class ThreadedReader:
 
     def _done(self, future: asyncio.Future[bytes]) -> None:
         self._running = None
-        if future.cancelled() or self._stopped:  # cancelled: the loop is going down
-            self._stopped = True
-            self._released()
-        elif isinstance(error := future.exception(), OSError):
-            self._owner.half_failed(error)
-        elif self._paused:
+        if self._ends_with(future):
+            return
+        if self._paused:
             self._held = future.result()
         else:
             self._deliver(future.result())
@@ -91,15 +105,8 @@ class ThreadedReader:
         self._loop.call_soon(self._step)
 
 
-class ThreadedWriter:
-    """Writes to a descriptor that cannot be waited for, in a thread; keeps up to 8 MiB.
-
-    Args:
-        descriptor: what is written to.
-        owner: told of it.
-        released: called when the descriptor is not used any more.
-        threads: of the target; its own without them.
-    """
+class ThreadedWriter(_ThreadedHalf):
+    """Writes to a descriptor that cannot be waited for, in a thread; keeps up to 8 MiB."""
 
     def __init__(
         self,
@@ -108,15 +115,9 @@ class ThreadedWriter:
         released: Callable[[], None] = nothing,
         threads: TargetThreads | None = None,
     ) -> None:
-        self._threads = threads or TargetThreads(f"writes {descriptor}", 1)
-        self._descriptor = descriptor
-        self._owner = owner
-        self._released = released
-        self._loop = asyncio.get_running_loop()
+        super().__init__(descriptor, owner, released, threads)
         self._buffer = WriteBuffer(MAX_UNSENT_BYTES)
         self._finishing = False
-        self._stopped = False
-        self._running: asyncio.Future[int] | None = None
 
     def write(self, data: bytes) -> None:
         if not self._stopped and data:
@@ -146,12 +147,8 @@ class ThreadedWriter:
 
     def _done(self, future: asyncio.Future[int]) -> None:
         self._running = None
-        if future.cancelled() or self._stopped:  # cancelled: the loop is going down
-            self._stopped = True
-            self._released()
-        elif isinstance(error := future.exception(), OSError):
-            self._owner.half_failed(error)
-        else:
-            self._buffer.consume(future.result())
-            self._owner.half_wrote(future.result())
-            self._step()
+        if self._ends_with(future):
+            return
+        self._buffer.consume(future.result())
+        self._owner.half_wrote(future.result())
+        self._step()

@@ -79,24 +79,33 @@ class Process:
 
 
 @contextlib.asynccontextmanager
+async def running(text: str, flag: Path, **environ: str) -> AsyncIterator[Process]:
+    """A program of Python, which is not left behind; it hangs while ``flag`` is there."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", text),
+        stderr=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL,
+        env={**os.environ, **environ},
+    )
+    made = Process(process, flag)
+    reading = asyncio.create_task(made.read())
+    try:
+        yield made
+    finally:
+        flag.unlink(missing_ok=True)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await reading
+
+
+@contextlib.asynccontextmanager
 async def started(folder: Path) -> AsyncIterator[Process]:
     async with FakeHomeserver(folder) as homeserver:
         config, flag = homeserver.config(), folder / "hangs"
-        text = PROGRAM.format(flag=str(flag), config=str(config.path))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", text, stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL
-        )
-        made = Process(process, flag)
-        reading = asyncio.create_task(made.read())
-        try:
+        async with running(PROGRAM.format(flag=str(flag), config=str(config.path)), flag) as made:
             await made.until("bridge ready")
             yield made
-        finally:
-            flag.unlink(missing_ok=True)
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-            await reading
 
 
 async def test_stop_ends_in_order_and_soon(tmp_path: Path) -> None:
@@ -138,24 +147,8 @@ async def hanging_at(path: Path, config: Path, **environ: str) -> AsyncIterator[
     flag = config.with_name("hangs")
     flag.touch()
     text = PROGRAM_WITH_HANGING_PATH.format(path=str(path), flag=str(flag), config=str(config))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        text,
-        stderr=asyncio.subprocess.PIPE,
-        stdin=asyncio.subprocess.DEVNULL,
-        env={**os.environ, **environ},
-    )
-    made = Process(process, flag)
-    reading = asyncio.create_task(made.read())
-    try:
+    async with running(text, flag, **environ) as made:
         yield made
-    finally:
-        flag.unlink(missing_ok=True)
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        await reading
 
 
 async def test_bridge_that_cannot_go_on_says_so_and_ends_although_a_disk_hangs(tmp_path: Path) -> None:

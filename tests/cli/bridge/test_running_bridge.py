@@ -17,16 +17,15 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from mxrtc_bridge.cli.bridge.main import invoke
 from mxrtc_bridge.config import UnixListen
 from mxrtc_bridge.core.errors import AdminError
 from mxrtc_bridge.core.ids import LocalAdmin
 from mxrtc_bridge.web.control import SOCKET_MODE, control_application
 from mxrtc_bridge.web.server import Server
+from tests.bridge_command import Run, run_in_process
 from tests.other_user import OTHER_UID, needs_root
 
 Answer = Callable[[tuple[str, ...]], Mapping[str, object]]
-Run = Callable[..., tuple[int, str, str]]
 
 LIST = {"page": 1, "pages": 1, "total": 0, "rows": []}
 EMERGENCY = [
@@ -37,13 +36,7 @@ EMERGENCY = [
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def invoked(*arguments: object) -> tuple[int, str, str]:
-        code = invoke([str(each) for each in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return invoked
+    return run_in_process(capsys)
 
 
 @contextmanager
