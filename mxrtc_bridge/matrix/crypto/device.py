@@ -45,7 +45,7 @@ from mxrtc_bridge.matrix.crypto.patience import Patience
 from mxrtc_bridge.matrix.crypto.published_keys import PublishedKeys, Renewals, StrangeKeysError, delete_others
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
 from mxrtc_bridge.matrix.crypto.store import DeviceStore
-from mxrtc_bridge.matrix.crypto.sync_answer import OF_USE, envelope, has_brought, messages_in
+from mxrtc_bridge.matrix.crypto.sync_answer import OF_USE, envelope, has_brought, messages_in, received
 from mxrtc_bridge.matrix.crypto.values import Decrypted, DeviceIdentity, ToDeviceEvent, Undecryptable, UserDevices
 
 log = logging.getLogger(__name__)
@@ -325,9 +325,9 @@ class CryptoDevice:
         self._reading += 1
         # Until this answer is settled: it may come again.
         for opened in self._left:
-            events += await self._receive_left(opened)
+            events += await received(self._receive_left(opened), self.user, self.seldom) or []
         for item in messages_in(answer)[:MAX_TO_DEVICE]:
-            if (event := await self._receive(item)) is not None:
+            if (event := await received(self._receive(item), self.user, self.seldom)) is not None:
                 events.append(event)
         return tuple(events)
 

@@ -41,6 +41,23 @@ def test_messages_of_strangers_whose_servers_hang_keep_nobody_elses_waiting(prov
     tell(story)
 
 
+def test_a_defect_at_one_message_costs_that_message_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(made: World) -> None:
+        def defect(_device: object, _by_us: bool) -> None:
+            raise KeyError("a defect")
+
+        made.ours.session_begun = defect
+        honest, odd = await known(made, ALICE), await known(made, UserId("@odd:example.org"))
+        await made.receives(odd.says("m.dummy"), honest.says())
+        assert [event.sender for event in made.received] == [ALICE]
+        # The next answer is heard as well.
+        await made.receives(honest.says())
+        assert [event.sender for event in made.received] == [ALICE, ALICE]
+
+    tell(story)
+    assert "a message to a device of" in caplog.text
+
+
 def test_broken_messages_of_devices_whose_server_hangs_keep_nobody_waiting() -> None:
     async def story(made: World) -> None:
         honest = await known(made, ALICE)
