@@ -38,9 +38,12 @@ TAKEN_TIMES = 4
 _AGAIN = Backoff(0.2, 10.0)
 _TAKE = "SELECT pg_try_advisory_xact_lock($1, hashtext(current_schema()))"
 _HOLDER = (
-    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid::bigint = $1 AND objsubid = 2 "
-    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    "SELECT pid, backend_start FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted "
+    "AND classid::bigint = $1 AND objid::bigint = hashtext(current_schema())::bigint & 4294967295 AND objsubid = 2 "
+    "AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
+_OWN = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+"""A number of a process comes again after a restart of the server, and may be another bridge's then."""
 _SETTINGS = {
     # A machine that has lost its power says nothing: half a minute later the lock is free.
     "tcp_keepalives_idle": "10",
@@ -60,8 +63,8 @@ class _AdvisoryLock:
     def __init__(self, url: str) -> None:
         self._url = url
         self._connection: Any = None
-        self._pid = 0
-        """Of the server's end of the connection that holds it, or has held it."""
+        self._own: tuple[object, ...] | None = None
+        """The server's end of the connection that holds it, or has held it."""
 
     async def take(self) -> None:
         """Take it.
@@ -82,14 +85,14 @@ class _AdvisoryLock:
             if not await connection.fetchval(_TAKE, LOCK):
                 await self._end_own(connection)
                 raise _TakenError
-            self._pid = await connection.fetchval("SELECT pg_backend_pid()")
+            self._own = tuple(await connection.fetchrow(_OWN))
         await self.look()
 
     async def _end_own(self, connection: Any) -> None:
         """Close the server's end of a connection of ours that was lost, if that is what holds it."""
-        holders = [row["pid"] for row in await connection.fetch(_HOLDER, LOCK)]
-        if self._pid in holders:
-            await connection.fetchval("SELECT pg_terminate_backend($1)", self._pid)
+        if self._own in [tuple(row) for row in await connection.fetch(_HOLDER, LOCK)]:
+            assert self._own is not None
+            await connection.fetchval("SELECT pg_terminate_backend($1)", self._own[0])
 
     async def look(self) -> None:
         """See that it is still held.
