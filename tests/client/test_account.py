@@ -18,6 +18,7 @@ from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.client.status_socket import serve_status
 from mxrtc_bridge.core.ids import UserId
+from tests.catch_all import answering
 
 ALICE = UserId("@alice:example.org")
 
@@ -39,14 +40,8 @@ class FakeHomeserver:
 @pytest_asyncio.fixture
 async def homeserver_of_alice() -> AsyncIterator[FakeHomeserver]:
     server = FakeHomeserver()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", server.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield server
-    await runner.cleanup()
+    async with answering(server.answer) as server.url:
+        yield server
 
 
 @pytest.fixture

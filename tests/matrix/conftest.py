@@ -19,6 +19,7 @@ from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, parse_room_event
 from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
+from tests.catch_all import answering
 from tests.honesty import Honesty
 from tests.synapse import Synapse
 
@@ -187,11 +188,5 @@ class ScriptedServer:
 @pytest_asyncio.fixture
 async def scripted() -> AsyncIterator[ScriptedServer]:
     server = ScriptedServer()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", server.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield server
-    await runner.cleanup()
+    async with answering(server.answer) as server.url:
+        yield server
