@@ -16,6 +16,7 @@ from aiohttp import web
 from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.ids import UserId
+from tests.catch_all import answering
 from tests.config.samples import GOOD
 
 HTTP = {"aiohttp"}
@@ -60,13 +61,8 @@ async def refusing() -> AsyncIterator[str]:
     async def refuse(_: web.Request) -> web.Response:
         return web.json_response({"errcode": "M_UNKNOWN_TOKEN", "error": "Unrecognised access token"}, status=401)
 
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", refuse)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
+    async with answering(refuse) as address:
+        yield address
 
 
 async def loaded_by(program: str, folder: Path, *arguments: str, code: int) -> set[str]:
