@@ -13,15 +13,15 @@ import functools
 import hashlib
 import logging
 import secrets
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from mxrtc_bridge.bridge.access.rights import Rights
 from mxrtc_bridge.bridge.calls.redaction import CallRedaction
 from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, JudgedCaller, Standing
-from mxrtc_bridge.core.call.events import CallEvent, CallMessage, Invite, Reject, Version
+from mxrtc_bridge.core.bounds.fair_table import FairTable
+from mxrtc_bridge.core.call.events import CallEvent, CallMessage, Hangup, Invite, Reject, Version
 from mxrtc_bridge.core.call.limits import (
     BUSY,
     BUSY_ANSWERS_A_MINUTE,
@@ -51,11 +51,9 @@ from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent
 
 log = logging.getLogger(__name__)
 
-KeyT = TypeVar("KeyT")
-ValueT = TypeVar("ValueT")
-
-MAX_CHANNELS = 1000
-"""Devices that have called, and whose keys are at hand; for another one they are asked for again."""
+MAX_CHANNELS, MAX_CHANNELS_OF_STRANGERS = 20_000, 1000
+"""Devices that have called, and calls of which it is known how much was said: twice as many as there may be live calls
+(``limits.calls_total``); and devices without a right. For another device its keys are asked for again."""
 MAX_WAITING = 32
 """Messages of one device that wait while it is looked up; the next ones are not heard."""
 MAX_LINES, MAX_LINES_OF_SERVER, MAX_LINES_OF_USER = 256, 64, 8
@@ -125,11 +123,11 @@ class ToDeviceSignalling:
         self._seldom = RateLimitedLog(log)
         self._wall_ms = wall_ms
         self._order = CallOrder()
-        self._callers: OrderedDict[DevicePair, JudgedCaller] = OrderedDict()
-        self._strangers: OrderedDict[DevicePair, DeviceIdentity] = OrderedDict()
+        self._callers: FairTable[DevicePair, JudgedCaller] = FairTable(MAX_CHANNELS)
+        self._strangers: FairTable[DevicePair, DeviceIdentity] = FairTable(MAX_CHANNELS_OF_STRANGERS)
         self._lines: dict[DevicePair, deque[_Message]] = {}
         self._tasks: asyncio.TaskGroup | None = None
-        self._sent: OrderedDict[tuple[DevicePair, CallId], int] = OrderedDict()
+        self._sent: FairTable[tuple[DevicePair, CallId], int] = FairTable(MAX_CHANNELS)
 
     @property
     def lines(self) -> int:
@@ -291,14 +289,14 @@ class ToDeviceSignalling:
         """
         by_message = self._lookups.judge_by_message(message.caller)
         if not isinstance(signal.message, Invite):
-            known = self._callers.get(channel, by_message).under(self._lookups.least)
+            known = (self._callers.get(channel.remote, channel) or by_message).under(self._lookups.least)
             if known.identity is not None and known.identity.ed25519 == message.caller.ed25519 and known.is_good:
                 return known
         elif self._may_call(message):
             return await self._look_up(channel, message, signal.message)
         elif by_message.is_good:
             # It is refused by who decides on calls, and must be told so: no question is asked for that.
-            _remember(self._strangers, channel, message.caller)
+            self._strangers.put(channel.remote, channel, message.caller)
             return by_message
         self._refused(RefusalCode.DEVICE, message.caller.user)
         return None
@@ -306,8 +304,8 @@ class ToDeviceSignalling:
     async def _look_up(self, channel: DevicePair, message: _Message, invite: Invite) -> JudgedCaller | None:
         caller = await self._lookups.judge(message.device.user, message.caller)
         if caller.is_good:
-            self._strangers.pop(channel, None)
-            _remember(self._callers, channel, caller)
+            self._strangers.pop(channel.remote, channel)
+            self._callers.put(channel.remote, channel, caller)
             return caller
         self._refused(RefusalCode.DEVICE, message.caller.user)
         reject = Reject(invite.call_id, PartyId(secrets.token_hex(8)), Version.V1, _REASONS[caller.standing])
@@ -333,8 +331,8 @@ class ToDeviceSignalling:
         if device is None:
             # Not worth waiting for: where encryption was turned off it never comes, and leftover calls wait in a line.
             raise HomeserverError(f"the device of {sender} is not up", 404)
-        known = self._callers.get(route)
-        to = self._strangers.get(route) if known is None else known.identity
+        known = self._callers.get(route.remote, route)
+        to = self._strangers.get(route.remote, route) if known is None else known.identity
         await self._send(device, to or await self._find(device, route.remote, route.device), route, message)
 
     async def _find(self, device: CryptoDevice, user: UserId, name: str) -> DeviceIdentity:
@@ -348,8 +346,9 @@ class ToDeviceSignalling:
         self, device: CryptoDevice, caller: DeviceIdentity, channel: DevicePair, message: CallMessage
     ) -> None:
         key = (channel, message.call_id)
-        seq = self._sent.get(key, 0)
-        _remember(self._sent, key, seq + 1)
+        seq = self._sent.pop(channel.remote, key) or 0
+        if not isinstance(message, Hangup | Reject):  # after which nothing comes
+            self._sent.put(channel.remote, key, seq + 1)
         content = call_to_device_content(CallToDevice(seq, self._wall_ms(), message))
         await device.send_to_device([caller], SIGNAL_TYPE, content)
 
@@ -358,11 +357,3 @@ def _event_id(channel: DevicePair, signal: CallToDevice) -> EventId:
     """Name a message as an event: the same one has the same name, however often it comes."""
     digest = hashlib.sha256(f"{channel} {signal.message.call_id} {signal.seq}".encode()).hexdigest()
     return EventId(f"$signal-{digest}")
-
-
-def _remember(table: OrderedDict[KeyT, ValueT], key: KeyT, value: ValueT) -> None:
-    """Note something; what was noted longest ago makes room."""
-    table[key] = value
-    table.move_to_end(key)
-    if len(table) > MAX_CHANNELS:
-        table.popitem(last=False)

@@ -6,14 +6,14 @@ hostile all the same. :class:`CallOrder` puts the messages of each call into the
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mxrtc_bridge.core.bounds.fair_table import FairTable
 from mxrtc_bridge.core.call.codec import content_of, parse_message
 from mxrtc_bridge.core.call.events import CallMessage, Hangup, Reject, Version
 from mxrtc_bridge.core.errors import EventError, RefusalCode
-from mxrtc_bridge.core.ids import CallId, DeviceId, UserId, server_of
+from mxrtc_bridge.core.ids import CallId, DeviceId, UserId
 
 SIGNAL_TYPE = "io.mxrtc.signal"
 UNTRUSTED_DEVICE = "untrusted_device"
@@ -30,9 +30,11 @@ MAX_SEQ = 9_999
 MAX_SENT_MS = 2**53 - 1
 MAX_EARLY = 16
 """Messages of one call that wait for those before them."""
-MAX_CALLS = 1000
-"""Calls whose order is remembered; then one of the server and the user with most of them is forgotten, and of those
-first who may not call."""
+MAX_EARLY_OF_USER = 64
+"""The same of all calls of one user; the next ones are not heard, as each may be as large as an event."""
+MAX_CALLS, MAX_CALLS_OF_STRANGERS = 20_000, 1000
+"""Calls whose order is remembered, twice as many as may live (``limits.calls_total``), and those of users who may not
+call; then one of the server and the user with most of them is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,6 @@ class _Call:
     next_seq: int = 0
     early: dict[int, CallToDevice] = field(default_factory=dict)
     over: bool = False
-    has_right: bool = False
 
 
 class CallOrder:
@@ -88,8 +89,10 @@ class CallOrder:
     """
 
     def __init__(self, *, max_calls: int = MAX_CALLS) -> None:
-        self._max_calls = max_calls
-        self._calls: OrderedDict[tuple[UserId, DeviceId, CallId], _Call] = OrderedDict()
+        self._calls: FairTable[tuple[DeviceId, CallId], _Call] = FairTable(max_calls)
+        self._of_strangers: FairTable[tuple[DeviceId, CallId], _Call] = FairTable(
+            min(max_calls, MAX_CALLS_OF_STRANGERS)
+        )
 
     def put(
         self, user: UserId, device: DeviceId, signal: CallToDevice, *, has_right: bool = True
@@ -100,17 +103,15 @@ class CallOrder:
             user: who has sent it.
             device: by which device.
             signal: the message.
-            has_right: whether they may call at all; the calls of those who may not are forgotten first.
+            has_right: whether they may call at all; the calls of those who may not have a table of their own, and what
+                comes too early of them is not kept.
 
         Raises:
             EventError: with the code ``gap``: too much is missing, and nothing of this call is handled any more.
         """
-        key = (user, device, signal.message.call_id)
-        call = self._calls.setdefault(key, _Call())
-        self._calls.move_to_end(key)
-        call.has_right = has_right
-        if len(self._calls) > self._max_calls:
-            self._forget_one()
+        key = (device, signal.message.call_id)
+        call = self._calls.pop(user, key) or self._of_strangers.pop(user, key) or _Call()
+        (self._calls if has_right else self._of_strangers).put(user, key, call)
         if call.over:
             return []
         if isinstance(signal.message, Hangup | Reject):
@@ -124,6 +125,8 @@ class CallOrder:
             call.over = True
             call.early.clear()
             raise EventError(RefusalCode.GAP, f"message {signal.seq} came where {call.next_seq} is next")
+        if signal.seq > call.next_seq and not (has_right and self._has_room(user)):
+            return []
         call.early[signal.seq] = signal
         ready = []
         while call.next_seq in call.early:
@@ -131,22 +134,13 @@ class CallOrder:
             call.next_seq += 1
         return ready
 
-    def _forget_one(self) -> None:
-        """Forget what was heard of longest ago, of whoever has most: a flood of some pushes out no call of others.
-
-        Servers can be made up, so whoever has no right comes first.
-        """
-        calls = [key for key, call in self._calls.items() if not call.has_right] or list(self._calls)
-        servers = Counter(server_of(user) for user, _, _ in calls)
-        server = max(servers, key=servers.__getitem__)
-        users = Counter(user for user, _, _ in calls if server_of(user) == server)
-        most = max(users, key=users.__getitem__)
-        del self._calls[next(key for key in calls if key[0] == most)]
+    def _has_room(self, user: UserId) -> bool:
+        return sum(len(call.early) for call in self._calls.of(user)) < MAX_EARLY_OF_USER
 
     def waits(self, user: UserId, device: DeviceId, call_id: CallId) -> bool:
         """Whether messages of this call wait for others."""
-        call = self._calls.get((user, device, call_id))
+        call = self._calls.get(user, (device, call_id))
         return call is not None and bool(call.early)
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self._calls) + len(self._of_strangers)

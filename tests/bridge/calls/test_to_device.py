@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from mxrtc_bridge.bridge.calls.to_device import (
     MAX_CHANNELS,
+    MAX_CHANNELS_OF_STRANGERS,
     MAX_LINES_OF_SERVER,
     MAX_LINES_OF_USER,
     MAX_WAITING,
@@ -364,10 +365,22 @@ async def test_a_failure_in_a_look_up_stops_no_other_message(world: World, caplo
 async def test_calls_of_strangers_push_no_caller_out(world: World) -> None:
     await world.come()
     world.allowed = False
-    for number in range(MAX_CHANNELS + 1):
+    for number in range(MAX_CHANNELS_OF_STRANGERS + 1):
         await world.come(device=replace(PHONE, device=DeviceId(f"D{number}")), settle=False)
     await world.signals.send(CHANNEL, PEER, Hangup(CALL, PARTY, Version.V1), step="hangup")
     assert ([device for device, _ in world.device.sent], world.device.asked) == (["PHONE"], 0)
+
+
+async def test_calls_of_a_busy_user_leave_the_numbers_of_another_call_alone(world: World) -> None:
+    answer, busy = (
+        Answer(CALL, PARTY, Version.V1, "v=0\r\n"),
+        DevicePair(PEER, UserId("@busy:example.org"), PHONE.device),
+    )
+    await world.signals.send(CHANNEL, PEER, answer, step="answer")
+    for number in range(MAX_CHANNELS + 1):
+        await world.signals.send(busy, PEER, replace(answer, call_id=CallId(f"c{number}")), step="answer")
+    await world.signals.send(CHANNEL, PEER, SelectAnswer(CALL, PARTY, Version.V1, PARTY), step="select")
+    assert [signal.seq for _, signal in world.device.sent if signal.message.call_id == CALL] == [0, 1]
 
 
 async def test_messages_come_in_order_and_once_and_a_gap_ends_them(world: World) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core.call.events import Answer, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
 from mxrtc_bridge.core.call.to_device import (
     MAX_EARLY,
+    MAX_EARLY_OF_USER,
     MAX_SENT_MS,
     MAX_SEQ,
     CallOrder,
@@ -146,7 +147,17 @@ def test_strangers_of_many_servers_push_out_no_call_of_somebody_with_a_right() -
     for number in range(200):
         ordered.put(UserId(f"@m:s{number}.evil.example"), DEVICE, numbered(0), has_right=False)
     assert [ordered.put(caller, DEVICE, numbered(1)) for caller in callers] == [[numbered(1)]] * 10
-    assert len(ordered) == 20
+    assert len(ordered) == 30
+
+
+def test_what_comes_too_early_is_bounded_for_a_user_and_not_kept_of_whoever_may_not_call() -> None:
+    ordered = CallOrder()
+    calls = [DeviceId(f"D{number}") for number in range(MAX_EARLY_OF_USER + 10)]
+    for device in calls:
+        ordered.put(ALICE, device, numbered(1))
+        ordered.put(PEER, device, numbered(1), has_right=False)
+    assert sum(len(ordered.put(ALICE, device, numbered(0))) for device in calls) == MAX_EARLY_OF_USER + len(calls)
+    assert sum(len(ordered.put(PEER, device, numbered(0), has_right=False)) for device in calls) == len(calls)
 
 
 def test_what_is_remembered_is_bounded() -> None:
