@@ -96,7 +96,7 @@ class PeerAssociation:
         self._message_limit = settings.max_message
         self._settled = asyncio.Event()
         self._established = False
-        self._ended = False
+        self._ending = self._ended = False
         self._end_reason = "the association ended"
         self._turns = SendBurst()
         self._in_turn = False
@@ -182,17 +182,16 @@ class PeerAssociation:
         self._by_number[number] = channel
 
     def abort(self, reason: str) -> None:
-        """End the association at once and tell the other side."""
+        """End the association and tell the other side, if it can be told; the end comes after all that has arrived.
+
+        Of that the other side knows that it has, and may have left for that reason.
+        """
         if self._machine is None:
             self._finish(reason)
-        elif not self._ended:
-            self._end_reason = reason
+        elif not self._ending:
+            self._ending, self._end_reason = True, reason
             self._machine.abort(reason)
             self._schedule()
-
-    def give_up(self, reason: str) -> None:
-        """The transport below is gone: end without a word."""
-        self._finish(reason)
 
     async def stop(self) -> None:
         """End the association and everything that belongs to it."""
@@ -205,7 +204,7 @@ class PeerAssociation:
         """Everything ends here, once."""
         if self._ended:
             return
-        self._ended = True
+        self._ending = self._ended = True
         self._end_reason = reason
         for handle in (self._timer, self._turn_due):
             if handle is not None:

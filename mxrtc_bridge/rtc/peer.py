@@ -228,7 +228,7 @@ class DataPeerConnection:
 
     def _dtls_ended(self) -> None:
         # Called from the task that reads packets, as its last act; the association is told, and tells us.
-        self._association.give_up(self._dtls.end_reason)
+        self._association.abort(self._dtls.end_reason)
 
     # The end
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import cast
+
+import pytest_asyncio
 
 from mxrtc_bridge.engine.ports import Channel
 from mxrtc_bridge.rtc.association import TELL_FOR_S, PeerAssociation
@@ -52,6 +54,7 @@ class Listener:
     def __init__(self) -> None:
         self.offered: list[Channel] = []
         self.changed = asyncio.Event()
+        self.lost: list[str] = []
 
     def channel_offered(self, channel: Channel) -> None:
         self.offered.append(channel)
@@ -59,7 +62,8 @@ class Listener:
 
     def send_space(self) -> None: ...
 
-    def connection_lost(self, reason: str) -> None: ...
+    def connection_lost(self, reason: str) -> None:
+        self.lost.append(reason)
 
 
 async def joined(clock: Callable[[], float]) -> tuple[PeerAssociation, PeerAssociation, Wire, Listener]:
@@ -90,7 +94,25 @@ class SlowChannel(RecordingChannel):
         super().binary_received(data)
 
 
-async def test_what_arrived_together_is_told_in_many_turns() -> None:
+class Arrival:
+    """Many messages that arrive together, for a slow listener, while the turns of the loop are counted."""
+
+    def __init__(
+        self, sender: PeerAssociation, receiver: PeerAssociation, listener: Listener, slow: SlowChannel
+    ) -> None:
+        self.sender, self.receiver, self.listener, self.slow = sender, receiver, listener, slow
+
+    def is_whole(self) -> bool:
+        return [each for each in self.slow.events if isinstance(each, bytes)] == [
+            number.to_bytes(2, "big") for number in range(MESSAGES)
+        ]
+
+    def most_in_turn(self) -> int:
+        return max(self.slow.in_turn.count(each) for each in set(self.slow.in_turn))
+
+
+@pytest_asyncio.fixture
+async def arrival() -> AsyncIterator[Arrival]:
     sender, receiver, wire, listener = await joined(lambda: SlowChannel.now)
     channel = sender.open_channel("label", "protocol")
     await asyncio.wait_for(listener.changed.wait(), 10)
@@ -111,10 +133,24 @@ async def test_what_arrived_together_is_told_in_many_turns() -> None:
     turn()
     wire.other.arrive(wire.held)
     wire.held = None
-    await slow.until(lambda self: self.received_bytes == 2 * MESSAGES)
-    assert [each for each in slow.events if isinstance(each, bytes)] == [n.to_bytes(2, "big") for n in range(MESSAGES)]
-    # Twice in a turn, before and after it sends; the last one of each may go over it. A timer may be due as well.
-    most = 4 * (int(TELL_FOR_S / LISTENING_S) + 2)
-    assert max(slow.in_turn.count(each) for each in set(slow.in_turn)) <= most
+    yield Arrival(sender, receiver, listener, slow)
     await sender.stop()
     await receiver.stop()
+
+
+async def test_what_arrived_together_is_told_in_many_turns(arrival: Arrival) -> None:
+    await arrival.slow.until(lambda self: self.received_bytes == 2 * MESSAGES)
+    assert arrival.is_whole()
+    # Twice in a turn, before and after it sends; the last one of each may go over it. A timer may be due as well.
+    assert arrival.most_in_turn() <= 4 * (int(TELL_FOR_S / LISTENING_S) + 2)
+
+
+async def test_what_arrived_before_the_transport_ended_is_told_in_turns_and_then_the_end(arrival: Arrival) -> None:
+    """The other side has sent its last and closed; what it knows to have arrived must not be lost by that."""
+    assert not arrival.is_whole()
+    arrival.receiver.abort("gone")
+    arrival.listener.offered[0].send(b"late")
+    await arrival.slow.until_closed()
+    assert arrival.is_whole()
+    assert arrival.listener.lost == ["gone"]
+    assert arrival.most_in_turn() <= 4 * (int(TELL_FOR_S / LISTENING_S) + 2)
