@@ -27,6 +27,7 @@ from mxrtc_bridge.core.audit.chain import (
 )
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.storage.database import Database, in_batches
+from mxrtc_bridge.storage.spare_rows import SpareRows
 
 KEEP_MS = 400 * 24 * 3600 * 1000
 MAX_ROWS = 500_000
@@ -86,6 +87,7 @@ class AuditStore:
         self._database = database
         self._max_rows = max_rows
         self._shares = {"": max_acts, "+": max_of_user, "-": max_of_server}
+        self._spare = SpareRows()
 
     async def head(self) -> Head:
         """The last line that is stored.
@@ -144,6 +146,7 @@ class AuditStore:
                 if found.get(each.head.number) != each.head.digest:
                     raise AuditContradictionError(contradiction(each.head.number))
 
+        self._spare.write(len(entries))
         await self._database.transaction(insert, idempotent=True)
 
     async def take_back(self, heads: Sequence[Head]) -> None:
@@ -225,6 +228,8 @@ class AuditStore:
         """Forget what is too old or too much; returns the rows."""
         oldest = _Surplus("at_ms < $2", "at_ms", now_ms - KEEP_MS)
         gone = await in_batches(lambda: self._delete(oldest, _BATCH), at_most=_MAX_BATCHES)
+        if not await self._spare.may_be_exceeded(self._missing):
+            return gone
         # Who has too much is found out beside what others write.
         while gone < _BATCH * _MAX_BATCHES and (surplus := await self._database.read(self._surplus)) is not None:
             left = surplus.rows
@@ -238,26 +243,24 @@ class AuditStore:
     async def _delete(self, surplus: _Surplus, count: int) -> int:
         return await self._database.transaction(lambda connection: _delete(connection, surplus, count))
 
+    async def _missing(self) -> int:
+        """How many rows may come before anybody can have more than their share, or all together too much."""
+        total, largest = await self._database.read(_largest)
+        return min(self._max_rows - total, *(self._shares[prefix] - held for prefix, _, held in largest))
+
     async def _surplus(self, connection: Connection) -> _Surplus | None:
         """What goes next, as somebody has more than their share or all together have too much."""
-        total = int(await connection.fetchval("SELECT COUNT(*) FROM audit WHERE owner <> ''")) - self._max_rows
-        for prefix in ("-", "+", ""):
-            largest = await connection.fetchrow(
-                "SELECT owner, COUNT(*) AS held FROM audit WHERE SUBSTR(owner, 1, 1) = $1 "
-                "GROUP BY owner ORDER BY COUNT(*) DESC LIMIT 1",
-                prefix,
-            )
-            if largest is None:
-                continue
-            held = int(largest["held"])
+        rows, largest = await _largest(connection)
+        total = rows - self._max_rows
+        for prefix, owner, held in largest:
             excess = held - self._shares[prefix]
-            if excess <= 0 and prefix and total > 0:
+            if excess <= 0 and held and prefix and total > 0:
                 # Nobody has more than their share, and all together have too much.
                 if held <= _SMALL:
                     return _Surplus("SUBSTR(owner, 1, 1) = $2", "number", prefix, total)
                 excess = min(total, held // 2)
             if excess > 0 and (held > 1 or prefix):
-                return _Surplus("owner = $2", "number", largest["owner"], excess)
+                return _Surplus("owner = $2", "number", owner, excess)
         return None
 
 
@@ -278,6 +281,20 @@ def contradiction(number: int) -> str:
         f"the database and the audit file hold different lines with the number {number}: one of them was changed, or "
         "another bridge writes into one of them"
     )
+
+
+async def _largest(connection: Connection) -> tuple[int, list[tuple[str, str, int]]]:
+    """How many rows there are of users, and who has most: of each kind its prefix, the owner, and how many."""
+    total = int(await connection.fetchval("SELECT COUNT(*) FROM audit WHERE owner <> ''"))
+    largest = []
+    for prefix in ("-", "+", ""):
+        row = await connection.fetchrow(
+            "SELECT owner, COUNT(*) AS held FROM audit WHERE SUBSTR(owner, 1, 1) = $1 "
+            "GROUP BY owner ORDER BY COUNT(*) DESC LIMIT 1",
+            prefix,
+        )
+        largest.append((prefix, "", 0) if row is None else (prefix, str(row["owner"]), int(row["held"])))
+    return total, largest
 
 
 async def _delete(connection: Connection, surplus: _Surplus, count: int) -> int:

@@ -14,6 +14,7 @@ from mxrtc_bridge.core.call.route import read_call_route
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, UserId
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.spare_rows import SpareRows
 
 KEEP_MS = 30 * 24 * 3600 * 1000
 """How long an ended call is remembered. A replay after that fails the check of the event's age (at most minutes)."""
@@ -29,6 +30,7 @@ class CallStore:
     def __init__(self, database: Database, *, max_ended: int = MAX_ENDED) -> None:
         self._database = database
         self._max_ended = max_ended
+        self._spare = SpareRows()
 
     async def claim(self, record: CallRecord, event_id: EventId, now_ms: int, *, again: bool = False) -> bool:
         """Store the call as open; False if this call or this event was claimed before.
@@ -58,6 +60,7 @@ class CallStore:
 
     async def end(self, record: CallRecord, reason: str, now_ms: int) -> None:
         """Mark the call as ended; the first reason stays."""
+        self._spare.write(1)
         await self._database.write(
             "UPDATE call SET ended_ms = $4, end_reason = $5 "
             "WHERE room_id = $1 AND call_id = $2 AND local_user = $3 AND ended_ms IS NULL",
@@ -76,7 +79,13 @@ class CallStore:
     async def prune(self, now_ms: int) -> int:
         """Forget ended calls that are too old or too many, in small transactions; returns how many."""
         return await self._database.prune(
-            "call", "event_id", "ended_ms", now_ms - KEEP_MS, self._max_ended, where="ended_ms IS NOT NULL"
+            "call",
+            "event_id",
+            "ended_ms",
+            now_ms - KEEP_MS,
+            self._max_ended,
+            where="ended_ms IS NOT NULL",
+            spare=self._spare,
         )
 
 

@@ -62,6 +62,7 @@ from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import RefusedStatementError, StorageError, UnknownOutcomeError
 from mxrtc_bridge.engine.outside import in_new_thread
 from mxrtc_bridge.storage.schema import OWNER, UPGRADES
+from mxrtc_bridge.storage.spare_rows import SpareRows
 
 T = TypeVar("T")
 Work = Callable[[Connection], Awaitable[T]]
@@ -268,7 +269,16 @@ class Database:
         return await self.read(lambda connection: connection.fetchrow(statement, *values))
 
     async def prune(
-        self, table: str, key: str, age: str, before_ms: int, at_most: int, *, where: str = "TRUE", order: str = ""
+        self,
+        table: str,
+        key: str,
+        age: str,
+        before_ms: int,
+        at_most: int,
+        *,
+        where: str = "TRUE",
+        order: str = "",
+        spare: SpareRows | None = None,
     ) -> int:
         """Forget rows that are too old or too many, in small transactions; returns how many.
 
@@ -280,28 +290,34 @@ class Database:
             at_most: so many of the others stay, the newest.
             where: a condition for rows that may go at all.
             order: the column by which rows are old and new where there are too many; ``age`` without it.
+            spare: of a large table; knows whether there can be too many.
         """
         by = order or age
         old = (
             f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {where} "  # noqa: S608 - names of ours
             f"AND {age} < $1 ORDER BY {age} LIMIT $2) RETURNING 1"
         )
+        gone = await in_batches(lambda: self._deleted(old, (before_ms, self._prune_batch)))
+
+        async def missing() -> int:
+            return at_most - int((await self.row(f"SELECT COUNT(*) FROM {table} WHERE {where}"))[0])  # noqa: S608 - as above
+
+        if spare is not None and not await spare.may_be_exceeded(missing):
+            return gone
         # The newest row that is too much is looked for once, and not while others wait to write.
         newest = await self.row(
             f"SELECT {by} AS place, {key} AS name FROM {table} WHERE {where} "  # noqa: S608 - as above
             f"ORDER BY {by} DESC, {key} DESC LIMIT 1 OFFSET $1",
             (at_most,),
         )
-        gone = await in_batches(lambda: self._deleted(old, (before_ms, self._prune_batch)))
         if newest is None:
             return gone
         excess = (
             f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {where} "  # noqa: S608 - as above
             f"AND ({by}, {key}) <= ($1, $2) ORDER BY {by}, {key} LIMIT $3) RETURNING 1"
         )
-        return gone + await in_batches(
-            lambda: self._deleted(excess, (newest["place"], newest["name"], self._prune_batch))
-        )
+        values = (newest["place"], newest["name"], self._prune_batch)
+        return gone + await in_batches(lambda: self._deleted(excess, values))
 
     async def _deleted(self, statement: str, values: Sequence[object]) -> int:
         return len(await self.write(statement, values))

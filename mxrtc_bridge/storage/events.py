@@ -14,6 +14,7 @@ from mautrix.util.async_db import Connection
 
 from mxrtc_bridge.core.inbox import ArrivedEvent, EventOutcome, StoredEvent, WaitingCount, WaitingEvent
 from mxrtc_bridge.storage.database import Database
+from mxrtc_bridge.storage.spare_rows import SpareRows
 
 KEEP_MS = 30 * 24 * 3600 * 1000
 """How long a settled event is remembered."""
@@ -38,7 +39,7 @@ class InboxStore:
 
     def __init__(self, database: Database, *, max_done: int = MAX_DONE, max_set_aside: int = MAX_SET_ASIDE) -> None:
         self._database = database
-        self._limits = ((_DONE, max_done), (_SET_ASIDE, max_set_aside))
+        self._limits = ((_DONE, max_done, SpareRows()), (_SET_ASIDE, max_set_aside, SpareRows()))
 
     async def store(self, arrivals: Sequence[ArrivedEvent], now_ms: int) -> list[int | None]:
         """Store events in this order, all or none.
@@ -61,6 +62,7 @@ class InboxStore:
 
         if not arrivals:
             return []
+        self._settling(sum(each.refusal is not None for each in arrivals))
         places = await self._database.transaction(insert)
         # Taken out at the first mention: a second one in the same transaction is a repetition.
         return [places.pop(arrival.key, None) for arrival in arrivals]
@@ -121,17 +123,22 @@ class InboxStore:
             )
 
         if verdicts:
+            self._settling(len(verdicts))
             await self._database.transaction(update)
 
     async def prune(self, now_ms: int) -> int:
         """Forget settled events that are too old or too many, in small transactions; returns how many."""
         forgotten = 0
-        for state, limit in self._limits:
+        for state, limit, spare in self._limits:
             settled = f"state = {state} AND state <> 0"
             forgotten += await self._database.prune(
-                "event", "seq", "settled_ms", now_ms - KEEP_MS, limit, where=settled, order="seq"
+                "event", "seq", "settled_ms", now_ms - KEEP_MS, limit, where=settled, order="seq", spare=spare
             )
         return forgotten
+
+    def _settling(self, rows: int) -> None:
+        for _, _, spare in self._limits:
+            spare.write(rows)
 
 
 @cache

@@ -23,6 +23,7 @@ from mxrtc_bridge.storage import (
     notice_times,
     requests,
 )
+from mxrtc_bridge.storage.spare_rows import TOLERATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,12 @@ class TableBound:
 
 BOUNDS: Mapping[str, TableBound] = {
     "event": TableBound(
-        events.MAX_DONE + events.MAX_SET_ASIDE,
+        events.MAX_DONE + events.MAX_SET_ASIDE + 2 * TOLERATED,
         "the oldest that were handled; those that wait have shares by sender, server and room in the inbox",
         events.KEEP_MS,
     ),
     "call": TableBound(
-        calls.MAX_ENDED,
+        calls.MAX_ENDED + TOLERATED,
         "the oldest that have ended; open ones are live sessions, whose number has limits",
         calls.KEEP_MS,
     ),
@@ -64,7 +65,7 @@ BOUNDS: Mapping[str, TableBound] = {
         grants.MAX_ENDED + MAX_GRANTS, "the oldest that have ended; none that is in force", grants.KEEP_MS
     ),
     "audit": TableBound(
-        audit.MAX_ROWS + audit.MAX_ACTS + 1,
+        audit.MAX_ROWS + audit.MAX_ACTS + TOLERATED,
         "of users who were turned away, of the server with most; then of the user with most; acts of admins apart",
         audit.KEEP_MS,
     ),
