@@ -45,6 +45,8 @@ DRAIN_S = 5.0
 """How long live sessions may take to end when the bridge stops."""
 END_S = 8.0
 """How long everything else may take to end then: sessions say goodbye to their relays, files are put away."""
+LEAVE_ROOMS_S = 600.0
+"""How long a reload goes on to leave rooms; the rest of them are left when the house is kept."""
 CLOSE_S = 12.0
 """How long each of the parts may take to be closed; those that wait for disks or databases have bounds of their own."""
 LAST_EVENTS_S = 2.0
@@ -271,6 +273,8 @@ class Bridge:
                 ),
                 ReloadStep("devices of peers", lambda: self.devices.encryption.serve(filter(fit, users))),
             ],
+            # Beside new peers, which need not wait for it: each room is a request.
+            [ReloadStep("rooms that must be left", self.calls.peers.leave_unused, LEAVE_ROOMS_S)],
             [ReloadStep("rooms of the bot", self.access.rooms.reload)],
         ]
 

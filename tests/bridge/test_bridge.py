@@ -19,6 +19,7 @@ from mxrtc_bridge.bridge.build import Pace
 from mxrtc_bridge.bridge.devices.devices import Encryption
 from mxrtc_bridge.bridge.event_router import EventRouter
 from mxrtc_bridge.bridge.file_services import FileServices
+from mxrtc_bridge.bridge.reload import Reload
 from mxrtc_bridge.core.access.policy import Allow, Deny
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
 from mxrtc_bridge.core.ids import UserId
@@ -230,6 +231,30 @@ async def test_reload_leaves_the_rooms_of_a_denied_user_and_takes_over_limits(ho
         assert await homeserver.push(invite(1)) == 200
         await bridge.inbox.idle()
         assert homeserver.sent == []
+
+
+async def test_new_peer_does_not_wait_until_rooms_without_a_right_are_left_and_the_answer_says_that_they_are_not(
+    homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Reload.__init__.__kwdefaults__ is not None
+    monkeypatch.setitem(Reload.__init__.__kwdefaults__, "rest_s", 0.5)
+    homeserver.members[ROOM] = [ALICE, PEER]
+    async with running(homeserver) as (bridge, _stores, _reload):
+        leaving = asyncio.Event()
+
+        async def hang(*_: object) -> None:
+            leaving.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(bridge.basis.homeserver, "leave", hang)
+        services = {"echo": {"target": "tcp:127.0.0.1:1"}}
+        config = homeserver.config(peers={name: {"services": services} for name in ("build", "new")}, grants=[])
+        homeserver.asked.clear()
+        _, answer = await ask(str(config.control_socket), ("reload",))
+        assert leaving.is_set()
+        assert "Still under way: rooms that must be left." in str(answer)
+        assert any("rtc_new" in each for each in homeserver.asked)
+        assert bridge.access.index.get(ROOM) is None  # type: ignore[arg-type]
 
 
 async def test_what_is_asked_for_at_the_start_counts_before_the_first_call_and_no_command_does(

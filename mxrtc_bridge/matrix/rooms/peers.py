@@ -137,6 +137,8 @@ class Peers:
             monotonic=monotonic,
         )
         self._unleft: dict[tuple[UserId, RoomId], None] = {}
+        self._leaving = asyncio.Lock()
+        """Held by whoever goes through them: at the same time each would be left twice."""
         self._expecting: Counter[UserId] = Counter()
         self.invitations = Invitations(monotonic, own_server)
         self._seldom = RateLimitedLog(log, monotonic)
@@ -198,10 +200,10 @@ class Peers:
         await self.reconcile()
 
     async def reload(self, profiles: Iterable[PeerProfile]) -> None:
-        """Take over a changed configuration: new peers appear, rooms without a right or without a peer are left.
+        """Take over a changed configuration: new peers appear, rooms without a right or without a peer are forgotten.
 
-        ``may_use`` must answer by the new configuration already. When a new peer cannot be registered, the rooms that
-        must be left are left all the same. What a cancellation cuts short is done by the next call.
+        ``may_use`` must answer by the new configuration already. No new peer waits until those rooms are left, which
+        :meth:`leave_unused` does. What a cancellation cuts short is done by the next call.
 
         Raises:
             HomeserverError: a new user could not be registered.
@@ -209,19 +211,25 @@ class Peers:
         wanted = {profile.user_id: profile for profile in profiles}
         new = [profile for user, profile in wanted.items() if self._registered.get(user) != profile]
         self._profiles = wanted
-        doomed = [room for room in self._index if not (self.is_peer(room.peer) and self._may_use(room.user, room.peer))]
-        # Out of the index before the first request: no call is taken there, and one that is cancelled here is not lost.
-        for room in doomed:
-            self._drop(room)
-        failure: HomeserverError | None = None
-        try:
-            await self._register(new)
-        except HomeserverError as error:
-            failure = error
-        await each(doomed, self._leave_dropped, CONCURRENCY)
+        self._drop_unused()
+        await self._register(new)
+
+    async def leave_unused(self) -> None:
+        """Leave the rooms that nobody has a right to any more, and those that could not be left earlier.
+
+        What cannot be left now, or is cut short by a cancellation or the end of the bridge, is left by the next call,
+        the next sweep or after the next start.
+        """
+        self._drop_unused()
         await self._leave_unleft()
-        if failure is not None:
-            raise failure
+        if self._unleft:
+            log.warning("! %d rooms without a right could not be left yet; trying again", len(self._unleft))
+
+    def _drop_unused(self) -> None:
+        """Take rooms out of the index before the first request: no call is taken there from now on."""
+        for room in self._index:
+            if not (self.is_peer(room.peer) and self._may_use(room.user, room.peer)):
+                self._drop(room)
 
     async def reconcile(self) -> None:
         """Read the rooms and members of all peers from the homeserver, and leave what must not be.
@@ -260,10 +268,11 @@ class Peers:
             self._has_unread.set()
 
         async def forget(place: tuple[UserId, RoomId]) -> None:
-            if not self.is_peer(place[0]):
-                # Taken out of the configuration while the bridge was down.
+            if self.is_peer(place[0]):
+                await self._directory.remove(*place)
+            else:
+                # Taken out of the configuration while the bridge was down, or before it had left.
                 await self._request_leave(*place)
-            await self._directory.remove(*place)
 
         await each(stored, forget, CONCURRENCY)
         log.info("%d peers in %d rooms", len(self._profiles), len(self._index))
@@ -318,7 +327,7 @@ class Peers:
         count = 0
         for idle in await self._directory.idle_since(before_ms):
             entry = self._index.get(idle.room_id)
-            if idle.room_id in busy:
+            if idle.room_id in busy or (idle.peer, idle.room_id) in self._unleft:
                 continue
             if entry is not None and entry.peer == idle.peer:
                 await self._leave(entry)
@@ -337,7 +346,8 @@ class Peers:
             if place in self._unleft and self._index.get(place[1]) is None:
                 await self._request_leave(*place)
 
-        await each(tuple(self._unleft), leave, CONCURRENCY)
+        async with self._leaving:
+            await each(tuple(self._unleft), leave, CONCURRENCY)
 
     # --- events
 
@@ -497,7 +507,6 @@ class Peers:
         fit = owner in others and not shared and facts.room_type is None and is_closed(facts.join_rule)
         if owner is None or not fit or self._is_own(owner) or not self._may_use(owner, peer):
             await self._request_leave(peer, room_id)
-            await self._directory.remove(peer, room_id)
             return
         room = PeerRoom(room_id, peer, owner, set(members), facts.encrypted)
         # A room that is known already was told these things when it became so.
@@ -511,7 +520,7 @@ class Peers:
         if self._index.get(room.room_id) is not room:
             return
         self._drop(room)
-        await self._leave_dropped(room)
+        await self._request_leave(room.peer, room.room_id)
 
     def _drop(self, room: PeerRoom) -> None:
         """Forget a room that is about to be left; until it is, it is one of those that must be left at last."""
@@ -520,16 +529,13 @@ class Peers:
         self._listener.member_left(room.room_id, room.peer)
         if len(self._unleft) < MAX_UNLEFT:
             self._unleft[room.peer, room.room_id] = None
-
-    async def _leave_dropped(self, room: PeerRoom) -> None:
-        await self._directory.remove(room.peer, room.room_id)
-        await self._request_leave(room.peer, room.room_id)
-        self._seldom.info(room.user, "%s left its room with %s", room.peer, room.user)
+        self._seldom.info(room.user, "%s leaves its room with %s", room.peer, room.user)
 
     async def _request_leave(self, peer: UserId, room: RoomId) -> None:
-        """Leave; what fails is tried again later."""
+        """Leave; what fails is tried again later, also after the next start: until then the directory has the room."""
         if await self._try_to_leave(peer, room):
             self._unleft.pop((peer, room), None)
+            await self._directory.remove(peer, room)
         elif len(self._unleft) < MAX_UNLEFT:
             self._unleft[peer, room] = None
 

@@ -181,7 +181,7 @@ async def test_room_joined_again_is_not_left_by_the_sweep() -> None:
     assert bench.index.members(ROOM) == {ALICE, PEER}
 
 
-async def test_reload_leaves_rooms_whose_right_is_gone_and_registers_new_peers() -> None:
+async def test_reload_forgets_rooms_whose_right_is_gone_and_registers_new_peers_before_one_is_left() -> None:
     bench = Bench()
     kept, lost, removed = (RoomId(f"!{name}:example.org") for name in ["kept", "lost", "removed"])
     bench.granted.add((MALLORY, PEER))
@@ -196,6 +196,34 @@ async def test_reload_leaves_rooms_whose_right_is_gone_and_registers_new_peers()
     assert bench.homeserver.of("register") == [("register", new.user_id)]
     assert not bench.peers.is_peer(PEER_2)
     assert sorted(bench.listener.heard) == [("left", lost, PEER), ("left", removed, PEER_2)]
+    assert bench.homeserver.of("leave") == []
+    await bench.peers.leave_unused()
+    assert sorted(bench.homeserver.of("leave")) == [("leave", lost, PEER), ("leave", removed, PEER_2)]
+    assert [room for _, room in bench.directory.rooms] == [kept]
+
+
+async def test_rooms_that_were_not_left_when_the_bridge_ended_are_left_after_the_next_start() -> None:
+    """Also those of a peer that is in no configuration any more: nothing else remembers them."""
+    bench, rooms = Bench(max_rooms_per_pair=20), [RoomId(f"!{number}:example.org") for number in range(20)]
+    for room in rooms:
+        await bench.invited(PEER_2 if room == rooms[0] else PEER, room=room)
+    bench.granted.clear()
+    profiles = (PeerProfile(PEER, "Build"),)
+    await bench.peers.reload(profiles)
+    again = Bench(bench.homeserver, bench.directory, granted=set(), profiles=profiles)
+    await again.peers.start()
+    assert {each[1] for each in bench.homeserver.of("leave")} == set(rooms)
+    assert again.directory.rooms == {}
+
+
+async def test_rooms_that_must_be_left_are_left_once_by_all_who_leave_at_the_same_time() -> None:
+    bench, rooms = Bench(max_rooms_per_pair=20), [RoomId(f"!{number}:example.org") for number in range(20)]
+    for room in rooms:
+        await bench.invited(room=room)
+    bench.granted.clear()
+    await bench.peers.reload(bench.profiles)
+    await asyncio.gather(bench.peers.leave_unused(), bench.peers.leave_idle(0), bench.peers.leave_unused())
+    assert len(bench.homeserver.of("leave")) == len(rooms)
 
 
 async def test_reload_that_is_cut_short_has_taken_the_rooms_away_and_the_next_one_does_the_rest(
@@ -227,7 +255,15 @@ async def test_reload_that_is_cut_short_has_taken_the_rooms_away_and_the_next_on
     bench.homeserver.log.clear()
     await bench.peers.reload(profiles)
     assert ("register", new.user_id) in bench.homeserver.of("register"), "the first attempt has not done it"
+    leaving = asyncio.create_task(bench.peers.leave_unused())
+    while not bench.homeserver.of("leave"):
+        await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    assert len(bench.homeserver.of("leave")) < len(rooms)
+    await bench.peers.leave_unused()
     assert {each[1] for each in bench.homeserver.of("leave")} == set(rooms)
+    assert all(bench.homeserver.members[room] == {MALLORY} for room in rooms)
 
 
 # --- decisions without requests

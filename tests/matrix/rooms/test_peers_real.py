@@ -155,6 +155,7 @@ async def test_real_rooms_are_found_again_after_a_restart(
     assert index.members(room) == {alice.user_id, real_peers.peer}
     real_peers.granted.clear()
     await again.reload([PeerProfile(real_peers.peer, "A peer")])
+    await again.leave_unused()
     await alice.wait_for(room, real_peers.peer, "leave")
 
 
