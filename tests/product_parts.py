@@ -156,15 +156,5 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "bridge/test_hostile_devices.py": "_note_changes",
         "bridge/test_taking_away.py": "_SessionEntry _sessions",
     },
-    "What is left: it wants a property or a parameter.": {
-        "bridge/test_check.py": "_check_file",
-        "core/access/test_ban_lists.py": "_globs _holders _index _judge",
-        "core/call/test_machine_properties.py": "_candidates _waiting",
-        "engine/test_round_robin.py": "_lines _servers",
-        "engine/test_session_channels.py": "_control _max_streams _services",
-        "matrix/api/test_sync.py": "_seen",
-        "matrix/inbox/test_capacity.py": "_places _waiting",
-        "matrix/rooms/test_bot_rooms.py": "_changed _entered",
-    },
 }
 """The private names that are used all the same, by reason and file of the tests. It only gets shorter."""

@@ -313,7 +313,7 @@ async def _relays(servers: tuple[IceServer, ...], interfaces: tuple[str, ...], l
         await peer.close()
 
 
-def _check_file(name: str, target: AppendTarget | ReadTarget) -> Finding:
+def check_file(name: str, target: AppendTarget | ReadTarget) -> Finding:
     """Look, but do not open: that would make the file, or wake whoever waits at the other end of a FIFO."""
     path, writes = Path(target.path), isinstance(target, AppendTarget)
     # An append service makes its file when it is first used.
@@ -334,7 +334,7 @@ async def _check_targets(config: Config) -> AsyncIterator[Finding]:
                 yield await asyncio.to_thread(_check_directory, name, service.target)
                 continue
             if isinstance(service.target, AppendTarget | ReadTarget):
-                yield _check_file(name, service.target)
+                yield check_file(name, service.target)
                 continue
             try:
                 sink = await connector.connect(service.target)

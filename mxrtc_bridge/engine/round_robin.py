@@ -23,6 +23,9 @@ class _Line:
     def __init__(self) -> None:
         self._servers: OrderedDict[str, OrderedDict[UserId, _Queue]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._servers)
+
     def put(self, sender: UserId, waiter: asyncio.Future[None]) -> None:
         self._servers.setdefault(host_of(sender), OrderedDict()).setdefault(sender, deque()).append(waiter)
 
@@ -113,6 +116,11 @@ class RoundRobin:
     def waiting(self) -> int:
         """How many wait for their turn."""
         return self._waiting
+
+    @property
+    def servers(self) -> int:
+        """Servers that are remembered, since somebody of theirs waits."""
+        return sum(map(len, self._lines))
 
     def of(self, sender: UserId) -> RoundRobinTurn:
         """The next turn of ``sender``: ``async with`` waits for it, and the block that follows is the work."""

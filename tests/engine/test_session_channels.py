@@ -93,7 +93,7 @@ class NoFiles:
 class Session:
     """A session in memory."""
 
-    def __init__(self, files: UserFileServices | None = None, **of_caller: Any) -> None:
+    def __init__(self, files: UserFileServices | None = None, *, max_streams: int = 8, **of_caller: Any) -> None:
         self.files = files or NoFiles()
         self.clock = FakeClock()
         self.gate = Gate()
@@ -110,7 +110,7 @@ class Session:
             files=self.files,
             clock=self.clock,
             counters=self.counters,
-            max_streams=8,
+            max_streams=max_streams,
             **of_caller,
         )
         self.lost: list[tuple[str, str]] = []
@@ -316,9 +316,9 @@ async def test_right_that_ends_resets_its_streams_and_no_other(session: Session)
 
 
 async def test_list_holds_what_the_gate_allows(session: Session) -> None:
-    answer = session.opener._control.list_services()  # type: ignore[union-attr]
+    answer = asyncio.ensure_future(session.opener.list_services())
     await session.settle()
-    assert answer.result() == {PEER: ("few", "idle", "ssh", "web")}
+    assert await answer == {PEER: ("few", "idle", "ssh", "web")}
 
 
 async def test_list_that_never_comes_fails_when_the_session_ends(session: Session) -> None:
@@ -395,8 +395,9 @@ async def test_slow_sink_holds_back_its_own_writer_only(session: Session) -> Non
     assert not slow_local.paused
 
 
-async def test_many_streams_at_once_wait_in_line_and_all_come_through(session: Session) -> None:
-    session.acceptor._max_streams = 1000
+async def test_many_streams_at_once_wait_in_line_and_all_come_through() -> None:
+    session = Session(max_streams=1000)
+    await session.settle()
     session.gate.services["ssh"] = ServiceGrant(TARGET, raw=False, max_streams=1000)
     opened = [session.opener.open_stream(ServiceName("ssh"), FakeSink()) for _ in range(239)]
     await session.settle()
@@ -417,12 +418,16 @@ async def test_many_streams_at_once_wait_in_line_and_all_come_through(session: S
 
 async def test_stream_that_ends_by_what_came_early_leaves_nothing_behind(session: Session) -> None:
     """The violation is there before anybody listens: the stream ends while it is being made."""
+    session.gate.services["ssh"] = ServiceGrant(TARGET, raw=False, max_streams=1)
     channel = session.near.open_channel("ssh", "tcp.v1.mxrtc")
     channel.set_listener(FakeSinkListener())
     channel.send("no control message")
     await session.settle()
     assert session.acceptor.totals()[0] == 0
-    assert len(session.acceptor._services) == 0
+    local, remote, _ = await open_stream(session)
+    local.listener.data_received(b"its place is free")
+    await session.settle()
+    assert remote.written == b"its place is free"
 
 
 async def test_live_streams_are_counted_over_all_sessions(session: Session) -> None:

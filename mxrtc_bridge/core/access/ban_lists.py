@@ -194,6 +194,11 @@ class BanRules:
         return sum(self._holders[rule][room] for rule in self._unusable)
 
     @property
+    def filed(self) -> int:
+        """Rules and their entries in the indexes; none once all lists are empty."""
+        return len(self._holders) + len(self._globs) + sum(map(len, self._index.values()))
+
+    @property
     def remembered(self) -> int:
         """Users whose decision is kept until the lists change."""
         return len(self._decisions)

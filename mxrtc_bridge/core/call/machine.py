@@ -60,6 +60,11 @@ class RemoteCandidates:
         self._passing = False
         self.dropped = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many lines are kept."""
+        return len(self._waiting)
+
     def receive(self, message: events.Candidates) -> tuple[CandidateLine, ...]:
         """Take a batch; returns the lines to pass on now."""
         lines = message.candidates[: MAX_REMOTE_CANDIDATES - self._taken]
@@ -140,7 +145,9 @@ class CallMachine:
 
     @property
     def counts(self) -> CallCounts:
-        return replace(self._counts, dropped_candidates=self._candidates.dropped)
+        return replace(
+            self._counts, dropped_candidates=self._candidates.dropped, waiting_candidates=self._candidates.waiting
+        )
 
     def handle(self, now: float, event: values.Event) -> None:
         """Take one event; afterwards all effects must be polled.

@@ -240,5 +240,7 @@ class CallCounts:
     """Messages of other users, other parties or other calls, and our own as the room echoes them."""
     dropped_candidates: int = 0
     """Remote candidates beyond the bound of the call."""
+    waiting_candidates: int = 0
+    """Remote candidates that wait until it is known whether their party is the one."""
     ignored_negotiates: int = 0
     """Renegotiations, ICE restarts among them, that we cannot serve."""

@@ -106,6 +106,11 @@ class SyncStream:
         """Token of the last answer whose events have all been taken."""
         return self._since
 
+    @property
+    def remembered(self) -> int:
+        """Event ids that are remembered against repetition."""
+        return len(self._seen)
+
     def watch(self, rooms: Iterable[RoomId] | None) -> None:
         """Change the wanted rooms; takes effect with the next request, so at the latest after one long poll."""
         self._rooms = None if rooms is None else frozenset(rooms)

@@ -73,6 +73,11 @@ class InboxCapacity:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._changes)
 
+    @property
+    def longest_table(self) -> int:
+        """Entries of the longest table of shares: as many senders, servers or rooms are remembered."""
+        return max(*self._waiting.table_sizes, *self._changes.table_sizes)
+
     def take(self, event: RoomEvent, lane: str) -> bool:
         """Take a place for an event that is about to be stored; False, and it is to be dropped, if it gets none."""
         shares = self._of(lane)

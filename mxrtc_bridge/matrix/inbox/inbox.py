@@ -100,6 +100,8 @@ class InboxStatus:
     """Events that the fullest of them holds in memory."""
     held_chars: int
     """Characters of all that are held so."""
+    longest_table: int
+    """Senders, servers or rooms, whichever are the most, whose shares are counted."""
 
 
 class Inbox:
@@ -246,7 +248,10 @@ class Inbox:
     def status(self) -> InboxStatus:
         """How much is here at this moment."""
         longest = max((len(lane.queue) for lane in self._lanes.values()), default=0)
-        return InboxStatus(self._tasks is not None, len(self._places), len(self._lanes), longest, self._held_chars)
+        places = self._places
+        return InboxStatus(
+            self._tasks is not None, len(places), len(self._lanes), longest, self._held_chars, places.longest_table
+        )
 
     async def accept(self, txn_id: str, events: Sequence[object]) -> None:
         """Store the events of one transaction and queue the new ones; returns when they are committed.

@@ -226,7 +226,7 @@ class TwoEndsInARoom(RuleBasedStateMachine):
             batches = [effect for effect in end.effects if isinstance(effect, call.AddCandidates)]
             assert sum(len(batch.lines) for batch in batches) <= MAX_REMOTE_CANDIDATES
             assert all(batch.lines for batch in batches)
-            assert len(end.machine._candidates._waiting) <= MAX_REMOTE_CANDIDATES
+            assert end.machine.counts.waiting_candidates <= MAX_REMOTE_CANDIDATES
             if batches:
                 description = call.ApplyAnswer if end.role is CallRole.CALLER else call.SendCallEvent
                 first = next(i for i, effect in enumerate(end.effects) if isinstance(effect, call.AddCandidates))

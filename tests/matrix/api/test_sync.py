@@ -133,7 +133,7 @@ async def test_events_that_a_consumer_did_not_take_are_given_to_the_next() -> No
 async def test_memory_of_seen_events_is_bounded() -> None:
     stream = Script(answer("s0"), *(answer(f"s{n + 1}", raw(n)) for n in range(30))).stream(max_seen=10)
     assert len(await all_of(stream)) == 30
-    assert len(stream._seen) == 10
+    assert stream.remembered == 10
 
 
 async def test_types_that_were_not_asked_for_are_left_out() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -186,10 +186,17 @@ class Bench:
     max_rooms_per_pair: int = MAX_ROOMS_PER_PAIR
     handle_timeout_s: float = HANDLE_TIMEOUT_S
     leave_s: float = LEAVE_S
+    changed: Callable[[], None] = lambda: None
+    entered: Callable[[RoomId, bool], None] = lambda _room, _unsure: None
+
+    def _lists_changed(self) -> None:
+        self.changed()
 
     def __post_init__(self) -> None:
-        self.lists = MemberLists(self.homeserver, BOT, lambda: None, lambda: self.now_ms / 1000)
-        self.bot_rooms = BotRooms(self.homeserver, BOT, self.named, self.lists, enter_s=self.each_s, all_s=self.all_s)
+        self.lists = MemberLists(self.homeserver, BOT, self._lists_changed, lambda: self.now_ms / 1000)
+        self.bot_rooms = BotRooms(
+            self.homeserver, BOT, self.named, self.lists, entered=self.entered, enter_s=self.each_s, all_s=self.all_s
+        )
         self.index = RoomIndex(
             self.bot_rooms, lambda user: user.startswith("@rtc_"), max_rooms_per_pair=self.max_rooms_per_pair
         )

@@ -87,7 +87,7 @@ async def test_invitation_of_a_bot_that_is_in_the_room_takes_no_right_from_its_m
     bench.homeserver.members[NOTICES].add(ALICE)
     await bench.lists.learn(NOTICES)
     seen: list[frozenset[RoomId]] = []
-    bench.lists._changed = lambda: seen.append(bench.lists.rooms_of(ALICE))
+    bench.changed = lambda: seen.append(bench.lists.rooms_of(ALICE))
     await bench.invited(BOT, UserId("@eve:evil.test"), room=NOTICES)
     assert bench.bot_rooms.room("notices") == NOTICES
     assert bench.lists.rooms_of(ALICE) == {NOTICES}
@@ -168,8 +168,7 @@ async def test_what_happens_while_a_room_is_entered_makes_it_be_asked_for_again(
     news: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered: list[tuple[RoomId, bool]] = []
-    bench = Bench(named={"members": OTHER})
-    bench.bot_rooms._entered = lambda room, unsure: entered.append((room, unsure))
+    bench = Bench(named={"members": OTHER}, entered=lambda room, unsure: entered.append((room, unsure)))
     ask = bench.homeserver.joined_members
 
     async def joined_members(room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
