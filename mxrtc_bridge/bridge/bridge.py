@@ -189,7 +189,7 @@ class Bridge:
             keep("ends of grants", self.access.given.run)
             keep("calls", self.calls.manager.run)
             keep("people", self.bot.run)
-            # Beside all else: a large drop box is counted file by file, and says meanwhile that it is not available.
+            # Beside all else, as disks may be slow.
             directories = outlive("not all directories are open", lambda: files.serve(self._config.files_targets()))
             tasks.create_task(directories, name="directories")
             await wait_for_homeserver(self.basis.homeserver)

@@ -130,6 +130,8 @@ class Receipts:
         self._name = name
         self._shown = shown
         self._index: dict[int, int] = {}
+        self.lines = 0
+        """That were read or written."""
         self.descriptor = self._open(name)
         self._end = os.fstat(self.descriptor).st_size
         # A torn last line must not swallow the next one.
@@ -138,8 +140,10 @@ class Receipts:
 
     def receipts(self) -> Iterator[Receipt]:
         """Yield all receipts, oldest first, and index them."""
+        self.lines = 0
         for offset, receipt in read_receipts(self.descriptor):
             self._remember(receipt, offset)
+            self.lines += 1
             yield receipt
 
     def append(self, receipts: Sequence[Receipt]) -> None:
@@ -162,6 +166,7 @@ class Receipts:
             os.ftruncate(self.descriptor, offset)
             raise
         self._end += len(data)
+        self.lines += len(receipts)
         for receipt, at in zip(receipts, offsets, strict=True):
             self._remember(receipt, at)
 
@@ -196,9 +201,11 @@ class Receipts:
         try:
             os.ftruncate(descriptor, 0)
             self._index, old_index, end = {}, self._index, 0
+            lines = 0
             try:
                 for receipt in kept:
                     self._remember(receipt, end)
+                    lines += 1
                     end += os.pwrite(descriptor, encode(receipt), end)
                 os.fsync(descriptor)
                 os.rename(new_name, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
@@ -210,7 +217,7 @@ class Receipts:
             os.close(descriptor)
             raise
         os.close(self.descriptor)
-        self.descriptor, self._end = descriptor, end
+        self.descriptor, self._end, self.lines = descriptor, end, lines
 
     def close(self) -> None:
         """Let go; a second call does nothing."""

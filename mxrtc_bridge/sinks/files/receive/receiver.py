@@ -5,8 +5,8 @@ whether a file is received: its name; whether this very version was received bef
 keeps the books: each file is charged with its announced size from the beginning to the end, an unfinished one with what
 it left.
 
-The books are counted from the disk at the start and anew before somebody is refused for his quota, because people take
-files out of the box behind our back.
+The books are counted from the disk at the start, beside everything else: whoever sends meanwhile waits for it. And they
+are counted anew before somebody is refused for his quota, because people take files out of the box behind our back.
 
 One file: what it promises, holds and has counted must change together, between two waits.
 """
@@ -14,7 +14,6 @@ One file: what it promises, holds and has counted must change together, between 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,13 +28,13 @@ from mxrtc_bridge.sinks.files.receive.partial_file import PartialFileKey
 from mxrtc_bridge.sinks.files.receive.permissions import Permissions, group_id
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publication, Published
 from mxrtc_bridge.sinks.files.receive.quota import Quota, Usage
-from mxrtc_bridge.sinks.files.receive.state_dir import KeptPartial, StateDirectory
+from mxrtc_bridge.sinks.files.receive.state_dir import COMPACT_FROM, KeptPartial, StateDirectory
 from mxrtc_bridge.sinks.files.threads import FileThreads
-
-log = logging.getLogger(__name__)
 
 RECOUNT_EVERY_S = 10.0
 FREE_SPACE_AGE_S = 1.0
+COUNTED_S = 30.0
+"""How long a sender waits until it is known what the directory holds; a million files take about as long."""
 MAX_VERSION_CHARS = 64
 
 
@@ -80,6 +79,8 @@ class DirectoryReceiver:
         clock: seconds since 1970; for tests.
         recount_every_s: see :data:`RECOUNT_EVERY_S`.
         max_memory_bytes: what files that are small may take together before they go to the disk.
+        counted_s: see :data:`COUNTED_S`.
+        compact_from: see :data:`mxrtc_bridge.sinks.files.receive.state_dir.COMPACT_FROM`.
     """
 
     def __init__(
@@ -90,7 +91,11 @@ class DirectoryReceiver:
         clock: Callable[[], float] = time.time,
         recount_every_s: float = RECOUNT_EVERY_S,
         max_memory_bytes: int = MAX_MEMORY_BYTES,
+        counted_s: float = COUNTED_S,
+        compact_from: int = COMPACT_FROM,
     ) -> None:
+        self._counted_s = counted_s
+        self._compact_from = compact_from
         self._recount_every_s = recount_every_s
         self._max_memory_bytes = max_memory_bytes
         self._path = path
@@ -108,10 +113,11 @@ class DirectoryReceiver:
         self._committer: Committer | None = None
         self._removals: dict[str, asyncio.Task[None]] = {}
         self._suspensions: set[asyncio.Task[None]] = set()
+        self._counting: asyncio.Task[bool] | None = None
         self._closed = False
 
     async def open(self) -> None:
-        """Open the directory and count what is in it.
+        """Open the directory, and begin to count what is in it.
 
         Raises:
             LocalError: it cannot be used, or another process receives into it.
@@ -121,17 +127,53 @@ class DirectoryReceiver:
         def open_box() -> None:
             group = None if policy.group is None else group_id(policy.group)
             permissions = Permissions(umask=policy.umask, mode=policy.mode, group=group)
-            self._box = StateDirectory(self._path, policy.naming, permissions, exclusive=policy.exclusive)
+            self._box = StateDirectory(
+                self._path,
+                policy.naming,
+                permissions,
+                exclusive=policy.exclusive,
+                compact_from=self._compact_from,
+            )
 
         try:
             await self._workers.run(open_box)
             self._committer = Committer(self.box, self._workers)
-            await self._recount(first=True)
+            if not policy.exclusive:
+                await self._recount(first=True)  # There are no books, so it takes no time.
+                return
         except BaseException:
             if self._box is not None:
                 self._box.close()
             self._workers.close()
             raise
+        self._count()
+
+    async def counted(self) -> None:
+        """Return when it is known what the directory holds; what could not be counted is counted again.
+
+        Raises:
+            FileError: it takes long, or the disk does not answer.
+        """
+        if not self._policy.exclusive:
+            return
+        counting = self._counting
+        if counting is None or (counting.done() and counting.exception() is not None):
+            counting = self._count()
+        if not counting.done() and not (await asyncio.wait([counting], timeout=self._counted_s))[0]:
+            raise FileError(FileCode.UNAVAILABLE, "what is here already is still being counted; try again in a while")
+        counting.result()
+
+    def _count(self) -> asyncio.Task[bool]:
+        """Count in a task of our own: many may wait for it, and any of them may be cancelled."""
+        self._counted_at = float("-inf")
+        self._counting = asyncio.get_running_loop().create_task(self._recount(first=True), name="counting")
+        self._counting.add_done_callback(self._counted)
+        return self._counting
+
+    def _counted(self, counting: asyncio.Task[bool]) -> None:
+        error = None if counting.cancelled() else counting.exception()
+        if error is not None and not self._closed:
+            self._commit.seldom.warning(str(error), "! what a directory holds could not be counted: %s", error)
 
     @property
     def box(self) -> StateDirectory:
@@ -168,6 +210,7 @@ class DirectoryReceiver:
         if self._closed:
             raise FileError(FileCode.UNAVAILABLE, "nothing is received at the moment")
         parts = self._checked_parts(entry)
+        await self.counted()
         identity = PartialFileKey(sender, entry.path, entry.size, entry.modified_ms, entry.version)
         if entry.kind is EntryKind.DIRECTORY:
             return await self._make_directory(identity, parts)
@@ -191,7 +234,12 @@ class DirectoryReceiver:
         return reception
 
     async def expire(self, max_age_s: float | None = None) -> Expired:
-        """Remove partial files that nobody went on with for as long as the limits say; compacts the ledger."""
+        """Remove partial files that nobody went on with for as long as the limits say; compacts the ledger.
+
+        Raises:
+            FileError: see :meth:`counted`.
+        """
+        await self.counted()
         age = self._policy.limits.partial_age_s if max_age_s is None else max_age_s
         oldest = self._clock() - age
         old = [kept for kept in self._kept.values() if kept.changed_s < oldest]
@@ -210,6 +258,9 @@ class DirectoryReceiver:
         if self._closed:
             return
         self._closed = True
+        if self._counting is not None:
+            self.box.stop_counting()
+            await asyncio.wait([self._counting])
         for reception in list(self._live.values()):
             await reception.suspend()
         if self._suspensions:
@@ -373,6 +424,8 @@ class DirectoryReceiver:
             return False
         self._counted_at = now
         async with self._commit.turn:
+            if first:
+                await self._workers.run(self.box.read_ledger)
             if self._policy.exclusive:
                 contents = await self._workers.run(self.box.contents)
                 self._accounts = Quota(self._policy.limits)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from mxrtc_bridge.config.private_files import exposure, open_private_directory, open_private_file, take_lock
 from mxrtc_bridge.core.errors import LocalError
+from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.core.files.names import MAX_COMPONENTS, STATE_DIRECTORY
 from mxrtc_bridge.sinks.files.disk_names import from_disk
 from mxrtc_bridge.sinks.files.receive.partial_file import MAP_SUFFIX, PART_SUFFIX, PartialFileKey, read_header
@@ -36,7 +37,8 @@ from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 _PARTIALS = "partial"
 _LEDGER = "ledger.jsonl"
 _LOCK = "lock"
-_COMPACT_FROM = 10_000
+COMPACT_FROM = 10_000
+"""Lines of files that are gone, below which a ledger is long enough to be left alone."""
 _ATTEMPTS = 10
 _LINKS = frozenset({errno.ELOOP, errno.ENOTDIR})
 
@@ -68,23 +70,34 @@ class StateDirectory:
         naming: how names are given.
         permissions: of what is published.
         exclusive: whether this must be the only process that receives into it.
+        compact_from: see :data:`COMPACT_FROM`.
 
     Raises:
         LocalError: it cannot be used, or another process uses it.
     """
 
-    def __init__(self, path: Path, naming: Naming, permissions: Permissions, *, exclusive: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        naming: Naming,
+        permissions: Permissions,
+        *,
+        exclusive: bool,
+        compact_from: int = COMPACT_FROM,
+    ) -> None:
+        self._compact_from = compact_from
         self.root = RootedDirectory(path, make=permissions.make_directory)
         self._path = path
         self._exclusive = exclusive
         self._state = self.partials = self._lock = -1
         self._ledger: Receipts | None = None
+        self._stopped = False
+        self._seen_lines = self._seen_present = 0
+        """Of the ledger when its files were looked at: lines, and those of them whose files were there."""
         try:
             self._open_state()
             permissions.check(self.partials)
             self._ledger = Receipts(self._state, _LEDGER, self._where(_LEDGER))
-            for _ in self._ledger.receipts():  # which indexes them
-                pass
         except OSError as error:
             self.close()
             if error.errno in _LINKS:
@@ -133,23 +146,62 @@ class StateDirectory:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(identity.key + suffix, dir_fd=self.partials)
 
+    def read_ledger(self) -> None:
+        """Learn what was received before.
+
+        Raises:
+            FileError: :meth:`stop_counting` was called.
+        """
+        for _ in self.ledger.receipts():  # which indexes them
+            self._go_on()
+
     def contents(self) -> Contents:
-        """Count what is in the box, and whose it is."""
+        """Count what is in the box, and whose it is. Takes some 30 microseconds for each file, and the ledger's lines.
+
+        Raises:
+            FileError: :meth:`stop_counting` was called.
+        """
         total = Usage()
         self._count((), total)
         users: dict[str, Usage] = {}
-        for receipt in self._present():
+        for receipt in self._looked_at():
             usage = users.setdefault(receipt.sender, Usage())
             usage.size += receipt.size
             usage.files += 1
         return Contents(total, users)
 
+    def stop_counting(self) -> None:
+        """Have :meth:`read_ledger` and :meth:`contents` end soon, in whatever thread; nothing is counted any more."""
+        self._stopped = True
+
     def compact(self) -> None:
-        """Drop the lines of files that are gone from the ledger, where they are many and the greater part."""
-        lines = sum(1 for _ in read_receipts(self.ledger.descriptor))
-        present = sum(1 for _ in self._present())
-        if lines - present > max(_COMPACT_FROM, present):
+        """Drop the lines of files that are gone from the ledger, where they are many and the greater part.
+
+        Files are looked at only where so many lines have come since the last time that it may be so; until then the
+        ledger is as long as it may be three times over, and nothing is read.
+        """
+        enough = max(self._compact_from, self._seen_present)
+        gone, new = self._seen_lines - self._seen_present, self.ledger.lines - self._seen_lines
+        if gone <= enough and new <= enough:
+            return
+        for _ in self._looked_at():
+            pass
+        if self._seen_lines - self._seen_present > max(self._compact_from, self._seen_present):
             self.ledger.rewrite(self._present())
+            self._seen_lines = self.ledger.lines
+
+    def _looked_at(self) -> Iterator[Receipt]:
+        """The receipts of all files that are there; at the end they are counted."""
+        present = 0
+        for receipt in self._present():
+            self._go_on()
+            present += 1
+            yield receipt
+        self._seen_lines, self._seen_present = self.ledger.lines, present
+
+    def _go_on(self) -> None:
+        if self._stopped:
+            raise FileError(FileCode.UNAVAILABLE, "nothing is received at the moment")
 
     def close(self, *, tidy: bool = False) -> None:
         """Let go.
@@ -245,6 +297,7 @@ class StateDirectory:
         try:
             with os.scandir(descriptor) as entries:
                 for entry in entries:
+                    self._go_on()
                     if not parts and entry.name == STATE_DIRECTORY:
                         continue
                     total.files += 1

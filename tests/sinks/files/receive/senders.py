@@ -41,6 +41,7 @@ def directory_of(path: str) -> FileEntry:
 async def opened(path: Path, limits: FileLimits = ROOMY, **settings: Any) -> AsyncIterator[DropBox]:
     box = DropBox(path, limits, **settings)
     await box.open()
+    await box.counted()
     try:
         yield box
     finally:
