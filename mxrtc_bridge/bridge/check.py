@@ -162,12 +162,12 @@ async def _check_homeserver(config: Config, homeserver: Homeserver, *, runs: boo
     except HomeserverError as error:
         if error.errcode in UNKNOWN_TOKEN:
             yield Finding(Level.FAIL, f"the homeserver does not know the as_token: {error}", _to_register(config))
-        elif error.retryable or not error.status:
-            fix = "correct homeserver.address, or start it"
-            yield Finding(Level.FAIL, f"the homeserver does not answer: {error}", fix)
         else:
-            fix = "correct homeserver.address: it must lead to the client-server API, past no login and no other page"
-            yield Finding(Level.FAIL, f"what answers is no homeserver for this bridge: {error}", fix)
+            what = (
+                "the homeserver does not answer" if error.retryable else "what answers is no homeserver for this bridge"
+            )
+            way = "it must lead to the client-server API, past no login and no other page"
+            yield Finding(Level.FAIL, f"{what}: {error}", f"correct homeserver.address ({way}), or start it")
         return
     yield Finding(Level.OK, f"the homeserver at {address} answers (up to {versions[-1] if versions else 'unknown'})")
     if server_of(identity.user_id) != config.homeserver.domain.lower():

@@ -208,7 +208,8 @@ class HomeserverError(MxrtcError):
     """A request to the homeserver failed.
 
     Attributes:
-        status: the HTTP status, or 0 when there was no answer at all.
+        status: the HTTP status, or 0 when the homeserver has not answered: nothing came, or a page that is none of
+            Matrix, from a proxy or whatever else stands there for the moment.
         errcode: the Matrix error code (``M_FORBIDDEN``, ...), or an empty string.
     """
 

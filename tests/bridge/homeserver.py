@@ -34,6 +34,8 @@ class FakeHomeserver:
     as_token: str = AS_TOKEN
     away: bool = False
     """Answer everything with 503."""
+    pages: dict[str, int] = field(default_factory=dict)
+    """By the last word of a path, how a proxy answers its next request, with a page."""
     members: dict[str, list[str]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     sent: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -86,6 +88,8 @@ class FakeHomeserver:
         self.asked.append("/".join(parts))
         if self.away:
             return web.json_response({"errcode": "M_UNKNOWN", "error": "away"}, status=503)
+        if (status := self.pages.pop(parts[-1], None)) is not None:
+            return web.Response(status=status, text="<html>soon back</html>", content_type="text/html")
         if parts == ["versions"]:
             return web.json_response({"versions": ["v1.11"]})
         if request.headers.get("Authorization") != f"Bearer {self.as_token}":

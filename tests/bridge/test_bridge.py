@@ -107,6 +107,19 @@ async def test_transaction_before_the_start_has_ended_comes_again(homeserver: Fa
         await asyncio.wait_for(task, 10)
 
 
+@pytest.mark.parametrize("status", [200, 403, 404])
+async def test_pages_of_a_proxy_are_waited_out_in_each_step_of_the_start_and_keep_us_in_no_room_and_out_of_none(
+    homeserver: FakeHomeserver, status: int
+) -> None:
+    """Also 403 and 404, which of a homeserver mean that there is no such room, or that we may not look at it."""
+    homeserver.members[ROOM] = [ALICE, PEER]
+    homeserver.pages = dict.fromkeys(("versions", "register", "joined_rooms", "joined_members"), status)
+    async with running(homeserver) as (bridge, _, _):
+        assert bridge.inbox.ready
+        assert ([room.room_id for room in bridge.access.index], homeserver.left) == ([ROOM], [])
+        assert homeserver.pages == {}
+
+
 @pytest.mark.parametrize("phase", ["at once", "homeserver away"])
 async def test_stop_is_heard_before_the_bridge_is_ready(homeserver: FakeHomeserver, phase: str) -> None:
     homeserver.away = True

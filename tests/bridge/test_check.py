@@ -108,6 +108,7 @@ CAUSES: list[tuple[str, dict[str, tuple[int, str, str]], str, str]] = [
     ("other names", {"as": MASQUERADE}, "does not give this bridge the names @rtcbot:example.org, @rtc_build", "peer_"),
     ("other names, by code", {"as": (400, "M_EXCLUSIVE", "no")}, "does not give this bridge the names", "peer_prefix"),
     ("no homeserver", {"versions": (404, "M_UNRECOGNIZED", "no")}, "is no homeserver", "homeserver.address"),
+    ("page", {"versions": (404, "", "")}, "does not answer", "past no login and no other page"),
     ("down", {"versions": (502, "", "bad gateway")}, "does not answer", "or start it"),
     ("other hs_token", {"ping": (502, "M_BAD_STATUS", "no")}, "hs_token the same", "with the hs_token of this"),
     ("other id", {"ping": (403, "M_FORBIDDEN", "no")}, "by another appservice id", "appservice.id"),

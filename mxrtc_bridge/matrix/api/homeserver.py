@@ -87,7 +87,7 @@ class QuietHomeserver:
         answer = await self._get("ask the homeserver for its versions", Path.versions, repeat=repeat)
         versions = answer.get("versions")
         if not isinstance(versions, list):
-            raise HomeserverError("the answer to /versions holds no versions; is this a Matrix homeserver?", 200)
+            raise HomeserverError("the answer to /versions holds no versions; is this a Matrix homeserver?")
         return tuple(version for version in versions[:64] if isinstance(version, str) and len(version) <= 32)
 
     async def whoami(self, as_user: UserId | None = None, repeat: Repeat = Repeat.ALWAYS) -> TokenOwner:
@@ -109,7 +109,7 @@ class QuietHomeserver:
         # What no header can hold would fail at each later use.
         usable = isinstance(token, str) and 0 < len(token) <= 8192 and token.isascii() and token.isprintable()
         if not usable or not isinstance(device, str) or len(device) > 255:
-            raise HomeserverError("could not log in: the answer holds no access token and device", 200)
+            raise HomeserverError("could not log in: the answer holds no access token and device")
         assert isinstance(token, str)
         return _user_id(answer), device, token
 
@@ -197,7 +197,7 @@ class QuietHomeserver:
         answer = await self._get("list the joined rooms", Path.v3.joined_rooms, as_user=as_user)
         rooms = answer.get("joined_rooms")
         if not isinstance(rooms, list):
-            raise HomeserverError("could not list the joined rooms: the answer holds no list", 200)
+            raise HomeserverError("could not list the joined rooms: the answer holds no list")
         return tuple(_parsed_room(room) for room in rooms)
 
     async def joined_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
@@ -205,7 +205,7 @@ class QuietHomeserver:
         answer = await self._get(f"list the members of {room}", _room(room).joined_members, as_user=as_user)
         joined = answer.get("joined")
         if not isinstance(joined, dict):
-            raise HomeserverError(f"could not list the members of {room}: the answer holds no list", 200)
+            raise HomeserverError(f"could not list the members of {room}: the answer holds no list")
         return frozenset(UserId(user) for user in joined)
 
     async def invited_members(self, room: RoomId, as_user: UserId | None = None) -> frozenset[UserId]:
@@ -219,10 +219,10 @@ class QuietHomeserver:
         )
         events = answer.get("chunk")
         if not isinstance(events, list):
-            raise HomeserverError(f"could not list who is invited to {room}: the answer holds no list", 200)
+            raise HomeserverError(f"could not list who is invited to {room}: the answer holds no list")
         # Whatever else is in an event: one that names nobody would be somebody who is not seen.
         if not all(isinstance(event, dict) and isinstance(event.get("state_key"), str) for event in events):
-            raise HomeserverError(f"could not list who is invited to {room}: an event names nobody", 200)
+            raise HomeserverError(f"could not list who is invited to {room}: an event names nobody")
         return frozenset(UserId(event["state_key"]) for event in events)
 
     async def membership(self, room: RoomId, user: UserId, as_user: UserId | None = None) -> str | None:
@@ -252,7 +252,7 @@ class QuietHomeserver:
         answer = await self._get(f"read the state of {room}", _room(room).state, as_user=as_user)
         events = answer.get(ARRAY)
         if not isinstance(events, list):
-            raise HomeserverError(f"could not read the state of {room}: the answer holds no list", 200)
+            raise HomeserverError(f"could not read the state of {room}: the answer holds no list")
         return [
             (event["type"], event["state_key"], event["content"])
             for event in events
@@ -453,21 +453,21 @@ def _parsed_room(value: object) -> RoomId:
     try:
         return parse_room_id(value)
     except EventError as error:
-        raise HomeserverError(f"the homeserver's answer holds a bad room id: {error}", 200) from error
+        raise HomeserverError(f"the homeserver's answer holds a bad room id: {error}") from error
 
 
 def _parsed_event(answer: Mapping[str, object]) -> EventId:
     try:
         return parse_event_id(answer.get("event_id"))
     except EventError as error:
-        raise HomeserverError(f"the homeserver's answer holds a bad event id: {error}", 200) from error
+        raise HomeserverError(f"the homeserver's answer holds a bad event id: {error}") from error
 
 
 def _user_id(answer: Mapping[str, object]) -> UserId:
     try:
         return parse_user_id(answer.get("user_id"))
     except EventError as error:
-        raise HomeserverError(f"the homeserver's answer holds a bad user id: {error}", 200) from error
+        raise HomeserverError(f"the homeserver's answer holds a bad user id: {error}") from error
 
 
 def _credential(value: object) -> str:

@@ -49,8 +49,8 @@ async def wait_for_homeserver(
 ) -> TokenOwner:
     """Wait until the homeserver answers, however long it takes, and check our token.
 
-    What it is waited for is logged at once, and each time it is something else. An error that is none of Matrix comes
-    from a proxy in front of it, and is waited for as well.
+    What it is waited for is logged at once, and each time it is something else. What is none of Matrix comes from a
+    proxy in front of it, and is waited for as well: who started us may try no second time.
 
     Args:
         homeserver: asked with the appservice's token.
@@ -63,8 +63,7 @@ async def wait_for_homeserver(
         Whom the token stands for: the sender of the registration.
 
     Raises:
-        HomeserverError: it answers, but not as a Matrix homeserver, or it refuses the token; the remedy is in the
-            message.
+        HomeserverError: it refuses us, or the token; the remedy is in the message.
     """
     failures, said = 0, ""
     while True:
@@ -78,9 +77,7 @@ async def wait_for_homeserver(
         except HomeserverError as error:
             if error.errcode in UNKNOWN_TOKEN:
                 raise HomeserverError(REGISTER_FIRST, error.status, error.errcode) from error
-            # An error page is a proxy's, whose homeserver may not be up yet; who started us may try no second time.
-            is_of_proxy = error.status >= 400 and not error.errcode
-            if not error.retryable and not is_of_proxy:
+            if not error.retryable:
                 raise
             if str(error) != said:
                 said = str(error)

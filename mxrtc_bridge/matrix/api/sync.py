@@ -212,5 +212,5 @@ def _object(value: object) -> Mapping[str, object]:
 def _next_batch(answer: Mapping[str, object]) -> str:
     token = answer.get("next_batch")
     if not isinstance(token, str) or not 0 < len(token) <= 4096:
-        raise HomeserverError("the answer to /sync holds no next_batch", 200)
+        raise HomeserverError("the answer to /sync holds no next_batch")
     return token

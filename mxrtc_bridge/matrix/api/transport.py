@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPMethod as Method
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -152,14 +153,19 @@ def _decode(body: bytes) -> object:
         return None
 
 
-def _refusal(status: int, answer: object, retry_after: str | None) -> _FailedError:
+def _refusal(status: int, answer: object, retry_after: str | None, *, of_matrix: bool) -> _FailedError:
+    """Read a refusal. One without a Matrix error is a page of whatever stands before the homeserver.
+
+    Whoever asks must not take that for the homeserver's word about a room, a user or itself: it has not answered.
+    """
     fields = answer if isinstance(answer, dict) else {}
     errcode, words, asked_ms = fields.get("errcode"), fields.get("error"), fields.get("retry_after_ms")
+    is_redirect = 300 <= status < 400
     errcode = display(errcode, 64) if isinstance(errcode, str) else ""
     sentence = f"the homeserver answered {status}" + (f" {errcode}" if errcode else "")
     if isinstance(words, str) and words:
         sentence += f": {display(words, _MAX_WORDS)}"
-    elif 300 <= status < 400:
+    elif is_redirect:
         sentence += ": it redirects; use the address that it redirects to"
     elif not fields:
         sentence += " without a Matrix error; is there a proxy that does not pass /_matrix/ on?"
@@ -169,7 +175,9 @@ def _refusal(status: int, answer: object, retry_after: str | None) -> _FailedErr
         asked_s = float(retry_after[:9])
     if isinstance(asked_ms, int | float) and 0 <= asked_ms < 1e12:
         asked_s = asked_ms / 1000
-    return _FailedError(sentence, status, errcode, asked_s)
+    if of_matrix and not errcode and status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS:
+        status = 0
+    return _FailedError(sentence, status, errcode, asked_s, again=not is_redirect)
 
 
 def _certificate(error: BaseException) -> str:
@@ -404,11 +412,13 @@ class Transport:
                     raise error
             answer = _decode(bytes(received))
             if not 200 <= response.status < 300:
-                raise _refusal(response.status, answer, response.headers.get("Retry-After"))
+                # The search for a server asks any web server, which says by 404 alone that it has no such file.
+                of_matrix = self._max_redirects == 0
+                raise _refusal(response.status, answer, response.headers.get("Retry-After"), of_matrix=of_matrix)
             if isinstance(answer, list):
                 return {ARRAY: answer}
             if not isinstance(answer, dict):
-                raise _FailedError("the answer of the homeserver is not a JSON object", response.status)
+                raise _FailedError("the answer of the homeserver is not a JSON object")
             return answer
 
 

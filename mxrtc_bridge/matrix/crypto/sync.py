@@ -165,5 +165,5 @@ class DeviceSync:
 def _token(answer: dict[str, Any]) -> str:
     token = answer.get("next_batch")
     if not isinstance(token, str) or not 0 < len(token) <= 4096:
-        raise HomeserverError("the answer to /sync holds no next_batch", 200)
+        raise HomeserverError("the answer to /sync holds no next_batch")
     return token

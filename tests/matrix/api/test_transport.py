@@ -173,8 +173,9 @@ async def test_answer_without_end_is_cut(scripted: ScriptedServer) -> None:
 @pytest.mark.parametrize("body", ["", "3", "nonsense", "[" * 100_000, '{"a"'])
 async def test_answer_that_is_no_object_is_refused(scripted: ScriptedServer, body: str) -> None:
     scripted.answers = [web.Response(text=body)]
-    with pytest.raises(HomeserverError, match="not a JSON object"):
-        await ask(make(scripted, VirtualTime()))
+    with pytest.raises(HomeserverError, match="not a JSON object") as caught:
+        await ask(make(scripted, VirtualTime()), repeat=Repeat.NEVER)
+    assert (caught.value.status, caught.value.retryable) == (0, True), "a page of a proxy is no homeserver"
 
 
 async def test_an_array_is_handed_on_under_a_name_that_no_object_has(scripted: ScriptedServer) -> None:
@@ -186,10 +187,29 @@ async def test_an_array_is_handed_on_under_a_name_that_no_object_has(scripted: S
 async def test_refusal_of_any_form_becomes_one_short_printable_sentence(scripted: ScriptedServer, body: object) -> None:
     scripted.answers = [web.json_response(body, status=403)]
     with pytest.raises(HomeserverError) as caught:
-        await ask(make(scripted, VirtualTime()))
-    assert caught.value.status == 403
+        await ask(make(scripted, VirtualTime()), repeat=Repeat.NEVER)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 405, 410])
+async def test_page_of_a_proxy_is_no_answer_of_the_homeserver(scripted: ScriptedServer, status: int) -> None:
+    """What follows from "there is no such room", or from "you may not", must not follow from it."""
+    scripted.answers = [web.Response(status=status, text="<html>", content_type="text/html")]
+    with pytest.raises(HomeserverError, match=f"answered {status}") as page:
+        await ask(make(scripted, VirtualTime()), repeat=Repeat.NEVER)
+    assert (page.value.status, page.value.retryable) == (0, True)
+    scripted.answers = [web.json_response({"errcode": "M_X", "error": "no"}, status=status)]
+    with pytest.raises(HomeserverError) as answer:
+        await ask(make(scripted, VirtualTime()), repeat=Repeat.NEVER)
+    assert (answer.value.status, answer.value.retryable) == (status, False)
+
+
+async def test_request_that_meets_a_page_of_a_proxy_is_repeated(scripted: ScriptedServer) -> None:
+    scripted.answers = [web.Response(status=404), web.Response(text="soon back"), web.json_response({"ok": 1})]
+    time = VirtualTime()
+    assert await ask(make(scripted, time)) == {"ok": 1}
+    assert time.slept == [0.5, 1.0]
 
 
 async def test_redirect_is_not_followed_with_a_token(scripted: ScriptedServer) -> None:
