@@ -223,9 +223,14 @@ class HomeserverError(MxrtcError):
         """Whether the same request may succeed later."""
         return self.status in {0, 429} or self.status >= 500
 
+    @property
+    def is_outside(self) -> bool:
+        """Whether it says that whoever asks is not in the room, or that there is none; no other refusal says so."""
+        return self.status in {403, 404} and self.errcode != "M_UNRECOGNIZED"
+
 
 class AnswerTooLongError(HomeserverError):
-    """The homeserver's answer is longer than any honest one: somebody has filled what was asked for."""
+    """The homeserver's answer is longer, or deeper, than any honest one: somebody has filled what was asked for."""
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -27,11 +27,16 @@ _NOT_STRUCTURE = re.compile(_STRING + rb"|[^\[\]{}\"]++", re.DOTALL)
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 
 
+class TooDeepError(ValueError):
+    """So much of it is nested too deeply that none of it is read: nobody writes that by accident."""
+
+
 def read_foreign_json(body: bytes, max_depth: int) -> object:
     """Read JSON in UTF-8; what is nested deeper than ``max_depth`` is null, and so are numbers that are none.
 
     Raises:
-        ValueError: it is not JSON, or too much of it is nested too deeply.
+        ValueError: it is not JSON.
+        TooDeepError: too much of it is nested too deeply.
     """
     try:
         value: object = json.loads(
@@ -41,7 +46,7 @@ def read_foreign_json(body: bytes, max_depth: int) -> object:
             parse_constant=lambda _: None,
         )
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise TooDeepError("it is nested too deeply") from error
     return value
 
 
@@ -54,7 +59,7 @@ def _cut(body: bytes, limit: int) -> bytes:
     if _is_shallow(brackets, limit):
         return body
     if len(brackets) > MAX_BRACKETS:
-        raise ValueError("too much of it is nested too deeply")
+        raise TooDeepError("too much of it is nested too deeply")
     pieces: list[bytes] = []
     depth = taken = 0
     for match in _STRUCTURE.finditer(body):

@@ -34,6 +34,7 @@ from aiohttp import (
     ClientPayloadError,
     ClientResponseError,
     ClientSession,
+    DummyCookieJar,
     InvalidURL,
     ServerDisconnectedError,
     TooManyRedirects,
@@ -45,7 +46,7 @@ from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import AnswerTooLongError, ConfigError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.core.text.display import display
-from mxrtc_bridge.core.text.foreign_json import read_foreign_json
+from mxrtc_bridge.core.text.foreign_json import TooDeepError, read_foreign_json
 from mxrtc_bridge.matrix.api.path import ApiPath
 
 log = logging.getLogger(__name__)
@@ -99,10 +100,10 @@ class RetryPolicy:
             asked_s: what the homeserver asked for, if it did; never undercut.
             jitter: a random number in [0, 1) that spreads clients which failed together.
         """
-        if asked_s is not None:
-            wait = max(asked_s, 0.05)
-        else:
-            wait = Backoff(self.first_s, self.longest_s).pause_s(attempt, jitter)
+        wait = asked_s or 0.0
+        # Whoever asks for next to no pause, and fails again, would be asked twenty times a second.
+        if wait < self.first_s:
+            wait = max(wait, Backoff(self.first_s, self.longest_s).pause_s(attempt, jitter))
         budget_s = self.total_s if asked_s is not None else min(self.total_s, self.failing_s)
         return wait if spent_s + wait <= budget_s else None
 
@@ -149,8 +150,34 @@ class _FailedError(HomeserverError):
 def _decode(body: bytes) -> object:
     try:
         return read_foreign_json(body, MAX_DEPTH)
+    except TooDeepError:
+        raise
     except ValueError:
         return None
+
+
+_LOGIN = ": a proxy in front of it wants a login of its own"
+_BEHIND = ": a proxy in front of it does not reach it"
+_PAGES = {
+    401: _LOGIN,
+    407: _LOGIN,
+    413: ": what is sent is longer than a proxy in front of it allows",
+    429: ": a proxy in front of it limits how often it is asked",
+    502: _BEHIND,
+    503: _BEHIND,
+    504: _BEHIND,
+}
+"""What a page of a proxy is a sign of, by its status."""
+
+
+_PAGE = "is there a page of a proxy or of a login in front of it?"
+
+
+def _filled(what: str, status: int) -> _FailedError:
+    """An answer that somebody has filled: see :class:`~mxrtc_bridge.core.errors.AnswerTooLongError`."""
+    error = _FailedError(f"the answer of the homeserver {what}", status)
+    error.too_long = True
+    return error
 
 
 def _refusal(status: int, answer: object, retry_after: str | None, *, of_matrix: bool) -> _FailedError:
@@ -167,8 +194,10 @@ def _refusal(status: int, answer: object, retry_after: str | None, *, of_matrix:
         sentence += f": {display(words, _MAX_WORDS)}"
     elif is_redirect:
         sentence += ": it redirects; use the address that it redirects to"
-    elif not fields:
-        sentence += " without a Matrix error; is there a proxy that does not pass /_matrix/ on?"
+    elif not errcode:
+        sentence += (
+            f" without a Matrix error{_PAGES.get(status, '; is there a proxy that does not pass /_matrix/ on?')}"
+        )
     asked_s = None
     # The header replaces retry_after_ms since Matrix 1.10; servers send one of them or both.
     if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
@@ -271,7 +300,10 @@ class Transport:
             raise ConfigError("the access token holds a character that no token has; log in again, or correct it")
         self._base_url = URL(base_url)
         self._token = token
-        self._session = ClientSession(headers={"User-Agent": f"mxrtc-bridge/{__version__}"})
+        # A homeserver knows us by the token alone; cookies of a proxy would be kept, and sent, without a bound.
+        self._session = ClientSession(
+            headers={"User-Agent": f"mxrtc-bridge/{__version__}"}, cookie_jar=DummyCookieJar()
+        )
         self._max_answer_bytes = max_answer_bytes
         self._max_redirects = 0
         self._retry = retry or RetryPolicy()
@@ -405,12 +437,14 @@ class Transport:
             async for chunk in response.content.iter_chunked(64 * 1024):
                 received += chunk
                 if len(received) > self._max_answer_bytes:
-                    error = _FailedError(
-                        f"the answer of the homeserver is longer than {self._max_answer_bytes} bytes", response.status
-                    )
-                    error.too_long = True
-                    raise error
-            answer = _decode(bytes(received))
+                    what = f"is longer than {self._max_answer_bytes} bytes"
+                    if bytes(received[:100]).lstrip()[:1] in (b"{", b"["):
+                        raise _filled(what, response.status)
+                    raise _FailedError(f"the answer of the homeserver {what}, and no JSON; {_PAGE}", again=False)
+            try:
+                answer = _decode(bytes(received))
+            except TooDeepError:
+                raise _filled("is nested too deeply", response.status) from None
             if not 200 <= response.status < 300:
                 # The search for a server asks any web server, which says by 404 alone that it has no such file.
                 of_matrix = self._max_redirects == 0
@@ -418,7 +452,7 @@ class Transport:
             if isinstance(answer, list):
                 return {ARRAY: answer}
             if not isinstance(answer, dict):
-                raise _FailedError("the answer of the homeserver is not a JSON object")
+                raise _FailedError(f"the answer of the homeserver is not a JSON object; {_PAGE}")
             return answer
 
 

@@ -307,7 +307,7 @@ class BotRooms:
             log.warning("! %s did not leave %s within %g s", self._bot, room, self._enter_s)
         except HomeserverError as error:
             log.warning("! %s did not leave %s: %s", self._bot, room, error)
-            if error.status in (403, 404):  # It is not there.
+            if error.is_outside:  # It is not there.
                 self._unleft.discard(room)
         else:
             self._unleft.discard(room)
@@ -401,7 +401,7 @@ class BotRooms:
                 self._unread.discard(room)
             return await learner.learn(room)
         except HomeserverError as error:
-            if error.status not in (403, 404):
+            if not error.is_outside:
                 raise
             # It was removed, and nobody has said so.
             self._removed(room)

@@ -147,7 +147,7 @@ class DirectRooms:
         try:
             return await self._homeserver.joined_members(room)
         except HomeserverError as error:
-            if error.status not in (403, 404):
+            if not error.is_outside:
                 raise
             return frozenset()
 

@@ -186,6 +186,6 @@ class PeerMembership:
         try:
             return await self._homeserver.joined_members(room.room_id, room.peer)
         except HomeserverError as error:
-            if error.status not in (403, 404):
+            if not error.is_outside:
                 raise
             return frozenset()

@@ -496,7 +496,7 @@ class Peers:
             members = await self._homeserver.joined_members(room_id, peer)
             facts = await self._homeserver.room_facts(room_id, peer)
         except HomeserverError as error:
-            if error.retryable:
+            if error.retryable or error.errcode == "M_UNRECOGNIZED":
                 raise
             log.debug("%s is not in %s after all: %s", peer, room_id, error)
             return
@@ -546,7 +546,7 @@ class Peers:
                 await self._homeserver.leave(room, peer)
         except (HomeserverError, TimeoutError) as error:
             log.debug("%s could not leave %s: %s", peer, room, str(error) or "no answer in time")
-            return isinstance(error, HomeserverError) and error.status in (403, 404)
+            return isinstance(error, HomeserverError) and error.is_outside
         return True
 
     def _tell_once(self, room: PeerRoom, key: str, text: str) -> None:

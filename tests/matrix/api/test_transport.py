@@ -11,7 +11,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.core.errors import ConfigError, HomeserverError, StateError
+from mxrtc_bridge.core.errors import AnswerTooLongError, ConfigError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.api.transport import ARRAY, Repeat, RetryPolicy, Transport
 from tests.fakes import VirtualTime
@@ -170,7 +170,7 @@ async def test_answer_without_end_is_cut(scripted: ScriptedServer) -> None:
         await ask(make(scripted, VirtualTime(), max_answer_bytes=1 << 20))
 
 
-@pytest.mark.parametrize("body", ["", "3", "nonsense", "[" * 100_000, '{"a"'])
+@pytest.mark.parametrize("body", ["", "3", "nonsense", "[" * 100_000, '{"a"', "null"])
 async def test_answer_that_is_no_object_is_refused(scripted: ScriptedServer, body: str) -> None:
     scripted.answers = [web.Response(text=body)]
     with pytest.raises(HomeserverError, match="not a JSON object") as caught:
@@ -210,6 +210,78 @@ async def test_request_that_meets_a_page_of_a_proxy_is_repeated(scripted: Script
     time = VirtualTime()
     assert await ask(make(scripted, time)) == {"ok": 1}
     assert time.slept == [0.5, 1.0]
+
+
+async def test_an_endless_page_is_no_answer_and_an_endless_object_is_what_somebody_has_filled(
+    scripted: ScriptedServer,
+) -> None:
+    """Whoever has more keys than an answer can hold has none; nobody has none because of a page."""
+    transport = make(scripted, VirtualTime(), max_answer_bytes=1000)
+    scripted.answers = [web.Response(text="<!doctype html>" + "x" * 2000, content_type="text/html")]
+    with pytest.raises(HomeserverError, match="longer than 1000 bytes, and no JSON") as page:
+        await transport.request("ask", Method.GET, "x")
+    assert (type(page.value), page.value.status) == (HomeserverError, 0)
+    scripted.answers = [web.json_response({"x": "y" * 2000})]
+    with pytest.raises(AnswerTooLongError):
+        await transport.request("ask", Method.GET, "x")
+    await transport.close()
+    scripted.answers = [web.Response(text='{"a":' * 1_000_001 + "1" + "}" * 1_000_001)]
+    with pytest.raises(AnswerTooLongError, match="nested"):
+        await ask(make(scripted, VirtualTime()))
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "wants a login"),
+        (413, "longer than a proxy"),
+        (429, "limits how often"),
+        (502, "does not reach it"),
+        (504, "does not reach it"),
+        (404, "does not pass /_matrix/ on"),
+    ],
+)
+async def test_a_page_is_named_by_its_cause(scripted: ScriptedServer, status: int, words: str) -> None:
+    scripted.answers = [web.Response(status=status, text="<html></html>", content_type="text/html")]
+    with pytest.raises(HomeserverError, match=words):
+        await ask(make(scripted, VirtualTime()), repeat=Repeat.NEVER)
+
+
+@pytest.mark.parametrize(
+    ("status", "errcode", "outside"),
+    [
+        (403, "M_FORBIDDEN", True),
+        (404, "M_NOT_FOUND", True),
+        (404, "M_UNRECOGNIZED", False),
+        (400, "M_BAD_JSON", False),
+        (401, "M_UNKNOWN_TOKEN", False),
+    ],
+)
+async def test_only_a_refusal_says_that_one_is_not_in_a_room(
+    scripted: ScriptedServer, status: int, errcode: str, outside: bool
+) -> None:
+    scripted.answers = [web.json_response({"errcode": errcode, "error": "no"}, status=status)]
+    with pytest.raises(HomeserverError) as caught:
+        await ask(make(scripted, VirtualTime()))
+    assert caught.value.is_outside is outside
+
+
+async def test_cookies_are_not_kept(scripted: ScriptedServer) -> None:
+    """A proxy that gives a new one with each answer would have us keep and send them without a bound."""
+    scripted.answers = [web.json_response({}, headers={"Set-Cookie": "a=b; Path=/"}), web.json_response({})]
+    # To a host without a name none are sent in any case.
+    transport = make(scripted.url.replace("127.0.0.1", "localhost"), VirtualTime())
+    await transport.request("ask", Method.GET, "x")
+    await ask(transport)
+    assert [headers.get("Cookie") for _, _, headers, _ in scripted.requests] == [None, None]
+
+
+async def test_who_asks_for_no_pause_and_fails_again_is_asked_less_and_less(scripted: ScriptedServer) -> None:
+    time = VirtualTime()
+    scripted.answers = [limited(0) if each % 2 else limited(None, "0") for each in range(1000)]
+    with pytest.raises(HomeserverError, match="429"):
+        await ask(make(scripted, time, retry=RetryPolicy(total_s=60)))
+    assert time.slept == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0]
 
 
 async def test_redirect_is_not_followed_with_a_token(scripted: ScriptedServer) -> None:
