@@ -234,7 +234,8 @@ class UserDestination(DirectoryReceiver):
     Args:
         path: the directory; made if it does not exist.
         force: replace files of the same names, each in one step, instead of choosing other names.
-        resume: go on with what is unfinished, and do not fetch again what an unfinished transfer has fetched.
+        resume: go on with what is unfinished, do not fetch again what an unfinished transfer has fetched, and keep no
+            second file of the same name and content.
         asked: what of the other side is wanted, as it was typed. Hidden files and names like options, which somebody
             else has chosen, are put below a directory of their own only, unless the last part of this begins so.
         private: nobody else may read what is fetched, whatever the umask.
@@ -249,7 +250,8 @@ class UserDestination(DirectoryReceiver):
         asked: str = "",
         private: bool = False,
     ) -> None:
-        existing = Existing.REPLACE if force else Existing.KEEP_BOTH
+        # An earlier command may have fetched all of it, and ended before it could say so.
+        existing = Existing.REPLACE if force else Existing.KEEP_DIFFERENT if resume else Existing.KEEP_BOTH
         # Names that cannot be kept are made safe: who fetches something wants to have it.
         naming = Naming(LAX, sanitise=True, existing=existing)
         policy = ReceivePolicy(

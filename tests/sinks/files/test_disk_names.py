@@ -32,13 +32,13 @@ async def main(folder):
     sources.close()
     got = UserDestination(Path(sys.argv[1]) / "got")
     await got.open()
-    data = bytes(int(sys.argv[2]))
+    size = int(sys.argv[2])
     for name in names:
-        for version in "12":
-            begun = await got.begin("peer", FileEntry(f"{name}/{name}", EntryKind.FILE, len(data), 0, version))
+        for version, data in ("1", bytes(size)), ("2", bytes([1]) * size):
+            begun = await got.begin("peer", FileEntry(f"{name}/{name}", EntryKind.FILE, size, 0, version))
             await begun.write(data)
             await begun.publish(hashlib.sha256(data).hexdigest())
-    again = await got.begin("peer", FileEntry(f"{name}/{name}", EntryKind.FILE, len(data), 0, "1"))
+    again = await got.begin("peer", FileEntry(f"{name}/{name}", EntryKind.FILE, size, 0, "1"))
     assert again.before
     await got.close(tidy=True)
 

@@ -15,9 +15,10 @@ import pytest
 
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileEntry
+from mxrtc_bridge.sinks.files.receive.publisher import Published
 from mxrtc_bridge.sinks.files.user_paths import Sources, UserDestination
 from tests.other_user import needs_root
-from tests.sinks.files.receive.senders import begun, content, files_in, finish, send, sha256, write
+from tests.sinks.files.receive.senders import ALICE, begun, content, entry_of, files_in, finish, send, sha256, write
 from tests.sinks.files.send.test_share import everything, make_tree
 from tests.waiting import until
 
@@ -180,6 +181,53 @@ async def test_an_unfinished_fetch_goes_on_and_fetches_nothing_twice(tmp_path: P
     await second.close(tidy=True)
     assert files_in(tmp_path) == {"small": b"small", "big": data}
     assert not (tmp_path / ".mxrtc").exists()
+
+
+@pytest.mark.parametrize("size", [0, 10, 2 * CHUNK_BYTES])
+async def test_what_is_there_already_is_not_kept_twice_though_nothing_is_written_down_of_it(
+    tmp_path: Path, size: int
+) -> None:
+    """The command before was killed between its last step and its end."""
+    data = content(size)
+    other = bytes(reversed(data)) if size else b"x"
+    for round_ in ("first", "second", "third"):
+        destination = UserDestination(tmp_path)
+        await destination.open()
+        published = await send(destination, "dir/name", data)
+        # A file of the user's own has the first name.
+        (tmp_path / "own").write_bytes(other)
+        numbered = await send(destination, "own", data)
+        await destination.close(tidy=True)
+        assert (published.name, numbered.name) == ("dir/name", "own (2)")
+        assert published.before == numbered.before == (round_ != "first")
+        assert files_in(tmp_path) == {"dir/name": data, "own": other, "own (2)": data}
+        assert not (tmp_path / ".mxrtc").exists()
+
+
+async def test_what_others_could_change_is_not_taken_for_what_was_fetched(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"data")
+    (tmp_path / "hard").hardlink_to(tmp_path / "elsewhere")
+    (tmp_path / "soft").symlink_to("elsewhere")
+    os.mkfifo(tmp_path / "pipe")
+    destination = UserDestination(tmp_path)
+    await destination.open()
+    for name in ("hard", "soft", "pipe"):
+        assert (await send(destination, name, b"data")).name == f"{name} (2)"
+    await destination.close(tidy=True)
+
+
+async def test_an_unfinished_fetch_finds_again_what_it_has_found(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"small")
+    first = UserDestination(tmp_path)
+    await first.open()
+    assert (await send(first, "small", b"small")).before
+    await write(await begun(first, "big", 3 * CHUNK_BYTES), content(3 * CHUNK_BYTES), upto=CHUNK_BYTES + 1)
+    await first.close(tidy=True)
+    second = UserDestination(tmp_path)
+    await second.open()
+    again = await second.begin(ALICE, entry_of("small", 5))
+    assert isinstance(again, Published)
+    await second.close()
 
 
 async def test_without_resume_everything_begins_anew(tmp_path: Path) -> None:

@@ -33,16 +33,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from mxrtc_bridge.core.files.messages import FileCode, FileError
-from mxrtc_bridge.core.files.names import CAREFUL, NameRules, refusal
+from mxrtc_bridge.core.files.names import CAREFUL, NameRules, free_name, refusal
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.sinks.files.disk_names import on_disk
 from mxrtc_bridge.sinks.files.linux import rename_new, sync_file_system
 from mxrtc_bridge.sinks.files.os_errors import translated
 from mxrtc_bridge.sinks.files.receive.batch_dirs import BatchDirectories, OpenDirectory
 from mxrtc_bridge.sinks.files.receive.name_allocator import NameAllocator
-from mxrtc_bridge.sinks.files.receive.partial_file import PartialFile, PartialFileKey
+from mxrtc_bridge.sinks.files.receive.partial_file import PartialFile, PartialFileKey, hash_range
 from mxrtc_bridge.sinks.files.receive.permissions import FilePermissions, Permissions
-from mxrtc_bridge.sinks.files.receive.receipts import Receipt, Receipts
+from mxrtc_bridge.sinks.files.receive.receipts import Receipt, Receipts, is_ours
 from mxrtc_bridge.sinks.files.rooted_dir import FILE_MODE, RootedDirectory
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ _SELDOM = RateLimitedLog(log)
 MAX_SINGLE_SYNCS = 4
 TEMPORARY_SUFFIX = ".tmp"
 _MAX_RENAMES = 100
+_LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAX_MTIME_MS = 253_402_300_799_000
 """The end of the year 9999; what is beyond is a mistake, and some file systems wrap around."""
 
@@ -60,6 +61,8 @@ class Existing(Enum):
 
     KEEP_BOTH = "keep both"
     """The new file becomes ``name (2).ext``."""
+    KEEP_DIFFERENT = "keep different"
+    """The same, unless the old one, or one that has such a number already, has the very same content."""
     REPLACE = "replace"
     """The new file takes the place of the old one, in one step."""
 
@@ -117,6 +120,8 @@ class _Item:
     opened_to_readers: bool = False
     """It is not ours alone any more."""
     renamed: bool = False
+    there: bool = False
+    """What has the name already is the same."""
 
     @property
     def path(self) -> str:
@@ -245,8 +250,32 @@ class Publisher:
         item.directory = self._directories.get(above)
         # The first of a batch that needs it answers for what was made.
         item.made, item.directory.made = item.directory.made, []
-        if item.temporary:
+        if not item.temporary:
+            return
+        if self._naming.existing is Existing.KEEP_DIFFERENT:
+            self._find_same(item, item.directory.descriptor, wanted.parts[-1])
+        if not item.there:
             item.name = self._choose(item, wanted.parts[-1])
+
+    def _find_same(self, item: _Item, directory: int, name: str) -> None:
+        """Find what an earlier transfer has published, of which nothing is written down any more."""
+        for number in range(1, _MAX_RENAMES):
+            candidate = name if number == 1 else free_name(name, number, self._naming.rules.max_bytes)
+            try:
+                descriptor = os.open(on_disk(candidate), _LOOK, dir_fd=directory)
+            except FileNotFoundError:
+                return
+            except OSError:
+                continue  # a link, or what we may not read
+            try:
+                status = os.fstat(descriptor)
+                if is_ours(status) and status.st_size == item.wanted.identity.size:
+                    digest = hash_range(descriptor, 0, status.st_size, lambda _data: None)
+                    if digest.hex() == item.wanted.digest:
+                        item.there, item.name, item.inode = True, candidate, status.st_ino
+                        return
+            finally:
+                os.close(descriptor)
 
     def _choose(self, item: _Item, name: str) -> str:
         assert item.directory is not None
@@ -265,7 +294,7 @@ class Publisher:
             _fail_all(items, error)
 
     def _sync(self, items: list[_Item]) -> None:
-        files = [item for item in _alive(items) if item.temporary]
+        files = [item for item in _alive(items) if item.temporary and not item.there]
         if not files:
             return
         try:
@@ -279,7 +308,7 @@ class Publisher:
             _fail_all(items, error)
 
     def _rename(self, item: _Item) -> None:
-        if not item.temporary:
+        if not item.temporary or item.there:
             return
         assert item.directory is not None
         directory = item.directory.descriptor
@@ -322,7 +351,7 @@ class Publisher:
 
     def _compare(self, item: _Item) -> None:
         """Find out whether what has the name now is what was hashed; no digest is told for anything else."""
-        if not item.temporary:
+        if not item.temporary or item.there:
             return
         assert item.directory is not None
         try:
@@ -364,8 +393,8 @@ class Publisher:
             return Published(item.path, 0, "", directories=len(item.made))
         if wanted.partial is not None:
             with contextlib.suppress(FileError):  # a map without its part is removed at the next start
-                wanted.partial.forget_map()
-        return Published(item.path, wanted.identity.size, wanted.digest, directories=len(item.made))
+                (wanted.partial.discard if item.there else wanted.partial.forget_map)()
+        return Published(item.path, wanted.identity.size, wanted.digest, item.there, directories=len(item.made))
 
     def _clean_up(self, items: list[_Item]) -> None:
         for item in items:

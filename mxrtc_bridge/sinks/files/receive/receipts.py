@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,11 @@ class Receipt:
             identity.size,
             identity.version,
         )
+
+
+def is_ours(status: os.stat_result) -> bool:
+    """Whether a file may be one that we have published: what others own, or have another name for, they may change."""
+    return stat.S_ISREG(status.st_mode) and status.st_uid in (os.geteuid(), 0) and status.st_nlink == 1
 
 
 _FIELDS = {

@@ -31,7 +31,7 @@ from mxrtc_bridge.sinks.files.receive.partial_file import MAP_SUFFIX, PART_SUFFI
 from mxrtc_bridge.sinks.files.receive.permissions import Permissions
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publisher
 from mxrtc_bridge.sinks.files.receive.quota import Usage
-from mxrtc_bridge.sinks.files.receive.receipts import Receipt, Receipts, read_receipts
+from mxrtc_bridge.sinks.files.receive.receipts import Receipt, Receipts, is_ours, read_receipts
 from mxrtc_bridge.sinks.files.rooted_dir import RootedDirectory
 
 _PARTIALS = "partial"
@@ -129,11 +129,7 @@ class StateDirectory:
         status = self.root.status(receipt.name.split("/"))
         # What belongs to somebody else is not what we have published, however much it looks like it. That others may
         # write to it is no reason to send it again: it got the permissions that its directory wants.
-        if status is None or not receipt.matches(status):
-            return None
-        if status.st_uid not in (os.geteuid(), 0) or status.st_nlink > 1:
-            return None
-        return receipt
+        return receipt if status is not None and receipt.matches(status) and is_ours(status) else None
 
     def kept(self) -> list[KeptPartial]:
         """Return the partial files with their owners, oldest first; those that belong to nothing are left out."""
