@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mxrtc_bridge.client.calls.caller import Caller
-from mxrtc_bridge.client.calls.connection import check_finished, list_services_of, only_service, report_connected
+from mxrtc_bridge.client.calls.connection import Use, check_finished, list_services_of, only_service, report_connected
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.forwarding import Forwarding
 from mxrtc_bridge.client.options import Context, Forward, peer_name
@@ -29,8 +29,11 @@ async def list_services(context: Context, peer: str | None) -> None:
             for service in services:
                 name = f"{caller.name_of(each)}/{service}"
                 until = _time(connection.links.expiries.get((each, service)))
-                ends = f"\tuntil {until}" if until is not None else ""
-                report.data("service", f"{name}{ends}", name=name, peer=each, service=service, until=until)
+                kind = connection.links.kinds.get((each, service))
+                line = name if kind is None else f"{name}\t{kind.value}"
+                line += "" if until is None else f"\tuntil {until}"
+                of_kind = None if kind is None else kind.value
+                report.data("service", line, name=name, peer=each, service=service, type=of_kind, until=until)
         if not any(wanted.values()):
             report.say("nothing", "there is nothing that you may use")
 
@@ -53,7 +56,7 @@ async def nc(context: Context, peer: str) -> None:
     login, report = context.state.load_login(), context.report
     name = peer_name(login, peer)
     async with Caller(context, login) as caller, caller.call(name.peer) as connection:
-        service = name.service or only_service(caller.name_of(name.peer), name.peer, await list_services_of(connection))
+        service = name.service or await only_service(caller.name_of(name.peer), connection, Use.STREAM)
         full_name = f"{caller.name_of(name.peer)}/{service}"
         local = StdioSink(holds_output=True)
         stream = connection.links.open_stream(service, local)

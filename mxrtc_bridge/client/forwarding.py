@@ -15,7 +15,9 @@ from collections.abc import Callable
 from mxrtc_bridge.client.calls.caller import Caller
 from mxrtc_bridge.client.calls.connection import (
     Connection,
+    Use,
     check_finished,
+    check_kind,
     list_services_of,
     only_service,
     report_connected,
@@ -131,10 +133,8 @@ class Forwarding:
                         async with self._caller.call(self._name.peer) as connection:
                             failures = 0
                             report_connected(self._report, self._short, connection)
-                            if self._default is None and any(forward.service is None for forward in self._forwards):
-                                self._default = only_service(
-                                    self._short, self._name.peer, await list_services_of(connection)
-                                )
+                            if not began:
+                                await self._check_services(connection)
                             self._use(connection)
                             if not began:
                                 began = True
@@ -159,6 +159,19 @@ class Forwarding:
                 self._use(None)
                 for listener in listeners:
                     listener.close()
+
+    async def _check_services(self, connection: Connection) -> None:
+        """Find the service of those forwards that name none, and refuse those of another kind before anybody uses them.
+
+        Raises:
+            ClientError: there is no such service, or a service is not for connections.
+        """
+        if self._default is None and any(forward.service is None for forward in self._forwards):
+            self._default = await only_service(self._short, connection, Use.STREAM)
+        else:
+            await list_services_of(connection)
+        for forward in self._forwards:
+            check_kind(self._short, connection, self._service_of(forward))
 
     def _use(self, connection: Connection | None) -> None:
         if self._connection is not None:

@@ -127,6 +127,7 @@ class BridgeChannels(SessionChannels):
             listing=self._gate.listing,
             over=self._over,
             expiries=self._gate.expiries,
+            kind=self._gate.kind,
         )
 
     def _accept_stream(self, channel: Channel, service: ServiceName) -> None:

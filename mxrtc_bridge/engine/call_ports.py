@@ -14,6 +14,7 @@ from mxrtc_bridge.core.access.targets import FilesTarget, Target
 from mxrtc_bridge.core.call.route import CallRoute
 from mxrtc_bridge.core.files.messages import NO_FILES, NO_INBOX, NO_SHARE, Get, Job, Ls
 from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.stream.messages import ServiceKind
 from mxrtc_bridge.engine.control_channel import Expiries, Listing
 from mxrtc_bridge.engine.session import Session
 
@@ -95,6 +96,10 @@ class ServiceGate(Protocol):
 
     def expiries(self) -> Expiries:
         """When what the listing has ends by itself."""
+        ...
+
+    def kind(self, peer: UserId, service: ServiceName) -> ServiceKind | None:
+        """What a service that the listing has is for."""
         ...
 
     async def recorded(self, service: ServiceName, rule: str) -> bool:

@@ -17,6 +17,7 @@ from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, Job
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import events as stream
 from mxrtc_bridge.core.stream import messages
+from mxrtc_bridge.core.stream.control_channel import Kinds
 from mxrtc_bridge.core.stream.machine import StreamMachine
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.context_log import ContextLog
@@ -186,6 +187,11 @@ class ClientChannels(SessionChannels):
     def expiries(self) -> Expiries:
         """When what was listed last ends by itself."""
         return {} if self._control is None else self._control.expiries
+
+    @property
+    def kinds(self) -> Kinds:
+        """What those services that were listed last are for, as far as the other side has said it."""
+        return {} if self._control is None else self._control.kinds
 
     async def ping(self) -> float:
         """Measure one round trip, in seconds.

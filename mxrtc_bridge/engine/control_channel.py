@@ -11,6 +11,7 @@ from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import control_channel
 from mxrtc_bridge.core.stream import events as stream
+from mxrtc_bridge.core.stream.messages import ServiceKind
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.driver import Driver
 from mxrtc_bridge.engine.ports import Channel
@@ -47,6 +48,7 @@ class ControlLink:
         listing: what the other side may use, asked each time; None where we have nothing to list.
         over: called once when the session is of no use any more, with a short word for the log.
         expiries: when what ``listing`` gives ends by itself.
+        kind: what a service that ``listing`` gives is for.
     """
 
     def __init__(
@@ -58,10 +60,14 @@ class ControlLink:
         listing: Callable[[], Listing] | None,
         over: Callable[[str], None],
         expiries: Callable[[], Expiries] = dict,
+        kind: Callable[[UserId, ServiceName], ServiceKind | None] = lambda _peer, _service: None,
     ) -> None:
         self.expiries: dict[tuple[UserId, ServiceName], int] = {}
         """When what was listed last ends by itself, in wall-clock milliseconds; what is missing has no end."""
+        self.kinds: control_channel.Kinds = {}
+        """What those that were listed last are for; what is missing was not said, or is not known to us."""
         self._tell_expiries = expiries
+        self._kind = kind
         self.bye: tuple[str, str] | None = None
         self._channel = channel
         self._clock = clock
@@ -138,8 +144,11 @@ class ControlLink:
                     ping.set_result(seconds)
             case control_channel.ListRequested(number=number):
                 entries = tuple(self._listing()) if self._listing is not None else ()
-                self._driver.feed(control_channel.ListAnswer(number, entries, self._tell_expiries()))
-            case control_channel.ListReceived(entries=entries, until=until):
+                self._driver.feed(
+                    control_channel.ListAnswer(number, entries, self._tell_expiries(), self._kinds_of(entries))
+                )
+            case control_channel.ListReceived(entries=entries, until=until, kinds=kinds):
+                self.kinds = kinds
                 self.expiries = {(peer, name): until_ms for peer, name, until_ms in until}
                 for answer in _taken(self._lists):
                     answer.set_result(dict(entries))
@@ -150,6 +159,10 @@ class ControlLink:
                 self._end(_BYE + code)
             case control_channel.Violated(code=code) | control_channel.Dead(code=code):
                 self._end(f"control_{code}")
+
+    def _kinds_of(self, entries: Listing) -> control_channel.Kinds:
+        kinds = {(peer, name): self._kind(peer, name) for peer, services in entries for name in services}
+        return {service: kind for service, kind in kinds.items() if kind is not None}
 
     def _end(self, reason: str) -> None:
         self._fail("the session has ended")

@@ -22,6 +22,7 @@ from mxrtc_bridge.core.access.peer_names import PeerName
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
+from mxrtc_bridge.core.stream.messages import ONLY_FILES, ServiceKind
 from mxrtc_bridge.core.webrtc.ice import Path as IcePath
 from mxrtc_bridge.core.webrtc.ice import PathKind
 from mxrtc_bridge.engine.client_channels import OpenedStream
@@ -40,6 +41,10 @@ class Links:
     def __init__(self) -> None:
         self.lost = asyncio.Event()
         self.streams: list[tuple[ServiceName, Any, OpenedStream]] = []
+        self.kinds: dict[tuple[UserId, ServiceName], ServiceKind] = {}
+
+    async def list_services(self) -> dict[UserId, tuple[ServiceName, ...]]:
+        return {PEER: (ECHO,)}
 
     def open_stream(self, service: ServiceName, sink: Any) -> OpenedStream:
         opened = OpenedStream(asyncio.get_running_loop().create_future())
@@ -134,6 +139,19 @@ class Bench:
         await until(lambda: self.forwarding.listening)
         host, _, port = self.forwarding.listening[0].rpartition(":")
         return await asyncio.open_connection(host, int(port))
+
+
+async def test_service_of_files_is_refused_before_anybody_connects(tmp_path: Path) -> None:
+    connection = Connection()
+    connection.links.kinds[PEER, ECHO] = ServiceKind.INBOX
+    bench = Bench(tmp_path, connection)
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await bench.forwarding.run(reconnect=True)
+    (error,) = raised.value.exceptions
+    assert isinstance(error, ClientError)
+    assert (error.code, str(error)) == (Exit.DENIED, f"build/echo: {ONLY_FILES}")
+    assert bench.forwarding.listening == []
+    assert "listening" not in bench.said.getvalue()
 
 
 async def test_lost_connection_is_made_again_although_the_homeserver_is_away_for_a_while(tmp_path: Path) -> None:

@@ -124,6 +124,22 @@ async def test_fetching_into_a_state_that_another_user_has_prepared_is_refused(w
         assert (public / "small.sh").read_bytes() == b"echo ours"
 
 
+async def test_service_is_chosen_by_what_it_is_for_and_no_port_leads_to_files(world: World, tmp_path: Path) -> None:
+    code, out, err = await world.run_mxrtc("alice", "--json", "ls", "build")
+    kinds = {each["service"]: each["type"] for each in objects(out, "service")}
+    assert kinds == {"echo": "stream", "inbox": "files", "small": "inbox", "share": "share"}, err
+    code, out, err = await world.run_mxrtc("alice", "nc", "build", stdin=b"there and back")
+    assert (code, out) == (0, b"there and back"), err
+    make(tmp_path, {"x": b"x"})
+    code, _, err = await world.run_mxrtc("alice", "send", tmp_path / "x", "build")
+    assert code == 2, err
+    assert "name one of the services of build: build/inbox, build/small\n" in err
+    code, _, err = await world.run_mxrtc("alice", "connect", "build", "-L", "0=echo", "-L", "0=small")
+    assert code == 3, err
+    assert "build/small: this service is for files: use mxrtc send, get or ls with it" in err
+    assert "listening" not in err
+
+
 async def test_many_small_files(world: World, tmp_path: Path) -> None:
     tree = make(tmp_path / "many", {f"{n % 100:02}/{n}.txt": str(n).encode() * 20 for n in range(MANY)})
     code, out, err = await world.run_mxrtc("alice", "send", tree, "build/inbox", timeout_s=150)

@@ -100,12 +100,13 @@ async def test_target_that_is_down_is_said_and_may_be_tried_again(world: World) 
 
 
 async def test_ls_shows_what_the_user_may_use_and_nothing_else(world: World) -> None:
+    wanted = [f"build/{service}\tstream" for service in ("digest", "down", "echo", "log", "motd")]
     code, out, err = await world.run_mxrtc("alice", "ls")
     assert code == 0, err
-    assert sorted(out.decode().split()) == ["build/digest", "build/down", "build/echo", "build/log", "build/motd"]
+    assert sorted(out.decode().splitlines()) == wanted
     code, out, err = await world.run_mxrtc("alice", "ls", "build")
     assert code == 0, err
-    assert sorted(out.decode().split()) == ["build/digest", "build/down", "build/echo", "build/log", "build/motd"]
+    assert sorted(out.decode().splitlines()) == wanted
 
 
 async def test_ping_tells_the_round_trip_and_the_path(world: World) -> None:

@@ -45,6 +45,7 @@ class Gate:
             "idle": ServiceGrant(TARGET, raw=False, idle_s=60.0),
         }
         self.durable = True
+        self.untold: str | None = None
         self.used: list[tuple[str, str]] = []
         self.denied: list[str] = []
 
@@ -53,6 +54,9 @@ class Gate:
 
     def expiries(self) -> dict[tuple[UserId, ServiceName], int]:
         return {(PEER, ServiceName("ssh")): 5}
+
+    def kind(self, _peer: UserId, service: ServiceName) -> messages.ServiceKind | None:
+        return None if service == self.untold else messages.ServiceKind.STREAM
 
     async def recorded(self, service: ServiceName, rule: str) -> bool:
         self.used.append((service, rule))
@@ -319,6 +323,16 @@ async def test_list_holds_what_the_gate_allows(session: Session) -> None:
     answer = asyncio.ensure_future(session.opener.list_services())
     await session.settle()
     assert await answer == {PEER: ("few", "idle", "ssh", "web")}
+    assert set(session.opener.kinds.values()) == {messages.ServiceKind.STREAM}
+    assert [name for _, name in session.opener.kinds] == ["few", "idle", "ssh", "web"]
+
+
+async def test_list_of_a_bridge_that_tells_no_kinds_has_none(session: Session) -> None:
+    session.gate.untold = "ssh"
+    answer = asyncio.ensure_future(session.opener.list_services())
+    await session.settle()
+    assert await answer == {PEER: ("few", "idle", "ssh", "web")}
+    assert session.opener.kinds == {}
 
 
 async def test_list_that_never_comes_fails_when_the_session_ends(session: Session) -> None:

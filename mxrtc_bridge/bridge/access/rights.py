@@ -19,10 +19,18 @@ from mxrtc_bridge.bridge.current_config import CurrentConfig
 from mxrtc_bridge.core.access.clock_change import Moment, SteadyTime
 from mxrtc_bridge.core.access.grants import Claimant, StoredGrant
 from mxrtc_bridge.core.access.policy import Allow, Decision, Deny, Service, subjects_of
+from mxrtc_bridge.core.access.targets import Direction, FilesTarget
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
+from mxrtc_bridge.core.stream.messages import ServiceKind
 from mxrtc_bridge.engine.call_ports import ServiceGrant
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.control_channel import Expiries, Listing
+
+_KINDS = {
+    Direction.RECEIVE: ServiceKind.INBOX,
+    Direction.SEND: ServiceKind.SHARE,
+    Direction.BOTH: ServiceKind.FILES,
+}
 
 
 class Rights:
@@ -176,6 +184,17 @@ class Rights:
             if end is not None and (everything or service.peer == local)
         }
 
+    def kind(self, peer: UserId, service: ServiceName) -> ServiceKind | None:
+        """What a service is for, whoever may use it; None if there is none."""
+        settings = self._config.in_force.service(peer, service)
+        match None if settings is None else settings.target:
+            case None:
+                return None
+            case FilesTarget(direction=direction):
+                return _KINDS[direction]
+            case _:
+                return ServiceKind.STREAM
+
     def _peer_access(self, user: UserId, peer: UserId) -> Decision:
         rooms = self._rooms_of(user)
         decision = self._config.in_force.policy().peer_access(user, peer, self._steady_ms(), rooms)
@@ -266,6 +285,9 @@ class Gate:
 
     def expiries(self) -> Expiries:
         return self._rights.expiries(self._user, self._local)
+
+    def kind(self, peer: UserId, service: ServiceName) -> ServiceKind | None:
+        return self._rights.kind(peer, service)
 
     async def recorded(self, service: ServiceName, rule: str) -> bool:
         given = self._rights.given

@@ -141,6 +141,7 @@ async def logout(context: Context) -> None:
 async def list_services(context: Context, peer: str | None) -> None:
     """List the services that I may use, of all peers of my server's bridge or of one; or the files of a service.
 
+    Beside each stands what it is for: stream (connections), inbox (takes files), share (gives files), files (both).
     With a SERVICE or PATH: one line for each file and directory there, with size, time of change and path.
     """
     with loading():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from datetime import UTC, datetime
+from enum import Enum
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.report import Report
@@ -18,6 +19,7 @@ from mxrtc_bridge.core.errors import TransportError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
+from mxrtc_bridge.core.stream.messages import ServiceKind
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.engine.session import Session
@@ -184,20 +186,55 @@ def report_connected(report: Report, name: str, connection: Connection) -> None:
     )
 
 
-def only_service(peer_name: str, peer: UserId, services: dict[UserId, tuple[ServiceName, ...]]) -> ServiceName:
-    """The one service of ``peer``.
+class Use(Enum):
+    """What a command needs a service for; the value is said of one that is not for it."""
+
+    STREAM = "is for connections"
+    PUT = "takes files"
+    GET = "gives files"
+
+    def fits(self, kind: ServiceKind | None) -> bool:
+        """Whether a service of this kind is for it; one of an unknown kind may be."""
+        return kind is None or kind in _FITTING[self]
+
+
+_FITTING = {
+    Use.STREAM: {ServiceKind.STREAM},
+    Use.PUT: {ServiceKind.INBOX, ServiceKind.FILES},
+    Use.GET: {ServiceKind.SHARE, ServiceKind.FILES},
+}
+
+
+def check_kind(peer_name: str, connection: Connection, service: ServiceName) -> None:
+    """Refuse to listen for a service of files, where it was listed as one.
 
     Raises:
-        ClientError: it has none for this user, or several.
+        ClientError: connections to it will all be refused.
     """
-    names = services.get(peer, ())
-    match names:
-        case (name,):
+    if not Use.STREAM.fits(connection.links.kinds.get((connection.peer, service))):
+        raise ClientError(Exit.DENIED, f"{peer_name}/{service}: {messages.ONLY_FILES}")
+
+
+async def only_service(peer_name: str, connection: Connection, use: Use) -> ServiceName:
+    """The one service of a peer that is for something.
+
+    Raises:
+        ClientError: it has none for this user, or several, or did not say.
+    """
+    names = (await list_services_of(connection)).get(connection.peer, ())
+    kinds = {name: connection.links.kinds.get((connection.peer, name)) for name in names}
+    match [name for name in names if use.fits(kinds[name])]:
+        case [name]:
             return name
-        case ():
+        case [] if names:
+            others = ", ".join(f"{peer_name}/{name} ({kind.value})" for name, kind in kinds.items() if kind is not None)
+            raise ClientError(
+                Exit.DENIED, f"no service of {peer_name} that you may use {use.value}; there is: {others}"
+            )
+        case []:
             raise ClientError(Exit.DENIED, f"you may use no service of {peer_name}; ask its admin for one")
-        case _:
-            choices = ", ".join(f"{peer_name}/{name}" for name in names)
+        case several:
+            choices = ", ".join(f"{peer_name}/{name}" for name in several)
             raise ClientError(Exit.USAGE, f"name one of the services of {peer_name}: {choices}")
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mxrtc_bridge.client.calls.caller import Caller
-from mxrtc_bridge.client.calls.connection import list_services_of, only_service
+from mxrtc_bridge.client.calls.connection import Use, only_service
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files.named_output import NamedOutput, may_name_a_file
 from mxrtc_bridge.client.files.progress_view import Meter, make_view
@@ -130,7 +130,7 @@ async def list_files(context: Context, remote_name: str, *, max_listed: int = MA
 
     async with Caller(context, login) as caller, caller.call(remote.name.peer) as connection:
         short = caller.name_of(remote.name.peer)
-        service = remote.name.service or only_service(short, remote.name.peer, await list_services_of(connection))
+        service = remote.name.service or await only_service(short, connection, Use.GET)
         opened = connection.links.open_transfer(service, Ls(remote.path), take)
         try:
             await asyncio.wait([opened.finished])

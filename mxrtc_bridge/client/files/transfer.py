@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mxrtc_bridge.client.calls.caller import Caller
-from mxrtc_bridge.client.calls.connection import Connection, list_services_of, only_service, report_connected
+from mxrtc_bridge.client.calls.connection import Connection, Use, only_service, report_connected
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.files.outcomes import Outcomes
 from mxrtc_bridge.client.files.progress_view import Meter
@@ -164,7 +164,8 @@ class FileTransfer:
         before = self._moved
         async with self._caller.call(self._name.peer) as connection:
             if self._service is None:
-                self._service = only_service(self._short, self._name.peer, await list_services_of(connection))
+                use = Use.PUT if self._direction is TransferDirection.SEND else Use.GET
+                self._service = await only_service(self._short, connection, use)
             report_connected(self._report, self._full_name, connection)
             if self._began is None:
                 self._began = asyncio.get_running_loop().time()

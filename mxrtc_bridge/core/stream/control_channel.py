@@ -47,6 +47,7 @@ CAPS = (messages.PROTOCOL_CTL, messages.PROTOCOL_TCP, messages.PROTOCOL_RAW)
 
 Entry = tuple[UserId, tuple[ServiceName, ...]]
 """One peer, and what may be used there."""
+Kinds = Mapping[tuple[UserId, ServiceName], messages.ServiceKind]
 
 
 class ControlPhase(Enum):
@@ -80,6 +81,8 @@ class ListAnswer:
     entries: tuple[Entry, ...]
     until: Mapping[tuple[UserId, ServiceName], int] = field(default_factory=dict)
     """When the right to some of them ends by itself, in wall-clock milliseconds since 1970."""
+    kinds: Kinds = field(default_factory=dict)
+    """What they are for; said of a part only if it is known of all in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,8 @@ class ListReceived:
     entries: tuple[Entry, ...]
     until: tuple[tuple[UserId, ServiceName, int], ...] = ()
     """When the right to some of them ends by itself, in wall-clock milliseconds since 1970."""
+    kinds: Kinds = field(default_factory=dict)
+    """What they are for, as far as it was said and is known to us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +232,7 @@ class ControlMachine:
         self._list_messages = 0
         self._listed: dict[UserId, tuple[ServiceName, ...]] = {}
         self._listed_until: list[tuple[UserId, ServiceName, int]] = []
+        self._listed_kinds: dict[tuple[UserId, ServiceName], messages.ServiceKind] = {}
         self._effects: deque[ControlEffect] = deque()
 
     @property
@@ -375,16 +381,20 @@ class ControlMachine:
             raise WireError("too_long", f"an answer of more than {MAX_LIST_MESSAGES} messages")
         self._listed[message.peer] = self._listed.get(message.peer, ()) + message.services
         self._listed_until += [(message.peer, name, until_ms) for name, until_ms in message.until]
+        for name, kind in zip(message.services, message.kinds, strict=False):  # of none, if it is not said
+            if kind is not None:
+                self._listed_kinds[message.peer, name] = kind
 
     def _list_ended(self, number: int) -> None:
         if number != self._list_number:
             raise WireError("out_of_turn", "end came without a list that asked for it")
         if self._list_by is not None:
-            self._emit(ListReceived(tuple(self._listed.items()), tuple(self._listed_until)))
+            self._emit(ListReceived(tuple(self._listed.items()), tuple(self._listed_until), self._listed_kinds))
         self._list_number = self._list_by = None
         self._list_messages = 0
         self._listed = {}
         self._listed_until = []
+        self._listed_kinds = {}
 
     def _answer_list(self, answer: ListAnswer) -> None:
         if answer.number != self._answering:
@@ -397,7 +407,9 @@ class ControlMachine:
             for start in range(0, len(services), size):
                 part = services[start : start + size]
                 until = tuple((name, ends[name]) for name in part if name in ends)
-                parts.append(messages.PeerServices(answer.number, peer, part, until))
+                kinds = tuple(answer.kinds[peer, name] for name in part if (peer, name) in answer.kinds)
+                said = kinds if len(kinds) == len(part) else ()
+                parts.append(messages.PeerServices(answer.number, peer, part, until, said))
         for message in parts[:MAX_LIST_MESSAGES]:
             self._say(message)
         self._say(messages.ListEnd(answer.number))
@@ -437,6 +449,7 @@ class ControlMachine:
         self._phase = ControlPhase.ENDED
         self._listed = {}
         self._listed_until = []
+        self._listed_kinds = {}
         self._pings = {}
         for effect in effects:
             self._emit(effect)

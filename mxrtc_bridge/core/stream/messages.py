@@ -25,6 +25,7 @@ from mxrtc_bridge.core.stream.json_message import (
     matching,
     read_count,
     read_items,
+    read_matching,
     refuse,
     text,
 )
@@ -68,6 +69,19 @@ class ErrCode(Enum):
     TIMEOUT = "timeout"
     LIMIT = "limit"
     UNAVAILABLE = "unavailable"
+
+
+class ServiceKind(Enum):
+    """What a service is for; the value goes over the wire, and is shown to people."""
+
+    STREAM = "stream"
+    """Connections: bytes in both directions."""
+    INBOX = "inbox"
+    """Files can be put into it."""
+    SHARE = "share"
+    """Files can be listed and fetched."""
+    FILES = "files"
+    """Both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +166,8 @@ class PeerServices:
     services: tuple[ServiceName, ...]
     until: tuple[tuple[ServiceName, int], ...] = ()
     """When the right to some of them ends by itself, in wall-clock milliseconds since 1970."""
+    kinds: tuple[ServiceKind | None, ...] = ()
+    """What each of them is for, in their order, None for a kind that we do not know; empty if it is not said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +226,19 @@ def _read_until(fields: Fields) -> tuple[tuple[ServiceName, int], ...]:
     return tuple((name, read_count(ends, name)) for name in _read_services(fields) if name in ends)
 
 
+_KINDS = {kind.value: kind for kind in ServiceKind}
+
+
+def _read_kinds(fields: Fields) -> tuple[ServiceKind | None, ...]:
+    if "kinds" not in fields:
+        return ()
+    services = len(read_items(fields, "services", MAX_SERVICES_PER_MESSAGE))
+    kinds = read_items(fields, "kinds", services)
+    if len(kinds) != services:
+        refuse("kinds", kinds, f"a list of {services}, one for each service")
+    return tuple(_KINDS.get(read_matching({"kinds": kind}, "kinds", CODE)) for kind in kinds)
+
+
 _NUMBER = count("n")
 _OFFSET = count("o")
 _WINDOW = count("w", high=MAX_WINDOW)
@@ -239,6 +268,7 @@ CTL: MessageFormat[CtlMessage] = MessageFormat(
             Field(_read_peer, lambda peer: {"peer": peer}),
             Field(_read_services, lambda services: {"services": list(services)}),
             Field(_read_until, lambda until: {"until": dict(until)} if until else {}),
+            Field(_read_kinds, lambda kinds: {"kinds": [kind.value for kind in kinds]} if kinds else {}),
         ),
         "end": (ListEnd, _NUMBER),
         "bye": (Bye, _CODE, text("m")),

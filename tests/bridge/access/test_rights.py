@@ -22,6 +22,7 @@ from mxrtc_bridge.config import Config
 from mxrtc_bridge.core.access.grants import Claimant, GrantTable, StoredGrant
 from mxrtc_bridge.core.access.policy import Allow, Deny, Service, Subject, parse_subject
 from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
+from mxrtc_bridge.core.stream.messages import ServiceKind
 from tests.config.samples import GOOD, load
 from tests.fakes import FakeClock, Records
 from tests.long import examples
@@ -106,6 +107,24 @@ def config(
             "admins": [str(ADMIN)],
         }
     )
+
+
+def test_kind_of_a_service_is_that_of_its_target() -> None:
+    directions = {"in": "receive", "out": "send", "box": "both"}
+    services: dict[str, object] = {
+        name: {"files": {"dir": f"/srv/{name}", "direction": direction}} for name, direction in directions.items()
+    }
+    services |= {"ssh": {"target": "tcp:127.0.0.1:22"}, "log": {"target": "append:/var/log/x"}}
+    each = rights(load({**GOOD, "peers": {"build": {"services": services}}, "groups": {}, "tests": [], "grants": []}))
+    kinds = {name: each.kind(PEER, ServiceName(name)) for name in (*services, "none")}
+    assert kinds == {
+        "in": ServiceKind.INBOX,
+        "out": ServiceKind.SHARE,
+        "box": ServiceKind.FILES,
+        "ssh": ServiceKind.STREAM,
+        "log": ServiceKind.STREAM,
+        "none": None,
+    }
 
 
 def until_config(until_ms: int) -> Config:

@@ -6,7 +6,14 @@ import json
 
 import pytest
 
-from mxrtc_bridge.client.calls.connection import Connection, check_finished, explain, only_service, report_connected
+from mxrtc_bridge.client.calls.connection import (
+    Connection,
+    Use,
+    check_finished,
+    explain,
+    only_service,
+    report_connected,
+)
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.call import values as call
@@ -15,6 +22,7 @@ from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.ids import DeviceId, ServiceName, UserId
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
+from mxrtc_bridge.core.stream.messages import ServiceKind
 from mxrtc_bridge.core.webrtc.ice import Path, PathKind
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 
@@ -132,15 +140,77 @@ def test_clean_end_is_no_error() -> None:
     check_finished("build/ssh", StreamFinished(StreamOutcome.CLEAN, "", "", 1, 2))
 
 
-def test_service_may_be_left_out_where_there_is_one() -> None:
-    ssh, web = ServiceName("ssh"), ServiceName("web")
-    assert only_service("build", PEER, {PEER: (ssh,)}) == ssh
-    with pytest.raises(ClientError, match="build/ssh, build/web") as caught:
-        only_service("build", PEER, {PEER: (ssh, web)})
-    assert caught.value.code is Exit.USAGE
+class Lists:
+    """Links to a peer with these services; None for one whose kind it does not tell."""
+
+    def __init__(self, services: dict[str, ServiceKind | None]) -> None:
+        self.services = tuple(map(ServiceName, services))
+        self.kinds = {(PEER, ServiceName(name)): kind for name, kind in services.items() if kind is not None}
+
+    async def list_services(self) -> dict[UserId, tuple[ServiceName, ...]]:
+        return {PEER: self.services} if self.services else {}
+
+
+def connection_to(services: dict[str, ServiceKind | None]) -> Connection:
+    return Connection(PEER, None, Lists(services), 0.1)  # type: ignore[arg-type]
+
+
+MIXED = {
+    "ssh": ServiceKind.STREAM,
+    "in": ServiceKind.INBOX,
+    "out": ServiceKind.SHARE,
+}
+
+
+@pytest.mark.parametrize(
+    ("services", "use", "wanted"),
+    [
+        ({"ssh": None}, Use.STREAM, "ssh"),
+        ({"ssh": None}, Use.PUT, "ssh"),
+        (MIXED, Use.STREAM, "ssh"),
+        (MIXED, Use.PUT, "in"),
+        (MIXED, Use.GET, "out"),
+        ({"ssh": ServiceKind.STREAM, "box": ServiceKind.FILES}, Use.PUT, "box"),
+        ({"ssh": ServiceKind.STREAM, "box": ServiceKind.FILES}, Use.GET, "box"),
+        ({"ssh": ServiceKind.STREAM, "tv": None}, Use.GET, "tv"),
+    ],
+)
+async def test_service_may_be_left_out_where_one_is_for_it(
+    services: dict[str, ServiceKind | None], use: Use, wanted: str
+) -> None:
+    assert await only_service("build", connection_to(services), use) == wanted
+
+
+@pytest.mark.parametrize(
+    ("services", "use", "code", "said"),
+    [
+        ({}, Use.PUT, Exit.DENIED, "you may use no service of build; ask its admin for one"),
+        (
+            {"ssh": None, "web": None},
+            Use.PUT,
+            Exit.USAGE,
+            "name one of the services of build: build/ssh, build/web",
+        ),
+        (
+            {**MIXED, "box": ServiceKind.FILES},
+            Use.PUT,
+            Exit.USAGE,
+            "name one of the services of build: build/in, build/box",
+        ),
+        (
+            {"ssh": ServiceKind.STREAM, "out": ServiceKind.SHARE},
+            Use.PUT,
+            Exit.DENIED,
+            "no service of build that you may use takes files; there is: build/ssh (stream), build/out (share)",
+        ),
+    ],
+)
+async def test_what_must_be_named_is_told_with_what_there_is(
+    services: dict[str, ServiceKind | None], use: Use, code: Exit, said: str
+) -> None:
     with pytest.raises(ClientError) as caught:
-        only_service("build", PEER, {})
-    assert caught.value.code is Exit.DENIED
+        await only_service("build", connection_to(services), use)
+    assert (caught.value.code, str(caught.value)) == (code, said)
 
 
 def test_a_service_for_files_is_told_from_one_that_is_not_there() -> None:

@@ -22,6 +22,7 @@ from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.files.events import EntryDone, Failure, Progress, TransferFinished, TransferOutcome
 from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry, Put
 from mxrtc_bridge.core.ids import ServiceName, UserId
+from mxrtc_bridge.core.stream.messages import ServiceKind
 from mxrtc_bridge.core.webrtc.ice import Path as IcePath
 from mxrtc_bridge.core.webrtc.ice import PathKind
 from mxrtc_bridge.engine.file_transfer import INTERNAL_ERROR
@@ -70,6 +71,11 @@ class Links:
         self.lost = asyncio.Event()
         if lost:
             self.lost.set()
+        self.kinds = {
+            (PEER, ServiceName("ssh")): ServiceKind.STREAM,
+            (PEER, ServiceName("inbox")): ServiceKind.INBOX,
+            (PEER, ServiceName("share")): ServiceKind.SHARE,
+        }
         self.finished = finished
         self.opened: Opened | None = None
 
@@ -81,7 +87,7 @@ class Links:
         return self.opened
 
     async def list_services(self) -> dict[UserId, tuple[ServiceName, ...]]:
-        return {PEER: (ServiceName("inbox"),)}
+        return {PEER: (ServiceName("ssh"), ServiceName("inbox"), ServiceName("share"))}
 
 
 class Connection:

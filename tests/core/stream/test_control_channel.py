@@ -197,14 +197,35 @@ def test_ends_of_rights_are_listed_in_messages_that_fit_and_put_together_again()
     longest_peer = UserId("@" + '"' * 200 + ":" + "s" * 53)
     until = {(longest_peer, name): 2**53 - 1 for name in long} | {(PEER, ServiceName("ssh")): 5}
     entries = ((longest_peer, long), (PEER, (ServiceName("ssh"), ServiceName("web"))))
-    effects = driven.feed(control_channel.ListAnswer(2, entries, until))
+    kinds = {(longest_peer, name): messages.ServiceKind.STREAM for name in long}
+    effects = driven.feed(control_channel.ListAnswer(2, entries, until, kinds))
     texts = [effect.text for effect in effects if isinstance(effect, stream.SendText)]
     assert all(len(text.encode()) <= json_message.MAX_CONTROL_BYTES for text in texts)
     asking.feed(control_channel.AskList())
     (received,) = [effect for text in texts for effect in asking.hear(text)]
     assert received == control_channel.ListReceived(
-        entries, tuple((peer, name, ms) for (peer, name), ms in until.items())
+        entries, tuple((peer, name, ms) for (peer, name), ms in until.items()), kinds
     )
+
+
+def test_kinds_are_told_where_all_of_a_part_are_known_and_forgotten_with_the_next_list() -> None:
+    driven, asking = DrivenControl(), DrivenControl()
+    names = tuple(ServiceName(f"{number:063d}") for number in range(40))
+    longest_peer = UserId("@" + '"' * 200 + ":" + "s" * 53)
+    kinds = {(longest_peer, name): messages.ServiceKind.STREAM for name in names[:39]}
+    heard = []
+    for number, known in ((2, kinds), (3, {})):
+        asking.feed(control_channel.AskList())
+        driven.hear(f'{{"t":"list","n":{number}}}')
+        effects = driven.feed(control_channel.ListAnswer(number, ((longest_peer, names),), {}, known))
+        texts = [effect.text for effect in effects if isinstance(effect, stream.SendText)]
+        assert all(len(text.encode()) <= json_message.MAX_CONTROL_BYTES for text in texts)
+        heard += [effect for text in texts for effect in asking.hear(text)]
+    told = {(longest_peer, name): messages.ServiceKind.STREAM for name in names[:32]}
+    assert heard == [
+        control_channel.ListReceived(((longest_peer, names),), (), told),
+        control_channel.ListReceived(((longest_peer, names),)),
+    ]
 
 
 @pytest.mark.parametrize("until", ["5", "[]", '{"ssh":"5"}', '{"ssh":-1}', '{"ssh":1.5}', '{"ssh":null}'])

@@ -11,7 +11,7 @@ from mxrtc_bridge.core.errors import WireError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.stream import messages
 from mxrtc_bridge.core.stream.json_message import MAX_CONTROL_BYTES, MAX_COUNT, MAX_TEXT_CHARS, MessageFormat
-from mxrtc_bridge.core.stream.messages import CTL, TCP, ErrCode
+from mxrtc_bridge.core.stream.messages import CTL, TCP, ErrCode, ServiceKind
 from tests.long import examples
 
 Format = MessageFormat[Any]
@@ -32,6 +32,13 @@ TABLE: list[tuple[Format, messages.Message, str]] = [
         CTL,
         messages.PeerServices(1, PEER, (ServiceName("ssh"), ServiceName("web"))),
         '{"t":"peer","n":1,"peer":"@rtc_build:example.org","services":["ssh","web"]}',
+    ),
+    (
+        CTL,
+        messages.PeerServices(
+            1, PEER, (ServiceName("in"), ServiceName("web")), (), (ServiceKind.INBOX, ServiceKind.STREAM)
+        ),
+        '{"t":"peer","n":1,"peer":"@rtc_build:example.org","services":["in","web"],"kinds":["inbox","stream"]}',
     ),
     (CTL, messages.ListEnd(1), '{"t":"end","n":1}'),
     (CTL, messages.Bye("shutdown", "restarting"), '{"t":"bye","c":"shutdown","m":"restarting"}'),
@@ -113,6 +120,12 @@ def test_unknown_code_of_err_counts_as_unavailable(code: str) -> None:
     assert TCP.decode(f'{{"t":"err","c":"{code}","m":""}}') == messages.Err(ErrCode.UNAVAILABLE, "")
 
 
+def test_kind_of_a_later_version_is_one_that_is_not_known() -> None:
+    text = '{"t":"peer","n":1,"peer":"@rtc_build:example.org","services":["in","tv"],"kinds":["inbox","video"]}'
+    names = (ServiceName("in"), ServiceName("tv"))
+    assert CTL.decode(text) == messages.PeerServices(1, PEER, names, (), (ServiceKind.INBOX, None))
+
+
 def test_unknown_keys_are_ignored() -> None:
     text = '{"t":"fin","o":3,"later":{"a":[1,2.5,null]},"x":true}'
     assert TCP.decode(text) == messages.Fin(3)
@@ -188,6 +201,23 @@ HOSTILE_CTL = [
     '{"t":"peer","n":1,"peer":"@a:b.org","services":[null]}',
     '{"t":"peer","n":1,"peer":"@a:b.org","services":{}}',
     json.dumps({"t": "peer", "n": 1, "peer": "@a:b.org", "services": ["a"] * 65}),
+    *(
+        f'{{"t":"peer","n":1,"peer":"@a:b.org","services":["a","b"],"kinds":{kinds}}}'
+        for kinds in (
+            '"inbox"',
+            "{}",
+            "null",
+            "[]",
+            '["inbox"]',
+            '["inbox","inbox","inbox"]',
+            '["inbox",null]',
+            '["inbox",["a"]]',
+            '["inbox",""]',
+            '["inbox","UP"]',
+            '["inbox","\\u202e"]',
+            json.dumps(["inbox", "a" * 33]),
+        )
+    ),
     '{"t":"bye","c":"done"}',
 ]
 
