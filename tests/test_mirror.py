@@ -25,7 +25,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     "bridge/access/test_runtime_grants.py": ("it writes for RuntimeGrants alone", ["bridge/access/grant_writer.py"]),
     "bridge/access/test_grant_places.py": (
         "what people do with grants is tried with all places that know of a grant",
-        ["bridge/admin/access_requests.py", "bridge/admin/service.py"],
+        ["bridge/admin/access_requests.py"],
     ),
     "bridge/access/test_rights.py": (
         "rights are judged with them", ["bridge/audit/events.py", "bridge/current_config.py"],

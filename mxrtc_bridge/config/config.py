@@ -152,7 +152,7 @@ class Config:
     log_level: str
     tests: tuple[PolicyTest, ...]
     admins: frozenset[UserId] = frozenset()
-    """Users who may give commands; which services they may use is said by grants alone."""
+    """Users who may give commands, with their servers in lower case; what they may use is said by grants alone."""
     rooms: RoomsSection = field(default_factory=RoomsSection)
     policy_lists: tuple[RoomId, ...] = ()
     """Rooms that hold policy lists."""

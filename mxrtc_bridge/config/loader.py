@@ -28,7 +28,7 @@ from mxrtc_bridge.config.validation_errors import keys_of, problems_from, unknow
 from mxrtc_bridge.config.values import parse_listen
 from mxrtc_bridge.config.yaml_reader import Document, Value, read_yaml
 from mxrtc_bridge.core.errors import ConfigError
-from mxrtc_bridge.core.ids import RoomId, parse_user_id
+from mxrtc_bridge.core.ids import RoomId, folded, parse_user_id
 
 _PASSWORD_IN_URL = re.compile(r"//[^/@]*:[^/@]+@")
 
@@ -183,7 +183,7 @@ class _Reader:
             metrics_listen=sections["metrics"].listen and parse_listen(sections["metrics"].listen),
             log_level=sections["logging"].level,
             tests=access.make_tests(sections["tests"], peers),
-            admins=frozenset(parse_user_id(user) for user in sections["admins"]),
+            admins=frozenset(folded(parse_user_id(user)) for user in sections["admins"]),
             rooms=sections["rooms"],
             policy_lists=tuple(RoomId(room) for room in sections["policy_lists"]),
         )

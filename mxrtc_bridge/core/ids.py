@@ -121,6 +121,12 @@ def server_of(user: UserId) -> str:
     return user.partition(":")[2].lower()
 
 
+def folded(user: UserId) -> UserId:
+    """The id with its server in lower case: two ids that are the same then are the same user, as in grants."""
+    localpart, colon, server = user.partition(":")
+    return UserId(localpart + colon + server.lower())
+
+
 def localpart_of(user: UserId) -> str:
     """The part between ``@`` and the first colon."""
     return user[1:].partition(":")[0]

@@ -20,7 +20,7 @@ from mxrtc_bridge.core.access.clock_change import Moment, SteadyTime
 from mxrtc_bridge.core.access.grants import Claimant, StoredGrant
 from mxrtc_bridge.core.access.policy import Allow, Decision, Deny, Service, subjects_of
 from mxrtc_bridge.core.access.targets import Direction, FilesTarget
-from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId
+from mxrtc_bridge.core.ids import RoomId, ServiceName, UserId, folded
 from mxrtc_bridge.core.stream.messages import ServiceKind
 from mxrtc_bridge.engine.call_ports import ServiceGrant
 from mxrtc_bridge.engine.clock import Clock
@@ -110,7 +110,7 @@ class Rights:
 
         A policy list takes away services only: whoever keeps one must not be able to disarm the admins.
         """
-        return user in self._config.in_force.admins and self._config.in_force.policy().denial(user) is None
+        return folded(user) in self._config.in_force.admins and self._config.in_force.policy().denial(user) is None
 
     def has_any(self, user: UserId) -> bool:
         """Whether ``user`` may use anything here, or is an admin."""

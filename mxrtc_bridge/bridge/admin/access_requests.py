@@ -50,7 +50,7 @@ from mxrtc_bridge.core.bot.request_text import (
 )
 from mxrtc_bridge.core.bot.words import PREFIX
 from mxrtc_bridge.core.errors import AdminError, HomeserverError, StorageError, UnknownOutcomeError
-from mxrtc_bridge.core.ids import Actor, EventId, RoomId, UserId
+from mxrtc_bridge.core.ids import Actor, EventId, RoomId, UserId, folded
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.matrix.outbox.notices import Notices
@@ -227,7 +227,7 @@ class AccessRequests:
             await self._decide(request, answer, by, None, "")
         except AdminError as error:
             # Whoever is no admin gets no word.
-            if by in self._config.in_force.admins:
+            if folded(by) in self._config.in_force.admins:
                 self._tell_admins(request, str(error))
 
     async def keep_house(self) -> None:

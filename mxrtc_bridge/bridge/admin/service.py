@@ -14,7 +14,7 @@ from mxrtc_bridge.bridge.access.runtime_grants import RuntimeGrants
 from mxrtc_bridge.bridge.audit.events import AuditEvents
 from mxrtc_bridge.core.access.grants import StoredGrant
 from mxrtc_bridge.core.audit.chain import AuditKind, AuditRecord
-from mxrtc_bridge.core.ids import Actor, UserId
+from mxrtc_bridge.core.ids import Actor, UserId, folded
 from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.storage.audit import AuditQuery
@@ -118,7 +118,8 @@ class AdminService:
         self.audited.acted(AuditKind.KICK, by, user=user, session=number, reason=reason)
         message = "an admin has ended this session" + (f": {reason}" if reason else "")
         return self._calls.end_sessions(
-            lambda session: session.number == number if user is None else session.remote == user, message
+            lambda session: session.number == number if user is None else folded(session.remote) == folded(user),
+            message,
         )
 
     def pause(self, by: Actor) -> bool:

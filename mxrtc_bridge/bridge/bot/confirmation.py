@@ -20,7 +20,7 @@ from mxrtc_bridge.core.bot.confirmations import ANSWER_WITHIN_S, Confirmations
 from mxrtc_bridge.core.bot.parser import addressed
 from mxrtc_bridge.core.bot.reply import Code, Reply, answer, say, text
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.ids import RoomId, UserId, folded
 from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.matrix.command_bot import CommandSender
@@ -96,7 +96,8 @@ class Giving:
         present = joined | invited
         if sender.user not in joined or (sender.direct and present != {sender.user, sender.speaker}):
             return self._elsewhere()
-        others = sorted(user for user in present - frozenset(self._admins()) if not self._is_own(user))
+        admins = frozenset(self._admins())
+        others = sorted(user for user in present if folded(user) not in admins and not self._is_own(user))
         if not others or sender.direct:
             return None
         return await self._ask_back(command, sender, others, owner)

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from mxrtc_bridge.core.ids import Actor, EventId, LocalAdmin, RoomId, ServiceName, UserId
+from mxrtc_bridge.core.ids import Actor, EventId, LocalAdmin, RoomId, ServiceName, UserId, folded
 from mxrtc_bridge.core.text.durations import say_duration
 
 
@@ -163,10 +163,10 @@ def decide(
         answer: what was said.
         by: who said it.
         now_ms: when.
-        admins: by the configuration; whoever is at the machine could write themselves into it as well.
+        admins: by the configuration, folded; whoever is at the machine could write themselves into it as well.
         limits: the bounds.
     """
-    if not isinstance(by, LocalAdmin) and by not in admins:
+    if not isinstance(by, LocalAdmin) and folded(by) not in admins:
         return RequestRefused("Only admins answer requests.")
     if not request.is_open:
         return RequestRefused(f"Request {request.number} {said(request)} already.")

@@ -83,6 +83,7 @@ def config(
     grants: list[tuple[str, str]] = [],  # noqa: B006 - never changed
     grantable: dict[str, list[str]] = {},  # noqa: B006
     deny: list[str] = [],  # noqa: B006
+    admins: tuple[str, ...] = (str(ADMIN),),
 ) -> Config:
     services = {
         name: {"target": f"tcp:127.0.0.1:{port}", "grantable_to": grantable.get(name, [])}
@@ -104,7 +105,7 @@ def config(
                 for number, (subject, service) in enumerate(grants)
             ],
             "deny": deny,
-            "admins": [str(ADMIN)],
+            "admins": list(admins),
         }
     )
 
@@ -292,6 +293,15 @@ def test_admins_talk_to_the_bot_even_where_a_policy_list_names_them() -> None:
     assert each.may_call(ADMIN, BOT) == Allow("admin")
     assert isinstance(each.may_call(ALICE, BOT), Deny)
     assert not rights(config(deny=["server:example.org"])).is_admin(ADMIN)
+
+
+@pytest.mark.parametrize("written", ["@admin:Example.ORG", "@admin:example.org"])
+@pytest.mark.parametrize("sender", ["@admin:example.org", "@admin:EXAMPLE.org"])
+def test_an_admin_is_known_however_the_server_is_written(written: str, sender: str) -> None:
+    each = rights(config(admins=(written,)))
+    assert each.is_admin(UserId(sender))
+    assert not each.is_admin(UserId("@Admin:example.org"))
+    assert not each.is_admin(UserId("@admin:example.org:8448"))
 
 
 def test_only_what_could_be_given_may_be_asked_for() -> None:

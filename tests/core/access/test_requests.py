@@ -53,6 +53,11 @@ def test_an_admins_answer_ends_the_request_and_is_signed(answer: Decision, state
     assert decided == replace(asked, state=state, decided_by=ADMIN, decided_ms=NOW + 1)
 
 
+def test_an_admin_answers_however_the_server_is_written() -> None:
+    by = UserId(ADMIN.replace("example.org", "Example.ORG"))
+    assert isinstance(decide(request(7), Decision.DENY, by, NOW, admins={ADMIN}, limits=LIMITS), AccessRequest)
+
+
 def test_whoever_is_at_the_machine_answers_as_an_admin_does() -> None:
     root = LocalAdmin("root")
     decided = decide(request(7), Decision.DENY, root, NOW, admins=set(), limits=LIMITS)
