@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,9 +50,14 @@ class Synapse(synapse.Synapse):
         """Return the full id of a user of this homeserver."""
         return f"@{localpart}:{self.server_name}"
 
-    async def pause(self) -> None:
-        """End the homeserver but keep its port and data, as an outage would; :meth:`start` brings it back."""
+    @asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        """End the homeserver for the length of a block, as an outage would, and start it again whatever happens in it."""
         await self._end_process(STOP_GRACE_S)
+        try:
+            yield
+        finally:
+            await self.start()
 
     def kill(self) -> None:
         """End the homeserver without warning, as a crash would, keeping its port and data."""
@@ -60,8 +67,8 @@ class Synapse(synapse.Synapse):
 
     async def restart(self) -> None:
         """End the homeserver and start it again with the same port and data, reading the registrations anew."""
-        await self.pause()
-        await self.start()
+        async with self.away():
+            pass
 
     def log_tail(self, lines: int = 20) -> str:
         """Return the last lines that the present or latest run has logged."""

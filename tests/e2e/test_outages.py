@@ -37,12 +37,11 @@ async def test_pipe_goes_on_while_the_homeserver_is_away(world: World) -> None:
     _, port = await world.connect("alice", "build/echo", "-L", "0")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     await exchange(reader, writer)
-    await world.homeserver.pause()
-    await exchange(reader, writer)
-    second_reader, second_writer = await asyncio.open_connection("127.0.0.1", port)
-    await exchange(second_reader, second_writer)
-    second_writer.close()
-    await world.homeserver.start()
+    async with world.homeserver.away():
+        await exchange(reader, writer)
+        second_reader, second_writer = await asyncio.open_connection("127.0.0.1", port)
+        await exchange(second_reader, second_writer)
+        second_writer.close()
     await exchange(reader, writer)
     writer.close()
     # New calls are answered soon after the homeserver is back, not after its back-off of minutes.

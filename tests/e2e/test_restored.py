@@ -134,14 +134,12 @@ async def test_a_state_folder_that_is_put_back_twice_goes_on_calling_with_the_sa
 async def test_a_homeserver_that_is_put_back_while_the_bridge_runs_is_followed_with_the_first_call(
     world: World,
 ) -> None:
-    await world.homeserver.pause()
-    kept = copy(list(world.homeserver.folder.glob("homeserver.db*")), world.folder / "kept-homeserver")
-    await world.homeserver.start()
+    async with world.homeserver.away():
+        kept = copy(list(world.homeserver.folder.glob("homeserver.db*")), world.folder / "kept-homeserver")
     await assert_call_by_device(world, "alice")
     await assert_call_by_device(world, "bob")
-    await world.homeserver.pause()
-    put_back(kept, world.homeserver.folder, "homeserver.db*")
-    await world.homeserver.start()
+    async with world.homeserver.away():
+        put_back(kept, world.homeserver.folder, "homeserver.db*")
     await assert_call_by_device(world, "carol")
     await assert_call_by_device(world, "alice")
 

@@ -45,8 +45,6 @@ async def world(standing: World) -> AsyncIterator[World]:
     yield standing
     assert standing.bridge is not None
     await standing.bridge.terminate(20)
-    if standing.homeserver.pid is None:
-        await standing.homeserver.start()
 
 
 class Alice:
@@ -185,25 +183,25 @@ async def test_message_that_cannot_be_read_is_explained_once_and_encrypted(world
 @pytest.mark.parametrize("live", [True, False])
 async def test_bridge_ends_in_time_while_the_homeserver_is_away(world: World, live: bool) -> None:
     assert world.bridge is not None
-    if live:
-        _, port = await world.connect("alice", "build/echo", "-L", "0")
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        await exchange(reader, writer)
-        await world.homeserver.pause()
-    else:
-        await world.bridge.terminate(20)
-        await world.homeserver.pause()
-        world.bridge = await world._stack.enter_async_context(world.admin("run"))
-        await world.bridge.wait_for_line("listening on", 40)  # then it asks the homeserver
-    began = time.monotonic()
-    world.bridge.send_signal(signal.SIGTERM)
-    assert await world.bridge.wait(15) == 0, world.bridge.tail()
-    assert time.monotonic() - began < 11
-    assert live or "bridge ready" not in world.bridge.tail()
-    assert "Traceback" not in world.log_text()
-    assert "never retrieved" not in world.log_text()
-    if live:
-        writer.close()
+    async with AsyncExitStack() as stack:
+        if live:
+            _, port = await world.connect("alice", "build/echo", "-L", "0")
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+            await exchange(reader, writer)
+            await stack.enter_async_context(world.homeserver.away())
+        else:
+            await world.bridge.terminate(20)
+            await stack.enter_async_context(world.homeserver.away())
+            world.bridge = await world._stack.enter_async_context(world.admin("run"))
+            await world.bridge.wait_for_line("listening on", 40)  # then it asks the homeserver
+        began = time.monotonic()
+        world.bridge.send_signal(signal.SIGTERM)
+        assert await world.bridge.wait(15) == 0, world.bridge.tail()
+        assert time.monotonic() - began < 11
+        assert live or "bridge ready" not in world.bridge.tail()
+        assert "Traceback" not in world.log_text()
+        assert "never retrieved" not in world.log_text()
 
 
 async def test_broken_configuration_changes_nothing_at_the_reload(world: World) -> None:
