@@ -52,7 +52,7 @@ class Synapse(synapse.Synapse):
 
     @asynccontextmanager
     async def away(self) -> AsyncIterator[None]:
-        """End the homeserver for the length of a block, as an outage would, and start it again whatever happens in it."""
+        """Have no homeserver in a block, as in an outage; whatever happens in it, it is started again at the end."""
         await self._end_process(STOP_GRACE_S)
         try:
             yield

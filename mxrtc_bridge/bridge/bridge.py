@@ -222,7 +222,9 @@ class Bridge:
             self.inbox.set_ready(True)
             self._serving.set()
             log.info("bridge ready: %d peers", len(self._config.peers))
-            keep("ping", lambda: ping_loop(self.basis.homeserver, self._config.appservice.id))
+            ping = functools.partial(ping_loop, self.basis.homeserver, self._config.appservice.id)
+            returns, retry_s = self.basis.homeserver_return, self.basis.pace.ping_retry_s
+            keep("ping", lambda: ping(on_change=returns.changed, retry_s=retry_s, sleep=returns.until_next_ping))
             keep("housekeeping", self._keep_house)
             keep("lines that were left out", rate_limited_log.keep_telling)
 

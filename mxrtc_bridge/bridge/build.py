@@ -41,6 +41,7 @@ from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.engine.clock import Clock
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.matrix.api.homeserver import Homeserver, QuietHomeserver
+from mxrtc_bridge.matrix.api.ping import PING_RETRY_S, HomeserverReturn
 from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.command_bot import COMMANDS_PER_MINUTE
 from mxrtc_bridge.matrix.crypto.encrypted_rooms import SealingHomeserver
@@ -66,6 +67,7 @@ class Pace:
     gap: Gap = field(default_factory=Gap)
     """Between two questions to the homeserver about one room."""
     housekeeping_s: float = 3600.0
+    ping_retry_s: float = PING_RETRY_S
     commands_per_minute: int = COMMANDS_PER_MINUTE
 
 
@@ -80,6 +82,7 @@ class Basis:
     numbers: NumbersOfBridge
     transport: Transport
     homeserver: QuietHomeserver
+    homeserver_return: HomeserverReturn
     pace: Pace
 
 
@@ -131,7 +134,8 @@ def build_basis(config: Config, stores: Stores, clock: Clock, pace: Pace) -> Bas
     transport = Transport(config.homeserver.address, config.appservice.as_token)
     numbers = NumbersOfBridge(stores.counters)
     homeserver = QuietHomeserver(transport)
-    return Basis(CurrentConfig(config), stores, clock, Metrics(), numbers, transport, homeserver, pace)
+    returns = HomeserverReturn(least_s=pace.ping_retry_s)
+    return Basis(CurrentConfig(config), stores, clock, Metrics(), numbers, transport, homeserver, returns, pace)
 
 
 def build_access(basis: Basis, consent: Consent) -> Access:
@@ -184,6 +188,7 @@ def build_devices(basis: Basis, access: Access) -> Devices:
         wall_ms=clock.wall_ms,
         has_right=rights.has_any,
         may_replace=access.users.may_replace_identity,
+        sleep=basis.homeserver_return.pause,
     )
     homeserver = SealingHomeserver(basis.transport, encryption.seal)
     outbox = Outbox(homeserver, masquerade=True)

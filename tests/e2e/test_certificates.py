@@ -121,8 +121,11 @@ async def test_pipes_go_on_while_the_certificate_is_not_believed(
     assert "its certificate is not accepted" in said
     assert "Traceback" not in said + world.log_text() + connection.output("stderr").decode()
 
+    mark = bridge.mark()
     await front.show(good_again(tmp_path))
     await exchange(reader, writer)
+    # However long that has taken, the bridge is back within some seconds; a call waits for no more than five.
+    await bridge.wait_for_line("messages for @rtc_build:.* come again", 20, after=mark)
     code, _, said = await world.run_mxrtc("alice", "ping", "build", "-c", "1", timeout_s=60)
     assert code == 0, said
     assert (connection.returncode, bridge.returncode) == (None, None), "nothing has ended meanwhile"

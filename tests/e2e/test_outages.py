@@ -44,7 +44,9 @@ async def test_pipe_goes_on_while_the_homeserver_is_away(world: World) -> None:
         second_writer.close()
     await exchange(reader, writer)
     writer.close()
-    # New calls are answered soon after the homeserver is back, not after its back-off of minutes.
+    # New calls are answered soon after the homeserver is back, not after its back-off of minutes, nor after ours.
+    assert world.bridge is not None
+    await world.bridge.wait_for_line("messages for @rtc_build:.* come again", 20)
     code, _, err = await world.run_mxrtc("alice", "ping", "build", "-c", "1", timeout_s=60)
     assert code == 0, err
 

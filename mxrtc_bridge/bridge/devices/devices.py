@@ -127,7 +127,7 @@ class Encryption:
             rooms: who is in which room, and which are encrypted.
             wall_ms: milliseconds since the epoch.
             may_replace: whether another identity that a virtual user shows is replaced.
-            sleep: waits before a device is brought up again.
+            sleep: waits before a device asks again that the homeserver has failed, or is brought up again.
             has_right: whether a user holds any right.
         """
         self._sleep = sleep
@@ -154,9 +154,7 @@ class Encryption:
         self._bringing_up = asyncio.Lock()
         self.why_off: str | None = "it has not been started"
         self._announced = config.encryption.announced
-        self._wakeups = DeviceWakeups(
-            lambda: [(end.rooms.device, end.sync) for end in self._ends.values() if end.up], sleep
-        )
+        self._wakeups = DeviceWakeups(lambda: [(end.rooms.device, end.sync) for end in self._ends.values() if end.up])
 
     @property
     def is_on(self) -> bool:
@@ -369,7 +367,8 @@ class Encryption:
         )
         rooms = EncryptedRooms(device, self._store.of(user), Homeserver(self._transport))
         polls_s = FIRST_POLLS_S if self._announced else LONG_POLL_S
-        return _End(rooms, DeviceSync(server, device, self._to_device, first_polls_s=polls_s), polling)
+        sync = DeviceSync(server, device, self._to_device, sleep=self._sleep, first_polls_s=polls_s)
+        return _End(rooms, sync, polling)
 
     async def _start(self, end: _End) -> None:
         await end.rooms.device.start()

@@ -54,7 +54,7 @@ that did not answer last time. Each kind waits for its own only, as names that h
 a time for each virtual user, so that there is always room for its own.
 """
 SILENT_S = 10.0
-"""A server that has not answered is not asked for another caller for so long."""
+"""Another server that has not answered is not asked for another caller for so long. Ours has brought the call."""
 USERS_PER_REQUEST = 100
 SERVERS_AT_A_TIME = 3
 REQUEST_S = 4.0
@@ -277,7 +277,7 @@ class DeviceLookups:
         if not budget.allow(user, self._monotonic()):
             self._seldom.info(user, "x the devices of %s are not asked for again so soon", user)
             return None
-        if self._monotonic() - self._silent.get(server, -SILENT_S) < SILENT_S:
+        if server != self._own_server and self._monotonic() - self._silent.get(server, -SILENT_S) < SILENT_S:
             return None
         try:
             async with self._place(server), self._noting(server):

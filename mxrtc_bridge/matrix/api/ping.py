@@ -3,13 +3,14 @@
 Must never give up because the homeserver is merely away, and never go on with a token that it refuses.
 
 Synapse stops pushing after one failed transaction and tries again after 2, 4, ... 512 seconds; a ping makes it try at
-once. So the bridge pings at its start, then regularly, and every few seconds while it fails: an outage of either side
-ends as soon as both are up.
+once. So the bridge pings at its start, then regularly, soon after the homeserver has failed a device of ours, and every
+few seconds while it fails: an outage of either side ends as soon as both are up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
@@ -151,3 +152,42 @@ async def ping_loop(
             if on_change is not None:
                 on_change(problem)
         await sleep(every_s if reached else retry_s)
+
+
+class HomeserverReturn:
+    """Lets those whom the homeserver has failed ask again as soon as it is back, and not after a back-off of their own.
+
+    :func:`ping_loop` asks for all of them: give it :meth:`until_next_ping` as ``sleep``, and :meth:`changed`.
+
+    Args:
+        least_s: between two pings, whoever doubts.
+    """
+
+    def __init__(self, *, least_s: float = PING_RETRY_S) -> None:
+        self._least_s = least_s
+        self._doubted = asyncio.Event()
+        self._back = asyncio.Event()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait after a failure: until the homeserver is back, but no longer than ``seconds``."""
+        self._doubted.set()
+        await _set_within(self._back, seconds)
+
+    async def until_next_ping(self, seconds: float) -> None:
+        """Wait until it is time to ping: sooner than ``seconds`` if the homeserver has failed somebody."""
+        least_s = min(seconds, self._least_s)
+        await asyncio.sleep(least_s)
+        await _set_within(self._doubted, seconds - least_s)
+        self._doubted.clear()
+
+    def changed(self, problem: HomeserverError | None) -> None:
+        """Take what the pings have found: None where the way is open again."""
+        if problem is None:
+            self._back.set()
+            self._back.clear()  # who waits goes on, and who comes later waits
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from mxrtc_bridge.bridge.build import Pace
 from mxrtc_bridge.bridge.check import _check_encryption
 from mxrtc_bridge.bridge.devices import devices as encryption_module
 from mxrtc_bridge.bridge.devices.devices import Encryption, explain, load_key
@@ -27,6 +28,7 @@ from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, Obstacle, ToDevice
 from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.tables import open_stores
 from tests.bridge.homeserver import ALICE, PEER, ROOM, FakeHomeserver
+from tests.bridge.test_bridge import running
 from tests.waiting import turns, until
 
 USER = UserId(PEER)
@@ -317,6 +319,20 @@ async def test_the_trouble_of_one_device_is_its_own_and_is_over_when_the_homeser
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert pauses[0] <= encryption_module.FIRST_RESTART_S
+
+
+async def test_devices_that_the_homeserver_has_failed_have_it_pinged_and_go_on_when_it_is_back(
+    server: KeyServerDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with running(server, Pace(ping_retry_s=0.05), encryption={"enabled": "on"}) as (bridge, _, _):
+        await until(lambda: bridge.devices.encryption.device_of(USER) and "reaches the bridge" in caplog.text)
+        server.away = True
+        # By itself it pings once a minute.
+        await until(lambda: "does not reach the bridge" in caplog.text)
+        waiting = asyncio.create_task(bridge.basis.homeserver_return.pause(1000))
+        server.away = False
+        await until(waiting.done)
 
 
 async def test_defect_with_the_messages_of_one_device_leaves_the_others_listening(

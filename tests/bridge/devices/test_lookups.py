@@ -186,6 +186,15 @@ async def test_without_an_answer_only_what_is_young_counts(world: World, phone: 
     assert await world.judge(phone) is Standing.UNKNOWN
 
 
+async def test_after_an_outage_of_our_homeserver_the_first_call_asks_it_again(
+    world: World, phone: DeviceIdentity
+) -> None:
+    world.server.silent = "away"
+    assert await world.look_all((BUILD, ALICE)) == {}
+    world.server.silent = None
+    assert await world.judge(phone) is Standing.GOOD
+
+
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("least", [Trust.UNSIGNED, Trust.CROSS_SIGNED])
 async def test_device_that_was_seen_to_be_gone_is_let_in_by_no_lie(

@@ -14,6 +14,7 @@ from mxrtc_bridge.core.webrtc.ice import IceServer
 from mxrtc_bridge.matrix.api import login, ping
 from mxrtc_bridge.matrix.api.homeserver import Homeserver, RoomFacts, TokenOwner, rooms_with
 from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
+from tests import virtual_time
 from tests.honesty import NO_ANSWERS, Honesty
 from tests.matrix.conftest import APPSERVICE_ID, BridgeWorld, MakePerson, ScriptedServer
 from tests.waiting import until
@@ -383,6 +384,38 @@ async def test_ping_loop_pings_often_while_the_way_is_closed_and_tells_each_chan
         )
     assert slept == [60, 60, 3, 3, 60]
     assert told == [True, False, True]
+
+
+def test_who_was_failed_goes_on_as_soon_as_the_homeserver_is_back() -> None:
+    pinged: list[float] = []
+
+    class AwayForAWhile(PingScript):
+        async def ping_appservice(self, appservice_id: str, txn_id: str) -> int:
+            pinged.append(now := asyncio.get_running_loop().time())
+            if 100 <= now < 109:
+                raise HomeserverError("away")
+            return 5
+
+    async def story() -> None:
+        now = asyncio.get_running_loop().time
+        returns = ping.HomeserverReturn()
+        pinging = asyncio.create_task(
+            ping.ping_loop(AwayForAWhile(), "id", on_change=returns.changed, sleep=returns.until_next_ping)
+        )
+        await asyncio.sleep(100)
+        await returns.pause(0.5)
+        assert now() == 100.5, "a pause is never longer than it was to be"
+        await asyncio.gather(*(returns.pause(seconds) for seconds in (30, 60)))
+        assert now() == 109
+        # A homeserver that fails somebody and answers pings is asked no more often than one that is away.
+        for _ in range(10):
+            await returns.pause(0.9)
+        assert now() == 118
+        await asyncio.sleep(61)
+        pinging.cancel()
+
+    virtual_time.run(story())
+    assert pinged == [0, 60, 100, 103, 106, 109, 112, 115, 118, 178]
 
 
 @pytest.mark.parametrize(
