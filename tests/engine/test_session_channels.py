@@ -321,6 +321,7 @@ async def test_right_that_ends_resets_its_streams_and_no_other(session: Session)
 
 async def test_list_holds_what_the_gate_allows(session: Session) -> None:
     answer = asyncio.ensure_future(session.opener.list_services())
+    await asyncio.sleep(0)
     await session.settle()
     assert await answer == {PEER: ("few", "idle", "ssh", "web")}
     assert set(session.opener.kinds.values()) == {messages.ServiceKind.STREAM}
@@ -330,6 +331,7 @@ async def test_list_holds_what_the_gate_allows(session: Session) -> None:
 async def test_list_of_a_bridge_that_tells_no_kinds_has_none(session: Session) -> None:
     session.gate.untold = "ssh"
     answer = asyncio.ensure_future(session.opener.list_services())
+    await asyncio.sleep(0)
     await session.settle()
     assert await answer == {PEER: ("few", "idle", "ssh", "web")}
     assert session.opener.kinds == {}
