@@ -27,7 +27,7 @@ from mxrtc_bridge.config.secrets import read_secret_file
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
 from mxrtc_bridge.core.crypto.records import Changes, Trust
-from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError, StorageError
+from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.fair_work import FairWork
@@ -247,8 +247,10 @@ class Encryption:
         async def outlive(user: UserId) -> None:
             try:
                 await retire(user)
-            except MxrtcError as error:
-                log.warning("! the device of %s stays at the homeserver, and nobody reads for it: %s", user, error)
+            except Exception as error:  # noqa: BLE001 - as with a device that is brought up
+                self._note_defect(user, error)
+                why = _in_words(error)
+                log.warning("! the device of %s stays at the homeserver, and nobody reads for it: %s", user, why)
 
         try:
             async with asyncio.timeout(RETIRE_S):
@@ -338,8 +340,9 @@ class Encryption:
         except OtherIdentityError:
             self._ends.pop(user, None)
             raise
-        except (HomeserverError, StorageError) as error:
-            log.warning("! the device of %s comes up later: %s", user, error)
+        except Exception as error:  # noqa: BLE001 - also a defect of ours with one device is the trouble of that device
+            self._note_defect(user, error)
+            log.warning("! the device of %s comes up later: %s", user, _in_words(error))
             if isinstance(error, HomeserverError) and error.status in _UNABLE:
                 refusal = error
         finally:
@@ -411,14 +414,16 @@ class Encryption:
                     end.sync.listen(by_wakeups=self._wakeups.in_use)
                 await end.sync.run()
             except Exception as error:  # noqa: BLE001 - a defect with one device must not end all the others
-                if not isinstance(error, HomeserverError | LocalError):
-                    user = end.rooms.device.user
-                    self._seldom.exception(user, "! the device of %s has failed", user, error=error)
+                self._note_defect(end.rooms.device.user, error)
                 failures = 1 if elapsed_s() - began_s > RESTART_S else failures + 1
                 pause_s = Backoff(FIRST_RESTART_S, RESTART_S).pause_s(failures)
                 log.error("! the device of %s is deaf for %g s: %s", end.rooms.device.user, pause_s, _in_words(error))
                 end.up = False
                 await self._sleep(pause_s)
+
+    def _note_defect(self, user: UserId, error: Exception) -> None:
+        if not isinstance(error, MxrtcError):
+            self._seldom.exception(user, "! the device of %s has failed", user, error=error)
 
     async def vouch_for(self, user: UserId, master: str) -> None:
         """Take an identity for the right one that was compared with one of our devices: all of them trust it then.

@@ -335,6 +335,32 @@ async def test_devices_that_the_homeserver_has_failed_have_it_pinged_and_go_on_w
         await until(waiting.done)
 
 
+async def test_defect_in_the_start_of_one_device_leaves_the_others_up_and_is_tried_again(
+    server: KeyServerDouble, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, starts, pauses = UserId(PEER.replace("build", "other")), CryptoDevice.start, list[float]()
+
+    async def defective(device: CryptoDevice) -> None:
+        if device.user == USER and len(pauses) < 3:
+            raise RecursionError("a defect of ours")
+        await starts(device)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(CryptoDevice, "start", defective)
+    async with made(server, enabled="on", sleep=sleep) as encryption:
+        await start(encryption, [USER, other])
+        assert [encryption.device_of(user) is not None for user in (USER, other)] == [False, True]
+        running = asyncio.create_task(encryption.run())
+        await until(lambda: encryption.device_of(USER) is not None)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert pauses == [1.0, 2.0, 4.0]
+    assert caplog.text.count("RecursionError: a defect of ours") == 1
+
+
 async def test_defect_with_the_messages_of_one_device_leaves_the_others_listening(
     server: KeyServerDouble, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
