@@ -67,4 +67,5 @@ def _path_of(url: str) -> Path | None:
         return None  # opening the database says what is wrong with it
     if parsed.scheme not in ("sqlite", "sqlite3") or parsed.path in ("", "/", ":memory:"):
         return None
-    return Path(f"{parsed.path}.lock")
+    # Beside the file itself, as SQLite puts its journal there: a link to it is the same database.
+    return Path(f"{os.path.realpath(parsed.path)}.lock")

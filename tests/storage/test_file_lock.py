@@ -39,6 +39,24 @@ async def test_database_of_another_bridge_is_refused_until_it_has_ended_however_
         assert (tmp_path / "bridge.db.lock").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("link", ["file", "folder", "link to a link"])
+def test_a_link_to_a_database_is_the_same_database(tmp_path: Path, link: str) -> None:
+    """Two bridges on one database hang up each other's calls, whatever each of them calls it."""
+    (real := tmp_path / "real").mkdir()
+    database, other = real / "bridge.db", tmp_path / "other"
+    database.touch()
+    other.symlink_to(real if link == "folder" else database)
+    named = other / "bridge.db" if link == "folder" else other
+    if link == "link to a link":
+        (named := tmp_path / "another").symlink_to(other)
+    with sole_use(f"sqlite:{database}"):
+        assert is_in_use(f"sqlite:{named}")
+        with pytest.raises(StorageError, match="another bridge uses"), sole_use(f"sqlite:{named}"):
+            pass
+    with sole_use(f"sqlite:{named}"):
+        assert is_in_use(f"sqlite:{database}")
+
+
 def test_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="missing"), sole_use(f"sqlite:{tmp_path / 'missing' / 'bridge.db'}"):
         pass
