@@ -44,7 +44,7 @@ def read_outline(path: Path, environ: Mapping[str, str] | None = None) -> Outlin
         ConfigError: the file cannot be read at all.
     """
     path = path.absolute()
-    text, folder = read_file(path).text, path.parent
+    text, folder = read_file(path, whole=False).text, path.parent
     found = _sections(text)
     named = found.get("database")
     default = str(schema.Root.model_fields["database"].get_default())

@@ -42,8 +42,13 @@ class FileText:
     """Whether everybody can write to it."""
 
 
-def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> FileText:
+def read_file(path: Path, limit: int = MAX_FILE_BYTES, *, whole: bool = True) -> FileText:
     """Read a regular file of UTF-8 text.
+
+    Args:
+        path: of the file.
+        limit: its size in bytes.
+        whole: whether a file that is larger, or not UTF-8, is refused; otherwise what can be read of it is enough.
 
     Raises:
         ConfigError: it cannot be read, is no regular file, is larger than ``limit`` bytes, or is not UTF-8.
@@ -61,10 +66,10 @@ def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> FileText:
             os.close(descriptor)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    if len(content) > limit:
+    if whole and len(content) > limit:
         raise ConfigError(f"{path} is larger than {limit} bytes")
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig", "strict" if whole else "replace")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path} is not UTF-8 text (line {line})") from None

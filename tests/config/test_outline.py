@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.config import load_config
 from mxrtc_bridge.config.example import InitAnswers, new_config
 from mxrtc_bridge.config.outline import read_outline
+from mxrtc_bridge.config.secrets import MAX_FILE_BYTES
 from mxrtc_bridge.core.errors import ConfigError
 
 GOOD = new_config(InitAnswers("http://127.0.0.1:8008", "example.org", "127.0.0.1:29350", None, {}, ()))
@@ -34,6 +35,21 @@ def test_it_says_what_the_whole_configuration_says(tmp_path: Path) -> None:
 
 
 PLACES = "database: sqlite:/var/lib/x/b.db\ncontrol:\n  socket: /run/x/c.sock\n"
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["# caf\u00e9\n".encode("latin-1"), b"peers: \xff\xfe\x00\n", b"# " + b"x" * MAX_FILE_BYTES + b"\n"],
+    ids=["latin-1", "no text", "too long"],
+)
+def test_bytes_that_no_configuration_may_have_hide_nothing(tmp_path: Path, more: bytes) -> None:
+    path = written(tmp_path, "")
+    for content in (PLACES.encode() + more, more[:1000] + b"\n" + PLACES.encode() + more):
+        path.write_bytes(content)
+        outline = read_outline(path, {})
+        assert (outline.state, outline.control_socket) == (Path("/var/lib/x/b.db"), Path("/run/x/c.sock"))
+        with pytest.raises(ConfigError):
+            load_config(path, {})
 
 
 @pytest.mark.parametrize(
