@@ -24,7 +24,8 @@ from tests.e2e.test_control import rows
 from tests.e2e.world import World, digest, echo
 from tests.long import LONG
 
-pytestmark = pytest.mark.real
+# 5,000 streams take longer than a test may, on a machine that has other things to do.
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
 STREAMS = 5000 if LONG else 300
 AT_ONCE = 8
