@@ -273,12 +273,13 @@ def make_tree(folder: Path, rng: random.Random) -> dict[str, str]:
 def partial_files(folder: Path) -> list[str]:
     """What is visible below a folder and is not what its name says."""
     found = []
-    for path in folder.rglob("*.bin*"):
-        if STATE in path.relative_to(folder).parts:
-            continue
-        seed, _, size = path.stem.partition("-")
-        if not size.isdigit() or path.read_bytes() != content(int(seed), int(size)):
-            found.append(str(path))
+    for parent, folders, names in os.walk(folder):
+        # Whoever is at work there may take it away meanwhile.
+        folders[:] = [each for each in folders if each != STATE]
+        for path in (Path(parent, name) for name in names if ".bin" in name):
+            seed, _, size = path.stem.partition("-")
+            if not size.isdigit() or path.read_bytes() != content(int(seed), int(size)):
+                found.append(str(path))
     return found
 
 
