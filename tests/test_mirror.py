@@ -190,6 +190,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
         "it is one small table", ["storage/certificates.py", "storage/notice_times.py", "storage/rooms.py"],
     ),
     "storage/test_bounds.py": ("all tables have bounds", ["storage/crypto_bounds.py"]),
+    "storage/test_postgres_away.py": ("failures come from databases", ["storage/failures.py"]),
     "storage/test_grants.py": ("grants are read back", ["storage/grant_recovery.py"]),
     "storage/test_virtual_users.py": ("databases of earlier versions are taken up", ["storage/schema.py"]),
     "web/test_server.py": ("it is served", ["web/metrics.py"]),

@@ -24,6 +24,7 @@ from yarl import URL
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import StorageError, first_error
+from mxrtc_bridge.storage.pooler import not_opened
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ async def _take(lock: _AdvisoryLock, name: str) -> None:
             if loop.time() + _AGAIN.pause_s(failures) > deadline:
                 raise StorageError(f"another bridge uses the database {name!a}; stop it before this one") from None
         except Exception as error:
-            raise StorageError(f"the database cannot be opened: {type(error).__name__}: {str(error)[:200]}") from error
+            raise not_opened(error) from error
         else:
             return
         await asyncio.sleep(_AGAIN.pause_s(failures))

@@ -27,6 +27,7 @@ from mxrtc_bridge.core.audit.chain import (
 )
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.storage.database import Database, in_batches
+from mxrtc_bridge.storage.inspection import DatabaseReader
 from mxrtc_bridge.storage.spare_rows import SpareRows
 
 KEEP_MS = 400 * 24 * 3600 * 1000
@@ -72,22 +73,15 @@ class AuditQuery:
     since_ms: int | None = None
 
 
-class AuditStore:
-    """The tables ``audit`` and ``audit_key``."""
+class AuditReader:
+    """What the lines of the file are compared with: the tables ``audit`` and ``audit_key``, only read.
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        max_rows: int = MAX_ROWS,
-        max_acts: int = MAX_ACTS,
-        max_of_user: int = MAX_OF_USER,
-        max_of_server: int = MAX_OF_SERVER,
-    ) -> None:
-        self._database = database
-        self._max_rows = max_rows
-        self._shares = {"": max_acts, "+": max_of_user, "-": max_of_server}
-        self._spare = SpareRows()
+    Args:
+        database: open, perhaps to read only.
+    """
+
+    def __init__(self, database: DatabaseReader) -> None:
+        self._reader = database
 
     async def head(self) -> Head:
         """The last line that is stored.
@@ -103,7 +97,7 @@ class AuditStore:
         Raises:
             StorageError: the database cannot be read.
         """
-        row = await self._database.row("SELECT number, digest, line FROM audit ORDER BY number DESC LIMIT 1")
+        row = await self._reader.row("SELECT number, digest, line FROM audit ORDER BY number DESC LIMIT 1")
         return (NO_LINES, None) if row is None else (Head(row["number"], row["digest"]), _record(row["line"]))
 
     async def key(self) -> AuditKey | None:
@@ -112,8 +106,49 @@ class AuditStore:
         Raises:
             StorageError: the database cannot be read.
         """
-        row = await self._database.row("SELECT secret, since FROM audit_key WHERE id = 1")
+        row = await self._reader.row("SELECT secret, since FROM audit_key WHERE id = 1")
         return None if row is None else AuditKey(bytes.fromhex(row["secret"]), row["since"])
+
+    async def digests(self, first: int, last: int, *, thorough: bool = False) -> dict[int, str]:
+        """The digests of the lines of these numbers that are stored.
+
+        Args:
+            first: number.
+            last: number.
+            thorough: of a row whose digest is not that of its line, because somebody has changed it, say "".
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        line = ", line" if thorough else ""
+        rows = await self._reader.rows(
+            f"SELECT number, digest{line} FROM audit WHERE number BETWEEN $1 AND $2",  # noqa: S608 - ours
+            (first, last),
+        )
+        if not thorough:
+            return {row["number"]: row["digest"] for row in rows}
+        return {
+            row["number"]: row["digest"] if digest_of(row["line"].encode()) == row["digest"] else "" for row in rows
+        }
+
+
+class AuditStore(AuditReader):
+    """The same tables, as the bridge writes them."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_rows: int = MAX_ROWS,
+        max_acts: int = MAX_ACTS,
+        max_of_user: int = MAX_OF_USER,
+        max_of_server: int = MAX_OF_SERVER,
+    ) -> None:
+        super().__init__(database)
+        self._database = database
+        self._max_rows = max_rows
+        self._shares = {"": max_acts, "+": max_of_user, "-": max_of_server}
+        self._spare = SpareRows()
 
     async def keep_key(self, key: AuditKey) -> None:
         """Store the first key; the one that is there stays.
@@ -162,28 +197,6 @@ class AuditStore:
             )
 
         await self._database.transaction(delete)
-
-    async def digests(self, first: int, last: int, *, thorough: bool = False) -> dict[int, str]:
-        """The digests of the lines of these numbers that are stored.
-
-        Args:
-            first: number.
-            last: number.
-            thorough: of a row whose digest is not that of its line, because somebody has changed it, say "".
-
-        Raises:
-            StorageError: the database cannot be read.
-        """
-        line = ", line" if thorough else ""
-        rows = await self._database.rows(
-            f"SELECT number, digest{line} FROM audit WHERE number BETWEEN $1 AND $2",  # noqa: S608 - ours
-            (first, last),
-        )
-        if not thorough:
-            return {row["number"]: row["digest"] for row in rows}
-        return {
-            row["number"]: row["digest"] if digest_of(row["line"].encode()) == row["digest"] else "" for row in rows
-        }
 
     async def count(self) -> int:
         """How many lines are stored.

@@ -41,7 +41,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import importlib
 import itertools
 import logging
 import os
@@ -49,18 +48,21 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from mautrix.util.async_db import Connection, DatabaseException, Scheme
 from mautrix.util.async_db import Database as Pool
 from yarl import URL
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
-from mxrtc_bridge.core.errors import RefusedStatementError, StorageError, UnknownOutcomeError
+from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.engine.outside import in_new_thread
+from mxrtc_bridge.storage.failures import FOREIGN, CommitError, brief, is_away, postgres_errors, raise_for_statement
+from mxrtc_bridge.storage.pooler import connect, not_opened
 from mxrtc_bridge.storage.schema import OWNER, UPGRADES
 from mxrtc_bridge.storage.spare_rows import SpareRows
 
@@ -121,10 +123,6 @@ class _Writing:
     """What the work has returned that may be committed."""
 
 
-class _CommitError(Exception):
-    """Whatever a COMMIT has raised; the cause is the error."""
-
-
 class Database:
     """An open database. Made by :meth:`open`; use it as an async context manager, or call :meth:`close` in a finally.
 
@@ -179,14 +177,13 @@ class Database:
         pool = await in_new_thread(_make_pool, url, answer_s)
         try:
             await pool.start()
-            async with pool.acquire_direct() as connection:
-                await connection.execute(_MARKS)
+            await _bring_up_to_date(pool)
         except BaseException as error:
             await pool.stop()
             if isinstance(error, DatabaseException):
                 raise StorageError(f"the database cannot be used: {error}") from error
-            if isinstance(error, (sqlite3.Error, OSError, *_FOREIGN)):
-                raise StorageError(f"the database cannot be opened: {_brief(error)}") from error
+            if isinstance(error, (sqlite3.Error, OSError, *FOREIGN)):
+                raise not_opened(error) from error
             raise
         return cls(pool, patience_s=patience_s, close_s=close_s, max_waiting=max_waiting, prune_batch=prune_batch)
 
@@ -340,7 +337,7 @@ class Database:
                 # A script is run to its end; a statement without rows only until its first step.
                 await connection.wrapped.executescript(statement)
         except sqlite3.Error as error:
-            raise StorageError(f"the database refuses a command: {_brief(error)}") from error
+            raise StorageError(f"the database refuses a command: {brief(error)}") from error
         return 0
 
     async def _start(self, work: Work[T], writing: _Writing | None, over: Callable[[], None]) -> T:
@@ -387,11 +384,11 @@ class Database:
             except Exception as error:  # noqa: BLE001 - told apart by whose fault it is
                 unknown = writing is not None and writing.committing
                 # One that lets nobody in (maintenance, another password) is away like one that is down.
-                if let_in and not unknown and not _is_away(error):
-                    _raise_for_statement(error)
+                if let_in and not unknown and not is_away(error):
+                    raise_for_statement(error)
                 failures += 1
                 pause_s = _BACKOFF.pause_s(failures)
-                problem = error.__cause__ if isinstance(error, _CommitError) and error.__cause__ else error
+                problem = error.__cause__ if isinstance(error, CommitError) and error.__cause__ else error
                 if unknown and not looks_again:
                     # A COMMIT may take its time to fail, and what became of it is worth another look.
                     looks_again = True
@@ -399,9 +396,9 @@ class Database:
                 if loop.time() + pause_s > deadline:
                     if unknown:
                         raise UnknownOutcomeError(
-                            f"the database has not said whether it has stored this: {_brief(problem)}"
+                            f"the database has not said whether it has stored this: {brief(problem)}"
                         ) from problem
-                    raise StorageError(f"the database cannot be used at the moment: {_brief(problem)}") from problem
+                    raise StorageError(f"the database cannot be used at the moment: {brief(problem)}") from problem
             else:
                 if writing is not None:
                     writing.committing = False
@@ -430,7 +427,7 @@ class Database:
                     try:
                         await (postgres.commit() if postgres is not None else raw.execute("COMMIT"))
                     except Exception as error:
-                        raise _CommitError from error
+                        raise CommitError from error
                     return result
         except BaseException as error:
             if postgres is not None and isinstance(error.__cause__ or error, TimeoutError):
@@ -440,39 +437,6 @@ class Database:
             raise
         await _roll_back(raw, postgres)
         return result
-
-
-def _is_away(error: Exception) -> bool:
-    """Whether the database, and not what it was told, is the cause: so the same may succeed later."""
-    if isinstance(error, _CommitError):
-        return True
-    if isinstance(error, _POSTGRES):
-        state = getattr(error, "sqlstate", None) or ""
-        of_statement = state[:2] in _STATEMENT_CLASSES | _DAMAGE_CLASSES
-        return not of_statement or state in _AWAY_STATES or isinstance(error, _AWAY)
-    if isinstance(error, _POSTGRES_CLIENT):
-        # A value that cannot even be sent is the one kind that is ours.
-        return not isinstance(error, ValueError)
-    # SQLite has one class for locked, busy, disk full, I/O error and read-only.
-    return isinstance(error, (sqlite3.OperationalError, OSError, TimeoutError))
-
-
-def _raise_for_statement(error: Exception) -> NoReturn:
-    """Translate what a statement, or the work around it, has raised.
-
-    Raises:
-        StorageError: the database is damaged, or refuses this.
-        Exception: it comes from the work itself.
-    """
-    mistakes = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.NotSupportedError)
-    state = (getattr(error, "sqlstate", None) or "") if isinstance(error, _POSTGRES) else ""
-    if state[:2] in _DAMAGE_CLASSES or (isinstance(error, sqlite3.DatabaseError) and not isinstance(error, mistakes)):
-        raise StorageError(f"the database is damaged: {_brief(error)}") from error
-    # What the libraries raise for values that they cannot pass on are no errors of theirs.
-    if isinstance(error, (sqlite3.Error, *_FOREIGN, UnicodeError, OverflowError)):
-        # Without the text of the error: it repeats what somebody has sent.
-        raise RefusedStatementError(f"the database does not take this: {type(error).__name__}") from error
-    raise error
 
 
 async def _note(connection: Connection, writing: _Writing) -> bool:
@@ -516,7 +480,7 @@ def _make_pool(text: str, answer_s: float) -> Pool:
         _prepare_file(Path(url.path))
         options: dict[str, Any] = {"min_size": 1, "init_commands": list(_SQLITE_COMMANDS), "timeout": 0.5}
     elif url.scheme in ("postgres", "postgresql"):
-        if not _postgres_errors("PostgresError"):
+        if not postgres_errors("PostgresError"):
             raise StorageError("PostgreSQL needs the package asyncpg: pip install 'mxrtc-bridge[postgres]'")
         options = {
             # Whoever needs a connection opens it, and is told what is wrong with that. One that the pool kept by itself
@@ -526,10 +490,23 @@ def _make_pool(text: str, answer_s: float) -> Pool:
             "timeout": CONNECT_S,
             "command_timeout": answer_s,
             "meow_exit_on_ice": False,
+            "connect": connect,
         }
     else:
         raise StorageError(f"the database URL must begin with sqlite: or postgres://, not {url.scheme[:20]!a}")
-    return Pool.create(url, db_args=options, upgrade_table=UPGRADES, owner_name=OWNER, ignore_foreign_tables=False)
+    return Pool.create(url, db_args=options)
+
+
+async def _bring_up_to_date(pool: Pool) -> None:
+    """See whose the database is, and upgrade its tables: with PostgreSQL all of it in one transaction."""
+    pool.upgrade_table, pool.owner_name, pool.ignore_foreign_tables = UPGRADES, OWNER, False
+    connection: Connection
+    async with (
+        pool.acquire() as connection,
+        connection.transaction() if pool.scheme == Scheme.POSTGRES else nullcontext(),
+    ):
+        await Pool.start(pool)
+        await connection.execute(_MARKS)
 
 
 def _prepare_file(path: Path) -> None:
@@ -554,35 +531,7 @@ def _prepare_file(path: Path) -> None:
         finally:
             probe.close()
     except (OSError, sqlite3.Error) as error:
-        raise StorageError(f"the database file {str(path)!a} cannot be used: {_brief(error)}") from error
-
-
-def _postgres_errors(*names: str) -> tuple[type[Exception], ...]:
-    """The exception classes of asyncpg of these names; none when it is not installed (it is an extra)."""
-    try:
-        module = importlib.import_module("asyncpg")
-    except ImportError:
-        return ()
-    return tuple(getattr(module, name) for name in names)
-
-
-def _brief(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}"
-
-
-_POSTGRES = _postgres_errors("PostgresError")
-"""What PostgreSQL answers; the kind is in ``sqlstate`` (PostgreSQL, appendix A)."""
-_POSTGRES_CLIENT = _postgres_errors("InterfaceError", "InternalClientError")
-"""What asyncpg raises by itself."""
-_FOREIGN = (*_POSTGRES, *_POSTGRES_CLIENT)
-_STATEMENT_CLASSES = frozenset({"0A", "20", "21", "22", "23", "2B", "2F", "38", "39", "42", "44", "54", "P0"})
-"""Classes that speak of one statement and its values. All others speak of the connection, of what runs beside it, or of
-the server; also those that are not known here."""
-_DAMAGE_CLASSES = frozenset({"58", "XX"})
-_AWAY_STATES = frozenset({"42501"})
-"""Rights of the login that were taken away may be given back."""
-_AWAY = _postgres_errors("InvalidCachedStatementError")
-"""A statement that was prepared before the tables were changed, or before a fail-over."""
+        raise StorageError(f"the database file {str(path)!a} cannot be used: {brief(error)}") from error
 
 
 async def in_batches(batch: Callable[[], Awaitable[int]], *, at_most: int | None = None) -> int:

@@ -202,6 +202,23 @@ async def test_the_audit_of_before_and_the_new_lines_are_one_chain(folder: Path,
     assert (code, said[:7]) == (1, "broken:"), said
 
 
+async def test_the_audit_is_not_brought_up_to_date_by_whoever_only_verifies_it(folder: Path) -> None:
+    version = "SELECT version FROM mxrtc_version"
+    before = (await select(folder, version), files_of(folder))
+    # So the version of before, which verifies it by its own tables, can go on with them.
+    for command in ("verify", "key"):
+        result = await asyncio.to_thread(
+            CliRunner().invoke, audit_command, [command, "-c", str(folder / "config.yaml")], standalone_mode=False
+        )
+        assert "earlier version" in str(result.exception)
+        assert "start the bridge, which brings it up to date" in str(result.exception)
+    assert (await select(folder, version), files_of(folder)) == before
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 async def verified(folder: Path) -> tuple[int, str]:
     """What ``audit verify`` says, up to the time."""
     arguments = ["verify", "-c", str(folder / "config.yaml")]

@@ -9,22 +9,26 @@ from pathlib import Path
 
 import pytest
 
+from mxrtc_bridge.storage.pooler import POOL_SIZE
 from tests.e2e.pages import run_page
 from tests.e2e.test_control import admin
 from tests.e2e.test_encrypted_rooms import DEFAULT_ENCRYPTED, assert_good_call, keys_of_peer
 from tests.e2e.test_verify import ALICE, Verifying, waiting
 from tests.e2e.world import World, echo
 from tests.storage import postgres
+from tests.storage.pgbouncer import pooling
 
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+@pytest.fixture(params=["directly", "through a pooler"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     programs = postgres.find_programs()
     assert programs is not None, "PostgreSQL is among the packages of .ci/packages"
     async with AsyncExitStack() as stack:
         url = stack.enter_context(postgres.running(programs))
+        if request.param == "through a pooler":
+            url = stack.enter_context(pooling(url, "transaction", size=POOL_SIZE))
         world = await World.start(tmp_path, stack, settings={"database": url}, extra_config=DEFAULT_ENCRYPTED)
         await world.serve("raw-echo", echo, raw=True)
         await world.serve("echo", echo, grantable_to=[ALICE])

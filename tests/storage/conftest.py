@@ -36,7 +36,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/bridge.db"
     url: str = request.getfixturevalue("postgres_url")
-    asyncio.run(_empty_postgres(url))
+    asyncio.run(empty_postgres(url))
     return url
 
 
@@ -46,7 +46,7 @@ async def database(url: str) -> AsyncIterator[Database]:
         yield opened
 
 
-async def _empty_postgres(url: str) -> None:
+async def empty_postgres(url: str) -> None:
     import asyncpg
 
     connection = await asyncpg.connect(url)

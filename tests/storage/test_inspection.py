@@ -6,7 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import asyncpg
@@ -15,7 +15,7 @@ import pytest
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.storage.database import Database
-from mxrtc_bridge.storage.inspection import look
+from mxrtc_bridge.storage.inspection import look, read_only
 from mxrtc_bridge.storage.virtual_users import VirtualUserStore
 
 BUILD = UserId("@rtc_build:example.org")
@@ -41,6 +41,26 @@ async def test_what_is_there_is_seen_while_it_is_used_and_afterwards(url: str, t
         await VirtualUserStore(database).remember(BUILD, "adopted", 2)
     before = state(tmp_path)
     assert dict((await look(url)).own_users) == {BUILD: "adopted"}
+    assert state(tmp_path) == before
+
+
+async def test_rows_are_read_while_it_is_used_and_afterwards_and_nothing_is_written(url: str, tmp_path: Path) -> None:
+    statement, value = "SELECT how FROM own_user WHERE user_id = $1 AND since_ms < $2", (BUILD, 10)
+    async with read_only(url) as nothing:
+        assert nothing is None, "it is not there yet"
+    async with await Database.open(url) as database, AsyncExitStack() as stack:
+        await VirtualUserStore(database).remember(BUILD, "registered", 1)
+        reader = await stack.enter_async_context(read_only(url))
+        assert reader is not None
+        assert [row["how"] for row in await reader.rows(statement, value)] == ["registered"]
+        await VirtualUserStore(database).remember(BUILD, "adopted", 2)
+        assert (await reader.row(statement, value))["how"] == "adopted"
+        with pytest.raises(StorageError, match=r"read.?only"):
+            await reader.rows("DELETE FROM own_user")
+    before = state(tmp_path)
+    async with read_only(url) as reader:
+        assert reader is not None
+        assert await reader.row(statement, ("@nobody:example.org", 10)) is None
     assert state(tmp_path) == before
 
 

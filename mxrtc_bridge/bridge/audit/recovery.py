@@ -30,7 +30,7 @@ from mxrtc_bridge.core.audit.chain import (
 )
 from mxrtc_bridge.core.errors import StorageError
 from mxrtc_bridge.engine.outside import in_new_thread
-from mxrtc_bridge.storage.audit import AuditContradictionError, AuditKey, AuditStore, contradiction
+from mxrtc_bridge.storage.audit import AuditContradictionError, AuditKey, AuditReader, AuditStore, contradiction
 from mxrtc_bridge.storage.audit_file import AuditFile, Behind, read_lines, read_links, refused_file
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class Recovery:
 
 
 async def compare(
-    store: AuditStore, parts: Iterator[list[ChainLink]], *, until: Head | None = None, thorough: bool = False
+    store: AuditReader, parts: Iterator[list[ChainLink]], *, until: Head | None = None, thorough: bool = False
 ) -> str | None:
     """Compare the lines of a file with those of the database that have the same numbers, and each with the one before.
 
@@ -195,7 +195,7 @@ async def compare(
 
 
 async def _stored(
-    store: AuditStore, part: list[ChainLink], before: dict[int, dict[int, str]], *, thorough: bool
+    store: AuditReader, part: list[ChainLink], before: dict[int, dict[int, str]], *, thorough: bool
 ) -> dict[int, dict[int, str]]:
     """What the database holds under the numbers of some lines, which are neighbours but for gaps in the file."""
     # Somebody who writes far more places into a file than there can be gaps makes us ask for no more of them.

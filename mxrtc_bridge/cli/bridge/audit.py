@@ -66,7 +66,8 @@ def verify_command(path: Path, offline: bool, key_file: Path | None) -> int:
         click.echo("whole: nothing has been written yet")
         return 0
     began = f"from line {first.head.number} of {_iso(first.record.at_ms)} on"
-    click.echo(f"whole: {found} lines, {began}" + ("" if offline else "; it ends as the database says"))
+    ending = "it ends as the database says" if known.head != NO_LINES else "the database holds none of them"
+    click.echo(f"whole: {found} lines, {began}" + ("" if offline else f"; {ending}"))
     click.echo(known.scope)
     if first.head.number > 1:
         click.echo(f"lines 1 to {first.head.number - 1} were removed by the bridge, as audit.keep says")
@@ -164,15 +165,18 @@ async def _ask_database(config: Config, *, compared: bool = True) -> _Known:
     """
     with loading():
         from mxrtc_bridge.bridge.audit.recovery import compare  # noqa: PLC0415
-        from mxrtc_bridge.storage.audit import AuditContradictionError  # noqa: PLC0415
+        from mxrtc_bridge.storage.audit import AuditContradictionError, AuditReader  # noqa: PLC0415
         from mxrtc_bridge.storage.audit_file import read_links  # noqa: PLC0415
-        from mxrtc_bridge.storage.tables import open_stores  # noqa: PLC0415
+        from mxrtc_bridge.storage.inspection import read_only  # noqa: PLC0415
 
-    async with open_stores(config.database) as stores:
-        head, key = await stores.audit.head(), await stores.audit.key()
+    async with read_only(config.database) as database:
+        if database is None:
+            return _Known(NO_LINES, None)
+        stored = AuditReader(database)
+        head, key = await stored.head(), await stored.key()
         if compared and head != NO_LINES:
             try:
-                await compare(stores.audit, read_links(config.audit.file), until=head, thorough=True)
+                await compare(stored, read_links(config.audit.file), until=head, thorough=True)
             except AuditContradictionError as error:
                 raise ChainError(str(error)) from error
     return _Known(head, None if key is None else (key.secret, key.since))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from mxrtc_bridge.core.errors import ConfigError, TargetError
 from mxrtc_bridge.core.files.messages import FileError
 from mxrtc_bridge.sinks.files.stream_targets import open_read
 from mxrtc_bridge.sinks.files.threads import FileThreads
+from mxrtc_bridge.storage.database import Database
 from tests.other_user import OTHER_UID, in_child, needs_root, public_directory
 
 pytestmark = needs_root
@@ -59,6 +61,16 @@ def folder(request: pytest.FixtureRequest, run: Run) -> Iterator[Path]:
         yield folder
 
 
+def make_database(path: Path, uid: int) -> None:
+    """As the bridge of a user makes it at its first start."""
+
+    async def make() -> None:
+        await (await Database.open(f"sqlite://{path}")).close()
+
+    asyncio.run(make())
+    os.chown(path, uid, uid)
+
+
 def owners(folder: Path) -> set[int]:
     return {path.lstat().st_uid for path in (folder, *folder.rglob("*"))}
 
@@ -82,10 +94,9 @@ def test_every_command_on_files_works_and_leaves_nothing_of_roots(folder: Path, 
     ):
         code, out, err = run(*words, "-c", config)
         assert (code, bool(out)) == (0, True), (words, err)
-    # By what the database did not have before: its tables were made, and belong to the owner.
     code, _, err = run("audit", "key", "-c", config)
     assert (code, "There is no key yet" in err) == (1, True)
-    assert (folder / "mxrtc-bridge.db").exists()
+    assert not (folder / "mxrtc-bridge.db").exists(), "nothing but the bridge makes it"
     assert owners(folder) == {OTHER_UID}
 
 
@@ -141,6 +152,7 @@ def test_the_database_of_another_is_used_as_its_owner_where_root_has_written_the
     config = etc / "config.yaml"
     text = (folder / "config.yaml").read_text()
     database = folder / "mxrtc-bridge.db"
+    make_database(database, OTHER_UID)
     config.write_text(
         f"database: sqlite:{database}\n"
         + "\n".join(line for line in text.splitlines() if not line.startswith("database:"))
@@ -163,6 +175,7 @@ def test_a_bridge_of_roots_stays_one(tmp_path: Path, run: Run) -> None:
     assert code == 0, err
     config = tmp_path / "new" / "config.yaml"
     (tmp_path / "new" / "audit.jsonl").touch()
+    make_database(tmp_path / "new" / "mxrtc-bridge.db", 0)
     assert owner_of_bridge(config) == 0
     assert run("audit", "verify", "-c", config)[0] == 0
     assert owners(tmp_path / "new") == {0}
