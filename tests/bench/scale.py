@@ -35,7 +35,7 @@ DOMAIN = "example.org"
 Row = dict[str, float]
 
 
-def _table(sizes: Sequence[int], columns: dict[str, list[float]]) -> dict[str, Row]:
+def table(sizes: Sequence[int], columns: dict[str, list[float]]) -> dict[str, Row]:
     """Numbers by size, with the exponents between one size and the next."""
     rows: dict[str, Row] = {}
     for place, size in enumerate(sizes):
@@ -94,7 +94,7 @@ async def _configuration(folder: Path) -> dict[str, Any]:
                 named_rooms(current, given)
 
             columns["rooms that are named"].append(await _cost_ms(name, 100))
-        return _table(sizes, columns)
+        return table(sizes, columns)
 
     return {
         "peers": await measure((10, 100, 250), peers="size", services=5, members=1),
@@ -115,7 +115,7 @@ async def _compared(folder: Path) -> dict[str, Row]:
             ]
             await store.of(UserId(f"@rtc_p0:{DOMAIN}")).save(Changes(users=people))
             costs.append(await _cost_ms(store.vouched))
-    return _table(sizes, {"read": costs})
+    return table(sizes, {"read": costs})
 
 
 async def _drop_boxes(folder: Path) -> dict[str, Row]:
@@ -132,7 +132,7 @@ async def _drop_boxes(folder: Path) -> dict[str, Row]:
         box = DropBox(place, FileLimits(free_floor_bytes=0))
         opened.append(await _cost_ms(box.open))
         await box.close()
-    return _table(sizes, {"open": opened})
+    return table(sizes, {"open": opened})
 
 
 async def _database(folder: Path) -> dict[str, Row]:
@@ -173,7 +173,7 @@ async def _database(folder: Path) -> dict[str, Row]:
             )
             await database.write("DELETE FROM audit")
             columns["giving room back"].append(await _cost_ms(lambda database=database: shrink(database)))
-    return _table(sizes, columns)
+    return table(sizes, columns)
 
 
 async def _limits(_folder: Path) -> dict[str, Row]:
@@ -185,7 +185,7 @@ async def _limits(_folder: Path) -> dict[str, Row]:
         users = [UserId(f"@u{number}:{DOMAIN}") for number in range(size)]
         columns["let in by the rate"].append(sum(rate.allow(user, 0.0) for user in users))
         columns["calls that live"].append(sum(calls.begin(user) for user in users))
-    return _table(sizes, columns)
+    return table(sizes, columns)
 
 
 async def measure_scale(folder: Path) -> dict[str, object]:

@@ -66,6 +66,8 @@ class World:
         """How the client calls."""
         self.program: list[str | Path] = [BIN / "mxrtc-bridge"]
         """What runs the bridge."""
+        self.client: str | Path = BIN / "mxrtc"
+        """What runs ``mxrtc``."""
         self._runs = 0
         self._served: set[asyncio.Task[Any]] = set()
         stack.push_async_callback(self._end_services)
@@ -221,7 +223,7 @@ class World:
         self._runs += 1
         return ManagedProcess(
             f"mxrtc-{self._runs}-{args[0]}",
-            [BIN / "mxrtc", *args],
+            [self.client, *args],
             folder=self.folder,
             env=self.env(user),
             stdin=stdin,
