@@ -72,13 +72,13 @@ def shown_identities(answer: Mapping[str, object], users: Iterable[UserId]) -> d
     return found
 
 
-async def ask_for_own_keys(server: KeyServer, device: DeviceId | None = None) -> dict[str, object]:
+async def ask_for_own_keys(server: KeyServer) -> dict[str, object]:
     """Ask what the homeserver shows of our own user.
 
     Raises:
         HomeserverError: it does not say; then nothing may be taken for lost, and nothing be put in its place.
     """
-    answer = await server.query_keys(device, [server.user])
+    answer = await server.query_keys(None, [server.user])
     if keys_in(answer, server.user) is None or not isinstance(answer.get("master_keys", {}), dict):
         raise HomeserverError(f"the homeserver does not say which keys {server.user} has")
     return answer
@@ -106,6 +106,7 @@ def refuse_other(answer: Mapping[str, object], user: UserId, keys: IdentityKeys)
 
 async def publish_identity(
     server: KeyServer,
+    answer: Mapping[str, object],
     device: DeviceId,
     keys: IdentityKeys,
     device_keys: Mapping[str, Any],
@@ -115,6 +116,7 @@ async def publish_identity(
 
     Args:
         server: the homeserver, as it answers the own user.
+        answer: what it showed of the user, by :func:`ask_for_own_keys`, in this start of the device.
         device: our device.
         keys: the identity.
         device_keys: the signed keys of the device, as uploaded.
@@ -125,7 +127,6 @@ async def publish_identity(
         OtherIdentityError: another identity is shown, and ours may not take its place; nothing was changed.
     """
     user = server.user
-    answer = await ask_for_own_keys(server, device)
     shown = parse_cross_signing(_of(answer, "master_keys", user), _of(answer, "self_signing_keys", user), user)
     ours = (keys.master.public, keys.self_signing.public)
     if shown is None or (shown.master, shown.self_signing) != ours:

@@ -195,7 +195,7 @@ class CryptoDevice:
         if record is None or not self._take_up(record, shown):
             await self._begin_anew()
         try:
-            await self._publish()
+            await self._publish(shown)
         except StrangeKeysError as error:
             if not self._renewals.may_be():
                 raise
@@ -274,32 +274,23 @@ class CryptoDevice:
                 await self._store.forget(but=own.record(fallback_ms=0))
                 self._olm.forget()
                 self._outbound.forget()
-        await self._publish(take_back=True)
+        shown = {} if self._identity is None else await ask_for_own_keys(self._server)
+        await self._publish(shown, take_back=True)
         self._renewals.end()
 
-    async def _publish(self, *, take_back: bool = False) -> None:
+    async def _publish(self, shown: Mapping[str, object], *, take_back: bool = False) -> None:
+        """Have the homeserver show our keys, and nothing else, where ``shown`` is what it showed before."""
         own = self._own
-        count = None
-        if not own.stored.uploaded:
-            if self._given_device is None:
-                await self._server.make_device(own.device, self._display_name)
-            # Where the homeserver has keys already, the database of this device was lost.
-            count = await self._server.upload_keys(own.device, {"device_keys": own.device_keys()})
-            take_back = count > 0
-            await self._store.save(Changes(account=own.record(uploaded=True)))
-        elif self._given_device is None and not take_back:
-            count = await self._keys.prove()
-        if count is None:
-            count = await self._server.upload_keys(own.device, {})
-        if take_back:
-            await self._keys.take_back(count)
-            count = 0
-        await self._keys.refill(count, fallback_used=own.stored.fallback_ms == 0)
+        if self._given_device is None and not own.stored.uploaded:
+            await self._server.make_device(own.device, self._display_name)
+            await self._keys.publish_first()
+        else:
+            await self._keys.publish_again(take_back=take_back, of_login=self._given_device is not None)
         if self._identity is not None:
-            await publish_identity(self._server, own.device, self._identity, own.device_keys(), own.sign)
+            await publish_identity(self._server, shown, own.device, self._identity, own.device_keys(), own.sign)
             await self.lists.mark_outdated([self.user])
         if self._given_device is None:
-            await delete_others(self._server, self.device_id, self.user)
+            await delete_others(self._server, shown, own.device)
 
     # --- receiving
 

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import islice
 
 from mxrtc_bridge.core.crypto.records import Changes
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.ids import DeviceId, UserId
+from mxrtc_bridge.core.ids import DeviceId
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
+from mxrtc_bridge.matrix.crypto.key_answers import keys_in
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.signed_json import parse_one_time_key
 from mxrtc_bridge.matrix.crypto.store import DeviceStore
@@ -37,6 +39,9 @@ RENEW_AGAIN_S = 3600.0
 MAX_DRAINED = 500
 """Keys that are taken back of a device that keeps its name; beyond that the next doubt goes on."""
 DRAINED_AT_A_TIME = 8
+MAX_DELETED = 1000
+"""Devices of a user that are deleted at a start; the rest at the next."""
+MAX_ID_CHARS = 255
 _ELSEWHERE = frozenset({401, 403, 404, 405, 429})
 """Refusals that say nothing about the keys: of the token, of the user, of what the homeserver can do, of our pace."""
 
@@ -134,6 +139,49 @@ class PublishedKeys:
                 await self._store.save(Changes(account=own.record()))
             return has
 
+    async def publish_first(self) -> None:
+        """Publish a device that we have just named, and keys to hand out of it, which nobody else can have given.
+
+        Raises:
+            HomeserverError: it does not take them.
+        """
+        own = self._account
+        async with self._lock:
+            own.make_keys(0, fallback_used=True, now_ms=self._wall_ms())
+            # Saved first, as in refill; given again they are the same.
+            await self._store.save(Changes(account=own.record()))
+            content = own.keys_to_upload()
+        await self._server.upload_keys(own.device, {"device_keys": own.device_keys(), **content})
+        async with self._lock:
+            own.published()
+            await self._store.save(Changes(account=own.record(uploaded=True)))
+
+    async def publish_again(self, *, take_back: bool, of_login: bool) -> None:
+        """Publish what the homeserver lacks of a device that it may know already.
+
+        Args:
+            take_back: have it give no one-time key to anybody that it has now.
+            of_login: the device was made by a login, so that it may have keys of which our database knows nothing.
+
+        Raises:
+            StrangeKeysError: it has other keys than the database.
+            HomeserverError: it does not take them.
+        """
+        own, count = self._account, None
+        if not own.stored.uploaded:
+            # Where the homeserver has keys already, the database of this device was lost.
+            count = await self._server.upload_keys(own.device, {"device_keys": own.device_keys()})
+            take_back = count > 0
+            await self._store.save(Changes(account=own.record(uploaded=True)))
+        elif not of_login and not take_back:
+            count = await self.prove()
+        if count is None:
+            count = await self._server.upload_keys(own.device, {})
+        if take_back:
+            await self.take_back(count)
+            count = 0
+        await self.refill(count, fallback_used=own.stored.fallback_ms == 0)
+
     async def prove(self) -> int | None:
         """Find out whether database and homeserver have the same keys; returns how many one-time keys it has.
 
@@ -214,9 +262,20 @@ class PublishedKeys:
             left -= some
 
 
-async def delete_others(server: KeyServer, own: DeviceId, user: UserId) -> None:
-    """Delete a user's other devices, which nobody reads for: others would encrypt to them for ever."""
-    stale = [device for device in await server.devices() if device != own]
+async def delete_others(server: KeyServer, shown: Mapping[str, object], own: DeviceId) -> None:
+    """Delete a user's other devices with keys, which nobody reads for: others would encrypt to them for ever.
+
+    Args:
+        server: the homeserver, as it answers the own user.
+        shown: what it showed of the user.
+        own: the device that stays.
+
+    Raises:
+        HomeserverError: it does not delete them.
+    """
+    keys = keys_in(shown, server.user)
+    listed = () if keys is None else keys.devices
+    stale = [DeviceId(each) for each in islice(listed, MAX_DELETED) if each != own and len(each) <= MAX_ID_CHARS]
     if stale:
         await server.delete_devices(stale)
-        log.info("%d old devices of %s deleted", len(stale), user)
+        log.info("%d old devices of %s deleted", len(stale), server.user)

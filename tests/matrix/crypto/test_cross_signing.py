@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.ids import DeviceId
-from mxrtc_bridge.matrix.crypto.cross_signing import OtherIdentityError, publish_identity, shown_identities
+from mxrtc_bridge.matrix.crypto.cross_signing import OtherIdentityError, shown_identities
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
 from tests.hostile_json import JSON
@@ -46,7 +45,7 @@ class RecordingServer(Server):
         return {}
 
 
-def device_at(server: RecordingServer, store: MemoryStore) -> CryptoDevice:
+def device_at(server: RecordingServer, store: MemoryStore, identity: IdentityKeys | None = None) -> CryptoDevice:
     return CryptoDevice(
         server,  # type: ignore[arg-type]
         store,
@@ -54,6 +53,7 @@ def device_at(server: RecordingServer, store: MemoryStore) -> CryptoDevice:
         pickle_key=PICKLE_KEY,
         display_name="x",
         wall_ms=lambda: 10**12,
+        identity=identity,
     )
 
 
@@ -75,7 +75,7 @@ async def test_no_identity_is_published_in_the_place_of_one_that_nobody_knows_of
     server = RecordingServer()
     server.wrong = answer
     with pytest.raises(HomeserverError, match="does not say"):
-        await publish_identity(server, DeviceId("D"), OURS, {}, lambda _: "")  # type: ignore[arg-type]
+        await device_at(server, MemoryStore(), identity=OURS).start()
     assert server.done == []
 
 
@@ -87,5 +87,5 @@ async def test_identity_that_cannot_be_read_is_another_one_and_not_none(master: 
     server = RecordingServer()
     server.wrong = answer
     with pytest.raises(OtherIdentityError):
-        await publish_identity(server, DeviceId("D"), OURS, {}, lambda _: "")  # type: ignore[arg-type]
+        await device_at(server, MemoryStore(), identity=OURS).start()
     assert server.done == []

@@ -71,9 +71,6 @@ class View:
     async def make_device(self, device: DeviceId, _name: str) -> None:
         self.shelf.listed.setdefault(self.user, {})[device] = {}
 
-    async def devices(self) -> tuple[DeviceId, ...]:
-        return tuple(self.shelf.listed.get(self.user, {}))
-
     async def delete_devices(self, devices: Sequence[DeviceId]) -> None:
         for device in devices:
             del self.shelf.listed[self.user][device]
@@ -215,6 +212,82 @@ async def test_starts_with_the_right_database_keep_the_device_and_the_number_of_
     for _ in range(2 * KEYS_WANTED):
         assert (await peer(shelf, store)).device_id == first.device_id
     assert len(shelf.keys[PEER, first.device_id]) == KEYS_WANTED
+
+
+class Noting:
+    """The homeserver as a user sees it, which notes what it is asked, and may break off after one thing."""
+
+    def __init__(self, view: View, *, breaks_off_after: str = "") -> None:
+        self._view = view
+        self._breaks_off_after = breaks_off_after
+        self.user = view.user
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        async def ask(*values: Any) -> Any:
+            self.asked.append(name)
+            answer = await getattr(self._view, name)(*values)
+            if name == self._breaks_off_after:
+                raise HomeserverError("the connection was lost")
+            return answer
+
+        return ask
+
+
+def noted(shelf: Shelf, store: MemoryStore, **options: Any) -> tuple[Noting, CryptoDevice]:
+    server = Noting(shelf.of(PEER), **options)
+    identity = IdentityKeys.derived(b"k" * 32, PEER)
+    device = CryptoDevice(
+        server,  # type: ignore[arg-type]
+        store,
+        user=PEER,
+        pickle_key=PICKLE_KEY,
+        display_name="test",
+        wall_ms=lambda: NOW_MS,
+        identity=identity,
+    )
+    return server, device
+
+
+async def test_a_start_asks_the_homeserver_no_more_than_is_needed() -> None:
+    """With hundreds of peers, the homeserver has most of the work of a start."""
+    shelf, store = Shelf(), MemoryStore()
+    server, device = noted(shelf, store)
+    await device.start()
+    assert server.asked == ["query_keys", "make_device", "upload_keys", "upload_identity", "upload_signatures"]
+    listed = shelf.listed[PEER][device.device_id]
+    key = shelf.identities[PEER].self_signing.public
+    assert is_signed(listed, PEER, key, key)
+    assert len(shelf.keys[PEER, device.device_id]) == KEYS_WANTED
+    assert (PEER, device.device_id) in shelf.fallback
+    server, device = noted(shelf, store)
+    await device.start()
+    assert server.asked == ["query_keys", "claim_keys", "upload_keys"]
+
+
+@pytest.mark.parametrize("broken", ["make_device", "upload_keys", "upload_identity", "upload_signatures"])
+async def test_a_first_start_that_was_broken_off_is_gone_on_with(broken: str) -> None:
+    shelf, store = Shelf(), MemoryStore()
+    server, device = noted(shelf, store, breaks_off_after=broken)
+    with pytest.raises(HomeserverError, match="was lost"):
+        await device.start()
+    assert server.asked[-1] == broken
+    _, again = noted(shelf, store)
+    await again.start()
+    assert again.device_id == device.device_id
+    assert await all_are_ours(shelf, again, store)
+    assert list(shelf.listed[PEER]) == [again.device_id]
+    key = shelf.identities[PEER].self_signing.public
+    assert is_signed(shelf.listed[PEER][again.device_id], PEER, key, key)
+
+
+async def test_devices_of_before_go_with_the_start_of_a_new_one() -> None:
+    shelf = Shelf()
+    before = await peer(shelf, MemoryStore())
+    server, device = noted(shelf, MemoryStore())
+    await device.start()
+    assert server.asked[-1] == "delete_devices"
+    assert list(shelf.listed[PEER]) == [device.device_id] != [before.device_id]
 
 
 async def test_a_device_whose_homeserver_was_put_back_is_replaced_at_the_start() -> None:
