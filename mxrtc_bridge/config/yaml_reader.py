@@ -36,7 +36,6 @@ MAX_DEPTH = 16
 MAX_VALUES = 150_000
 """Of the whole file: as many as 256 peers with 128 services each have, with a target and a group each, and the rest of
 what the sections allow. A file of a megabyte holds no more that says anything."""
-"""Room for thousands of users and grants; reading that many takes about a second."""
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"-?[0-9]{1,17}\.[0-9]{1,17}")
