@@ -3,6 +3,8 @@
 Each table has the sizes, the milliseconds, and the exponent of growth from one size to the next: 0
 means that the size does not matter, 1 that twice as much costs twice as much. What is below a millisecond has no
 exponent that says anything.
+
+What needs running programs and clients is in :mod:`tests.bench.growth`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from mxrtc_bridge.sinks.files.receive.drop_box import DropBox
 from mxrtc_bridge.storage.database import Database
 from mxrtc_bridge.storage.free_space import shrink
 from mxrtc_bridge.storage.tables import Stores
+from tests.bench.growth import measure_growth
 
 DOMAIN = "example.org"
 Row = dict[str, float]
@@ -189,7 +192,7 @@ async def _limits(_folder: Path) -> dict[str, Row]:
 
 
 async def measure_scale(folder: Path) -> dict[str, object]:
-    """Measure each table; some minutes in all."""
+    """Measure each table; ten minutes at most on a machine with nothing else to do."""
     tables: dict[str, object] = {}
     for name, measure in {
         "configuration": _configuration,
@@ -201,4 +204,6 @@ async def measure_scale(folder: Path) -> dict[str, object]:
         inner = folder / name.replace(" ", "-")
         await asyncio.to_thread(inner.mkdir)
         tables[name] = await measure(inner)
-    return tables
+    inner = folder / "programs"
+    await asyncio.to_thread(inner.mkdir)
+    return tables | {name: table(sizes, columns) for name, (sizes, columns) in (await measure_growth(inner)).items()}
