@@ -179,9 +179,10 @@ def grants_to_revoke(said: Arguments) -> tuple[str | Subject, UserId | None, Ser
     if not said.words:
         raise WrongError("Say what to revoke: a grant number or a user.")
     if ":" not in said.next and said.next != "*":
-        if _ID.fullmatch(said.next) is None:
-            raise WrongError(f"{shown(said.next)} is not the id of a grant; grants lists them.")
-        return said.word(""), None, None, said.because()
+        number = said.word("").lstrip("#")
+        if _ID.fullmatch(number) is None:
+            raise WrongError(f"{shown(number)} is not the id of a grant; grants lists them.")
+        return number, None, None, said.because()
     subject = said.subject()
     peer, service = (None, None) if not said.words or said.next_is("because") else said.service()
     return subject, peer, service, said.because()

@@ -9,6 +9,9 @@ mean in :mod:`mxrtc_bridge.core.bot.parser`.
 from __future__ import annotations
 
 import unicodedata
+from itertools import dropwhile
+
+from mxrtc_bridge.core.text.display import INVISIBLE
 
 PREFIX = "!rtc"
 """Begins a command in rooms that are not a direct chat."""
@@ -30,9 +33,17 @@ def command_words(text: str, *, direct: bool) -> tuple[str, ...] | None:
         direct: whether the room is a direct chat, where no prefix is needed.
     """
     words = tuple(text.split(maxsplit=MAX_WORDS)[:MAX_WORDS])
-    if words and words[0].lower() == PREFIX:
-        return words[1:] or ("help",)
+    # What comes along with something that is copied must not keep a command from being heard, and so from an answer.
+    seen = tuple(dropwhile(lambda word: not _seen(word), words))
+    if seen and _seen(seen[0]).lower() == PREFIX:
+        return seen[1:] or ("help",)
     return words if direct and words else None
+
+
+def _seen(word: str) -> str:
+    """The word without what nobody sees around it."""
+    unseen = {char for char in word if not char.isprintable() or char in INVISIBLE}
+    return word.strip("".join(unseen)) if unseen else word
 
 
 def unquoted(word: str) -> str:

@@ -449,6 +449,15 @@ def test_a_character_that_nobody_sees_is_no_obstacle_to_taking() -> None:
     assert meant(message("!rtc revoke\xa0@bob:x")) == FROM_BOB
 
 
+@pytest.mark.parametrize("char", [char for char in ODD if not char.isspace()])
+def test_a_character_that_nobody_sees_does_not_keep_a_command_from_being_heard(char: str) -> None:
+    """It comes along with something that is copied; without an answer nobody would know that nothing was done."""
+    for body in (f"{char}!rtc revoke @bob:x", f"!rtc{char} revoke @bob:x", f"{char} {char}!rtc revoke @bob:x"):
+        assert meant(message(body)) == FROM_BOB
+        gives_nothing(message(body.replace("revoke @bob:x", "grant @bob:x build/ssh for 2h")))
+        assert isinstance(meant(message(body.replace("revoke @bob:x", "allow 12"))), Mistake)
+
+
 GIVING = [example for form in COMMANDS if form.effect.gives for example in (*form.examples, form.verb)]
 
 

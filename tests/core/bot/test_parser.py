@@ -50,6 +50,7 @@ READ: list[tuple[str, tuple[object, ...]]] = [
     ("grant server:Partner.org build/ssh for 3d", (ServerSubject("partner.org"), BUILD, SSH, 259200, "")),
     ("grant @bob:example.org build/ssh for 2h because x", (BOB_SUBJECT, BUILD, SSH, 7200, "x")),
     ("revoke 17", ("17", None, None, "")),
+    ("revoke #17", ("17", None, None, "")),
     ("revoke ops-2 because over", ("ops-2", None, None, "over")),
     ("revoke @bob:example.org", (BOB_SUBJECT, None, None, "")),
     ("revoke @bob:example.org build/ssh", (BOB_SUBJECT, BUILD, SSH, "")),
