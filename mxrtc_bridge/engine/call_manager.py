@@ -38,7 +38,7 @@ from mxrtc_bridge.core.errors import (
     StorageError,
     UnknownOutcomeError,
 )
-from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId, server_of
 from mxrtc_bridge.core.text.durations import say_duration
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.sdp import DescriptionType, parse_description
@@ -190,20 +190,23 @@ class CallManager:
 
     async def hang_up_leftovers(self, records: Sequence[CallRecord]) -> None:
         """Hang up calls that the last run left open, so that no client waits for a dead session."""
-        is_away = False
+        away: set[str] = set()
+        """Servers whose users cannot be told now, be it they or our homeserver that do not answer."""
 
         async def hang_up(record: CallRecord) -> None:
-            nonlocal is_away
-            if is_away:
-                return  # the rest would only wait for it
+            server = server_of(record.remote)
+            if server in away:
+                return  # it would only wait as well; the next start does it
             hangup = Hangup(record.call_id, record.party_id, Version.V1, "unknown_error")
             try:
                 await self._signaller.send(record.route, record.local, hangup, step="hangup")
             except (HomeserverError, LocalError) as error:
                 log.warning("! leftover call %s could not be hung up: %s", record.call_id, error)
                 if isinstance(error, HomeserverError) and error.retryable:
-                    is_away = True
+                    away.add(server)
                     return
+            except Exception as error:  # noqa: BLE001 - a defect with one call leaves no other open
+                self._seldom.exception(record.remote, "! a leftover call could not be hung up", error=error)
             try:
                 await self._directory.end(record, "restart", self._clock.wall_ms())
                 # Its hangup stands in the room since a moment.

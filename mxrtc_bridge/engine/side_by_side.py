@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
-from mxrtc_bridge.core.errors import HomeserverError, first_error
+from mxrtc_bridge.core.errors import HomeserverError, StorageError, first_error
 
 Item = TypeVar("Item")
 
@@ -15,7 +15,7 @@ async def each(items: Iterable[Item], action: Callable[[Item], Awaitable[None]],
     """Do ``action`` for all items, ``at_once`` at a time; the first failure cancels the rest and is raised by itself.
 
     Raises:
-        HomeserverError: what an action has raised; other errors come in a group.
+        HomeserverError, StorageError: what an action has raised; other errors come in a group.
     """
     todo = iter(items)
 
@@ -27,5 +27,5 @@ async def each(items: Iterable[Item], action: Callable[[Item], Awaitable[None]],
         async with asyncio.TaskGroup() as group:
             for _ in range(at_once):
                 group.create_task(work())
-    except* HomeserverError as failures:
+    except* (HomeserverError, StorageError) as failures:
         raise first_error(failures) from None

@@ -149,6 +149,26 @@ async def test_leftovers_wait_for_the_next_start_when_the_homeserver_goes_away_a
     assert len(bridge.open) == 2
 
 
+@pytest.mark.parametrize(
+    ("failure", "left"), [(HomeserverError("no answer"), ["theirs"]), (RecursionError("ours"), [])]
+)
+async def test_leftover_that_cannot_be_hung_up_keeps_no_other_open(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, left: list[str]
+) -> None:
+    bridge = Bridge()
+    for name, remote in (("theirs", UserId("@bob:silent.test")), ("ours", ALICE)):
+        await bridge.claim(CallRecord(ROOM, CallId(name), PEER, remote, PartyId("then")), EventId(f"${name}"), 0)
+
+    async def send(_route: object, _local: object, message: Hangup, *, step: str) -> None:
+        assert step == "hangup"
+        if message.call_id == "theirs":
+            raise failure
+
+    monkeypatch.setattr(bridge, "send", send)
+    await bridge.manager.hang_up_leftovers(await bridge.manager.leftovers())
+    assert list(bridge.open) == left
+
+
 async def test_leftover_in_a_room_that_was_left_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     bridge = Bridge()
     await bridge.claim(CallRecord(ROOM, CallId("old"), PEER, ALICE, PartyId("then")), EventId("$old"), 0)

@@ -17,12 +17,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
-from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.errors import HomeserverError, MxrtcError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
@@ -144,6 +144,8 @@ class Peers:
         self._seldom = RateLimitedLog(log, monotonic)
         self._learn_s = learn_s
         self._unread: list[_Unread] = []
+        self._unlisted: set[UserId] = set()
+        """Peers of which the homeserver has refused to say in which rooms they are."""
         self._has_unread = asyncio.Event()
 
     def is_peer(self, user: UserId) -> bool:
@@ -231,51 +233,81 @@ class Peers:
             if not (self.is_peer(room.peer) and self._may_use(room.user, room.peer)):
                 self._drop(room)
 
-    async def reconcile(self) -> None:
-        """Read the rooms and members of all peers from the homeserver, and leave what must not be.
+    async def reconcile(self, peers: Collection[UserId] | None = None) -> None:
+        """Read the rooms and members of peers from the homeserver, and leave what must not be.
 
-        A room of which the homeserver does not tell in time keeps no other from being read; :meth:`run` asks again.
+        A room of which the homeserver does not tell in time keeps no other from being read, and neither does a peer
+        that it refuses (one that is locked, say) keep others; :meth:`run` asks again.
+
+        Args:
+            peers: of whom; of all by default.
 
         Raises:
-            HomeserverError: the list of rooms could not be read, or none of the rooms.
+            HomeserverError: the homeserver is away.
         """
-        found: list[tuple[UserId, RoomId]] = []
-
-        async def list_rooms(peer: UserId) -> None:
-            rooms = await self._homeserver.joined_rooms(peer)
-            found.extend((peer, room) for room in rooms if not self._bot_rooms.keeps(peer, room))
-
-        await each(self._profiles, list_rooms, CONCURRENCY)
+        found = await self._list_rooms(self._profiles if peers is None else peers)
         peers_in = Counter(room for _, room in found)
-        stored = {(room.peer, room.room_id): room for room in await self._directory.all()}
+        stored = {
+            (room.peer, room.room_id): room
+            for room in await self._directory.all()
+            if room.peer not in self._unlisted and (peers is None or room.peer in peers)
+        }
 
-        failures: list[HomeserverError] = []
+        failures: list[MxrtcError] = []
 
         async def learn(place: tuple[UserId, RoomId]) -> None:
-            room = _Unread(*place, stored.pop(place, None), peers_in[place[1]] > 1)
+            peer, room_id = place
+            shared = peers_in[room_id] > 1 or self._is_of_another(peer, room_id)
+            room = _Unread(peer, room_id, stored.pop(place, None), shared)
             failure = await self._try_to_learn(room)
             if failure is not None:
                 failures.append(failure)
                 self._unread.append(room)
 
-        self._unread.clear()
+        if peers is None:
+            self._unread.clear()
         await each(found, learn, CONCURRENCY)
         if failures and len(failures) == len(found):
-            raise failures[0]
+            # Of rooms that are in trouble nothing else hangs, but of a homeserver that has gone meanwhile.
+            await self._homeserver.joined_rooms(found[0][0])
         if failures:
             count, why = len(failures), failures[0]
             log.warning("! %d rooms could not be read yet, and take no calls until they are: %s", count, why)
+        if failures or self._unlisted:
             self._has_unread.set()
 
         async def forget(place: tuple[UserId, RoomId]) -> None:
-            if self.is_peer(place[0]):
-                await self._directory.remove(*place)
-            else:
-                # Taken out of the configuration while the bridge was down, or before it had left.
+            if not self.is_peer(place[0]):
+                # Taken out of the configuration while the bridge was down.
                 await self._request_leave(*place)
+            await self._directory.remove(*place)
 
         await each(stored, forget, CONCURRENCY)
         log.info("%d peers in %d rooms", len(self._profiles), len(self._index))
+
+    async def _list_rooms(self, peers: Iterable[UserId]) -> list[tuple[UserId, RoomId]]:
+        """The rooms that peers are in, but for those of the bot; those whom the homeserver refuses are noted."""
+        found: list[tuple[UserId, RoomId]] = []
+        unlisted: set[UserId] = set()
+
+        async def list_rooms(peer: UserId) -> None:
+            try:
+                rooms = await self._homeserver.joined_rooms(peer)
+            except HomeserverError as error:
+                if error.retryable:
+                    raise
+                self._seldom.warning(peer, "! %s takes no calls in rooms: %s", peer, error)
+                unlisted.add(peer)
+            else:
+                found.extend((peer, room) for room in rooms if not self._bot_rooms.keeps(peer, room))
+
+        await each(peers, list_rooms, CONCURRENCY)
+        self._unlisted = unlisted
+        return found
+
+    def _is_of_another(self, peer: UserId, room_id: RoomId) -> bool:
+        room = self._index.get(room_id)
+        return room is not None and room.peer != peer
 
     async def run(self) -> None:
         """Read the rooms that could not be read at the start, until cancelled."""
@@ -283,7 +315,7 @@ class Peers:
             await self._has_unread.wait()
             self._has_unread.clear()
             tries = 0
-            while self._unread:
+            while self._unread or self._unlisted:
                 tries += 1
                 await asyncio.sleep(Backoff(FIRST_AGAIN_S, LONGEST_AGAIN_S).pause_s(tries))
                 waiting, self._unread = self._unread, []
@@ -294,14 +326,19 @@ class Peers:
                         self._unread.append(room)
 
                 await each(waiting, learn, CONCURRENCY)
+                if self._unlisted:
+                    try:
+                        await self.reconcile([peer for peer in self._unlisted if self.is_peer(peer)])
+                    except (HomeserverError, StorageError) as error:
+                        log.debug("rooms of %d peers are read later: %s", len(self._unlisted), error)
             log.info("all rooms of peers are read")
 
-    async def _try_to_learn(self, room: _Unread) -> HomeserverError | None:
+    async def _try_to_learn(self, room: _Unread) -> MxrtcError | None:
         """Take a room into the index, or leave it; returns why that is not known yet."""
         try:
             async with asyncio.timeout(self._learn_s):
                 await self._learn(room.peer, room.room, room.stored, shared=room.shared)
-        except HomeserverError as error:
+        except (HomeserverError, StorageError) as error:
             return error
         except TimeoutError:
             return HomeserverError(f"the homeserver does not say within {self._learn_s:g} s who is in {room.room}")
@@ -481,7 +518,12 @@ class Peers:
     async def _register(self, profiles: Iterable[PeerProfile]) -> None:
         async def register(profile: PeerProfile) -> None:
             await self._homeserver.register_user(profile.user_id)
-            await self._homeserver.set_displayname(profile.user_id, profile.displayname)
+            try:
+                await self._homeserver.set_displayname(profile.user_id, profile.displayname)
+            except HomeserverError as error:
+                if error.retryable:
+                    raise
+                self._seldom.warning(profile.user_id, "! %s is not named anew: %s", profile.user_id, error)
             self._registered[profile.user_id] = profile
 
         await each(profiles, register, CONCURRENCY)

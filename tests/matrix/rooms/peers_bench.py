@@ -47,6 +47,8 @@ class FakeHomeserver:
     failures: dict[str, HomeserverError] = field(default_factory=dict)
     broken: set[RoomId] = field(default_factory=set)
     """Rooms about which every question fails."""
+    locked: set[UserId] = field(default_factory=set)
+    """Users whose requests it refuses."""
     hanging: set[RoomId] = field(default_factory=set)
     """Rooms about which no question is answered."""
     notices: list[tuple[RoomId, UserId, str]] = field(default_factory=list)
@@ -79,6 +81,8 @@ class FakeHomeserver:
             await asyncio.get_running_loop().create_future()
         if self.broken.intersection(each for each in details if isinstance(each, str)):
             raise HomeserverError("the homeserver answered 500", 500)
+        if name != "register" and self.locked.intersection(each for each in details if isinstance(each, str)):
+            raise HomeserverError("the homeserver answered 401 M_USER_LOCKED", 401, "M_USER_LOCKED")
         if name in self.failures:
             raise self.failures[name]
 

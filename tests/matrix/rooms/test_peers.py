@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -84,30 +84,79 @@ async def test_start_learns_rooms_and_leaves_those_that_must_not_be() -> None:
     assert bench.homeserver.notices == []
 
 
-async def test_start_fails_rather_than_overlooking_a_room_when_the_homeserver_is_away() -> None:
+async def test_start_fails_rather_than_overlooking_a_room_when_the_homeserver_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when it has gone since it said which rooms there are."""
     bench = Bench()
     bench.homeserver.members = {ROOM: {ALICE, PEER}}
-    bench.homeserver.failures["members"] = HomeserverError("away", 502)
+    bench.homeserver.failures["rooms"] = HomeserverError("away", 502)
+    with pytest.raises(HomeserverError, match="away"):
+        await bench.peers.start()
+    gone = bench.homeserver.failures.pop("rooms")
+    monkeypatch.setattr(bench.homeserver, "joined_members", _going(bench, gone))
     with pytest.raises(HomeserverError, match="away"):
         await bench.peers.start()
 
 
+def _going(bench: Bench, error: HomeserverError) -> Callable[..., Awaitable[None]]:
+    async def members(_room: RoomId, _peer: UserId) -> None:
+        bench.homeserver.failures["rooms"] = error
+        raise error
+
+    return members
+
+
 @pytest.mark.parametrize("what", ["broken", "hanging"])
-def test_room_that_cannot_be_read_at_the_start_keeps_no_other_from_being_read_and_is_read_later(what: str) -> None:
+@pytest.mark.parametrize("count", [1, 40])
+def test_room_that_cannot_be_read_at_the_start_keeps_no_other_from_being_read_and_is_read_later(
+    what: str, count: int
+) -> None:
     async def story() -> None:
         bench = Bench()
-        rooms = [RoomId(f"!r{number}:example.org") for number in range(40)]
+        rooms = [RoomId(f"!r{number}:example.org") for number in range(count)]
         bench.homeserver.members = {room: {ALICE, PEER} for room in rooms}
-        getattr(bench.homeserver, what).add(rooms[3])
+        getattr(bench.homeserver, what).add(rooms[-1])
         began_s = asyncio.get_running_loop().time()
         await bench.peers.start()
         assert asyncio.get_running_loop().time() - began_s <= 20
-        assert {room for room in rooms if bench.index.get(room) is not None} == {*rooms} - {rooms[3]}
+        assert {room for room in rooms if bench.index.get(room) is not None} == {*rooms[:-1]}
         running = asyncio.create_task(bench.peers.run())
         await asyncio.sleep(200)
         getattr(bench.homeserver, what).clear()
         await asyncio.sleep(400)
-        assert bench.index.get(rooms[3]) is not None
+        assert bench.index.get(rooms[-1]) is not None
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    virtual_time.run(story())
+
+
+def test_peer_that_the_homeserver_refuses_keeps_no_other_from_its_rooms_and_has_its_own_later() -> None:
+    """As one whose account was locked."""
+
+    async def story() -> None:
+        bench = Bench()
+        mine, other, old = (RoomId(f"!{name}:example.org") for name in ("mine", "other", "old"))
+        bench.homeserver.members = {mine: {ALICE, PEER}, other: {ALICE, PEER_2}}
+        bench.directory.rooms = {
+            (PEER, mine): StoredRoom(PEER, mine, ALICE, 5),
+            (PEER, old): StoredRoom(PEER, old, ALICE, 5),
+        }
+        bench.homeserver.locked = {PEER}
+        await bench.peers.start()
+        assert [room.room_id for room in bench.index] == [other]
+        running = asyncio.create_task(bench.peers.run())
+        await asyncio.sleep(20)
+        bench.homeserver.failures["rooms"] = HomeserverError("away", 502)
+        await asyncio.sleep(100)
+        assert (PEER, mine) in bench.directory.rooms, "what is not known is not forgotten"
+        bench.homeserver.locked = set()
+        bench.homeserver.failures.clear()
+        await asyncio.sleep(400)
+        assert {room.room_id for room in bench.index} == {mine, other}
+        assert {place for place, _ in bench.directory.rooms.items()} == {(PEER, mine), (PEER_2, other)}
+        assert bench.homeserver.of("leave") == []
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
