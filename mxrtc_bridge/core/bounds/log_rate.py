@@ -1,13 +1,14 @@
 """What may be said now, and what has been said often enough: for log lines that strangers can order.
 
 Pure: whoever owns it tells the time. In one period each subject has one line, or as many as it may have, and there are
-:attr:`LogRate.subjects` of them; what is left unsaid is counted.
+:attr:`LogRate.subjects` of them; what is left unsaid is counted. Users, rooms and servers of one domain have no more
+places than it leaves for others: as many users as somebody makes up, half of the places are left for whoever comes.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable
 
 PERIOD_S = 3600.0
@@ -28,6 +29,8 @@ class LogRate:
         self._lines = lines
         self._said: OrderedDict[Hashable, list[float]] = OrderedDict()
         """By subject: when its period began, what has been left unsaid, and what was said; the oldest is first."""
+        self._held: Counter[str] = Counter()
+        """Places by domain."""
         self._unsaid = 0
         """Of subjects that were not mentioned at all."""
         self._unsaid_since = math.inf
@@ -51,13 +54,15 @@ class LogRate:
             entry[1] += 1
             return None
         unsaid = 0 if entry is None else int(entry[1])
-        self._said.pop(subject, None)
+        self._forget(subject)
         for _, left in self._ended(now):
             self._leave_out(left, now)
-        if len(self._said) >= self.subjects:
+        domain = _domain_of(subject)
+        if self._held[domain] >= self.subjects - len(self._said):
             self._leave_out(unsaid + 1, now)
             return None
         self._said[subject] = [now, 0, 1]
+        self._held[domain] += domain != ""
         unsaid, self._unsaid, self._unsaid_since = unsaid + self._unsaid, 0, math.inf
         return unsaid
 
@@ -93,5 +98,22 @@ class LogRate:
             if subject != but:
                 ended.append((subject, int(left)))
         for subject, _ in ended:
-            del self._said[subject]
+            self._forget(subject)
         return ended
+
+    def _forget(self, subject: Hashable) -> None:
+        if self._said.pop(subject, None) is not None and (domain := _domain_of(subject)):
+            self._held[domain] -= 1
+            if not self._held[domain]:
+                del self._held[domain]
+
+
+def _domain_of(subject: Hashable) -> str:
+    """What the owner of a subject cannot make up without end, roughly: the last two labels of its server; or nothing.
+
+    A room may have an id that names no server (room version 12).
+    """
+    if not isinstance(subject, str) or not ("." in subject or subject[:1] in "!@"):
+        return ""
+    host = subject.partition(":")[2] if subject[:1] in "!@#$" else subject
+    return ".".join(host.partition(":")[0].lower().rstrip(".").split(".")[-2:]) or "!"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +30,21 @@ def test_subjects_beyond_the_limit_are_counted_and_mentioned_with_the_next_line(
     seldom = LogRate(period_s=10, subjects=2)
     assert [seldom.due(name, 0) for name in "abcd"] == [0, 0, None, None]
     assert seldom.due("e", 10) == 2
+
+
+@pytest.mark.parametrize(
+    "flood",
+    ["@m{0}:evil.test", "!r{0}:s{0}.evil.test:84", "s{0}.EVIL.test", "!{0}", "@m{0}:[::1]", "!r{0}:a{0}.b.evil.test."],
+)
+def test_domain_with_many_names_leaves_lines_for_others(flood: str) -> None:
+    seldom = LogRate(period_s=10, subjects=50)
+    said = [seldom.due(flood.format(number), 0) for number in range(100)]
+    assert sum(each is not None for each in said) == 25
+    assert [seldom.due(f"@alice:{name}.example", 1) for name in ("a", "b")] == [75, 0]
+    assert len(seldom) == 27
+    assert sum(seldom.due(flood.format(number), 10.5) is not None for number in range(100, 200)) > 20, (
+        "its hour is over"
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 3)), max_size=300))
