@@ -114,7 +114,6 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     ),
     "engine/test_round_robin.py": ("work is fair by its turns", ["engine/fair_work.py"]),
     "engine/test_file_transfer.py": ("transfers move files", ["engine/file_operations.py"]),
-    "matrix/rooms/test_bot_rooms.py": ("rooms are asked for side by side", ["engine/side_by_side.py"]),
     # Matrix
     "matrix/api/test_homeserver.py": (
         "it is a request to a homeserver", ["matrix/api/login.py", "matrix/api/ping.py"],
