@@ -29,7 +29,7 @@ from mxrtc_bridge.core.ids import ServiceName
 from mxrtc_bridge.demo.processes import ManagedProcess
 from tests.bench.files import resident_kib
 from tests.bench.peers import counting
-from tests.bench.pipe import cpu_seconds
+from tests.bench.pipe import cpu_seconds, cpu_seconds_of
 from tests.e2e.people import Person
 from tests.e2e.world import BIN, DOMAIN, World, echo
 
@@ -212,7 +212,8 @@ async def _bytes(port: int, count: int) -> list[float]:
 async def _sessions(folder: Path) -> Tables:
     """Live sessions, what a new call takes beside them, and all of them after a restart of the bridge."""
     names = ("MiB", "fds", "bridge idle, % of a core", "a new call, ms", "all back after a restart, s")
-    columns: Columns = {name: [] for name in names}
+    spent_by = ("bridge CPU for it, s", "homeserver CPU for it, s", "clients CPU for it, s")
+    columns: Columns = {name: [] for name in (*names, *spent_by)}
     async with _world(folder) as world:
         users = [f"u{number}" for number in range(SESSIONS[-1])]
         for name in ("caller", *users):
@@ -235,8 +236,13 @@ async def _sessions(folder: Path) -> Tables:
                     each.connections = 0
                 await bridge.terminate(60)
                 bridge = await world.start_bridge()
+                before = [cpu_seconds_of(world.homeserver.pid), time.process_time()]
                 back = await _until(lambda some=tuple(clients): all(each.connections for each in some))
                 columns["all back after a restart, s"].append(back)
+                after = [cpu_seconds_of(world.homeserver.pid), time.process_time()]
+                each_s = [cpu_seconds(bridge), *(last - first for first, last in zip(before, after, strict=True))]
+                for name, value in zip(spent_by, each_s, strict=True):
+                    columns[name].append(value)
         finally:
             await asyncio.gather(*(each.end() for each in clients))
     return {"sessions": (SESSIONS, columns)}

@@ -104,7 +104,12 @@ async def beside_bulk(port: int, bulk_port: int) -> list[float]:
 
 
 def cpu_seconds(process: ManagedProcess) -> float:
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return cpu_seconds_of(process.pid)
+
+
+def cpu_seconds_of(pid: int | None) -> float:
+    """Processor time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
