@@ -1,6 +1,8 @@
 """The memory of encrypted devices: one :class:`CryptoUserStore` for each own user, all in the same tables.
 
 Implements :class:`mxrtc_bridge.matrix.crypto.store.DeviceStore`. Pickles are encrypted before they come here.
+
+One file: the statements of one store, a few for each thing that a device remembers.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -72,10 +74,16 @@ class CryptoStore:
         self._database = database
         self._bounds = bounds
         self._trim_every = trim_every
+        self._is_trimmed = False
+        """Whether no table has had too many rows since the start."""
+        self._indexed = set[UserId]()
+        """Own users for whom messages of rooms were decrypted since."""
 
     def of(self, user: UserId) -> CryptoUserStore:
         """The memory of one own user."""
-        return CryptoUserStore(self._database, user, bounds=self._bounds, trim_every=self._trim_every)
+        return CryptoUserStore(
+            self._database, user, bounds=self._bounds, trim_every=self._trim_every, indexed=self._indexed.add
+        )
 
     async def vouched(self) -> dict[UserId, str]:
         """Users whose identity was compared by hand, with it; skips users for whom own users hold different keys."""
@@ -109,12 +117,21 @@ class CryptoStore:
             return len(gone) + await trim_rooms(connection, now_ms, self._bounds)
 
         forgotten = await self._database.transaction(delete)
-        for (owner,) in await self._database.rows(
+        for owner in await self._untrimmed():
+            self._indexed.discard(owner)
+            forgotten += await self._database.transaction(partial(trim, owner=owner, bounds=self._bounds))
+        self._is_trimmed = True
+        return forgotten
+
+    async def _untrimmed(self) -> tuple[UserId, ...]:
+        """Own users who may have too many rows: after a start all, and then those whose writing does not see to it."""
+        if self._is_trimmed:
+            return tuple(self._indexed)
+        rows = await self._database.rows(
             "SELECT owner FROM crypto_olm UNION SELECT owner FROM crypto_inbound UNION "
             "SELECT owner FROM crypto_user UNION SELECT owner FROM crypto_index"
-        ):
-            forgotten += await self._database.transaction(partial(trim, owner=UserId(owner), bounds=self._bounds))
-        return forgotten
+        )
+        return tuple(UserId(row["owner"]) for row in rows)
 
 
 def verified_master_in_file(path: Path, owner: UserId, user: UserId) -> str | None:
@@ -149,9 +166,11 @@ class CryptoUserStore:
         *,
         bounds: CryptoBounds = CryptoBounds(),  # noqa: B008 - a value
         trim_every: int = TRIM_EVERY,
+        indexed: Callable[[UserId], object] = lambda _owner: None,
     ) -> None:
         self._bounds = bounds
         self._trim_every = trim_every
+        self._indexed = indexed
         self._database = database
         self._owner = owner
         self._written = 0
@@ -276,6 +295,7 @@ class CryptoUserStore:
             return bool(found == event_id)
 
         key = (self._owner, room, session_id, index)
+        self._indexed(self._owner)
         return await self._database.transaction(claim)
 
     async def user(self, user: UserId) -> UserRecord | None:

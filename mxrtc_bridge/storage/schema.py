@@ -374,3 +374,12 @@ async def _index_ages_of_events(connection: Connection) -> None:
 
 
 UPGRADES.register(_index_ages_of_events, description="ages of events by an index")
+
+
+async def _index_ages_of_keys(connection: Connection) -> None:
+    # The same for sessions with devices, and for what is known of users.
+    await connection.execute("CREATE INDEX crypto_olm_used ON crypto_olm (used_ms)")
+    await connection.execute("CREATE INDEX crypto_user_queried ON crypto_user (queried_ms)")
+
+
+UPGRADES.register(_index_ages_of_keys, description="ages of keys by indexes")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.core.audit.chain import NO_LINES, AuditEntry, AuditKind, AuditRecord, entry_after
-from mxrtc_bridge.core.ids import CallId, EventId, RoomId, UserId
+from mxrtc_bridge.core.crypto.records import Changes, InboundRecord, OlmRecord, UserRecord
+from mxrtc_bridge.core.ids import CallId, DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.core.inbox import ArrivedEvent, EventOutcome
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.storage.audit import AuditStore
@@ -112,6 +113,13 @@ async def filled(database: Database, rows: int) -> Stores:
     await database.transaction(
         lambda connection: connection.executemany(statement, [(f"{number}", NOW) for number in range(rows)])
     )
+    for first in range(0, rows, 100):
+        store, numbers = stores.crypto.of(UserId(f"@rtc_p{first}:x")), range(first, first + 100)
+        users = [UserId(f"@u{number}:s{number % 9}.test") for number in numbers]
+        olm = [OlmRecord(f"c{user}", "s", "pickle", NOW, user) for user in users]
+        keys = [InboundRecord(RoomId("!r:x"), "s", "p", user, "c", "e", DeviceId("D"), NOW) for user in users]
+        known = [UserRecord(user, "{}", NOW, outdated=False, pinned_master="m") for user in users]
+        await store.save(Changes(olm=olm, inbound=keys, users=known))
     return stores
 
 
