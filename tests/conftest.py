@@ -38,7 +38,7 @@ LONGEST_FIRST = (
 )  # fmt: skip
 """Files in the order of the time that they take: where files run side by side, none of these begins when others end."""
 
-REAL_FIXTURES = frozenset({"homeserver", "make_homeserver", "bridge_world", "postgres_url"})
+REAL_FIXTURES = frozenset({"real_homeserver", "make_homeserver", "bridge_world", "postgres_url"})
 """A test that asks for one of these, or for the database ``postgres``, is marked ``real`` without saying so."""
 
 # How long it takes to draw and to try an example says how busy the machine is, and nothing about the code.
@@ -124,7 +124,7 @@ def _forked_homeservers(_no_child_left: None) -> Iterator[None]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def homeserver(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Synapse]:
+async def real_homeserver(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Synapse]:
     """A homeserver without application services, shared by the whole session: choose user names of your own."""
     async with Synapse(tmp_path_factory.mktemp("homeserver")) as synapse:
         yield synapse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LONGEST_FIRST
+from tests.conftest import LONGEST_FIRST, REAL_FIXTURES
 
 ROOT = Path(__file__).parent.parent
 HEARD = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE]
@@ -33,3 +34,12 @@ def test_started_program_hears_signals_though_who_started_the_tests_ignores_them
 
 def test_files_that_begin_first_are_there() -> None:
     assert [name for name in LONGEST_FIRST if not (Path(__file__).parent / name).exists()] == []
+
+
+def test_no_fake_has_the_name_of_a_fixture_by_which_a_test_is_marked_as_real() -> None:
+    """Its tests would be run beside those that need other programs, and not be measured."""
+    texts = [file.read_text() for file in Path(__file__).parent.rglob("*.py") if "node_modules" not in file.parts]
+    made = {
+        name: sum(bool(re.search(rf"^(async )?def {name}\(", text, re.M)) for text in texts) for name in REAL_FIXTURES
+    }
+    assert made == dict.fromkeys(REAL_FIXTURES, 1)

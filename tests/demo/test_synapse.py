@@ -15,41 +15,41 @@ from tests.synapse import Synapse
 WHOAMI = "/_matrix/client/v3/account/whoami"
 
 
-async def test_a_registered_user_logs_in_and_is_known(homeserver: Synapse) -> None:
-    await homeserver.register_user("ada", "pass word")
-    login = await homeserver.login("ada", "pass word", device_id="LAPTOP")
-    whoami = await homeserver.request("GET", WHOAMI, token=login.access_token)
-    assert (whoami["user_id"], whoami["device_id"]) == (homeserver.user_id("ada"), "LAPTOP")
+async def test_a_registered_user_logs_in_and_is_known(real_homeserver: Synapse) -> None:
+    await real_homeserver.register_user("ada", "pass word")
+    login = await real_homeserver.login("ada", "pass word", device_id="LAPTOP")
+    whoami = await real_homeserver.request("GET", WHOAMI, token=login.access_token)
+    assert (whoami["user_id"], whoami["device_id"]) == (real_homeserver.user_id("ada"), "LAPTOP")
     assert login.user_id == "@ada:example.test"
 
 
-async def test_a_name_is_registered_once(homeserver: Synapse) -> None:
-    await homeserver.register_user("bob", "pw")
+async def test_a_name_is_registered_once(real_homeserver: Synapse) -> None:
+    await real_homeserver.register_user("bob", "pw")
     with pytest.raises(HomeserverError, match="M_USER_IN_USE") as caught:
-        await homeserver.register_user("bob", "pw")
+        await real_homeserver.register_user("bob", "pw")
     assert (caught.value.status, caught.value.retryable) == (400, False)
 
 
-async def test_a_wrong_password_is_refused(homeserver: Synapse) -> None:
-    await homeserver.register_user("carol", "right")
+async def test_a_wrong_password_is_refused(real_homeserver: Synapse) -> None:
+    await real_homeserver.register_user("carol", "right")
     with pytest.raises(HomeserverError, match="403 M_FORBIDDEN"):
-        await homeserver.login("carol", "wrong")
+        await real_homeserver.login("carol", "wrong")
 
 
-async def test_no_limit_slows_a_burst_of_messages(homeserver: Synapse) -> None:
+async def test_no_limit_slows_a_burst_of_messages(real_homeserver: Synapse) -> None:
     """Synapse's own default would answer 429 after ten."""
-    await homeserver.register_user("dora", "pw")
-    token = (await homeserver.login("dora", "pw")).access_token
-    room = (await homeserver.request("POST", "/_matrix/client/v3/createRoom", token=token, body={}))["room_id"]
+    await real_homeserver.register_user("dora", "pw")
+    token = (await real_homeserver.login("dora", "pw")).access_token
+    room = (await real_homeserver.request("POST", "/_matrix/client/v3/createRoom", token=token, body={}))["room_id"]
     for number in range(30):
         path = f"/_matrix/client/v3/rooms/{room}/send/m.room.message/{number}"
-        await homeserver.request("PUT", path, token=token, body={"msgtype": "m.text", "body": "hello"})
+        await real_homeserver.request("PUT", path, token=token, body={"msgtype": "m.text", "body": "hello"})
 
 
-async def test_nothing_but_loopback_is_listened_on(homeserver: Synapse) -> None:
+async def test_nothing_but_loopback_is_listened_on(real_homeserver: Synapse) -> None:
     listeners = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if " 0A " in line]
-    assert [address for address in listeners if int(address.split(":")[1], 16) == homeserver.port] == [
-        f"0100007F:{homeserver.port:04X}"
+    assert [address for address in listeners if int(address.split(":")[1], 16) == real_homeserver.port] == [
+        f"0100007F:{real_homeserver.port:04X}"
     ]
 
 
@@ -100,9 +100,9 @@ async def test_a_homeserver_that_cannot_start_shows_its_last_words(make_homeserv
     assert synapse.pid is None
 
 
-async def test_a_running_homeserver_is_not_started_again(homeserver: Synapse) -> None:
+async def test_a_running_homeserver_is_not_started_again(real_homeserver: Synapse) -> None:
     with pytest.raises(LocalError, match="is running already"):
-        await homeserver.start()
+        await real_homeserver.start()
 
 
 def test_the_interpreter_named_by_the_environment_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
