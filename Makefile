@@ -45,32 +45,38 @@ test: packages-test lint pytest
 .PHONY: fast
 fast: export PYTHONDONTWRITEBYTECODE :=
 fast: $(TEST_READY)
-	MXRTC_FAST_TESTS=1 $(BIN)/pytest $(IN_PROCESS) $(PYTEST_ARGS)
+	MXRTC_FAST_TESTS=1 $(BIN)/pytest $(IN_PROCESS) $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
-IN_PROCESS := -m "not real and not alone" --numprocesses auto --dist worksteal
+IN_PROCESS := -m "not real and not alone"
+SIDE_BY_SIDE := --numprocesses auto --dist worksteal
 
 # What needs no other program runs twice: measured, with few drawn examples, as measuring makes it more than twice as
 # slow, and then again where an ordinary run does more. What does runs some files at a time, as it waits for half of the
 # time, and alone where it must not be late; measured are those files under which parts of the program run that do not
 # elsewhere, and few bytes are moved. tests/conftest.py says which files begin first.
-BY_FILE := -m "real and not alone" --numprocesses auto --dist loadfile --no-loadscope-reorder
+REAL := -m "real and not alone"
+BY_FILE := --numprocesses auto --dist loadfile --no-loadscope-reorder
 MEASURED := tests/demo/test_demo.py tests/rtc/test_turn.py $(patsubst %,tests/e2e/%.py, test_access test_admins_words \
 	test_audit test_control test_encrypted_rooms test_people test_signal test_verify)
 
-# On a slow machine a test can be late because of what is beside it. What has failed is run once more, with nothing beside
-# it, and counts as failed if it fails again; both are in the output. Only exit code 1 says that everything was run.
-OR_ALONE = || { test $$? -eq 1 && $(BIN)/pytest --last-failed --last-failed-no-failures none; }
+# On a slow machine a test can be late because of what is beside it. Files in which something has failed are run once more,
+# with nothing beside them, and count as failed if they fail again; both are in the output. Whole files, as what fails only
+# behind another test of its file is not late; and measured, where the first run was. Only exit code 1 says that everything
+# was run.
+FAILED_FILES := sed -n 's/^ *"\([^":]*\.py\).*/\1/p' .pytest_cache/v/cache/lastfailed | sort -u
+run = $(1) $(2) || { test $$? -eq 1 && files=$$($(FAILED_FILES)) && test -n "$$files" && $(1) $$files; }
+MEASURE := $(BIN)/coverage run -m pytest
 
 .PHONY: pytest
 pytest: export PYTHONDONTWRITEBYTECODE :=
 pytest: packages-test $(TEST_READY) $(SYNAPSE_READY) $(BROWSER_READY) $(INTEROP_READY)
 ifeq ($(strip $(PYTEST_ARGS)),)
 	rm -rf build/coverage
-	MXRTC_FAST_TESTS=1 $(BIN)/coverage run -m pytest $(IN_PROCESS) $(OR_ALONE)
-	MXRTC_AFTER_FAST_TESTS=1 $(BIN)/pytest $(IN_PROCESS) $(OR_ALONE)
-	$(BIN)/coverage run -m pytest $(BY_FILE) $(MEASURED) $(OR_ALONE)
-	$(BIN)/pytest $(BY_FILE) $(MEASURED:%=--ignore=%) $(OR_ALONE)
-	$(BIN)/pytest -m alone $(OR_ALONE)
+	$(call run,MXRTC_FAST_TESTS=1 $(MEASURE) $(IN_PROCESS),$(SIDE_BY_SIDE))
+	$(call run,MXRTC_AFTER_FAST_TESTS=1 $(BIN)/pytest $(IN_PROCESS),$(SIDE_BY_SIDE))
+	$(call run,$(MEASURE) $(REAL),$(BY_FILE) $(MEASURED))
+	$(call run,$(BIN)/pytest $(REAL),$(BY_FILE) $(MEASURED:%=--ignore=%))
+	$(call run,$(BIN)/pytest -m alone)
 	$(BIN)/python -m tests.coverage_floors
 else
 	$(BIN)/pytest $(PYTEST_ARGS)
