@@ -194,7 +194,7 @@ class BotRooms:
             self._late.add(name)
             self._failed(name, "it takes long; trying on")
         except HomeserverError as error:
-            self._failed(name, f"{error}; invite it")
+            self._failed(name, f"{error}; {'trying again' if error.retryable else 'invite it'}")
         else:
             self._told.pop(name, None)
             self._late.discard(name)

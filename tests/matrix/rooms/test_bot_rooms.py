@@ -52,6 +52,16 @@ async def test_failure_to_join_is_logged_once_and_mended_by_an_invitation(caplog
     assert bench.homeserver.of("leave") == []
 
 
+async def test_an_invitation_is_no_remedy_where_the_homeserver_has_not_answered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(named={"notices": NOTICES})
+    bench.homeserver.failures["join"] = HomeserverError("the homeserver answered 404 without a Matrix error")
+    await bench.bot_rooms.enter()
+    assert "404 without a Matrix error; trying again" in caplog.text
+    assert "invite it" not in caplog.text
+
+
 async def test_invitation_to_a_room_that_is_not_named_is_judged_like_any() -> None:
     bench = await entered(notices=NOTICES)
     await bench.invited(BOT, MALLORY, room=OTHER)
