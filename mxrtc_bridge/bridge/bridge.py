@@ -29,6 +29,7 @@ from mxrtc_bridge.core.errors import AdminError, MxrtcError, first_error
 from mxrtc_bridge.engine import rate_limited_log
 from mxrtc_bridge.engine.clock import Clock, LoopClock
 from mxrtc_bridge.engine.ports import CallRecord
+from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.ping import ping_loop, wait_for_homeserver
 from mxrtc_bridge.matrix.inbox.inbox import Inbox
 from mxrtc_bridge.matrix.inbox.redactions import WithdrawnEvents
@@ -45,6 +46,8 @@ DRAIN_S = 5.0
 """How long live sessions may take to end when the bridge stops."""
 END_S = 8.0
 """How long everything else may take to end then: sessions say goodbye to their relays, files are put away."""
+ROOMS_AT_ONCE = 8
+"""Rooms in which calls of the last run are looked at together."""
 LEAVE_ROOMS_S = 600.0
 """How long a reload goes on to leave rooms; the rest of them are left when the house is kept."""
 CLOSE_S = 12.0
@@ -242,6 +245,8 @@ class Bridge:
     async def _hang_up(self, leftovers: Sequence[CallRecord]) -> None:
         """Hang up what the last run left open, once it can be said; new calls are taken meanwhile."""
         await self.devices.encryption.settled()
+        rooms = {record.route for record in leftovers if not isinstance(record.route, DevicePair)}
+        await each(rooms, self.calls.peers.settled, ROOMS_AT_ONCE)
         await self.calls.manager.hang_up_leftovers(leftovers)
 
     async def _wind_down(self) -> None:

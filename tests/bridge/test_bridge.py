@@ -22,7 +22,8 @@ from mxrtc_bridge.bridge.file_services import FileServices
 from mxrtc_bridge.bridge.reload import Reload
 from mxrtc_bridge.core.access.policy import Allow, Deny
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
-from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
+from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.crypto.encrypted_rooms import SealingHomeserver
 from mxrtc_bridge.matrix.inbox.incoming import read_arrival
@@ -46,7 +47,7 @@ USUAL = Pace()
 
 @asynccontextmanager
 async def running(
-    homeserver: FakeHomeserver, pace: Pace = USUAL, **changes: Any
+    homeserver: FakeHomeserver, pace: Pace = USUAL, rooms_read: bool = True, **changes: Any
 ) -> AsyncIterator[tuple[Bridge, Stores, asyncio.Event]]:
     """A bridge that is ready; it is stopped at the end, within the time that a service manager is patient."""
     config = homeserver.config(**changes)
@@ -55,7 +56,8 @@ async def running(
         bridge = Bridge(config, stores, pace=pace)
         task = asyncio.create_task(bridge.run(stop, reload))
         try:
-            await until(lambda: bridge.inbox.ready or task.done())
+            unread = bridge.access.index.unread if rooms_read else {}
+            await until(lambda: (bridge.inbox.ready and not unread) or task.done())
             yield bridge, stores, reload
         finally:
             stop.set()
@@ -185,6 +187,33 @@ async def test_calls_are_taken_before_the_devices_of_all_peers_are_up(
         assert await homeserver.push(invite(1)) == 200
         await until(lambda: homeserver.sent)
         assert [kind for kind, _ in homeserver.sent] == ["m.call.reject"]
+
+
+async def test_calls_are_taken_before_all_rooms_are_read_and_nothing_is_said_in_one_that_is_not(
+    homeserver: FakeHomeserver,
+) -> None:
+    """It may be encrypted, or somebody else may be in it."""
+    other = "!other:example.org"
+    homeserver.members |= {ROOM: [ALICE, PEER], other: [ALICE, PEER]}
+    homeserver.silent.add(other)
+    async with running(homeserver, rooms_read=False) as (bridge, _stores, _reload):
+        assert await homeserver.push(invite(1)) == 200
+        await until(lambda: homeserver.sent)
+        assert list(bridge.access.index.unread) == [other]
+        with pytest.raises(HomeserverError, match="before it is known who is in it"):
+            await bridge.devices.outbox.send_notice(RoomId(other), UserId(PEER), "hello", key="1")
+        assert [kind for kind, _ in homeserver.sent] == ["m.call.reject"]
+
+
+async def test_call_of_the_last_run_is_hung_up_in_a_room_that_is_read_for_it(homeserver: FakeHomeserver) -> None:
+    rooms = [f"!room{number}:example.org" for number in range(30)]
+    homeserver.members |= {room: [ALICE, PEER] for room in rooms}
+    async with open_stores(homeserver.config().database) as stores:
+        record = CallRecord(RoomId(rooms[-1]), CallId("c"), UserId(PEER), UserId(ALICE), PartyId("p"))
+        assert await stores.calls.claim(record, EventId("$invite"), 0)
+    async with running(homeserver, rooms_read=False):
+        await until(lambda: homeserver.sent)
+        assert [kind for kind, _ in homeserver.sent] == ["m.call.hangup"]
 
 
 async def test_housekeeping_that_fails_is_said_and_done_again(

@@ -515,6 +515,9 @@ class Encryption:
         Raises:
             HomeserverError: keys could not be asked for or sent, or the device is not up.
         """
+        if room in self._rooms.unread:
+            # Whether it is encrypted is not known yet; no other room waits for this one, so it counts as a refusal.
+            raise HomeserverError(f"{local} says nothing in {room} before it is known who is in it", 403)
         end, state = self._ends.get(local), self._rooms.is_encrypted(room)
         if end is None and not (self.is_on and state):
             return event_type, content

@@ -28,6 +28,7 @@ from mxrtc_bridge.core.ids import (
     parse_user_id,
 )
 from mxrtc_bridge.core.webrtc.ice import IceServer, parse_ice_uri
+from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.path import ApiPath, Path
 from mxrtc_bridge.matrix.api.room_event import MAX_TYPE_CHARS
 from mxrtc_bridge.matrix.api.transport import ARRAY, Repeat, Transport
@@ -56,7 +57,7 @@ class RoomFacts:
     room_type: str | None
     """``m.space`` for a space, None for an ordinary room."""
     replaced_by: RoomId | None = None
-    """The room that its tombstone names, if it has one."""
+    """The room that its tombstone names, if it has one and that was asked for."""
     predecessor: RoomId | None = None
     """The room whose place it has taken, as it says itself."""
 
@@ -264,18 +265,32 @@ class QuietHomeserver:
             and isinstance(event.get("content"), dict)
         ]
 
-    async def room_facts(self, room: RoomId, as_user: UserId | None = None) -> RoomFacts:
-        """Read what decides whether a room is fit for calls."""
-        encryption = await self.state(room, "m.room.encryption", as_user=as_user)
-        rule = (await self.state(room, "m.room.join_rules", as_user=as_user) or {}).get("join_rule", "invite")
-        create = await self.state(room, "m.room.create", as_user=as_user) or {}
+    async def room_facts(self, room: RoomId, as_user: UserId | None = None, *, succession: bool = False) -> RoomFacts:
+        """Read what decides whether a room is fit for calls: three requests at the same time.
+
+        Args:
+            room: the room.
+            as_user: who asks, and is in it.
+            succession: whether to ask by which room it was replaced as well, which is one more.
+        """
+        found: dict[str, dict[str, object]] = {}
+        is_encrypted = False
+
+        async def read(event_type: str) -> None:
+            nonlocal is_encrypted
+            content = await self.state(room, event_type, as_user=as_user)
+            is_encrypted |= event_type == "m.room.encryption" and content is not None
+            found[event_type] = content or {}
+
+        types = ("m.room.encryption", "m.room.join_rules", "m.room.create", *(("m.room.tombstone",) * succession))
+        await each(types, read, len(types))
+        rule, create = found["m.room.join_rules"].get("join_rule", "invite"), found["m.room.create"]
         kind, predecessor = create.get("type"), create.get("predecessor")
-        tombstone = await self.state(room, "m.room.tombstone", as_user=as_user) or {}
         return RoomFacts(
-            encrypted=encryption is not None,
+            encrypted=is_encrypted,
             join_rule=rule if isinstance(rule, str) else "unknown",
             room_type=None if kind is None else str(kind),
-            replaced_by=_named_room(tombstone.get("replacement_room")),
+            replaced_by=_named_room(found.get("m.room.tombstone", {}).get("replacement_room")),
             predecessor=_named_room(predecessor.get("room_id")) if isinstance(predecessor, dict) else None,
         )
 

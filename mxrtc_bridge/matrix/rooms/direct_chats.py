@@ -48,6 +48,7 @@ class DirectChats:
         Raises:
             HomeserverError: no room could be made, or nobody could be invited.
         """
+        await self._peers.all_settled(peer, user)
         rooms = self._index.rooms_of(peer, user)
         for room in rooms:
             if room.is_pair and (not room.encrypted or self._reads_encrypted()):

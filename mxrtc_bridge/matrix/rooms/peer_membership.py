@@ -68,13 +68,21 @@ class PeerMembership:
     def entering(self, room: RoomId) -> Iterator[None]:
         """While somebody finds out who is in a room, to enter it into the index: what arrives meanwhile counts then."""
         outermost = room not in self._meanwhile
-        self._meanwhile.setdefault(room, [])
+        self.expect(room)
         try:
             yield
         finally:
             if outermost:
-                for news in self._meanwhile.pop(room):
-                    self.look(news)
+                self.entered(room)
+
+    def expect(self, room: RoomId) -> None:
+        """As :meth:`entering`, until :meth:`entered`: a room whose turn comes later."""
+        self._meanwhile.setdefault(room, [])
+
+    def entered(self, room: RoomId) -> None:
+        """The room is in the index, or will not be."""
+        for news in self._meanwhile.pop(room, ()):
+            self.look(news)
 
     def look(self, news: News) -> None:
         """Take news into account as soon as they arrive."""

@@ -4,10 +4,11 @@ A peer must never be in a room that its user has no grant for, never stay where 
 uninvited caller anything: an invitation that is not taken is declined without a word. One user's invitations must not
 hold up anybody else (:mod:`.invitations`; and the inbox answers few of them at the same time).
 
-How it works: :meth:`Peers.start` registers the users and reads from the homeserver which rooms they are in; from then
-on :attr:`Peers.membership` sees all that arrives, at once, and knows who is in which room. :meth:`Peers.handle` takes
-the events in the order of their room: there it answers invitations, and waits until what arrived before is settled.
-What cannot be left now is remembered and left at the next sweep.
+How it works: :meth:`Peers.start` registers the users and reads from the homeserver which rooms they are in. Who else is
+there is asked for afterwards, beside all else, and at once for a room in which something happens: before, it takes no
+calls. :attr:`Peers.membership` sees all that arrives, at once, and knows who is in which room. :meth:`Peers.handle`
+takes the events in the order of their room: there it answers invitations, and waits until what arrived before is
+settled. What cannot be left now is remembered and left at the next sweep.
 
 One file: an invitation, a join and a departure of the same room must see the same state.
 """
@@ -17,12 +18,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
-from mxrtc_bridge.core.errors import HomeserverError, MxrtcError, StorageError
+from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
@@ -31,7 +31,8 @@ from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.rooms.invitations import Invitations, Unfit, is_closed, judge_invite
 from mxrtc_bridge.matrix.rooms.peer_membership import PeerMembership
-from mxrtc_bridge.matrix.rooms.ports import PeerProfile, RoomDirectory, RoomListener, StoredRoom
+from mxrtc_bridge.matrix.rooms.ports import PeerProfile, RoomDirectory, RoomListener
+from mxrtc_bridge.matrix.rooms.refresh import Refresher
 from mxrtc_bridge.matrix.rooms.room_index import PeerRoom, RoomIndex
 
 log = logging.getLogger(__name__)
@@ -44,10 +45,8 @@ SWEEP_S = 60.0
 """How long declining what had no answer may take at a sweep."""
 LEAVE_S = 5.0
 """How long leaving one room may take while others wait for it: another homeserver may have to say something."""
-LEARN_S = 15.0
-"""How long one room may take to be read while others wait for their turn."""
 FIRST_AGAIN_S, LONGEST_AGAIN_S = 10.0, 300.0
-"""Until a room that could not be read is asked about again."""
+"""Until a peer that the homeserver has refused is asked for its rooms again."""
 HANDLE_TIMEOUT_S = 50.0
 """Limit for one event, requests included: events of the same room wait behind it."""
 TOUCH_EVERY_MS = 10 * 60 * 1000
@@ -58,17 +57,6 @@ _ENCRYPTED = (
     "Please start a direct chat with me without encryption, or ask the bridge's admin."
 )
 _THIRD = "I take calls only in rooms that hold exactly one other person. Calls work again once the others have left."
-
-
-@dataclass(frozen=True, slots=True)
-class _Unread:
-    """A room that a peer is in, of which is not known yet who else is."""
-
-    peer: UserId
-    room: RoomId
-    stored: StoredRoom | None
-    shared: bool
-    """Whether several peers are in it."""
 
 
 class Peers:
@@ -90,7 +78,6 @@ class Peers:
         acts_as: Callable[[UserId], bool] = lambda _user: True,
         handle_timeout_s: float = HANDLE_TIMEOUT_S,
         leave_s: float = LEAVE_S,
-        learn_s: float = LEARN_S,
         own_server: str = "",
     ) -> None:
         """Make the peers; nothing is sent before :meth:`start`.
@@ -109,7 +96,6 @@ class Peers:
             acts_as: whether a user of the namespace is ours to act as, and no person's account.
             handle_timeout_s: See :data:`HANDLE_TIMEOUT_S`.
             leave_s: See :data:`LEAVE_S`.
-            learn_s: See :data:`LEARN_S`.
             own_server: our homeserver, which has larger shares of what is limited for one server.
         """
         self._leave_s = leave_s
@@ -142,11 +128,10 @@ class Peers:
         self._expecting: Counter[UserId] = Counter()
         self.invitations = Invitations(monotonic, own_server)
         self._seldom = RateLimitedLog(log, monotonic)
-        self._learn_s = learn_s
-        self._unread: list[_Unread] = []
+        self.reader = Refresher("members and state", self._read, monotonic=monotonic)
+        """Asks about the rooms in which peers were at the start, each once."""
         self._unlisted: set[UserId] = set()
         """Peers of which the homeserver has refused to say in which rooms they are."""
-        self._has_unread = asyncio.Event()
 
     def is_peer(self, user: UserId) -> bool:
         """Whether ``user`` is one of the configured peers."""
@@ -183,23 +168,31 @@ class Peers:
         say who is in it, it is judged by what is known, which lets nobody in whose end has arrived.
         """
         await self.invitations.settled(room)
-        if self._index.get(room) is not None and self.membership.refresher.is_doubtful(room):
-            try:
+        try:
+            if room in self._index.unread:
+                await self.reader.confirm(room)
+            if self._index.get(room) is not None and self.membership.refresher.is_doubtful(room):
                 await self.membership.refresher.confirm(room)
-            except HomeserverError as error:
-                log.debug("who is in %s was not found out: %s", room, error)
+        except HomeserverError as error:
+            log.debug("who is in %s was not found out: %s", room, error)
+
+    async def all_settled(self, peer: UserId, user: UserId) -> None:
+        """As :meth:`settled`, for all rooms that ``user`` may have with ``peer``."""
+        rooms = [room for room, owners in self._index.unread.items() if owners.get(peer, peer) in (user, None)]
+        await each(rooms, self.settled, CONCURRENCY)
 
     # --- start, reload, sweep
 
     async def start(self) -> None:
-        """Register and name all users, then learn their rooms.
+        """Register and name all users, and list their rooms, which :meth:`run` or an event there has read.
 
         Raises:
-            HomeserverError: a user could not be registered: the registration does not cover it, or the token is wrong.
+            HomeserverError: a user could not be registered (the registration does not cover it, or the token is wrong),
+                or a list of rooms could not be read.
         """
         await self._register(self._profiles.values())
         await self._bot_rooms.enter()
-        await self.reconcile()
+        await self._find_rooms(self._profiles)
 
     async def reload(self, profiles: Iterable[PeerProfile]) -> None:
         """Take over a changed configuration: new peers appear, rooms without a right or without a peer are forgotten.
@@ -233,57 +226,28 @@ class Peers:
             if not (self.is_peer(room.peer) and self._may_use(room.user, room.peer)):
                 self._drop(room)
 
-    async def reconcile(self, peers: Collection[UserId] | None = None) -> None:
-        """Read the rooms and members of peers from the homeserver, and leave what must not be.
-
-        A room of which the homeserver does not tell in time keeps no other from being read, and neither does a peer
-        that it refuses (one that is locked, say) keep others; :meth:`run` asks again.
-
-        Args:
-            peers: of whom; of all by default.
-
-        Raises:
-            HomeserverError: the homeserver is away.
-        """
-        found = await self._list_rooms(self._profiles if peers is None else peers)
-        peers_in = Counter(room for _, room in found)
+    async def _find_rooms(self, peers: Iterable[UserId]) -> None:
+        """Note which rooms peers are in, to be read, and forget those that they are not in."""
+        asked = frozenset(peers)
+        found = await self._list_rooms(asked)
         stored = {
-            (room.peer, room.room_id): room
+            (room.peer, room.room_id): room.user
             for room in await self._directory.all()
-            if room.peer not in self._unlisted and (peers is None or room.peer in peers)
+            if room.peer not in self._unlisted and (room.peer in asked or not self.is_peer(room.peer))
         }
-
-        failures: list[MxrtcError] = []
-
-        async def learn(place: tuple[UserId, RoomId]) -> None:
-            peer, room_id = place
-            shared = peers_in[room_id] > 1 or self._is_of_another(peer, room_id)
-            room = _Unread(peer, room_id, stored.pop(place, None), shared)
-            failure = await self._try_to_learn(room)
-            if failure is not None:
-                failures.append(failure)
-                self._unread.append(room)
-
-        if peers is None:
-            self._unread.clear()
-        await each(found, learn, CONCURRENCY)
-        if failures and len(failures) == len(found):
-            # Of rooms that are in trouble nothing else hangs, but of a homeserver that has gone meanwhile.
-            await self._homeserver.joined_rooms(found[0][0])
-        if failures:
-            count, why = len(failures), failures[0]
-            log.warning("! %d rooms could not be read yet, and take no calls until they are: %s", count, why)
-        if failures or self._unlisted:
-            self._has_unread.set()
-
-        async def forget(place: tuple[UserId, RoomId]) -> None:
-            if not self.is_peer(place[0]):
-                # Taken out of the configuration while the bridge was down.
-                await self._request_leave(*place)
-            await self._directory.remove(*place)
-
-        await each(stored, forget, CONCURRENCY)
-        log.info("%d peers in %d rooms", len(self._profiles), len(self._index))
+        for peer, room in found:
+            owner = stored.pop((peer, room), None)
+            if self._index.get(room) is None or self._is_of_another(peer, room):
+                self._index.unread.setdefault(room, {})[peer] = owner
+                self.membership.expect(room)
+                self.reader.doubt(room)
+        for peer, room in stored:
+            if self.is_peer(peer):
+                await self._directory.remove(peer, room)
+            elif len(self._unleft) < MAX_UNLEFT:
+                # Taken out of the configuration while the bridge was down, or before it had left.
+                self._unleft[peer, room] = None
+        log.info("%d peers in %d rooms", len(asked), len(found))
 
     async def _list_rooms(self, peers: Iterable[UserId]) -> list[tuple[UserId, RoomId]]:
         """The rooms that peers are in, but for those of the bot; those whom the homeserver refuses are noted."""
@@ -310,39 +274,32 @@ class Peers:
         return room is not None and room.peer != peer
 
     async def run(self) -> None:
-        """Read the rooms that could not be read at the start, until cancelled."""
-        while True:
-            await self._has_unread.wait()
-            self._has_unread.clear()
-            tries = 0
-            while self._unread or self._unlisted:
-                tries += 1
-                await asyncio.sleep(Backoff(FIRST_AGAIN_S, LONGEST_AGAIN_S).pause_s(tries))
-                waiting, self._unread = self._unread, []
+        """Leave what the last run has not left, and read the rooms that peers are in, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._leave_unleft(), name="rooms that must be left")
+            tasks.create_task(self.reader.run(), name="rooms of an earlier run")
+            tasks.create_task(self._find_later(), name="peers that were refused")
 
-                async def learn(room: _Unread) -> None:
-                    wanted = self.is_peer(room.peer) and self._index.get(room.room) is None
-                    if wanted and await self._try_to_learn(room) is not None:
-                        self._unread.append(room)
+    async def _find_later(self) -> None:
+        """Find the rooms of peers that the homeserver has refused at the start, as one that is locked."""
+        tries = 0
+        while self._unlisted:
+            tries += 1
+            await asyncio.sleep(Backoff(FIRST_AGAIN_S, LONGEST_AGAIN_S).pause_s(tries))
+            try:
+                await self._find_rooms(filter(self.is_peer, self._unlisted))
+            except (HomeserverError, StorageError) as error:
+                log.debug("rooms of %d peers are found later: %s", len(self._unlisted), error)
 
-                await each(waiting, learn, CONCURRENCY)
-                if self._unlisted:
-                    try:
-                        await self.reconcile([peer for peer in self._unlisted if self.is_peer(peer)])
-                    except (HomeserverError, StorageError) as error:
-                        log.debug("rooms of %d peers are read later: %s", len(self._unlisted), error)
+    async def _read(self, room: RoomId) -> None:
+        """Take a room that peers were in at the start into the index, or leave it."""
+        owners = self._index.unread.get(room, {})
+        for peer, owner in tuple(owners.items()):
+            await self._learn_room(peer, room, owner, shared=len(owners) > 1 or self._is_of_another(peer, room))
+        if self._index.unread.pop(room, None) is not None and not self._index.unread:
             log.info("all rooms of peers are read")
-
-    async def _try_to_learn(self, room: _Unread) -> MxrtcError | None:
-        """Take a room into the index, or leave it; returns why that is not known yet."""
-        try:
-            async with asyncio.timeout(self._learn_s):
-                await self._learn(room.peer, room.room, room.stored, shared=room.shared)
-        except (HomeserverError, StorageError) as error:
-            return error
-        except TimeoutError:
-            return HomeserverError(f"the homeserver does not say within {self._learn_s:g} s who is in {room.room}")
-        return None
+        self.reader.forget(room)
+        self.membership.entered(room)
 
     @property
     def unleft(self) -> int:
@@ -364,7 +321,7 @@ class Peers:
         count = 0
         for idle in await self._directory.idle_since(before_ms):
             entry = self._index.get(idle.room_id)
-            if idle.room_id in busy or (idle.peer, idle.room_id) in self._unleft:
+            if idle.room_id in busy or idle.room_id in self._index.unread or (idle.peer, idle.room_id) in self._unleft:
                 continue
             if entry is not None and entry.peer == idle.peer:
                 await self._leave(entry)
@@ -412,6 +369,8 @@ class Peers:
         # Whatever the form of the id: what the server counts as a member is one.
         target = UserId(event.state_key or "")
         membership = event.content.get("membership")
+        if event.room_id in self._index.unread:
+            await self.reader.confirm(event.room_id)
         if self._is_own(target) and membership == "invite":
             if not self._acts_as(target):
                 return
@@ -422,7 +381,8 @@ class Peers:
             await self.membership.refresher.confirm(event.room_id)
         elif membership == "join" and self._is_lost_join(event.room_id, target):
             # After a join that was taken back at once the request is refused.
-            await self._learn(target, event.room_id, None, shared=False)
+            with self.membership.entering(event.room_id):
+                await self._learn_room(target, event.room_id, None, shared=False)
 
     def _is_lost_join(self, room: RoomId, user: UserId) -> bool:
         """Whether this can only be our own join, whose answer was lost."""
@@ -528,12 +488,8 @@ class Peers:
 
         await each(profiles, register, CONCURRENCY)
 
-    async def _learn(self, peer: UserId, room_id: RoomId, stored: StoredRoom | None, *, shared: bool) -> None:
+    async def _learn_room(self, peer: UserId, room_id: RoomId, stored_owner: UserId | None, *, shared: bool) -> None:
         """Take a room that the peer is in already into the index, or leave it."""
-        with self.membership.entering(room_id):
-            await self._learn_room(peer, room_id, stored, shared=shared)
-
-    async def _learn_room(self, peer: UserId, room_id: RoomId, stored: StoredRoom | None, *, shared: bool) -> None:
         try:
             members = await self._homeserver.joined_members(room_id, peer)
             facts = await self._homeserver.room_facts(room_id, peer)
@@ -543,18 +499,19 @@ class Peers:
             log.debug("%s is not in %s after all: %s", peer, room_id, error)
             return
         others = members - {peer}
-        owner = None if stored is None else stored.user
+        owner = stored_owner
         if owner is None and len(others) == 1:
             (owner,) = others
         fit = owner in others and not shared and facts.room_type is None and is_closed(facts.join_rule)
-        if owner is None or not fit or self._is_own(owner) or not self._may_use(owner, peer):
+        may_stay = fit and owner is not None and not self._is_own(owner) and self.is_peer(peer)
+        if owner is None or not may_stay or not self._may_use(owner, peer):
             await self._request_leave(peer, room_id)
             return
         room = PeerRoom(room_id, peer, owner, set(members), facts.encrypted)
         # A room that is known already was told these things when it became so.
         room.told.update(("encrypted",) if room.encrypted else ())
         self._index.enter(room)
-        if stored is None:
+        if stored_owner is None:
             # Only then: a start is no use of the room, and must not make an idle one look busy.
             await self._directory.upsert(peer, room_id, owner, self._wall_ms())
 

@@ -73,6 +73,9 @@ class RoomIndex:
         self.bot_rooms = bot_rooms
         self.is_own = is_own
         self._rooms: dict[RoomId, PeerRoom] = {}
+        self.unread: dict[RoomId, dict[UserId, UserId | None]] = {}
+        """Rooms that peers were in at the start, and of which nobody has asked yet who else is: the peers, with the
+        user whose room it is as far as that is stored. Nothing is taken and nothing is said there."""
 
     def __len__(self) -> int:
         return len(self._rooms)

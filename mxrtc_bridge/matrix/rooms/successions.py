@@ -84,7 +84,7 @@ class Successions:
         Raises:
             HomeserverError: what the first one is like could not be found out.
         """
-        facts = await self._homeserver.room_facts(room, self._bot)
+        facts = await self._homeserver.room_facts(room, self._bot, succession=True)
         way = [(room, facts)]
         while (new := facts.replaced_by) is not None:
             if new in [each for each, _ in way] or len(way) > MAX_SUCCESSORS:
@@ -92,7 +92,7 @@ class Successions:
             self.joining.add(new)
             try:
                 await self._join(new, room)
-                facts = await self._homeserver.room_facts(new, self._bot)
+                facts = await self._homeserver.room_facts(new, self._bot, succession=True)
                 if facts.predecessor != room:
                     self._mistaken(new)
                     return way, f"{room} says that {new} has taken its place, which does not say so itself"

@@ -76,6 +76,7 @@ class Rooms:
         self.encrypted: set[str] = set()
         self.known: dict[str, frozenset[UserId]] = {}
         self.named: set[str] = set()
+        self.unread: set[str] = set()
 
     def is_encrypted(self, room: str) -> bool:
         return room in self.encrypted

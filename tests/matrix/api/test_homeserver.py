@@ -440,6 +440,25 @@ def test_discovery_asks_the_host_and_not_the_federation_port(server: str, host: 
     assert login._host(server) == host
 
 
+@pytest.mark.parametrize(("succession", "requests"), [(False, 3), (True, 4)])
+async def test_facts_of_a_room_are_asked_for_at_the_same_time(
+    scripted: ScriptedServer, succession: bool, requests: int
+) -> None:
+    all_asked = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        if len(scripted.requests) == requests:
+            all_asked.set()
+        await all_asked.wait()
+        name = request.path.rpartition("/state/")[2].strip("/")
+        return web.json_response({"m.room.tombstone": {"replacement_room": "!new:x"}}.get(name, {"join_rule": "knock"}))
+
+    scripted.answers = [answer] * requests
+    async with plain(scripted) as homeserver:
+        facts = await homeserver.room_facts(ROOM, succession=succession)
+    assert facts == RoomFacts(True, "knock", None, RoomId("!new:x") if succession else None)
+
+
 @pytest.mark.parametrize("body", [{}, {"errcode": "M_UNRECOGNIZED", "error": "unknown path"}, "no page"])
 async def test_404_of_a_proxy_is_no_room_without_encryption_and_no_empty_list(
     scripted: ScriptedServer, body: object
@@ -447,6 +466,6 @@ async def test_404_of_a_proxy_is_no_room_without_encryption_and_no_empty_list(
     """What is sent to a room that seems plain can be read by all, and a list that seems empty is written anew."""
     async with plain(scripted) as homeserver:
         for ask in (lambda: homeserver.room_facts(ROOM), lambda: homeserver.direct_rooms(UserId("@a:example.org"))):
-            scripted.answers = [web.json_response(body, status=404)]
+            scripted.answers = [web.json_response(body, status=404) for _ in range(3)]
             with pytest.raises(HomeserverError):
                 await ask()

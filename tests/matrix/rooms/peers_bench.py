@@ -108,7 +108,7 @@ class FakeHomeserver:
             raise HomeserverError("not in the room", 403, "M_FORBIDDEN")
         return self.stale.get(room, frozenset(self.members[room]))
 
-    async def room_facts(self, room: RoomId, as_user: UserId | None = None) -> RoomFacts:
+    async def room_facts(self, room: RoomId, as_user: UserId | None = None, *, succession: bool = False) -> RoomFacts:
         await self._request("facts", room)
         return self.facts.get(room, RoomFacts(encrypted=False, join_rule="invite", room_type=None))
 
@@ -226,6 +226,13 @@ class Bench:
         if isinstance(news, MembershipChange) and self.bot_rooms.look(news.room, news.user, joined=news.joined):
             await self.bot_rooms.learn_again(news.room, self.lists)
         await self.peers.handle(each)
+
+    async def start(self) -> None:
+        """Start, and have all rooms read and left."""
+        await self.peers.start()
+        for room in tuple(self.peers.reader.doubtful()):
+            await self.peers.reader.confirm(room)
+        await self.peers.leave_unused()
 
     async def settle(self) -> None:
         """Let the time go by in which an answer may be too old, and ask for what is doubtful."""

@@ -77,7 +77,7 @@ async def test_peer_is_not_let_in_by_the_name_of_a_room_for_the_bot() -> None:
 async def test_named_room_has_any_number_of_members_and_takes_no_calls() -> None:
     bench = await entered(notices=NOTICES)
     bench.homeserver.members[NOTICES] |= {ALICE, MALLORY}
-    await bench.peers.start()
+    await bench.start()
     assert bench.homeserver.of("leave") == []
     assert bench.index.members(NOTICES) is None
     assert bench.index.peer_in(NOTICES) is None
@@ -198,7 +198,7 @@ async def test_bot_that_is_removed_while_it_enters_a_room_is_not_in_it(monkeypat
     bench = Bench(named={"members": OTHER})
     ask = bench.homeserver.room_facts
 
-    async def room_facts(room: RoomId, as_user: UserId | None = None) -> RoomFacts:
+    async def room_facts(room: RoomId, as_user: UserId | None = None, **_: bool) -> RoomFacts:
         bench.bot_rooms.look(room, BOT, joined=False)
         return await ask(room, as_user)
 

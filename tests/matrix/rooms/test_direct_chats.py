@@ -6,9 +6,9 @@ import pytest
 
 from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
-from mxrtc_bridge.matrix.rooms.direct_chats import DirectChats
+from mxrtc_bridge.matrix.rooms.direct_chats import DirectChat, DirectChats
 from mxrtc_bridge.matrix.rooms.room_index import PeerRoom
-from tests.matrix.rooms.peers_bench import ALICE, PEER, ROOM, Bench
+from tests.matrix.rooms.peers_bench import ALICE, PEER, PEER_2, ROOM, Bench
 
 MADE = RoomId("!made:example.org")
 
@@ -48,3 +48,12 @@ async def test_room_to_which_the_user_cannot_be_invited_again_is_replaced(status
 @pytest.mark.parametrize("status", [0, 200, 302, 401, 429, 502])
 async def test_what_says_nothing_about_a_room_makes_no_other(status: int) -> None:
     assert (await opened(HomeserverError("who knows", status))).made == []
+
+
+async def test_room_that_is_not_read_yet_is_found_again_and_no_other_room_is_read_for_it() -> None:
+    bench, server, other = Bench(), Server(HomeserverError("unused", 500)), RoomId("!other:example.org")
+    bench.homeserver.members = {ROOM: {ALICE, PEER}, other: {ALICE, PEER_2}}
+    await bench.peers.start()
+    chat = await DirectChats(server, bench.index, bench.peers, reads_encrypted=lambda: False).open(PEER, ALICE)
+    assert (chat, server.made) == (DirectChat(ROOM, joined=True), [])
+    assert bench.homeserver.of("members") == [("members", ROOM)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
 from mxrtc_bridge.matrix.rooms import peers as peers_module
+from mxrtc_bridge.matrix.rooms import refresh as refresh_module
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
 from tests import virtual_time
 from tests.matrix.rooms.peers_bench import (
@@ -26,6 +27,7 @@ from tests.matrix.rooms.peers_bench import (
     StoredRoom,
     stripped,
 )
+from tests.waiting import until
 
 # --- start
 
@@ -66,7 +68,7 @@ async def test_start_learns_rooms_and_leaves_those_that_must_not_be() -> None:
         space: {ALICE, PEER},
     }
     bench.homeserver.facts[space] = RoomFacts(encrypted=False, join_rule="invite", room_type="m.space")
-    await bench.peers.start()
+    await bench.start()
     assert bench.index.members(good) == {ALICE, PEER}
     assert bench.index.members(known) == {ALICE, PEER, MALLORY}, "its owner is known, and the third may leave again"
     for room in (crowd, foreign, shared, empty, space):
@@ -84,48 +86,62 @@ async def test_start_learns_rooms_and_leaves_those_that_must_not_be() -> None:
     assert bench.homeserver.notices == []
 
 
-async def test_start_fails_rather_than_overlooking_a_room_when_the_homeserver_is_away(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Also when it has gone since it said which rooms there are."""
+async def test_start_fails_rather_than_overlooking_a_room_when_the_homeserver_is_away() -> None:
     bench = Bench()
     bench.homeserver.members = {ROOM: {ALICE, PEER}}
     bench.homeserver.failures["rooms"] = HomeserverError("away", 502)
     with pytest.raises(HomeserverError, match="away"):
         await bench.peers.start()
-    gone = bench.homeserver.failures.pop("rooms")
-    monkeypatch.setattr(bench.homeserver, "joined_members", _going(bench, gone))
-    with pytest.raises(HomeserverError, match="away"):
-        await bench.peers.start()
 
 
-def _going(bench: Bench, error: HomeserverError) -> Callable[..., Awaitable[None]]:
-    async def members(_room: RoomId, _peer: UserId) -> None:
-        bench.homeserver.failures["rooms"] = error
-        raise error
+def many_rooms(number: int) -> list[RoomId]:
+    return [RoomId(f"!r{each}:example.org") for each in range(number)]
 
-    return members
+
+async def test_start_asks_about_no_room_and_an_event_has_its_own_read_at_once() -> None:
+    bench, rooms = Bench(), many_rooms(500)
+    bench.homeserver.members = {room: {ALICE, PEER} for room in rooms}
+    await bench.peers.start()
+    assert bench.homeserver.of("members", "facts", "leave") == []
+    assert all(bench.index.members(room) is None for room in rooms), "nobody is let in by what is not known"
+    await bench.peers.settled(rooms[400])
+    await bench.peers.settled(rooms[400])
+    assert bench.homeserver.of("members", "facts") == [("members", rooms[400]), ("facts", rooms[400])]
+    assert bench.index.members(rooms[400]) == {ALICE, PEER}
+    assert len(bench.index) == 1
+
+
+async def test_rooms_of_an_earlier_run_are_read_beside_all_else_each_once_and_few_at_a_time() -> None:
+    bench, rooms = Bench(), many_rooms(100)
+    bench.homeserver.members = {room: {ALICE, PEER} for room in rooms}
+    await bench.peers.start()
+    bench.homeserver.most_busy = 0
+    running = asyncio.create_task(bench.peers.run())
+    await until(lambda: len(bench.index) == 100)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert sorted(bench.homeserver.of("members", "facts")) == sorted(
+        (what, room) for what in ("members", "facts") for room in rooms
+    )
+    assert bench.homeserver.most_busy <= refresh_module.PARALLEL
+    assert (bench.index.unread, bench.peers.reader.doubtful()) == ({}, frozenset())
 
 
 @pytest.mark.parametrize("what", ["broken", "hanging"])
-@pytest.mark.parametrize("count", [1, 40])
-def test_room_that_cannot_be_read_at_the_start_keeps_no_other_from_being_read_and_is_read_later(
-    what: str, count: int
-) -> None:
+def test_room_that_cannot_be_read_keeps_no_other_from_being_read_and_is_read_later(what: str) -> None:
     async def story() -> None:
-        bench = Bench()
-        rooms = [RoomId(f"!r{number}:example.org") for number in range(count)]
+        bench, rooms = Bench(), many_rooms(40)
         bench.homeserver.members = {room: {ALICE, PEER} for room in rooms}
-        getattr(bench.homeserver, what).add(rooms[-1])
-        began_s = asyncio.get_running_loop().time()
+        getattr(bench.homeserver, what).add(rooms[3])
         await bench.peers.start()
-        assert asyncio.get_running_loop().time() - began_s <= 20
-        assert {room for room in rooms if bench.index.get(room) is not None} == {*rooms[:-1]}
         running = asyncio.create_task(bench.peers.run())
-        await asyncio.sleep(200)
+        await asyncio.sleep(1)
+        assert {room for room in rooms if bench.index.get(room) is not None} == {*rooms} - {rooms[3]}
         getattr(bench.homeserver, what).clear()
-        await asyncio.sleep(400)
-        assert bench.index.get(rooms[-1]) is not None
+        for _ in range(60):
+            bench.now_ms += 1000
+            await asyncio.sleep(1)
+        assert bench.index.get(rooms[3]) is not None
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
@@ -145,9 +161,9 @@ def test_peer_that_the_homeserver_refuses_keeps_no_other_from_its_rooms_and_has_
         }
         bench.homeserver.locked = {PEER}
         await bench.peers.start()
-        assert [room.room_id for room in bench.index] == [other]
         running = asyncio.create_task(bench.peers.run())
         await asyncio.sleep(20)
+        assert [room.room_id for room in bench.index] == [other]
         bench.homeserver.failures["rooms"] = HomeserverError("away", 502)
         await asyncio.sleep(100)
         assert (PEER, mine) in bench.directory.rooms, "what is not known is not forgotten"
@@ -161,6 +177,53 @@ def test_peer_that_the_homeserver_refuses_keeps_no_other_from_its_rooms_and_has_
         await asyncio.gather(running, return_exceptions=True)
 
     virtual_time.run(story())
+
+
+@pytest.mark.parametrize(
+    ("user", "membership", "fits"), [(MALLORY, "join", False), (ALICE, "leave", False), (ALICE, "join", True)]
+)
+async def test_what_arrives_before_a_room_is_read_counts_for_more_than_an_answer(
+    user: UserId, membership: str, fits: bool
+) -> None:
+    """A homeserver of several processes may answer by what was true a moment before."""
+    bench = Bench()
+    bench.homeserver.members[ROOM] = {ALICE, PEER}
+    await bench.peers.start()
+    bench.homeserver.stale[ROOM] = frozenset({ALICE, PEER})
+    await bench.member(user, membership)
+    await bench.peers.settled(ROOM)
+    assert (bench.index.members(ROOM) == {ALICE, PEER}) is fits
+
+
+@pytest.mark.parametrize("peer_stays", [True, False])
+async def test_room_whose_right_ends_before_it_is_read_is_left(peer_stays: bool) -> None:
+    bench = Bench(directory=FakeDirectory(StoredRoom(PEER, ROOM, ALICE, 5)))
+    bench.homeserver.members[ROOM] = {ALICE, PEER}
+    await bench.peers.start()
+    if peer_stays:
+        bench.granted.clear()
+    await bench.peers.reload(bench.profiles if peer_stays else [])
+    await bench.peers.settled(ROOM)
+    assert bench.index.members(ROOM) is None
+    assert (bench.homeserver.of("leave"), bench.directory.rooms) == ([("leave", ROOM, PEER)], {})
+
+
+async def test_second_peer_is_not_let_into_a_room_that_is_not_read_yet() -> None:
+    bench = Bench()
+    bench.homeserver.members[ROOM] = {ALICE, PEER}
+    await bench.peers.start()
+    await bench.invited(PEER_2)
+    assert bench.homeserver.of("join", "leave") == [("leave", ROOM, PEER_2)]
+    assert bench.index.peer_in(ROOM) == PEER
+
+
+async def test_idle_room_that_is_not_read_yet_is_not_forgotten() -> None:
+    bench = Bench(directory=FakeDirectory(StoredRoom(PEER, ROOM, ALICE, 5)))
+    bench.homeserver.members[ROOM] = {ALICE, PEER}
+    await bench.peers.start()
+    assert await bench.peers.leave_idle(bench.now_ms) == 0
+    await bench.peers.settled(ROOM)
+    assert await bench.peers.leave_idle(bench.now_ms) == 1
 
 
 # --- invitations
@@ -285,7 +348,7 @@ async def test_rooms_that_cannot_be_left_now_hold_nobody_up_and_are_left_later(
         await leave(room, as_user, reason)
 
     monkeypatch.setattr(bench.homeserver, "leave", slow)
-    await asyncio.wait_for(bench.peers.start(), 5)
+    await asyncio.wait_for(bench.start(), 5)
     if when == "reload":
         await bench.peers.reload([PeerProfile(PEER_2, "Logs")])
         await asyncio.wait_for(bench.peers.leave_unused(), 5)

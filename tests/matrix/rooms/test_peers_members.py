@@ -211,7 +211,7 @@ async def test_rooms_that_were_not_left_when_the_bridge_ended_are_left_after_the
     profiles = (PeerProfile(PEER, "Build"),)
     await bench.peers.reload(profiles)
     again = Bench(bench.homeserver, bench.directory, granted=set(), profiles=profiles)
-    await again.peers.start()
+    await again.start()
     assert {each[1] for each in bench.homeserver.of("leave")} == set(rooms)
     assert again.directory.rooms == {}
 

@@ -152,6 +152,7 @@ async def test_real_rooms_are_found_again_after_a_restart(
         wall_ms=lambda: 1,
     )
     await again.start()
+    await again.settled(room)
     assert index.members(room) == {alice.user_id, real_peers.peer}
     real_peers.granted.clear()
     await again.reload([PeerProfile(real_peers.peer, "A peer")])
