@@ -16,11 +16,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections import deque
+from collections.abc import Sequence
 from typing import Protocol
 
 from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
+from mxrtc_bridge.sinks.files.receive.batches import Batches
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFile, PartialFileKey
 from mxrtc_bridge.sinks.files.receive.publisher import Publication, Published
 from mxrtc_bridge.sinks.files.receive.state_dir import KeptPartial, StateDirectory
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 
 SMALL_FILE_BYTES = 64 * 1024
 MAX_MEMORY_BYTES = 8 * 1024 * 1024
-MAX_BATCH = 256
 
 
 class Keeper(Protocol):
@@ -64,8 +64,7 @@ class Committer:
         """Held by whoever uses the box's ledger or the names in its directories."""
         self.memory_bytes = 0
         """What small files hold at the moment."""
-        self._waiting: deque[tuple[Publication, asyncio.Future[Published]]] = deque()
-        self._task: asyncio.Task[None] | None = None
+        self._batches = Batches(self._publish)
         self.seldom = RateLimitedLog(log)
         """Writes what each file of the box may make it say."""
 
@@ -75,30 +74,13 @@ class Committer:
         Raises:
             FileError: it was not published.
         """
-        future: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
-        self._waiting.append((wanted, future))
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
-        return await future
+        return await self._batches.do(wanted)
 
     async def close(self) -> None:
         """Wait until what was asked for is published."""
-        while self._task is not None and not self._task.done():
-            await asyncio.wait([self._task])
+        await self._batches.close()
 
-    async def _run(self) -> None:
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
-            outcomes = await self._publish([wanted for wanted, _ in batch])
-            for (_, future), outcome in zip(batch, outcomes, strict=True):
-                if future.done():
-                    continue
-                if isinstance(outcome, FileError):
-                    future.set_exception(outcome)
-                else:
-                    future.set_result(outcome)
-
-    async def _publish(self, batch: list[Publication]) -> list[Published | FileError]:
+    async def _publish(self, batch: Sequence[Publication]) -> Sequence[Published | FileError]:
         async with self.turn:
             try:
                 return await self._workers.run(lambda: self._box.publisher.publish(batch))

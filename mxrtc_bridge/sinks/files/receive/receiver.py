@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +23,14 @@ from mxrtc_bridge.core.access.targets import FileLimits
 from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry, FileError
 from mxrtc_bridge.core.files.names import MAX_PATH_BYTES, FileNameError, check_relative_path, sanitise
 from mxrtc_bridge.core.files.patterns import NamePattern, name_allowed
+from mxrtc_bridge.sinks.files.os_errors import translated
+from mxrtc_bridge.sinks.files.receive.batches import Batches
 from mxrtc_bridge.sinks.files.receive.incoming_file import MAX_MEMORY_BYTES, SMALL_FILE_BYTES, Committer, IncomingFile
 from mxrtc_bridge.sinks.files.receive.partial_file import PartialFileKey
 from mxrtc_bridge.sinks.files.receive.permissions import Permissions, group_id
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publication, Published
 from mxrtc_bridge.sinks.files.receive.quota import Quota, Usage
+from mxrtc_bridge.sinks.files.receive.receipts import Receipt
 from mxrtc_bridge.sinks.files.receive.state_dir import COMPACT_FROM, KeptPartial, StateDirectory
 from mxrtc_bridge.sinks.files.threads import FileThreads
 
@@ -111,6 +114,7 @@ class DirectoryReceiver:
         self._free = 0
         self._box: StateDirectory | None = None
         self._committer: Committer | None = None
+        self._lookups = Batches(self._look_up)
         self._removals: dict[str, asyncio.Task[None]] = {}
         self._suspensions: set[asyncio.Task[None]] = set()
         self._counting: asyncio.Task[bool] | None = None
@@ -265,6 +269,7 @@ class DirectoryReceiver:
             await reception.suspend()
         if self._suspensions:
             await asyncio.wait(self._suspensions)
+        await self._lookups.close()
         if self._committer is not None:
             await self._committer.close()
         if self._removals:
@@ -340,9 +345,28 @@ class DirectoryReceiver:
     async def _received_before(self, identity: PartialFileKey) -> Published | None:
         if not self.box.ledger.knows(identity):
             return None
-        async with self._commit.turn:
-            receipt = await self._workers.run(lambda: self.box.received_before(identity))
+        receipt = await self._lookups.do(identity)
         return None if receipt is None else Published(receipt.name, receipt.size, receipt.digest, before=True)
+
+    async def _look_up(self, identities: Sequence[PartialFileKey]) -> Sequence[Receipt | FileError | None]:
+        """Look up files that may have been received before; those of a batch are answered together as well."""
+
+        def look_up(identity: PartialFileKey) -> Receipt | FileError | None:
+            try:
+                return self.box.received_before(identity)
+            except FileError as error:
+                return error
+            except OSError as error:
+                return translated(error)
+
+        try:
+            async with self._commit.turn:
+                return await self._workers.run(lambda: [look_up(identity) for identity in identities])
+        except FileError as error:
+            return [error for _ in identities]
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must leave nobody waiting for ever
+            self._commit.seldom.exception("", "looking up a batch of files failed", error=error)
+            return [FileError(FileCode.IO, "it could not be looked up") for _ in identities]
 
     async def _end_others(self, identity: PartialFileKey) -> None:
         """A client that lost its link comes again before we know that the old link is dead."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,8 +20,12 @@ from mxrtc_bridge.core.files.patterns import parse_name_pattern
 from mxrtc_bridge.sinks.files.receive import publisher
 from mxrtc_bridge.sinks.files.receive.drop_box import DropBox, read_box
 from mxrtc_bridge.sinks.files.receive.incoming_file import SMALL_FILE_BYTES
+from mxrtc_bridge.sinks.files.receive.partial_file import PartialFileKey
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Published
+from mxrtc_bridge.sinks.files.receive.receipts import Receipt
 from mxrtc_bridge.sinks.files.receive.receiver import DirectoryReceiver, Expired, ReceivePolicy
+from mxrtc_bridge.sinks.files.receive.state_dir import StateDirectory
+from mxrtc_bridge.sinks.files.threads import FileThreads
 from tests.sinks.files.receive.senders import (
     ALICE,
     BOB,
@@ -261,6 +268,37 @@ async def test_what_was_received_before_is_not_received_again(tmp_path: Path) ->
         (tmp_path / "name").unlink()
         assert not (await send(box, "name", b"data")).before
     assert files_in(tmp_path) == {"name (2)": b"data", "name": b"data"}
+
+
+async def test_files_that_were_received_before_are_looked_up_in_one_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock and a trip to a thread for each cost more than to send a small file again; a bad one costs no other."""
+    names, trips, run, find = (
+        [f"file{number}" for number in range(100)],
+        0,
+        FileThreads.run,
+        StateDirectory.received_before,
+    )
+
+    async def counted(threads: FileThreads, job: Callable[[], Any], **options: bool) -> Any:
+        nonlocal trips
+        trips += 1
+        return await run(threads, job, **options)
+
+    def failing(box: StateDirectory, identity: PartialFileKey) -> Receipt | None:
+        if identity.path == "file7":
+            raise OSError(errno.EIO, "a bad block")
+        return find(box, identity)
+
+    async with opened(tmp_path) as box:
+        await asyncio.gather(*(send(box, name, b"data") for name in names))
+        monkeypatch.setattr(FileThreads, "run", counted)
+        monkeypatch.setattr(StateDirectory, "received_before", failing)
+        again = await asyncio.gather(*(box.begin(ALICE, entry_of(name, 4)) for name in names), return_exceptions=True)
+        assert trips == 1
+    assert [name for name, each in zip(names, again, strict=True) if isinstance(each, FileError)] == ["file7"]
+    assert sum(isinstance(each, Published) and each.before for each in again) == 99
 
 
 async def test_a_discarded_file_leaves_nothing(tmp_path: Path) -> None:
