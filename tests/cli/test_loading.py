@@ -34,6 +34,14 @@ atexit.register(lambda: open(loaded, "w").write("\\n".join(sys.modules)))
 main()
 """
 
+COUNTING = """
+import atexit, gc, sys
+from mxrtc_bridge.cli.bridge.main import main
+counted = sys.argv.pop(1)
+atexit.register(lambda: open(counted, "w").write(f"{len(gc.get_objects())} {gc.get_freeze_count()}"))
+main()
+"""
+
 
 def test_nothing_is_collected_while_modules_are_loaded() -> None:
     with loading():
@@ -63,6 +71,20 @@ async def refusing() -> AsyncIterator[str]:
 
     async with answering(refuse) as address:
         yield address
+
+
+async def test_running_bridge_never_waits_until_the_collector_has_gone_through_all_modules(tmp_path: Path) -> None:
+    """A full collection halts the loop, in whatever thread it begins."""
+    config, counted = tmp_path / "config.yaml", tmp_path / "counted"
+    config.touch(mode=0o600)
+    config.write_text(json.dumps({**GOOD, "database": f"sqlite:{tmp_path / 'bridge.db'}"}))
+    stranger = ("run", "-c", str(config), "--adopt", "@stranger:example.org")  # ends it before it asks anybody
+    command = [sys.executable, "-c", COUNTING, str(counted), *stranger]
+    process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
+    out, err = await process.communicate()
+    assert b"there is no such user" in err, (out, err)
+    looked_at, frozen = map(int, counted.read_text().split())
+    assert looked_at * 20 < frozen
 
 
 async def loaded_by(program: str, folder: Path, *arguments: str, code: int) -> set[str]:

@@ -6,6 +6,7 @@ Mistakes of people never show a traceback here; a defect of the program does, be
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -101,6 +102,9 @@ def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
         from mxrtc_bridge.bridge.runner import run  # noqa: PLC0415
         from mxrtc_bridge.matrix.virtual_users import Consent  # noqa: PLC0415
 
+    # Modules stay, and a full collection, also in the thread that reads a configuration again, would go through all of
+    # them with everybody waiting: 70 ms, more than all that comes later.
+    gc.freeze()
     closed = threading.Event()
     consent = Consent(users, new_identity)
     try:
