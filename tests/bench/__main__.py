@@ -1,6 +1,7 @@
 """Run the benchmark and print a table; the same numbers go to ``bench.json``.
 
-``python -m tests.bench [pipe] [transport] [links] [idle] [files] [people] [peers] [setup] [scale]``, all by default.
+``python -m tests.bench [pipe] [transport] [links] [idle] [files] [people] [peers] [setup] [rooms] [repeats] [scale]``,
+all by default.
 Absolute numbers of a shared machine mean little; ratios within one run mean more, and :mod:`tests.bench.goals` says
 what they should be.
 """
@@ -25,6 +26,8 @@ from tests.bench.links import measure_links
 from tests.bench.peers import measure_peers
 from tests.bench.people import measure_people
 from tests.bench.pipe import measure_pipe
+from tests.bench.repeats import measure_repeats
+from tests.bench.rooms import measure_rooms
 from tests.bench.scale import measure_scale
 from tests.bench.setup import measure_setup
 from tests.bench.transport import measure_transport
@@ -38,6 +41,8 @@ SECTIONS: dict[str, Callable[[Path], Awaitable[object]]] = {
     "people": measure_people,
     "peers": measure_peers,
     "setup": measure_setup,
+    "rooms": measure_rooms,
+    "repeats": measure_repeats,
     "scale": measure_scale,
 }
 
