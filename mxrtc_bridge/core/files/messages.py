@@ -87,7 +87,7 @@ class FileCode(Enum):
     GONE = "gone"
     """The source file is not there any more."""
     IO = "io"
-    """A disk did not do what it should."""
+    """A disk did not do what it should, or a file has more or less in it than its size says."""
     INTEGRITY = "integrity"
     """What arrived is not what was sent."""
     STOPPED = "stopped"

@@ -135,7 +135,7 @@ class OutgoingFile:
         status = os.fstat(self._descriptor)
         if beyond and status.st_size <= self.size:
             raise FileError(
-                FileCode.CHANGED,
+                FileCode.IO,
                 f"it has more than the {self.size} bytes that its size says, as files in /proc do; send what a "
                 "program reads from it: cat FILE | mxrtc send - PEER --name NAME",
             )
@@ -164,7 +164,7 @@ class OutgoingFile:
         self.check()
         if read < wanted:
             raise FileError(
-                FileCode.CHANGED,
+                FileCode.IO,
                 f"it ends after {self.offset} bytes, and its size says {self.size}, as files in /sys do; send what a "
                 "program reads from it: cat FILE | mxrtc send - PEER --name NAME",
             )
