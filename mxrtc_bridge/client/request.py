@@ -44,6 +44,11 @@ async def request(context: Context, service: str, *, for_time: str | None, becau
     name = peer_name(login, service)
     if name.service is None:
         raise ClientError(Exit.USAGE, "name the service that you ask for, as PEER/SERVICE")
+    try:
+        (because or "").encode()
+    except UnicodeEncodeError:
+        # A homeserver would answer it with an error of its own, as if that might pass.
+        raise ClientError(Exit.USAGE, "the reason is not text in UTF-8") from None
     bot = UserId(f"@{login.bot}:{server_of(name.peer)}")
     words = f"{PREFIX} request {name.peer}/{name.service}"
     words += (f" for {for_time}" if for_time else "") + (f" because {because}" if because else "")

@@ -119,14 +119,22 @@ class StateFolder:
             os.unlink(name, dir_fd=folder)
 
     def forget_login(self) -> None:
-        """Remove the login and all that depends on it."""
+        """Remove the login and all that depends on it.
+
+        Raises:
+            ClientError: it cannot be removed.
+        """
         if not self._exists():
             return
         with self.opened() as folder:
             for name in os.listdir(folder):  # noqa: PTH208 - of a descriptor
                 # Also what a crash has left of one that was being written.
                 if name.startswith(("login.json", "rooms.json", "crypto.")):
-                    os.unlink(name, dir_fd=folder)
+                    try:
+                        os.unlink(name, dir_fd=folder)
+                    except OSError as error:
+                        words = f"{self.path / name} cannot be removed: {error.strerror}; remove it yourself"
+                        raise ClientError(Exit.LOCAL, words) from error
 
     # Rooms: a cache, so damage is no error
 

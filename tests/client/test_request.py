@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
-from mxrtc_bridge.client.request import Notice, first_answer, until_decided
+from mxrtc_bridge.client.options import Context
+from mxrtc_bridge.client.report import Report
+from mxrtc_bridge.client.request import Notice, first_answer, request, until_decided
+from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.access.requests import RequestState
 from mxrtc_bridge.core.bot.request_text import RequestStatus
+from mxrtc_bridge.core.ids import UserId
 
 OPEN = RequestStatus(RequestState.ASKED, 7)
 ALLOWED = RequestStatus(RequestState.ALLOWED, 7)
@@ -55,3 +60,12 @@ async def test_a_homeserver_that_says_nothing_more_is_away() -> None:
     with pytest.raises(ClientError, match="sends nothing any more") as raised:
         await until_decided(notices(("noch offen", OPEN)), 7)
     assert raised.value.code is Exit.OFFLINE
+
+
+@pytest.mark.parametrize("because", ["d\udce9j\xe0 vu", "\ud83d"])
+async def test_a_reason_that_no_homeserver_takes_is_refused_before_it_is_asked(tmp_path: Path, because: str) -> None:
+    state = StateFolder(tmp_path / "state")
+    state.save_login(Login("http://127.0.0.1:1", UserId("@alice:example.test"), "DEVICE", "token"))
+    with pytest.raises(ClientError, match="the reason is not text in UTF-8") as caught:
+        await request(Context(state, Report()), "build/web", for_time=None, because=because, wait=False)
+    assert caught.value.code is Exit.USAGE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -66,6 +67,18 @@ def test_forgotten_login_is_gone(folder: StateFolder) -> None:
     folder.save_room(ALICE, UserId("@rtc_build:example.org"), RoomId("!room:example.org"))
     folder.forget_login()
     assert list(folder.path.iterdir()) == []
+
+
+def test_login_that_cannot_be_removed_is_named(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.save_login(LOGIN)
+
+    def refuse(*_args: object, **_options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(ClientError, match=r"login\.json cannot be removed: Permission denied; remove") as caught:
+        folder.forget_login()
+    assert caught.value.code is Exit.LOCAL
 
 
 @pytest.mark.parametrize(
