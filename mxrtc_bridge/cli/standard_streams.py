@@ -29,6 +29,7 @@ from typing import NoReturn
 import click
 
 from mxrtc_bridge.cli.shutdown import SHUTDOWN, Shutdown
+from mxrtc_bridge.client.exit_codes import Exit
 
 MAX_WAITING_BYTES = 256 * 1024
 """Of messages that nobody has taken yet; what comes beyond is left out."""
@@ -39,6 +40,10 @@ FLUSH_S = 1.0
 INTERRUPTED = 130
 """Exit code after SIGINT, as shells count it."""
 _PIECE_BYTES = 64 * 1024
+
+
+class OutputError(OSError):
+    """Data cannot be written to standard output any more; :func:`standard_streams` says why."""
 
 
 class StandardStream(io.TextIOBase):
@@ -82,12 +87,12 @@ class StandardStream(io.TextIOBase):
         """Write data, or offer a message, as the stream is for the one or for the other.
 
         Raises:
-            OSError: data cannot be written any more.
+            OutputError: data cannot be written any more.
         """
         if not isinstance(text, str):
             raise TypeError(f"text is written here, not {type(text).__name__}")
         if self._keeps and self.failure is not None:
-            raise self.failure
+            raise OutputError(self.failure.errno, self.failure.strerror)
         self._put(text, keep=self._keeps)
         if self._waiting > MAX_KEPT_BYTES and self._may_wait():
             self.drain(None)
@@ -188,11 +193,14 @@ def reserve_descriptors() -> None:
 
 
 @contextmanager
-def standard_streams() -> Iterator[None]:
+def standard_streams(cannot_write: int = 1) -> Iterator[None]:
     """Write by threads inside of the context; at its end all data is waited for.
 
+    Args:
+        cannot_write: exit code where data cannot be written, but for a reader who has had enough, which is 1.
+
     Raises:
-        SystemExit: with the code of one inside; with 1, a defect, or data could not be written; with 130, interrupted.
+        SystemExit: with the code of one inside; with 1, a defect; with 130, interrupted; or data could not be written.
     """
     reserve_descriptors()
     before = sys.stdout, sys.stderr
@@ -211,7 +219,8 @@ def standard_streams() -> Iterator[None]:
             code = 1
         # Whoever has pressed Ctrl-C once need not press it again.
         if not _data_was_written(out, FLUSH_S if code == INTERRUPTED else None):
-            code = code or 1
+            had_enough = out.failure is not None and out.failure.errno == errno.EPIPE
+            code = code or (1 if had_enough else cannot_write)
     finally:
         with suppress(KeyboardInterrupt):
             err.drain(FLUSH_S)
@@ -231,13 +240,13 @@ def _data_was_written(out: StandardStream, seconds: float | None) -> bool:
     return written
 
 
-def run_program(work: Callable[[], object]) -> NoReturn:
+def run_program(work: Callable[[], object], cannot_write: int = 1) -> NoReturn:
     """Do the work of a process that has :func:`standard_streams`, and ends soon when it is told to."""
     shutdown = SHUTDOWN.get() or Shutdown()
     shutdown.begin()
     code: str | int | None = 0
     try:
-        with standard_streams():
+        with standard_streams(cannot_write):
             work()
     except SystemExit as error:
         code = error.code
@@ -249,4 +258,4 @@ class Program(click.Group):
 
     def __call__(self, *args: object, **options: object) -> NoReturn:
         call = super().__call__
-        run_program(lambda: call(*args, **options))
+        run_program(lambda: call(*args, **options), int(Exit.LOCAL))

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mxrtc_bridge.cli.bridge.main import invoke
 from mxrtc_bridge.cli.standard_streams import MAX_KEPT_BYTES, MAX_WAITING_BYTES, StandardStream
 from tests.long import examples
 
@@ -172,6 +173,22 @@ def test_descriptors_that_are_not_open_change_nothing_but_what_is_written(
     expected = codes | ({1} if 1 in closed else set())
     assert result.returncode in expected, result
     assert b"Traceback" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(("command", "code"), [("mxrtc --help", 7), ("mxrtc-bridge example-config", 1)])
+def test_data_that_cannot_be_written_has_one_code_and_one_sentence(command: str, code: int) -> None:
+    program, option = command.split()
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run([BIN / program, option], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert (result.returncode, result.stderr) == (code, b"the output cannot be written: No space left on device\n")
+
+
+def test_a_command_that_learns_of_it_says_nothing_more(capsys: pytest.CaptureFixture[str]) -> None:
+    with open("/dev/full", "wb") as full, contextlib.redirect_stdout(StandardStream(full.fileno(), keeps=True)) as out:
+        out.write("more than is there")
+        assert not out.drain(LIMIT_S)
+        assert invoke(["example-config"]) == 1
+    assert capsys.readouterr().err == ""
 
 
 PROGRAM = """

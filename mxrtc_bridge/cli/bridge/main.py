@@ -33,7 +33,7 @@ from mxrtc_bridge.cli.bridge.identity import identity_command
 from mxrtc_bridge.cli.bridge.init import init_command
 from mxrtc_bridge.cli.bridge.running_bridge import ask_bridge
 from mxrtc_bridge.cli.loading import loading
-from mxrtc_bridge.cli.standard_streams import leave_now, run_program, standard_streams
+from mxrtc_bridge.cli.standard_streams import OutputError, leave_now, run_program, standard_streams
 from mxrtc_bridge.config import Config, load_config
 from mxrtc_bridge.config.example import example_config
 from mxrtc_bridge.config.private_files import write_private
@@ -253,6 +253,8 @@ def invoke(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         say("interrupted", "yellow")
         return ExitCode.INTERRUPTED
+    except OutputError:
+        return ExitCode.FAILED  # said at the end, like all that could not be written
     except (MxrtcError, OSError) as error:
         return say_failure(error)
     return result if isinstance(result, int) else ExitCode.DONE

@@ -14,6 +14,7 @@ import click
 import uvloop
 
 from mxrtc_bridge.cli.shutdown import SHUTDOWN
+from mxrtc_bridge.cli.standard_streams import OutputError
 from mxrtc_bridge.client.exit_codes import ClientError, Exit, explain_refusal
 from mxrtc_bridge.client.options import Context
 from mxrtc_bridge.client.report import Report
@@ -91,8 +92,9 @@ def _outcome(report: Report, error: BaseException | None) -> Exit:
             code, sentence = Exit.USAGE, str(error)
         case MxrtcError():
             code, sentence = Exit.RETRY, str(error)
-        case OSError(errno=errno.EPIPE):
-            return Exit.RETRY  # whoever read our output has had enough
+        case OutputError() | OSError(errno=errno.EPIPE):
+            # Whoever read our output has had enough; anything else is said at the end.
+            return Exit.RETRY if error.errno == errno.EPIPE else Exit.LOCAL
         case OSError():
             code, sentence = Exit.LOCAL, f"this machine refuses: {error.strerror or error}"
         case asyncio.CancelledError() | KeyboardInterrupt():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shlex
 import sys
 import tempfile
@@ -106,7 +107,12 @@ async def get_to_output(context: Context, remote_name: str, *, reconnect: bool) 
             raise ClientError(Exit.LOCAL, str(error)) from error
         if source is None:
             raise ClientError(Exit.DENIED, f"{remote_name[:80]!a}: there is no such file")
-        await pour(source, sys.stdout.fileno())
+        try:
+            await pour(source, sys.stdout.fileno())
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # whoever read it has had enough
+            raise ClientError(Exit.LOCAL, f"the output cannot be written: {error.strerror}") from error
 
 
 def names_files(state: StateFolder, remote_name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import threading
 
 from mxrtc_bridge.config.private_files import exposure, open_private_file
@@ -78,7 +79,11 @@ async def pour(source: int, descriptor: int) -> None:
                 while data := file.read(_POUR_BYTES):
                     view = memoryview(data)
                     while view:
-                        view = view[os.write(descriptor, view) :]
+                        try:
+                            view = view[os.write(descriptor, view) :]
+                        except BlockingIOError:
+                            # Somebody who shares the terminal or the pipe has set it so.
+                            select.select((), (descriptor,), ())
         except OSError as caught:
             error = caught
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile

@@ -7,6 +7,7 @@ import errno
 import pytest
 
 from mxrtc_bridge.cli.client.runner import run
+from mxrtc_bridge.cli.standard_streams import OutputError
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError
@@ -42,6 +43,8 @@ def ended(capsys: pytest.CaptureFixture[str], failure: BaseException | None) -> 
         (BaseExceptionGroup("", [LocalError("in a group")]), Exit.USAGE, "in a group"),
         (OSError(errno.EPIPE, "Broken pipe"), Exit.RETRY, ""),
         (OSError(errno.EMFILE, "Too many open files"), Exit.LOCAL, "this machine refuses: Too many open files"),
+        (OutputError(errno.ENOSPC, "No space left on device"), Exit.LOCAL, ""),
+        (OutputError(errno.EPIPE, "Broken pipe"), Exit.RETRY, ""),
         (KeyboardInterrupt(), Exit.INTERRUPTED, ""),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,

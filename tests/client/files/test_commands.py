@@ -62,6 +62,21 @@ async def test_file_is_poured_into_a_pipe_that_is_read_slowly(tmp_path: Path) ->
     assert received == data
 
 
+async def test_output_that_another_program_has_made_non_blocking_is_waited_for(tmp_path: Path) -> None:
+    data = os.urandom(1 << 20)
+    (tmp_path / "file").write_bytes(data)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with open(reading, "rb") as file:
+        received = asyncio.create_task(asyncio.to_thread(file.read))
+        try:
+            await pour(os.open(tmp_path / "file", os.O_RDONLY), writing)
+        finally:
+            os.close(writing)
+            await received
+    assert received.result() == data
+
+
 def _read(descriptor: int, size: int) -> bytes:
     received = b""
     while len(received) < size:
