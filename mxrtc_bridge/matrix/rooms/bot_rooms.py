@@ -19,6 +19,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Protocol
 
 from mxrtc_bridge.core.bounds.backoff import Backoff
@@ -233,7 +234,7 @@ class BotRooms:
         if why_no_further:
             self._anew.add(name)
             await self._leave_unnamed()
-            raise HomeserverError(why_no_further)
+            raise HomeserverError(why_no_further, HTTPStatus.FORBIDDEN)
         self._anew.discard(name)
 
     async def _join(self, name: str) -> RoomId:
