@@ -256,11 +256,19 @@ class Caller:
         """
         self._want_turn()
         self._step = "the homeserver"
+
+        def waits() -> None:
+            self._step = "its device; its bridge may have been started a moment ago"
+
+        # A peer that was called by a room before has none for longer than that.
+        by_room = self._options.signal is SignalBy.AUTO and self._state.load_room(self.login.user_id, peer) is not None
         async with contextlib.AsyncExitStack() as holding:
             try:
                 async with asyncio.timeout(self._left_s(began)):
                     calls = await holding.enter_async_context(
-                        calls_by_device(self._state, self.login, peer, self._waiting.patience)
+                        calls_by_device(
+                            self._state, self.login, peer, self._waiting.patience, waits=None if by_room else waits
+                        )
                     )
             except TimeoutError:
                 raise self._waiting.too_long(self._step) from None

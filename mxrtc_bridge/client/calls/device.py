@@ -57,6 +57,9 @@ DEVICE_ANSWER_S = 5.0
 """Without a sign of life from the device that was called (docs/reference/signal.md, section 4)."""
 LOOK_AGAIN_S = 2.5
 """After so long an invite is said again, by a new session: as a rule the other side answers within one second."""
+APPEARS_S, APPEARS_AGAIN_S = 4.0, 0.5
+"""How long a device of a peer that has none is waited for, and how often it is asked for: a bridge is ready a moment
+before its devices are, when it has started for the first time."""
 MAX_KEY_BYTES = 256
 
 
@@ -213,9 +216,22 @@ def _now_ms() -> int:
 
 @contextlib.asynccontextmanager
 async def calls_by_device(
-    state: StateFolder, login: Login, peer: UserId, patience: RequestPolicy
+    state: StateFolder,
+    login: Login,
+    peer: UserId,
+    patience: RequestPolicy,
+    *,
+    waits: Callable[[], None] | None = None,
 ) -> AsyncIterator[DeviceCalls]:
     """Hold the client's device, and reach the device of a peer.
+
+    Args:
+        state: where the keys of our device are.
+        login: as whom.
+        peer: whom.
+        patience: how to ask the homeserver.
+        waits: called when a peer without a device is waited for, as its first one may be about to appear; None where
+            that is not worth while.
 
     Raises:
         NoDeviceError: that is not possible now; a call by a room may be.
@@ -223,7 +239,7 @@ async def calls_by_device(
         HomeserverError: the homeserver refuses us, or is away.
     """
     async with own_device(state, login, patience) as (device, server):
-        calls = DeviceCalls(device, await _device_of_peer(device, peer))
+        calls = DeviceCalls(device, await appearing_device(device, peer, waits))
         listening = asyncio.create_task(DeviceSync(server, device, calls.handle).run(), name="device")
         try:
             yield calls
@@ -360,6 +376,25 @@ async def required_device(
             yield held
     except NoDeviceError as error:
         raise ClientError(Exit.RETRY, str(error)) from error
+
+
+async def appearing_device(device: CryptoDevice, peer: UserId, waits: Callable[[], None] | None) -> DeviceIdentity:
+    """The one device of a peer that its owner has signed; see :func:`calls_by_device` for what is waited for.
+
+    Raises:
+        NoDeviceError: it has none.
+        ClientError: its identity has changed.
+    """
+    now = asyncio.get_running_loop().time
+    deadline = now() + APPEARS_S
+    while True:
+        try:
+            return await _device_of_peer(device, peer)
+        except NoDeviceError:
+            if waits is None or now() >= deadline:
+                raise
+        waits()
+        await asyncio.sleep(APPEARS_AGAIN_S)
 
 
 async def _device_of_peer(device: CryptoDevice, peer: UserId) -> DeviceIdentity:

@@ -12,12 +12,15 @@ import pytest
 
 from mxrtc_bridge.client.calls import device as module
 from mxrtc_bridge.client.calls.device import (
+    APPEARS_AGAIN_S,
+    APPEARS_S,
     DEVICE_ANSWER_S,
     LOOK_AGAIN_S,
     DeviceCalls,
     NoDeviceError,
     SilentPeerError,
     UnreadableAnswerError,
+    appearing_device,
 )
 from mxrtc_bridge.client.exit_codes import ClientError
 from mxrtc_bridge.client.state import Login, StateFolder
@@ -216,6 +219,32 @@ def test_an_answer_that_cannot_be_read_asks_for_another_call() -> None:
         await world.come(sent_ms=77)
         assert world.calls.clocks is not None
         assert world.calls.clocks[1] == 77
+
+    run(story())
+
+
+@pytest.mark.parametrize("at_first", [(), (replace(BUILD, trust=Trust.UNSIGNED),)])
+def test_a_device_that_appears_a_moment_after_its_bridge_is_waited_for(at_first: tuple[DeviceIdentity, ...]) -> None:
+    """It is listed before its identity has signed it."""
+
+    async def story() -> None:
+        own, told = Own(listed=at_first), list[float]()
+        now = asyncio.get_running_loop().time
+
+        def waits() -> None:
+            told.append(now())
+            if len(told) == 3:
+                own.listed = (BUILD,)
+
+        assert await appearing_device(own, PEER, waits) == BUILD  # type: ignore[arg-type]
+        assert now() == 3 * APPEARS_AGAIN_S
+        own.listed = at_first
+        with pytest.raises(NoDeviceError):
+            await appearing_device(own, PEER, lambda: None)  # type: ignore[arg-type]
+        assert now() == 3 * APPEARS_AGAIN_S + APPEARS_S
+        with pytest.raises(NoDeviceError):
+            await appearing_device(own, PEER, None)  # type: ignore[arg-type]
+        assert now() == 3 * APPEARS_AGAIN_S + APPEARS_S
 
     run(story())
 
