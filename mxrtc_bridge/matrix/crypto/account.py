@@ -91,7 +91,9 @@ class OwnAccount:
                 self.olm.generate_one_time_keys(wanted)
                 self._made += wanted
         # One that was made in the future, as the clock was ahead, is of no known age.
-        if fallback_used and not 0 <= now_ms - self._record.fallback_ms < FALLBACK_EVERY_MS:
+        is_old = not 0 <= now_ms - self._record.fallback_ms < FALLBACK_EVERY_MS
+        # While one waits to be uploaded the homeserver gives everybody the one before, and an account keeps two.
+        if fallback_used and is_old and not self._fallback_keys():
             self.olm.generate_fallback_key()  # type: ignore[attr-defined] # missing in the library's stubs
             self.record(fallback_ms=now_ms)
         return bool(self.olm.one_time_keys or self._fallback_keys())

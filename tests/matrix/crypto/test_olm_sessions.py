@@ -126,6 +126,18 @@ def test_who_uses_up_one_time_keys_orders_no_more_than_so_many_in_an_hour() -> N
     assert refill() == KEYS_WANTED, "a clock that was set back stops nothing"
 
 
+def test_fallback_key_that_the_homeserver_gives_is_kept_while_its_successor_cannot_be_uploaded() -> None:
+    account, made = Ours().account, list[str]()
+    for hours in range(1, 6):
+        account.make_keys(KEYS_WANTED, fallback_used=True, now_ms=hours * HOUR_MS)
+        ((_, key),) = account.keys_to_upload()["fallback_keys"].items()
+        made.append(key["key"])
+        if hours == 1:
+            account.published()
+    assert len(set(made)) == 2
+    assert [account.use_up(key) for key in (made[0], made[-1])] == [True, True]
+
+
 def one_time_key_of(account: vodozemac.Account) -> str:
     account.generate_one_time_keys(1)
     (key,) = account.one_time_keys.values()
