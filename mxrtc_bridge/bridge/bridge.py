@@ -20,7 +20,7 @@ from mxrtc_bridge.bridge.build import Pace, build_access, build_basis, build_cal
 from mxrtc_bridge.bridge.config_mapping import call_settings, profiles
 from mxrtc_bridge.bridge.event_router import EventRouter
 from mxrtc_bridge.bridge.failures import keep_running, outlive, until_possible
-from mxrtc_bridge.bridge.reload import Reload, ReloadStep, restart_only
+from mxrtc_bridge.bridge.reload import STEP_S, Reload, ReloadStep, restart_only
 from mxrtc_bridge.bridge.revocation import HANDLED, Revocation
 from mxrtc_bridge.bridge.service_manager import ServiceManager
 from mxrtc_bridge.config import Config, UnixListen
@@ -42,6 +42,8 @@ from mxrtc_bridge.web.server import Server
 
 log = logging.getLogger(__name__)
 
+DEVICE_S = 0.5
+"""How much longer a reload waits for the devices of peers, for each: after a first start all of them come up."""
 DRAIN_S = 5.0
 """How long live sessions may take to end when the bridge stops."""
 END_S = 8.0
@@ -278,7 +280,11 @@ class Bridge:
                 ReloadStep(
                     "rooms of peers", lambda: self.calls.peers.reload(p for p in profiles(config) if fit(p.user_id))
                 ),
-                ReloadStep("devices of peers", lambda: self.devices.encryption.serve(filter(fit, users))),
+                ReloadStep(
+                    "devices of peers",
+                    lambda: self.devices.encryption.serve(filter(fit, users)),
+                    limit_s=STEP_S + DEVICE_S * len(users),
+                ),
             ],
             # Beside new peers, which need not wait for it: each room is a request.
             [ReloadStep("rooms that must be left", self.calls.peers.leave_unused, LEAVE_ROOMS_S)],

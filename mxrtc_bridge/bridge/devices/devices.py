@@ -145,6 +145,7 @@ class Encryption:
         self._loading, self._is_loaded = asyncio.Lock(), False
         self._users: frozenset[UserId] = frozenset()
         self._settled = asyncio.Event()
+        self._serving: set[asyncio.Task[None]] = set()
         self._transports: list[Transport] = []
         self._transport: Transport | None = None
         self._key = b""
@@ -270,7 +271,9 @@ class Encryption:
         return transport
 
     async def close(self) -> None:
-        """Close all connections."""
+        """End what is under way, and close all connections."""
+        for serving in self._serving:
+            serving.cancel()
         for transport in self._transports:
             await transport.close()
 
@@ -285,39 +288,40 @@ class Encryption:
         """
         if not self.is_on:
             return
-        wanted = set(users)
-        for user in set(self._ends) - wanted:
+        self._users = frozenset(users)
+        for user in self._ends.keys() - self._users:
             end = self._ends.pop(user)
             if end.task is not None:
                 end.task.cancel()
-        async with self._bringing_up:
-            await self._serve_new(wanted)
+        # It goes on whatever becomes of who asked: a reload waits for a limited time, and is ended by a newer one.
+        serving = asyncio.create_task(self._serve_new(), name="devices of peers")
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+        await asyncio.shield(serving)
 
-    async def _serve_new(self, wanted: set[UserId]) -> None:
-        # One after the other: a second device of the same user would be deleted by the first, and it by the second.
-        self._make_ends(wanted - set(self._ends))
-        todo = iter(sorted(user for user, end in self._ends.items() if not end.tried.is_set()))
+    async def _serve_new(self) -> None:
         others: list[OtherIdentityError] = []
         refusals: list[HomeserverError] = []
+        # One after the other: a second device of the same user would be deleted by the first, and it by the second.
+        async with self._bringing_up:
+            self._make_ends(self._users - self._ends.keys() if self.is_on else ())
+            todo = iter(sorted(user for user, end in self._ends.items() if not end.tried.is_set()))
 
-        async def work() -> None:
-            for user in todo:
-                try:
-                    if (refusal := await self._bring_up(user)) is not None:
-                        refusals.append(refusal)
-                except OtherIdentityError as error:
-                    others.append(error)
+            async def work() -> None:
+                for user in todo:
+                    try:
+                        if (refusal := await self._bring_up(user)) is not None:
+                            refusals.append(refusal)
+                    except OtherIdentityError as error:
+                        others.append(error)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(STARTS_AT_A_TIME):
-                group.create_task(work())
+            await asyncio.gather(*(work() for _ in range(STARTS_AT_A_TIME)))
         if others:
             raise others[0]
         # What the homeserver says to all alike is said of itself; else it is the trouble of single devices.
         if refusals and len(refusals) == len(self._ends):
             raise refusals[0]
-        up = sum(end.up for end in self._ends.values())
-        log.info("encryption is on: %d devices", up)
+        log.info("encryption is on: %d devices", sum(end.up for end in self._ends.values()))
 
     def _make_ends(self, users: Iterable[UserId]) -> None:
         for user in users:

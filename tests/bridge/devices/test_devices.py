@@ -524,6 +524,37 @@ def encrypted_event(name: str = "$e") -> RoomEvent:
     return RoomEvent(EventId(name), RoomId(ROOM), "m.room.encrypted", UserId(ALICE), 0, content)
 
 
+async def test_devices_come_up_although_the_reload_that_asked_was_ended_and_not_those_that_a_newer_one_left_out(
+    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, gone = UserId(PEER.replace("build", "kept")), UserId(PEER.replace("build", "gone"))
+    starts, gate = CryptoDevice.start, asyncio.Event()
+
+    async def slow(device: CryptoDevice) -> None:
+        await gate.wait()
+        await starts(device)
+
+    monkeypatch.setattr(CryptoDevice, "start", slow)
+    async with made(server) as encryption:
+        await encryption.begin([USER], ignore)
+        running = asyncio.create_task(encryption.run())
+        first = asyncio.create_task(encryption.bring_up())
+        await turns()
+        reload = asyncio.create_task(encryption.serve([USER, kept, gone]))
+        await turns()
+        reload.cancel()
+        newer = asyncio.create_task(encryption.serve([USER, kept]))
+        await turns()
+        newer.cancel()
+        gate.set()
+        await until(lambda: encryption.device_of(USER) is not None and encryption.device_of(kept) is not None)
+        await first
+        assert encryption.device_of(gone) is None
+        assert encryption.lists_of(gone) is None
+        running.cancel()
+        await asyncio.gather(running, reload, newer, return_exceptions=True)
+
+
 async def test_event_whose_key_is_late_is_handled_when_it_comes_and_nobody_waits_for_it(
     server: KeyServerDouble,
 ) -> None:
