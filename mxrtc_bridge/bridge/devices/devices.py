@@ -278,9 +278,7 @@ class Encryption:
             await transport.close()
 
     async def serve(self, users: Iterable[UserId]) -> None:
-        """Have a device for each of the users and for nobody else. The failure of one leaves the others alone.
-
-        One that does not come up is tried again every minute.
+        """Have a device for each of the users and for nobody else; one that does not come up is tried again, by itself.
 
         Raises:
             HomeserverError: the homeserver has devices for none of our users.

@@ -336,32 +336,6 @@ async def test_devices_that_the_homeserver_has_failed_have_it_pinged_and_go_on_w
         await until(waiting.done)
 
 
-async def test_defect_in_the_start_of_one_device_leaves_the_others_up_and_is_tried_again(
-    server: KeyServerDouble, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other, starts, pauses = UserId(PEER.replace("build", "other")), CryptoDevice.start, list[float]()
-
-    async def defective(device: CryptoDevice) -> None:
-        if device.user == USER and len(pauses) < 3:
-            raise RecursionError("a defect of ours")
-        await starts(device)
-
-    async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        await asyncio.sleep(0)
-
-    monkeypatch.setattr(CryptoDevice, "start", defective)
-    async with made(server, enabled="on", sleep=sleep) as encryption:
-        await start(encryption, [USER, other])
-        assert [encryption.device_of(user) is not None for user in (USER, other)] == [False, True]
-        running = asyncio.create_task(encryption.run())
-        await until(lambda: encryption.device_of(USER) is not None)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-    assert pauses == [1.0, 2.0, 4.0]
-    assert caplog.text.count("RecursionError: a defect of ours") == 1
-
-
 async def test_defect_with_the_messages_of_one_device_leaves_the_others_listening(
     server: KeyServerDouble, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -522,37 +496,6 @@ async def test_devices_that_are_asked_for_twice_at_a_time_are_brought_up_once(se
 def encrypted_event(name: str = "$e") -> RoomEvent:
     content = {"algorithm": "m.megolm.v1.aes-sha2", "session_id": "s", "ciphertext": "x"}
     return RoomEvent(EventId(name), RoomId(ROOM), "m.room.encrypted", UserId(ALICE), 0, content)
-
-
-async def test_devices_come_up_although_the_reload_that_asked_was_ended_and_not_those_that_a_newer_one_left_out(
-    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept, gone = UserId(PEER.replace("build", "kept")), UserId(PEER.replace("build", "gone"))
-    starts, gate = CryptoDevice.start, asyncio.Event()
-
-    async def slow(device: CryptoDevice) -> None:
-        await gate.wait()
-        await starts(device)
-
-    monkeypatch.setattr(CryptoDevice, "start", slow)
-    async with made(server) as encryption:
-        await encryption.begin([USER], ignore)
-        running = asyncio.create_task(encryption.run())
-        first = asyncio.create_task(encryption.bring_up())
-        await turns()
-        reload = asyncio.create_task(encryption.serve([USER, kept, gone]))
-        await turns()
-        reload.cancel()
-        newer = asyncio.create_task(encryption.serve([USER, kept]))
-        await turns()
-        newer.cancel()
-        gate.set()
-        await until(lambda: encryption.device_of(USER) is not None and encryption.device_of(kept) is not None)
-        await first
-        assert encryption.device_of(gone) is None
-        assert encryption.lists_of(gone) is None
-        running.cancel()
-        await asyncio.gather(running, reload, newer, return_exceptions=True)
 
 
 async def test_event_whose_key_is_late_is_handled_when_it_comes_and_nobody_waits_for_it(

@@ -1,0 +1,72 @@
+"""Devices are brought up each for itself, and whatever becomes of those who have asked for them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from tests.bridge.devices.test_devices import USER, KeyServerDouble, ignore, made, server, start
+from tests.bridge.homeserver import PEER
+from tests.waiting import turns, until
+
+__all__ = ["server"]
+
+
+async def test_defect_in_the_start_of_one_device_leaves_the_others_up_and_is_tried_again(
+    server: KeyServerDouble, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, starts, pauses = UserId(PEER.replace("build", "other")), CryptoDevice.start, list[float]()
+
+    async def defective(device: CryptoDevice) -> None:
+        if device.user == USER and len(pauses) < 3:
+            raise RecursionError("a defect of ours")
+        await starts(device)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(CryptoDevice, "start", defective)
+    async with made(server, enabled="on", sleep=sleep) as encryption:
+        await start(encryption, [USER, other])
+        assert [encryption.device_of(user) is not None for user in (USER, other)] == [False, True]
+        running = asyncio.create_task(encryption.run())
+        await until(lambda: encryption.device_of(USER) is not None)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert pauses == [1.0, 2.0, 4.0]
+    assert caplog.text.count("RecursionError: a defect of ours") == 1
+
+
+async def test_devices_come_up_although_the_reload_that_asked_was_ended_and_not_those_that_a_newer_one_left_out(
+    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, gone = UserId(PEER.replace("build", "kept")), UserId(PEER.replace("build", "gone"))
+    starts, gate = CryptoDevice.start, asyncio.Event()
+
+    async def slow(device: CryptoDevice) -> None:
+        await gate.wait()
+        await starts(device)
+
+    monkeypatch.setattr(CryptoDevice, "start", slow)
+    async with made(server) as encryption:
+        await encryption.begin([USER], ignore)
+        running = asyncio.create_task(encryption.run())
+        first = asyncio.create_task(encryption.bring_up())
+        await turns()
+        reload = asyncio.create_task(encryption.serve([USER, kept, gone]))
+        await turns()
+        reload.cancel()
+        newer = asyncio.create_task(encryption.serve([USER, kept]))
+        await turns()
+        newer.cancel()
+        gate.set()
+        await until(lambda: encryption.device_of(USER) is not None and encryption.device_of(kept) is not None)
+        await first
+        assert encryption.device_of(gone) is None
+        assert encryption.lists_of(gone) is None
+        running.cancel()
+        await asyncio.gather(running, reload, newer, return_exceptions=True)
