@@ -22,11 +22,13 @@ from mxrtc_bridge.core.errors import (
     StateError,
     TargetError,
 )
-from mxrtc_bridge.core.ids import UserId, server_of
+from mxrtc_bridge.core.ids import RoomId, UserId, server_of
 from mxrtc_bridge.core.webrtc.ice import IcePolicy, IceServer
+from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.ping import UNKNOWN_TOKEN, ping
 from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
+from mxrtc_bridge.matrix.rooms.successions import MAX_SUCCESSORS
 from mxrtc_bridge.matrix.virtual_users import MAX_NAMED, NOT_OUR_NAMES, Consent, VirtualUsers
 from mxrtc_bridge.metrics import Metrics
 from mxrtc_bridge.rtc.certificates import NoCertificates
@@ -40,6 +42,7 @@ from mxrtc_bridge.web.metrics import metrics_application
 from mxrtc_bridge.web.server import Server
 
 PATIENCE_S = 5.0
+ROOMS_AT_ONCE = 8
 NOT_SHOWN = Finding(
     Level.OK,
     "devices of callers are asked for at each call and every 15 seconds; homeservers do not show that an account is "
@@ -94,6 +97,7 @@ async def check(config: Config) -> list[Finding]:
         findings += [finding async for finding in _check_homeserver(config, homeserver, runs=runs)]
         if seen is not None and all(finding.level is not Level.FAIL for finding in findings):
             findings.append(await _check_own_users(config, homeserver, transport, seen))
+            findings += await _check_rooms(config, homeserver)
     findings += [finding async for finding in _check_targets(config)]
     return findings
 
@@ -233,6 +237,34 @@ async def _check_own_users(config: Config, homeserver: Homeserver, transport: Tr
         what = ", ".join(f"{user} {why.value}" for user, why in sorted(refused.items()))
         return Finding(Level.FAIL, f"the bridge would not start: {what}", own_users.explain(refused).replace("\n", " "))
     return Finding(Level.OK, "the accounts and identities of the peers are the bridge's, or still to be made")
+
+
+async def _check_rooms(config: Config, homeserver: Homeserver) -> list[Finding]:
+    """Name the rooms that were upgraded; what the bot does not see, as it is not there (yet), is left out."""
+    named = {str(room): "grants or grantable_to" for room in config.member_rooms}
+    named |= {str(room): "policy_lists" for room in config.policy_lists}
+    named |= {room: f"rooms.{key}" for key, room in config.rooms.named().items()}
+    bot, replaced = config.appservice.bot, dict[str, RoomId]()
+
+    async def look_at(name: str) -> None:
+        try:
+            room = RoomId(name) if name.startswith("!") else await homeserver.resolve_alias(name, bot)
+            for _ in range(MAX_SUCCESSORS):
+                if (new := await homeserver.replaced_by(room, bot)) is None:
+                    break
+                replaced[name] = room = new
+        except HomeserverError:
+            return
+
+    await each(named, look_at, ROOMS_AT_ONCE)
+    return [
+        Finding(
+            Level.WARN,
+            f"{name}, which {named[name]} names, was replaced by {new}, by what it says itself",
+            f"write {new} in its place, if that is the room you mean; until then the bridge follows where it may enter",
+        )
+        for name, new in sorted(replaced.items())
+    ]
 
 
 async def _check_way_back(config: Config, homeserver: Homeserver, *, runs: bool) -> Finding:

@@ -57,6 +57,8 @@ class Server:
     """By the end of the path, or ``as`` for whoami of one of our users."""
     domain: str = "example.org"
     asked: list[str] = field(default_factory=list)
+    tombstones: dict[str, str] = field(default_factory=dict)
+    """Old rooms, and the new ones that they name; the bot is in these rooms alone."""
 
     async def __aenter__(self) -> Self:
         app = web.Application()
@@ -79,6 +81,14 @@ class Server:
             return web.json_response({"errcode": errcode, "error": words.format(user)}, status=status)
         if "/profile/" in request.path:
             return web.json_response({"errcode": "M_NOT_FOUND", "error": "no"}, status=404)
+        match request.path.split("/")[4:]:
+            case ["directory", "room", _]:
+                return web.json_response({"room_id": "!admins:example.org"})
+            case ["rooms", room, "state", "m.room.tombstone"] if user == "@rtcbot:example.org":
+                status, errcode = (403, "M_FORBIDDEN") if room not in self.tombstones else (404, "M_NOT_FOUND")
+                if (new := self.tombstones.get(room)) is not None and new:
+                    return web.json_response({"body": "", "replacement_room": new})
+                return web.json_response({"errcode": errcode, "error": "no"}, status=status)
         answer = {"versions": ["v1.11"], "user_id": f"@sender:{self.domain}", "duration_ms": 7, "device_keys": {}}
         return web.json_response(answer)
 
@@ -211,3 +221,31 @@ async def test_no_socket_file_is_made_to_be_called_at(tmp_path: Path) -> None:
         assert failures(findings) == []
         assert any("cannot be tried: no bridge runs" in finding.what for finding in findings)
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+async def test_rooms_that_were_upgraded_are_named_with_the_last_of_the_new_ones(tmp_path: Path) -> None:
+    users, lists, gone = "!users:example.org", "!list:example.org", "!unseen:example.org"
+    tombstones = {
+        "!admins:example.org": "!admins2:example.org", "!admins2:example.org": "!admins3:example.org",
+        "!admins3:example.org": "", users: "!users2:example.org", lists: "",
+    }  # fmt: skip
+    async with Server({}, tombstones=tombstones) as server:
+        config = server.config(
+            tmp_path,
+            rooms={"admin": "#admins:example.org", "notices": gone},
+            policy_lists=[lists],
+            grants=[{"id": "users", "from": [f"room:{users}"], "to": ["build/log"]}],
+        )
+        findings = await check(config)
+    assert failures(findings) == []
+    replaced = {
+        finding.what.partition(",")[0]: (finding.level, finding.what, finding.fix)
+        for finding in findings
+        if "was replaced by" in finding.what
+    }
+    assert replaced.keys() == {"#admins:example.org", users}
+    level, what, _ = replaced["#admins:example.org"]
+    assert (level, "which rooms.admin names, was replaced by !admins3:example.org" in what) == (Level.WARN, True)
+    level, what, fix = replaced[users]
+    assert (level, "which grants or grantable_to names, was replaced by !users2" in what) == (Level.WARN, True)
+    assert fix.startswith("write !users2:example.org in its place")

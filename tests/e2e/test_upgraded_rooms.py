@@ -73,6 +73,9 @@ async def test_the_room_of_the_admins_by_its_alias_and_by_its_id(world: World, p
     assert "live session" in await alice.told(new, "!rtc who")
     new = await upgrade(alice, by_id, BOT)
     await alice.until_member(new, BOT)
+    code, said = await world.run_admin("check")
+    assert (code, f"{by_id}, which rooms.notices names, was replaced by {new}" in said) == (0, True), said
+    assert ALIAS not in said, "it leads to the new room by itself"
 
 
 async def test_the_members_of_the_new_room_have_the_right_and_those_of_the_old_one_no_more(

@@ -294,6 +294,11 @@ class QuietHomeserver:
             predecessor=_named_room(predecessor.get("room_id")) if isinstance(predecessor, dict) else None,
         )
 
+    async def replaced_by(self, room: RoomId, as_user: UserId | None = None) -> RoomId | None:
+        """The room that has taken the place of this one, as its tombstone says; None if it has none."""
+        tombstone = await self.state(room, "m.room.tombstone", as_user=as_user) or {}
+        return _named_room(tombstone.get("replacement_room"))
+
     async def join(self, room: RoomId, as_user: UserId | None = None) -> None:
         """Join a room, by an invitation as a rule."""
         await self._post(f"join {room}", _room(room).join, as_user=as_user, timeout_s=_JOIN_TIMEOUT_S)
