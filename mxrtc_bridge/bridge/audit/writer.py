@@ -47,6 +47,8 @@ SHARES_EVERY_S = 60.0
 """How often it is looked whether an hour is over in which somebody had more than their share."""
 READY_FOR_S = 1.0
 """How long it is believed that the disk has room."""
+HANGS_S = 10.0
+"""How long a write may take until those who wait for it are refused; less than callers wait for an answer."""
 MAX_DOUBTFUL = 8 * MOST_TOGETHER
 CLOSE_S = 8.0
 """How long a stop waits for the last lines: more than a database takes that is away."""
@@ -76,6 +78,7 @@ class AuditLog:
         tell_admins: Callable[[str], None],
         mirror: Callable[[int, AuditRecord], None],
         close_s: float = CLOSE_S,
+        hangs_s: float = HANGS_S,
         retry_s: float = RETRY_S,
         max_backlog: int = MAX_BACKLOG,
         max_waiting: int = MAX_WAITING,
@@ -92,6 +95,7 @@ class AuditLog:
             tell_admins: says something to the admins; must not block.
             mirror: given each record once it is durable, with its number; must not block.
             close_s: see :data:`CLOSE_S`.
+            hangs_s: see :data:`HANGS_S`.
             max_backlog: See :data:`MAX_BACKLOG`.
             max_waiting: See :data:`MAX_WAITING`.
             ready_for_s: See :data:`READY_FOR_S`.
@@ -100,6 +104,7 @@ class AuditLog:
             shares: how many lines users and servers may cause; None for the usual ones.
         """
         self._close_s = close_s
+        self._hangs_s = hangs_s
         self._ready_for_s = ready_for_s
         self._tail_lines = tail_lines
         self._max_waiting = max_waiting
@@ -116,6 +121,9 @@ class AuditLog:
         self._key: bytes | None = None
         self._head = NO_LINES
         self._decisions: deque[_Waiting] = deque()
+        self._in_hand: list[_Waiting] = []
+        """Decisions that are being written."""
+        self._hangs = False
         self._backlog: deque[AuditRecord] = deque()
         self._lost = 0
         self._doubtful: dict[Head, None] = {}
@@ -235,6 +243,9 @@ class AuditLog:
             return await self.ready()
         if self._closed or len(self._decisions) >= self._max_waiting:
             return False
+        if self._hangs:
+            self._note_refused(record)
+            return False
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._decisions.append(_Waiting(record, done))
         self._wake.set()
@@ -247,9 +258,10 @@ class AuditLog:
             return False
         if now >= self._ready_until:
             try:
-                await self._in_thread(self._file.check_room)
-            except StorageError as error:
-                self._begin_failing(error)
+                async with asyncio.timeout(self._hangs_s):
+                    await self._in_thread(self._file.check_room)
+            except (StorageError, TimeoutError) as error:
+                self._begin_failing(error if isinstance(error, StorageError) else self._no_answer())
                 self._wake.set()
                 return False
             self._ready_until = now + self._ready_for_s
@@ -292,13 +304,28 @@ class AuditLog:
         self._round = asyncio.create_task(self._write_round(), name="write of the audit")
         self._round.add_done_callback(_looked_at)
         # Whoever is cancelled here does not wait for a disk; the next one waits, by the lock.
+        if not (await asyncio.wait([self._round], timeout=self._hangs_s))[0]:
+            self._say_hanging()
         await asyncio.shield(self._round)
+
+    def _say_hanging(self) -> None:
+        """Refuse all that wait: whoever is let in by what is written after all is not there any more."""
+        self._hangs = True
+        self._begin_failing(self._no_answer())
+        for each in self._in_hand:
+            if not each.done.done():
+                each.done.set_result(False)
+        self._refuse_decisions()
+
+    def _no_answer(self) -> StorageError:
+        return StorageError(f"its disk, or the database, has not answered for {self._hangs_s:g} seconds")
 
     async def _write_round(self) -> None:
         """Write once, and say to everybody what became of theirs; what has happened comes before what is asked for."""
         async with self._writing:
             notes = [self._backlog.popleft() for _ in range(min(BATCH, len(self._backlog)))]
             decisions = [self._decisions.popleft() for _ in range(min(BATCH, len(self._decisions)))]
+            self._in_hand = decisions
             lost, head = self._lost, self._head
             records = [*self._own_records(), *notes, *(each.record for each in decisions)]
             try:
@@ -315,10 +342,14 @@ class AuditLog:
                     raise
                 self._begin_failing(error)
                 return
+            finally:
+                self._hangs, self._in_hand = False, []
             self._lost -= lost
             for each in decisions:
                 if not each.done.done():
                     each.done.set_result(True)
+                elif not each.done.cancelled():
+                    self._note_refused(each.record)
             self._tell_mirror(entries)
             self._end_failing()
             await self._remove_old()
@@ -403,8 +434,11 @@ class AuditLog:
             waiting = self._decisions.popleft()
             if not waiting.done.done():
                 waiting.done.set_result(False)
-            if waiting.record.allowed:
-                self._queue(replace(waiting.record, allowed=False, rule=UNWRITABLE))
+            self._note_refused(waiting.record)
+
+    def _note_refused(self, record: AuditRecord) -> None:
+        if record.allowed:
+            self._queue(replace(record, allowed=False, rule=UNWRITABLE))
 
     def _begin_failing(self, error: StorageError) -> None:
         if not self._failing:

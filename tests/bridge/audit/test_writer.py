@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from mxrtc_bridge.bridge.audit import writer as module
-from mxrtc_bridge.bridge.audit.writer import AuditLog
+from mxrtc_bridge.bridge.audit.writer import UNWRITABLE, AuditLog
 from mxrtc_bridge.config.config import AuditSettings
 from mxrtc_bridge.core.audit.chain import (
     AuditEntry,
@@ -403,6 +403,10 @@ async def test_what_another_program_adds_while_the_bridge_runs_spoils_no_line(wo
     await audit.close()
 
 
+HANGING = "its disk, or the database, has not answered for 0.2 seconds"
+NO_NEW = "No new sessions are taken; live ones go on."
+
+
 async def test_another_file_in_the_place_of_the_audit_is_not_written_to(world: World) -> None:
     audit = await world.start()
     world.path.rename(world.path.with_name("aside"))
@@ -437,3 +441,45 @@ async def test_a_disk_that_hangs_holds_up_neither_the_end_of_the_writer_nor_the_
     assert not deciding.done()
     over.set()
     assert await deciding
+
+
+async def test_whoever_waits_for_a_disk_that_hangs_is_refused_soon_and_the_audit_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = await world.start(hangs_s=0.2, retry_s=0.05)
+    over, sync = threading.Event(), os.fdatasync
+
+    def hangs(descriptor: int) -> None:
+        over.wait(30)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", hangs)
+    async with asyncio.timeout(3):
+        assert not await audit.record(CALL)
+        assert (audit.failing, world.told) == (True, [f"The audit cannot be written: {HANGING}. {NO_NEW}"])
+        # Whoever comes now waits for nothing.
+        assert not await audit.record(CALL)
+        assert not await audit.ready()
+    over.set()
+    await until(lambda: not audit.failing)
+    assert await audit.record(CALL)
+    entries = list(read_chain(read_lines(world.path)))
+    assert [(entry.record.kind.value, entry.record.allowed) for entry in entries] == [
+        ("start", None), ("call", True), ("call", False), ("call", False), ("call", True),
+    ]  # fmt: skip
+    assert entries[2].record.rule == UNWRITABLE
+    await audit.close()
+
+
+async def test_a_disk_that_hangs_while_nothing_is_written_is_found_by_whoever_asks(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = await world.start(hangs_s=0.2, ready_for_s=0.0)
+    over = threading.Event()
+    monkeypatch.setattr(AuditFile, "check_room", lambda _file: over.wait(30))
+    async with asyncio.timeout(3):
+        assert not await audit.ready()
+    assert HANGING in world.told[0]
+    over.set()
+    await until(lambda: not audit.failing)
+    await audit.close()
