@@ -15,7 +15,7 @@ import pytest
 from tests.test_architecture import PACKAGE, ROOT, sources
 
 TESTS = ROOT / "tests"
-STARTING_PROGRAMS = ("e2e/", "demo/")
+STARTING_PROGRAMS = ("e2e/", "demo/", "cli/test_shutdown.py")
 
 VALUES = "only values, which the tests of those that use them make and compare"
 PORTS = "only Protocols, which the doubles of that test implement"
@@ -49,6 +49,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
             "cli/bridge/identity.py", "cli/bridge/init.py",
         ],
     ),
+    "cli/test_shutdown.py": ("it takes signals and calls the program", ["cli/bridge/entry.py"]),
     "e2e/test_pipe.py": (
         "commands are tried as they are typed",
         ["cli/client/entry.py", "cli/client/main.py", "client/commands.py"],

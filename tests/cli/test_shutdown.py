@@ -399,9 +399,14 @@ def _login_tty(follower: int) -> None:
         os.dup2(follower, number)
 
 
-def test_before_anything_is_loaded_a_signal_ends_it_in_silence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("each", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(("side", "command"), [("client", "status"), ("bridge", "check")])
+def test_before_anything_is_loaded_a_signal_ends_it_in_silence(
+    side: str, command: str, each: signal.Signals, tmp_path: Path
+) -> None:
+    program = f"from mxrtc_bridge.cli.{side}.entry import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-X", "importtime", BIN / "mxrtc", "status"],
+        [sys.executable, "-X", "importtime", "-c", program, command],
         env={**os.environ, "MXRTC_STATE": str(tmp_path)}, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stderr is not None
@@ -410,7 +415,7 @@ def test_before_anything_is_loaded_a_signal_ends_it_in_silence(tmp_path: Path) -
     while b"click" not in (line := process.stderr.readline()):
         assert line
     began = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(each)
     said = process.stderr.read()
     assert process.wait(LIMIT_S) == 130
     assert time.monotonic() - began < SOON_S

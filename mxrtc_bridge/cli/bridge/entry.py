@@ -1,0 +1,17 @@
+"""``mxrtc-bridge`` as it is installed: takes signals before everything else is loaded, which takes a while."""
+
+from __future__ import annotations
+
+import sys
+
+from mxrtc_bridge.cli.shutdown import Shutdown
+
+
+def main() -> None:
+    """Run the command line."""
+    # The bridge itself has an end of its own, and hears the signals once there is something to be ended.
+    if sys.argv[1:2] != ["run"]:
+        Shutdown().begin()
+    from mxrtc_bridge.cli.bridge.main import main as command_line  # noqa: PLC0415
+
+    command_line()
