@@ -36,6 +36,8 @@ class FakeHomeserver:
     """Answer everything with 503."""
     pages: dict[str, int] = field(default_factory=dict)
     """By the last word of a path, how a proxy answers its next request, with a page."""
+    misled: set[str] = field(default_factory=set)
+    """Last words of paths that a proxy leads to a server which does not know them."""
     members: dict[str, list[str]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     sent: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -88,6 +90,8 @@ class FakeHomeserver:
         self.asked.append("/".join(parts))
         if self.away:
             return web.json_response({"errcode": "M_UNKNOWN", "error": "away"}, status=503)
+        if parts[-1] in self.misled:
+            return web.json_response({"errcode": "M_UNRECOGNIZED", "error": "Unrecognized request"}, status=404)
         if (status := self.pages.pop(parts[-1], None)) is not None:
             return web.Response(status=status, text="<html>soon back</html>", content_type="text/html")
         if parts == ["versions"]:

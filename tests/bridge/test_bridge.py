@@ -98,6 +98,39 @@ async def _come_back(homeserver: FakeHomeserver) -> None:
     homeserver.away = False
 
 
+async def test_a_request_that_a_proxy_leads_to_the_wrong_server_takes_nobody_out_of_a_room(
+    homeserver: FakeHomeserver,
+) -> None:
+    """It says that it does not know the request, and not that there is no such room."""
+    team, bot, bob = "!team:example.org", "@rtcbot:example.org", UserId("@bob:example.org")
+    homeserver.members.update({ROOM: [ALICE, PEER], team: [bot, bob]})
+    grants = [
+        {"id": "alice", "from": [ALICE], "to": ["build/echo"]},
+        {"id": "team", "from": [f"room:{team}"], "to": ["build/echo"]},
+    ]
+    async with running(homeserver, grants=grants) as (bridge, _, _):
+
+        def may_call() -> bool:
+            return isinstance(bridge.access.rights.may_call(bob, UserId(PEER)), Allow)
+
+        await until(may_call)
+        homeserver.misled.add("joined_members")
+        homeserver.asked.clear()
+        for number, room in enumerate((ROOM, team)):
+            member = {"room_id": room, "type": "m.room.member", "state_key": f"@guest{number}:example.org"}
+            # Whom an invitation is for says nothing; that there is one is a reason to ask who is there.
+            await homeserver.push(invite(10 + number, **member, content={"membership": "invite"}))
+        asked = [f"v3/rooms/{room}/joined_members" for room in (ROOM, team)]
+        await until(lambda: set(asked) <= set(homeserver.asked))
+        homeserver.misled.clear()
+        homeserver.asked.clear()
+        await until(lambda: set(asked) <= set(homeserver.asked))
+        assert may_call()
+        await homeserver.push(invite(1))
+        await until(lambda: homeserver.sent)
+        assert ([kind for kind, _ in homeserver.sent], homeserver.left) == (["m.call.reject"], [])
+
+
 async def test_transaction_before_the_start_has_ended_comes_again(homeserver: FakeHomeserver) -> None:
     homeserver.away = True
     config, stop = homeserver.config(), asyncio.Event()
