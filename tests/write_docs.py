@@ -5,12 +5,13 @@ Each has a test beside the code that makes it, which compares and never writes.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from mxrtc_bridge.config.example import example_config
 from tests import metrics_page
 from tests.bridge.bot import commands_page
-from tests.cli import command_pages
+from tests.cli import command_pages, man_pages
 from tests.config.reference_page import reference_page
 from tests.config.registration_example import example_registration
 from tests.core.call import states_page
@@ -24,6 +25,7 @@ GENERATED = {
     states_page.PAGE: states_page.render,
     command_pages.USER_PAGE: command_pages.user_page,
     command_pages.ADMIN_PAGE: command_pages.admin_page,
+    **{man_pages.page_of(program): partial(man_pages.man_page, program) for program in man_pages.PROGRAMS},
     commands_page.PAGE: commands_page.render,
     metrics_page.PAGE: metrics_page.render,
 }

@@ -24,7 +24,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -77,6 +77,11 @@ class StandardStream(io.TextIOBase):
 
     def isatty(self) -> bool:
         return os.isatty(self._descriptor)
+
+    @property
+    def buffer(self) -> io.BufferedIOBase:
+        """Where bytes can be written, as click does with what a shell completes."""
+        return _Bytes(self)
 
     @property
     def waiting(self) -> int:
@@ -167,6 +172,17 @@ class StandardStream(io.TextIOBase):
             except BlockingIOError:
                 # Somebody who shares the terminal or the pipe has set it so.
                 select.select((), (self._descriptor,), ())
+
+
+class _Bytes(io.BufferedIOBase):
+    """Takes text as bytes."""
+
+    def __init__(self, stream: StandardStream) -> None:
+        self._stream = stream
+
+    def write(self, data: Any, /) -> int:
+        self._stream.write(bytes(data).decode(StandardStream.encoding, StandardStream.errors))
+        return len(data)
 
 
 def leave_now(code: int) -> NoReturn:

@@ -33,9 +33,11 @@ class Exit(IntEnum):
 class ClientError(MxrtcError):
     """Something the user should know; ends the command with ``code``."""
 
-    def __init__(self, code: Exit, message: str) -> None:
+    def __init__(self, code: Exit, message: str, *, defect: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.defect = defect
+        """Whether it comes of a mistake in this program, which calling again does not mend."""
         self.told = False
         """Whether the user has been told already."""
 

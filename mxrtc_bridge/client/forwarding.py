@@ -46,6 +46,9 @@ TELL_FULL_EVERY_S = 60.0
 MAX_WAITING = 64
 """Local connections that may wait so; further ones are reset."""
 
+MAX_DEFECTS = 10
+"""Calls in a row that a defect of our own may end."""
+
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 15.0
 
@@ -61,6 +64,19 @@ async def wait_to_call_again(
     """Say that the connection is lost, and wait for the next call."""
     report.say("lost", f"connection lost: {error}; calling again", reason=str(error), code=int(error.code))
     await asyncio.sleep(pause(failures))
+
+
+def _checked_defects(before: int, error: ClientError) -> int:
+    """Count the calls in a row that a defect of our own has ended, with this one.
+
+    Raises:
+        ClientError: they are too many; calling again does not mend it.
+    """
+    defects = before + 1 if error.defect else 0
+    if defects >= MAX_DEFECTS:
+        why = f"{defects} calls in a row ended so, by a defect of this program: please report what it has shown above"
+        raise ClientError(error.code, f"{error}; {why}")
+    return defects
 
 
 class Forwarding:
@@ -125,7 +141,7 @@ class Forwarding:
         """
         async with asyncio.TaskGroup() as tasks, serve_status(self._state, self._status):
             listeners: dict[Listener, Forward] = {}
-            failures, began = 0, False
+            failures, defects, began = 0, 0, False
             try:
                 await self._listen(listeners, tasks)
                 while True:
@@ -153,7 +169,8 @@ class Forwarding:
                         error = ClientError(Exit.RETRY, str(failed))
                     if not reconnect or error.code in (Exit.DENIED, Exit.USAGE, Exit.LOCAL):
                         raise error
-                    failures += 1
+                    defects = _checked_defects(defects, error)
+                    failures = max(failures + 1, defects)
                     await wait_to_call_again(self._report, error, failures, self._pause)
             finally:
                 self._use(None)

@@ -167,9 +167,10 @@ class RateLimitedLog:
 
 def _write(owed: list[_Owed]) -> None:
     for logger, level, line, count in owed:
+        # It stands for one of them itself, so that whoever adds up the lines and their numbers has all of them.
         # The line is what others have said: no part of a format.
         counted = line.replace("%", "%%") + _AND_MORE
-        logger.log(level, counted, count)
+        logger.log(level, counted, count - 1)
 
 
 _LIVE: WeakSet[RateLimitedLog] = WeakSet()

@@ -31,11 +31,29 @@ The options of `mxrtc` itself stand before the command: `mxrtc --json ls`.
 Without `--state` and `MXRTC_STATE` the state folder is `$XDG_STATE_HOME/mxrtc`, or `~/.local/state/mxrtc`.
 It holds the access token and is readable by its owner only.
 Without `--interface` all network interfaces but loopback are used.
+Proxies (`HTTPS_PROXY` and the like) are not used: the homeserver must be reached directly.
+Peers are reached by UDP or by [a TURN server](../how-to/turn.md).
+
 """
 
 _ADMIN_HEAD = """\
 Data goes to standard output, everything else to standard error.
 Only `run` and `check` use the network, and all commands but `run` end by themselves.
+Proxies (`HTTPS_PROXY` and the like) are not used.
+"""
+
+
+_SHELLS = """\
+Commands, options and names of files are completed with this in `~/.bashrc` (for zsh: `zsh_source`, in `~/.zshrc`):
+
+```sh
+eval "$(_{variable}_COMPLETE=bash_source {program})"
+```
+
+For fish it is `_{variable}_COMPLETE=fish_source {program} | source`.
+
+This page is a manual page as well: `man docs/man/{program}.1` shows it.
+Copied to `/usr/local/share/man/man1`, it is there for `man {program}`.
 """
 
 
@@ -59,11 +77,11 @@ def admin_page() -> str:
     return _page("mxrtc-bridge", bridge_main.cli, _ADMIN_HEAD)
 
 
-def _leaves(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+def leaves(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
     """Yield each command with its words; a group of commands is its commands."""
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
-            yield from _leaves(command, f"{before}{name} ")
+            yield from leaves(command, f"{before}{name} ")
         else:
             yield before + name, command
 
@@ -71,8 +89,9 @@ def _leaves(group: click.Group, before: str = "") -> Iterator[tuple[str, click.C
 def _page(name: str, group: click.Group, head: str) -> str:
     top = click.Context(group, info_name=name, auto_envvar_prefix=group.context_settings.get("auto_envvar_prefix"))
     parts = [f"# `{name}`", _NOTE, _sentences(group.help), head.strip(), f"```text\n{name} [OPTIONS] COMMAND ...\n```"]
+    parts.append(_SHELLS.format(program=name, variable=name.upper().replace("-", "_")).strip())
     parts += [_options(top, group), "What the exit codes mean: [exit codes](exit-codes.md)."]
-    for command_name, command in sorted(_leaves(group)):
+    for command_name, command in sorted(leaves(group)):
         # Without the prefix: variables for the options of single commands work, but nobody is told to rely on them.
         context = click.Context(command, info_name=command_name)
         usage = " ".join([name, command_name, *command.collect_usage_pieces(context)])
@@ -102,7 +121,7 @@ def _row(context: click.Context, option: click.Parameter) -> str | None:
         return None
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
     if not option.is_flag:
-        names += f" `{_value(context, option)}`"
+        names += f" `{value_of(option)}`"
     text = (option.help or "").replace("|", "\\|")
     default = f"`{option.default}`" if option.show_default and option.default is not None else ""
     if isinstance(option.show_default, str):
@@ -114,7 +133,8 @@ def _row(context: click.Context, option: click.Parameter) -> str | None:
     return f"| {names} | {text} | {default} | {_variable(context, option)} |"
 
 
-def _value(context: click.Context, option: click.Option) -> str:
+def value_of(option: click.Option) -> str:
+    """Return what stands for the value of an option."""
     if option.metavar is not None:
         return option.metavar
     kind = option.type

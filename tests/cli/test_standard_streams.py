@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -265,3 +266,13 @@ def test_text_is_utf_8_in_every_locale(locale: str) -> None:
         check=True,
     )
     assert result.stdout == "caf\u00e9 \U0001f600 \\udcff\n".encode()
+
+
+def test_bytes_are_written_as_text_where_a_library_writes_them() -> None:
+    reader, writer = os.pipe()
+    stream = StandardStream(writer, keeps=True)
+    click.echo("plain,ä\n".encode(), file=stream, nl=False)
+    assert stream.drain(5)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as said:
+        assert said.read() == "plain,ä\n".encode()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
-from mxrtc_bridge.client.forwarding import Forwarding
+from mxrtc_bridge.client.forwarding import MAX_DEFECTS, Forwarding
 from mxrtc_bridge.client.options import Forward
 from mxrtc_bridge.client.report import Report
 from mxrtc_bridge.client.state import StateFolder
@@ -181,6 +181,23 @@ async def test_what_never_works_again_ends_the_command(tmp_path: Path, failure: 
         with pytest.raises(BaseExceptionGroup) as raised:
             await asyncio.wait_for(task, 10)
     assert raised.value.exceptions == (failure,)
+
+
+async def test_defect_of_our_own_is_not_tried_again_for_ever(tmp_path: Path) -> None:
+    defect = ClientError(Exit.RETRY, "build: the connection failed (internal_error)", defect=True)
+    first, between = Connection(), Connection()
+    failures = [defect] * (MAX_DEFECTS - 1)
+    bench = Bench(tmp_path, first, *failures, AWAY, *failures, between, *failures, defect)
+    async with bench.running() as task:
+        await until(lambda: bench.forwarding.listening)
+        first.links.lost.set()
+        await until(lambda: not bench.caller.answers[MAX_DEFECTS:])
+        between.links.lost.set()
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await asyncio.wait_for(task, 10)
+    (error,) = raised.value.exceptions
+    assert str(error).startswith(f"build: the connection failed (internal_error); {MAX_DEFECTS} calls in a row")
+    assert bench.caller.answers == []
 
 
 async def test_failure_of_the_first_call_ends_the_command(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def _command(name: str, columns: Columns | None = None) -> Callable[[Callable[..
 @page_option
 @json_option
 def _who(page: int) -> Words:
-    """List the live sessions: user, peer, path, age, open streams, bytes."""
+    """List the live sessions. Of each: user, peer, path, age, open streams, bytes."""
     return ("who", str(page))
 
 
@@ -213,7 +213,7 @@ def _who(page: int) -> Words:
 @page_option
 @json_option
 def _grants(page: int) -> Words:
-    """List the grants in force that admins have given; those of the configuration are not shown."""
+    """List the grants in force that admins have given. Those of the configuration are not shown."""
     return ("grants", str(page))
 
 
@@ -230,9 +230,10 @@ def _requests() -> Words:
 @json_option
 @click.argument("about", metavar="[PEER|@USER:SERVER]", required=False)
 def _log(since: str | None, page: int, about: str | None) -> Words:
-    """Show the audit, newest first: decisions, ends of sessions, what admins did.
+    """Show the audit, newest first.
 
-    All of it, and without the bridge: mxrtc-bridge audit export.
+    It has decisions, ends of sessions, and what admins did. All of it, and without the bridge: mxrtc-bridge audit
+    export.
     """
     return ("log", *([about] if about else []), *(["since", since] if since else []), "page", str(page))
 
@@ -243,7 +244,7 @@ def _log(since: str | None, page: int, about: str | None) -> Words:
 @click.argument("subject", metavar="@USER:SERVER|server:NAME|guest-accounts:NAME|room:!ID")
 @click.argument("service", metavar="PEER/SERVICE")
 def _grant(for_time: str, because: str | None, subject: str, service: str) -> Words:
-    """Give a right for a limited time; the service's grantable_to says to whom."""
+    """Give a right for a limited time. The service's grantable_to says to whom."""
     return ("grant", subject, service, "for", for_time, *_because(because))
 
 
@@ -252,7 +253,7 @@ def _grant(for_time: str, because: str | None, subject: str, service: str) -> Wo
 @click.argument("grant", metavar="ID|@USER:SERVER|server:NAME|guest-accounts:NAME|room:!ID")
 @click.argument("service", metavar="[PEER/SERVICE]", required=False)
 def _revoke(because: str | None, grant: str, service: str | None) -> Words:
-    """Revoke a grant by its number, or all grants of a user; live sessions end at once."""
+    """Revoke a grant by its number, or all grants of a user. Live sessions end at once."""
     return ("revoke", grant, *([service] if service else []), *_because(because))
 
 
@@ -280,13 +281,13 @@ def _deny(because: str | None, request: int) -> Words:
 @because_option
 @click.argument("whom", metavar="SESSION|@USER:SERVER")
 def _kick(because: str | None, whom: str) -> Words:
-    """End a session, or all sessions of a user; both sides are told. The user keeps their rights: revoke takes them."""
+    """End a session, or all sessions of a user. Both sides are told. The user keeps their rights: revoke takes them."""
     return ("kick", whom, *_because(because))
 
 
 @_command("pause")
 def _pause() -> Words:
-    """Accept no new sessions until resume or the next start; live ones go on."""
+    """Accept no new sessions until resume or the next start. Live ones go on."""
     return ("pause",)
 
 
@@ -312,7 +313,9 @@ def _reload() -> Words:
 @json_option
 @click.argument("verification", metavar="[N]", type=click.IntRange(1), required=False)
 def _verify(answer: str | None, verification: int | None) -> Words:
-    """Show what users want to compare with their peer, and say whether both sides show the same.
+    """Compare emoji with a user, who verifies a peer by that.
+
+    Without a number: shows what users want to compare with their peer. With one: says whether both sides show the same.
 
     Compare the emoji or the numbers with the user over a way that the homeserver has no part in. If they are the same,
     the user's identity counts as verified, for all peers.
@@ -328,9 +331,9 @@ def _verify(answer: str | None, verification: int | None) -> Words:
 @click.option("--key", metavar="KEY", help="The identity that the user has told you: accept this one only.")
 @click.argument("user", metavar="@USER:SERVER")
 def _trust(key: str | None, user: str) -> Words:
-    """Accept the identity that a user shows now, after they have told you that they have made a new one.
+    """Accept the identity that a user shows now.
 
-    With a KEY that you have from the user over another way, it counts as verified. Users read it in their client, or
-    with: mxrtc devices
+    Do so after they have told you that they have made a new one. With a KEY that you have from the user over another
+    way, it counts as verified. Users read it in their client, or with: mxrtc devices
     """
     return ("trust", user, *([key] if key else []))

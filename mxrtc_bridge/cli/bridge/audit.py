@@ -38,7 +38,7 @@ _KEY_FORM = "mxrtc-audit-key 1"
 
 @click.group("audit")
 def audit_command() -> None:
-    """Check and export the audit: who was let in to what, by which rule, and what admins did."""
+    """Check and export the audit. It says who was let in to what, by which rule, and what admins did."""
 
 
 @audit_command.command("verify")
@@ -46,11 +46,11 @@ def audit_command() -> None:
 @click.option("--offline", is_flag=True, help="Do not ask the database: look at the files alone.")
 @click.option("--key-file", type=click.Path(path_type=Path), help="With --offline: what `audit key` has printed.")
 def verify_command(path: Path, offline: bool, key_file: Path | None) -> int:
-    """Check that no line of the audit was changed, added, taken out or moved since it was written.
+    """Check that the audit is as it was written.
 
-    The files are read as a chain, each line is checked with the key that only the bridge has, and all are compared
-    with what the database holds. Exit code 0 if all of it holds, 1 if not; then the first wrong line is named, counted
-    from the oldest file on.
+    No line may have been changed, added, taken out or moved. The files are read as a chain, each line is checked with
+    the key that only the bridge has, and all are compared with what the database holds. Exit code 0 if all of it holds,
+    1 if not; then the first wrong line is named, counted from the oldest file on.
     """
     config = load_as_owner(path)
     if key_file is not None and not offline:
@@ -77,9 +77,10 @@ def verify_command(path: Path, offline: bool, key_file: Path | None) -> int:
 @audit_command.command("key")
 @config_option
 def key_command(path: Path) -> int:
-    """Print the key that lines are written with, to keep it elsewhere: for `audit verify --offline --key-file`.
+    """Print the key that lines are written with.
 
-    Who has the key can write lines that pass for the bridge's.
+    Keep it elsewhere, for `audit verify --offline --key-file`. Who has the key can write lines that pass for the
+    bridge's.
     """
     key = asyncio.run(_ask_database(load_as_owner(path), compared=False)).key
     if key is None:
@@ -95,11 +96,11 @@ def key_command(path: Path) -> int:
 @click.option("--peer", metavar="PEER", help="Only what is about this peer.")
 @click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)
 def export_command(path: Path, since: str | None, user: str | None, peer: str | None, form: str) -> int:
-    """Print the audit, oldest first: as the lines it consists of, or as CSV with times that people can read.
+    """Print the audit, oldest first.
 
-    What admins have done comes first where its file was removed. Stops at the first line that does not hold, with exit
-    code 1. A text that a spreadsheet would take for a formula
-    gets a ' in front in CSV.
+    As the lines it consists of, or as CSV with times that people can read. What admins have done comes first where its
+    file was removed. Stops at the first line that does not hold, with exit code 1. A text that a spreadsheet would take
+    for a formula gets a ' in front in CSV.
     """
     config = load_as_owner(path)
     since_ms = None if since is None else _moment(since)

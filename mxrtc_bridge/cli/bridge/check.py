@@ -30,7 +30,9 @@ _STYLES = {Level.OK: ("ok  ", "green"), Level.WARN: ("warn", "yellow"), Level.FA
 @click.option("--offline", is_flag=True, help="Look at the configuration and this machine only.")
 @json_option
 def check_command(path: Path, offline: bool, as_json: bool) -> int:
-    """Check configuration, files, homeserver, TURN, ports and targets; each finding comes with its fix.
+    """Find what is wrong, each with its fix.
+
+    Looks at configuration, files, homeserver, TURN, ports and targets.
 
     Exit code 0 if the bridge can work (perhaps with warnings), 1 if something is wrong, 78 if the configuration is.
     """

@@ -26,9 +26,10 @@ _MAX_COLUMNS = 4096
 @json_option
 @click.argument("service", metavar="PEER/SERVICE")
 def files_command(path: Path, everything: bool, as_json: bool, service: str) -> int:
-    """List the files that callers have put into a service: time, sender, size, SHA-256 and name, oldest first.
+    """List the files that callers have put into a service.
 
-    The columns are separated by tabs. Works while the bridge runs. What is unfinished is not listed.
+    Oldest first, with time, sender, size, SHA-256 and name. The columns are separated by tabs. Works while the bridge
+    runs. What is unfinished is not listed.
     """
     target = _target(load_as_owner(path), service)
     for entry in read_box(Path(target.path)):

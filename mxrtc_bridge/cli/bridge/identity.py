@@ -17,7 +17,9 @@ from mxrtc_bridge.core.errors import LocalError
 @config_option
 @json_option
 def identity_command(path: Path, as_json: bool) -> int:
-    """Print the identity of each peer and of the bot: user and public master key, separated by a tab.
+    """Print the identity of each peer and of the bot.
+
+    A line has the user and the public master key, separated by a tab.
 
     A user who gets a key from you over another way compares it: mxrtc trust PEER --key KEY. Works while the bridge
     runs or not.

@@ -43,7 +43,9 @@ def init_command(
     output: Path,
     force: bool,
 ) -> int:
-    """Write config.yaml and registration.yaml (mode 0600, random tokens).
+    """Write config.yaml and registration.yaml.
+
+    Both have mode 0600 and random tokens.
 
     Asks for what it needs; with --domain it asks nothing. --service and --allow may be given several times. Prints the
     lines for homeserver.yaml to standard output.

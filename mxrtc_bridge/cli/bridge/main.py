@@ -83,7 +83,9 @@ for each in (init_command, check_command, audit_command, identity_command, *COMM
     "back, and everybody who knows a peer by its devices has to accept the new one. For one start only.",
 )
 def run_command(path: Path, adopt: tuple[str, ...], new_identity: bool) -> int:
-    """Run the bridge until SIGTERM or SIGINT; SIGHUP reads the configuration again.
+    """Run the bridge until SIGTERM or SIGINT.
+
+    SIGHUP reads the configuration again.
 
     It says goodbye to its sessions and ends within 40 seconds, whatever hangs; a second signal ends it at once.
 
@@ -123,7 +125,7 @@ def start_logging(config: Config) -> None:
 
 @cli.command("example-config")
 def example_config_command() -> int:
-    """Print a complete configuration with an explanation of every key."""
+    """Print a complete configuration, every key explained."""
     click.echo(example_config(), nl=False)
     return ExitCode.DONE
 
@@ -133,7 +135,7 @@ def example_config_command() -> int:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file (mode 0600) instead.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def registration_command(path: Path, output: Path | None, force: bool) -> int:
-    """Print the registration for the homeserver; it holds both tokens."""
+    """Print the registration for the homeserver. It holds both tokens."""
     with acting_as_owner(path):
         config = load_config(path)
     text = render_registration(config, random_sender())
@@ -155,7 +157,9 @@ def registration_command(path: Path, output: Path | None, force: bool) -> int:
 @click.argument("user", metavar="@USER:SERVER")
 @click.argument("service", metavar="PEER[/SERVICE]")
 def explain_command(path: Path, socket: Path | None, moment: str | None, user: str, service: str) -> int:
-    """Say whether a user may use a service (or call a peer at all), and which rule decides.
+    """Say whether a user may use a service, and by which rule.
+
+    Without a service: whether the user may call the peer at all.
 
     The running bridge is asked, which also knows what was granted by admins, who is in which room, and what policy
     lists say. Where none runs, where the file was changed and is not in force yet, and with --at, it is decided by the

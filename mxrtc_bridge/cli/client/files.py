@@ -21,7 +21,7 @@ resume_option = click.option(
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(allow_dash=True))
 @click.argument("peer", metavar="PEER[/SERVICE]")
 @click.option("--name", metavar="NAME", help="What standard input (PATH '-') is called at the other side.")
 @resume_option
@@ -30,7 +30,9 @@ resume_option = click.option(
 async def send(
     context: Context, paths: tuple[str, ...], peer: str, name: str | None, resume: bool, no_reconnect: bool
 ) -> None:
-    """Send files and directories to a peer, verified; the same command goes on after an interruption.
+    """Send files and directories to a peer, verified.
+
+    After an interruption the same command goes on.
 
     Nothing is ever replaced there: a name that is taken becomes "name (2).ext".
     """
@@ -48,6 +50,7 @@ async def send(
     default=".",
     show_default=True,
     metavar="PLACE",
+    type=click.Path(allow_dash=True),
     help="Directory to put it into, or the name of one file, like b.pdf; '-' writes one to standard output, verified.",
 )
 @click.option("--force", is_flag=True, help="Replace files of the same names, instead of choosing other names.")
@@ -55,7 +58,9 @@ async def send(
 @reconnect_option
 @in_loop
 async def get(context: Context, remote: str, output: str, force: bool, resume: bool, no_reconnect: bool) -> None:
-    """Fetch files from a peer, verified; the same command goes on after an interruption.
+    """Fetch files from a peer, verified.
+
+    After an interruption the same command goes on.
 
     PATH may have the wildcards *, ?, [abc] and **; quote it, it means files of the other side. Without it everything
     is fetched.

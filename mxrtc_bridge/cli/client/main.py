@@ -103,7 +103,7 @@ def login(
     prefix: str,
     bot: str,
 ) -> None:
-    """Log in to my homeserver; the token is kept in the state folder, readable by me only."""
+    """Log in to my homeserver. The token is kept in the state folder, readable by me only."""
     report = context.report
     try:
         if password_file is not None:
@@ -139,7 +139,9 @@ async def logout(context: Context) -> None:
 @click.argument("peer", required=False, metavar="[PEER[/SERVICE][:PATH]]")
 @in_loop
 async def list_services(context: Context, peer: str | None) -> None:
-    """List the services that I may use, of all peers of my server's bridge or of one; or the files of a service.
+    """List the services that I may use, or the files of a service.
+
+    Without a PEER: the services of all peers of my server's bridge.
 
     Beside each stands what it is for: stream (connections), inbox (takes files), share (gives files), files (both).
     With a SERVICE or PATH: one line for each file and directory there, with size, time of change and path.
@@ -168,7 +170,7 @@ async def list_services(context: Context, peer: str | None) -> None:
 @click.option("--no-reconnect", is_flag=True, help="End when the session is lost, instead of calling again.")
 @in_loop
 async def connect(context: Context, peer: str, listens: tuple[str, ...], no_reconnect: bool) -> None:
-    """Listen on local ports and forward connections to services of a peer, all over one peer connection."""
+    """Forward local ports to services of a peer. All of them share one peer connection."""
     with loading():
         from mxrtc_bridge.client import commands  # noqa: PLC0415
 
@@ -180,7 +182,7 @@ async def connect(context: Context, peer: str, listens: tuple[str, ...], no_reco
 @click.argument("peer", metavar="PEER[/SERVICE]")
 @in_loop
 async def nc(context: Context, peer: str) -> None:
-    """Connect standard input and output to a service; works as ssh's ProxyCommand.
+    """Connect standard input and output to a service. Works as ssh's ProxyCommand.
 
     ssh -o ProxyCommand='mxrtc -q nc build/ssh' me@build
     """
@@ -194,10 +196,12 @@ async def nc(context: Context, peer: str) -> None:
 @main.command()
 @click.argument("peer", metavar="PEER")
 @click.option("-c", "--count", type=click.IntRange(1, 100_000), default=4, show_default=True, help="How many.")
-@click.option("-i", "--interval", type=click.FloatRange(0.25, 3600), default=1.0, help="Seconds between them.")
+@click.option(
+    "-i", "--interval", type=click.FloatRange(0.25, 3600), default=1.0, show_default=True, help="Seconds between them."
+)
 @in_loop
 async def ping(context: Context, peer: str, count: int, interval: float) -> None:
-    """Call a peer and measure the round trip over the data channel; says direct or relayed."""
+    """Call a peer and measure the round trip. Says whether the path is direct or relayed."""
     with loading():
         from mxrtc_bridge.client import commands  # noqa: PLC0415
 
@@ -206,14 +210,15 @@ async def ping(context: Context, peer: str, count: int, interval: float) -> None
 
 @main.command()
 @click.argument("name", metavar="PEER/SERVICE")
-@click.option("--for", "for_time", metavar="TIME", help="How long: 30m, 2h, 3d.")
+@click.option("--for", "for_time", metavar="TIME", help="How long: 30m, 2h, 3d; 2h if it is not said.")
 @click.option("--because", metavar="TEXT", help="Why; the admins read it.")
 @click.option("--wait", is_flag=True, help="Wait until the admins have decided.")
 @in_loop
 async def request(context: Context, name: str, for_time: str | None, because: str | None, wait: bool) -> None:
-    """Ask the bridge's admins for a service; they answer in the direct chat with the bridge's bot.
+    """Ask the bridge's admins for a service.
 
-    With --wait it ends with 0 once the request is allowed, and with the code for "denied" if it is not.
+    They answer in the direct chat with the bridge's bot. With --wait it ends with 0 once the request is allowed, and
+    with the code for "denied" if it is not.
     """
     with loading():
         from mxrtc_bridge.client import request  # noqa: PLC0415
@@ -225,9 +230,10 @@ async def request(context: Context, name: str, for_time: str | None, because: st
 @click.argument("peer", required=False, metavar="[PEER]")
 @in_loop
 async def devices(context: Context, peer: str | None) -> None:
-    """List my devices, or those of a peer: device, key, and how far it is trusted.
+    """List my devices, or those of a peer.
 
-    `any`: nobody but the homeserver vouches for it. `cross-signed`: its owner has signed it.
+    Of each: device, key, and how far it is trusted. `any`: nobody but the homeserver vouches for it. `cross-signed`:
+    its owner has signed it.
     """
     with loading():
         from mxrtc_bridge.client import devices  # noqa: PLC0415
@@ -240,10 +246,10 @@ async def devices(context: Context, peer: str | None) -> None:
 @click.option("--key", metavar="KEY", help="The identity that its admin has told you: accept this one only.")
 @in_loop
 async def trust(context: Context, peer: str, key: str | None) -> None:
-    """Accept the identity that a peer shows now, after its admin has told you that it was changed on purpose.
+    """Accept the identity that a peer shows now.
 
-    With a KEY that you have from the admin over another way, the peer's devices count as verified from then on; its
-    admin reads it with: mxrtc-bridge identity
+    Do so after its admin has told you that it was changed on purpose. With a KEY that you have from the admin over
+    another way, the peer's devices count as verified from then on; its admin reads it with: mxrtc-bridge identity
     """
     with loading():
         from mxrtc_bridge.client import devices  # noqa: PLC0415
@@ -255,11 +261,11 @@ async def trust(context: Context, peer: str, key: str | None) -> None:
 @click.argument("peer", required=False, metavar="[PEER]")
 @in_loop
 async def verify(context: Context, peer: str | None) -> None:
-    """Compare emoji with another session of mine, or with the admin of a peer; both must show the same seven.
+    """Compare emoji with a session of mine or the admin of a peer.
 
-    Without a PEER: another session signs this device, which then counts as cross-signed. Accept the request there, or
-    begin there. With a PEER: its admin reads the emoji with mxrtc-bridge verify; its identity then counts as verified.
-    The answer, yes or no, is read from standard input.
+    Both must show the same seven. Without a PEER: another session signs this device, which then counts as cross-signed.
+    Accept the request there, or begin there. With a PEER: its admin reads the emoji with mxrtc-bridge verify; its
+    identity then counts as verified. The answer, yes or no, is read from standard input.
     """
     with loading():
         from mxrtc_bridge.client import verify  # noqa: PLC0415
@@ -270,7 +276,7 @@ async def verify(context: Context, peer: str | None) -> None:
 @main.command()
 @in_loop
 async def status(context: Context) -> None:
-    """Show who is logged in, whether the homeserver answers, and what runs."""
+    """Show the login, whether the homeserver answers, and what runs."""
     with loading():
         from mxrtc_bridge.client import account  # noqa: PLC0415
 

@@ -22,6 +22,7 @@ from mxrtc_bridge.core.stream.events import StreamFinished, StreamOutcome
 from mxrtc_bridge.core.stream.messages import ServiceKind
 from mxrtc_bridge.core.webrtc.ice import Path
 from mxrtc_bridge.engine.client_channels import ClientChannels
+from mxrtc_bridge.engine.file_transfer import INTERNAL_ERROR
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity
 
@@ -57,7 +58,7 @@ class Connection:
         """Why it ended; ``name`` is what it led to."""
         assert self._session.outcome is not None
         why = explain(self._session.outcome, self.links.bye, self.clocks, self._session.failure)
-        return ClientError(why.code, f"{name}: {why}")
+        return ClientError(why.code, f"{name}: {why}", defect=why.defect)
 
 
 def explain(  # noqa: C901, PLR0911, PLR0912 - one row each
@@ -127,7 +128,7 @@ def explain(  # noqa: C901, PLR0911, PLR0912 - one row each
                 "a TURN server on the homeserver (voip/turnServer) would relay them",
             )
         case call.CallOutcome.FAILED, reason:
-            return ClientError(Exit.RETRY, f"the connection failed ({reason})")
+            return ClientError(Exit.RETRY, f"the connection failed ({reason})", defect=reason == INTERNAL_ERROR)
         case _, "session_max":
             return ClientError(Exit.RETRY, "the session has lasted for the longest that it may (session_max)")
         case _, reason:

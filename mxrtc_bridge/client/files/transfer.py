@@ -42,7 +42,8 @@ from mxrtc_bridge.engine.client_channels import OpenedTransfer
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource
 
 MAX_VAIN_ATTEMPTS = 10
-"""Connections in a row that worked and brought nothing further: not a file, and not a verified mebibyte of one."""
+"""Connections in a row that worked, or ended by a defect of our own, and brought nothing further: not a file, and not a
+verified mebibyte of one."""
 GOODBYE_S = 3.0
 """How long an interrupted transfer may take to keep what it has."""
 
@@ -138,7 +139,7 @@ class FileTransfer:
             # What an attempt has brought to stay is seen by the next one, which finds it there.
             if ending.there > furthest:
                 furthest, failures, vain = ending.there, 0, 0
-            elif ending.moved:
+            elif ending.moved or error.defect:
                 vain += 1
             if vain >= MAX_VAIN_ATTEMPTS:
                 raise ClientError(error.code, f"{error}; {vain} connections in a row brought nothing further")

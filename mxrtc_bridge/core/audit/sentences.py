@@ -71,5 +71,5 @@ def _shown(text: str | None) -> str:
 def _session(record: AuditRecord) -> str:
     if record.lasted_ms is None:
         return " before it was connected"
-    moved = f"{size_words(record.sent or 0)} given and {size_words(record.received or 0)} taken"
+    moved = f"{size_words(record.sent or 0)} sent and {size_words(record.received or 0)} received"
     return f" after {say_duration(record.lasted_ms / 1000)}, {_shown(record.path)}, {moved}"

@@ -52,6 +52,12 @@ def test_end_of_a_call_separates_again_from_never(outcome: call.CallOutcome, rea
     assert str(lost)
 
 
+def test_only_a_failure_of_our_own_is_a_defect() -> None:
+    failed = [(call.CallOutcome.FAILED, "internal_error"), (call.CallOutcome.FAILED, "unavailable")]
+    failed += [(call.CallOutcome.REMOTE_HANGUP, "internal_error")]
+    assert [explain(call.CallEnded(*each), None).defect for each in failed] == [True, False, False]
+
+
 @pytest.mark.parametrize("outcome", list(call.CallOutcome))
 def test_every_outcome_has_a_sentence(outcome: call.CallOutcome) -> None:
     assert len(str(explain(call.CallEnded(outcome, "something"), None))) > 10

@@ -226,6 +226,14 @@ async def test_calls_that_do_not_get_through_are_repeated_as_long_as_it_takes(sa
     await transferring(said, cut(400, kept=0), *away, Connection(ended(TransferOutcome.CLEAN))).run(reconnect=True)
 
 
+async def test_calls_that_a_defect_of_ours_ends_come_to_an_end(said: Said) -> None:
+    defect = ClientError(Exit.RETRY, "the connection failed (internal_error)", defect=True)
+    job = transferring(said, cut(400, kept=0), *([defect] * 3 * MAX_VAIN_ATTEMPTS))
+    with pytest.raises(ClientError, match="brought nothing further"):
+        await job.run(reconnect=True)
+    assert len(said.objects("lost")) == MAX_VAIN_ATTEMPTS - 1
+
+
 async def test_defect_of_ours_is_not_called_a_lost_connection(said: Said) -> None:
     finished = replace(ended(TransferOutcome.INTERRUPTED, INTERNAL_ERROR), message="a defect of this program")
     with pytest.raises(ClientError, match="defect of this program") as caught:

@@ -211,6 +211,13 @@ def test_odd_values_are_refused_and_never_raise_anything_else(value: object) -> 
             read_line(json.dumps(content).encode())
 
 
+def test_a_session_is_told_in_the_words_of_the_list_of_sessions() -> None:
+    ended = AuditRecord(
+        AuditKind.END, NOW, user="@a:b", peer="@p:b", lasted_ms=60_000, path="direct", sent=1, received=2
+    )
+    assert ", 1 B sent and 2 B received" in describe(ended)
+
+
 @pytest.mark.parametrize("kind", AuditKind)
 def test_every_kind_has_words(kind: AuditKind) -> None:
     for allowed in (None, True, False):

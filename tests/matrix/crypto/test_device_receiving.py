@@ -207,4 +207,4 @@ def test_junk_of_one_stranger_to_many_devices_is_a_line_and_a_number(caplog: pyt
     virtual_time.run(story())
     assert caplog.text.count("a message of @mallory:evil.test to a device") == 1
     seldom.tell_left_out(everything=True)
-    assert "(and 1999 more like this" in caplog.text
+    assert "(and 1998 more like this" in caplog.text
