@@ -52,7 +52,7 @@ ELSEWHERE: dict[str, tuple[str, list[str]]] = {
     "cli/test_shutdown.py": ("it takes signals and calls the program", ["cli/bridge/entry.py"]),
     "e2e/test_pipe.py": (
         "commands are tried as they are typed",
-        ["cli/client/entry.py", "cli/client/main.py", "client/commands.py"],
+        ["cli/client/entry.py", "client/commands.py"],
     ),
     "e2e/test_files.py": ("commands are tried as they are typed", ["cli/client/files.py"]),
     "client/test_forwarding.py": ("forwarding is tried with a caller", ["client/calls/caller.py"]),

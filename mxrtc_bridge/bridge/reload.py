@@ -349,7 +349,8 @@ def _outcome(rest: _Rest) -> str:
 
 def _outcome_of_rest(rest: _Rest) -> str:
     config = rest.config
-    known = f"{len(config.peers)} peers, {len(config.grants)} grants"
+    peers, grants = len(config.peers), len(config.grants)
+    known = f"{peers} peer{'s' * (peers != 1)}, {grants} grant{'s' * (grants != 1)}"
     if rest.failed:
         return f"Rights are in force ({known}), but not all of the rest: {_list(rest.failed)}; the log says why."
     if not rest.done.done():

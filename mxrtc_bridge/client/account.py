@@ -15,8 +15,13 @@ from mxrtc_bridge.client.status_socket import running_commands
 from mxrtc_bridge.client.waiting import Waiting
 from mxrtc_bridge.core.errors import EventError, HomeserverError
 from mxrtc_bridge.core.ids import parse_user_id
+from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.matrix.api import login as matrix_login
 from mxrtc_bridge.matrix.api.login import Account
+
+MAX_COLUMNS = 400
+_OURS = frozenset({"kind", "time"})
+"""Keys that every object has."""
 
 
 async def login(context: Context, user: str, password: str, homeserver: str | None, prefix: str, bot: str) -> None:
@@ -78,9 +83,9 @@ async def status(context: Context) -> None:
         code = Exit.RETRY if error.retryable else Exit.USAGE
     except ClientError as error:
         reachable, problem, code = False, str(error), error.code
-    report.say(
+    report.data(
         "login",
-        f"{login.user_id} at {login.homeserver}: " + ("the homeserver answers" if reachable else problem),
+        _shown(f"{login.user_id} at {login.homeserver}: " + ("the homeserver answers" if reachable else problem)),
         user=login.user_id,
         device=login.device_id,
         homeserver=login.homeserver,
@@ -89,15 +94,23 @@ async def status(context: Context) -> None:
     )
     found = await running_commands(context.state)
     for each in found:
+        streams = each.get("streams")
         sentence = (
-            f"{each.get('peer')} (process {each.get('pid')}): {each.get('path') or 'not connected'}, "
-            f"{each.get('streams')} streams, {each.get('sent')} bytes sent, {each.get('received')} received"
+            f"{each.get('peer')} (process {each.get('pid')}): {each.get('path') or 'not connected'}, {streams} "
+            f"stream{'s' * (streams != 1)}, {each.get('sent')} bytes sent, {each.get('received')} received"
         )
-        report.say("session", sentence, **{key: value for key, value in each.items() if key not in ("kind", "time")})
+        if (ports := each.get("listening")) and isinstance(ports, list):
+            sentence += f", listening on {', '.join(map(str, ports))}"
+        report.data("session", _shown(sentence), **{key: value for key, value in each.items() if key not in _OURS})
     if not found:
-        report.say("sessions", "no connections are running", running=0)
+        report.data("sessions", "no connections are running", running=0)
     if not reachable:
         raise ClientError(code, problem)
+
+
+def _shown(text: str) -> str:
+    """A line that may hold what a homeserver has said."""
+    return display(text, MAX_COLUMNS)
 
 
 def _account(login: Login) -> Account:

@@ -105,15 +105,15 @@ async def ping(context: Context, peer: str, count: int, interval_s: float) -> No
                 async with asyncio.timeout(PING_TIMEOUT_S):
                     trip_ms = await connection.links.ping() * 1000
             except TimeoutError:
-                report.say("timeout", f"{short}: no answer to {number} within {PING_TIMEOUT_S:g} s", number=number)
+                report.data("timeout", f"{short}: no answer to {number} within {PING_TIMEOUT_S:g} s", number=number)
             else:
                 trips.append(trip_ms)
-                report.say(
+                report.data(
                     "pong", f"{short}: {number} of {count}, {trip_ms:.1f} ms", number=number, ms=round(trip_ms, 3)
                 )
         if not trips:
             raise ClientError(Exit.OFFLINE, f"no answer of {short} to any of {count} pings")
-        report.say(
+        report.data(
             "summary",
             f"{short}: {len(trips)} of {count} answered, median {statistics.median(trips):.1f} ms",
             sent=count,

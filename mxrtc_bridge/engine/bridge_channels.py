@@ -190,7 +190,7 @@ class BridgeChannels(SessionChannels):
         except TargetError as error:
             line = self._log.child(f"stream {service}")
             self._seldom.warning((self._caller, service, error.failure), "! %s", error, to=line)
-            pipe.refuse(error.failure.value, "the service cannot be reached")
+            pipe.refuse(error.failure.value, messages.UNREACHABLE)
         else:
             if sink is None:
                 return

@@ -114,7 +114,7 @@ async def test_rights_are_in_force_before_the_first_slow_step_begins(bench: Benc
 
     bench.steps = [[("rooms", look)]]
     bench.reads.append(lambda: config_named("new"))
-    assert await bench.reload.ask() == "The configuration is in force: 2 peers, 1 grants."
+    assert await bench.reload.ask() == "The configuration is in force: 2 peers, 1 grant."
     assert seen == [["new"]]
 
 
@@ -212,7 +212,7 @@ async def test_slow_part_begins_again_with_the_newest_configuration(bench: Bench
     bench.reads += [lambda: config_named("first"), lambda: config_named("second")]
     first = asyncio.create_task(bench.reload.ask())
     await until(lambda: begun)
-    assert await bench.reload.ask() == "The configuration is in force: 2 peers, 1 grants."
+    assert await bench.reload.ask() == "The configuration is in force: 2 peers, 1 grant."
     await first
     assert (begun, bench.done) == (["first", "second"], ["second"])
 

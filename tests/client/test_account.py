@@ -110,6 +110,22 @@ async def test_status_tells_the_login_and_that_nothing_runs(
     assert (login["user"], login["reachable"], sessions["running"]) == (ALICE, True, 0)
 
 
+async def test_status_in_words_is_data_and_names_the_ports(
+    homeserver_of_alice: FakeHomeserver, state: StateFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_in(state, homeserver_of_alice.url)
+    running = {"pid": 7, "peer": "build", "path": "direct", "streams": 1, "sent": 2, "received": 3}
+    running["listening"] = ["127.0.0.1:2222", "[::1]:80"]
+    async with serve_status(state, lambda: running):
+        await account.status(Context(state, Report(quiet=True)))
+    output = capsys.readouterr()
+    assert output.out.splitlines() == [
+        f"{ALICE} at {homeserver_of_alice.url}: the homeserver answers",
+        "build (process 7): direct, 1 stream, 2 bytes sent, 3 received, listening on 127.0.0.1:2222, [::1]:80",
+    ]
+    assert output.err == ""
+
+
 async def test_status_tells_what_runs_and_fails_where_the_login_is_no_more(
     homeserver_of_alice: FakeHomeserver, state: StateFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -118,6 +119,14 @@ async def test_ping_tells_the_round_trip_and_the_path(world: World) -> None:
     assert len(trips) == 3
     assert all(0 < ms < 5000 for ms in trips)
     assert any(each.get("path", "").startswith("direct") for each in objects)
+
+
+async def test_results_of_ping_are_data_and_what_it_says_meanwhile_is_not(world: World) -> None:
+    code, out, err = await world.run_mxrtc("alice", "ping", "build", "-c", "1")
+    assert code == 0, err
+    assert re.fullmatch(r"build: 1 of 1, [\d.]+ ms\nbuild: 1 of 1 answered, median [\d.]+ ms\n", out.decode())
+    assert err.startswith("connected to build: ")
+    assert err.count("\n") == 1
 
 
 async def test_status_names_the_user_and_the_running_connects(world: World) -> None:

@@ -32,7 +32,7 @@ from mxrtc_bridge.core.bot.reply import Code, Line, MatrixLink, Reply, answer, i
 from mxrtc_bridge.core.errors import AdminError
 from mxrtc_bridge.core.ids import Actor, ServiceName, UserId
 from mxrtc_bridge.core.text.display import display, size_words
-from mxrtc_bridge.core.text.durations import say_duration
+from mxrtc_bridge.core.text.durations import say_duration, say_rest
 from mxrtc_bridge.storage.audit import AuditQuery
 
 Check = Callable[[Config], Awaitable[list[Finding]]]
@@ -286,7 +286,7 @@ class AdminCommands:
         )
 
     def _line(self, grant: StoredGrant) -> str:
-        left = say_duration((grant.until_ms - self._wall_ms()) / 1000)
+        left = say_rest((grant.until_ms - self._wall_ms()) / 1000)
         once = ", for one session" if grant.once else ""
         reason = f' "{grant.reason}"' if grant.reason else ""
         where = f"{self._peer(grant.service.peer)}/{grant.service.name}"

@@ -25,7 +25,7 @@ from mxrtc_bridge.core.bot.request_text import RequestAnswer
 from mxrtc_bridge.core.bot.words import PREFIX, unquoted
 from mxrtc_bridge.core.errors import AdminError
 from mxrtc_bridge.core.ids import ServiceName, UserId
-from mxrtc_bridge.core.text.durations import say_duration
+from mxrtc_bridge.core.text.durations import say_duration, say_rest
 from mxrtc_bridge.engine.call_manager import CallManager
 from mxrtc_bridge.matrix.command_bot import CommandSender, Rank, Reaction, mistake_answer
 from mxrtc_bridge.matrix.rooms.direct_chats import DirectChats
@@ -222,7 +222,7 @@ class UserCommands:
         given = [
             item(
                 f"{self._name(grant.service.peer)}/{grant.service.name}, for "
-                f"{say_duration((grant.until_ms - self._wall_ms()) / 1000)} more{', for one session' * grant.once}"
+                f"{say_rest((grant.until_ms - self._wall_ms()) / 1000)} more{', for one session' * grant.once}"
             )
             for grant in self._rights.given_to(sender.user)[:_SHOWN]
         ]

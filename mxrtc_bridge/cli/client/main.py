@@ -6,7 +6,9 @@ and Ctrl-C while they load is heard by the loop and ends the command in silence.
 
 from __future__ import annotations
 
+import getpass
 import sys
+import warnings
 from pathlib import Path
 from typing import TextIO
 
@@ -32,6 +34,16 @@ Exit codes: 0 done; 1 try again later; 2 wrong usage or login; 3 denied or no su
 
 MAX_PASSWORD_CHARS = 4096
 """Of the line that is read from a file; homeservers take fewer."""
+
+
+def ask_password(user: str) -> str:
+    """Ask on the terminal; where there is none, the password is the first line of standard input."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", getpass.GetPassWarning)
+        try:
+            return str(click.prompt(f"Password of {user}", hide_input=True, err=True))
+        except getpass.GetPassWarning:
+            return sys.stdin.readline(MAX_PASSWORD_CHARS).rstrip("\r\n")
 
 
 @click.group(
@@ -109,7 +121,7 @@ def login(
         if password_file is not None:
             password = password_file.readline(MAX_PASSWORD_CHARS).rstrip("\r\n")
         else:
-            password = click.prompt(f"Password of {user}", hide_input=True, err=True)
+            password = ask_password(user)
     except click.Abort:
         sys.exit(Exit.INTERRUPTED)
     except UnicodeDecodeError:

@@ -258,7 +258,8 @@ def check_finished(name: str, finished: StreamFinished, bye: tuple[str, str] | N
         case StreamOutcome.REFUSED, "denied" | "unknown":
             raise ClientError(Exit.DENIED, f"{name}: there is no such service, or you have no right to it")
         case StreamOutcome.REFUSED, code:
-            raise ClientError(Exit.RETRY, f"{name}: the service cannot be reached now ({finished.message or code})")
+            why = code if finished.message in ("", messages.UNREACHABLE) else finished.message
+            raise ClientError(Exit.RETRY, f"{name}: the service cannot be reached now ({why})")
         case StreamOutcome.RESET, "denied":
             raise ClientError(Exit.DENIED, f"{name}: your right to it has ended")
         case _, code:

@@ -34,6 +34,8 @@ PROTOCOL_TCP = "tcp.v1.mxrtc"
 PROTOCOL_RAW = "raw.mxrtc"
 ONLY_FILES = "this service is for files: use mxrtc send, get or ls with it"
 """Said to somebody with the right to a service who opens a stream to it, where it has none."""
+UNREACHABLE = "the service cannot be reached"
+"""Said beside the code where that says it all."""
 
 PROTOCOL_CTL = "ctl.v1.mxrtc"
 RAW_PROTOCOLS = frozenset({PROTOCOL_RAW, ""})

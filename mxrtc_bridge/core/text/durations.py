@@ -51,6 +51,12 @@ def take_duration(words: tuple[str, ...]) -> tuple[int | None, tuple[str, ...]]:
     return None if seconds is None else int(seconds), words[taken:]
 
 
+def say_rest(seconds: float) -> str:
+    """Write how long something lasts yet: to the nearest minute where it is an hour or more, so that 2h are 2h."""
+    unit = 1 if seconds < 3570 else 60
+    return say_duration(round(seconds / unit) * unit)
+
+
 def say_duration(seconds: float) -> str:
     """Write a time the way it can be typed: at most two units, rounded down."""
     left = max(0, int(seconds))

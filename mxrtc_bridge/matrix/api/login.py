@@ -15,6 +15,7 @@ from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.transport import RequestPolicy, RetryPolicy, Transport, check_address
 
 DISCOVERY_TIMEOUT_S = 10.0
+_REMEDY = "give the address of the homeserver instead: --homeserver URL"
 MAX_WELL_KNOWN_BYTES = 64 * 1024
 _QUICK = RequestPolicy(RetryPolicy(total_s=10.0), timeout_s=DISCOVERY_TIMEOUT_S)
 
@@ -49,7 +50,9 @@ async def discover(user: UserId, patience: RequestPolicy = _QUICK) -> str:
     try:
         check_address(f"https://{server}")
     except ConfigError as error:
-        raise HomeserverError(f"{server} is no name of a host; give the address of the homeserver instead") from error
+        raise HomeserverError(
+            f"{server} is no name of a host; give the address of the homeserver instead: --homeserver URL"
+        ) from error
     transport = Transport.patient(f"https://{server}", "", patience, max_answer_bytes=MAX_WELL_KNOWN_BYTES)
     transport.follow_redirects()
     try:
@@ -61,9 +64,7 @@ async def discover(user: UserId, patience: RequestPolicy = _QUICK) -> str:
     except HomeserverError as error:
         if error.status == 404:
             return f"https://{server}"
-        raise HomeserverError(
-            f"{error}; give the address of the homeserver instead", error.status, error.errcode
-        ) from error
+        raise HomeserverError(f"{error}; {_REMEDY}", error.status, error.errcode) from error
     finally:
         await transport.close()
     return _named_address(answer, server)
@@ -81,7 +82,7 @@ def _named_address(answer: dict[str, object], server: str) -> str:
     if not isinstance(address, str) or len(address) > 512 or not _is_usable(address):
         raise HomeserverError(
             f"https://{server}/.well-known/matrix/client names no https:// address under m.homeserver.base_url; "
-            "give the address of the homeserver instead",
+            f"{_REMEDY}",
             200,
         )
     return address.rstrip("/")

@@ -229,6 +229,15 @@ def test_a_service_for_files_is_told_from_one_that_is_not_there() -> None:
         check_finished("build/inbox", other)
 
 
+@pytest.mark.parametrize(
+    ("message", "why"), [("", "timeout"), (messages.UNREACHABLE, "timeout"), ("it is being moved", "it is being moved")]
+)
+def test_a_service_that_is_down_is_not_said_to_be_so_twice(message: str, why: str) -> None:
+    with pytest.raises(ClientError) as caught:
+        check_finished("build/web", StreamFinished(StreamOutcome.REFUSED, "timeout", message, 0, 0))
+    assert str(caught.value) == f"build/web: the service cannot be reached now ({why})"
+
+
 def test_a_stream_that_the_end_of_the_session_has_cut_says_why_the_session_has_ended() -> None:
     cut = StreamFinished(StreamOutcome.RESET, "unavailable", "the session has ended", 5, 7)
     with pytest.raises(ClientError, match=r"was cut \(it has lasted for 12h\) after 5 bytes sent and 7") as caught:

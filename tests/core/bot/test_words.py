@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.bot.words import MAX_FREE_TEXT_CHARS, MAX_WORDS, command_words, free_text
-from mxrtc_bridge.core.text.durations import MAX_DURATION_S, parse_duration, say_duration, take_duration
+from mxrtc_bridge.core.text.durations import MAX_DURATION_S, parse_duration, say_duration, say_rest, take_duration
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,24 @@ def test_a_duration_that_is_said_can_be_typed(seconds: int) -> None:
     said = parse_duration(say_duration(seconds))
     assert said is not None
     assert said <= seconds < said + max(60, seconds // 24)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (7199.9, "2h"),
+        (7200, "2h"),
+        (5431, "1h31m"),
+        (3569, "59m29s"),
+        (3571, "1h"),
+        (61.4, "1m1s"),
+        (0, "0s"),
+        (-5, "0s"),
+        (172_799, "2d"),
+    ],
+)
+def test_what_was_just_given_lasts_as_long_as_was_said(seconds: float, said: str) -> None:
+    assert say_rest(seconds) == said
 
 
 @given(st.lists(st.text(st.characters(blacklist_categories=()), max_size=120), max_size=20))
