@@ -14,7 +14,7 @@ _NAMES = {
     "mxrtc": "reach TCP services and files behind a Matrix peer",
     "mxrtc-bridge": "let Matrix users reach local TCP services and files",
 }
-_ESCAPED = str.maketrans({"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "~": "\\(ti", "^": "\\(ha"})
+_ESCAPES = str.maketrans({"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "~": "\\(ti", "^": "\\(ha"})
 
 
 def page_of(program: str) -> Path:
@@ -29,9 +29,9 @@ def man_page(program: str) -> str:
         '.\\" Made from the program\\(aqs help by `make docs`; do not edit.',
         f'.TH {program.upper()} 1 "" mxrtc\\-bridge "User Commands"',
         ".SH NAME",
-        f"{_escaped(program)} \\- {_escaped(_NAMES[program])}",
+        f"{escaped(program)} \\- {escaped(_NAMES[program])}",
         ".SH SYNOPSIS",
-        f".B {_escaped(program)}",
+        f".B {escaped(program)}",
         "[OPTIONS] COMMAND ...",
         ".SH DESCRIPTION",
         *_paragraphs(group.help),
@@ -40,25 +40,25 @@ def man_page(program: str) -> str:
     ]
     for name, command in sorted(leaves(group)):
         usage = " ".join([program, name, *command.collect_usage_pieces(click.Context(command, info_name=name))])
-        lines += [f'.SS "{_escaped(usage)}"', *_paragraphs(command.help), *_options(command)]
+        lines += [f'.SS "{escaped(usage)}"', *_paragraphs(command.help), *_options(command)]
     if group.epilog:
         lines += [".SH EXIT STATUS", *_paragraphs(group.epilog)]
     (other,) = PROGRAMS.keys() - {program}
-    lines += [".SH SEE ALSO", f".BR {_escaped(other)} (1)"]
+    lines += [".SH SEE ALSO", f".BR {escaped(other)} (1)"]
     return "\n".join(lines) + "\n"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that roff shows as it is, and that can be pasted into a terminal."""
-    escaped = text.translate(_ESCAPED)
-    return f"\\&{escaped}" if escaped.startswith(".") else escaped
+    shown = text.translate(_ESCAPES)
+    return f"\\&{shown}" if shown.startswith(".") else shown
 
 
 def _paragraphs(text: str | None) -> Iterator[str]:
     for number, paragraph in enumerate((text or "").strip().split("\n\n")):
         if number:
             yield ".PP"
-        yield _escaped(" ".join(paragraph.split()))
+        yield escaped(" ".join(paragraph.split()))
 
 
 def _options(command: click.Command) -> list[str]:
@@ -66,12 +66,12 @@ def _options(command: click.Command) -> list[str]:
     for option in command.params:
         if not isinstance(option, click.Option) or option.is_eager:
             continue
-        names = ", ".join(f"\\fB{_escaped(name)}\\fR" for name in (*option.opts, *option.secondary_opts))
+        names = ", ".join(f"\\fB{escaped(name)}\\fR" for name in (*option.opts, *option.secondary_opts))
         if not option.is_flag:
             kind = option.type
             value = "|".join(map(str, kind.choices)) if isinstance(kind, click.Choice) else value_of(option)
-            names += f" \\fI{_escaped(value)}\\fR"
-        lines += [".TP", names, _escaped(_help(option))]
+            names += f" \\fI{escaped(value)}\\fR"
+        lines += [".TP", names, escaped(_help(option))]
     return lines
 
 

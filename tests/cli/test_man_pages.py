@@ -35,4 +35,4 @@ def test_the_page_can_be_read(program: str) -> None:
 
 
 def test_text_is_shown_as_it_is() -> None:
-    assert man_pages._escaped(".a 'b' `c` ~d ^e -f \\g") == "\\&.a \\(aqb\\(aq \\(gac\\(ga \\(tid \\(hae \\-f \\eg"
+    assert man_pages.escaped(".a 'b' `c` ~d ^e -f \\g") == "\\&.a \\(aqb\\(aq \\(gac\\(ga \\(tid \\(hae \\-f \\eg"
