@@ -98,8 +98,10 @@ class ConfiguredRooms:
         self._members = MemberLists(homeserver, bot, self.rights_changed)
         self._lists = BanLists(homeserver, bot, rules, config.in_force.policy_lists, self._judge)
         self._lists_read = False
+        self._names = self._named()
+        """The rooms that the bot was told to be in."""
         self.bot_rooms = BotRooms(
-            homeserver, bot, self._named(), self._members, (self._lists,), self._entered, self._follow
+            homeserver, bot, self._names, self._members, (self._lists,), self._entered, self._follow
         )
         self._who = Refresher(
             "who is in a named room", lambda room: self.bot_rooms.learn_again(room, self._members), gap=gap
@@ -216,6 +218,8 @@ class ConfiguredRooms:
     async def recall(self, judge_again: Callable[[], None]) -> None:
         """Take over what the policy lists said at the end of the last run; from then on there are rights.
 
+        Given grants must have been loaded: they name rooms.
+
         Args:
             judge_again: called when members or lists have changed, to judge live sessions again; must not block.
 
@@ -225,6 +229,9 @@ class ConfiguredRooms:
         self._judge_again = judge_again
         await self._lists.recall()
         self._lists_read = True
+        # Before it enters its rooms, and leaves all others: grants that were given in earlier runs are known now.
+        self._names = self._named()
+        self.bot_rooms.name(self._names)
 
     def configure(self) -> None:
         """Take over which rooms are policy lists; :meth:`reload` joins those that are new."""
@@ -240,7 +247,8 @@ class ConfiguredRooms:
         Raises:
             MxrtcError: the homeserver or the database failed.
         """
-        await self.bot_rooms.reload(self._named())
+        self._names = self._named()
+        await self.bot_rooms.reload(self._names)
 
     async def run(self) -> None:
         """Follow the rooms, until cancelled."""
@@ -251,14 +259,12 @@ class ConfiguredRooms:
 
     async def _follow_names(self) -> None:
         """Join the rooms that given grants name, and leave those that none names any more, until cancelled."""
-        known = self._named()
         while True:
             await self._changed.wait()
             self._changed.clear()
-            if (named := self._named()) != known:
-                known = named
+            if self._named() != self._names:
                 try:
-                    await self.bot_rooms.reload(named)
+                    await self.reload()
                 except MxrtcError as error:
                     log.error("! rooms that grants name were not joined: %s", error)
 

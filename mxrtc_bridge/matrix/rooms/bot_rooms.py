@@ -163,6 +163,11 @@ class BotRooms:
         if self.is_named(room):
             self._encrypted.add(room)
 
+    def name(self, named: Mapping[str, str]) -> None:
+        """Take over other names before the first :meth:`enter`, which joins their rooms."""
+        self._named = dict(named)
+        self._wanted_now = None
+
     async def enter(self) -> None:
         """Join what is named and not joined yet, side by side. Failures are logged only.
 
@@ -282,8 +287,7 @@ class BotRooms:
 
     async def reload(self, named: Mapping[str, str]) -> None:
         """Take over other names: join the new ones and leave what is named no more."""
-        self._named = dict(named)
-        self._wanted_now = None
+        self.name(named)
         for name in self._entering.keys() - set(named.values()):
             if not self._entering[name].locked():
                 del self._entering[name]
