@@ -59,8 +59,12 @@ class Puppet:
         self.end.drain()
         assert self.end.established
 
+    def packet(self, *parts: bytes) -> bytes:
+        """Return a packet of these chunks."""
+        return self._writer.write(parts)
+
     def send(self, *parts: bytes) -> None:
-        self.raw(self._writer.write(parts))
+        self.raw(self.packet(*parts))
 
     def raw(self, packet: bytes) -> None:
         self.association.receive(self.now, packet)

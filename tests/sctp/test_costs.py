@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from mxrtc_bridge.sctp import chunks
-from mxrtc_bridge.sctp.chunks import BEGINS, ENDS
+from mxrtc_bridge.sctp.chunks import BEGINS, ENDS, UNORDERED
 from mxrtc_bridge.sctp.flight import MAX_TAKEN_BACK
 from mxrtc_bridge.sctp.lifecycle import AssociationState
 from mxrtc_bridge.sctp.receiver import MAX_REPEATED
@@ -140,6 +140,71 @@ def _cookies() -> tuple[Puppet, list[bytes]]:
     return Puppet(), repeated(chunks.chunk(chunks.COOKIE_ECHO, bytes(20)))
 
 
+def _i_data_of_many_messages() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet(interleaving=True)
+    return puppet, [
+        puppet.i_data(number, b"x", message=number + 1, last=3, flags=0, stream=number) for number in range(ROOM // 24)
+    ]
+
+
+def _loose_fragments() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet()
+    return puppet, [puppet.data(2 * number + 1, flags=UNORDERED) for number in range(ROOM // 20)]
+
+
+def _small_steps() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet()
+    puppet.send(*[puppet.data(2 * number + 1, flags=UNORDERED) for number in range(100)])
+    return puppet, [chunks.forward_tsn(THEIR_TSN + number, []) for number in range(ROOM // 8)]
+
+
+def _all_streams_after_use() -> tuple[Puppet, list[bytes]]:
+    """What was reset once is not looked at again, however often all streams are."""
+    puppet = Puppet()
+    for first in range(0, 2000, 100):
+        puppet.send(*[puppet.data(number, stream=number) for number in range(first, first + 100)])
+    puppet.send(_reset_of_all(0))
+    return puppet, [_reset_of_all(number) for number in range(1, ROOM // 20)]
+
+
+def _reset_of_all(number: int) -> bytes:
+    return chunks.chunk(chunks.RE_CONFIG, struct.pack("!HHLLL", 13, 16, THEIR_TSN + number, 0, THEIR_TSN - 1))
+
+
+def _resets_again() -> tuple[Puppet, list[bytes]]:
+    puppet = Puppet()
+    puppet.send(_reset_of_all(0))
+    return puppet, repeated(_reset_of_all(0))
+
+
+def _requests_that_are_denied() -> tuple[Puppet, list[bytes]]:
+    body = [struct.pack("!HHL", 14, 8, THEIR_TSN + number) for number in range(ROOM // 12)]
+    return Puppet(), [chunks.chunk(chunks.RE_CONFIG, each) for each in body]
+
+
+def _shutdowns() -> tuple[Puppet, list[bytes]]:
+    puppet = sending()
+    return puppet, repeated(chunks.tsn_chunk(chunks.SHUTDOWN, puppet.their_tsn - 1 & 0xFFFFFFFF))
+
+
+def _shutdowns_are_complete() -> tuple[Puppet, list[bytes]]:
+    return Puppet(), repeated(chunks.chunk(chunks.SHUTDOWN_COMPLETE))
+
+
+def _heartbeat_answers() -> tuple[Puppet, list[bytes]]:
+    return Puppet(), [chunks.chunk(chunks.HEARTBEAT_ACK, chunks.parameter(1, b"x" * 4) * 64)] * 3
+
+
+def _mixed_acknowledgements() -> tuple[Puppet, list[bytes]]:
+    """Both SACKs of a packet speak of other blocks, and SHUTDOWNs fill the rest."""
+    puppet = sending()
+    first, second = (
+        sack(puppet, 0, [4 * number + shift for number in range(160) for _ in range(2)]) for shift in (2, 4)
+    )
+    rest = (ROOM - len(first) - len(second)) // 8
+    return puppet, [first, second, *[chunks.tsn_chunk(chunks.SHUTDOWN, puppet.their_tsn - 1 & 0xFFFFFFFF)] * rest]
+
+
 CASES: dict[str, tuple[Callable[[], tuple[Puppet, list[bytes]]], int]] = {
     "DATA of one byte each": (_data_of_one_byte, 9_000),
     "DATA, each behind a gap": (_data_out_of_order, 12_000),
@@ -153,6 +218,16 @@ CASES: dict[str, tuple[Callable[[], tuple[Puppet, list[bytes]]], int]] = {
     "ERROR": (_errors, 13_000),
     "unknown chunk": (_unknown, 22_000),
     "COOKIE-ECHO that is not ours": (_cookies, 12_000),
+    "I-DATA, each of a message of its own": (_i_data_of_many_messages, 9_000),
+    "DATA, loose fragments": (_loose_fragments, 9_000),
+    "FORWARD-TSN in steps of one": (_small_steps, 14_000),
+    "RE-CONFIG for all streams, after one": (_all_streams_after_use, 17_000),
+    "RE-CONFIG that came before": (_resets_again, 7_000),
+    "RE-CONFIG that is denied": (_requests_that_are_denied, 12_000),
+    "SHUTDOWN": (_shutdowns, 23_000),
+    "SHUTDOWN-COMPLETE that nobody waits for": (_shutdowns_are_complete, 13_000),
+    "HEARTBEAT-ACK": (_heartbeat_answers, 3_000),
+    "SACK with other blocks twice, and SHUTDOWN": (_mixed_acknowledgements, 20_000),
 }
 """How the packet is made, and how many lines may run for it."""
 
@@ -206,6 +281,15 @@ def test_chunks_that_come_again_and_again_end_the_association() -> None:
         puppet.send(*repeated(puppet.data(0)))
     puppet.send(*repeated(puppet.data(0)) * 100)
     assert "came again" in puppet.ended_because
+
+
+def test_what_one_chunk_completes_costs_no_more_than_its_pieces() -> None:
+    """Each message that waited for the first is looked at once when it comes, and once when it goes."""
+    puppet = Puppet()
+    count = 2000
+    for first in range(1, count, 100):
+        puppet.send(*[puppet.data(number, sequence=number) for number in range(first, first + 100)])
+    assert lines(lambda: puppet.association.receive(puppet.now, puppet.packet(puppet.data(0)))) <= 45 * count
 
 
 def test_a_message_in_crumbs_ends_the_association() -> None:
