@@ -225,7 +225,10 @@ class HomeserverError(MxrtcError):
 
     @property
     def is_outside(self) -> bool:
-        """Whether it says that whoever asks is not in the room, or that there is none; no other refusal says so."""
+        """Whether it says that whoever asks is not in the room, or that there is no such thing.
+
+        One that does not know the request says neither: a proxy may have led it to the wrong server.
+        """
         return self.status in {403, 404} and self.errcode != "M_UNRECOGNIZED"
 
 

@@ -160,7 +160,7 @@ class DirectRooms:
         try:
             await self._homeserver.displayname(peer)
         except HomeserverError as error:
-            if error.status == 404:
+            if error.status == 404 and error.is_outside:
                 raise DirectRoomError(
                     DirectFailure.NO_SUCH_PEER,
                     f"there is no user {peer}; check the name of the peer, and whether its bridge has ever run",

@@ -216,8 +216,9 @@ async def test_peer_that_does_not_exist_is_said_so_before_a_room_is_made() -> No
     assert "there is no user @rtc_build:example.org" in str(error)
 
 
-async def test_hidden_profile_does_not_stop_the_search() -> None:
-    server = FakeHomeserver(failures={"profile": HomeserverError("", 403, "M_FORBIDDEN")})
+@pytest.mark.parametrize(("status", "errcode"), [(403, "M_FORBIDDEN"), (404, "M_UNRECOGNIZED")])
+async def test_hidden_profile_does_not_stop_the_search(status: int, errcode: str) -> None:
+    server = FakeHomeserver(failures={"profile": HomeserverError("", status, errcode)})
     assert server.rooms.get(await finder(server).find_or_create_direct(PEER)) == PAIR
 
 
