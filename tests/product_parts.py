@@ -146,7 +146,7 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "sinks/test_hanging_targets.py": "_resolve",
         "sinks/test_resets.py": "_epoll _told",
         "sinks/test_stdio.py": "_open_anew",
-        "storage/test_database.py": "_postgres_errors _running",
+        "storage/test_database.py": "_running",
     },
     "They put somebody into the bridge who would have to come with a homeserver and a peer connection.": {
         "bridge/devices/test_devices.py": "_check_encryption _ends _known _store",

@@ -79,6 +79,8 @@ CONNECT_S = 5.0
 """How long PostgreSQL may take to let us in."""
 ANSWER_S = 10.0
 """How long it may take to answer a statement; then the connection is given up."""
+HANGS_S = 30.0
+"""How long anything may take in all, also with a file: longer than PostgreSQL can, and less than a homeserver waits."""
 CLOSE_S = 15.0
 """How long what is under way is waited for when the database is closed."""
 MIN_SQLITE = (3, 35, 0)
@@ -134,6 +136,7 @@ class Database:
         pool: Pool,
         *,
         patience_s: float = PATIENCE_S,
+        hangs_s: float = HANGS_S,
         close_s: float = CLOSE_S,
         max_waiting: int = MAX_WAITING,
         prune_batch: int = PRUNE_BATCH,
@@ -142,6 +145,7 @@ class Database:
         self._max_waiting = max_waiting
         self._pool = pool
         self._patience_s = patience_s
+        self._hangs_s = hangs_s
         self._close_s = close_s
         self._running: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -156,6 +160,7 @@ class Database:
         *,
         patience_s: float = PATIENCE_S,
         answer_s: float = ANSWER_S,
+        hangs_s: float = HANGS_S,
         close_s: float = CLOSE_S,
         max_waiting: int = MAX_WAITING,
         prune_batch: int = PRUNE_BATCH,
@@ -166,6 +171,7 @@ class Database:
             url: ``sqlite:relative.db``, ``sqlite:///absolute.db`` or ``postgres://user:password@host/name``.
             patience_s: see :data:`PATIENCE_S`.
             answer_s: see :data:`ANSWER_S`.
+            hangs_s: see :data:`HANGS_S`.
             close_s: see :data:`CLOSE_S`.
             max_waiting: see :data:`MAX_WAITING`.
             prune_batch: see :data:`PRUNE_BATCH`.
@@ -185,7 +191,14 @@ class Database:
             if isinstance(error, (sqlite3.Error, OSError, *FOREIGN)):
                 raise not_opened(error) from error
             raise
-        return cls(pool, patience_s=patience_s, close_s=close_s, max_waiting=max_waiting, prune_batch=prune_batch)
+        return cls(
+            pool,
+            patience_s=patience_s,
+            hangs_s=hangs_s,
+            close_s=close_s,
+            max_waiting=max_waiting,
+            prune_batch=prune_batch,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -235,7 +248,7 @@ class Database:
 
         Raises:
             StorageError: the database is closed, or has refused for as long as we ask.
-            UnknownOutcomeError: it may have been committed.
+            UnknownOutcomeError: it may have been committed, or may still be.
         """
         if idempotent:
             return await self._start(work, _Writing("", is_first=False), lambda: None)
@@ -348,7 +361,11 @@ class Database:
         self._running.add(task)
         task.add_done_callback(self._ended)
         task.add_done_callback(lambda _: over())
-        return await asyncio.shield(task)
+        if not (await asyncio.wait([task], timeout=self._hangs_s))[0]:
+            # Its file is on a disk that hangs: the thread goes on, and nobody can say how it ends.
+            kind = StorageError if writing is None else UnknownOutcomeError
+            raise kind(f"the database has not answered for {self._hangs_s:g} seconds")
+        return task.result()
 
     def _refusal(self) -> StorageError | None:
         if self._closed:

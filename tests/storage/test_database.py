@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from mautrix.util.async_db import Connection
 
-from mxrtc_bridge.core.errors import StorageError
+from mxrtc_bridge.core.errors import StorageError, UnknownOutcomeError
 from mxrtc_bridge.storage import database as database_module
 from mxrtc_bridge.storage.database import Database
 
@@ -294,7 +294,7 @@ async def test_postgres_that_is_away_is_explained(caplog: pytest.LogCaptureFixtu
 
 
 async def test_postgres_without_its_package_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "_postgres_errors", lambda *names: ())
+    monkeypatch.setattr(database_module, "postgres_errors", lambda *names: ())
     with pytest.raises(StorageError, match=r"mxrtc-bridge\[postgres\]"):
         await Database.open("postgres://user:secret@127.0.0.1:1/db")
 
@@ -320,3 +320,26 @@ async def test_postgres_that_lets_nobody_in_is_away_and_works_afterwards(postgre
     finally:
         await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         await admin.close()
+
+
+async def test_a_file_on_a_disk_that_hangs_is_waited_for_within_bounds_and_works_afterwards(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    async def hang(connection: Connection) -> None:
+        await insert_notice(connection)
+        await connection.wrapped.create_function("hang", 0, lambda: over.wait(30))
+        await connection.fetch("SELECT hang()")
+
+    async with await Database.open(f"sqlite:///{tmp_path}/bridge.db", hangs_s=0.2) as database:
+        async with asyncio.timeout(5):
+            with pytest.raises(UnknownOutcomeError, match=r"has not answered for 0\.2 seconds"):
+                await database.transaction(hang)
+            # What comes now waits for the same file, and is not known to be stored either.
+            with pytest.raises(UnknownOutcomeError):
+                await database.transaction(lambda connection: insert_notice(connection, "@b:example.org"))
+            with pytest.raises(StorageError) as away:
+                await database.read(count_notices)
+            assert (type(away.value), away.value.retryable) == (StorageError, True)
+        over.set()
+        await database.transaction(lambda connection: insert_notice(connection, "@c:example.org"))
+        assert await database.read(count_notices) == 3
