@@ -6,8 +6,9 @@ set of values, and what is not in the set counts as ``other``. So the number of 
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 
+from mxrtc_bridge import __version__
 from mxrtc_bridge.core.call.values import CallOutcome
 from mxrtc_bridge.core.errors import RefusalCode
 from mxrtc_bridge.core.files.events import TransferOutcome
@@ -56,6 +57,9 @@ class Metrics:
         self._pending = self._gauge("events_pending", "Stored events that wait to be handled.")
         self._sessions_live = self._gauge("sessions_live", "Peer connections that exist now.")
         self._streams_live = self._gauge("streams_live", "Streams and transfers of files that exist now.")
+        about = Gauge("info", "Always 1.", ("version",), namespace="mxrtc", registry=self.registry)
+        about.labels(__version__).set(1)
+        ProcessCollector(registry=self.registry)
 
     def transaction(self, outcome: str) -> None:
         """Count one request of the homeserver; ``outcome`` from :data:`TRANSACTION_OUTCOMES`."""

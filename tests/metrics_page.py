@@ -21,6 +21,7 @@ With `metrics.listen` in the configuration the bridge serves its counters at `/m
 There is no access control there, and without that key they are not served at all.
 No label holds a user, a room, a service or an address.
 Another value than these would be counted as `other`, so the number of time series is bounded.
+What every process has, and since when it runs, is served under the usual names (`process_...`).
 Counters begin at 0 when the bridge starts, and a series appears when it is first counted.
 
 | metric | kind | meaning | label |
@@ -74,5 +75,6 @@ def _rows() -> list[str]:
         if family.name in _LABELS:
             key = {"mxrtc_payload_bytes": "direction", "mxrtc_refusals": "code"}.get(family.name, "outcome")
             label = f"`{key}`: " + ", ".join(f"`{value}`" for value in sorted(_LABELS[family.name]))
+        label = "`version`" if name == "mxrtc_info" else label
         rows.append(f"| `{name}` | {family.type} | {family.documentation} | {label} |")
     return rows

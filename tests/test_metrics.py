@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import ast
+import re
+import time
 from pathlib import Path
 
 import pytest
 
+from mxrtc_bridge import __version__
 from mxrtc_bridge import metrics as metrics_module
 from mxrtc_bridge.core.errors import RefusalCode
 from mxrtc_bridge.metrics import Metrics
 
 
 def series(metrics: Metrics) -> dict[str, float]:
-    """All samples but the creation times, as ``name{labels}``: value."""
+    """All that is counted, as ``name{labels}``: value; without creation times, and what every process has."""
     lines = metrics.render().decode("ascii").splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    return {name: float(value) for name, value in pairs if "_created" not in name}
+    return {name: float(value) for name, value in pairs if not re.search("_created|^process_|^mxrtc_info", name)}
+
+
+def test_metrics_tell_the_version_the_start_and_what_the_process_needs() -> None:
+    lines = Metrics().render().decode("ascii").splitlines()
+    assert f'mxrtc_info{{version="{__version__}"}} 1.0' in lines
+    values = dict(line.rsplit(" ", 1) for line in lines if line.startswith("process_"))
+    assert 0 < time.time() - float(values["process_start_time_seconds"]) < 86400
+    assert float(values["process_resident_memory_bytes"]) > 2**20
+    assert float(values["process_open_fds"]) > 2
 
 
 def test_metrics_count_by_label() -> None:
