@@ -177,7 +177,8 @@ async def list_services(context: Context, peer: str | None) -> None:
     multiple=True,
     required=True,
     metavar="[BIND:]PORT[=SERVICE]",
-    help="Listen here and forward each connection; repeatable. PORT 0 takes a free one.",
+    help="Listen here and forward each connection; repeatable. PORT 0 takes a free one. BIND `*` is each IPv4 address, "
+    "`[::]` each IPv6 one.",
 )
 @click.option("--no-reconnect", is_flag=True, help="End when the session is lost, instead of calling again.")
 @in_loop
