@@ -133,7 +133,7 @@ async def test_service_is_chosen_by_what_it_is_for_and_no_port_leads_to_files(wo
     make(tmp_path, {"x": b"x"})
     code, _, err = await world.run_mxrtc("alice", "send", tmp_path / "x", "build")
     assert code == 2, err
-    assert "name one of the services of build: build/inbox, build/small\n" in err
+    assert "ame one of the services of build: build/inbox, build/small." in err
     code, _, err = await world.run_mxrtc("alice", "connect", "build", "-L", "0=echo", "-L", "0=small")
     assert code == 3, err
     assert "build/small: this service is for files: use mxrtc send, get or ls with it" in err
