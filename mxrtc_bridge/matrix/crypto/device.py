@@ -290,7 +290,7 @@ class CryptoDevice:
             await publish_identity(self._server, shown, own.device, self._identity, own.device_keys(), own.sign)
             await self.lists.mark_outdated([self.user])
         if self._given_device is None:
-            await delete_others(self._server, shown, own.device)
+            await delete_others(self._server, own.device, self.user)
 
     # --- receiving
 

@@ -18,6 +18,7 @@ from mxrtc_bridge.matrix.api.transport import Repeat, Transport
 
 QUERY_TIMEOUT_MS = 8000
 """How long our homeserver waits for those of other users; below what a person waits for an answer to a call."""
+MAX_DEVICES_LISTED = 1000
 
 
 class KeyServer:
@@ -72,6 +73,13 @@ class KeyServer:
         await self._request(
             f"make a device of {self.user}", Method.PUT, Path.v3.devices[device], {"display_name": name}, device=None
         )
+
+    async def devices(self) -> tuple[DeviceId, ...]:
+        """All devices of the own user."""
+        answer = await self._request(f"list the devices of {self.user}", Method.GET, Path.v3.devices, device=None)
+        found = answer.get("devices")
+        ids = [each.get("device_id") for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+        return tuple(DeviceId(each) for each in ids[:MAX_DEVICES_LISTED] if isinstance(each, str) and len(each) <= 255)
 
     async def delete_devices(self, devices: Sequence[DeviceId]) -> None:
         """Delete devices of the own user."""

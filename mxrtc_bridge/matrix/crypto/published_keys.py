@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from itertools import islice
+from collections.abc import Callable
 
 from mxrtc_bridge.core.crypto.records import Changes
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.ids import DeviceId
+from mxrtc_bridge.core.ids import DeviceId, UserId
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
-from mxrtc_bridge.matrix.crypto.key_answers import keys_in
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.signed_json import parse_one_time_key
 from mxrtc_bridge.matrix.crypto.store import DeviceStore
@@ -39,9 +37,6 @@ RENEW_AGAIN_S = 3600.0
 MAX_DRAINED = 500
 """Keys that are taken back of a device that keeps its name; beyond that the next doubt goes on."""
 DRAINED_AT_A_TIME = 8
-MAX_DELETED = 1000
-"""Devices of a user that are deleted at a start; the rest at the next."""
-MAX_ID_CHARS = 255
 _ELSEWHERE = frozenset({401, 403, 404, 405, 429})
 """Refusals that say nothing about the keys: of the token, of the user, of what the homeserver can do, of our pace."""
 
@@ -262,20 +257,13 @@ class PublishedKeys:
             left -= some
 
 
-async def delete_others(server: KeyServer, shown: Mapping[str, object], own: DeviceId) -> None:
-    """Delete a user's other devices with keys, which nobody reads for: others would encrypt to them for ever.
+async def delete_others(server: KeyServer, own: DeviceId, user: UserId) -> None:
+    """Delete a user's other devices, which nobody reads for: others would encrypt to them for ever.
 
-    Args:
-        server: the homeserver, as it answers the own user.
-        shown: what it showed of the user.
-        own: the device that stays.
-
-    Raises:
-        HomeserverError: it does not delete them.
+    Those without keys too, which the homeserver does not show with the keys: they may be logins of a person whose
+    account was taken over.
     """
-    keys = keys_in(shown, server.user)
-    listed = () if keys is None else keys.devices
-    stale = [DeviceId(each) for each in islice(listed, MAX_DELETED) if each != own and len(each) <= MAX_ID_CHARS]
+    stale = [device for device in await server.devices() if device != own]
     if stale:
         await server.delete_devices(stale)
-        log.info("%d old devices of %s deleted", len(stale), server.user)
+        log.info("%d old devices of %s deleted", len(stale), user)

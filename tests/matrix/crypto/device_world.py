@@ -50,6 +50,9 @@ class Server(KeyHomeserver):
 
     async def send_to_device(self, *_args: object) -> None: ...
 
+    async def devices(self) -> tuple[DeviceId, ...]:
+        return ()
+
     async def upload_keys(self, device: DeviceId, content: Mapping[str, Any]) -> int:
         if "device_keys" in content:
             self.listed.setdefault(self.user, {})[device] = content["device_keys"]

@@ -71,6 +71,9 @@ class View:
     async def make_device(self, device: DeviceId, _name: str) -> None:
         self.shelf.listed.setdefault(self.user, {})[device] = {}
 
+    async def devices(self) -> tuple[DeviceId, ...]:
+        return tuple(self.shelf.listed.get(self.user, {}))
+
     async def delete_devices(self, devices: Sequence[DeviceId]) -> None:
         for device in devices:
             del self.shelf.listed[self.user][device]
@@ -254,7 +257,10 @@ async def test_a_start_asks_the_homeserver_no_more_than_is_needed() -> None:
     shelf, store = Shelf(), MemoryStore()
     server, device = noted(shelf, store)
     await device.start()
-    assert server.asked == ["query_keys", "make_device", "upload_keys", "upload_identity", "upload_signatures"]
+    assert server.asked == [
+        *("query_keys", "make_device", "upload_keys"),
+        *("upload_identity", "upload_signatures", "devices"),
+    ]
     listed = shelf.listed[PEER][device.device_id]
     key = shelf.identities[PEER].self_signing.public
     assert is_signed(listed, PEER, key, key)
@@ -262,7 +268,7 @@ async def test_a_start_asks_the_homeserver_no_more_than_is_needed() -> None:
     assert (PEER, device.device_id) in shelf.fallback
     server, device = noted(shelf, store)
     await device.start()
-    assert server.asked == ["query_keys", "claim_keys", "upload_keys"]
+    assert server.asked == ["query_keys", "claim_keys", "upload_keys", "devices"]
 
 
 @pytest.mark.parametrize("broken", ["make_device", "upload_keys", "upload_identity", "upload_signatures"])
