@@ -106,6 +106,8 @@ async def test_a_homeserver_that_does_not_answer_and_then_one_that_is_not_there(
         code, _, said = await world.run_mxrtc("alice", "ls", timeout_s=LIMIT_S)
         assert code == 1, said
         assert "cannot be reached: connection refused" in said
-        # And the bridge says at once what it waits for.
+        # And a bridge says at once what it waits for.
+        assert world.bridge is not None
+        await world.bridge.terminate(20)
         async with world.admin("run") as bridge:
             await bridge.wait_for_line("waiting for the homeserver: .*connection refused", 20)
