@@ -422,7 +422,7 @@ async def test_file_shorter_than_its_size_fails_alone_and_the_rest_goes_on(world
     await world.settle()
     assert outcome(opened)[0] is tx.TransferOutcome.PARTIAL
     (failure,) = opened.finished.result().progress.failures
-    assert (failure.path, failure.code) == (LYING.name, FileCode.CHANGED)
+    assert (failure.path, failure.code) == (LYING.name, FileCode.IO)
     assert files_in(world.folder / "box") == {"z.txt": b"behind it"}
     sources.close()
 
