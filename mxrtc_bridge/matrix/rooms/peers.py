@@ -229,11 +229,11 @@ class Peers:
     async def _find_rooms(self, peers: Iterable[UserId]) -> None:
         """Note which rooms peers are in, to be read, and forget those that they are not in."""
         asked = frozenset(peers)
-        found = await self._list_rooms(asked)
+        found, unlisted = await self._list_rooms(asked)
         stored = {
             (room.peer, room.room_id): room.user
             for room in await self._directory.all()
-            if room.peer not in self._unlisted and (room.peer in asked or not self.is_peer(room.peer))
+            if room.peer not in unlisted and (room.peer in asked or not self.is_peer(room.peer))
         }
         for peer, room in found:
             owner = stored.pop((peer, room), None)
@@ -247,10 +247,12 @@ class Peers:
             elif len(self._unleft) < MAX_UNLEFT:
                 # Taken out of the configuration while the bridge was down, or before it had left.
                 self._unleft[peer, room] = None
+        # Last: where the database fails, or this is cut short, all of them are asked for again.
+        self._unlisted = unlisted
         log.info("%d peers in %d rooms", len(asked), len(found))
 
-    async def _list_rooms(self, peers: Iterable[UserId]) -> list[tuple[UserId, RoomId]]:
-        """The rooms that peers are in, but for those of the bot; those whom the homeserver refuses are noted."""
+    async def _list_rooms(self, peers: Iterable[UserId]) -> tuple[list[tuple[UserId, RoomId]], set[UserId]]:
+        """The rooms that peers are in, but for those of the bot, and the peers whom the homeserver refuses."""
         found: list[tuple[UserId, RoomId]] = []
         unlisted: set[UserId] = set()
 
@@ -266,8 +268,7 @@ class Peers:
                 found.extend((peer, room) for room in rooms if not self._bot_rooms.keeps(peer, room))
 
         await each(peers, list_rooms, CONCURRENCY)
-        self._unlisted = unlisted
-        return found
+        return found, unlisted
 
     def _is_of_another(self, peer: UserId, room_id: RoomId) -> bool:
         room = self._index.get(room_id)
@@ -337,7 +338,8 @@ class Peers:
 
     async def _leave_unleft(self) -> None:
         async def leave(place: tuple[UserId, RoomId]) -> None:
-            if place in self._unleft and self._index.get(place[1]) is None:
+            kept = self._index.get(place[1])
+            if place in self._unleft and (kept is None or kept.peer != place[0]):
                 await self._request_leave(*place)
 
         async with self._leaving:

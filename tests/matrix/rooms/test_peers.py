@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mxrtc_bridge.core.errors import HomeserverError
+from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
 from mxrtc_bridge.matrix.rooms import peers as peers_module
@@ -177,6 +177,44 @@ def test_peer_that_the_homeserver_refuses_keeps_no_other_from_its_rooms_and_has_
         await asyncio.gather(running, return_exceptions=True)
 
     virtual_time.run(story())
+
+
+def test_rooms_of_a_peer_that_was_refused_are_found_although_the_database_fails_in_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        bench = Bench()
+        bench.homeserver.members = {ROOM: {ALICE, PEER}}
+        bench.homeserver.locked = {PEER}
+        await bench.peers.start()
+        running = asyncio.create_task(bench.peers.run())
+        await asyncio.sleep(0)
+        bench.homeserver.locked = set()
+        stored, failures = bench.directory.all, [StorageError("the database is locked")]
+
+        async def fails_once() -> list[StoredRoom]:
+            if failures:
+                raise failures.pop()
+            return await stored()
+
+        monkeypatch.setattr(bench.directory, "all", fails_once)
+        await asyncio.sleep(60)
+        assert failures == []
+        assert bench.index.members(ROOM) == {ALICE, PEER}
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    virtual_time.run(story())
+
+
+async def test_peer_that_is_configured_no_more_leaves_also_the_room_of_another() -> None:
+    rooms = FakeDirectory(StoredRoom(PEER, ROOM, ALICE, 5), StoredRoom(PEER_2, ROOM, ALICE, 5))
+    bench = Bench(profiles=(PeerProfile(PEER, "Build"),), directory=rooms)
+    bench.homeserver.members[ROOM] = {ALICE, PEER, PEER_2}
+    await bench.start()
+    assert bench.index.peer_in(ROOM) == PEER
+    assert (bench.homeserver.members[ROOM], bench.peers.unleft) == ({ALICE, PEER}, 0)
+    assert list(rooms.rooms) == [(PEER, ROOM)]
 
 
 @pytest.mark.parametrize(
