@@ -26,6 +26,7 @@ from mxrtc_bridge.bridge.service_manager import ServiceManager
 from mxrtc_bridge.config import Config, UnixListen
 from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.errors import AdminError, MxrtcError, first_error
+from mxrtc_bridge.core.ids import RoomId
 from mxrtc_bridge.engine import rate_limited_log
 from mxrtc_bridge.engine.clock import Clock, LoopClock
 from mxrtc_bridge.engine.ports import CallRecord
@@ -247,9 +248,18 @@ class Bridge:
     async def _hang_up(self, leftovers: Sequence[CallRecord]) -> None:
         """Hang up what the last run left open, once it can be said; new calls are taken meanwhile."""
         await self.devices.encryption.settled()
-        rooms = {record.route for record in leftovers if not isinstance(record.route, DevicePair)}
-        await each(rooms, self.calls.peers.settled, ROOMS_AT_ONCE)
-        await self.calls.manager.hang_up_leftovers(leftovers)
+        unread, left = self.access.index.unread, list(leftovers)
+
+        async def settle(room: RoomId) -> None:
+            await outlive("a room of leftover calls is not read yet", lambda: self.calls.peers.settled(room))
+
+        while left:
+            rooms = {record.route for record in left if not isinstance(record.route, DevicePair)}
+            await each(rooms, settle, ROOMS_AT_ONCE)
+            # Nothing can be said in a room before it is read: its calls would be taken for hung up, and never be.
+            await self.calls.manager.hang_up_leftovers([record for record in left if record.route not in unread])
+            if left := [record for record in left if record.route in unread]:
+                await asyncio.sleep(self.basis.pace.leftovers_s)
 
     async def _wind_down(self) -> None:
         """Take nothing new, say goodbye, and let the events that are being handled end; all within some seconds."""

@@ -68,6 +68,8 @@ class Pace:
     """Between two questions to the homeserver about one room."""
     housekeeping_s: float = 3600.0
     ping_retry_s: float = PING_RETRY_S
+    leftovers_s: float = 30.0
+    """Until calls of the last run are tried again whose rooms could not be read."""
     commands_per_minute: int = COMMANDS_PER_MINUTE
 
 

@@ -249,6 +249,26 @@ async def test_call_of_the_last_run_is_hung_up_in_a_room_that_is_read_for_it(hom
         assert [kind for kind, _ in homeserver.sent] == ["m.call.hangup"]
 
 
+@pytest.mark.parametrize("stays_away", [True, False])
+async def test_call_of_the_last_run_in_a_room_that_cannot_be_read_yet_stays_open_until_it_is_hung_up(
+    homeserver: FakeHomeserver, stays_away: bool
+) -> None:
+    homeserver.members[ROOM] = [ALICE, PEER]
+    homeserver.misled.add("joined_members")
+    record = CallRecord(RoomId(ROOM), CallId("c"), UserId(PEER), UserId(ALICE), PartyId("p"))
+    async with open_stores(homeserver.config().database) as stores:
+        assert await stores.calls.claim(record, EventId("$invite"), 0)
+    async with running(homeserver, Pace(leftovers_s=0.05), rooms_read=False):
+        await until(lambda: sum("joined_members" in each for each in homeserver.asked) >= 4)
+        assert homeserver.sent == []
+        if not stays_away:
+            homeserver.misled.clear()
+            await until(lambda: homeserver.sent)
+            assert [kind for kind, _ in homeserver.sent] == ["m.call.hangup"]
+    async with open_stores(homeserver.config().database) as stores:
+        assert await stores.calls.open_calls() == ([record] if stays_away else [])
+
+
 async def test_housekeeping_that_fails_is_said_and_done_again(
     homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
