@@ -229,7 +229,12 @@ class HomeserverError(MxrtcError):
 
         One that does not know the request says neither: a proxy may have led it to the wrong server.
         """
-        return self.status in {403, 404} and self.errcode != "M_UNRECOGNIZED"
+        return self.is_refusal and self.status != 400
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it says no to just this. Anything else says nothing, and must not lead to one more room, say."""
+        return self.status in {400, 403, 404} and self.errcode != "M_UNRECOGNIZED"
 
 
 class AnswerTooLongError(HomeserverError):

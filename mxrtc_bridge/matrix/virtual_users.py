@@ -297,7 +297,7 @@ class VirtualUsers:
         except HomeserverError as error:
             if error.retryable or error.status < 400:
                 raise
-            return False if error.status == 404 else None
+            return False if error.status == 404 and error.is_outside else None
         return True
 
     async def _note(self, user: UserId, how: str) -> None:

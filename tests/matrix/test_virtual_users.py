@@ -377,6 +377,24 @@ async def test_an_account_of_which_it_is_not_known_whether_it_was_made_is_taken_
     assert (await outside.start()).is_fit(BUILD)
 
 
+async def test_an_account_that_a_wrong_server_does_not_know_is_not_taken_for_one_that_nobody_has() -> None:
+    """A proxy may lead one request elsewhere; a bridge that is killed then must not own a person's account later."""
+    outside = Outside({BUILD})
+
+    def fails(step: str, user: UserId) -> None:
+        if (step, user) == ("profile", BUILD):
+            raise HomeserverError("unknown request", 404, "M_UNRECOGNIZED")
+        if (step, user) == ("register", BUILD):
+            raise KilledError
+
+    outside.fails = fails
+    with pytest.raises(KilledError):
+        await outside.start(users=[BUILD])
+    outside.fails = lambda _step, _user: None
+    with pytest.raises(ConfigError, match=f"{BUILD} exists"):
+        await outside.start(users=[BUILD])
+
+
 async def test_wherever_a_start_is_killed_the_next_one_asks_nothing() -> None:
     """For each step of a first start: a kill before it, and one right behind the registration."""
     names = ("profile", "remember", "register", "registered")

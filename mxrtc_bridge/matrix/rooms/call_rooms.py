@@ -28,8 +28,6 @@ MAX_CANDIDATE_ROOMS = 8
 """Rooms listed in ``m.direct`` that are looked at, newest first."""
 MAX_LISTED_ROOMS = 64
 """Rooms that we let ``m.direct`` list for one peer."""
-_REFUSED = (400, 403, 404)
-"""How a homeserver says no to just this. Anything else says nothing, and must not lead to one more room."""
 _FIRST_LOOK_S = 0.05
 _LOOK_EVERY_S = 0.5
 _ABANDON_S = 5.0
@@ -131,7 +129,7 @@ class DirectRooms:
             try:
                 await self._homeserver.invite(room, peer)
             except HomeserverError as error:
-                if error.status not in _REFUSED:
+                if not error.is_refusal:
                     raise
                 log.debug("%s cannot be invited to %s again: %s", peer, room, error)
                 return False
@@ -165,7 +163,7 @@ class DirectRooms:
                     DirectFailure.NO_SUCH_PEER,
                     f"there is no user {peer}; check the name of the peer, and whether its bridge has ever run",
                 ) from error
-            if error.status not in _REFUSED:
+            if not (error.is_refusal or error.errcode == "M_UNRECOGNIZED"):
                 raise
             # Some servers hide profiles of users that one shares no room with: then the invitation decides.
 

@@ -66,7 +66,7 @@ class DirectChats:
         try:
             await self._homeserver.invite(room.room_id, user, room.peer)
         except HomeserverError as error:
-            if error.status not in (400, 403, 404):
+            if not error.is_refusal:
                 raise  # That says nothing about this room, and each attempt would make one more.
             log.debug("%s cannot be invited to %s: %s", user, room.room_id, error)
             return False

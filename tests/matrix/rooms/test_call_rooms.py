@@ -183,6 +183,14 @@ async def test_new_room_is_made_where_the_peer_cannot_be_invited_back() -> None:
     assert server.direct == {PEER: [A, room]}
 
 
+async def test_request_that_reaches_a_wrong_server_makes_no_other_room() -> None:
+    unknown = HomeserverError("unknown request", 404, "M_UNRECOGNIZED")
+    server = FakeHomeserver(rooms={A: {ME: "join", PEER: "leave"}}, direct={PEER: [A]}, failures={"invite": unknown})
+    with pytest.raises(HomeserverError, match="unknown request"):
+        await finder(server).find_or_create_direct(PEER)
+    assert set(server.rooms) == {A}
+
+
 async def test_new_room_is_listed_beside_what_the_list_held() -> None:
     server = FakeHomeserver(direct={OTHER: ["!x:example.org"], PEER: "odd"})
     room = await finder(server).find_or_create_direct(PEER)
