@@ -7,7 +7,7 @@ hostile all the same. :class:`CallOrder` puts the messages of each call into the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mxrtc_bridge.core.bounds.fair_table import FairTable
 from mxrtc_bridge.core.call.codec import content_of, parse_message
@@ -30,8 +30,9 @@ MAX_SEQ = 9_999
 MAX_SENT_MS = 2**53 - 1
 MAX_EARLY = 16
 """Messages of one call that wait for those before them."""
-MAX_EARLY_OF_USER = 64
-"""The same of all calls of one user; the next ones are not heard, as each may be as large as an event."""
+MAX_EARLY_OF_USER, MAX_EARLY_OF_ALL = 64, 2000
+"""The same of all calls of one user, as each may be as large as an event; the next ones are not heard. And of all, as a
+rule may give any number of users a right; then one of the server and the user with most of them is forgotten."""
 MAX_CALLS, MAX_CALLS_OF_STRANGERS = 20_000, 1000
 """Calls whose order is remembered, twice as many as may live (``limits.calls_total``), and those of users who may not
 call; then one of the server and the user with most of them is forgotten."""
@@ -77,7 +78,6 @@ def _count(name: str, content: Mapping[str, object], limit: int) -> int:
 @dataclass(slots=True)
 class _Call:
     next_seq: int = 0
-    early: dict[int, CallToDevice] = field(default_factory=dict)
     over: bool = False
 
 
@@ -93,6 +93,7 @@ class CallOrder:
         self._of_strangers: FairTable[tuple[DeviceId, CallId], _Call] = FairTable(
             min(max_calls, MAX_CALLS_OF_STRANGERS)
         )
+        self._early: FairTable[tuple[DeviceId, CallId, int], CallToDevice] = FairTable(MAX_EARLY_OF_ALL)
 
     def put(
         self, user: UserId, device: DeviceId, signal: CallToDevice, *, has_right: bool = True
@@ -116,31 +117,39 @@ class CallOrder:
             return []
         if isinstance(signal.message, Hangup | Reject):
             # They only end something, so it does not matter what they have overtaken.
-            call.over = True
-            call.early.clear()
+            self._end(user, key, call)
             return [signal]
-        if signal.seq < call.next_seq or signal.seq in call.early:
+        if signal.seq < call.next_seq or self._early.get(user, (*key, signal.seq)) is not None:
             return []
         if signal.seq > call.next_seq + MAX_EARLY:
-            call.over = True
-            call.early.clear()
+            self._end(user, key, call)
             raise EventError(RefusalCode.GAP, f"message {signal.seq} came where {call.next_seq} is next")
-        if signal.seq > call.next_seq and not (has_right and self._has_room(user)):
+        if signal.seq > call.next_seq:
+            if has_right and len(tuple(self._early.of(user))) < MAX_EARLY_OF_USER:
+                self._early.put(user, (*key, signal.seq), signal)
             return []
-        call.early[signal.seq] = signal
-        ready = []
-        while call.next_seq in call.early:
-            ready.append(call.early.pop(call.next_seq))
+        ready: list[CallToDevice] = []
+        following: CallToDevice | None = signal
+        while following is not None:
+            ready.append(following)
             call.next_seq += 1
+            following = self._early.pop(user, (*key, call.next_seq))
         return ready
 
-    def _has_room(self, user: UserId) -> bool:
-        return sum(len(call.early) for call in self._calls.of(user)) < MAX_EARLY_OF_USER
+    def _end(self, user: UserId, key: tuple[DeviceId, CallId], call: _Call) -> None:
+        call.over = True
+        for seq in _seqs_behind(call):
+            self._early.pop(user, (*key, seq))
 
     def waits(self, user: UserId, device: DeviceId, call_id: CallId) -> bool:
         """Whether messages of this call wait for others."""
         call = self._calls.get(user, (device, call_id))
-        return call is not None and bool(call.early)
+        return call is not None and any(self._early.get(user, (device, call_id, seq)) for seq in _seqs_behind(call))
 
     def __len__(self) -> int:
         return len(self._calls) + len(self._of_strangers)
+
+
+def _seqs_behind(call: _Call) -> range:
+    """The numbers of messages that may wait for the next one."""
+    return range(call.next_seq + 1, call.next_seq + MAX_EARLY + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from time import process_time
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from mxrtc_bridge.core.call.events import Answer, CallMessage, Hangup, Invite, Reject, SelectAnswer, Version
 from mxrtc_bridge.core.call.to_device import (
     MAX_EARLY,
+    MAX_EARLY_OF_ALL,
     MAX_EARLY_OF_USER,
     MAX_SENT_MS,
     MAX_SEQ,
@@ -158,6 +160,31 @@ def test_what_comes_too_early_is_bounded_for_a_user_and_not_kept_of_whoever_may_
         ordered.put(PEER, device, numbered(1), has_right=False)
     assert sum(len(ordered.put(ALICE, device, numbered(0))) for device in calls) == MAX_EARLY_OF_USER + len(calls)
     assert sum(len(ordered.put(PEER, device, numbered(0), has_right=False)) for device in calls) == len(calls)
+
+
+def test_what_comes_too_early_of_any_number_of_users_is_bounded_and_pushes_out_nothing_of_others() -> None:
+    """A rule may give a right to everybody of a server, who can make up as many users as they like."""
+    ordered = CallOrder()
+    ordered.put(ALICE, DEVICE, numbered(1))
+    crowd = [UserId(f"@m{number}:evil.test") for number in range(MAX_EARLY_OF_ALL // MAX_EARLY + 50)]
+    for user in crowd:
+        for seq in range(1, MAX_EARLY + 1):
+            ordered.put(user, DEVICE, numbered(seq))
+    assert ordered.put(ALICE, DEVICE, numbered(0)) == [numbered(0), numbered(1)]
+    assert sum(len(ordered.put(user, DEVICE, numbered(0))) for user in crowd) < MAX_EARLY_OF_ALL + len(crowd)
+
+
+def test_what_comes_too_early_costs_no_more_by_the_calls_that_a_user_has_made() -> None:
+    def cost_s(calls: int) -> float:
+        ordered = CallOrder()
+        for number in range(calls):
+            ordered.put(ALICE, DeviceId(f"D{number}"), numbered(0))
+        began = process_time()
+        for number in range(200):
+            ordered.put(ALICE, DeviceId(f"E{number}"), numbered(2))
+        return process_time() - began
+
+    assert cost_s(15_000) < 10 * cost_s(1) + 0.05
 
 
 def test_what_is_remembered_is_bounded() -> None:
