@@ -340,7 +340,11 @@ class Peers:
         async def leave(place: tuple[UserId, RoomId]) -> None:
             kept = self._index.get(place[1])
             if place in self._unleft and (kept is None or kept.peer != place[0]):
-                await self._request_leave(*place)
+                try:
+                    await self._request_leave(*place)
+                except StorageError as error:
+                    # It is left, and is forgotten when it has been idle, or after the next start.
+                    log.debug("%s has left %s, which is still stored: %s", *place, error)
 
         async with self._leaving:
             await each(tuple(self._unleft), leave, CONCURRENCY)

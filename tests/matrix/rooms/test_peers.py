@@ -207,6 +207,27 @@ def test_rooms_of_a_peer_that_was_refused_are_found_although_the_database_fails_
     virtual_time.run(story())
 
 
+async def test_database_that_fails_while_rooms_are_left_keeps_no_room_from_being_left_or_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = many_rooms(20)
+    bench = Bench(
+        profiles=(PeerProfile(PEER, "Build"),), directory=FakeDirectory(*(StoredRoom(PEER_2, r, ALICE, 5) for r in old))
+    )
+    bench.homeserver.members = {room: {ALICE, PEER_2} for room in old} | {ROOM: {ALICE, PEER}}
+
+    async def fails(*_: object) -> None:
+        raise StorageError("the database is locked")
+
+    monkeypatch.setattr(bench.directory, "remove", fails)
+    await bench.peers.start()
+    running = asyncio.create_task(bench.peers.run())
+    await until(lambda: bench.index.get(ROOM) is not None and len(bench.homeserver.of("leave")) == len(old))
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_peer_that_is_configured_no_more_leaves_also_the_room_of_another() -> None:
     rooms = FakeDirectory(StoredRoom(PEER, ROOM, ALICE, 5), StoredRoom(PEER_2, ROOM, ALICE, 5))
     bench = Bench(profiles=(PeerProfile(PEER, "Build"),), directory=rooms)
