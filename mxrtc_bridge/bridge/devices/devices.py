@@ -295,7 +295,11 @@ class Encryption:
         serving = asyncio.create_task(self._serve_new(), name="devices of peers")
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
-        await asyncio.shield(serving)
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            serving.add_done_callback(_tell_failure)
+            raise
 
     async def _serve_new(self) -> None:
         others: list[OtherIdentityError] = []
@@ -569,6 +573,11 @@ class Encryption:
             return await rooms.open(event, key_wait_s=wait_s)
 
         return None if self.late.put(session, event, open_late, late) else result
+
+
+def _tell_failure(serving: asyncio.Task[None]) -> None:
+    if not serving.cancelled() and isinstance(error := serving.exception(), Exception):
+        log.error("! not all devices of peers are up: %s", _in_words(error))
 
 
 def _in_words(error: Exception) -> str:

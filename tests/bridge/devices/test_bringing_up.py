@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.matrix.crypto.cross_signing import OtherIdentityError
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from tests.bridge.devices.test_devices import USER, KeyServerDouble, ignore, made, server, start
 from tests.bridge.homeserver import PEER
@@ -70,3 +71,25 @@ async def test_devices_come_up_although_the_reload_that_asked_was_ended_and_not_
         assert encryption.lists_of(gone) is None
         running.cancel()
         await asyncio.gather(running, reload, newer, return_exceptions=True)
+
+
+async def test_what_keeps_a_device_from_coming_up_is_said_although_nobody_waits_any_more(
+    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate, starts = asyncio.Event(), CryptoDevice.start
+
+    async def strange(device: CryptoDevice) -> None:
+        if device.user == USER:
+            return await starts(device)
+        await gate.wait()
+        raise OtherIdentityError("it shows another identity")
+
+    monkeypatch.setattr(CryptoDevice, "start", strange)
+    async with made(server) as encryption:
+        await start(encryption, [USER])
+        reload = asyncio.create_task(encryption.serve([USER, UserId(PEER.replace("build", "other"))]))
+        await turns()
+        reload.cancel()
+        await asyncio.gather(reload, return_exceptions=True)
+        gate.set()
+        await until(lambda: "! not all devices of peers are up: it shows another identity" in caplog.text)
