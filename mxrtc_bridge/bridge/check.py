@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from mxrtc_bridge.bridge.config_mapping import profiles
-from mxrtc_bridge.bridge.devices.devices import why_impossible
 from mxrtc_bridge.bridge.devices.identities import BridgeIdentities
+from mxrtc_bridge.bridge.devices.identity_key import why_impossible
 from mxrtc_bridge.config import Config, Finding, Level, TcpListen, UnixListen
 from mxrtc_bridge.config.config import EncryptionMode
 from mxrtc_bridge.config.secrets import read_secret_file

@@ -10,34 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
+from mxrtc_bridge.bridge.devices.identity_key import load_key, why_impossible
 from mxrtc_bridge.bridge.devices.late_keys import LateHandler, LateKeys, session_of
+from mxrtc_bridge.bridge.devices.retirement import in_words, retire
 from mxrtc_bridge.bridge.devices.wakeups import FIRST_POLLS_S, DeviceWakeups
 from mxrtc_bridge.config import Config
-from mxrtc_bridge.config.config import EncryptionMode, EncryptionSettings
-from mxrtc_bridge.config.private_files import write_private
-from mxrtc_bridge.config.secrets import read_secret_file
+from mxrtc_bridge.config.config import EncryptionMode
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
-from mxrtc_bridge.core.crypto.records import Changes, Trust
+from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.engine.outside import in_new_thread
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
-from mxrtc_bridge.engine.side_by_side import each
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.api.transport import Transport
-from mxrtc_bridge.matrix.crypto.binding import available
 from mxrtc_bridge.matrix.crypto.cross_signing import DEVICE_NAME, OtherIdentityError
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
@@ -56,13 +53,10 @@ DEVICES_PER_TRANSPORT = 64
 STARTS_AT_A_TIME = 8
 TRIED_S = 30.0
 """How long what is said and heard in encrypted rooms waits, after a start, for the device to be brought up."""
-RETIRE_S = 15.0
 FIRST_RESTART_S, RESTART_S = 1.0, 60.0
 """Until a device that has failed is brought up again: the first time, and at most."""
 _UNABLE = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 """How a homeserver says that it has no devices without a login (Matrix 1.17, MSC4190), or none for us."""
-
-NO_LIBRARY = "the package vodozemac is not installed (it exists for Linux on x86-64 and aarch64)"
 
 _LEAST: ContextVar[Trust | None] = ContextVar("least trust", default=None)
 """Overrides the policy for what the current task sends."""
@@ -81,28 +75,6 @@ class _End:
     tried: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when that was tried once; until then whoever needs the device waits."""
     task: asyncio.Task[None] | None = None
-
-
-def why_impossible(settings: EncryptionSettings) -> str | None:
-    """Why encryption cannot be had, as far as it can be told without the homeserver; None if it can."""
-    if settings.mode is EncryptionMode.OFF:
-        return "encryption.enabled is off"
-    return None if available() else NO_LIBRARY
-
-
-def load_key(settings: EncryptionSettings) -> bytes:
-    """Return the key of the configuration, or the bridge's own, which is made where there is none.
-
-    Raises:
-        ConfigError: the file cannot be read or written.
-    """
-    if settings.key is not None:
-        return settings.key
-    path = settings.key_file
-    if not path.exists():
-        write_private(path, secrets.token_urlsafe(32) + "\n", replace=False)
-        log.warning("the key of all identities was made: %s; keep a copy of it", path)
-    return read_secret_file(path).encode()
 
 
 class Encryption:
@@ -186,8 +158,8 @@ class Encryption:
             log.warning("encryption is off: the configuration says so; calls from encrypted rooms are not understood")
             return
         try:
-            if not available():
-                raise LocalError(NO_LIBRARY)
+            if (why := why_impossible(settings)) is not None:
+                raise LocalError(why)
             self._key = await in_new_thread(load_key, settings)
         except MxrtcError as error:
             if settings.mode is EncryptionMode.ON:
@@ -215,7 +187,7 @@ class Encryption:
         finally:
             self._settled.set()
         if not self.is_on:
-            await self._retire(self._users)
+            await retire(self._users, self._store, self._new_transport(), self._note_defect)
 
     def _switch_off(self, error: MxrtcError) -> None:
         self.why_off = str(error)
@@ -229,35 +201,6 @@ class Encryption:
     async def settled(self) -> None:
         """Return when it was tried once to bring up each device."""
         await self._settled.wait()
-
-    async def _retire(self, users: Iterable[UserId]) -> None:
-        """Take the devices of an earlier run away from the homeserver, as nobody reads for them now.
-
-        Callers would wait in vain for an answer, and clients encrypt for nobody. They come back, with the same keys,
-        when encryption is on again.
-        """
-        transport = self._new_transport()
-
-        async def retire(user: UserId) -> None:
-            record = await self._store.of(user).account()
-            if record is not None and record.uploaded:
-                await KeyServer(transport, user, masquerade=True).delete_devices([record.device])
-                await self._store.of(user).save(Changes(account=replace(record, uploaded=False)))
-                log.info("the device of %s is taken away from the homeserver", user)
-
-        async def outlive(user: UserId) -> None:
-            try:
-                await retire(user)
-            except Exception as error:  # noqa: BLE001 - as with a device that is brought up
-                self._note_defect(user, error)
-                why = _in_words(error)
-                log.warning("! the device of %s stays at the homeserver, and nobody reads for it: %s", user, why)
-
-        try:
-            async with asyncio.timeout(RETIRE_S):
-                await each(tuple(users), outlive, STARTS_AT_A_TIME)
-        except TimeoutError:
-            log.warning("! not all devices were taken away from the homeserver within %g s", RETIRE_S)
 
     def _polling_transport(self) -> Transport:
         """One with room for another long poll; devices that are gone leave theirs to others."""
@@ -348,7 +291,7 @@ class Encryption:
             raise
         except Exception as error:  # noqa: BLE001 - also a defect of ours with one device is the trouble of that device
             self._note_defect(user, error)
-            log.warning("! the device of %s comes up later: %s", user, _in_words(error))
+            log.warning("! the device of %s comes up later: %s", user, in_words(error))
             if isinstance(error, HomeserverError) and error.status in _UNABLE:
                 refusal = error
         finally:
@@ -423,7 +366,7 @@ class Encryption:
                 self._note_defect(end.rooms.device.user, error)
                 failures = 1 if elapsed_s() - began_s > RESTART_S else failures + 1
                 pause_s = Backoff(FIRST_RESTART_S, RESTART_S).pause_s(failures)
-                log.error("! the device of %s is deaf for %g s: %s", end.rooms.device.user, pause_s, _in_words(error))
+                log.error("! the device of %s is deaf for %g s: %s", end.rooms.device.user, pause_s, in_words(error))
                 end.up = False
                 await self._sleep(pause_s)
 
@@ -577,11 +520,7 @@ class Encryption:
 
 def _tell_failure(serving: asyncio.Task[None]) -> None:
     if not serving.cancelled() and isinstance(error := serving.exception(), Exception):
-        log.error("! not all devices of peers are up: %s", _in_words(error))
-
-
-def _in_words(error: Exception) -> str:
-    return str(error) if isinstance(error, MxrtcError) else type(error).__name__
+        log.error("! not all devices of peers are up: %s", in_words(error))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 
-from mxrtc_bridge.bridge.devices.devices import load_key, why_impossible
+from mxrtc_bridge.bridge.devices.identity_key import load_key, why_impossible
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.config.config import EncryptionMode
 from mxrtc_bridge.core.errors import ConfigError, HomeserverError

@@ -30,7 +30,7 @@ def identity_command(path: Path, as_json: bool) -> int:
         raise LocalError(f"there are no identities yet: the bridge makes {settings.key_file} at its first start")
     # Only this command needs the Olm library without the network.
     with loading():
-        from mxrtc_bridge.bridge.devices.devices import load_key  # noqa: PLC0415
+        from mxrtc_bridge.bridge.devices.identity_key import load_key  # noqa: PLC0415
         from mxrtc_bridge.matrix.crypto.keys import IdentityKeys  # noqa: PLC0415
 
     key = load_key(settings)

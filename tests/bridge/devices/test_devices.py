@@ -16,10 +16,11 @@ from aiohttp import web
 from mxrtc_bridge.bridge.build import Pace
 from mxrtc_bridge.bridge.check import _check_encryption
 from mxrtc_bridge.bridge.devices import devices as encryption_module
-from mxrtc_bridge.bridge.devices.devices import Encryption, explain, load_key
+from mxrtc_bridge.bridge.devices import identity_key
+from mxrtc_bridge.bridge.devices.devices import Encryption, explain
 from mxrtc_bridge.config import Level
 from mxrtc_bridge.core.crypto.records import Changes, UserRecord
-from mxrtc_bridge.core.errors import ConfigError, HomeserverError, LocalError, StorageError
+from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
 from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
@@ -221,21 +222,6 @@ async def test_it_is_on_by_itself_and_the_key_is_made_once(server: KeyServerDoub
         assert (server.folder / "encryption.key").read_text() == first
 
 
-async def test_key_of_the_configuration_leaves_no_file(server: KeyServerDouble) -> None:
-    config = server.config(encryption={"key": "k" * 32})
-    assert load_key(config.encryption) == b"k" * 32
-    assert "k" * 32 not in repr(config)
-    assert not config.encryption.key_file.exists()
-
-
-async def test_key_that_others_can_read_is_refused(server: KeyServerDouble) -> None:
-    settings = server.config(encryption={}).encryption
-    settings.key_file.write_text("x" * 43)
-    settings.key_file.chmod(0o644)
-    with pytest.raises(ConfigError, match="chmod 0600"):
-        load_key(settings)
-
-
 @pytest.mark.parametrize("mode", ["auto", "on"])
 async def test_homeserver_that_cannot_do_it_is_said(
     server: KeyServerDouble, mode: str, caplog: pytest.LogCaptureFixture
@@ -255,7 +241,7 @@ async def test_homeserver_that_cannot_do_it_is_said(
 async def test_missing_library_is_said(
     server: KeyServerDouble, mode: str, level: Level, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encryption_module, "available", lambda: False)
+    monkeypatch.setattr(identity_key, "available", lambda: False)
     finding = _check_encryption(server.config(encryption={"enabled": mode}))
     assert (finding.level, "vodozemac" in finding.what) == (level, True)
     async with made(server, enabled=mode) as encryption:
