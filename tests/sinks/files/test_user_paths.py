@@ -9,12 +9,14 @@ import stat
 import subprocess
 import tempfile
 import termios
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.messages import CHUNK_BYTES, EntryKind, FileEntry
+from mxrtc_bridge.sinks.files.receive import partial_file, publisher
 from mxrtc_bridge.sinks.files.receive.publisher import Published
 from mxrtc_bridge.sinks.files.user_paths import Sources, UserDestination
 from tests.other_user import needs_root
@@ -214,6 +216,41 @@ async def test_what_others_could_change_is_not_taken_for_what_was_fetched(tmp_pa
     for name in ("hard", "soft", "pipe"):
         assert (await send(destination, name, b"data")).name == f"{name} (2)"
     await destination.close(tidy=True)
+
+
+async def test_many_files_that_become_one_name_are_not_all_read_for_each_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share may have as many as it likes, of one size: each would cost as much as all before it."""
+    read: list[int] = []
+
+    def hash_range(descriptor: int, offset: int, size: int, also: Callable[[bytes], None]) -> bytes:
+        read.append(size)
+        return partial_file.hash_range(descriptor, offset, size, also)
+
+    monkeypatch.setattr(publisher, "hash_range", hash_range)
+    destination = UserDestination(tmp_path)
+    await destination.open()
+    for number in range(1, 32):
+        await send(destination, f"a{chr(number)}", number.to_bytes(4, "big"))
+    await destination.close(tidy=True)
+    assert len(list(tmp_path.iterdir())) == 31
+    assert len(read) <= 8 * 31
+
+
+async def test_pipe_of_the_user_is_not_opened_to_be_compared(tmp_path: Path) -> None:
+    """Whoever waits until somebody reads from it would go on, and write to nobody."""
+    os.mkfifo(tmp_path / "pipe")
+    # Ends when somebody opens the pipe to read.
+    writer = asyncio.create_task(asyncio.to_thread(os.open, tmp_path / "pipe", os.O_WRONLY))
+    destination = UserDestination(tmp_path)
+    await destination.open()
+    assert (await send(destination, "pipe", b"")).name == "pipe (2)"
+    await destination.close(tidy=True)
+    assert not writer.done()
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    os.close(await writer)
+    os.close(reader)
 
 
 async def test_an_unfinished_fetch_finds_again_what_it_has_found(tmp_path: Path) -> None:

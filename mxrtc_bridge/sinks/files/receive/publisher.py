@@ -51,6 +51,8 @@ _SELDOM = RateLimitedLog(log)
 MAX_SINGLE_SYNCS = 4
 TEMPORARY_SUFFIX = ".tmp"
 _MAX_RENAMES = 100
+_MAX_COMPARED = 8
+"""Files of a name and size that are read to find one that is there already: the other side may send many such."""
 _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAX_MTIME_MS = 253_402_300_799_000
 """The end of the year 9999; what is beyond is a mistake, and some file systems wrap around."""
@@ -259,23 +261,32 @@ class Publisher:
 
     def _find_same(self, item: _Item, directory: int, name: str) -> None:
         """Find what an earlier transfer has published, of which nothing is written down any more."""
+        size, compared = item.wanted.identity.size, 0
         for number in range(1, _MAX_RENAMES):
             candidate = name if number == 1 else free_name(name, number, self._naming.rules.max_bytes)
+            place = on_disk(candidate)
             try:
-                descriptor = os.open(on_disk(candidate), _LOOK, dir_fd=directory)
+                status = os.stat(place, dir_fd=directory, follow_symlinks=False)
+                # A pipe is not even opened: whoever waits at its other end would go on.
+                if not is_ours(status) or status.st_size != size:
+                    continue
+                descriptor = os.open(place, _LOOK, dir_fd=directory)
             except FileNotFoundError:
                 return
             except OSError:
-                continue  # a link, or what we may not read
+                continue  # what we may not read
+            compared += 1
             try:
                 status = os.fstat(descriptor)
-                if is_ours(status) and status.st_size == item.wanted.identity.size:
+                if is_ours(status) and status.st_size == size:
                     digest = hash_range(descriptor, 0, status.st_size, lambda _data: None)
                     if digest.hex() == item.wanted.digest:
                         item.there, item.name, item.inode = True, candidate, status.st_ino
                         return
             finally:
                 os.close(descriptor)
+            if compared == _MAX_COMPARED:
+                return
 
     def _choose(self, item: _Item, name: str) -> str:
         assert item.directory is not None
