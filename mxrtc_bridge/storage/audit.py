@@ -22,6 +22,7 @@ from mxrtc_bridge.core.audit.chain import (
     Head,
     Retention,
     digest_of,
+    found_as,
     read_line,
     retention,
 )
@@ -215,7 +216,7 @@ class AuditStore(AuditReader):
         conditions: list[str] = []
         values: list[object] = []
         for column, operator, value in (
-            ("user_id", "=", query.user),
+            ("user_id", "=", found_as(query.user)),
             ("peer", "=", query.peer),
             ("at_ms", ">=", query.since_ms),
         ):
@@ -325,7 +326,8 @@ def _row(entry: AuditEntry) -> tuple[object, ...]:
     record = entry.record
     kind, owner = retention(record)
     owner = f"{_OWNER_PREFIX[kind]}{owner}"
-    return (entry.head.number, entry.head.digest, record.at_ms, record.user, record.peer, owner, entry.line)
+    head = entry.head
+    return (head.number, head.digest, record.at_ms, found_as(record.user), record.peer, owner, entry.line)
 
 
 def _record(line: str) -> AuditRecord | None:

@@ -278,6 +278,16 @@ async def test_records_are_asked_for_in_pages(database: Database) -> None:
     assert rows == [(30, made[-1].record)]
 
 
+@pytest.mark.parametrize("kept", ["@Bob:Example.ORG", "@Bob:example.org"])
+async def test_records_of_a_user_are_found_however_the_server_is_written(database: Database, kept: str) -> None:
+    store = AuditStore(database)
+    made = entries(1, user=kept)
+    await store.add(made)
+    for asked in ("@Bob:example.org", "@Bob:EXAMPLE.org"):
+        assert await store.page(AuditQuery(user=asked), 0, 1) == ([(1, made[0].record)], 1)
+    assert await store.page(AuditQuery(user="@bob:example.org"), 0, 1) == ([], 0)
+
+
 async def test_old_rows_are_forgotten_but_never_the_head(database: Database) -> None:
     store = AuditStore(database, max_rows=4)
     made = entries(10)

@@ -26,6 +26,7 @@ from mxrtc_bridge.core.audit.chain import (
     Head,
     Removals,
     check_head,
+    found_as,
     is_authentic,
     read_chain,
     read_line,
@@ -104,7 +105,7 @@ def export_command(path: Path, since: str | None, user: str | None, peer: str | 
     """
     config = load_as_owner(path)
     since_ms = None if since is None else _moment(since)
-    wanted_user = None if user is None else _user(user)
+    wanted_user = None if user is None else found_as(_user(user))
     wanted_peer = None if peer is None else (peer if peer.startswith("@") else config.peer_id(peer))
     write = _CsvWriter().write if form == "csv" else _write_line
     try:
@@ -112,7 +113,7 @@ def export_command(path: Path, since: str | None, user: str | None, peer: str | 
             record = entry.record
             if (
                 (since_ms is None or record.at_ms >= since_ms)
-                and wanted_user in (None, record.user)
+                and wanted_user in (None, found_as(record.user))
                 and wanted_peer in (None, record.peer)
             ):
                 write(entry)

@@ -30,6 +30,7 @@ MAX_CAUGHT_UP = 32
 _HASHED = "sha256 "
 """Stands before a hash: neither a user id nor the name of a server can begin so."""
 _DIGEST = re.compile(r"[A-Za-z0-9+/]{43}=?")
+_LAST_WILDCARD = re.compile(r".*[*?]", re.DOTALL)
 _BANS = frozenset({"m.ban", "org.matrix.mjolnir.ban", "m.takedown", "org.matrix.msc4204.takedown"})
 
 
@@ -290,9 +291,13 @@ def _folded(kind: RuleKind, entity: str) -> str:
     """Write the part that names a server in the form in which it is compared.
 
     That is the form of ``deny`` in the configuration: whoever runs a server can choose another port, so a rule that
-    names one with its port means all of it. With wildcards nothing is known about the parts of a name.
+    names one with its port means all of it. With wildcards nothing is known about the parts of a name. Where a
+    wildcard stands for the colon, what is behind the last one belongs to the server; of what is between two nobody
+    knows it, and localparts differ by case.
     """
     localpart, colon, server = ("", "", entity) if kind is RuleKind.SERVER else entity.partition(":")
+    if not colon and (last := _LAST_WILDCARD.match(localpart)):
+        return last[0] + localpart[last.end() :].lower()
     server = server.lower() if "*" in server or "?" in server or not server else host_of(server)
     return localpart + colon + server
 

@@ -25,7 +25,7 @@ from enum import Enum
 from typing import Any
 
 from mxrtc_bridge.core.errors import MxrtcError
-from mxrtc_bridge.core.ids import host_of
+from mxrtc_bridge.core.ids import UserId, folded, host_of
 from mxrtc_bridge.core.text.display import display
 
 MAX_LINE_BYTES = 16384
@@ -132,6 +132,11 @@ def retention(record: AuditRecord) -> tuple[Retention, str]:
     if record.kind in (AuditKind.CALL, AuditKind.SERVICE, AuditKind.END) and user:
         return Retention.LET_IN, user
     return Retention.ACT, ""
+
+
+def found_as(user: str | None) -> str | None:
+    """What records about a user are found by: the id with its server in lower case; other subjects as they are."""
+    return folded(UserId(user)) if user is not None and user.startswith("@") else user
 
 
 def server_name(user: str) -> str:
