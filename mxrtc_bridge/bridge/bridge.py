@@ -226,6 +226,8 @@ class Bridge:
             keep("rooms of the bot", self.access.rooms.bot_rooms.run)
             self._taking = tasks.create_task(self._take_events(), name="inbox")
             self.inbox.set_ready(True)
+            # The ping has the homeserver send what waits; what is refused then comes seconds later, or minutes.
+            await self.inbox.opened()
             self._serving.set()
             log.info("bridge ready: %d peers", len(self._config.peers))
             ping = functools.partial(ping_loop, self.basis.homeserver, self._config.appservice.id)

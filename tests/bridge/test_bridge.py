@@ -23,10 +23,12 @@ from mxrtc_bridge.bridge.reload import Reload
 from mxrtc_bridge.core.access.policy import Allow, Deny
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
 from mxrtc_bridge.core.ids import CallId, EventId, PartyId, RoomId, UserId
+from mxrtc_bridge.core.inbox import WaitingCount
 from mxrtc_bridge.engine.ports import CallRecord
 from mxrtc_bridge.matrix.api.homeserver import QuietHomeserver
 from mxrtc_bridge.matrix.crypto.encrypted_rooms import SealingHomeserver
 from mxrtc_bridge.matrix.inbox.incoming import read_arrival
+from mxrtc_bridge.storage.events import InboxStore
 from mxrtc_bridge.storage.tables import Stores, open_stores
 from mxrtc_bridge.web.control import ask
 from tests.bridge.homeserver import ALICE, PEER, ROOM, FakeHomeserver
@@ -380,6 +382,34 @@ async def test_what_is_asked_for_at_the_start_counts_before_the_first_call_and_n
         await until(lambda: bridge.inbox.ready)
         assert [type(each) for each in seen] == [Deny]
         assert (await ask(str(config.control_socket), ("who",)))[0] == 200
+        stop.set()
+        await asyncio.wait_for(task, 10)
+
+
+async def test_it_is_ready_once_transactions_are_taken_and_only_then_asks_for_them(
+    homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A homeserver that is pinged sends at once what waits, and waits longer after each refusal."""
+    counted, count = asyncio.Event(), InboxStore.count_waiting
+    asked = asyncio.Event()
+
+    async def slow(store: InboxStore) -> list[WaitingCount]:
+        asked.set()
+        await counted.wait()
+        return await count(store)
+
+    monkeypatch.setattr(InboxStore, "count_waiting", slow)
+    config = homeserver.config()
+    stop = asyncio.Event()
+    async with open_stores(config.database) as stores:
+        task = asyncio.create_task(Bridge(config, stores).run(stop, asyncio.Event()))
+        await asked.wait()
+        status, answer = await ask(str(config.control_socket), ("who",))
+        assert (status, answer.get("starting")) == (503, True)
+        assert not [each for each in homeserver.asked if each.endswith("/ping")]
+        counted.set()
+        await until(lambda: any(each.endswith("/ping") for each in homeserver.asked))
+        assert await homeserver.push(invite(1)) == 200
         stop.set()
         await asyncio.wait_for(task, 10)
 

@@ -202,6 +202,7 @@ class Inbox:
                     log.info("%d events of an earlier run wait", len(self._places))
                 recorder = tasks.create_task(self._outcomes.run())
                 self._tasks = tasks
+                self._signal()
                 self._admit_more()
                 await self._closing.wait()
                 while self._lanes or self._admitting or self._outcomes.held:
@@ -223,6 +224,11 @@ class Inbox:
         """
         self._closing.set()
         self._signal()
+
+    async def opened(self) -> None:
+        """Return when :meth:`run` takes transactions, which it does once it knows what waits, or is told to end."""
+        while self._tasks is None and not self._closing.is_set():
+            await self._changed.wait()
 
     async def idle(self) -> None:
         """Return when nothing waits and all outcomes are committed, or the inbox has ended."""
