@@ -21,7 +21,7 @@ from aiohttp import ClientSession
 from tests.e2e.people import Person
 from tests.e2e.test_access import DENIED, Stream
 from tests.e2e.test_outages import exchange
-from tests.e2e.world import DOMAIN, World, echo
+from tests.e2e.world import DOMAIN, PASSWORD, World, echo
 from tests.hostile_json import deep
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
@@ -148,3 +148,42 @@ async def test_member_who_is_removed_while_the_database_takes_nothing_is_cut(sce
         await stream.cut(5, ENDED)
         lock.execute("ROLLBACK")
     await scene.refused()
+
+
+async def knock_after_a_kick(scene: Scene, room: str) -> None:
+    await scene.carol.ask("PUT", f"rooms/{quote(room)}/state/m.room.join_rules/", {"join_rule": "knock"})
+    await scene.carol.ask("POST", f"rooms/{quote(room)}/kick", {"user_id": ALICE})
+    await scene.alice.ask("POST", f"knock/{quote(room)}", {})
+
+
+async def remove_the_bot(scene: Scene, room: str) -> None:
+    content = {"membership": "ban", "x": deep(60)}
+    await scene.carol.ask("PUT", f"rooms/{quote(room)}/state/m.room.member/{BOT}", content)
+
+
+async def delete_the_room(scene: Scene, room: str) -> None:
+    homeserver = scene.world.homeserver
+    await homeserver.register_user("root", PASSWORD, admin=True)
+    token = (await homeserver.login("root", PASSWORD)).access_token
+    path = f"/_synapse/admin/v2/rooms/{quote(room)}"
+    await homeserver.request("DELETE", path, token=token, body={"purge": True, "block": True})
+
+
+@pytest.mark.parametrize("end", [knock_after_a_kick, remove_the_bot, delete_the_room])
+async def test_what_ends_a_membership_or_the_room_ends_the_right(
+    scene: Scene, end: Callable[[Scene, str], Awaitable[None]]
+) -> None:
+    room = await scene.carol.gather("own", scene.alice)
+    before = list(scene.world.grants)
+    scene.world.grants[:] = [{"id": "own", "from": [f"room:{room}"], "to": ["build/team"]}]
+    await scene.world.reload_and_wait()
+    try:
+        await scene.carol.ask("POST", f"rooms/{quote(room)}/invite", {"user_id": BOT})
+        await scene.carol.until_member(room, BOT)
+        stream = await scene.open()
+        await end(scene, room)
+        await stream.cut(5, ENDED)
+        await scene.refused()
+    finally:
+        scene.world.grants[:] = before
+        await scene.world.reload_and_wait()
