@@ -12,6 +12,7 @@ from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.access.peer_names import PeerName, parse_peer_name
 from mxrtc_bridge.core.errors import EventError
 from mxrtc_bridge.core.ids import ServiceName, parse_service_name
+from mxrtc_bridge.core.text.display import quoted
 from mxrtc_bridge.core.webrtc.ice import IcePolicy
 
 DEFAULT_BIND = "127.0.0.1"
@@ -71,12 +72,12 @@ def parse_forward(text: str) -> Forward:
     match = _FORWARD.fullmatch(text)
     if match is None or int(match[2]) > 65535:
         raise ClientError(
-            Exit.USAGE, f"-L {text[:80]!a}: write [BIND:]PORT[=SERVICE], for example 2222, 127.0.0.1:8080 or 8080=web"
+            Exit.USAGE, f"-L {quoted(text)}: write [BIND:]PORT[=SERVICE], for example 2222, 127.0.0.1:8080 or 8080=web"
         )
     try:
         service = None if match[3] is None else parse_service_name(match[3])
     except EventError as error:
-        raise ClientError(Exit.USAGE, f"-L {text[:80]!a}: {error}") from error
+        raise ClientError(Exit.USAGE, f"-L {quoted(text)}: {error}") from error
     host = match[1] or DEFAULT_BIND
     # "*" listens for everybody on the network, so it has to be typed; nothing implies it.
     return Forward("0.0.0.0" if host == "*" else host.strip("[]"), int(match[2]), service)  # noqa: S104

@@ -33,7 +33,7 @@ from mxrtc_bridge.core.access.remote_paths import RemotePath, parse_remote_name
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.events import TransferOutcome
 from mxrtc_bridge.core.files.messages import EntryKind, FileEntry, Get, Job, Ls, Put
-from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.core.text.display import display, quoted
 from mxrtc_bridge.engine.file_ports import FileReceiver, FileSource
 from mxrtc_bridge.sinks.files.disk_names import typed
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom
@@ -54,7 +54,7 @@ async def send(
     remote = _remote(login, peer)
     if remote.path:
         raise ClientError(
-            Exit.USAGE, f"{peer[:80]!a}: what is sent has no path at the other side; name a peer or service"
+            Exit.USAGE, f"{quoted(peer)}: what is sent has no path at the other side; name a peer or service"
         )
     if STDIN in paths and name is None:
         raise ClientError(Exit.USAGE, "standard input needs a name for the other side; give one with --name")
@@ -106,7 +106,7 @@ async def get_to_output(context: Context, remote_name: str, *, reconnect: bool) 
         except LocalError as error:
             raise ClientError(Exit.LOCAL, str(error)) from error
         if source is None:
-            raise ClientError(Exit.DENIED, f"{remote_name[:80]!a}: there is no such file")
+            raise ClientError(Exit.DENIED, f"{quoted(remote_name)}: there is no such file")
         try:
             await pour(source, sys.stdout.fileno())
         except OSError as error:

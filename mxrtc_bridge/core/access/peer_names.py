@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from mxrtc_bridge.core.errors import EventError, LocalError
 from mxrtc_bridge.core.ids import ServiceName, UserId, parse_service_name, parse_user_id
+from mxrtc_bridge.core.text.display import quoted
 
 MAX_NAME_CHARS = 400
 _PEER = re.compile(r"([a-z0-9._=+-]{1,200})(?:@([A-Za-z0-9.:\[\]-]{1,230}))?")
@@ -50,7 +51,7 @@ def parse_peer_name(text: str, *, server: str, prefix: str = "rtc_") -> PeerName
         service = parse_service_name(service_text) if slash else None
     except EventError:
         raise NamingError(
-            f"{service_text[:80]!a} is not the name of a service: 1 to 63 characters of a-z, 0-9, '.', '_' and '-'"
+            f"{quoted(service_text)} is not the name of a service: 1 to 63 characters of a-z, 0-9, '.', '_' and '-'"
         ) from None
     return PeerName(_parse_peer(peer_text, server, prefix), service)
 
@@ -66,7 +67,7 @@ def _parse_peer(text: str, server: str, prefix: str) -> UserId:
         return parse_user_id(full)
     except EventError:
         raise NamingError(
-            f"{text[:80]!a} is not the name of a peer; write build, build@example.org or @{prefix}build:example.org"
+            f"{quoted(text)} is not the name of a peer; write build, build@example.org or @{prefix}build:example.org"
         ) from None
 
 

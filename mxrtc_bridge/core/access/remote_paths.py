@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from mxrtc_bridge.core.access.peer_names import MAX_NAME_CHARS, NamingError, PeerName, parse_peer_name
 from mxrtc_bridge.core.files.names import FileNameError
 from mxrtc_bridge.core.files.patterns import parse_path_pattern
+from mxrtc_bridge.core.text.display import quoted
 
 MAX_REMOTE_PATH_BYTES = 1024
 _END_OF_PEER = re.compile(r"[/:]")
@@ -42,7 +43,7 @@ def parse_remote_name(text: str, *, server: str, prefix: str = "rtc_") -> Remote
         NamingError: says what is wrong, or how it can be written.
     """
     if len(text) > MAX_NAME_CHARS + MAX_REMOTE_PATH_BYTES:
-        raise NamingError(f"{text[:40]!a}... has {len(text)} characters; that is no peer with a path")
+        raise NamingError(f"{quoted(text, 40)}... has {len(text)} characters; that is no peer with a path")
     if "@" in _END_OF_PEER.split(text, maxsplit=1)[0]:
         peer, slash, rest = text.partition("/")
         service, _, path = rest.partition(":")
@@ -59,7 +60,7 @@ def _peer_with_port(text: str, server: str, prefix: str) -> PeerName:
         return parse_peer_name(text, server=server, prefix=prefix)
     except NamingError:
         raise NamingError(
-            f"{text[:80]!a} is not the name of a peer; a path behind a name with a server needs the service, "
+            f"{quoted(text)} is not the name of a peer; a path behind a name with a server needs the service, "
             "as in build@example.org/share:docs"
         ) from None
 
@@ -67,16 +68,16 @@ def _peer_with_port(text: str, server: str, prefix: str) -> PeerName:
 def _checked_path(path: str) -> str:
     """Read the path leniently where people are: ``docs/`` and ``./docs`` are ``docs``."""
     if path.startswith("/"):
-        raise NamingError(f"the path {path[:80]!a} begins with '/'; paths begin at the root of the service")
+        raise NamingError(f"the path {quoted(path)} begins with '/'; paths begin at the root of the service")
     path = "/".join(part for part in path.split("/") if part not in {"", "."})
     try:
         size = len(path.encode())
     except UnicodeEncodeError:
-        raise NamingError(f"the path {path[:80]!a} is not text in UTF-8") from None
+        raise NamingError(f"the path {quoted(path)} is not text in UTF-8") from None
     if size > MAX_REMOTE_PATH_BYTES:
-        raise NamingError(f"the path {path[:40]!a}... has {size} bytes; the limit is {MAX_REMOTE_PATH_BYTES}")
+        raise NamingError(f"the path {quoted(path, 40)}... has {size} bytes; the limit is {MAX_REMOTE_PATH_BYTES}")
     try:
         parse_path_pattern(path)
     except FileNameError as error:
-        raise NamingError(f"the path {path[:80]!a} cannot be one: {error}") from None
+        raise NamingError(f"the path {quoted(path)} cannot be one: {error}") from None
     return path

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mxrtc_bridge.core.errors import RemoteError
-from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.core.text.display import quoted
 
 STATE_DIRECTORY = ".mxrtc"
 """What is kept beside received files; no file from elsewhere has this name, or one that leads there."""
@@ -161,7 +161,7 @@ def check_name(name: str, rules: NameRules = STRICT) -> None:
     """
     reason = refusal(name, rules)
     if reason is not None:
-        raise FileNameError(f"the name {display(name[:80])} is not accepted: it {reason}")
+        raise FileNameError(f"the name {quoted(name)} is not accepted: it {reason}")
 
 
 def refusal(name: str, rules: NameRules = STRICT) -> str | None:
@@ -199,7 +199,7 @@ def _character_refusal(char: str, rules: NameRules) -> str | None:
             return f"has the character U+{ord(char):04X}, which controls text"
         return None
     if char in _FORBIDDEN:
-        return f"has the character {char!a}"
+        return f"has the character {quoted(char)}"
     if char in _BLANK_LETTERS or unicodedata.category(char) in _BAD_CATEGORIES or (char.isspace() and char != " "):
         return f"has the character U+{ord(char):04X}, which controls text or shows nothing"
     return None

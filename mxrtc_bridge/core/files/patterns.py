@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mxrtc_bridge.core.files.names import MAX_COMPONENT_BYTES, MAX_COMPONENTS, MAX_PATH_BYTES, FileNameError
+from mxrtc_bridge.core.text.display import quoted
 
 MAX_PATTERNS = 64
 _SPECIAL = frozenset("*?[")
@@ -98,9 +99,9 @@ def parse_name_pattern(text: str) -> NamePattern:
         FileNameError: it is empty, too long, has a separator or a set that does not end.
     """
     if not text or "/" in text or "\0" in text:
-        raise FileNameError(f"the pattern {text[:80]!a} must be one name without '/'")
+        raise FileNameError(f"the pattern {quoted(text)} must be one name without '/'")
     if len(text) > MAX_COMPONENT_BYTES:
-        raise FileNameError(f"the pattern {text[:40]!a}... is longer than {MAX_COMPONENT_BYTES} characters")
+        raise FileNameError(f"the pattern {quoted(text, 40)}... is longer than {MAX_COMPONENT_BYTES} characters")
     tokens: list[_Token] = []
     at = 0
     while at < len(text):
@@ -128,7 +129,7 @@ def _read_set(text: str, at: int) -> tuple[_OneOf, int]:
     # A closing bracket that stands first is a member, so that it can be named at all.
     end = text.find("]", start + 1)
     if end < 0:
-        raise FileNameError(f"the pattern {text[:80]!a} has a '[' without its ']'")
+        raise FileNameError(f"the pattern {quoted(text)} has a '[' without its ']'")
     ranges: list[tuple[str, str]] = []
     at = start
     while at < end:

@@ -73,6 +73,22 @@ def display(text: str, limit: int = DEFAULT_LIMIT) -> str:
     return "".join(piece for piece, _ in pieces)
 
 
+def quoted(text: str, limit: int = 80) -> str:
+    """Return the beginning of a name for an error, which may be logged, sent, and is shown by :func:`display` at last.
+
+    What cannot be shown is a replacement character: an escape would be escaped once more where the error is shown.
+    """
+    # The quotation mark is not what a mark may stand upon.
+    pieces = [_piece(char, first=index == 0)[0] for index, char in enumerate(text[:limit])]
+    shown = (char if piece in (char, "\\\\") else "\ufffd" for char, piece in zip(text, pieces, strict=False))
+    return "'" + "".join(shown) + "'"
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8: bytes of a command line that are none become lone surrogates, as may JSON."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def sentence(text: str) -> str:
     """Return a refusal as a whole sentence: with a capital, and a full stop unless it ends in a line to copy.
 

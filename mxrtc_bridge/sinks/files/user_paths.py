@@ -26,7 +26,7 @@ from mxrtc_bridge.core.files.events import Failure
 from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry
 from mxrtc_bridge.core.files.names import LAX, UNNAMED
 from mxrtc_bridge.core.files.patterns import Selection, parse_path_pattern
-from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.core.text.display import quoted
 from mxrtc_bridge.sinks.files.disk_names import from_disk, typed
 from mxrtc_bridge.sinks.files.receive.publisher import Existing, Naming
 from mxrtc_bridge.sinks.files.receive.quota import UNLIMITED
@@ -138,7 +138,7 @@ class Sources:
         try:
             status = path.stat()
         except OSError as error:
-            raise LocalError(f"{str(path)[:200]!a} cannot be sent: {os.strerror(error.errno or 0)}") from error
+            raise LocalError(f"{quoted(str(path), 200)} cannot be sent: {os.strerror(error.errno or 0)}") from error
         # "." and "dir/.." have no name of their own; the directory that they mean has.
         name = from_disk(path.name if path.name not in {"", ".."} else path.resolve().name)
         if (shown := displayable_path(name)) != name:
@@ -165,8 +165,8 @@ class Sources:
             self._add_single(name, status, _Single(path))
         else:
             raise LocalError(
-                f"{str(path)[:200]!a} cannot be sent: it is neither a file nor a directory; for what comes from a pipe "
-                "name - (standard input): COMMAND | mxrtc send - PEER --name NAME"
+                f"{quoted(str(path), 200)} cannot be sent: it is neither a file nor a directory; for what comes from a "
+                "pipe name - (standard input): COMMAND | mxrtc send - PEER --name NAME"
             )
 
     def _add_single(self, name: str, status: os.stat_result, single: _Single) -> None:
@@ -181,7 +181,7 @@ class Sources:
     def _offered_name(self, name: str) -> str:
         """The name as it is: what it may be at the other side is decided there, as for names within a directory."""
         if name in self._names:
-            raise LocalError(f"two of the paths have the name {display(name, 80)}; send them one after the other")
+            raise LocalError(f"two of the paths have the name {quoted(name)}; send them one after the other")
         self._names.add(name)
         return name
 
@@ -189,7 +189,7 @@ class Sources:
         if self._name is None:
             raise LocalError("standard input needs a name for the other side; give one with --name")
         if self._name in {"", ".", ".."} or "/" in self._name or displayable_path(self._name) != self._name:
-            raise LocalError(f"{display(self._name, 80)} is no name of a file; give another one with --name")
+            raise LocalError(f"{quoted(self._name)} is no name of a file; give another one with --name")
         name = self._offered_name(self._name)
         try:
             # Without a buffer, which would fail once more when it is closed, and say less.

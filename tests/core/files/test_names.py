@@ -114,6 +114,7 @@ def test_a_hostile_name_is_refused_with_the_reason(name: str, reason: str) -> No
     assert reason in str(caught.value)
     assert caught.value.code == "name"
     assert str(caught.value).isprintable()
+    assert "\\" in name or "\\" not in str(caught.value), "what is escaped here is escaped once more where it is shown"
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)

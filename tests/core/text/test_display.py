@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxrtc_bridge.core.text.display import display, sentence
+from mxrtc_bridge.core.text.display import display, is_text, quoted, sentence
 
 
 @pytest.mark.parametrize(
@@ -97,3 +97,13 @@ def test_display_shows_different_texts_differently(one: str, other: str) -> None
 )
 def test_clause_becomes_a_sentence_and_a_name_stays_as_it_is(clause: str, whole: str) -> None:
     assert sentence(clause) == whole
+
+
+def test_a_name_in_an_error_is_not_escaped_twice() -> None:
+    assert display(quoted("a\u202eb.txt") + " is taken") == "'a\ufffdb.txt' is taken"
+    assert display(quoted("caf\udce9 ü and more", 6)) == "'caf\ufffd ü'"
+    assert display(quoted("\u0301a\\")) == "'\ufffda\\\\'"
+
+
+def test_bytes_that_are_no_text_are_told_from_text() -> None:
+    assert [is_text(text) for text in ("ü\U0001f600", "", "caf\udce9")] == [True, True, False]

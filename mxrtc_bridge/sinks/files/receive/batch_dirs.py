@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.core.files.names import collision_key
+from mxrtc_bridge.core.text.display import quoted
 from mxrtc_bridge.sinks.files.disk_names import from_disk, on_disk
 from mxrtc_bridge.sinks.files.receive.name_allocator import NameAllocator
 from mxrtc_bridge.sinks.files.receive.permissions import FilePermissions, Permissions
@@ -154,4 +155,4 @@ class BatchDirectories:
 
 def differs_in_case(name: str) -> FileError:
     """Return the refusal of a name that some file system or reader would take for another."""
-    return FileError(FileCode.NAME, f"there is a name that differs from {name[:80]!a} only in case")
+    return FileError(FileCode.NAME, f"there is a name that differs from {quoted(name)} only in case")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.core.files.names import NameRules, collision_key, free_name, refusal
+from mxrtc_bridge.core.text.display import quoted
 from mxrtc_bridge.sinks.files.disk_names import from_disk, on_disk
 
 MAX_NAMES = 200_000
@@ -68,7 +69,7 @@ class NameAllocator:
             return _take(seen, key, name)
         if not self._exact and not alike and name not in seen.pending and not _exists(directory, name):
             # Somebody may have removed it in the very moment; then this is a refusal too many, and no harm.
-            raise FileError(FileCode.NAME, f"there is a name that differs from {name[:80]!a} only in case")
+            raise FileError(FileCode.NAME, f"there is a name that differs from {quoted(name)} only in case")
         for number in range(seen.next_number.get(key, 2), MAX_NUMBER + 1):
             candidate = free_name(name, number, rules.max_bytes)
             candidate_key = self._key(candidate)
@@ -76,7 +77,7 @@ class NameAllocator:
                 if len(seen.next_number) < _MAX_NUMBERED:
                     seen.next_number[key] = number + 1
                 return _take(seen, candidate_key, candidate)
-        raise FileError(FileCode.EXISTS, f"{name[:80]!a} and {MAX_NUMBER - 1} names derived from it are taken")
+        raise FileError(FileCode.EXISTS, f"{quoted(name)} and {MAX_NUMBER - 1} names derived from it are taken")
 
     def has_alike(self, directory: int, name: str) -> bool:
         """Whether there is a name that differs only in case, and not this one."""
