@@ -23,7 +23,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector, we
 
 from mxrtc_bridge.core.errors import LocalError, MxrtcError
 from mxrtc_bridge.core.ids import LocalAdmin
-from mxrtc_bridge.core.text.display import display, sentence
+from mxrtc_bridge.core.text.display import display, is_text, sentence
 from mxrtc_bridge.core.text.foreign_json import read_foreign_json
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 
@@ -196,7 +196,7 @@ def _words(body: bytes) -> tuple[str, ...] | None:
     words = content.get("words") if isinstance(content, dict) else None
     if not isinstance(words, list) or not 1 <= len(words) <= MAX_WORDS:
         return None
-    if not all(isinstance(word, str) and len(word) <= MAX_WORD_CHARS for word in words):
+    if not all(isinstance(word, str) and len(word) <= MAX_WORD_CHARS and is_text(word) for word in words):
         return None
     return tuple(words)
 

@@ -136,6 +136,7 @@ async def test_patience_with_a_bridge_that_starts_has_an_end(tmp_path: Path, des
         json.dumps({"words": "who"}).encode(),
         json.dumps({"words": []}).encode(),
         json.dumps({"words": [1]}).encode(),
+        json.dumps({"words": ["revoke", "7", "because", "caf\udce9"]}).encode(),
         json.dumps({"words": ["x"] * (MAX_WORDS + 1)}).encode(),
         json.dumps({"words": ["x" * (MAX_WORD_CHARS + 1)]}).encode(),
         b" " * (MAX_BODY + 1),

@@ -20,6 +20,7 @@ from mxrtc_bridge.cli.bridge.acting import acting_as_owner, owner_of_bridge
 from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.config.outline import read_outline
 from mxrtc_bridge.core.errors import ConfigError, LocalError
+from mxrtc_bridge.core.text.display import display, is_text
 
 
 def ask_bridge(path: Path, socket: Path | None, words: tuple[str, ...]) -> tuple[int, dict[str, object]]:
@@ -33,7 +34,11 @@ def ask_bridge(path: Path, socket: Path | None, words: tuple[str, ...]) -> tuple
     Raises:
         ConfigError: the configuration does not say where the bridge is.
         LocalError: no bridge answers there.
+        click.UsageError: a word is no text.
     """
+    for word in words:
+        if not is_text(word):
+            raise click.UsageError(f"{display(word)} is not text in UTF-8; look at the locale of your terminal.")
     owners = None
     if socket is None:
         with acting_as_owner(path):

@@ -263,3 +263,10 @@ def test_on_a_narrow_terminal_one_sees_whom_to_kick(tmp_path: Path, columns: int
 def test_check_has_colours_on_a_terminal_unless_they_are_not_wanted(config: Path) -> None:
     assert "\x1b[" in on_a_terminal(80, "check", "--offline", "-c", config, NO_COLOR="")
     assert "\x1b[" not in on_a_terminal(80, "check", "--offline", "-c", config, NO_COLOR="1")
+
+
+def test_bytes_that_are_no_text_are_refused_before_anybody_is_asked(tmp_path: Path, run: Run) -> None:
+    with bridge(tmp_path / "c.sock", lists) as asked:
+        code, _, err = run("revoke", "7", "--because", "caf\udce9", "--socket", tmp_path / "c.sock")
+    assert (code, asked) == (2, [])
+    assert "caf\\udce9 is not text in UTF-8" in err
