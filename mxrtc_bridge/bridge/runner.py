@@ -110,6 +110,8 @@ async def run(
     for number in _TOLD_TO_END:
         loop.add_signal_handler(number, end)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
+    # One that came before was kept back by whoever started us.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     loop.set_exception_handler(_report)
     try:
         with closing(ServiceManager()) as manager:

@@ -258,3 +258,27 @@ def test_last_bound_does_nothing_to_a_stop_that_ends_in_time() -> None:
     bound.end()
     time.sleep(0.3)
     assert codes == []
+
+
+EARLY_RELOAD = """
+import os, signal, sys
+from mxrtc_bridge import config
+real = config.load_config
+
+def load(path):
+    os.kill(os.getpid(), signal.SIGHUP)
+    return real(path)
+
+config.load_config = load
+sys.argv = ["mxrtc-bridge", "run", "--config", {config!r}]
+from mxrtc_bridge.cli.bridge.entry import main
+main()
+"""
+
+
+async def test_reload_that_is_asked_for_while_the_bridge_starts_is_done_when_it_has(tmp_path: Path) -> None:
+    async with FakeHomeserver(tmp_path) as homeserver:
+        config = homeserver.config()
+        async with running(EARLY_RELOAD.format(config=str(config.path)), tmp_path / "hangs") as bridge:
+            await bridge.until("configuration reloaded")
+            await bridge.until("bridge ready")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from mxrtc_bridge.cli.shutdown import Shutdown
@@ -10,7 +11,10 @@ from mxrtc_bridge.cli.shutdown import Shutdown
 def main() -> None:
     """Run the command line."""
     # The bridge itself has an end of its own, and hears the signals once there is something to be ended.
-    if sys.argv[1:2] != ["run"]:
+    if sys.argv[1:2] == ["run"]:
+        # It would end us until then; now it waits, and has the configuration read again.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    else:
         Shutdown().begin()
     from mxrtc_bridge.cli.bridge.main import main as command_line  # noqa: PLC0415
 
