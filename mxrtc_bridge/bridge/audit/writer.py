@@ -158,6 +158,13 @@ class AuditLog:
             AuditContradictionError: the two do not belong together; the message says what to do.
             StorageError: one of the two cannot be used.
         """
+        telling = asyncio.get_running_loop().call_later(self._hangs_s, self._say_late)
+        try:
+            await self._start()
+        finally:
+            telling.cancel()
+
+    async def _start(self) -> None:
         settings = self._settings
         file = await self._in_thread(
             lambda: AuditFile(settings.file, settings.max_bytes, settings.keep, tail_lines=self._tail_lines)
@@ -175,6 +182,13 @@ class AuditLog:
         self._removing = await self._in_thread(self._file.surplus)
         # With a full disk the bridge starts all the same, and takes no sessions until there is room.
         await self._write_some()
+
+    def _say_late(self) -> None:
+        log.warning(
+            "! the start waits for the audit: its disk, or the database, has not answered for %g s: %s",
+            self._hangs_s,
+            self._settings.file,
+        )
 
     def _say_gaps(self, found: Iterable[str]) -> None:
         for each in found:

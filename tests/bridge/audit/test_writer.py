@@ -483,3 +483,19 @@ async def test_a_disk_that_hangs_while_nothing_is_written_is_found_by_whoever_as
     over.set()
     await until(lambda: not audit.failing)
     await audit.close()
+
+
+async def test_start_whose_file_hangs_on_opening_says_for_what_it_waits(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers, plain = threading.Event(), AuditFile.__init__
+
+    def opens(*args: object, **options: object) -> None:
+        assert answers.wait(20)
+        plain(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(AuditFile, "__init__", opens)
+    starting = asyncio.create_task(world.start(hangs_s=0.05))
+    await until(lambda: "the start waits for the audit" in caplog.text)
+    answers.set()
+    await starting
