@@ -28,6 +28,8 @@ def man_page(program: str) -> str:
     lines = [
         '.\\" Made from the program\\(aqs help by `make docs`; do not edit.',
         f'.TH {program.upper()} 1 "" mxrtc\\-bridge "User Commands"',
+        # Names are not divided at the end of a line: whoever copies one would copy a hyphen that it does not have.
+        ".nh",
         ".SH NAME",
         f"{escaped(program)} \\- {escaped(_NAMES[program])}",
         ".SH SYNOPSIS",

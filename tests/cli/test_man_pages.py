@@ -34,5 +34,13 @@ def test_the_page_can_be_read(program: str) -> None:
             assert re.search(rf"(^|[ ,]){option}([ ,]|$)", done.stdout, re.MULTILINE), option
 
 
+@pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff")
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_word_is_divided_on_a_narrow_terminal(program: str) -> None:
+    command = ["groff", "-man", "-Tascii", "-P-cbou", "-rLL=60n", man_pages.page_of(program)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert not re.findall(r"\w+-$", text, re.MULTILINE)
+
+
 def test_text_is_shown_as_it_is() -> None:
     assert man_pages.escaped(".a 'b' `c` ~d ^e -f \\g") == "\\&.a \\(aqb\\(aq \\(gac\\(ga \\(tid \\(hae \\-f \\eg"
