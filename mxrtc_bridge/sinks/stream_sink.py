@@ -21,6 +21,7 @@ import os
 from enum import Enum
 
 from mxrtc_bridge.core.errors import StateError
+from mxrtc_bridge.core.stream.messages import GIVES_ONLY
 from mxrtc_bridge.engine.ports import SinkListener
 from mxrtc_bridge.sinks.reader_writer import Reader, Writer
 
@@ -34,8 +35,14 @@ _WORDS = {
 }
 
 
+class GivesOnlyError(OSError):
+    """Something was written to what gives data and takes none."""
+
+
 def describe(error: OSError) -> str:
     """Return a sentence about ``error`` without addresses or paths."""
+    if isinstance(error, GivesOnlyError):
+        return GIVES_ONLY
     if error.errno is None:
         return f"the local stream failed ({type(error).__name__})"
     return _WORDS.get(error.errno) or f"the local stream failed: {os.strerror(error.errno)}"

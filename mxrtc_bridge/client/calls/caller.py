@@ -193,14 +193,14 @@ class Caller:
         except ConfigError as error:
             raise ClientError(Exit.NO_PATH if self._options.interfaces else Exit.RETRY, str(error)) from error
         clock = LoopClock()
-        began = clock.monotonic()
+        began, why = clock.monotonic(), ""
         if self._options.signal is not SignalBy.ROOM:
             try:
                 placed = await self._place_by_device(peer, clock, began)
             except NoDeviceError as error:
                 if self._options.signal is SignalBy.DEVICE or not await self._is_deviceless(peer, error, began):
-                    raise ClientError(Exit.RETRY, f"no call to {self.name_of(peer)} by a device: {error}") from error
-                log.info("no call by a device: %s", error)
+                    raise ClientError(error.code, f"no call to {self.name_of(peer)} by a device: {error}") from error
+                why = str(error)
             else:
                 if placed is not None:
                     return placed
@@ -228,6 +228,7 @@ class Caller:
         placed = self._begin(peer, room, _RoomCalls(self._outbox, room), clock, began)
         # Without events no answer can come: then it is of no use to wait for one.
         await self._wait_until_connected(placed, self._syncing)
+        placed.connection.why_by_room = why
         return placed
 
     def _left_s(self, began: float) -> float:

@@ -47,6 +47,8 @@ class Connection:
         """The device that was called; None where the call went by a room."""
         self.clocks: tuple[int, int] | None = None
         """Our clock and the peer's, in milliseconds since 1970, when it last said something by its device."""
+        self.why_by_room = ""
+        """Why it did not go by a device, if nobody wanted that."""
         self._session = session
 
     @property
@@ -170,6 +172,8 @@ def _busy(limit: str | None) -> str:
 def report_connected(report: Report, name: str, connection: Connection) -> None:
     """Say that a connection is up, and how it travels."""
     by_room = "" if connection.device is not None else ", by a room, not end to end"
+    if connection.why_by_room:
+        by_room += f" ({connection.why_by_room})"
     report.say(
         "connected",
         f"connected to {name}: {connection.path}, {connection.setup_s * 1000:.0f} ms{by_room}",
@@ -179,6 +183,7 @@ def report_connected(report: Report, name: str, connection: Connection) -> None:
         path_kind=connection.path.kind.value,
         signalling="room" if connection.device is None else "device",
         end_to_end=connection.device is not None,
+        by_room_because=connection.why_by_room or None,
         peer_device=None if connection.device is None else connection.device.device,
         peer_device_key=None if connection.device is None else connection.device.ed25519,
         peer_trust=None if connection.device is None else connection.device.trust.value,
@@ -239,6 +244,13 @@ async def only_service(peer_name: str, connection: Connection, use: Use) -> Serv
             raise ClientError(Exit.USAGE, f"name one of the services of {peer_name}: {choices}")
 
 
+_CUT_THERE = {
+    messages.READ_ONLY: f"nothing can be sent to this service: {messages.GIVES_ONLY}",
+    "reset": "the service broke the connection off",
+    "closed": "the service closed before it had taken everything",
+}
+
+
 def check_finished(name: str, finished: StreamFinished, bye: tuple[str, str] | None = None) -> None:
     """Raise what a stream's end means for the command.
 
@@ -259,11 +271,15 @@ def check_finished(name: str, finished: StreamFinished, bye: tuple[str, str] | N
             raise ClientError(Exit.DENIED, f"{name}: there is no such service, or you have no right to it")
         case StreamOutcome.REFUSED, code:
             why = code if finished.message in ("", messages.UNREACHABLE) else finished.message
-            raise ClientError(Exit.RETRY, f"{name}: the service cannot be reached now ({why})")
+            # As the code of a service that is down says no more than that.
+            words = "" if why == messages.ErrCode.UNAVAILABLE.value else f" ({why})"
+            raise ClientError(Exit.RETRY, f"{name}: the service cannot be reached now{words}")
         case StreamOutcome.RESET, "denied":
             raise ClientError(Exit.DENIED, f"{name}: your right to it has ended")
         case _, code:
             why = finished.message or code if bye is None else bye[1] or bye[0]
+            if why == messages.RESET_BY_OTHER_SIDE:
+                why = _CUT_THERE.get(code, why)
             raise ClientError(
                 Exit.INTEGRITY,
                 f"{name}: the stream was cut ({why}) after {finished.sent} bytes sent "

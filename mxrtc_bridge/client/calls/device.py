@@ -66,9 +66,14 @@ MAX_KEY_BYTES = 256
 class NoDeviceError(MxrtcError):
     """Calls cannot be made by devices now; says why."""
 
+    code = Exit.RETRY
+    """With which a command ends that cannot do without."""
+
 
 class NoOwnDeviceError(NoDeviceError):
     """The same, as no device of ours can be used here at all."""
+
+    code = Exit.LOCAL
 
 
 class SilentPeerError(Exception):
@@ -375,7 +380,7 @@ async def required_device(
         async with own_device(state, login, patience) as held:
             yield held
     except NoDeviceError as error:
-        raise ClientError(Exit.RETRY, str(error)) from error
+        raise ClientError(error.code, str(error)) from error
 
 
 async def appearing_device(device: CryptoDevice, peer: UserId, waits: Callable[[], None] | None) -> DeviceIdentity:

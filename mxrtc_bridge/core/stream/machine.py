@@ -164,7 +164,7 @@ class StreamMachine(ByteStreamMachine):
                 self._end(
                     StreamOutcome.RESET,
                     rst_code,
-                    "the other side reset the stream",
+                    messages.RESET_BY_OTHER_SIDE,
                     events.CloseChannel(),
                     events.ResetSink(),
                 )
@@ -258,7 +258,8 @@ class StreamMachine(ByteStreamMachine):
     def _sink_closed(self, now: float, error: str | None) -> None:
         self._sink = SinkState.GONE
         if error is not None:
-            self._break(StreamOutcome.RESET, "reset", error, tell="reset")
+            code = messages.READ_ONLY if error == messages.GIVES_ONLY else "reset"
+            self._break(StreamOutcome.RESET, code, error, tell=code)
         elif self._receive.state is not ReceiveState.DONE:
             self._break(
                 StreamOutcome.RESET, "closed", "the local side closed before it had taken everything", tell="closed"

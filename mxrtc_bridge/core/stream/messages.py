@@ -36,6 +36,11 @@ ONLY_FILES = "this service is for files: use mxrtc send, get or ls with it"
 """Said to somebody with the right to a service who opens a stream to it, where it has none."""
 UNREACHABLE = "the service cannot be reached"
 """Said beside the code where that says it all."""
+RESET_BY_OTHER_SIDE = "the other side reset the stream"
+GIVES_ONLY = "it gives data and takes none"
+"""Why a service is gone that something was sent to."""
+READ_ONLY = "read_only"
+"""The code for that."""
 
 PROTOCOL_CTL = "ctl.v1.mxrtc"
 RAW_PROTOCOLS = frozenset({PROTOCOL_RAW, ""})

@@ -21,7 +21,7 @@ from mxrtc_bridge.engine.outside import TargetThreads, threads_of
 from mxrtc_bridge.sinks.files.rooted_dir import FILE_MODE
 from mxrtc_bridge.sinks.pollable import PollableReader, PollableWriter
 from mxrtc_bridge.sinks.reader_writer import Owner
-from mxrtc_bridge.sinks.stream_sink import StreamSink
+from mxrtc_bridge.sinks.stream_sink import GivesOnlyError, StreamSink
 from mxrtc_bridge.sinks.threaded import ThreadedReader, ThreadedWriter
 
 _WORDS = {
@@ -79,7 +79,7 @@ class _NoWriter:
 
     def _refuse(self) -> None:
         if not self._stopped:
-            self._owner.half_failed(OSError(errno.EROFS, os.strerror(errno.EROFS)))
+            self._owner.half_failed(GivesOnlyError())
 
 
 class _SyncedWriter(ThreadedWriter):

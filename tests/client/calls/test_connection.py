@@ -92,6 +92,19 @@ def test_a_call_by_a_room_is_told_in_words_and_to_programs(by_device: bool, caps
     report_connected(Report(as_json=True), "build", connection)
     told = json.loads(capsys.readouterr().out)
     assert (told["signalling"], told["end_to_end"]) == (("device", True) if by_device else ("room", False))
+    assert told["by_room_because"] is None
+
+
+def test_a_call_by_a_room_that_nobody_wanted_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    class Call:
+        path = Path(PathKind.DIRECT, "host", "host", "ipv4")
+
+    connection = Connection(PEER, Call(), None, 0.1)  # type: ignore[arg-type]
+    connection.why_by_room = "/home/me/crypto.lock cannot be used: Read-only file system"
+    report_connected(Report(), "build", connection)
+    assert "by a room, not end to end (/home/me/crypto.lock cannot be used: Read-only" in capsys.readouterr().err
+    report_connected(Report(as_json=True), "build", connection)
+    assert json.loads(capsys.readouterr().out)["by_room_because"] == connection.why_by_room
 
 
 @pytest.mark.parametrize(
@@ -230,12 +243,35 @@ def test_a_service_for_files_is_told_from_one_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "why"), [("", "timeout"), (messages.UNREACHABLE, "timeout"), ("it is being moved", "it is being moved")]
+    ("code", "message", "why"),
+    [
+        ("timeout", "", " (timeout)"),
+        ("timeout", messages.UNREACHABLE, " (timeout)"),
+        ("timeout", "it is being moved", " (it is being moved)"),
+        ("unavailable", messages.UNREACHABLE, ""),
+        ("unavailable", "", ""),
+    ],
 )
-def test_a_service_that_is_down_is_not_said_to_be_so_twice(message: str, why: str) -> None:
+def test_a_service_that_is_down_is_not_said_to_be_so_twice(code: str, message: str, why: str) -> None:
     with pytest.raises(ClientError) as caught:
-        check_finished("build/web", StreamFinished(StreamOutcome.REFUSED, "timeout", message, 0, 0))
-    assert str(caught.value) == f"build/web: the service cannot be reached now ({why})"
+        check_finished("build/web", StreamFinished(StreamOutcome.REFUSED, code, message, 0, 0))
+    assert str(caught.value) == f"build/web: the service cannot be reached now{why}"
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("read_only", "nothing can be sent to this service: it gives data and takes none"),
+        ("reset", "the service broke the connection off"),
+        ("closed", "the service closed before it had taken everything"),
+        ("of_a_later_version", "the other side reset the stream"),
+    ],
+)
+def test_a_stream_that_the_other_side_has_cut_says_why(code: str, why: str) -> None:
+    cut = StreamFinished(StreamOutcome.RESET, code, messages.RESET_BY_OTHER_SIDE, 5, 7)
+    with pytest.raises(ClientError) as caught:
+        check_finished("build/motd", cut)
+    assert f"the stream was cut ({why}) after 5 bytes sent" in str(caught.value)
 
 
 def test_a_stream_that_the_end_of_the_session_has_cut_says_why_the_session_has_ended() -> None:

@@ -22,7 +22,7 @@ from mxrtc_bridge.client.calls.device import (
     UnreadableAnswerError,
     appearing_device,
 )
-from mxrtc_bridge.client.exit_codes import ClientError
+from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.core.call.events import Answer, CallMessage, Hangup, Invite, Version
 from mxrtc_bridge.core.call.to_device import SIGNAL_TYPE, CallToDevice, call_to_device_content, parse_call_to_device
@@ -315,3 +315,23 @@ async def test_what_was_verified_is_known_also_where_nothing_can_be_written(tmp_
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(ClientError, match="is damaged, remove it"):
         await module.is_verified(state, login, PEER)
+
+
+async def test_who_cannot_do_without_a_device_reads_that_the_folder_is_at_fault(tmp_path: Path) -> None:
+    state, login = StateFolder(tmp_path / "state"), Login("https://hs", ALICE, "PHONE", "token")
+    with state.opened():
+        (state.path / "crypto.lock").mkdir()  # nobody can open it, root neither
+    with pytest.raises(ClientError, match=r"crypto\.lock") as caught:
+        async with module.required_device(state, login):
+            pass
+    assert caught.value.code is Exit.LOCAL
+
+
+async def test_who_waits_for_a_device_in_vain_may_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, login = StateFolder(tmp_path / "state"), Login("https://hs", ALICE, "PHONE", "token")
+    monkeypatch.setattr(module, "take_lock", lambda _descriptor: False)
+    monkeypatch.setattr(module.device_lock.__wrapped__, "__kwdefaults__", {"wait_s": 0.0})  # type: ignore[attr-defined]
+    with pytest.raises(ClientError, match="another mxrtc command") as caught:
+        async with module.required_device(state, login):
+            pass
+    assert caught.value.code is Exit.RETRY

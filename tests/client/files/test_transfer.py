@@ -94,6 +94,7 @@ class Connection:
     path = IcePath(PathKind.DIRECT, "host", "host", "ipv4")
     peer = PEER
     setup_s = 0.1
+    why_by_room = ""
     device = None
 
     def __init__(self, finished: TransferFinished | None = None, *, lost: Exit | None = None) -> None:

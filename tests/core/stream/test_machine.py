@@ -379,6 +379,14 @@ def test_sink_that_breaks_is_told_as_a_reset() -> None:
     assert driven.machine.unsent == 0
 
 
+def test_sink_that_takes_nothing_is_told_by_its_own_code() -> None:
+    assert flowing_acceptor().feed(stream.SinkClosed(messages.GIVES_ONLY)) == [
+        say('{"t":"rst","c":"read_only"}'),
+        CLOSE_CHANNEL,
+        finished(StreamOutcome.RESET, "read_only", messages.GIVES_ONLY),
+    ]
+
+
 def test_sink_that_closes_in_order_but_too_soon_is_told_as_a_reset() -> None:
     driven = flowing_acceptor()
     assert driven.feed(stream.SinkClosed(None))[0] == say('{"t":"rst","c":"closed"}')

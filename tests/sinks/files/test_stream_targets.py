@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mxrtc_bridge.core.errors import TargetError, TargetFailure
+from mxrtc_bridge.core.stream.messages import GIVES_ONLY
 from mxrtc_bridge.sinks.files.stream_targets import open_append, open_read
 from tests.sinks.conftest import LIMIT_S, Recorder
 from tests.sinks.files.receive.senders import content
@@ -150,3 +151,12 @@ async def test_descriptors_are_closed_in_the_end(tmp_path: Path) -> None:
         sink.close()
         await recorder.until(lambda each: bool(each.closed))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_who_writes_to_what_gives_only_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    sink = await open_read(str(tmp_path / "file"))
+    recorder = Recorder(sink)
+    sink.write(b"for nobody")
+    await recorder.until(lambda each: bool(each.closed))
+    assert recorder.closed == [GIVES_ONLY]
