@@ -111,8 +111,10 @@ class LogRate:
 def _domain_of(subject: Hashable) -> str:
     """What the owner of a subject cannot make up without end, roughly: the last two labels of its server; or nothing.
 
-    A room may have an id that names no server (room version 12).
+    A room may have an id that names no server (room version 12). Of several things it is the first that has an owner.
     """
+    if isinstance(subject, tuple):
+        return next(filter(None, map(_domain_of, subject)), "")
     if not isinstance(subject, str) or not ("." in subject or subject[:1] in "!@"):
         return ""
     host = subject.partition(":")[2] if subject[:1] in "!@#$" else subject

@@ -47,6 +47,15 @@ def test_domain_with_many_names_leaves_lines_for_others(flood: str) -> None:
     )
 
 
+def test_domain_with_many_names_leaves_lines_for_others_also_where_a_subject_has_several_parts() -> None:
+    """A user and what is full or refused: as for events that are dropped, where strangers fill a share each."""
+    seldom = LogRate(period_s=10, subjects=50)
+    said = [seldom.due((len, f"@m{number}:evil.test", "a.service"), 0) for number in range(100)]
+    assert sum(each is not None for each in said) == 25
+    assert [seldom.due((len, f"@alice:{name}.example"), 1) for name in ("a", "b")] == [75, 0]
+    assert seldom.due(("tuple", 3), 1) == 0
+
+
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 3)), max_size=300))
 def test_lines_of_a_period_are_bounded_whatever_names_are_invented(said: list[tuple[int, float]]) -> None:
     seldom, now, lines = LogRate(period_s=10, subjects=5), 0.0, []
