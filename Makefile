@@ -63,7 +63,7 @@ MEASURED := tests/demo/test_demo.py tests/rtc/test_turn.py $(patsubst %,tests/e2
 # with nothing beside them, and count as failed if they fail again; both are in the output. Whole files, as what fails only
 # behind another test of its file is not late; and measured, where the first run was. Only exit code 1 says that everything
 # was run.
-FAILED_FILES := sed -n 's/^ *"\([^":]*\.py\).*/\1/p' .pytest_cache/v/cache/lastfailed | sort -u
+FAILED_FILES := sed -n 's/^ *"\([^":]*\.py\).*/\1/p' build/pytest_cache/v/cache/lastfailed | sort -u
 run = $(1) $(2) || { test $$? -eq 1 && files=$$($(FAILED_FILES)) && test -n "$$files" && $(1) $$files; }
 MEASURE := $(BIN)/coverage run -m pytest
 

@@ -139,6 +139,28 @@ def test_the_hooks_before_a_commit_are_the_linters_of_make() -> None:
     assert hooks == {line.strip().replace("$(BIN)", ".venv/bin").removesuffix(" .") for line in lint}
 
 
+@pytest.mark.parametrize(("late", "code"), [(True, 0), (False, 2)])
+def test_a_file_in_which_a_test_was_late_is_run_once_more(tmp_path: Path, late: bool, code: int) -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\ncache_dir = {settings['cache_dir']}\n")
+    (tmp_path / "test_one.py").write_text(
+        "from pathlib import Path\n"
+        "def test_before(): Path('runs').open('a').write('.')\n"
+        f"def test_late(): assert {late} and Path('runs').read_text() == '..'\n"
+    )
+    (tmp_path / "test_other.py").write_text("def test_other(): open('other', 'x').close()\n")
+    rule = f"tried:\n\t$(call run,{sys.executable} -m pytest -p no:xdist)"
+    made = subprocess.run(
+        ["make", "-f", ROOT / "Makefile", "--eval", rule, "tried"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (made.returncode, (tmp_path / "runs").read_text()) == (code, ".."), made.stdout + made.stderr
+
+
 def test_missing_programs_are_named_to_who_may_not_install_them(tmp_path: Path) -> None:
     """Somebody who is not root gets the command to paste, with every package that is missing, and a failure."""
     for name in ("sh", "dirname", "basename"):

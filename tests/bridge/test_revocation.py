@@ -409,7 +409,7 @@ async def test_events_that_name_no_room_ask_about_all_rooms_once_a_minute(homese
         for _ in range(20):
             revocation.look("junk")
         await until(lambda: homeserver.asked.count(f"v3/rooms/{TEAM}/joined_members") == asked + 1)
-        assert TEAM not in bridge.access.rooms.doubtful()
+        await until(lambda: TEAM not in bridge.access.rooms.doubtful())
         now += arrivals_module.ALL_EVERY_S
         revocation.compare()
         assert TEAM in bridge.access.rooms.doubtful()
