@@ -163,9 +163,8 @@ _PAGES = {
     407: _LOGIN,
     413: ": what is sent is longer than a proxy in front of it allows",
     429: ": a proxy in front of it limits how often it is asked",
-    502: _BEHIND,
-    503: _BEHIND,
-    504: _BEHIND,
+    # Those of a content delivery network beside the standard ones.
+    **dict.fromkeys((502, 503, 504, *range(520, 528), 530), _BEHIND),
 }
 """What a page of a proxy is a sign of, by its status."""
 

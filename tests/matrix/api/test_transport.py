@@ -238,6 +238,8 @@ async def test_an_endless_page_is_no_answer_and_an_endless_object_is_what_somebo
         (429, "limits how often"),
         (502, "does not reach it"),
         (504, "does not reach it"),
+        (521, "does not reach it"),
+        (530, "does not reach it"),
         (404, "does not pass /_matrix/ on"),
     ],
 )
