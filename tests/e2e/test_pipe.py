@@ -64,6 +64,9 @@ async def test_nc_appends_to_a_file_and_reads_it(world: World) -> None:
     assert (world.folder / "log").read_bytes() == data
     code, out, err = await world.run_mxrtc("alice", "nc", "build/motd")
     assert (code, out == data) == (0, True), err
+    code, _, err = await world.run_mxrtc("alice", "nc", "build/motd", stdin=b"for nobody")
+    assert code == 6
+    assert "the stream was cut (nothing can be sent to this service: it gives data and takes none)" in err
 
 
 async def test_200_parallel_connections_share_one_session(world: World) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
@@ -116,6 +117,19 @@ async def test_a_database_of_the_bridge_that_is_put_back_twice_costs_its_devices
         assert len(after) == 1
         assert after != before
         await assert_call_by_device(world, "alice")
+
+
+async def test_a_device_of_a_peer_that_the_homeserver_deletes_while_the_bridge_runs_gets_a_successor(
+    world: World,
+) -> None:
+    """As its removal of devices does that were not seen for long (``delete_stale_devices_after``)."""
+    await assert_call_by_device(world, "alice")
+    (before,) = await devices_of(world, PEER)
+    path = f"/_matrix/client/v3/devices/{before}?user_id={quote(PEER)}"
+    await world.homeserver.request("DELETE", path, token="as" * 24, body={})
+    await assert_call_by_device(world, "alice")
+    (after,) = await devices_of(world, PEER)
+    assert after != before
 
 
 async def test_a_state_folder_that_is_put_back_twice_goes_on_calling_with_the_same_device(world: World) -> None:
