@@ -148,6 +148,7 @@ class Bridge:
                 token=config.appservice.hs_token,
                 metrics=self.basis.metrics,
                 hear=self.devices.encryption.hear,
+                must_come_again=self.basis.homeserver_return.doubt,
             )
             await stack.enter_async_context(Server(endpoint.application(), config.appservice.listen))
             if config.metrics_listen is not None:

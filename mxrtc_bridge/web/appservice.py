@@ -86,6 +86,7 @@ class AppserviceEndpoint:
         token: str,
         metrics: Metrics,
         hear: Callable[[DeviceListChanges], None] = lambda _news: None,
+        must_come_again: Callable[[], None] = lambda: None,
         read_timeout_s: float = READ_TIMEOUT_S,
         max_body: int = MAX_BODY,
     ) -> None:
@@ -96,6 +97,7 @@ class AppserviceEndpoint:
             token: the homeserver's.
             metrics: counts transactions.
             hear: told what a transaction says about devices.
+            must_come_again: told when a transaction cannot be taken for the moment.
             read_timeout_s: how long a body may take.
             max_body: See :data:`MAX_BODY`.
         """
@@ -106,6 +108,7 @@ class AppserviceEndpoint:
         self._token = token
         self._metrics = metrics
         self._hear = hear
+        self._must_come_again = must_come_again
         self._read_timeout_s = read_timeout_s
         self._reading = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._in_line = 0
@@ -158,6 +161,8 @@ class AppserviceEndpoint:
             await self._take(txn_id, request)
         except TransactionRefused as refusal:
             self._metrics.transaction("unavailable" if refusal.status == 503 else "refused")
+            if refusal.status == 503:
+                self._must_come_again()
             self._seldom.warning(str(refusal), "! transaction %a not taken: %s", txn_id[:40], refusal)
             return _closing(_error(refusal.status, refusal.errcode, str(refusal)), request)
         except Exception as error:  # the homeserver gets an answer whatever happens here

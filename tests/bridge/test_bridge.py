@@ -414,6 +414,25 @@ async def test_it_is_ready_once_transactions_are_taken_and_only_then_asks_for_th
         await asyncio.wait_for(task, 10)
 
 
+async def test_a_homeserver_whose_transaction_was_not_taken_is_pinged_soon(
+    homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself it would come again after as long as the trouble has lasted; it is pinged once a minute else."""
+
+    async def refuse(*_: object) -> None:
+        raise StorageError("the database is locked")
+
+    def pings() -> int:
+        return sum(each.endswith("/ping") for each in homeserver.asked)
+
+    async with running(homeserver, Pace(ping_retry_s=0.05)):
+        await until(lambda: pings() == 1)
+        monkeypatch.setattr(InboxStore, "store", refuse)
+        for again in (2, 3):
+            assert await homeserver.push(invite(again)) == 503
+            await until(lambda again=again: pings() == again)
+
+
 async def test_directories_are_open_while_the_configuration_names_them(homeserver: FakeHomeserver) -> None:
     def peers(**limits: str) -> dict[str, Any]:
         files = {"dir": str(homeserver.folder / "inbox"), "direction": "receive", "limits": limits}

@@ -3,8 +3,9 @@
 Must never give up because the homeserver is merely away, and never go on with a token that it refuses.
 
 Synapse stops pushing after one failed transaction and tries again after 2, 4, ... 512 seconds; a ping makes it try at
-once. So the bridge pings at its start, then regularly, soon after the homeserver has failed a device of ours, and every
-few seconds while it fails: an outage of either side ends as soon as both are up.
+once. So the bridge pings at its start, then regularly, soon after the homeserver has failed a device of ours, or we
+could not take a transaction, and every few seconds while it fails: an outage of either side ends as soon as both are
+up.
 """
 
 from __future__ import annotations
@@ -170,11 +171,15 @@ class HomeserverReturn:
 
     async def pause(self, seconds: float) -> None:
         """Wait after a failure: until the homeserver is back, but no longer than ``seconds``."""
-        self._doubted.set()
+        self.doubt()
         await _set_within(self._back, seconds)
 
+    def doubt(self) -> None:
+        """Have it pinged soon."""
+        self._doubted.set()
+
     async def until_next_ping(self, seconds: float) -> None:
-        """Wait until it is time to ping: sooner than ``seconds`` if the homeserver has failed somebody."""
+        """Wait until it is time to ping: sooner than ``seconds`` if somebody doubts that all is well."""
         least_s = min(seconds, self._least_s)
         await asyncio.sleep(least_s)
         await _set_within(self._doubted, seconds - least_s)
