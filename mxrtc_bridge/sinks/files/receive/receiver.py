@@ -156,8 +156,9 @@ class DirectoryReceiver:
         """Return when it is known what the directory holds; what could not be counted is counted again.
 
         Raises:
-            FileError: it takes long, or the disk does not answer.
+            FileError: it takes long, the disk does not answer, or this is closed, perhaps meanwhile.
         """
+        self._refuse_if_closed()
         if not self._policy.exclusive:
             return
         counting = self._counting
@@ -166,6 +167,11 @@ class DirectoryReceiver:
         if not counting.done() and not (await asyncio.wait([counting], timeout=self._counted_s))[0]:
             raise FileError(FileCode.UNAVAILABLE, "what is here already is still being counted; try again in a while")
         counting.result()
+        self._refuse_if_closed()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise FileError(FileCode.UNAVAILABLE, "nothing is received at the moment")
 
     def _count(self) -> asyncio.Task[bool]:
         """Count in a task of our own: many may wait for it, and any of them may be cancelled."""
@@ -211,8 +217,7 @@ class DirectoryReceiver:
         Raises:
             FileError: it is not received; the text can be told to the sender.
         """
-        if self._closed:
-            raise FileError(FileCode.UNAVAILABLE, "nothing is received at the moment")
+        self._refuse_if_closed()
         parts = self._checked_parts(entry)
         await self.counted()
         identity = PartialFileKey(sender, entry.path, entry.size, entry.modified_ms, entry.version)

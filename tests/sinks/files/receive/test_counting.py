@@ -144,6 +144,37 @@ async def test_a_box_closes_soon_although_its_files_are_being_counted(
     assert not caplog.records
 
 
+async def test_who_waited_for_the_count_of_a_box_that_is_closed_puts_nothing_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptors may be those of other files by then."""
+    last_step, contents, counts = threading.Event(), StateDirectory.contents, 0
+
+    def slow(box: StateDirectory) -> Contents:
+        nonlocal counts
+        found, counts = contents(box), counts + 1
+        assert last_step.wait(30)
+        return found
+
+    monkeypatch.setattr(StateDirectory, "contents", slow)
+    box = DropBox(tmp_path, ROOMY)
+    await box.open()
+    sending, keeping_house = asyncio.create_task(begun(box, "a", 1)), asyncio.create_task(box.expire())
+    while not counts:
+        await asyncio.sleep(0.001)
+    closing = asyncio.create_task(box.close())
+    await asyncio.sleep(0)
+    last_step.set()
+    for task in (sending, keeping_house):
+        with pytest.raises(FileError, match="nothing is received at the moment"):
+            await task
+    await closing
+    assert box.live == 0
+    with pytest.raises(FileError, match="nothing is received at the moment"):
+        await box.expire()
+    assert counts == 1
+
+
 async def test_keeping_house_looks_at_no_file_until_many_have_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
