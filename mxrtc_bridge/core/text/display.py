@@ -73,15 +73,19 @@ def display(text: str, limit: int = DEFAULT_LIMIT) -> str:
     return "".join(piece for piece, _ in pieces)
 
 
-def quoted(text: str, limit: int = 80) -> str:
-    """Return the beginning of a name for an error, which may be logged, sent, and is shown by :func:`display` at last.
+def presentable(text: str) -> str:
+    """Return a foreign part of an error, which may be logged, sent, and is shown by :func:`display` at last.
 
     What cannot be shown is a replacement character: an escape would be escaped once more where the error is shown.
     """
-    # The quotation mark is not what a mark may stand upon.
-    pieces = [_piece(char, first=index == 0)[0] for index, char in enumerate(text[:limit])]
-    shown = (char if piece in (char, "\\\\") else "\ufffd" for char, piece in zip(text, pieces, strict=False))
-    return "'" + "".join(shown) + "'"
+    # Whatever stands before it is not what a mark may stand upon.
+    pieces = (_piece(char, first=index == 0)[0] for index, char in enumerate(text))
+    return "".join(char if piece in (char, "\\\\") else "\ufffd" for char, piece in zip(text, pieces, strict=True))
+
+
+def quoted(text: str, limit: int = 80) -> str:
+    """Return the beginning of a foreign name for an error; see :func:`presentable`."""
+    return f"'{presentable(text[:limit])}'"
 
 
 def is_text(text: str) -> bool:

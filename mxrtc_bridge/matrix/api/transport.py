@@ -45,7 +45,7 @@ from mxrtc_bridge import __version__
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.errors import AnswerTooLongError, ConfigError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import UserId
-from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.core.text.display import presentable
 from mxrtc_bridge.core.text.foreign_json import TooDeepError, read_foreign_json
 from mxrtc_bridge.matrix.api.path import ApiPath
 
@@ -187,10 +187,10 @@ def _refusal(status: int, answer: object, retry_after: str | None, *, of_matrix:
     fields = answer if isinstance(answer, dict) else {}
     errcode, words, asked_ms = fields.get("errcode"), fields.get("error"), fields.get("retry_after_ms")
     is_redirect = 300 <= status < 400
-    errcode = display(errcode, 64) if isinstance(errcode, str) else ""
+    errcode = presentable(errcode[:64]) if isinstance(errcode, str) else ""
     sentence = f"the homeserver answered {status}" + (f" {errcode}" if errcode else "")
     if isinstance(words, str) and words:
-        sentence += f": {display(words, _MAX_WORDS)}"
+        sentence += f": {presentable(words[:_MAX_WORDS])}"
     elif is_redirect:
         sentence += ": it redirects; use the address that it redirects to"
     elif not errcode:
@@ -210,11 +210,11 @@ def _refusal(status: int, answer: object, retry_after: str | None, *, of_matrix:
 
 def _certificate(error: BaseException) -> str:
     why = getattr(error, "verify_message", None)
-    return f"its certificate is not accepted: {display(str(why or 'no reason is given'), 120)}"
+    return f"its certificate is not accepted: {presentable(str(why or 'no reason is given')[:120])}"
 
 
 def _tls(error: BaseException) -> str:
-    return f"TLS failed: {display(str(getattr(error, 'reason', None) or type(error).__name__), 80)}"
+    return f"TLS failed: {presentable(str(getattr(error, 'reason', None) or type(error).__name__)[:80])}"
 
 
 def _system(error: BaseException) -> str:

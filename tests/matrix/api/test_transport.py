@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mxrtc_bridge.core.errors import AnswerTooLongError, ConfigError, HomeserverError, StateError
 from mxrtc_bridge.core.ids import UserId
+from mxrtc_bridge.core.text.display import display
 from mxrtc_bridge.matrix.api.transport import ARRAY, Repeat, RetryPolicy, Transport
 from tests.fakes import VirtualTime
 from tests.matrix.conftest import ScriptedServer
@@ -228,6 +229,14 @@ async def test_an_endless_page_is_no_answer_and_an_endless_object_is_what_somebo
     scripted.answers = [web.Response(text='{"a":' * 1_000_001 + "1" + "}" * 1_000_001)]
     with pytest.raises(AnswerTooLongError, match="nested"):
         await ask(make(scripted, VirtualTime()))
+
+
+async def test_what_a_homeserver_says_is_not_escaped_twice(scripted: ScriptedServer) -> None:
+    answer = {"errcode": "M_FORBIDDEN", "error": "no\x1b[31m \u202eüber"}
+    scripted.answers = [web.json_response(answer, status=403)]
+    with pytest.raises(HomeserverError) as caught:
+        await ask(make(scripted, VirtualTime()))
+    assert display(str(caught.value)).endswith("M_FORBIDDEN: no\ufffd[31m \ufffdüber")
 
 
 @pytest.mark.parametrize(
