@@ -157,7 +157,7 @@ async def test_among_others_it_is_asked_back_and_one_yes_counts_once(scene: Scen
     assert "No grants have been given." in await scene.given()
 
     number = await asked(scene.bob)
-    assert f"{MALLORY} may use build/echo for 29d23h more, by {BOB}" in await scene.bob.told(
+    assert f"{MALLORY} may use build/echo for 30d more, by {BOB}" in await scene.bob.told(
         scene.admins, f"!rtc yes {number}"
     )
     assert (await scene.bob.told(scene.admins, f"!rtc yes {number}")).startswith("No question")
