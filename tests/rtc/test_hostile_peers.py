@@ -419,9 +419,10 @@ async def test_reset_of_streams_that_do_not_exist_is_harmless() -> None:
 async def test_early_flood_of_channels_does_not_reach_the_listener_beyond_the_limit() -> None:
     pair = Pair(make_peer(max_channels=20), make_peer(max_channels=5))
     async with pair:
-        for number in range(8):
-            pair.caller.peer.open_channel(f"c{number}", "")
-        await asyncio.sleep(0.3)
+        channels = [pair.caller.peer.open_channel(f"c{number}", "") for number in range(8)]
+        channels[0].send("behind all of them")
+        first = await pair.callee.offered_channel()
+        assert await first.until_count(2) == ["opened", "behind all of them"]
         assert len(pair.callee.offered) == 5
         assert pair.callee.lost == []
 
