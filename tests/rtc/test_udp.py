@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.rtc import udp
@@ -199,6 +199,7 @@ async def test_stun_and_empty_datagrams_go_to_the_protocol_in_between(offload: b
     st.integers(0, 1500),
     st.lists(st.booleans(), max_size=4),
 )
+@example(1200, 3, 7, [True, True])
 def test_every_byte_is_sent_once_in_runs_that_the_kernel_takes(
     size: int, count: int, rest: int, pauses: list[bool]
 ) -> None:

@@ -256,3 +256,82 @@ async def test_path_at_the_other_side_is_no_place_to_send_to(state: StateFolder)
         await file_commands.send(
             Context(state, Report()), ["x"], "build/inbox:docs", name=None, resume=True, reconnect=True
         )
+
+
+class Transfer:
+    """Stands in for a transfer: the other side has one file, or none."""
+
+    files: tuple[str, ...] = ("a.pdf",)
+    interrupted = False
+
+    def __init__(self, *arguments: Any) -> None:
+        self._receiver = arguments[5]
+        self.progress = Progress()
+
+    async def run(self, *, reconnect: bool) -> None:
+        assert reconnect
+        for name in self.files:
+            begun = await self._receiver.begin(entry(name, b"data"))
+            await begun.write(b"data")
+            await begun.publish(hashlib.sha256(b"data").hexdigest())
+        if self.interrupted:
+            raise asyncio.CancelledError
+
+
+@pytest.fixture
+def transfer(
+    links: Links, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> type[Transfer]:
+    monkeypatch.setattr(file_commands, "FileTransfer", Transfer)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(Transfer, "files", Transfer.files)
+    monkeypatch.setattr(Transfer, "interrupted", False)
+    return Transfer
+
+
+async def test_one_file_goes_to_the_output_and_leaves_nothing(
+    state: StateFolder, transfer: type[Transfer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(tmp_path.iterdir())
+    with (tmp_path / "output").open("wb") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        await file_commands.get_to_output(Context(state, Report()), "build/share:a.pdf", reconnect=True)
+    assert (tmp_path / "output").read_bytes() == b"data"
+    assert set(tmp_path.iterdir()) == {*before, tmp_path / "output"}
+
+
+async def test_file_that_is_not_there_is_told_and_leaves_nothing(
+    state: StateFolder, transfer: type[Transfer], tmp_path: Path
+) -> None:
+    transfer.files = ()
+    before = set(tmp_path.iterdir())
+    with pytest.raises(ClientError, match="there is no such file") as caught:
+        await file_commands.get_to_output(Context(state, Report()), "build/share:a.pdf", reconnect=True)
+    assert caught.value.code == Exit.DENIED
+    assert set(tmp_path.iterdir()) == before
+
+
+async def test_output_that_is_full_is_told(
+    state: StateFolder, transfer: type[Transfer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as output:
+        monkeypatch.setattr("sys.stdout", output)
+        with pytest.raises(ClientError, match="the output cannot be written: No space left") as caught:
+            await file_commands.get_to_output(Context(state, Report()), "build/share:a.pdf", reconnect=True)
+    assert caught.value.code == Exit.LOCAL
+
+
+@pytest.mark.parametrize(("output", "name"), [("b.pdf", "b.pdf"), ("papers", "papers/a.pdf")])
+async def test_interrupted_one_says_how_to_go_on(
+    state: StateFolder, transfer: type[Transfer], tmp_path: Path, output: str, name: str,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    transfer.interrupted = True
+    monkeypatch.setattr("sys.argv", ["mxrtc", "get", "build/share:a.pdf", "-o", output])
+    with pytest.raises(asyncio.CancelledError):
+        await file_commands.get(
+            Context(state, Report()), "build/share:a.pdf", output=str(tmp_path / output),
+            force=False, resume=True, reconnect=True,
+        )  # fmt: skip
+    assert f"mxrtc get build/share:a.pdf -o {output}" in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == b"data"
