@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -17,7 +16,6 @@ def test_the_page_is_what_the_program_says(program: str) -> None:
     assert man_pages.page_of(program).read_text() == man_pages.man_page(program), "run 'make docs'"
 
 
-@pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_page_can_be_read(program: str) -> None:
     """No warning, and every command and option stands there as it is typed."""
@@ -34,7 +32,6 @@ def test_the_page_can_be_read(program: str) -> None:
             assert re.search(rf"(^|[ ,]){option}([ ,]|$)", done.stdout, re.MULTILINE), option
 
 
-@pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_no_word_is_divided_on_a_narrow_terminal(program: str) -> None:
     command = ["groff", "-man", "-Tascii", "-P-cbou", "-rLL=60n", man_pages.page_of(program)]

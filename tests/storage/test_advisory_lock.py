@@ -98,18 +98,23 @@ def test_a_bridge_with_a_schema_of_its_own_is_not_in_the_way(postgres_url: str) 
     on_uvloop(story)
 
 
+async def lose_and_take_again(url: str, server: str) -> None:
+    """End the connection that holds the lock, which is taken again by another one; ``url`` may lead by a pooler."""
+    turns = Turns()
+    async with sole_use_of_server(url, sleep=turns.sleep), looking(server) as connection:
+        await turns.asked.wait()
+        (holder,) = await holders(connection)
+        await connection.fetchval("SELECT pg_terminate_backend($1)", holder)
+        while await holders(connection):
+            await asyncio.sleep(0.01)
+        await turns.next()
+        (again,) = await holders(connection)
+        assert again != holder
+
+
 def test_a_connection_that_is_lost_is_made_again_and_the_lock_taken(postgres_url: str) -> None:
     async def story() -> None:
-        turns = Turns()
-        async with sole_use_of_server(postgres_url, sleep=turns.sleep), looking(postgres_url) as connection:
-            await turns.asked.wait()
-            (holder,) = await holders(connection)
-            await connection.fetchval("SELECT pg_terminate_backend($1)", holder)
-            while await holders(connection):
-                await asyncio.sleep(0.01)
-            await turns.next()
-            (again,) = await holders(connection)
-            assert again != holder
+        await lose_and_take_again(postgres_url, postgres_url)
 
     on_uvloop(story)
 

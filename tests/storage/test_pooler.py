@@ -16,7 +16,7 @@ from mxrtc_bridge.storage.pooler import POOL_SIZE, connect
 from mxrtc_bridge.storage.tables import open_stores
 from tests.storage.conftest import empty_postgres
 from tests.storage.pgbouncer import pooling
-from tests.storage.test_advisory_lock import Turns, holders, looking
+from tests.storage.test_advisory_lock import lose_and_take_again
 
 pytestmark = pytest.mark.real
 
@@ -63,19 +63,11 @@ async def test_what_is_stored_is_there_for_the_next_and_for_whoever_only_looks(p
 
 
 async def test_a_second_bridge_is_refused_and_a_lost_lock_is_taken_again(pooled: str, server: str) -> None:
-    turns = Turns()
-    async with sole_use_of_server(pooled, sleep=turns.sleep), looking(server) as connection:
-        await turns.asked.wait()
+    async with sole_use_of_server(pooled):
         with pytest.raises(StorageError, match="another bridge uses the database 'postgres'"):
             async with sole_use_of_server(pooled):
                 pass
-        (holder,) = await holders(connection)
-        await connection.fetchval("SELECT pg_terminate_backend($1)", holder)
-        while await holders(connection):
-            await asyncio.sleep(0.01)
-        await turns.next()
-        (again,) = await holders(connection)
-        assert again != holder
+    await lose_and_take_again(pooled, server)
 
 
 async def test_statements_are_kept_prepared_only_where_the_server_itself_answers(pooled: str, server: str) -> None:
