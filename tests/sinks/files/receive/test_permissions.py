@@ -8,7 +8,6 @@ import logging
 import os
 import random
 import re
-import shutil
 import stat
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -27,8 +26,6 @@ from tests.sinks.files.receive.senders import ALICE, begun, content, directory_o
 
 OTHER_GROUP = 65_532
 SIZES = [10, 2 * CHUNK_BYTES]
-
-needs_acl = pytest.mark.skipif(shutil.which("setfacl") is None, reason="the package acl is not there")
 
 
 @contextmanager
@@ -93,7 +90,6 @@ def dress(draw: random.Random, path: Path) -> None:
         set_list(path, "u:65533:rx", default=False)
 
 
-@needs_acl
 @pytest.mark.parametrize("seed", range(24))
 async def test_what_is_fetched_has_what_any_program_would_give_it_there(tmp_path: Path, seed: int) -> None:
     """Umask, setgid, default access lists, one below the other, drawn at random; the kernel says what is right."""
@@ -146,7 +142,6 @@ async def test_the_group_of_a_box_with_setgid_may_read_what_arrives(tmp_path: Pa
 
 
 @needs_root
-@needs_acl
 @pytest.mark.parametrize("size", SIZES)
 async def test_the_default_access_list_of_a_box_lets_another_user_read_and_nobody_else(size: int) -> None:
     with public_directory() as public:
@@ -281,7 +276,6 @@ def test_the_commands_of_the_page_give_an_inbox_that_is_in_use_to_a_group(users:
 
 
 @needs_confinement
-@needs_acl
 @pytest.mark.parametrize(("users", "mode"), [(False, "0640"), (True, "0600")])
 def test_a_default_access_list_of_people_whom_a_service_cannot_know_costs_no_file(users: bool, mode: str) -> None:
     """What it cannot pass on lets nobody in, and what arrives is kept."""
