@@ -136,10 +136,10 @@ async def test_file_of_the_state_that_is_not_ours_alone_is_refused(
     assert not (tmp_path / "other").exists() or (tmp_path / "other").read_bytes() == b""
 
 
-@pytest.mark.parametrize("suffix", [".part", ".map"])
+@pytest.mark.parametrize("which", ["part_name", "map_name"])
 @pytest.mark.parametrize("kind", PLANTED)
 async def test_unfinished_file_that_is_not_ours_alone_is_not_gone_on_with(
-    public: Path, tmp_path: Path, suffix: str, kind: str
+    public: Path, tmp_path: Path, which: str, kind: str
 ) -> None:
     data = content(SMALL_FILE_BYTES + 1)
     entry = entry_of("a", len(data))
@@ -147,7 +147,7 @@ async def test_unfinished_file_that_is_not_ours_alone_is_not_gone_on_with(
     destination = UserDestination(public)
     await destination.open()
     try:
-        plant(kind, public / ".mxrtc" / "partial" / (identity.key + suffix), tmp_path / "other")
+        plant(kind, public / ".mxrtc" / "partial" / getattr(identity, which), tmp_path / "other")
         reception = await begun(destination, "a", len(data))
         with pytest.raises(FileError) as caught:
             await finish(reception, data)

@@ -29,9 +29,7 @@ from mxrtc_bridge.sinks.files.os_errors import translated
 SYNC_EVERY_BYTES = 32 * CHUNK_BYTES
 """What a power failure may cost; a killed process loses one chunk."""
 
-PART_SUFFIX = ".part"
-MAP_SUFFIX = ".map"
-
+_MAP_SUFFIX = ".map"
 _DIGEST_SIZE = hashlib.sha256().digest_size
 _MAX_HEADER_BYTES = 16 * 1024
 _READ_SIZE = 256 * 1024
@@ -57,9 +55,19 @@ class PartialFileKey:
 
     @cached_property
     def key(self) -> str:
-        """Place and version: the name of the files on the disk, the same in every session."""
+        """Place and version: the same in every session."""
         version = f"{self.size}\0{self.mtime_ms}\0{self.version}"
         return f"{self.place}-{_name_of(version, 16)}"
+
+    @property
+    def part_name(self) -> str:
+        """The name of the bytes on the disk."""
+        return self.key + ".part"
+
+    @property
+    def map_name(self) -> str:
+        """The name of what is known of them."""
+        return self.key + _MAP_SUFFIX
 
 
 class PartialFile:
@@ -77,8 +85,7 @@ class PartialFile:
     def __init__(self, directory: int, identity: PartialFileKey, *, resume: bool = True) -> None:
         self._directory = directory
         self.identity = identity
-        self.name = identity.key + PART_SUFFIX
-        self._map_name = identity.key + MAP_SUFFIX
+        self.name = identity.part_name
         self.offset = 0
         """Bytes written."""
         self._whole = hashlib.sha256()
@@ -89,7 +96,7 @@ class PartialFile:
         self.descriptor = self._map = -1
         try:
             self.descriptor = _open_locked(directory, self.name)
-            self._map = _open_locked(directory, self._map_name)
+            self._map = _open_locked(directory, identity.map_name)
             if not resume or not self._take_up():
                 self._begin_anew()
         except OSError as error:
@@ -167,13 +174,13 @@ class PartialFile:
 
     def discard(self) -> None:
         """Remove it, and close."""
-        for name in (self.name, self._map_name):
+        for name in (self.name, self.identity.map_name):
             _unlink(self._directory, name)
         self.close()
 
     def forget_map(self) -> None:
         """Remove what was known, the file having been published; and close."""
-        _unlink(self._directory, self._map_name)
+        _unlink(self._directory, self.identity.map_name)
         self.close()
 
     def close(self) -> None:
@@ -220,6 +227,11 @@ class PartialFile:
         os.ftruncate(self.descriptor, self.offset)
         os.ftruncate(self._map, start + self._verified * _DIGEST_SIZE)
         return True
+
+
+def is_map_name(name: str) -> bool:
+    """Whether it may be the name of a map; whose, its header says."""
+    return name.endswith(_MAP_SUFFIX)
 
 
 def read_header(descriptor: int) -> tuple[PartialFileKey, int] | None:

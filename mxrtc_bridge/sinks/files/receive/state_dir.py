@@ -27,7 +27,7 @@ from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.messages import FileCode, FileError
 from mxrtc_bridge.core.files.names import MAX_COMPONENTS, STATE_DIRECTORY
 from mxrtc_bridge.sinks.files.disk_names import from_disk
-from mxrtc_bridge.sinks.files.receive.partial_file import MAP_SUFFIX, PART_SUFFIX, PartialFileKey, read_header
+from mxrtc_bridge.sinks.files.receive.partial_file import PartialFileKey, is_map_name, read_header
 from mxrtc_bridge.sinks.files.receive.permissions import Permissions
 from mxrtc_bridge.sinks.files.receive.publisher import Naming, Publisher
 from mxrtc_bridge.sinks.files.receive.quota import Usage
@@ -133,14 +133,14 @@ class StateDirectory:
 
     def kept(self) -> list[KeptPartial]:
         """Return the partial files with their owners, oldest first; those that belong to nothing are left out."""
-        found = (self._kept(name) for name in _names(self.partials) if name.endswith(MAP_SUFFIX))
+        found = (self._kept(name) for name in _names(self.partials) if is_map_name(name))
         return sorted((kept for kept in found if kept is not None), key=lambda kept: kept.changed_s)
 
     def remove_partial(self, identity: PartialFileKey) -> None:
         """Remove a partial file that nobody works on."""
-        for suffix in (PART_SUFFIX, MAP_SUFFIX):
+        for name in (identity.part_name, identity.map_name):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(identity.key + suffix, dir_fd=self.partials)
+                os.unlink(name, dir_fd=self.partials)
 
     def read_ledger(self) -> None:
         """Learn what was received before.
@@ -260,7 +260,7 @@ class StateDirectory:
         """Remove what a process that died cannot go on with: files without a map, maps without a file."""
         wanted: set[str] = set()
         for kept in self.kept():
-            wanted |= {kept.identity.key + PART_SUFFIX, kept.identity.key + MAP_SUFFIX}
+            wanted |= {kept.identity.part_name, kept.identity.map_name}
         for name in _names(self.partials) - wanted:
             with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                 os.unlink(name, dir_fd=self.partials)
@@ -272,9 +272,9 @@ class StateDirectory:
             return None
         try:
             known = read_header(descriptor)
-            if known is None or known[0].key + MAP_SUFFIX != map_name:
+            if known is None or known[0].map_name != map_name:
                 return None
-            status = os.stat(known[0].key + PART_SUFFIX, dir_fd=self.partials, follow_symlinks=False)
+            status = os.stat(known[0].part_name, dir_fd=self.partials, follow_symlinks=False)
         except OSError:
             return None
         finally:
