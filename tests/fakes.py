@@ -12,6 +12,7 @@ from typing import Any
 
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import RefusalCode
+from mxrtc_bridge.engine.ports import NoCounters
 
 
 class FakeTimer:
@@ -244,8 +245,8 @@ class FakeSink:
         self.listener.sink_closed(None)
 
 
-class RecordingCounters:
-    """Keeps what was counted."""
+class RecordingCounters(NoCounters):
+    """Keeps what was counted of outcomes and refusals."""
 
     def __init__(self) -> None:
         self.counted: list[tuple[str, str]] = []
@@ -253,17 +254,11 @@ class RecordingCounters:
     def call(self, outcome: str) -> None:
         self.counted.append(("call", outcome))
 
-    def sessions_live(self, count: int) -> None: ...
-
     def stream(self, outcome: str) -> None:
         self.counted.append(("stream", outcome))
 
     def transfer(self, outcome: str) -> None:
         self.counted.append(("transfer", outcome))
-
-    def streams_live(self, change: int) -> None: ...
-
-    def payload(self, direction: str, size: int) -> None: ...
 
     def refusal(self, code: RefusalCode) -> None:
         self.counted.append(("refusal", code))

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from mxrtc_bridge.core.errors import LocalError, RefusalCode
+from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files import events as tx
 from mxrtc_bridge.core.files.acceptor import opened_transfer
 from mxrtc_bridge.core.files.messages import PROTOCOL_FILE, Job
@@ -94,24 +94,6 @@ class _TransferInLine:
 
     def give_up(self, reason: str) -> None:
         self.opened.give_up("lost", reason)
-
-
-class NoCounters:
-    """A user's process counts nothing."""
-
-    def call(self, outcome: str) -> None: ...
-
-    def sessions_live(self, count: int) -> None: ...
-
-    def stream(self, outcome: str) -> None: ...
-
-    def transfer(self, outcome: str) -> None: ...
-
-    def streams_live(self, change: int) -> None: ...
-
-    def payload(self, direction: str, size: int) -> None: ...
-
-    def refusal(self, code: RefusalCode) -> None: ...
 
 
 OPENINGS_BURST = 200

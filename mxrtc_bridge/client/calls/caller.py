@@ -39,9 +39,9 @@ from mxrtc_bridge.core.errors import ConfigError, EventError, HomeserverError
 from mxrtc_bridge.core.ids import CallId, PartyId, RoomId, UserId
 from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.ice import IceServer
-from mxrtc_bridge.engine.client_channels import ClientChannels, NoCounters
+from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.engine.clock import LoopClock
-from mxrtc_bridge.engine.ports import Signaller
+from mxrtc_bridge.engine.ports import NoCounters, Signaller
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.login import Account
