@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mxrtc_bridge import metrics
-from mxrtc_bridge.core.errors import RefusalCode
+from mxrtc_bridge.metrics import Metrics
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "metrics.md"
 
@@ -27,16 +26,6 @@ Counters begin at 0 when the bridge starts, and a series appears when it is firs
 | metric | kind | meaning | label |
 |---|---|---|---|
 """
-
-_LABELS = {
-    "mxrtc_transactions": metrics.TRANSACTION_OUTCOMES,
-    "mxrtc_events": metrics.EVENT_OUTCOMES,
-    "mxrtc_calls": metrics.CALL_OUTCOMES,
-    "mxrtc_streams": metrics.STREAM_OUTCOMES,
-    "mxrtc_transfers": metrics.TRANSFER_OUTCOMES,
-    "mxrtc_payload_bytes": metrics.DIRECTIONS,
-    "mxrtc_refusals": frozenset(code.value for code in RefusalCode),
-}
 
 _NOTES = """\
 ## What the words mean
@@ -68,13 +57,14 @@ def render() -> str:
 
 def _rows() -> list[str]:
     rows = []
-    for family in metrics.Metrics().registry.collect():
+    counted = Metrics()
+    for family in counted.registry.collect():
         counter = family.type == "counter"
         name = f"{family.name}_total" if counter else family.name
         label = ""
-        if family.name in _LABELS:
-            key = {"mxrtc_payload_bytes": "direction", "mxrtc_refusals": "code"}.get(family.name, "outcome")
-            label = f"`{key}`: " + ", ".join(f"`{value}`" for value in sorted(_LABELS[family.name]))
+        if family.name in counted.labels:
+            key, values = counted.labels[family.name]
+            label = f"`{key}`: " + ", ".join(f"`{value}`" for value in sorted(values))
         label = "`version`" if name == "mxrtc_info" else label
         rows.append(f"| `{name}` | {family.type} | {family.documentation} | {label} |")
     return rows
