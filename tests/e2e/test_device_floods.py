@@ -38,7 +38,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         for name in ("alice", "carol", "dan"):
             world.grant(name, "build/echo")
             await world.add_user(name)
-        # One for each test: who has asked for devices that nobody knows has to wait before the homeserver is asked again.
+        # One for each test: who has asked for devices that nobody knows waits before the homeserver is asked again.
         for name in ("mallory", "eve"):
             await world.homeserver.register_user(name, PASSWORD)
         await world.start_bridge()
