@@ -80,7 +80,6 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "e2e/test_restored.py": "_runs",
         "e2e/test_rights.py": "_stack",
         "e2e/test_signal.py": "_runs",
-        "e2e/test_stream_endings.py": "_served",
         "e2e/test_verify.py": "_runs",
         "other_user.py": "_exit",
         "synapse_forks.py": "_exit _install_real_reactor",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import make_certificate
+from tests.connections import OwnedConnections
 from tests.e2e.test_outages import exchange
 from tests.e2e.world import World, echo
 
@@ -25,7 +26,7 @@ class TlsFront:
         self._target = target
         self._context = context
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.Task[None]] = set()
+        self._connections = OwnedConnections()
         self.port = 0
 
     async def show(self, context: ssl.SSLContext) -> None:
@@ -35,33 +36,23 @@ class TlsFront:
         await self.start()
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._context)
+        serve = self._connections.guarded(self._serve)
+        self._server = await asyncio.start_server(serve, "127.0.0.1", self.port, ssl=self._context)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
-        for task in self._open:
-            task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
+        await self._connections.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._open.add(task)
-        ends = [writer]
+        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._target)
         try:
-            to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._target)
-            ends.append(to_writer)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._copy(reader, to_writer))
                 group.create_task(self._copy(to_reader, writer))
-        except (OSError, asyncio.CancelledError):
-            pass
         finally:
-            for each in ends:
-                each.close()
-            self._open.discard(task)
+            to_writer.close()
 
     @staticmethod
     async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

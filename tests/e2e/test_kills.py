@@ -461,7 +461,7 @@ async def serve(world: World, seen: Seen, stack: AsyncExitStack) -> None:
             await world.serve(name, services.handler(name))
             continue
         path = world.folder / f"{name}.sock"
-        server = await asyncio.start_unix_server(world.guarded(services.handler(name)), path)
+        server = await asyncio.start_unix_server(world.connections.guarded(services.handler(name)), path)
         stack.callback(server.close)
         world.services[name] = {"target": f"unix:{path}"}
 

@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 
+from tests.connections import OwnedConnections
 from tests.e2e.people import Person
 from tests.e2e.test_outages import exchange
 from tests.e2e.world import DOMAIN, World, echo
@@ -71,43 +72,31 @@ class Front:
     shown: bytes | None = None
     asked: set[str] = field(default_factory=set)
     """Which of :data:`ASKED` got the page."""
-    _open: set[asyncio.Task[None]] = field(default_factory=set)
+    connections: OwnedConnections = field(default_factory=OwnedConnections)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self, stack: AsyncExitStack) -> None:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(self.connections.guarded(self._serve), "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
-        stack.push_async_callback(self._end)
+        stack.push_async_callback(self.connections.close)
         stack.callback(server.close)
 
-    async def _end(self) -> None:
-        for task in self._open:
-            task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
-
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._open.add(task)
-        try:
-            with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                head = await reader.readuntil(b"\r\n\r\n")
-                lines = head[:-4].split(b"\r\n")
-                lengths = [int(line[15:]) for line in lines if line.lower().startswith(b"content-length:")]
-                body = await reader.readexactly(sum(lengths))
-                # What kind of room it is, is asked first, and nothing more where that is not answered.
-                if self.shown is None or b"/state/" in lines[0]:
-                    await self._pass_on(lines, body, writer)
-                else:
-                    self.asked |= {each for each in ASKED if each in lines[0].decode()}
-                    writer.write(self.shown)
-                    await writer.drain()
-        finally:
-            self._open.discard(task)
-            writer.close()
+        with suppress(asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            lines = head[:-4].split(b"\r\n")
+            lengths = [int(line[15:]) for line in lines if line.lower().startswith(b"content-length:")]
+            body = await reader.readexactly(sum(lengths))
+            # What kind of room it is, is asked first, and nothing more where that is not answered.
+            if self.shown is None or b"/state/" in lines[0]:
+                await self._pass_on(lines, body, writer)
+            else:
+                self.asked |= {each for each in ASKED if each in lines[0].decode()}
+                writer.write(self.shown)
+                await writer.drain()
 
     async def _pass_on(self, lines: list[bytes], body: bytes, writer: asyncio.StreamWriter) -> None:
         host, _, port = self.target.removeprefix("http://").partition(":")

@@ -185,7 +185,7 @@ async def test_no_stream_is_left_whatever_ends_it(world: World) -> None:
         assert {what for each, ending, what in seen if (each, ending) == (name, "orderly")} <= {"reset", "left"}, seen
     # None is left, neither here nor there.
     async with asyncio.timeout(150):
-        while world._served or any(row["streams"] for row in await rows(world, "who")):
+        while world.connections or any(row["streams"] for row in await rows(world, "who")):
             await asyncio.sleep(0.5)
     assert process.returncode is None
     _, out, err = await world.run_mxrtc("alice", "--json", "status")

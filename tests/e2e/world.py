@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -18,13 +18,12 @@ from mxrtc_bridge.client.state import StateFolder
 from mxrtc_bridge.config.loader import load_config
 from mxrtc_bridge.config.registration import random_sender, render_registration
 from mxrtc_bridge.demo.processes import ManagedProcess, PortReservation
+from tests.connections import Handler, OwnedConnections
 from tests.synapse import Synapse
 
 DOMAIN = "example.test"
 PASSWORD = "correct horse"
 BIN = Path(sys.executable).parent
-
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -69,14 +68,9 @@ class World:
         self.client: str | Path = BIN / "mxrtc"
         """What runs ``mxrtc``."""
         self._runs = 0
-        self._served: set[asyncio.Task[Any]] = set()
-        stack.push_async_callback(self._end_services)
-
-    async def _end_services(self) -> None:
-        served = tuple(self._served)
-        for task in served:
-            task.cancel()
-        await asyncio.gather(*served, return_exceptions=True)
+        self.connections = OwnedConnections()
+        """Those to services of this process."""
+        stack.push_async_callback(self.connections.close)
 
     @classmethod
     async def start(
@@ -108,26 +102,9 @@ class World:
 
     # Services
 
-    def guarded(self, handler: Handler) -> Handler:
-        """A handler for a server of this process, whose connections end with this world."""
-
-        async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            self._served.add(task)
-            try:
-                await handler(reader, writer)
-            except (OSError, asyncio.CancelledError):
-                pass
-            finally:
-                self._served.discard(task)
-                writer.close()
-
-        return guarded
-
     async def serve(self, name: str, handler: Handler, **options: Any) -> int:
         """Run a TCP service of this process behind the peer ``build``; returns its port."""
-        server = await asyncio.start_server(self.guarded(handler), "127.0.0.1", 0)
+        server = await asyncio.start_server(self.connections.guarded(handler), "127.0.0.1", 0)
         self._stack.callback(server.close)
         port: int = server.sockets[0].getsockname()[1]
         self.services[name] = {"target": f"tcp:127.0.0.1:{port}", **options}
