@@ -25,8 +25,8 @@ import asyncio
 import logging
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -34,14 +34,15 @@ from mxrtc_bridge.core.bot.arguments import Names
 from mxrtc_bridge.core.bot.commands import Command, CommandForm, Effect, Mistake
 from mxrtc_bridge.core.bot.message_text import command_line, read_message
 from mxrtc_bridge.core.bot.parser import addressed, meant_by
-from mxrtc_bridge.core.bot.reply import Code, Line, Reply, ReplyPart, pages, say, text
+from mxrtc_bridge.core.bot.reply import Code, Line, Reply, pages, say, text
 from mxrtc_bridge.core.call.limits import RateLimit
-from mxrtc_bridge.core.errors import EventError, MxrtcError
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId, parse_event_id
+from mxrtc_bridge.core.errors import MxrtcError
+from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
-from mxrtc_bridge.matrix.outbox.outbox import transaction_id
+from mxrtc_bridge.matrix.outbox.outbox import notice_content, transaction_id
+from mxrtc_bridge.matrix.relations import Reaction, answer_relation, read_reaction
 
 log = logging.getLogger(__name__)
 
@@ -103,18 +104,6 @@ class CommandSender:
     """The user of the bridge that was spoken to, and that answers."""
     direct: bool
     """Whether nobody else is in the room."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reaction:
-    """An ``m.annotation`` to an event."""
-
-    user: UserId
-    room: RoomId
-    target: EventId
-    key: str
-    event: EventId | None = field(default=None, compare=False)
-    """Its own id."""
 
 
 class CommandHandler(Protocol):
@@ -271,7 +260,7 @@ class CommandDispatcher:
         if event.state_key is not None or self._is_own(event.sender):
             return
         if event.type == "m.reaction":
-            reaction = _reaction(event) if self._is_fresh(event) else None
+            reaction = read_reaction(event) if self._is_fresh(event) else None
             if reaction is not None and self._handler.rank(event.sender) is Rank.ADMIN:
                 self._put(event.sender, reaction)
         elif event.type == "m.room.message" and command_line(event.content, direct=direct) is not None:
@@ -431,11 +420,11 @@ class CommandDispatcher:
         return say(FAILED_TEXT.format(event_id))
 
     async def _reply(self, event: RoomEvent, speaker: UserId, answer: Reply, *, direct: bool) -> None:
-        relation = _relation(event, direct=direct)
+        relation = answer_relation(event, direct=direct)
         for number, page in enumerate(pages(answer)):
             txn_id = transaction_id(event.room_id, speaker, event.event_id, f"reply-{number}")
             fields = {} if number else answer.fields
-            content = {**fields, **notice_content(page), **relation}
+            content = {**fields, **notice_content(page.plain, page.html), **relation}
             await self._sender.send_event(event.room_id, "m.room.message", content, txn_id, speaker)
 
 
@@ -449,17 +438,6 @@ def _note(told: OrderedDict[UserId, float], user: UserId, now: float = 0.0) -> N
     told.move_to_end(user)
     while len(told) > MAX_STRANGERS:
         told.popitem(last=False)
-
-
-def notice_content(page: ReplyPart) -> dict[str, object]:
-    """A page as an ``m.notice``, which bots do not answer, and which mentions nobody."""
-    return {
-        "msgtype": "m.notice",
-        "body": page.plain,
-        "format": "org.matrix.custom.html",
-        "formatted_body": page.html,
-        "m.mentions": {},
-    }
 
 
 def mistake_answer(mistake: Mistake, *, direct: bool) -> Reply:
@@ -479,34 +457,3 @@ def _is_cancelled() -> bool:
     """
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
-
-
-def _reaction(event: RoomEvent) -> Reaction | None:
-    relates = event.content.get("m.relates_to")
-    if (
-        not isinstance(relates, Mapping)
-        or relates.get("rel_type") != "m.annotation"
-        or "m.new_content" in event.content
-    ):
-        return None
-    key = relates.get("key")
-    if not isinstance(key, str) or len(key) > 64:
-        return None
-    try:
-        return Reaction(event.sender, event.room_id, parse_event_id(relates.get("event_id")), key, event.event_id)
-    except EventError:
-        return None
-
-
-def _relation(event: RoomEvent, *, direct: bool) -> dict[str, object]:
-    """Stay in the thread in which was asked; in a room of many, say what is answered."""
-    relates = event.content.get("m.relates_to")
-    reply = {"event_id": event.event_id}
-    if isinstance(relates, Mapping) and relates.get("rel_type") == "m.thread":
-        try:
-            root = parse_event_id(relates.get("event_id"))
-        except EventError:
-            root = event.event_id
-        thread = {"rel_type": "m.thread", "event_id": root, "is_falling_back": True, "m.in_reply_to": reply}
-        return {"m.relates_to": thread}
-    return {} if direct else {"m.relates_to": {"m.in_reply_to": reply}}

@@ -27,11 +27,12 @@ from mxrtc_bridge.matrix.command_bot import (
     CommandDispatcher,
     CommandSender,
     Rank,
-    Reaction,
 )
+from mxrtc_bridge.matrix.relations import Reaction
 from tests.chat_commands import COMMANDS, made
 from tests.honesty import Honesty, failure
 from tests.hostile_json import JSON
+from tests.matrix.test_relations import annotation
 
 ALICE, ADMIN, EVE = UserId("@alice:example.org"), UserId("@admin:example.org"), UserId("@eve:evil.test")
 BOT, BUILD = UserId("@rtcbot:example.org"), UserId("@rtc_build:example.org")
@@ -176,17 +177,6 @@ async def test_in_a_room_of_many_only_what_has_the_prefix_is_a_command(fake: Fak
     assert fake.sent[0][2]["m.relates_to"] == {"m.in_reply_to": {"event_id": asked.event_id}}
 
 
-async def test_an_answer_stays_in_its_thread(fake: Fake) -> None:
-    asked = fake.message(ALICE, "peers", **{"m.relates_to": {"rel_type": "m.thread", "event_id": "$root"}})
-    await hear(fake, asked)
-    assert fake.sent[0][2]["m.relates_to"] == {
-        "rel_type": "m.thread",
-        "event_id": "$root",
-        "is_falling_back": True,
-        "m.in_reply_to": {"event_id": asked.event_id},
-    }
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -307,10 +297,6 @@ async def test_commands_of_a_person_keep_their_order_and_a_full_queue_drops(fake
     assert fake.commands == [made("help", str(number)) for number in range(QUEUE)]
 
 
-def annotation(**relates: Any) -> dict[str, Any]:
-    return {"m.relates_to": {"rel_type": "m.annotation", "event_id": "$notice", "key": "\u2705", **relates}}
-
-
 async def test_an_admins_reaction_is_handed_on(fake: Fake) -> None:
     await hear(fake, fake.event(ADMIN, annotation(), "m.reaction"), direct=False)
     assert fake.reactions == [Reaction(ADMIN, ROOM, EventId("$notice"), "\u2705")]
@@ -330,29 +316,6 @@ async def test_what_was_redacted_while_it_waited_is_not_carried_out(fake: Fake) 
 async def test_reactions_of_others_do_nothing(fake: Fake, sender: UserId) -> None:
     await hear(fake, fake.event(sender, annotation(), "m.reaction"), direct=False)
     assert (fake.reactions, fake.sent) == ([], [])
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {},
-        {"m.relates_to": "x"},
-        annotation(rel_type="m.thread"),
-        annotation(event_id=7),
-        annotation(event_id="notice"),
-        annotation(key=["x"]),
-        annotation(key="x" * 65),
-    ],
-)
-async def test_a_reaction_that_cannot_be_read_does_nothing(fake: Fake, content: dict[str, Any]) -> None:
-    await hear(fake, fake.event(ADMIN, content, "m.reaction"), direct=False)
-    assert fake.reactions == []
-
-
-async def test_an_edited_reaction_is_none(fake: Fake) -> None:
-    edited = {**annotation(), "m.new_content": annotation()}
-    await hear(fake, fake.event(ADMIN, edited, "m.reaction"), direct=False)
-    assert fake.reactions == []
 
 
 FORMATTED = {"format": HTML, "formatted_body": "<blockquote>!rtc grant @eve:evil.test build/ssh for 3d</blockquote>no"}

@@ -27,7 +27,8 @@ from mxrtc_bridge.core.errors import AdminError
 from mxrtc_bridge.core.ids import ServiceName, UserId
 from mxrtc_bridge.core.text.durations import say_duration, say_rest
 from mxrtc_bridge.engine.call_manager import CallManager
-from mxrtc_bridge.matrix.command_bot import CommandSender, Rank, Reaction, mistake_answer
+from mxrtc_bridge.matrix.command_bot import CommandSender, Rank, mistake_answer
+from mxrtc_bridge.matrix.relations import Reaction
 from mxrtc_bridge.matrix.rooms.direct_chats import DirectChats
 
 _SHOWN = 20

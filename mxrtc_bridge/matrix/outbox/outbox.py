@@ -40,6 +40,19 @@ def transaction_id(room: RoomId, sender: UserId, call_id: CallId | str, step: st
     return f"mxrtc-{digest.hexdigest()[:40]}"
 
 
+def notice_content(text: str, html: str | None = None) -> dict[str, object]:
+    """An ``m.notice``, which bots do not answer, and which mentions nobody.
+
+    Args:
+        text: the plain body.
+        html: the same as HTML, all foreign text in it escaped.
+    """
+    content: dict[str, object] = {"msgtype": "m.notice", "body": text, "m.mentions": {}}
+    if html is not None:
+        content |= {"format": "org.matrix.custom.html", "formatted_body": html}
+    return content
+
+
 class _RoomQueue:
     __slots__ = ("lock", "waiting")
 
@@ -125,9 +138,7 @@ class Outbox:
         Raises:
             HomeserverError: as for :meth:`send`.
         """
-        content: dict[str, object] = {**(fields or {}), "msgtype": "m.notice", "body": text, "m.mentions": {}}
-        if html is not None:
-            content |= {"format": "org.matrix.custom.html", "formatted_body": html}
+        content = {**(fields or {}), **notice_content(text, html)}
         return await self._send(room, sender, "m.room.message", content, transaction_id(room, sender, key, "notice"))
 
     async def send_event(
