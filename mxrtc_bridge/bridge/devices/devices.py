@@ -481,7 +481,10 @@ class Encryption:
             # Of a room that is not known here nobody but the virtual user is known to be in it.
             named = state and self._rooms.speaker_in(room) == local
             members = await end.rooms.joined_members(room) if named else frozenset({local})
-        return await end.rooms.seal(encryption, members, event_type, content, least=least)
+        return (
+            "m.room.encrypted",
+            await end.rooms.device.outbound.encrypt(encryption, members, event_type, content, least=least),
+        )
 
     async def prepare(self, room: RoomId, local: UserId) -> None:
         """Give the devices of a room our key before there is something to say; failures are not the caller's."""
@@ -491,7 +494,7 @@ class Encryption:
         try:
             encryption = await end.rooms.encryption_of(room, encrypted=True)
             if encryption is not None:
-                await end.rooms.device.prepare_room(encryption, members, least=self._config.encryption.least)
+                await end.rooms.device.outbound.prepare(encryption, members, least=self._config.encryption.least)
         except (HomeserverError, LocalError) as error:
             self._seldom.info(room, "the keys of a room of %s are not prepared: %s", local, error)
 

@@ -15,7 +15,6 @@ from mxrtc_bridge.core.errors import HomeserverError, StorageError
 from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
-from mxrtc_bridge.matrix.crypto.claims import Claims
 from mxrtc_bridge.matrix.crypto.outbound import Later
 from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, UserDevices
 
@@ -40,6 +39,8 @@ class Device(Protocol):
     """Our device."""
 
     async def devices_of(self, user: UserId) -> UserDevices: ...
+
+    async def begin_anew(self, device: DeviceIdentity) -> None: ...
 
     async def send_to_device(
         self, devices: Sequence[DeviceIdentity], event_type: str, content: Mapping[str, Any]
@@ -84,7 +85,6 @@ class BrokenSessions:
 
     Args:
         device: ours.
-        claims: of our device.
         replaced: when sessions were replaced.
         later: does what servers are waited for with.
         begun: told of each device with which a new one was begun.
@@ -93,7 +93,6 @@ class BrokenSessions:
     def __init__(
         self,
         device: Device,
-        claims: Claims,
         replaced: ReplacedSessions,
         later: Later,
         begun: Callable[[DeviceIdentity], None],
@@ -103,7 +102,6 @@ class BrokenSessions:
         self._replacing: set[str] = set()
         """Devices whose turn has not come yet."""
         self._device = device
-        self._claims = claims
         self._replaced = replaced
         self._tries = RateLimit(TRIES_A_MINUTE, TRIES_A_MINUTE * MAX_REMEMBERED)
         self._seldom = RateLimitedLog(log)
@@ -140,9 +138,7 @@ class BrokenSessions:
             async with asyncio.timeout(REPLACE_S):
                 for device in (await self._device.devices_of(sender)).devices:
                     if device.curve25519 == curve25519:
-                        claimed = await self._claims.olm.claim([device])
-                        async with self._claims.lock:
-                            await self._claims.olm.begin(claimed, anew=True)
+                        await self._device.begin_anew(device)
                         await self._device.send_to_device([device], "m.dummy", {})
                         found.append(device)
         except (HomeserverError, StorageError, TimeoutError) as error:

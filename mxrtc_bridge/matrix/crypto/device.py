@@ -1,4 +1,4 @@
-"""One device of one user, able to read and write encrypted messages.
+"""One device of one user, able to read and write encrypted messages between devices.
 
 It serves a virtual user of the bridge (device without a login, identity of its own) and an ordinary user with a token
 alike (``identity=None``: the identity belongs to the user's other sessions, which may sign this device).
@@ -6,7 +6,8 @@ alike (``identity=None``: the identity belongs to the user's other sessions, whi
 After making one you must call :meth:`CryptoDevice.start`, and then give it every sync answer, in order, with
 :meth:`receive_sync` and afterwards :meth:`settle`; :class:`mxrtc_bridge.matrix.crypto.sync.DeviceSync` does both.
 
-What it does not do: rooms' history is not kept in a key backup.
+What is said in rooms is read and written with its keys (:mod:`mxrtc_bridge.matrix.crypto.encrypted_rooms`). What it
+does not do: rooms' history is not kept in a key backup.
 
 One file: what the other files of this folder do is put together here, and little more.
 """
@@ -20,9 +21,9 @@ import string
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mxrtc_bridge.core.crypto.records import AccountRecord, Changes, InboundRecord, RoomEncryption, Trust
+from mxrtc_bridge.core.crypto.records import AccountRecord, Changes, InboundRecord, Trust
 from mxrtc_bridge.core.errors import EventError, HomeserverError, RefusalCode, StateError
-from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId, server_of
+from mxrtc_bridge.core.ids import DeviceId, UserId, server_of
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.crypto.account import OwnAccount
@@ -30,9 +31,9 @@ from mxrtc_bridge.matrix.crypto.broken_sessions import BrokenSessions, ReplacedS
 from mxrtc_bridge.matrix.crypto.claims import Claims
 from mxrtc_bridge.matrix.crypto.cross_signing import ask_for_own_keys, publish_identity, refuse_other
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists, device_with
-from mxrtc_bridge.matrix.crypto.inbound import InboundSessions, unknown_device
+from mxrtc_bridge.matrix.crypto.inbound import InboundSessions
 from mxrtc_bridge.matrix.crypto.key_answers import keys_in
-from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES, REQUEST, KeyRequests
+from mxrtc_bridge.matrix.crypto.key_requests import REQUEST, KeyRequests
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer, one_time_keys_in
 from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys
@@ -46,15 +47,13 @@ from mxrtc_bridge.matrix.crypto.published_keys import PublishedKeys, Renewals, S
 from mxrtc_bridge.matrix.crypto.signed_json import identity_of, parse_devices
 from mxrtc_bridge.matrix.crypto.store import DeviceStore
 from mxrtc_bridge.matrix.crypto.sync_answer import OF_USE, envelope, has_brought, messages_in, received
-from mxrtc_bridge.matrix.crypto.values import Decrypted, DeviceIdentity, ToDeviceEvent, Undecryptable, UserDevices
+from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, ToDeviceEvent, UserDevices
 
 log = logging.getLogger(__name__)
 
 MAX_TO_DEVICE = 1000
 """Messages of one answer that are looked at; Synapse sends at most 100."""
 SAVE_TOKEN_EVERY_MS = 10 * 60 * 1000
-ASK_AFTER_S = 1.0
-"""How long a key may be late before it is asked for."""
 MAX_UNREAD = 64
 """Devices whose messages could not be read, and which are told of the device that takes the place of ours."""
 
@@ -114,7 +113,8 @@ class CryptoDevice:
         self._given_device = device
         self._account: OwnAccount | None = None
         self._olm: OlmSessions
-        self._outbound: OutboundSessions
+        self.outbound: OutboundSessions
+        """The room keys that we make, once the device has been started."""
         self._claims: Claims
         own = server_of(user)
         self.lists = DeviceLists(
@@ -126,8 +126,10 @@ class CryptoDevice:
         """What an earlier run has decrypted, and not dealt with."""
         self._late = LateSenders(self.lists, later, self._take_late, self._opened.end, self._forget_ended, seldom)
         self._deliver: Handler | None = None
-        self._inbound = InboundSessions(store, pickle_key, wall_ms=wall_ms)
-        self._requests = KeyRequests(lambda: self.device_id, pickle_key, wall_ms=wall_ms)
+        self.inbound = InboundSessions(store, pickle_key, wall_ms=wall_ms)
+        """The room keys that others have made."""
+        self.requests = KeyRequests(lambda: self.device_id, pickle_key, wall_ms=wall_ms)
+        """Those of others that we ask for."""
         # Sessions change with every message: one task at a time.
         self._lock = asyncio.Lock()
         # What goes to one device goes in order: taken before the lock.
@@ -223,12 +225,12 @@ class CryptoDevice:
         )
         self._claims = Claims(self._olm, self._lock, Patience(server_of(self.user)))
         self._broken = BrokenSessions(
-            self, self._claims, self._unwedged, self._later, lambda device: self.session_begun(device, True)
+            self, self._unwedged, self._later, lambda device: self.session_begun(device, True)
         )
         self._keys = PublishedKeys(
             account, self._server, self._store, self._lock, wall_ms=self._wall_ms, monotonic=self._monotonic
         )
-        self._outbound = OutboundSessions(
+        self.outbound = OutboundSessions(
             account,
             self._claims,
             self.lists,
@@ -273,7 +275,7 @@ class CryptoDevice:
             async with self._lock:
                 await self._store.forget(but=own.record(fallback_ms=0))
                 self._olm.forget()
-                self._outbound.forget()
+                self.outbound.forget()
         shown = {} if self._identity is None else await ask_for_own_keys(self._server)
         await self._publish(shown, take_back=True)
         self._renewals.end()
@@ -374,8 +376,8 @@ class CryptoDevice:
             raise
         self._olm.saved()
         for key in keys:
-            self._inbound.key_saved(key)
-            self._requests.came(key)
+            self.inbound.key_saved(key)
+            self.requests.came(key)
 
     async def _receive(self, item: object) -> ToDeviceEvent | None:
         try:
@@ -383,10 +385,10 @@ class CryptoDevice:
         except EventError:
             return None
         if event_type == "m.room_key.withheld":
-            self._inbound.read_withheld(sender, content)
+            self.inbound.read_withheld(sender, content)
             return None
         if event_type == REQUEST:
-            self._outbound.give_again_later(sender, content)
+            self.outbound.give_again_later(sender, content)
             return None
         if event_type != "m.room.encrypted":
             return ToDeviceEvent(event_type, sender, content, None)
@@ -453,7 +455,7 @@ class CryptoDevice:
                 self._olm.keep(message)
         match message.type:
             case "m.room_key" | "m.forwarded_room_key":
-                source = self._inbound if message.type == "m.room_key" else self._requests
+                source = self.inbound if message.type == "m.room_key" else self.requests
                 key = source.read_key(sender, message, device)
                 async with self._lock:
                     self._new_keys.append(key)
@@ -524,66 +526,3 @@ class CryptoDevice:
         """
         messages: dict[UserId, dict[str, Mapping[str, object]]] = {user: dict.fromkeys(devices, content)}
         await self._server.send_to_device(self.device_id, event_type, messages, secrets.token_hex(12))
-
-    # --- rooms
-
-    async def prepare_room(self, encryption: RoomEncryption, members: Iterable[UserId], *, least: Trust) -> None:
-        """Give the devices in a room our key before there is something to say."""
-        await self._outbound.prepare(encryption, tuple(members), least=least)
-
-    async def encrypt_room_event(
-        self,
-        encryption: RoomEncryption,
-        members: Iterable[UserId],
-        event_type: str,
-        content: Mapping[str, Any],
-        *,
-        least: Trust,
-    ) -> dict[str, Any]:
-        """Return the content of an ``m.room.encrypted`` event; slow servers' devices may not have its key yet.
-
-        Args:
-            encryption: the room and when its session is replaced.
-            members: all who are joined.
-            event_type: type of the event inside.
-            content: content of the event inside.
-            least: devices that are trusted less get no key.
-
-        Raises:
-            HomeserverError: keys could not be asked for or sent.
-        """
-        return await self._outbound.encrypt(encryption, tuple(members), event_type, content, least=least)
-
-    async def decrypt_room_event(
-        self, room: RoomId, event_id: EventId, sender: UserId, content: Mapping[str, Any]
-    ) -> Decrypted | Undecryptable:
-        """Decrypt an ``m.room.encrypted`` event of a room."""
-        found = await self._inbound.decrypt(room, event_id, sender, content)
-        if isinstance(found, Undecryptable):
-            return found
-        event_type, inner, key = found
-        device = await self.lists.find(sender, key.curve25519, key.ed25519)
-        return Decrypted(event_type, inner, device or unknown_device(key))
-
-    async def wait_for_key(
-        self, room: RoomId, session_id: str, sender: UserId, timeout_s: float, *, device: str = ALL_DEVICES
-    ) -> bool:
-        """Wait until the key of a room's session has come, and ask for it after a moment; False after the time.
-
-        Args:
-            room: the room.
-            session_id: of the session.
-            sender: whose session it is.
-            timeout_s: seconds.
-            device: the one that is asked; all of the sender's if it is not known.
-        """
-        if await self._inbound.wait_for_key(room, session_id, sender, min(timeout_s, ASK_AFTER_S)):
-            return True
-        request = self._requests.ask(room, session_id, sender)
-        if request is not None:
-            try:
-                self.seldom.info(sender, "> the key of a room of %s is asked for", sender)
-                await self.send_plain_to_devices(sender, [DeviceId(device)], REQUEST, request)
-            except HomeserverError as error:
-                self.seldom.info(sender, "the key of a room could not be asked for: %s", error)
-        return await self._inbound.wait_for_key(room, session_id, sender, max(timeout_s - ASK_AFTER_S, 0))

@@ -10,20 +10,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from mxrtc_bridge.core.crypto.records import Changes, RoomEncryption, Trust
+from mxrtc_bridge.core.crypto.records import Changes, RoomEncryption
 from mxrtc_bridge.core.errors import HomeserverError
-from mxrtc_bridge.core.ids import EventId, RoomId, UserId
+from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
-from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES
+from mxrtc_bridge.matrix.crypto.inbound import unknown_device
+from mxrtc_bridge.matrix.crypto.key_requests import ALL_DEVICES, REQUEST
 from mxrtc_bridge.matrix.crypto.store import DeviceStore
-from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceIdentity, Undecryptable
+from mxrtc_bridge.matrix.crypto.values import MEGOLM, Decrypted, DeviceIdentity, Undecryptable
 
 log = logging.getLogger(__name__)
 
+ASK_AFTER_S = 1.0
+"""How long a key may be late before it is asked for."""
 MAX_KNOWN = 10_000
 """Rooms whose encryption is remembered in memory; the database has the rest."""
 _MIN_MESSAGES, _MAX_MESSAGES = 1, 10_000
@@ -114,12 +118,12 @@ class EncryptedRooms:
             key_wait_s: seconds to wait for a key that is still on its way.
         """
         room, sender = event.room_id, event.sender
-        result = await self.device.decrypt_room_event(room, event.event_id, sender, event.content)
+        result = await self.decrypt(room, event.event_id, sender, event.content)
         if isinstance(result, Undecryptable) and result.may_come and key_wait_s > 0:
             device = result.device or ALL_DEVICES
-            if not await self.device.wait_for_key(room, result.session_id, sender, key_wait_s, device=device):
+            if not await self.wait_for_key(room, result.session_id, sender, key_wait_s, device=device):
                 return result
-            result = await self.device.decrypt_room_event(room, event.event_id, sender, event.content)
+            result = await self.decrypt(room, event.event_id, sender, event.content)
         if isinstance(result, Undecryptable):
             return result
         content = result.content
@@ -128,18 +132,40 @@ class EncryptedRooms:
             content = {**content, "m.relates_to": event.content["m.relates_to"]}
         return Opened(replace(event, type=result.type, content=content, state_key=None), result.device)
 
-    async def seal(
-        self,
-        encryption: RoomEncryption,
-        members: frozenset[UserId],
-        event_type: str,
-        content: Mapping[str, object],
-        *,
-        least: Trust,
-    ) -> tuple[str, Mapping[str, object]]:
-        """Return type and content of the encrypted event; see :meth:`CryptoDevice.encrypt_room_event`."""
-        encrypted = await self.device.encrypt_room_event(encryption, members, event_type, content, least=least)
-        return "m.room.encrypted", encrypted
+    async def decrypt(
+        self, room: RoomId, event_id: EventId, sender: UserId, content: Mapping[str, Any]
+    ) -> Decrypted | Undecryptable:
+        """Decrypt the content of an ``m.room.encrypted`` event."""
+        found = await self.device.inbound.decrypt(room, event_id, sender, content)
+        if isinstance(found, Undecryptable):
+            return found
+        event_type, inner, key = found
+        device = await self.device.lists.find(sender, key.curve25519, key.ed25519)
+        return Decrypted(event_type, inner, device or unknown_device(key))
+
+    async def wait_for_key(
+        self, room: RoomId, session_id: str, sender: UserId, timeout_s: float, *, device: str = ALL_DEVICES
+    ) -> bool:
+        """Wait until the key of a room's session has come, and ask for it after a moment; False after the time.
+
+        Args:
+            room: the room.
+            session_id: of the session.
+            sender: whose session it is.
+            timeout_s: seconds.
+            device: the one that is asked; all of the sender's if it is not known.
+        """
+        ours = self.device
+        if await ours.inbound.wait_for_key(room, session_id, sender, min(timeout_s, ASK_AFTER_S)):
+            return True
+        request = ours.requests.ask(room, session_id, sender)
+        if request is not None:
+            try:
+                ours.seldom.info(sender, "> the key of a room of %s is asked for", sender)
+                await ours.send_plain_to_devices(sender, [DeviceId(device)], REQUEST, request)
+            except HomeserverError as error:
+                ours.seldom.info(sender, "the key of a room could not be asked for: %s", error)
+        return await ours.inbound.wait_for_key(room, session_id, sender, max(timeout_s - ASK_AFTER_S, 0))
 
 
 def read_encryption(room: RoomId, content: Mapping[str, object]) -> RoomEncryption:

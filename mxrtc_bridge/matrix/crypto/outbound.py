@@ -65,7 +65,7 @@ class _Session:
 class _Recipients:
     """The devices of a room, as they were known at a time."""
 
-    members: Sequence[UserId]
+    members: Collection[UserId]
     began_s: float
     """When they were asked for."""
     admitted: list[DeviceIdentity] = field(default_factory=list)
@@ -135,7 +135,7 @@ class OutboundSessions:
     async def encrypt(
         self,
         encryption: RoomEncryption,
-        members: Sequence[UserId],
+        members: Collection[UserId],
         event_type: str,
         content: Mapping[str, Any],
         *,
@@ -155,14 +155,14 @@ class OutboundSessions:
 
         return await self._with_devices(encryption, members, least, use)
 
-    async def prepare(self, encryption: RoomEncryption, members: Sequence[UserId], *, least: Trust) -> None:
+    async def prepare(self, encryption: RoomEncryption, members: Collection[UserId], *, least: Trust) -> None:
         """Have a session that the devices of all members have: before the first message, so that this one is quick."""
         await self._with_devices(encryption, members, least, functools.partial(self._prepare, encryption, least))
 
     async def _with_devices(
         self,
         encryption: RoomEncryption,
-        members: Sequence[UserId],
+        members: Collection[UserId],
         least: Trust,
         use: Callable[[list[_Letter], _Recipients, frozenset[DeviceIdentity]], Awaitable[_Result]],
     ) -> _Result:
@@ -246,7 +246,7 @@ class OutboundSessions:
         ]
 
     async def _recipients(
-        self, members: Sequence[UserId], least: Trust, began_s: float, left_out: set[str]
+        self, members: Collection[UserId], least: Trust, began_s: float, left_out: set[str]
     ) -> _Recipients:
         """Who gets the key; servers that do not answer in time are added to those that are left out, and not asked."""
         recipients = _Recipients(members, elapsed_s())

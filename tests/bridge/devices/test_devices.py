@@ -445,7 +445,7 @@ async def test_what_is_said_in_an_encrypted_room_is_for_its_members_alone(
             told.append(members)
             return {}
 
-        monkeypatch.setattr(device, "encrypt_room_event", encrypt)
+        monkeypatch.setattr(device.outbound, "encrypt", encrypt)
         rooms.encrypted = {ROOM}
         await encryption.seal(ROOM, USER, "m.x", {})
         rooms.named = {ROOM}

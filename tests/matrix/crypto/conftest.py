@@ -16,6 +16,7 @@ from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
+from mxrtc_bridge.matrix.crypto.encrypted_rooms import EncryptedRooms
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys, pickle_key
 from mxrtc_bridge.matrix.crypto.store import DeviceStore
@@ -43,6 +44,10 @@ class End:
     work: FairWork
     """Does what the device leaves to others while it reads."""
     received: list[ToDeviceEvent] = field(default_factory=list)
+
+    @property
+    def rooms(self) -> EncryptedRooms:
+        return EncryptedRooms(self.device, self.store, self.homeserver)
 
     @property
     def homeserver(self) -> Homeserver:

@@ -102,7 +102,7 @@ class World:
     def say(self, room: RoomEncryption, number: int, *users: UserId) -> asyncio.Task[dict[str, Any]]:
         members, content = [PEER, *users], {"n": number}
         return asyncio.create_task(
-            self.ours.encrypt_room_event(room, members, "m.call.answer", content, least=Trust.UNSIGNED)
+            self.ours.outbound.encrypt(room, members, "m.call.answer", content, least=Trust.UNSIGNED)
         )
 
     async def until_claimed(self, count: int = 1) -> None:

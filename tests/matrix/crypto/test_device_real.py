@@ -201,24 +201,24 @@ async def test_down_for_a_while_misses_no_message(make_end: MakeEnd) -> None:
 async def test_room_event_is_read_by_those_who_are_in(make_end: MakeEnd) -> None:
     peer, person = await make_end(peer=True), await make_end(peer=False)
     room, members = RoomEncryption(some_room()), [peer.user, person.user]
-    content = await person.device.encrypt_room_event(room, members, "m.call.invite", OFFER, least=Trust.CROSS_SIGNED)
+    content = await person.device.outbound.encrypt(room, members, "m.call.invite", OFFER, least=Trust.CROSS_SIGNED)
     assert "v=0" not in str(content)
     event_id = some_event()
-    early = await peer.device.decrypt_room_event(room.room, event_id, person.user, content)
+    early = await peer.rooms.decrypt(room.room, event_id, person.user, content)
     assert early == Undecryptable(Obstacle.NO_KEY, content["session_id"])
-    waiting = asyncio.create_task(peer.device.wait_for_key(room.room, content["session_id"], person.user, 20))
+    waiting = asyncio.create_task(peer.rooms.wait_for_key(room.room, content["session_id"], person.user, 20))
     await peer.once()
     assert await waiting
     for _ in range(2):
-        read = await peer.device.decrypt_room_event(room.room, event_id, person.user, content)
+        read = await peer.rooms.decrypt(room.room, event_id, person.user, content)
         assert isinstance(read, Decrypted)
         assert (read.type, read.content, read.device.device) == ("m.call.invite", OFFER, person.device.device_id)
-    replayed = await peer.device.decrypt_room_event(room.room, some_event(), person.user, content)
+    replayed = await peer.rooms.decrypt(room.room, some_event(), person.user, content)
     assert isinstance(replayed, Undecryptable)
     assert replayed.obstacle is Obstacle.REPLAY
-    stolen = await peer.device.decrypt_room_event(room.room, event_id, peer.user, content)
+    stolen = await peer.rooms.decrypt(room.room, event_id, peer.user, content)
     assert isinstance(stolen, Undecryptable), "a key counts for its sender only"
-    elsewhere = await peer.device.decrypt_room_event(some_room(), event_id, person.user, content)
+    elsewhere = await peer.rooms.decrypt(some_room(), event_id, person.user, content)
     assert isinstance(elsewhere, Undecryptable), "and for its room"
 
 
@@ -228,24 +228,24 @@ async def test_a_key_that_was_lost_is_asked_for_and_given_again_by_its_maker(
     """From the present on: nobody keeps the key of what was said before."""
     peer, person = await make_end(peer=True), await make_end(peer=False)
     room, members = RoomEncryption(some_room()), [peer.user, person.user]
-    say = functools.partial(peer.device.encrypt_room_event, room, members, "m.call.answer", least=Trust.UNSIGNED)
+    say = functools.partial(peer.device.outbound.encrypt, room, members, "m.call.answer", least=Trust.UNSIGNED)
     lost = await say({"n": 1})
     session = lost["session_id"]
     assert isinstance(person.store, MemoryStore)
     await person.once()
     person.store._inbound.clear()
     waiting = asyncio.create_task(
-        person.device.wait_for_key(room.room, session, peer.user, 20, device=peer.device.device_id)
+        person.rooms.wait_for_key(room.room, session, peer.user, 20, device=peer.device.device_id)
     )
     caplog.set_level("DEBUG")
     while "asked for by" not in caplog.text:
         await peer.sync.once(5)
     await person.sync.once(5)
     assert await waiting
-    read = await person.device.decrypt_room_event(room.room, some_event(), peer.user, await say({"n": 2}))
+    read = await person.rooms.decrypt(room.room, some_event(), peer.user, await say({"n": 2}))
     assert isinstance(read, Decrypted)
     assert read.content == {"n": 2}
-    early = await person.device.decrypt_room_event(room.room, some_event(), peer.user, lost)
+    early = await person.rooms.decrypt(room.room, some_event(), peer.user, lost)
     assert early == Undecryptable(Obstacle.WITHHELD, session, "m.history")
 
     # Once a minute, and only to devices that have had it.
@@ -264,9 +264,9 @@ async def test_a_key_that_was_lost_is_asked_for_and_given_again_by_its_maker(
 async def test_device_below_the_policy_gets_no_key_and_is_told(make_end: MakeEnd) -> None:
     peer, person = await make_end(peer=True), await make_end(peer=False)
     room, members = RoomEncryption(some_room()), [peer.user, person.user]
-    content = await peer.device.encrypt_room_event(room, members, "m.call.answer", {}, least=Trust.CROSS_SIGNED)
+    content = await peer.device.outbound.encrypt(room, members, "m.call.answer", {}, least=Trust.CROSS_SIGNED)
     await person.once()
-    refused = await person.device.decrypt_room_event(room.room, some_event(), peer.user, content)
+    refused = await person.rooms.decrypt(room.room, some_event(), peer.user, content)
     assert refused == Undecryptable(Obstacle.WITHHELD, content["session_id"], "m.unverified")
 
 
@@ -276,7 +276,7 @@ async def test_session_is_replaced_when_somebody_leaves_and_after_enough_message
     all_three, two = [peer.user, person.user, third.user], [peer.user, person.user]
 
     async def session(members: list[Any]) -> str:
-        sent = await peer.device.encrypt_room_event(room, members, "m.x", {}, least=Trust.UNSIGNED)
+        sent = await peer.device.outbound.encrypt(room, members, "m.x", {}, least=Trust.UNSIGNED)
         return str(sent["session_id"])
 
     first = await session(all_three)

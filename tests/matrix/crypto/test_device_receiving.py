@@ -79,7 +79,7 @@ def test_requests_for_keys_keep_nobody_waiting() -> None:
         honest = await known(made, ALICE)
         room, mallory = RoomEncryption(RoomId("!room:example.org")), await known(made, UserId("@mallory:evil.test"))
         await made.receives(mallory.says())
-        await made.ours.prepare_room(room, [PEER, mallory.user], least=Trust.UNSIGNED)
+        await made.ours.outbound.prepare(room, [PEER, mallory.user], least=Trust.UNSIGNED)
         record = await made.store.outbound(room.room)
         assert record is not None
         assert record.shared
@@ -111,8 +111,8 @@ def test_member_of_a_room_whose_server_hangs_keeps_only_that_room_waiting() -> N
         room = RoomEncryption(RoomId("!room:example.org"))
         members = [PEER, UserId("@mallory:evil.test")]
         waiting = [
-            asyncio.create_task(made.ours.prepare_room(room, members, least=Trust.UNSIGNED)),
-            asyncio.create_task(made.ours.encrypt_room_event(room, members, "m.call.answer", {}, least=Trust.UNSIGNED)),
+            asyncio.create_task(made.ours.outbound.prepare(room, members, least=Trust.UNSIGNED)),
+            asyncio.create_task(made.ours.outbound.encrypt(room, members, "m.call.answer", {}, least=Trust.UNSIGNED)),
         ]
         while not any("@mallory:evil.test" in asked for asked in made.server.asked):
             await asyncio.sleep(0)
@@ -147,7 +147,7 @@ def test_nothing_is_locked_while_the_homeserver_takes_a_key_of_a_room(monkeypatc
         # A session with Alice is there once something came of it.
         await made.receives(honest.says())
         speaking = asyncio.create_task(
-            made.ours.encrypt_room_event(room, [PEER, ALICE], "m.room.message", {}, least=Trust.UNSIGNED)
+            made.ours.outbound.encrypt(room, [PEER, ALICE], "m.room.message", {}, least=Trust.UNSIGNED)
         )
         await asked.wait()
         await made.receives(honest.says())

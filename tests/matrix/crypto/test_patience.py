@@ -69,7 +69,7 @@ class World:
     async def say(self, number: int, *users: UserId) -> tuple[dict[str, Any], float]:
         """The encrypted event, and how long it took."""
         began_s = asyncio.get_running_loop().time()
-        said = await self.ours.encrypt_room_event(
+        said = await self.ours.outbound.encrypt(
             ROOM, [PEER, *users], "m.call.answer", {"n": number}, least=Trust.UNSIGNED
         )
         return said, asyncio.get_running_loop().time() - began_s
@@ -191,7 +191,7 @@ def test_a_changed_list_that_cannot_be_had_takes_the_key_from_nobody_and_gives_i
         assert first["session_id"] == second["session_id"]
         assert made.opens(made.mallory, first, second) == [0, 1]
         await made.ours.lists.mark_outdated([MALLORY])
-        other = await made.ours.encrypt_room_event(
+        other = await made.ours.outbound.encrypt(
             OTHER_ROOM, [PEER, ALICE, MALLORY], "m.call.answer", {"n": 2}, least=Trust.UNSIGNED
         )
         assert made.opens(made.mallory, other) == [], "the device may not be there any more"
