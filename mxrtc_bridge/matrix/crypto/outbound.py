@@ -8,7 +8,8 @@ What is said in a room does not wait for a slow server of some members (:mod:`mx
 was left out gets the key as it was then, and so can read the message, as soon as their server has answered; or, where
 that cannot be waited for, the key as it is with the next message.
 
-One file: whether a session may still be used, and who gets its key, is one decision with each message.
+Whether a session may still be used, and who gets its key, is one decision with each message; how a key gets to a device
+is said in :mod:`mxrtc_bridge.matrix.crypto.key_sharing`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from mxrtc_bridge.matrix.crypto.claims import Claims
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
 from mxrtc_bridge.matrix.crypto.key_requests import KeyRequest, parse_request
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
+from mxrtc_bridge.matrix.crypto.key_sharing import KeySharing, Letter, RoomSession, key_of, without_it
 from mxrtc_bridge.matrix.crypto.keyed_locks import KeyedLocks
 from mxrtc_bridge.matrix.crypto.store import DeviceStore
 from mxrtc_bridge.matrix.crypto.values import MEGOLM, DeviceIdentity, UserDevices
@@ -43,22 +45,13 @@ Later = Callable[[UserId, Callable[[], Awaitable[object]]], bool]
 """Does something for a user that others need not wait for; False, and it is dropped, where there is no place for it."""
 _Result = TypeVar("_Result")
 
-DEVICES_PER_REQUEST = 100
 MAX_ROOMS_CACHED = 1000
 GIVE_AGAIN_S = 20.0
 """How long it may take to give a device the key of a room again: two questions to another server."""
 GIVE_AGAIN_MS = 60 * 1000
 """The key of a room is given again to a device at most this often."""
-CLAIM_AGAIN_MS = 5 * 60 * 1000
-"""A device that had no key left is asked for one again after this long."""
 SERVE_LATE_S = 30.0
 """How long a slow server is waited for, of whose users some were left out."""
-
-
-@dataclass(slots=True)
-class _Session:
-    record: OutboundRecord
-    olm: Any
 
 
 @dataclass(slots=True)
@@ -74,19 +67,6 @@ class _Recipients:
     """Of users whose devices could not be asked for in time, as they were: who has a key keeps it and gets no other."""
     late: list[UserId] = field(default_factory=list)
     """Those users."""
-
-
-@dataclass(slots=True)
-class _Letter:
-    """What was encrypted for some devices, and is sent when nothing is locked any more."""
-
-    session: _Session
-    event_type: str
-    messages: dict[UserId, dict[str, Mapping[str, object]]]
-    shared: frozenset[tuple[UserId, DeviceId, str]] = frozenset()
-    """Who has the key once it is sent."""
-    withheld: frozenset[tuple[UserId, DeviceId]] = frozenset()
-    """Who was told then that they do not get it."""
 
 
 class OutboundSessions:
@@ -112,7 +92,7 @@ class OutboundSessions:
         self._account = account
         self._later = later
         self._serving: set[tuple[str, UserId]] = set()
-        self._olm = claims.olm
+        self._keys = KeySharing(account, claims.olm, store, wall_ms=wall_ms)
         self._claims = claims
         self._order = KeyedLocks()
         self._lists = lists
@@ -120,8 +100,7 @@ class OutboundSessions:
         self._server = server
         self._pickle_key = pickle_key
         self._wall_ms = wall_ms
-        self._sessions: dict[RoomId, _Session] = {}
-        self._without_key: dict[tuple[UserId, str], int] = {}
+        self._sessions: dict[RoomId, RoomSession] = {}
         self._seldom = RateLimitedLog(log)
         self._given: dict[tuple[RoomId, UserId, DeviceId], int] = {}
         # A session of the run before may be one of a copy of the database that was put back: what it would encrypt next
@@ -148,7 +127,7 @@ class OutboundSessions:
         """
 
         async def use(
-            letters: list[_Letter], recipients: _Recipients, asked: Collection[DeviceIdentity]
+            letters: list[Letter], recipients: _Recipients, asked: Collection[DeviceIdentity]
         ) -> dict[str, Any]:
             session = await self._prepare(encryption, least, letters, recipients, asked)
             return await self._encrypt(session, event_type, content)
@@ -164,10 +143,10 @@ class OutboundSessions:
         encryption: RoomEncryption,
         members: Collection[UserId],
         least: Trust,
-        use: Callable[[list[_Letter], _Recipients, frozenset[DeviceIdentity]], Awaitable[_Result]],
+        use: Callable[[list[Letter], _Recipients, frozenset[DeviceIdentity]], Awaitable[_Result]],
     ) -> _Result:
         async with self._order.alone_with([encryption.room]):
-            began_s, left_out, letters = asyncio.get_running_loop().time(), set[str](), list[_Letter]()
+            began_s, left_out, letters = asyncio.get_running_loop().time(), set[str](), list[Letter]()
             result = await self._claims.run(
                 lambda: self._recipients(members, least, began_s, left_out),
                 lambda recipients: self._lacking(encryption, recipients),
@@ -178,7 +157,7 @@ class OutboundSessions:
             await self._post(letters)
             return result
 
-    async def _post(self, letters: Sequence[_Letter]) -> None:
+    async def _post(self, letters: Sequence[Letter]) -> None:
         """Send what was encrypted, and then note who has it.
 
         Raises:
@@ -194,7 +173,7 @@ class OutboundSessions:
                     shared, withheld = session.record.shared | letter.shared, session.record.withheld | letter.withheld
                     await self._save(session, shared=shared, withheld=withheld)
 
-    async def _encrypt(self, session: _Session, event_type: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    async def _encrypt(self, session: RoomSession, event_type: str, content: Mapping[str, Any]) -> dict[str, Any]:
         payload: dict[str, Any] = {"type": event_type, "content": content, "room_id": session.record.room}
         message = session.olm.encrypt(json.dumps(payload, separators=(",", ":")).encode())
         await self._save(session, messages=session.record.messages + 1)
@@ -213,16 +192,16 @@ class OutboundSessions:
         self,
         encryption: RoomEncryption,
         least: Trust,
-        letters: list[_Letter],
+        letters: list[Letter],
         recipients: _Recipients,
         asked: Collection[DeviceIdentity],
-    ) -> _Session:
+    ) -> RoomSession:
         session = await self._load(encryption.room)
         if session is None or self._is_spent(session.record, encryption, recipients):
             session = await self._begin(encryption.room)
-        key = _key_of(session)
-        left_out = await self._share(session, key, recipients.admitted, asked, letters)
-        self._say_withheld(session, recipients.refused, "m.unverified", letters)
+        key = key_of(session)
+        left_out = await self._keys.share(session, key, recipients.admitted, asked, letters)
+        self._keys.withhold(session, recipients.refused, "m.unverified", letters)
         for user in {*recipients.late, *(device.user for device in left_out)}:
             self._serve_later(session, key, user, least)
         return session
@@ -233,17 +212,8 @@ class OutboundSessions:
             return None
         session = await self._load(encryption.room)
         if session is None or self._is_spent(session.record, encryption, recipients):
-            return await self._to_ask(recipients.admitted)
-        return await self._to_ask(_without_it(session.record, recipients.admitted))
-
-    async def _to_ask(self, devices: Sequence[DeviceIdentity]) -> list[DeviceIdentity]:
-        """Those that there is no session with, but for those that had no key left a moment ago."""
-        now = self._wall_ms()
-        return [
-            each
-            for each in await self._olm.lacking(devices)
-            if now - self._without_key.get((each.user, each.device), -CLAIM_AGAIN_MS) >= CLAIM_AGAIN_MS
-        ]
+            return await self._keys.to_ask(recipients.admitted)
+        return await self._keys.to_ask(without_it(session.record, recipients.admitted))
 
     async def _recipients(
         self, members: Collection[UserId], least: Trust, began_s: float, left_out: set[str]
@@ -292,14 +262,14 @@ class OutboundSessions:
             - {(each.user, each.device, each.curve25519) for each in (*recipients.admitted, *recipients.stale)}
         )
 
-    async def _load(self, room: RoomId) -> _Session | None:
+    async def _load(self, room: RoomId) -> RoomSession | None:
         session = self._sessions.get(room)
         if session is None and (record := await self._store.outbound(room)) is not None:
             olm = vodozemac.GroupSession.from_pickle(record.pickle, self._pickle_key)
-            session = self._keep(room, _Session(record, olm))
+            session = self._keep(room, RoomSession(record, olm))
         return session
 
-    async def _begin(self, room: RoomId) -> _Session:
+    async def _begin(self, room: RoomId) -> RoomSession:
         olm = vodozemac.GroupSession()
         record = OutboundRecord(
             room=room,
@@ -310,15 +280,15 @@ class OutboundSessions:
             shared=frozenset(),
         )
         await self._store.save(Changes(outbound=[record]))
-        return self._keep(room, _Session(record, olm))
+        return self._keep(room, RoomSession(record, olm))
 
-    def _keep(self, room: RoomId, session: _Session) -> _Session:
+    def _keep(self, room: RoomId, session: RoomSession) -> RoomSession:
         self._sessions[room] = session
         while len(self._sessions) > MAX_ROOMS_CACHED:
             del self._sessions[next(iter(self._sessions))]
         return session
 
-    async def _save(self, session: _Session, **changes: Any) -> None:
+    async def _save(self, session: RoomSession, **changes: Any) -> None:
         session.record = replace(session.record, pickle=session.olm.pickle(self._pickle_key), **changes)
         await self._store.save(Changes(outbound=[session.record]))
 
@@ -351,9 +321,9 @@ class OutboundSessions:
         async def look() -> Sequence[DeviceIdentity]:
             return [each for each in (await self._lists.of([user]))[user].devices if each.device == wanted.device]
 
-        letters: list[_Letter] = []
+        letters: list[Letter] = []
         given = await self._claims.run(
-            look, self._to_ask, lambda devices, asked: self._give_again(wanted, user, devices, asked, letters)
+            look, self._keys.to_ask, lambda devices, asked: self._give_again(wanted, user, devices, asked, letters)
         )
         await self._post(letters)
         return given
@@ -377,7 +347,7 @@ class OutboundSessions:
         user: UserId,
         known: Sequence[DeviceIdentity],
         asked: Collection[DeviceIdentity],
-        letters: list[_Letter],
+        letters: list[Letter],
     ) -> bool:
         session = await self._session_of(wanted)
         if session is None:
@@ -386,16 +356,14 @@ class OutboundSessions:
         devices = [each for each in known if (user, each.device, each.curve25519) in had]
         if devices:
             await self._save(session, shared=session.record.shared - had)
-            await self._share(session, _key_of(session), devices, asked, letters)
+            await self._keys.share(session, key_of(session), devices, asked, letters)
         return bool(devices)
 
-    async def _session_of(self, wanted: KeyRequest) -> _Session | None:
+    async def _session_of(self, wanted: KeyRequest) -> RoomSession | None:
         session = await self._load(wanted.room)
         return session if session is not None and session.record.session_id == wanted.session_id else None
 
-    # --- who has the key
-
-    def _serve_later(self, session: _Session, key: Mapping[str, object], user: UserId, least: Trust) -> None:
+    def _serve_later(self, session: RoomSession, key: Mapping[str, object], user: UserId, least: Trust) -> None:
         """Give the devices of a user the key as it is now, once their server has answered; it may be long gone then."""
         room, name = session.record.room, (session.record.session_id, user)
 
@@ -405,14 +373,14 @@ class OutboundSessions:
 
         async def lacking(devices: Sequence[DeviceIdentity]) -> list[DeviceIdentity]:
             current = await self._load(room)
-            return [] if current is None else await self._to_ask(_without_it(current.record, devices))
+            return [] if current is None else await self._keys.to_ask(without_it(current.record, devices))
 
         async def use(devices: Sequence[DeviceIdentity], asked: Collection[DeviceIdentity]) -> None:
             current = await self._load(room)
             if current is not None and current.record.session_id == name[0]:
-                await self._share(current, key, devices, asked, letters)
+                await self._keys.share(current, key, devices, asked, letters)
 
-        letters: list[_Letter] = []
+        letters: list[Letter] = []
 
         async def serve() -> None:
             try:
@@ -427,96 +395,7 @@ class OutboundSessions:
         if name not in self._serving and self._later(user, serve):
             self._serving.add(name)
 
-    async def _share(
-        self,
-        session: _Session,
-        key: Mapping[str, object],
-        devices: Sequence[DeviceIdentity],
-        asked: Collection[DeviceIdentity],
-        letters: list[_Letter],
-    ) -> list[DeviceIdentity]:
-        """Encrypt a key for those who do not have it; returns who could not be asked for a session yet."""
-        new = _without_it(session.record, devices)
-        if not new:
-            return []
-        without: list[DeviceIdentity] = []
-        for start in range(0, len(new), DEVICES_PER_REQUEST):
-            without += await self._encrypt_key(session, new[start : start + DEVICES_PER_REQUEST], key, letters)
-        for device in without:
-            if device in asked:
-                self._without_key[device.user, device.device] = self._wall_ms()
-        # Whoever was not asked, because it has come just now, is asked with the next message.
-        none_left = [each for each in without if each in asked or (each.user, each.device) in self._without_key]
-        while len(self._without_key) > MAX_ROOMS_CACHED:
-            del self._without_key[next(iter(self._without_key))]
-        self._say_withheld(session, none_left, "m.no_olm", letters)
-        return [each for each in without if each not in none_left]
-
-    async def _encrypt_key(
-        self,
-        session: _Session,
-        devices: Sequence[DeviceIdentity],
-        content: Mapping[str, Any],
-        letters: list[_Letter],
-    ) -> list[DeviceIdentity]:
-        """Encrypt the key for some devices; returns those that there is no session with."""
-        messages: dict[UserId, dict[str, Mapping[str, object]]] = {}
-        reached: list[DeviceIdentity] = []
-        for device in devices:
-            encrypted = await self._olm.encrypt(device, "m.room_key", content)
-            if encrypted is not None:
-                messages.setdefault(device.user, {})[device.device] = encrypted
-                reached.append(device)
-        if messages:
-            await self._store.save(self._olm.changes())
-            self._olm.saved()
-            shared = frozenset((each.user, each.device, each.curve25519) for each in reached)
-            letters.append(_Letter(session, "m.room.encrypted", messages, shared=shared))
-        return [device for device in devices if device not in reached]
-
-    def _say_withheld(
-        self, session: _Session, devices: Sequence[DeviceIdentity], code: str, letters: list[_Letter]
-    ) -> None:
-        new = [each for each in devices if (each.user, each.device) not in session.record.withheld]
-        if not new:
-            return
-        messages: dict[UserId, dict[str, Mapping[str, object]]] = {}
-        for device in new[:DEVICES_PER_REQUEST]:
-            content: dict[str, object] = {
-                "algorithm": MEGOLM,
-                "code": code,
-                "reason": _REASONS[code],
-                "sender_key": self._account.curve25519,
-            }
-            # "m.no_olm" is about the device as a whole, and names no session (specification, "Reporting that …").
-            if code != "m.no_olm":
-                content |= {"room_id": session.record.room, "session_id": session.record.session_id}
-            messages.setdefault(device.user, {})[device.device] = content
-        withheld = frozenset((each.user, each.device) for each in new)
-        letters.append(_Letter(session, "m.room_key.withheld", messages, withheld=withheld))
-
-
-def _key_of(session: _Session) -> dict[str, object]:
-    """What gives a device the key of a session, from the next message on."""
-    return {
-        "algorithm": MEGOLM,
-        "room_id": session.record.room,
-        "session_id": session.record.session_id,
-        "session_key": session.olm.session_key.to_base64(),
-    }
-
-
-def _without_it(record: OutboundRecord, devices: Sequence[DeviceIdentity]) -> list[DeviceIdentity]:
-    """Those that do not have the key of a session."""
-    return [each for each in devices if (each.user, each.device, each.curve25519) not in record.shared]
-
 
 def _had(record: OutboundRecord, wanted: KeyRequest, user: UserId) -> set[tuple[UserId, DeviceId, str]]:
     """As what the device that asks for a key has had it."""
     return {each for each in record.shared if each[:2] == (user, wanted.device)}
-
-
-_REASONS = {
-    "m.unverified": "This bridge sends its keys only to devices that their users have verified.",
-    "m.no_olm": "No secure channel to your device could be made.",
-}
