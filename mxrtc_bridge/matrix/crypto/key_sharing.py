@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from mxrtc_bridge.core.crypto.records import OutboundRecord
@@ -129,12 +130,13 @@ class KeySharing:
     def withhold(
         self, session: RoomSession, devices: Sequence[DeviceIdentity], code: str, letters: list[Letter]
     ) -> None:
-        """Tell those who were not told yet why they do not get the key."""
-        new = [each for each in devices if (each.user, each.device) not in session.record.withheld]
+        """Tell those who were not told yet why they do not get the key; of many, the next ones the next time."""
+        untold = (each for each in devices if (each.user, each.device) not in session.record.withheld)
+        new = list(islice(untold, DEVICES_PER_REQUEST))
         if not new:
             return
         messages: dict[UserId, dict[str, Mapping[str, object]]] = {}
-        for device in new[:DEVICES_PER_REQUEST]:
+        for device in new:
             content: dict[str, object] = {
                 "algorithm": MEGOLM,
                 "code": code,

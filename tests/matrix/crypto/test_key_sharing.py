@@ -118,3 +118,13 @@ async def test_a_device_that_has_come_just_now_is_left_out_and_told_nothing(worl
     world.olm.without = {phone}
     assert await world.share(phone) == []
     assert world.left_out == [phone]
+
+
+def test_of_many_devices_that_get_no_key_all_are_told_in_the_end(world: World) -> None:
+    devices, told = phones(DEVICES_PER_REQUEST + 1), []
+    for _ in range(3):
+        letters: list[Letter] = []
+        world.keys.withhold(world.session, devices, "m.unverified", letters)
+        world.sent(letters)
+        told += [list(letter.messages[ALICE]) for letter in letters]
+    assert told == [[each.device for each in devices[:-1]], [devices[-1].device]]
