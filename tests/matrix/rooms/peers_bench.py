@@ -15,9 +15,10 @@ from mxrtc_bridge.core.ids import EventId, RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
 from mxrtc_bridge.matrix.api.room_event import RoomEvent, encode
 from mxrtc_bridge.matrix.rooms.bot_rooms import ALL_S, ENTER_S, BotRooms
+from mxrtc_bridge.matrix.rooms.departures import LEAVE_S
 from mxrtc_bridge.matrix.rooms.members import MemberLists
 from mxrtc_bridge.matrix.rooms.peer_membership import SETTLE_S
-from mxrtc_bridge.matrix.rooms.peers import HANDLE_TIMEOUT_S, LEAVE_S, Peers
+from mxrtc_bridge.matrix.rooms.peers import HANDLE_TIMEOUT_S, Peers
 from mxrtc_bridge.matrix.rooms.ports import PeerProfile
 from mxrtc_bridge.matrix.rooms.room_index import MAX_ROOMS_PER_PAIR, RoomIndex
 from tests.honesty import Honesty, failure
@@ -230,8 +231,8 @@ class Bench:
     async def start(self) -> None:
         """Start, and have all rooms read and left."""
         await self.peers.start()
-        for room in tuple(self.peers.reader.doubtful()):
-            await self.peers.reader.confirm(room)
+        for room in tuple(self.peers.discovery.reader.doubtful()):
+            await self.peers.discovery.reader.confirm(room)
         await self.peers.leave_unused()
 
     async def settle(self) -> None:

@@ -35,7 +35,7 @@ async def test_flood_of_one_inviter_is_answered_up_to_a_budget_and_said_once(
     await invite_often(bench, by, 2000)
     assert len([entry for entry in bench.homeserver.of(asked) if entry[1] in map(room, range(2000))]) >= answered
     assert len(bench.homeserver.of("join", "leave")) <= answered + 16
-    assert bench.peers.unleft == 0, "rooms that must be left have their own places"
+    assert len(bench.peers.departures) == 0, "rooms that must be left have their own places"
     assert bench.peers.invitations.unanswered == UNANSWERED.sender
     assert caplog.text.count("invites too often") == 1
 
@@ -99,9 +99,9 @@ async def test_invitations_that_could_not_be_declined_are_tried_once_more_and_ar
     bench = Bench()
     bench.homeserver.failures["leave"] = HomeserverError("the other homeserver does not answer", 502)
     await invite_often(bench, MALLORY, 3)
-    assert (bench.peers.unleft, bench.peers.invitations.unanswered) == (0, 3)
+    assert (len(bench.peers.departures), bench.peers.invitations.unanswered) == (0, 3)
     await bench.peers.leave_idle(0)
-    assert (bench.peers.unleft, bench.peers.invitations.unanswered) == (0, 0)
+    assert (len(bench.peers.departures), bench.peers.invitations.unanswered) == (0, 0)
     assert len(bench.homeserver.of("leave")) == 6
 
 

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxrtc_bridge.core.access.revocations import MembershipChange, UnreadableChange
-from mxrtc_bridge.core.errors import HomeserverError
 from mxrtc_bridge.core.ids import RoomId, UserId
 from mxrtc_bridge.matrix.api.homeserver import RoomFacts
 from mxrtc_bridge.matrix.rooms.invitations import Unfit, judge_invite
@@ -156,31 +155,6 @@ async def test_use_of_a_room_is_stored_at_most_every_ten_minutes() -> None:
     assert stored == [0, 10, 10, 20]
 
 
-async def test_room_that_could_not_be_left_is_left_at_the_next_sweep() -> None:
-    bench = Bench()
-    await bench.invited()
-    bench.homeserver.failures["leave"] = HomeserverError("away", 0)
-    await bench.member(ALICE, "leave")
-    assert bench.index.members(ROOM) is None
-    bench.homeserver.failures.clear()
-    await bench.peers.leave_idle(0)
-    await bench.peers.leave_idle(0)
-    assert bench.homeserver.of("leave") == [("leave", ROOM, PEER)] * 2
-    assert bench.homeserver.members[ROOM] == set()
-
-
-async def test_room_joined_again_is_not_left_by_the_sweep() -> None:
-    bench = Bench()
-    await bench.invited()
-    bench.homeserver.failures["leave"] = HomeserverError("away", 0)
-    await bench.member(ALICE, "leave")
-    bench.homeserver.failures.clear()
-    bench.homeserver.members[ROOM] = {ALICE}
-    await bench.invited()
-    await bench.peers.leave_idle(0)
-    assert bench.index.members(ROOM) == {ALICE, PEER}
-
-
 async def test_reload_forgets_rooms_whose_right_is_gone_and_registers_new_peers_before_one_is_left() -> None:
     bench = Bench()
     kept, lost, removed = (RoomId(f"!{name}:example.org") for name in ["kept", "lost", "removed"])
@@ -200,30 +174,6 @@ async def test_reload_forgets_rooms_whose_right_is_gone_and_registers_new_peers_
     await bench.peers.leave_unused()
     assert sorted(bench.homeserver.of("leave")) == [("leave", lost, PEER), ("leave", removed, PEER_2)]
     assert [room for _, room in bench.directory.rooms] == [kept]
-
-
-async def test_rooms_that_were_not_left_when_the_bridge_ended_are_left_after_the_next_start() -> None:
-    """Also those of a peer that is in no configuration any more: nothing else remembers them."""
-    bench, rooms = Bench(max_rooms_per_pair=20), [RoomId(f"!{number}:example.org") for number in range(20)]
-    for room in rooms:
-        await bench.invited(PEER_2 if room == rooms[0] else PEER, room=room)
-    bench.granted.clear()
-    profiles = (PeerProfile(PEER, "Build"),)
-    await bench.peers.reload(profiles)
-    again = Bench(bench.homeserver, bench.directory, granted=set(), profiles=profiles)
-    await again.start()
-    assert {each[1] for each in bench.homeserver.of("leave")} == set(rooms)
-    assert again.directory.rooms == {}
-
-
-async def test_rooms_that_must_be_left_are_left_once_by_all_who_leave_at_the_same_time() -> None:
-    bench, rooms = Bench(max_rooms_per_pair=20), [RoomId(f"!{number}:example.org") for number in range(20)]
-    for room in rooms:
-        await bench.invited(room=room)
-    bench.granted.clear()
-    await bench.peers.reload(bench.profiles)
-    await asyncio.gather(bench.peers.leave_unused(), bench.peers.leave_idle(0), bench.peers.leave_unused())
-    assert len(bench.homeserver.of("leave")) == len(rooms)
 
 
 async def test_reload_that_is_cut_short_has_taken_the_rooms_away_and_the_next_one_does_the_rest(
