@@ -124,7 +124,7 @@ REACHED_INTO: dict[str, dict[str, str]] = {
         "sctp/test_transfer.py": "_receiver _sender",
     },
     "A store is brought out of step with the homeserver, and a device with its sessions, as no user of them can.": {
-        "matrix/crypto/test_claims.py": "_live _lock _olm _order _outbound _waiters",
+        "matrix/crypto/test_claims.py": "_live _lock _olm _order _waiters",
         "matrix/crypto/test_device_real.py": "_handler _inbound _live _olm _own _server _unwedged",
         "matrix/crypto/test_olm_sessions.py": "_live",
     },

@@ -208,6 +208,7 @@ class Bridge:
             await self.devices.encryption.begin(users, self._router.receive_to_device)
             keep("calls by devices", self.calls.signalling.run)
             keep("encryption", self.devices.encryption.run)
+            keep("late keys", self.devices.messages.run)
             # Not before the bridge is ready: they take many requests. Another identity than ours ends the bridge.
             devices = until_possible("the devices of peers", self.devices.encryption.bring_up)
             tasks.create_task(devices, name="devices of peers")

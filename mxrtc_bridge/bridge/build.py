@@ -28,6 +28,7 @@ from mxrtc_bridge.bridge.devices.devices import Encryption
 from mxrtc_bridge.bridge.devices.identities import BridgeIdentities
 from mxrtc_bridge.bridge.devices.lookups import DeviceLookups
 from mxrtc_bridge.bridge.devices.policy import DevicePolicy
+from mxrtc_bridge.bridge.devices.room_messages import RoomMessages
 from mxrtc_bridge.bridge.devices.verification import BridgeVerifications
 from mxrtc_bridge.bridge.devices.verification_intake import VerificationIntake
 from mxrtc_bridge.bridge.file_services import FileServices
@@ -108,6 +109,7 @@ class Devices:
     """The devices of virtual users, and what is said and heard by them."""
 
     encryption: Encryption
+    messages: RoomMessages
     homeserver: Homeserver
     """Encrypts what is said in an encrypted room."""
     outbox: Outbox
@@ -186,13 +188,13 @@ def build_devices(basis: Basis, access: Access) -> Devices:
     encryption = Encryption(
         config.in_force,
         stores.crypto,
-        access.index,
         wall_ms=clock.wall_ms,
         has_right=rights.has_any,
         may_replace=access.users.may_replace_identity,
         sleep=basis.homeserver_return.pause,
     )
-    homeserver = SealingHomeserver(basis.transport, encryption.seal)
+    messages = RoomMessages(encryption, access.index, config, rights.has_any)
+    homeserver = SealingHomeserver(basis.transport, messages.seal)
     outbox = Outbox(homeserver, masquerade=True)
     lookups = DeviceLookups(encryption.lists_of, config)
     verifications = BridgeVerifications(
@@ -208,7 +210,7 @@ def build_devices(basis: Basis, access: Access) -> Devices:
     slow_work = FairWork("what asks other homeservers", config.in_force.homeserver.domain, rights.has_any)
     intake = VerificationIntake(verifications, slow_work, clock.monotonic, own_server=config.in_force.homeserver.domain)
     decryption = EventDecryption(
-        encryption,
+        messages,
         access.index,
         outbox,
         stores.notices,
@@ -218,7 +220,7 @@ def build_devices(basis: Basis, access: Access) -> Devices:
         wall_ms=clock.wall_ms,
         later=slow_work.put,
     )
-    return Devices(encryption, homeserver, outbox, lookups, verifications, intake, slow_work, decryption)
+    return Devices(encryption, messages, homeserver, outbox, lookups, verifications, intake, slow_work, decryption)
 
 
 def build_calls(basis: Basis, access: Access, devices: Devices) -> Calls:

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from mxrtc_bridge.bridge.access.rights import Rights
-from mxrtc_bridge.bridge.devices.devices import Encryption, explain, readable_for_all
 from mxrtc_bridge.bridge.devices.lookups import DeviceLookups, JudgedCaller, Standing
+from mxrtc_bridge.bridge.devices.room_messages import RoomMessages, explain, readable_for_all
 from mxrtc_bridge.core.call.codec import parse_message
 from mxrtc_bridge.core.call.events import EVENT_TYPES, Reject, Version
 from mxrtc_bridge.core.crypto.records import Trust
@@ -72,7 +72,7 @@ class EventDecryption:
 
     def __init__(
         self,
-        encryption: Encryption,
+        messages: RoomMessages,
         rooms: RoomIndex,
         outbox: Outbox,
         notices: NoticeStore,
@@ -86,7 +86,7 @@ class EventDecryption:
         """Make it.
 
         Args:
-            encryption: the devices of virtual users.
+            messages: what virtual users say and hear in rooms.
             rooms: who is in which room, and which are encrypted.
             outbox: sends refusals.
             notices: remembers who was told what.
@@ -96,7 +96,7 @@ class EventDecryption:
             wall_ms: milliseconds since the epoch.
             later: does what asks other homeservers, for a user, while the events behind this one are handled.
         """
-        self._encryption = encryption
+        self._messages = messages
         self._rooms = rooms
         self._outbox = outbox
         self._notices = notices
@@ -123,7 +123,7 @@ class EventDecryption:
             return None
         if event.type != "m.room.encrypted":
             return ClearEvent(event, local, None)
-        if not self._encryption.is_on:
+        if not self._messages.is_on:
             return None
 
         async def read_late(event: RoomEvent, opened: Opened | Undecryptable) -> None:
@@ -132,7 +132,7 @@ class EventDecryption:
                 if clear is not None:
                     await late(clear)
 
-        opened = await self._encryption.open(event, local, read_late)
+        opened = await self._messages.open(event, local, read_late)
         return None if opened is None else await self._readable(event, opened, local)
 
     async def admit(self, clear: ClearEvent) -> JudgedCaller | None:
@@ -164,11 +164,11 @@ class EventDecryption:
     async def _prepare(self, room: RoomId, local: UserId) -> None:
         # From now on somebody else may join, for whom it is to be done once more.
         self._preparing.discard((room, local))
-        await self._encryption.prepare(room, local)
+        await self._messages.prepare(room, local)
 
     async def _is_believed(self, event: RoomEvent, local: UserId) -> bool:
         """Whether an event in plain text is one that the room and the policy allow."""
-        if self._encryption.is_on and await self._encryption.is_encrypted(event.room_id, local):
+        if self._messages.is_on and await self._messages.is_encrypted(event.room_id, local):
             # Everybody on its way could have written it.
             self._counters.refusal(RefusalCode.PLAIN_IN_ENCRYPTED)
             self._seldom.info(

@@ -1,9 +1,8 @@
-"""The devices of all virtual users: brought up at the start, kept listening, and between events and the bridge.
+"""The devices of all virtual users: brought up at the start, kept listening, and brought up again when they fail.
 
-Must never stop the bridge because of one device, nor let anything wait for a key that is late: what is late is handled
-when its key comes (:mod:`.late_keys`), for a minute, and then its sender is told.
+Must never stop the bridge because of one device. What is said and heard in rooms by them is in :mod:`.room_messages`.
 
-One file: all ways by which the rest of the bridge reaches its devices.
+One file: all devices share connections, what was compared, and one order in which they are brought up.
 """
 
 from __future__ import annotations
@@ -11,39 +10,33 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from mxrtc_bridge.bridge.devices.identity_key import load_key, why_impossible
-from mxrtc_bridge.bridge.devices.late_keys import LateHandler, LateKeys, session_of
 from mxrtc_bridge.bridge.devices.retirement import in_words, retire
 from mxrtc_bridge.bridge.devices.wakeups import FIRST_POLLS_S, DeviceWakeups
 from mxrtc_bridge.config import Config
 from mxrtc_bridge.config.config import EncryptionMode
 from mxrtc_bridge.core.bounds.backoff import Backoff
 from mxrtc_bridge.core.crypto.device_changes import DeviceListChanges
-from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, MxrtcError, StateError
-from mxrtc_bridge.core.ids import RoomId, UserId
+from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.engine.clock import elapsed_s
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.engine.outside import in_new_thread
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
-from mxrtc_bridge.matrix.api.room_event import RoomEvent
 from mxrtc_bridge.matrix.api.transport import Transport
 from mxrtc_bridge.matrix.crypto.cross_signing import DEVICE_NAME, OtherIdentityError
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
 from mxrtc_bridge.matrix.crypto.device_lists import DeviceLists
-from mxrtc_bridge.matrix.crypto.encrypted_rooms import EncryptedRooms, Opened
+from mxrtc_bridge.matrix.crypto.encrypted_rooms import EncryptedRooms
 from mxrtc_bridge.matrix.crypto.key_server import KeyServer
 from mxrtc_bridge.matrix.crypto.keys import IdentityKeys, pickle_key
 from mxrtc_bridge.matrix.crypto.sync import LONG_POLL_S, DeviceSync
-from mxrtc_bridge.matrix.crypto.values import Obstacle, ToDeviceEvent, Undecryptable, UserDevices
-from mxrtc_bridge.matrix.rooms.room_index import RoomIndex
+from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent, UserDevices
 from mxrtc_bridge.storage.crypto import CryptoStore
 
 log = logging.getLogger(__name__)
@@ -57,9 +50,6 @@ FIRST_RESTART_S, RESTART_S = 1.0, 60.0
 """Until a device that has failed is brought up again: the first time, and at most."""
 _UNABLE = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 """How a homeserver says that it has no devices without a login (Matrix 1.17, MSC4190), or none for us."""
-
-_LEAST: ContextVar[Trust | None] = ContextVar("least trust", default=None)
-"""Overrides the policy for what the current task sends."""
 
 ToDeviceHandler = Callable[[CryptoDevice, ToDeviceEvent], Awaitable[None]]
 
@@ -78,13 +68,12 @@ class _End:
 
 
 class Encryption:
-    """End-to-end encryption of the bridge."""
+    """The devices of the bridge, and whether there are any."""
 
     def __init__(
         self,
         config: Config,
         store: CryptoStore,
-        rooms: RoomIndex,
         *,
         wall_ms: Callable[[], int],
         may_replace: Callable[[UserId], bool] = lambda _user: False,
@@ -96,7 +85,6 @@ class Encryption:
         Args:
             config: the configuration.
             store: remembers all devices.
-            rooms: who is in which room, and which are encrypted.
             wall_ms: milliseconds since the epoch.
             may_replace: whether another identity that a virtual user shows is replaced.
             sleep: waits before a device asks again that the homeserver has failed, or is brought up again.
@@ -105,7 +93,6 @@ class Encryption:
         self._sleep = sleep
         self._config = config
         self._store = store
-        self._rooms = rooms
         self._wall_ms = wall_ms
         self._to_device: ToDeviceHandler
         """No device is there before :meth:`begin` has it."""
@@ -122,7 +109,6 @@ class Encryption:
         self._transport: Transport | None = None
         self._key = b""
         self._tasks: asyncio.TaskGroup | None = None
-        self.late = LateKeys(config.homeserver.domain, has_right)
         self._slow = FairWork("what waits for keys of other homeservers", config.homeserver.domain, has_right)
         self._bringing_up = asyncio.Lock()
         self.why_off: str | None = "it has not been started"
@@ -331,7 +317,6 @@ class Encryption:
         """Listen for all devices that were brought up, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            tasks.create_task(self.late.run(), name="late keys")
             tasks.create_task(self._slow.run(), name="keys of slow homeservers")
             for user, end in self._ends.items():
                 if end.tried.is_set():
@@ -425,16 +410,21 @@ class Encryption:
 
     def device_of(self, user: UserId) -> CryptoDevice | None:
         """The device of a virtual user, where it has one that is up."""
-        end = self._end_of(user)
-        return None if end is None else end.rooms.device
+        end = self._ends.get(user)
+        return end.rooms.device if end is not None and end.up else None
 
     def lists_of(self, user: UserId) -> DeviceLists | None:
         """What the device of a virtual user knows of others, also while that device is not up."""
         end = self._ends.get(user)
         return None if end is None else end.rooms.device.lists
 
-    async def _tried(self, user: UserId) -> None:
-        """Return when it was tried to bring up the user's device, as after a start; but do not wait for ever."""
+    def rooms_of(self, user: UserId) -> EncryptedRooms | None:
+        """The encrypted rooms of a virtual user, also while its device is not up."""
+        end = self._ends.get(user)
+        return None if end is None else end.rooms
+
+    async def rooms_when_up(self, user: UserId) -> EncryptedRooms | None:
+        """As :meth:`rooms_of`, once it was tried to bring up the device; None if it is not up then, or late."""
         end = self._ends.get(user)
         if end is not None and not end.tried.is_set():
             try:
@@ -442,110 +432,9 @@ class Encryption:
                     await end.tried.wait()
             except TimeoutError:
                 self._seldom.info(user, "the device of %s is not up within %g s", user, TRIED_S)
-
-    def _end_of(self, user: UserId) -> _End | None:
-        end = self._ends.get(user)
-        return end if end is not None and end.up else None
-
-    # --- rooms
-
-    async def is_encrypted(self, room: RoomId, local: UserId) -> bool:
-        """Whether a room is or ever was encrypted, as far as we know."""
-        end, state = self._ends.get(local), self._rooms.is_encrypted(room)
-        return state if end is None else await end.rooms.encryption_of(room, encrypted=state) is not None
-
-    async def seal(
-        self, room: RoomId, local: UserId, event_type: str, content: Mapping[str, object]
-    ) -> tuple[str, Mapping[str, object]]:
-        """Return what is to be sent in a room: encrypted where the room is, and where we can.
-
-        Where encryption is switched off everything is plain text, and users are told so in each encrypted room.
-
-        Raises:
-            HomeserverError: keys could not be asked for or sent, or the device is not up.
-        """
-        if room in self._rooms.unread:
-            # Whether it is encrypted is not known yet; no other room waits for this one, so it counts as a refusal.
-            raise HomeserverError(f"{local} says nothing in {room} before it is known who is in it", 403)
-        end, state = self._ends.get(local), self._rooms.is_encrypted(room)
-        if end is None and not (self.is_on and state):
-            return event_type, content
-        encryption = None if end is None else await end.rooms.encryption_of(room, encrypted=state)
-        if end is not None and encryption is None:
-            return event_type, content
-        await self._tried(local)
-        if end is None or encryption is None or not end.up:
-            raise HomeserverError(f"{local} cannot speak in an encrypted room: its device is not up")
-        least, members = _LEAST.get() or self._config.encryption.least, self._rooms.members(room)
-        if members is None:
-            # Of a room that is not known here nobody but the virtual user is known to be in it.
-            named = state and self._rooms.speaker_in(room) == local
-            members = await end.rooms.joined_members(room) if named else frozenset({local})
-        return (
-            "m.room.encrypted",
-            await end.rooms.device.outbound.encrypt(encryption, members, event_type, content, least=least),
-        )
-
-    async def prepare(self, room: RoomId, local: UserId) -> None:
-        """Give the devices of a room our key before there is something to say; failures are not the caller's."""
-        end, members = self._end_of(local), self._rooms.members(room)
-        if end is None or members is None or not self._rooms.is_encrypted(room):
-            return
-        try:
-            encryption = await end.rooms.encryption_of(room, encrypted=True)
-            if encryption is not None:
-                await end.rooms.device.outbound.prepare(encryption, members, least=self._config.encryption.least)
-        except (HomeserverError, LocalError) as error:
-            self._seldom.info(room, "the keys of a room of %s are not prepared: %s", local, error)
-
-    async def open(self, event: RoomEvent, local: UserId, late: LateHandler) -> Opened | Undecryptable | None:
-        """Decrypt an event; None where it waits for its key: ``late`` is given it when the key has come, or will not.
-
-        Raises:
-            StateError: encryption is off, or the device is not up.
-        """
-        await self._tried(local)
-        end = self._end_of(local)
-        if end is None:
-            raise StateError(self.why_off or f"the device of {local} is not up")
-        rooms, session = end.rooms, session_of(event, local)
-        result: Opened | Undecryptable = Undecryptable(Obstacle.NO_KEY, session[-1])
-        if not self.late.holds(session):
-            result = await rooms.open(event, key_wait_s=0)
-            if not isinstance(result, Undecryptable) or not result.may_come:
-                return result
-
-        async def open_late(event: RoomEvent, wait_s: float) -> Opened | Undecryptable:
-            return await rooms.open(event, key_wait_s=wait_s)
-
-        return None if self.late.put(session, event, open_late, late) else result
+        return end.rooms if end is not None and end.up else None
 
 
 def _tell_failure(serving: asyncio.Task[None]) -> None:
     if not serving.cancelled() and isinstance(error := serving.exception(), Exception):
         log.error("! not all devices of peers are up: %s", in_words(error))
-
-
-@contextmanager
-def readable_for_all() -> Iterator[None]:
-    """Let untrusted devices read what is sent in this block: a refusal that they cannot read is none.
-
-    They get the session from this message on; it is replaced before anything else is said.
-    """
-    token = _LEAST.set(Trust.UNSIGNED)
-    try:
-        yield
-    finally:
-        _LEAST.reset(token)
-
-
-def explain(result: Undecryptable) -> str:
-    """Say to a user why we could not read a message, and what to do."""
-    words = f"I could not read your last message: {result.obstacle.value}."
-    match result.obstacle:
-        case Obstacle.NO_KEY:
-            return f"{words} Please try again; if that does not help, restart your client."
-        case Obstacle.WITHHELD:
-            return f"{words} Please check in your client's security settings that you let devices like mine read along."
-        case _:
-            return f"{words} Please send it again from an up-to-date client."

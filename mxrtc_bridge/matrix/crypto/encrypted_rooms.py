@@ -110,7 +110,7 @@ class EncryptedRooms:
         """
         return await self._homeserver.joined_members(room, self.device.user)
 
-    async def open(self, event: RoomEvent, *, key_wait_s: float) -> Opened | Undecryptable:
+    async def open(self, event: RoomEvent, key_wait_s: float = 0.0) -> Opened | Undecryptable:
         """Decrypt an ``m.room.encrypted`` event.
 
         Args:

@@ -8,8 +8,9 @@ What is said in a room does not wait for a slow server of some members (:mod:`mx
 was left out gets the key as it was then, and so can read the message, as soon as their server has answered; or, where
 that cannot be waited for, the key as it is with the next message.
 
-Whether a session may still be used, and who gets its key, is one decision with each message; how a key gets to a device
-is said in :mod:`mxrtc_bridge.matrix.crypto.key_sharing`.
+How a key gets to a device is said in :mod:`mxrtc_bridge.matrix.crypto.key_sharing`.
+
+One file: whether a session may still be used, and who gets its key, is one decision with each message.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,18 +16,16 @@ from mxrtc_bridge.bridge.build import Pace
 from mxrtc_bridge.bridge.check import _check_encryption
 from mxrtc_bridge.bridge.devices import devices as encryption_module
 from mxrtc_bridge.bridge.devices import identity_key
-from mxrtc_bridge.bridge.devices.devices import Encryption, explain
+from mxrtc_bridge.bridge.devices.devices import Encryption
 from mxrtc_bridge.config import Level
 from mxrtc_bridge.core.crypto.records import Changes, UserRecord
 from mxrtc_bridge.core.errors import HomeserverError, LocalError, StorageError
-from mxrtc_bridge.core.ids import DeviceId, EventId, RoomId, UserId
-from mxrtc_bridge.matrix.api.room_event import RoomEvent
+from mxrtc_bridge.core.ids import UserId
 from mxrtc_bridge.matrix.crypto.device import CryptoDevice
-from mxrtc_bridge.matrix.crypto.encrypted_rooms import Opened
-from mxrtc_bridge.matrix.crypto.values import DeviceIdentity, Obstacle, ToDeviceEvent, Undecryptable, UserDevices
+from mxrtc_bridge.matrix.crypto.values import ToDeviceEvent, UserDevices
 from mxrtc_bridge.storage.crypto import CryptoStore
 from mxrtc_bridge.storage.tables import open_stores
-from tests.bridge.homeserver import ALICE, PEER, ROOM, FakeHomeserver
+from tests.bridge.homeserver import ALICE, PEER, FakeHomeserver
 from tests.bridge.test_bridge import running
 from tests.waiting import turns, until
 
@@ -70,32 +67,11 @@ async def ignore(_: CryptoDevice, __: ToDeviceEvent) -> None:
     pass
 
 
-class Rooms:
-    """What is known of rooms; nothing at first."""
-
-    def __init__(self) -> None:
-        self.encrypted: set[str] = set()
-        self.known: dict[str, frozenset[UserId]] = {}
-        self.named: set[str] = set()
-        self.unread: set[str] = set()
-
-    def is_encrypted(self, room: str) -> bool:
-        return room in self.encrypted
-
-    def members(self, room: str) -> frozenset[UserId] | None:
-        return self.known.get(room)
-
-    def speaker_in(self, room: str) -> UserId | None:
-        return USER if room in self.named else None
-
-
 @asynccontextmanager
-async def made(
-    server: FakeHomeserver, rooms: Rooms | None = None, sleep: Any = asyncio.sleep, **section: Any
-) -> AsyncIterator[Encryption]:
+async def made(server: FakeHomeserver, sleep: Any = asyncio.sleep, **section: Any) -> AsyncIterator[Encryption]:
     config = server.config(encryption=section)
     async with open_stores(config.database) as stores:
-        encryption = Encryption(config, stores.crypto, rooms or Rooms(), wall_ms=lambda: 10**12, sleep=sleep)  # type: ignore[arg-type]
+        encryption = Encryption(config, stores.crypto, wall_ms=lambda: 10**12, sleep=sleep)
         try:
             yield encryption
         finally:
@@ -253,34 +229,6 @@ async def test_missing_library_is_said(
             assert encryption.why_off is not None
 
 
-async def test_device_that_could_not_come_up_does_so_later_and_says_nothing_in_plain_text_until_then(
-    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mxrtc_bridge.matrix.api.transport import RetryPolicy, Transport
-
-    monkeypatch.setattr(
-        encryption_module, "Transport", lambda url, token: Transport(url, token, retry=RetryPolicy(total_s=0))
-    )
-    server.away_for_devices = True
-    rooms = Rooms()
-    async with made(server, rooms) as encryption:
-        await start(encryption, [USER])
-        assert encryption.is_on
-        assert encryption.device_of(USER) is None
-        rooms.encrypted.add(ROOM)
-        with pytest.raises(HomeserverError, match="not up"):
-            await encryption.seal(ROOM, USER, "m.x", {})
-        assert await encryption.seal(RoomId("!plain:x"), USER, "m.x", {}) == ("m.x", {})
-        server.away_for_devices = False
-        task = asyncio.create_task(encryption.run())
-        began = time.monotonic()
-        while encryption.device_of(USER) is None:
-            assert time.monotonic() - began < 10
-            await asyncio.sleep(0.01)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 @pytest.mark.parametrize("mode", ["auto", "on"])
 async def test_the_trouble_of_one_device_is_its_own_and_is_over_when_the_homeserver_takes_its_keys(
     server: KeyServerDouble, mode: str, caplog: pytest.LogCaptureFixture
@@ -379,29 +327,6 @@ async def test_a_database_that_is_busy_at_the_start_switches_nothing_off(
         assert (await lists.of([UserId(ALICE)]))[UserId(ALICE)].pinned == "m" * 43
 
 
-async def test_what_is_said_and_heard_before_a_device_was_brought_up_waits_for_it(server: KeyServerDouble) -> None:
-    """The bridge is ready before its devices are: with many peers that takes a while."""
-    rooms = Rooms()
-    rooms.encrypted.add(ROOM)
-    rooms.known[ROOM] = frozenset({USER})
-
-    async def late(_event: RoomEvent, _result: Opened | Undecryptable) -> None: ...
-
-    async with made(server, rooms) as encryption:
-        await encryption.begin([USER], ignore)
-        assert server.asked == []
-        opening = asyncio.create_task(encryption.open(encrypted_event(), USER, late))
-        sealing = asyncio.create_task(encryption.seal(RoomId(ROOM), USER, "m.room.message", {"body": "hello"}))
-        await turns(100)
-        assert not opening.done()
-        assert not sealing.done()
-        await encryption.bring_up()
-        await asyncio.wait_for(encryption.settled(), 5)
-        assert isinstance(await asyncio.wait_for(opening, 5), Undecryptable)
-        kind, sealed = await asyncio.wait_for(sealing, 5)
-        assert (kind, "hello" in str(sealed)) == ("m.room.encrypted", False)
-
-
 async def test_whether_messages_are_announced_is_found_out_when_the_devices_are_up(
     server: KeyServerDouble, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -415,44 +340,6 @@ async def test_whether_messages_are_announced_is_found_out_when_the_devices_are_
         await until(lambda: any("/sendToDevice/" in each for each in server.asked))
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-
-
-async def test_room_that_was_encrypted_stays_so_whatever_the_homeserver_says(server: KeyServerDouble) -> None:
-    rooms = Rooms()
-    async with made(server, rooms) as encryption:
-        await start(encryption, [USER])
-        rooms.encrypted.add(ROOM)
-        assert await encryption.is_encrypted(ROOM, USER)
-    rooms.encrypted.clear()
-    async with made(server, rooms) as encryption:
-        await start(encryption, [USER])
-        assert await encryption.is_encrypted(ROOM, USER)
-        kind, _ = await encryption.seal(ROOM, USER, "m.call.answer", {"sdp": "v=0"})
-        assert kind == "m.room.encrypted"
-
-
-async def test_what_is_said_in_an_encrypted_room_is_for_its_members_alone(
-    server: KeyServerDouble, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rooms, told = Rooms(), []
-    server.members = {ROOM: [ALICE, PEER]}
-    async with made(server, rooms) as encryption:
-        await start(encryption, [USER])
-        device = encryption.device_of(USER)
-        assert device is not None
-
-        async def encrypt(_room: object, members: frozenset[str], *_: object, **__: object) -> dict[str, object]:
-            told.append(members)
-            return {}
-
-        monkeypatch.setattr(device.outbound, "encrypt", encrypt)
-        rooms.encrypted = {ROOM}
-        await encryption.seal(ROOM, USER, "m.x", {})
-        rooms.named = {ROOM}
-        await encryption.seal(ROOM, USER, "m.x", {})
-        rooms.known = {ROOM: frozenset({USER})}
-        await encryption.seal(ROOM, USER, "m.x", {})
-    assert told == [{USER}, {USER, ALICE}, {USER}]
 
 
 async def test_users_that_are_gone_from_the_configuration_are_not_listened_for(server: KeyServerDouble) -> None:
@@ -477,56 +364,6 @@ async def test_devices_that_are_asked_for_twice_at_a_time_are_brought_up_once(se
         made_here = {each for each in server.asked if each.startswith("v3/devices/")}
         assert f"v3/devices/{device.device_id}" in made_here, user
     assert len({each for each in server.asked if each.startswith("v3/devices/")}) == len(devices)
-
-
-def encrypted_event(name: str = "$e") -> RoomEvent:
-    content = {"algorithm": "m.megolm.v1.aes-sha2", "session_id": "s", "ciphertext": "x"}
-    return RoomEvent(EventId(name), RoomId(ROOM), "m.room.encrypted", UserId(ALICE), 0, content)
-
-
-async def test_event_whose_key_is_late_is_handled_when_it_comes_and_nobody_waits_for_it(
-    server: KeyServerDouble,
-) -> None:
-    """Opening it returns at once, and those behind it in the same session come after it."""
-    key_came, results = asyncio.Event(), []
-    device = DeviceIdentity(UserId(ALICE), DeviceId("PHONE"), "e", "c")
-    first, second = encrypted_event("$1"), encrypted_event("$2")
-
-    async def open_event(event: RoomEvent, *, key_wait_s: float) -> Opened | Undecryptable:
-        if key_wait_s == 0 and not key_came.is_set():
-            return Undecryptable(Obstacle.NO_KEY, "s")
-        await key_came.wait()
-        return Opened(event, device)
-
-    async def late(event: RoomEvent, result: Opened | Undecryptable) -> None:
-        results.append(event.event_id)
-        assert result == Opened(event, device)
-
-    async with made(server) as encryption:
-        await start(encryption, [USER])
-        encryption._ends[USER].rooms.open = open_event  # type: ignore[method-assign]
-        before = await encryption.open(first, USER, late)
-        assert isinstance(before, Undecryptable), "there is nobody yet who would wait for its key"
-        task = asyncio.create_task(encryption.run())
-        for _ in range(3):
-            await asyncio.sleep(0)
-        assert await encryption.open(first, USER, late) is None
-        key_came.set()
-        assert await encryption.open(second, USER, late) is None, "the first one has not been handled yet"
-        while len(results) < 2:
-            await asyncio.sleep(0)
-        assert results == ["$1", "$2"]
-        await asyncio.sleep(0)
-        assert await encryption.open(second, USER, late) == Opened(second, device)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-@pytest.mark.parametrize("obstacle", list(Obstacle))
-def test_every_obstacle_is_explained_with_what_to_do(obstacle: Obstacle) -> None:
-    text = explain(Undecryptable(obstacle))
-    assert obstacle.value in text
-    assert "Please" in text
 
 
 async def test_peers_that_come_and_go_open_no_connections_for_ever(

@@ -213,7 +213,7 @@ async def test_what_is_said_in_a_room_keeps_its_order_beside_a_slow_claim() -> N
     opened = [session.decrypt(vodozemac.MegolmMessage.from_base64(each["ciphertext"])) for each in said]
     assert [each.message_index for each in opened] == list(range(5))
     assert [json.loads(each.plaintext)["content"]["n"] for each in opened] == list(range(5))
-    assert len(made.ours._outbound._order) == 0
+    assert len(made.ours.outbound._order) == 0
 
 
 async def test_a_session_that_came_while_a_key_was_claimed_is_used() -> None:
@@ -265,7 +265,7 @@ async def test_cancellation_while_a_key_is_claimed_leaves_nothing_behind(*, in_r
         await second
     assert len(made.mallory.reads(made.server, made.ours)) == 1
     assert not made.ours._lock.locked()
-    assert len(made.ours._order) == len(made.ours._outbound._order) == 0
+    assert len(made.ours._order) == len(made.ours.outbound._order) == 0
 
 
 async def test_a_device_that_had_no_key_left_is_told_so_and_not_asked_with_each_message() -> None:
