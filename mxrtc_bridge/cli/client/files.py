@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from mxrtc_bridge.cli.client.runner import in_loop
-from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.client.options import Context
 
 STANDARD_OUTPUT = "-"
@@ -36,8 +35,7 @@ async def send(
 
     Nothing is ever replaced there: a name that is taken becomes "name (2).ext".
     """
-    with loading():
-        from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
+    from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
 
     await file_commands.send(context, paths, peer, name=name, resume=resume, reconnect=not no_reconnect)
 
@@ -67,8 +65,7 @@ async def get(context: Context, remote: str, output: str, force: bool, resume: b
     """
     if output == STANDARD_OUTPUT:
         context.report.leave_stdout_to_data()
-    with loading():
-        from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
+    from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
 
     reconnect = not no_reconnect
     if output == STANDARD_OUTPUT:

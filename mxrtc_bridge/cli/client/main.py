@@ -17,7 +17,6 @@ import click
 from mxrtc_bridge import __version__
 from mxrtc_bridge.cli.client import files
 from mxrtc_bridge.cli.client.runner import in_loop, run
-from mxrtc_bridge.cli.loading import loading
 from mxrtc_bridge.cli.standard_streams import Program
 from mxrtc_bridge.client.exit_codes import Exit
 from mxrtc_bridge.client.options import DEFAULT_TIMEOUT_S, CallOptions, Context, SignalBy, parse_forward
@@ -129,8 +128,7 @@ def login(
         sys.exit(Exit.USAGE)
 
     async def work() -> None:
-        with loading():
-            from mxrtc_bridge.client import account  # noqa: PLC0415
+        from mxrtc_bridge.client import account  # noqa: PLC0415
 
         await account.login(context, user, password, homeserver, prefix, bot)
 
@@ -141,8 +139,7 @@ def login(
 @in_loop
 async def logout(context: Context) -> None:
     """Log out and forget the token."""
-    with loading():
-        from mxrtc_bridge.client import account  # noqa: PLC0415
+    from mxrtc_bridge.client import account  # noqa: PLC0415
 
     await account.logout(context)
 
@@ -158,9 +155,8 @@ async def list_services(context: Context, peer: str | None) -> None:
     Beside each stands what it is for: stream (connections), inbox (takes files), share (gives files), files (both).
     With a SERVICE or PATH: one line for each file and directory there, with size, time of change and path.
     """
-    with loading():
-        from mxrtc_bridge.client import commands  # noqa: PLC0415
-        from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
+    from mxrtc_bridge.client import commands  # noqa: PLC0415
+    from mxrtc_bridge.client.files import commands as file_commands  # noqa: PLC0415
 
     if peer is None or not file_commands.names_files(context.state, peer):
         await commands.list_services(context, peer)
@@ -184,8 +180,7 @@ async def list_services(context: Context, peer: str | None) -> None:
 @in_loop
 async def connect(context: Context, peer: str, listens: tuple[str, ...], no_reconnect: bool) -> None:
     """Forward local ports to services of a peer. All of them share one peer connection."""
-    with loading():
-        from mxrtc_bridge.client import commands  # noqa: PLC0415
+    from mxrtc_bridge.client import commands  # noqa: PLC0415
 
     forwards = [parse_forward(text) for text in listens]
     await commands.connect(context, peer, forwards, reconnect=not no_reconnect)
@@ -200,8 +195,7 @@ async def nc(context: Context, peer: str) -> None:
     ssh -o ProxyCommand='mxrtc -q nc build/ssh' me@build
     """
     context.report.leave_stdout_to_data()
-    with loading():
-        from mxrtc_bridge.client import commands  # noqa: PLC0415
+    from mxrtc_bridge.client import commands  # noqa: PLC0415
 
     await commands.nc(context, peer)
 
@@ -215,8 +209,7 @@ async def nc(context: Context, peer: str) -> None:
 @in_loop
 async def ping(context: Context, peer: str, count: int, interval: float) -> None:
     """Call a peer and measure the round trip. Says whether the path is direct or relayed."""
-    with loading():
-        from mxrtc_bridge.client import commands  # noqa: PLC0415
+    from mxrtc_bridge.client import commands  # noqa: PLC0415
 
     await commands.ping(context, peer, count, interval)
 
@@ -233,8 +226,7 @@ async def request(context: Context, name: str, for_time: str | None, because: st
     They answer in the direct chat with the bridge's bot. With --wait it ends with 0 once the request is allowed, and
     with the code for "denied" if it is not.
     """
-    with loading():
-        from mxrtc_bridge.client import request  # noqa: PLC0415
+    from mxrtc_bridge.client import request  # noqa: PLC0415
 
     await request.request(context, name, for_time=for_time, because=because, wait=wait)
 
@@ -248,8 +240,7 @@ async def devices(context: Context, peer: str | None) -> None:
     Of each: device, key, and how far it is trusted. `any`: nobody but the homeserver vouches for it. `cross-signed`:
     its owner has signed it.
     """
-    with loading():
-        from mxrtc_bridge.client import devices  # noqa: PLC0415
+    from mxrtc_bridge.client import devices  # noqa: PLC0415
 
     await devices.devices(context, peer)
 
@@ -264,8 +255,7 @@ async def trust(context: Context, peer: str, key: str | None) -> None:
     Do so after its admin has told you that it was changed on purpose. With a KEY that you have from the admin over
     another way, the peer's devices count as verified from then on; its admin reads it with: mxrtc-bridge identity
     """
-    with loading():
-        from mxrtc_bridge.client import devices  # noqa: PLC0415
+    from mxrtc_bridge.client import devices  # noqa: PLC0415
 
     await devices.trust(context, peer, key)
 
@@ -280,8 +270,7 @@ async def verify(context: Context, peer: str | None) -> None:
     Accept the request there, or begin there. With a PEER: its admin reads the emoji with mxrtc-bridge verify; its
     identity then counts as verified. The answer, yes or no, is read from standard input.
     """
-    with loading():
-        from mxrtc_bridge.client import verify  # noqa: PLC0415
+    from mxrtc_bridge.client import verify  # noqa: PLC0415
 
     await verify.verify(context, peer)
 
@@ -290,8 +279,7 @@ async def verify(context: Context, peer: str | None) -> None:
 @in_loop
 async def status(context: Context) -> None:
     """Show the login, whether the homeserver answers, and what runs."""
-    with loading():
-        from mxrtc_bridge.client import account  # noqa: PLC0415
+    from mxrtc_bridge.client import account  # noqa: PLC0415
 
     await account.status(context)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import sys
 from collections.abc import Awaitable, Callable
 from functools import update_wrapper
@@ -58,6 +59,9 @@ def run(report: Report, work: Callable[[], Awaitable[None]]) -> NoReturn:
 async def _supervised(report: Report, work: Callable[[], Awaitable[None]]) -> Exit:
     """Run ``work`` so that a signal ends it like an error: in order, with everything closed."""
     task, loop = asyncio.ensure_future(work()), asyncio.get_running_loop()
+    # The first thing that a command does is to load what it needs, a seventh faster so: see loading().
+    gc.disable()
+    loop.call_soon(gc.enable)
     shutdown = SHUTDOWN.get()
     with contextlib.ExitStack() as listening:
         if shutdown is not None:

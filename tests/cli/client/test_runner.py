@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import gc
 
 import pytest
 
@@ -64,3 +66,17 @@ def test_a_defect_has_its_traceback() -> None:
 
     with pytest.raises(KeyError):
         run(Report(), work)
+
+
+def test_nothing_is_collected_while_a_command_loads_what_it_needs() -> None:
+    """It does so before it waits for anything for the first time."""
+    collects = []
+
+    async def work() -> None:
+        collects.append(gc.isenabled())
+        await asyncio.sleep(0)
+        collects.append(gc.isenabled())
+
+    with pytest.raises(SystemExit):
+        run(Report(), work)
+    assert collects == [False, True]
