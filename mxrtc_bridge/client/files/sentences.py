@@ -129,38 +129,17 @@ class AttemptOutcome:
 # What a repetition cures stands last: a script that sees RETRY knows that nothing else is wrong.
 _WORST_FIRST = (Exit.INTEGRITY, Exit.LOCAL, Exit.DENIED, Exit.RETRY)
 
-_EVERYWHERE = {
-    FileCode.INTEGRITY: Exit.INTEGRITY,
-    FileCode.VIOLATION: Exit.INTEGRITY,
-    FileCode.DENIED: Exit.DENIED,
-    FileCode.UNKNOWN: Exit.DENIED,
-    FileCode.LIMIT: Exit.DENIED,
-    FileCode.NAME: Exit.DENIED,
-    FileCode.EXISTS: Exit.DENIED,
-    FileCode.GONE: Exit.DENIED,
-}
-# What could not be done at this side, and no repetition cures.
-_HERE = dict.fromkeys(
-    (
-        FileCode.DENIED,
-        FileCode.UNKNOWN,
-        FileCode.NAME,
-        FileCode.EXISTS,
-        FileCode.GONE,
-        FileCode.IO,
-        FileCode.SPACE,
-    ),
-    Exit.LOCAL,
-)
+_FINAL = {FileCode.DENIED, FileCode.UNKNOWN, FileCode.NAME, FileCode.EXISTS, FileCode.GONE}
+"""What no repetition cures, whichever side it is that says so."""
 
 
-def exit_of(failure: Failure) -> Exit:
-    """The exit code for one entry that failed."""
-    return _exit_of(failure.code, here=failure.here)
-
-
-def _exit_of(code: FileCode, *, here: bool) -> Exit:
-    return (_HERE.get(code) if here else None) or _EVERYWHERE.get(code, Exit.RETRY)
+def exit_of(code: FileCode, *, here: bool = False) -> Exit:
+    """The exit code for something that failed, at this side or at the other one."""
+    if here and code in _FINAL | {FileCode.IO, FileCode.SPACE}:
+        return Exit.LOCAL
+    if code in (FileCode.INTEGRITY, FileCode.VIOLATION):
+        return Exit.INTEGRITY
+    return Exit.DENIED if code in _FINAL | {FileCode.LIMIT} else Exit.RETRY
 
 
 def judge(name: str, direction: TransferDirection, finished: TransferFinished) -> AttemptOutcome:  # noqa: PLR0911 - one row for each ending
@@ -181,7 +160,7 @@ def judge(name: str, direction: TransferDirection, finished: TransferFinished) -
         case TransferOutcome.REFUSED if code in (FileCode.DENIED, FileCode.UNKNOWN):
             return AttemptOutcome(Exit.DENIED, f"{name}: {_refused(finished)}")
         case TransferOutcome.REFUSED:
-            return AttemptOutcome(_exit_of(code, here=False), f"{name}: not possible now: {why}")
+            return AttemptOutcome(exit_of(code), f"{name}: not possible now: {why}")
         case TransferOutcome.VIOLATION:
             return AttemptOutcome(
                 Exit.INTEGRITY, f"{name}: the other side broke the protocol ({why}); nothing wrong was kept"
@@ -191,7 +170,7 @@ def judge(name: str, direction: TransferDirection, finished: TransferFinished) -
         case TransferOutcome.INTERRUPTED if finished.code == INTERNAL_ERROR:
             return AttemptOutcome(Exit.RETRY, f"{name}: ended by {why}")
         case TransferOutcome.INTERRUPTED:
-            found = _exit_of(code, here=False)
+            found = exit_of(code)
             return AttemptOutcome(found, f"{name}: interrupted: {why}", again=found is Exit.RETRY)
 
 
@@ -212,7 +191,7 @@ def _code(text: str) -> FileCode:
 
 
 def _judge_partial(name: str, direction: TransferDirection, progress: Progress) -> AttemptOutcome:
-    found = {exit_of(failure) for failure in progress.failures}
+    found = {exit_of(failure.code, here=failure.here) for failure in progress.failures}
     if progress.untold:
         found.add(Exit.DENIED)
     code = next((code for code in _WORST_FIRST if code in found), Exit.RETRY)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import select
-import threading
 
 from mxrtc_bridge.config.private_files import exposure, open_private_file
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.core.files.events import Held
 from mxrtc_bridge.core.files.messages import EntryKind, FileCode, FileEntry, FileError
+from mxrtc_bridge.engine.outside import in_new_thread
 from mxrtc_bridge.sinks.files.receive.incoming_file import IncomingFile
 from mxrtc_bridge.sinks.files.transfer_ports import ReceivedFrom
 from mxrtc_bridge.sinks.files.user_paths import UserDestination
@@ -61,34 +59,17 @@ async def pour(source: int, descriptor: int) -> None:
     Raises:
         OSError: it cannot be written to.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
+    # Not in one of the loop's own threads: those are waited for at the end of the program.
+    await in_new_thread(_pour, source, descriptor)
 
-    def settle(error: OSError | None) -> None:
-        if done.cancelled():
-            return
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
 
-    def work() -> None:
-        error = None
-        try:
-            with os.fdopen(source, "rb") as file:
-                while data := file.read(_POUR_BYTES):
-                    view = memoryview(data)
-                    while view:
-                        try:
-                            view = view[os.write(descriptor, view) :]
-                        except BlockingIOError:
-                            # Somebody who shares the terminal or the pipe has set it so.
-                            select.select((), (descriptor,), ())
-        except OSError as caught:
-            error = caught
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, error)
-
-    # Not one of the loop's own threads: those are waited for at the end of the program.
-    threading.Thread(target=work, name="output", daemon=True).start()
-    await done
+def _pour(source: int, descriptor: int) -> None:
+    with os.fdopen(source, "rb") as file:
+        while data := file.read(_POUR_BYTES):
+            view = memoryview(data)
+            while view:
+                try:
+                    view = view[os.write(descriptor, view) :]
+                except BlockingIOError:
+                    # Somebody who shares the terminal or the pipe has set it so.
+                    select.select((), (descriptor,), ())

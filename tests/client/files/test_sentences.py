@@ -156,7 +156,7 @@ def test_worst_failure_of_a_job_decides_and_the_side_where_it_was(
 @pytest.mark.parametrize("code", FileCode)
 @pytest.mark.parametrize("here", [True, False])
 def test_every_code_has_an_exit_that_is_no_success(code: FileCode, here: bool) -> None:
-    exit_code = sentences.exit_of(Failure("a", code, "", here))
+    exit_code = sentences.exit_of(code, here=here)
     assert exit_code in (Exit.RETRY, Exit.DENIED, Exit.INTEGRITY, Exit.LOCAL)
 
 
