@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from mxrtc_bridge.client.calls.device import required_device
+from mxrtc_bridge.client.calls.device import own_device
 from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.options import Context, peer_name
 from mxrtc_bridge.client.report import Report
@@ -62,7 +62,7 @@ async def verify(context: Context, peer: str | None) -> None:
     waiting = Waiting(report, context.call.timeout_s)
     async with contextlib.AsyncExitStack() as holding:
         async with waiting.limited():
-            device, server = await holding.enter_async_context(required_device(context.state, login, waiting.patience))
+            device, server = await holding.enter_async_context(own_device(context.state, login, waiting.patience))
         happened: Happenings = asyncio.Queue()
 
         async def changed(exchange: Exchange, effect: Effect) -> None:

@@ -29,9 +29,9 @@
     │       ├── SettledError     ... because it was done before
     │       └── UnwrittenError   ... or it is, but was not written down
     ├── ChainError               a line of the audit is not what the lines before it say
-    ├── ClientError              why a command of ``mxrtc`` ends, with its exit code
-    └── NoDeviceError            a peer that cannot be called by its device
-        └── NoOwnDeviceError     ... as ours cannot be used
+    └── ClientError              why a command of ``mxrtc`` ends, with its exit code
+        └── NoDeviceError        ... as a peer cannot be called by its device
+            └── NoOwnDeviceError ... as ours cannot be used
 
 ``str(error)`` is a complete sentence for a person; no caller needs the traceback to understand it.
 """

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from mxrtc_bridge.client.calls.connection import Connection
@@ -41,7 +41,7 @@ from mxrtc_bridge.core.webrtc.address_policy import AddressPolicy
 from mxrtc_bridge.core.webrtc.ice import IceServer
 from mxrtc_bridge.engine.client_channels import ClientChannels
 from mxrtc_bridge.engine.clock import LoopClock
-from mxrtc_bridge.engine.ports import NoCounters, Signaller
+from mxrtc_bridge.engine.ports import NoCounters
 from mxrtc_bridge.engine.session import Session
 from mxrtc_bridge.matrix.api.homeserver import Homeserver
 from mxrtc_bridge.matrix.api.login import Account
@@ -79,21 +79,34 @@ _FAILURES: dict[DirectFailure, Exit] = {
     DirectFailure.ENCRYPTED: Exit.USAGE,
 }
 
+Send = Callable[[UserId, CallMessage, str], Awaitable[object]]
+"""Sends a message of our side as a step of a call; see :class:`mxrtc_bridge.engine.ports.Signaller`."""
+
 
 class _Outgoing:
-    """What goes out for one call: knows how far that got."""
+    """What goes out for one call: knows how far that got. Implements :class:`mxrtc_bridge.engine.ports.Signaller`.
 
-    def __init__(self, signaller: Signaller) -> None:
-        self._signaller = signaller
+    Args:
+        send: by a room, or to a device.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
         self.invited = False
         """Whether the homeserver has the invite."""
         self.failure: HomeserverError | None = None
         """Why something was not taken."""
 
-    async def send(self, route: CallRoute, sender: UserId, message: CallMessage, *, step: str) -> None:
-        """Send a message of the call, as the signaller does."""
+    async def send(
+        self,
+        route: CallRoute,  # noqa: ARG002 - that of the call
+        sender: UserId,
+        message: CallMessage,
+        *,
+        step: str,
+    ) -> None:
         try:
-            await self._signaller.send(route, sender, message, step=step)
+            await self._send(sender, message, step)
         except HomeserverError as error:
             self.failure = error
             raise
@@ -105,30 +118,10 @@ class _Placed:
     """A call that has been placed."""
 
     session: Session
-    links: ClientChannels
     running: asyncio.Task[call.CallEnded]
     began: float
     connection: Connection
     outgoing: _Outgoing
-
-
-class _RoomCalls:
-    """Calls from one room; the counterpart of :class:`mxrtc_bridge.client.calls.device.DeviceCalls`."""
-
-    def __init__(self, outbox: Outbox, room: RoomId) -> None:
-        self._outbox = outbox
-        self._room = room
-
-    async def send(
-        self,
-        route: CallRoute,  # noqa: ARG002 - the room
-        sender: UserId,
-        message: CallMessage,
-        *,
-        step: str,
-    ) -> None:
-        """Send an event of a call; see :meth:`mxrtc_bridge.matrix.outbox.outbox.Outbox.send`."""
-        await self._outbox.send(self._room, sender, message, step=step)
 
 
 class Caller:
@@ -215,6 +208,11 @@ class Caller:
                     else "one of you has no device now"
                 ),
             )
+        placed = await self._place_by_room(peer, clock, began)
+        placed.connection.why_by_room = why
+        return placed
+
+    async def _place_by_room(self, peer: UserId, clock: LoopClock, began: float) -> _Placed:
         self._step = "the homeserver, and for the peer to join our room"
         try:
             async with asyncio.timeout(self._left_s(began)):
@@ -225,10 +223,13 @@ class Caller:
                 raise ClientError(Exit.OFFLINE, f"{peer} {words}") from None
             raise self._waiting.too_long(self._step) from None
         assert self._syncing is not None
-        placed = self._begin(peer, room, _RoomCalls(self._outbox, room), clock, began)
+
+        def send(sender: UserId, message: CallMessage, step: str) -> Awaitable[object]:
+            return self._outbox.send(room, sender, message, step=step)
+
+        placed = self._begin(peer, room, send, clock, began)
         # Without events no answer can come: then it is of no use to wait for one.
         await self._wait_until_connected(placed, self._syncing)
-        placed.connection.why_by_room = why
         return placed
 
     def _left_s(self, began: float) -> float:
@@ -284,7 +285,7 @@ class Caller:
         Raises:
             UnreadableAnswerError: the answer cannot be read, and that of another call can.
         """
-        placed = self._begin(calls.peer.user, calls.route, calls, clock, began, device=calls.peer)
+        placed = self._begin(calls.peer.user, calls.route, calls.send, clock, began, device=calls.peer)
 
         def heard(user: UserId, message: CallMessage) -> None:
             if message.call_id == placed.session.call_id:
@@ -309,18 +310,42 @@ class Caller:
         self,
         peer: UserId,
         route: CallRoute,
-        signaller: Signaller,
+        send: Send,
         clock: LoopClock,
         began: float,
         *,
         device: DeviceIdentity | None = None,
     ) -> _Placed:
-        outgoing = _Outgoing(signaller)
-        session, links = self._new_session(peer, route, clock, outgoing)
-        self._sessions[session.route, session.call_id] = session
+        call_id = CallId(secrets.token_urlsafe(16))
+        lo = any(name in ("lo", "127.0.0.1", "127.0.0.0/8") for name in self._options.interfaces)
+        settings = RtcSettings(policy=self._options.policy, interfaces=self._options.interfaces)
+        links = ClientChannels(clock=clock, counters=NoCounters())
+        outgoing = _Outgoing(send)
+        session = Session(
+            CallMachine(
+                call.CallRole.CALLER,
+                call_id=call_id,
+                local=self.login.user_id,
+                party_id=PartyId(secrets.token_hex(8)),
+                remote=peer,
+                lifetime_ms=INVITE_LIFETIME_MS,
+            ),
+            call_id=call_id,
+            route=route,
+            local=self.login.user_id,
+            remote=peer,
+            number=0,
+            device=None,
+            signaller=outgoing,
+            peers=AiortcPeerFactory(settings, NoCertificates(), self._ice_servers),
+            links=links,
+            addresses=AddressPolicy(private=True, loopback=lo),
+            clock=clock,
+        )
+        self._sessions[route, call_id] = session
         running = asyncio.create_task(session.run(), name="call")
         session.feed(call.PlaceCall())
-        return _Placed(session, links, running, began, Connection(peer, session, links, began, device), outgoing)
+        return _Placed(session, running, began, Connection(peer, session, links, device), outgoing)
 
     async def _end(self, placed: _Placed) -> None:
         """Hang up in order, as far as that goes quickly."""
@@ -353,7 +378,7 @@ class Caller:
 
     async def _until_connected(self, placed: _Placed, breaking: asyncio.Task[None]) -> None:
         session, running, peer = placed.session, placed.running, placed.session.remote
-        up = asyncio.create_task(placed.links.up.wait())
+        up = asyncio.create_task(placed.connection.links.up.wait())
         waited = [up, running, breaking]
         try:
             done, _ = await asyncio.wait(
@@ -416,37 +441,6 @@ class Caller:
         if self._syncing is None:
             await self._sync.start()
             self._syncing = asyncio.create_task(self._receive(), name="sync")
-
-    def _new_session(
-        self, peer: UserId, route: CallRoute, clock: LoopClock, signaller: Signaller
-    ) -> tuple[Session, ClientChannels]:
-        call_id = CallId(secrets.token_urlsafe(16))
-        party_id = PartyId(secrets.token_hex(8))
-        lo = any(name in ("lo", "127.0.0.1", "127.0.0.0/8") for name in self._options.interfaces)
-        settings = RtcSettings(policy=self._options.policy, interfaces=self._options.interfaces)
-        links = ClientChannels(clock=clock, counters=NoCounters())
-        session = Session(
-            CallMachine(
-                call.CallRole.CALLER,
-                call_id=call_id,
-                local=self.login.user_id,
-                party_id=party_id,
-                remote=peer,
-                lifetime_ms=INVITE_LIFETIME_MS,
-            ),
-            call_id=call_id,
-            route=route,
-            local=self.login.user_id,
-            remote=peer,
-            number=0,
-            device=None,
-            signaller=signaller,
-            peers=AiortcPeerFactory(settings, NoCertificates(), self._ice_servers),
-            links=links,
-            addresses=AddressPolicy(private=True, loopback=lo),
-            clock=clock,
-        )
-        return session, links
 
     async def _ice_servers(self, _local: UserId) -> tuple[IceServer, ...]:
         assert self._turn is not None

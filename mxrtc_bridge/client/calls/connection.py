@@ -37,12 +37,12 @@ class Connection:
         peer: UserId,
         session: Session,
         links: ClientChannels,
-        setup_s: float,
         device: DeviceIdentity | None = None,
     ) -> None:
         self.peer = peer
         self.links = links
-        self.setup_s = setup_s
+        self.setup_s = 0.0
+        """Seconds from the first request to the open connection."""
         self.device = device
         """The device that was called; None where the call went by a room."""
         self.clocks: tuple[int, int] | None = None
@@ -63,78 +63,68 @@ class Connection:
         return ClientError(why.code, f"{name}: {why}", defect=why.defect)
 
 
-def explain(  # noqa: C901, PLR0911, PLR0912 - one row each
+_REFUSED_NOW = {
+    policy.UNCONFIRMED: "the bridge lets you in as a member of a room, and its homeserver did not say just now whether "
+    "you are one; try again in a moment",
+    to_device.UNLISTED_DEVICE: "your homeserver does not list this device, or not yet; try again, and if that does not "
+    "help: mxrtc logout, then mxrtc login",
+    to_device.UNKNOWN_DEVICE: "the bridge could not ask your homeserver about this device; try again in a moment",
+    "unknown_error": "the bridge could not take the call; its log says why",
+}
+"""By the reason of a bridge that may take the call later."""
+_REFUSED = {
+    to_device.CHANGED_IDENTITY: "your cross-signing identity has changed since the bridge first saw you; if you have "
+    "made a new one, ask its admin to accept it (mxrtc-bridge trust), or compare emoji with the admin: mxrtc verify "
+    "PEER",
+    to_device.UNTRUSTED_DEVICE: "the bridge takes calls only from verified devices; verify this one with another "
+    "session of yours: mxrtc verify; and if its admin must know you, then with the peer: mxrtc verify PEER",
+}
+_NO_RIGHT = "the call was refused: you have no right to it, or the room is not fit for calls"
+
+
+def explain(
     outcome: call.CallEnded,
     bye: tuple[str, str] | None,
     clocks: tuple[int, int] | None = None,
     failure: str = "",
 ) -> ClientError:
     """Say in words why a call ended, and whether trying again makes sense."""
+    code, words = _explained(outcome, bye, clocks, failure)
+    defect = (outcome.outcome, outcome.reason) == (call.CallOutcome.FAILED, INTERNAL_ERROR)
+    return ClientError(code, words, defect=defect and bye is None)
+
+
+def _explained(  # noqa: C901, PLR0911 - one row each
+    outcome: call.CallEnded, bye: tuple[str, str] | None, clocks: tuple[int, int] | None, failure: str
+) -> tuple[Exit, str]:
     if bye is not None:
         code, message = bye
-        return ClientError(
-            Exit.DENIED if code == "denied" else Exit.RETRY, f"the peer ended the session: {message or code}"
-        )
+        return Exit.DENIED if code == "denied" else Exit.RETRY, f"the peer ended the session: {message or code}"
     match outcome.outcome, outcome.reason:
         case call.CallOutcome.REJECTED, "user_busy":
-            return ClientError(Exit.RETRY, _busy(outcome.limit))
+            return Exit.RETRY, _busy(outcome.limit)
         case call.CallOutcome.REJECTED, to_device.STALE_INVITE:
             here, there = (_clock(each) for each in clocks or (None, None))
-            return ClientError(
-                Exit.RETRY,
-                f"your clock and the bridge's are apart: here {here}, there {there} (UTC); set the one that is wrong, "
-                "then try again",
-            )
-        case call.CallOutcome.REJECTED, policy.UNCONFIRMED:
-            return ClientError(
-                Exit.RETRY,
-                "the bridge lets you in as a member of a room, and its homeserver did not say just now whether you "
-                "are one; try again in a moment",
-            )
-        case call.CallOutcome.REJECTED, to_device.CHANGED_IDENTITY:
-            return ClientError(
-                Exit.DENIED,
-                "your cross-signing identity has changed since the bridge first saw you; if you have made a new one, "
-                "ask its admin to accept it (mxrtc-bridge trust), or compare emoji with the admin: mxrtc verify PEER",
-            )
-        case call.CallOutcome.REJECTED, to_device.UNTRUSTED_DEVICE:
-            return ClientError(
-                Exit.DENIED,
-                "the bridge takes calls only from verified devices; verify this one with another session of yours: "
-                "mxrtc verify; and if its admin must know you, then with the peer: mxrtc verify PEER",
-            )
-        case call.CallOutcome.REJECTED, to_device.UNLISTED_DEVICE:
-            return ClientError(
-                Exit.RETRY,
-                "your homeserver does not list this device, or not yet; try again, and if that does not help: "
-                "mxrtc logout, then mxrtc login",
-            )
-        case call.CallOutcome.REJECTED, to_device.UNKNOWN_DEVICE:
-            return ClientError(
-                Exit.RETRY, "the bridge could not ask your homeserver about this device; try again in a moment"
-            )
-        case call.CallOutcome.REJECTED, "unknown_error":
-            return ClientError(Exit.RETRY, "the bridge could not take the call; its log says why")
-        case call.CallOutcome.REJECTED, _:
-            return ClientError(
-                Exit.DENIED, "the call was refused: you have no right to it, or the room is not fit for calls"
-            )
+            apart = f"your clock and the bridge's are apart: here {here}, there {there} (UTC)"
+            return Exit.RETRY, f"{apart}; set the one that is wrong, then try again"
+        case call.CallOutcome.REJECTED, reason if reason in _REFUSED_NOW:
+            return Exit.RETRY, _REFUSED_NOW[reason]
+        case call.CallOutcome.REJECTED, reason:
+            return Exit.DENIED, _REFUSED.get(reason, _NO_RIGHT)
         case call.CallOutcome.MEMBER_LEFT, _:
-            return ClientError(Exit.DENIED, "the peer has left the room: your right to use it may have ended")
+            return Exit.DENIED, "the peer has left the room: your right to use it may have ended"
         case call.CallOutcome.TIMED_OUT, "invite_timeout":
-            return ClientError(Exit.OFFLINE, "no answer; the bridge may not be running")
+            return Exit.OFFLINE, "no answer; the bridge may not be running"
         case (call.CallOutcome.TIMED_OUT, _) | (call.CallOutcome.FAILED, "ice_failed" | "ice_timeout"):
-            return ClientError(
-                Exit.NO_PATH,
-                f"signalling works, but no packets pass between the two sides{f' ({failure})' if failure else ''}; "
-                "a TURN server on the homeserver (voip/turnServer) would relay them",
-            )
+            known = f" ({failure})" if failure else ""
+            found = f"signalling works, but no packets pass between the two sides{known}"
+            return Exit.NO_PATH, f"{found}; a TURN server on the homeserver (voip/turnServer) would relay them"
         case call.CallOutcome.FAILED, reason:
-            return ClientError(Exit.RETRY, f"the connection failed ({reason})", defect=reason == INTERNAL_ERROR)
+            return Exit.RETRY, f"the connection failed ({reason})"
         case _, "session_max":
-            return ClientError(Exit.RETRY, "the session has lasted for the longest that it may (session_max)")
+            return Exit.RETRY, "the session has lasted for the longest that it may (session_max)"
         case _, reason:
-            return ClientError(Exit.RETRY, f"the peer hung up ({reason})" if reason else "the peer hung up")
+            return Exit.RETRY, f"the peer hung up ({reason})" if reason else "the peer hung up"
 
 
 def _clock(wall_ms: int | None) -> str:

@@ -22,7 +22,7 @@ from mxrtc_bridge.client.exit_codes import ClientError, Exit
 from mxrtc_bridge.client.state import Login, StateFolder
 from mxrtc_bridge.config.private_files import open_private_file, take_lock, write_private_file
 from mxrtc_bridge.core.call.events import CallMessage, Invite
-from mxrtc_bridge.core.call.route import CallRoute, DevicePair
+from mxrtc_bridge.core.call.route import DevicePair
 from mxrtc_bridge.core.call.to_device import (
     SIGNAL_TYPE,
     CallOrder,
@@ -32,7 +32,7 @@ from mxrtc_bridge.core.call.to_device import (
 )
 from mxrtc_bridge.core.crypto.records import Trust
 from mxrtc_bridge.core.crypto.sas_text import INTERCEPTED
-from mxrtc_bridge.core.errors import EventError, HomeserverError, LocalError, MxrtcError, StorageError
+from mxrtc_bridge.core.errors import EventError, HomeserverError, LocalError, StorageError
 from mxrtc_bridge.core.ids import CallId, DeviceId, UserId, server_of
 from mxrtc_bridge.engine.fair_work import FairWork
 from mxrtc_bridge.engine.rate_limited_log import RateLimitedLog
@@ -63,17 +63,15 @@ before its devices are, when it has started for the first time."""
 MAX_KEY_BYTES = 256
 
 
-class NoDeviceError(MxrtcError):
-    """Calls cannot be made by devices now; says why."""
-
-    code = Exit.RETRY
-    """With which a command ends that cannot do without."""
+class NoDeviceError(ClientError):
+    """Calls cannot be made by devices now; a command that can do without goes on."""
 
 
 class NoOwnDeviceError(NoDeviceError):
     """The same, as no device of ours can be used here at all."""
 
-    code = Exit.LOCAL
+    def __init__(self, message: str) -> None:
+        super().__init__(Exit.LOCAL, message)
 
 
 class SilentPeerError(Exception):
@@ -85,7 +83,7 @@ class UnreadableAnswerError(Exception):
 
 
 class DeviceCalls:
-    """Calls one device of a peer from ours. Implements :class:`mxrtc_bridge.engine.ports.Signaller`."""
+    """Calls one device of a peer from ours."""
 
     def __init__(self, device: CryptoDevice, peer: DeviceIdentity) -> None:
         self.peer = peer
@@ -107,7 +105,7 @@ class DeviceCalls:
         """Given each message of a call from the peer, in order."""
         device.session_begun = self._session_begun
 
-    async def send(self, route: CallRoute, sender: UserId, message: CallMessage, *, step: str) -> None:
+    async def send(self, sender: UserId, message: CallMessage, step: str) -> None:
         """Send a message of a call; none any more once the device was given back.
 
         Raises:
@@ -116,7 +114,7 @@ class DeviceCalls:
         async with self._sending:
             if not self._open:
                 # The control channel has said it.
-                log.debug("the device is given back: %s of a call of %s by %s is not sent", step, sender, route)
+                log.debug("the device is given back: %s of a call of %s by %s is not sent", step, sender, self.route)
                 return
             said = self._said.setdefault(message.call_id, [])
             signal = CallToDevice(len(said), _now_ms(), message)
@@ -366,23 +364,6 @@ async def _running(work: FairWork) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-@contextlib.asynccontextmanager
-async def required_device(
-    state: StateFolder, login: Login, patience: RequestPolicy | None = None
-) -> AsyncIterator[tuple[CryptoDevice, KeyServer]]:
-    """Hold the client's device, for a command that cannot do without.
-
-    Raises:
-        ClientError: there is none, or another command holds it.
-        HomeserverError: the homeserver refuses us, or is away.
-    """
-    try:
-        async with own_device(state, login, patience) as held:
-            yield held
-    except NoDeviceError as error:
-        raise ClientError(error.code, str(error)) from error
-
-
 async def appearing_device(device: CryptoDevice, peer: UserId, waits: Callable[[], None] | None) -> DeviceIdentity:
     """The one device of a peer that its owner has signed; see :func:`calls_by_device` for what is waited for.
 
@@ -418,7 +399,7 @@ async def _device_of_peer(device: CryptoDevice, peer: UserId) -> DeviceIdentity:
         )
     signed = [each for each in found.devices if each.trust.meets(Trust.CROSS_SIGNED)]
     if not signed:
-        raise NoDeviceError(f"{peer} has no device with a signed identity")
+        raise NoDeviceError(Exit.RETRY, f"{peer} has no device with a signed identity")
     return signed[-1]
 
 
@@ -435,7 +416,7 @@ async def device_lock(folder: int, path: Path, *, wait_s: float = LOCK_WAIT_S) -
     try:
         while not take_lock(descriptor):
             if time.monotonic() >= deadline:
-                raise NoDeviceError("another mxrtc command is using the device")
+                raise NoDeviceError(Exit.RETRY, "another mxrtc command is using the device")
             await asyncio.sleep(0.05)
         yield
     finally:

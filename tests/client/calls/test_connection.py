@@ -85,7 +85,7 @@ def test_a_call_by_a_room_is_told_in_words_and_to_programs(by_device: bool, caps
         path = Path(PathKind.DIRECT, "host", "host", "ipv4")
 
     device = DeviceIdentity(PEER, DeviceId("BUILD"), "ed", "curve", Trust.CROSS_SIGNED) if by_device else None
-    connection = Connection(PEER, Call(), None, 0.1, device)  # type: ignore[arg-type]
+    connection = Connection(PEER, Call(), None, device)  # type: ignore[arg-type]
     report_connected(Report(), "build", connection)
     said = capsys.readouterr().err
     assert ("by a room, not end to end" in said) is not by_device
@@ -99,7 +99,7 @@ def test_a_call_by_a_room_that_nobody_wanted_says_why(capsys: pytest.CaptureFixt
     class Call:
         path = Path(PathKind.DIRECT, "host", "host", "ipv4")
 
-    connection = Connection(PEER, Call(), None, 0.1)  # type: ignore[arg-type]
+    connection = Connection(PEER, Call(), None)  # type: ignore[arg-type]
     connection.why_by_room = "/home/me/crypto.lock cannot be used: Read-only file system"
     report_connected(Report(), "build", connection)
     assert "by a room, not end to end (/home/me/crypto.lock cannot be used: Read-only" in capsys.readouterr().err
@@ -171,7 +171,7 @@ class Lists:
 
 
 def connection_to(services: dict[str, ServiceKind | None]) -> Connection:
-    return Connection(PEER, None, Lists(services), 0.1)  # type: ignore[arg-type]
+    return Connection(PEER, None, Lists(services))  # type: ignore[arg-type]
 
 
 MIXED = {

@@ -86,11 +86,11 @@ class World:
 async def test_what_we_say_is_numbered_and_ends_with_the_device() -> None:
     world = World()
     assert not world.calls.invited.is_set()
-    await world.calls.send(world.calls.route, ALICE, INVITE, step="invite")
+    await world.calls.send(ALICE, INVITE, "invite")
     assert world.calls.invited.is_set()
-    await world.calls.send(world.calls.route, ALICE, HANGUP, step="hangup")
+    await world.calls.send(ALICE, HANGUP, "hangup")
     await world.calls.close()
-    await world.calls.send(world.calls.route, ALICE, HANGUP, step="hangup")
+    await world.calls.send(ALICE, HANGUP, "hangup")
     assert [(signal.seq, type(signal.message)) for signal in world.own.sent] == [(0, Invite), (1, Hangup)]
 
 
@@ -118,7 +118,7 @@ class Story(World):
     answered = False
 
     async def place(self) -> asyncio.Task[None]:
-        await self.calls.send(self.calls.route, ALICE, INVITE, step="invite")
+        await self.calls.send(ALICE, INVITE, "invite")
         task = asyncio.create_task(self.calls.see_through(CALL, lambda: not self.answered))
         await asyncio.sleep(0)
         return task
@@ -214,7 +214,7 @@ def test_an_answer_that_cannot_be_read_asks_for_another_call() -> None:
             await task
         assert not world.calls.invited.is_set()
         second = replace(INVITE, call_id=CallId("second"))
-        await world.calls.send(world.calls.route, ALICE, second, step="invite")
+        await world.calls.send(ALICE, second, "invite")
         assert world.what() == [(0, "BUILD"), (0, "BUILD")], "each call has numbers of its own"
         await world.come(sent_ms=77)
         assert world.calls.clocks is not None
@@ -322,7 +322,7 @@ async def test_who_cannot_do_without_a_device_reads_that_the_folder_is_at_fault(
     with state.opened():
         (state.path / "crypto.lock").mkdir()  # nobody can open it, root neither
     with pytest.raises(ClientError, match=r"crypto\.lock") as caught:
-        async with module.required_device(state, login):
+        async with module.own_device(state, login):
             pass
     assert caught.value.code is Exit.LOCAL
 
@@ -332,6 +332,6 @@ async def test_who_waits_for_a_device_in_vain_may_try_again(tmp_path: Path, monk
     monkeypatch.setattr(module, "take_lock", lambda _descriptor: False)
     monkeypatch.setattr(module.device_lock.__wrapped__, "__kwdefaults__", {"wait_s": 0.0})  # type: ignore[attr-defined]
     with pytest.raises(ClientError, match="another mxrtc command") as caught:
-        async with module.required_device(state, login):
+        async with module.own_device(state, login):
             pass
     assert caught.value.code is Exit.RETRY
