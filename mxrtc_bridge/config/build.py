@@ -153,8 +153,8 @@ def _target_or_files(section: schema.ServiceSection, path: KeyPath, complain: Co
 def _target(section: schema.ServiceSection, target: Target, path: KeyPath, complain: Complain) -> Target:
     expect = tuple(values.parse_network(text) for text in section.expect)
     if isinstance(target, TcpTarget):
-        expect = _checked_expect(target, expect, path, complain)
-        return TcpTarget(target.host, target.port, expect, section.connect_timeout)
+        _check_expect(target, expect, path, complain)
+        return replace(target, expect=expect, connect_timeout_s=section.connect_timeout)
     controls = what_it_controls(target.path) if isinstance(target, UnixTarget) else None
     if controls is not None and not section.i_know_this_is_root:
         text = f"{quoted(target.path)} controls {controls}, and so this machine"
@@ -164,16 +164,10 @@ def _target(section: schema.ServiceSection, target: Target, path: KeyPath, compl
     return replace(target, connect_timeout_s=section.connect_timeout)
 
 
-def _checked_expect(
-    target: TcpTarget, expect: tuple[IpNetwork, ...], path: KeyPath, complain: Complain
-) -> tuple[IpNetwork, ...]:
-    try:
-        address = ipaddress.ip_address(target.host)
-    except ValueError:
-        return expect
-    if expect and not any(address in network for network in expect):
+def _check_expect(target: TcpTarget, expect: tuple[IpNetwork, ...], path: KeyPath, complain: Complain) -> None:
+    address = values.parse_address(target.host)
+    if expect and address is not None and not any(address in network for network in expect):
         complain((*path, "expect"), f"does not hold the target's own address {address}, so nothing could be reached")
-    return expect
 
 
 def build_ice(section: schema.IceSection, folder: Path, complain: Complain) -> IceSettings:

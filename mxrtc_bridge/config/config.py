@@ -7,7 +7,7 @@ of ``repr``, so that a configuration in a log line cannot leak them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -165,8 +165,7 @@ class Config:
     def __post_init__(self) -> None:
         # Here, in the thread that reads the file, and not for each event that asks.
         policy = Policy(self.grants, self.deny)
-        lists = {service.grantable_to for peer in self.peers.values() for service in peer.services.values()}
-        grantable = frozenset[Subject]().union(*lists)
+        grantable = frozenset[Subject]().union(*{service.grantable_to for _, service in self.services()})
         rooms = policy.rooms() | {subject.room for subject in grantable if isinstance(subject, RoomSubject)}
         object.__setattr__(self, "_policy", policy)
         object.__setattr__(self, "grantable_to", grantable)
@@ -175,6 +174,10 @@ class Config:
     def policy(self) -> Policy:
         """The rules of access."""
         return self._policy
+
+    def services(self) -> Iterator[tuple[PeerSettings, ServiceSettings]]:
+        """All services, each with its peer."""
+        return ((peer, service) for peer in self.peers.values() for service in peer.services.values())
 
     def peer_id(self, name: str) -> UserId:
         """The user id of a peer called ``name``, whether it is configured or not."""
@@ -192,8 +195,8 @@ class Config:
 
     def files_targets(self) -> tuple[FilesTarget, ...]:
         """The directories of all services, each once."""
-        targets = (service.target for peer in self.peers.values() for service in peer.services.values())
-        return tuple(dict.fromkeys(target for target in targets if isinstance(target, FilesTarget)))
+        targets = dict.fromkeys(service.target for _, service in self.services())
+        return tuple(target for target in targets if isinstance(target, FilesTarget))
 
     def service_names(self, peer: UserId) -> tuple[ServiceName, ...]:
         """Names of the services of ``peer``, sorted; empty for an unknown peer."""

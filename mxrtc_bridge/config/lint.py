@@ -12,8 +12,8 @@ from urllib.parse import unquote
 from mxrtc_bridge.config.config import Config
 from mxrtc_bridge.config.problems import Finding, Level
 from mxrtc_bridge.config.secrets import exposure
-from mxrtc_bridge.config.values import Listen, TcpListen
-from mxrtc_bridge.core.access.policy import Everyone, Grant, GuestAccounts
+from mxrtc_bridge.config.values import Listen, TcpListen, parse_address
+from mxrtc_bridge.core.access.policy import Everyone, Grant, GuestAccounts, Service
 from mxrtc_bridge.core.access.targets import FilesTarget, TcpTarget
 from mxrtc_bridge.core.files.names import NamePolicy
 
@@ -46,7 +46,7 @@ def _warn(what: str, fix: str) -> Finding:
 
 
 def _summary(config: Config) -> Iterator[Finding]:
-    services = sum(len(peer.services) for peer in config.peers.values())
+    services = sum(1 for _ in config.services())
     counts = f"peers: {len(config.peers)}, services: {services}, grants: {len(config.grants)}"
     yield Finding(
         Level.OK, f"the configuration {config.path} can be used ({counts}, tests passed: {len(config.tests)})"
@@ -66,10 +66,9 @@ def _rules(config: Config, now_ms: int) -> Iterator[Finding]:
         if not grant.in_force(now_ms):
             yield _warn(f"the grant {grant.id} has ended", "remove it, or give it a later until:")
         yield from _wide_subjects(grant)
-    for peer in config.peers.values() if config.grants else ():
-        for name in peer.services:
-            if not any(service.peer == peer.user_id and service.name == name for service in granted):
-                yield _warn(f"nobody may use {peer.name}/{name}", "grant it to somebody, or remove it")
+    for peer, service in config.services() if config.grants else ():
+        if Service(peer.user_id, service.name) not in granted:
+            yield _warn(f"nobody may use {peer.name}/{service.name}", "grant it to somebody, or remove it")
 
 
 def _wide_subjects(grant: Grant) -> Iterator[Finding]:
@@ -87,38 +86,35 @@ def _admins(config: Config) -> Iterator[Finding]:
             what = f"{admin} is an admin and denied ({denied.rule}), and so can give no commands"
             yield _warn(what, "take the name out of admins, or that rule out of deny")
 
-    services = [service for peer in config.peers.values() for service in peer.services.values()]
-    if any(service.grantable_to for service in services) and config.rooms.admin is None:
+    if config.grantable_to and config.rooms.admin is None:
         what = "services can be granted, but there is no room in which admins are asked, so nobody can ask for them"
         yield _warn(what, "name one under rooms.admin; or grant by mxrtc-bridge grant alone")
 
 
 def _targets(config: Config) -> Iterator[Finding]:
-    for peer in config.peers.values():
-        for service in peer.services.values():
-            target = service.target
-            if isinstance(target, TcpTarget) and not target.expect and not _is_address(target.host):
-                what = f"the target of {peer.name}/{service.name} is the name {target.host}, which may be rebound"
-                yield _warn(what, "add expect: with the networks that its address must lie in")
+    for peer, service in config.services():
+        target = service.target
+        if isinstance(target, TcpTarget) and not target.expect and parse_address(target.host) is None:
+            what = f"the target of {peer.name}/{service.name} is the name {target.host}, which may be rebound"
+            yield _warn(what, "add expect: with the networks that its address must lie in")
 
 
 def _inboxes(config: Config) -> Iterator[Finding]:
     homes = _homes()
-    for peer in config.peers.values():
-        for service in peer.services.values():
-            target = service.target
-            if not isinstance(target, FilesTarget) or not target.direction.receives:
-                continue
-            path = Path(target.path)
-            if os.path.lexists(path / ".ssh"):
-                why = "has a folder .ssh in it"
-            elif path in homes or os.path.realpath(path) in {str(home) for home in homes}:
-                why = "is a home directory"
-            else:
-                continue
-            danger = ", and takes hidden files" if target.names is NamePolicy.ANY else ""
-            what = f"callers put files into {target.path} ({peer.name}/{service.name}), which {why}{danger}"
-            yield _warn(what, "give a directory of its own, like /srv/inbox: what lies in a home is read by programs")
+    for peer, service in config.services():
+        target = service.target
+        if not isinstance(target, FilesTarget) or not target.direction.receives:
+            continue
+        path = Path(target.path)
+        if os.path.lexists(path / ".ssh"):
+            why = "has a folder .ssh in it"
+        elif path in homes or os.path.realpath(path) in {str(home) for home in homes}:
+            why = "is a home directory"
+        else:
+            continue
+        danger = ", and takes hidden files" if target.names is NamePolicy.ANY else ""
+        what = f"callers put files into {target.path} ({peer.name}/{service.name}), which {why}{danger}"
+        yield _warn(what, "give a directory of its own, like /srv/inbox: what lies in a home is read by programs")
 
 
 def _homes() -> frozenset[Path]:
@@ -131,14 +127,6 @@ def _homes() -> frozenset[Path]:
             if len(fields) == _PASSWD_FIELDS and fields[5].startswith(("/home/", "/root", "/Users/")):
                 found.add(Path(fields[5]))
     return frozenset(found)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _listeners(config: Config) -> Iterator[Finding]:

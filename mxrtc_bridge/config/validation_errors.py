@@ -34,18 +34,14 @@ def section_at(path: Sequence[str | int]) -> type[BaseModel] | None:
     annotation: Any = Root
     for part in path:
         annotation = _inner(annotation, part)
-    model = unwrap(annotation)
-    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+    return as_model(annotation)
 
 
 def _inner(annotation: Any, part: str | int) -> Any:
-    annotation = unwrap(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        fields = {key_of(name, annotation): field for name, field in annotation.model_fields.items()}
+    if (model := as_model(annotation)) is not None:
+        fields = {key_of(name, model): field for name, field in model.model_fields.items()}
         return fields[str(part)].annotation if part in fields else None
-    if get_origin(annotation) in (dict, list):
-        return get_args(annotation)[-1]
-    return None
+    return item_of(annotation)
 
 
 def unwrap(annotation: Any) -> Any:
@@ -59,6 +55,18 @@ def unwrap(annotation: Any) -> Any:
             annotation = options[0]
             continue
         return annotation
+
+
+def as_model(annotation: Any) -> type[BaseModel] | None:
+    """The section that a value is, or None where it is a plain one."""
+    model = unwrap(annotation)
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+def item_of(annotation: Any) -> Any:
+    """What a list or mapping is made of; None for anything else."""
+    shape = unwrap(annotation)
+    return get_args(shape)[-1] if get_origin(shape) in (dict, list) else None
 
 
 def problems_from(errors: Sequence[ErrorDetails], prefix: KeyPath = ()) -> list[Problem]:

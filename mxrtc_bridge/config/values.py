@@ -182,7 +182,7 @@ def parse_listen(text: str) -> Listen:
     if text.startswith("unix:"):
         return UnixListen(_unix_path(text.removeprefix("unix:")))
     host, port = _host_and_port(text)
-    if _address(host) is None:
+    if parse_address(host) is None:
         raise ValueError(f"{quoted(host)} is not an IP address; listen on one, like 127.0.0.1:29350, or on unix:/path")
     return TcpListen(host, port)
 
@@ -212,7 +212,7 @@ def _host_and_port(text: str) -> tuple[str, int]:
     host, port = match[1], int(match[2])
     bracketed = host.startswith("[")
     host = host.strip("[]")
-    address = _address(host)
+    address = parse_address(host)
     if address is None and (bracketed or _HOST_NAME.fullmatch(host) is None):
         raise ValueError(f"{quoted(host)} is neither an IP address nor a host name")
     if not 1 <= port <= 65535:
@@ -220,7 +220,8 @@ def _host_and_port(text: str) -> tuple[str, int]:
     return str(address) if address is not None else host, port
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Read an IP address; None for what is none."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:

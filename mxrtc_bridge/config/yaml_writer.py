@@ -10,13 +10,13 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from mxrtc_bridge.config.schema import Kind
-from mxrtc_bridge.config.validation_errors import key_of, unwrap
+from mxrtc_bridge.config.validation_errors import as_model, item_of, key_of
 from mxrtc_bridge.config.values import format_duration
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./+-]*(:[A-Za-z0-9_./+-]+)*")
@@ -111,37 +111,30 @@ def section(model: type[BaseModel], values: Mapping[str, Any], *, complete: bool
 
 def _entry(key: str, field: FieldInfo, value: Any, complete: bool, indent: int) -> Iterator[str]:
     pad = " " * indent
-    shape = unwrap(field.annotation)
+    model, item = as_model(field.annotation), as_model(item_of(field.annotation))
     if value is None:
         default = default_text(field) if complete else None
         if default is not None:
             yield f"{pad}{key}: {default}"
     elif isinstance(value, Off):
         yield f"{pad}# {key}: {scalar(value.value)}"
-    elif isinstance(shape, type) and issubclass(shape, BaseModel):
-        body = section(shape, value, complete=complete, indent=indent + 2)
+    elif model is not None:
+        body = section(model, value, complete=complete, indent=indent + 2)
         # A key above nothing but comments would mean "nothing stands here".
         mark = "" if any(not line.lstrip().startswith("#") for line in body) else "# "
         yield from (f"{pad}{mark}{key}:", *body)
-    elif isinstance(value, Mapping) and _item_model(shape) is not None:
-        yield from (f"{pad}{key}:", *_named_sections(shape, value, complete, indent + 2))
+    elif isinstance(value, Mapping) and item is not None:
+        yield from (f"{pad}{key}:", *_named_sections(item, value, complete, indent + 2))
     elif isinstance(value, Mapping):
         yield from (f"{pad}{key}:", *(f"{pad}  {name}: {scalar(item)}" for name, item in value.items()))
-    elif isinstance(value, Sequence) and _item_model(shape) is not None:
-        yield from (f"{pad}{key}:", *_listed_sections(shape, value, complete, indent + 2))
+    elif isinstance(value, Sequence) and item is not None:
+        yield from (f"{pad}{key}:", *_listed_sections(item, value, complete, indent + 2))
     else:
         yield f"{pad}{key}: {scalar(value)}"
 
 
-def _item_model(shape: Any) -> type[BaseModel] | None:
-    item = unwrap(get_args(shape)[-1]) if get_origin(shape) in (dict, list) else None
-    return item if isinstance(item, type) and issubclass(item, BaseModel) else None
-
-
-def _named_sections(shape: Any, value: Mapping[str, Any], complete: bool, indent: int) -> Iterator[str]:
+def _named_sections(model: type[BaseModel], value: Mapping[str, Any], complete: bool, indent: int) -> Iterator[str]:
     """Sections by name; only the first one is explained, the others hold just what is given."""
-    model = _item_model(shape)
-    assert model is not None
     for position, (name, values) in enumerate(value.items()):
         body = section(model, values, complete=complete and position == 0, indent=indent + 2)
         if position:
@@ -149,10 +142,8 @@ def _named_sections(shape: Any, value: Mapping[str, Any], complete: bool, indent
         yield from (f"{' ' * indent}{name}:", *body)
 
 
-def _listed_sections(shape: Any, value: Sequence[Any], complete: bool, indent: int) -> Iterator[str]:
+def _listed_sections(model: type[BaseModel], value: Sequence[Any], complete: bool, indent: int) -> Iterator[str]:
     """Sections in a list, one a line, after an explanation of their keys."""
-    model = _item_model(shape)
-    assert model is not None
     if complete:
         for name, field in model.model_fields.items():
             yield from comment(f"{key_of(name, model)}: {field.description}", indent)

@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Literal, Protocol, Self
 
 from mxrtc_bridge.core.errors import LocalError
@@ -38,7 +37,7 @@ _LINE_BYTES = 1 << 16
 """The most that is kept of a line that does not end."""
 
 _TAIL_BYTES = 1 << 16
-"""How much of the end of a file :meth:`ManagedProcess.tail` reads."""
+"""How much of the end of a file :func:`last_lines` reads."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -96,7 +95,7 @@ class PortReservation:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -206,9 +205,7 @@ class ManagedProcess:
         self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.terminate()
 
     @property
@@ -250,9 +247,7 @@ class ManagedProcess:
         """Return the last lines of both streams as one text, for a message to a person."""
         parts: list[str] = []
         for path in self._paths.values():
-            with path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-                parts += file.read().decode(errors="replace").splitlines()[-count:]
+            parts += last_lines(path, count)
         return "\n".join(parts) or "(no output)"
 
     def mark(self) -> Mark:
@@ -347,6 +342,13 @@ class ManagedProcess:
                 return False
             await asyncio.sleep(POLL_INTERVAL_S)
         return True
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """Return the last lines of a file, however long it is."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        return file.read().decode(errors="replace").splitlines()[-count:]
 
 
 class _LineReader:

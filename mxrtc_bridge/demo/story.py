@@ -18,11 +18,11 @@ from rich.text import Text
 
 from mxrtc_bridge.core.errors import LocalError, MxrtcError
 from mxrtc_bridge.core.text.display import display
+from mxrtc_bridge.demo.processes import last_lines
 
 TAIL_LINES = 15
 """How much of a log is shown when a step fails."""
 
-_TAIL_BYTES = 64 << 10
 _MAX_COLUMNS = 500
 _END_OF_LOG = re.compile(r"(; its (last lines|log [^\n]* ends with))?:\n.*", re.DOTALL)
 """The part of a message that repeats a log, which is shown with the name of its file instead."""
@@ -122,14 +122,7 @@ class Story:
         """
         self.text(f"\nStep {error.number} failed ({error.title}): {display(str(error), _MAX_COLUMNS)}", "bold red")
         for log in error.logs:
-            if (path := kept.get(log)) is not None and (tail := log_tail(path)):
+            if (path := kept.get(log)) is not None and (tail := last_lines(path, TAIL_LINES)):
                 self.text(f"\nRead {path}; it ends with:")
                 for line in tail:
                     self.text(f"    {display(line, _MAX_COLUMNS)}", "dim")
-
-
-def log_tail(path: Path) -> list[str]:
-    """Return the last lines of a file, however long it is."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-        return file.read().decode(errors="replace").splitlines()[-TAIL_LINES:]

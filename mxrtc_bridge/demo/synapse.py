@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from mxrtc_bridge.core.errors import HomeserverError, LocalError
@@ -80,8 +79,6 @@ class Synapse:
         folder: an existing folder of its own; keys, database, settings and logs go there.
         server_name: the part of user ids after the colon.
         app_services: registration files, read by Synapse at each start.
-        turn_uris: handed to clients as they are, for example ``turn:127.0.0.1:3478?transport=udp``.
-        turn_shared_secret: the secret that Synapse and the TURN server share; needed with ``turn_uris``.
         extra_config: top-level keys of ``homeserver.yaml`` that are added or replaced.
         spawn: what starts the process.
     """
@@ -92,16 +89,12 @@ class Synapse:
         *,
         server_name: str = "example.test",
         app_services: Sequence[Path] = (),
-        turn_uris: Sequence[str] = (),
-        turn_shared_secret: str = "",
         extra_config: Mapping[str, Any] | None = None,
         spawn: Callable[[Launch], Child] = spawn_guarded,
     ) -> None:
         self.folder = folder
         self.server_name = server_name
         self.app_services: list[Path] = list(app_services)
-        self.turn_uris = list(turn_uris)
-        self.turn_shared_secret = turn_shared_secret
         self.extra_config: dict[str, Any] = dict(extra_config or {})
         self._registration_secret = secrets.token_hex(16)
         self._macaroon_secret = secrets.token_hex(16)
@@ -116,9 +109,7 @@ class Synapse:
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     @property
@@ -250,7 +241,6 @@ class Synapse:
         (self.folder / "log.yaml").write_text(json.dumps(_LOG_CONFIG, indent=1))
 
     def _config(self) -> dict[str, Any]:
-        turn = {"turn_uris": self.turn_uris, "turn_shared_secret": self.turn_shared_secret} if self.turn_uris else {}
         return {
             "server_name": self.server_name,
             "public_baseurl": f"{self.url}/",
@@ -272,7 +262,6 @@ class Synapse:
             "registration_shared_secret": self._registration_secret,
             "macaroon_secret_key": self._macaroon_secret,
             "turn_allow_guests": False,
-            **turn,
             **_QUIET,
             **_UNLIMITED,
         }

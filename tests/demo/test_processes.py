@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mxrtc_bridge.demo.processes import ManagedProcess, PortReservation, ProcessError, guarded_command
+from mxrtc_bridge.demo.processes import ManagedProcess, PortReservation, ProcessError, guarded_command, last_lines
 
 PYTHON = sys.executable
 
@@ -161,3 +161,17 @@ def test_a_reserved_port_can_be_listened_on_while_nobody_else_is_given_it() -> N
             assert reservation.port not in {other.port for other in others}
             for other in others:
                 other.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 10, 11])
+def test_the_tail_has_the_last_lines(tmp_path: Path, count: int) -> None:
+    log = tmp_path / "log"
+    log.write_text("".join(f"{n}\n" for n in range(count)))
+    assert last_lines(log, 10) == [str(n) for n in range(count)][-10:]
+
+
+def test_the_tail_of_a_huge_log_is_read_from_its_end(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"x" * 3_000_000 + b"\nend")
+    assert last_lines(log, 10)[-1] == "end"
+    assert len(last_lines(log, 10)[0]) < 70_000

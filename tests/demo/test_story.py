@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mxrtc_bridge.core.errors import LocalError
 from mxrtc_bridge.demo.__main__ import keep_logs
-from mxrtc_bridge.demo.story import TAIL_LINES, StepError, Story, log_tail
+from mxrtc_bridge.demo.story import StepError, Story
 
 
 @pytest.fixture
@@ -93,20 +93,6 @@ def test_a_failure_without_logs_leaves_no_folder(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert keep_logs(StepError(1, "Break", "it broke", (tmp_path / "missing",))) == {}
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("count", [0, 1, TAIL_LINES - 1, TAIL_LINES, TAIL_LINES + 1])
-def test_the_tail_has_the_last_lines(tmp_path: Path, count: int) -> None:
-    log = tmp_path / "log"
-    log.write_text("".join(f"{n}\n" for n in range(count)))
-    assert log_tail(log) == [str(n) for n in range(count)][-TAIL_LINES:]
-
-
-def test_the_tail_of_a_huge_log_is_read_from_its_end(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_bytes(b"x" * 3_000_000 + b"\nend")
-    assert log_tail(log)[-1] == "end"
-    assert len(log_tail(log)[0]) < 70_000
 
 
 def test_a_step_prints_the_likeliest_log_first(story: Story, tmp_path: Path) -> None:

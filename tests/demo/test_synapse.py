@@ -13,6 +13,7 @@ from tests.conftest import HomeserverFactory
 from tests.synapse import Synapse
 
 WHOAMI = "/_matrix/client/v3/account/whoami"
+TURN = "turn:127.0.0.1:3478?transport=udp"
 
 
 async def test_a_registered_user_logs_in_and_is_known(real_homeserver: Synapse) -> None:
@@ -81,13 +82,11 @@ async def test_app_services_turn_and_extra_settings_reach_the_homeserver(
     synapse = await make_homeserver(
         server_name="hs.test",
         app_services=[registration],
-        turn_uris=["turn:127.0.0.1:3478?transport=udp"],
-        turn_shared_secret="shared",
-        extra_config={"max_avatar_size": "1M"},
+        extra_config={"turn_uris": [TURN], "turn_shared_secret": "shared", "max_avatar_size": "1M"},
     )
     assert (await synapse.request("GET", WHOAMI, token="secret-as"))["user_id"] == "@bot:hs.test"
     turn = await synapse.request("GET", "/_matrix/client/v3/voip/turnServer", token="secret-as")
-    assert turn["uris"] == ["turn:127.0.0.1:3478?transport=udp"]
+    assert turn["uris"] == [TURN]
     assert json.loads((synapse.folder / "homeserver.yaml").read_text())["max_avatar_size"] == "1M"
     with pytest.raises(HomeserverError, match="M_EXCLUSIVE"):
         await synapse.register_user("rtc_build", "pw")

@@ -48,8 +48,7 @@ def _target(config: Config, service: str) -> FilesTarget:
         return target
     known = sorted(
         f"{peer.name}/{settings.name}"
-        for peer in config.peers.values()
-        for settings in peer.services.values()
+        for peer, settings in config.services()
         if isinstance(settings.target, FilesTarget) and settings.target.direction.receives
     )
     raise click.UsageError(f"{service[:80]!a} receives no files; these do: {', '.join(known) or 'none'}.")
